@@ -1,0 +1,177 @@
+"""Everything that can go wrong, as values with a place and a way out.
+
+A *problem* is one thing to mend: a code, one lower-case sentence, where it was found, and help. An *error* carries
+one or more problems and the exit code of the contract (`docs/mergefile.md`, "Exit codes"), so a recipe can report
+all its problems in one run. Nothing here prints; `report` renders.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+__all__ = [
+    "CorruptionError",
+    "InternalError",
+    "Interrupted",
+    "LockTimeoutError",
+    "MergeBuildError",
+    "MismatchError",
+    "NoSpaceError",
+    "Place",
+    "Problem",
+    "RecipeError",
+    "ResultDiffersError",
+    "SourceError",
+    "StatusError",
+    "TargetError",
+    "TrustError",
+    "UsageError",
+    "did_you_mean",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a file of the recipe. Lines and columns count from 1; 0 means not known."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+    length: int = 0
+    text: str = ""
+    """The line itself, without its line break; empty when there is nothing to point at."""
+    note: str = ""
+    """What the place is, such as `[targets.orange]`; shown behind the position."""
+
+    def __str__(self) -> str:
+        position = f":{self.line}" if self.line else ""
+        return f"{self.file}{position}:{self.column}" if self.line and self.column else f"{self.file}{position}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `rows` are facts shown between the place and the help, one a line."""
+
+    code: str
+    message: str
+    where: Place | None = None
+    help: str = ""
+    rows: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the contract's error object: `code`, `message`, `where`, `help` (and `rows` when there are any)."""
+        found: dict[str, object] = {
+            "code": self.code,
+            "message": self.message,
+            "where": str(self.where) if self.where else None,
+            "help": self.help or None,
+        }
+        return found | ({"rows": list(self.rows)} if self.rows else {})
+
+
+class MergeBuildError(Exception):
+    """The base of all errors that a user can meet; `exit_code` is the process's."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    @classmethod
+    def one(
+        cls, code: str, message: str, *, where: Place | None = None, help: str = "", rows: Iterable[str] = ()
+    ) -> Self:
+        """Return an error of this class with a single problem."""
+        return cls((Problem(code, message, where, help, tuple(rows)),))
+
+    def __str__(self) -> str:
+        return "; ".join(problem.message for problem in self.problems)
+
+
+class TargetError(MergeBuildError):
+    """A target failed: values that are not finite, an output changed by hand."""
+
+    exit_code = 1
+
+
+class UsageError(MergeBuildError):
+    """The command line is wrong: an unknown target, a flag without sense, no such device."""
+
+    exit_code = 2
+
+
+class RecipeError(MergeBuildError):
+    """The mergefile is wrong, alone or against the headers of its inputs."""
+
+    exit_code = 3
+
+
+class SourceError(MergeBuildError):
+    """A source is missing, unreadable, unsafe, or not what its pin or the lock says."""
+
+    exit_code = 4
+
+
+class CorruptionError(MergeBuildError):
+    """Bytes that we wrote are not what we wrote."""
+
+    exit_code = 5
+
+
+class ResultDiffersError(MergeBuildError):
+    """A rebuild, or a locked build, gave another result."""
+
+    exit_code = 6
+
+
+class NoSpaceError(MergeBuildError):
+    """The disk is full, or would be."""
+
+    exit_code = 7
+
+
+class StatusError(MergeBuildError):
+    """`status --exit-code` found a target that is not up to date."""
+
+    exit_code = 8
+
+
+class MismatchError(MergeBuildError):
+    """The inputs of a target do not fit together."""
+
+    exit_code = 9
+
+
+class TrustError(MergeBuildError):
+    """The recipe asks for what needs the user's word first: `mergebuild trust`."""
+
+    exit_code = 10
+
+
+class InternalError(MergeBuildError):
+    """A bug of ours."""
+
+    exit_code = 70
+
+
+class LockTimeoutError(MergeBuildError):
+    """Another process holds the store, and `--lock-timeout` passed."""
+
+    exit_code = 75
+
+
+class Interrupted(MergeBuildError):  # noqa: N818 -- it is no error of anyone's
+    """The user pressed Ctrl-C, or the process was asked to end."""
+
+    exit_code = 130
+
+
+def did_you_mean(found: str, allowed: Iterable[str], *, otherwise: str = "") -> str:
+    """Return `did you mean ...?` for the nearest allowed word, joined with `otherwise`; or just `otherwise`."""
+    close = difflib.get_close_matches(found, list(allowed), n=1, cutoff=0.6)
+    hint = f"did you mean `{close[0]}`?" if close else ""
+    return "  ".join(part for part in (hint, otherwise) if part)
