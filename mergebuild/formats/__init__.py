@@ -1,0 +1,28 @@
+"""What is on disk, as named tensors: safetensors headers read and written, without torch.
+
+header = read_header(Path("model.safetensors"))
+header.tensors["weight"].begin          # where its bytes are in the file
+
+raw, header = encode_header([("weight", "float16", (320, 4, 3, 3))], {"format": "pt"})
+"""
+
+from __future__ import annotations
+
+from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED, DType
+from mergebuild.formats.header import Header, TensorInfo, read_header, read_header_fd
+from mergebuild.formats.layout import LAYOUT_VERSION, TensorSpec, encode_header, layout_of
+
+__all__ = [
+    "DTYPES",
+    "DTYPES_BY_WORD",
+    "LAYOUT_VERSION",
+    "UNSUPPORTED",
+    "DType",
+    "Header",
+    "TensorInfo",
+    "TensorSpec",
+    "encode_header",
+    "layout_of",
+    "read_header",
+    "read_header_fd",
+]

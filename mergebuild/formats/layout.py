@@ -1,0 +1,116 @@
+"""How our own files are laid out: where each tensor goes, and the header that says so (`docs/artifact-format.md`).
+
+A function of names, dtypes and shapes alone, so that the same tensors always lie at the same places, and whole runs
+of unchanged ones can be shared with an older file: the data start on a page, tensors of whole pages come first, and
+nothing lies between. The rest follows in an order that keeps every tensor at a multiple of its element's size, as
+readers that look at the bytes in place need it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple
+
+from mergebuild.errors import TargetError
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.header import MAX_HEADER, METADATA, UNFIT, Header, TensorInfo
+from mergebuild.portable import PAGE
+
+__all__ = ["LAYOUT_VERSION", "TensorSpec", "encode_header", "layout_of"]
+
+LAYOUT_VERSION: Final = 1
+"""Raised when the same tensors would lie elsewhere."""
+
+
+class TensorSpec(NamedTuple):
+    """A tensor to be written: `dtype` in the contract's word."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it takes."""
+        return math.prod(self.shape) * DTYPES_BY_WORD[self.dtype].size
+
+
+def layout_of(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> list[TensorSpec]:
+    """Return tensors, given as (name, dtype, shape) in any order, in the order of a file's bytes.
+
+    Raises:
+        ValueError: two have one name, a name can't stand in a header, or a dtype is unknown.
+    """
+    specs = sorted((TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in tensors), key=_by_name)
+    _check(specs)
+    pages = [spec for spec in specs if spec.nbytes % PAGE == 0]
+    rest = [spec for spec in specs if spec.nbytes % PAGE]
+    if not _is_aligned(rest):
+        rest.sort(key=_element_size, reverse=True)  # stable: by name within a size
+    return pages + rest
+
+
+def encode_header(
+    tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]
+) -> tuple[bytes, Header]:
+    """Return everything of a file that comes before its data, and the header that a reader will find in it.
+
+    Where tensors lie within the data depends on the tensors alone, not on the metadata.
+
+    Raises:
+        ValueError: two tensors have one name, a text can't stand in a header, or a dtype is unknown.
+        TargetError: the header would be longer than readers allow.
+    """
+    specs = layout_of(tensors)
+    spans = list(pairwise(accumulate((spec.nbytes for spec in specs), initial=0)))
+    document: dict[str, object] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    for spec, (begin, end) in zip(specs, spans, strict=True):
+        tag = DTYPES_BY_WORD[spec.dtype].tag
+        document[spec.name] = {"dtype": tag, "shape": spec.shape, "data_offsets": (begin, end)}
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    length = len(text) + -(8 + len(text)) % PAGE
+    if length > MAX_HEADER:
+        raise TargetError.one(
+            "header-too-large",
+            f"the header of the output would take {length:,} bytes, and readers allow {MAX_HEADER:,}",
+            help='write less into it: `metadata = "minimal"`',
+        )
+    start = 8 + length
+    infos = {
+        spec.name: TensorInfo(*spec, start + begin, start + end)
+        for spec, (begin, end) in zip(specs, spans, strict=True)
+    }
+    raw = length.to_bytes(8, "little") + text.ljust(length)
+    return raw, Header(infos, dict(sorted(metadata.items())), start, start + (spans[-1][1] if spans else 0))
+
+
+def _by_name(spec: TensorSpec) -> str:
+    return spec.name
+
+
+def _element_size(spec: TensorSpec) -> int:
+    return DTYPES_BY_WORD[spec.dtype].size
+
+
+def _check(specs: Sequence[TensorSpec]) -> None:
+    """Refuse what no header can say; `specs` are sorted by name."""
+    for spec, after in pairwise(specs):
+        if spec.name == after.name:
+            message = f"two tensors are named {spec.name!r}"
+            raise ValueError(message)
+    for spec in specs:
+        if spec.name == METADATA or UNFIT.search(spec.name):
+            message = f"no tensor can be named {spec.name!r}"
+            raise ValueError(message)
+        if spec.dtype not in DTYPES_BY_WORD:
+            message = f"no dtype is named {spec.dtype!r}"
+            raise ValueError(message)
+
+
+def _is_aligned(rest: Sequence[TensorSpec]) -> bool:
+    """Return whether each begins at a multiple of its element's size when they follow a page's end in this order."""
+    begins = accumulate((spec.nbytes for spec in rest), initial=0)
+    return all(begin % _element_size(spec) == 0 for spec, begin in zip(rest, begins, strict=False))

@@ -1,0 +1,489 @@
+"""Everything that only some systems have, behind functions that work on all of them.
+
+A system may share blocks between files, copy inside the kernel, reserve space, take advice on mappings; another may
+only read and write at the position of a descriptor. Each function here does the best that the system can and gives
+the same bytes everywhere; only time and space differ. `MERGEBUILD_PORTABLE=1` in the environment, read at each call,
+hides whatever is not in every Python, so that one machine can test both ways.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal
+
+__all__ = [
+    "PAGE",
+    "Identity",
+    "advise",
+    "boot_id",
+    "clone_file",
+    "clone_range",
+    "copy_range",
+    "cpu_count",
+    "free_space",
+    "identity",
+    "identity_of",
+    "is_hidden",
+    "link_or_none",
+    "open_to_read",
+    "pread_into",
+    "preallocate",
+    "pwrite_all",
+    "start_writeback",
+    "sync",
+    "sync_folder",
+]
+
+PAGE: Final = 4096
+"""What offsets and lengths of clones are multiples of (bytes)."""
+
+_FICLONE: Final = 0x40049409
+_FICLONERANGE: Final = 0x4020940D
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_PER_CALL: Final = 64 << 20
+"""Bytes asked of one system call, so that an interrupt never waits for gigabytes."""
+_BUFFER: Final = 1 << 20
+
+_NOT_POSSIBLE: Final = frozenset(
+    getattr(errno, name)
+    for name in "EINVAL ENOSYS ENOTSUP EOPNOTSUPP ENOTTY EPERM ETXTBSY EXDEV".split()
+    if hasattr(errno, name)
+)
+"""What a kernel answers when it, or the file system, can't; anything else is a real failure."""
+
+_local = threading.local()
+_position_locks: dict[int, threading.Lock] = {}
+
+
+def is_hidden() -> bool:
+    """Return whether `MERGEBUILD_PORTABLE` hides what only some systems have."""
+    return os.environ.get("MERGEBUILD_PORTABLE", "") not in ("", "0")
+
+
+def _is_linux() -> bool:
+    return sys.platform == "linux" and not is_hidden()
+
+
+# Sharing and copying
+
+
+def clone_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> bool:
+    """Share `length` bytes of one file with another, without copying them.
+
+    Offsets are multiples of `PAGE`, and so is `length` unless it ends where the source ends.
+
+    Returns:
+        Whether the bytes are shared; if not, nothing was written, and the caller copies.
+
+    Raises:
+        OSError: the file system failed (no space, bad descriptors), not merely unable.
+    """
+    if not _is_linux() or src_offset % PAGE or dst_offset % PAGE:
+        return False
+    if length == 0:
+        return True  # the kernel takes 0 for "to the end of the source"
+    if length % PAGE and src_offset + length != os.fstat(src_fd).st_size:
+        return False
+    return _ioctl(dst_fd, _FICLONERANGE, struct.pack("=qQQQ", src_fd, src_offset, length, dst_offset))
+
+
+def clone_file(src: Path, dst: Path) -> bool:
+    """Make `dst` a file that shares all blocks of `src`.
+
+    Returns:
+        Whether that was possible; if not, there is no `dst`.
+
+    Raises:
+        FileExistsError: `dst` exists.
+        OSError: the file system failed, not merely unable.
+    """
+    if not _is_linux():
+        return False
+    src_fd = open_to_read(src)
+    try:
+        dst_fd = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        cloned = False
+        try:
+            cloned = _ioctl(dst_fd, _FICLONE, src_fd)
+        finally:
+            os.close(dst_fd)
+            if not cloned:
+                dst.unlink()
+    finally:
+        os.close(src_fd)
+    return cloned
+
+
+def _ioctl(fd: int, request: int, argument: bytes | int) -> bool:
+    """Return whether the kernel did it; raise what is a failure and no inability."""
+    import fcntl
+
+    try:
+        fcntl.ioctl(fd, request, argument)
+    except OSError as error:
+        if error.errno in _NOT_POSSIBLE:
+            return False
+        raise
+    return True
+
+
+def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> None:
+    """Copy `length` bytes between two files (or two ranges of one that do not overlap), in the kernel where it can.
+
+    Raises:
+        OSError: the source ends early (`EIO`), or reading or writing fails.
+    """
+    done = 0
+    if not is_hidden() and hasattr(os, "copy_file_range"):
+        done = _copy_in_kernel(src_fd, src_offset, dst_fd, dst_offset, length)
+    if done == length:
+        return
+    buffer = _buffer()
+    while done < length:
+        part = buffer[: min(length - done, _BUFFER)]
+        count = pread_into(src_fd, part, src_offset + done)
+        if count < len(part):
+            missing = length - done - count
+            raise OSError(errno.EIO, f"the source of a copy ends {missing} bytes early")
+        pwrite_all(dst_fd, part, dst_offset + done)
+        done += count
+
+
+def _copy_in_kernel(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> int:
+    """Return how many bytes the kernel copied; fewer than `length` means that the rest is to be copied by hand."""
+    done = 0
+    while done < length:
+        try:
+            count = os.copy_file_range(
+                src_fd, dst_fd, min(length - done, _PER_CALL), src_offset + done, dst_offset + done
+            )
+        except OSError as error:
+            if error.errno in _NOT_POSSIBLE:
+                return done
+            raise
+        if count == 0:  # the end of the source, or one of the file systems that wrongly say so
+            return done
+        done += count
+    return done
+
+
+def _buffer() -> memoryview:
+    """Return this thread's buffer for copies."""
+    if not hasattr(_local, "buffer"):
+        _local.buffer = memoryview(bytearray(_BUFFER))
+    found: memoryview = _local.buffer
+    return found
+
+
+def link_or_none(src: Path, dst: Path) -> bool:
+    """Give a file a second name.
+
+    Returns:
+        Whether that was possible; file systems, mounts and policies may refuse it.
+
+    Raises:
+        OSError: `src` is missing, `dst` exists, or the file system failed.
+    """
+    if is_hidden() or not hasattr(os, "link"):
+        return False
+    try:
+        os.link(src, dst)
+    except OSError as error:
+        if error.errno in _NOT_POSSIBLE | {errno.EMLINK, errno.EACCES}:
+            return False
+        raise
+    return True
+
+
+# Reading and writing at an offset
+
+
+def open_to_read(path: Path) -> int:
+    """Open a file to read bytes and return its descriptor; a pipe or a device never makes this wait.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    flags = ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NOINHERIT", "O_NONBLOCK")
+    return os.open(path, sum((getattr(os, flag, 0) for flag in flags), start=os.O_RDONLY))
+
+
+def pread_into(fd: int, view: memoryview | bytearray, offset: int) -> int:
+    """Fill `view` with the bytes from `offset` on; the descriptor's position means nothing afterwards.
+
+    Returns:
+        How many bytes were read; fewer than asked for only at the end of the file.
+
+    Raises:
+        OSError: reading fails.
+    """
+    target = memoryview(view).cast("B")
+    read = _read_vector if hasattr(os, "preadv") and not is_hidden() else _read_at_position
+    done = 0
+    while done < len(target):
+        count = read(fd, target[done : done + _PER_CALL], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def _read_vector(fd: int, target: memoryview, offset: int) -> int:
+    return os.preadv(fd, [target], offset)
+
+
+def _read_at_position(fd: int, target: memoryview, offset: int) -> int:
+    with _position_lock(fd):
+        os.lseek(fd, offset, os.SEEK_SET)
+        found = os.read(fd, min(len(target), _BUFFER))
+    target[: len(found)] = found
+    return len(found)
+
+
+def pwrite_all(fd: int, view: memoryview | bytes | bytearray, offset: int) -> None:
+    """Write all of `view` at `offset`, from any thread; the descriptor's position means nothing afterwards.
+
+    Raises:
+        OSError: writing fails, for want of space among other things.
+    """
+    source = memoryview(view).cast("B")
+    write = os.pwrite if hasattr(os, "pwrite") and not is_hidden() else _write_at_position
+    done = 0
+    while done < len(source):
+        count = write(fd, source[done : done + _PER_CALL], offset + done)
+        if count == 0:
+            raise OSError(errno.EIO, "the system wrote nothing")
+        done += count
+
+
+def _write_at_position(fd: int, source: memoryview, offset: int) -> int:
+    with _position_lock(fd):
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, source)
+
+
+def _position_lock(fd: int) -> threading.Lock:
+    """Return the lock of a descriptor's position; there are as many as descriptors were ever open at once."""
+    return _position_locks.setdefault(fd, threading.Lock())
+
+
+# Space and durability
+
+
+def preallocate(fd: int, size: int) -> None:
+    """Give a file its final size, and where the file system can, the blocks for it, so that want of space shows now.
+
+    Ranges that are cloned already stay shared: clone first where most of a file is cloned, and only the rest takes
+    space. Never writes zeros in place of what the file system can't do.
+
+    Raises:
+        OSError: there is no space (`ENOSPC`), or the file can't have that size.
+    """
+    os.ftruncate(fd, size)
+    if not _is_linux() or size == 0:
+        return
+    failed = errno.EINTR
+    while failed == errno.EINTR:
+        failed = _fallocate(fd, size)
+    if failed and failed not in _NOT_POSSIBLE:
+        raise OSError(failed, os.strerror(failed))
+
+
+def _fallocate(fd: int, size: int) -> int:
+    """Return 0 or an error number. `os.posix_fallocate` would write zeros itself where the file system can't."""
+    import ctypes
+
+    call = _system_call("fallocate64", "fallocate", (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong))
+    if call is None:
+        return errno.ENOSYS
+    return 0 if call(fd, 0, 0, size) == 0 else ctypes.get_errno()
+
+
+def start_writeback(fd: int, offset: int, length: int) -> None:
+    """Ask the system to begin writing a range to the disk, without waiting; nothing happens where it can't.
+
+    Failures show in a later `sync`.
+    """
+    if not _is_linux() or length == 0:
+        return
+    import ctypes
+
+    kinds = (ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint)
+    call = _system_call("sync_file_range64", "sync_file_range", kinds)
+    if call is not None:
+        call(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+@cache
+def _system_call(wide: str, plain: str, kinds: tuple[type, ...]) -> Callable[..., int] | None:
+    """Return a function of the C library by its name with 64-bit offsets or its plain one; None if it has neither."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    call: ctypes._NamedFuncPointer | None = getattr(library, wide, None) or getattr(library, plain, None)
+    if call is None:
+        return None
+    call.argtypes = kinds
+    call.restype = ctypes.c_int
+    return call
+
+
+def sync(fd: int) -> None:
+    """Wait until a file's bytes and size are on the disk.
+
+    Raises:
+        OSError: they are not.
+    """
+    if is_hidden():
+        os.fsync(fd)
+    elif sys.platform == "darwin":
+        _full_sync(fd)
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def _full_sync(fd: int) -> None:
+    """Flush the drive's cache too, which `fsync` there does not."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+    except OSError:
+        os.fsync(fd)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until a folder's names are on the disk; nothing happens where folders can't be synced.
+
+    Raises:
+        OSError: they are not.
+    """
+    if is_hidden() or not hasattr(os, "O_DIRECTORY"):
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NOT_POSSIBLE:
+            raise
+    finally:
+        os.close(fd)
+
+
+def free_space(path: Path) -> int:
+    """Return the bytes that a file at `path` may take, asking its nearest existing ancestor.
+
+    Raises:
+        OSError: not even the root can be asked.
+    """
+    here = Path(path).absolute()
+    while True:
+        try:
+            return _free_space_at(here)
+        except OSError:
+            if here == here.parent:
+                raise
+            here = here.parent
+
+
+def _free_space_at(path: Path) -> int:
+    if hasattr(os, "statvfs") and not is_hidden():
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+    import shutil
+
+    return shutil.disk_usage(path).free
+
+
+# Mappings
+
+
+_ADVICE: Final = {"sequential": "MADV_SEQUENTIAL", "willneed": "MADV_WILLNEED", "dontneed": "MADV_DONTNEED"}
+
+
+def advise(mapping: mmap.mmap, what: Literal["sequential", "willneed", "dontneed"], offset: int, length: int) -> None:
+    """Tell the system how a range of a file's mapping will be used; nothing happens where it takes no advice.
+
+    `sequential` and `willneed` reach every page that the range touches; `dontneed` only pages that lie wholly in it
+    (and the last of the file), since neighbours may be in use. Never for private mappings that were written to:
+    `dontneed` would forget what was written.
+    """
+    constant = getattr(mmap, _ADVICE[what], None)
+    if is_hidden() or constant is None or not hasattr(mapping, "madvise"):
+        return
+    page = mmap.PAGESIZE
+    size = len(mapping)
+    end = min(offset + length, size)
+    if what == "dontneed":
+        begin = -(-offset // page) * page
+        end = end if end == size else end // page * page
+    else:
+        begin = offset // page * page
+    if end <= begin:
+        return
+    try:
+        mapping.madvise(constant, begin, end - begin)
+    except OSError:
+        return  # advice that is not taken changes no result
+
+
+# The machine
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a file's `stat` says of which file it is and whether it was touched. Times in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def identity_of(found: os.stat_result) -> Identity:
+    """Return the identity in a `stat` result."""
+    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def identity(path: Path) -> Identity:
+    """Return a file's identity, through links.
+
+    Raises:
+        OSError: there is no such file, or it can't be asked.
+    """
+    return identity_of(os.stat(path))  # noqa: PTH116 -- half the time of `Path.stat`, and a null build is mostly this
+
+
+def boot_id() -> str:
+    """Return what changes when the machine starts anew, `""` where it is not known (then trust nothing across it).
+
+    `MERGEBUILD_BOOT_ID` in the environment stands in for it.
+    """
+    given = os.environ.get("MERGEBUILD_BOOT_ID")
+    if given is not None:
+        return given
+    if is_hidden():
+        return ""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def cpu_count() -> int:
+    """Return how many processors this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity") and not is_hidden():
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
