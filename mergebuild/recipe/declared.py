@@ -1,0 +1,284 @@
+"""What a mergefile declares beside its targets: variables, sources, layouts, and the project's options."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, cast
+
+from mergebuild.errors import did_you_mean
+from mergebuild.recipe.files import File
+from mergebuild.recipe.model import LayoutText, ProjectOptions, Source
+from mergebuild.recipe.namespace import bad_name
+from mergebuild.recipe.nodes import Invalid, Node, Reader, among, described, dotted_help, plain, resolve, resolve_key
+from mergebuild.recipe.places import At
+from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.sizes import parse_size
+from mergebuild.recipe.targets import Declaration, read_dtype
+from mergebuild.recipe.variables import Scalar, Scope, VariableError, variables_of
+
+__all__ = [
+    "Declared",
+    "declarations",
+    "read_default_dtype",
+    "read_layouts",
+    "read_project",
+    "read_sources",
+    "read_variables",
+]
+
+_PROJECT = ("name", "default", "include", "link", "history", "store")
+_SOURCE = ("path", "sha256", "url")
+_SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
+
+
+class Declared:
+    """Names of one kind over all files, each once."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+        self._places: dict[str, At] = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All names taken so far."""
+        return frozenset(self._places)
+
+    def at(self, name: str) -> At:
+        """Return where a name is declared."""
+        return self._places[name]
+
+    def add(self, name: str, at: At, kind: str) -> bool:
+        """Take a name; a bad one, or one that is there already, is reported and refused."""
+        reason = bad_name(name)
+        if reason:
+            self._problems.add("bad-name", f"`{name}` can't be the name of a {kind}: {reason}", at, key=True)
+            return False
+        if name in self._places:
+            first = self._places[name].place(key=True)
+            message = f"`{name}` is declared twice"
+            self._problems.add("duplicate-name", message, at, key=True, rows=(f"first declared at {first}",))
+            return False
+        self._places[name] = at
+        return True
+
+
+def read_variables(files: Sequence[File], given: Mapping[str, tuple[object, str]], problems: Problems) -> Scope:
+    """Return the value of every variable, None for one that has none.
+
+    `given` are raw values of the command line, each with what said so.
+    """
+    raw: dict[str, tuple[object, At]] = {}
+    names = Declared(problems)
+    for file in files:
+        for name, value in file.table("vars", problems).items():
+            at = At(file.document, ("vars", name))
+            if names.add(name, at, "variable"):
+                raw[name] = (value, at)
+    for name, (value, label) in given.items():
+        if name in raw:
+            at = raw[name][1]
+            at.document.edits[at.path] = label
+            raw[name] = (value, at)
+    return _Variables(raw, problems).all()
+
+
+class _Variables:
+    def __init__(self, raw: Mapping[str, tuple[object, At]], problems: Problems) -> None:
+        self._raw = raw
+        self._problems = problems
+        self._reader = Reader(problems)
+        self._values: dict[str, Scalar | None] = dict.fromkeys(raw)
+        self._done: set[str] = set()
+        self._open: list[str] = []
+
+    def all(self) -> Scope:
+        for name in self._raw:
+            self._value(name)
+        return self._values
+
+    def _value(self, name: str) -> None:
+        if name in self._done:
+            return
+        raw, at = self._raw[name]
+        self._open.append(name)
+        usable = not isinstance(raw, str) or self._needed(raw, at)
+        self._open.pop()
+        self._done.add(name)
+        if not usable:
+            return
+        node = resolve(raw, at, self._values, self._problems)
+        if isinstance(node.value, (Fraction, str, bool)):
+            self._values[name] = node.value
+        else:
+            self._reader.wrong(node, f"variable `{name}`", "a number, a string or a boolean", named=True)
+
+    def _needed(self, raw: str, at: At) -> bool:
+        """Find the values of the variables that this one names; False where one of them has none."""
+        try:
+            wanted = variables_of(raw, self._raw)
+        except VariableError:
+            return True  # reported when it is filled in
+        for name in wanted:
+            if name in self._open:
+                circle = " -> ".join([*self._open[self._open.index(name) :], name])
+                self._problems.add("variable-cycle", f"variables need each other: {circle}", at)
+                return False
+            if name in self._raw:
+                if len(self._open) > 200:  # deeper than anyone writes, short of Python's own limit
+                    self._problems.add("too-deep", "variables need each other more than 200 deep", at)
+                    return False
+                self._value(name)
+        return all(self._values.get(name, True) is not None for name in wanted)
+
+
+def read_sources(files: Sequence[File], scope: Scope, names: Declared, problems: Problems) -> dict[str, Source]:
+    """Return the declared sources by name."""
+    found: dict[str, Source] = {}
+    reader = Reader(problems)
+    for file in files:
+        for raw_name, raw in file.table("sources", problems).items():
+            at = At(file.document, ("sources", raw_name))
+            name = resolve_key(raw_name, at, scope, problems)
+            if name is not None and names.add(name, at, "source"):
+                source = _source(reader, name, resolve(raw, at, scope, problems), file)
+                if source is not None:
+                    found[name] = source
+    return found
+
+
+def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
+    what = f"source `{name}`"
+    table = node.value if isinstance(node.value, dict) else {"path": node}
+    for key, below in table.items():
+        if key in ("autov1", "autov2", "autov3"):
+            hint = "pin it by `sha256`"
+            reader.problems.add("not-in-this-version", f"`{key}` of {what} is not in this version", below.at, key=True,
+                                help=hint)  # fmt: skip
+        elif key not in _SOURCE:
+            hint = dotted_help(node) or did_you_mean(key, _SOURCE, otherwise=f"allowed: {among(_SOURCE)}")
+            code = "dotted-key" if dotted_help(node) else "unknown-key"
+            reader.problems.add(code, f"{what} has unknown key `{key}`", below.at, key=True, help=hint)
+            if code == "dotted-key":
+                return None
+    if "path" not in table:
+        reader.problems.add(
+            "missing-key", f"{what} has no `path`", node.at, help='such as `path = "models/x.safetensors"`'
+        )
+        return None
+    path = _path(reader, table["path"], f"the path of {what}")
+    sha256 = _pin(reader, table["sha256"], what) if "sha256" in table else None
+    url = reader.text(table["url"], f"`url` of {what}") if "url" in table else None
+    if path is None:
+        return None
+    return Source(name, os.path.expanduser(path), Path(file.document.folder), sha256, url, node.at)  # noqa: PTH111
+
+
+def _path(reader: Reader, node: Node, what: str) -> str | None:
+    text = reader.text(node, what, expected="a path")
+    if text is None:
+        return None
+    if not text or any(ord(sign) < ord(" ") for sign in text):
+        shown = text.encode("unicode_escape").decode()
+        message = f"{what} is `{shown}`, which has a sign that no path has" if text else f"{what} is empty"
+        hint = (
+            "in double quotes a backslash begins an escape; write paths with `/`, or in single quotes" if text else ""
+        )
+        reader.problems.add("bad-path", message, node.at, help=hint)
+        return None
+    return text
+
+
+def _pin(reader: Reader, node: Node, what: str) -> str | None:
+    text = reader.text(node, f"`sha256` of {what}", expected="64 hexadecimal digits")
+    match = _SHA256.fullmatch(text.strip()) if text is not None else None
+    if text is not None and match is None:
+        message = f"`sha256` of {what} has {len(text)} signs, expected 64 hexadecimal digits"
+        reader.problems.add("bad-pin", message, node.at, help="`mergebuild inspect FILE` prints a file's sha256")
+    return match[1].lower() if match else None
+
+
+def read_layouts(files: Sequence[File], scope: Scope, problems: Problems) -> dict[str, LayoutText]:
+    """Return the layouts that the user declares, as plain values."""
+    found: dict[str, LayoutText] = {}
+    names = Declared(problems)
+    reader = Reader(problems)
+    for file in files:
+        for raw_name, raw in file.table("layouts", problems).items():
+            at = At(file.document, ("layouts", raw_name))
+            name = resolve_key(raw_name, at, scope, problems)
+            if name is None or not names.add(name, at, "layout"):
+                continue
+            node = resolve(raw, at, scope, problems)
+            if reader.table(node, f"layout `{name}`") is not None:
+                found[name] = LayoutText(name, cast(Mapping[str, object], plain(node)), at)
+    return found
+
+
+def read_default_dtype(root: File, scope: Scope, problems: Problems) -> str:
+    """Return the dtype of targets with an output that name none."""
+    node = resolve(root.table("defaults", problems), At(root.document, ("defaults",)), scope, problems)
+    assert isinstance(node.value, dict)  # `table` gives one
+    for key, below in node.value.items():
+        if key != "dtype":
+            hint = did_you_mean(key, ("dtype",), otherwise="only `dtype` has a default")
+            problems.add("unknown-key", f"`[defaults]` has unknown key `{key}`", below.at, key=True, help=hint)
+    if "dtype" not in node.value:
+        return "source"
+    return read_dtype(Reader(problems), node.value["dtype"], "`dtype` of `[defaults]`") or "source"
+
+
+def read_project(root: File, scope: Scope, problems: Problems) -> tuple[ProjectOptions, tuple[tuple[str, At], ...]]:
+    """Return the project's options, and the places of what `default` names."""
+    node = resolve(root.table("project", problems), At(root.document, ("project",)), scope, problems)
+    table = node.value
+    assert isinstance(table, dict)  # `table` gives one
+    reader = Reader(problems)
+    for key, below in table.items():
+        if key not in _PROJECT:
+            hint = did_you_mean(key, _PROJECT, otherwise=f"allowed: {among(_PROJECT)}")
+            problems.add("unknown-key", f"`[project]` has unknown key `{key}`", below.at, key=True, help=hint)
+    name = reader.text(table["name"], "`name` of `[project]`") if "name" in table else None
+    link = reader.choice(table["link"], "`link` of `[project]`", ("auto", "hard", "copy")) if "link" in table else None
+    default = reader.texts(table["default"], "`default` of `[project]`") if "default" in table else None
+    store = _path(reader, table["store"], "`store` of `[project]`") if "store" in table else None
+    options = ProjectOptions(
+        name=name,
+        default=tuple(text for text, _ in default) if default is not None else None,
+        link=cast(Literal["auto", "hard", "copy"], link or "auto"),
+        history_bytes=_history(table["history"], problems) if "history" in table else None,
+        store=store,
+    )
+    return options, tuple(default or ())
+
+
+def _history(node: Node, problems: Problems) -> int | None:
+    value = node.value
+    if isinstance(value, Invalid):
+        return None
+    text = str(value) if isinstance(value, (str, Fraction)) else ""
+    try:
+        return parse_size(text)
+    except ValueError:
+        message = f"`history` of `[project]` is {described(node)}, expected a size"
+        problems.add("bad-value", message, node.at, help='such as `history = "10GB"`; "0" keeps none')
+        return None
+
+
+def declarations(files: Sequence[File], scope: Scope, names: Declared, problems: Problems) -> dict[str, Declaration]:
+    """Return the targets as they stand in the files, by name."""
+    found: dict[str, Declaration] = {}
+    for file in files:
+        for raw_name, raw in file.table("targets", problems).items():
+            at = At(file.document, ("targets", raw_name))
+            name = resolve_key(raw_name, at, scope, problems)
+            if name is None or not names.add(name, at, "target"):
+                continue
+            if isinstance(raw, dict):
+                found[name] = Declaration(name, raw, at)
+            else:
+                Reader(problems).wrong(resolve(raw, at, scope, problems), f"target `{name}`", "a table")
+    return found

@@ -1,0 +1,228 @@
+"""Families of targets: axes with exact values, and members named by them.
+
+A range is `from + i * step` in fractions, so it never drifts and never passes its end; how many steps it has is known
+before any is made. Members have one canonical name (`grid@alpha=0.3,beta=0.5`: axes as declared, values in shortest
+form), and a family is open: a value that the list does not name makes a member too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from mergebuild.errors import did_you_mean
+from mergebuild.recipe.nodes import Invalid, Node, Reader, among
+from mergebuild.recipe.numbers import exact_decimal, shortest_text
+
+__all__ = ["MOST_MEMBERS", "Axis", "Family", "MemberError", "Values", "bad_axis_text", "read_axes"]
+
+MOST_MEMBERS = 100_000
+
+Values = Mapping[str, Fraction | str]
+"""The values of a member, by axis."""
+
+
+class MemberError(ValueError):
+    """A text that names no member of a family."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis: its listed values (numbers or strings) and their texts, all different."""
+
+    name: str
+    values: tuple[Fraction | str, ...]
+    texts: tuple[str, ...]
+
+    def read(self, text: str) -> tuple[Fraction | str, str]:
+        """Return the value that a text means on this axis, listed or not, and its canonical text.
+
+        Raises:
+            MemberError: the axis has numbers only, and this is none.
+        """
+        if text in self.texts:
+            return self.values[self.texts.index(text)], text
+        if any(isinstance(value, Fraction) for value in self.values):
+            try:
+                number = exact_decimal(text)
+            except ValueError:
+                if all(isinstance(value, Fraction) for value in self.values):
+                    message = f"`{text}` is no number, as `{self.name}` is"
+                    raise MemberError(message, f"such as `{self.name}={self.texts[0]}`") from None
+            else:
+                return number, shortest_text(number)
+        if bad_axis_text(text):
+            message = f"`{text}` can't be a value of `{self.name}`"
+            raise MemberError(message, f"such as `{self.name}={self.texts[0]}`")
+        return text, text
+
+
+@dataclass(frozen=True)
+class Family:
+    """A target with `foreach`."""
+
+    name: str
+    axes: tuple[Axis, ...]
+
+    @property
+    def size(self) -> int:
+        """How many members the axes list."""
+        size = 1
+        for axis in self.axes:
+            size *= len(axis.values)
+        return size
+
+    @cached_property
+    def first(self) -> str:
+        """The name of the first listed member."""
+        return next(self.members())[0]
+
+    def members(self, fixed: Mapping[str, tuple[Fraction | str, str]] | None = None) -> Iterator[tuple[str, Values]]:
+        """Yield names and values of the members, the last axis fastest; axes in `fixed` have that one value."""
+        held = fixed or {}
+        choices = [
+            [held[axis.name]] if axis.name in held else list(zip(axis.values, axis.texts, strict=True))
+            for axis in self.axes
+        ]
+        names = [axis.name for axis in self.axes]
+        for chosen in itertools.product(*choices):
+            spelled = ",".join(f"{name}={text}" for name, (_, text) in zip(names, chosen, strict=True))
+            yield f"{self.name}@{spelled}", {name: value for name, (value, _) in zip(names, chosen, strict=True)}
+
+    def read(self, text: str) -> dict[str, tuple[Fraction | str, str]]:
+        """Return the values that `alpha=0.3,beta=0.5` (without the name) gives to some of the axes.
+
+        Raises:
+            MemberError: not of that form; an axis that is none, or twice; a value that can't be one.
+        """
+        axes = {axis.name: axis for axis in self.axes}
+        found: dict[str, tuple[Fraction | str, str]] = {}
+        for part in text.split(","):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals or not value:
+                message = f"`{part.strip()}` gives no axis a value"
+                raise MemberError(message, f"a member is named such as `{self.first}`")
+            if name not in axes:
+                message = f"`{self.name}` has no axis `{name}`"
+                raise MemberError(message, did_you_mean(name, axes, otherwise=f"its axes: {among(axes)}"))
+            if name in found:
+                message = f"`{name}` is given twice"
+                raise MemberError(message, f"a member is named such as `{self.first}`")
+            found[name] = axes[name].read(value)
+        return found
+
+
+def bad_axis_text(text: str) -> bool:
+    """Return whether a string can't be a value or a name of an axis, because a member's name could not hold it."""
+    return not text or text != text.strip() or any(sign in ",=@" or not sign.isprintable() for sign in text)
+
+
+def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
+    """Return the axes of a `foreach` table, in its order; None where something is wrong, which is reported."""
+    table = reader.table(node, what)
+    if table is None:
+        return None
+    if not table:
+        reader.problems.add("empty-range", f"{what} has no axis", node.at, help="such as `foreach.alpha = [0.1, 0.2]`")
+        return None
+    found: list[Axis] = []
+    size = 1
+    for name, below in table.items():
+        label = f"axis `{name}` of {what}"
+        if bad_axis_text(name):
+            reader.problems.add("bad-axis", f"{label} has a name with a sign that is not allowed", below.at, key=True)
+            continue
+        values = _values(reader, below, label)
+        if values is None:
+            continue
+        size *= len(values)
+        axis = _axis(reader, name, values, below, label)
+        if axis is not None:
+            found.append(axis)
+    if size > MOST_MEMBERS:
+        _too_many(reader, node, what, size)
+        return None
+    return tuple(found) if len(found) == len(table) else None
+
+
+def _too_many(reader: Reader, node: Node, what: str, size: int) -> None:
+    message = f"{what} makes {size} members, more than {MOST_MEMBERS}"
+    hint = "families are open: list fewer, and ask for others by name"
+    reader.problems.add("too-many-members", message, node.at, help=hint)
+
+
+def _axis(reader: Reader, name: str, values: list[Fraction | str], node: Node, label: str) -> Axis | None:
+    texts: dict[str, None] = {}
+    for value in values:
+        if isinstance(value, str) and bad_axis_text(value):
+            message = f"{label} has the value `{value}`; names of members can't hold `,`, `=`, `@` or blank ends"
+            reader.problems.add("bad-axis", message, node.at)
+            return None
+        try:
+            text = value if isinstance(value, str) else shortest_text(value)
+        except ValueError as error:
+            hint = "members are named by decimals"
+            reader.problems.add("not-a-decimal", f"{label} has a value that is none: {error}", node.at, help=hint)
+            return None
+        if text in texts:
+            reader.problems.add("duplicate-member", f"{label} has the value `{text}` twice", node.at)
+            return None
+        texts[text] = None
+    return Axis(name, tuple(values), tuple(texts))
+
+
+def _values(reader: Reader, node: Node, label: str) -> list[Fraction | str] | None:
+    if isinstance(node.value, dict):
+        return _range(reader, node, node.value, label)
+    items = reader.items(node, label, "a list or `{ from = 0.1, to = 0.5, step = 0.1 }`")
+    if items is None:
+        return None
+    if not items:
+        reader.problems.add("empty-range", f"{label} is an empty list", node.at)
+        return None
+    if len(items) > MOST_MEMBERS:
+        _too_many(reader, node, label, len(items))
+        return None
+    found: list[Fraction | str] = []
+    for item in items:
+        if isinstance(item.value, (Fraction, str)):
+            found.append(item.value)
+        elif not isinstance(item.value, Invalid):
+            reader.wrong(item, f"a value of {label}", "a number or a string")
+    return found if len(found) == len(items) else None
+
+
+def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> list[Fraction | str] | None:
+    before = len(reader.problems)
+    wanted = ("from", "to", "step")
+    for key, below in table.items():
+        if key not in wanted:
+            hint = did_you_mean(key, wanted, otherwise=f"a range has {among(wanted)}")
+            reader.problems.add("unknown-key", f"{label} has unknown key `{key}`", below.at, key=True, help=hint)
+    for key in wanted:
+        if key not in table:
+            hint = "such as `{ from = 0.1, to = 0.5, step = 0.1 }`"
+            reader.problems.add("missing-key", f"{label} has no `{key}`", node.at, help=hint)
+    numbers = [reader.number(table[key], f"`{key}` of {label}") for key in wanted if key in table]
+    if len(reader.problems) > before or None in numbers:
+        return None
+    first, last, step = (number for number in numbers if number is not None)
+    if step == 0 or (last - first) * step < 0:
+        endless = step == 0 or last > first
+        code = "endless-range" if endless else "empty-range"
+        message = f"{label} never reaches its end" if endless else f"{label} is empty: it starts beyond its end"
+        hint = "`step` must lead from `from` to `to`; it may be negative"
+        reader.problems.add(code, message, table["step"].at if endless else node.at, help=hint)
+        return None
+    count = (last - first) // step + 1
+    if count > MOST_MEMBERS:
+        _too_many(reader, node, label, count)
+        return None
+    return [first + number * step for number in range(count)]

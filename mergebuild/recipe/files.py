@@ -1,0 +1,178 @@
+"""The files of a recipe: the mergefile and what it includes, each read once.
+
+Includes are relative to the file that names them and may nest; a circle is an error, and so is a depth or a number of
+files that no one writes by hand. What the command line says is here too, as edits of the raw tables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergebuild.errors import Place, Problem, RecipeError, did_you_mean
+from mergebuild.recipe.nodes import Reader, among, resolve
+from mergebuild.recipe.places import At, Document
+from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.toml_text import read_toml
+
+__all__ = ["File", "read_files"]
+
+_DEEPEST = 8
+_MOST_FILES = 256
+_TABLES = ("project", "defaults", "vars", "sources", "targets", "layouts")
+_INCLUDED_TABLES = ("project", "vars", "sources", "targets", "layouts")
+_LATER_TABLES = frozenset(
+    """
+    checks check searches search sweeps sweep rules components slices tokenizer config remotes remote caches scripts
+    plugins hooks loras
+    """.split()
+)
+_FOREIGN = frozenset("merge_method base_model models dtype parameters method formula output alpha".split())
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file: its text and its raw tables."""
+
+    document: Document
+    raw: dict[str, object]
+
+    def table(self, name: str, problems: Problems) -> dict[str, object]:
+        """Return a top table, empty when it is missing; what is no table is reported."""
+        found = self.raw.get(name, {})
+        if isinstance(found, dict):
+            return found
+        if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
+            help_ = f"write `[{name}.NAME]` with single brackets"
+        else:
+            help_ = f"it is written `[{name}]`"
+        problems.add("wrong-type", f"`{name}` is no table", At(self.document, (name,)), key=True, help=help_)
+        return {}
+
+
+def read_files(path: Path, problems: Problems) -> list[File]:
+    """Return the mergefile and everything that it includes, the mergefile first.
+
+    Raises:
+        RecipeError: a file is missing, can't be read, or is no TOML. Without it names would seem unknown that are
+            not, so nothing else is looked at.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 -- not resolved: the user's own name of it
+    try:
+        text = _text(path)
+    except FileNotFoundError:
+        hint = "`mergebuild init` writes one; `-f FILE` or `-C DIR` name another"
+        raise RecipeError.one("no-mergefile", f"no mergefile at `{path}`", where=Place(path.name), help=hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([_unreadable(path.name, error)]) from None
+    files = _Files(path.parent, problems)
+    files.add(Document(path, path.name, text), ())
+    if not files.complete:
+        problems.fail()
+    return files.found
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def _unreadable(name: str, error: OSError | UnicodeDecodeError) -> Problem:
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(
+            "not-utf8", f"`{name}` is not UTF-8: byte {error.start} is wrong", Place(name), "save it as UTF-8"
+        )
+    return Problem("unreadable-mergefile", f"`{name}` can't be read: {error.strerror or error}", Place(name))
+
+
+class _Files:
+    def __init__(self, root: Path, problems: Problems) -> None:
+        self.found: list[File] = []
+        self.complete = True
+        self._root = root
+        self._problems = problems
+        self._seen: set[str] = set()
+
+    def add(self, document: Document, above: Sequence[Document]) -> None:
+        """Read a file and what it includes; `above` are the files that led here."""
+        self._problems.expect(document.name)
+        self._seen.add(os.path.realpath(document.path))
+        raw = read_toml(document, self._problems)
+        if raw is None:
+            self.complete = False
+            return
+        self.found.append(File(document, raw))
+        self._check_tables(document, raw, included=bool(above))
+        project = raw.get("project")
+        if isinstance(project, dict) and "include" in project:
+            at = At(document, ("project", "include"))
+            node = resolve(project["include"], at, {}, self._problems)
+            for text, where in Reader(self._problems).texts(node, "`include`") or ():
+                self._include(text, where, (*above, document))
+
+    def _include(self, text: str, at: At, stack: tuple[Document, ...]) -> None:
+        path = Path(os.path.normpath(Path(at.document.folder) / Path(text).expanduser()))
+        name = self._name(path)
+        real = os.path.realpath(path)
+        names = [document.name for document in stack if os.path.realpath(document.path) == real]
+        if names:
+            start = [document.name for document in stack].index(names[0])
+            circle = " -> ".join([document.name for document in stack[start:]] + names)
+            self._problems.add("include-cycle", f"files include each other: {circle}", at)
+        elif len(stack) > _DEEPEST or len(self._seen) >= _MOST_FILES:
+            limit = f"{_DEEPEST} deep" if len(stack) > _DEEPEST else f"{_MOST_FILES} files"
+            self._problems.add("too-many-includes", f"includes go beyond {limit}", at)
+        elif real not in self._seen:
+            self._read(path, name, at, stack)
+
+    def _read(self, path: Path, name: str, at: At, stack: tuple[Document, ...]) -> None:
+        try:
+            document = Document(path, name, _text(path))
+        except FileNotFoundError:
+            self._problems.add("no-such-include", f"included file `{name}` is missing", at,
+                               help="paths are relative to the file that includes")  # fmt: skip
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            kept = error if isinstance(error, (OSError, UnicodeDecodeError)) else OSError(str(error))
+            problem = _unreadable(name, kept)
+            self._problems.add(problem.code, problem.message, at, help=problem.help)
+        else:
+            self.add(document, stack)
+            return
+        self.complete = False
+
+    def _name(self, path: Path) -> str:
+        try:
+            return Path(os.path.relpath(path, self._root)).as_posix()
+        except ValueError:  # another drive
+            return path.as_posix()
+
+    def _check_tables(self, document: Document, raw: dict[str, object], *, included: bool) -> None:
+        for name, value in raw.items():
+            at = At(document, (name,))
+            if name in _LATER_TABLES:
+                self._problems.add("not-in-this-version", f"`{name}` is not in this version", at, key=True)
+            elif name not in _TABLES:
+                self._unknown(name, value, at)
+            elif included and name not in _INCLUDED_TABLES:
+                message = f"`[{name}]` in the included file `{document.name}`"
+                hint = "an included file has `[sources]`, `[targets]`, `[vars]`, `[layouts]`"
+                self._problems.add("not-in-an-include", message, at, key=True, help=hint)
+        project = raw.get("project")
+        if included and isinstance(project, dict):
+            for key in project:
+                if key != "include":
+                    message = f"`{key}` of `[project]` in the included file `{document.name}`"
+                    hint = "only `include` stands there; the rest belongs in the mergefile"
+                    at = At(document, ("project", key))
+                    self._problems.add("not-in-an-include", message, at, key=True, help=hint)
+
+    def _unknown(self, name: str, value: object, at: At) -> None:
+        if name == "include":
+            hint = "write it in `[project]`"
+        elif name in _FOREIGN:
+            hint = "it belongs in a target: `[targets.NAME]`"
+        else:
+            hint = did_you_mean(name, _TABLES, otherwise=f"allowed: {among(_TABLES)}")
+        kind = "table" if isinstance(value, dict) else "key"
+        self._problems.add(f"unknown-{kind}", f"unknown {kind} `{name}`", at, key=True, help=hint)

@@ -1,0 +1,140 @@
+"""A formula: a linear combination of models as people write it, `0.7*opk + x*(merong - base_mix) - 'odd-name'/4`.
+
+It is checked when it is read, from its shape alone: every term holds exactly one model, models are neither multiplied
+nor divided by, no number stands alone. What is left gives one exact coefficient a model for any values of its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+
+from mergebuild.recipe.expression import Expression, ExpressionError, Name, Number, Product, Sum, parse
+from mergebuild.recipe.expression import names as names_in
+
+__all__ = ["LinearFormula", "parse_formula"]
+
+_Linear = Fraction | dict[int, Fraction]
+"""A number, or coefficients by the model's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearFormula:
+    """See `mergebuild.recipe.model.Formula`."""
+
+    text: str
+    models: tuple[str, ...]
+    numbers: tuple[str, ...]
+    tree: Expression
+    spellings: Mapping[str, int]
+    """From a name in the text to the model's number; two spellings of a member are one model."""
+
+    def coefficients(self, numbers: Mapping[str, Fraction]) -> tuple[Fraction, ...]:
+        """Return one coefficient a model.
+
+        Raises:
+            ZeroDivisionError: a divisor that is 0 with these numbers.
+        """
+        found = self._evaluate(self.tree, numbers)
+        assert isinstance(found, dict)  # checked when it was read
+        return tuple(found.get(number, Fraction(0)) for number in range(len(self.models)))
+
+    def _evaluate(self, tree: Expression, numbers: Mapping[str, Fraction]) -> _Linear:
+        match tree:
+            case Number():
+                return tree.value
+            case Name():
+                model = self.spellings.get(tree.name)
+                return numbers[tree.name] if model is None else {model: Fraction(1)}
+            case Sum():
+                return _sum([_times(self._evaluate(term, numbers), Fraction(sign)) for sign, term in tree.terms])
+            case Product():
+                return self._product(tree, numbers)
+
+    def _product(self, tree: Product, numbers: Mapping[str, Fraction]) -> _Linear:
+        scale = Fraction(1)
+        models: dict[int, Fraction] | None = None
+        for divides, factor in tree.factors:
+            value = self._evaluate(factor, numbers)
+            if isinstance(value, dict):
+                models = value
+            elif divides:
+                scale /= value
+            else:
+                scale *= value
+        return scale if models is None else _times(models, scale)
+
+
+def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], str]) -> LinearFormula:
+    """Return the formula of a text. `refer` gives the canonical name of a model; its errors pass through.
+
+    Raises:
+        ExpressionError: it is no formula, or not linear in its models; with the place.
+    """
+    tree = parse(text)
+    models: dict[str, int] = {}
+    spellings: dict[str, int] = {}
+    used: dict[str, None] = {}
+    for name in names_in(tree):
+        if name.name in numbers:
+            used[name.name] = None
+        elif name.name not in spellings:
+            spellings[name.name] = models.setdefault(refer(name), len(models))
+    if not _holds_model(tree, spellings):
+        message = "a formula names at least one model, and every term of it has one"
+        raise ExpressionError(message, tree.start, tree.end)
+    return LinearFormula(text, tuple(models), tuple(used), tree, MappingProxyType(spellings))
+
+
+def _holds_model(tree: Expression, models: Collection[str]) -> bool:
+    """Return whether a part is linear in the models; if not it is a number. Anything else is an error."""
+    match tree:
+        case Number():
+            return False
+        case Name():
+            return tree.name in models
+        case Sum():
+            kinds = [_holds_model(term, models) for _, term in tree.terms]
+            for (_, term), kind in zip(tree.terms, kinds, strict=True):
+                if kind != kinds[0]:
+                    alone = term if not kind else tree.terms[0][1]
+                    message = "a number is added to a model"
+                    hint = "a formula adds up models, each multiplied by a number"
+                    raise ExpressionError(message, alone.start, alone.end, hint)
+            return kinds[0]
+        case Product():
+            return _product_holds_model(tree, models)
+
+
+def _product_holds_model(tree: Product, models: Collection[str]) -> bool:
+    found = False
+    for divides, factor in tree.factors:
+        holds = _holds_model(factor, models)
+        if holds and divides:
+            message = "a model is divided by"
+            raise ExpressionError(message, factor.start, factor.end, "divide by numbers only")
+        if holds and found:
+            message = "a model is multiplied by a model"
+            raise ExpressionError(message, factor.start, factor.end, "multiply models by numbers only")
+        found = found or holds
+    return found
+
+
+def _times(value: _Linear, factor: Fraction) -> _Linear:
+    if isinstance(value, dict):
+        return {model: coefficient * factor for model, coefficient in value.items()}
+    return value * factor
+
+
+def _sum(values: list[_Linear]) -> _Linear:
+    total = Fraction(0)
+    models: dict[int, Fraction] = {}
+    for value in values:
+        if isinstance(value, dict):
+            for model, coefficient in value.items():
+                models[model] = models.get(model, Fraction(0)) + coefficient
+        else:
+            total += value
+    return models or total

@@ -1,0 +1,220 @@
+"""What a mergefile says, as frozen values. No I/O but reading the text, no layouts, no headers.
+
+Every value knows its place (`Where`), found again in the text only when an error has to show it. Numbers are exact
+fractions from decimals. A *family* (a target with `foreach`) is a template: its members are made on demand, so a
+thousand of them cost nothing until they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Protocol
+
+from mergebuild.errors import Place
+
+__all__ = [
+    "Constant",
+    "Elemental",
+    "Formula",
+    "Gradient",
+    "Input",
+    "LayoutText",
+    "Mbw",
+    "NumberPerTensor",
+    "Preset",
+    "ProjectOptions",
+    "Rule",
+    "SelectorText",
+    "Source",
+    "Target",
+    "Value",
+    "Where",
+]
+
+
+class Where(Protocol):
+    """Where a value stands: a file of the recipe and a path of keys in it."""
+
+    def place(self, *path: str | int, key: bool = False) -> Place:
+        """Return the place of the value at `path` below this one (or of its key), as near as it can be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One number for whatever the key selects."""
+
+    number: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Anchors spread evenly over the layers of the model, first to last; linear between them."""
+
+    anchors: tuple[Fraction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named curve over the blocks of a UNet; its 0 and 1 are mapped to `low` and `high`."""
+
+    name: str
+    low: Fraction = Fraction(0)
+    high: Fraction = Fraction(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Mbw:
+    """A list of block weights in the order of the layout's `mbw` list."""
+
+    numbers: tuple[Fraction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Elemental:
+    """One rule of supermerger's elemental grammar: `blocks:elements:number`, each list possibly inverted by NOT."""
+
+    blocks: tuple[str, ...]
+    not_blocks: bool
+    elements: tuple[str, ...]
+    not_elements: bool
+    number: Fraction
+
+
+Value = Constant | Gradient | Preset | Mbw | Elemental
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One key of a number per tensor: the selector as written, or `mbw`, `preset`, `elemental`."""
+
+    key: str
+    value: Value
+    where: Where = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberPerTensor:
+    """Rules in order, the later winning. A plain number is the single rule `default`."""
+
+    rules: tuple[Rule, ...]
+
+    @property
+    def constant(self) -> Fraction | None:
+        """The number, when it is the same for every tensor from the text alone."""
+        if len(self.rules) == 1 and self.rules[0].key == "default" and isinstance(self.rules[0].value, Constant):
+            return self.rules[0].value.number
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class SelectorText:
+    """A selector of `merge` or `drop`, as written."""
+
+    text: str
+    where: Where = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input of a target: its role (`a`, `base`, `models[0]`; in a formula the name itself) and what it names."""
+
+    role: str
+    ref: str
+    """The canonical name of a source, a target, or a member of a family (`mix@alpha=0.3`)."""
+    where: Where = field(compare=False)
+
+
+class Formula(Protocol):
+    """A parsed formula: linear in the inputs, with named numbers."""
+
+    @property
+    def text(self) -> str:
+        """The formula as written, variables filled in."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The inputs in order of first appearance, as canonical names."""
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The named numbers."""
+
+    def coefficients(self, numbers: Mapping[str, Fraction]) -> tuple[Fraction, ...]:
+        """Return one coefficient a model.
+
+        Raises:
+            ZeroDivisionError: a divisor that is 0 with these numbers.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A declared source. `path` is as written, `~` and variables resolved; `folder` is its file's folder."""
+
+    name: str
+    path: str
+    folder: Path
+    sha256: str | None
+    url: str | None
+    where: Where = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutText:
+    """A layout that the user declares in `[layouts.NAME]`, as plain TOML values; `layouts` makes sense of it."""
+
+    name: str
+    table: Mapping[str, object]
+    where: Where = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One target, or one member of a family, with every variable filled in."""
+
+    name: str
+    method: str
+    """A name of the catalog, or `formula`."""
+    inputs: tuple[Input, ...]
+    """In the method's order: `base` first, then `models`. In a formula: in order of first appearance."""
+    numbers: Mapping[str, NumberPerTensor | tuple[NumberPerTensor, ...]]
+    """Numbers per tensor by parameter; a tuple, one a model, for parameters that the catalog gives each model."""
+    flags: Mapping[str, bool]
+    """Boolean parameters of the method, such as `normalize`; only those given."""
+    formula: Formula | None
+    output: str | None
+    """As written, variables filled in."""
+    output_path: Path | None
+    """Absolute, not resolved through links."""
+    dtype: str | None
+    """`float32`, ..., `source`; None for a virtual target. `[defaults]` is already applied."""
+    merge: tuple[SelectorText, ...] | None
+    drop: tuple[SelectorText, ...]
+    missing: Literal["keep", "error"]
+    ema: Literal["drop", "keep", "use"]
+    nonfinite: Literal["error", "allow"]
+    metadata: Literal["minimal", "full", "none"]
+    seed: int | None
+    compat: str | None
+    cache: bool
+    where: Where = field(compare=False)
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether it has no output, and so is exact and folds."""
+        return self.output is None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectOptions:
+    """The `[project]` table."""
+
+    name: str | None = None
+    default: tuple[str, ...] | None = None
+    link: Literal["auto", "hard", "copy"] = "auto"
+    history_bytes: int | None = None
+    """None: the default budget."""
+    store: str | None = None

@@ -1,0 +1,279 @@
+"""Raw TOML values with their variables filled in, each knowing its place; and how the rest of the room reads them.
+
+A `Node` is a value and where it stands. Numbers are fractions, keys have their variables filled in too, and what
+could not be made sense of is `INVALID`: reported once, then passed over in silence. A `Reader` asks a node for what is
+expected of it, and reports what was found instead.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, final
+
+from mergebuild.errors import did_you_mean
+from mergebuild.recipe.places import At
+from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.variables import Scalar, Scope, VariableError, as_text, render
+
+__all__ = [
+    "INVALID",
+    "BadNumber",
+    "Invalid",
+    "Node",
+    "Reader",
+    "among",
+    "described",
+    "dotted_help",
+    "plain",
+    "resolve",
+    "resolve_key",
+]
+
+_DEEPEST = 40
+_MOST_BITS = 3400
+
+
+@final
+class Invalid:
+    """The type of `INVALID`."""
+
+
+INVALID: Final = Invalid()
+
+
+@dataclass(frozen=True, slots=True)
+class BadNumber:
+    """A TOML float that is no number for us."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A value and its place."""
+
+    value: Scalar | dict[str, Node] | list[Node] | dt.date | dt.time | Invalid
+    at: At
+
+
+def resolve(raw: object, at: At, scope: Scope, problems: Problems) -> Node:
+    """Return a raw TOML value as a node, with every variable in it filled in."""
+    if isinstance(raw, str):
+        return Node(_filled(raw, at, scope, problems) if "${" in raw else raw, at)
+    if isinstance(raw, (Fraction, bool)):
+        return Node(raw, at)
+    if isinstance(raw, int):
+        if raw.bit_length() <= _MOST_BITS:
+            return Node(Fraction(raw), at)
+        raw = BadNumber("the number", "beyond 1e-1000 to 1e1000")
+    if isinstance(raw, BadNumber):
+        problems.add("bad-number", f"`{raw.text}` is {raw.reason}", at)
+        return Node(INVALID, at)
+    if len(at.path) > _DEEPEST and isinstance(raw, (dict, list)):
+        problems.add("too-deep", f"values nest more than {_DEEPEST} deep", at)
+        return Node(INVALID, at)
+    if isinstance(raw, dict):
+        return Node(_table(raw, at, scope, problems), at)
+    if isinstance(raw, list):
+        return Node([resolve(item, at.child(number), scope, problems) for number, item in enumerate(raw)], at)
+    assert isinstance(raw, (dt.date, dt.time))  # nothing else comes out of TOML
+    return Node(raw, at)
+
+
+def resolve_key(raw: str, at: At, scope: Scope, problems: Problems) -> str | None:
+    """Return a key with its variables filled in; None where that fails, which is reported."""
+    if "${" not in raw:
+        return raw
+    try:
+        return as_text(render(raw, scope))
+    except VariableError as error:
+        if error.code:
+            problems.add(error.code, str(error), at, key=True, help=error.hint)
+    except ValueError as error:
+        problems.add("not-a-decimal", str(error), at, key=True)
+    return None
+
+
+def _table(raw: Mapping[str, object], at: At, scope: Scope, problems: Problems) -> dict[str, Node]:
+    found: dict[str, Node] = {}
+    for raw_key, value in raw.items():
+        below = at.child(raw_key)
+        key = resolve_key(raw_key, below, scope, problems)
+        if key in found:
+            problems.add("duplicate-key", f"`{raw_key}` is `{key}` here, which stands there already", below, key=True)
+        elif key is not None:
+            found[key] = resolve(value, below, scope, problems)
+    return found
+
+
+def _filled(raw: str, at: At, scope: Scope, problems: Problems) -> Scalar | Invalid:
+    try:
+        return render(raw, scope)
+    except VariableError as error:
+        if error.code:
+            problems.add(error.code, str(error), at.inside(raw, error.start, error.end), help=error.hint)
+        return INVALID
+
+
+def plain(node: Node) -> object:
+    """Return a node as plain values: whole numbers as int, others as Fraction."""
+    value = node.value
+    if isinstance(value, dict):
+        return {key: plain(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [plain(below) for below in value]
+    if isinstance(value, Fraction) and value.denominator == 1:
+        return int(value)
+    return value
+
+
+def among(allowed: Iterable[str]) -> str:
+    """Return words in backticks, separated by commas."""
+    return ", ".join(f"`{word}`" for word in allowed)
+
+
+class Reader:
+    """Takes values out of nodes, and reports those that are not what is expected.
+
+    Every method that finds something else returns None, having reported it. `what` names the value in the message,
+    such as "`alpha` of target `orange`".
+    """
+
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+
+    def text(self, node: Node, what: str, *, expected: str = "a string") -> str | None:
+        """Return a string."""
+        if isinstance(node.value, str):
+            return node.value
+        self.wrong(node, what, expected)
+        return None
+
+    def number(self, node: Node, what: str) -> Fraction | None:
+        """Return a number."""
+        if isinstance(node.value, Fraction):
+            return node.value
+        self.wrong(node, what, "a number", _number_help(node))
+        return None
+
+    def flag(self, node: Node, what: str) -> bool | None:
+        """Return a boolean."""
+        if isinstance(node.value, bool):
+            return node.value
+        self.wrong(node, what, "true or false")
+        return None
+
+    def integer(self, node: Node, what: str, below: int) -> int | None:
+        """Return an integer from 0 up to below a bound."""
+        value = node.value
+        if isinstance(value, Fraction) and value.denominator == 1 and 0 <= value < below:
+            return int(value)
+        self.wrong(node, what, f"a whole number from 0 to {below - 1}")
+        return None
+
+    def table(self, node: Node, what: str) -> dict[str, Node] | None:
+        """Return a table."""
+        if isinstance(node.value, dict):
+            return node.value
+        self.wrong(node, what, "a table")
+        return None
+
+    def items(self, node: Node, what: str, expected: str = "a list") -> list[Node] | None:
+        """Return the items of a list."""
+        if isinstance(node.value, list):
+            return node.value
+        self.wrong(node, what, expected)
+        return None
+
+    def texts(self, node: Node, what: str) -> list[tuple[str, At]] | None:
+        """Return a list of strings with their places; a string alone is a list of one."""
+        if isinstance(node.value, str):
+            return [(node.value, node.at)]
+        items = self.items(node, what, "a list of strings")
+        if items is None:
+            return None
+        found = [(self.text(item, f"an item of {what}"), item.at) for item in items]
+        return [(text, at) for text, at in found if text is not None]
+
+    def numbers(self, node: Node, what: str) -> tuple[Fraction, ...] | None:
+        """Return a list of numbers, at least one."""
+        items = self.items(node, what, "a list of numbers")
+        if items is None:
+            return None
+        if not items:
+            self.problems.add("bad-value", f"{what} is an empty list, expected numbers", node.at)
+            return None
+        found = [self.number(item, f"an item of {what}") for item in items]
+        numbers = tuple(number for number in found if number is not None)
+        return numbers if len(numbers) == len(items) else None
+
+    def choice(
+        self, node: Node, what: str, allowed: Collection[str], hints: Mapping[str, str] | None = None
+    ) -> str | None:
+        """Return one of the allowed words; `hints` say what other words mean here."""
+        if isinstance(node.value, str) and node.value in allowed:
+            return node.value
+        if not isinstance(node.value, str):
+            self.wrong(node, what, f"one of {among(allowed)}")
+            return None
+        meant = (hints or {}).get(node.value.lower())
+        hint = (
+            f"write `{meant}`" if meant else did_you_mean(node.value, allowed, otherwise=f"allowed: {among(allowed)}")
+        )
+        self.problems.add(
+            "bad-value", f"{what} is `{node.value}`, expected one of {among(allowed)}", node.at, help=hint
+        )
+        return None
+
+    def wrong(self, node: Node, what: str, expected: str, hint: str = "", *, named: bool = False) -> None:
+        """Report that something else was expected (once: an invalid node is reported already).
+
+        `named`: the key is a name of the user's choice, so a dot in it may be meant as part of the name.
+        """
+        if isinstance(node.value, Invalid):
+            return
+        dotted = dotted_help(node) if named else ""
+        code = "dotted-key" if dotted else "wrong-type"
+        hint = dotted or hint
+        self.problems.add(code, f"{what} is {described(node)}, expected {expected}", node.at, help=hint)
+
+
+def described(node: Node) -> str:
+    """Return what a node is, in words."""
+    value = node.value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the string `{value if len(value) <= 60 else value[:57] + '...'}`"
+    if isinstance(value, Fraction):
+        try:
+            return f"the number {as_text(value)}"
+        except ValueError:
+            return f"the number {value}"
+    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a date or time"
+
+
+def dotted_help(node: Node) -> str:
+    """Return help for a table that TOML made of a key with a dot in it, such as `v4.5`; empty for another value."""
+    parts = [str(node.at.path[-1])] if node.at.path else []
+    while isinstance(node.value, dict) and node.value and node.at.is_implied():
+        name, node = next(iter(node.value.items()))
+        parts.append(name)
+    if len(parts) < 2:
+        return ""
+    name = ".".join(parts)
+    return f'a dot in a bare key makes a table; if the name is `{name}`, quote it: `"{name}"`'
+
+
+def _number_help(node: Node) -> str:
+    value = node.value
+    if not isinstance(value, str):
+        return ""
+    written = value.strip().replace(",", ".")
+    if written.replace(".", "", 1).lstrip("+-").isdigit():
+        return f"write the number without quotes: `{written}`"
+    return ""

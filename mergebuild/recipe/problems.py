@@ -1,0 +1,58 @@
+"""Collects what is wrong, so that one run reports all of it, in the order of the text."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from mergebuild.errors import MergeBuildError, Place, Problem, RecipeError, UsageError
+from mergebuild.recipe.places import At
+
+__all__ = ["Problems"]
+
+
+class Problems:
+    """The problems found so far."""
+
+    def __init__(self) -> None:
+        self._found: dict[Problem, None] = {}
+        self._files: dict[str, int] = {}
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def __len__(self) -> int:
+        """Return how often a problem was noted, so that a growing length means that something just went wrong."""
+        return self._count
+
+    def expect(self, file: str) -> None:
+        """Problems of this file come after those of the files expected before."""
+        self._files.setdefault(file, len(self._files))
+
+    def add(
+        self,
+        code: str,
+        message: str,
+        where: At | Place | None,
+        *,
+        key: bool = False,
+        help: str = "",
+        rows: tuple[str, ...] = (),
+    ) -> None:
+        """Note a problem; the same one twice is noted once."""
+        place = where.place(key=key) if isinstance(where, At) else where
+        if place is not None:
+            self.expect(place.file)
+        self._count += 1
+        self._found[Problem(code, message, place, help, rows)] = None
+
+    def fail(self) -> NoReturn:
+        """Raise all problems: a UsageError when only the command line is to blame, else a RecipeError."""
+        found = sorted(self._found, key=self._order)
+        from_command_line = all(one.where is not None and one.where.file.startswith("--") for one in found)
+        kind: type[MergeBuildError] = UsageError if from_command_line else RecipeError
+        raise kind(found)
+
+    def _order(self, problem: Problem) -> tuple[int, int, int]:
+        where = problem.where
+        return (self._files[where.file], where.line, where.column) if where is not None else (-1, 0, 0)

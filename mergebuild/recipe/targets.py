@@ -1,0 +1,516 @@
+"""From the table of a target to a `Target`: its method or formula, inputs, numbers, and what every target has.
+
+Everything is checked against the catalog of methods and the names of the recipe, and every mistake is reported before
+the target is given up. What other tools call a thing gets its name here as help.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+from mergebuild.errors import did_you_mean
+from mergebuild.methods.catalog import LATER, METHODS, Method, Parameter
+from mergebuild.recipe.expression import ExpressionError, Name
+from mergebuild.recipe.formula import LinearFormula, parse_formula
+from mergebuild.recipe.model import Constant, Formula, Input, NumberPerTensor, Rule, SelectorText, Target
+from mergebuild.recipe.namespace import Namespace, NoSuchNameError
+from mergebuild.recipe.nodes import Node, Reader, among, dotted_help, resolve
+from mergebuild.recipe.per_tensor import number_per_tensor, selectors
+from mergebuild.recipe.places import At
+from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.variables import Scope
+
+__all__ = ["DTYPES", "Declaration", "OutputError", "Reading", "absolute", "check_output", "read_dtype", "read_target"]
+
+DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "source")
+
+_DTYPE_HINTS = {
+    "fp32": "float32", "f32": "float32", "float": "float32", "full": "float32",
+    "fp16": "float16", "f16": "float16", "half": "float16",
+    "bf16": "bfloat16", "brain": "bfloat16",
+    "fp8": "float8_e4m3fn", "float8": "float8_e4m3fn", "f8_e4m3": "float8_e4m3fn", "fp8_e4m3fn": "float8_e4m3fn",
+    "f8_e5m2": "float8_e5m2", "fp8_e5m2": "float8_e5m2",
+    "auto": "source", "keep": "source", "same": "source",
+}  # fmt: skip
+_COMMON = (
+    "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
+    "compat", "seed", "cache",
+)  # fmt: skip
+_INPUTS = ("a", "b", "c", "base", "models")
+_LATER_KEYS = frozenset(
+    """
+    components rules slices tokenizer tokenizer_source config checks searches search on_channels loras strength sweep
+    max_shard_size adjust chat_template layer_range
+    """.split()
+)
+_FOREIGN = {
+    "M": "alpha", "m": "alpha", "multiplier": "alpha", "ratio": "alpha", "amount": "alpha", "base_alpha": "alpha",
+    "\N{GREEK SMALL LETTER ALPHA}": "alpha", "β": "beta", "λ": "lambda", "lambda_": "lambda",
+    "alphas": "alpha", "betas": "beta",
+    "merge_method": "method", "interp_method": "method", "mode": "method", "type": "method",
+    "base_model": "base", "model_a": "a", "model_b": "b", "model_c": "c", "A": "a", "B": "b", "C": "c",
+    "model": "a", "primary_model": "a", "secondary_model": "b", "tertiary_model": "c", "model1": "a", "model2": "b",
+    "inputs": "models", "sources": "models", "weights": "weight", "densities": "density",
+    "normalise": "normalize", "out_dtype": "dtype", "precision": "dtype", "save_as": "output", "out": "output",
+    "output_path": "output", "filename": "output",
+}  # fmt: skip
+_FIRST_INPUTS = {"base": "a", "a": "base"}
+_FOREIGN_SAYINGS = {
+    "filter": "a number per tensor has selectors as keys: `alpha = { default = 0.3, attn = 0.7 }`",
+    "parameters": "parameters are keys of the target itself, such as `alpha = 0.3`",
+    "mbw": "block weights belong to a number: `alpha = { mbw = [...] }`",
+    "preset": 'a preset belongs to a number: `alpha = { preset = "GRAD_V" }`',
+    "elemental": 'elemental rules belong to a number: `alpha = { elemental = "OUT03:attn2:0.5" }`',
+    "curve": "a curve belongs to a number: `alpha = { sigmoid = 0.3 }`",
+    "int8_mask": "it would change nothing; leave it out",
+    "include": "write it in `[project]`",
+}
+_LARGEST_SEED = 2**64
+
+
+class OutputError(ValueError):
+    """An output that can't be one here."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A target as it stands in a file."""
+
+    name: str
+    table: dict[str, object]
+    at: At
+
+
+class Reading(NamedTuple):
+    """What came of a target: itself, if nothing is wrong with it, and what it refers to in any case."""
+
+    target: Target | None
+    refs: tuple[tuple[str, At], ...]
+
+
+class _ModelEntry(NamedTuple):
+    given: Input | None
+    beside: dict[str, Node]
+
+
+def check_output(text: str) -> None:
+    """Check the text of an output's path.
+
+    Raises:
+        OutputError: not a `.safetensors` file.
+    """
+    if any(ord(sign) < ord(" ") for sign in text):
+        raise OutputError("bad-path", "has a sign that no path has", "write paths with `/`, or in single quotes")
+    if text.endswith((".ckpt", "/", ".pt", ".pth", ".gguf")):
+        kind = "directories of shards" if text.endswith("/") else f"`.{text.rpartition('.')[2]}` files"
+        raise OutputError("not-in-this-version", f"{kind} as outputs are not in this version", _SAFETENSORS)
+    name = text.replace("\\", "/").rpartition("/")[2]
+    if not name.endswith(".safetensors") or name == ".safetensors":
+        raise OutputError("bad-output", "expected the path of a `.safetensors` file", _SAFETENSORS)
+
+
+_SAFETENSORS = 'such as `output = "out/name.safetensors"`'
+
+
+def read_dtype(reader: Reader, node: Node, what: str) -> str | None:
+    """Return a dtype's name."""
+    return reader.choice(node, what, DTYPES, _DTYPE_HINTS)
+
+
+def read_target(
+    declaration: Declaration,
+    name: str,
+    scope: Scope,
+    namespace: Namespace,
+    default_dtype: str,
+    problems: Problems,
+) -> Reading:
+    """Read one target, or one member of a family (`scope` then holds its axes)."""
+    raw = {key: value for key, value in declaration.table.items() if key != "foreach"}
+    node = resolve(raw, declaration.at, scope, problems)
+    assert isinstance(node.value, dict)  # raw is a table
+    return _TargetReading(node, node.value, name, scope, namespace, problems).read(default_dtype)
+
+
+class _TargetReading:
+    def __init__(
+        self, node: Node, table: dict[str, Node], name: str, scope: Scope, namespace: Namespace, problems: Problems
+    ) -> None:
+        self._node = node
+        self._table = table
+        self._name = name
+        self._scope = scope
+        self._namespace = namespace
+        self._problems = problems
+        self._reader = Reader(problems)
+        self._refs: list[tuple[str, At]] = []
+        self._numbers: dict[str, NumberPerTensor | tuple[NumberPerTensor, ...]] = {}
+        self._flags: dict[str, bool] = {}
+
+    def read(self, default_dtype: str) -> Reading:
+        before = len(self._problems)
+        method, inputs, formula = self._made()
+        output, output_path = self._output()
+        dtype = self._dtype(output is not None or "output" in self._table, default_dtype)
+        merge = self._selectors("merge")
+        if merge == ():
+            self._problems.add("bad-value", f"{self._what('merge')} is empty", self._table["merge"].at,
+                               help="list what is merged, or leave it out")  # fmt: skip
+        options = self._options()
+        drop, seed, cache = self._selectors("drop") or (), self._seed(), self._cache()
+        if len(self._problems) > before or method is None:
+            return Reading(None, tuple(self._refs))
+        target = Target(
+            name=self._name,
+            method=method,
+            inputs=inputs,
+            numbers=self._numbers,
+            flags=self._flags,
+            formula=formula,
+            output=output,
+            output_path=output_path,
+            dtype=dtype,
+            merge=merge,
+            drop=drop,
+            missing=cast(Literal["keep", "error"], options["missing"]),
+            ema=cast(Literal["drop", "keep", "use"], options["ema"]),
+            nonfinite=cast(Literal["error", "allow"], options["nonfinite"]),
+            metadata=cast(Literal["minimal", "full", "none"], options["metadata"]),
+            seed=seed,
+            compat=None,
+            cache=cache,
+            where=self._node.at,
+        )
+        return Reading(target, tuple(self._refs))
+
+    # -- what makes it
+
+    def _made(self) -> tuple[str | None, tuple[Input, ...], Formula | None]:
+        table = self._table
+        if "method" in table and "formula" in table:
+            message = f"target `{self._name}` has a `method` and a `formula`"
+            self._problems.add(
+                "method-and-formula", message, table["formula"].at, key=True, help="leave one of them out"
+            )
+            return None, (), None
+        if "formula" in table:
+            return self._by_formula(table["formula"])
+        if "method" in table:
+            return self._by_method(table["method"])
+        foreign = next((key for key in table if _FOREIGN.get(key) == "method"), None)
+        if foreign is not None:
+            self._unknown_key(foreign, (*_COMMON, *_INPUTS), None)
+        else:
+            message = f"target `{self._name}` has no `method` and no `formula`"
+            dotted = dotted_help(self._node)
+            hint = dotted or 'such as `method = "weighted_sum"`; `mergebuild methods` shows all'
+            self._problems.add("dotted-key" if dotted else "missing-key", message, self._node.at, help=hint)
+        return None, (), None
+
+    def _by_method(self, node: Node) -> tuple[str | None, tuple[Input, ...], Formula | None]:
+        name = self._reader.text(node, self._what("method"), expected="the name of a method")
+        if name is None:
+            return None, (), None
+        method = METHODS.get(name)
+        if method is None:
+            self._unknown_method(name, node)
+            return None, (), None
+        allowed = (*method.inputs, *(parameter.name for parameter in method.parameters), *_COMMON)
+        for key in self._table:
+            if key not in allowed:
+                self._unknown_key(key, allowed, method)
+        inputs: list[Input] = []
+        models: list[_ModelEntry] = []
+        for role in method.inputs:
+            if role not in self._table:
+                self._missing_input(role, method)
+            elif role == "models":
+                models = self._models(self._table["models"], method)
+                inputs.extend(entry.given for entry in models if entry.given is not None)
+            else:
+                inputs.extend(self._input(role, self._table[role]))
+        for parameter in method.parameters:
+            self._parameter(parameter, method, models)
+        return name, tuple(inputs), None
+
+    def _unknown_method(self, name: str, node: Node) -> None:
+        if name in LATER:
+            message = f"target `{self._name}` uses method `{name}`, which is not in this version"
+            hint = "`mergebuild methods` shows those that are"
+            self._problems.add("not-in-this-version", message, node.at, help=hint)
+            return
+        aliases = {_plain(alias): row.name for row in METHODS.values() for alias in (*row.aliases, row.name)}
+        meant = aliases.get(_plain(name))
+        otherwise = "`mergebuild methods` shows all"
+        hint = f"did you mean `{meant}`?  {otherwise}" if meant else did_you_mean(
+            name, [*METHODS, *sorted(LATER)], otherwise=otherwise
+        )  # fmt: skip
+        self._problems.add("unknown-method", f"target `{self._name}` uses unknown method `{name}`", node.at, help=hint)
+
+    def _unknown_key(self, key: str, allowed: tuple[str, ...], method: Method | None) -> None:
+        at = self._table[key].at
+        if key in _LATER_KEYS:
+            message = f"`{key}` in target `{self._name}` is not in this version"
+            self._problems.add("not-in-this-version", message, at, key=True)
+            return
+        owner = f"`{method.name}`" if method else "a formula"
+        takes = tuple(word for word in allowed if word not in _COMMON)
+        listed = f"{owner} takes {among(takes)}; every target: {among(_COMMON)}"
+        meant = _FOREIGN.get(key)
+        meant = meant if meant in allowed else _FIRST_INPUTS.get(meant or "")
+        if meant in allowed:
+            hint = f"it is called `{meant}` here"
+        elif key in _FOREIGN_SAYINGS:
+            hint = _FOREIGN_SAYINGS[key]
+        else:
+            hint = did_you_mean(key, allowed, otherwise=listed)
+        self._problems.add("unknown-key", f"target `{self._name}` has unknown key `{key}`", at, key=True, help=hint)
+
+    def _missing_input(self, role: str, method: Method) -> None:
+        if any(_FOREIGN.get(key) == role for key in self._table):
+            return  # it is there, under another tool's name, and reported so
+        message = f"target `{self._name}` has no `{role}`"
+        hint = f"the inputs of `{method.name}` are {among(method.inputs)}"
+        self._problems.add("missing-key", message, self._node.at, help=hint)
+
+    def _models(self, node: Node, method: Method) -> list[_ModelEntry]:
+        items = self._reader.items(node, self._what("models"), "a list of sources and targets")
+        if items == []:
+            message = f"{self._what('models')} is empty"
+            self._problems.add("bad-value", message, node.at, help="list at least one source or target")
+        return [self._model(number, item, method) for number, item in enumerate(items or ())]
+
+    def _model(self, number: int, item: Node, method: Method) -> _ModelEntry:
+        role = f"models[{number}]"
+        if not isinstance(item.value, dict):
+            return _ModelEntry(next(iter(self._input(role, item)), None), {})
+        beside = {parameter.name for parameter in method.parameters if parameter.per == "model"}
+        for key, below in item.value.items():
+            if key not in beside and key != "model":
+                whole = method.parameter(key) is not None
+                meant = _FOREIGN.get(key)
+                hint = (
+                    f"`{key}` is one number for the whole target" if whole
+                    else f"it is called `{meant}` here" if meant in beside
+                    else did_you_mean(key, {"model", *beside}, otherwise=f"beside a model: {among(sorted(beside))}")
+                )  # fmt: skip
+                message = f"{role} of target `{self._name}` has unknown key `{key}`"
+                self._problems.add("unknown-key", message, below.at, key=True, help=hint)
+        if "model" not in item.value:
+            message = f"{role} of target `{self._name}` has no `model`"
+            self._problems.add("missing-key", message, item.at, help='such as `{ model = "name", weight = 0.5 }`')
+            return _ModelEntry(None, item.value)
+        return _ModelEntry(next(iter(self._input(role, item.value["model"])), None), item.value)
+
+    def _input(self, role: str, node: Node) -> list[Input]:
+        text = self._reader.text(node, self._what(role), expected="the name of a source or target")
+        if text is None:
+            return []
+        try:
+            ref = self._namespace.one(text)
+        except NoSuchNameError as error:
+            self._problems.add(error.code, f"{self._what(role)}: {error}", node.at, help=error.hint)
+            return []
+        self._refs.append((ref, node.at))
+        return [Input(role, ref, node.at)]
+
+    # -- its numbers
+
+    def _parameter(self, parameter: Parameter, method: Method, models: list[_ModelEntry]) -> None:
+        node = self._table.get(parameter.name)
+        if parameter.kind == "flag":
+            default = bool(parameter.default)
+            found = self._reader.flag(node, self._what(parameter.name)) if node is not None else default
+            self._flags[parameter.name] = default if found is None else found
+        elif parameter.per == "model":
+            self._per_model(parameter, method, node, models)
+        elif node is not None:
+            number = number_per_tensor(self._reader, node, self._what(parameter.name))
+            if number is not None:
+                self._numbers[parameter.name] = number
+        elif parameter.default is None:
+            self._missing_number(parameter, method)
+        else:
+            self._numbers[parameter.name] = self._constant(parameter)
+
+    def _per_model(self, parameter: Parameter, method: Method, node: Node | None, models: list[_ModelEntry]) -> None:
+        name = parameter.name
+        shared: list[NumberPerTensor | None]
+        if node is not None and isinstance(node.value, list):
+            if models and len(node.value) != len(models):
+                message = f"{self._what(name)} lists {len(node.value)} numbers for {len(models)} models"
+                self._problems.add("wrong-count", message, node.at, help="one for each of `models`, in their order")
+                return
+            shared = [number_per_tensor(self._reader, item, f"item {number} of {self._what(name)}")
+                      for number, item in enumerate(node.value)]  # fmt: skip
+        elif node is not None:
+            shared = [number_per_tensor(self._reader, node, self._what(name))] * len(models)
+        else:
+            default = self._constant(parameter) if parameter.default is not None else None
+            shared = [default] * len(models)
+        given: list[NumberPerTensor] = []
+        for entry, (index, number) in zip(models, enumerate(shared), strict=False):
+            if name in entry.beside:
+                number = number_per_tensor(self._reader, entry.beside[name], f"`{name}` of models[{index}]")  # noqa: PLW2901
+            elif number is None and node is None:
+                self._missing_number(parameter, method)
+                return
+            if number is not None:
+                given.append(number)
+        self._numbers[name] = tuple(given)
+
+    def _missing_number(self, parameter: Parameter, method: Method) -> None:
+        if any(_FOREIGN.get(key) == parameter.name for key in self._table):
+            return
+        message = f"target `{self._name}` has no `{parameter.name}`"
+        hint = f"`{method.name}` needs it: {parameter.summary}"
+        self._problems.add("missing-key", message, self._node.at, help=hint)
+
+    def _constant(self, parameter: Parameter) -> NumberPerTensor:
+        assert isinstance(parameter.default, Fraction)  # numbers have numbers as defaults
+        return NumberPerTensor((Rule("default", Constant(parameter.default), self._node.at),))
+
+    # -- a formula
+
+    def _by_formula(self, node: Node) -> tuple[str | None, tuple[Input, ...], Formula | None]:
+        text = self._reader.text(node, self._what("formula"), expected="a formula such as `0.7*a + 0.3*b`")
+        if text is None:
+            return None, (), None
+        own = [key for key in self._table if key not in _COMMON]
+        formula = self._parsed(text, own, node)
+        if formula is None:
+            return None, (), None
+        for key in own:
+            if key not in formula.numbers:
+                self._unused_number(key, formula)
+                continue
+            number = number_per_tensor(self._reader, self._table[key], self._what(key))
+            if number is not None:
+                self._numbers[key] = number
+        self._refs.extend((ref, node.at) for ref in formula.models)
+        roles = {index: spelled for spelled, index in reversed(list(formula.spellings.items()))}
+        inputs = tuple(Input(roles[index], ref, node.at) for index, ref in enumerate(formula.models))
+        return "formula", inputs, formula
+
+    def _parsed(self, text: str, own: list[str], node: Node) -> LinearFormula | None:
+        failures: list[None] = []
+
+        def refer(name: Name) -> str:
+            try:
+                return self._namespace.one(name.name)
+            except NoSuchNameError as error:
+                failures.append(None)
+                at = node.at.inside(text, name.start, name.end)
+                message = f"{self._what('formula')}: {error}"
+                self._problems.add(error.code, message, at, help=self._name_help(name.name) or error.hint)
+                return name.name
+
+        try:
+            formula = parse_formula(text, own, refer)
+        except ExpressionError as error:
+            if not failures:
+                at = node.at.inside(text, error.start, error.end)
+                message = f"{self._what('formula')}: {error}"
+                self._problems.add("bad-formula", message, at, help=error.hint)
+            return None
+        return None if failures else formula
+
+    def _name_help(self, name: str) -> str:
+        if name in self._scope:
+            return f"a variable stands in braces: `${{{name}}}`"
+        longer = self._namespace.continued(name)
+        return f"names with other signs stand in quotes: `'{longer}'`" if longer else ""
+
+    def _unused_number(self, key: str, formula: LinearFormula) -> None:
+        if key in _LATER_KEYS or key in _FOREIGN_SAYINGS or _FOREIGN.get(key) in _COMMON:
+            self._unknown_key(key, _COMMON, None)
+            return
+        message = f"target `{self._name}` has unknown key `{key}`, and its formula does not use it"
+        known = (*formula.numbers, *_COMMON)
+        hint = did_you_mean(key, known, otherwise=f"allowed: {among(known)}")
+        self._problems.add("unknown-key", message, self._table[key].at, key=True, help=hint)
+
+    # -- what every target has
+
+    def _what(self, key: str) -> str:
+        return f"`{key}` of target `{self._name}`"
+
+    def _output(self) -> tuple[str | None, Path | None]:
+        node = self._table.get("output")
+        text = self._reader.text(node, self._what("output"), expected="a path") if node is not None else None
+        if node is None or text is None:
+            return None, None
+        try:
+            check_output(text)
+        except OutputError as error:
+            message = f"{self._what('output')} is `{text.encode('unicode_escape').decode()}`: {error}"
+            self._problems.add(error.code, message, node.at, help=error.hint)
+        return text, Path(absolute(text, node.at.document.folder))
+
+    def _dtype(self, has_output: bool, default: str) -> str | None:
+        node = self._table.get("dtype")
+        if node is None:
+            return default if has_output else None
+        if not has_output:
+            message = f"target `{self._name}` has a `dtype` and no `output`"
+            hint = "a target without an output is exact; give the `dtype` where it is written"
+            self._problems.add("dtype-on-virtual", message, node.at, key=True, help=hint)
+            return None
+        return read_dtype(self._reader, node, self._what("dtype"))
+
+    def _selectors(self, key: str) -> tuple[SelectorText, ...] | None:
+        node = self._table.get(key)
+        return selectors(self._reader, node, self._what(key)) if node is not None else None
+
+    def _options(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for key, allowed in _CHOICES.items():
+            node = self._table.get(key)
+            chosen = self._reader.choice(node, self._what(key), allowed) if node is not None else None
+            found[key] = chosen or allowed[0]
+        if "compat" in self._table:
+            message = f"`compat` in target `{self._name}` is not in this version"
+            hint = "linear methods have no variants; `mergebuild methods NAME` says how other tools differ"
+            self._problems.add("not-in-this-version", message, self._table["compat"].at, key=True, help=hint)
+        return found
+
+    def _seed(self) -> int | None:
+        node = self._table.get("seed")
+        return self._reader.integer(node, self._what("seed"), _LARGEST_SEED) if node is not None else None
+
+    def _cache(self) -> bool:
+        node = self._table.get("cache")
+        found = self._reader.flag(node, self._what("cache")) if node is not None else None
+        return found is not False
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "missing": ("keep", "error"),
+    "ema": ("drop", "keep", "use"),
+    "nonfinite": ("error", "allow"),
+    "metadata": ("minimal", "full", "none"),
+}
+"""The first is the default."""
+
+
+def absolute(text: str, folder: str) -> str:
+    """Return a path as written in a file of that folder, absolute and normal, not resolved through links."""
+    return os.path.normpath(f"{folder}/{text}" if text[:1] not in "~/\\" else _from_elsewhere(text, folder))
+
+
+def _from_elsewhere(text: str, folder: str) -> str:
+    return os.path.join(folder, os.path.expanduser(text))  # noqa: PTH111, PTH118 -- strings, for there may be many
+
+
+def _plain(name: str) -> str:
+    return "".join(sign for sign in name.lower() if sign.isalnum())

@@ -1,0 +1,74 @@
+"""Reads TOML with exact decimals, and explains the traps that people fall into.
+
+A mistake of syntax is one problem with its place; help is added for Windows paths in double quotes, names beyond
+ASCII without quotes, decimal commas, numbers that begin or end in a point, text without quotes, and typographic quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import tomli
+
+from mergebuild.recipe.nodes import BadNumber
+from mergebuild.recipe.numbers import exact_decimal
+from mergebuild.recipe.places import Document
+from mergebuild.recipe.problems import Problems
+
+__all__ = ["read_toml", "toml_value"]
+
+_TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
+_COMMA = re.compile(r"[0-9]\s?,\s?[0-9]+\s*(?:[}\]#]|$)")
+
+
+def read_toml(document: Document, problems: Problems) -> dict[str, object] | None:
+    """Return a file's raw values, floats as fractions; None where it is no TOML, which is reported."""
+    try:
+        return dict(tomli.loads(document.text, parse_float=_float))
+    except tomli.TOMLDecodeError as error:
+        place = document.at_line(error.lineno, error.colno)
+        message = error.msg[:1].lower() + error.msg[1:]
+        help_ = _trap(place.text, place.column, error.msg)
+        problems.add("toml-syntax", f"`{document.name}` is no valid TOML: {message}", place, help=help_)
+    except RecursionError:
+        problems.add("toml-syntax", f"`{document.name}` nests too deep", document.place(()))
+    except ValueError as error:  # an integer of thousands of digits
+        problems.add("toml-syntax", f"`{document.name}` has a value that can't be read: {error}", document.place(()))
+    return None
+
+
+def toml_value(text: str) -> object:
+    """Return the value of a text as TOML would read it behind `=`; what is not TOML is a string."""
+    try:
+        found = tomli.loads(f"value = {text}", parse_float=_float)
+    except (ValueError, RecursionError):
+        return text
+    return found["value"] if list(found) == ["value"] else text
+
+
+def _float(text: str) -> Fraction | BadNumber:
+    try:
+        return exact_decimal(text)
+    except ValueError as error:
+        return BadNumber(text, str(error))
+
+
+def _trap(line: str, column: int, message: str) -> str:
+    at = line[column - 1 : column]
+    before, after = line[: column - 1].rstrip(), line[column - 1 :]
+    if "\\" in line and ("Unescaped" in message or "hex" in message or "unicode" in message.lower()):
+        return "a backslash in double quotes begins an escape; write paths with `/`, or in single quotes"
+    if at and at in _TYPOGRAPHIC:
+        return 'use straight quotes: "..."'
+    if at and not at.isascii():
+        return "a name with letters beyond a-z, 0-9, `_` and `-` stands in quotes"
+    if _COMMA.search(before[-1:] + after) or re.search(r"[0-9],\s?[0-9]*$", before):
+        return "decimals are written with a point: `0.5`"
+    if (at == "." and after[1:2].isdigit()) or (at == "." and before[-1:].isdigit()):
+        return "a number has digits on both sides of its point: `0.5`"
+    if before.endswith("=") and (at.isalpha() or at in "/~_"):
+        return 'text stands in quotes: "..."'
+    if "Cannot overwrite" in message or "twice" in message:
+        return "a key or a table stands twice"
+    return ""
