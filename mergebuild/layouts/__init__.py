@@ -1,0 +1,29 @@
+"""Which tensor is in which block and component of which architecture, and the number that reaches each tensor.
+
+Layouts are data (`data/*.toml`, and `[layouts.NAME]` of a mergefile, in the same keys). `detect` finds the layout of
+a file from its header; a `Selector` turns the keys of a number per tensor into one number a tensor.
+"""
+
+from mergebuild.layouts.declare import parse_layout, problems_of
+from mergebuild.layouts.detection import BUILT_IN, ListedLayout, built_in, detect, list_layouts, user_layout
+from mergebuild.layouts.layout import Layout
+from mergebuild.layouts.presets import PRESETS, preset_numbers
+from mergebuild.layouts.selector import Selector, resolve, select, selector_for
+
+__all__ = [
+    "BUILT_IN",
+    "PRESETS",
+    "Layout",
+    "ListedLayout",
+    "Selector",
+    "built_in",
+    "detect",
+    "list_layouts",
+    "parse_layout",
+    "preset_numbers",
+    "problems_of",
+    "resolve",
+    "select",
+    "selector_for",
+    "user_layout",
+]

@@ -1,0 +1,73 @@
+"""Names of blocks: `IN04` is number 4 of the family `IN`, and so is `IN4`; `BASE` has no number.
+
+Lists of blocks are written with ranges (`IN00-IN11`) and, where the count is the model's, with open families (`L*`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+__all__ = ["BlockId", "block_id", "drawn_together", "expand", "in_order", "natural"]
+
+BlockId = tuple[str, int]
+"""Family and number; -1 for a block without a number."""
+
+_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
+_RANGE = re.compile(r"(.*?)(\d+)-(.*?)(\d+)", re.DOTALL)
+_DIGITS = re.compile(r"(\d+)")
+
+
+def block_id(name: str) -> BlockId:
+    """Return the family and the number of a block: `("IN", 4)` for `IN04` and `IN4`, `("BASE", -1)` for `BASE`."""
+    found = _NUMBERED.fullmatch(name)
+    return (found[1], int(found[2])) if found else (name, -1)
+
+
+def natural(text: str) -> list[str | int]:
+    """Return a sort key that counts: `layers.2` before `layers.10`."""
+    return [int(part) if index % 2 else part for index, part in enumerate(_DIGITS.split(text))]
+
+
+def expand(spec: Iterable[str]) -> tuple[str, ...]:
+    """Return a list of blocks with its ranges written out; open families (`L*`) stay as they are.
+
+    Raises:
+        ValueError: a range over two families, or one that runs downwards.
+    """
+    blocks: list[str] = []
+    for entry in spec:
+        found = _RANGE.fullmatch(entry)
+        if found is None:
+            blocks.append(entry)
+            continue
+        family, low, other, high = found.groups()
+        if family != other or int(low) > int(high):
+            message = f"`{entry}` is not a range of blocks such as `IN00-IN05`"
+            raise ValueError(message)
+        blocks.extend(f"{family}{number:0{len(low)}}" for number in range(int(low), int(high) + 1))
+    return tuple(blocks)
+
+
+def in_order(blocks: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
+    """Return `blocks` as `order` has them, families without end at their `FAMILY*`, and all others behind."""
+    places = {entry: place for place, entry in enumerate(order)}
+
+    def key(block: str) -> tuple[int, str, int]:
+        family, number = block_id(block)
+        place = places.get(block, places.get(f"{family}*", len(order)) if number >= 0 else len(order))
+        return (place, family, number)
+
+    return tuple(sorted(blocks, key=key))
+
+
+def drawn_together(blocks: Sequence[str]) -> tuple[str, ...]:
+    """Return a list of blocks for people, neighbours as ranges: `("BASE", "IN00-IN11", "M00")`."""
+    runs: list[list[str]] = []
+    for block in blocks:
+        family, number = block_id(block)
+        if runs and number > 0 and block_id(runs[-1][-1]) == (family, number - 1):
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return tuple(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

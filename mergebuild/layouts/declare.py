@@ -1,0 +1,260 @@
+r"""A declared layout, ours or a user's, from plain TOML values to a `Layout`, or to all that is wrong with it.
+
+    [layouts.NAME]
+    detect = ["layers.*.attention.qkv.weight"]            # or a table of name -> shape, or an array of such tables
+    blocks = [['^layers\.(\d+)\.', "L{:02}"], ['', "BASE"]]
+
+Our own layouts are written in the same keys, so the files in `data/` show what a declaration can say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from mergebuild.errors import Place, Problem, RecipeError, did_you_mean
+from mergebuild.layouts.blocks import expand
+from mergebuild.layouts.layout import Layout, Marker, Row, Shape
+from mergebuild.recipe.model import LayoutText
+
+__all__ = ["KEYS", "RESERVED", "parse_layout", "problems_of"]
+
+KEYS = (
+    "title",
+    "detect",
+    "unless",
+    "stack",
+    "blocks",
+    "order",
+    "layers",
+    "first",
+    "last",
+    "mbw",
+    "components",
+    "groups",
+)
+RESERVED = frozenset({"default", "mbw", "preset", "elemental"})
+"""Keys of a number per tensor that are no names of blocks or groups."""
+
+_NAME = re.compile(r"[\w.]+")
+_TEMPLATE = re.compile(r"([^{}]*)(?:\{(?::0[1-9])?\}([^{}]*))?")
+_Path = tuple[str | int, ...]
+
+
+class _Declaration:
+    """Reads one table, gathering problems; whatever is returned beside a problem is a harmless stand-in."""
+
+    def __init__(self, text: LayoutText) -> None:
+        self.text = text
+        self.problems: list[Problem] = []
+        self._made: list[re.Pattern[str]] = []
+        self._literal: list[str] = []
+        self._open: list[str] = []
+
+    def layout(self) -> Layout:
+        """Return what the table says; only of use where there are no problems."""
+        for key in self.text.table:
+            if key not in KEYS:
+                advice = did_you_mean(key, KEYS, otherwise=f"keys of a layout: {', '.join(KEYS)}")
+                self._problem("unknown-key", f"`{key}` is no key of a layout", (key,), advice, key=True)
+        table = self.text.table
+        rows = self._rows()
+        return Layout(
+            name=self.text.name,
+            title=self._title(),
+            rows=rows,
+            detect=self._detect(),
+            unless=self._strings(table.get("unless", ()), ("unless",)),
+            stack=self._stack(),
+            components=self._patterns("components"),
+            groups=self._patterns("groups"),
+            mbw=self._mbw(),
+            order=self._blocks(table["order"], "order") if "order" in table else (*self._literal, *self._open),
+            layer_order=self._blocks(table["layers"], "layers") if "layers" in table else None,
+            first=self._blocks(table.get("first", ()), "first"),
+            last=self._blocks(table.get("last", ()), "last"),
+        )
+
+    def _problem(self, code: str, message: str, path: _Path, help: str = "", *, key: bool = False) -> None:
+        where: Place = self.text.where.place(*path, key=key)
+        self.problems.append(Problem(code, message, where, help))
+
+    def _wrong(self, path: _Path, message: str, help: str = "") -> None:
+        self._problem("invalid-layout", f"layout `{self.text.name}`: {message}", path, help)
+
+    def _title(self) -> str:
+        title = self.text.table.get("title", self.text.name)
+        if not isinstance(title, str):
+            self._wrong(("title",), "`title` is not text")
+            return self.text.name
+        return title
+
+    def _stack(self) -> str | None:
+        stack = self.text.table.get("stack")
+        if stack is None:
+            return None
+        if not isinstance(stack, str) or f"{stack}*" not in self._open:
+            families = ", ".join(f"`{entry[:-1]}`" for entry in self._open)
+            self._wrong(("stack",), f"`stack` is {stack!r}, not a family of numbered blocks", f"families: {families}")
+            return None
+        return stack
+
+    def _strings(self, value: object, path: _Path) -> tuple[str, ...]:
+        if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
+            self._wrong(path, f"`{_dotted(path)}` is not an array of texts")
+            return ()
+        return tuple(value)
+
+    def _regex(self, value: object, path: _Path) -> re.Pattern[str] | None:
+        if not isinstance(value, str):
+            self._wrong(path, f"`{_dotted(path)}` is not a regular expression in quotes")
+            return None
+        try:
+            return re.compile(value)
+        except (re.error, OverflowError, RecursionError) as error:
+            message = f"`{value}` is not a regular expression: {error}"
+            self._wrong(path, message, "in single quotes TOML leaves backslashes alone: '\\.(\\d+)\\.'")
+            return None
+
+    def _rows(self) -> tuple[Row, ...]:
+        value = self.text.table.get("blocks")
+        example = "such as blocks = [['^layers\\.(\\d+)\\.', \"L{:02}\"], ['', \"BASE\"]]"
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            found = "has no `blocks`" if value is None else "`blocks` is not an array of rows"
+            self._wrong(("blocks",) if value is not None else (), found, example)
+            return ()
+        rows: list[Row] = []
+        for index, entry in enumerate(value):
+            path = ("blocks", index)
+            if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
+                self._wrong(path, f"row {index + 1} of `blocks` is not a regular expression and a block", example)
+                continue
+            pattern, filled = self._regex(entry[0], (*path, 0)), self._template(entry[1], (*path, 1))
+            if pattern is None or filled is None:
+                continue
+            if filled and not pattern.groups:
+                message = f"`{entry[1]}` needs a number, and `{entry[0]}` has no group that finds one"
+                self._wrong(path, message, "put the number in parentheses: '\\.(\\d+)\\.'")
+                continue
+            rows.append(Row(pattern, str(entry[1]), filled))
+        return tuple(rows)
+
+    def _template(self, value: object, path: _Path) -> bool | None:
+        """Return whether `value` is a template (True) or a block's name (False); None, and a problem, for neither."""
+        found = _TEMPLATE.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            message = f"{value!r} is not the name of a block"
+            self._wrong(path, message, "a name such as `BASE`, or with one number to fill in: `L{}`, `L{:02}`")
+            return None
+        before, behind = found[1], found[2]
+        plain = before + (behind or "")
+        if (plain and not _NAME.fullmatch(plain)) or (not plain and behind is None) or value in RESERVED:
+            message = f"{value!r} cannot be the name of a block"
+            self._wrong(path, message, "names have letters, digits, `_` and `.`, and are not `default` and the like")
+            return None
+        number = "" if behind is None else r"\d+"
+        self._made.append(re.compile(re.escape(before) + number + re.escape(behind or "")))
+        if behind is None:
+            self._literal += [before] if before not in self._literal else []
+        elif not behind:
+            self._open += [f"{before}*"] if f"{before}*" not in self._open else []
+        return behind is not None
+
+    def _blocks(self, value: object, *path: str | int) -> tuple[str, ...]:
+        """Return a list of blocks, ranges written out, each of which some row can make."""
+        try:
+            blocks = expand(self._strings(value, path))
+        except ValueError as error:
+            self._wrong(path, str(error))
+            return ()
+        for block in blocks:
+            made = block in self._open or any(pattern.fullmatch(block) for pattern in self._made)
+            if not made and self._made:
+                known = f"blocks of this layout: {', '.join((*self._literal, *self._open))}"
+                advice = did_you_mean(block, self._literal, otherwise=known)
+                self._wrong(path, f"`{block}` in `{_dotted(path)}` is a block that no row makes", advice)
+        return blocks
+
+    def _mbw(self) -> tuple[tuple[str, ...], ...]:
+        value = self.text.table.get("mbw")
+        if value is None:
+            return ()
+        several = isinstance(value, Sequence) and bool(value) and not any(isinstance(entry, str) for entry in value)
+        if not several:
+            lists: tuple[tuple[str, ...], ...] = (self._blocks(value, "mbw"),)
+        else:
+            assert isinstance(value, Sequence)
+            lists = tuple(self._blocks(one, "mbw", index) for index, one in enumerate(value))
+        if any(entry.endswith("*") for blocks in lists for entry in blocks):
+            self._wrong(("mbw",), "`mbw` needs every block by name: a list of numbers has a length")
+        return lists
+
+    def _patterns(self, key: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
+        value = self.text.table.get(key, {})
+        if not isinstance(value, Mapping):
+            self._wrong((key,), f"`{key}` is not a table of names and regular expressions")
+            return ()
+        found: list[tuple[str, re.Pattern[str]]] = []
+        for name, regex in value.items():
+            if not _NAME.fullmatch(name) or name in RESERVED:
+                advice = "names have letters, digits, `_` and `.`, and are not `default` and the like"
+                self._wrong((key, name), f"`{name}` cannot be a name in `{key}`", advice)
+                continue
+            pattern = self._regex(regex, (key, name))
+            if pattern is not None:
+                found.append((name, pattern))
+        return tuple(found)
+
+    def _detect(self) -> tuple[tuple[Marker, ...], ...]:
+        value = self.text.table.get("detect")
+        advice = "tensors that tell this architecture: names or globs in an array, or a table of name = shape"
+        if not value:
+            path = ("detect",) if "detect" in self.text.table else ()
+            self._wrong(path, "has no `detect`, so no model would ever have it", advice)
+            return ()
+        if isinstance(value, Mapping):
+            return (self._markers(value, ("detect",)),)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if all(isinstance(entry, str) for entry in value):
+                return (tuple(Marker(name) for name in value),)
+            if all(isinstance(entry, Mapping) and entry for entry in value):
+                return tuple(self._markers(entry, ("detect", index)) for index, entry in enumerate(value))
+        self._wrong(("detect",), "`detect` is no array of names, table of shapes or array of such tables", advice)
+        return ()
+
+    def _markers(self, table: Mapping[str, object], path: _Path) -> tuple[Marker, ...]:
+        return tuple(Marker(name, self._shape(shape, (*path, name))) for name, shape in table.items())
+
+    def _shape(self, value: object, path: _Path) -> Shape | None:
+        if value == "*":
+            return None
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            lengths = tuple(None if length == "*" else length for length in value)
+            if all(length is None or (type(length) is int and length >= 0) for length in lengths):
+                return lengths
+        self._wrong(path, f"{value!r} is not a shape", 'such as [320, 4, 3, 3], [320, "*"], or "*" for any')
+        return None
+
+
+def _dotted(path: Iterable[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def parse_layout(text: LayoutText) -> Layout:
+    """Return the layout that a `[layouts.NAME]` table declares.
+
+    Raises:
+        RecipeError: with everything that is wrong with it.
+    """
+    declaration = _Declaration(text)
+    layout = declaration.layout()
+    if declaration.problems:
+        raise RecipeError(declaration.problems)
+    return layout
+
+
+def problems_of(text: LayoutText) -> tuple[Problem, ...]:
+    """Return everything that is wrong with a `[layouts.NAME]` table; nothing for a sound one."""
+    declaration = _Declaration(text)
+    declaration.layout()
+    return tuple(declaration.problems)

@@ -1,0 +1,236 @@
+"""From the keys of a number per tensor to the number that reaches each tensor.
+
+Keys apply in order, the later winning; a tensor that none selects gets no number. What a key selects depends on the
+layout and the tensor names alone, never on numbers, so a `Selector` remembers it: a thousand members of a sweep with
+the same keys cost one selection. A key that selects nothing, or that later keys wholly override, is a mistake; all of
+them are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from mergebuild.errors import Problem, RecipeError
+from mergebuild.layouts.blocks import drawn_together
+from mergebuild.layouts.gradients import at, positions
+from mergebuild.layouts.keys import BadSelectorError, Keys, Names, near
+from mergebuild.layouts.layout import Layout
+from mergebuild.layouts.presets import PRESETS, preset_blocks, preset_numbers
+from mergebuild.recipe.model import (
+    Constant,
+    Elemental,
+    Gradient,
+    Mbw,
+    NumberPerTensor,
+    Preset,
+    Rule,
+    SelectorText,
+)
+
+__all__ = ["Selector", "resolve", "select", "selector_for"]
+
+_EVERYTHING = frozenset({"default", "mbw", "preset", "elemental"})
+_REMEMBERED = 64
+
+
+class _Win(NamedTuple):
+    """The tensors that keep the number of the rule at that index."""
+
+    rule: int
+    names: Names
+
+
+class Selector:
+    """Gives numbers to one set of tensors: `names` are those that numbers may reach. Remembers selections."""
+
+    def __init__(self, layout: Layout | None, names: Sequence[str]) -> None:
+        self.layout = layout
+        self.names: Names = tuple(names)
+        self._keys = Keys(layout, self.names)
+        self._positions: Mapping[str, Fraction] | None = None
+        self._wins: dict[tuple[object, ...], tuple[_Win, ...]] = {}
+
+    @property
+    def blocks(self) -> Names:
+        """The blocks that have a tensor here, in the layout's order."""
+        return self._keys.blocks
+
+    def resolve(self, number: NumberPerTensor) -> dict[str, Fraction]:
+        """Return the number that reaches each tensor, by name; what nothing reaches is absent.
+
+        Raises:
+            RecipeError: with every key that selects nothing or is wholly overridden, and every list or preset that
+                is not for this layout.
+        """
+        constant = number.constant
+        if constant is not None:
+            return dict.fromkeys(self.names, constant)
+        found: dict[str, Fraction] = {}
+        for rule, names in self._winners(number.rules):
+            value = number.rules[rule].value
+            if isinstance(value, Constant | Elemental):
+                found.update(dict.fromkeys(names, value.number))
+            else:
+                numbers, block_of = self._numbers(value), self._keys.block_of
+                found.update((name, numbers[block_of[name]]) for name in names)
+        return found
+
+    def select(self, selectors: Iterable[SelectorText]) -> frozenset[str]:
+        """Return the tensors that any of the selectors selects.
+
+        Raises:
+            RecipeError: with every selector that selects nothing.
+        """
+        chosen: set[str] = set()
+        problems: list[Problem] = []
+        for selector in selectors:
+            try:
+                chosen.update(self._keys.select(selector.text))
+            except BadSelectorError as bad:
+                problems.append(Problem(bad.code, bad.message, selector.where.place(), bad.help))
+        if problems:
+            raise RecipeError(problems)
+        return frozenset(chosen)
+
+    def _winners(self, rules: Sequence[Rule]) -> tuple[_Win, ...]:
+        structure = tuple(map(_structure, rules))
+        wins = self._wins.get(structure)
+        if wins is None:
+            wins = self._decide(rules)
+            if len(self._wins) >= _REMEMBERED:
+                self._wins.clear()
+            self._wins[structure] = wins
+        return wins
+
+    def _decide(self, rules: Sequence[Rule]) -> tuple[_Win, ...]:
+        problems: list[Problem] = []
+        reached: dict[int, Names] = {}
+        winner: dict[str, int] = {}
+        for index, rule in enumerate(rules):
+            try:
+                reached[index] = self._reach(rule)
+            except BadSelectorError as bad:
+                problems.append(Problem(bad.code, bad.message, rule.where.place(key=True), bad.help))
+                continue
+            winner.update(dict.fromkeys(reached[index], index))
+        won: dict[int, list[str]] = {}
+        for name, index in winner.items():
+            won.setdefault(index, []).append(name)
+        for index, names in reached.items():
+            if index not in won and rules[index].key != "default":
+                problems.append(_overridden(rules, index, {winner[name] for name in names}))
+        if problems:
+            raise RecipeError(problems)
+        return tuple(_Win(index, tuple(won[index])) for index in sorted(won))
+
+    def _reach(self, rule: Rule) -> Names:
+        """Return the tensors that a rule has a number for, at least one; `default` may have none of none."""
+        value = rule.value
+        if isinstance(value, Elemental):
+            return self._keys.elemental(value)
+        names = self.names if rule.key in _EVERYTHING else self._keys.select(rule.key)
+        if isinstance(value, Constant):
+            return names
+        blocks, block_of = self._blocks_with_numbers(value), self._keys.block_of
+        reached = tuple(name for name in names if block_of.get(name) in blocks)
+        if not reached:
+            kind = {Gradient: "a gradient", Preset: "a preset", Mbw: "a list of block weights"}[type(value)]
+            message = f"`{rule.key}` matches nothing: {kind} reaches none of the tensors that it selects"
+            reach = ", ".join(drawn_together([block for block in self.blocks if block in blocks]))
+            raise BadSelectorError("selector-matches-nothing", message, f"it reaches blocks: {reach or 'none here'}")
+        return reached
+
+    def _blocks_with_numbers(self, value: Gradient | Preset | Mbw) -> frozenset[str]:
+        """Return the blocks that `value` has numbers for; refuse what is not for this layout."""
+        if isinstance(value, Gradient):
+            self._keys.layout_for("a gradient")
+            return frozenset(self._layer_positions())
+        if isinstance(value, Preset):
+            return self._blocks_of_preset(value)
+        return self._blocks_of_mbw(value)
+
+    def _blocks_of_preset(self, preset: Preset) -> frozenset[str]:
+        if preset.name not in PRESETS:
+            advice = near(preset.name, PRESETS, f"presets: {', '.join(PRESETS)}")
+            raise BadSelectorError("unknown-preset", f"`{preset.name}` is no preset", advice)
+        layout = self._keys.layout_for(f"preset `{preset.name}`")
+        blocks = preset_blocks(layout)
+        if blocks is None:
+            message = f"preset `{preset.name}` is for the blocks of a UNet, and these tensors are `{layout.name}`"
+            advice = "a gradient runs over the layers of any model: `{ gradient = [0, 0.5, 1] }`"
+            raise BadSelectorError("preset-not-for-layout", message, advice)
+        return frozenset(blocks)
+
+    def _blocks_of_mbw(self, mbw: Mbw) -> frozenset[str]:
+        layout = self._keys.layout_for("`mbw`")
+        blocks = layout.mbw_of(len(mbw.numbers))
+        if blocks is None:
+            lists = "; or ".join(f"{len(one)}: {', '.join(drawn_together(one))}" for one in layout.mbw)
+            wanted = f"takes {' or '.join(str(len(one)) for one in layout.mbw)}" if lists else "has no such list"
+            message = f"`mbw` has {len(mbw.numbers)} numbers, and layout `{layout.name}` {wanted}"
+            raise BadSelectorError("mbw-length", message, lists or "give numbers to blocks by name, or a gradient")
+        return frozenset(blocks)
+
+    def _numbers(self, value: Gradient | Preset | Mbw) -> Mapping[str, Fraction]:
+        """Return the numbers by block; `_blocks_with_numbers` has refused what has none."""
+        layout = self._keys.layout_for("a number per block")
+        if isinstance(value, Gradient):
+            return {block: at(value.anchors, t) for block, t in self._layer_positions().items()}
+        if isinstance(value, Preset):
+            return preset_numbers(value, layout)
+        return dict(zip(layout.mbw_of(len(value.numbers)) or (), value.numbers, strict=True))
+
+    def _layer_positions(self) -> Mapping[str, Fraction]:
+        if self._positions is None:
+            self._positions = positions(self._keys.layout_for("a gradient"), self.names)
+        return self._positions
+
+
+def _structure(rule: Rule) -> tuple[object, ...]:
+    """Return what of a rule decides which tensors it reaches: all but its numbers."""
+    value = rule.value
+    if isinstance(value, Elemental):
+        return (Elemental, value.blocks, value.not_blocks, value.elements, value.not_elements)
+    if isinstance(value, Mbw):
+        return (Mbw, rule.key, len(value.numbers))
+    if isinstance(value, Preset):
+        return (Preset, rule.key, value.name)
+    return (type(value), rule.key)
+
+
+def _overridden(rules: Sequence[Rule], index: int, by: set[int]) -> Problem:
+    rule = rules[index]
+    keys = list(dict.fromkeys(f"`{rules[other].key}`" for other in sorted(by)))
+    listed = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    message = f"`{rule.key}` has no effect: all of it is overridden by {listed} behind it"
+    advice = f"later keys win: put `{rule.key}` behind {'it' if len(keys) == 1 else 'them'}, or take it out"
+    return Problem("selector-overridden", message, rule.where.place(key=True), advice)
+
+
+_selectors: dict[tuple[int, int], Selector] = {}
+
+
+def selector_for(layout: Layout | None, names: Sequence[str]) -> Selector:
+    """Return the selector of these tensors; for the same tuple and layout the same one, with all that it remembers."""
+    if not isinstance(names, tuple):
+        return Selector(layout, names)
+    identity = (id(layout), id(names))
+    known = _selectors.get(identity)
+    if known is not None:  # it keeps both alive, so the ids are still theirs
+        return known
+    if len(_selectors) >= _REMEMBERED:
+        _selectors.clear()
+    selector = _selectors[identity] = Selector(layout, names)
+    return selector
+
+
+def resolve(number: NumberPerTensor, names: Sequence[str], layout: Layout | None) -> dict[str, Fraction]:
+    """Return the number that reaches each of `names`; see `Selector.resolve`."""
+    return selector_for(layout, names).resolve(number)
+
+
+def select(selectors: Iterable[SelectorText], names: Sequence[str], layout: Layout | None) -> frozenset[str]:
+    """Return those of `names` that any of the selectors selects; see `Selector.select`."""
+    return selector_for(layout, names).select(selectors)
