@@ -1,0 +1,246 @@
+"""What a source is, by its bytes: found, its header read, its tensors hashed once and remembered.
+
+A file's digests are remembered by device, inode, size, mtime and ctime; a copy or a touched file is read again, and an
+edit that puts size and mtime back is seen by its ctime. A file that changed within the clock's grain before it was
+hashed could change once more without a trace, so what was learnt of it is used but not remembered (the "racily
+clean" problem). After a pass every source is looked at again: `changed` says which are no longer what was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import xxhash
+
+from mergebuild.digest import artifact_digest, source_tensor_digest
+from mergebuild.errors import Problem, SourceError
+from mergebuild.events import Emit, Hashing, silent
+from mergebuild.formats import Header, read_header
+from mergebuild.portable import Identity, identity
+from mergebuild.recipe.model import Source
+from mergebuild.store.state import SourceRow, State
+
+__all__ = ["SourceFile", "Sources"]
+
+_FINE_GRAIN_NS = 20_000_000
+_COARSE_GRAIN_NS = 2_000_000_000
+_WINDOW = 1 << 24
+
+
+@dataclass
+class SourceFile:
+    """A source that is there: its path, header and state; what was hashed of it lies in `checksums`."""
+
+    name: str
+    path: Path
+    shown: str
+    header: Header
+    identity: Identity
+    checksums: Mapping[str, bytes] | None = None
+    sha256: str | None = None
+
+    @cached_property
+    def digests(self) -> Mapping[str, bytes]:
+        """The digest of each tensor; the source must be hashed."""
+        assert self.checksums is not None
+        return {
+            name: source_tensor_digest(info.dtype, info.shape, self.checksums[name])
+            for name, info in self.header.tensors.items()
+        }
+
+    @cached_property
+    def content(self) -> bytes:
+        """The digest of the whole set of tensors; the source must be hashed."""
+        return artifact_digest(
+            (name, info.dtype, info.shape, self.digests[name]) for name, info in self.header.tensors.items()
+        )
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether its digests are known."""
+        return self.checksums is not None
+
+
+class Sources:
+    """The sources of a recipe, opened when they are asked for."""
+
+    def __init__(self, declared: Mapping[str, Source], state: State, *, folder: Path, emit: Emit = silent) -> None:
+        self._declared = declared
+        self._state = state
+        self._folder = folder
+        self._emit = emit
+        self._files: dict[str, SourceFile] = {}
+        self.bytes_read = 0
+        """Bytes of sources read for hashing so far."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._declared
+
+    def file(self, name: str) -> SourceFile:
+        """Return a source, its header read; what is remembered of it is there already.
+
+        Raises:
+            SourceError: it is missing or not a file that can be read.
+        """
+        found = self._files.get(name)
+        if found is None:
+            found = self._files[name] = self._open(self._declared[name])
+        return found
+
+    def hashed(self, name: str, *, with_sha256: bool = False) -> SourceFile:
+        """Return a source whose digests (and SHA-256, when asked for or pinned) are known, reading it if need be.
+
+        Raises:
+            SourceError: it is missing, cannot be read, changes while it is read, or differs from its pin.
+        """
+        source = self.file(name)
+        pin = self._declared[name].sha256
+        want_sha256 = with_sha256 or pin is not None
+        if not source.is_hashed or (want_sha256 and source.sha256 is None):
+            self._hash(source, want_sha256)
+        if pin is not None and source.sha256 != pin:
+            raise SourceError.one(
+                "pin-mismatch",
+                f"source `{name}` is not the file that its `sha256` pins",
+                where=self._declared[name].where.place("sha256"),
+                rows=(f"pinned  {pin}", f"found   {source.sha256}  {source.shown}"),
+                help="get the pinned file, or change the pin",
+            )
+        return source
+
+    def opened(self) -> list[str]:
+        """Return the sources opened so far."""
+        return list(self._files)
+
+    def changed(self, names: Sequence[str]) -> list[str]:
+        """Return which of these sources, all opened before, are no longer the files that were opened."""
+        return [name for name in names if not _still(self._files[name])]
+
+    def locate(self, name: str) -> Path:
+        """Return where a declared source lies: as written, or in the folders of `MERGEBUILD_MODELS`.
+
+        Raises:
+            SourceError: it is nowhere.
+        """
+        source = self._declared[name]
+        first = source.folder / Path(source.path).expanduser()
+        candidates = [first]
+        if not Path(source.path).expanduser().is_absolute():
+            folders = os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep)
+            candidates += [Path(folder) / source.path for folder in folders if folder]
+        for candidate in candidates:
+            if os.path.lexists(candidate):
+                return candidate
+        mend = f"get it from {source.url}" if source.url else "check the path, or add its folder to MERGEBUILD_MODELS"
+        raise SourceError.one(
+            "source-missing",
+            f"source `{name}` is missing: no file `{source.path}`",
+            where=source.where.place(),
+            rows=tuple(f"looked for {_shown(candidate, self._folder)}" for candidate in candidates),
+            help=mend,
+        )
+
+    def _open(self, source: Source) -> SourceFile:
+        path = self.locate(source.name)
+        shown = _shown(path, self._folder)
+        if path.is_dir() or path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin", ".gguf"}:
+            kind = "a directory" if path.is_dir() else f"a `{path.suffix}` file"
+            raise SourceError.one(
+                "not-in-this-version",
+                f"source `{source.name}` is {kind}, which is not in this version",
+                where=source.where.place(),
+                help="convert it to a single .safetensors file",
+            )
+        try:
+            header = read_header(path, shown=shown)
+            state = identity(path)
+        except OSError as error:
+            raise SourceError.one(
+                "source-unreadable",
+                f"source `{source.name}` cannot be read: {error.strerror}",
+                where=source.where.place(),
+                rows=(shown,),
+            ) from error
+        except SourceError as error:  # the reader knows the file; the place in the recipe is ours to add
+            place = source.where.place()
+            raise SourceError(
+                Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
+            ) from error
+        found = SourceFile(source.name, path, shown, header, state)
+        known = self._state.source(state)
+        if known:
+            if known.checksums is not None and len(known.checksums) == 16 * len(header.tensors):
+                found.checksums = _by_name(header, known.checksums)
+            found.sha256 = known.sha256
+        return found
+
+    def _hash(self, source: SourceFile, with_sha256: bool) -> None:
+        """Hash a source in one reading and remember what was found, unless the file is racily clean."""
+        self._emit(Hashing(source.shown, source.header.file_size))
+        sha256 = hashlib.sha256() if with_sha256 else None
+        with _mapped(source) as view:
+            checksums = b"".join(_hash_range(view, info.begin, info.end) for info in source.header.tensors.values())
+            if sha256:
+                for start in range(0, len(view), _WINDOW):
+                    sha256.update(view[start : start + _WINDOW])
+        self.bytes_read += source.header.file_size
+        if not _still(source):
+            raise SourceError.one(
+                "source-changed", f"source `{source.name}` changed while it was read", rows=(source.shown,),
+                help="let whatever writes it finish, then build again",
+            )  # fmt: skip
+        source.checksums = _by_name(source.header, checksums)
+        source.sha256 = sha256.hexdigest() if sha256 else source.sha256
+        if not _is_racy(source.identity):
+            self._state.remember_source(SourceRow(source.identity, checksums, source.content, source.sha256))
+
+
+def _by_name(header: Header, checksums: bytes) -> dict[str, bytes]:
+    return {name: checksums[16 * index : 16 * index + 16] for index, name in enumerate(header.tensors)}
+
+
+def _hash_range(view: memoryview, begin: int, end: int) -> bytes:
+    running = xxhash.xxh3_128()
+    for start in range(begin, end, _WINDOW):
+        running.update(view[start : min(start + _WINDOW, end)])
+    return running.digest()
+
+
+@contextmanager
+def _mapped(source: SourceFile) -> Iterator[memoryview]:
+    """Map a source, refusing a file that is not the one whose header was read."""
+    with (
+        source.path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
+        memoryview(mapping) as view,
+    ):
+        yield view
+
+
+def _still(source: SourceFile) -> bool:
+    try:
+        return identity(source.path) == source.identity
+    except OSError:
+        return False
+
+
+def _is_racy(state: Identity, clock: Callable[[], int] = time.time_ns) -> bool:
+    """Whether a file changed so shortly before now that another change might leave the same stat data."""
+    newest = max(state.mtime_ns, state.ctime_ns)
+    grain = _COARSE_GRAIN_NS if newest % 1_000_000 == 0 else _FINE_GRAIN_NS
+    return newest > clock() - grain
+
+
+def _shown(path: Path, folder: Path) -> str:
+    try:
+        return path.relative_to(folder).as_posix()
+    except ValueError:
+        return path.as_posix()

@@ -1,0 +1,54 @@
+"""The table of an artifact: for each tensor its name, place, digest and checksum, packed for the database.
+
+The *digest* says what the tensor is (see `digest.py`), the *checksum* what its bytes are, so that `verify` can tell
+which tensor of a file was hurt. `nonfinite` counts values that are NaN or Inf: such a tensor may only serve a target
+that allows them.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+__all__ = ["Contents", "Entry", "pack", "unpack"]
+
+
+class Entry(NamedTuple):
+    """One tensor of an artifact, `begin` and `end` in bytes from the start of the file."""
+
+    name: str
+    begin: int
+    end: int
+    digest: bytes
+    checksum: bytes
+    nonfinite: int
+
+
+Contents = Sequence[Entry]
+
+
+def pack(contents: Contents) -> bytes:
+    """Return the table as bytes."""
+    facts = array("Q", [number for entry in contents for number in (entry.begin, entry.end, entry.nonfinite)])
+    names = zlib.compress(json.dumps([entry.name for entry in contents]).encode(), 1)
+    hashes = b"".join(entry.digest + entry.checksum for entry in contents)
+    return b"".join((len(names).to_bytes(8, "little"), names, facts.tobytes(), hashes))
+
+
+def unpack(packed: bytes) -> list[Entry]:
+    """Return the table that `pack` packed."""
+    return list(_entries(packed))
+
+
+def _entries(packed: bytes) -> Iterator[Entry]:
+    names_end = 8 + int.from_bytes(packed[:8], "little")
+    names = json.loads(zlib.decompress(packed[8:names_end]))
+    facts_end = names_end + 24 * len(names)
+    facts = array("Q", packed[names_end:facts_end])
+    for index, name in enumerate(names):
+        at = facts_end + 32 * index
+        begin, end, nonfinite = facts[3 * index : 3 * index + 3]
+        yield Entry(name, begin, end, packed[at : at + 16], packed[at + 16 : at + 32], nonfinite)

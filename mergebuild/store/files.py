@@ -1,0 +1,389 @@
+"""The store: where artifacts lie, whether they are still what was written, and how a new one comes to its place.
+
+The output is the artifact: nothing is stored twice. The store itself holds only *kept* artifacts (virtual targets
+that were asked for, and second names of outputs where the project wants them) and the *history*: what a build
+superseded, newest first, up to a budget.
+
+Publishing: the row of the new file is written first, at its temporary path (the intent); the old output gets a second
+name in the history; one rename puts the new file at the output's path; then the row follows. A crash anywhere leaves
+the old file or the new one, and a file whose row lags behind is known again by its bytes (`at`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+import xxhash
+
+from mergebuild import portable
+from mergebuild.digest import checksum
+from mergebuild.errors import LockTimeoutError
+from mergebuild.store.contents import Contents, Entry, pack, unpack
+from mergebuild.store.state import ArtifactRow, Record, State
+
+__all__ = ["Fresh", "Held", "Presence", "Store", "temporary_path"]
+
+_DEFAULT_HISTORY = 10_000_000_000
+_WINDOW = 1 << 24
+
+
+class Presence(Enum):
+    """What stands at a path where an artifact is wanted."""
+
+    ABSENT = auto()
+    OURS = auto()
+    FOREIGN = auto()
+    """A file that we did not write, or that was changed since."""
+
+
+class Held(NamedTuple):
+    """A tensor that lies in a file: an artifact of ours."""
+
+    path: Path
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A file just written, not yet published. `header`: the checksum of everything before the data."""
+
+    digest: bytes
+    header: bytes
+    contents: Contents
+
+    @property
+    def nonfinite(self) -> int:
+        """The number of values that are NaN or Inf."""
+        return sum(entry.nonfinite for entry in self.contents)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the path beside `path` where its new file is written."""
+    return path.with_name(f".{path.name}.mergebuild-{os.getpid()}")
+
+
+class Store:
+    """A store in a folder of its own. Open for one command; not to be shared between threads."""
+
+    def __init__(self, root: Path, *, project: str, history_bytes: int | None = None, durable: bool = False) -> None:
+        self.root = root
+        self.project = project
+        self._history_bytes = history_bytes
+        self._durable = durable
+        self._boot = portable.boot_id()
+        self._checked: dict[int, bool] = {}
+        self._unpacked: dict[int, list[Entry]] = {}
+        self.state = State(root / "state.sqlite3", durable=durable)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.state.close()
+
+    def create(self) -> None:
+        """Make the store's folder, which git ignores by itself, and write down what is known so far."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        ignore = self.root / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+        self.state.write_to_disk()
+
+    def lock(self, *, timeout: float | None, what: str) -> filelock.BaseFileLock:
+        """Take the lock of whoever changes the store; a kernel lock, gone with its process.
+
+        Raises:
+            LockTimeoutError: another process held it for `timeout` seconds.
+        """
+        lock = filelock.FileLock(self.root / "lock")
+        holder = self.root / "lock.holder"
+        try:
+            lock.acquire(timeout=-1 if timeout is None else timeout)
+        except filelock.Timeout:
+            with suppress(OSError):
+                who = holder.read_text().strip()
+                raise LockTimeoutError.one(
+                    "store-locked",
+                    f"the store is in use by {who}",
+                    help="wait for it, or give --lock-timeout more time",
+                ) from None
+            raise LockTimeoutError.one("store-locked", "the store is in use by another process") from None
+        holder.write_text(f"`{what}` (process {os.getpid()})\n")
+        return lock
+
+    # What was built
+
+    def record(self, target: str) -> Record | None:
+        """Return the last build of a target of this project."""
+        return self.state.record(self.project, target)
+
+    def records(self) -> list[Record]:
+        """Return the last build of every target of this project."""
+        return self.state.records(self.project)
+
+    def put_record(self, record: Record) -> None:
+        """Remember the last build of a target of this project."""
+        if self.record(record.target) != record:
+            self.state.put_record(self.project, record)
+
+    def forget_record(self, target: str) -> None:
+        """Forget the last build of a target of this project."""
+        self.state.forget_record(self.project, target)
+
+    # What is there
+
+    def entries(self, row: ArtifactRow) -> list[Entry]:
+        """Return the table of an artifact."""
+        found = self._unpacked.get(row.id)
+        if found is None:
+            found = self._unpacked[row.id] = unpack(row.packed)
+        return found
+
+    def at(self, path: Path) -> tuple[Presence, ArtifactRow | None]:
+        """Say what stands at a path. A file that only its bytes show to be ours is taken back into the records."""
+        if not os.path.lexists(path):
+            return Presence.ABSENT, None
+        for row in self.state.artifacts(path=path):
+            if row.kind != "intended" and self.is_intact(row):
+                return Presence.OURS, self.state.artifact(row.id)
+        for row in self.state.artifacts(header=_header_checksum(path)):
+            if self._has_bytes(path, row):
+                if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
+                    return Presence.OURS, self._moved(row.id, path, "output", self.project)
+                number = self._add(path, "output", row.digest, row.header, self.entries(row), self.project)
+                return Presence.OURS, self.state.artifact(number)
+        return Presence.FOREIGN, None
+
+    def is_intact(self, row: ArtifactRow) -> bool:
+        """Say whether an artifact's file is still what was written.
+
+        The stat data decide; where they differ, or stem from another boot, the bytes do.
+        """
+        known = self._checked.get(row.id)
+        if known is None:
+            known = self._checked[row.id] = self._look(row)
+        return known
+
+    def intact(self, digest: bytes) -> list[ArtifactRow]:
+        """Return the whole artifacts with this digest that are there, the newest first."""
+        return [row for row in self.state.artifacts(digest=digest) if row.kind != "intended" and self.is_intact(row)]
+
+    def find(self, digests: Iterable[bytes], *, allow_nonfinite: bool = False) -> dict[bytes, Held]:
+        """Return where tensors lie, for those that an intact artifact holds."""
+        found: dict[bytes, Held] = {}
+        rows: dict[int, ArtifactRow | None] = {}
+        for digest, holders in self.state.holders(digests).items():
+            for number, ordinal in holders:
+                if number not in rows:
+                    rows[number] = self.state.artifact(number)
+                row = rows[number]
+                if row is None or row.kind == "intended" or not self.is_intact(row):
+                    continue
+                entry = self.entries(row)[ordinal]
+                if allow_nonfinite or not entry.nonfinite:
+                    found[digest] = Held(row.path, entry)
+                    break
+        return found
+
+    def damage(self, row: ArtifactRow) -> list[str]:
+        """Read a file again and return what of it is not what was written: tensor names, or `header`."""
+        with row.path.open("rb") as file:
+            return _damage(file.fileno(), row.path.stat().st_size, row.header, self.entries(row))
+
+    def matches(self, path: Path, fresh: Fresh) -> bool:
+        """Whether a file has the bytes of an artifact just written elsewhere."""
+        try:
+            with path.open("rb") as file:
+                return not _damage(file.fileno(), path.stat().st_size, fresh.header, fresh.contents, first=True)
+        except OSError:
+            return False
+
+    # Publishing
+
+    def publish(
+        self, temporary: Path, path: Path, fresh: Fresh, *, kind: str = "output", project: str = ""
+    ) -> ArtifactRow:
+        """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
+        intended = self._add(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
+        if self._durable:
+            with temporary.open("rb+") as file:
+                portable.sync(file.fileno())
+        superseded = self._supersede(path)
+        temporary.replace(path)
+        if self._durable:
+            portable.sync_folder(path.parent)
+        self._settle(superseded)
+        return self._moved(intended, path, kind)
+
+    def move(self, row: ArtifactRow, path: Path, *, project: str = "") -> ArtifactRow:
+        """Put an artifact of the history at an output's path again, superseding what stands there."""
+        superseded = self._supersede(path)
+        row.path.replace(path)
+        self._settle(superseded)
+        return self._moved(row.id, path, "output", project)
+
+    def kept_path(self, digest: bytes, header: bytes) -> Path:
+        """Return where the store keeps an artifact of its own. Never a name that a WebUI would scan."""
+        return self.root / "kept" / f"{digest.hex()}-{header.hex()[:8]}"
+
+    def keep(self, row: ArtifactRow, link: str) -> None:
+        """Give an output a second name or copy in the store: `auto` only where a clone costs nothing."""
+        path = self.kept_path(row.digest, row.header)
+        if self.state.artifacts(path=path) and path.exists():
+            return
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        if link == "hard" and portable.link_or_none(row.path, path):
+            # The new name changed the file's ctime: both rows must know.
+            self._moved(row.id, row.path, row.kind)
+        elif not portable.clone_file(row.path, path):
+            path.unlink(missing_ok=True)
+            if link == "auto":
+                return
+            shutil.copyfile(row.path, path)
+        self._add(path, "kept", row.digest, row.header, self.entries(row))
+
+    # Room
+
+    def rows_inside(self) -> list[ArtifactRow]:
+        """Return the artifacts that lie in the store itself, the newest first."""
+        return [row for row in self.state.artifacts() if row.kind in ("history", "kept")]
+
+    def remove(self, row: ArtifactRow) -> int:
+        """Remove an artifact's file and forget it; return the bytes that this freed."""
+        freed = 0
+        with suppress(FileNotFoundError):
+            found = row.path.stat()
+            freed = found.st_size if found.st_nlink == 1 else 0
+            row.path.unlink()
+        self.state.forget_artifact(row.id)
+        return freed
+
+    def history_budget(self) -> int:
+        """Return how many bytes the history may hold."""
+        if self._history_bytes is not None:
+            return self._history_bytes
+        return min(_DEFAULT_HISTORY, portable.free_space(self.root) // 10)
+
+    def trim_history(self) -> None:
+        """Remove the oldest of the history until the rest fits the budget."""
+        budget = self.history_budget()
+        for row in self.state.artifacts(kind="history"):
+            budget -= row.identity.size if row.identity else 0
+            if budget < 0:
+                self.remove(row)
+
+    def sweep_temporary(self, outputs: Iterable[Path]) -> None:
+        """Remove what a killed build left beside these outputs. The caller holds the lock."""
+        for folder, names in _by_folder(outputs).items():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                for entry in os.scandir(folder):
+                    name = entry.name
+                    if ".mergebuild-" in name and name[1:].rpartition(".mergebuild-")[0] in names:
+                        Path(entry.path).unlink(missing_ok=True)
+        for row in self.state.artifacts(kind="intended"):
+            if not row.path.exists():
+                # The rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
+                continue
+            row.path.unlink(missing_ok=True)
+            self.state.forget_artifact(row.id)
+
+    # Inside
+
+    def _add(self, path: Path, kind: str, digest: bytes, header: bytes, contents: Contents, project: str = "") -> int:
+        row = ArtifactRow(
+            0, digest, header, path, kind, portable.identity(path), self._boot,
+            sum(entry.nonfinite for entry in contents), pack(contents), time.time(), project,
+        )  # fmt: skip
+        with self.state.transaction():
+            return self.state.add_artifact(row, [entry.digest for entry in contents])
+
+    def _moved(self, number: int, path: Path, kind: str, project: str | None = None) -> ArtifactRow:
+        with self.state.transaction():
+            self.state.move_artifact(number, path, kind, portable.identity(path), self._boot, project)
+        self._checked[number] = True
+        row = self.state.artifact(number)
+        assert row is not None
+        return row
+
+    def _supersede(self, path: Path) -> ArtifactRow | None:
+        """Give what stands at `path` a name in the history, when it is ours and the history may hold it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = self.state.artifacts(path=path)
+        if not rows or self._history_bytes == 0 or not path.exists() or not self.is_intact(rows[0]):
+            return None
+        row = rows[0]
+        kept = self.root / "history" / f"{row.digest.hex()}-{row.id}"
+        kept.parent.mkdir(exist_ok=True)
+        kept.unlink(missing_ok=True)
+        if not portable.link_or_none(path, kept):
+            try:
+                path.replace(kept)
+            except OSError:  # another file system: the history cannot hold it
+                return None
+        return self._moved(row.id, kept, "history")
+
+    def _settle(self, superseded: ArtifactRow | None) -> None:
+        """Look at a superseded file again: losing its name at the output's path changed its ctime."""
+        if superseded:
+            self._moved(superseded.id, superseded.path, "history")
+
+    def _look(self, row: ArtifactRow) -> bool:
+        try:
+            now = portable.identity(row.path)
+        except OSError:
+            return False
+        if now == row.identity and row.boot == self._boot:
+            return True
+        if not self._has_bytes(row.path, row):
+            return False
+        with self.state.transaction():
+            self.state.move_artifact(row.id, row.path, row.kind, now, self._boot)
+        return True
+
+    def _has_bytes(self, path: Path, row: ArtifactRow) -> bool:
+        return self.matches(path, Fresh(row.digest, row.header, self.entries(row)))
+
+
+def _by_folder(outputs: Iterable[Path]) -> dict[Path, set[str]]:
+    folders: dict[Path, set[str]] = {}
+    for path in outputs:
+        folders.setdefault(path.parent, set()).add(path.name)
+    return folders
+
+
+def _header_checksum(path: Path) -> bytes:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > 100_000_000:
+            return b""
+        return checksum(length.to_bytes(8, "little") + file.read(length))
+
+
+def _damage(fd: int, size: int, header: bytes, entries: Sequence[Entry], *, first: bool = False) -> list[str]:
+    """Return what of a file differs from its table; with `first`, at most one name."""
+    data_start = min((entry.begin for entry in entries), default=size)
+    end = max((entry.end for entry in entries), default=data_start)
+    if size != end:
+        return [f"file size {size}, written {end}"]
+    found = [] if checksum(os.pread(fd, data_start, 0)) == header else ["header"]
+    for entry in entries:
+        if first and found:
+            break
+        if _checksum_of(fd, entry.begin, entry.end) != entry.checksum:
+            found.append(entry.name)
+    return found
+
+
+def _checksum_of(fd: int, begin: int, end: int) -> bytes:
+    running = xxhash.xxh3_128()
+    for start in range(begin, end, _WINDOW):
+        running.update(os.pread(fd, min(_WINDOW, end - start), start))
+    return running.digest()

@@ -1,0 +1,322 @@
+"""The store's memory: an SQLite database of sources seen, artifacts made, and what each target was last built from.
+
+Nothing in it is believed without a look at the file: rows carry the file's stat identity, and the boot in which it
+was written, and `Store` compares. Paths are kept relative to the store, so that a project can be moved as a whole. A
+database that cannot be read, or that another version wrote, is put aside and started afresh: what it knew costs work,
+never data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mergebuild.portable import Identity
+
+__all__ = ["ArtifactRow", "Record", "SourceRow", "State"]
+
+_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS source (
+    device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
+    checksums BLOB, content BLOB, sha256 TEXT, used REAL,
+    PRIMARY KEY (device, inode)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS artifact (
+    id INTEGER PRIMARY KEY, digest BLOB NOT NULL, header BLOB NOT NULL, path TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
+    device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, boot TEXT,
+    nonfinite INTEGER NOT NULL, contents BLOB NOT NULL, made REAL NOT NULL, project TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS artifact_digest ON artifact (digest);
+CREATE TABLE IF NOT EXISTS tensor (
+    digest BLOB, artifact INTEGER REFERENCES artifact (id) ON DELETE CASCADE, ordinal INTEGER,
+    PRIMARY KEY (digest, artifact, ordinal)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tensor_artifact ON tensor (artifact);
+CREATE TABLE IF NOT EXISTS record (
+    project TEXT, target TEXT, artifact BLOB NOT NULL, output TEXT, manifest TEXT NOT NULL, built REAL NOT NULL,
+    PRIMARY KEY (project, target)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """What was learnt of a source file: the checksum of each tensor in file order, and perhaps its SHA-256."""
+
+    identity: Identity
+    checksums: bytes | None
+    content: bytes | None
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRow:
+    """A file that holds an artifact. `kind`: `output`, `history`, `kept` (in the store), `intended` (not yet there)."""
+
+    id: int
+    digest: bytes
+    header: bytes
+    path: Path
+    kind: str
+    identity: Identity | None
+    boot: str
+    nonfinite: int
+    packed: bytes
+    made: float
+    project: str
+    """Whose output it is, as the project's folder relative to the store; empty for what `-o` wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The last build of a target: its artifact, where it was put, and the manifest to compare the next one with."""
+
+    target: str
+    artifact: bytes
+    output: Path | None
+    manifest: str
+
+
+class State:
+    """The database of a store. Not to be shared between threads.
+
+    While the store's folder does not exist it is kept in memory, so that looking changes nothing.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = False) -> None:
+        self.path = path
+        self._base = str(path.parent)
+        self._durable = durable
+        self.is_on_disk = path.parent.is_dir()
+        self._db = self._open() if self.is_on_disk else _connect(None, durable=False)
+
+    def write_to_disk(self) -> None:
+        """Turn a database that so far was only in memory into the file; its folder is there now."""
+        if self.is_on_disk:
+            return
+        memory, self._db = self._db, self._open()
+        memory.backup(self._db)
+        memory.close()
+        self._db.close()
+        self._db = self._open()
+        self.is_on_disk = True
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return _connect(self.path, durable=self._durable)
+        except sqlite3.OperationalError:  # locked, read-only, no space: not a reason to start afresh
+            raise
+        except sqlite3.DatabaseError:
+            _put_aside(self.path)
+            return _connect(self.path, durable=self._durable)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do all or nothing of what happens inside."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # Sources
+
+    def source(self, identity: Identity) -> SourceRow | None:
+        """Return what is known of exactly this state of a file."""
+        row = self._db.execute(
+            "SELECT checksums, content, sha256 FROM source"
+            " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
+            _five(identity),
+        ).fetchone()
+        return SourceRow(identity, *row) if row else None
+
+    def remember_source(self, row: SourceRow) -> None:
+        """Remember a source; what is None in `row` and known for the same state of the file stays."""
+        known = self.source(row.identity)
+        if known:
+            row = replace(
+                row,
+                checksums=row.checksums or known.checksums,
+                content=row.content or known.content,
+                sha256=row.sha256 or known.sha256,
+            )
+        self._db.execute(
+            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*_five(row.identity), row.checksums, row.content, row.sha256, time.time()),
+        )
+
+    # Artifacts
+
+    def artifacts(
+        self, *, digest: bytes | None = None, header: bytes | None = None, path: Path | None = None, kind: str = ""
+    ) -> list[ArtifactRow]:
+        """Return the artifacts with this digest, header, path and kind (of those given); the newest first."""
+        clauses: list[str] = []
+        values: list[object] = []
+        asked = {"digest": digest, "header": header, "path": path and self._text(path), "kind": kind or None}
+        for column, value in asked.items():
+            if value is not None:
+                clauses.append(f"{column} = ?")
+                values.append(value)
+        where = f" WHERE {' AND '.join(clauses)}" if clauses else ""
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM artifact{where} ORDER BY made DESC, id DESC", values)
+        return [self._artifact(row) for row in rows]
+
+    def artifact(self, number: int) -> ArtifactRow | None:
+        """Return the artifact with this row number."""
+        row = self._db.execute(f"SELECT {_COLUMNS} FROM artifact WHERE id = ?", (number,)).fetchone()
+        return self._artifact(row) if row else None
+
+    def add_artifact(self, row: ArtifactRow, digests: Sequence[bytes]) -> int:
+        """Add an artifact (its `id` is ignored), whatever stood at its path forgotten; return its row number."""
+        self._db.execute("DELETE FROM artifact WHERE path = ?", (self._text(row.path),))
+        number = self._db.execute(
+            f"INSERT INTO artifact ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                row.digest, row.header, self._text(row.path), row.kind, *_five_or_none(row.identity), row.boot,
+                row.nonfinite, row.packed, row.made, row.project,
+            ),
+        ).lastrowid  # fmt: skip
+        assert number is not None
+        self._db.executemany(
+            "INSERT OR IGNORE INTO tensor VALUES (?, ?, ?)",
+            [(digest, number, ordinal) for ordinal, digest in enumerate(digests)],
+        )
+        return number
+
+    def move_artifact(
+        self, number: int, path: Path, kind: str, identity: Identity | None, boot: str, project: str | None = None
+    ) -> None:
+        """Say where an artifact lies now, and in what state its file is; it counts as the newest of its kind."""
+        self._db.execute("DELETE FROM artifact WHERE path = ? AND id != ?", (self._text(path), number))
+        self._db.execute(
+            "UPDATE artifact SET path = ?, kind = ?, device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
+            " boot = ?, made = ?, project = COALESCE(?, project) WHERE id = ?",
+            (self._text(path), kind, *_five_or_none(identity), boot, time.time(), project, number),
+        )
+
+    def forget_artifact(self, number: int) -> None:
+        """Forget an artifact and its tensors."""
+        self._db.execute("DELETE FROM artifact WHERE id = ?", (number,))
+
+    def holders(self, digests: Iterable[bytes]) -> dict[bytes, list[tuple[int, int]]]:
+        """Return, for each tensor digest that any artifact holds, the artifacts and the ordinals in them."""
+        found: dict[bytes, list[tuple[int, int]]] = {}
+        wanted = list(digests)
+        for start in range(0, len(wanted), 500):
+            some = wanted[start : start + 500]
+            marks = ",".join("?" * len(some))
+            for digest, artifact, ordinal in self._db.execute(
+                f"SELECT digest, artifact, ordinal FROM tensor WHERE digest IN ({marks})", some
+            ):
+                found.setdefault(digest, []).append((artifact, ordinal))
+        return found
+
+    # Records of targets
+
+    def record(self, project: str, target: str) -> Record | None:
+        """Return the last build of a target."""
+        row = self._db.execute(
+            "SELECT target, artifact, output, manifest FROM record WHERE project = ? AND target = ?", (project, target)
+        ).fetchone()
+        return self._record(row) if row else None
+
+    def records(self, project: str) -> list[Record]:
+        """Return the last build of every target of a project."""
+        rows = self._db.execute(
+            "SELECT target, artifact, output, manifest FROM record WHERE project = ? ORDER BY target", (project,)
+        )
+        return [self._record(row) for row in rows]
+
+    def put_record(self, project: str, record: Record) -> None:
+        """Remember the last build of a target."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                project, record.target, record.artifact, self._text(record.output) if record.output else None,
+                record.manifest, time.time(),
+            ),
+        )  # fmt: skip
+
+    def forget_record(self, project: str, target: str) -> None:
+        """Forget the last build of a target."""
+        self._db.execute("DELETE FROM record WHERE project = ? AND target = ?", (project, target))
+
+    def wanted(self) -> set[bytes]:
+        """Return the artifact of every record of every project."""
+        return {row[0] for row in self._db.execute("SELECT DISTINCT artifact FROM record")}
+
+    # Paths and rows
+
+    def _text(self, path: Path) -> str:
+        try:
+            return os.path.relpath(path, self._base)
+        except ValueError:  # another drive
+            return str(path)
+
+    def _path(self, text: str) -> Path:
+        return Path(os.path.normpath(os.path.join(self._base, text)))  # noqa: PTH118 -- `/` would not take `..` away
+
+    def _artifact(self, row: Sequence[Any]) -> ArtifactRow:
+        number, digest, header, path, kind, *five, boot, nonfinite, packed, made, project = row
+        identity = Identity(*five) if five[0] is not None else None
+        return ArtifactRow(
+            number, digest, header, self._path(path), kind, identity, boot, nonfinite, packed, made, project
+        )
+
+    def _record(self, row: Sequence[Any]) -> Record:
+        target, artifact, output, manifest = row
+        return Record(target, artifact, self._path(output) if output else None, manifest)
+
+
+_COLUMNS = (
+    "id, digest, header, path, kind, device, inode, size, mtime_ns, ctime_ns, boot, nonfinite, contents, made, project"
+)
+
+
+def _connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
+    """Open a database, made new when it is empty; None: in memory."""
+    db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        db.execute("PRAGMA foreign_keys = ON")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            message = f"the state is of version {version}, and this program writes version {_VERSION}"
+            raise sqlite3.DatabaseError(message)
+        if version == 0:
+            db.executescript(_SCHEMA)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _put_aside(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    path.replace(path.with_name(path.name + ".unreadable"))
+
+
+def _five(identity: Identity) -> tuple[int, int, int, int, int]:
+    return (identity.device, identity.inode, identity.size, identity.mtime_ns, identity.ctime_ns)
+
+
+def _five_or_none(identity: Identity | None) -> tuple[int | None, ...]:
+    return _five(identity) if identity else (None,) * 5
