@@ -1,0 +1,118 @@
+"""What went into a target, as exact proportions: of sources for `lineage`, of content for a file's metadata.
+
+Most targets have the same proportions in every tensor; others have them per block. Where the tensors of one block
+differ, the block shows what most of them have, and the others stand under their own names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+
+from mergebuild.fold import Blueprint, Folder
+from mergebuild.layouts import Layout
+from mergebuild.results import Lineage
+
+__all__ = ["Shares", "lineage", "of_blueprint", "summarize"]
+
+Shares = tuple[tuple[str, Fraction], ...]
+"""What a tensor is made of: (source, share), sorted by source."""
+
+
+def summarize(
+    shares: Mapping[str, Shares], layout: Layout | None
+) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
+    """Return the proportions of a set of tensors, and those by block; one of the two is empty."""
+    distinct = set(shares.values())
+    if len(distinct) <= 1:
+        return (_shown(distinct.pop()) if distinct else {}), {}
+    by_block: dict[str, dict[str, Shares]] = {}
+    for name, each in shares.items():
+        block = layout.block(name) if layout else None
+        by_block.setdefault(block or "*", {})[name] = each
+    found: dict[str, dict[str, str]] = {}
+    for block in sorted(by_block):
+        members = by_block[block]
+        ((common, _count),) = Counter(members.values()).most_common(1)
+        found[block] = _shown(common)
+        found |= {name: _shown(each) for name, each in sorted(members.items()) if each != common}
+    return None, found
+
+
+def of_blueprint(blueprint: Blueprint, named: Callable[[str], str]) -> dict[str, Shares]:
+    """Return the shares of a target's own slots for each floating-point tensor, owners renamed by `named`."""
+    known: dict[int, Shares] = {}
+    found: dict[str, Shares] = {}
+    for name, form in blueprint.forms.items():
+        if not blueprint.specs[name].is_float:
+            continue
+        shares = known.get(id(form))
+        if shares is None:
+            shares = known[id(form)] = _gathered((named(slot.owner), share) for slot, share in form.terms)
+        found[name] = shares
+    return found
+
+
+def lineage(folder: Folder, target: str, is_source: Callable[[str], bool]) -> Lineage:
+    """Return the proportions of sources in a target, through virtual targets and files alike."""
+    rounded: dict[str, None] = {}
+    expanded: dict[str, dict[str, Shares]] = {}
+
+    def expand(name: str) -> dict[str, Shares]:
+        found = expanded.get(name)
+        if found is not None:
+            return found
+        blueprint = folder.blueprint(name)
+        below = {owner: expand(owner) for owner in sorted(blueprint.owners) if not is_source(owner)}
+        for owner in below:
+            rounded[owner] = None
+        known: dict[tuple[object, ...], Shares] = {}
+        found = expanded[name] = {}
+        for tensor, own in of_blueprint(blueprint, lambda owner: owner).items():
+            parts = tuple(
+                below[owner].get(tensor, ()) if owner in below else ((owner, Fraction(1)),) for owner, _ in own
+            )
+            key = (own, parts)
+            if key not in known:
+                known[key] = _gathered(
+                    (source, share * part)
+                    for (_, share), shares in zip(own, parts, strict=True)
+                    for source, part in shares
+                )
+            found[tensor] = known[key]
+        return found
+
+    shares = expand(target)
+    proportions, by_block = summarize(shares, folder.blueprint(target).layout)
+    return Lineage(
+        target,
+        linear=True,
+        proportions=proportions,
+        by_block=by_block,
+        rounded_at=tuple(rounded),
+        tree=tuple(_tree(folder, target, is_source)),
+    )
+
+
+def _tree(folder: Folder, target: str, is_source: Callable[[str], bool], depth: int = 0) -> list[str]:
+    made = folder.blueprint(target).target
+    kind = f"({made.output})" if made.output else "(virtual)"
+    lines = [f"{'  ' * depth}{target} {kind}: {made.formula.text if made.formula else made.method}"]
+    for each in dict.fromkeys(each.ref for each in made.inputs):
+        if is_source(each):
+            lines.append(f"{'  ' * (depth + 1)}{each}")
+        else:
+            lines += _tree(folder, each, is_source, depth + 1)
+    return lines
+
+
+def _gathered(parts: Iterable[tuple[str, Fraction]]) -> Shares:
+    total: dict[str, Fraction] = {}
+    for source, share in parts:
+        total[source] = total.get(source, Fraction(0)) + share
+    return tuple(sorted((source, share) for source, share in total.items() if share))
+
+
+def _shown(shares: Shares) -> dict[str, str]:
+    return {source: str(share) for source, share in shares}

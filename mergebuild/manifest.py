@@ -1,0 +1,138 @@
+"""What a target was built from, as lines for people: the difference of two manifests is what `why` prints.
+
+The lines of a target are its method, its numbers rule by rule, its options, and what its inputs are by content; those
+of the virtual targets below it follow under their names. Every field of a target is either here or listed as left out
+(`tests/unit/test_manifest.py`): a field that changes bytes and is missing here would be a change without a reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+
+from mergebuild.fold import Folder
+from mergebuild.layouts import Layout
+from mergebuild.recipe import shortest_text
+from mergebuild.recipe.model import (
+    Constant,
+    Elemental,
+    Gradient,
+    Mbw,
+    NumberPerTensor,
+    Preset,
+    SelectorText,
+    Target,
+    Value,
+)
+from mergebuild.results import Change
+
+__all__ = ["changes", "decode", "encode", "manifest"]
+
+Manifest = Mapping[str, str]
+
+
+def manifest(folder: Folder, name: str, content_of: Callable[[str], str], *, dtype: str | None) -> dict[str, str]:
+    """Return the lines of a target. `content_of` gives the content digest of a source or file target, as text."""
+    blueprint = folder.blueprint(name)
+    lines = dict(_lines(blueprint.target, blueprint.layout, dtype))
+    for each in blueprint.target.inputs:
+        if folder.is_virtual(each.ref):
+            below = manifest(folder, each.ref, content_of, dtype=None)
+            lines |= {key if key.startswith("input ") else f"{each.ref}.{key}": value for key, value in below.items()}
+        else:
+            lines[f"input {each.ref}"] = content_of(each.ref)
+    return lines
+
+
+def changes(before: Manifest, after: Manifest) -> list[Change]:
+    """Return how one manifest differs from an earlier one."""
+    found = []
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        if key.startswith("input "):
+            what = "contents changed" if old and new else ("is new" if new else "is gone")
+            text = f"{key}: {what}"
+        else:
+            text = f"{key} {old if old is not None else '(none)'} -> {new if new is not None else '(none)'}"
+        found.append(Change(key, old, new, text))
+    return found
+
+
+def encode(lines: Manifest) -> str:
+    """Return a manifest as text for the store."""
+    return json.dumps(lines, separators=(",", ":"))
+
+
+def decode(text: str) -> dict[str, str]:
+    """Return the manifest that `encode` wrote."""
+    return {str(key): str(value) for key, value in json.loads(text).items()}
+
+
+def _lines(target: Target, layout: Layout | None, dtype: str | None) -> Iterator[tuple[str, str]]:
+    yield "method", target.formula.text if target.formula else target.method
+    for each in target.inputs:
+        yield each.role, each.ref
+    for name, number in target.numbers.items():
+        if isinstance(number, NumberPerTensor):
+            yield from _number(name, number, layout)
+        else:
+            for index, one in enumerate(number):
+                yield from _number(f"{name}[{index}]", one, layout)
+    for name, flag in sorted(target.flags.items()):
+        yield name, str(flag).lower()
+    if dtype:
+        yield "dtype", dtype
+    if target.merge is not None:
+        yield "merge", _selectors(target.merge)
+    if target.drop:
+        yield "drop", _selectors(target.drop)
+    if target.ema != "drop":
+        yield "ema", target.ema
+
+
+def _number(name: str, number: NumberPerTensor, layout: Layout | None) -> Iterator[tuple[str, str]]:
+    if number.constant is not None:
+        yield name, _text(number.constant)
+        return
+    for rule in number.rules:
+        if isinstance(rule.value, Mbw):
+            blocks = (layout.mbw_of(len(rule.value.numbers)) if layout else None) or ()
+            for block, value in zip(blocks, rule.value.numbers, strict=False):
+                yield f"{name}[{block}]", _text(value)
+        elif isinstance(rule.value, Elemental):
+            yield f"{name}[{_elemental(rule.value)}]", _text(rule.value.number)
+        else:
+            yield name if rule.key == "default" else f"{name}[{rule.key}]", _value(rule.value)
+
+
+def _value(value: Value) -> str:
+    match value:
+        case Constant(number):
+            return _text(number)
+        case Gradient(anchors):
+            return f"gradient [{', '.join(map(_text, anchors))}]"
+        case Preset(name, low, high):
+            return name if low == 0 and high == 1 else f"{name} {_text(low)} to {_text(high)}"
+        case _:
+            return str(value)
+
+
+def _elemental(rule: Elemental) -> str:
+    blocks = ("NOT " if rule.not_blocks else "") + " ".join(rule.blocks)
+    elements = ("NOT " if rule.not_elements else "") + " ".join(rule.elements)
+    return f"{blocks}:{elements}"
+
+
+def _selectors(selectors: tuple[SelectorText, ...]) -> str:
+    return ", ".join(each.text for each in selectors)
+
+
+def _text(number: Fraction) -> str:
+    """Return a number as its shortest decimal, or as a fraction where it has none."""
+    try:
+        return shortest_text(number)
+    except ValueError:
+        return str(number)

@@ -1,0 +1,430 @@
+"""Decide, for every target, what must be done to it, and say why.
+
+A plan is a value: what each target will be (its tensors, their digests, its bytes' layout), what stands where it
+goes, what of it lies somewhere already, and what must be computed. It reads headers, stat data and the store; it reads
+tensors only to learn what a source is, and writes nothing but what it learnt. No torch.
+
+The order of `Plan.items` is the order of work: a file target stands before those that read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from mergebuild import manifest, metadata
+from mergebuild.digest import Term, artifact_digest, checksum, linear_digest, tagged
+from mergebuild.errors import MergeBuildError, Problem
+from mergebuild.fold import Blueprint, Folder, Spec, canonical
+from mergebuild.formats import DTYPES_BY_WORD, Header, encode_header
+from mergebuild.recipe import Recipe
+from mergebuild.results import Change, TargetResult, Verdict
+from mergebuild.sources import Sources
+from mergebuild.store import ArtifactRow, Held, Presence, Store
+
+__all__ = ["Goal", "Item", "Made", "Plan", "Planner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is to be made: a target, where it goes (None: into the store) and the dtype it is rounded to there."""
+
+    target: str
+    path: Path | None
+    dtype: str | None = None
+    """Overrides the target's own; None keeps it."""
+    is_extra: bool = False
+    """Written by `-o`: no record of the target, nothing else changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One tensor of an artifact: what it is, and the combination that makes it (a copy when `is_copy`)."""
+
+    name: str
+    spec: Spec
+    digest: bytes
+    terms: tuple[Term, ...]
+    is_copy: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return DTYPES_BY_WORD[self.spec.dtype].size * self.count
+
+    @property
+    def count(self) -> int:
+        """Its number of elements."""
+        return math.prod(self.spec.shape)
+
+
+@dataclass(eq=False)
+class Item:
+    """One goal of a plan, judged. What depends on unknown sources is None until they are hashed."""
+
+    goal: Goal
+    blueprint: Blueprint
+    shown: str | None
+    needs: tuple[str, ...]
+    """The file targets whose tensors it reads."""
+    made: tuple[Made, ...] | None = None
+    digest: bytes | None = None
+    header: Header | None = None
+    header_bytes: bytes = b""
+    presence: Presence = Presence.ABSENT
+    row: ArtifactRow | None = None
+    """What stands at its path, when it is ours."""
+    restore: ArtifactRow | None = None
+    """A whole artifact that is what is wanted."""
+    verdict: Verdict = Verdict.BUILD
+    reasons: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    lines: Mapping[str, str] = field(default_factory=dict)
+    """Its manifest."""
+    problem: Problem | None = None
+    exit_code: int = 0
+    compute: frozenset[bytes] = frozenset()
+    """Digests whose first target it is and that must be computed."""
+    held: Mapping[bytes, Held] = field(default_factory=dict)
+    """Tensors that lie in artifacts and are copied from there."""
+    seen: frozenset[bytes] = frozenset()
+    """Digests that an earlier item computes in the same build."""
+    bytes_read: int = 0
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.goal.target
+
+    @property
+    def header_checksum(self) -> bytes:
+        """The checksum of everything before the data."""
+        return checksum(self.header_bytes)
+
+    @property
+    def allows_nonfinite(self) -> bool:
+        """Whether NaN and Inf may be written."""
+        return self.blueprint.target.nonfinite == "allow"
+
+    @cached_property
+    def digests(self) -> dict[str, bytes]:
+        """The digest of each tensor, by name."""
+        return {each.name: each.digest for each in self.made or ()}
+
+    @property
+    def size(self) -> int:
+        """The size of the file."""
+        return self.header.file_size if self.header else 0
+
+    @property
+    def computed(self) -> int:
+        """The number of tensors that are computed for it."""
+        if self.verdict is not Verdict.BUILD:
+            return 0
+        if self.made is None:
+            return sum(self._is_arithmetic(name) for name in self.blueprint.specs)
+        return len(self.compute)
+
+    def _is_arithmetic(self, name: str) -> bool:
+        return self.blueprint.specs[name].is_float and self.blueprint.forms[name].lone is None
+
+    def result(self) -> TargetResult:
+        """Return the item as `plan` shows it."""
+        total = len(self.blueprint.specs)
+        writes = self.size if self.verdict is Verdict.BUILD or self._restores_by_copy() else 0
+        return TargetResult(
+            target=self.name,
+            verdict=self.verdict,
+            output=self.shown,
+            artifact=tagged(self.digest) if self.digest else None,
+            tensors_computed=self.computed,
+            tensors_reused=total - self.computed,
+            bytes_read=self.bytes_read,
+            bytes_written=writes,
+            error=self.problem,
+            reasons=self.reasons,
+            notes=tuple(self.blueprint.notes()),
+        )
+
+    def _restores_by_copy(self) -> bool:
+        return self.verdict is Verdict.RESTORE and self.restore is not None and self.restore.kind != "history"
+
+
+@dataclass
+class Plan:
+    """The items in the order of work, and the targets that were asked for."""
+
+    items: list[Item]
+    asked: tuple[str, ...]
+    blocked: list[TargetResult]
+    """Targets that cannot be planned, with the problem that blocks each."""
+    errors: list[MergeBuildError]
+    bytes_to_hash: int = 0
+
+    @property
+    def space_needed(self) -> int:
+        """Bytes that the build needs on disk while it runs."""
+        return sum(result.bytes_written for result in (item.result() for item in self.items))
+
+    def results(self) -> tuple[TargetResult, ...]:
+        """Return the targets asked for, then the file targets built for them."""
+        return self.in_order({item.name: item.result() for item in self.items})
+
+    def in_order(self, found: Mapping[str, TargetResult]) -> tuple[TargetResult, ...]:
+        """Put results in the contract's order: asked for, then what was built for them; blocked ones added."""
+        every = dict(found) | {each.target: each for each in self.blocked}
+        asked = dict.fromkeys(self.asked)
+        rest = [each for name, each in every.items() if name not in asked and each.verdict is not Verdict.UP_TO_DATE]
+        return (*(every[name] for name in asked if name in every), *rest)
+
+
+class Planner:
+    """Plans goals over one recipe, one set of sources and one store."""
+
+    def __init__(
+        self, recipe: Recipe, sources: Sources, store: Store, *, output_of: Callable[[Path], Path] | None = None
+    ) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._store = store
+        self._output_of = output_of or (lambda path: path)
+        self.folder = Folder(recipe, sources)
+        self._items: dict[str, Item] = {}
+        self._order: list[Item] = []
+        self._claimed: set[bytes] = set()
+        self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
+        self.leaf_dtype: dict[bytes, str] = {}
+        """The dtype in which a tensor that some target reads lies in its file."""
+
+    def goal_of(self, target: str) -> Goal:
+        """Return the goal of a target asked for by name: its output, or the store in float32 when it is virtual."""
+        made = self._recipe.target(target)
+        if made.output_path is None:
+            return Goal(target, None, "float32")
+        return Goal(target, self._output_of(made.output_path))
+
+    def plan(self, goals: Sequence[Goal], *, hash_all: bool = False) -> Plan:
+        """Plan goals. With `hash_all` every source needed is hashed; else only those whose target was built before.
+
+        Every problem that keeps a target from being planned is collected; the target is then blocked.
+        """
+        blocked: list[TargetResult] = []
+        errors: list[MergeBuildError] = []
+        for goal in goals:
+            try:
+                self._claim(self._judged(goal, hash_all=hash_all))
+            except MergeBuildError as error:
+                errors.append(error)
+                blocked.append(self._blocked(goal, error))
+        unknown = {
+            owner
+            for item in self._order
+            if item.made is None
+            for owner in self.leaves(item.name)
+            if not self._sources.file(owner).is_hashed
+        }
+        return Plan(
+            items=self._order,
+            asked=tuple(goal.target for goal in goals),
+            blocked=blocked,
+            errors=errors,
+            bytes_to_hash=sum(self._sources.file(owner).header.file_size for owner in unknown),
+        )
+
+    def items_named(self, target: str) -> list[Item]:
+        """Return the planned items of a target."""
+        return [item for item in self._order if item.name == target]
+
+    def source_of(self, digest: bytes) -> tuple[str, str] | None:
+        """Return a source and the name in it of a tensor with this digest, if a planned target reads one."""
+        return self._sources_by_digest.get(digest)
+
+    # Judging
+
+    def _claim(self, item: Item) -> None:
+        """Take an item into the order of work, behind what it reads."""
+        if any(item is each for each in self._order):
+            return
+        if item.verdict is Verdict.BUILD:
+            for need in item.needs:
+                self._claim(self._items[need])
+            self._locate(item)
+        self._order.append(item)
+
+    def _judged(self, goal: Goal, *, hash_all: bool) -> Item:
+        """Return a goal described and judged, once; a goal of `-o` always anew."""
+        known = self._items.get(goal.target)
+        if known is not None and known.goal == goal:
+            return known
+        item = self._describe(goal, hash_all=hash_all)
+        self._judge(item)
+        return item
+
+    def _describe(self, goal: Goal, *, hash_all: bool) -> Item:
+        """Say what a goal will be, as far as that is known."""
+        blueprint = self.folder.blueprint(goal.target)
+        needs = tuple(sorted(owner for owner in blueprint.owners if owner not in self._sources))
+        for need in needs:
+            self._judged(self.goal_of(need), hash_all=hash_all)
+        item = Item(goal, blueprint, self._shown(goal.path), needs)
+        if not goal.is_extra:
+            self._items[goal.target] = item
+        built_before = self._store.record(goal.target) is not None
+        leaves = self.leaves(goal.target)
+        if hash_all or built_before:
+            for owner in sorted(leaves):
+                self._sources.hashed(owner)
+        if all(self._sources.file(owner).is_hashed for owner in leaves):
+            self._identify(item)
+        return item
+
+    def leaves(self, target: str) -> set[str]:
+        """Return the sources at the bottom of a target, through files as well."""
+        found: set[str] = set()
+        for owner in self.folder.blueprint(target).owners:
+            found |= {owner} if owner in self._sources else self.leaves(owner)
+        return found
+
+    def _identify(self, item: Item) -> None:
+        """Fill in what follows from the digests of the sources."""
+        made = []
+        specs = item.blueprint.specs_in(item.goal.dtype or item.blueprint.target.dtype)
+        for name, form in item.blueprint.forms.items():
+            spec = specs[name]
+            terms = canonical(form, name, self._digest)
+            lone = terms[0].digest if len(terms) == 1 and terms[0].coefficient == 1 else None
+            is_copy = lone is not None and self.leaf_dtype[lone] == spec.dtype
+            digest = lone if is_copy and lone is not None else linear_digest(spec.dtype, spec.shape, terms)
+            made.append(Made(name, spec, digest, terms, is_copy))
+        by_name = {each.name: each for each in made}
+        item.digest = artifact_digest((each.name, each.spec.dtype, each.spec.shape, each.digest) for each in made)
+        item.header_bytes, item.header = encode_header(
+            ((each.name, each.spec.dtype, each.spec.shape) for each in made), self._metadata(item)
+        )
+        item.made = tuple(by_name[name] for name in item.header.tensors)
+        item.lines = manifest.manifest(self.folder, item.name, self._content, dtype=self._shown_dtype(item))
+
+    def _digest(self, owner: str, tensor: str) -> bytes:
+        """Return the digest of an input's tensor, remembering what lies where."""
+        if owner in self._sources:
+            source = self._sources.file(owner)
+            digest = source.digests[tensor]
+            if digest not in self._sources_by_digest:
+                self._sources_by_digest[digest] = (owner, tensor)
+                self.leaf_dtype[digest] = source.header.tensors[tensor].dtype
+            return digest
+        item = self._items[owner]
+        digest = item.digests[tensor]
+        self.leaf_dtype.setdefault(digest, item.blueprint.specs[tensor].dtype)
+        return digest
+
+    def _content(self, owner: str) -> str:
+        if owner in self._sources:
+            return tagged(self._sources.file(owner).content)
+        return tagged(self._items[owner].digest or b"")
+
+    def _metadata(self, item: Item) -> dict[str, str]:
+        assert item.digest is not None
+        target = item.blueprint.target
+        if target.metadata == "none":
+            return metadata.none()
+        if target.metadata == "minimal":
+            return metadata.minimal(item.blueprint, item.digest, self._content)
+        hashes = {owner: self._sources.hashed(owner, with_sha256=True).sha256 for owner in self.leaves(item.name)}
+        return metadata.full(item.blueprint, item.digest, self._content, self._recipe, hashes)
+
+    def _shown_dtype(self, item: Item) -> str | None:
+        return item.goal.dtype or item.blueprint.target.dtype
+
+    def _judge(self, item: Item) -> None:
+        """Compare what is wanted with what is there."""
+        goal = item.goal
+        path = goal.path
+        record = None if goal.is_extra else self._store.record(goal.target)
+        if path is None and item.digest is not None:
+            path = self._store.kept_path(item.digest, item.header_checksum)
+        if path is not None:
+            item.presence, item.row = self._store.at(path)
+        if record and item.made is not None:
+            item.changes = tuple(manifest.changes(manifest.decode(record.manifest), item.lines))
+        if item.presence is Presence.FOREIGN:
+            item.reasons = (f"{item.shown} was changed by hand, or is not ours",)
+        if item.digest is None:
+            item.reasons = item.reasons or ("never built", "its sources were never read")
+            return
+        row = item.row
+        if row and row.digest == item.digest and self._is_acceptable(item, row):
+            if row.header == item.header_checksum:
+                item.verdict, item.restore = Verdict.UP_TO_DATE, row
+                return
+            item.verdict, item.restore, item.reasons = Verdict.RESTORE, row, ("its metadata changed",)
+            return
+        whole = [each for each in self._store.intact(item.digest) if self._is_acceptable(item, each)]
+        if whole:
+            same = [each for each in whole if each.header == item.header_checksum]
+            item.verdict, item.restore = Verdict.RESTORE, (same or whole)[0]
+        item.reasons = item.reasons or self._reasons(item, record is not None)
+
+    def _is_acceptable(self, item: Item, row: ArtifactRow) -> bool:
+        """Whether an artifact has no NaN or Inf but what the target allows, or copies byte for byte."""
+        if item.allows_nonfinite or not row.nonfinite:
+            return True
+        copies = {each.digest for each in item.made or () if each.is_copy}
+        return all(not entry.nonfinite or entry.digest in copies for entry in self._store.entries(row))
+
+    def _reasons(self, item: Item, built_before: bool) -> tuple[str, ...]:
+        found = [change.text for change in item.changes]
+        if not built_before:
+            found.append("never built")
+        elif item.presence is Presence.ABSENT:
+            found.append(f"{item.shown or 'its artifact'} is missing")
+        return tuple(found) or ("what its tensors are made of changed",)
+
+    def _locate(self, item: Item) -> None:
+        """Say of each tensor of an item that must be built whether it lies somewhere or must be computed."""
+        if item.made is None or item.compute or item.held:
+            return
+        wanted = {each.digest: each for each in item.made if not self._is_in_source(each)}
+        item.seen = frozenset(wanted) & frozenset(self._claimed)
+        copies = {digest for digest, each in wanted.items() if each.is_copy} - item.seen
+        made = wanted.keys() - copies - item.seen
+        item.held = self._store.find(copies, allow_nonfinite=True) | self._store.find(
+            made, allow_nonfinite=item.allows_nonfinite
+        )
+        item.compute = frozenset(wanted.keys() - item.seen - item.held.keys())
+        self._claimed |= item.compute
+        read: dict[bytes, int] = {}
+        for each in item.made:
+            if each.digest in item.compute:
+                for term in each.terms:
+                    read[term.digest] = self._bytes_of(term.digest, each)
+            elif each.digest not in item.seen:
+                read[each.digest] = each.nbytes
+        item.bytes_read = sum(read.values())
+
+    def _is_in_source(self, made: Made) -> bool:
+        return made.is_copy and made.digest in self._sources_by_digest
+
+    def _bytes_of(self, digest: bytes, made: Made) -> int:
+        found = self._sources_by_digest.get(digest)
+        if found:
+            owner, tensor = found
+            return self._sources.file(owner).header.tensors[tensor].nbytes
+        return made.nbytes
+
+    def _blocked(self, goal: Goal, error: MergeBuildError) -> TargetResult:
+        problem = error.problems[0]
+        return TargetResult(
+            goal.target, Verdict.BLOCKED, output=self._shown(goal.path), error=problem, reasons=(problem.message,)
+        )
+
+    def _shown(self, path: Path | None) -> str | None:
+        if path is None:
+            return None
+        try:
+            return path.relative_to(self._recipe.root).as_posix()
+        except ValueError:
+            return path.as_posix()
