@@ -1,0 +1,215 @@
+"""Compute clusters: map, widen to float32, combine, round once, hash, write; chunk by chunk, in reused buffers.
+
+A worker belongs to one thread and computes with one thread, so no reduction depends on how many there are. Buffers
+are anonymous memory maps: page-aligned, seen by torch and by `pwrite` alike without a copy. Memory is one chunk an
+input of the largest cluster, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import xxhash
+
+from mergebuild import portable
+from mergebuild.engine.mappings import Mappings
+from mergebuild.engine.work import Cluster, Leaf, Step, StepResult
+from mergebuild.events import Emit, Progress
+
+with warnings.catch_warnings():
+    # NumPy is not needed, and its absence not worth a warning; that mapped files cannot be written is what we want.
+    warnings.simplefilter("ignore")
+    import torch
+
+    from mergebuild.methods.kernels.linear import combine, pivot_of
+
+    torch.frombuffer(bytes(1), dtype=torch.uint8)
+torch.set_num_threads(1)
+
+__all__ = ["Worker", "float32_of"]
+
+_DTYPES: Mapping[str, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
+
+_LARGEST: Mapping[str, float] = {
+    "float16": 65519.99609375,
+    "bfloat16": struct.unpack("<f", b"\xff\x7f\x7f\x7f")[0],
+    "float8_e4m3fn": 464.0,
+    "float8_e5m2": 61439.99609375,
+}
+"""The largest float32 magnitude that still rounds to a finite value. Above it a dtype has Inf, or (float8_e4m3fn)
+saturates silently."""
+
+
+def float32_of(coefficient: Fraction) -> float:
+    """Return the float32 nearest to an exact coefficient, ties to even, rounded once."""
+    if not coefficient:
+        return 0.0
+    magnitude = abs(coefficient)
+    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
+    if Fraction(2) ** exponent > magnitude:
+        exponent -= 1
+    unit = Fraction(2) ** (max(exponent, -126) - 23)
+    rounded = round(magnitude / unit) * unit  # Fraction rounds half to even
+    value = float(rounded) if rounded < Fraction(2) ** 128 else float("inf")
+    return value if coefficient > 0 else -value
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A step, ready to run: which chunks it reads, and where it stands in the cluster."""
+
+    step: Step
+    inputs: list[int]
+    coefficients: list[float]
+    pivot: int | None
+    kept: int | None
+    """The index under which later steps read its rounded values; None when none does."""
+    running: xxhash.xxh3_128
+    nonfinite: int = 0
+    overflowed: int = 0
+
+
+class _Buffer:
+    """Aligned memory for `count` float32 values, as torch and as bytes."""
+
+    def __init__(self, count: int) -> None:
+        self.memory = memoryview(mmap.mmap(-1, max(4 * count, mmap.PAGESIZE)))
+        self.floats = torch.frombuffer(self.memory, dtype=torch.float32, count=count)
+
+    def typed(self, dtype: torch.dtype, count: int) -> torch.Tensor:
+        """Return the start of the buffer as `count` values of a dtype."""
+        return torch.frombuffer(self.memory, dtype=dtype, count=count)
+
+
+class Worker:
+    """Computes clusters, one after another, in its own buffers."""
+
+    def __init__(self, files: Sequence[int], mappings: Mappings, chunk: int, emit: Emit, stop: threading.Event) -> None:
+        self._files = files
+        self._mappings = mappings
+        self._chunk = chunk
+        self._emit = emit
+        self._stop = stop
+        self._inputs: list[_Buffer] = []
+        self._out = _Buffer(chunk)
+        self._spare = _Buffer(chunk)
+        self._rounded = _Buffer(2 * chunk)  # room for float64
+
+    def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
+        """Compute and write all steps of a cluster; return what came of each."""
+        steps, slots = _prepare(cluster)
+        while len(self._inputs) < slots:
+            self._inputs.append(_Buffer(self._chunk))
+        for start in range(0, cluster.count, self._chunk):
+            if self._stop.is_set():
+                return {}
+            count = min(self._chunk, cluster.count - start)
+            chunks = [self._load(leaf, start, count, slot) for slot, leaf in enumerate(cluster.leaves)]
+            chunks += [self._inputs[slot].floats[:count] for slot in range(len(cluster.leaves), slots)]
+            for each in steps:
+                self._advance(each, chunks, start, count)
+        self._release(cluster)
+        return {each.step.digest: self._result(each, cluster) for each in steps}
+
+    def _load(self, leaf: Leaf, start: int, count: int, slot: int) -> torch.Tensor:
+        """Return a chunk of a leaf as float32: a view of the file where that is possible."""
+        dtype = _DTYPES[leaf.dtype]
+        mapping = self._mappings[leaf.path]
+        offset = leaf.offset + start * dtype.itemsize
+        buffer = self._inputs[slot]
+        if offset % dtype.itemsize:  # an odd header length: bring the bytes to an aligned place first
+            size = count * dtype.itemsize
+            self._rounded.memory[:size] = memoryview(mapping)[offset : offset + size]
+            values = self._rounded.typed(dtype, count)
+        else:
+            values = torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset)
+            if dtype is torch.float32:
+                return values
+        return buffer.floats[:count].copy_(values)
+
+    def _advance(self, each: _Prepared, chunks: Sequence[torch.Tensor], start: int, count: int) -> None:
+        """Compute one chunk of a step, hash it and write it to all its places."""
+        step = each.step
+        dtype = _DTYPES[step.dtype]
+        value = combine(
+            [chunks[slot] for slot in each.inputs],
+            each.coefficients,
+            each.pivot,
+            self._out.floats[:count],
+            self._spare.floats[:count],
+        )
+        self._check(each, value)
+        rounded = self._rounded.typed(dtype, count).copy_(value)
+        data = self._rounded.memory[: count * dtype.itemsize]
+        each.running.update(data)
+        for place in step.places:
+            portable.pwrite_all(self._files[place.output], data, place.offset + start * dtype.itemsize)
+            self._emit(Progress(len(data)))
+        if each.kept is not None:
+            chunks[each.kept].copy_(rounded)
+
+    def _check(self, each: _Prepared, value: torch.Tensor) -> None:
+        """Count what is not finite, or is too large for the dtype. The common case is one look at two numbers."""
+        low, high = torch.aminmax(value)
+        largest = _LARGEST.get(each.step.dtype, torch.finfo(torch.float32).max)
+        if -largest <= low.item() and high.item() <= largest:
+            return
+        finite = torch.isfinite(value)
+        each.nonfinite += int((~finite).sum())
+        each.overflowed += int((finite & (value.abs() > largest)).sum())
+
+    def _release(self, cluster: Cluster) -> None:
+        """Tell the system that the pages just read are not needed again, so that resident memory stays bounded."""
+        for leaf in cluster.leaves:
+            portable.advise(self._mappings[leaf.path], "dontneed", leaf.offset, leaf.size)
+
+    def _result(self, each: _Prepared, cluster: Cluster) -> StepResult:
+        bad = each.nonfinite + each.overflowed
+        inputs = {term for term, _ in each.step.terms}
+        blamed = {leaf.digest: self._count_bad(leaf) for leaf in cluster.leaves if leaf.digest in inputs} if bad else {}
+        return StepResult(
+            each.running.digest(), bad, each.overflowed, {digest: count for digest, count in blamed.items() if count}
+        )
+
+    def _count_bad(self, leaf: Leaf) -> int:
+        """Return how many values of a leaf are NaN or Inf."""
+        return sum(
+            int((~torch.isfinite(self._load(leaf, start, min(self._chunk, leaf.count - start), 0))).sum())
+            for start in range(0, leaf.count, self._chunk)
+        )
+
+
+def _prepare(cluster: Cluster) -> tuple[list[_Prepared], int]:
+    """Return the steps ready to run, and the number of chunks that must be at hand at once."""
+    slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
+    read = {term for step in cluster.steps for term, _ in step.terms}
+    found = []
+    for step in cluster.steps:
+        kept = None
+        if step.digest in read:
+            kept = slots[step.digest] = len(slots)
+        coefficients = [coefficient for _, coefficient in step.terms]
+        found.append(
+            _Prepared(
+                step,
+                [slots[term] for term, _ in step.terms],
+                [float32_of(coefficient) for coefficient in coefficients],
+                pivot_of(coefficients),
+                kept,
+                xxhash.xxh3_128(),
+            )
+        )
+    return found, len(slots)

@@ -1,0 +1,148 @@
+"""The work of one pass, as values. No torch.
+
+A *leaf* is a tensor that lies in a file; a *step* makes a tensor from leaves and from earlier steps (a file target
+read by another in the same pass) and writes it to each of its places; a *copy* moves bytes. A *cluster* is the least
+set of steps and leaves that hang together: it is read once, chunk by chunk, by one worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Cluster", "Copy", "Leaf", "OutputFile", "Pass", "Place", "Step", "StepResult", "clusters", "coalesced"]
+
+
+class Place(NamedTuple):
+    """A place in an output: its index among the pass's outputs, and the offset in bytes."""
+
+    output: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file to be written: its (temporary) path, what stands before the data, and its whole size in bytes."""
+
+    path: Path
+    header: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A tensor in a file: `count` elements of `dtype`, `size` bytes in all, from byte `offset` on."""
+
+    digest: bytes
+    path: Path
+    offset: int
+    dtype: str
+    count: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Bytes that go from a file to places in outputs as they are."""
+
+    path: Path
+    offset: int
+    size: int
+    place: Place
+
+
+@dataclass(slots=True)
+class Step:
+    """A tensor to be made: a linear combination, its terms in order, rounded once to `dtype`.
+
+    `terms` name leaves or other steps by digest.
+    """
+
+    digest: bytes
+    dtype: str
+    count: int
+    terms: Sequence[tuple[bytes, Fraction]]
+    places: list[Place] = field(default_factory=list)
+
+
+class StepResult(NamedTuple):
+    """What came of a step: the checksum of its bytes, and values that are not finite (NaN, Inf, or overflowed).
+
+    `bad_inputs`: by the digest of an input that was not finite itself, how many of its values.
+    """
+
+    checksum: bytes
+    nonfinite: int
+    overflowed: int
+    bad_inputs: Mapping[bytes, int]
+
+
+@dataclass(slots=True)
+class Pass:
+    """All the work of one pass."""
+
+    outputs: list[OutputFile] = field(default_factory=list)
+    leaves: dict[bytes, Leaf] = field(default_factory=dict)
+    steps: dict[bytes, Step] = field(default_factory=dict)
+    """In an order in which every step stands after those that it reads."""
+    copies: list[Copy] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Steps that share leaves, with all the leaves that they read."""
+
+    leaves: list[Leaf]
+    steps: list[Step]
+
+    @property
+    def count(self) -> int:
+        """The number of elements; the same for all of its tensors."""
+        return self.steps[0].count
+
+    @property
+    def position(self) -> tuple[str, int]:
+        """Where reading begins, so that clusters can be taken in the order of a file."""
+        return (str(self.leaves[0].path), self.leaves[0].offset) if self.leaves else ("", 0)
+
+
+def clusters(work: Pass) -> list[Cluster]:
+    """Return the clusters of a pass in the order of the files that they read."""
+    parent: dict[bytes, bytes] = {}
+
+    def root(digest: bytes) -> bytes:
+        while (above := parent.setdefault(digest, digest)) != digest:
+            parent[digest] = digest = parent[above]
+        return digest
+
+    for digest, step in work.steps.items():
+        for term, _ in step.terms:
+            parent[root(term)] = root(digest)
+    found: dict[bytes, Cluster] = {}
+    for digest, step in work.steps.items():
+        found.setdefault(root(digest), Cluster([], [])).steps.append(step)
+    for cluster in found.values():
+        inputs = dict.fromkeys(term for step in cluster.steps for term, _ in step.terms)
+        cluster.leaves = [work.leaves[digest] for digest in inputs if digest not in work.steps]
+    return sorted(found.values(), key=lambda cluster: cluster.position)
+
+
+def coalesced(copies: Iterable[Copy]) -> list[Copy]:
+    """Return copies with neighbours on both sides joined, so that a run of tensors is one range."""
+    found: list[Copy] = []
+    for each in sorted(copies, key=lambda copy: (copy.place.output, copy.place.offset)):
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and last.place.output == each.place.output
+            and last.path == each.path
+            and last.place.offset + last.size == each.place.offset
+            and last.offset + last.size == each.offset
+        ):
+            found[-1] = Copy(last.path, last.offset, last.size + each.size, last.place)
+        elif each.size:
+            found.append(each)
+    return found

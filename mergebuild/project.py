@@ -1,0 +1,480 @@
+"""The verbs of the program over one mergefile: what the command line calls, and what Python users call.
+
+    import mergebuild
+
+    project = mergebuild.load("mergefile.toml")
+    result = project.build(["orange"])
+
+A `Project` holds the recipe. Each verb opens sources and store for itself and closes them again; verbs that only look
+leave no trace on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from mergebuild import lineage as lineages
+from mergebuild import lockfile, trust
+from mergebuild.build import Builder, Options
+from mergebuild.digest import tagged
+from mergebuild.errors import MergeBuildError, Problem, ResultDiffersError, SourceError, UsageError
+from mergebuild.events import Emit, silent
+from mergebuild.plan import Goal, Item, Plan, Planner
+from mergebuild.portable import free_space
+from mergebuild.recipe import Recipe, load_recipe
+from mergebuild.results import (
+    BuildResult,
+    CleanResult,
+    Lineage,
+    PlanResult,
+    State,
+    StatusResult,
+    TargetState,
+    Verdict,
+    VerifyResult,
+    WhyResult,
+)
+from mergebuild.sources import Sources
+from mergebuild.store import Fresh, Presence, Store
+from mergebuild.sweeping import Sweeper
+from mergebuild.verify import verify
+
+__all__ = ["Project", "load"]
+
+_DEVICES = ("auto", "cpu")
+
+
+def load(
+    path: Path | str = "mergefile.toml",
+    *,
+    overrides: Sequence[str] = (),
+    variables: Mapping[str, object] | None = None,
+) -> Project:
+    """Read a mergefile.
+
+    `overrides` are what `--set` takes (`m=0.4`, `orange.alpha.IN04=0.4`); `variables` replace `[vars]`.
+
+    Raises:
+        RecipeError: the mergefile is wrong; all of its problems at once.
+        UsageError: an override names what is not there.
+    """
+    return Project(load_recipe(Path(path), overrides=overrides, variables=variables))
+
+
+class _Session:
+    """Sources, store and planner of one verb."""
+
+    def __init__(self, recipe: Recipe, store: Store, emit: Emit) -> None:
+        self.store = store
+        self.sources = Sources(recipe.sources, store.state, folder=recipe.root, emit=emit)
+        self.planner = Planner(recipe, self.sources, store)
+
+
+class Project:
+    """A mergefile that was read, and the verbs over it."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    # What there is, from the text alone
+
+    def source_names(self) -> list[str]:
+        """Return the declared sources."""
+        return list(self.recipe.sources)
+
+    def target_names(self) -> list[str]:
+        """Return the declared targets, families by their members."""
+        return self.recipe.target_names()
+
+    def default_targets(self) -> list[str]:
+        """Return what a bare build builds."""
+        return list(self.recipe.resolve(()))
+
+    # Looking
+
+    def plan(self, targets: Sequence[str] = ()) -> PlanResult:
+        """Say what a build of these targets (none: the default ones) would do, and why.
+
+        Sources of targets never built are not read: `bytes_to_hash` says how much more would have to be.
+
+        Raises:
+            RecipeError, MismatchError: a target cannot be made as it is written.
+        """
+        began = time.perf_counter()
+        with self._session(silent) as session:
+            plan = self._plan(session, self.recipe.resolve(targets))
+            return PlanResult(
+                time.perf_counter() - began,
+                plan.results(),
+                plan.space_needed,
+                free_space(self.recipe.root),
+                plan.bytes_to_hash,
+            )
+
+    def status(self, targets: Sequence[str] = ()) -> StatusResult:
+        """Say of each target (none: every one with an output) how it stands, and which outputs nothing makes now."""
+        names = self.recipe.resolve(targets) if targets else tuple(self.recipe.outputs().values())
+        with self._session(silent) as session:
+            plan = self._plan(session, names)
+            items = {item.name: item for item in plan.items}
+            states = [self._state(name, items.get(name)) for name in names]
+            orphans = Sweeper(session.store, self._outputs(), self.recipe.root).orphans()
+            return StatusResult(tuple(states), tuple(self._shown(row.path) for row in orphans))
+
+    def why(self, target: str) -> WhyResult:
+        """Say what differs from a target's last build."""
+        name = self._one(target)
+        with self._session(silent) as session:
+            plan = self._plan(session, (name,))
+            if plan.errors:
+                raise plan.errors[0]
+            item = session.planner.items_named(name)[0]
+            reasons = () if item.verdict is Verdict.UP_TO_DATE else item.reasons
+            return WhyResult(name, item.verdict, item.changes if reasons else (), reasons)
+
+    def lineage(self, target: str) -> Lineage:
+        """Return the exact proportions of sources in a target."""
+        name = self._one(target)
+        with self._session(silent) as session:
+            return lineages.lineage(session.planner.folder, name, session.sources.__contains__)
+
+    # Building
+
+    def build(  # noqa: PLR0913 -- they are the command's options, one for one
+        self,
+        targets: Sequence[str] = (),
+        *,
+        keep_going: bool = False,
+        threads: int | None = None,
+        device: str = "auto",
+        force: bool = False,
+        locked: bool = False,
+        durable: bool = False,
+        out: Path | None = None,
+        dtype: str | None = None,
+        lock_timeout: float | None = None,
+        emit: Emit = silent,
+    ) -> BuildResult:
+        """Make targets (none: the default ones) up to date.
+
+        A target that fails does not raise: its result says so, and `exit_code` is the first one's. `out` writes one
+        target there, in `dtype`, and changes nothing else.
+
+        Raises:
+            MergeBuildError: what is known before any work, unless `keep_going`; no space; an interrupt.
+        """
+        began = time.perf_counter()
+        _check_device(device)
+        names = self.recipe.resolve(targets)
+        options = Options(keep_going, threads, force, self.recipe.project.link)
+        with self._session(emit, durable=durable) as session, ExitStack() as stack:
+            if session.store.state.is_on_disk:
+                stack.enter_context(self._locked(session, lock_timeout))
+            goals = [self._out_goal(names, out, dtype)] if out else [session.planner.goal_of(name) for name in names]
+            if locked:
+                self._hold_sources(session, names)
+            plan = session.planner.plan(goals, hash_all=True)
+            if plan.errors and not keep_going:
+                raise _together(plan.errors)
+            if locked:
+                self._hold_results(plan)
+            self._require_trust(plan.items)
+            if not session.store.state.is_on_disk:
+                session.store.create()
+                stack.enter_context(self._locked(session, lock_timeout))
+            builder = Builder(session.sources, session.store, session.planner, options, emit)
+            results, exit_code = builder.run(plan)
+            return BuildResult(
+                ok=exit_code == 0,
+                seconds=time.perf_counter() - began,
+                bytes_read=session.sources.bytes_read + builder.source_bytes_read,
+                bytes_written=sum(result.bytes_written for result in results),
+                targets=tuple(
+                    replace(each, verdict=Verdict.FAILED) if each.verdict is Verdict.BLOCKED else each
+                    for each in results
+                ),
+                exit_code=exit_code,
+            )
+
+    # Checking
+
+    def verify(self, targets: Sequence[str] = (), *, rebuild: bool = False, emit: Emit = silent) -> VerifyResult:
+        """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes."""
+        with self._session(emit) as session:
+            rows = {row.path: row for row in session.store.state.artifacts() if row.kind != "intended"}
+            records = {record.target: record for record in session.store.records()}
+            names = self.recipe.resolve(targets) if targets else tuple(records)
+            named = []
+            for name in names:
+                record = records.get(name)
+                row = rows.pop(record.output, None) if record and record.output else None
+                if row and os.path.lexists(row.path):
+                    named.append((name, row))
+            if not targets:
+                named += [("the store", row) for row in rows.values() if row.kind in ("kept", "history")]
+            result = verify(session.store, named, {row.path: self._shown(row.path) for _, row in named})
+            if rebuild and not result.problems:
+                result = self._rebuild(session, [name for name, _ in named if name in records], result, emit)
+            return result
+
+    def _rebuild(self, session: _Session, names: Sequence[str], so_far: VerifyResult, emit: Emit) -> VerifyResult:
+        """Build targets from their sources alone, in a folder of their own, and compare with what stands there."""
+        names = [name for name in names if name in self._known_targets()]
+        with tempfile.TemporaryDirectory(prefix=".verify-", dir=session.store.root) as folder:
+            store = Store(Path(folder) / "store", project=".", history_bytes=0)
+            store.create()
+            planner = Planner(
+                self.recipe,
+                session.sources,
+                store,
+                output_of=lambda path: Path(folder) / os.path.relpath(path, self.recipe.root).replace("..", "up"),
+            )
+            plan = planner.plan([planner.goal_of(name) for name in names], hash_all=True)
+            if plan.errors:
+                raise _together(plan.errors)
+            builder = Builder(session.sources, store, planner, Options(keep_going=True), emit)
+            results, exit_code = builder.run(plan)
+            problems = [result.error for result in results if result.error]
+            for item in plan.items:
+                if item.name in names and not exit_code:
+                    problems += self._differing(item, store)
+            store.close()
+        read = so_far.bytes_read + builder.source_bytes_read
+        return VerifyResult(so_far.checked, read, tuple(problems), ResultDiffersError.exit_code if problems else 0)
+
+    def _differing(self, item: Item, store: Store) -> Iterator[Problem]:
+        built = store.state.artifacts(path=item.goal.path)[0]
+        path = self.recipe.target(item.name).output_path
+        assert path is not None
+        if not store.matches(path, Fresh(built.digest, built.header, store.entries(built))):
+            yield Problem(
+                "rebuild-differs",
+                f"`{self._shown(path)}` is not what a build of `{item.name}` from its sources gives",
+                item.blueprint.target.where.place(),
+                "build it again; if the recipe and the sources did not change, please report a bug",
+            )
+
+    def lock(self, *, emit: Emit = silent) -> Path:
+        """Write `mergefile.lock` beside the mergefile; return its path."""
+        with self._session(emit) as session:
+            found = {name: session.sources.hashed(name, with_sha256=True) for name in self.recipe.sources}
+            plan = self._plan(session, tuple(self.recipe.outputs().values()))
+            path = self._lock_path()
+            sources = {name: (source.sha256 or "", source.header.file_size) for name, source in found.items()}
+            targets = {
+                item.name: tagged(item.digest)
+                for item in plan.items
+                if item.verdict is Verdict.UP_TO_DATE and item.digest
+            }
+            lockfile.write(path, lockfile.Locked(sources, targets))
+            return path
+
+    # Room
+
+    def gc(
+        self,
+        *,
+        max_size: int | None = None,
+        older_than: float | None = None,
+        dry_run: bool = False,
+        lock_timeout: float | None = None,
+    ) -> CleanResult:
+        """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
+        with self._session(silent) as session, self._locked(session, lock_timeout):
+            sweeper = Sweeper(session.store, self._outputs(), self.recipe.root)
+            return sweeper.collect(self._known_targets(), max_size, older_than, dry_run=dry_run)
+
+    def clean(
+        self, targets: Sequence[str] = (), *, orphans: bool = False, lock_timeout: float | None = None
+    ) -> CleanResult:
+        """Remove outputs and artifacts that we made: of these targets, of orphans, or (neither given) all."""
+        names = self.recipe.resolve(targets) if targets else None
+        with self._session(silent) as session, self._locked(session, lock_timeout):
+            sweeper = Sweeper(session.store, self._outputs(), self.recipe.root)
+            return sweeper.clean(names, orphans=orphans)
+
+    def trust(self) -> tuple[str, ...]:
+        """Let this project write into the folders outside it that its mergefile names now; return them."""
+        return tuple(trust.grant(self.recipe.root, self._written()))
+
+    # Inside
+
+    @contextmanager
+    def _session(self, emit: Emit, *, durable: bool = False) -> Iterator[_Session]:
+        root = self._store_root()
+        store = Store(
+            root,
+            project=_relative(self.recipe.root, root),
+            history_bytes=self.recipe.project.history_bytes,
+            durable=durable,
+        )
+        try:
+            yield _Session(self.recipe, store, emit)
+        finally:
+            store.close()
+
+    def _store_root(self) -> Path:
+        given = os.environ.get("MERGEBUILD_STORE")
+        if given:
+            return Path(given).expanduser().absolute()
+        return self.recipe.root / Path(self.recipe.project.store or ".mergebuild").expanduser()
+
+    @contextmanager
+    def _locked(self, session: _Session, timeout: float | None) -> Iterator[None]:
+        if not session.store.state.is_on_disk:
+            yield
+            return
+        lock = session.store.lock(timeout=timeout, what=shlex.join(["mergebuild", *sys.argv[1:]]))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _plan(self, session: _Session, names: Sequence[str]) -> Plan:
+        """Plan targets for looking; what is wrong with the recipe raises, a source that is not there only blocks."""
+        plan = session.planner.plan([session.planner.goal_of(name) for name in names])
+        wrong = [error for error in plan.errors if not isinstance(error, SourceError)]
+        if wrong:
+            raise _together(wrong)
+        return plan
+
+    def _one(self, target: str) -> str:
+        names = self.recipe.resolve((target,))
+        if len(names) != 1:
+            raise UsageError.one(
+                "one-target", f"`{target}` is {len(names)} targets", help=f"name one, such as `{names[0]}`"
+            )
+        return names[0]
+
+    def _out_goal(self, names: Sequence[str], out: Path, dtype: str | None) -> Goal:
+        """Return the goal of `-o`."""
+        path = Path.cwd() / out
+        if len(names) != 1:
+            raise UsageError.one("one-target", f"`-o` writes one target, and {len(names)} were named")
+        if path.suffix != ".safetensors":
+            raise UsageError.one("bad-output", f"`{out}` does not end in `.safetensors`")
+        owner = self.recipe.outputs().get(path)
+        if owner:
+            raise UsageError.one(
+                "output-taken", f"`{out}` is the output of `{owner}`", help="build that, or name another"
+            )
+        for name, source in self.recipe.sources.items():
+            if path.resolve() == (source.folder / Path(source.path).expanduser()).resolve():
+                raise UsageError.one("output-is-source", f"`{out}` is the source `{name}`", help="name another file")
+        target = self.recipe.target(names[0])
+        return Goal(target.name, path, dtype or target.dtype or self.recipe.default_dtype, is_extra=True)
+
+    def _require_trust(self, items: Iterable[Item]) -> None:
+        paths = [item.goal.path for item in items if item.goal.path and not item.goal.is_extra]
+        if self.recipe.project.store and not os.environ.get("MERGEBUILD_STORE"):
+            paths.append(self._store_root() / "state.sqlite3")
+        trust.require(self.recipe.root, paths, self._written())
+
+    def _written(self) -> list[Path]:
+        """Return every path that the recipe would write to."""
+        paths = list(self.recipe.outputs())
+        if self.recipe.project.store:
+            paths.append(self.recipe.root / Path(self.recipe.project.store).expanduser() / "state.sqlite3")
+        return paths
+
+    def _outputs(self) -> set[Path]:
+        """Return the outputs that some target makes now, members that others name among them."""
+        found = set(self.recipe.outputs())
+        seen: set[str] = set()
+        waiting = list(self.recipe.target_names())
+        while waiting:
+            name = waiting.pop()
+            if name in seen or name in self.recipe.sources:
+                continue
+            seen.add(name)
+            target = self.recipe.target(name)
+            if target.output_path:
+                found.add(target.output_path)
+            waiting += [each.ref for each in target.inputs]
+        return found
+
+    def _known_targets(self) -> set[str]:
+        return set(self.recipe.target_names())
+
+    def _lock_path(self) -> Path:
+        return self.recipe.root / "mergefile.lock"
+
+    def _hold_sources(self, session: _Session, names: Sequence[str]) -> None:
+        """Refuse sources that are not the lock's."""
+        locked = lockfile.read(self._lock_path())
+        for name in sorted(set().union(*(session.planner.leaves(each) for each in names))):
+            source = session.sources.hashed(name, with_sha256=True)
+            sha256, _size = locked.sources.get(name, ("(not in the lock)", 0))
+            if source.sha256 != sha256:
+                raise SourceError.one(
+                    "lock-mismatch",
+                    f"source `{name}` is not the file that mergefile.lock names",
+                    where=self.recipe.sources[name].where.place(),
+                    rows=(f"locked  {sha256}", f"found   {source.sha256}  {source.shown}"),
+                    help="get that file, or run `mergebuild lock` to accept this one",
+                )
+
+    def _hold_results(self, plan: Plan) -> None:
+        """Refuse to make anything else than the lock says."""
+        locked = lockfile.read(self._lock_path())
+        for item in plan.items:
+            digest = tagged(item.digest or b"")
+            if not item.goal.is_extra and locked.targets.get(item.name, digest) != digest:
+                raise ResultDiffersError.one(
+                    "lock-result",
+                    f"target `{item.name}` is not what mergefile.lock says",
+                    where=item.blueprint.target.where.place(),
+                    rows=(f"locked  {locked.targets[item.name]}", f"now     {digest}"),
+                    help="`mergebuild build` without --locked, then `mergebuild lock`, accepts it",
+                )
+
+    def _state(self, name: str, item: Item | None) -> TargetState:
+        output = self.recipe.target(name).output
+        path = self.recipe.target(name).output_path
+        if item is None:  # blocked by a source that is not there
+            there = path is not None and os.path.lexists(path)
+            return TargetState(name, State.STALE if there else State.MISSING, output)
+        if item.presence is Presence.FOREIGN:
+            state = State.CHANGED_BY_HAND
+        elif item.verdict is Verdict.UP_TO_DATE:
+            state = State.UP_TO_DATE
+        elif item.presence is Presence.ABSENT:
+            state = State.MISSING
+        else:
+            state = State.STALE
+        return TargetState(name, state, output)
+
+    def _shown(self, path: Path) -> str:
+        try:
+            return path.relative_to(self.recipe.root).as_posix()
+        except ValueError:
+            return path.as_posix()
+
+
+def _check_device(device: str) -> None:
+    if device not in _DEVICES:
+        raise UsageError.one(
+            "no-such-device", f"device `{device}` is not in this version", help="`--device auto` and `cpu` are"
+        )
+
+
+def _together(errors: Sequence[MergeBuildError]) -> MergeBuildError:
+    """Return one error with the problems of all that have the first one's exit code."""
+    kind = type(errors[0])
+    problems = [problem for error in errors if isinstance(error, kind) for problem in error.problems]
+    return kind(dict.fromkeys(problems))
+
+
+def _relative(path: Path, base: Path) -> str:
+    try:
+        return os.path.relpath(path, base)
+    except ValueError:  # another drive
+        return str(path)

@@ -1,0 +1,161 @@
+"""Take away what we made: outputs, what the store keeps, and what no target makes any more.
+
+Only files whose bytes are known to be ours go; never a source, never what was changed by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from mergebuild.results import CleanResult
+from mergebuild.store import ArtifactRow, Presence, Record, Store
+
+__all__ = ["Sweeper"]
+
+
+class Sweeper:
+    """Sweeps the store and the outputs of a project. `outputs`: every path that some target makes now."""
+
+    def __init__(self, store: Store, outputs: set[Path], root: Path) -> None:
+        self._store = store
+        self._outputs = outputs
+        self._root = root
+        self._removed: list[str] = []
+        self._kept: list[str] = []
+        self._freed = 0
+
+    def orphans(self) -> list[ArtifactRow]:
+        """Return outputs of this project that no target makes now, and that are still ours."""
+        return [
+            row
+            for row in self._store.state.artifacts(kind="output")
+            if row.project == self._store.project
+            and row.path not in self._outputs
+            and os.path.lexists(row.path)
+            and self._store.is_intact(row)
+        ]
+
+    def clean(self, names: Collection[str] | None, *, orphans: bool) -> CleanResult:
+        """Remove the outputs and kept artifacts of these targets; of orphans; with neither, of everything."""
+        before = self._size()
+        everything = names is None and not orphans
+        for record in self._store.records():
+            if everything or (names is not None and record.target in names):
+                self._clean_record(record)
+        if orphans or everything:
+            for row in self.orphans():
+                self._remove_with_copies(row)
+        if everything:
+            for row in self._store.rows_inside():
+                self._remove(row)
+        return self._result(before)
+
+    def collect(
+        self, known: Collection[str], max_size: int | None, older_than: float | None, *, dry_run: bool
+    ) -> CleanResult:
+        """Free the store of what no record of a known target needs, then of history beyond budget, age or size."""
+        before = self._size()
+        mine = {record.target: record.artifact for record in self._store.records()}
+        gone = {artifact for target, artifact in mine.items() if target not in known}
+        wanted = self._store.state.wanted() - (gone - {mine[target] for target in mine if target in known})
+        inside = self._store.rows_inside()
+        going = [row for row in inside if row.kind == "kept" and row.digest not in wanted]
+        history = [row for row in inside if row.kind == "history"]
+        if older_than is not None:
+            going += [row for row in history if row.made < time.time() - older_than]
+        going += self._beyond(history, self._store.history_budget(), going)
+        if max_size is not None:
+            stay = sum(_size(row) for row in inside if row.kind == "kept" and row not in going)
+            going += self._beyond(history, max_size - stay, going)
+        for row in going:
+            if dry_run:
+                self._removed.append(self._shown(row.path))
+                self._freed += _size(row) if _is_last_name(row) else 0
+            else:
+                self._remove(row)
+        if not dry_run:
+            for row in self._store.state.artifacts():
+                if not os.path.lexists(row.path):
+                    self._store.state.forget_artifact(row.id)
+            self._freed += self._remove_strangers()
+        result = self._result(before)
+        return result if not dry_run else CleanResult(
+            result.removed, result.kept, self._freed, before, before - self._freed, dry_run=True
+        )  # fmt: skip
+
+    # Inside
+
+    def _clean_record(self, record: Record) -> None:
+        if record.output is None:
+            for row in self._store.state.artifacts(digest=record.artifact, kind="kept"):
+                self._remove(row)
+        else:
+            presence, there = self._store.at(record.output)
+            if presence is Presence.FOREIGN:
+                self._kept.append(f"{self._shown(record.output)} (changed by hand)")
+                return
+            if there is not None:
+                self._remove_with_copies(there)
+        self._store.forget_record(record.target)
+
+    def _remove_with_copies(self, row: ArtifactRow) -> None:
+        shared = any(
+            other.id != row.id and other.kind == "output" for other in self._store.state.artifacts(digest=row.digest)
+        )
+        self._remove(row)
+        if not shared:
+            for copy in self._store.state.artifacts(digest=row.digest, kind="kept"):
+                self._remove(copy)
+
+    def _remove(self, row: ArtifactRow) -> None:
+        self._removed.append(self._shown(row.path))
+        self._freed += self._store.remove(row)
+
+    def _beyond(self, rows: Sequence[ArtifactRow], budget: int, going: Sequence[ArtifactRow]) -> list[ArtifactRow]:
+        """Return the rows, newest first, that no longer fit into a budget."""
+        found = []
+        for row in rows:
+            if row in going:
+                continue
+            budget -= _size(row)
+            if budget < 0:
+                found.append(row)
+        return found
+
+    def _remove_strangers(self) -> int:
+        """Remove files in the store's own folders that no row knows."""
+        freed = 0
+        known = {row.path for row in self._store.state.artifacts()}
+        for folder in (self._store.root / "kept", self._store.root / "history"):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path not in known and path.is_file():
+                    freed += path.stat().st_size
+                    self._removed.append(self._shown(path))
+                    path.unlink()
+        return freed
+
+    def _size(self) -> int:
+        return sum(_size(row) for row in self._store.state.artifacts() if row.kind != "intended")
+
+    def _result(self, before: int) -> CleanResult:
+        return CleanResult(tuple(self._removed), tuple(self._kept), self._freed, before, self._size())
+
+    def _shown(self, path: Path) -> str:
+        try:
+            return path.relative_to(self._root).as_posix()
+        except ValueError:
+            return path.as_posix()
+
+
+def _size(row: ArtifactRow) -> int:
+    return row.identity.size if row.identity else 0
+
+
+def _is_last_name(row: ArtifactRow) -> bool:
+    try:
+        return row.path.stat().st_nlink == 1
+    except OSError:
+        return False
