@@ -1,13 +1,14 @@
 """What went into a target, as exact proportions: of sources for `lineage`, of content for a file's metadata.
 
 Most targets have the same proportions in every tensor; others have them per block. Where the tensors of one block
-differ, the block shows what most of them have, and the others stand under their own names.
+differ, the block shows what most of them have; the others stand as a group of it (`IN04 attn`) or under their own
+names.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from mergebuild.fold import Blueprint, Folder
@@ -36,7 +37,13 @@ def summarize(
         members = by_block[block]
         ((common, _count),) = Counter(members.values()).most_common(1)
         found[block] = _shown(common)
-        found |= {name: _shown(each) for name, each in sorted(members.items()) if each != common}
+        others: dict[Shares, list[str]] = {}
+        for name in sorted(members):
+            if members[name] != common:
+                others.setdefault(members[name], []).append(name)
+        for each, names in others.items():
+            group = _group(names, members, layout)
+            found |= {f"{block} {group}": _shown(each)} if group else dict.fromkeys(names, _shown(each))
     return None, found
 
 
@@ -105,6 +112,14 @@ def _tree(folder: Folder, target: str, is_source: Callable[[str], bool], depth: 
         else:
             lines += _tree(folder, each, is_source, depth + 1)
     return lines
+
+
+def _group(names: Sequence[str], block: Iterable[str], layout: Layout | None) -> str | None:
+    """Return the group of the layout that is just these tensors of a block."""
+    for group, pattern in layout.groups if layout else ():
+        if names == sorted(name for name in block if pattern.search(name)):
+            return group
+    return None
 
 
 def _gathered(parts: Iterable[tuple[str, Fraction]]) -> Shares:

@@ -117,6 +117,7 @@ class Project:
                 plan.space_needed,
                 free_space(self.recipe.root),
                 plan.bytes_to_hash,
+                plan.errors[0].exit_code if plan.errors else 0,
             )
 
     def status(self, targets: Sequence[str] = ()) -> StatusResult:
@@ -158,7 +159,7 @@ class Project:
         force: bool = False,
         locked: bool = False,
         durable: bool = False,
-        out: Path | None = None,
+        out: Path | str | None = None,
         dtype: str | None = None,
         lock_timeout: float | None = None,
         emit: Emit = silent,
@@ -178,7 +179,7 @@ class Project:
         with self._session(emit, durable=durable) as session, ExitStack() as stack:
             if session.store.state.is_on_disk:
                 stack.enter_context(self._locked(session, lock_timeout))
-            goals = [self._out_goal(names, out, dtype)] if out else [session.planner.goal_of(name) for name in names]
+            goals = [self._out_goal(names, Path(out), dtype)] if out else [session.planner.goal_of(name) for name in names]
             if locked:
                 self._hold_sources(session, names)
             plan = session.planner.plan(goals, hash_all=True)

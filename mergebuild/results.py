@@ -119,6 +119,8 @@ class PlanResult:
     space_free: int
     bytes_to_hash: int = 0
     """Bytes of sources that would have to be read to know more."""
+    exit_code: int = 0
+    """Of the first problem that blocks a target."""
 
     def to_json(self) -> dict[str, object]:
         """Return the contract's object of `plan`: the build's, with `reasons` and the space."""

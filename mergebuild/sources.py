@@ -28,7 +28,7 @@ from mergebuild.portable import Identity, identity
 from mergebuild.recipe.model import Source
 from mergebuild.store.state import SourceRow, State
 
-__all__ = ["SourceFile", "Sources"]
+__all__ = ["SourceFile", "Sources", "locate"]
 
 _FINE_GRAIN_NS = 20_000_000
 _COARSE_GRAIN_NS = 2_000_000_000
@@ -67,6 +67,30 @@ class SourceFile:
     def is_hashed(self) -> bool:
         """Whether its digests are known."""
         return self.checksums is not None
+
+
+def locate(source: Source, root: Path) -> Path:
+    """Return where a source lies: as written, or in the folders of `MERGEBUILD_MODELS`. `root` is for messages.
+
+    Raises:
+        SourceError: it is nowhere.
+    """
+    written = Path(source.path).expanduser()
+    candidates = [source.folder / written]
+    if not written.is_absolute():
+        folders = os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep)
+        candidates += [Path(folder).expanduser() / written for folder in folders if folder]
+    for candidate in candidates:
+        if os.path.lexists(candidate):
+            return candidate
+    mend = f"get it from {source.url}" if source.url else "check the path, or add its folder to MERGEBUILD_MODELS"
+    raise SourceError.one(
+        "source-missing",
+        f"source `{source.name}` is missing: no file `{source.path}`",
+        where=source.where.place(),
+        rows=tuple(f"looked for {_shown(candidate, root)}" for candidate in candidates),
+        help=mend,
+    )
 
 
 class Sources:
@@ -124,32 +148,8 @@ class Sources:
         """Return which of these sources, all opened before, are no longer the files that were opened."""
         return [name for name in names if not _still(self._files[name])]
 
-    def locate(self, name: str) -> Path:
-        """Return where a declared source lies: as written, or in the folders of `MERGEBUILD_MODELS`.
-
-        Raises:
-            SourceError: it is nowhere.
-        """
-        source = self._declared[name]
-        first = source.folder / Path(source.path).expanduser()
-        candidates = [first]
-        if not Path(source.path).expanduser().is_absolute():
-            folders = os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep)
-            candidates += [Path(folder) / source.path for folder in folders if folder]
-        for candidate in candidates:
-            if os.path.lexists(candidate):
-                return candidate
-        mend = f"get it from {source.url}" if source.url else "check the path, or add its folder to MERGEBUILD_MODELS"
-        raise SourceError.one(
-            "source-missing",
-            f"source `{name}` is missing: no file `{source.path}`",
-            where=source.where.place(),
-            rows=tuple(f"looked for {_shown(candidate, self._folder)}" for candidate in candidates),
-            help=mend,
-        )
-
     def _open(self, source: Source) -> SourceFile:
-        path = self.locate(source.name)
+        path = locate(source, self._folder)
         shown = _shown(path, self._folder)
         if path.is_dir() or path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin", ".gguf"}:
             kind = "a directory" if path.is_dir() else f"a `{path.suffix}` file"

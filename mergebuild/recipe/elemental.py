@@ -54,7 +54,7 @@ def _rule(text: str, offset: int) -> Elemental:
             message = f"`{block}` in an elemental rule is no block such as `OUT03` and no range such as `OUT03-OUT06`"
             raise ElementalError("bad-elemental", message, start, end)
     written = parts[2].strip()
-    if written.upper() in ("R", "U", "X"):
+    if written in ("R", "U", "X"):
         message = f"a random number (`{written}`) in an elemental rule is not in this version"
         raise ElementalError("not-in-this-version", message, start, end, "write the number itself")
     try:

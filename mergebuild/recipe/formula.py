@@ -85,7 +85,14 @@ def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], s
     if not _holds_model(tree, spellings):
         message = "a formula names at least one model, and every term of it has one"
         raise ExpressionError(message, tree.start, tree.end)
-    return LinearFormula(text, tuple(models), tuple(used), tree, MappingProxyType(spellings))
+    formula = LinearFormula(text, tuple(models), tuple(used), tree, MappingProxyType(spellings))
+    if not used:  # with numbers only the plan can know
+        try:
+            formula.coefficients({})
+        except ZeroDivisionError:
+            message = "division by 0"
+            raise ExpressionError(message, tree.start, tree.end) from None
+    return formula
 
 
 def _holds_model(tree: Expression, models: Collection[str]) -> bool:
@@ -113,7 +120,7 @@ def _product_holds_model(tree: Product, models: Collection[str]) -> bool:
     for divides, factor in tree.factors:
         holds = _holds_model(factor, models)
         if holds and divides:
-            message = "a model is divided by"
+            message = "division by a model"
             raise ExpressionError(message, factor.start, factor.end, "divide by numbers only")
         if holds and found:
             message = "a model is multiplied by a model"

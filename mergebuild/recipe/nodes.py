@@ -69,7 +69,8 @@ def resolve(raw: object, at: At, scope: Scope, problems: Problems) -> Node:
     if isinstance(raw, int):
         if raw.bit_length() <= _MOST_BITS:
             return Node(Fraction(raw), at)
-        raw = BadNumber("the number", "beyond 1e-1000 to 1e1000")
+        problems.add("bad-number", "a whole number beyond 1e1000", at)
+        return Node(INVALID, at)
     if isinstance(raw, BadNumber):
         problems.add("bad-number", f"`{raw.text}` is {raw.reason}", at)
         return Node(INVALID, at)

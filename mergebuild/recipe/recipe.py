@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -150,10 +151,12 @@ class Recipe:
         except NoSuchNameError as error:
             _raise_unknown(error)
         problems = Problems()
+        before = len(self._targets)
         self._check([canonical], problems)
         found = self._targets[canonical].target
         if problems or found is None:
-            del self._targets[canonical]
+            for added in list(self._targets)[before:]:
+                del self._targets[added]
             problems.fail()
         return found
 
@@ -168,7 +171,7 @@ class Recipe:
         if not asked:
             asked = self.project.default or ()
             if self.project.default is None:
-                return tuple(dict.fromkeys(self._outputs.listed.values()))
+                return tuple(self._paths)
         found: dict[str, None] = {}
         problems: list[Problem] = []
         for text in asked:
@@ -197,7 +200,7 @@ class Recipe:
 
     def outputs(self) -> Mapping[Path, str]:
         """Return the target of every output, members listed; paths absolute and normal, links as they are."""
-        return {Path(path): name for path, name in self._outputs.listed.items()}
+        return {Path(path): name for name, path in self._paths.items()}
 
     def closure(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return these targets and all that they need, each once and after what it needs.
@@ -225,6 +228,12 @@ class Recipe:
             KeyError: it is not declared.
         """
         return self._parts.places.at(name.partition("@")[0].strip())
+
+    @cached_property
+    def _paths(self) -> dict[str, str]:
+        """From a listed target with an output to its path, in the order of the files."""
+        owned = {name: path for path, name in self._outputs.listed.items()}
+        return {name: owned[name] for name in self.target_names() if name in owned}
 
     # -- checks
 
@@ -307,7 +316,7 @@ class Recipe:
         except VariableError as error:
             problems.add(error.code, f"`output` of target `{name}`: {error}", at, help=error.hint)
         except OutputError as error:
-            problems.add(error.code, f"`output` of target `{name}`: {error}", at, help=error.hint)
+            problems.add(error.code, f"`output` of target `{name}` {error}", at, help=error.hint)
         else:
             self._outputs.claim(absolute(text, at.document.folder), name, at, problems, listed=True)
 

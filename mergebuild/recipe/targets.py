@@ -109,14 +109,17 @@ def check_output(text: str) -> None:
     Raises:
         OutputError: not a `.safetensors` file.
     """
+    shown = text.encode("unicode_escape").decode() if not text.isprintable() else text
     if any(ord(sign) < ord(" ") for sign in text):
-        raise OutputError("bad-path", "has a sign that no path has", "write paths with `/`, or in single quotes")
+        message = f"is `{shown}`, which has a sign that no path has"
+        raise OutputError("bad-path", message, "write paths with `/`, or in single quotes")
     if text.endswith((".ckpt", "/", ".pt", ".pth", ".gguf")):
-        kind = "directories of shards" if text.endswith("/") else f"`.{text.rpartition('.')[2]}` files"
-        raise OutputError("not-in-this-version", f"{kind} as outputs are not in this version", _SAFETENSORS)
+        kind = "a directory of shards" if text.endswith("/") else f"a `.{text.rpartition('.')[2]}` file"
+        raise OutputError("not-in-this-version", f"is `{shown}`; {kind} is not in this version", _SAFETENSORS)
     name = text.replace("\\", "/").rpartition("/")[2]
     if not name.endswith(".safetensors") or name == ".safetensors":
-        raise OutputError("bad-output", "expected the path of a `.safetensors` file", _SAFETENSORS)
+        message = f"is `{shown}`, expected the path of a `.safetensors` file"
+        raise OutputError("bad-output", message, _SAFETENSORS)
 
 
 _SAFETENSORS = 'such as `output = "out/name.safetensors"`'
@@ -453,8 +456,7 @@ class _TargetReading:
         try:
             check_output(text)
         except OutputError as error:
-            message = f"{self._what('output')} is `{text.encode('unicode_escape').decode()}`: {error}"
-            self._problems.add(error.code, message, node.at, help=error.hint)
+            self._problems.add(error.code, f"{self._what('output')} {error}", node.at, help=error.hint)
         return text, Path(absolute(text, node.at.document.folder))
 
     def _dtype(self, has_output: bool, default: str) -> str | None:

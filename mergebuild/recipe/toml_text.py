@@ -18,6 +18,8 @@ from mergebuild.recipe.problems import Problems
 
 __all__ = ["read_toml", "toml_value"]
 
+_QUOTED = r"'([^']*)'"
+_TUPLE = re.compile(r"\((?:'[^']*',? ?)+\)")
 _TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
 _COMMA = re.compile(r"[0-9]\s?,\s?[0-9]+\s*(?:[}\]#]|$)")
 
@@ -28,7 +30,8 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
         return dict(tomli.loads(document.text, parse_float=_float))
     except tomli.TOMLDecodeError as error:
         place = document.at_line(error.lineno, error.colno)
-        message = error.msg[:1].lower() + error.msg[1:]
+        message = _TUPLE.sub(lambda found: f"`{'.'.join(re.findall(_QUOTED, found[0]))}`", error.msg)
+        message = message[:1].lower() + message[1:]
         help_ = _trap(place.text, place.column, error.msg)
         problems.add("toml-syntax", f"`{document.name}` is no valid TOML: {message}", place, help=help_)
     except RecursionError:

@@ -1,0 +1,32 @@
+"""An incremental build system for model merges.
+
+    import mergebuild
+    result = mergebuild.load("mergefile.toml").build(["orange"])
+
+What is named here is imported when it is first used, so that `import mergebuild` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mergebuild.errors import MergeBuildError
+    from mergebuild.project import Project, load
+
+__all__ = ["MergeBuildError", "Project", "__version__", "load"]
+
+__version__ = "0.1.0"
+
+_HOMES = {"MergeBuildError": "mergebuild.errors", "Project": "mergebuild.project", "load": "mergebuild.project"}
+
+
+def __getattr__(name: str) -> object:
+    """Import what the package exports when it is first asked for."""
+    home = _HOMES.get(name)
+    if home is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    from importlib import import_module
+
+    return getattr(import_module(home), name)

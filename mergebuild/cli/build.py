@@ -1,0 +1,108 @@
+"""`mergebuild build`: make targets up to date."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import click
+
+from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
+from mergebuild.cli.options import (
+    Settings,
+    dry_run_option,
+    lock_timeout_option,
+    reads_recipe,
+    subcommand,
+    targets_argument,
+)
+from mergebuild.errors import UsageError
+from mergebuild.report.answers import build_lines
+
+__all__ = ["command"]
+
+_DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "source")
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+
+
+class _Options(TypedDict):
+    dry_run: bool
+    keep_going: bool
+    jobs: int | None
+    device: str
+    force: bool
+    locked: bool
+    durable: bool
+    out: str | None
+    dtype: str | None
+    lock_timeout: float | None
+
+
+def _check(targets: tuple[str, ...], options: _Options) -> None:
+    """Refuse options that make no sense together."""
+    if not _DEVICE.fullmatch(options["device"]):
+        message = f"there is no device `{options['device']}`"
+        raise UsageError.one("no-such-device", message, help="expected `auto`, `cpu`, `cuda` or `cuda:0`")
+    if options["out"] is None:
+        if options["dtype"] is not None:
+            raise UsageError.one(
+                "dtype-without-out", "`--dtype` goes with `-o`", help="or set `dtype` in the mergefile"
+            )
+        return
+    if len(targets) != 1:
+        message = f"`-o` writes one target, and {len(targets) or 'none'} are named"
+        raise UsageError.one("out-of-one-target", message, help="name one: `mergebuild build TARGET -o PATH`")
+    if options["dry_run"]:
+        raise UsageError.one("dry-run-with-out", "`-n` shows what the mergefile asks for, and `-o` is not in it")
+
+
+@subcommand("build")
+@targets_argument
+@dry_run_option
+@click.option("-k", "--keep-going", is_flag=True, help="Build what can be built when a target fails.")
+@click.option("-j", "--jobs", metavar="N", type=click.IntRange(min=1), help="Use this many threads.")
+@click.option("--device", metavar="DEVICE", default="auto", help="Compute on auto, cpu, cuda or cuda:N.")
+@click.option("--force", is_flag=True, help="Overwrite outputs changed by hand; they are kept aside first.")
+@click.option("--locked", is_flag=True, help="Refuse sources and results other than mergefile.lock's.")
+@click.option("--durable", is_flag=True, help="Wait until the disk has it.")
+@click.option("-o", "--out", metavar="PATH", type=click.Path(), help="Write one target there, and change nothing else.")
+@click.option(
+    "--dtype", metavar="DTYPE", type=click.Choice(_DTYPES), help=f"The dtype of what -o writes: {', '.join(_DTYPES)}."
+)
+@lock_timeout_option
+@reads_recipe
+def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Options]) -> int:
+    """Make targets up to date.
+
+    A target is a name, a member of a family (mix@alpha=0.3), a slice of one, or an output's path. Without any: what
+    [project] default names, else every target that has an output.
+    """
+    _check(targets, options)
+    if options["dry_run"]:
+        from mergebuild.cli.plan import show_plan
+
+        return show_plan(settings, targets)
+    project = open_project(settings)
+    console = settings.console
+    with console.listening() as emit:
+        result = project.build(
+            targets_from_here(settings, targets),
+            keep_going=options["keep_going"],
+            threads=options["jobs"],
+            device=options["device"],
+            force=options["force"],
+            locked=options["locked"],
+            durable=options["durable"],
+            out=Path(options["out"]) if options["out"] is not None else None,
+            dtype=options["dtype"],
+            lock_timeout=options["lock_timeout"],
+            emit=emit,
+        )
+    problems = [target.error for target in result.targets if target.error]
+    errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
+    shown = shown_from_here(settings)
+    lines = [] if settings.quiet else build_lines(result, verbose=settings.verbose > 0, shown=shown)
+    console.answer(result.to_json() | errors, lines)
+    console.problems(problems)
+    return result.exit_code

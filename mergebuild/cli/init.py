@@ -1,0 +1,24 @@
+"""`mergebuild init`: a first mergefile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mergebuild.cli.options import Settings, subcommand
+
+__all__ = ["command"]
+
+
+@subcommand("init")
+@click.argument("folder", required=False, default=".", metavar="[FOLDER]", type=click.Path(file_okay=False))
+def command(settings: Settings, folder: str) -> int:
+    """Write a commented mergefile.toml for the models found in FOLDER and below it. Never overwrites one."""
+    from mergebuild.starter import init
+
+    made = init(Path(folder), mergefile=settings.mergefile)
+    document = {"ok": True, "mergefile": str(made.path), "sources": made.sources}
+    found = f"{len(made.sources)} model{'' if len(made.sources) == 1 else 's'} found"
+    settings.console.answer(document, [] if settings.quiet else [f"wrote {made.path}: {found}"])
+    return 0

@@ -1,0 +1,92 @@
+"""`mergebuild inspect`: what a model file is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mergebuild.cli.opening import find_mergefile, from_here, open_recipe
+from mergebuild.cli.options import Settings, SourceOrFile, reads_recipe, subcommand
+from mergebuild.errors import MergeBuildError, UsageError
+from mergebuild.inspection import inspect
+from mergebuild.report.answers import inspection_lines
+
+if TYPE_CHECKING:
+    from mergebuild.recipe import Recipe
+    from mergebuild.recipe.model import LayoutText
+
+__all__ = ["command"]
+
+
+@subcommand("inspect")
+@click.argument("asked", metavar="FILE|NAME", type=SourceOrFile())
+@click.option("--tensors", is_flag=True, help="List every tensor.")
+@reads_recipe
+def command(settings: Settings, asked: str, tensors: bool) -> int:
+    """Show what a model file is: tensors, dtypes, layout, components, metadata, hashes.
+
+    A NAME is a source's or a target's of the mergefile. The whole file is read, for the hashes.
+    """
+    path, layouts = _asked_for(settings, asked)
+    with settings.console.listening() as emit:
+        found = inspect(path, layouts=layouts, with_tensors=tensors, emit=emit)
+    settings.console.answer(found.to_json(), inspection_lines(found))
+    return 0
+
+
+def _asked_for(settings: Settings, asked: str) -> tuple[Path, Mapping[str, LayoutText]]:
+    """Return the file to look at, and the layouts that the mergefile around declares. A file wins over a name."""
+    path = Path(asked)
+    if path.is_file():
+        return path, _layouts_nearby(settings)
+    if find_mergefile(settings) is None:
+        return path, {}
+    recipe = open_recipe(settings)
+    if asked in recipe.sources:
+        return _source_file(recipe, asked), recipe.layouts
+    if path.name != asked or path.suffix in (".safetensors", ".ckpt"):
+        return path, recipe.layouts
+    try:
+        return _output(recipe, asked), recipe.layouts
+    except UsageError:
+        if path.is_dir():
+            return path, recipe.layouts
+        raise
+
+
+def _layouts_nearby(settings: Settings) -> Mapping[str, LayoutText]:
+    """Return the layouts of the mergefile around, if there is one that can be read."""
+    if find_mergefile(settings) is None:
+        return {}
+    try:
+        return open_recipe(settings).layouts
+    except MergeBuildError:
+        return {}
+
+
+def _source_file(recipe: Recipe, name: str) -> Path:
+    from mergebuild.sources import locate
+
+    return from_here(locate(recipe.sources[name], recipe.root))
+
+
+def _output(recipe: Recipe, name: str) -> Path:
+    """Return the file of a target."""
+    members = recipe.resolve([name])
+    if len(members) != 1:
+        raise UsageError.one(
+            "not-one-target",
+            f"`{name}` is {len(members)} targets, and one can be inspected",
+            help=f"name one, such as `{members[0]}`" if members else "",
+        )
+    target = recipe.target(members[0])
+    if target.output_path is None:
+        raise UsageError.one(
+            "no-output",
+            f"target `{target.name}` has no `output`, so there is no file of it",
+            help=f"write one with `mergebuild build {target.name} -o PATH`",
+        )
+    return from_here(target.output_path)

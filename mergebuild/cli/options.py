@@ -1,0 +1,293 @@
+"""Options that several commands share, and what they come to.
+
+Those of `everywhere` stand before the command or behind it; both write into one `Settings`, which click hands from
+the group to the command.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mergebuild.errors import UsageError
+from mergebuild.report.console import Console
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+__all__ = [
+    "SectionedHelp",
+    "Settings",
+    "SourceOrFile",
+    "TargetName",
+    "TextType",
+    "dry_run_option",
+    "everywhere",
+    "lock_timeout_option",
+    "reads_recipe",
+    "settings_of",
+    "subcommand",
+    "target_argument",
+    "targets_argument",
+]
+
+if TYPE_CHECKING:
+    TextType = click.ParamType[str]
+else:  # generic only since click 8.4
+    TextType = click.ParamType
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)
+
+
+@dataclass
+class Settings:
+    """What the shared options of one command line say. Filled in while click reads them, so not frozen."""
+
+    as_json: bool = False
+    mergefile: Path | None = None
+    quiet: bool = False
+    verbose: int = 0
+    color: bool = True
+    overrides: tuple[str, ...] = ()
+    variables: Mapping[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def console(self) -> Console:
+        """The console that these settings ask for; asked for once all options are read."""
+        return Console(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose, color=self.color)
+
+
+settings_of = click.make_pass_decorator(Settings, ensure=True)
+
+
+class EverywhereOption(click.Option):
+    """An option of every command; help shows these in a section of their own."""
+
+
+class SectionedHelp(click.Command):
+    """A command whose help shows its own options apart from those of every command."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in two sections."""
+        own: list[tuple[str, str]] = []
+        shared: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                # `--help` is click's own
+                is_shared = isinstance(parameter, EverywhereOption) or "--help" in parameter.opts
+                (shared if is_shared else own).append(record)
+        for title, records in (("Options", own), ("Everywhere", shared)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+
+
+Store = Callable[[Settings, Any], None]
+
+
+def _storing(store: Store) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Return a callback that stores a given value; one left out changes nothing that stood before the command."""
+
+    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        settings = context.ensure_object(Settings)
+        if value not in (None, False, 0, ()):
+            store(settings, value)
+
+    return callback
+
+
+def _change_folder(_settings: Settings, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError.one("no-such-folder", f"cannot change to folder `{folder}`: {reason}") from error
+
+
+def _set_mergefile(settings: Settings, path: str) -> None:
+    settings.mergefile = Path(path)
+
+
+def _set_quiet(settings: Settings, _value: bool) -> None:
+    settings.quiet = True
+
+
+def _add_verbose(settings: Settings, count: int) -> None:
+    settings.verbose += count
+
+
+def _set_json(settings: Settings, _value: bool) -> None:
+    settings.as_json = True
+
+
+def _set_no_color(settings: Settings, _value: bool) -> None:
+    settings.color = False
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    from mergebuild import __version__
+
+    settings = context.ensure_object(Settings)
+    settings.console.answer({"version": __version__}, [f"mergebuild {__version__}"])
+    context.exit()
+
+
+def _shared(*names: str, store: Store, **attributes: Any) -> Callable[[Decorated], Decorated]:
+    return click.option(*names, cls=EverywhereOption, callback=_storing(store), expose_value=False, **attributes)
+
+
+_EVERYWHERE: tuple[Callable[[Any], Any], ...] = (
+    _shared(
+        "-C",
+        "--directory",
+        metavar="DIR",
+        multiple=True,
+        is_eager=True,
+        store=_change_folder,
+        type=click.Path(file_okay=False),
+        help="Change to this folder first.",
+    ),
+    _shared(
+        "-f",
+        "--file",
+        metavar="FILE",
+        store=_set_mergefile,
+        type=click.Path(dir_okay=False),
+        help="The mergefile; else mergefile.toml here, or in the nearest folder above.",
+    ),
+    _shared("-q", "--quiet", is_flag=True, store=_set_quiet, help="Say nothing but answers, warnings and errors."),
+    _shared("-v", "--verbose", count=True, store=_add_verbose, help="Say more."),
+    _shared("--json", is_flag=True, store=_set_json, help="Answer with one JSON document."),
+    _shared("--no-color", is_flag=True, store=_set_no_color, help="No colours and no bars."),
+    click.option(
+        "--version",
+        cls=EverywhereOption,
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_version,
+        help="Show the version and exit.",
+    ),
+)
+
+
+def everywhere(command: Decorated) -> Decorated:
+    """Add the options that every command has."""
+    for option in reversed(_EVERYWHERE):
+        command = option(command)
+    return command
+
+
+def subcommand(name: str) -> Callable[[Callable[..., int]], click.Command]:
+    """Make a command of a function that returns an exit code; its first argument is the settings."""
+
+    def decorate(function: Callable[..., int]) -> click.Command:
+        return click.command(name, cls=SectionedHelp)(everywhere(settings_of(function)))
+
+    return decorate
+
+
+def _add_overrides(settings: Settings, overrides: tuple[str, ...]) -> None:
+    for override in overrides:
+        if "=" not in override:
+            raise UsageError.one(
+                "wrong-override",
+                f"`--set {override}` has no `=`",
+                help="write `--set m=0.4` or `--set orange.alpha=0.4`",
+            )
+    settings.overrides += overrides
+
+
+def _add_variables(settings: Settings, files: tuple[str, ...]) -> None:
+    from mergebuild.cli.opening import read_variables
+
+    for file in files:
+        settings.variables = {**settings.variables, **read_variables(file)}
+
+
+def reads_recipe(function: Decorated) -> Decorated:
+    """Add `--set` and `--vars`, for commands that read the recipe."""
+    function = click.option(
+        "--vars",
+        metavar="FILE",
+        multiple=True,
+        expose_value=False,
+        callback=_storing(_add_variables),
+        type=click.Path(dir_okay=False, allow_dash=True),
+        help="Set variables from a TOML or JSON file, or from standard input (`-`).",
+    )(function)
+    return click.option(
+        "--set",
+        metavar="KEY=VALUE",
+        multiple=True,
+        expose_value=False,
+        callback=_storing(_add_overrides),
+        help="Set a variable (m=0.4), or a key of a target (orange.alpha.IN04=0.4).",
+    )(function)
+
+
+class TargetName(TextType):
+    """A target, a member or slice of a family, or an output's path; completed from the mergefile's text."""
+
+    name = "target"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Complete names of targets."""
+        from mergebuild.cli.completion import target_names
+
+        return _starting(target_names(ctx.ensure_object(Settings), incomplete), incomplete)
+
+
+class SourceOrFile(TextType):
+    """A file, or the name of a source or target."""
+
+    name = "file"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Complete names of sources and targets where one fits, else files."""
+        from click.shell_completion import CompletionItem
+
+        from mergebuild.cli.completion import source_names, target_names
+
+        settings = ctx.ensure_object(Settings)
+        names = _starting((*source_names(settings), *target_names(settings, incomplete)), incomplete)
+        return names if incomplete and names else [*names, CompletionItem(incomplete, type="file")]
+
+
+def _starting(names: tuple[str, ...], incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+targets_argument = click.argument("targets", nargs=-1, metavar="[TARGET]...", type=TargetName())
+target_argument = click.argument("target", metavar="TARGET", type=TargetName())
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Change nothing; show what would be done.")
+
+
+def _seconds(_context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    from mergebuild.cli.opening import duration
+
+    return duration(parameter.opts[0], value)
+
+
+lock_timeout_option = click.option(
+    "--lock-timeout",
+    metavar="TIME",
+    callback=_seconds,
+    help="Wait no longer than this (30, 5m) for another process that uses the store.",
+)

@@ -1,0 +1,32 @@
+"""`mergebuild plan`: what a build would do, and why."""
+
+from __future__ import annotations
+
+from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
+from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
+from mergebuild.report.answers import plan_lines
+
+__all__ = ["command", "show_plan"]
+
+
+@subcommand("plan")
+@targets_argument
+@reads_recipe
+def command(settings: Settings, targets: tuple[str, ...]) -> int:
+    """Show what a build would do, and why.
+
+    For each target: the verdict, the reasons, the tensors to compute and to reuse, the bytes to read and to write;
+    then the space needed and free. Nothing is changed.
+    """
+    return show_plan(settings, targets)
+
+
+def show_plan(settings: Settings, targets: tuple[str, ...]) -> int:
+    """Make the plan and print it."""
+    plan = open_project(settings).plan(targets_from_here(settings, targets))
+    problems = list(dict.fromkeys(target.error for target in plan.targets if target.error))
+    errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
+    lines = plan_lines(plan, verbose=settings.verbose > 0, shown=shown_from_here(settings))
+    settings.console.answer(plan.to_json() | errors, lines)
+    settings.console.problems(problems)
+    return plan.exit_code

@@ -1,0 +1,105 @@
+"""One run of the program: streams, signals, and the exit code.
+
+The only place where exceptions become exit codes, so every command behaves alike: messages on stderr in the form of
+the contract, one JSON document on stdout under `--json`, and the error class's own exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from mergebuild.cli.failures import explained
+from mergebuild.cli.options import Settings
+from mergebuild.cli.program import PROGRAM_NAME, program
+from mergebuild.errors import InternalError
+from mergebuild.report.console import make_streams_safe
+
+__all__ = ["main", "run"]
+
+_BROKEN_PIPE = 141
+"""What a shell shows for a program that a closed pipe ended (128 + SIGPIPE)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program and end the process with its exit code. `arguments`: those of the process if None."""
+    make_streams_safe()
+    _end_in_order()
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if code == _BROKEN_PIPE:
+        _forget_stdout()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Every failure is already shown."""
+    settings = Settings(as_json=_asks_for_json(arguments))
+    try:
+        if instruction := os.environ.get(f"_{PROGRAM_NAME.upper()}_COMPLETE"):
+            return _complete(instruction)
+        with program.make_context(PROGRAM_NAME, list(arguments), obj=settings) as context:
+            code = program.invoke(context)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except BrokenPipeError:
+        return _BROKEN_PIPE
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last place that can tell the user
+        return _fail(error, settings)
+
+
+def _fail(error: BaseException, settings: Settings) -> int:
+    code, problems = explained(error)
+    try:
+        if code == InternalError.exit_code:
+            settings.console.message(_traceback_text(error))
+        settings.console.failure(problems)
+    except BrokenPipeError:
+        return _BROKEN_PIPE
+    except OSError:
+        return code  # such as a full disk behind stdout: there is nowhere left to say it
+    return code
+
+
+def _traceback_text(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether `--json` is given, known before parsing, for a mistake in the arguments is an answer too."""
+    before = list(arguments[: arguments.index("--")]) if "--" in arguments else arguments
+    return "--json" in before
+
+
+def _complete(instruction: str) -> int:
+    from click.shell_completion import shell_complete
+
+    variable = f"_{PROGRAM_NAME.upper()}_COMPLETE"
+    return shell_complete(program, {"obj": Settings()}, PROGRAM_NAME, variable, instruction)
+
+
+def _end_in_order() -> None:
+    """Let a request to end lead the way that Ctrl-C goes, so that locks are given back and scratch files removed."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # who ignores it for us (nohup) means it
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _forget_stdout() -> None:
+    """Point stdout nowhere, so that the interpreter's last flush does not complain about the closed pipe."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

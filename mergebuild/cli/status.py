@@ -1,0 +1,29 @@
+"""`mergebuild status`: a line a target."""
+
+from __future__ import annotations
+
+import click
+
+from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
+from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
+from mergebuild.errors import StatusError
+from mergebuild.report.answers import status_lines
+from mergebuild.results import State
+
+__all__ = ["command"]
+
+
+@subcommand("status")
+@targets_argument
+@click.option("--exit-code", is_flag=True, help="Exit with 8 unless all are up to date.")
+@reads_recipe
+def command(settings: Settings, targets: tuple[str, ...], exit_code: bool) -> int:
+    """Show the state of each target in a line.
+
+    States are up-to-date, stale, missing and changed-by-hand. Orphans are outputs that were built here and that no
+    target makes now; `mergebuild clean --orphans` removes them.
+    """
+    status = open_project(settings).status(targets_from_here(settings, targets))
+    settings.console.answer(status.to_json(), status_lines(status, shown=shown_from_here(settings)))
+    is_current = all(target.state is State.UP_TO_DATE for target in status.targets)
+    return StatusError.exit_code if exit_code and not is_current else 0

@@ -1,0 +1,20 @@
+"""`mergebuild why`: what differs from a target's last build."""
+
+from __future__ import annotations
+
+from mergebuild.cli.opening import open_project, targets_from_here
+from mergebuild.cli.options import Settings, reads_recipe, subcommand, target_argument
+from mergebuild.report.answers import why_lines
+
+__all__ = ["command"]
+
+
+@subcommand("why")
+@target_argument
+@reads_recipe
+def command(settings: Settings, target: str) -> int:
+    """Show what differs from a target's last build, a line a reason."""
+    (asked,) = targets_from_here(settings, (target,))
+    why = open_project(settings).why(asked)
+    settings.console.answer(why.to_json(), why_lines(why))
+    return 0

@@ -1,0 +1,80 @@
+"""The methods of the catalog as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mergebuild.methods.catalog import Method, Parameter
+from mergebuild.report.columns import table
+
+__all__ = ["default_text", "inputs_text", "method_document", "method_lines", "methods_lines", "parameters_text"]
+
+
+def inputs_text(method: Method) -> str:
+    """Return the inputs as a user writes them: `a, b`, `base, models`."""
+    return ", ".join(method.inputs)
+
+
+def parameters_text(method: Method) -> str:
+    """Return the names of the parameters, a default behind those that have one."""
+    return ", ".join(
+        each.name if each.default is None else f"{each.name} = {default_text(each)}" for each in method.parameters
+    )
+
+
+def default_text(parameter: Parameter) -> str | None:
+    """Return the default as TOML, None when the parameter must be given."""
+    if parameter.default is None:
+        return None
+    return str(parameter.default).lower() if isinstance(parameter.default, bool) else str(parameter.default)
+
+
+def methods_lines(methods: Iterable[Method]) -> list[str]:
+    """Return a row a method: name, inputs, parameters, what it does."""
+    return table((each.name, inputs_text(each), parameters_text(each), each.summary) for each in methods)
+
+
+def method_lines(method: Method) -> list[str]:
+    """Return everything that the catalog knows of a method."""
+    lines = [method.name, f"  {method.summary}", "", f"  {method.formula}", "", f"  inputs: {inputs_text(method)}"]
+    if method.parameters:
+        lines += ["  parameters:", *table(map(_parameter_row, method.parameters), indent=4)]
+    named = [
+        ("also called", ", ".join(method.aliases)),
+        ("differs", method.differs),
+        ("cite", method.cite),
+        ("same bytes everywhere", "yes" if method.exact else "no: approximate"),
+    ]
+    return [*lines, *(f"  {label}: {text}" for label, text in named if text)]
+
+
+def _parameter_row(parameter: Parameter) -> tuple[str, ...]:
+    kind = "true or false" if parameter.kind == "flag" else "a number per tensor"
+    kind += ", one a model" if parameter.per == "model" else ""
+    default = default_text(parameter)
+    return (parameter.name, kind, f"default {default}" if default else "must be given", parameter.summary)
+
+
+def method_document(method: Method) -> dict[str, object]:
+    """Return a method as `methods --json` shows it. `default` is text, for it may be a fraction."""
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "formula": method.formula,
+        "inputs": list(method.inputs),
+        "parameters": [
+            {
+                "name": each.name,
+                "kind": each.kind,
+                "per": each.per,
+                "default": default_text(each),
+                "summary": each.summary,
+            }
+            for each in method.parameters
+        ],
+        "aliases": list(method.aliases),
+        "differs": method.differs or None,
+        "cite": method.cite or None,
+        "version": method.version,
+        "exact": method.exact,
+    }

@@ -1,0 +1,131 @@
+"""Events as a user sees them: a bar with bytes per second and time left on a terminal, plain lines elsewhere.
+
+rich is imported when a pass begins, so what never writes never pays for it. Listeners may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mergebuild.events import Event, Hashing, Notice, PassBegun, PassEnded, Progress, TargetDone
+from mergebuild.report.columns import clean
+from mergebuild.report.quantities import count_text, size_text
+from mergebuild.results import Verdict
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+__all__ = ["BarListener", "PlainListener"]
+
+WriteLine = Callable[[str, str, str], None]
+"""(style, label, text): write one line; an empty style means no label of its own."""
+
+_WORTH_SAYING = 64_000_000
+"""Hashing less than this many bytes takes no time that anyone would wonder about."""
+
+
+class PlainListener:
+    """One line an event, on stderr."""
+
+    def __init__(self, write: WriteLine, *, quiet: bool, verbose: int) -> None:
+        self.write = write
+        self._quiet = quiet
+        self._verbose = verbose
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event, if it is news."""
+        found = self.line(event)
+        if found is not None:
+            with self._lock:
+                self.write(*found)
+
+    def line(self, event: Event) -> tuple[str, str, str] | None:
+        """Return an event as (style, label, text), None when it is not news."""
+        if isinstance(event, Notice) and event.warning:
+            return "warning", "warning", event.text
+        if self._quiet:
+            return None
+        match event:
+            case Notice():
+                return "help", "note", event.text
+            case Hashing() if event.size >= _WORTH_SAYING or self._verbose:
+                return "", "", f"hashing {event.path} ({size_text(event.size)})"
+            case PassBegun():
+                return "", "", f"building {_pass_text(event)}: {size_text(event.bytes_total)} to write"
+            case TargetDone() if event.verdict != Verdict.UP_TO_DATE or self._verbose:
+                detail = f": {event.detail}" if event.detail else ""
+                return "", "", f"{event.verdict} {event.target}{detail}"
+        return None
+
+
+class BarListener:
+    """A progress bar for each pass; all else as lines above it."""
+
+    def __init__(self, plain: PlainListener) -> None:
+        self._plain = plain
+        self._lock = threading.Lock()
+        self._bar: tuple[RichProgress, TaskID] | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case PassBegun():
+                self._begin(event)
+            case Progress():
+                if (bar := self._bar) is not None:
+                    bar[0].update(bar[1], advance=event.bytes_written)
+            case PassEnded():
+                self.close()
+            case TargetDone():
+                pass  # the answer says it, in a moment and on the same screen
+            case _:
+                self._line(event)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        with self._lock:
+            bar, self._bar = self._bar, None
+        if bar is not None:
+            bar[0].stop()
+
+    def _begin(self, event: PassBegun) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        self.close()
+        progress = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=RichConsole(stderr=True),
+            transient=True,
+        )
+        task = progress.add_task(clean(_pass_text(event)), total=event.bytes_total)
+        progress.start()
+        self._bar = (progress, task)
+
+    def _line(self, event: Event) -> None:
+        bar = self._bar
+        if bar is None:
+            self._plain(event)
+        elif (found := self._plain.line(event)) is not None:
+            _, label, text = found
+            shown = f"{label}: {clean(text)}" if label else clean(text)
+            bar[0].console.print(shown, markup=False, highlight=False, soft_wrap=True)
+
+
+def _pass_text(event: PassBegun) -> str:
+    return event.targets[0] if len(event.targets) == 1 else count_text(len(event.targets), "target")

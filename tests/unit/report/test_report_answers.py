@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from mergebuild.errors import Problem
+from mergebuild.report.answers import (
+    build_lines,
+    clean_lines,
+    combination_text,
+    inspection_lines,
+    lineage_lines,
+    plan_lines,
+    status_lines,
+    verify_lines,
+    why_lines,
+)
+from mergebuild.results import (
+    BuildResult,
+    Change,
+    CleanResult,
+    Inspection,
+    Lineage,
+    PlanResult,
+    State,
+    StatusResult,
+    TargetResult,
+    TargetState,
+    Verdict,
+    VerifyResult,
+    WhyResult,
+)
+
+BUILT = TargetResult(
+    "orange",
+    Verdict.BUILT,
+    "out/orange.safetensors",
+    "xxh3-128:" + "0" * 32,
+    1.9,
+    1130,
+    1,
+    4_265_251_788,
+    2_132_625_894,
+)
+CURRENT = TargetResult("mix@alpha=0.1", Verdict.UP_TO_DATE, "out/mix-0.1.safetensors")
+
+
+def result(*targets: TargetResult, ok: bool = True) -> BuildResult:
+    return BuildResult(ok, 0.04, 4_265_251_788, 2_132_625_894, targets)
+
+
+def test_a_build_with_nothing_to_do_is_one_line() -> None:
+    assert build_lines(result(*[CURRENT] * 14)) == ["nothing to do: 14 targets are up to date (0.04 s)"]
+    assert build_lines(result(CURRENT)) == ["nothing to do: 1 target is up to date (0.04 s)"]
+    assert len(build_lines(result())) == 1
+
+
+def test_a_built_target_is_a_line_with_what_it_cost() -> None:
+    assert build_lines(result(BUILT)) == [
+        "built  out/orange.safetensors  1130 computed, 1 reused  2.1 GB  1.9 s",
+    ]
+
+
+def test_several_targets_end_in_a_summary_and_those_up_to_date_only_count() -> None:
+    virtual = TargetResult("base", Verdict.RESTORED, tensors_reused=3)
+    lines = build_lines(result(BUILT, CURRENT, virtual))
+    assert lines == [
+        "built     out/orange.safetensors  1130 computed, 1 reused  2.1 GB  1.9 s",
+        "restored  base (in the store)     0 computed, 3 reused     0 B     0.00 s",
+        "1 built, 1 up to date, 1 restored; read 4.3 GB, wrote 2.1 GB in 0.04 s",
+    ]
+
+
+def test_verbose_shows_what_is_up_to_date_and_the_artifacts() -> None:
+    lines = build_lines(result(BUILT, CURRENT), verbose=True)
+    assert lines[1] == f"  {BUILT.artifact}"
+    assert lines[2].split() == ["up-to-date", "out/mix-0.1.safetensors"]
+
+
+def test_outputs_are_shown_relative_to_where_the_user_stands() -> None:
+    assert "../out/orange.safetensors" in build_lines(result(BUILT), shown=lambda path: f"../{path}")[0]
+
+
+def test_a_plan_gives_verdict_counts_bytes_reasons_and_space() -> None:
+    target = TargetResult(
+        "orange",
+        Verdict.BUILD,
+        "out/o.safetensors",
+        tensors_computed=46,
+        tensors_reused=1085,
+        bytes_read=10**8,
+        bytes_written=2 * 10**9,
+        reasons=("alpha[IN04] 0.35 -> 0.4",),
+        notes=("12 tensors of `merong` are left out",),
+    )
+    blocked = TargetResult("x", Verdict.BLOCKED, error=Problem("source-missing", "source `a` is missing"))
+    plan = PlanResult(0.1, (target, blocked), 2 * 10**9, 10**11, 5 * 10**9)
+    assert plan_lines(plan) == [
+        "build    orange  out/o.safetensors  46 to compute, 1085 to reuse  read 100 MB  write 2.0 GB",
+        "    alpha[IN04] 0.35 -> 0.4",
+        "    12 tensors of `merong` are left out",
+        "blocked  x       (in the store)",
+        "    source `a` is missing",
+        "5.0 GB of sources are not hashed yet, and would be read to know more",
+        "space: 2.0 GB needed, 100 GB free",
+    ]
+
+
+def test_a_plan_with_nothing_to_do_is_one_line() -> None:
+    assert plan_lines(PlanResult(0.04, (CURRENT,), 0, 1)) == ["nothing to do: 1 target is up to date (0.04 s)"]
+
+
+def test_status_is_a_line_a_target_and_a_line_an_orphan() -> None:
+    status = StatusResult(
+        (TargetState("orange", State.CHANGED_BY_HAND, "out/o.safetensors"), TargetState("base", State.MISSING, None)),
+        ("out/old.safetensors",),
+    )
+    assert status_lines(status) == [
+        "changed-by-hand  orange  out/o.safetensors",
+        "missing          base",
+        "orphan           -       out/old.safetensors",
+    ]
+
+
+def test_why_is_a_line_a_reason() -> None:
+    text = "alpha[IN04] 0.35 -> 0.4"
+    changes = (Change("alpha[IN04]", "0.35", "0.4", text),)
+    assert why_lines(WhyResult("orange", Verdict.BUILD, changes, (text,))) == [text]
+    assert why_lines(WhyResult("orange", Verdict.UP_TO_DATE, (), ())) == ["orange is up to date"]
+
+
+def test_proportions_read_as_a_sum() -> None:
+    assert combination_text({"opk": "3/10", "merong": "7/10"}) == "3/10 opk + 7/10 merong"
+    assert combination_text({"a": "1", "b": "-1/2", "c": "-1"}) == "a - 1/2 b - c"
+    assert combination_text({"a": "-1/2"}) == "-1/2 a"
+    assert combination_text({}) == "0"
+
+
+def test_lineage_shows_the_largest_share_first_then_the_way_down() -> None:
+    lineage = Lineage("orange", True, {"opk": "3/10", "merong": "7/10"}, {}, ("base",), ("orange", "  a: opk"))
+    assert lineage_lines(lineage) == [
+        "orange = 7/10 merong + 3/10 opk",
+        "rounded at base",
+        "",
+        "orange",
+        "  a: opk",
+    ]
+
+
+def test_lineage_draws_neighbouring_blocks_of_equal_shares_together() -> None:
+    half, whole = {"a": "1/2", "b": "1/2"}, {"a": "1"}
+    blocks = {"BASE": whole, "IN00": half, "IN01": half, "IN02": half, "M00": whole}
+    assert lineage_lines(Lineage("x", True, None, blocks, ())) == [
+        "x =",
+        "  BASE         a",
+        "  IN00 … IN02  1/2 a + 1/2 b",
+        "  M00          a",
+    ]
+
+
+def test_a_lineage_that_is_not_linear_says_so() -> None:
+    assert lineage_lines(Lineage("x", False, None, {}, (), ("x",)))[0] == "x is not a linear combination of sources"
+
+
+def test_verify_counts_and_clean_names_what_went() -> None:
+    assert verify_lines(VerifyResult(("a", "b"), 10**9, ())) == ["2 artifacts checked, 1.0 GB read: all as written"]
+    problem = Problem("damaged", "x")
+    assert verify_lines(VerifyResult(("a",), 5, (problem,)))[-1].endswith("1 problem found")
+    cleaned = CleanResult(("out/a",), ("out/b: changed by hand",), 2_000_000, 5_000_000, 3_000_000)
+    assert clean_lines(cleaned) == [
+        "removed out/a",
+        "kept out/b: changed by hand",
+        "freed 2.0 MB (store: 5.0 MB -> 3.0 MB)",
+    ]
+    assert clean_lines(CleanResult(("a",), bytes_freed=5, dry_run=True)) == ["would remove a", "would free 5 B"]
+
+
+def test_an_inspection_shows_head_components_metadata_and_tensors() -> None:
+    found = Inspection(
+        path="m.safetensors",
+        format="safetensors",
+        layout=None,
+        tensors=2,
+        bytes=1000,
+        dtypes={"float16": 2},
+        components={"unet": {"tensors": 2, "bytes": 900, "dtypes": {"float16": 2}}},
+        metadata={"format": "pt", "long": "x" * 500},
+        hashes={"sha256": "ab"},
+        weights="pruned",
+        tensor_list=(("a", "float16", (2, 3), 12),),
+    )
+    lines = inspection_lines(found)
+    assert lines[0] == "m.safetensors"
+    assert "  layout   unknown" in lines
+    assert "  unet  2 tensors  900 B  float16 2" in lines
+    assert max(map(len, lines)) < 120
+    assert lines[-1] == "  a  float16  [2, 3]  12 B"
