@@ -1,5 +1,6 @@
 """The mergefile: TOML text in, frozen and checked values with their places out."""
 
+from mergebuild.recipe.loading import load_recipe
 from mergebuild.recipe.model import (
     Constant,
     Elemental,
@@ -19,13 +20,12 @@ from mergebuild.recipe.model import (
     Where,
 )
 from mergebuild.recipe.numbers import shortest_text
-from mergebuild.recipe.recipe import FamilySummary, Recipe, load_recipe
+from mergebuild.recipe.recipe import Recipe
 from mergebuild.recipe.sizes import parse_duration, parse_size
 
 __all__ = [
     "Constant",
     "Elemental",
-    "FamilySummary",
     "Formula",
     "Gradient",
     "Input",

@@ -174,5 +174,7 @@ class _Files:
             hint = "it belongs in a target: `[targets.NAME]`"
         else:
             hint = did_you_mean(name, _TABLES, otherwise=f"allowed: {among(_TABLES)}")
-        kind = "table" if isinstance(value, dict) else "key"
-        self._problems.add(f"unknown-{kind}", f"unknown {kind} `{name}`", at, key=True, help=hint)
+        if isinstance(value, dict):
+            self._problems.add("unknown-table", f"unknown table `{name}`", at, key=True, help=hint)
+        else:
+            self._problems.add("unknown-key", f"unknown key `{name}`", at, key=True, help=hint)

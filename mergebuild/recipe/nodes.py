@@ -66,23 +66,31 @@ def resolve(raw: object, at: At, scope: Scope, problems: Problems) -> Node:
         return Node(_filled(raw, at, scope, problems) if "${" in raw else raw, at)
     if isinstance(raw, (Fraction, bool)):
         return Node(raw, at)
-    if isinstance(raw, int):
-        if raw.bit_length() <= _MOST_BITS:
-            return Node(Fraction(raw), at)
-        problems.add("bad-number", "a whole number beyond 1e1000", at)
-        return Node(INVALID, at)
-    if isinstance(raw, BadNumber):
-        problems.add("bad-number", f"`{raw.text}` is {raw.reason}", at)
-        return Node(INVALID, at)
-    if len(at.path) > _DEEPEST and isinstance(raw, (dict, list)):
-        problems.add("too-deep", f"values nest more than {_DEEPEST} deep", at)
-        return Node(INVALID, at)
-    if isinstance(raw, dict):
-        return Node(_table(raw, at, scope, problems), at)
-    if isinstance(raw, list):
-        return Node([resolve(item, at.child(number), scope, problems) for number, item in enumerate(raw)], at)
+    if isinstance(raw, (int, BadNumber)):
+        return Node(_number(raw, at, problems), at)
+    if isinstance(raw, (dict, list)):
+        return Node(_inside(raw, at, scope, problems), at)
     assert isinstance(raw, (dt.date, dt.time))  # nothing else comes out of TOML
     return Node(raw, at)
+
+
+def _number(raw: int | BadNumber, at: At, problems: Problems) -> Fraction | Invalid:
+    if isinstance(raw, int) and raw.bit_length() <= _MOST_BITS:
+        return Fraction(raw)
+    message = f"`{raw.text}` is {raw.reason}" if isinstance(raw, BadNumber) else "a whole number beyond 1e1000"
+    problems.add("bad-number", message, at)
+    return INVALID
+
+
+def _inside(
+    raw: dict[str, object] | list[object], at: At, scope: Scope, problems: Problems
+) -> dict[str, Node] | list[Node] | Invalid:
+    if len(at.path) > _DEEPEST:
+        problems.add("too-deep", f"values nest more than {_DEEPEST} deep", at)
+        return INVALID
+    if isinstance(raw, dict):
+        return _table(raw, at, scope, problems)
+    return [resolve(item, at.child(number), scope, problems) for number, item in enumerate(raw)]
 
 
 def resolve_key(raw: str, at: At, scope: Scope, problems: Problems) -> str | None:

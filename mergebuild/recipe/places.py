@@ -270,6 +270,8 @@ def _unquoted(key: str) -> str:
     if key[0] == "'":
         return key[1:-1]
     if key[0] == '"':
-        text = tomli.loads(f"x = {key}")["x"]
-        return str(text)
+        try:
+            return str(tomli.loads(f"x = {key}")["x"])
+        except tomli.TOMLDecodeError:  # the text is no TOML, and that is told elsewhere
+            return key[1:-1]
     return key

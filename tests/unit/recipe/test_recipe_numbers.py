@@ -26,8 +26,8 @@ def test_a_decimal_is_its_exact_fraction_and_its_shortest_text_reads_back(number
 
 @pytest.mark.parametrize(
     ("written", "shown"),
-    [("0.30", "0.3"), ("3e-1", "0.3"), ("1.0", "1"), ("1e3", "1000"), ("-0.0", "0"), ("-12.50", "-12.5"), ("1_0.5", "10.5"),
-     ("0.0001", "0.0001")],
+    [("0.30", "0.3"), ("3e-1", "0.3"), ("1.0", "1"), ("1e3", "1000"), ("-0.0", "0"), ("-12.50", "-12.5"),
+     ("1_0.5", "10.5"), ("0.0001", "0.0001")],
 )  # fmt: skip
 def test_one_number_has_one_text(written: str, shown: str) -> None:
     assert shortest_text(exact_decimal(written)) == shown
@@ -40,7 +40,9 @@ def test_what_no_decimal_means_has_no_text(numerator: int, denominator: int) -> 
         shortest_text(number)
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e5000", "1e-5000", "1" * 1001, "1e999999999999999999999", "x", ""])
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "-inf", "1e5000", "1e-5000", "1" * 1001, "1e999999999999999999999", "x", ""]
+)
 def test_what_is_no_number_here_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a|beyond"):
         exact_decimal(text)
@@ -48,7 +50,7 @@ def test_what_is_no_number_here_is_refused(text: str) -> None:
 
 def test_the_sigmoid_is_exact() -> None:
     assert [sigmoid(exact_decimal(text)) for text in ("0.1", "0.25", "0.3", "0.5", "0.75", "0.9")] == [
-        Fraction("0.028"), Fraction("0.15625"), Fraction("0.216"), Fraction("0.5"), Fraction("0.84375"), Fraction("0.972"),
+        Fraction(text) for text in ("0.028", "0.15625", "0.216", "0.5", "0.84375", "0.972")
     ]  # fmt: skip
 
 

@@ -1,0 +1,152 @@
+"""From a path, overrides and variables to a checked recipe: the steps in order, each in its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import xxhash
+
+from mergebuild.errors import Place, Problem, UsageError, did_you_mean
+from mergebuild.recipe.declared import (
+    Declared,
+    declarations,
+    read_default_dtype,
+    read_layouts,
+    read_project,
+    read_sources,
+    read_variables,
+)
+from mergebuild.recipe.families import Family, read_axes
+from mergebuild.recipe.files import File, read_files
+from mergebuild.recipe.namespace import Namespace
+from mergebuild.recipe.nodes import Reader, resolve
+from mergebuild.recipe.overrides import Override, apply_to_target, parse_override, raw_variable, target_of
+from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.recipe import Parts, Recipe
+from mergebuild.recipe.targets import Declaration
+from mergebuild.recipe.variables import Scope
+
+__all__ = ["load_recipe"]
+
+
+def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping[str, object] | None = None) -> Recipe:
+    """Read a mergefile with what it includes.
+
+    Args:
+        path: the mergefile.
+        overrides: edits as `--set` takes them: `m=0.4`, `orange.alpha=0.4`, `orange.alpha.IN04=0.4`.
+        variables: values for `[vars]`, as TOML or JSON give them; floats mean their shortest decimal.
+
+    Raises:
+        RecipeError: everything that is wrong with the files, at once.
+        UsageError: an override or a variable that the mergefile does not have, or whose value it can't take.
+    """
+    problems = Problems()
+    files = read_files(path, problems)
+    edits = _parsed(overrides)
+    scope, edits = _variables(files, edits, variables or {}, problems)
+    names = Declared(problems)
+    sources = read_sources(files, scope, names, problems)
+    source_names = names.names
+    declared = declarations(files, scope, names, problems)
+    _apply(edits, declared, scope)
+    families = _families(declared, scope, problems)
+    plain = [name for name, declaration in declared.items() if "foreach" not in declaration.table]
+    namespace = Namespace(source_names, plain, families, names.names - source_names - {*plain, *families})
+    project, default = read_project(files[0], scope, problems)
+    parts = Parts(
+        files=files,
+        text_digest=_digest(files, overrides, variables or {}),
+        project=project,
+        sources=sources,
+        layouts=read_layouts(files, scope, problems),
+        declared=declared,
+        families=families,
+        scope=scope,
+        namespace=namespace,
+        default_dtype=read_default_dtype(files[0], scope, problems),
+        places=names,
+    )
+    return Recipe(parts, default, problems)
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    found: list[Override] = []
+    problems: list[Problem] = []
+    for text in overrides:
+        try:
+            found.append(parse_override(text))
+        except UsageError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise UsageError(problems)
+    return found
+
+
+def _variables(
+    files: Sequence[File], edits: Sequence[Override], variables: Mapping[str, object], problems: Problems
+) -> tuple[Scope, list[Override]]:
+    """Return the variables' values, and the overrides that are not of variables."""
+    known = {name: None for file in files for name in file.table("vars", problems)}
+    given: dict[str, tuple[object, str]] = {}
+    wrong: list[Problem] = []
+    rest: list[Override] = []
+    asked = [("--vars", name, value) for name, value in variables.items()]
+    for edit in edits:
+        if ".".join(edit.pieces) in known:
+            asked.append((edit.label, ".".join(edit.pieces), edit.value))
+        else:
+            rest.append(edit)
+    for label, name, value in asked:
+        if name not in known:
+            hint = did_you_mean(name, known, otherwise="`[vars]` of the mergefile declares them")
+            wrong.append(Problem("unknown-variable", f"unknown variable `{name}`", Place(label), hint))
+            continue
+        try:
+            given[name] = (raw_variable(value), label)
+        except ValueError as error:
+            message = f"variable `{name}` is {error}, expected a number, a string or a boolean"
+            wrong.append(Problem("wrong-type", message, Place(label)))
+    if wrong:
+        raise UsageError(wrong)
+    return read_variables(files, given, problems), rest
+
+
+def _apply(edits: Sequence[Override], declared: Mapping[str, Declaration], scope: Scope) -> None:
+    wrong: list[Problem] = []
+    for edit in edits:
+        try:
+            name, keys = target_of(edit, declared, scope)
+            apply_to_target(edit, keys, declared[name].table, declared[name].at)
+        except UsageError as error:
+            wrong.extend(error.problems)
+    if wrong:
+        raise UsageError(wrong)
+
+
+def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Problems) -> dict[str, Family]:
+    found: dict[str, Family] = {}
+    reader = Reader(problems)
+    for name, declaration in declared.items():
+        if "foreach" in declaration.table:
+            at = declaration.at.child("foreach")
+            node = resolve(declaration.table["foreach"], at, scope, problems)
+            axes = read_axes(reader, node, f"`foreach` of target `{name}`")
+            if axes is not None:
+                found[name] = Family(name, axes)
+    return found
+
+
+def _digest(files: Sequence[File], overrides: Sequence[str], variables: Mapping[str, object]) -> str:
+    """Return the identity of all that the recipe was made of, every part behind its length."""
+    whole = xxhash.xxh3_128()
+    texts = [part for file in files for part in (str(file.document.path), file.document.text)]
+    given = [part for name in sorted(variables) for part in (name, repr(variables[name]))]
+    for kind in (texts, overrides, given):
+        whole.update(b"%d;" % len(kind))
+        for part in kind:
+            encoded = part.encode("utf-8", "surrogatepass")
+            whole.update(b"%d:" % len(encoded))
+            whole.update(encoded)
+    return whole.hexdigest()
