@@ -8,11 +8,12 @@ finite, or one of whose sources changed meanwhile, is not published; those that 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from mergebuild import manifest, portable
@@ -66,6 +67,8 @@ class _Wave:
     work: Pass = field(default_factory=Pass)
     known: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     """By digest: checksum and count of values not finite, for what is copied."""
+    held: set[Path] = field(default_factory=set)
+    """The artifacts that it reads."""
     bytes_read: dict[int, int] = field(default_factory=dict)
     computed: dict[int, int] = field(default_factory=dict)
 
@@ -97,13 +100,14 @@ class Builder:
                 self._settle(item, item.row)
             elif item.presence is Presence.FOREIGN and not self._may_replace(item):
                 self._fail(item, *_changed_by_hand(item))
-            elif item.verdict is Verdict.RESTORE:
-                self._restore(item)
-        building = [item for item in plan.items if item.verdict is Verdict.BUILD and id(item) not in self._outcomes]
-        for items in _waves(building, _WAVE):
-            if self._must_stop():
-                break
-            self._build(items)
+        self._restore([item for item in self._waiting(plan) if item.restore is not None])
+        twins = self._twins(plan)
+        self._build_all([item for item in self._waiting(plan) if item.name not in twins])
+        for item in [] if self._must_stop() else self._waiting(plan):
+            if item.verdict is Verdict.RESTORE:
+                item.restore = self._planner.whole(item)  # what an earlier item of this build is now
+                self._restore([item] if item.restore is not None else [])
+        self._build_all(self._waiting(plan))  # whose twin failed, and what reads twins
         for item in plan.items:
             if id(item) not in self._outcomes:
                 self._done(item, _Outcome(Verdict.SKIPPED))
@@ -132,7 +136,7 @@ class Builder:
     def _may_replace(self, item: Item) -> bool:
         """Whether what stands at an output's path and is not ours may go: by force, or because it may be the result."""
         return self._options.force or (
-            item.verdict is Verdict.BUILD and item.size == _size_at(self._path(item)) and item.header is not None
+            item.restore is None and item.size == _size_at(self._path(item)) and item.header is not None
         )
 
     def _must_stop(self) -> bool:
@@ -140,27 +144,85 @@ class Builder:
             outcome.verdict is Verdict.FAILED for outcome in self._outcomes.values()
         )
 
+    def _twins(self, plan: Plan) -> set[str]:
+        """Return the targets that an earlier one of the build will be equal to, and those that read them."""
+        found: set[str] = set()
+        for item in self._waiting(plan):
+            if item.verdict is Verdict.RESTORE or not found.isdisjoint(item.needs):
+                found.add(item.name)
+        return found
+
+    def _waiting(self, plan: Plan) -> list[Item]:
+        """Return the items whose outcome is open."""
+        return [item for item in plan.items if id(item) not in self._outcomes]
+
+    def _is_ready(self, item: Item) -> bool:
+        """Whether an item can be made now; if not, say why: what it reads failed, or its folder can't be written to."""
+        if any(self._failed(need) for need in item.needs):
+            self._done(item, _Outcome(Verdict.SKIPPED))
+            return False
+        folder = self._path(item).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder, os.W_OK)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise
+            writable = False
+        if not writable:
+            self._fail(item, *_unwritable(item))
+        return writable
+
     # Restoring
 
-    def _restore(self, item: Item) -> None:
-        """Bring a whole artifact to its place without arithmetic."""
-        began = time.perf_counter()
-        row, path = item.restore, self._path(item)
-        assert row is not None
-        assert item.header is not None
-        self._put_aside(item)
-        written = 0
-        if row.kind == "history" and row.header == item.header_checksum:
-            placed = self._store.move(row, path, project=self._owner(item))
-        else:
-            temporary = temporary_path(path)
-            with self._space(temporary):
-                fresh, written = self._copied(item, row, temporary)
-                placed = self._store.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
-        outcome = _Outcome(
-            Verdict.RESTORED, bytes_read=written, bytes_written=written, seconds=time.perf_counter() - began
+    def _restore(self, items: Sequence[Item]) -> None:
+        """Bring whole artifacts to their places without arithmetic.
+
+        All copies are made before any is published: the output of one may be what another is restored from.
+        """
+        ready = [item for item in items if self._is_ready(item)]
+        copies: dict[int, tuple[Fresh, int]] = {}
+        with self._space(*(temporary_path(self._path(item)) for item in ready)):
+            for item in ready:
+                assert item.restore is not None
+                if not self._is_there(item, item.restore) and not self._can_move(item, item.restore):
+                    copies[id(item)] = self._copied(item, item.restore, temporary_path(self._path(item)))
+            for item in ready:
+                self._place(item, copies.get(id(item)))
+
+    def _is_there(self, item: Item, row: ArtifactRow) -> bool:
+        """Whether an artifact is where the item goes already: another target is kept at the same place."""
+        return row.path == self._path(item) and row.header == item.header_checksum
+
+    def _can_move(self, item: Item, row: ArtifactRow) -> bool:
+        """Whether an artifact of the history can be moved to an item's place as it is."""
+        return (
+            row.kind == "history"
+            and row.header == item.header_checksum
+            and row.path.stat().st_dev == self._path(item).parent.stat().st_dev
         )
-        self._done(item, outcome)
+
+    def _place(self, item: Item, copy: tuple[Fresh, int] | None) -> None:
+        """Publish an item's copy of an artifact, or move the artifact itself."""
+        began = time.perf_counter()
+        assert item.restore is not None
+        path = self._path(item)
+        temporary = temporary_path(path)
+        row = self._store.state.artifact(item.restore.id) or item.restore
+        placed: ArtifactRow = row
+        if copy is None and not self._is_there(item, row) and not self._can_move(item, row):
+            copy = self._copied(item, row, temporary)  # another item was quicker to take it out of the history
+        fresh, written = copy or (Fresh(row.digest, row.header, self._store.entries(row)), 0)
+        if not self._may_take_place(item, fresh):
+            temporary.unlink(missing_ok=True)
+            self._fail(item, *_changed_by_hand(item))
+            return
+        if copy is not None:
+            placed = self._store.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
+        elif not self._is_there(item, row):
+            placed = self._store.move(row, path, project=self._owner(item))
+        seconds = time.perf_counter() - began
+        self._done(item, _Outcome(Verdict.RESTORED, bytes_read=written, bytes_written=written, seconds=seconds))
         self._settle(item, placed)
 
     def _copied(self, item: Item, row: ArtifactRow, temporary: Path) -> tuple[Fresh, int]:
@@ -190,6 +252,15 @@ class Builder:
 
     # Building
 
+    def _build_all(self, items: Sequence[Item]) -> None:
+        """Build items in waves, as far as what they read is there."""
+        for some in _waves(items, _WAVE):
+            if self._must_stop():
+                return
+            ready = [item for item in some if self._is_ready(item)]
+            if ready:
+                self._build(ready)
+
     def _build(self, items: Sequence[Item]) -> None:
         """Run one wave and publish what came whole out of it."""
         began = time.perf_counter()
@@ -202,9 +273,14 @@ class Builder:
             steps = run_pass(wave.work, threads=self._options.threads, emit=self._emit, targets=names, **chunk)
             self._count_reading(wave)
             changed = set(self._sources.changed(sorted(self._sources.opened())))
+            lost = self._store.lost(wave.held)
             seconds = time.perf_counter() - began
             for index, item in enumerate(wave.items):
-                self._finish(wave, index, item, steps, changed, seconds / len(wave.items))
+                if lost:
+                    wave.work.outputs[index].path.unlink(missing_ok=True)
+                    self._fail(item, *_artifact_changed(item, sorted(path.name for path in lost)))
+                else:
+                    self._finish(wave, index, item, steps, changed, seconds / len(wave.items))
 
     def _add(self, wave: _Wave, index: int, item: Item) -> None:
         """Add an item's tensors to a wave: each as a step, one more place of a step, or a copy."""
@@ -231,8 +307,14 @@ class Builder:
                 terms = [(term.digest, term.coefficient) for term in each.terms]
                 steps[each.digest] = Step(each.digest, each.spec.dtype, each.count, terms, [place])
                 read |= self._add_leaves(wave.work, each)
+        wave.held |= self._artifacts(wave.work)
         wave.bytes_read[index] = sum(read.values())
         wave.computed[index] = computed
+
+    def _artifacts(self, work: Pass) -> set[Path]:
+        """Return the files that a pass reads and that are no sources."""
+        read = {leaf.path for leaf in work.leaves.values()} | {copy.path for copy in work.copies}
+        return read - {self._sources.file(name).path for name in self._sources.opened()}
 
     def _lying(self, item: Item, steps: Mapping[bytes, Step]) -> dict[bytes, tuple[Leaf, bytes, int]]:
         """Return where the item's tensors lie as they are, with checksum and count of values not finite."""
@@ -284,8 +366,8 @@ class Builder:
 
     def _count_reading(self, wave: _Wave) -> None:
         paths = {self._sources.file(name).path for name in self._sources.opened()}
-        regions = {(leaf.path, leaf.offset): leaf.size for leaf in wave.work.leaves.values()}
-        regions |= {(copy.path, copy.offset): copy.size for copy in wave.work.copies}
+        regions = {(leaf.path, leaf.offset): leaf.size for leaf in wave.work.leaves.values() if leaf.size}
+        regions |= {(copy.path, copy.offset): copy.size for copy in wave.work.copies if copy.size}
         self.source_bytes_read += sum(size for (path, _), size in regions.items() if path in paths)
 
     def _finish(
@@ -327,16 +409,28 @@ class Builder:
 
     def _publish(self, item: Item, temporary: Path, fresh: Fresh) -> bool:
         """Publish a file, unless another one that is not ours stands there and may not go."""
+        if not self._may_take_place(item, fresh):
+            return False
         path = self._path(item)
-        if item.presence is Presence.FOREIGN and not self._options.force:
-            if not self._store.matches(path, fresh):
-                return False
-            self._emit(Notice(f"{item.shown} was not in the records, and is what this target makes"))
-        else:
-            self._put_aside(item)
         row = self._store.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
         self._settle(item, row)
         return True
+
+    def _may_take_place(self, item: Item, fresh: Fresh) -> bool:
+        """Whether a file may go to its place: what stands there is ours, or the same, or may be put aside by force.
+
+        Asked right before: while a pass runs, a user may change an output, or put a file where there was none.
+        """
+        path = self._path(item)
+        if item.goal.path is None or self._store.look_again(path) is not Presence.FOREIGN:
+            return True
+        if self._options.force:
+            self._put_aside(item)
+            return True
+        if self._store.matches(path, fresh):
+            self._emit(Notice(f"{item.shown} was not in the records, and is what this target makes"))
+            return True
+        return False
 
     def _nonfinite(self, item: Item, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
         if item.allows_nonfinite:
@@ -370,14 +464,10 @@ class Builder:
     def _put_aside(self, item: Item) -> None:
         """Keep what a user changed by hand, before an output takes its place by force."""
         path = self._path(item)
-        if item.presence is not Presence.FOREIGN or not path.exists():
-            return
-        for number in range(1, 10_000):
-            aside = path.with_name(f"{path.stem}.by-hand-{number}{path.suffix}")
-            if not aside.exists():
-                path.rename(aside)
-                self._emit(Notice(f"what was at {item.shown} is kept as {aside.name}"))
-                return
+        places = (path.with_name(f"{path.stem}.by-hand-{number}{path.suffix}") for number in count(1))
+        aside = next(place for place in places if not os.path.lexists(place))
+        path.rename(aside)
+        self._emit(Notice(f"what was at {item.shown} is kept as {aside.name}"))
 
     def _settle(self, item: Item, row: ArtifactRow | None) -> None:
         """Record what a target was built from, and keep a second name of its output where the project wants one."""
@@ -492,6 +582,27 @@ def _source_changed(item: Item, names: Sequence[str]) -> tuple[Problem, int]:
         "let whatever writes it finish, then build again",
     )
     return problem, SourceError.exit_code
+
+
+def _artifact_changed(item: Item, names: Sequence[str]) -> tuple[Problem, int]:
+    listed = ", ".join(f"`{name}`" for name in names)
+    problem = Problem(
+        "artifact-changed",
+        f"target `{item.name}` was not built: {listed}, which it was to share tensors with, changed while it was read",
+        item.blueprint.target.where.place(),
+        "let whatever writes it finish, then build again",
+    )
+    return problem, TargetError.exit_code
+
+
+def _unwritable(item: Item) -> tuple[Problem, int]:
+    problem = Problem(
+        "output-unwritable",
+        f"`{item.shown}` of `{item.name}` cannot be written: its folder is no folder, or not writable",
+        item.blueprint.target.where.place("output"),
+        "mend `output`, or the permissions of the folder",
+    )
+    return problem, TargetError.exit_code
 
 
 def _bad_values(made: Made, result: StepResult) -> str:

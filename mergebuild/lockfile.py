@@ -60,7 +60,7 @@ def read(path: Path) -> Locked:
         targets = {str(name): str(digest) for name, digest in table.get("targets", {}).items()}
     except FileNotFoundError:
         raise RecipeError.one("no-lock", f"there is no `{path.name}`", help="`mergebuild lock` writes it") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError.one(
             "bad-lock", f"`{path.name}` is not a lock file of this version", where=place, help="write it again"
         ) from error

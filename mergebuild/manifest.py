@@ -32,16 +32,22 @@ __all__ = ["changes", "decode", "encode", "manifest"]
 Manifest = Mapping[str, str]
 
 
-def manifest(folder: Folder, name: str, content_of: Callable[[str], str], *, dtype: str | None) -> dict[str, str]:
-    """Return the lines of a target. `content_of` gives the content digest of a source or file target, as text."""
+def manifest(
+    folder: Folder, name: str, content_of: Callable[[str], str | None], *, dtype: str | None
+) -> dict[str, str]:
+    """Return the lines of a target.
+
+    `content_of` gives the content digest of a source or file target as text; None: no tensor of it is used, so that
+    its content does not matter.
+    """
     blueprint = folder.blueprint(name)
     lines = dict(_lines(blueprint.target, blueprint.layout, dtype))
     for each in blueprint.target.inputs:
         if folder.is_virtual(each.ref):
             below = manifest(folder, each.ref, content_of, dtype=None)
             lines |= {key if key.startswith("input ") else f"{each.ref}.{key}": value for key, value in below.items()}
-        else:
-            lines[f"input {each.ref}"] = content_of(each.ref)
+        elif (content := content_of(each.ref)) is not None:
+            lines[f"input {each.ref}"] = content
     return lines
 
 

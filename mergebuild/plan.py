@@ -78,7 +78,7 @@ class Item:
     row: ArtifactRow | None = None
     """What stands at its path, when it is ours."""
     restore: ArtifactRow | None = None
-    """A whole artifact that is what is wanted."""
+    """A whole artifact that is what is wanted; None with the verdict RESTORE: an earlier item will be it."""
     verdict: Verdict = Verdict.BUILD
     reasons: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
@@ -150,7 +150,7 @@ class Item:
         )
 
     def _restores_by_copy(self) -> bool:
-        return self.verdict is Verdict.RESTORE and self.restore is not None and self.restore.kind != "history"
+        return self.verdict is Verdict.RESTORE and (self.restore is None or self.restore.kind != "history")
 
 
 @dataclass
@@ -195,6 +195,7 @@ class Planner:
         self._items: dict[str, Item] = {}
         self._order: list[Item] = []
         self._claimed: set[bytes] = set()
+        self._building: dict[bytes, Item] = {}
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
         self.leaf_dtype: dict[bytes, str] = {}
         """The dtype in which a tensor that some target reads lies in its file."""
@@ -251,7 +252,11 @@ class Planner:
         if item.verdict is Verdict.BUILD:
             for need in item.needs:
                 self._claim(self._items[need])
-            self._locate(item)
+            twin = self._building.setdefault(item.digest, item) if item.digest else item
+            if twin is item:
+                self._locate(item)
+            else:
+                item.verdict, item.reasons = Verdict.RESTORE, (*item.reasons, f"it is what `{twin.name}` is")
         self._order.append(item)
 
     def _judged(self, goal: Goal, *, hash_all: bool) -> Item:
@@ -305,7 +310,13 @@ class Planner:
             ((each.name, each.spec.dtype, each.spec.shape) for each in made), self._metadata(item)
         )
         item.made = tuple(by_name[name] for name in item.header.tensors)
-        item.lines = manifest.manifest(self.folder, item.name, self._content, dtype=self._shown_dtype(item))
+        used = item.blueprint.owners
+        item.lines = manifest.manifest(
+            self.folder,
+            item.name,
+            lambda owner: self._content(owner) if owner in used else None,
+            dtype=self._shown_dtype(item),
+        )
 
     def _digest(self, owner: str, tensor: str) -> bytes:
         """Return the digest of an input's tensor, remembering what lies where."""
@@ -348,6 +359,8 @@ class Planner:
             path = self._store.kept_path(item.digest, item.header_checksum)
         if path is not None:
             item.presence, item.row = self._store.at(path)
+        if goal.path is None and item.presence is Presence.FOREIGN:
+            item.presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
         if record and item.made is not None:
             item.changes = tuple(manifest.changes(manifest.decode(record.manifest), item.lines))
         if item.presence is Presence.FOREIGN:
@@ -362,11 +375,17 @@ class Planner:
                 return
             item.verdict, item.restore, item.reasons = Verdict.RESTORE, row, ("its metadata changed",)
             return
-        whole = [each for each in self._store.intact(item.digest) if self._is_acceptable(item, each)]
-        if whole:
-            same = [each for each in whole if each.header == item.header_checksum]
-            item.verdict, item.restore = Verdict.RESTORE, (same or whole)[0]
+        item.restore = self.whole(item)
+        if item.restore is not None:
+            item.verdict = Verdict.RESTORE
         item.reasons = item.reasons or self._reasons(item, record is not None)
+
+    def whole(self, item: Item) -> ArtifactRow | None:
+        """Return a whole artifact that is what an item is to be, one with the same metadata before others."""
+        assert item.digest is not None
+        found = [each for each in self._store.intact(item.digest) if self._is_acceptable(item, each)]
+        same = [each for each in found if each.header == item.header_checksum]
+        return next(iter(same or found), None)
 
     def _is_acceptable(self, item: Item, row: ArtifactRow) -> bool:
         """Whether an artifact has no NaN or Inf but what the target allows, or copies byte for byte."""

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from mergebuild.results import (
     VerifyResult,
     WhyResult,
 )
-from mergebuild.sources import Sources
+from mergebuild.sources import Sources, locate
 from mergebuild.store import Fresh, Presence, Store
 from mergebuild.sweeping import Sweeper
 from mergebuild.verify import verify
@@ -127,7 +127,7 @@ class Project:
             plan = self._plan(session, names)
             items = {item.name: item for item in plan.items}
             states = [self._state(name, items.get(name)) for name in names]
-            orphans = Sweeper(session.store, self._outputs(), self.recipe.root).orphans()
+            orphans = self._sweeper(session).orphans()
             return StatusResult(tuple(states), tuple(self._shown(row.path) for row in orphans))
 
     def why(self, target: str) -> WhyResult:
@@ -179,7 +179,9 @@ class Project:
         with self._session(emit, durable=durable) as session, ExitStack() as stack:
             if session.store.state.is_on_disk:
                 stack.enter_context(self._locked(session, lock_timeout))
-            goals = [self._out_goal(names, Path(out), dtype)] if out else [session.planner.goal_of(name) for name in names]
+            goals = [session.planner.goal_of(name) for name in names]
+            if out is not None:
+                goals = [self._out_goal(names, Path(out), dtype)]
             if locked:
                 self._hold_sources(session, names)
             plan = session.planner.plan(goals, hash_all=True)
@@ -290,8 +292,7 @@ class Project:
     ) -> CleanResult:
         """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
         with self._session(silent) as session, self._locked(session, lock_timeout):
-            sweeper = Sweeper(session.store, self._outputs(), self.recipe.root)
-            return sweeper.collect(self._known_targets(), max_size, older_than, dry_run=dry_run)
+            return self._sweeper(session).collect(self._known_targets(), max_size, older_than, dry_run=dry_run)
 
     def clean(
         self, targets: Sequence[str] = (), *, orphans: bool = False, lock_timeout: float | None = None
@@ -299,8 +300,7 @@ class Project:
         """Remove outputs and artifacts that we made: of these targets, of orphans, or (neither given) all."""
         names = self.recipe.resolve(targets) if targets else None
         with self._session(silent) as session, self._locked(session, lock_timeout):
-            sweeper = Sweeper(session.store, self._outputs(), self.recipe.root)
-            return sweeper.clean(names, orphans=orphans)
+            return self._sweeper(session).clean(names, orphans=orphans)
 
     def trust(self) -> tuple[str, ...]:
         """Let this project write into the folders outside it that its mergefile names now; return them."""
@@ -401,6 +401,13 @@ class Project:
                 found.add(target.output_path)
             waiting += [each.ref for each in target.inputs]
         return found
+
+    def _sweeper(self, session: _Session) -> Sweeper:
+        sources = []
+        for source in self.recipe.sources.values():
+            with suppress(SourceError):
+                sources.append(locate(source, self.recipe.root))
+        return Sweeper(session.store, self._outputs(), sources, self.recipe.root)
 
     def _known_targets(self) -> set[str]:
         return set(self.recipe.target_names())

@@ -12,7 +12,7 @@ import hashlib
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -185,6 +185,7 @@ class Sources:
     def _hash(self, source: SourceFile, with_sha256: bool) -> None:
         """Hash a source in one reading and remember what was found, unless the file is racily clean."""
         self._emit(Hashing(source.shown, source.header.file_size))
+        began = time.time_ns()
         sha256 = hashlib.sha256() if with_sha256 else None
         with _mapped(source) as view:
             checksums = b"".join(_hash_range(view, info.begin, info.end) for info in source.header.tensors.values())
@@ -199,7 +200,7 @@ class Sources:
             )  # fmt: skip
         source.checksums = _by_name(source.header, checksums)
         source.sha256 = sha256.hexdigest() if sha256 else source.sha256
-        if not _is_racy(source.identity):
+        if not _is_racy(source.identity, began):
             self._state.remember_source(SourceRow(source.identity, checksums, source.content, source.sha256))
 
 
@@ -216,7 +217,7 @@ def _hash_range(view: memoryview, begin: int, end: int) -> bytes:
 
 @contextmanager
 def _mapped(source: SourceFile) -> Iterator[memoryview]:
-    """Map a source, refusing a file that is not the one whose header was read."""
+    """Map a source for reading."""
     with (
         source.path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
@@ -232,11 +233,11 @@ def _still(source: SourceFile) -> bool:
         return False
 
 
-def _is_racy(state: Identity, clock: Callable[[], int] = time.time_ns) -> bool:
-    """Whether a file changed so shortly before now that another change might leave the same stat data."""
+def _is_racy(state: Identity, began_ns: int) -> bool:
+    """Whether a file changed so shortly before its hashing began that a later change may not show in its stat data."""
     newest = max(state.mtime_ns, state.ctime_ns)
     grain = _COARSE_GRAIN_NS if newest % 1_000_000 == 0 else _FINE_GRAIN_NS
-    return newest > clock() - grain
+    return newest > began_ns - grain
 
 
 def _shown(path: Path, folder: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from mergebuild.results import CleanResult
@@ -17,11 +17,16 @@ __all__ = ["Sweeper"]
 
 
 class Sweeper:
-    """Sweeps the store and the outputs of a project. `outputs`: every path that some target makes now."""
+    """Sweeps the store and the outputs of a project.
 
-    def __init__(self, store: Store, outputs: set[Path], root: Path) -> None:
+    `outputs`: every path that some target makes now. `sources`: where its sources lie; what was an output once may be
+    a source now, and is nothing to sweep.
+    """
+
+    def __init__(self, store: Store, outputs: set[Path], sources: Iterable[Path], root: Path) -> None:
         self._store = store
         self._outputs = outputs
+        self._sources = {path.resolve() for path in sources}
         self._root = root
         self._removed: list[str] = []
         self._kept: list[str] = []
@@ -34,6 +39,7 @@ class Sweeper:
             for row in self._store.state.artifacts(kind="output")
             if row.project == self._store.project
             and row.path not in self._outputs
+            and row.path.resolve() not in self._sources
             and os.path.lexists(row.path)
             and self._store.is_intact(row)
         ]
@@ -92,6 +98,9 @@ class Sweeper:
         if record.output is None:
             for row in self._store.state.artifacts(digest=record.artifact, kind="kept"):
                 self._remove(row)
+        elif record.output.resolve() in self._sources:
+            self._kept.append(f"{self._shown(record.output)} (a source now)")
+            return
         else:
             presence, there = self._store.at(record.output)
             if presence is Presence.FOREIGN:

@@ -199,7 +199,7 @@ def _prepare(cluster: Cluster) -> tuple[list[_Prepared], int]:
     found = []
     for step in cluster.steps:
         kept = None
-        if step.digest in read:
+        if step.digest in read and step.digest not in slots:  # else its readers have it from a file
             kept = slots[step.digest] = len(slots)
         coefficients = [coefficient for _, coefficient in step.terms]
         found.append(

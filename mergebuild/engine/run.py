@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 
 from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.work import Cluster, Copy, OutputFile, Pass, StepResult, clusters, coalesced
 from mergebuild.events import Emit, PassBegun, PassEnded, Progress
 
-__all__ = ["DEFAULT_CHUNK", "run_pass"]
+__all__ = ["DEFAULT_CHUNK", "run_pass", "warm_up"]
 
 DEFAULT_CHUNK = 1 << 19
 """Elements computed at a time: 2 MiB of float32 an input, which stays in the processor's cache."""
@@ -38,12 +39,17 @@ def run_pass(
     """
     total = sum(output.size for output in work.outputs)
     emit(PassBegun(targets, total))
+    if work.steps:
+        warm_up()
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(_created(output)) for output in work.outputs]
+            copies = _cloned(coalesced(work.copies), files, emit)
+            for fd, output in zip(files, work.outputs, strict=True):
+                portable.preallocate(fd, output.size)
             mappings = Mappings()
             stack.callback(mappings.close)
-            result = _run(work, files, mappings, threads or portable.cpu_count(), emit, chunk)
+            result = _run(clusters(work), copies, files, mappings, threads or portable.cpu_count(), emit, chunk)
     except BaseException:
         for output in work.outputs:
             output.path.unlink(missing_ok=True)
@@ -53,27 +59,56 @@ def run_pass(
     return result
 
 
+def warm_up() -> None:
+    """Begin to import torch beside whatever else is done: it takes longer than planning does."""
+    threading.Thread(target=import_module, args=("mergebuild.engine.compute",), daemon=True).start()
+
+
 @contextmanager
 def _created(output: OutputFile) -> Iterator[int]:
-    """Create an output of its full size, its header in place, and yield its descriptor."""
+    """Create an output with its header in place, and yield its descriptor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     output.path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(output.path, flags, 0o666)
     try:
-        portable.preallocate(fd, output.size)
         portable.pwrite_all(fd, memoryview(output.header), 0)
         yield fd
     finally:
         os.close(fd)
 
 
-def _run(
-    work: Pass, files: list[int], mappings: Mappings, threads: int, emit: Emit, chunk: int
+def _cloned(copies: Sequence[Copy], files: Sequence[int], emit: Emit) -> list[Copy]:
+    """Share with each output the whole pages that it takes from another file; return what is left to be copied.
+
+    Before space is allocated, so that what is shared takes none.
+    """
+    left: list[Copy] = []
+    for copy in copies:
+        pages = copy.size // portable.PAGE * portable.PAGE
+        with copy.path.open("rb") as file:
+            if not pages or not portable.clone_range(
+                file.fileno(), copy.offset, files[copy.place.output], copy.place.offset, pages
+            ):
+                left.append(copy)
+                continue
+        emit(Progress(pages))
+        if copy.size > pages:
+            place = copy.place._replace(offset=copy.place.offset + pages)
+            left.append(Copy(copy.path, copy.offset + pages, copy.size - pages, place))
+    return left
+
+
+def _run(  # noqa: PLR0913 -- the whole of a pass, taken apart
+    groups: Sequence[Cluster],
+    copies: Sequence[Copy],
+    files: Sequence[int],
+    mappings: Mappings,
+    threads: int,
+    emit: Emit,
+    chunk: int,
 ) -> dict[bytes, StepResult]:
-    groups = clusters(work)
-    copies = coalesced(work.copies)
     stop = threading.Event()
-    jobs: Iterator[Cluster | Copy] = iter([*groups, *copies])
+    jobs: Iterator[Cluster | Copy] = iter([*copies, *groups])  # copies need no torch, which may still be on its way
     lock = threading.Lock()
     results: dict[bytes, StepResult] = {}
 
@@ -111,9 +146,6 @@ def _run(
 def _copy(copy: Copy, output: int, emit: Emit, stop: threading.Event) -> None:
     with copy.path.open("rb") as file:
         source = file.fileno()
-        if portable.clone_range(source, copy.offset, output, copy.place.offset, copy.size):
-            emit(Progress(copy.size))
-            return
         for start in range(0, copy.size, _COPY_PIECE):
             if stop.is_set():
                 return

@@ -126,7 +126,7 @@ def clusters(work: Pass) -> list[Cluster]:
         found.setdefault(root(digest), Cluster([], [])).steps.append(step)
     for cluster in found.values():
         inputs = dict.fromkeys(term for step in cluster.steps for term, _ in step.terms)
-        cluster.leaves = [work.leaves[digest] for digest in inputs if digest not in work.steps]
+        cluster.leaves = [work.leaves[digest] for digest in inputs if digest in work.leaves]
     return sorted(found.values(), key=lambda cluster: cluster.position)
 
 

@@ -27,6 +27,7 @@ import xxhash
 from mergebuild import portable
 from mergebuild.digest import checksum
 from mergebuild.errors import LockTimeoutError
+from mergebuild.formats.header import MAX_HEADER
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.state import ArtifactRow, Record, State
 
@@ -150,16 +151,29 @@ class Store:
         """Say what stands at a path. A file that only its bytes show to be ours is taken back into the records."""
         if not os.path.lexists(path):
             return Presence.ABSENT, None
+        if not path.is_file():  # a folder, a pipe, a link to nowhere
+            return Presence.FOREIGN, None
         for row in self.state.artifacts(path=path):
             if row.kind != "intended" and self.is_intact(row):
                 return Presence.OURS, self.state.artifact(row.id)
         for row in self.state.artifacts(header=_header_checksum(path)):
             if self._has_bytes(path, row):
+                kind = "kept" if path.parent == self.root / "kept" else "output"
                 if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
-                    return Presence.OURS, self._moved(row.id, path, "output", self.project)
-                number = self._add(path, "output", row.digest, row.header, self.entries(row), self.project)
+                    return Presence.OURS, self._moved(row.id, path, kind, self.project)
+                number = self._add(path, kind, row.digest, row.header, self.entries(row), self.project)
                 return Presence.OURS, self.state.artifact(number)
         return Presence.FOREIGN, None
+
+    def look_again(self, path: Path) -> Presence:
+        """Say what stands at a path now, whatever was found there before."""
+        for row in self.state.artifacts(path=path):
+            self._checked.pop(row.id, None)
+        return self.at(path)[0]
+
+    def lost(self, paths: Iterable[Path]) -> set[Path]:
+        """Return which of these files, artifacts a while ago, are none any more."""
+        return {path for path in paths if self.look_again(path) is not Presence.OURS}
 
     def is_intact(self, row: ArtifactRow) -> bool:
         """Say whether an artifact's file is still what was written.
@@ -360,11 +374,15 @@ def _by_folder(outputs: Iterable[Path]) -> dict[Path, set[str]]:
 
 
 def _header_checksum(path: Path) -> bytes:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > 100_000_000:
-            return b""
-        return checksum(length.to_bytes(8, "little") + file.read(length))
+    """Return the checksum of what stands before a file's data; nothing's where there is no such thing."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                return b""
+            return checksum(length.to_bytes(8, "little") + file.read(length))
+    except OSError:
+        return b""
 
 
 def _damage(fd: int, size: int, header: bytes, entries: Sequence[Entry], *, first: bool = False) -> list[str]:
@@ -373,7 +391,7 @@ def _damage(fd: int, size: int, header: bytes, entries: Sequence[Entry], *, firs
     end = max((entry.end for entry in entries), default=data_start)
     if size != end:
         return [f"file size {size}, written {end}"]
-    found = [] if checksum(os.pread(fd, data_start, 0)) == header else ["header"]
+    found = [] if _checksum_of(fd, 0, data_start) == header else ["header"]
     for entry in entries:
         if first and found:
             break
@@ -384,6 +402,8 @@ def _damage(fd: int, size: int, header: bytes, entries: Sequence[Entry], *, firs
 
 def _checksum_of(fd: int, begin: int, end: int) -> bytes:
     running = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(min(_WINDOW, end - begin)))
     for start in range(begin, end, _WINDOW):
-        running.update(os.pread(fd, min(_WINDOW, end - start), start))
+        window = buffer[: min(_WINDOW, end - start)]
+        running.update(window[: portable.pread_into(fd, window, start)])
     return running.digest()

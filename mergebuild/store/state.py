@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS source (
     PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS artifact (
-    id INTEGER PRIMARY KEY, digest BLOB NOT NULL, header BLOB NOT NULL, path TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, -- never a number that another file had
+    digest BLOB NOT NULL, header BLOB NOT NULL, path TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
     device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, boot TEXT,
     nonfinite INTEGER NOT NULL, contents BLOB NOT NULL, made REAL NOT NULL, project TEXT NOT NULL
 );
@@ -302,6 +303,8 @@ def _connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
         if version == 0:
             db.executescript(_SCHEMA)
             db.execute(f"PRAGMA user_version = {_VERSION}")
+        for table in ("source", "artifact", "tensor", "record"):  # damage behind the first page shows now, not later
+            db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
     except BaseException:
         db.close()
         raise

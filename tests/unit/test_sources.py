@@ -1,0 +1,180 @@
+"""Laws of sources: hashed once, believed by stat data, never on the strength of a clock that had not moved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+from lab import Lab
+
+from mergebuild import sources as sources_module
+from mergebuild.errors import MergeBuildError, SourceError
+from mergebuild.events import Hashing
+from mergebuild.portable import Identity
+from mergebuild.recipe import load_recipe
+from mergebuild.sources import Sources, locate
+
+COPY = '[targets.t]\nmethod = "copy"\na = "x"\noutput = "t.safetensors"\n'
+
+
+@pytest.fixture
+def one(lab: Lab) -> Lab:
+    """A source that is old enough to be trusted, and a copy of it."""
+    lab.model("x", w=[1.0, 2.0], v=[3.0])
+    lab.write(COPY)
+    lab.settle()
+    return lab
+
+
+def hashings(lab: Lab) -> int:
+    """Return how many files the last build hashed, and forget them."""
+    found = sum(isinstance(event, Hashing) for event in lab.events)
+    lab.events.clear()
+    return found
+
+
+def test_a_source_is_hashed_once(one: Lab) -> None:
+    one.build()
+    assert hashings(one) == 1
+    one.build()
+    assert hashings(one) == 0
+
+
+def test_a_touched_source_is_hashed_again_and_changes_nothing(one: Lab) -> None:
+    one.build()
+    one.settle()
+    (one / "x.safetensors").touch()
+    one.settle()
+    hashings(one)
+    assert one.verdicts() == {"t": "up-to-date"}
+    assert hashings(one) == 1
+
+
+def test_an_edit_that_puts_size_and_mtime_back_is_seen(one: Lab) -> None:
+    one.build()
+    one.edit_in_place("x.safetensors")
+    assert one.states() == {"t": "stale"}
+    assert one.verdicts() == {"t": "built"}
+
+
+@pytest.mark.parametrize(
+    ("mtime", "ctime", "began", "racy"),
+    [
+        (1_000_000_001, 1_000_000_001, 1_000_000_001, True),
+        (1_000_000_001, 1_000_000_001, 1_019_000_000, True),
+        (1_000_000_001, 1_000_000_001, 1_020_000_001, False),
+        (1, 1_000_000_001, 1_019_000_000, True),
+        (1_000_000_001, 1, 1_019_000_000, True),
+        (2_000_000_000, 2_000_000_000, 3_900_000_000, True),
+        (2_000_000_000, 2_000_000_000, 4_000_000_000, False),
+        (9_000_000_001, 1, 5_000_000_000, True),
+    ],
+)
+def test_a_file_is_racily_clean_within_the_clocks_grain(mtime: int, ctime: int, began: int, racy: bool) -> None:
+    """20 ms; 2 s where times are whole; also when the clock was set back. Counted from when hashing began."""
+    assert sources_module._is_racy(Identity(1, 1, 1, mtime, ctime), began) == racy
+
+
+def test_a_racily_clean_source_is_used_but_not_remembered(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "_FINE_GRAIN_NS", 10**12)
+    assert one.verdicts() == {"t": "built"}
+    assert one.verdicts() == {"t": "up-to-date"}
+    assert hashings(one) == 2
+
+
+def test_grain_is_counted_from_the_beginning_of_hashing(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long hashing takes: what was read first may have changed since without a trace."""
+    real = sources_module._hash_range
+
+    def slow(view: memoryview, begin: int, end: int) -> bytes:
+        time.sleep(0.03)
+        return real(view, begin, end)
+
+    monkeypatch.setattr(sources_module, "_hash_range", slow)
+    path = one / "x.safetensors"
+    recipe = load_recipe(one / "mergefile.toml")
+    path.touch()
+    session = Sources(recipe.sources, one_state(one), folder=one.root)
+    session.hashed("x")
+    assert session._state.source(session.file("x").identity) is None
+
+
+def one_state(lab: Lab) -> sources_module.State:
+    """Return a state in memory."""
+    return sources_module.State(lab / "no-store" / "state")
+
+
+def test_a_source_that_changes_while_it_is_hashed_is_refused(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sources_module._hash_range
+
+    def disturbed(view: memoryview, begin: int, end: int) -> bytes:
+        one.edit_in_place("x.safetensors")
+        return real(view, begin, end)
+
+    monkeypatch.setattr(sources_module, "_hash_range", disturbed)
+    with pytest.raises(SourceError) as caught:
+        one.build()
+    assert caught.value.problems[0].code == "source-changed"
+    assert not (one / "t.safetensors").exists()
+
+
+def test_a_pin_is_the_sha256_of_the_file(one: Lab) -> None:
+    digest = hashlib.sha256((one / "x.safetensors").read_bytes()).hexdigest()
+    text = '[sources]\nx = {{ path = "x.safetensors", sha256 = "{}" }}\n' + COPY
+    (one / "mergefile.toml").write_text(text.format(digest))
+    assert one.build().ok
+    (one / "mergefile.toml").write_text(text.format("0" * 64))
+    with pytest.raises(SourceError) as caught:
+        one.build()
+    assert caught.value.problems[0].code == "pin-mismatch"
+    assert digest in caught.value.problems[0].rows[1]
+
+
+def test_a_missing_source_says_where_it_was_looked_for(
+    one: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "models"
+    elsewhere.mkdir()
+    monkeypatch.setenv("MERGEBUILD_MODELS", os.pathsep.join(["", str(elsewhere)]))
+    (one / "x.safetensors").rename(tmp_path / "gone")
+    with pytest.raises(SourceError) as caught:
+        one.build()
+    assert caught.value.problems[0].code == "source-missing"
+    assert len(caught.value.problems[0].rows) == 2
+    (tmp_path / "gone").rename(elsewhere / "x.safetensors")
+    assert one.build().ok
+    recipe = load_recipe(one / "mergefile.toml")
+    assert locate(recipe.sources["x"], one.root) == elsewhere / "x.safetensors"
+
+
+def test_a_damaged_source_blocks_only_what_reads_it(one: Lab) -> None:
+    one.model("y", w=[5.0], v=[1.0])
+    one.write(COPY + COPY.replace("targets.t", "targets.u").replace('"x"', '"y"').replace('"t.', '"u.'))
+    data = (one / "y.safetensors").read_bytes()
+    (one / "y.safetensors").write_bytes(data[:-3])
+    result = one.build(keep_going=True)
+    assert {each.target: str(each.verdict) for each in result.targets} == {"t": "built", "u": "failed"}
+    assert result.exit_code == 4
+    with pytest.raises(MergeBuildError):
+        one.build()
+
+
+def test_only_the_sources_asked_for_are_looked_at(one: Lab) -> None:
+    one.sources["gone"] = "gone.safetensors"
+    one.write(COPY + COPY.replace("targets.t", "targets.u").replace('"x"', '"gone"').replace('"t.', '"u.'))
+    assert one.build("t").ok
+
+
+def test_an_input_with_the_coefficient_zero_is_not_hashed(one: Lab) -> None:
+    """Its header says whether it fits; its values are in nothing."""
+    one.model("y", w=[float("nan"), 2.0], v=[3.0])
+    one.write(COPY.replace("copy", "weighted_sum") + 'b = "y"\nalpha = 0\n')
+    one.build()
+    assert [event.path for event in one.events if isinstance(event, Hashing)] == ["x.safetensors"]
+    one.edit_in_place("y.safetensors")
+    assert one.verdicts() == {"t": "up-to-date"}
+    one.write(COPY.replace("copy", "weighted_sum") + 'b = "y"\nalpha = 0.5\n')
+    assert [change.text for change in one.project.why("t").changes] == ["alpha 0 -> 0.5", "input y: is new"]

@@ -1,0 +1,99 @@
+"""Laws of sweeping: only what is ours goes, never a source, never what was changed by hand."""
+
+from __future__ import annotations
+
+import pytest
+from lab import Lab
+
+SUM = '[targets.{0}]\nmethod = "weighted_sum"\na = "{1}"\nb = "y"\nalpha = {2}\noutput = "out/{0}.safetensors"\n'
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Lab:
+    lab.model("x", w=[1.0])
+    lab.model("y", w=[5.0])
+    lab.write(SUM.format("a", "x", 0.25) + SUM.format("b", "x", 0.5))
+    lab.build()
+    return lab
+
+
+def outputs(lab: Lab) -> list[str]:
+    return sorted(path.name for path in (lab / "out").iterdir())
+
+
+def test_clean_removes_what_was_made_and_leaves_the_rest(pair: Lab) -> None:
+    (pair / "out/mine.txt").write_text("mine")
+    result = pair.project.clean()
+    assert outputs(pair) == ["mine.txt"]
+    assert result.bytes_freed > 8000
+    assert (pair / "x.safetensors").exists()
+    assert pair.states() == {"a": "missing", "b": "missing"}
+
+
+def test_clean_of_one_target_leaves_the_others(pair: Lab) -> None:
+    pair.project.clean(["a"])
+    assert outputs(pair) == ["b.safetensors"]
+    assert pair.states() == {"a": "missing", "b": "up-to-date"}
+
+
+def test_what_was_changed_by_hand_stays(pair: Lab) -> None:
+    pair.edit_in_place("out/a.safetensors")
+    result = pair.project.clean()
+    assert outputs(pair) == ["a.safetensors"]
+    assert result.kept == ("out/a.safetensors (changed by hand)",)
+
+
+def test_orphans_are_outputs_that_nothing_makes_now(pair: Lab) -> None:
+    pair.write(SUM.format("a", "x", 0.25))
+    assert pair.project.status().orphans == ("out/b.safetensors",)
+    pair.project.clean(orphans=True)
+    assert outputs(pair) == ["a.safetensors"]
+    assert pair.project.status().orphans == ()
+
+
+def test_an_output_that_is_a_source_now_is_never_swept(pair: Lab) -> None:
+    """What a target made once may be another's input; also through a link."""
+    (pair / "link.safetensors").symlink_to("out/a.safetensors")
+    pair.sources |= {"z": "link.safetensors"}
+    pair.write(SUM.format("b", "z", 0.5))
+    pair.build()
+    assert pair.project.status().orphans == ()
+    pair.project.clean(orphans=True)
+    pair.project.clean()
+    assert outputs(pair) == ["a.safetensors"]
+
+
+def test_gc_frees_history_by_size_and_says_so_before(pair: Lab) -> None:
+    for alpha in (0.6, 0.7):
+        pair.write(SUM.format("a", "x", alpha) + SUM.format("b", "x", 0.5))
+        pair.build()
+    history = pair / ".mergebuild/history"
+    assert len(list(history.iterdir())) == 2
+    planned = pair.project.gc(max_size=5000, dry_run=True)
+    assert planned.dry_run
+    assert len(list(history.iterdir())) == 2
+    done = pair.project.gc(max_size=5000)
+    assert len(list(history.iterdir())) == 1
+    assert (done.removed, done.bytes_freed) == (planned.removed, planned.bytes_freed)
+    assert set(pair.verdicts().values()) == {"up-to-date"}
+
+
+def test_gc_frees_history_by_age(pair: Lab) -> None:
+    pair.write(SUM.format("a", "x", 0.6))
+    pair.build("a")
+    pair.project.gc(older_than=3600)
+    assert len(list((pair / ".mergebuild/history").iterdir())) == 1
+    pair.settle()
+    pair.project.gc(older_than=0.001)
+    assert list((pair / ".mergebuild/history").iterdir()) == []
+
+
+def test_gc_frees_what_was_kept_for_targets_that_are_gone(pair: Lab) -> None:
+    virtual = '[targets.v]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = 0.9\n'
+    pair.write(virtual)
+    pair.build("v")
+    pair.project.gc()
+    assert len(list((pair / ".mergebuild/kept").iterdir())) == 1
+    pair.write(SUM.format("a", "x", 0.25))
+    pair.project.gc()
+    assert list((pair / ".mergebuild/kept").iterdir()) == []
