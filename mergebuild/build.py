@@ -11,21 +11,23 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
-from mergebuild import manifest, portable
-from mergebuild.digest import tagged
-from mergebuild.engine import Copy, Leaf, OutputFile, Pass, Place, Step, StepResult, run_pass
-from mergebuild.errors import NoSpaceError, Problem, SourceError, TargetError
+from mergebuild import manifest, portable, refusals
+from mergebuild.digest import checksum, tagged
+from mergebuild.engine import Copy, OutputFile, Pass, Place, StepResult, run_pass
+from mergebuild.errors import NoSpaceError, Problem
 from mergebuild.events import Emit, Notice, TargetDone
-from mergebuild.formats import DTYPES_BY_WORD
+from mergebuild.firstsight import FirstSight
 from mergebuild.plan import Item, Made, Plan, Planner
+from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import Sources
-from mergebuild.store import ArtifactRow, Entry, Fresh, Held, Presence, Record, Store, temporary_path
+from mergebuild.store import ArtifactRow, Entry, Fresh, Presence, Record, Store, temporary_path
+from mergebuild.wave import Wave, Whereabouts
 
 __all__ = ["Builder", "Options"]
 
@@ -59,32 +61,33 @@ class _Outcome:
     exit_code: int = 0
 
 
-@dataclass
-class _Wave:
-    """A pass in the making, and what each of its items takes from it."""
-
-    items: list[Item]
-    work: Pass = field(default_factory=Pass)
-    known: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
-    """By digest: checksum and count of values not finite, for what is copied."""
-    held: set[Path] = field(default_factory=set)
-    """The artifacts that it reads."""
-    bytes_read: dict[int, int] = field(default_factory=dict)
-    computed: dict[int, int] = field(default_factory=dict)
-
-
 class Builder:
     """Runs plans of one planner against one store."""
 
     def __init__(self, sources: Sources, store: Store, planner: Planner, options: Options, emit: Emit) -> None:
         self._sources = sources
         self._store = store
-        self._planner = planner
+        self.planner = planner
         self._options = options
         self._emit = emit
         self._outcomes: dict[int, _Outcome] = {}
+        self._unseen: dict[str, _Outcome] = {}
+        """What became of targets in `run_unseen`."""
         self.source_bytes_read = 0
         """Bytes of sources read by passes."""
+
+    def run_unseen(self, plan: Plan) -> bool:
+        """Build what a plan has of targets whose sources were never seen, as far as that can be done in one pass.
+
+        Returns:
+            Whether the plan had such targets: then sources are known that were not, and all must be planned anew.
+        """
+        items = _distinct(item for item in plan.items if item.made is None and item.presence is Presence.ABSENT)
+        ready = [item for item in items[:_WAVE] if self._is_ready(item)]
+        if ready and not self._must_stop():
+            self._store.sweep_temporary(item.goal.path for item in ready if item.goal.path)
+            self._build_unseen(ready)
+        return any(item.made is None for item in plan.items)
 
     def run(self, plan: Plan) -> tuple[tuple[TargetResult, ...], int]:
         """Do what a plan says; return the targets' results and the exit code.
@@ -93,19 +96,23 @@ class Builder:
             NoSpaceError: the disk is full, or is known to be too small before any work.
         """
         self._store.sweep_temporary(item.goal.path for item in plan.items if item.goal.path)
-        self._check_space(plan.items)
         for item in plan.items:
-            if item.verdict is Verdict.UP_TO_DATE:
+            earlier = self._unseen.get(item.name)
+            if earlier is not None and (
+                item.verdict is Verdict.UP_TO_DATE or earlier.verdict in (Verdict.FAILED, Verdict.SKIPPED)
+            ):
+                self._done(item, earlier)
+            elif item.verdict is Verdict.UP_TO_DATE:
                 self._done(item, _Outcome(Verdict.UP_TO_DATE))
                 self._settle(item, item.row)
             elif item.presence is Presence.FOREIGN and not self._may_replace(item):
-                self._fail(item, *_changed_by_hand(item))
+                self._fail(item, refusals.changed_by_hand(item))
         self._restore([item for item in self._waiting(plan) if item.restore is not None])
         twins = self._twins(plan)
         self._build_all([item for item in self._waiting(plan) if item.name not in twins])
         for item in [] if self._must_stop() else self._waiting(plan):
             if item.verdict is Verdict.RESTORE:
-                item.restore = self._planner.whole(item)  # what an earlier item of this build is now
+                item.restore = self.planner.whole(item)  # what an earlier item of this build is now
                 self._restore([item] if item.restore is not None else [])
         self._build_all(self._waiting(plan))  # whose twin failed, and what reads twins
         for item in plan.items:
@@ -116,10 +123,14 @@ class Builder:
 
     # What was decided before
 
-    def _check_space(self, items: Iterable[Item]) -> None:
-        """Refuse before any work what cannot fit."""
+    def check_space(self, plan: Plan) -> None:
+        """Refuse before any work what cannot fit.
+
+        Raises:
+            NoSpaceError: a file system has less room than the build would write to it.
+        """
         needed: dict[int, tuple[Path, int]] = {}
-        for item in items:
+        for item in plan.items:
             folder = _existing(self._path(item).parent)
             device = folder.stat().st_dev
             first, so_far = needed.get(device, (folder, 0))
@@ -170,7 +181,7 @@ class Builder:
                 raise
             writable = False
         if not writable:
-            self._fail(item, *_unwritable(item))
+            self._fail(item, refusals.unwritable(item))
         return writable
 
     # Restoring
@@ -215,7 +226,7 @@ class Builder:
         fresh, written = copy or (Fresh(row.digest, row.header, self._store.entries(row)), 0)
         if not self._may_take_place(item, fresh):
             temporary.unlink(missing_ok=True)
-            self._fail(item, *_changed_by_hand(item))
+            self._fail(item, refusals.changed_by_hand(item))
             return
         if copy is not None:
             placed = self._store.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
@@ -261,118 +272,62 @@ class Builder:
             if ready:
                 self._build(ready)
 
+    def _build_unseen(self, items: Sequence[Item]) -> None:
+        """Run one wave whose sources are hashed in it, and publish what came whole out of it."""
+        began, began_ns = time.perf_counter(), time.time_ns()
+        wave = Wave(Whereabouts(self._sources, self._store, self.planner))
+        first = FirstSight(wave, self._sources)
+        for item in items:
+            first.add(item, temporary_path(self._path(item)))
+        first.tie()
+        foreseen = [len(item.header_bytes) for item in items]
+        with self._space(*(output.path for output in wave.work.outputs)):
+            steps = self._pass(wave)
+            learnt = first.settle()
+            self.source_bytes_read += first.source_bytes
+            changed = set(self._sources.changed(self._sources.opened()))
+            for source in learnt:
+                if source.name not in changed:
+                    self._sources.learn(source, began_ns)
+            seconds = time.perf_counter() - began
+            for index, item in enumerate(items):
+                self.planner.identify(item)
+                temporary = wave.work.outputs[index].path
+                if len(item.header_bytes) != foreseen[index]:
+                    temporary.unlink()
+                    continue
+                with temporary.open("rb+") as file:
+                    file.write(item.header_bytes)
+                self._finish(wave, index, item, steps, changed, seconds / len(items))
+                self._unseen[item.name] = self._outcomes[id(item)]
+
+    def _pass(self, wave: Wave) -> dict[bytes, StepResult]:
+        names = tuple(item.name for item in wave.items)
+        chunk = {"chunk": self._options.chunk} if self._options.chunk else {}
+        return run_pass(wave.work, threads=self._options.threads, emit=self._emit, targets=names, **chunk)
+
     def _build(self, items: Sequence[Item]) -> None:
         """Run one wave and publish what came whole out of it."""
         began = time.perf_counter()
-        wave = _Wave(list(items))
-        for index, item in enumerate(wave.items):
-            self._add(wave, index, item)
+        wave = Wave(Whereabouts(self._sources, self._store, self.planner))
+        for item in items:
+            wave.add(item, temporary_path(self._path(item)))
         with self._space(*(output.path for output in wave.work.outputs)):
-            names = tuple(item.name for item in wave.items)
-            chunk = {"chunk": self._options.chunk} if self._options.chunk else {}
-            steps = run_pass(wave.work, threads=self._options.threads, emit=self._emit, targets=names, **chunk)
-            self._count_reading(wave)
+            steps = self._pass(wave)
+            self.source_bytes_read += wave.source_bytes()
             changed = set(self._sources.changed(sorted(self._sources.opened())))
-            lost = self._store.lost(wave.held)
+            lost = self._store.lost(wave.artifacts())
             seconds = time.perf_counter() - began
             for index, item in enumerate(wave.items):
                 if lost:
                     wave.work.outputs[index].path.unlink(missing_ok=True)
-                    self._fail(item, *_artifact_changed(item, sorted(path.name for path in lost)))
+                    self._fail(item, refusals.artifact_changed(item, sorted(path.name for path in lost)))
                 else:
                     self._finish(wave, index, item, steps, changed, seconds / len(wave.items))
 
-    def _add(self, wave: _Wave, index: int, item: Item) -> None:
-        """Add an item's tensors to a wave: each as a step, one more place of a step, or a copy."""
-        assert item.header is not None
-        assert item.made is not None
-        path = self._path(item)
-        wave.work.outputs.append(OutputFile(temporary_path(path), item.header_bytes, item.size))
-        steps = wave.work.steps
-        held = self._lying(item, steps)
-        read: dict[bytes, int] = {}
-        computed = 0
-        for each in item.made:
-            place = Place(index, item.header.tensors[each.name].begin)
-            step = steps.get(each.digest)
-            if step is not None:
-                step.places.append(place)
-            elif each.digest in held:
-                copy, checksum, nonfinite = held[each.digest]
-                wave.work.copies.append(Copy(copy.path, copy.offset, each.nbytes, place))
-                wave.known[each.digest] = (checksum, nonfinite)
-                read[each.digest] = each.nbytes
-            else:
-                computed += 1
-                terms = [(term.digest, term.coefficient) for term in each.terms]
-                steps[each.digest] = Step(each.digest, each.spec.dtype, each.count, terms, [place])
-                read |= self._add_leaves(wave.work, each)
-        wave.held |= self._artifacts(wave.work)
-        wave.bytes_read[index] = sum(read.values())
-        wave.computed[index] = computed
-
-    def _artifacts(self, work: Pass) -> set[Path]:
-        """Return the files that a pass reads and that are no sources."""
-        read = {leaf.path for leaf in work.leaves.values()} | {copy.path for copy in work.copies}
-        return read - {self._sources.file(name).path for name in self._sources.opened()}
-
-    def _lying(self, item: Item, steps: Mapping[bytes, Step]) -> dict[bytes, tuple[Leaf, bytes, int]]:
-        """Return where the item's tensors lie as they are, with checksum and count of values not finite."""
-        assert item.made is not None
-        found: dict[bytes, tuple[Leaf, bytes, int]] = {}
-        copies: list[bytes] = []
-        made: list[bytes] = []
-        for each in item.made:
-            if each.digest in steps:
-                continue
-            source = self._planner.source_of(each.digest) if each.is_copy else None
-            if source:
-                leaf, checksum = self._source_leaf(each.digest, *source)
-                found[each.digest] = (leaf, checksum, 0)
-            else:
-                (copies if each.is_copy else made).append(each.digest)
-        lying = self._store.find(copies, allow_nonfinite=True)
-        lying |= self._store.find(made, allow_nonfinite=item.allows_nonfinite)
-        for digest, held in lying.items():
-            found[digest] = (self._held_leaf(digest, held), held.entry.checksum, held.entry.nonfinite)
-        return found
-
-    def _add_leaves(self, work: Pass, made: Made) -> dict[bytes, int]:
-        """Add the leaves of a step, unless they are steps themselves; return their sizes."""
-        missing = [
-            term.digest for term in made.terms if term.digest not in work.leaves and term.digest not in work.steps
-        ]
-        for digest in missing:
-            source = self._planner.source_of(digest)
-            if source:
-                work.leaves[digest], _ = self._source_leaf(digest, *source)
-            else:
-                held = self._store.find([digest], allow_nonfinite=True)[digest]
-                work.leaves[digest] = self._held_leaf(digest, held)
-        leaves = (work.leaves.get(term.digest) for term in made.terms)
-        return {leaf.digest: leaf.size for leaf in leaves if leaf is not None}
-
-    def _source_leaf(self, digest: bytes, owner: str, tensor: str) -> tuple[Leaf, bytes]:
-        source = self._sources.file(owner)
-        info = source.header.tensors[tensor]
-        assert source.checksums is not None
-        leaf = Leaf(digest, source.path, info.begin, info.dtype, info.count, info.nbytes)
-        return leaf, source.checksums[tensor]
-
-    def _held_leaf(self, digest: bytes, held: Held) -> Leaf:
-        dtype = self._planner.leaf_dtype.get(digest, "uint8")
-        size = held.entry.end - held.entry.begin
-        return Leaf(digest, held.path, held.entry.begin, dtype, size // DTYPES_BY_WORD[dtype].size, size)
-
-    def _count_reading(self, wave: _Wave) -> None:
-        paths = {self._sources.file(name).path for name in self._sources.opened()}
-        regions = {(leaf.path, leaf.offset): leaf.size for leaf in wave.work.leaves.values() if leaf.size}
-        regions |= {(copy.path, copy.offset): copy.size for copy in wave.work.copies if copy.size}
-        self.source_bytes_read += sum(size for (path, _), size in regions.items() if path in paths)
-
     def _finish(
         self,
-        wave: _Wave,
+        wave: Wave,
         index: int,
         item: Item,
         steps: Mapping[bytes, StepResult],
@@ -383,13 +338,13 @@ class Builder:
         assert item.header is not None
         assert item.made is not None
         temporary = wave.work.outputs[index].path
-        stale = sorted(changed & self._planner.leaves(item.name))
+        stale = sorted(changed & self.planner.leaves(item.name))
         if any(self._failed(need) for need in item.needs):
             self._done(item, _Outcome(Verdict.SKIPPED))
         elif stale:
-            self._fail(item, *_source_changed(item, stale))
+            self._fail(item, refusals.source_changed(item, stale))
         elif bad := self._nonfinite(item, steps):
-            self._fail(item, _nonfinite_problem(item, bad, self._name_of), TargetError.exit_code)
+            self._fail(item, refusals.nonfinite(item, bad, self._name_of))
         else:
             entries = []
             for each in item.made:
@@ -400,9 +355,11 @@ class Builder:
             assert item.digest is not None
             fresh = Fresh(item.digest, item.header_checksum, entries)
             if not self._publish(item, temporary, fresh):
-                self._fail(item, *_changed_by_hand(item))
+                self._fail(item, refusals.changed_by_hand(item))
             else:
-                outcome = _Outcome(Verdict.BUILT, wave.computed[index], wave.bytes_read[index], item.size, seconds)
+                is_twin = not wave.computed[index] and any(item.digest == other.digest for other in wave.items[:index])
+                verdict = Verdict.RESTORED if is_twin else Verdict.BUILT
+                outcome = _Outcome(verdict, wave.computed[index], wave.bytes_read[index], item.size, seconds)
                 self._done(item, outcome)
                 return
         temporary.unlink(missing_ok=True)
@@ -443,7 +400,7 @@ class Builder:
 
     def _name_of(self, digest: bytes) -> str:
         """Return whose tensor a digest is, for people."""
-        source = self._planner.source_of(digest)
+        source = self.planner.source_of(digest)
         return f"`{source[0]}`" if source else "an input"
 
     # Outcomes
@@ -457,8 +414,8 @@ class Builder:
     def _path(self, item: Item) -> Path:
         if item.goal.path is not None:
             return item.goal.path
-        if item.digest is None:
-            return self._store.root / "kept" / "unknown"
+        if item.digest is None:  # not known before its sources are hashed
+            return self._store.root / "kept" / checksum(item.name.encode()).hex()
         return self._store.kept_path(item.digest, item.header_checksum)
 
     def _put_aside(self, item: Item) -> None:
@@ -481,12 +438,12 @@ class Builder:
     def _failed(self, need: str) -> bool:
         return any(
             outcome.verdict in (Verdict.FAILED, Verdict.SKIPPED)
-            for item in self._planner.items_named(need)
+            for item in self.planner.items_named(need)
             if (outcome := self._outcomes.get(id(item)))
         )
 
-    def _fail(self, item: Item, problem: Problem, exit_code: int) -> None:
-        self._done(item, _Outcome(Verdict.FAILED, problem=problem, exit_code=exit_code))
+    def _fail(self, item: Item, refusal: Refusal) -> None:
+        self._done(item, _Outcome(Verdict.FAILED, problem=refusal.problem, exit_code=refusal.exit_code))
 
     def _done(self, item: Item, outcome: _Outcome) -> None:
         self._outcomes[id(item)] = outcome
@@ -544,6 +501,20 @@ class _Space:
             ) from error
 
 
+def _distinct(items: Iterable[Item]) -> list[Item]:
+    """Return the items that are made of different forms, and of which all that they read is among them."""
+    found: list[Item] = []
+    names: set[str] = set()
+    for item in items:
+        same = (each.blueprint for each in found if each.goal.dtype == item.goal.dtype)
+        if names.issuperset(item.needs) and not any(
+            each.forms == item.blueprint.forms and each.specs == item.blueprint.specs for each in same
+        ):
+            found.append(item)
+            names.add(item.name)
+    return found
+
+
 def _waves(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while some := list(islice(rest, size)):
@@ -561,70 +532,3 @@ def _size_at(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _changed_by_hand(item: Item) -> tuple[Problem, int]:
-    problem = Problem(
-        "changed-by-hand",
-        f"output `{item.shown}` of `{item.name}` was changed by hand, or is not ours",
-        item.blueprint.target.where.place("output"),
-        "move it away, or `build --force`: it is kept aside first",
-    )
-    return problem, TargetError.exit_code
-
-
-def _source_changed(item: Item, names: Sequence[str]) -> tuple[Problem, int]:
-    listed = ", ".join(f"`{name}`" for name in names)
-    problem = Problem(
-        "source-changed",
-        f"target `{item.name}` was not built: {listed} changed while it was read",
-        item.blueprint.target.where.place(),
-        "let whatever writes it finish, then build again",
-    )
-    return problem, SourceError.exit_code
-
-
-def _artifact_changed(item: Item, names: Sequence[str]) -> tuple[Problem, int]:
-    listed = ", ".join(f"`{name}`" for name in names)
-    problem = Problem(
-        "artifact-changed",
-        f"target `{item.name}` was not built: {listed}, which it was to share tensors with, changed while it was read",
-        item.blueprint.target.where.place(),
-        "let whatever writes it finish, then build again",
-    )
-    return problem, TargetError.exit_code
-
-
-def _unwritable(item: Item) -> tuple[Problem, int]:
-    problem = Problem(
-        "output-unwritable",
-        f"`{item.shown}` of `{item.name}` cannot be written: its folder is no folder, or not writable",
-        item.blueprint.target.where.place("output"),
-        "mend `output`, or the permissions of the folder",
-    )
-    return problem, TargetError.exit_code
-
-
-def _bad_values(made: Made, result: StepResult) -> str:
-    """Say what is wrong with the values of a tensor, and how many of them."""
-    others = result.nonfinite - result.overflowed
-    parts = [f"{result.overflowed} values overflow {made.spec.dtype}"] if result.overflowed else []
-    parts += [f"{others} values are NaN or Inf"] if others else []
-    return ", ".join(parts)
-
-
-def _nonfinite_problem(item: Item, bad: Sequence[tuple[Made, StepResult]], name_of: Callable[[bytes], str]) -> Problem:
-    rows = []
-    for made, result in bad[:20]:
-        inputs = ", ".join(f"{count} in {name_of(digest)}" for digest, count in result.bad_inputs.items())
-        what = _bad_values(made, result)
-        rows.append(f"{made.name}: {what}{f' ({inputs})' if inputs else ''}")
-    if len(bad) > 20:
-        rows.append(f"and {len(bad) - 20} more tensors")
-    return Problem(
-        "nonfinite",
-        f"{len(bad)} {'tensor' if len(bad) == 1 else 'tensors'} of `{item.name}` would hold values that are not finite",
-        item.blueprint.target.where.place(),
-        'mend the input or the numbers, take a wider `dtype`, or say `nonfinite = "allow"`',
-        tuple(rows),
-    )

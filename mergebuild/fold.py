@@ -172,10 +172,11 @@ class Folder:
             RecipeError: a selector selects nothing, or the method has no value for the numbers given.
             MismatchError: the inputs do not fit together.
         """
-        found = self._blueprints.get(name)
-        if found is None:
-            found = self._blueprints[name] = self._make(self._recipe.target(name))
-        return found
+        if name not in self._blueprints:
+            for each in self._recipe.below(name):  # the deepest first, so that no chain is too long for the stack
+                if each not in self._blueprints:
+                    self._blueprints[each] = self._make(self._recipe.target(each))
+        return self._blueprints[name]
 
     def is_virtual(self, ref: str) -> bool:
         """Whether an input folds away: a target without an output."""

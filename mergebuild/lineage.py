@@ -8,11 +8,12 @@ names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from mergebuild.fold import Blueprint, Folder
 from mergebuild.layouts import Layout
+from mergebuild.recipe import Recipe
 from mergebuild.results import Lineage
 
 __all__ = ["Shares", "lineage", "of_blueprint", "summarize"]
@@ -61,57 +62,61 @@ def of_blueprint(blueprint: Blueprint, named: Callable[[str], str]) -> dict[str,
     return found
 
 
-def lineage(folder: Folder, target: str, is_source: Callable[[str], bool]) -> Lineage:
+def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
     """Return the proportions of sources in a target, through virtual targets and files alike."""
-    rounded: dict[str, None] = {}
     expanded: dict[str, dict[str, Shares]] = {}
-
-    def expand(name: str) -> dict[str, Shares]:
-        found = expanded.get(name)
-        if found is not None:
-            return found
-        blueprint = folder.blueprint(name)
-        below = {owner: expand(owner) for owner in sorted(blueprint.owners) if not is_source(owner)}
-        for owner in below:
-            rounded[owner] = None
-        known: dict[tuple[object, ...], Shares] = {}
-        found = expanded[name] = {}
-        for tensor, own in of_blueprint(blueprint, lambda owner: owner).items():
-            parts = tuple(
-                below[owner].get(tensor, ()) if owner in below else ((owner, Fraction(1)),) for owner, _ in own
-            )
-            key = (own, parts)
-            if key not in known:
-                known[key] = _gathered(
-                    (source, share * part)
-                    for (_, share), shares in zip(own, parts, strict=True)
-                    for source, part in shares
-                )
-            found[tensor] = known[key]
-        return found
-
-    shares = expand(target)
-    proportions, by_block = summarize(shares, folder.blueprint(target).layout)
+    rounded: set[str] = set()
+    waiting = [target]
+    while waiting:
+        for owner in folder.blueprint(waiting.pop()).owners:
+            if owner not in recipe.sources and owner not in rounded:
+                rounded.add(owner)
+                waiting.append(owner)
+    order = [name for name in recipe.below(target) if name in rounded or name == target]
+    for name in order:
+        expanded[name] = _expand(folder.blueprint(name), expanded)
+    proportions, by_block = summarize(expanded[target], folder.blueprint(target).layout)
     return Lineage(
         target,
         linear=True,
         proportions=proportions,
         by_block=by_block,
-        rounded_at=tuple(rounded),
-        tree=tuple(_tree(folder, target, is_source)),
+        rounded_at=tuple(order[:-1]),
+        tree=tuple(_tree(recipe, target)),
     )
 
 
-def _tree(folder: Folder, target: str, is_source: Callable[[str], bool], depth: int = 0) -> list[str]:
-    made = folder.blueprint(target).target
-    kind = f"({made.output})" if made.output else "(virtual)"
-    lines = [f"{'  ' * depth}{target} {kind}: {made.formula.text if made.formula else made.method}"]
-    for each in dict.fromkeys(each.ref for each in made.inputs):
-        if is_source(each):
-            lines.append(f"{'  ' * (depth + 1)}{each}")
-        else:
-            lines += _tree(folder, each, is_source, depth + 1)
-    return lines
+def _expand(blueprint: Blueprint, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
+    """Return a target's shares of sources, those of the files that it reads being known."""
+    known: dict[tuple[object, ...], Shares] = {}
+    found: dict[str, Shares] = {}
+    for tensor, own in of_blueprint(blueprint, lambda owner: owner).items():
+        parts = tuple(below[owner].get(tensor, ()) if owner in below else ((owner, Fraction(1)),) for owner, _ in own)
+        key = (own, parts)
+        if key not in known:
+            known[key] = _gathered(
+                (source, share * part) for (_, share), shares in zip(own, parts, strict=True) for source, part in shares
+            )
+        found[tensor] = known[key]
+    return found
+
+
+def _tree(recipe: Recipe, target: str) -> Iterator[str]:
+    """Yield a line for a target and everything below it, indented; what was shown before is not opened again."""
+    shown: set[str] = set()
+    stack = [(target, 0)]
+    while stack:
+        name, depth = stack.pop()
+        indent = "  " * depth
+        if name in recipe.sources:
+            yield f"{indent}{name}"
+            continue
+        made = recipe.target(name)
+        line = f"{indent}{name} ({made.output or 'virtual'}): {made.formula.text if made.formula else made.method}"
+        yield f"{line} (as above)" if name in shown else line
+        if name not in shown:
+            shown.add(name)
+            stack += [(ref, depth + 1) for ref in reversed(dict.fromkeys(each.ref for each in made.inputs))]
 
 
 def _group(names: Sequence[str], block: Iterable[str], layout: Layout | None) -> str | None:

@@ -42,12 +42,19 @@ def manifest(
     """
     blueprint = folder.blueprint(name)
     lines = dict(_lines(blueprint.target, blueprint.layout, dtype))
-    for each in blueprint.target.inputs:
-        if folder.is_virtual(each.ref):
-            below = manifest(folder, each.ref, content_of, dtype=None)
-            lines |= {key if key.startswith("input ") else f"{each.ref}.{key}": value for key, value in below.items()}
-        elif (content := content_of(each.ref)) is not None:
-            lines[f"input {each.ref}"] = content
+    seen = {name}
+    waiting = [each.ref for each in reversed(blueprint.target.inputs)]
+    while waiting:
+        ref = waiting.pop()
+        if ref in seen:
+            continue
+        seen.add(ref)
+        if folder.is_virtual(ref):
+            below = folder.blueprint(ref)
+            lines |= {f"{ref}.{key}": value for key, value in _lines(below.target, below.layout, None)}
+            waiting += [each.ref for each in reversed(below.target.inputs)]
+        elif (content := content_of(ref)) is not None:
+            lines[f"input {ref}"] = content
     return lines
 
 

@@ -13,7 +13,7 @@ from mergebuild.digest import tagged
 from mergebuild.fold import Blueprint
 from mergebuild.lineage import of_blueprint, summarize
 from mergebuild.recipe import Recipe
-from mergebuild.recipe.model import NumberPerTensor
+from mergebuild.recipe.model import NumberPerTensor, Target
 
 __all__ = ["LAYOUT_VERSION", "full", "minimal", "none"]
 
@@ -60,24 +60,23 @@ def full(
 
 
 def _recipe_nodes(recipe: Recipe, name: str) -> dict[str, object]:
-    target = recipe.target(name)
-    numbers: dict[str, object] = {}
-    for key, number in target.numbers.items():
-        numbers[key] = _number(number) if isinstance(number, NumberPerTensor) else [_number(each) for each in number]
+    return {each: _recipe_node(recipe.target(each)) for each in recipe.below(name)}
+
+
+def _recipe_node(target: Target) -> dict[str, object]:
     node: dict[str, object] = {
         "method": target.method,
         "inputs": [each.ref for each in target.inputs],
-        "numbers": numbers,
+        "numbers": {
+            key: _number(number) if isinstance(number, NumberPerTensor) else [_number(each) for each in number]
+            for key, number in target.numbers.items()
+        },
     }
     if target.formula:
         node["formula"] = target.formula.text
     if target.flags:
         node["flags"] = dict(target.flags)
-    found: dict[str, object] = {name: node}
-    for each in target.inputs:
-        if each.ref not in recipe.sources:
-            found |= _recipe_nodes(recipe, each.ref)
-    return found
+    return node
 
 
 def _number(number: NumberPerTensor) -> object:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from mergebuild import manifest, metadata
 from mergebuild.digest import Term, artifact_digest, checksum, linear_digest, tagged
-from mergebuild.errors import MergeBuildError, Problem
+from mergebuild.errors import MergeBuildError, Problem, SourceError
 from mergebuild.fold import Blueprint, Folder, Spec, canonical
 from mergebuild.formats import DTYPES_BY_WORD, Header, encode_header
 from mergebuild.recipe import Recipe
 from mergebuild.results import Change, TargetResult, Verdict
-from mergebuild.sources import Sources
+from mergebuild.sources import SMALL, Sources
 from mergebuild.store import ArtifactRow, Held, Presence, Store
 
 __all__ = ["Goal", "Item", "Made", "Plan", "Planner"]
@@ -194,6 +194,8 @@ class Planner:
         self.folder = Folder(recipe, sources)
         self._items: dict[str, Item] = {}
         self._order: list[Item] = []
+        self._taken: set[int] = set()
+        self._leaves: dict[str, frozenset[str]] = {}
         self._claimed: set[bytes] = set()
         self._building: dict[bytes, Item] = {}
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
@@ -208,7 +210,11 @@ class Planner:
         return Goal(target, self._output_of(made.output_path))
 
     def plan(self, goals: Sequence[Goal], *, hash_all: bool = False) -> Plan:
-        """Plan goals. With `hash_all` every source needed is hashed; else only those whose target was built before.
+        """Plan goals.
+
+        With `hash_all` every source needed is hashed. Else large ones are not, of targets that were never built and
+        that nothing pins: nothing could be reused, so the pass that merges them may hash them (`firstsight.py`). Such
+        an item's `made` is None.
 
         Every problem that keeps a target from being planned is collected; the target is then blocked.
         """
@@ -246,12 +252,24 @@ class Planner:
     # Judging
 
     def _claim(self, item: Item) -> None:
-        """Take an item into the order of work, behind what it reads."""
-        if any(item is each for each in self._order):
+        """Take an item into the order of work, behind what it reads, if it must be built."""
+        wanted = {item.name}
+        waiting = [item]
+        while waiting:
+            each = waiting.pop()
+            needs = each.needs if each.verdict is Verdict.BUILD else ()
+            waiting += [self._items[need] for need in needs if need not in wanted]
+            wanted.update(needs)
+        for name in self._recipe.below(item.name) if len(wanted) > 1 else wanted:
+            if name in wanted:
+                self._take(item if name == item.name else self._items[name])
+
+    def _take(self, item: Item) -> None:
+        """Take one item into the order of work, once; of several that will be equal the first is built."""
+        if id(item) in self._taken:
             return
+        self._taken.add(id(item))
         if item.verdict is Verdict.BUILD:
-            for need in item.needs:
-                self._claim(self._items[need])
             twin = self._building.setdefault(item.digest, item) if item.digest else item
             if twin is item:
                 self._locate(item)
@@ -264,37 +282,84 @@ class Planner:
         known = self._items.get(goal.target)
         if known is not None and known.goal == goal:
             return known
+        self._open_sources(goal.target)
+        for name in self._recipe.below(goal.target)[:-1]:  # the deepest first; virtual targets fold away
+            if name not in self._items and not self.folder.is_virtual(name):
+                self._judge(self._describe(self.goal_of(name), hash_all=hash_all))
         item = self._describe(goal, hash_all=hash_all)
         self._judge(item)
         return item
+
+    def _open_sources(self, target: str) -> None:
+        """Open every source below a target, and report all that cannot be opened at once.
+
+        Raises:
+            SourceError: one is missing or unreadable.
+        """
+        inputs = (each.ref for name in self._recipe.below(target) for each in self._recipe.target(name).inputs)
+        problems: list[Problem] = []
+        for owner in dict.fromkeys(ref for ref in inputs if ref in self._sources):
+            try:
+                self._sources.file(owner)
+            except SourceError as error:
+                problems += error.problems
+        if problems:
+            raise SourceError(problems)
 
     def _describe(self, goal: Goal, *, hash_all: bool) -> Item:
         """Say what a goal will be, as far as that is known."""
         blueprint = self.folder.blueprint(goal.target)
         needs = tuple(sorted(owner for owner in blueprint.owners if owner not in self._sources))
-        for need in needs:
-            self._judged(self.goal_of(need), hash_all=hash_all)
         item = Item(goal, blueprint, self._shown(goal.path), needs)
         if not goal.is_extra:
             self._items[goal.target] = item
-        built_before = self._store.record(goal.target) is not None
         leaves = self.leaves(goal.target)
-        if hash_all or built_before:
-            for owner in sorted(leaves):
+        unseen = (owner for owner in leaves if not self._sources.file(owner).is_hashed)
+        hash_first = (
+            hash_all
+            or self._store.record(goal.target) is not None
+            or blueprint.target.metadata == "full"
+            or sum(self._sources.file(owner).header.file_size for owner in unseen) <= SMALL
+        )
+        for owner in sorted(leaves):
+            if hash_first or self._sources.is_pinned(owner):
                 self._sources.hashed(owner)
         if all(self._sources.file(owner).is_hashed for owner in leaves):
-            self._identify(item)
+            self.identify(item)
+        else:
+            self._foresee(item)
         return item
 
-    def leaves(self, target: str) -> set[str]:
-        """Return the sources at the bottom of a target, through files as well."""
-        found: set[str] = set()
-        for owner in self.folder.blueprint(target).owners:
-            found |= {owner} if owner in self._sources else self.leaves(owner)
-        return found
+    def _foresee(self, item: Item) -> None:
+        """Give an item of unknown sources a header as long as its own will be, and count what it will read."""
+        target = item.blueprint.target
+        specs = item.blueprint.specs_in(item.goal.dtype or target.dtype)
+        facts = metadata.none()
+        if target.metadata != "none":
+            stand_in = {owner: tagged(checksum(owner.encode())) for owner in item.blueprint.owners}
+            facts = metadata.minimal(item.blueprint, bytes(16), stand_in.__getitem__)
+        item.header_bytes, item.header = encode_header(
+            ((name, spec.dtype, spec.shape) for name, spec in specs.items()), facts
+        )
+        read = {
+            (slot.owner, slot.tensor(name))
+            for name, form in item.blueprint.forms.items()
+            for slot, _ in form.terms
+            if slot.owner in self._sources
+        }
+        item.bytes_read = sum(self._sources.file(owner).header.tensors[tensor].nbytes for owner, tensor in read)
 
-    def _identify(self, item: Item) -> None:
-        """Fill in what follows from the digests of the sources."""
+    def leaves(self, target: str) -> frozenset[str]:
+        """Return the sources at the bottom of a target, through files as well."""
+        if target not in self._leaves:
+            for name in self._recipe.below(target):
+                owners = self.folder.blueprint(name).owners
+                below = (self._leaves.get(owner, {owner}) for owner in owners)
+                self._leaves[name] = frozenset().union(*below)
+        return self._leaves[target]
+
+    def identify(self, item: Item) -> None:
+        """Fill in what follows from the digests of the sources, which are hashed."""
         made = []
         specs = item.blueprint.specs_in(item.goal.dtype or item.blueprint.target.dtype)
         for name, form in item.blueprint.forms.items():

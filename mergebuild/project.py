@@ -73,9 +73,15 @@ class _Session:
     """Sources, store and planner of one verb."""
 
     def __init__(self, recipe: Recipe, store: Store, emit: Emit) -> None:
+        self._recipe = recipe
         self.store = store
         self.sources = Sources(recipe.sources, store.state, folder=recipe.root, emit=emit)
         self.planner = Planner(recipe, self.sources, store)
+
+    def plan_anew(self) -> Planner:
+        """Return a planner that knows of nothing planned before."""
+        self.planner = Planner(self._recipe, self.sources, self.store)
+        return self.planner
 
 
 class Project:
@@ -145,7 +151,7 @@ class Project:
         """Return the exact proportions of sources in a target."""
         name = self._one(target)
         with self._session(silent) as session:
-            return lineages.lineage(session.planner.folder, name, session.sources.__contains__)
+            return lineages.lineage(session.planner.folder, self.recipe, name)
 
     # Building
 
@@ -176,24 +182,34 @@ class Project:
         _check_device(device)
         names = self.recipe.resolve(targets)
         options = Options(keep_going, threads, force, self.recipe.project.link)
-        with self._session(emit, durable=durable) as session, ExitStack() as stack:
-            if session.store.state.is_on_disk:
-                stack.enter_context(self._locked(session, lock_timeout))
+
+        def checked_plan(session: _Session, builder: Builder, *, hash_all: bool) -> Plan:
+            """Plan, and raise whatever is known to be wrong before any work."""
             goals = [session.planner.goal_of(name) for name in names]
             if out is not None:
                 goals = [self._out_goal(names, Path(out), dtype)]
             if locked:
                 self._hold_sources(session, names)
-            plan = session.planner.plan(goals, hash_all=True)
+            plan = session.planner.plan(goals, hash_all=hash_all or locked)
             if plan.errors and not keep_going:
                 raise _together(plan.errors)
             if locked:
                 self._hold_results(plan)
             self._require_trust(plan.items)
-            if not session.store.state.is_on_disk:
-                session.store.create()
-                stack.enter_context(self._locked(session, lock_timeout))
+            builder.check_space(plan)
+            return plan
+
+        with self._session(emit, durable=durable) as session, ExitStack() as stack:
             builder = Builder(session.sources, session.store, session.planner, options, emit)
+            if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
+                checked_plan(session, builder, hash_all=False)
+                session.store.create()
+                builder.planner = session.plan_anew()  # another process may have been quicker
+            stack.enter_context(self._locked(session, lock_timeout, emit))
+            plan = checked_plan(session, builder, hash_all=False)
+            if builder.run_unseen(plan):
+                builder.planner = session.plan_anew()
+                plan = checked_plan(session, builder, hash_all=True)
             results, exit_code = builder.run(plan)
             return BuildResult(
                 ok=exit_code == 0,
@@ -231,6 +247,7 @@ class Project:
     def _rebuild(self, session: _Session, names: Sequence[str], so_far: VerifyResult, emit: Emit) -> VerifyResult:
         """Build targets from their sources alone, in a folder of their own, and compare with what stands there."""
         names = [name for name in names if name in self._known_targets()]
+        built = {record.target: record.artifact for record in session.store.records()}
         with tempfile.TemporaryDirectory(prefix=".verify-", dir=session.store.root) as folder:
             store = Store(Path(folder) / "store", project=".", history_bytes=0)
             store.create()
@@ -244,20 +261,28 @@ class Project:
             if plan.errors:
                 raise _together(plan.errors)
             builder = Builder(session.sources, store, planner, Options(keep_going=True), emit)
+            builder.check_space(plan)
             results, exit_code = builder.run(plan)
             problems = [result.error for result in results if result.error]
             for item in plan.items:
                 if item.name in names and not exit_code:
-                    problems += self._differing(item, store)
+                    problems += self._differing(item, store, stale=built[item.name] != item.digest)
             store.close()
         read = so_far.bytes_read + builder.source_bytes_read
         return VerifyResult(so_far.checked, read, tuple(problems), ResultDiffersError.exit_code if problems else 0)
 
-    def _differing(self, item: Item, store: Store) -> Iterator[Problem]:
+    def _differing(self, item: Item, store: Store, *, stale: bool) -> Iterator[Problem]:
         built = store.state.artifacts(path=item.goal.path)[0]
         path = self.recipe.target(item.name).output_path
         assert path is not None
-        if not store.matches(path, Fresh(built.digest, built.header, store.entries(built))):
+        if stale:
+            yield Problem(
+                "stale",
+                f"`{self._shown(path)}` is of another recipe or other sources than there are now",
+                item.blueprint.target.where.place(),
+                "build it, then verify",
+            )
+        elif not store.matches(path, Fresh(built.digest, built.header, store.entries(built))):
             yield Problem(
                 "rebuild-differs",
                 f"`{self._shown(path)}` is not what a build of `{item.name}` from its sources gives",
@@ -313,7 +338,7 @@ class Project:
         root = self._store_root()
         store = Store(
             root,
-            project=_relative(self.recipe.root, root),
+            project=_relative(self.recipe.path, root),
             history_bytes=self.recipe.project.history_bytes,
             durable=durable,
         )
@@ -329,11 +354,11 @@ class Project:
         return self.recipe.root / Path(self.recipe.project.store or ".mergebuild").expanduser()
 
     @contextmanager
-    def _locked(self, session: _Session, timeout: float | None) -> Iterator[None]:
+    def _locked(self, session: _Session, timeout: float | None, emit: Emit = silent) -> Iterator[None]:
         if not session.store.state.is_on_disk:
             yield
             return
-        lock = session.store.lock(timeout=timeout, what=shlex.join(["mergebuild", *sys.argv[1:]]))
+        lock = session.store.lock(timeout=timeout, what=shlex.join(["mergebuild", *sys.argv[1:]]), emit=emit)
         try:
             yield
         finally:

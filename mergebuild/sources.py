@@ -28,7 +28,10 @@ from mergebuild.portable import Identity, identity
 from mergebuild.recipe.model import Source
 from mergebuild.store.state import SourceRow, State
 
-__all__ = ["SourceFile", "Sources", "locate"]
+__all__ = ["SMALL", "SourceFile", "Sources", "locate"]
+
+SMALL = 1 << 28
+"""Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
 
 _FINE_GRAIN_NS = 20_000_000
 _COARSE_GRAIN_NS = 2_000_000_000
@@ -104,6 +107,8 @@ class Sources:
         self._files: dict[str, SourceFile] = {}
         self.bytes_read = 0
         """Bytes of sources read for hashing so far."""
+        self.at_hand: set[Path] = set()
+        """Small files that were just read whole: to read them once more reads no disk."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._declared
@@ -139,6 +144,16 @@ class Sources:
                 help="get the pinned file, or change the pin",
             )
         return source
+
+    def is_pinned(self, name: str) -> bool:
+        """Whether the recipe says which bytes a source must have."""
+        return self._declared[name].sha256 is not None
+
+    def learn(self, source: SourceFile, began_ns: int) -> None:
+        """Remember the checksums of a source whose reading began then, unless the file is racily clean."""
+        if not _is_racy(source.identity, began_ns):
+            checksums = b"".join((source.checksums or {}).values())
+            self._state.remember_source(SourceRow(source.identity, checksums, source.content, source.sha256))
 
     def opened(self) -> list[str]:
         """Return the sources opened so far."""
@@ -193,6 +208,8 @@ class Sources:
                 for start in range(0, len(view), _WINDOW):
                     sha256.update(view[start : start + _WINDOW])
         self.bytes_read += source.header.file_size
+        if source.header.file_size <= SMALL:
+            self.at_hand.add(source.path)
         if not _still(source):
             raise SourceError.one(
                 "source-changed", f"source `{source.name}` changed while it was read", rows=(source.shown,),
@@ -200,8 +217,7 @@ class Sources:
             )  # fmt: skip
         source.checksums = _by_name(source.header, checksums)
         source.sha256 = sha256.hexdigest() if sha256 else source.sha256
-        if not _is_racy(source.identity, began):
-            self._state.remember_source(SourceRow(source.identity, checksums, source.content, source.sha256))
+        self.learn(source, began)
 
 
 def _by_name(header: Header, checksums: bytes) -> dict[str, bytes]:

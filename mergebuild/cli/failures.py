@@ -60,7 +60,7 @@ def _nearest(found: str, possibilities: Sequence[str] | None, otherwise: str) ->
 def _is_no_space(error: BaseException) -> bool:
     # sqlite3 need not be imported to be recognized
     return (isinstance(error, OSError) and error.errno in _NO_SPACE) or (
-        getattr(error, "sqlite_errorname", None) == "SQLITE_FULL"
+        getattr(error, "sqlite_errorname", None) in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
     )
 
 

@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+import xxhash
 
 from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
-from mergebuild.engine.work import Cluster, Copy, OutputFile, Pass, StepResult, clusters, coalesced
+from mergebuild.engine.work import Cluster, Copy, Leaf, OutputFile, Pass, Pending, StepResult, clusters, coalesced
 from mergebuild.events import Emit, PassBegun, PassEnded, Progress
+
+if TYPE_CHECKING:
+    from mergebuild.engine.compute import Worker
 
 __all__ = ["DEFAULT_CHUNK", "run_pass", "warm_up"]
 
 DEFAULT_CHUNK = 1 << 19
 """Elements computed at a time: 2 MiB of float32 an input, which stays in the processor's cache."""
 
-_COPY_PIECE = 1 << 26
+_PIECE = 1 << 26
+"""Bytes copied or hashed between two looks at whether to stop."""
+
+_Job = Copy | Pending | Cluster
 
 
 def run_pass(
@@ -39,7 +48,7 @@ def run_pass(
     """
     total = sum(output.size for output in work.outputs)
     emit(PassBegun(targets, total))
-    if work.steps:
+    if work.steps or work.pending:
         warm_up()
     try:
         with ExitStack() as stack:
@@ -47,9 +56,9 @@ def run_pass(
             copies = _cloned(coalesced(work.copies), files, emit)
             for fd, output in zip(files, work.outputs, strict=True):
                 portable.preallocate(fd, output.size)
-            mappings = Mappings()
-            stack.callback(mappings.close)
-            result = _run(clusters(work), copies, files, mappings, threads or portable.cpu_count(), emit, chunk)
+            # Copies need no torch, which may still be on its way.
+            jobs: list[_Job] = [*copies, *work.pending, *clusters(work)]
+            result = _Crew(files, emit, chunk).run(jobs, threads or portable.cpu_count())
     except BaseException:
         for output in work.outputs:
             output.path.unlink(missing_ok=True)
@@ -98,57 +107,77 @@ def _cloned(copies: Sequence[Copy], files: Sequence[int], emit: Emit) -> list[Co
     return left
 
 
-def _run(  # noqa: PLR0913 -- the whole of a pass, taken apart
-    groups: Sequence[Cluster],
-    copies: Sequence[Copy],
-    files: Sequence[int],
-    mappings: Mappings,
-    threads: int,
-    emit: Emit,
-    chunk: int,
-) -> dict[bytes, StepResult]:
-    stop = threading.Event()
-    jobs: Iterator[Cluster | Copy] = iter([*copies, *groups])  # copies need no torch, which may still be on its way
-    lock = threading.Lock()
-    results: dict[bytes, StepResult] = {}
+class _Crew:
+    """Threads that share the jobs of a pass, each job done by one of them."""
 
-    def next_job() -> Cluster | Copy | None:
-        with lock:
-            return None if stop.is_set() else next(jobs, None)
+    def __init__(self, files: Sequence[int], emit: Emit, chunk: int) -> None:
+        self._files = files
+        self._emit = emit
+        self._chunk = chunk
+        self._mappings = Mappings()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._jobs: Iterator[_Job] = iter(())
+        self._results: dict[bytes, StepResult] = {}
 
-    def labour() -> None:
-        compute: Callable[[Cluster], dict[bytes, StepResult]] | None = None
-        while (job := next_job()) is not None:
+    def run(self, jobs: Sequence[_Job], threads: int) -> dict[bytes, StepResult]:
+        """Do all jobs; return what came of the steps. The first error of a job, or an interrupt, ends the others."""
+        self._jobs = iter(jobs)
+        count = max(1, min(threads, len(jobs)))
+        with ThreadPoolExecutor(count, thread_name_prefix="mergebuild") as pool:
+            futures = [pool.submit(self._labour) for _ in range(count)]
+            try:
+                done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+                if waiting or any(future.exception() for future in done):
+                    self._stop.set()
+            except BaseException:  # an interrupt of the main thread
+                self._stop.set()
+                raise
+        for future in futures:
+            future.result()
+        self._mappings.close()
+        return self._results
+
+    def _next(self) -> _Job | None:
+        with self._lock:
+            return None if self._stop.is_set() else next(self._jobs, None)
+
+    def _labour(self) -> None:
+        """Do jobs until there are none. torch is imported with the first that needs it."""
+        worker: Worker | None = None
+        while (job := self._next()) is not None:
+            cluster: Cluster | None = None
             if isinstance(job, Copy):
-                _copy(job, files[job.place.output], emit, stop)
-                continue
-            if compute is None:
-                from mergebuild.engine.compute import Worker
+                self._copy(job)
+            elif isinstance(job, Pending):
+                cluster, copies = job.resolve([self._checksum(leaf) for leaf in job.leaves])
+                for copy in copies:
+                    self._copy(copy)
+            else:
+                cluster = job
+            if cluster is not None:
+                if worker is None:
+                    from mergebuild.engine.compute import Worker
 
-                compute = Worker(files, mappings, chunk, emit, stop).run
-            results.update(compute(job))
+                    worker = Worker(self._files, self._mappings, self._chunk, self._emit, self._stop)
+                self._results.update(worker.run(cluster))
 
-    count = max(1, min(threads, len(groups) + len(copies)))
-    with ThreadPoolExecutor(count, thread_name_prefix="mergebuild") as pool:
-        futures = [pool.submit(labour) for _ in range(count)]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:  # an interrupt of the main thread, or a worker's error: the others stop at their next chunk
-            if any(future.done() and future.exception() for future in futures) or not all(
-                future.done() for future in futures
-            ):
-                stop.set()
-    for future in futures:
-        future.result()
-    return results
+    def _copy(self, copy: Copy) -> None:
+        with copy.path.open("rb") as file:
+            for start in range(0, copy.size, _PIECE):
+                if self._stop.is_set():
+                    return
+                size = min(_PIECE, copy.size - start)
+                place = copy.place.offset + start
+                portable.copy_range(file.fileno(), copy.offset + start, self._files[copy.place.output], place, size)
+                self._emit(Progress(size))
 
-
-def _copy(copy: Copy, output: int, emit: Emit, stop: threading.Event) -> None:
-    with copy.path.open("rb") as file:
-        source = file.fileno()
-        for start in range(0, copy.size, _COPY_PIECE):
-            if stop.is_set():
-                return
-            size = min(_COPY_PIECE, copy.size - start)
-            portable.copy_range(source, copy.offset + start, output, copy.place.offset + start, size)
-            emit(Progress(size))
+    def _checksum(self, leaf: Leaf) -> bytes:
+        """Return the checksum of a tensor's bytes; they are in the page cache then for whoever computes with them."""
+        running = xxhash.xxh3_128()
+        with memoryview(self._mappings[leaf.path]) as view:
+            for start in range(leaf.offset, leaf.offset + leaf.size, _PIECE):
+                if self._stop.is_set():
+                    break
+                running.update(view[start : min(start + _PIECE, leaf.offset + leaf.size)])
+        return running.digest()

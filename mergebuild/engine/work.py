@@ -7,13 +7,25 @@ set of steps and leaves that hang together: it is read once, chunk by chunk, by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Cluster", "Copy", "Leaf", "OutputFile", "Pass", "Place", "Step", "StepResult", "clusters", "coalesced"]
+__all__ = [
+    "Cluster",
+    "Copy",
+    "Leaf",
+    "OutputFile",
+    "Pass",
+    "Pending",
+    "Place",
+    "Step",
+    "StepResult",
+    "clusters",
+    "coalesced",
+]
 
 
 class Place(NamedTuple):
@@ -81,6 +93,17 @@ class StepResult(NamedTuple):
 
 
 @dataclass(slots=True)
+class Pending:
+    """Work that is known only when the bytes of some tensors are: read them, hash them, then ask.
+
+    `resolve` takes the checksums of `leaves` in their order, and may be called from any thread.
+    """
+
+    leaves: Sequence[Leaf]
+    resolve: Callable[[Sequence[bytes]], tuple[Cluster | None, list[Copy]]]
+
+
+@dataclass(slots=True)
 class Pass:
     """All the work of one pass."""
 
@@ -89,6 +112,7 @@ class Pass:
     steps: dict[bytes, Step] = field(default_factory=dict)
     """In an order in which every step stands after those that it reads."""
     copies: list[Copy] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ RESERVED = frozenset({"default", "mbw", "preset", "elemental"})
 
 _NAME = re.compile(r"[\w.]+")
 _TEMPLATE = re.compile(r"([^{}]*)(?:\{(?::0[1-9])?\}([^{}]*))?")
+_QUOTED = "in single quotes TOML leaves backslashes alone: '\\.(\\d+)\\.'"
 _Path = tuple[str | int, ...]
 
 
@@ -75,17 +76,17 @@ class _Declaration:
             last=self._blocks(table.get("last", ()), "last"),
         )
 
-    def _problem(self, code: str, message: str, path: _Path, help: str = "", *, key: bool = False) -> None:
+    def _problem(self, code: str, message: str, path: _Path, help: str, *, key: bool = False) -> None:
         where: Place = self.text.where.place(*path, key=key)
         self.problems.append(Problem(code, message, where, help))
 
-    def _wrong(self, path: _Path, message: str, help: str = "") -> None:
+    def _wrong(self, path: _Path, message: str, help: str) -> None:
         self._problem("invalid-layout", f"layout `{self.text.name}`: {message}", path, help)
 
     def _title(self) -> str:
         title = self.text.table.get("title", self.text.name)
         if not isinstance(title, str):
-            self._wrong(("title",), "`title` is not text")
+            self._wrong(("title",), "`title` is not text", 'such as title = "My model"')
             return self.text.name
         return title
 
@@ -101,19 +102,19 @@ class _Declaration:
 
     def _strings(self, value: object, path: _Path) -> tuple[str, ...]:
         if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
-            self._wrong(path, f"`{_dotted(path)}` is not an array of texts")
+            self._wrong(path, f"`{_dotted(path)}` is not an array of texts", 'such as ["one", "two"]')
             return ()
         return tuple(value)
 
     def _regex(self, value: object, path: _Path) -> re.Pattern[str] | None:
         if not isinstance(value, str):
-            self._wrong(path, f"`{_dotted(path)}` is not a regular expression in quotes")
+            self._wrong(path, f"`{_dotted(path)}` is not a regular expression in quotes", _QUOTED)
             return None
         try:
             return re.compile(value)
         except (re.error, OverflowError, RecursionError) as error:
             message = f"`{value}` is not a regular expression: {error}"
-            self._wrong(path, message, "in single quotes TOML leaves backslashes alone: '\\.(\\d+)\\.'")
+            self._wrong(path, message, _QUOTED)
             return None
 
     def _rows(self) -> tuple[Row, ...]:
@@ -165,7 +166,7 @@ class _Declaration:
         try:
             blocks = expand(self._strings(value, path))
         except ValueError as error:
-            self._wrong(path, str(error))
+            self._wrong(path, str(error), "a range runs upwards within one family")
             return ()
         for block in blocks:
             made = block in self._open or any(pattern.fullmatch(block) for pattern in self._made)
@@ -186,13 +187,15 @@ class _Declaration:
             assert isinstance(value, Sequence)
             lists = tuple(self._blocks(one, "mbw", index) for index, one in enumerate(value))
         if any(entry.endswith("*") for blocks in lists for entry in blocks):
-            self._wrong(("mbw",), "`mbw` needs every block by name: a list of numbers has a length")
+            self._wrong(("mbw",), "`mbw` needs every block by name: a list of numbers has a length", "such as L00-L31")
         return lists
 
     def _patterns(self, key: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
         value = self.text.table.get(key, {})
         if not isinstance(value, Mapping):
-            self._wrong((key,), f"`{key}` is not a table of names and regular expressions")
+            self._wrong(
+                (key,), f"`{key}` is not a table of names and regular expressions", f"such as [layouts.NAME.{key}]"
+            )
             return ()
         found: list[tuple[str, re.Pattern[str]]] = []
         for name, regex in value.items():

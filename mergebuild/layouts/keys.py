@@ -29,7 +29,7 @@ _DECLARE = (
 class BadSelectorError(Exception):
     """A key that selects nothing. Whoever has the key knows the place, and makes a `Problem` of it."""
 
-    def __init__(self, code: str, message: str, help: str = "") -> None:
+    def __init__(self, code: str, message: str, help: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message

@@ -13,7 +13,18 @@ from mergebuild.errors import did_you_mean
 from mergebuild.recipe.files import File
 from mergebuild.recipe.model import LayoutText, ProjectOptions, Source
 from mergebuild.recipe.namespace import bad_name
-from mergebuild.recipe.nodes import Invalid, Node, Reader, among, described, dotted_help, plain, resolve, resolve_key
+from mergebuild.recipe.nodes import (
+    Invalid,
+    Node,
+    Reader,
+    among,
+    described,
+    dotted_help,
+    misspelt,
+    plain,
+    resolve,
+    resolve_key,
+)
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.sizes import parse_size
@@ -32,7 +43,11 @@ __all__ = [
 
 _PROJECT = ("name", "default", "include", "link", "history", "store")
 _SOURCE = ("path", "sha256", "url")
+_INPUTS = ("source", "target")
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
+
+
+_PIN = "`mergebuild inspect FILE` prints a file's sha256"
 
 
 class Declared:
@@ -55,12 +70,17 @@ class Declared:
         """Take a name; a bad one, or one that is there already, is reported and refused."""
         reason = bad_name(name)
         if reason:
-            self._problems.add("bad-name", f"`{name}` can't be the name of a {kind}: {reason}", at, key=True)
+            self._problems.add("bad-name", f"`{name}` can't be the name of a {kind}: {reason}", at, key=True,
+                               help="write it without `,`, `=`, `@` and blanks at its ends")  # fmt: skip
             return False
         if name in self._places:
             first = self._places[name].place(key=True)
             message = f"`{name}` is declared twice"
-            self._problems.add("duplicate-name", message, at, key=True, rows=(f"first declared at {first}",))
+            hint = "rename one of them" + (
+                "; sources and targets have their names in common" if kind in _INPUTS else ""
+            )
+            rows = (f"first declared at {first}",)
+            self._problems.add("duplicate-name", message, at, key=True, help=hint, rows=rows)
             return False
         self._places[name] = at
         return True
@@ -114,7 +134,8 @@ class _Variables:
         if isinstance(node.value, (Fraction, str, bool)):
             self._values[name] = node.value
         else:
-            self._reader.wrong(node, f"variable `{name}`", "a number, a string or a boolean", named=True)
+            kinds = "a number, a string or a boolean"
+            self._reader.wrong(node, f"variable `{name}`", kinds, 'such as `0.3` or `"text"`', named=True)
 
     def _needed(self, raw: str, at: At) -> bool:
         """Find the values of the variables that this one names; False where one of them has none."""
@@ -125,11 +146,13 @@ class _Variables:
         for name in wanted:
             if name in self._open:
                 circle = " -> ".join([*self._open[self._open.index(name) :], name])
-                self._problems.add("variable-cycle", f"variables need each other: {circle}", at)
+                self._problems.add("variable-cycle", f"variables need each other: {circle}", at,
+                                   help="give one of them a value of its own")  # fmt: skip
                 return False
             if name in self._raw:
                 if len(self._open) > 200:  # deeper than anyone writes, short of Python's own limit
-                    self._problems.add("too-deep", "variables need each other more than 200 deep", at)
+                    hint = "write the value itself instead of one of the variables"
+                    self._problems.add("too-deep", "variables need each other more than 200 deep", at, help=hint)
                     return False
                 self._value(name)
         return all(self._values.get(name, True) is not None for name in wanted)
@@ -165,11 +188,11 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
             if code == "dotted-key":
                 return None
     if "path" not in table:
-        reader.problems.add(
-            "missing-key", f"{what} has no `path`", node.at, help='such as `path = "models/x.safetensors"`'
-        )
+        if not misspelt("path", table, _SOURCE):
+            hint = 'such as `path = "models/x.safetensors"`'
+            reader.problems.add("missing-key", f"{what} has no `path`", node.at, help=hint)
         return None
-    path = _path(reader, table["path"], f"the path of {what}")
+    path = _path(reader, table["path"], f"the path of {what}", "models/x.safetensors")
     sha256 = _pin(reader, table["sha256"], what) if "sha256" in table else None
     url = reader.text(table["url"], f"`url` of {what}") if "url" in table else None
     if path is None:
@@ -177,27 +200,28 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
     return Source(name, os.path.expanduser(path), Path(file.document.folder), sha256, url, node.at)  # noqa: PTH111
 
 
-def _path(reader: Reader, node: Node, what: str) -> str | None:
-    text = reader.text(node, what, expected="a path")
+def _path(reader: Reader, node: Node, what: str, example: str) -> str | None:
+    text = reader.text(node, what, expected="a path", hint=f'such as `"{example}"`')
     if text is None:
         return None
     if not text or any(ord(sign) < ord(" ") for sign in text):
         shown = text.encode("unicode_escape").decode()
         message = f"{what} is `{shown}`, which has a sign that no path has" if text else f"{what} is empty"
         hint = (
-            "in double quotes a backslash begins an escape; write paths with `/`, or in single quotes" if text else ""
-        )
+            "in double quotes a backslash begins an escape; write paths with `/`, or in single quotes" if text
+            else f'such as `"{example}"`'
+        )  # fmt: skip
         reader.problems.add("bad-path", message, node.at, help=hint)
         return None
     return text
 
 
 def _pin(reader: Reader, node: Node, what: str) -> str | None:
-    text = reader.text(node, f"`sha256` of {what}", expected="64 hexadecimal digits")
+    text = reader.text(node, f"`sha256` of {what}", expected="64 hexadecimal digits", hint=_PIN)
     match = _SHA256.fullmatch(text.strip()) if text is not None else None
     if text is not None and match is None:
         message = f"`sha256` of {what} has {len(text)} signs, expected 64 hexadecimal digits"
-        reader.problems.add("bad-pin", message, node.at, help="`mergebuild inspect FILE` prints a file's sha256")
+        reader.problems.add("bad-pin", message, node.at, help=_PIN)
     return match[1].lower() if match else None
 
 
@@ -213,7 +237,7 @@ def read_layouts(files: Sequence[File], scope: Scope, problems: Problems) -> dic
             if name is None or not names.add(name, at, "layout"):
                 continue
             node = resolve(raw, at, scope, problems)
-            if reader.table(node, f"layout `{name}`") is not None:
+            if reader.table(node, f"layout `{name}`", f"it is written `[layouts.{name}]`") is not None:
                 found[name] = LayoutText(name, cast(Mapping[str, object], plain(node)), at)
     return found
 
@@ -243,8 +267,12 @@ def read_project(root: File, scope: Scope, problems: Problems) -> tuple[ProjectO
             problems.add("unknown-key", f"`[project]` has unknown key `{key}`", below.at, key=True, help=hint)
     name = reader.text(table["name"], "`name` of `[project]`") if "name" in table else None
     link = reader.choice(table["link"], "`link` of `[project]`", ("auto", "hard", "copy")) if "link" in table else None
-    default = reader.texts(table["default"], "`default` of `[project]`") if "default" in table else None
-    store = _path(reader, table["store"], "`store` of `[project]`") if "store" in table else None
+    default = (
+        reader.texts(table["default"], "`default` of `[project]`", 'such as `default = ["orange"]`')
+        if "default" in table
+        else None
+    )
+    store = _path(reader, table["store"], "`store` of `[project]`", ".mergebuild") if "store" in table else None
     options = ProjectOptions(
         name=name,
         default=tuple(text for text, _ in default) if default is not None else None,
@@ -280,5 +308,6 @@ def declarations(files: Sequence[File], scope: Scope, names: Declared, problems:
             if isinstance(raw, dict):
                 found[name] = Declaration(name, raw, at)
             else:
-                Reader(problems).wrong(resolve(raw, at, scope, problems), f"target `{name}`", "a table")
+                Reader(problems).wrong(resolve(raw, at, scope, problems), f"target `{name}`", "a table",
+                                       f"it is written `[targets.{name}]`")  # fmt: skip
     return found

@@ -13,13 +13,14 @@ from mergebuild.recipe.numbers import exact_decimal
 
 __all__ = ["ElementalError", "parse_elemental"]
 
+_EXAMPLE = "such as `OUT03:attn2:0.5`: blocks, parts of tensor names, a number"
 _BLOCK = re.compile(r"[A-Za-z]+[0-9]*(?:-[A-Za-z]+[0-9]*)?")
 
 
 class ElementalError(ValueError):
     """A rule that is none. `start` and `end` are offsets in the text."""
 
-    def __init__(self, code: str, message: str, start: int, end: int, hint: str = "") -> None:
+    def __init__(self, code: str, message: str, start: int, end: int, hint: str) -> None:
         super().__init__(message)
         self.code = code
         self.start = start
@@ -36,7 +37,7 @@ def parse_elemental(text: str) -> tuple[Elemental, ...]:
     found = [_rule(match[0], match.start()) for match in re.finditer(r"[^,\n]+", text) if match[0].strip()]
     if not found:
         message = "no elemental rule"
-        raise ElementalError("bad-elemental", message, 0, len(text), "such as `OUT03:attn2:0.5`")
+        raise ElementalError("bad-elemental", message, 0, len(text), _EXAMPLE)
     return tuple(found)
 
 
@@ -46,13 +47,14 @@ def _rule(text: str, offset: int) -> Elemental:
     parts = text.strip().split(":")
     if len(parts) != 3:
         message = f"elemental rule `{text.strip()}` is not of the form `blocks:elements:number`"
-        raise ElementalError("bad-elemental", message, start, end)
+        raise ElementalError("bad-elemental", message, start, end, _EXAMPLE)
     blocks, not_blocks = _words(parts[0], start, end)
     elements, not_elements = _words(parts[1], start, end)
     for block in blocks:
         if not _BLOCK.fullmatch(block):
             message = f"`{block}` in an elemental rule is no block such as `OUT03` and no range such as `OUT03-OUT06`"
-            raise ElementalError("bad-elemental", message, start, end)
+            hint = "blocks stand with blanks between them: `IN04 OUT03-OUT06:attn2:0.5`"
+            raise ElementalError("bad-elemental", message, start, end, hint)
     written = parts[2].strip()
     if written in ("R", "U", "X"):
         message = f"a random number (`{written}`) in an elemental rule is not in this version"
@@ -61,7 +63,7 @@ def _rule(text: str, offset: int) -> Elemental:
         number = exact_decimal(written)
     except ValueError:
         message = f"elemental rule `{text.strip()}` ends in `{written}`, expected a number"
-        raise ElementalError("bad-elemental", message, start, end) from None
+        raise ElementalError("bad-elemental", message, start, end, _EXAMPLE) from None
     return Elemental(blocks, not_blocks, elements, not_elements, number)
 
 
@@ -71,5 +73,5 @@ def _words(text: str, start: int, end: int) -> tuple[tuple[str, ...], bool]:
     words = words[1:] if inverted else words
     if "NOT" in words or (inverted and not words):
         message = "`NOT` in an elemental rule stands once, in front of the names that it inverts"
-        raise ElementalError("bad-elemental", message, start, end)
+        raise ElementalError("bad-elemental", message, start, end, "such as `NOT OUT03 OUT04:attn2:0.5`")
     return words, inverted

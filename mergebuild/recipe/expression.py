@@ -13,15 +13,28 @@ from fractions import Fraction
 
 from mergebuild.recipe.numbers import exact_decimal
 
-__all__ = ["Expression", "ExpressionError", "Name", "Number", "Product", "Sum", "evaluate", "names", "parse"]
+__all__ = [
+    "NOT_ZERO",
+    "Expression",
+    "ExpressionError",
+    "Name",
+    "Number",
+    "Product",
+    "Sum",
+    "evaluate",
+    "names",
+    "parse",
+]
 
 _DEEPEST = 50
+NOT_ZERO = "divide by a number other than 0"
+"""How to mend a division by 0."""
 
 
 class ExpressionError(ValueError):
     """A text that is no expression, or one without a value. `start` and `end` are offsets in the text."""
 
-    def __init__(self, message: str, start: int, end: int, hint: str = "") -> None:
+    def __init__(self, message: str, start: int, end: int, hint: str) -> None:
         super().__init__(message)
         self.start = start
         self.end = end
@@ -84,6 +97,8 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_EXAMPLE = "it is empty; write a computation such as `0.7*a + 0.3*b`"
+_SIGNS = "there are numbers, names, `+ - * /` and parentheses; a name with other signs stands in quotes"
 _OTHER_SIGNS = {
     "\N{MULTIPLICATION SIGN}": "multiply with `*`",
     "\N{MIDDLE DOT}": "multiply with `*`",
@@ -128,7 +143,7 @@ def evaluate(tree: Expression, lookup: Callable[[Name], Fraction]) -> Fraction:
                 number = evaluate(factor, lookup)
                 if divides and number == 0:
                     message = "division by 0"
-                    raise ExpressionError(message, factor.start, factor.end)
+                    raise ExpressionError(message, factor.start, factor.end, NOT_ZERO)
                 value = value / number if divides else value * number
             return value
 
@@ -154,7 +169,7 @@ def _tokens(text: str) -> list[_Token]:
         if match is None:
             start = position + len(text[position:]) - len(text[position:].lstrip())
             odd = text[start]
-            hint = _OTHER_SIGNS.get(odd, "" if odd.isascii() else "a name beyond a-z, 0-9 and _ stands in quotes")
+            hint = _OTHER_SIGNS.get(odd, _SIGNS if odd.isascii() else "a name beyond a-z, 0-9 and _ stands in quotes")
             message = f"`{odd}` has no meaning here"
             raise ExpressionError(message, start, start + 1, hint)
         kind = match.lastgroup or ""
@@ -162,6 +177,14 @@ def _tokens(text: str) -> list[_Token]:
         found.append(_Token(kind, match[kind], start, match.end()))
         position = match.end()
     return found
+
+
+def _found_help(token: _Token) -> str:
+    if token.kind != "sign":
+        return "names with other signs than a-z, 0-9 and _ stand in quotes; a product needs its `*`"
+    if token.text == "(":
+        return "a product needs its `*`"
+    return "every `)` needs its `(`" if token.text == ")" else "take one of the signs away, or put a name between them"
 
 
 class _Parser:
@@ -183,16 +206,11 @@ class _Parser:
         if self._next >= len(self._tokens):
             end = len(self._text.rstrip())
             message = f"expected {expected} at the end"
-            return ExpressionError(message, max(end - 1, 0), max(end, 1))
+            hint = "write out what is missing, or take away what waits for it" if self._tokens else _EXAMPLE
+            return ExpressionError(message, max(end - 1, 0), max(end, 1), hint)
         token = self._tokens[self._next]
-        return ExpressionError(
-            f"expected {expected}, found `{self._text[token.start : token.end]}`",
-            token.start,
-            token.end,
-            "names with other signs than a-z, 0-9 and _ stand in quotes; a product needs its `*`"
-            if token.kind in ("name", "number", "single", "double")
-            else "",
-        )
+        message = f"expected {expected}, found `{self._text[token.start : token.end]}`"
+        return ExpressionError(message, token.start, token.end, _found_help(token))
 
     def expect_end(self) -> None:
         if self._next < len(self._tokens):
@@ -216,7 +234,8 @@ class _Parser:
         if depth > _DEEPEST:
             token = self._tokens[min(self._next, len(self._tokens) - 1)]
             message = f"parentheses and signs nest more than {_DEEPEST} deep"
-            raise ExpressionError(message, token.start, token.end)
+            hint = "take parentheses away, or give a part of it a name of its own"
+            raise ExpressionError(message, token.start, token.end, hint)
         if self._peek("+", "-"):
             token = self._take()
             operand = self._factor(depth + 1)
@@ -237,4 +256,4 @@ class _Parser:
             return Number(exact_decimal(token.text), token.start, token.end)
         except ValueError as error:
             message = f"`{token.text}` is {error}"
-            raise ExpressionError(message, token.start, token.end) from None
+            raise ExpressionError(message, token.start, token.end, "write a number nearer to 1") from None

@@ -14,12 +14,15 @@ from fractions import Fraction
 from functools import cached_property
 
 from mergebuild.errors import did_you_mean
-from mergebuild.recipe.nodes import Invalid, Node, Reader, among
+from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt
 from mergebuild.recipe.numbers import exact_decimal, shortest_text
 
 __all__ = ["MOST_MEMBERS", "Axis", "Family", "MemberError", "Values", "bad_axis_text", "read_axes"]
 
 MOST_MEMBERS = 100_000
+
+_AXIS_EXAMPLE = "such as `foreach.alpha = [0.1, 0.2]`"
+_RANGE_EXAMPLE = "such as `{ from = 0.1, to = 0.5, step = 0.1 }`"
 
 Values = Mapping[str, Fraction | str]
 """The values of a member, by axis."""
@@ -126,18 +129,20 @@ def bad_axis_text(text: str) -> bool:
 
 def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
     """Return the axes of a `foreach` table, in its order; None where something is wrong, which is reported."""
-    table = reader.table(node, what)
+    table = reader.table(node, what, _AXIS_EXAMPLE)
     if table is None:
         return None
     if not table:
-        reader.problems.add("empty-range", f"{what} has no axis", node.at, help="such as `foreach.alpha = [0.1, 0.2]`")
+        reader.problems.add("empty-range", f"{what} has no axis", node.at, help=_AXIS_EXAMPLE)
         return None
     found: list[Axis] = []
     size = 1
     for name, below in table.items():
         label = f"axis `{name}` of {what}"
         if bad_axis_text(name):
-            reader.problems.add("bad-axis", f"{label} has a name with a sign that is not allowed", below.at, key=True)
+            message = f"{label} has a name with a sign that is not allowed"
+            hint = "it is part of the members' names: no `,`, `=`, `@`, and no blanks at its ends"
+            reader.problems.add("bad-axis", message, below.at, key=True, help=hint)
             continue
         values = _values(reader, below, label)
         if values is None:
@@ -163,7 +168,7 @@ def _axis(reader: Reader, name: str, values: list[Fraction | str], node: Node, l
     for value in values:
         if isinstance(value, str) and bad_axis_text(value):
             message = f"{label} has the value `{value}`; names of members can't hold `,`, `=`, `@` or blank ends"
-            reader.problems.add("bad-axis", message, node.at)
+            reader.problems.add("bad-axis", message, node.at, help="give it another value, such as `a-b`")
             return None
         try:
             text = value if isinstance(value, str) else shortest_text(value)
@@ -172,7 +177,9 @@ def _axis(reader: Reader, name: str, values: list[Fraction | str], node: Node, l
             reader.problems.add("not-a-decimal", f"{label} has a value that is none: {error}", node.at, help=hint)
             return None
         if text in texts:
-            reader.problems.add("duplicate-member", f"{label} has the value `{text}` twice", node.at)
+            reader.problems.add(
+                "duplicate-member", f"{label} has the value `{text}` twice", node.at, help="take one of them out"
+            )
             return None
         texts[text] = None
     return Axis(name, tuple(values), tuple(texts))
@@ -181,11 +188,13 @@ def _axis(reader: Reader, name: str, values: list[Fraction | str], node: Node, l
 def _values(reader: Reader, node: Node, label: str) -> list[Fraction | str] | None:
     if isinstance(node.value, dict):
         return _range(reader, node, node.value, label)
-    items = reader.items(node, label, "a list or `{ from = 0.1, to = 0.5, step = 0.1 }`")
+    items = reader.items(node, label, "a list or `{ from = 0.1, to = 0.5, step = 0.1 }`", _AXIS_EXAMPLE)
     if items is None:
         return None
     if not items:
-        reader.problems.add("empty-range", f"{label} is an empty list", node.at)
+        reader.problems.add(
+            "empty-range", f"{label} is an empty list", node.at, help=f"list at least one value, {_AXIS_EXAMPLE}"
+        )
         return None
     if len(items) > MOST_MEMBERS:
         _too_many(reader, node, label, len(items))
@@ -195,7 +204,7 @@ def _values(reader: Reader, node: Node, label: str) -> list[Fraction | str] | No
         if isinstance(item.value, (Fraction, str)):
             found.append(item.value)
         elif not isinstance(item.value, Invalid):
-            reader.wrong(item, f"a value of {label}", "a number or a string")
+            reader.wrong(item, f"a value of {label}", "a number or a string", 'such as `0.5` or `"half"`')
     return found if len(found) == len(items) else None
 
 
@@ -207,9 +216,8 @@ def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> li
             hint = did_you_mean(key, wanted, otherwise=f"a range has {among(wanted)}")
             reader.problems.add("unknown-key", f"{label} has unknown key `{key}`", below.at, key=True, help=hint)
     for key in wanted:
-        if key not in table:
-            hint = "such as `{ from = 0.1, to = 0.5, step = 0.1 }`"
-            reader.problems.add("missing-key", f"{label} has no `{key}`", node.at, help=hint)
+        if key not in table and not misspelt(key, table, wanted):
+            reader.problems.add("missing-key", f"{label} has no `{key}`", node.at, help=_RANGE_EXAMPLE)
     numbers = [reader.number(table[key], f"`{key}` of {label}") for key in wanted if key in table]
     if len(reader.problems) > before or None in numbers:
         return None

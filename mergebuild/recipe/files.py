@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergebuild.errors import Place, Problem, RecipeError, did_you_mean
+from mergebuild.recipe.later import LATER_TABLES
 from mergebuild.recipe.nodes import Reader, among, resolve
 from mergebuild.recipe.places import At, Document
 from mergebuild.recipe.problems import Problems
@@ -23,12 +24,6 @@ _DEEPEST = 8
 _MOST_FILES = 256
 _TABLES = ("project", "defaults", "vars", "sources", "targets", "layouts")
 _INCLUDED_TABLES = ("project", "vars", "sources", "targets", "layouts")
-_LATER_TABLES = frozenset(
-    """
-    checks check searches search sweeps sweep rules components slices tokenizer config remotes remote caches scripts
-    plugins hooks loras
-    """.split()
-)
 _FOREIGN = frozenset("merge_method base_model models dtype parameters method formula output alpha".split())
 
 
@@ -83,7 +78,8 @@ def _unreadable(name: str, error: OSError | UnicodeDecodeError) -> Problem:
         return Problem(
             "not-utf8", f"`{name}` is not UTF-8: byte {error.start} is wrong", Place(name), "save it as UTF-8"
         )
-    return Problem("unreadable-mergefile", f"`{name}` can't be read: {error.strerror or error}", Place(name))
+    message = f"`{name}` can't be read: {error.strerror or error}"
+    return Problem("unreadable-mergefile", message, Place(name), "it must be a file, and one that you may read")
 
 
 class _Files:
@@ -108,7 +104,9 @@ class _Files:
         if isinstance(project, dict) and "include" in project:
             at = At(document, ("project", "include"))
             node = resolve(project["include"], at, {}, self._problems)
-            for text, where in Reader(self._problems).texts(node, "`include`") or ():
+            for text, where in (
+                Reader(self._problems).texts(node, "`include`", 'such as `include = ["more.toml"]`') or ()
+            ):
                 self._include(text, where, (*above, document))
 
     def _include(self, text: str, at: At, stack: tuple[Document, ...]) -> None:
@@ -119,10 +117,12 @@ class _Files:
         if names:
             start = [document.name for document in stack].index(names[0])
             circle = " -> ".join([document.name for document in stack[start:]] + names)
-            self._problems.add("include-cycle", f"files include each other: {circle}", at)
+            self._problems.add("include-cycle", f"files include each other: {circle}", at,
+                               help="take one `include` out; all files know each other's names")  # fmt: skip
         elif len(stack) > _DEEPEST or len(self._seen) >= _MOST_FILES:
             limit = f"{_DEEPEST} deep" if len(stack) > _DEEPEST else f"{_MOST_FILES} files"
-            self._problems.add("too-many-includes", f"includes go beyond {limit}", at)
+            self._problems.add("too-many-includes", f"includes go beyond {limit}", at,
+                               help="put some of the files together")  # fmt: skip
         elif real not in self._seen:
             self._read(path, name, at, stack)
 
@@ -150,8 +150,9 @@ class _Files:
     def _check_tables(self, document: Document, raw: dict[str, object], *, included: bool) -> None:
         for name, value in raw.items():
             at = At(document, (name,))
-            if name in _LATER_TABLES:
-                self._problems.add("not-in-this-version", f"`{name}` is not in this version", at, key=True)
+            if name in LATER_TABLES:
+                hint = f"take it out; {LATER_TABLES[name]}"
+                self._problems.add("not-in-this-version", f"`{name}` is not in this version", at, key=True, help=hint)
             elif name not in _TABLES:
                 self._unknown(name, value, at)
             elif included and name not in _INCLUDED_TABLES:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-from mergebuild.recipe.expression import Expression, ExpressionError, Name, Number, Product, Sum, parse
+from mergebuild.recipe.expression import NOT_ZERO, Expression, ExpressionError, Name, Number, Product, Sum, parse
 from mergebuild.recipe.expression import names as names_in
 
 __all__ = ["LinearFormula", "parse_formula"]
@@ -84,14 +84,16 @@ def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], s
             spellings[name.name] = models.setdefault(refer(name), len(models))
     if not _holds_model(tree, spellings):
         message = "a formula names at least one model, and every term of it has one"
-        raise ExpressionError(message, tree.start, tree.end)
+        raise ExpressionError(
+            message, tree.start, tree.end, "such as `0.7*a + 0.3*b`; `mergebuild list` shows the names"
+        )
     formula = LinearFormula(text, tuple(models), tuple(used), tree, MappingProxyType(spellings))
     if not used:  # with numbers only the plan can know
         try:
             formula.coefficients({})
         except ZeroDivisionError:
             message = "division by 0"
-            raise ExpressionError(message, tree.start, tree.end) from None
+            raise ExpressionError(message, tree.start, tree.end, NOT_ZERO) from None
     return formula
 
 

@@ -107,7 +107,8 @@ def _variables(
             given[name] = (raw_variable(value), label)
         except ValueError as error:
             message = f"variable `{name}` is {error}, expected a number, a string or a boolean"
-            wrong.append(Problem("wrong-type", message, Place(label)))
+            hint = f"such as `{name}=0.4`" if label.startswith("--set") else f"such as `{name} = 0.4`"
+            wrong.append(Problem("wrong-type", message, Place(label), hint))
     if wrong:
         raise UsageError(wrong)
     return read_variables(files, given, problems), rest

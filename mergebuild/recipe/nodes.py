@@ -27,6 +27,7 @@ __all__ = [
     "among",
     "described",
     "dotted_help",
+    "misspelt",
     "plain",
     "resolve",
     "resolve_key",
@@ -78,7 +79,7 @@ def _number(raw: int | BadNumber, at: At, problems: Problems) -> Fraction | Inva
     if isinstance(raw, int) and raw.bit_length() <= _MOST_BITS:
         return Fraction(raw)
     message = f"`{raw.text}` is {raw.reason}" if isinstance(raw, BadNumber) else "a whole number beyond 1e1000"
-    problems.add("bad-number", message, at)
+    problems.add("bad-number", message, at, help="a number is a finite decimal such as `0.3`, short of 1e1000")
     return INVALID
 
 
@@ -86,7 +87,8 @@ def _inside(
     raw: dict[str, object] | list[object], at: At, scope: Scope, problems: Problems
 ) -> dict[str, Node] | list[Node] | Invalid:
     if len(at.path) > _DEEPEST:
-        problems.add("too-deep", f"values nest more than {_DEEPEST} deep", at)
+        problems.add("too-deep", f"values nest more than {_DEEPEST} deep", at,
+                     help="nothing of a mergefile lies so deep; a name with dots in it stands in quotes")  # fmt: skip
         return INVALID
     if isinstance(raw, dict):
         return _table(raw, at, scope, problems)
@@ -103,7 +105,7 @@ def resolve_key(raw: str, at: At, scope: Scope, problems: Problems) -> str | Non
         if error.code:
             problems.add(error.code, str(error), at, key=True, help=error.hint)
     except ValueError as error:
-        problems.add("not-a-decimal", str(error), at, key=True)
+        problems.add("not-a-decimal", str(error), at, key=True, help="in a key a number must be a decimal")
     return None
 
 
@@ -113,7 +115,8 @@ def _table(raw: Mapping[str, object], at: At, scope: Scope, problems: Problems) 
         below = at.child(raw_key)
         key = resolve_key(raw_key, below, scope, problems)
         if key in found:
-            problems.add("duplicate-key", f"`{raw_key}` is `{key}` here, which stands there already", below, key=True)
+            message = f"`{raw_key}` is `{key}` here, which stands there already"
+            problems.add("duplicate-key", message, below, key=True, help="take one of them out, or rename it")
         elif key is not None:
             found[key] = resolve(value, below, scope, problems)
     return found
@@ -140,6 +143,12 @@ def plain(node: Node) -> object:
     return value
 
 
+def misspelt(wanted: str, found: Iterable[str], allowed: Collection[str]) -> bool:
+    """Return whether a missing key stands there misspelt: as an unknown key whose suggestion is just that one."""
+    suggestion = did_you_mean(wanted, [wanted])
+    return any(did_you_mean(key, allowed) == suggestion for key in found if key not in allowed)
+
+
 def among(allowed: Iterable[str]) -> str:
     """Return words in backticks, separated by commas."""
     return ", ".join(f"`{word}`" for word in allowed)
@@ -155,11 +164,13 @@ class Reader:
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
 
-    def text(self, node: Node, what: str, *, expected: str = "a string") -> str | None:
+    def text(
+        self, node: Node, what: str, *, expected: str = "a string", hint: str = 'text stands in quotes: "..."'
+    ) -> str | None:
         """Return a string."""
         if isinstance(node.value, str):
             return node.value
-        self.wrong(node, what, expected)
+        self.wrong(node, what, expected, hint)
         return None
 
     def number(self, node: Node, what: str) -> Fraction | None:
@@ -173,7 +184,7 @@ class Reader:
         """Return a boolean."""
         if isinstance(node.value, bool):
             return node.value
-        self.wrong(node, what, "true or false")
+        self.wrong(node, what, "true or false", "write `true` or `false`, without quotes")
         return None
 
     def integer(self, node: Node, what: str, below: int) -> int | None:
@@ -181,40 +192,41 @@ class Reader:
         value = node.value
         if isinstance(value, Fraction) and value.denominator == 1 and 0 <= value < below:
             return int(value)
-        self.wrong(node, what, f"a whole number from 0 to {below - 1}")
+        self.wrong(node, what, f"a whole number from 0 to {below - 1}", "such as `0` or `42`")
         return None
 
-    def table(self, node: Node, what: str) -> dict[str, Node] | None:
+    def table(self, node: Node, what: str, hint: str) -> dict[str, Node] | None:
         """Return a table."""
         if isinstance(node.value, dict):
             return node.value
-        self.wrong(node, what, "a table")
+        self.wrong(node, what, "a table", hint)
         return None
 
-    def items(self, node: Node, what: str, expected: str = "a list") -> list[Node] | None:
+    def items(self, node: Node, what: str, expected: str, hint: str) -> list[Node] | None:
         """Return the items of a list."""
         if isinstance(node.value, list):
             return node.value
-        self.wrong(node, what, expected)
+        self.wrong(node, what, expected, hint)
         return None
 
-    def texts(self, node: Node, what: str) -> list[tuple[str, At]] | None:
+    def texts(self, node: Node, what: str, hint: str) -> list[tuple[str, At]] | None:
         """Return a list of strings with their places; a string alone is a list of one."""
         if isinstance(node.value, str):
             return [(node.value, node.at)]
-        items = self.items(node, what, "a list of strings")
+        items = self.items(node, what, "a list of strings", hint)
         if items is None:
             return None
-        found = [(self.text(item, f"an item of {what}"), item.at) for item in items]
+        found = [(self.text(item, f"an item of {what}", hint=hint), item.at) for item in items]
         return [(text, at) for text, at in found if text is not None]
 
     def numbers(self, node: Node, what: str) -> tuple[Fraction, ...] | None:
         """Return a list of numbers, at least one."""
-        items = self.items(node, what, "a list of numbers")
+        items = self.items(node, what, "a list of numbers", "such as `[0, 0.5, 1]`")
         if items is None:
             return None
         if not items:
-            self.problems.add("bad-value", f"{what} is an empty list, expected numbers", node.at)
+            message = f"{what} is an empty list, expected numbers"
+            self.problems.add("bad-value", message, node.at, help="list at least one, such as `[0, 0.5, 1]`")
             return None
         found = [self.number(item, f"an item of {what}") for item in items]
         numbers = tuple(number for number in found if number is not None)
@@ -227,7 +239,7 @@ class Reader:
         if isinstance(node.value, str) and node.value in allowed:
             return node.value
         if not isinstance(node.value, str):
-            self.wrong(node, what, f"one of {among(allowed)}")
+            self.wrong(node, what, f"one of {among(allowed)}", f'write it in quotes: `"{next(iter(allowed))}"`')
             return None
         meant = (hints or {}).get(node.value.lower())
         hint = (
@@ -238,7 +250,7 @@ class Reader:
         )
         return None
 
-    def wrong(self, node: Node, what: str, expected: str, hint: str = "", *, named: bool = False) -> None:
+    def wrong(self, node: Node, what: str, expected: str, hint: str, *, named: bool = False) -> None:
         """Report that something else was expected (once: an invalid node is reported already).
 
         `named`: the key is a name of the user's choice, so a dot in it may be meant as part of the name.
@@ -281,8 +293,8 @@ def dotted_help(node: Node) -> str:
 def _number_help(node: Node) -> str:
     value = node.value
     if not isinstance(value, str):
-        return ""
+        return "a number is a decimal such as `0.3`"
     written = value.strip().replace(",", ".")
     if written.replace(".", "", 1).lstrip("+-").isdigit():
         return f"write the number without quotes: `{written}`"
-    return ""
+    return 'a number is a decimal such as `0.3`, or a variable such as `"${m}"`'

@@ -39,7 +39,10 @@ class Outputs:
             same_family = first.path == at.path and first.document is at.document
             rows = () if same_family else (f"`{owner}` has it at {first.place()}",)
             message = f"targets `{owner}` and `{name}` have the same output"
-            hint = "a family's output names every axis, such as `out/mix-${alpha}.safetensors`" if same_family else ""
+            hint = (
+                "a family's output names every axis, such as `out/mix-${alpha}.safetensors`" if same_family
+                else "give one of them another path"
+            )  # fmt: skip
             problems.add("duplicate-output", message, at, help=hint, rows=rows)
             return
         source = self._source(compared)

@@ -116,7 +116,7 @@ def _index(items: list[object], key: str, override: Override) -> int:
     if key.isdecimal() and int(key) < len(items):
         return int(key)
     message = f"`{key}` is no item of a list of {len(items)}"
-    hint = f"items are numbered from 0 to {len(items) - 1}"
+    hint = f"items are numbered from 0 to {len(items) - 1}" if items else "the list is empty; set the list itself"
     raise UsageError.one("bad-set", message, where=Place(override.label), help=hint)
 
 

@@ -37,6 +37,10 @@ _EXAMPLES = {
     "from": '{ preset = "GRAD_V", from = 0.2, to = 0.8 }',
     "to": '{ preset = "GRAD_V", from = 0.2, to = 0.8 }',
 }
+_SELECTORS = 'name a block, a group or tensors, such as `IN04`, `attn` or `"*.attn2.*"`'
+_RULES = 'such as `elemental = "OUT03:attn2:0.5"`'
+_PRESET = 'such as `preset = "GRAD_V"`'
+_PRESETS = f"presets: {', '.join(sorted(PRESET_NAMES))}"
 _ENDS = (("from", Fraction(0)), ("to", Fraction(1)))
 _FORMS = "a number, or a table such as `{ default = 0.3, IN00-IN05 = 0.5 }`"
 
@@ -51,7 +55,8 @@ def number_per_tensor(reader: Reader, node: Node, what: str) -> NumberPerTensor 
         value = _value(reader, node, what)
         return NumberPerTensor((Rule("default", value, node.at),)) if value is not None else None
     if not node.value:
-        reader.problems.add("bad-value", f"{what} is an empty table, expected {_FORMS}", node.at)
+        reader.problems.add("bad-value", f"{what} is an empty table, expected {_FORMS}", node.at,
+                            help="write the number itself, or keys such as `default = 0.3`")  # fmt: skip
         return None
     before = len(reader.problems)
     rules = [rule for key, below in node.value.items() for rule in _rules(reader, key, below, what)]
@@ -60,7 +65,7 @@ def number_per_tensor(reader: Reader, node: Node, what: str) -> NumberPerTensor 
 
 def selectors(reader: Reader, node: Node, what: str) -> tuple[SelectorText, ...] | None:
     """Return the selectors of `merge` or `drop`: a string, or a list of strings."""
-    found = reader.texts(node, what)
+    found = reader.texts(node, what, _SELECTORS)
     if found is None:
         return None
     for text, at in found:
@@ -71,13 +76,16 @@ def selectors(reader: Reader, node: Node, what: str) -> tuple[SelectorText, ...]
 def check_selector(reader: Reader, text: str, at: At, what: str, *, key: bool = False) -> None:
     """Report a selector that is empty, or a pattern that is none."""
     if not text.strip():
-        reader.problems.add("bad-selector", f"{what} has an empty selector", at, key=key)
+        reader.problems.add("bad-selector", f"{what} has an empty selector", at, key=key, help=_SELECTORS)
     elif text.startswith("re:"):
         try:
             re.compile(text[3:])
         except (re.error, OverflowError, RecursionError) as error:
             message = f"`{text}` in {what} is no regular expression: {error}"
-            hint = "in TOML a pattern with backslashes stands in single quotes" if "\\" in text else ""
+            hint = (
+                "in TOML a pattern with backslashes stands in single quotes" if "\\" in text
+                else 'a sign such as `(` stands for itself as `[(]`; simpler than patterns are globs: `"*.attn2.*"`'
+            )  # fmt: skip
             reader.problems.add("bad-selector", message, at, key=key, help=hint)
 
 
@@ -111,7 +119,7 @@ def _value(reader: Reader, node: Node, what: str) -> Value | None:
     if "preset" in table and set(table) <= _PRESET_KEYS:
         return _preset(reader, table, what)
     expected = f"a number or one of {', '.join(f'`{form}`' for form in dict.fromkeys(_EXAMPLES.values()))}"
-    reader.wrong(node, what, expected, named=True)
+    reader.wrong(node, what, expected, "tables of selectors do not nest: give each selector its number", named=True)
     return None
 
 
@@ -131,16 +139,16 @@ def _inverse_sigmoid(reader: Reader, node: Node, what: str) -> Constant | None:
         return None
     if not 0 <= number <= 1:
         message = f"`inverse_sigmoid` of {what} is {described(node)}, expected a number from 0 to 1"
-        reader.problems.add("bad-value", message, node.at)
+        reader.problems.add("bad-value", message, node.at, help="such as `{ inverse_sigmoid = 0.3 }`")
         return None
     return Constant(inverse_sigmoid(number))
 
 
 def _preset(reader: Reader, table: dict[str, Node], what: str) -> Preset | None:
-    name = reader.text(table["preset"], f"`preset` of {what}", expected="the name of a preset")
+    name = reader.text(table["preset"], f"`preset` of {what}", expected="the name of a preset", hint=_PRESET)
     ends = [reader.number(table[key], f"`{key}` of {what}") if key in table else default for key, default in _ENDS]
     if name is not None and name not in PRESET_NAMES:
-        hint = did_you_mean(name.upper(), PRESET_NAMES) or f"presets: {', '.join(sorted(PRESET_NAMES))}"
+        hint = did_you_mean(name.upper(), PRESET_NAMES) or _PRESETS
         reader.problems.add("unknown-preset", f"{what} uses unknown preset `{name}`", table["preset"].at, help=hint)
         return None
     low, high = ends
@@ -150,7 +158,7 @@ def _preset(reader: Reader, table: dict[str, Node], what: str) -> Preset | None:
 def _selecting_preset(reader: Reader, node: Node, what: str) -> list[Value]:
     table = node.value if isinstance(node.value, dict) else {"preset": node}
     if "preset" not in table or not set(table) <= _PRESET_KEYS:
-        reader.wrong(node, what, f"the name of a preset or `{_EXAMPLES['preset']}`")
+        reader.wrong(node, what, f"the name of a preset or `{_EXAMPLES['preset']}`", _PRESET)
         return []
     found = _preset(reader, table, what)
     return [found] if found is not None else []
@@ -166,13 +174,13 @@ def _mbw(reader: Reader, node: Node, what: str) -> list[Value]:
 
 def _elemental(reader: Reader, node: Node, what: str) -> list[Value]:
     found: list[Value] = []
-    for text, at in reader.texts(node, what) or ():
+    for text, at in reader.texts(node, what, _RULES) or ():
         try:
             found.extend(parse_elemental(text))
         except ElementalError as error:
             reader.problems.add(error.code, str(error), at.inside(text, error.start, error.end), help=error.hint)
     if node.value == []:
-        reader.problems.add("bad-value", f"{what} is an empty list, expected rules", node.at)
+        reader.problems.add("bad-value", f"{what} is an empty list, expected rules", node.at, help=_RULES)
     return found
 
 

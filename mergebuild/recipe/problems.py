@@ -35,11 +35,11 @@ class Problems:
         message: str,
         where: At | Place | None,
         *,
+        help: str,
         key: bool = False,
-        help: str = "",
         rows: tuple[str, ...] = (),
     ) -> None:
-        """Note a problem; the same one twice is noted once."""
+        """Note a problem, with how to mend it; the same one twice is noted once."""
         place = where.place(key=key) if isinstance(where, At) else where
         if place is not None:
             self.expect(place.file)

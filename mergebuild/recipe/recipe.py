@@ -22,7 +22,15 @@ from mergebuild.recipe.namespace import Namespace, NoSuchNameError
 from mergebuild.recipe.outputs import Outputs
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
-from mergebuild.recipe.targets import Declaration, OutputError, Reading, absolute, check_output, read_target
+from mergebuild.recipe.targets import (
+    SAFETENSORS,
+    Declaration,
+    OutputError,
+    Reading,
+    absolute,
+    check_output,
+    read_target,
+)
 from mergebuild.recipe.variables import Scope, VariableError, render
 from mergebuild.recipe.walk import Walk
 
@@ -95,6 +103,24 @@ class Recipe:
                 del self._targets[added]
             problems.fail()
         return found
+
+    def below(self, name: str) -> tuple[str, ...]:
+        """Return a target and all targets that it needs, each once and behind what it needs itself.
+
+        Raises:
+            UsageError, RecipeError: as `target`.
+        """
+        done: dict[str, None] = {}
+        stack = [(self.target(name), iter(self.target(name).inputs))]
+        while stack:
+            target, rest = stack[-1]
+            need = next((each.ref for each in rest if each.ref not in done and each.ref not in self.sources), None)
+            if need is None:
+                done[target.name] = None
+                stack.pop()
+            else:
+                stack.append((self.target(need), iter(self.target(need).inputs)))
+        return tuple(done)
 
     def resolve(self, asked: Sequence[str]) -> tuple[str, ...]:
         """Return the canonical names of what a user asks for: names, families, members, slices, paths of outputs.
@@ -220,11 +246,13 @@ class Recipe:
         try:
             text = render(raw, {**self._parts.scope, **values})
             if not isinstance(text, str):
-                problems.add("wrong-type", f"`output` of target `{name}` is no string, expected a path", at)
+                problems.add("wrong-type", f"`output` of target `{name}` is no string, expected a path", at,
+                             help=SAFETENSORS)  # fmt: skip
                 return
             check_output(text)
         except VariableError as error:
-            problems.add(error.code, f"`output` of target `{name}`: {error}", at, help=error.hint)
+            if error.code:  # else the variable itself is reported
+                problems.add(error.code, f"`output` of target `{name}`: {error}", at, help=error.hint)
         except OutputError as error:
             problems.add(error.code, f"`output` of target `{name}` {error}", at, help=error.hint)
         else:

@@ -7,7 +7,7 @@ the target is given up. What other tools call a thing gets its name here as help
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,15 +17,26 @@ from mergebuild.errors import did_you_mean
 from mergebuild.methods.catalog import LATER, METHODS, Method, Parameter
 from mergebuild.recipe.expression import ExpressionError, Name
 from mergebuild.recipe.formula import LinearFormula, parse_formula
+from mergebuild.recipe.later import LATER_KEYS
 from mergebuild.recipe.model import Constant, Formula, Input, NumberPerTensor, Rule, SelectorText, Target
 from mergebuild.recipe.namespace import Namespace, NoSuchNameError
-from mergebuild.recipe.nodes import Node, Reader, among, dotted_help, resolve
+from mergebuild.recipe.nodes import Node, Reader, among, dotted_help, misspelt, resolve
 from mergebuild.recipe.per_tensor import number_per_tensor, selectors
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.variables import Scope
 
-__all__ = ["DTYPES", "Declaration", "OutputError", "Reading", "absolute", "check_output", "read_dtype", "read_target"]
+__all__ = [
+    "DTYPES",
+    "SAFETENSORS",
+    "Declaration",
+    "OutputError",
+    "Reading",
+    "absolute",
+    "check_output",
+    "read_dtype",
+    "read_target",
+]
 
 DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "source")
 
@@ -42,12 +53,7 @@ _COMMON = (
     "compat", "seed", "cache",
 )  # fmt: skip
 _INPUTS = ("a", "b", "c", "base", "models")
-_LATER_KEYS = frozenset(
-    """
-    components rules slices tokenizer tokenizer_source config checks searches search on_channels loras strength sweep
-    max_shard_size adjust chat_template layer_range
-    """.split()
-)
+_ANY = (*_COMMON, *_INPUTS)
 _FOREIGN = {
     "M": "alpha", "m": "alpha", "multiplier": "alpha", "ratio": "alpha", "amount": "alpha", "base_alpha": "alpha",
     "\N{GREEK SMALL LETTER ALPHA}": "alpha", "β": "beta", "λ": "lambda", "lambda_": "lambda",
@@ -71,12 +77,14 @@ _FOREIGN_SAYINGS = {
     "include": "write it in `[project]`",
 }
 _LARGEST_SEED = 2**64
+_FORMULA = 'a formula is text in quotes: `formula = "0.7*a + 0.3*b"`'
+_METHOD = 'such as `method = "weighted_sum"`; `mergebuild methods` shows all'
 
 
 class OutputError(ValueError):
     """An output that can't be one here."""
 
-    def __init__(self, code: str, message: str, hint: str = "") -> None:
+    def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message)
         self.code = code
         self.hint = hint
@@ -115,14 +123,15 @@ def check_output(text: str) -> None:
         raise OutputError("bad-path", message, "write paths with `/`, or in single quotes")
     if text.endswith((".ckpt", "/", ".pt", ".pth", ".gguf")):
         kind = "a directory of shards" if text.endswith("/") else f"a `.{text.rpartition('.')[2]}` file"
-        raise OutputError("not-in-this-version", f"is `{shown}`; {kind} is not in this version", _SAFETENSORS)
+        raise OutputError("not-in-this-version", f"is `{shown}`; {kind} is not in this version", SAFETENSORS)
     name = text.replace("\\", "/").rpartition("/")[2]
     if not name.endswith(".safetensors") or name == ".safetensors":
         message = f"is `{shown}`, expected the path of a `.safetensors` file"
-        raise OutputError("bad-output", message, _SAFETENSORS)
+        raise OutputError("bad-output", message, SAFETENSORS)
 
 
-_SAFETENSORS = 'such as `output = "out/name.safetensors"`'
+SAFETENSORS = 'such as `output = "out/name.safetensors"`'
+"""How to mend an output."""
 
 
 def read_dtype(reader: Reader, node: Node, what: str) -> str | None:
@@ -210,25 +219,26 @@ class _TargetReading:
             return self._by_formula(table["formula"])
         if "method" in table:
             return self._by_method(table["method"])
-        foreign = next((key for key in table if _FOREIGN.get(key) == "method"), None)
-        if foreign is not None:
-            self._unknown_key(foreign, (*_COMMON, *_INPUTS), None)
-        else:
+        self._references()
+        foreign = [key for key in table if any(_means(key, made, _ANY) for made in ("method", "formula"))]
+        for key in foreign:
+            self._unknown_key(key, _ANY, None)
+        if not foreign:
             message = f"target `{self._name}` has no `method` and no `formula`"
             dotted = dotted_help(self._node)
-            hint = dotted or 'such as `method = "weighted_sum"`; `mergebuild methods` shows all'
+            hint = dotted or _METHOD
             self._problems.add("dotted-key" if dotted else "missing-key", message, self._node.at, help=hint)
         return None, (), None
 
     def _by_method(self, node: Node) -> tuple[str | None, tuple[Input, ...], Formula | None]:
-        name = self._reader.text(node, self._what("method"), expected="the name of a method")
-        if name is None:
+        name = self._reader.text(node, self._what("method"), expected="the name of a method", hint=_METHOD)
+        method = METHODS.get(name or "")
+        if name is None or method is None:
+            if name is not None:
+                self._unknown_method(name, node)
+            self._references()
             return None, (), None
-        method = METHODS.get(name)
-        if method is None:
-            self._unknown_method(name, node)
-            return None, (), None
-        allowed = (*method.inputs, *(parameter.name for parameter in method.parameters), *_COMMON)
+        allowed = _keys(method)
         for key in self._table:
             if key not in allowed:
                 self._unknown_key(key, allowed, method)
@@ -236,7 +246,7 @@ class _TargetReading:
         models: list[_ModelEntry] = []
         for role in method.inputs:
             if role not in self._table:
-                self._missing_input(role, method)
+                self._missing(role, method, f"the inputs of `{method.name}` are {among(method.inputs)}")
             elif role == "models":
                 models = self._models(self._table["models"], method)
                 inputs.extend(entry.given for entry in models if entry.given is not None)
@@ -262,16 +272,15 @@ class _TargetReading:
 
     def _unknown_key(self, key: str, allowed: tuple[str, ...], method: Method | None) -> None:
         at = self._table[key].at
-        if key in _LATER_KEYS:
+        if key in LATER_KEYS:
             message = f"`{key}` in target `{self._name}` is not in this version"
-            self._problems.add("not-in-this-version", message, at, key=True)
+            self._problems.add("not-in-this-version", message, at, key=True, help=f"take it out; {LATER_KEYS[key]}")
             return
-        owner = f"`{method.name}`" if method else "a formula"
         takes = tuple(word for word in allowed if word not in _COMMON)
-        listed = f"{owner} takes {among(takes)}; every target: {among(_COMMON)}"
-        meant = _FOREIGN.get(key)
-        meant = meant if meant in allowed else _FIRST_INPUTS.get(meant or "")
-        if meant in allowed:
+        own = f"`{method.name}` takes {among(takes)}; " if method else ""
+        listed = f"{own}every target: {among(_COMMON)}"
+        meant = _foreign(key, allowed)
+        if meant is not None:
             hint = f"it is called `{meant}` here"
         elif key in _FOREIGN_SAYINGS:
             hint = _FOREIGN_SAYINGS[key]
@@ -279,25 +288,43 @@ class _TargetReading:
             hint = did_you_mean(key, allowed, otherwise=listed)
         self._problems.add("unknown-key", f"target `{self._name}` has unknown key `{key}`", at, key=True, help=hint)
 
-    def _missing_input(self, role: str, method: Method) -> None:
-        if any(_FOREIGN.get(key) == role for key in self._table):
-            return  # it is there, under another tool's name, and reported so
-        message = f"target `{self._name}` has no `{role}`"
-        hint = f"the inputs of `{method.name}` are {among(method.inputs)}"
-        self._problems.add("missing-key", message, self._node.at, help=hint)
+    def _missing(self, key: str, method: Method, hint: str) -> None:
+        allowed = _keys(method)
+        if any(_means(found, key, allowed) for found in self._table):
+            return  # it is there under another name, and reported so
+        self._problems.add("missing-key", f"target `{self._name}` has no `{key}`", self._node.at, help=hint)
+
+    def _references(self) -> None:
+        """Check what the inputs name where no method says which of them there are."""
+        for role in _INPUTS:
+            node = self._table.get(role)
+            if node is None:
+                continue
+            if role != "models":
+                self._input(role, node)
+                continue
+            for number, item in enumerate(self._listed_models(node)):
+                whole = item.value
+                named = whole.get("model") if isinstance(whole, dict) else item
+                if named is not None:
+                    self._input(f"models[{number}]", named)
 
     def _models(self, node: Node, method: Method) -> list[_ModelEntry]:
-        items = self._reader.items(node, self._what("models"), "a list of sources and targets")
+        return [self._model(number, item, method) for number, item in enumerate(self._listed_models(node))]
+
+    def _listed_models(self, node: Node) -> list[Node]:
+        hint = 'such as `models = ["one", "two"]`'
+        items = self._reader.items(node, self._what("models"), "a list of sources and targets", hint)
         if items == []:
-            message = f"{self._what('models')} is empty"
-            self._problems.add("bad-value", message, node.at, help="list at least one source or target")
-        return [self._model(number, item, method) for number, item in enumerate(items or ())]
+            self._problems.add("bad-value", f"{self._what('models')} is empty", node.at, help=hint)
+        return items or []
 
     def _model(self, number: int, item: Node, method: Method) -> _ModelEntry:
         role = f"models[{number}]"
         if not isinstance(item.value, dict):
             return _ModelEntry(next(iter(self._input(role, item)), None), {})
         beside = {parameter.name for parameter in method.parameters if parameter.per == "model"}
+        allowed = ("model", *sorted(beside))
         for key, below in item.value.items():
             if key not in beside and key != "model":
                 whole = method.parameter(key) is not None
@@ -305,18 +332,20 @@ class _TargetReading:
                 hint = (
                     f"`{key}` is one number for the whole target" if whole
                     else f"it is called `{meant}` here" if meant in beside
-                    else did_you_mean(key, {"model", *beside}, otherwise=f"beside a model: {among(sorted(beside))}")
+                    else did_you_mean(key, allowed, otherwise=f"beside a model: {among(sorted(beside))}")
                 )  # fmt: skip
                 message = f"{role} of target `{self._name}` has unknown key `{key}`"
                 self._problems.add("unknown-key", message, below.at, key=True, help=hint)
         if "model" not in item.value:
-            message = f"{role} of target `{self._name}` has no `model`"
-            self._problems.add("missing-key", message, item.at, help='such as `{ model = "name", weight = 0.5 }`')
+            if not misspelt("model", item.value, allowed):
+                message = f"{role} of target `{self._name}` has no `model`"
+                self._problems.add("missing-key", message, item.at, help='such as `{ model = "name", weight = 0.5 }`')
             return _ModelEntry(None, item.value)
         return _ModelEntry(next(iter(self._input(role, item.value["model"])), None), item.value)
 
     def _input(self, role: str, node: Node) -> list[Input]:
-        text = self._reader.text(node, self._what(role), expected="the name of a source or target")
+        hint = "write one name in quotes; `mergebuild list` shows all"
+        text = self._reader.text(node, self._what(role), expected="the name of a source or target", hint=hint)
         if text is None:
             return []
         try:
@@ -373,11 +402,7 @@ class _TargetReading:
         self._numbers[name] = tuple(given)
 
     def _missing_number(self, parameter: Parameter, method: Method) -> None:
-        if any(_FOREIGN.get(key) == parameter.name for key in self._table):
-            return
-        message = f"target `{self._name}` has no `{parameter.name}`"
-        hint = f"`{method.name}` needs it: {parameter.summary}"
-        self._problems.add("missing-key", message, self._node.at, help=hint)
+        self._missing(parameter.name, method, f"`{method.name}` needs it: {parameter.summary}")
 
     def _constant(self, parameter: Parameter) -> NumberPerTensor:
         assert isinstance(parameter.default, Fraction)  # numbers have numbers as defaults
@@ -386,7 +411,9 @@ class _TargetReading:
     # -- a formula
 
     def _by_formula(self, node: Node) -> tuple[str | None, tuple[Input, ...], Formula | None]:
-        text = self._reader.text(node, self._what("formula"), expected="a formula such as `0.7*a + 0.3*b`")
+        text = self._reader.text(
+            node, self._what("formula"), expected="a formula such as `0.7*a + 0.3*b`", hint=_FORMULA
+        )
         if text is None:
             return None, (), None
         own = [key for key in self._table if key not in _COMMON]
@@ -435,7 +462,7 @@ class _TargetReading:
         return f"names with other signs stand in quotes: `'{longer}'`" if longer else ""
 
     def _unused_number(self, key: str, formula: LinearFormula) -> None:
-        if key in _LATER_KEYS or key in _FOREIGN_SAYINGS or _FOREIGN.get(key) in _COMMON:
+        if key in LATER_KEYS or key in _FOREIGN_SAYINGS or _FOREIGN.get(key) in _COMMON:
             self._unknown_key(key, _COMMON, None)
             return
         message = f"target `{self._name}` has unknown key `{key}`, and its formula does not use it"
@@ -450,7 +477,11 @@ class _TargetReading:
 
     def _output(self) -> tuple[str | None, Path | None]:
         node = self._table.get("output")
-        text = self._reader.text(node, self._what("output"), expected="a path") if node is not None else None
+        text = (
+            self._reader.text(node, self._what("output"), expected="a path", hint=SAFETENSORS)
+            if node is not None
+            else None
+        )
         if node is None or text is None:
             return None, None
         try:
@@ -512,6 +543,24 @@ def absolute(text: str, folder: str) -> str:
 
 def _from_elsewhere(text: str, folder: str) -> str:
     return os.path.join(folder, os.path.expanduser(text))  # noqa: PTH111, PTH118 -- strings, for there may be many
+
+
+def _keys(method: Method) -> tuple[str, ...]:
+    return (*method.inputs, *(parameter.name for parameter in method.parameters), *_COMMON)
+
+
+def _foreign(key: str, allowed: Collection[str]) -> str | None:
+    """Return what another tool's name is called here."""
+    meant = _FOREIGN.get(key, "")
+    return next((word for word in (meant, _FIRST_INPUTS.get(meant)) if word in allowed), None)
+
+
+def _means(key: str, wanted: str, allowed: Collection[str]) -> bool:
+    """Return whether a key is unknown, and the help for it is just this one."""
+    if key in allowed or key in LATER_KEYS:
+        return False
+    meant = _foreign(key, allowed)
+    return meant == wanted if meant or key in _FOREIGN_SAYINGS else misspelt(wanted, [key], allowed)
 
 
 def _plain(name: str) -> str:

@@ -35,9 +35,11 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
         help_ = _trap(place.text, place.column, error.msg)
         problems.add("toml-syntax", f"`{document.name}` is no valid TOML: {message}", place, help=help_)
     except RecursionError:
-        problems.add("toml-syntax", f"`{document.name}` nests too deep", document.place(()))
+        problems.add("toml-syntax", f"`{document.name}` nests too deep", document.place(()),
+                     help="no value of a mergefile has so many brackets; take some away")  # fmt: skip
     except ValueError as error:  # an integer of thousands of digits
-        problems.add("toml-syntax", f"`{document.name}` has a value that can't be read: {error}", document.place(()))
+        problems.add("toml-syntax", f"`{document.name}` has a value that can't be read: {error}", document.place(()),
+                     help="a number is a decimal such as `0.3`, short of 1e1000")  # fmt: skip
     return None
 
 
@@ -73,5 +75,5 @@ def _trap(line: str, column: int, message: str) -> str:
     if before.endswith("=") and (at.isalpha() or at in "/~_"):
         return 'text stands in quotes: "..."'
     if "Cannot overwrite" in message or "twice" in message:
-        return "a key or a table stands twice"
-    return ""
+        return "a key or a table stands twice; put the two together, or take one out"
+    return "often a quote, a bracket or a `=` is missing here or in the line before"

@@ -28,7 +28,7 @@ class VariableError(ValueError):
     The code is empty where the reason is reported already: the variable itself could not be read.
     """
 
-    def __init__(self, code: str, message: str, start: int, end: int, hint: str = "") -> None:
+    def __init__(self, code: str, message: str, start: int, end: int, hint: str) -> None:
         super().__init__(message)
         self.code = code
         self.start = start
@@ -106,7 +106,7 @@ def _parts(text: str) -> tuple[str | _Hole, ...]:
         end = _closing(text, start + 2)
         if end < 0:
             message = "`${` is not closed by `}`"
-            raise VariableError("bad-variable", message, start, len(text))
+            raise VariableError("bad-variable", message, start, len(text), "a variable is written `${name}`")
         if start > position:
             found.append(text[position:start])
         source = text[start + 2 : end]
@@ -153,7 +153,7 @@ def _number(name: Name, scope: Scope, hole: _Hole) -> Fraction:
     value = _named(name, scope, hole)
     if isinstance(value, bool) or not isinstance(value, Fraction):
         message = f"`{name.name}` is the text `{as_text(value)}`, and `${{{hole.source}}}` computes with numbers"
-        raise _failure("bad-variable", message, hole)
+        raise _failure("bad-variable", message, hole, f"give `{name.name}` a number, without quotes")
     return value
 
 
@@ -168,9 +168,9 @@ def _named(name: Name, scope: Scope, hole: _Hole) -> Scalar:
 def _known(name: str, scope: Scope, hole: _Hole) -> Scalar:
     value = scope[name]
     if value is None:
-        raise _failure("", f"variable `{name}` has no value", hole)
+        raise _failure("", f"variable `{name}` has no value", hole, "it is reported where it is declared")
     return value
 
 
-def _failure(code: str, message: str, hole: _Hole, hint: str = "") -> VariableError:
+def _failure(code: str, message: str, hole: _Hole, hint: str) -> VariableError:
     return VariableError(code, message, hole.start, hole.start + len(hole.source) + 3, hint)

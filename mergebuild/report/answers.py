@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
+from mergebuild.layouts.blocks import block_id
 from mergebuild.report.columns import table
 from mergebuild.report.quantities import count_text, size_text, time_text
 from mergebuild.results import (
@@ -156,15 +157,21 @@ def _by_size(shares: Mapping[str, str]) -> dict[str, str]:
 
 
 def _block_rows(by_block: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield runs of neighbouring blocks with equal shares as one row each."""
+    """Yield runs of neighbouring blocks (`IN03`, `IN04`) with equal shares as one row each."""
     run: list[str] = []
     for block, shares in by_block.items():
-        if run and dict(shares) != dict(by_block[run[0]]):
+        if run and not (_follows(run[-1], block) and dict(shares) == dict(by_block[run[0]])):
             yield _run_text(run), combination_text(by_block[run[0]])
             run = []
         run.append(block)
     if run:
         yield _run_text(run), combination_text(by_block[run[0]])
+
+
+def _follows(before: str, block: str) -> bool:
+    """Return whether a block is the next of its family; what has no number (`M`, a group, most tensors) never is."""
+    family, number = block_id(block)
+    return number > 0 and block_id(before) == (family, number - 1)
 
 
 def _run_text(run: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ import xxhash
 from mergebuild import portable
 from mergebuild.digest import checksum
 from mergebuild.errors import LockTimeoutError
+from mergebuild.events import Emit, Notice, silent
 from mergebuild.formats.header import MAX_HEADER
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.state import ArtifactRow, Record, State
@@ -91,13 +92,19 @@ class Store:
 
     def create(self) -> None:
         """Make the store's folder, which git ignores by itself, and write down what is known so far."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        ignore = self.root / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
-        self.state.write_to_disk()
+        is_new = not self.root.exists()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            ignore = self.root / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+            self.state.write_to_disk()
+        except BaseException:
+            if is_new:
+                shutil.rmtree(self.root, ignore_errors=True)
+            raise
 
-    def lock(self, *, timeout: float | None, what: str) -> filelock.BaseFileLock:
+    def lock(self, *, timeout: float | None, what: str, emit: Emit = silent) -> filelock.BaseFileLock:
         """Take the lock of whoever changes the store; a kernel lock, gone with its process.
 
         Raises:
@@ -106,16 +113,20 @@ class Store:
         lock = filelock.FileLock(self.root / "lock")
         holder = self.root / "lock.holder"
         try:
-            lock.acquire(timeout=-1 if timeout is None else timeout)
+            lock.acquire(timeout=0)
         except filelock.Timeout:
+            who = "another process"
             with suppress(OSError):
-                who = holder.read_text().strip()
+                who = holder.read_text().strip() or who
+            emit(Notice(f"waiting for {who}, which uses the store"))
+            try:
+                lock.acquire(timeout=-1 if timeout is None else timeout)
+            except filelock.Timeout:
                 raise LockTimeoutError.one(
                     "store-locked",
                     f"the store is in use by {who}",
                     help="wait for it, or give --lock-timeout more time",
                 ) from None
-            raise LockTimeoutError.one("store-locked", "the store is in use by another process") from None
         holder.write_text(f"`{what}` (process {os.getpid()})\n")
         return lock
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mergebuild import portable
 from mergebuild.portable import Identity
 
 __all__ = ["ArtifactRow", "Record", "SourceRow", "State"]
@@ -103,9 +104,13 @@ class State:
         """Turn a database that so far was only in memory into the file; its folder is there now."""
         if self.is_on_disk:
             return
-        memory, self._db = self._db, self._open()
-        memory.backup(self._db)
-        memory.close()
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        with contextlib.closing(sqlite3.connect(temporary)) as db:
+            self._db.backup(db)
+        # Another process may have been quicker: then what is known here is lost, and found out again.
+        if not portable.link_or_none(temporary, self.path) and not self.path.exists():
+            temporary.replace(self.path)
+        temporary.unlink(missing_ok=True)
         self._db.close()
         self._db = self._open()
         self.is_on_disk = True

@@ -123,6 +123,7 @@ def test_nonsense_is_refused_where_it_stands(table: dict[str, object], message: 
     code, said = ("unknown-key", message) if unknown else ("invalid-layout", f"layout `mine`: {message}")
     place = f"layouts.mine.{at}" if at else "layouts.mine"
     assert told(declared(**table)) == [f"{code}: {said} @ {place}"]
+    assert all(problem.help for problem in problems_of(declared(**table)))
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:

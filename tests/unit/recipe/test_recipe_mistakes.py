@@ -67,6 +67,86 @@ def test_every_sentence_begins_in_lower_case_and_ends_without_a_stop(fail: Fail)
             assert problem.where is not None
 
 
+def test_every_mistake_says_how_to_mend_it(fail: Fail) -> None:
+    """The law of help, over all golden mistakes: one line, of which the message is no part."""
+    for mistake in MISTAKES:
+        for problem in fail(mistake.values[0]):
+            assert problem.help.strip(), problem.message
+            assert "\n" not in problem.help
+            assert problem.help not in problem.message
+
+
+@pytest.mark.parametrize(("override", "expected"), OVERRIDES)
+def test_every_wrong_set_says_how_to_mend_it(override: str, expected: str) -> None:
+    assert "\n  ? " in expected, override
+
+
+def test_mistakes_of_the_files_say_how_to_mend_them(fail: Fail, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(include("mergefile.toml"))
+    for number in range(12):
+        (tmp_path / f"{number}.toml").write_text(include(f"{number + 1}.toml"))
+    deep = "[vars]\n" + "".join(f'v{n} = "${{v{n + 1}}}"\n' for n in range(300)) + "v300 = 1\n"
+    for text in (
+        include("x.toml"),
+        include("0.toml"),
+        include("."),
+        "[layouts]\n" + ".".join("x" * 60) + " = 1\n",
+        deep,
+    ):
+        assert all(problem.help for problem in fail(text))
+
+
+@pytest.mark.parametrize(
+    "made", ['method = "weigted_sum"', 'method = "ties"', "method = 3", 'merge_method = "ties"', 'metod = "copy"', ""]
+)
+def test_a_method_that_is_none_hides_no_unknown_reference(fail: Fail, made: str) -> None:
+    """Inputs have the same names in every method, so what they name is checked without knowing it."""
+    inputs = 'a = "opkk"\nbase = "opk"\nmodels = ["merongg", { model = "nix", density = 1 }, { weight = 1 }]\n'
+    problems = fail(f"{SOURCES}[targets.t]\n{made}\n{inputs}")
+    assert [problem.message for problem in problems if problem.code == "unknown-reference"] == [
+        "`a` of target `t`: `opkk` is no source and no target",
+        "`models[0]` of target `t`: `merongg` is no source and no target",
+        "`models[1]` of target `t`: `nix` is no source and no target",
+    ]
+    assert len(problems) == 4
+
+
+def test_a_target_without_its_method_is_told_of_a_circle_all_the_same(fail: Fail) -> None:
+    assert {problem.code for problem in fail('[targets.t]\nmethod = "nope"\na = "t"\n')} == {
+        "unknown-method", "dependency-cycle",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "help_"),
+    [
+        ('[targets.t]\nmethod = "scale"\na = "opk"\nalfa = 1\n', "did you mean `alpha`?"),
+        ('[targets.t]\nmethod = "linear"\nmodle = ["opk"]\nmodels = ["opk"]\nweigth = 1\n', ""),
+        ('[targets.t]\nmethod = "linear"\nmodls = ["opk"]\nweight = 1\n', "did you mean `models`?"),
+        ('[targets.t]\nmethod = "weighted_sum"\nbase_model = "opk"\nb = "opk"\nalpha = 1\n', "it is called `a` here"),
+        ('[targets.t]\nmethod = "linear"\nmodels = [{ modle = "opk", weight = 1 }]\n', "did you mean `model`?"),
+        ('[targets.t]\nformla = "opk"\n', "did you mean `formula`?"),
+        ('[targets.t]\nmetod = "copy"\na = "opk"\n', "did you mean `method`?"),
+        ('x = { pth = "x" }\n', "did you mean `path`?"),
+    ],
+)
+def test_a_misspelt_key_is_one_mistake(fail: Fail, text: str, help_: str) -> None:
+    """It is not missing too when its suggestion is just the missing key."""
+    problems = fail(SOURCES + text)
+    assert {problem.code for problem in problems} == {"unknown-key"}
+    assert [problem.help.startswith(help_) for problem in problems] == [True] * len(problems)
+
+
+def test_a_key_that_means_another_one_leaves_a_key_missing(fail: Fail) -> None:
+    problems = fail(SOURCES + '[targets.t]\nmethod = "weighted_sum"\na = "opk"\nb = "opk"\nouptut = "x"\n')
+    assert [problem.code for problem in problems] == ["missing-key", "unknown-key"]
+
+
+def test_an_output_whose_variable_has_no_value_is_reported_where_the_variable_is(fail: Fail) -> None:
+    text = '[targets.t]\nmethod = "copy"\na = "opk"\nforeach.x = [1, 2]\noutput = "o-${x}-${m}.safetensors"\n'
+    assert [problem.code for problem in fail("[vars]\nm = [1]\n" + SOURCES + text)] == ["wrong-type"]
+
+
 def test_a_whole_number_too_large_for_anything_is_refused(fail: Fail) -> None:
     (problem,) = fail(SOURCES + ORANGE.replace("0.5", "0x" + "f" * 900))
     assert (problem.code, problem.message) == ("bad-number", "a whole number beyond 1e1000")

@@ -155,6 +155,16 @@ def test_lineage_draws_neighbouring_blocks_of_equal_shares_together() -> None:
     ]
 
 
+def test_lineage_draws_only_blocks_together_that_stand_next_to_each_other() -> None:
+    """Not over a gap, not from one family to another, and no group or tensor with a block."""
+    half = {"a": "1/2", "b": "1/2"}
+    names = ["BASE", "IN03", "IN04", "IN04 attn", "IN05", "IN07", "IN09", "IN10", "IN11", "M00", "x.weight", "x.bias"]
+    lines = lineage_lines(Lineage("x", True, None, dict.fromkeys(names, half), ()))
+    assert [line.partition("  1/2")[0].strip() for line in lines[1:]] == [
+        "BASE", "IN03, IN04", "IN04 attn", "IN05", "IN07", "IN09 … IN11", "M00", "x.weight", "x.bias",
+    ]  # fmt: skip
+
+
 def test_a_lineage_that_is_not_linear_says_so() -> None:
     assert lineage_lines(Lineage("x", False, None, {}, (), ("x",)))[0] == "x is not a linear combination of sources"
 

@@ -1,0 +1,61 @@
+"""Tables and keys that later versions will have, each with what serves in this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["LATER_KEYS", "LATER_TABLES"]
+
+_CHECKS = "`nonfinite` refuses NaN and Inf, and `mergebuild verify` reads again what was written"
+_FAMILY = "a family of targets tries values: `foreach.alpha = [0.1, 0.2]`"
+_PARTS = 'parts are chosen by `merge` and `drop`, such as `drop = ["vae"]`'
+_SELECTORS = "a number has selectors as keys: `alpha = { default = 0.3, attn = 0.7 }`"
+_ONE_FILE = "an output is one `.safetensors` file"
+_BESIDE = f"{_ONE_FILE}; copy the tokenizer and the config beside it"
+_LORAS = "make a checkpoint with the LoRA in it, and name that as a source"
+_DOWNLOAD = "download the file, and name its path and `url` in `[sources]`"
+_COMMANDS = "run it before or after `mergebuild build`"
+_ALPHA = "parameters are numbers of the target, such as `alpha = 0.3`"
+
+LATER_KEYS: Mapping[str, str] = {
+    "components": _PARTS,
+    "rules": _SELECTORS,
+    "slices": _PARTS,
+    "layer_range": _PARTS,
+    "tokenizer": _BESIDE,
+    "tokenizer_source": _BESIDE,
+    "chat_template": _BESIDE,
+    "config": _BESIDE,
+    "checks": _CHECKS,
+    "searches": _FAMILY,
+    "search": _FAMILY,
+    "sweep": _FAMILY,
+    "on_channels": _SELECTORS,
+    "loras": _LORAS,
+    "strength": _LORAS,
+    "max_shard_size": _ONE_FILE,
+    "adjust": _ALPHA,
+}
+"""Keys of a target, and what to do now."""
+
+LATER_TABLES: Mapping[str, str] = {
+    "checks": _CHECKS,
+    "check": _CHECKS,
+    "searches": _FAMILY,
+    "search": _FAMILY,
+    "sweeps": _FAMILY,
+    "sweep": _FAMILY,
+    "rules": _SELECTORS,
+    "components": _PARTS,
+    "slices": _PARTS,
+    "tokenizer": _BESIDE,
+    "config": _BESIDE,
+    "remotes": _DOWNLOAD,
+    "remote": _DOWNLOAD,
+    "caches": "`[project] store` names the one store, and `history` its size",
+    "scripts": _COMMANDS,
+    "plugins": "`mergebuild methods` shows what there is",
+    "hooks": _COMMANDS,
+    "loras": _LORAS,
+}
+"""Tables and keys at the top of a file, and what to do now."""

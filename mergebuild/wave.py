@@ -1,0 +1,146 @@
+"""Put together the work of one pass: for each tensor of its targets a step, one more place of a step, or a copy.
+
+A *wave* is a set of targets that are written in one pass over their inputs. Where a tensor lies is asked when the
+wave is made, for an earlier wave may have published it, or moved it into the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mergebuild.engine import Copy, Leaf, OutputFile, Pass, Place, Step
+from mergebuild.formats import DTYPES_BY_WORD
+from mergebuild.plan import Item, Made, Planner
+from mergebuild.sources import Sources
+from mergebuild.store import Held, Store
+
+__all__ = ["Lying", "Wave", "Whereabouts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lying:
+    """A tensor that lies in a file as it is, with the checksum of its bytes and its count of values not finite."""
+
+    leaf: Leaf
+    checksum: bytes
+    nonfinite: int
+
+
+class Whereabouts:
+    """Says where tensors lie: in a source, else in an artifact."""
+
+    def __init__(self, sources: Sources, store: Store, planner: Planner) -> None:
+        self._sources = sources
+        self._store = store
+        self._planner = planner
+
+    def of(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Lying]:
+        """Return where tensors lie, for those that lie somewhere. Of a source's values nothing is known."""
+        found: dict[bytes, Lying] = {}
+        elsewhere = []
+        for digest in digests:
+            source = self._planner.source_of(digest)
+            if source:
+                found[digest] = self.in_source(digest, *source)
+            else:
+                elsewhere.append(digest)
+        held = self._store.find(elsewhere, allow_nonfinite=allow_nonfinite)
+        return found | {digest: self._in_artifact(digest, each) for digest, each in held.items()}
+
+    def in_source(self, digest: bytes, owner: str, tensor: str) -> Lying:
+        """Return where a source's tensor lies; without a checksum while the source is not hashed."""
+        source = self._sources.file(owner)
+        info = source.header.tensors[tensor]
+        checksum = source.checksums[tensor] if source.checksums is not None else b""
+        return Lying(Leaf(digest, source.path, info.begin, info.dtype, info.count, info.nbytes), checksum, 0)
+
+    def source_paths(self) -> set[Path]:
+        """Return the files of all sources opened."""
+        return {self._sources.file(name).path for name in self._sources.opened()}
+
+    def at_hand(self) -> set[Path]:
+        """Return the sources' files that were just read whole, for hashing."""
+        return self._sources.at_hand
+
+    def _in_artifact(self, digest: bytes, held: Held) -> Lying:
+        dtype = self._planner.leaf_dtype.get(digest, "uint8")  # what no step reads is only copied
+        size = held.entry.end - held.entry.begin
+        leaf = Leaf(digest, held.path, held.entry.begin, dtype, size // DTYPES_BY_WORD[dtype].size, size)
+        return Lying(leaf, held.entry.checksum, held.entry.nonfinite)
+
+
+@dataclass
+class Wave:
+    """A pass, and what each of its items takes from it; lists stand in the order of `items`."""
+
+    whereabouts: Whereabouts
+    items: list[Item] = field(default_factory=list)
+    work: Pass = field(default_factory=Pass)
+    known: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
+    """By digest: checksum and count of values not finite, for what is copied."""
+    computed: list[int] = field(default_factory=list)
+    bytes_read: list[int] = field(default_factory=list)
+
+    def output(self, item: Item, temporary: Path) -> int:
+        """Add an item's output, to be written at a temporary path; return its index."""
+        self.items.append(item)
+        self.work.outputs.append(OutputFile(temporary, item.header_bytes, item.size))
+        self.computed.append(0)
+        self.bytes_read.append(0)
+        return len(self.items) - 1
+
+    def add(self, item: Item, temporary: Path) -> None:
+        """Add an item whose tensors are known by digest."""
+        assert item.header is not None
+        index = self.output(item, temporary)
+        lying = self._lying(item)
+        read: dict[bytes, int] = {}
+        for each in item.made or ():
+            place = Place(index, item.header.tensors[each.name].begin)
+            step = self.work.steps.get(each.digest)
+            there = lying.get(each.digest)
+            if step is not None:
+                step.places.append(place)
+            elif there is not None:
+                self.work.copies.append(Copy(there.leaf.path, there.leaf.offset, each.nbytes, place))
+                self.known[each.digest] = (there.checksum, there.nonfinite)
+                read[each.digest] = each.nbytes
+            else:
+                self.computed[index] += 1
+                terms = [(term.digest, term.coefficient) for term in each.terms]
+                self.work.steps[each.digest] = Step(each.digest, each.spec.dtype, each.count, terms, [place])
+                read |= self._add_leaves(each)
+        self.bytes_read[index] = sum(read.values())
+
+    def artifacts(self) -> set[Path]:
+        """Return the files that the pass reads and that are no sources."""
+        return {path for path, _ in self._regions()} - self.whereabouts.source_paths()
+
+    def source_bytes(self) -> int:
+        """Return how many bytes of sources the pass reads, each once, and none that were at hand."""
+        paths = self.whereabouts.source_paths() - self.whereabouts.at_hand()
+        return sum(size for (path, _), size in self._regions().items() if path in paths)
+
+    def _regions(self) -> Mapping[tuple[Path, int], int]:
+        read = [(leaf.path, leaf.offset, leaf.size) for leaf in self.work.leaves.values()]
+        read += [(copy.path, copy.offset, copy.size) for copy in self.work.copies]
+        return {(path, offset): size for path, offset, size in read if size}
+
+    def _lying(self, item: Item) -> dict[bytes, Lying]:
+        """Return where the item's tensors lie as they are."""
+        rest = [each for each in item.made or () if each.digest not in self.work.steps]
+        copies = (each.digest for each in rest if each.is_copy)
+        made = (each.digest for each in rest if not each.is_copy)
+        return self.whereabouts.of(copies, allow_nonfinite=True) | self.whereabouts.of(
+            made, allow_nonfinite=item.allows_nonfinite
+        )
+
+    def _add_leaves(self, made: Made) -> dict[bytes, int]:
+        """Add the leaves of a step, unless they are steps themselves; return their sizes."""
+        leaves, steps = self.work.leaves, self.work.steps
+        missing = [term.digest for term in made.terms if term.digest not in leaves and term.digest not in steps]
+        for digest, lying in self.whereabouts.of(missing, allow_nonfinite=True).items():
+            leaves[digest] = lying.leaf
+        return {term.digest: leaves[term.digest].size for term in made.terms if term.digest in leaves}

@@ -1,0 +1,109 @@
+"""Models of a few kilobytes with the tensor names of Stable Diffusion, and made-up weights that scatter as real ones.
+
+Every block of the layout has tensors, among them attention, norms and integers; some are whole pages of a file, most
+are not. A model is a function of its seed; with a `base` it is a fine-tune of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["INTEGERS", "NAMES", "block_names", "sd15", "sdxl", "with_ema"]
+
+UNET = "model.diffusion_model."
+TEXT = "cond_stage_model.transformer.text_model."
+INTEGERS = f"{TEXT}embeddings.position_ids"
+
+_ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {
+        f"{UNET}time_embed.0.weight": (32, 16),
+        f"{UNET}out.0.weight": (16,),
+        f"{UNET}out.2.weight": (4, 16, 3, 3),
+        f"{UNET}middle_block.0.in_layers.0.weight": (16,),
+        f"{UNET}middle_block.0.in_layers.2.weight": (16, 16, 3, 3),
+        f"{UNET}middle_block.1.{_ATTENTION}": (16, 24),
+        f"{UNET}middle_block.1.transformer_blocks.0.norm1.weight": (16,),
+        f"{TEXT}embeddings.token_embedding.weight": (50, 24),
+        f"{TEXT}encoder.layers.0.self_attn.q_proj.weight": (24, 24),
+        f"{TEXT}encoder.layers.0.mlp.fc1.weight": (48, 24),
+        f"{TEXT}final_layer_norm.weight": (24,),
+        "first_stage_model.encoder.conv_in.weight": (16, 3, 3, 3),
+        "first_stage_model.decoder.conv_out.weight": (3, 16, 3, 3),
+        f"{UNET}input_blocks.0.0.weight": (16, 4, 3, 3),
+    }
+    for index in range(12):
+        if index:
+            found[f"{UNET}input_blocks.{index}.0.in_layers.2.weight"] = (16, 16, 3, 3) if index % 3 else (64, 32)
+            found[f"{UNET}input_blocks.{index}.1.{_ATTENTION}"] = (16, 24)
+        found[f"{UNET}output_blocks.{index}.0.in_layers.2.weight"] = (16, 16, 3, 3) if index % 3 else (64, 64)
+        found[f"{UNET}output_blocks.{index}.1.{_ATTENTION}"] = (16, 24)
+        found[f"{UNET}output_blocks.{index}.1.norm.bias"] = (16,)
+    return found
+
+
+_SHAPES = _shapes()
+NAMES: Sequence[str] = tuple(_SHAPES)
+"""The floating-point tensors."""
+
+
+def block_names(block: str) -> list[str]:
+    """Return the tensors of `INnn` or `OUTnn`, and of IN00 and OUT11 only those with a number."""
+    side, number = ("input", block[2:]) if block.startswith("IN") else ("output", block[3:])
+    return [name for name in NAMES if name.startswith(f"{UNET}{side}_blocks.{int(number)}.")]
+
+
+def values(name: str, shape: Sequence[int], seed: int) -> Tensor:
+    """Return made-up weights in float32, a function of name and seed alone."""
+    digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=6).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.randn(tuple(shape), generator=generator) * 0.02
+
+
+def sd15(
+    seed: int, *, base: int = 0, dtype: torch.dtype = torch.float16, names: Sequence[str] = NAMES
+) -> dict[str, Tensor]:
+    """Return a small model in the layout of Stable Diffusion 1.5: a fine-tune of the model `base`, with its VAE."""
+    found: dict[str, Tensor] = {}
+    for name in names:
+        weights = values(name, _SHAPES[name], base)
+        if seed != base and not name.startswith("first_stage_model."):
+            weights = weights + 0.3 * values(name, _SHAPES[name], seed)
+        found[name] = weights.to(dtype)
+    found[INTEGERS] = torch.arange(8).reshape(1, 8)
+    return found
+
+
+def sdxl(seed: int) -> dict[str, Tensor]:
+    """Return a small model in the layout of SDXL."""
+    shapes = {
+        f"{UNET}time_embed.0.weight": (32, 16),
+        f"{UNET}label_emb.0.0.weight": (32, 28),
+        f"{UNET}input_blocks.0.0.weight": (16, 4, 3, 3),
+        f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (16, 20),
+        f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight": (16, 20),
+        f"{UNET}output_blocks.0.1.transformer_blocks.0.attn2.to_k.weight": (16, 20),
+        f"{UNET}out.2.weight": (4, 16, 3, 3),
+        "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (24,),
+        "conditioner.embedders.1.model.ln_final.weight": (24,),
+        "first_stage_model.encoder.conv_in.weight": (16, 3, 3, 3),
+    }
+    return {name: values(name, shape, seed).to(torch.float16) for name, shape in shapes.items()}
+
+
+def with_ema(tensors: Mapping[str, Tensor], seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Return a model with EMA copies of its UNet, as training saves them, and their bookkeeping."""
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.startswith(UNET):
+            copy = "model_ema." + name.removeprefix("model.").replace(".", "")
+            found[copy] = values(copy, tensor.shape, seed).to(dtype)
+    found["model_ema.decay"] = torch.tensor(0.9999)
+    found["model_ema.num_updates"] = torch.tensor(7, dtype=torch.int32)
+    return found
