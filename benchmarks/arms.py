@@ -1,0 +1,195 @@
+"""The programs that stand against each other in a case: an arm is one of them with all it needs to run once.
+
+Arms of a case run in turn, A B C A B C, so that whatever else the machine does meets all of them alike. What an arm
+prepares and cleans up is not timed. Unless it is about another state, inputs are in the page cache and outputs do not
+exist when the clock starts, and a project has no store: sources are seen for the first time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from benchmarks.lab import REPOSITORY, Lab
+from benchmarks.process import ProcessFailedError, Sample, measure
+
+__all__ = [
+    "SOURCES",
+    "Arm",
+    "Project",
+    "bare_python",
+    "copies",
+    "dd",
+    "import_torch",
+    "mergekit",
+    "sd_mecha",
+]
+
+SOURCES = "abcdefghij"
+"""What a project's models are called in its mergefile, in order."""
+_PEERS = Path(__file__).parent / "peers"
+
+
+def _nothing(_: int) -> None:
+    """Prepare nothing."""
+
+
+def _no_extra(_: str) -> Mapping[str, float]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A command to time. `prepare` gets the round's number; `finish` what the command said, and gives extra numbers."""
+
+    name: str
+    command: Sequence[str]
+    prepare: Callable[[int], None] = _nothing
+    finish: Callable[[str], Mapping[str, float]] = _no_extra
+    outputs: tuple[Path, ...] = ()
+    """What must exist afterwards, and is removed before and after."""
+    is_peer: bool = False
+
+    def run(self, number: int, log: Path) -> Sample:
+        """Run once.
+
+        Raises:
+            ProcessFailedError: it ended with an error, or its outputs are not there.
+        """
+        remove(self.outputs)
+        self.prepare(number)
+        os.sync()  # what others wrote is not this one's to wait for
+        sample, said = measure(self.command, folder=REPOSITORY, log=log)
+        missing = [str(path) for path in self.outputs if not path.exists()]
+        if missing:
+            raise ProcessFailedError(f"{' '.join(self.command)}\nleft no {', '.join(missing)}")
+        extra = self.finish(said)
+        remove(self.outputs)
+        return replace(sample, extra=extra)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders that may be there."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A folder with a mergefile over models, and arms that run the program under test in it."""
+
+    lab: Lab
+    folder: Path
+    models: Sequence[Path]
+    text: str
+    """The mergefile's targets. Sources are `a`, `b`, `c`, ..., the models in order."""
+    keys: Mapping[str, object] = field(default_factory=dict)
+    """More of `[project]`."""
+
+    def write(self, text: str = "") -> None:
+        """Write the mergefile, with these targets or the project's own."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        head = "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.keys.items())
+        named = zip(SOURCES, self.models, strict=False)
+        sources = "".join(f"{name} = {json.dumps(str(path))}\n" for name, path in named)
+        (self.folder / "mergefile.toml").write_text(
+            f"[project]\n{head}\n[sources]\n{sources}\n{text or self.text}", encoding="utf-8"
+        )
+
+    def command(self, verb: str, *arguments: str) -> list[str]:
+        """Return a command line of the program under test."""
+        return [self.lab.python, "-m", "mergebuild", "-C", str(self.folder), "--json", verb, *arguments]
+
+    def build(self) -> None:
+        """Build once, untimed."""
+        measure(self.command("build"), folder=REPOSITORY, log=self.folder / "build.log")
+
+    def fresh(self, name: str, outputs: Sequence[str], *arguments: str, cold: bool = False) -> Arm:
+        """Return an arm that builds everything from nothing."""
+
+        def prepare(_: int) -> None:
+            remove([self.folder / ".mergebuild"])
+            self.write()
+            (self.lab.cool if cold else self.lab.warm)(self.models)
+
+        made = tuple(self.folder / output for output in outputs)
+        return Arm(name, self.command("build", *arguments), prepare, _answer_numbers, made)
+
+    def again(self, name: str, verb: str, edited: Callable[[int], str] | None = None) -> Arm:
+        """Return an arm that runs where everything was built, after an edit that depends on the round's number."""
+        self.write()
+        self.build()
+
+        def prepare(number: int) -> None:
+            if edited:
+                self.write(edited(number))
+                self.lab.warm(self.models)
+
+        return Arm(name, self.command(verb), prepare, _answer_numbers)
+
+
+def _answer_numbers(said: str) -> dict[str, float]:
+    """Return what the program's own `--json` answer tells of time and bytes."""
+    answer = json.loads(said)
+    targets = [each for each in answer.get("targets", []) if each.get("verdict") == "built"]
+    numbers = {f"own_{key}": answer[key] for key in ("seconds", "bytes_read", "bytes_written") if key in answer}
+    return numbers | ({"merge_seconds": sum(each["seconds"] for each in targets)} if targets else {})
+
+
+def bare_python(lab: Lab) -> Arm:
+    """Python's start and end."""
+    return Arm("python -c pass", [lab.python, "-c", "pass"])
+
+
+def import_torch(lab: Lab) -> Arm:
+    """What every process that computes with torch spends on it."""
+    return Arm("import torch", [lab.python, "-c", "import torch"])
+
+
+def copies(lab: Lab, folder: Path, model: Path, count: int = 1) -> Arm:
+    """`cp` of one input, so many times by one process after another. Never a clone, on any file system."""
+    made = tuple(folder / f"copy{number}.safetensors" for number in range(count))
+    script = 'model=$1; shift; for copy; do cp --reflink=never "$model" "$copy" || exit; done'
+    command = ["sh", "-c", script, "cp", str(model), *map(str, made)]
+    return Arm("cp" if count == 1 else f"cp x {count}", command, lambda _: lab.warm([model]), outputs=made)
+
+
+def dd(lab: Lab, folder: Path, models: Sequence[Path]) -> Arm:
+    """Read the inputs from the disk, and write as much as one of them: the floor of a merge of files never seen."""
+    output = folder / "dd.bin"
+    script = (
+        'output=$1; size=$2; shift 2; for input; do dd if="$input" of=/dev/null bs=4M status=none || exit; done; '
+        'dd if=/dev/zero of="$output" bs=4M count="$size" iflag=count_bytes status=none'
+    )
+    command = ["sh", "-c", script, "dd", str(output), str(models[0].stat().st_size), *map(str, models)]
+    return Arm("dd", command, lambda _: lab.cool(models), outputs=(output,))
+
+
+def sd_mecha(
+    lab: Lab, folder: Path, settings: str, method: str, models: Sequence[Path], alphas: Sequence[float] = (0.3,)
+) -> Arm:
+    """sd-mecha, with its best settings or its defaults; several alphas are a sweep."""
+    outputs = [folder / f"sd-mecha{number or ''}.safetensors" for number in range(len(alphas))]
+    command = [str(lab.peer("sd-mecha") / "python"), str(_PEERS / "merge_with_sd_mecha.py"), settings, method]
+    command += [str(outputs[0]), *map(str, models), *(f"--alpha={alpha}" for alpha in alphas)]
+    name = f"sd-mecha, {settings}"
+    return Arm(name, command, lambda _: lab.warm(models), outputs=tuple(outputs), is_peer=True)
+
+
+def mergekit(lab: Lab, folder: Path, models: Sequence[Path], weights: Sequence[float]) -> Arm:
+    """Run mergekit's `linear` over Llama directories."""
+    output, recipe = folder / "mergekit", folder / "mergekit.json"  # JSON is YAML
+    merged = [
+        {"model": str(model), "parameters": {"weight": weight}}
+        for model, weight in zip(lab.directories(models), weights, strict=True)
+    ]
+    recipe.write_text(json.dumps({"merge_method": "linear", "dtype": "bfloat16", "models": merged}), encoding="utf-8")
+    command = [str(lab.peer("mergekit") / "mergekit-yaml"), str(recipe), str(output), "--no-copy-tokenizer", "--quiet"]
+    return Arm("mergekit", command, lambda _: lab.warm(models), outputs=(output,), is_peer=True)

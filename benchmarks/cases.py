@@ -1,0 +1,418 @@
+"""The table of what is measured, and what must come out.
+
+A case names its arms and its figures. A figure is computed from the runs of one round, so that a ratio compares what
+ran side by side, and its median over the rounds is held against its bound. Bounds are the project's own promises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.arms import SOURCES, Arm, Project, bare_python, copies, dd, import_torch, mergekit, sd_mecha
+from benchmarks.lab import Lab, block_share, write_tiny
+from benchmarks.process import Sample
+
+__all__ = ["CASES", "Case", "Figure", "NotRunError", "Round"]
+
+
+class NotRunError(Exception):
+    """An arm did not run in a round."""
+
+
+class Round(dict[str, Sample]):
+    """What the arms gave in one round, by name."""
+
+    def __missing__(self, arm: str) -> Sample:
+        raise NotRunError(arm)
+
+
+OURS = "mergebuild"
+MIB = 1 << 20
+_IN04 = "model.diffusion_model.input_blocks.4."
+_THREADS = sorted({1, 2, os.cpu_count() or 1})
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number of a round, and its bound: at most, at least, or none."""
+
+    label: str
+    of: Callable[[Round], float]
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a value keeps the bound."""
+        return (self.at_most is None or value <= self.at_most) and (self.at_least is None or value >= self.at_least)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row of the table. `arms` makes what they need, in the lab and the folder, before any of them runs."""
+
+    name: str
+    title: str
+    arms: Callable[[Lab, Path], Sequence[Arm]]
+    figures: tuple[Figure, ...]
+
+
+def seconds(over: str, under: str, **bound: float) -> Figure:
+    """Return the ratio of two arms' times."""
+    return Figure(f"{over} / {under}", lambda each: each[over].seconds / each[under].seconds, **bound)
+
+
+def limit(label: str, measure: str, at_most: float, arm: str = OURS) -> Figure:
+    """Return a bound on one of our own measures."""
+    return Figure(label, lambda each: getattr(each[arm], measure), at_most=at_most)
+
+
+def extra(label: str, name: str, **bound: float) -> Figure:
+    """Return a number that our arm learnt besides."""
+    return Figure(label, lambda each: each[OURS].extra[name], **bound)
+
+
+ANONYMOUS = limit("anonymous memory, bytes", "anonymous", 450 * MIB)
+BEST, DEFAULT = "sd-mecha, best", "sd-mecha, default"
+
+
+def target(name: str, method: str, *, folder: str | None = "", **keys: object) -> str:
+    """Return a target's table: its output goes to a folder, None makes it virtual."""
+    lines = [f'method = "{method}"', *(f"{key} = {value!r}" for key, value in keys.items())]  # a repr is TOML here
+    lines += [f'output = "{folder}{name}.safetensors"'] if folder is not None else []
+    return f"[targets.{name}]\n" + "\n".join(lines) + "\n"
+
+
+BLEND = target("blend", "weighted_sum", a="a", b="b", alpha=0.3)
+DIFFERENCE = target("difference", "add_difference", a="a", b="b", c="c", alpha=0.8)
+CHAIN = (
+    target("more", "add_difference", folder=None, a="a", b="b", c="c", alpha=0.6)
+    + target("half", "weighted_sum", folder=None, a="more", b="b", alpha=0.5)
+    + target("chain", "weighted_sum", a="half", b="a", alpha=0.3)
+)
+BLOCKS = target("blocks", "weighted_sum", a="a", b="b") + (
+    f"[targets.blocks.alpha]\nmbw = {[round(0.2 + 0.02 * number, 2) for number in range(26)]}\n"
+)
+
+
+def weighted_sum(layout: str, *settings: str) -> Callable[[Lab, Path], list[Arm]]:
+    """Return the arms of the everyday merge."""
+
+    def arms(lab: Lab, folder: Path) -> list[Arm]:
+        models = lab.models(layout, 2)
+        ours = Project(lab, folder, models, BLEND).fresh(OURS, ["blend.safetensors"])
+        peers = [sd_mecha(lab, folder, each, "weighted_sum", models) for each in settings]
+        return [ours, copies(lab, folder, models[0]), import_torch(lab), *peers]
+
+    return arms
+
+
+def add_difference(lab: Lab, folder: Path) -> list[Arm]:
+    models = lab.models("sd15", 3)
+    return [
+        Project(lab, folder / "ours", models, DIFFERENCE).fresh(OURS, ["difference.safetensors"]),
+        _blend(lab, folder),
+        copies(lab, folder, models[0]),
+        sd_mecha(lab, folder, "best", "add_difference", models),
+    ]
+
+
+def chain(lab: Lab, folder: Path) -> list[Arm]:
+    models = lab.models("sd15", 3)
+    return [
+        Project(lab, folder / "ours", models, CHAIN).fresh(OURS, ["chain.safetensors"]),
+        Project(lab, folder / "leaves", models, DIFFERENCE).fresh("add_difference", ["difference.safetensors"]),
+        sd_mecha(lab, folder, "best", "chain", models),
+    ]
+
+
+def blocks(lab: Lab, folder: Path) -> list[Arm]:
+    models = lab.models("sd15", 2)
+    return [Project(lab, folder / "ours", models, BLOCKS).fresh(OURS, ["blocks.safetensors"]), _blend(lab, folder)]
+
+
+def _blend(lab: Lab, folder: Path, *arguments: str, name: str = "weighted_sum") -> Arm:
+    project = Project(lab, folder / name.replace(" ", ""), lab.models("sd15", 2), BLEND)
+    return project.fresh(name, ["blend.safetensors"], *arguments)
+
+
+def sweep(count: int) -> Callable[[Lab, Path], list[Arm]]:
+    """Return the arms of a family: so many members that share their inputs."""
+    alphas = [number / 100 for number in range(10, 10 + count)]
+    text = (
+        f'[targets.mix]\nforeach.alpha = {alphas}\nmethod = "weighted_sum"\na = "a"\nb = "b"\n'
+        'alpha = "${alpha}"\noutput = "mix-${alpha}.safetensors"\n'
+    )
+
+    def arms(lab: Lab, folder: Path) -> list[Arm]:
+        models = lab.models("sd15", 2)
+        size = sum(model.stat().st_size for model in models)
+        ours = Project(lab, folder, models, text).fresh(OURS, [f"mix-{alpha:g}.safetensors" for alpha in alphas])
+        return [
+            _with_extra(ours, lambda numbers: {"read_share": numbers["own_bytes_read"] / size}),
+            copies(lab, folder, models[0], count),
+            sd_mecha(lab, folder, "best", "weighted_sum", models, alphas),
+        ]
+
+    return arms
+
+
+def sweep_figures(count: int) -> tuple[Figure, ...]:
+    return (
+        seconds(OURS, f"cp x {count}", at_most=1.2),
+        seconds(BEST, OURS, at_least=8),
+        extra("source bytes read / inputs", "read_share", at_most=1.001),
+        ANONYMOUS,
+    )
+
+
+def cold(lab: Lab, folder: Path) -> list[Arm]:
+    models = lab.models("sd15", 2)
+    ours = Project(lab, folder, models, BLEND).fresh(OURS, ["blend.safetensors"], cold=True)
+    return [ours, dd(lab, folder, models)]
+
+
+def tweak(lab: Lab, folder: Path) -> list[Arm]:
+    """Return the arms of one block's weight changed, again and again, on the file system of the folder."""
+    models = lab.models("sd15", 2)
+    size, share = block_share(models[0], _IN04)
+    keys = {"history": "100GB"}  # what is superseded stays, so that new space is what the tweak took
+    project = Project(lab, folder, models, _tweaked(0), keys)
+    ours = project.again(OURS, "build", _tweaked)
+    free = 0
+
+    def prepare(number: int) -> None:
+        nonlocal free
+        ours.prepare(number + 1)
+        os.sync()
+        free = _free(folder)
+
+    def finish(said: str) -> dict[str, float]:
+        os.sync()
+        return {**ours.finish(said), "space_share": (free - _free(folder)) / size, "block_share": share}
+
+    return [replace(ours, prepare=prepare, finish=finish), copies(lab, folder, models[0]), import_torch(lab)]
+
+
+def _tweaked(number: int) -> str:
+    alpha = f"[targets.blend.alpha]\ndefault = 0.3\nIN04 = {0.4 + number / 1000:.3f}\n"
+    return target("blend", "weighted_sum", a="a", b="b") + alpha
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bfree * found.f_frsize
+
+
+def tweak_on_btrfs(lab: Lab, _: Path) -> list[Arm]:
+    mounted = lab.btrfs()
+    return tweak(lab, mounted) if mounted else []
+
+
+def _with_extra(arm: Arm, more: Callable[[Mapping[str, float]], Mapping[str, float]]) -> Arm:
+    def finish(said: str) -> dict[str, float]:
+        numbers = arm.finish(said)
+        return {**numbers, **more(numbers)}
+
+    return replace(arm, finish=finish)
+
+
+# Many targets over tiny models: groups of ten, each a chain of files over the next source
+
+
+def _graph(count: int, weight: float = 0.3) -> Iterator[tuple[str, str, str, float]]:
+    """Give name, inputs and weight of every target; `weight` is the first one's."""
+    for number in range(count):
+        first = number % 10 == 0
+        source = SOURCES[number * 7 % 10]
+        before = SOURCES[number // 10 % 10] if first else f"t{number - 1}"
+        yield f"t{number}", before, source if source != before else "j", weight if number == 0 else 0.3
+
+
+def many_text(count: int, weight: float = 0.3) -> str:
+    return "\n".join(
+        target(name, "weighted_sum", folder="out/", a=a, b=b, alpha=alpha)
+        for name, a, b, alpha in _graph(count, weight)
+    )
+
+
+def _many(lab: Lab, folder: Path, count: int) -> Project:
+    models = [write_tiny(folder / "models" / f"{name}.safetensors", seed) for seed, name in enumerate(SOURCES)]
+    return Project(lab, folder, models, many_text(count))
+
+
+def ninja(lab: Lab, folder: Path, project: Project, count: int) -> Arm:
+    """Return ninja's no-op over the same graph: the same inputs, as many outputs, each from the same two files."""
+    sources = dict(zip(SOURCES, project.models, strict=True))
+    (folder / "ninja").mkdir(exist_ok=True)
+    lines = ["rule make", "  command = : > $out"]
+    lines += [f"build {name}: make {sources.get(a, a)} {sources[b]}" for name, a, b, _ in _graph(count)]
+    (folder / "ninja" / "build.ninja").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [str(lab.peer("ninja") / "ninja"), "-C", str(folder / "ninja"), "--quiet"]
+    Arm("ninja", command).run(0, folder / "ninja.log")
+    return Arm("ninja", command)
+
+
+def nothing_to_do(count: int) -> Callable[[Lab, Path], list[Arm]]:
+    """Return the arms of a build of so many targets in which nothing changed."""
+
+    def arms(lab: Lab, folder: Path) -> list[Arm]:
+        project = _many(lab, folder, count)
+        return [project.again(OURS, "build"), bare_python(lab), ninja(lab, folder, project, count)]
+
+    return arms
+
+
+def plan_after_change(lab: Lab, folder: Path) -> list[Arm]:
+    project = _many(lab, folder, 10_000)
+    return [project.again(OURS, "plan", lambda number: many_text(10_000, 0.4 + number / 1000)), bare_python(lab)]
+
+
+def llama(lab: Lab, folder: Path) -> list[Arm]:
+    models = lab.models("llama", 2)
+    text = target("blend", "linear", models=["a", "b"], weight=[0.7, 0.3])
+    ours = Project(lab, folder, models, text).fresh(OURS, ["blend.safetensors"])
+    return [ours, copies(lab, folder, models[0]), import_torch(lab), mergekit(lab, folder, models, [0.7, 0.3])]
+
+
+def threads(lab: Lab, folder: Path) -> list[Arm]:
+    return [_blend(lab, folder, "-j", str(count), name=f"{OURS} -j {count}") for count in _THREADS]
+
+
+def _faster(few: int, many: int, at_least: float) -> Figure:
+    def of(each: Round) -> float:
+        slow, fast = (each[f"{OURS} -j {count}"].extra["merge_seconds"] for count in (few, many))
+        return slow / fast
+
+    return Figure(f"the merge on {few} threads / on {many}", of, at_least=at_least)
+
+
+def _floor(each: Round) -> float:
+    return each[OURS].seconds / (each["cp"].seconds + 1.2 * each["import torch"].seconds)
+
+
+def _merge_itself(each: Round) -> float:
+    return each[OURS].extra["merge_seconds"] / each["cp"].seconds
+
+
+CASES: Mapping[str, Case] = {
+    case.name: case
+    for case in (
+        Case(
+            "sd15_weighted_sum",
+            "SD1.5 weighted sum, warm",
+            weighted_sum("sd15", "best", "default"),
+            (
+                Figure(f"{OURS} / (cp + 1.2 import torch)", _floor, at_most=1),
+                Figure("the merge itself / cp", _merge_itself, at_most=1),
+                seconds(BEST, OURS, at_least=5),
+                seconds(DEFAULT, OURS, at_least=8),
+                ANONYMOUS,
+            ),
+        ),
+        Case(
+            "sdxl_weighted_sum",
+            "SDXL weighted sum, warm",
+            weighted_sum("sdxl", "best"),
+            (
+                seconds(OURS, "cp", at_most=1.1),
+                seconds(BEST, OURS, at_least=7),
+                ANONYMOUS,
+                limit("resident memory, bytes", "resident", 1.5e9),
+            ),
+        ),
+        Case(
+            "sd15_add_difference",
+            "SD1.5 add_difference",
+            add_difference,
+            (seconds(OURS, "weighted_sum", at_most=1.5), seconds(OURS, "cp"), seconds(BEST, OURS), ANONYMOUS),
+        ),
+        Case(
+            "sd15_chain",
+            "SD1.5 chain of 3, two of them virtual",
+            chain,
+            (seconds(OURS, "add_difference", at_most=1.1), seconds(BEST, OURS), ANONYMOUS),
+        ),
+        Case(
+            "sd15_blocks",
+            "SD1.5 weighted sum with 26 block weights",
+            blocks,
+            (seconds(OURS, "weighted_sum", at_most=1.1), ANONYMOUS),
+        ),
+        Case("sweep_5", "SD1.5 sweep of 5", sweep(5), sweep_figures(5)),
+        Case("sweep_20", "SD1.5 sweep of 20", sweep(20), sweep_figures(20)),
+        Case(
+            "sd15_cold",
+            "SD1.5 weighted sum of sources never seen, cold cache",
+            cold,
+            (
+                seconds(OURS, "dd", at_most=1.15),
+                Figure("bytes fetched / dd's", lambda each: each[OURS].read / max(1, each["dd"].read), at_most=1.02),
+                ANONYMOUS,
+            ),
+        ),
+        Case(
+            "tweak_in04",
+            "one block of SD1.5 changed, where files can't share blocks",
+            tweak,
+            (
+                Figure(
+                    f"{OURS} / (1.2 cp + import torch)",
+                    lambda each: each[OURS].seconds / (1.2 * each["cp"].seconds + each["import torch"].seconds),
+                    at_most=1,
+                ),
+                ANONYMOUS,
+            ),
+        ),
+        Case(
+            "tweak_in04_btrfs",
+            "one block of SD1.5 changed, on Btrfs (root only)",
+            tweak_on_btrfs,
+            (
+                Figure(
+                    f"{OURS} / (the block's share of cp + import torch)",
+                    lambda each: (
+                        each[OURS].seconds
+                        / (each[OURS].extra["block_share"] * each["cp"].seconds + each["import torch"].seconds)
+                    ),
+                ),
+                extra("new space / the block's bytes", "space_share", at_most=1.05, at_least=0.95),
+            ),
+        ),
+        Case(
+            "null_50",
+            "nothing to do, 50 targets",
+            nothing_to_do(50),
+            (limit("seconds", "seconds", 0.1), seconds(OURS, "python -c pass", at_most=5)),
+        ),
+        Case(
+            "null_10000",
+            "nothing to do, 10,000 targets",
+            nothing_to_do(10_000),
+            (limit("seconds", "seconds", 0.5), seconds(OURS, "ninja", at_most=8)),
+        ),
+        Case(
+            "plan_10000",
+            "plan after one weight of 10,000 targets changed",
+            plan_after_change,
+            (limit("seconds", "seconds", 2),),
+        ),
+        Case(
+            "llama_linear",
+            "Llama 1.1B linear",
+            llama,
+            (seconds("mergekit", OURS, at_least=4), seconds(OURS, "cp"), ANONYMOUS),
+        ),
+        Case(
+            "threads",
+            "SD1.5 weighted sum on 1, 2 and all threads",
+            threads,
+            (
+                *([_faster(1, 2, 1)] if 2 in _THREADS else []),
+                *([_faster(2, _THREADS[-1], 4)] if _THREADS[-1] >= 16 else []),
+            ),
+        ),
+    )
+}

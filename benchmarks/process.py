@@ -1,0 +1,115 @@
+"""One process from start to end: how long it took, how much memory it held, what it read and wrote.
+
+Time ends when the kernel says that the process has ended (a pidfd becomes readable). Memory that is the process's own
+(`RssAnon`) is not kept as a high-water mark by the kernel, so that it is looked at every few milliseconds; the whole
+resident size is. Bytes are the kernel's count at the block layer, read from the process after its end and before it is
+reaped, children that it waited for included.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["ProcessFailedError", "Sample", "measure", "parse_counters"]
+
+_INTERVAL_MS = 10
+_KIB = 1024
+
+
+class ProcessFailedError(Exception):
+    """A measured process ended with an error: there is nothing to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of one process. Seconds, and bytes.
+
+    `anonymous` is the peak of memory that no file backs, `resident` of all pages in memory, mapped files included.
+    `read` was fetched from storage and not found in the page cache, `written` was sent towards storage. `extra` is what
+    the arm learnt besides, such as the program's own timing.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    anonymous: int
+    resident: int
+    read: int
+    written: int
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+def parse_counters(text: str) -> dict[str, int]:
+    """Return the numbers of `NAME: NUMBER [kB]` lines, as /proc has them, in bytes; other lines are passed over."""
+    counters = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        match rest.split():
+            case [number] if number.isdigit():
+                counters[name] = int(number)
+            case [number, "kB"] if number.isdigit():
+                counters[name] = int(number) * _KIB
+            case _:
+                pass
+    return counters
+
+
+def measure(command: Sequence[str], *, folder: Path, log: Path) -> tuple[Sample, str]:
+    """Run a command in a folder to its end; return what was measured, and what it said on stdout.
+
+    What it says on stderr goes to `log`.
+
+    Raises:
+        ProcessFailedError: its exit code is not 0.
+    """
+    with log.open("wb") as errors, log.with_suffix(".out").open("w+b") as output:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
+        anonymous, resident = _watch(process.pid)
+        seconds = time.perf_counter() - began
+        counters = parse_counters(Path(f"/proc/{process.pid}/io").read_text(encoding="ascii"))
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        said = output.read().decode(errors="replace")
+    if process.returncode:
+        tail = log.read_text(errors="replace")[-2000:]
+        raise ProcessFailedError(f"{' '.join(command)}\nended with {process.returncode}\n{tail}{said[-2000:]}")
+    sample = Sample(
+        seconds=seconds,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        anonymous=anonymous,
+        resident=max(resident, _own_peak(usage)),
+        read=counters["read_bytes"],
+        written=counters["write_bytes"],
+    )
+    return sample, said
+
+
+def _own_peak(usage: resource.struct_rusage) -> int:
+    """Return the peak that the kernel kept, or 0 where it is this process's: a child starts in its parent's memory."""
+    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage.ru_maxrss * _KIB if usage.ru_maxrss > inherited else 0
+
+
+def _watch(pid: int) -> tuple[int, int]:
+    """Wait for the end of a process, unreaped; return its peaks of anonymous and of all resident memory in bytes."""
+    anonymous = resident = 0
+    handle = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        while True:
+            counters = parse_counters(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+            anonymous = max(anonymous, counters.get("RssAnon", 0))
+            resident = max(resident, counters.get("VmHWM", 0))
+            if poll.poll(_INTERVAL_MS):
+                return anonymous, resident
+    finally:
+        os.close(handle)
