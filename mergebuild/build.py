@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -64,13 +64,22 @@ class _Outcome:
 class Builder:
     """Runs plans of one planner against one store."""
 
-    def __init__(self, sources: Sources, store: Store, planner: Planner, options: Options, emit: Emit) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        store: Store,
+        planner: Planner,
+        options: Options,
+        emit: Emit,
+        fingerprint_of: Callable[[str], bytes | None],
+    ) -> None:
         self._sources = sources
         self._store = store
         self.planner = planner
         self._options = options
+        self._fingerprint_of = fingerprint_of
         self._emit = emit
-        self._outcomes: dict[int, _Outcome] = {}
+        self._outcomes: dict[Item, _Outcome] = {}
         self._unseen: dict[str, _Outcome] = {}
         """What became of targets in `run_unseen`."""
         self.source_bytes_read = 0
@@ -82,11 +91,13 @@ class Builder:
         Returns:
             Whether the plan had such targets: then sources are known that were not, and all must be planned anew.
         """
-        items = _distinct(item for item in plan.items if item.made is None and item.presence is Presence.ABSENT)
-        ready = [item for item in items[:_WAVE] if self._is_ready(item)]
+        unseen = (item for item in plan.items if item.made is None and item.presence is Presence.ABSENT)
+        ready = [item for item in islice(_distinct(unseen), _WAVE) if self._is_ready(item)]
         if ready and not self._must_stop():
             self._store.sweep_temporary(item.goal.path for item in ready if item.goal.path)
             self._build_unseen(ready)
+        self._unseen = {item.name: outcome for item, outcome in self._outcomes.items()}
+        self._outcomes.clear()  # the plan that follows has items of its own
         return any(item.made is None for item in plan.items)
 
     def run(self, plan: Plan) -> tuple[tuple[TargetResult, ...], int]:
@@ -101,7 +112,7 @@ class Builder:
             if earlier is not None and (
                 item.verdict is Verdict.UP_TO_DATE or earlier.verdict in (Verdict.FAILED, Verdict.SKIPPED)
             ):
-                self._done(item, earlier)
+                self._outcomes[item] = earlier  # which was said then
             elif item.verdict is Verdict.UP_TO_DATE:
                 self._done(item, _Outcome(Verdict.UP_TO_DATE))
                 self._settle(item, item.row)
@@ -116,7 +127,7 @@ class Builder:
                 self._restore([item] if item.restore is not None else [])
         self._build_all(self._waiting(plan))  # whose twin failed, and what reads twins
         for item in plan.items:
-            if id(item) not in self._outcomes:
+            if item not in self._outcomes:
                 self._done(item, _Outcome(Verdict.SKIPPED))
         self._store.trim_history()
         return self._results(plan), self._exit_code(plan)
@@ -165,7 +176,7 @@ class Builder:
 
     def _waiting(self, plan: Plan) -> list[Item]:
         """Return the items whose outcome is open."""
-        return [item for item in plan.items if id(item) not in self._outcomes]
+        return [item for item in plan.items if item not in self._outcomes]
 
     def _is_ready(self, item: Item) -> bool:
         """Whether an item can be made now; if not, say why: what it reads failed, or its folder can't be written to."""
@@ -290,16 +301,17 @@ class Builder:
                 if source.name not in changed:
                     self._sources.learn(source, began_ns)
             seconds = time.perf_counter() - began
+            left: set[str] = set()
             for index, item in enumerate(items):
                 self.planner.identify(item)
                 temporary = wave.work.outputs[index].path
-                if len(item.header_bytes) != foreseen[index]:
+                if len(item.header_bytes) != foreseen[index] or not left.isdisjoint(item.needs):
                     temporary.unlink()
+                    left.add(item.name)
                     continue
                 with temporary.open("rb+") as file:
                     file.write(item.header_bytes)
                 self._finish(wave, index, item, steps, changed, seconds / len(items))
-                self._unseen[item.name] = self._outcomes[id(item)]
 
     def _pass(self, wave: Wave) -> dict[bytes, StepResult]:
         names = tuple(item.name for item in wave.items)
@@ -369,7 +381,11 @@ class Builder:
         if not self._may_take_place(item, fresh):
             return False
         path = self._path(item)
-        row = self._store.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
+        row = self._store.at(path)[1] if item.goal.path is None else None
+        if row is not None:  # the store keeps it already: another target of this wave came to the same
+            temporary.unlink()
+        else:
+            row = self._store.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
         self._settle(item, row)
         return True
 
@@ -433,26 +449,36 @@ class Builder:
         if item.goal.is_extra:
             return
         assert item.digest is not None
-        self._store.put_record(Record(item.name, item.digest, item.goal.path, manifest.encode(item.lines)))
+        self._store.put_record(
+            Record(
+                item.name,
+                item.digest,
+                item.goal.path,
+                manifest.encode(item.lines),
+                self._fingerprint_of(item.name),
+                item.header_checksum,
+                len(item.blueprint.specs),
+            )
+        )
 
     def _failed(self, need: str) -> bool:
         return any(
             outcome.verdict in (Verdict.FAILED, Verdict.SKIPPED)
             for item in self.planner.items_named(need)
-            if (outcome := self._outcomes.get(id(item)))
+            if (outcome := self._outcomes.get(item))
         )
 
     def _fail(self, item: Item, refusal: Refusal) -> None:
         self._done(item, _Outcome(Verdict.FAILED, problem=refusal.problem, exit_code=refusal.exit_code))
 
     def _done(self, item: Item, outcome: _Outcome) -> None:
-        self._outcomes[id(item)] = outcome
+        self._outcomes[item] = outcome
         self._emit(TargetDone(item.name, str(outcome.verdict), item.shown or ""))
 
     def _results(self, plan: Plan) -> tuple[TargetResult, ...]:
         found: dict[str, TargetResult] = {}
         for item in plan.items:
-            outcome = self._outcomes[id(item)]
+            outcome = self._outcomes[item]
             total = len(item.blueprint.specs)
             found[item.name] = TargetResult(
                 target=item.name,
@@ -471,7 +497,7 @@ class Builder:
         return plan.in_order(found)
 
     def _exit_code(self, plan: Plan) -> int:
-        codes = [outcome.exit_code for item in plan.items if (outcome := self._outcomes[id(item)]).exit_code]
+        codes = [outcome.exit_code for item in plan.items if (outcome := self._outcomes[item]).exit_code]
         codes += [error.exit_code for error in plan.errors]
         return codes[0] if codes else 0
 
@@ -501,8 +527,8 @@ class _Space:
             ) from error
 
 
-def _distinct(items: Iterable[Item]) -> list[Item]:
-    """Return the items that are made of different forms, and of which all that they read is among them."""
+def _distinct(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items that are made of different forms, and of which all that they read is among them."""
     found: list[Item] = []
     names: set[str] = set()
     for item in items:
@@ -512,7 +538,7 @@ def _distinct(items: Iterable[Item]) -> list[Item]:
         ):
             found.append(item)
             names.add(item.name)
-    return found
+            yield item
 
 
 def _waves(items: Sequence[Item], size: int) -> Iterator[list[Item]]:

@@ -79,7 +79,7 @@ class FirstSight:
 
     @property
     def source_bytes(self) -> int:
-        """How many bytes of sources the pass read, each once."""
+        """How many bytes of sources the pass read, each once, and none that were at hand."""
         unseen = (
             info.nbytes for owner in self._checksums for info in self._sources.file(owner).header.tensors.values()
         )
@@ -140,7 +140,8 @@ class FirstSight:
             else:
                 digest = source.digests[key.tensor]
                 lying[digest] = self._wave.whereabouts.in_source(digest, *key)
-                self._seen_bytes.append(lying[digest].leaf.size)
+                if source.path not in self._sources.at_hand:
+                    self._seen_bytes.append(lying[digest].leaf.size)
             digests[key] = digest
         weaving = _Weaving(self._wave, digests, lying)
         self._tally += [weaving.make(index, name) for index, name in knot.made]

@@ -163,6 +163,8 @@ class Plan:
     """Targets that cannot be planned, with the problem that blocks each."""
     errors: list[MergeBuildError]
     bytes_to_hash: int = 0
+    fresh: Mapping[str, TargetResult] = field(default_factory=dict)
+    """Targets that were seen to be up to date without being planned."""
 
     @property
     def space_needed(self) -> int:
@@ -175,7 +177,7 @@ class Plan:
 
     def in_order(self, found: Mapping[str, TargetResult]) -> tuple[TargetResult, ...]:
         """Put results in the contract's order: asked for, then what was built for them; blocked ones added."""
-        every = dict(found) | {each.target: each for each in self.blocked}
+        every = dict(found) | {each.target: each for each in self.blocked} | dict(self.fresh)
         asked = dict.fromkeys(self.asked)
         rest = [each for name, each in every.items() if name not in asked and each.verdict is not Verdict.UP_TO_DATE]
         return (*(every[name] for name in asked if name in every), *rest)
@@ -226,6 +228,8 @@ class Planner:
             except MergeBuildError as error:
                 errors.append(error)
                 blocked.append(self._blocked(goal, error))
+        for item in self._order:
+            self._catch_up(item)
         unknown = {
             owner
             for item in self._order
@@ -265,17 +269,21 @@ class Planner:
                 self._take(item if name == item.name else self._items[name])
 
     def _take(self, item: Item) -> None:
-        """Take one item into the order of work, once; of several that will be equal the first is built."""
+        """Take one item into the order of work, once."""
         if id(item) in self._taken:
             return
         self._taken.add(id(item))
+        self._weigh(item)
+        self._order.append(item)
+
+    def _weigh(self, item: Item) -> None:
+        """Say what of an item in the order of work must be made; of several that will be equal the first is."""
         if item.verdict is Verdict.BUILD:
             twin = self._building.setdefault(item.digest, item) if item.digest else item
             if twin is item:
                 self._locate(item)
             else:
                 item.verdict, item.reasons = Verdict.RESTORE, (*item.reasons, f"it is what `{twin.name}` is")
-        self._order.append(item)
 
     def _judged(self, goal: Goal, *, hash_all: bool) -> Item:
         """Return a goal described and judged, once; a goal of `-o` always anew."""
@@ -324,11 +332,27 @@ class Planner:
         for owner in sorted(leaves):
             if hash_first or self._sources.is_pinned(owner):
                 self._sources.hashed(owner)
-        if all(self._sources.file(owner).is_hashed for owner in leaves):
+        if self._is_known(item):
+            for name in self._recipe.below(goal.target)[:-1]:
+                if name in self._items:
+                    self._catch_up(self._items[name])
             self.identify(item)
         else:
             self._foresee(item)
         return item
+
+    def _is_known(self, item: Item) -> bool:
+        return all(self._sources.file(owner).is_hashed for owner in self.leaves(item.name))
+
+    def _catch_up(self, item: Item) -> None:
+        """Judge an item anew that was only foreseen, and whose sources another one has made known since."""
+        if item.made is not None or not self._is_known(item):
+            return
+        self.identify(item)
+        item.reasons = ()
+        self._judge(item)
+        if id(item) in self._taken:
+            self._weigh(item)
 
     def _foresee(self, item: Item) -> None:
         """Give an item of unknown sources a header as long as its own will be, and count what it will read."""

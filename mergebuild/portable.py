@@ -33,6 +33,7 @@ __all__ = [
     "identity",
     "identity_of",
     "is_hidden",
+    "is_racy",
     "link_or_none",
     "open_to_read",
     "pread_into",
@@ -62,6 +63,9 @@ _NOT_POSSIBLE: Final = frozenset(
 
 _local = threading.local()
 _position_locks: dict[int, threading.Lock] = {}
+
+_FINE_GRAIN_NS = 20_000_000
+_COARSE_GRAIN_NS = 2_000_000_000
 
 
 def is_hidden() -> bool:
@@ -464,6 +468,16 @@ def identity(path: Path) -> Identity:
         OSError: there is no such file, or it can't be asked.
     """
     return identity_of(os.stat(path))  # noqa: PTH116 -- half the time of `Path.stat`, and a null build is mostly this
+
+
+def is_racy(state: Identity, now_ns: int) -> bool:
+    """Whether a file changed so shortly before `now_ns` that a later change may not show in its stat data.
+
+    Clocks of file systems tick in milliseconds, on some in whole seconds: a time without a fraction is taken for such.
+    """
+    newest = max(state.mtime_ns, state.ctime_ns)
+    grain = _COARSE_GRAIN_NS if newest % 1_000_000 == 0 else _FINE_GRAIN_NS
+    return newest > now_ns - grain
 
 
 def boot_id() -> str:

@@ -16,7 +16,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +27,10 @@ from mergebuild.build import Builder, Options
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, Problem, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, silent
+from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan, Planner
 from mergebuild.portable import free_space
-from mergebuild.recipe import Recipe, load_recipe
+from mergebuild.recipe import Input, Recipe, load_recipe
 from mergebuild.results import (
     BuildResult,
     CleanResult,
@@ -37,12 +38,14 @@ from mergebuild.results import (
     PlanResult,
     State,
     StatusResult,
+    TargetResult,
     TargetState,
     Verdict,
     VerifyResult,
     WhyResult,
 )
 from mergebuild.sources import Sources, locate
+from mergebuild.stamp import Stamp
 from mergebuild.store import Fresh, Presence, Store
 from mergebuild.sweeping import Sweeper
 from mergebuild.verify import verify
@@ -66,7 +69,8 @@ def load(
         RecipeError: the mergefile is wrong; all of its problems at once.
         UsageError: an override names what is not there.
     """
-    return Project(load_recipe(Path(path), overrides=overrides, variables=variables))
+    recipe = load_recipe(Path(path), overrides=overrides, variables=variables)
+    return Project(recipe, lambda targets: Stamp(Path(path), overrides, variables, targets))
 
 
 class _Session:
@@ -77,6 +81,7 @@ class _Session:
         self.store = store
         self.sources = Sources(recipe.sources, store.state, folder=recipe.root, emit=emit)
         self.planner = Planner(recipe, self.sources, store)
+        self.freshness = Freshness(recipe, self.sources, store)
 
     def plan_anew(self) -> Planner:
         """Return a planner that knows of nothing planned before."""
@@ -87,8 +92,9 @@ class _Session:
 class Project:
     """A mergefile that was read, and the verbs over it."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, stamp_of: Callable[[Sequence[str]], Stamp] | None = None) -> None:
         self.recipe = recipe
+        self._stamp_of = stamp_of
 
     # What there is, from the text alone
 
@@ -132,7 +138,12 @@ class Project:
         with self._session(silent) as session:
             plan = self._plan(session, names)
             items = {item.name: item for item in plan.items}
-            states = [self._state(name, items.get(name)) for name in names]
+            states = [
+                TargetState(name, State.UP_TO_DATE, self.recipe.target(name).output)
+                if name in plan.fresh
+                else self._state(name, items.get(name))
+                for name in names
+            ]
             orphans = self._sweeper(session).orphans()
             return StatusResult(tuple(states), tuple(self._shown(row.path) for row in orphans))
 
@@ -143,6 +154,8 @@ class Project:
             plan = self._plan(session, (name,))
             if plan.errors:
                 raise plan.errors[0]
+            if name in plan.fresh:
+                return WhyResult(name, Verdict.UP_TO_DATE, (), ())
             item = session.planner.items_named(name)[0]
             reasons = () if item.verdict is Verdict.UP_TO_DATE else item.reasons
             return WhyResult(name, item.verdict, item.changes if reasons else (), reasons)
@@ -185,12 +198,12 @@ class Project:
 
         def checked_plan(session: _Session, builder: Builder, *, hash_all: bool) -> Plan:
             """Plan, and raise whatever is known to be wrong before any work."""
-            goals = [session.planner.goal_of(name) for name in names]
-            if out is not None:
-                goals = [self._out_goal(names, Path(out), dtype)]
             if locked:
                 self._hold_sources(session, names)
-            plan = session.planner.plan(goals, hash_all=hash_all or locked)
+            if out is not None:
+                plan = session.planner.plan([self._out_goal(names, Path(out), dtype)], hash_all=hash_all or locked)
+            else:
+                plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=locked)
             if plan.errors and not keep_going:
                 raise _together(plan.errors)
             if locked:
@@ -200,7 +213,9 @@ class Project:
             return plan
 
         with self._session(emit, durable=durable) as session, ExitStack() as stack:
-            builder = Builder(session.sources, session.store, session.planner, options, emit)
+            builder = Builder(
+                session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
+            )
             if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
                 checked_plan(session, builder, hash_all=False)
                 session.store.create()
@@ -211,6 +226,8 @@ class Project:
                 builder.planner = session.plan_anew()
                 plan = checked_plan(session, builder, hash_all=True)
             results, exit_code = builder.run(plan)
+            if out is None and all(each.verdict is Verdict.UP_TO_DATE for each in results):
+                self._write_stamp(session, targets, names, results)
             return BuildResult(
                 ok=exit_code == 0,
                 seconds=time.perf_counter() - began,
@@ -222,6 +239,29 @@ class Project:
                 ),
                 exit_code=exit_code,
             )
+
+    def _write_stamp(
+        self, session: _Session, targets: Sequence[str], names: Sequence[str], results: Sequence[TargetResult]
+    ) -> None:
+        """Keep what the answer "nothing to do" follows from, where that is stat data alone."""
+        stamp = self._stamp_of(targets) if self._stamp_of else None
+        outputs = [self.recipe.target(name).output_path for name in names]
+        if stamp is None or stamp.store != self._store_root() or None in outputs:
+            return
+        needed = {each.ref for name in names for each in self._inputs_below(name)} & self.recipe.sources.keys()
+        sources = [session.sources.file(name) for name in sorted(needed)]
+        if any(source.path != self._as_written(source.name) for source in sources):
+            return  # found through MERGEBUILD_MODELS: a file may appear where the recipe says it is
+        files = [*(source.path for source in sources), *(path for path in outputs if path)]
+        stamp.write(self.recipe.files, files, results)
+
+    def _inputs_below(self, name: str) -> Iterator[Input]:
+        for each in self.recipe.below(name):
+            yield from self.recipe.target(each).inputs
+
+    def _as_written(self, name: str) -> Path:
+        source = self.recipe.sources[name]
+        return source.folder / Path(source.path).expanduser()
 
     # Checking
 
@@ -260,7 +300,7 @@ class Project:
             plan = planner.plan([planner.goal_of(name) for name in names], hash_all=True)
             if plan.errors:
                 raise _together(plan.errors)
-            builder = Builder(session.sources, store, planner, Options(keep_going=True), emit)
+            builder = Builder(session.sources, store, planner, Options(keep_going=True), emit, lambda _name: None)
             builder.check_space(plan)
             results, exit_code = builder.run(plan)
             problems = [result.error for result in results if result.error]
@@ -298,9 +338,9 @@ class Project:
             path = self._lock_path()
             sources = {name: (source.sha256 or "", source.header.file_size) for name, source in found.items()}
             targets = {
-                item.name: tagged(item.digest)
-                for item in plan.items
-                if item.verdict is Verdict.UP_TO_DATE and item.digest
+                each.target: each.artifact
+                for each in plan.results()
+                if each.verdict is Verdict.UP_TO_DATE and each.artifact
             }
             lockfile.write(path, lockfile.Locked(sources, targets))
             return path
@@ -366,11 +406,31 @@ class Project:
 
     def _plan(self, session: _Session, names: Sequence[str]) -> Plan:
         """Plan targets for looking; what is wrong with the recipe raises, a source that is not there only blocks."""
-        plan = session.planner.plan([session.planner.goal_of(name) for name in names])
+        plan = self._planned(session, names)
         wrong = [error for error in plan.errors if not isinstance(error, SourceError)]
         if wrong:
             raise _together(wrong)
         return plan
+
+    def _planned(
+        self, session: _Session, names: Sequence[str], *, hash_all: bool = False, look_closely: bool = False
+    ) -> Plan:
+        """Plan targets, but for those that are seen at once to be up to date."""
+        fresh = {} if look_closely else session.freshness.fresh(names)
+        plan = session.planner.plan(
+            [session.planner.goal_of(name) for name in names if name not in fresh], hash_all=hash_all
+        )
+        results = {
+            name: TargetResult(
+                name,
+                Verdict.UP_TO_DATE,
+                self._shown(row.path),
+                tagged(record.artifact),
+                tensors_reused=record.tensors,
+            )
+            for name, (record, row) in fresh.items()
+        }
+        return replace(plan, asked=tuple(names), fresh=results)
 
     def _one(self, target: str) -> str:
         names = self.recipe.resolve((target,))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import xxhash
 
+from mergebuild import portable
 from mergebuild.digest import artifact_digest, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
@@ -33,8 +34,6 @@ __all__ = ["SMALL", "SourceFile", "Sources", "locate"]
 SMALL = 1 << 28
 """Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
 
-_FINE_GRAIN_NS = 20_000_000
-_COARSE_GRAIN_NS = 2_000_000_000
 _WINDOW = 1 << 24
 
 
@@ -149,9 +148,13 @@ class Sources:
         """Whether the recipe says which bytes a source must have."""
         return self._declared[name].sha256 is not None
 
+    def meets_pin(self, name: str) -> bool:
+        """Whether a source has no pin, or is known to be what it pins."""
+        return self._declared[name].sha256 in (None, self.file(name).sha256)
+
     def learn(self, source: SourceFile, began_ns: int) -> None:
         """Remember the checksums of a source whose reading began then, unless the file is racily clean."""
-        if not _is_racy(source.identity, began_ns):
+        if not portable.is_racy(source.identity, began_ns):
             checksums = b"".join((source.checksums or {}).values())
             self._state.remember_source(SourceRow(source.identity, checksums, source.content, source.sha256))
 
@@ -247,13 +250,6 @@ def _still(source: SourceFile) -> bool:
         return identity(source.path) == source.identity
     except OSError:
         return False
-
-
-def _is_racy(state: Identity, began_ns: int) -> bool:
-    """Whether a file changed so shortly before its hashing began that a later change may not show in its stat data."""
-    newest = max(state.mtime_ns, state.ctime_ns)
-    grain = _COARSE_GRAIN_NS if newest % 1_000_000 == 0 else _FINE_GRAIN_NS
-    return newest > began_ns - grain
 
 
 def _shown(path: Path, folder: Path) -> str:

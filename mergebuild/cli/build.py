@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 import click
 
-from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
+from mergebuild.cli.opening import mergefile_of, open_project, shown_from_here, targets_from_here
 from mergebuild.cli.options import (
     Settings,
     dry_run_option,
@@ -19,6 +19,8 @@ from mergebuild.cli.options import (
 )
 from mergebuild.errors import UsageError
 from mergebuild.report.answers import build_lines
+from mergebuild.results import BuildResult
+from mergebuild.stamp import Stamp
 
 __all__ = ["command"]
 
@@ -83,10 +85,28 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Opt
         from mergebuild.cli.plan import show_plan
 
         return show_plan(settings, targets)
+    result = _nothing_to_do(settings, targets, options) or _build(settings, targets, options)
+    problems = [target.error for target in result.targets if target.error]
+    errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
+    shown = shown_from_here(settings)
+    lines = [] if settings.quiet else build_lines(result, verbose=settings.verbose > 0, shown=shown)
+    settings.console.answer(result.to_json() | errors, lines)
+    settings.console.problems(problems)
+    return result.exit_code
+
+
+def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _Options) -> BuildResult | None:
+    """Return the answer to a build that has nothing to do, where that shows before the mergefile is parsed."""
+    if options["force"] or options["locked"] or options["out"] is not None or options["device"] not in ("auto", "cpu"):
+        return None
+    named = targets_from_here(settings, targets)
+    return Stamp(mergefile_of(settings), settings.overrides, settings.variables, named).answer()
+
+
+def _build(settings: Settings, targets: tuple[str, ...], options: _Options) -> BuildResult:
     project = open_project(settings)
-    console = settings.console
-    with console.listening() as emit:
-        result = project.build(
+    with settings.console.listening() as emit:
+        return project.build(
             targets_from_here(settings, targets),
             keep_going=options["keep_going"],
             threads=options["jobs"],
@@ -99,10 +119,3 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Opt
             lock_timeout=options["lock_timeout"],
             emit=emit,
         )
-    problems = [target.error for target in result.targets if target.error]
-    errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
-    shown = shown_from_here(settings)
-    lines = [] if settings.quiet else build_lines(result, verbose=settings.verbose > 0, shown=shown)
-    console.answer(result.to_json() | errors, lines)
-    console.problems(problems)
-    return result.exit_code

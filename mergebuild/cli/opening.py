@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -126,6 +124,9 @@ def read_variables(file: str) -> Mapping[str, object]:
     Raises:
         UsageError: it cannot be read, or is neither.
     """
+    import tomllib
+    from decimal import Decimal
+
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

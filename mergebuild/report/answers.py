@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
-from mergebuild.layouts.blocks import block_id
 from mergebuild.report.columns import table
 from mergebuild.report.quantities import count_text, size_text, time_text
 from mergebuild.results import (
@@ -170,6 +169,8 @@ def _block_rows(by_block: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str
 
 def _follows(before: str, block: str) -> bool:
     """Return whether a block is the next of its family; what has no number (`M`, a group, most tensors) never is."""
+    from mergebuild.layouts.blocks import block_id  # with it come the recipe's rooms, which a null build has no use for
+
     family, number = block_id(block)
     return number > 0 and block_id(before) == (family, number - 1)
 

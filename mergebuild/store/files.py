@@ -155,8 +155,13 @@ class Store:
         """Return the table of an artifact."""
         found = self._unpacked.get(row.id)
         if found is None:
-            found = self._unpacked[row.id] = unpack(row.packed)
+            whole = row if row.packed else self.state.artifact(row.id)
+            found = self._unpacked[row.id] = unpack(whole.packed) if whole else []
         return found
+
+    def outputs(self) -> dict[Path, ArtifactRow]:
+        """Return all outputs by their paths, without their tables."""
+        return {row.path: row for row in self.state.outputs()}
 
     def at(self, path: Path) -> tuple[Presence, ArtifactRow | None]:
         """Say what stands at a path. A file that only its bytes show to be ours is taken back into the records."""

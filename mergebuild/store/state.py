@@ -22,7 +22,7 @@ from mergebuild.portable import Identity
 
 __all__ = ["ArtifactRow", "Record", "SourceRow", "State"]
 
-_VERSION = 1
+_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS tensor (
 CREATE INDEX IF NOT EXISTS tensor_artifact ON tensor (artifact);
 CREATE TABLE IF NOT EXISTS record (
     project TEXT, target TEXT, artifact BLOB NOT NULL, output TEXT, manifest TEXT NOT NULL, built REAL NOT NULL,
+    fingerprint BLOB, header BLOB, tensors INTEGER,
     PRIMARY KEY (project, target)
 ) WITHOUT ROWID;
 """
@@ -85,6 +86,12 @@ class Record:
     artifact: bytes
     output: Path | None
     manifest: str
+    """Empty where it was not asked for."""
+    fingerprint: bytes | None = None
+    """See `freshness.py`."""
+    header: bytes = b""
+    """The checksum of everything before the data."""
+    tensors: int = 0
 
 
 class State:
@@ -182,6 +189,13 @@ class State:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM artifact{where} ORDER BY made DESC, id DESC", values)
         return [self._artifact(row) for row in rows]
 
+    def outputs(self) -> list[ArtifactRow]:
+        """Return all outputs without their tables: `packed` is empty."""
+        columns = _COLUMNS.replace("contents", "x''")
+        return [
+            self._artifact(row) for row in self._db.execute(f"SELECT {columns} FROM artifact WHERE kind = 'output'")
+        ]
+
     def artifact(self, number: int) -> ArtifactRow | None:
         """Return the artifact with this row number."""
         row = self._db.execute(f"SELECT {_COLUMNS} FROM artifact WHERE id = ?", (number,)).fetchone()
@@ -237,24 +251,23 @@ class State:
     def record(self, project: str, target: str) -> Record | None:
         """Return the last build of a target."""
         row = self._db.execute(
-            "SELECT target, artifact, output, manifest FROM record WHERE project = ? AND target = ?", (project, target)
+            f"SELECT {_RECORD} FROM record WHERE project = ? AND target = ?", (project, target)
         ).fetchone()
         return self._record(row) if row else None
 
     def records(self, project: str) -> list[Record]:
-        """Return the last build of every target of a project."""
-        rows = self._db.execute(
-            "SELECT target, artifact, output, manifest FROM record WHERE project = ? ORDER BY target", (project,)
-        )
+        """Return the last build of every target of a project, without the manifests."""
+        columns = _RECORD.replace("manifest", "''")
+        rows = self._db.execute(f"SELECT {columns} FROM record WHERE project = ? ORDER BY target", (project,))
         return [self._record(row) for row in rows]
 
     def put_record(self, project: str, record: Record) -> None:
         """Remember the last build of a target."""
         self._db.execute(
-            "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 project, record.target, record.artifact, self._text(record.output) if record.output else None,
-                record.manifest, time.time(),
+                record.manifest, time.time(), record.fingerprint, record.header, record.tensors,
             ),
         )  # fmt: skip
 
@@ -285,9 +298,11 @@ class State:
         )
 
     def _record(self, row: Sequence[Any]) -> Record:
-        target, artifact, output, manifest = row
-        return Record(target, artifact, self._path(output) if output else None, manifest)
+        target, artifact, output, *rest = row
+        return Record(target, artifact, self._path(output) if output else None, *rest)
 
+
+_RECORD = "target, artifact, output, manifest, fingerprint, header, tensors"
 
 _COLUMNS = (
     "id, digest, header, path, kind, device, inode, size, mtime_ns, ctime_ns, boot, nonfinite, contents, made, project"

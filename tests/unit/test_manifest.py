@@ -127,7 +127,8 @@ def facts_of(lab: Lab, changed: dict[str, str], head: str = "") -> tuple[str, li
 def records(lab: Lab) -> list[dict[str, str]]:
     """Return the manifests that the store holds."""
     with lab.project._session(lambda _event: None) as session:
-        return [decode(record.manifest) for record in session.store.records()]
+        found = [session.store.record(each.target) for each in session.store.records()]
+        return [decode(record.manifest) for record in found if record]
 
 
 @pytest.mark.parametrize(

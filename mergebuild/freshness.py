@@ -1,0 +1,115 @@
+"""See quickly that a target is up to date, without folding it.
+
+A *fingerprint* covers everything that a target's artifact and metadata follow from: its recipe fields, the content of
+its sources, and the fingerprints of the targets that it reads. A record of the last build keeps it. If it is the same,
+and the output is still the file that was published, the target is up to date; nothing else need be known. If it is
+not, nothing follows: the planner decides.
+
+What goes into a fingerprint is every field that takes part in comparing recipe values, names included, so it changes
+more often than the digests do. That only costs a closer look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import xxhash
+
+from mergebuild import __version__
+from mergebuild.digest import SCHEMA
+from mergebuild.errors import MergeBuildError
+from mergebuild.formats import LAYOUT_VERSION
+from mergebuild.recipe import Recipe
+from mergebuild.sources import Sources
+from mergebuild.store import ArtifactRow, Record, Store
+
+__all__ = ["Freshness"]
+
+
+class Freshness:
+    """Finds targets that are up to date, over one recipe, its sources and one store."""
+
+    def __init__(self, recipe: Recipe, sources: Sources, store: Store) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._store = store
+        self._fingerprints: dict[str, bytes] = {}
+        self._common = (
+            f"{__version__} {SCHEMA} {LAYOUT_VERSION} {recipe.project.link} {_canonical(recipe.layouts)} ".encode()
+        )
+
+    def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
+        """Return the targets of these that are surely up to date, with what is known of them."""
+        records = {record.target: record for record in self._store.records()}
+        candidates = [records[name] for name in names if name in records and records[name].fingerprint]
+        if not candidates:
+            return {}
+        rows = self._store.outputs()
+        found = {}
+        for record in candidates:
+            row = rows.get(record.output) if record.output else None
+            if (
+                row is not None
+                and (row.digest, row.header) == (record.artifact, record.header)
+                and record.output == self._recipe.target(record.target).output_path
+                and record.fingerprint == self.fingerprint(record.target)
+                and self._store.is_intact(row)
+            ):
+                found[record.target] = (record, row)
+        return found
+
+    def fingerprint(self, name: str) -> bytes | None:
+        """Return the fingerprint of a target or source; None while a source's content is not known."""
+        found = self._fingerprints.get(name)
+        if found is None:
+            for each in () if name in self._sources else self._recipe.below(name)[:-1]:  # so that none recurses deep
+                if each not in self._fingerprints and (below := self._compute(each)) is not None:
+                    self._fingerprints[each] = below
+            found = self._compute(name)
+            if found is not None:  # what is not known now may be known later
+                self._fingerprints[name] = found
+        return found
+
+    def _compute(self, name: str) -> bytes | None:
+        if name in self._sources:
+            try:
+                source = self._sources.file(name)
+            except MergeBuildError:
+                return None
+            return source.content if source.is_hashed and self._sources.meets_pin(name) else None
+        target = self._recipe.target(name)
+        below = [self.fingerprint(each.ref) for each in target.inputs]
+        running = xxhash.xxh3_128(self._common + _canonical(target).encode())
+        for each in below:
+            if each is None:
+                return None
+            running.update(each)
+        return running.digest()
+
+
+def _canonical(value: object) -> str:
+    """Return a value of the recipe as text; equal values, and only these, have equal texts."""
+    kind = type(value)
+    if kind is str:
+        return f"{len(value)}:{value}"  # type: ignore[arg-type]
+    if kind is tuple or kind is list:
+        return f"[{','.join(map(_canonical, value))}]"  # type: ignore[call-overload]
+    fields = _fields(kind)
+    if fields:
+        return f"{kind.__name__}({','.join([_canonical(getattr(value, name)) for name in fields])})"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{_canonical(key)}={_canonical(each)}' for key, each in value.items())}}}"
+    return f"{kind.__name__} {value}"  # a number, a path, None, what TOML may have in a layout's table
+
+
+def _fields(kind: type) -> tuple[str, ...]:
+    """Return the fields that take part in comparing values of a dataclass; none for another kind."""
+    found = _KNOWN_FIELDS.get(kind)
+    if found is None:
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        found = _KNOWN_FIELDS[kind] = tuple(each.name for each in fields if each.compare)
+    return found
+
+
+_KNOWN_FIELDS: dict[type, tuple[str, ...]] = {}

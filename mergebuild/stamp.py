@@ -1,0 +1,89 @@
+"""See that there is nothing to do from stat data alone, before a mergefile is even parsed.
+
+After a build that left every target asked for up to date, a stamp keeps what this followed from: the text of the
+recipe's files, the words of the command, and the stat data of all sources and outputs. If all of it holds again, the
+answer is the same. A stamp is only a memory: without it, or when anything in it differs, the long way is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import xxhash
+
+from mergebuild import __version__, portable
+from mergebuild.results import BuildResult, TargetResult, Verdict
+
+__all__ = ["Stamp"]
+
+
+class Stamp:
+    """The stamp of one build command: a mergefile, what `--set` and `--vars` say, and the targets asked for."""
+
+    def __init__(
+        self, mergefile: Path, overrides: Sequence[str], variables: Mapping[str, object] | None, targets: Sequence[str]
+    ) -> None:
+        where = Path.cwd() / mergefile
+        given = os.environ.get("MERGEBUILD_STORE")
+        self.store = Path(given).expanduser().absolute() if given else where.parent / ".mergebuild"
+        """The store that a stamp is looked for in; what `[project] store` names is only known from the text."""
+        key = xxhash.xxh3_128()
+        facts = (__version__, portable.boot_id(), str(where), repr(sorted((variables or {}).items())))
+        for word in (*facts, str(len(overrides)), *overrides, *targets):
+            key.update(f"{len(word)}:{word}".encode())
+        self._path = self.store / "stamps" / key.hexdigest()
+
+    def answer(self) -> BuildResult | None:
+        """Return the result of a build that has nothing to do; None when that is not certain."""
+        began = time.perf_counter()
+        try:
+            kept = json.loads(self._path.read_bytes())
+            if any(_text_of(path) != text for path, text in kept["texts"]):
+                return None
+            for path, *state in kept["files"]:
+                if _state_of(path) != state:
+                    return None
+            targets = tuple(
+                TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors)
+                for name, output, artifact, tensors in kept["targets"]
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return BuildResult(ok=True, seconds=time.perf_counter() - began, bytes_read=0, bytes_written=0, targets=targets)
+
+    def write(self, texts: Iterable[Path], files: Iterable[Path], targets: Sequence[TargetResult]) -> None:
+        """Keep the stamp of a build whose targets are all up to date now.
+
+        `texts`: the recipe's files. `files`: every source and output that the answer follows from. Nothing is kept
+        while one of them changed so recently that a further change might not show.
+        """
+        now = time.time_ns()
+        states: list[list[str | int]] = []
+        for path in map(str, dict.fromkeys(files)):
+            state = _state_of(path)
+            if portable.is_racy(portable.Identity(*state), now):
+                self._path.unlink(missing_ok=True)
+                return
+            states.append([path, *state])
+        kept = {
+            "texts": [[str(path), _text_of(str(path))] for path in texts],
+            "files": states,
+            "targets": [[each.target, each.output, each.artifact, each.tensors_reused] for each in targets],
+        }
+        self._path.parent.mkdir(exist_ok=True)
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(kept, separators=(",", ":")))
+        temporary.replace(self._path)
+
+
+def _text_of(path: str) -> str:
+    return xxhash.xxh3_128_hexdigest(Path(path).read_bytes())
+
+
+def _state_of(path: str) -> list[int]:
+    found = os.stat(path)  # noqa: PTH116 -- ten thousand of them, in a build that should cost nothing
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
