@@ -7,6 +7,7 @@ input of the largest cluster, whatever the size of the model.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 import threading
@@ -75,6 +76,8 @@ class _Prepared:
     inputs: list[int]
     coefficients: list[float]
     pivot: int | None
+    cannot_overflow: bool
+    """Shares of values of no wider range stay between them."""
     kept: int | None
     """The index under which later steps read its rounded values; None when none does."""
     running: xxhash.xxh3_128
@@ -162,7 +165,9 @@ class Worker:
             chunks[each.kept].copy_(rounded)
 
     def _check(self, each: _Prepared, value: torch.Tensor) -> None:
-        """Count what is not finite, or is too large for the dtype. The common case is one look at two numbers."""
+        """Count what is not finite, or is too large for the dtype. The common case is one look at one or two numbers."""
+        if each.cannot_overflow and math.isfinite(value.sum().item()):
+            return
         low, high = torch.aminmax(value)
         largest = _LARGEST.get(each.step.dtype, torch.finfo(torch.float32).max)
         if -largest <= low.item() and high.item() <= largest:
@@ -192,9 +197,15 @@ class Worker:
         )
 
 
+def _range(dtype: str) -> float:
+    """Return the largest finite value of a dtype."""
+    return torch.finfo(_DTYPES[dtype]).max
+
+
 def _prepare(cluster: Cluster) -> tuple[list[_Prepared], int]:
     """Return the steps ready to run, and the number of chunks that must be at hand at once."""
     slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
+    dtypes = {step.digest: step.dtype for step in cluster.steps} | {leaf.digest: leaf.dtype for leaf in cluster.leaves}
     read = {term for step in cluster.steps for term, _ in step.terms}
     found = []
     for step in cluster.steps:
@@ -208,6 +219,9 @@ def _prepare(cluster: Cluster) -> tuple[list[_Prepared], int]:
                 [slots[term] for term, _ in step.terms],
                 [float32_of(coefficient) for coefficient in coefficients],
                 pivot_of(coefficients),
+                sum(coefficients) == 1
+                and min(coefficients) >= 0
+                and all(_range(dtypes[term]) <= _range(step.dtype) for term, _ in step.terms),
                 kept,
                 xxhash.xxh3_128(),
             )
