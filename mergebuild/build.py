@@ -91,14 +91,15 @@ class Builder:
         Returns:
             Whether the plan had such targets: then sources are known that were not, and all must be planned anew.
         """
-        unseen = (item for item in plan.items if item.made is None and item.presence is Presence.ABSENT)
-        ready = [item for item in islice(_distinct(unseen), _WAVE) if self._is_ready(item)]
+        unseen = [item for item in plan.items if item.made is None]
+        absent = (item for item in unseen if item.presence is Presence.ABSENT)
+        ready = [item for item in islice(_distinct(absent), _WAVE) if self._is_ready(item)]
         if ready and not self._must_stop():
             self._store.sweep_temporary(item.goal.path for item in ready if item.goal.path)
             self._build_unseen(ready)
         self._unseen = {item.name: outcome for item, outcome in self._outcomes.items()}
         self._outcomes.clear()  # the plan that follows has items of its own
-        return any(item.made is None for item in plan.items)
+        return bool(unseen)
 
     def run(self, plan: Plan) -> tuple[tuple[TargetResult, ...], int]:
         """Do what a plan says; return the targets' results and the exit code.

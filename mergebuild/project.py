@@ -203,7 +203,7 @@ class Project:
             if out is not None:
                 plan = session.planner.plan([self._out_goal(names, Path(out), dtype)], hash_all=hash_all or locked)
             else:
-                plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=locked)
+                plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=hash_all or locked)
             if plan.errors and not keep_going:
                 raise _together(plan.errors)
             if locked:

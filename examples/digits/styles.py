@@ -1,11 +1,11 @@
 """The digits that the models learn, the styles that they learn them in, and how strongly an image shows a style.
 
 The images are scikit-learn's 1,797 handwritten digits of 8x8 (from the UCI repository; they ship with scikit-learn).
-A style redraws an image; each of the three changes one measure and hardly the others:
+A style redraws an image, and has a measure that it changes most:
 
-- *bold*: strokes grow into their neighbours; more ink;
-- *slant*: rows are shifted, the upper ones to the right; columns lean;
-- *narrow*: columns are squeezed towards the middle; less width.
+- *bold*: strokes grow into their neighbours: more ink (and so more width);
+- *slant*: rows are shifted, the upper ones to the right: columns lean;
+- *narrow*: columns are squeezed towards the middle: less width (and so less ink).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -222,7 +222,7 @@ def save_model(model: DigitModel, path: Path) -> None:
     """Write a checkpoint: weights in float16, the schedule as it is."""
     buffers = dict(model.named_buffers())
     tensors = {name: tensor if name in buffers else tensor.half() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))  # `save_file` makes files that only their owner reads
 
 
 def load_model(path: Path) -> DigitModel:

@@ -165,7 +165,7 @@ class Worker:
             chunks[each.kept].copy_(rounded)
 
     def _check(self, each: _Prepared, value: torch.Tensor) -> None:
-        """Count what is not finite, or is too large for the dtype. The common case is one look at one or two numbers."""
+        """Count what is not finite, or too large for the dtype. The common case is one look at one or two numbers."""
         if each.cannot_overflow and math.isfinite(value.sum().item()):
             return
         low, high = torch.aminmax(value)

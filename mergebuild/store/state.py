@@ -115,8 +115,9 @@ class State:
         with contextlib.closing(sqlite3.connect(temporary)) as db:
             self._db.backup(db)
         # Another process may have been quicker: then what is known here is lost, and found out again.
-        if not portable.link_or_none(temporary, self.path) and not self.path.exists():
-            temporary.replace(self.path)
+        with contextlib.suppress(FileExistsError):
+            if not portable.link_or_none(temporary, self.path) and not self.path.exists():
+                temporary.replace(self.path)
         temporary.unlink(missing_ok=True)
         self._db.close()
         self._db = self._open()

@@ -529,10 +529,41 @@ def test_full_metadata_names_the_sources_by_sha256(four: Space) -> None:
     assert str(four.root) not in str(metadata)
 
 
-def test_minimal_metadata_is_a_function_of_the_artifact(four: Space) -> None:
-    """Equal artifacts are equal files, though one was mixed from a model with tensors that were left out."""
-    extended = sd15(2) | {"lora.extra": torch.zeros(4)}
-    four.model("extended.safetensors", extended)
+def test_names_paths_and_order_change_no_byte_of_a_file(four: Space, new_space: NewSpace) -> None:
+    """Nor do copies, touched files, other targets in between: minimal metadata names inputs by their content."""
+    four.write(FOUR + '[targets.mix]\nformula = "a/2 + b/4 + c/4"\noutput = "mix.safetensors"\n')
+    four.build()
+    other = new_space("elsewhere")
+    for name, new in (("a", "one"), ("b", "deep/two"), ("c", "three")):
+        (other / f"{new}.safetensors").parent.mkdir(exist_ok=True)
+        (other / f"{new}.safetensors").write_bytes(four.bytes(f"{name}.safetensors"))
+        (other / f"{new}.safetensors").touch()
+    other.write(
+        """
+        [targets.result]
+        formula = "half/2 + first/2"
+        output = "out/result.safetensors"
+        [targets.half]
+        formula = "third/2 + second/2"
+        [targets.first]
+        formula = "one"
+        [sources]
+        third = "three.safetensors"
+        second = "deep/two.safetensors"
+        one = "one.safetensors"
+        """
+    )
+
+    other.build()
+
+    assert other.bytes("out/result.safetensors") == four.bytes("mix.safetensors")
+
+
+def test_sources_that_differ_in_unused_tensors_differ_in_the_header_only(four: Space) -> None:
+    """One artifact, the same data, another file name by content in `__metadata__`: restored, nothing computed."""
+    from mergebuild.formats import read_header
+
+    four.model("extended.safetensors", sd15(2) | {"lora.extra": torch.zeros(4)})
     four.write(
         FOUR.replace("[sources]", '[sources]\nextended = "extended.safetensors"')
         + """
@@ -547,8 +578,13 @@ output = "other.safetensors"
 
     built = four.build()
 
+    assert built.verdicts == {"plain": "built", "other": "restored"}
     assert built["plain"]["artifact"] == built["other"]["artifact"]
-    assert four.bytes("plain.safetensors") == four.bytes("other.safetensors")
+    assert built["other"]["tensors_computed"] == 0
+    plain, other = (read_header(four / f"{name}.safetensors") for name in ("plain", "other"))
+    assert plain.metadata != other.metadata
+    assert plain.tensors == other.tensors
+    assert four.bytes("plain.safetensors")[plain.data_start :] == four.bytes("other.safetensors")[other.data_start :]
 
 
 def test_coefficients_are_rounded_once(four: Space) -> None:

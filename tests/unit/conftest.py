@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import Disk, small_disk
 from lab import Lab
 
 
@@ -17,3 +19,10 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     root = tmp_path / "project"
     root.mkdir()
     return Lab(root)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A small file system that shares blocks, where this process may mount one."""
+    with small_disk(tmp_path) as found:
+        yield found

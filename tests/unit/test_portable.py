@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import errno
-import lzma
 import mmap
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO
 
 import pytest
+from disks import Disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergebuild import portable
 from mergebuild.portable import PAGE, Identity
 
-# An empty Btrfs in 16 MiB (`truncate -s 16M F; mkfs.btrfs --mixed F; xz F`): a real file system that shares blocks,
-# for whoever may mount one.
-BTRFS = Path(__file__).parent / "data" / "btrfs-16mib.img.xz"
 INABILITIES = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 ON_LINUX = sys.platform == "linux"
 
@@ -40,33 +35,6 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Run the test with what this system has, and with all of it hidden."""
     monkeypatch.setenv("MERGEBUILD_PORTABLE", "1" if request.param == "hidden" else "")
     return str(request.param)
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A folder, and whether its file system is known to share blocks."""
-
-    folder: Path
-    shares: bool
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Give a mounted Btrfs where this process may mount one, else the folder that there is."""
-    image, folder = tmp_path / "image", tmp_path / "mounted"
-    folder.mkdir()
-    image.write_bytes(lzma.decompress(BTRFS.read_bytes()))
-    try:
-        mounted = (
-            subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, check=False).returncode == 0
-        )
-    except OSError:
-        mounted = False
-    try:
-        yield Disk(folder, mounted)
-    finally:
-        if mounted:
-            subprocess.run(["umount", folder], check=True)
 
 
 def pattern(size: int) -> bytes:
