@@ -9,19 +9,15 @@ clean" problem). After a pass every source is looked at again: `changed` says wh
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import xxhash
-
 from mergebuild import portable
-from mergebuild.digest import artifact_digest, source_tensor_digest
+from mergebuild.digest import artifact_digest, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
 from mergebuild.formats import Header, read_header
@@ -34,7 +30,7 @@ __all__ = ["SMALL", "SourceFile", "Sources", "locate"]
 SMALL = 1 << 28
 """Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
 
-_WINDOW = 1 << 24
+_WINDOW = 1 << 20
 
 
 @dataclass
@@ -205,11 +201,11 @@ class Sources:
         self._emit(Hashing(source.shown, source.header.file_size))
         began = time.time_ns()
         sha256 = hashlib.sha256() if with_sha256 else None
-        with _mapped(source) as view:
-            checksums = b"".join(_hash_range(view, info.begin, info.end) for info in source.header.tensors.values())
-            if sha256:
-                for start in range(0, len(view), _WINDOW):
-                    sha256.update(view[start : start + _WINDOW])
+        with source.path.open("rb") as file:
+            tensors = source.header.tensors.values()
+            checksums = b"".join(file_checksum(file.fileno(), info.begin, info.end) for info in tensors)
+            while sha256 and (window := file.read(_WINDOW)):
+                sha256.update(window)
         self.bytes_read += source.header.file_size
         if source.header.file_size <= SMALL:
             self.at_hand.add(source.path)
@@ -225,24 +221,6 @@ class Sources:
 
 def _by_name(header: Header, checksums: bytes) -> dict[str, bytes]:
     return {name: checksums[16 * index : 16 * index + 16] for index, name in enumerate(header.tensors)}
-
-
-def _hash_range(view: memoryview, begin: int, end: int) -> bytes:
-    running = xxhash.xxh3_128()
-    for start in range(begin, end, _WINDOW):
-        running.update(view[start : min(start + _WINDOW, end)])
-    return running.digest()
-
-
-@contextmanager
-def _mapped(source: SourceFile) -> Iterator[memoryview]:
-    """Map a source for reading."""
-    with (
-        source.path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
-        memoryview(mapping) as view,
-    ):
-        yield view
 
 
 def _still(source: SourceFile) -> bool:

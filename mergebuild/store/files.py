@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import filelock
-import xxhash
 
 from mergebuild import portable
-from mergebuild.digest import checksum
+from mergebuild.digest import checksum, file_checksum
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Emit, Notice, silent
 from mergebuild.formats.header import MAX_HEADER
@@ -35,7 +34,6 @@ from mergebuild.store.state import ArtifactRow, Record, State
 __all__ = ["Fresh", "Held", "Presence", "Store", "temporary_path"]
 
 _DEFAULT_HISTORY = 10_000_000_000
-_WINDOW = 1 << 24
 
 
 class Presence(Enum):
@@ -407,19 +405,10 @@ def _damage(fd: int, size: int, header: bytes, entries: Sequence[Entry], *, firs
     end = max((entry.end for entry in entries), default=data_start)
     if size != end:
         return [f"file size {size}, written {end}"]
-    found = [] if _checksum_of(fd, 0, data_start) == header else ["header"]
+    found = [] if file_checksum(fd, 0, data_start) == header else ["header"]
     for entry in entries:
         if first and found:
             break
-        if _checksum_of(fd, entry.begin, entry.end) != entry.checksum:
+        if file_checksum(fd, entry.begin, entry.end) != entry.checksum:
             found.append(entry.name)
     return found
-
-
-def _checksum_of(fd: int, begin: int, end: int) -> bytes:
-    running = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(min(_WINDOW, end - begin)))
-    for start in range(begin, end, _WINDOW):
-        window = buffer[: min(_WINDOW, end - start)]
-        running.update(window[: portable.pread_into(fd, window, start)])
-    return running.digest()

@@ -88,13 +88,13 @@ def test_a_racily_clean_source_is_used_but_not_remembered(one: Lab, monkeypatch:
 
 def test_grain_is_counted_from_the_beginning_of_hashing(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long hashing takes: what was read first may have changed since without a trace."""
-    real = sources_module._hash_range
+    real = sources_module.file_checksum
 
-    def slow(view: memoryview, begin: int, end: int) -> bytes:
+    def slow(fd: int, begin: int, end: int) -> bytes:
         time.sleep(0.03)
-        return real(view, begin, end)
+        return real(fd, begin, end)
 
-    monkeypatch.setattr(sources_module, "_hash_range", slow)
+    monkeypatch.setattr(sources_module, "file_checksum", slow)
     path = one / "x.safetensors"
     recipe = load_recipe(one / "mergefile.toml")
     path.touch()
@@ -109,13 +109,13 @@ def one_state(lab: Lab) -> sources_module.State:
 
 
 def test_a_source_that_changes_while_it_is_hashed_is_refused(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sources_module._hash_range
+    real = sources_module.file_checksum
 
-    def disturbed(view: memoryview, begin: int, end: int) -> bytes:
+    def disturbed(fd: int, begin: int, end: int) -> bytes:
         one.edit_in_place("x.safetensors")
-        return real(view, begin, end)
+        return real(fd, begin, end)
 
-    monkeypatch.setattr(sources_module, "_hash_range", disturbed)
+    monkeypatch.setattr(sources_module, "file_checksum", disturbed)
     with pytest.raises(SourceError) as caught:
         one.build()
     assert caught.value.problems[0].code == "source-changed"

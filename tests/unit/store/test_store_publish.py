@@ -156,13 +156,13 @@ def test_the_history_keeps_the_newest_that_fit(lab: Lab) -> None:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what the store reads again to know a file."""
     found: list[int] = []
-    real = files_module._checksum_of
+    real = files_module.file_checksum
 
     def counted(fd: int, begin: int, end: int) -> bytes:
         found.append(end - begin)
         return real(fd, begin, end)
 
-    monkeypatch.setattr(files_module, "_checksum_of", counted)
+    monkeypatch.setattr(files_module, "file_checksum", counted)
     return found
 
 
