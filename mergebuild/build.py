@@ -22,7 +22,8 @@ from mergebuild.engine import Copy, OutputFile, Pass, Place, StepResult, run_pas
 from mergebuild.errors import NoSpaceError, Problem
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.firstsight import FirstSight
-from mergebuild.plan import Item, Made, Plan, Planner
+from mergebuild.plan import Item, Made, Plan
+from mergebuild.planner import Planner
 from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import Sources

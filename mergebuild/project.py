@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,10 +24,11 @@ from mergebuild import lineage as lineages
 from mergebuild import lockfile, trust
 from mergebuild.build import Builder, Options
 from mergebuild.digest import tagged
-from mergebuild.errors import MergeBuildError, Problem, ResultDiffersError, SourceError, UsageError
+from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, silent
 from mergebuild.freshness import Freshness
-from mergebuild.plan import Goal, Item, Plan, Planner
+from mergebuild.plan import Goal, Item, Plan
+from mergebuild.planner import Planner
 from mergebuild.portable import free_space
 from mergebuild.recipe import Input, Recipe, load_recipe
 from mergebuild.results import (
@@ -46,9 +46,9 @@ from mergebuild.results import (
 )
 from mergebuild.sources import Sources, locate
 from mergebuild.stamp import Stamp
-from mergebuild.store import Fresh, Presence, Store
+from mergebuild.store import Presence, Store
 from mergebuild.sweeping import Sweeper
-from mergebuild.verify import verify
+from mergebuild.verify import Verifier
 
 __all__ = ["Project", "load"]
 
@@ -268,67 +268,10 @@ class Project:
     def verify(self, targets: Sequence[str] = (), *, rebuild: bool = False, emit: Emit = silent) -> VerifyResult:
         """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes."""
         with self._session(emit) as session:
-            rows = {row.path: row for row in session.store.state.artifacts() if row.kind != "intended"}
-            records = {record.target: record for record in session.store.records()}
-            names = self.recipe.resolve(targets) if targets else tuple(records)
-            named = []
-            for name in names:
-                record = records.get(name)
-                row = rows.pop(record.output, None) if record and record.output else None
-                if row and os.path.lexists(row.path):
-                    named.append((name, row))
-            if not targets:
-                named += [("the store", row) for row in rows.values() if row.kind in ("kept", "history")]
-            result = verify(session.store, named, {row.path: self._shown(row.path) for _, row in named})
-            if rebuild and not result.problems:
-                result = self._rebuild(session, [name for name, _ in named if name in records], result, emit)
-            return result
-
-    def _rebuild(self, session: _Session, names: Sequence[str], so_far: VerifyResult, emit: Emit) -> VerifyResult:
-        """Build targets from their sources alone, in a folder of their own, and compare with what stands there."""
-        names = [name for name in names if name in self._known_targets()]
-        built = {record.target: record.artifact for record in session.store.records()}
-        with tempfile.TemporaryDirectory(prefix=".verify-", dir=session.store.root) as folder:
-            store = Store(Path(folder) / "store", project=".", history_bytes=0)
-            store.create()
-            planner = Planner(
-                self.recipe,
-                session.sources,
-                store,
-                output_of=lambda path: Path(folder) / os.path.relpath(path, self.recipe.root).replace("..", "up"),
-            )
-            plan = planner.plan([planner.goal_of(name) for name in names], hash_all=True)
-            if plan.errors:
-                raise _together(plan.errors)
-            builder = Builder(session.sources, store, planner, Options(keep_going=True), emit, lambda _name: None)
-            builder.check_space(plan)
-            results, exit_code = builder.run(plan)
-            problems = [result.error for result in results if result.error]
-            for item in plan.items:
-                if item.name in names and not exit_code:
-                    problems += self._differing(item, store, stale=built[item.name] != item.digest)
-            store.close()
-        read = so_far.bytes_read + builder.source_bytes_read
-        return VerifyResult(so_far.checked, read, tuple(problems), ResultDiffersError.exit_code if problems else 0)
-
-    def _differing(self, item: Item, store: Store, *, stale: bool) -> Iterator[Problem]:
-        built = store.state.artifacts(path=item.goal.path)[0]
-        path = self.recipe.target(item.name).output_path
-        assert path is not None
-        if stale:
-            yield Problem(
-                "stale",
-                f"`{self._shown(path)}` is of another recipe or other sources than there are now",
-                item.blueprint.target.where.place(),
-                "build it, then verify",
-            )
-        elif not store.matches(path, Fresh(built.digest, built.header, store.entries(built))):
-            yield Problem(
-                "rebuild-differs",
-                f"`{self._shown(path)}` is not what a build of `{item.name}` from its sources gives",
-                item.blueprint.target.where.place(),
-                "build it again; if the recipe and the sources did not change, please report a bug",
-            )
+            names = self.recipe.resolve(targets) if targets else None
+            verifier = Verifier(self.recipe, session.sources, session.store)
+            found = verifier.read_again(names)
+            return verifier.rebuild(found, names, emit) if rebuild and not found.problems else found
 
     def lock(self, *, emit: Emit = silent) -> Path:
         """Write `mergefile.lock` beside the mergefile; return its path."""

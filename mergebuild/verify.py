@@ -1,42 +1,131 @@
-"""Read artifacts again and compare them, tensor by tensor, with what was written."""
+"""Read artifacts again and compare them with what was written; build them again and compare the bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mergebuild.errors import Place, Problem
+from mergebuild.build import Builder, Options
+from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
+from mergebuild.events import Emit
+from mergebuild.plan import Item
+from mergebuild.planner import Planner
+from mergebuild.recipe import Recipe
 from mergebuild.results import VerifyResult
-from mergebuild.store import ArtifactRow, Store
+from mergebuild.sources import Sources
+from mergebuild.store import ArtifactRow, Fresh, Record, Store
 
-__all__ = ["verify"]
+__all__ = ["Verifier"]
+
+_SHOWN = 20
 
 
-def verify(store: Store, named: Iterable[tuple[str, ArtifactRow]], shown: dict[Path, str]) -> VerifyResult:
-    """Hash files again. `named`: what each is for; `shown`: paths as the user writes them.
+class Verifier:
+    """Verifies what a project built. Targets are named, or None: all, and what else lies in the store."""
 
-    Returns problems with code `corrupt`, one a file, its rows naming the tensors hurt.
-    """
-    checked: list[str] = []
-    problems: list[Problem] = []
-    read = 0
-    for name, row in named:
-        where = shown.get(row.path, row.path.name)
-        checked.append(where)
-        try:
-            damage = store.damage(row)
-            read += row.path.stat().st_size
-        except OSError as error:
-            damage = [f"unreadable: {error.strerror}"]
-        if damage:
-            listed = tuple(damage[:20]) + ((f"and {len(damage) - 20} more",) if len(damage) > 20 else ())
-            problems.append(
-                Problem(
-                    "corrupt",
-                    f"`{where}` of `{name}` is not what was written: {len(damage)} of its tensors differ",
-                    Place(where),
-                    "`mergebuild build --force` makes it again",
-                    listed,
-                )
+    def __init__(self, recipe: Recipe, sources: Sources, store: Store) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._store = store
+
+    def read_again(self, names: Sequence[str] | None) -> VerifyResult:
+        """Hash files again. Problems have the code `corrupt`, one a file, and name the tensors that were hurt."""
+        checked: list[str] = []
+        problems: list[Problem] = []
+        read = 0
+        for name, row in self._named(names):
+            where = self._shown(row.path)
+            checked.append(where)
+            try:
+                damage = self._store.damage(row)
+                read += row.path.stat().st_size
+            except OSError as error:
+                damage = [f"unreadable: {error.strerror}"]
+            if damage:
+                listed = damage[:_SHOWN] + ([f"and {len(damage) - _SHOWN} more"] if len(damage) > _SHOWN else [])
+                message = f"`{where}` of `{name}` is not what was written: {len(damage)} of its tensors differ"
+                mend = "`mergebuild build --force` makes it again"
+                problems.append(Problem("corrupt", message, Place(where), mend, tuple(listed)))
+        return VerifyResult(tuple(checked), read, tuple(problems), CorruptionError.exit_code if problems else 0)
+
+    def rebuild(self, so_far: VerifyResult, names: Sequence[str] | None, emit: Emit) -> VerifyResult:
+        """Build targets from their sources alone, in a folder of their own, and compare with what stands there.
+
+        Problems: `rebuild-differs`; `stale` where the recipe or the sources are others than at the target's build.
+
+        Raises:
+            MergeBuildError: a target cannot be planned.
+        """
+        known = set(self._recipe.target_names())
+        records = {record.target: record for record in self._records(names) if record.target in known and record.output}
+        if not records:
+            return so_far
+        problems: list[Problem] = []
+        with tempfile.TemporaryDirectory(prefix=".verify-", dir=self._store.root) as folder:
+            store = Store(Path(folder) / "store", project=".", history_bytes=0)
+            store.create()
+            planner = Planner(
+                self._recipe,
+                self._sources,
+                store,
+                output_of=lambda path: Path(folder) / os.path.relpath(path, self._recipe.root).replace("..", "up"),
             )
-    return VerifyResult(tuple(checked), read, tuple(problems), 5 if problems else 0)
+            plan = planner.plan([planner.goal_of(name) for name in records], hash_all=True)
+            for error in plan.errors:
+                raise error
+            builder = Builder(self._sources, store, planner, Options(keep_going=True), emit, lambda _name: None)
+            builder.check_space(plan)
+            results, exit_code = builder.run(plan)
+            problems += [result.error for result in results if result.error]
+            for item in plan.items if not exit_code else ():
+                if item.name in records:
+                    problems += self._differing(item, store, records[item.name])
+            store.close()
+        read = so_far.bytes_read + builder.source_bytes_read
+        return VerifyResult(so_far.checked, read, tuple(problems), ResultDiffersError.exit_code if problems else 0)
+
+    def _records(self, names: Sequence[str] | None) -> list[Record]:
+        return [record for record in self._store.records() if names is None or record.target in names]
+
+    def _named(self, names: Sequence[str] | None) -> Iterator[tuple[str, ArtifactRow]]:
+        """Yield the artifacts to be read, with what each is for."""
+        rows = {row.path: row for row in self._store.state.artifacts() if row.kind != "intended"}
+        for record in self._records(names):
+            if record.output is None:
+                mine = [row for row in rows.values() if row.kind == "kept" and row.digest == record.artifact]
+            else:
+                mine = [row for row in (rows.get(record.output),) if row and os.path.lexists(row.path)]
+            for row in mine:
+                del rows[row.path]
+                yield record.target, row
+        if names is None:
+            for row in rows.values():
+                if row.kind in ("kept", "history"):
+                    yield "the store", row
+
+    def _differing(self, item: Item, store: Store, record: Record) -> Iterator[Problem]:
+        built = store.state.artifacts(path=item.goal.path)[0]
+        path = self._recipe.target(item.name).output_path
+        assert path is not None
+        if record.artifact != item.digest:
+            yield Problem(
+                "stale",
+                f"`{self._shown(path)}` is of another recipe or other sources than there are now",
+                item.blueprint.target.where.place(),
+                "build it, then verify",
+            )
+        elif not store.matches(path, Fresh(built.digest, built.header, store.entries(built))):
+            yield Problem(
+                "rebuild-differs",
+                f"`{self._shown(path)}` is not what a build of `{item.name}` from its sources gives",
+                item.blueprint.target.where.place(),
+                "build it again; if the recipe and the sources did not change, please report a bug",
+            )
+
+    def _shown(self, path: Path) -> str:
+        try:
+            return path.relative_to(self._recipe.root).as_posix()
+        except ValueError:
+            return path.as_posix()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mergebuild.engine import Copy, Leaf, OutputFile, Pass, Place, Step
 from mergebuild.formats import DTYPES_BY_WORD
-from mergebuild.plan import Item, Made, Planner
+from mergebuild.plan import Item, Made
+from mergebuild.planner import Planner
 from mergebuild.sources import Sources
 from mergebuild.store import Held, Store
 

@@ -23,7 +23,7 @@ from mergebuild.errors import MergeBuildError, NoSpaceError, SourceError
 from mergebuild.events import Event, Hashing, PassBegun, Progress, TargetDone
 from mergebuild.formats import read_header
 
-ALWAYS = ("mergebuild.plan.SMALL", -1)
+ALWAYS = ("mergebuild.planner.SMALL", -1)
 """No source is so small that it is hashed before."""
 
 
@@ -55,7 +55,7 @@ def hashed_before(lab: Lab, folder: Path, *targets: str, **options: Any) -> Lab:
         if path.is_file():
             shutil.copy(path, other.root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mergebuild.plan.SMALL", 1 << 40)
+        patch.setattr("mergebuild.planner.SMALL", 1 << 40)
         other.build(*targets, **options)
     return other
 

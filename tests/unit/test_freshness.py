@@ -7,7 +7,7 @@ from lab import Lab
 
 from mergebuild import plan as planning
 from mergebuild.errors import SourceError
-from mergebuild.plan import Planner
+from mergebuild.planner import Planner
 
 CHAIN = """
 [vars]

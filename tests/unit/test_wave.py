@@ -10,7 +10,7 @@ import pytest
 import torch
 from lab import Lab
 
-from mergebuild.plan import Planner
+from mergebuild.planner import Planner
 from mergebuild.recipe import load_recipe
 from mergebuild.results import Verdict
 from mergebuild.sources import Sources

@@ -1,0 +1,378 @@
+"""Decide, for every target, what must be done to it, and say why.
+
+It reads headers, stat data and the store; it reads tensors only to learn what a source is, and writes nothing but what
+it learnt. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mergebuild import manifest, metadata
+from mergebuild.digest import artifact_digest, checksum, linear_digest, tagged
+from mergebuild.errors import MergeBuildError, Problem, SourceError
+from mergebuild.fold import Folder, canonical
+from mergebuild.formats import encode_header
+from mergebuild.plan import Goal, Item, Made, Plan
+from mergebuild.recipe import Recipe
+from mergebuild.results import TargetResult, Verdict
+from mergebuild.sources import SMALL, Sources
+from mergebuild.store import ArtifactRow, Presence, Store
+
+__all__ = ["Planner"]
+
+
+class Planner:
+    """Plans goals over one recipe, one set of sources and one store."""
+
+    def __init__(
+        self, recipe: Recipe, sources: Sources, store: Store, *, output_of: Callable[[Path], Path] | None = None
+    ) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._store = store
+        self._output_of = output_of or (lambda path: path)
+        self.folder = Folder(recipe, sources)
+        self._items: dict[str, Item] = {}
+        self._order: list[Item] = []
+        self._taken: set[int] = set()
+        self._leaves: dict[str, frozenset[str]] = {}
+        self._claimed: set[bytes] = set()
+        self._building: dict[bytes, Item] = {}
+        self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
+        self.leaf_dtype: dict[bytes, str] = {}
+        """The dtype in which a tensor that some target reads lies in its file."""
+
+    def goal_of(self, target: str) -> Goal:
+        """Return the goal of a target asked for by name: its output, or the store in float32 when it is virtual."""
+        made = self._recipe.target(target)
+        if made.output_path is None:
+            return Goal(target, None, "float32")
+        return Goal(target, self._output_of(made.output_path))
+
+    def plan(self, goals: Sequence[Goal], *, hash_all: bool = False) -> Plan:
+        """Plan goals.
+
+        With `hash_all` every source needed is hashed. Else large ones are not, of targets that were never built and
+        that nothing pins: nothing could be reused, so the pass that merges them may hash them (`firstsight.py`). Such
+        an item's `made` is None.
+
+        Every problem that keeps a target from being planned is collected; the target is then blocked.
+        """
+        blocked: list[TargetResult] = []
+        errors: list[MergeBuildError] = []
+        for goal in goals:
+            try:
+                self._claim(self._judged(goal, hash_all=hash_all))
+            except MergeBuildError as error:
+                errors.append(error)
+                blocked.append(self._blocked(goal, error))
+        for item in self._order:
+            self._catch_up(item)
+        unknown = {
+            owner
+            for item in self._order
+            if item.made is None
+            for owner in self.leaves(item.name)
+            if not self._sources.file(owner).is_hashed
+        }
+        return Plan(
+            items=self._order,
+            asked=tuple(goal.target for goal in goals),
+            blocked=blocked,
+            errors=errors,
+            bytes_to_hash=sum(self._sources.file(owner).header.file_size for owner in unknown),
+        )
+
+    def items_named(self, target: str) -> list[Item]:
+        """Return the planned items of a target."""
+        return [item for item in self._order if item.name == target]
+
+    def source_of(self, digest: bytes) -> tuple[str, str] | None:
+        """Return a source and the name in it of a tensor with this digest, if a planned target reads one."""
+        return self._sources_by_digest.get(digest)
+
+    # Judging
+
+    def _claim(self, item: Item) -> None:
+        """Take an item into the order of work, behind what it reads, if it must be built."""
+        wanted = {item.name}
+        waiting = [item]
+        while waiting:
+            each = waiting.pop()
+            needs = each.needs if each.verdict is Verdict.BUILD else ()
+            waiting += [self._items[need] for need in needs if need not in wanted]
+            wanted.update(needs)
+        for name in self._recipe.below(item.name) if len(wanted) > 1 else wanted:
+            if name in wanted:
+                self._take(item if name == item.name else self._items[name])
+
+    def _take(self, item: Item) -> None:
+        """Take one item into the order of work, once."""
+        if id(item) in self._taken:
+            return
+        self._taken.add(id(item))
+        self._weigh(item)
+        self._order.append(item)
+
+    def _weigh(self, item: Item) -> None:
+        """Say what of an item in the order of work must be made; of several that will be equal the first is."""
+        if item.verdict is Verdict.BUILD:
+            twin = self._building.setdefault(item.digest, item) if item.digest else item
+            if twin is item:
+                self._locate(item)
+            else:
+                item.verdict, item.reasons = Verdict.RESTORE, (*item.reasons, f"it is what `{twin.name}` is")
+
+    def _judged(self, goal: Goal, *, hash_all: bool) -> Item:
+        """Return a goal described and judged, once; a goal of `-o` always anew."""
+        known = self._items.get(goal.target)
+        if known is not None and known.goal == goal:
+            return known
+        self._open_sources(goal.target)
+        for name in self._recipe.below(goal.target)[:-1]:  # the deepest first; virtual targets fold away
+            if name not in self._items and not self.folder.is_virtual(name):
+                self._judge(self._describe(self.goal_of(name), hash_all=hash_all))
+        item = self._describe(goal, hash_all=hash_all)
+        self._judge(item)
+        return item
+
+    def _open_sources(self, target: str) -> None:
+        """Open every source below a target, and report all that cannot be opened at once.
+
+        Raises:
+            SourceError: one is missing or unreadable.
+        """
+        inputs = (each.ref for name in self._recipe.below(target) for each in self._recipe.target(name).inputs)
+        problems: list[Problem] = []
+        for owner in dict.fromkeys(ref for ref in inputs if ref in self._sources):
+            try:
+                self._sources.file(owner)
+            except SourceError as error:
+                problems += error.problems
+        if problems:
+            raise SourceError(problems)
+
+    def _describe(self, goal: Goal, *, hash_all: bool) -> Item:
+        """Say what a goal will be, as far as that is known."""
+        blueprint = self.folder.blueprint(goal.target)
+        needs = tuple(sorted(owner for owner in blueprint.owners if owner not in self._sources))
+        item = Item(goal, blueprint, self._shown(goal.path), needs)
+        if not goal.is_extra:
+            self._items[goal.target] = item
+        leaves = self.leaves(goal.target)
+        unseen = (owner for owner in leaves if not self._sources.file(owner).is_hashed)
+        hash_first = (
+            hash_all
+            or self._store.record(goal.target) is not None
+            or blueprint.target.metadata == "full"
+            or sum(self._sources.file(owner).header.file_size for owner in unseen) <= SMALL
+        )
+        for owner in sorted(leaves):
+            if hash_first or self._sources.is_pinned(owner):
+                self._sources.hashed(owner)
+        if self._is_known(item):
+            for name in self._recipe.below(goal.target)[:-1]:
+                if name in self._items:
+                    self._catch_up(self._items[name])
+            self.identify(item)
+        else:
+            self._foresee(item)
+        return item
+
+    def _is_known(self, item: Item) -> bool:
+        return all(self._sources.file(owner).is_hashed for owner in self.leaves(item.name))
+
+    def _catch_up(self, item: Item) -> None:
+        """Judge an item anew that was only foreseen, and whose sources another one has made known since."""
+        if item.made is not None or not self._is_known(item):
+            return
+        self.identify(item)
+        item.reasons = ()
+        self._judge(item)
+        if id(item) in self._taken:
+            self._weigh(item)
+
+    def _foresee(self, item: Item) -> None:
+        """Give an item of unknown sources a header as long as its own will be, and count what it will read."""
+        target = item.blueprint.target
+        specs = item.blueprint.specs_in(item.goal.dtype or target.dtype)
+        facts = metadata.none()
+        if target.metadata != "none":
+            stand_in = {owner: tagged(checksum(owner.encode())) for owner in item.blueprint.owners}
+            facts = metadata.minimal(item.blueprint, bytes(16), stand_in.__getitem__)
+        item.header_bytes, item.header = encode_header(
+            ((name, spec.dtype, spec.shape) for name, spec in specs.items()), facts
+        )
+        read = {
+            (slot.owner, slot.tensor(name))
+            for name, form in item.blueprint.forms.items()
+            for slot, _ in form.terms
+            if slot.owner in self._sources
+        }
+        item.bytes_read = sum(self._sources.file(owner).header.tensors[tensor].nbytes for owner, tensor in read)
+
+    def leaves(self, target: str) -> frozenset[str]:
+        """Return the sources at the bottom of a target, through files as well."""
+        if target not in self._leaves:
+            for name in self._recipe.below(target):
+                owners = self.folder.blueprint(name).owners
+                below = (self._leaves.get(owner, {owner}) for owner in owners)
+                self._leaves[name] = frozenset().union(*below)
+        return self._leaves[target]
+
+    def identify(self, item: Item) -> None:
+        """Fill in what follows from the digests of the sources, which are hashed."""
+        made = []
+        specs = item.blueprint.specs_in(item.goal.dtype or item.blueprint.target.dtype)
+        for name, form in item.blueprint.forms.items():
+            spec = specs[name]
+            terms = canonical(form, name, self._digest)
+            lone = terms[0].digest if len(terms) == 1 and terms[0].coefficient == 1 else None
+            is_copy = lone is not None and self.leaf_dtype[lone] == spec.dtype
+            digest = lone if is_copy and lone is not None else linear_digest(spec.dtype, spec.shape, terms)
+            made.append(Made(name, spec, digest, terms, is_copy))
+        by_name = {each.name: each for each in made}
+        item.digest = artifact_digest((each.name, each.spec.dtype, each.spec.shape, each.digest) for each in made)
+        item.header_bytes, item.header = encode_header(
+            ((each.name, each.spec.dtype, each.spec.shape) for each in made), self._metadata(item)
+        )
+        item.made = tuple(by_name[name] for name in item.header.tensors)
+        used = item.blueprint.owners
+        item.lines = manifest.manifest(
+            self.folder,
+            item.name,
+            lambda owner: self._content(owner) if owner in used else None,
+            dtype=self._shown_dtype(item),
+        )
+
+    def _digest(self, owner: str, tensor: str) -> bytes:
+        """Return the digest of an input's tensor, remembering what lies where."""
+        if owner in self._sources:
+            source = self._sources.file(owner)
+            digest = source.digests[tensor]
+            if digest not in self._sources_by_digest:
+                self._sources_by_digest[digest] = (owner, tensor)
+                self.leaf_dtype[digest] = source.header.tensors[tensor].dtype
+            return digest
+        item = self._items[owner]
+        digest = item.digests[tensor]
+        self.leaf_dtype.setdefault(digest, item.blueprint.specs[tensor].dtype)
+        return digest
+
+    def _content(self, owner: str) -> str:
+        if owner in self._sources:
+            return tagged(self._sources.file(owner).content)
+        return tagged(self._items[owner].digest or b"")
+
+    def _metadata(self, item: Item) -> dict[str, str]:
+        assert item.digest is not None
+        target = item.blueprint.target
+        if target.metadata == "none":
+            return metadata.none()
+        if target.metadata == "minimal":
+            return metadata.minimal(item.blueprint, item.digest, self._content)
+        hashes = {owner: self._sources.hashed(owner, with_sha256=True).sha256 for owner in self.leaves(item.name)}
+        return metadata.full(item.blueprint, item.digest, self._content, self._recipe, hashes)
+
+    def _shown_dtype(self, item: Item) -> str | None:
+        return item.goal.dtype or item.blueprint.target.dtype
+
+    def _judge(self, item: Item) -> None:
+        """Compare what is wanted with what is there."""
+        goal = item.goal
+        path = goal.path
+        record = None if goal.is_extra else self._store.record(goal.target)
+        if path is None and item.digest is not None:
+            path = self._store.kept_path(item.digest, item.header_checksum)
+        if path is not None:
+            item.presence, item.row = self._store.at(path)
+        if goal.path is None and item.presence is Presence.FOREIGN:
+            item.presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
+        if record and item.made is not None:
+            item.changes = tuple(manifest.changes(manifest.decode(record.manifest), item.lines))
+        if item.presence is Presence.FOREIGN:
+            item.reasons = (f"{item.shown} was changed by hand, or is not ours",)
+        if item.digest is None:
+            item.reasons = item.reasons or ("never built", "its sources were never read")
+            return
+        row = item.row
+        if row and row.digest == item.digest and self._is_acceptable(item, row):
+            if row.header == item.header_checksum:
+                item.verdict, item.restore = Verdict.UP_TO_DATE, row
+                return
+            item.verdict, item.restore, item.reasons = Verdict.RESTORE, row, ("its metadata changed",)
+            return
+        item.restore = self.whole(item)
+        if item.restore is not None:
+            item.verdict = Verdict.RESTORE
+        item.reasons = item.reasons or self._reasons(item, record is not None)
+
+    def whole(self, item: Item) -> ArtifactRow | None:
+        """Return a whole artifact that is what an item is to be, one with the same metadata before others."""
+        assert item.digest is not None
+        found = [each for each in self._store.intact(item.digest) if self._is_acceptable(item, each)]
+        same = [each for each in found if each.header == item.header_checksum]
+        return next(iter(same or found), None)
+
+    def _is_acceptable(self, item: Item, row: ArtifactRow) -> bool:
+        """Whether an artifact has no NaN or Inf but what the target allows, or copies byte for byte."""
+        if item.allows_nonfinite or not row.nonfinite:
+            return True
+        copies = {each.digest for each in item.made or () if each.is_copy}
+        return all(not entry.nonfinite or entry.digest in copies for entry in self._store.entries(row))
+
+    def _reasons(self, item: Item, built_before: bool) -> tuple[str, ...]:
+        found = [change.text for change in item.changes]
+        if not built_before:
+            found.append("never built")
+        elif item.presence is Presence.ABSENT:
+            found.append(f"{item.shown or 'its artifact'} is missing")
+        return tuple(found) or ("what its tensors are made of changed",)
+
+    def _locate(self, item: Item) -> None:
+        """Say of each tensor of an item that must be built whether it lies somewhere or must be computed."""
+        if item.made is None or item.compute or item.held:
+            return
+        wanted = {each.digest: each for each in item.made if not self._is_in_source(each)}
+        item.seen = frozenset(wanted) & frozenset(self._claimed)
+        copies = {digest for digest, each in wanted.items() if each.is_copy} - item.seen
+        made = wanted.keys() - copies - item.seen
+        item.held = self._store.find(copies, allow_nonfinite=True) | self._store.find(
+            made, allow_nonfinite=item.allows_nonfinite
+        )
+        item.compute = frozenset(wanted.keys() - item.seen - item.held.keys())
+        self._claimed |= item.compute
+        read: dict[bytes, int] = {}
+        for each in item.made:
+            if each.digest in item.compute:
+                for term in each.terms:
+                    read[term.digest] = self._bytes_of(term.digest, each)
+            elif each.digest not in item.seen:
+                read[each.digest] = each.nbytes
+        item.bytes_read = sum(read.values())
+
+    def _is_in_source(self, made: Made) -> bool:
+        return made.is_copy and made.digest in self._sources_by_digest
+
+    def _bytes_of(self, digest: bytes, made: Made) -> int:
+        found = self._sources_by_digest.get(digest)
+        if found:
+            owner, tensor = found
+            return self._sources.file(owner).header.tensors[tensor].nbytes
+        return made.nbytes
+
+    def _blocked(self, goal: Goal, error: MergeBuildError) -> TargetResult:
+        problem = error.problems[0]
+        return TargetResult(
+            goal.target, Verdict.BLOCKED, output=self._shown(goal.path), error=problem, reasons=(problem.message,)
+        )
+
+    def _shown(self, path: Path | None) -> str | None:
+        if path is None:
+            return None
+        try:
+            return path.relative_to(self._recipe.root).as_posix()
+        except ValueError:
+            return path.as_posix()
