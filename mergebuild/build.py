@@ -335,7 +335,11 @@ class Builder:
             for index, item in enumerate(wave.items):
                 if lost:
                     wave.work.outputs[index].path.unlink(missing_ok=True)
-                    self._fail(item, refusals.artifact_changed(item, sorted(path.name for path in lost)))
+                    is_own = self._path(item) in lost
+                    others = sorted(path.name for path in lost)
+                    self._fail(
+                        item, refusals.changed_by_hand(item) if is_own else refusals.artifact_changed(item, others)
+                    )
                 else:
                     self._finish(wave, index, item, steps, changed, seconds / len(wave.items))
 

@@ -47,8 +47,12 @@ class Whereabouts:
                 found[digest] = self.in_source(digest, *source)
             else:
                 elsewhere.append(digest)
-        held = self._store.find(elsewhere, allow_nonfinite=allow_nonfinite)
-        return found | {digest: self._in_artifact(digest, each) for digest, each in held.items()}
+        return found | self.in_artifacts(elsewhere, allow_nonfinite=allow_nonfinite)
+
+    def in_artifacts(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Lying]:
+        """Return where tensors lie in artifacts, for those that lie in one."""
+        held = self._store.find(digests, allow_nonfinite=allow_nonfinite)
+        return {digest: self._in_artifact(digest, each) for digest, each in held.items()}
 
     def in_source(self, digest: bytes, owner: str, tensor: str) -> Lying:
         """Return where a source's tensor lies; without a checksum while the source is not hashed."""
@@ -130,13 +134,17 @@ class Wave:
         return {(path, offset): size for path, offset, size in read if size}
 
     def _lying(self, item: Item) -> dict[bytes, Lying]:
-        """Return where the item's tensors lie as they are."""
+        """Return where the item's tensors lie as they are.
+
+        In an artifact before a source: the one that this item supersedes lies where blocks can be shared, and holds
+        long runs of what is wanted.
+        """
         rest = [each for each in item.made or () if each.digest not in self.work.steps]
-        copies = (each.digest for each in rest if each.is_copy)
-        made = (each.digest for each in rest if not each.is_copy)
-        return self.whereabouts.of(copies, allow_nonfinite=True) | self.whereabouts.of(
-            made, allow_nonfinite=item.allows_nonfinite
-        )
+        copies = [each.digest for each in rest if each.is_copy]
+        made = [each.digest for each in rest if not each.is_copy]
+        found = self.whereabouts.in_artifacts(made, allow_nonfinite=item.allows_nonfinite)
+        found |= self.whereabouts.in_artifacts(copies, allow_nonfinite=True)
+        return self.whereabouts.of((each for each in copies if each not in found), allow_nonfinite=True) | found
 
     def _add_leaves(self, made: Made) -> dict[bytes, int]:
         """Add the leaves of a step, unless they are steps themselves; return their sizes."""

@@ -70,7 +70,7 @@ def run_pass(
 
 def warm_up() -> None:
     """Begin to import torch beside whatever else is done: it takes longer than planning does."""
-    threading.Thread(target=import_module, args=("mergebuild.engine.compute",), daemon=True).start()
+    threading.Thread(target=import_module, args=("mergebuild.engine.compute",)).start()
 
 
 @contextmanager

@@ -95,8 +95,9 @@ def test_what_an_artifact_holds_is_copied_from_there(pair: Lab) -> None:
     with planned(pair, "b") as wave:
         assert wave.computed == [1]
         assert wave.artifacts() == {pair / "a.safetensors"}
-        (copy,) = [copy for copy in wave.work.copies if copy.path == pair / "a.safetensors"]
-        assert copy.size == 12
+        copies = [copy.size for copy in wave.work.copies]
+        assert sorted(copies) == sorted(copy.size for copy in wave.work.copies if copy.path == pair / "a.safetensors")
+        assert 12 in copies
 
 
 def test_what_is_not_finite_is_not_taken_from_an_artifact(lab: Lab) -> None:
