@@ -30,8 +30,6 @@ __all__ = ["SMALL", "SourceFile", "Sources", "locate"]
 SMALL = 1 << 28
 """Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
 
-_WINDOW = 1 << 20
-
 
 @dataclass
 class SourceFile:
@@ -200,12 +198,13 @@ class Sources:
         """Hash a source in one reading and remember what was found, unless the file is racily clean."""
         self._emit(Hashing(source.shown, source.header.file_size))
         began = time.time_ns()
-        sha256 = hashlib.sha256() if with_sha256 else None
+        sha256 = source.sha256
         with source.path.open("rb") as file:
             tensors = source.header.tensors.values()
             checksums = b"".join(file_checksum(file.fileno(), info.begin, info.end) for info in tensors)
-            while sha256 and (window := file.read(_WINDOW)):
-                sha256.update(window)
+        if with_sha256:
+            with source.path.open("rb") as file:  # anew: where reading by range moves the position, it is anywhere
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         self.bytes_read += source.header.file_size
         if source.header.file_size <= SMALL:
             self.at_hand.add(source.path)
@@ -215,7 +214,7 @@ class Sources:
                 help="let whatever writes it finish, then build again",
             )  # fmt: skip
         source.checksums = _by_name(source.header, checksums)
-        source.sha256 = sha256.hexdigest() if sha256 else source.sha256
+        source.sha256 = sha256
         self.learn(source, began)
 
 
