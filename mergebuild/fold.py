@@ -377,11 +377,10 @@ class Folder:
         self, target: Target, views: Sequence[_View], wrong: Sequence[str], other: _View | None
     ) -> MismatchError:
         name = wrong[0]
-        rows = [
-            f"{self._row(view)}  {view.specs[name].dtype} {list(view.specs[name].shape)}"
-            for view in views
-            if name in view.specs
-        ]
+        longest = max(len(view.input.ref) for view in views)
+        cells = [(self._row(view, longest), view.specs[name]) for view in views if name in view.specs]
+        width = max(len(row) for row, _ in cells)
+        rows = [f"{row:{width}}  {spec.dtype} {list(spec.shape)}" for row, spec in cells]
         if len(wrong) > 1:
             listed = ", ".join(wrong[1:4])
             rows.append(f"and {len(wrong) - 1} more: {listed}{', ...' if len(wrong) > 4 else ''}")
@@ -399,10 +398,10 @@ class Folder:
             help=mend,
         )
 
-    def _row(self, view: _View) -> str:
+    def _row(self, view: _View, width: int = 0) -> str:
         ref = view.input.ref
         shown = self._sources.file(ref).shown if ref in self._sources else "(a target)"
-        return f"{ref}  {shown}"
+        return f"{ref:{width}}  {shown}"
 
     def _check_missing(self, target: Target, missing: Mapping[str, int], left_out: Mapping[str, int]) -> None:
         if target.missing != "error":

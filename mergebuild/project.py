@@ -24,7 +24,7 @@ from mergebuild import lineage as lineages
 from mergebuild import lockfile, trust
 from mergebuild.build import Builder, Options
 from mergebuild.digest import tagged
-from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
+from mergebuild.errors import MergeBuildError, Place, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, silent
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
@@ -402,9 +402,13 @@ class Project:
         return Goal(target.name, path, dtype or target.dtype or self.recipe.default_dtype, is_extra=True)
 
     def _require_trust(self, items: Iterable[Item]) -> None:
-        paths = [item.goal.path for item in items if item.goal.path and not item.goal.is_extra]
+        paths: dict[Path, Place | None] = {
+            item.goal.path: item.blueprint.target.where.place("output")
+            for item in items
+            if item.goal.path and not item.goal.is_extra
+        }
         if self.recipe.project.store and not os.environ.get("MERGEBUILD_STORE"):
-            paths.append(self._store_root() / "state.sqlite3")
+            paths[self._store_root() / "state.sqlite3"] = None
         trust.require(self.recipe.root, paths, self._written())
 
     def _written(self) -> list[Path]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import platformdirs
 
-from mergebuild.errors import TrustError
+from mergebuild.errors import Place, TrustError
 
 __all__ = ["grant", "outside", "require"]
 
@@ -26,10 +26,11 @@ def outside(root: Path, paths: Iterable[Path]) -> list[str]:
     return sorted(str(folder) for folder in folders if folder != inside and inside not in folder.parents)
 
 
-def require(root: Path, paths: Iterable[Path], asked: Iterable[Path]) -> None:
+def require(root: Path, paths: Mapping[Path, Place | None], asked: Iterable[Path]) -> None:
     """Refuse to write to `paths` outside the project unless the user trusts what the whole recipe asks for.
 
-    `asked`: every path that the recipe would write to, which is what the word was given for.
+    `paths`: with the place of each in the recipe. `asked`: every path that the recipe would write to, which is what
+    the word was given for.
 
     Raises:
         TrustError: a folder is outside and not trusted, or what is asked for changed since.
@@ -44,6 +45,7 @@ def require(root: Path, paths: Iterable[Path], asked: Iterable[Path]) -> None:
             "not-trusted",
             "this project would write outside its folder"
             + (", and what it asks for changed since it was trusted" if changed else ""),
+            where=next((place for path, place in paths.items() if outside(root, [path])), None),
             rows=tuple(f"writes into {folder}" for folder in wanted),
             help="look at the mergefile, then run `mergebuild trust`",
         )

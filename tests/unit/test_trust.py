@@ -49,12 +49,12 @@ def test_a_link_out_of_the_project_is_outside(one: Lab, tmp_path: Path) -> None:
 def test_the_word_is_for_one_project(one: Lab, tmp_path: Path) -> None:
     paths = [tmp_path / "out" / "t"]
     trust.grant(one.root, paths)
-    trust.require(one.root, paths, paths)
+    trust.require(one.root, dict.fromkeys(paths), paths)
     with pytest.raises(TrustError):
-        trust.require(tmp_path / "another", paths, paths)
+        trust.require(tmp_path / "another", dict.fromkeys(paths), paths)
     trust.grant(one.root, [one / "inside"])
     with pytest.raises(TrustError):
-        trust.require(one.root, paths, paths)
+        trust.require(one.root, dict.fromkeys(paths), paths)
 
 
 def test_a_broken_record_of_trust_is_none(one: Lab, tmp_path: Path) -> None:
@@ -62,4 +62,4 @@ def test_a_broken_record_of_trust_is_none(one: Lab, tmp_path: Path) -> None:
     trust.grant(one.root, paths)
     trust._file().write_text("{")
     with pytest.raises(TrustError):
-        trust.require(one.root, paths, paths)
+        trust.require(one.root, dict.fromkeys(paths), paths)
