@@ -124,7 +124,9 @@ class Worker:
             chunks += [self._inputs[slot].floats[:count] for slot in range(len(cluster.leaves), slots)]
             for each in steps:
                 self._advance(each, chunks, start, count)
-        self._release(cluster)
+            for leaf in cluster.leaves:
+                size = _DTYPES[leaf.dtype].itemsize
+                self._mappings.release(leaf.path, leaf.offset + start * size, count * size)
         return {each.step.digest: self._result(each, cluster) for each in steps}
 
     def _load(self, leaf: Leaf, start: int, count: int, slot: int) -> torch.Tensor:
@@ -175,11 +177,6 @@ class Worker:
         finite = torch.isfinite(value)
         each.nonfinite += int((~finite).sum())
         each.overflowed += int((finite & (value.abs() > largest)).sum())
-
-    def _release(self, cluster: Cluster) -> None:
-        """Tell the system that the pages just read are not needed again, so that resident memory stays bounded."""
-        for leaf in cluster.leaves:
-            portable.advise(self._mappings[leaf.path], "dontneed", leaf.offset, leaf.size)
 
     def _result(self, each: _Prepared, cluster: Cluster) -> StepResult:
         bad = each.nonfinite + each.overflowed

@@ -1,12 +1,25 @@
-"""Files mapped for reading, each once, for all workers of a pass."""
+"""Files mapped for reading, each once, for all workers of a pass; and what was read let go of in large pieces.
+
+Resident memory stays bounded by `RESIDENT` bytes, whatever the size of the model. Letting go of each tensor as it is
+done would cost a quarter of the pass: every call makes all processors forget addresses.
+"""
 
 from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["Mappings"]
+from mergebuild import portable
+
+__all__ = ["RESIDENT", "Mappings"]
+
+RESIDENT = 1 << 29
+"""Bytes that may be read before their pages are let go of."""
+
+_GAP = 1 << 22
+"""Ranges so near to each other are let go of in one call; what lies between is read again from the page cache."""
 
 
 class Mappings:
@@ -15,6 +28,8 @@ class Mappings:
     def __init__(self) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
         self._lock = threading.Lock()
+        self._done: list[tuple[Path, int, int]] = []
+        self._done_bytes = 0
 
     def __getitem__(self, path: Path) -> mmap.mmap:
         with self._lock:
@@ -24,6 +39,29 @@ class Mappings:
                     found = self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return found
 
+    def release(self, path: Path, offset: int, size: int) -> None:
+        """Say that a range was read and is not needed again."""
+        with self._lock:
+            self._done.append((path, offset, offset + size))
+            self._done_bytes += size
+            if self._done_bytes < RESIDENT:
+                return
+            done, self._done, self._done_bytes = self._done, [], 0
+        for file, begin, end in _joined(done):
+            portable.advise(self[file], "dontneed", begin, end - begin)
+
     def close(self) -> None:
         """Drop the mappings; one that a tensor still views goes with that tensor."""
         self._maps.clear()
+
+
+def _joined(ranges: Sequence[tuple[Path, int, int]]) -> Iterator[tuple[Path, int, int]]:
+    """Yield ranges (file, begin, end) with near neighbours joined."""
+    first, *rest = sorted(ranges)
+    for each in rest:
+        if each[0] == first[0] and each[1] - first[2] <= _GAP:
+            first = (first[0], first[1], max(first[2], each[2]))
+        else:
+            yield first
+            first = each
+    yield first

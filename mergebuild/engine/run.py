@@ -154,7 +154,8 @@ class _Crew:
                 for copy in copies:
                     self._copy(copy)
                 if cluster is None:
-                    self._release(job.leaves)
+                    for leaf in job.leaves:
+                        self._mappings.release(leaf.path, leaf.offset, leaf.size)
             else:
                 cluster = job
             if cluster is not None:
@@ -173,11 +174,6 @@ class _Crew:
                 place = copy.place.offset + start
                 portable.copy_range(file.fileno(), copy.offset + start, self._files[copy.place.output], place, size)
                 self._emit(Progress(size))
-
-    def _release(self, leaves: Sequence[Leaf]) -> None:
-        """Let go of what was mapped only to be hashed, so that resident memory stays bounded."""
-        for leaf in leaves:
-            portable.advise(self._mappings[leaf.path], "dontneed", leaf.offset, leaf.size)
 
     def _checksum(self, leaf: Leaf) -> bytes:
         """Return the checksum of a tensor's bytes; they are in the page cache then for whoever computes with them."""

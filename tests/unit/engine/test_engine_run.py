@@ -17,6 +17,7 @@ from lab import as_bytes
 
 from mergebuild import portable
 from mergebuild.engine import Cluster, Copy, Leaf, OutputFile, Pass, Pending, Place, Step, run_pass
+from mergebuild.engine.mappings import Mappings
 from mergebuild.events import Event, PassEnded, Progress, silent
 from mergebuild.portable import PAGE
 
@@ -240,6 +241,29 @@ def test_pages_that_were_only_hashed_are_let_go(tmp_path: Path, source: Path, mo
     """A tensor that nothing is computed of does not stay in memory."""
     told: list[tuple[str, int, int]] = []
     monkeypatch.setattr(portable, "advise", lambda _map, what, offset, size: told.append((what, offset, size)))
+    monkeypatch.setattr("mergebuild.engine.mappings.RESIDENT", 1)
     work = Pass([OutputFile(tmp_path / "out", b"", 8)], pending=[pending(source, 9, lambda _: (None, []))])
     run_pass(work, threads=1, emit=silent, targets=("t",))
     assert told == [("dontneed", 0, 9)]
+
+
+def test_what_was_read_is_let_go_in_large_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near ranges of a file in one call, once there are enough of them; far ones and other files by themselves."""
+    told: list[tuple[str, int, int]] = []
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(8))
+    mappings = Mappings()
+    names = {id(mappings[tmp_path / name]): name for name in ("a", "b")}
+    monkeypatch.setattr(
+        portable, "advise", lambda found, _what, offset, size: told.append((names[id(found)], offset, size))
+    )
+    monkeypatch.setattr("mergebuild.engine.mappings.RESIDENT", 100)
+    far = 1 << 30
+
+    mappings.release(tmp_path / "a", 40, 20)
+    mappings.release(tmp_path / "b", 0, 30)
+    mappings.release(tmp_path / "a", far, 10)
+    assert told == []
+    mappings.release(tmp_path / "a", 0, 40)
+
+    assert told == [("a", 0, 60), ("a", far, 10), ("b", 0, 30)]
