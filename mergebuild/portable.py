@@ -32,9 +32,12 @@ __all__ = [
     "free_space",
     "identity",
     "identity_of",
+    "is_cached",
     "is_hidden",
     "is_racy",
     "link_or_none",
+    "memory_bytes",
+    "open_direct",
     "open_to_read",
     "pread_into",
     "preallocate",
@@ -280,6 +283,35 @@ def _position_lock(fd: int) -> threading.Lock:
     return _position_locks.setdefault(fd, threading.Lock())
 
 
+def open_direct(path: Path) -> int | None:
+    """Open an existing file to write past the page cache, and return its descriptor; None where that can't be done.
+
+    Offsets, sizes and addresses of what is written must be multiples of `PAGE`, and even then a file system may
+    refuse a write (`EINVAL`): the same bytes are then written the ordinary way.
+
+    Raises:
+        OSError: the file can't be opened at all.
+    """
+    if not _is_linux():
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NOT_POSSIBLE:
+            return None
+        raise
+
+
+def is_cached(fd: int, offset: int) -> bool:
+    """Whether the byte at `offset` is in the page cache; False where that can't be known, or there is no such byte."""
+    if not _is_linux() or not hasattr(os, "RWF_NOWAIT"):
+        return False
+    try:
+        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except OSError:
+        return False
+
+
 # Space and durability
 
 
@@ -494,6 +526,16 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def memory_bytes() -> int:
+    """Return how much memory the machine has, in bytes; 0 where that is not known."""
+    if is_hidden() or not hasattr(os, "sysconf"):
+        return 0
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 0
 
 
 def cpu_count() -> int:

@@ -598,3 +598,62 @@ def test_cpu_count_is_what_this_process_may_use(system: str, monkeypatch: pytest
 def test_the_switch_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch, value: str, hidden: bool) -> None:
     monkeypatch.setenv("MERGEBUILD_PORTABLE", value)
     assert portable.is_hidden() is hidden
+
+
+def test_memory_is_known_or_zero(system: str) -> None:
+    """In bytes."""
+    assert (portable.memory_bytes() > 1 << 28) is (system == "native" and hasattr(os, "sysconf"))
+
+
+def test_memory_that_the_system_does_not_tell_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than an error."""
+    monkeypatch.setattr(os, "sysconf", lambda _name: (_ for _ in ()).throw(ValueError("unrecognized name")))
+    assert portable.memory_bytes() == 0
+
+
+# Past the page cache
+
+
+def test_pages_written_directly_are_in_the_file(disk: Disk) -> None:
+    """Between others that were written through the page cache."""
+    path = disk.folder / "file"
+    path.write_bytes(b"a" * 3 * PAGE)
+    direct = portable.open_direct(path)
+    fd = os.open(path, os.O_WRONLY) if direct is None else direct
+    with mmap.mmap(-1, PAGE) as page, memoryview(page) as view:
+        page.write(b"b" * PAGE)
+        portable.pwrite_all(fd, view, PAGE)
+    os.close(fd)
+    assert path.read_bytes() == b"a" * PAGE + b"b" * PAGE + b"a" * PAGE
+
+
+def test_open_direct_is_none_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hidden, or refused by the file system; a file that is not there is an error."""
+    path = tmp_path / "file"
+    if ON_LINUX:
+        with pytest.raises(FileNotFoundError):
+            portable.open_direct(path)
+    path.touch()
+    monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EINVAL, "no direct access here")))
+    assert portable.open_direct(path) is None
+    monkeypatch.undo()
+    monkeypatch.setenv("MERGEBUILD_PORTABLE", "1")
+    assert portable.open_direct(path) is None
+
+
+def test_what_was_just_read_is_cached(tmp_path: Path, system: str) -> None:
+    """Where that can be known; what lies behind the end of a file is not."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE))
+    with path.open("rb") as file:
+        file.read()
+        assert portable.is_cached(file.fileno(), PAGE - 1) is (system == "native" and ON_LINUX)
+        assert not portable.is_cached(file.fileno(), PAGE)
+
+
+def test_is_cached_is_false_where_the_system_cannot_say(tmp_path: Path) -> None:
+    """As of a folder."""
+    if ON_LINUX:
+        fd = os.open(tmp_path, os.O_RDONLY)
+        assert not portable.is_cached(fd, 0)
+        os.close(fd)
