@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mergebuild import manifest, portable, refusals
 from mergebuild.digest import checksum, tagged
-from mergebuild.engine import Copy, OutputFile, Pass, Place, StepResult, run_pass
+from mergebuild.engine import DEFAULT_CHUNK, Copy, OutputFile, Pass, PassResult, Place, StepResult, run_pass
 from mergebuild.errors import NoSpaceError, Problem
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.firstsight import FirstSight
@@ -46,7 +46,8 @@ class Options:
     threads: int | None = None
     force: bool = False
     link: str = "auto"
-    chunk: int | None = None
+    durable: bool = False
+    chunk: int = DEFAULT_CHUNK
 
 
 @dataclass
@@ -295,14 +296,14 @@ class Builder:
         first.tie()
         foreseen = [len(item.header_bytes) for item in items]
         with self._space(*(output.path for output in wave.work.outputs)):
-            steps = self._pass(wave)
+            done = self._pass(wave)
             learnt = first.settle()
             self.source_bytes_read += first.source_bytes
             changed = set(self._sources.changed(self._sources.opened()))
             for source in learnt:
                 if source.name not in changed:
                     self._sources.learn(source, began_ns)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began - done.waited
             left: set[str] = set()
             for index, item in enumerate(items):
                 self.planner.identify(item)
@@ -313,12 +314,18 @@ class Builder:
                     continue
                 with temporary.open("rb+") as file:
                     file.write(item.header_bytes)
-                self._finish(wave, index, item, steps, changed, seconds / len(items))
+                self._finish(wave, index, item, done.steps, changed, seconds / len(items))
 
-    def _pass(self, wave: Wave) -> dict[bytes, StepResult]:
+    def _pass(self, wave: Wave) -> PassResult:
         names = tuple(item.name for item in wave.items)
-        chunk = {"chunk": self._options.chunk} if self._options.chunk else {}
-        return run_pass(wave.work, threads=self._options.threads, emit=self._emit, targets=names, **chunk)
+        return run_pass(
+            wave.work,
+            threads=self._options.threads,
+            emit=self._emit,
+            targets=names,
+            chunk=self._options.chunk,
+            durable=self._options.durable,
+        )
 
     def _build(self, items: Sequence[Item]) -> None:
         """Run one wave and publish what came whole out of it."""
@@ -327,11 +334,11 @@ class Builder:
         for item in items:
             wave.add(item, temporary_path(self._path(item)))
         with self._space(*(output.path for output in wave.work.outputs)):
-            steps = self._pass(wave)
+            done = self._pass(wave)
             self.source_bytes_read += wave.source_bytes()
             changed = set(self._sources.changed(sorted(self._sources.opened())))
             lost = self._store.lost(wave.artifacts())
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began - done.waited
             for index, item in enumerate(wave.items):
                 if lost:
                     wave.work.outputs[index].path.unlink(missing_ok=True)
@@ -341,7 +348,7 @@ class Builder:
                         item, refusals.changed_by_hand(item) if is_own else refusals.artifact_changed(item, others)
                     )
                 else:
-                    self._finish(wave, index, item, steps, changed, seconds / len(wave.items))
+                    self._finish(wave, index, item, done.steps, changed, seconds / len(wave.items))
 
     def _finish(
         self,

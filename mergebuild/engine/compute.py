@@ -1,14 +1,13 @@
-"""Compute clusters: map, widen to float32, combine, round once, hash, write; chunk by chunk, in reused buffers.
+"""Compute clusters: map, widen to float32, combine, round once, hash, hand to the outputs; chunk by chunk.
 
-A worker belongs to one thread and computes with one thread, so no reduction depends on how many there are. Buffers
-are anonymous memory maps: page-aligned, seen by torch and by `pwrite` alike without a copy. Memory is one chunk an
-input of the largest cluster, whatever the size of the model.
+A worker belongs to one thread and computes with one thread, so no reduction depends on how many there are. Fresh
+memory costs more than the arithmetic, so all of it is used again. Memory is one chunk an input of the largest
+cluster, whatever the size of the model.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 import threading
 import warnings
@@ -18,10 +17,9 @@ from fractions import Fraction
 
 import xxhash
 
-from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
-from mergebuild.engine.work import Cluster, Leaf, Step, StepResult
-from mergebuild.events import Emit, Progress
+from mergebuild.engine.outputs import Block, Outputs
+from mergebuild.engine.work import Cluster, Leaf, Place, Step, StepResult
 
 with warnings.catch_warnings():
     # NumPy is not needed, and its absence not worth a warning; that mapped files cannot be written is what we want.
@@ -73,9 +71,13 @@ class _Prepared:
     """A step, ready to run: which chunks it reads, and where it stands in the cluster."""
 
     step: Step
+    dtype: torch.dtype
+    centre: int | None
+    """The index of the pivot's chunk."""
     inputs: list[int]
     coefficients: list[float]
-    pivot: int | None
+    into: int | None
+    """The index of the first input's chunk when nothing reads it afterwards: the result may take its place."""
     cannot_overflow: bool
     """Shares of values of no wider range stay between them."""
     kept: int | None
@@ -85,43 +87,41 @@ class _Prepared:
     overflowed: int = 0
 
 
-class _Buffer:
-    """Aligned memory for `count` float32 values, as torch and as bytes."""
+def _floats(count: int) -> torch.Tensor:
+    """Return a page-aligned buffer of so many float32 values."""
+    return _view(Block(4 * count), torch.float32, count)
 
-    def __init__(self, count: int) -> None:
-        self.memory = memoryview(mmap.mmap(-1, max(4 * count, mmap.PAGESIZE)))
-        self.floats = torch.frombuffer(self.memory, dtype=torch.float32, count=count)
 
-    def typed(self, dtype: torch.dtype, count: int) -> torch.Tensor:
-        """Return the start of the buffer as `count` values of a dtype."""
-        return torch.frombuffer(self.memory, dtype=dtype, count=count)
+def _view(block: Block, dtype: torch.dtype, count: int) -> torch.Tensor:
+    """Return the start of a block as `count` values of a dtype."""
+    return torch.frombuffer(block.memory, dtype=dtype, count=count)
 
 
 class Worker:
     """Computes clusters, one after another, in its own buffers."""
 
-    def __init__(self, files: Sequence[int], mappings: Mappings, chunk: int, emit: Emit, stop: threading.Event) -> None:
-        self._files = files
+    def __init__(self, outputs: Outputs, mappings: Mappings, chunk: int, stop: threading.Event) -> None:
+        self._outputs = outputs
         self._mappings = mappings
         self._chunk = chunk
-        self._emit = emit
         self._stop = stop
-        self._inputs: list[_Buffer] = []
-        self._out = _Buffer(chunk)
-        self._spare = _Buffer(chunk)
-        self._rounded = _Buffer(2 * chunk)  # room for float64
+        self._inputs: list[torch.Tensor] = []
+        self._out = _floats(chunk)
+        self._spare = _floats(chunk)
+        self._aligned = Block(8 * chunk)
+        """Where values go that lie askew in their file."""
 
     def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
         """Compute and write all steps of a cluster; return what came of each."""
         steps, slots = _prepare(cluster)
         while len(self._inputs) < slots:
-            self._inputs.append(_Buffer(self._chunk))
+            self._inputs.append(_floats(self._chunk))
         for start in range(0, cluster.count, self._chunk):
             if self._stop.is_set():
                 return {}
             count = min(self._chunk, cluster.count - start)
             chunks = [self._load(leaf, start, count, slot) for slot, leaf in enumerate(cluster.leaves)]
-            chunks += [self._inputs[slot].floats[:count] for slot in range(len(cluster.leaves), slots)]
+            chunks += [self._inputs[slot][:count] for slot in range(len(cluster.leaves), slots)]
             for each in steps:
                 self._advance(each, chunks, start, count)
             for leaf in cluster.leaves:
@@ -134,37 +134,36 @@ class Worker:
         dtype = _DTYPES[leaf.dtype]
         mapping = self._mappings[leaf.path]
         offset = leaf.offset + start * dtype.itemsize
-        buffer = self._inputs[slot]
-        if offset % dtype.itemsize:  # an odd header length: bring the bytes to an aligned place first
+        if offset % dtype.itemsize:  # an odd header length
             size = count * dtype.itemsize
-            self._rounded.memory[:size] = memoryview(mapping)[offset : offset + size]
-            values = self._rounded.typed(dtype, count)
+            self._aligned.memory[:size] = memoryview(mapping)[offset : offset + size]
+            values = _view(self._aligned, dtype, count)
         else:
             values = torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset)
             if dtype is torch.float32:
                 return values
-        return buffer.floats[:count].copy_(values)
+        return self._inputs[slot][:count].copy_(values)
 
     def _advance(self, each: _Prepared, chunks: Sequence[torch.Tensor], start: int, count: int) -> None:
-        """Compute one chunk of a step, hash it and write it to all its places."""
-        step = each.step
-        dtype = _DTYPES[step.dtype]
+        """Compute one chunk of a step, hash it and have it written to all its places."""
         value = combine(
+            None if each.centre is None else chunks[each.centre],
             [chunks[slot] for slot in each.inputs],
             each.coefficients,
-            each.pivot,
-            self._out.floats[:count],
-            self._spare.floats[:count],
+            self._out[:count] if each.into is None else chunks[each.into],
+            self._spare[:count],
         )
         self._check(each, value)
-        rounded = self._rounded.typed(dtype, count).copy_(value)
-        data = self._rounded.memory[: count * dtype.itemsize]
-        each.running.update(data)
-        for place in step.places:
-            portable.pwrite_all(self._files[place.output], data, place.offset + start * dtype.itemsize)
-            self._emit(Progress(len(data)))
+        block = self._outputs.block()
+        rounded = _view(block, each.dtype, count).copy_(value)
         if each.kept is not None:
             chunks[each.kept].copy_(rounded)
+        size = count * each.dtype.itemsize
+        each.running.update(block.memory[:size])
+        places: Sequence[Place] = each.step.places
+        if start:
+            places = [place._replace(offset=place.offset + start * each.dtype.itemsize) for place in places]
+        self._outputs.put(block, size, places)
 
     def _check(self, each: _Prepared, value: torch.Tensor) -> None:
         """Count what is not finite, or too large for the dtype. The common case is one look at one or two numbers."""
@@ -203,20 +202,26 @@ def _prepare(cluster: Cluster) -> tuple[list[_Prepared], int]:
     """Return the steps ready to run, and the number of chunks that must be at hand at once."""
     slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
     dtypes = {step.digest: step.dtype for step in cluster.steps} | {leaf.digest: leaf.dtype for leaf in cluster.leaves}
-    read = {term for step in cluster.steps for term, _ in step.terms}
+    last = {term: step.digest for step in cluster.steps for term, _ in step.terms}
+    views = {leaf.digest for leaf in cluster.leaves if leaf.dtype == "float32"}
     found = []
     for step in cluster.steps:
         kept = None
-        if step.digest in read and step.digest not in slots:  # else its readers have it from a file
+        if step.digest in last and step.digest not in slots:  # else its readers have it from a file
             kept = slots[step.digest] = len(slots)
         coefficients = [coefficient for _, coefficient in step.terms]
+        pivot = pivot_of(coefficients)
+        terms = [(term, float32_of(each)) for index, (term, each) in enumerate(step.terms) if index != pivot]
+        first = terms[0][0] if terms else None
         found.append(
             _Prepared(
                 step,
-                [slots[term] for term, _ in step.terms],
-                [float32_of(coefficient) for coefficient in coefficients],
-                pivot_of(coefficients),
-                sum(coefficients) == 1
+                _DTYPES[step.dtype],
+                None if pivot is None else slots[step.terms[pivot][0]],
+                [slots[term] for term, _ in terms],
+                [coefficient for _, coefficient in terms],
+                slots[first] if first is not None and last[first] == step.digest and first not in views else None,
+                pivot is not None
                 and min(coefficients) >= 0
                 and all(_range(dtypes[term]) <= _range(step.dtype) for term, _ in step.terms),
                 kept,

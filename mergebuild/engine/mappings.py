@@ -10,6 +10,7 @@ import mmap
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from mergebuild import portable
 
@@ -23,21 +24,34 @@ _GAP = 1 << 22
 
 
 class Mappings:
-    """Maps a file when it is first asked for."""
+    """Maps a file when it is first asked for. A context: leaving it closes all of them."""
 
     def __init__(self) -> None:
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._files: dict[Path, tuple[mmap.mmap, BinaryIO]] = {}
         self._lock = threading.Lock()
         self._done: list[tuple[Path, int, int]] = []
         self._done_bytes = 0
 
     def __getitem__(self, path: Path) -> mmap.mmap:
+        return self.opened(path)[0]
+
+    def opened(self, path: Path) -> tuple[mmap.mmap, int]:
+        """Return a file's mapping and its descriptor, both open until the context is left.
+
+        Raises:
+            OSError: it can't be opened, or is empty.
+        """
         with self._lock:
-            found = self._maps.get(path)
+            found = self._files.get(path)
             if found is None:
-                with path.open("rb") as file:
-                    found = self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return found
+                file = path.open("rb")
+                try:
+                    found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file
+                except BaseException:
+                    file.close()
+                    raise
+                self._files[path] = found
+            return found[0], found[1].fileno()
 
     def release(self, path: Path, offset: int, size: int) -> None:
         """Say that a range was read and is not needed again."""
@@ -50,9 +64,14 @@ class Mappings:
         for file, begin, end in _joined(done):
             portable.advise(self[file], "dontneed", begin, end - begin)
 
-    def close(self) -> None:
-        """Drop the mappings; one that a tensor still views goes with that tensor."""
-        self._maps.clear()
+    def __enter__(self) -> Mappings:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the files and drop the mappings; one that a tensor still views goes with that tensor."""
+        for _, file in self._files.values():
+            file.close()
+        self._files.clear()
 
 
 def _joined(ranges: Sequence[tuple[Path, int, int]]) -> Iterator[tuple[Path, int, int]]:

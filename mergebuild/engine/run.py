@@ -1,17 +1,19 @@
-"""Run a pass: open the files, share the work among threads, leave nothing behind when it fails.
+"""Run a pass: create the files, share the work among threads, leave nothing behind when it fails.
 
-Outputs get their final size at once, so that a full disk is known before the work, and are written in place from any
-thread. Copies of ranges need no torch; it is imported only when there is a step to compute. A worker takes clusters
-in the order of the files; what a cluster gives does not depend on who computes it or when.
+The stages are threads that hand blocks of memory on: one reads ahead, workers compute in the order of the files, others
+write behind them. What a cluster gives does not depend on who computes it or when. Copies of ranges need no torch; it
+is imported in the background when there is a step to compute, and until it is there, workers hash what is to be hashed.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -19,13 +21,15 @@ import xxhash
 
 from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
-from mergebuild.engine.work import Cluster, Copy, Leaf, OutputFile, Pass, Pending, StepResult, clusters, coalesced
+from mergebuild.engine.outputs import Outputs
+from mergebuild.engine.prefetch import Prefetch
+from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, StepResult, clusters, coalesced
 from mergebuild.events import Emit, PassBegun, PassEnded, Progress
 
 if TYPE_CHECKING:
     from mergebuild.engine.compute import Worker
 
-__all__ = ["DEFAULT_CHUNK", "run_pass", "warm_up"]
+__all__ = ["DEFAULT_CHUNK", "PassResult", "run_pass", "warm_up"]
 
 DEFAULT_CHUNK = 1 << 19
 """Elements computed at a time: 2 MiB of float32 an input, which stays in the processor's cache."""
@@ -33,70 +37,96 @@ DEFAULT_CHUNK = 1 << 19
 _PIECE = 1 << 26
 """Bytes copied or hashed between two looks at whether to stop."""
 
+_AHEAD_SHARE = 8
+"""While torch is not there, tensors are hashed up to one part in so many of the machine's memory: they are read again
+to compute with, and should still be in the page cache."""
+
 _Job = Copy | Pending | Cluster
 
 
-def run_pass(
-    work: Pass, *, threads: int | None, emit: Emit, targets: tuple[str, ...], chunk: int = DEFAULT_CHUNK
-) -> dict[bytes, StepResult]:
-    """Write all outputs of a pass; return what came of each step, by its digest.
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What came of a pass: of each step by its digest, and how many seconds it had to wait for torch."""
 
-    When it raises, the files it created are gone.
+    steps: Mapping[bytes, StepResult]
+    waited: float
+
+
+def run_pass(
+    work: Pass,
+    *,
+    threads: int | None,
+    emit: Emit,
+    targets: tuple[str, ...],
+    chunk: int = DEFAULT_CHUNK,
+    durable: bool = False,
+) -> PassResult:
+    """Write all outputs of a pass. When it raises, the files that it created are gone.
+
+    `durable`: somebody will wait until the disk has them, so that it is to begin early.
 
     Raises:
         OSError: a file cannot be read or written; `ENOSPC` when the disk is full.
     """
-    total = sum(output.size for output in work.outputs)
-    emit(PassBegun(targets, total))
-    if work.steps or work.pending:
+    began = time.perf_counter()
+    emit(PassBegun(targets, sum(output.size for output in work.outputs)))
+    computes = bool(work.steps or work.pending)
+    if computes:
         warm_up()
+    stop = threading.Event()
+    count = threads or portable.cpu_count()
     try:
-        with ExitStack() as stack:
-            files = [stack.enter_context(_created(output)) for output in work.outputs]
-            copies = _cloned(coalesced(work.copies), files, emit)
-            for fd, output in zip(files, work.outputs, strict=True):
-                portable.preallocate(fd, output.size)
+        with Outputs(work.outputs, emit, stop=stop, threads=count, durable=durable) as outputs:
+            copies = _cloned(coalesced(work.copies), outputs, emit)
+            outputs.allocate(sum(copy.size for copy in work.copies) - sum(copy.size for copy in copies))
+            outputs.start(8 * chunk)  # room for float64
             # Copies need no torch, which may still be on its way.
             jobs: list[_Job] = [*copies, *work.pending, *clusters(work)]
-            result = _Crew(files, emit, chunk).run(jobs, threads or portable.cpu_count())
-    except BaseException:
-        for output in work.outputs:
-            output.path.unlink(missing_ok=True)
-        raise
+            steps = _Crew(outputs, emit, chunk, stop).run(jobs, count)
     finally:
         emit(PassEnded())
-    return result
+    return PassResult(steps, max(0.0, _torch.since - began) if computes else 0.0)
+
+
+class _Torch:
+    """The import of torch, which takes longer than planning does."""
+
+    def __init__(self) -> None:
+        self._begun = threading.Lock()
+        self.is_there = threading.Event()
+        self.since = 0.0
+        """When it was there, by `time.perf_counter`."""
+
+    def begin(self) -> None:
+        if self._begun.acquire(blocking=False):
+            threading.Thread(target=self._fetch, name="mergebuild-import").start()
+
+    def _fetch(self) -> None:
+        with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
+            import_module("mergebuild.engine.compute")
+        self.since = time.perf_counter()
+        self.is_there.set()
+
+
+_torch = _Torch()
 
 
 def warm_up() -> None:
-    """Begin to import torch beside whatever else is done: it takes longer than planning does."""
-    threading.Thread(target=import_module, args=("mergebuild.engine.compute",)).start()
+    """Begin to import torch beside whatever else is done."""
+    _torch.begin()
 
 
-@contextmanager
-def _created(output: OutputFile) -> Iterator[int]:
-    """Create an output with its header in place, and yield its descriptor."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    output.path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(output.path, flags, 0o666)
-    try:
-        portable.pwrite_all(fd, memoryview(output.header), 0)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _cloned(copies: Sequence[Copy], files: Sequence[int], emit: Emit) -> list[Copy]:
+def _cloned(copies: Iterable[Copy], outputs: Outputs, emit: Emit) -> list[Copy]:
     """Share with each output the whole pages that it takes from another file; return what is left to be copied.
 
-    Before space is allocated, so that what is shared takes none.
+    Best before space is allocated: what is shared takes none.
     """
     left: list[Copy] = []
     for copy in copies:
         pages = copy.size // portable.PAGE * portable.PAGE
         with copy.path.open("rb") as file:
             if not pages or not portable.clone_range(
-                file.fileno(), copy.offset, files[copy.place.output], copy.place.offset, pages
+                file.fileno(), copy.offset, outputs.descriptor(copy.place.output), copy.place.offset, pages
             ):
                 left.append(copy)
                 continue
@@ -110,21 +140,30 @@ def _cloned(copies: Sequence[Copy], files: Sequence[int], emit: Emit) -> list[Co
 class _Crew:
     """Threads that share the jobs of a pass, each job done by one of them."""
 
-    def __init__(self, files: Sequence[int], emit: Emit, chunk: int) -> None:
-        self._files = files
+    def __init__(self, outputs: Outputs, emit: Emit, chunk: int, stop: threading.Event) -> None:
+        self._outputs = outputs
         self._emit = emit
         self._chunk = chunk
         self._mappings = Mappings()
-        self._stop = threading.Event()
+        self._stop = stop
         self._lock = threading.Lock()
         self._jobs: Iterator[_Job] = iter(())
+        self._put_off: deque[Cluster] = deque()
+        """What was hashed while torch was not there, `_ahead` bytes in all."""
+        self._ahead = 0
+        self._most_ahead = portable.memory_bytes() // _AHEAD_SHARE
         self._results: dict[bytes, StepResult] = {}
 
     def run(self, jobs: Sequence[_Job], threads: int) -> dict[bytes, StepResult]:
         """Do all jobs; return what came of the steps. The first error of a job, or an interrupt, ends the others."""
         self._jobs = iter(jobs)
         count = max(1, min(threads, len(jobs)))
-        with ThreadPoolExecutor(count, thread_name_prefix="mergebuild") as pool:
+        leaves = (leaf for job in jobs if not isinstance(job, Copy) for leaf in job.leaves)
+        with (
+            self._mappings,
+            Prefetch(leaves, self._mappings) as self._prefetch,
+            ThreadPoolExecutor(count, thread_name_prefix="mergebuild") as pool,
+        ):
             futures = [pool.submit(self._labour) for _ in range(count)]
             try:
                 done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
@@ -135,45 +174,63 @@ class _Crew:
                 raise
         for future in futures:
             future.result()
-        self._mappings.close()
         return self._results
 
     def _next(self) -> _Job | None:
         with self._lock:
-            return None if self._stop.is_set() else next(self._jobs, None)
+            if self._stop.is_set():
+                return None
+            if self._put_off and (_torch.is_there.is_set() or self._ahead > self._most_ahead):
+                return self._put_off.popleft()
+            job = next(self._jobs, None)
+            if job is None and self._put_off:
+                return self._put_off.popleft()
+        if isinstance(job, Pending | Cluster):
+            self._prefetch.began(sum(leaf.size for leaf in job.leaves))
+        return job
 
     def _labour(self) -> None:
         """Do jobs until there are none. torch is imported with the first that needs it."""
         worker: Worker | None = None
         while (job := self._next()) is not None:
-            cluster: Cluster | None = None
             if isinstance(job, Copy):
                 self._copy(job)
             elif isinstance(job, Pending):
-                cluster, copies = job.resolve([self._checksum(leaf) for leaf in job.leaves])
-                for copy in copies:
-                    self._copy(copy)
-                if cluster is None:
-                    for leaf in job.leaves:
-                        self._mappings.release(leaf.path, leaf.offset, leaf.size)
+                self._begin(job)
             else:
-                cluster = job
-            if cluster is not None:
                 if worker is None:
                     from mergebuild.engine.compute import Worker
 
-                    worker = Worker(self._files, self._mappings, self._chunk, self._emit, self._stop)
-                self._results.update(worker.run(cluster))
+                    worker = Worker(self._outputs, self._mappings, self._chunk, self._stop)
+                self._results.update(worker.run(job))
+
+    def _begin(self, job: Pending) -> None:
+        """Hash what is to be known, do what needs no torch, and put the rest off: it is next when torch is there."""
+        cluster, copies = job.resolve([self._checksum(leaf) for leaf in job.leaves])
+        for copy in _cloned(copies, self._outputs, self._emit):
+            self._copy(copy)
+        if cluster is None:
+            for leaf in job.leaves:
+                self._mappings.release(leaf.path, leaf.offset, leaf.size)
+        else:
+            with self._lock:
+                self._put_off.append(cluster)
+                self._ahead += sum(leaf.size for leaf in job.leaves)
 
     def _copy(self, copy: Copy) -> None:
+        """Copy in the kernel; past the page cache, by way of blocks."""
         with copy.path.open("rb") as file:
-            for start in range(0, copy.size, _PIECE):
-                if self._stop.is_set():
-                    return
-                size = min(_PIECE, copy.size - start)
-                place = copy.place.offset + start
-                portable.copy_range(file.fileno(), copy.offset + start, self._files[copy.place.output], place, size)
-                self._emit(Progress(size))
+            done = 0
+            while done < copy.size and not self._stop.is_set():
+                place = copy.place._replace(offset=copy.place.offset + done)
+                if self._outputs.is_direct:
+                    done += self._outputs.fill(file.fileno(), copy.offset + done, copy.size - done, place)
+                else:
+                    size = min(_PIECE, copy.size - done)
+                    fd = self._outputs.descriptor(place.output)
+                    portable.copy_range(file.fileno(), copy.offset + done, fd, place.offset, size)
+                    self._emit(Progress(size))
+                    done += size
 
     def _checksum(self, leaf: Leaf) -> bytes:
         """Return the checksum of a tensor's bytes; they are in the page cache then for whoever computes with them."""

@@ -24,33 +24,23 @@ def pivot_of(coefficients: Sequence[Fraction]) -> int | None:
 
 
 def combine(
-    inputs: Sequence[Tensor], coefficients: Sequence[float], pivot: int | None, out: Tensor, spare: Tensor
+    centre: Tensor | None, inputs: Sequence[Tensor], coefficients: Sequence[float], out: Tensor, spare: Tensor
 ) -> Tensor:
-    """Write a combination of chunks into `out` and return the tensor that holds it, perhaps an input itself.
+    """Write `centre + sum(c_i * (x_i - centre))` (without one, `sum(c_i * x_i)`) into `out`; return what holds it.
 
     Shapes: all [n]. Dtypes: all float32; `coefficients` are float32 values. `out` and `spare` are buffers that no
-    input overlaps. The terms are taken in the order given: it is part of the result.
+    input overlaps, but `out` may be the first input itself, which is then lost. The terms are taken in the order
+    given: it is part of the result.
     """
     if not inputs:
-        return out.zero_()
-    if pivot is None:
-        return _sum(inputs, coefficients, out, spare)
-    centre = inputs[pivot]
-    others = [index for index in range(len(inputs)) if index != pivot]
-    if not others:
-        return centre
-    for index in others:
-        part = out if index == others[0] else spare
-        torch.sub(inputs[index], centre, out=part)
-        part.mul_(coefficients[index])
-        if part is spare:
+        return out.zero_() if centre is None else centre
+    for index, (each, coefficient) in enumerate(zip(inputs, coefficients, strict=True)):
+        part = spare if index else out
+        if centre is None:
+            torch.mul(each, coefficient, out=part)
+        else:
+            torch.sub(each, centre, out=part)
+            part.mul_(coefficient)
+        if index:
             out.add_(part)
-    return out.add_(centre)
-
-
-def _sum(inputs: Sequence[Tensor], coefficients: Sequence[float], out: Tensor, spare: Tensor) -> Tensor:
-    torch.mul(inputs[0], coefficients[0], out=out)
-    for each, coefficient in zip(inputs[1:], coefficients[1:], strict=True):
-        torch.mul(each, coefficient, out=spare)
-        out.add_(spare)
-    return out
+    return out if centre is None else out.add_(centre)

@@ -124,7 +124,7 @@ class Bench:
             parts = [(term.encode(), share) for term, share in terms.items()]
             work.steps[name.encode()] = Step(name.encode(), dtype, count, parts, [Place(index, 4)])
         events: list[Event] = []
-        results = run_pass(work, threads=threads, emit=events.append, targets=("t",), chunk=chunk)
+        results = run_pass(work, threads=threads, emit=events.append, targets=("t",), chunk=chunk).steps
         found = {}
         for output, (name, dtype, _) in zip(work.outputs, steps, strict=True):
             data = output.path.read_bytes()
@@ -287,7 +287,7 @@ def test_a_copy_moves_bytes_of_any_kind(tmp_path: Path) -> None:
         [OutputFile(out, b"ab", 2 + 1000)],
         copies=[Copy(source, 77, 600, Place(0, 2)), Copy(source, 3, 400, Place(0, 602))],
     )
-    assert run_pass(work, threads=3, emit=silent, targets=("t",)) == {}
+    assert run_pass(work, threads=3, emit=silent, targets=("t",)).steps == {}
     data = source.read_bytes()
     assert out.read_bytes() == b"ab" + data[77:677] + data[3:403]
 

@@ -132,7 +132,7 @@ def test_pending_work_is_asked_with_the_checksum_of_the_bytes(
         return None, []
 
     work = Pass([OutputFile(out, b"", 18)], pending=[pending(source, 12, both), pending(source, 0, nothing)])
-    results = run_pass(work, threads=threads, emit=silent, targets=("t",))
+    results = run_pass(work, threads=threads, emit=silent, targets=("t",)).steps
     assert sorted(seen) == sorted([xxhash.xxh3_128_digest(source.read_bytes()), xxhash.xxh3_128_digest(b"")])
     halves = as_bytes(torch.tensor([0.5, 1.0, 1.5]).half())
     assert out.read_bytes() == as_bytes(values) + halves
@@ -252,18 +252,18 @@ def test_what_was_read_is_let_go_in_large_pieces(tmp_path: Path, monkeypatch: py
     told: list[tuple[str, int, int]] = []
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(bytes(8))
-    mappings = Mappings()
-    names = {id(mappings[tmp_path / name]): name for name in ("a", "b")}
-    monkeypatch.setattr(
-        portable, "advise", lambda found, _what, offset, size: told.append((names[id(found)], offset, size))
-    )
     monkeypatch.setattr("mergebuild.engine.mappings.RESIDENT", 100)
     far = 1 << 30
+    with Mappings() as mappings:
+        names = {id(mappings[tmp_path / name]): name for name in ("a", "b")}
+        monkeypatch.setattr(
+            portable, "advise", lambda found, _what, offset, size: told.append((names[id(found)], offset, size))
+        )
 
-    mappings.release(tmp_path / "a", 40, 20)
-    mappings.release(tmp_path / "b", 0, 30)
-    mappings.release(tmp_path / "a", far, 10)
-    assert told == []
-    mappings.release(tmp_path / "a", 0, 40)
+        mappings.release(tmp_path / "a", 40, 20)
+        mappings.release(tmp_path / "b", 0, 30)
+        mappings.release(tmp_path / "a", far, 10)
+        assert told == []
+        mappings.release(tmp_path / "a", 0, 40)
 
     assert told == [("a", 0, 60), ("a", far, 10), ("b", 0, 30)]

@@ -22,7 +22,18 @@ def run(inputs: Sequence[Tensor], shares: Sequence[Fraction]) -> Tensor:
     """Return a combination of float32 tensors."""
     size = len(inputs[0]) if inputs else 4
     out, spare = torch.full((size,), torch.nan), torch.full((size,), torch.nan)
-    return combine(inputs, [float32_of(share) for share in shares], pivot_of(shares), out, spare)
+    pivot = pivot_of(shares)
+    rest = [index for index in range(len(inputs)) if index != pivot]
+    coefficients = [float32_of(shares[index]) for index in rest]
+    others = [inputs[index] for index in rest]
+    centre = None if pivot is None else inputs[pivot]
+    found = combine(centre, others, coefficients, out, spare)
+    if others:  # the same bits when the result takes the first one's place
+        others[0] = others[0].clone()
+        assert torch.equal(
+            combine(centre, others, coefficients, others[0], spare).view(torch.int32), found.view(torch.int32)
+        )
+    return found
 
 
 def f32(value: float) -> float:

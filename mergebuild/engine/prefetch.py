@@ -1,0 +1,79 @@
+"""Reading ahead: a thread asks the disk for what the workers will need next, in the order in which they will.
+
+What a system reads ahead by itself when a mapping is touched is little, stops at the end of each tensor, and of two
+files side by side makes a disk seek. Of what is in the page cache already, one look a piece is all that is done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+
+from mergebuild import portable
+from mergebuild.engine.mappings import Mappings
+from mergebuild.engine.work import Leaf
+
+__all__ = ["AHEAD", "Prefetch"]
+
+AHEAD = 1 << 27
+"""How many bytes the disk is asked for before they are needed."""
+
+_STRIDE = 1 << 24
+"""Bytes of leaves that are looked at between two waits: to wake a thread for each tensor costs more than it gains."""
+
+_PIECE = 1 << 21
+"""Bytes asked for at once."""
+
+
+class Prefetch:
+    """Reads ahead of workers that say how far they have come. A context: leaving it ends the thread."""
+
+    def __init__(self, leaves: Iterable[Leaf], mappings: Mappings) -> None:
+        self._leaves = leaves
+        self._mappings = mappings
+        self._moved = threading.Condition()
+        self._begun = 0
+        self._awaited = 0
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="mergebuild-read")
+
+    def __enter__(self) -> Prefetch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._moved:
+            self._ended = True
+            self._moved.notify()
+        self._thread.join()
+
+    def began(self, size: int) -> None:
+        """Say that a worker began with leaves of so many bytes, the next in order."""
+        with self._moved:
+            self._begun += size
+            if self._begun >= self._awaited:
+                self._moved.notify()
+
+    def _run(self) -> None:
+        asked = 0
+        for leaf in self._leaves:
+            try:
+                mapping, fd = self._mappings.opened(leaf.path)
+            except (OSError, ValueError):  # gone, or empty
+                return  # the worker that needs the file says so
+            end = leaf.offset + leaf.size
+            for start in range(leaf.offset, end, _PIECE):
+                size = min(_PIECE, end - start)
+                if asked - self._begun >= AHEAD and not self._waited(asked - AHEAD + _STRIDE):
+                    return
+                if not portable.is_cached(fd, start + size - 1):
+                    portable.advise(mapping, "willneed", start, size)
+                asked += size
+
+    def _waited(self, begun: int) -> bool:
+        """Wait until workers began with so many bytes; False when there is no more use in it."""
+        with self._moved:
+            self._awaited = begun
+            self._moved.wait_for(lambda: self._ended or self._begun >= begun)
+            return not self._ended

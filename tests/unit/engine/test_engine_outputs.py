@@ -1,0 +1,227 @@
+"""Laws of writing behind the work: every block goes to all its places once, whichever way, and failures are told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mergebuild import portable
+from mergebuild.engine import OutputFile, Place
+from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
+from mergebuild.events import Event, Progress, silent
+from mergebuild.portable import PAGE
+
+SIZE = 6 * PAGE + 100
+BLOCK = 2 * PAGE
+
+
+@pytest.fixture(autouse=True)
+def _native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide nothing, even when the whole suite runs with all hidden."""
+    monkeypatch.delenv("MERGEBUILD_PORTABLE", raising=False)
+
+
+@pytest.fixture(params=["cached", "direct", "refused", "partial"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A way for bytes to go: through the page cache, past it, or past it on a file system that then will not."""
+    found: str = request.param
+    if found != "cached":
+        monkeypatch.setattr(portable, "memory_bytes", lambda: DIRECT_SHARE)
+    if found in ("refused", "partial"):
+        real, opened = os.pwrite, direct_descriptors(monkeypatch)
+
+        def write(fd: int, data: memoryview, offset: int) -> int:
+            if fd not in opened:
+                return real(fd, data, offset)
+            if found == "refused":
+                raise OSError(errno.EINVAL, "the file system will not")
+            return real(fd, data[:PAGE], offset)
+
+        monkeypatch.setattr(os, "pwrite", write)
+    return found
+
+
+def direct_descriptors(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Return the descriptors that write past the page cache, as they are opened."""
+    opened: set[int] = set()
+    real = portable.open_direct
+
+    def note(path: Path) -> int | None:
+        fd = real(path)
+        if fd is not None:
+            opened.add(fd)
+        return fd
+
+    monkeypatch.setattr(portable, "open_direct", note)
+    return opened
+
+
+def opened(
+    folder: Path, count: int, threads: int, emit: Callable[[Event], None] = silent, *, durable: bool = False
+) -> Outputs:
+    files = [OutputFile(folder / f"out{index}", b"H" * PAGE, PAGE + SIZE) for index in range(count)]
+    return Outputs(files, emit, stop=threading.Event(), threads=threads, durable=durable)
+
+
+def run(outputs: Outputs, body: Callable[[Outputs], object]) -> None:
+    """Open outputs, do something with them, and leave them."""
+    with outputs:
+        outputs.allocate(0)
+        outputs.start(BLOCK)
+        body(outputs)
+
+
+def pieces(content: bytes) -> Iterator[tuple[int, bytes]]:
+    for start in range(0, len(content), BLOCK):
+        yield start, content[start : start + BLOCK]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_block_is_written_to_all_its_places(tmp_path: Path, way: str, threads: int, count: int) -> None:
+    """In any order, whole pages and less, by way of the page cache or not; progress counts each place."""
+    content = random.Random(7).randbytes(SIZE)
+    events: list[Event] = []
+    with opened(tmp_path, count, threads, events.append) as outputs:
+        outputs.allocate(0)
+        outputs.start(BLOCK)
+        for start, data in reversed(list(pieces(content))):
+            block = outputs.block()
+            block.memory[: len(data)] = data
+            outputs.put(block, len(data), [Place(index, PAGE + start) for index in range(count)])
+    assert outputs.is_direct is (way != "cached")
+    for index in range(count):
+        assert (tmp_path / f"out{index}").read_bytes() == b"H" * PAGE + content
+    assert sum(each.bytes_written for each in events if isinstance(each, Progress)) == count * SIZE
+
+
+def test_what_lies_askew_is_written_all_the_same(tmp_path: Path, way: str) -> None:
+    """A place in the middle of a page, as a tensor of a few values has it."""
+    with opened(tmp_path, 1, 1) as outputs:
+        outputs.allocate(0)
+        outputs.start(BLOCK)
+        for start in (0, 2 * PAGE):
+            block = outputs.block()
+            block.memory[:PAGE] = b"x" * PAGE
+            outputs.put(block, PAGE, [Place(0, PAGE + 7 + start)])
+    data = (tmp_path / "out0").read_bytes()
+    assert data[PAGE : 4 * PAGE + 7] == bytes(7) + b"x" * PAGE + bytes(PAGE) + b"x" * PAGE
+    assert way
+
+
+def test_pages_go_past_the_cache_only_when_outputs_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared with the machine's memory; what is shared with other files is not written, and does not count."""
+    for memory, shared, expected in [(0, 0, False), (DIRECT_SHARE, 0, True), (10**12, 0, False)]:
+        monkeypatch.setattr(portable, "memory_bytes", lambda memory=memory: memory)
+        with opened(tmp_path / f"{memory} {shared}", 1, 1) as outputs:
+            outputs.allocate(shared)
+            assert outputs.is_direct is expected
+    monkeypatch.setattr(portable, "memory_bytes", lambda: DIRECT_SHARE * (SIZE + PAGE))
+    for shared, expected in [(PAGE, False), (-1, True)]:
+        with opened(tmp_path / str(shared), 1, 1) as outputs:
+            outputs.allocate(shared)
+            assert outputs.is_direct is expected
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_bytes_of_a_file_are_moved_by_way_of_blocks(tmp_path: Path, way: str, threads: int) -> None:
+    """As many at a time as a block holds."""
+    content = random.Random(8).randbytes(SIZE + 11)
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    with opened(tmp_path, 1, threads) as outputs, source.open("rb") as file:
+        outputs.allocate(0)
+        outputs.start(BLOCK)
+        done = 0
+        while done < SIZE:
+            done += outputs.fill(file.fileno(), 11 + done, SIZE - done, Place(0, PAGE + done))
+    assert (tmp_path / "out0").read_bytes() == b"H" * PAGE + content[11:]
+    assert way
+
+
+def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    """And the output, which would have a hole, is gone."""
+    source = tmp_path / "source"
+    source.write_bytes(bytes(100))
+    with source.open("rb") as file, pytest.raises(OSError, match="ends 10 bytes early"):
+        run(opened(tmp_path, 1, 1), lambda outputs: outputs.fill(file.fileno(), 10, 100, Place(0, PAGE)))
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_a_failure_of_writing_is_raised_and_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """Whoever fills more blocks than there are gets them back; the files are gone."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    def body(outputs: Outputs) -> None:
+        monkeypatch.setattr(portable, "pwrite_all", fail)
+        for _ in range(100):
+            outputs.put(outputs.block(), PAGE, [Place(index, PAGE) for index in range(3)])
+
+    with pytest.raises(OSError, match="disk"):
+        run(opened(tmp_path, 3, threads), body)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_work_goes_before_those_of_writing(tmp_path: Path) -> None:
+    """Blocks on their way are dropped."""
+
+    def body(outputs: Outputs) -> None:
+        outputs.put(outputs.block(), PAGE, [Place(0, PAGE)])
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        run(opened(tmp_path, 1, 1), body)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    """An output that exists already is not ours to remove; those created before it are."""
+    (tmp_path / "out1").write_text("theirs")
+    with pytest.raises(FileExistsError), opened(tmp_path, 3, 1):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out1"]
+    assert (tmp_path / "out1").read_text() == "theirs"
+
+
+def test_the_disk_is_asked_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In ranges of a certain size, each once, if somebody will wait for it."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(portable, "start_writeback", lambda _fd, offset, size: asked.append((offset, size)))
+    monkeypatch.setattr("mergebuild.engine.outputs._EARLY", 2 * PAGE)
+    for durable in (False, True):
+        with opened(tmp_path / str(durable), 1, 1, durable=durable) as outputs:
+            outputs.allocate(0)
+            outputs.start(BLOCK)
+            for start in range(0, 5 * PAGE, PAGE):
+                outputs.put(outputs.block(), PAGE, [Place(0, PAGE + start)])
+    assert asked == [(PAGE, 2 * PAGE), (3 * PAGE, 2 * PAGE)]
+
+
+def test_whole_pages_go_past_the_cache_where_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the descriptor that was opened for it."""
+    monkeypatch.setattr(portable, "memory_bytes", lambda: DIRECT_SHARE)
+    opened_directly = direct_descriptors(monkeypatch)
+    written: list[int] = []
+    real = os.pwrite
+
+    def write(fd: int, data: memoryview, offset: int) -> int:
+        written.append(fd)
+        return real(fd, data, offset)
+
+    with opened(tmp_path, 1, 1) as outputs:
+        outputs.allocate(0)
+        outputs.start(BLOCK)
+        monkeypatch.setattr(os, "pwrite", write)
+        outputs.put(outputs.block(), PAGE, [Place(0, PAGE)])
+    assert bool(opened_directly) is (not opened_directly.isdisjoint(written))
