@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
+from typing import NamedTuple
 
 import xxhash
 
@@ -75,7 +77,7 @@ class _Prepared:
     centre: int | None
     """The index of the pivot's chunk."""
     inputs: list[int]
-    coefficients: list[float]
+    coefficients: Sequence[float]
     into: int | None
     """The index of the first input's chunk when nothing reads it afterwards: the result may take its place."""
     cannot_overflow: bool
@@ -193,6 +195,22 @@ class Worker:
         )
 
 
+class _Shares(NamedTuple):
+    """The numbers of a linear form: the pivot's index, the others as float32, and whether all of it is a mean."""
+
+    pivot: int | None
+    others: Sequence[float]
+    is_mean: bool
+
+
+@cache
+def _shares_of(coefficients: tuple[Fraction, ...]) -> _Shares:
+    """Return what a form's exact coefficients come to; most tensors of a model have the same."""
+    pivot = pivot_of(coefficients)
+    others = [float32_of(each) for index, each in enumerate(coefficients) if index != pivot]
+    return _Shares(pivot, others, pivot is not None and min(coefficients) >= 0)
+
+
 def _range(dtype: str) -> float:
     """Return the largest finite value of a dtype."""
     return torch.finfo(_DTYPES[dtype]).max
@@ -209,21 +227,18 @@ def _prepare(cluster: Cluster) -> tuple[list[_Prepared], int]:
         kept = None
         if step.digest in last and step.digest not in slots:  # else its readers have it from a file
             kept = slots[step.digest] = len(slots)
-        coefficients = [coefficient for _, coefficient in step.terms]
-        pivot = pivot_of(coefficients)
-        terms = [(term, float32_of(each)) for index, (term, each) in enumerate(step.terms) if index != pivot]
-        first = terms[0][0] if terms else None
+        shares = _shares_of(tuple(coefficient for _, coefficient in step.terms))
+        terms = [term for index, (term, _) in enumerate(step.terms) if index != shares.pivot]
+        first = terms[0] if terms else None
         found.append(
             _Prepared(
                 step,
                 _DTYPES[step.dtype],
-                None if pivot is None else slots[step.terms[pivot][0]],
-                [slots[term] for term, _ in terms],
-                [coefficient for _, coefficient in terms],
+                None if shares.pivot is None else slots[step.terms[shares.pivot][0]],
+                [slots[term] for term in terms],
+                shares.others,
                 slots[first] if first is not None and last[first] == step.digest and first not in views else None,
-                pivot is not None
-                and min(coefficients) >= 0
-                and all(_range(dtypes[term]) <= _range(step.dtype) for term, _ in step.terms),
+                shares.is_mean and all(_range(dtypes[term]) <= _range(step.dtype) for term, _ in step.terms),
                 kept,
                 xxhash.xxh3_128(),
             )

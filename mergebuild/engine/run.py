@@ -209,10 +209,10 @@ class _Crew:
         cluster, copies = job.resolve([self._checksum(leaf) for leaf in job.leaves])
         for copy in _cloned(copies, self._outputs, self._emit):
             self._copy(copy)
-        if cluster is None:
+        if cluster is None or not _torch.is_there.is_set():
             for leaf in job.leaves:
                 self._mappings.release(leaf.path, leaf.offset, leaf.size)
-        else:
+        if cluster is not None:
             with self._lock:
                 self._put_off.append(cluster)
                 self._ahead += sum(leaf.size for leaf in job.leaves)
