@@ -7,10 +7,8 @@ all its problems in one run. Nothing here prints; `report` renders.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 __all__ = [
     "CorruptionError",
@@ -33,8 +31,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A place in a file of the recipe. Lines and columns count from 1; 0 means not known."""
 
     file: str
@@ -51,8 +48,7 @@ class Place:
         return f"{self.file}{position}:{self.column}" if self.line and self.column else f"{self.file}{position}"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong. `rows` are facts shown between the place and the help, one a line."""
 
     code: str
@@ -172,6 +168,8 @@ class Interrupted(MergeBuildError):  # noqa: N818 -- it is no error of anyone's
 
 def did_you_mean(found: str, allowed: Iterable[str], *, otherwise: str = "") -> str:
     """Return `did you mean ...?` for the nearest allowed word, joined with `otherwise`; or just `otherwise`."""
+    import difflib  # no word needs a suggestion where nothing is wrong
+
     close = difflib.get_close_matches(found, list(allowed), n=1, cutoff=0.6)
     hint = f"did you mean `{close[0]}`?" if close else ""
     return "  ".join(part for part in (hint, otherwise) if part)

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mergebuild.events import Emit, Hashing, silent
+from mergebuild.findings import Inspection
 from mergebuild.formats import TensorInfo, read_header
 from mergebuild.layouts import detect
 from mergebuild.layouts.layout import Layout
 from mergebuild.recipe.model import LayoutText
-from mergebuild.results import Inspection
 
 __all__ = ["inspect"]
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
+from mergebuild.findings import Change
 from mergebuild.fold import Folder
 from mergebuild.layouts import Layout
 from mergebuild.recipe import shortest_text
@@ -25,7 +26,6 @@ from mergebuild.recipe.model import (
     Target,
     Value,
 )
-from mergebuild.results import Change
 
 __all__ = ["changes", "decode", "encode", "manifest"]
 

@@ -1,31 +1,18 @@
-"""What the verbs answer, as frozen values that `report` prints and `--json` shows.
+"""What `build` and `plan` answer, as frozen values that `report` prints and `--json` shows.
 
-The keys that `to_json` gives are part of the contract (`docs/mergefile.md`, "JSON").
+The keys that `to_json` gives are part of the contract (`docs/mergefile.md`, "JSON"). A build with nothing to do needs
+these at its start, so they are few, and named tuples: a dataclass takes ten times as long to define. What the other
+verbs answer is in `findings.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from mergebuild.errors import Problem
 
-__all__ = [
-    "BuildResult",
-    "Change",
-    "CleanResult",
-    "Inspection",
-    "Lineage",
-    "PlanResult",
-    "State",
-    "StatusResult",
-    "TargetResult",
-    "TargetState",
-    "Verdict",
-    "VerifyResult",
-    "WhyResult",
-]
+__all__ = ["BuildResult", "PlanResult", "TargetResult", "Verdict"]
 
 
 class Verdict(StrEnum):
@@ -41,17 +28,7 @@ class Verdict(StrEnum):
     BLOCKED = "blocked"
 
 
-class State(StrEnum):
-    """What `status` says of a target."""
-
-    UP_TO_DATE = "up-to-date"
-    STALE = "stale"
-    MISSING = "missing"
-    CHANGED_BY_HAND = "changed-by-hand"
-
-
-@dataclass(frozen=True, slots=True)
-class TargetResult:
+class TargetResult(NamedTuple):
     """One target of a build or a plan. Bytes are of this target's reading and writing."""
 
     target: str
@@ -87,8 +64,7 @@ class TargetResult:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
+class BuildResult(NamedTuple):
     """What a build did. `targets`: those asked for, then the file targets built for them."""
 
     ok: bool
@@ -109,8 +85,7 @@ class BuildResult:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class PlanResult:
+class PlanResult(NamedTuple):
     """What a build would do."""
 
     seconds: float
@@ -136,167 +111,4 @@ class PlanResult:
                 target.to_json() | {"reasons": list(target.reasons), "notes": list(target.notes)}
                 for target in self.targets
             ],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class TargetState:
-    """One line of `status`."""
-
-    target: str
-    state: State
-    output: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class StatusResult:
-    """`status`: targets and orphans (outputs of ours that no target makes now)."""
-
-    targets: tuple[TargetState, ...]
-    orphans: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `status`."""
-        return {
-            "targets": [
-                {"target": each.target, "state": str(each.state), "output": each.output} for each in self.targets
-            ],
-            "orphans": list(self.orphans),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One difference from the last build, such as `alpha[IN04]` `0.35` `0.4`; `text` is the whole line."""
-
-    what: str
-    before: str | None
-    after: str | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class WhyResult:
-    """`why`: what differs from the last build of a target; no changes means up to date."""
-
-    target: str
-    verdict: Verdict
-    changes: tuple[Change, ...]
-    reasons: tuple[str, ...]
-    """Everything that makes it not up to date, the changes' texts among them."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return the object of `why`."""
-        return {
-            "target": self.target,
-            "verdict": str(self.verdict),
-            "reasons": list(self.reasons),
-            "changes": [{"what": each.what, "before": each.before, "after": each.after} for each in self.changes],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """`lineage`: exact proportions of sources as text (`3/10`), and the targets where values were rounded."""
-
-    target: str
-    linear: bool
-    proportions: Mapping[str, str] | None
-    by_block: Mapping[str, Mapping[str, str]]
-    rounded_at: tuple[str, ...]
-    tree: tuple[str, ...] = ()
-    """The way down, a line a step, for people."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `lineage`."""
-        return {
-            "target": self.target,
-            "linear": self.linear,
-            "proportions": dict(self.proportions) if self.proportions is not None else None,
-            "by_block": {block: dict(shares) for block, shares in self.by_block.items()},
-            "rounded_at": list(self.rounded_at),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """`inspect`: what a file is."""
-
-    path: str
-    format: str
-    layout: str | None
-    tensors: int
-    bytes: int
-    dtypes: Mapping[str, int]
-    """Number of tensors by dtype, in the contract's words (`float16`)."""
-    components: Mapping[str, Mapping[str, object]]
-    """By component (`unet`, `text_encoder`, `vae`, `ema`, ...): `tensors`, `bytes`, `dtypes`."""
-    metadata: Mapping[str, str]
-    hashes: Mapping[str, str]
-    weights: str = ""
-    """`full` (with EMA copies) or `pruned`."""
-    tensor_list: tuple[tuple[str, str, tuple[int, ...], int], ...] = ()
-    """(name, dtype, shape, bytes), for `--tensors`."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `inspect`."""
-        found: dict[str, object] = {
-            "path": self.path,
-            "format": self.format,
-            "layout": self.layout,
-            "tensors": self.tensors,
-            "bytes": self.bytes,
-            "dtypes": dict(self.dtypes),
-            "components": {name: dict(facts) for name, facts in self.components.items()},
-            "metadata": dict(self.metadata),
-            "hashes": dict(self.hashes),
-            "weights": self.weights,
-        }
-        if self.tensor_list:
-            found["tensor_list"] = [
-                {"name": name, "dtype": dtype, "shape": list(shape), "bytes": size}
-                for name, dtype, shape, size in self.tensor_list
-            ]
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyResult:
-    """`verify`: what was read again, and what is not what was written."""
-
-    checked: tuple[str, ...]
-    bytes_read: int
-    problems: tuple[Problem, ...]
-    exit_code: int = 0
-
-    def to_json(self) -> dict[str, object]:
-        """Return the object of `verify`."""
-        return {
-            "ok": not self.problems,
-            "checked": list(self.checked),
-            "bytes_read": self.bytes_read,
-            "errors": [problem.to_json() for problem in self.problems],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class CleanResult:
-    """`clean` and `gc`: what went, what stayed and why, and the bytes."""
-
-    removed: tuple[str, ...]
-    kept: tuple[str, ...] = field(default_factory=tuple)
-    bytes_freed: int = 0
-    bytes_before: int = 0
-    bytes_after: int = 0
-    dry_run: bool = False
-
-    def to_json(self) -> dict[str, object]:
-        """Return the object of `clean` and `gc`."""
-        return {
-            "removed": list(self.removed),
-            "kept": list(self.kept),
-            "bytes_freed": self.bytes_freed,
-            "bytes_before": self.bytes_before,
-            "bytes_after": self.bytes_after,
-            "dry_run": self.dry_run,
         }

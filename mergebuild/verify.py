@@ -10,10 +10,10 @@ from pathlib import Path
 from mergebuild.build import Builder, Options
 from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
 from mergebuild.events import Emit
+from mergebuild.findings import VerifyResult
 from mergebuild.plan import Item
 from mergebuild.planner import Planner
 from mergebuild.recipe import Recipe
-from mergebuild.results import VerifyResult
 from mergebuild.sources import Sources
 from mergebuild.store import ArtifactRow, Fresh, Record, Store
 

@@ -5,7 +5,6 @@ Names come from files of strangers, so control characters (escape sequences amon
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 __all__ = ["clean", "pad", "table", "width"]
@@ -24,6 +23,8 @@ def width(text: str) -> int:
     """Return how many cells of a terminal the text takes: 2 for East Asian wide characters, 0 for combining ones."""
     if text.isascii():
         return len(text)
+    import unicodedata  # most texts have no use for it
+
     return sum(
         0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text
     )

@@ -6,18 +6,17 @@ bars are for terminals alone, and not under `NO_COLOR`, `--no-color` or `TERM=du
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from mergebuild.errors import Problem
-from mergebuild.events import Emit
 from mergebuild.report.columns import clean
-from mergebuild.report.problems import problem_lines
-from mergebuild.report.progress import BarListener, PlainListener
+
+if TYPE_CHECKING:
+    from mergebuild.errors import Problem
+    from mergebuild.events import Emit
 
 __all__ = ["Console", "make_streams_safe"]
 
@@ -47,13 +46,19 @@ class Console:
         if not self.as_json:
             _write(sys.stdout, "".join(clean(line).replace("\n", "\\n") + "\n" for line in lines))
         elif not self._answered:
+            import json
+
             _write(sys.stdout, json.dumps(document, indent=2, ensure_ascii=True) + "\n")
         self._answered = True
 
     def problems(self, problems: Sequence[Problem]) -> None:
         """Print problems on stderr, an empty line between two."""
+        if not problems:
+            return
+        from mergebuild.report.problems import problem_lines
+
         blocks = ("\n".join(problem_lines(problem, self._paint)) for problem in problems)
-        _write(sys.stderr, "\n\n".join(blocks) + "\n" if problems else "")
+        _write(sys.stderr, "\n\n".join(blocks) + "\n")
 
     def failure(self, problems: Sequence[Problem]) -> None:
         """Print problems on stderr, and under `--json` the contract's error document on stdout."""
@@ -68,6 +73,8 @@ class Console:
     @contextmanager
     def listening(self) -> Iterator[Emit]:
         """Show the events of a build while it runs: a bar on a terminal, else a line an event."""
+        from mergebuild.report.progress import BarListener, PlainListener
+
         plain = PlainListener(self._event_line, quiet=self.quiet, verbose=self.verbose)
         if self.quiet or not (self._color and _is_terminal(sys.stderr)):
             yield plain

@@ -1,0 +1,89 @@
+"""What `build` and `plan` answer, as lines of text for people. The same values as JSON are `results`.
+
+Pure: from values to lines. `shown` turns an output's path, relative to the project, into one relative to where the
+user stands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from mergebuild.report.columns import table
+from mergebuild.report.quantities import count_text, size_text, time_text
+from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
+
+__all__ = ["Shown", "as_it_is", "build_lines", "plan_lines"]
+
+Shown = Callable[[str], str]
+
+
+def as_it_is(path: str) -> str:
+    """Return a path unchanged."""
+    return path
+
+
+def build_lines(result: BuildResult, *, verbose: bool = False, shown: Shown = as_it_is) -> list[str]:
+    """Return a line a target that something happened to, and a summary; one line when there was nothing to do."""
+    if all(target.verdict is Verdict.UP_TO_DATE for target in result.targets) and not verbose:
+        return [_nothing_to_do(len(result.targets), result.seconds)]
+    told = [target for target in result.targets if verbose or target.verdict is not Verdict.UP_TO_DATE]
+    rows = table(_built_row(target, shown) for target in told)
+    lines: list[str] = []
+    for target, row in zip(told, rows, strict=True):
+        lines += [row, *(f"  {note}" for note in target.notes)]
+        if verbose and target.artifact:
+            lines.append(f"  {target.artifact}")
+    if len(result.targets) > 1:
+        lines.append(_summary(result))
+    return lines
+
+
+def _nothing_to_do(count: int, seconds: float) -> str:
+    if not count:
+        return "nothing to do: the mergefile has no target with an output"
+    verb = "is" if count == 1 else "are"
+    return f"nothing to do: {count_text(count, 'target')} {verb} up to date ({time_text(seconds)})"
+
+
+def _place_of(target: TargetResult, shown: Shown) -> str:
+    return shown(target.output) if target.output else f"{target.target} (in the store)"
+
+
+def _built_row(target: TargetResult, shown: Shown) -> tuple[str, ...]:
+    row = (str(target.verdict), _place_of(target, shown))
+    if target.verdict not in (Verdict.BUILT, Verdict.RESTORED):
+        return (*row, "; ".join(target.reasons))
+    counts = f"{target.tensors_computed} computed, {target.tensors_reused} reused"
+    return (*row, counts, size_text(target.bytes_written), time_text(target.seconds))
+
+
+def _summary(result: BuildResult) -> str:
+    counts = Counter(target.verdict for target in result.targets)
+    verdicts = ", ".join(f"{count} {str(verdict).replace('-', ' ')}" for verdict, count in counts.items())
+    work = f"read {size_text(result.bytes_read)}, wrote {size_text(result.bytes_written)}"
+    return f"{verdicts}; {work} in {time_text(result.seconds)}"
+
+
+def plan_lines(plan: PlanResult, *, verbose: bool = False, shown: Shown = as_it_is) -> list[str]:
+    """Return what a build would do: a row a target, its reasons below it, then the space."""
+    if all(target.verdict is Verdict.UP_TO_DATE for target in plan.targets) and not verbose:
+        return [_nothing_to_do(len(plan.targets), plan.seconds)]
+    lines: list[str] = []
+    for target, row in zip(plan.targets, table(_planned_row(each, shown) for each in plan.targets), strict=True):
+        lines.append(row)
+        lines += (f"    {text}" for text in (*target.reasons, *target.notes))
+        if target.error and target.error.message not in target.reasons:
+            lines.append(f"    {target.error.message}")
+    if plan.bytes_to_hash:
+        lines.append(f"{size_text(plan.bytes_to_hash)} of sources are not hashed yet, and would be read to know more")
+    lines.append(f"space: {size_text(plan.space_needed)} needed, {size_text(plan.space_free)} free")
+    return lines
+
+
+def _planned_row(target: TargetResult, shown: Shown) -> tuple[str, ...]:
+    row = (str(target.verdict), target.target, shown(target.output) if target.output else "(in the store)")
+    if target.verdict not in (Verdict.BUILD, Verdict.RESTORE):
+        return row
+    counts = f"{target.tensors_computed} to compute, {target.tensors_reused} to reuse"
+    return (*row, counts, f"read {size_text(target.bytes_read)}", f"write {size_text(target.bytes_written)}")
