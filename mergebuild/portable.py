@@ -15,10 +15,11 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal
+
+from mergebuild.filestate import Identity, boot_id, identity, identity_of, is_hidden, is_racy
 
 __all__ = [
     "PAGE",
@@ -66,14 +67,6 @@ _NOT_POSSIBLE: Final = frozenset(
 
 _local = threading.local()
 _position_locks: dict[int, threading.Lock] = {}
-
-_FINE_GRAIN_NS = 20_000_000
-_COARSE_GRAIN_NS = 2_000_000_000
-
-
-def is_hidden() -> bool:
-    """Return whether `MERGEBUILD_PORTABLE` hides what only some systems have."""
-    return os.environ.get("MERGEBUILD_PORTABLE", "") not in ("", "0")
 
 
 def _is_linux() -> bool:
@@ -475,57 +468,6 @@ def advise(mapping: mmap.mmap, what: Literal["sequential", "willneed", "dontneed
 
 
 # The machine
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a file's `stat` says of which file it is and whether it was touched. Times in nanoseconds."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-
-def identity_of(found: os.stat_result) -> Identity:
-    """Return the identity in a `stat` result."""
-    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def identity(path: Path) -> Identity:
-    """Return a file's identity, through links.
-
-    Raises:
-        OSError: there is no such file, or it can't be asked.
-    """
-    return identity_of(os.stat(path))  # noqa: PTH116 -- half the time of `Path.stat`, and a null build is mostly this
-
-
-def is_racy(state: Identity, now_ns: int) -> bool:
-    """Whether a file changed so shortly before `now_ns` that a later change may not show in its stat data.
-
-    Clocks of file systems tick in milliseconds, on some in whole seconds: a time without a fraction is taken for such.
-    """
-    newest = max(state.mtime_ns, state.ctime_ns)
-    grain = _COARSE_GRAIN_NS if newest % 1_000_000 == 0 else _FINE_GRAIN_NS
-    return newest > now_ns - grain
-
-
-def boot_id() -> str:
-    """Return what changes when the machine starts anew, `""` where it is not known (then trust nothing across it).
-
-    `MERGEBUILD_BOOT_ID` in the environment stands in for it.
-    """
-    given = os.environ.get("MERGEBUILD_BOOT_ID")
-    if given is not None:
-        return given
-    if is_hidden():
-        return ""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def memory_bytes() -> int:

@@ -7,41 +7,54 @@ answer is the same. A stamp is only a memory: without it, or when anything in it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xxhash
 
-from mergebuild import __version__, portable
+from mergebuild import __version__
+from mergebuild.filestate import Identity, boot_id, is_racy
 from mergebuild.results import BuildResult, TargetResult, Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Stamp"]
 
 
 class Stamp:
-    """The stamp of one build command: a mergefile, what `--set` and `--vars` say, and the targets asked for."""
+    """The stamp of one build command: a mergefile, what `--set` and `--vars` say, and the targets asked for.
+
+    Paths are strings here: a build with nothing to do has no other use for `pathlib`, which takes a while to import.
+    """
 
     def __init__(
-        self, mergefile: Path, overrides: Sequence[str], variables: Mapping[str, object] | None, targets: Sequence[str]
+        self,
+        mergefile: Path | str,
+        overrides: Sequence[str],
+        variables: Mapping[str, object] | None,
+        targets: Sequence[str],
     ) -> None:
-        where = Path.cwd() / mergefile
+        where = os.path.join(os.getcwd(), mergefile)
         given = os.environ.get("MERGEBUILD_STORE")
-        self.store = Path(given).expanduser().absolute() if given else where.parent / ".mergebuild"
+        store = os.path.expanduser(given) if given else os.path.join(os.path.dirname(where), ".mergebuild")
+        self.store = os.path.abspath(store)
         """The store that a stamp is looked for in; what `[project] store` names is only known from the text."""
         key = xxhash.xxh3_128()
-        facts = (__version__, portable.boot_id(), str(where), repr(sorted((variables or {}).items())))
+        facts = (__version__, boot_id(), where, repr(sorted((variables or {}).items())))
         for word in (*facts, str(len(overrides)), *overrides, *targets):
             key.update(f"{len(word)}:{word}".encode())
-        self._path = self.store / "stamps" / key.hexdigest()
+        self._path = os.path.join(self.store, "stamps", key.hexdigest())
 
     def answer(self) -> BuildResult | None:
         """Return the result of a build that has nothing to do; None when that is not certain."""
         began = time.perf_counter()
         try:
-            kept = json.loads(self._path.read_bytes())
+            kept = json.loads(_read(self._path))
             if any(_text_of(path) != text for path, text in kept["texts"]):
                 return None
             for path, *state in kept["files"]:
@@ -65,8 +78,9 @@ class Stamp:
         states: list[list[str | int]] = []
         for path in map(str, dict.fromkeys(files)):
             state = _state_of(path)
-            if portable.is_racy(portable.Identity(*state), now):
-                self._path.unlink(missing_ok=True)
+            if is_racy(Identity(*state), now):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path)
                 return
             states.append([path, *state])
         kept = {
@@ -74,16 +88,23 @@ class Stamp:
             "files": states,
             "targets": [[each.target, each.output, each.artifact, each.tensors_reused] for each in targets],
         }
-        self._path.parent.mkdir(exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(kept, separators=(",", ":")))
-        temporary.replace(self._path)
+        folder, name = os.path.split(self._path)
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(kept, file, separators=(",", ":"))
+        os.replace(temporary, self._path)
 
 
 def _text_of(path: str) -> str:
-    return xxhash.xxh3_128_hexdigest(Path(path).read_bytes())
+    return xxhash.xxh3_128_hexdigest(_read(path))
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _state_of(path: str) -> list[int]:
-    found = os.stat(path)  # noqa: PTH116 -- ten thousand of them, in a build that should cost nothing
+    found = os.stat(path)
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]

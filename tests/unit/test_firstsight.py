@@ -18,7 +18,7 @@ from lab import TORCH, Lab, as_bytes
 from torch import Tensor
 
 from mergebuild import build as build_module
-from mergebuild import portable
+from mergebuild import filestate, portable
 from mergebuild.errors import MergeBuildError, NoSpaceError, SourceError
 from mergebuild.events import Event, Hashing, PassBegun, Progress, TargetDone
 from mergebuild.formats import read_header
@@ -319,7 +319,7 @@ def test_after_first_sight_sources_are_remembered(fresh: Lab) -> None:
 
 
 def test_a_racily_clean_source_is_used_but_not_remembered(fresh: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "_FINE_GRAIN_NS", 10**12)
+    monkeypatch.setattr(filestate, "_FINE_GRAIN_NS", 10**12)
     fresh.write(target("a", "x/2 + y/2"))
     assert fresh.verdicts() == {"a": "built"}
     assert not of_kind(fresh, Hashing)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergebuild import portable
-from mergebuild.portable import PAGE, Identity
+from mergebuild.portable import PAGE
 
 INABILITIES = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 ON_LINUX = sys.platform == "linux"
@@ -553,51 +553,10 @@ def test_advice_changes_no_byte(system: str, tmp_path: Path) -> None:
 # The machine
 
 
-def test_boot_id_is_the_environments_before_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "given")
-    assert portable.boot_id() == "given"
-
-
-def test_boot_id_is_constant_and_empty_where_unknown(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MERGEBUILD_BOOT_ID", raising=False)
-    found = portable.boot_id()
-    assert found == portable.boot_id()
-    assert bool(found) == (system == "native" and Path("/proc/sys/kernel/random/boot_id").exists())
-
-
-def test_identity_tells_a_touched_and_a_replaced_file(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(b"1")
-    first = portable.identity(path)
-    assert first == portable.identity(path) == portable.identity_of(path.stat())
-    assert first == Identity(first.device, path.stat().st_ino, 1, path.stat().st_mtime_ns, path.stat().st_ctime_ns)
-    os.utime(path, ns=(0, 10**9))
-    touched = portable.identity(path)
-    assert touched != first
-    (tmp_path / "g").write_bytes(b"1")
-    os.utime(tmp_path / "g", ns=(0, 10**9))
-    (tmp_path / "g").replace(path)
-    assert portable.identity(path) != touched
-
-
-def test_identity_looks_through_links(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"1")
-    (tmp_path / "link").symlink_to(tmp_path / "f")
-    assert portable.identity(tmp_path / "link") == portable.identity(tmp_path / "f")
-    with pytest.raises(FileNotFoundError):
-        portable.identity(tmp_path / "none")
-
-
 def test_cpu_count_is_what_this_process_may_use(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert portable.cpu_count() == (3 if system == "native" else 1)
-
-
-@pytest.mark.parametrize(("value", "hidden"), [("", False), ("0", False), ("1", True)])
-def test_the_switch_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch, value: str, hidden: bool) -> None:
-    monkeypatch.setenv("MERGEBUILD_PORTABLE", value)
-    assert portable.is_hidden() is hidden
 
 
 def test_memory_is_known_or_zero(system: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
-from mergebuild import portable
+from mergebuild import filestate, portable
 from mergebuild import sources as sources_module
 from mergebuild.errors import MergeBuildError, SourceError
 from mergebuild.events import Hashing
@@ -80,7 +80,7 @@ def test_a_file_is_racily_clean_within_the_clocks_grain(mtime: int, ctime: int, 
 
 
 def test_a_racily_clean_source_is_used_but_not_remembered(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "_FINE_GRAIN_NS", 10**12)
+    monkeypatch.setattr(filestate, "_FINE_GRAIN_NS", 10**12)
     assert one.verdicts() == {"t": "built"}
     assert one.verdicts() == {"t": "up-to-date"}
     assert hashings(one) == 2
