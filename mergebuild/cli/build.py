@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from mergebuild.cli.opening import mergefile_of, open_project, shown_from_here, targets_from_here
+from mergebuild.cli.opening import open_project, path_of_mergefile, shown_from_here, targets_from_here
 from mergebuild.cli.options import (
+    FileName,
     Settings,
     dry_run_option,
     lock_timeout_option,
@@ -18,32 +17,34 @@ from mergebuild.cli.options import (
     targets_argument,
 )
 from mergebuild.errors import UsageError
-from mergebuild.report.answers import build_lines
+from mergebuild.report.builds import build_lines
 from mergebuild.results import BuildResult
 from mergebuild.stamp import Stamp
 
 __all__ = ["command"]
 
 _DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "source")
-_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+_DEVICES = ("auto", "cpu", "cuda")
 
+if TYPE_CHECKING:
 
-class _Options(TypedDict):
-    dry_run: bool
-    keep_going: bool
-    jobs: int | None
-    device: str
-    force: bool
-    locked: bool
-    durable: bool
-    out: str | None
-    dtype: str | None
-    lock_timeout: float | None
+    class _Options(TypedDict):
+        dry_run: bool
+        keep_going: bool
+        jobs: int | None
+        device: str
+        force: bool
+        locked: bool
+        durable: bool
+        out: str | None
+        dtype: str | None
+        lock_timeout: float | None
 
 
 def _check(targets: tuple[str, ...], options: _Options) -> None:
     """Refuse options that make no sense together."""
-    if not _DEVICE.fullmatch(options["device"]):
+    kind, colon, number = options["device"].partition(":")
+    if kind not in _DEVICES or (colon and not (kind == "cuda" and number.isascii() and number.isdecimal())):
         message = f"there is no device `{options['device']}`"
         raise UsageError.one("no-such-device", message, help="expected `auto`, `cpu`, `cuda` or `cuda:0`")
     if options["out"] is None:
@@ -68,7 +69,7 @@ def _check(targets: tuple[str, ...], options: _Options) -> None:
 @click.option("--force", is_flag=True, help="Overwrite outputs changed by hand; they are kept aside first.")
 @click.option("--locked", is_flag=True, help="Refuse sources and results other than mergefile.lock's.")
 @click.option("--durable", is_flag=True, help="Wait until the disk has it.")
-@click.option("-o", "--out", metavar="PATH", type=click.Path(), help="Write one target there, and change nothing else.")
+@click.option("-o", "--out", metavar="PATH", type=FileName(), help="Write one target there, and change nothing else.")
 @click.option(
     "--dtype", metavar="DTYPE", type=click.Choice(_DTYPES), help=f"The dtype of what -o writes: {', '.join(_DTYPES)}."
 )
@@ -89,7 +90,7 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Opt
     problems = [target.error for target in result.targets if target.error]
     errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
     shown = shown_from_here(settings)
-    lines = [] if settings.quiet else build_lines(result, verbose=settings.verbose > 0, shown=shown)
+    lines = [] if settings.quiet or settings.as_json else build_lines(result, verbose=settings.verbose > 0, shown=shown)
     settings.console.answer(result.to_json() | errors, lines)
     settings.console.problems(problems)
     return result.exit_code
@@ -100,10 +101,12 @@ def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _Optio
     if options["force"] or options["locked"] or options["out"] is not None or options["device"] not in ("auto", "cpu"):
         return None
     named = targets_from_here(settings, targets)
-    return Stamp(mergefile_of(settings), settings.overrides, settings.variables, named).answer()
+    return Stamp(path_of_mergefile(settings), settings.overrides, settings.variables, named).answer()
 
 
 def _build(settings: Settings, targets: tuple[str, ...], options: _Options) -> BuildResult:
+    from pathlib import Path
+
     project = open_project(settings)
     with settings.console.listening() as emit:
         return project.build(

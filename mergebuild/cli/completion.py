@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergebuild.cli.opening import open_recipe
+from mergebuild.cli.opening import open_names
 from mergebuild.cli.options import Settings
 from mergebuild.errors import MergeBuildError
 
 if TYPE_CHECKING:
-    from mergebuild.recipe import Recipe
+    from mergebuild.recipe.families import Family
 
 __all__ = ["source_names", "target_names"]
 
 
 def target_names(settings: Settings, incomplete: str) -> tuple[str, ...]:
-    """Return the names of targets; the members of families only once an `@` is there."""
-    recipe = _recipe(settings)
-    names = recipe.target_names() if recipe else []
-    return tuple(names) if "@" in incomplete else tuple(dict.fromkeys(name.partition("@")[0] for name in names))
+    """Return the names of targets; the members of a family only once its name and an `@` are there."""
+    _, targets = _names(settings)
+    name, at, _ = incomplete.partition("@")
+    if not at:
+        return tuple(targets)
+    family = targets.get(name)
+    return tuple(member for member, _ in family.members()) if family else ()
 
 
 def source_names(settings: Settings) -> tuple[str, ...]:
     """Return the names of sources."""
-    recipe = _recipe(settings)
-    return tuple(recipe.sources) if recipe else ()
+    return _names(settings)[0]
 
 
-def _recipe(settings: Settings) -> Recipe | None:
+def _names(settings: Settings) -> tuple[tuple[str, ...], Mapping[str, Family | None]]:
     try:
-        return open_recipe(settings)
+        return open_names(settings)
     except (MergeBuildError, OSError):
-        return None
+        return (), {}

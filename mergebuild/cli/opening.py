@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mergebuild.cli.options import Settings
 from mergebuild.errors import Place, RecipeError, UsageError
-from mergebuild.report.answers import Shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mergebuild.project import Project
     from mergebuild.recipe import Recipe
+    from mergebuild.recipe.families import Family
+    from mergebuild.report.builds import Shown
 
 __all__ = [
     "MERGEFILE",
     "duration",
     "find_mergefile",
     "from_here",
-    "mergefile_of",
+    "open_names",
     "open_project",
     "open_recipe",
+    "path_of_mergefile",
     "read_variables",
     "shown_from_here",
     "size",
@@ -36,18 +38,19 @@ MERGEFILE = "mergefile.toml"
 Amount = TypeVar("Amount", int, float)
 
 
-def find_mergefile(settings: Settings) -> Path | None:
+def find_mergefile(settings: Settings) -> str | None:
     """Return the mergefile: the one given, else the nearest here or above; None when there is none."""
     if settings.mergefile is not None:
         return settings.mergefile
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / MERGEFILE).is_file():
-            return Path(os.path.relpath(folder / MERGEFILE, here))
-    return None
+    here = folder = os.getcwd()
+    while not os.path.isfile(os.path.join(folder, MERGEFILE)):
+        if folder == os.path.dirname(folder):
+            return None
+        folder = os.path.dirname(folder)
+    return os.path.relpath(os.path.join(folder, MERGEFILE), here)
 
 
-def mergefile_of(settings: Settings) -> Path:
+def path_of_mergefile(settings: Settings) -> str:
     """Return the mergefile.
 
     Raises:
@@ -60,12 +63,12 @@ def mergefile_of(settings: Settings) -> Path:
             f"there is no `{MERGEFILE}` here, nor in a folder above",
             help="`mergebuild init` writes one; `-f FILE` and `-C DIR` name another",
         )
-    if not found.is_file():
-        kind = "is a folder" if found.is_dir() else "does not exist"
+    if not os.path.isfile(found):
+        kind = "is a folder" if os.path.isdir(found) else "does not exist"
         raise RecipeError.one(
             "no-mergefile",
             f"the mergefile `{found}` {kind}",
-            where=Place(str(found)),
+            where=Place(found),
             help="name a file with `-f`; `mergebuild init` writes one",
         )
     return found
@@ -73,26 +76,40 @@ def mergefile_of(settings: Settings) -> Path:
 
 def open_project(settings: Settings) -> Project:
     """Load the mergefile that the settings name, with what `--set` and `--vars` say."""
+    from pathlib import Path
+
     from mergebuild.project import load
 
-    return load(mergefile_of(settings), overrides=settings.overrides, variables=settings.variables)
+    return load(Path(path_of_mergefile(settings)), overrides=settings.overrides, variables=settings.variables)
 
 
 def open_recipe(settings: Settings) -> Recipe:
     """Load the text alone: no sources, no store."""
+    from pathlib import Path
+
     from mergebuild.recipe import load_recipe
 
-    return load_recipe(mergefile_of(settings), overrides=settings.overrides, variables=settings.variables)
+    return load_recipe(Path(path_of_mergefile(settings)), overrides=settings.overrides, variables=settings.variables)
+
+
+def open_names(settings: Settings) -> tuple[tuple[str, ...], Mapping[str, Family | None]]:
+    """Load the names alone: of sources; and of targets, with what makes one a family."""
+    from pathlib import Path
+
+    from mergebuild.recipe import load_names
+
+    return load_names(Path(path_of_mergefile(settings)), overrides=settings.overrides, variables=settings.variables)
 
 
 def shown_from_here(settings: Settings) -> Shown:
     """Return a function from an output's path, relative to the project, to one relative to the current folder."""
-    root = mergefile_of(settings).parent
+    root = os.path.dirname(path_of_mergefile(settings))
 
     def shown(path: str) -> str:
-        if root == Path() or Path(path).is_absolute() or path.startswith("~"):
+        if not root or os.path.isabs(path) or path.startswith("~"):
             return path
-        joined = os.path.normpath(root / path) if root.is_absolute() else os.path.relpath(root / path)
+        joined = os.path.join(root, path)
+        joined = os.path.normpath(joined) if os.path.isabs(root) else os.path.relpath(joined)
         return f"{joined}{os.sep}" if path.endswith("/") else joined
 
     return shown
@@ -100,6 +117,8 @@ def shown_from_here(settings: Settings) -> Shown:
 
 def from_here(path: Path) -> Path:
     """Return a path below the current folder relative to it, and any other as it is."""
+    from pathlib import Path
+
     try:
         return path.relative_to(Path.cwd())
     except ValueError:
@@ -108,14 +127,14 @@ def from_here(path: Path) -> Path:
 
 def targets_from_here(settings: Settings, targets: tuple[str, ...]) -> tuple[str, ...]:
     """Return targets, with those that are paths of files turned from the current folder's to the project's."""
-    root = mergefile_of(settings).parent
-    if root == Path():
+    root = os.path.dirname(path_of_mergefile(settings))
+    if not root:
         return targets
     return tuple(os.path.relpath(each, root) if _is_path(each) else each for each in targets)
 
 
 def _is_path(target: str) -> bool:
-    return target.endswith((".safetensors", ".ckpt", "/")) and not Path(target).is_absolute()
+    return target.endswith((".safetensors", ".ckpt", "/")) and not os.path.isabs(target)
 
 
 def read_variables(file: str) -> Mapping[str, object]:
@@ -124,8 +143,10 @@ def read_variables(file: str) -> Mapping[str, object]:
     Raises:
         UsageError: it cannot be read, or is neither.
     """
+    import json
     import tomllib
     from decimal import Decimal
+    from pathlib import Path
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")

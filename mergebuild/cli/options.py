@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 __all__ = [
+    "FileName",
+    "FolderName",
     "SectionedHelp",
     "Settings",
     "SourceOrFile",
@@ -45,22 +45,58 @@ else:  # generic only since click 8.4
 Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)
 
 
-@dataclass
 class Settings:
-    """What the shared options of one command line say. Filled in while click reads them, so not frozen."""
+    """What the shared options of one command line say; filled in while click reads them."""
 
-    as_json: bool = False
-    mergefile: Path | None = None
-    quiet: bool = False
-    verbose: int = 0
-    color: bool = True
-    overrides: tuple[str, ...] = ()
-    variables: Mapping[str, object] = field(default_factory=dict)
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.mergefile: str | None = None
+        self.quiet = False
+        self.verbose = 0
+        self.color = True
+        self.overrides: tuple[str, ...] = ()
+        self.variables: Mapping[str, object] = {}
 
     @cached_property
     def console(self) -> Console:
         """The console that these settings ask for; asked for once all options are read."""
         return Console(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose, color=self.color)
+
+
+class FileName(TextType):
+    """The path of a file; it need not exist."""
+
+    name = "file"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse a folder."""
+        if os.path.isdir(value):
+            self.fail(f"`{value}` is a folder, expected a file", param, ctx)
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Let the shell complete files."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+class FolderName(TextType):
+    """The path of a folder; it need not exist."""
+
+    name = "folder"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse a file."""
+        if os.path.isfile(value):
+            self.fail(f"`{value}` is a file, expected a folder", param, ctx)
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Let the shell complete folders."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
 
 
 settings_of = click.make_pass_decorator(Settings, ensure=True)
@@ -72,6 +108,21 @@ class EverywhereOption(click.Option):
 
 class SectionedHelp(click.Command):
     """A command whose help shows its own options apart from those of every command."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return `--help`. click's own looks for translations of its text, in every run."""
+        if self._own_help is None:
+            self._own_help = click.Option(
+                self.get_help_option_names(ctx) or ["--help"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_show_help,
+                help="Show this message and exit.",
+            )
+        return self._own_help
+
+    _own_help: click.Option | None = None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in two sections."""
@@ -89,6 +140,12 @@ class SectionedHelp(click.Command):
                     formatter.write_dl(records)
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
+
+
+def _show_help(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(context.get_help(), color=context.color)
+        context.exit()
 
 
 Store = Callable[[Settings, Any], None]
@@ -115,7 +172,7 @@ def _change_folder(_settings: Settings, folders: tuple[str, ...]) -> None:
 
 
 def _set_mergefile(settings: Settings, path: str) -> None:
-    settings.mergefile = Path(path)
+    settings.mergefile = path
 
 
 def _set_quiet(settings: Settings, _value: bool) -> None:
@@ -156,7 +213,7 @@ _EVERYWHERE: tuple[Callable[[Any], Any], ...] = (
         multiple=True,
         is_eager=True,
         store=_change_folder,
-        type=click.Path(file_okay=False),
+        type=FolderName(),
         help="Change to this folder first.",
     ),
     _shared(
@@ -164,7 +221,7 @@ _EVERYWHERE: tuple[Callable[[Any], Any], ...] = (
         "--file",
         metavar="FILE",
         store=_set_mergefile,
-        type=click.Path(dir_okay=False),
+        type=FileName(),
         help="The mergefile; else mergefile.toml here, or in the nearest folder above.",
     ),
     _shared("-q", "--quiet", is_flag=True, store=_set_quiet, help="Say nothing but answers, warnings and errors."),
@@ -225,7 +282,7 @@ def reads_recipe(function: Decorated) -> Decorated:
         multiple=True,
         expose_value=False,
         callback=_storing(_add_variables),
-        type=click.Path(dir_okay=False, allow_dash=True),
+        type=FileName(),
         help="Set variables from a TOML or JSON file, or from standard input (`-`).",
     )(function)
     return click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
 from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
-from mergebuild.report.answers import plan_lines
+from mergebuild.report.builds import plan_lines
 
 __all__ = ["command", "show_plan"]
 
@@ -26,7 +26,7 @@ def show_plan(settings: Settings, targets: tuple[str, ...]) -> int:
     plan = open_project(settings).plan(targets_from_here(settings, targets))
     problems = list(dict.fromkeys(target.error for target in plan.targets if target.error))
     errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
-    lines = plan_lines(plan, verbose=settings.verbose > 0, shown=shown_from_here(settings))
+    lines = [] if settings.as_json else plan_lines(plan, verbose=settings.verbose > 0, shown=shown_from_here(settings))
     settings.console.answer(plan.to_json() | errors, lines)
     settings.console.problems(problems)
     return plan.exit_code

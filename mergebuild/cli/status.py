@@ -7,8 +7,8 @@ import click
 from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
 from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
 from mergebuild.errors import StatusError
+from mergebuild.findings import State
 from mergebuild.report.answers import status_lines
-from mergebuild.results import State
 
 __all__ = ["command"]
 
@@ -24,6 +24,7 @@ def command(settings: Settings, targets: tuple[str, ...], exit_code: bool) -> in
     target makes now; `mergebuild clean --orphans` removes them.
     """
     status = open_project(settings).status(targets_from_here(settings, targets))
-    settings.console.answer(status.to_json(), status_lines(status, shown=shown_from_here(settings)))
+    lines = [] if settings.as_json else status_lines(status, shown=shown_from_here(settings))
+    settings.console.answer(status.to_json(), lines)
     is_current = all(target.state is State.UP_TO_DATE for target in status.targets)
     return StatusError.exit_code if exit_code and not is_current else 0

@@ -22,12 +22,13 @@ from mergebuild.recipe.files import File, read_files
 from mergebuild.recipe.namespace import Namespace
 from mergebuild.recipe.nodes import Reader, resolve
 from mergebuild.recipe.overrides import Override, apply_to_target, parse_override, raw_variable, target_of
+from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.recipe import Parts, Recipe
 from mergebuild.recipe.targets import Declaration
 from mergebuild.recipe.variables import Scope
 
-__all__ = ["load_recipe"]
+__all__ = ["load_names", "load_recipe"]
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping[str, object] | None = None) -> Recipe:
@@ -43,9 +44,31 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping
         UsageError: an override or a variable that the mergefile does not have, or whose value it can't take.
     """
     problems = Problems()
+    parts, default = _read(path, overrides, variables or {}, problems)
+    return Recipe(parts, default, problems)
+
+
+def load_names(
+    path: Path, *, overrides: Sequence[str] = (), variables: Mapping[str, object] | None = None
+) -> tuple[tuple[str, ...], Mapping[str, Family | None]]:
+    """Return the names of the sources, and those of the targets with what makes a target a family.
+
+    No target is read, so that ten thousand of them cost little; what is wrong with one does not matter.
+
+    Raises:
+        RecipeError, UsageError: a file or an override that cannot be read at all.
+    """
+    parts, _ = _read(path, overrides, variables or {}, Problems())
+    return tuple(parts.sources), {name: parts.families.get(name) for name in parts.declared}
+
+
+def _read(
+    path: Path, overrides: Sequence[str], variables: Mapping[str, object], problems: Problems
+) -> tuple[Parts, Sequence[tuple[str, At]]]:
+    """Return what the files say, but for what only reading the targets tells; and what `default` names."""
     files = read_files(path, problems)
     edits = _parsed(overrides)
-    scope, edits = _variables(files, edits, variables or {}, problems)
+    scope, edits = _variables(files, edits, variables, problems)
     names = Declared(problems)
     sources = read_sources(files, scope, names, problems)
     source_names = names.names
@@ -57,7 +80,7 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping
     project, default = read_project(files[0], scope, problems)
     parts = Parts(
         files=files,
-        text_digest=_digest(files, overrides, variables or {}),
+        text_digest=_digest(files, overrides, variables),
         project=project,
         sources=sources,
         layouts=read_layouts(files, scope, problems),
@@ -68,7 +91,7 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping
         default_dtype=read_default_dtype(files[0], scope, problems),
         places=names,
     )
-    return Recipe(parts, default, problems)
+    return parts, default
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:

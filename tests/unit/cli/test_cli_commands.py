@@ -14,19 +14,8 @@ from program_under_test import FakeProject, Mergebuild
 
 from mergebuild.errors import Problem
 from mergebuild.events import Notice, silent
-from mergebuild.results import (
-    BuildResult,
-    CleanResult,
-    Lineage,
-    PlanResult,
-    State,
-    StatusResult,
-    TargetResult,
-    TargetState,
-    Verdict,
-    VerifyResult,
-    WhyResult,
-)
+from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, VerifyResult, WhyResult
+from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 
 CURRENT = TargetResult("orange", Verdict.UP_TO_DATE, "out/orange.safetensors")
 NOTHING = BuildResult(True, 0.04, 0, 0, (CURRENT,))
@@ -320,3 +309,11 @@ def test_without_a_mergefile_the_error_says_how_to_get_one(
     assert found.code in (2, 3)
     assert found.json["ok"] is False
     assert project.calls == []
+
+
+def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path: Path, mergebuild: Mergebuild) -> None:
+    (tmp_path / "file").touch()
+    found = mergebuild("-C", str(tmp_path / "file"), "build")
+    assert (found.code, "is a file, expected a folder" in found.err) == (2, True)
+    found = mergebuild("-f", str(tmp_path), "build")
+    assert (found.code, "is a folder, expected a file" in found.err) == (2, True)

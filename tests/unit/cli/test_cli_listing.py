@@ -169,6 +169,15 @@ def test_sources_methods_and_commands_are_completed() -> None:
     assert "--keep-going" in completed("build", incomplete="--")
 
 
+def test_completion_does_not_mind_a_mistake_in_a_target(folder: Path) -> None:
+    """It reads no target: that is for who builds, and would take a while for ten thousand."""
+    text = (folder / "mergefile.toml").read_text()
+    (folder / "mergefile.toml").write_text(text + '[targets.wrong]\nmethod = "no such"\n')
+    assert completed("build") == ["base", "mix", "wrong"]
+    assert completed("build", incomplete="mix@") == ["mix@alpha=0.1", "mix@alpha=0.2"]
+    assert completed("build", incomplete="base@") == completed("build", incomplete="none@") == []
+
+
 def test_completion_in_a_broken_mergefile_offers_nothing(folder: Path) -> None:
     (folder / "mergefile.toml").write_text("[targets")
     assert completed("build") == []

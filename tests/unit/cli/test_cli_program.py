@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -181,6 +182,28 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_computes_nothing_imports_nothing_heavy(arguments: str, built: Path) -> None:
     """torch, numpy, networkx and rich cost more to import than a null build takes."""
     assert not imported_by(*arguments.split(), cwd=built) & HEAVY
+
+
+UNWANTED = {
+    "dataclasses", "decimal", "difflib", "fractions", "locale", "pathlib", "sqlite3", "tomli", "unicodedata",
+    "mergebuild.cli.failures", "mergebuild.cli.plan", "mergebuild.events", "mergebuild.findings",
+    "mergebuild.portable", "mergebuild.project", "mergebuild.recipe", "mergebuild.report.answers",
+    "mergebuild.report.problems", "mergebuild.report.progress", "mergebuild.store",
+}  # fmt: skip
+
+
+def test_a_build_with_nothing_to_do_imports_the_least(built: Path) -> None:
+    """Click is most of what it takes; each of these would be a part of the rest."""
+    time.sleep(0.03)  # else what was built just now could change without a trace
+    assert run("-m", "mergebuild", "build", cwd=built).returncode == 0
+    modules = imported_by("build", cwd=built)
+    assert "mergebuild.stamp" in modules
+    assert not modules & UNWANTED
+    assert not imported_by("--version") & (UNWANTED | {"json", "mergebuild.stamp", "xxhash"})
+
+
+def test_what_only_looks_imports_no_engine(built: Path) -> None:
+    assert not imported_by("status", cwd=built) & {"mergebuild.build", "mergebuild.engine", "filelock"}
 
 
 def test_completion_of_targets_imports_nothing_heavy(built: Path) -> None:
