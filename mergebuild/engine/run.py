@@ -7,6 +7,7 @@ is imported in the background when there is a step to compute, and until it is t
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -37,9 +38,13 @@ DEFAULT_CHUNK = 1 << 19
 _PIECE = 1 << 26
 """Bytes copied or hashed between two looks at whether to stop."""
 
-_AHEAD_SHARE = 8
+_AHEAD_SHARE = 4
 """While torch is not there, tensors are hashed up to one part in so many of the machine's memory: they are read again
 to compute with, and should still be in the page cache."""
+
+_POLITE = 0.0003
+"""Seconds after which the import of torch lets others have the interpreter: planning and hashing need it briefly, and
+often, and would wait most of the time."""
 
 _Job = Copy | Pending | Cluster
 
@@ -102,10 +107,15 @@ class _Torch:
             threading.Thread(target=self._fetch, name="mergebuild-import").start()
 
     def _fetch(self) -> None:
-        with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
-            import_module("mergebuild.engine.compute")
-        self.since = time.perf_counter()
-        self.is_there.set()
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(_POLITE)
+        try:
+            with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
+                import_module("mergebuild.engine.compute")
+        finally:
+            sys.setswitchinterval(usual)
+            self.since = time.perf_counter()
+            self.is_there.set()
 
 
 _torch = _Torch()
