@@ -93,7 +93,7 @@ class Builder:
         Returns:
             Whether the plan had such targets: then sources are known that were not, and all must be planned anew.
         """
-        unseen = [item for item in plan.items if item.made is None]
+        unseen = [item for item in plan.items if not item.is_known]
         absent = (item for item in unseen if item.presence is Presence.ABSENT)
         ready = [item for item in islice(_distinct(absent), _WAVE) if self._is_ready(item)]
         if ready and not self._must_stop():

@@ -18,8 +18,10 @@ from mergebuild import portable
 
 __all__ = [
     "SCHEMA",
+    "ArtifactDigests",
     "ExplainSink",
     "HashSink",
+    "LinearDigests",
     "Sink",
     "Term",
     "artifact_digest",
@@ -63,7 +65,7 @@ class HashSink:
 
     def line(self, name: str, value: str) -> None:
         """Take one line, each part behind its length."""
-        self._hash.update(f"{len(name)}:{name}{len(value)}:{value}\n".encode())
+        self._hash.update(_named(name) + _valued(value))
 
     def digest(self) -> bytes:
         """Return the 16 bytes."""
@@ -138,12 +140,73 @@ def linear_digest(dtype: str, shape: Sequence[int], terms: Sequence[Term]) -> by
     return sink.digest()
 
 
+class LinearDigests:
+    """The digests of combinations of one form: tensors that differ in what is combined, with coefficients in common.
+
+    What is hashed of each is `write_linear`'s text, kept but for the coefficients: a thousand members of a family
+    put in theirs, and hash.
+    """
+
+    def __init__(self, terms: int) -> None:
+        self._heads: list[bytes] = []
+        self._names: tuple[list[bytes], ...] = tuple([] for _ in range(terms))
+
+    def add(self, dtype: str, shape: Sequence[int], inputs: Sequence[bytes]) -> None:
+        """Add a tensor with the digests of what it may be made of, in order."""
+        head = _BytesSink()
+        write_linear(head, dtype, shape, ())
+        self._heads.append(b"".join(head.parts))
+        for names, digest in zip(self._names, inputs, strict=True):
+            names.append(_named(tagged(digest)))
+
+    def of(self, terms: Iterable[tuple[int, Fraction]]) -> list[bytes]:
+        """Return the digest of each tensor added, given which inputs are combined, and how; see `linear_digest`."""
+        texts = self._heads
+        for index, coefficient in terms:
+            value = _valued(str(coefficient))
+            texts = [text + name + value for text, name in zip(texts, self._names[index], strict=True)]
+        return list(map(xxhash.xxh3_128_digest, texts))
+
+
+class ArtifactDigests:
+    """The identities of sets of tensors that have names, dtypes and shapes in common; see `artifact_digest`."""
+
+    def __init__(self, tensors: Sequence[tuple[str, str, Sequence[int]]]) -> None:
+        self._order = sorted(range(len(tensors)), key=tensors.__getitem__)
+        self._parts = [part for index in self._order for part in (_entry(*tensors[index]), b"")]
+
+    def of(self, digests: Sequence[bytes]) -> bytes:
+        """Return the identity of one set, given the tensors' digests in the order of the tensors."""
+        parts = self._parts.copy()
+        parts[1::2] = [digests[index] for index in self._order]
+        return xxhash.xxh3_128_digest(b"".join(parts))
+
+
 def artifact_digest(tensors: Iterable[tuple[str, str, Sequence[int], bytes]]) -> bytes:
     """Return the identity of a set of tensors given as (name, dtype, shape, digest), in any order."""
-    whole = xxhash.xxh3_128()
-    for name, dtype, shape, digest in sorted(tensors):
-        encoded = name.encode()
-        shown = ",".join(map(str, shape))
-        whole.update(b"%d:%s %s [%s] " % (len(encoded), encoded, dtype.encode(), shown.encode()))
-        whole.update(digest)
-    return whole.digest()
+    found = list(tensors)
+    return ArtifactDigests([each[:3] for each in found]).of([each[3] for each in found])
+
+
+def _entry(name: str, dtype: str, shape: Sequence[int]) -> bytes:
+    encoded = name.encode()
+    shown = ",".join(map(str, shape))
+    return b"%d:%s %s [%s] " % (len(encoded), encoded, dtype.encode(), shown.encode())
+
+
+class _BytesSink:
+    """Keeps what is hashed."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def line(self, name: str, value: str) -> None:
+        self.parts.append(_named(name) + _valued(value))
+
+
+def _named(name: str) -> bytes:
+    return f"{len(name)}:{name}".encode()
+
+
+def _valued(value: str) -> bytes:
+    return f"{len(value)}:{value}\n".encode()

@@ -3,7 +3,9 @@
 A tensor of a target is an expression over tensors of its inputs. For the linear family that is a combination with
 exact rational coefficients, and a chain of them is one combination again: virtual targets fold away, sources and file
 targets (which round) stay as the *slots* of the form. A `Form` does not name a tensor; most tensors of a target share
-a handful of forms, so the algebra is done once a form and not once a tensor.
+a handful of forms, so the algebra is done once a form and not once a tensor. Which tensors share one follows from how
+a target is made, not from its numbers: a thousand members of a family have their `Kinds` in common, and a palette of
+forms each.
 
 `Folder.blueprint` says of a target which tensors it has, with dtypes, shapes and forms, from headers alone, and
 refuses inputs that do not fit together before any tensor is read. `canonical` goes from slots to digests, once these
@@ -13,26 +15,28 @@ merging nor names matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mergebuild.digest import Term
 from mergebuild.errors import MismatchError, Problem, RecipeError
 from mergebuild.formats import TensorInfo
-from mergebuild.layouts import Layout, Selector, detect
+from mergebuild.layouts import Layout, Places, Selector, detect, structure
 from mergebuild.methods.catalog import METHODS, UndefinedError
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Input, NumberPerTensor, Target
 from mergebuild.sources import Sources
 
-__all__ = ["Blueprint", "Folder", "Form", "Slot", "Spec", "canonical"]
+__all__ = ["Blueprint", "Folder", "Form", "Forms", "Kinds", "Slot", "Spec", "canonical", "gathered"]
 
 _EMA = "model_ema."
 _EMA_OF = "model.diffusion_model."
 _ZERO = Fraction(0)
+
+Key = TypeVar("Key", bytes, int)
 
 
 class Slot(NamedTuple):
@@ -66,6 +70,55 @@ class Spec(NamedTuple):
     is_float: bool
 
 
+class Kinds:
+    """Which tensors of a target are made alike: a number from 0 for each. Shared by targets that are made alike."""
+
+    def __init__(self, of: Mapping[str, int], specs: Mapping[str, Spec]) -> None:
+        self.of = of
+        """The kind of each tensor, by name."""
+        self.floats = tuple(name for name in of if specs[name].is_float)
+        """The tensors of floating-point numbers."""
+        self.float_counts = [0] * (max(of.values(), default=-1) + 1)
+        """By kind: how many tensors of floating-point numbers are of it."""
+        for name in self.floats:
+            self.float_counts[of[name]] += 1
+
+
+class Forms(Mapping[str, Form]):
+    """The form of each tensor of a target: the kinds that it shares with others, and a form for each kind."""
+
+    def __init__(self, kinds: Kinds, palette: tuple[Form, ...]) -> None:
+        self.kinds = kinds
+        self.palette = palette
+
+    def __getitem__(self, name: str) -> Form:
+        return self.palette[self.kinds.of[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds.of)
+
+    def __len__(self) -> int:
+        return len(self.kinds.of)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Forms) and self.kinds is other.kinds:
+            return self.palette == other.palette
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def slots(self) -> tuple[tuple[Slot, ...], ...]:
+        """The slots of the form of each kind."""
+        return tuple(tuple(slot for slot, _ in form.terms) for form in self.palette)
+
+    @property
+    def combined(self) -> int:
+        """The number of tensors that are more than the tensor of a slot, rounded or not."""
+        counts = zip(self.kinds.float_counts, self.palette, strict=True)
+        return sum(count for count, form in counts if form.lone is None)
+
+
 @dataclass(frozen=True)
 class Blueprint:
     """What a target will be: its tensors and how each is made; and what was noticed on the way."""
@@ -74,7 +127,9 @@ class Blueprint:
     layout: Layout | None
     source_specs: Mapping[str, Spec]
     """The tensors in the dtypes of the first input, which `dtype = "source"` means."""
-    forms: Mapping[str, Form]
+    specs: Mapping[str, Spec]
+    """The tensors as whoever reads the target sees them: floats in its dtype, if it has one of its own."""
+    forms: Forms
     missing: Mapping[str, int]
     """By input: tensors that it lacks, and that stay the first input's."""
     left_out: Mapping[str, int]
@@ -82,22 +137,14 @@ class Blueprint:
     ema_dropped: Mapping[str, int]
     """By input: EMA copies left behind."""
 
-    @cached_property
-    def specs(self) -> Mapping[str, Spec]:
-        """The tensors as whoever reads the target sees them: floats in its dtype, if it has one of its own."""
-        return self.specs_in(self.target.dtype)
-
     def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
         """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""
-        if dtype in (None, "source"):
-            return self.source_specs
-        assert dtype is not None
-        return {name: spec._replace(dtype=dtype) if spec.is_float else spec for name, spec in self.source_specs.items()}
+        return self.specs if dtype == self.target.dtype else _rounded(self.source_specs, dtype)
 
-    @property
-    def owners(self) -> set[str]:
+    @cached_property
+    def owners(self) -> frozenset[str]:
         """The sources and file targets whose tensors it is made of."""
-        return {slot.owner for form in set(self.forms.values()) for slot, _ in form.terms}
+        return frozenset(slot.owner for slots in self.forms.slots for slot in slots)
 
     def notes(self) -> list[str]:
         """Return what the user should know, a sentence each."""
@@ -117,8 +164,49 @@ class _View:
     input: Input
     layout: Layout | None
     specs: Mapping[str, Spec]
-    form_of: Callable[[str], Form]
+    palette: tuple[Form, ...]
+    kinds: Kinds | None = None
+    """None: all tensors are of kind 0."""
     ema_dropped: int = 0
+
+    @property
+    def likeness(self) -> tuple[object, ...]:
+        """All that matters of it but the coefficients in its forms. What it names by id lives as long as the folder."""
+        return (id(self.specs), id(self.layout), id(self.kinds), self.ema_dropped)
+
+    def kind(self, name: str) -> int:
+        """Return the kind of a tensor."""
+        return self.kinds.of[name] if self.kinds else 0
+
+
+class _Recipe(NamedTuple):
+    """How the tensors of one kind are made."""
+
+    inputs: tuple[int, ...]
+    """The kind of each input's tensor; of the first input's alone, where it is just that."""
+    values: tuple[int | None, ...] | None
+    """Which value of each number reaches it (None: none does); None where the tensor is the first input's."""
+    name: str
+    """The first tensor of the kind; the only one, where the method's numbers depend on the name."""
+
+
+class _Frame(NamedTuple):
+    """What targets that are made alike have in common: everything but the values of their numbers."""
+
+    views: tuple[_View, ...]
+    """Of the target that it was made for: they keep alive what the frame is found by."""
+    specs: Mapping[str, Spec]
+    kinds: Kinds
+    recipes: tuple[_Recipe, ...]
+    """By kind."""
+    selector: Selector
+    places: tuple[Places, ...]
+    """By number, those of a list one by one."""
+    missing: tuple[int, ...]
+    """By input but the first, as `Blueprint.missing`; so `left_out`."""
+    left_out: tuple[int, ...]
+    forms: dict[tuple[object, ...], Form]
+    """What was combined so far, by the numbers, the name where it matters, and the inputs' forms by id."""
 
 
 @dataclass
@@ -142,14 +230,22 @@ def ema_name(name: str) -> str:
 
 def canonical(form: Form, name: str, digest_of: Callable[[str, str], bytes]) -> tuple[Term, ...]:
     """Return the terms of a form for one tensor: equal tensors added up, zeros dropped, in the order of digests."""
-    if len(form.terms) == 1:
-        slot, coefficient = form.terms[0]
-        return (Term(digest_of(slot.owner, slot.tensor(name)), coefficient),)
-    gathered: dict[bytes, Fraction] = {}
-    for slot, coefficient in form.terms:
-        digest = digest_of(slot.owner, slot.tensor(name))
-        gathered[digest] = gathered.get(digest, _ZERO) + coefficient
-    return tuple(Term(digest, gathered[digest]) for digest in sorted(gathered) if gathered[digest])
+    digests = [digest_of(slot.owner, slot.tensor(name)) for slot, _ in form.terms]
+    return tuple(Term(digest, coefficient) for digest, coefficient in gathered(form, digests))
+
+
+def gathered(form: Form, keys: Sequence[Key]) -> list[tuple[Key, Fraction]]:
+    """Return the coefficients of a form, those of slots with equal keys added up, without zeros, in order of keys.
+
+    `keys` stand for the digests of the slots' tensors: they are equal and ordered as these are.
+    """
+    if len(keys) == 1:
+        return [(keys[0], form.terms[0][1])]
+    sums: dict[Key, Fraction] = {}
+    for key, (_, coefficient) in zip(keys, form.terms, strict=True):
+        known = sums.get(key)
+        sums[key] = coefficient if known is None else known + coefficient
+    return [(key, sums[key]) for key in sorted(sums) if sums[key]]
 
 
 class Folder:
@@ -162,7 +258,10 @@ class Folder:
         self._blueprints: dict[str, Blueprint] = {}
         self._layouts: dict[str, Layout | None] = {}
         self._selectors: dict[tuple[str | None, tuple[str, ...]], Selector] = {}
-        self._specs: dict[tuple[str, bool, bool], tuple[dict[str, Spec], int]] = {}
+        self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
+        self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
+        self._averaged: dict[str, Kinds] = {}
+        self._frames: dict[tuple[object, ...], _Frame] = {}
 
     def blueprint(self, name: str) -> Blueprint:
         """Return what a target is made of.
@@ -183,35 +282,52 @@ class Folder:
         return ref not in self._sources and self._recipe.target(ref).is_virtual
 
     def _make(self, target: Target) -> Blueprint:
-        views = [self._view(each, target) for each in target.inputs]
+        views = tuple(self._view(each, target) for each in target.inputs)
+        likeness = (*_likeness(target), *(view.likeness for view in views))
+        frame = self._frames.get(likeness)
+        if frame is None:
+            frame = self._frames[likeness] = self._frame(target, views)
+        others = [view.input.ref for view in views[1:]]
+        return Blueprint(
+            target=target,
+            layout=views[0].layout,
+            source_specs=frame.specs,
+            specs=self._in_dtype(frame.specs, target.dtype),
+            forms=Forms(frame.kinds, self._palette(target, frame, views)),
+            missing={ref: count for ref, count in zip(others, frame.missing, strict=True) if count},
+            left_out={ref: count for ref, count in zip(others, frame.left_out, strict=True) if count},
+            ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
+        )
+
+    def _frame(self, target: Target, views: tuple[_View, ...]) -> _Frame:
+        """Return what a target has in common with all that are made like it; refuse inputs that do not fit."""
         first, others = views[0], views[1:]
-        names = list(first.specs)
-        dropped = self._select(target, "drop", names, first.layout) if target.drop else frozenset[str]()
-        specs = {name: spec for name, spec in first.specs.items() if name not in dropped}
+        specs = first.specs
+        if target.drop:
+            dropped = self._select(target, "drop", list(specs), first.layout)
+            specs = {name: spec for name, spec in specs.items() if name not in dropped}
         floats = tuple(name for name, spec in specs.items() if spec.is_float)
-        reached, coefficients = self._coefficients(target, floats, first.layout)
+        selector = self.selector(first.layout, floats)
+        places = _places(target, selector)
+        reached = self._reached(target, floats, places, first.layout)
         common = [
             name
             for name in floats
             if name in reached and all(name in view.specs and view.specs[name].is_float for view in others)
         ]
         self._check_fit(target, views, common)
-        missing = {
-            view.input.ref: sum(name in reached and name not in view.specs for name in floats) for view in others
-        }
-        left_out = {view.input.ref: sum(name not in first.specs for name in view.specs) for view in others}
-        self._check_missing(target, missing, left_out)
-        forms = {name: first.form_of(name) for name in specs}
-        self._combine(forms, common, coefficients, views)
-        return Blueprint(
-            target=target,
-            layout=first.layout,
-            source_specs=specs,
-            forms=forms,
-            missing={ref: count for ref, count in missing.items() if count},
-            left_out={ref: count for ref, count in left_out.items() if count},
-            ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
-        )
+        missing = tuple(sum(name in reached and name not in view.specs for name in floats) for view in others)
+        left_out = tuple(sum(name not in first.specs for name in view.specs) for view in others)
+        self._check_missing(target, views, missing, left_out)
+        kinds, recipes = _sorted_into_kinds(target, specs, views, set(common), places)
+        return _Frame(views, specs, kinds, recipes, selector, places, missing, left_out, {})
+
+    def _in_dtype(self, specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:
+        """Return `_rounded`, the same object for the same specs, which a frame keeps alive."""
+        found = self._rounded.get((id(specs), dtype))
+        if found is None:
+            found = self._rounded[id(specs), dtype] = _rounded(specs, dtype)
+        return found
 
     # Inputs
 
@@ -221,40 +337,40 @@ class Folder:
         if each.ref not in self._sources:
             made = self.blueprint(each.ref)
             if made.target.is_virtual:
-                return _View(each, layout, specs, made.forms.__getitem__, ema_dropped)
+                return _View(each, layout, specs, made.forms.palette, made.forms.kinds, ema_dropped)
         plain = self._intern({Slot(each.ref): Fraction(1)})
         if target.ema != "use" or each.ref not in self._sources:
-            return _View(each, layout, specs, lambda _name: plain, ema_dropped)
-        own = self._sources.file(each.ref).header.tensors
+            return _View(each, layout, specs, (plain,), None, ema_dropped)
         averaged = self._intern({Slot(each.ref, ema=True): Fraction(1)})
+        return _View(each, layout, specs, (plain, averaged), self._kinds_with_averages(each.ref, specs), ema_dropped)
 
-        def form_of(name: str) -> Form:
-            return averaged if name.startswith(_EMA_OF) and ema_name(name) in own else plain
-
-        return _View(each, layout, specs, form_of, ema_dropped)
-
-    def _input_specs(self, ref: str, ema: str) -> tuple[dict[str, Spec], int]:
-        """Return the tensors that an input offers, and how many EMA copies are left behind."""
-        key = (ref, ema == "keep", ema == "use")
-        found = self._specs.get(key)
+    def _kinds_with_averages(self, ref: str, specs: Mapping[str, Spec]) -> Kinds:
+        """Return the kinds of a source whose EMA copies are used: 1 where there is one, else 0."""
+        found = self._averaged.get(ref)
         if found is None:
-            found = self._specs[key] = self._make_specs(ref, ema)
+            own = self._sources.file(ref).header.tensors
+            of = {name: int(name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs}
+            found = self._averaged[ref] = Kinds(of, specs)
         return found
 
-    def _make_specs(self, ref: str, ema: str) -> tuple[dict[str, Spec], int]:
-        if ref not in self._sources:
-            specs = dict(self.blueprint(ref).specs)
-        else:
-            tensors = self._sources.file(ref).header.tensors
-            specs = {name: _spec(info) for name, info in tensors.items()}
-            if ema == "use":
-                for name in specs:
-                    if name.startswith(_EMA_OF) and (copy := tensors.get(ema_name(name))) and copy.is_float:
-                        specs[name] = _spec(copy)
-        if ema == "keep":
-            return specs, 0
-        kept = {name: spec for name, spec in specs.items() if not name.startswith(_EMA)}
-        return kept, (len(specs) - len(kept) if ema == "drop" else 0)
+    def _input_specs(self, ref: str, ema: str) -> tuple[Mapping[str, Spec], int]:
+        """Return the tensors that an input offers, and how many EMA copies are left behind."""
+        made = None if ref in self._sources else self.blueprint(ref).specs
+        key = (ref if made is None else id(made), ema)
+        found = self._offered.get(key)
+        if found is None:
+            specs = self._source_specs(ref, ema) if made is None else made
+            found = self._offered[key] = _without_averages(specs, ema)
+        return found
+
+    def _source_specs(self, ref: str, ema: str) -> Mapping[str, Spec]:
+        tensors = self._sources.file(ref).header.tensors
+        specs = {name: _spec(info) for name, info in tensors.items()}
+        if ema == "use":
+            for name in specs:
+                if name.startswith(_EMA_OF) and (copy := tensors.get(ema_name(name))) and copy.is_float:
+                    specs[name] = _spec(copy)
+        return specs
 
     def _layout(self, ref: str) -> Layout | None:
         if ref not in self._sources:
@@ -279,67 +395,43 @@ class Folder:
         selectors = target.drop if which == "drop" else target.merge or ()
         return self.selector(layout, tuple(names)).select(selectors)
 
-    def _coefficients(
-        self, target: Target, floats: tuple[str, ...], layout: Layout | None
-    ) -> tuple[set[str], Callable[[str], tuple[Fraction, ...]]]:
-        """Return the tensors that the target's numbers reach, and the coefficients of the inputs for each of them."""
-        resolve = self.selector(layout, floats).resolve
-        problems: list[Problem] = []
+    def _reached(
+        self, target: Target, floats: tuple[str, ...], places: Sequence[Places], layout: Layout | None
+    ) -> frozenset[str]:
+        """Return the tensors that the target's amounts reach; all of them where it has none."""
+        amounts = [each for each, default in zip(places, _defaults(target), strict=True) if default is None]
+        reached = frozenset().union(*(each.of for each in amounts)) if amounts else frozenset(floats)
+        return reached if target.merge is None else reached & self._select(target, "merge", floats, layout)
 
-        def resolved(number: NumberPerTensor) -> Mapping[str, Fraction]:
-            try:
-                return resolve(number)
-            except RecipeError as error:
-                problems.extend(error.problems)
-                return {}
-
-        numbers = {
-            name: tuple(resolved(each) for each in (number if isinstance(number, tuple) else (number,)))
-            for name, number in target.numbers.items()
-        }
-        if problems:
-            raise RecipeError(problems)
-        method = METHODS.get(target.method)
-        defaults = {name: _default(method, name) for name in numbers} if method else {}
-        amounts = [maps for name, maps in numbers.items() if defaults.get(name) is None]
-        reached = set().union(*(each for maps in amounts for each in maps)) if amounts else set(floats)
-        if target.merge is not None:
-            reached &= self._select(target, "merge", floats, layout)
-        columns = [(each, defaults.get(name)) for name, maps in numbers.items() for each in maps]
-        known: dict[object, tuple[Fraction, ...]] = {}
-        by_name = method is not None and method.by_name
-
-        def coefficients(name: str) -> tuple[Fraction, ...]:
-            values = tuple(each.get(name, default or _ZERO) for each, default in columns)
-            key = (values, name) if by_name else values
-            found = known.get(key)
-            if found is None:
-                found = known[key] = _evaluate(target, numbers, values, name)
-            return found
-
-        return reached, coefficients
-
-    def _combine(
-        self,
-        forms: dict[str, Form],
-        names: Iterable[str],
-        coefficients: Callable[[str], tuple[Fraction, ...]],
-        views: Sequence[_View],
-    ) -> None:
-        """Put into `forms` what each of `names` is made of; equal combinations of equal forms are computed once."""
-        known: dict[tuple[object, ...], Form] = {}
-        for name in names:
-            of_inputs = tuple(view.form_of(name) for view in views)
-            factors = coefficients(name)
-            key = (factors, *map(id, of_inputs))
-            form = known.get(key)
+    def _palette(self, target: Target, frame: _Frame, views: Sequence[_View]) -> tuple[Form, ...]:
+        """Return the form of each kind; equal combinations of equal forms are computed once."""
+        numbers = [number for each in target.numbers.values() for number in _listed(each)]
+        values = [frame.selector.values(*each) for each in zip(numbers, frame.places, strict=True)]
+        defaults = [default or _ZERO for default in _defaults(target)]
+        by_name = _is_by_name(target)
+        palette: list[Form] = []
+        for recipe in frame.recipes:
+            inputs = [view.palette[kind] for view, kind in zip(views, recipe.inputs, strict=False)]
+            if recipe.values is None:
+                palette.append(inputs[0])
+                continue
+            reaching = tuple(
+                default if index is None else each[index]
+                for each, default, index in zip(values, defaults, recipe.values, strict=True)
+            )
+            key = (reaching, recipe.name if by_name else "", *map(id, inputs))
+            form = frame.forms.get(key)
             if form is None:
-                terms: dict[Slot, Fraction] = {}
-                for factor, each in zip(factors, of_inputs, strict=True):
-                    for slot, coefficient in each.terms:
-                        terms[slot] = terms.get(slot, _ZERO) + factor * coefficient
-                form = known[key] = self._intern(terms)
-            forms[name] = form
+                form = frame.forms[key] = self._combined(_evaluate(target, reaching, recipe.name), inputs)
+            palette.append(form)
+        return tuple(palette)
+
+    def _combined(self, factors: Sequence[Fraction], inputs: Sequence[Form]) -> Form:
+        terms: dict[Slot, Fraction] = {}
+        for factor, each in zip(factors, inputs, strict=True):
+            for slot, coefficient in each.terms:
+                terms[slot] = terms.get(slot, _ZERO) + factor * coefficient
+        return self._intern(terms)
 
     # Do the inputs fit together?
 
@@ -403,11 +495,16 @@ class Folder:
         shown = self._sources.file(ref).shown if ref in self._sources else "(a target)"
         return f"{ref:{width}}  {shown}"
 
-    def _check_missing(self, target: Target, missing: Mapping[str, int], left_out: Mapping[str, int]) -> None:
+    def _check_missing(
+        self, target: Target, views: Sequence[_View], missing: Sequence[int], left_out: Sequence[int]
+    ) -> None:
         if target.missing != "error":
             return
-        rows = [f"{ref}  lacks {count} tensors of the first input" for ref, count in missing.items() if count]
-        rows += [f"{ref}  has {count} tensors that the first input lacks" for ref, count in left_out.items() if count]
+        refs = [view.input.ref for view in views[1:]]
+        lacks = dict(zip(refs, missing, strict=True))
+        more = dict(zip(refs, left_out, strict=True))
+        rows = [f"{ref}  lacks {count} tensors of the first input" for ref, count in lacks.items() if count]
+        rows += [f"{ref}  has {count} tensors that the first input lacks" for ref, count in more.items() if count]
         if rows:
             raise MismatchError.one(
                 "missing-tensors",
@@ -422,22 +519,108 @@ def _spec(info: TensorInfo) -> Spec:
     return Spec(info.dtype, info.shape, info.is_float)
 
 
-def _default(method: object, name: str) -> Fraction | None:
-    parameter = method.parameter(name)  # type: ignore[attr-defined]
-    default = parameter.default if parameter else None
-    return default if isinstance(default, Fraction) else None
+def _rounded(specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:
+    if dtype is None or dtype == "source":
+        return specs
+    return {name: spec._replace(dtype=dtype) if spec.is_float else spec for name, spec in specs.items()}
 
 
-def _evaluate(
-    target: Target, numbers: Mapping[str, tuple[Mapping[str, Fraction], ...]], values: Sequence[Fraction], name: str
-) -> tuple[Fraction, ...]:
-    """Return the coefficients of the inputs for one set of numbers, which stand in the order of `numbers`."""
+def _without_averages(specs: Mapping[str, Spec], ema: str) -> tuple[Mapping[str, Spec], int]:
+    """Return what of some tensors a target sees, and how many EMA copies it leaves behind without using them."""
+    if ema == "keep":
+        return specs, 0
+    kept = {name: spec for name, spec in specs.items() if not name.startswith(_EMA)}
+    return kept, (len(specs) - len(kept) if ema == "drop" else 0)
+
+
+# Numbers
+
+
+def _listed(number: NumberPerTensor | tuple[NumberPerTensor, ...]) -> tuple[NumberPerTensor, ...]:
+    return number if isinstance(number, tuple) else (number,)
+
+
+def _likeness(target: Target) -> tuple[object, ...]:
+    """Return all of a target, but its inputs and the values of its numbers, that decides how tensors are made."""
+    numbers = tuple(
+        (name, isinstance(number, tuple), *map(structure, _listed(number))) for name, number in target.numbers.items()
+    )
+    merge = None if target.merge is None else tuple(each.text for each in target.merge)
+    drop = tuple(each.text for each in target.drop)
+    formula = target.formula.text if target.formula else ""
+    flags = tuple(sorted(target.flags.items()))
+    return (target.method, formula, flags, target.ema, target.missing, numbers, merge, drop)
+
+
+def _places(target: Target, selector: Selector) -> tuple[Places, ...]:
+    """Return which value of each number reaches each tensor.
+
+    Raises:
+        RecipeError: with what is wrong with any of the numbers.
+    """
+    found: list[Places] = []
+    problems: list[Problem] = []
+    for number in target.numbers.values():
+        for each in _listed(number):
+            try:
+                found.append(selector.places(each))
+            except RecipeError as error:
+                problems.extend(error.problems)
+    if problems:
+        raise RecipeError(problems)
+    return tuple(found)
+
+
+def _sorted_into_kinds(
+    target: Target,
+    specs: Mapping[str, Spec],
+    views: Sequence[_View],
+    combined: set[str],
+    places: Sequence[Places],
+) -> tuple[Kinds, tuple[_Recipe, ...]]:
+    """Return the kinds of a target's tensors, in the order of the first tensor of each, and how each is made."""
+    by_name = _is_by_name(target)
+    of: dict[str, int] = {}
+    recipes: dict[tuple[object, ...], _Recipe] = {}
+    numbers: dict[tuple[object, ...], int] = {}
+    for name in specs:
+        if name in combined:
+            inputs = tuple(view.kind(name) for view in views)
+            values = tuple(each.of.get(name) for each in places)
+            key: tuple[object, ...] = (inputs, values, name if by_name else "")
+            recipe = _Recipe(inputs, values, name)
+        else:
+            key = (views[0].kind(name),)
+            recipe = _Recipe((views[0].kind(name),), None, name)
+        recipes.setdefault(key, recipe)
+        of[name] = numbers.setdefault(key, len(numbers))
+    return Kinds(of, specs), tuple(recipes.values())
+
+
+def _is_by_name(target: Target) -> bool:
+    method = METHODS.get(target.method)
+    return method is not None and method.by_name
+
+
+def _defaults(target: Target) -> list[Fraction | None]:
+    """Return the method's default of each number, those of a list one by one; None where it has none."""
+    method = METHODS.get(target.method)
+    found: list[Fraction | None] = []
+    for name, number in target.numbers.items():
+        parameter = method.parameter(name) if method else None
+        default = parameter.default if parameter else None
+        found += [default if isinstance(default, Fraction) else None] * len(_listed(number))
+    return found
+
+
+def _evaluate(target: Target, values: Sequence[Fraction], name: str) -> tuple[Fraction, ...]:
+    """Return the coefficients of the inputs for one set of numbers, which stand in the order of the target's."""
     given: dict[str, Fraction | tuple[Fraction, ...]] = {}
     at = 0
-    for parameter, maps in numbers.items():
-        some = tuple(values[at : at + len(maps)])
-        at += len(maps)
-        given[parameter] = some if isinstance(target.numbers[parameter], tuple) else some[0]
+    for parameter, number in target.numbers.items():
+        some = tuple(values[at : at + len(_listed(number))])
+        at += len(some)
+        given[parameter] = some if isinstance(number, tuple) else some[0]
     try:
         if target.formula is not None:
             plain = {parameter: value for parameter, value in given.items() if isinstance(value, Fraction)}

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
-from mergebuild.fold import Blueprint, Folder
+from mergebuild.findings import Lineage
+from mergebuild.fold import Blueprint, Folder, Kinds
 from mergebuild.layouts import Layout
 from mergebuild.recipe import Recipe
-from mergebuild.results import Lineage
 
-__all__ = ["Shares", "lineage", "of_blueprint", "summarize"]
+__all__ = ["Shares", "lineage", "proportions", "summarize"]
 
 Shares = tuple[tuple[str, Fraction], ...]
 """What a tensor is made of: (source, share), sorted by source."""
@@ -26,40 +28,73 @@ def summarize(
     shares: Mapping[str, Shares], layout: Layout | None
 ) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
     """Return the proportions of a set of tensors, and those by block; one of the two is empty."""
-    distinct = set(shares.values())
+    whole, by_block = _summary(shares, layout)
+    if not by_block:
+        return ({} if whole is None else _shown(whole)), {}
+    return None, {label: _shown(each) for label, each in by_block.items()}
+
+
+Value = TypeVar("Value", Shares, int)
+
+
+def _summary(values: Mapping[str, Value], layout: Layout | None) -> tuple[Value | None, dict[str, Value]]:
+    """Return the value that all tensors have (None where there are none), or else those by block."""
+    distinct = set(values.values())
     if len(distinct) <= 1:
-        return (_shown(distinct.pop()) if distinct else {}), {}
-    by_block: dict[str, dict[str, Shares]] = {}
-    for name, each in shares.items():
+        return next(iter(distinct), None), {}
+    by_block: dict[str, dict[str, Value]] = {}
+    for name, each in values.items():
         block = layout.block(name) if layout else None
         by_block.setdefault(block or "*", {})[name] = each
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, Value] = {}
     for block in sorted(by_block):
         members = by_block[block]
         ((common, _count),) = Counter(members.values()).most_common(1)
-        found[block] = _shown(common)
-        others: dict[Shares, list[str]] = {}
+        found[block] = common
+        others: dict[Value, list[str]] = {}
         for name in sorted(members):
             if members[name] != common:
                 others.setdefault(members[name], []).append(name)
         for each, names in others.items():
             group = _group(names, members, layout)
-            found |= {f"{block} {group}": _shown(each)} if group else dict.fromkeys(names, _shown(each))
+            found |= {f"{block} {group}": each} if group else dict.fromkeys(names, each)
     return None, found
 
 
-def of_blueprint(blueprint: Blueprint, named: Callable[[str], str]) -> dict[str, Shares]:
-    """Return the shares of a target's own slots for each floating-point tensor, owners renamed by `named`."""
-    known: dict[int, Shares] = {}
-    found: dict[str, Shares] = {}
-    for name, form in blueprint.forms.items():
-        if not blueprint.specs[name].is_float:
-            continue
-        shares = known.get(id(form))
-        if shares is None:
-            shares = known[id(form)] = _gathered((named(slot.owner), share) for slot, share in form.terms)
-        found[name] = shares
-    return found
+def proportions(
+    blueprint: Blueprint, named: Callable[[str], str]
+) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
+    """Return what `summarize` says of a target's own slots, owners renamed by `named`.
+
+    Which tensors have equal shares is the same for all members of a family, or nearly so: what follows from that is
+    found out once.
+    """
+    shares = _of_kinds(blueprint, named)
+    first: dict[Shares, int] = {}
+    alike = tuple(first.setdefault(each, kind) for kind, each in enumerate(shares))
+    kinds = blueprint.forms.kinds
+    known = _summaries.setdefault(kinds, {})
+    if alike not in known:
+        known[alike] = _summary({name: alike[kinds.of[name]] for name in kinds.floats}, blueprint.layout)
+    whole, by_block = known[alike]
+    if not by_block:
+        return ({} if whole is None else _shown(shares[whole])), {}
+    return None, {label: _shown(shares[kind]) for label, kind in by_block.items()}
+
+
+_summaries: WeakKeyDictionary[Kinds, dict[tuple[int, ...], tuple[int | None, dict[str, int]]]] = WeakKeyDictionary()
+"""By the kinds of a target's tensors, and the first kind that has the shares of each: the kinds to be shown."""
+
+
+def _of_kinds(blueprint: Blueprint, named: Callable[[str], str]) -> list[Shares]:
+    return [_gathered((named(slot.owner), share) for slot, share in form.terms) for form in blueprint.forms.palette]
+
+
+def _of_tensors(blueprint: Blueprint) -> dict[str, Shares]:
+    """Return the shares of a target's own slots for each floating-point tensor."""
+    shares = _of_kinds(blueprint, str)
+    kinds = blueprint.forms.kinds
+    return {name: shares[kinds.of[name]] for name in kinds.floats}
 
 
 def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
@@ -90,7 +125,7 @@ def _expand(blueprint: Blueprint, below: Mapping[str, Mapping[str, Shares]]) -> 
     """Return a target's shares of sources, those of the files that it reads being known."""
     known: dict[tuple[object, ...], Shares] = {}
     found: dict[str, Shares] = {}
-    for tensor, own in of_blueprint(blueprint, lambda owner: owner).items():
+    for tensor, own in _of_tensors(blueprint).items():
         parts = tuple(below[owner].get(tensor, ()) if owner in below else ((owner, Fraction(1)),) for owner, _ in own)
         key = (own, parts)
         if key not in known:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from mergebuild.digest import tagged
 from mergebuild.fold import Blueprint
-from mergebuild.lineage import of_blueprint, summarize
+from mergebuild.lineage import proportions
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import NumberPerTensor, Target
 
@@ -28,11 +28,11 @@ def none() -> dict[str, str]:
 
 def minimal(blueprint: Blueprint, digest: bytes, content_of: Callable[[str], str]) -> dict[str, str]:
     """Return what the artifact alone determines. `content_of` gives an input's content digest as text."""
-    proportions, by_block = summarize(of_blueprint(blueprint, content_of), blueprint.layout)
+    whole, by_block = proportions(blueprint, content_of)
     facts = {
         "artifact": tagged(digest),
         "layout": LAYOUT_VERSION,
-        "proportions": by_block if proportions is None else proportions,
+        "proportions": by_block if whole is None else whole,
     }
     return {"format": "pt", "mergebuild": _json(facts)}
 

@@ -8,18 +8,18 @@ The order of `Plan.items` is the order of work: a file target stands before thos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
-from mergebuild.digest import Term, checksum, tagged
+from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, Problem
-from mergebuild.fold import Blueprint, Spec
-from mergebuild.formats import DTYPES_BY_WORD, Header
-from mergebuild.results import Change, TargetResult, Verdict
+from mergebuild.findings import Change
+from mergebuild.fold import Blueprint
+from mergebuild.formats import Arrangement, Header
+from mergebuild.results import TargetResult, Verdict
 from mergebuild.store import ArtifactRow, Held, Presence
+from mergebuild.tensors import Made, Tensors
 
 __all__ = ["Goal", "Item", "Made", "Plan"]
 
@@ -36,27 +36,6 @@ class Goal:
     """Written by `-o`: no record of the target, nothing else changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """One tensor of an artifact: what it is, and the combination that makes it (a copy when `is_copy`)."""
-
-    name: str
-    spec: Spec
-    digest: bytes
-    terms: tuple[Term, ...]
-    is_copy: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in the file."""
-        return DTYPES_BY_WORD[self.spec.dtype].size * self.count
-
-    @property
-    def count(self) -> int:
-        """Its number of elements."""
-        return math.prod(self.spec.shape)
-
-
 @dataclass(eq=False)
 class Item:
     """One goal of a plan, judged. What depends on unknown sources is None until they are hashed."""
@@ -66,10 +45,13 @@ class Item:
     shown: str | None
     needs: tuple[str, ...]
     """The file targets whose tensors it reads."""
-    made: tuple[Made, ...] | None = None
+    tensors: Tensors | None = None
     digest: bytes | None = None
     header: Header | None = None
-    header_bytes: bytes = b""
+    header_checksum: bytes = b""
+    """The checksum of everything before the data."""
+    arrangement: Arrangement | None = None
+    """Of the header; together they are its bytes."""
     presence: Presence = Presence.ABSENT
     row: ArtifactRow | None = None
     """What stands at its path, when it is ours."""
@@ -96,19 +78,24 @@ class Item:
         return self.goal.target
 
     @property
-    def header_checksum(self) -> bytes:
-        """The checksum of everything before the data."""
-        return checksum(self.header_bytes)
+    def is_known(self) -> bool:
+        """Whether the digests of its sources are known, and so what it will be."""
+        return self.tensors is not None
+
+    @property
+    def made(self) -> tuple[Made, ...] | None:
+        """Its tensors one by one, in the order of the file; None while it is not known."""
+        return self.tensors.made if self.tensors else None
+
+    @property
+    def header_bytes(self) -> bytes:
+        """Everything before the data; made anew each time, for it is long, and only whoever writes it needs it."""
+        return self.arrangement.encoded(self.header) if self.arrangement and self.header else b""
 
     @property
     def allows_nonfinite(self) -> bool:
         """Whether NaN and Inf may be written."""
         return self.blueprint.target.nonfinite == "allow"
-
-    @cached_property
-    def digests(self) -> dict[str, bytes]:
-        """The digest of each tensor, by name."""
-        return {each.name: each.digest for each in self.made or ()}
 
     @property
     def size(self) -> int:
@@ -120,12 +107,7 @@ class Item:
         """The number of tensors that are computed for it."""
         if self.verdict is not Verdict.BUILD:
             return 0
-        if self.made is None:
-            return sum(self._is_arithmetic(name) for name in self.blueprint.specs)
-        return len(self.compute)
-
-    def _is_arithmetic(self, name: str) -> bool:
-        return self.blueprint.specs[name].is_float and self.blueprint.forms[name].lone is None
+        return len(self.compute) if self.is_known else self.blueprint.forms.combined
 
     def result(self) -> TargetResult:
         """Return the item as `plan` shows it."""
@@ -166,6 +148,11 @@ class Plan:
     def space_needed(self) -> int:
         """Bytes that the build needs on disk while it runs."""
         return sum(result.bytes_written for result in (item.result() for item in self.items))
+
+    @property
+    def computes(self) -> bool:
+        """Whether there is arithmetic to do."""
+        return any(item.computed for item in self.items)
 
     def results(self) -> tuple[TargetResult, ...]:
         """Return the targets asked for, then the file targets built for them."""

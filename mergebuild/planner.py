@@ -6,19 +6,20 @@ it learnt. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mergebuild import manifest, metadata
-from mergebuild.digest import artifact_digest, checksum, linear_digest, tagged
+from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem, SourceError
-from mergebuild.fold import Folder, canonical
-from mergebuild.formats import encode_header
-from mergebuild.plan import Goal, Item, Made, Plan
+from mergebuild.fold import Blueprint, Folder, Spec
+from mergebuild.formats import Arrangement
+from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import SMALL, Sources
 from mergebuild.store import ArtifactRow, Presence, Store
+from mergebuild.tensors import Grid, Origin, Row
 
 __all__ = ["Planner"]
 
@@ -36,11 +37,16 @@ class Planner:
         self.folder = Folder(recipe, sources)
         self._items: dict[str, Item] = {}
         self._order: list[Item] = []
+        self._named: dict[str, list[Item]] = {}
         self._taken: set[int] = set()
         self._leaves: dict[str, frozenset[str]] = {}
         self._claimed: set[bytes] = set()
         self._building: dict[bytes, Item] = {}
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
+        self._arrangements: dict[int, tuple[Mapping[str, Spec], Arrangement]] = {}
+        """By the id of the specs, which are kept alive; so the grids, over sources alone."""
+        self._grids: dict[tuple[object, ...], Grid] = {}
+        self._read: dict[tuple[object, ...], int] = {}
         self.leaf_dtype: dict[bytes, str] = {}
         """The dtype in which a tensor that some target reads lies in its file."""
 
@@ -73,7 +79,7 @@ class Planner:
         unknown = {
             owner
             for item in self._order
-            if item.made is None
+            if not item.is_known
             for owner in self.leaves(item.name)
             if not self._sources.file(owner).is_hashed
         }
@@ -87,7 +93,7 @@ class Planner:
 
     def items_named(self, target: str) -> list[Item]:
         """Return the planned items of a target."""
-        return [item for item in self._order if item.name == target]
+        return self._named.get(target, [])
 
     def source_of(self, digest: bytes) -> tuple[str, str] | None:
         """Return a source and the name in it of a tensor with this digest, if a planned target reads one."""
@@ -115,6 +121,7 @@ class Planner:
         self._taken.add(id(item))
         self._weigh(item)
         self._order.append(item)
+        self._named.setdefault(item.name, []).append(item)
 
     def _weigh(self, item: Item) -> None:
         """Say what of an item in the order of work must be made; of several that will be equal the first is."""
@@ -186,7 +193,7 @@ class Planner:
 
     def _catch_up(self, item: Item) -> None:
         """Judge an item anew that was only foreseen, and whose sources another one has made known since."""
-        if item.made is not None or not self._is_known(item):
+        if item.is_known or not self._is_known(item):
             return
         self.identify(item)
         item.reasons = ()
@@ -202,16 +209,36 @@ class Planner:
         if target.metadata != "none":
             stand_in = {owner: tagged(checksum(owner.encode())) for owner in item.blueprint.owners}
             facts = metadata.minimal(item.blueprint, bytes(16), stand_in.__getitem__)
-        item.header_bytes, item.header = encode_header(
-            ((name, spec.dtype, spec.shape) for name, spec in specs.items()), facts
-        )
-        read = {
-            (slot.owner, slot.tensor(name))
-            for name, form in item.blueprint.forms.items()
-            for slot, _ in form.terms
-            if slot.owner in self._sources
-        }
-        item.bytes_read = sum(self._sources.file(owner).header.tensors[tensor].nbytes for owner, tensor in read)
+        self._head(item, specs, facts)
+        item.bytes_read = self._bytes_of_sources(item.blueprint)
+
+    def _head(self, item: Item, specs: Mapping[str, Spec], facts: Mapping[str, str]) -> None:
+        """Give an item its header."""
+        item.arrangement = self._arrangement(specs)
+        item.header = item.arrangement.header(facts)
+        item.header_checksum = checksum(item.header_bytes)
+
+    def _arrangement(self, specs: Mapping[str, Spec]) -> Arrangement:
+        known = self._arrangements.get(id(specs))
+        if known is None:
+            arrangement = Arrangement((name, spec.dtype, spec.shape) for name, spec in specs.items())
+            known = self._arrangements[id(specs)] = (specs, arrangement)
+        return known[1]
+
+    def _bytes_of_sources(self, blueprint: Blueprint) -> int:
+        """Return how many bytes of sources a target reads when all of it is computed, each once."""
+        forms = blueprint.forms
+        slots = forms.slots
+        key = (forms.kinds, slots)
+        if key not in self._read:
+            read = {
+                (slot.owner, slot.tensor(name))
+                for name, kind in forms.kinds.of.items()
+                for slot in slots[kind]
+                if slot.owner in self._sources
+            }
+            self._read[key] = sum(self._sources.file(owner).header.tensors[name].nbytes for owner, name in read)
+        return self._read[key]
 
     def leaves(self, target: str) -> frozenset[str]:
         """Return the sources at the bottom of a target, through files as well."""
@@ -224,21 +251,10 @@ class Planner:
 
     def identify(self, item: Item) -> None:
         """Fill in what follows from the digests of the sources, which are hashed."""
-        made = []
         specs = item.blueprint.specs_in(item.goal.dtype or item.blueprint.target.dtype)
-        for name, form in item.blueprint.forms.items():
-            spec = specs[name]
-            terms = canonical(form, name, self._digest)
-            lone = terms[0].digest if len(terms) == 1 and terms[0].coefficient == 1 else None
-            is_copy = lone is not None and self.leaf_dtype[lone] == spec.dtype
-            digest = lone if is_copy and lone is not None else linear_digest(spec.dtype, spec.shape, terms)
-            made.append(Made(name, spec, digest, terms, is_copy))
-        by_name = {each.name: each for each in made}
-        item.digest = artifact_digest((each.name, each.spec.dtype, each.spec.shape, each.digest) for each in made)
-        item.header_bytes, item.header = encode_header(
-            ((each.name, each.spec.dtype, each.spec.shape) for each in made), self._metadata(item)
-        )
-        item.made = tuple(by_name[name] for name in item.header.tensors)
+        item.tensors = self._grid(item.blueprint, specs).tensors(item.blueprint.forms.palette)
+        item.digest = item.tensors.artifact
+        self._head(item, specs, self._metadata(item))
         used = item.blueprint.owners
         item.lines = manifest.manifest(
             self.folder,
@@ -247,19 +263,40 @@ class Planner:
             dtype=self._shown_dtype(item),
         )
 
-    def _digest(self, owner: str, tensor: str) -> bytes:
-        """Return the digest of an input's tensor, remembering what lies where."""
+    def _grid(self, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Grid:
+        """Return what the tensors of a target have in common with those of targets made alike."""
+        forms = blueprint.forms
+        slots = forms.slots
+        key = (forms.kinds, id(specs), slots)
+        grid = self._grids.get(key)
+        if grid is None:
+            names = [spec.name for spec in self._arrangement(specs).specs]
+            grid = Grid(names, specs, forms.kinds, slots, self._origin)
+            if all(owner in self._sources for owner in blueprint.owners):  # what a file is made of differs by target
+                self._grids[key] = grid
+        return grid
+
+    def _origin(self, owner: str, tensor: str) -> Origin:
+        """Return what an input's tensor is, remembering what lies where."""
         if owner in self._sources:
             source = self._sources.file(owner)
             digest = source.digests[tensor]
             if digest not in self._sources_by_digest:
                 self._sources_by_digest[digest] = (owner, tensor)
                 self.leaf_dtype[digest] = source.header.tensors[tensor].dtype
-            return digest
+            return Origin(digest, self.leaf_dtype[digest], self._size_in_source(digest))
         item = self._items[owner]
-        digest = item.digests[tensor]
-        self.leaf_dtype.setdefault(digest, item.blueprint.specs[tensor].dtype)
-        return digest
+        assert item.tensors is not None
+        digest = item.tensors.by_name[tensor]
+        dtype = self.leaf_dtype.setdefault(digest, item.blueprint.specs[tensor].dtype)
+        return Origin(digest, dtype, self._size_in_source(digest))
+
+    def _size_in_source(self, digest: bytes) -> int | None:
+        found = self._sources_by_digest.get(digest)
+        if found is None:
+            return None
+        owner, tensor = found
+        return self._sources.file(owner).header.tensors[tensor].nbytes
 
     def _content(self, owner: str) -> str:
         if owner in self._sources:
@@ -290,7 +327,7 @@ class Planner:
             item.presence, item.row = self._store.at(path)
         if goal.path is None and item.presence is Presence.FOREIGN:
             item.presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
-        if record and item.made is not None:
+        if record and item.is_known:
             item.changes = tuple(manifest.changes(manifest.decode(record.manifest), item.lines))
         if item.presence is Presence.FOREIGN:
             item.reasons = (f"{item.shown} was changed by hand, or is not ours",)
@@ -312,15 +349,15 @@ class Planner:
     def whole(self, item: Item) -> ArtifactRow | None:
         """Return a whole artifact that is what an item is to be, one with the same metadata before others."""
         assert item.digest is not None
-        found = [each for each in self._store.intact(item.digest) if self._is_acceptable(item, each)]
-        same = [each for each in found if each.header == item.header_checksum]
-        return next(iter(same or found), None)
+        found = self._store.intact(item.digest, header=item.header_checksum)
+        return next((each for each in found if self._is_acceptable(item, each)), None)
 
     def _is_acceptable(self, item: Item, row: ArtifactRow) -> bool:
         """Whether an artifact has no NaN or Inf but what the target allows, or copies byte for byte."""
         if item.allows_nonfinite or not row.nonfinite:
             return True
-        copies = {each.digest for each in item.made or () if each.is_copy}
+        rows = item.tensors.rows if item.tensors else ()
+        copies = {digest for made in rows if made.is_copy for digest in made.digests}
         return all(not entry.nonfinite or entry.digest in copies for entry in self._store.entries(row))
 
     def _reasons(self, item: Item, built_before: bool) -> tuple[str, ...]:
@@ -333,35 +370,40 @@ class Planner:
 
     def _locate(self, item: Item) -> None:
         """Say of each tensor of an item that must be built whether it lies somewhere or must be computed."""
-        if item.made is None or item.compute or item.held:
+        if item.tensors is None or item.compute or item.held:
             return
-        wanted = {each.digest: each for each in item.made if not self._is_in_source(each)}
-        item.seen = frozenset(wanted) & frozenset(self._claimed)
-        copies = {digest for digest, each in wanted.items() if each.is_copy} - item.seen
-        made = wanted.keys() - copies - item.seen
+        copies: set[bytes] = set()
+        made: set[bytes] = set()
+        for row in item.tensors.rows:
+            if row.is_copy:
+                copies.update(digest for digest in row.digests if digest not in self._sources_by_digest)
+            else:
+                made.update(row.digests)
+        item.seen = frozenset((made | copies) & self._claimed)
+        made -= item.seen
+        copies -= item.seen | made
         item.held = self._store.find(copies, allow_nonfinite=True) | self._store.find(
             made, allow_nonfinite=item.allows_nonfinite
         )
-        item.compute = frozenset(wanted.keys() - item.seen - item.held.keys())
+        item.compute = frozenset((made | copies) - item.held.keys())
         self._claimed |= item.compute
         read: dict[bytes, int] = {}
-        for each in item.made:
-            if each.digest in item.compute:
-                for term in each.terms:
-                    read[term.digest] = self._bytes_of(term.digest, each)
-            elif each.digest not in item.seen:
-                read[each.digest] = each.nbytes
+        for row in item.tensors.rows:
+            read |= self._bytes_read(item, row, item.tensors.sizes)
         item.bytes_read = sum(read.values())
 
-    def _is_in_source(self, made: Made) -> bool:
-        return made.is_copy and made.digest in self._sources_by_digest
-
-    def _bytes_of(self, digest: bytes, made: Made) -> int:
-        found = self._sources_by_digest.get(digest)
-        if found:
-            owner, tensor = found
-            return self._sources.file(owner).header.tensors[tensor].nbytes
-        return made.nbytes
+    def _bytes_read(self, item: Item, row: Row, sizes: Sequence[int]) -> Mapping[bytes, int]:
+        """Return what must be read for a row of an item: the size of each tensor by its digest."""
+        if not (item.seen or item.held) or item.compute.issuperset(row.digests):
+            return row.read
+        read: dict[bytes, int] = {}
+        for place, digest, origins in zip(row.places, row.digests, row.origins, strict=True):
+            if digest in item.compute:
+                inputs = list(origins.items())
+                read |= [inputs[index] for index, _ in row.terms]
+            elif digest not in item.seen:
+                read[digest] = sizes[place]
+        return read
 
     def _blocked(self, goal: Goal, error: MergeBuildError) -> TargetResult:
         problem = error.problems[0]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED, DType
 from mergebuild.formats.header import Header, TensorInfo, read_header, read_header_fd
-from mergebuild.formats.layout import LAYOUT_VERSION, TensorSpec, encode_header, layout_of
+from mergebuild.formats.layout import LAYOUT_VERSION, Arrangement, TensorSpec, encode_header, layout_of
 
 __all__ = [
     "DTYPES",
     "DTYPES_BY_WORD",
     "LAYOUT_VERSION",
     "UNSUPPORTED",
+    "Arrangement",
     "DType",
     "Header",
     "TensorInfo",

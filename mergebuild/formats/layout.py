@@ -19,7 +19,7 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.header import MAX_HEADER, METADATA, UNFIT, Header, TensorInfo
 from mergebuild.portable import PAGE
 
-__all__ = ["LAYOUT_VERSION", "TensorSpec", "encode_header", "layout_of"]
+__all__ = ["LAYOUT_VERSION", "Arrangement", "TensorSpec", "encode_header", "layout_of"]
 
 LAYOUT_VERSION: Final = 1
 """Raised when the same tensors would lie elsewhere."""
@@ -53,38 +53,79 @@ def layout_of(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> list[TensorS
     return pages + rest
 
 
+class Arrangement:
+    """Where the tensors of a file lie, and the header's text about them: what metadata do not touch.
+
+    Files that differ in their metadata alone share one.
+    """
+
+    def __init__(self, tensors: Iterable[tuple[str, str, Sequence[int]]]) -> None:
+        """Arrange tensors, given as (name, dtype, shape) in any order.
+
+        Raises:
+            ValueError: two tensors have one name, a name can't stand in a header, or a dtype is unknown.
+        """
+        self.specs = layout_of(tensors)
+        """The tensors in the order of the file's bytes."""
+        self._spans = list(pairwise(accumulate((spec.nbytes for spec in self.specs), initial=0)))
+        about = {
+            spec.name: {"dtype": DTYPES_BY_WORD[spec.dtype].tag, "shape": spec.shape, "data_offsets": span}
+            for spec, span in zip(self.specs, self._spans, strict=True)
+        }
+        self._entries = _json(about)[1:-1]
+        self._infos: dict[int, dict[str, TensorInfo]] = {}
+
+    def header(self, metadata: Mapping[str, str]) -> Header:
+        """Return the header that a reader will find in the file.
+
+        Raises:
+            ValueError: a text can't stand in a header.
+            TargetError: it would be longer than readers allow.
+        """
+        metadata = dict(sorted(metadata.items()))
+        needed = 8 + sum(map(len, self._parts(metadata)))
+        start = needed + -needed % PAGE
+        if start - 8 > MAX_HEADER:
+            raise TargetError.one(
+                "header-too-large",
+                f"the header of the output would take {start - 8:,} bytes, and readers allow {MAX_HEADER:,}",
+                help='write less into it: `metadata = "minimal"`',
+            )
+        infos = self._infos.get(start)
+        if infos is None:
+            infos = self._infos[start] = {
+                spec.name: TensorInfo(*spec, start + begin, start + end)
+                for spec, (begin, end) in zip(self.specs, self._spans, strict=True)
+            }
+        return Header(infos, metadata, start, start + (self._spans[-1][1] if self._spans else 0))
+
+    def encoded(self, header: Header) -> bytes:
+        """Return everything of a file that comes before its data, for a header of this arrangement."""
+        length = header.data_start - 8
+        return length.to_bytes(8, "little") + b"".join(self._parts(header.metadata)).ljust(length)
+
+    def _parts(self, metadata: Mapping[str, str]) -> tuple[bytes, ...]:
+        if not metadata:
+            return (b"{", self._entries, b"}")
+        return (b"{", _json({METADATA: metadata})[1:-1], b"," if self._entries else b"", self._entries, b"}")
+
+
 def encode_header(
     tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, Header]:
     """Return everything of a file that comes before its data, and the header that a reader will find in it.
 
-    Where tensors lie within the data depends on the tensors alone, not on the metadata.
-
     Raises:
         ValueError: two tensors have one name, a text can't stand in a header, or a dtype is unknown.
         TargetError: the header would be longer than readers allow.
     """
-    specs = layout_of(tensors)
-    spans = list(pairwise(accumulate((spec.nbytes for spec in specs), initial=0)))
-    document: dict[str, object] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
-    for spec, (begin, end) in zip(specs, spans, strict=True):
-        tag = DTYPES_BY_WORD[spec.dtype].tag
-        document[spec.name] = {"dtype": tag, "shape": spec.shape, "data_offsets": (begin, end)}
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    length = len(text) + -(8 + len(text)) % PAGE
-    if length > MAX_HEADER:
-        raise TargetError.one(
-            "header-too-large",
-            f"the header of the output would take {length:,} bytes, and readers allow {MAX_HEADER:,}",
-            help='write less into it: `metadata = "minimal"`',
-        )
-    start = 8 + length
-    infos = {
-        spec.name: TensorInfo(*spec, start + begin, start + end)
-        for spec, (begin, end) in zip(specs, spans, strict=True)
-    }
-    raw = length.to_bytes(8, "little") + text.ljust(length)
-    return raw, Header(infos, dict(sorted(metadata.items())), start, start + (spans[-1][1] if spans else 0))
+    arrangement = Arrangement(tensors)
+    header = arrangement.header(metadata)
+    return arrangement.encoded(header), header
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _by_name(spec: TensorSpec) -> str:

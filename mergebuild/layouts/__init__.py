@@ -8,13 +8,14 @@ from mergebuild.layouts.declare import parse_layout, problems_of
 from mergebuild.layouts.detection import BUILT_IN, ListedLayout, built_in, detect, list_layouts, user_layout
 from mergebuild.layouts.layout import Layout
 from mergebuild.layouts.presets import PRESETS, preset_numbers
-from mergebuild.layouts.selector import Selector, resolve, select, selector_for
+from mergebuild.layouts.selector import Places, Selector, resolve, select, selector_for, structure
 
 __all__ = [
     "BUILT_IN",
     "PRESETS",
     "Layout",
     "ListedLayout",
+    "Places",
     "Selector",
     "built_in",
     "detect",
@@ -25,5 +26,6 @@ __all__ = [
     "resolve",
     "select",
     "selector_for",
+    "structure",
     "user_layout",
 ]

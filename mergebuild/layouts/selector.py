@@ -29,7 +29,7 @@ from mergebuild.recipe.model import (
     SelectorText,
 )
 
-__all__ = ["Selector", "resolve", "select", "selector_for"]
+__all__ = ["Places", "Selector", "resolve", "select", "selector_for", "structure"]
 
 _EVERYTHING = frozenset({"default", "mbw", "preset", "elemental"})
 _REMEMBERED = 64
@@ -42,6 +42,14 @@ class _Win(NamedTuple):
     names: Names
 
 
+class Places(NamedTuple):
+    """Which of a number's values each tensor gets: an index by name, absent where nothing reaches; see `Selector`."""
+
+    of: Mapping[str, int]
+    values: tuple[tuple[int, str | None], ...]
+    """The rule that a value comes from, and the block, where the rule has one for each block."""
+
+
 class Selector:
     """Gives numbers to one set of tensors: `names` are those that numbers may reach. Remembers selections."""
 
@@ -50,7 +58,7 @@ class Selector:
         self.names: Names = tuple(names)
         self._keys = Keys(layout, self.names)
         self._positions: Mapping[str, Fraction] | None = None
-        self._wins: dict[tuple[object, ...], tuple[_Win, ...]] = {}
+        self._places: dict[tuple[object, ...], Places] = {}
 
     @property
     def blocks(self) -> Names:
@@ -64,17 +72,37 @@ class Selector:
             RecipeError: with every key that selects nothing or is wholly overridden, and every list or preset that
                 is not for this layout.
         """
-        constant = number.constant
-        if constant is not None:
-            return dict.fromkeys(self.names, constant)
-        found: dict[str, Fraction] = {}
-        for rule, names in self._winners(number.rules):
+        places = self.places(number)
+        values = self.values(number, places)
+        return {name: values[index] for name, index in places.of.items()}
+
+    def places(self, number: NumberPerTensor) -> Places:
+        """Return which value of a number each tensor gets: the same for all numbers of one `structure`.
+
+        Raises:
+            RecipeError: as `resolve`.
+        """
+        shape = structure(number)
+        known = self._places.get(shape)
+        if known is None:
+            known = self._placed(number.rules)
+            if len(self._places) >= _REMEMBERED:
+                self._places.clear()
+            self._places[shape] = known
+        return known
+
+    def values(self, number: NumberPerTensor, places: Places) -> list[Fraction]:
+        """Return the values of a number, in the order of places that are those of its structure."""
+        numbers: dict[int, Mapping[str, Fraction]] = {}
+        found: list[Fraction] = []
+        for rule, block in places.values:
             value = number.rules[rule].value
             if isinstance(value, Constant | Elemental):
-                found.update(dict.fromkeys(names, value.number))
-            else:
-                numbers, block_of = self._numbers(value), self._keys.block_of
-                found.update((name, numbers[block_of[name]]) for name in names)
+                found.append(value.number)
+                continue
+            if rule not in numbers:
+                numbers[rule] = self._numbers(value)
+            found.append(numbers[rule][block or ""])
         return found
 
     def select(self, selectors: Iterable[SelectorText]) -> frozenset[str]:
@@ -94,15 +122,15 @@ class Selector:
             raise RecipeError(problems)
         return frozenset(chosen)
 
-    def _winners(self, rules: Sequence[Rule]) -> tuple[_Win, ...]:
-        structure = tuple(map(_structure, rules))
-        wins = self._wins.get(structure)
-        if wins is None:
-            wins = self._decide(rules)
-            if len(self._wins) >= _REMEMBERED:
-                self._wins.clear()
-            self._wins[structure] = wins
-        return wins
+    def _placed(self, rules: Sequence[Rule]) -> Places:
+        block_of = self._keys.block_of
+        of: dict[str, int] = {}
+        values: dict[tuple[int, str | None], int] = {}
+        for rule, names in self._decide(rules):
+            by_block = not isinstance(rules[rule].value, Constant | Elemental)
+            for name in names:
+                of[name] = values.setdefault((rule, block_of[name] if by_block else None), len(values))
+        return Places(of, tuple(values))
 
     def _decide(self, rules: Sequence[Rule]) -> tuple[_Win, ...]:
         problems: list[Problem] = []
@@ -186,6 +214,11 @@ class Selector:
         if self._positions is None:
             self._positions = positions(self._keys.layout_for("a gradient"), self.names)
         return self._positions
+
+
+def structure(number: NumberPerTensor) -> tuple[object, ...]:
+    """Return what of a number decides which of its values reach which tensors: all but the values."""
+    return tuple(map(_structure, number.rules))
 
 
 def _structure(rule: Rule) -> tuple[object, ...]:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from lab import Lab
 
 from mergebuild.digest import (
+    ArtifactDigests,
     ExplainSink,
     HashSink,
+    LinearDigests,
     Term,
     artifact_digest,
     checksum,
@@ -86,6 +88,31 @@ def test_what_is_shown_is_what_is_hashed() -> None:
     terms = [Term(b"a" * 16, Fraction(1, 3))]
     write_linear(shown, "float16", (4,), terms)
     assert hashed(shown.lines) == linear_digest("float16", (4,), terms)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["float16", "float32"]), st.lists(st.integers(0, 9), max_size=3)), max_size=4),
+    st.lists(st.tuples(st.integers(0, 2), st.fractions()), max_size=3, unique_by=lambda term: term[0]),
+)
+def test_combinations_reckoned_together_have_the_digests_of_each(
+    tensors: list[tuple[str, list[int]]], terms: list[tuple[int, Fraction]]
+) -> None:
+    """The text that is hashed is `write_linear`'s, whatever of it is kept and whatever is put in."""
+    many = LinearDigests(3)
+    inputs = [[bytes([number, index] * 8) for index in range(3)] for number in range(len(tensors))]
+    for (dtype, shape), some in zip(tensors, inputs, strict=True):
+        many.add(dtype, shape, some)
+    assert many.of(terms) == [
+        linear_digest(dtype, shape, [Term(some[index], coefficient) for index, coefficient in terms])
+        for (dtype, shape), some in zip(tensors, inputs, strict=True)
+    ]
+
+
+@given(st.dictionaries(st.text(max_size=3), st.tuples(st.integers(0, 9), st.binary(min_size=16, max_size=16))))
+def test_an_artifact_is_its_tensors_in_any_order(drawn: dict[str, tuple[int, bytes]]) -> None:
+    tensors = [(name, "float16", (count,), digest) for name, (count, digest) in drawn.items()]
+    shape = ArtifactDigests([each[:3] for each in reversed(tensors)])
+    assert shape.of([each[3] for each in reversed(tensors)]) == artifact_digest(tensors)
 
 
 @given(st.binary(min_size=16, max_size=16))

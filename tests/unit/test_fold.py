@@ -313,3 +313,67 @@ def test_ema_copies_are_dropped_kept_or_used(lab: Lab) -> None:
         assert len(found) == size
         assert found["model.diffusion_model.w"].tolist() == [value]
         assert found["model.diffusion_model.v"].tolist() == [3.0]
+
+
+FAMILY = """
+[targets.half]
+foreach.alpha = [0, 0.25, 0.5, 1]
+method = "weighted_sum"
+a = "p"
+b = "q"
+[targets.half.alpha]
+{rules}
+[targets.whole]
+foreach.alpha = [0, 0.25, 0.5, 1]
+method = "add_difference"
+a = "half@alpha=${{alpha}}"
+b = "q"
+c = "r"
+alpha = {{ default = 0.5, v = "${{alpha}}" }}
+output = "whole-${{alpha}}.safetensors"
+dtype = "float16"
+drop = "u*"
+"""
+
+
+@pytest.mark.parametrize("rules", ['default = "${alpha}"', 'w = "${alpha}"\nv = 0.25', 'default = 0.5\nw = "${alpha}"'])
+def test_members_of_a_family_share_what_does_not_follow_from_their_numbers(lab: Lab, rules: str) -> None:
+    """And each is what it is alone: forms, tensors, what its inputs lack."""
+    lab.model("p", w=[1.0], v=[2.0], u1=[3.0])
+    lab.model("q", w=[1.0], v=[2.0], more=[3.0])
+    lab.model("r", w=[1.0], v=[2.0])
+    lab.write(FAMILY.format(rules=rules))
+    text = (lab / "mergefile.toml").read_text()
+    together = folder_of(lab.root, text)
+    for family in ("half", "whole"):
+        members = [f"{family}@alpha={alpha}" for alpha in ("0", "0.25", "0.5", "1")]
+        found = [together.blueprint(name) for name in members]
+        assert len({id(each.forms.kinds) for each in found}) == 1
+        assert len({id(each.specs) for each in found}) == 1
+        for each, name in zip(found, members, strict=True):
+            alone = folder_of(lab.root, text).blueprint(name)
+            assert (dict(each.forms), dict(each.specs)) == (dict(alone.forms), dict(alone.specs))
+            assert (each.missing, each.left_out, each.owners) == (alone.missing, alone.left_out, alone.owners)
+        assert len({each.forms["w"] for each in found}) == 4
+        assert found[0].forms == found[0].forms != found[1].forms
+
+
+def test_targets_that_differ_in_more_than_numbers_share_nothing(lab: Lab) -> None:
+    """Another method, formula, selection or flag is another way to be made."""
+    lab.model("p", w=[1.0], v=[2.0])
+    lab.model("q", w=[1.0], v=[2.0])
+    ways = ["formula = 'p/2 + k*q'", "formula = 'p/2 - k*q'", "formula = 'p/2 + k*q'\ndrop = 'v'"]
+    ways += ["formula = 'p/2 + k*q'\nmerge = 'v'"]
+    text = "".join(f"[targets.t{index}]\n{way}\nk = 0.25\n" for index, way in enumerate(ways))
+    text += "".join(
+        f"[targets.l{flag}]\nmethod = 'linear'\nmodels = ['p', 'q']\nweight = 0.25\nnormalize = {flag}\n"
+        for flag in ("true", "false")
+    )
+    lab.write(text)
+    folder = folder_of(lab.root, (lab / "mergefile.toml").read_text())
+    forms = [dict(folder.blueprint(name).forms) for name in ("t0", "t1", "t2", "t3", "ltrue", "lfalse")]
+    assert [[share for _, share in each["w"].terms] for each in forms] == [
+        [Fraction(1, 2), Fraction(1, 4)], [Fraction(1, 2), Fraction(-1, 4)], [Fraction(1, 2), Fraction(1, 4)],
+        [Fraction(1)], [Fraction(1, 2)] * 2, [Fraction(1, 4)] * 2,
+    ]  # fmt: skip
+    assert "v" not in forms[2]

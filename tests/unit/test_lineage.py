@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import cast
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lab import Lab
 
+from mergebuild.fold import Blueprint, Form, Forms, Kinds, Slot, Spec
+from mergebuild.layouts import built_in
+from mergebuild.lineage import proportions, summarize
+from mergebuild.recipe import Target
+
+UNET = "model.diffusion_model."
+NAMES = [
+    f"{UNET}input_blocks.4.1.transformer_blocks.0.attn1.to_k.weight",
+    f"{UNET}input_blocks.4.0.in_layers.2.weight",
+    f"{UNET}input_blocks.4.0.in_layers.2.bias",
+    f"{UNET}middle_block.0.in_layers.2.weight",
+    "first_stage_model.quant_conv.weight",
+    "another",
+]
 SUM = '[targets.{}]\nmethod = "weighted_sum"\na = "{}"\nb = "{}"\nalpha = {}\n{}\n'
 
 
@@ -40,3 +59,22 @@ def test_shares_that_differ_have_no_sum(three: Lab) -> None:
 def test_what_cancels_is_in_nothing(three: Lab) -> None:
     three.write('[targets.t]\nformula = "x + 0.3*(y - z) + 0.3*z"\noutput = "t.safetensors"\n')
     assert three.project.lineage("t").proportions == {"x": "1", "y": "3/10"}
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), st.integers(0, 3), min_size=1),
+    st.lists(st.sampled_from([Fraction(0), Fraction(1, 2), Fraction(1)]), min_size=8, max_size=8),
+)
+@settings(deadline=None, max_examples=150)
+def test_proportions_by_kinds_are_those_of_the_tensors(kinds: dict[str, int], numbers: list[Fraction]) -> None:
+    """What is remembered of one member of a family says the right thing of the next."""
+    order = {kind: index for index, kind in enumerate(dict.fromkeys(kinds.values()))}
+    of = {name: order[kind] for name, kind in kinds.items()}
+    specs = {name: Spec("float32", (1,), is_float=True) for name in of}
+    shared = Kinds(of, specs)
+    layout = built_in("sd15")
+    for start in (0, 4, 0):
+        shares = [tuple((each, number) for each in "xy" if (number := numbers[start + at])) for at in range(len(order))]
+        palette = tuple(Form(tuple((Slot(owner), share) for owner, share in each)) for each in shares)
+        blueprint = Blueprint(cast("Target", None), layout, specs, specs, Forms(shared, palette), {}, {}, {})
+        assert proportions(blueprint, str) == summarize({name: shares[kind] for name, kind in of.items()}, layout)

@@ -15,7 +15,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mergebuild.errors import TargetError
-from mergebuild.formats import DTYPES, DTYPES_BY_WORD, Header, TensorSpec, encode_header, layout_of, read_header
+from mergebuild.formats import (
+    DTYPES,
+    DTYPES_BY_WORD,
+    Arrangement,
+    Header,
+    TensorSpec,
+    encode_header,
+    layout_of,
+    read_header,
+)
 from mergebuild.formats import layout as layout_module
 
 TORCH = {word: getattr(torch, word) for word in DTYPES_BY_WORD}
@@ -202,3 +211,14 @@ def test_the_table_of_dtypes_is_torchs() -> None:
         assert DTYPES_BY_WORD[dtype.word] is dtype
         assert TORCH[dtype.word].itemsize == dtype.size == dtype.bits // 8
         assert TORCH[dtype.word].is_floating_point == dtype.is_float
+
+
+@given(tensors=TENSORS, first=METADATA, second=METADATA)
+@settings(max_examples=60, deadline=None)
+def test_one_arrangement_serves_files_with_any_metadata(
+    tensors: list[tuple[str, str, Sequence[int]]], first: dict[str, str], second: dict[str, str]
+) -> None:
+    arrangement = Arrangement(tensors)
+    for metadata in (first, second, first):
+        header = arrangement.header(metadata)
+        assert (arrangement.encoded(header), header) == encode_header(tensors, metadata)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from layout_headers import AtPath, every_real_layout, floats
 
 from mergebuild.errors import Problem, RecipeError
-from mergebuild.layouts import Selector, built_in, parse_layout, resolve, select, selector_for
+from mergebuild.layouts import Selector, built_in, parse_layout, resolve, select, selector_for, structure
 from mergebuild.layouts.blocks import block_id, expand
 from mergebuild.layouts.presets import preset_values
 from mergebuild.recipe.model import (
@@ -490,3 +490,23 @@ def test_a_declared_layout_gives_blocks_groups_lists_and_gradients() -> None:
     gradient = number(("B", Gradient((Fraction(4), Fraction(6)))))
     assert resolve(gradient, PLAIN, layout) == {"first.weight": 4, "second.weight": 6, "second.bias": 6}
     assert block_id("B1") == block_id("B01")
+
+
+def test_numbers_of_one_structure_have_their_values_in_the_same_places() -> None:
+    selector = Selector(built_in("sd15"), floats("sd15"))
+
+    def member(n: int) -> NumberPerTensor:
+        rules: list[tuple[str, Value | int | Fraction]] = [
+            ("default", n),
+            ("OUT", Gradient((Fraction(0), Fraction(n)))),
+        ]
+        return number(*rules, ("attn", n + 1))
+
+    one, other = member(1), member(2)
+    assert structure(one) == structure(other) != structure(number(("default", 1)))
+    places = selector.places(one)
+    assert selector.places(other) is places
+    for each in (one, other):
+        values = selector.values(each, places)
+        assert {name: values[index] for name, index in places.of.items()} == selector.resolve(each)
+    assert len(places.values) == 2 + 12  # one for each block of OUT, and each that a rule has as a whole
