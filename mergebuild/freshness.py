@@ -12,7 +12,9 @@ more often than the digests do. That only costs a closer look.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
 
 import xxhash
 
@@ -41,35 +43,33 @@ class Freshness:
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
         """Return the targets of these that are surely up to date, with what is known of them."""
-        records = {record.target: record for record in self._store.records()}
-        candidates = [records[name] for name in names if name in records and records[name].fingerprint]
-        if not candidates:
-            return {}
-        rows = self._store.outputs()
-        found = {}
-        for record in candidates:
-            row = rows.get(record.output) if record.output else None
-            if (
-                row is not None
-                and (row.digest, row.header) == (record.artifact, record.header)
-                and record.output == self._recipe.target(record.target).output_path
-                and record.fingerprint == self.fingerprint(record.target)
-                and self._store.is_intact(row)
-            ):
-                found[record.target] = (record, row)
-        return found
+        return {
+            record.target: (record, row)
+            for record, row in self._store.published(names)
+            if str(record.output) == str(self._recipe.target(record.target).output_path)
+            and record.fingerprint == self.fingerprint(record.target)
+            and self._store.is_intact(row)
+        }
 
     def fingerprint(self, name: str) -> bytes | None:
         """Return the fingerprint of a target or source; None while a source's content is not known."""
         found = self._fingerprints.get(name)
         if found is None:
-            for each in () if name in self._sources else self._recipe.below(name)[:-1]:  # so that none recurses deep
-                if each not in self._fingerprints and (below := self._compute(each)) is not None:
+            for each in self._unknown_below(name):
+                if (below := self._compute(each)) is not None:
                     self._fingerprints[each] = below
             found = self._compute(name)
             if found is not None:  # what is not known now may be known later
                 self._fingerprints[name] = found
         return found
+
+    def _unknown_below(self, name: str) -> Iterator[str]:
+        """Yield what a target needs and what is not known yet, the deepest first, so that no fingerprint recurses."""
+        if name in self._sources or all(each.ref in self._fingerprints for each in self._recipe.target(name).inputs):
+            return
+        for each in self._recipe.below(name)[:-1]:
+            if each not in self._fingerprints:
+                yield each
 
     def _compute(self, name: str) -> bytes | None:
         if name in self._sources:
@@ -91,25 +91,34 @@ class Freshness:
 def _canonical(value: object) -> str:
     """Return a value of the recipe as text; equal values, and only these, have equal texts."""
     kind = type(value)
-    if kind is str:
-        return f"{len(value)}:{value}"  # type: ignore[arg-type]
-    if kind is tuple or kind is list:
-        return f"[{','.join(map(_canonical, value))}]"  # type: ignore[call-overload]
-    fields = _fields(kind)
-    if fields:
-        return f"{kind.__name__}({','.join([_canonical(getattr(value, name)) for name in fields])})"
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{_canonical(key)}={_canonical(each)}' for key, each in value.items())}}}"
-    return f"{kind.__name__} {value}"  # a number, a path, None, what TOML may have in a layout's table
+    write = _WRITERS.get(kind)
+    if write is None:
+        write = _WRITERS[kind] = _writer(kind)
+    return write(value)
 
 
-def _fields(kind: type) -> tuple[str, ...]:
-    """Return the fields that take part in comparing values of a dataclass; none for another kind."""
-    found = _KNOWN_FIELDS.get(kind)
-    if found is None:
-        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-        found = _KNOWN_FIELDS[kind] = tuple(each.name for each in fields if each.compare)
-    return found
+Writer = Callable[[Any], str]
 
 
-_KNOWN_FIELDS: dict[type, tuple[str, ...]] = {}
+def _writer(kind: type) -> Writer:
+    """Return what writes values of a kind; of a dataclass, the fields that take part in comparing it."""
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_writer(kind.__name__, tuple(each.name for each in dataclasses.fields(kind) if each.compare))
+    if issubclass(kind, Mapping):
+        return lambda value: f"{{{','.join(f'{_canonical(key)}={_canonical(each)}' for key, each in value.items())}}}"
+    return lambda value: f"{kind.__name__} {value}"  # a number, a path, None, what TOML may have in a layout's table
+
+
+def _dataclass_writer(kind: str, names: Sequence[str]) -> Writer:
+    if len(names) == 1:
+        (name,) = names
+        return lambda value: f"{kind}({_canonical(getattr(value, name))})"
+    values = attrgetter(*names) if names else lambda _value: ()
+    return lambda value: f"{kind}({','.join(map(_canonical, values(value)))})"
+
+
+def _list(value: Sequence[object]) -> str:
+    return f"[{','.join(map(_canonical, value))}]"
+
+
+_WRITERS: dict[type, Writer] = {str: lambda value: f"{len(value)}:{value}", tuple: _list, list: _list}

@@ -19,36 +19,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergebuild import lineage as lineages
 from mergebuild import lockfile, trust
-from mergebuild.build import Builder, Options
 from mergebuild.digest import tagged
-from mergebuild.errors import MergeBuildError, Place, ResultDiffersError, SourceError, UsageError
+from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, silent
+from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.planner import Planner
 from mergebuild.portable import free_space
-from mergebuild.recipe import Input, Recipe, load_recipe
-from mergebuild.results import (
-    BuildResult,
-    CleanResult,
-    Lineage,
-    PlanResult,
-    State,
-    StatusResult,
-    TargetResult,
-    TargetState,
-    Verdict,
-    VerifyResult,
-    WhyResult,
-)
+from mergebuild.recipe import Input, Recipe, Where, load_recipe
+from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.sources import Sources, locate
 from mergebuild.stamp import Stamp
 from mergebuild.store import Presence, Store
 from mergebuild.sweeping import Sweeper
-from mergebuild.verify import Verifier
+
+if TYPE_CHECKING:
+    from mergebuild.build import Builder
 
 __all__ = ["Project", "load"]
 
@@ -191,10 +182,13 @@ class Project:
         Raises:
             MergeBuildError: what is known before any work, unless `keep_going`; no space; an interrupt.
         """
+        from mergebuild.build import Builder, Options  # what only looks has no use for the engine
+        from mergebuild.engine import warm_up
+
         began = time.perf_counter()
         _check_device(device)
         names = self.recipe.resolve(targets)
-        options = Options(keep_going, threads, force, self.recipe.project.link)
+        options = Options(keep_going, threads, force, self.recipe.project.link, durable)
 
         def checked_plan(session: _Session, builder: Builder, *, hash_all: bool) -> Plan:
             """Plan, and raise whatever is known to be wrong before any work."""
@@ -210,18 +204,24 @@ class Project:
                 self._hold_results(plan)
             self._require_trust(plan.items)
             builder.check_space(plan)
+            if plan.computes:
+                warm_up()
             return plan
 
         with self._session(emit, durable=durable) as session, ExitStack() as stack:
             builder = Builder(
                 session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
             )
+            plan = None
             if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
-                checked_plan(session, builder, hash_all=False)
+                if self._is_arithmetic(names):
+                    warm_up()  # there is nothing that it could restore
+                plan = checked_plan(session, builder, hash_all=False)
                 session.store.create()
-                builder.planner = session.plan_anew()  # another process may have been quicker
             stack.enter_context(self._locked(session, lock_timeout, emit))
-            plan = checked_plan(session, builder, hash_all=False)
+            if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
+                builder.planner = session.plan_anew()
+                plan = checked_plan(session, builder, hash_all=False)
             if builder.run_unseen(plan):
                 builder.planner = session.plan_anew()
                 plan = checked_plan(session, builder, hash_all=True)
@@ -234,7 +234,7 @@ class Project:
                 bytes_read=session.sources.bytes_read + builder.source_bytes_read,
                 bytes_written=sum(result.bytes_written for result in results),
                 targets=tuple(
-                    replace(each, verdict=Verdict.FAILED) if each.verdict is Verdict.BLOCKED else each
+                    each._replace(verdict=Verdict.FAILED) if each.verdict is Verdict.BLOCKED else each
                     for each in results
                 ),
                 exit_code=exit_code,
@@ -246,7 +246,8 @@ class Project:
         """Keep what the answer "nothing to do" follows from, where that is stat data alone."""
         stamp = self._stamp_of(targets) if self._stamp_of else None
         outputs = [self.recipe.target(name).output_path for name in names]
-        if stamp is None or stamp.store != self._store_root() or None in outputs:
+        store = os.path.abspath(self._store_root())  # noqa: PTH100 -- as a stamp has it
+        if stamp is None or stamp.store != store or None in outputs:
             return
         needed = {each.ref for name in names for each in self._inputs_below(name)} & self.recipe.sources.keys()
         sources = [session.sources.file(name) for name in sorted(needed)]
@@ -254,6 +255,10 @@ class Project:
             return  # found through MERGEBUILD_MODELS: a file may appear where the recipe says it is
         files = [*(source.path for source in sources), *(path for path in outputs if path)]
         stamp.write(self.recipe.files, files, results)
+
+    def _is_arithmetic(self, names: Sequence[str]) -> bool:
+        """Whether something must be computed for targets of which nothing is there; as far as the recipe tells."""
+        return any(self.recipe.target(each).method != "copy" for name in names for each in self.recipe.below(name))
 
     def _inputs_below(self, name: str) -> Iterator[Input]:
         for each in self.recipe.below(name):
@@ -267,6 +272,8 @@ class Project:
 
     def verify(self, targets: Sequence[str] = (), *, rebuild: bool = False, emit: Emit = silent) -> VerifyResult:
         """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes."""
+        from mergebuild.verify import Verifier
+
         with self._session(emit) as session:
             names = self.recipe.resolve(targets) if targets else None
             verifier = Verifier(self.recipe, session.sources, session.store)
@@ -402,21 +409,18 @@ class Project:
         return Goal(target.name, path, dtype or target.dtype or self.recipe.default_dtype, is_extra=True)
 
     def _require_trust(self, items: Iterable[Item]) -> None:
-        paths: dict[Path, Place | None] = {
-            item.goal.path: item.blueprint.target.where.place("output")
-            for item in items
-            if item.goal.path and not item.goal.is_extra
+        paths: dict[Path, Where | None] = {
+            item.goal.path: item.blueprint.target.where for item in items if item.goal.path and not item.goal.is_extra
         }
         if self.recipe.project.store and not os.environ.get("MERGEBUILD_STORE"):
             paths[self._store_root() / "state.sqlite3"] = None
         trust.require(self.recipe.root, paths, self._written())
 
-    def _written(self) -> list[Path]:
-        """Return every path that the recipe would write to."""
-        paths = list(self.recipe.outputs())
+    def _written(self) -> Iterator[Path]:
+        """Yield every path that the recipe would write to."""
+        yield from self.recipe.outputs()
         if self.recipe.project.store:
-            paths.append(self.recipe.root / Path(self.recipe.project.store).expanduser() / "state.sqlite3")
-        return paths
+            yield self.recipe.root / Path(self.recipe.project.store).expanduser() / "state.sqlite3"
 
     def _outputs(self) -> set[Path]:
         """Return the outputs that some target makes now, members that others name among them."""

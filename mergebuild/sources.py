@@ -8,7 +8,6 @@ clean" problem). After a pass every source is looked at again: `changed` says wh
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -203,6 +202,8 @@ class Sources:
             tensors = source.header.tensors.values()
             checksums = b"".join(file_checksum(file.fileno(), info.begin, info.end) for info in tensors)
         if with_sha256:
+            import hashlib
+
             with source.path.open("rb") as file:  # anew: where reading by range moves the position, it is anywhere
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         self.bytes_read += source.header.file_size

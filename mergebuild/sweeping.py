@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from mergebuild.results import CleanResult
+from mergebuild.findings import CleanResult
 from mergebuild.store import ArtifactRow, Presence, Record, Store
 
 __all__ = ["Sweeper"]
@@ -34,11 +34,11 @@ class Sweeper:
 
     def orphans(self) -> list[ArtifactRow]:
         """Return outputs of this project that no target makes now, and that are still ours."""
+        made = {str(path) for path in self._outputs}
         return [
             row
-            for row in self._store.state.artifacts(kind="output")
-            if row.project == self._store.project
-            and row.path not in self._outputs
+            for row in self._store.state.outputs(self._store.project, besides=made)
+            if row.path not in self._outputs
             and row.path.resolve() not in self._sources
             and os.path.lexists(row.path)
             and self._store.is_intact(row)

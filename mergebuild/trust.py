@@ -14,7 +14,8 @@ from pathlib import Path
 
 import platformdirs
 
-from mergebuild.errors import Place, TrustError
+from mergebuild.errors import TrustError
+from mergebuild.recipe.model import Where
 
 __all__ = ["grant", "outside", "require"]
 
@@ -22,14 +23,14 @@ __all__ = ["grant", "outside", "require"]
 def outside(root: Path, paths: Iterable[Path]) -> list[str]:
     """Return the folders outside `root`, links resolved, that these paths lie in."""
     inside = root.resolve()
-    folders = {path.parent.resolve() for path in paths}
+    folders = {folder.resolve() for folder in {path.parent for path in paths}}
     return sorted(str(folder) for folder in folders if folder != inside and inside not in folder.parents)
 
 
-def require(root: Path, paths: Mapping[Path, Place | None], asked: Iterable[Path]) -> None:
+def require(root: Path, paths: Mapping[Path, Where | None], asked: Iterable[Path]) -> None:
     """Refuse to write to `paths` outside the project unless the user trusts what the whole recipe asks for.
 
-    `paths`: with the place of each in the recipe. `asked`: every path that the recipe would write to, which is what
+    `paths`: with the target of each in the recipe. `asked`: every path that the recipe would write to, which is what
     the word was given for.
 
     Raises:
@@ -41,11 +42,12 @@ def require(root: Path, paths: Mapping[Path, Place | None], asked: Iterable[Path
     granted = _read().get(str(root.resolve()))
     if granted is None or not set(wanted) <= set(granted) or granted != outside(root, asked):
         changed = granted is not None
+        first = next(at for path, at in paths.items() if outside(root, [path]))
         raise TrustError.one(
             "not-trusted",
             "this project would write outside its folder"
             + (", and what it asks for changed since it was trusted" if changed else ""),
-            where=next((place for path, place in paths.items() if outside(root, [path])), None),
+            where=first.place("output") if first else None,
             rows=tuple(f"writes into {folder}" for folder in wanted),
             help="look at the mergefile, then run `mergebuild trust`",
         )

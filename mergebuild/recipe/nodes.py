@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from mergebuild.errors import did_you_mean
 from mergebuild.recipe.places import At
@@ -53,8 +53,7 @@ class BadNumber:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Node:
+class Node(NamedTuple):
     """A value and its place."""
 
     value: Scalar | dict[str, Node] | list[Node] | dt.date | dt.time | Invalid

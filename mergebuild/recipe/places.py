@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import tomli
 
@@ -41,14 +42,11 @@ class Document:
         """What the command line set, and how it said so."""
         self._spans: dict[Keys, _Span] | None = None
         self._starts: list[int] = []
+        self.folder = str(path.parent)
+        """The absolute folder that relative paths of this file start from."""
 
     def __repr__(self) -> str:
         return f"Document({self.name!r})"
-
-    @property
-    def folder(self) -> str:
-        """The absolute folder that relative paths of this file start from."""
-        return str(self.path.parent)
 
     def place(self, path: Keys, *, key: bool = False) -> Place:
         """Return the place of a value or a key, or of the nearest thing around it."""
@@ -108,8 +106,7 @@ class Document:
         return self.at_offset(start, end - start)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class At:
+class At(NamedTuple):
     """A value's path of keys in a file: the recipe's `Where`."""
 
     document: Document

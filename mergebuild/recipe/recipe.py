@@ -36,6 +36,8 @@ from mergebuild.recipe.walk import Walk
 
 __all__ = ["Parts", "Recipe"]
 
+_SHORT_CHAIN = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -75,6 +77,7 @@ class Recipe:
         self._families = parts.families
         self._namespace = parts.namespace
         self._targets: dict[str, Reading] = {}
+        self._below: dict[str, tuple[str, ...]] = {}
         self._outputs = Outputs(parts.sources.values())
         self._check_all(default, problems)
 
@@ -110,6 +113,9 @@ class Recipe:
         Raises:
             UsageError, RecipeError: as `target`.
         """
+        known = self._below.get(name)
+        if known is not None:
+            return known
         done: dict[str, None] = {}
         stack = [(self.target(name), iter(self.target(name).inputs))]
         while stack:
@@ -120,7 +126,10 @@ class Recipe:
                 stack.pop()
             else:
                 stack.append((self.target(need), iter(self.target(need).inputs)))
-        return tuple(done)
+        found = tuple(done)
+        if len(found) <= _SHORT_CHAIN:  # of a long chain, what is below each would be its length squared
+            self._below[name] = found
+        return found
 
     def resolve(self, asked: Sequence[str]) -> tuple[str, ...]:
         """Return the canonical names of what a user asks for: names, families, members, slices, paths of outputs.

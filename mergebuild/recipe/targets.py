@@ -118,7 +118,7 @@ def check_output(text: str) -> None:
         OutputError: not a `.safetensors` file.
     """
     shown = text.encode("unicode_escape").decode() if not text.isprintable() else text
-    if any(ord(sign) < ord(" ") for sign in text):
+    if min(text, default=" ") < " ":
         message = f"is `{shown}`, which has a sign that no path has"
         raise OutputError("bad-path", message, "write paths with `/`, or in single quotes")
     if text.endswith((".ckpt", "/", ".pt", ".pth", ".gguf")):
@@ -194,10 +194,10 @@ class _TargetReading:
             dtype=dtype,
             merge=merge,
             drop=drop,
-            missing=cast(Literal["keep", "error"], options["missing"]),
-            ema=cast(Literal["drop", "keep", "use"], options["ema"]),
-            nonfinite=cast(Literal["error", "allow"], options["nonfinite"]),
-            metadata=cast(Literal["minimal", "full", "none"], options["metadata"]),
+            missing=cast("Literal['keep', 'error']", options["missing"]),
+            ema=cast("Literal['drop', 'keep', 'use']", options["ema"]),
+            nonfinite=cast("Literal['error', 'allow']", options["nonfinite"]),
+            metadata=cast("Literal['minimal', 'full', 'none']", options["metadata"]),
             seed=seed,
             compat=None,
             cache=cache,

@@ -13,7 +13,8 @@ from mergebuild.recipe.problems import Problems
 
 __all__ = ["Read", "Walk"]
 
-Read = Callable[[str, Problems], tuple[tuple[str, At], ...] | None]
+Needs = tuple[tuple[str, At], ...]
+Read = Callable[[str, Problems], Needs | None]
 """Reads a target and returns what it needs; None for a source, or when it has been read before."""
 
 _LONGEST_CHAIN = 1000
@@ -32,7 +33,7 @@ class Walk:
 
     def from_(self, name: str) -> None:
         """Read a target and all that it needs."""
-        stack = [self._enter(name)]
+        stack = [self._opened(name, self._read(name, self._problems) or ())]
         while stack:
             current, rest = stack[-1]
             for ref, at in rest:
@@ -43,18 +44,19 @@ class Walk:
                     hint = "families are open, so a member that needs another member of its family never ends"
                     self._problems.add("endless-chain", message, at, help=hint)
                     return
-                else:
-                    stack.append(self._enter(ref))
+                elif needs := self._read(ref, self._problems):
+                    stack.append(self._opened(ref, needs))
                     break
             else:
                 stack.pop()
                 del self._open[current]
                 self._depth[_family(current)] -= 1
 
-    def _enter(self, name: str) -> tuple[str, Iterator[tuple[str, At]]]:
+    def _opened(self, name: str, needs: Needs) -> tuple[str, Iterator[tuple[str, At]]]:
+        family = _family(name)
         self._open[name] = None
-        self._depth[_family(name)] = self._depth.get(_family(name), 0) + 1
-        return name, iter(self._read(name, self._problems) or ())
+        self._depth[family] = self._depth.get(family, 0) + 1
+        return name, iter(needs)
 
     def _endless(self, name: str) -> bool:
         return "@" in name and self._depth.get(_family(name), 0) >= _LONGEST_CHAIN

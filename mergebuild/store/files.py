@@ -14,14 +14,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import NamedTuple
-
-import filelock
+from typing import TYPE_CHECKING, NamedTuple
 
 from mergebuild import portable
 from mergebuild.digest import checksum, file_checksum
@@ -30,6 +28,9 @@ from mergebuild.events import Emit, Notice, silent
 from mergebuild.formats.header import MAX_HEADER
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.state import ArtifactRow, Record, State
+
+if TYPE_CHECKING:
+    import filelock
 
 __all__ = ["Fresh", "Held", "Presence", "Store", "temporary_path"]
 
@@ -82,6 +83,8 @@ class Store:
         self._boot = portable.boot_id()
         self._checked: dict[int, bool] = {}
         self._unpacked: dict[int, list[Entry]] = {}
+        self._without_clones: set[int] = set()
+        """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
         self.state = State(root / "state.sqlite3", durable=durable)
 
     def close(self) -> None:
@@ -108,6 +111,8 @@ class Store:
         Raises:
             LockTimeoutError: another process held it for `timeout` seconds.
         """
+        import filelock  # what only looks takes no lock
+
         lock = filelock.FileLock(self.root / "lock")
         holder = self.root / "lock.holder"
         try:
@@ -157,9 +162,9 @@ class Store:
             found = self._unpacked[row.id] = unpack(whole.packed) if whole else []
         return found
 
-    def outputs(self) -> dict[Path, ArtifactRow]:
-        """Return all outputs by their paths, without their tables."""
-        return {row.path: row for row in self.state.outputs()}
+    def published(self, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
+        """Return the last builds of these targets of this project whose outputs are on record just so."""
+        return self.state.published(self.project, targets)
 
     def at(self, path: Path) -> tuple[Presence, ArtifactRow | None]:
         """Say what stands at a path. A file that only its bytes show to be ours is taken back into the records."""
@@ -199,9 +204,15 @@ class Store:
             known = self._checked[row.id] = self._look(row)
         return known
 
-    def intact(self, digest: bytes) -> list[ArtifactRow]:
-        """Return the whole artifacts with this digest that are there, the newest first."""
-        return [row for row in self.state.artifacts(digest=digest) if row.kind != "intended" and self.is_intact(row)]
+    def intact(self, digest: bytes, *, header: bytes) -> Iterator[ArtifactRow]:
+        """Yield the whole artifacts with this digest that are there: those with this header, then the newest first.
+
+        Thousands of targets may come to one artifact, and who asks needs one row: none is looked at before its turn.
+        """
+        for number in self.state.numbers(digest, header):
+            row = self.state.artifact(number)
+            if row is not None and row.kind != "intended" and self.is_intact(row):
+                yield row
 
     def find(self, digests: Iterable[bytes], *, allow_nonfinite: bool = False) -> dict[bytes, Held]:
         """Return where tensors lie, for those that an intact artifact holds."""
@@ -263,6 +274,9 @@ class Store:
 
     def keep(self, row: ArtifactRow, link: str) -> None:
         """Give an output a second name or copy in the store: `auto` only where a clone costs nothing."""
+        device = row.identity.device if row.identity else 0
+        if link == "auto" and device in self._without_clones:
+            return
         path = self.kept_path(row.digest, row.header)
         if self.state.artifacts(path=path) and path.exists():
             return
@@ -274,6 +288,7 @@ class Store:
         elif not portable.clone_file(row.path, path):
             path.unlink(missing_ok=True)
             if link == "auto":
+                self._without_clones.add(device)
                 return
             shutil.copyfile(row.path, path)
         self._add(path, "kept", row.digest, row.header, self.entries(row))

@@ -12,10 +12,9 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mergebuild import portable
 from mergebuild.portable import Identity
@@ -50,8 +49,7 @@ CREATE TABLE IF NOT EXISTS record (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRow:
+class SourceRow(NamedTuple):
     """What was learnt of a source file: the checksum of each tensor in file order, and perhaps its SHA-256."""
 
     identity: Identity
@@ -60,8 +58,7 @@ class SourceRow:
     sha256: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ArtifactRow:
+class ArtifactRow(NamedTuple):
     """A file that holds an artifact. `kind`: `output`, `history`, `kept` (in the store), `intended` (not yet there)."""
 
     id: int
@@ -78,8 +75,7 @@ class ArtifactRow:
     """Whose output it is, as the project's folder relative to the store; empty for what `-o` wrote."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """The last build of a target: its artifact, where it was put, and the manifest to compare the next one with."""
 
     target: str
@@ -104,6 +100,9 @@ class State:
         self.path = path
         self._base = str(path.parent)
         self._durable = durable
+        self._asked = 0
+        self._digests: set[bytes] | None = None
+        self._digests_version = -1
         self.is_on_disk = path.parent.is_dir()
         self._db = self._open() if self.is_on_disk else _connect(None, durable=False)
 
@@ -121,6 +120,7 @@ class State:
         temporary.unlink(missing_ok=True)
         self._db.close()
         self._db = self._open()
+        self._digests_version = -1
         self.is_on_disk = True
 
     def _open(self) -> sqlite3.Connection:
@@ -147,6 +147,10 @@ class State:
             raise
         self._db.execute("COMMIT")
 
+    def has_artifacts(self) -> bool:
+        """Whether anything was ever built and is not forgotten."""
+        return self._db.execute("SELECT 1 FROM artifact LIMIT 1").fetchone() is not None
+
     # Sources
 
     def source(self, identity: Identity) -> SourceRow | None:
@@ -162,8 +166,7 @@ class State:
         """Remember a source; what is None in `row` and known for the same state of the file stays."""
         known = self.source(row.identity)
         if known:
-            row = replace(
-                row,
+            row = row._replace(
                 checksums=row.checksums or known.checksums,
                 content=row.content or known.content,
                 sha256=row.sha256 or known.sha256,
@@ -190,12 +193,18 @@ class State:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM artifact{where} ORDER BY made DESC, id DESC", values)
         return [self._artifact(row) for row in rows]
 
-    def outputs(self) -> list[ArtifactRow]:
-        """Return all outputs without their tables: `packed` is empty."""
+    def numbers(self, digest: bytes, header: bytes) -> list[int]:
+        """Return the row numbers of the artifacts with this digest: those with this header, then the newest first."""
+        found = self._db.execute(
+            "SELECT id FROM artifact WHERE digest = ? ORDER BY header != ?, made DESC, id DESC", (digest, header)
+        )
+        return [number for (number,) in found]
+
+    def outputs(self, project: str, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
+        """Return the outputs of a project but those at some paths, without their tables: `packed` is empty."""
         columns = _COLUMNS.replace("contents", "x''")
-        return [
-            self._artifact(row) for row in self._db.execute(f"SELECT {columns} FROM artifact WHERE kind = 'output'")
-        ]
+        found = self._db.execute(f"SELECT {columns} FROM artifact WHERE kind = 'output' AND project = ?", (project,))
+        return [self._artifact(row) for row in found if self._absolute(row[3]) not in besides]
 
     def artifact(self, number: int) -> ArtifactRow | None:
         """Return the artifact with this row number."""
@@ -213,6 +222,8 @@ class State:
             ),
         ).lastrowid  # fmt: skip
         assert number is not None
+        if self._digests is not None:
+            self._digests.update(digests)
         self._db.executemany(
             "INSERT OR IGNORE INTO tensor VALUES (?, ?, ?)",
             [(digest, number, ordinal) for ordinal, digest in enumerate(digests)],
@@ -237,7 +248,7 @@ class State:
     def holders(self, digests: Iterable[bytes]) -> dict[bytes, list[tuple[int, int]]]:
         """Return, for each tensor digest that any artifact holds, the artifacts and the ordinals in them."""
         found: dict[bytes, list[tuple[int, int]]] = {}
-        wanted = list(digests)
+        wanted = self._perhaps_held(list(digests))
         for start in range(0, len(wanted), 500):
             some = wanted[start : start + 500]
             marks = ",".join("?" * len(some))
@@ -246,6 +257,23 @@ class State:
             ):
                 found.setdefault(digest, []).append((artifact, ordinal))
         return found
+
+    def _perhaps_held(self, digests: list[bytes]) -> list[bytes]:
+        """Return the digests without those that surely no artifact holds.
+
+        Who asks for very many (a family of a thousand members) mostly asks for what nobody has: then all digests
+        that there are, unless they are too many, are read once and kept in memory.
+        """
+        self._asked += len(digests)
+        if self._asked < _MANY or not digests:
+            return digests
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()  # another one's changes show in it
+        if version != self._digests_version:
+            rows = self._db.execute(f"SELECT DISTINCT digest FROM tensor LIMIT {_MOST_KEPT + 1}").fetchall()
+            self._digests = {digest for (digest,) in rows} if len(rows) <= _MOST_KEPT else None
+            self._digests_version = version
+        known = self._digests
+        return digests if known is None else [digest for digest in digests if digest in known]
 
     # Records of targets
 
@@ -261,6 +289,27 @@ class State:
         columns = _RECORD.replace("manifest", "''")
         rows = self._db.execute(f"SELECT {columns} FROM record WHERE project = ? ORDER BY target", (project,))
         return [self._record(row) for row in rows]
+
+    def published(self, project: str, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
+        """Return the last builds of these targets that have a fingerprint, each with the row of its very output.
+
+        Builds whose output has no row, or one of another artifact, are left out, and so are manifests and tables.
+        """
+        wanted = set(targets)
+        some = f" AND r.target IN ({','.join('?' * len(wanted))})" if len(wanted) <= _MOST_ASKED else ""
+        found = self._db.execute(
+            f"SELECT {_PUBLISHED} FROM record r JOIN artifact a ON a.path = r.output"
+            " WHERE r.project = ? AND r.fingerprint IS NOT NULL AND r.output IS NOT NULL"
+            f" AND a.kind = 'output' AND a.digest = r.artifact AND a.header = r.header{some}",
+            (project, *(wanted if some else ())),
+        )
+        pairs = []
+        for target, artifact, output, manifest, fingerprint, header, tensors, *row in found:
+            if target in wanted:
+                path = self._path(output)
+                record = Record(target, artifact, path, manifest, fingerprint, header, tensors)
+                pairs.append((record, self._artifact(row, path)))
+        return pairs
 
     def put_record(self, project: str, record: Record) -> None:
         """Remember the last build of a target."""
@@ -289,13 +338,16 @@ class State:
             return str(path)
 
     def _path(self, text: str) -> Path:
-        return Path(os.path.normpath(os.path.join(self._base, text)))  # noqa: PTH118 -- `/` would not take `..` away
+        return Path(self._absolute(text))
 
-    def _artifact(self, row: Sequence[Any]) -> ArtifactRow:
+    def _absolute(self, text: str) -> str:
+        return os.path.normpath(os.path.join(self._base, text))  # noqa: PTH118 -- `/` would not take `..` away
+
+    def _artifact(self, row: Sequence[Any], known: Path | None = None) -> ArtifactRow:
         number, digest, header, path, kind, *five, boot, nonfinite, packed, made, project = row
         identity = Identity(*five) if five[0] is not None else None
         return ArtifactRow(
-            number, digest, header, self._path(path), kind, identity, boot, nonfinite, packed, made, project
+            number, digest, header, known or self._path(path), kind, identity, boot, nonfinite, packed, made, project
         )
 
     def _record(self, row: Sequence[Any]) -> Record:
@@ -303,11 +355,25 @@ class State:
         return Record(target, artifact, self._path(output) if output else None, *rest)
 
 
-_RECORD = "target, artifact, output, manifest, fingerprint, header, tensors"
-
 _COLUMNS = (
     "id, digest, header, path, kind, device, inode, size, mtime_ns, ctime_ns, boot, nonfinite, contents, made, project"
 )
+_RECORD = "target, artifact, output, manifest, fingerprint, header, tensors"
+_PUBLISHED = (
+    ", ".join([f"r.{column}" for column in _RECORD.split(", ")] + [f"a.{column}" for column in _COLUMNS.split(", ")])
+    .replace("r.manifest", "''")
+    .replace("a.contents", "x''")
+)
+
+_PAGES_BEFORE_CHECKPOINT = 8192
+"""32 MiB. A checkpoint waits for the disk: a build of ten thousand targets should do so a few times, not a hundred."""
+
+_MANY = 20_000
+"""Digests asked for after which it pays to know all that there are."""
+_MOST_KEPT = 500_000
+
+_MOST_ASKED = 500
+"""Names asked for in one statement; of more, all are read."""
 
 
 def _connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
@@ -316,6 +382,7 @@ def _connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BEFORE_CHECKPOINT}")
         db.execute("PRAGMA foreign_keys = ON")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):

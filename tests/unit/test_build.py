@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,10 @@ from lab import Lab
 
 from mergebuild import build as build_module
 from mergebuild.errors import MergeBuildError
+from mergebuild.plan import Goal, Plan
+from mergebuild.planner import Planner
 from mergebuild.project import load
+from mergebuild.store import Store
 
 SUM = '[targets.{name}]\nmethod = "weighted_sum"\na = "{a}"\nb = "{b}"\nalpha = {alpha}\n{more}\n'
 
@@ -456,3 +459,42 @@ def test_empty_and_scalar_tensors_are_built(lab: Lab) -> None:
     assert found["wide"].dtype is torch.float64
     assert found["small"].float().tolist() == [2.0, 0.5]
     assert lab.project.verify().problems == ()
+
+
+# First builds
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The targets planned, once for each time."""
+    found: list[str] = []
+    real = Planner.plan
+
+    def plan(planner: Planner, goals: Sequence[Goal], *, hash_all: bool = False) -> Plan:
+        found.extend(goal.target for goal in goals)
+        return real(planner, goals, hash_all=hash_all)
+
+    monkeypatch.setattr(Planner, "plan", plan)
+    return found
+
+
+def test_a_first_build_is_planned_once(pair: Lab, planned: list[str]) -> None:
+    """What was planned before anything was written holds while the store stays empty."""
+    pair.write(target("a", 0.25))
+    assert pair.verdicts() == {"a": "built"}
+    assert planned == ["a"]
+    values_ok(pair, a=0.25)
+
+
+def test_a_first_build_that_another_one_overtook_is_planned_anew(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.write(target("a", 0.25))
+    create = Store.create
+
+    def overtaken(store: Store) -> None:
+        monkeypatch.setattr(Store, "create", create)
+        pair.build()
+        create(store)
+
+    monkeypatch.setattr(Store, "create", overtaken)
+    assert pair.verdicts() == {"a": "up-to-date"}
+    values_ok(pair, a=0.25)

@@ -332,3 +332,22 @@ def test_a_store_ignores_itself_in_git_and_looking_makes_none(lab: Lab) -> None:
     assert not (lab / ".mergebuild").exists()
     lab.build()
     assert (lab / ".mergebuild/.gitignore").read_text() == "*\n"
+
+
+def test_whether_files_can_be_cloned_into_the_store_is_found_out_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each of ten thousand outputs; and nothing is left of the attempt."""
+    asked: list[Path] = []
+
+    def clone(_source: Path, copy: Path) -> bool:
+        asked.append(copy)
+        copy.touch()
+        return False
+
+    monkeypatch.setattr(files_module.portable, "clone_file", clone)
+    lab.model("x", w=[1.0])
+    lab.write("".join(MIX.replace("mix", name).replace('b = "y"', 'b = "x"').format(1) for name in ("m1", "m2", "m3")))
+    lab.build("m1")
+    assert len(asked) == 1
+    assert list((lab / ".mergebuild/kept").iterdir()) == []

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from mergebuild.portable import Identity
-from mergebuild.store.state import SourceRow, State
+from mergebuild.store import state as state_module
+from mergebuild.store.state import ArtifactRow, Record, SourceRow, State
 
 ONE, TWO = (SourceRow(Identity(1, inode, 3, 4, 5), b"c" * 16, b"d" * 16, None) for inode in (1, 2))
+
+HEADER = b"h" * 16
 
 
 @pytest.mark.parametrize("portable", ["", "1"])
@@ -31,3 +34,93 @@ def test_of_two_first_builds_the_quicker_ones_state_stays(
     quick.close()
     slow.close()
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def state_of(folder: Path) -> State:
+    """Return a state on disk."""
+    (folder / "store").mkdir(exist_ok=True)
+    return State(folder / "store/state.sqlite3")
+
+
+def row(path: Path, digest: bytes, *, header: bytes = HEADER, kind: str = "output", made: float = 0.0) -> ArtifactRow:
+    return ArtifactRow(0, digest, header, path, kind, ONE.identity, "boot", 0, b"", made, "project")
+
+
+def record(target: str, output: Path, digest: bytes, *, header: bytes = HEADER) -> Record:
+    return Record(target, digest, output, "{}", b"f" * 16, header, 3)
+
+
+def test_a_published_build_is_a_record_and_the_row_of_its_very_output(tmp_path: Path) -> None:
+    """Another artifact, header or kind at the path, or no fingerprint: then it is none."""
+    state = state_of(tmp_path)
+    assert not state.has_artifacts()
+    good, bad = b"g" * 16, b"b" * 16
+    paths = {name: tmp_path / f"out/{name}" for name in "abcdef"}
+    for name, path in paths.items():
+        state.put_record("project", record(name, path, good))
+        state.add_artifact(
+            row(
+                path,
+                bad if name == "b" else good,
+                header=b"other" if name == "c" else HEADER,
+                kind="history" if name == "d" else "output",
+            ),
+            [],
+        )
+    state.put_record("project", record("e", paths["e"], good)._replace(fingerprint=None))
+    assert state.has_artifacts()
+    found = state.published("project", ["f", "a", "b", "c", "d", "e", "none"])
+    assert {(each.target, each.output, at.path, at.packed) for each, at in found} == {
+        (name, paths[name], paths[name], b"") for name in "af"
+    }
+    assert [each.target for each, _ in state.published("project", ["a"])] == ["a"]
+    assert {each.target for each, _ in state.published("project", ["a", *map(str, range(2000))])} == {"a"}
+    assert state.published("another", ["a"]) == []
+    state.close()
+
+
+def test_whole_artifacts_with_the_same_header_come_first_then_the_newest(tmp_path: Path) -> None:
+    state = state_of(tmp_path)
+    rows = [("old", b"1", 1.0), ("same", HEADER, 0.0), ("new", b"2", 2.0)]
+    numbers = {
+        name: state.add_artifact(row(tmp_path / name, b"d" * 16, header=header, made=made), [])
+        for name, header, made in rows
+    }
+    state.add_artifact(row(tmp_path / "other", b"x" * 16), [])
+    assert state.numbers(b"d" * 16, HEADER) == [numbers[name] for name in ("same", "new", "old")]
+    state.close()
+
+
+def test_outputs_are_a_projects_besides_those_that_are_named(tmp_path: Path) -> None:
+    state = state_of(tmp_path)
+    for name in ("one", "two"):
+        state.add_artifact(row(tmp_path / name, b"d" * 16), [])
+    state.add_artifact(row(tmp_path / "theirs", b"d" * 16)._replace(project="theirs"), [])
+    state.add_artifact(row(tmp_path / "kept", b"d" * 16, kind="kept"), [])
+    assert {each.path.name for each in state.outputs("project")} == {"one", "two"}
+    assert [each.path.name for each in state.outputs("project", besides={str(tmp_path / "one")})] == ["two"]
+    state.close()
+
+
+@pytest.mark.parametrize("most_kept", [500_000, 1])
+def test_who_asks_for_very_many_digests_gets_the_same_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_kept: int
+) -> None:
+    """What is kept in memory follows what this process and others write."""
+    monkeypatch.setattr(state_module, "_MANY", 3)
+    monkeypatch.setattr(state_module, "_MOST_KEPT", most_kept)
+    state, another = state_of(tmp_path), state_of(tmp_path)
+    digests = [bytes([number]) * 16 for number in range(5)]
+    one = state.add_artifact(row(tmp_path / "one", b"d" * 16), digests[:2])
+    for _ in range(3):
+        assert state.holders(digests) == {digests[0]: [(one, 0)], digests[1]: [(one, 1)]}
+    two = state.add_artifact(row(tmp_path / "two", b"e" * 16), digests[1:3])
+    assert state.holders(digests)[digests[1]] == [(one, 1), (two, 0)]
+    three = another.add_artifact(row(tmp_path / "three", b"f" * 16), digests[3:])
+    assert state.holders(digests).keys() == set(digests)
+    assert state.holders(digests[4:]) == {digests[4]: [(three, 1)]}
+    another.forget_artifact(one)
+    assert state.holders(digests[:1]) == {}
+    assert state.holders([]) == {}
+    state.close()
+    another.close()
