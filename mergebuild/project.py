@@ -214,8 +214,6 @@ class Project:
             )
             plan = None
             if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
-                if self._is_arithmetic(names):
-                    warm_up()  # there is nothing that it could restore
                 plan = checked_plan(session, builder, hash_all=False)
                 session.store.create()
             stack.enter_context(self._locked(session, lock_timeout, emit))
@@ -255,10 +253,6 @@ class Project:
             return  # found through MERGEBUILD_MODELS: a file may appear where the recipe says it is
         files = [*(source.path for source in sources), *(path for path in outputs if path)]
         stamp.write(self.recipe.files, files, results)
-
-    def _is_arithmetic(self, names: Sequence[str]) -> bool:
-        """Whether something must be computed for targets of which nothing is there; as far as the recipe tells."""
-        return any(self.recipe.target(each).method != "copy" for name in names for each in self.recipe.below(name))
 
     def _inputs_below(self, name: str) -> Iterator[Input]:
         for each in self.recipe.below(name):
