@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.lab import REPOSITORY, Lab
-from benchmarks.process import ProcessFailedError, Sample, measure
+from benchmarks.process import ProcessFailedError, Sample, even_out, measure
 
 __all__ = [
     "SOURCES",
@@ -63,6 +63,7 @@ class Arm:
         remove(self.outputs)
         self.prepare(number)
         os.sync()  # what others wrote is not this one's to wait for
+        even_out()
         sample, said = measure(self.command, folder=REPOSITORY, log=log)
         missing = [str(path) for path in self.outputs if not path.exists()]
         if missing:

@@ -12,12 +12,16 @@ import os
 import resource
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["ProcessFailedError", "Sample", "measure", "parse_counters"]
+__all__ = ["ProcessFailedError", "Sample", "even_out", "measure", "parse_counters"]
+
+_TOUCHED = 1 << 32
+_TOUCH = "import mmap, sys; m = mmap.mmap(-1, int(sys.argv[1])); [m.write(b'1' * 65536) for _ in range(len(m) >> 16)]"
 
 _INTERVAL_MS = 10
 _KIB = 1024
@@ -58,6 +62,16 @@ def parse_counters(text: str) -> dict[str, int]:
             case _:
                 pass
     return counters
+
+
+def even_out() -> None:
+    """Touch free memory and give it back, 4 GB or half of what there is.
+
+    On a virtual machine, pages that the host has taken back cost several times more to touch first. Without this the
+    arm that runs behind a process of many gigabytes would pay for it, and the next one would not.
+    """
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    subprocess.run([sys.executable, "-c", _TOUCH, str(max(1 << 16, min(_TOUCHED, free // 2)))], check=True)
 
 
 def measure(command: Sequence[str], *, folder: Path, log: Path) -> tuple[Sample, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.process import ProcessFailedError, Sample, measure, parse_counters
+from benchmarks.process import ProcessFailedError, Sample, even_out, measure, parse_counters
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures with what only Linux has")
 
@@ -68,3 +68,9 @@ def test_what_it_says_is_returned_and_it_runs_in_its_folder(tmp_path: Path) -> N
 def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(ProcessFailedError, match=r"(?s)ended with 3.*no such thing"):
         measure(["sh", "-c", "echo no such thing >&2; exit 3"], folder=tmp_path, log=tmp_path / "log")
+
+
+def test_memory_is_touched_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process of its own."""
+    monkeypatch.setattr("benchmarks.process._TOUCHED", 1 << 20)
+    even_out()
