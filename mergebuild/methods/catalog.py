@@ -1,301 +1,42 @@
-"""The methods, as a table: names, inputs, parameters, formulas, citations. No torch here.
-
-A row of the *linear* family carries `coefficients`: from the numbers that reach a tensor to one exact coefficient an
-input. That is all a linear method is; chains of them fold (`fold.py`), and one kernel evaluates them all. Numbers
-arrive as exact fractions. Formulas and quirks: `docs/methods.md`, which is generated from this table.
-"""
+"""The methods by name. What a row is: `method.py`; the rows: `tables`. Pages made from it: `docs/methods.md`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Mapping
 
-__all__ = ["LATER", "METHODS", "Method", "Parameter", "UndefinedError", "method_named"]
+from mergebuild.methods.method import Method, Parameter, Program, ProgramError, UndefinedError
+from mergebuild.methods.tables import (
+    adjust,
+    elementwise,
+    gram,
+    linear,
+    low_rank,
+    model_wide,
+    rotation,
+    rows,
+    spectra,
+    task_vectors,
+    ties_sums,
+)
 
+__all__ = [
+    "LATER",
+    "METHODS",
+    "Method",
+    "Parameter",
+    "Program",
+    "ProgramError",
+    "UndefinedError",
+    "method_named",
+]
 
-class UndefinedError(ValueError):
-    """The method has no value for these numbers, such as weights that sum to 0 and are to be normalized."""
+_TABLES = (linear, adjust, elementwise, gram, task_vectors, ties_sums, rows, spectra, low_rank, rotation, model_wide)
 
-
-Numbers = Mapping[str, Fraction | tuple[Fraction, ...]]
-Flags = Mapping[str, bool]
-Coefficients = Callable[[int, Numbers, Flags, str], tuple[Fraction, ...]]
-"""(number of inputs, numbers, flags, tensor name) -> one coefficient an input, in the order of the inputs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter of a method. `default` None: it must be given."""
-
-    name: str
-    summary: str
-    kind: str = "number"
-    """`number` (per tensor) or `flag`."""
-    per: str = "target"
-    """`target`: one for all; `model`: one for each of `models` (a single one serves all)."""
-    default: Fraction | bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One row. `inputs`: names of single inputs in order (`a`, `b`, `base`), and `models` for any number of them."""
-
-    name: str
-    inputs: tuple[str, ...]
-    parameters: tuple[Parameter, ...]
-    formula: str
-    summary: str
-    coefficients: Coefficients
-    aliases: tuple[str, ...] = ()
-    differs: str = ""
-    """How it differs from the tools it comes from."""
-    cite: str = ""
-    version: int = 1
-    exact: bool = True
-    by_name: bool = False
-    """Whether the coefficients depend on the tensor's name and not on the numbers alone."""
-
-    @property
-    def takes_models(self) -> bool:
-        """Whether it takes a list of models."""
-        return "models" in self.inputs
-
-    def parameter(self, name: str) -> Parameter | None:
-        """Return the parameter of that name."""
-        return next((parameter for parameter in self.parameters if parameter.name == name), None)
-
-
-def _number(numbers: Numbers, name: str) -> Fraction:
-    value = numbers[name]
-    assert isinstance(value, Fraction)  # the catalog says per="target"
-    return value
-
-
-def _per_model(numbers: Numbers, name: str) -> tuple[Fraction, ...]:
-    value = numbers[name]
-    assert isinstance(value, tuple)  # the catalog says per="model"
-    return value
-
-
-def _weighted_sum(_n: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    alpha = _number(numbers, "alpha")
-    return (1 - alpha, alpha)
-
-
-def _add_difference(_n: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    alpha = _number(numbers, "alpha")
-    return (Fraction(1), alpha, -alpha)
-
-
-def _sum_twice(_n: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    alpha, beta = _number(numbers, "alpha"), _number(numbers, "beta")
-    return ((1 - beta) * (1 - alpha), (1 - beta) * alpha, beta)
-
-
-def _triple_sum(_n: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    alpha, beta = _number(numbers, "alpha"), _number(numbers, "beta")
-    return (1 - alpha - beta, alpha, beta)
-
-
-def _linear(_n: int, numbers: Numbers, flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    weights = _per_model(numbers, "weight")
-    if not flags["normalize"]:
-        return weights
-    total = sum(weights, Fraction(0))
-    if total == 0:
-        message = "the weights add up to 0 and cannot be normalized"
-        raise UndefinedError(message)
-    return tuple(weight / total for weight in weights)
-
-
-def _task_arithmetic(_n: int, numbers: Numbers, flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    weights, scale = _per_model(numbers, "weight"), _number(numbers, "lambda")
-    if flags["normalize"]:
-        if min(weights) < 0 < max(weights):
-            message = "weights of both signs cannot be normalized"
-            raise UndefinedError(message)
-        total = sum(weights, Fraction(0))
-        scale /= total if abs(total) >= Fraction(1, 10**8) else 1
-    parts = tuple(scale * weight for weight in weights)
-    return (1 - sum(parts, Fraction(0)), *parts)
-
-
-def _block_mix(_n: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    weights = _per_model(numbers, "weight")
-    return (1 - sum(weights, Fraction(0)), *weights)
-
-
-def _weighted_subtraction(_n: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    product = _number(numbers, "alpha") * _number(numbers, "beta")
-    if product == 1:
-        message = "alpha * beta is 1, and the formula divides by 1 - alpha * beta"
-        raise UndefinedError(message)
-    return (1 / (1 - product), -product / (1 - product))
-
-
-def _subtract(_n: int, _numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    return (Fraction(1), Fraction(-1))
-
-
-def _add(_n: int, _numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    return (Fraction(1), Fraction(1))
-
-
-def _copy(_n: int, _numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    return (Fraction(1),)
-
-
-def _scale(_n: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
-    return (_number(numbers, "alpha"),)
-
-
-_NOT_SCALED = ("to_out", "proj_out", "norm")
-
-
-def _scale_self(_n: int, numbers: Numbers, _flags: Flags, name: str) -> tuple[Fraction, ...]:
-    return (Fraction(1) if any(part in name for part in _NOT_SCALED) else _number(numbers, "alpha"),)
-
-
-def _replace(_n: int, numbers: Numbers, _flags: Flags, name: str) -> tuple[Fraction, ...]:
-    if any(part in name for part in _NOT_SCALED):
-        return (Fraction(1), Fraction(0))
-    return (Fraction(0), _number(numbers, "alpha"))
-
-
-_ALPHA = Parameter("alpha", "how much of the second input")
-_WEIGHT = Parameter("weight", "the weight of each model", per="model")
-
-_ROWS: Sequence[Method] = (
-    Method(
-        "weighted_sum",
-        ("a", "b"),
-        (Parameter("alpha", "the share of b; outside 0..1 it extrapolates"),),
-        "(1 - alpha) * a + alpha * b",
-        "Blend two models. The everyday merge.",
-        _weighted_sum,
-        aliases=("lerp", "Weighted sum", "Weight", "Sum"),
-        differs="ComfyUI's ModelMergeSimple counts its ratio the other way: ratio 1 is all of the first model.",
-        cite="AUTOMATIC1111 webui; Wortsman et al. 2022, arXiv:2203.05482",
-    ),
-    Method(
-        "add_difference",
-        ("a", "b", "c"),
-        (Parameter("alpha", "how much of the difference b - c is added"),),
-        "a + alpha * (b - c)",
-        "Add to a what training or merging changed between c and b.",
-        _add_difference,
-        aliases=("Add difference", "Add", "Add-Diff"),
-        differs="Some scripts define it as a + (b - c) * (1 - alpha).",
-        cite="AUTOMATIC1111 webui",
-    ),
-    Method(
-        "sum_twice",
-        ("a", "b", "c"),
-        (Parameter("alpha", "the share of b in the first sum"), Parameter("beta", "the share of c in the second")),
-        "(1 - beta) * ((1 - alpha) * a + alpha * b) + beta * c",
-        "Two weighted sums in a row.",
-        _sum_twice,
-        aliases=("Twice", "sumTwice"),
-        cite="supermerger",
-    ),
-    Method(
-        "triple_sum",
-        ("a", "b", "c"),
-        (Parameter("alpha", "the share of b"), Parameter("beta", "the share of c")),
-        "(1 - alpha - beta) * a + alpha * b + beta * c",
-        "Blend three models.",
-        _triple_sum,
-        aliases=("Triple", "tripleSum"),
-        cite="supermerger",
-    ),
-    Method(
-        "linear",
-        ("models",),
-        (_WEIGHT, Parameter("normalize", "divide by the sum of the weights", kind="flag", default=True)),
-        "sum(weight_i * model_i), divided by sum(weight_i) if normalize",
-        "Average any number of models (a model soup).",
-        _linear,
-        aliases=("n_average", "model_soup"),
-        differs="mergekit divides by a sum of 0 and writes inf; here that is an error.",
-        cite="Wortsman et al. 2022, arXiv:2203.05482; mergekit",
-    ),
-    Method(
-        "task_arithmetic",
-        ("base", "models"),
-        (
-            _WEIGHT,
-            Parameter("normalize", "divide by the sum of the weights", kind="flag", default=False),
-            Parameter("lambda", "scales the sum of the differences", default=Fraction(1)),
-        ),
-        "base + lambda * sum(weight_i * (model_i - base)), divided by sum(weight_i) if normalize",
-        "Add what several fine-tunes learned to the model that they started from.",
-        _task_arithmetic,
-        differs="mergekit normalizes weights of both signs, which divides by a small or negative sum; here that is "
-        "an error. Its int8_mask does nothing here and is refused.",
-        cite="Ilharco et al. 2022, arXiv:2212.04089; mergekit",
-    ),
-    Method(
-        "block_mix",
-        ("base", "models"),
-        (_WEIGHT,),
-        "(1 - sum(weight_i)) * base + sum(weight_i * model_i)",
-        "Mix any number of models into a base, each with its own weights per block.",
-        _block_mix,
-        cite="rimo_random_mix",
-    ),
-    Method(
-        "weighted_subtraction",
-        ("a", "b"),
-        (Parameter("alpha", "first factor"), Parameter("beta", "second factor")),
-        "(a - alpha * beta * b) / (1 - alpha * beta)",
-        "Take a share of b out of a again.",
-        _weighted_subtraction,
-        differs="sd-meh nudges beta when alpha = beta = 1 and multiplies by 1e10; here that is an error.",
-        cite="sd-meh",
-    ),
-    Method("subtract", ("a", "b"), (), "a - b", "The difference of two models.", _subtract, cite="sd-mecha"),
-    Method("add", ("a", "b"), (), "a + b", "The sum of two inputs, such as a model and a difference.", _add,
-           aliases=("ModelMergeAdd",), cite="ComfyUI"),
-    Method("scale", ("a",), (Parameter("alpha", "the factor"),), "alpha * a", "Multiply by a number.", _scale,
-           aliases=("passthrough with scale",), cite="sd-mecha; mergekit"),
-    Method("copy", ("a",), (), "a", "The model as it is: to change dtype, drop tensors or take EMA weights.", _copy,
-           aliases=("No interpolation", "passthrough"), cite="AUTOMATIC1111 webui; mergekit"),
-    Method(
-        "scale_self",
-        ("a",),
-        (Parameter("alpha", "the factor"),),
-        "alpha * a; tensors whose name contains to_out, proj_out or norm stay a",
-        "Multiply by a number what is not an output projection or a norm.",
-        _scale_self,
-        by_name=True,
-        aliases=("self",),
-        differs="In supermerger alpha = 0 does nothing; here it is 0 * a.",
-        cite="supermerger",
-    ),
-    Method(
-        "replace",
-        ("a", "b"),
-        (Parameter("alpha", "the factor; 1 copies b"),),
-        "alpha * b; tensors whose name contains to_out, proj_out or norm stay a",
-        "Take the tensors of b, scaled.",
-        _replace,
-        by_name=True,
-        cite="sd-webui-model-mixer",
-    ),
-)  # fmt: skip
-
-METHODS: Mapping[str, Method] = {row.name: row for row in _ROWS}
+METHODS: Mapping[str, Method] = {row.name: row for table in _TABLES for row in table.ROWS}
 
 LATER: frozenset[str] = frozenset(
     """
-    train_difference add_opposite add_strict_opposite similarity_add_difference multiply_difference geometric
-    multiply_quotient max clamp nearswap ram ramplus_tl fallback slerp nuslerp multislerp karcher model_stock
-    add_perpendicular norm_direction geometric_median euclidean_add_difference ties dare_linear dare_ties breadcrumbs
-    breadcrumbs_ties della della_linear sce arcee_fusion topk_mask tensor_sum tensor_sum2 extract cosine_gate
-    smooth_add top_k_tensor_sum distribution_crossover crossover truncate_rank lowrank_diff truncate_kronecker rotate
-    cosine_a cosine_b rebasin balance_attention adjust dropout plus_random add_lora extract_lora resize_lora
-    merge_loras
+    add_lora extract_lora resize_lora merge_loras
     """.split()
 )
 """Methods that a later version will have; naming one is an error that says so."""

@@ -6,10 +6,13 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from importlib import import_module
 
 import pytest
 
+from mergebuild.engine.makers import kernel_of
 from mergebuild.methods.catalog import LATER, METHODS, UndefinedError, method_named
+from mergebuild.methods.kernels.kernel import Grain
 
 Numbers = Mapping[str, float | Sequence[float]]
 Reference = Callable[[Sequence[float], Numbers, bool], float]
@@ -65,14 +68,15 @@ REFERENCES: Mapping[str, tuple[int, Sequence[str], Reference]] = {
     "add": (2, [], plain(lambda a, b: a + b)),
     "scale": (1, ["alpha"], plain(lambda a, alpha: alpha * a)),
     "copy": (1, [], plain(lambda a: a)),
+    "fallback": (2, [], plain(lambda a, _b: a)),
     "scale_self": (1, ["alpha"], plain(lambda a, alpha: alpha * a)),
     "replace": (2, ["alpha"], plain(lambda _a, b, alpha: alpha * b)),
 }
 
 
-def test_every_method_has_a_reference() -> None:
-    """A new method without its formula here is a red test."""
-    assert REFERENCES.keys() == METHODS.keys()
+def test_every_linear_method_has_a_reference() -> None:
+    """A new one without its formula here is a red test."""
+    assert REFERENCES.keys() == {name for name, row in METHODS.items() if row.coefficients is not None}
 
 
 def value(method: str, inputs: Sequence[float], numbers: Numbers, *, normalize: bool = False, name: str = "w") -> float:
@@ -126,6 +130,11 @@ def test_what_has_no_value_is_said(method: str, inputs: int, numbers: Numbers) -
         value(method, [1.0] * inputs, numbers, normalize=True)
 
 
+def test_nothing_of_a_model_is_zero() -> None:
+    """In supermerger alpha = 0 would be no merge at all."""
+    assert value("scale_self", [3.0], {"alpha": 0.0}) == 0.0
+
+
 def test_weights_of_zero_add_nothing_even_normalized() -> None:
     assert value("task_arithmetic", [2.0, 9.0], {"weight": [0.0], "lambda": 1.0}, normalize=True) == 2.0
 
@@ -137,17 +146,36 @@ def test_the_table_is_sound() -> None:
     assert not LATER & METHODS.keys()
     for name, row in METHODS.items():
         assert method_named(name) is row
+        assert (row.coefficients is None) == bool(row.kernel)
+        assert set(row.optional) <= set(row.inputs)
+        if row.kernel:
+            assert name in import_module(f"mergebuild.methods.kernels.{row.kernel}").KERNELS
         assert row.summary
         assert row.cite or name == "copy"
         parameters = [parameter.name for parameter in row.parameters]
         assert len(parameters) == len(set(parameters))
         for parameter in row.parameters:
             assert parameter.summary
-            assert parameter.kind in ("number", "flag")
+            assert parameter.kind in ("number", "integer", "flag", "word")
             assert isinstance(parameter.default, bool) == (parameter.kind == "flag")
+            assert bool(parameter.choices) == (parameter.kind == "word")
+            assert not parameter.choices or parameter.default in (None, *parameter.choices)
             stem = "weight_i" if parameter.per == "model" else parameter.name
-            assert stem in row.formula
+            assert row.kernel or stem in row.formula
             assert row.parameter(parameter.name) is parameter
         assert row.parameter("nonsense") is None
         assert row.takes_models == ("models" in row.inputs)
     assert method_named("nonsense") is None
+
+
+def test_what_a_method_reads_is_what_its_kernel_needs() -> None:
+    """The catalog says it without torch."""
+    for method in METHODS.values():
+        if method.coefficients is not None:
+            continue
+        kernel = kernel_of(method)
+        if kernel.grain is Grain.TENSOR:
+            needed = "tensor" if kernel.survey is None else "tensors"
+        else:
+            needed = "statistics" if kernel.statistic else "elements" if kernel.grain is Grain.ELEMENT else "rows"
+        assert method.access == needed, method.name

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mergebuild.engine.compute import float32_of
+from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.linear import combine, pivot_of
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64]

@@ -1,0 +1,43 @@
+"""What a method of one's own is written with: the names that a Python file of `[methods.NAME]` may build on.
+
+    from mergebuild.kernels import Kernel, lerp
+
+    def my_blend(call, chunks, start, state):
+        a, b = chunks
+        return lerp(a, b, call.number("alpha"))
+
+    KERNELS = {"my_blend": Kernel(my_blend)}
+
+`Kernel`, `Statistic`, `Grain` and `Call` say what a kernel is. Sums by `Sum`, `Gram`, `ColumnSums` and `vector_sums`,
+order statistics by `Selection`, random numbers by `bernoulli`, `normal` and `bits` depend neither on chunks nor on
+threads nor on the processor. `UndefinedError` says that there is no value. These names stay; those in other modules may
+not.
+"""
+
+from mergebuild.methods.kernels.blend import float32_of, lerp
+from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, Statistic
+from mergebuild.methods.kernels.randomness import bernoulli, bits, normal
+from mergebuild.methods.kernels.reduction import ColumnSums, Gram, Sum, vector_sums
+from mergebuild.methods.kernels.selection import Cut, Selection, magnitude_keys, ordered_keys
+from mergebuild.methods.method import UndefinedError
+
+__all__ = [
+    "Call",
+    "ColumnSums",
+    "Cut",
+    "Grain",
+    "Gram",
+    "Kernel",
+    "Selection",
+    "Statistic",
+    "Sum",
+    "UndefinedError",
+    "bernoulli",
+    "bits",
+    "float32_of",
+    "lerp",
+    "magnitude_keys",
+    "normal",
+    "ordered_keys",
+    "vector_sums",
+]

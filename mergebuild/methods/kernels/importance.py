@@ -1,0 +1,276 @@
+"""Merges that let through only the elements that matter most, by rules of their own.
+
+- sce: where the models differ most among themselves; each model weighs as much as what is left of its delta, squared
+- arcee_fusion: where a change is large in a row whose softmax it changes much, against the quartiles of that product
+- topk_mask: where two models differ most
+
+Exponentials and logarithms are those of `elementary.py`, sums those of `reduction.py`, ranks those of `selection.py`:
+the bits are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from mergebuild.methods.kernels.blend import float32_of, lerp
+from mergebuild.methods.kernels.elementary import exp2, log2
+from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
+from mergebuild.methods.kernels.reduction import BLOCK, Sum, vector_sums
+from mergebuild.methods.kernels.selection import Cut, Selection, magnitude_keys, ordered_keys, value_of
+
+__all__ = ["KERNELS"]
+
+_LEAST_ENERGY = 1e-6
+"""sce, compat mergekit: mean squares whose sum is below it count as equal."""
+_LEAST_SHARE = 1e-6
+"""sce: weights less than it are not divided by."""
+_LN2 = 0.6931471805599453
+_PER_LN2 = 1.4426950408889634
+_SMOOTHING = 1e-8
+"""arcee_fusion: is added to probabilities."""
+
+
+# ---- sce ----
+
+
+@dataclass(slots=True)
+class _Energies:
+    """Looks for the cut of the variances first, if there is one, then at the squares of what is left."""
+
+    selection: Selection | None
+    sums: list[Sum]
+    selecting: bool
+
+
+def _begin_sce(call: Call, inputs: int) -> _Energies:
+    share = call.number("select_topk")
+    selection = Selection(lambda nonzero: (int(share * nonzero),)) if 0 < share < 1 else None
+    return _Energies(selection, [Sum() for _ in range(inputs - 1)], selecting=selection is not None)
+
+
+def _look_sce(call: Call, account: _Energies, chunks: Sequence[Tensor], start: int) -> None:
+    if call.number("select_topk") <= 0:
+        return
+    for at in range(0, len(chunks[0]), 4 * BLOCK):
+        base, *models = (chunk[at : at + 4 * BLOCK] for chunk in chunks)
+        if account.selecting:
+            assert account.selection is not None
+            account.selection.look(magnitude_keys(_spread(models)), start + at)
+            continue
+        kept = None if account.selection is None else account.selection.cuts[0].kept(_spread(models), start + at)
+        for total, model in zip(account.sums, models, strict=True):
+            delta = model.to(torch.float64).sub_(base)
+            if kept is not None:
+                delta.mul_(kept)
+            total.add(delta.mul_(delta))
+
+
+def _turn_sce(_call: Call, account: _Energies) -> bool:
+    if not account.selecting:
+        return False
+    assert account.selection is not None
+    account.selecting = account.selection.turn()
+    return True
+
+
+def _end_sce(_call: Call, account: _Energies) -> tuple[float | int, ...]:
+    """Return the key and the index of the cut, then the squares' sums."""
+    cut = Cut(0, -1) if account.selection is None else account.selection.cuts[0]
+    return (*cut, *(total.value() for total in account.sums))
+
+
+def _spread(models: Sequence[Tensor]) -> Tensor:
+    """Return the variance over the models (times their number); exactly 0 where all are equal."""
+    away = [model - models[0] for model in models]
+    mean = torch.zeros_like(models[0])
+    for each in away:
+        mean.add_(each)
+    mean.mul_(float32_of(Fraction(1, len(models))))
+    spread = torch.zeros_like(mean)
+    for each in away:
+        spread.add_(each.sub_(mean).square_())
+    return spread
+
+
+def _sce_weights(call: Call, energies: Sequence[float]) -> list[float]:
+    """Return the weights of the models, float32."""
+    exact = [Fraction(energy) for energy in energies]
+    total = sum(exact, Fraction(0))
+    least = Fraction(_LEAST_ENERGY) * call.count if call.word("compat") == "mergekit" else 0
+    if not total or total < least:
+        return [float32_of(Fraction(1, len(exact)))] * len(exact)
+    return [float32_of(energy / total) for energy in exact]
+
+
+def _apply_sce(call: Call, chunks: Sequence[Tensor], start: int, state: State) -> Tensor:
+    share = call.number("select_topk")
+    if share <= 0:
+        return chunks[0]
+    cut = Cut(int(state[0]), int(state[1]))
+    weights = _sce_weights(call, state[2:])
+    result = torch.empty_like(chunks[0])
+    for at in range(0, len(result), BLOCK):
+        base, *models = (chunk[at : at + BLOCK] for chunk in chunks)
+        deltas = [model - base for model in models]
+        if share < 1:
+            kept = cut.kept(_spread(models), start + at)
+            for delta in deltas:
+                delta.mul_(kept)
+        torch.add(_sce_elected(deltas, weights), base, out=result[at : at + BLOCK])
+    return result
+
+
+def _sce_elected(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return the weighted mean of the deltas whose sign is that of their sum. They are used up."""
+    total = deltas[0].clone()
+    for delta in deltas[1:]:
+        total.add_(delta)
+    side = total.ge_(0).mul_(2).sub_(1)
+    merged, below, one = torch.zeros_like(side), torch.zeros_like(side), torch.empty_like(side)
+    for delta, weight in zip(deltas, weights, strict=True):
+        delta.mul_(side)  # those on the elected side are now above 0
+        below.add_(torch.gt(delta, 0, out=one).mul_(weight))
+        merged.add_(delta.clamp_(min=0).mul_(weight))
+    return merged.mul_(side).div_(below.clamp_(min=_LEAST_SHARE))
+
+
+# ---- arcee_fusion ----
+
+
+@dataclass(slots=True)
+class _Quartiles:
+    """The divergences of the rows, found in the first look, and the selection of the quartiles of importance."""
+
+    selection: Selection
+    divergences: list[Tensor] = field(default_factory=list)
+    done: Tensor | None = None
+
+
+def _width(call: Call) -> int:
+    """Return the length of the vectors along the last dimension."""
+    return max(1, call.shape[-1]) if call.shape else 1
+
+
+def _begin_arcee(call: Call, _inputs: int) -> _Quartiles:
+    last = call.count - 1
+    return _Quartiles(Selection([call.count - place for place in (last // 4, last // 2, 3 * last // 4)]))
+
+
+def _look_arcee(call: Call, account: _Quartiles, chunks: Sequence[Tensor], start: int) -> None:
+    width = _width(call)
+    step = max(1, BLOCK // width) * width
+    for at in range(0, len(chunks[0]), step):
+        base, model = (chunk[at : at + step] for chunk in chunks)
+        if account.done is None:
+            divergences = _divergences(model.view(-1, width), base.view(-1, width))
+            account.divergences.append(divergences)
+        else:
+            first = (start + at) // width
+            divergences = account.done[first : first + len(base) // width]
+        account.selection.look(ordered_keys(_importance(model, base, divergences)), start + at)
+
+
+def _turn_arcee(_call: Call, account: _Quartiles) -> bool:
+    if account.done is None:
+        account.done = torch.cat(account.divergences) if account.divergences else torch.empty(0)
+        account.divergences = []
+    return account.selection.turn()
+
+
+def _end_arcee(call: Call, account: _Quartiles) -> tuple[float, Tensor]:
+    """Return the threshold, float32, and the rows' divergences (float32 [rows])."""
+    assert account.done is not None
+    if not call.count:
+        return 0.0, account.done
+    low, middle, high = (Fraction(value_of(cut.key)) for cut in account.selection.cuts)
+    return float32_of(middle + Fraction(3, 2) * (high - low)), account.done
+
+
+def _divergences(model: Tensor, base: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of each row's softmax from the base's (float32 [r] of float32 [r, d])."""
+    p, q = _softmax(model), _softmax(base)
+    ratio = log2(p / q).mul_(_LN2)
+    return vector_sums(ratio.mul_(p)).to(torch.float32)
+
+
+def _softmax(rows: Tensor) -> Tensor:
+    """Return the smoothed softmax of each row (float64)."""
+    wide = rows.to(torch.float64)
+    wide.sub_(wide.amax(dim=1, keepdim=True)).mul_(_PER_LN2)
+    powers = exp2(wide)
+    return powers.div_(vector_sums(powers)[:, None]).add_(_SMOOTHING)
+
+
+def _importance(model: Tensor, base: Tensor, divergences: Tensor) -> Tensor:
+    """Return the size of each change times its row's divergence (float32 [n])."""
+    change = (model - base).abs_()
+    change.view(len(divergences), -1).mul_(divergences[:, None])
+    return change
+
+
+def _apply_arcee(call: Call, chunks: Sequence[Tensor], start: int, state: State) -> Tensor:
+    base, model = chunks
+    threshold, divergences = state
+    first, width = start // _width(call), _width(call)
+    importance = _importance(model, base, divergences[first : first + len(base) // width])
+    return torch.where(importance >= threshold, model, base)
+
+
+# ---- topk_mask ----
+
+
+def _begin_topk(call: Call, _inputs: int) -> Selection | None:
+    density = call.number("density")
+    return Selection([max(1, int(density * call.count))]) if 0 < density < 1 else None
+
+
+def _look_topk(_call: Call, account: Selection | None, chunks: Sequence[Tensor], start: int) -> None:
+    if account is None:
+        return
+    for at in range(0, len(chunks[0]), 4 * BLOCK):
+        change = chunks[1][at : at + 4 * BLOCK] - chunks[0][at : at + 4 * BLOCK]
+        account.look(magnitude_keys(change, out=change), start + at)
+
+
+def _turn_topk(_call: Call, account: Selection | None) -> bool:
+    return account is not None and account.turn()
+
+
+def _end_topk(_call: Call, account: Selection | None) -> tuple[int, ...] | None:
+    return None if account is None else tuple(account.cuts[0])
+
+
+def _apply_topk(call: Call, chunks: Sequence[Tensor], start: int, state: State) -> Tensor:
+    a, b = chunks
+    if call.number("density") <= 0:
+        return a
+    result = torch.empty_like(a)
+    for at in range(0, len(a), BLOCK):
+        low, high, out = (each[at : at + BLOCK] for each in (a, b, result))
+        blended = lerp(low, high, call.number("alpha"))
+        if state is not None:
+            kept = Cut(int(state[0]), int(state[1])).kept((high - low).abs_(), start + at)
+            torch.where(kept > 0, blended, low, out=out)
+        else:
+            out.copy_(blended)
+    return result
+
+
+KERNELS: Mapping[str, Kernel] = {
+    "sce": Kernel(
+        _apply_sce, Statistic("energies", _begin_sce, _look_sce, _end_sce, _turn_sce, arguments=("select_topk",))
+    ),
+    "arcee_fusion": Kernel(
+        _apply_arcee,
+        Statistic("importance quartiles", _begin_arcee, _look_arcee, _end_arcee, _turn_arcee),
+        Grain.VECTOR,
+    ),
+    "topk_mask": Kernel(
+        _apply_topk, Statistic("largest change", _begin_topk, _look_topk, _end_topk, _turn_topk, arguments=("density",))
+    ),
+}

@@ -1,0 +1,173 @@
+"""Git Re-Basin: the hidden channels of one model in the order of another's, where a network does not see the order.
+
+Reordering the channels between two layers, in both, changes nothing in what the network computes, but much in what an
+average with another model means (Ainsworth et al. 2022). Blocks of channels (`scopes/channels.py`) can be reordered
+each without any other, so each is solved alone, exactly and in one pass: there is no order of solving, hence no chance
+in it.
+
+Groups and the channels in them are one problem of two floors: the best order inside for each pair of groups gives the
+pair's score, and then the groups are assigned. Most pairs need not be solved: the sum of a pair's best scores is a
+bound from above, and once the assignment by bounds uses only pairs whose score is known, it is the best one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from mergebuild.methods.kernels.assignment import BITS, assignment, rounded
+from mergebuild.methods.kernels.kernel import Argument, Call, Grain, Kernel, State, Survey
+from mergebuild.methods.scopes.channels import Block, Family, Part, Shapes, blocks
+
+__all__ = ["KERNELS", "Order", "matched", "moves", "reordered"]
+
+Moves = dict[str, list[tuple[int, list[int]]]]
+"""By tensor: along which axes which index comes to each place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a block is reordered: the group that comes to each place, and of each family the channels in it."""
+
+    groups: Tensor
+    """int64 [groups]."""
+    channels: tuple[Tensor, ...]
+    """Of each family, int64 [groups, size]: channels of the group that came, for each place in the new one."""
+
+
+def matched(block: Block, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Order:
+    """Return the order of the channels of `a` in which their scalar product with those of `b` is greatest.
+
+    Both have the block's tensors by name, float32. An order that gains nothing is not taken: what is best as it is
+    stays so. Products are summed in float32, so where orders are about equally good, machines may differ.
+    """
+    tables = [_scores(block, family, a, b) for family in block.families]
+    largest = max((float(table.abs().max()) for table in tables if table.numel()), default=0.0)
+    if largest == 0:
+        return _as_is(block, tables[0].device)
+    channels = sum(family.size for family in block.families)
+    bits = BITS - (channels.bit_length() if block.groups > 1 else 0)  # a pair's score is a sum of as many
+    return _solved(block, [rounded(table, largest, bits) for table in tables])
+
+
+def _as_is(block: Block, device: torch.device) -> Order:
+    whole = (torch.arange(family.size, device=device).expand(block.groups, -1) for family in block.families)
+    return Order(torch.arange(block.groups, device=device), tuple(whole))
+
+
+def _columns(block: Block, family: Family, device: torch.device) -> Tensor:
+    """Return room for the channels of each pair of groups (int64 [groups, groups, size])."""
+    return torch.zeros((block.groups, block.groups, family.size), dtype=torch.int64, device=device)
+
+
+def _scores(block: Block, family: Family, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+    """Return what each channel of `a` in the place of each of `b` is worth: float64 [groups, groups, size, size].
+
+    Indices: group of b, group of a, channel of b, channel of a. Of a fixed family [groups, groups, 1, 1].
+    """
+    groups, size = block.groups, 1 if family.fixed else family.size
+    total: Tensor | None = None
+    for part in family.parts:
+        places = _places(block, family, part).view(-1)
+        left, right = (
+            each[part.tensor].index_select(part.axis, places.to(each[part.tensor].device)).movedim(part.axis, 0)
+            .reshape(groups * size, -1) for each in (b, a)
+        )  # fmt: skip
+        product = (left @ right.T).to(torch.float64)
+        total = product if total is None else total.add_(product)
+    assert total is not None  # a family has parts
+    return total.view(groups, size, groups, size).transpose(1, 2)
+
+
+def _solved(block: Block, tables: Sequence[Tensor]) -> Order:
+    """Return the best order for integer scores as of `_scores`."""
+    device = tables[0].device
+    order = _as_is(block, device)
+    value = torch.zeros((block.groups, block.groups), dtype=torch.int64, device=device)
+    as_is = 0
+    for family, table in zip(block.families, tables, strict=True):
+        value += table[:, :, 0, 0] if family.fixed else torch.minimum(
+            table.amax(3).sum(2), table.amax(2).sum(2)
+        )  # fmt: skip
+        as_is += int(table.diagonal(dim1=2, dim2=3).sum(-1).diagonal().sum())
+    known = torch.full_like(value, all(family.fixed for family in block.families), dtype=torch.bool)
+    inside = [None if family.fixed else _columns(block, family, device) for family in block.families]
+    places = torch.arange(block.groups, device=device)
+    while True:
+        found = assignment(value[None])[0]
+        place = places[~known[places, found]]
+        if not len(place):
+            break
+        group = found[place]
+        value[place, group] = 0
+        for table, chosen in zip(tables, inside, strict=True):
+            if chosen is None:
+                value[place, group] += table[place, group, 0, 0]
+                continue
+            problems = table[place, group]
+            columns = assignment(problems)
+            chosen[place, group] = columns
+            value[place, group] += problems.gather(2, columns[:, :, None]).sum((1, 2))
+        known[place, group] = True
+    if int(value[places, found].sum()) <= as_is:
+        return order
+    channels = (
+        whole if chosen is None else chosen[places, found] for whole, chosen in zip(order.channels, inside, strict=True)
+    )
+    return Order(found, tuple(channels))
+
+
+def moves(block: Block, order: Order, shapes: Shapes) -> Moves:
+    """Return how the block's tensors are reordered, by name: along which axes which index comes to each place."""
+    found: dict[tuple[str, int], Tensor] = {}
+    for family, channels in zip(block.families, order.channels, strict=True):
+        for part in family.parts:
+            whole = found.setdefault((part.tensor, part.axis), torch.arange(shapes[part.tensor][part.axis]))
+            places = _places(block, family, part)
+            whole[places.view(-1)] = places[order.groups].gather(1, channels).reshape(-1)
+    by_name: Moves = {}
+    for (name, axis), whole in found.items():
+        by_name.setdefault(name, []).append((axis, whole.tolist()))
+    return by_name
+
+
+def reordered(tensor: Tensor, along: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
+    """Return a tensor in another order, new."""
+    result = tensor.clone()
+    for axis, places in along:
+        result = result.index_select(axis, torch.tensor(places, device=tensor.device))
+    return result
+
+
+def _places(block: Block, family: Family, part: Part) -> Tensor:
+    """Return the indices of a part's channels along its axis (int64 [groups, size])."""
+    starts = part.offset + torch.arange(block.groups)[:, None] * (part.stride or family.size)
+    return starts + torch.arange(family.size)
+
+
+def _look(arguments: Mapping[str, Argument], tensors: Mapping[str, Sequence[Tensor]]) -> Moves:
+    a, b = ({name: inputs[index] for name, inputs in tensors.items()} for index in (0, 1))
+    shapes = {name: tuple(tensor.shape) for name, tensor in a.items()}
+    width = arguments["head_width"]
+    assert isinstance(width, Fraction)
+    (block,) = blocks(shapes, int(width) or None)
+    return moves(block, matched(block, a, b), shapes)
+
+
+def _apply(call: Call, chunks: Sequence[Tensor], _start: int, state: State) -> Tensor:
+    return reordered(chunks[0].view(call.shape), state[call.tensor])
+
+
+def _memory(call: Call, inputs: int) -> int:
+    """A block has up to seven tensors of about one size, and tables of scores that are no larger than the widest."""
+    widest = max((*call.shape[:2], 1))
+    return 4 * (7 * inputs + 2) * call.count + 5 * 8 * widest * widest
+
+
+KERNELS: Mapping[str, Kernel] = {
+    "rebasin": Kernel(_apply, grain=Grain.TENSOR, working_set=_memory, survey=Survey(_look))
+}

@@ -1,0 +1,172 @@
+"""The kernels of a user's own methods: the program's text is run once, and what it defines is held to what a kernel is.
+
+The text is the one that was hashed, not what the file holds by now. It is nobody's but its writer's, so it is kept
+from harm as far as that is cheap: it gets copies of chunks (those of the engine may be a file's own pages), what it
+prints goes to stderr, and whatever it raises or returns wrongly is a `ProgramError` with its file and line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from types import ModuleType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergebuild.digest import checksum
+from mergebuild.errors import Place
+from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, Statistic
+from mergebuild.methods.method import Method, Program, ProgramError, UndefinedError
+
+__all__ = ["kernel_in"]
+
+
+def kernel_in(method: Method) -> Kernel:
+    """Return the kernel of a user's own method, which raises nothing but what kernels do.
+
+    Raises:
+        ProgramError: the program fails, or defines no such kernel.
+    """
+    program = method.program
+    assert program is not None  # whoever asks has seen that
+    kernels: object = getattr(_module(program.file, program.text), "KERNELS", None)
+    kernel: object = kernels.get(method.name) if isinstance(kernels, Mapping) else None
+    if not isinstance(kernels, Mapping):
+        wrong = "it defines no `KERNELS`, a dict of kernels by the names of the methods"
+    elif not isinstance(kernel, Kernel):
+        found = "nothing" if kernel is None else f"a {type(kernel).__name__}"
+        wrong = f'its `KERNELS["{method.name}"]` is {found}, expected a `mergebuild.kernels.Kernel`'
+    elif not (wrong := _mistake(method, kernel.grain, kernel.statistic)):
+        return _Guarded(program, kernel).kernel
+    raise ProgramError(wrong, Place(program.file))
+
+
+def _mistake(method: Method, grain: object, statistic: object) -> str:
+    """Return what the engine could not make sense of in a kernel, before any of it is called."""
+    if not isinstance(grain, Grain):
+        return f"the grain of `{method.name}` is no `Grain`"
+    if statistic is None:
+        return ""
+    if not isinstance(statistic, Statistic):
+        return f"the statistic of `{method.name}` is no `Statistic`"
+    known = (*(each.name for each in method.parameters), *(f"has_{role}" for role in method.optional))
+    unknown = [name for name in statistic.arguments if name not in known]
+    return f"the statistic of `{method.name}` depends on `{unknown[0]}`, which is no parameter" if unknown else ""
+
+
+@cache
+def _module(file: str, text: str) -> ModuleType:
+    """Return what a program's text defines; two methods of one file share it."""
+    module = ModuleType(f"mergebuild_program_{checksum(f'{file}:{text}'.encode()).hex()}")
+    vars(module)["print"] = partial(print, file=sys.stderr)  # stdout is for answers
+    sys.modules[module.__name__] = module  # where dataclasses look for the names in their annotations
+    with _blamed(Program(file, text, "")):
+        exec(compile(text, file, "exec", dont_inherit=True), vars(module))  # noqa: S102 -- what the user asked for
+    return module
+
+
+class _Guarded:
+    """A program's kernel, made safe for the engine."""
+
+    def __init__(self, program: Program, own: Kernel) -> None:
+        self._program = program
+        self._own = own
+        self.kernel = Kernel(
+            self._apply,
+            self._statistic(own.statistic) if own.statistic is not None else None,
+            own.grain,
+            self._working_set if own.grain is Grain.TENSOR else None,
+        )
+
+    def _apply(self, call: Call, chunks: Sequence[Tensor], start: int, state: Any) -> Tensor:
+        """Return what the program makes; refuse what is not float32, or of another size."""
+        count = len(chunks[0])
+        with _blamed(self._program):
+            made: object = self._own.apply(call, _copies(chunks), start, state)
+        if not isinstance(made, Tensor):
+            wrong = f"a {type(made).__name__}"
+        elif made.dtype != torch.float32 or made.numel() != count or made.device != chunks[0].device:
+            wrong = f"{str(made.dtype).removeprefix('torch.')} {list(made.shape)} on {made.device}"
+        else:
+            return made.detach()
+        message = f"`apply` returned {wrong}, expected {count} values of float32 on {chunks[0].device}"
+        raise ProgramError(message, _place(self._program, _line_of(self._own.apply)))
+
+    def _statistic(self, own: Statistic) -> Statistic:
+        """Return a statistic that sees only the parameters that it names: what it finds is kept by these."""
+        return Statistic(
+            own.name,
+            self._guarded(own.begin, own.arguments),
+            self._guarded(
+                lambda call, account, chunks, start: own.look(call, account, _copies(chunks), start), own.arguments
+            ),
+            self._guarded(own.end, own.arguments),
+            self._guarded(own.turn, own.arguments),
+            own.arguments,
+            own.version,
+        )
+
+    def _working_set(self, call: Call, inputs: int) -> int:
+        """Return what the program says that it needs, else room for the inputs, their copies and the result."""
+        if self._own.working_set is None:
+            return 4 * call.count * (2 * inputs + 1)
+        with _blamed(self._program):
+            return int(self._own.working_set(call, inputs))
+
+    def _guarded(self, function: Callable[..., Any], arguments: Sequence[str]) -> Callable[..., Any]:
+        def guarded(call: Call, *given: Any) -> Any:
+            seen = replace(call, arguments={name: call.arguments[name] for name in arguments})
+            with _blamed(self._program):
+                return function(seen, *given)
+
+        return guarded
+
+
+def _copies(chunks: Sequence[Tensor]) -> list[Tensor]:
+    return [chunk.clone() for chunk in chunks]
+
+
+@contextmanager
+def _blamed(program: Program) -> Iterator[None]:
+    """Turn whatever a program raises into a `ProgramError`, but for its own word that there is no value."""
+    try:
+        yield
+    except UndefinedError:
+        raise
+    except SyntaxError as error:
+        line = error.lineno or 0 if error.filename == program.file else _last_line(program, error.__traceback__)
+        raise ProgramError(f"{type(error).__name__}: {error.msg}", _place(program, line)) from error
+    except (Exception, SystemExit) as error:
+        said = str(error).partition("\n")[0]
+        message = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        raise ProgramError(message, _place(program, _last_line(program, error.__traceback__))) from error
+
+
+def _last_line(program: Program, trace: TracebackType | None) -> int:
+    """Return the innermost line of the program in a traceback; 0 when there is none."""
+    line = 0
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == program.file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _line_of(function: object) -> int:
+    """Return where a function begins, 0 where that is not known."""
+    code = getattr(function, "__code__", None)
+    return code.co_firstlineno if code is not None else 0
+
+
+def _place(program: Program, line: int) -> Place:
+    lines = program.text.splitlines()
+    if not 0 < line <= len(lines):
+        return Place(program.file)
+    text = lines[line - 1]
+    begin = len(text) - len(text.lstrip())
+    return Place(program.file, line, begin + 1, max(len(text.strip()), 1), text)

@@ -1,0 +1,214 @@
+"""Methods that see a tensor as rows: runs of them swapped, or a gate that follows from the cosine of two vectors.
+
+`tensor_sum` and `tensor_sum2` put a band of one model's rows (of the first or the second dimension) into another. The
+bounds come from exact numbers, so that 0.29 of 100 rows are 29. `extract` weighs each vector along the last dimension
+by how alike two differences are in it. `cosine_gate` blends each column (all places along the first dimension) by how
+alike it is in both models.
+
+Dot products are taken in float64 in an order that only the shape decides (`reduction`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mergebuild.methods.kernels.blend import lerp
+from mergebuild.methods.kernels.elementary import exp2, log2
+from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, Statistic
+from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
+
+__all__ = ["KERNELS"]
+
+_BLOCK = 1 << 16
+"""About so many values are taken through float64 at a time: the temporaries stay in the processor's cache."""
+
+_WIDE = 100
+"""`tensor_sum2` cuts a second dimension longer than this; a shorter one is a kernel's, or a few channels."""
+
+
+class _Band(NamedTuple):
+    """Rows from `begin` up to `end` are b's and the others a's; the other way round if `inverted`."""
+
+    begin: int
+    end: int
+    inverted: bool
+
+
+def _band(call: Call, rows: int) -> _Band:
+    """Return the rows that `width` and `offset` mean: the band starts at the offset and wraps around at the end."""
+    width, offset = call.number("width"), call.number("offset")
+    if width < 0:
+        width, offset = -width, offset + width
+    width = min(width, Fraction(1))
+    if offset < 0:
+        offset = 1 + offset - int(offset)
+    offset %= 1
+    bound = round if call.word("rounding") == "round" else int
+    if width + offset <= 1:
+        return _Band(bound(offset * rows), bound((width + offset) * rows), inverted=False)
+    return _Band(bound((width + offset - 1) * rows), bound(offset * rows), inverted=True)
+
+
+def _tensor_sum(call: Call, chunks: Sequence[Tensor], start: int, _state: object) -> Tensor:
+    """Return a with a band of b's rows along the first dimension (float32 [n])."""
+    return _with_band(call, chunks, start, 0)
+
+
+def _tensor_sum2(call: Call, chunks: Sequence[Tensor], start: int, _state: object) -> Tensor:
+    """Return a with a band of b along the second dimension, where that is a long one, else along the first."""
+    return _with_band(call, chunks, start, 1 if len(call.shape) > 1 and call.shape[1] > _WIDE else 0)
+
+
+def _with_band(call: Call, chunks: Sequence[Tensor], start: int, dimension: int) -> Tensor:
+    """Return a with the band of b along a dimension (float32 [n])."""
+    a, b = chunks
+    if not call.shape:
+        return b if _takes_number(call) else a
+    rows = call.shape[dimension]
+    band = _band(call, rows)
+    outside, inside = (b, a) if band.inverted else (a, b)
+    if band.begin == band.end:
+        return outside
+    if band.end - band.begin == rows:
+        return inside
+    inner = prod(call.shape[dimension + 1 :])
+    result = outside.clone()
+    for run in _runs(result.numel(), start, rows * inner):
+        first, last = (min(max(bound * inner - run.column, 0), run.width) for bound in (band.begin, band.end))
+        run.of(result)[:, first:last] = run.of(inside)[:, first:last]
+    return result
+
+
+def _takes_number(call: Call) -> bool:
+    """Return whether a tensor without dimensions is b's: with all of a band, or by sd-mecha's rule."""
+    width = call.number("width")
+    return width > Fraction(1, 2) if call.word("rounding") == "round" else abs(width) >= 1
+
+
+def _extract(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
+    """Return base + lerp(a - base, b - base, alpha) lerp(d, 1 - d, beta), d = ((cos + 1) / 2)**gamma of each vector."""
+    *bases, a, b = chunks
+    if not a.numel():
+        return a
+    width = call.shape[-1] if call.shape else 1
+    step = max(1, _BLOCK // width) * width
+    result = torch.empty_like(a)
+    for at in range(0, a.numel(), step):
+        base = bases[0][at : at + step] if bases else None
+        one, other = (
+            (chunk[at : at + step] if base is None else chunk[at : at + step] - base).view(-1, width)
+            for chunk in (a, b)
+        )
+        shares = _shares(call, _cosines(_products(one, other)))
+        blend = lerp(one, other, call.number("alpha")) * shares.to(torch.float32).unsqueeze(1)
+        result[at : at + step] = blend.view(-1) if base is None else blend.view(-1).add_(base)
+    return result
+
+
+def _shares(call: Call, cosines: Tensor) -> Tensor:
+    """Return lerp(d, 1 - d, beta), d = ((cos + 1) / 2)**gamma (float64 [r]; takes over its input)."""
+    gamma, beta = call.number("gamma"), call.number("beta")
+    alike = cosines.add_(1).mul_(0.5)
+    if gamma != 1:
+        opposite = alike == 0
+        alike = exp2(log2(alike).mul_(float(gamma))).masked_fill_(opposite, 0 if gamma else 1)
+    if beta == 1:
+        return 1 - alike
+    return (1 - 2 * alike).mul_(float(beta)).add_(alike) if beta else alike
+
+
+def _begin_columns(call: Call, _inputs: int) -> tuple[ColumnSums, ColumnSums, ColumnSums]:
+    columns = max(1, prod(call.shape[1:]))
+    return ColumnSums(columns), ColumnSums(columns), ColumnSums(columns)
+
+
+def _look_at_columns(
+    _call: Call, account: tuple[ColumnSums, ColumnSums, ColumnSums], chunks: Sequence[Tensor], _start: int
+) -> None:
+    for at in range(0, chunks[0].numel(), _BLOCK):
+        one, other = (chunk[at : at + _BLOCK].to(torch.float64) for chunk in chunks)
+        for total, first, second in zip(account, (one, one, other), (other, one, other), strict=True):
+            total.add(first * second)
+
+
+def _end_columns(_call: Call, account: tuple[ColumnSums, ColumnSums, ColumnSums]) -> tuple[Tensor, float]:
+    """Return the cosine of each column (float64 [columns]) and of the whole tensors."""
+    sums = tuple(total.value() for total in account)
+    whole = _cosines(tuple(vector_sums(each.unsqueeze(0)) for each in sums))
+    return _cosines(sums), float(whole)
+
+
+def _cosine_gate(call: Call, chunks: Sequence[Tensor], start: int, state: tuple[Tensor, float]) -> Tensor:
+    """Return lerp(a, b, k), k = 1 - clamp(similarity - alpha, 0, 1) of each column."""
+    a, b = chunks
+    alpha = call.number("alpha")
+    if alpha >= 1 or alpha <= -2 or not a.numel():
+        return b if alpha >= 1 else a
+    cosines, whole = state
+    result = torch.empty_like(a)
+    for run in _runs(a.numel(), start, len(cosines)):
+        similarity = cosines[run.column : run.column + run.width]
+        if call.word("form") == "b":
+            similarity = (similarity + whole).mul_(0.5)
+        share = (1 - (similarity - float(alpha)).clamp_(0, 1)).to(torch.float32)
+        one, other = run.of(a), run.of(b)
+        blend = (other - one).mul_(share).add_(one)
+        run.of(result).copy_(torch.where(share == 1, other, blend))
+    return result
+
+
+def _products(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return <one, other>, <one, one> and <other, other> of each row of float32 [r, d] (float64 [r] each)."""
+    first, second = one.to(torch.float64), other.to(torch.float64)
+    return vector_sums(first * second), vector_sums(first.mul_(first)), vector_sums(second.mul_(second))
+
+
+def _cosines(products: Sequence[Tensor]) -> Tensor:
+    """Return the cosines from the dot products <a, b>, <a, a> and <b, b>; 0 for a vector of length 0."""
+    mixed, first, second = products
+    lengths = torch.sqrt(first * second)
+    return (mixed / lengths).clamp_(-1, 1).masked_fill_(lengths == 0, 0)
+
+
+class _Run(NamedTuple):
+    """A part of a chunk that holds whole rows, or one row's beginning or end."""
+
+    begin: int
+    end: int
+    column: int
+    """Where in their rows the parts of rows start."""
+    width: int
+    """How much of its row each part holds."""
+
+    def of(self, chunk: Tensor) -> Tensor:
+        """Return this part of a chunk as a view [rows, width]."""
+        return chunk[self.begin : self.end].view(-1, self.width)
+
+
+def _runs(count: int, start: int, width: int) -> Iterator[_Run]:
+    """Cut a chunk of `count` elements from the index `start` on where rows of `width` begin and end."""
+    column = start % width
+    at = min(width - column, count) if column else 0
+    if at:
+        yield _Run(0, at, column, at)
+    whole = (count - at) // width * width
+    if whole:
+        yield _Run(at, at + whole, 0, width)
+    if at + whole < count:
+        yield _Run(at + whole, count, 0, count - at - whole)
+
+
+KERNELS: Mapping[str, Kernel] = {
+    "tensor_sum": Kernel(_tensor_sum),
+    "tensor_sum2": Kernel(_tensor_sum2),
+    "extract": Kernel(_extract, grain=Grain.VECTOR),
+    "cosine_gate": Kernel(
+        _cosine_gate, Statistic("cosines of columns", _begin_columns, _look_at_columns, _end_columns)
+    ),
+}

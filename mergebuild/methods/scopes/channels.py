@@ -1,0 +1,185 @@
+"""Blocks of hidden channels that a network does not see the order of.
+
+Reordering the channels between two layers, in both, changes nothing in what the network computes. A `Block` is a set of
+channels that can be reordered without any other:
+
+- the hidden channels of a feed-forward layer (in GEGLU and SwiGLU, of both its halves);
+- the heads of an attention layer; in a head, the channels between queries and keys, and those between values and
+  output. With rotary positions (Llama) channels of queries and keys have their places; heads that share keys move
+  together;
+- the channels inside a residual block of the UNet, whose group norm takes them in 32 groups: groups are reordered, and
+  the channels in a group;
+- the hidden channels of the UNet's embeddings of time and label.
+
+The channels that pass by these (the residual stream) are left alone: in the UNet, skip connections and group norms tie
+them down.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mergebuild.methods.scopes.attention import Attention, attentions
+
+__all__ = ["Block", "Family", "Part", "Shapes", "blocks"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_NORM_GROUPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where channels lie: channel c of group g at `offset + g * stride + c` along an axis of a tensor."""
+
+    tensor: str
+    axis: int
+    offset: int = 0
+    stride: int = 0
+    """0: the size of the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Channels that move together in several tensors, `size` a group."""
+
+    size: int
+    parts: tuple[Part, ...]
+    fixed: bool = False
+    """Whether they keep their order in the group, and move only with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Groups of channels that can be reordered, and the channels in each: no tensor is in two blocks."""
+
+    groups: int
+    families: tuple[Family, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of all that it touches, each once."""
+        return tuple(dict.fromkeys(part.tensor for family in self.families for part in family.parts))
+
+
+def blocks(shapes: Shapes, head_width: int | None = None) -> tuple[Block, ...]:
+    """Return the blocks of a model with tensors of these names and shapes, in the order of their names.
+
+    Known are the UNets of SD1, SD2 and SDXL with their text encoders, and models named as Llama is. `head_width` is the
+    size of the latter's heads, which shapes do not tell: without it, their attention layers are left as they are.
+    """
+    layers = (layer for layer in attentions(shapes) if ".mid.attn_1." not in layer.query)
+    found: list[Block | None] = [_of_attention(layer, shapes) for layer in layers]
+    for name in sorted(shapes):
+        for pattern, make in _KINDS:
+            match = pattern.fullmatch(name)
+            if match:
+                found.append(make(match[1], shapes, head_width))
+    return tuple(block for block in found if block is not None and _whole(block, shapes))
+
+
+def _whole(block: Block, shapes: Shapes) -> bool:
+    """Whether all its tensors are there and long enough."""
+    return all(
+        part.tensor in shapes
+        and len(shapes[part.tensor]) > part.axis
+        and part.offset + (block.groups - 1) * (part.stride or family.size) + family.size
+        <= shapes[part.tensor][part.axis]
+        for family in block.families
+        for part in family.parts
+    )
+
+
+def _both(name: str, shapes: Shapes, offset: int = 0, stride: int = 0) -> tuple[Part, ...]:
+    """Return the rows of a weight, and of its bias if it has one. `name` is without `.weight`."""
+    names = (f"{name}.weight", f"{name}.bias")
+    return tuple(Part(each, 0, offset, stride) for each in names if each in shapes)
+
+
+def _of_attention(layer: Attention, shapes: Shapes) -> Block:
+    rows = shapes[layer.output][1]
+    inputs = [
+        tuple(Part(name, 0, at * rows if layer.fused else 0) for name in names if name is not None)
+        for at, names in enumerate(
+            ((layer.query, layer.query_bias), (layer.key, layer.key_bias), (layer.value, layer.value_bias))
+        )
+    ]
+    between = Family(layer.width, inputs[0] + inputs[1])
+    return Block(rows // layer.width, (between, Family(layer.width, (*inputs[2], Part(layer.output, 1)))))
+
+
+def _hidden(first: tuple[str, ...], second: str, shapes: Shapes) -> Block | None:
+    """Return the channels between layers `first` and the layer `second`."""
+    width = shapes[f"{second}.weight"][1]
+    if any(shapes.get(f"{name}.weight", (0,))[0] != width for name in first):
+        return None
+    rows = tuple(part for name in first for part in _both(name, shapes))
+    return Block(1, (Family(width, (*rows, Part(f"{second}.weight", 1))),))
+
+
+def _geglu(prefix: str, shapes: Shapes, _head_width: int | None) -> Block | None:
+    width = shapes[f"{prefix}net.2.weight"][1]
+    both = _both(f"{prefix}net.0.proj", shapes) + _both(f"{prefix}net.0.proj", shapes, width)
+    return Block(1, (Family(width, (*both, Part(f"{prefix}net.2.weight", 1))),)) if len(both) > 1 else None
+
+
+def _residual(prefix: str, shapes: Shapes, _head_width: int | None) -> Block | None:
+    width = shapes[f"{prefix}in_layers.2.weight"][0]
+    if width % _NORM_GROUPS or shapes.get(f"{prefix}emb_layers.1.weight", (0,))[0] != width:
+        return None  # twice as many: a scale and a shift, which another kind of block has
+    rows = [
+        part for name in ("in_layers.2", "emb_layers.1", "out_layers.0") for part in _both(f"{prefix}{name}", shapes)
+    ]
+    parts = (*rows, Part(f"{prefix}out_layers.3.weight", 1))
+    return Block(_NORM_GROUPS, (Family(width // _NORM_GROUPS, parts),))
+
+
+def _llama_attention(prefix: str, shapes: Shapes, head_width: int | None) -> Block | None:
+    names = [f"{prefix}{part}_proj" for part in "qkvo"]
+    if head_width is None or not all(f"{name}.weight" in shapes for name in names):
+        return None
+    query, key, value, output = names
+    rows, groups = shapes[f"{query}.weight"][0], shapes[f"{key}.weight"][0] // head_width
+    if not groups or rows % (groups * head_width) or shapes[f"{key}.weight"][0] % head_width:
+        return None
+    span = rows // groups
+    columns = tuple(Part(f"{output}.weight", 1, offset, span) for offset in range(0, span, head_width))
+    return Block(
+        groups,
+        (
+            Family(span, _both(query, shapes), fixed=True),
+            Family(head_width, _both(key, shapes), fixed=True),
+            Family(head_width, (*_both(value, shapes), *columns)),
+        ),
+    )
+
+
+_Make = Callable[[str, Shapes, "int | None"], "Block | None"]
+
+_KINDS: tuple[tuple[re.Pattern[str], _Make], ...] = (
+    (
+        re.compile(r"(.*\.mlp\.)fc2\.weight"),
+        lambda prefix, shapes, _: _hidden((f"{prefix}fc1",), f"{prefix}fc2", shapes),
+    ),
+    (
+        re.compile(r"(.*\.resblocks\.\d+\.mlp\.)c_proj\.weight"),
+        lambda prefix, shapes, _: _hidden((f"{prefix}c_fc",), f"{prefix}c_proj", shapes),
+    ),
+    (
+        re.compile(r"(.*\.mlp\.)down_proj\.weight"),
+        lambda prefix, shapes, _: _hidden((f"{prefix}gate_proj", f"{prefix}up_proj"), f"{prefix}down_proj", shapes),
+    ),
+    (
+        re.compile(r"(.*\.time_embed\.)2\.weight"),
+        lambda prefix, shapes, _: _hidden((f"{prefix}0",), f"{prefix}2", shapes),
+    ),
+    (
+        re.compile(r"(.*\.label_emb\.0\.)2\.weight"),
+        lambda prefix, shapes, _: _hidden((f"{prefix}0",), f"{prefix}2", shapes),
+    ),
+    (re.compile(r"(.*\.ff\.)net\.2\.weight"), _geglu),
+    (re.compile(r"(.*diffusion_model\..*\.)in_layers\.2\.weight"), _residual),
+    (re.compile(r"(.*\.layers\.\d+\.self_attn\.)o_proj\.weight"), _llama_attention),
+)

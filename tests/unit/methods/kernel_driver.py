@@ -1,0 +1,101 @@
+"""Run a method as the engine does: look as long as its statistic asks, then apply, over chunks cut within its grain."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import partial
+from importlib import import_module
+from math import prod
+
+import torch
+from torch import Tensor
+
+from mergebuild.methods.kernels.blend import float32_of
+from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic, all_finite
+from mergebuild.methods.kernels.linear import combine, pivot_of
+from mergebuild.methods.method import Method
+
+__all__ = ["cut", "kernel_of", "run", "state_of"]
+
+
+def kernel_of(row: Method) -> Kernel:
+    """Return the kernel of a method; that of a linear one evaluates its coefficients."""
+    if row.coefficients is not None:
+        return Kernel(partial(_combined, row))
+    found: Kernel = import_module(f"mergebuild.methods.kernels.{row.kernel}").KERNELS[row.name]
+    return found
+
+
+def _combined(row: Method, call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
+    """Return a linear method's chunk. What has the coefficient 0 is no input: folding has dropped it."""
+    assert row.coefficients is not None
+    numbers = {name: each for name, each in call.arguments.items() if isinstance(each, Fraction | tuple)}
+    flags = {name: each for name, each in call.arguments.items() if isinstance(each, bool)}
+    shares = row.coefficients(len(chunks), numbers, flags, call.tensor)
+    terms = [(chunk, share) for chunk, share in zip(chunks, shares, strict=True) if share]
+    pivot = pivot_of([share for _, share in terms])
+    centre = None if pivot is None else terms.pop(pivot)[0]
+    out, spare = torch.empty_like(chunks[0]), torch.empty_like(chunks[0])
+    return combine(centre, [chunk for chunk, _ in terms], [float32_of(share) for _, share in terms], out, spare)
+
+
+def run(
+    kernel: Kernel, call: Call, inputs: Sequence[Tensor], cuts: random.Random | None, state: State = None
+) -> Tensor:
+    """Return the result, of the call's shape; `cuts` None takes the tensor as one chunk, else each pass cuts anew.
+
+    `state`: what the kernel's survey came to, where it has one.
+    Asserts what holds for every kernel: float32 comes out, as many elements as went in, and the inputs are unharmed.
+    """
+    flat = [each.contiguous().reshape(-1) for each in inputs]
+    kept = [each.clone() for each in flat]
+    whole = kernel.statistic is not None or kernel.grain is Grain.TENSOR
+    if whole and not all_finite(flat):
+        return torch.full(call.shape, math.nan)
+    if kernel.statistic is not None:
+        state = state_of(kernel.statistic, kernel.grain, call, flat, cuts)
+    result = torch.empty(call.count, dtype=torch.float32)
+    for start, stop in cut(kernel.grain, call, cuts):
+        made = kernel.apply(call, [each[start:stop] for each in flat], start, state)
+        assert made.dtype == torch.float32
+        assert made.numel() == stop - start
+        result[start:stop] = made.reshape(-1)
+    for before, after in zip(kept, flat, strict=True):
+        assert torch.equal(before.view(torch.int32), after.view(torch.int32))
+    return result.reshape(call.shape)
+
+
+def state_of(
+    statistic: Statistic, grain: Grain, call: Call, inputs: Sequence[Tensor], cuts: random.Random | None
+) -> State:
+    """Return what a statistic finds in inputs float32 [n]."""
+    account = statistic.begin(call, len(inputs))
+    more = account is not None  # None: nothing needs to be known with these arguments
+    while more:
+        for start, stop in cut(grain, call, cuts):
+            statistic.look(call, account, [each[start:stop] for each in inputs], start)
+        more = statistic.turn(call, account)
+    return statistic.end(call, account)
+
+
+def cut(grain: Grain, call: Call, cuts: random.Random | None) -> Iterator[tuple[int, int]]:
+    """Yield the chunks of a tensor, first and last index: at random places within the grain, never an empty one."""
+    unit = _unit(grain, call.shape)
+    start = 0
+    while start < call.count:
+        units = (call.count - start) // unit
+        taken = units if cuts is None else cuts.randint(1, units)
+        yield start, start + taken * unit
+        start += taken * unit
+
+
+def _unit(grain: Grain, shape: tuple[int, ...]) -> int:
+    """Return how many elements must stay together."""
+    if grain is Grain.ELEMENT or not prod(shape):
+        return 1
+    if grain is Grain.TENSOR or len(shape) <= 1:
+        return prod(shape)
+    return shape[-1] if grain is Grain.VECTOR else prod(shape[1:])

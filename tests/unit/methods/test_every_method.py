@@ -1,0 +1,477 @@
+"""The laws that every method of the catalog keeps, whatever its formula. A new method is one more line in `TRIALS`.
+
+A law that does not hold for a method says why not in its line; all others are tried with inputs that hypothesis picks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from math import prod
+from pkgutil import iter_modules
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from kernel_cases import KINDS, SHAPES, call_of, tensors
+from kernel_driver import kernel_of, run, state_of
+from torch import Tensor
+
+from mergebuild.methods import kernels
+from mergebuild.methods.catalog import METHODS
+from mergebuild.methods.kernels.kernel import Argument, Call, Grain, Kernel, Statistic
+from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.tables import model_wide
+
+Given = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How a method is tried."""
+
+    settings: Sequence[Given] = ({},)
+    """Its parameters, where they must be given or are worth it; `has_base` False leaves an optional base out."""
+    models: int = 3
+    not_idempotent: str = ""
+    """Why equal inputs do not give themselves back."""
+    rounds: str = ""
+    """Why they do so only to a rounding."""
+    symmetric: tuple[str, ...] = ()
+    """Inputs that may change places."""
+    evenly: Given = field(default_factory=dict)
+    """The parameters with which they may."""
+    line: str = ""
+    """Why a number is another thing to it than a tensor of one element."""
+    tensor: str = "block.0.weight"
+    """What it is tried on, if it knows tensors by their names."""
+
+
+W = [1.0, 0.5, 0.75]
+SIGNED = [1.0, 0.5, -0.75]
+NOT_A_MEAN = "its coefficients do not add up to 1"
+
+TRIALS: Mapping[str, Trial] = {
+    # linear
+    "weighted_sum": Trial([{"alpha": 0.3}, {"alpha": 1.4}], symmetric=("a", "b"), evenly={"alpha": 0.5}),
+    "add_difference": Trial([{"alpha": 1}, {"alpha": -0.7}]),
+    "sum_twice": Trial([{"alpha": 0.3, "beta": 0.6}]),
+    "triple_sum": Trial([{"alpha": 0.3, "beta": 0.6}], symmetric=("b", "c"), evenly={"alpha": 0.2, "beta": 0.2}),
+    "linear": Trial([{"weight": W}, {"weight": [1, 2, -0.5]}], symmetric=("models",)),
+    "task_arithmetic": Trial([{"weight": SIGNED}, {"weight": W, "normalize": True}], symmetric=("models",)),
+    "block_mix": Trial([{"weight": [0.3, 0.1, -0.2]}], symmetric=("models",)),
+    "weighted_subtraction": Trial([{"alpha": 0.3, "beta": 0.6}]),
+    "subtract": Trial(not_idempotent=NOT_A_MEAN),
+    "add": Trial(not_idempotent=NOT_A_MEAN, symmetric=("a", "b")),
+    "scale": Trial([{"alpha": 0.3}], not_idempotent=NOT_A_MEAN),
+    "copy": Trial(),
+    "fallback": Trial(),
+    "scale_self": Trial([{"alpha": 0.3}], not_idempotent=NOT_A_MEAN),
+    "replace": Trial([{"alpha": 0.3}], not_idempotent=NOT_A_MEAN),
+    "adjust": Trial(
+        [{"in": 2}], tensor="model.diffusion_model.input_blocks.0.0.weight", not_idempotent="it changes its only input"
+    ),
+    # elementwise
+    "train_difference": Trial([{"alpha": 1}, {"alpha": -0.7}]),
+    "add_opposite": Trial([{"alpha": 1}, {"alpha": -0.7}]),
+    "add_strict_opposite": Trial([{"alpha": 1}, {"alpha": -0.7}]),
+    "similarity_add_difference": Trial([{"alpha": 0.3, "beta": 0.6}, {"alpha": 1, "beta": 0}]),
+    "multiply_difference": Trial(
+        [{"alpha": 0.3, "beta": 0.6}], symmetric=("a", "b"), evenly={"alpha": 0.5, "beta": 0.5}
+    ),
+    "geometric": Trial(
+        [{"alpha": 0.3}], rounds="powers are rounded", symmetric=("a", "b"), evenly={"alpha": 0.5}
+    ),
+    "multiply_quotient": Trial([{"alpha": 0.3}, {"alpha": 1}]),
+    "max": Trial(symmetric=("a", "b")),
+    "clamp": Trial([{}, {"stiffness": 0.3}, {"stiffness": 1}], symmetric=("models",)),
+    "nearswap": Trial([{"t": 0.01}, {"t": 0.5}]),
+    "ram": Trial([{}, {"epsilon": 0.05}], symmetric=("models",)),
+    "ramplus_tl": Trial([{}, {"epsilon": 0.05, "r": -2, "alpha": 5}], symmetric=("models",)),
+    "plus_random": Trial([{"alpha": 0.3, "seed": 5}], not_idempotent="noise is added"),
+    "dropout": Trial([{"seed": 5}, {"probability": 0.4, "rescale": 0.5, "seed": 5}]),
+    # from dot products
+    "slerp": Trial(
+        [{"t": 0.3}, {"t": 1.25}, {"t": 0.3, "magnitude": "lerp"}], symmetric=("a", "b"), evenly={"t": 0.5}
+    ),
+    "nuslerp": Trial(
+        [
+            {"weight": [1, 2]}, {"weight": [1, 2], "has_base": False}, {"weight": [1, -0.25], "per": "row"},
+            {"weight": [1, 0.5], "per": "column"}, {"weight": [1, 0.5], "per": "column", "has_base": False},
+        ],
+        models=2, symmetric=("models",),
+    ),
+    "multislerp": Trial(
+        [{"weight": W}, {"weight": W, "has_base": False}, {"weight": SIGNED, "linear_fallback": True}],
+        symmetric=("models",),
+    ),
+    "karcher": Trial([{}, {"weight": W}, {"max_iter": 0}], symmetric=("models",)),
+    "model_stock": Trial(
+        [{}, {"clamp": False}, {"compat": "mergekit"}, {"per": "row"}, {"per": "row", "pairs": "adjacent"}],
+        symmetric=("models",), evenly={"pairs": "all"},
+    ),
+    "add_perpendicular": Trial([{}, {"alpha": -0.7}]),
+    "norm_direction": Trial([{"alpha": 0.3}], symmetric=("a", "b"), evenly={"alpha": 0.5}),
+    "geometric_median": Trial([{}, {"maxiter": 0}], symmetric=("models",)),
+    "euclidean_add_difference": Trial([{"alpha": 0.3}], symmetric=("a", "b"), evenly={"alpha": 0.5}),
+    # task vectors
+    "ties": Trial(
+        [
+            {"weight": 1, "density": 0.3}, {"weight": SIGNED, "density": [0.3, 0.01, 0.9], "lambda": 1.5},
+            {"weight": SIGNED, "density": [0.5, 1, 0], "normalize": False, "rescale": "l1"},
+            {"weight": W, "density": 0.6, "rescale": "1/p", "vote": "count", "zero_vote": "none", "average": "count"},
+        ],
+        symmetric=("models",),
+    ),
+    "dare_linear": Trial(
+        [{"weight": SIGNED, "density": [0.3, 0.5, 1], "seed": 7}, {"weight": 1, "density": 0.4, "seed": 7,
+         "compat": "mergekit"}],
+    ),
+    "dare_ties": Trial(
+        [{"weight": SIGNED, "density": [0.3, 0.5, 1], "seed": 7},
+         {"weight": 1, "density": 0.6, "seed": 7, "rescale": "l1", "normalize": True}],
+    ),
+    "breadcrumbs": Trial(
+        [{"weight": W, "density": 0.7, "gamma": 0.1}, {"weight": SIGNED, "density": [0.5, 0.9, 0.3],
+         "gamma": [0.1, 0.5, 0], "rescale": "l1"}],
+        symmetric=("models",),
+    ),
+    "breadcrumbs_ties": Trial(
+        [{"weight": SIGNED, "density": [0.5, 0.9, 0.3], "gamma": [0.1, 0.5, 0]}], symmetric=("models",)
+    ),
+    "della": Trial(
+        [{"weight": SIGNED, "density": 0.5, "seed": 3},
+         {"weight": 1, "density": [0.4, 1, 0], "epsilon": 0.3, "seed": 3, "rescale": "1/p"}],
+    ),
+    "della_linear": Trial(
+        [{"weight": SIGNED, "density": 0.6, "epsilon": 0.1, "seed": 3, "compat": "mergekit"},
+         {"weight": 1, "density": 0.6, "seed": 3, "rescale": "none"}],
+    ),
+    "ties_sum_extended": Trial(
+        [{}, {"density": 0.7, "vote": "sum", "end": "stock"}, {"density": 0.5, "end": "median", "lambda": -0.5}],
+        symmetric=("models",), evenly={"end": "mean"},
+    ),
+    "ties_sum_with_dropout": Trial(
+        [{"seed": 3}, {"seed": 3, "keep": 0.5, "epsilon": 0.4, "end": "stock", "rescale": False}],
+    ),
+    "sce": Trial([{}, {"select_topk": 0.3}, {"select_topk": 0.5, "compat": "mergekit"}], symmetric=("models",)),
+    "arcee_fusion": Trial(),
+    "topk_mask": Trial([{"alpha": 0.3}, {"alpha": 1, "density": 0.2}]),
+    # rows
+    "tensor_sum": Trial([{"width": 0.4, "offset": 0.3}, {"width": 0.5, "offset": 0.7, "rounding": "round"}]),
+    "tensor_sum2": Trial(
+        [{"width": 0.4, "offset": 0.3}, {"width": 0.5, "offset": 0.7}], line="a number has no row to give"
+    ),
+    "extract": Trial(
+        [{"alpha": 0.4, "beta": 0.3, "gamma": 1.7}], symmetric=("a", "b"), evenly={"alpha": 0.5}
+    ),
+    "cosine_gate": Trial([{"alpha": 0.25}, {"alpha": -0.1, "form": "b"}]),
+    # signals
+    "crossover": Trial(
+        [{"alpha": 0.3}, {"alpha": 0.3, "tilt": 0.5}, {"alpha": 0.3, "tilt": 1}],
+        line="a line of one element has a frequency, a number has none",
+    ),
+    "distribution_crossover": Trial(
+        [{"alpha": 0.4, "beta": 0.2}, {"alpha": 0.5, "beta": 0}],
+        line="a line of one element has a frequency, a number has none",
+    ),
+    "smooth_add": Trial([{}, {"alpha": -0.7}]),
+    "top_k_tensor_sum": Trial([{}, {"width": 0.4, "offset": 0.3}]),
+    # directions
+    "truncate_rank": Trial(
+        [{"rank": 2}, {"rank": 2, "approximate": True, "seed": 3}], not_idempotent="it keeps a part of its only input"
+    ),
+    "lowrank_diff": Trial([{"rank": 2}, {"rank": 2, "approximate": True, "seed": 3}]),
+    "truncate_kronecker": Trial(
+        [{}, {"approximate": True, "iterations": 0, "seed": 3}],
+        not_idempotent="it keeps a part of its only input",
+    ),
+    "rotate": Trial([{}, {"alignment": 0.5, "alpha": 0.3}]),
+}  # fmt: skip
+
+KERNELS: Mapping[str, Kernel] = {name: kernel_of(METHODS[name]) for name in TRIALS}
+
+every_method = pytest.mark.parametrize("name", TRIALS)
+
+
+def test_every_method_is_tried() -> None:
+    """But for those that need more than one tensor, which have tests of their own."""
+    together = {row.name for row in model_wide.ROWS}
+    assert TRIALS.keys() == METHODS.keys() - together
+
+
+# ---- what is tried ----
+
+
+def count_for(name: str, chosen: Given) -> int:
+    """Return the number of inputs."""
+    row, trial = METHODS[name], TRIALS[name]
+    has_base = chosen.get("has_base", True)
+    singles = sum(each != "models" and (each not in row.optional or has_base) for each in row.inputs)
+    return singles + (trial.models if row.takes_models else 0)
+
+
+def call_for(name: str, shape: tuple[int, ...], chosen: Given) -> Call:
+    """Return a call with a setting of a trial."""
+    numbers = {key: each for key, each in chosen.items() if key != "has_base"}
+    call = call_of(METHODS[name], shape, TRIALS[name].models, numbers, has_base=chosen.get("has_base", True))
+    return replace(call, tensor=TRIALS[name].tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """Inputs and parameters of a method."""
+
+    name: str
+    call: Call
+    inputs: Sequence[Tensor]
+
+    def made(self, cuts: random.Random | None = None) -> Tensor | str:
+        """Return the result, or why there is none."""
+        try:
+            return run(KERNELS[self.name], self.call, self.inputs, cuts)
+        except UndefinedError as error:
+            return str(error)
+
+
+_SHAPES = st.lists(st.integers(1, 8), max_size=4).map(tuple).filter(lambda shape: prod(shape) <= 1000)
+
+
+def _some(
+    data: st.DataObject,
+    name: str,
+    kinds: Sequence[str] = KINDS,
+    *,
+    coarse: bool | None = None,
+    fixed: Given = MappingProxyType({}),
+) -> Some:
+    """Draw parameters but those `fixed`, a shape and inputs; `coarse` ones have few values, zeros of both signs too."""
+    chosen = {**data.draw(st.sampled_from(TRIALS[name].settings), "parameters"), **fixed}
+    shape = data.draw(_SHAPES | st.sampled_from([each for each in SHAPES if 0 not in each]), "shape")
+    count = count_for(name, chosen)
+    x = tensors(data.draw(st.sampled_from(kinds), "kind"), shape, max(count, 2), data.draw(st.integers(0, 999), "seed"))
+    if data.draw(st.booleans(), "coarse") if coarse is None else coarse:
+        x = [(2 * each).round() / 2 for each in x]
+    return Some(name, call_for(name, shape, chosen), x[:count])
+
+
+def _same(one: Tensor | str, other: Tensor | str) -> bool:
+    """Whether two results are the same bits, or the same refusal."""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return one.shape == other.shape and torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
+# ---- the laws ----
+
+
+@every_method
+@settings(max_examples=12)
+@given(data=st.data())
+def test_no_cut_matters(name: str, data: st.DataObject) -> None:
+    """Chunk invariance: the same bits however the tensor is cut within the method's grain, in each pass anew."""
+    some = _some(data, name)
+    cuts = random.Random(data.draw(st.integers(0, 999), "cuts"))
+    assert _same(some.made(), some.made(cuts))
+
+
+@pytest.mark.parametrize("name", [name for name in TRIALS if KERNELS[name].grain is not Grain.TENSOR])
+def test_no_cut_matters_to_large_tensors(name: str) -> None:
+    """Of more elements than the blocks that kernels work in."""
+    for index, chosen in enumerate(TRIALS[name].settings):
+        first, *others = tensors("random", (150, 500), count_for(name, chosen) + 1)[1:]
+        # of changes so coarse many are equal, and lie on both sides of the cuts
+        inputs = [first, *(first + (2 * each).round() / 2 for each in others)]
+        some = Some(name, call_for(name, (150, 500), chosen), inputs)
+        assert _same(some.made(), some.made(random.Random(index)))
+
+
+@pytest.mark.parametrize("name", [name for name, trial in TRIALS.items() if not trial.not_idempotent])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_equal_inputs_give_themselves(name: str, data: st.DataObject) -> None:
+    """Nothing is rounded and no seed shows where all models agree."""
+    some = _some(data, name, ["identical"])
+    made = some.made()
+    assert isinstance(made, Tensor)
+    if TRIALS[name].rounds:
+        torch.testing.assert_close(made, some.inputs[0], rtol=1e-6, atol=0)
+    else:
+        assert torch.equal(made, some.inputs[0])
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(), (1,), (1, 8), (8, 1), (1, 1, 1, 1), (0,), (0, 5), (5, 0)], ids=str)
+def test_the_smallest_tensors_have_a_value(name: str, shape: tuple[int, ...]) -> None:
+    """Numbers, single elements, single rows and tensors without elements are no special case to a user."""
+    for chosen in TRIALS[name].settings:
+        for kind in ("random", "fine-tunes", "all zero"):
+            count = count_for(name, chosen)
+            made = Some(name, call_for(name, shape, chosen), tensors(kind, shape, max(count, 2))[:count]).made()
+            assert isinstance(made, Tensor), made
+            assert made.shape == shape
+            assert bool(made.isfinite().all())
+
+
+@pytest.mark.parametrize("name", [name for name, trial in TRIALS.items() if not trial.line])
+@settings(max_examples=8)
+@given(data=st.data())
+def test_a_number_is_a_tensor_of_one_element(name: str, data: st.DataObject) -> None:
+    chosen = data.draw(st.sampled_from(TRIALS[name].settings), "parameters")
+    count = count_for(name, chosen)
+    x = tensors("random", (1,), max(count, 2), data.draw(st.integers(0, 999), "seed"))[:count]
+    whole = Some(name, call_for(name, (1,), chosen), x).made()
+    number = Some(name, call_for(name, (), chosen), [each.reshape(()) for each in x]).made()
+    assert _same(number.reshape(1) if isinstance(number, Tensor) else number, whole)
+
+
+@every_method
+@settings(max_examples=20)
+@given(data=st.data())
+def test_what_is_no_number_never_passes_for_one(name: str, data: st.DataObject) -> None:
+    """A NaN shows in the result or is refused. If neither, the value at its place is not used: any does as well."""
+    some = _some(data, name, ["random", "fine-tunes"], coarse=False)
+    which = data.draw(st.integers(0, len(some.inputs) - 1), "input")
+    place = data.draw(st.integers(0, some.call.count - 1), "place")
+
+    def with_value(value: float) -> Tensor | str:
+        changed = [each.clone() for each in some.inputs]
+        changed[which].view(-1)[place] = value
+        return replace(some, inputs=changed).made()
+
+    made = with_value(math.nan)
+    if isinstance(made, Tensor) and bool(made.isfinite().all()):
+        assert all(_same(made, with_value(value)) for value in (0.0, 1000.0, -1000.0))
+
+
+@pytest.mark.parametrize("name", [name for name, trial in TRIALS.items() if trial.symmetric])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_the_order_of_inputs_does_not_matter_where_the_method_is_symmetric(name: str, data: st.DataObject) -> None:
+    """Each may stand in another's place, with its parameters; of sums, only the rounding changes."""
+    row, trial = METHODS[name], TRIALS[name]
+    some = _some(data, name, ["random"], coarse=False, fixed=trial.evenly)
+    if trial.symmetric == ("models",):
+        first, last = len(some.inputs) - trial.models, len(some.inputs)
+        order = data.draw(st.permutations(range(trial.models)), "order")
+    else:
+        first = row.inputs.index(trial.symmetric[0])
+        last, order = first + 2, [1, 0]
+    turned = [*some.inputs[:first], *(some.inputs[first + index] for index in order), *some.inputs[last:]]
+    arguments = {
+        key: tuple(each[index] for index in order) if isinstance(each, tuple) else each
+        for key, each in some.call.arguments.items()
+    }
+    made, again = some.made(), replace(some, call=replace(some.call, arguments=arguments), inputs=turned).made()
+    if isinstance(made, str) or isinstance(again, str):
+        assert made == again
+        return
+    scale = max(float(each.abs().max()) for each in (made, *some.inputs))
+    torch.testing.assert_close(made, again, rtol=0, atol=1e-5 * scale)
+
+
+SEEDED = [name for name in TRIALS if METHODS[name].parameter("seed") is not None]
+
+
+@pytest.mark.parametrize("name", SEEDED)
+@given(seed=st.integers(0, 2**64 - 1), other=st.integers(0, 2**64 - 1))
+@settings(max_examples=5)
+def test_a_seed_gives_the_same_again_and_another_another(name: str, seed: int, other: int) -> None:
+    """As does the name of the tensor: equal tensors of a model get masks and noise of their own."""
+    assume(seed != other)
+    for chosen in TRIALS[name].settings:
+        if "seed" not in chosen:
+            continue
+        x = tensors("random", (40, 30), count_for(name, chosen) + 1)[1:]
+        first, second = (Some(name, call_for(name, (40, 30), {**chosen, "seed": each}), x) for each in (seed, other))
+        made = first.made()
+        assert isinstance(made, Tensor)
+        assert _same(made, first.made())
+        assert not _same(made, second.made())
+        assert not _same(made, replace(first, call=replace(first.call, tensor="block.1.weight")).made())
+
+
+# ---- the statistics ----
+
+
+def _all_kernels() -> Iterator[Kernel]:
+    """Yield the kernels of all modules, in the catalog or not."""
+    for module in iter_modules(kernels.__path__):
+        yield from getattr(import_module(f"{kernels.__name__}.{module.name}"), "KERNELS", {}).values()
+
+
+def test_a_statistic_has_its_name_to_itself() -> None:
+    """What is found is kept by name, arguments and version: two statistics that share these would share findings."""
+    named: dict[tuple[str, int], Statistic] = {}
+    for statistic in (kernel.statistic for kernel in _all_kernels() if kernel.statistic is not None):
+        assert named.setdefault((statistic.name, statistic.version), statistic) is statistic
+    assert named
+
+
+class _Watched(dict[str, Argument]):
+    """Arguments that know which of them were asked for."""
+
+    def __init__(self, arguments: Mapping[str, Argument]) -> None:
+        super().__init__(arguments)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> Argument:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("name", [name for name in TRIALS if KERNELS[name].statistic is not None])
+def test_a_statistic_depends_on_what_it_says(name: str) -> None:
+    """On the parameters that it lists, and on the tensor's name only if it lists some: it is kept by these."""
+    kernel = KERNELS[name]
+    assert kernel.statistic is not None
+    for chosen in TRIALS[name].settings:
+        call = call_for(name, (16, 24), chosen)
+        watched = _Watched(call.arguments)
+        x = [each.view(-1) for each in tensors("random", (16, 24), count_for(name, chosen))]
+        state = state_of(kernel.statistic, kernel.grain, replace(call, arguments=watched), x, None)
+        assert watched.asked <= set(kernel.statistic.arguments)
+        if not kernel.statistic.arguments:
+            other = replace(call, tensor="block.1.weight")
+            again = state_of(kernel.statistic, kernel.grain, other, x, random.Random(1))
+            assert repr(state) == repr(again)
+
+
+@pytest.mark.parametrize("name", [name for name in TRIALS if KERNELS[name].statistic is not None])
+def test_what_was_found_serves_again(name: str) -> None:
+    """For other members of a sweep, and as text for the next build, where it is a text at all."""
+    kernel = KERNELS[name]
+    assert kernel.statistic is not None
+    for chosen in TRIALS[name].settings:
+        call = call_for(name, (16, 24), chosen)
+        x = tensors("random", (16, 24), count_for(name, chosen))
+        x = [x[0], *(x[0] + (2 * each).round() / 2 for each in x[1:])]
+        flat = [each.reshape(-1) for each in x]
+        state = state_of(kernel.statistic, kernel.grain, call, flat, None)
+        states = [state, state]
+        with suppress(TypeError):
+            states.append(_frozen(json.loads(json.dumps(state))))
+        made = [kernel.apply(call, flat, 0, each).reshape(-1) for each in states]
+        assert all(_same(made[0], each) for each in made)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def test_working_sets_hold_the_inputs() -> None:
+    """A method that needs a tensor whole says how much memory that is; others need none worth saying."""
+    for name, kernel in KERNELS.items():
+        assert (kernel.working_set is not None) == (kernel.grain is Grain.TENSOR)
+        for chosen, shape in ((chosen, shape) for chosen in TRIALS[name].settings for shape in SHAPES):
+            count = count_for(name, chosen)
+            if kernel.working_set is not None:
+                assert kernel.working_set(call_for(name, shape, chosen), count) >= 4 * count * prod(shape)
