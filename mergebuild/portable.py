@@ -36,6 +36,7 @@ __all__ = [
     "is_cached",
     "is_hidden",
     "is_racy",
+    "keep_freed_memory",
     "link_or_none",
     "memory_bytes",
     "open_direct",
@@ -54,6 +55,10 @@ PAGE: Final = 4096
 _FICLONE: Final = 0x40049409
 _FICLONERANGE: Final = 0x4020940D
 _SYNC_FILE_RANGE_WRITE: Final = 2
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT: Final = 128 << 20
+_KEPT_PIECE: Final = 32 << 20
 _PER_CALL: Final = 64 << 20
 """Bytes asked of one system call, so that an interrupt never waits for gigabytes."""
 _BUFFER: Final = 1 << 20
@@ -350,6 +355,23 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
     call = _system_call("sync_file_range64", "sync_file_range", kinds)
     if call is not None:
         call(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def keep_freed_memory() -> None:
+    """Have this process use freed memory again, where the C library has settings for that.
+
+    Without them glibc gives what is freed back to the system when it is a few megabytes, and every page of the next
+    tensor is fetched anew: of some methods that was a fifth of the time. Pieces of up to 32 MiB are kept, 128 MiB a
+    thread at most; larger ones are given back at once.
+    """
+    if not _is_linux():
+        return
+    import ctypes
+
+    call = _system_call("mallopt", "mallopt", (ctypes.c_int, ctypes.c_int))
+    if call is not None:
+        call(_M_MMAP_THRESHOLD, _KEPT_PIECE)
+        call(_M_TRIM_THRESHOLD, _KEPT)
 
 
 @cache

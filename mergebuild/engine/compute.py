@@ -1,92 +1,87 @@
-"""Compute clusters: map, widen to float32, combine, round once, hash, hand to the outputs; chunk by chunk.
+"""Compute clusters: map, widen to float32, make, round once, hash, hand to the outputs; chunk by chunk.
 
 A worker belongs to one thread and computes with one thread, so no reduction depends on how many there are. Fresh
 memory costs more than the arithmetic, so all of it is used again. Memory is one chunk an input of the largest
-cluster, whatever the size of the model.
+cluster, whatever the size of the model; only a method that needs a tensor whole gets it whole, one at a time.
+
+What a method must know of whole tensors first is found out by looking at all chunks before any is made. It is kept by
+what it follows from, for the other members of a family, and for the next build.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import struct
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
-from functools import cache
-from typing import NamedTuple
+from math import prod
+from typing import Any
 
-import xxhash
-
+from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Block, Outputs
-from mergebuild.engine.work import Cluster, Leaf, Place, Step, StepResult
+from mergebuild.engine.work import Cluster, Leaf, Place, Step, StepResult, Survey
+from mergebuild.methods.method import ProgramError, UndefinedError
 
 with warnings.catch_warnings():
     # NumPy is not needed, and its absence not worth a warning; that mapped files cannot be written is what we want.
     warnings.simplefilter("ignore")
     import torch
 
-    from mergebuild.methods.kernels.linear import combine, pivot_of
+    from mergebuild.engine.makers import DTYPES, LARGEST, Maker, Operating, kernel_of, makers_of
+    from mergebuild.methods.kernels.kernel import Grain, all_finite
 
     torch.frombuffer(bytes(1), dtype=torch.uint8)
 torch.set_num_threads(1)
+portable.keep_freed_memory()
 
-__all__ = ["Worker", "float32_of"]
+_SMALL = 1 << 24
+"""Elements that are looked at together without waiting for another worker that does."""
 
-_DTYPES: Mapping[str, torch.dtype] = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float8_e4m3fn": torch.float8_e4m3fn,
-    "float8_e5m2": torch.float8_e5m2,
-}
-
-_LARGEST: Mapping[str, float] = {
-    "float16": 65519.99609375,
-    "bfloat16": struct.unpack("<f", b"\xff\x7f\x7f\x7f")[0],
-    "float8_e4m3fn": 464.0,
-    "float8_e5m2": 61439.99609375,
-}
-"""The largest float32 magnitude that still rounds to a finite value. Above it a dtype has Inf, or (float8_e4m3fn)
-saturates silently."""
+__all__ = ["Findings", "Worker", "kernel_of"]
 
 
-def float32_of(coefficient: Fraction) -> float:
-    """Return the float32 nearest to an exact coefficient, ties to even, rounded once."""
-    if not coefficient:
-        return 0.0
-    magnitude = abs(coefficient)
-    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    if Fraction(2) ** exponent > magnitude:
-        exponent -= 1
-    unit = Fraction(2) ** (max(exponent, -126) - 23)
-    rounded = round(magnitude / unit) * unit  # Fraction rounds half to even
-    value = float(rounded) if rounded < Fraction(2) ** 128 else float("inf")
-    return value if coefficient > 0 else -value
+class Findings:
+    """What is known of whole tensors, by what it follows from; shared by all workers of a pass."""
+
+    def __init__(self, recall: Callable[[bytes], str | None]) -> None:
+        self._recall = recall
+        self._known: dict[bytes, Any] = {}
+        self.learnt: dict[bytes, str] = {}
+        """What was not known before and can be kept as text."""
+        self.problems: dict[bytes, UndefinedError] = {}
+        """Why there is nothing to be known."""
+        self.whole = threading.Lock()
+        """Held by whoever has a large tensor whole in memory."""
+
+    def get(self, key: bytes) -> Any:
+        """Return what was found; None when nothing was."""
+        if key not in self._known:
+            text = self._recall(key)
+            if text is None:
+                return None
+            self._known[key] = _frozen(json.loads(text))
+        return self._known[key]
+
+    def put(self, key: bytes, state: Any) -> None:
+        """Keep what was found."""
+        self._known[key] = state
+        try:
+            text = json.dumps(state)
+        except (TypeError, ValueError):  # tensors, such as a number a column: too much to keep, and quickly found again
+            return
+        if _frozen(json.loads(text)) == state:
+            self.learnt[key] = text
 
 
-@dataclass(slots=True)
-class _Prepared:
-    """A step, ready to run: which chunks it reads, and where it stands in the cluster."""
-
-    step: Step
-    dtype: torch.dtype
-    centre: int | None
-    """The index of the pivot's chunk."""
-    inputs: list[int]
-    coefficients: Sequence[float]
-    into: int | None
-    """The index of the first input's chunk when nothing reads it afterwards: the result may take its place."""
-    cannot_overflow: bool
-    """Shares of values of no wider range stay between them."""
-    kept: int | None
-    """The index under which later steps read its rounded values; None when none does."""
-    running: xxhash.xxh3_128
-    nonfinite: int = 0
-    overflowed: int = 0
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _frozen(each) for key, each in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _floats(count: int) -> torch.Tensor:
@@ -99,148 +94,285 @@ def _view(block: Block, dtype: torch.dtype, count: int) -> torch.Tensor:
     return torch.frombuffer(block.memory, dtype=dtype, count=count)
 
 
+class _Room:
+    """The buffers that a cluster is computed in, each of one chunk."""
+
+    def __init__(self, chunk: int) -> None:
+        self.chunk = chunk
+        self.out = _floats(chunk)
+        self.spare = _floats(chunk)
+        self.slots: list[torch.Tensor] = []
+
+    def grow(self, slots: int) -> None:
+        """Have as many buffers for inputs."""
+        while len(self.slots) < slots:
+            self.slots.append(_floats(self.chunk))
+
+
 class Worker:
     """Computes clusters, one after another, in its own buffers."""
 
-    def __init__(self, outputs: Outputs, mappings: Mappings, chunk: int, stop: threading.Event) -> None:
+    def __init__(
+        self, outputs: Outputs, mappings: Mappings, chunk: int, stop: threading.Event, findings: Findings
+    ) -> None:
         self._outputs = outputs
         self._mappings = mappings
         self._chunk = chunk
         self._stop = stop
-        self._inputs: list[torch.Tensor] = []
-        self._out = _floats(chunk)
-        self._spare = _floats(chunk)
-        self._aligned = Block(8 * chunk)
-        """Where values go that lie askew in their file."""
+        self._findings = findings
+        self._room = _Room(chunk)
 
     def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
         """Compute and write all steps of a cluster; return what came of each."""
-        steps, slots = _prepare(cluster)
-        while len(self._inputs) < slots:
-            self._inputs.append(_floats(self._chunk))
-        for start in range(0, cluster.count, self._chunk):
+        makers, slots = makers_of(cluster)
+        size = _chunk_for(makers, cluster.count, self._chunk)
+        if size <= self._chunk:
+            self._room.grow(slots)
+            return self._run(cluster, makers, self._room, size)
+        with self._findings.whole:
+            room = _Room(size)
+            room.grow(slots)
+            return self._run(cluster, makers, room, size)
+
+    def _run(self, cluster: Cluster, makers: Sequence[Maker], room: _Room, size: int) -> dict[bytes, StepResult]:
+        for maker in makers:
+            if isinstance(maker, Operating):
+                self._find_out(maker, makers, cluster, room, size)
+        for start in range(0, cluster.count, size):
             if self._stop.is_set():
                 return {}
-            count = min(self._chunk, cluster.count - start)
-            chunks = [self._load(leaf, start, count, slot) for slot, leaf in enumerate(cluster.leaves)]
-            chunks += [self._inputs[slot][:count] for slot in range(len(cluster.leaves), slots)]
-            for each in steps:
-                self._advance(each, chunks, start, count)
+            count = min(size, cluster.count - start)
+            chunks = self._chunks(cluster, makers, room, start, count)
+            for maker in makers:
+                value = self._made(maker, makers, chunks, room, (start, count))
+                if value is not None and maker.step.places:
+                    self._write(maker, value, chunks, start)
             for leaf in cluster.leaves:
-                size = _DTYPES[leaf.dtype].itemsize
-                self._mappings.release(leaf.path, leaf.offset + start * size, count * size)
-        return {each.step.digest: self._result(each, cluster) for each in steps}
+                width = DTYPES[leaf.dtype].itemsize
+                self._mappings.release(leaf.path, leaf.offset + start * width, count * width)
+        return {maker.step.digest: self._result(maker, cluster) for maker in makers}
 
-    def _load(self, leaf: Leaf, start: int, count: int, slot: int) -> torch.Tensor:
+    def _chunks(
+        self, cluster: Cluster, makers: Sequence[Maker], room: _Room, start: int, count: int
+    ) -> list[torch.Tensor]:
+        """Return the chunks of all leaves, and behind them the places of what the makers keep for each other."""
+        chunks = [self._load(leaf, start, count, room.slots[slot]) for slot, leaf in enumerate(cluster.leaves)]
+        kept = sum(maker.kept is not None for maker in makers)
+        return chunks + [room.slots[len(chunks) + number][:count] for number in range(kept)]
+
+    def _load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor) -> torch.Tensor:
         """Return a chunk of a leaf as float32: a view of the file where that is possible."""
-        dtype = _DTYPES[leaf.dtype]
+        dtype = DTYPES[leaf.dtype]
         mapping = self._mappings[leaf.path]
         offset = leaf.offset + start * dtype.itemsize
         if offset % dtype.itemsize:  # an odd header length
             size = count * dtype.itemsize
-            self._aligned.memory[:size] = memoryview(mapping)[offset : offset + size]
-            values = _view(self._aligned, dtype, count)
+            values = torch.frombuffer(bytearray(memoryview(mapping)[offset : offset + size]), dtype=dtype)
         else:
             values = torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset)
             if dtype is torch.float32:
                 return values
-        return self._inputs[slot][:count].copy_(values)
+        return room[:count].copy_(values)
 
-    def _advance(self, each: _Prepared, chunks: Sequence[torch.Tensor], start: int, count: int) -> None:
-        """Compute one chunk of a step, hash it and have it written to all its places."""
-        value = combine(
-            None if each.centre is None else chunks[each.centre],
-            [chunks[slot] for slot in each.inputs],
-            each.coefficients,
-            self._out[:count] if each.into is None else chunks[each.into],
-            self._spare[:count],
+    # What must be known of several tensors
+
+    def knows(self, survey: Survey) -> bool:
+        """Whether what a survey is to find out is known."""
+        return self._findings.get(survey.key) is not None
+
+    def parts(self, survey: Survey) -> list[Survey]:
+        """Return a survey cut into what its kernel looks at together."""
+        found = kernel_of(survey.method).survey
+        assert found is not None  # else there would be no survey
+        return [survey] if found.together else [replace(survey, tensors=[each]) for each in survey.tensors]
+
+    def look(self, survey: Survey) -> Any:
+        """Return what a look at a part of a survey came to; the message of an error is kept for its end."""
+        kernel = kernel_of(survey.method).survey
+        assert kernel is not None  # else there would be no survey
+        elements = sum(prod(each.shape) * len(each.inputs) for each in survey.tensors)
+        try:
+            with self._findings.whole if elements > _SMALL else nullcontext():
+                tensors = {
+                    each.name: [self._combined(terms).view(each.shape) for terms in each.inputs]
+                    for each in survey.tensors
+                }
+                bad = next((name for name, inputs in tensors.items() if not all_finite(inputs)), None)
+                if bad is not None:
+                    message = f"`{bad}`, which it depends on, has values that are NaN or Inf"
+                    raise UndefinedError(message)
+                return kernel.look(survey.arguments, tensors)
+        except UndefinedError as error:
+            return error
+        finally:
+            for leaf in survey.leaves:
+                self._mappings.release(leaf.path, leaf.offset, leaf.size)
+
+    def settle(self, survey: Survey, looks: Sequence[Any]) -> None:
+        """Keep what all looks of a survey came to together."""
+        kernel = kernel_of(survey.method).survey
+        assert kernel is not None  # else there would be no survey
+        try:
+            for look in looks:
+                if isinstance(look, UndefinedError):
+                    raise look
+            self._findings.put(survey.key, kernel.end(looks))
+        except UndefinedError as error:
+            self._findings.problems[survey.key] = error
+
+    def _combined(self, terms: Sequence[tuple[Leaf, Fraction]]) -> torch.Tensor:
+        """Return a linear combination of whole leaves (float32, flat, new)."""
+        count = terms[0][0].count
+        chunks = [self._load(leaf, 0, count, torch.empty(count)) for leaf, _ in terms]
+        if len(terms) == 1 and terms[0][1] == 1:
+            return chunks[0]
+        parts = [(leaf.digest, share) for leaf, share in terms]
+        (maker,), _ = makers_of(Cluster([leaf for leaf, _ in terms], [Step(b"", "float32", count, parts)]))
+        return maker.make(chunks, 0, torch.empty(count), torch.empty(count))
+
+    # What must be known of whole tensors
+
+    def _find_out(self, maker: Operating, makers: Sequence[Maker], cluster: Cluster, room: _Room, size: int) -> None:
+        """Give a maker the state of its statistic, or of its survey."""
+        if maker.kernel.survey is not None:
+            maker.state = self._findings.get(maker.survey) if maker.survey else None
+            if maker.state is None:
+                maker.problem = self._findings.problems.get(
+                    maker.survey, UndefinedError("what it must be merged together with is not merged the same way")
+                )
+            return
+        key = maker.state_key
+        if key is None:
+            return
+        maker.state = self._findings.get(key)
+        if maker.state is not None:
+            return
+        try:
+            maker.state = self._looked_through(maker, makers, cluster, room, size)
+        except UndefinedError as error:
+            maker.problem = error
+        if maker.state is not None:
+            self._findings.put(key, maker.state)
+
+    def _looked_through(
+        self, maker: Operating, makers: Sequence[Maker], cluster: Cluster, room: _Room, size: int
+    ) -> Any:
+        """Look at a maker's inputs as often as its statistic wants; return the state, None when there is none."""
+        statistic, below = maker.kernel.statistic, _below(maker, makers)
+        assert statistic is not None  # else there would be no key
+        account = statistic.begin(maker.call, len(maker.inputs))
+        first = more = account is not None  # None: nothing needs to be known with these arguments
+        while more:
+            for start in range(0, cluster.count, size):
+                if self._stop.is_set():
+                    return None
+                count = min(size, cluster.count - start)
+                chunks = self._chunks(cluster, makers, room, start, count)
+                for each in below:
+                    self._made(each, makers, chunks, room, (start, count))
+                inputs = [chunks[slot] for slot in maker.inputs]
+                if first and not all_finite(inputs):
+                    maker.unknowable = True
+                    return None
+                statistic.look(maker.call, account, inputs, start)
+            first = False
+            more = statistic.turn(maker.call, account)
+        return statistic.end(maker.call, account)
+
+    # Making
+
+    def _made(
+        self, maker: Maker, makers: Sequence[Maker], chunks: list[torch.Tensor], room: _Room, span: tuple[int, int]
+    ) -> torch.Tensor | None:
+        """Return a maker's chunk, kept for others where it has no place to be rounded for; None if it has no value."""
+        maker.problem = maker.problem or next(
+            (each.problem for each in makers if each.problem and each.kept in maker.inputs), None
         )
-        self._check(each, value)
-        block = self._outputs.block()
-        rounded = _view(block, each.dtype, count).copy_(value)
-        if each.kept is not None:
-            chunks[each.kept].copy_(rounded)
-        size = count * each.dtype.itemsize
-        each.running.update(block.memory[:size])
-        places: Sequence[Place] = each.step.places
-        if start:
-            places = [place._replace(offset=place.offset + start * each.dtype.itemsize) for place in places]
-        self._outputs.put(block, size, places)
+        if maker.problem:
+            return None
+        start, count = span
+        try:
+            value = maker.make(chunks, start, room.out[:count], room.spare[:count])
+        except UndefinedError as error:
+            maker.problem = error
+            return None
+        if maker.kept is not None and not maker.step.places:
+            chunks[maker.kept].copy_(value)
+        return value
 
-    def _check(self, each: _Prepared, value: torch.Tensor) -> None:
+    def _write(self, maker: Maker, value: torch.Tensor, chunks: list[torch.Tensor], start: int) -> None:
+        """Round a chunk, hash it and have it written to all its places."""
+        self._check(maker, value)
+        width = maker.dtype.itemsize
+        for begin in range(0, len(value), self._chunk):  # one that holds a tensor whole is larger than a block
+            part = value[begin : begin + self._chunk]
+            block = self._outputs.block()
+            rounded = _view(block, maker.dtype, len(part)).copy_(part)
+            if maker.kept is not None:
+                chunks[maker.kept][begin : begin + len(part)].copy_(rounded)
+            size = len(part) * width
+            maker.running.update(block.memory[:size])
+            places: Sequence[Place] = maker.step.places
+            if start + begin:
+                places = [place._replace(offset=place.offset + (start + begin) * width) for place in places]
+            self._outputs.put(block, size, places)
+
+    def _check(self, each: Maker, value: torch.Tensor) -> None:
         """Count what is not finite, or too large for the dtype. The common case is one look at one or two numbers."""
         if each.cannot_overflow and math.isfinite(value.sum().item()):
             return
         low, high = torch.aminmax(value)
-        largest = _LARGEST.get(each.step.dtype, torch.finfo(torch.float32).max)
+        largest = LARGEST.get(each.step.dtype, torch.finfo(torch.float32).max)
         if -largest <= low.item() and high.item() <= largest:
             return
         finite = torch.isfinite(value)
         each.nonfinite += int((~finite).sum())
         each.overflowed += int((finite & (value.abs() > largest)).sum())
 
-    def _result(self, each: _Prepared, cluster: Cluster) -> StepResult:
-        bad = each.nonfinite + each.overflowed
-        inputs = {term for term, _ in each.step.terms}
-        blamed = {leaf.digest: self._count_bad(leaf) for leaf in cluster.leaves if leaf.digest in inputs} if bad else {}
-        return StepResult(
-            each.running.digest(), bad, each.overflowed, {digest: count for digest, count in blamed.items() if count}
-        )
+    def _result(self, maker: Maker, cluster: Cluster) -> StepResult:
+        bad = maker.nonfinite + maker.overflowed
+        leaves = [cluster.leaves[slot] for slot in maker.inputs if slot < len(cluster.leaves)] if bad else []
+        blamed = {leaf.digest: count for leaf in leaves if (count := self._count_bad(leaf))}
+        failed_at = maker.problem.where if isinstance(maker.problem, ProgramError) else None
+        problem = str(maker.problem) if maker.problem else ""
+        return StepResult(maker.running.digest(), bad, maker.overflowed, blamed, problem, failed_at)
 
     def _count_bad(self, leaf: Leaf) -> int:
         """Return how many values of a leaf are NaN or Inf."""
         return sum(
-            int((~torch.isfinite(self._load(leaf, start, min(self._chunk, leaf.count - start), 0))).sum())
+            int((~torch.isfinite(self._load(leaf, start, min(self._chunk, leaf.count - start), self._room.out))).sum())
             for start in range(0, leaf.count, self._chunk)
         )
 
 
-class _Shares(NamedTuple):
-    """The numbers of a linear form: the pivot's index, the others as float32, and whether all of it is a mean."""
-
-    pivot: int | None
-    others: Sequence[float]
-    is_mean: bool
-
-
-@cache
-def _shares_of(coefficients: tuple[Fraction, ...]) -> _Shares:
-    """Return what a form's exact coefficients come to; most tensors of a model have the same."""
-    pivot = pivot_of(coefficients)
-    others = [float32_of(each) for index, each in enumerate(coefficients) if index != pivot]
-    return _Shares(pivot, others, pivot is not None and min(coefficients) >= 0)
-
-
-def _range(dtype: str) -> float:
-    """Return the largest finite value of a dtype."""
-    return torch.finfo(_DTYPES[dtype]).max
-
-
-def _prepare(cluster: Cluster) -> tuple[list[_Prepared], int]:
-    """Return the steps ready to run, and the number of chunks that must be at hand at once."""
-    slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
-    dtypes = {step.digest: step.dtype for step in cluster.steps} | {leaf.digest: leaf.dtype for leaf in cluster.leaves}
-    last = {term: step.digest for step in cluster.steps for term, _ in step.terms}
-    views = {leaf.digest for leaf in cluster.leaves if leaf.dtype == "float32"}
+def _below(maker: Maker, makers: Sequence[Maker]) -> list[Maker]:
+    """Return the makers that one depends on, each behind those that it depends on itself."""
+    needed = set(maker.inputs)
     found = []
-    for step in cluster.steps:
-        kept = None
-        if step.digest in last and step.digest not in slots:  # else its readers have it from a file
-            kept = slots[step.digest] = len(slots)
-        shares = _shares_of(tuple(coefficient for _, coefficient in step.terms))
-        terms = [term for index, (term, _) in enumerate(step.terms) if index != shares.pivot]
-        first = terms[0] if terms else None
-        found.append(
-            _Prepared(
-                step,
-                _DTYPES[step.dtype],
-                None if shares.pivot is None else slots[step.terms[shares.pivot][0]],
-                [slots[term] for term in terms],
-                shares.others,
-                slots[first] if first is not None and last[first] == step.digest and first not in views else None,
-                shares.is_mean and all(_range(dtypes[term]) <= _range(step.dtype) for term, _ in step.terms),
-                kept,
-                xxhash.xxh3_128(),
-            )
-        )
-    return found, len(slots)
+    for each in reversed(makers):
+        if each is not maker and each.kept in needed:
+            needed |= set(each.inputs)
+            found.append(each)
+    return found[::-1]
+
+
+def _chunk_for(makers: Sequence[Maker], count: int, chunk: int) -> int:
+    """Return how many elements to make at a time, so that every kernel gets what must not be cut."""
+    unit = math.lcm(*(_unit(maker) for maker in makers if isinstance(maker, Operating)))
+    if unit >= count:
+        return max(1, count) if unit > 1 else chunk
+    return max(unit, chunk // unit * unit)
+
+
+def _unit(maker: Operating) -> int:
+    """Return how many elements a kernel must have together."""
+    shape, count = maker.call.shape, max(1, maker.call.count)
+    match maker.grain:
+        case Grain.ELEMENT:
+            return 1
+        case Grain.VECTOR:
+            return max(1, shape[-1]) if len(shape) > 1 else count
+        case Grain.ROW:
+            return max(1, count // max(1, shape[0])) if len(shape) > 1 else count
+        case Grain.TENSOR:
+            return count

@@ -11,12 +11,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
@@ -24,13 +24,14 @@ from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
-from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, StepResult, clusters, coalesced
+from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, StepResult, Survey, clusters, coalesced
 from mergebuild.events import Emit, PassBegun, PassEnded, Progress
+from mergebuild.methods.method import Method
 
 if TYPE_CHECKING:
-    from mergebuild.engine.compute import Worker
+    from mergebuild.engine.compute import Findings, Worker
 
-__all__ = ["DEFAULT_CHUNK", "PassResult", "run_pass", "warm_up"]
+__all__ = ["DEFAULT_CHUNK", "PassResult", "check_program", "needs_memory", "run_pass", "warm_up"]
 
 DEFAULT_CHUNK = 1 << 19
 """Elements computed at a time: 2 MiB of float32 an input, which stays in the processor's cache."""
@@ -46,7 +47,20 @@ _POLITE = 0.0003
 """Seconds after which the import of torch lets others have the interpreter: planning and hashing need it briefly, and
 often, and would wait most of the time."""
 
-_Job = Copy | Pending | Cluster
+
+class _Look(NamedTuple):
+    """A part of a survey: the tensors that are looked at together."""
+
+    survey: Survey
+    part: Survey
+
+    @property
+    def leaves(self) -> Sequence[Leaf]:
+        """All that it reads."""
+        return self.part.leaves
+
+
+_Job = Copy | Pending | Cluster | _Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,8 @@ class PassResult:
 
     steps: Mapping[bytes, StepResult]
     waited: float
+    learnt: Mapping[bytes, str]
+    """What was found out about whole tensors, to be recalled by a later pass."""
 
 
 def run_pass(
@@ -87,10 +103,12 @@ def run_pass(
             outputs.start(8 * chunk)  # room for float64
             # Copies need no torch, which may still be on its way.
             jobs: list[_Job] = [*copies, *work.pending, *clusters(work)]
-            steps = _Crew(outputs, emit, chunk, stop).run(jobs, count)
+            crew = _Crew(outputs, emit, chunk, stop, work.recall)
+            crew.survey(work.surveys, count)
+            crew.run(jobs, count)
     finally:
         emit(PassEnded())
-    return PassResult(steps, max(0.0, _torch.since - began) if computes else 0.0)
+    return PassResult(crew.results, max(0.0, _torch.since - began) if computes else 0.0, crew.learnt)
 
 
 class _Torch:
@@ -119,6 +137,33 @@ class _Torch:
 
 
 _torch = _Torch()
+
+
+def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
+    """Yield the digests of the steps that need a tensor whole, and how many bytes of memory each needs.
+
+    Raises:
+        ProgramError: a user's own program fails to say so.
+    """
+    operations = [step for step in work.steps.values() if step.operation is not None]
+    if operations:
+        from mergebuild.engine.makers import memory_for
+
+        for step in operations:
+            assert step.operation is not None
+            if needed := memory_for(step.operation):
+                yield step.digest, needed
+
+
+def check_program(method: Method) -> None:
+    """Load the program of a user's own method.
+
+    Raises:
+        ProgramError: it fails, or defines no kernel of that name.
+    """
+    from mergebuild.engine.compute import kernel_of  # by way of the module that imports torch without its warnings
+
+    kernel_of(method)
 
 
 def warm_up() -> None:
@@ -150,7 +195,16 @@ def _cloned(copies: Iterable[Copy], outputs: Outputs, emit: Emit) -> list[Copy]:
 class _Crew:
     """Threads that share the jobs of a pass, each job done by one of them."""
 
-    def __init__(self, outputs: Outputs, emit: Emit, chunk: int, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        emit: Emit,
+        chunk: int,
+        stop: threading.Event,
+        recall: Callable[[bytes], str | None],
+    ) -> None:
+        self._recall = recall
+        self._findings: Findings | None = None
         self._outputs = outputs
         self._emit = emit
         self._chunk = chunk
@@ -162,10 +216,29 @@ class _Crew:
         """What was hashed while torch was not there, `_ahead` bytes in all."""
         self._ahead = 0
         self._most_ahead = portable.memory_bytes() // _AHEAD_SHARE
-        self._results: dict[bytes, StepResult] = {}
+        self.results: dict[bytes, StepResult] = {}
+        self._looks: dict[int, Any] = {}
+        """What came of the looks of a survey, by the identity of its part."""
 
-    def run(self, jobs: Sequence[_Job], threads: int) -> dict[bytes, StepResult]:
-        """Do all jobs; return what came of the steps. The first error of a job, or an interrupt, ends the others."""
+    @property
+    def learnt(self) -> Mapping[bytes, str]:
+        """What was found out about whole tensors."""
+        return self._findings.learnt if self._findings else {}
+
+    def survey(self, surveys: Sequence[Survey], threads: int) -> None:
+        """Find out what steps must know first, all that is not known."""
+        if not surveys:
+            return
+        worker = self._worker()
+        open_ = [survey for survey in surveys if not worker.knows(survey)]
+        looks = {survey.key: [_Look(survey, part) for part in worker.parts(survey)] for survey in open_}
+        self.run([look for some in looks.values() for look in some], threads)
+        for survey in () if self._stop.is_set() else open_:
+            worker.settle(survey, [self._looks[id(look)] for look in looks[survey.key]])
+        self._looks.clear()
+
+    def run(self, jobs: Sequence[_Job], threads: int) -> None:
+        """Do all jobs. The first error of a job, or an interrupt, ends the others."""
         self._jobs = iter(jobs)
         count = max(1, min(threads, len(jobs)))
         leaves = (leaf for job in jobs if not isinstance(job, Copy) for leaf in job.leaves)
@@ -174,8 +247,9 @@ class _Crew:
             Prefetch(leaves, self._mappings) as self._prefetch,
             ThreadPoolExecutor(count, thread_name_prefix="mergebuild") as pool,
         ):
-            futures = [pool.submit(self._labour) for _ in range(count)]
+            futures: list[Future[None]] = []
             try:
+                futures += (pool.submit(self._labour) for _ in range(count))
                 done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
                 if waiting or any(future.exception() for future in done):
                     self._stop.set()
@@ -184,7 +258,6 @@ class _Crew:
                 raise
         for future in futures:
             future.result()
-        return self._results
 
     def _next(self) -> _Job | None:
         with self._lock:
@@ -195,7 +268,7 @@ class _Crew:
             job = next(self._jobs, None)
             if job is None and self._put_off:
                 return self._put_off.popleft()
-        if isinstance(job, Pending | Cluster):
+        if job is not None and not isinstance(job, Copy):
             self._prefetch.began(sum(leaf.size for leaf in job.leaves))
         return job
 
@@ -209,10 +282,18 @@ class _Crew:
                 self._begin(job)
             else:
                 if worker is None:
-                    from mergebuild.engine.compute import Worker
+                    worker = self._worker()
+                if isinstance(job, _Look):
+                    self._looks[id(job)] = worker.look(job.part)
+                else:
+                    self.results.update(worker.run(job))
 
-                    worker = Worker(self._outputs, self._mappings, self._chunk, self._stop)
-                self._results.update(worker.run(job))
+    def _worker(self) -> Worker:
+        from mergebuild.engine.compute import Findings, Worker
+
+        with self._lock:
+            self._findings = self._findings or Findings(self._recall)
+        return Worker(self._outputs, self._mappings, self._chunk, self._stop, self._findings)
 
     def _begin(self, job: Pending) -> None:
         """Hash what is to be known, do what needs no torch, and put the rest off: it is next when torch is there."""

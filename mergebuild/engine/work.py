@@ -13,16 +13,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+from mergebuild import errors
+from mergebuild.methods.method import Method
+
 __all__ = [
     "Cluster",
     "Copy",
     "Leaf",
+    "Operation",
     "OutputFile",
     "Pass",
     "Pending",
     "Place",
     "Step",
     "StepResult",
+    "Survey",
+    "Surveyed",
     "clusters",
     "coalesced",
 ]
@@ -66,11 +72,51 @@ class Copy:
     place: Place
 
 
+Argument = Fraction | tuple[Fraction, ...] | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method, what its kernel is called with besides the values, and the digests of its inputs in order."""
+
+    method: Method
+    tensor: str
+    shape: tuple[int, ...]
+    arguments: Mapping[str, Argument]
+    inputs: tuple[bytes, ...]
+    survey: bytes = b""
+    """The key of the survey that its kernel must have first."""
+
+
+class Surveyed(NamedTuple):
+    """A tensor that a survey looks at: its name, shape, and for each of the method's inputs a linear combination."""
+
+    name: str
+    shape: tuple[int, ...]
+    inputs: tuple[tuple[tuple[Leaf, Fraction], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a kernel must know of several tensors together before it makes any of them."""
+
+    key: bytes
+    method: Method
+    arguments: Mapping[str, Argument]
+    tensors: Sequence[Surveyed]
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """All that it reads."""
+        return [leaf for each in self.tensors for combination in each.inputs for leaf, _ in combination]
+
+
 @dataclass(slots=True)
 class Step:
-    """A tensor to be made: a linear combination, its terms in order, rounded once to `dtype`.
+    """A tensor to be made and rounded once to `dtype`: a linear combination, its terms in order, or an operation.
 
-    `terms` name leaves or other steps by digest.
+    `terms` name leaves or other steps by digest. A step without places is only read by others, before rounding: its
+    dtype is float32.
     """
 
     digest: bytes
@@ -78,6 +124,12 @@ class Step:
     count: int
     terms: Sequence[tuple[bytes, Fraction]]
     places: list[Place] = field(default_factory=list)
+    operation: Operation | None = None
+
+    @property
+    def reads(self) -> Sequence[bytes]:
+        """The digests of what it is made of, in order."""
+        return self.operation.inputs if self.operation else [digest for digest, _ in self.terms]
 
 
 class StepResult(NamedTuple):
@@ -90,6 +142,10 @@ class StepResult(NamedTuple):
     nonfinite: int
     overflowed: int
     bad_inputs: Mapping[bytes, int]
+    problem: str = ""
+    """Why it has no value at all."""
+    failed_at: errors.Place | None = None
+    """Where in a user's own program that is, if that is why."""
 
 
 @dataclass(slots=True)
@@ -113,6 +169,10 @@ class Pass:
     """In an order in which every step stands after those that it reads."""
     copies: list[Copy] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
+    surveys: list[Survey] = field(default_factory=list)
+    """What steps must know first. What they read lies in files that are there before the pass."""
+    recall: Callable[[bytes], str | None] = lambda _key: None
+    """Gives back what an earlier pass found out about whole tensors (`PassResult.learnt`), from any thread."""
 
 
 @dataclass(slots=True)
@@ -143,13 +203,13 @@ def clusters(work: Pass) -> list[Cluster]:
         return digest
 
     for digest, step in work.steps.items():
-        for term, _ in step.terms:
-            parent[root(term)] = root(digest)
+        for read in step.reads:
+            parent[root(read)] = root(digest)
     found: dict[bytes, Cluster] = {}
     for digest, step in work.steps.items():
         found.setdefault(root(digest), Cluster([], [])).steps.append(step)
     for cluster in found.values():
-        inputs = dict.fromkeys(term for step in cluster.steps for term, _ in step.terms)
+        inputs = dict.fromkeys(read for step in cluster.steps for read in step.reads)
         cluster.leaves = [work.leaves[digest] for digest in inputs if digest in work.leaves]
     return sorted(found.values(), key=lambda cluster: cluster.position)
 

@@ -616,3 +616,18 @@ def test_is_cached_is_false_where_the_system_cannot_say(tmp_path: Path) -> None:
         fd = os.open(tmp_path, os.O_RDONLY)
         assert not portable.is_cached(fd, 0)
         os.close(fd)
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_freed_memory_is_kept_where_the_library_can(can: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By two settings of glibc, under their numbers; another library is left as it is."""
+    asked: list[tuple[int, int]] = []
+
+    def setting(key: int, value: int) -> int:
+        asked.append((key, value))
+        return 1
+
+    monkeypatch.setattr(portable, "_is_linux", lambda: True)
+    monkeypatch.setattr(portable, "_system_call", lambda *_: setting if can else None)
+    portable.keep_freed_memory()
+    assert asked == ([(-3, 32 << 20), (-1, 128 << 20)] if can else [])
