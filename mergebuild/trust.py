@@ -1,23 +1,37 @@
-"""What a project may write outside its folder: nothing, until its user has said so.
+"""What a project may do beyond writing into its own folder: nothing, until its user has said so.
 
 A mergefile may come from a stranger. It may read models wherever they lie, but its outputs and its store stay inside
-its own folder (links resolved) unless `mergebuild trust` was run for exactly those folders. The word is kept outside
-the project, by the project's place, and no longer holds when the mergefile asks for other folders.
+its own folder (links resolved), and no code of its own runs, unless `mergebuild trust` was run for exactly those
+folders and that code. The word is kept outside the project, by the project's place. For folders it no longer holds when
+the mergefile asks for other ones; for a method, when its file's text or its table changes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
 
-from mergebuild.errors import TrustError
+from mergebuild.errors import Place, TrustError
+from mergebuild.findings import Trusted
+from mergebuild.methods.method import Method
 from mergebuild.recipe.model import Where
 
-__all__ = ["grant", "outside", "require"]
+__all__ = ["grant", "outside", "require", "require_code"]
+
+_HELP = "look at the mergefile, then run `mergebuild trust`"
+
+
+class _Word(NamedTuple):
+    """What a user trusts a project with: folders, and methods by name, each with the SHA-256 of all that it is."""
+
+    folders: tuple[str, ...] = ()
+    methods: Mapping[str, str] = {}
 
 
 def outside(root: Path, paths: Iterable[Path]) -> list[str]:
@@ -39,40 +53,75 @@ def require(root: Path, paths: Mapping[Path, Where | None], asked: Iterable[Path
     wanted = outside(root, paths)
     if not wanted:
         return
-    granted = _read().get(str(root.resolve()))
-    if granted is None or not set(wanted) <= set(granted) or granted != outside(root, asked):
-        changed = granted is not None
+    granted = list(_word_for(root).folders)
+    if not set(wanted) <= set(granted) or granted != outside(root, asked):
         first = next(at for path, at in paths.items() if outside(root, [path]))
         raise TrustError.one(
             "not-trusted",
             "this project would write outside its folder"
-            + (", and what it asks for changed since it was trusted" if changed else ""),
+            + (", and what it asks for changed since it was trusted" if granted else ""),
             where=first.place("output") if first else None,
             rows=tuple(f"writes into {folder}" for folder in wanted),
-            help="look at the mergefile, then run `mergebuild trust`",
+            help=_HELP,
         )
 
 
-def grant(root: Path, asked: Iterable[Path]) -> list[str]:
-    """Trust a project with the folders that its recipe asks for now; return them."""
-    folders = outside(root, asked)
+def require_code(root: Path, methods: Iterable[Method]) -> None:
+    """Refuse to run the programs of a project's own methods unless the user trusts each as it is now.
+
+    Raises:
+        TrustError: one is not trusted, or changed since.
+    """
+    granted = _word_for(root).methods
+    wanted = {each.name: each.program for each in methods if each.program and granted.get(each.name) != _seal(each)}
+    if wanted:
+        first = next(iter(wanted.values()))
+        raise TrustError.one(
+            "not-trusted",
+            "this project would run code of its own"
+            + (", which changed since it was trusted" if granted.keys() & wanted.keys() else ""),
+            where=Place(first.file),
+            rows=tuple(f"runs {program.file} for `{name}`" for name, program in wanted.items()),
+            help="look at the code, then run `mergebuild trust`",
+        )
+
+
+def grant(root: Path, asked: Iterable[Path], methods: Iterable[Method] = ()) -> Trusted:
+    """Trust a project with the folders that its recipe asks for now, and with its own methods as they are now."""
+    own = [each for each in methods if each.program]
+    word = _Word(tuple(outside(root, asked)), {each.name: _seal(each) for each in own})
     known = _read()
     known.pop(str(root.resolve()), None)
-    if folders:
-        known[str(root.resolve())] = folders
+    if any(word):
+        known[str(root.resolve())] = word._asdict()
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
     temporary.replace(path)
-    return folders
+    return Trusted(word.folders, tuple(dict.fromkeys(each.program.file for each in own if each.program)))
+
+
+def _seal(method: Method) -> str:
+    """Return what a method of the user's own is: the text that would run, and its table."""
+    assert method.program is not None  # the callers see to that
+    whole = json.dumps([method.program.file, method.program.table, method.program.text])
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def _file() -> Path:
     return Path(platformdirs.user_config_dir("mergebuild", appauthor=False)) / "trust.json"
 
 
-def _read() -> dict[str, list[str]]:
+def _word_for(root: Path) -> _Word:
+    found = _read().get(str(root.resolve()))
+    try:
+        return _Word(tuple(map(str, found["folders"])), dict(found["methods"])) if isinstance(found, dict) else _Word()
+    except (KeyError, TypeError, ValueError):
+        return _Word()
+
+
+def _read() -> dict[str, object]:
     try:
         found = json.loads(_file().read_text())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 """The mergefile: TOML text in, frozen and checked values with their places out."""
 
-from mergebuild.recipe.loading import load_names, load_recipe
+from mergebuild.recipe.loading import load_methods, load_names, load_recipe
 from mergebuild.recipe.model import (
     Constant,
     Elemental,
@@ -41,6 +41,7 @@ __all__ = [
     "Target",
     "Value",
     "Where",
+    "load_methods",
     "load_names",
     "load_recipe",
     "parse_duration",

@@ -18,12 +18,12 @@ from mergebuild.recipe.places import At, Document
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.toml_text import read_toml
 
-__all__ = ["File", "read_files"]
+__all__ = ["File", "read_files", "read_text"]
 
 _DEEPEST = 8
 _MOST_FILES = 256
-_TABLES = ("project", "defaults", "vars", "sources", "targets", "layouts")
-_INCLUDED_TABLES = ("project", "vars", "sources", "targets", "layouts")
+_TABLES = ("project", "defaults", "vars", "sources", "targets", "layouts", "methods")
+_INCLUDED_TABLES = ("project", "vars", "sources", "targets", "layouts", "methods")
 _FOREIGN = frozenset("merge_method base_model models dtype parameters method formula output alpha".split())
 
 
@@ -56,7 +56,7 @@ def read_files(path: Path, problems: Problems) -> list[File]:
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 -- not resolved: the user's own name of it
     try:
-        text = _text(path)
+        text = read_text(path)
     except FileNotFoundError:
         hint = "`mergebuild init` writes one; `-f FILE` or `-C DIR` name another"
         raise RecipeError.one("no-mergefile", f"no mergefile at `{path}`", where=Place(path.name), help=hint) from None
@@ -69,7 +69,12 @@ def read_files(path: Path, problems: Problems) -> list[File]:
     return files.found
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file, its line ends as on one system, so that it is the same on every system.
+
+    Raises:
+        OSError, UnicodeDecodeError: it can't be read, or is not UTF-8.
+    """
     return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
 
 
@@ -128,7 +133,7 @@ class _Files:
 
     def _read(self, path: Path, name: str, at: At, stack: tuple[Document, ...]) -> None:
         try:
-            document = Document(path, name, _text(path))
+            document = Document(path, name, read_text(path))
         except FileNotFoundError:
             self._problems.add("no-such-include", f"included file `{name}` is missing", at,
                                help="paths are relative to the file that includes")  # fmt: skip
@@ -157,7 +162,7 @@ class _Files:
                 self._unknown(name, value, at)
             elif included and name not in _INCLUDED_TABLES:
                 message = f"`[{name}]` in the included file `{document.name}`"
-                hint = "an included file has `[sources]`, `[targets]`, `[vars]`, `[layouts]`"
+                hint = "an included file has `[sources]`, `[targets]`, `[vars]`, `[layouts]`, `[methods]`"
                 self._problems.add("not-in-an-include", message, at, key=True, help=hint)
         project = raw.get("project")
         if included and isinstance(project, dict):

@@ -19,7 +19,6 @@ _ALPHA = "parameters are numbers of the target, such as `alpha = 0.3`"
 
 LATER_KEYS: Mapping[str, str] = {
     "components": _PARTS,
-    "rules": _SELECTORS,
     "slices": _PARTS,
     "layer_range": _PARTS,
     "tokenizer": _BESIDE,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import xxhash
 
 from mergebuild.errors import Place, Problem, UsageError, did_you_mean
+from mergebuild.methods.method import Method
 from mergebuild.recipe.declared import (
     Declared,
     declarations,
@@ -19,6 +20,7 @@ from mergebuild.recipe.declared import (
 )
 from mergebuild.recipe.families import Family, read_axes
 from mergebuild.recipe.files import File, read_files
+from mergebuild.recipe.methods import read_methods
 from mergebuild.recipe.namespace import Namespace
 from mergebuild.recipe.nodes import Reader, resolve
 from mergebuild.recipe.overrides import Override, apply_to_target, parse_override, raw_variable, target_of
@@ -28,7 +30,7 @@ from mergebuild.recipe.recipe import Parts, Recipe
 from mergebuild.recipe.targets import Declaration
 from mergebuild.recipe.variables import Scope
 
-__all__ = ["load_names", "load_recipe"]
+__all__ = ["load_methods", "load_names", "load_recipe"]
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping[str, object] | None = None) -> Recipe:
@@ -62,6 +64,16 @@ def load_names(
     return tuple(parts.sources), {name: parts.families.get(name) for name in parts.declared}
 
 
+def load_methods(path: Path) -> Mapping[str, Method]:
+    """Return the methods that a mergefile declares, as far as nothing is wrong with them; targets do not matter.
+
+    Raises:
+        RecipeError: a file that cannot be read at all.
+    """
+    parts, _ = _read(path, (), {}, Problems())
+    return parts.methods.rows
+
+
 def _read(
     path: Path, overrides: Sequence[str], variables: Mapping[str, object], problems: Problems
 ) -> tuple[Parts, Sequence[tuple[str, At]]]:
@@ -78,9 +90,10 @@ def _read(
     plain = [name for name, declaration in declared.items() if "foreach" not in declaration.table]
     namespace = Namespace(source_names, plain, families, names.names - source_names - {*plain, *families})
     project, default = read_project(files[0], scope, problems)
+    methods = read_methods(files, scope, problems)
     parts = Parts(
         files=files,
-        text_digest=_digest(files, overrides, variables),
+        text_digest=_digest(files, methods.rows.values(), overrides, variables),
         project=project,
         sources=sources,
         layouts=read_layouts(files, scope, problems),
@@ -90,6 +103,7 @@ def _read(
         namespace=namespace,
         default_dtype=read_default_dtype(files[0], scope, problems),
         places=names,
+        methods=methods,
     )
     return parts, default
 
@@ -162,10 +176,13 @@ def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Probl
     return found
 
 
-def _digest(files: Sequence[File], overrides: Sequence[str], variables: Mapping[str, object]) -> str:
+def _digest(
+    files: Sequence[File], methods: Iterable[Method], overrides: Sequence[str], variables: Mapping[str, object]
+) -> str:
     """Return the identity of all that the recipe was made of, every part behind its length."""
     whole = xxhash.xxh3_128()
     texts = [part for file in files for part in (str(file.document.path), file.document.text)]
+    texts += [part for each in methods if each.program for part in (each.program.file, each.program.text)]
     given = [part for name in sorted(variables) for part in (name, repr(variables[name]))]
     for kind in (texts, overrides, given):
         whole.update(b"%d;" % len(kind))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from mergebuild.errors import Place
+from mergebuild.methods.method import Method
 
 __all__ = [
     "Constant",
@@ -30,6 +31,7 @@ __all__ = [
     "SelectorText",
     "Source",
     "Target",
+    "TensorRule",
     "Value",
     "Where",
 ]
@@ -177,13 +179,15 @@ class Target:
 
     name: str
     method: str
-    """A name of the catalog, or `formula`."""
+    """A name of the catalog, one of the user's own methods, or `formula`."""
     inputs: tuple[Input, ...]
     """In the method's order: `base` first, then `models`. In a formula: in order of first appearance."""
     numbers: Mapping[str, NumberPerTensor | tuple[NumberPerTensor, ...]]
     """Numbers per tensor by parameter; a tuple, one a model, for parameters that the catalog gives each model."""
     flags: Mapping[str, bool]
     """Boolean parameters of the method, such as `normalize`; only those given."""
+    words: Mapping[str, str | int]
+    """Parameters of the method that are words or whole numbers, one for all tensors, such as `vote` or `rank`."""
     formula: Formula | None
     output: str | None
     """As written, variables filled in."""
@@ -198,14 +202,43 @@ class Target:
     nonfinite: Literal["error", "allow"]
     metadata: Literal["minimal", "full", "none"]
     seed: int | None
-    compat: str | None
     cache: bool
     where: Where = field(compare=False)
+    rules: tuple[TensorRule, ...] = ()
+    """For some tensors another method, or other numbers; the later wins."""
+    row: Method | None = field(default=None, compare=False)
+    """What `method` names; None for a formula."""
+
+    @property
+    def programs(self) -> tuple[Method, ...]:
+        """The user's own methods among its own and those of its rules, each once."""
+        rows = (self.row, *(rule.target.row for rule in self.rules))
+        return tuple(dict.fromkeys(row for row in rows if row is not None and row.program is not None))
+
+    @property
+    def reads(self) -> tuple[Input, ...]:
+        """The inputs, and behind them those that only its rules have."""
+        more = (
+            Input(f"rules[{number}].{each.role}", each.ref, each.where)
+            for number, rule in enumerate(self.rules)
+            for each in rule.target.inputs
+            if each not in self.inputs
+        )
+        return (*self.inputs, *more)
 
     @property
     def is_virtual(self) -> bool:
         """Whether it has no output, and so is exact and folds."""
         return self.output is None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRule:
+    """How a target makes the tensors that some selectors select: as another target, of the same first input, would."""
+
+    tensors: tuple[SelectorText, ...]
+    target: Target
+    """Without rules of its own; what it does not say, it has from the target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from mergebuild.errors import Problem, UsageError, did_you_mean
+from mergebuild.methods.method import Method
 from mergebuild.recipe.declared import Declared
 from mergebuild.recipe.families import Family, Values
 from mergebuild.recipe.files import File
+from mergebuild.recipe.methods import OwnMethods
 from mergebuild.recipe.model import LayoutText, ProjectOptions, Source, Target, Where
 from mergebuild.recipe.namespace import Namespace, NoSuchNameError
 from mergebuild.recipe.outputs import Outputs
@@ -54,6 +56,7 @@ class Parts:
     namespace: Namespace
     default_dtype: str
     places: Declared
+    methods: OwnMethods
 
 
 class Recipe:
@@ -62,8 +65,10 @@ class Recipe:
     def __init__(self, parts: Parts, default: Iterable[tuple[str, At]], problems: Problems) -> None:
         self.path = parts.files[0].document.path
         self.root = self.path.parent
-        self.files = tuple(file.document.path for file in parts.files)
-        """The mergefile and what it includes."""
+        self.files = (*(file.document.path for file in parts.files), *parts.methods.paths)
+        """The mergefile, what it includes, and the files of its own methods."""
+        self.own_methods = parts.methods.rows
+        """The methods of `[methods]`, by name."""
         self.default_dtype = parts.default_dtype
         """The dtype of `[defaults]`."""
         self.text_digest = parts.text_digest
@@ -76,6 +81,7 @@ class Recipe:
         self._declared = parts.declared
         self._families = parts.families
         self._namespace = parts.namespace
+        self._methods = parts.methods.known
         self._targets: dict[str, Reading] = {}
         self._below: dict[str, tuple[str, ...]] = {}
         self._outputs = Outputs(parts.sources.values())
@@ -117,7 +123,7 @@ class Recipe:
         if known is not None:
             return known
         done: dict[str, None] = {}
-        stack = [(self.target(name), iter(self.target(name).inputs))]
+        stack = [(self.target(name), iter(self.target(name).reads))]
         while stack:
             target, rest = stack[-1]
             need = next((each.ref for each in rest if each.ref not in done and each.ref not in self.sources), None)
@@ -125,11 +131,28 @@ class Recipe:
                 done[target.name] = None
                 stack.pop()
             else:
-                stack.append((self.target(need), iter(self.target(need).inputs)))
+                stack.append((self.target(need), iter(self.target(need).reads)))
         found = tuple(done)
         if len(found) <= _SHORT_CHAIN:  # of a long chain, what is below each would be its length squared
             self._below[name] = found
         return found
+
+    def programs(self, name: str) -> tuple[Method, ...]:
+        """Return the user's own methods that making a target runs: its own, and those of virtual targets below it.
+
+        Raises:
+            UsageError, RecipeError: as `target`.
+        """
+        found: dict[Method, None] = {}
+        seen: set[str] = set()
+        waiting = [name] if self.own_methods else []
+        while waiting:
+            target = self.target(waiting.pop())
+            seen.add(target.name)
+            found |= dict.fromkeys(target.programs)
+            below = (each.ref for each in target.reads if each.ref not in self.sources and each.ref not in seen)
+            waiting += [ref for ref in below if self.target(ref).is_virtual]
+        return tuple(found)
 
     def resolve(self, asked: Sequence[str]) -> tuple[str, ...]:
         """Return the canonical names of what a user asks for: names, families, members, slices, paths of outputs.
@@ -222,7 +245,9 @@ class Recipe:
             scope = {**scope, **self._namespace.values(name)[1]}
         elif "foreach" in declaration.table:
             return None
-        reading = read_target(declaration, name, scope, self._namespace, self._parts.default_dtype, problems)
+        reading = read_target(
+            declaration, name, scope, self._namespace, self._methods, self._parts.default_dtype, problems
+        )
         self._targets[name] = reading
         target = reading.target
         if target is not None and target.output_path is not None:

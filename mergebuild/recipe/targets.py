@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from mergebuild.errors import did_you_mean
-from mergebuild.methods.catalog import LATER, METHODS, Method, Parameter
+from mergebuild.methods.catalog import LATER, Method, Parameter
 from mergebuild.recipe.expression import ExpressionError, Name
 from mergebuild.recipe.formula import LinearFormula, parse_formula
 from mergebuild.recipe.later import LATER_KEYS
-from mergebuild.recipe.model import Constant, Formula, Input, NumberPerTensor, Rule, SelectorText, Target
+from mergebuild.recipe.model import Constant, Formula, Input, NumberPerTensor, Rule, SelectorText, Target, TensorRule
 from mergebuild.recipe.namespace import Namespace, NoSuchNameError
 from mergebuild.recipe.nodes import Node, Reader, among, dotted_help, misspelt, resolve
 from mergebuild.recipe.per_tensor import number_per_tensor, selectors
@@ -27,9 +27,12 @@ from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.variables import Scope
 
 __all__ = [
+    "COMMON_KEYS",
     "DTYPES",
+    "INPUTS",
     "SAFETENSORS",
     "Declaration",
+    "Methods",
     "OutputError",
     "Reading",
     "absolute",
@@ -48,12 +51,16 @@ _DTYPE_HINTS = {
     "f8_e5m2": "float8_e5m2", "fp8_e5m2": "float8_e5m2",
     "auto": "source", "keep": "source", "same": "source",
 }  # fmt: skip
-_COMMON = (
+COMMON_KEYS = (
     "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
-    "compat", "seed", "cache",
+    "compat", "seed", "cache", "rules",
 )  # fmt: skip
-_INPUTS = ("a", "b", "c", "base", "models")
-_ANY = (*_COMMON, *_INPUTS)
+"""Keys that every target may have."""
+_OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
+"""What a rule may have beside the inputs and parameters of its method."""
+INPUTS = ("a", "b", "c", "base", "models")
+"""Keys that name inputs."""
+_ANY = (*COMMON_KEYS, *INPUTS)
 _FOREIGN = {
     "M": "alpha", "m": "alpha", "multiplier": "alpha", "ratio": "alpha", "amount": "alpha", "base_alpha": "alpha",
     "\N{GREEK SMALL LETTER ALPHA}": "alpha", "β": "beta", "λ": "lambda", "lambda_": "lambda",
@@ -97,6 +104,13 @@ class Declaration:
     name: str
     table: dict[str, object]
     at: At
+
+
+class Methods(NamedTuple):
+    """The methods that a target may name; and names of some of the user's own that are wrong, which is reported."""
+
+    rows: Mapping[str, Method]
+    broken: frozenset[str] = frozenset()
 
 
 class Reading(NamedTuple):
@@ -144,6 +158,7 @@ def read_target(
     name: str,
     scope: Scope,
     namespace: Namespace,
+    methods: Methods,
     default_dtype: str,
     problems: Problems,
 ) -> Reading:
@@ -151,23 +166,29 @@ def read_target(
     raw = {key: value for key, value in declaration.table.items() if key != "foreach"}
     node = resolve(raw, declaration.at, scope, problems)
     assert isinstance(node.value, dict)  # raw is a table
-    return _TargetReading(node, node.value, name, scope, namespace, problems).read(default_dtype)
+    return _TargetReading(node, node.value, name, _Context(scope, namespace, methods), problems).read(default_dtype)
+
+
+class _Context(NamedTuple):
+    """What names mean where a target stands."""
+
+    scope: Scope
+    namespace: Namespace
+    methods: Methods
 
 
 class _TargetReading:
-    def __init__(
-        self, node: Node, table: dict[str, Node], name: str, scope: Scope, namespace: Namespace, problems: Problems
-    ) -> None:
+    def __init__(self, node: Node, table: dict[str, Node], name: str, context: _Context, problems: Problems) -> None:
         self._node = node
         self._table = table
         self._name = name
-        self._scope = scope
-        self._namespace = namespace
+        self._context = context
         self._problems = problems
         self._reader = Reader(problems)
         self._refs: list[tuple[str, At]] = []
         self._numbers: dict[str, NumberPerTensor | tuple[NumberPerTensor, ...]] = {}
         self._flags: dict[str, bool] = {}
+        self._words: dict[str, str | int] = {}
 
     def read(self, default_dtype: str) -> Reading:
         before = len(self._problems)
@@ -188,6 +209,7 @@ class _TargetReading:
             inputs=inputs,
             numbers=self._numbers,
             flags=self._flags,
+            words=self._words,
             formula=formula,
             output=output,
             output_path=output_path,
@@ -199,13 +221,83 @@ class _TargetReading:
             nonfinite=cast("Literal['error', 'allow']", options["nonfinite"]),
             metadata=cast("Literal['minimal', 'full', 'none']", options["metadata"]),
             seed=seed,
-            compat=None,
             cache=cache,
             where=self._node.at,
+            row=self._context.methods.rows.get(method),
         )
-        return Reading(target, tuple(self._refs))
+        rules = self._rules(target)
+        if len(self._problems) > before:
+            return Reading(None, tuple(self._refs))
+        return Reading(replace(target, rules=rules) if rules else target, tuple(self._refs))
+
+    # -- its rules
+
+    def _rules(self, target: Target) -> tuple[TensorRule, ...]:
+        """Read `rules`: for some tensors another method, or other parameters of the target's own."""
+        node = self._table.get("rules")
+        hint = 'such as `[[targets.NAME.rules]]` with `tensors = ["attn"]` and a `method`, or other numbers'
+        items = self._reader.items(node, self._what("rules"), "a list of tables", hint) if node is not None else None
+        if node is not None and items == []:
+            self._problems.add("bad-value", f"{self._what('rules')} is empty", node.at, help=hint)
+        found = [self._rule(number, item, target, hint) for number, item in enumerate(items or [])]
+        return tuple(rule for rule in found if rule is not None)
+
+    def _rule(self, number: int, node: Node, target: Target, hint: str) -> TensorRule | None:
+        name = f"{self._name}.rules[{number}]"
+        if not isinstance(node.value, dict):
+            self._reader.wrong(node, f"`{name}`", "a table", hint)
+            return None
+        own = dict(node.value)
+        tensors = selectors(self._reader, own["tensors"], f"`tensors` of `{name}`") if "tensors" in own else None
+        if not own.get("tensors") or tensors == ():
+            message = f"`{name}` has no `tensors`"
+            self._problems.add("missing-key", message, node.at, help='such as `tensors = ["attn"]`')
+        own.pop("tensors", None)
+        for key in [key for key in own if key in COMMON_KEYS and key not in _OF_A_RULE]:
+            message = f"`{name}` has unknown key `{key}`"
+            self._problems.add(
+                "unknown-key", message, own.pop(key).at, key=True, help="it belongs to the target itself"
+            )
+        if "method" in own or "formula" in own:
+            inherited = {key: value for key, value in self._table.items() if key in self._inputs_of(own)}
+        else:
+            kept = (key for key in self._table if key not in COMMON_KEYS or key in _OF_A_RULE)
+            inherited = {key: self._table[key] for key in kept}
+        table = {**inherited, **own}
+        reading = _TargetReading(Node(table, node.at), table, name, self._context, self._problems)
+        return reading.read_rule(tensors or (), target, self._refs)
+
+    def read_rule(
+        self, tensors: tuple[SelectorText, ...], target: Target, refs: list[tuple[str, At]]
+    ) -> TensorRule | None:
+        """Read this table as a rule of a target, for `tensors`; what it refers to is added to `refs`."""
+        before = len(self._problems)
+        method, inputs, formula = self._made()
+        refs.extend(self._refs)
+        if method is None or len(self._problems) > before:
+            return None
+        if inputs[0].ref != target.inputs[0].ref:
+            message = f"the first input of `{self._name}` is `{inputs[0].ref}`, and that of its target is not"
+            hint = f"all of a target goes from one model to others: begin with `{target.inputs[0].ref}`"
+            self._problems.add("bad-rule", message, inputs[0].where.place(), help=hint)
+            return None
+        made = replace(
+            target, name=self._name, method=method, inputs=inputs, numbers=self._numbers, flags=self._flags,
+            words=self._words, formula=formula, seed=self._seed(), where=self._node.at,
+            row=self._context.methods.rows.get(method),
+        )  # fmt: skip
+        return TensorRule(tensors, made)
+
+    def _inputs_of(self, rule: Mapping[str, Node]) -> tuple[str, ...]:
+        """Return which inputs of its target a rule with a method of its own takes."""
+        method = self._named_method(rule)
+        return method.inputs if method else ()
 
     # -- what makes it
+
+    def _named_method(self, table: Mapping[str, Node]) -> Method | None:
+        named = table["method"].value if "method" in table else None
+        return self._context.methods.rows.get(named) if isinstance(named, str) else None
 
     def _made(self) -> tuple[str | None, tuple[Input, ...], Formula | None]:
         table = self._table
@@ -232,9 +324,9 @@ class _TargetReading:
 
     def _by_method(self, node: Node) -> tuple[str | None, tuple[Input, ...], Formula | None]:
         name = self._reader.text(node, self._what("method"), expected="the name of a method", hint=_METHOD)
-        method = METHODS.get(name or "")
+        method = self._context.methods.rows.get(name or "")
         if name is None or method is None:
-            if name is not None:
+            if name is not None and name not in self._context.methods.broken:
                 self._unknown_method(name, node)
             self._references()
             return None, (), None
@@ -246,9 +338,11 @@ class _TargetReading:
         models: list[_ModelEntry] = []
         for role in method.inputs:
             if role not in self._table:
-                self._missing(role, method, f"the inputs of `{method.name}` are {among(method.inputs)}")
+                if role not in method.optional:
+                    self._missing(role, method, f"the inputs of `{method.name}` are {among(method.inputs)}")
             elif role == "models":
                 models = self._models(self._table["models"], method)
+                self._count_models(models, method)
                 inputs.extend(entry.given for entry in models if entry.given is not None)
             else:
                 inputs.extend(self._input(role, self._table[role]))
@@ -256,17 +350,28 @@ class _TargetReading:
             self._parameter(parameter, method, models)
         return name, tuple(inputs), None
 
+    def _count_models(self, models: list[_ModelEntry], method: Method) -> None:
+        found, least, most = len(models), method.least_models, method.most_models
+        if 0 < found < least or (most is not None and found > most):
+            wanted = f"needs {least}" if least == most else f"needs at least {least}"
+            message = f"{self._what('models')} has {found}, and `{method.name}` {wanted}"
+            hint = (
+                "add another model" if found < least else "take one away, or merge in steps: one target after another"
+            )
+            self._problems.add("wrong-count", message, self._table["models"].at, help=hint)
+
     def _unknown_method(self, name: str, node: Node) -> None:
         if name in LATER:
             message = f"target `{self._name}` uses method `{name}`, which is not in this version"
             hint = "`mergebuild methods` shows those that are"
             self._problems.add("not-in-this-version", message, node.at, help=hint)
             return
-        aliases = {_plain(alias): row.name for row in METHODS.values() for alias in (*row.aliases, row.name)}
+        known = self._context.methods.rows
+        aliases = {_plain(alias): row.name for row in known.values() for alias in (*row.aliases, row.name)}
         meant = aliases.get(_plain(name))
         otherwise = "`mergebuild methods` shows all"
         hint = f"did you mean `{meant}`?  {otherwise}" if meant else did_you_mean(
-            name, [*METHODS, *sorted(LATER)], otherwise=otherwise
+            name, [*known, *sorted(LATER)], otherwise=otherwise
         )  # fmt: skip
         self._problems.add("unknown-method", f"target `{self._name}` uses unknown method `{name}`", node.at, help=hint)
 
@@ -276,9 +381,9 @@ class _TargetReading:
             message = f"`{key}` in target `{self._name}` is not in this version"
             self._problems.add("not-in-this-version", message, at, key=True, help=f"take it out; {LATER_KEYS[key]}")
             return
-        takes = tuple(word for word in allowed if word not in _COMMON)
+        takes = tuple(word for word in allowed if word not in COMMON_KEYS)
         own = f"`{method.name}` takes {among(takes)}; " if method else ""
-        listed = f"{own}every target: {among(_COMMON)}"
+        listed = f"{own}every target: {among(COMMON_KEYS)}"
         meant = _foreign(key, allowed)
         if meant is not None:
             hint = f"it is called `{meant}` here"
@@ -296,7 +401,7 @@ class _TargetReading:
 
     def _references(self) -> None:
         """Check what the inputs name where no method says which of them there are."""
-        for role in _INPUTS:
+        for role in INPUTS:
             node = self._table.get(role)
             if node is None:
                 continue
@@ -349,7 +454,7 @@ class _TargetReading:
         if text is None:
             return []
         try:
-            ref = self._namespace.one(text)
+            ref = self._context.namespace.one(text)
         except NoSuchNameError as error:
             self._problems.add(error.code, f"{self._what(role)}: {error}", node.at, help=error.hint)
             return []
@@ -364,6 +469,8 @@ class _TargetReading:
             default = bool(parameter.default)
             found = self._reader.flag(node, self._what(parameter.name)) if node is not None else default
             self._flags[parameter.name] = default if found is None else found
+        elif parameter.kind in ("word", "integer"):
+            self._word(parameter, method, node)
         elif parameter.per == "model":
             self._per_model(parameter, method, node, models)
         elif node is not None:
@@ -374,6 +481,26 @@ class _TargetReading:
             self._missing_number(parameter, method)
         else:
             self._numbers[parameter.name] = self._constant(parameter)
+
+    def _word(self, parameter: Parameter, method: Method, node: Node | None) -> None:
+        """Read a parameter that is one word or whole number for all tensors."""
+        what = self._what(parameter.name)
+        found: str | int | None
+        if node is None:
+            default = parameter.default
+            found = int(default) if isinstance(default, Fraction) else str(default) if default is not None else None
+            if found is None:
+                self._missing_number(parameter, method)
+        elif parameter.kind == "word":
+            found = self._reader.choice(node, what, parameter.choices)
+        else:
+            found = self._reader.integer(
+                node, what, _LARGEST_SEED if parameter.high is None else int(parameter.high) + 1
+            )
+            if found is not None and parameter.low is not None and found < parameter.low:
+                self._reader.wrong(node, what, f"a whole number from {parameter.low} on", "write a larger one")
+        if found is not None:
+            self._words[parameter.name] = found
 
     def _per_model(self, parameter: Parameter, method: Method, node: Node | None, models: list[_ModelEntry]) -> None:
         name = parameter.name
@@ -402,7 +529,8 @@ class _TargetReading:
         self._numbers[name] = tuple(given)
 
     def _missing_number(self, parameter: Parameter, method: Method) -> None:
-        self._missing(parameter.name, method, f"`{method.name}` needs it: {parameter.summary}")
+        what = parameter.summary or "it has no default"
+        self._missing(parameter.name, method, f"`{method.name}` needs it: {what}")
 
     def _constant(self, parameter: Parameter) -> NumberPerTensor:
         assert isinstance(parameter.default, Fraction)  # numbers have numbers as defaults
@@ -416,7 +544,7 @@ class _TargetReading:
         )
         if text is None:
             return None, (), None
-        own = [key for key in self._table if key not in _COMMON]
+        own = [key for key in self._table if key not in COMMON_KEYS]
         formula = self._parsed(text, own, node)
         if formula is None:
             return None, (), None
@@ -437,7 +565,7 @@ class _TargetReading:
 
         def refer(name: Name) -> str:
             try:
-                return self._namespace.one(name.name)
+                return self._context.namespace.one(name.name)
             except NoSuchNameError as error:
                 failures.append(None)
                 at = node.at.inside(text, name.start, name.end)
@@ -456,17 +584,17 @@ class _TargetReading:
         return None if failures else formula
 
     def _name_help(self, name: str) -> str:
-        if name in self._scope:
+        if name in self._context.scope:
             return f"a variable stands in braces: `${{{name}}}`"
-        longer = self._namespace.continued(name)
+        longer = self._context.namespace.continued(name)
         return f"names with other signs stand in quotes: `'{longer}'`" if longer else ""
 
     def _unused_number(self, key: str, formula: LinearFormula) -> None:
-        if key in LATER_KEYS or key in _FOREIGN_SAYINGS or _FOREIGN.get(key) in _COMMON:
-            self._unknown_key(key, _COMMON, None)
+        if key in LATER_KEYS or key in _FOREIGN_SAYINGS or _FOREIGN.get(key) in COMMON_KEYS:
+            self._unknown_key(key, COMMON_KEYS, None)
             return
         message = f"target `{self._name}` has unknown key `{key}`, and its formula does not use it"
-        known = (*formula.numbers, *_COMMON)
+        known = (*formula.numbers, *COMMON_KEYS)
         hint = did_you_mean(key, known, otherwise=f"allowed: {among(known)}")
         self._problems.add("unknown-key", message, self._table[key].at, key=True, help=hint)
 
@@ -511,9 +639,10 @@ class _TargetReading:
             node = self._table.get(key)
             chosen = self._reader.choice(node, self._what(key), allowed) if node is not None else None
             found[key] = chosen or allowed[0]
-        if "compat" in self._table:
-            message = f"`compat` in target `{self._name}` is not in this version"
-            hint = "linear methods have no variants; `mergebuild methods NAME` says how other tools differ"
+        method = self._named_method(self._table)
+        if "compat" in self._table and not (method and method.parameter("compat")):
+            message = f"`compat` in target `{self._name}` is not what its method has"
+            hint = "`mergebuild methods NAME` says what there is, and how other tools differ"
             self._problems.add("not-in-this-version", message, self._table["compat"].at, key=True, help=hint)
         return found
 
@@ -546,7 +675,7 @@ def _from_elsewhere(text: str, folder: str) -> str:
 
 
 def _keys(method: Method) -> tuple[str, ...]:
-    return (*method.inputs, *(parameter.name for parameter in method.parameters), *_COMMON)
+    return tuple(dict.fromkeys((*method.inputs, *(parameter.name for parameter in method.parameters), *COMMON_KEYS)))
 
 
 def _foreign(key: str, allowed: Collection[str]) -> str | None:

@@ -11,10 +11,14 @@ from recipe_texts import SOURCES, Load
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/mergefile.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+PROGRAMS = re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_every_example_of_the_page_is_a_mergefile(load: Load, text: str) -> None:
+def test_every_example_of_the_page_is_a_mergefile(load: Load, text: str, tmp_path: Path) -> None:
+    for name, program in PROGRAMS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(program, encoding="utf-8")
     recipe = load(text if "[sources]" in text else SOURCES + text)
     assert [recipe.target(name).name for name in recipe.target_names()] == recipe.target_names() != []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recipe_texts import ORANGE, SOURCES, Load
+from recipe_texts import ORANGE, SOURCES, Fail, Load
 
 from mergebuild.errors import UsageError
 from mergebuild.layouts.presets import PRESETS
@@ -169,11 +169,13 @@ def test_every_method_of_the_catalog_can_be_written(load: Load, method: str) -> 
     """With its inputs and the parameters that have no default; the others and all flags are filled in."""
     row = METHODS[method]
     inputs = [f'{role} = ["opk", "merong"]' if role == "models" else f'{role} = "opk"' for role in row.inputs]
-    needed = [one.name for one in row.parameters if one.kind == "number" and one.default is None]
-    text = "\n".join([SOURCES, "[targets.t]", f'method = "{method}"', *inputs, *(f"{name} = 0.25" for name in needed)])
+    given = [f"{one.name} = {7 if one.kind == 'integer' else 0.25}" for one in row.parameters if one.default is None]
+    text = "\n".join([SOURCES, "[targets.t]", f'method = "{method}"', *inputs, *given])
     target = load(text).target("t")
     assert set(target.numbers) == {one.name for one in row.parameters if one.kind == "number"}
     assert target.flags == {one.name: one.default for one in row.parameters if one.kind == "flag"}
+    words = [one for one in row.parameters if one.kind in ("word", "integer")]
+    assert target.words == {one.name: 7 if one.default is None else one.default for one in words}
     for one in row.parameters:
         if one.per == "model":
             found = target.numbers[one.name]
@@ -196,7 +198,7 @@ def test_the_keys_of_every_target_are_read(load: Load) -> None:
 
 def test_what_is_not_given_has_its_default(load: Load) -> None:
     target = load(SOURCES + ORANGE).target("orange")
-    assert (target.merge, target.drop, target.seed, target.compat) == (None, (), None, None)
+    assert (target.merge, target.drop, target.seed, target.words) == (None, (), None, {})
     assert (target.missing, target.ema, target.nonfinite, target.metadata) == ("keep", "drop", "error", "minimal")
     assert (target.cache, target.dtype) == (True, "source")
 
@@ -559,3 +561,79 @@ def test_a_source_may_be_named_before_its_file_is_there(load: Load, tmp_path: Pa
     assert not (tmp_path / "opk.safetensors").exists()
     assert load(SOURCES).sources["opk"].path == "opk.safetensors"
     assert [path.name for path in tmp_path.iterdir()] == ["mergefile.toml"]
+
+
+# -- methods of one's own
+
+
+def test_a_method_of_ones_own_is_a_row(load: Load, tmp_path: Path) -> None:
+    """Its kinds follow from its defaults; the file is relative to the mergefile that names it."""
+    write(tmp_path / "styles/blend.py", "print('never')\r\n")
+    write(
+        tmp_path / "styles/more.toml",
+        '[methods.blend]\nfile = "blend.py"\ninputs = ["base", "a", "models"]\noptional = ["a"]\n'
+        "[methods.blend.parameters]\nalpha = {}\ngamma = 0.5\nstrict = true\nplain = { kind = 'flag' }\n"
+        'seed = { kind = "integer", default = 3 }\n'
+        'weight = { per = "model", low = 0, high = 2, summary = "how much" }\n'
+        'mode = { choices = ["soft", "hard"], default = "hard" }\n',
+    )
+    recipe = load(
+        '[project]\ninclude = ["styles/more.toml"]\n'
+        + SOURCES
+        + '[targets.t]\nmethod = "blend"\nbase = "opk"\nmodels = ["merong"]\nalpha = 1\nweight = 0.5\n'
+    )
+    row = recipe.own_methods["blend"]
+    assert (row.inputs, row.optional, row.exact, row.coefficients) == (("base", "a", "models"), ("a",), False, None)
+    found = {each.name: (each.kind, each.per, each.default) for each in row.parameters}
+    assert found == {
+        "alpha": ("number", "target", None),
+        "gamma": ("number", "target", Fraction(1, 2)),
+        "strict": ("flag", "target", True),
+        "plain": ("flag", "target", False),
+        "seed": ("integer", "target", Fraction(3)),
+        "weight": ("number", "model", None),
+        "mode": ("word", "target", "hard"),
+    }
+    assert row.parameters[5].low == 0
+    assert row.parameters[5].high == 2
+    assert row.program is not None
+    assert (row.program.file, row.program.text) == ("styles/blend.py", "print('never')\n")
+    assert recipe.files[-1] == tmp_path / "styles/blend.py"
+    target = recipe.target("t")
+    assert target.row is row
+    assert [each.role for each in target.inputs] == ["base", "models[0]"]
+    assert (target.flags, target.words) == ({"strict": True, "plain": False}, {"seed": 3, "mode": "hard"})
+
+
+def test_the_text_of_a_program_is_in_the_recipes_digest(load: Load, tmp_path: Path) -> None:
+    text = '[methods.blend]\nfile = "blend.py"\ninputs = ["a"]\n'
+    digests = set()
+    for program in ("", "KERNELS = {}\n"):
+        (tmp_path / "blend.py").write_text(program)
+        digests.add(load(text).text_digest)
+    assert len(digests) == 2
+
+
+def test_what_is_no_text_is_no_program(fail: Fail, tmp_path: Path) -> None:
+    (tmp_path / "blend.py").write_bytes(b"\xff")
+    for file in ("blend.py", "."):
+        (problem,) = fail(f'[methods.blend]\nfile = "{file}"\ninputs = ["a"]\n')
+        assert problem.code == "no-program"
+
+
+def test_programs_are_those_that_making_a_target_runs(load: Load, tmp_path: Path) -> None:
+    """Through virtual targets and rules, but not through files."""
+    (tmp_path / "x.py").write_text("")
+    names = ("one", "two", "three")
+    methods = "".join(f'[methods.{name}]\nfile = "x.py"\ninputs = ["a"]\n' for name in names)
+    recipe = load(
+        SOURCES
+        + methods
+        + '[targets.file]\nmethod = "one"\na = "opk"\noutput = "f.safetensors"\n'
+        + '[targets.virtual]\nmethod = "two"\na = "file"\n'
+        + '[targets.last]\nformula = "virtual / 2"\noutput = "l.safetensors"\n'
+        + '[[targets.last.rules]]\ntensors = ["attn"]\nmethod = "three"\na = "virtual"\n'
+        + '[targets.none]\nmethod = "copy"\na = "file"\n'
+    )
+    found = {name: [row.name for row in recipe.programs(name)] for name in ("file", "virtual", "last", "none")}
+    assert found == {"file": ["one"], "virtual": ["two"], "last": ["three", "two"], "none": []}

@@ -1,0 +1,311 @@
+"""The user's own methods: `[methods.NAME]`, each a row like those of the catalog, with a Python file as its kernel.
+
+All that a mergefile can be checked against stands in the table, so that no code runs to read a recipe. The file's text
+is read here, once: it is part of what the method is, and what is run later is this text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+from mergebuild.errors import did_you_mean
+from mergebuild.methods.catalog import LATER, METHODS, Method, Parameter, Program
+from mergebuild.recipe.declared import Declared
+from mergebuild.recipe.files import File, read_text
+from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt, plain, resolve, resolve_key
+from mergebuild.recipe.places import At
+from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.targets import COMMON_KEYS, INPUTS, Methods, absolute
+from mergebuild.recipe.variables import Scope
+
+__all__ = ["OwnMethods", "read_methods"]
+
+_KEYS = ("file", "inputs", "optional", "parameters", "formula", "summary", "exact")
+_OF_A_PARAMETER = ("default", "low", "high", "kind", "per", "choices", "summary")
+_KINDS = ("number", "integer", "flag", "word")
+_ROLES = ("base", *(role for role in INPUTS if role != "base"))
+"""In the order in which a method has them."""
+_SHARED = {"seed": "integer", "compat": "word"}
+"""Keys of every target that a method may have as parameters, and of which kind they then are."""
+_FILE = 'such as `file = "methods/my_blend.py"`'
+_INPUTS_HINT = 'such as `inputs = ["a", "b"]` or `inputs = ["base", "models"]`'
+_PARAMETERS = "such as `alpha = {}` (it must be given) or `gamma = 0.5` (its default)"
+_PARAMETER = 'such as `{}`, `0.5`, `true` or `{ default = "soft", choices = ["soft", "hard"] }`'
+_WORD = 'such as `{ kind = "word", choices = ["soft", "hard"] }`'
+_WHOLE = "a whole number from 0 on"
+
+
+class OwnMethods(NamedTuple):
+    """The methods that a recipe declares itself."""
+
+    rows: Mapping[str, Method]
+    paths: tuple[Path, ...]
+    """The files that define them."""
+    broken: frozenset[str]
+    """Names of those that are wrong, which is reported."""
+
+    @property
+    def known(self) -> Methods:
+        """All methods that a target may name."""
+        return Methods({**METHODS, **self.rows}, self.broken)
+
+
+def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> OwnMethods:
+    """Return the methods that the files declare."""
+    rows: dict[str, Method] = {}
+    paths: dict[Path, None] = {}
+    broken: set[str] = set()
+    names = Declared(problems)
+    taken = {word.casefold(): row.name for row in METHODS.values() for word in (row.name, *row.aliases)}
+    for file in files:
+        for raw_name, raw in file.table("methods", problems).items():
+            at = At(file.document, ("methods", raw_name))
+            name = resolve_key(raw_name, at, scope, problems)
+            if name is None or not names.add(name, at, "method"):
+                continue
+            if name.casefold() in taken or name in LATER or name == "formula":
+                message = f"`{name}` can't be the name of a method of your own: it means another one"
+                help_ = f"take another name, such as `my_{name}`"
+                problems.add("duplicate-name", message, at, key=True, help=help_)
+                continue
+            reading = _MethodReading(name, resolve(raw, at, scope, problems), files[0].document.folder, problems)
+            row = reading.read()
+            paths |= dict.fromkeys(reading.paths)
+            if row is None:
+                broken.add(name)
+            else:
+                rows[name] = row
+    return OwnMethods(rows, tuple(paths), frozenset(broken))
+
+
+class _MethodReading:
+    """Reads one table. `root` is the project's folder, which paths are shown from."""
+
+    def __init__(self, name: str, node: Node, root: str, problems: Problems) -> None:
+        self._name = name
+        self._node = node
+        self._root = root
+        self._problems = problems
+        self._reader = Reader(problems)
+        self.paths: list[Path] = []
+
+    def read(self) -> Method | None:
+        """Return the row; None when something is wrong with it, which is then reported."""
+        before = len(self._problems)
+        table = self._reader.table(
+            self._node, f"method `{self._name}`", f"it is written `[methods.{self._name}]`, with a `file` and `inputs`"
+        )
+        if table is None:
+            return None
+        self._check_keys(table, _KEYS, f"method `{self._name}`", self._node, needed=("file", "inputs"))
+        file, text = self._text(table["file"]) if "file" in table else ("", "")
+        inputs = self._inputs(table["inputs"]) if "inputs" in table else ()
+        optional = self._optional(table["optional"], inputs) if "optional" in table else ()
+        parameters = self._parameters(table["parameters"], inputs) if "parameters" in table else ()
+        formula, summary = (
+            self._reader.text(table[key], self._what(key)) if key in table else "" for key in ("formula", "summary")
+        )
+        exact = self._reader.flag(table["exact"], self._what("exact")) if "exact" in table else False
+        if len(self._problems) > before:
+            return None
+        return Method(
+            self._name,
+            inputs,
+            parameters,
+            formula or "",
+            summary or "",
+            optional=optional,
+            exact=bool(exact),
+            program=Program(file, text, json.dumps(plain(self._node), default=str)),
+        )
+
+    def _what(self, key: str) -> str:
+        return f"`{key}` of method `{self._name}`"
+
+    def _check_keys(
+        self, table: Mapping[str, Node], allowed: Sequence[str], what: str, node: Node, *, needed: Sequence[str] = ()
+    ) -> None:
+        for key, below in table.items():
+            if key not in allowed:
+                help_ = did_you_mean(key, allowed, otherwise=f"allowed: {among(allowed)}")
+                self._problems.add("unknown-key", f"{what} has unknown key `{key}`", below.at, key=True, help=help_)
+        for key in needed:
+            if key not in table and not misspelt(key, table, allowed):
+                help_ = _FILE if key == "file" else _INPUTS_HINT
+                self._problems.add("missing-key", f"{what} has no `{key}`", node.at, help=help_)
+
+    # -- its file
+
+    def _text(self, node: Node) -> tuple[str, str]:
+        """Return the file's path as it is shown, and its text."""
+        what = self._what("file")
+        named = self._reader.text(node, what, expected="the path of a Python file", hint=_FILE)
+        if named is None:
+            return "", ""
+        if not named or min(named) < " ":
+            shown = named.encode("unicode_escape").decode()
+            message = f"{what} is `{shown}`, which is no path" if named else f"{what} is empty"
+            self._problems.add("bad-path", message, node.at, help="write paths with `/`, or in single quotes")
+            return "", ""
+        path = Path(absolute(named, node.at.document.folder))
+        self.paths.append(path)
+        shown = self._shown(path)
+        try:
+            return shown, read_text(path)
+        except FileNotFoundError:
+            message = f"{what} is `{shown}`, and there is no such file"
+            help_ = "paths are relative to the file that names them"
+        except UnicodeDecodeError as error:
+            message = f"{what} is `{shown}`, which is not UTF-8: byte {error.start} is wrong"
+            help_ = "save it as UTF-8"
+        except OSError as error:
+            message = f"{what} is `{shown}`, which can't be read: {error.strerror or error}"
+            help_ = "it must be a file, and one that you may read"
+        self._problems.add("no-program", message, node.at, help=help_)
+        return "", ""
+
+    def _shown(self, path: Path) -> str:
+        try:
+            return Path(os.path.relpath(path, self._root)).as_posix()
+        except ValueError:  # another drive
+            return path.as_posix()
+
+    # -- its inputs
+
+    def _inputs(self, node: Node) -> tuple[str, ...]:
+        found = self._words(node, self._what("inputs"), _ROLES, _INPUTS_HINT)
+        if list(found) != sorted(found, key=_ROLES.index):
+            message = f"{self._what('inputs')} is {among(found)}, expected the order {among(_ROLES)}"
+            self._problems.add("bad-value", message, node.at, help=f"write {among(sorted(found, key=_ROLES.index))}")
+        return found
+
+    def _optional(self, node: Node, inputs: Sequence[str]) -> tuple[str, ...]:
+        what = self._what("optional")
+        found = self._words(node, what, inputs[1:], 'such as `optional = ["c"]`') if len(inputs) > 1 else ()
+        if not found and isinstance(node.value, list) and node.value and len(inputs) == 1:
+            message = f"{what} lists what may be left out, and the first input may not"
+            self._problems.add("bad-value", message, node.at, help="take it out, or name another input")
+        return found
+
+    def _words(self, node: Node, what: str, allowed: Sequence[str], hint: str) -> tuple[str, ...]:
+        """Return a list of words, each allowed and each once."""
+        found = self._reader.texts(node, what, hint)
+        if found == []:
+            self._problems.add("bad-value", f"{what} is empty", node.at, help=hint)
+        words: list[str] = []
+        for text, at in found or ():
+            if text not in allowed or text in words:
+                expected = f"each of {among(allowed)} once at most" if text in words else f"one of {among(allowed)}"
+                self._problems.add("bad-value", f"{what} has `{text}`, expected {expected}", at, help=hint)
+            else:
+                words.append(text)
+        return tuple(words)
+
+    # -- its parameters
+
+    def _parameters(self, node: Node, inputs: Sequence[str]) -> tuple[Parameter, ...]:
+        table = self._reader.table(node, self._what("parameters"), _PARAMETERS)
+        taken = {*INPUTS, *COMMON_KEYS, "model", "tensors"}.difference(_SHARED)
+        found = []
+        for name, below in (table or {}).items():
+            if name in taken or not name.strip():
+                message = f"`{name}` can't be a parameter of method `{self._name}`: targets have a key of that name"
+                self._problems.add("bad-name", message, below.at, key=True, help="take another name")
+                continue
+            parameter = self._parameter(name, below, inputs)
+            if parameter is not None:
+                found.append(parameter)
+        return tuple(found)
+
+    def _parameter(self, name: str, node: Node, inputs: Sequence[str]) -> Parameter | None:
+        before = len(self._problems)
+        what = f"parameter `{name}` of method `{self._name}`"
+        table = node.value if isinstance(node.value, dict) else {"default": node}
+        self._check_keys(table, _OF_A_PARAMETER, what, node)
+        choices = self._choices(table["choices"], what) if "choices" in table else ()
+        default = table.get("default")
+        kind = self._kind(table, what, choices, default, node)
+        if kind != _SHARED.get(name, kind):
+            message = f"{what} is a {kind}, and every target's `{name}` is a {_SHARED[name]}"
+            hint = f'such as `{name} = {{ kind = "integer" }}`' if name == "seed" else _WORD
+            self._problems.add("bad-value", message, node.at, help=hint)
+        per = self._reader.choice(table["per"], f"`per` of {what}", ("target", "model")) if "per" in table else "target"
+        if per == "model" and (kind != "number" or "models" not in inputs):
+            message = f"{what} is one for each model, expected a `number` of a method with `models`"
+            self._problems.add(
+                "bad-value", message, table["per"].at, help="leave `per` out, or add `models` to `inputs`"
+            )
+        low, high = (self._bound(key, table[key], what, kind) if key in table else None for key in ("low", "high"))
+        summary = self._reader.text(table["summary"], f"`summary` of {what}") if "summary" in table else ""
+        if len(self._problems) > before:
+            return None
+        value = self._default(default, what, kind, choices) if default is not None else None
+        if kind == "flag" and value is None:
+            value = False
+        if isinstance(value, Fraction) and ((low is not None and value < low) or (high is not None and value > high)):
+            assert default is not None  # where the value is from
+            message = f"`default` of {what} is outside of what it may be"
+            self._problems.add("bad-value", message, default.at, help="change it, or `low` and `high`")
+        if len(self._problems) > before:
+            return None
+        return Parameter(name, summary or "", kind, per or "target", value, low, high, choices)
+
+    def _kind(
+        self, table: Mapping[str, Node], what: str, choices: Sequence[str], default: Node | None, node: Node
+    ) -> str:
+        """Return what may be given: as said, or as the default and the choices are."""
+        if "kind" in table:
+            kind = self._reader.choice(table["kind"], f"`kind` of {what}", _KINDS) or "number"
+        elif choices:
+            kind = "word"
+        elif default is not None and isinstance(default.value, bool):
+            kind = "flag"
+        elif default is None or isinstance(default.value, (Fraction, Invalid)):
+            kind = "number"
+        else:
+            if isinstance(default.value, str):
+                message = f"{what} is a word without `choices`"
+                help_ = f'such as `{{ default = "{default.value}", choices = ["{default.value}", "other"] }}`'
+                self._problems.add("missing-key", message, node.at, help=help_)
+            else:
+                self._reader.wrong(default, what, "a default or a table", _PARAMETER)
+            return "word"
+        if kind == "word" and "choices" not in table:
+            self._problems.add("missing-key", f"{what} has no `choices`", node.at, help=_WORD)
+        elif kind != "word" and choices:
+            message = f"{what} is a {kind}, and only a word has `choices`"
+            self._problems.add("bad-value", message, table["choices"].at, key=True, help=_WORD)
+        return kind
+
+    def _choices(self, node: Node, what: str) -> tuple[str, ...]:
+        hint = 'such as `choices = ["soft", "hard"]`'
+        found = self._reader.texts(node, f"`choices` of {what}", hint)
+        if found == []:
+            self._problems.add("bad-value", f"`choices` of {what} is empty", node.at, help=hint)
+        return tuple(dict.fromkeys(text for text, _ in found or ()))
+
+    def _bound(self, key: str, node: Node, what: str, kind: str) -> Fraction | None:
+        if kind not in ("number", "integer"):
+            message = f"{what} is a {kind}, and only numbers have `{key}`"
+            self._problems.add("bad-value", message, node.at, key=True, help="take it out")
+            return None
+        return self._number(node, f"`{key}` of {what}", kind)
+
+    def _number(self, node: Node, what: str, kind: str) -> Fraction | None:
+        found = self._reader.number(node, what)
+        if found is not None and kind == "integer" and (found.denominator != 1 or found < 0):
+            self._reader.wrong(node, what, _WHOLE, "such as `0` or `42`")
+        return found
+
+    def _default(self, node: Node, what: str, kind: str, choices: Sequence[str]) -> Fraction | bool | str | None:
+        label = f"`default` of {what}"
+        if kind == "flag":
+            return self._reader.flag(node, label)
+        if kind == "word":
+            return self._reader.choice(node, label, choices)
+        return self._number(node, label, kind)
