@@ -12,16 +12,29 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
 from mergebuild import manifest, portable, refusals
 from mergebuild.digest import checksum, tagged
-from mergebuild.engine import DEFAULT_CHUNK, Copy, OutputFile, Pass, PassResult, Place, StepResult, run_pass
+from mergebuild.engine import (
+    DEFAULT_CHUNK,
+    Copy,
+    OutputFile,
+    Pass,
+    PassResult,
+    Place,
+    StepResult,
+    check_program,
+    needs_memory,
+    run_pass,
+)
 from mergebuild.errors import NoSpaceError, Problem
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.firstsight import FirstSight
+from mergebuild.methods.method import ProgramError
 from mergebuild.plan import Item, Made, Plan
 from mergebuild.planner import Planner
 from mergebuild.refusals import Refusal
@@ -279,12 +292,33 @@ class Builder:
 
     def _build_all(self, items: Sequence[Item]) -> None:
         """Build items in waves, as far as what they read is there."""
-        for some in _waves(items, _WAVE):
+        for some in self._waves(items):
             if self._must_stop():
                 return
-            ready = [item for item in some if self._is_ready(item)]
+            ready = [item for item in some if self._is_ready(item) and self._has_programs(item)]
             if ready:
                 self._build(ready)
+
+    def _waves(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """Yield items in waves. What a method must know first, it reads from files that an earlier wave published."""
+        some: list[Item] = []
+        for item in items:
+            if len(some) == _WAVE or (any(each.name in item.needs for each in some) and self.planner.surveys(item)):
+                yield some
+                some = []
+            some.append(item)
+        if some:
+            yield some
+
+    def _has_programs(self, item: Item) -> bool:
+        """Whether the programs of the user's own methods that an item needs can be loaded; if not, say why."""
+        try:
+            for method in self.planner.folder.programs(item.name):
+                check_program(method)
+        except ProgramError as error:
+            self._fail(item, refusals.program_failed(item, error))
+            return False
+        return True
 
     def _build_unseen(self, items: Sequence[Item]) -> None:
         """Run one wave whose sources are hashed in it, and publish what came whole out of it."""
@@ -318,7 +352,9 @@ class Builder:
 
     def _pass(self, wave: Wave) -> PassResult:
         names = tuple(item.name for item in wave.items)
-        return run_pass(
+        if any(step.operation for step in wave.work.steps.values()):
+            wave.work.recall = self._store.state.findings().get
+        done = run_pass(
             wave.work,
             threads=self._options.threads,
             emit=self._emit,
@@ -326,6 +362,9 @@ class Builder:
             chunk=self._options.chunk,
             durable=self._options.durable,
         )
+        if done.learnt:
+            self._store.state.keep_findings(done.learnt)
+        return done
 
     def _build(self, items: Sequence[Item]) -> None:
         """Run one wave and publish what came whole out of it."""
@@ -333,7 +372,17 @@ class Builder:
         wave = Wave(Whereabouts(self._sources, self._store, self.planner))
         for item in items:
             wave.add(item, temporary_path(self._path(item)))
-        with self._space(*(output.path for output in wave.work.outputs)):
+        try:
+            short = self._short_of_memory(wave)
+        except ProgramError as error:
+            for item in items:
+                self._fail(item, refusals.program_failed(item, error))
+            return
+        if short:
+            for item in items:
+                self._fail(item, refusals.too_large(item, *short))
+            return
+        with self._space(*(output.path for output in wave.work.outputs)), self._surveys(wave):
             done = self._pass(wave)
             self.source_bytes_read += wave.source_bytes()
             changed = set(self._sources.changed(sorted(self._sources.opened())))
@@ -349,6 +398,36 @@ class Builder:
                     )
                 else:
                     self._finish(wave, index, item, done.steps, changed, seconds / len(wave.items))
+
+    @contextmanager
+    def _surveys(self, wave: Wave) -> Iterator[None]:
+        """Have what the wave's surveys read lie in files: what only stands between tensors in one for the time."""
+        known = self._store.state.findings() if wave.surveys else {}
+        wave.surveys = {key: survey for key, survey in wave.surveys.items() if key not in known}
+        unlaid = wave.unlaid() if wave.surveys else []
+        if not unlaid:
+            wave.tie_surveys({})
+            yield
+            return
+        path = temporary_path(self._store.root / "surveyed")
+        before = Wave(wave.whereabouts)
+        laid = before.lay_out(unlaid, path)
+        try:
+            with self._space(path), self._surveys(before):
+                self._pass(before)
+                wave.tie_surveys(laid)
+                yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _short_of_memory(self, wave: Wave) -> tuple[str, str, int, int] | None:
+        """Return a method, a tensor that it needs whole, and the bytes that this takes, if there is less memory."""
+        available = portable.memory_bytes()
+        for digest, needed in needs_memory(wave.work) if available else ():
+            operation = wave.work.steps[digest].operation
+            if needed > available and operation is not None:
+                return operation.method.name, operation.tensor, needed, available
+        return None
 
     def _finish(
         self,
@@ -368,6 +447,8 @@ class Builder:
             self._done(item, _Outcome(Verdict.SKIPPED))
         elif stale:
             self._fail(item, refusals.source_changed(item, stale))
+        elif lacking := self._undefined(item, steps):
+            self._fail(item, refusals.undefined(item, lacking))
         elif bad := self._nonfinite(item, steps):
             self._fail(item, refusals.nonfinite(item, bad, self._name_of))
         else:
@@ -417,6 +498,14 @@ class Builder:
             self._emit(Notice(f"{item.shown} was not in the records, and is what this target makes"))
             return True
         return False
+
+    def _undefined(self, item: Item, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
+        """Return the tensors that a method has no value for."""
+        return [
+            (each, steps[each.digest])
+            for each in item.made or ()
+            if each.digest in steps and steps[each.digest].problem
+        ]
 
     def _nonfinite(self, item: Item, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
         if item.allows_nonfinite:
@@ -552,12 +641,6 @@ def _distinct(items: Iterable[Item]) -> Iterator[Item]:
             found.append(item)
             names.add(item.name)
             yield item
-
-
-def _waves(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
 
 
 def _existing(folder: Path) -> Path:

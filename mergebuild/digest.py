@@ -28,6 +28,7 @@ __all__ = [
     "checksum",
     "file_checksum",
     "linear_digest",
+    "operation_digest",
     "source_tensor_digest",
     "tagged",
     "untagged",
@@ -166,6 +167,25 @@ class LinearDigests:
             value = _valued(str(coefficient))
             texts = [text + name + value for text, name in zip(texts, self._names[index], strict=True)]
         return list(map(xxhash.xxh3_128_digest, texts))
+
+
+def operation_digest(
+    dtype: str, shape: Sequence[int], facts: Iterable[tuple[str, str]], inputs: Iterable[bytes]
+) -> bytes:
+    """Return the identity of what an operation makes, rounded to `dtype`.
+
+    `facts`: names and values of all that decides besides the inputs (method, its version, arguments, the tensor's name
+    where that matters), in a fixed order.
+    """
+    sink = HashSink()
+    sink.line("operation", str(SCHEMA))
+    sink.line("dtype", dtype)
+    sink.line("shape", ",".join(map(str, shape)))
+    for name, value in facts:
+        sink.line(name, value)
+    for digest in inputs:
+        sink.line("input", tagged(digest))
+    return sink.digest()
 
 
 class ArtifactDigests:

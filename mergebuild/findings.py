@@ -20,6 +20,7 @@ __all__ = [
     "State",
     "StatusResult",
     "TargetState",
+    "Trusted",
     "VerifyResult",
     "WhyResult",
 ]
@@ -165,6 +166,17 @@ class VerifyResult(NamedTuple):
             "bytes_read": self.bytes_read,
             "errors": [problem.to_json() for problem in self.problems],
         }
+
+
+class Trusted(NamedTuple):
+    """`trust`: the folders outside the project that it may write into, and the files whose code it may run."""
+
+    folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the object of `trust`."""
+        return {"ok": True, "trusted": [*self.folders, *self.files]}
 
 
 class CleanResult(NamedTuple):

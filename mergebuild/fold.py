@@ -2,10 +2,11 @@
 
 A tensor of a target is an expression over tensors of its inputs. For the linear family that is a combination with
 exact rational coefficients, and a chain of them is one combination again: virtual targets fold away, sources and file
-targets (which round) stay as the *slots* of the form. A `Form` does not name a tensor; most tensors of a target share
-a handful of forms, so the algebra is done once a form and not once a tensor. Which tensors share one follows from how
-a target is made, not from its numbers: a thousand members of a family have their `Kinds` in common, and a palette of
-forms each.
+targets (which round) stay as the *slots* of the form. Every other method is an `Operation` on such combinations; what a
+virtual target makes by one stays a slot to whoever reads it, unrounded. A `Form` does not name a tensor; most tensors
+of a target share a handful of forms, so the algebra is done once a form and not once a tensor. Which tensors share one
+follows from how a target is made, not from its numbers: a thousand members of a family have their `Kinds` in common,
+and a palette of forms each.
 
 `Folder.blueprint` says of a target which tensors it has, with dtypes, shapes and forms, from headers alone, and
 refuses inputs that do not fit together before any tensor is read. `canonical` goes from slots to digests, once these
@@ -16,21 +17,35 @@ merging nor names matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
+from mergebuild import fit
 from mergebuild.digest import Term
-from mergebuild.errors import MismatchError, Problem, RecipeError
+from mergebuild.errors import Problem, RecipeError
+from mergebuild.fit import Spec
 from mergebuild.formats import TensorInfo
 from mergebuild.layouts import Layout, Places, Selector, detect, structure
-from mergebuild.methods.catalog import METHODS, UndefinedError
+from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Input, NumberPerTensor, Target
 from mergebuild.sources import Sources
 
-__all__ = ["Blueprint", "Folder", "Form", "Forms", "Kinds", "Slot", "Spec", "canonical", "gathered"]
+__all__ = [
+    "Argument",
+    "Blueprint",
+    "Folder",
+    "Form",
+    "Forms",
+    "Kinds",
+    "Operation",
+    "Slot",
+    "Spec",
+    "canonical",
+    "gathered",
+]
 
 _EMA = "model_ema."
 _EMA_OF = "model.diffusion_model."
@@ -38,9 +53,15 @@ _ZERO = Fraction(0)
 
 Key = TypeVar("Key", bytes, int)
 
+Argument = Fraction | tuple[Fraction, ...] | bool | str
+"""What a parameter of an operation is: a number, one a model, a switch, or a word."""
+
 
 class Slot(NamedTuple):
-    """Where a term's tensor comes from: a source or a file target, under the same name or as its EMA copy."""
+    """Where a term's tensor comes from, under the same name or as its EMA copy.
+
+    A source, a file target, or what a virtual target makes by an operation.
+    """
 
     owner: str
     ema: bool = False
@@ -51,23 +72,37 @@ class Slot(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Operation:
+    """A method that is not linear, with the numbers, flags and words that reach a tensor, on combinations of slots."""
+
+    method: Method
+    arguments: tuple[tuple[str, Argument], ...]
+    """By parameter, in the order of their names."""
+    inputs: tuple[Form, ...]
+    """In the method's order; none of them is an operation itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
-    """A linear combination of slots: exact coefficients, none of them 0, in the order of the slots' names."""
+    """A linear combination of slots: exact coefficients, none of them 0, in the order of the slots' names.
+
+    Or an operation; it has no terms then.
+    """
 
     terms: tuple[tuple[Slot, Fraction], ...]
+    operation: Operation | None = None
 
     @property
     def lone(self) -> Slot | None:
         """The slot, when the form is just its tensor."""
         return self.terms[0][0] if len(self.terms) == 1 and self.terms[0][1] == 1 else None
 
-
-class Spec(NamedTuple):
-    """What a tensor is from outside."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    is_float: bool
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All that it is made of, each once."""
+        if self.operation is None:
+            return tuple(slot for slot, _ in self.terms)
+        return tuple(dict.fromkeys(slot for each in self.operation.inputs for slot, _ in each.terms))
 
 
 class Kinds:
@@ -110,7 +145,17 @@ class Forms(Mapping[str, Form]):
     @property
     def slots(self) -> tuple[tuple[Slot, ...], ...]:
         """The slots of the form of each kind."""
-        return tuple(tuple(slot for slot, _ in form.terms) for form in self.palette)
+        return tuple(form.slots for form in self.palette)
+
+    @property
+    def operates(self) -> bool:
+        """Whether some of them are operations."""
+        return any(form.operation for form in self.palette)
+
+    @property
+    def surveys(self) -> bool:
+        """Whether some of them are made by methods that must know several tensors first."""
+        return any(form.operation and form.operation.method.scopes for form in self.palette)
 
     @property
     def combined(self) -> int:
@@ -183,11 +228,13 @@ class _Recipe(NamedTuple):
     """How the tensors of one kind are made."""
 
     inputs: tuple[int, ...]
-    """The kind of each input's tensor; of the first input's alone, where it is just that."""
+    """The kind of each input's tensor; of one input's alone, where it is just that."""
     values: tuple[int | None, ...] | None
-    """Which value of each number reaches it (None: none does); None where the tensor is the first input's."""
+    """Which value of each number reaches it (None: none does); None where the tensor is just an input's."""
     name: str
     """The first tensor of the kind; the only one, where the method's numbers depend on the name."""
+    owner: int = 0
+    """Which input's it is, where it is just that."""
 
 
 class _Frame(NamedTuple):
@@ -207,6 +254,16 @@ class _Frame(NamedTuple):
     left_out: tuple[int, ...]
     forms: dict[tuple[object, ...], Form]
     """What was combined so far, by the numbers, the name where it matters, and the inputs' forms by id."""
+
+
+class _Ruled(NamedTuple):
+    """How the tensors of targets with the same rules are made."""
+
+    kinds: Kinds
+    of: tuple[tuple[int, int], ...]
+    """By kind: the part (0: the target itself, else the rule's number) that makes it, and the kind there."""
+    parts: tuple[Kinds, ...]
+    """Kept alive, as it is found by their identities."""
 
 
 @dataclass
@@ -262,6 +319,7 @@ class Folder:
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
         self._averaged: dict[str, Kinds] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
+        self._ruled: dict[tuple[object, ...], _Ruled] = {}
 
     def blueprint(self, name: str) -> Blueprint:
         """Return what a target is made of.
@@ -274,12 +332,18 @@ class Folder:
         if name not in self._blueprints:
             for each in self._recipe.below(name):  # the deepest first, so that no chain is too long for the stack
                 if each not in self._blueprints:
-                    self._blueprints[each] = self._make(self._recipe.target(each))
+                    target = self._recipe.target(each)
+                    made = self._make(target)
+                    self._blueprints[each] = self._with_rules(made) if target.rules else made
         return self._blueprints[name]
 
     def is_virtual(self, ref: str) -> bool:
-        """Whether an input folds away: a target without an output."""
+        """Whether an input is a target without an output: it folds away, but for what it makes by operations."""
         return ref not in self._sources and self._recipe.target(ref).is_virtual
+
+    def programs(self, name: str) -> tuple[Method, ...]:
+        """Return the user's own methods that making a target runs."""
+        return self._recipe.programs(name)
 
     def _make(self, target: Target) -> Blueprint:
         views = tuple(self._view(each, target) for each in target.inputs)
@@ -299,10 +363,52 @@ class Folder:
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
         )
 
+    def _with_rules(self, whole: Blueprint) -> Blueprint:
+        """Return a blueprint in which the tensors of each rule are made as the rule says."""
+        target = whole.target
+        parts = [whole, *(self._make(rule.target) for rule in target.rules)]
+        selected = tuple(tuple(each.text for each in rule.tensors) for rule in target.rules)
+        key = (selected, *(id(part.forms.kinds) for part in parts))
+        found = self._ruled.get(key)
+        if found is None:
+            found = self._ruled[key] = self._ruled_by(target, whole, [part.forms.kinds for part in parts])
+        return replace(
+            whole,
+            forms=Forms(found.kinds, tuple(parts[part].forms.palette[kind] for part, kind in found.of)),
+            missing={ref: count for part in reversed(parts) for ref, count in part.missing.items()},
+            left_out={ref: count for part in reversed(parts) for ref, count in part.left_out.items()},
+            ema_dropped={ref: count for part in reversed(parts) for ref, count in part.ema_dropped.items()},
+        )
+
+    def _ruled_by(self, target: Target, whole: Blueprint, parts: Sequence[Kinds]) -> _Ruled:
+        specs = whole.source_specs
+        floats = tuple(name for name, spec in specs.items() if spec.is_float)
+        selector = self.selector(whole.layout, floats)
+        part_of: dict[str, int] = {}
+        for number, rule in enumerate(target.rules, 1):
+            part_of |= dict.fromkeys(selector.select(rule.tensors), number)
+        for number, rule in enumerate(target.rules, 1):
+            if number not in part_of.values():
+                raise RecipeError.one(
+                    "selector-overridden",
+                    f"`{rule.target.name}` decides nothing: later rules select all of its tensors",
+                    where=rule.target.where.place(),
+                    help="take it out, or move it behind them: the later rule wins",
+                )
+        of: dict[str, int] = {}
+        numbers: dict[tuple[int, int], int] = {}
+        for name in specs:
+            part = part_of.get(name, 0)
+            of[name] = numbers.setdefault((part, parts[part].of[name]), len(numbers))
+        return _Ruled(Kinds(of, specs), tuple(numbers), tuple(parts))
+
     def _frame(self, target: Target, views: tuple[_View, ...]) -> _Frame:
         """Return what a target has in common with all that are made like it; refuse inputs that do not fit."""
         first, others = views[0], views[1:]
-        specs = first.specs
+        unites = target.row is not None and target.row.unites
+        specs = (
+            first.specs if not unites else {name: spec for view in reversed(views) for name, spec in view.specs.items()}
+        )
         if target.drop:
             dropped = self._select(target, "drop", list(specs), first.layout)
             specs = {name: spec for name, spec in specs.items() if name not in dropped}
@@ -310,15 +416,21 @@ class Folder:
         selector = self.selector(first.layout, floats)
         places = _places(target, selector)
         reached = self._reached(target, floats, places, first.layout)
-        common = [
-            name
-            for name in floats
-            if name in reached and all(name in view.specs and view.specs[name].is_float for view in others)
-        ]
-        self._check_fit(target, views, common)
-        missing = tuple(sum(name in reached and name not in view.specs for name in floats) for view in others)
-        left_out = tuple(sum(name not in first.specs for name in view.specs) for view in others)
-        self._check_missing(target, views, missing, left_out)
+        common = _taken_up(
+            target,
+            {
+                name: specs[name].shape
+                for name in floats
+                if name in reached and all(name in view.specs and view.specs[name].is_float for view in views)
+            },
+        )
+        offers = [self._offer(view) for view in views]
+        fit.check(target, offers, common, unites=unites)
+        missing = tuple(
+            0 if unites else sum(name in reached and name not in view.specs for name in floats) for view in others
+        )
+        left_out = tuple(0 if unites else sum(name not in first.specs for name in view.specs) for view in others)
+        fit.check_missing(target, [view.input.ref for view in others], missing, left_out)
         kinds, recipes = _sorted_into_kinds(target, specs, views, set(common), places)
         return _Frame(views, specs, kinds, recipes, selector, places, missing, left_out, {})
 
@@ -337,7 +449,9 @@ class Folder:
         if each.ref not in self._sources:
             made = self.blueprint(each.ref)
             if made.target.is_virtual:
-                return _View(each, layout, specs, made.forms.palette, made.forms.kinds, ema_dropped)
+                own = self._intern({Slot(each.ref): Fraction(1)})
+                palette = tuple(own if form.operation else form for form in made.forms.palette)
+                return _View(each, layout, specs, palette, made.forms.kinds, ema_dropped)
         plain = self._intern({Slot(each.ref): Fraction(1)})
         if target.ema != "use" or each.ref not in self._sources:
             return _View(each, layout, specs, (plain,), None, ema_dropped)
@@ -381,6 +495,11 @@ class Folder:
             self._layouts[ref] = detect(shapes, self._recipe.layouts)
         return self._layouts[ref]
 
+    def _offer(self, view: _View) -> fit.Offer:
+        ref = view.input.ref
+        shown = self._sources.file(ref).shown if ref in self._sources else "(a target)"
+        return fit.Offer(ref, shown, view.layout, view.specs)
+
     # Numbers
 
     def selector(self, layout: Layout | None, names: tuple[str, ...]) -> Selector:
@@ -413,7 +532,7 @@ class Folder:
         for recipe in frame.recipes:
             inputs = [view.palette[kind] for view, kind in zip(views, recipe.inputs, strict=False)]
             if recipe.values is None:
-                palette.append(inputs[0])
+                palette.append(views[recipe.owner].palette[recipe.inputs[0]])
                 continue
             reaching = tuple(
                 default if index is None else each[index]
@@ -422,9 +541,26 @@ class Folder:
             key = (reaching, recipe.name if by_name else "", *map(id, inputs))
             form = frame.forms.get(key)
             if form is None:
-                form = frame.forms[key] = self._combined(_evaluate(target, reaching, recipe.name), inputs)
+                form = frame.forms[key] = self._made_of(target, reaching, recipe.name, inputs, views[0].layout)
             palette.append(form)
         return tuple(palette)
+
+    def _made_of(
+        self, target: Target, values: Sequence[Fraction], name: str, inputs: Sequence[Form], layout: Layout | None
+    ) -> Form:
+        """Return the form of what a target's method makes of its inputs with one set of numbers."""
+        method = target.row
+        if method is None or method.coefficients is not None:
+            return self._combined(_evaluate(target, values, name), inputs)
+        given = _given(target, values)
+        _check_range(target, method, given, name)
+        arguments: dict[str, Argument] = {**given, **target.flags}
+        arguments |= {key: Fraction(word) if isinstance(word, int) else word for key, word in target.words.items()}
+        if method.optional:
+            arguments |= {f"has_{role}": any(each.role == role for each in target.inputs) for role in method.optional}
+        if method.by_layout:
+            arguments["layout"] = layout.name if layout else ""
+        return Form((), Operation(method, tuple(sorted(arguments.items())), tuple(inputs)))
 
     def _combined(self, factors: Sequence[Fraction], inputs: Sequence[Form]) -> Form:
         terms: dict[Slot, Fraction] = {}
@@ -432,87 +568,6 @@ class Folder:
             for slot, coefficient in each.terms:
                 terms[slot] = terms.get(slot, _ZERO) + factor * coefficient
         return self._intern(terms)
-
-    # Do the inputs fit together?
-
-    def _check_fit(self, target: Target, views: Sequence[_View], common: Sequence[str]) -> None:
-        first = views[0]
-        for view in views[1:]:
-            wrong = [name for name in common if view.specs[name].shape != first.specs[name].shape]
-            ours, theirs = first.layout, view.layout
-            differ = ours is not None and theirs is not None and ours.name != theirs.name
-            if wrong:
-                raise self._shape_mismatch(target, views, wrong, view if differ else None)
-            if differ:
-                assert ours is not None
-                assert theirs is not None
-                raise MismatchError.one(
-                    "layout-mismatch",
-                    f"the inputs of `{target.name}` are of different architectures: `{ours.name}` and `{theirs.name}`",
-                    where=target.where.place(),
-                    rows=(self._row(first), self._row(view)),
-                    help="checkpoints of different architectures can't be merged",
-                )
-            shared = sum(name in first.specs for name in view.specs)
-            smaller = min(len(first.specs), len(view.specs))
-            if 2 * shared < smaller:
-                raise MismatchError.one(
-                    "too-little-in-common",
-                    f"inputs of `{target.name}` share only {shared} tensors, less than half of the smaller one's"
-                    f" {smaller}",
-                    where=target.where.place(),
-                    rows=(self._row(first), self._row(view)),
-                    help="`mergebuild inspect FILE --tensors` shows the names",
-                )
-
-    def _shape_mismatch(
-        self, target: Target, views: Sequence[_View], wrong: Sequence[str], other: _View | None
-    ) -> MismatchError:
-        name = wrong[0]
-        longest = max(len(view.input.ref) for view in views)
-        cells = [(self._row(view, longest), view.specs[name]) for view in views if name in view.specs]
-        width = max(len(row) for row, _ in cells)
-        rows = [f"{row:{width}}  {spec.dtype} {list(spec.shape)}" for row, spec in cells]
-        if len(wrong) > 1:
-            listed = ", ".join(wrong[1:4])
-            rows.append(f"and {len(wrong) - 1} more: {listed}{', ...' if len(wrong) > 4 else ''}")
-        mend = "take tensors that differ from one input only, with `merge` or a number that does not reach them"
-        if other and views[0].layout and other.layout:
-            mend = (
-                f"these are `{views[0].layout.name}` and `{other.layout.name}`; checkpoints of different"
-                " architectures can't be merged"
-            )
-        return MismatchError.one(
-            "shape-mismatch",
-            f"`{name}` differs between the inputs of `{target.name}`",
-            where=target.where.place(),
-            rows=rows,
-            help=mend,
-        )
-
-    def _row(self, view: _View, width: int = 0) -> str:
-        ref = view.input.ref
-        shown = self._sources.file(ref).shown if ref in self._sources else "(a target)"
-        return f"{ref:{width}}  {shown}"
-
-    def _check_missing(
-        self, target: Target, views: Sequence[_View], missing: Sequence[int], left_out: Sequence[int]
-    ) -> None:
-        if target.missing != "error":
-            return
-        refs = [view.input.ref for view in views[1:]]
-        lacks = dict(zip(refs, missing, strict=True))
-        more = dict(zip(refs, left_out, strict=True))
-        rows = [f"{ref}  lacks {count} tensors of the first input" for ref, count in lacks.items() if count]
-        rows += [f"{ref}  has {count} tensors that the first input lacks" for ref, count in more.items() if count]
-        if rows:
-            raise MismatchError.one(
-                "missing-tensors",
-                f'the inputs of `{target.name}` have different tensors, and it says `missing = "error"`',
-                where=target.where.place(),
-                rows=rows,
-                help='`missing = "keep"` takes from the first input what another lacks',
-            )
 
 
 def _spec(info: TensorInfo) -> Spec:
@@ -548,7 +603,7 @@ def _likeness(target: Target) -> tuple[object, ...]:
     merge = None if target.merge is None else tuple(each.text for each in target.merge)
     drop = tuple(each.text for each in target.drop)
     formula = target.formula.text if target.formula else ""
-    flags = tuple(sorted(target.flags.items()))
+    flags = (*sorted(target.flags.items()), *sorted(target.words.items()))
     return (target.method, formula, flags, target.ema, target.missing, numbers, merge, drop)
 
 
@@ -590,21 +645,33 @@ def _sorted_into_kinds(
             key: tuple[object, ...] = (inputs, values, name if by_name else "")
             recipe = _Recipe(inputs, values, name)
         else:
-            key = (views[0].kind(name),)
-            recipe = _Recipe((views[0].kind(name),), None, name)
+            owner = next(index for index, view in enumerate(views) if name in view.specs)
+            key = (owner, views[owner].kind(name))
+            recipe = _Recipe((views[owner].kind(name),), None, name, owner)
         recipes.setdefault(key, recipe)
         of[name] = numbers.setdefault(key, len(numbers))
     return Kinds(of, specs), tuple(recipes.values())
 
 
+def _taken_up(target: Target, shapes: Mapping[str, tuple[int, ...]]) -> Sequence[str]:
+    """Return which of the tensors that could be merged a target's method changes."""
+    method = target.row
+    if method is not None and method.only is not None:
+        return [name for name in shapes if method.only(name)]
+    if method is None or method.scopes is None:
+        return list(shapes)
+    words = {key: Fraction(word) if isinstance(word, int) else word for key, word in target.words.items()}
+    known = {name for scope in method.scopes(shapes, words) for name in scope}
+    return [name for name in shapes if name in known]
+
+
 def _is_by_name(target: Target) -> bool:
-    method = METHODS.get(target.method)
-    return method is not None and method.by_name
+    return target.row is not None and target.row.by_name
 
 
 def _defaults(target: Target) -> list[Fraction | None]:
     """Return the method's default of each number, those of a list one by one; None where it has none."""
-    method = METHODS.get(target.method)
+    method = target.row
     found: list[Fraction | None] = []
     for name, number in target.numbers.items():
         parameter = method.parameter(name) if method else None
@@ -613,19 +680,52 @@ def _defaults(target: Target) -> list[Fraction | None]:
     return found
 
 
-def _evaluate(target: Target, values: Sequence[Fraction], name: str) -> tuple[Fraction, ...]:
-    """Return the coefficients of the inputs for one set of numbers, which stand in the order of the target's."""
+def _given(target: Target, values: Sequence[Fraction]) -> dict[str, Fraction | tuple[Fraction, ...]]:
+    """Return one set of a target's numbers by parameter; they stand in the order of the target's."""
     given: dict[str, Fraction | tuple[Fraction, ...]] = {}
     at = 0
     for parameter, number in target.numbers.items():
         some = tuple(values[at : at + len(_listed(number))])
         at += len(some)
         given[parameter] = some if isinstance(number, tuple) else some[0]
+    return given
+
+
+def _check_range(target: Target, method: Method, given: Mapping[str, Argument], name: str) -> None:
+    """Refuse numbers that the method is not defined for.
+
+    Raises:
+        RecipeError: one is below or above what the catalog allows.
+    """
+    for parameter in method.parameters:
+        value = given.get(parameter.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            low, high = parameter.low, parameter.high
+            if not isinstance(each, Fraction) or ((low is None or each >= low) and (high is None or each <= high)):
+                continue
+            bounds = (
+                f"from {_shown(low)} to {_shown(high)}"
+                if low is not None and high is not None
+                else (f"at least {_shown(low)}" if low is not None else f"at most {_shown(high or _ZERO)}")
+            )
+            raise RecipeError.one(
+                "out-of-range",
+                f"`{parameter.name}` of target `{target.name}` is {_shown(each)} for `{name}`, expected {bounds}",
+                where=target.where.place(),
+                help=f"`mergebuild methods {method.name}` says what it means",
+            )
+
+
+def _evaluate(target: Target, values: Sequence[Fraction], name: str) -> tuple[Fraction, ...]:
+    """Return the coefficients of the inputs for one set of numbers, which stand in the order of the target's."""
+    given = _given(target, values)
     try:
         if target.formula is not None:
             plain = {parameter: value for parameter, value in given.items() if isinstance(value, Fraction)}
             return target.formula.coefficients(plain)
-        return METHODS[target.method].coefficients(len(target.inputs), given, target.flags, name)
+        coefficients = target.row.coefficients if target.row else None
+        assert coefficients is not None  # an operation has no coefficients, and is not evaluated
+        return coefficients(len(target.inputs), given, target.flags, name)
     except (UndefinedError, ZeroDivisionError) as error:
         why = "it divides by 0" if isinstance(error, ZeroDivisionError) else str(error)
         raise RecipeError.one(

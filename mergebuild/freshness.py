@@ -38,7 +38,8 @@ class Freshness:
         self._store = store
         self._fingerprints: dict[str, bytes] = {}
         self._common = (
-            f"{__version__} {SCHEMA} {LAYOUT_VERSION} {recipe.project.link} {_canonical(recipe.layouts)} ".encode()
+            f"{__version__} {SCHEMA} {LAYOUT_VERSION} {recipe.project.link} {_canonical(recipe.layouts)} "
+            f"{_canonical(recipe.own_methods)} ".encode()
         )
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
@@ -65,7 +66,7 @@ class Freshness:
 
     def _unknown_below(self, name: str) -> Iterator[str]:
         """Yield what a target needs and what is not known yet, the deepest first, so that no fingerprint recurses."""
-        if name in self._sources or all(each.ref in self._fingerprints for each in self._recipe.target(name).inputs):
+        if name in self._sources or all(each.ref in self._fingerprints for each in self._recipe.target(name).reads):
             return
         for each in self._recipe.below(name)[:-1]:
             if each not in self._fingerprints:
@@ -79,7 +80,7 @@ class Freshness:
                 return None
             return source.content if source.is_hashed and self._sources.meets_pin(name) else None
         target = self._recipe.target(name)
-        below = [self.fingerprint(each.ref) for each in target.inputs]
+        below = [self.fingerprint(each.ref) for each in target.reads]
         running = xxhash.xxh3_128(self._common + _canonical(target).encode())
         for each in below:
             if each is None:

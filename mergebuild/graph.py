@@ -89,8 +89,8 @@ def from_recipe(recipe: Recipe, targets: Iterable[str] = ()) -> Graph:
             continue
         target = recipe.target(name)
         nodes[name] = Node(name, "target", target.output)
-        edges += (Edge(each.ref, name, each.role) for each in target.inputs)
-        waiting += (each.ref for each in target.inputs)
+        edges += (Edge(each.ref, name, each.role) for each in target.reads)
+        waiting += (each.ref for each in target.reads)
     ordered = sorted(nodes.values(), key=lambda node: node.kind)  # a stable sort: sources first
     return Graph(tuple(ordered), tuple(edges))
 

@@ -17,6 +17,7 @@ from mergebuild.findings import Lineage
 from mergebuild.fold import Blueprint, Folder, Kinds
 from mergebuild.layouts import Layout
 from mergebuild.recipe import Recipe
+from mergebuild.recipe.model import Target
 
 __all__ = ["Shares", "lineage", "proportions", "summarize"]
 
@@ -64,11 +65,13 @@ def _summary(values: Mapping[str, Value], layout: Layout | None) -> tuple[Value 
 def proportions(
     blueprint: Blueprint, named: Callable[[str], str]
 ) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
-    """Return what `summarize` says of a target's own slots, owners renamed by `named`.
+    """Return what `summarize` says of a target's own slots, owners renamed by `named`; nothing where it operates.
 
     Which tensors have equal shares is the same for all members of a family, or nearly so: what follows from that is
     found out once.
     """
+    if blueprint.forms.operates:
+        return None, {}
     shares = _of_kinds(blueprint, named)
     first: dict[Shares, int] = {}
     alike = tuple(first.setdefault(each, kind) for kind, each in enumerate(shares))
@@ -108,6 +111,10 @@ def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
                 rounded.add(owner)
                 waiting.append(owner)
     order = [name for name in recipe.below(target) if name in rounded or name == target]
+    if any(folder.blueprint(name).forms.operates for name in order):
+        files = tuple(name for name in order[:-1] if not folder.is_virtual(name))
+        tree = tuple(_tree(recipe, target))
+        return Lineage(target, linear=False, proportions=None, by_block={}, rounded_at=files, tree=tree)
     for name in order:
         expanded[name] = _expand(folder.blueprint(name), expanded)
     proportions, by_block = summarize(expanded[target], folder.blueprint(target).layout)
@@ -147,11 +154,17 @@ def _tree(recipe: Recipe, target: str) -> Iterator[str]:
             yield f"{indent}{name}"
             continue
         made = recipe.target(name)
-        line = f"{indent}{name} ({made.output or 'virtual'}): {made.formula.text if made.formula else made.method}"
+        how = [_method(made)]
+        how += [f"{_method(rule.target)} for {', '.join(each.text for each in rule.tensors)}" for rule in made.rules]
+        line = f"{indent}{name} ({made.output or 'virtual'}): {'; '.join(how)}"
         yield f"{line} (as above)" if name in shown else line
         if name not in shown:
             shown.add(name)
-            stack += [(ref, depth + 1) for ref in reversed(dict.fromkeys(each.ref for each in made.inputs))]
+            stack += [(ref, depth + 1) for ref in reversed(dict.fromkeys(each.ref for each in made.reads))]
+
+
+def _method(target: Target) -> str:
+    return target.formula.text if target.formula else target.method
 
 
 def _group(names: Sequence[str], block: Iterable[str], layout: Layout | None) -> str | None:

@@ -41,9 +41,9 @@ def manifest(
     its content does not matter.
     """
     blueprint = folder.blueprint(name)
-    lines = dict(_lines(blueprint.target, blueprint.layout, dtype))
+    lines = dict(_lines(blueprint.target, blueprint.layout, dtype)) | dict(_programs(blueprint.target))
     seen = {name}
-    waiting = [each.ref for each in reversed(blueprint.target.inputs)]
+    waiting = [each.ref for each in reversed(blueprint.target.reads)]
     while waiting:
         ref = waiting.pop()
         if ref in seen:
@@ -52,7 +52,8 @@ def manifest(
         if folder.is_virtual(ref):
             below = folder.blueprint(ref)
             lines |= {f"{ref}.{key}": value for key, value in _lines(below.target, below.layout, None)}
-            waiting += [each.ref for each in reversed(below.target.inputs)]
+            lines |= dict(_programs(below.target))
+            waiting += [each.ref for each in reversed(below.target.reads)]
         elif (content := content_of(ref)) is not None:
             lines[f"input {ref}"] = content
     return lines
@@ -65,7 +66,7 @@ def changes(before: Manifest, after: Manifest) -> list[Change]:
         old, new = before.get(key), after.get(key)
         if old == new:
             continue
-        if key.startswith("input "):
+        if key.startswith(("input ", "program ")):
             what = "contents changed" if old and new else ("is new" if new else "is gone")
             text = f"{key}: {what}"
         else:
@@ -85,6 +86,30 @@ def decode(text: str) -> dict[str, str]:
 
 
 def _lines(target: Target, layout: Layout | None, dtype: str | None) -> Iterator[tuple[str, str]]:
+    yield from _made(target, layout)
+    for index, rule in enumerate(target.rules):
+        yield f"rules[{index}].tensors", _selectors(rule.tensors)
+        for key, value in _made(rule.target, layout):
+            yield f"rules[{index}].{key}", value
+    if dtype:
+        yield "dtype", dtype
+    if target.merge is not None:
+        yield "merge", _selectors(target.merge)
+    if target.drop:
+        yield "drop", _selectors(target.drop)
+    if target.ema != "drop":
+        yield "ema", target.ema
+
+
+def _programs(target: Target) -> Iterator[tuple[str, str]]:
+    """Yield the files of the user's own methods, by content."""
+    for each in target.programs:
+        if each.program is not None:
+            yield f"program {each.program.file}", each.program.content
+
+
+def _made(target: Target, layout: Layout | None) -> Iterator[tuple[str, str]]:
+    """Yield the method, its inputs and parameters."""
     yield "method", target.formula.text if target.formula else target.method
     for each in target.inputs:
         yield each.role, each.ref
@@ -96,14 +121,8 @@ def _lines(target: Target, layout: Layout | None, dtype: str | None) -> Iterator
                 yield from _number(f"{name}[{index}]", one, layout)
     for name, flag in sorted(target.flags.items()):
         yield name, str(flag).lower()
-    if dtype:
-        yield "dtype", dtype
-    if target.merge is not None:
-        yield "merge", _selectors(target.merge)
-    if target.drop:
-        yield "drop", _selectors(target.drop)
-    if target.ema != "drop":
-        yield "ema", target.ema
+    for name, word in sorted(target.words.items()):
+        yield name, str(word)
 
 
 def _number(name: str, number: NumberPerTensor, layout: Layout | None) -> Iterator[tuple[str, str]]:

@@ -72,10 +72,18 @@ def _recipe_node(target: Target) -> dict[str, object]:
             for key, number in target.numbers.items()
         },
     }
+    if target.row is not None and target.row.program is not None:
+        node["program"] = target.row.program.content
     if target.formula:
         node["formula"] = target.formula.text
     if target.flags:
         node["flags"] = dict(target.flags)
+    if target.words:
+        node["words"] = dict(target.words)
+    if target.rules:
+        node["rules"] = [
+            {"tensors": [each.text for each in rule.tensors], **_recipe_node(rule.target)} for rule in target.rules
+        ]
     return node
 
 

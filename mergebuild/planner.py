@@ -19,7 +19,7 @@ from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import SMALL, Sources
 from mergebuild.store import ArtifactRow, Presence, Store
-from mergebuild.tensors import Grid, Origin, Row
+from mergebuild.tensors import Grid, Made, Origin, Row, Tensors
 
 __all__ = ["Planner"]
 
@@ -46,6 +46,8 @@ class Planner:
         self._arrangements: dict[int, tuple[Mapping[str, Spec], Arrangement]] = {}
         """By the id of the specs, which are kept alive; so the grids, over sources alone."""
         self._grids: dict[tuple[object, ...], Grid] = {}
+        self._unrounded: dict[str, Tensors] = {}
+        self._unrounded_made: dict[bytes, Made] = {}
         self._read: dict[tuple[object, ...], int] = {}
         self.leaf_dtype: dict[bytes, str] = {}
         """The dtype in which a tensor that some target reads lies in its file."""
@@ -151,7 +153,7 @@ class Planner:
         Raises:
             SourceError: one is missing or unreadable.
         """
-        inputs = (each.ref for name in self._recipe.below(target) for each in self._recipe.target(name).inputs)
+        inputs = (each.ref for name in self._recipe.below(target) for each in self._recipe.target(name).reads)
         problems: list[Problem] = []
         for owner in dict.fromkeys(ref for ref in inputs if ref in self._sources):
             try:
@@ -164,7 +166,7 @@ class Planner:
     def _describe(self, goal: Goal, *, hash_all: bool) -> Item:
         """Say what a goal will be, as far as that is known."""
         blueprint = self.folder.blueprint(goal.target)
-        needs = tuple(sorted(owner for owner in blueprint.owners if owner not in self._sources))
+        needs = tuple(sorted(self._files_below(blueprint)))
         item = Item(goal, blueprint, self._shown(goal.path), needs)
         if not goal.is_extra:
             self._items[goal.target] = item
@@ -175,6 +177,7 @@ class Planner:
             or self._store.record(goal.target) is not None
             or blueprint.target.metadata == "full"
             or sum(self._sources.file(owner).header.file_size for owner in unseen) <= SMALL
+            or any(self.folder.blueprint(name).forms.operates for name in self._recipe.below(goal.target))
         )
         for owner in sorted(leaves):
             if hash_first or self._sources.is_pinned(owner):
@@ -285,11 +288,47 @@ class Planner:
                 self._sources_by_digest[digest] = (owner, tensor)
                 self.leaf_dtype[digest] = source.header.tensors[tensor].dtype
             return Origin(digest, self.leaf_dtype[digest], self._size_in_source(digest))
+        if self.folder.is_virtual(owner):
+            digest = self._unrounded_of(owner).by_name[tensor]
+            return Origin(digest, self.leaf_dtype.setdefault(digest, "float32"), self._size_in_source(digest))
         item = self._items[owner]
         assert item.tensors is not None
         digest = item.tensors.by_name[tensor]
         dtype = self.leaf_dtype.setdefault(digest, item.blueprint.specs[tensor].dtype)
         return Origin(digest, dtype, self._size_in_source(digest))
+
+    def _unrounded_of(self, name: str) -> Tensors:
+        """Return what a virtual target is in float32; whoever reads what it makes by operations makes it anew."""
+        if name not in self._unrounded:
+            blueprint = self.folder.blueprint(name)
+            specs = blueprint.specs_in("float32")
+            found = self._unrounded[name] = self._grid(blueprint, specs).tensors(blueprint.forms.palette)
+            self._unrounded_made |= {each.digest: each for each in found.made if not each.is_copy}
+        return self._unrounded[name]
+
+    def unrounded(self, digest: bytes) -> Made | None:
+        """Return how a tensor is made that only stands between others."""
+        return self._unrounded_made.get(digest)
+
+    def surveys(self, item: Item) -> bool:
+        """Whether what makes an item, itself or by way of virtual targets, must know several tensors first."""
+        waiting = [item.blueprint]
+        while waiting:
+            blueprint = waiting.pop()
+            if blueprint.forms.surveys:
+                return True
+            virtual = (owner for owner in blueprint.owners if self.folder.is_virtual(owner))
+            waiting += [self.folder.blueprint(owner) for owner in virtual]
+        return False
+
+    def _files_below(self, blueprint: Blueprint) -> set[str]:
+        """Return the file targets that a target reads, itself or by way of virtual ones that operate."""
+        found: set[str] = set()
+        for owner in blueprint.owners:
+            if owner not in self._sources:
+                virtual = self.folder.is_virtual(owner)
+                found |= self._files_below(self.folder.blueprint(owner)) if virtual else {owner}
+        return found
 
     def _size_in_source(self, digest: bytes) -> int | None:
         found = self._sources_by_digest.get(digest)
@@ -301,6 +340,8 @@ class Planner:
     def _content(self, owner: str) -> str:
         if owner in self._sources:
             return tagged(self._sources.file(owner).content)
+        if self.folder.is_virtual(owner):
+            return tagged(self._unrounded_of(owner).artifact)
         return tagged(self._items[owner].digest or b"")
 
     def _metadata(self, item: Item) -> dict[str, str]:

@@ -26,7 +26,7 @@ from mergebuild import lockfile, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, silent
-from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, VerifyResult, WhyResult
+from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.planner import Planner
@@ -256,7 +256,7 @@ class Project:
 
     def _inputs_below(self, name: str) -> Iterator[Input]:
         for each in self.recipe.below(name):
-            yield from self.recipe.target(each).inputs
+            yield from self.recipe.target(each).reads
 
     def _as_written(self, name: str) -> Path:
         source = self.recipe.sources[name]
@@ -265,12 +265,16 @@ class Project:
     # Checking
 
     def verify(self, targets: Sequence[str] = (), *, rebuild: bool = False, emit: Emit = silent) -> VerifyResult:
-        """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes."""
+        """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes.
+
+        Raises:
+            TrustError: a rebuild would run code that the user does not trust.
+        """
         from mergebuild.verify import Verifier
 
         with self._session(emit) as session:
             names = self.recipe.resolve(targets) if targets else None
-            verifier = Verifier(self.recipe, session.sources, session.store)
+            verifier = Verifier(self.recipe, session.sources, session.store, self._require_code_trust)
             found = verifier.read_again(names)
             return verifier.rebuild(found, names, emit) if rebuild and not found.problems else found
 
@@ -311,9 +315,9 @@ class Project:
         with self._session(silent) as session, self._locked(session, lock_timeout):
             return self._sweeper(session).clean(names, orphans=orphans)
 
-    def trust(self) -> tuple[str, ...]:
-        """Let this project write into the folders outside it that its mergefile names now; return them."""
-        return tuple(trust.grant(self.recipe.root, self._written()))
+    def trust(self) -> Trusted:
+        """Let this project write into the folders outside it that its mergefile names now, and run its own methods."""
+        return trust.grant(self.recipe.root, self._written(), self.recipe.own_methods.values())
 
     # Inside
 
@@ -409,6 +413,11 @@ class Project:
         if self.recipe.project.store and not os.environ.get("MERGEBUILD_STORE"):
             paths[self._store_root() / "state.sqlite3"] = None
         trust.require(self.recipe.root, paths, self._written())
+        self._require_code_trust(items)
+
+    def _require_code_trust(self, items: Iterable[Item]) -> None:
+        made = (item.name for item in items if item.verdict is not Verdict.UP_TO_DATE)
+        trust.require_code(self.recipe.root, (each for name in made for each in self.recipe.programs(name)))
 
     def _written(self) -> Iterator[Path]:
         """Yield every path that the recipe would write to."""
@@ -429,7 +438,7 @@ class Project:
             target = self.recipe.target(name)
             if target.output_path:
                 found.add(target.output_path)
-            waiting += [each.ref for each in target.inputs]
+            waiting += [each.ref for each in target.reads]
         return found
 
     def _sweeper(self, session: _Session) -> Sweeper:

@@ -6,10 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mergebuild.engine import StepResult
-from mergebuild.errors import Problem, SourceError, TargetError
+from mergebuild.errors import Place, Problem, SourceError, TargetError
+from mergebuild.methods.method import ProgramError
 from mergebuild.plan import Item, Made
 
-__all__ = ["Refusal", "artifact_changed", "changed_by_hand", "nonfinite", "source_changed", "unwritable"]
+__all__ = [
+    "Refusal",
+    "artifact_changed",
+    "changed_by_hand",
+    "nonfinite",
+    "program_failed",
+    "source_changed",
+    "too_large",
+    "undefined",
+    "unwritable",
+]
 
 _SHOWN = 20
 
@@ -81,6 +92,60 @@ def nonfinite(item: Item, bad: Sequence[tuple[Made, StepResult]], name_of: Calla
         item.blueprint.target.where.place(),
         'mend the input or the numbers, take a wider `dtype`, or say `nonfinite = "allow"`',
         tuple(rows),
+    )
+    return Refusal(problem, TargetError.exit_code)
+
+
+def undefined(item: Item, bad: Sequence[tuple[Made, StepResult]]) -> Refusal:
+    """The method has no value for some tensors, or a user's own program failed for them."""
+    rows = [f"{made.name}: {result.problem}" for made, result in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        rows.append(f"and {len(bad) - _SHOWN} more tensors")
+    failed_at = next((result.failed_at for _, result in bad if result.failed_at), None)
+    if failed_at is not None:
+        return _failed(item, bad, failed_at)
+    problem = Problem(
+        "undefined",
+        f"`{item.blueprint.target.method}` has no value for {len(bad)} "
+        f"{'tensor' if len(bad) == 1 else 'tensors'} of `{item.name}`",
+        item.blueprint.target.where.place(),
+        "change the numbers that reach them, or leave them out with `merge`",
+        tuple(rows),
+    )
+    return Refusal(problem, TargetError.exit_code)
+
+
+def _failed(item: Item, bad: Sequence[tuple[Made, StepResult]], at: Place) -> Refusal:
+    """A user's own program failed for some tensors, most often for all of them alike."""
+    names: dict[str, list[str]] = {}
+    for made, result in bad:
+        names.setdefault(result.problem, []).append(made.name)
+    rows = [f"{why}  ({some[0]}{f' and {len(some) - 1} more' if some[1:] else ''})" for why, some in names.items()]
+    tensors = f"{len(bad)} {'tensor' if len(bad) == 1 else 'tensors'}"
+    problem = Problem(
+        "program-failed",
+        f"`{at.file}` failed for {tensors} of `{item.name}`",
+        at,
+        f"mend `{at.file}`, and trust it again; nothing of this target was written",
+        tuple(rows[:_SHOWN]),
+    )
+    return Refusal(problem, TargetError.exit_code)
+
+
+def program_failed(item: Item, error: ProgramError) -> Refusal:
+    """A user's own program cannot even be loaded, or does not say what memory it needs."""
+    message = f"`{error.where.file}` can't be used for `{item.name}`: {error}"
+    mend = f"mend `{error.where.file}`, and trust it again; `[methods.NAME]` in docs/mergefile.md shows such a file"
+    return Refusal(Problem("program-failed", message, error.where, mend), TargetError.exit_code)
+
+
+def too_large(item: Item, method: str, tensor: str, needed: int, available: int) -> Refusal:
+    """A method needs a tensor whole, and there is not so much memory."""
+    problem = Problem(
+        "too-large",
+        f"`{method}` needs {needed:,} bytes of memory for `{tensor}`, and the machine has {available:,}",
+        item.blueprint.target.where.place(),
+        "leave the tensor out with `merge`, or take a method that makes tensors in pieces",
     )
     return Refusal(problem, TargetError.exit_code)
 

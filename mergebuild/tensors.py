@@ -15,11 +15,12 @@ from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
-from mergebuild.digest import ArtifactDigests, LinearDigests, Term
-from mergebuild.fold import Form, Kinds, Slot, Spec, gathered
+from mergebuild.digest import ArtifactDigests, LinearDigests, Term, linear_digest, operation_digest
+from mergebuild.fold import Argument, Form, Kinds, Operation, Slot, Spec, gathered
 from mergebuild.formats import DTYPES_BY_WORD
+from mergebuild.methods.catalog import Method
 
-__all__ = ["Grid", "Made", "Origin", "Row", "Tensors"]
+__all__ = ["Grid", "Made", "Operand", "Origin", "Row", "Survey", "Surveyed", "Tensors"]
 
 
 class Origin(NamedTuple):
@@ -31,15 +32,58 @@ class Origin(NamedTuple):
     """None: as large as what is made of it."""
 
 
+class Operand(NamedTuple):
+    """What an operation reads: a tensor, or a combination of tensors in float32, not rounded further."""
+
+    digest: bytes
+    terms: tuple[Term, ...] | None
+    """None: the tensor that has this digest."""
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """The digests of the tensors that it is made of."""
+        return (self.digest,) if self.terms is None else tuple(term.digest for term in self.terms)
+
+
+class Surveyed(NamedTuple):
+    """A tensor that a method looks at before it makes others: its name, shape, and the method's inputs."""
+
+    name: str
+    shape: tuple[int, ...]
+    operands: tuple[Operand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a method must know of several tensors together: those of one of its scopes."""
+
+    key: bytes
+    """What it follows from, hashed: the method, its parameters that matter here, and the tensors' inputs."""
+    method: Method
+    arguments: tuple[tuple[str, Argument], ...]
+    tensors: tuple[Surveyed, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One tensor of an artifact: what it is, and the combination that makes it (a copy when `is_copy`)."""
+    """One tensor of an artifact: what it is, and the combination (a copy when `is_copy`) or operation that makes it."""
 
     name: str
     spec: Spec
     digest: bytes
     terms: tuple[Term, ...]
     is_copy: bool
+    operation: Operation | None = None
+    operands: tuple[Operand, ...] = ()
+    survey: Survey | None = None
+    """What the operation must know first."""
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """The digests of the tensors that it is made of, each once."""
+        if self.operation is None:
+            return tuple(term.digest for term in self.terms)
+        return tuple(dict.fromkeys(digest for each in self.operands for digest in each.reads))
 
     @property
     def nbytes(self) -> int:
@@ -65,6 +109,8 @@ class _Batch:
     digests: LinearDigests
     places: list[int] = field(default_factory=list)
     """Of the tensors, in the order of the file."""
+    named: list[tuple[str, Spec]] = field(default_factory=list)
+    """The tensors' names, and what they are."""
     origins: list[dict[bytes, int]] = field(default_factory=list)
     """By tensor: the digests of the inputs, in order, and their sizes."""
     reads: dict[tuple[int, ...], dict[bytes, int]] = field(default_factory=dict)
@@ -80,6 +126,8 @@ class _Batch:
         return self.made[1]
 
     def _row(self, form: Form) -> Row:
+        if form.operation is not None:
+            return self._operated(form.operation, form.slots)
         terms = gathered(form, self.keys)
         read = self._read(tuple(index for index, _ in terms))
         if len(terms) == 1 and terms[0][1] == 1 and self.dtypes[terms[0][0]] == self.dtype:
@@ -87,6 +135,32 @@ class _Batch:
             digests = [list(inputs)[lone] for inputs in self.origins]
             return Row(self.places, digests, self.origins, terms, is_copy=True, read=read)
         return Row(self.places, self.digests.of(terms), self.origins, terms, is_copy=False, read=read)
+
+    def _operated(self, operation: Operation, slots: Sequence[Slot]) -> Row:
+        """Return the tensors that an operation makes; there is less in common to them than to combinations."""
+        key = dict(zip(slots, self.keys, strict=True))
+        inputs = [gathered(each, [key[slot] for slot, _ in each.terms]) for each in operation.inputs]
+        method = operation.method
+        facts = [("method", f"{method.name}@{method.version}")]
+        facts += [(name, _shown(value)) for name, value in operation.arguments]
+        if not method.exact:
+            facts.append(("device", "cpu"))
+        by_name = method.by_name or method.scopes is not None or method.parameter("seed") is not None
+        if method.program is not None:
+            facts.append(("program", method.program.content))
+            by_name = True  # a program knows the tensor's name, and may make something of it
+        digests: list[bytes] = []
+        operands: list[tuple[Operand, ...]] = []
+        for (name, spec), origins in zip(self.named, self.origins, strict=True):
+            own = list(origins)
+            found = tuple(_operand(spec, [Term(own[index], share) for index, share in terms]) for terms in inputs)
+            more = [("tensor", name)] if by_name else []
+            digests.append(operation_digest(spec.dtype, spec.shape, [*facts, *more], [each.digest for each in found]))
+            operands.append(found)
+        everything = tuple(range(len(self.dtypes)))
+        terms = [(index, Fraction(1)) for index in everything]
+        read = self._read(everything)
+        return Row(self.places, digests, self.origins, terms, is_copy=False, read=read, operated=(operation, operands))
 
     def _read(self, places: tuple[int, ...]) -> Mapping[bytes, int]:
         """Return the inputs at some places of the order with their sizes."""
@@ -106,10 +180,26 @@ class Row(NamedTuple):
     origins: Sequence[Mapping[bytes, int]]
     """Of each tensor: the digests of the inputs, in order, and their sizes."""
     terms: Sequence[tuple[int, Fraction]]
-    """Which of the origins are combined, by their places in the order, and their coefficients."""
+    """Which of the origins are combined, by their places in the order, and their coefficients; those that an operation
+    reads, with 1 for each."""
     is_copy: bool
     read: Mapping[bytes, int]
-    """What is combined for all tensors of the row together: sizes by digest."""
+    """What is read for all tensors of the row together: sizes by digest."""
+    operated: tuple[Operation, Sequence[tuple[Operand, ...]]] | None = None
+    """The operation that makes them instead, and what it reads for each."""
+    surveys: Sequence[Survey | None] = ()
+    """What the operation must know first, for each; empty when it need not."""
+
+
+def _operand(spec: Spec, terms: Sequence[Term]) -> Operand:
+    """Return an input of an operation: equal tensors in it are added up, and just one, once, is the tensor itself."""
+    if len(terms) == 1 and terms[0].coefficient == 1:
+        return Operand(terms[0].digest, None)
+    return Operand(linear_digest("float32", spec.shape, terms), tuple(terms))
+
+
+def _shown(value: Argument) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class Grid:
@@ -147,6 +237,7 @@ class Grid:
                 batch = _Batch(kind, keys, dtypes, spec.dtype, LinearDigests(len(digests)))
                 batches[likeness] = batch
             batch.places.append(place)
+            batch.named.append((name, spec))
             batch.origins.append(
                 {each.digest: self.sizes[place] if each.size is None else each.size for each in inputs.values()}
             )
@@ -155,12 +246,59 @@ class Grid:
 
     def tensors(self, palette: Sequence[Form]) -> Tensors:
         """Return the tensors of a target with these forms, by kind."""
-        rows = [batch.row(palette[batch.kind]) for batch in self._batches]
+        rows = self._with_surveys([batch.row(palette[batch.kind]) for batch in self._batches])
         digests = [b""] * len(self.names)
         for row in rows:
             for place, digest in zip(row.places, row.digests, strict=True):
                 digests[place] = digest
         return Tensors(self, rows, digests, self._artifacts.of(digests))
+
+    def _with_surveys(self, rows: list[Row]) -> list[Row]:
+        """Return the rows; what a method must know of several tensors is part of what each of them is."""
+        scoped: dict[tuple[object, ...], list[int]] = {}
+        for index, row in enumerate(rows):
+            if row.operated and row.operated[0].method.scopes:
+                operation = row.operated[0]
+                scoped.setdefault((operation.method, _surveyed_arguments(operation)), []).append(index)
+        for indices in scoped.values():
+            surveys = self._surveys([rows[index] for index in indices])
+            for index in indices:
+                rows[index] = self._surveyed(rows[index], surveys)
+        return rows
+
+    def _surveys(self, rows: Sequence[Row]) -> dict[str, Survey]:
+        """Return the survey of each tensor of rows with one method, by name."""
+        operation = next(row.operated[0] for row in rows if row.operated)
+        method, arguments = operation.method, _surveyed_arguments(operation)
+        assert method.scopes is not None  # asked before
+        tensors: dict[str, Surveyed] = {}
+        for row in rows:
+            for place, operands in zip(row.places, row.operated[1] if row.operated else (), strict=True):
+                tensors[self.names[place]] = Surveyed(self.names[place], self.specs[place].shape, operands)
+        facts = [("survey", f"{method.name}@{method.version}"), *((name, _shown(value)) for name, value in arguments)]
+        facts += [] if method.exact else [("device", "cpu")]
+        found: dict[str, Survey] = {}
+        for scope in method.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):
+            members = tuple(tensors[name] for name in scope)
+            named = [("tensor", f"{each.name} {each.shape}") for each in members]
+            inputs = [operand.digest for each in members for operand in each.operands]
+            key = operation_digest("", (), [*facts, *named], inputs)
+            found |= dict.fromkeys(scope, Survey(key, method, arguments, members))
+        return found
+
+    def _surveyed(self, row: Row, surveys: Mapping[str, Survey]) -> Row:
+        of = [surveys.get(self.names[place]) for place in row.places]
+        digests = [
+            digest if survey is None else operation_digest(spec.dtype, spec.shape, [], [digest, survey.key])
+            for digest, survey, spec in zip(row.digests, of, (self.specs[place] for place in row.places), strict=True)
+        ]
+        return row._replace(digests=digests, surveys=of)
+
+
+def _surveyed_arguments(operation: Operation) -> tuple[tuple[str, Argument], ...]:
+    """Return the arguments that what must be known first depends on."""
+    surveyed = operation.method.surveyed
+    return tuple((name, value) for name, value in operation.arguments if name in surveyed)
 
 
 def _digest(origin: Origin) -> bytes:
@@ -190,8 +328,12 @@ class Tensors:
         """The tensors one by one, in the order of the file."""
         found: list[Made | None] = [None] * len(self._grid.names)
         for row in self.rows:
-            for place, digest, origins in zip(row.places, row.digests, row.origins, strict=True):
+            operation, operands = row.operated or (None, [()] * len(row.places))
+            surveys = row.surveys or [None] * len(row.places)
+            parts = zip(row.places, row.digests, row.origins, operands, surveys, strict=True)
+            for place, digest, origins, some, survey in parts:
                 inputs = list(origins)
-                terms = tuple(Term(inputs[index], coefficient) for index, coefficient in row.terms)
-                found[place] = Made(self._grid.names[place], self._grid.specs[place], digest, terms, row.is_copy)
+                terms = () if operation else tuple(Term(inputs[index], share) for index, share in row.terms)
+                name, spec = self._grid.names[place], self._grid.specs[place]
+                found[place] = Made(name, spec, digest, terms, row.is_copy, operation, some, survey)
         return tuple(each for each in found if each is not None)

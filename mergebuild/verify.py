@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mergebuild.build import Builder, Options
@@ -25,10 +25,13 @@ _SHOWN = 20
 class Verifier:
     """Verifies what a project built. Targets are named, or None: all, and what else lies in the store."""
 
-    def __init__(self, recipe: Recipe, sources: Sources, store: Store) -> None:
+    def __init__(
+        self, recipe: Recipe, sources: Sources, store: Store, require_trust: Callable[[Iterable[Item]], None]
+    ) -> None:
         self._recipe = recipe
         self._sources = sources
         self._store = store
+        self._require_trust = require_trust
 
     def read_again(self, names: Sequence[str] | None) -> VerifyResult:
         """Hash files again. Problems have the code `corrupt`, one a file, and name the tensors that were hurt."""
@@ -56,7 +59,7 @@ class Verifier:
         Problems: `rebuild-differs`; `stale` where the recipe or the sources are others than at the target's build.
 
         Raises:
-            MergeBuildError: a target cannot be planned.
+            MergeBuildError: a target cannot be planned, or needs code that is not trusted.
         """
         known = set(self._recipe.target_names())
         records = {record.target: record for record in self._records(names) if record.target in known and record.output}
@@ -75,6 +78,7 @@ class Verifier:
             plan = planner.plan([planner.goal_of(name) for name in records], hash_all=True)
             for error in plan.errors:
                 raise error
+            self._require_trust(plan.items)
             builder = Builder(self._sources, store, planner, Options(keep_going=True), emit, lambda _name: None)
             builder.check_space(plan)
             results, exit_code = builder.run(plan)

@@ -6,16 +6,19 @@ wave is made, for an earlier wave may have published it, or moved it into the hi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
-from mergebuild.engine import Copy, Leaf, OutputFile, Pass, Place, Step
+from mergebuild import engine
+from mergebuild.engine import Copy, Leaf, Operation, OutputFile, Pass, Place, Step, Surveyed
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.plan import Item, Made
 from mergebuild.planner import Planner
 from mergebuild.sources import Sources
 from mergebuild.store import Held, Store
+from mergebuild.tensors import Operand, Survey
 
 __all__ = ["Lying", "Wave", "Whereabouts"]
 
@@ -61,6 +64,10 @@ class Whereabouts:
         checksum = source.checksums[tensor] if source.checksums is not None else b""
         return Lying(Leaf(digest, source.path, info.begin, info.dtype, info.count, info.nbytes), checksum, 0)
 
+    def unrounded(self, digest: bytes) -> Made | None:
+        """Return how a tensor is made that only stands between others."""
+        return self._planner.unrounded(digest)
+
     def source_paths(self) -> set[Path]:
         """Return the files of all sources opened."""
         return {self._sources.file(name).path for name in self._sources.opened()}
@@ -87,6 +94,8 @@ class Wave:
     """By digest: checksum and count of values not finite, for what is copied."""
     computed: list[int] = field(default_factory=list)
     bytes_read: list[int] = field(default_factory=list)
+    surveys: dict[bytes, Survey] = field(default_factory=dict)
+    """What methods must know first, by key."""
 
     def output(self, item: Item, temporary: Path) -> int:
         """Add an item's output, to be written at a temporary path; return its index."""
@@ -114,10 +123,42 @@ class Wave:
                 read[each.digest] = each.nbytes
             else:
                 self.computed[index] += 1
-                terms = [(term.digest, term.coefficient) for term in each.terms]
-                self.work.steps[each.digest] = Step(each.digest, each.spec.dtype, each.count, terms, [place])
-                read |= self._add_leaves(each)
+                self._add_step(each, [place])
+                read |= {digest: leaf.size for digest in each.reads if (leaf := self.work.leaves.get(digest))}
         self.bytes_read[index] = sum(read.values())
+
+    def unlaid(self) -> list[Made]:
+        """Return what surveys read and what lies nowhere: it only stands between other tensors."""
+        wanted = {digest for survey in self.surveys.values() for digest in _reads(survey)}
+        lying = self.whereabouts.of(wanted, allow_nonfinite=True)
+        found = [self.whereabouts.unrounded(digest) for digest in sorted(wanted - lying.keys())]
+        assert all(found)  # a target stands in a later wave than the files that its surveys read
+        return [each for each in found if each is not None]
+
+    def tie_surveys(self, laid: Mapping[bytes, Leaf]) -> None:
+        """Give the pass its surveys. `laid`: where that lies which `unlaid` returned."""
+        for survey in self.surveys.values():
+            lying = self.whereabouts.of((each for each in _reads(survey) if each not in laid), allow_nonfinite=True)
+            leaves = {**{digest: each.leaf for digest, each in lying.items()}, **laid}
+            tensors = [
+                Surveyed(each.name, each.shape, tuple(_combination(operand, leaves) for operand in each.operands))
+                for each in survey.tensors
+            ]
+            self.work.surveys.append(engine.Survey(survey.key, survey.method, dict(survey.arguments), tensors))
+
+    def lay_out(self, made: Sequence[Made], path: Path) -> Mapping[bytes, Leaf]:
+        """Have the pass write tensors into a file that holds nothing else; return where each will lie."""
+        offset, leaves = 0, {}
+        index = len(self.work.outputs)
+        for each in made:
+            if each.digest in self.work.steps:
+                self.work.steps[each.digest].places.append(Place(index, offset))
+            else:
+                self._add_step(each, [Place(index, offset)])
+            leaves[each.digest] = Leaf(each.digest, path, offset, each.spec.dtype, each.count, each.nbytes)
+            offset += each.nbytes
+        self.work.outputs.append(OutputFile(path, b"", offset))
+        return leaves
 
     def artifacts(self) -> set[Path]:
         """Return the files that the pass reads and that are no sources."""
@@ -146,10 +187,48 @@ class Wave:
         found |= self.whereabouts.in_artifacts(copies, allow_nonfinite=True)
         return self.whereabouts.of((each for each in copies if each not in found), allow_nonfinite=True) | found
 
-    def _add_leaves(self, made: Made) -> dict[bytes, int]:
-        """Add the leaves of a step, unless they are steps themselves; return their sizes."""
+    def _add_step(self, made: Made, places: list[Place]) -> None:
+        """Add what makes a tensor, behind all that it reads and that lies nowhere."""
+        self._add_leaves(made)
+        for operand in made.operands:
+            if operand.terms is not None and operand.digest not in self.work.steps:
+                terms = [(term.digest, term.coefficient) for term in operand.terms]
+                self.work.steps[operand.digest] = Step(operand.digest, "float32", made.count, terms)
+        terms = [(term.digest, term.coefficient) for term in made.terms]
+        operation = None
+        if made.operation is not None:
+            operation = Operation(
+                made.operation.method,
+                made.name,
+                made.spec.shape,
+                dict(made.operation.arguments),
+                tuple(operand.digest for operand in made.operands),
+                made.survey.key if made.survey else b"",
+            )
+            if made.survey:
+                self.surveys[made.survey.key] = made.survey
+        self.work.steps[made.digest] = Step(made.digest, made.spec.dtype, made.count, terms, places, operation)
+
+    def _add_leaves(self, made: Made) -> None:
+        """Add the leaves that a tensor is made of, unless they are steps themselves, or must become some."""
         leaves, steps = self.work.leaves, self.work.steps
-        missing = [term.digest for term in made.terms if term.digest not in leaves and term.digest not in steps]
-        for digest, lying in self.whereabouts.of(missing, allow_nonfinite=True).items():
-            leaves[digest] = lying.leaf
-        return {term.digest: leaves[term.digest].size for term in made.terms if term.digest in leaves}
+        missing = [digest for digest in made.reads if digest not in leaves and digest not in steps]
+        found = self.whereabouts.of(missing, allow_nonfinite=True)
+        for digest in missing:
+            if digest in found:
+                leaves[digest] = found[digest].leaf
+            else:
+                between = self.whereabouts.unrounded(digest)
+                assert between is not None  # else whoever needs it stands behind whoever makes it
+                self._add_step(between, [])
+
+
+def _reads(survey: Survey) -> Iterator[bytes]:
+    """Yield the digests of all that a survey reads."""
+    return (digest for each in survey.tensors for operand in each.operands for digest in operand.reads)
+
+
+def _combination(operand: Operand, leaves: Mapping[bytes, Leaf]) -> tuple[tuple[Leaf, Fraction], ...]:
+    if operand.terms is None:
+        return ((leaves[operand.digest], Fraction(1)),)
+    return tuple((leaves[term.digest], term.coefficient) for term in operand.terms)

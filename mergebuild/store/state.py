@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,10 @@ from mergebuild.portable import Identity
 
 __all__ = ["ArtifactRow", "Record", "SourceRow", "State"]
 
-_VERSION = 2
+_VERSION = 3
+
+_GROWS = (2,)
+"""Versions that only lack tables."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
@@ -46,6 +49,7 @@ CREATE TABLE IF NOT EXISTS record (
     fingerprint BLOB, header BLOB, tensors INTEGER,
     PRIMARY KEY (project, target)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, text TEXT NOT NULL, found REAL NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -275,6 +279,22 @@ class State:
         known = self._digests
         return digests if known is None else [digest for digest in digests if digest in known]
 
+    # What was found out about whole tensors
+
+    def findings(self) -> dict[bytes, str]:
+        """Return all findings, by what they follow from."""
+        return dict(self._db.execute("SELECT key, text FROM finding"))
+
+    def keep_findings(self, findings: Mapping[bytes, str]) -> None:
+        """Keep findings; of too many, the newest."""
+        now = time.time()
+        rows = [(key, text, now) for key, text in findings.items()]
+        self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?)", rows)
+        self._db.execute(
+            "DELETE FROM finding WHERE found < (SELECT found FROM finding ORDER BY found DESC LIMIT 1 OFFSET ?)",
+            (_FINDINGS,),
+        )
+
     # Records of targets
 
     def record(self, project: str, target: str) -> Record | None:
@@ -368,6 +388,9 @@ _PUBLISHED = (
 _PAGES_BEFORE_CHECKPOINT = 8192
 """32 MiB. A checkpoint waits for the disk: a build of ten thousand targets should do so a few times, not a hundred."""
 
+_FINDINGS = 100_000
+"""How many findings are kept: each is some numbers about a tensor."""
+
 _MANY = 20_000
 """Digests asked for after which it pays to know all that there are."""
 _MOST_KEPT = 500_000
@@ -385,13 +408,13 @@ def _connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
         db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BEFORE_CHECKPOINT}")
         db.execute("PRAGMA foreign_keys = ON")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
+        if version not in (0, *_GROWS, _VERSION):
             message = f"the state is of version {version}, and this program writes version {_VERSION}"
             raise sqlite3.DatabaseError(message)
-        if version == 0:
+        if version != _VERSION:
             db.executescript(_SCHEMA)
             db.execute(f"PRAGMA user_version = {_VERSION}")
-        for table in ("source", "artifact", "tensor", "record"):  # damage behind the first page shows now, not later
+        for table in ("source", "artifact", "tensor", "record", "finding"):  # damage behind the first page shows now
             db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
     except BaseException:
         db.close()

@@ -84,3 +84,26 @@ def test_the_python_examples_run(
     assert "did you mean `orange`?" in shown
     assert (tmp_path / "out/orange.safetensors").is_file()
     assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_what_shows_a_deviation_exists() -> None:
+    """Each row of docs/deviations.md names tests by file and name, and there they are."""
+    tests = DOCS.parent / "tests"
+    rows = [line for line in (DOCS / "deviations.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith("| topic |")]
+    assert len(rows) > 40
+    for row in rows:
+        *_, topic, elsewhere, here, shown = row.strip("| ").split(" | ")
+        assert all((topic, elsewhere, here))
+        named = re.findall(r"`(\S+?)::(test_\w+)`", shown)
+        assert named, row
+        for file, name in named:
+            assert f"\ndef {name}(" in (tests / file).read_text("utf-8"), f"{file}::{name}"
+
+
+def test_a_deviation_is_of_a_method_that_there_is() -> None:
+    """A word in code in the first column is a method or a parameter of one."""
+    words = {*METHODS, *(parameter.name for row in METHODS.values() for parameter in row.parameters)}
+    for line in (DOCS / "deviations.md").read_text("utf-8").splitlines():
+        if line.startswith("| ") and "::" in line:
+            assert set(re.findall(r"`(\w+)`", line.split(" | ")[0])) <= words, line

@@ -1,0 +1,124 @@
+"""Do the inputs of a target fit together? Decided from headers, before any tensor is read.
+
+What is merged must be of one shape everywhere; checkpoints of different architectures, or that share less than half of
+the smaller one's tensors, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mergebuild.errors import MismatchError
+from mergebuild.layouts import Layout
+from mergebuild.recipe.model import Target
+
+__all__ = ["Offer", "Spec", "check", "check_missing"]
+
+
+class Spec(NamedTuple):
+    """What a tensor is from outside."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    is_float: bool
+
+
+class Offer(NamedTuple):
+    """An input as a target sees it: its name, what people know it by, and its tensors."""
+
+    ref: str
+    shown: str
+    layout: Layout | None
+    specs: Mapping[str, Spec]
+
+    def row(self, width: int = 0) -> str:
+        """Return a line about it for an error, its name filled up to a width."""
+        return f"{self.ref:{width}}  {self.shown}"
+
+
+def check(target: Target, offers: Sequence[Offer], common: Sequence[str], *, unites: bool) -> None:
+    """Refuse inputs that do not fit. `common`: the tensors that are merged; `unites`: they need not share any.
+
+    Raises:
+        MismatchError: shapes or architectures differ, or there is too little in common.
+    """
+    first = offers[0]
+    for offer in offers[1:]:
+        wrong = [name for name in common if offer.specs[name].shape != first.specs[name].shape]
+        ours, theirs = first.layout, offer.layout
+        differ = ours is not None and theirs is not None and ours.name != theirs.name
+        if wrong:
+            raise _shape_mismatch(target, offers, wrong, offer if differ else None)
+        if differ:
+            assert ours is not None
+            assert theirs is not None
+            raise MismatchError.one(
+                "layout-mismatch",
+                f"the inputs of `{target.name}` are of different architectures: `{ours.name}` and `{theirs.name}`",
+                where=target.where.place(),
+                rows=(first.row(), offer.row()),
+                help="checkpoints of different architectures can't be merged",
+            )
+        shared = sum(name in first.specs for name in offer.specs)
+        smaller = min(len(first.specs), len(offer.specs))
+        if 2 * shared < smaller and not unites:
+            raise MismatchError.one(
+                "too-little-in-common",
+                f"inputs of `{target.name}` share only {shared} tensors, less than half of the smaller one's {smaller}",
+                where=target.where.place(),
+                rows=(first.row(), offer.row()),
+                help="`mergebuild inspect FILE --tensors` shows the names",
+            )
+
+
+def _shape_mismatch(
+    target: Target, offers: Sequence[Offer], wrong: Sequence[str], other: Offer | None
+) -> MismatchError:
+    name = wrong[0]
+    longest = max(len(offer.ref) for offer in offers)
+    cells = [(offer.row(longest), offer.specs[name]) for offer in offers if name in offer.specs]
+    width = max(len(row) for row, _ in cells)
+    rows = [f"{row:{width}}  {spec.dtype} {list(spec.shape)}" for row, spec in cells]
+    if len(wrong) > 1:
+        listed = ", ".join(wrong[1:4])
+        rows.append(f"and {len(wrong) - 1} more: {listed}{', ...' if len(wrong) > 4 else ''}")
+    mend = "take tensors that differ from one input only, with `merge` or a number that does not reach them"
+    if other and offers[0].layout and other.layout:
+        mend = (
+            f"these are `{offers[0].layout.name}` and `{other.layout.name}`; checkpoints of different"
+            " architectures can't be merged"
+        )
+    return MismatchError.one(
+        "shape-mismatch",
+        f"`{name}` differs between the inputs of `{target.name}`",
+        where=target.where.place(),
+        rows=rows,
+        help=mend,
+    )
+
+
+def check_missing(target: Target, others: Sequence[str], missing: Sequence[int], left_out: Sequence[int]) -> None:
+    """Refuse inputs with different tensors where the target says so; by input behind the first, how many.
+
+    Raises:
+        MismatchError: it says `missing = "error"`, and some do.
+    """
+    if target.missing != "error":
+        return
+    rows = [
+        f"{ref}  lacks {count} tensors of the first input" for ref, count in zip(others, missing, strict=True) if count
+    ]
+    rows += [
+        f"{ref}  has {count} tensors that the first input lacks"
+        for ref, count in zip(others, left_out, strict=True)
+        if count
+    ]
+    if rows:
+        raise MismatchError.one(
+            "missing-tensors",
+            f'the inputs of `{target.name}` have different tensors, and it says `missing = "error"`',
+            where=target.where.place(),
+            rows=rows,
+            help='`missing = "keep"` takes from the first input what another lacks',
+        )
