@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergebuild.cli.opening import open_names
+from mergebuild.cli.opening import open_methods, open_names
 from mergebuild.cli.options import Settings
 from mergebuild.errors import MergeBuildError
 
 if TYPE_CHECKING:
+    from mergebuild.methods.method import Method
     from mergebuild.recipe.families import Family
 
-__all__ = ["source_names", "target_names"]
+__all__ = ["own_methods", "source_names", "target_names"]
 
 
 def target_names(settings: Settings, incomplete: str) -> tuple[str, ...]:
@@ -28,6 +29,14 @@ def target_names(settings: Settings, incomplete: str) -> tuple[str, ...]:
 def source_names(settings: Settings) -> tuple[str, ...]:
     """Return the names of sources."""
     return _names(settings)[0]
+
+
+def own_methods(settings: Settings) -> Mapping[str, Method]:
+    """Return the methods that the mergefile declares itself."""
+    try:
+        return open_methods(settings)
+    except (MergeBuildError, OSError):
+        return {}
 
 
 def _names(settings: Settings) -> tuple[tuple[str, ...], Mapping[str, Family | None]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
 
+from mergebuild.cli.completion import own_methods
+from mergebuild.cli.opening import open_methods
 from mergebuild.cli.options import Settings, TextType, subcommand
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.methods.catalog import LATER, METHODS, Method
@@ -22,42 +25,55 @@ class _MethodName(TextType):
 
     def shell_complete(
         self,
-        ctx: click.Context,  # noqa: ARG002 -- click's signature
-        param: click.Parameter,  # noqa: ARG002
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002 -- click's signature
         incomplete: str,
     ) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        return [
-            CompletionItem(name, help=each.summary) for name, each in METHODS.items() if name.startswith(incomplete)
-        ]
+        known = [*METHODS.values(), *own_methods(ctx.ensure_object(Settings)).values()]
+        return [CompletionItem(each.name, help=each.summary) for each in known if each.name.startswith(incomplete)]
 
 
 @subcommand("methods")
 @click.argument("name", required=False, metavar="[NAME]", type=_MethodName())
 def command(settings: Settings, name: str | None) -> int:
-    """Show the merge methods; with NAME one of them: formula, parameters, citation."""
+    """Show the merge methods; with NAME one of them: formula, parameters, citation.
+
+    In a project, its own methods stand behind those of the catalog.
+    """
     if name is None:
-        document = {"methods": [method_document(method) for method in METHODS.values()]}
-        settings.console.answer(document, methods_lines(METHODS.values()))
+        known = [*METHODS.values(), *_own(settings).values()]
+        document = {"methods": [method_document(method) for method in known]}
+        settings.console.answer(document, methods_lines(known))
         return 0
-    method = _method(name)
+    method = _method(settings, name)
     settings.console.answer(method_document(method), method_lines(method))
     return 0
 
 
-def _method(name: str) -> Method:
+def _method(settings: Settings, name: str) -> Method:
     """Return a method by its name or by what other tools call it."""
     if name in METHODS:
         return METHODS[name]
     for method in METHODS.values():
         if name.casefold() in (alias.casefold() for alias in method.aliases):
             return method
+    own = _own(settings)
+    if name in own:
+        return own[name]
     if name in LATER:
         raise UsageError.one(
             "not-in-this-version",
             f"method `{name}` is not in this version",
             help="`mergebuild methods` shows those that are",
         )
-    mend = did_you_mean(name, METHODS, otherwise="`mergebuild methods` shows all")
+    mend = did_you_mean(name, [*METHODS, *own], otherwise="`mergebuild methods` shows all")
     raise UsageError.one("unknown-method", f"there is no method `{name}`", help=mend)
+
+
+def _own(settings: Settings) -> Mapping[str, Method]:
+    """Return the project's own methods; of a mergefile that nobody named and that can't be read there are none."""
+    if settings.mergefile is not None:
+        return open_methods(settings)
+    return own_methods(settings)

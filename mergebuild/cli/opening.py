@@ -13,6 +13,7 @@ from mergebuild.errors import Place, RecipeError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mergebuild.methods.method import Method
     from mergebuild.project import Project
     from mergebuild.recipe import Recipe
     from mergebuild.recipe.families import Family
@@ -23,6 +24,7 @@ __all__ = [
     "duration",
     "find_mergefile",
     "from_here",
+    "open_methods",
     "open_names",
     "open_project",
     "open_recipe",
@@ -99,6 +101,15 @@ def open_names(settings: Settings) -> tuple[tuple[str, ...], Mapping[str, Family
     from mergebuild.recipe import load_names
 
     return load_names(Path(path_of_mergefile(settings)), overrides=settings.overrides, variables=settings.variables)
+
+
+def open_methods(settings: Settings) -> Mapping[str, Method]:
+    """Load the project's own methods alone."""
+    from pathlib import Path
+
+    from mergebuild.recipe import load_methods
+
+    return load_methods(Path(path_of_mergefile(settings)))
 
 
 def shown_from_here(settings: Settings) -> Shown:

@@ -32,7 +32,7 @@ COMMANDS = {
     "gc": "Free what no target needs any more.",
     "clean": "Remove outputs and artifacts.",
     "lock": "Write mergefile.lock: what was read and built.",
-    "trust": "Let this project write outside its folder.",
+    "trust": "Let this project write outside its folder, or run code.",
     "init": "Write a mergefile for the models of a folder.",
 }
 """Each command lives in the module of its name in `mergebuild.cli`, under the name `command`."""

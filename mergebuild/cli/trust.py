@@ -11,13 +11,14 @@ __all__ = ["command"]
 @subcommand("trust")
 @reads_recipe
 def command(settings: Settings) -> int:
-    """Let this project write outside its folder, into the folders that its outputs name now.
+    """Let this project write outside its folder, into the folders that its outputs name now, and run its own methods.
 
-    The word is kept outside the project, and holds until the mergefile names other folders.
+    The word is kept outside the project. It holds until the mergefile names other folders; for a method, until its
+    file or its table changes.
     """
-    folders = open_project(settings).trust()
-    lines = [f"trusted: {folder}" for folder in folders] or [
-        "nothing to trust: all outputs are in the project's folder"
-    ]
-    settings.console.answer({"ok": True, "trusted": list(folders)}, lines)
+    trusted = open_project(settings).trust()
+    lines = [f"trusted: {folder}" for folder in trusted.folders]
+    lines += [f"trusted to run: {file}" for file in trusted.files]
+    nothing = "nothing to trust: all outputs are in the project's folder, and it has no methods of its own"
+    settings.console.answer(trusted.to_json(), lines or [nothing])
     return 0

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mergebuild.methods.catalog import Method, Parameter
 from mergebuild.report.columns import table
 
-__all__ = ["default_text", "inputs_text", "method_document", "method_lines", "methods_lines", "parameters_text"]
+__all__ = [
+    "access_text",
+    "default_text",
+    "inputs_text",
+    "kind_text",
+    "method_document",
+    "method_lines",
+    "methods_lines",
+    "parameters_text",
+]
 
 
 def inputs_text(method: Method) -> str:
-    """Return the inputs as a user writes them: `a, b`, `base, models`."""
-    return ", ".join(method.inputs)
+    """Return the inputs as a user writes them: `a, b`, `base, models`; in brackets what may be left out."""
+    return ", ".join(f"[{role}]" if role in method.optional else role for role in method.inputs)
 
 
 def parameters_text(method: Method) -> str:
@@ -26,7 +35,9 @@ def default_text(parameter: Parameter) -> str | None:
     """Return the default as TOML, None when the parameter must be given."""
     if parameter.default is None:
         return None
-    return str(parameter.default).lower() if isinstance(parameter.default, bool) else str(parameter.default)
+    if isinstance(parameter.default, bool):
+        return str(parameter.default).lower()
+    return f'"{parameter.default}"' if parameter.kind == "word" else str(parameter.default)
 
 
 def methods_lines(methods: Iterable[Method]) -> list[str]:
@@ -36,10 +47,14 @@ def methods_lines(methods: Iterable[Method]) -> list[str]:
 
 def method_lines(method: Method) -> list[str]:
     """Return everything that the catalog knows of a method."""
-    lines = [method.name, f"  {method.summary}", "", f"  {method.formula}", "", f"  inputs: {inputs_text(method)}"]
+    lines = [method.name, *([f"  {method.summary}"] if method.summary else []), ""]
+    lines += [f"  {method.formula}", ""] if method.formula else []
+    lines += [f"  inputs: {inputs_text(method)}"]
     if method.parameters:
         lines += ["  parameters:", *table(map(_parameter_row, method.parameters), indent=4)]
     named = [
+        ("reads", access_text(method)),
+        ("file", method.program.file if method.program else ""),
         ("also called", ", ".join(method.aliases)),
         ("differs", method.differs),
         ("cite", method.cite),
@@ -48,11 +63,49 @@ def method_lines(method: Method) -> list[str]:
     return [*lines, *(f"  {label}: {text}" for label, text in named if text)]
 
 
+def access_text(method: Method) -> str:
+    """Return how a method reads its inputs, which says what memory it takes."""
+    if method.program is not None:
+        return ""
+    return "chunk by chunk; virtual targets fold" if method.coefficients is not None else _ACCESS[method.access]
+
+
+_ACCESS: Mapping[str, str] = {
+    "elements": "chunk by chunk",
+    "rows": "row by row",
+    "statistics": "the tensor once for its statistics, which are kept; then chunk by chunk",
+    "tensor": "a whole tensor, in memory",
+    "tensors": "several tensors together, in memory; then each alone",
+}
+
+
+def kind_text(parameter: Parameter) -> str:
+    """Return what may be given for a parameter."""
+    match parameter.kind:
+        case "flag":
+            return "true or false"
+        case "word":
+            return " or ".join(f'"{word}"' for word in parameter.choices)
+        case "integer":
+            kind = "a whole number"
+        case _:
+            kind = "a number per tensor, one a model" if parameter.per == "model" else "a number per tensor"
+    low, high = parameter.low, parameter.high
+    if low is not None and high is not None:
+        return f"{kind}, from {low} to {high}"
+    if low is not None:
+        return f"{kind}, from {low} on"
+    return kind if high is None else f"{kind}, up to {high}"
+
+
 def _parameter_row(parameter: Parameter) -> tuple[str, ...]:
-    kind = "true or false" if parameter.kind == "flag" else "a number per tensor"
-    kind += ", one a model" if parameter.per == "model" else ""
     default = default_text(parameter)
-    return (parameter.name, kind, f"default {default}" if default else "must be given", parameter.summary)
+    return (
+        parameter.name,
+        kind_text(parameter),
+        f"default {default}" if default else "must be given",
+        parameter.summary,
+    )
 
 
 def method_document(method: Method) -> dict[str, object]:
@@ -62,10 +115,13 @@ def method_document(method: Method) -> dict[str, object]:
         "summary": method.summary,
         "formula": method.formula,
         "inputs": list(method.inputs),
+        "optional": list(method.optional),
+        "reads": access_text(method) or None,
         "parameters": [
             {
                 "name": each.name,
                 "kind": each.kind,
+                "choices": list(each.choices),
                 "per": each.per,
                 "default": default_text(each),
                 "summary": each.summary,
@@ -77,4 +133,5 @@ def method_document(method: Method) -> dict[str, object]:
         "cite": method.cite or None,
         "version": method.version,
         "exact": method.exact,
+        "file": method.program.file if method.program else None,
     }

@@ -14,7 +14,7 @@ from program_under_test import FakeProject, Mergebuild
 
 from mergebuild.errors import Problem
 from mergebuild.events import Notice, silent
-from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, VerifyResult, WhyResult
+from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 
 CURRENT = TargetResult("orange", Verdict.UP_TO_DATE, "out/orange.safetensors")
@@ -124,7 +124,7 @@ def test_a_failed_target_is_in_the_document_and_on_stderr_with_the_builds_exit_c
         "list things",
         "graph --format svg",
         "methods tis",
-        "methods ties",
+        "methods add_lora",
         "methods weighted_sum --set m=1",
         "oops",
         "-C missing build",
@@ -222,11 +222,11 @@ def test_clean_prints_the_bytes_freed(project: FakeProject, mergebuild: Mergebui
 
 def test_lock_and_trust_say_what_they_wrote(project: FakeProject, mergebuild: Mergebuild) -> None:
     project.answers["lock"] = Path("mergefile.lock")
-    project.answers["trust"] = ("/elsewhere",)
+    project.answers["trust"] = Trusted(("/elsewhere",), ("blend.py",))
     assert mergebuild("lock").out == "wrote mergefile.lock\n"
     assert mergebuild("lock", "--json").json == {"ok": True, "lock": "mergefile.lock"}
-    assert mergebuild("trust").out == "trusted: /elsewhere\n"
-    assert mergebuild("trust", "--json").json == {"ok": True, "trusted": ["/elsewhere"]}
+    assert mergebuild("trust").out == "trusted: /elsewhere\ntrusted to run: blend.py\n"
+    assert mergebuild("trust", "--json").json == {"ok": True, "trusted": ["/elsewhere", "blend.py"]}
 
 
 def test_overrides_and_variables_reach_the_recipe_as_exact_numbers(

@@ -163,7 +163,7 @@ def test_targets_are_completed_and_members_behind_an_at_sign(folder: Path) -> No
 
 def test_sources_methods_and_commands_are_completed() -> None:
     assert completed("inspect", incomplete="o") == ["opk"]
-    assert completed("methods", incomplete="add") == ["add_difference", "add"]
+    assert completed("methods", incomplete="add_d") == ["add_difference"]
     assert completed(incomplete="li") == ["lineage", "list"]
     assert completed("list", incomplete="t") == ["targets"]
     assert "--keep-going" in completed("build", incomplete="--")
