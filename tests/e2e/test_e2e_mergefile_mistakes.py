@@ -36,7 +36,7 @@ class Mistake:
 
 MISTAKES = [
     Mistake("method", '"weighted_sum"', '"weigted_sum"', "unknown-method", "5:10", ["weigted_sum", "`weighted_sum`?"]),
-    Mistake("later method", '"weighted_sum"', '"slerp"', "not-in-this-version", "5:10", ["slerp"]),
+    Mistake("later method", '"weighted_sum"', '"add_lora"', "not-in-this-version", "5:10", ["add_lora"]),
     Mistake("key", "output =", "ouput =", "unknown-key", "9:1", ["ouput", "`output`?"]),
     Mistake("key M", "alpha =", "M =", "unknown-key", "8:1", ["`M`", "`alpha`"]),
     Mistake("key multiplier", "alpha =", "multiplier =", "unknown-key", "8:1", ["`multiplier`", "`alpha`"]),
@@ -49,7 +49,7 @@ MISTAKES = [
     Mistake("reference", 'b = "two"', 'b = "twoo"', "unknown-reference", "7:5", ["`twoo`", "`two`?"]),
     Mistake("variable", "0.3", '"${m}"', "unknown-variable", "8:10", ["`m`"]),
     Mistake("components", "alpha = 0.3", "alpha = 0.3\ncomponents = {}", "not-in-this-version", "9:1", ["components"]),
-    Mistake("rules", "alpha = 0.3", "alpha = 0.3\nrules = []", "not-in-this-version", "9:1", ["rules"]),
+    Mistake("rules", "alpha = 0.3", "alpha = 0.3\nrules = []", "bad-value", "9:9", ["rules"]),
     Mistake("slices", "alpha = 0.3", "alpha = 0.3\nslices = []", "not-in-this-version", "9:1", ["slices"]),
     Mistake("tokenizer", "alpha = 0.3", "alpha = 0.3\ntokenizer = 1", "not-in-this-version", "9:1", ["tokenizer"]),
     Mistake("config", "alpha = 0.3", "alpha = 0.3\nconfig = 1", "not-in-this-version", "9:1", ["config"]),

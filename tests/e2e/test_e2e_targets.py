@@ -121,7 +121,7 @@ def test_norms_and_output_projections_are_not_scaled(trio: Space, method: str, k
 
 
 def test_methods_of_later_versions_say_so(trio: Space) -> None:
-    for method in ("slerp", "ties", "dare_ties", "karcher", "model_stock", "train_difference"):
+    for method in ("add_lora", "extract_lora", "merge_loras"):
         trio.write(f'{SOURCES}[targets.x]\nmethod = "{method}"\na = "one"\nb = "two"\noutput = "x.safetensors"\n')
         assert "not-in-this-version" in trio.refused("build", code=3).errors
 
