@@ -184,13 +184,33 @@ def sd_mecha(
     return Arm(name, command, lambda _: lab.warm(models), outputs=tuple(outputs), is_peer=True)
 
 
-def mergekit(lab: Lab, folder: Path, models: Sequence[Path], weights: Sequence[float]) -> Arm:
-    """Run mergekit's `linear` over Llama directories."""
+def mergekit(
+    lab: Lab,
+    folder: Path,
+    models: Sequence[Path],
+    method: str,
+    numbers: Mapping[str, float],
+    *,
+    weights: Sequence[float] = (),
+    on_llama: bool,
+) -> Arm:
+    """Run mergekit over Llama directories, or over checkpoints that it knows no architecture of, as files.
+
+    `numbers` are the method's parameters. The first model is the base, but with `weights`, one a model.
+    """
     output, recipe = folder / "mergekit", folder / "mergekit.json"  # JSON is YAML
-    merged = [
-        {"model": str(model), "parameters": {"weight": weight}}
-        for model, weight in zip(lab.directories(models), weights, strict=True)
-    ]
-    recipe.write_text(json.dumps({"merge_method": "linear", "dtype": "bfloat16", "models": merged}), encoding="utf-8")
-    command = [str(lab.peer("mergekit") / "mergekit-yaml"), str(recipe), str(output), "--no-copy-tokenizer", "--quiet"]
+    paths = [str(path) for path in (lab.directories(models) if on_llama else models)]
+    config: dict[str, object] = {
+        "merge_method": method,
+        "dtype": "bfloat16" if on_llama else "float16",
+        "parameters": numbers,
+        "models": [
+            {"model": path, "parameters": {"weight": weight}} for path, weight in zip(paths, weights, strict=True)
+        ]
+        if weights
+        else [{"model": path} for path in paths],
+    }
+    recipe.write_text(json.dumps(config if weights else {**config, "base_model": paths[0]}), encoding="utf-8")
+    program, settings = ("mergekit-yaml", ["--no-copy-tokenizer"]) if on_llama else ("mergekit-pytorch", [])
+    command = [str(lab.peer("mergekit") / program), str(recipe), str(output), "--quiet", "--random-seed=7", *settings]
     return Arm("mergekit", command, lambda _: lab.warm(models), outputs=(output,), is_peer=True)

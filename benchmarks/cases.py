@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.arms import SOURCES, Arm, Project, bare_python, copies, dd, import_torch, mergekit, sd_mecha
+from benchmarks.arms import SOURCES, Arm, Project, bare_python, copies, dd, import_torch, mergekit, remove, sd_mecha
 from benchmarks.lab import Lab, block_share, write_tiny
 from benchmarks.process import Sample
 
@@ -75,6 +75,18 @@ def extra(label: str, name: str, **bound: float) -> Figure:
 
 
 ANONYMOUS = limit("anonymous memory, bytes", "anonymous", 450 * MIB)
+SHARE_OF_MEMORY = Figure(
+    "anonymous memory, mergebuild / mergekit", lambda each: each[OURS].anonymous / each["mergekit"].anonymous, 0.1
+)
+COMPARED: Mapping[str, Mapping[str, float]] = {
+    "slerp": {"t": 0.3},
+    "ties": {"weight": 0.5, "density": 0.2},
+    "dare_ties": {"weight": 0.5, "density": 0.2},
+    "della": {"weight": 0.5, "density": 0.5, "epsilon": 0.1},
+    "model_stock": {},
+}
+"""Methods that mergekit has too, with their parameters."""
+KNOWN = "mergebuild, again"
 BEST, DEFAULT = "sd-mecha, best", "sd-mecha, default"
 
 
@@ -274,7 +286,60 @@ def llama(lab: Lab, folder: Path) -> list[Arm]:
     models = lab.models("llama", 2)
     text = target("blend", "linear", models=["a", "b"], weight=[0.7, 0.3])
     ours = Project(lab, folder, models, text).fresh(OURS, ["blend.safetensors"])
-    return [ours, copies(lab, folder, models[0]), import_torch(lab), mergekit(lab, folder, models, [0.7, 0.3])]
+    peer = mergekit(lab, folder, models, "linear", {}, weights=[0.7, 0.3], on_llama=True)
+    return [ours, copies(lab, folder, models[0]), import_torch(lab), peer]
+
+
+def method_text(method: str, numbers: Mapping[str, float]) -> str:
+    """Return a target of a method with a base and other models, or of slerp between two; its chance has a seed."""
+    keys: dict[str, object] = {"a": "a", "b": "b"} if method == "slerp" else {"base": "a", "models": ["b", "c"]}
+    keys |= numbers
+    keys |= {"seed": 7} if method in ("dare_ties", "della") else {}
+    return target("merged", method, folder="", **keys)
+
+
+def merged(layout: str, method: str, numbers: Mapping[str, float]) -> Callable[[Lab, Path], list[Arm]]:
+    """Return the arms of a method that both we and mergekit have."""
+
+    def arms(lab: Lab, folder: Path) -> list[Arm]:
+        models = lab.models(layout, 2 if method == "slerp" else 3)
+        ours = Project(lab, folder, models, method_text(method, numbers)).fresh(OURS, ["merged.safetensors"])
+        return [ours, mergekit(lab, folder, models, method, numbers, on_llama=layout == "llama")]
+
+    return arms
+
+
+def methods() -> Iterator[Case]:
+    """Yield the cases of methods that look at a tensor before they make it, or draw random numbers."""
+    for layout, shown in (("sd15", "SD1.5"), ("llama", "Llama 1.1B")):
+        for method, numbers in COMPARED.items():
+            figures = (seconds("mergekit", OURS, at_least=1), SHARE_OF_MEMORY, ANONYMOUS)
+            yield Case(f"{layout}_{method}", f"{shown} {method}", merged(layout, method, numbers), figures)
+
+
+def slerp_sweep(lab: Lab, folder: Path) -> list[Arm]:
+    """Return the arms of a family of slerps: from nothing, again with other numbers, and of as many weighted sums."""
+    models = lab.models("sd15", 2)
+
+    def family(method: str, number: str, shift: int) -> str:
+        values = [round(0.1 * each + 0.001 * shift, 3) for each in range(1, 6)]
+        keys = f'method = "{method}"\na = "a"\nb = "b"\n{number} = "${{t}}"\n'
+        outputs = f'output = "mix-{shift}-${{t}}.safetensors"\n'  # new ones, as copies of history are none of this
+        return f"[targets.mix]\nforeach.t = {values}\n{keys}{outputs}"
+
+    known = Project(lab, folder / "known", models, family("slerp", "t", 0))
+    again = known.again(KNOWN, "build", lambda number: family("slerp", "t", number + 1))
+
+    def prepare(number: int) -> None:
+        remove(sorted(known.folder.glob("mix-*")))
+        again.prepare(number)
+
+    outputs = [f"mix-0-{each / 10:g}.safetensors" for each in range(1, 6)]
+    return [
+        replace(again, prepare=prepare),
+        Project(lab, folder / "ours", models, family("slerp", "t", 0)).fresh(OURS, outputs),
+        Project(lab, folder / "sums", models, family("weighted_sum", "alpha", 0)).fresh("weighted_sum", outputs),
+    ]
 
 
 def threads(lab: Lab, folder: Path) -> list[Arm]:
@@ -404,6 +469,13 @@ CASES: Mapping[str, Case] = {
             "Llama 1.1B linear",
             llama,
             (seconds("mergekit", OURS, at_least=4), seconds(OURS, "cp"), ANONYMOUS),
+        ),
+        *methods(),
+        Case(
+            "slerp_sweep_5",
+            "SD1.5 slerp, sweep of 5",
+            slerp_sweep,
+            (seconds(KNOWN, "weighted_sum", at_most=1.2), seconds(OURS, "weighted_sum"), ANONYMOUS),
         ),
         Case(
             "threads",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.arms import Arm, Project, copies
-from benchmarks.cases import CHAIN, many_text, nothing_to_do, target
+from benchmarks.arms import Arm, Project, copies, mergekit
+from benchmarks.cases import CHAIN, COMPARED, many_text, method_text, nothing_to_do, target
 from benchmarks.lab import Lab, block_share, write_tiny
 from benchmarks.process import ProcessFailedError
 from mergebuild.formats import read_header
@@ -60,6 +60,28 @@ def test_recipes_of_the_cases_are_mergefiles(tmp_path: Path) -> None:
     for text, count in ((CHAIN, 3), (many_text(30), 30), (target("one", "copy", a="a"), 1)):
         Project(Lab(tmp_path), tmp_path, models, text).write()
         assert len(load(tmp_path / "mergefile.toml").target_names()) == count
+
+
+@pytest.mark.parametrize("method", COMPARED)
+def test_methods_are_built_with_the_numbers_that_the_peer_gets(tmp_path: Path, method: str) -> None:
+    models = [write_tiny(tmp_path / f"{name}.safetensors", seed) for seed, name in enumerate("abc")]
+    project = Project(Lab(tmp_path), tmp_path, models, method_text(method, COMPARED[method]))
+    assert project.fresh("mergebuild", ["merged.safetensors"]).run(0, tmp_path / "log").extra["merge_seconds"] > 0
+
+
+@pytest.mark.parametrize(("layout", "program"), [("sd15", "mergekit-pytorch"), ("llama", "mergekit-yaml")])
+def test_mergekit_gets_files_or_directories_and_a_base(tmp_path: Path, layout: str, program: str) -> None:
+    """It knows no architecture of Stable Diffusion, and has another program for that."""
+    (tmp_path / "environments" / "mergekit").mkdir(parents=True)
+    (tmp_path / "environments" / "mergekit" / "installed").touch()
+    models = [write_tiny(tmp_path / f"{name}.safetensors", seed) for seed, name in enumerate("abc")]
+    arm = mergekit(Lab(tmp_path), tmp_path, models, "ties", {"density": 0.2}, on_llama=layout == "llama")
+    recipe = json.loads((tmp_path / "mergekit.json").read_text(encoding="utf-8"))
+    paths = [str(tmp_path / name) for name in ("a", "b", "c")] if layout == "llama" else [str(each) for each in models]
+    assert Path(arm.command[0]).name == program
+    assert recipe["base_model"] == paths[0]
+    assert [each["model"] for each in recipe["models"]] == paths
+    assert recipe["parameters"] == {"density": 0.2}
 
 
 def test_a_project_is_built_afresh_each_time_and_its_own_numbers_are_kept(tmp_path: Path) -> None:
