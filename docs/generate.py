@@ -18,12 +18,12 @@ import click
 
 from mergebuild.cli.program import COMMANDS, PROGRAM_NAME, program
 from mergebuild.methods.catalog import LATER, METHODS, Method
-from mergebuild.report.catalog import default_text
+from mergebuild.report.catalog import access_text, default_text, kind_text
 
 __all__ = ["PAGES", "cli_page", "main", "methods_page"]
 
 _METHODS_HEAD = """\
-<!-- Written by docs/generate.py from mergebuild/methods/catalog.py. -->
+<!-- Written by docs/generate.py from mergebuild/methods/tables. -->
 # Methods
 
 What a target's `method` may be. Inputs and parameters are keys of the target:
@@ -38,9 +38,16 @@ output = "out/mix.safetensors"
 ```
 
 A *number* may be one for the whole model or a table with a number for each part of it; a parameter that is given *for
-each model* is a list, or one value for all, or stands beside a model: `{ model = "opk", weight = 0.5 }`. All methods
-here are linear: chains of them fold into one exact combination of sources, computed in float32 and rounded once. The
-result is the same on every machine.
+each model* is a list, or one value for all, or stands beside a model: `{ model = "opk", weight = 0.5 }`. A whole number
+or a word is one for the whole target.
+
+Linear methods (the first ones, up to `replace`) fold: chains of them are one exact combination of sources. Of every
+other method the inputs are computed in float32, unrounded where a target without an output stands between, and the
+result is rounded once. Random methods need a `seed`; what an element gets follows from the seed, the tensor's name and
+the element's index alone. The result is the same on every machine, except where a method is called approximate.
+
+Where a method differs from the tool that it comes from is said below, and listed with the tests that show it in
+[deviations](deviations.md).
 
 """
 
@@ -99,12 +106,14 @@ def _method_section(method: Method) -> Iterator[str]:
     if method.parameters:
         yield "| parameter | | default | |\n|---|---|---|---|"
         for each in method.parameters:
-            kind = "`true` or `false`" if each.kind == "flag" else "number"
-            kind += " for each model" if each.per == "model" else ""
-            default = default_text(each)
-            yield f"| `{each.name}` | {kind} | {f'`{default}`' if default else 'must be given'} | {each.summary} |"
+            default = f"`{text}`" if (text := default_text(each)) else "must be given"
+            yield f"| `{each.name}` | {kind_text(each)} | {default} | {each.summary} |"
         yield ""
-    yield f"- Inputs: {_code(method.inputs)}."
+    optional = f"; {_code(method.optional)} may be left out" if method.optional else ""
+    yield f"- Inputs: {_code(method.inputs)}{optional}."
+    yield f"- Reads: {access_text(method)}."
+    if not method.exact:
+        yield "- Approximate: the same bytes only on one kind of processor and libraries."
     if method.aliases:
         yield f"- Also called: {', '.join(method.aliases)}."
     if method.differs:
