@@ -82,10 +82,9 @@ class _Differences:
         """Add the next elements of each input."""
         if len(chunks) == 1:
             return
-        for at in range(0, len(chunks[0]), BLOCK):
-            parts = [chunk[at : at + BLOCK].to(torch.float64) for chunk in chunks]
-            origin = parts.pop(self._origin)
-            self._gram.add([part.sub_(origin) for part in parts])
+        others = list(chunks)
+        origin = others.pop(self._origin)
+        self._gram.add(others, origin)
 
     def value(self) -> Matrix:
         """Return the matrix."""

@@ -22,8 +22,44 @@ __all__ = ["BLOCK", "ColumnSums", "Gram", "Sum", "vector_sums"]
 BLOCK = 65_536
 """Values in a block."""
 
-_ROOM = 4 * BLOCK
-"""Values gathered before they are summed: of float64 2 MiB, which stay in the processor's cache."""
+_TAIL = 512
+"""Values left of a block when it waits, to be halved on with others: below it, calls cost more than numbers."""
+_TAILS = 16
+
+
+class _Tree:
+    """The sums of whole blocks, added up in order."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._total = 0.0
+        self._tails = torch.empty(_TAILS, _TAIL, dtype=torch.float64, device=device)
+        self._rows = self._tails.unbind()
+        self._waiting = 0
+
+    def take(self, halves: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Add a block, which is used up: `halves` as `_halves` gives them."""
+        for lower, upper in halves[:-1]:
+            lower.add_(upper)
+        lower, upper = halves[-1]
+        torch.add(lower, upper, out=self._rows[self._waiting])
+        self._waiting += 1
+        if self._waiting == _TAILS:
+            self.total()
+
+    def total(self) -> float:
+        """Return the sum of the blocks so far."""
+        if self._waiting:
+            self._total = _add_rows(self._total, self._tails[: self._waiting])
+            self._waiting = 0
+        return self._total
+
+    def total_with(self, values: Tensor, count: int) -> float:
+        """Return the sum with the first `count` of one more block (float64 [65,536], used up)."""
+        if not count:
+            return self.total()
+        width = 1 << (count - 1).bit_length()  # zeros that would fill the block up to 65,536 change nothing
+        values[count:width] = 0
+        return _add_rows(self.total(), values[:width].unsqueeze(0))
 
 
 class Sum:
@@ -31,26 +67,25 @@ class Sum:
 
     def __init__(self) -> None:
         """Begin at 0."""
-        self._total = 0.0
-        self._room: Tensor | None = None
+        self._tree: _Tree | None = None
         self._fill = 0
 
     def add(self, values: Tensor) -> None:
         """Add `values` (any float dtype, [n]), which follow those added before. They are not kept."""
-        if self._room is None:
+        if self._tree is None:
+            self._tree = _Tree(values.device)
             self._room = _room_on(values.device)
-        for begin, end in _pieces(self._fill, len(values)):
+            self._halves = _halves(self._room)
+        for begin, end in _pieces(self._fill, len(values), BLOCK):
             self._room[self._fill : self._fill + end - begin].copy_(values[begin:end])
             self._fill += end - begin
-            if self._fill == _ROOM:
-                self._total = _add_blocks(self._total, self._room, _ROOM)
+            if self._fill == BLOCK:
+                self._tree.take(self._halves)
                 self._fill = 0
 
     def value(self) -> float:
         """Return the sum so far."""
-        if self._room is None or not self._fill:
-            return self._total
-        return _add_blocks(self._total, self._room[: _padded(self._fill)].clone(), self._fill)
+        return self._tree.total_with(self._room.clone(), self._fill) if self._tree is not None else 0.0
 
 
 class Gram:
@@ -62,38 +97,43 @@ class Gram:
     def __init__(self, n: int) -> None:
         """Begin with `n` vectors."""
         self._n = n
-        self._totals = {(i, j): 0.0 for i in range(n) for j in range(i, n)}
-        self._rooms: list[Tensor] = []
+        self._trees: dict[tuple[int, int], _Tree] = {}
         self._fill = 0
 
-    def add(self, chunks: Sequence[Tensor]) -> None:
-        """Add the next elements of each vector (float32 or float64, all [n]). They are not kept."""
-        if not self._rooms:
-            self._rooms = [_room_on(chunks[0].device) for _ in range(self._n + 1)]
-        for begin, end in _pieces(self._fill, len(chunks[0])):
-            for room, chunk in zip(self._rooms, chunks, strict=False):
-                room[self._fill : self._fill + end - begin].copy_(chunk[begin:end])
+    def add(self, chunks: Sequence[Tensor], origin: Tensor | None = None) -> None:
+        """Add the next elements of each vector (float32 or float64, all [n]), less those of `origin` if it is given.
+
+        The differences of float32 are taken in float64, where they are exact. Nothing is kept.
+        """
+        if not self._trees:
+            device = chunks[0].device
+            self._rooms = [_room_on(device) for _ in range(self._n)]
+            self._product, self._origin = _room_on(device), _room_on(device)
+            self._halves = _halves(self._product)
+            self._trees = {(i, j): _Tree(device) for i in range(self._n) for j in range(i, self._n)}
+        for begin, end in _pieces(self._fill, len(chunks[0]), BLOCK):
+            span = slice(self._fill, self._fill + end - begin)
+            if origin is not None:
+                self._origin[span].copy_(origin[begin:end])
+            for room, chunk in zip(self._rooms, chunks, strict=True):
+                part = room[span].copy_(chunk[begin:end])
+                if origin is not None:
+                    part.sub_(self._origin[span])
             self._fill += end - begin
-            if self._fill == _ROOM:
-                self._totals = self._with_held()
+            if self._fill == BLOCK:
+                for (i, j), tree in self._trees.items():
+                    torch.mul(self._rooms[i], self._rooms[j], out=self._product)
+                    tree.take(self._halves)
                 self._fill = 0
 
     def value(self) -> tuple[tuple[float, ...], ...]:
         """Return the matrix so far, symmetric."""
-        found = self._with_held()
+        found = dict.fromkeys(((i, j) for i in range(self._n) for j in range(i, self._n)), 0.0)
+        for (i, j), tree in self._trees.items():
+            held = slice(0, self._fill)
+            torch.mul(self._rooms[i][held], self._rooms[j][held], out=self._product[held])
+            found[i, j] = tree.total_with(self._product, self._fill)
         return tuple(tuple(found[min(i, j), max(i, j)] for j in range(self._n)) for i in range(self._n))
-
-    def _with_held(self) -> dict[tuple[int, int], float]:
-        """Return the totals with what the rooms hold, which stays there."""
-        if not self._fill:
-            return self._totals
-        vectors = [room[: self._fill] for room in self._rooms]
-        product = self._rooms[-1]
-        found = {}
-        for (i, j), total in self._totals.items():
-            torch.mul(vectors[i], vectors[j], out=product[: self._fill])
-            found[i, j] = _add_blocks(total, product, self._fill)
-        return found
 
 
 class ColumnSums:
@@ -161,11 +201,21 @@ def vector_sums(values: Tensor) -> Tensor:
 
 
 def _room_on(device: torch.device) -> Tensor:
-    """Return a buffer for values to be summed."""
-    return torch.empty(_ROOM, dtype=torch.float64, device=device)
+    """Return a buffer for a block to be summed."""
+    return torch.empty(BLOCK, dtype=torch.float64, device=device)
 
 
-def _pieces(fill: int, count: int, room: int = _ROOM) -> Iterator[tuple[int, int]]:
+def _halves(block: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the lower and the upper half of a block, of its lower half, and so on down to `_TAIL` values."""
+    found = []
+    width = len(block)
+    while width > _TAIL:
+        width //= 2
+        found.append((block[:width], block[width : 2 * width]))
+    return found
+
+
+def _pieces(fill: int, count: int, room: int) -> Iterator[tuple[int, int]]:
     """Yield the parts of `count` values (begin and end) that fill a room each, the first of which holds `fill`."""
     begin = 0
     while begin < count:
@@ -174,22 +224,12 @@ def _pieces(fill: int, count: int, room: int = _ROOM) -> Iterator[tuple[int, int
         begin, fill = end, 0
 
 
-def _padded(count: int) -> int:
-    """Return the values that are added up for so many: whole blocks, or the power of two that is enough."""
-    if count >= BLOCK:
-        return -(-count // BLOCK) * BLOCK
-    return 1 << (count - 1).bit_length()
-
-
-def _add_blocks(total: float, values: Tensor, count: int) -> float:
-    """Return `total` and the sums of the blocks of the first `count` of `values` (float64), which are used up."""
-    padded = _padded(count)
-    values[count:padded] = 0
-    width = min(padded, BLOCK)  # zeros that would fill a smaller block up to 65,536 change nothing
-    blocks = values[:padded].view(-1, width)
+def _add_rows(total: float, rows: Tensor) -> float:
+    """Return `total` and the sums of rows of a power of two values (float64 [r, w]), which are used up, in order."""
+    width = rows.shape[1]
     while width > 1:
         width //= 2
-        blocks[:, :width].add_(blocks[:, width : 2 * width])
-    for block_sum in blocks[:, 0].tolist():
-        total += block_sum
+        rows[:, :width].add_(rows[:, width : 2 * width])
+    for row_sum in rows[:, 0].tolist():
+        total += row_sum
     return total
