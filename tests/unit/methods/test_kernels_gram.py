@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from kernel_cases import KINDS, SHAPES, call_of, tensors
 from kernel_driver import run
 from torch import Tensor
 
-from mergebuild.methods.kernels.angles import angle_of, sine_of
 from mergebuild.methods.kernels.gram import KERNELS
-from mergebuild.methods.kernels.reduction import BLOCK, ColumnSums, Gram, Sum, vector_sums
 from mergebuild.methods.method import UndefinedError
 from mergebuild.methods.tables.gram import ROWS
 
@@ -328,59 +323,3 @@ def test_gram_states_are_numbers_that_can_be_kept() -> None:
     for i, row in enumerate(state):
         assert row == pytest.approx([math.fsum((x[i].double() * each.double()).tolist()) for each in x], rel=1e-13)
     assert hash(state)
-
-
-@given(
-    st.lists(st.integers(1, 3 * BLOCK), min_size=1, max_size=5).filter(lambda parts: sum(parts) < 9 * BLOCK),
-    st.integers(0, 99),
-)
-def test_sums_do_not_know_how_they_were_cut(parts: list[int], seed: int) -> None:
-    """A `Sum` over any parts has the bits of that over the whole, and is right to the last digits of float64."""
-    values = torch.randn(sum(parts), generator=torch.Generator().manual_seed(seed))
-    whole, pieces, gram = Sum(), Sum(), Gram(1)
-    whole.add(values)
-    for part in torch.split(values, parts):
-        pieces.add(part)
-        gram.add([part])
-        assert pieces.value() == pieces.value()
-    assert pieces.value() == whole.value()
-    assert whole.value() == pytest.approx(math.fsum(values.tolist()), rel=1e-12, abs=1e-9)
-    squares = Sum()
-    squares.add(values.double() * values.double())
-    assert gram.value() == ((squares.value(),),)
-
-
-@given(st.integers(1, 40), st.integers(1, 3000), st.integers(0, 99))
-def test_sums_of_columns_and_rows_are_those_of_each(columns: int, rows: int, seed: int) -> None:
-    source = random.Random(seed)
-    values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
-    flat, found, whole = values.reshape(-1), ColumnSums(columns), ColumnSums(columns)
-    start = 0
-    while start < len(flat):
-        stop = min(len(flat), start + source.randint(1, len(flat)))
-        found.add(flat[start:stop])
-        start = stop
-    whole.add(flat)
-    assert torch.equal(found.value(), whole.value())
-    torch.testing.assert_close(found.value(), values.double().sum(0), rtol=1e-12, atol=1e-10)
-    torch.testing.assert_close(vector_sums(values), values.double().sum(1), rtol=1e-12, atol=1e-10)
-    assert torch.equal(vector_sums(values)[:1], vector_sums(values[:1]))
-
-
-def test_sums_of_nothing_are_zero() -> None:
-    assert Sum().value() == 0
-    assert vector_sums(torch.empty(3, 0)).tolist() == [0, 0, 0]
-    assert ColumnSums(2).value().tolist() == [0, 0]
-
-
-@given(st.floats(0, math.pi), st.floats(-30, 30))
-def test_angles_and_sines_are_right_to_the_last_digits(angle: float, other: float) -> None:
-    sine, cosine = torch.tensor([[math.sin(angle)], [math.cos(angle)]], dtype=torch.float64)
-    assert float(angle_of(sine, cosine)) == pytest.approx(angle, rel=1e-15, abs=1e-15)
-    assert float(sine_of(torch.tensor([other], dtype=torch.float64))) == pytest.approx(math.sin(other), abs=1e-15)
-
-
-def test_the_smallest_angles_keep_their_digits() -> None:
-    small = torch.tensor([1e-3, 1e-8, 1e-30], dtype=torch.float64)
-    torch.testing.assert_close(angle_of(small, (1 - small * small).sqrt()), small.asin(), rtol=1e-15, atol=0)
-    torch.testing.assert_close(sine_of(small), small.sin(), rtol=1e-15, atol=0)

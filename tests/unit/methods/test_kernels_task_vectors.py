@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from kernel_cases import KINDS, SHAPES, call_of, tensors
 from kernel_driver import run
 from torch import Tensor
@@ -19,7 +16,6 @@ from torch import Tensor
 from mergebuild.methods.kernels import importance, task_vectors
 from mergebuild.methods.kernels.kernel import Call
 from mergebuild.methods.kernels.randomness import bernoulli, bits
-from mergebuild.methods.kernels.selection import Selection, magnitude_keys, ordered_keys, value_of
 from mergebuild.methods.method import UndefinedError
 from mergebuild.methods.tables.task_vectors import ROWS
 
@@ -338,47 +334,3 @@ def test_what_needs_no_look_at_the_tensor_begins_with_none() -> None:
         statistic = KERNELS[name].statistic
         assert statistic is not None
         assert statistic.begin(_call(name, 2, numbers, (16, 24)), 2) is None
-
-
-@given(
-    st.lists(
-        st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -2.5, 1e-40, -1e-40, 1e30, 1.0000001]), min_size=1, max_size=60
-    ),
-    st.data(),
-)
-def test_a_cut_takes_exactly_as_many_as_asked(values: list[float], data: st.DataObject) -> None:
-    """The r largest of any values in either order, with ties across pieces, as a stable sort has them."""
-    tensor = torch.tensor(values)
-    takes = data.draw(st.lists(st.integers(0, len(values)), min_size=1, max_size=3))
-    source = random.Random(data.draw(st.integers(0, 99)))
-    for keys, order_of, rank in (
-        (magnitude_keys(tensor), tensor.abs(), lambda v: -abs(v)),
-        (ordered_keys(tensor), tensor, lambda v: -v),
-    ):
-        selection = Selection(takes)
-        more = True
-        while more:
-            start = 0
-            while start < len(keys):
-                stop = min(len(keys), start + source.randint(1, len(keys)))
-                selection.look(keys[start:stop], start)
-                start = stop
-            more = selection.turn()
-        order = sorted(range(len(values)), key=lambda i: (rank(float(tensor[i])), i))
-        for take, cut in zip(takes, selection.cuts, strict=True):
-            kept = torch.cat([cut.kept(order_of[:5], 0), cut.kept(order_of[5:], 5)])
-            assert sorted(order[:take]) == torch.nonzero(kept).reshape(-1).tolist()
-            assert kept.sum() == take
-            if take:
-                last = float(tensor[order[take - 1]])
-                assert value_of(cut.key) == (abs(last) if rank(-1.0) == -1 else last)
-
-
-def test_a_cut_may_depend_on_how_many_are_not_zero() -> None:
-    values = torch.tensor([0.0, 3, 0, 1, 2, 0, 4])
-    selection = Selection(lambda nonzero: (nonzero // 2,))
-    while True:
-        selection.look(magnitude_keys(values), 0)
-        if not selection.turn():
-            break
-    assert selection.cuts[0].kept(values, 0).tolist() == [0, 1, 0, 0, 0, 0, 1]
