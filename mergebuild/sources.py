@@ -198,9 +198,7 @@ class Sources:
         self._emit(Hashing(source.shown, source.header.file_size))
         began = time.time_ns()
         sha256 = source.sha256
-        with source.path.open("rb") as file:
-            tensors = source.header.tensors.values()
-            checksums = b"".join(file_checksum(file.fileno(), info.begin, info.end) for info in tensors)
+        checksums = b"".join(_checksums(source))
         if with_sha256:
             import hashlib
 
@@ -217,6 +215,18 @@ class Sources:
         source.checksums = _by_name(source.header, checksums)
         source.sha256 = sha256
         self.learn(source, began)
+
+
+def _checksums(source: SourceFile) -> list[bytes]:
+    """Return the checksum of every tensor; those of a large file are taken on all processors."""
+    tensors = source.header.tensors.values()
+    with source.path.open("rb") as file:
+        if source.header.file_size <= SMALL:
+            return [file_checksum(file.fileno(), info.begin, info.end) for info in tensors]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(portable.cpu_count()) as pool:
+            return list(pool.map(lambda info: file_checksum(file.fileno(), info.begin, info.end), tensors))
 
 
 def _by_name(header: Header, checksums: bytes) -> dict[str, bytes]:

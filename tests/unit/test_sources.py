@@ -103,6 +103,14 @@ def test_grain_is_counted_from_the_beginning_of_hashing(one: Lab, monkeypatch: p
     assert session._state.source(session.file("x").identity) is None
 
 
+def test_a_large_source_has_the_checksums_of_a_small_one(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken side by side, they stand in the order of its header."""
+    recipe = load_recipe(one / "mergefile.toml")
+    alone = Sources(recipe.sources, one_state(one), folder=one.root).hashed("x").checksums
+    monkeypatch.setattr(sources_module, "SMALL", 0)
+    assert Sources(recipe.sources, one_state(one), folder=one.root).hashed("x").checksums == alone
+
+
 def one_state(lab: Lab) -> sources_module.State:
     """Return a state in memory."""
     return sources_module.State(lab / "no-store" / "state")
