@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,8 +21,7 @@ from torch import Tensor
 from mergebuild.build import Options
 from mergebuild.engine.makers import kernel_of
 from mergebuild.methods.catalog import METHODS, Method
-from mergebuild.methods.kernels.gram import KERNELS as GRAM
-from mergebuild.methods.kernels.kernel import Argument, Call
+from mergebuild.methods.kernels.kernel import Argument, Call, Kernel
 from mergebuild.methods.kernels.linear import combine
 
 OPERATIONS = [name for name, method in METHODS.items() if method.kernel and not method.scopes]
@@ -191,29 +191,49 @@ def test_what_no_number_reaches_is_the_first_inputs(space: Space, models: Any) -
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the tensors whose statistics are taken from now on."""
     found: list[str] = []
-    kernel = GRAM["slerp"]
-    assert kernel.statistic is not None
-    begin = kernel.statistic.begin
 
-    def noted(call: Call, inputs: int) -> Any:
-        found.append(call.tensor)
-        return begin(call, inputs)
+    def watched(method: Method) -> Kernel:
+        kernel = kernel_of(method)
+        statistic = kernel.statistic
+        assert statistic is not None
 
-    object.__setattr__(kernel.statistic, "begin", noted)
-    monkeypatch.setattr("mergebuild.engine.makers.kernel_of", lambda _method: kernel)
+        def noted(call: Call, inputs: int) -> Any:
+            found.append(call.tensor)
+            return statistic.begin(call, inputs)
+
+        return replace(kernel, statistic=replace(statistic, begin=noted))
+
+    monkeypatch.setattr("mergebuild.engine.makers.kernel_of", watched)
     return found
 
 
-def test_a_sweep_takes_its_statistics_once(space: Space, models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+SWEPT: Mapping[str, str] = {
+    "slerp": "t",
+    "norm_direction": "alpha",
+    "nuslerp": "weight",
+    "multislerp": "weight",
+    "ties": "lambda",
+    "breadcrumbs": "weight",
+    "della": "lambda",
+}
+"""Numbers that the statistic of their method does not depend on."""
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_sweep_takes_its_statistics_once(
+    space: Space, models: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """For all members, and for the next build with other numbers."""
     assert models
     seen = looks(monkeypatch)
-    sweep = target("mix", "slerp", {"a": "one", "b": "two"}, t="${t}", output="mix-${t}.safetensors")
-    write(space, sweep + "foreach.t = [0.2, 0.3, 0.4]\n")
+    number = ["${x}", 0.6] if SWEPT[name] == "weight" else "${x}"
+    given = arguments_of(METHODS[name], {SWEPT[name]: number, "density": 0.5, "epsilon": 0.2})
+    write(space, target("mix", name, inputs_of(METHODS[name]), **{**given, "output": "mix-${x}.safetensors"}))
+    space.edit("[targets.mix]\n", "[targets.mix]\nforeach.x = [0.2, 0.3, 0.4]\n")
     assert len(space.build().verdicts) == 3
     assert sorted(seen) == sorted(NAMES)
     space.edit("0.4]", "0.4, 0.5]")
-    assert space.build()["mix@t=0.5"]["tensors_computed"] == len(NAMES)
+    assert space.build()["mix@x=0.5"]["tensors_computed"] == len(NAMES)
     assert len(seen) == len(NAMES)
 
 
