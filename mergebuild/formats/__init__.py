@@ -9,8 +9,9 @@ raw, header = encode_header([("weight", "float16", (320, 4, 3, 3))], {"format": 
 from __future__ import annotations
 
 from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED, DType
-from mergebuild.formats.header import Header, TensorInfo, read_header, read_header_fd
+from mergebuild.formats.header import Header, Piece, TensorInfo, read_header, read_header_fd
 from mergebuild.formats.layout import LAYOUT_VERSION, Arrangement, TensorSpec, encode_header, layout_of
+from mergebuild.formats.model import Model
 
 __all__ = [
     "DTYPES",
@@ -20,6 +21,8 @@ __all__ = [
     "Arrangement",
     "DType",
     "Header",
+    "Model",
+    "Piece",
     "TensorInfo",
     "TensorSpec",
     "encode_header",

@@ -18,14 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from mergebuild.errors import Place, SourceError, did_you_mean
 from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED
 from mergebuild.formats.foreign import LOOKED_AT, recognize
 from mergebuild.portable import open_to_read, pread_into
 
-__all__ = ["MAX_HEADER", "METADATA", "UNFIT", "Header", "TensorInfo", "read_header", "read_header_fd"]
+__all__ = ["MAX_HEADER", "METADATA", "UNFIT", "Header", "Piece", "TensorInfo", "read_header", "read_header_fd"]
 
 MAX_HEADER: Final = 100_000_000
 """The longest header that safetensors allows (bytes of JSON)."""
@@ -44,15 +44,33 @@ _WRITTEN_TO: Final = "wait until whatever writes it is done, and try again"
 _AGAIN: Final = "the file is damaged, or whatever wrote it is wrong: download or export it again"
 
 
+class Piece(NamedTuple):
+    """A block of elements in one file: a part of a tensor, in the order of its elements."""
+
+    file: int
+    """Which of the model's files."""
+    begin: int
+    """The byte of its first element, counted from the file's beginning."""
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """How many elements lie between neighbours, by dimension."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor is: `dtype` in the contract's word, bytes `begin` to `end` counted from the file's beginning."""
+    """Where a tensor is: `dtype` in the contract's word, bytes `begin` to `end` counted from the file's beginning.
+
+    A tensor that does not lie in one run is put together of `pieces`, one behind the other; it then has `begin` 0.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
+    file: int = 0
+    """Which of the model's files."""
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,40 @@
+"""What is at a path, as named tensors: one file or several, of whatever format.
+
+A model is headers and byte ranges until a tensor is needed. Each of its tensors lies in one run of a file, or is put
+together of pieces (views with strides in a pickle; a tensor that another naming cuts into three).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mergebuild.formats.header import TensorInfo
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Named tensors, and where they lie."""
+
+    format: str
+    """`safetensors`, `pickle`, `sharded` (a folder of transformers), `diffusers` or `peft`."""
+    files: tuple[Path, ...]
+    """The files that hold tensors; `TensorInfo.file` counts in them."""
+    sizes: tuple[int, ...]
+    """Their sizes in bytes."""
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    folder: Path | None = None
+    """The folder that was named, with files beside the weights; None for a single file."""
+    notices: tuple[str, ...] = ()
+    """What was left out and should be known, a sentence each."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """What else a reader must know, such as the adapter's configuration: parsed JSON."""
+
+    @property
+    def size(self) -> int:
+        """The size of all files in bytes."""
+        return sum(self.sizes)
