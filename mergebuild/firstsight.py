@@ -73,16 +73,14 @@ class FirstSight:
         found = []
         for owner, checksums in self._checksums.items():
             source = self._sources.file(owner)
-            source.checksums = {name: checksums[name] for name in source.header.tensors}
+            source.checksums = {name: checksums[name] for name in source.tensors}
             found.append(source)
         return found
 
     @property
     def source_bytes(self) -> int:
         """How many bytes of sources the pass read, each once, and none that were at hand."""
-        unseen = (
-            info.nbytes for owner in self._checksums for info in self._sources.file(owner).header.tensors.values()
-        )
+        unseen = (info.nbytes for owner in self._checksums for info in self._sources.file(owner).tensors.values())
         return sum(unseen) + sum(self._seen_bytes)
 
     # Before the pass
@@ -115,7 +113,7 @@ class FirstSight:
         return [
             _Knot({_Key(owner, tensor): None})
             for owner in self._checksums
-            for tensor in self._sources.file(owner).header.tensors
+            for tensor in self._sources.file(owner).tensors
             if _Key(owner, tensor) not in tied
         ]
 
@@ -133,14 +131,14 @@ class FirstSight:
         for key in knot.sources:
             source = self._sources.file(key.owner)
             if key in checksums:
-                info = source.header.tensors[key.tensor]
+                info = source.tensors[key.tensor]
                 self._checksums[key.owner][key.tensor] = checksums[key]
                 digest = source_tensor_digest(info.dtype, info.shape, checksums[key])
                 lying[digest] = Lying(self._leaf(key, digest), checksums[key], 0)
             else:
                 digest = source.digests[key.tensor]
                 lying[digest] = self._wave.whereabouts.in_source(digest, *key)
-                if source.path not in self._sources.at_hand:
+                if self._sources.at_hand.isdisjoint(source.model.files):
                     self._seen_bytes.append(lying[digest].leaf.size)
             digests[key] = digest
         weaving = _Weaving(self._wave, digests, lying)
@@ -178,7 +176,7 @@ class _Weaving:
             return index, 0, 0
         if digest in self.lying:
             there = self.lying[digest]
-            self.copies.append(Copy(there.leaf.path, there.leaf.offset, there.leaf.size, place))
+            self.copies.append(there.leaf.copied_to(place))
             self.wave.known[digest] = (there.checksum, 0)
             return index, 0, there.leaf.size
         self.steps[digest] = Step(

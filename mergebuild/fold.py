@@ -462,7 +462,7 @@ class Folder:
         """Return the kinds of a source whose EMA copies are used: 1 where there is one, else 0."""
         found = self._averaged.get(ref)
         if found is None:
-            own = self._sources.file(ref).header.tensors
+            own = self._sources.file(ref).tensors
             of = {name: int(name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs}
             found = self._averaged[ref] = Kinds(of, specs)
         return found
@@ -478,7 +478,7 @@ class Folder:
         return found
 
     def _source_specs(self, ref: str, ema: str) -> Mapping[str, Spec]:
-        tensors = self._sources.file(ref).header.tensors
+        tensors = self._sources.file(ref).tensors
         specs = {name: _spec(info) for name, info in tensors.items()}
         if ema == "use":
             for name in specs:
@@ -490,7 +490,7 @@ class Folder:
         if ref not in self._sources:
             return self.blueprint(ref).layout
         if ref not in self._layouts:
-            tensors = self._sources.file(ref).header.tensors
+            tensors = self._sources.file(ref).tensors
             shapes = {name: info.shape for name, info in tensors.items()}
             self._layouts[ref] = detect(shapes, self._recipe.layouts)
         return self._layouts[ref]

@@ -90,7 +90,7 @@ class Planner:
             asked=tuple(goal.target for goal in goals),
             blocked=blocked,
             errors=errors,
-            bytes_to_hash=sum(self._sources.file(owner).header.file_size for owner in unknown),
+            bytes_to_hash=sum(self._sources.file(owner).size for owner in unknown),
         )
 
     def items_named(self, target: str) -> list[Item]:
@@ -176,7 +176,7 @@ class Planner:
             hash_all
             or self._store.record(goal.target) is not None
             or blueprint.target.metadata == "full"
-            or sum(self._sources.file(owner).header.file_size for owner in unseen) <= SMALL
+            or sum(self._sources.file(owner).size for owner in unseen) <= SMALL
             or any(self.folder.blueprint(name).forms.operates for name in self._recipe.below(goal.target))
         )
         for owner in sorted(leaves):
@@ -240,7 +240,7 @@ class Planner:
                 for slot in slots[kind]
                 if slot.owner in self._sources
             }
-            self._read[key] = sum(self._sources.file(owner).header.tensors[name].nbytes for owner, name in read)
+            self._read[key] = sum(self._sources.file(owner).tensors[name].nbytes for owner, name in read)
         return self._read[key]
 
     def leaves(self, target: str) -> frozenset[str]:
@@ -286,7 +286,7 @@ class Planner:
             digest = source.digests[tensor]
             if digest not in self._sources_by_digest:
                 self._sources_by_digest[digest] = (owner, tensor)
-                self.leaf_dtype[digest] = source.header.tensors[tensor].dtype
+                self.leaf_dtype[digest] = source.tensors[tensor].dtype
             return Origin(digest, self.leaf_dtype[digest], self._size_in_source(digest))
         if self.folder.is_virtual(owner):
             digest = self._unrounded_of(owner).by_name[tensor]
@@ -335,7 +335,7 @@ class Planner:
         if found is None:
             return None
         owner, tensor = found
-        return self._sources.file(owner).header.tensors[tensor].nbytes
+        return self._sources.file(owner).tensors[tensor].nbytes
 
     def _content(self, owner: str) -> str:
         if owner in self._sources:

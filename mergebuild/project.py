@@ -251,7 +251,8 @@ class Project:
         sources = [session.sources.file(name) for name in sorted(needed)]
         if any(source.path != self._as_written(source.name) for source in sources):
             return  # found through MERGEBUILD_MODELS: a file may appear where the recipe says it is
-        files = [*(source.path for source in sources), *(path for path in outputs if path)]
+        watched = [path for source in sources for path in source.model.watched]
+        files = [*watched, *(path for path in outputs if path)]
         stamp.write(self.recipe.files, files, results)
 
     def _inputs_below(self, name: str) -> Iterator[Input]:
@@ -284,7 +285,7 @@ class Project:
             found = {name: session.sources.hashed(name, with_sha256=True) for name in self.recipe.sources}
             plan = self._plan(session, tuple(self.recipe.outputs().values()))
             path = self._lock_path()
-            sources = {name: (source.sha256 or "", source.header.file_size) for name, source in found.items()}
+            sources = {name: (source.sha256 or "", source.size) for name, source in found.items()}
             targets = {
                 each.target: each.artifact
                 for each in plan.results()

@@ -8,18 +8,23 @@ clean" problem). After a pass every source is looked at again: `changed` says wh
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import xxhash
+
 from mergebuild import portable
-from mergebuild.digest import artifact_digest, file_checksum, source_tensor_digest
+from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
-from mergebuild.formats import Header, read_header
+from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo, read_model
+from mergebuild.formats.gathering import gather
 from mergebuild.portable import Identity, identity
 from mergebuild.recipe.model import Source
 from mergebuild.store.state import SourceRow, State
@@ -29,18 +34,31 @@ __all__ = ["SMALL", "SourceFile", "Sources", "locate"]
 SMALL = 1 << 28
 """Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
 
+_GATHERED = 1 << 22
+"""Elements put together at a time, to be hashed."""
+
 
 @dataclass
 class SourceFile:
-    """A source that is there: its path, header and state; what was hashed of it lies in `checksums`."""
+    """A source that is there: its path, what it offers, and its state; what was hashed of it lies in `checksums`."""
 
     name: str
     path: Path
     shown: str
-    header: Header
+    model: Model
     identity: Identity
     checksums: Mapping[str, bytes] | None = None
     sha256: str | None = None
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Its tensors by name."""
+        return self.model.tensors
+
+    @property
+    def size(self) -> int:
+        """The size of its files in bytes."""
+        return self.model.size
 
     @cached_property
     def digests(self) -> Mapping[str, bytes]:
@@ -48,14 +66,14 @@ class SourceFile:
         assert self.checksums is not None
         return {
             name: source_tensor_digest(info.dtype, info.shape, self.checksums[name])
-            for name, info in self.header.tensors.items()
+            for name, info in self.tensors.items()
         }
 
     @cached_property
     def content(self) -> bytes:
         """The digest of the whole set of tensors; the source must be hashed."""
         return artifact_digest(
-            (name, info.dtype, info.shape, self.digests[name]) for name, info in self.header.tensors.items()
+            (name, info.dtype, info.shape, self.digests[name]) for name, info in self.tensors.items()
         )
 
     @property
@@ -162,17 +180,9 @@ class Sources:
     def _open(self, source: Source) -> SourceFile:
         path = locate(source, self._folder)
         shown = _shown(path, self._folder)
-        if path.is_dir() or path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin", ".gguf"}:
-            kind = "a directory" if path.is_dir() else f"a `{path.suffix}` file"
-            raise SourceError.one(
-                "not-in-this-version",
-                f"source `{source.name}` is {kind}, which is not in this version",
-                where=source.where.place(),
-                help="convert it to a single .safetensors file",
-            )
         try:
-            header = read_header(path, shown=shown)
-            state = identity(path)
+            model = read_model(path, shown=shown)
+            state = _identity(model.files)
         except OSError as error:
             raise SourceError.one(
                 "source-unreadable",
@@ -185,57 +195,104 @@ class Sources:
             raise SourceError(
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
-        found = SourceFile(source.name, path, shown, header, state)
+        found = SourceFile(source.name, path, shown, model, state)
         known = self._state.source(state)
         if known:
-            if known.checksums is not None and len(known.checksums) == 16 * len(header.tensors):
-                found.checksums = _by_name(header, known.checksums)
+            if known.checksums is not None and len(known.checksums) == 16 * len(model.tensors):
+                found.checksums = _by_name(model, known.checksums)
             found.sha256 = known.sha256
         return found
 
     def _hash(self, source: SourceFile, with_sha256: bool) -> None:
         """Hash a source in one reading and remember what was found, unless the file is racily clean."""
-        self._emit(Hashing(source.shown, source.header.file_size))
+        self._emit(Hashing(source.shown, source.size))
         began = time.time_ns()
         sha256 = source.sha256
         checksums = b"".join(_checksums(source))
         if with_sha256:
-            import hashlib
-
-            with source.path.open("rb") as file:  # anew: where reading by range moves the position, it is anywhere
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        self.bytes_read += source.header.file_size
-        if source.header.file_size <= SMALL:
-            self.at_hand.add(source.path)
+            sha256 = _sha256(source.model)
+        self.bytes_read += source.size
+        if source.size <= SMALL:
+            self.at_hand.update(source.model.files)
         if not _still(source):
             raise SourceError.one(
                 "source-changed", f"source `{source.name}` changed while it was read", rows=(source.shown,),
                 help="let whatever writes it finish, then build again",
             )  # fmt: skip
-        source.checksums = _by_name(source.header, checksums)
+        source.checksums = _by_name(source.model, checksums)
         source.sha256 = sha256
         self.learn(source, began)
 
 
 def _checksums(source: SourceFile) -> list[bytes]:
-    """Return the checksum of every tensor; those of a large file are taken on all processors."""
-    tensors = source.header.tensors.values()
-    with source.path.open("rb") as file:
-        if source.header.file_size <= SMALL:
-            return [file_checksum(file.fileno(), info.begin, info.end) for info in tensors]
+    """Return the checksum of every tensor; those of a large source are taken on all processors."""
+    tensors = source.tensors.values()
+    with ExitStack() as files:
+        fds = [files.enter_context(path.open("rb")).fileno() for path in source.model.files]
+
+        def checksum_of(info: TensorInfo) -> bytes:
+            return _gathered(info, fds) if info.pieces else file_checksum(fds[info.file], info.begin, info.end)
+
+        if source.size <= SMALL:
+            return list(map(checksum_of, tensors))
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(portable.cpu_count()) as pool:
-            return list(pool.map(lambda info: file_checksum(file.fileno(), info.begin, info.end), tensors))
+            return list(pool.map(checksum_of, tensors))
 
 
-def _by_name(header: Header, checksums: bytes) -> dict[str, bytes]:
-    return {name: checksums[16 * index : 16 * index + 16] for index, name in enumerate(header.tensors)}
+def _gathered(info: TensorInfo, fds: Sequence[int]) -> bytes:
+    """Return the checksum of a tensor that does not lie in one run."""
+    running = xxhash.xxh3_128()
+    width = DTYPES_BY_WORD[info.dtype].size
+    with ExitStack() as mappings:
+        needed = dict.fromkeys(piece.file for piece in info.pieces)
+        maps = {file: mmap.mmap(fds[file], 0, access=mmap.ACCESS_READ) for file in needed}
+        views = {file: mappings.enter_context(memoryview(each)) for file, each in maps.items()}
+        for start in range(0, info.count, _GATHERED):
+            count = min(_GATHERED, info.count - start)
+            running.update(gather(info.pieces, views.__getitem__, width, start, count))
+    return running.digest()
+
+
+def _sha256(model: Model) -> str:
+    """Return the SHA-256 of a file; of several, that of what `sha256sum` would say of them, by name."""
+    import hashlib
+
+    found = []
+    for path in model.files:
+        with path.open("rb") as file:  # anew: where reading by range moves the position, it is anywhere
+            found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if model.folder is None and len(found) == 1:
+        return found[0]
+    folder = model.folder or model.files[0].parent
+    names = [path.relative_to(folder).as_posix() for path in model.files]
+    lines = sorted(f"{sha256}  {name}\n" for sha256, name in zip(found, names, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _identity(files: Sequence[Path]) -> Identity:
+    """Return what `stat` says of the files of a source; several are as one that changes whenever one of them does."""
+    states = [identity(path) for path in files]
+    if len(states) == 1:
+        return states[0]
+    inode = int.from_bytes(checksum(repr([(each.device, each.inode) for each in states]).encode())[:7], "big")
+    return Identity(
+        -1,
+        inode,
+        sum(each.size for each in states),
+        max((each.mtime_ns for each in states), default=0),
+        max((each.ctime_ns for each in states), default=0),
+    )
+
+
+def _by_name(model: Model, checksums: bytes) -> dict[str, bytes]:
+    return {name: checksums[16 * index : 16 * index + 16] for index, name in enumerate(model.tensors)}
 
 
 def _still(source: SourceFile) -> bool:
     try:
-        return identity(source.path) == source.identity
+        return _identity(source.model.files) == source.identity
     except OSError:
         return False
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from mergebuild import engine
-from mergebuild.engine import Copy, Leaf, Operation, OutputFile, Pass, Place, Step, Surveyed
+from mergebuild.engine import Leaf, Operation, OutputFile, Pass, Place, Step, Surveyed
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.plan import Item, Made
 from mergebuild.planner import Planner
@@ -60,9 +60,12 @@ class Whereabouts:
     def in_source(self, digest: bytes, owner: str, tensor: str) -> Lying:
         """Return where a source's tensor lies; without a checksum while the source is not hashed."""
         source = self._sources.file(owner)
-        info = source.header.tensors[tensor]
+        info = source.tensors[tensor]
         checksum = source.checksums[tensor] if source.checksums is not None else b""
-        return Lying(Leaf(digest, source.path, info.begin, info.dtype, info.count, info.nbytes), checksum, 0)
+        first = info.pieces[0] if info.pieces else info
+        files = source.model.files
+        leaf = Leaf(digest, files[first.file], first.begin, info.dtype, info.count, info.nbytes, info.pieces, files)
+        return Lying(leaf, checksum, 0)
 
     def unrounded(self, digest: bytes) -> Made | None:
         """Return how a tensor is made that only stands between others."""
@@ -70,7 +73,7 @@ class Whereabouts:
 
     def source_paths(self) -> set[Path]:
         """Return the files of all sources opened."""
-        return {self._sources.file(name).path for name in self._sources.opened()}
+        return {path for name in self._sources.opened() for path in self._sources.file(name).model.files}
 
     def at_hand(self) -> set[Path]:
         """Return the sources' files that were just read whole, for hashing."""
@@ -118,7 +121,7 @@ class Wave:
             if step is not None:
                 step.places.append(place)
             elif there is not None:
-                self.work.copies.append(Copy(there.leaf.path, there.leaf.offset, each.nbytes, place))
+                self.work.copies.append(there.leaf.copied_to(place))
                 self.known[each.digest] = (there.checksum, there.nonfinite)
                 read[each.digest] = each.nbytes
             else:
@@ -170,8 +173,9 @@ class Wave:
         return sum(size for (path, _), size in self._regions().items() if path in paths)
 
     def _regions(self) -> Mapping[tuple[Path, int], int]:
-        read = [(leaf.path, leaf.offset, leaf.size) for leaf in self.work.leaves.values()]
-        read += [(copy.path, copy.offset, copy.size) for copy in self.work.copies]
+        read = [each for leaf in self.work.leaves.values() for each in leaf.ranges]
+        for copy in self.work.copies:
+            read += copy.scattered.ranges if copy.scattered else [(copy.path, copy.offset, copy.size)]
         return {(path, offset): size for path, offset, size in read if size}
 
     def _lying(self, item: Item) -> dict[bytes, Lying]:

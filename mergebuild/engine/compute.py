@@ -148,8 +148,11 @@ class Worker:
                 if value is not None and maker.step.places:
                     self._write(maker, value, chunks, start)
             for leaf in cluster.leaves:
-                width = DTYPES[leaf.dtype].itemsize
-                self._mappings.release(leaf.path, leaf.offset + start * width, count * width)
+                if not leaf.pieces:
+                    width = DTYPES[leaf.dtype].itemsize
+                    self._mappings.release(leaf.path, leaf.offset + start * width, count * width)
+                elif start + count == cluster.count:
+                    self._mappings.release_leaf(leaf)
         return {maker.step.digest: self._result(maker, cluster) for maker in makers}
 
     def _chunks(
@@ -163,6 +166,8 @@ class Worker:
     def _load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor) -> torch.Tensor:
         """Return a chunk of a leaf as float32: a view of the file where that is possible."""
         dtype = DTYPES[leaf.dtype]
+        if leaf.pieces:
+            return room[:count].copy_(torch.frombuffer(self._mappings.gathered(leaf, start, count), dtype=dtype))
         mapping = self._mappings[leaf.path]
         offset = leaf.offset + start * dtype.itemsize
         if offset % dtype.itemsize:  # an odd header length
@@ -206,7 +211,7 @@ class Worker:
             return error
         finally:
             for leaf in survey.leaves:
-                self._mappings.release(leaf.path, leaf.offset, leaf.size)
+                self._mappings.release_leaf(leaf)
 
     def settle(self, survey: Survey, looks: Sequence[Any]) -> None:
         """Keep what all looks of a survey came to together."""

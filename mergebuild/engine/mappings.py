@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mergebuild import portable
+from mergebuild.engine.work import Leaf
+from mergebuild.formats.gathering import gather
 
 __all__ = ["RESIDENT", "Mappings"]
 
@@ -52,6 +54,16 @@ class Mappings:
                     raise
                 self._files[path] = found
             return found[0], found[1].fileno()
+
+    def gathered(self, leaf: Leaf, start: int, count: int) -> bytearray:
+        """Return elements of a leaf in pieces."""
+        width = leaf.size // leaf.count
+        return gather(leaf.pieces, lambda file: memoryview(self[leaf.files[file]]), width, start, count)
+
+    def release_leaf(self, leaf: Leaf) -> None:
+        """Say that a whole leaf was read and is not needed again."""
+        for path, begin, size in leaf.ranges:
+            self.release(path, begin, size)
 
     def release(self, path: Path, offset: int, size: int) -> None:
         """Say that a range was read and is not needed again."""

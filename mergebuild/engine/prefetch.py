@@ -58,18 +58,18 @@ class Prefetch:
     def _run(self) -> None:
         asked = 0
         for leaf in self._leaves:
-            try:
-                mapping, fd = self._mappings.opened(leaf.path)
-            except (OSError, ValueError):  # gone, or empty
-                return  # the worker that needs the file says so
-            end = leaf.offset + leaf.size
-            for start in range(leaf.offset, end, _PIECE):
-                size = min(_PIECE, end - start)
-                if asked - self._begun >= AHEAD and not self._waited(asked - AHEAD + _STRIDE):
-                    return
-                if not portable.is_cached(fd, start + size - 1):
-                    portable.advise(mapping, "willneed", start, size)
-                asked += size
+            for path, begin, length in leaf.ranges:
+                try:
+                    mapping, fd = self._mappings.opened(path)
+                except (OSError, ValueError):  # gone, or empty
+                    return  # the worker that needs the file says so
+                for start in range(begin, begin + length, _PIECE):
+                    size = min(_PIECE, begin + length - start)
+                    if asked - self._begun >= AHEAD and not self._waited(asked - AHEAD + _STRIDE):
+                        return
+                    if not portable.is_cached(fd, start + size - 1):
+                        portable.advise(mapping, "willneed", start, size)
+                    asked += size
 
     def _waited(self, begun: int) -> bool:
         """Wait until workers began with so many bytes; False when there is no more use in it."""

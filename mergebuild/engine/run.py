@@ -24,7 +24,7 @@ from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
-from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, StepResult, Survey, clusters, coalesced
+from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, Place, StepResult, Survey, clusters, coalesced
 from mergebuild.events import Emit, PassBegun, PassEnded, Progress
 from mergebuild.methods.method import Method
 
@@ -178,7 +178,7 @@ def _cloned(copies: Iterable[Copy], outputs: Outputs, emit: Emit) -> list[Copy]:
     """
     left: list[Copy] = []
     for copy in copies:
-        pages = copy.size // portable.PAGE * portable.PAGE
+        pages = 0 if copy.scattered else copy.size // portable.PAGE * portable.PAGE
         with copy.path.open("rb") as file:
             if not pages or not portable.clone_range(
                 file.fileno(), copy.offset, outputs.descriptor(copy.place.output), copy.place.offset, pages
@@ -302,7 +302,7 @@ class _Crew:
             self._copy(copy)
         if cluster is None or not _torch.is_there.is_set():
             for leaf in job.leaves:
-                self._mappings.release(leaf.path, leaf.offset, leaf.size)
+                self._mappings.release_leaf(leaf)
         if cluster is not None:
             with self._lock:
                 self._put_off.append(cluster)
@@ -310,6 +310,9 @@ class _Crew:
 
     def _copy(self, copy: Copy) -> None:
         """Copy in the kernel; past the page cache, by way of blocks."""
+        if copy.scattered:
+            self._put_together(copy.scattered, copy.place)
+            return
         with copy.path.open("rb") as file:
             done = 0
             while done < copy.size and not self._stop.is_set():
@@ -323,9 +326,24 @@ class _Crew:
                     self._emit(Progress(size))
                     done += size
 
+    def _put_together(self, leaf: Leaf, place: Place) -> None:
+        """Copy a tensor that lies in pieces, by way of blocks."""
+        width = leaf.size // leaf.count
+        done = 0
+        while done < leaf.count and not self._stop.is_set():
+            block = self._outputs.block()
+            count = min(leaf.count - done, len(block.memory) // width)
+            block.memory[: count * width] = self._mappings.gathered(leaf, done, count)
+            self._outputs.put(block, count * width, [place._replace(offset=place.offset + done * width)])
+            done += count
+
     def _checksum(self, leaf: Leaf) -> bytes:
         """Return the checksum of a tensor's bytes; they are in the page cache then for whoever computes with them."""
         running = xxhash.xxh3_128()
+        if leaf.pieces:
+            for start in range(0, leaf.count, _PIECE // 8):
+                running.update(self._mappings.gathered(leaf, start, min(_PIECE // 8, leaf.count - start)))
+            return running.digest()
         with memoryview(self._mappings[leaf.path]) as view:
             for start in range(leaf.offset, leaf.offset + leaf.size, _PIECE):
                 if self._stop.is_set():

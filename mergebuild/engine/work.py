@@ -7,13 +7,15 @@ set of steps and leaves that hang together: it is read once, chunk by chunk, by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild import errors
+from mergebuild.formats import Piece
+from mergebuild.formats.gathering import span_of
 from mergebuild.methods.method import Method
 
 __all__ = [
@@ -52,7 +54,11 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A tensor in a file: `count` elements of `dtype`, `size` bytes in all, from byte `offset` on."""
+    """A tensor in a file: `count` elements of `dtype`, `size` bytes in all, from byte `offset` on.
+
+    One that does not lie in one run is put together of `pieces`, which count in `files`; path and offset are the
+    first's.
+    """
 
     digest: bytes
     path: Path
@@ -60,16 +66,31 @@ class Leaf:
     dtype: str
     count: int
     size: int
+    pieces: tuple[Piece, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    def copied_to(self, place: Place) -> Copy:
+        """Return the copy of all of it to a place."""
+        return Copy(self.path, self.offset, self.size, place, self if self.pieces else None)
+
+    @property
+    def ranges(self) -> Iterator[tuple[Path, int, int]]:
+        """Yield where its bytes lie: files, offsets and sizes. Of a view with strides, all that it spans."""
+        if not self.pieces:
+            yield self.path, self.offset, self.size
+        for piece in self.pieces:
+            yield self.files[piece.file], piece.begin, span_of(piece.shape, piece.strides) * self.size // self.count
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Bytes that go from a file to places in outputs as they are."""
+    """Bytes that go from a file to places in outputs as they are; of a tensor in pieces, all of it."""
 
     path: Path
     offset: int
     size: int
     place: Place
+    scattered: Leaf | None = None
 
 
 Argument = Fraction | tuple[Fraction, ...] | bool | str
@@ -223,6 +244,7 @@ def coalesced(copies: Iterable[Copy]) -> list[Copy]:
             last is not None
             and last.place.output == each.place.output
             and last.path == each.path
+            and last.scattered is each.scattered is None
             and last.place.offset + last.size == each.place.offset
             and last.offset + last.size == each.offset
         ):

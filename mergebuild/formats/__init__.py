@@ -12,6 +12,7 @@ from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED, DType
 from mergebuild.formats.header import Header, Piece, TensorInfo, read_header, read_header_fd
 from mergebuild.formats.layout import LAYOUT_VERSION, Arrangement, TensorSpec, encode_header, layout_of
 from mergebuild.formats.model import Model
+from mergebuild.formats.opening import read_model
 
 __all__ = [
     "DTYPES",
@@ -29,4 +30,5 @@ __all__ = [
     "layout_of",
     "read_header",
     "read_header_fd",
+    "read_model",
 ]

@@ -27,12 +27,19 @@ class Model:
     """Their sizes in bytes."""
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
+    beside: tuple[Path, ...] = ()
+    """Files without tensors that say something of these: an index, a configuration."""
     folder: Path | None = None
     """The folder that was named, with files beside the weights; None for a single file."""
     notices: tuple[str, ...] = ()
     """What was left out and should be known, a sentence each."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What else a reader must know, such as the adapter's configuration: parsed JSON."""
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        """All that was read of it; what it offers changes only when one of these does."""
+        return (*self.files, *self.beside) if self.folder is None else (self.folder, *self.files, *self.beside)
 
     @property
     def size(self) -> int:

@@ -1,0 +1,109 @@
+"""Tensors that do not lie in one run, put together byte for byte: views with strides, and several pieces in a row.
+
+No torch: to hash such a tensor must not take a second and a half of import. Elements are moved by slices with steps,
+along the longest dimension of a row, so that a transposed matrix or a convolution stored channels last takes some
+thousand slices and not some million elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Literal
+
+from mergebuild.formats.header import Piece
+
+__all__ = ["gather", "is_run", "run_of", "span_of"]
+
+_FORMATS: Mapping[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+"""By the size of an element: what a memory view counts in."""
+
+
+def run_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a tensor whose elements lie one behind the other."""
+    return tuple(prod(shape[index + 1 :]) for index in range(len(shape)))
+
+
+def is_run(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether elements with these strides lie one behind the other; a dimension of 1 may have any stride."""
+    if 0 in shape:
+        return True
+    return all(size == 1 or own == run for size, own, run in zip(shape, strides, run_of(shape), strict=True))
+
+
+def span_of(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Return how many elements lie from the first to the last of a view, both counted."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def gather(
+    pieces: Sequence[Piece], bytes_of: Callable[[int], memoryview], width: int, start: int, count: int
+) -> bytearray:
+    """Return elements of a tensor that is put together of pieces.
+
+    Args:
+        pieces: one behind the other.
+        bytes_of: gives all bytes of a file, by its number.
+        width: bytes of an element: 1, 2, 4 or 8.
+        start: the first element wanted.
+        count: how many are wanted; there must be as many.
+    """
+    found = bytearray(count * width)
+    target = memoryview(found).cast(_FORMATS[width])
+    begin = 0
+    for piece in pieces:
+        size = prod(piece.shape)
+        low, high = max(start, begin), min(start + count, begin + size)
+        if low < high:
+            end = piece.begin + span_of(piece.shape, piece.strides) * width
+            source = bytes_of(piece.file)[piece.begin : end].cast(_FORMATS[width])
+            _fill(target[low - start : high - start], source, piece.shape, piece.strides, low - begin)
+        begin += size
+    return found
+
+
+def _fill(target: memoryview, source: memoryview, shape: Sequence[int], strides: Sequence[int], first: int) -> None:
+    """Fill a target with elements of a view, from its `first` on."""
+    if is_run(shape, strides):
+        target[:] = source[first : first + len(target)]
+        return
+    dimensions = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size > 1]
+    (_, step), inner = dimensions[0], dimensions[1:]
+    row = prod(size for size, _ in inner)
+    if not inner:
+        target[:] = _line(source, first * step, len(target), step)
+        return
+    index, done = first // row, -(first % row)
+    whole = memoryview(bytearray(row * source.itemsize)).cast(_FORMATS[source.itemsize])
+    while done < len(target):
+        if done >= 0 and done + row <= len(target):
+            _row(target[done : done + row], source, inner, index * step)
+        else:  # a row of which only a part is wanted
+            _row(whole, source, inner, index * step)
+            low, high = max(done, 0), min(done + row, len(target))
+            target[low:high] = whole[low - done : high - done]
+        done += row
+        index += 1
+
+
+def _row(target: memoryview, source: memoryview, dimensions: Sequence[tuple[int, int]], offset: int) -> None:
+    """Fill a target with all elements of some dimensions, (size, stride) each, along the longest of them."""
+    runs = run_of([size for size, _ in dimensions])
+    longest = max(range(len(dimensions)), key=lambda index: dimensions[index][0])
+    length, step = dimensions[longest]
+    others = [index for index in range(len(dimensions)) if index != longest]
+    for place in product(*(range(dimensions[index][0]) for index in others)):
+        at = sum(runs[index] * number for index, number in zip(others, place, strict=True))
+        lying = offset + sum(dimensions[index][1] * number for index, number in zip(others, place, strict=True))
+        run = runs[longest]
+        target[at : at + (length - 1) * run + 1 : run] = _line(source, lying, length, step)
+
+
+def _line(source: memoryview, begin: int, length: int, step: int) -> memoryview:
+    """Return elements at equal distances; at distance 0 it is one element again and again."""
+    if step:
+        return source[begin : begin + (length - 1) * step + 1 : step]
+    return memoryview(bytes(source[begin : begin + 1]) * length).cast(_FORMATS[source.itemsize])

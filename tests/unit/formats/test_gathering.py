@@ -1,0 +1,52 @@
+"""Tensors that do not lie in one run are put together as torch would."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mergebuild.formats import Piece
+from mergebuild.formats.gathering import gather, is_run, span_of
+
+WIDTHS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@st.composite
+def views(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """A flat tensor, a view with strides into it, and where the view begins."""
+    width = draw(st.sampled_from([1, 2, 4, 8]))
+    shape = draw(st.lists(st.integers(1, 5), max_size=4))
+    strides = [draw(st.integers(0, 7)) for _ in shape]
+    begin = draw(st.integers(0, 5))
+    flat = torch.arange(begin + span_of(shape, strides) + 3).to(WIDTHS[width])
+    return flat, flat.as_strided(shape, strides, begin), begin
+
+
+@given(st.lists(views(), min_size=1, max_size=3), st.data())
+def test_any_part_of_pieces_is_what_torch_makes_of_the_views(
+    parts: list[tuple[torch.Tensor, torch.Tensor, int]], data: st.DataObject
+) -> None:
+    """Pieces one behind the other, and any run of elements of them."""
+    dtype = parts[0][0].dtype
+    width = dtype.itemsize
+    files = [bytearray(b"x" * 7) + bytes(flat.to(dtype).view(torch.uint8).tolist()) for flat, _, _ in parts]
+    pieces = [
+        Piece(number, 7 + begin * width, tuple(view.shape), view.stride())
+        for number, (_, view, begin) in enumerate(parts)
+    ]
+    whole = torch.cat([view.to(dtype).reshape(-1) for _, view, _ in parts])
+    start = data.draw(st.integers(0, len(whole)))
+    count = data.draw(st.integers(0, len(whole) - start))
+    found = gather(pieces, lambda file: memoryview(files[file]), width, start, count)
+    assert bytes(found) == bytes(whole[start : start + count].contiguous().view(torch.uint8).tolist())
+
+
+@given(views())
+def test_a_run_is_what_torch_calls_contiguous(view: tuple[torch.Tensor, torch.Tensor, int]) -> None:
+    """Dimensions of one element may have any stride."""
+    _, strided, _ = view
+    assert is_run(strided.shape, strided.stride()) == strided.is_contiguous()
+    assert prod(strided.shape) == strided.numel()
