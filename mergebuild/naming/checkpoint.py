@@ -1,0 +1,266 @@
+"""A pipeline of diffusers as if it were one checkpoint of the original naming, and the other way round.
+
+Stable Diffusion 1, 2 and XL (base, refiner, and their inpainting kin, which differ in shapes only). Every map is exact
+and by names and shapes alone; the number of levels, layers and transformer blocks is read off the names, so small
+models of the same build are mapped too. Each result says of what it is made; whatever no result is made of is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, NamedTuple
+
+from mergebuild.naming import clip, unet, vae
+from mergebuild.naming.renamed import Renamed, Shapes, State, Stored
+
+__all__ = [
+    "Kind",
+    "Part",
+    "kind_of",
+    "kind_of_pipeline",
+    "missing_position_ids",
+    "parts_of",
+    "text_encoder_to_ldm",
+    "to_diffusers",
+    "to_ldm",
+    "unet_to_ldm",
+    "vae_to_ldm",
+]
+
+Kind = Literal["sd1", "sd2", "sdxl"]
+
+_UNET: Final = "model.diffusion_model."
+_VAE: Final = "first_stage_model."
+_SD1_TEXT: Final = "cond_stage_model.transformer."
+_SD2_TEXT: Final = "cond_stage_model.model."
+_XL_TEXT: Final = "conditioner.embedders.0.transformer."
+_XL_TEXT_2: Final = "conditioner.embedders.1.model."
+_REFINER_TEXT: Final = "conditioner.embedders.0.model."
+
+_OPEN_TEXT: Final = (_SD2_TEXT, _XL_TEXT_2, _REFINER_TEXT)
+_SD2_WIDTH: Final = 1024
+_SD1_WIDTH: Final = 768
+
+_TRAINING: Final = ("loss.", "model_ema.")
+"""What a VAE's file may hold of its training."""
+
+
+class Part(NamedTuple):
+    """What a tensor of the original naming, or some rows of it, is in diffusers."""
+
+    component: str
+    tensor: str
+    """Its name there."""
+    rows: tuple[int, int] | None
+    """Which rows of the original tensor it is; None: all of them."""
+    transposed: bool
+
+
+def to_ldm(components: Mapping[str, Shapes], kind: Kind | None = None) -> tuple[Mapping[str, Renamed], list[str]]:
+    """Return a pipeline's tensors in the original naming, and the names that have no place there, as `unet/NAME`.
+
+    Args:
+        components: Shapes by name, of `unet`, `vae`, `text_encoder`, `text_encoder_2`; each may be absent. Names that
+            older versions of diffusers and transformers wrote are known too.
+        kind: What the model is, where the caller knows; it decides where text encoders go. None: from the tensors.
+
+    `position_ids` of an encoder that goes to OpenCLIP are neither returned nor reported: they say 0, 1, 2...
+    """
+    kind = kind or kind_of_pipeline(components)
+    made: dict[str, Renamed] = {}
+    for component, tensors in components.items():
+        if component == "unet":
+            made |= _prefixed(_UNET, unet.to_ldm(_state(tensors, component)))
+        elif component == "vae":
+            made |= _prefixed(_VAE, vae.to_ldm(_state(tensors, component)))
+        elif kind is not None:
+            prefix = _text_prefix(kind, component, alone="text_encoder" not in components)
+            made |= _text_to_ldm(prefix, _state(tensors, component))
+    used = {(cut.component, cut.tensor) for result in made.values() for cut in result.cuts}
+    left = [
+        f"{component}/{name}"
+        for component, tensors in components.items()
+        for name in tensors
+        if (component, name) not in used and not _is_silent(name)
+    ]
+    return made, left
+
+
+def to_diffusers(tensors: Shapes) -> tuple[Mapping[str, Mapping[str, Renamed]], list[str]]:
+    """Return a checkpoint's tensors by component in the naming of diffusers, and the names that have no place there.
+
+    Names are those that every version of diffusers and transformers reads. Left over are the noise schedule,
+    `model_ema.*`, `position_ids`, `logit_scale`, and, of SD2's text encoder, the last layer and the projection: the
+    model is conditioned on the layer before, and diffusers has no more of it.
+    """
+    made: dict[str, Mapping[str, Renamed]] = {}
+    for prefix, component, convert in _PLACES:
+        inside = {name: shape for name, shape in tensors.items() if name.startswith(prefix)}
+        if found := convert(_state(inside, "", prefix)):
+            made[component] = found
+    used = {cut.tensor for component in made.values() for result in component.values() for cut in result.cuts}
+    return made, [name for name in tensors if name not in used]
+
+
+def parts_of(tensors: Shapes) -> Mapping[str, tuple[Part, ...]]:
+    """Return what each tensor of a checkpoint is in diffusers, in the order of its rows; unknown names are absent.
+
+    `model.diffusion_model.input_blocks.4.1.proj_in.weight` is `down_blocks.1.attentions.0.proj_in.weight` of `unet`;
+    an `in_proj_weight` of OpenCLIP is three parts.
+    """
+    found: dict[str, list[Part]] = {}
+    for component, made in to_diffusers(tensors)[0].items():
+        for name, result in made.items():
+            (cut,) = result.cuts
+            found.setdefault(cut.tensor, []).append(Part(component, name, cut.rows, cut.transposed))
+    return {name: tuple(sorted(parts, key=lambda part: part.rows or (0, 0))) for name, parts in found.items()}
+
+
+def unet_to_ldm(tensors: Shapes) -> tuple[Mapping[str, Renamed], list[str]]:
+    """Return the tensors of a UNet's file as those of a checkpoint, and the names that are not known.
+
+    The file is in the naming of diffusers, or in the original with or without its prefix.
+    """
+    return _alone(_UNET, tensors, unet.to_ldm if unet.is_diffusers(tensors) else unet.canonical)
+
+
+def vae_to_ldm(tensors: Shapes) -> tuple[Mapping[str, Renamed], list[str]]:
+    """Return the tensors of a VAE's file as those of a checkpoint, and the names that are not known.
+
+    The file is in the naming of diffusers, or in the original with or without its prefix. What is left of its training
+    (`loss.*`, `model_ema.*`) is neither returned nor reported.
+    """
+    made, left = _alone(_VAE, tensors, vae.to_ldm if vae.is_diffusers(tensors) else vae.canonical)
+    return made, [name for name in left if not name.startswith(_TRAINING)]
+
+
+def text_encoder_to_ldm(
+    tensors: Shapes, kind: Kind, component: str | None = None
+) -> tuple[Mapping[str, Renamed], list[str]]:
+    """Return the tensors of a text encoder's file as those of a checkpoint, and the names that are not known.
+
+    Args:
+        tensors: In the naming of transformers, with or without `text_model.`, or in that of OpenCLIP.
+        kind: What the checkpoint is.
+        component: `text_encoder` or `text_encoder_2`. None: of SDXL, a file with a text projection is the second.
+    """
+    is_open = clip.is_open(tensors)
+    projected = is_open or f"{clip.PROJECTION}.weight" in tensors
+    component = component or ("text_encoder_2" if kind == "sdxl" and projected else "text_encoder")
+    prefix = _text_prefix(kind, component, alone=False)
+    if not is_open:
+        made = _text_to_ldm(prefix, _state(tensors, ""))
+    elif prefix in _OPEN_TEXT:
+        made = _prefixed(prefix, clip.canonical_open(_state(tensors, "")))
+    else:
+        made = {}
+    used = {cut.tensor for result in made.values() for cut in result.cuts}
+    return made, [name for name in tensors if name not in used and not _is_silent(name)]
+
+
+def kind_of(tensors: Shapes) -> Kind | None:
+    """Return what a checkpoint in the original naming is; None if neither UNet nor text encoder tell."""
+    if any(name.startswith((_XL_TEXT, _XL_TEXT_2, _REFINER_TEXT)) for name in tensors):
+        return "sdxl"
+    if any(name.startswith(_SD2_TEXT) for name in tensors):
+        return "sd2"
+    if any(name.startswith(_SD1_TEXT) for name in tensors):
+        return "sd1"
+    inside = {name: shape for name, shape in tensors.items() if name.startswith(_UNET)}
+    return _kind_of_unet(inside, f"{_UNET}label_emb.0.0.weight")
+
+
+def kind_of_pipeline(components: Mapping[str, Shapes]) -> Kind | None:
+    """Return what a pipeline of diffusers is; None if neither UNet nor text encoder tell.
+
+    A text encoder on its own is told by its width, which only models of real size have.
+    """
+    if "text_encoder_2" in components:
+        return "sdxl"
+    if kind := _kind_of_unet(components.get("unet", {}), "add_embedding.linear_1.weight"):
+        return kind
+    state = clip.in_text_model(_state(components.get("text_encoder", {}), ""))
+    embedding = state.get("text_model.embeddings.token_embedding.weight")
+    widths: Mapping[int, Kind] = {_SD1_WIDTH: "sd1", _SD2_WIDTH: "sd2"}
+    return widths.get(embedding.shape[-1]) if embedding and embedding.shape else None
+
+
+def missing_position_ids(tensors: Shapes) -> Mapping[str, tuple[int, ...]]:
+    """Return the `position_ids` that a checkpoint in the original naming may have and hasn't: names and shapes.
+
+    They are int64 and say 0, 1, 2... for each of the encoder's positions. diffusers does without since 2023.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for prefix in (_SD1_TEXT, _XL_TEXT):
+        positions = tensors.get(f"{prefix}text_model.embeddings.position_embedding.weight")
+        if positions and prefix + clip.POSITION_IDS not in tensors:
+            found[prefix + clip.POSITION_IDS] = (1, positions[0])
+    return found
+
+
+def _kind_of_unet(tensors: Shapes, label: str) -> Kind | None:
+    """Tell by the embedding of sizes, which only SDXL has, and the way into attention, linear since SD2."""
+    if label in tensors:
+        return "sdxl"
+    way_in = next((shape for name, shape in tensors.items() if name.endswith("proj_in.weight")), None)
+    if way_in is None:
+        return None
+    return "sd2" if len(way_in) == 2 else "sd1"
+
+
+def _text_prefix(kind: Kind, component: str, *, alone: bool) -> str:
+    """Return where a text encoder goes; the refiner has the second of SDXL's two, `alone`."""
+    if kind != "sdxl":
+        return _SD1_TEXT if kind == "sd1" else _SD2_TEXT
+    if component == "text_encoder":
+        return _XL_TEXT
+    return _REFINER_TEXT if alone else _XL_TEXT_2
+
+
+def _text_to_ldm(prefix: str, state: State) -> Mapping[str, Renamed]:
+    state = clip.in_text_model(state)
+    return _prefixed(prefix, clip.to_open(state) if prefix in _OPEN_TEXT else clip.only_text(state))
+
+
+def _text_from_ldm(state: State) -> Mapping[str, Renamed]:
+    made = clip.only_text(clip.in_text_model(state))
+    return {name: result for name, result in made.items() if name != clip.POSITION_IDS}
+
+
+def _penultimate_from_ldm(state: State) -> Mapping[str, Renamed]:
+    """Leave out the last layer of a whole encoder. One without its projection has been cut already."""
+    if clip.PROJECTION in state:
+        last = max(map(clip.layer, state))
+        state = {name: each for name, each in state.items() if name != clip.PROJECTION and clip.layer(name) < last}
+    return clip.to_transformers(state)
+
+
+_PLACES: Final[tuple[tuple[str, str, Callable[[State], Mapping[str, Renamed]]], ...]] = (
+    (_UNET, "unet", unet.to_diffusers),
+    (_VAE, "vae", vae.to_diffusers),
+    (_SD1_TEXT, "text_encoder", _text_from_ldm),
+    (_SD2_TEXT, "text_encoder", _penultimate_from_ldm),
+    (_XL_TEXT, "text_encoder", _text_from_ldm),
+    (_XL_TEXT_2, "text_encoder_2", clip.to_transformers),
+    (_REFINER_TEXT, "text_encoder_2", clip.to_transformers),
+)
+
+
+def _alone(
+    prefix: str, tensors: Shapes, convert: Callable[[State], Mapping[str, Renamed]]
+) -> tuple[Mapping[str, Renamed], list[str]]:
+    made = _prefixed(prefix, convert(_state(tensors, "", prefix)))
+    used = {cut.tensor for result in made.values() for cut in result.cuts}
+    return made, [name for name in tensors if name not in used]
+
+
+def _state(tensors: Shapes, component: str, prefix: str = "") -> State:
+    return {name.removeprefix(prefix): Stored(component, name, shape) for name, shape in tensors.items()}
+
+
+def _prefixed(prefix: str, made: Mapping[str, Renamed]) -> Mapping[str, Renamed]:
+    return {prefix + name: result for name, result in made.items()}
+
+
+def _is_silent(name: str) -> bool:
+    return name.endswith("embeddings.position_ids")

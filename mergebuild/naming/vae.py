@@ -1,0 +1,100 @@
+"""The autoencoder under its two names.
+
+Both group by resolution. In the original's decoder level 0 is the finest, and in that of diffusers the coarsest; and
+the attention in the middle is four 1x1 convolutions in the one, four linear maps in the other (older files of diffusers
+call them `query`, `key`, `value`, `proj_attn`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from mergebuild.naming.renamed import Renamed, State, renamed, translated
+
+__all__ = ["canonical", "is_diffusers", "to_diffusers", "to_ldm"]
+
+_RESNET: Final = (
+    ("norm1", "norm1"),
+    ("conv1", "conv1"),
+    ("norm2", "norm2"),
+    ("conv2", "conv2"),
+    ("nin_shortcut", "conv_shortcut"),
+)
+_ATTENTION: Final = (("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0"))
+_OLD_ATTENTION: Final = (("q", "query"), ("k", "key"), ("v", "value"), ("proj_out", "proj_attn"))
+
+_LAYER: Final = re.compile(r"(encoder\.down|decoder\.up)(_blocks)?\.([0-9]{1,4})\.(?:block|resnets)\.([0-9]{1,4})\.")
+_PROJECTION: Final = re.compile(r"(?:en|de)coder\.mid\.attn_1\.(?:q|k|v|proj_out)\.weight")
+_OF_DIFFUSERS: Final = re.compile(r"(?:en|de)coder\.(?:down_blocks|mid_block|up_blocks|conv_norm_out)\.")
+
+
+def to_ldm(state: State) -> dict[str, Renamed]:
+    """Return the original's tensors, made of those of diffusers; what has no place there is left out."""
+    modules = {diffusers: ldm for ldm, diffusers in [*_old_attention(), *_modules(state)]}
+    found = {new: stored for name, stored in state.items() if (new := translated(name, modules))}
+    return {name: renamed(stored, _convolved(name, stored.shape)) for name, stored in found.items()}
+
+
+def to_diffusers(state: State) -> dict[str, Renamed]:
+    """Return the tensors of diffusers, made of the original's; what has no place there is left out."""
+    modules = dict(_modules(state))
+    return {
+        new: renamed(stored, stored.shape[:2] if _PROJECTION.fullmatch(name) else stored.shape)
+        for name, stored in state.items()
+        if (new := translated(name, modules))
+    }
+
+
+def canonical(state: State) -> dict[str, Renamed]:
+    """Return the original's tensors, without what is not known; attention that was stored as linear is convolved."""
+    known = dict(_modules(state))
+    return {
+        name: renamed(stored, _convolved(name, stored.shape))
+        for name, stored in state.items()
+        if translated(name, known)
+    }
+
+
+def is_diffusers(names: Iterable[str]) -> bool:
+    """Whether an autoencoder's names are those of diffusers."""
+    return any(_OF_DIFFUSERS.match(name) for name in names)
+
+
+def _convolved(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape, 1, 1) if len(shape) == 2 and _PROJECTION.fullmatch(name) else shape
+
+
+def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield every module under both names, for a state in either naming."""
+    yield "quant_conv", "quant_conv"
+    yield "post_quant_conv", "post_quant_conv"
+    for coder in ("encoder", "decoder"):
+        yield f"{coder}.conv_in", f"{coder}.conv_in"
+        yield f"{coder}.norm_out", f"{coder}.conv_norm_out"
+        yield f"{coder}.conv_out", f"{coder}.conv_out"
+        for j in (0, 1):
+            yield from _parts(_RESNET, f"{coder}.mid.block_{j + 1}", f"{coder}.mid_block.resnets.{j}")
+        yield from _parts(_ATTENTION, f"{coder}.mid.attn_1", f"{coder}.mid_block.attentions.0")
+    layers = {(match[1], match[2], int(match[3]), int(match[4])) for match in map(_LAYER.match, names) if match}
+    last = max((i for coder, _, i, _ in layers if coder == "decoder.up"), default=0)
+    for coder, of_diffusers, i, j in layers:
+        if coder == "encoder.down":
+            ldm, diffusers, sampler = f"encoder.down.{i}", f"encoder.down_blocks.{i}", "downsample"
+        else:
+            finest_first = last - i if of_diffusers else i
+            ldm, diffusers = f"decoder.up.{finest_first}", f"decoder.up_blocks.{last - finest_first}"
+            sampler = "upsample"
+        yield from _parts(_RESNET, f"{ldm}.block.{j}", f"{diffusers}.resnets.{j}")
+        yield f"{ldm}.{sampler}.conv", f"{diffusers}.{sampler}rs.0.conv"
+
+
+def _old_attention() -> Iterator[tuple[str, str]]:
+    for coder in ("encoder", "decoder"):
+        yield from _parts(_OLD_ATTENTION, f"{coder}.mid.attn_1", f"{coder}.mid_block.attentions.0")
+
+
+def _parts(parts: Iterable[tuple[str, str]], ldm: str, diffusers: str) -> Iterator[tuple[str, str]]:
+    for old, new in parts:
+        yield f"{ldm}.{old}", f"{diffusers}.{new}"
