@@ -1,0 +1,130 @@
+"""The small JSON files beside weights, read with limits: they come from strangers as the weights do.
+
+A document is a file of its folder. A link out of the folder is not followed: what it leads to would end up in an
+output that its owner then publishes. The cache of Hugging Face is a folder of links to `blobs`, which belong to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from mergebuild.errors import Place, SourceError
+from mergebuild.formats.header import UNFIT
+from mergebuild.portable import open_to_read, pread_into
+
+__all__ = ["MAX_CONFIG", "MAX_INDEX", "is_own", "is_plain", "quoted", "read_document"]
+
+MAX_CONFIG: Final = 4 << 20
+"""The longest configuration (bytes); real ones have a few thousand, with names of a thousand classes 100,000."""
+MAX_INDEX: Final = 32 << 20
+"""The longest index of shards (bytes); that of a model with 140,000 tensors has 15 million."""
+
+_AGAIN: Final = "the file is damaged: download or export it again"
+
+
+def read_document(
+    path: Path, *, home: Path, shown: str, most: int = MAX_CONFIG, is_strict: bool = False
+) -> dict[str, object]:
+    """Return the JSON object that a file holds.
+
+    Args:
+        path: the file.
+        home: the folder that it must be of, see `is_own`.
+        shown: what to call it in errors.
+        most: the bytes that it may have.
+        is_strict: whether a key that stands twice in an object is an error; otherwise the last one counts.
+
+    Raises:
+        SourceError: it is missing, a link out of its folder, not a file, too long, or no JSON object.
+    """
+    if not is_own(path, home):
+        sentence = "is a link to a file outside of its folder"
+        raise _error("link-outside", shown, sentence, "put a copy of the file there, if you trust the folder")
+    raw = _content(path, shown, most)
+    try:
+        found = json.loads(raw.decode(), object_pairs_hook=_unique if is_strict else None)
+    except UnicodeDecodeError as error:
+        raise _error("json-not-utf8", shown, f"is not UTF-8 (byte {error.start})") from error
+    except RecursionError:
+        # without `from`: a traceback of a thousand frames helps nobody
+        raise _error("json-too-deep", shown, "is JSON nested without end") from None
+    except ValueError as error:
+        raise _error("json-invalid", shown, f"is not JSON: {_clip(str(error))}") from error
+    if not isinstance(found, dict):
+        raise _error("json-invalid", shown, "is not a JSON object")
+    return found
+
+
+def is_own(path: Path, folder: Path) -> bool:
+    """Return whether a path inside a folder leads to a place in that folder, or in the cache that the folder is of."""
+    real, home = (Path(os.path.realpath(each)) for each in (path, folder))  # loops of links raise nothing
+    if real.is_relative_to(home):
+        return True
+    caches = (parent.parent for parent in home.parents if parent.name == "snapshots")
+    return any(cache.name.startswith("models--") and real.parent == cache / "blobs" for cache in caches)
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name can only be that of an entry of one folder, on any system."""
+    return bool(name) and name not in {".", ".."} and not UNFIT.search(name) and not set("/\\:") & set(name)
+
+
+def quoted(text: str) -> str:
+    """Return a name for a message: in backticks, short, and with nothing that could act on a terminal."""
+    return f"`{_clip(text)}`"
+
+
+def _content(path: Path, shown: str, most: int) -> bytearray:
+    try:
+        fd = open_to_read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _error("file-missing", shown, "does not exist", "download the whole folder") from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise _error("file-not-regular", shown, "is a socket or a device, not a file") from error
+        raise _unreadable(shown, error) from error
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise _error("file-not-regular", shown, "is a folder, a pipe or a device, not a file")
+        if found.st_size > most:
+            sentence = f"has {found.st_size:,} bytes, and at most {most:,} are allowed"
+            raise _error("json-too-large", shown, sentence)
+        raw = bytearray(found.st_size)
+        if pread_into(fd, raw, 0) < len(raw):
+            raise _error("file-changed", shown, "became shorter while it was read", "try again")
+        return raw
+    except OSError as error:
+        raise _unreadable(shown, error) from error
+    finally:
+        os.close(fd)
+
+
+def _unreadable(shown: str, error: OSError) -> SourceError:
+    reason = (error.strerror or str(error)).lower()
+    way_out = "check its permissions" if isinstance(error, PermissionError) else "check the disk and the path"
+    return _error("file-unreadable", shown, f"can't be read: {reason}", way_out)
+
+
+def _error(code: str, shown: str, sentence: str, help: str = _AGAIN) -> SourceError:
+    return SourceError.one(code, f"{quoted(shown)} {sentence}", where=Place(shown), help=help)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        message = f"it has {quoted(name)} twice in one object"
+        raise ValueError(message)
+    return found
+
+
+def _clip(text: str, most: int = 100) -> str:
+    short = text if len(text) <= most else f"{text[: most - 20]}…{text[-19:]}"
+    return UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", short)

@@ -1,0 +1,425 @@
+"""Folders of weights as their clients lay them out: transformers (and any folder with one file), diffusers, PEFT.
+
+Which of a folder's files hold the weights is decided as the client that loads it decides: transformers takes
+`model.safetensors` before an index, diffusers the index first. All of it is judged by small files (JSON) and headers.
+Names in those files come from strangers: a name is one of an entry of its folder, or it is refused. The weights
+themselves may be links, as in the cache of Hugging Face, for a link shows nobody what isn't a model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from mergebuild.errors import Place, SourceError
+from mergebuild.formats.documents import MAX_INDEX, is_plain, quoted, read_document
+from mergebuild.formats.header import TensorInfo, read_header
+from mergebuild.formats.model import Model
+from mergebuild.formats.sidecars import sidecars_of
+
+__all__ = ["Folder", "read_folder", "read_safetensors", "refuse_packed"]
+
+_WEIGHTS: Final = {
+    # the best first, as the clients see it; beside each what it would have been taken for
+    "model.safetensors": "model.safetensors.index.json",
+    "model.safetensors.index.json": "model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json": "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors": "diffusion_pytorch_model.safetensors.index.json",
+    "pytorch_model.bin": "pytorch_model.bin.index.json",
+    "pytorch_model.bin.index.json": "pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json": "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin": "diffusion_pytorch_model.bin.index.json",
+}
+_ADAPTERS: Final = ("adapter_model.safetensors", "adapter_model.bin")
+_VARIANT: Final = re.compile(
+    r"(?P<base>(?:diffusion_pytorch_|pytorch_)?model)"
+    r"(?:\.(?P<one>\w+)\.(?P<kind>safetensors|bin)|\.(?:safetensors|bin)\.index\.(?P<many>\w+)\.json)"
+)
+_SHARD: Final = re.compile(r".*-\d{5,}-of-\d{5,}.*")
+_PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin")
+_LEFTOVERS: Final = re.compile(r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states\w*)\.\w+")
+_OTHERS: Final = (".onnx", ".msgpack", ".h5", ".tflite", ".ot", ".mlmodel", ".mlpackage")
+_WEIGHTLESS: Final = re.compile(r".*(?:Scheduler|Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor)")
+_OPTIONAL: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+"""Components that pipelines run without, and that people delete."""
+_PACKED: Final = re.compile(
+    r".*\.(?:qweight|qzeros|weight_packed|weight_scale(?:_inv|_2)?|absmax|quant_map|nested_absmax|SCB|"
+    r"quant_state\.bitsandbytes__\w+)"
+)
+_UNQUANTIZED: Final = "take the unquantized release of the model, or dequantize it first"
+
+FileReader = Callable[[Path, str], Model]
+"""Reads one file of weights; the second argument is what to call it in errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What a folder of weights holds."""
+
+    kind: str
+    """`sharded` (transformers, or any folder with one file of weights), `diffusers` or `peft`."""
+    components: Mapping[str, Model]
+    """By the name of their subfolder, for diffusers; else one, named with the empty string.
+
+    Tensors have the names that the files give them. `Model.facts` is the component's own configuration."""
+    config: Mapping[str, object]
+    """What `config.json`, `model_index.json` or `adapter_config.json` says; empty if there is no `config.json`."""
+    sidecars: tuple[str, ...]
+    """The small files that a copy of the folder needs: paths in it, with `/`, sorted."""
+    left_out: tuple[str, ...]
+    """Small files that a copy does without, and why, a sentence each; of interest only where a copy is made."""
+    notices: tuple[str, ...]
+    """What was decided and should be known, a sentence each."""
+
+
+def read_safetensors(path: Path, shown: str) -> Model:
+    """Return the model that one safetensors file is.
+
+    Raises:
+        SourceError: it breaks a rule of the format.
+    """
+    header = read_header(path, shown=shown)
+    return Model("safetensors", (path,), (header.file_size,), header.tensors, header.metadata)
+
+
+def read_folder(folder: Path, *, shown: str, read_file: FileReader = read_safetensors) -> Folder:
+    """Return what a folder of weights holds, by its small files and headers alone.
+
+    Args:
+        folder: the folder.
+        shown: what to call it in errors.
+        read_file: how to read a file of weights, by its suffix: safetensors and pickles may be asked for.
+
+    Raises:
+        SourceError: it can't be read, something is missing from it, its files contradict each other, name what is not
+            theirs, or hold quantized weights.
+    """
+    place = _Place(folder, shown.rstrip("/\\") or shown, folder, read_file)
+    names = place.names()
+    if "model_index.json" in names:
+        return _pipeline(place)
+    if names & {"adapter_config.json", *_ADAPTERS} and not names & _WEIGHTS.keys():
+        return _adapter(place, names)
+    return _transformers(place, names)
+
+
+def refuse_packed(names: Iterable[str], shown: str) -> None:
+    """Refuse a model whose tensors' names show that its weights are packed or scaled integers.
+
+    Raises:
+        SourceError: they do; a merge of such values means nothing.
+    """
+    packed = sorted(name for name in names if _PACKED.fullmatch(name))
+    if packed:
+        message = f"{quoted(shown)} holds quantized weights, which can't be merged"
+        where = Place(shown)
+        raise SourceError.one("quantized-weights", message, where=where, help=_UNQUANTIZED, rows=_listed(packed))
+
+
+class _Place(NamedTuple):
+    """A folder, what to call it, the folder that the user named, and how to read files."""
+
+    path: Path
+    shown: str
+    home: Path
+    read_file: FileReader
+
+    def names(self) -> frozenset[str]:
+        """Return the names of its entries."""
+        try:
+            return frozenset(entry.name for entry in self.path.iterdir())
+        except FileNotFoundError:
+            raise self.error("folder-missing", "does not exist", "mend the path, or put the folder there") from None
+        except (OSError, ValueError) as error:
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            sentence = f"can't be read: {reason}"
+            raise self.error("folder-unreadable", sentence, "check the path and its permissions") from error
+
+    def has(self, name: str) -> bool:
+        """Return whether a file of that name is there, or a link to one."""
+        return os.path.isfile(self.path / name)  # noqa: PTH113 -- never raises
+
+    def below(self, name: str) -> _Place:
+        """Return a folder in it."""
+        return self._replace(path=self.path / name, shown=f"{self.shown}/{name}")
+
+    def document(self, name: str) -> dict[str, object]:
+        """Return a JSON object in it."""
+        return read_document(self.path / name, home=self.home, shown=f"{self.shown}/{name}")
+
+    def error(self, code: str, sentence: str, help: str, rows: Iterable[str] = ()) -> SourceError:
+        """Return the error that names it."""
+        return SourceError.one(code, f"{quoted(self.shown)} {sentence}", where=Place(self.shown), help=help, rows=rows)
+
+
+# The three kinds
+
+
+def _transformers(place: _Place, names: frozenset[str]) -> Folder:
+    config = place.document("config.json") if "config.json" in names else {}
+    model = _component(place, names, config, "sharded")
+    beside = sidecars_of(place.path, modules=_modules(place, names))
+    return Folder("sharded", {"": model}, config, *beside, model.notices)
+
+
+def _adapter(place: _Place, names: frozenset[str]) -> Folder:
+    config = place.document("adapter_config.json")
+    name = next((each for each in _ADAPTERS if each in names), None)
+    if name is None:
+        expected = " or ".join(f"`{each}`" for each in _ADAPTERS)
+        raise place.error(
+            "weights-missing",
+            f"has an `adapter_config.json`, and neither {expected}",
+            "download the whole folder",
+        )
+    model = place.read_file(place.path / name, f"{place.shown}/{name}")
+    model = replace(model, format="peft", folder=place.path, facts=config)
+    return Folder("peft", {"": model}, config, *sidecars_of(place.path), model.notices)
+
+
+def _pipeline(place: _Place) -> Folder:
+    index = place.document("model_index.json")
+    components: dict[str, Model] = {}
+    notices: list[str] = []
+    classes = _classes(place, index)
+    for name, class_name in classes.items():
+        inner = place.below(name)
+        if not inner.path.is_dir():
+            if name not in _OPTIONAL:
+                sentence = f"names the component `{name}` in its `model_index.json`, and has no such folder"
+                raise place.error("component-missing", sentence, "download the whole folder")
+            notices.append(f"{quoted(inner.shown)} is not there, though `model_index.json` names it")
+            continue
+        names = inner.names()
+        if _WEIGHTLESS.fullmatch(class_name) or _is_settings(names):
+            continue
+        config = inner.document("config.json") if "config.json" in names else {}
+        components[name] = _component(inner, names, config, "diffusers")
+        notices += components[name].notices
+    if not components:
+        sentence = "has a `model_index.json`, and no component with weights"
+        raise place.error("weights-missing", sentence, "download the whole folder")
+    return Folder("diffusers", components, index, *sidecars_of(place.path, classes), tuple(notices))
+
+
+def _is_settings(names: frozenset[str]) -> bool:
+    """Return whether a component's folder holds settings and no model: models have a `config.json`, or weights."""
+    settings = any(name.endswith(".json") for name in names)
+    return settings and "config.json" not in names and not names & _WEIGHTS.keys()
+
+
+def _classes(place: _Place, index: Mapping[str, object]) -> dict[str, str]:
+    """Return the class of each component that a pipeline has, by name: `"unet": ["diffusers", "UNet2DConditionModel"]`.
+
+    Components that were left out have nulls for both, and options of the pipeline are no lists.
+    """
+    found: dict[str, str] = {}
+    for name, value in index.items():
+        if name.startswith("_") or not isinstance(value, list) or len(value) != 2 or None in value:
+            continue
+        if not is_plain(name) or not all(isinstance(each, str) for each in value):
+            sentence = (
+                f"has {quoted(name)} in its `model_index.json`, and a folder's name, library and class are expected"
+            )
+            raise place.error("bad-model-index", sentence, "the file is damaged or hostile: download it again")
+        found[name] = value[1]
+    return found
+
+
+def _modules(place: _Place, names: frozenset[str]) -> list[str]:
+    """Return the folders of a sentence encoder's further modules, such as `1_Pooling`."""
+    if "modules.json" not in names or not place.has("modules.json"):
+        return []
+    return sorted(name for name in names if re.fullmatch(r"\d+_\w+", name) and not os.path.islink(place.path / name))  # noqa: PTH114
+
+
+# The weights of one component
+
+
+def _component(place: _Place, names: frozenset[str], config: Mapping[str, object], kind: str) -> Model:
+    """Return the weights of a folder of transformers, or of one component of diffusers."""
+    _refuse_quantized(place, config)
+    name, notices = _chosen(place, names, config)
+    if name.endswith(".json"):
+        try:
+            model = _sharded(place, name)
+        except SourceError as error:
+            other = _WEIGHTS.get(name, "")
+            if error.problems[0].code != "shard-missing" or not place.has(other):
+                raise
+            notices = (f"{quoted(f'{place.shown}/{name}')} names missing shards; `{other}` was taken",)
+            model = _single(place, other)
+    else:
+        model = _single(place, name)
+    refuse_packed(model.tensors, place.shown)
+    return replace(model, format=kind, folder=place.path, notices=(*notices, *model.notices), facts=config)
+
+
+def _chosen(place: _Place, names: frozenset[str], config: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
+    """Return the file or index that holds the weights, and what should be known about the choice."""
+    named = config.get("transformers_weights")
+    if isinstance(named, str) and is_plain(named) and named in names:
+        return named, ()
+    for name, other in _WEIGHTS.items():
+        if name in names:
+            both = f"{quoted(place.shown)} has both `{name}` and `{other}`; the first was taken, as its client does"
+            return name, ((both,) if other in names else ())
+    variants = _variants(names)
+    if variants:
+        variant = next((each for each in ("fp16", "bf16", *variants) if each in variants), "")
+        if len(variants) > 1 and variant not in {"fp16", "bf16"}:
+            raise _ambiguous(place, [found[0] for found in variants.values()])
+        name = variants[variant][0]
+        return name, (f"{quoted(place.shown)} has no plain weights; its variant `{name}` was taken",)
+    return _only_one(place, names), ()
+
+
+def _variants(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of weights in variants such as `fp16`, the best first, by variant."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names, key=lambda each: (".safetensors" not in each, each.endswith(".json"), each)):
+        match = _VARIANT.fullmatch(name)
+        if match and (match["one"] or match["many"]) != "index":
+            found.setdefault(match["one"] or match["many"], []).append(name)
+    return found
+
+
+def _only_one(place: _Place, names: frozenset[str]) -> str:
+    """Return the one file of weights in a folder that has none by a known name."""
+    for suffixes in ((".safetensors",), _PICKLES):
+        found = sorted(name for name in names if name.lower().endswith(suffixes) and not _LEFTOVERS.fullmatch(name))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise _ambiguous(place, found)
+    raise _no_weights(place, names)
+
+
+def _ambiguous(place: _Place, found: Sequence[str]) -> SourceError:
+    if all(_SHARD.fullmatch(name) for name in found):
+        sentence = f"has {len(found)} shards of weights, and no index that says what is in them"
+        return place.error("index-missing", sentence, "download `model.safetensors.index.json` too", _listed(found))
+    sentence = f"has {len(found)} files of weights, and nothing says which of them is meant"
+    return place.error("ambiguous-folder", sentence, "name one of the files", _listed(found))
+
+
+def _no_weights(place: _Place, names: frozenset[str]) -> SourceError:
+    if any(name.lower().endswith(".gguf") for name in names):
+        sentence = "has its weights in GGUF only, which this version does not read"
+        way_out = "take the unquantized safetensors release of the model: merging quantized weights loses quality"
+        return place.error("not-in-this-version", sentence, way_out)
+    others = sorted(name for name in names if name.lower().endswith(_OTHERS))
+    if others:
+        sentence = "has no weights in safetensors"
+        return place.error(
+            "weights-missing", sentence, "download the `.safetensors` files of the model", _listed(others)
+        )
+    if {"blobs", "snapshots"} <= names:
+        snapshots = place.below("snapshots")
+        rows = _listed([f"{snapshots.shown}/{name}" for name in sorted(snapshots.names())])
+        return place.error("weights-missing", "is a cache of downloads", "name one of the folders in `snapshots`", rows)
+    sentence = "has no file of weights"
+    return place.error("weights-missing", sentence, "name a folder with `model.safetensors`, or its shards and index")
+
+
+def _single(place: _Place, name: str) -> Model:
+    return place.read_file(place.path / name, f"{place.shown}/{name}")
+
+
+def _sharded(place: _Place, name: str) -> Model:
+    """Return the tensors of all shards that an index names, each found where the index says."""
+    weight_map = _weight_map(place, name)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not place.has(shard)]
+    if missing:
+        sentence = f"lacks {len(missing)} of the {len(shards)} shards that its index names"
+        raise place.error("shard-missing", sentence, "download the missing files", _listed(missing))
+    tensors: dict[str, TensorInfo] = {}
+    homes: dict[str, str] = {}
+    files: list[Path] = []
+    sizes: list[int] = []
+    metadata: dict[str, str] = {}
+    notices: list[str] = []
+    for shard in shards:
+        part = _single(place, shard)
+        for info in part.tensors.values():
+            if info.name in tensors:
+                sentence = f"has {quoted(info.name)} in two shards"
+                raise place.error(
+                    "duplicate-tensor", sentence, "download or export it again", (homes[info.name], shard)
+                )
+            tensors[info.name] = _moved(info, len(files))
+            homes[info.name] = shard
+        files += part.files
+        sizes += part.sizes
+        metadata = {**part.metadata, **metadata}
+        notices += part.notices
+    wrong = sorted(tensor for tensor, shard in weight_map.items() if homes.get(tensor) != shard)
+    if wrong:
+        sentence = f"has an index that names {len(wrong)} tensors in shards that don't hold them"
+        rows = tuple(f"{quoted(tensor)} is not in {quoted(weight_map[tensor])}" for tensor in wrong[:8])
+        raise place.error(
+            "index-mismatch", sentence, "index and shards are of different downloads: get both again", rows
+        )
+    if len(tensors) > len(weight_map):
+        notices.append(
+            f"{quoted(place.shown)} has {len(tensors) - len(weight_map)} tensors that its index does not name"
+        )
+    return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, notices=tuple(notices))
+
+
+def _weight_map(place: _Place, name: str) -> dict[str, str]:
+    """Return the shard of each tensor by an index, every name checked."""
+    inner = place._replace(shown=f"{place.shown}/{name}")
+    again = "the file is damaged or hostile: download it again"
+    document = read_document(place.path / name, home=place.home, shown=inner.shown, most=MAX_INDEX, is_strict=True)
+    weight_map = document.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise inner.error("bad-index", "has no `weight_map` that names a shard for each tensor", again)
+    suffix = ".bin" if ".bin.index." in name else ".safetensors"
+    found: dict[str, str] = {}
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise inner.error("bad-index", f"names no file for {quoted(tensor)}", again)
+        if not is_plain(shard):
+            sentence = (
+                f"names the shard {quoted(shard)} for {quoted(tensor)}, and the name of a file beside it is expected"
+            )
+            raise inner.error("index-outside", sentence, again)
+        if not shard.endswith(suffix):
+            sentence = f"names the shard {quoted(shard)} for {quoted(tensor)}, and a `{suffix}` file is expected"
+            raise inner.error("bad-index", sentence, again)
+        found[tensor] = shard
+    return found
+
+
+def _moved(info: TensorInfo, by: int) -> TensorInfo:
+    """Return where a tensor is when so many files come before its own."""
+    if by == 0:
+        return info
+    pieces = tuple(piece._replace(file=piece.file + by) for piece in info.pieces)
+    return replace(info, file=info.file + by, pieces=pieces)
+
+
+def _refuse_quantized(place: _Place, config: Mapping[str, object]) -> None:
+    """Refuse weights that a configuration says are quantized: the model itself, or a part of it (`text_config`)."""
+    parts = {"": config} | {f"{key}.": part for key, part in config.items() if key.endswith("_config")}
+    for prefix, part in parts.items():
+        for key in ("quantization_config", "compression_config"):
+            found = part.get(key) if isinstance(part, Mapping) else None
+            if not found:
+                continue
+            method = found.get("quant_method") if isinstance(found, Mapping) else None
+            what = f" ({method})" if isinstance(method, str) and re.fullmatch(r"[\w-]{1,40}", method) else ""
+            sentence = f"has a `{prefix}{key}`{what}: its weights are quantized, and can't be merged"
+            inner = place._replace(shown=f"{place.shown}/config.json")
+            raise inner.error("quantized-weights", sentence, _UNQUANTIZED)
+
+
+def _listed(names: Sequence[str]) -> tuple[str, ...]:
+    rows = tuple(map(quoted, names[:8]))
+    return rows if len(names) <= 8 else (*rows, f"… {len(names)} in all")

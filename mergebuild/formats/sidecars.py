@@ -1,0 +1,308 @@
+"""What stands beside the weights of a folder: the donor's small files, its configuration patched, shards and index.
+
+A client loads a folder by names: `config.json` says what to build, the tokenizer's files how to feed it, an index which
+shard holds a tensor. Small files are copied from one donor as they are; its configuration alone is changed, in the text
+itself, and only where it would contradict the tensors. Shards are a function of names and sizes alone: the same tensors
+lie in the same files whatever their values, a layer's side by side, so that a changed layer touches few files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from mergebuild.formats.documents import is_own, is_plain, quoted
+
+__all__ = [
+    "INDEX",
+    "MAX_SIDECAR",
+    "Sidecars",
+    "index_json",
+    "patched_config",
+    "shard_names",
+    "shards",
+    "sidecars_of",
+    "stale",
+    "tying",
+]
+
+MAX_SIDECAR: Final = 64 << 20
+"""The longest file that is copied (bytes); large tokenizers have half of it."""
+INDEX: Final = ".safetensors.index.json"
+"""What follows `model` in the name of an index of shards."""
+
+_KEPT: Final = re.compile(
+    r"""(?ix) .* \. (?: json | txt | model | jinja | tiktoken | vocab | bpe | spm )
+    | [^.]* (?: licen[cs]e | notice | use_policy ) [^.]* (?: \. (?: md | rst ) )?""",
+)
+_LEFT: Final = re.compile(
+    r"""(?ix)
+    .* \. index (?: \. \w+ )? \. json             # of shards, which are written anew
+    | (?: trainer_state | (?: all | train | eval | test | predict ) _results ) \. json
+    | adapter_config \. json                    # beside whole weights it would make clients look for an adapter
+    | requirements.* \. txt | README .*""",
+)
+_WEIGHTS: Final = re.compile(
+    r"(?i).*\.(?:safetensors|bin|pt|pth|ckpt|gguf|ggml|onnx|onnx_data|msgpack|h5|tflite|ot|pkl)"
+)
+_OURS: Final = re.compile(
+    r"(?:model|diffusion_pytorch_model|adapter_model)(?:-\d{5,}-of-\d{5,})?\.safetensors"
+    rf"|(?:model|diffusion_pytorch_model){re.escape(INDEX)}"
+)
+_TEMPLATES: Final = "additional_chat_templates"
+_DTYPES: Final = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""What clients can compute in; the rest they widen as they load, and the donor's dtype says to what."""
+_DROPPED: Final = frozenset({"quantization_config", "transformers_weights"})
+_EMBEDDINGS: Final = (
+    "embed_tokens.weight wte.weight word_embeddings.weight shared.weight embed_in.weight tok_embeddings.weight"
+).split()
+_HEAD: Final = "lm_head.weight"
+
+
+class Sidecars(NamedTuple):
+    """Small files that belong to a folder, and what was left out that its owner may miss, a sentence each."""
+
+    names: tuple[str, ...]
+    """Relative paths with `/`, sorted."""
+    left_out: tuple[str, ...]
+
+
+def sidecars_of(folder: Path, subfolders: Iterable[str] = (), modules: Iterable[str] = ()) -> Sidecars:
+    """Return the small non-weight files of a folder that a copy of it needs: tokenizer, templates, licence, ...
+
+    Code is left out, as are READMEs, what a training left behind, and links out of the folder.
+
+    Args:
+        folder: the folder.
+        subfolders: folders in it to look into as well.
+        modules: folders in it whose weights belong to the small files too, such as `2_Dense` of a sentence encoder.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
+    modules = frozenset(modules)
+    names: list[str] = []
+    left_out: list[str] = []
+    for inner in sorted({"", _TEMPLATES, *subfolders, *modules}):
+        place = folder / inner
+        if not place.is_dir():
+            continue
+        for name in sorted(entry.name for entry in place.iterdir()):
+            shown = f"{inner}/{name}" if inner else name
+            wanted, why = _judged(place / name, folder, with_weights=inner in modules)
+            if wanted:
+                names.append(shown)
+            elif why:
+                left_out.append(f"{quoted(shown)} {why}, and is not copied")
+    return Sidecars(tuple(sorted(names)), tuple(left_out))
+
+
+def _judged(path: Path, home: Path, *, with_weights: bool) -> tuple[bool, str]:
+    """Return whether a file belongs to a folder's small files, or why it does not where that should be known."""
+    name = path.name
+    if name.startswith(".") or not is_plain(name) or _LEFT.fullmatch(name):
+        return False, ""
+    is_code = name.endswith(".py")
+    is_kept = _KEPT.fullmatch(name) and not _WEIGHTS.fullmatch(name)
+    if not (is_code or is_kept or (with_weights and name.endswith(".safetensors"))):
+        return False, ""
+    try:
+        found = path.stat()
+    except OSError:
+        return False, "leads nowhere"
+    if not stat.S_ISREG(found.st_mode):
+        return False, ""
+    if is_code:
+        return False, "is code"
+    if not is_own(path, home):
+        return False, "is a link to a file outside of its folder"
+    if found.st_size > MAX_SIDECAR:
+        return False, f"is larger than {MAX_SIDECAR >> 20} MiB"
+    return True, ""
+
+
+# The configuration
+
+
+class _Member(NamedTuple):
+    """A member of a JSON object: where its key, its value and its end are in the text."""
+
+    key: str
+    begin: int
+    value: int
+    end: int
+
+
+def patched_config(text: bytes, *, dtype: str | None = None, tied: bool | None = None) -> bytes:
+    """Return the text of a `config.json` that fits the tensors written beside it; all else stays as it is.
+
+    `quantization_config` is taken out, as what is written is never quantized; so is the name of a file of weights.
+
+    Args:
+        text: the donor's, a JSON object.
+        dtype: what the floating-point tensors are now, in the contract's word; None: as the donor's. Configurations of
+            transformers say it as `dtype` or `torch_dtype`, those of diffusers don't.
+        tied: what `tying` says.
+
+    Raises:
+        ValueError: it is no JSON object in UTF-8.
+    """
+    document = text.decode()
+    json.loads(document)
+    if not document.lstrip().startswith("{"):
+        message = "a configuration is a JSON object"
+        raise ValueError(message)
+    begin = document.index("{")
+    keys = {member.key for member in _members(document, begin)[0]}
+    changes: dict[str, object] = {}
+    if dtype in _DTYPES:
+        changes |= {"dtype": dtype, "torch_dtype": dtype}
+    if tied is not None:
+        changes["tie_word_embeddings"] = tied
+    added = {key: value for key, value in changes.items() if key == "tie_word_embeddings"}
+    if dtype in _DTYPES and not keys & {"dtype", "torch_dtype", "_diffusers_version"}:
+        added["torch_dtype"] = dtype
+    return (document[:begin] + "".join(_patched(document, begin, changes, added))).encode()
+
+
+def tying(donor: Collection[str], written: Mapping[str, bytes]) -> bool | None:
+    """Return what `tie_word_embeddings` must become, None to leave it: whether the head is the embedding, or differs.
+
+    A head of its own values must not be tied, or clients overwrite it with the embedding; where a head was dropped they
+    must tie it, or they draw a random one.
+
+    Args:
+        donor: the names of the donor's tensors.
+        written: digests of what is written, by name; equal digests mean equal values.
+    """
+    head = next((name for name in written if name == _HEAD or name.endswith(f".{_HEAD}")), None)
+    if head is None:
+        return True if any(name == _HEAD or name.endswith(f".{_HEAD}") for name in donor) else None
+    embeddings = [
+        digest
+        for name, digest in written.items()
+        if any(name == each or name.endswith(f".{each}") for each in _EMBEDDINGS)
+    ]
+    return False if embeddings and written[head] not in embeddings else None
+
+
+def _patched(
+    text: str, at: int, changes: Mapping[str, object], added: Mapping[str, object], *, levels: int = 3
+) -> tuple[str, str]:
+    """Return the object that begins at a place in a text with changes to its members, and what follows it.
+
+    Members of `added` that it lacks come last; objects in it whose key ends in `_config` are changed, nothing added,
+    down to so many levels.
+    """
+    members, end = _members(text, at)
+    opening = text[at : members[0].begin if members else end - 1]
+    between = [text[before.end : member.begin] for before, member in pairwise(members)]
+    parts: list[tuple[str, str]] = []
+    for separator, member in zip([f",{opening[1:]}", *between], members, strict=False):
+        if member.key in _DROPPED:
+            continue
+        value = text[member.value : member.end]
+        if member.key in changes:
+            value = json.dumps(changes[member.key])
+        elif levels and member.key.endswith("_config") and value.startswith("{"):
+            value = _patched(text, member.value, changes, {}, levels=levels - 1)[0]
+        parts.append((separator, text[member.begin : member.value] + value))
+    known = {member.key for member in members}
+    last = between[-1] if between else f",{opening[1:]}"
+    parts += [(last, f"{json.dumps(key)}: {json.dumps(value)}") for key, value in added.items() if key not in known]
+    body = "".join(separator + part if number else part for number, (separator, part) in enumerate(parts))
+    return opening + body + (text[members[-1].end : end] if members else "}"), text[end:]
+
+
+def _members(text: str, at: int) -> tuple[list[_Member], int]:
+    """Return the members of the object that begins at a place in a text of valid JSON, and where it ends."""
+    decode = json.JSONDecoder().raw_decode
+    members: list[_Member] = []
+    place = _skipped(text, at + 1)
+    while text[place] != "}":
+        key, colon = decode(text, place)
+        value = _skipped(text, _skipped(text, colon) + 1)
+        end = decode(text, value)[1]
+        members.append(_Member(key, place, value, end))
+        place = _skipped(text, end)
+        if text[place] == ",":
+            place = _skipped(text, place + 1)
+    return members, place + 1
+
+
+def _skipped(text: str, place: int) -> int:
+    """Return the place of what follows the white space at a place."""
+    while text[place] in " \t\n\r":
+        place += 1
+    return place
+
+
+# Shards
+
+
+def shards(tensors: Iterable[tuple[str, int]], most: int) -> list[list[str]]:
+    """Return the names of tensors, given with their bytes in any order, by shard.
+
+    The tensors of a layer (all with equal names up to their first number) share a shard as long as they fit into one;
+    layers follow in the order of their numbers. A function of names and sizes alone.
+
+    Args:
+        tensors: names and sizes in bytes.
+        most: the bytes of tensors that a shard holds; a larger tensor has a shard of its own.
+    """
+    ordered = sorted(tensors, key=lambda tensor: _natural(tensor[0]))
+    found: list[list[str]] = []
+    free = 0
+    for _, group in groupby(ordered, key=lambda tensor: _layer(tensor[0])):
+        layer = list(group)
+        total = sum(size for _, size in layer)
+        blocks = [([name for name, _ in layer], total)] if total <= most else [([name], size) for name, size in layer]
+        for names, size in blocks:
+            if size > free or not found:
+                found.append([])
+                free = most
+            found[-1] += names
+            free -= size
+    return found or [[]]
+
+
+def shard_names(count: int, base: str) -> list[str]:
+    """Return the files' names of so many shards: `model-00001-of-00003.safetensors`, one alone `model.safetensors`.
+
+    `base` is `model`, or `diffusion_pytorch_model` for the components of diffusers that are its own.
+    """
+    if count == 1:
+        return [f"{base}.safetensors"]
+    return [f"{base}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+
+def index_json(weight_map: Mapping[str, str], total_size: int) -> bytes:
+    """Return the text of the index of shards: the file of each tensor by name, and the bytes of all tensors."""
+    document = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    return f"{json.dumps(document, indent=2, sort_keys=True)}\n".encode()
+
+
+def stale(present: Iterable[str], wanted: Collection[str]) -> tuple[str, ...]:
+    """Return which of the names in a folder are weights in another layout than the wanted, for clients may load them.
+
+    Only names that an output of ours can have: the single file, shards, and their index.
+    """
+    return tuple(sorted(name for name in present if name not in wanted and _OURS.fullmatch(name)))
+
+
+def _layer(name: str) -> str:
+    """Return what the tensors of one layer share: the name up to its first number, else to its last dot."""
+    found = re.match(r".*?(?:^|\.)[0-9]+(?=\.|$)", name)
+    return found[0] if found else name.rpartition(".")[0]
+
+
+def _natural(name: str) -> tuple[Sequence[tuple[int, str]], str]:
+    """Return a key that sorts numbers in names by value, however long they are."""
+    parts = re.split(r"([0-9]+)", name)
+    parts[1::2] = [number.lstrip("0") for number in parts[1::2]]
+    return [(len(part) if number % 2 else 0, part) for number, part in enumerate(parts)], name
