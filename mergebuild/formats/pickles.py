@@ -1,0 +1,401 @@
+"""Checkpoints that PyTorch saved (`.ckpt`, `.pt`, `.pth`, `.bin`), read in place and without torch.
+
+Both layouts keep numbers apart from the pickle that describes them, as they are in memory: since torch 1.6 a zip
+archive with `data.pkl` and uncompressed `data/<key>`, before it pickles in a row with the storages behind them. So a
+tensor is a range of the file, or a view with strides of one, as in a safetensors file; the pickle is taken apart by
+`unpickling`, which runs nothing.
+
+Which dict is the model's:
+
+1. `state_dict` is followed, twice if need be.
+2. A dict that holds tensors itself is it.
+3. Else `module`, `model`, `model_state_dict`, `params_ema` or `params` is, the first that holds tensors itself.
+
+Its tensors are the model's, in its order; the last of equal names counts, as in any dict. Dicts within it are not
+joined to it: torch gives each weight one flat name, and what lies deeper is some layer's bookkeeping. All else is left
+out with a notice.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.foreign import LOOKED_AT
+from mergebuild.formats.header import (
+    _AGAIN,
+    METADATA,
+    UNFIT,
+    Piece,
+    TensorInfo,
+    _BrokenRuleError,
+    _bytes,
+    _bytes_at,
+    _check_kind,
+    _check_unchanged,
+    _not_opened,
+    _quote,
+    _show,
+    _unreadable,
+)
+from mergebuild.formats.model import Model
+from mergebuild.formats.unpickling import (
+    MOST_BYTES,
+    SIZES,
+    Dict,
+    Odd,
+    Opaque,
+    ShortPickle,
+    Storage,
+    Tensor,
+    length_error,
+    unpickle,
+)
+from mergebuild.formats.zips import Archive, read_archive
+from mergebuild.portable import open_to_read
+
+__all__ = ["is_pickle", "read_pickle", "read_pickle_fd"]
+
+_MAGIC: Final = 0x1950A86A20F9469CFC6C
+_PROTOCOL: Final = 1001
+_WRAPPERS: Final = ("module", "model", "model_state_dict", "params_ema", "params")
+_MOST_WRAPPED: Final = 2
+_MOST_REACH: Final = 1 << 60
+_MOST_REPEATED: Final = 1 << 24
+"""Bytes of the largest tensor that repeats elements of its storage: a few numbers could stand for any size."""
+_FIRST_LOOK: Final = 1 << 20
+"""Bytes read at first of a file whose pickles may be of any length."""
+_RETRY: Final = "load it with the program that made it, and save its `state_dict()` as safetensors"
+
+_Places = Callable[[Storage], tuple[int, int]]
+
+
+def is_pickle(head: bytes) -> bool:
+    """Return whether a file that begins with `head` (`LOOKED_AT` bytes) is one for `read_pickle`.
+
+    A safetensors file may begin like a zip archive by chance (its length): ask for a `{` at byte 8 first.
+    """
+    if head.startswith((b"PK\3\4", b"PK\5\6")) or head[257:262] == b"ustar":
+        return True
+    return re.match(rb"\x80[\x02-\x05][\x8a\x95c}\]q(]", head[:LOOKED_AT]) is not None
+
+
+def read_pickle(path: Path, *, shown: str | None = None) -> Model:
+    """Read what a checkpoint of PyTorch consists of, and nothing of its tensors.
+
+    Args:
+        path: the file.
+        shown: what to call it in errors; the path itself by default.
+
+    Raises:
+        SourceError: there is no such file, it can't be read, is no checkpoint, breaks a rule of its format, or asks
+            for code that no state dict needs (`unsafe-pickle`); none is run.
+    """
+    name = str(path) if shown is None else shown
+    try:
+        fd = open_to_read(path)
+    except (OSError, ValueError) as error:
+        raise _not_opened(path, error).named(name) from error
+    try:
+        return read_pickle_fd(fd, path, name)
+    finally:
+        os.close(fd)
+
+
+def read_pickle_fd(fd: int, path: Path, shown: str) -> Model:
+    """Read an open checkpoint, whatever its path leads to by now; its position may change.
+
+    Raises:
+        SourceError: as `read_pickle`, or it is being written to.
+    """
+    try:
+        before = os.fstat(fd)
+        _check_kind(before)
+        tensors, notices = _read(fd, before.st_size)
+        _check_unchanged(before, os.fstat(fd))
+    except _BrokenRuleError as broken:
+        raise broken.named(shown) from None
+    except OSError as error:
+        raise _unreadable(error).named(shown) from error
+    return Model("pickle", (path,), (before.st_size,), tensors, {}, notices=notices)
+
+
+def _read(fd: int, file_size: int) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
+    head = bytes(_bytes_at(fd, 0, min(file_size, LOOKED_AT)))
+    if head[257:262] == b"ustar":
+        sentence = "is a checkpoint of PyTorch 0.1.9 or older (a tar archive), which this version can't read"
+        raise _BrokenRuleError("old-tar-checkpoint", sentence, "load it with an old PyTorch, and save it anew")
+    top, places = _from_zip(fd, file_size) if head.startswith(b"PK") else _from_row(fd, file_size)
+    names, notices = _state_dict(top)
+    return {name: _tensor(name, found, places) for name, found in names.items()}, notices
+
+
+# The zip archive
+
+
+def _from_zip(fd: int, file_size: int) -> tuple[object, _Places]:
+    archive = read_archive(fd, file_size)
+    found = [name for name in archive.entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(found) != 1:
+        shown = " and ".join(map(_quote, found[:2])) if found else "no `data.pkl`"
+        sentence = f"is a zip archive with {shown}, and a checkpoint has one"
+        raise _BrokenRuleError("not-a-model", sentence, "name the model itself; if it is in the archive, unpack it")
+    prefix = found[0].removesuffix("data.pkl")
+    if f"{prefix}constants.pkl" in archive.entries:
+        sentence = "is a TorchScript program, not a model's state dict"
+        raise _BrokenRuleError("not-a-state-dict", sentence, _RETRY)
+    order = _contents(archive, f"{prefix}byteorder", 100) if f"{prefix}byteorder" in archive.entries else b"little"
+    if order != b"little":
+        raise _big_endian()
+    try:
+        top, _ = unpickle(_contents(archive, found[0], MOST_BYTES))
+    except ShortPickle:
+        raise _BrokenRuleError("bad-pickle", "has a pickle that ends too early", _AGAIN) from None
+    known: dict[str, tuple[int, int]] = {}
+
+    def place(storage: Storage) -> tuple[int, int]:
+        if storage.view is not None:
+            raise _BrokenRuleError("bad-pickle", f"has a part of the storage {_quote(storage.key)}, as old files do")
+        if storage.key not in known:
+            name = f"{prefix}data/{storage.key}"
+            if name not in archive.entries:
+                sentence = f"has no storage {_quote(storage.key)}, and its pickle refers to it"
+                raise _BrokenRuleError("storage-missing", sentence, _AGAIN)
+            known[storage.key] = archive.place(name)
+        begin, end = known[storage.key]
+        return begin, _end(storage, begin, end - begin)
+
+    return top, place
+
+
+def _contents(archive: Archive, name: str, most: int) -> bytes:
+    begin, end = archive.place(name)
+    if end - begin > most:
+        raise length_error(end - begin)
+    return bytes(_bytes_at(archive.fd, begin, end - begin))
+
+
+def _end(storage: Storage, begin: int, size: int) -> int:
+    """Return where a storage ends, of which so many bytes are there."""
+    needed = storage.count * SIZES[storage.dtype]
+    if needed > size:
+        found = f"{_bytes(size)} for the storage {_quote(storage.key)}"
+        sentence = f"has {found}, and {storage.count:,} times {storage.dtype} take {needed:,}"
+        raise _BrokenRuleError("storage-too-short", sentence, _AGAIN)
+    return begin + needed
+
+
+def _big_endian() -> _BrokenRuleError:
+    sentence = "was saved on a machine with its bytes in the other order (big-endian)"
+    return _BrokenRuleError("big-endian", sentence, "load it with PyTorch there or here, and save it as safetensors")
+
+
+# Pickles in a row
+
+
+def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
+    """Read the pickles at the beginning of a file: magic number, version, machine, the object, keys of storages."""
+    values, end = _row(fd, file_size)
+    machine, top, keys = values[2:]
+    if isinstance(machine, Dict) and machine.named.get("little_endian") is False:
+        raise _big_endian()
+    if not isinstance(keys, list):
+        raise _BrokenRuleError("bad-pickle", "has no list of its storages behind its pickle", _AGAIN)
+    roots = {storage.key: storage for storage in _reachable(top, set()) if isinstance(storage, Storage)}
+    known: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        if not isinstance(key, str) or key in known or key not in roots:
+            shown = _quote(key) if isinstance(key, str) else "what is no string"
+            raise _BrokenRuleError("bad-pickle", f"lists the storage {shown} twice, or without describing it", _AGAIN)
+        count = int.from_bytes(_bytes_at(fd, end, 8), "little") if end + 8 <= file_size else -1
+        begin = end + 8
+        end = begin + count * SIZES[roots[key].dtype]
+        if count < 0 or end > file_size:
+            raise _BrokenRuleError("data-truncated", f"is cut short, in or before its storage {_quote(key)}", _AGAIN)
+        known[key] = begin, end
+
+    def place(storage: Storage) -> tuple[int, int]:
+        if storage.key not in known:
+            sentence = f"has no storage {_quote(storage.key)}, and its pickle refers to it"
+            raise _BrokenRuleError("storage-missing", sentence, _AGAIN)
+        begin, end = known[storage.key]
+        end = _end(storage, begin, end - begin)
+        if storage.view is None:
+            return begin, end
+        _, offset, count = storage.view
+        size = SIZES[storage.dtype]
+        if begin + (offset + count) * size > end:
+            sentence = f"has a part of the storage {_quote(storage.key)} that reaches beyond it"
+            raise _BrokenRuleError("storage-too-short", sentence, _AGAIN)
+        return begin + offset * size, begin + (offset + count) * size
+
+    return top, place
+
+
+def _row(fd: int, file_size: int) -> tuple[list[object], int]:
+    """Return the five pickles and where they end, with no more of the file read than they take (twice that)."""
+    size = min(file_size, _FIRST_LOOK)
+    while True:
+        data = bytes(_bytes_at(fd, 0, size))
+        values: list[object] = []
+        end = 0
+        try:
+            while len(values) < 5:
+                value, end = unpickle(data, end)
+                values.append(value)
+                if len(values) <= 2 and value != (_MAGIC, _PROTOCOL)[len(values) - 1]:
+                    sentence = "is a pickle, and not one that `torch.save` wrote"
+                    raise _BrokenRuleError("not-a-model", sentence, _RETRY)
+        except ShortPickle as short:
+            if short.needed > file_size:
+                raise _BrokenRuleError("data-truncated", "is cut short, within its pickle", _AGAIN) from None
+            if short.needed > MOST_BYTES:
+                raise length_error(short.needed) from None
+            size = min(max(2 * size, short.needed), file_size, MOST_BYTES)
+        else:
+            return values, end
+
+
+# The state dict
+
+
+def _reachable(top: object, seen: set[int]) -> Iterator[object]:
+    """Yield every tensor and storage that a value consists of, each once; `seen` are ids of values done with."""
+    waiting = [top]
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, tuple | list | Dict | Opaque | Tensor | Odd | Storage) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor | Odd | Storage):
+            yield value
+            waiting += [value.storage] if isinstance(value, Tensor) else []
+        elif isinstance(value, Dict):
+            waiting += [*value.named.values(), *value.others]
+        else:
+            waiting += value.parts if isinstance(value, Opaque) else value
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, Dict) and any(isinstance(each, Tensor | Odd) for each in value.named.values())
+
+
+def _wrapper(found: Dict) -> str | None:
+    """Return the key under which the state dict is, None if this is it."""
+    if isinstance(found.named.get("state_dict"), Dict):
+        return "state_dict"
+    if _holds_tensors(found):
+        return None
+    return next((key for key in _WRAPPERS if _holds_tensors(found.named.get(key))), None)
+
+
+def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the tensors of the model by name, and what was left out, in sentences."""
+    if isinstance(top, Tensor | Odd | Storage):
+        raise _BrokenRuleError("lone-tensor", "is a single tensor without a name, not a model", _RETRY)
+    if not isinstance(top, Dict):
+        raise _BrokenRuleError("no-tensors", "holds no dict of tensors", _RETRY)
+    found = top
+    left: dict[str, object] = {}
+    for _ in range(_MOST_WRAPPED):
+        key = _wrapper(found)
+        if key is None:
+            break
+        left |= {name: value for name, value in found.named.items() if name != key}
+        inner = found.named[key]
+        assert isinstance(inner, Dict)  # what a wrapper is
+        found = inner
+    if not _holds_tensors(found):
+        raise _no_tensors(found)
+    tensors: dict[str, Tensor] = {}
+    inside: dict[str, object] = {}
+    for name, value in found.named.items():
+        if isinstance(value, Odd):
+            sentence = f"has the tensor {_quote(name)}, which is {value.kind}"
+            raise _BrokenRuleError("unsupported-tensor", sentence, "take a release of the model with plain tensors")
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            inside[name] = value
+    if found.others:
+        inside["entries without a name"] = found.others
+    notices = []
+    if left:
+        notices.append(f"left out what training needs, not the model: {_listed(left)}")
+    if inside:
+        notices.append(f"left out what stands between the tensors and is none: {_listed(inside)}")
+    return tensors, tuple(notices)
+
+
+def _listed(left: Mapping[str, object], most: int = 8) -> str:
+    """Return names with their numbers of tensors, for a sentence."""
+    seen: set[int] = set()  # what is shared counts once, and is walked through once
+    counts = [
+        (name, sum(isinstance(each, Tensor | Odd) for each in _reachable(value, seen))) for name, value in left.items()
+    ]
+    counts.sort(key=lambda each: -each[1])  # stable: those that hold tensors first, else in the order of the file
+    words = [_quote(name) + _tensors(number) for name, number in counts[:most]]
+    return ", ".join(words) + (f" and {len(counts) - most:,} more" if len(counts) > most else "")
+
+
+def _tensors(number: int) -> str:
+    return "" if number == 0 else " (1 tensor)" if number == 1 else f" ({number:,} tensors)"
+
+
+def _no_tensors(found: Dict) -> _BrokenRuleError:
+    listed = f"it holds {_listed(found.named)}" if found.named else "it is empty"
+    allowed = ", ".join(f"`{key}`" for key in _WRAPPERS)
+    sentence = f"has no dict of tensors, neither as it is nor under `state_dict`, {allowed}"
+    return _BrokenRuleError("no-tensors", sentence, _RETRY, (listed,))
+
+
+# A tensor
+
+
+def _tensor(name: str, found: Tensor, places: _Places) -> TensorInfo:
+    """Return where a tensor lies; everything that the pickle says of it is checked against the file."""
+    if UNFIT.search(name) or name == METADATA:
+        sentence = f"has a control character or half a character in the name {_quote(name)}, or it is reserved"
+        raise _BrokenRuleError("bad-tensor-name", sentence)
+    if found.dtype not in DTYPES_BY_WORD:
+        sentence = f"stores {_quote(name)} as {found.dtype}, which this version can't merge or copy"
+        way_out = f"take a release of the model in one of {', '.join(DTYPES_BY_WORD)}"
+        raise _BrokenRuleError("unsupported-dtype", sentence, way_out)
+    shape, strides = found.shape, found.strides
+    if len(shape) != len(strides) or found.offset < 0 or min((*shape, *strides), default=0) < 0:
+        sentence = f"gives {_quote(name)} the shape {_show(list(shape))} with strides {_show(list(strides))}"
+        raise _BrokenRuleError("bad-view", f"{sentence} from element {_show(found.offset)} on, which no tensor has")
+    if math.prod(size or 1 for size in shape) > _MOST_REACH:
+        sentence = f"gives {_quote(name)} the shape {_show(list(shape))}, which is more than any file holds"
+        raise _BrokenRuleError("shape-overflow", sentence)
+    begin, end = places(found.storage)
+    size = DTYPES_BY_WORD[found.dtype].size
+    count = math.prod(shape)
+    if count == 0:
+        return TensorInfo(name, found.dtype, shape, begin, begin)
+    last = found.offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    if begin + (last + 1) * size > end:
+        sentence = f"has {_quote(name)} reach to element {_show(last)} of a storage of {(end - begin) // size:,}"
+        raise _BrokenRuleError("view-outside", sentence)
+    first = begin + found.offset * size
+    if _is_contiguous(shape, strides):
+        return TensorInfo(name, found.dtype, shape, first, first + count * size)
+    if count * size > max(_MOST_REPEATED, end - begin):
+        sentence = f"makes {_bytes(count * size)} for {_quote(name)} of a storage of {end - begin:,} by repeating it"
+        raise _BrokenRuleError("view-repeats", sentence, "it is made to do harm, or saved without `.contiguous()`")
+    return TensorInfo(name, found.dtype, shape, 0, count * size, pieces=(Piece(0, first, shape, strides),))
+
+
+def _is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Return whether elements lie one behind the other, in their order."""
+    step = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
