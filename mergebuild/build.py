@@ -8,6 +8,7 @@ finite, or one of whose sources changed meanwhile, is not published; those that 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import time
@@ -16,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+from zlib import crc32
 
 from mergebuild import manifest, portable, refusals
-from mergebuild.digest import checksum, tagged
+from mergebuild.digest import checksum, file_checksum, tagged
 from mergebuild.engine import (
     DEFAULT_CHUNK,
     Copy,
@@ -34,13 +36,14 @@ from mergebuild.engine import (
 from mergebuild.errors import NoSpaceError, Problem
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.firstsight import FirstSight
+from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan import Item, Made, Plan
 from mergebuild.planner import Planner
 from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import Sources
-from mergebuild.store import ArtifactRow, Entry, Fresh, Presence, Record, Store, temporary_path
+from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Store, temporary_path
 from mergebuild.wave import Wave, Whereabouts
 
 __all__ = ["Builder", "Options"]
@@ -124,6 +127,8 @@ class Builder:
         """
         self._store.sweep_temporary(item.goal.path for item in plan.items if item.goal.path)
         for item in plan.items:
+            if item.parts:
+                continue
             earlier = self._unseen.get(item.name)
             if earlier is not None and (
                 item.verdict is Verdict.UP_TO_DATE or earlier.verdict in (Verdict.FAILED, Verdict.SKIPPED)
@@ -143,8 +148,11 @@ class Builder:
                 self._restore([item] if item.restore is not None else [])
         self._build_all(self._waiting(plan))  # whose twin failed, and what reads twins
         for item in plan.items:
-            if item not in self._outcomes:
+            if item not in self._outcomes and not item.parts:
                 self._done(item, _Outcome(Verdict.SKIPPED))
+        for item in plan.items:
+            if item.parts:
+                self._conclude(item)
         self._store.trim_history()
         return self._results(plan), self._exit_code(plan)
 
@@ -157,11 +165,11 @@ class Builder:
             NoSpaceError: a file system has less room than the build would write to it.
         """
         needed: dict[int, tuple[Path, int]] = {}
-        for item in plan.items:
+        for item in (each for each in plan.items if not each.parts):
             folder = _existing(self._path(item).parent)
             device = folder.stat().st_dev
             first, so_far = needed.get(device, (folder, 0))
-            needed[device] = (first, so_far + item.result().bytes_written)
+            needed[device] = (first, so_far + item.writes)
         for folder, size in needed.values():
             free = portable.free_space(folder)
             if size > free:
@@ -192,7 +200,7 @@ class Builder:
 
     def _waiting(self, plan: Plan) -> list[Item]:
         """Return the items whose outcome is open."""
-        return [item for item in plan.items if item not in self._outcomes]
+        return [item for item in plan.items if item not in self._outcomes and not item.parts]
 
     def _is_ready(self, item: Item) -> bool:
         """Whether an item can be made now; if not, say why: what it reads failed, or its folder can't be written to."""
@@ -351,7 +359,7 @@ class Builder:
                 self._finish(wave, index, item, done.steps, changed, seconds / len(items))
 
     def _pass(self, wave: Wave) -> PassResult:
-        names = tuple(item.name for item in wave.items)
+        names = tuple(dict.fromkeys(item.name for item in wave.items))
         if any(step.operation for step in wave.work.steps.values()):
             wave.work.recall = self._store.state.findings().get
         done = run_pass(
@@ -439,8 +447,6 @@ class Builder:
         seconds: float,
     ) -> None:
         """Publish an item of a wave that was run, or say why not."""
-        assert item.header is not None
-        assert item.made is not None
         temporary = wave.work.outputs[index].path
         stale = sorted(changed & self.planner.leaves(item.name))
         if any(self._failed(need) for need in item.needs):
@@ -452,23 +458,37 @@ class Builder:
         elif bad := self._nonfinite(item, steps):
             self._fail(item, refusals.nonfinite(item, bad, self._name_of))
         else:
-            entries = []
-            for each in item.made:
-                info = item.header.tensors[each.name]
-                made = steps.get(each.digest)
-                checksum, nonfinite = (made.checksum, made.nonfinite) if made else wave.known[each.digest]
-                entries.append(Entry(each.name, info.begin, info.end, each.digest, checksum, nonfinite))
+            entries = self._entries(wave, item, steps, temporary)
             assert item.digest is not None
             fresh = Fresh(item.digest, item.header_checksum, entries)
             if not self._publish(item, temporary, fresh):
                 self._fail(item, refusals.changed_by_hand(item))
             else:
-                is_twin = not wave.computed[index] and any(item.digest == other.digest for other in wave.items[:index])
+                is_twin = not wave.computed[index] and any(
+                    item.digest == (other.whole or other).digest for other in wave.items[:index]
+                )
                 verdict = Verdict.RESTORED if is_twin else Verdict.BUILT
                 outcome = _Outcome(verdict, wave.computed[index], wave.bytes_read[index], item.size, seconds)
                 self._done(item, outcome)
                 return
         temporary.unlink(missing_ok=True)
+
+    def _entries(self, wave: Wave, item: Item, steps: Mapping[bytes, StepResult], temporary: Path) -> list[Entry]:
+        """Return the table of a file that was written; what follows from its bytes is added to it first."""
+        assert item.header is not None
+        assert item.packing is not None
+        entries = []
+        for each in item.made or ():
+            info = item.header.tensors[each.name]
+            made = steps.get(each.digest)
+            found, nonfinite = (made.checksum, made.nonfinite) if made else wave.known[each.digest]
+            digest = each.digest
+            if each.name in item.packing.turned:  # other bytes, which nobody is to take for the tensor
+                digest = checksum(b"turned" + digest)
+                with temporary.open("rb") as file:
+                    found = file_checksum(file.fileno(), info.begin, info.end)
+            entries.append(Entry(each.name, info.begin, info.end, digest, found, nonfinite))
+        return [*entries, *_framed(item, temporary)]
 
     def _publish(self, item: Item, temporary: Path, fresh: Fresh) -> bool:
         """Publish a file, unless another one that is not ours stands there and may not go."""
@@ -548,8 +568,40 @@ class Builder:
         """Record what a target was built from, and keep a second name of its output where the project wants one."""
         if row is not None and item.goal.path is not None and not item.goal.is_extra:
             self._store.keep(row, self._options.link)
-        if item.goal.is_extra:
-            return
+        if not item.goal.is_extra and item.whole is None:
+            self._record(item)
+
+    def _conclude(self, item: Item) -> None:
+        """Say what became of a directory, all of whose files were dealt with; take away what it had before."""
+        files = [self._outcomes[part] for part in item.parts]
+        failed = next((each for each in files if each.verdict is Verdict.FAILED), None)
+        verdicts = {each.verdict for each in files}
+        order = (Verdict.SKIPPED, Verdict.BUILT, Verdict.RESTORED, Verdict.UP_TO_DATE)
+        outcome = failed or _Outcome(
+            next(each for each in order if each in verdicts),
+            sum(each.computed for each in files),
+            sum(each.bytes_read for each in files),
+            sum(each.bytes_written for each in files),
+            sum(each.seconds for each in files),
+        )
+        self._done(item, outcome)
+        if outcome.verdict not in (Verdict.FAILED, Verdict.SKIPPED) and not item.goal.is_extra:
+            self._remove_leftovers(item)
+            self._record(item)
+
+    def _remove_leftovers(self, item: Item) -> None:
+        """Remove files of ours that a directory has no more: clients may load an old shard for a new one."""
+        folder = self._path(item)
+        wanted = {str(part.goal.path) for part in item.parts}
+        for row in self._store.state.outputs(self._store.project, besides=wanted):
+            if folder in row.path.parents and self._store.is_intact(row):
+                self._store.remove(row)
+        there = [path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if str(path) not in wanted]
+        for name in stale(there, {Path(path).relative_to(folder).as_posix() for path in wanted}):
+            self._emit(Notice(f"{item.shown}/{name} is not ours, and clients may load it instead"))
+
+    def _record(self, item: Item) -> None:
+        """Record what a target was built from."""
         assert item.digest is not None
         self._store.put_record(
             Record(
@@ -575,11 +627,12 @@ class Builder:
 
     def _done(self, item: Item, outcome: _Outcome) -> None:
         self._outcomes[item] = outcome
-        self._emit(TargetDone(item.name, str(outcome.verdict), item.shown or ""))
+        if item.whole is None:
+            self._emit(TargetDone(item.name, str(outcome.verdict), item.shown or ""))
 
     def _results(self, plan: Plan) -> tuple[TargetResult, ...]:
         found: dict[str, TargetResult] = {}
-        for item in plan.items:
+        for item in (each for each in plan.items if each.whole is None):
             outcome = self._outcomes[item]
             total = len(item.blueprint.specs)
             found[item.name] = TargetResult(
@@ -641,6 +694,24 @@ def _distinct(items: Iterable[Item]) -> Iterator[Item]:
             found.append(item)
             names.add(item.name)
             yield item
+
+
+def _framed(item: Item, temporary: Path) -> Iterator[Entry]:
+    """Yield what lies between the tensors of a file and behind them, once the rest of it was written."""
+    assert item.header is not None
+    packed, header = item.packing, item.header
+    if packed is None or not packed.fixed:
+        return
+    with temporary.open("rb+") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as view:
+            found = {name: crc32(view[info.begin : info.end]) for name, info in header.tensors.items()}
+        late = packed.late(found.__getitem__)
+        for offset, content in late:
+            portable.pwrite_all(file.fileno(), memoryview(content), offset)
+    for offset, content in sorted([*packed.fixed, *late]):
+        if offset >= header.data_start:
+            known = checksum(content)
+            yield Entry(FRAME, offset, offset + len(content), known, known, 0)
 
 
 def _existing(folder: Path) -> Path:

@@ -37,6 +37,11 @@ def minimal(blueprint: Blueprint, digest: bytes, content_of: Callable[[str], str
     return {"format": "pt", "mergebuild": _json(facts)}
 
 
+def of_a_part(digest: bytes) -> dict[str, str]:
+    """Return what one file of a folder says: nothing that a change in another would touch."""
+    return {"format": "pt", "mergebuild": _json({"artifact": tagged(digest), "layout": LAYOUT_VERSION})}
+
+
 def full(
     blueprint: Blueprint,
     digest: bytes,

@@ -16,7 +16,7 @@ from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, Problem
 from mergebuild.findings import Change
 from mergebuild.fold import Blueprint
-from mergebuild.formats import Arrangement, Header
+from mergebuild.formats import Header, Packing
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.store import ArtifactRow, Held, Presence
 from mergebuild.tensors import Made, Tensors
@@ -50,8 +50,12 @@ class Item:
     header: Header | None = None
     header_checksum: bytes = b""
     """The checksum of everything before the data."""
-    arrangement: Arrangement | None = None
-    """Of the header; together they are its bytes."""
+    packing: Packing | None = None
+    """How the file is laid out; with the header it is all but the tensors' bytes."""
+    parts: list[Item] = field(default_factory=list)
+    """The files of a directory, one item each. It is what they are, and has no file of its own."""
+    whole: Item | None = None
+    """The directory that it is a file of."""
     presence: Presence = Presence.ABSENT
     row: ArtifactRow | None = None
     """What stands at its path, when it is ours."""
@@ -80,7 +84,7 @@ class Item:
     @property
     def is_known(self) -> bool:
         """Whether the digests of its sources are known, and so what it will be."""
-        return self.tensors is not None
+        return self.digest is not None
 
     @property
     def made(self) -> tuple[Made, ...] | None:
@@ -90,7 +94,7 @@ class Item:
     @property
     def header_bytes(self) -> bytes:
         """Everything before the data; made anew each time, for it is long, and only whoever writes it needs it."""
-        return self.arrangement.encoded(self.header) if self.arrangement and self.header else b""
+        return self.packing.encoded(self.header) if self.packing and self.header else b""
 
     @property
     def allows_nonfinite(self) -> bool:
@@ -112,23 +116,27 @@ class Item:
     def result(self) -> TargetResult:
         """Return the item as `plan` shows it."""
         total = len(self.blueprint.specs)
-        writes = self.size if self.verdict is Verdict.BUILD or self._restores_by_copy() else 0
+        files = self.parts or [self]
+        computed = sum(each.computed for each in files)
         return TargetResult(
             target=self.name,
             verdict=self.verdict,
             output=self.shown,
             artifact=tagged(self.digest) if self.digest else None,
-            tensors_computed=self.computed,
-            tensors_reused=total - self.computed,
-            bytes_read=self.bytes_read,
-            bytes_written=writes,
+            tensors_computed=computed,
+            tensors_reused=total - computed,
+            bytes_read=sum(each.bytes_read for each in files),
+            bytes_written=sum(each.writes for each in files),
             error=self.problem,
             reasons=self.reasons,
             notes=tuple(self.blueprint.notes()),
         )
 
-    def _restores_by_copy(self) -> bool:
-        return self.verdict is Verdict.RESTORE and (self.restore is None or self.restore.kind != "history")
+    @property
+    def writes(self) -> int:
+        """How many bytes are written to its file."""
+        restores_by_copy = self.verdict is Verdict.RESTORE and (self.restore is None or self.restore.kind != "history")
+        return self.size if self.verdict is Verdict.BUILD or restores_by_copy else 0
 
 
 @dataclass
@@ -147,7 +155,7 @@ class Plan:
     @property
     def space_needed(self) -> int:
         """Bytes that the build needs on disk while it runs."""
-        return sum(result.bytes_written for result in (item.result() for item in self.items))
+        return sum(item.writes for item in self.items if not item.parts)
 
     @property
     def computes(self) -> bool:
@@ -156,7 +164,7 @@ class Plan:
 
     def results(self) -> tuple[TargetResult, ...]:
         """Return the targets asked for, then the file targets built for them."""
-        return self.in_order({item.name: item.result() for item in self.items})
+        return self.in_order({item.name: item.result() for item in self.items if item.whole is None})
 
     def in_order(self, found: Mapping[str, TargetResult]) -> tuple[TargetResult, ...]:
         """Put results in the contract's order: asked for, then what was built for them; blocked ones added."""

@@ -6,19 +6,22 @@ it learnt. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from mergebuild import manifest, metadata
+from mergebuild import manifest, metadata, packing
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem, SourceError
 from mergebuild.fold import Blueprint, Folder, Spec
-from mergebuild.formats import Arrangement
+from mergebuild.formats import Arrangement, Packing
+from mergebuild.formats.folders import Folder as Donor
+from mergebuild.formats.folders import read_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import SMALL, Sources
-from mergebuild.store import ArtifactRow, Presence, Store
+from mergebuild.store import FRAME, ArtifactRow, Presence, Store
 from mergebuild.tensors import Grid, Made, Origin, Row, Tensors
 
 __all__ = ["Planner"]
@@ -121,13 +124,15 @@ class Planner:
         if id(item) in self._taken:
             return
         self._taken.add(id(item))
+        for part in item.parts:
+            self._take(part)
         self._weigh(item)
         self._order.append(item)
         self._named.setdefault(item.name, []).append(item)
 
     def _weigh(self, item: Item) -> None:
         """Say what of an item in the order of work must be made; of several that will be equal the first is."""
-        if item.verdict is Verdict.BUILD:
+        if item.verdict is Verdict.BUILD and not item.parts:
             twin = self._building.setdefault(item.digest, item) if item.digest else item
             if twin is item:
                 self._locate(item)
@@ -176,6 +181,7 @@ class Planner:
             hash_all
             or self._store.record(goal.target) is not None
             or blueprint.target.metadata == "full"
+            or not packing.is_safetensors(goal.path)
             or sum(self._sources.file(owner).size for owner in unseen) <= SMALL
             or any(self.folder.blueprint(name).forms.operates for name in self._recipe.below(goal.target))
         )
@@ -212,13 +218,13 @@ class Planner:
         if target.metadata != "none":
             stand_in = {owner: tagged(checksum(owner.encode())) for owner in item.blueprint.owners}
             facts = metadata.minimal(item.blueprint, bytes(16), stand_in.__getitem__)
-        self._head(item, specs, facts)
+        self._head(item, self._arrangement(specs), facts)
         item.bytes_read = self._bytes_of_sources(item.blueprint)
 
-    def _head(self, item: Item, specs: Mapping[str, Spec], facts: Mapping[str, str]) -> None:
+    def _head(self, item: Item, packed: Packing, facts: Mapping[str, str]) -> None:
         """Give an item its header."""
-        item.arrangement = self._arrangement(specs)
-        item.header = item.arrangement.header(facts)
+        item.packing = packed
+        item.header = packed.header(facts)
         item.header_checksum = checksum(item.header_bytes)
 
     def _arrangement(self, specs: Mapping[str, Spec]) -> Arrangement:
@@ -257,7 +263,6 @@ class Planner:
         specs = item.blueprint.specs_in(item.goal.dtype or item.blueprint.target.dtype)
         item.tensors = self._grid(item.blueprint, specs).tensors(item.blueprint.forms.palette)
         item.digest = item.tensors.artifact
-        self._head(item, specs, self._metadata(item))
         used = item.blueprint.owners
         item.lines = manifest.manifest(
             self.folder,
@@ -265,6 +270,44 @@ class Planner:
             lambda owner: self._content(owner) if owner in used else None,
             dtype=self._shown_dtype(item),
         )
+        if packing.is_folder(item.goal.path):
+            item.parts = list(self._parts(item, specs))
+        elif packing.is_checkpoint(item.goal.path):
+            from mergebuild.formats.checkpoint import CheckpointLayout
+
+            self._head(item, CheckpointLayout((name, *spec[:2]) for name, spec in specs.items()), {})
+        else:
+            self._head(item, self._arrangement(specs), self._metadata(item))
+
+    def _parts(self, item: Item, specs: Mapping[str, Spec]) -> Iterator[Item]:
+        """Yield the files of a directory."""
+        goal, whole = item.goal, item.tensors
+        assert goal.path is not None
+        assert whole is not None
+        facts = self._metadata(item)
+        most = item.blueprint.target.max_shard_size or packing.MAX_SHARD_SIZE
+        for file in packing.files_of(specs, whole.by_name, facts, *self._donor(item), most):
+            path = goal.path / file.path
+            shown = f"{item.shown}{file.path}"
+            part = Item(replace(goal, path=path), item.blueprint, shown, item.needs, whole=item)
+            part.lines = item.lines
+            part.tensors = whole.among(file.tensors) if file.tensors else None
+            part.digest = part.tensors.artifact if part.tensors else checksum(file.content)
+            if file.packing.turned:  # the same tensors, and not the same bytes
+                part.digest = checksum(b"turned" + part.digest)
+            own = metadata.none() if facts == metadata.none() else metadata.of_a_part(part.digest)
+            self._head(part, file.packing, own)
+            yield part
+
+    def _donor(self, item: Item) -> tuple[Donor | None, Path | None]:
+        """Return what goes beside the weights, of the source that is named or of the first that is a folder."""
+        config = item.blueprint.target.config
+        below = (each.ref for name in self._recipe.below(item.name)[::-1] for each in self._recipe.target(name).reads)
+        for ref in [config.ref] if config else below:
+            model = self._sources.file(ref).model if ref in self._sources else None
+            if model is not None and model.folder is not None:
+                return read_folder(model.folder, shown=self._sources.file(ref).shown), model.folder
+        return None, None
 
     def _grid(self, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Grid:
         """Return what the tensors of a target have in common with those of targets made alike."""
@@ -362,6 +405,9 @@ class Planner:
         goal = item.goal
         path = goal.path
         record = None if goal.is_extra else self._store.record(goal.target)
+        if item.parts:
+            self._judge_parts(item, record is not None)
+            return
         if path is None and item.digest is not None:
             path = self._store.kept_path(item.digest, item.header_checksum)
         if path is not None:
@@ -387,6 +433,18 @@ class Planner:
             item.verdict = Verdict.RESTORE
         item.reasons = item.reasons or self._reasons(item, record is not None)
 
+    def _judge_parts(self, item: Item, built_before: bool) -> None:
+        """Say of a directory what its files come to together."""
+        for part in item.parts:
+            self._judge(part)
+        verdicts = {part.verdict for part in item.parts}
+        item.verdict = next(each for each in (Verdict.BUILD, Verdict.RESTORE, Verdict.UP_TO_DATE) if each in verdicts)
+        there = {part.presence for part in item.parts}
+        item.presence = next(each for each in (Presence.FOREIGN, Presence.OURS, Presence.ABSENT) if each in there)
+        item.changes = next((part.changes for part in item.parts if part.changes), ())
+        reasons = (reason for part in item.parts if part.verdict is not Verdict.UP_TO_DATE for reason in part.reasons)
+        item.reasons = tuple(dict.fromkeys(reasons)) or (() if built_before else ("never built",))
+
     def whole(self, item: Item) -> ArtifactRow | None:
         """Return a whole artifact that is what an item is to be, one with the same metadata before others."""
         assert item.digest is not None
@@ -394,7 +452,11 @@ class Planner:
         return next((each for each in found if self._is_acceptable(item, each)), None)
 
     def _is_acceptable(self, item: Item, row: ArtifactRow) -> bool:
-        """Whether an artifact has no NaN or Inf but what the target allows, or copies byte for byte."""
+        """Whether an artifact is of the item's format, and has no NaN or Inf but what is allowed, or copied."""
+        if row.header != item.header_checksum:
+            entries = self._store.entries(row)
+            if packing.is_checkpoint(item.goal.path) or (entries and entries[-1].name == FRAME):
+                return False
         if item.allows_nonfinite or not row.nonfinite:
             return True
         rows = item.tensors.rows if item.tensors else ()
@@ -455,7 +517,8 @@ class Planner:
     def _shown(self, path: Path | None) -> str | None:
         if path is None:
             return None
+        end = "/" if packing.is_folder(path) else ""
         try:
-            return path.relative_to(self._recipe.root).as_posix()
+            return path.relative_to(self._recipe.root).as_posix() + end
         except ValueError:
-            return path.as_posix()
+            return path.as_posix() + end

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergebuild import lineage as lineages
-from mergebuild import lockfile, trust
+from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, silent
@@ -195,7 +195,7 @@ class Project:
             if locked:
                 self._hold_sources(session, names)
             if out is not None:
-                plan = session.planner.plan([self._out_goal(names, Path(out), dtype)], hash_all=hash_all or locked)
+                plan = session.planner.plan([self._out_goal(names, out, dtype)], hash_all=hash_all or locked)
             else:
                 plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=hash_all or locked)
             if plan.errors and not keep_going:
@@ -252,7 +252,10 @@ class Project:
         if any(source.path != self._as_written(source.name) for source in sources):
             return  # found through MERGEBUILD_MODELS: a file may appear where the recipe says it is
         watched = [path for source in sources for path in source.model.watched]
-        files = [*watched, *(path for path in outputs if path)]
+        items = [item for name in names for item in session.planner.items_named(name)]
+        folders = {item.goal.path for item in items if item.parts}
+        files = [*watched, *(path for path in outputs if path and path not in folders)]
+        files += [item.goal.path for item in items if item.whole is not None and item.goal.path]
         stamp.write(self.recipe.files, files, results)
 
     def _inputs_below(self, name: str) -> Iterator[Input]:
@@ -389,13 +392,13 @@ class Project:
             )
         return names[0]
 
-    def _out_goal(self, names: Sequence[str], out: Path, dtype: str | None) -> Goal:
+    def _out_goal(self, names: Sequence[str], out: Path | str, dtype: str | None) -> Goal:
         """Return the goal of `-o`."""
         path = Path.cwd() / out
         if len(names) != 1:
             raise UsageError.one("one-target", f"`-o` writes one target, and {len(names)} were named")
-        if path.suffix != ".safetensors":
-            raise UsageError.one("bad-output", f"`{out}` does not end in `.safetensors`")
+        if path.suffix not in (".safetensors", ".ckpt") and not str(out).endswith(("/", os.sep)):
+            raise UsageError.one("bad-output", f"`{out}` does not end in `.safetensors`, `.ckpt` or `/`")
         owner = self.recipe.outputs().get(path)
         if owner:
             raise UsageError.one(
@@ -422,7 +425,8 @@ class Project:
 
     def _written(self) -> Iterator[Path]:
         """Yield every path that the recipe would write to."""
-        yield from self.recipe.outputs()
+        for path in self.recipe.outputs():
+            yield path / "any" if packing.is_folder(path) else path
         if self.recipe.project.store:
             yield self.recipe.root / Path(self.recipe.project.store).expanduser() / "state.sqlite3"
 
@@ -475,7 +479,7 @@ class Project:
         locked = lockfile.read(self._lock_path())
         for item in plan.items:
             digest = tagged(item.digest or b"")
-            if not item.goal.is_extra and locked.targets.get(item.name, digest) != digest:
+            if not item.goal.is_extra and item.whole is None and locked.targets.get(item.name, digest) != digest:
                 raise ResultDiffersError.one(
                     "lock-result",
                     f"target `{item.name}` is not what mergefile.lock says",

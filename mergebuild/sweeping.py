@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mergebuild.findings import CleanResult
@@ -38,7 +39,7 @@ class Sweeper:
         return [
             row
             for row in self._store.state.outputs(self._store.project, besides=made)
-            if row.path not in self._outputs
+            if self._outputs.isdisjoint((row.path, *row.path.parents))
             and row.path.resolve() not in self._sources
             and os.path.lexists(row.path)
             and self._store.is_intact(row)
@@ -101,6 +102,8 @@ class Sweeper:
         elif record.output.resolve() in self._sources:
             self._kept.append(f"{self._shown(record.output)} (a source now)")
             return
+        elif record.output.is_dir():
+            self._clean_folder(record.output)
         else:
             presence, there = self._store.at(record.output)
             if presence is Presence.FOREIGN:
@@ -109,6 +112,20 @@ class Sweeper:
             if there is not None:
                 self._remove_with_copies(there)
         self._store.forget_record(record.target)
+
+    def _clean_folder(self, folder: Path) -> None:
+        """Remove our files in an output that is a folder, and the folders that are empty then."""
+        for row in self._store.state.outputs(self._store.project):
+            if folder not in row.path.parents or not os.path.lexists(row.path):
+                continue
+            if self._store.is_intact(row):
+                self._remove_with_copies(row)
+            else:
+                self._kept.append(f"{self._shown(row.path)} (changed by hand)")
+        below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+        for path in [*below, folder]:
+            with suppress(OSError):  # something of somebody else is in it
+                path.rmdir()
 
     def _remove_with_copies(self, row: ArtifactRow) -> None:
         shared = any(

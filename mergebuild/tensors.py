@@ -9,13 +9,20 @@ one hash.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
-from mergebuild.digest import ArtifactDigests, LinearDigests, Term, linear_digest, operation_digest
+from mergebuild.digest import (
+    ArtifactDigests,
+    LinearDigests,
+    Term,
+    artifact_digest,
+    linear_digest,
+    operation_digest,
+)
 from mergebuild.fold import Argument, Form, Kinds, Operation, Slot, Spec, gathered
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.methods.catalog import Method
@@ -190,6 +197,20 @@ class Row(NamedTuple):
     surveys: Sequence[Survey | None] = ()
     """What the operation must know first, for each; empty when it need not."""
 
+    def among(self, places: Collection[int]) -> Row:
+        """Return those at some places."""
+        kept = [index for index, place in enumerate(self.places) if place in places]
+        origins = [self.origins[index] for index in kept]
+        lying = [list(inputs.items()) for inputs in origins]
+        return self._replace(
+            places=[self.places[index] for index in kept],
+            digests=[self.digests[index] for index in kept],
+            origins=origins,
+            read=dict(each[at] for each in lying for at, _ in self.terms),
+            operated=self.operated and (self.operated[0], [self.operated[1][index] for index in kept]),
+            surveys=[self.surveys[index] for index in kept] if self.surveys else (),
+        )
+
 
 def _operand(spec: Spec, terms: Sequence[Term]) -> Operand:
     """Return an input of an operation: equal tensors in it are added up, and just one, once, is the tensor itself."""
@@ -318,10 +339,18 @@ class Tensors:
         self.sizes = grid.sizes
         """Of the tensors, in bytes, in the order of the file."""
 
+    def among(self, names: Collection[str]) -> Tensors:
+        """Return those of these names: what one of several files holds."""
+        grid, wanted = self._grid, set(names)
+        places = [place for place, name in enumerate(grid.names) if name in wanted]
+        facts = [(grid.names[place], *grid.specs[place][:2], self.digests[place]) for place in places]
+        rows = [found for row in self.rows if (found := row.among(set(places))).places]
+        return Tensors(grid, rows, self.digests, artifact_digest(facts))
+
     @cached_property
     def by_name(self) -> Mapping[str, bytes]:
         """The digest of each tensor."""
-        return dict(zip(self._grid.names, self.digests, strict=True))
+        return {self._grid.names[place]: self.digests[place] for row in self.rows for place in row.places}
 
     @cached_property
     def made(self) -> tuple[Made, ...]:

@@ -84,7 +84,7 @@ class Verifier:
             results, exit_code = builder.run(plan)
             problems += [result.error for result in results if result.error]
             for item in plan.items if not exit_code else ():
-                if item.name in records:
+                if item.name in records and not item.parts:
                     problems += self._differing(item, store, records[item.name])
             store.close()
         read = so_far.bytes_read + builder.source_bytes_read
@@ -100,7 +100,8 @@ class Verifier:
             if record.output is None:
                 mine = [row for row in rows.values() if row.kind == "kept" and row.digest == record.artifact]
             else:
-                mine = [row for row in (rows.get(record.output),) if row and os.path.lexists(row.path)]
+                lying = (row for row in rows.values() if record.output in (row.path, *row.path.parents))
+                mine = [row for row in lying if row.kind == "output" and os.path.lexists(row.path)]
             for row in mine:
                 del rows[row.path]
                 yield record.target, row
@@ -113,7 +114,11 @@ class Verifier:
         built = store.state.artifacts(path=item.goal.path)[0]
         path = self._recipe.target(item.name).output_path
         assert path is not None
-        if record.artifact != item.digest:
+        if item.whole is not None:
+            assert item.whole.goal.path is not None
+            assert item.goal.path is not None
+            path /= item.goal.path.relative_to(item.whole.goal.path)
+        if record.artifact != (item.whole or item).digest:
             yield Problem(
                 "stale",
                 f"`{self._shown(path)}` is of another recipe or other sources than there are now",

@@ -103,7 +103,9 @@ class Wave:
     def output(self, item: Item, temporary: Path) -> int:
         """Add an item's output, to be written at a temporary path; return its index."""
         self.items.append(item)
-        self.work.outputs.append(OutputFile(temporary, item.header_bytes, item.size))
+        self.work.outputs.append(
+            OutputFile(temporary, item.header_bytes, item.size, item.packing.fixed if item.packing else ())
+        )
         self.computed.append(0)
         self.bytes_read.append(0)
         return len(self.items) - 1
@@ -115,7 +117,7 @@ class Wave:
         lying = self._lying(item)
         read: dict[bytes, int] = {}
         for each in item.made or ():
-            place = Place(index, item.header.tensors[each.name].begin)
+            place = Place(index, item.header.tensors[each.name].begin, _turned(item, each))
             step = self.work.steps.get(each.digest)
             there = lying.get(each.digest)
             if step is not None:
@@ -225,6 +227,14 @@ class Wave:
                 between = self.whereabouts.unrounded(digest)
                 assert between is not None  # else whoever needs it stands behind whoever makes it
                 self._add_step(between, [])
+
+
+def _turned(item: Item, made: Made) -> tuple[int, int] | None:
+    """Return the rows and columns of a matrix that lies transposed in an item's file."""
+    if item.packing is None or made.name not in item.packing.turned:
+        return None
+    rows, columns = made.spec.shape
+    return rows, columns
 
 
 def _reads(survey: Survey) -> Iterator[bytes]:

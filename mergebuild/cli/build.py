@@ -105,7 +105,6 @@ def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _Optio
 
 
 def _build(settings: Settings, targets: tuple[str, ...], options: _Options) -> BuildResult:
-    from pathlib import Path
 
     project = open_project(settings)
     with settings.console.listening() as emit:
@@ -117,7 +116,7 @@ def _build(settings: Settings, targets: tuple[str, ...], options: _Options) -> B
             force=options["force"],
             locked=options["locked"],
             durable=options["durable"],
-            out=Path(options["out"]) if options["out"] is not None else None,
+            out=options["out"],
             dtype=options["dtype"],
             lock_timeout=options["lock_timeout"],
             emit=emit,

@@ -317,10 +317,22 @@ class Worker:
                 chunks[maker.kept][begin : begin + len(part)].copy_(rounded)
             size = len(part) * width
             maker.running.update(block.memory[:size])
-            places: Sequence[Place] = maker.step.places
+            places: Sequence[Place] = [place for place in maker.step.places if place.turned is None]
             if start + begin:
                 places = [place._replace(offset=place.offset + (start + begin) * width) for place in places]
             self._outputs.put(block, size, places)
+        for place in maker.step.places:
+            if place.turned is not None:
+                self._write_turned(value.view(place.turned).t().reshape(-1), maker.dtype, place)
+
+    def _write_turned(self, value: torch.Tensor, dtype: torch.dtype, place: Place) -> None:
+        """Round a matrix that was transposed and have it written to a place."""
+        for begin in range(0, len(value), self._chunk):
+            part = value[begin : begin + self._chunk]
+            block = self._outputs.block()
+            _view(block, dtype, len(part)).copy_(part)
+            at = place._replace(offset=place.offset + begin * dtype.itemsize)
+            self._outputs.put(block, len(part) * dtype.itemsize, [at])
 
     def _check(self, each: Maker, value: torch.Tensor) -> None:
         """Count what is not finite, or too large for the dtype. The common case is one look at one or two numbers."""
@@ -363,7 +375,9 @@ def _below(maker: Maker, makers: Sequence[Maker]) -> list[Maker]:
 
 def _chunk_for(makers: Sequence[Maker], count: int, chunk: int) -> int:
     """Return how many elements to make at a time, so that every kernel gets what must not be cut."""
-    unit = math.lcm(*(_unit(maker) for maker in makers if isinstance(maker, Operating)))
+    units = [_unit(maker) for maker in makers if isinstance(maker, Operating)]
+    whole = any(place.turned for maker in makers for place in maker.step.places)
+    unit = math.lcm(*units, max(1, count) if whole else 1)
     if unit >= count:
         return max(1, count) if unit > 1 else chunk
     return max(unit, chunk // unit * unit)

@@ -211,7 +211,8 @@ class _File:
         self._cached = (0, 0)
         """The range of bytes that the disk was not asked for yet."""
         try:
-            portable.pwrite_all(self.fd, memoryview(output.header), 0)
+            for offset, content in ((0, output.header), *output.fixed):
+                portable.pwrite_all(self.fd, memoryview(content), offset)
         except BaseException:
             self.close()
             output.path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ set of steps and leaves that hang together: it is read once, chunk by chunk, by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -37,19 +37,27 @@ __all__ = [
 
 
 class Place(NamedTuple):
-    """A place in an output: its index among the pass's outputs, and the offset in bytes."""
+    """A place in an output: its index among the pass's outputs, and the offset in bytes.
+
+    `turned`: rows and columns of a matrix that is written transposed.
+    """
 
     output: int
     offset: int
+    turned: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file to be written: its (temporary) path, what stands before the data, and its whole size in bytes."""
+    """A file to be written: its (temporary) path, what stands before the data, and its whole size in bytes.
+
+    `fixed`: what stands between tensors, with its offsets.
+    """
 
     path: Path
     header: bytes
     size: int
+    fixed: Sequence[tuple[int, bytes]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,14 @@ class Leaf:
 
     def copied_to(self, place: Place) -> Copy:
         """Return the copy of all of it to a place."""
-        return Copy(self.path, self.offset, self.size, place, self if self.pieces else None)
+        if place.turned is None:
+            return Copy(self.path, self.offset, self.size, place, self if self.pieces else None)
+        rows, columns = place.turned
+        lying = self.pieces or (Piece(0, self.offset, (rows, columns), (columns, 1)),)
+        (piece,) = lying  # no naming both turns a matrix and puts it together
+        other = piece._replace(shape=piece.shape[::-1], strides=piece.strides[::-1])
+        turned = replace(self, pieces=(other,), files=self.files if self.pieces else (self.path,))
+        return Copy(self.path, self.offset, self.size, place._replace(turned=None), turned)
 
     @property
     def ranges(self) -> Iterator[tuple[Path, int, int]]:

@@ -10,9 +10,17 @@ from __future__ import annotations
 
 from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED, DType
 from mergebuild.formats.header import Header, Piece, TensorInfo, read_header, read_header_fd
-from mergebuild.formats.layout import LAYOUT_VERSION, Arrangement, TensorSpec, encode_header, layout_of
+from mergebuild.formats.layout import (
+    LAYOUT_VERSION,
+    Arrangement,
+    Packing,
+    Stored,
+    TensorSpec,
+    Text,
+    encode_header,
+    layout_of,
+)
 from mergebuild.formats.model import Model
-from mergebuild.formats.opening import read_model
 
 __all__ = [
     "DTYPES",
@@ -23,12 +31,14 @@ __all__ = [
     "DType",
     "Header",
     "Model",
+    "Packing",
     "Piece",
+    "Stored",
     "TensorInfo",
     "TensorSpec",
+    "Text",
     "encode_header",
     "layout_of",
     "read_header",
     "read_header_fd",
-    "read_model",
 ]

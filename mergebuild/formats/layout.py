@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from mergebuild.errors import TargetError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.header import MAX_HEADER, METADATA, UNFIT, Header, TensorInfo
 from mergebuild.portable import PAGE
 
-__all__ = ["LAYOUT_VERSION", "Arrangement", "TensorSpec", "encode_header", "layout_of"]
+__all__ = ["LAYOUT_VERSION", "Arrangement", "Packing", "Stored", "TensorSpec", "Text", "encode_header", "layout_of"]
 
 LAYOUT_VERSION: Final = 1
 """Raised when the same tensors would lie elsewhere."""
@@ -36,6 +36,61 @@ class TensorSpec(NamedTuple):
     def nbytes(self) -> int:
         """How many bytes it takes."""
         return math.prod(self.shape) * DTYPES_BY_WORD[self.dtype].size
+
+
+class Stored(NamedTuple):
+    """What a tensor, or a run of its rows, is called in a file that has other names."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class Packing(Protocol):
+    """How one file is laid out: what stands where, but for the values."""
+
+    @property
+    def specs(self) -> Sequence[TensorSpec]:
+        """The tensors in the order of the file's bytes."""
+
+    @property
+    def turned(self) -> frozenset[str]:
+        """The matrices that lie transposed."""
+
+    def header(self, metadata: Mapping[str, str]) -> Header:
+        """Return where the tensors lie in the file."""
+
+    def encoded(self, header: Header) -> bytes:
+        """Return everything that comes before the first tensor."""
+
+    @property
+    def fixed(self) -> Sequence[tuple[int, bytes]]:
+        """What stands between tensors and behind them and is known beforehand, with its offsets."""
+
+    def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:
+        """Return what else stands there, given the CRC-32 of each tensor's bytes."""
+
+
+class Text:
+    """A file without tensors: a packing that is all header."""
+
+    specs: Sequence[TensorSpec] = ()
+    turned: frozenset[str] = frozenset()
+    fixed: Sequence[tuple[int, bytes]] = ()
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- it has no room for any
+        """Return a header without tensors."""
+        return Header({}, {}, len(self._content), len(self._content))
+
+    def encoded(self, header: Header) -> bytes:  # noqa: ARG002 -- there is one
+        """Return the whole file."""
+        return self._content
+
+    def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
+        """Return nothing: it is all known."""
+        return ()
 
 
 def layout_of(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> list[TensorSpec]:
@@ -59,8 +114,18 @@ class Arrangement:
     Files that differ in their metadata alone share one.
     """
 
-    def __init__(self, tensors: Iterable[tuple[str, str, Sequence[int]]]) -> None:
+    fixed: Sequence[tuple[int, bytes]] = ()
+
+    def __init__(
+        self,
+        tensors: Iterable[tuple[str, str, Sequence[int]]],
+        stored: Mapping[str, Sequence[Stored]] | None = None,
+        turned: frozenset[str] = frozenset(),
+    ) -> None:
         """Arrange tensors, given as (name, dtype, shape) in any order.
+
+        `stored`: what a tensor is called in the file, if not by its name: several names share out its rows in order.
+        `turned`: the matrices that lie transposed.
 
         Raises:
             ValueError: two tensors have one name, a name can't stand in a header, or a dtype is unknown.
@@ -68,9 +133,11 @@ class Arrangement:
         self.specs = layout_of(tensors)
         """The tensors in the order of the file's bytes."""
         self._spans = list(pairwise(accumulate((spec.nbytes for spec in self.specs), initial=0)))
+        self.turned = turned
         about = {
-            spec.name: {"dtype": DTYPES_BY_WORD[spec.dtype].tag, "shape": spec.shape, "data_offsets": span}
+            part.name: {"dtype": DTYPES_BY_WORD[spec.dtype].tag, "shape": part.shape, "data_offsets": place}
             for spec, span in zip(self.specs, self._spans, strict=True)
+            for part, place in _parted(spec, span[0], (stored or {}).get(spec.name))
         }
         self._entries = _json(about)[1:-1]
         self._infos: dict[int, dict[str, TensorInfo]] = {}
@@ -104,6 +171,10 @@ class Arrangement:
         length = header.data_start - 8
         return length.to_bytes(8, "little") + b"".join(self._parts(header.metadata)).ljust(length)
 
+    def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
+        """Return nothing: a safetensors file has no checksums."""
+        return ()
+
     def _parts(self, metadata: Mapping[str, str]) -> tuple[bytes, ...]:
         if not metadata:
             return (b"{", self._entries, b"}")
@@ -126,6 +197,15 @@ def encode_header(
 
 def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _parted(spec: TensorSpec, begin: int, stored: Sequence[Stored] | None) -> Iterator[tuple[Stored, tuple[int, int]]]:
+    """Yield what a tensor is called in the file, and where that lies."""
+    size = DTYPES_BY_WORD[spec.dtype].size
+    for part in stored or (Stored(spec.name, spec.shape),):
+        end = begin + math.prod(part.shape) * size
+        yield part, (begin, end)
+        begin = end
 
 
 def _by_name(spec: TensorSpec) -> str:

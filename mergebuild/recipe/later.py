@@ -10,8 +10,7 @@ _CHECKS = "`nonfinite` refuses NaN and Inf, and `mergebuild verify` reads again 
 _FAMILY = "a family of targets tries values: `foreach.alpha = [0.1, 0.2]`"
 _PARTS = 'parts are chosen by `merge` and `drop`, such as `drop = ["vae"]`'
 _SELECTORS = "a number has selectors as keys: `alpha = { default = 0.3, attn = 0.7 }`"
-_ONE_FILE = "an output is one `.safetensors` file"
-_BESIDE = f"{_ONE_FILE}; copy the tokenizer and the config beside it"
+_BESIDE = "`config` names whose tokenizer and configuration go beside the weights of a folder"
 _LORAS = "make a checkpoint with the LoRA in it, and name that as a source"
 _DOWNLOAD = "download the file, and name its path and `url` in `[sources]`"
 _COMMANDS = "run it before or after `mergebuild build`"
@@ -24,7 +23,6 @@ LATER_KEYS: Mapping[str, str] = {
     "tokenizer": _BESIDE,
     "tokenizer_source": _BESIDE,
     "chat_template": _BESIDE,
-    "config": _BESIDE,
     "checks": _CHECKS,
     "searches": _FAMILY,
     "search": _FAMILY,
@@ -32,7 +30,6 @@ LATER_KEYS: Mapping[str, str] = {
     "on_channels": _SELECTORS,
     "loras": _LORAS,
     "strength": _LORAS,
-    "max_shard_size": _ONE_FILE,
     "adjust": _ALPHA,
 }
 """Keys of a target, and what to do now."""

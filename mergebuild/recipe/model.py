@@ -204,6 +204,10 @@ class Target:
     seed: int | None
     cache: bool
     where: Where = field(compare=False)
+    config: Input | None = None
+    """Whose configuration and tokenizer go beside the weights of a folder; None: the first input's that has some."""
+    max_shard_size: int | None = None
+    """Bytes of tensors in one file of a folder; None: the default."""
     rules: tuple[TensorRule, ...] = ()
     """For some tensors another method, or other numbers; the later wins."""
     row: Method | None = field(default=None, compare=False)
@@ -224,7 +228,7 @@ class Target:
             for each in rule.target.inputs
             if each not in self.inputs
         )
-        return (*self.inputs, *more)
+        return (*self.inputs, *more, *((self.config,) if self.config else ()))
 
     @property
     def is_virtual(self) -> bool:

@@ -20,10 +20,11 @@ from mergebuild.recipe.formula import LinearFormula, parse_formula
 from mergebuild.recipe.later import LATER_KEYS
 from mergebuild.recipe.model import Constant, Formula, Input, NumberPerTensor, Rule, SelectorText, Target, TensorRule
 from mergebuild.recipe.namespace import Namespace, NoSuchNameError
-from mergebuild.recipe.nodes import Node, Reader, among, dotted_help, misspelt, resolve
+from mergebuild.recipe.nodes import Invalid, Node, Reader, among, dotted_help, misspelt, resolve
 from mergebuild.recipe.per_tensor import number_per_tensor, selectors
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.sizes import parse_size
 from mergebuild.recipe.variables import Scope
 
 __all__ = [
@@ -53,11 +54,13 @@ _DTYPE_HINTS = {
 }  # fmt: skip
 COMMON_KEYS = (
     "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
-    "compat", "seed", "cache", "rules",
+    "compat", "seed", "cache", "rules", "config", "max_shard_size",
 )  # fmt: skip
 """Keys that every target may have."""
 _OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
 """What a rule may have beside the inputs and parameters of its method."""
+_SUFFIXES = (".safetensors", ".ckpt")
+"""What the name of an output that is one file ends in."""
 INPUTS = ("a", "b", "c", "base", "models")
 """Keys that name inputs."""
 _ANY = (*COMMON_KEYS, *INPUTS)
@@ -129,21 +132,32 @@ def check_output(text: str) -> None:
     """Check the text of an output's path.
 
     Raises:
-        OutputError: not a `.safetensors` file.
+        OutputError: neither a `.safetensors` nor a `.ckpt` file, nor a folder.
     """
     shown = text.encode("unicode_escape").decode() if not text.isprintable() else text
     if min(text, default=" ") < " ":
         message = f"is `{shown}`, which has a sign that no path has"
         raise OutputError("bad-path", message, "write paths with `/`, or in single quotes")
-    if text.endswith((".ckpt", "/", ".pt", ".pth", ".gguf")):
-        kind = "a directory of shards" if text.endswith("/") else f"a `.{text.rpartition('.')[2]}` file"
-        raise OutputError("not-in-this-version", f"is `{shown}`; {kind} is not in this version", SAFETENSORS)
-    name = text.replace("\\", "/").rpartition("/")[2]
-    if not name.endswith(".safetensors") or name == ".safetensors":
-        message = f"is `{shown}`, expected the path of a `.safetensors` file"
+    path = text.replace("\\", "/")
+    name = path.rstrip("/").rpartition("/")[2]
+    if path.endswith("/"):
+        if name in ("", ".", "..", "~") or name.endswith(_SUFFIXES):
+            message = f"is `{shown}`, expected the path of a folder of its own"
+            raise OutputError("bad-output", message, FOLDER)
+    elif not name.endswith(_SUFFIXES) or name in _SUFFIXES:
+        message = (
+            f"is `{shown}`, expected the path of a `.safetensors` or `.ckpt` file, or of a folder with a `/` behind"
+        )
         raise OutputError("bad-output", message, SAFETENSORS)
 
 
+def is_folder(node: Node | None) -> bool:
+    """Whether the value of `output` is the path of a folder."""
+    return node is not None and isinstance(node.value, str) and node.value.endswith(("/", "\\"))
+
+
+FOLDER = 'such as `output = "out/name/"`, with a `/` at its end'
+"""How to mend the output of a folder."""
 SAFETENSORS = 'such as `output = "out/name.safetensors"`'
 """How to mend an output."""
 
@@ -225,6 +239,8 @@ class _TargetReading:
             where=self._node.at,
             row=self._context.methods.rows.get(method),
         )
+        config, most = self._config(), self._max_shard_size()
+        target = replace(target, config=config, max_shard_size=most)
         rules = self._rules(target)
         if len(self._problems) > before:
             return Reading(None, tuple(self._refs))
@@ -632,6 +648,33 @@ class _TargetReading:
     def _selectors(self, key: str) -> tuple[SelectorText, ...] | None:
         node = self._table.get(key)
         return selectors(self._reader, node, self._what(key)) if node is not None else None
+
+    def _config(self) -> Input | None:
+        """Read whose configuration goes beside the weights."""
+        node = self._table.get("config")
+        found = self._input("config", node) if node is not None else []
+        if node is not None and found and not is_folder(self._table.get("output")):
+            message = f"{self._what('config')} goes beside the weights of a folder, and there is none"
+            self._problems.add("no-folder", message, node.at, key=True, help=FOLDER)
+        return found[0] if found else None
+
+    def _max_shard_size(self) -> int | None:
+        node = self._table.get("max_shard_size")
+        if node is None or isinstance(node.value, Invalid):
+            return None
+        text = str(node.value) if isinstance(node.value, (str, Fraction)) else ""
+        try:
+            found = parse_size(text)
+        except ValueError:
+            found = 0
+        if not found:
+            hint = 'such as `max_shard_size = "5GB"`'
+            self._reader.wrong(node, self._what("max_shard_size"), "a size", hint)
+            return None
+        if not is_folder(self._table.get("output")):
+            message = f"{self._what('max_shard_size')} is about the files of a folder, and there is none"
+            self._problems.add("no-folder", message, node.at, key=True, help=FOLDER)
+        return found
 
     def _options(self) -> dict[str, str]:
         found: dict[str, str] = {}

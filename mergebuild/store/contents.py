@@ -13,7 +13,11 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["Contents", "Entry", "pack", "unpack"]
+__all__ = ["FRAME", "Contents", "Entry", "pack", "unpack"]
+
+
+FRAME = "(between tensors)"
+"""The name of entries for what lies between tensors and behind them, in files where something does."""
 
 
 class Entry(NamedTuple):

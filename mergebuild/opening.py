@@ -1,0 +1,145 @@
+"""Open whatever a path leads to as a model: by what is in it, not by what it is called.
+
+A pipeline of diffusers is given the names of a single file, so that both merge with each other, and every block and
+group means the same in both: each tensor is said to be put together of what the pipeline stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+from typing import Final
+
+from mergebuild.errors import SourceError
+from mergebuild.formats import DTYPES_BY_WORD, Model, Piece, TensorInfo
+from mergebuild.formats.folders import Folder, read_folder, read_safetensors, refuse_packed
+from mergebuild.formats.foreign import LOOKED_AT
+from mergebuild.formats.gathering import is_run, run_of
+from mergebuild.formats.pickles import is_pickle, read_pickle
+from mergebuild.naming import Cut, Renamed, to_ldm
+
+__all__ = ["read_model", "renamed_model"]
+
+_NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
+"""Components of a pipeline that a single file has too."""
+
+
+def read_model(path: Path, *, shown: str | None = None) -> Model:
+    """Read what a model says of itself, and nothing of its tensors.
+
+    Args:
+        path: a file or a folder.
+        shown: what to call it in errors; the path itself by default.
+
+    Raises:
+        SourceError: it is missing, can't be read, or breaks a rule of its format.
+    """
+    name = str(path) if shown is None else shown
+    if not path.is_dir():
+        found = _file(path, name)
+        refuse_packed(found.tensors, name)
+        return found
+    folder = read_folder(path, shown=name, read_file=_file)
+    beside = tuple(path / each for each in folder.sidecars)
+    if folder.kind == "diffusers":
+        return replace(_pipeline(folder), folder=path, beside=beside)
+    model = folder.components[""]
+    return replace(model, folder=path, beside=beside, notices=folder.notices)
+
+
+def _file(path: Path, shown: str) -> Model:
+    """Return one file of weights, whatever its suffix."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(LOOKED_AT)
+    except (OSError, ValueError):
+        head = b""  # the reader says why
+    if head[8:9] != b"{" and is_pickle(head):
+        return read_pickle(path, shown=shown)
+    return read_safetensors(path, shown)
+
+
+def _pipeline(folder: Folder) -> Model:
+    """Return the components of a pipeline as one model in the naming of single files; what has no place there is left.
+
+    A pipeline whose architecture is not known keeps its own names, with the component in front.
+    """
+    components = {name: model for name, model in folder.components.items() if name in _NAMED}
+    shapes = {
+        component: {name: info.shape for name, info in model.tensors.items()} for component, model in components.items()
+    }
+    made, left = to_ldm(shapes) if "unet" in components else ({}, [])
+    if not made:
+        components = dict(folder.components)
+        made = {
+            f"{component}.{name}": Renamed(info.shape, (Cut(component, name),))
+            for component, model in components.items()
+            for name, info in model.tensors.items()
+        }
+    others = sorted(folder.components.keys() - components.keys())
+    notices = [*folder.notices, *(f"the component `{name}` is not merged" for name in others)]
+    if left:
+        notices.append(f"{len(left)} tensors have no place in a single file and are left out, such as `{left[0]}`")
+    return replace(renamed_model(components, made, "diffusers"), notices=tuple(notices), facts=folder.config)
+
+
+def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], format_: str) -> Model:
+    """Return models as one, its tensors put together of theirs.
+
+    Args:
+        components: the models by what `made` calls them.
+        made: the tensors, and what each is made of.
+        format_: what the result is called.
+    """
+    models = list(components.values())
+    first = dict(zip(components, accumulate((len(model.files) for model in models), initial=0), strict=False))
+    tensors = {name: _put_together(name, renamed, components, first) for name, renamed in made.items()}
+    return Model(
+        format_,
+        tuple(path for model in models for path in model.files),
+        tuple(size for model in models for size in model.sizes),
+        tensors,
+        models[0].metadata if len(models) == 1 else {},
+    )
+
+
+def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], first: Mapping[str, int]) -> TensorInfo:
+    """Return a tensor that is made of cuts: in one run where they lie so."""
+    infos = [components[cut.component].tensors[cut.tensor] for cut in renamed.cuts]
+    dtype = infos[0].dtype
+    if any(info.dtype != dtype for info in infos):
+        raise SourceError.one(
+            "mixed-dtypes",
+            f"`{name}` is made of tensors of different dtypes: {', '.join(info.dtype for info in infos)}",
+            rows=tuple(f"{info.dtype}  {info.name}" for info in infos),
+            help="save the model in one dtype",
+        )
+    pieces = [
+        piece
+        for cut, info in zip(renamed.cuts, infos, strict=True)
+        for piece in _pieces(cut, info, first[cut.component])
+    ]
+    size = DTYPES_BY_WORD[dtype].size
+    if len(pieces) == 1 and is_run(pieces[0].shape, pieces[0].strides):
+        begin = pieces[0].begin
+        end = begin + prod(pieces[0].shape) * size
+        return TensorInfo(name, dtype, renamed.shape, begin, end, pieces[0].file)
+    return TensorInfo(name, dtype, renamed.shape, 0, prod(renamed.shape) * size, pieces[0].file, tuple(pieces))
+
+
+def _pieces(cut: Cut, info: TensorInfo, first: int) -> list[Piece]:
+    """Return where a cut lies."""
+    lying = info.pieces or (Piece(info.file, info.begin, info.shape, run_of(info.shape)),)
+    if cut.rows is None and not cut.transposed:
+        return [piece._replace(file=first + piece.file) for piece in lying]
+    (piece,) = lying  # a cut of what is put together itself does not occur: no naming does both
+    shape, strides, begin = piece.shape, piece.strides, piece.begin
+    if cut.rows is not None:
+        begin += cut.rows[0] * strides[0] * DTYPES_BY_WORD[info.dtype].size
+        shape = (cut.rows[1] - cut.rows[0], *shape[1:])
+    if cut.transposed:
+        shape, strides = shape[::-1], strides[::-1]
+    return [Piece(first + piece.file, begin, shape, strides)]
