@@ -30,8 +30,8 @@ LOCATOR: Final = struct.Struct("<4sLQL")
 
 MOST_ENTRIES: Final = 1 << 18
 _MOST_DIRECTORY: Final = 1 << 26
-_FULL16: Final = 0xFFFF
-_FULL32: Final = 0xFFFFFFFF
+FULL16: Final = 0xFFFF
+FULL32: Final = 0xFFFFFFFF
 _ENCRYPTED: Final = 1
 _SIZES_FOLLOW: Final = 8
 _UTF8: Final = 0x800
@@ -83,7 +83,7 @@ class Archive:
         raw = (
             bytes(_bytes_at(self.fd, entry.header + LOCAL.size, name_length)) if name_length == len(entry.raw) else b""
         )
-        unsaid = {entry.size, _FULL32} | ({0} if flags & _SIZES_FOLLOW else set())
+        unsaid = {entry.size, FULL32} | ({0} if flags & _SIZES_FOLLOW else set())
         if raw != entry.raw or method or flags & _ENCRYPTED or not {size, stored} <= unsaid:
             sentence = f"has an entry {_quote(name)} that its directory describes otherwise than the entry itself"
             raise _BrokenRuleError("zip-disagrees", sentence, _NOT_TORCH)
@@ -117,7 +117,7 @@ def read_archive(fd: int, file_size: int) -> Archive:
 
 def _directory(fd: int, file_size: int) -> tuple[int, int, int]:
     """Return where the directory begins, its size in bytes, and its number of entries."""
-    reach = min(file_size, END.size + _FULL16)
+    reach = min(file_size, END.size + FULL16)
     tail = bytes(_bytes_at(fd, file_size - reach, reach))
     at = tail.rfind(b"PK\5\6")
     if at < 0 or at + END.size > reach:
@@ -134,7 +134,7 @@ def _directory(fd: int, file_size: int) -> tuple[int, int, int]:
             raise _BrokenRuleError("bad-zip", "has a zip directory whose end is not where it says", _AGAIN)
         found = END64.unpack(_bytes_at(fd, large, END64.size))
         small, exact = (disk, disk_too, here, count, size, begin), found[4:]
-        full = (_FULL16, _FULL16, _FULL16, _FULL16, _FULL32, _FULL32)
+        full = (FULL16, FULL16, FULL16, FULL16, FULL32, FULL32)
         if found[0] != b"PK\6\6" or any(a not in (b, most) for a, b, most in zip(small, exact, full, strict=True)):
             raise _BrokenRuleError("zip-disagrees", "has two ends of its zip directory that disagree", _NOT_TORCH)
         disk, disk_too, here, count, size, begin = exact
@@ -156,7 +156,7 @@ def _entries(raw: bytes, count: int) -> list[Entry]:
         name = raw[at + ENTRY.size : at + ENTRY.size + name_length]
         extra = raw[at + ENTRY.size + name_length : at + ENTRY.size + name_length + extra_length]
         at += ENTRY.size + name_length + extra_length + comment_length
-        if signature != b"PK\1\2" or at > len(raw) or disk not in (0, _FULL16):
+        if signature != b"PK\1\2" or at > len(raw) or disk not in (0, FULL16):
             raise _BrokenRuleError("bad-zip", "has a damaged zip directory")
         size, stored, header = _widened(extra, size, stored, header)
         if made_by >> 8 == 3 and attributes >> 28 == 0xA:
@@ -170,7 +170,7 @@ def _entries(raw: bytes, count: int) -> list[Entry]:
 
 def _widened(extra: bytes, size: int, stored: int, header: int) -> tuple[int, int, int]:
     """Return sizes and offset, with those that take more than 32 bits from the extra field."""
-    wide = [value == _FULL32 for value in (size, stored, header)]
+    wide = [value == FULL32 for value in (size, stored, header)]
     at = 0
     while at + 4 <= len(extra) and any(wide):
         kind, length = struct.unpack_from("<2H", extra, at)

@@ -1,0 +1,217 @@
+"""How our own `.ckpt` files are laid out: the zip archive that `torch.save` writes, with every byte known beforehand.
+
+A function of names, dtypes and shapes alone, but for the CRC-32 of each tensor, which its local header and the
+directory hold. Tensors of a page or more begin on a page, so that whole pages can be shared with an older file; the
+gap is an extra field of the local header, as torch fills its own.
+
+The tensors stand under `state_dict`: scripts of CompVis look nowhere else, and all others look there first. The
+archive has `data.pkl`, `version` and `data/<number>` and nothing more, under the name `archive`: the check that A1111
+makes before it loads a checkpoint refuses other entries, `byteorder` among them; without it readers assume
+little-endian, as it is. Times are the first that a zip archive can tell.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+from mergebuild.formats.layout import TensorSpec, layout_of
+from mergebuild.formats.unpickling import STORAGES
+from mergebuild.formats.zips import END, END64, ENTRY, FULL16, FULL32, LOCAL, LOCATOR
+from mergebuild.portable import PAGE
+
+__all__ = ["CheckpointLayout"]
+
+_ALIGNMENT: Final = 64
+_FOLDER: Final = "archive/"
+_VERSION: Final = b"3\n"
+_TIME: Final = 0
+_DATE: Final = 1 << 5 | 1
+"""The first of January 1980."""
+_PLAIN: Final = 10
+"""The version of the format that readers must know; `_LARGE` for what takes more than 32 bits."""
+_LARGE: Final = 45
+_PADDING: Final = 0x4246
+"""The kind of extra field that torch pads with (`FB`)."""
+_CRC_AT: Final = 14
+"""Where the CRC-32 stands in a local header."""
+
+
+class _Placed(NamedTuple):
+    """An entry of the archive: where its local header and its bytes begin."""
+
+    name: bytes
+    header: int
+    begin: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
+
+    def local(self, crc: int) -> bytes:
+        """Return everything from its header to its bytes."""
+        is_large = self.size >= FULL32
+        size = FULL32 if is_large else self.size
+        extra = struct.pack("<2H2Q", 1, 16, self.size, self.size) if is_large else b""
+        gap = self.begin - self.header - LOCAL.size - len(self.name) - len(extra)
+        if gap:
+            extra += struct.pack("<2H", _PADDING, gap - 4) + bytes(gap - 4)
+        version = _LARGE if is_large else _PLAIN
+        head = LOCAL.pack(b"PK\3\4", version, 0, 0, _TIME, _DATE, crc, size, size, len(self.name), len(extra))
+        return head + self.name + extra
+
+    def listed(self, crc: int) -> bytes:
+        """Return its entry of the directory."""
+        wide = [value for value in (self.size, self.size, self.header) if value >= FULL32]
+        extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
+        version = _LARGE if wide else _PLAIN
+        size, header = min(self.size, FULL32), min(self.header, FULL32)
+        lengths = len(self.name), len(extra), 0
+        about = ENTRY.pack(b"PK\1\2", version, version, 0, 0, _TIME, _DATE, crc, size, size, *lengths, 0, 0, 0, header)
+        return about + self.name + extra
+
+
+class CheckpointLayout:
+    """Where everything lies in a checkpoint of given tensors.
+
+    The tensors' bytes at `begin(name)`, `fixed`, and what `late` returns cover the file without holes or overlaps.
+    """
+
+    def __init__(self, tensors: Iterable[tuple[str, str, Sequence[int]]]) -> None:
+        """Lay out tensors, given as (name, dtype, shape) in any order.
+
+        Raises:
+            ValueError: two tensors have one name, a name can't stand in a file, or a dtype is unknown.
+        """
+        self.specs: list[TensorSpec] = sorted(layout_of(tensors))
+        """The tensors in the order of the file, which is that of their names."""
+        described = (("data.pkl", _pickle(self.specs)), ("version", _VERSION))
+        at = 0
+        own: list[tuple[_Placed, bytes]] = []
+        for name, content in described:
+            own.append((_placed(name, at, len(content), _ALIGNMENT), content))
+            at = own[-1][0].end
+        self._tensors: list[_Placed] = []
+        for number, spec in enumerate(self.specs):
+            alignment = PAGE if spec.nbytes >= PAGE else _ALIGNMENT
+            self._tensors.append(_placed(f"data/{number}", at, spec.nbytes, alignment))
+            at = self._tensors[-1].end
+        self._begins = {spec.name: each.begin for spec, each in zip(self.specs, self._tensors, strict=True)}
+        self._own = [(each, zlib.crc32(content)) for each, content in own]
+        self._directory = at
+        self.size: int = at + len(self._tail([0] * len(self.specs)))
+        """The length of the file."""
+        self.fixed: Sequence[tuple[int, bytes]] = _fixed(own, self._tensors)
+        """What is known beforehand: (offset, bytes) from the beginning of the file on."""
+
+    def begin(self, name: str) -> int:
+        """Return the offset of a tensor's bytes."""
+        return self._begins[name]
+
+    def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:
+        """Return what depends on the tensors' bytes as (offset, bytes), ascending; `crc32_of` is asked once for each.
+
+        The CRC-32 of a tensor without elements is 0 and not asked for.
+        """
+        crcs = [crc32_of(spec.name) if spec.nbytes else 0 for spec in self.specs]
+        marks = zip(self._tensors, crcs, strict=True)
+        found = [(each.header + _CRC_AT, crc.to_bytes(4, "little")) for each, crc in marks]
+        return [*found, (self._directory, self._tail(crcs))]
+
+    def _tail(self, crcs: Sequence[int]) -> bytes:
+        """Return the directory and its end."""
+        listed = [*self._own, *zip(self._tensors, crcs, strict=True)]
+        directory = b"".join(each.listed(crc) for each, crc in listed)
+        return directory + _end(len(listed), len(directory), self._directory)
+
+
+def _placed(name: str, at: int, size: int, alignment: int) -> _Placed:
+    """Return an entry whose header begins at `at`, and its bytes at the next place that can be reached."""
+    raw = f"{_FOLDER}{name}".encode()
+    least = at + LOCAL.size + len(raw) + (20 if size >= FULL32 else 0)
+    begin = least + -least % alignment
+    if 0 < begin - least < 4:  # less than an empty extra field takes
+        begin += alignment
+    return _Placed(raw, at, begin, size)
+
+
+def _fixed(own: Sequence[tuple[_Placed, bytes]], tensors: Sequence[_Placed]) -> list[tuple[int, bytes]]:
+    found = [(0, b"".join(each.local(zlib.crc32(content)) + content for each, content in own))]
+    for each in tensors:
+        local = each.local(0)
+        found += [(each.header, local[:_CRC_AT]), (each.header + _CRC_AT + 4, local[_CRC_AT + 4 :])]
+    return found
+
+
+def _end(count: int, size: int, begin: int) -> bytes:
+    """Return what stands behind a directory of so many entries and bytes, which begins there."""
+    large = b""
+    if count >= FULL16 or size >= FULL32 or begin >= FULL32:
+        large = END64.pack(b"PK\6\6", END64.size - 12, _LARGE, _LARGE, 0, 0, count, count, size, begin)
+        large += LOCATOR.pack(b"PK\6\7", 0, begin + size, 1)
+    count = min(count, FULL16)
+    return large + END.pack(b"PK\5\6", 0, 0, count, count, min(size, FULL32), min(begin, FULL32), 0)
+
+
+# The pickle
+
+_CLASSES: Final = {word: name for name, (word, _) in STORAGES.items() if "Untyped" not in name}
+
+
+def _pickle(specs: Sequence[TensorSpec]) -> bytes:
+    """Return the pickle of the state dict: what `torch.save` would describe, in opcodes that every reader knows."""
+    memo: dict[bytes, bytes] = {}
+
+    def once(code: bytes) -> bytes:
+        """Return the code that pushes a value, by reference from the second time on."""
+        if code in memo:
+            return memo[code]
+        memo[code] = b"h" + bytes((len(memo),))
+        return code + b"q" + memo[code][1:]
+
+    parts = [b"\x80\x02}", _text("state_dict"), b"}("]
+    for number, spec in enumerate(specs):
+        storage, count = _CLASSES.get(spec.dtype), spec.nbytes
+        rebuild, kind = _named("torch._utils", "_rebuild_tensor_v3"), _named("torch.storage", "UntypedStorage")
+        if storage is not None:
+            rebuild, kind = _named("torch._utils", "_rebuild_tensor_v2"), _named("torch", storage)
+            count = math.prod(spec.shape)
+        parts += [_text(spec.name), once(rebuild), b"((", once(_text("storage")), once(kind), _text(str(number))]
+        parts += [once(_text("cpu")), _integer(count), b"tQK\0", _tuple(spec.shape), _tuple(_strides(spec.shape))]
+        parts += [b"\x89", once(_named("collections", "OrderedDict")), b")R"]
+        parts += [b"tR"] if storage is not None else [once(_named("torch", spec.dtype)), b"tR"]
+    return b"".join((*parts, b"us."))
+
+
+def _named(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return b"X" + len(raw).to_bytes(4, "little") + raw
+
+
+def _integer(value: int) -> bytes:
+    for code, length, limit in ((b"K", 1, 1 << 8), (b"M", 2, 1 << 16), (b"J", 4, 1 << 31)):
+        if value < limit:
+            return code + value.to_bytes(length, "little")
+    return b"\x8a\x08" + value.to_bytes(8, "little")
+
+
+def _tuple(values: Sequence[int]) -> bytes:
+    code = b"".join(map(_integer, values))
+    if len(values) > 3:
+        return b"(" + code + b"t"
+    return code + (b")", b"\x85", b"\x86", b"\x87")[len(values)]
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    found = [1]
+    for size in reversed(shape[1:]):
+        found.append(found[-1] * max(size, 1))
+    return found[: len(shape)][::-1]
