@@ -19,7 +19,7 @@ from mergebuild.errors import Place, SourceError
 from mergebuild.formats.documents import MAX_INDEX, is_plain, quoted, read_document
 from mergebuild.formats.header import TensorInfo, read_header
 from mergebuild.formats.model import Model
-from mergebuild.formats.sidecars import sidecars_of
+from mergebuild.formats.sidecars import Sidecars, sidecars_of
 
 __all__ = ["Folder", "read_folder", "read_safetensors", "refuse_packed"]
 
@@ -135,9 +135,7 @@ class _Place(NamedTuple):
         except FileNotFoundError:
             raise self.error("folder-missing", "does not exist", "mend the path, or put the folder there") from None
         except (OSError, ValueError) as error:
-            reason = (getattr(error, "strerror", None) or str(error)).lower()
-            sentence = f"can't be read: {reason}"
-            raise self.error("folder-unreadable", sentence, "check the path and its permissions") from error
+            raise self.unreadable(error) from error
 
     def has(self, name: str) -> bool:
         """Return whether a file of that name is there, or a link to one."""
@@ -151,6 +149,18 @@ class _Place(NamedTuple):
         """Return a JSON object in it."""
         return read_document(self.path / name, home=self.home, shown=f"{self.shown}/{name}")
 
+    def beside(self, subfolders: Iterable[str] = (), modules: Iterable[str] = ()) -> Sidecars:
+        """Return its small files."""
+        try:
+            return sidecars_of(self.path, subfolders, modules)
+        except OSError as error:
+            raise self.unreadable(error) from error
+
+    def unreadable(self, error: OSError | ValueError) -> SourceError:
+        """Return the error for a folder whose names can't be had."""
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        return self.error("folder-unreadable", f"can't be read: {reason}", "check the path and its permissions")
+
     def error(self, code: str, sentence: str, help: str, rows: Iterable[str] = ()) -> SourceError:
         """Return the error that names it."""
         return SourceError.one(code, f"{quoted(self.shown)} {sentence}", where=Place(self.shown), help=help, rows=rows)
@@ -162,15 +172,14 @@ class _Place(NamedTuple):
 def _transformers(place: _Place, names: frozenset[str]) -> Folder:
     config = place.document("config.json") if "config.json" in names else {}
     model = _component(place, names, config, "sharded")
-    beside = sidecars_of(place.path, modules=_modules(place, names))
-    return Folder("sharded", {"": model}, config, *beside, model.notices)
+    return Folder("sharded", {"": model}, config, *place.beside(modules=_modules(place, names)), model.notices)
 
 
 def _adapter(place: _Place, names: frozenset[str]) -> Folder:
     config = place.document("adapter_config.json")
     name = next((each for each in _ADAPTERS if each in names), None)
     if name is None:
-        expected = " or ".join(f"`{each}`" for each in _ADAPTERS)
+        expected = " nor ".join(f"`{each}`" for each in _ADAPTERS)
         raise place.error(
             "weights-missing",
             f"has an `adapter_config.json`, and neither {expected}",
@@ -178,7 +187,7 @@ def _adapter(place: _Place, names: frozenset[str]) -> Folder:
         )
     model = place.read_file(place.path / name, f"{place.shown}/{name}")
     model = replace(model, format="peft", folder=place.path, facts=config)
-    return Folder("peft", {"": model}, config, *sidecars_of(place.path), model.notices)
+    return Folder("peft", {"": model}, config, *place.beside(), model.notices)
 
 
 def _pipeline(place: _Place) -> Folder:
@@ -203,7 +212,7 @@ def _pipeline(place: _Place) -> Folder:
     if not components:
         sentence = "has a `model_index.json`, and no component with weights"
         raise place.error("weights-missing", sentence, "download the whole folder")
-    return Folder("diffusers", components, index, *sidecars_of(place.path, classes), tuple(notices))
+    return Folder("diffusers", components, index, *place.beside(classes), tuple(notices))
 
 
 def _is_settings(names: frozenset[str]) -> bool:
