@@ -15,6 +15,7 @@ from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem, SourceError
 from mergebuild.fold import Blueprint, Folder, Spec
 from mergebuild.formats import Arrangement, Packing
+from mergebuild.formats.checkpoint import CheckpointLayout
 from mergebuild.formats.folders import Folder as Donor
 from mergebuild.formats.folders import read_folder
 from mergebuild.plan import Goal, Item, Plan
@@ -273,8 +274,6 @@ class Planner:
         if packing.is_folder(item.goal.path):
             item.parts = list(self._parts(item, specs))
         elif packing.is_checkpoint(item.goal.path):
-            from mergebuild.formats.checkpoint import CheckpointLayout
-
             self._head(item, CheckpointLayout((name, *spec[:2]) for name, spec in specs.items()), {})
         else:
             self._head(item, self._arrangement(specs), self._metadata(item))

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from mergebuild.formats.header import Header, TensorInfo
 from mergebuild.formats.layout import TensorSpec, layout_of
 from mergebuild.formats.unpickling import STORAGES
 from mergebuild.formats.zips import END, END64, ENTRY, FULL16, FULL32, LOCAL, LOCATOR
@@ -107,6 +108,23 @@ class CheckpointLayout:
         """The length of the file."""
         self.fixed: Sequence[tuple[int, bytes]] = _fixed(own, self._tensors)
         """What is known beforehand: (offset, bytes) from the beginning of the file on."""
+
+    @property
+    def turned(self) -> frozenset[str]:
+        """Return nothing: every matrix lies as it is."""
+        return frozenset()
+
+    def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- there is no room for any
+        """Return where the tensors lie; the data begin where the first of what surrounds them does."""
+        infos = {
+            spec.name: TensorInfo(*spec, self._begins[spec.name], self._begins[spec.name] + spec.nbytes)
+            for spec in self.specs
+        }
+        return Header(infos, {}, len(self.fixed[0][1]), self.size)
+
+    def encoded(self, header: Header) -> bytes:  # noqa: ARG002 -- there is one
+        """Return what describes the tensors: everything before what surrounds the first of them."""
+        return self.fixed[0][1]
 
     def begin(self, name: str) -> int:
         """Return the offset of a tensor's bytes."""

@@ -1,0 +1,14 @@
+"""LoRA files: which tensors of a model they change, and what each of their own tensors is for. No torch here.
+
+found = match(lora.tensors, {name: info.shape for name, info in model.tensors.items()}, config)
+found.deltas["model.diffusion_model.input_blocks.1.1.proj_in.weight"][0].family     # "lora"
+found.unmatched                                                                     # what would be lost
+"""
+
+from __future__ import annotations
+
+from mergebuild.lora.adapter import Fact
+from mergebuild.lora.match import Delta, Match, Stored, match
+from mergebuild.lora.roles import Factor
+
+__all__ = ["Delta", "Fact", "Factor", "Match", "Stored", "match"]

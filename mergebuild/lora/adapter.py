@@ -1,0 +1,138 @@
+"""What `adapter_config.json` says of an adapter, as far as its tensors don't: the scale, and what it stands on.
+
+The file comes from strangers, and its patterns are regular expressions: those that could take forever are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from math import isfinite
+from typing import Final
+
+from mergebuild.errors import Place, SourceError
+
+__all__ = ["Adapter", "Fact"]
+
+Fact = str | Fraction | bool | int
+"""What the kernel is told beside the tensors."""
+
+_TYPES: Final = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "IA3": ""}
+"""The adapters of PEFT that are deltas of weights, and what each calls its alpha."""
+_DEFAULT: Final = 8
+"""PEFT's rank and alpha where the file names none."""
+_ON_OTHER_WEIGHTS: Final = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Beginnings that take something out of the base weights first."""
+_OTHER_FORMS: Final = (
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config",
+    "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config",
+)  # fmt: skip
+"""Settings under which the adapter is more than a delta a tensor."""
+_LONGEST_PATTERN: Final = 300
+_MOST_REPEATS: Final = 2
+
+
+class Adapter:
+    """An adapter's configuration: parsed JSON, or what diffusers packs of several into a file's metadata."""
+
+    def __init__(self, config: Mapping[str, object], shown: str = "") -> None:
+        """Read a configuration; `shown` is the file's name in messages.
+
+        Raises:
+            SourceError: it says what we can't do (`lora-unsupported`), or is malformed (`lora-config`).
+        """
+        self._where = Place(shown) if shown else None
+        parts = {name.rpartition(".")[0] for name in config if name.endswith((".r", ".peft_type"))}
+        self._parts = {
+            part: {name[len(part) + 1 :]: value for name, value in config.items() if name.startswith(f"{part}.")}
+            for part in parts
+        } or {"": dict(config)}
+        for settings in self._parts.values():
+            self._check(settings)
+
+    def rank(self, module: str) -> int:
+        """Return the rank that the adapter was made with, for a module as the file names it."""
+        settings, path = self._of(module)
+        rank = self._number(settings, "rank_pattern", "r", path)
+        if rank.denominator != 1 or rank < 1:
+            raise self._malformed(f"has the rank {rank}, which is no positive whole number")
+        return int(rank)
+
+    def facts(self, module: str) -> tuple[tuple[str, Fact], ...]:
+        """Return the alpha of a module, and whether it is divided by the root of the rank (`rslora`)."""
+        settings, path = self._of(module)
+        word = _TYPES[self._type(settings)]
+        if not word:
+            return ()
+        alpha = self._number(settings, "alpha_pattern", word, path)
+        return (("alpha", alpha), ("rslora", True)) if settings.get("use_rslora") else (("alpha", alpha),)
+
+    def fan_in_fan_out(self, module: str) -> bool:
+        """Return whether the adapter's weights are stored as [in, out]."""
+        return bool(self._of(module)[0].get("fan_in_fan_out"))
+
+    def is_feedforward(self, module: str) -> bool:
+        """Return whether IA3 scales what goes into the module, not what comes out."""
+        settings, path = self._of(module)
+        listed = settings.get("feedforward_modules") or ()
+        if isinstance(listed, str):
+            return self._matches(listed, path, whole=True)
+        if not isinstance(listed, list | tuple):
+            raise self._malformed("has `feedforward_modules` that are no list")
+        return any(path == each or path.endswith(f".{each}") for each in listed)
+
+    def _of(self, module: str) -> tuple[Mapping[str, object], str]:
+        """Return the settings that hold for a module, and its path for patterns."""
+        if "" in self._parts:
+            return self._parts[""], module.removeprefix("base_model.model.")
+        part, _, path = module.partition(".")
+        return self._parts.get(part, {}), path
+
+    def _type(self, settings: Mapping[str, object]) -> str:
+        return str(settings.get("peft_type") or "LORA").upper()
+
+    def _check(self, settings: Mapping[str, object]) -> None:
+        kind = self._type(settings)
+        if kind not in _TYPES:
+            raise self._unsupported(f"is an adapter of the kind `{kind[:40]}`")
+        begun = str(settings.get("init_lora_weights", "")).lower()
+        if kind == "LORA" and begun.startswith(_ON_OTHER_WEIGHTS):
+            raise self._unsupported(f"was begun with `{begun[:40]}`, which changes the weights that it is added to")
+        if kind == "LORA":
+            other = next((name for name in _OTHER_FORMS if settings.get(name)), None)
+            if other is not None:
+                raise self._unsupported(f"uses `{other}`")
+
+    def _number(self, settings: Mapping[str, object], patterns: str, word: str, path: str) -> Fraction:
+        """Return the number of the first pattern that fits the path, or else the one of `word`."""
+        table = settings.get(patterns) or {}
+        if not isinstance(table, Mapping):
+            raise self._malformed(f"has a `{patterns}` that is no table")
+        found = next((value for pattern, value in table.items() if self._matches(str(pattern), path)), None)
+        value = settings.get(word, _DEFAULT) if found is None else found
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise self._malformed(f"has a `{patterns if found is not None else word}` that holds no number")
+        return Fraction(value)
+
+    def _matches(self, pattern: str, path: str, *, whole: bool = False) -> bool:
+        """Return whether a pattern fits the path, or its end behind a dot unless `whole` is asked for."""
+        repeats = len(re.findall(r"(?<!\\)(?:\\\\)*[*+{]", pattern))
+        if len(pattern) > _LONGEST_PATTERN or repeats > _MOST_REPEATS or re.search(r"\)[*+?{]", pattern):
+            raise self._malformed(f"has the pattern `{pattern[:60]}`, which could take forever to match")
+        try:
+            return re.fullmatch(pattern if whole else rf"(.*\.)?({pattern})", path) is not None
+        except re.error as error:
+            raise self._malformed(f"has the pattern `{pattern[:60]}`, which is none: {error}") from error
+
+    def _unsupported(self, what: str) -> SourceError:
+        return SourceError.one(
+            "lora-unsupported", f"the LoRA {what}, which this version can't add to a model", where=self._where,
+            help="merge it with the tool that made it, and use the merged model as a source",
+        )  # fmt: skip
+
+    def _malformed(self, what: str) -> SourceError:
+        return SourceError.one(
+            "lora-config", f"the LoRA's `adapter_config.json` {what}", where=self._where,
+            help="the file is damaged, or whatever wrote it is wrong: download or export it again",
+        )  # fmt: skip

@@ -1,0 +1,139 @@
+"""Whether the factors of a delta fit together, and make what a tensor of the model needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple
+
+__all__ = ["Target", "misfit"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+Problem = tuple[str, str] | None
+"""The role of the factor that does not fit, and what shape was wanted."""
+
+
+class Target(NamedTuple):
+    """What is to be made: so many rows, each of this shape."""
+
+    rows: int
+    row: tuple[int, ...]
+
+    @property
+    def columns(self) -> int:
+        """The elements of a row."""
+        return prod(self.row)
+
+    @property
+    def channels(self) -> int:
+        """The inputs of the module."""
+        return self.row[0] if self.row else 1
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The size of a convolution's kernel; empty for a linear map."""
+        return self.row[1:]
+
+
+def misfit(family: str, shapes: Shapes, target: Target) -> Problem:
+    """Return what is wrong with the shapes of a family's factors (by role), None if they make the target."""
+    for role in ("alpha", "scale", "on_input"):
+        if role in shapes and prod(shapes[role]) != 1:
+            return role, "a single number"
+    if "dora_scale" in shapes and prod(shapes["dora_scale"]) not in {target.rows, target.channels}:
+        return "dora_scale", f"{target.rows} or {target.channels} numbers"
+    match family:
+        case "lora" | "peft_embedding":
+            return _product(shapes, "up", "down", target.rows, target.row)
+        case "tucker":
+            return _tucker(shapes, "mid", "up", "down", target, is_wide=False)
+        case "loha":
+            return _loha(shapes, target)
+        case "lokr":
+            return _lokr(shapes, target)
+        case "ia3":
+            return _ia3(shapes, target)
+    (role,) = shapes
+    wanted = (target.rows, *target.row)
+    return None if _same(shapes[role], wanted) else (role, str(list(wanted)))
+
+
+def _product(shapes: Shapes, left: str, right: str, rows: int, row: tuple[int, ...]) -> Problem:
+    """Check `left [rows, r] @ right [r, *row]`, either of which may be flat or end in dimensions of 1."""
+    rank = shapes[right][0] if shapes[right] else 0
+    if rank < 1 or not (_same(shapes[right], (rank, *row)) or shapes[right] == (rank, prod(row))):
+        return right, f"[r, {', '.join(map(str, row)) or 1}]"
+    return None if _same(shapes[left], (rows, rank)) else (left, f"[{rows}, {rank}]")
+
+
+def _tucker(shapes: Shapes, core: str, left: str, right: str, target: Target, *, is_wide: bool) -> Problem:
+    """Check a core [r, s, *kernel] between `left` and `right [s, channels]`; `is_wide`: left is [r, rows]."""
+    if len(shapes[core]) < 2 or min(shapes[core][:2]) < 1 or not _same(shapes[core][2:], target.kernel):
+        return core, f"[r, s, {', '.join(map(str, target.kernel)) or 1}]"
+    outer, inner = shapes[core][:2]
+    for role, wanted in (
+        (left, (outer, target.rows) if is_wide else (target.rows, outer)),
+        (right, (inner, target.channels)),
+    ):
+        if not _same(shapes[role], wanted):
+            return role, str(list(wanted))
+    return None
+
+
+def _loha(shapes: Shapes, target: Target) -> Problem:
+    for which in "12":
+        if "t1" in shapes:
+            found = _tucker(shapes, f"t{which}", f"w{which}_a", f"w{which}_b", target, is_wide=True)
+        else:
+            found = _product(shapes, f"w{which}_a", f"w{which}_b", target.rows, target.row)
+        if found is not None:
+            return found
+    return None
+
+
+def _lokr(shapes: Shapes, target: Target) -> Problem:
+    """Check `kron(w1 [a, c], w2 [b, d, *kernel])`, where a * b rows and c * d channels are wanted."""
+    if "w1" in shapes:
+        if len(shapes["w1"]) != 2:
+            return "w1", "two dimensions"
+        first = shapes["w1"]
+    else:
+        if not _is_product(shapes["w1_a"], shapes["w1_b"]):
+            return "w1_b", "[r, c] beside `w1_a` [a, r]"
+        first = shapes["w1_a"][0], shapes["w1_b"][1]
+    role, second = _second(shapes)
+    if second is None:
+        return role, "a product with its partner"
+    wanted = f"a factor of {[target.rows, *target.row]} beside {list(first)}"
+    if first[0] * second[0] != target.rows or first[1] * prod(second[1:]) != target.columns:
+        return role, wanted
+    return None if len(second) == 2 or _same(second[2:], target.kernel) else (role, wanted)
+
+
+def _second(shapes: Shapes) -> tuple[str, tuple[int, ...] | None]:
+    """Return the role that tells of the second factor of a Kronecker product, and its shape, if it has one."""
+    if "w2" in shapes:
+        return "w2", shapes["w2"] if len(shapes["w2"]) >= 2 else None
+    left, right = shapes["w2_a"], shapes["w2_b"]
+    if "t2" not in shapes:
+        return "w2_b", (left[0], right[1]) if _is_product(left, right) else None
+    core = shapes["t2"]
+    is_whole = len(core) >= 2 and len(left) == len(right) == 2 and (left[0], right[0]) == core[:2] and min(core[:2]) > 0
+    return "t2", (left[1], right[1], *core[2:]) if is_whole else None
+
+
+def _is_product(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+    return len(left) == len(right) == 2 and left[1] == right[0] > 0
+
+
+def _ia3(shapes: Shapes, target: Target) -> Problem:
+    role = "ia3" if "ia3" in shapes else "weight"
+    if prod(shapes[role]) in {target.rows, target.channels}:
+        return None
+    return role, f"{target.rows} or {target.channels} numbers"
+
+
+def _same(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether two shapes are the same but for dimensions of size 1 at the end."""
+    longest = max(len(shape), len(wanted))
+    return shape + (1,) * (longest - len(shape)) == wanted + (1,) * (longest - len(wanted))

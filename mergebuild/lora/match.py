@@ -1,0 +1,346 @@
+"""What a LoRA file does to each tensor of a model: headers in, a list of deltas out, shapes checked.
+
+A delta is a family, the tensors that it is made of, and what the kernel must know beside them. What found no place is
+listed, all of it: a LoRA that silently does half of what it should is the commonest complaint about every merger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Final, NamedTuple, Protocol
+
+from mergebuild.errors import Place as Where
+from mergebuild.errors import SourceError
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.lora.adapter import Adapter, Fact
+from mergebuild.lora.fitting import Target, misfit
+from mergebuild.lora.names import Place, module_names
+from mergebuild.lora.roles import UNSUPPORTED, Factor, role_of
+
+__all__ = ["Delta", "Match", "Stored", "match"]
+
+
+class Stored(Protocol):
+    """A tensor of a LoRA file: what a header says of it."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype, in the contract's word."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a LoRA file does to one tensor of a model, or to some of its rows."""
+
+    family: str
+    """`lora` (linear or not), `tucker`, `peft_embedding`, `loha`, `lokr`, `ia3`, `full`, `norm`, `bias`, `replace`."""
+    factors: tuple[Factor, ...]
+    rows: tuple[int, int] | None
+    """The rows of the model's tensor that it changes; None: all of them."""
+    facts: tuple[tuple[str, Fact], ...]
+    """What the kernel must know, sorted by name.
+
+    `rank`: by which alpha is divided; without it nothing is scaled. `alpha`: where no tensor says it. `rslora`: divided
+    by the root. `transposed`: the model's tensor is the transpose of what is made. `offset`: the first row of what is
+    made that lands in `rows`. `dora`: `rows` or `columns`, what its norm is taken of. `on_input`, `peft`: of IA3.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a LoRA file does to a model."""
+
+    deltas: Mapping[str, tuple[Delta, ...]]
+    """By the name of the model's tensor."""
+    unmatched: tuple[str, ...]
+    """The file's tensors that found no place, sorted."""
+    ignored: tuple[str, ...]
+    """The file's tensors that are known to be no part of a delta: embeddings of new words, sorted."""
+
+
+_Role = tuple[str, str]
+_Have = Mapping[_Role, str]
+"""The tensors of one module, by group and role."""
+
+_EMBEDDINGS: Final = "bundle_emb."
+_WEIGHT, _BIAS = "weight", "bias"
+_SCALED: Final = frozenset({"lora", "tucker", "peft_embedding", "loha", "lokr"})
+_WHOLE: Final = (
+    ("full", _WEIGHT, ("full", "diff")),
+    ("full", _BIAS, ("full", "diff_b")),
+    ("norm", _WEIGHT, ("norm", "w_norm")),
+    ("norm", _BIAS, ("norm", "b_norm")),
+    ("bias", _BIAS, ("lora", "up_bias")),
+)  # fmt: skip
+"""Families of one tensor."""
+_COUNTS: Final = frozenset({"alpha", "scale", "on_input"})
+"""Roles of a single number, which may be an integer."""
+
+
+class _Found(NamedTuple):
+    """A delta that a module's tensors make up, for its weight or its bias."""
+
+    family: str
+    part: str
+    roles: tuple[_Role, ...]
+
+
+def match(
+    lora: Mapping[str, Stored],
+    model: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, object] | None = None,
+    *,
+    shown: str = "",
+) -> Match:
+    """Return what a LoRA file does to a model.
+
+    Args:
+        lora: The tensors of the file by name.
+        model: The shapes of the model's tensors by name, in the original naming or as transformers has them.
+        config: `adapter_config.json`, parsed, or the `lora_adapter_metadata` that diffusers puts into metadata.
+        shown: The file's name, for messages.
+
+    Raises:
+        SourceError: the file does not fit the model (`lora-shape`), is of a family that we don't know how to apply
+            (`lora-unsupported`), has factors that are no floating-point numbers (`lora-dtype`), means two tensors by
+            one name, or one by two (`lora-ambiguous`), or has a malformed configuration (`lora-config`).
+    """
+    return _Matching(lora, model, config, shown).result()
+
+
+class _Matching:
+    """The work of `match`."""
+
+    def __init__(
+        self, lora: Mapping[str, Stored], model: Mapping[str, tuple[int, ...]], config: Mapping[str, object] | None,
+        shown: str,
+    ) -> None:  # fmt: skip
+        self._lora = lora
+        self._model = model
+        self._where = Where(shown) if shown else None
+        self._adapter = Adapter(config, shown) if config is not None else None
+        self._deltas: dict[str, list[tuple[str, Delta]]] = {}
+        self._unmatched: list[str] = []
+
+    def result(self) -> Match:
+        ignored = sorted(name for name in self._lora if name.startswith(_EMBEDDINGS))
+        modules = self._modules()
+        self._refuse_unsupported(modules)
+        names = module_names(self._model)
+        for module, have in modules.items():
+            if module in names.ambiguous:
+                raise self._ambiguous(f"`{module}`", names.ambiguous[module], "of the model")
+            places = names.modules.get(module, {})
+            used = {role for found in self._found(module, have, places) for role in found.roles}
+            if used:
+                used.add(("scale", "alpha"))  # some write one beside whole tensors, where it says nothing
+            self._unmatched += (name for role, name in have.items() if role not in used)
+        deltas = {tensor: self._checked(tensor, found) for tensor, found in sorted(self._deltas.items())}
+        return Match(deltas, tuple(sorted(self._unmatched)), tuple(ignored))
+
+    def _modules(self) -> dict[str, dict[_Role, str]]:
+        """Return the tensors of the file by module and role."""
+        modules: dict[str, dict[_Role, str]] = {}
+        for name in self._lora:
+            if name.startswith(_EMBEDDINGS):
+                continue
+            role = role_of(name)
+            if role is None or modules.setdefault(role.module, {}).setdefault((role.group, role.role), name) != name:
+                self._unmatched.append(name)
+        return modules
+
+    def _refuse_unsupported(self, modules: Mapping[str, _Have]) -> None:
+        for have in modules.values():
+            group = next((group for group, _ in have if group in UNSUPPORTED), None)
+            if group is not None and (group != "GLoRA" or len(have) >= 4):
+                raise SourceError.one(
+                    "lora-unsupported", f"the LoRA is of the family {group}, which this version can't add to a model",
+                    where=self._where, rows=tuple(sorted(have.values())[:1]),
+                    help="merge it with the tool that made it, and use the merged model as a source",
+                )  # fmt: skip
+
+    def _found(self, module: str, have: _Have, places: Mapping[str, tuple[Place, ...]]) -> Iterator[_Found]:
+        """Make the deltas of a module, and yield those that found their place."""
+        for found in _families(have, replaces=self._adapter is not None or module.startswith("base_model.model.")):
+            if found.part not in places:
+                continue
+            for place in places[found.part]:
+                self._add(module, found, have, place)
+            if found.family == "ia3" and _BIAS in places:
+                self._add_ia3_bias(module, found, have, places[_BIAS])
+            yield found
+
+    def _add(self, module: str, found: _Found, have: _Have, place: Place) -> None:
+        tensors = {role: have[group, role] for group, role in found.roles}
+        self._check_dtypes(tensors)
+        shapes = {role: tuple(self._lora[name].shape) for role, name in tensors.items()}
+        target, transposed = self._target(module, found, shapes, place)
+        problem = misfit(found.family, shapes, target)
+        if problem is not None:
+            role, wanted = problem
+            raise self._misfit(tensors[role], shapes[role], wanted, place)
+        facts = dict(self._scale(module, found, shapes, tensors))
+        if transposed:
+            facts["transposed"] = True
+        if place.taken is not None:
+            facts["offset"] = place.taken[0]
+        if "dora_scale" in tensors:
+            is_peft = ("peft_dora", "dora_scale") in found.roles
+            facts["dora"] = _dora(shapes["dora_scale"], target, is_peft=is_peft)
+        if found.family == "ia3" and "ia3" in tensors:
+            facts |= {"peft": True, "on_input": self._on_input(module, shapes["ia3"])}
+        factors = tuple(Factor(role, tensors[role]) for role in sorted(tensors))
+        delta = Delta(found.family, factors, place.rows, tuple(sorted(facts.items())))
+        self._deltas.setdefault(place.tensor, []).append((module, delta))
+
+    def _add_ia3_bias(self, module: str, found: _Found, have: _Have, places: tuple[Place, ...]) -> None:
+        """PEFT's IA3 scales what comes out of a module, and so its bias too."""
+        if ("peft_ia3", "ia3") in found.roles:
+            shape = tuple(self._lora[have["peft_ia3", "ia3"]].shape)
+            if not self._on_input(module, shape):
+                for place in places:
+                    self._add(module, found._replace(part=_BIAS), have, place)
+
+    def _target(
+        self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], place: Place
+    ) -> tuple[Target, bool]:
+        """Return what is to be made, and whether the model's tensor is its transpose."""
+        shape = self._model[place.tensor] or (1,)
+        rows = shape[0] if place.rows is None or place.taken is not None else place.rows[1] - place.rows[0]
+        straight = Target(rows, shape[1:])
+        if len(shape) != 2 or found.part == _BIAS:
+            return straight, False
+        flipped = Target(shape[1], (rows,))
+        if place.transposed or found.family == "peft_embedding":
+            return flipped, True
+        if self._adapter is None or found.family == "replace" or not self._adapter.fan_in_fan_out(module):
+            return straight, False
+        if misfit(found.family, shapes, flipped) is not None and misfit(found.family, shapes, straight) is None:
+            return straight, False  # a layer that is stored as [out, in] beside those that are not
+        return flipped, True
+
+    def _scale(
+        self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, str]
+    ) -> Iterable[tuple[str, Fact]]:
+        """Return what makes up the scale, beside the tensors `alpha` and `scale`."""
+        if found.family not in _SCALED and found.family != "bias":
+            return ()
+        is_peft = self._adapter is not None and "alpha" not in tensors
+        facts = self._adapter.facts(module) if is_peft and self._adapter is not None else ()
+        rank = self._rank(module, found, shapes, is_peft=bool(facts))
+        return (*facts, ("rank", rank)) if rank is not None else ()
+
+    def _rank(self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], *, is_peft: bool) -> int | None:
+        """Return the rank that alpha is divided by; None: nothing is scaled."""
+        match found.family:
+            case "loha":
+                return shapes["w1_b"][0]
+            case "lokr" if not is_peft:  # of kohya's, one whose matrices are both whole has no scale
+                return next((shapes[role][0] for role in ("w2_b", "w1_b") if role in shapes), None)
+            case "lokr" | "bias":
+                return self._adapter.rank(module) if is_peft and self._adapter is not None else None
+        return shapes["down"][0]
+
+    def _on_input(self, module: str, shape: tuple[int, ...]) -> bool:
+        """Return whether PEFT's IA3 scales columns: a row of numbers then, where the weight is a matrix."""
+        if len(shape) == 2 and shape[0] != shape[1]:
+            return shape[0] == 1
+        return self._adapter is not None and self._adapter.is_feedforward(module)
+
+    def _checked(self, tensor: str, found: list[tuple[str, Delta]]) -> tuple[Delta, ...]:
+        """Return the deltas of a tensor, after making sure that no two modules of the file mean the same rows."""
+        for at, (module, delta) in enumerate(found):
+            for other, after in found[at + 1 :]:
+                if module != other and "replace" not in {delta.family, after.family} and _overlap(delta, after):
+                    raise self._ambiguous(f"`{tensor}`", (module, other), "of the LoRA")
+        return tuple(delta for _, delta in sorted(found, key=_replaces, reverse=True))
+
+    def _check_dtypes(self, tensors: Mapping[str, str]) -> None:
+        for role, name in tensors.items():
+            dtype = DTYPES_BY_WORD.get(self._lora[name].dtype)
+            if role not in _COUNTS and (dtype is None or not dtype.is_float):
+                raise SourceError.one(
+                    "lora-dtype", f"the LoRA's tensor `{name}` is {self._lora[name].dtype}, no floating-point numbers",
+                    where=self._where, help="quantized LoRAs can't be merged: take the release that is not quantized",
+                )  # fmt: skip
+
+    def _misfit(self, name: str, shape: tuple[int, ...], wanted: str, place: Place) -> SourceError:
+        rows = f", of which it is the rows {place.rows[0]} to {place.rows[1]}" if place.rows is not None else ""
+        return SourceError.one(
+            "lora-shape", f"the LoRA's tensor `{name}` does not fit the model's `{place.tensor}`", where=self._where,
+            rows=(
+                f"found   {list(shape)}", f"wanted  {wanted}",
+                f"model   {list(self._model[place.tensor])}{rows}",
+            ),
+            help="the LoRA was made for another kind of model: take one of the kind that it was trained on",
+        )  # fmt: skip
+
+    def _ambiguous(self, what: str, meant: tuple[str, str], whose: str) -> SourceError:
+        return SourceError.one(
+            "lora-ambiguous", f"the LoRA can't be matched: {what} could be two things", where=self._where,
+            rows=tuple(f"`{each}` {whose}" for each in meant),
+            help="export the LoRA again with names that say which, such as `lora_te1_` or `text_encoder_2.`",
+        )  # fmt: skip
+
+
+def _families(have: _Have, *, replaces: bool) -> Iterator[_Found]:
+    """Yield what the tensors of a module make up; `replaces`: plain weights are taken for those of the module."""
+    scale = tuple(role for role in (("scale", "alpha"), ("scale", "scale")) if role in have)
+    dora = next(((role,) for role in (("dora", "dora_scale"), ("peft_dora", "dora_scale")) if role in have), ())
+    for family, roles in _products(have):
+        yield _Found(family, _WEIGHT, (*roles, *scale, *dora))
+    for family, part, role in _WHOLE:
+        if role in have:
+            yield _Found(family, part, (role,))
+    if ("peft_ia3", "ia3") in have:
+        yield _Found("ia3", _WEIGHT, (("peft_ia3", "ia3"),))
+    if ("ia3", "on_input") in have and ("plain", _WEIGHT) in have:
+        yield _Found("ia3", _WEIGHT, (("plain", _WEIGHT), ("ia3", "on_input")))
+    elif replaces:
+        for part in (_WEIGHT, _BIAS):
+            if ("plain", part) in have:
+                yield _Found("replace", part, (("plain", part),))
+
+
+def _products(have: _Have) -> Iterator[tuple[str, tuple[_Role, ...]]]:
+    """Yield the families that are products of factors, with their tensors."""
+
+    def complete(group: str, words: str) -> tuple[_Role, ...]:
+        roles = tuple((group, role) for role in words.split())
+        return roles if all(role in have for role in roles) else ()
+
+    if roles := complete("lora", "up down mid"):
+        yield "tucker", roles
+    elif roles := complete("lora", "up down"):
+        yield "lora", roles
+    if roles := complete("embedding", "up down"):
+        yield "peft_embedding", roles
+    if roles := complete("loha", "w1_a w1_b w2_a w2_b"):
+        yield "loha", (*roles, *complete("loha", "t1 t2"))
+    first = complete("lokr", "w1") or complete("lokr", "w1_a w1_b")
+    second = complete("lokr", "w2") or complete("lokr", "w2_a w2_b t2") or complete("lokr", "w2_a w2_b")
+    if first and second:
+        yield "lokr", (*first, *second)
+
+
+def _dora(shape: tuple[int, ...], target: Target, *, is_peft: bool) -> str:
+    """Return whether a norm is taken of rows or of columns of what is made: PEFT's of rows, kohya's by its shape."""
+    if is_peft or (len(shape) == 1 and shape[0] == target.rows):
+        return "rows"
+    return "rows" if len(shape) > 1 and shape[0] == target.rows and prod(shape[1:]) == 1 else "columns"
+
+
+def _overlap(one: Delta, other: Delta) -> bool:
+    if one.rows is None or other.rows is None:
+        return True
+    return one.rows[0] < other.rows[1] and other.rows[0] < one.rows[1]
+
+
+def _replaces(found: tuple[str, Delta]) -> bool:
+    return found[1].family == "replace"

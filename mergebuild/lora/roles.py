@@ -1,0 +1,86 @@
+"""What a tensor of a LoRA file is, told by how its name ends: `lora_up`, `hada_w1_a`, `dora_scale`, ...
+
+A name is a module, then an ending. Endings are a short known list and come last, so they are safe to cut off; what
+stands before them is never taken apart (`names.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+__all__ = ["UNSUPPORTED", "Factor", "Role", "role_of"]
+
+
+class Factor(NamedTuple):
+    """One tensor of a LoRA file, and what it is to its family."""
+
+    role: str
+    """`up`, `down`, `mid`, `up_bias`; `w1_a` to `t2` of LoHa and LoKr; `alpha`, `scale`; `dora_scale`; `diff`,
+    `diff_b`, `w_norm`, `b_norm`; `ia3`, `on_input`; `weight` and `bias`, which replace."""
+    tensor: str
+    """Its name in the file."""
+
+
+class Role(NamedTuple):
+    """A name of a LoRA file, taken apart: `group` tells LoHa's `w1_a` from LoKr's."""
+
+    module: str
+    group: str
+    role: str
+
+
+_ENDINGS: Final[tuple[tuple[str, str, str], ...]] = (
+    *((f"{joint}.{end}.weight", "lora", end) for joint in (".lora", ".lora_linear_layer", "_lora")
+      for end in ("up", "down")),
+    *((f".lora_{end}.weight", "lora", end) for end in ("up", "down", "mid")),
+    (".lora_B.weight", "lora", "up"),
+    (".lora_A.weight", "lora", "down"),
+    (".lora_B.bias", "lora", "up_bias"),
+    (".lora_embedding_B", "embedding", "up"),
+    (".lora_embedding_A", "embedding", "down"),
+    (".lora_magnitude_vector.weight", "peft_dora", "dora_scale"),
+    (".lora_magnitude_vector", "peft_dora", "dora_scale"),
+    (".dora_scale", "dora", "dora_scale"),
+    *((f".hada_{end}", "loha", end) for end in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
+    *((f".lokr_{end}", "lokr", end) for end in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
+    (".ia3_l", "peft_ia3", "ia3"),
+    (".on_input", "ia3", "on_input"),
+    (".alpha", "scale", "alpha"),
+    (".scale", "scale", "scale"),
+    (".diff", "full", "diff"),
+    (".diff_b", "full", "diff_b"),
+    (".w_norm", "norm", "w_norm"),
+    (".b_norm", "norm", "b_norm"),
+    (".oft_blocks", "OFT", "blocks"),
+    (".oft_diag", "OFT", "diag"),
+    (".oft_R.weight", "OFT", "R"),
+    (".oft_R", "OFT", "R"),
+    (".oft_r", "OFT", "r"),
+    (".boft_R", "BOFT", "R"),
+    (".boft_s", "BOFT", "s"),
+    *((f".{end}.weight", "GLoRA", end) for end in ("a1", "a2", "b1", "b2")),
+    (".lora_E", "AdaLoRA", "E"),
+    (".vera_lambda_b", "VeRA", "b"),
+    (".vera_lambda_d", "VeRA", "d"),
+    (".weight", "plain", "weight"),
+    (".bias", "plain", "bias"),
+)  # fmt: skip
+
+UNSUPPORTED: Final = frozenset({"OFT", "BOFT", "GLoRA", "AdaLoRA", "VeRA"})
+"""Groups that are recognised to be refused by name."""
+
+_ADAPTER: Final = re.compile(
+    r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?|ia3_l))"
+    r"\.(?!(?:weight|bias)$)[^.]+(?=$|\.weight$|\.bias$)"
+)
+"""PEFT puts the adapter's name (`default`) behind what it saves, in files that were saved past `save_pretrained`."""
+
+
+def role_of(name: str) -> Role | None:
+    """Return what the tensor `name` is; None if nothing is known that ends so."""
+    plain = _ADAPTER.sub(r"\1", name)
+    for ending, group, role in _ENDINGS:
+        if plain.endswith(ending) and len(plain) > len(ending):
+            return Role(plain[: -len(ending)], group, role)
+    return None

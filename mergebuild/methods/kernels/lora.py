@@ -1,0 +1,355 @@
+"""What a LoRA adds to a tensor of a model, row by row: from the factors of its family to a float32 delta.
+
+Every family comes down to few forms once its small factors are put together: a product `L R` (LoRA, convolutions with
+their kernels laid flat, a Tucker core contracted with one side), the elementwise product of two of them (LoHa), a
+Kronecker product (LoKr), a vector that scales rows or columns of the weight (IA3), a whole matrix. All of it is done in
+float64 and rounded to float32 once. The products of float16 and bfloat16 factors and their sums are nearly always exact
+there, so that neither the order of the additions nor the processor matters; the scale is folded into a factor where
+that is exact too, and multiplied afterwards where it is not.
+
+With V = W + dW, a decomposed weight (DoRA, Liu et al. 2024) is `V * m / |V|`, the norm taken of rows or of columns; the
+delta is that less W. Where a norm is 0 so is V, and its quotient is taken as 0.
+
+The work is done in blocks of rows whose number follows from the shape alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod, sqrt
+from typing import Final, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mergebuild.errors import SourceError
+from mergebuild.lora import Fact
+from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
+
+__all__ = ["Made", "Needs", "blocks", "delta", "needs"]
+
+Needs = Literal["nothing", "rows", "whole"]
+
+_BLOCK: Final = 1 << 18
+"""Elements of a block: in float64 they fit into a processor's second cache."""
+_OF_THE_WEIGHT: Final = frozenset({"ia3", "replace"})
+
+
+def needs(family: str, facts: Mapping[str, Fact]) -> Needs:
+    """Return what must be known of the weight: nothing, the same rows (in `Made.rows`), or all of it (in `Made`)."""
+    if "dora" in facts:
+        return "whole" if _by_columns(facts) else "rows"
+    return "rows" if family in _OF_THE_WEIGHT else "nothing"
+
+
+def blocks(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the rows, first and past the last, that are made at a time of a tensor of this shape."""
+    rows, columns = _matrix(shape)
+    step = max(1, _BLOCK // max(1, columns))
+    return ((first, min(rows, first + step)) for first in range(0, rows, step))
+
+
+def delta(
+    family: str,
+    factors: Mapping[str, Tensor],
+    facts: Mapping[str, Fact],
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return all of what a LoRA adds at strength 1 (float32, of `shape`). See `Made` for the arguments."""
+    made = Made(family, factors, facts, shape, weight)
+    matrix = weight.reshape(_matrix(shape)) if weight is not None else None
+    result = torch.empty(_matrix(shape), dtype=torch.float32, device=next(iter(factors.values())).device)
+    for first, last in blocks(shape):
+        result[first:last] = made.rows(first, last, matrix[first:last] if matrix is not None else None)
+    return result.view(tuple(shape))
+
+
+class Made:
+    """What a LoRA adds to a tensor, or to some rows of one; they are all that is spoken of here."""
+
+    def __init__(
+        self,
+        family: str,
+        factors: Mapping[str, Tensor],
+        facts: Mapping[str, Fact],
+        shape: Sequence[int],
+        weight: Tensor | None = None,
+    ) -> None:
+        """Put the factors together.
+
+        Args:
+            family: The family of a `mergebuild.lora.Delta`.
+            factors: Its tensors by role, whole and in any dtype.
+            facts: Its facts.
+            shape: The shape of what is made, as the model has it.
+            weight: All of the weight (float32, of that shape), where `needs` says so.
+
+        Raises:
+            SourceError: numbers contradict shapes, which a header can't tell (`lora-shape`).
+        """
+        self._shape = _matrix(shape)
+        self._offset = int(facts.get("offset", 0))
+        self._family = family
+        self._form = _form(family, factors, facts, shape)
+        self._scale = 1.0 if family in _OF_THE_WEIGHT else _scale(factors, facts)
+        if isinstance(self._form, _Product) and torch.tensor(self._scale, dtype=torch.float32).item() == self._scale:
+            self._form = self._form.times(self._scale)
+            self._scale = 1.0
+        self._magnitude: Tensor | None = None
+        """By what rows of V are multiplied once they are divided by their norms; columns already are."""
+        self._by_columns = _by_columns(facts)
+        if "dora" in facts:
+            self._magnitude = factors["dora_scale"].reshape(-1).to(torch.float64)
+            self._kernel = prod(tuple(shape)[2:])
+            if self._by_columns:
+                assert weight is not None
+                norms = self._column_norms(weight.reshape(self._shape), shape)
+                self._magnitude = _quotient(self._magnitude, norms).repeat_interleave(self._kernel)
+
+    def rows(self, first: int, last: int, weight: Tensor | None = None) -> Tensor:
+        """Return the rows from `first` to before `last` of what is added at strength 1 (float32 [rows, columns], new).
+
+        `weight` are the same rows of the model's weight (float32), flat behind the first dimension, where `needs` asks
+        for any of it.
+        """
+        if self._family in _OF_THE_WEIGHT:
+            assert weight is not None
+            return self._of_weight(first, last, weight).to(torch.float32)
+        if self._magnitude is None:
+            return self._plain(first, last).to(torch.float32)
+        assert weight is not None
+        wide = weight.reshape(last - first, -1).to(torch.float64)
+        direction = self._plain(first, last).add_(wide)
+        if self._by_columns:
+            direction *= self._magnitude
+        else:
+            norms = vector_sums(direction * direction).sqrt_()
+            direction *= (self._magnitude[first + self._offset : last + self._offset] / norms).nan_to_num_(0, 0, 0)[
+                :, None
+            ]
+        return direction.sub_(wide).to(torch.float32)
+
+    def _plain(self, first: int, last: int) -> Tensor:
+        """Return rows of dW (float64, new)."""
+        assert not isinstance(self._form, _Gains)
+        if self._scale == 0:
+            return torch.zeros(last - first, self._shape[1], dtype=torch.float64, device=self._form.device)
+        made = self._form.rows(first + self._offset, last + self._offset)
+        return made if self._scale == 1 else made.mul_(self._scale)
+
+    def _of_weight(self, first: int, last: int, weight: Tensor) -> Tensor:
+        """Return rows of what is a function of the weight (float64)."""
+        wide = weight.reshape(last - first, -1).to(torch.float64)
+        if isinstance(self._form, _Whole):
+            return self._form.rows(first + self._offset, last + self._offset).sub_(wide)
+        assert isinstance(self._form, _Gains)
+        return wide.mul_(self._form.gains if self._form.on_columns else self._form.gains[first:last, None])
+
+    def _column_norms(self, weight: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the norms of V over all but the second dimension (float64 [channels])."""
+        sums = ColumnSums(self._shape[1])
+        for first, last in blocks(shape):
+            direction = self._plain(first, last).add_(weight[first:last])
+            sums.add(direction.mul_(direction).reshape(-1))
+        return vector_sums(sums.value().view(-1, self._kernel)).sqrt_()
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """`left @ right`: float64 [m, r] and [r, n]."""
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.left.device
+
+    def times(self, scale: float) -> _Product:
+        if self.left.numel() < self.right.numel():
+            return _Product(self.left * scale, self.right)
+        return _Product(self.left, self.right * scale)
+
+    def rows(self, first: int, last: int) -> Tensor:
+        return self.left[first:last] @ self.right
+
+    def transposed(self) -> _Product:
+        return _Product(self.right.T, self.left.T)
+
+
+class _Hadamard(NamedTuple):
+    """The elementwise product of two products."""
+
+    one: _Product
+    other: _Product
+
+    @property
+    def device(self) -> torch.device:
+        return self.one.device
+
+    def rows(self, first: int, last: int) -> Tensor:
+        return self.one.rows(first, last).mul_(self.other.rows(first, last))
+
+    def transposed(self) -> _Hadamard:
+        return _Hadamard(self.one.transposed(), self.other.transposed())
+
+
+class _Kronecker(NamedTuple):
+    """`kron(outer, inner)`: float64 [a, c] and [b, d], kernels laid flat behind d."""
+
+    outer: Tensor
+    inner: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.outer.device
+
+    def rows(self, first: int, last: int) -> Tensor:
+        at = torch.arange(first, last, device=self.device)
+        height = len(self.inner)
+        return (self.outer[at // height, :, None] * self.inner[at % height, None, :]).reshape(last - first, -1)
+
+    def transposed(self) -> _Kronecker:
+        return _Kronecker(self.outer.T, self.inner.T)
+
+
+class _Whole(NamedTuple):
+    """A matrix [m, n], in the dtype of the file."""
+
+    matrix: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.matrix.device
+
+    def rows(self, first: int, last: int) -> Tensor:
+        return self.matrix[first:last].to(torch.float64, copy=True)
+
+    def transposed(self) -> _Whole:
+        return _Whole(self.matrix.T)
+
+
+class _Gains(NamedTuple):
+    """What rows or columns of the weight are multiplied by to give what is added (float64)."""
+
+    gains: Tensor
+    on_columns: bool
+
+
+_Form = _Product | _Hadamard | _Kronecker | _Whole
+
+
+def _form(
+    family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]
+) -> _Form | _Gains:
+    """Return the form of a family's delta, laid out as the model has it."""
+    if family == "ia3":
+        return _gains(factors, facts, shape)
+    form = _FORMS.get(family, _whole)(factors)
+    return form.transposed() if facts.get("transposed") else form
+
+
+def _lora(factors: Mapping[str, Tensor]) -> _Product:
+    return _Product(_flat(factors["up"]), _flat(factors["down"]))
+
+
+def _tucker(factors: Mapping[str, Tensor]) -> _Product:
+    return _Product(_flat(factors["up"]), _contracted(factors["mid"], factors["down"]))
+
+
+def _loha(factors: Mapping[str, Tensor]) -> _Hadamard:
+    one, other = (_loha_side(factors, which) for which in "12")
+    return _Hadamard(one, other)
+
+
+def _loha_side(factors: Mapping[str, Tensor], which: str) -> _Product:
+    left, right = factors[f"w{which}_a"], factors[f"w{which}_b"]
+    if f"t{which}" in factors:
+        return _Product(_flat(left).T, _contracted(factors[f"t{which}"], right))
+    return _Product(_flat(left), _flat(right))
+
+
+def _lokr(factors: Mapping[str, Tensor]) -> _Kronecker:
+    outer = _flat(factors["w1"]) if "w1" in factors else _flat(factors["w1_a"]) @ _flat(factors["w1_b"])
+    if "w2" in factors:
+        return _Kronecker(outer, _flat(factors["w2"]))
+    left, right = _flat(factors["w2_a"]), factors["w2_b"]
+    inner = left.T @ _contracted(factors["t2"], right) if "t2" in factors else left @ _flat(right)
+    return _Kronecker(outer, inner)
+
+
+def _whole(factors: Mapping[str, Tensor]) -> _Whole:
+    (matrix,) = factors.values()
+    return _Whole(matrix.reshape(_matrix(matrix.shape)))
+
+
+_FORMS: Final[Mapping[str, Callable[[Mapping[str, Tensor]], _Form]]] = {
+    "lora": _lora,
+    "peft_embedding": _lora,
+    "tucker": _tucker,
+    "loha": _loha,
+    "lokr": _lokr,
+}
+
+
+def _gains(factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]) -> _Gains:
+    """Return IA3's gains: PEFT multiplies the weight by them, kohya's trainers add what they are multiplied by."""
+    if facts.get("peft"):
+        gains, on_columns = factors["ia3"].to(torch.float64) - 1, bool(facts["on_input"])
+    else:
+        gains, on_columns = factors["weight"].to(torch.float64), bool(factors["on_input"].item())
+    gains = gains.reshape(-1)
+    if facts.get("transposed"):
+        on_columns = not on_columns
+    channels = shape[1] if len(shape) > 1 else 1
+    wanted = channels if on_columns else _matrix(shape)[0]
+    if len(gains) != wanted:
+        raise SourceError.one(
+            "lora-shape", f"a tensor of the LoRA holds {len(gains)} numbers where {wanted} are needed",
+            rows=(f"model   {list(shape)}, of which it scales the {'columns' if on_columns else 'rows'}",),
+            help="the file is damaged, or whatever wrote it is wrong: download or export it again",
+        )  # fmt: skip
+    return _Gains(gains.repeat_interleave(_matrix(shape)[1] // channels) if on_columns else gains, on_columns)
+
+
+def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:
+    """Return what dW is multiplied by."""
+    if "scale" in factors:
+        return float(factors["scale"].item())
+    if "rank" not in facts:
+        return 1.0
+    rank = int(facts["rank"])
+    fact = facts.get("alpha", rank)
+    assert isinstance(fact, int | Fraction)
+    alpha = float(factors["alpha"].item()) if "alpha" in factors else float(fact)
+    return alpha / sqrt(rank) if facts.get("rslora") else alpha / rank
+
+
+def _by_columns(facts: Mapping[str, Fact]) -> bool:
+    """Return whether norms are taken of columns as the model stores them."""
+    return (facts.get("dora") == "columns") != bool(facts.get("transposed"))
+
+
+def _quotient(magnitude: Tensor, norms: Tensor) -> Tensor:
+    """Return `magnitude / norms`, 0 where the norm is 0."""
+    return (magnitude / norms).masked_fill_(norms == 0, 0)
+
+
+def _contracted(core: Tensor, right: Tensor) -> Tensor:
+    """Return a Tucker core [r, s, kernel...] times `right` [s, channels] on its second side: [r, channels * kernel]."""
+    outer, inner = core.shape[:2]
+    flat = core.reshape(outer, inner, -1).to(torch.float64)
+    return torch.einsum("rsk,sc->rck", flat, _flat(right)).reshape(outer, -1)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Return a factor as a matrix (float64), kernels laid flat."""
+    return tensor.reshape(_matrix(tensor.shape)).to(torch.float64)
+
+
+def _matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """Return a shape as that of a matrix: its first dimension, and all behind it."""
+    return (shape[0], prod(shape[1:])) if shape else (1, 1)
