@@ -41,7 +41,7 @@ def to_diffusers(state: State) -> dict[str, Renamed]:
     """Return the tensors of diffusers, made of the original's; what has no place there is left out."""
     modules = dict(_modules(state))
     return {
-        new: renamed(stored, stored.shape[:2] if _PROJECTION.fullmatch(name) else stored.shape)
+        new: renamed(stored, _linear(name, stored.shape))
         for name, stored in state.items()
         if (new := translated(name, modules))
     }
@@ -64,6 +64,10 @@ def is_diffusers(names: Iterable[str]) -> bool:
 
 def _convolved(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape, 1, 1) if len(shape) == 2 and _PROJECTION.fullmatch(name) else shape
+
+
+def _linear(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if shape[2:] == (1, 1) and _PROJECTION.fullmatch(name) else shape
 
 
 def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
