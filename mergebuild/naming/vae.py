@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import Final
 
 from mergebuild.naming.renamed import Renamed, State, renamed, translated
@@ -82,10 +83,13 @@ def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield from _parts(_RESNET, f"{coder}.mid.block_{j + 1}", f"{coder}.mid_block.resnets.{j}")
         yield from _parts(_ATTENTION, f"{coder}.mid.attn_1", f"{coder}.mid_block.attentions.0")
     layers = {(match[1], match[2], int(match[3]), int(match[4])) for match in map(_LAYER.match, names) if match}
-    last = max((i for coder, _, i, _ in layers if coder == "decoder.up"), default=0)
+    ups = {i for coder, _, i, _ in layers if coder == "decoder.up"}
+    last = next(i for i in count() if i not in ups) - 1  # levels behind a hole are not known
     for coder, of_diffusers, i, j in layers:
         if coder == "encoder.down":
             ldm, diffusers, sampler = f"encoder.down.{i}", f"encoder.down_blocks.{i}", "downsample"
+        elif i > last:
+            continue
         else:
             finest_first = last - i if of_diffusers else i
             ldm, diffusers = f"decoder.up.{finest_first}", f"decoder.up_blocks.{last - finest_first}"

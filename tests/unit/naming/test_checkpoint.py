@@ -331,6 +331,7 @@ def test_position_ids_are_carried_where_they_have_a_place() -> None:
         ("unet", "down_blocks.9.resnets.0.conv1.weight"),
         ("unet", f"down_blocks.{'9' * 5000}.resnets.0.conv1.weight"),
         ("vae", "decoder.mid_block.attentions.0.to_z.weight"),
+        ("vae", "decoder.up_blocks.5.resnets.0.conv1.weight"),
         ("vae", f"decoder.up_blocks.{'9' * 5000}.resnets.0.conv1.weight"),
         ("text_encoder", "vision_model.embeddings.class_embedding"),
         ("text_encoder", "text_projection.weight"),
@@ -355,13 +356,16 @@ def test_a_name_without_a_place_is_reported(component: str, name: str) -> None:
         f"{_UNET}input_blocks.99.0.in_layers.2.weight",
         f"{_UNET}middle_block.3.in_layers.0.weight",
         f"{_VAE}encoder.down.0.attn.0.q.weight",
+        f"{_VAE}decoder.up.5.block.0.conv1.weight",
         f"{_SD1_TEXT}vision_model.weight",
         "v_pred",
         "ztsnr",
     ],
 )
 def test_a_checkpoints_name_without_a_place_is_left(name: str) -> None:
-    assert to_diffusers({**_real("sd15"), name: (0,)})[1][-1] == name
+    made, left = to_diffusers({**_real("sd15"), name: (0,)})
+    assert left[-1] == name
+    assert {component: _shapes(each) for component, each in made.items()} == _pipeline(_real("sd15"))
 
 
 def test_behind_a_hole_in_the_numbers_nothing_is_guessed() -> None:
