@@ -141,8 +141,8 @@ def _facts(model: Model, components: Mapping[str, object], *, is_adapter: bool) 
         yield "kind", f"a VAE, in {alone} names"
     if not is_adapter and not components.keys().isdisjoint(_DIFFUSION):
         yield from _diffusion_facts(model, shapes, has_vae="vae" in components)
-    for each in traits.position_ids(model):
-        yield "position ids", _position_ids(each)
+    positions = dict.fromkeys(_position_ids(each) for each in traits.position_ids(model))
+    yield from [("position ids", "; ".join(positions))] if positions else []
 
 
 def _diffusion_facts(

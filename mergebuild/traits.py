@@ -12,7 +12,7 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from mergebuild.formats import Model, TensorInfo
@@ -22,8 +22,13 @@ __all__ = ["Adapter", "PositionIds", "adapter", "input_channels", "kind_of_input
 
 Shapes = Mapping[str, Sequence[int]]
 
-_CONV_IN = re.compile(
-    r"(?:model\.diffusion_model\.|diffusion_model\.)?input_blocks\.0\.0\.weight|(?:unet[./])?conv_in\.weight"
+_CONV_IN = (
+    "model.diffusion_model.input_blocks.0.0.weight",
+    "diffusion_model.input_blocks.0.0.weight",
+    "input_blocks.0.0.weight",
+    "unet.conv_in.weight",
+    "unet/conv_in.weight",
+    "conv_in.weight",
 )
 _INPUTS = {5: "depth", 7: "upscaler", 8: "instruct-pix2pix", 9: "inpainting"}
 _MARKS = ("v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std")
@@ -61,6 +66,9 @@ _RANK: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
     )
 )
 _MOST_ALPHAS: Final = 20_000
+_MOST_ENCODERS: Final = 16
+_LONGEST_NAME: Final = 1000
+"""Longer names are nobody's, and patterns would take their time."""
 _MOST_BYTES: Final = 1 << 16
 
 _CODES: Final[Mapping[str, str]] = {
@@ -72,10 +80,8 @@ _CODES: Final[Mapping[str, str]] = {
 
 def input_channels(shapes: Shapes) -> int | None:
     """Return how many channels a UNet takes, None where no first convolution of one is there."""
-    for name, shape in shapes.items():
-        if len(shape) == 4 and _CONV_IN.fullmatch(name) and shape[0] % 32 == 0 and shape[0] != 128:
-            return shape[1]
-    return None
+    found = (shapes[name] for name in _CONV_IN if name in shapes)
+    return next((shape[1] for shape in found if len(shape) == 4), None)
 
 
 def kind_of_inputs(channels: int | None) -> str | None:
@@ -83,10 +89,9 @@ def kind_of_inputs(channels: int | None) -> str | None:
     return _INPUTS.get(channels or 0)
 
 
-def marks(names: Iterable[str]) -> tuple[str, ...]:
+def marks(names: Container[str]) -> tuple[str, ...]:
     """Return the tensors that only say something of a model: `v_pred`, `ztsnr`, ..., in a fixed order."""
-    found = set(names)
-    return tuple(mark for mark in _MARKS if mark in found)
+    return tuple(mark for mark in _MARKS if mark in names)
 
 
 def vae_kind(shapes: Shapes) -> str | None:
@@ -135,6 +140,8 @@ def adapter(model: Model) -> Adapter | None:
     alphas: list[TensorInfo] = []
     is_conv = is_cp = False
     for name, info in model.tensors.items():
+        if len(name) > _LONGEST_NAME:
+            continue
         family = next((family for family, pattern in _FAMILIES if pattern.search(name)), None)
         if family is not None:
             families[family] += 1
@@ -177,6 +184,8 @@ def _configured(model: Model) -> dict[float, int]:
 def _meant_for(tensors: Mapping[str, TensorInfo]) -> str | None:
     widths = {768: "SD1.x", 1024: "SD2.x", 2048: "SDXL"}
     for name, info in tensors.items():
+        if len(name) > _LONGEST_NAME:
+            continue
         if re.search(r"lora_te2_|text_encoder_2\.", name):
             return "SDXL"
         if re.search(r"(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d", name):
@@ -209,7 +218,7 @@ def position_ids(model: Model) -> tuple[PositionIds, ...]:
         info
         for name, info in model.tensors.items()
         if _POSITION_IDS.search(name) and info.dtype in _CODES and info.nbytes <= _MOST_BYTES
-    ]
+    ][:_MOST_ENCODERS]
     return tuple(
         PositionIds(
             info.name,
