@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mergebuild.errors import Problem
@@ -122,9 +123,18 @@ class Inspection(NamedTuple):
     components: Mapping[str, Mapping[str, object]]
     """By component (`unet`, `text_encoder`, `vae`, `ema`, ...): `tensors`, `bytes`, `dtypes`."""
     metadata: Mapping[str, str]
-    hashes: Mapping[str, str]
+    hashes: Mapping[str, str | None]
+    """`sha256`, `autov1`, `autov2`, `autov3`; None where the format has none."""
     weights: str = ""
-    """`full` (with EMA copies) or `pruned`."""
+    """`full` (with EMA copies), `pruned` or `ema-only`; empty where the words mean nothing."""
+    facts: Mapping[str, str] = MappingProxyType({})
+    """What else there is to say in a few words: `precision`, `vae`, `input channels`, `position ids`, ..."""
+    adapter: Mapping[str, object] | None = None
+    """Of a LoRA: `families`, `ranks`, `alphas`, `for`, `text_encoder`."""
+    origin: tuple[str, ...] = ()
+    """What its metadata say of how it was made, a sentence each."""
+    notices: tuple[str, ...] = ()
+    """What the reader left out and should be known."""
     tensor_list: tuple[tuple[str, str, tuple[int, ...], int], ...] = ()
     """(name, dtype, shape, bytes), for `--tensors`."""
 
@@ -141,6 +151,10 @@ class Inspection(NamedTuple):
             "metadata": dict(self.metadata),
             "hashes": dict(self.hashes),
             "weights": self.weights,
+            "facts": dict(self.facts),
+            "adapter": dict(self.adapter) if self.adapter is not None else None,
+            "origin": list(self.origin),
+            "notices": list(self.notices),
         }
         if self.tensor_list:
             found["tensor_list"] = [

@@ -1,29 +1,28 @@
-"""What a model file is: its tensors, dtypes, layout and components from the header, its hashes from one reading.
+"""What a model is: its tensors, dtypes, layout and components from headers, its hashes from one reading.
 
-The hashes are those by which model sites and web UIs name files: the whole file's SHA-256 (its beginning is AutoV2),
-64 KiB at 1 MiB (AutoV1, which collides for merges), and the tensors without the header (AutoV3, which metadata can't
-change).
+`traits` says what sets it apart from others of its layout, `provenance` what its metadata say of how it was made.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from mergebuild import hashes, provenance, traits
+from mergebuild.errors import Place, SourceError
 from mergebuild.events import Emit, Hashing, silent
 from mergebuild.findings import Inspection
-from mergebuild.formats import TensorInfo, read_header
+from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo, read_header
 from mergebuild.layouts import detect
 from mergebuild.layouts.layout import Layout
 from mergebuild.recipe.model import LayoutText
 
-__all__ = ["inspect"]
+__all__ = ["inspect", "inspect_model"]
 
-_CHUNK = 4 << 20
-_AUTOV1 = slice(0x100000, 0x110000)
 _EMA = "model_ema."
+_DIFFUSION = ("unet", "transformer")
+_SIDECARS = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
 
 
 def inspect(
@@ -37,37 +36,88 @@ def inspect(
     """Return what a file is, reading it once from end to end.
 
     Args:
-        path: a safetensors file.
+        path: a model file.
         layouts: layouts that the user declares, asked before ours.
         with_tensors: whether to list every tensor.
         shown: the path as the answer shows it, `path` if None.
         emit: told of the reading before it begins.
 
     Raises:
-        SourceError: it is missing, unreadable or not a sound safetensors file.
+        SourceError: it is missing, unreadable or not a sound model file.
     """
     name = shown or str(path)
-    header = read_header(path, shown=name)
-    tensors = header.tensors.values()
-    layout = detect({tensor.name: tensor.shape for tensor in tensors}, layouts or {})
-    emit(Hashing(name, header.file_size))
+    model = _model(path, name)
+    return inspect_model(model, name, layouts=layouts, with_tensors=with_tensors, emit=emit)
+
+
+def _model(path: Path, shown: str) -> Model:
+    header = read_header(path, shown=shown)
+    return Model("safetensors", (path,), (header.file_size,), header.tensors, header.metadata)
+
+
+def inspect_model(
+    model: Model,
+    shown: str,
+    *,
+    layouts: Mapping[str, LayoutText] | None = None,
+    with_tensors: bool = False,
+    emit: Emit = silent,
+) -> Inspection:
+    """Return what a model is, reading its files once from end to end. The arguments are those of `inspect`.
+
+    Raises:
+        SourceError: a file can't be read.
+    """
+    tensors = model.tensors.values()
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    layout = detect(shapes, layouts or {})
+    components = _components(tensors, layout)
+    emit(Hashing(shown, model.size))
+    try:
+        found = _hashes(model)
+        low_rank = traits.adapter(model)
+        facts = dict(_facts(model, components, is_adapter=low_rank is not None))
+    except OSError as error:
+        message = f"`{shown}` can't be read: {(error.strerror or str(error)).lower()}"
+        raise SourceError.one(
+            "file-unreadable", message, where=Place(shown), help="check the disk and the path"
+        ) from error
     return Inspection(
-        path=name,
-        format="safetensors",
+        path=shown,
+        format=model.format,
         layout=layout.name if layout else None,
-        tensors=len(header.tensors),
-        bytes=header.file_size,
+        tensors=len(model.tensors),
+        bytes=model.size,
         dtypes=_dtypes(tensors),
-        components=_components(tensors, layout),
-        metadata=dict(sorted(header.metadata.items())),
-        hashes=_hashes(path, header.data_start),
-        weights="full" if any(tensor.name.startswith(_EMA) for tensor in tensors) else "pruned",
+        components=components,
+        metadata=dict(sorted(model.metadata.items())),
+        hashes=found,
+        weights="" if low_rank else _weights(model.tensors),
+        facts=facts,
+        adapter=low_rank.to_json() if low_rank else None,
+        origin=provenance.told(model.metadata),
+        notices=model.notices,
         tensor_list=tuple((each.name, each.dtype, each.shape, each.nbytes) for each in tensors) if with_tensors else (),
     )
 
 
+def _hashes(model: Model) -> dict[str, str | None]:
+    if model.folder is not None:
+        return hashes.of_files(model.folder, model.files)
+    return hashes.of_file(model.files[0], safetensors=model.format == "safetensors")
+
+
 def _dtypes(tensors: Iterable[TensorInfo]) -> dict[str, int]:
     return dict(Counter(tensor.dtype for tensor in tensors).most_common())
+
+
+def _weights(names: Iterable[str]) -> str:
+    """Return `full` with EMA copies, `ema-only` where nothing else is there, else `pruned`.
+
+    Where EMA values took the place of the weights, no name tells.
+    """
+    with_ema = Counter(name.startswith(_EMA) for name in names)
+    return ("full" if with_ema[False] else "ema-only") if with_ema[True] else "pruned"
 
 
 def _components(tensors: Iterable[TensorInfo], layout: Layout | None) -> dict[str, dict[str, object]]:
@@ -82,21 +132,65 @@ def _components(tensors: Iterable[TensorInfo], layout: Layout | None) -> dict[st
     }
 
 
-def _hashes(path: Path, data_start: int) -> dict[str, str]:
-    """Return all hashes of a file from one reading."""
-    whole, data, window = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
-    offset = 0
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            whole.update(buffer[:count])
-            data.update(buffer[max(0, data_start - offset) : count])
-            window.update(buffer[max(0, _AUTOV1.start - offset) : max(0, min(count, _AUTOV1.stop - offset))])
-            offset += count
-    sha256 = whole.hexdigest()
-    return {
-        "sha256": sha256,
-        "autov1": window.hexdigest()[:8],
-        "autov2": sha256[:10],
-        "autov3": data.hexdigest(),
-    }
+def _facts(model: Model, components: Mapping[str, object], *, is_adapter: bool) -> Iterator[tuple[str, str]]:
+    """Yield what else there is to say, each a name and a few words."""
+    shapes = {name: info.shape for name, info in model.tensors.items()}
+    yield "precision", _precision(model.tensors.values())
+    alone = traits.vae_kind(shapes)
+    if alone:
+        yield "kind", f"a VAE, in {alone} names"
+    if not is_adapter and not components.keys().isdisjoint(_DIFFUSION):
+        yield from _diffusion_facts(model, shapes, has_vae="vae" in components)
+    positions = dict.fromkeys(_position_ids(each) for each in traits.position_ids(model))
+    yield from [("position ids", "; ".join(positions))] if positions else []
+
+
+def _diffusion_facts(
+    model: Model, shapes: Mapping[str, tuple[int, ...]], *, has_vae: bool
+) -> Iterator[tuple[str, str]]:
+    beside = [] if has_vae else _sidecars(model)
+    yield "vae", "baked in" if has_vae else f"none in it, {' and '.join(beside)} beside it" if beside else "none"
+    channels = traits.input_channels(shapes)
+    if channels is not None:
+        kind = traits.kind_of_inputs(channels)
+        yield "input channels", f"{channels} ({kind})" if kind else str(channels)
+    marks = traits.marks(shapes)
+    said = model.metadata.get("modelspec.prediction_type") or model.metadata.get("modelspec.predict_key")
+    if marks:
+        yield "marks", ", ".join(marks)
+    if "v_pred" in marks:
+        yield "prediction", "v"
+    elif said in ("v", "epsilon"):
+        yield "prediction", f"{said} (says modelspec)"
+
+
+def _precision(tensors: Iterable[TensorInfo]) -> str:
+    """Return the dtype of the floats, or what part of their bytes is of which."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        if DTYPES_BY_WORD[tensor.dtype].is_float:
+            sizes[tensor.dtype] += tensor.nbytes
+    if len(sizes) < 2:
+        return next(iter(sizes), "no floats")
+    whole = sizes.total() or 1
+    return "mixed: " + ", ".join(f"{dtype} {_percent(size / whole)}" for dtype, size in sizes.most_common())
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %" if 0.01 <= part <= 0.99 else "< 1 %" if part < 0.01 else "> 99 %"
+
+
+def _sidecars(model: Model) -> list[str]:
+    """Return the VAE files that a web UI would take because of their names."""
+    if model.folder is not None:
+        return []
+    path = model.files[0]
+    return [f"{path.stem}{suffix}" for suffix in _SIDECARS if path.with_name(f"{path.stem}{suffix}").is_file()]
+
+
+def _position_ids(found: traits.PositionIds) -> str:
+    if not found.wrong:
+        stored = "" if found.dtype == "int64" else f", stored as {found.dtype}"
+        return f"0 to {found.length - 1}{stored}"
+    position, value = found.wrong[0]
+    return f"broken: {len(found.wrong)} of {found.length} are wrong, at {position} stands {value:g} ({found.dtype})"

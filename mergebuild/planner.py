@@ -393,8 +393,16 @@ class Planner:
             return metadata.none()
         if target.metadata == "minimal":
             return metadata.minimal(item.blueprint, item.digest, self._content)
-        hashes = {owner: self._sources.hashed(owner, with_sha256=True).sha256 for owner in self.leaves(item.name)}
-        return metadata.full(item.blueprint, item.digest, self._content, self._recipe, hashes)
+        sources = {owner: self._sources.hashed(owner, with_sha256=True) for owner in self.leaves(item.name)}
+        return metadata.full(
+            item.blueprint,
+            item.digest,
+            self._content,
+            self._recipe,
+            {owner: source.sha256 for owner, source in sources.items()},
+            metadata_of={owner: source.model.metadata for owner, source in sources.items()},
+            dtype=self._shown_dtype(item),
+        )
 
     def _shown_dtype(self, item: Item) -> str | None:
         return item.goal.dtype or item.blueprint.target.dtype

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_MODELS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Suffixes of what can be no target's name by accident."""
+
 
 @subcommand("inspect")
 @click.argument("asked", metavar="FILE|NAME", type=SourceOrFile())
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @reads_recipe
 def command(settings: Settings, asked: str, tensors: bool) -> int:
-    """Show what a model file is: tensors, dtypes, layout, components, metadata, hashes.
+    """Show what a model file is: tensors, dtypes, layout, components, hashes, metadata, how it was made.
 
     A NAME is a source's or a target's of the mergefile. The whole file is read, for the hashes.
     """
@@ -47,7 +50,7 @@ def _asked_for(settings: Settings, asked: str) -> tuple[Path, Mapping[str, Layou
     recipe = open_recipe(settings)
     if asked in recipe.sources:
         return _source_file(recipe, asked), recipe.layouts
-    if path.name != asked or path.suffix in (".safetensors", ".ckpt"):
+    if path.name != asked or path.suffix.lower() in _MODELS:
         return path, recipe.layouts
     try:
         return _output(recipe, asked), recipe.layouts

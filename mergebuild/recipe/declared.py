@@ -42,12 +42,11 @@ __all__ = [
 ]
 
 _PROJECT = ("name", "default", "include", "link", "history", "store")
-_SOURCE = ("path", "sha256", "url")
+_PINS = {"sha256": (64,), "autov2": (10,), "autov3": (64, 12)}
+"""How many digits a pin has; a site may show only the first 12 of an AutoV3."""
+_SOURCE = ("path", *_PINS, "url")
 _INPUTS = ("source", "target")
-_SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
-
-
-_PIN = "`mergebuild inspect FILE` prints a file's sha256"
+_NO_DIGIT = re.compile(r"[^0-9a-fA-F]")
 
 
 class Declared:
@@ -177,10 +176,10 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
     what = f"source `{name}`"
     table = node.value if isinstance(node.value, dict) else {"path": node}
     for key, below in table.items():
-        if key in ("autov1", "autov2", "autov3"):
-            hint = "pin it by `sha256`"
-            reader.problems.add("not-in-this-version", f"`{key}` of {what} is not in this version", below.at, key=True,
-                                help=hint)  # fmt: skip
+        if key == "autov1":
+            message = f"`autov1` can't pin {what}: it is of 64 KiB of a file, and many merges have the same"
+            hint = "pin it by `sha256`, which `mergebuild inspect FILE` prints"
+            reader.problems.add("bad-pin", message, below.at, key=True, help=hint)
         elif key not in _SOURCE:
             hint = dotted_help(node) or did_you_mean(key, _SOURCE, otherwise=f"allowed: {among(_SOURCE)}")
             code = "dotted-key" if dotted_help(node) else "unknown-key"
@@ -193,11 +192,20 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
             reader.problems.add("missing-key", f"{what} has no `path`", node.at, help=hint)
         return None
     path = _path(reader, table["path"], f"the path of {what}", "models/x.safetensors")
-    sha256 = _pin(reader, table["sha256"], what) if "sha256" in table else None
+    pins = {key: _pin(reader, table[key], key, what) for key in _PINS if key in table}
     url = reader.text(table["url"], f"`url` of {what}") if "url" in table else None
     if path is None:
         return None
-    return Source(name, os.path.expanduser(path), Path(file.document.folder), sha256, url, node.at)  # noqa: PTH111
+    return Source(
+        name,
+        os.path.expanduser(path),  # noqa: PTH111
+        Path(file.document.folder),
+        pins.get("sha256"),
+        url,
+        node.at,
+        autov2=pins.get("autov2"),
+        autov3=pins.get("autov3"),
+    )
 
 
 def _path(reader: Reader, node: Node, what: str, example: str) -> str | None:
@@ -216,13 +224,21 @@ def _path(reader: Reader, node: Node, what: str, example: str) -> str | None:
     return text
 
 
-def _pin(reader: Reader, node: Node, what: str) -> str | None:
-    text = reader.text(node, f"`sha256` of {what}", expected="64 hexadecimal digits", hint=_PIN)
-    match = _SHA256.fullmatch(text.strip()) if text is not None else None
-    if text is not None and match is None:
-        message = f"`sha256` of {what} has {len(text)} signs, expected 64 hexadecimal digits"
-        reader.problems.add("bad-pin", message, node.at, help=_PIN)
-    return match[1].lower() if match else None
+def _pin(reader: Reader, node: Node, key: str, what: str) -> str | None:
+    """Return the digits of a pin in small letters."""
+    lengths = _PINS[key]
+    expected = f"{' or '.join(map(str, lengths))} hexadecimal digits"
+    hint = f"`mergebuild inspect FILE` prints a file's {key}"
+    text = reader.text(node, f"`{key}` of {what}", expected=expected, hint=hint)
+    if text is None:
+        return None
+    digits = text.strip().removeprefix(f"{key}:")
+    odd = _NO_DIGIT.search(digits)
+    if len(digits) in lengths and odd is None:
+        return digits.lower()
+    found = f"`{odd[0]}` in it" if odd and len(digits) in lengths else f"{len(text)} signs"
+    reader.problems.add("bad-pin", f"`{key}` of {what} has {found}, expected {expected}", node.at, help=hint)
+    return None
 
 
 def read_layouts(files: Sequence[File], scope: Scope, problems: Problems) -> dict[str, LayoutText]:

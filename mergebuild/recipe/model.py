@@ -162,6 +162,16 @@ class Source:
     sha256: str | None
     url: str | None
     where: Where = field(compare=False)
+    autov2: str | None = None
+    """As `sha256`, a pin: 10 hexadecimal digits."""
+    autov3: str | None = None
+    """As `sha256`, a pin: 64 hexadecimal digits, or the first 12."""
+
+    @property
+    def pins(self) -> Mapping[str, str]:
+        """The hashes that the file must have, by name, in small digits; several may stand together."""
+        found = {"sha256": self.sha256, "autov2": self.autov2, "autov3": self.autov3}
+        return {name: digits for name, digits in found.items() if digits is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,15 +117,18 @@ def clean_lines(cleaned: CleanResult, *, shown: Shown = as_it_is) -> list[str]:
 
 
 def inspection_lines(found: Inspection) -> list[str]:
-    """Return what a file is: a head, its components, hashes, metadata, and its tensors if they were asked for."""
+    """Return what a file is: a head, how it was made, components, metadata, and its tensors if they were asked for."""
     facts = [
         ("format", f"{found.format}, {count_text(found.tensors, 'tensor')}, {size_text(found.bytes)}"),
         ("layout", found.layout or "unknown"),
+        *(_adapter_rows(found.adapter) if found.adapter is not None else ()),
         ("weights", found.weights),
         ("dtypes", _dtypes_text(found.dtypes)),
-        *((name, digest) for name, digest in found.hashes.items()),
+        *found.facts.items(),
+        *((name, digest or "") for name, digest in found.hashes.items()),
     ]
     lines = [found.path, *table((fact for fact in facts if fact[1]), indent=2)]
+    lines += [f"  {sentence}" for sentence in (*found.origin, *found.notices)]
     if found.components:
         lines += ["components:", *table(_component_rows(found.components), indent=2)]
     if found.metadata:
@@ -138,6 +141,25 @@ def inspection_lines(found: Inspection) -> list[str]:
 
 def _dtypes_text(dtypes: Mapping[str, int]) -> str:
     return ", ".join(f"{dtype} {count}" for dtype, count in dtypes.items())
+
+
+def _adapter_rows(adapter: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield what a LoRA is; of ranks and alphas those that most modules have come first."""
+    families, ranks, alphas = adapter.get("families"), adapter.get("ranks"), adapter.get("alphas")
+    made = " and ".join(families) if isinstance(families, Mapping) else ""
+    meant = adapter.get("for")
+    yield "kind", " ".join(filter(None, (made, f"for {meant}" if meant else "")))
+    yield "rank", _few(ranks) if isinstance(ranks, Mapping) else ""
+    yield "alpha", _few(alphas) if isinstance(alphas, Mapping) else ""
+    yield "changes", "text encoders too" if adapter.get("text_encoder") is True else ""
+
+
+def _few(counts: Mapping[str, int], most: int = 4) -> str:
+    """Return the values with how many modules have each, if they differ."""
+    if len(counts) < 2:
+        return next(iter(counts), "")
+    shown = [f"{value} ({count_text(count, 'module')})" for value, count in list(counts.items())[:most]]
+    return ", ".join(shown) + (", …" if len(counts) > most else "")
 
 
 def _component_rows(components: Mapping[str, Mapping[str, object]]) -> Iterable[tuple[str, ...]]:

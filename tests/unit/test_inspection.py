@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebuild import inspection
 from mergebuild.errors import SourceError
 from mergebuild.events import Event, Hashing
-from mergebuild.inspection import inspect
+from mergebuild.formats import Model, TensorInfo
+from mergebuild.inspection import inspect, inspect_model
 
 
 def write(path: Path, tensors: dict[str, tuple[str, list[int], int]], metadata: dict[str, str] | None = None) -> bytes:
@@ -61,22 +62,91 @@ def test_ema_copies_make_a_file_full(tmp_path: Path) -> None:
     assert inspect(path).tensor_list == ()
 
 
-@pytest.mark.parametrize("size", [8, 0x100000, 0x110000, 0x100000 + 100, 3 << 20])
-@pytest.mark.parametrize("chunk", [1 << 16, 1000003])
-def test_hashes_are_those_of_their_definitions(
-    size: int, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """AutoV1: 64 KiB at 1 MiB. AutoV2: the beginning of SHA-256. AutoV3: without the length and the header."""
-    monkeypatch.setattr(inspection, "_CHUNK", chunk)
+def test_what_sets_a_checkpoint_apart_is_told(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    raw = write(path, {"a": ("U8", [size], size)})
-    sha256 = hashlib.sha256(raw).hexdigest()
-    assert inspect(path).hashes == {
-        "sha256": sha256,
-        "autov1": hashlib.sha256(raw[0x100000:0x110000]).hexdigest()[:8],
-        "autov2": sha256[:10],
-        "autov3": hashlib.sha256(raw[8 + int.from_bytes(raw[:8], "little") :]).hexdigest(),
+    write(path, SD15 | {"v_pred": ("F32", [0], 0), "ztsnr": ("F32", [0], 0)}, {"modelspec.predict_key": "epsilon"})
+    (tmp_path / "m.vae.pt").touch()
+    found = inspect(path)
+    assert dict(found.facts) | {"position ids": ""} == {
+        "precision": "mixed: float16 > 99 %, float32 < 1 %",
+        "vae": "none in it, m.vae.pt beside it",
+        "input channels": "4",
+        "marks": "v_pred, ztsnr",
+        "prediction": "v",
+        "position ids": "",
     }
+    assert found.facts["position ids"].startswith("broken: 77 of 77 are wrong, at 0 stands ")
+    assert found.adapter is None
+    assert found.origin == ("described by modelspec: prediction epsilon",)
+
+
+def test_an_inpainting_model_with_a_vae_and_sound_positions(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    tensors = {
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": ("I64", [1, 77], 616),
+        "first_stage_model.quant_conv.bias": ("F16", [4], 8),
+        "model.diffusion_model.input_blocks.0.0.weight": ("F16", [4, 9, 1, 1], 72),
+    }
+    raw = write(path, tensors, {"modelspec.prediction_type": "v"})
+    start = 8 + int.from_bytes(raw[:8], "little")
+    path.write_bytes(raw[:start] + struct.pack("<77q", *range(77)) + raw[start + 616 :])
+    assert inspect(path).facts == {
+        "precision": "float16",
+        "vae": "baked in",
+        "input channels": "9 (inpainting)",
+        "prediction": "v (says modelspec)",
+        "position ids": "0 to 76",
+    }
+
+
+def test_a_lora_is_no_pruned_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    write(
+        path,
+        {
+            "lora_unet_x.lora_down.weight": ("F16", [4, 8], 64),
+            "lora_unet_x.lora_up.weight": ("F16", [8, 4], 64),
+        },
+        {"ss_network_dim": "4"},
+    )
+    found = inspect(path)
+    assert found.weights == ""
+    assert found.adapter is not None
+    assert found.adapter["ranks"] == {"4": 1}
+    assert found.origin == ("trained with sd-scripts: dim 4",)
+    assert json.loads(json.dumps(found.to_json()))["adapter"]["families"] == {"LoRA": 2}
+
+
+def test_a_vae_of_its_own_and_ema_alone_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    write(path, {"decoder.conv_in.weight": ("F32", [4, 4, 1, 1], 64), "quant_conv.bias": ("F32", [4], 16)})
+    assert inspect(path).facts == {"precision": "float32", "kind": "a VAE, in ldm names"}
+    write(path, {"model_ema.decay": ("F32", [], 4), "model_ema.x": ("F32", [4], 16)})
+    assert inspect(path).weights == "ema-only"
+
+
+def test_a_folder_and_other_formats_have_fewer_hashes(tmp_path: Path) -> None:
+    raw = write(tmp_path / "a.bin", {"a": ("U8", [64], 64)})
+    tensor = {"a": TensorInfo("a", "uint8", (64,), len(raw) - 64, len(raw))}
+    pickle = Model("pickle", (tmp_path / "a.bin",), (len(raw),), tensor, {}, notices=("an optimizer is left out",))
+    found = inspect_model(pickle, "a.bin")
+    assert found.hashes["sha256"] == hashlib.sha256(raw).hexdigest()
+    assert found.hashes["autov3"] is None
+    assert found.notices == ("an optimizer is left out",)
+    folder = Model("sharded", (tmp_path / "a.bin",), (len(raw),), tensor, {}, folder=tmp_path)
+    line = f"{hashlib.sha256(raw).hexdigest()}  a.bin\n"
+    found = inspect_model(folder, "folder")
+    assert found.hashes == {
+        "sha256": hashlib.sha256(line.encode()).hexdigest(), "autov1": None, "autov2": None, "autov3": None,
+    }  # fmt: skip
+
+
+def test_a_file_that_goes_away_is_an_error_of_the_source(tmp_path: Path) -> None:
+    gone = Model("pickle", (tmp_path / "gone",), (0,), {}, {})
+    with pytest.raises(SourceError) as caught:
+        inspect_model(gone, "models/gone")
+    assert caught.value.problems[0].code == "file-unreadable"
+    assert "models/gone" in caught.value.problems[0].message
 
 
 @given(st.dictionaries(st.text("abc", min_size=1), st.text(max_size=5), max_size=3))

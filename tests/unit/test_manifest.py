@@ -52,6 +52,8 @@ ACCOUNT: dict[str, dict[str, str]] = {
         "path": OUT + "a path; the content is in",
         "folder": OUT + "a path; the content is in",
         "sha256": OUT + "a pin is held against the content, which is in",
+        "autov2": OUT + "as `sha256`",
+        "autov3": OUT + "as `sha256`",
         "url": OUT + "only printed when the file is missing",
         "where": OUT + "a place in a file is for messages",
     },

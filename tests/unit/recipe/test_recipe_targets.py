@@ -114,6 +114,16 @@ def test_the_contracts_sources_and_options_are_read(contract: Recipe, tmp_path: 
     assert contract.files == (tmp_path / "mergefile.toml",)
 
 
+def test_pins_are_read_in_any_case_and_several_at_once(load: Load) -> None:
+    pins = f'sha256 = "sha256:{"9A" * 32}", autov2 = "9A9A9a9a9a", autov3 = "{"7B" * 6}"'
+    sources = load(
+        f'[sources]\na = {{ path = "x", {pins} }}\nb = {{ path = "x", autov3 = "{"7b" * 32}" }}\nc = "x"'
+    ).sources
+    assert sources["a"].pins == {"sha256": "9a" * 32, "autov2": "9a" * 5, "autov3": "7b" * 6}
+    assert sources["b"].pins == {"autov3": "7b" * 32}
+    assert sources["c"].pins == {}
+
+
 def test_a_virtual_target_has_no_output_and_no_dtype(contract: Recipe) -> None:
     target = contract.target("base_mix")
     assert target.is_virtual

@@ -111,13 +111,49 @@ def test_an_inspection_shows_head_components_metadata_and_tensors() -> None:
         dtypes={"float16": 2},
         components={"unet": {"tensors": 2, "bytes": 900, "dtypes": {"float16": 2}}},
         metadata={"format": "pt", "long": "x" * 500},
-        hashes={"sha256": "ab"},
+        hashes={"sha256": "ab", "autov3": None},
         weights="pruned",
+        facts={"vae": "baked in"},
+        origin=("made by sd-mecha: weighted_sum of a and b",),
+        notices=("an optimizer is left out",),
         tensor_list=(("a", "float16", (2, 3), 12),),
     )
     lines = inspection_lines(found)
     assert lines[0] == "m.safetensors"
     assert "  layout   unknown" in lines
+    assert "  vae      baked in" in lines
+    assert not any("autov3" in line for line in lines)
+    assert lines[lines.index("components:") - 2 :][:2] == [
+        "  made by sd-mecha: weighted_sum of a and b",
+        "  an optimizer is left out",
+    ]
     assert "  unet  2 tensors  900 B  float16 2" in lines
     assert max(map(len, lines)) < 120
     assert lines[-1] == "  a  float16  [2, 3]  12 B"
+
+
+def test_an_adapter_shows_families_ranks_and_alphas() -> None:
+    found = Inspection(
+        path="l.safetensors",
+        format="safetensors",
+        layout=None,
+        tensors=9,
+        bytes=1000,
+        dtypes={"float16": 9},
+        components={},
+        metadata={},
+        hashes={},
+        adapter={
+            "families": {"LoCon": 6, "DoRA": 3},
+            "ranks": {"4": 2, "8": 1},
+            "alphas": {"16": 3},
+            "for": "SDXL",
+            "text_encoder": True,
+        },
+    )
+    lines = inspection_lines(found)
+    assert "  kind     LoCon and DoRA for SDXL" in lines
+    assert "  rank     4 (2 modules), 8 (1 module)" in lines
+    assert "  alpha    16" in lines
+    assert "  changes  text encoders too" in lines
+    assert not any("weights" in line for line in lines)

@@ -1,0 +1,137 @@
+"""The hashes by which model sites and web UIs name files, all from one reading; and whether a file is what a pin says.
+
+`sha256` is of the whole file. `autov2` is its first 10 digits, `autov1` is of 64 KiB at 1 MiB alone (merges of the same
+models often share it), `autov3` is of a safetensors file's data without its header, so that metadata can't change it.
+A folder has only `sha256`, of a line for each of its weight files, sorted: what `sha256sum FILES | LC_ALL=C sort |
+sha256sum` prints in that folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, NamedTuple
+
+__all__ = ["EVERY", "Difference", "differs", "of_file", "of_files"]
+
+EVERY: Final = ("sha256", "autov1", "autov2", "autov3")
+"""All hashes, in the order in which they are shown."""
+
+_CHUNK = 4 << 20
+_WINDOW = range(0x100000, 0x110000)
+"""The bytes that AutoV1 is of."""
+
+
+class Difference(NamedTuple):
+    """A pin that a file does not meet; `found` is None where the file has no such hash."""
+
+    name: str
+    pinned: str
+    found: str | None
+
+
+def differs(pins: Mapping[str, str], found: Mapping[str, str | None]) -> Difference | None:
+    """Return the first pin that the hashes found do not meet, None if all are met.
+
+    Args:
+        pins: by name (`sha256`, `autov2`, `autov3`), in small hexadecimal digits; a shorter pin is a beginning.
+        found: the hashes of a file, as `of_file` returns them.
+    """
+    for name, pinned in pins.items():
+        hash_found = found.get(name)
+        if hash_found is None or not hash_found.startswith(pinned):
+            return Difference(name, pinned, hash_found)
+    return None
+
+
+def of_file(path: Path, *, safetensors: bool, wanted: Collection[str] = EVERY) -> dict[str, str | None]:
+    """Return hashes of a file by name, reading it once.
+
+    Args:
+        path: the file.
+        safetensors: whether it is one, and so has an `autov3`; that of another file is None.
+        wanted: which hashes; a digest that none of them needs is not computed.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    whole, window, data = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        data_start = 8 + int.from_bytes(file.read(8), "little") if safetensors else 0
+        file.seek(0)
+        parts: list[_Part] = []
+        if not {"sha256", "autov2"}.isdisjoint(wanted):
+            parts.append(_Part(whole.update))
+        if "autov3" in wanted and safetensors:
+            parts.append(_Part(data.update, data_start))
+        if "autov1" in wanted:
+            parts.append(_Part(window.update, _WINDOW.start, _WINDOW.stop))
+        if parts:
+            _read(file.readinto, parts)
+    found = {
+        "sha256": whole.hexdigest(),
+        "autov1": window.hexdigest()[:8],
+        "autov2": whole.hexdigest()[:10],
+        "autov3": data.hexdigest() if safetensors else None,
+    }
+    return {name: found[name] for name in EVERY if name in wanted}
+
+
+def of_files(folder: Path, files: Iterable[Path]) -> dict[str, str | None]:
+    """Return the hashes of a folder by its weight files: the SHA-256 of lines `SHA256  PATH`, sorted; no others.
+
+    Args:
+        folder: what the paths in the lines are relative to, with `/` between their parts.
+        files: the weight files below it.
+
+    Raises:
+        OSError: one can't be read.
+    """
+    lines = [
+        f"{of_file(path, safetensors=False, wanted=('sha256',))['sha256']}  {path.relative_to(folder).as_posix()}\n"
+        for path in files
+    ]
+    text = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
+    return {**dict.fromkeys(EVERY), "sha256": hashlib.sha256(text).hexdigest()}
+
+
+class _Part(NamedTuple):
+    """A digest, and the bytes of the file that it is of."""
+
+    update: Callable[[memoryview], None]
+    start: int = 0
+    stop: int | None = None
+
+    def take(self, chunk: memoryview, offset: int) -> None:
+        """Take what is its own of a chunk that begins at `offset` of the file."""
+        stop = len(chunk) if self.stop is None else max(0, min(len(chunk), self.stop - offset))
+        self.update(chunk[max(0, self.start - offset) : stop])
+
+
+def _read(readinto: Callable[[memoryview], int | None], parts: Iterable[_Part]) -> None:
+    """Read a file from here to its end into all parts: each hashes in a thread of its own while the next is read."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    parts = tuple(parts)
+    buffers = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
+    with ExitStack() as stack:
+        pool: ThreadPoolExecutor | None = None
+        hashing: list[Future[None]] = []
+        offset = 0
+        turn = 0
+        while count := readinto(buffers[turn]):
+            chunk = buffers[turn][:count]
+            for each in hashing:
+                each.result()
+            if pool is None and count < _CHUNK:  # a small file is not worth a thread
+                for part in parts:
+                    part.take(chunk, offset)
+            else:
+                pool = pool or stack.enter_context(ThreadPoolExecutor(len(parts)))
+                hashing = [pool.submit(part.take, chunk, offset) for part in parts]
+            offset += count
+            turn = 1 - turn
+        for each in hashing:
+            each.result()
