@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from mergebuild.errors import MismatchError
 from mergebuild.layouts import Layout
-from mergebuild.recipe.model import Target
+from mergebuild.recipe.model import Input, Target
 
-__all__ = ["Offer", "Spec", "check", "check_missing"]
+__all__ = ["Offer", "Spec", "check", "check_missing", "unmatched"]
+
+_LISTED = 8
 
 
 class Spec(NamedTuple):
@@ -95,6 +97,19 @@ def _shape_mismatch(
         where=target.where.place(),
         rows=rows,
         help=mend,
+    )
+
+
+def unmatched(target: Target, lora: Input, names: Sequence[str], *, found: int) -> MismatchError:
+    """Return the error of a LoRA some of whose tensors find no place in the model."""
+    listed = [*names[:_LISTED], *([f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else [])]
+    return MismatchError.one(
+        "lora-unmatched",
+        f"{len(names)} tensors of LoRA `{lora.ref}` have no place in the model of `{target.name}`"
+        + (f"; the others change {found} tensors" if found else ""),
+        where=target.where.place(),
+        rows=listed,
+        help="it was made for another model, or parts that this one lacks; `allow_unmatched = true` leaves them out",
     )
 
 

@@ -28,7 +28,9 @@ from mergebuild.errors import Problem, RecipeError
 from mergebuild.fit import Spec
 from mergebuild.formats import TensorInfo
 from mergebuild.layouts import Layout, Places, Selector, detect, structure
+from mergebuild.lora import Delta, adapter_config, match, needs, written
 from mergebuild.methods.method import Method, UndefinedError
+from mergebuild.methods.tables.lora import DELTA
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Input, NumberPerTensor, Target
 from mergebuild.sources import Sources
@@ -58,17 +60,18 @@ Argument = Fraction | tuple[Fraction, ...] | bool | str
 
 
 class Slot(NamedTuple):
-    """Where a term's tensor comes from, under the same name or as its EMA copy.
+    """Where a term's tensor comes from: under the same name, as its EMA copy, or under a name of its own.
 
     A source, a file target, or what a virtual target makes by an operation.
     """
 
     owner: str
     ema: bool = False
+    own: str = ""
 
     def tensor(self, name: str) -> str:
         """Return the name in the owner of what the target calls `name`."""
-        return ema_name(name) if self.ema else name
+        return self.own or (ema_name(name) if self.ema else name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +323,10 @@ class Folder:
         self._averaged: dict[str, Kinds] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
         self._ruled: dict[tuple[object, ...], _Ruled] = {}
+        self._loras: dict[str, tuple[str, ...]] = {}
+        """By the name of what a LoRA adds to a model: those of its tensors that found no place."""
+        self._lora_views: dict[tuple[object, ...], tuple[_View, _View]] = {}
+        """With the model's view, which is found by its identity and so must live."""
 
     def blueprint(self, name: str) -> Blueprint:
         """Return what a target is made of.
@@ -339,14 +346,26 @@ class Folder:
 
     def is_virtual(self, ref: str) -> bool:
         """Whether an input is a target without an output: it folds away, but for what it makes by operations."""
-        return ref not in self._sources and self._recipe.target(ref).is_virtual
+        return self.is_delta(ref) or (ref not in self._sources and self._recipe.target(ref).is_virtual)
+
+    def is_delta(self, owner: str) -> bool:
+        """Whether an owner of slots is what LoRAs add to a model: a virtual target that no recipe names."""
+        return owner in self._loras
+
+    def known_as(self, owner: str) -> str:
+        """Return what the recipe calls an owner: what a LoRA adds goes by the LoRA's name."""
+        return owner.rpartition("@")[0] if self.is_delta(owner) else owner
 
     def programs(self, name: str) -> tuple[Method, ...]:
         """Return the user's own methods that making a target runs."""
         return self._recipe.programs(name)
 
     def _make(self, target: Target) -> Blueprint:
-        views = tuple(self._view(each, target) for each in target.inputs)
+        found: list[_View] = []
+        for each in target.inputs:
+            is_lora = each.role.startswith("loras[")
+            found.append(self._lora(each, target, found[0]) if is_lora else self._view(each, target))
+        views = tuple(found)
         likeness = (*_likeness(target), *(view.likeness for view in views))
         frame = self._frames.get(likeness)
         if frame is None:
@@ -457,6 +476,67 @@ class Folder:
             return _View(each, layout, specs, (plain,), None, ema_dropped)
         averaged = self._intern({Slot(each.ref, ema=True): Fraction(1)})
         return _View(each, layout, specs, (plain, averaged), self._kinds_with_averages(each.ref, specs), ema_dropped)
+
+    def _lora(self, each: Input, target: Target, base: _View) -> _View:
+        """Return what a LoRA adds to a model, as an input with the model's own tensors: 0 where it adds nothing.
+
+        Raises:
+            SourceError: its shapes are not the model's, or its family is not known.
+            MismatchError: some of its tensors find no place in the model.
+        """
+        key = (each.ref, id(base.specs), id(base.kinds), *map(id, base.palette))
+        known = self._lora_views.get(key)
+        if known is None:
+            known = self._lora_views[key] = (self._lora_anew(each, target, base), base)
+        view, _ = known
+        unmatched = self._loras[view.palette[1].terms[0][0].owner] if len(view.palette) > 1 else ()
+        if unmatched and not target.flags["allow_unmatched"]:
+            raise fit.unmatched(target, each, unmatched, found=len(view.kinds.of) if view.kinds else 0)
+        return replace(view, input=each)
+
+    def _lora_anew(self, each: Input, target: Target, base: _View) -> _View:
+        tensors, config, shown = self._lora_tensors(each.ref)
+        floats = {name: spec.shape for name, spec in base.specs.items() if spec.is_float}
+        matched = match(tensors, floats, config, shown=shown)
+        name = f"{each.ref}@{len(self._loras)}"
+        self._loras[name] = matched.unmatched
+        specs = {tensor: base.specs[tensor] for tensor in base.specs if tensor in matched.deltas}
+        palette = tuple(
+            self._added(each.ref, matched.deltas[tensor], tensors, base.palette[base.kind(tensor)]) for tensor in specs
+        )
+        kinds = Kinds({tensor: kind for kind, tensor in enumerate(specs)}, specs)
+        own = replace(target, name=name, inputs=(each,), output=None, output_path=None, dtype=None, rules=())
+        self._blueprints[name] = Blueprint(
+            own, base.layout, specs, specs, Forms(kinds, palette), missing={}, left_out={}, ema_dropped={}
+        )
+        nothing, something = self._intern({}), self._intern({Slot(name): Fraction(1)})
+        of = {tensor: int(tensor in specs) for tensor in base.specs}
+        return _View(each, base.layout, base.specs, (nothing, something), Kinds(of, base.specs))
+
+    def _lora_tensors(self, ref: str) -> tuple[Mapping[str, TensorInfo | Spec], Mapping[str, object] | None, str]:
+        """Return a LoRA's tensors, its configuration, and what to call it."""
+        if ref in self._sources:
+            source = self._sources.file(ref)
+            return source.tensors, adapter_config(source.model), source.shown
+        if self._recipe.target(ref).is_virtual:
+            raise RecipeError.one(
+                "virtual-lora",
+                f"`{ref}` is used as a LoRA and has no `output`",
+                where=self._recipe.target(ref).where.place(),
+                help="a LoRA is read as a whole: give it an `output`",
+            )
+        return self.blueprint(ref).specs, None, f"target `{ref}`"
+
+    def _added(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, TensorInfo | Spec], weight: Form) -> Form:
+        """Return the form of what a LoRA adds to one tensor."""
+        weighed = any(needs(each.family, dict(each.facts)) != "nothing" for each in deltas)
+        factors = [factor.tensor for each in deltas for factor in each.factors]
+        inputs = [self._intern({Slot(ref, own=name): Fraction(1)}) for name in factors]
+        arguments: tuple[tuple[str, Argument], ...] = (
+            ("deltas", written(deltas, {name: tensors[name].shape for name in factors})),
+            ("weighed", weighed),
+        )
+        return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs)))
 
     def _kinds_with_averages(self, ref: str, specs: Mapping[str, Spec]) -> Kinds:
         """Return the kinds of a source whose EMA copies are used: 1 where there is one, else 0."""

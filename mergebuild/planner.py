@@ -184,7 +184,7 @@ class Planner:
             or blueprint.target.metadata == "full"
             or not packing.is_safetensors(goal.path)
             or sum(self._sources.file(owner).size for owner in unseen) <= SMALL
-            or any(self.folder.blueprint(name).forms.operates for name in self._recipe.below(goal.target))
+            or any(self._operates(self.folder.blueprint(name)) for name in self._recipe.below(goal.target))
         )
         for owner in sorted(leaves):
             if hash_first or self._sources.is_pinned(owner):
@@ -197,6 +197,10 @@ class Planner:
         else:
             self._foresee(item)
         return item
+
+    def _operates(self, blueprint: Blueprint) -> bool:
+        """Whether some tensors of a target are not linear in those of sources, or are made of others' parts."""
+        return blueprint.forms.operates or any(self.folder.is_delta(owner) for owner in blueprint.owners)
 
     def _is_known(self, item: Item) -> bool:
         return all(self._sources.file(owner).is_hashed for owner in self.leaves(item.name))
@@ -254,10 +258,17 @@ class Planner:
         """Return the sources at the bottom of a target, through files as well."""
         if target not in self._leaves:
             for name in self._recipe.below(target):
-                owners = self.folder.blueprint(name).owners
-                below = (self._leaves.get(owner, {owner}) for owner in owners)
-                self._leaves[name] = frozenset().union(*below)
+                self._leaves[name] = self._leaves_of(self.folder.blueprint(name).owners)
         return self._leaves[target]
+
+    def _leaves_of(self, owners: frozenset[str]) -> frozenset[str]:
+        below = (
+            self._leaves_of(self.folder.blueprint(owner).owners)
+            if self.folder.is_delta(owner)
+            else self._leaves.get(owner, {owner})
+            for owner in owners
+        )
+        return frozenset().union(*below)
 
     def identify(self, item: Item) -> None:
         """Fill in what follows from the digests of the sources, which are hashed."""
@@ -357,11 +368,17 @@ class Planner:
         waiting = [item.blueprint]
         while waiting:
             blueprint = waiting.pop()
-            if blueprint.forms.surveys:
+            if blueprint.forms.surveys or self._reads_parts(blueprint):
                 return True
             virtual = (owner for owner in blueprint.owners if self.folder.is_virtual(owner))
             waiting += [self.folder.blueprint(owner) for owner in virtual]
         return False
+
+    def _reads_parts(self, blueprint: Blueprint) -> bool:
+        """Whether it takes tensors of a file target whole, which must be written then."""
+        return self.folder.is_delta(blueprint.target.name) and any(
+            owner not in self._sources and not self.folder.is_virtual(owner) for owner in blueprint.owners
+        )
 
     def _files_below(self, blueprint: Blueprint) -> set[str]:
         """Return the file targets that a target reads, itself or by way of virtual ones that operate."""

@@ -28,8 +28,6 @@ LATER_KEYS: Mapping[str, str] = {
     "search": _FAMILY,
     "sweep": _FAMILY,
     "on_channels": _SELECTORS,
-    "loras": _LORAS,
-    "strength": _LORAS,
     "adjust": _ALPHA,
 }
 """Keys of a target, and what to do now."""

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, cast
 
 from mergebuild.errors import did_you_mean
 from mergebuild.methods.catalog import LATER, Method, Parameter
+from mergebuild.methods.method import LISTS
 from mergebuild.recipe.expression import ExpressionError, Name
 from mergebuild.recipe.formula import LinearFormula, parse_formula
 from mergebuild.recipe.later import LATER_KEYS
@@ -61,7 +62,7 @@ _OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
 """What a rule may have beside the inputs and parameters of its method."""
 _SUFFIXES = (".safetensors", ".ckpt")
 """What the name of an output that is one file ends in."""
-INPUTS = ("a", "b", "c", "base", "models")
+INPUTS = ("a", "b", "c", "base", "models", "loras")
 """Keys that name inputs."""
 _ANY = (*COMMON_KEYS, *INPUTS)
 _FOREIGN = {
@@ -356,8 +357,8 @@ class _TargetReading:
             if role not in self._table:
                 if role not in method.optional:
                     self._missing(role, method, f"the inputs of `{method.name}` are {among(method.inputs)}")
-            elif role == "models":
-                models = self._models(self._table["models"], method)
+            elif role in LISTS:
+                models = self._models(self._table[role], method)
                 self._count_models(models, method)
                 inputs.extend(entry.given for entry in models if entry.given is not None)
             else:
@@ -370,11 +371,11 @@ class _TargetReading:
         found, least, most = len(models), method.least_models, method.most_models
         if 0 < found < least or (most is not None and found > most):
             wanted = f"needs {least}" if least == most else f"needs at least {least}"
-            message = f"{self._what('models')} has {found}, and `{method.name}` {wanted}"
+            message = f"{self._what(method.listed)} has {found}, and `{method.name}` {wanted}"
             hint = (
                 "add another model" if found < least else "take one away, or merge in steps: one target after another"
             )
-            self._problems.add("wrong-count", message, self._table["models"].at, help=hint)
+            self._problems.add("wrong-count", message, self._table[method.listed].at, help=hint)
 
     def _unknown_method(self, name: str, node: Node) -> None:
         if name in LATER:
@@ -421,48 +422,50 @@ class _TargetReading:
             node = self._table.get(role)
             if node is None:
                 continue
-            if role != "models":
+            if role not in LISTS:
                 self._input(role, node)
                 continue
-            for number, item in enumerate(self._listed_models(node)):
+            for number, item in enumerate(self._listed_models(node, role)):
                 whole = item.value
-                named = whole.get("model") if isinstance(whole, dict) else item
+                named = whole.get(role[:-1]) if isinstance(whole, dict) else item
                 if named is not None:
-                    self._input(f"models[{number}]", named)
+                    self._input(f"{role}[{number}]", named)
 
     def _models(self, node: Node, method: Method) -> list[_ModelEntry]:
-        return [self._model(number, item, method) for number, item in enumerate(self._listed_models(node))]
+        items = self._listed_models(node, method.listed)
+        return [self._model(number, item, method) for number, item in enumerate(items)]
 
-    def _listed_models(self, node: Node) -> list[Node]:
-        hint = 'such as `models = ["one", "two"]`'
-        items = self._reader.items(node, self._what("models"), "a list of sources and targets", hint)
+    def _listed_models(self, node: Node, role: str) -> list[Node]:
+        hint = f'such as `{role} = ["one", "two"]`'
+        items = self._reader.items(node, self._what(role), "a list of sources and targets", hint)
         if items == []:
-            self._problems.add("bad-value", f"{self._what('models')} is empty", node.at, help=hint)
+            self._problems.add("bad-value", f"{self._what(role)} is empty", node.at, help=hint)
         return items or []
 
     def _model(self, number: int, item: Node, method: Method) -> _ModelEntry:
-        role = f"models[{number}]"
+        one, role = method.listed[:-1], f"{method.listed}[{number}]"
         if not isinstance(item.value, dict):
             return _ModelEntry(next(iter(self._input(role, item)), None), {})
         beside = {parameter.name for parameter in method.parameters if parameter.per == "model"}
-        allowed = ("model", *sorted(beside))
+        allowed = (one, *sorted(beside))
         for key, below in item.value.items():
-            if key not in beside and key != "model":
+            if key not in beside and key != one:
                 whole = method.parameter(key) is not None
                 meant = _FOREIGN.get(key)
                 hint = (
                     f"`{key}` is one number for the whole target" if whole
                     else f"it is called `{meant}` here" if meant in beside
-                    else did_you_mean(key, allowed, otherwise=f"beside a model: {among(sorted(beside))}")
+                    else did_you_mean(key, allowed, otherwise=f"beside a {one}: {among(sorted(beside))}")
                 )  # fmt: skip
                 message = f"{role} of target `{self._name}` has unknown key `{key}`"
                 self._problems.add("unknown-key", message, below.at, key=True, help=hint)
-        if "model" not in item.value:
-            if not misspelt("model", item.value, allowed):
-                message = f"{role} of target `{self._name}` has no `model`"
-                self._problems.add("missing-key", message, item.at, help='such as `{ model = "name", weight = 0.5 }`')
+        if one not in item.value:
+            if not misspelt(one, item.value, allowed):
+                message = f"{role} of target `{self._name}` has no `{one}`"
+                example = f'such as `{{ {one} = "name", {next(iter(beside), "weight")} = 0.5 }}`'
+                self._problems.add("missing-key", message, item.at, help=example)
             return _ModelEntry(None, item.value)
-        return _ModelEntry(next(iter(self._input(role, item.value["model"])), None), item.value)
+        return _ModelEntry(next(iter(self._input(role, item.value[one])), None), item.value)
 
     def _input(self, role: str, node: Node) -> list[Input]:
         hint = "write one name in quotes; `mergebuild list` shows all"
@@ -523,8 +526,9 @@ class _TargetReading:
         shared: list[NumberPerTensor | None]
         if node is not None and isinstance(node.value, list):
             if models and len(node.value) != len(models):
-                message = f"{self._what(name)} lists {len(node.value)} numbers for {len(models)} models"
-                self._problems.add("wrong-count", message, node.at, help="one for each of `models`, in their order")
+                listed = method.listed
+                message = f"{self._what(name)} lists {len(node.value)} numbers for {len(models)} {listed}"
+                self._problems.add("wrong-count", message, node.at, help=f"one for each of `{listed}`, in their order")
                 return
             shared = [number_per_tensor(self._reader, item, f"item {number} of {self._what(name)}")
                       for number, item in enumerate(node.value)]  # fmt: skip
@@ -536,7 +540,7 @@ class _TargetReading:
         given: list[NumberPerTensor] = []
         for entry, (index, number) in zip(models, enumerate(shared), strict=False):
             if name in entry.beside:
-                number = number_per_tensor(self._reader, entry.beside[name], f"`{name}` of models[{index}]")  # noqa: PLW2901
+                number = number_per_tensor(self._reader, entry.beside[name], f"`{name}` of {method.listed}[{index}]")  # noqa: PLW2901
             elif number is None and node is None:
                 self._missing_number(parameter, method)
                 return
