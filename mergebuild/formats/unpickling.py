@@ -34,8 +34,8 @@ __all__ = [
 MOST_BYTES: Final = 1 << 26
 """The longest pickle that is looked at; one for a hundred thousand tensors takes a fourth of it."""
 
-MOST_STEPS: Final = 4_000_000
-"""The most opcodes, in which what takes more memory counts as several; a tensor takes about forty."""
+MOST_STEPS: Final = 5_000_000
+"""The most opcodes, in which what takes more memory counts as several; a tensor takes fifty to seventy."""
 
 _LIST: Final = 2
 _DICT: Final = 7
@@ -333,6 +333,7 @@ class _Machine:
     # The memo
 
     def put(self, key: int) -> None:
+        self.spend(1)
         self.memo[key] = self.stack[-1]
 
     def get(self, key: int) -> None:
