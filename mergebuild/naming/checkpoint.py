@@ -38,6 +38,11 @@ _XL_TEXT_2: Final = "conditioner.embedders.1.model."
 _REFINER_TEXT: Final = "conditioner.embedders.0.model."
 
 _OPEN_TEXT: Final = (_SD2_TEXT, _XL_TEXT_2, _REFINER_TEXT)
+_TEXT_ENCODERS: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "sd1": ("text_encoder",),
+    "sd2": ("text_encoder",),
+    "sdxl": ("text_encoder", "text_encoder_2"),
+}
 _SD2_WIDTH: Final = 1024
 _SD1_WIDTH: Final = 768
 
@@ -73,8 +78,8 @@ def to_ldm(components: Mapping[str, Shapes], kind: Kind | None = None) -> tuple[
             made |= _prefixed(_UNET, unet.to_ldm(_state(tensors, component)))
         elif component == "vae":
             made |= _prefixed(_VAE, vae.to_ldm(_state(tensors, component)))
-        elif kind is not None:
-            prefix = _text_prefix(kind, component, alone="text_encoder" not in components)
+        elif kind is not None and component in _TEXT_ENCODERS[kind]:
+            prefix = _text_prefix(kind, component, alone=not components.get("text_encoder"))
             made |= _text_to_ldm(prefix, _state(tensors, component))
     used = {(cut.component, cut.tensor) for result in made.values() for cut in result.cuts}
     left = [
@@ -175,7 +180,7 @@ def kind_of_pipeline(components: Mapping[str, Shapes]) -> Kind | None:
 
     A text encoder on its own is told by its width, which only models of real size have.
     """
-    if "text_encoder_2" in components:
+    if components.get("text_encoder_2"):
         return "sdxl"
     if kind := _kind_of_unet(components.get("unet", {}), "add_embedding.linear_1.weight"):
         return kind
@@ -230,7 +235,7 @@ def _text_from_ldm(state: State) -> Mapping[str, Renamed]:
 def _penultimate_from_ldm(state: State) -> Mapping[str, Renamed]:
     """Leave out the last layer of a whole encoder. One without its projection has been cut already."""
     if clip.PROJECTION in state:
-        last = max(map(clip.layer, state))
+        last = max(0, *map(clip.layer, state))
         state = {name: each for name, each in state.items() if name != clip.PROJECTION and clip.layer(name) < last}
     return clip.to_transformers(state)
 

@@ -67,18 +67,16 @@ def to_open(state: State) -> Mapping[str, Renamed]:
     """Return OpenCLIP's tensors, made of those of transformers; what has no place there is left out."""
     modules = {text: open_ for open_, text in _modules(state, _TEXT_LAYER).items()}
     made: dict[str, Renamed] = {}
-    fused: defaultdict[str, dict[str, Stored]] = defaultdict(dict)
+    split: defaultdict[str, dict[str, Stored]] = defaultdict(dict)
     for name, stored in state.items():
         if match := _TEXT_ATTENTION.fullmatch(name):
-            fused[f"transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}"][match[2]] = stored
+            split[f"transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}"][match[2]] = stored
         elif name == f"{PROJECTION}.weight":
-            made[PROJECTION] = _transposed(stored)
+            made |= _transposed(PROJECTION, stored)
         elif new := translated(name, modules):
             made[new] = renamed(stored)
-    for name, parts in fused.items():
-        if parts.keys() == set("qkv") and len({part.shape for part in parts.values()}) == 1:
-            rows, *others = parts["q"].shape
-            made[name] = Renamed((3 * rows, *others), tuple(Cut(parts[p].component, parts[p].tensor) for p in "qkv"))
+    for name, parts in split.items():
+        made |= _fused(name, parts)
     return made
 
 
@@ -87,15 +85,10 @@ def to_transformers(state: State) -> Mapping[str, Renamed]:
     modules = _modules(state, _OPEN_LAYER)
     made: dict[str, Renamed] = {}
     for name, stored in state.items():
-        new: str | None
         if match := _OPEN_ATTENTION.fullmatch(name):
-            for place, part in enumerate("qkv"):
-                rows = stored.shape[0] // 3
-                cut = Cut(stored.component, stored.tensor, (place * rows, (place + 1) * rows))
-                new = f"text_model.encoder.layers.{match[1]}.self_attn.{part}_proj.{match[2]}"
-                made[new] = Renamed((rows, *stored.shape[1:]), (cut,))
+            made |= _split(f"text_model.encoder.layers.{match[1]}.self_attn", match[2], stored)
         elif name == PROJECTION:
-            made[f"{PROJECTION}.weight"] = _transposed(stored)
+            made |= _transposed(f"{PROJECTION}.weight", stored)
         elif new := translated(name, modules):
             made[new] = renamed(stored)
     return made
@@ -131,5 +124,29 @@ def _modules(names: Iterable[str], layer_of: re.Pattern[str]) -> Mapping[str, st
     return modules
 
 
-def _transposed(stored: Stored) -> Renamed:
-    return Renamed(stored.shape[::-1], (Cut(stored.component, stored.tensor, transposed=True),))
+def _fused(name: str, parts: Mapping[str, Stored]) -> Mapping[str, Renamed]:
+    """Put three projections of a shape into one; if one of them is missing or differs, nothing is made."""
+    shapes = {part.shape for part in parts.values()}
+    if len(parts) < 3 or len(shapes) > 1 or shapes == {()}:
+        return {}
+    rows, *others = parts["q"].shape
+    return {name: Renamed((3 * rows, *others), tuple(Cut(parts[part].component, parts[part].tensor) for part in "qkv"))}
+
+
+def _split(attention: str, kind: str, stored: Stored) -> Mapping[str, Renamed]:
+    """Cut one projection into three; if it is no three, nothing is made."""
+    if not stored.shape or stored.shape[0] % 3:
+        return {}
+    rows = stored.shape[0] // 3
+    return {
+        f"{attention}.{part}_proj.{kind}": Renamed(
+            (rows, *stored.shape[1:]), (Cut(stored.component, stored.tensor, (place * rows, (place + 1) * rows)),)
+        )
+        for place, part in enumerate("qkv")
+    }
+
+
+def _transposed(name: str, stored: Stored) -> Mapping[str, Renamed]:
+    if len(stored.shape) != 2:
+        return {}
+    return {name: Renamed(stored.shape[::-1], (Cut(stored.component, stored.tensor, transposed=True),))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import Final
 
 from mergebuild.naming.renamed import Renamed, State, renamed, translated
@@ -41,7 +42,7 @@ def to_diffusers(state: State) -> dict[str, Renamed]:
     """Return the tensors of diffusers, made of the original's; what has no place there is left out."""
     modules = dict(_modules(state))
     return {
-        new: renamed(stored, stored.shape[:2] if _PROJECTION.fullmatch(name) else stored.shape)
+        new: renamed(stored, _linear(name, stored.shape))
         for name, stored in state.items()
         if (new := translated(name, modules))
     }
@@ -66,6 +67,10 @@ def _convolved(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape, 1, 1) if len(shape) == 2 and _PROJECTION.fullmatch(name) else shape
 
 
+def _linear(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if shape[2:] == (1, 1) and _PROJECTION.fullmatch(name) else shape
+
+
 def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield every module under both names, for a state in either naming."""
     yield "quant_conv", "quant_conv"
@@ -78,10 +83,13 @@ def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield from _parts(_RESNET, f"{coder}.mid.block_{j + 1}", f"{coder}.mid_block.resnets.{j}")
         yield from _parts(_ATTENTION, f"{coder}.mid.attn_1", f"{coder}.mid_block.attentions.0")
     layers = {(match[1], match[2], int(match[3]), int(match[4])) for match in map(_LAYER.match, names) if match}
-    last = max((i for coder, _, i, _ in layers if coder == "decoder.up"), default=0)
+    ups = {i for coder, _, i, _ in layers if coder == "decoder.up"}
+    last = next(i for i in count() if i not in ups) - 1  # levels behind a hole are not known
     for coder, of_diffusers, i, j in layers:
         if coder == "encoder.down":
             ldm, diffusers, sampler = f"encoder.down.{i}", f"encoder.down_blocks.{i}", "downsample"
+        elif i > last:
+            continue
         else:
             finest_first = last - i if of_diffusers else i
             ldm, diffusers = f"decoder.up.{finest_first}", f"decoder.up_blocks.{last - finest_first}"
