@@ -95,7 +95,7 @@ class Made:
         self._family = family
         self._form = _form(family, factors, facts, shape)
         self._scale = 1.0 if family in _OF_THE_WEIGHT else _scale(factors, facts)
-        if isinstance(self._form, _Product) and torch.tensor(self._scale, dtype=torch.float32).item() == self._scale:
+        if isinstance(self._form, _Product) and self._scale != 0 and _is_float32(self._scale):
             self._form = self._form.times(self._scale)
             self._scale = 1.0
         self._magnitude: Tensor | None = None
@@ -326,6 +326,11 @@ def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:
     assert isinstance(fact, int | Fraction)
     alpha = float(factors["alpha"].item()) if "alpha" in factors else float(fact)
     return alpha / sqrt(rank) if facts.get("rslora") else alpha / rank
+
+
+def _is_float32(number: float) -> bool:
+    """Return whether a number times one of float32 is exact in float64."""
+    return torch.tensor(number, dtype=torch.float32).item() == number
 
 
 def _by_columns(facts: Mapping[str, Fact]) -> bool:
