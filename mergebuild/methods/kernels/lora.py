@@ -28,7 +28,7 @@ from mergebuild.errors import SourceError
 from mergebuild.lora import Fact
 from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
 
-__all__ = ["Made", "Needs", "blocks", "delta", "needs"]
+__all__ = ["Made", "Needs", "blocks", "delta", "factored", "needs"]
 
 Needs = Literal["nothing", "rows", "whole"]
 
@@ -65,6 +65,23 @@ def delta(
     for first, last in blocks(shape):
         result[first:last] = made.rows(first, last, matrix[first:last] if matrix is not None else None)
     return result.view(tuple(shape))
+
+
+def factored(
+    family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]
+) -> tuple[Tensor, Tensor] | None:
+    """Return two matrices whose product is what a LoRA adds at strength 1; None for what is no product of two.
+
+    Returns:
+        float64 [rows, r] and [r, columns], the scale folded into the first. See `Made` for the arguments.
+    """
+    if family in _OF_THE_WEIGHT or "dora" in facts:
+        return None
+    form = _form(family, factors, facts, shape)
+    if not isinstance(form, _Product):
+        return None
+    offset = int(facts.get("offset", 0))
+    return form.left[offset : offset + _matrix(shape)[0]] * _scale(factors, facts), form.right
 
 
 class Made:
@@ -330,7 +347,7 @@ def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:
 
 def _is_float32(number: float) -> bool:
     """Return whether a number times one of float32 is exact in float64."""
-    return torch.tensor(number, dtype=torch.float32).item() == number
+    return torch.tensor(number, dtype=torch.float64).to(torch.float32).item() == number
 
 
 def _by_columns(facts: Mapping[str, Fact]) -> bool:
