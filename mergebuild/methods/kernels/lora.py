@@ -29,7 +29,7 @@ from mergebuild.lora import Delta, Fact, needs, read
 from mergebuild.lora.needs import OF_THE_WEIGHT, by_columns
 from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
 
-__all__ = ["LoraDeltas", "Made", "blocks", "delta"]
+__all__ = ["LoraDeltas", "Made", "blocks", "delta", "factored"]
 
 _BLOCK: Final = 1 << 18
 """Elements of a block: in float64 they fit into a processor's second cache."""
@@ -56,6 +56,23 @@ def delta(
     for first, last in blocks(shape):
         result[first:last] = made.rows(first, last, matrix[first:last] if matrix is not None else None)
     return result.view(tuple(shape))
+
+
+def factored(
+    family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]
+) -> tuple[Tensor, Tensor] | None:
+    """Return two matrices whose product is what a LoRA adds at strength 1; None for what is no product of two.
+
+    Returns:
+        float64 [rows, r] and [r, columns], the scale folded into the first. See `Made` for the arguments.
+    """
+    if family in OF_THE_WEIGHT or "dora" in facts:
+        return None
+    form = _form(family, factors, facts, shape)
+    if not isinstance(form, _Product):
+        return None
+    offset = int(facts.get("offset", 0))
+    return form.left[offset : offset + _matrix(shape)[0]] * _scale(factors, facts), form.right
 
 
 class Made:
@@ -86,7 +103,7 @@ class Made:
         self._family = family
         self._form = _form(family, factors, facts, shape)
         self._scale = 1.0 if family in OF_THE_WEIGHT else _scale(factors, facts)
-        if isinstance(self._form, _Product) and torch.tensor(self._scale, dtype=torch.float32).item() == self._scale:
+        if isinstance(self._form, _Product) and self._scale != 0 and _is_float32(self._scale):
             self._form = self._form.times(self._scale)
             self._scale = 1.0
         self._magnitude: Tensor | None = None
@@ -376,6 +393,11 @@ def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:
     assert isinstance(fact, int | Fraction)
     alpha = float(factors["alpha"].item()) if "alpha" in factors else float(fact)
     return alpha / sqrt(rank) if facts.get("rslora") else alpha / rank
+
+
+def _is_float32(number: float) -> bool:
+    """Return whether a number times one of float32 is exact in float64."""
+    return torch.tensor(number, dtype=torch.float64).to(torch.float32).item() == number
 
 
 def _quotient(magnitude: Tensor, norms: Tensor) -> Tensor:
