@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mergebuild.errors import SourceError
-from mergebuild.lora import match
-from mergebuild.methods.kernels.lora import delta, needs
+from mergebuild.lora import match, needs
+from mergebuild.methods.kernels.lora import delta
 
 WORDS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mergebuild.errors import SourceError
-from mergebuild.methods.kernels.lora import Made, blocks, delta, needs
+from mergebuild.lora import needs
+from mergebuild.methods.kernels.lora import Made, blocks, delta
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 Shape = tuple[int, ...]
