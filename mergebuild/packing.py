@@ -17,6 +17,7 @@ from mergebuild.fit import Spec
 from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Text
 from mergebuild.formats.folders import Folder
 from mergebuild.formats.sidecars import INDEX, index_json, patched_config, shard_names, shards, tying
+from mergebuild.lora import adapter_json, is_adapter
 from mergebuild.naming import parts_of, to_diffusers
 
 __all__ = ["MAX_SHARD_SIZE", "File", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
@@ -27,6 +28,7 @@ MAX_SHARD_SIZE: Final = 5_000_000_000
 _RECIPE: Final = "mergebuild.json"
 """What the metadata of a single file say, as a file of a folder: every shard has only its own."""
 _MODEL_INDEX: Final = "model_index.json"
+_ADAPTER: Final = "adapter_model.safetensors"
 
 
 class File(NamedTuple):
@@ -72,13 +74,15 @@ def files_of(
         home: the donor's folder.
         most: how many bytes of tensors a shard holds, unless one tensor is larger.
     """
+    if is_adapter(specs):
+        yield from _adapter(specs, facts, donor)
+        return
     is_pipeline = donor is not None and donor.kind == "diffusers"
     if is_pipeline:
         yield from _components(specs, most)
     else:
         yield from _shards(specs, "", "model", most)
-    if len(facts) > 1:
-        yield _text(_RECIPE, (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    yield from _recipe(facts)
     if donor is None or home is None:
         return
     dtype = _common_dtype(specs)
@@ -92,6 +96,20 @@ def files_of(
         elif name == _MODEL_INDEX:
             content = _without(content, donor, specs)
         yield _text(name, content)
+
+
+def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder | None) -> Iterator[File]:
+    """Yield the files of an adapter of PEFT; what stands beside the weights of its model is not part of it."""
+    yield File(_ADAPTER, tuple(specs), Arrangement((name, *spec[:2]) for name, spec in specs.items()))
+    yield from _recipe(facts)
+    content = adapter_json({name: spec.shape for name, spec in specs.items()}, donor.config if donor else {})
+    yield _text("adapter_config.json", content)
+
+
+def _recipe(facts: Mapping[str, str]) -> Iterator[File]:
+    """Yield what the metadata of a single file say, where they say anything."""
+    if len(facts) > 1:
+        yield _text(_RECIPE, (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def _text(path: str, content: bytes) -> File:

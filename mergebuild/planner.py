@@ -376,7 +376,7 @@ class Planner:
 
     def _reads_parts(self, blueprint: Blueprint) -> bool:
         """Whether it takes tensors of a file target whole, which must be written then."""
-        return self.folder.is_delta(blueprint.target.name) and any(
+        return blueprint.forms.takes_parts and any(
             owner not in self._sources and not self.folder.is_virtual(owner) for owner in blueprint.owners
         )
 

@@ -318,7 +318,6 @@ def test_methods_lists_the_catalog(space: Space) -> None:
     assert "alpha" in text
     assert space.json("methods", "Weighted sum")["name"] == "weighted_sum"
     assert space.refused("methods", "weigted_sum", code=2).errors == ["unknown-method"]
-    assert space.refused("methods", "add_lora", code=2).errors == ["not-in-this-version"]
 
 
 @pytest.mark.parametrize("form", ["text", "dot", "mermaid", "json"])

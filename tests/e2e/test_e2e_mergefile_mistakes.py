@@ -36,7 +36,6 @@ class Mistake:
 
 MISTAKES = [
     Mistake("method", '"weighted_sum"', '"weigted_sum"', "unknown-method", "5:10", ["weigted_sum", "`weighted_sum`?"]),
-    Mistake("later method", '"weighted_sum"', '"add_lora"', "not-in-this-version", "5:10", ["add_lora"]),
     Mistake("key", "output =", "ouput =", "unknown-key", "9:1", ["ouput", "`output`?"]),
     Mistake("key M", "alpha =", "M =", "unknown-key", "8:1", ["`M`", "`alpha`"]),
     Mistake("key multiplier", "alpha =", "multiplier =", "unknown-key", "8:1", ["`multiplier`", "`alpha`"]),

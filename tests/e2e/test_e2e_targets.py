@@ -120,12 +120,6 @@ def test_norms_and_output_projections_are_not_scaled(trio: Space, method: str, k
     assert not same_bits(result[IN04], one[IN04])
 
 
-def test_methods_of_later_versions_say_so(trio: Space) -> None:
-    for method in ("add_lora", "extract_lora", "merge_loras"):
-        trio.write(f'{SOURCES}[targets.x]\nmethod = "{method}"\na = "one"\nb = "two"\noutput = "x.safetensors"\n')
-        assert "not-in-this-version" in trio.refused("build", code=3).errors
-
-
 # Formulas
 
 FORMULAS = {
