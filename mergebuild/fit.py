@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from mergebuild.errors import MismatchError
 from mergebuild.layouts import Layout
-from mergebuild.recipe.model import Input, Target
+from mergebuild.recipe.model import Component, Input, Target
 
-__all__ = ["Offer", "Spec", "check", "check_missing", "unmatched"]
+__all__ = ["Offer", "Spec", "check", "check_component", "check_missing", "unknown_in_component", "unmatched"]
 
 _LISTED = 8
 
@@ -97,6 +97,44 @@ def _shape_mismatch(
         where=target.where.place(),
         rows=rows,
         help=mend,
+    )
+
+
+def check_component(target: Target, component: Component, specs: Mapping[str, Spec], taken: Mapping[str, Spec]) -> None:
+    """Refuse a component that is not one for the model: it has no tensors of it, or some of another shape.
+
+    Raises:
+        MismatchError: so it is.
+    """
+    where = target.where.place("components", component.name)
+    ref = component.input.ref if component.input else ""
+    if not taken:
+        raise MismatchError.one(
+            "component-missing",
+            f"`{ref}` has no tensors of the `{component.name}` of `{target.name}`",
+            where=where,
+            help="`mergebuild inspect FILE` shows what a file has",
+        )
+    wrong = [name for name in taken if name in specs and taken[name].shape != specs[name].shape]
+    if wrong:
+        raise MismatchError.one(
+            "shape-mismatch",
+            f"{len(wrong)} tensors of the `{component.name}` of `{ref}` have other shapes than in `{target.name}`",
+            where=where,
+            rows=[f"{name}  {list(taken[name].shape)}, expected {list(specs[name].shape)}" for name in wrong[:_LISTED]],
+            help="it is of another architecture",
+        )
+
+
+def unknown_in_component(target: Target, component: Component, names: Sequence[str]) -> MismatchError:
+    """Return the error of a standalone component with tensors that no checkpoint has."""
+    ref = component.input.ref if component.input else ""
+    return MismatchError.one(
+        "component-unknown",
+        f"{len(names)} tensors of `{ref}` are none of a `{component.name}`",
+        where=target.where.place("components", component.name),
+        rows=names[:_LISTED],
+        help="`mergebuild inspect FILE --tensors` shows the names",
     )
 
 

@@ -24,15 +24,16 @@ from typing import NamedTuple, TypeVar
 
 from mergebuild import fit
 from mergebuild.digest import Term
-from mergebuild.errors import Problem, RecipeError
+from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fit import Spec
 from mergebuild.formats import TensorInfo
 from mergebuild.layouts import Layout, Places, Selector, detect, structure
 from mergebuild.lora import Delta, adapter_config, match, needs, written
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.tables.lora import DELTA
+from mergebuild.opening import standalone
 from mergebuild.recipe import Recipe
-from mergebuild.recipe.model import Input, NumberPerTensor, Target
+from mergebuild.recipe.model import Component, Input, NumberPerTensor, Target
 from mergebuild.sources import Sources
 
 __all__ = [
@@ -341,7 +342,8 @@ class Folder:
                 if each not in self._blueprints:
                     target = self._recipe.target(each)
                     made = self._make(target)
-                    self._blueprints[each] = self._with_rules(made) if target.rules else made
+                    made = self._with_rules(made) if target.rules else made
+                    self._blueprints[each] = self._with_components(made) if target.components else made
         return self._blueprints[name]
 
     def is_virtual(self, ref: str) -> bool:
@@ -398,6 +400,51 @@ class Folder:
             left_out={ref: count for part in reversed(parts) for ref, count in part.left_out.items()},
             ema_dropped={ref: count for part in reversed(parts) for ref, count in part.ema_dropped.items()},
         )
+
+    def _with_components(self, whole: Blueprint) -> Blueprint:
+        """Return a blueprint in which some components are another input's, or have a dtype of their own."""
+        target, layout = whole.target, whole.layout
+        known = dict(layout.components) if layout else {}
+        specs, source_specs = dict(whole.specs), dict(whole.source_specs)
+        palette = list(whole.forms.palette)
+        of = dict(whole.forms.kinds.of)
+        for each in target.components:
+            if each.name not in known:
+                raise _unknown_component(target, each, layout)
+            if each.input is not None:
+                view = self._component(each, target, whole)
+                taken = {name: spec for name, spec in view.specs.items() if known[each.name].search(name)}
+                fit.check_component(target, each, source_specs, taken)
+                first = len(palette)
+                palette += view.palette
+                of |= {name: first + view.kind(name) for name in taken}
+                source_specs |= taken
+                specs |= _rounded(taken, target.dtype)
+            if each.dtype is not None:
+                mine = {name: spec for name, spec in source_specs.items() if known[each.name].search(name)}
+                specs |= _rounded(mine, each.dtype)
+                source_specs |= _rounded(mine, each.dtype)
+        used = {kind: number for number, kind in enumerate(dict.fromkeys(of[name] for name in specs))}
+        kinds = Kinds({name: used[of[name]] for name in specs}, specs)
+        return replace(
+            whole, specs=specs, source_specs=source_specs, forms=Forms(kinds, tuple(palette[kind] for kind in used))
+        )
+
+    def _component(self, each: Component, target: Target, whole: Blueprint) -> _View:
+        """Return an input as a checkpoint with the names of the target's: a standalone component gets them."""
+        assert each.input is not None
+        ref = each.input.ref
+        if ref in self._sources:
+            model = self._sources.file(ref).model
+            renamed = standalone(model, each.name, {name: spec.shape for name, spec in whole.specs.items()})
+            if renamed is not None:
+                part, left = renamed
+                if left:
+                    raise fit.unknown_in_component(target, each, left)
+                name = self._sources.renamed(ref, each.name, part)
+                specs = {tensor: _spec(info) for tensor, info in part.tensors.items()}
+                return _View(each.input, whole.layout, specs, (self._intern({Slot(name): Fraction(1)}),))
+        return self._view(each.input, target)
 
     def _ruled_by(self, target: Target, whole: Blueprint, parts: Sequence[Kinds]) -> _Ruled:
         specs = whole.source_specs
@@ -648,6 +695,18 @@ class Folder:
             for slot, coefficient in each.terms:
                 terms[slot] = terms.get(slot, _ZERO) + factor * coefficient
         return self._intern(terms)
+
+
+def _unknown_component(target: Target, each: Component, layout: Layout | None) -> RecipeError:
+    known = [name for name, _ in layout.components if name != "ema"] if layout else []
+    return RecipeError.one(
+        "unknown-component",
+        f"target `{target.name}` names the component `{each.name}`, "
+        + (f"which `{layout.name}` does not have" if layout else "and the layout of its first input is not known"),
+        where=target.where.place("components", each.name, key=True),
+        help=did_you_mean(each.name, known, otherwise=f"it has: {', '.join(known)}") if known else
+        "`[layouts.NAME]` declares a layout with its components",
+    )  # fmt: skip
 
 
 def _spec(info: TensorInfo) -> Spec:

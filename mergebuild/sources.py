@@ -50,6 +50,16 @@ class SourceFile:
     identity: Identity
     checksums: Mapping[str, bytes] | None = None
     sha256: str | None = None
+    part: str = ""
+    """Which part of the source it is, under other names; empty: all of it."""
+
+    @property
+    def remembered_by(self) -> Identity:
+        """What it is remembered by: the state of its files, and what of them it is."""
+        if not self.part:
+            return self.identity
+        mark = checksum(f"{self.identity.device} {self.identity.inode} {self.part}".encode())
+        return self.identity._replace(device=-1, inode=int.from_bytes(mark[:7], "big"))
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -135,6 +145,23 @@ class Sources:
             found = self._files[name] = self._open(self._declared[name])
         return found
 
+    def renamed(self, name: str, part: str, model: Model) -> str:
+        """Return the name of a source of which only some tensors are used, under other names.
+
+        Args:
+            name: the source.
+            part: what of it, as one word.
+            model: these tensors; its files are the source's.
+        """
+        known = f"{name}@{part}"
+        if known not in self._files:
+            source = self.file(name)
+            self._files[known] = self._remembered(
+                SourceFile(known, source.path, source.shown, model, source.identity, part=part)
+            )
+            self._declared = {**self._declared, known: self._declared[name]}
+        return known
+
     def hashed(self, name: str, *, with_sha256: bool = False) -> SourceFile:
         """Return a source whose digests (and SHA-256, when asked for or pinned) are known, reading it if need be.
 
@@ -168,7 +195,7 @@ class Sources:
         """Remember the checksums of a source whose reading began then, unless the file is racily clean."""
         if not portable.is_racy(source.identity, began_ns):
             checksums = b"".join((source.checksums or {}).values())
-            self._state.remember_source(SourceRow(source.identity, checksums, source.content, source.sha256))
+            self._state.remember_source(SourceRow(source.remembered_by, checksums, source.content, source.sha256))
 
     def opened(self) -> list[str]:
         """Return the sources opened so far."""
@@ -196,11 +223,14 @@ class Sources:
             raise SourceError(
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
-        found = SourceFile(source.name, path, shown, model, state)
-        known = self._state.source(state)
+        return self._remembered(SourceFile(source.name, path, shown, model, state))
+
+    def _remembered(self, found: SourceFile) -> SourceFile:
+        """Return a source with what is remembered of it."""
+        known = self._state.source(found.remembered_by)
         if known:
-            if known.checksums is not None and len(known.checksums) == 16 * len(model.tensors):
-                found.checksums = _by_name(model, known.checksums)
+            if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):
+                found.checksums = _by_name(found.model, known.checksums)
             found.sha256 = known.sha256
         return found
 
