@@ -86,6 +86,8 @@ def _shape_mismatch(
         listed = ", ".join(wrong[1:4])
         rows.append(f"and {len(wrong) - 1} more: {listed}{', ...' if len(wrong) > 4 else ''}")
     mend = "take tensors that differ from one input only, with `merge` or a number that does not reach them"
+    if name.endswith("input_blocks.0.0.weight") and len({spec.shape[::2] for _, spec in cells}) == 1:
+        mend = '`on_channels = "common"` merges the channels that all have, and keeps the rest of the first input'
     if other and offers[0].layout and other.layout:
         mend = (
             f"these are `{offers[0].layout.name}` and `{other.layout.name}`; checkpoints of different"

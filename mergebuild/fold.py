@@ -31,10 +31,11 @@ from mergebuild.layouts import Layout, Places, Selector, detect, structure
 from mergebuild.lora import Delta, adapter_config, match, needs, written
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.tables.lora import DELTA
-from mergebuild.opening import standalone
+from mergebuild.opening import standalone, widened
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Input, NumberPerTensor, Target
-from mergebuild.sources import Sources
+from mergebuild.sources import Sources, source_of_part
+from mergebuild.traits import marks, position_ids
 
 __all__ = [
     "Argument",
@@ -53,6 +54,10 @@ __all__ = [
 _EMA = "model_ema."
 _EMA_OF = "model.diffusion_model."
 _ZERO = Fraction(0)
+_CLIP_LENGTH = 77
+"""Tokens that CLIP's text encoder takes."""
+_CONV_IN = "input_blocks.0.0.weight"
+"""The first convolution of a UNet, whose channels say what it is for."""
 
 Key = TypeVar("Key", bytes, int)
 
@@ -185,6 +190,8 @@ class Blueprint:
     """By input: tensors that only it has."""
     ema_dropped: Mapping[str, int]
     """By input: EMA copies left behind."""
+    warnings: tuple[str, ...] = ()
+    """What else the user should know, a sentence each."""
 
     def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
         """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""
@@ -203,7 +210,7 @@ class Blueprint:
             f'{count} EMA tensors of `{name}` are left out (`ema = "keep"` or `"use"`)'
             for name, count in self.ema_dropped.items()
         ]
-        return found
+        return [*found, *self.warnings]
 
 
 @dataclass(frozen=True)
@@ -321,7 +328,8 @@ class Folder:
         self._selectors: dict[tuple[str | None, tuple[str, ...]], Selector] = {}
         self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
-        self._averaged: dict[str, Kinds] = {}
+        self._kinds_of_sources: dict[tuple[str, bool], Kinds] = {}
+        self._ids: dict[str, tuple[str, ...]] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
         self._ruled: dict[tuple[object, ...], _Ruled] = {}
         self._loras: dict[str, tuple[str, ...]] = {}
@@ -356,7 +364,9 @@ class Folder:
 
     def known_as(self, owner: str) -> str:
         """Return what the recipe calls an owner: what a LoRA adds goes by the LoRA's name."""
-        return owner.rpartition("@")[0] if self.is_delta(owner) else owner
+        if self.is_delta(owner):
+            return owner.rpartition("@")[0]
+        return source_of_part(owner) if owner in self._sources else owner
 
     def programs(self, name: str) -> tuple[Method, ...]:
         """Return the user's own methods that making a target runs."""
@@ -365,8 +375,11 @@ class Folder:
     def _make(self, target: Target) -> Blueprint:
         found: list[_View] = []
         for each in target.inputs:
-            is_lora = each.role.startswith("loras[")
-            found.append(self._lora(each, target, found[0]) if is_lora else self._view(each, target))
+            if each.role.startswith("loras["):
+                found.append(self._lora(each, target, found[0]))
+                continue
+            view = self._view(each, target)
+            found.append(self._widened(view, found[0], target) if found and target.on_channels == "common" else view)
         views = tuple(found)
         likeness = (*_likeness(target), *(view.likeness for view in views))
         frame = self._frames.get(likeness)
@@ -382,6 +395,7 @@ class Folder:
             missing={ref: count for ref, count in zip(others, frame.missing, strict=True) if count},
             left_out={ref: count for ref, count in zip(others, frame.left_out, strict=True) if count},
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
+            warnings=(*self._repaired(target), *_disagreements(views)),
         )
 
     def _with_rules(self, whole: Blueprint) -> Blueprint:
@@ -519,10 +533,13 @@ class Folder:
                 palette = tuple(own if form.operation else form for form in made.forms.palette)
                 return _View(each, layout, specs, palette, made.forms.kinds, ema_dropped)
         plain = self._intern({Slot(each.ref): Fraction(1)})
-        if target.ema != "use" or each.ref not in self._sources:
+        uses_averages = target.ema == "use" and each.ref in self._sources
+        if not uses_averages and not self._broken_ids(each.ref):
             return _View(each, layout, specs, (plain,), None, ema_dropped)
         averaged = self._intern({Slot(each.ref, ema=True): Fraction(1)})
-        return _View(each, layout, specs, (plain, averaged), self._kinds_with_averages(each.ref, specs), ema_dropped)
+        counting = self._intern({Slot(self._sources.position_ids(), own="position_ids"): Fraction(1)})
+        kinds = self._source_kinds(each.ref, specs, uses_averages=uses_averages)
+        return _View(each, layout, specs, (plain, averaged, counting), kinds, ema_dropped)
 
     def _lora(self, each: Input, target: Target, base: _View) -> _View:
         """Return what a LoRA adds to a model, as an input with the model's own tensors: 0 where it adds nothing.
@@ -585,14 +602,54 @@ class Folder:
         )
         return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs)))
 
-    def _kinds_with_averages(self, ref: str, specs: Mapping[str, Spec]) -> Kinds:
-        """Return the kinds of a source whose EMA copies are used: 1 where there is one, else 0."""
-        found = self._averaged.get(ref)
+    def _source_kinds(self, ref: str, specs: Mapping[str, Spec], *, uses_averages: bool) -> Kinds:
+        """Return the kinds of a source's tensors: 1 where an EMA copy is used, 2 for position ids to be repaired."""
+        found = self._kinds_of_sources.get((ref, uses_averages))
         if found is None:
             own = self._sources.file(ref).tensors
-            of = {name: int(name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs}
-            found = self._averaged[ref] = Kinds(of, specs)
+            of = {
+                name: int(uses_averages and name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs
+            } | dict.fromkeys((name for name in self._broken_ids(ref) if name in specs), 2)
+            found = self._kinds_of_sources[ref, uses_averages] = Kinds(of, specs)
         return found
+
+    def _broken_ids(self, ref: str) -> tuple[str, ...]:
+        """Return a source's position ids of CLIP that are not 0 to 76 as integers: tokens would be dropped."""
+        if ref not in self._sources:
+            return ()
+        found = self._ids.get(ref)
+        if found is None:
+            ids = (each for each in position_ids(self._sources.file(ref).model) if each.length == _CLIP_LENGTH)
+            found = self._ids[ref] = tuple(each.name for each in ids if each.wrong or each.dtype != "int64")
+        return found
+
+    def _repaired(self, target: Target) -> list[str]:
+        ref = target.inputs[0].ref
+        return [f"`{name}` of `{ref}` is not 0 to 76 and is written as that" for name in self._broken_ids(ref)]
+
+    def _widened(self, view: _View, first: _View, target: Target) -> _View:
+        """Return an input whose first convolution has as many channels as the first input's: its own, then those.
+
+        So every method finds nothing to merge in channels that the input lacks.
+        """
+        name = next((name for name in view.specs if name.endswith(_CONV_IN) and name in first.specs), None)
+        if name is None:
+            return view
+        mine, wide = view.specs[name], first.specs[name]
+        if len(mine.shape) != 4 or mine.shape[1] >= wide.shape[1] or mine.shape[::2] != wide.shape[::2]:
+            return view
+        base = target.inputs[0].ref
+        while base not in self._sources:
+            base = self._recipe.target(base).inputs[0].ref
+        ref = view.input.ref
+        if ref not in self._sources or mine.dtype != self._sources.file(base).tensors[name].dtype:
+            return view  # whose shape is refused then
+        models = self._sources.file(ref).model, self._sources.file(base).model
+        owner = self._sources.renamed(ref, f"on {base}", widened(*models, name))
+        extra = self._intern({Slot(owner): Fraction(1)})
+        of = {each: view.kind(each) for each in view.specs} | {name: len(view.palette)}
+        specs = {**view.specs, name: mine._replace(shape=wide.shape)}
+        return replace(view, specs=specs, palette=(*view.palette, extra), kinds=Kinds(of, specs))
 
     def _input_specs(self, ref: str, ema: str) -> tuple[Mapping[str, Spec], int]:
         """Return the tensors that an input offers, and how many EMA copies are left behind."""
@@ -611,6 +668,8 @@ class Folder:
             for name in specs:
                 if name.startswith(_EMA_OF) and (copy := tensors.get(ema_name(name))) and copy.is_float:
                     specs[name] = _spec(copy)
+        for name in self._broken_ids(ref):
+            specs[name] = Spec("int64", (1, _CLIP_LENGTH), is_float=False)
         return specs
 
     def _layout(self, ref: str) -> Layout | None:
@@ -707,6 +766,15 @@ def _unknown_component(target: Target, each: Component, layout: Layout | None) -
         help=did_you_mean(each.name, known, otherwise=f"it has: {', '.join(known)}") if known else
         "`[layouts.NAME]` declares a layout with its components",
     )  # fmt: skip
+
+
+def _disagreements(views: Sequence[_View]) -> list[str]:
+    """Return what marks say of some inputs and not of others: a model that predicts v and one that predicts noise."""
+    found = [(view.input.ref, marks(view.specs)) for view in views if not view.input.role.startswith("loras[")]
+    if len({each for _, each in found}) < 2:
+        return []
+    told = ", ".join(f"`{ref}` {' and '.join(f'`{mark}`' for mark in each) or 'none'}" for ref, each in found)
+    return [f"inputs are marked as made for different predictions, and a mix of them is noise: {told}"]
 
 
 def _spec(info: TensorInfo) -> Spec:

@@ -21,7 +21,7 @@ from mergebuild.formats.folders import read_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
-from mergebuild.sources import SMALL, Sources
+from mergebuild.sources import SMALL, Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Presence, Store
 from mergebuild.tensors import Grid, Made, Origin, Row, Tensors
 
@@ -86,7 +86,7 @@ class Planner:
             owner
             for item in self._order
             if not item.is_known
-            for owner in self.leaves(item.name)
+            for owner in self._bottom(item.name)
             if not self._sources.file(owner).is_hashed
         }
         return Plan(
@@ -176,7 +176,7 @@ class Planner:
         item = Item(goal, blueprint, self._shown(goal.path), needs)
         if not goal.is_extra:
             self._items[goal.target] = item
-        leaves = self.leaves(goal.target)
+        leaves = self._bottom(goal.target)
         unseen = (owner for owner in leaves if not self._sources.file(owner).is_hashed)
         hash_first = (
             hash_all
@@ -203,7 +203,7 @@ class Planner:
         return blueprint.forms.operates or any(self.folder.is_delta(owner) for owner in blueprint.owners)
 
     def _is_known(self, item: Item) -> bool:
-        return all(self._sources.file(owner).is_hashed for owner in self.leaves(item.name))
+        return all(self._sources.file(owner).is_hashed for owner in self._bottom(item.name))
 
     def _catch_up(self, item: Item) -> None:
         """Judge an item anew that was only foreseen, and whose sources another one has made known since."""
@@ -256,6 +256,10 @@ class Planner:
 
     def leaves(self, target: str) -> frozenset[str]:
         """Return the sources at the bottom of a target, through files as well."""
+        return frozenset(own for each in self._bottom(target) if (own := source_of_part(each)))
+
+    def _bottom(self, target: str) -> frozenset[str]:
+        """Return the same, with those under which only a part of a source is known, and with what no recipe names."""
         if target not in self._leaves:
             for name in self._recipe.below(target):
                 self._leaves[name] = self._leaves_of(self.folder.blueprint(name).owners)

@@ -30,10 +30,13 @@ from mergebuild.portable import Identity, identity
 from mergebuild.recipe.model import Source
 from mergebuild.store.state import SourceRow, State
 
-__all__ = ["SMALL", "SourceFile", "Sources", "locate"]
+__all__ = ["POSITION_IDS", "SMALL", "SourceFile", "Sources", "locate", "source_of_part"]
 
 SMALL = 1 << 28
 """Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
+
+POSITION_IDS = "@position_ids"
+"""A source that no recipe names: 0, 1, ... 76 (int64 [1, 77]), under the name `position_ids`."""
 
 _GATHERED = 1 << 22
 """Elements put together at a time, to be hashed."""
@@ -93,6 +96,11 @@ class SourceFile:
         return self.checksums is not None
 
 
+def source_of_part(name: str) -> str:
+    """Return which source of the recipe a name means, that perhaps stands for a part of it; empty: for none."""
+    return name.partition("@")[0]
+
+
 def locate(source: Source, root: Path) -> Path:
     """Return where a source lies: as written, or in the folders of `MERGEBUILD_MODELS`. `root` is for messages.
 
@@ -145,19 +153,29 @@ class Sources:
             found = self._files[name] = self._open(self._declared[name])
         return found
 
+    def position_ids(self) -> str:
+        """Return the name of the source that holds what the position ids of CLIP's text encoder must be."""
+        if POSITION_IDS not in self._files:
+            where = next(iter(self._declared.values())).where
+            path = Path(__file__).parent / "layouts" / "data" / f"{POSITION_IDS[1:]}.safetensors"
+            own = Source(POSITION_IDS, str(path), path.parent, None, None, where)
+            self._declared = {**self._declared, POSITION_IDS: own}
+            self._files[POSITION_IDS] = self._open(own)
+        return POSITION_IDS
+
     def renamed(self, name: str, part: str, model: Model) -> str:
-        """Return the name of a source of which only some tensors are used, under other names.
+        """Return the name of a source of which only some tensors are used, under other names or put together anew.
 
         Args:
             name: the source.
             part: what of it, as one word.
-            model: these tensors; its files are the source's.
+            model: these tensors.
         """
         known = f"{name}@{part}"
         if known not in self._files:
             source = self.file(name)
             self._files[known] = self._remembered(
-                SourceFile(known, source.path, source.shown, model, source.identity, part=part)
+                SourceFile(known, source.path, source.shown, model, _identity(model.files), part=part)
             )
             self._declared = {**self._declared, known: self._declared[name]}
         return known
