@@ -25,7 +25,7 @@ from mergebuild import lineage as lineages
 from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
-from mergebuild.events import Emit, silent
+from mergebuild.events import Emit, Event, Hashing, silent
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
@@ -33,7 +33,7 @@ from mergebuild.planner import Planner
 from mergebuild.portable import free_space
 from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
-from mergebuild.sources import Sources, locate
+from mergebuild.sources import SMALL, Sources, locate
 from mergebuild.stamp import Stamp
 from mergebuild.store import Presence, Store
 from mergebuild.sweeping import Sweeper
@@ -208,7 +208,13 @@ class Project:
                 warm_up()
             return plan
 
-        with self._session(emit, durable=durable) as session, ExitStack() as stack:
+        def hurried(event: Event) -> None:
+            """Have torch imported beside the hashing of a large source: something will be computed with it."""
+            if isinstance(event, Hashing) and event.size > SMALL:
+                warm_up()
+            emit(event)
+
+        with self._session(hurried, durable=durable) as session, ExitStack() as stack:
             builder = Builder(
                 session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
             )
