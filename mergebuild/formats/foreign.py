@@ -28,16 +28,16 @@ class Foreign(NamedTuple):
 
 
 _PICKLE = Foreign(
-    "not-in-this-version", "is a PyTorch checkpoint (a pickle), and this version reads safetensors only", _CONVERT
+    "not-in-this-version", "is a PyTorch checkpoint (a pickle), and a safetensors file is expected", _CONVERT
 )
 _ZIP = Foreign(
     "not-in-this-version",
-    "is a PyTorch checkpoint or another zip archive, and this version reads safetensors only",
+    "is a PyTorch checkpoint or another zip archive, and a safetensors file is expected",
     _CONVERT,
 )
 _GGUF = Foreign(
     "not-in-this-version",
-    "is a GGUF file, and this version reads safetensors only",
+    "is a GGUF file, which this version does not read",
     "take the unquantized safetensors release of the model: merging quantized weights loses quality",
 )
 _LFS = Foreign(
@@ -47,8 +47,8 @@ _LFS = Foreign(
 )
 _INDEX = Foreign(
     "not-in-this-version",
-    "is the index of a model in several files, and this version reads single files only",
-    "join its parts into one `.safetensors` file first",
+    "is the index of a model in several files, not the model",
+    "name the folder that it lies in",
 )
 _PAGE = Foreign("not-a-model", "is a web page, not a model", _DOWNLOAD)
 
