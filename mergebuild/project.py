@@ -208,13 +208,7 @@ class Project:
                 warm_up()
             return plan
 
-        def hurried(event: Event) -> None:
-            """Have torch imported beside the hashing of a large source: something will be computed with it."""
-            if isinstance(event, Hashing) and event.size > SMALL:
-                warm_up()
-            emit(event)
-
-        with self._session(hurried, durable=durable) as session, ExitStack() as stack:
+        with self._session(_hurried(emit, warm_up), durable=durable) as session, ExitStack() as stack:
             builder = Builder(
                 session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
             )
@@ -515,6 +509,17 @@ class Project:
             return path.relative_to(self.recipe.root).as_posix()
         except ValueError:
             return path.as_posix()
+
+
+def _hurried(emit: Emit, warm_up: Callable[[], None]) -> Emit:
+    """Have torch imported beside the hashing of a large source: something will be computed with it."""
+
+    def told(event: Event) -> None:
+        if isinstance(event, Hashing) and event.size > SMALL:
+            warm_up()
+        emit(event)
+
+    return told
 
 
 def _check_device(device: str) -> None:

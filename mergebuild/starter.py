@@ -44,7 +44,7 @@ class Starter:
 
 
 class _Model(NamedTuple):
-    """A file or folder of weights: path relative to the mergefile's folder, layout, what it is in a few words, or its defect."""
+    """A file or folder of weights: path relative to the mergefile, layout, what it is in a few words, or its defect."""
 
     path: str
     layout: str | None
