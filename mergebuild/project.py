@@ -147,7 +147,7 @@ class Project:
                 raise plan.errors[0]
             if name in plan.fresh:
                 return WhyResult(name, Verdict.UP_TO_DATE, (), ())
-            item = session.planner.items_named(name)[0]
+            item = next(each for each in session.planner.items_named(name) if each.whole is None)
             reasons = () if item.verdict is Verdict.UP_TO_DATE else item.reasons
             return WhyResult(name, item.verdict, item.changes if reasons else (), reasons)
 
