@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.formats.documents import MAX_INDEX, is_plain, quoted, read_document
+from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo, read_header
 from mergebuild.formats.model import Model
+from mergebuild.formats.reading import quoted
 from mergebuild.formats.sidecars import Sidecars, sidecars_of
 
 __all__ = ["Folder", "read_folder", "read_safetensors", "refuse_packed"]

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from mergebuild import formats
 from mergebuild.errors import Problem, SourceError
 from mergebuild.formats import Header, encode_header, read_header
-from mergebuild.formats import header as header_module
+from mergebuild.formats import reading as reading_module
 from mergebuild.portable import pread_into
 
 
@@ -320,7 +320,7 @@ def test_missing_permission_is_told_from_a_broken_disk(tmp_path: Path, monkeypat
         def fail(path: Path, number: int = number) -> int:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(header_module, "open_to_read", fail)
+        monkeypatch.setattr(reading_module, "open_to_read", fail)
         problem = refused(tmp_path / "x")
         assert (problem.code, problem.help) == ("file-unreadable", way_out)
         assert os.strerror(number).lower() in problem.message
@@ -331,7 +331,7 @@ def test_a_disk_that_fails_while_reading_is_unreadable(tmp_path: Path, monkeypat
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     (tmp_path / "x").write_bytes(one())
-    monkeypatch.setattr(header_module, "pread_into", fail)
+    monkeypatch.setattr(reading_module, "pread_into", fail)
     assert refused(tmp_path / "x").code == "file-unreadable"
 
 
@@ -352,15 +352,15 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         os.truncate(tmp_path / "x", size)
         return pread_into(fd, view, offset)
 
-    monkeypatch.setattr(header_module, "pread_into", change)
+    monkeypatch.setattr(reading_module, "pread_into", change)
     assert refused(tmp_path / "x").code == "file-changed"
 
 
 def test_every_error_of_the_reader_is_provoked_here() -> None:
     """A new rule needs a file that breaks it."""
     folder = Path(formats.__file__).parent
-    text = (folder / "header.py").read_text(encoding="utf-8") + (folder / "foreign.py").read_text(encoding="utf-8")
-    codes = set(re.findall(r'(?:_BrokenRuleError|Foreign)\(\s*"([a-z0-9-]+)"', text))
+    text = "".join((folder / name).read_text(encoding="utf-8") for name in ("header.py", "foreign.py", "reading.py"))
+    codes = set(re.findall(r'(?:BrokenRuleError|Foreign)\(\s*"([a-z0-9-]+)"', text))
     assert codes == {code for _, code in CORPUS.values()} | set(NO_FILES.values()) | {"file-changed"}
     assert len(CORPUS) > 100
 
