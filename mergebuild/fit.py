@@ -16,6 +16,7 @@ from mergebuild.recipe.model import Component, Input, Target
 __all__ = ["Offer", "Spec", "check", "check_component", "check_missing", "unknown_in_component", "unmatched"]
 
 _LISTED = 8
+_LISTED_OF_A_LORA = 40
 
 
 class Spec(NamedTuple):
@@ -142,7 +143,8 @@ def unknown_in_component(target: Target, component: Component, names: Sequence[s
 
 def unmatched(target: Target, lora: Input, names: Sequence[str], *, found: int) -> MismatchError:
     """Return the error of a LoRA some of whose tensors find no place in the model."""
-    listed = [*names[:_LISTED], *([f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else [])]
+    most = _LISTED_OF_A_LORA
+    listed = [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
     return MismatchError.one(
         "lora-unmatched",
         f"{len(names)} tensors of LoRA `{lora.ref}` have no place in the model of `{target.name}`"

@@ -16,7 +16,7 @@ merging nor names matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -399,7 +399,7 @@ class Folder:
             missing={ref: count for ref, count in zip(others, frame.missing, strict=True) if count},
             left_out={ref: count for ref, count in zip(others, frame.left_out, strict=True) if count},
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
-            warnings=(*self._repaired(target), *_disagreements(views)),
+            warnings=(*self._repaired(target), *self._lost(views), *_disagreements(views)),
         )
 
     def _with_rules(self, whole: Blueprint) -> Blueprint:
@@ -557,10 +557,23 @@ class Folder:
         if known is None:
             known = self._lora_views[key] = (self._lora_anew(each, target, base), base)
         view, _ = known
-        unmatched = self._loras[view.palette[1].terms[0][0].owner] if len(view.palette) > 1 else ()
+        unmatched = self._unmatched(view)
         if unmatched and not target.flags["allow_unmatched"]:
             raise fit.unmatched(target, each, unmatched, found=len(view.kinds.of) if view.kinds else 0)
         return replace(view, input=each)
+
+    def _unmatched(self, view: _View) -> tuple[str, ...]:
+        """Return the tensors of a LoRA that found no place in the model."""
+        return self._loras[view.palette[1].terms[0][0].owner] if view.input.role.startswith("loras[") else ()
+
+    def _lost(self, views: Iterable[_View]) -> list[str]:
+        """Return what of LoRAs the user lets go."""
+        found = [(view.input.ref, self._unmatched(view)) for view in views]
+        return [
+            f"{len(names)} tensors of LoRA `{ref}` have no place in the model and are left out, such as `{names[0]}`"
+            for ref, names in found
+            if names
+        ]
 
     def _lora_anew(self, each: Input, target: Target, base: _View) -> _View:
         tensors, config, shown = self._lora_tensors(each.ref)
