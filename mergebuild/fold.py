@@ -559,7 +559,8 @@ class Folder:
         view, _ = known
         unmatched = self._unmatched(view)
         if unmatched and not target.flags["allow_unmatched"]:
-            raise fit.unmatched(target, each, unmatched, found=len(view.kinds.of) if view.kinds else 0)
+            owner = view.palette[1].terms[0][0].owner
+            raise fit.unmatched(target, each, unmatched, found=len(self._blueprints[owner].specs))
         return replace(view, input=each)
 
     def _unmatched(self, view: _View) -> tuple[str, ...]:
