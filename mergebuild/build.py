@@ -647,7 +647,7 @@ class Builder:
                 bytes_written=outcome.bytes_written,
                 error=outcome.problem,
                 reasons=item.reasons,
-                notes=tuple(item.blueprint.notes()),
+                notes=item.notes,
             )
         return plan.in_order(found)
 

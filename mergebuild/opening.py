@@ -103,6 +103,7 @@ def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], 
         tuple(size for model in models for size in model.sizes),
         tensors,
         models[0].metadata if len(models) == 1 else {},
+        tuple(path for model in models for path in model.documents),
     )
 
 

@@ -173,10 +173,13 @@ class Planner:
         """Say what a goal will be, as far as that is known."""
         blueprint = self.folder.blueprint(goal.target)
         needs = tuple(sorted(self._files_below(blueprint)))
-        item = Item(goal, blueprint, self._shown(goal.path), needs)
+        leaves = self.leaves(goal.target)
+        notices = (
+            f"`{owner}`: {notice}" for owner in sorted(leaves) for notice in self._sources.file(owner).model.notices
+        )
+        item = Item(goal, blueprint, self._shown(goal.path), needs, notices=tuple(notices))
         if not goal.is_extra:
             self._items[goal.target] = item
-        leaves = self.leaves(goal.target)
         unseen = (owner for owner in leaves if not self._sources.file(owner).is_hashed)
         hash_first = (
             hash_all
@@ -285,7 +288,9 @@ class Planner:
         assert whole is not None
         facts = self._metadata(item)
         most = item.blueprint.target.max_shard_size or packing.MAX_SHARD_SIZE
-        for file in packing.files_of(specs, whole.by_name, facts, *self._donor(item), most):
+        donor, home = self._donor(item)
+        item.notices += donor.left_out if donor else ()
+        for file in packing.files_of(specs, whole.by_name, facts, donor, home, most):
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
             part = Item(replace(goal, path=path), item.blueprint, shown, item.needs, whole=item)

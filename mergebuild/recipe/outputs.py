@@ -76,7 +76,9 @@ class Outputs:
                     _report_nested(self._whole[folder], (name, at), at, problems)
                     return True
                 if folder in self._sources:
-                    message = f"the output of target `{name}` lies in the folder of the source `{self._sources[folder]}`"
+                    message = (
+                        f"the output of target `{name}` lies in the folder of the source `{self._sources[folder]}`"
+                    )
                     hint = "nothing is written beside a source; choose another path"
                     problems.add("output-is-source", message, at, help=hint)
                     return True
