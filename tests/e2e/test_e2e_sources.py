@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import torch
 from model_folders import checkpoint, document, sharded
 from project_space import Space, Tensors, write_tensors
 from tiny_models import llama, sd15
+
+from mergebuild import planner, sources
 
 SHARDED = """
 [sources]
@@ -83,6 +86,28 @@ def test_the_same_tensors_in_any_format_are_the_same_source(pair: Space, name: s
     assert again["mix"]["artifact"] == artifact
     assert pair.bytes("out/mix.safetensors") == before
     assert pair.run("verify", "--rebuild").code == 0
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_large_source_of_any_format_is_hashed_as_it_is_merged(
+    pair: Space, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read once, and the same bytes as where it is hashed before."""
+    pair.build()
+    before = pair.bytes("out/mix.safetensors")
+    shutil.rmtree(pair / ".mergebuild")
+    (pair / "out/mix.safetensors").unlink()
+    FORMATS[name](pair / name, sd15(2))
+    pair.edit('"two.safetensors"', f'"{name}"')
+    monkeypatch.setattr(planner, "SMALL", 0)
+    monkeypatch.setattr(sources, "SMALL", 0)
+    pair.settle()
+
+    built = pair.build()
+
+    assert pair.bytes("out/mix.safetensors") == before
+    assert built.bytes_read < 1.2 * 2 * len(pair.bytes("one.safetensors"))
+    assert pair.build().verdicts == {"mix": "up-to-date"}
 
 
 def test_a_checkpoints_leftovers_are_told(pair: Space) -> None:
