@@ -42,7 +42,7 @@ from mergebuild.plan import Item, Made, Plan
 from mergebuild.planner import Planner
 from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
-from mergebuild.sources import Sources
+from mergebuild.sources import Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Store, temporary_path
 from mergebuild.wave import Wave, Whereabouts
 
@@ -448,7 +448,7 @@ class Builder:
     ) -> None:
         """Publish an item of a wave that was run, or say why not."""
         temporary = wave.work.outputs[index].path
-        stale = sorted(changed & self.planner.leaves(item.name))
+        stale = sorted({source_of_part(each) for each in changed} & self.planner.leaves(item.name))
         if any(self._failed(need) for need in item.needs):
             self._done(item, _Outcome(Verdict.SKIPPED))
         elif stale:

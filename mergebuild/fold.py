@@ -24,14 +24,18 @@ from typing import NamedTuple, TypeVar
 
 from mergebuild import fit
 from mergebuild.digest import Term
-from mergebuild.errors import Problem, RecipeError
+from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fit import Spec
 from mergebuild.formats import TensorInfo
 from mergebuild.layouts import Layout, Places, Selector, detect, structure
+from mergebuild.lora import Delta, adapter_config, match, needs, written
 from mergebuild.methods.method import Method, UndefinedError
+from mergebuild.methods.tables.lora import DELTA
+from mergebuild.opening import standalone, widened
 from mergebuild.recipe import Recipe
-from mergebuild.recipe.model import Input, NumberPerTensor, Target
-from mergebuild.sources import Sources
+from mergebuild.recipe.model import Component, Input, NumberPerTensor, Target
+from mergebuild.sources import Sources, source_of_part
+from mergebuild.traits import marks, position_ids
 
 __all__ = [
     "Argument",
@@ -50,6 +54,10 @@ __all__ = [
 _EMA = "model_ema."
 _EMA_OF = "model.diffusion_model."
 _ZERO = Fraction(0)
+_CLIP_LENGTH = 77
+"""Tokens that CLIP's text encoder takes."""
+_CONV_IN = "input_blocks.0.0.weight"
+"""The first convolution of a UNet, whose channels say what it is for."""
 
 Key = TypeVar("Key", bytes, int)
 
@@ -58,17 +66,18 @@ Argument = Fraction | tuple[Fraction, ...] | bool | str
 
 
 class Slot(NamedTuple):
-    """Where a term's tensor comes from, under the same name or as its EMA copy.
+    """Where a term's tensor comes from: under the same name, as its EMA copy, or under a name of its own.
 
     A source, a file target, or what a virtual target makes by an operation.
     """
 
     owner: str
     ema: bool = False
+    own: str = ""
 
     def tensor(self, name: str) -> str:
         """Return the name in the owner of what the target calls `name`."""
-        return ema_name(name) if self.ema else name
+        return self.own or (ema_name(name) if self.ema else name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +190,8 @@ class Blueprint:
     """By input: tensors that only it has."""
     ema_dropped: Mapping[str, int]
     """By input: EMA copies left behind."""
+    warnings: tuple[str, ...] = ()
+    """What else the user should know, a sentence each."""
 
     def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
         """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""
@@ -199,7 +210,7 @@ class Blueprint:
             f'{count} EMA tensors of `{name}` are left out (`ema = "keep"` or `"use"`)'
             for name, count in self.ema_dropped.items()
         ]
-        return found
+        return [*found, *self.warnings]
 
 
 @dataclass(frozen=True)
@@ -317,9 +328,14 @@ class Folder:
         self._selectors: dict[tuple[str | None, tuple[str, ...]], Selector] = {}
         self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
-        self._averaged: dict[str, Kinds] = {}
+        self._kinds_of_sources: dict[tuple[str, bool], Kinds] = {}
+        self._ids: dict[str, tuple[str, ...]] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
         self._ruled: dict[tuple[object, ...], _Ruled] = {}
+        self._loras: dict[str, tuple[str, ...]] = {}
+        """By the name of what a LoRA adds to a model: those of its tensors that found no place."""
+        self._lora_views: dict[tuple[object, ...], tuple[_View, _View]] = {}
+        """With the model's view, which is found by its identity and so must live."""
 
     def blueprint(self, name: str) -> Blueprint:
         """Return what a target is made of.
@@ -334,19 +350,37 @@ class Folder:
                 if each not in self._blueprints:
                     target = self._recipe.target(each)
                     made = self._make(target)
-                    self._blueprints[each] = self._with_rules(made) if target.rules else made
+                    made = self._with_rules(made) if target.rules else made
+                    self._blueprints[each] = self._with_components(made) if target.components else made
         return self._blueprints[name]
 
     def is_virtual(self, ref: str) -> bool:
         """Whether an input is a target without an output: it folds away, but for what it makes by operations."""
-        return ref not in self._sources and self._recipe.target(ref).is_virtual
+        return self.is_delta(ref) or (ref not in self._sources and self._recipe.target(ref).is_virtual)
+
+    def is_delta(self, owner: str) -> bool:
+        """Whether an owner of slots is what LoRAs add to a model: a virtual target that no recipe names."""
+        return owner in self._loras
+
+    def known_as(self, owner: str) -> str:
+        """Return what the recipe calls an owner: what a LoRA adds goes by the LoRA's name."""
+        if self.is_delta(owner):
+            return owner.rpartition("@")[0]
+        return source_of_part(owner) if owner in self._sources else owner
 
     def programs(self, name: str) -> tuple[Method, ...]:
         """Return the user's own methods that making a target runs."""
         return self._recipe.programs(name)
 
     def _make(self, target: Target) -> Blueprint:
-        views = tuple(self._view(each, target) for each in target.inputs)
+        found: list[_View] = []
+        for each in target.inputs:
+            if each.role.startswith("loras["):
+                found.append(self._lora(each, target, found[0]))
+                continue
+            view = self._view(each, target)
+            found.append(self._widened(view, found[0], target) if found and target.on_channels == "common" else view)
+        views = tuple(found)
         likeness = (*_likeness(target), *(view.likeness for view in views))
         frame = self._frames.get(likeness)
         if frame is None:
@@ -361,6 +395,7 @@ class Folder:
             missing={ref: count for ref, count in zip(others, frame.missing, strict=True) if count},
             left_out={ref: count for ref, count in zip(others, frame.left_out, strict=True) if count},
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
+            warnings=(*self._repaired(target), *_disagreements(views)),
         )
 
     def _with_rules(self, whole: Blueprint) -> Blueprint:
@@ -379,6 +414,51 @@ class Folder:
             left_out={ref: count for part in reversed(parts) for ref, count in part.left_out.items()},
             ema_dropped={ref: count for part in reversed(parts) for ref, count in part.ema_dropped.items()},
         )
+
+    def _with_components(self, whole: Blueprint) -> Blueprint:
+        """Return a blueprint in which some components are another input's, or have a dtype of their own."""
+        target, layout = whole.target, whole.layout
+        known = dict(layout.components) if layout else {}
+        specs, source_specs = dict(whole.specs), dict(whole.source_specs)
+        palette = list(whole.forms.palette)
+        of = dict(whole.forms.kinds.of)
+        for each in target.components:
+            if each.name not in known:
+                raise _unknown_component(target, each, layout)
+            if each.input is not None:
+                view = self._component(each, target, whole)
+                taken = {name: spec for name, spec in view.specs.items() if known[each.name].search(name)}
+                fit.check_component(target, each, source_specs, taken)
+                first = len(palette)
+                palette += view.palette
+                of |= {name: first + view.kind(name) for name in taken}
+                source_specs |= taken
+                specs |= _rounded(taken, target.dtype)
+            if each.dtype is not None:
+                mine = {name: spec for name, spec in source_specs.items() if known[each.name].search(name)}
+                specs |= _rounded(mine, each.dtype)
+                source_specs |= _rounded(mine, each.dtype)
+        used = {kind: number for number, kind in enumerate(dict.fromkeys(of[name] for name in specs))}
+        kinds = Kinds({name: used[of[name]] for name in specs}, specs)
+        return replace(
+            whole, specs=specs, source_specs=source_specs, forms=Forms(kinds, tuple(palette[kind] for kind in used))
+        )
+
+    def _component(self, each: Component, target: Target, whole: Blueprint) -> _View:
+        """Return an input as a checkpoint with the names of the target's: a standalone component gets them."""
+        assert each.input is not None
+        ref = each.input.ref
+        if ref in self._sources:
+            model = self._sources.file(ref).model
+            renamed = standalone(model, each.name, {name: spec.shape for name, spec in whole.specs.items()})
+            if renamed is not None:
+                part, left = renamed
+                if left:
+                    raise fit.unknown_in_component(target, each, left)
+                name = self._sources.renamed(ref, each.name, part)
+                specs = {tensor: _spec(info) for tensor, info in part.tensors.items()}
+                return _View(each.input, whole.layout, specs, (self._intern({Slot(name): Fraction(1)}),))
+        return self._view(each.input, target)
 
     def _ruled_by(self, target: Target, whole: Blueprint, parts: Sequence[Kinds]) -> _Ruled:
         specs = whole.source_specs
@@ -453,19 +533,123 @@ class Folder:
                 palette = tuple(own if form.operation else form for form in made.forms.palette)
                 return _View(each, layout, specs, palette, made.forms.kinds, ema_dropped)
         plain = self._intern({Slot(each.ref): Fraction(1)})
-        if target.ema != "use" or each.ref not in self._sources:
+        uses_averages = target.ema == "use" and each.ref in self._sources
+        if not uses_averages and not self._broken_ids(each.ref):
             return _View(each, layout, specs, (plain,), None, ema_dropped)
         averaged = self._intern({Slot(each.ref, ema=True): Fraction(1)})
-        return _View(each, layout, specs, (plain, averaged), self._kinds_with_averages(each.ref, specs), ema_dropped)
+        counting = self._intern({Slot(self._sources.position_ids(), own="position_ids"): Fraction(1)})
+        kinds = self._source_kinds(each.ref, specs, uses_averages=uses_averages)
+        return _View(each, layout, specs, (plain, averaged, counting), kinds, ema_dropped)
 
-    def _kinds_with_averages(self, ref: str, specs: Mapping[str, Spec]) -> Kinds:
-        """Return the kinds of a source whose EMA copies are used: 1 where there is one, else 0."""
-        found = self._averaged.get(ref)
+    def _lora(self, each: Input, target: Target, base: _View) -> _View:
+        """Return what a LoRA adds to a model, as an input with the model's own tensors: 0 where it adds nothing.
+
+        Raises:
+            SourceError: its shapes are not the model's, or its family is not known.
+            MismatchError: some of its tensors find no place in the model.
+        """
+        key = (each.ref, id(base.specs), id(base.kinds), *map(id, base.palette))
+        known = self._lora_views.get(key)
+        if known is None:
+            known = self._lora_views[key] = (self._lora_anew(each, target, base), base)
+        view, _ = known
+        unmatched = self._loras[view.palette[1].terms[0][0].owner] if len(view.palette) > 1 else ()
+        if unmatched and not target.flags["allow_unmatched"]:
+            raise fit.unmatched(target, each, unmatched, found=len(view.kinds.of) if view.kinds else 0)
+        return replace(view, input=each)
+
+    def _lora_anew(self, each: Input, target: Target, base: _View) -> _View:
+        tensors, config, shown = self._lora_tensors(each.ref)
+        floats = {name: spec.shape for name, spec in base.specs.items() if spec.is_float}
+        matched = match(tensors, floats, config, shown=shown)
+        name = f"{each.ref}@{len(self._loras)}"
+        self._loras[name] = matched.unmatched
+        specs = {tensor: base.specs[tensor] for tensor in base.specs if tensor in matched.deltas}
+        palette = tuple(
+            self._added(each.ref, matched.deltas[tensor], tensors, base.palette[base.kind(tensor)]) for tensor in specs
+        )
+        kinds = Kinds({tensor: kind for kind, tensor in enumerate(specs)}, specs)
+        own = replace(target, name=name, inputs=(each,), output=None, output_path=None, dtype=None, rules=())
+        self._blueprints[name] = Blueprint(
+            own, base.layout, specs, specs, Forms(kinds, palette), missing={}, left_out={}, ema_dropped={}
+        )
+        nothing, something = self._intern({}), self._intern({Slot(name): Fraction(1)})
+        of = {tensor: int(tensor in specs) for tensor in base.specs}
+        return _View(each, base.layout, base.specs, (nothing, something), Kinds(of, base.specs))
+
+    def _lora_tensors(self, ref: str) -> tuple[Mapping[str, TensorInfo | Spec], Mapping[str, object] | None, str]:
+        """Return a LoRA's tensors, its configuration, and what to call it."""
+        if ref in self._sources:
+            source = self._sources.file(ref)
+            return source.tensors, adapter_config(source.model), source.shown
+        if self._recipe.target(ref).is_virtual:
+            raise RecipeError.one(
+                "virtual-lora",
+                f"`{ref}` is used as a LoRA and has no `output`",
+                where=self._recipe.target(ref).where.place(),
+                help="a LoRA is read as a whole: give it an `output`",
+            )
+        return self.blueprint(ref).specs, None, f"target `{ref}`"
+
+    def _added(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, TensorInfo | Spec], weight: Form) -> Form:
+        """Return the form of what a LoRA adds to one tensor."""
+        weighed = any(needs(each.family, dict(each.facts)) != "nothing" for each in deltas)
+        factors = [factor.tensor for each in deltas for factor in each.factors]
+        inputs = [self._intern({Slot(ref, own=name): Fraction(1)}) for name in factors]
+        arguments: tuple[tuple[str, Argument], ...] = (
+            ("deltas", written(deltas, {name: tensors[name].shape for name in factors})),
+            ("weighed", weighed),
+        )
+        return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs)))
+
+    def _source_kinds(self, ref: str, specs: Mapping[str, Spec], *, uses_averages: bool) -> Kinds:
+        """Return the kinds of a source's tensors: 1 where an EMA copy is used, 2 for position ids to be repaired."""
+        found = self._kinds_of_sources.get((ref, uses_averages))
         if found is None:
             own = self._sources.file(ref).tensors
-            of = {name: int(name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs}
-            found = self._averaged[ref] = Kinds(of, specs)
+            of = {
+                name: int(uses_averages and name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs
+            } | dict.fromkeys((name for name in self._broken_ids(ref) if name in specs), 2)
+            found = self._kinds_of_sources[ref, uses_averages] = Kinds(of, specs)
         return found
+
+    def _broken_ids(self, ref: str) -> tuple[str, ...]:
+        """Return a source's position ids of CLIP that are not 0 to 76 as integers: tokens would be dropped."""
+        if ref not in self._sources:
+            return ()
+        found = self._ids.get(ref)
+        if found is None:
+            ids = (each for each in position_ids(self._sources.file(ref).model) if each.length == _CLIP_LENGTH)
+            found = self._ids[ref] = tuple(each.name for each in ids if each.wrong or each.dtype != "int64")
+        return found
+
+    def _repaired(self, target: Target) -> list[str]:
+        ref = target.inputs[0].ref
+        return [f"`{name}` of `{ref}` is not 0 to 76 and is written as that" for name in self._broken_ids(ref)]
+
+    def _widened(self, view: _View, first: _View, target: Target) -> _View:
+        """Return an input whose first convolution has as many channels as the first input's: its own, then those.
+
+        So every method finds nothing to merge in channels that the input lacks.
+        """
+        name = next((name for name in view.specs if name.endswith(_CONV_IN) and name in first.specs), None)
+        if name is None:
+            return view
+        mine, wide = view.specs[name], first.specs[name]
+        if len(mine.shape) != 4 or mine.shape[1] >= wide.shape[1] or mine.shape[::2] != wide.shape[::2]:
+            return view
+        base = target.inputs[0].ref
+        while base not in self._sources:
+            base = self._recipe.target(base).inputs[0].ref
+        ref = view.input.ref
+        if ref not in self._sources or mine.dtype != self._sources.file(base).tensors[name].dtype:
+            return view  # whose shape is refused then
+        models = self._sources.file(ref).model, self._sources.file(base).model
+        owner = self._sources.renamed(ref, f"on {base}", widened(*models, name))
+        extra = self._intern({Slot(owner): Fraction(1)})
+        of = {each: view.kind(each) for each in view.specs} | {name: len(view.palette)}
+        specs = {**view.specs, name: mine._replace(shape=wide.shape)}
+        return replace(view, specs=specs, palette=(*view.palette, extra), kinds=Kinds(of, specs))
 
     def _input_specs(self, ref: str, ema: str) -> tuple[Mapping[str, Spec], int]:
         """Return the tensors that an input offers, and how many EMA copies are left behind."""
@@ -484,6 +668,8 @@ class Folder:
             for name in specs:
                 if name.startswith(_EMA_OF) and (copy := tensors.get(ema_name(name))) and copy.is_float:
                     specs[name] = _spec(copy)
+        for name in self._broken_ids(ref):
+            specs[name] = Spec("int64", (1, _CLIP_LENGTH), is_float=False)
         return specs
 
     def _layout(self, ref: str) -> Layout | None:
@@ -568,6 +754,27 @@ class Folder:
             for slot, coefficient in each.terms:
                 terms[slot] = terms.get(slot, _ZERO) + factor * coefficient
         return self._intern(terms)
+
+
+def _unknown_component(target: Target, each: Component, layout: Layout | None) -> RecipeError:
+    known = [name for name, _ in layout.components if name != "ema"] if layout else []
+    return RecipeError.one(
+        "unknown-component",
+        f"target `{target.name}` names the component `{each.name}`, "
+        + (f"which `{layout.name}` does not have" if layout else "and the layout of its first input is not known"),
+        where=target.where.place("components", each.name, key=True),
+        help=did_you_mean(each.name, known, otherwise=f"it has: {', '.join(known)}") if known else
+        "`[layouts.NAME]` declares a layout with its components",
+    )  # fmt: skip
+
+
+def _disagreements(views: Sequence[_View]) -> list[str]:
+    """Return what marks say of some inputs and not of others: a model that predicts v and one that predicts noise."""
+    found = [(view.input.ref, marks(view.specs)) for view in views if not view.input.role.startswith("loras[")]
+    if len({each for _, each in found}) < 2:
+        return []
+    told = ", ".join(f"`{ref}` {' and '.join(f'`{mark}`' for mark in each) or 'none'}" for ref, each in found)
+    return [f"inputs are marked as made for different predictions, and a mix of them is noise: {told}"]
 
 
 def _spec(info: TensorInfo) -> Spec:

@@ -107,7 +107,7 @@ def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
     waiting = [target]
     while waiting:
         for owner in folder.blueprint(waiting.pop()).owners:
-            if owner not in recipe.sources and owner not in rounded:
+            if owner not in recipe.sources and owner not in rounded and not folder.is_delta(owner):
                 rounded.add(owner)
                 waiting.append(owner)
     order = [name for name in recipe.below(target) if name in rounded or name == target]
@@ -116,7 +116,7 @@ def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
         tree = tuple(_tree(recipe, target))
         return Lineage(target, linear=False, proportions=None, by_block={}, rounded_at=files, tree=tree)
     for name in order:
-        expanded[name] = _expand(folder.blueprint(name), expanded)
+        expanded[name] = _expand(folder, name, expanded)
     proportions, by_block = summarize(expanded[target], folder.blueprint(target).layout)
     return Lineage(
         target,
@@ -128,12 +128,15 @@ def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
     )
 
 
-def _expand(blueprint: Blueprint, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
+def _expand(folder: Folder, name: str, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
     """Return a target's shares of sources, those of the files that it reads being known."""
     known: dict[tuple[object, ...], Shares] = {}
     found: dict[str, Shares] = {}
-    for tensor, own in _of_tensors(blueprint).items():
-        parts = tuple(below[owner].get(tensor, ()) if owner in below else ((owner, Fraction(1)),) for owner, _ in own)
+    for tensor, own in _of_tensors(folder.blueprint(name)).items():
+        parts = tuple(
+            below[owner].get(tensor, ()) if owner in below else ((folder.known_as(owner), Fraction(1)),)
+            for owner, _ in own
+        )
         key = (own, parts)
         if key not in known:
             known[key] = _gathered(

@@ -19,12 +19,15 @@ from mergebuild.formats.folders import Folder, read_folder, read_safetensors, re
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.pickles import is_pickle, read_pickle
-from mergebuild.naming import Cut, Renamed, to_ldm
+from mergebuild.naming import Cut, Renamed, kind_of, text_encoder_to_ldm, to_ldm, unet_to_ldm, vae_to_ldm
 
-__all__ = ["read_model", "renamed_model"]
+__all__ = ["read_model", "renamed_model", "standalone", "widened"]
 
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
+
+_CHECKPOINT: Final = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+"""What names in a checkpoint begin with."""
 
 
 def read_model(path: Path, *, shown: str | None = None) -> Model:
@@ -84,6 +87,56 @@ def _pipeline(folder: Folder) -> Model:
     if left:
         notices.append(f"{len(left)} tensors have no place in a single file and are left out, such as `{left[0]}`")
     return replace(renamed_model(components, made, "diffusers"), notices=tuple(notices), facts=folder.config)
+
+
+def standalone(model: Model, component: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Model, list[str]] | None:
+    """Return a file that is one component alone with the names of a checkpoint, and its tensors that have none.
+
+    None where it is no such file, or needs no other names: it is a checkpoint itself.
+
+    Args:
+        model: the file.
+        component: `vae`, `text_encoder` or `unet`.
+        shapes: the tensors of the checkpoint that it is for.
+    """
+    own = {name: info.shape for name, info in model.tensors.items()}
+    kind = kind_of(shapes)
+    if kind is None or any(name.startswith(_CHECKPOINT) for name in own):
+        return None
+    if component == "vae":
+        made, left = vae_to_ldm(own)
+    elif component == "text_encoder":
+        made, left = text_encoder_to_ldm(own, kind)
+    elif component == "unet":
+        made, left = unet_to_ldm(own)
+    else:
+        return None
+    return renamed_model({"": model}, made, model.format), left
+
+
+def widened(narrow: Model, wide: Model, name: str) -> Model:
+    """Return a convolution with the input channels of one model, and behind them those that only another has.
+
+    Args:
+        narrow: has the first channels.
+        wide: has the rest.
+        name: what both call the tensor, `[out, channels, ...]` in both, of one dtype.
+    """
+    few, many = narrow.tensors[name], wide.tensors[name]
+    kernel = prod(many.shape[2:])
+    size = DTYPES_BY_WORD[many.dtype].size
+    width, full = few.shape[1] * kernel, many.shape[1] * kernel
+    pieces = [
+        piece
+        for row in range(many.shape[0])
+        for piece in (
+            Piece(few.file, few.begin + row * width * size, (width,), (1,)),
+            Piece(len(narrow.files) + many.file, many.begin + (row * full + width) * size, (full - width,), (1,)),
+        )
+    ]
+    made = TensorInfo(name, many.dtype, many.shape, 0, many.nbytes, few.file, tuple(pieces))
+    files, sizes = (*narrow.files, *wide.files), (*narrow.sizes, *wide.sizes)
+    return Model(narrow.format, files, sizes, {name: made}, {})
 
 
 def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], format_: str) -> Model:

@@ -21,7 +21,7 @@ from mergebuild.formats.folders import read_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
-from mergebuild.sources import SMALL, Sources
+from mergebuild.sources import SMALL, Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Presence, Store
 from mergebuild.tensors import Grid, Made, Origin, Row, Tensors
 
@@ -86,7 +86,7 @@ class Planner:
             owner
             for item in self._order
             if not item.is_known
-            for owner in self.leaves(item.name)
+            for owner in self._bottom(item.name)
             if not self._sources.file(owner).is_hashed
         }
         return Plan(
@@ -173,13 +173,15 @@ class Planner:
         """Say what a goal will be, as far as that is known."""
         blueprint = self.folder.blueprint(goal.target)
         needs = tuple(sorted(self._files_below(blueprint)))
-        leaves = self.leaves(goal.target)
         notices = (
-            f"`{owner}`: {notice}" for owner in sorted(leaves) for notice in self._sources.file(owner).model.notices
+            f"`{owner}`: {notice}"
+            for owner in sorted(self.leaves(goal.target))
+            for notice in self._sources.file(owner).model.notices
         )
         item = Item(goal, blueprint, self._shown(goal.path), needs, notices=tuple(notices))
         if not goal.is_extra:
             self._items[goal.target] = item
+        leaves = self._bottom(goal.target)
         unseen = (owner for owner in leaves if not self._sources.file(owner).is_hashed)
         hash_first = (
             hash_all
@@ -187,7 +189,7 @@ class Planner:
             or blueprint.target.metadata == "full"
             or not packing.is_safetensors(goal.path)
             or sum(self._sources.file(owner).size for owner in unseen) <= SMALL
-            or any(self.folder.blueprint(name).forms.operates for name in self._recipe.below(goal.target))
+            or any(self._operates(self.folder.blueprint(name)) for name in self._recipe.below(goal.target))
         )
         for owner in sorted(leaves):
             if hash_first or self._sources.is_pinned(owner):
@@ -201,8 +203,12 @@ class Planner:
             self._foresee(item)
         return item
 
+    def _operates(self, blueprint: Blueprint) -> bool:
+        """Whether some tensors of a target are not linear in those of sources, or are made of others' parts."""
+        return blueprint.forms.operates or any(self.folder.is_delta(owner) for owner in blueprint.owners)
+
     def _is_known(self, item: Item) -> bool:
-        return all(self._sources.file(owner).is_hashed for owner in self.leaves(item.name))
+        return all(self._sources.file(owner).is_hashed for owner in self._bottom(item.name))
 
     def _catch_up(self, item: Item) -> None:
         """Judge an item anew that was only foreseen, and whose sources another one has made known since."""
@@ -255,12 +261,23 @@ class Planner:
 
     def leaves(self, target: str) -> frozenset[str]:
         """Return the sources at the bottom of a target, through files as well."""
+        return frozenset(own for each in self._bottom(target) if (own := source_of_part(each)))
+
+    def _bottom(self, target: str) -> frozenset[str]:
+        """Return the same, with those under which only a part of a source is known, and with what no recipe names."""
         if target not in self._leaves:
             for name in self._recipe.below(target):
-                owners = self.folder.blueprint(name).owners
-                below = (self._leaves.get(owner, {owner}) for owner in owners)
-                self._leaves[name] = frozenset().union(*below)
+                self._leaves[name] = self._leaves_of(self.folder.blueprint(name).owners)
         return self._leaves[target]
+
+    def _leaves_of(self, owners: frozenset[str]) -> frozenset[str]:
+        below = (
+            self._leaves_of(self.folder.blueprint(owner).owners)
+            if self.folder.is_delta(owner)
+            else self._leaves.get(owner, {owner})
+            for owner in owners
+        )
+        return frozenset().union(*below)
 
     def identify(self, item: Item) -> None:
         """Fill in what follows from the digests of the sources, which are hashed."""
@@ -362,11 +379,17 @@ class Planner:
         waiting = [item.blueprint]
         while waiting:
             blueprint = waiting.pop()
-            if blueprint.forms.surveys:
+            if blueprint.forms.surveys or self._reads_parts(blueprint):
                 return True
             virtual = (owner for owner in blueprint.owners if self.folder.is_virtual(owner))
             waiting += [self.folder.blueprint(owner) for owner in virtual]
         return False
+
+    def _reads_parts(self, blueprint: Blueprint) -> bool:
+        """Whether it takes tensors of a file target whole, which must be written then."""
+        return self.folder.is_delta(blueprint.target.name) and any(
+            owner not in self._sources and not self.folder.is_virtual(owner) for owner in blueprint.owners
+        )
 
     def _files_below(self, blueprint: Blueprint) -> set[str]:
         """Return the file targets that a target reads, itself or by way of virtual ones that operate."""

@@ -32,10 +32,13 @@ from mergebuild.portable import Identity, identity
 from mergebuild.recipe.model import Source
 from mergebuild.store.state import SourceRow, State
 
-__all__ = ["SMALL", "SourceFile", "Sources", "locate"]
+__all__ = ["POSITION_IDS", "SMALL", "SourceFile", "Sources", "locate", "source_of_part"]
 
 SMALL = 1 << 28
 """Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
+
+POSITION_IDS = "@position_ids"
+"""A source that no recipe names: 0, 1, ... 76 (int64 [1, 77]), under the name `position_ids`."""
 
 _GATHERED = 1 << 22
 """Elements put together at a time, to be hashed."""
@@ -59,6 +62,16 @@ class SourceFile:
     checksums: Mapping[str, bytes] | None = None
     sha256: str | None = None
     autov3: str | None = None
+    part: str = ""
+    """Which part of the source it is, under other names; empty: all of it."""
+
+    @property
+    def remembered_by(self) -> Identity:
+        """What it is remembered by: the state of its files, and what of them it is."""
+        if not self.part:
+            return self.identity
+        mark = checksum(f"{self.identity.device} {self.identity.inode} {self.part}".encode())
+        return self.identity._replace(device=-1, inode=int.from_bytes(mark[:7], "big"))
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -108,6 +121,11 @@ class SourceFile:
     def is_hashed(self) -> bool:
         """Whether its digests are known."""
         return self.checksums is not None
+
+
+def source_of_part(name: str) -> str:
+    """Return which source of the recipe a name means, that perhaps stands for a part of it; empty: for none."""
+    return name.partition("@")[0]
 
 
 def locate(source: Source, root: Path) -> Path:
@@ -162,6 +180,33 @@ class Sources:
             found = self._files[name] = self._open(self._declared[name])
         return found
 
+    def position_ids(self) -> str:
+        """Return the name of the source that holds what the position ids of CLIP's text encoder must be."""
+        if POSITION_IDS not in self._files:
+            where = next(iter(self._declared.values())).where
+            path = Path(__file__).parent / "layouts" / "data" / f"{POSITION_IDS[1:]}.safetensors"
+            own = Source(POSITION_IDS, str(path), path.parent, None, None, where)
+            self._declared = {**self._declared, POSITION_IDS: own}
+            self._files[POSITION_IDS] = self._open(own)
+        return POSITION_IDS
+
+    def renamed(self, name: str, part: str, model: Model) -> str:
+        """Return the name of a source of which only some tensors are used, under other names or put together anew.
+
+        Args:
+            name: the source.
+            part: what of it, as one word.
+            model: these tensors.
+        """
+        known = f"{name}@{part}"
+        if known not in self._files:
+            source = self.file(name)
+            self._files[known] = self._remembered(
+                SourceFile(known, source.path, source.shown, model, _identity(model), part=part)
+            )
+            self._declared = {**self._declared, known: self._declared[name]}
+        return known
+
     def hashed(self, name: str, *, with_sha256: bool = False) -> SourceFile:
         """Return a source whose digests (and SHA-256, when asked for or pinned) are known, reading it if need be.
 
@@ -170,6 +215,9 @@ class Sources:
         """
         source = self.file(name)
         pins = self._declared[name].pins
+        if source.part and pins:
+            self.hashed(source_of_part(name))
+            pins = {}
         for pin in pins.keys() - source.has_hashes:
             raise self._mismatch(source, hashes.Difference(pin, pins[pin], f"(none: {_LACKING[pin]})"))
         wanted = {"sha256" if pin == "autov2" else pin for pin in pins} | ({"sha256"} if with_sha256 else set())
@@ -203,7 +251,7 @@ class Sources:
         """Remember the checksums of a source whose reading began then, unless the file is racily clean."""
         if not portable.is_racy(source.identity, began_ns):
             checksums = b"".join((source.checksums or {}).values())
-            row = SourceRow(source.identity, checksums, source.content, source.sha256, source.autov3)
+            row = SourceRow(source.remembered_by, checksums, source.content, source.sha256, source.autov3)
             self._state.remember_source(row)
 
     def opened(self) -> list[str]:
@@ -227,12 +275,15 @@ class Sources:
             raise SourceError(
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
-        found = SourceFile(source.name, path, shown, model, state)
-        known = self._state.source(state)
+        return self._remembered(SourceFile(source.name, path, shown, model, state))
+
+    def _remembered(self, found: SourceFile) -> SourceFile:
+        """Return a source with what is remembered of it."""
+        known = self._state.source(found.remembered_by)
         if known:
             found.sha256, found.autov3 = known.sha256, known.autov3
-            if known.checksums is not None and len(known.checksums) == 16 * len(model.tensors):
-                remembered = replace(found, checksums=_by_name(model, known.checksums))
+            if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):
+                remembered = replace(found, checksums=_by_name(found.model, known.checksums))
                 if remembered.content == known.content:  # else another version of us saw other tensors in it
                     return remembered
         return found

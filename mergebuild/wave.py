@@ -203,13 +203,16 @@ class Wave:
         terms = [(term.digest, term.coefficient) for term in made.terms]
         operation = None
         if made.operation is not None:
+            arguments = dict(made.operation.arguments)
+            whole = int(bool(arguments["weighed"])) if made.operation.method.by_parts else len(made.operands)
             operation = Operation(
                 made.operation.method,
                 made.name,
                 made.spec.shape,
-                dict(made.operation.arguments),
-                tuple(operand.digest for operand in made.operands),
+                arguments,
+                tuple(operand.digest for operand in made.operands[:whole]),
                 made.survey.key if made.survey else b"",
+                tuple(self.work.leaves[operand.digest] for operand in made.operands[whole:]),
             )
             if made.survey:
                 self.surveys[made.survey.key] = made.survey

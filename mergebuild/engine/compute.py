@@ -27,12 +27,13 @@ from mergebuild.engine.outputs import Block, Outputs
 from mergebuild.engine.work import Cluster, Leaf, Place, Step, StepResult, Survey
 from mergebuild.methods.method import ProgramError, UndefinedError
 
+warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # in whichever thread it is noticed
 with warnings.catch_warnings():
     # NumPy is not needed, and its absence not worth a warning; that mapped files cannot be written is what we want.
     warnings.simplefilter("ignore")
     import torch
 
-    from mergebuild.engine.makers import DTYPES, LARGEST, Maker, Operating, kernel_of, makers_of
+    from mergebuild.engine.makers import DTYPES, LARGEST, Adding, Maker, Operating, kernel_of, makers_of
     from mergebuild.methods.kernels.kernel import Grain, all_finite
 
     torch.frombuffer(bytes(1), dtype=torch.uint8)
@@ -138,6 +139,8 @@ class Worker:
         for maker in makers:
             if isinstance(maker, Operating):
                 self._find_out(maker, makers, cluster, room, size)
+            elif isinstance(maker, Adding):
+                maker.take([self._whole(leaf) for leaf in maker.parts])
         for start in range(0, cluster.count, size):
             if self._stop.is_set():
                 return {}
@@ -162,6 +165,19 @@ class Worker:
         chunks = [self._load(leaf, start, count, room.slots[slot]) for slot, leaf in enumerate(cluster.leaves)]
         kept = sum(maker.kept is not None for maker in makers)
         return chunks + [room.slots[len(chunks) + number][:count] for number in range(kept)]
+
+    def _whole(self, leaf: Leaf) -> torch.Tensor:
+        """Return a leaf as it lies, flat: a view of the file where that is possible."""
+        dtype = getattr(torch, leaf.dtype)
+        if leaf.pieces:
+            return torch.frombuffer(self._mappings.gathered(leaf, 0, leaf.count), dtype=dtype)
+        if not leaf.count:
+            return torch.empty(0, dtype=dtype)
+        mapping = self._mappings[leaf.path]
+        if leaf.offset % dtype.itemsize:
+            return torch.frombuffer(bytearray(memoryview(mapping)[leaf.offset : leaf.offset + leaf.size]), dtype=dtype)
+        found: torch.Tensor = torch.frombuffer(mapping, dtype=dtype, count=leaf.count, offset=leaf.offset)
+        return found
 
     def _load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor) -> torch.Tensor:
         """Return a chunk of a leaf as float32: a view of the file where that is possible."""
@@ -376,6 +392,7 @@ def _below(maker: Maker, makers: Sequence[Maker]) -> list[Maker]:
 def _chunk_for(makers: Sequence[Maker], count: int, chunk: int) -> int:
     """Return how many elements to make at a time, so that every kernel gets what must not be cut."""
     units = [_unit(maker) for maker in makers if isinstance(maker, Operating)]
+    units += [maker.unit for maker in makers if isinstance(maker, Adding)]
     whole = any(place.turned for maker in makers for place in maker.step.places)
     unit = math.lcm(*units, max(1, count) if whole else 1)
     if unit >= count:

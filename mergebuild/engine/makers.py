@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from importlib import import_module
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +20,11 @@ from mergebuild.engine.work import Cluster, Operation, Step
 from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
 from mergebuild.methods.kernels.linear import combine, pivot_of
+from mergebuild.methods.kernels.lora import LoraDeltas
 from mergebuild.methods.kernels.programs import kernel_in
 from mergebuild.methods.method import Method, UndefinedError
 
-__all__ = ["DTYPES", "LARGEST", "Linear", "Maker", "Operating", "kernel_of", "makers_of", "memory_for"]
+__all__ = ["DTYPES", "LARGEST", "Adding", "Linear", "Maker", "Operating", "kernel_of", "makers_of", "memory_for"]
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float64": torch.float64,
@@ -134,8 +136,37 @@ class Operating(Maker):
         return key.digest()
 
 
+class Adding(Maker):
+    """What LoRAs add to a tensor: made of tensors that have shapes of their own, in blocks of rows."""
+
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: Operation) -> None:
+        super().__init__(step, inputs, kept)
+        deltas = operation.arguments["deltas"]
+        assert isinstance(deltas, str)
+        self.parts = operation.parts
+        self._deltas = LoraDeltas(deltas, operation.shape)
+        self._count = max(1, prod(operation.shape))
+
+    @property
+    def unit(self) -> int:
+        """How many elements must be made together."""
+        return self._count if self._deltas.needs_whole else self._deltas.unit
+
+    def take(self, factors: Sequence[Tensor]) -> None:
+        """Give it what it is made of: the parts in their order, flat."""
+        self._deltas.take(factors)
+
+    def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
+        """Return what is added, in `out`."""
+        weight = chunks[self.inputs[0]] if self.inputs else None
+        return self._deltas.fill(out, start, weight)
+
+
 def memory_for(operation: Operation) -> int:
     """Return how many bytes an operation needs beside chunks: 0 unless its kernel needs the tensor whole."""
+    if operation.method.by_parts:
+        deltas = str(operation.arguments["deltas"])
+        return 16 * prod(operation.shape) if LoraDeltas(deltas, operation.shape).needs_whole else 0
     needed = kernel_of(operation.method).working_set
     call = Call(operation.tensor, operation.shape, operation.arguments)
     return needed(call, len(operation.inputs)) if needed is not None else 0
@@ -187,6 +218,9 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
         kept = None
         if step.digest in last and step.digest not in slots:  # else its readers have it from a file
             kept = slots[step.digest] = len(slots)
+        if step.operation is not None and step.operation.method.by_parts:
+            found.append(Adding(step, inputs, kept, step.operation))
+            continue
         if step.operation is not None:
             found.append(Operating(step, inputs, kept, step.operation))
             continue

@@ -122,6 +122,8 @@ class Operation:
     inputs: tuple[bytes, ...]
     survey: bytes = b""
     """The key of the survey that its kernel must have first."""
+    parts: tuple[Leaf, ...] = ()
+    """Tensors of other shapes that it takes whole, behind the inputs."""
 
 
 class Surveyed(NamedTuple):

@@ -45,6 +45,7 @@ _LEFT: Final = re.compile(
     .* \. index (?: \. \w+ )? \. json             # of shards, which are written anew
     | (?: trainer_state | (?: all | train | eval | test | predict ) _results ) \. json
     | adapter_config \. json                    # beside whole weights it would make clients look for an adapter
+    | mergebuild \. json                          # how the donor itself was made
     | requirements.* \. txt | README .*""",
 )
 _WEIGHTS: Final = re.compile(

@@ -9,6 +9,7 @@ memory can grow beyond what the pickle's own bytes bear out.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,8 +34,8 @@ __all__ = [
 MOST_BYTES: Final = 1 << 26
 """The longest pickle that is looked at; one for a hundred thousand tensors takes a fourth of it."""
 
-MOST_STEPS: Final = 4_000_000
-"""The most opcodes, in which what takes more memory counts as several; a tensor takes about forty."""
+MOST_STEPS: Final = 5_000_000
+"""The most opcodes, in which what takes more memory counts as several; a tensor takes fifty to seventy."""
 
 _LIST: Final = 2
 _DICT: Final = 7
@@ -173,7 +174,9 @@ _INERT: Final = {
 """What checkpoints of training hold beside tensors, and nobody needs for merging."""
 
 _INERT_PACKAGES: Final = "pytorch_lightning lightning lightning_fabric lightning_utilities omegaconf".split()
-"""Everything in these is inert too: callbacks and configurations that trainers save along."""
+"""Classes in these are inert too: callbacks and configurations that trainers save along."""
+
+_CLASS: Final = re.compile(r"_?[A-Z][A-Za-z0-9]*")
 
 
 def _table() -> Mapping[tuple[str, str], Global]:
@@ -330,6 +333,7 @@ class _Machine:
     # The memo
 
     def put(self, key: int) -> None:
+        self.spend(1)
         self.memo[key] = self.stack[-1]
 
     def get(self, key: int) -> None:
@@ -447,10 +451,10 @@ class _Machine:
 
     def find(self, module: str, name: str) -> None:
         found = _GLOBALS.get((module, name))
-        if found is None and module.partition(".")[0] in _INERT_PACKAGES and "." not in name:
+        if found is None and module.partition(".")[0] in _INERT_PACKAGES and _CLASS.fullmatch(name):
             found = Global(f"{module}.{name}", "inert")
         if found is None:
-            asked = f"{module}.{name}".removeprefix("builtins.").removeprefix("__builtin__.")
+            asked = ascii(f"{module}.{name}".removeprefix("builtins.").removeprefix("__builtin__."))[1:-1]
             sentence = f"asks for {_quote(asked)}, which no state dict takes: loading it the usual way may run code"
             where = (f"at byte {self.at - self.begin:,} of its pickle",)
             raise _BrokenRuleError("unsafe-pickle", sentence, _DO_NOT, where)

@@ -106,7 +106,7 @@ def read_archive(fd: int, file_size: int) -> Archive:
     entries = _entries(bytes(_bytes_at(fd, begin, size)), count)
     entries.sort(key=attrgetter("header"))
     limits = dict[str, int]()
-    for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=True):
+    for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=False):
         if entry.header + LOCAL.size + len(entry.raw) + entry.stored > limit:
             raise _outside(entry, begin) if limit == begin else _overlap(entry.name)
         if entry.name in limits:

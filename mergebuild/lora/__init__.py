@@ -9,6 +9,20 @@ from __future__ import annotations
 
 from mergebuild.lora.adapter import Fact
 from mergebuild.lora.match import Delta, Match, Stored, match
+from mergebuild.lora.needs import Needs, needs
 from mergebuild.lora.roles import Factor
+from mergebuild.lora.text import adapter_config, read, written
 
-__all__ = ["Delta", "Fact", "Factor", "Match", "Stored", "match"]
+__all__ = [
+    "Delta",
+    "Fact",
+    "Factor",
+    "Match",
+    "Needs",
+    "Stored",
+    "adapter_config",
+    "match",
+    "needs",
+    "read",
+    "written",
+]

@@ -29,6 +29,7 @@ _OTHER_FORMS: Final = (
     "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config",
 )  # fmt: skip
 """Settings under which the adapter is more than a delta a tensor."""
+_NOTHING: Final[Mapping[str, object]] = {}
 _LONGEST_PATTERN: Final = 300
 _MOST_REPEATS: Final = 2
 
@@ -60,8 +61,13 @@ class Adapter:
         return int(rank)
 
     def facts(self, module: str) -> tuple[tuple[str, Fact], ...]:
-        """Return the alpha of a module, and whether it is divided by the root of the rank (`rslora`)."""
+        """Return the alpha of a module, and whether it is divided by the root of the rank (`rslora`).
+
+        Of a component that diffusers packed no settings for, nothing is known.
+        """
         settings, path = self._of(module)
+        if settings is _NOTHING:
+            return ()
         word = _TYPES[self._type(settings)]
         if not word:
             return ()
@@ -87,7 +93,7 @@ class Adapter:
         if "" in self._parts:
             return self._parts[""], module.removeprefix("base_model.model.")
         part, _, path = module.partition(".")
-        return self._parts.get(part, {}), path
+        return self._parts.get(part, _NOTHING), path
 
     def _type(self, settings: Mapping[str, object]) -> str:
         return str(settings.get("peft_type") or "LORA").upper()
@@ -109,10 +115,10 @@ class Adapter:
         table = settings.get(patterns) or {}
         if not isinstance(table, Mapping):
             raise self._malformed(f"has a `{patterns}` that is no table")
-        found = next((value for pattern, value in table.items() if self._matches(str(pattern), path)), None)
-        value = settings.get(word, _DEFAULT) if found is None else found
+        fitting = [value for pattern, value in table.items() if self._matches(str(pattern), path)]
+        value = fitting[0] if fitting else settings.get(word, _DEFAULT)
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise self._malformed(f"has a `{patterns if found is not None else word}` that holds no number")
+            raise self._malformed(f"has a `{patterns if fitting else word}` that holds no number")
         return Fraction(value)
 
     def _matches(self, pattern: str, path: str, *, whole: bool = False) -> bool:

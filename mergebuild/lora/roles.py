@@ -63,6 +63,8 @@ _ENDINGS: Final[tuple[tuple[str, str, str], ...]] = (
     (".lora_E", "AdaLoRA", "E"),
     (".vera_lambda_b", "VeRA", "b"),
     (".vera_lambda_d", "VeRA", "d"),
+    (".base_layer.weight", "plain", "weight"),
+    (".base_layer.bias", "plain", "bias"),
     (".weight", "plain", "weight"),
     (".bias", "plain", "bias"),
 )  # fmt: skip

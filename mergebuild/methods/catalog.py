@@ -10,6 +10,7 @@ from mergebuild.methods.tables import (
     elementwise,
     gram,
     linear,
+    lora,
     low_rank,
     model_wide,
     rotation,
@@ -30,13 +31,26 @@ __all__ = [
     "method_named",
 ]
 
-_TABLES = (linear, adjust, elementwise, gram, task_vectors, ties_sums, rows, spectra, low_rank, rotation, model_wide)
+_TABLES = (
+    linear,
+    lora,
+    adjust,
+    elementwise,
+    gram,
+    task_vectors,
+    ties_sums,
+    rows,
+    spectra,
+    low_rank,
+    rotation,
+    model_wide,
+)
 
 METHODS: Mapping[str, Method] = {row.name: row for table in _TABLES for row in table.ROWS}
 
 LATER: frozenset[str] = frozenset(
     """
-    add_lora extract_lora resize_lora merge_loras
+    extract_lora resize_lora merge_loras
     """.split()
 )
 """Methods that a later version will have; naming one is an error that says so."""

@@ -40,6 +40,9 @@ class ProgramError(UndefinedError):
         self.where = where
 
 
+LISTS = ("models", "loras")
+"""Inputs that are lists of sources and targets."""
+
 Numbers = Mapping[str, Fraction | tuple[Fraction, ...]]
 Flags = Mapping[str, bool]
 Coefficients = Callable[[int, Numbers, Flags, str], tuple[Fraction, ...]]
@@ -125,8 +128,15 @@ class Method:
     """Which tensors it must know together before it makes one; those in no scope stay the first input's."""
     surveyed: tuple[str, ...] = ()
     """The parameters that what must be known depends on. What others say is changed without looking again."""
+    by_parts: bool = False
+    """Whether it makes a tensor of others that have shapes of their own, as a LoRA's are; there is no row of such."""
     program: Program | None = None
     """Of a user's own method, instead of a kernel."""
+
+    @property
+    def listed(self) -> str:
+        """The input that is a list: `models`, `loras`, or none."""
+        return next((each for each in self.inputs if each in LISTS), "")
 
     @property
     def takes_models(self) -> bool:

@@ -15,10 +15,21 @@ from typing import Literal, NamedTuple, cast
 
 from mergebuild.errors import did_you_mean
 from mergebuild.methods.catalog import LATER, Method, Parameter
+from mergebuild.methods.method import LISTS
 from mergebuild.recipe.expression import ExpressionError, Name
 from mergebuild.recipe.formula import LinearFormula, parse_formula
 from mergebuild.recipe.later import LATER_KEYS
-from mergebuild.recipe.model import Constant, Formula, Input, NumberPerTensor, Rule, SelectorText, Target, TensorRule
+from mergebuild.recipe.model import (
+    Component,
+    Constant,
+    Formula,
+    Input,
+    NumberPerTensor,
+    Rule,
+    SelectorText,
+    Target,
+    TensorRule,
+)
 from mergebuild.recipe.namespace import Namespace, NoSuchNameError
 from mergebuild.recipe.nodes import Invalid, Node, Reader, among, dotted_help, misspelt, resolve
 from mergebuild.recipe.per_tensor import number_per_tensor, selectors
@@ -55,13 +66,14 @@ _DTYPE_HINTS = {
 COMMON_KEYS = (
     "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
     "compat", "seed", "cache", "rules", "config", "max_shard_size",
+    "components", "on_channels",
 )  # fmt: skip
 """Keys that every target may have."""
 _OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
 """What a rule may have beside the inputs and parameters of its method."""
 _SUFFIXES = (".safetensors", ".ckpt")
 """What the name of an output that is one file ends in."""
-INPUTS = ("a", "b", "c", "base", "models")
+INPUTS = ("a", "b", "c", "base", "models", "loras")
 """Keys that name inputs."""
 _ANY = (*COMMON_KEYS, *INPUTS)
 _FOREIGN = {
@@ -237,10 +249,11 @@ class _TargetReading:
             seed=seed,
             cache=cache,
             where=self._node.at,
+            on_channels=cast("Literal['error', 'common']", options["on_channels"]),
             row=self._context.methods.rows.get(method),
         )
         config, most = self._config(), self._max_shard_size()
-        target = replace(target, config=config, max_shard_size=most)
+        target = replace(target, config=config, max_shard_size=most, components=self._components(output is not None))
         rules = self._rules(target)
         if len(self._problems) > before:
             return Reading(None, tuple(self._refs))
@@ -356,8 +369,8 @@ class _TargetReading:
             if role not in self._table:
                 if role not in method.optional:
                     self._missing(role, method, f"the inputs of `{method.name}` are {among(method.inputs)}")
-            elif role == "models":
-                models = self._models(self._table["models"], method)
+            elif role in LISTS:
+                models = self._models(self._table[role], method)
                 self._count_models(models, method)
                 inputs.extend(entry.given for entry in models if entry.given is not None)
             else:
@@ -370,11 +383,11 @@ class _TargetReading:
         found, least, most = len(models), method.least_models, method.most_models
         if 0 < found < least or (most is not None and found > most):
             wanted = f"needs {least}" if least == most else f"needs at least {least}"
-            message = f"{self._what('models')} has {found}, and `{method.name}` {wanted}"
+            message = f"{self._what(method.listed)} has {found}, and `{method.name}` {wanted}"
             hint = (
                 "add another model" if found < least else "take one away, or merge in steps: one target after another"
             )
-            self._problems.add("wrong-count", message, self._table["models"].at, help=hint)
+            self._problems.add("wrong-count", message, self._table[method.listed].at, help=hint)
 
     def _unknown_method(self, name: str, node: Node) -> None:
         if name in LATER:
@@ -421,48 +434,50 @@ class _TargetReading:
             node = self._table.get(role)
             if node is None:
                 continue
-            if role != "models":
+            if role not in LISTS:
                 self._input(role, node)
                 continue
-            for number, item in enumerate(self._listed_models(node)):
+            for number, item in enumerate(self._listed_models(node, role)):
                 whole = item.value
-                named = whole.get("model") if isinstance(whole, dict) else item
+                named = whole.get(role[:-1]) if isinstance(whole, dict) else item
                 if named is not None:
-                    self._input(f"models[{number}]", named)
+                    self._input(f"{role}[{number}]", named)
 
     def _models(self, node: Node, method: Method) -> list[_ModelEntry]:
-        return [self._model(number, item, method) for number, item in enumerate(self._listed_models(node))]
+        items = self._listed_models(node, method.listed)
+        return [self._model(number, item, method) for number, item in enumerate(items)]
 
-    def _listed_models(self, node: Node) -> list[Node]:
-        hint = 'such as `models = ["one", "two"]`'
-        items = self._reader.items(node, self._what("models"), "a list of sources and targets", hint)
+    def _listed_models(self, node: Node, role: str) -> list[Node]:
+        hint = f'such as `{role} = ["one", "two"]`'
+        items = self._reader.items(node, self._what(role), "a list of sources and targets", hint)
         if items == []:
-            self._problems.add("bad-value", f"{self._what('models')} is empty", node.at, help=hint)
+            self._problems.add("bad-value", f"{self._what(role)} is empty", node.at, help=hint)
         return items or []
 
     def _model(self, number: int, item: Node, method: Method) -> _ModelEntry:
-        role = f"models[{number}]"
+        one, role = method.listed[:-1], f"{method.listed}[{number}]"
         if not isinstance(item.value, dict):
             return _ModelEntry(next(iter(self._input(role, item)), None), {})
         beside = {parameter.name for parameter in method.parameters if parameter.per == "model"}
-        allowed = ("model", *sorted(beside))
+        allowed = (one, *sorted(beside))
         for key, below in item.value.items():
-            if key not in beside and key != "model":
+            if key not in beside and key != one:
                 whole = method.parameter(key) is not None
                 meant = _FOREIGN.get(key)
                 hint = (
                     f"`{key}` is one number for the whole target" if whole
                     else f"it is called `{meant}` here" if meant in beside
-                    else did_you_mean(key, allowed, otherwise=f"beside a model: {among(sorted(beside))}")
+                    else did_you_mean(key, allowed, otherwise=f"beside a {one}: {among(sorted(beside))}")
                 )  # fmt: skip
                 message = f"{role} of target `{self._name}` has unknown key `{key}`"
                 self._problems.add("unknown-key", message, below.at, key=True, help=hint)
-        if "model" not in item.value:
-            if not misspelt("model", item.value, allowed):
-                message = f"{role} of target `{self._name}` has no `model`"
-                self._problems.add("missing-key", message, item.at, help='such as `{ model = "name", weight = 0.5 }`')
+        if one not in item.value:
+            if not misspelt(one, item.value, allowed):
+                message = f"{role} of target `{self._name}` has no `{one}`"
+                example = f'such as `{{ {one} = "name", {next(iter(beside), "weight")} = 0.5 }}`'
+                self._problems.add("missing-key", message, item.at, help=example)
             return _ModelEntry(None, item.value)
-        return _ModelEntry(next(iter(self._input(role, item.value["model"])), None), item.value)
+        return _ModelEntry(next(iter(self._input(role, item.value[one])), None), item.value)
 
     def _input(self, role: str, node: Node) -> list[Input]:
         hint = "write one name in quotes; `mergebuild list` shows all"
@@ -523,8 +538,9 @@ class _TargetReading:
         shared: list[NumberPerTensor | None]
         if node is not None and isinstance(node.value, list):
             if models and len(node.value) != len(models):
-                message = f"{self._what(name)} lists {len(node.value)} numbers for {len(models)} models"
-                self._problems.add("wrong-count", message, node.at, help="one for each of `models`, in their order")
+                listed = method.listed
+                message = f"{self._what(name)} lists {len(node.value)} numbers for {len(models)} {listed}"
+                self._problems.add("wrong-count", message, node.at, help=f"one for each of `{listed}`, in their order")
                 return
             shared = [number_per_tensor(self._reader, item, f"item {number} of {self._what(name)}")
                       for number, item in enumerate(node.value)]  # fmt: skip
@@ -536,7 +552,7 @@ class _TargetReading:
         given: list[NumberPerTensor] = []
         for entry, (index, number) in zip(models, enumerate(shared), strict=False):
             if name in entry.beside:
-                number = number_per_tensor(self._reader, entry.beside[name], f"`{name}` of models[{index}]")  # noqa: PLW2901
+                number = number_per_tensor(self._reader, entry.beside[name], f"`{name}` of {method.listed}[{index}]")  # noqa: PLW2901
             elif number is None and node is None:
                 self._missing_number(parameter, method)
                 return
@@ -649,6 +665,37 @@ class _TargetReading:
         node = self._table.get(key)
         return selectors(self._reader, node, self._what(key)) if node is not None else None
 
+    def _components(self, has_output: bool) -> tuple[Component, ...]:
+        """Read which parts of the model come from elsewhere."""
+        node = self._table.get("components")
+        hint = 'such as `components.vae = "kl_f8_anime2"`, or `{ model = "kl_f8_anime2", dtype = "float32" }`'
+        table = self._reader.table(node, self._what("components"), hint) if node is not None else None
+        found = [self._component(name, each, has_output) for name, each in (table or {}).items()]
+        return tuple(each for each in found if each is not None)
+
+    def _component(self, name: str, node: Node, has_output: bool) -> Component | None:
+        role = f"components.{name}"
+        if not isinstance(node.value, dict):
+            given = self._input(role, node)
+            return Component(name, given[0], None) if given else None
+        allowed = ("model", "dtype")
+        for key, below in node.value.items():
+            if key not in allowed:
+                message = f"{self._what(role)} has unknown key `{key}`"
+                hint = did_you_mean(key, allowed, otherwise=f"allowed: {among(allowed)}")
+                self._problems.add("unknown-key", message, below.at, key=True, help=hint)
+        model, dtype = node.value.get("model"), node.value.get("dtype")
+        if dtype is not None and not has_output:
+            message = f"target `{self._name}` has a `dtype` for its `{name}` and no `output`"
+            hint = "a target without an output is exact; give the `dtype` where it is written"
+            self._problems.add("dtype-on-virtual", message, dtype.at, key=True, help=hint)
+        given = self._input(role, model) if model is not None else []
+        if model is None and dtype is None:
+            message = f"{self._what(role)} says nothing"
+            self._problems.add("missing-key", message, node.at, help="name a `model`, or a `dtype`")
+        rounded = read_dtype(self._reader, dtype, f"`dtype` of {role}") if dtype is not None else None
+        return Component(name, given[0] if given else None, rounded)
+
     def _config(self) -> Input | None:
         """Read whose configuration goes beside the weights."""
         node = self._table.get("config")
@@ -704,6 +751,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "ema": ("drop", "keep", "use"),
     "nonfinite": ("error", "allow"),
     "metadata": ("minimal", "full", "none"),
+    "on_channels": ("error", "common"),
 }
 """The first is the default."""
 

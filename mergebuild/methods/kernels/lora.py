@@ -19,29 +19,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod, sqrt
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mergebuild.errors import SourceError
-from mergebuild.lora import Fact
+from mergebuild.lora import Delta, Fact, needs, read
+from mergebuild.lora.needs import OF_THE_WEIGHT, by_columns
 from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
 
-__all__ = ["Made", "Needs", "blocks", "delta", "needs"]
-
-Needs = Literal["nothing", "rows", "whole"]
+__all__ = ["LoraDeltas", "Made", "blocks", "delta", "factored"]
 
 _BLOCK: Final = 1 << 18
 """Elements of a block: in float64 they fit into a processor's second cache."""
-_OF_THE_WEIGHT: Final = frozenset({"ia3", "replace"})
-
-
-def needs(family: str, facts: Mapping[str, Fact]) -> Needs:
-    """Return what must be known of the weight: nothing, the same rows (in `Made.rows`), or all of it (in `Made`)."""
-    if "dora" in facts:
-        return "whole" if _by_columns(facts) else "rows"
-    return "rows" if family in _OF_THE_WEIGHT else "nothing"
 
 
 def blocks(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -65,6 +56,23 @@ def delta(
     for first, last in blocks(shape):
         result[first:last] = made.rows(first, last, matrix[first:last] if matrix is not None else None)
     return result.view(tuple(shape))
+
+
+def factored(
+    family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]
+) -> tuple[Tensor, Tensor] | None:
+    """Return two matrices whose product is what a LoRA adds at strength 1; None for what is no product of two.
+
+    Returns:
+        float64 [rows, r] and [r, columns], the scale folded into the first. See `Made` for the arguments.
+    """
+    if family in OF_THE_WEIGHT or "dora" in facts:
+        return None
+    form = _form(family, factors, facts, shape)
+    if not isinstance(form, _Product):
+        return None
+    offset = int(facts.get("offset", 0))
+    return form.left[offset : offset + _matrix(shape)[0]] * _scale(factors, facts), form.right
 
 
 class Made:
@@ -94,13 +102,13 @@ class Made:
         self._offset = int(facts.get("offset", 0))
         self._family = family
         self._form = _form(family, factors, facts, shape)
-        self._scale = 1.0 if family in _OF_THE_WEIGHT else _scale(factors, facts)
-        if isinstance(self._form, _Product) and torch.tensor(self._scale, dtype=torch.float32).item() == self._scale:
+        self._scale = 1.0 if family in OF_THE_WEIGHT else _scale(factors, facts)
+        if isinstance(self._form, _Product) and self._scale != 0 and _is_float32(self._scale):
             self._form = self._form.times(self._scale)
             self._scale = 1.0
         self._magnitude: Tensor | None = None
         """By what rows of V are multiplied once they are divided by their norms; columns already are."""
-        self._by_columns = _by_columns(facts)
+        self._by_columns = by_columns(facts)
         if "dora" in facts:
             self._magnitude = factors["dora_scale"].reshape(-1).to(torch.float64)
             self._kernel = prod(tuple(shape)[2:])
@@ -115,7 +123,7 @@ class Made:
         `weight` are the same rows of the model's weight (float32), flat behind the first dimension, where `needs` asks
         for any of it.
         """
-        if self._family in _OF_THE_WEIGHT:
+        if self._family in OF_THE_WEIGHT:
             assert weight is not None
             return self._of_weight(first, last, weight).to(torch.float32)
         if self._magnitude is None:
@@ -155,6 +163,65 @@ class Made:
             direction = self._plain(first, last).add_(weight[first:last])
             sums.add(direction.mul_(direction).reshape(-1))
         return vector_sums(sums.value().view(-1, self._kernel)).sqrt_()
+
+
+class LoraDeltas:
+    """What one or several LoRAs' modules add to a tensor, in blocks of rows that follow from its shape."""
+
+    def __init__(self, deltas: str, shape: Sequence[int]) -> None:
+        """Read what is added.
+
+        Args:
+            deltas: as `mergebuild.lora.written` writes it.
+            shape: of the model's tensor.
+        """
+        self._deltas = read(deltas)
+        self._shape = tuple(shape)
+        self._columns = max(1, _matrix(shape)[1])
+        self._made: list[Made] = []
+        self._factors: list[Mapping[str, Tensor]] = []
+        self.needs_whole = any(needs(delta.family, dict(delta.facts)) == "whole" for delta, _ in self._deltas)
+        self.unit = max(1, _BLOCK // self._columns) * self._columns
+        """Elements of a block."""
+
+    def take(self, factors: Sequence[Tensor]) -> None:
+        """Take the factors of all deltas, in their order, flat."""
+        left = iter(factors)
+        self._factors = [
+            {factor.role: next(left).view(shape) for factor, shape in zip(delta.factors, shapes, strict=True)}
+            for delta, shapes in self._deltas
+        ]
+        self._made = []
+
+    def fill(self, out: Tensor, start: int, weight: Tensor | None) -> Tensor:
+        """Fill a chunk (float32 [n]) that begins at a block with what is added; `weight` is the model's chunk."""
+        if not self._made:
+            self._made = [
+                self._one(delta, factors, weight)
+                for (delta, _), factors in zip(self._deltas, self._factors, strict=True)
+            ]
+        matrix = out.view(-1, self._columns).zero_()
+        beside = weight.view(-1, self._columns) if weight is not None else None
+        above = start // self._columns
+        for first in range(0, len(matrix), self.unit // self._columns):
+            last = min(len(matrix), first + self.unit // self._columns)
+            for (delta, _), made in zip(self._deltas, self._made, strict=True):
+                low, high = delta.rows or (0, _matrix(self._shape)[0])
+                begin, end = max(above + first, low), min(above + last, high)
+                if begin < end:
+                    rows = beside[begin - above : end - above] if beside is not None else None
+                    matrix[begin - above : end - above] += made.rows(begin - low, end - low, rows)
+        return out
+
+    def _one(self, delta: Delta, factors: Mapping[str, Tensor], weight: Tensor | None) -> Made:
+        shape = self._shape if delta.rows is None else (delta.rows[1] - delta.rows[0], *self._shape[1:])
+        facts = dict(delta.facts)
+        whole = None
+        if needs(delta.family, facts) == "whole":
+            assert weight is not None
+            low, high = delta.rows or (0, _matrix(self._shape)[0])
+            whole = weight.view(-1, self._columns)[low:high].reshape(shape)
+        return Made(delta.family, factors, facts, shape, whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,9 +395,9 @@ def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:
     return alpha / sqrt(rank) if facts.get("rslora") else alpha / rank
 
 
-def _by_columns(facts: Mapping[str, Fact]) -> bool:
-    """Return whether norms are taken of columns as the model stores them."""
-    return (facts.get("dora") == "columns") != bool(facts.get("transposed"))
+def _is_float32(number: float) -> bool:
+    """Return whether a number times one of float32 is exact in float64."""
+    return torch.tensor(number, dtype=torch.float64).to(torch.float32).item() == number
 
 
 def _quotient(magnitude: Tensor, norms: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State
 from mergebuild.methods.kernels.randomness import normal
 
-__all__ = ["KERNELS", "Sketch", "factor_dims", "nearest_of_rank", "rank_of"]
+__all__ = ["KERNELS", "Sketch", "factor_dims", "leading_directions", "nearest_of_rank", "rank_of", "row_blocks"]
 
 _BLOCK = 1 << 21
 """Elements that are in float64 at a time."""
@@ -49,14 +49,22 @@ def nearest_of_rank(matrix: Tensor, rank: int, sketch: Sketch | None = None) -> 
     """
     if matrix.shape[0] < matrix.shape[1]:
         return nearest_of_rank(matrix.T, rank, sketch).T
-    basis = _leading(_gram(matrix, None), rank) if sketch is None else _sketched(matrix, rank, sketch)
+    basis = leading_directions(matrix, rank, sketch)
     result = torch.empty(matrix.shape, dtype=torch.float32, device=matrix.device)
-    for rows in _blocks(matrix):
+    for rows in row_blocks(matrix):
         result[rows] = (matrix[rows].to(torch.float64) @ basis @ basis.T).to(torch.float32)
     return result
 
 
-def _blocks(matrix: Tensor) -> Iterator[slice]:
+def leading_directions(matrix: Tensor, rank: int, sketch: Sketch | None = None) -> Tensor:
+    """Return the `rank` leading right singular vectors of `matrix` (float32 [m, n], m >= n), the largest last.
+
+    They are the columns (float64 [n, rank]); those of a `sketch` are close to them. `rank` is 1 to n.
+    """
+    return _leading(_gram(matrix, None), rank) if sketch is None else _sketched(matrix, rank, sketch)
+
+
+def row_blocks(matrix: Tensor) -> Iterator[slice]:
     """Yield the rows of `matrix` a few at a time."""
     rows = max(1, _BLOCK // matrix.shape[1])
     return (slice(first, first + rows) for first in range(0, len(matrix), rows))
@@ -66,7 +74,7 @@ def _gram(matrix: Tensor, basis: Tensor | None) -> Tensor:
     """Return `(M B)^T (M B)`, or `M^T M` without a basis (float64)."""
     width = matrix.shape[1] if basis is None else basis.shape[1]
     total = torch.zeros((width, width), dtype=torch.float64, device=matrix.device)
-    for rows in _blocks(matrix):
+    for rows in row_blocks(matrix):
         part = matrix[rows].to(torch.float64)
         part = part if basis is None else part @ basis
         total += part.T @ part
@@ -87,7 +95,7 @@ def _sketched(matrix: Tensor, rank: int, sketch: Sketch) -> Tensor:
     basis = drawn.view(short, width).to(torch.float64)
     for _ in range(sketch.iterations + 1):
         power = torch.zeros_like(basis)
-        for rows in _blocks(matrix):
+        for rows in row_blocks(matrix):
             part = matrix[rows].to(torch.float64)
             power += part.T @ (part @ basis)
         basis = torch.linalg.qr(power).Q

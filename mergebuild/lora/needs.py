@@ -1,0 +1,27 @@
+"""What of a model's weight a delta follows from, beside the LoRA's own tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from mergebuild.lora.adapter import Fact
+
+__all__ = ["OF_THE_WEIGHT", "Needs", "by_columns", "needs"]
+
+Needs = Literal["nothing", "rows", "whole"]
+
+OF_THE_WEIGHT: Final = frozenset({"ia3", "replace"})
+"""Families whose delta is a function of the weight, row by row."""
+
+
+def needs(family: str, facts: Mapping[str, Fact]) -> Needs:
+    """Return what must be known of the weight: nothing, the same rows, or all of it."""
+    if "dora" in facts:
+        return "whole" if by_columns(facts) else "rows"
+    return "rows" if family in OF_THE_WEIGHT else "nothing"
+
+
+def by_columns(facts: Mapping[str, Fact]) -> bool:
+    """Return whether norms are taken of columns as the model stores them."""
+    return (facts.get("dora") == "columns") != bool(facts.get("transposed"))
