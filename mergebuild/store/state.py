@@ -185,12 +185,19 @@ class State:
     # Artifacts
 
     def artifacts(
-        self, *, digest: bytes | None = None, header: bytes | None = None, path: Path | None = None, kind: str = ""
+        self,
+        *,
+        digest: bytes | None = None,
+        header: bytes | None = None,
+        path: Path | None = None,
+        size: int | None = None,
+        kind: str = "",
     ) -> list[ArtifactRow]:
-        """Return the artifacts with this digest, header, path and kind (of those given); the newest first."""
+        """Return the artifacts with this digest, header, path, size and kind (of those given); the newest first."""
         clauses: list[str] = []
         values: list[object] = []
-        asked = {"digest": digest, "header": header, "path": path and self._text(path), "kind": kind or None}
+        text = path and self._text(path)
+        asked = {"digest": digest, "header": header, "path": text, "size": size, "kind": kind or None}
         for column, value in asked.items():
             if value is not None:
                 clauses.append(f"{column} = ?")
