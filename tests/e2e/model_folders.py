@@ -11,7 +11,7 @@ from project_space import Tensors, write_tensors
 
 from mergebuild.formats.sidecars import shard_names, shards
 
-__all__ = ["CONFIG", "checkpoint", "document", "sharded"]
+__all__ = ["CONFIG", "SIDECARS", "checkpoint", "document", "pipeline", "sharded"]
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -61,3 +61,19 @@ def checkpoint(path: Path, tensors: Tensors, *, legacy: bool = False) -> Path:
     saved = {"state_dict": dict(tensors), "global_step": 5, "epoch": 1}
     torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
     return path
+
+
+def pipeline(folder: Path, components: Mapping[str, Tensors]) -> Path:
+    """Write a pipeline of diffusers."""
+    classes = {
+        name: ["transformers", "CLIPTextModel"] if name.startswith("text_encoder") else ["diffusers", "Model"]
+        for name in components
+    }
+    document(folder / "model_index.json", {"_class_name": "Pipeline", "scheduler": ["diffusers", "Any"]} | classes)
+    document(folder / "scheduler/scheduler_config.json", {"steps_offset": 1})
+    for name, tensors in components.items():
+        is_text = name.startswith("text_encoder")
+        write_tensors(folder / name / f"{'model' if is_text else 'diffusion_pytorch_model'}.safetensors", tensors)
+        about: Mapping[str, object] = {"torch_dtype": "float16"} if is_text else {"_diffusers_version": "0.30.0"}
+        document(folder / name / "config.json", about)
+    return folder

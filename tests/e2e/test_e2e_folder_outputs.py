@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_folders import CONFIG, SIDECARS, document, sharded
+from model_folders import CONFIG, SIDECARS, document, pipeline, sharded
 from project_space import Space, read_tensors, same_bits
 from tiny_models import llama
 
@@ -166,6 +166,145 @@ def test_o_takes_away_the_shards_that_it_wrote_before(built: Space) -> None:
     built.run("build", "mix", "-o", "elsewhere/")
     assert len(shards(built, "elsewhere")) == 2
     assert len(shards(built)) == 4
+
+
+def test_the_donor_may_have_its_weights_in_a_pickle(llamas: Space) -> None:
+    (llamas / "one" / INDEX).unlink()
+    for path in (llamas / "one").glob("*.safetensors"):
+        path.unlink()
+    torch.save(llama(1), llamas / "one/pytorch_model.bin")
+    llamas.build()
+    assert files(llamas) == {*shards(llamas), INDEX, *SIDECARS, "mergebuild.json"}
+
+
+def test_without_a_donor_there_are_weights_alone(llamas: Space) -> None:
+    for name in ("one", "two"):
+        llamas.model(f"{name}.safetensors", llama(1 if name == "one" else 2))
+        llamas.edit(f'"{name}/"', f'"{name}.safetensors"')
+    llamas.edit("max_shard_size", 'metadata = "none"\nmax_shard_size')
+    llamas.build()
+    assert files(llamas) == {*shards(llamas), INDEX}
+
+
+def test_config_names_who_has_a_configuration(llamas: Space) -> None:
+    """A source that is a folder, or a target whose own would be copied."""
+    llamas.model("three.safetensors", llama(3))
+    llamas.edit('two = "two/"', 'two = "two/"\nthree = "three.safetensors"')
+    llamas.edit("max_shard_size", 'config = "three"\nmax_shard_size')
+    assert llamas.refused("build", code=3).errors == ["no-config"]
+    document(llamas / "two/tokenizer.json", {"version": "2.0"})
+    (llamas / "mergefile.toml").write_text(
+        (llamas / "mergefile.toml").read_text().replace('config = "three"', 'config = "other"')
+        + '[targets.other]\nformula = "three + two - one"\n'
+    )
+    llamas.build()
+    assert llamas.bytes("out/mix/tokenizer.json") == llamas.bytes("two/tokenizer.json")
+
+
+# Pipelines of diffusers
+
+COMPONENTS = {
+    "transformer": {"blocks.0.weight": (8, 8), "blocks.1.weight": (8, 8)},
+    "text_encoder": {"text_model.weight": (4, 4), "text_model.embeddings.position_ids": (1, 4)},
+    "vae": {"conv.weight": (4, 4, 1, 1)},
+}
+"""Of no architecture that we know."""
+
+
+def components(seed: int) -> dict[str, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        component: {
+            name: torch.arange(4).reshape(1, 4)
+            if name.endswith("ids")
+            else torch.randn(shape, generator=generator).to(torch.float16)
+            for name, shape in shapes.items()
+        }
+        for component, shapes in COMPONENTS.items()
+    }
+
+
+@pytest.fixture
+def pipelines(space: Space) -> Space:
+    for number, name in enumerate(("one", "two")):
+        pipeline(space / name, components(number))
+    space.write(MERGEFILE.replace("L02 = 0.5", '"vae.*" = 0.5').replace('max_shard_size = "10KB"\n', ""))
+    space.settle()
+    return space
+
+
+def test_a_pipeline_of_any_architecture_is_merged_component_by_component(pipelines: Space) -> None:
+    pipelines.build()
+    assert files(pipelines) == {
+        "transformer/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors", "mergebuild.json", "model_index.json",
+        "scheduler/scheduler_config.json", *(f"{name}/config.json" for name in COMPONENTS),
+    }  # fmt: skip
+    one, two = components(0), components(1)
+    for path in shards(pipelines):
+        component = path.partition("/")[0]
+        for name, made in pipelines.read(f"out/mix/{path}").items():
+            a, b = one[component][name], two[component][name]
+            share = 0.5 if component == "vae" else 0.25
+            assert same_bits(made, torch.lerp(a.float(), b.float(), share).to(a.dtype) if a.is_floating_point() else a)
+    assert pipelines.bytes("out/mix/model_index.json") == pipelines.bytes("one/model_index.json")
+    pipelines.settle()
+    assert pipelines.build().verdicts == {"mix": "up-to-date"}
+    assert "nothing to do" in imports(pipelines)[1]
+    assert pipelines.run("verify", "--rebuild").code == 0
+
+
+def test_a_pipeline_is_read_as_it_is_written(pipelines: Space) -> None:
+    pipelines.build()
+    by_name = {
+        folder: pipelines.json("inspect", f"{folder}/", "--tensors")["tensor_list"] for folder in ("one", "out/mix")
+    }
+    assert by_name["one"] == by_name["out/mix"]
+
+
+def test_a_file_in_a_component_is_watched(pipelines: Space) -> None:
+    pipelines.build()
+    pipelines.build()
+    pipelines.settle()
+    assert "mergebuild.planner" not in imports(pipelines)[0]
+    document(pipelines / "one/transformer/notes.json", {})
+    assert pipelines.build().verdicts == {"mix": "built"}
+    assert "transformer/notes.json" in files(pipelines)
+    document(pipelines / "one/vae/config.json", {"_diffusers_version": "0.31.0"})
+    assert pipelines.build()["mix"]["tensors_computed"] == 0
+    assert pipelines.bytes("out/mix/vae/config.json") == pipelines.bytes("one/vae/config.json")
+
+
+def test_dropped_components_are_in_no_index(pipelines: Space) -> None:
+    pipelines.edit('output = "out/mix/"', 'output = "out/mix/"\ndrop = ["vae.*"]')
+    pipelines.edit('"vae.*" = 0.5\n', "")
+    pipelines.build()
+    assert json.loads((pipelines / "out/mix/model_index.json").read_text())["vae"] == [None, None]
+    assert "vae/diffusion_pytorch_model.safetensors" not in files(pipelines)
+
+
+def test_clean_takes_away_a_pipeline_with_its_folders(pipelines: Space) -> None:
+    pipelines.build()
+    (pipelines / "out/mix/unet").mkdir()
+    pipelines.run("clean", "mix")
+    assert [path.name for path in (pipelines / "out/mix").iterdir()] == ["unet"]
+
+
+def test_what_is_no_pipeline_takes_no_pipelines_place(pipelines: Space) -> None:
+    pipelines.model("llama.safetensors", llama(1))
+    pipelines.write(
+        """
+        [sources]
+        one = "one/"
+        llama = "llama.safetensors"
+        [targets.mix]
+        method = "copy"
+        a = "llama"
+        config = "one"
+        output = "out/mix/"
+        """
+    )
+    assert pipelines.refused("build", code=9).errors == ["no-pipeline"]
 
 
 # Nothing to do
