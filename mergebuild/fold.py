@@ -362,6 +362,10 @@ class Folder:
         """Whether an owner of slots is what LoRAs add to a model: a virtual target that no recipe names."""
         return owner in self._loras
 
+    def is_leaf(self, owner: str) -> bool:
+        """Return whether an owner of slots is a source, a part of one, or what a LoRA adds."""
+        return owner in self._sources or self.is_delta(owner)
+
     def known_as(self, owner: str) -> str:
         """Return what the recipe calls an owner: what a LoRA adds goes by the LoRA's name."""
         if self.is_delta(owner):

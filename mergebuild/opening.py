@@ -6,6 +6,7 @@ group means the same in both: each tensor is said to be put together of what the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
@@ -26,6 +27,9 @@ __all__ = ["open_folder", "read_model", "renamed_model", "standalone", "widened"
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
 
+_OLD_TEXT: Final = "cond_stage_model.transformer."
+_OLD: Final = re.compile(re.escape(_OLD_TEXT) + r"(?:embeddings|encoder|final_layer_norm)\.")
+
 _CHECKPOINT: Final = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
 """What names in a checkpoint begin with."""
 
@@ -44,7 +48,7 @@ def read_model(path: Path, *, shown: str | None = None) -> Model:
     if not path.is_dir():
         found = _file(path, name)
         refuse_packed(found.tensors, name)
-        return found
+        return _with_text_model(found)
     folder = open_folder(path, shown=name)
     beside = tuple(path / each for each in folder.sidecars)
     if folder.kind == "diffusers":
@@ -60,6 +64,16 @@ def open_folder(path: Path, *, shown: str) -> Folder:
         SourceError: as `read_model`.
     """
     return read_folder(path, shown=shown, read_file=_file)
+
+
+def _with_text_model(model: Model) -> Model:
+    """Return a checkpoint with today's names of its text encoder: NovelAI's first file lacks `text_model.` in them."""
+    old = {name: f"{_OLD_TEXT}text_model.{name[len(_OLD_TEXT) :]}" for name in model.tensors if _OLD.match(name)}
+    if not old or not model.tensors.keys().isdisjoint(old.values()):
+        return model
+    tensors = {old.get(name, name): replace(info, name=old.get(name, name)) for name, info in model.tensors.items()}
+    notice = f"{len(old)} tensors of the text encoder have names of before, and get those of now"
+    return replace(model, tensors=tensors, notices=(*model.notices, notice))
 
 
 def _file(path: Path, shown: str) -> Model:

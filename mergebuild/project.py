@@ -25,7 +25,7 @@ from mergebuild import lineage as lineages
 from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
-from mergebuild.events import Emit, silent
+from mergebuild.events import Emit, Event, Hashing, silent
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
@@ -33,7 +33,7 @@ from mergebuild.planner import Planner
 from mergebuild.portable import free_space
 from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
-from mergebuild.sources import Sources, locate
+from mergebuild.sources import SMALL, Sources, locate
 from mergebuild.stamp import Stamp
 from mergebuild.store import Presence, Store
 from mergebuild.sweeping import Sweeper
@@ -147,7 +147,7 @@ class Project:
                 raise plan.errors[0]
             if name in plan.fresh:
                 return WhyResult(name, Verdict.UP_TO_DATE, (), ())
-            item = next(item for item in session.planner.items_named(name) if item.whole is None)
+            item = next(each for each in session.planner.items_named(name) if each.whole is None)
             reasons = () if item.verdict is Verdict.UP_TO_DATE else item.reasons
             return WhyResult(name, item.verdict, item.changes if reasons else (), reasons)
 
@@ -208,7 +208,7 @@ class Project:
                 warm_up()
             return plan
 
-        with self._session(emit, durable=durable) as session, ExitStack() as stack:
+        with self._session(_hurried(emit, warm_up), durable=durable) as session, ExitStack() as stack:
             builder = Builder(
                 session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
             )
@@ -517,6 +517,17 @@ class Project:
             return path.relative_to(self.recipe.root).as_posix()
         except ValueError:
             return path.as_posix()
+
+
+def _hurried(emit: Emit, warm_up: Callable[[], None]) -> Emit:
+    """Have torch imported beside the hashing of a large source: something will be computed with it."""
+
+    def told(event: Event) -> None:
+        if isinstance(event, Hashing) and event.size > SMALL:
+            warm_up()
+        emit(event)
+
+    return told
 
 
 def _check_device(device: str) -> None:

@@ -7,7 +7,7 @@ wave is made, for an earlier wave may have published it, or moved it into the hi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -123,7 +123,8 @@ class Wave:
             if step is not None:
                 step.places.append(place)
             elif there is not None:
-                self.work.copies.append(there.leaf.copied_to(place))
+                lies = replace(there.leaf, dtype=each.spec.dtype, count=each.count)  # in an artifact: mere bytes
+                self.work.copies.append(lies.copied_to(place))
                 self.known[each.digest] = (there.checksum, there.nonfinite)
                 read[each.digest] = each.nbytes
             else:
