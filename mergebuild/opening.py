@@ -22,7 +22,7 @@ from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.pickles import is_pickle, read_pickle
 from mergebuild.naming import Cut, Renamed, kind_of, text_encoder_to_ldm, to_ldm, unet_to_ldm, vae_to_ldm
 
-__all__ = ["read_model", "renamed_model", "standalone", "widened"]
+__all__ = ["open_folder", "read_model", "renamed_model", "standalone", "widened"]
 
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
@@ -49,12 +49,21 @@ def read_model(path: Path, *, shown: str | None = None) -> Model:
         found = _file(path, name)
         refuse_packed(found.tensors, name)
         return _with_text_model(found)
-    folder = read_folder(path, shown=name, read_file=_file)
+    folder = open_folder(path, shown=name)
     beside = tuple(path / each for each in folder.sidecars)
     if folder.kind == "diffusers":
         return replace(_pipeline(folder), folder=path, beside=beside)
     model = folder.components[""]
     return replace(model, folder=path, beside=beside, notices=folder.notices)
+
+
+def open_folder(path: Path, *, shown: str) -> Folder:
+    """Read what a folder of weights holds, whatever format they have.
+
+    Raises:
+        SourceError: as `read_model`.
+    """
+    return read_folder(path, shown=shown, read_file=_file)
 
 
 def _with_text_model(model: Model) -> Model:
@@ -90,7 +99,7 @@ def _pipeline(folder: Folder) -> Model:
     }
     made, left = to_ldm(shapes) if "unet" in components else ({}, [])
     if not made:
-        components = dict(folder.components)
+        components, left = dict(folder.components), []
         made = {
             f"{component}.{name}": Renamed(info.shape, (Cut(component, name),))
             for component, model in components.items()
@@ -170,6 +179,7 @@ def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], 
         tuple(size for model in models for size in model.sizes),
         tensors,
         models[0].metadata if len(models) == 1 else {},
+        tuple(path for model in models for path in model.documents),
     )
 
 

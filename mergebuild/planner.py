@@ -12,12 +12,12 @@ from pathlib import Path
 
 from mergebuild import manifest, metadata, packing
 from mergebuild.digest import checksum, tagged
-from mergebuild.errors import MergeBuildError, Problem, SourceError
+from mergebuild.errors import MergeBuildError, Problem, RecipeError, SourceError
 from mergebuild.fold import Blueprint, Folder, Spec
 from mergebuild.formats import Arrangement, Packing
 from mergebuild.formats.checkpoint import CheckpointLayout
 from mergebuild.formats.folders import Folder as Donor
-from mergebuild.formats.folders import read_folder
+from mergebuild.opening import open_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
@@ -53,6 +53,7 @@ class Planner:
         self._unrounded: dict[str, Tensors] = {}
         self._unrounded_made: dict[bytes, Made] = {}
         self._read: dict[tuple[object, ...], int] = {}
+        self._donors: dict[str, Donor] = {}
         self.leaf_dtype: dict[bytes, str] = {}
         """The dtype in which a tensor that some target reads lies in its file."""
 
@@ -173,7 +174,12 @@ class Planner:
         """Say what a goal will be, as far as that is known."""
         blueprint = self.folder.blueprint(goal.target)
         needs = tuple(sorted(self._files_below(blueprint)))
-        item = Item(goal, blueprint, self._shown(goal.path), needs)
+        notices = (
+            f"`{owner}`: {notice}"
+            for owner in sorted(self.leaves(goal.target))
+            for notice in self._sources.file(owner).model.notices
+        )
+        item = Item(goal, blueprint, self._shown(goal.path), needs, notices=tuple(notices))
         if not goal.is_extra:
             self._items[goal.target] = item
         leaves = self._bottom(goal.target)
@@ -300,7 +306,10 @@ class Planner:
         assert whole is not None
         facts = self._metadata(item)
         most = item.blueprint.target.max_shard_size or packing.MAX_SHARD_SIZE
-        for file in packing.files_of(specs, whole.by_name, facts, *self._donor(item), most):
+        donor, home = self._donor(item)
+        packed = packing.files_of(specs, whole.by_name, facts, donor, home, most)
+        item.notices += (*(donor.left_out if donor else ()), *packed.notices)
+        for file in packed.files:
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
             part = Item(replace(goal, path=path), item.blueprint, shown, item.needs, whole=item)
@@ -314,13 +323,20 @@ class Planner:
             yield part
 
     def _donor(self, item: Item) -> tuple[Donor | None, Path | None]:
-        """Return what goes beside the weights, of the source that is named or of the first that is a folder."""
+        """Return what goes beside the weights: of what `config` names, else of the first source that has some."""
         config = item.blueprint.target.config
-        below = (each.ref for name in self._recipe.below(item.name)[::-1] for each in self._recipe.target(name).reads)
-        for ref in [config.ref] if config else below:
+        top = config.ref if config else item.name
+        below = () if top in self._sources else self._recipe.below(top)[::-1]
+        for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).reads)):
             model = self._sources.file(ref).model if ref in self._sources else None
-            if model is not None and model.folder is not None:
-                return read_folder(model.folder, shown=self._sources.file(ref).shown), model.folder
+            if model is not None and model.folder is not None and model.format != "peft":
+                if ref not in self._donors:
+                    self._donors[ref] = open_folder(model.folder, shown=self._sources.file(ref).shown)
+                return self._donors[ref], model.folder
+        if config:
+            message = f"`config` of target `{item.name}` is `{config.ref}`, which has no configuration"
+            hint = "name a source that is a folder of transformers or diffusers"
+            raise RecipeError.one("no-config", message, where=config.where.place(), help=hint)
         return None, None
 
     def _grid(self, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Grid:

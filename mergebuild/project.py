@@ -397,16 +397,24 @@ class Project:
         path = Path.cwd() / out
         if len(names) != 1:
             raise UsageError.one("one-target", f"`-o` writes one target, and {len(names)} were named")
-        if path.suffix not in (".safetensors", ".ckpt") and not str(out).endswith(("/", os.sep)):
+        is_folder = str(out).endswith(("/", os.sep))
+        if is_folder != packing.is_folder(path):
             raise UsageError.one("bad-output", f"`{out}` does not end in `.safetensors`, `.ckpt` or `/`")
-        owner = self.recipe.outputs().get(path)
-        if owner:
-            raise UsageError.one(
-                "output-taken", f"`{out}` is the output of `{owner}`", help="build that, or name another"
-            )
+        for taken, owner in self.recipe.outputs().items():
+            if path == taken:
+                message = f"`{out}` is the output of `{owner}`"
+                raise UsageError.one("output-taken", message, help="build that, or name another")
+            if (packing.is_folder(taken) and taken in path.parents) or (is_folder and path in taken.parents):
+                inner, outer = (f"`{out}`", f"`{owner}`") if taken in path.parents else (f"`{owner}`", f"`{out}`")
+                message = f"{inner} would lie in the folder of {outer}"
+                raise UsageError.one("output-taken", message, help="name a path of its own")
         for name, source in self.recipe.sources.items():
-            if path.resolve() == (source.folder / Path(source.path).expanduser()).resolve():
-                raise UsageError.one("output-is-source", f"`{out}` is the source `{name}`", help="name another file")
+            there, here = (source.folder / Path(source.path).expanduser()).resolve(), path.resolve()
+            if there == here or there in here.parents or (is_folder and here in there.parents):
+                what = "is" if there == here else "lies in the folder of" if there in here.parents else "holds"
+                raise UsageError.one(
+                    "output-is-source", f"`{out}` {what} the source `{name}`", help="name another path"
+                )
         target = self.recipe.target(names[0])
         return Goal(target.name, path, dtype or target.dtype or self.recipe.default_dtype, is_extra=True)
 

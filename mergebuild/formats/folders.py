@@ -187,7 +187,8 @@ def _adapter(place: _Place, names: frozenset[str]) -> Folder:
             "download the whole folder",
         )
     model = place.read_file(place.path / name, f"{place.shown}/{name}")
-    model = replace(model, format="peft", folder=place.path, facts=config)
+    documents = (place.path / "adapter_config.json",)
+    model = replace(model, format="peft", documents=documents, folder=place.path, facts=config)
     return Folder("peft", {"": model}, config, *place.beside(), model.notices)
 
 
@@ -379,7 +380,8 @@ def _sharded(place: _Place, name: str) -> Model:
         notices.append(
             f"{quoted(place.shown)} has {len(tensors) - len(weight_map)} tensors that its index does not name"
         )
-    return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, notices=tuple(notices))
+    index = (place.path / name,)
+    return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, index, notices=tuple(notices))
 
 
 def _weight_map(place: _Place, name: str) -> dict[str, str]:
