@@ -42,7 +42,7 @@ from mergebuild.plan import Item, Made, Plan
 from mergebuild.planner import Planner
 from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
-from mergebuild.sources import Sources
+from mergebuild.sources import Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Store, temporary_path
 from mergebuild.wave import Wave, Whereabouts
 
@@ -448,7 +448,7 @@ class Builder:
     ) -> None:
         """Publish an item of a wave that was run, or say why not."""
         temporary = wave.work.outputs[index].path
-        stale = sorted(changed & self.planner.leaves(item.name))
+        stale = sorted({source_of_part(each) for each in changed} & self.planner.leaves(item.name))
         if any(self._failed(need) for need in item.needs):
             self._done(item, _Outcome(Verdict.SKIPPED))
         elif stale:
@@ -585,20 +585,28 @@ class Builder:
             sum(each.seconds for each in files),
         )
         self._done(item, outcome)
-        if outcome.verdict not in (Verdict.FAILED, Verdict.SKIPPED) and not item.goal.is_extra:
+        if outcome.verdict not in (Verdict.FAILED, Verdict.SKIPPED):
             self._remove_leftovers(item)
-            self._record(item)
+            if not item.goal.is_extra:
+                self._record(item)
 
     def _remove_leftovers(self, item: Item) -> None:
-        """Remove files of ours that a directory has no more: clients may load an old shard for a new one."""
+        """Remove files of ours that a directory has no more: clients may load an old shard for a new one.
+
+        Of what `-o` wrote only these: who names a folder there may have named others, and files, in it before.
+        """
         folder = self._path(item)
-        wanted = {str(part.goal.path) for part in item.parts}
-        for row in self._store.state.outputs(self._store.project, besides=wanted):
-            if folder in row.path.parents and self._store.is_intact(row):
+        wanted = {str(path): path for part in item.parts if (path := part.goal.path)}
+        beside = (path for parent in {each.parent for each in wanted.values()} for path in parent.iterdir())
+        old = sorted(path for path in beside if str(path) not in wanted and stale([path.name], ()))
+        for row in self._store.state.outputs(self._owner(item), besides=wanted):
+            mine = row.path in old if item.goal.is_extra else folder in row.path.parents
+            if mine and self._store.is_intact(row):
                 self._store.remove(row)
-        there = [path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if str(path) not in wanted]
-        for name in stale(there, {Path(path).relative_to(folder).as_posix() for path in wanted}):
-            self._emit(Notice(f"{item.shown}/{name} is not ours, and clients may load it instead"))
+        for path in old:
+            if os.path.lexists(path):
+                name = f"{item.shown}{path.relative_to(folder).as_posix()}"
+                self._emit(Notice(f"{name} is not ours, and clients may load it instead"))
 
     def _record(self, item: Item) -> None:
         """Record what a target was built from."""
@@ -647,7 +655,7 @@ class Builder:
                 bytes_written=outcome.bytes_written,
                 error=outcome.problem,
                 reasons=item.reasons,
-                notes=tuple(item.blueprint.notes()),
+                notes=item.notes,
             )
         return plan.in_order(found)
 

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from mergebuild.errors import MismatchError
 from mergebuild.layouts import Layout
-from mergebuild.recipe.model import Input, Target
+from mergebuild.recipe.model import Component, Input, Target
 
-__all__ = ["Offer", "Spec", "check", "check_missing", "unmatched"]
+__all__ = ["Offer", "Spec", "check", "check_component", "check_missing", "unknown_in_component", "unmatched"]
 
 _LISTED = 8
+_LISTED_OF_A_LORA = 40
 
 
 class Spec(NamedTuple):
@@ -86,6 +87,8 @@ def _shape_mismatch(
         listed = ", ".join(wrong[1:4])
         rows.append(f"and {len(wrong) - 1} more: {listed}{', ...' if len(wrong) > 4 else ''}")
     mend = "take tensors that differ from one input only, with `merge` or a number that does not reach them"
+    if name.endswith("input_blocks.0.0.weight") and len({spec.shape[::2] for _, spec in cells}) == 1:
+        mend = '`on_channels = "common"` merges the channels that all have, and keeps the rest of the first input'
     if other and offers[0].layout and other.layout:
         mend = (
             f"these are `{offers[0].layout.name}` and `{other.layout.name}`; checkpoints of different"
@@ -100,9 +103,48 @@ def _shape_mismatch(
     )
 
 
+def check_component(target: Target, component: Component, specs: Mapping[str, Spec], taken: Mapping[str, Spec]) -> None:
+    """Refuse a component that is not one for the model: it has no tensors of it, or some of another shape.
+
+    Raises:
+        MismatchError: so it is.
+    """
+    where = target.where.place("components", component.name)
+    ref = component.input.ref if component.input else ""
+    if not taken:
+        raise MismatchError.one(
+            "component-missing",
+            f"`{ref}` has no tensors of the `{component.name}` of `{target.name}`",
+            where=where,
+            help="`mergebuild inspect FILE` shows what a file has",
+        )
+    wrong = [name for name in taken if name in specs and taken[name].shape != specs[name].shape]
+    if wrong:
+        raise MismatchError.one(
+            "shape-mismatch",
+            f"{len(wrong)} tensors of the `{component.name}` of `{ref}` have other shapes than in `{target.name}`",
+            where=where,
+            rows=[f"{name}  {list(taken[name].shape)}, expected {list(specs[name].shape)}" for name in wrong[:_LISTED]],
+            help="it is of another architecture",
+        )
+
+
+def unknown_in_component(target: Target, component: Component, names: Sequence[str]) -> MismatchError:
+    """Return the error of a standalone component with tensors that no checkpoint has."""
+    ref = component.input.ref if component.input else ""
+    return MismatchError.one(
+        "component-unknown",
+        f"{len(names)} tensors of `{ref}` are none of a `{component.name}`",
+        where=target.where.place("components", component.name),
+        rows=names[:_LISTED],
+        help="`mergebuild inspect FILE --tensors` shows the names",
+    )
+
+
 def unmatched(target: Target, lora: Input, names: Sequence[str], *, found: int) -> MismatchError:
     """Return the error of a LoRA some of whose tensors find no place in the model."""
-    listed = [*names[:_LISTED], *([f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else [])]
+    most = _LISTED_OF_A_LORA
+    listed = [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
     return MismatchError.one(
         "lora-unmatched",
         f"{len(names)} tensors of LoRA `{lora.ref}` have no place in the model of `{target.name}`"

@@ -16,7 +16,7 @@ merging nor names matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -24,16 +24,18 @@ from typing import NamedTuple, TypeVar
 
 from mergebuild import fit
 from mergebuild.digest import Term
-from mergebuild.errors import Problem, RecipeError
+from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fit import Spec
 from mergebuild.formats import TensorInfo
 from mergebuild.layouts import Layout, Places, Selector, detect, structure
 from mergebuild.lora import Delta, adapter_config, extractable, is_adapter, match, needs, plans, products_of, written
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.tables.lora import DELTA, FACTOR
+from mergebuild.opening import standalone, widened
 from mergebuild.recipe import Recipe
-from mergebuild.recipe.model import Input, NumberPerTensor, Target
-from mergebuild.sources import Sources
+from mergebuild.recipe.model import Component, Input, NumberPerTensor, Target
+from mergebuild.sources import Sources, source_of_part
+from mergebuild.traits import marks, position_ids
 
 __all__ = [
     "Argument",
@@ -52,6 +54,10 @@ __all__ = [
 _EMA = "model_ema."
 _EMA_OF = "model.diffusion_model."
 _ZERO = Fraction(0)
+_CLIP_LENGTH = 77
+"""Tokens that CLIP's text encoder takes."""
+_CONV_IN = "input_blocks.0.0.weight"
+"""The first convolution of a UNet, whose channels say what it is for."""
 
 Key = TypeVar("Key", bytes, int)
 
@@ -191,6 +197,8 @@ class Blueprint:
     """By input: tensors that only it has."""
     ema_dropped: Mapping[str, int]
     """By input: EMA copies left behind."""
+    warnings: tuple[str, ...] = ()
+    """What else the user should know, a sentence each."""
 
     def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
         """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""
@@ -209,7 +217,7 @@ class Blueprint:
             f'{count} EMA tensors of `{name}` are left out (`ema = "keep"` or `"use"`)'
             for name, count in self.ema_dropped.items()
         ]
-        return found
+        return [*found, *self.warnings]
 
 
 @dataclass(frozen=True)
@@ -327,7 +335,8 @@ class Folder:
         self._selectors: dict[tuple[str | None, tuple[str, ...]], Selector] = {}
         self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
-        self._averaged: dict[str, Kinds] = {}
+        self._kinds_of_sources: dict[tuple[str, bool], Kinds] = {}
+        self._ids: dict[str, tuple[str, ...]] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
         self._ruled: dict[tuple[object, ...], _Ruled] = {}
         self._loras: dict[str, tuple[str, ...]] = {}
@@ -348,7 +357,8 @@ class Folder:
                 if each not in self._blueprints:
                     target = self._recipe.target(each)
                     made = self._make(target)
-                    self._blueprints[each] = self._with_rules(made) if target.rules else made
+                    made = self._with_rules(made) if target.rules else made
+                    self._blueprints[each] = self._with_components(made) if target.components else made
         return self._blueprints[name]
 
     def is_virtual(self, ref: str) -> bool:
@@ -359,9 +369,15 @@ class Folder:
         """Whether an owner of slots is what LoRAs add to a model: a virtual target that no recipe names."""
         return owner in self._loras
 
+    def is_leaf(self, owner: str) -> bool:
+        """Return whether an owner of slots is a source, a part of one, or what a LoRA adds."""
+        return owner in self._sources or self.is_delta(owner)
+
     def known_as(self, owner: str) -> str:
         """Return what the recipe calls an owner: what a LoRA adds goes by the LoRA's name."""
-        return owner.rpartition("@")[0] if self.is_delta(owner) else owner
+        if self.is_delta(owner):
+            return owner.rpartition("@")[0]
+        return source_of_part(owner) if owner in self._sources else owner
 
     def programs(self, name: str) -> tuple[Method, ...]:
         """Return the user's own methods that making a target runs."""
@@ -372,8 +388,11 @@ class Folder:
             return self._make_lora(target)
         found: list[_View] = []
         for each in target.inputs:
-            is_lora = each.role.startswith("loras[")
-            found.append(self._lora(each, target, found[0]) if is_lora else self._view(each, target))
+            if each.role.startswith("loras["):
+                found.append(self._lora(each, target, found[0]))
+                continue
+            view = self._view(each, target)
+            found.append(self._widened(view, found[0], target) if found and target.on_channels == "common" else view)
         views = tuple(found)
         likeness = (*_likeness(target), *(view.likeness for view in views))
         frame = self._frames.get(likeness)
@@ -389,12 +408,15 @@ class Folder:
             missing={ref: count for ref, count in zip(others, frame.missing, strict=True) if count},
             left_out={ref: count for ref, count in zip(others, frame.left_out, strict=True) if count},
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
+            warnings=(*self._repaired(target), *self._lost(views), *_disagreements(views)),
         )
 
     def _with_rules(self, whole: Blueprint) -> Blueprint:
         """Return a blueprint in which the tensors of each rule are made as the rule says."""
         target = whole.target
-        _refuse_loras(target)
+        for rule in target.rules:
+            if _makes_lora(rule.target):
+                raise _no_rule(rule.target)
         parts = [whole, *(self._make(rule.target) for rule in target.rules)]
         selected = tuple(tuple(each.text for each in rule.tensors) for rule in target.rules)
         key = (selected, *(id(part.forms.kinds) for part in parts))
@@ -408,6 +430,51 @@ class Folder:
             left_out={ref: count for part in reversed(parts) for ref, count in part.left_out.items()},
             ema_dropped={ref: count for part in reversed(parts) for ref, count in part.ema_dropped.items()},
         )
+
+    def _with_components(self, whole: Blueprint) -> Blueprint:
+        """Return a blueprint in which some components are another input's, or have a dtype of their own."""
+        target, layout = whole.target, whole.layout
+        known = dict(layout.components) if layout else {}
+        specs, source_specs = dict(whole.specs), dict(whole.source_specs)
+        palette = list(whole.forms.palette)
+        of = dict(whole.forms.kinds.of)
+        for each in target.components:
+            if each.name not in known:
+                raise _unknown_component(target, each, layout)
+            if each.input is not None:
+                view = self._component(each, target, whole)
+                taken = {name: spec for name, spec in view.specs.items() if known[each.name].search(name)}
+                fit.check_component(target, each, source_specs, taken)
+                first = len(palette)
+                palette += view.palette
+                of |= {name: first + view.kind(name) for name in taken}
+                source_specs |= taken
+                specs |= _rounded(taken, target.dtype)
+            if each.dtype is not None:
+                mine = {name: spec for name, spec in source_specs.items() if known[each.name].search(name)}
+                specs |= _rounded(mine, each.dtype)
+                source_specs |= _rounded(mine, each.dtype)
+        used = {kind: number for number, kind in enumerate(dict.fromkeys(of[name] for name in specs))}
+        kinds = Kinds({name: used[of[name]] for name in specs}, specs)
+        return replace(
+            whole, specs=specs, source_specs=source_specs, forms=Forms(kinds, tuple(palette[kind] for kind in used))
+        )
+
+    def _component(self, each: Component, target: Target, whole: Blueprint) -> _View:
+        """Return an input as a checkpoint with the names of the target's: a standalone component gets them."""
+        assert each.input is not None
+        ref = each.input.ref
+        if ref in self._sources:
+            model = self._sources.file(ref).model
+            renamed = standalone(model, each.name, {name: spec.shape for name, spec in whole.specs.items()})
+            if renamed is not None:
+                part, left = renamed
+                if left:
+                    raise fit.unknown_in_component(target, each, left)
+                name = self._sources.renamed(ref, each.name, part)
+                specs = {tensor: _spec(info) for tensor, info in part.tensors.items()}
+                return _View(each.input, whole.layout, specs, (self._intern({Slot(name): Fraction(1)}),))
+        return self._view(each.input, target)
 
     def _ruled_by(self, target: Target, whole: Blueprint, parts: Sequence[Kinds]) -> _Ruled:
         specs = whole.source_specs
@@ -482,10 +549,13 @@ class Folder:
                 palette = tuple(own if form.operation else form for form in made.forms.palette)
                 return _View(each, layout, specs, palette, made.forms.kinds, ema_dropped)
         plain = self._intern({Slot(each.ref): Fraction(1)})
-        if target.ema != "use" or each.ref not in self._sources:
+        uses_averages = target.ema == "use" and each.ref in self._sources
+        if not uses_averages and not self._broken_ids(each.ref):
             return _View(each, layout, specs, (plain,), None, ema_dropped)
         averaged = self._intern({Slot(each.ref, ema=True): Fraction(1)})
-        return _View(each, layout, specs, (plain, averaged), self._kinds_with_averages(each.ref, specs), ema_dropped)
+        counting = self._intern({Slot(self._sources.position_ids(), own="position_ids"): Fraction(1)})
+        kinds = self._source_kinds(each.ref, specs, uses_averages=uses_averages)
+        return _View(each, layout, specs, (plain, averaged, counting), kinds, ema_dropped)
 
     def _lora(self, each: Input, target: Target, base: _View) -> _View:
         """Return what a LoRA adds to a model, as an input with the model's own tensors: 0 where it adds nothing.
@@ -499,10 +569,24 @@ class Folder:
         if known is None:
             known = self._lora_views[key] = (self._lora_anew(each, target, base), base)
         view, _ = known
-        unmatched = self._loras[view.palette[1].terms[0][0].owner] if len(view.palette) > 1 else ()
+        unmatched = self._unmatched(view)
         if unmatched and not target.flags["allow_unmatched"]:
-            raise fit.unmatched(target, each, unmatched, found=len(view.kinds.of) if view.kinds else 0)
+            owner = view.palette[1].terms[0][0].owner
+            raise fit.unmatched(target, each, unmatched, found=len(self._blueprints[owner].specs))
         return replace(view, input=each)
+
+    def _unmatched(self, view: _View) -> tuple[str, ...]:
+        """Return the tensors of a LoRA that found no place in the model."""
+        return self._loras[view.palette[1].terms[0][0].owner] if view.input.role.startswith("loras[") else ()
+
+    def _lost(self, views: Iterable[_View]) -> list[str]:
+        """Return what of LoRAs the user lets go."""
+        found = [(view.input.ref, self._unmatched(view)) for view in views]
+        return [
+            f"{len(names)} tensors of LoRA `{ref}` have no place in the model and are left out, such as `{names[0]}`"
+            for ref, names in found
+            if names
+        ]
 
     def _lora_anew(self, each: Input, target: Target, base: _View) -> _View:
         tensors, config, shown = self._lora_tensors(each.ref)
@@ -552,24 +636,27 @@ class Folder:
 
     def _make_lora(self, target: Target) -> Blueprint:
         """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
-        made = self._extracted(target) if target.method == "extract_lora" else self._merged(target)
+        if target.rules or target.components:
+            raise _no_rule(target)
+        made, warnings = self._extracted(target) if target.method == "extract_lora" else (self._merged(target), ())
         specs = {name: spec for name, spec, _ in made}
         _check_lora(target, specs)
         kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
         forms = Forms(kinds, tuple(form for _, _, form in made))
         own = self._in_dtype(specs, target.dtype)
-        return Blueprint(target, None, specs, own, forms, missing={}, left_out={}, ema_dropped={})
+        return Blueprint(target, None, specs, own, forms, missing={}, left_out={}, ema_dropped={}, warnings=warnings)
 
-    def _extracted(self, target: Target) -> list[tuple[str, Spec, Form]]:
-        """Return the tensors of a LoRA that is extracted, and how each is made."""
+    def _extracted(self, target: Target) -> tuple[list[tuple[str, Spec, Form]], tuple[str, ...]]:
+        """Return the tensors of a LoRA that is extracted, and how each is made; and what should be known."""
         base, tuned = views = [self._view(each, target) for each in target.inputs]
         floats = tuple(name for name, spec in base.specs.items() if spec.is_float)
         numbers_of = self._numbers(target, base.layout, floats)
         chosen = self._chosen(target, base.layout, floats)
         modules = extractable({name: base.specs[name].shape for name in floats if name in chosen})
         both = [each for each in modules if each.tensor in tuned.specs and tuned.specs[each.tensor].is_float]
+        lacking = len(modules) - len(both)
         fit.check(target, [self._offer(each) for each in views], [each.tensor for each in both], unites=False)
-        fit.check_missing(target, [tuned.input.ref], [len(modules) - len(both)], [0])
+        fit.check_missing(target, [tuned.input.ref], [lacking], [0])
         words = target.words
         svd = (int(words["seed"]), int(words["iterations"])) if words["svd"] == "randomized" else None
         found: list[tuple[str, Spec, Form]] = []
@@ -587,7 +674,7 @@ class Folder:
                 (each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [shape]))
                 for each in plans.extracted(module, cut, _one(numbers["clamp_quantile"]), svd)
             )
-        return found
+        return found, (f"{lacking} layers that `{tuned.input.ref}` lacks are left out",) if lacking else ()
 
     def _under(self, form: Form, tensor: str) -> Form:
         """Return a form with its slots naming what it reads for a tensor; whoever reads it has another name."""
@@ -660,14 +747,54 @@ class Folder:
 
         return found
 
-    def _kinds_with_averages(self, ref: str, specs: Mapping[str, Spec]) -> Kinds:
-        """Return the kinds of a source whose EMA copies are used: 1 where there is one, else 0."""
-        found = self._averaged.get(ref)
+    def _source_kinds(self, ref: str, specs: Mapping[str, Spec], *, uses_averages: bool) -> Kinds:
+        """Return the kinds of a source's tensors: 1 where an EMA copy is used, 2 for position ids to be repaired."""
+        found = self._kinds_of_sources.get((ref, uses_averages))
         if found is None:
             own = self._sources.file(ref).tensors
-            of = {name: int(name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs}
-            found = self._averaged[ref] = Kinds(of, specs)
+            of = {
+                name: int(uses_averages and name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs
+            } | dict.fromkeys((name for name in self._broken_ids(ref) if name in specs), 2)
+            found = self._kinds_of_sources[ref, uses_averages] = Kinds(of, specs)
         return found
+
+    def _broken_ids(self, ref: str) -> tuple[str, ...]:
+        """Return a source's position ids of CLIP that are not 0 to 76 as integers: tokens would be dropped."""
+        if ref not in self._sources:
+            return ()
+        found = self._ids.get(ref)
+        if found is None:
+            ids = (each for each in position_ids(self._sources.file(ref).model) if each.length == _CLIP_LENGTH)
+            found = self._ids[ref] = tuple(each.name for each in ids if each.wrong or each.dtype != "int64")
+        return found
+
+    def _repaired(self, target: Target) -> list[str]:
+        ref = target.inputs[0].ref
+        return [f"`{name}` of `{ref}` is not 0 to 76 and is written as that" for name in self._broken_ids(ref)]
+
+    def _widened(self, view: _View, first: _View, target: Target) -> _View:
+        """Return an input whose first convolution has as many channels as the first input's: its own, then those.
+
+        So every method finds nothing to merge in channels that the input lacks.
+        """
+        name = next((name for name in view.specs if name.endswith(_CONV_IN) and name in first.specs), None)
+        if name is None:
+            return view
+        mine, wide = view.specs[name], first.specs[name]
+        if len(mine.shape) != 4 or mine.shape[1] >= wide.shape[1] or mine.shape[::2] != wide.shape[::2]:
+            return view
+        base = target.inputs[0].ref
+        while base not in self._sources:
+            base = self._recipe.target(base).inputs[0].ref
+        ref = view.input.ref
+        if ref not in self._sources or mine.dtype != self._sources.file(base).tensors[name].dtype:
+            return view  # whose shape is refused then
+        models = self._sources.file(ref).model, self._sources.file(base).model
+        owner = self._sources.renamed(ref, f"on {base}", widened(*models, name))
+        extra = self._intern({Slot(owner): Fraction(1)})
+        of = {each: view.kind(each) for each in view.specs} | {name: len(view.palette)}
+        specs = {**view.specs, name: mine._replace(shape=wide.shape)}
+        return replace(view, specs=specs, palette=(*view.palette, extra), kinds=Kinds(of, specs))
 
     def _input_specs(self, ref: str, ema: str) -> tuple[Mapping[str, Spec], int]:
         """Return the tensors that an input offers, and how many EMA copies are left behind."""
@@ -686,6 +813,8 @@ class Folder:
             for name in specs:
                 if name.startswith(_EMA_OF) and (copy := tensors.get(ema_name(name))) and copy.is_float:
                     specs[name] = _spec(copy)
+        for name in self._broken_ids(ref):
+            specs[name] = Spec("int64", (1, _CLIP_LENGTH), is_float=False)
         return specs
 
     def _layout(self, ref: str) -> Layout | None:
@@ -776,20 +905,14 @@ def _makes_lora(target: Target) -> bool:
     return target.row is not None and target.row.makes_lora
 
 
-def _refuse_loras(target: Target) -> None:
-    """Refuse rules of what makes a LoRA, and rules that would make one.
-
-    Raises:
-        RecipeError: there are some.
-    """
-    for each in (target, *(rule.target for rule in target.rules)):
-        if _makes_lora(each):
-            raise RecipeError.one(
-                "bad-rule",
-                f"`{each.name}` makes a LoRA, and rules are for the tensors of a model",
-                where=each.where.place(),
-                help="its numbers may have selectors as keys: `rank = { default = 32, text_encoder = 0 }`",
-            )
+def _no_rule(target: Target) -> RecipeError:
+    """Return the error of rules of what makes a LoRA, and of rules that would make one."""
+    return RecipeError.one(
+        "bad-rule",
+        f"`{target.name}` makes a LoRA, and rules and components are for the tensors of a model",
+        where=target.where.place(),
+        help="its numbers may have selectors as keys: `rank = { default = 32, text_encoder = 0 }`",
+    )
 
 
 def _check_lora(target: Target, specs: Mapping[str, Spec]) -> None:
@@ -848,6 +971,27 @@ def _factor(made: plans.Made, inputs: Sequence[Form], shapes: Sequence[tuple[int
     assert made.role is not None
     arguments: tuple[tuple[str, Argument], ...] = (("making", made.making), ("role", made.role))
     return Form((), Operation(FACTOR, arguments, tuple(inputs), tuple(shapes)))
+
+
+def _unknown_component(target: Target, each: Component, layout: Layout | None) -> RecipeError:
+    known = [name for name, _ in layout.components if name != "ema"] if layout else []
+    return RecipeError.one(
+        "unknown-component",
+        f"target `{target.name}` names the component `{each.name}`, "
+        + (f"which `{layout.name}` does not have" if layout else "and the layout of its first input is not known"),
+        where=target.where.place("components", each.name, key=True),
+        help=did_you_mean(each.name, known, otherwise=f"it has: {', '.join(known)}") if known else
+        "`[layouts.NAME]` declares a layout with its components",
+    )  # fmt: skip
+
+
+def _disagreements(views: Sequence[_View]) -> list[str]:
+    """Return what marks say of some inputs and not of others: a model that predicts v and one that predicts noise."""
+    found = [(view.input.ref, marks(view.specs)) for view in views if not view.input.role.startswith("loras[")]
+    if len({each for _, each in found}) < 2:
+        return []
+    told = ", ".join(f"`{ref}` {' and '.join(f'`{mark}`' for mark in each) or 'none'}" for ref, each in found)
+    return [f"inputs are marked as made for different predictions, and a mix of them is noise: {told}"]
 
 
 def _spec(info: TensorInfo) -> Spec:

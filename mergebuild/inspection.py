@@ -13,9 +13,10 @@ from mergebuild import hashes, provenance, traits
 from mergebuild.errors import Place, SourceError
 from mergebuild.events import Emit, Hashing, silent
 from mergebuild.findings import Inspection
-from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo, read_header
+from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
 from mergebuild.layouts import detect
 from mergebuild.layouts.layout import Layout
+from mergebuild.opening import read_model
 from mergebuild.recipe.model import LayoutText
 
 __all__ = ["inspect", "inspect_model"]
@@ -33,10 +34,10 @@ def inspect(
     shown: str | None = None,
     emit: Emit = silent,
 ) -> Inspection:
-    """Return what a file is, reading it once from end to end.
+    """Return what a model is, reading its files once from end to end.
 
     Args:
-        path: a model file.
+        path: a file or a folder.
         layouts: layouts that the user declares, asked before ours.
         with_tensors: whether to list every tensor.
         shown: the path as the answer shows it, `path` if None.
@@ -46,13 +47,8 @@ def inspect(
         SourceError: it is missing, unreadable or not a sound model file.
     """
     name = shown or str(path)
-    model = _model(path, name)
+    model = read_model(path, shown=name)
     return inspect_model(model, name, layouts=layouts, with_tensors=with_tensors, emit=emit)
-
-
-def _model(path: Path, shown: str) -> Model:
-    header = read_header(path, shown=shown)
-    return Model("safetensors", (path,), (header.file_size,), header.tensors, header.metadata)
 
 
 def inspect_model(

@@ -107,7 +107,7 @@ def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
     waiting = [target]
     while waiting:
         for owner in folder.blueprint(waiting.pop()).owners:
-            if owner not in recipe.sources and owner not in rounded and not folder.is_delta(owner):
+            if not folder.is_leaf(owner) and owner not in rounded:
                 rounded.add(owner)
                 waiting.append(owner)
     order = [name for name in recipe.below(target) if name in rounded or name == target]

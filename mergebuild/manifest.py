@@ -93,6 +93,13 @@ def _lines(target: Target, layout: Layout | None, dtype: str | None) -> Iterator
             yield f"rules[{index}].{key}", value
     if dtype:
         yield "dtype", dtype
+    for each in target.components:
+        if each.input is not None:
+            yield f"components.{each.name}", each.input.ref
+        if each.dtype is not None:
+            yield f"components.{each.name}.dtype", each.dtype
+    if target.on_channels != "error":
+        yield "on_channels", target.on_channels
     if target.merge is not None:
         yield "merge", _selectors(target.merge)
     if target.drop:

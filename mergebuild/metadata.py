@@ -242,6 +242,10 @@ def _recipe_node(target: Target) -> dict[str, object]:
         node["flags"] = dict(target.flags)
     if target.words:
         node["words"] = dict(target.words)
+    if target.components:
+        node["components"] = {
+            each.name: {"model": each.input and each.input.ref, "dtype": each.dtype} for each in target.components
+        }
     if target.rules:
         node["rules"] = [
             {"tensors": [each.text for each in rule.tensors], **_recipe_node(rule.target)} for rule in target.rules

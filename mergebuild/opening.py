@@ -6,6 +6,7 @@ group means the same in both: each tensor is said to be put together of what the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
@@ -19,12 +20,18 @@ from mergebuild.formats.folders import Folder, read_folder, read_safetensors, re
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.pickles import is_pickle, read_pickle
-from mergebuild.naming import Cut, Renamed, to_ldm
+from mergebuild.naming import Cut, Renamed, kind_of, text_encoder_to_ldm, to_ldm, unet_to_ldm, vae_to_ldm
 
-__all__ = ["read_model", "renamed_model"]
+__all__ = ["open_folder", "read_model", "renamed_model", "standalone", "widened"]
 
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
+
+_OLD_TEXT: Final = "cond_stage_model.transformer."
+_OLD: Final = re.compile(re.escape(_OLD_TEXT) + r"(?:embeddings|encoder|final_layer_norm)\.")
+
+_CHECKPOINT: Final = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+"""What names in a checkpoint begin with."""
 
 
 def read_model(path: Path, *, shown: str | None = None) -> Model:
@@ -41,13 +48,32 @@ def read_model(path: Path, *, shown: str | None = None) -> Model:
     if not path.is_dir():
         found = _file(path, name)
         refuse_packed(found.tensors, name)
-        return found
-    folder = read_folder(path, shown=name, read_file=_file)
+        return _with_text_model(found)
+    folder = open_folder(path, shown=name)
     beside = tuple(path / each for each in folder.sidecars)
     if folder.kind == "diffusers":
         return replace(_pipeline(folder), folder=path, beside=beside)
     model = folder.components[""]
     return replace(model, folder=path, beside=beside, notices=folder.notices)
+
+
+def open_folder(path: Path, *, shown: str) -> Folder:
+    """Read what a folder of weights holds, whatever format they have.
+
+    Raises:
+        SourceError: as `read_model`.
+    """
+    return read_folder(path, shown=shown, read_file=_file)
+
+
+def _with_text_model(model: Model) -> Model:
+    """Return a checkpoint with today's names of its text encoder: NovelAI's first file lacks `text_model.` in them."""
+    old = {name: f"{_OLD_TEXT}text_model.{name[len(_OLD_TEXT) :]}" for name in model.tensors if _OLD.match(name)}
+    if not old or not model.tensors.keys().isdisjoint(old.values()):
+        return model
+    tensors = {old.get(name, name): replace(info, name=old.get(name, name)) for name, info in model.tensors.items()}
+    notice = f"{len(old)} tensors of the text encoder have names of before, and get those of now"
+    return replace(model, tensors=tensors, notices=(*model.notices, notice))
 
 
 def _file(path: Path, shown: str) -> Model:
@@ -73,7 +99,7 @@ def _pipeline(folder: Folder) -> Model:
     }
     made, left = to_ldm(shapes) if "unet" in components else ({}, [])
     if not made:
-        components = dict(folder.components)
+        components, left = dict(folder.components), []
         made = {
             f"{component}.{name}": Renamed(info.shape, (Cut(component, name),))
             for component, model in components.items()
@@ -84,6 +110,56 @@ def _pipeline(folder: Folder) -> Model:
     if left:
         notices.append(f"{len(left)} tensors have no place in a single file and are left out, such as `{left[0]}`")
     return replace(renamed_model(components, made, "diffusers"), notices=tuple(notices), facts=folder.config)
+
+
+def standalone(model: Model, component: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Model, list[str]] | None:
+    """Return a file that is one component alone with the names of a checkpoint, and its tensors that have none.
+
+    None where it is no such file, or needs no other names: it is a checkpoint itself.
+
+    Args:
+        model: the file.
+        component: `vae`, `text_encoder` or `unet`.
+        shapes: the tensors of the checkpoint that it is for.
+    """
+    own = {name: info.shape for name, info in model.tensors.items()}
+    kind = kind_of(shapes)
+    if kind is None or any(name.startswith(_CHECKPOINT) for name in own):
+        return None
+    if component == "vae":
+        made, left = vae_to_ldm(own)
+    elif component == "text_encoder":
+        made, left = text_encoder_to_ldm(own, kind)
+    elif component == "unet":
+        made, left = unet_to_ldm(own)
+    else:
+        return None
+    return renamed_model({"": model}, made, model.format), left
+
+
+def widened(narrow: Model, wide: Model, name: str) -> Model:
+    """Return a convolution with the input channels of one model, and behind them those that only another has.
+
+    Args:
+        narrow: has the first channels.
+        wide: has the rest.
+        name: what both call the tensor, `[out, channels, ...]` in both, of one dtype.
+    """
+    few, many = narrow.tensors[name], wide.tensors[name]
+    kernel = prod(many.shape[2:])
+    size = DTYPES_BY_WORD[many.dtype].size
+    width, full = few.shape[1] * kernel, many.shape[1] * kernel
+    pieces = [
+        piece
+        for row in range(many.shape[0])
+        for piece in (
+            Piece(few.file, few.begin + row * width * size, (width,), (1,)),
+            Piece(len(narrow.files) + many.file, many.begin + (row * full + width) * size, (full - width,), (1,)),
+        )
+    ]
+    made = TensorInfo(name, many.dtype, many.shape, 0, many.nbytes, few.file, tuple(pieces))
+    files, sizes = (*narrow.files, *wide.files), (*narrow.sizes, *wide.sizes)
+    return Model(narrow.format, files, sizes, {name: made}, {})
 
 
 def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], format_: str) -> Model:
@@ -103,6 +179,7 @@ def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], 
         tuple(size for model in models for size in model.sizes),
         tensors,
         models[0].metadata if len(models) == 1 else {},
+        tuple(path for model in models for path in model.documents),
     )
 
 

@@ -1,8 +1,9 @@
 """Which files an output is: one, or a folder that clients load by name, and which tensors lie in which.
 
 A folder of transformers has shards and an index, a pipeline of diffusers a folder for each component, with the names
-that diffusers gives to tensors; beside them stand the small files of a donor, its configuration patched where it would
-contradict the tensors. All of it follows from names, shapes, dtypes and the donor, never from values.
+that diffusers gives to tensors, or that the donor's own have where their architecture is not known. Beside them stand
+the small files of a donor, its configuration patched where it would contradict the tensors. All of it follows from
+names, shapes, dtypes and the donor, never from values.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from mergebuild.errors import MismatchError
 from mergebuild.fit import Spec
 from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Text
 from mergebuild.formats.folders import Folder
@@ -20,7 +22,7 @@ from mergebuild.formats.sidecars import INDEX, index_json, patched_config, shard
 from mergebuild.lora import adapter_json, is_adapter
 from mergebuild.naming import parts_of, to_diffusers
 
-__all__ = ["MAX_SHARD_SIZE", "File", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
+__all__ = ["MAX_SHARD_SIZE", "File", "Files", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
 
 MAX_SHARD_SIZE: Final = 5_000_000_000
 """Bytes of tensors a shard, where a target does not say."""
@@ -39,6 +41,14 @@ class File(NamedTuple):
     packing: Packing
     content: bytes = b""
     """All of it, where it holds no tensors."""
+
+
+class Files(NamedTuple):
+    """All files of a folder: weights first, then what stands beside them, what clients look for first last."""
+
+    files: list[File]
+    notices: tuple[str, ...] = ()
+    """What has no place in it, a sentence."""
 
 
 def is_safetensors(path: Path | None) -> bool:
@@ -63,8 +73,8 @@ def files_of(
     donor: Folder | None,
     home: Path | None,
     most: int,
-) -> Iterator[File]:
-    """Yield the files of a folder: weights first, then what stands beside them, what clients look for first last.
+) -> Files:
+    """Return the files of a folder.
 
     Args:
         specs: the tensors.
@@ -73,28 +83,37 @@ def files_of(
         donor: where configuration and tokenizer come from, if there is one.
         home: the donor's folder.
         most: how many bytes of tensors a shard holds, unless one tensor is larger.
+
+    Raises:
+        MismatchError: the donor is a pipeline, and none of the tensors has a place in it.
     """
     if is_adapter(specs):
-        yield from _adapter(specs, facts, donor)
-        return
-    is_pipeline = donor is not None and donor.kind == "diffusers"
-    if is_pipeline:
-        yield from _components(specs, most)
-    else:
-        yield from _shards(specs, "", "model", most)
-    yield from _recipe(facts)
-    if donor is None or home is None:
-        return
-    dtype = _common_dtype(specs)
-    last = _MODEL_INDEX if is_pipeline else "config.json"
+        return Files(list(_adapter(specs, facts, donor)), ())
+    pipeline = _Pipeline(specs, donor) if donor is not None and donor.kind == "diffusers" else None
+    files = list(pipeline.weights(most) if pipeline else _shards(specs, "", "model", most))
+    files += _recipe(facts)
+    if donor is not None and home is not None:
+        files += _beside(specs, digests, donor, home, pipeline)
+    return Files(files, pipeline.notices() if pipeline else ())
+
+
+def _beside(
+    specs: Mapping[str, Spec],
+    digests: Mapping[str, bytes],
+    donor: Folder,
+    home: Path,
+    pipeline: _Pipeline | None,
+) -> Iterator[File]:
+    """Yield the small files of the donor."""
+    last = _MODEL_INDEX if pipeline else "config.json"
     for name in sorted(donor.sidecars, key=lambda name: (name == last, name)):
         content = (home / name).read_bytes()
         if name.endswith("config.json") and name.count("/") <= 1 and _is_of_weights(name, donor):
-            content = patched_config(
-                content, dtype=dtype, tied=None if is_pipeline else tying(donor.components[""].tensors, digests)
-            )
-        elif name == _MODEL_INDEX:
-            content = _without(content, donor, specs)
+            tied = None if pipeline else tying(donor.components[""].tensors, digests)
+            held = pipeline.specs(name.rpartition("/")[0]) if pipeline else specs
+            content = patched_config(content, dtype=_common_dtype(held), tied=tied)
+        elif name == _MODEL_INDEX and pipeline:
+            content = pipeline.index(content)
         yield _text(name, content)
 
 
@@ -130,30 +149,68 @@ def _common_dtype(specs: Mapping[str, Spec]) -> str | None:
     return max(counts, key=lambda dtype: counts[dtype]) if counts else None
 
 
-def _without(content: bytes, donor: Folder, specs: Mapping[str, Spec]) -> bytes:
-    """Return a pipeline's index without the components whose weights are not written."""
-    written = set(to_diffusers({name: spec.shape for name, spec in specs.items()})[0])
-    index = json.loads(content)
-    for component in donor.components.keys() - written:
-        if component in index:
-            index[component] = [None, None]
-    return (json.dumps(index, indent=2) + "\n").encode()
+class _Pipeline:
+    """Where tensors go in a pipeline of diffusers."""
 
+    def __init__(self, specs: Mapping[str, Spec], donor: Folder) -> None:
+        self._specs = specs
+        self._donor = donor
+        self._turned: frozenset[str] = frozenset()
+        shapes = {name: spec.shape for name, spec in specs.items()}
+        made, _ = to_diffusers(shapes)
+        self._places: dict[str, dict[str, list[Stored]]] = {component: {} for component in made}
+        """By component: what each of its tensors is called there."""
+        if made:
+            parts = parts_of(shapes)
+            for name, some in parts.items():
+                stored = [Stored(part.tensor, made[part.component][part.tensor].shape) for part in some]
+                self._places[some[0].component][name] = stored
+            self._turned = frozenset(name for name, some in parts.items() if any(part.transposed for part in some))
+        else:  # as `opening` names the tensors of a pipeline that it does not know
+            for name, shape in shapes.items():
+                component, _, rest = name.partition(".")
+                if component in donor.components:
+                    self._places.setdefault(component, {})[name] = [Stored(rest, shape)]
+        if not self._places:
+            raise MismatchError.one(
+                "no-pipeline",
+                "the folder is to be a pipeline of diffusers, and the tensors are of no component of it",
+                help="name a folder of transformers as `config`, or write one file",
+            )
 
-def _components(specs: Mapping[str, Spec], most: int) -> Iterator[File]:
-    """Yield the weights of a pipeline, by component."""
-    shapes = {name: spec.shape for name, spec in specs.items()}
-    made, _ = to_diffusers(shapes)
-    parts = parts_of(shapes)
-    stored = {
-        name: [Stored(part.tensor, made[part.component][part.tensor].shape) for part in some]
-        for name, some in parts.items()
-    }
-    turned = frozenset(name for name, some in parts.items() if any(part.transposed for part in some))
-    for component in made:
-        names = [name for name, some in parts.items() if some[0].component == component]
-        base = "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
-        yield from _shards({name: specs[name] for name in names}, f"{component}/", base, most, stored, turned)
+    def weights(self, most: int) -> Iterator[File]:
+        """Yield the weights by component."""
+        for component, stored in self._places.items():
+            yield from _shards(
+                self.specs(component), f"{component}/", self._base(component), most, stored, self._turned
+            )
+
+    def specs(self, component: str) -> Mapping[str, Spec]:
+        """Return the tensors of a component."""
+        return {name: self._specs[name] for name in self._places.get(component, ())}
+
+    def index(self, content: bytes) -> bytes:
+        """Return the donor's index without the components whose weights are not written."""
+        index = json.loads(content)
+        for component in self._donor.components.keys() - self._places.keys():
+            if component in index:
+                index[component] = [None, None]
+        return (json.dumps(index, indent=2) + "\n").encode()
+
+    def notices(self) -> tuple[str, ...]:
+        """Return what has no place in a pipeline, but for position ids, which its clients make themselves."""
+        placed = {name for stored in self._places.values() for name in stored}
+        left = [name for name in self._specs if name not in placed and not name.endswith("position_ids")]
+        if not left:
+            return ()
+        return (f"{len(left)} tensors have no place in a pipeline of diffusers, such as `{left[0]}`",)
+
+    def _base(self, component: str) -> str:
+        """Return what the files of a component are called: as the donor's, for its class looks for just these."""
+        known = self._donor.components.get(component)
+        if known is None:
+            return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+        return "model" if known.files[0].name.startswith(("model", "pytorch_model")) else "diffusion_pytorch_model"
 
 
 def _shards(

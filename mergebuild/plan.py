@@ -75,6 +75,8 @@ class Item:
     seen: frozenset[bytes] = frozenset()
     """Digests that an earlier item computes in the same build."""
     bytes_read: int = 0
+    notices: tuple[str, ...] = ()
+    """What should be known of its sources, a sentence each."""
 
     @property
     def name(self) -> str:
@@ -95,6 +97,11 @@ class Item:
     def header_bytes(self) -> bytes:
         """Everything before the data; made anew each time, for it is long, and only whoever writes it needs it."""
         return self.packing.encoded(self.header) if self.packing and self.header else b""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, a sentence each."""
+        return (*self.notices, *self.blueprint.notes())
 
     @property
     def allows_nonfinite(self) -> bool:
@@ -129,7 +136,7 @@ class Item:
             bytes_written=sum(each.writes for each in files),
             error=self.problem,
             reasons=self.reasons,
-            notes=tuple(self.blueprint.notes()),
+            notes=self.notes,
         )
 
     @property

@@ -12,16 +12,16 @@ from pathlib import Path
 
 from mergebuild import manifest, metadata, packing
 from mergebuild.digest import checksum, tagged
-from mergebuild.errors import MergeBuildError, Problem, SourceError
+from mergebuild.errors import MergeBuildError, Problem, RecipeError, SourceError
 from mergebuild.fold import Blueprint, Folder, Spec
 from mergebuild.formats import Arrangement, Packing
 from mergebuild.formats.checkpoint import CheckpointLayout
 from mergebuild.formats.folders import Folder as Donor
-from mergebuild.formats.folders import read_folder
+from mergebuild.opening import open_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
-from mergebuild.sources import SMALL, Sources
+from mergebuild.sources import SMALL, Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Presence, Store
 from mergebuild.tensors import Grid, Made, Origin, Row, Tensors
 
@@ -53,6 +53,7 @@ class Planner:
         self._unrounded: dict[str, Tensors] = {}
         self._unrounded_made: dict[bytes, Made] = {}
         self._read: dict[tuple[object, ...], int] = {}
+        self._donors: dict[str, Donor] = {}
         self.leaf_dtype: dict[bytes, str] = {}
         """The dtype in which a tensor that some target reads lies in its file."""
 
@@ -86,7 +87,7 @@ class Planner:
             owner
             for item in self._order
             if not item.is_known
-            for owner in self.leaves(item.name)
+            for owner in self._bottom(item.name)
             if not self._sources.file(owner).is_hashed
         }
         return Plan(
@@ -173,10 +174,15 @@ class Planner:
         """Say what a goal will be, as far as that is known."""
         blueprint = self.folder.blueprint(goal.target)
         needs = tuple(sorted(self._files_below(blueprint)))
-        item = Item(goal, blueprint, self._shown(goal.path), needs)
+        notices = (
+            f"`{owner}`: {notice}"
+            for owner in sorted(self.leaves(goal.target))
+            for notice in self._sources.file(owner).model.notices
+        )
+        item = Item(goal, blueprint, self._shown(goal.path), needs, notices=tuple(notices))
         if not goal.is_extra:
             self._items[goal.target] = item
-        leaves = self.leaves(goal.target)
+        leaves = self._bottom(goal.target)
         unseen = (owner for owner in leaves if not self._sources.file(owner).is_hashed)
         hash_first = (
             hash_all
@@ -203,7 +209,7 @@ class Planner:
         return blueprint.forms.operates or any(self.folder.is_delta(owner) for owner in blueprint.owners)
 
     def _is_known(self, item: Item) -> bool:
-        return all(self._sources.file(owner).is_hashed for owner in self.leaves(item.name))
+        return all(self._sources.file(owner).is_hashed for owner in self._bottom(item.name))
 
     def _catch_up(self, item: Item) -> None:
         """Judge an item anew that was only foreseen, and whose sources another one has made known since."""
@@ -256,6 +262,10 @@ class Planner:
 
     def leaves(self, target: str) -> frozenset[str]:
         """Return the sources at the bottom of a target, through files as well."""
+        return frozenset(own for each in self._bottom(target) if (own := source_of_part(each)))
+
+    def _bottom(self, target: str) -> frozenset[str]:
+        """Return the same, with those under which only a part of a source is known, and with what no recipe names."""
         if target not in self._leaves:
             for name in self._recipe.below(target):
                 self._leaves[name] = self._leaves_of(self.folder.blueprint(name).owners)
@@ -296,7 +306,10 @@ class Planner:
         assert whole is not None
         facts = self._metadata(item)
         most = item.blueprint.target.max_shard_size or packing.MAX_SHARD_SIZE
-        for file in packing.files_of(specs, whole.by_name, facts, *self._donor(item), most):
+        donor, home = self._donor(item)
+        packed = packing.files_of(specs, whole.by_name, facts, donor, home, most)
+        item.notices += (*(donor.left_out if donor else ()), *packed.notices)
+        for file in packed.files:
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
             part = Item(replace(goal, path=path), item.blueprint, shown, item.needs, whole=item)
@@ -310,13 +323,20 @@ class Planner:
             yield part
 
     def _donor(self, item: Item) -> tuple[Donor | None, Path | None]:
-        """Return what goes beside the weights, of the source that is named or of the first that is a folder."""
+        """Return what goes beside the weights: of what `config` names, else of the first source that has some."""
         config = item.blueprint.target.config
-        below = (each.ref for name in self._recipe.below(item.name)[::-1] for each in self._recipe.target(name).reads)
-        for ref in [config.ref] if config else below:
+        top = config.ref if config else item.name
+        below = () if top in self._sources else self._recipe.below(top)[::-1]
+        for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).reads)):
             model = self._sources.file(ref).model if ref in self._sources else None
-            if model is not None and model.folder is not None:
-                return read_folder(model.folder, shown=self._sources.file(ref).shown), model.folder
+            if model is not None and model.folder is not None and model.format != "peft":
+                if ref not in self._donors:
+                    self._donors[ref] = open_folder(model.folder, shown=self._sources.file(ref).shown)
+                return self._donors[ref], model.folder
+        if config:
+            message = f"`config` of target `{item.name}` is `{config.ref}`, which has no configuration"
+            hint = "name a source that is a folder of transformers or diffusers"
+            raise RecipeError.one("no-config", message, where=config.where.place(), help=hint)
         return None, None
 
     def _grid(self, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Grid:

@@ -25,7 +25,7 @@ from mergebuild import lineage as lineages
 from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
-from mergebuild.events import Emit, silent
+from mergebuild.events import Emit, Event, Hashing, silent
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
@@ -33,7 +33,7 @@ from mergebuild.planner import Planner
 from mergebuild.portable import free_space
 from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
-from mergebuild.sources import Sources, locate
+from mergebuild.sources import SMALL, Sources, locate
 from mergebuild.stamp import Stamp
 from mergebuild.store import Presence, Store
 from mergebuild.sweeping import Sweeper
@@ -147,7 +147,7 @@ class Project:
                 raise plan.errors[0]
             if name in plan.fresh:
                 return WhyResult(name, Verdict.UP_TO_DATE, (), ())
-            item = session.planner.items_named(name)[0]
+            item = next(each for each in session.planner.items_named(name) if each.whole is None)
             reasons = () if item.verdict is Verdict.UP_TO_DATE else item.reasons
             return WhyResult(name, item.verdict, item.changes if reasons else (), reasons)
 
@@ -208,7 +208,7 @@ class Project:
                 warm_up()
             return plan
 
-        with self._session(emit, durable=durable) as session, ExitStack() as stack:
+        with self._session(_hurried(emit, warm_up), durable=durable) as session, ExitStack() as stack:
             builder = Builder(
                 session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
             )
@@ -397,16 +397,24 @@ class Project:
         path = Path.cwd() / out
         if len(names) != 1:
             raise UsageError.one("one-target", f"`-o` writes one target, and {len(names)} were named")
-        if path.suffix not in (".safetensors", ".ckpt") and not str(out).endswith(("/", os.sep)):
+        is_folder = str(out).endswith(("/", os.sep))
+        if is_folder != packing.is_folder(path):
             raise UsageError.one("bad-output", f"`{out}` does not end in `.safetensors`, `.ckpt` or `/`")
-        owner = self.recipe.outputs().get(path)
-        if owner:
-            raise UsageError.one(
-                "output-taken", f"`{out}` is the output of `{owner}`", help="build that, or name another"
-            )
+        for taken, owner in self.recipe.outputs().items():
+            if path == taken:
+                message = f"`{out}` is the output of `{owner}`"
+                raise UsageError.one("output-taken", message, help="build that, or name another")
+            if (packing.is_folder(taken) and taken in path.parents) or (is_folder and path in taken.parents):
+                inner, outer = (f"`{out}`", f"`{owner}`") if taken in path.parents else (f"`{owner}`", f"`{out}`")
+                message = f"{inner} would lie in the folder of {outer}"
+                raise UsageError.one("output-taken", message, help="name a path of its own")
         for name, source in self.recipe.sources.items():
-            if path.resolve() == (source.folder / Path(source.path).expanduser()).resolve():
-                raise UsageError.one("output-is-source", f"`{out}` is the source `{name}`", help="name another file")
+            there, here = (source.folder / Path(source.path).expanduser()).resolve(), path.resolve()
+            if there == here or there in here.parents or (is_folder and here in there.parents):
+                what = "is" if there == here else "lies in the folder of" if there in here.parents else "holds"
+                raise UsageError.one(
+                    "output-is-source", f"`{out}` {what} the source `{name}`", help="name another path"
+                )
         target = self.recipe.target(names[0])
         return Goal(target.name, path, dtype or target.dtype or self.recipe.default_dtype, is_extra=True)
 
@@ -509,6 +517,17 @@ class Project:
             return path.relative_to(self.recipe.root).as_posix()
         except ValueError:
             return path.as_posix()
+
+
+def _hurried(emit: Emit, warm_up: Callable[[], None]) -> Emit:
+    """Have torch imported beside the hashing of a large source: something will be computed with it."""
+
+    def told(event: Event) -> None:
+        if isinstance(event, Hashing) and event.size > SMALL:
+            warm_up()
+        emit(event)
+
+    return told
 
 
 def _check_device(device: str) -> None:

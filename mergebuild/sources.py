@@ -1,25 +1,27 @@
 """What a source is, by its bytes: found, its header read, its tensors hashed once and remembered.
 
 A file's digests are remembered by device, inode, size, mtime and ctime; a copy or a touched file is read again, and an
-edit that puts size and mtime back is seen by its ctime. A file that changed within the clock's grain before it was
-hashed could change once more without a trace, so what was learnt of it is used but not remembered (the "racily
-clean" problem). After a pass every source is looked at again: `changed` says which are no longer what was read.
+edit that puts size and mtime back is seen by its ctime. The files of a folder are remembered as one, by the states of
+all of them and of what says which tensors they hold. A file that changed within the clock's grain before it was hashed
+could change once more without a trace, so what was learnt of it is used but not remembered (the "racily clean"
+problem). After a pass every source is looked at again: `changed` says which are no longer what was read.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import xxhash
 
-from mergebuild import portable
+from mergebuild import hashes, portable
 from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
@@ -30,13 +32,22 @@ from mergebuild.portable import Identity, identity
 from mergebuild.recipe.model import Source
 from mergebuild.store.state import SourceRow, State
 
-__all__ = ["SMALL", "SourceFile", "Sources", "locate"]
+__all__ = ["POSITION_IDS", "SMALL", "SourceFile", "Sources", "locate", "source_of_part"]
 
 SMALL = 1 << 28
 """Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
 
+POSITION_IDS = "@position_ids"
+"""A source that no recipe names: 0, 1, ... 76 (int64 [1, 77]), under the name `position_ids`."""
+
 _GATHERED = 1 << 22
 """Elements put together at a time, to be hashed."""
+
+_ADAPTER_METADATA = "lora_adapter_metadata"
+"""The key in a file's metadata that holds the configuration of an adapter that diffusers saved."""
+
+_LACKING = {"autov2": "a folder has only `sha256`", "autov3": "only a safetensors file has one"}
+"""Why what is pinned may lack such a hash."""
 
 
 @dataclass
@@ -50,6 +61,17 @@ class SourceFile:
     identity: Identity
     checksums: Mapping[str, bytes] | None = None
     sha256: str | None = None
+    autov3: str | None = None
+    part: str = ""
+    """Which part of the source it is, under other names; empty: all of it."""
+
+    @property
+    def remembered_by(self) -> Identity:
+        """What it is remembered by: the state of its files, and what of them it is."""
+        if not self.part:
+            return self.identity
+        mark = checksum(f"{self.identity.device} {self.identity.inode} {self.part}".encode())
+        return self.identity._replace(device=-1, inode=int.from_bytes(mark[:7], "big"))
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -72,15 +94,38 @@ class SourceFile:
 
     @cached_property
     def content(self) -> bytes:
-        """The digest of the whole set of tensors; the source must be hashed."""
-        return artifact_digest(
+        """The digest of the whole set of tensors, and of what is said of those of an adapter; it must be hashed."""
+        found = artifact_digest(
             (name, info.dtype, info.shape, self.digests[name]) for name, info in self.tensors.items()
         )
+        if self.model.format == "peft":
+            said = json.dumps(self.model.facts, sort_keys=True)
+        else:
+            said = self.model.metadata.get(_ADAPTER_METADATA, "")
+        return checksum(found + said.encode()) if said else found
+
+    @property
+    def has_hashes(self) -> Collection[str]:
+        """The hashes that it has, of those that can be pinned."""
+        if self.model.folder is not None:
+            return ("sha256",)
+        return ("sha256", "autov2", "autov3") if self.model.format == "safetensors" else ("sha256", "autov2")
+
+    @property
+    def hashes(self) -> Mapping[str, str | None]:
+        """These hashes by name, None where one is not known."""
+        found = {"sha256": self.sha256, "autov2": self.sha256 and self.sha256[:10], "autov3": self.autov3}
+        return {name: found[name] for name in self.has_hashes}
 
     @property
     def is_hashed(self) -> bool:
         """Whether its digests are known."""
         return self.checksums is not None
+
+
+def source_of_part(name: str) -> str:
+    """Return which source of the recipe a name means, that perhaps stands for a part of it; empty: for none."""
+    return name.partition("@")[0]
 
 
 def locate(source: Source, root: Path) -> Path:
@@ -135,6 +180,33 @@ class Sources:
             found = self._files[name] = self._open(self._declared[name])
         return found
 
+    def position_ids(self) -> str:
+        """Return the name of the source that holds what the position ids of CLIP's text encoder must be."""
+        if POSITION_IDS not in self._files:
+            where = next(iter(self._declared.values())).where
+            path = Path(__file__).parent / "layouts" / "data" / f"{POSITION_IDS[1:]}.safetensors"
+            own = Source(POSITION_IDS, str(path), path.parent, None, None, where)
+            self._declared = {**self._declared, POSITION_IDS: own}
+            self._files[POSITION_IDS] = self._open(own)
+        return POSITION_IDS
+
+    def renamed(self, name: str, part: str, model: Model) -> str:
+        """Return the name of a source of which only some tensors are used, under other names or put together anew.
+
+        Args:
+            name: the source.
+            part: what of it, as one word.
+            model: these tensors.
+        """
+        known = f"{name}@{part}"
+        if known not in self._files:
+            source = self.file(name)
+            self._files[known] = self._remembered(
+                SourceFile(known, source.path, source.shown, model, _identity(model), part=part)
+            )
+            self._declared = {**self._declared, known: self._declared[name]}
+        return known
+
     def hashed(self, name: str, *, with_sha256: bool = False) -> SourceFile:
         """Return a source whose digests (and SHA-256, when asked for or pinned) are known, reading it if need be.
 
@@ -142,33 +214,45 @@ class Sources:
             SourceError: it is missing, cannot be read, changes while it is read, or differs from its pin.
         """
         source = self.file(name)
-        pin = self._declared[name].sha256
-        want_sha256 = with_sha256 or pin is not None
-        if not source.is_hashed or (want_sha256 and source.sha256 is None):
-            self._hash(source, want_sha256)
-        if pin is not None and source.sha256 != pin:
-            raise SourceError.one(
-                "pin-mismatch",
-                f"source `{name}` is not the file that its `sha256` pins",
-                where=self._declared[name].where.place("sha256"),
-                rows=(f"pinned  {pin}", f"found   {source.sha256}  {source.shown}"),
-                help="get the pinned file, or change the pin",
-            )
+        pins = self._declared[name].pins
+        if source.part and pins:
+            self.hashed(source_of_part(name))
+            pins = {}
+        for pin in pins.keys() - source.has_hashes:
+            raise self._mismatch(source, hashes.Difference(pin, pins[pin], f"(none: {_LACKING[pin]})"))
+        wanted = {"sha256" if pin == "autov2" else pin for pin in pins} | ({"sha256"} if with_sha256 else set())
+        missing = {each for each in wanted if source.hashes[each] is None}
+        if missing or not source.is_hashed:
+            self._hash(source, missing)
+        differs = hashes.differs(pins, source.hashes)
+        if differs is not None:
+            raise self._mismatch(source, differs)
         return source
+
+    def _mismatch(self, source: SourceFile, differs: hashes.Difference) -> SourceError:
+        return SourceError.one(
+            "pin-mismatch",
+            f"source `{source.name}` is not what its `{differs.name}` pins",
+            where=self._declared[source.name].where.place(differs.name),
+            rows=(f"pinned  {differs.pinned}", f"found   {differs.found}  {source.shown}"),
+            help="get what is pinned, or change the pin (`mergebuild inspect` prints all hashes)",
+        )
 
     def is_pinned(self, name: str) -> bool:
         """Whether the recipe says which bytes a source must have."""
-        return self._declared[name].sha256 is not None
+        return bool(self._declared[name].pins)
 
     def meets_pin(self, name: str) -> bool:
-        """Whether a source has no pin, or is known to be what it pins."""
-        return self._declared[name].sha256 in (None, self.file(name).sha256)
+        """Whether a source has no pins, or is known to be what they pin."""
+        pins = self._declared[name].pins
+        return not pins or hashes.differs(pins, self.file(name).hashes) is None
 
     def learn(self, source: SourceFile, began_ns: int) -> None:
         """Remember the checksums of a source whose reading began then, unless the file is racily clean."""
         if not portable.is_racy(source.identity, began_ns):
             checksums = b"".join((source.checksums or {}).values())
-            self._state.remember_source(SourceRow(source.identity, checksums, source.content, source.sha256))
+            row = SourceRow(source.remembered_by, checksums, source.content, source.sha256, source.autov3)
+            self._state.remember_source(row)
 
     def opened(self) -> list[str]:
         """Return the sources opened so far."""
@@ -183,35 +267,39 @@ class Sources:
         shown = _shown(path, self._folder)
         try:
             model = read_model(path, shown=shown)
-            state = _identity(model.files)
+            state = _identity(model)
         except OSError as error:
-            raise SourceError.one(
-                "source-unreadable",
-                f"source `{source.name}` cannot be read: {error.strerror}",
-                where=source.where.place(),
-                rows=(shown,),
-            ) from error
+            raise self._unreadable(source.name, shown, error) from error
         except SourceError as error:  # the reader knows the file; the place in the recipe is ours to add
             place = source.where.place()
             raise SourceError(
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
-        found = SourceFile(source.name, path, shown, model, state)
-        known = self._state.source(state)
+        return self._remembered(SourceFile(source.name, path, shown, model, state))
+
+    def _remembered(self, found: SourceFile) -> SourceFile:
+        """Return a source with what is remembered of it."""
+        known = self._state.source(found.remembered_by)
         if known:
-            if known.checksums is not None and len(known.checksums) == 16 * len(model.tensors):
-                found.checksums = _by_name(model, known.checksums)
-            found.sha256 = known.sha256
+            found.sha256, found.autov3 = known.sha256, known.autov3
+            if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):
+                remembered = replace(found, checksums=_by_name(found.model, known.checksums))
+                if remembered.content == known.content:  # else another version of us saw other tensors in it
+                    return remembered
         return found
 
-    def _hash(self, source: SourceFile, with_sha256: bool) -> None:
-        """Hash a source in one reading and remember what was found, unless the file is racily clean."""
+    def _hash(self, source: SourceFile, wanted: Collection[str]) -> None:
+        """Read a source for what is not known of it, hashes of the whole if wanted, and remember what was found.
+
+        Nothing is remembered of a file that is racily clean.
+        """
         self._emit(Hashing(source.shown, source.size))
         began = time.time_ns()
-        sha256 = source.sha256
-        checksums = b"".join(_checksums(source))
-        if with_sha256:
-            sha256 = _sha256(source.model)
+        try:
+            checksums = source.checksums or _by_name(source.model, b"".join(_checksums(source)))
+            found = _hashes(source.model, wanted) if wanted else {}
+        except OSError as error:
+            raise self._unreadable(source.name, source.shown, error) from error
         self.bytes_read += source.size
         if source.size <= SMALL:
             self.at_hand.update(source.model.files)
@@ -220,9 +308,19 @@ class Sources:
                 "source-changed", f"source `{source.name}` changed while it was read", rows=(source.shown,),
                 help="let whatever writes it finish, then build again",
             )  # fmt: skip
-        source.checksums = _by_name(source.model, checksums)
-        source.sha256 = sha256
+        source.checksums = checksums
+        source.sha256 = found.get("sha256") or source.sha256
+        source.autov3 = found.get("autov3") or source.autov3
         self.learn(source, began)
+
+    def _unreadable(self, name: str, shown: str, error: OSError) -> SourceError:
+        return SourceError.one(
+            "source-unreadable",
+            f"source `{name}` cannot be read: {(error.strerror or str(error)).lower()}",
+            where=self._declared[name].where.place(),
+            rows=(shown,),
+            help="check that it is there, and its permissions",
+        )
 
 
 def _checksums(source: SourceFile) -> list[bytes]:
@@ -256,35 +354,34 @@ def _gathered(info: TensorInfo, fds: Sequence[int]) -> bytes:
     return running.digest()
 
 
-def _sha256(model: Model) -> str:
-    """Return the SHA-256 of a file; of several, that of what `sha256sum` would say of them, by name."""
-    import hashlib
-
-    found = []
-    for path in model.files:
-        with path.open("rb") as file:  # anew: where reading by range moves the position, it is anywhere
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    if model.folder is None and len(found) == 1:
-        return found[0]
-    folder = model.folder or model.files[0].parent
-    names = [path.relative_to(folder).as_posix() for path in model.files]
-    lines = sorted(f"{sha256}  {name}\n" for sha256, name in zip(found, names, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def _hashes(model: Model, wanted: Collection[str]) -> Mapping[str, str | None]:
+    """Return hashes of the whole of a model."""
+    if model.folder is not None:
+        return hashes.of_files(model.folder, model.files)
+    return hashes.of_file(model.files[0], safetensors=model.format == "safetensors", wanted=wanted)
 
 
-def _identity(files: Sequence[Path]) -> Identity:
-    """Return what `stat` says of the files of a source; several are as one that changes whenever one of them does."""
-    states = [identity(path) for path in files]
-    if len(states) == 1:
+def _identity(model: Model) -> Identity:
+    """Return what `stat` says of a model's files; those of a folder are as one that differs whenever one of them does.
+
+    Its inode stands for which files they are and its size for the states of all. The times are the newest, which say
+    whether any of the files is racily clean.
+    """
+    states = [identity(path) for path in (*model.files, *model.documents)]
+    if model.folder is None and len(states) == 1:
         return states[0]
-    inode = int.from_bytes(checksum(repr([(each.device, each.inode) for each in states]).encode())[:7], "big")
     return Identity(
         -1,
-        inode,
-        sum(each.size for each in states),
-        max((each.mtime_ns for each in states), default=0),
-        max((each.ctime_ns for each in states), default=0),
+        _number(repr([(each.device, each.inode) for each in states])),
+        _number(repr(states)),
+        max(each.mtime_ns for each in states),
+        max(each.ctime_ns for each in states),
     )
+
+
+def _number(text: str) -> int:
+    """Return a number for a text, as large as SQLite holds."""
+    return int.from_bytes(checksum(text.encode())[:7], "big")
 
 
 def _by_name(model: Model, checksums: bytes) -> dict[str, bytes]:
@@ -293,7 +390,7 @@ def _by_name(model: Model, checksums: bytes) -> dict[str, bytes]:
 
 def _still(source: SourceFile) -> bool:
     try:
-        return _identity(source.model.files) == source.identity
+        return _identity(source.model) == source.identity
     except OSError:
         return False
 

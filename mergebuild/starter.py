@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild.errors import SourceError, UsageError
-from mergebuild.formats import Header, read_header
+from mergebuild.formats import Model
 from mergebuild.layouts import detect
+from mergebuild.opening import read_model
 
 __all__ = ["EXAMPLE_BEGINS", "Starter", "init"]
 
 EXAMPLE_BEGINS = "# --- an example: remove `# ` from the lines below ---"
 """Below this line everything is valid TOML once its `# ` is gone."""
 
+_FOLDER_OF_ONE = frozenset({"model_index.json", "config.json", "adapter_config.json", "model.safetensors.index.json"})
+"""Files of which one makes a folder a single model."""
 _MOST_FILES = 1000
 _DEEPEST = 6
 _HEAD = """\
@@ -41,7 +44,7 @@ class Starter:
 
 
 class _Model(NamedTuple):
-    """A safetensors file: path relative to the mergefile's folder, layout, what it is in a few words, or its defect."""
+    """A file or folder of weights: path relative to the mergefile, layout, what it is in a few words, or its defect."""
 
     path: str
     layout: str | None
@@ -60,7 +63,7 @@ class _Model(NamedTuple):
 
 
 def init(folder: Path, *, mergefile: Path | None = None) -> Starter:
-    """Write a commented mergefile for the `.safetensors` files in a folder and below it.
+    """Write a commented mergefile for the models in a folder and below it: files, and folders that are one model.
 
     Args:
         folder: where to look, six levels deep at most, hidden folders left out.
@@ -96,6 +99,10 @@ def _found(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder):
         depth = len(Path(parent).relative_to(folder).parts)
         folders[:] = sorted(each for each in folders if not each.startswith(".")) if depth < _DEEPEST else []
+        if depth and not _FOLDER_OF_ONE.isdisjoint(files) and _is_sayable(Path(parent).name):
+            found.append(Path(parent))  # its files are one model
+            folders.clear()
+            continue
         found += (Path(parent, file) for file in sorted(files) if _is_model(file))
         if len(found) >= _MOST_FILES:
             break
@@ -103,36 +110,37 @@ def _found(folder: Path) -> list[Path]:
 
 
 def _is_model(file: str) -> bool:
-    # what is no UTF-8 can't be written in TOML
-    return (
-        file.endswith(".safetensors")
-        and not file.startswith(".")
-        and file.encode("utf-8", "ignore") == os.fsencode(file)
-    )
+    return file.endswith((".safetensors", ".ckpt")) and not file.startswith(".") and _is_sayable(file)
+
+
+def _is_sayable(name: str) -> bool:
+    """Whether a name is UTF-8: what is not can't be written in TOML."""
+    return name.encode("utf-8", "ignore") == os.fsencode(name)
 
 
 def _model(file: Path, root: Path) -> _Model:
     path = Path(os.path.relpath(file, root)).as_posix()
     # at the beginning of a path it would be a home folder
     path = f"./{path}" if path.startswith("~") else path
+    path = f"{path}/" if file.is_dir() else path
     if "${" in path or any(ord(sign) < 32 for sign in path):
         return _Model(path, None, f"a mergefile can't name `{path}`", frozenset())
     try:
-        header = read_header(file, shown=path)
+        model = read_model(file, shown=path)
     except SourceError as error:
         return _Model(path, None, error.problems[0].message, frozenset())
-    if not header.tensors:
+    if not model.tensors:
         return _Model(path, None, f"`{path}` holds no tensors", frozenset())
-    layout = detect({tensor.name: tensor.shape for tensor in header.tensors.values()}, {})
-    return _Model(path, layout.name if layout else None, _facts(header), frozenset(header.tensors))
+    layout = detect({tensor.name: tensor.shape for tensor in model.tensors.values()}, {})
+    return _Model(path, layout.name if layout else None, _facts(model), frozenset(model.tensors))
 
 
-def _facts(header: Header) -> str:
+def _facts(model: Model) -> str:
     sizes: dict[str, int] = {}
-    for tensor in header.tensors.values():
+    for tensor in model.tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
     dtype = max(sizes, key=lambda each: sizes[each], default="empty")
-    return f"{dtype}, {len(header.tensors)} tensors, {_size(header.file_size)}"
+    return f"{dtype}, {len(model.tensors)} tensors, {_size(model.size)}"
 
 
 def _size(size_bytes: int) -> str:
@@ -158,7 +166,7 @@ def _source_lines(models: list[_Model], names: dict[str, str]) -> Iterator[str]:
     """Yield the table of sources, a comment before each layout."""
     yield "[sources]"
     if not models:
-        yield '# no .safetensors file was found; a source is a name and a path:\n# opk = "models/opk.safetensors"'
+        yield '# no model was found; a source is a name and a path:\n# opk = "models/opk.safetensors"'
     for layout in dict.fromkeys(model.layout for model in models if model.is_sound):
         yield f"# layout: {layout or 'unknown'}"
         for model in models:

@@ -53,8 +53,7 @@ class Sweeper:
             if everything or (names is not None and record.target in names):
                 self._clean_record(record)
         if orphans or everything:
-            for row in self.orphans():
-                self._remove_with_copies(row)
+            self._clean_orphans()
         if everything:
             for row in self._store.rows_inside():
                 self._remove(row)
@@ -103,7 +102,8 @@ class Sweeper:
             self._kept.append(f"{self._shown(record.output)} (a source now)")
             return
         elif record.output.is_dir():
-            self._clean_folder(record.output)
+            if not self._clean_folder(record.output):
+                return
         else:
             presence, there = self._store.at(record.output)
             if presence is Presence.FOREIGN:
@@ -113,19 +113,24 @@ class Sweeper:
                 self._remove_with_copies(there)
         self._store.forget_record(record.target)
 
-    def _clean_folder(self, folder: Path) -> None:
-        """Remove our files in an output that is a folder, and the folders that are empty then."""
-        for row in self._store.state.outputs(self._store.project):
-            if folder not in row.path.parents or not os.path.lexists(row.path):
-                continue
-            if self._store.is_intact(row):
+    def _clean_folder(self, folder: Path) -> bool:
+        """Remove our files in an output that is a folder; return whether none of them was changed by hand."""
+        ours = [row for row in self._store.state.outputs(self._store.project) if folder in row.path.parents]
+        ours = [row for row in ours if os.path.lexists(row.path)]
+        changed = [row for row in ours if not self._store.is_intact(row)]
+        for row in ours:
+            if row not in changed:
                 self._remove_with_copies(row)
-            else:
-                self._kept.append(f"{self._shown(row.path)} (changed by hand)")
-        below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
-        for path in [*below, folder]:
-            with suppress(OSError):  # something of somebody else is in it
-                path.rmdir()
+        self._kept += [f"{self._shown(row.path)} (changed by hand)" for row in changed]
+        _remove_empty({folder, *(row.path.parent for row in ours)})
+        return not changed
+
+    def _clean_orphans(self) -> None:
+        """Remove orphans, and the folders that are empty then: they may have been outputs."""
+        rows = self.orphans()
+        for row in rows:
+            self._remove_with_copies(row)
+        _remove_empty(row.path.parent for row in rows)
 
     def _remove_with_copies(self, row: ArtifactRow) -> None:
         shared = any(
@@ -174,6 +179,12 @@ class Sweeper:
             return path.relative_to(self._root).as_posix()
         except ValueError:
             return path.as_posix()
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for each in sorted(set(folders), reverse=True):  # the deepest first
+        with suppress(OSError):  # something of somebody else is in it
+            each.rmdir()
 
 
 def _size(row: ArtifactRow) -> int:

@@ -175,9 +175,8 @@ def _alphas(model: Model, infos: Sequence[TensorInfo]) -> Iterator[float]:
 
 
 def _configured(model: Model) -> dict[float, int]:
-    """Return the alpha of an adapter's configuration."""
-    config = model.facts.get("adapter_config", model.facts)
-    alpha = config.get("lora_alpha") if isinstance(config, Mapping) else None
+    """Return the alpha of an adapter's configuration, which the folders of PEFT have."""
+    alpha = model.facts.get("lora_alpha")
     return {float(alpha): 0} if isinstance(alpha, (int, float)) and not isinstance(alpha, bool) else {}
 
 

@@ -8,7 +8,7 @@ import click
 
 from mergebuild.cli.opening import open_project, path_of_mergefile, shown_from_here, targets_from_here
 from mergebuild.cli.options import (
-    FileName,
+    OutputName,
     Settings,
     dry_run_option,
     lock_timeout_option,
@@ -69,7 +69,7 @@ def _check(targets: tuple[str, ...], options: _Options) -> None:
 @click.option("--force", is_flag=True, help="Overwrite outputs changed by hand; they are kept aside first.")
 @click.option("--locked", is_flag=True, help="Refuse sources and results other than mergefile.lock's.")
 @click.option("--durable", is_flag=True, help="Wait until the disk has it.")
-@click.option("-o", "--out", metavar="PATH", type=FileName(), help="Write one target there, and change nothing else.")
+@click.option("-o", "--out", metavar="PATH", type=OutputName(), help="Write one target there, and change nothing else.")
 @click.option(
     "--dtype", metavar="DTYPE", type=click.Choice(_DTYPES), help=f"The dtype of what -o writes: {', '.join(_DTYPES)}."
 )

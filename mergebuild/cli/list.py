@@ -46,7 +46,14 @@ def _entries(kind: str, recipe: Recipe | None) -> list[Entry]:
 
 def _sources(recipe: Recipe) -> list[Entry]:
     return [
-        {"name": name, "path": source.path, "sha256": source.sha256, "url": source.url}
+        {
+            "name": name,
+            "path": source.path,
+            "sha256": source.sha256,
+            "autov2": source.autov2,
+            "autov3": source.autov3,
+            "url": source.url,
+        }
         for name, source in recipe.sources.items()
     ]
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FileName",
     "FolderName",
+    "OutputName",
     "SectionedHelp",
     "Settings",
     "SourceOrFile",
@@ -79,6 +80,16 @@ class FileName(TextType):
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type="file")]
+
+
+class OutputName(FileName):
+    """The path of a file, or of a folder with a `/` behind; it need not exist."""
+
+    name = "output"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse a folder that is not written as one."""
+        return value if value.endswith(("/", os.sep)) else super().convert(value, param, ctx)
 
 
 class FolderName(TextType):

@@ -173,9 +173,10 @@ class Adding(Maker):
         self._deltas.take(factors)
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
-        """Return what is added, in `out`."""
+        """Return what is added: where it is kept, unless it is rounded for a place first, else in `out`."""
         weight = chunks[self.inputs[0]] if self.inputs else None
-        return self._deltas.fill(out, start, weight)
+        keeps = self.kept is not None and not self.step.places
+        return self._deltas.fill(chunks[self.kept] if keeps and self.kept is not None else out, start, weight)
 
 
 class Factoring(Maker):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.formats.header import UNFIT
+from mergebuild.formats.reading import UNFIT, clipped, quoted
 from mergebuild.portable import open_to_read, pread_into
 
 __all__ = ["MAX_CONFIG", "MAX_INDEX", "is_own", "is_plain", "quoted", "read_document"]
@@ -55,7 +55,7 @@ def read_document(
         # without `from`: a traceback of a thousand frames helps nobody
         raise _error("json-too-deep", shown, "is JSON nested without end") from None
     except ValueError as error:
-        raise _error("json-invalid", shown, f"is not JSON: {_clip(str(error))}") from error
+        raise _error("json-invalid", shown, f"is not JSON: {clipped(str(error))}") from error
     if not isinstance(found, dict):
         raise _error("json-invalid", shown, "is not a JSON object")
     return found
@@ -73,11 +73,6 @@ def is_own(path: Path, folder: Path) -> bool:
 def is_plain(name: str) -> bool:
     """Return whether a name can only be that of an entry of one folder, on any system."""
     return bool(name) and name not in {".", ".."} and not UNFIT.search(name) and not set("/\\:") & set(name)
-
-
-def quoted(text: str) -> str:
-    """Return a name for a message: in backticks, short, and with nothing that could act on a terminal."""
-    return f"`{_clip(text)}`"
 
 
 def _content(path: Path, shown: str, most: int) -> bytearray:
@@ -123,8 +118,3 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         message = f"it has {quoted(name)} twice in one object"
         raise ValueError(message)
     return found
-
-
-def _clip(text: str, most: int = 100) -> str:
-    short = text if len(text) <= most else f"{text[: most - 20]}…{text[-19:]}"
-    return UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", short)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.formats.documents import MAX_INDEX, is_plain, quoted, read_document
+from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo, read_header
 from mergebuild.formats.model import Model
+from mergebuild.formats.reading import quoted
 from mergebuild.formats.sidecars import Sidecars, sidecars_of
 
 __all__ = ["Folder", "read_folder", "read_safetensors", "refuse_packed"]
@@ -186,7 +187,8 @@ def _adapter(place: _Place, names: frozenset[str]) -> Folder:
             "download the whole folder",
         )
     model = place.read_file(place.path / name, f"{place.shown}/{name}")
-    model = replace(model, format="peft", folder=place.path, facts=config)
+    documents = (place.path / "adapter_config.json",)
+    model = replace(model, format="peft", documents=documents, folder=place.path, facts=config)
     return Folder("peft", {"": model}, config, *place.beside(), model.notices)
 
 
@@ -378,7 +380,8 @@ def _sharded(place: _Place, name: str) -> Model:
         notices.append(
             f"{quoted(place.shown)} has {len(tensors) - len(weight_map)} tensors that its index does not name"
         )
-    return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, notices=tuple(notices))
+    index = (place.path / name,)
+    return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, index, notices=tuple(notices))
 
 
 def _weight_map(place: _Place, name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a file is, when it is clearly no safetensors file: a pickle, a page that was downloaded instead, a pointer.
+"""What a file is, when it is clearly no model that we read: a page that was downloaded instead, a pointer, GGUF.
 
 Asked only after a file failed to look like safetensors (8 bytes of length, then `{`), so no valid file is ever
 mistaken for another format.
@@ -14,7 +14,6 @@ __all__ = ["LOOKED_AT", "Foreign", "recognize"]
 LOOKED_AT = 512
 """How many bytes of a file's beginning `recognize` wants."""
 
-_CONVERT = "convert it to safetensors first, with a tool that loads it safely (a pickle can run code)"
 _DOWNLOAD = "the download failed and saved a page instead of the file: download it again"
 
 
@@ -27,17 +26,9 @@ class Foreign(NamedTuple):
     rows: tuple[str, ...] = ()
 
 
-_PICKLE = Foreign(
-    "not-in-this-version", "is a PyTorch checkpoint (a pickle), and this version reads safetensors only", _CONVERT
-)
-_ZIP = Foreign(
-    "not-in-this-version",
-    "is a PyTorch checkpoint or another zip archive, and this version reads safetensors only",
-    _CONVERT,
-)
 _GGUF = Foreign(
     "not-in-this-version",
-    "is a GGUF file, and this version reads safetensors only",
+    "is a GGUF file, which this version does not read",
     "take the unquantized safetensors release of the model: merging quantized weights loses quality",
 )
 _LFS = Foreign(
@@ -45,20 +36,12 @@ _LFS = Foreign(
     "is a git-lfs pointer, not the model that it points to",
     "run `git lfs pull` in its repository, or download the file itself",
 )
-_INDEX = Foreign(
-    "not-in-this-version",
-    "is the index of a model in several files, and this version reads single files only",
-    "join its parts into one `.safetensors` file first",
-)
+_INDEX = Foreign("index-alone", "is the index of a model in several files", "name the folder that it stands in")
 _PAGE = Foreign("not-a-model", "is a web page, not a model", _DOWNLOAD)
 
 
 def recognize(head: bytes) -> Foreign | None:
     """Return what a file that begins with `head` (its first `LOOKED_AT` bytes) is, None if nothing known."""
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _ZIP
-    if re.match(rb"\x80[\x02-\x05][\x8a\x95c}\]q(]", head) or head[257:262] == b"ustar":
-        return _PICKLE
     if head.startswith(b"GGUF"):
         return _GGUF
     if head.startswith(b"version https://git-lfs.github.com/spec/"):

@@ -27,8 +27,10 @@ class Model:
     """Their sizes in bytes."""
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
+    documents: tuple[Path, ...] = ()
+    """Files without tensors that say what these are: an index of shards, the configuration of an adapter."""
     beside: tuple[Path, ...] = ()
-    """Files without tensors that say something of these: an index, a configuration."""
+    """Small files that belong to it and say nothing of its tensors: a tokenizer, a licence."""
     folder: Path | None = None
     """The folder that was named, with files beside the weights; None for a single file."""
     notices: tuple[str, ...] = ()
@@ -38,8 +40,12 @@ class Model:
 
     @property
     def watched(self) -> tuple[Path, ...]:
-        """All that was read of it; what it offers changes only when one of these does."""
-        return (*self.files, *self.beside) if self.folder is None else (self.folder, *self.files, *self.beside)
+        """All that was looked at; what it offers changes only when one of these does."""
+        found = (*self.files, *self.documents, *self.beside)
+        if self.folder is None:
+            return found
+        folders = (path.parent for path in found if path.parent.is_relative_to(self.folder))
+        return (*dict.fromkeys((self.folder, *folders)), *found)
 
     @property
     def size(self) -> int:

@@ -19,7 +19,6 @@ out with a notice.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,23 +26,19 @@ from typing import Final
 
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
-from mergebuild.formats.header import (
-    _AGAIN,
-    METADATA,
-    UNFIT,
-    Piece,
-    TensorInfo,
-    _BrokenRuleError,
-    _bytes,
-    _bytes_at,
-    _check_kind,
-    _check_unchanged,
-    _not_opened,
-    _quote,
-    _show,
-    _unreadable,
-)
+from mergebuild.formats.header import METADATA, Piece, TensorInfo
 from mergebuild.formats.model import Model
+from mergebuild.formats.reading import (
+    AGAIN,
+    UNFIT,
+    BrokenRuleError,
+    bytes_at,
+    checked,
+    in_bytes,
+    opened,
+    quoted,
+    shown_json,
+)
 from mergebuild.formats.unpickling import (
     MOST_BYTES,
     SIZES,
@@ -57,7 +52,6 @@ from mergebuild.formats.unpickling import (
     unpickle,
 )
 from mergebuild.formats.zips import Archive, read_archive
-from mergebuild.portable import open_to_read
 
 __all__ = ["is_pickle", "read_pickle", "read_pickle_fd"]
 
@@ -97,14 +91,8 @@ def read_pickle(path: Path, *, shown: str | None = None) -> Model:
             for code that no state dict needs (`unsafe-pickle`); none is run.
     """
     name = str(path) if shown is None else shown
-    try:
-        fd = open_to_read(path)
-    except (OSError, ValueError) as error:
-        raise _not_opened(path, error).named(name) from error
-    try:
+    with opened(path, name) as fd:
         return read_pickle_fd(fd, path, name)
-    finally:
-        os.close(fd)
 
 
 def read_pickle_fd(fd: int, path: Path, shown: str) -> Model:
@@ -113,23 +101,16 @@ def read_pickle_fd(fd: int, path: Path, shown: str) -> Model:
     Raises:
         SourceError: as `read_pickle`, or it is being written to.
     """
-    try:
-        before = os.fstat(fd)
-        _check_kind(before)
-        tensors, notices = _read(fd, before.st_size)
-        _check_unchanged(before, os.fstat(fd))
-    except _BrokenRuleError as broken:
-        raise broken.named(shown) from None
-    except OSError as error:
-        raise _unreadable(error).named(shown) from error
-    return Model("pickle", (path,), (before.st_size,), tensors, {}, notices=notices)
+    with checked(fd, shown) as size:
+        tensors, notices = _read(fd, size)
+    return Model("pickle", (path,), (size,), tensors, {}, notices=notices)
 
 
 def _read(fd: int, file_size: int) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
-    head = bytes(_bytes_at(fd, 0, min(file_size, LOOKED_AT)))
+    head = bytes(bytes_at(fd, 0, min(file_size, LOOKED_AT)))
     if head[257:262] == b"ustar":
         sentence = "is a checkpoint of PyTorch 0.1.9 or older (a tar archive), which this version can't read"
-        raise _BrokenRuleError("old-tar-checkpoint", sentence, "load it with an old PyTorch, and save it anew")
+        raise BrokenRuleError("old-tar-checkpoint", sentence, "load it with an old PyTorch, and save it anew")
     top, places = _from_zip(fd, file_size) if head.startswith(b"PK") else _from_row(fd, file_size)
     names, notices = _state_dict(top)
     return {name: _tensor(name, found, places) for name, found in names.items()}, notices
@@ -142,30 +123,30 @@ def _from_zip(fd: int, file_size: int) -> tuple[object, _Places]:
     archive = read_archive(fd, file_size)
     found = [name for name in archive.entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(found) != 1:
-        shown = " and ".join(map(_quote, found[:2])) if found else "no `data.pkl`"
+        shown = " and ".join(map(quoted, found[:2])) if found else "no `data.pkl`"
         sentence = f"is a zip archive with {shown}, and a checkpoint has one"
-        raise _BrokenRuleError("not-a-model", sentence, "name the model itself; if it is in the archive, unpack it")
+        raise BrokenRuleError("not-a-model", sentence, "name the model itself; if it is in the archive, unpack it")
     prefix = found[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in archive.entries:
         sentence = "is a TorchScript program, not a model's state dict"
-        raise _BrokenRuleError("not-a-state-dict", sentence, _RETRY)
+        raise BrokenRuleError("not-a-state-dict", sentence, _RETRY)
     order = _contents(archive, f"{prefix}byteorder", 100) if f"{prefix}byteorder" in archive.entries else b"little"
     if order != b"little":
         raise _big_endian()
     try:
         top, _ = unpickle(_contents(archive, found[0], MOST_BYTES))
     except ShortPickle:
-        raise _BrokenRuleError("bad-pickle", "has a pickle that ends too early", _AGAIN) from None
+        raise BrokenRuleError("bad-pickle", "has a pickle that ends too early", AGAIN) from None
     known: dict[str, tuple[int, int]] = {}
 
     def place(storage: Storage) -> tuple[int, int]:
         if storage.view is not None:
-            raise _BrokenRuleError("bad-pickle", f"has a part of the storage {_quote(storage.key)}, as old files do")
+            raise BrokenRuleError("bad-pickle", f"has a part of the storage {quoted(storage.key)}, as old files do")
         if storage.key not in known:
             name = f"{prefix}data/{storage.key}"
             if name not in archive.entries:
-                sentence = f"has no storage {_quote(storage.key)}, and its pickle refers to it"
-                raise _BrokenRuleError("storage-missing", sentence, _AGAIN)
+                sentence = f"has no storage {quoted(storage.key)}, and its pickle refers to it"
+                raise BrokenRuleError("storage-missing", sentence, AGAIN)
             known[storage.key] = archive.place(name)
         begin, end = known[storage.key]
         return begin, _end(storage, begin, end - begin)
@@ -177,22 +158,22 @@ def _contents(archive: Archive, name: str, most: int) -> bytes:
     begin, end = archive.place(name)
     if end - begin > most:
         raise length_error(end - begin)
-    return bytes(_bytes_at(archive.fd, begin, end - begin))
+    return bytes(bytes_at(archive.fd, begin, end - begin))
 
 
 def _end(storage: Storage, begin: int, size: int) -> int:
     """Return where a storage ends, of which so many bytes are there."""
     needed = storage.count * SIZES[storage.dtype]
     if needed > size:
-        found = f"{_bytes(size)} for the storage {_quote(storage.key)}"
+        found = f"{in_bytes(size)} for the storage {quoted(storage.key)}"
         sentence = f"has {found}, and {storage.count:,} times {storage.dtype} take {needed:,}"
-        raise _BrokenRuleError("storage-too-short", sentence, _AGAIN)
+        raise BrokenRuleError("storage-too-short", sentence, AGAIN)
     return begin + needed
 
 
-def _big_endian() -> _BrokenRuleError:
+def _big_endian() -> BrokenRuleError:
     sentence = "was saved on a machine with its bytes in the other order (big-endian)"
-    return _BrokenRuleError("big-endian", sentence, "load it with PyTorch there or here, and save it as safetensors")
+    return BrokenRuleError("big-endian", sentence, "load it with PyTorch there or here, and save it as safetensors")
 
 
 # Pickles in a row
@@ -205,24 +186,24 @@ def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
     if isinstance(machine, Dict) and machine.named.get("little_endian") is False:
         raise _big_endian()
     if not isinstance(keys, list):
-        raise _BrokenRuleError("bad-pickle", "has no list of its storages behind its pickle", _AGAIN)
+        raise BrokenRuleError("bad-pickle", "has no list of its storages behind its pickle", AGAIN)
     roots = {storage.key: storage for storage in _reachable(top, set()) if isinstance(storage, Storage)}
     known: dict[str, tuple[int, int]] = {}
     for key in keys:
         if not isinstance(key, str) or key in known or key not in roots:
-            shown = _quote(key) if isinstance(key, str) else "what is no string"
-            raise _BrokenRuleError("bad-pickle", f"lists the storage {shown} twice, or without describing it", _AGAIN)
-        count = int.from_bytes(_bytes_at(fd, end, 8), "little") if end + 8 <= file_size else -1
+            shown = quoted(key) if isinstance(key, str) else "what is no string"
+            raise BrokenRuleError("bad-pickle", f"lists the storage {shown} twice, or without describing it", AGAIN)
+        count = int.from_bytes(bytes_at(fd, end, 8), "little") if end + 8 <= file_size else -1
         begin = end + 8
         end = begin + count * SIZES[roots[key].dtype]
         if count < 0 or end > file_size:
-            raise _BrokenRuleError("data-truncated", f"is cut short, in or before its storage {_quote(key)}", _AGAIN)
+            raise BrokenRuleError("data-truncated", f"is cut short, in or before its storage {quoted(key)}", AGAIN)
         known[key] = begin, end
 
     def place(storage: Storage) -> tuple[int, int]:
         if storage.key not in known:
-            sentence = f"has no storage {_quote(storage.key)}, and its pickle refers to it"
-            raise _BrokenRuleError("storage-missing", sentence, _AGAIN)
+            sentence = f"has no storage {quoted(storage.key)}, and its pickle refers to it"
+            raise BrokenRuleError("storage-missing", sentence, AGAIN)
         begin, end = known[storage.key]
         end = _end(storage, begin, end - begin)
         if storage.view is None:
@@ -230,8 +211,8 @@ def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
         _, offset, count = storage.view
         size = SIZES[storage.dtype]
         if begin + (offset + count) * size > end:
-            sentence = f"has a part of the storage {_quote(storage.key)} that reaches beyond it"
-            raise _BrokenRuleError("storage-too-short", sentence, _AGAIN)
+            sentence = f"has a part of the storage {quoted(storage.key)} that reaches beyond it"
+            raise BrokenRuleError("storage-too-short", sentence, AGAIN)
         return begin + offset * size, begin + (offset + count) * size
 
     return top, place
@@ -241,7 +222,7 @@ def _row(fd: int, file_size: int) -> tuple[list[object], int]:
     """Return the five pickles and where they end, with no more of the file read than they take (twice that)."""
     size = min(file_size, _FIRST_LOOK)
     while True:
-        data = bytes(_bytes_at(fd, 0, size))
+        data = bytes(bytes_at(fd, 0, size))
         values: list[object] = []
         end = 0
         try:
@@ -250,10 +231,10 @@ def _row(fd: int, file_size: int) -> tuple[list[object], int]:
                 values.append(value)
                 if len(values) <= 2 and value != (_MAGIC, _PROTOCOL)[len(values) - 1]:
                     sentence = "is a pickle, and not one that `torch.save` wrote"
-                    raise _BrokenRuleError("not-a-model", sentence, _RETRY)
+                    raise BrokenRuleError("not-a-model", sentence, _RETRY)
         except ShortPickle as short:
             if short.needed > file_size:
-                raise _BrokenRuleError("data-truncated", "is cut short, within its pickle", _AGAIN) from None
+                raise BrokenRuleError("data-truncated", "is cut short, within its pickle", AGAIN) from None
             if short.needed > MOST_BYTES:
                 raise length_error(short.needed) from None
             size = min(max(2 * size, short.needed), file_size, MOST_BYTES)
@@ -297,9 +278,9 @@ def _wrapper(found: Dict) -> str | None:
 def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors of the model by name, and what was left out, in sentences."""
     if isinstance(top, Tensor | Odd | Storage):
-        raise _BrokenRuleError("lone-tensor", "is a single tensor without a name, not a model", _RETRY)
+        raise BrokenRuleError("lone-tensor", "is a single tensor without a name, not a model", _RETRY)
     if not isinstance(top, Dict):
-        raise _BrokenRuleError("no-tensors", "holds no dict of tensors", _RETRY)
+        raise BrokenRuleError("no-tensors", "holds no dict of tensors", _RETRY)
     found = top
     left: dict[str, object] = {}
     for _ in range(_MOST_WRAPPED):
@@ -316,8 +297,8 @@ def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     inside: dict[str, object] = {}
     for name, value in found.named.items():
         if isinstance(value, Odd):
-            sentence = f"has the tensor {_quote(name)}, which is {value.kind}"
-            raise _BrokenRuleError("unsupported-tensor", sentence, "take a release of the model with plain tensors")
+            sentence = f"has the tensor {quoted(name)}, which is {value.kind}"
+            raise BrokenRuleError("unsupported-tensor", sentence, "take a release of the model with plain tensors")
         if isinstance(value, Tensor):
             tensors[name] = value
         else:
@@ -339,7 +320,7 @@ def _listed(left: Mapping[str, object], most: int = 8) -> str:
         (name, sum(isinstance(each, Tensor | Odd) for each in _reachable(value, seen))) for name, value in left.items()
     ]
     counts.sort(key=lambda each: -each[1])  # stable: those that hold tensors first, else in the order of the file
-    words = [_quote(name) + _tensors(number) for name, number in counts[:most]]
+    words = [quoted(name) + _tensors(number) for name, number in counts[:most]]
     return ", ".join(words) + (f" and {len(counts) - most:,} more" if len(counts) > most else "")
 
 
@@ -347,11 +328,11 @@ def _tensors(number: int) -> str:
     return "" if number == 0 else " (1 tensor)" if number == 1 else f" ({number:,} tensors)"
 
 
-def _no_tensors(found: Dict) -> _BrokenRuleError:
+def _no_tensors(found: Dict) -> BrokenRuleError:
     listed = f"it holds {_listed(found.named)}" if found.named else "it is empty"
     allowed = ", ".join(f"`{key}`" for key in _WRAPPERS)
     sentence = f"has no dict of tensors, neither as it is nor under `state_dict`, {allowed}"
-    return _BrokenRuleError("no-tensors", sentence, _RETRY, (listed,))
+    return BrokenRuleError("no-tensors", sentence, _RETRY, (listed,))
 
 
 # A tensor
@@ -360,19 +341,19 @@ def _no_tensors(found: Dict) -> _BrokenRuleError:
 def _tensor(name: str, found: Tensor, places: _Places) -> TensorInfo:
     """Return where a tensor lies; everything that the pickle says of it is checked against the file."""
     if UNFIT.search(name) or name == METADATA:
-        sentence = f"has a control character or half a character in the name {_quote(name)}, or it is reserved"
-        raise _BrokenRuleError("bad-tensor-name", sentence)
+        sentence = f"has a control character or half a character in the name {quoted(name)}, or it is reserved"
+        raise BrokenRuleError("bad-tensor-name", sentence)
     if found.dtype not in DTYPES_BY_WORD:
-        sentence = f"stores {_quote(name)} as {found.dtype}, which this version can't merge or copy"
+        sentence = f"stores {quoted(name)} as {found.dtype}, which this version can't merge or copy"
         way_out = f"take a release of the model in one of {', '.join(DTYPES_BY_WORD)}"
-        raise _BrokenRuleError("unsupported-dtype", sentence, way_out)
+        raise BrokenRuleError("unsupported-dtype", sentence, way_out)
     shape, strides = found.shape, found.strides
     if len(shape) != len(strides) or found.offset < 0 or min((*shape, *strides), default=0) < 0:
-        sentence = f"gives {_quote(name)} the shape {_show(list(shape))} with strides {_show(list(strides))}"
-        raise _BrokenRuleError("bad-view", f"{sentence} from element {_show(found.offset)} on, which no tensor has")
+        sentence = f"gives {quoted(name)} the shape {shown_json(list(shape))} with strides {shown_json(list(strides))}"
+        raise BrokenRuleError("bad-view", f"{sentence} from element {shown_json(found.offset)} on, which no tensor has")
     if math.prod(size or 1 for size in shape) > _MOST_REACH:
-        sentence = f"gives {_quote(name)} the shape {_show(list(shape))}, which is more than any file holds"
-        raise _BrokenRuleError("shape-overflow", sentence)
+        sentence = f"gives {quoted(name)} the shape {shown_json(list(shape))}, which is more than any file holds"
+        raise BrokenRuleError("shape-overflow", sentence)
     begin, end = places(found.storage)
     size = DTYPES_BY_WORD[found.dtype].size
     count = math.prod(shape)
@@ -380,14 +361,14 @@ def _tensor(name: str, found: Tensor, places: _Places) -> TensorInfo:
         return TensorInfo(name, found.dtype, shape, begin, begin)
     last = found.offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if begin + (last + 1) * size > end:
-        sentence = f"has {_quote(name)} reach to element {_show(last)} of a storage of {(end - begin) // size:,}"
-        raise _BrokenRuleError("view-outside", sentence)
+        sentence = f"has {quoted(name)} reach to element {shown_json(last)} of a storage of {(end - begin) // size:,}"
+        raise BrokenRuleError("view-outside", sentence)
     first = begin + found.offset * size
     if _is_contiguous(shape, strides):
         return TensorInfo(name, found.dtype, shape, first, first + count * size)
     if count * size > max(_MOST_REPEATED, end - begin):
-        sentence = f"makes {_bytes(count * size)} for {_quote(name)} of a storage of {end - begin:,} by repeating it"
-        raise _BrokenRuleError("view-repeats", sentence, "it is made to do harm, or saved without `.contiguous()`")
+        sentence = f"makes {in_bytes(count * size)} for {quoted(name)} of a storage of {end - begin:,} by repeating it"
+        raise BrokenRuleError("view-repeats", sentence, "it is made to do harm, or saved without `.contiguous()`")
     return TensorInfo(name, found.dtype, shape, 0, count * size, pieces=(Piece(0, first, shape, strides),))
 
 

@@ -16,7 +16,8 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mergebuild.formats.documents import is_own, is_plain, quoted
+from mergebuild.formats.documents import is_own, is_plain
+from mergebuild.formats.reading import quoted
 
 __all__ = [
     "INDEX",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeGuard
 
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
-from mergebuild.formats.header import _AGAIN, _BrokenRuleError, _bytes, _quote
+from mergebuild.formats.reading import AGAIN, BrokenRuleError, in_bytes, quoted
 
 __all__ = [
     "MOST_BYTES",
@@ -216,7 +216,7 @@ def unpickle(data: bytes, begin: int = 0) -> tuple[object, int]:
 
     Raises:
         ShortPickle: it goes on behind the end of `data`.
-        _BrokenRuleError: it is damaged, asks for what is not allowed, or for too much.
+        BrokenRuleError: it is damaged, asks for what is not allowed, or for too much.
     """
     machine = _Machine(data, begin)
     try:
@@ -262,20 +262,20 @@ class _Machine:
         self.steps += steps
         if self.steps > MOST_STEPS:
             sentence = f"has a pickle of more than {MOST_STEPS:,} steps, which no model takes"
-            raise _BrokenRuleError("pickle-too-large", sentence, "it is damaged, or made to do harm: do not use it")
+            raise BrokenRuleError("pickle-too-large", sentence, "it is damaged, or made to do harm: do not use it")
 
-    def broken(self, sentence: str) -> _BrokenRuleError:
+    def broken(self, sentence: str) -> BrokenRuleError:
         """Return the error that the pickle breaks a rule of pickles."""
         where = (f"at byte {self.at - self.begin:,} of the pickle",)
-        return _BrokenRuleError("bad-pickle", f"has a pickle that {sentence}", _AGAIN, where)
+        return BrokenRuleError("bad-pickle", f"has a pickle that {sentence}", AGAIN, where)
 
-    def refused(self, code: int) -> _BrokenRuleError:
+    def refused(self, code: int) -> BrokenRuleError:
         """Return the error for an opcode that has no step."""
         name = _REFUSED.get(code)
         if name is None:
             return self.broken(f"has 0x{code:02x} where an opcode is expected")
         sentence = f"has a pickle with the opcode `{name}`, which no state dict takes: it may be made to run code"
-        return _BrokenRuleError("unsafe-pickle", sentence, _DO_NOT, (f"at byte {self.at - 1 - self.begin:,} of it",))
+        return BrokenRuleError("unsafe-pickle", sentence, _DO_NOT, (f"at byte {self.at - 1 - self.begin:,} of it",))
 
     # Bytes
 
@@ -455,9 +455,9 @@ class _Machine:
             found = Global(f"{module}.{name}", "inert")
         if found is None:
             asked = ascii(f"{module}.{name}".removeprefix("builtins.").removeprefix("__builtin__."))[1:-1]
-            sentence = f"asks for {_quote(asked)}, which no state dict takes: loading it the usual way may run code"
+            sentence = f"asks for {quoted(asked)}, which no state dict takes: loading it the usual way may run code"
             where = (f"at byte {self.at - self.begin:,} of its pickle",)
-            raise _BrokenRuleError("unsafe-pickle", sentence, _DO_NOT, where)
+            raise BrokenRuleError("unsafe-pickle", sentence, _DO_NOT, where)
         self.stack.append(found)
 
     def old_instance(self) -> None:
@@ -537,7 +537,7 @@ class _Machine:
         if not isinstance(kind, Global) or kind.what != "storage" or not isinstance(key, str):
             raise self.broken("refers to a storage without a class or a key")
         if not _is_count(count):
-            raise self.broken(f"refers to the storage {_quote(key)} by a size that is none")
+            raise self.broken(f"refers to the storage {quoted(key)} by a size that is none")
         self.stack.append(Storage(key, kind.dtype, count, None if view is None else self.part(view)))
 
     def part(self, view: object) -> tuple[str, int, int]:
@@ -714,7 +714,7 @@ _REFUSED: Final[Mapping[int, str]] = {
 """Opcodes that torch never writes: texts of protocol 0, instances of old classes, numbers of a registry, buffers."""
 
 
-def length_error(length: int) -> _BrokenRuleError:
+def length_error(length: int) -> BrokenRuleError:
     """Return the error for a pickle that is too long."""
-    sentence = f"has a pickle of {_bytes(length)}, and at most {MOST_BYTES:,} are read"
-    return _BrokenRuleError("pickle-too-large", sentence, "it holds something else than a model's tensors")
+    sentence = f"has a pickle of {in_bytes(length)}, and at most {MOST_BYTES:,} are read"
+    return BrokenRuleError("pickle-too-large", sentence, "it holds something else than a model's tensors")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
-from mergebuild.formats.header import _AGAIN, UNFIT, _BrokenRuleError, _bytes, _bytes_at, _quote
+from mergebuild.formats.reading import AGAIN, UNFIT, BrokenRuleError, bytes_at, in_bytes, quoted
 
 __all__ = ["END", "ENTRY", "LOCAL", "Archive", "Entry", "read_archive"]
 
@@ -67,26 +67,24 @@ class Archive:
         """Return where an entry's bytes begin and end in the file.
 
         Raises:
-            _BrokenRuleError: it is compressed or encrypted, or its own header says otherwise than the directory.
+            BrokenRuleError: it is compressed or encrypted, or its own header says otherwise than the directory.
         """
         entry = self.entries[name]
         if entry.flags & _ENCRYPTED:
-            raise _BrokenRuleError("encrypted-entry", f"has the encrypted entry {_quote(name)}", _NOT_TORCH)
+            raise BrokenRuleError("encrypted-entry", f"has the encrypted entry {quoted(name)}", _NOT_TORCH)
         if entry.method or entry.size != entry.stored:
-            sentence = f"has the compressed entry {_quote(name)}, and PyTorch stores entries as they are"
+            sentence = f"has the compressed entry {quoted(name)}, and PyTorch stores entries as they are"
             way_out = "unpack it and save it again with `torch.save`, if you trust it"
-            raise _BrokenRuleError("compressed-entry", sentence, way_out)
-        head = LOCAL.unpack(_bytes_at(self.fd, entry.header, LOCAL.size))
+            raise BrokenRuleError("compressed-entry", sentence, way_out)
+        head = LOCAL.unpack(bytes_at(self.fd, entry.header, LOCAL.size))
         signature, _, flags, method, _, _, _, stored, size, name_length, extra_length = head
         if signature != b"PK\3\4":
-            raise _BrokenRuleError("bad-zip", f"has no entry where its directory says that {_quote(name)} is", _AGAIN)
-        raw = (
-            bytes(_bytes_at(self.fd, entry.header + LOCAL.size, name_length)) if name_length == len(entry.raw) else b""
-        )
+            raise BrokenRuleError("bad-zip", f"has no entry where its directory says that {quoted(name)} is", AGAIN)
+        raw = bytes(bytes_at(self.fd, entry.header + LOCAL.size, name_length)) if name_length == len(entry.raw) else b""
         unsaid = {entry.size, FULL32} | ({0} if flags & _SIZES_FOLLOW else set())
         if raw != entry.raw or method or flags & _ENCRYPTED or not {size, stored} <= unsaid:
-            sentence = f"has an entry {_quote(name)} that its directory describes otherwise than the entry itself"
-            raise _BrokenRuleError("zip-disagrees", sentence, _NOT_TORCH)
+            sentence = f"has an entry {quoted(name)} that its directory describes otherwise than the entry itself"
+            raise BrokenRuleError("zip-disagrees", sentence, _NOT_TORCH)
         begin = entry.header + LOCAL.size + name_length + extra_length
         if begin + entry.size > self.limits[name]:
             raise _overlap(name)
@@ -97,20 +95,20 @@ def read_archive(fd: int, file_size: int) -> Archive:
     """Read the directory of the zip archive that a file is.
 
     Raises:
-        _BrokenRuleError: it has none, or one that can't be true.
+        BrokenRuleError: it has none, or one that can't be true.
     """
     begin, size, count = _directory(fd, file_size)
     if count > MOST_ENTRIES or size > _MOST_DIRECTORY or count * ENTRY.size > size:
-        sentence = f"claims {count:,} entries in a directory of {_bytes(size)}, which is not possible or too much"
-        raise _BrokenRuleError("zip-too-many", sentence, "it is damaged, or made to do harm: do not use it")
-    entries = _entries(bytes(_bytes_at(fd, begin, size)), count)
+        sentence = f"claims {count:,} entries in a directory of {in_bytes(size)}, which is not possible or too much"
+        raise BrokenRuleError("zip-too-many", sentence, "it is damaged, or made to do harm: do not use it")
+    entries = _entries(bytes(bytes_at(fd, begin, size)), count)
     entries.sort(key=attrgetter("header"))
     limits = dict[str, int]()
     for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=False):
         if entry.header + LOCAL.size + len(entry.raw) + entry.stored > limit:
             raise _outside(entry, begin) if limit == begin else _overlap(entry.name)
         if entry.name in limits:
-            raise _BrokenRuleError("duplicate-entry", f"has two entries named {_quote(entry.name)}", _NOT_TORCH)
+            raise BrokenRuleError("duplicate-entry", f"has two entries named {quoted(entry.name)}", _NOT_TORCH)
         limits[entry.name] = limit
     return Archive(fd, {entry.name: entry for entry in entries}, limits)
 
@@ -118,29 +116,29 @@ def read_archive(fd: int, file_size: int) -> Archive:
 def _directory(fd: int, file_size: int) -> tuple[int, int, int]:
     """Return where the directory begins, its size in bytes, and its number of entries."""
     reach = min(file_size, END.size + FULL16)
-    tail = bytes(_bytes_at(fd, file_size - reach, reach))
+    tail = bytes(bytes_at(fd, file_size - reach, reach))
     at = tail.rfind(b"PK\5\6")
     if at < 0 or at + END.size > reach:
         sentence = "is a zip archive without its directory, which stands at the end"
-        raise _BrokenRuleError("zip-truncated", sentence, _CUT)
+        raise BrokenRuleError("zip-truncated", sentence, _CUT)
     _, disk, disk_too, here, count, size, begin, comment = END.unpack_from(tail, at)
     if at + END.size + comment != reach:
-        raise _BrokenRuleError("bad-zip", "has bytes behind the end of its zip archive, or not all of them", _CUT)
+        raise BrokenRuleError("bad-zip", "has bytes behind the end of its zip archive, or not all of them", _CUT)
     end = file_size - reach + at
     locator = tail[at - LOCATOR.size : at] if at >= LOCATOR.size else b""
     if locator.startswith(b"PK\6\7"):
         large = LOCATOR.unpack(locator)[2]
         if large != end - LOCATOR.size - END64.size:
-            raise _BrokenRuleError("bad-zip", "has a zip directory whose end is not where it says", _AGAIN)
-        found = END64.unpack(_bytes_at(fd, large, END64.size))
+            raise BrokenRuleError("bad-zip", "has a zip directory whose end is not where it says", AGAIN)
+        found = END64.unpack(bytes_at(fd, large, END64.size))
         small, exact = (disk, disk_too, here, count, size, begin), found[4:]
         full = (FULL16, FULL16, FULL16, FULL16, FULL32, FULL32)
         if found[0] != b"PK\6\6" or any(a not in (b, most) for a, b, most in zip(small, exact, full, strict=True)):
-            raise _BrokenRuleError("zip-disagrees", "has two ends of its zip directory that disagree", _NOT_TORCH)
+            raise BrokenRuleError("zip-disagrees", "has two ends of its zip directory that disagree", _NOT_TORCH)
         disk, disk_too, here, count, size, begin = exact
         end = large
     if disk or disk_too or here != count or begin + size != end:
-        raise _BrokenRuleError("bad-zip", "has a zip directory that is not where its end says", _AGAIN)
+        raise BrokenRuleError("bad-zip", "has a zip directory that is not where its end says", AGAIN)
     return begin, size, count
 
 
@@ -149,7 +147,7 @@ def _entries(raw: bytes, count: int) -> list[Entry]:
     at = 0
     for _ in range(count):
         if at + ENTRY.size > len(raw):
-            raise _BrokenRuleError("bad-zip", f"has a zip directory of fewer entries than the {count:,} it claims")
+            raise BrokenRuleError("bad-zip", f"has a zip directory of fewer entries than the {count:,} it claims")
         fields = ENTRY.unpack_from(raw, at)
         signature, made_by, _, flags, method, _, _, _, stored, size = fields[:10]
         name_length, extra_length, comment_length, disk, _, attributes, header = fields[10:]
@@ -157,14 +155,14 @@ def _entries(raw: bytes, count: int) -> list[Entry]:
         extra = raw[at + ENTRY.size + name_length : at + ENTRY.size + name_length + extra_length]
         at += ENTRY.size + name_length + extra_length + comment_length
         if signature != b"PK\1\2" or at > len(raw) or disk not in (0, FULL16):
-            raise _BrokenRuleError("bad-zip", "has a damaged zip directory")
+            raise BrokenRuleError("bad-zip", "has a damaged zip directory")
         size, stored, header = _widened(extra, size, stored, header)
         if made_by >> 8 == 3 and attributes >> 28 == 0xA:
-            sentence = f"has the entry {_quote(name.decode('cp437'))}, which is a link"
-            raise _BrokenRuleError("unsafe-entry", sentence, _NOT_TORCH)
+            sentence = f"has the entry {quoted(name.decode('cp437'))}, which is a link"
+            raise BrokenRuleError("unsafe-entry", sentence, _NOT_TORCH)
         found.append(Entry(_named(name, flags), name, header, size, stored, method, flags))
     if at != len(raw):
-        raise _BrokenRuleError("bad-zip", "has a zip directory that is longer than its entries")
+        raise BrokenRuleError("bad-zip", "has a zip directory that is longer than its entries")
     return found
 
 
@@ -189,18 +187,18 @@ def _named(raw: bytes, flags: int) -> str:
     try:
         name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
     except UnicodeDecodeError:
-        raise _BrokenRuleError("bad-zip", "has an entry whose name is not UTF-8") from None
+        raise BrokenRuleError("bad-zip", "has an entry whose name is not UTF-8") from None
     if not name or UNFIT.search(name) or _OUTSIDE.search(name):
-        sentence = f"has the entry {_quote(name)}, whose name leads out of a folder or is none"
-        raise _BrokenRuleError("unsafe-entry", sentence, _NOT_TORCH)
+        sentence = f"has the entry {quoted(name)}, whose name leads out of a folder or is none"
+        raise BrokenRuleError("unsafe-entry", sentence, _NOT_TORCH)
     return name
 
 
-def _overlap(name: str) -> _BrokenRuleError:
-    sentence = f"has the entry {_quote(name)}, which overlaps what lies behind it"
-    return _BrokenRuleError("entries-overlap", sentence, _NOT_TORCH)
+def _overlap(name: str) -> BrokenRuleError:
+    sentence = f"has the entry {quoted(name)}, which overlaps what lies behind it"
+    return BrokenRuleError("entries-overlap", sentence, _NOT_TORCH)
 
 
-def _outside(entry: Entry, begin: int) -> _BrokenRuleError:
-    sentence = f"has the entry {_quote(entry.name)}, which would end behind byte {begin:,}, where the directory begins"
-    return _BrokenRuleError("entry-outside", sentence, _AGAIN)
+def _outside(entry: Entry, begin: int) -> BrokenRuleError:
+    sentence = f"has the entry {quoted(entry.name)}, which would end behind byte {begin:,}, where the directory begins"
+    return BrokenRuleError("entry-outside", sentence, AGAIN)

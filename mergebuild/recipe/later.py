@@ -17,7 +17,6 @@ _COMMANDS = "run it before or after `mergebuild build`"
 _ALPHA = "parameters are numbers of the target, such as `alpha = 0.3`"
 
 LATER_KEYS: Mapping[str, str] = {
-    "components": _PARTS,
     "slices": _PARTS,
     "layer_range": _PARTS,
     "tokenizer": _BESIDE,
@@ -27,7 +26,6 @@ LATER_KEYS: Mapping[str, str] = {
     "searches": _FAMILY,
     "search": _FAMILY,
     "sweep": _FAMILY,
-    "on_channels": _SELECTORS,
     "adjust": _ALPHA,
 }
 """Keys of a target, and what to do now."""

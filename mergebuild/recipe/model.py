@@ -17,6 +17,7 @@ from mergebuild.errors import Place
 from mergebuild.methods.method import Method
 
 __all__ = [
+    "Component",
     "Constant",
     "Elemental",
     "Formula",
@@ -184,6 +185,17 @@ class LayoutText:
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """A part of a model that comes from elsewhere as it is, or has a dtype of its own."""
+
+    name: str
+    """`vae`, `text_encoder`, `unet`, ...: as layouts call them."""
+    input: Input | None
+    """None: it is made as the rest is."""
+    dtype: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """One target, or one member of a family, with every variable filled in."""
 
@@ -218,6 +230,10 @@ class Target:
     """Whose configuration and tokenizer go beside the weights of a folder; None: the first input's that has some."""
     max_shard_size: int | None = None
     """Bytes of tensors in one file of a folder; None: the default."""
+    components: tuple[Component, ...] = ()
+    """What of the model comes from elsewhere, or has a dtype of its own; the later wins."""
+    on_channels: Literal["error", "common"] = "error"
+    """Whether inputs with fewer input channels than the first may take part, in the channels that they have."""
     rules: tuple[TensorRule, ...] = ()
     """For some tensors another method, or other numbers; the later wins."""
     row: Method | None = field(default=None, compare=False)
@@ -238,7 +254,8 @@ class Target:
             for each in rule.target.inputs
             if each not in self.inputs
         )
-        return (*self.inputs, *more, *((self.config,) if self.config else ()))
+        baked = (each.input for each in self.components if each.input is not None)
+        return (*self.inputs, *more, *baked, *((self.config,) if self.config else ()))
 
     @property
     def is_virtual(self) -> bool:

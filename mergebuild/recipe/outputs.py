@@ -1,12 +1,14 @@
 """Which path is whose: no two targets write one file, and none writes a source.
 
-Paths are compared as the file system's rules of case compare them, as written and resolved through links.
+The folder of a target is its own as well: what a build finds there and did not put there is of an older one, so no
+other target and no source may lie in it; and a source's folder is no place for an output. Paths are compared as the
+file system's rules of case compare them, as written and resolved through links.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mergebuild.recipe.model import Source
@@ -14,7 +16,10 @@ from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import absolute
 
-__all__ = ["Outputs"]
+__all__ = ["SUFFIXES", "Outputs"]
+
+SUFFIXES = (".safetensors", ".ckpt")
+"""What an output ends in that is one file, not a folder."""
 
 
 class Outputs:
@@ -24,12 +29,18 @@ class Outputs:
         self.listed: dict[str, str] = {}
         """From an absolute path to its target, members that are listed."""
         self._owners: dict[str, tuple[str, At]] = {}
+        self._above: dict[str, tuple[str, At]] = {}
+        """From every folder above an output to the first target that is below it."""
+        self._whole: dict[str, tuple[str, At]] = {}
+        """From every folder that is an output to its target."""
         self._folders: dict[str, str] = {}
         self._sources: dict[str, str] = {}
+        self._above_sources: dict[str, str] = {}
         for source in sources:
-            for path in _source_paths(source):
-                self._sources[os.path.normcase(path)] = source.name
-                self._sources[os.path.normcase(os.path.realpath(path))] = source.name
+            for written in _source_paths(source):
+                for path in (os.path.normcase(written), os.path.normcase(os.path.realpath(written))):
+                    self._sources[path] = source.name
+                    self._above_sources.update(dict.fromkeys(_above(path), source.name))
 
     def claim(self, path: str, name: str, at: At, problems: Problems, *, listed: bool) -> None:
         """Note a target's output; report one that another target has, or that is a source."""
@@ -49,8 +60,39 @@ class Outputs:
         if source is not None:
             message = f"the output of target `{name}` is the source `{source}`"
             problems.add("output-is-source", message, at, help="a source is never overwritten; choose another path")
-        elif listed:
+        elif not self._is_nested(compared, name, at, problems) and listed:
             self.listed[path] = name
+
+    def _is_nested(self, path: str, name: str, at: At, problems: Problems) -> bool:
+        """Report an output in another target's or a source's folder, or with another's output or a source in its own.
+
+        Files come in their thousands, and mostly into one folder: what lies above that is looked at once.
+        """
+        parent = path.rpartition(os.sep)[0]
+        if parent not in self._above or self._whole:
+            for folder in _above(path):
+                self._above.setdefault(folder, (name, at))
+                if folder in self._whole and self._whole[folder][0] != name:
+                    _report_nested(self._whole[folder], (name, at), at, problems)
+                    return True
+                if folder in self._sources:
+                    message = (
+                        f"the output of target `{name}` lies in the folder of the source `{self._sources[folder]}`"
+                    )
+                    hint = "nothing is written beside a source; choose another path"
+                    problems.add("output-is-source", message, at, help=hint)
+                    return True
+        if path.endswith(SUFFIXES):
+            return False
+        self._whole[path] = (name, at)
+        if path in self._above and self._above[path][0] != name:
+            _report_nested((name, at), self._above[path], at, problems)
+            return True
+        source = self._above_sources.get(path) or self._above_sources.get(os.path.normcase(os.path.realpath(path)))
+        if source is not None:
+            message = f"the source `{source}` lies in the folder that is the output of target `{name}`"
+            problems.add("output-is-source", message, at, help="give the target a folder of its own")
+        return source is not None
 
     def owner(self, text: str, root: Path) -> str | None:
         """Return the target of an output as a user types it: relative to where he is, or to the project."""
@@ -69,6 +111,25 @@ class Outputs:
         if found is None and os.path.islink(path):  # noqa: PTH114 -- strings, for there may be 100,000
             found = self._sources.get(os.path.normcase(os.path.realpath(path)))
         return found
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the folders that a path lies in, the innermost first."""
+    while (parent := path.rpartition(os.sep)[0]) and parent != path:
+        yield parent
+        path = parent
+
+
+def _report_nested(outer: tuple[str, At], inner: tuple[str, At], at: At, problems: Problems) -> None:
+    message = f"the output of target `{inner[0]}` lies in the folder of target `{outer[0]}`"
+    name, other = outer if inner[1] is at else inner
+    problems.add(
+        "duplicate-output",
+        message,
+        at,
+        help="the folder of a target is its own; give one of them another path",
+        rows=(f"the output of `{name}` is at {other.place()}",),
+    )
 
 
 def _source_paths(source: Source) -> list[str]:

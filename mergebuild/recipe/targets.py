@@ -19,7 +19,17 @@ from mergebuild.methods.method import LISTS
 from mergebuild.recipe.expression import ExpressionError, Name
 from mergebuild.recipe.formula import LinearFormula, parse_formula
 from mergebuild.recipe.later import LATER_KEYS
-from mergebuild.recipe.model import Constant, Formula, Input, NumberPerTensor, Rule, SelectorText, Target, TensorRule
+from mergebuild.recipe.model import (
+    Component,
+    Constant,
+    Formula,
+    Input,
+    NumberPerTensor,
+    Rule,
+    SelectorText,
+    Target,
+    TensorRule,
+)
 from mergebuild.recipe.namespace import Namespace, NoSuchNameError
 from mergebuild.recipe.nodes import Invalid, Node, Reader, among, dotted_help, misspelt, resolve
 from mergebuild.recipe.per_tensor import number_per_tensor, selectors
@@ -56,6 +66,7 @@ _DTYPE_HINTS = {
 COMMON_KEYS = (
     "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
     "compat", "seed", "cache", "rules", "config", "max_shard_size",
+    "components", "on_channels",
 )  # fmt: skip
 """Keys that every target may have."""
 _OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
@@ -238,10 +249,11 @@ class _TargetReading:
             seed=seed,
             cache=cache,
             where=self._node.at,
+            on_channels=cast("Literal['error', 'common']", options["on_channels"]),
             row=self._context.methods.rows.get(method),
         )
         config, most = self._config(), self._max_shard_size()
-        target = replace(target, config=config, max_shard_size=most)
+        target = replace(target, config=config, max_shard_size=most, components=self._components(output is not None))
         rules = self._rules(target)
         if len(self._problems) > before:
             return Reading(None, tuple(self._refs))
@@ -648,6 +660,37 @@ class _TargetReading:
         node = self._table.get(key)
         return selectors(self._reader, node, self._what(key)) if node is not None else None
 
+    def _components(self, has_output: bool) -> tuple[Component, ...]:
+        """Read which parts of the model come from elsewhere."""
+        node = self._table.get("components")
+        hint = 'such as `components.vae = "kl_f8_anime2"`, or `{ model = "kl_f8_anime2", dtype = "float32" }`'
+        table = self._reader.table(node, self._what("components"), hint) if node is not None else None
+        found = [self._component(name, each, has_output) for name, each in (table or {}).items()]
+        return tuple(each for each in found if each is not None)
+
+    def _component(self, name: str, node: Node, has_output: bool) -> Component | None:
+        role = f"components.{name}"
+        if not isinstance(node.value, dict):
+            given = self._input(role, node)
+            return Component(name, given[0], None) if given else None
+        allowed = ("model", "dtype")
+        for key, below in node.value.items():
+            if key not in allowed:
+                message = f"{self._what(role)} has unknown key `{key}`"
+                hint = did_you_mean(key, allowed, otherwise=f"allowed: {among(allowed)}")
+                self._problems.add("unknown-key", message, below.at, key=True, help=hint)
+        model, dtype = node.value.get("model"), node.value.get("dtype")
+        if dtype is not None and not has_output:
+            message = f"target `{self._name}` has a `dtype` for its `{name}` and no `output`"
+            hint = "a target without an output is exact; give the `dtype` where it is written"
+            self._problems.add("dtype-on-virtual", message, dtype.at, key=True, help=hint)
+        given = self._input(role, model) if model is not None else []
+        if model is None and dtype is None:
+            message = f"{self._what(role)} says nothing"
+            self._problems.add("missing-key", message, node.at, help="name a `model`, or a `dtype`")
+        rounded = read_dtype(self._reader, dtype, f"`dtype` of {role}") if dtype is not None else None
+        return Component(name, given[0] if given else None, rounded)
+
     def _config(self) -> Input | None:
         """Read whose configuration goes beside the weights."""
         node = self._table.get("config")
@@ -703,6 +746,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "ema": ("drop", "keep", "use"),
     "nonfinite": ("error", "allow"),
     "metadata": ("minimal", "full", "none"),
+    "on_channels": ("error", "common"),
 }
 """The first is the default."""
 

@@ -175,7 +175,7 @@ class Store:
         for row in self.state.artifacts(path=path):
             if row.kind != "intended" and self.is_intact(row):
                 return Presence.OURS, self.state.artifact(row.id)
-        for row in self.state.artifacts(header=_header_checksum(path)):
+        for row in self._alike(path):
             if self._has_bytes(path, row):
                 kind = "kept" if path.parent == self.root / "kept" else "output"
                 if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
@@ -183,6 +183,12 @@ class Store:
                 number = self._add(path, kind, row.digest, row.header, self.entries(row), self.project)
                 return Presence.OURS, self.state.artifact(number)
         return Presence.FOREIGN, None
+
+    def _alike(self, path: Path) -> list[ArtifactRow]:
+        """Return the artifacts that a file may be, as far as its beginning tells, or else its size."""
+        if path.suffix == ".safetensors" or path.parent == self.root / "kept":
+            return self.state.artifacts(header=_header_checksum(path))
+        return self.state.artifacts(size=path.stat().st_size)
 
     def look_again(self, path: Path) -> Presence:
         """Say what stands at a path now, whatever was found there before."""
@@ -325,6 +331,11 @@ class Store:
 
     def sweep_temporary(self, outputs: Iterable[Path]) -> None:
         """Remove what a killed build left beside these outputs. The caller holds the lock."""
+        outputs = list(outputs)
+        for folder in outputs:
+            if folder.is_dir():  # an output itself: what lies in it may be named otherwise now
+                for path in folder.rglob(".*.mergebuild-*"):
+                    path.unlink(missing_ok=True)
         for folder, names in _by_folder(outputs).items():
             with suppress(FileNotFoundError, NotADirectoryError):
                 for entry in os.scandir(folder):

@@ -21,15 +21,15 @@ from mergebuild.portable import Identity
 
 __all__ = ["ArtifactRow", "Record", "SourceRow", "State"]
 
-_VERSION = 3
+_VERSION = 4
 
-_GROWS = (2,)
-"""Versions that only lack tables."""
+_GROWS = (2, 3)
+"""Versions that only lack tables, and a column of `source`."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
     device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
-    checksums BLOB, content BLOB, sha256 TEXT, used REAL,
+    checksums BLOB, content BLOB, sha256 TEXT, used REAL, autov3 TEXT,
     PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS artifact (
@@ -54,12 +54,13 @@ CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, text TEXT NOT NULL, fo
 
 
 class SourceRow(NamedTuple):
-    """What was learnt of a source file: the checksum of each tensor in file order, and perhaps its SHA-256."""
+    """What was learnt of a source: the checksum of each tensor in file order, and perhaps hashes of the whole."""
 
     identity: Identity
     checksums: bytes | None
     content: bytes | None
     sha256: str | None
+    autov3: str | None = None
 
 
 class ArtifactRow(NamedTuple):
@@ -160,7 +161,7 @@ class State:
     def source(self, identity: Identity) -> SourceRow | None:
         """Return what is known of exactly this state of a file."""
         row = self._db.execute(
-            "SELECT checksums, content, sha256 FROM source"
+            "SELECT checksums, content, sha256, autov3 FROM source"
             " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
             _five(identity),
         ).fetchone()
@@ -174,21 +175,29 @@ class State:
                 checksums=row.checksums or known.checksums,
                 content=row.content or known.content,
                 sha256=row.sha256 or known.sha256,
+                autov3=row.autov3 or known.autov3,
             )
         self._db.execute(
-            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*_five(row.identity), row.checksums, row.content, row.sha256, time.time()),
+            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*_five(row.identity), row.checksums, row.content, row.sha256, time.time(), row.autov3),
         )
 
     # Artifacts
 
     def artifacts(
-        self, *, digest: bytes | None = None, header: bytes | None = None, path: Path | None = None, kind: str = ""
+        self,
+        *,
+        digest: bytes | None = None,
+        header: bytes | None = None,
+        path: Path | None = None,
+        size: int | None = None,
+        kind: str = "",
     ) -> list[ArtifactRow]:
-        """Return the artifacts with this digest, header, path and kind (of those given); the newest first."""
+        """Return the artifacts with this digest, header, path, size and kind (of those given); the newest first."""
         clauses: list[str] = []
         values: list[object] = []
-        asked = {"digest": digest, "header": header, "path": path and self._text(path), "kind": kind or None}
+        text = path and self._text(path)
+        asked = {"digest": digest, "header": header, "path": text, "size": size, "kind": kind or None}
         for column, value in asked.items():
             if value is not None:
                 clauses.append(f"{column} = ?")
@@ -413,13 +422,22 @@ def _connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(message)
         if version != _VERSION:
             db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
+            _grow(db)
         for table in ("source", "artifact", "tensor", "record", "finding"):  # damage behind the first page shows now
             db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _grow(db: sqlite3.Connection) -> None:
+    """Bring a database with all tables to this version, unless another process was quicker."""
+    db.execute("BEGIN IMMEDIATE")
+    if not any(name == "autov3" for _, name, *_ in db.execute("PRAGMA table_info(source)")):
+        db.execute("ALTER TABLE source ADD COLUMN autov3 TEXT")
+    db.execute(f"PRAGMA user_version = {_VERSION}")
+    db.execute("COMMIT")
 
 
 def _put_aside(path: Path) -> None:

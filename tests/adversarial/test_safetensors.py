@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from mergebuild import formats
 from mergebuild.errors import Problem, SourceError
 from mergebuild.formats import Header, encode_header, read_header
-from mergebuild.formats import header as header_module
+from mergebuild.formats import reading as reading_module
 from mergebuild.portable import pread_into
 
 
@@ -85,14 +85,11 @@ CORPUS: dict[str, tuple[bytes, str]] = {
     "a list as header": (framed("[]"), "header-start"),
     "a string as header": (framed('"{}"'), "header-start"),
     # other formats
-    "a zip checkpoint": (zipped(), "not-in-this-version"),
-    "an empty zip": (b"PK\x05\x06" + bytes(18), "not-in-this-version"),
-    "a pickle": (pickle.dumps({"state_dict": {}}, protocol=2), "not-in-this-version"),
-    "a pickle of protocol 4": (pickle.dumps({"state_dict": {}}, protocol=4), "not-in-this-version"),
-    "the magic number of old checkpoints": (pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2), "not-in-this-version"),
-    "a tar checkpoint": (tarred(), "not-in-this-version"),
+    "a zip checkpoint": (zipped(), "header-too-large"),
+    "a pickle": (pickle.dumps({"state_dict": {}}, protocol=2), "header-too-large"),
+    "a tar checkpoint": (tarred(), "header-too-large"),
     "a GGUF": (b"GGUF\x03\0\0\0" + bytes(100), "not-in-this-version"),
-    "a shard index": (b'{"metadata": {"total_size": 5}, "weight_map": {"a": "b"}}', "not-in-this-version"),
+    "a shard index": (b'{"metadata": {"total_size": 5}, "weight_map": {"a": "b"}}', "index-alone"),
     "a git-lfs pointer": (LFS, "git-lfs-pointer"),
     "a web page": (b"<!DOCTYPE html>\n<html><head><title>Sign in</title>" + b"x" * 900, "not-a-model"),
     "a web page with a mark": (b"\xef\xbb\xbf\r\n <html lang='en'>" + "ü".encode(), "not-a-model"),
@@ -320,7 +317,7 @@ def test_missing_permission_is_told_from_a_broken_disk(tmp_path: Path, monkeypat
         def fail(path: Path, number: int = number) -> int:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(header_module, "open_to_read", fail)
+        monkeypatch.setattr(reading_module, "open_to_read", fail)
         problem = refused(tmp_path / "x")
         assert (problem.code, problem.help) == ("file-unreadable", way_out)
         assert os.strerror(number).lower() in problem.message
@@ -331,7 +328,7 @@ def test_a_disk_that_fails_while_reading_is_unreadable(tmp_path: Path, monkeypat
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     (tmp_path / "x").write_bytes(one())
-    monkeypatch.setattr(header_module, "pread_into", fail)
+    monkeypatch.setattr(reading_module, "pread_into", fail)
     assert refused(tmp_path / "x").code == "file-unreadable"
 
 
@@ -352,15 +349,15 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         os.truncate(tmp_path / "x", size)
         return pread_into(fd, view, offset)
 
-    monkeypatch.setattr(header_module, "pread_into", change)
+    monkeypatch.setattr(reading_module, "pread_into", change)
     assert refused(tmp_path / "x").code == "file-changed"
 
 
 def test_every_error_of_the_reader_is_provoked_here() -> None:
     """A new rule needs a file that breaks it."""
     folder = Path(formats.__file__).parent
-    text = (folder / "header.py").read_text(encoding="utf-8") + (folder / "foreign.py").read_text(encoding="utf-8")
-    codes = set(re.findall(r'(?:_BrokenRuleError|Foreign)\(\s*"([a-z0-9-]+)"', text))
+    text = "".join((folder / name).read_text(encoding="utf-8") for name in ("header.py", "foreign.py", "reading.py"))
+    codes = set(re.findall(r'(?:BrokenRuleError|Foreign)\(\s*"([a-z0-9-]+)"', text))
     assert codes == {code for _, code in CORPUS.values()} | set(NO_FILES.values()) | {"file-changed"}
     assert len(CORPUS) > 100
 

@@ -171,18 +171,49 @@ def test_a_pinned_source_that_changes_is_refused(pair: Space) -> None:
     assert pair.refused("build", code=4).errors == ["pin-mismatch"]
 
 
-@pytest.mark.parametrize("name", ["two.ckpt", "two.pt", "two.gguf", "two/"])
-def test_other_kinds_of_sources_are_not_in_this_version(pair: Space, name: str) -> None:
-    path = pair / name
-    if name.endswith("/"):
-        path.mkdir()
-    else:
-        path.write_bytes(b"PK\x03\x04")
+@pytest.mark.parametrize(
+    ("name", "content", "code", "says"),
+    [
+        ("two.gguf", b"GGUF\x03\0\0\0" + bytes(64), "not-in-this-version", "the unquantized safetensors release"),
+        ("two.ckpt", b"PK\x03\x04", "zip-truncated", "the download or copy stopped early"),
+        ("two.pt", b"\x80\x02}q\x00.", "not-a-model", "state_dict"),
+        ("two.bin", b"version https://git-lfs.github.com/spec/v1\n", "git-lfs-pointer", "git lfs pull"),
+        ("two.safetensors.index.json", b'{"metadata": {}, "weight_map": {}}', "index-alone", "name the folder"),
+    ],
+)
+def test_what_is_no_model_is_named(pair: Space, name: str, content: bytes, code: str, says: str) -> None:
+    (pair / name).write_bytes(content)
     pair.edit('"two.safetensors"', f'"{name}"')
 
     outcome = pair.refused("build", code=4)
 
-    assert "not in this version" in outcome.err
+    assert outcome.errors == [code]
+    assert says in outcome.json["errors"][0]["help"]
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({}, "weights-missing"),
+        ({"model.gguf": b"GGUF"}, "not-in-this-version"),
+        (
+            {"model.safetensors.index.json": b'{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'},
+            "shard-missing",
+        ),
+        ({"model.safetensors.index.json": b'{"weight_map": {"a": "../two.safetensors"}}'}, "index-outside"),
+        ({"config.json": b'{"quantization_config": {"quant_method": "gptq"}}'}, "quantized-weights"),
+        ({"model_index.json": b'{"unet": ["diffusers", "UNet2DConditionModel"]}'}, "component-missing"),
+        ({"adapter_config.json": b"{}"}, "weights-missing"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_named(pair: Space, files: dict[str, bytes], code: str) -> None:
+    (pair / "two").mkdir()
+    for name, content in files.items():
+        (pair / "two" / name).write_bytes(content)
+    pair.edit('"two.safetensors"', '"two/"')
+
+    assert pair.refused("build", code=4).errors == [code]
+    assert pair.refused("inspect", "two", code=4).errors == [code]
 
 
 # Inputs that do not fit

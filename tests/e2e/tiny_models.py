@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["INTEGERS", "NAMES", "block_names", "sd15", "sdxl", "with_ema"]
+__all__ = ["INTEGERS", "NAMES", "block_names", "llama", "sd15", "sdxl", "with_ema"]
 
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.transformer.text_model."
@@ -95,6 +95,20 @@ def sdxl(seed: int) -> dict[str, Tensor]:
         "first_stage_model.encoder.conv_in.weight": (16, 3, 3, 3),
     }
     return {name: values(name, shape, seed).to(torch.float16) for name, shape in shapes.items()}
+
+
+def llama(seed: int, *, base: int = 0, dtype: torch.dtype = torch.float16, layers: int = 4) -> dict[str, Tensor]:
+    """Return a small model in the layout of llama, its head apart from its embedding: a fine-tune of `base`."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (64, 16)}
+    for layer in range(layers):
+        inner = f"model.layers.{layer}."
+        shapes |= {f"{inner}self_attn.{name}_proj.weight": (16, 16) for name in "qkvo"}
+        shapes |= {f"{inner}mlp.{name}_proj.weight": (32, 16) for name in ("gate", "up")}
+        shapes |= {f"{inner}mlp.down_proj.weight": (16, 32), f"{inner}input_layernorm.weight": (16,)}
+    shapes |= {"model.norm.weight": (16,), "lm_head.weight": (64, 16)}
+    return {
+        name: (values(name, shape, base) + 0.3 * values(name, shape, seed)).to(dtype) for name, shape in shapes.items()
+    }
 
 
 def with_ema(tensors: Mapping[str, Tensor], seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from lab import Lab
 
 from mergebuild import plan as planning
 from mergebuild.errors import SourceError
+from mergebuild.events import silent
 from mergebuild.planner import Planner
 
 CHAIN = """
@@ -116,3 +117,15 @@ def test_a_wrong_pin_is_not_overlooked(chain: Lab) -> None:
 def test_an_output_changed_by_hand_is_not_fresh(chain: Lab) -> None:
     chain.edit_in_place("last.safetensors")
     assert chain.states() == {"file": "up-to-date", "last": "changed-by-hand"}
+
+
+@pytest.mark.parametrize("key", ['config = "y"', 'max_shard_size = "1GB"'])
+def test_a_fingerprint_covers_what_only_folders_have(chain: Lab, key: str) -> None:
+    """It changes files, and no digest of tensors."""
+    found = []
+    for text in ("", key):
+        chain.write(CHAIN.replace('output = "last.safetensors"', f'output = "last/"\n{text}'))
+        with chain.project._session(silent) as session:
+            found.append(session.freshness.fingerprint("last"))
+    assert None not in found
+    assert found[0] != found[1]

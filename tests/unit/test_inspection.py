@@ -141,6 +141,30 @@ def test_a_folder_and_other_formats_have_fewer_hashes(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_folder_of_peft_is_an_adapter_with_the_alpha_of_its_configuration(tmp_path: Path) -> None:
+    base = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {f"{base}.lora_A.weight": ("F16", [4, 8], 64), f"{base}.lora_B.weight": ("F16", [8, 4], 64)}
+    write(tmp_path / "adapter_model.safetensors", tensors)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    found = inspect(tmp_path)
+    assert found.format == "peft"
+    assert found.adapter is not None
+    assert (found.adapter["ranks"], found.adapter["alphas"]) == ({"4": 1}, {"8": 0})
+
+
+def test_a_folder_of_shards_is_one_model(tmp_path: Path) -> None:
+    sizes = [len(write(tmp_path / f"{name}.safetensors", {name: ("F16", [4], 8)})) for name in "ab"]
+    index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = inspect(tmp_path, with_tensors=True)
+    assert (found.format, found.tensors, found.bytes) == ("sharded", 2, sum(sizes))
+    assert [name for name, *_ in found.tensor_list] == ["a", "b"]
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(SourceError) as caught:
+        inspect(tmp_path)
+    assert caught.value.problems[0].code == "shard-missing"
+
+
 def test_a_file_that_goes_away_is_an_error_of_the_source(tmp_path: Path) -> None:
     gone = Model("pickle", (tmp_path / "gone",), (0,), {}, {})
     with pytest.raises(SourceError) as caught:

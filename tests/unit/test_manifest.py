@@ -82,6 +82,8 @@ ACCOUNT: dict[str, dict[str, str]] = {
         "seed": OUT + "a method that draws numbers has it among its words",
         "cache": OUT + "whether something is kept, not what it is",
         "where": OUT + "a place in a file is for messages",
+        "config": OUT + "what stands beside the tensors; each such file is compared by its bytes",
+        "max_shard_size": OUT + "which tensors share a file; each file is compared by its header",
         "rules": IN + "how the tensors that they select are made",
         "row": IN + "the operation: of a user's own method, the text of its program",
     },

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
-from lab import Lab
+import torch
+from lab import Lab, write_model
 
 from mergebuild import filestate, portable
 from mergebuild import sources as sources_module
 from mergebuild.errors import MergeBuildError, SourceError
 from mergebuild.events import Hashing
+from mergebuild.formats import encode_header
 from mergebuild.portable import Identity
 from mergebuild.recipe import load_recipe
 from mergebuild.sources import Sources, locate
@@ -187,3 +190,67 @@ def test_an_input_with_the_coefficient_zero_is_not_hashed(one: Lab) -> None:
     assert one.verdicts() == {"t": "up-to-date"}
     one.write(COPY.replace("copy", "weighted_sum") + 'b = "y"\nalpha = 0.5\n')
     assert [change.text for change in one.project.why("t").changes] == ["alpha 0 -> 0.5", "input y: is new"]
+
+
+# Adapters, and what else is said of tensors
+
+
+def session(lab: Lab) -> Sources:
+    """Return the sources of a project, nothing of them known."""
+    return Sources(load_recipe(lab / "mergefile.toml").sources, one_state(lab), folder=lab.root)
+
+
+def adapter(lab: Lab, **config: object) -> None:
+    """Write a folder of PEFT as the source `x`."""
+    (lab / "x").mkdir(exist_ok=True)
+    (lab / "x/adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1} | config))
+    if not (lab / "x/adapter_model.safetensors").exists():
+        name = "base_model.model.q_proj.lora_A.weight"
+        write_model(lab / "x/adapter_model.safetensors", {name: torch.tensor([[1.0, 2.0]])})
+
+
+def test_an_adapters_configuration_is_part_of_what_it_is(lab: Lab) -> None:
+    adapter(lab, lora_alpha=4)
+    lab.sources["x"] = "x/"
+    lab.write(COPY)
+    lab.settle()
+    state = one_state(lab)
+    recipe = load_recipe(lab / "mergefile.toml")
+    first = Sources(recipe.sources, state, folder=lab.root).hashed("x")
+    found = (lab / "x/adapter_config.json").stat()
+
+    adapter(lab, lora_alpha=8)
+    os.utime(lab / "x/adapter_config.json", ns=(found.st_atime_ns, found.st_mtime_ns))
+    lab.settle()
+
+    later = Sources(recipe.sources, state, folder=lab.root)
+    assert not later.file("x").is_hashed
+    assert later.hashed("x").content != first.content
+    assert later.hashed("x").digests == first.digests
+    assert Sources(recipe.sources, state, folder=lab.root).file("x").content == later.hashed("x").content
+
+
+def test_what_diffusers_says_of_an_adapter_in_its_metadata_is_part_of_what_it_is(lab: Lab) -> None:
+    """Other metadata are not."""
+    found = []
+    for metadata in ({}, {"title": "x"}, {"lora_adapter_metadata": '{"unet.lora_alpha": 4}'}):
+        raw, _ = encode_header([("w", "float32", (1,))], metadata)
+        (lab / "x.safetensors").write_bytes(raw + bytes(4))
+        lab.sources["x"] = "x.safetensors"
+        lab.write(COPY)
+        found.append(session(lab).hashed("x").content)
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_another_version_saw_of_a_source_is_not_believed(one: Lab) -> None:
+    """Its checksums may be of other tensors, or of the same in another order: then the content is another."""
+    state = one_state(one)
+    recipe = load_recipe(one / "mergefile.toml")
+    right = Sources(recipe.sources, state, folder=one.root).hashed("x")
+    row = state.source(right.identity)
+    assert row is not None
+    assert row.checksums is not None
+    state.remember_source(row._replace(checksums=row.checksums[16:] + row.checksums[:16]))
+    again = Sources(recipe.sources, state, folder=one.root)
+    assert not again.file("x").is_hashed
+    assert again.hashed("x").checksums == right.checksums

@@ -159,7 +159,7 @@ def test_names_and_widths_say_for_which_model_it_is(name: str, width: int, meant
 
 
 def test_an_alpha_may_stand_in_the_configuration() -> None:
-    file = model({"x.lora_A.weight": ("float32", (4, 4))}, facts={"adapter_config": {"lora_alpha": 16}})
+    file = model({"x.lora_A.weight": ("float32", (4, 4))}, facts={"lora_alpha": 16})
     found = adapter(file)
     assert found is not None
     assert found.alphas == {16.0: 0}

@@ -34,13 +34,16 @@ def combine(
     """
     if not inputs:
         return out.zero_() if centre is None else centre
-    for index, (each, coefficient) in enumerate(zip(inputs, coefficients, strict=True)):
-        part = spare if index else out
-        if centre is None:
-            torch.mul(each, coefficient, out=part)
-        else:
+    total: Tensor | None = None
+    for each, coefficient in zip(inputs, coefficients, strict=True):
+        part = out if total is None else spare
+        if centre is not None:
             torch.sub(each, centre, out=part)
             part.mul_(coefficient)
-        if index:
-            out.add_(part)
-    return out if centre is None else out.add_(centre)
+        elif coefficient != 1:
+            torch.mul(each, coefficient, out=part)
+        else:  # its product with 1 is itself, and a pass over memory less
+            part = each
+        total = part if total is None else torch.add(total, part, out=out)
+    assert total is not None
+    return total if centre is None else total.add_(centre)

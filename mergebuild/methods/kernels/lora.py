@@ -117,11 +117,21 @@ class Made:
         `weight` are the same rows of the model's weight (float32), flat behind the first dimension, where `needs` asks
         for any of it.
         """
+        return self._exact_rows(first, last, weight).to(torch.float32)
+
+    def exact_rows(self, first: int, last: int, weight: Tensor | None, room: Tensor) -> Tensor:
+        """Return the same before it is rounded (float64), in `room` (as many rows and columns) or new."""
+        if isinstance(self._form, _Product) and self._magnitude is None and self._scale == 1:
+            rows = self._form.left[first + self._offset : last + self._offset]
+            return torch.mm(rows, self._form.right, out=room[: last - first])
+        return self._exact_rows(first, last, weight)
+
+    def _exact_rows(self, first: int, last: int, weight: Tensor | None) -> Tensor:
         if self._family in OF_THE_WEIGHT:
             assert weight is not None
-            return self._of_weight(first, last, weight).to(torch.float32)
+            return self._of_weight(first, last, weight)
         if self._magnitude is None:
-            return self._plain(first, last).to(torch.float32)
+            return self._plain(first, last)
         assert weight is not None
         wide = weight.reshape(last - first, -1).to(torch.float64)
         direction = self._plain(first, last).add_(wide)
@@ -132,7 +142,7 @@ class Made:
             direction *= (self._magnitude[first + self._offset : last + self._offset] / norms).nan_to_num_(0, 0, 0)[
                 :, None
             ]
-        return direction.sub_(wide).to(torch.float32)
+        return direction.sub_(wide)
 
     def _plain(self, first: int, last: int) -> Tensor:
         """Return rows of dW (float64, new)."""
@@ -174,6 +184,7 @@ class LoraDeltas:
         self._columns = max(1, _matrix(shape)[1])
         self._made: list[Made] = []
         self._factors: list[Mapping[str, Tensor]] = []
+        self._room = torch.empty(0, dtype=torch.float64)
         self.needs_whole = any(needs(delta.family, dict(delta.facts)) == "whole" for delta, _ in self._deltas)
         self.unit = max(1, _BLOCK // self._columns) * self._columns
         """Elements of a block."""
@@ -186,6 +197,7 @@ class LoraDeltas:
             for delta, shapes in self._deltas
         ]
         self._made = []
+        self._room = torch.empty(self.unit // self._columns, self._columns, dtype=torch.float64)
 
     def fill(self, out: Tensor, start: int, weight: Tensor | None) -> Tensor:
         """Fill a chunk (float32 [n]) that begins at a block with what is added; `weight` is the model's chunk."""
@@ -194,7 +206,10 @@ class LoraDeltas:
                 self._one(delta, factors, weight)
                 for (delta, _), factors in zip(self._deltas, self._factors, strict=True)
             ]
-        matrix = out.view(-1, self._columns).zero_()
+        matrix = out.view(-1, self._columns)
+        is_whole = len(self._deltas) == 1 and self._deltas[0][0].rows is None
+        if not is_whole:
+            matrix.zero_()
         beside = weight.view(-1, self._columns) if weight is not None else None
         above = start // self._columns
         for first in range(0, len(matrix), self.unit // self._columns):
@@ -204,7 +219,11 @@ class LoraDeltas:
                 begin, end = max(above + first, low), min(above + last, high)
                 if begin < end:
                     rows = beside[begin - above : end - above] if beside is not None else None
-                    matrix[begin - above : end - above] += made.rows(begin - low, end - low, rows)
+                    place = matrix[begin - above : end - above]
+                    if is_whole:
+                        place.copy_(made.exact_rows(begin, end, rows, self._room))
+                    else:
+                        place += made.rows(begin - low, end - low, rows)
         return out
 
     def _one(self, delta: Delta, factors: Mapping[str, Tensor], weight: Tensor | None) -> Made:

@@ -66,7 +66,7 @@ def test_build_of_one_target_elsewhere(project: FakeProject, mergebuild: Mergebu
     project.answers["build"] = NOTHING
     mergebuild("build", "a", "-o", "x.safetensors", "--dtype", "float16", "--lock-timeout", "5m")
     options = project.call[2]
-    assert (options["out"], options["dtype"], options["lock_timeout"]) == (Path("x.safetensors"), "float16", 300.0)
+    assert (options["out"], options["dtype"], options["lock_timeout"]) == ("x.safetensors", "float16", 300.0)
 
 
 def test_quiet_build_prints_nothing(project: FakeProject, mergebuild: Mergebuild) -> None:

@@ -15,7 +15,7 @@ from mergebuild.methods.catalog import METHODS
 
 MERGEFILE = """
 [sources]
-opk = { path = "models/opk.safetensors", sha256 = "%s" }
+opk = { path = "models/opk.safetensors", sha256 = "%s", autov3 = "cdcdcdcdcdcd" }
 merong = "models/merong.safetensors"
 
 [targets.base]
@@ -67,6 +67,8 @@ def test_list_as_json_has_a_key_a_kind(mergebuild: Mergebuild) -> None:
         "name": "opk",
         "path": "models/opk.safetensors",
         "sha256": "ab" * 32,
+        "autov2": None,
+        "autov3": "cd" * 6,
         "url": None,
     }
     assert found["targets"] == [
@@ -127,7 +129,7 @@ def test_inspect_takes_a_file_a_source_or_a_target(folder: Path, mergebuild: Mer
         ("base", 2),
         ("mix", 2),
         ("mix@alpha=0.1", 4),
-        ("models", 4),
+        (".", 4),
     ],
 )
 def test_what_cannot_be_inspected_says_why(asked: str, code: int, mergebuild: Mergebuild) -> None:

@@ -16,6 +16,7 @@ from safetensors import serialize_file
 from mergebuild.errors import SourceError
 from mergebuild.formats import Header, TensorInfo, encode_header, read_header, read_header_fd
 from mergebuild.formats import header as header_module
+from mergebuild.formats import reading as reading_module
 from mergebuild.portable import pread_into
 
 
@@ -99,7 +100,7 @@ def test_no_byte_of_a_tensor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ends.append(offset + len(view))
         return pread_into(fd, view, offset)
 
-    monkeypatch.setattr(header_module, "pread_into", watch)
+    monkeypatch.setattr(reading_module, "pread_into", watch)
     assert read_header(tmp_path / "f") == header
     assert max(ends) == header.data_start
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mergebuild.errors import Problem, SourceError
 from mergebuild.formats import DTYPES_BY_WORD, Piece, TensorInfo
-from mergebuild.formats import header as header_module
+from mergebuild.formats import reading as reading_module
 from mergebuild.formats.model import Model
 from mergebuild.formats.pickles import is_pickle, read_pickle
 from mergebuild.portable import pread_into
@@ -180,7 +180,7 @@ def test_no_number_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(len(view))
         return pread_into(fd, view, offset)
 
-    monkeypatch.setattr(header_module, "pread_into", count)
+    monkeypatch.setattr(reading_module, "pread_into", count)
     assert read_pickle(file).size > 10_000_000
     assert sum(asked) < 80_000
 
@@ -392,7 +392,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(file: Path, monkeypatch
             end.write(b"x")
         return found
 
-    monkeypatch.setattr(header_module, "pread_into", change)
+    monkeypatch.setattr(reading_module, "pread_into", change)
     with pytest.raises(SourceError, match="changed while it was read"):
         read_pickle(file)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,29 @@ def state_of(folder: Path) -> State:
     """Return a state on disk."""
     (folder / "store").mkdir(exist_ok=True)
     return State(folder / "store/state.sqlite3")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version: int) -> None:
+    """It lacks tables and a column; two processes may find it so at the same time."""
+    old = state_of(tmp_path)
+    old.remember_source(ONE)
+    old.put_record("project", record("t", tmp_path / "t", b"d" * 16))
+    old.close()
+    with contextlib.closing(sqlite3.connect(old.path)) as db:
+        db.execute("ALTER TABLE source DROP COLUMN autov3")
+        db.execute("DROP TABLE finding")
+        db.execute(f"PRAGMA user_version = {version}")
+    first, second = State(old.path), State(old.path)
+    assert first.source(ONE.identity) == second.source(ONE.identity) == ONE
+    second.remember_source(ONE._replace(sha256="5" * 64))
+    first.remember_source(ONE._replace(autov3="3" * 64))
+    assert second.source(ONE.identity) == ONE._replace(sha256="5" * 64, autov3="3" * 64)
+    assert [each.target for each in first.records("project")] == ["t"]
+    assert first.findings() == {}
+    first.close()
+    second.close()
+    assert sorted(each.name for each in old.path.parent.iterdir()) == [old.path.name]
 
 
 def row(path: Path, digest: bytes, *, header: bytes = HEADER, kind: str = "output", made: float = 0.0) -> ArtifactRow:

@@ -1,0 +1,180 @@
+"""What the readers of all formats do: open a file, look whether it changes meanwhile, and say which rule it breaks.
+
+Files come from strangers and from downloads that broke. Each rule that a file can break has an error code of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from mergebuild.errors import Place, SourceError
+from mergebuild.portable import open_to_read, pread_into
+
+__all__ = [
+    "AGAIN",
+    "UNFIT",
+    "BrokenRuleError",
+    "bytes_at",
+    "checked",
+    "clipped",
+    "in_bytes",
+    "kind_in_json",
+    "opened",
+    "quoted",
+    "shown_json",
+]
+
+UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no name may hold: control characters, and halves of surrogate pairs, which have no bytes in UTF-8."""
+
+AGAIN: Final = "the file is damaged, or whatever wrote it is wrong: download or export it again"
+
+_WRITTEN_TO: Final = "wait until whatever writes it is done, and try again"
+
+
+class BrokenRuleError(Exception):
+    """A rule that the file breaks: code, the sentence after the file's name, help. Turned into a `SourceError`."""
+
+    def __init__(self, code: str, sentence: str, help: str = AGAIN, rows: tuple[str, ...] = ()) -> None:
+        super().__init__(code)
+        self.code = code
+        self.sentence = sentence
+        self.help = help
+        self.rows = rows
+
+    def named(self, shown: str) -> SourceError:
+        """Return the error that names the file."""
+        message = f"`{clipped(shown)}` {self.sentence}"
+        return SourceError.one(self.code, message, where=Place(shown), help=self.help, rows=self.rows)
+
+
+@contextmanager
+def opened(path: Path, shown: str) -> Iterator[int]:
+    """Open a file to read it; give its descriptor.
+
+    Raises:
+        SourceError: there is no such file, or it can't be opened.
+    """
+    try:
+        fd = open_to_read(path)
+    except (OSError, ValueError) as error:
+        raise _not_opened(path, error).named(shown) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def checked(fd: int, shown: str) -> Iterator[int]:
+    """Give the size of an open file while it is read, and turn what is found wrong into an error that names it.
+
+    Raises:
+        SourceError: it is no regular file, is empty, can't be read, is being written to, or breaks a rule.
+    """
+    try:
+        before = os.fstat(fd)
+        _check_kind(before)
+        yield before.st_size
+        _check_unchanged(before, os.fstat(fd))
+    except BrokenRuleError as broken:
+        raise broken.named(shown) from None
+    except OSError as error:
+        raise _unreadable(error).named(shown) from error
+
+
+def bytes_at(fd: int, offset: int, length: int) -> bytearray:
+    """Return the bytes that `fstat` promised."""
+    found = bytearray(length)
+    if pread_into(fd, found, offset) < length:
+        raise BrokenRuleError("file-changed", "became shorter while it was read", _WRITTEN_TO)
+    return found
+
+
+# The header
+
+
+def _not_opened(path: Path, error: OSError | ValueError) -> BrokenRuleError:
+    if isinstance(error, ValueError):
+        return BrokenRuleError("file-unreadable", f"is no possible path: {error}", "mend the path")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        sentence = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        return BrokenRuleError("file-missing", sentence, "mend the path, or put the file there")
+    if os.path.isdir(path):  # noqa: PTH112 -- never raises. Some systems refuse to open folders
+        return _folder()
+    if error.errno == errno.ENXIO:
+        return BrokenRuleError("file-not-regular", "is a socket or a device, not a file", "name a file")
+    return _unreadable(error)
+
+
+def _unreadable(error: OSError) -> BrokenRuleError:
+    reason = (error.strerror or str(error)).lower()
+    way_out = "check its permissions" if isinstance(error, PermissionError) else "check the disk and the path"
+    return BrokenRuleError("file-unreadable", f"can't be read: {reason}", way_out)
+
+
+def _folder() -> BrokenRuleError:
+    return BrokenRuleError(
+        "file-is-a-folder", "is a folder, and a `.safetensors` file is expected", "name the file in it"
+    )
+
+
+def _check_kind(found: os.stat_result) -> None:
+    """Refuse what is not a regular file with at least a length in it."""
+    if stat.S_ISDIR(found.st_mode):
+        raise _folder()
+    if not stat.S_ISREG(found.st_mode):
+        raise BrokenRuleError("file-not-regular", "is a pipe, a socket or a device, not a file", "name a file")
+    if found.st_size == 0:
+        raise BrokenRuleError("file-empty", "is empty", "the download or export never began: do it again")
+
+
+def _check_unchanged(before: os.stat_result, after: os.stat_result) -> None:
+    """Refuse a file that is being written; a new name or new permissions (its ctime) do no harm."""
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise BrokenRuleError("file-changed", "changed while it was read", _WRITTEN_TO)
+
+
+# Words for what was found
+
+
+def in_bytes(count: int) -> str:
+    """Return a number of bytes for a message."""
+    return "1 byte" if count == 1 else f"{count:,} bytes"
+
+
+def kind_in_json(value: object) -> str:
+    """Return what kind of JSON value one is."""
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def quoted(text: str) -> str:
+    """Return a name for a message: in backticks, short, and with nothing that could act on a terminal."""
+    return f"`{clipped(text)}`"
+
+
+def shown_json(value: object) -> str:
+    """Return a JSON value for a message, short however large or deep it is."""
+    if isinstance(value, list):
+        shown = ", ".join(kind_in_json(each) if isinstance(each, list) else shown_json(each) for each in value[:8])
+        return f"[{shown}]" if len(value) <= 8 else f"[{shown}, … {len(value)} in all]"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    return json.dumps(value) if isinstance(value, bool | int | float) else kind_in_json(value)
+
+
+def clipped(text: str, most: int = 100) -> str:
+    """Return a text for a message: short, and with nothing that could act on a terminal."""
+    short = text if len(text) <= most else f"{text[: most - 20]}…{text[-19:]}"
+    return UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", short)

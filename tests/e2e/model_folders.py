@@ -1,0 +1,79 @@
+"""Folders of weights as clients write them, from tensors; and checkpoints as PyTorch writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from project_space import Tensors, write_tensors
+
+from mergebuild.formats.sidecars import shard_names, shards
+
+__all__ = ["CONFIG", "SIDECARS", "checkpoint", "document", "pipeline", "sharded"]
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+}
+SIDECARS: Mapping[str, object] = {
+    "config.json": CONFIG,
+    "generation_config.json": {"do_sample": True},
+    "tokenizer.json": {"version": "1.0", "model": {"type": "BPE"}},
+    "tokenizer_config.json": {"model_max_length": 2048},
+}
+
+
+def document(path: Path, value: object) -> Path:
+    """Write JSON, in a folder that is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def sharded(
+    folder: Path, tensors: Tensors, *, count: int = 2, beside: Mapping[str, object] = SIDECARS
+) -> Sequence[str]:
+    """Write a folder of transformers; return the names of its shards (of `count` 1: the one file, and no index)."""
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    most = sum(sizes.values())
+    found = shards(sizes.items(), most)
+    while len(found) < count:
+        most -= 64
+        found = shards(sizes.items(), most)
+    names = shard_names(len(found), "model")
+    for name, some in zip(names, found, strict=True):
+        write_tensors(folder / name, {each: tensors[each] for each in some})
+    if len(found) > 1:
+        where = {each: name for name, some in zip(names, found, strict=True) for each in some}
+        document(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": where})
+    for name, value in beside.items():
+        document(folder / name, value)
+    return names
+
+
+def checkpoint(path: Path, tensors: Tensors, *, legacy: bool = False) -> Path:
+    """Save tensors as training programs do: under `state_dict`, with what they leave behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saved = {"state_dict": dict(tensors), "global_step": 5, "epoch": 1}
+    torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def pipeline(folder: Path, components: Mapping[str, Tensors]) -> Path:
+    """Write a pipeline of diffusers."""
+    classes = {
+        name: ["transformers", "CLIPTextModel"] if name.startswith("text_encoder") else ["diffusers", "Model"]
+        for name in components
+    }
+    document(folder / "model_index.json", {"_class_name": "Pipeline", "scheduler": ["diffusers", "Any"]} | classes)
+    document(folder / "scheduler/scheduler_config.json", {"steps_offset": 1})
+    for name, tensors in components.items():
+        is_text = name.startswith("text_encoder")
+        write_tensors(folder / name / f"{'model' if is_text else 'diffusion_pytorch_model'}.safetensors", tensors)
+        about: Mapping[str, object] = {"torch_dtype": "float16"} if is_text else {"_diffusers_version": "0.30.0"}
+        document(folder / name / "config.json", about)
+    return folder

@@ -1,0 +1,211 @@
+"""Parts of a model that come from elsewhere, that are repaired, or that only one of the inputs has."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from lab import Lab, read_model, write_model
+from small_models import as_pipeline, checkpoint, stored_in_pipeline, write_pipeline
+
+from mergebuild.errors import MismatchError, RecipeError
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+CONV_IN = f"{UNET}input_blocks.0.0.weight"
+IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Lab:
+    """Two checkpoints of Stable Diffusion 1.5, `one` and `two`."""
+    for seed, name in enumerate(("one", "two")):
+        lab.model(name, **checkpoint("sd15", seed, torch.float32))
+    return lab
+
+
+def test_a_vae_alone_takes_the_place_of_the_models(pair: Lab) -> None:
+    """Under whichever names; the rest is merged as ever."""
+    other = checkpoint("sd15", 7, torch.float32)
+    vae = {name.removeprefix(VAE): each for name, each in other.items() if name.startswith(VAE)}
+    pair.sources["kl"] = "kl.safetensors"
+    write_model(pair / "kl.safetensors", vae)
+    pair.sources["kl2"] = "kl2.safetensors"
+    write_model(pair / "kl2.safetensors", as_pipeline(other)["vae"])
+    text = """
+        [targets.{name}]
+        method = "weighted_sum"
+        a = "one"
+        b = "two"
+        alpha = 0.5
+        components.vae = "{vae}"
+        output = "out/{name}.safetensors"
+    """
+    pair.write(text.format(name="x", vae="kl") + text.format(name="x2", vae="kl2"))
+    assert pair.build("x", "x2").ok
+    for name in ("x", "x2"):
+        found = pair.read(f"out/{name}.safetensors")
+        assert all(torch.equal(found[each], other[each]) for each in found if each.startswith(VAE))
+        one, two = pair.read("one.safetensors"), pair.read("two.safetensors")
+        assert torch.allclose(found[CONV_IN], (one[CONV_IN] + two[CONV_IN]) / 2)
+    assert pair.verdicts() == {"x": "up-to-date", "x2": "up-to-date"}
+
+
+def test_a_model_without_a_vae_gets_one(pair: Lab) -> None:
+    """Others leave it without."""
+    bare = {name: each for name, each in pair.read("one.safetensors").items() if not name.startswith(VAE)}
+    pair.model("bare", **bare)
+    pair.write(
+        """
+        [targets.whole]
+        formula = "bare"
+        components.vae = { model = "two", dtype = "float16" }
+        output = "out/whole.safetensors"
+        """
+    )
+    assert pair.build("whole").ok
+    found, two = pair.read("out/whole.safetensors"), pair.read("two.safetensors")
+    assert found.keys() == two.keys()
+    assert all(torch.equal(found[name], two[name].half()) for name in two if name.startswith(VAE))
+    assert found[CONV_IN].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("component", "file", "code"),
+    [
+        ("vaee", "one", "unknown-component"),
+        ("vae", "junk", "component-unknown"),
+        ("text_encoder", "vae", "component-unknown"),
+        ("vae", "novae", "component-missing"),
+        ("vae", "wide", "shape-mismatch"),
+    ],
+)
+def test_what_is_no_such_component_is_refused(pair: Lab, component: str, file: str, code: str) -> None:
+    """Before anything is read or written."""
+    one = pair.read("one.safetensors")
+    vae = {name.removeprefix(VAE): each for name, each in one.items() if name.startswith(VAE)}
+    pair.model("vae", **vae)
+    pair.model("junk", **vae, **{"encoder.odd.weight": [1.0]})
+    pair.model("novae", **{name: each for name, each in one.items() if not name.startswith(VAE)})
+    pair.model("wide", **vae | {"encoder.conv_in.weight": torch.zeros(2, 2, 3, 3)})
+    pair.write(f'[targets.t]\nformula = "one"\ncomponents.{component} = "{file}"\noutput = "out/t.safetensors"\n')
+    with pytest.raises((MismatchError, RecipeError)) as refused:
+        pair.build("t")
+    assert refused.value.problems[0].code == code
+    assert not (pair / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "ids", [torch.arange(77)[None].half(), torch.arange(77)[None] - (torch.arange(77)[None] == 5).long()]
+)
+def test_position_ids_are_repaired(pair: Lab, ids: torch.Tensor) -> None:
+    """Stored as halves, or with a number that averaging made smaller: tokens would be dropped."""
+    pair.model("broken", **pair.read("one.safetensors") | {IDS: ids})
+    pair.write(
+        """
+        [targets.mix]
+        method = "weighted_sum"
+        a = "broken"
+        b = "two"
+        alpha = 0.5
+        output = "out/mix.safetensors"
+        """
+    )
+    (result,) = pair.build("mix").targets
+    assert torch.equal(pair.read("out/mix.safetensors")[IDS], torch.arange(77)[None])
+    assert any("0 to 76" in note for note in result.notes)
+    assert pair.verdicts() == {"mix": "up-to-date"}
+
+
+def test_narrow_inputs_take_part_in_the_channels_that_they_have(pair: Lab) -> None:
+    """An inpainting model keeps the channels of the mask; without `on_channels` the shapes do not fit."""
+    one, two = pair.read("one.safetensors"), pair.read("two.safetensors")
+    wide = torch.cat([one[CONV_IN] + 1, torch.randn(len(one[CONV_IN]), 5, 3, 3)], 1)
+    pair.model("inpaint", **one | {CONV_IN: wide})
+    text = """
+        [targets.mix]
+        method = "{method}"
+        a = "inpaint"
+        b = "two"
+        {more}
+        on_channels = "{channels}"
+        output = "out/mix.safetensors"
+    """
+    pair.write(text.format(method="weighted_sum", more="alpha = 0.25", channels="error"))
+    with pytest.raises(MismatchError) as refused:
+        pair.build("mix")
+    assert "on_channels" in (refused.value.problems[0].help or "")
+    pair.write(text.format(method="weighted_sum", more="alpha = 0.25", channels="common"))
+    assert pair.build("mix").ok
+    found = pair.read("out/mix.safetensors")[CONV_IN]
+    assert torch.equal(found[:, 4:], wide[:, 4:])
+    assert torch.allclose(found[:, :4], 0.75 * wide[:, :4] + 0.25 * two[CONV_IN])
+    pair.write(text.format(method="add_difference", more='c = "one"\nalpha = 1', channels="common"))
+    assert pair.build("mix").ok
+    found = pair.read("out/mix.safetensors")[CONV_IN]
+    assert torch.equal(found[:, 4:], wide[:, 4:])
+    assert torch.allclose(found[:, :4], wide[:, :4] + two[CONV_IN] - one[CONV_IN], atol=1e-6)
+
+
+def test_marks_that_disagree_are_told(pair: Lab) -> None:
+    """A mix of a model that predicts noise with one that predicts v is noise."""
+    pair.model("v", **pair.read("one.safetensors") | {"v_pred": torch.empty(0)})
+    pair.write(
+        """
+        [targets.mix]
+        method = "weighted_sum"
+        a = "v"
+        b = "two"
+        alpha = 0.5
+        output = "out/mix.safetensors"
+        """
+    )
+    (result,) = pair.build("mix").targets
+    assert any("v_pred" in note for note in result.notes)
+    assert pair.read("out/mix.safetensors")["v_pred"].shape == (0,)
+
+
+@pytest.mark.parametrize("layout", ["sd15", "sdxl"])
+def test_a_pipeline_and_a_file_merge_either_way(lab: Lab, layout: str) -> None:
+    """The same tensors, whether a folder is read or a file, and whether one is written or the other."""
+    one, two = checkpoint(layout, 1, torch.float32), checkpoint(layout, 2, torch.float32)
+    kept = stored_in_pipeline(one)
+    lab.model("file", **{name: two[name] for name in kept})
+    write_pipeline(lab / "pipe", one)
+    lab.sources["pipe"] = "pipe/"
+    text = """
+        [targets.{name}]
+        method = "weighted_sum"
+        a = "{a}"
+        b = "{b}"
+        alpha = {alpha}
+        output = "out/{name}"
+    """
+    lab.write(
+        text.format(name="one.safetensors", a="pipe", b="file", alpha=0.25).replace(
+            "targets.one.safetensors", "targets.one"
+        )
+        + text.format(name="two.safetensors", a="file", b="pipe", alpha=0.75).replace(
+            "targets.two.safetensors", "targets.two"
+        )
+        + text.format(name="three/", a="pipe", b="file", alpha=0.25).replace("targets.three/", "targets.three")
+        + text.format(name="four/", a="file", b="pipe", alpha=0.75).replace("targets.four/", "targets.four")
+    )
+    results = {each.target: each for each in lab.build().targets}
+    assert len({each.artifact for each in results.values()}) == 1
+    expected = {name: one[name] + 0.25 * (two[name] - one[name]) for name in kept}
+    for name in ("one", "two"):
+        found = lab.read(f"out/{name}.safetensors")
+        assert found.keys() == kept
+        assert all(torch.allclose(found[each], expected[each], atol=1e-6) for each in kept)
+    whole = lab.read("out/one.safetensors")
+    for name in ("three", "four"):
+        for component, tensors in as_pipeline(whole).items():
+            (path,) = (lab / f"out/{name}/{component}").glob("*.safetensors")
+            found = read_model(path)
+            assert found.keys() == tensors.keys()
+            assert all(torch.equal(found[each], tensors[each]) for each in found)
+        assert json.loads((lab / f"out/{name}/model_index.json").read_text())["unet"] == ["diffusers", "Any"]
+        assert (lab / f"out/{name}/scheduler/scheduler_config.json").exists()
+    assert set(lab.verdicts().values()) == {"up-to-date"}
