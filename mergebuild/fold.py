@@ -384,7 +384,7 @@ class Folder:
         return self._recipe.programs(name)
 
     def _make(self, target: Target) -> Blueprint:
-        if _makes_lora(target):
+        if target.makes_lora:
             return self._make_lora(target)
         found: list[_View] = []
         for each in target.inputs:
@@ -415,7 +415,7 @@ class Folder:
         """Return a blueprint in which the tensors of each rule are made as the rule says."""
         target = whole.target
         for rule in target.rules:
-            if _makes_lora(rule.target):
+            if rule.target.makes_lora:
                 raise _no_rule(rule.target)
         parts = [whole, *(self._make(rule.target) for rule in target.rules)]
         selected = tuple(tuple(each.text for each in rule.tensors) for rule in target.rules)
@@ -899,10 +899,6 @@ class Folder:
             for slot, coefficient in each.terms:
                 terms[slot] = terms.get(slot, _ZERO) + factor * coefficient
         return self._intern(terms)
-
-
-def _makes_lora(target: Target) -> bool:
-    return target.row is not None and target.row.makes_lora
 
 
 def _no_rule(target: Target) -> RecipeError:

@@ -308,7 +308,8 @@ class Planner:
         most = item.blueprint.target.max_shard_size or packing.MAX_SHARD_SIZE
         donor, home = self._donor(item)
         packed = packing.files_of(specs, whole.by_name, facts, donor, home, most)
-        item.notices += (*(donor.left_out if donor else ()), *packed.notices)
+        is_lora = item.blueprint.target.makes_lora
+        item.notices += (*(donor.left_out if donor and not is_lora else ()), *packed.notices)
         for file in packed.files:
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
@@ -323,13 +324,17 @@ class Planner:
             yield part
 
     def _donor(self, item: Item) -> tuple[Donor | None, Path | None]:
-        """Return what goes beside the weights: of what `config` names, else of the first source that has some."""
+        """Return what goes beside the weights: of what `config` names, else of the first source that has some.
+
+        An adapter has a configuration for adapters alone.
+        """
         config = item.blueprint.target.config
         top = config.ref if config else item.name
         below = () if top in self._sources else self._recipe.below(top)[::-1]
         for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).reads)):
             model = self._sources.file(ref).model if ref in self._sources else None
-            if model is not None and model.folder is not None and model.format != "peft":
+            is_donor = model is not None and (model.format != "peft" or item.blueprint.target.makes_lora)
+            if is_donor and model is not None and model.folder is not None:
                 if ref not in self._donors:
                     self._donors[ref] = open_folder(model.folder, shown=self._sources.file(ref).shown)
                 return self._donors[ref], model.folder

@@ -61,7 +61,8 @@ ROWS = (
             Parameter("allow_unmatched", "let tensors of a LoRA go that the model has no place for", kind="flag",
                       default=False),
         ),
-        formula="base + Σ strengthᵢ · ΔWᵢ",
+        formula="base + sum_i strength_i * dW_i, dW_i what LoRA i adds at strength 1; a tensor of it that finds no "
+        "place is an error, unless allow_unmatched",
         summary="LoRAs baked into a model: LoRA, LoCon, Tucker, LoHa, LoKr, IA3, DoRA, rsLoRA, full differences and "
         "norms, of kohya's trainers, LyCORIS, PEFT and diffusers",
         coefficients=_add,
@@ -108,7 +109,7 @@ ROWS = (
             Parameter("rank", "of all modules that have more; 0 leaves them as they are", default=_ZERO, low=_ZERO),
             _ENERGY,
         ),
-        formula="up = U_r sqrt(S_r), down = sqrt(S_r) V_r^T of the singular value decomposition of scale · up @ down",
+        formula="up = U_r sqrt(S_r), down = sqrt(S_r) V_r^T of the singular value decomposition of scale * up @ down",
         summary="A LoRA of a smaller rank that comes nearest to another one.",
         kernel="lora_making",
         access="tensor",
@@ -128,8 +129,8 @@ ROWS = (
                       low=_ZERO),
             _ENERGY,
         ),
-        formula="up = [c₁ up₁ | c₂ up₂ …], down = [down₁; down₂ …], so that up @ down = Σ strengthᵢ · ΔWᵢ; cut to a "
-        "rank as resize_lora does",
+        formula="sum_i strength_i * dW_i, exactly, as one product of all factors side by side; cut to a rank as by "
+        "resize_lora",
         summary="LoRAs put together into one that does what all of them do, named as the first.",
         kernel="lora_making",
         access="tensor",
