@@ -3,7 +3,7 @@
 A folder of transformers has shards and an index, a pipeline of diffusers a folder for each component, with the names
 that diffusers gives to tensors, or that the donor's own have where their architecture is not known. Beside them stand
 the small files of a donor, its configuration patched where it would contradict the tensors. All of it follows from
-names, shapes, dtypes and the donor, never from values.
+names, shapes, dtypes and the donor, never from values. What only folders need is imported when there is one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mergebuild.errors import MismatchError
 from mergebuild.fit import Spec
 from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Text
-from mergebuild.formats.folders import Folder
-from mergebuild.formats.sidecars import INDEX, index_json, patched_config, shard_names, shards, tying
-from mergebuild.naming import parts_of, to_diffusers
+
+if TYPE_CHECKING:
+    from mergebuild.formats.folders import Folder
 
 __all__ = ["MAX_SHARD_SIZE", "File", "Files", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
 
@@ -102,6 +102,8 @@ def _beside(
     pipeline: _Pipeline | None,
 ) -> Iterator[File]:
     """Yield the small files of the donor."""
+    from mergebuild.formats.sidecars import patched_config, tying
+
     last = _MODEL_INDEX if pipeline else "config.json"
     for name in sorted(donor.sidecars, key=lambda name: (name == last, name)):
         content = (home / name).read_bytes()
@@ -136,6 +138,8 @@ class _Pipeline:
     """Where tensors go in a pipeline of diffusers."""
 
     def __init__(self, specs: Mapping[str, Spec], donor: Folder) -> None:
+        from mergebuild.naming import parts_of, to_diffusers
+
         self._specs = specs
         self._donor = donor
         self._turned: frozenset[str] = frozenset()
@@ -205,6 +209,8 @@ def _shards(
     turned: frozenset[str] = frozenset(),
 ) -> Iterator[File]:
     """Yield the weights of one model, and the index of the shards where there are several."""
+    from mergebuild.formats.sidecars import INDEX, index_json, shard_names, shards
+
     sizes = {name: prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for name, spec in specs.items()}
     found = shards(sizes.items(), most)
     names = shard_names(len(found), base)

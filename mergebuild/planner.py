@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergebuild import manifest, metadata, packing
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem, RecipeError, SourceError
 from mergebuild.fold import Blueprint, Folder, Spec
 from mergebuild.formats import Arrangement, Packing
-from mergebuild.formats.checkpoint import CheckpointLayout
-from mergebuild.formats.folders import Folder as Donor
 from mergebuild.opening import open_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
@@ -24,6 +23,9 @@ from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import SMALL, Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Presence, Store
 from mergebuild.tensors import Grid, Made, Origin, Row, Tensors
+
+if TYPE_CHECKING:
+    from mergebuild.formats.folders import Folder as Donor
 
 __all__ = ["Planner"]
 
@@ -295,6 +297,8 @@ class Planner:
         if packing.is_folder(item.goal.path):
             item.parts = list(self._parts(item, specs))
         elif packing.is_checkpoint(item.goal.path):
+            from mergebuild.formats.checkpoint import CheckpointLayout  # few outputs are one
+
             self._head(item, CheckpointLayout((name, *spec[:2]) for name, spec in specs.items()), {})
         else:
             self._head(item, self._arrangement(specs), self._metadata(item))
