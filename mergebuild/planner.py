@@ -331,9 +331,9 @@ class Planner:
         config = item.blueprint.target.config
         top = config.ref if config else item.name
         below = () if top in self._sources else self._recipe.below(top)[::-1]
-        for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).reads)):
+        for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).inputs)):
             model = self._sources.file(ref).model if ref in self._sources else None
-            if model is not None and model.folder is not None and model.format != "peft":
+            if model is not None and model.folder is not None and model.facts and model.format != "peft":
                 if ref not in self._donors:
                     self._donors[ref] = open_folder(model.folder, shown=self._sources.file(ref).shown)
                 return self._donors[ref], model.folder
