@@ -21,10 +21,12 @@ from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Tex
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
 
-__all__ = ["MAX_SHARD_SIZE", "File", "Files", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
+__all__ = ["File", "Files", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
 
-MAX_SHARD_SIZE: Final = 5_000_000_000
+_MOST: Final = 5_000_000_000
 """Bytes of tensors a shard, where a target does not say."""
+_MOST_OF_A_COMPONENT: Final = 10_000_000_000
+"""The same in a pipeline, so that the UNet of SDXL is one file, as its clients expect."""
 
 _RECIPE: Final = "mergebuild.json"
 """What the metadata of a single file say, as a file of a folder: every shard has only its own."""
@@ -70,7 +72,7 @@ def files_of(
     facts: Mapping[str, str],
     donor: Folder | None,
     home: Path | None,
-    most: int,
+    most: int | None,
 ) -> Files:
     """Return the files of a folder.
 
@@ -80,13 +82,16 @@ def files_of(
         facts: the metadata of the whole.
         donor: where configuration and tokenizer come from, if there is one.
         home: the donor's folder.
-        most: how many bytes of tensors a shard holds, unless one tensor is larger.
+        most: how many bytes of tensors a shard holds, unless one tensor is larger; None: the usual.
 
     Raises:
         MismatchError: the donor is a pipeline, and none of the tensors has a place in it.
     """
     pipeline = _Pipeline(specs, donor) if donor is not None and donor.kind == "diffusers" else None
-    files = list(pipeline.weights(most) if pipeline else _shards(specs, "", "model", most))
+    if pipeline:
+        files = list(pipeline.weights(most or _MOST_OF_A_COMPONENT))
+    else:
+        files = list(_shards(specs, "", "model", most or _MOST))
     if len(facts) > 1:
         files.append(_text(_RECIPE, (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()))
     if donor is not None and home is not None:

@@ -309,9 +309,8 @@ class Planner:
         assert goal.path is not None
         assert whole is not None
         facts = self._metadata(item)
-        most = item.blueprint.target.max_shard_size or packing.MAX_SHARD_SIZE
         donor, home = self._donor(item)
-        packed = packing.files_of(specs, whole.by_name, facts, donor, home, most)
+        packed = packing.files_of(specs, whole.by_name, facts, donor, home, item.blueprint.target.max_shard_size)
         item.notices += (*(donor.left_out if donor else ()), *packed.notices)
         for file in packed.files:
             path = goal.path / file.path
