@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from mergebuild.cli.program import COMMANDS, PROGRAM_NAME, program
-from mergebuild.methods.catalog import LATER, METHODS, Method
+from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.report.catalog import access_text, default_text, kind_text
 
 __all__ = ["PAGES", "cli_page", "main", "methods_page"]
@@ -90,8 +90,7 @@ of the section *Everywhere* may stand before the command or behind it.
 def methods_page() -> str:
     """Return the page of the methods."""
     sections = "\n".join("\n".join(_method_section(method)) for method in METHODS.values())
-    later = ", ".join(f"`{name}`" for name in sorted(LATER))
-    return f"{_METHODS_HEAD}{_overview()}\n{sections}\n## Not in this version\n\nNaming one says so: {later}.\n"
+    return f"{_METHODS_HEAD}{_overview()}\n{sections}"
 
 
 def _overview() -> str:

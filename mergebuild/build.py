@@ -409,12 +409,12 @@ class Builder:
 
     @contextmanager
     def _surveys(self, wave: Wave) -> Iterator[None]:
-        """Have what the wave's surveys read lie in files: what only stands between tensors in one for the time."""
+        """Have what the wave reads whole lie in files: what only stands between tensors in one for the time."""
         known = self._store.state.findings() if wave.surveys else {}
         wave.surveys = {key: survey for key, survey in wave.surveys.items() if key not in known}
-        unlaid = wave.unlaid() if wave.surveys else []
+        unlaid = wave.unlaid()
         if not unlaid:
-            wave.tie_surveys({})
+            wave.tie({})
             yield
             return
         path = temporary_path(self._store.root / "surveyed")
@@ -423,7 +423,7 @@ class Builder:
         try:
             with self._space(path), self._surveys(before):
                 self._pass(before)
-                wave.tie_surveys(laid)
+                wave.tie(laid)
                 yield
         finally:
             path.unlink(missing_ok=True)

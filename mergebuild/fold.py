@@ -28,9 +28,9 @@ from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fit import Spec
 from mergebuild.formats import TensorInfo
 from mergebuild.layouts import Layout, Places, Selector, detect, structure
-from mergebuild.lora import Delta, adapter_config, match, needs, written
+from mergebuild.lora import Delta, adapter_config, extractable, is_adapter, match, needs, plans, products_of, written
 from mergebuild.methods.method import Method, UndefinedError
-from mergebuild.methods.tables.lora import DELTA
+from mergebuild.methods.tables.lora import DELTA, FACTOR
 from mergebuild.opening import standalone, widened
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Input, NumberPerTensor, Target
@@ -89,6 +89,8 @@ class Operation:
     """By parameter, in the order of their names."""
     inputs: tuple[Form, ...]
     """In the method's order; none of them is an operation itself."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of the last inputs, which have shapes of their own and are read whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,11 @@ class Forms(Mapping[str, Form]):
     def operates(self) -> bool:
         """Whether some of them are operations."""
         return any(form.operation for form in self.palette)
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether some of them are made of whole tensors of other shapes."""
+        return any(form.operation and form.operation.shapes for form in self.palette)
 
     @property
     def surveys(self) -> bool:
@@ -377,6 +384,8 @@ class Folder:
         return self._recipe.programs(name)
 
     def _make(self, target: Target) -> Blueprint:
+        if target.makes_lora:
+            return self._make_lora(target)
         found: list[_View] = []
         for each in target.inputs:
             if each.role.startswith("loras["):
@@ -405,6 +414,9 @@ class Folder:
     def _with_rules(self, whole: Blueprint) -> Blueprint:
         """Return a blueprint in which the tensors of each rule are made as the rule says."""
         target = whole.target
+        for rule in target.rules:
+            if rule.target.makes_lora:
+                raise _no_rule(rule.target)
         parts = [whole, *(self._make(rule.target) for rule in target.rules)]
         selected = tuple(tuple(each.text for each in rule.tensors) for rule in target.rules)
         key = (selected, *(id(part.forms.kinds) for part in parts))
@@ -616,9 +628,124 @@ class Folder:
         inputs = [self._intern({Slot(ref, own=name): Fraction(1)}) for name in factors]
         arguments: tuple[tuple[str, Argument], ...] = (
             ("deltas", written(deltas, {name: tensors[name].shape for name in factors})),
-            ("weighed", weighed),
         )
-        return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs)))
+        shapes = tuple(tensors[name].shape for name in factors)
+        return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs), shapes))
+
+    # LoRAs that are made
+
+    def _make_lora(self, target: Target) -> Blueprint:
+        """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
+        if target.rules or target.components:
+            raise _no_rule(target)
+        made, warnings = self._extracted(target) if target.method == "extract_lora" else (self._merged(target), ())
+        specs = {name: spec for name, spec, _ in made}
+        _check_lora(target, specs)
+        kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
+        forms = Forms(kinds, tuple(form for _, _, form in made))
+        own = self._in_dtype(specs, target.dtype)
+        return Blueprint(target, None, specs, own, forms, missing={}, left_out={}, ema_dropped={}, warnings=warnings)
+
+    def _extracted(self, target: Target) -> tuple[list[tuple[str, Spec, Form]], tuple[str, ...]]:
+        """Return the tensors of a LoRA that is extracted, and how each is made; and what should be known."""
+        base, tuned = views = [self._view(each, target) for each in target.inputs]
+        floats = tuple(name for name, spec in base.specs.items() if spec.is_float)
+        numbers_of = self._numbers(target, base.layout, floats)
+        chosen = self._chosen(target, base.layout, floats)
+        modules = extractable({name: base.specs[name].shape for name in floats if name in chosen})
+        both = [each for each in modules if each.tensor in tuned.specs and tuned.specs[each.tensor].is_float]
+        lacking = len(modules) - len(both)
+        fit.check(target, [self._offer(each) for each in views], [each.tensor for each in both], unites=False)
+        fit.check_missing(target, [tuned.input.ref], [lacking], [0])
+        words = target.words
+        svd = (int(words["seed"]), int(words["iterations"])) if words["svd"] == "randomized" else None
+        found: list[tuple[str, Spec, Form]] = []
+        for module in both:
+            numbers = numbers_of(module.tensor)
+            cut = _cut(target, numbers, "conv_rank" if module.has_kernel else "rank", module.tensor)
+            if not cut.rank:
+                continue
+            tuned_form, base_form = (
+                self._under(view.palette[view.kind(module.tensor)], module.tensor) for view in (tuned, base)
+            )
+            difference = self._combined([Fraction(1), Fraction(-1)], [tuned_form, base_form])
+            dtype, shape, _ = base.specs[module.tensor]
+            found += (
+                (each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [shape]))
+                for each in plans.extracted(module, cut, _one(numbers["clamp_quantile"]), svd)
+            )
+        return found, (f"{lacking} layers that `{tuned.input.ref}` lacks are left out",) if lacking else ()
+
+    def _under(self, form: Form, tensor: str) -> Form:
+        """Return a form with its slots naming what it reads for a tensor; whoever reads it has another name."""
+        return self._intern({Slot(slot.owner, own=slot.tensor(tensor)): share for slot, share in form.terms})
+
+    def _merged(self, target: Target) -> list[tuple[str, Spec, Form]]:
+        """Return the tensors of LoRAs put together, or of one that is resized, and how each is made."""
+        loras: list[plans.Lora] = []
+        for each in target.inputs:
+            tensors, config, shown = self._lora_tensors(each.ref)
+            loras.append(plans.Lora(each.ref, tensors, products_of(tensors, config, shown=shown)))
+        if len(loras) > 1:
+            plans.check(loras, target.where.place())
+        weights = plans.weights_of(loras)
+        layout = detect(dict(weights.values()), self._recipe.layouts)
+        names = tuple(name for name, _ in weights.values())
+        numbers_of, chosen = self._numbers(target, layout, names), self._chosen(target, layout, names)
+        lacking = [
+            sum(module not in each.products.modules for module in loras[0].products.modules) for each in loras[1:]
+        ]
+        fit.check_missing(target, [each.name for each in loras[1:]], lacking, [0] * len(lacking))
+
+        def amounts_of(module: str) -> plans.Amounts:
+            name, _ = weights[module]
+            numbers = numbers_of(name)
+            strengths = numbers.get("strength", (Fraction(1),))
+            assert isinstance(strengths, tuple)
+            return plans.Amounts(strengths, _cut(target, numbers, "rank", name))
+
+        found: list[tuple[str, Spec, Form]] = []
+        modules = [module for module, (name, _) in weights.items() if name in chosen]
+        for made in plans.merged(loras, amounts_of, modules):
+            inputs = [self._intern({Slot(loras[index].name, own=name): Fraction(1)}) for index, name in made.reads]
+            index, first = next(((index, name) for index, name in made.reads if name == made.name), made.reads[0])
+            spec = _spec_in_lora(made, loras[index].tensors[first].dtype)
+            shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
+            form = self._combined(made.shares, inputs) if made.role is None else _factor(made, inputs, shapes)
+            found.append((made.name, spec, form))
+        return found
+
+    def _chosen(self, target: Target, layout: Layout | None, names: tuple[str, ...]) -> frozenset[str]:
+        """Return which weights a LoRA is made for, of those that it could be."""
+        chosen = frozenset(names) if target.merge is None else self._select(target, "merge", names, layout)
+        return chosen - self._select(target, "drop", names, layout) if target.drop else chosen
+
+    def _numbers(
+        self, target: Target, layout: Layout | None, names: tuple[str, ...]
+    ) -> Callable[[str], Mapping[str, Fraction | tuple[Fraction, ...]]]:
+        """Return what gives the numbers that reach a weight, by parameter; 0 where none does and there is no default.
+
+        Raises:
+            RecipeError: a selector selects nothing; and the function: a number is out of the method's range.
+        """
+        selector = self.selector(layout, names)
+        places = _places(target, selector)
+        numbers = (number for each in target.numbers.values() for number in _listed(each))
+        values = [selector.values(*each) for each in zip(numbers, places, strict=True)]
+        defaults = [default or _ZERO for default in _defaults(target)]
+        method = target.row
+        assert method is not None
+
+        def found(name: str) -> Mapping[str, Fraction | tuple[Fraction, ...]]:
+            reaching = [
+                each[place.of[name]] if name in place.of else default
+                for each, place, default in zip(values, places, defaults, strict=True)
+            ]
+            given = _given(target, reaching)
+            _check_range(target, method, given, name)
+            return given
+
+        return found
 
     def _source_kinds(self, ref: str, specs: Mapping[str, Spec], *, uses_averages: bool) -> Kinds:
         """Return the kinds of a source's tensors: 1 where an EMA copy is used, 2 for position ids to be repaired."""
@@ -772,6 +899,74 @@ class Folder:
             for slot, coefficient in each.terms:
                 terms[slot] = terms.get(slot, _ZERO) + factor * coefficient
         return self._intern(terms)
+
+
+def _no_rule(target: Target) -> RecipeError:
+    """Return the error of rules of what makes a LoRA, and of rules that would make one."""
+    return RecipeError.one(
+        "bad-rule",
+        f"`{target.name}` makes a LoRA, and rules and components are for the tensors of a model",
+        where=target.where.place(),
+        help="its numbers may have selectors as keys: `rank = { default = 32, text_encoder = 0 }`",
+    )
+
+
+def _check_lora(target: Target, specs: Mapping[str, Spec]) -> None:
+    """Refuse a LoRA without modules, and one that would be a folder and is no adapter of PEFT.
+
+    Raises:
+        RecipeError: it is one of these.
+    """
+    if not specs:
+        raise RecipeError.one(
+            "nothing-left",
+            f"the LoRA that target `{target.name}` makes has no modules",
+            where=target.where.place(),
+            help="let its rank reach matrices of what they have in common, and drop fewer",
+        )
+    if target.output is not None and target.output.endswith(("/", "\\")) and not is_adapter(specs):
+        raise RecipeError.one(
+            "bad-output",
+            f"`output` of target `{target.name}` is a folder, and a LoRA with such names is one file",
+            where=target.where.place("output"),
+            help="let it end in `.safetensors`; the adapters of PEFT alone are folders",
+        )
+
+
+def _cut(target: Target, numbers: Mapping[str, Argument], rank: str, name: str) -> plans.Cut:
+    """Return how much of a module is kept.
+
+    Raises:
+        RecipeError: the rank is no whole number.
+    """
+    found = _one(numbers[rank])
+    if found.denominator != 1:
+        raise RecipeError.one(
+            "not-whole",
+            f"`{rank}` of target `{target.name}` is {_shown(found)} for `{name}`, expected a whole number",
+            where=target.where.place(),
+            help="ranks are counts; write one for each part, where it is to change over the layers",
+        )
+    return plans.Cut(int(found), _one(numbers["energy"]))
+
+
+def _one(number: Argument) -> Fraction:
+    assert isinstance(number, Fraction)  # numbers of a list are one a model
+    return number
+
+
+def _spec_in_lora(made: plans.Made, dtype: str) -> Spec:
+    """Return what a tensor of a LoRA is. The number that scales a module is no weight, and never rounded."""
+    return (
+        Spec("float32", made.shape, is_float=False) if made.role == "alpha" else Spec(dtype, made.shape, is_float=True)
+    )
+
+
+def _factor(made: plans.Made, inputs: Sequence[Form], shapes: Sequence[tuple[int, ...]]) -> Form:
+    """Return the form of a tensor that is made together with the others of its module."""
+    assert made.role is not None
+    arguments: tuple[tuple[str, Argument], ...] = (("making", made.making), ("role", made.role))
+    return Form((), Operation(FACTOR, arguments, tuple(inputs), tuple(shapes)))
 
 
 def _unknown_component(target: Target, each: Component, layout: Layout | None) -> RecipeError:

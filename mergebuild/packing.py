@@ -31,6 +31,7 @@ _MOST_OF_A_COMPONENT: Final = 10_000_000_000
 _RECIPE: Final = "mergebuild.json"
 """What the metadata of a single file say, as a file of a folder: every shard has only its own."""
 _MODEL_INDEX: Final = "model_index.json"
+_ADAPTER: Final = "adapter_model.safetensors"
 
 
 class File(NamedTuple):
@@ -87,13 +88,16 @@ def files_of(
     Raises:
         MismatchError: the donor is a pipeline, and none of the tensors has a place in it.
     """
+    from mergebuild.lora import is_adapter
+
+    if is_adapter(specs):
+        return Files(list(_adapter(specs, facts, donor)), ())
     pipeline = _Pipeline(specs, donor) if donor is not None and donor.kind == "diffusers" else None
     if pipeline:
         files = list(pipeline.weights(most or _MOST_OF_A_COMPONENT))
     else:
         files = list(_shards(specs, "", "model", most or _MOST))
-    if len(facts) > 1:
-        files.append(_text(_RECIPE, (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()))
+    files += _recipe(facts)
     if donor is not None and home is not None:
         files += _beside(specs, digests, donor, home, pipeline)
     return Files(files, pipeline.notices() if pipeline else ())
@@ -119,6 +123,22 @@ def _beside(
         elif name == _MODEL_INDEX and pipeline:
             content = pipeline.index(content)
         yield _text(name, content)
+
+
+def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder | None) -> Iterator[File]:
+    """Yield the files of an adapter of PEFT; what stands beside the weights of its model is not part of it."""
+    from mergebuild.lora import adapter_json
+
+    yield File(_ADAPTER, tuple(specs), Arrangement((name, *spec[:2]) for name, spec in specs.items()))
+    yield from _recipe(facts)
+    content = adapter_json({name: spec.shape for name, spec in specs.items()}, donor.config if donor else {})
+    yield _text("adapter_config.json", content)
+
+
+def _recipe(facts: Mapping[str, str]) -> Iterator[File]:
+    """Yield what the metadata of a single file say, where they say anything."""
+    if len(facts) > 1:
+        yield _text(_RECIPE, (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def _text(path: str, content: bytes) -> File:

@@ -310,8 +310,9 @@ class Planner:
         assert whole is not None
         facts = self._metadata(item)
         donor, home = self._donor(item)
-        packed = packing.files_of(specs, whole.by_name, facts, donor, home, item.blueprint.target.max_shard_size)
-        item.notices += (*(donor.left_out if donor else ()), *packed.notices)
+        target = item.blueprint.target
+        packed = packing.files_of(specs, whole.by_name, facts, donor, home, target.max_shard_size)
+        item.notices += (*(donor.left_out if donor and not target.makes_lora else ()), *packed.notices)
         for file in packed.files:
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
@@ -326,13 +327,17 @@ class Planner:
             yield part
 
     def _donor(self, item: Item) -> tuple[Donor | None, Path | None]:
-        """Return what goes beside the weights: of what `config` names, else of the first source that has some."""
+        """Return what goes beside the weights: of what `config` names, else of the first source that has some.
+
+        An adapter has a configuration for adapters alone.
+        """
         config = item.blueprint.target.config
         top = config.ref if config else item.name
         below = () if top in self._sources else self._recipe.below(top)[::-1]
         for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).inputs)):
             model = self._sources.file(ref).model if ref in self._sources else None
-            if model is not None and model.folder is not None and model.facts and model.format != "peft":
+            is_donor = model is not None and (model.format != "peft" or item.blueprint.target.makes_lora)
+            if is_donor and model is not None and model.folder is not None and model.facts:
                 if ref not in self._donors:
                     self._donors[ref] = open_folder(model.folder, shown=self._sources.file(ref).shown)
                 return self._donors[ref], model.folder
@@ -399,7 +404,7 @@ class Planner:
 
     def _reads_parts(self, blueprint: Blueprint) -> bool:
         """Whether it takes tensors of a file target whole, which must be written then."""
-        return self.folder.is_delta(blueprint.target.name) and any(
+        return blueprint.forms.takes_parts and any(
             owner not in self._sources and not self.folder.is_virtual(owner) for owner in blueprint.owners
         )
 

@@ -86,6 +86,31 @@ class Made:
     """What the operation must know first."""
 
     @property
+    def inputs(self) -> tuple[Operand, ...]:
+        """The operands that are read chunk by chunk, of the tensor's own shape."""
+        return self.operands[: self._split]
+
+    @property
+    def parts(self) -> tuple[Operand, ...]:
+        """The operands that have shapes of their own, and are read whole."""
+        return self.operands[self._split :]
+
+    @property
+    def _split(self) -> int:
+        operation = self.operation
+        return len(self.operands) - len(operation.shapes) if operation is not None else 0
+
+    @property
+    def together(self) -> bytes:
+        """The key of the computation that it is a part of; empty unless others may be parts of the same."""
+        operation = self.operation
+        if operation is None or not operation.method.by_role:
+            return b""
+        facts = [(name, _shown(value)) for name, value in operation.arguments if name != "role"]
+        facts.append(("method", operation.method.name))
+        return operation_digest("", (), facts, [each.digest for each in self.operands])
+
+    @property
     def reads(self) -> tuple[bytes, ...]:
         """The digests of the tensors that it is made of, each once."""
         if self.operation is None:
@@ -160,7 +185,11 @@ class _Batch:
         operands: list[tuple[Operand, ...]] = []
         for (name, spec), origins in zip(self.named, self.origins, strict=True):
             own = list(origins)
-            found = tuple(_operand(spec, [Term(own[index], share) for index, share in terms]) for terms in inputs)
+            shapes = [spec.shape] * (len(inputs) - len(operation.shapes)) + list(operation.shapes)
+            found = tuple(
+                _operand(shape, [Term(own[index], share) for index, share in terms])
+                for shape, terms in zip(shapes, inputs, strict=True)
+            )
             more = [("tensor", name)] if by_name else []
             digests.append(operation_digest(spec.dtype, spec.shape, [*facts, *more], [each.digest for each in found]))
             operands.append(found)
@@ -212,11 +241,11 @@ class Row(NamedTuple):
         )
 
 
-def _operand(spec: Spec, terms: Sequence[Term]) -> Operand:
+def _operand(shape: tuple[int, ...], terms: Sequence[Term]) -> Operand:
     """Return an input of an operation: equal tensors in it are added up, and just one, once, is the tensor itself."""
     if len(terms) == 1 and terms[0].coefficient == 1:
         return Operand(terms[0].digest, None)
-    return Operand(linear_digest("float32", spec.shape, terms), tuple(terms))
+    return Operand(linear_digest("float32", shape, terms), tuple(terms))
 
 
 def _shown(value: Argument) -> str:

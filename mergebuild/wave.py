@@ -99,6 +99,8 @@ class Wave:
     bytes_read: list[int] = field(default_factory=list)
     surveys: dict[bytes, Survey] = field(default_factory=dict)
     """What methods must know first, by key."""
+    parted: dict[bytes, Sequence[Operand]] = field(default_factory=dict)
+    """By the digest of a step: the tensors of other shapes that it takes whole."""
 
     def output(self, item: Item, temporary: Path) -> int:
         """Add an item's output, to be written at a temporary path; return its index."""
@@ -134,15 +136,22 @@ class Wave:
         self.bytes_read[index] = sum(read.values())
 
     def unlaid(self) -> list[Made]:
-        """Return what surveys read and what lies nowhere: it only stands between other tensors."""
+        """Return what is read whole, by surveys too, and lies nowhere: it only stands between other tensors."""
         wanted = {digest for survey in self.surveys.values() for digest in _reads(survey)}
         lying = self.whereabouts.of(wanted, allow_nonfinite=True)
-        found = [self.whereabouts.unrounded(digest) for digest in sorted(wanted - lying.keys())]
-        assert all(found)  # a target stands in a later wave than the files that its surveys read
+        taken = {digest for parts in self.parted.values() for part in parts for digest in part.reads}
+        left = (wanted - lying.keys()) | (taken - self.work.leaves.keys())
+        found = [self.whereabouts.unrounded(digest) for digest in sorted(left)]
+        assert all(found)  # a target stands in a later wave than the files that it reads whole
         return [each for each in found if each is not None]
 
-    def tie_surveys(self, laid: Mapping[bytes, Leaf]) -> None:
-        """Give the pass its surveys. `laid`: where that lies which `unlaid` returned."""
+    def tie(self, laid: Mapping[bytes, Leaf]) -> None:
+        """Give the pass its surveys, and steps what they take whole. `laid`: where what `unlaid` returned lies."""
+        leaves = {**self.work.leaves, **laid}
+        for digest, parts in self.parted.items():
+            step = self.work.steps[digest]
+            assert step.operation is not None
+            step.operation = replace(step.operation, parts=tuple(_combination(part, leaves) for part in parts))
         for survey in self.surveys.values():
             lying = self.whereabouts.of((each for each in _reads(survey) if each not in laid), allow_nonfinite=True)
             leaves = {**{digest: each.leaf for digest, each in lying.items()}, **laid}
@@ -197,24 +206,24 @@ class Wave:
     def _add_step(self, made: Made, places: list[Place]) -> None:
         """Add what makes a tensor, behind all that it reads and that lies nowhere."""
         self._add_leaves(made)
-        for operand in made.operands:
+        for operand in made.inputs:
             if operand.terms is not None and operand.digest not in self.work.steps:
                 terms = [(term.digest, term.coefficient) for term in operand.terms]
                 self.work.steps[operand.digest] = Step(operand.digest, "float32", made.count, terms)
         terms = [(term.digest, term.coefficient) for term in made.terms]
         operation = None
         if made.operation is not None:
-            arguments = dict(made.operation.arguments)
-            whole = int(bool(arguments["weighed"])) if made.operation.method.by_parts else len(made.operands)
             operation = Operation(
                 made.operation.method,
                 made.name,
                 made.spec.shape,
-                arguments,
-                tuple(operand.digest for operand in made.operands[:whole]),
+                dict(made.operation.arguments),
+                tuple(operand.digest for operand in made.inputs),
                 made.survey.key if made.survey else b"",
-                tuple(self.work.leaves[operand.digest] for operand in made.operands[whole:]),
+                together=made.together,
             )
+            if made.parts:
+                self.parted[made.digest] = made.parts
             if made.survey:
                 self.surveys[made.survey.key] = made.survey
         self.work.steps[made.digest] = Step(made.digest, made.spec.dtype, made.count, terms, places, operation)
@@ -222,7 +231,10 @@ class Wave:
     def _add_leaves(self, made: Made) -> None:
         """Add the leaves that a tensor is made of, unless they are steps themselves, or must become some."""
         leaves, steps = self.work.leaves, self.work.steps
-        missing = [digest for digest in made.reads if digest not in leaves and digest not in steps]
+        whole = [digest for part in made.parts for digest in part.reads if digest not in leaves]
+        leaves |= {digest: each.leaf for digest, each in self.whereabouts.of(whole, allow_nonfinite=True).items()}
+        read = made.reads if made.operation is None else [digest for each in made.inputs for digest in each.reads]
+        missing = [digest for digest in read if digest not in leaves and digest not in steps]
         found = self.whereabouts.of(missing, allow_nonfinite=True)
         for digest in missing:
             if digest in found:

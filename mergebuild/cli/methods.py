@@ -11,7 +11,7 @@ from mergebuild.cli.completion import own_methods
 from mergebuild.cli.opening import open_methods
 from mergebuild.cli.options import Settings, TextType, subcommand
 from mergebuild.errors import UsageError, did_you_mean
-from mergebuild.methods.catalog import LATER, METHODS, Method
+from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.report.catalog import method_document, method_lines, methods_lines
 
 if TYPE_CHECKING:
@@ -62,12 +62,6 @@ def _method(settings: Settings, name: str) -> Method:
     own = _own(settings)
     if name in own:
         return own[name]
-    if name in LATER:
-        raise UsageError.one(
-            "not-in-this-version",
-            f"method `{name}` is not in this version",
-            help="`mergebuild methods` shows those that are",
-        )
     mend = did_you_mean(name, [*METHODS, *own], otherwise="`mergebuild methods` shows all")
     raise UsageError.one("unknown-method", f"there is no method `{name}`", help=mend)
 

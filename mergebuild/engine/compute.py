@@ -17,14 +17,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from fractions import Fraction
 from math import prod
 from typing import Any
 
 from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Block, Outputs
-from mergebuild.engine.work import Cluster, Leaf, Place, Step, StepResult, Survey
+from mergebuild.engine.work import Cluster, Combination, Leaf, Place, Step, StepResult, Survey
 from mergebuild.methods.method import ProgramError, UndefinedError
 
 warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # in whichever thread it is noticed
@@ -33,7 +32,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
 
-    from mergebuild.engine.makers import DTYPES, LARGEST, Adding, Maker, Operating, kernel_of, makers_of
+    from mergebuild.engine.makers import DTYPES, LARGEST, Adding, Factoring, Maker, Operating, kernel_of, makers_of
     from mergebuild.methods.kernels.kernel import Grain, all_finite
 
     torch.frombuffer(bytes(1), dtype=torch.uint8)
@@ -56,7 +55,7 @@ class Findings:
         """What was not known before and can be kept as text."""
         self.problems: dict[bytes, UndefinedError] = {}
         """Why there is nothing to be known."""
-        self.whole = threading.Lock()
+        self.whole = threading.RLock()
         """Held by whoever has a large tensor whole in memory."""
 
     def get(self, key: bytes) -> Any:
@@ -124,23 +123,37 @@ class Worker:
         self._room = _Room(chunk)
 
     def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
-        """Compute and write all steps of a cluster; return what came of each."""
+        """Compute and write all steps of a cluster and of its siblings; return what came of each."""
+        modules: dict[bytes, Any] = {}
+        found: dict[bytes, StepResult] = {}
+        for each in (cluster, *cluster.siblings):
+            found |= self._run_alone(each, modules)
+        return found
+
+    def _run_alone(self, cluster: Cluster, modules: dict[bytes, Any]) -> dict[bytes, StepResult]:
+        """Compute a cluster. `modules`: what is computed together with its siblings' steps, by its key."""
         makers, slots = makers_of(cluster)
         size = _chunk_for(makers, cluster.count, self._chunk)
         if size <= self._chunk:
             self._room.grow(slots)
-            return self._run(cluster, makers, self._room, size)
+            return self._run(cluster, makers, self._room, size, modules)
         with self._findings.whole:
             room = _Room(size)
             room.grow(slots)
-            return self._run(cluster, makers, room, size)
+            return self._run(cluster, makers, room, size, modules)
 
-    def _run(self, cluster: Cluster, makers: Sequence[Maker], room: _Room, size: int) -> dict[bytes, StepResult]:
+    def _run(
+        self, cluster: Cluster, makers: Sequence[Maker], room: _Room, size: int, modules: dict[bytes, Any]
+    ) -> dict[bytes, StepResult]:
         for maker in makers:
+            if self._stop.is_set():
+                return {}
             if isinstance(maker, Operating):
                 self._find_out(maker, makers, cluster, room, size)
             elif isinstance(maker, Adding):
-                maker.take([self._whole(leaf) for leaf in maker.parts])
+                maker.take([self._part(part) for part in maker.parts])
+            elif isinstance(maker, Factoring):
+                self._factor(maker, modules)
         for start in range(0, cluster.count, size):
             if self._stop.is_set():
                 return {}
@@ -151,12 +164,16 @@ class Worker:
                 if value is not None and maker.step.places:
                     self._write(maker, value, chunks, start)
             for leaf in cluster.leaves:
-                if not leaf.pieces:
-                    width = DTYPES[leaf.dtype].itemsize
-                    self._mappings.release(leaf.path, leaf.offset + start * width, count * width)
-                elif start + count == cluster.count:
-                    self._mappings.release_leaf(leaf)
+                self._release(leaf, start, count)
         return {maker.step.digest: self._result(maker, cluster) for maker in makers}
+
+    def _release(self, leaf: Leaf, start: int, count: int) -> None:
+        """Say that a chunk of a leaf is done with; of one in pieces, with its last chunk all of it."""
+        if not leaf.pieces:
+            width = DTYPES[leaf.dtype].itemsize
+            self._mappings.release(leaf.path, leaf.offset + start * width, count * width)
+        elif start + count == leaf.count:
+            self._mappings.release_leaf(leaf)
 
     def _chunks(
         self, cluster: Cluster, makers: Sequence[Maker], room: _Room, start: int, count: int
@@ -165,6 +182,26 @@ class Worker:
         chunks = [self._load(leaf, start, count, room.slots[slot]) for slot, leaf in enumerate(cluster.leaves)]
         kept = sum(maker.kept is not None for maker in makers)
         return chunks + [room.slots[len(chunks) + number][:count] for number in range(kept)]
+
+    def _factor(self, maker: Factoring, modules: dict[bytes, Any]) -> None:
+        """Give a maker what its module has; it is computed for the first maker of the module."""
+        if maker.together not in modules:
+            with self._findings.whole if maker.module.is_large else nullcontext():
+                parts = [
+                    self._part(part, maker.module.span) if part else torch.zeros(maker.module.count)
+                    for part in maker.parts
+                ]
+                modules[maker.together] = maker.module.made(parts)
+            for leaf in (leaf for part in maker.parts for leaf, _ in part):
+                self._mappings.release_leaf(leaf)
+        maker.take(modules[maker.together])
+
+    def _part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
+        """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
+        if len(part) == 1 and part[0][1] == 1:
+            whole = self._whole(part[0][0])
+            return whole if span is None else whole[span[0] : span[1]]
+        return self._combined(part, span)
 
     def _whole(self, leaf: Leaf) -> torch.Tensor:
         """Return a leaf as it lies, flat: a view of the file where that is possible."""
@@ -241,15 +278,21 @@ class Worker:
         except UndefinedError as error:
             self._findings.problems[survey.key] = error
 
-    def _combined(self, terms: Sequence[tuple[Leaf, Fraction]]) -> torch.Tensor:
-        """Return a linear combination of whole leaves (float32, flat, new)."""
-        count = terms[0][0].count
-        chunks = [self._load(leaf, 0, count, torch.empty(count)) for leaf, _ in terms]
+    def _combined(self, terms: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
+        """Return a linear combination of whole leaves, or the elements of it in a span (float32, flat)."""
+        first, past = span or (0, terms[0][0].count)
+        found = torch.empty(past - first)
         if len(terms) == 1 and terms[0][1] == 1:
-            return chunks[0]
+            return self._load(terms[0][0], first, past - first, found)
         parts = [(leaf.digest, share) for leaf, share in terms]
-        (maker,), _ = makers_of(Cluster([leaf for leaf, _ in terms], [Step(b"", "float32", count, parts)]))
-        return maker.make(chunks, 0, torch.empty(count), torch.empty(count))
+        (maker,), slots = makers_of(Cluster([leaf for leaf, _ in terms], [Step(b"", "float32", len(found), parts)]))
+        room = self._room
+        room.grow(slots)
+        for start in range(0, len(found), self._chunk):
+            count = min(self._chunk, len(found) - start)
+            chunks = [self._load(leaf, first + start, count, room.slots[slot]) for slot, (leaf, _) in enumerate(terms)]
+            found[start : start + count] = maker.make(chunks, start, room.out[:count], room.spare[:count])
+        return found
 
     # What must be known of whole tensors
 
@@ -365,13 +408,16 @@ class Worker:
     def _result(self, maker: Maker, cluster: Cluster) -> StepResult:
         bad = maker.nonfinite + maker.overflowed
         leaves = [cluster.leaves[slot] for slot in maker.inputs if slot < len(cluster.leaves)] if bad else []
+        leaves += [leaf for part in maker.parts for leaf, _ in part] if bad else []
         blamed = {leaf.digest: count for leaf in leaves if (count := self._count_bad(leaf))}
         failed_at = maker.problem.where if isinstance(maker.problem, ProgramError) else None
         problem = str(maker.problem) if maker.problem else ""
         return StepResult(maker.running.digest(), bad, maker.overflowed, blamed, problem, failed_at)
 
     def _count_bad(self, leaf: Leaf) -> int:
-        """Return how many values of a leaf are NaN or Inf."""
+        """Return how many values of a leaf are NaN or Inf; of a LoRA, some may be integers."""
+        if leaf.dtype not in DTYPES:
+            return 0
         return sum(
             int((~torch.isfinite(self._load(leaf, start, min(self._chunk, leaf.count - start), self._room.out))).sum())
             for start in range(0, leaf.count, self._chunk)

@@ -10,21 +10,35 @@ from fractions import Fraction
 from functools import cache
 from importlib import import_module
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import xxhash
 from torch import Tensor
 
-from mergebuild.engine.work import Cluster, Operation, Step
+from mergebuild.engine.work import Cluster, Combination, Operation, Step
+from mergebuild.lora import Role
 from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
 from mergebuild.methods.kernels.linear import combine, pivot_of
 from mergebuild.methods.kernels.lora import LoraDeltas
+from mergebuild.methods.kernels.lora_making import LoraModule
 from mergebuild.methods.kernels.programs import kernel_in
 from mergebuild.methods.method import Method, UndefinedError
+from mergebuild.methods.tables.lora import DELTA, FACTOR
 
-__all__ = ["DTYPES", "LARGEST", "Adding", "Linear", "Maker", "Operating", "kernel_of", "makers_of", "memory_for"]
+__all__ = [
+    "DTYPES",
+    "LARGEST",
+    "Adding",
+    "Factoring",
+    "Linear",
+    "Maker",
+    "Operating",
+    "kernel_of",
+    "makers_of",
+    "memory_for",
+]
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float64": torch.float64,
@@ -64,6 +78,8 @@ class Maker(ABC):
         self.overflowed = 0
         self.problem: UndefinedError | None = None
         """Why it has no value."""
+        self.parts: Sequence[Combination] = ()
+        """What it takes whole, of other shapes."""
 
     @abstractmethod
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:
@@ -163,9 +179,31 @@ class Adding(Maker):
         return self._deltas.fill(chunks[self.kept] if keeps and self.kept is not None else out, start, weight)
 
 
+class Factoring(Maker):
+    """A tensor of a LoRA that is made: one of those that its module has, which are one computation."""
+
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: Operation) -> None:
+        super().__init__(step, inputs, kept)
+        self.module = LoraModule(str(operation.arguments["making"]))
+        self.parts = operation.parts
+        self.together = operation.together
+        self._role = cast("Role", operation.arguments["role"])
+        self._value: Tensor | None = None
+
+    def take(self, made: Mapping[Role, Tensor] | None) -> None:
+        """Give it what its module has; None: its values are not known, as what they are made of is not finite."""
+        self._value = made[self._role] if made is not None else None
+
+    def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
+        """Return a piece of the tensor, in `out`."""
+        return out.fill_(math.nan) if self._value is None else out.copy_(self._value[start : start + len(out)])
+
+
 def memory_for(operation: Operation) -> int:
     """Return how many bytes an operation needs beside chunks: 0 unless its kernel needs the tensor whole."""
-    if operation.method.by_parts:
+    if operation.method is FACTOR:
+        return LoraModule(str(operation.arguments["making"])).memory
+    if operation.method is DELTA:
         deltas = str(operation.arguments["deltas"])
         return 16 * prod(operation.shape) if LoraDeltas(deltas, operation.shape).needs_whole else 0
     needed = kernel_of(operation.method).working_set
@@ -220,7 +258,8 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
         if step.digest in last and step.digest not in slots:  # else its readers have it from a file
             kept = slots[step.digest] = len(slots)
         if step.operation is not None and step.operation.method.by_parts:
-            found.append(Adding(step, inputs, kept, step.operation))
+            maker = Factoring if step.operation.method is FACTOR else Adding
+            found.append(maker(step, inputs, kept, step.operation))
             continue
         if step.operation is not None:
             found.append(Operating(step, inputs, kept, step.operation))

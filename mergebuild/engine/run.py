@@ -171,6 +171,11 @@ def warm_up() -> None:
     _torch.begin()
 
 
+def _reads(job: Pending | Cluster | _Look) -> Sequence[Leaf]:
+    """Return all that a job reads."""
+    return job.reads if isinstance(job, Cluster) else job.leaves
+
+
 def _cloned(copies: Iterable[Copy], outputs: Outputs, emit: Emit) -> list[Copy]:
     """Share with each output the whole pages that it takes from another file; return what is left to be copied.
 
@@ -241,7 +246,7 @@ class _Crew:
         """Do all jobs. The first error of a job, or an interrupt, ends the others."""
         self._jobs = iter(jobs)
         count = max(1, min(threads, len(jobs)))
-        leaves = (leaf for job in jobs if not isinstance(job, Copy) for leaf in job.leaves)
+        leaves = (leaf for job in jobs if not isinstance(job, Copy) for leaf in _reads(job))
         with (
             self._mappings,
             Prefetch(leaves, self._mappings) as self._prefetch,
@@ -269,7 +274,7 @@ class _Crew:
             if job is None and self._put_off:
                 return self._put_off.popleft()
         if job is not None and not isinstance(job, Copy):
-            self._prefetch.began(sum(leaf.size for leaf in job.leaves))
+            self._prefetch.began(sum(leaf.size for leaf in _reads(job)))
         return job
 
     def _labour(self) -> None:

@@ -20,6 +20,7 @@ from mergebuild.methods.method import Method
 
 __all__ = [
     "Cluster",
+    "Combination",
     "Copy",
     "Leaf",
     "Operation",
@@ -110,6 +111,9 @@ class Copy:
 
 Argument = Fraction | tuple[Fraction, ...] | bool | str
 
+Combination = tuple[tuple[Leaf, Fraction], ...]
+"""Leaves of one shape, and what each is multiplied by before they are added up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -122,8 +126,10 @@ class Operation:
     inputs: tuple[bytes, ...]
     survey: bytes = b""
     """The key of the survey that its kernel must have first."""
-    parts: tuple[Leaf, ...] = ()
+    parts: tuple[Combination, ...] = ()
     """Tensors of other shapes that it takes whole, behind the inputs."""
+    together: bytes = b""
+    """Operations with the same key are parts of one computation, best done once."""
 
 
 class Surveyed(NamedTuple):
@@ -131,7 +137,7 @@ class Surveyed(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    inputs: tuple[tuple[tuple[Leaf, Fraction], ...], ...]
+    inputs: tuple[Combination, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +225,8 @@ class Cluster:
 
     leaves: list[Leaf]
     steps: list[Step]
+    siblings: list[Cluster] = field(default_factory=list)
+    """Others with operations that are one computation with some of its own."""
 
     @property
     def count(self) -> int:
@@ -226,9 +234,18 @@ class Cluster:
         return self.steps[0].count
 
     @property
+    def reads(self) -> list[Leaf]:
+        """All that it and its siblings read, each once: the leaves, and what operations take whole."""
+        operations = [step.operation for each in (self, *self.siblings) for step in each.steps if step.operation]
+        whole = (leaf for operation in operations for part in operation.parts for leaf, _ in part)
+        leaves = (leaf for each in (self, *self.siblings) for leaf in each.leaves)
+        return list({leaf.digest: leaf for some in (leaves, whole) for leaf in some}.values())
+
+    @property
     def position(self) -> tuple[str, int]:
         """Where reading begins, so that clusters can be taken in the order of a file."""
-        return (str(self.leaves[0].path), self.leaves[0].offset) if self.leaves else ("", 0)
+        first = next(iter(self.leaves or self.reads), None)
+        return (str(first.path), first.offset) if first else ("", 0)
 
 
 def clusters(work: Pass) -> list[Cluster]:
@@ -249,7 +266,20 @@ def clusters(work: Pass) -> list[Cluster]:
     for cluster in found.values():
         inputs = dict.fromkeys(read for step in cluster.steps for read in step.reads)
         cluster.leaves = [work.leaves[digest] for digest in inputs if digest in work.leaves]
-    return sorted(found.values(), key=lambda cluster: cluster.position)
+    return sorted(_leading(found.values()), key=lambda cluster: cluster.position)
+
+
+def _leading(found: Iterable[Cluster]) -> Iterator[Cluster]:
+    """Yield clusters, those that share a computation with one before as siblings of that one."""
+    leaders: dict[bytes, Cluster] = {}
+    for cluster in found:
+        keys = [step.operation.together for step in cluster.steps if step.operation and step.operation.together]
+        leader = next((leaders[key] for key in keys if key in leaders), cluster)
+        leaders |= {key: leader for key in keys if key not in leaders}
+        if leader is cluster:
+            yield cluster
+        else:
+            leader.siblings.append(cluster)
 
 
 def coalesced(copies: Iterable[Copy]) -> list[Copy]:

@@ -8,21 +8,37 @@ found.unmatched                                                                 
 from __future__ import annotations
 
 from mergebuild.lora.adapter import Fact
+from mergebuild.lora.configuration import adapter_json
+from mergebuild.lora.making import Extraction, Merging, Role, Sketch, making
 from mergebuild.lora.match import Delta, Match, Stored, match
+from mergebuild.lora.modules import Module, extractable, is_adapter
 from mergebuild.lora.needs import Needs, needs
+from mergebuild.lora.products import Product, Products, products_of
 from mergebuild.lora.roles import Factor
 from mergebuild.lora.text import adapter_config, read, written
 
 __all__ = [
     "Delta",
+    "Extraction",
     "Fact",
     "Factor",
     "Match",
+    "Merging",
+    "Module",
     "Needs",
+    "Product",
+    "Products",
+    "Role",
+    "Sketch",
     "Stored",
     "adapter_config",
+    "adapter_json",
+    "extractable",
+    "is_adapter",
+    "making",
     "match",
     "needs",
+    "products_of",
     "read",
     "written",
 ]

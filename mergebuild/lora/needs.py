@@ -7,12 +7,14 @@ from typing import Final, Literal
 
 from mergebuild.lora.adapter import Fact
 
-__all__ = ["OF_THE_WEIGHT", "Needs", "by_columns", "needs"]
+__all__ = ["OF_THE_WEIGHT", "PRODUCTS", "Needs", "by_columns", "needs"]
 
 Needs = Literal["nothing", "rows", "whole"]
 
 OF_THE_WEIGHT: Final = frozenset({"ia3", "replace"})
 """Families whose delta is a function of the weight, row by row."""
+PRODUCTS: Final = frozenset({"lora", "tucker", "peft_embedding"})
+"""Families whose delta is a product of two matrices, unless it is decomposed (DoRA)."""
 
 
 def needs(family: str, facts: Mapping[str, Fact]) -> Needs:

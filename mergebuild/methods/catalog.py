@@ -21,7 +21,6 @@ from mergebuild.methods.tables import (
 )
 
 __all__ = [
-    "LATER",
     "METHODS",
     "Method",
     "Parameter",
@@ -47,13 +46,6 @@ _TABLES = (
 )
 
 METHODS: Mapping[str, Method] = {row.name: row for table in _TABLES for row in table.ROWS}
-
-LATER: frozenset[str] = frozenset(
-    """
-    extract_lora resize_lora merge_loras
-    """.split()
-)
-"""Methods that a later version will have; naming one is an error that says so."""
 
 
 def method_named(name: str) -> Method | None:

@@ -130,6 +130,10 @@ class Method:
     """The parameters that what must be known depends on. What others say is changed without looking again."""
     by_parts: bool = False
     """Whether it makes a tensor of others that have shapes of their own, as a LoRA's are; there is no row of such."""
+    by_role: bool = False
+    """Whether what differs only in the argument `role` is one computation."""
+    makes_lora: bool = False
+    """Whether what it makes is a LoRA: tensors with names and shapes that no input has."""
     program: Program | None = None
     """Of a user's own method, instead of a kernel."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild.errors import did_you_mean
-from mergebuild.methods.catalog import LATER, METHODS, Method, Parameter, Program
+from mergebuild.methods.catalog import METHODS, Method, Parameter, Program
 from mergebuild.recipe.declared import Declared
 from mergebuild.recipe.files import File, read_text
 from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt, plain, resolve, resolve_key
@@ -68,7 +68,7 @@ def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> Own
             name = resolve_key(raw_name, at, scope, problems)
             if name is None or not names.add(name, at, "method"):
                 continue
-            if name.casefold() in taken or name in LATER or name == "formula":
+            if name.casefold() in taken or name == "formula":
                 message = f"`{name}` can't be the name of a method of your own: it means another one"
                 help_ = f"take another name, such as `my_{name}`"
                 problems.add("duplicate-name", message, at, key=True, help=help_)

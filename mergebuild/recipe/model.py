@@ -258,6 +258,11 @@ class Target:
         return (*self.inputs, *more, *baked, *((self.config,) if self.config else ()))
 
     @property
+    def makes_lora(self) -> bool:
+        """Whether it is a LoRA, whose tensors are none of its inputs'."""
+        return self.row is not None and self.row.makes_lora
+
+    @property
     def is_virtual(self) -> bool:
         """Whether it has no output, and so is exact and folds."""
         return self.output is None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from mergebuild.errors import did_you_mean
-from mergebuild.methods.catalog import LATER, Method, Parameter
+from mergebuild.methods.catalog import Method, Parameter
 from mergebuild.methods.method import LISTS
 from mergebuild.recipe.expression import ExpressionError, Name
 from mergebuild.recipe.formula import LinearFormula, parse_formula
@@ -392,17 +392,12 @@ class _TargetReading:
             self._problems.add("wrong-count", message, self._table[method.listed].at, help=hint)
 
     def _unknown_method(self, name: str, node: Node) -> None:
-        if name in LATER:
-            message = f"target `{self._name}` uses method `{name}`, which is not in this version"
-            hint = "`mergebuild methods` shows those that are"
-            self._problems.add("not-in-this-version", message, node.at, help=hint)
-            return
         known = self._context.methods.rows
         aliases = {_plain(alias): row.name for row in known.values() for alias in (*row.aliases, row.name)}
         meant = aliases.get(_plain(name))
         otherwise = "`mergebuild methods` shows all"
         hint = f"did you mean `{meant}`?  {otherwise}" if meant else did_you_mean(
-            name, [*known, *sorted(LATER)], otherwise=otherwise
+            name, [*known], otherwise=otherwise
         )  # fmt: skip
         self._problems.add("unknown-method", f"target `{self._name}` uses unknown method `{name}`", node.at, help=hint)
 

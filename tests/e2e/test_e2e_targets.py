@@ -10,8 +10,6 @@ import torch
 from project_space import Space, same_bits
 from tiny_models import INTEGERS, NAMES, block_names, sd15, values, with_ema
 
-from mergebuild.methods.catalog import LATER
-
 UNET = "model.diffusion_model."
 IN04 = block_names("IN04")[0]
 M00 = f"{UNET}middle_block.0.in_layers.2.weight"
@@ -120,12 +118,6 @@ def test_norms_and_output_projections_are_not_scaled(trio: Space, method: str, k
     assert norms
     assert all(same_bits(result[name], one[name]) for name in norms)
     assert not same_bits(result[IN04], one[IN04])
-
-
-def test_methods_of_later_versions_say_so(trio: Space) -> None:
-    for method in LATER:
-        trio.write(f'{SOURCES}[targets.x]\nmethod = "{method}"\na = "one"\nb = "two"\noutput = "x.safetensors"\n')
-        assert "not-in-this-version" in trio.refused("build", code=3).errors
 
 
 # Formulas

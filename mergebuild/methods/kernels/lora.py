@@ -58,21 +58,15 @@ def delta(
     return result.view(tuple(shape))
 
 
-def factored(
-    family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]
-) -> tuple[Tensor, Tensor] | None:
-    """Return two matrices whose product is what a LoRA adds at strength 1; None for what is no product of two.
+def factored(family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> tuple[Tensor, Tensor, float]:
+    """Return two matrices and a scale whose product is what a LoRA of the families `PRODUCTS` adds at strength 1.
 
     Returns:
-        float64 [rows, r] and [r, columns], the scale folded into the first. See `Made` for the arguments.
+        float64 [rows, r] and [r, columns] as the LoRA has them, not transposed, and the scale. See `Made` for the rest.
     """
-    if family in OF_THE_WEIGHT or "dora" in facts:
-        return None
-    form = _form(family, factors, facts, shape)
-    if not isinstance(form, _Product):
-        return None
-    offset = int(facts.get("offset", 0))
-    return form.left[offset : offset + _matrix(shape)[0]] * _scale(factors, facts), form.right
+    form = _FORMS[family](factors)
+    assert isinstance(form, _Product)
+    return form.left, form.right, _scale(factors, facts)
 
 
 class Made:

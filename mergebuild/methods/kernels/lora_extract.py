@@ -67,7 +67,7 @@ def extracted(delta: Tensor, cut: Cut, *, sketch: Sketch | None = None, clamp: F
             quantile of all their values. None: half of each singular value to either factor, and nothing clamped.
     """
     matrix = delta.reshape(len(delta), -1)
-    found = _kept(_of_matrix(matrix, cut, sketch), cut, _energy(matrix))
+    found = _kept(_of_matrix(matrix, cut, sketch), cut, _energy(matrix) if cut.energy is not None else 0.0)
     if clamp is None:
         return _halved(found)
     return clamped(Pair((found.left * found.sizes).to(torch.float32), found.right.to(torch.float32)), clamp)

@@ -25,7 +25,16 @@ from torch import Tensor
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State
 from mergebuild.methods.kernels.randomness import normal
 
-__all__ = ["KERNELS", "Sketch", "factor_dims", "leading_directions", "nearest_of_rank", "rank_of", "row_blocks"]
+__all__ = [
+    "KERNELS",
+    "Sketch",
+    "factor_dims",
+    "leading_directions",
+    "memory_of_directions",
+    "nearest_of_rank",
+    "rank_of",
+    "row_blocks",
+]
 
 _BLOCK = 1 << 21
 """Elements that are in float64 at a time."""
@@ -62,6 +71,14 @@ def leading_directions(matrix: Tensor, rank: int, sketch: Sketch | None = None) 
     They are the columns (float64 [n, rank]); those of a `sketch` are close to them. `rank` is 1 to n.
     """
     return _leading(_gram(matrix, None), rank) if sketch is None else _sketched(matrix, rank, sketch)
+
+
+def memory_of_directions(shape: tuple[int, int], rank: int, *, is_sketched: bool) -> int:
+    """Return the bytes that finding the leading directions of a matrix and its image needs, beside the matrix."""
+    short, long = sorted(shape)
+    width = min(rank + _MORE, short)
+    found = 4 * short * width if is_sketched else 6 * short * short
+    return 8 * (found + 4 * long * width + 4 * max(_BLOCK, long))
 
 
 def row_blocks(matrix: Tensor) -> Iterator[slice]:

@@ -1,4 +1,8 @@
-"""LoRAs baked into a model: what each adds to a tensor is made of its factors, and summed up like any other input."""
+"""LoRAs baked into a model, and LoRAs made: out of a difference of models, or of other LoRAs.
+
+What a LoRA adds to a tensor is made of its factors, and summed up like any other input. A LoRA that is made has tensors
+with names and shapes of its own; those of a module are made together.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from fractions import Fraction
 
 from mergebuild.methods.method import Flags, Method, Numbers, Parameter
 
-__all__ = ["DELTA", "ROWS"]
+__all__ = ["DELTA", "FACTOR", "ROWS"]
+
+_ZERO, _ONE = Fraction(0), Fraction(1)
 
 
 def _add(count: int, numbers: Numbers, flags: Flags, name: str) -> tuple[Fraction, ...]:  # noqa: ARG001 -- as all
@@ -27,6 +33,24 @@ DELTA = Method(
 )
 """Makes what `add_lora` sums up. Not in the catalog: it has no name that a recipe could use."""
 
+FACTOR = Method(
+    name="lora_factor",
+    inputs=("loras",),
+    parameters=(),
+    formula="up, down or alpha",
+    summary="a tensor of a module of a LoRA that is made",
+    kernel="lora_making",
+    exact=False,
+    by_parts=True,
+    by_role=True,
+)
+"""Makes the tensors of a LoRA. Not in the catalog either."""
+
+_ENERGY = Parameter(
+    "energy", "the share of the squares of all singular values that is enough; factors beyond it are zeros",
+    default=_ONE, low=_ZERO, high=_ONE,
+)  # fmt: skip
+
 ROWS = (
     Method(
         name="add_lora",
@@ -37,7 +61,8 @@ ROWS = (
             Parameter("allow_unmatched", "let tensors of a LoRA go that the model has no place for", kind="flag",
                       default=False),
         ),
-        formula="base + Σ strengthᵢ · ΔWᵢ",
+        formula="base + sum_i strength_i * dW_i, dW_i what LoRA i adds at strength 1; a tensor of it that finds no "
+        "place is an error, unless allow_unmatched",
         summary="LoRAs baked into a model: LoRA, LoCon, Tucker, LoHa, LoKr, IA3, DoRA, rsLoRA, full differences and "
         "norms, of kohya's trainers, LyCORIS, PEFT and diffusers",
         coefficients=_add,
@@ -45,6 +70,75 @@ ROWS = (
         "added is computed in float64 and rounded once",
         cite="Hu et al. 2021, arXiv:2106.09685; Yeh et al. 2023 (LyCORIS), arXiv:2309.14859; Liu et al. 2024 (DoRA), "
         "arXiv:2402.09353",
+        reference="peft",
+    ),
+    Method(
+        name="extract_lora",
+        inputs=("base", "a"),
+        parameters=(
+            Parameter("rank", "of linear layers and of convolutions of one point; as much as their shapes allow, and "
+                      "0 leaves a layer out", low=_ZERO),
+            Parameter("conv_rank", "of larger convolutions; 0 leaves them out", default=_ZERO, low=_ZERO),
+            _ENERGY,
+            Parameter("clamp_quantile", "clamp both factors at this quantile of their values; 0 clamps nothing",
+                      default=_ZERO, low=_ZERO, high=_ONE),
+            Parameter("svd", "how singular values are found: `randomized` comes close, and is much faster for large "
+                      "layers", kind="word", default="exact", choices=("exact", "randomized")),
+            Parameter("seed", "for randomized: which random vectors", kind="integer", default=_ZERO),
+            Parameter("iterations", "for randomized: power iterations; more come closer", kind="integer",
+                      default=Fraction(2), low=_ZERO),
+        ),
+        formula="up = U_r sqrt(S_r), down = sqrt(S_r) V_r^T of the singular value decomposition of a - base; alpha = r",
+        summary="The LoRA that comes nearest to what a model was fine-tuned by: kohya's names for image models, PEFT's "
+        "for others.",
+        kernel="lora_making",
+        access="tensor",
+        differs="half of each singular value goes to either factor and nothing is clamped, where kohya's tool leaves "
+        "them to `up` and clamps: clamp_quantile = 0.99 does the same. It leaves out a text encoder that differs by "
+        "less than 0.01 anywhere (min_diff); here headers decide which tensors there are: rank = { default = 32, "
+        "text_encoder = 0 }. Norms, biases and embeddings are in no LoRA; mergekit's tool saves embeddings whole.",
+        cite="Hu et al. 2021, arXiv:2106.09685; kohya-ss sd-scripts; mergekit-extract-lora; Eckart & Young 1936; Halko "
+        "et al. 2011, arXiv:0909.4061",
+        exact=False,
+        makes_lora=True,
+    ),
+    Method(
+        name="resize_lora",
+        inputs=("a",),
+        parameters=(
+            Parameter("rank", "of all modules that have more; 0 leaves them as they are", default=_ZERO, low=_ZERO),
+            _ENERGY,
+        ),
+        formula="up = U_r sqrt(S_r), down = sqrt(S_r) V_r^T of the singular value decomposition of scale * up @ down",
+        summary="A LoRA of a smaller rank that comes nearest to another one.",
+        kernel="lora_making",
+        access="tensor",
+        differs="ranks follow from headers alone: where `energy` asks for less, the factors beyond are zeros, which "
+        "kohya's tool cuts off",
+        cite="kohya-ss sd-scripts; Eckart & Young 1936",
+        exact=False,
+        makes_lora=True,
+    ),
+    Method(
+        name="merge_loras",
+        inputs=("loras",),
+        parameters=(
+            Parameter("strength", "how much of each LoRA; 1 is what it was trained for", per="model",
+                      default=Fraction(1)),
+            Parameter("rank", "cut the sum to this rank; 0: ranks are added up, and nothing is lost", default=_ZERO,
+                      low=_ZERO),
+            _ENERGY,
+        ),
+        formula="sum_i strength_i * dW_i, exactly, as one product of all factors side by side; cut to a rank as by "
+        "resize_lora",
+        summary="LoRAs put together into one that does what all of them do, named as the first.",
+        kernel="lora_making",
+        access="tensor",
+        differs="exact, where kohya's and supermerger's tools add up `up` and `down` each, which is not the sum of "
+        "what the LoRAs do; modules with alpha 0 add nothing, where supermerger divides by it",
+        cite="kohya-ss sd-scripts (--concat); PEFT (cat, svd)",
+        exact=False,
+        makes_lora=True,
         reference="peft",
     ),
 )  # fmt: skip

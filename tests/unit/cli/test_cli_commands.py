@@ -124,7 +124,6 @@ def test_a_failed_target_is_in_the_document_and_on_stderr_with_the_builds_exit_c
         "list things",
         "graph --format svg",
         "methods tis",
-        "methods merge_loras",
         "methods weighted_sum --set m=1",
         "oops",
         "-C missing build",

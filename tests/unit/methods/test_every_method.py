@@ -29,7 +29,7 @@ from mergebuild.methods import kernels
 from mergebuild.methods.catalog import METHODS
 from mergebuild.methods.kernels.kernel import Argument, Call, Grain, Kernel, Statistic
 from mergebuild.methods.method import UndefinedError
-from mergebuild.methods.tables import model_wide
+from mergebuild.methods.tables import lora, model_wide
 
 Given = Mapping[str, Any]
 
@@ -203,8 +203,8 @@ every_method = pytest.mark.parametrize("name", TRIALS)
 
 
 def test_every_method_is_tried() -> None:
-    """But for those that need more than one tensor, which have tests of their own."""
-    together = {row.name for row in model_wide.ROWS}
+    """But for those that need more than one tensor, or LoRAs, which have tests of their own."""
+    together = {row.name for row in (*model_wide.ROWS, *lora.ROWS)}
     assert TRIALS.keys() == METHODS.keys() - together
 
 

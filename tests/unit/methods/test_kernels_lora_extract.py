@@ -155,19 +155,8 @@ def test_a_lora_resized_to_its_own_rank_is_the_same() -> None:
     torch.testing.assert_close(product(found), up.double() @ down.double().flatten(1), rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_the_two_matrices_of_a_lora(transposed: bool) -> None:
+def test_the_two_matrices_of_a_lora() -> None:
     factors = {"up": random(6, 3), "down": random(3, 4), "alpha": torch.tensor(1.5)}
-    facts = {"rank": 3, "transposed": True} if transposed else {"rank": 3}
-    shape = (4, 6) if transposed else (6, 4)
-    found = factored("lora", factors, facts, shape)
-    assert found is not None
-    torch.testing.assert_close((found[0] @ found[1]).float(), delta("lora", factors, facts, shape))
-
-
-def test_other_families_are_no_product_of_two() -> None:
-    assert factored("lokr", {"w1": random(2, 2), "w2": random(3, 2)}, {}, (6, 4)) is None
-    assert factored("full", {"diff": random(6, 4)}, {}, (6, 4)) is None
-    assert factored("ia3", {"ia3": random(6)}, {}, (6, 4)) is None
-    dora = {"up": random(6, 3), "down": random(3, 4), "dora_scale": random(6)}
-    assert factored("lora", dora, {"rank": 3, "dora": "rows"}, (6, 4)) is None
+    up, down, scale = factored("lora", factors, {"rank": 3})
+    assert scale == 0.5
+    torch.testing.assert_close((scale * up @ down).float(), delta("lora", factors, {"rank": 3}, (6, 4)))

@@ -178,9 +178,7 @@ def test_a_formula_has_its_models_and_numbers(contract: Recipe) -> None:
 def test_every_method_of_the_catalog_can_be_written(load: Load, method: str) -> None:
     """With its inputs and the parameters that have no default; the others and all flags are filled in."""
     row = METHODS[method]
-    inputs = [
-        f'{role} = ["opk", "merong"]' if role in ("models", "loras") else f'{role} = "opk"' for role in row.inputs
-    ]
+    inputs = [f'{role} = ["opk", "merong"]' if role == row.listed else f'{role} = "opk"' for role in row.inputs]
     given = [f"{one.name} = {7 if one.kind == 'integer' else 0.25}" for one in row.parameters if one.default is None]
     text = "\n".join([SOURCES, "[targets.t]", f'method = "{method}"', *inputs, *given])
     target = load(text).target("t")

@@ -1,0 +1,128 @@
+"""Which modules of a model a LoRA is extracted for, and what such a file calls them.
+
+Names are those that most programs load: of image models kohya's, `lora_unet_` and `lora_te_` before the path joined
+with `_`, the path of SD1 and SD2 as diffusers has it, and of later ones as their authors have it; of all others PEFT's,
+`base_model.model.` before the path. A module is a matrix or a convolution of a numbered block of an image model or of a
+text encoder's layer, else any that is no embedding. What is no module, norms and biases among it, is no part of a LoRA.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal, NamedTuple
+
+from mergebuild.naming import Part, kind_of, parts_of
+
+__all__ = ["PEFT", "Module", "Style", "extractable", "is_adapter", "names_of"]
+
+Style = Literal["kohya", "peft"]
+
+PEFT: Final = "base_model.model."
+_UNETS: Final = ("model.diffusion_model.", "diffusion_model.")
+_NUMBERED: Final = re.compile(r"(?:blocks?|layers?)\.\d+\.")
+_BARE: Final = re.compile(r"(?:double|single|joint)_blocks\.\d+\.")
+_IN_UNET: Final = re.compile(r"\.(?:attentions|resnets|downsamplers|upsamplers)\.\d+\.")
+_IN_TEXT: Final = ".encoder.layers."
+_TEXTS: Final = (
+    ("text_encoders.clip_l.transformer.", "te1"),
+    ("text_encoders.clip_g.transformer.", "te2"),
+    ("text_encoders.t5xxl.transformer.", "te3"),
+)
+_OTHERS: Final = ("first_stage_model.", "vae.", "model_ema.", "cond_stage_model.", "conditioner.", "text_encoders.")
+"""Parts of image models that have no modules beside those that are named."""
+_EMBEDDINGS: Final = re.compile(
+    r"(?:.*[._])?(?:\w*embeddings?|embed_(?:tokens|positions|in)|wte|wpe|relative_attention_bias|shared)"
+)
+
+
+class Module(NamedTuple):
+    """A module of a model."""
+
+    name: str
+    """What a LoRA's file calls it."""
+    style: Style
+    tensor: str
+    """The model's tensor that holds its weight."""
+    rows: tuple[int, int] | None
+    """Which rows of it are the weight; None: all of them."""
+    shape: tuple[int, ...]
+    """Of the weight."""
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether it is a convolution of more than one point."""
+        return any(size > 1 for size in self.shape[2:])
+
+
+def extractable(model: Mapping[str, tuple[int, ...]]) -> tuple[Module, ...]:
+    """Return the modules that a LoRA can be extracted for, given the shapes of a model's tensors by name."""
+    return tuple(_modules(model))
+
+
+def names_of(module: str, style: Style) -> Mapping[str, str]:
+    """Return the names of the tensors of a module by their role: `up`, `down`, and `alpha` where there is one."""
+    if style == "peft":
+        return {"up": f"{module}.lora_B.weight", "down": f"{module}.lora_A.weight"}
+    return {"up": f"{module}.lora_up.weight", "down": f"{module}.lora_down.weight", "alpha": f"{module}.alpha"}
+
+
+def is_adapter(names: Mapping[str, object]) -> bool:
+    """Whether tensors are those of an adapter that PEFT saves."""
+    return any(".lora_A." in name or name.endswith(".lora_embedding_A") for name in names) and all(
+        name.startswith(PEFT) for name in names
+    )
+
+
+def _modules(model: Mapping[str, tuple[int, ...]]) -> Iterator[Module]:
+    parts, kind = parts_of(model), kind_of(model)
+    is_image = kind is not None or any(name.startswith(_UNETS) or _BARE.match(name) for name in model)
+    for tensor, shape in model.items():
+        if len(shape) < 2 or 0 in shape:
+            continue
+        path = tensor.removesuffix(".weight")
+        if tensor in parts:
+            for part in parts[tensor]:
+                name = _in_pipeline(part, path, kind or "")
+                if name is not None:
+                    rows = shape[0] if part.rows is None else part.rows[1] - part.rows[0]
+                    yield Module(name, "kohya", tensor, part.rows, (rows, *shape[1:]))
+        elif is_image:
+            name = _in_image_model(path) if path != tensor else None
+            if name is not None:
+                yield Module(name, "kohya", tensor, None, shape)
+        elif path != tensor and not _EMBEDDINGS.fullmatch(path):
+            yield Module(PEFT + path, "peft", tensor, None, shape)
+
+
+def _in_pipeline(part: Part, path: str, kind: str) -> str | None:
+    """Return the name of a module that diffusers knows, whose path in the model is `path`; None if it is none."""
+    module = part.tensor.removesuffix(".weight")
+    if module == part.tensor or part.transposed:
+        return None
+    if part.component == "unet":
+        if not _IN_UNET.search(f".{module}"):
+            return None
+        return _joined("unet", _without(path, _UNETS) if kind == "sdxl" else module)
+    if part.component.startswith("text_encoder") and _IN_TEXT in module:
+        first = "te1" if kind == "sdxl" else "te"
+        return _joined("te2" if part.component == "text_encoder_2" else first, module)
+    return None
+
+
+def _in_image_model(path: str) -> str | None:
+    """Return the name of a module of an image model that is not known to diffusers; None if it is none."""
+    if not _NUMBERED.search(path) or _EMBEDDINGS.fullmatch(path):
+        return None
+    for prefix, word in _TEXTS:
+        if path.startswith(prefix):
+            return _joined(word, path[len(prefix) :])
+    return None if path.startswith(_OTHERS) else _joined("unet", _without(path, _UNETS))
+
+
+def _joined(word: str, path: str) -> str:
+    return f"lora_{word}_{path.replace('.', '_')}"
+
+
+def _without(path: str, prefixes: tuple[str, ...]) -> str:
+    return next((path[len(prefix) :] for prefix in prefixes if path.startswith(prefix)), path)

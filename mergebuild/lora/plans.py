@@ -1,0 +1,195 @@
+"""The tensors of a LoRA that is to be made: names, shapes, and what makes each, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import prod
+from typing import Final, NamedTuple
+
+from mergebuild.errors import MismatchError, Place
+from mergebuild.lora.making import ROLES, Extraction, Merging, Role, Sketch
+from mergebuild.lora.match import Stored
+from mergebuild.lora.modules import PEFT, Module, names_of
+from mergebuild.lora.products import Product, Products
+from mergebuild.lora.text import written
+
+__all__ = ["Amounts", "Cut", "Lora", "Made", "check", "extracted", "merged", "weights_of"]
+
+_SHOWN: Final = 8
+
+
+class Cut(NamedTuple):
+    """How much of a module is kept."""
+
+    rank: int
+    """0: as much as there is."""
+    energy: Fraction = Fraction(1)
+    """The share of all squares that is enough."""
+
+
+class Amounts(NamedTuple):
+    """What a module of LoRAs that are put together gets."""
+
+    strengths: tuple[Fraction, ...]
+    cut: Cut
+
+
+class Lora(NamedTuple):
+    """A LoRA that others are made of."""
+
+    name: str
+    tensors: Mapping[str, Stored]
+    products: Products
+
+
+class Made(NamedTuple):
+    """A tensor of a LoRA, made of tensors that are read whole."""
+
+    name: str
+    shape: tuple[int, ...]
+    reads: tuple[tuple[int, str], ...]
+    """The tensors that it is made of: which input's, and which. Those of a module are made of the same ones."""
+    role: Role | None = None
+    """None: it is a sum of what it reads."""
+    making: str = ""
+    """As `making` reads it; the same for all tensors of a module."""
+    shares: tuple[Fraction, ...] = ()
+    """Of a sum: what each is multiplied by."""
+
+
+def extracted(module: Module, cut: Cut, clamp: Fraction, svd: tuple[int, int] | None) -> Iterator[Made]:
+    """Yield the tensors that the difference of two models becomes for a module.
+
+    Args:
+        module: the module.
+        cut: `rank` at least 1.
+        clamp: a quantile; 0: nothing is clamped.
+        svd: seed and iterations of an approximate decomposition; None: an exact one.
+    """
+    rows, *row = module.shape
+    rank = min(cut.rank, rows, prod(row))
+    sketch = None if svd is None else Sketch(svd[0], module.name, svd[1])
+    text = Extraction(module.shape, module.rows, rank, _share(cut), clamp or None, sketch).text()
+    shapes: Mapping[Role, tuple[int, ...]] = {
+        "up": (rows, rank, *(1 for _ in row[1:])), "down": (rank, *row), "alpha": (),
+    }  # fmt: skip
+    names = names_of(module.name, module.style)
+    reads = ((0, module.tensor), (1, module.tensor))
+    return (Made(names[role], shapes[role], reads, role, text) for role in ROLES if role in names)
+
+
+def weights_of(loras: Sequence[Lora]) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    """Return the modules of LoRAs with the name and the shape of the weight that each changes, for selectors."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for each in loras:
+        for module, product in each.products.modules.items():
+            found.setdefault(module, (f"{module.removeprefix(PEFT)}.weight", product.shape))
+        for tensor, module in each.products.sums.items():
+            found.setdefault(module, (f"{module.removeprefix(PEFT)}.weight", tuple(each.tensors[tensor].shape)))
+    return found
+
+
+def check(loras: Sequence[Lora], where: Place | None) -> None:
+    """Refuse LoRAs that can't be put together.
+
+    Raises:
+        MismatchError: they name modules differently (`lora-naming`), differ in the shape of one (`shape-mismatch`), or
+            replace tensors of the model (`lora-replaces`).
+    """
+    first = loras[0]
+    for other in loras[1:]:
+        if not first.products.naming.fits(other.products.naming):
+            raise MismatchError.one(
+                "lora-naming", f"the LoRAs `{first.name}` and `{other.name}` name their modules differently",
+                where=where, rows=(f"{first.name}  {first.products.naming}", f"{other.name}  {other.products.naming}"),
+                help="bake both into their model with `add_lora`, and take the difference out with `extract_lora`",
+            )  # fmt: skip
+        _check_shapes(first, other, where)
+    for each in loras:
+        if each.products.replaced:
+            raise MismatchError.one(
+                "lora-replaces", f"the LoRA `{each.name}` replaces tensors of the model, which can't be added up",
+                where=where, rows=each.products.replaced[:_SHOWN],
+                help="bake the LoRAs into their model one after another with `add_lora`",
+            )  # fmt: skip
+
+
+def _check_shapes(first: Lora, other: Lora, where: Place | None) -> None:
+    ours = {module: product.shape for module, product in first.products.modules.items()}
+    ours |= {tensor: tuple(first.tensors[tensor].shape) for tensor in first.products.sums}
+    theirs = {module: product.shape for module, product in other.products.modules.items()}
+    theirs |= {tensor: tuple(other.tensors[tensor].shape) for tensor in other.products.sums}
+    wrong = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+    if wrong:
+        raise MismatchError.one(
+            "shape-mismatch", f"`{wrong[0]}` differs between the LoRAs `{first.name}` and `{other.name}`",
+            where=where,
+            rows=(f"{first.name}  {list(ours[wrong[0]])}", f"{other.name}  {list(theirs[wrong[0]])}"),
+            help="they were made for models of different architectures",
+        )  # fmt: skip
+
+
+def merged(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules: Sequence[str]) -> Iterator[Made]:
+    """Yield the tensors of LoRAs put together, or of one that is resized; they are named as the first names them.
+
+    Args:
+        loras: as `check` lets them pass.
+        amounts_of: what a module gets.
+        modules: the modules that are written.
+    """
+    for module in modules:
+        amounts = amounts_of(module)
+        holders = [index for index, each in enumerate(loras) if module in each.products.modules]
+        if holders:
+            yield from _module([loras[index] for index in holders], module, holders, amounts)
+    kept = frozenset(modules)
+    sums = {tensor: module for each in loras for tensor, module in each.products.sums.items() if module in kept}
+    for tensor, module in sums.items():
+        strengths = amounts_of(module).strengths
+        holders = [index for index, each in enumerate(loras) if tensor in each.products.sums]
+        shape = tuple(loras[holders[0]].tensors[tensor].shape)
+        reads = tuple((index, tensor) for index in holders)
+        yield Made(tensor, shape, reads, shares=tuple(strengths[index] for index in holders))
+    copies: dict[str, int] = {}
+    for index, each in enumerate(loras):
+        for tensor in (*each.products.replaced, *each.products.words):
+            copies.setdefault(tensor, index)
+    for tensor, index in copies.items():
+        yield Made(tensor, tuple(loras[index].tensors[tensor].shape), ((index, tensor),), shares=(Fraction(1),))
+
+
+def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amounts: Amounts) -> Iterator[Made]:
+    """Yield the tensors that a module becomes. `holders`: the LoRAs that have it, with their indices."""
+    products = [each.products.modules[module] for each in holders]
+    first, cut = products[0], amounts.cut
+    total = sum(product.rank for product in products)
+    is_cut = cut.rank > 0 or cut.energy < 1
+    rank = min(cut.rank or total, total, first.shape[0], prod(first.shape[1:])) if is_cut else total
+    deltas = tuple(
+        written([product.delta], {factor.tensor: each.tensors[factor.tensor].shape for factor in product.delta.factors})
+        for each, product in zip(holders, products, strict=True)
+    )
+    strengths = tuple(amounts.strengths[index] for index in indices)
+    has_alpha = first.tensor("alpha") is not None
+    text = Merging(first.shape, rank, is_cut, _share(cut), has_alpha, deltas, strengths).text()
+    reads = tuple(
+        (index, factor.tensor)
+        for index, product in zip(indices, products, strict=True)
+        for factor in product.delta.factors
+    )
+    for role in ROLES:
+        name = first.tensor(role)
+        if name is not None:
+            yield Made(name, _shape(role, rank, holders[0].tensors[name].shape, first), reads, role, text)
+
+
+def _shape(role: Role, rank: int, before: tuple[int, ...], module: Product) -> tuple[int, ...]:
+    """Return the shape of a module's new tensor, given that of the old one."""
+    if role == "alpha":
+        return before
+    return (before[0], rank, *before[2:]) if role == "up" else (rank, *module.shape[1:])
+
+
+def _share(cut: Cut) -> Fraction | None:
+    return cut.energy if cut.energy < 1 else None

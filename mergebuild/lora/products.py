@@ -1,0 +1,161 @@
+"""A LoRA by itself, without a model: its modules as products of two matrices, and what it adds as it lies.
+
+To be resized or put together with others, a module must be such a product. A LoRA is the adapter of a model that its
+own shapes describe, so that `match` says here too what each tensor is for, and what of a file is not sound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from mergebuild.errors import Place, SourceError
+from mergebuild.lora.match import Delta, Stored, match
+from mergebuild.lora.modules import PEFT
+from mergebuild.lora.needs import PRODUCTS
+from mergebuild.lora.roles import role_of
+
+__all__ = ["Naming", "Product", "Products", "products_of"]
+
+_SUMS: Final = frozenset({"full", "norm"})
+"""Families of one tensor that is added as it is."""
+_SHOWN: Final = 8
+_WEIGHTS: Final = {("full", "diff"), ("norm", "w_norm"), ("plain", "weight")}
+_BIASES: Final = {("full", "diff_b"), ("norm", "b_norm"), ("plain", "bias"), ("lora", "up_bias")}
+_NO_PRODUCTS: Final = {
+    "loha": "LoHa", "lokr": "LoKr", "ia3": "IA3", "peft_ia3": "IA3", "dora": "DoRA", "peft_dora": "DoRA",
+}  # fmt: skip
+_PATHS: Final = (
+    ("diffusers' paths", re.compile(r"(?:^|[._])(?:down_blocks|up_blocks|mid_block)[._]")),
+    ("its authors' paths", re.compile(r"(?:^|[._])(?:input_blocks|output_blocks|middle_block)[._]")),
+)
+
+
+class Naming(NamedTuple):
+    """How a LoRA names its modules, as far as that keeps it from being put together with another."""
+
+    form: str
+    paths: str
+    """Of an image model; empty where no module tells."""
+
+    def fits(self, other: Naming) -> bool:
+        """Whether what both name alike is the same module."""
+        return self.form == other.form and (self.paths == other.paths or not (self.paths and other.paths))
+
+    def __str__(self) -> str:
+        return f"{self.form}, {self.paths}" if self.paths else self.form
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A module of a LoRA: `scale * up @ down`."""
+
+    delta: Delta
+    shape: tuple[int, ...]
+    """Of the product, kernels not laid flat."""
+    rank: int
+
+    def tensor(self, role: str) -> str | None:
+        """Return the name of the module's tensor that has a role, if it has one."""
+        return next((factor.tensor for factor in self.delta.factors if factor.role == role), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """What a LoRA is."""
+
+    modules: Mapping[str, Product]
+    """By the name of the module."""
+    sums: Mapping[str, str]
+    """Tensors that are added to the model's as they are, and the module of each."""
+    replaced: tuple[str, ...]
+    """Tensors that take the place of the model's."""
+    words: tuple[str, ...]
+    """Tensors that are no part of the model: embeddings of new words."""
+    naming: Naming
+
+
+def products_of(lora: Mapping[str, Stored], config: Mapping[str, object] | None = None, *, shown: str = "") -> Products:
+    """Return the modules of a LoRA.
+
+    Raises:
+        SourceError: it has modules that are no product of two matrices (`lora-no-product`), tensors that are no part of
+            one (`lora-incomplete`), or is not sound (as `match`).
+    """
+    where = Place(shown) if shown else None
+    found = match(lora, _model(lora, where), config, shown=shown)
+    if found.unmatched:
+        raise SourceError.one(
+            "lora-incomplete", f"the LoRA has {len(found.unmatched)} tensors that belong to no whole module",
+            where=where, rows=found.unmatched[:_SHOWN],
+            help="the file is damaged, or no LoRA: download or export it again",
+        )  # fmt: skip
+    modules: dict[str, Product] = {}
+    sums: dict[str, str] = {}
+    replaced: list[str] = []
+    for tensor, deltas in found.deltas.items():
+        module = tensor.rpartition(".")[0]
+        for delta in deltas:
+            if delta.family in PRODUCTS:
+                modules[module] = _product(delta, lora)
+            elif delta.family in _SUMS:
+                sums[delta.factors[0].tensor] = module
+            elif delta.family == "replace":
+                replaced.append(delta.factors[0].tensor)
+            else:
+                raise _no_product("biases of PEFT", delta.factors[0].tensor, where)
+    return Products(modules, sums, tuple(sorted(replaced)), found.ignored, _naming([*modules, *sums.values()]))
+
+
+def _product(delta: Delta, lora: Mapping[str, Stored]) -> Product:
+    """Return a module; its factors make it as they are, even where a model would have to be transposed."""
+    facts = tuple((name, value) for name, value in delta.facts if name != "transposed")
+    shapes = {factor.role: tuple(lora[factor.tensor].shape) for factor in delta.factors}
+    row = (shapes["down"][1], *shapes["mid"][2:]) if "mid" in shapes else shapes["down"][1:]
+    return Product(replace(delta, facts=facts), (shapes["up"][0], *row), shapes["down"][0])
+
+
+def _model(lora: Mapping[str, Stored], where: Place | None) -> Mapping[str, tuple[int, ...]]:
+    """Return the shapes of the weights that a LoRA's own shapes say its modules have."""
+    modules: dict[str, dict[tuple[str, str], str]] = {}
+    for name in lora:
+        role = role_of(name)
+        if role is not None:
+            if role.group in _NO_PRODUCTS:
+                raise _no_product(_NO_PRODUCTS[role.group], name, where)
+            modules.setdefault(role.module, {})[role.group, role.role] = name
+    return {
+        f"{module}.{part}": shape
+        for module, have in modules.items()
+        for part, shape in _weights({role: tuple(lora[name].shape) for role, name in have.items()})
+    }
+
+
+def _weights(shapes: Mapping[tuple[str, str], tuple[int, ...]]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the shapes of a module's weight and bias, as its tensors say."""
+    for group in ("lora", "embedding"):
+        up, down = shapes.get((group, "up"), ()), shapes.get((group, "down"), ())
+        if len(up) > 1 and len(down) > 1:
+            kernel = shapes.get(("lora", "mid"), down)[2:]
+            yield "weight", (up[0], down[1], *kernel) if group == "lora" else (down[1], up[0])
+    yield from (("weight", shape) for role, shape in shapes.items() if role in _WEIGHTS)
+    yield from (("bias", shape) for role, shape in shapes.items() if role in _BIASES)
+
+
+def _no_product(family: str, tensor: str, where: Place | None) -> SourceError:
+    return SourceError.one(
+        "lora-no-product", f"the LoRA has modules that are no product of two matrices: {family}", where=where,
+        rows=(tensor,),
+        help="bake it into its model with `add_lora`, and take the difference out with `extract_lora`",
+    )  # fmt: skip
+
+
+def _naming(modules: Sequence[str]) -> Naming:
+    form = (
+        "PEFT's names" if any(module.startswith(PEFT) for module in modules)
+        else "names with dots" if any("." in module for module in modules)
+        else "names joined with `_`"
+    )  # fmt: skip
+    return Naming(form, next((name for name, sign in _PATHS if any(map(sign.search, modules))), ""))
