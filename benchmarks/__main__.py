@@ -43,7 +43,7 @@ def _run(arguments: Sequence[str]) -> int:
     parser.add_argument("--case", action="append", choices=CASES, metavar="NAME", help="only this one; repeatable")
     parser.add_argument("--runs", type=_count, default=5, metavar="N", help="rounds of every case (default 5)")
     parser.add_argument("--peer-runs", type=int, metavar="N", help="rounds in which sd-mecha and mergekit run (all)")
-    parser.add_argument("--work", type=Path, help="folder to work in, kept; else a temporary one. All cases: 64 GB")
+    parser.add_argument("--work", type=Path, help="folder to work in, kept; else a temporary one. All cases: 75 GB")
     parser.add_argument("--python", default=sys.executable, help="the Python that runs mergebuild, with its packages")
     parser.add_argument("--shrink", type=_count, default=1, metavar="N", help="divide every dimension, for trying out")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"), help="where results go")

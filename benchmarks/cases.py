@@ -90,10 +90,10 @@ KNOWN = "mergebuild, again"
 BEST, DEFAULT = "sd-mecha, best", "sd-mecha, default"
 
 
-def target(name: str, method: str, *, folder: str | None = "", **keys: object) -> str:
-    """Return a target's table: its output goes to a folder, None makes it virtual."""
+def target(name: str, method: str, *, folder: str | None = "", suffix: str = ".safetensors", **keys: object) -> str:
+    """Return a target's table: its output goes to a folder, None makes it virtual; with `/` it is one."""
     lines = [f'method = "{method}"', *(f"{key} = {value!r}" for key, value in keys.items())]  # a repr is TOML here
-    lines += [f'output = "{folder}{name}.safetensors"'] if folder is not None else []
+    lines += [f'output = "{folder}{name}{suffix}"'] if folder is not None else []
     return f"[targets.{name}]\n" + "\n".join(lines) + "\n"
 
 
@@ -104,6 +104,7 @@ CHAIN = (
     + target("half", "weighted_sum", folder=None, a="more", b="b", alpha=0.5)
     + target("chain", "weighted_sum", a="half", b="a", alpha=0.3)
 )
+BAKED = target("baked", "add_lora", base="a", loras=["b"], strength=0.8)
 BLOCKS = target("blocks", "weighted_sum", a="a", b="b") + (
     f"[targets.blocks.alpha]\nmbw = {[round(0.2 + 0.02 * number, 2) for number in range(26)]}\n"
 )
@@ -145,8 +146,34 @@ def blocks(lab: Lab, folder: Path) -> list[Arm]:
     return [Project(lab, folder / "ours", models, BLOCKS).fresh(OURS, ["blocks.safetensors"]), _blend(lab, folder)]
 
 
-def _blend(lab: Lab, folder: Path, *arguments: str, name: str = "weighted_sum") -> Arm:
-    project = Project(lab, folder / name.replace(" ", ""), lab.models("sd15", 2), BLEND)
+def ckpt(lab: Lab, folder: Path) -> list[Arm]:
+    """Return the arms of a merge of which one input is a pickle."""
+    first, second = lab.models("sd15", 2)
+    ours = Project(lab, folder / "ours", [first, lab.checkpoint(second)], BLEND)
+    return [ours.fresh(OURS, ["blend.safetensors"]), _blend(lab, folder)]
+
+
+def lora(lab: Lab, folder: Path) -> list[Arm]:
+    """Return the arms of a LoRA of everything, baked into a model."""
+    model = lab.models("sd15", 2)[0]
+    ours = Project(lab, folder / "ours", [model, lab.lora(model)], BAKED)
+    return [ours.fresh(OURS, ["baked.safetensors"]), _blend(lab, folder)]
+
+
+def folders(layout: str, made: Callable[[Lab, Path], Path], **keys: object) -> Callable[[Lab, Path], list[Arm]]:
+    """Return the arms of a merge of two folders into a third; `made` makes a folder of a model."""
+    text = target("blend", "weighted_sum", suffix="/", a="a", b="b", alpha=0.3, **keys)
+
+    def arms(lab: Lab, folder: Path) -> list[Arm]:
+        inputs = [made(lab, model) for model in lab.models(layout, 2)]
+        ours = Project(lab, folder / "ours", inputs, text).fresh(OURS, ["blend"])
+        return [ours, _blend(lab, folder, layout=layout)]
+
+    return arms
+
+
+def _blend(lab: Lab, folder: Path, *arguments: str, name: str = "weighted_sum", layout: str = "sd15") -> Arm:
+    project = Project(lab, folder / name.replace(" ", ""), lab.models(layout, 2), BLEND)
     return project.fresh(name, ["blend.safetensors"], *arguments)
 
 
@@ -405,6 +432,30 @@ CASES: Mapping[str, Case] = {
             "SD1.5 weighted sum with 26 block weights",
             blocks,
             (seconds(OURS, "weighted_sum", at_most=1.1), ANONYMOUS),
+        ),
+        Case(
+            "sd15_ckpt",
+            "SD1.5 weighted sum with a .ckpt",
+            ckpt,
+            (seconds(OURS, "weighted_sum", at_most=1.15), ANONYMOUS),
+        ),
+        Case(
+            "sd15_lora",
+            "SD1.5 with a LoRA of rank 32 over all of it",
+            lora,
+            (seconds(OURS, "weighted_sum", at_most=1.5), ANONYMOUS),
+        ),
+        Case(
+            "sd15_diffusers",
+            "SD1.5 weighted sum of folders of diffusers, into one",
+            folders("sd15", Lab.pipeline),
+            (seconds(OURS, "weighted_sum"), ANONYMOUS),
+        ),
+        Case(
+            "llama_shards",
+            "Llama 1.1B weighted sum of folders with shards, into one",
+            folders("llama", Lab.shards, max_shard_size="500MB"),
+            (seconds(OURS, "weighted_sum"), ANONYMOUS),
         ),
         Case("sweep_5", "SD1.5 sweep of 5", sweep(5), sweep_figures(5)),
         Case("sweep_20", "SD1.5 sweep of 20", sweep(20), sweep_figures(20)),

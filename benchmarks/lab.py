@@ -9,15 +9,20 @@ from __future__ import annotations
 import fcntl
 import json
 import lzma
+import math
 import os
+import random
 import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from mergebuild.formats import encode_header, read_header
+from mergebuild.lora.names import module_names
 
 __all__ = ["PEERS", "REPOSITORY", "Lab", "block_share", "write_tiny"]
 
@@ -40,6 +45,17 @@ _LLAMA = {
     "vocab_size": 32000,
     "dtype": "bfloat16",
 }
+_PIPELINE: Mapping[str, tuple[str, str, str, str]] = {
+    "text_encoder": ("transformers", "CLIPTextModel", "model", "text_model.final_layer_norm.bias"),
+    "unet": ("diffusers", "UNet2DConditionModel", "diffusion_pytorch_model", "conv_in.bias"),
+    "vae": ("diffusers", "AutoencoderKL", "diffusion_pytorch_model", "encoder.conv_in.bias"),
+}
+"""The library, the class, the name of the weights' file and one of its tensors, by component."""
+_TRAINED = ("model.diffusion_model.", "cond_stage_model.")
+_KOHYA = ("lora_unet_", "lora_te_")
+_RANK = 32
+_SMALL = b"\xff\x9f"
+"""The bits of a float16 (little endian) that leave it below 1/64 in size."""
 
 
 @dataclass
@@ -74,6 +90,47 @@ class Lab:
             made.append(folder)
         return made
 
+    def checkpoint(self, model: Path) -> Path:
+        """Return a model as a `.ckpt`."""
+        return self._built(model.with_suffix(".ckpt"), {"a": model}, 'formula = "a"')
+
+    def pipeline(self, model: Path) -> Path:
+        """Return a checkpoint of Stable Diffusion as a folder of diffusers."""
+        donor = model.parent / "donor"
+        if not donor.exists():
+            _write_donor(donor)
+        target = 'formula = "a"\nconfig = "donor"'
+        return self._built(model.with_name(f"{model.stem}-diffusers"), {"a": model, "donor": donor}, target)
+
+    def shards(self, model: Path) -> Path:
+        """Return a Llama as a folder of five shards or so and their index."""
+        (whole,) = self.directories([model])
+        size = math.ceil(model.stat().st_size / 5)
+        target = f'formula = "a"\nmax_shard_size = "{size} B"'
+        return self._built(model.with_name(f"{model.stem}-shards"), {"a": whole}, target)
+
+    def lora(self, model: Path) -> Path:
+        """Return a LoRA of rank 32 over every linear layer and convolution of UNet and text encoder."""
+        path = model.with_name(f"{model.stem}-lora.safetensors")
+        if not path.exists():
+            _write_lora(path, model)
+        return path
+
+    def _built(self, made: Path, sources: Mapping[str, Path], target: str) -> Path:
+        """Return a file or folder that the program under test makes by itself; `target` says of what."""
+        if not made.exists():
+            project = made.with_name(f"{made.name}.project")
+            shutil.rmtree(project, ignore_errors=True)
+            project.mkdir()
+            named = "".join(f"{name} = {json.dumps(str(path))}\n" for name, path in sources.items())
+            output = made.name if made.suffix else f"{made.name}/"
+            text = f'[sources]\n{named}\n[targets.made]\n{target}\noutput = "{output}"\n'
+            (project / "mergefile.toml").write_text(text, encoding="utf-8")
+            _quietly([self.python, "-m", "mergebuild", "-C", str(project), "build"])
+            (project / made.name).rename(made)
+            shutil.rmtree(project)
+        return made
+
     def peer(self, name: str) -> Path:
         """Return the folder of programs of an environment that has this peer."""
         folder = self.work / "environments" / name
@@ -87,9 +144,9 @@ class Lab:
         return folder / "bin"
 
     def warm(self, paths: Iterable[Path]) -> None:
-        """Read files, so that the page cache holds them."""
+        """Read files, or all files of folders, so that the page cache holds them."""
         buffer = bytearray(_PIECE)
-        for path in paths:
+        for path in _files(paths):
             with path.open("rb", buffering=0) as file:
                 while file.readinto(buffer):
                     pass
@@ -100,7 +157,7 @@ class Lab:
         try:
             _DROP_CACHES.write_text("1", encoding="ascii")
         except OSError:
-            for path in paths:
+            for path in _files(paths):
                 with path.open("rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         _quietly([self.python, "-c", "import mergebuild, torch"])
@@ -148,6 +205,61 @@ def write_tiny(path: Path, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack("<Q", len(text)) + text + values)
     return path
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        yield from (each for each in sorted(path.rglob("*")) if each.is_file()) if path.is_dir() else (path,)
+
+
+def _write_donor(folder: Path) -> None:
+    """Write the small files of a pipeline of Stable Diffusion 1.5, and as much of weights as makes it one."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for component, (_, kind, name, tensor) in _PIPELINE.items():
+        raw, header = encode_header([(tensor, "float16", (1,))], {"format": "pt"})
+        (part / component).mkdir(parents=True)
+        (part / component / "config.json").write_text(json.dumps({"_class_name": kind}), encoding="utf-8")
+        (part / component / f"{name}.safetensors").write_bytes(raw.ljust(header.file_size, b"\0"))
+    classes = {component: [library, kind] for component, (library, kind, *_) in _PIPELINE.items()}
+    index = {"_class_name": "StableDiffusionPipeline", **classes}
+    (part / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    part.rename(folder)
+
+
+def _write_lora(path: Path, model: Path) -> None:
+    """Write what kohya's trainers write, with all modules chosen: float16, small random values, alpha half the rank."""
+    tensors: list[tuple[str, str, tuple[int, ...]]] = []
+    for name, (rows, *columns) in _trained(model).items():
+        tensors += [
+            (f"{name}.alpha", "float16", ()),
+            (f"{name}.lora_down.weight", "float16", (_RANK, *columns)),
+            (f"{name}.lora_up.weight", "float16", (rows, _RANK, *(1 for _ in columns[1:]))),
+        ]
+    raw, header = encode_header(tensors, {"ss_network_dim": str(_RANK), "ss_network_module": "networks.lora"})
+    chance = random.Random(_RANK)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        file.write(raw)
+        for tensor in sorted(header.tensors.values(), key=lambda info: info.begin):
+            count = tensor.end - tensor.begin
+            bits = int.from_bytes(chance.randbytes(count), "little") & int.from_bytes(_SMALL * (count // 2), "little")
+            file.write(bits.to_bytes(count, "little") if tensor.shape else struct.pack("<e", _RANK / 2))
+    part.replace(path)
+
+
+def _trained(model: Path) -> dict[str, tuple[int, ...]]:
+    """Return kohya's names of the linear layers and convolutions, and the shapes of their weights."""
+    shapes = {info.name: info.shape for info in read_header(model).tensors.values()}
+    found: dict[str, str] = {}  # by tensor: the first of its names, which is that of diffusers
+    for name, parts in module_names(shapes).modules.items():
+        if name.startswith(_KOHYA) and "weight" in parts:
+            found.setdefault(parts["weight"][0].tensor, name)
+    return {
+        name: shapes[tensor]
+        for tensor, name in found.items()
+        if tensor.startswith(_TRAINED) and len(shapes[tensor]) > 1 and "embedding.weight" not in tensor
+    }
 
 
 def _quietly(command: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """What a file says of itself, in `__metadata__`: never a time, a host or an absolute path.
 
 `minimal` is what the artifact is: the version of the layout, its digest, and the proportions of its inputs by their
-content. `full` adds names, the recipe, and the fields that WebUIs read. `none` is only what readers insist on.
+content. `full` adds names, the recipe, and the fields that WebUIs read; what only these need is imported for them.
+`none` is only what readers insist on.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from mergebuild import provenance, traits
 from mergebuild.digest import tagged
 from mergebuild.fold import Blueprint, Spec
 from mergebuild.lineage import proportions
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import NumberPerTensor, Target
+
+if TYPE_CHECKING:
+    from mergebuild.provenance import MergeModels
 
 __all__ = ["LAYOUT_VERSION", "full", "minimal", "none"]
 
@@ -99,6 +103,8 @@ def _modelspec(
 
     Its hash of the data is not known before the file is built, and dates change bytes: neither is written.
     """
+    from mergebuild import traits
+
     shapes = {name: spec.shape for name, spec in blueprint.specs.items()}
     said = {_said(metadata_of.get(name, {}), "prediction_type", "predict_key") for name in sources}
     agreed = next(iter(said)) if len(said) == 1 else None
@@ -145,6 +151,8 @@ def _as_webui(
     blueprint: Blueprint, specs: Mapping[str, Spec], sha256_of: Mapping[str, str | None]
 ) -> dict[str, object]:
     """Return the recipe in AUTOMATIC1111's keys, if its merger could have made it of the same files; else nothing."""
+    from mergebuild import traits
+
     merged = _weighted_sum_or_difference(blueprint)
     if merged is None:
         return {}
@@ -194,11 +202,11 @@ def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, .
     return "Add difference", (first, *others), share[others[0]]
 
 
-def _merge_models(
-    sha256_of: Mapping[str, str | None], metadata_of: Mapping[str, Mapping[str, str]]
-) -> provenance.MergeModels:
+def _merge_models(sha256_of: Mapping[str, str | None], metadata_of: Mapping[str, Mapping[str, str]]) -> MergeModels:
     """Return the sources by their SHA-256, and behind them what they say of theirs, as far as there is room for it."""
-    ancestors: provenance.MergeModels = {}
+    from mergebuild import provenance
+
+    ancestors: MergeModels = {}
     room = provenance.MOST_LINEAGE
     for name in sorted(sha256_of):
         for sha256, entry in sorted(provenance.merge_models(metadata_of.get(name, {})).items()):
@@ -206,7 +214,7 @@ def _merge_models(
             if sha256 not in ancestors and size <= room:
                 ancestors[sha256] = entry
                 room -= size
-    own: provenance.MergeModels = {
+    own: MergeModels = {
         sha256: {
             "name": name,
             "legacy_hash": ancestors.get(sha256, {}).get("legacy_hash"),

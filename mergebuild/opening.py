@@ -2,6 +2,9 @@
 
 A pipeline of diffusers is given the names of a single file, so that both merge with each other, and every block and
 group means the same in both: each tensor is said to be put together of what the pipeline stores.
+
+What reads other formats than safetensors, or knows other names, is imported when it is needed: most sources are single
+files with the names of single files.
 """
 
 from __future__ import annotations
@@ -12,15 +15,18 @@ from dataclasses import replace
 from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mergebuild.errors import SourceError
 from mergebuild.formats import DTYPES_BY_WORD, Model, Piece, TensorInfo
-from mergebuild.formats.folders import Folder, read_folder, read_safetensors, refuse_packed
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
-from mergebuild.formats.pickles import is_pickle, read_pickle
-from mergebuild.naming import Cut, Renamed, kind_of, text_encoder_to_ldm, to_ldm, unet_to_ldm, vae_to_ldm
+from mergebuild.formats.model import read_safetensors
+from mergebuild.formats.quantized import refuse_packed
+
+if TYPE_CHECKING:
+    from mergebuild.formats.folders import Folder
+    from mergebuild.naming import Cut, Renamed
 
 __all__ = ["open_folder", "read_model", "renamed_model", "standalone", "widened"]
 
@@ -63,6 +69,8 @@ def open_folder(path: Path, *, shown: str) -> Folder:
     Raises:
         SourceError: as `read_model`.
     """
+    from mergebuild.formats.folders import read_folder
+
     return read_folder(path, shown=shown, read_file=_file)
 
 
@@ -83,9 +91,11 @@ def _file(path: Path, shown: str) -> Model:
             head = file.read(LOOKED_AT)
     except (OSError, ValueError):
         head = b""  # the reader says why
-    if head[8:9] != b"{" and is_pickle(head):
-        return read_pickle(path, shown=shown)
-    return read_safetensors(path, shown)
+    if head[8:9] == b"{":
+        return read_safetensors(path, shown)
+    from mergebuild.formats.pickles import is_pickle, read_pickle
+
+    return read_pickle(path, shown=shown) if is_pickle(head) else read_safetensors(path, shown)
 
 
 def _pipeline(folder: Folder) -> Model:
@@ -93,6 +103,8 @@ def _pipeline(folder: Folder) -> Model:
 
     A pipeline whose architecture is not known keeps its own names, with the component in front.
     """
+    from mergebuild.naming import Cut, Renamed, to_ldm
+
     components = {name: model for name, model in folder.components.items() if name in _NAMED}
     shapes = {
         component: {name: info.shape for name, info in model.tensors.items()} for component, model in components.items()
@@ -122,6 +134,8 @@ def standalone(model: Model, component: str, shapes: Mapping[str, tuple[int, ...
         component: `vae`, `text_encoder` or `unet`.
         shapes: the tensors of the checkpoint that it is for.
     """
+    from mergebuild.naming import kind_of, text_encoder_to_ldm, unet_to_ldm, vae_to_ldm
+
     own = {name: info.shape for name, info in model.tensors.items()}
     kind = kind_of(shapes)
     if kind is None or any(name.startswith(_CHECKPOINT) for name in own):

@@ -3,7 +3,7 @@
 A folder of transformers has shards and an index, a pipeline of diffusers a folder for each component, with the names
 that diffusers gives to tensors, or that the donor's own have where their architecture is not known. Beside them stand
 the small files of a donor, its configuration patched where it would contradict the tensors. All of it follows from
-names, shapes, dtypes and the donor, never from values.
+names, shapes, dtypes and the donor, never from values. What only folders need is imported when there is one.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mergebuild.errors import MismatchError
 from mergebuild.fit import Spec
 from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Text
-from mergebuild.formats.folders import Folder
-from mergebuild.formats.sidecars import INDEX, index_json, patched_config, shard_names, shards, tying
-from mergebuild.lora import adapter_json, is_adapter
-from mergebuild.naming import parts_of, to_diffusers
 
-__all__ = ["MAX_SHARD_SIZE", "File", "Files", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
+if TYPE_CHECKING:
+    from mergebuild.formats.folders import Folder
 
-MAX_SHARD_SIZE: Final = 5_000_000_000
+__all__ = ["File", "Files", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
+
+_MOST: Final = 5_000_000_000
 """Bytes of tensors a shard, where a target does not say."""
+_MOST_OF_A_COMPONENT: Final = 10_000_000_000
+"""The same in a pipeline, so that the UNet of SDXL is one file, as its clients expect."""
 
 _RECIPE: Final = "mergebuild.json"
 """What the metadata of a single file say, as a file of a folder: every shard has only its own."""
@@ -72,7 +73,7 @@ def files_of(
     facts: Mapping[str, str],
     donor: Folder | None,
     home: Path | None,
-    most: int,
+    most: int | None,
 ) -> Files:
     """Return the files of a folder.
 
@@ -82,15 +83,20 @@ def files_of(
         facts: the metadata of the whole.
         donor: where configuration and tokenizer come from, if there is one.
         home: the donor's folder.
-        most: how many bytes of tensors a shard holds, unless one tensor is larger.
+        most: how many bytes of tensors a shard holds, unless one tensor is larger; None: the usual.
 
     Raises:
         MismatchError: the donor is a pipeline, and none of the tensors has a place in it.
     """
+    from mergebuild.lora import is_adapter
+
     if is_adapter(specs):
         return Files(list(_adapter(specs, facts, donor)), ())
     pipeline = _Pipeline(specs, donor) if donor is not None and donor.kind == "diffusers" else None
-    files = list(pipeline.weights(most) if pipeline else _shards(specs, "", "model", most))
+    if pipeline:
+        files = list(pipeline.weights(most or _MOST_OF_A_COMPONENT))
+    else:
+        files = list(_shards(specs, "", "model", most or _MOST))
     files += _recipe(facts)
     if donor is not None and home is not None:
         files += _beside(specs, digests, donor, home, pipeline)
@@ -105,6 +111,8 @@ def _beside(
     pipeline: _Pipeline | None,
 ) -> Iterator[File]:
     """Yield the small files of the donor."""
+    from mergebuild.formats.sidecars import patched_config, tying
+
     last = _MODEL_INDEX if pipeline else "config.json"
     for name in sorted(donor.sidecars, key=lambda name: (name == last, name)):
         content = (home / name).read_bytes()
@@ -119,6 +127,8 @@ def _beside(
 
 def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder | None) -> Iterator[File]:
     """Yield the files of an adapter of PEFT; what stands beside the weights of its model is not part of it."""
+    from mergebuild.lora import adapter_json
+
     yield File(_ADAPTER, tuple(specs), Arrangement((name, *spec[:2]) for name, spec in specs.items()))
     yield from _recipe(facts)
     content = adapter_json({name: spec.shape for name, spec in specs.items()}, donor.config if donor else {})
@@ -153,6 +163,8 @@ class _Pipeline:
     """Where tensors go in a pipeline of diffusers."""
 
     def __init__(self, specs: Mapping[str, Spec], donor: Folder) -> None:
+        from mergebuild.naming import parts_of, to_diffusers
+
         self._specs = specs
         self._donor = donor
         self._turned: frozenset[str] = frozenset()
@@ -222,6 +234,8 @@ def _shards(
     turned: frozenset[str] = frozenset(),
 ) -> Iterator[File]:
     """Yield the weights of one model, and the index of the shards where there are several."""
+    from mergebuild.formats.sidecars import INDEX, index_json, shard_names, shards
+
     sizes = {name: prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for name, spec in specs.items()}
     found = shards(sizes.items(), most)
     names = shard_names(len(found), base)

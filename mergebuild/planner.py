@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergebuild import manifest, metadata, packing
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem, RecipeError, SourceError
 from mergebuild.fold import Blueprint, Folder, Spec
 from mergebuild.formats import Arrangement, Packing
-from mergebuild.formats.checkpoint import CheckpointLayout
-from mergebuild.formats.folders import Folder as Donor
 from mergebuild.opening import open_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
@@ -24,6 +23,9 @@ from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import SMALL, Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Presence, Store
 from mergebuild.tensors import Grid, Made, Origin, Row, Tensors
+
+if TYPE_CHECKING:
+    from mergebuild.formats.folders import Folder as Donor
 
 __all__ = ["Planner"]
 
@@ -295,6 +297,8 @@ class Planner:
         if packing.is_folder(item.goal.path):
             item.parts = list(self._parts(item, specs))
         elif packing.is_checkpoint(item.goal.path):
+            from mergebuild.formats.checkpoint import CheckpointLayout  # few outputs are one
+
             self._head(item, CheckpointLayout((name, *spec[:2]) for name, spec in specs.items()), {})
         else:
             self._head(item, self._arrangement(specs), self._metadata(item))
@@ -305,11 +309,10 @@ class Planner:
         assert goal.path is not None
         assert whole is not None
         facts = self._metadata(item)
-        most = item.blueprint.target.max_shard_size or packing.MAX_SHARD_SIZE
         donor, home = self._donor(item)
-        packed = packing.files_of(specs, whole.by_name, facts, donor, home, most)
-        is_lora = item.blueprint.target.makes_lora
-        item.notices += (*(donor.left_out if donor and not is_lora else ()), *packed.notices)
+        target = item.blueprint.target
+        packed = packing.files_of(specs, whole.by_name, facts, donor, home, target.max_shard_size)
+        item.notices += (*(donor.left_out if donor and not target.makes_lora else ()), *packed.notices)
         for file in packed.files:
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
@@ -331,10 +334,10 @@ class Planner:
         config = item.blueprint.target.config
         top = config.ref if config else item.name
         below = () if top in self._sources else self._recipe.below(top)[::-1]
-        for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).reads)):
+        for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).inputs)):
             model = self._sources.file(ref).model if ref in self._sources else None
             is_donor = model is not None and (model.format != "peft" or item.blueprint.target.makes_lora)
-            if is_donor and model is not None and model.folder is not None:
+            if is_donor and model is not None and model.folder is not None and model.facts:
                 if ref not in self._donors:
                     self._donors[ref] = open_folder(model.folder, shown=self._sources.file(ref).shown)
                 return self._donors[ref], model.folder

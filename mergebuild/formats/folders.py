@@ -17,12 +17,13 @@ from typing import Final, NamedTuple
 
 from mergebuild.errors import Place, SourceError
 from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
-from mergebuild.formats.header import TensorInfo, read_header
-from mergebuild.formats.model import Model
+from mergebuild.formats.header import TensorInfo
+from mergebuild.formats.model import Model, read_safetensors
+from mergebuild.formats.quantized import UNQUANTIZED, listed, refuse_packed
 from mergebuild.formats.reading import quoted
 from mergebuild.formats.sidecars import Sidecars, sidecars_of
 
-__all__ = ["Folder", "read_folder", "read_safetensors", "refuse_packed"]
+__all__ = ["Folder", "read_folder"]
 
 _WEIGHTS: Final = {
     # the best first, as the clients see it; beside each what it would have been taken for
@@ -47,11 +48,6 @@ _OTHERS: Final = (".onnx", ".msgpack", ".h5", ".tflite", ".ot", ".mlmodel", ".ml
 _WEIGHTLESS: Final = re.compile(r".*(?:Scheduler|Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor)")
 _OPTIONAL: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 """Components that pipelines run without, and that people delete."""
-_PACKED: Final = re.compile(
-    r".*\.(?:qweight|qzeros|weight_packed|weight_scale(?:_inv|_2)?|absmax|quant_map|nested_absmax|SCB|"
-    r"quant_state\.bitsandbytes__\w+)"
-)
-_UNQUANTIZED: Final = "take the unquantized release of the model, or dequantize it first"
 
 FileReader = Callable[[Path, str], Model]
 """Reads one file of weights; the second argument is what to call it in errors."""
@@ -77,16 +73,6 @@ class Folder:
     """What was decided and should be known, a sentence each."""
 
 
-def read_safetensors(path: Path, shown: str) -> Model:
-    """Return the model that one safetensors file is.
-
-    Raises:
-        SourceError: it breaks a rule of the format.
-    """
-    header = read_header(path, shown=shown)
-    return Model("safetensors", (path,), (header.file_size,), header.tensors, header.metadata)
-
-
 def read_folder(folder: Path, *, shown: str, read_file: FileReader = read_safetensors) -> Folder:
     """Return what a folder of weights holds, by its small files and headers alone.
 
@@ -106,19 +92,6 @@ def read_folder(folder: Path, *, shown: str, read_file: FileReader = read_safete
     if names & {"adapter_config.json", *_ADAPTERS} and not names & _WEIGHTS.keys():
         return _adapter(place, names)
     return _transformers(place, names)
-
-
-def refuse_packed(names: Iterable[str], shown: str) -> None:
-    """Refuse a model whose tensors' names show that its weights are packed or scaled integers.
-
-    Raises:
-        SourceError: they do; a merge of such values means nothing.
-    """
-    packed = sorted(name for name in names if _PACKED.fullmatch(name))
-    if packed:
-        message = f"{quoted(shown)} holds quantized weights, which can't be merged"
-        where = Place(shown)
-        raise SourceError.one("quantized-weights", message, where=where, help=_UNQUANTIZED, rows=_listed(packed))
 
 
 class _Place(NamedTuple):
@@ -313,9 +286,9 @@ def _only_one(place: _Place, names: frozenset[str]) -> str:
 def _ambiguous(place: _Place, found: Sequence[str]) -> SourceError:
     if all(_SHARD.fullmatch(name) for name in found):
         sentence = f"has {len(found)} shards of weights, and no index that says what is in them"
-        return place.error("index-missing", sentence, "download `model.safetensors.index.json` too", _listed(found))
+        return place.error("index-missing", sentence, "download `model.safetensors.index.json` too", listed(found))
     sentence = f"has {len(found)} files of weights, and nothing says which of them is meant"
-    return place.error("ambiguous-folder", sentence, "name one of the files", _listed(found))
+    return place.error("ambiguous-folder", sentence, "name one of the files", listed(found))
 
 
 def _no_weights(place: _Place, names: frozenset[str]) -> SourceError:
@@ -327,11 +300,11 @@ def _no_weights(place: _Place, names: frozenset[str]) -> SourceError:
     if others:
         sentence = "has no weights in safetensors"
         return place.error(
-            "weights-missing", sentence, "download the `.safetensors` files of the model", _listed(others)
+            "weights-missing", sentence, "download the `.safetensors` files of the model", listed(others)
         )
     if {"blobs", "snapshots"} <= names:
         snapshots = place.below("snapshots")
-        rows = _listed([f"{snapshots.shown}/{name}" for name in sorted(snapshots.names())])
+        rows = listed([f"{snapshots.shown}/{name}" for name in sorted(snapshots.names())])
         return place.error("weights-missing", "is a cache of downloads", "name one of the folders in `snapshots`", rows)
     sentence = "has no file of weights"
     return place.error("weights-missing", sentence, "name a folder with `model.safetensors`, or its shards and index")
@@ -348,7 +321,7 @@ def _sharded(place: _Place, name: str) -> Model:
     missing = [shard for shard in shards if not place.has(shard)]
     if missing:
         sentence = f"lacks {len(missing)} of the {len(shards)} shards that its index names"
-        raise place.error("shard-missing", sentence, "download the missing files", _listed(missing))
+        raise place.error("shard-missing", sentence, "download the missing files", listed(missing))
     tensors: dict[str, TensorInfo] = {}
     homes: dict[str, str] = {}
     files: list[Path] = []
@@ -429,9 +402,4 @@ def _refuse_quantized(place: _Place, config: Mapping[str, object]) -> None:
             what = f" ({method})" if isinstance(method, str) and re.fullmatch(r"[\w-]{1,40}", method) else ""
             sentence = f"has a `{prefix}{key}`{what}: its weights are quantized, and can't be merged"
             inner = place._replace(shown=f"{place.shown}/config.json")
-            raise inner.error("quantized-weights", sentence, _UNQUANTIZED)
-
-
-def _listed(names: Sequence[str]) -> tuple[str, ...]:
-    rows = tuple(map(quoted, names[:8]))
-    return rows if len(names) <= 8 else (*rows, f"… {len(names)} in all")
+            raise inner.error("quantized-weights", sentence, UNQUANTIZED)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mergebuild.formats.header import TensorInfo
+from mergebuild.formats.header import TensorInfo, read_header
 
-__all__ = ["Model"]
+__all__ = ["Model", "read_safetensors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +51,13 @@ class Model:
     def size(self) -> int:
         """The size of all files in bytes."""
         return sum(self.sizes)
+
+
+def read_safetensors(path: Path, shown: str) -> Model:
+    """Return the model that one safetensors file is.
+
+    Raises:
+        SourceError: it breaks a rule of the format.
+    """
+    header = read_header(path, shown=shown)
+    return Model("safetensors", (path,), (header.file_size,), header.tensors, header.metadata)

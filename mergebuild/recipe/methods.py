@@ -29,7 +29,7 @@ _KEYS = ("file", "inputs", "optional", "parameters", "formula", "summary", "exac
 _OF_A_PARAMETER = ("default", "low", "high", "kind", "per", "choices", "summary")
 _KINDS = ("number", "integer", "flag", "word")
 _ROLES = ("base", *(role for role in INPUTS if role not in ("base", "loras")))
-"""In the order in which a method has them."""
+"""In the order in which a method has them. LoRAs are no models: what they add is made before a kernel sees it."""
 _SHARED = {"seed": "integer", "compat": "word"}
 """Keys of every target that a method may have as parameters, and of which kind they then are."""
 _FILE = 'such as `file = "methods/my_blend.py"`'

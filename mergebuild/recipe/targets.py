@@ -227,6 +227,7 @@ class _TargetReading:
                                help="list what is merged, or leave it out")  # fmt: skip
         options = self._options()
         drop, seed, cache = self._selectors("drop") or (), self._seed(), self._cache()
+        config, most, components = self._config(), self._max_shard_size(), self._components(output is not None)
         if len(self._problems) > before or method is None:
             return Reading(None, tuple(self._refs))
         target = Target(
@@ -250,10 +251,11 @@ class _TargetReading:
             cache=cache,
             where=self._node.at,
             on_channels=cast("Literal['error', 'common']", options["on_channels"]),
+            config=config,
+            max_shard_size=most,
+            components=components,
             row=self._context.methods.rows.get(method),
         )
-        config, most = self._config(), self._max_shard_size()
-        target = replace(target, config=config, max_shard_size=most, components=self._components(output is not None))
         rules = self._rules(target)
         if len(self._problems) > before:
             return Reading(None, tuple(self._refs))

@@ -36,6 +36,7 @@ class Mistake:
 
 MISTAKES = [
     Mistake("method", '"weighted_sum"', '"weigted_sum"', "unknown-method", "5:10", ["weigted_sum", "`weighted_sum`?"]),
+    Mistake("method of LoRAs", '"weighted_sum"', '"add_lora"', "missing-key", "4", ["`loras`", "`base`"]),
     Mistake("key", "output =", "ouput =", "unknown-key", "9:1", ["ouput", "`output`?"]),
     Mistake("key M", "alpha =", "M =", "unknown-key", "8:1", ["`M`", "`alpha`"]),
     Mistake("key multiplier", "alpha =", "multiplier =", "unknown-key", "8:1", ["`multiplier`", "`alpha`"]),
@@ -47,7 +48,7 @@ MISTAKES = [
     Mistake("table", "[targets.mix]", "[target.mix]", "unknown-table", "4:2", ["`target`", "`targets`?"]),
     Mistake("reference", 'b = "two"', 'b = "twoo"', "unknown-reference", "7:5", ["`twoo`", "`two`?"]),
     Mistake("variable", "0.3", '"${m}"', "unknown-variable", "8:10", ["`m`"]),
-    Mistake("components", "alpha = 0.3", "alpha = 0.3\ncomponents = {}", "not-in-this-version", "9:1", ["components"]),
+    Mistake("components", "alpha = 0.3", "alpha = 0.3\ncomponents = 1", "wrong-type", "9:14", ["components"]),
     Mistake("rules", "alpha = 0.3", "alpha = 0.3\nrules = []", "bad-value", "9:9", ["rules"]),
     Mistake("slices", "alpha = 0.3", "alpha = 0.3\nslices = []", "not-in-this-version", "9:1", ["slices"]),
     Mistake("tokenizer", "alpha = 0.3", "alpha = 0.3\ntokenizer = 1", "not-in-this-version", "9:1", ["tokenizer"]),

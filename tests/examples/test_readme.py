@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mergebuild.cli import run
+from mergebuild.methods.catalog import METHODS
+from mergebuild.recipe import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -28,7 +30,7 @@ def without_times(text: str) -> str:
 def test_the_transcript_is_what_the_program_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (recipe,) = block("toml")
+    recipe, _ = block("toml")
     (transcript,) = block("console")
     digits = tmp_path / "examples/digits"
     shutil.copytree(REPOSITORY / "examples/digits/models", digits / "models")
@@ -45,6 +47,17 @@ def test_the_transcript_is_what_the_program_says(
 
     assert len(steps) == transcript.count("$ mergebuild ")
     assert without_times(said) == without_times(transcript)
+
+
+def test_the_example_of_files_is_a_mergefile(tmp_path: Path) -> None:
+    _, text = block("toml")
+    (tmp_path / "mergefile.toml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "mergefile.toml")
+    assert recipe.target_names() == ["llama", "styled"]
+
+
+def test_the_number_of_methods_is_right() -> None:
+    assert f"In this version: {len(METHODS)} merge methods" in README
 
 
 def test_the_two_commands_set_up_build_and_test() -> None:

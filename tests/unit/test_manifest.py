@@ -82,10 +82,17 @@ ACCOUNT: dict[str, dict[str, str]] = {
         "seed": OUT + "a method that draws numbers has it among its words",
         "cache": OUT + "whether something is kept, not what it is",
         "where": OUT + "a place in a file is for messages",
+        "components": IN + "which tensors are read, and each one's dtype",
+        "on_channels": IN + "the combinations of the tensors that differ in their input channels",
         "config": OUT + "what stands beside the tensors; each such file is compared by its bytes",
         "max_shard_size": OUT + "which tensors share a file; each file is compared by its header",
         "rules": IN + "how the tensors that they select are made",
         "row": IN + "the operation: of a user's own method, the text of its program",
+    },
+    "Component": {
+        "name": IN + "which tensors it is about",
+        "input": IN + "the content of what it names",
+        "dtype": IN + "each tensor's dtype",
     },
     "TensorRule": {
         "tensors": IN + "which tensors it makes",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.arms import Arm, Project, copies, mergekit
-from benchmarks.cases import CHAIN, COMPARED, many_text, method_text, nothing_to_do, target
+from benchmarks.cases import CASES, CHAIN, COMPARED, Round, many_text, method_text, nothing_to_do, target
 from benchmarks.lab import Lab, block_share, write_tiny
 from benchmarks.process import ProcessFailedError
 from mergebuild.formats import read_header
+from mergebuild.lora import match
+from mergebuild.opening import read_model
 from mergebuild.project import load
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures with what only Linux has")
@@ -136,3 +140,70 @@ def test_the_command_runs_a_case_from_nothing(tmp_path: Path) -> None:
     assert "threads: SD1.5 weighted sum on 1, 2 and all threads" in done.stdout
     case = json.loads(results.read_text())["cases"]["threads"]
     assert case["arms"]["mergebuild -j 1"]["runs"][0]["anonymous"] > 0
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """Return a lab of models an eighth as wide as real ones."""
+    return Lab(tmp_path_factory.mktemp("small"), shrink=8)
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    return {name: info.shape for name, info in read_model(path).tensors.items()}
+
+
+@pytest.mark.parametrize(("layout", "made"), [("sd15", Lab.checkpoint), ("sd15", Lab.pipeline), ("llama", Lab.shards)])
+def test_what_is_made_of_a_model_holds_its_tensors_and_is_kept(
+    small: Lab, layout: str, made: Callable[[Lab, Path], Path]
+) -> None:
+    (model,) = small.models(layout, 1)
+    path = made(small, model)
+    ids = {name for name in shapes_in(model) if name.endswith("position_ids")}  # diffusers has none
+    assert shapes_in(model).items() - shapes_in(path).items() <= {(name, (1, 77)) for name in ids}
+    assert shapes_in(path).keys() <= shapes_in(model).keys()
+    assert (path.is_dir(), read_model(path).format) != (model.is_dir(), read_model(model).format)
+    before = path.stat()
+    assert made(small, model) == path
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert not list(path.parent.glob("*.project"))
+
+
+def test_a_llama_has_about_five_shards(small: Lab) -> None:
+    assert len(read_model(small.shards(*small.models("llama", 1))).files) in {5, 6}
+
+
+def test_a_lora_is_of_every_linear_layer_and_convolution_of_unet_and_text_encoder(small: Lab) -> None:
+    (model,) = small.models("sd15", 1)
+    lora = small.lora(model)
+    trained = {
+        name
+        for name, shape in shapes_in(model).items()
+        if name.startswith(("model.diffusion_model.", "cond_stage_model.")) and len(shape) > 1
+        if ".embeddings." not in name
+    }
+    found = match(read_header(lora).tensors, shapes_in(model))
+    assert found.deltas.keys() == trained
+    assert not found.unmatched
+
+
+def test_a_lora_holds_small_numbers_and_half_its_rank_as_alpha(small: Lab) -> None:
+    lora = small.lora(*small.models("sd15", 1))
+    data = lora.read_bytes()
+    for info in read_header(lora).tensors.values():
+        values = struct.unpack(f"<{(info.end - info.begin) // 2}e", data[info.begin : info.end])
+        assert values == (16,) if not info.shape else 0 < max(map(abs, values)) < 1 / 64
+
+
+@pytest.mark.parametrize("name", ["sd15_ckpt", "sd15_lora", "sd15_diffusers", "llama_shards"])
+def test_what_people_have_is_merged_beside_a_weighted_sum_of_files(
+    small: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("benchmarks.arms.even_out", lambda: None)  # no time is compared
+    ours, beside = CASES[name].arms(small, tmp_path)
+    assert (ours.name, beside.name) == ("mergebuild", "weighted_sum")
+    sample = ours.run(0, tmp_path / "log")
+    assert sample.extra["merge_seconds"] > 0
+    measured = Round({each.name: sample for each in (ours, beside)})
+    assert {"mergebuild / weighted_sum": 1.0, "anonymous memory, bytes": sample.anonymous} == {
+        figure.label: figure.of(measured) for figure in CASES[name].figures
+    }

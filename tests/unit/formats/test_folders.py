@@ -10,7 +10,9 @@ from folder_making import SHARDS, document, index, pipeline, sharded, weights
 
 from mergebuild.errors import Problem, SourceError
 from mergebuild.formats import Model, Piece, TensorInfo
-from mergebuild.formats.folders import Folder, read_folder, read_safetensors, refuse_packed
+from mergebuild.formats.folders import Folder, read_folder
+from mergebuild.formats.model import read_safetensors
+from mergebuild.formats.quantized import refuse_packed
 
 
 def refused(folder: Path) -> Problem:
