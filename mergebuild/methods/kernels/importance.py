@@ -11,7 +11,7 @@ the bits are the same on every machine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -144,11 +144,14 @@ def _sce_elected(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 @dataclass(slots=True)
 class _Quartiles:
-    """The divergences of the rows, found in the first look, and the selection of the quartiles of importance."""
+    """The divergences of the rows, found in the first look, and the selection of the quartiles of importance.
+
+    They are written into one tensor: a small one a block, kept, would pin the block's temporaries in the heap.
+    """
 
     selection: Selection
-    divergences: list[Tensor] = field(default_factory=list)
-    done: Tensor | None = None
+    divergences: Tensor | None = None
+    found: bool = False
 
 
 def _width(call: Call) -> int:
@@ -164,31 +167,29 @@ def _begin_arcee(call: Call, _inputs: int) -> _Quartiles:
 def _look_arcee(call: Call, account: _Quartiles, chunks: Sequence[Tensor], start: int) -> None:
     width = _width(call)
     step = max(1, BLOCK // width) * width
+    if account.divergences is None:
+        account.divergences = torch.empty(call.count // width, device=chunks[0].device)
     for at in range(0, len(chunks[0]), step):
         base, model = (chunk[at : at + step] for chunk in chunks)
-        if account.done is None:
-            divergences = _divergences(model.view(-1, width), base.view(-1, width))
-            account.divergences.append(divergences)
-        else:
-            first = (start + at) // width
-            divergences = account.done[first : first + len(base) // width]
+        first = (start + at) // width
+        divergences = account.divergences[first : first + len(base) // width]
+        if not account.found:
+            divergences.copy_(_divergences(model.view(-1, width), base.view(-1, width)))
         account.selection.look(ordered_keys(_importance(model, base, divergences)), start + at)
 
 
 def _turn_arcee(_call: Call, account: _Quartiles) -> bool:
-    if account.done is None:
-        account.done = torch.cat(account.divergences) if account.divergences else torch.empty(0)
-        account.divergences = []
+    account.found = True
     return account.selection.turn()
 
 
 def _end_arcee(call: Call, account: _Quartiles) -> tuple[float, Tensor]:
     """Return the threshold, float32, and the rows' divergences (float32 [rows])."""
-    assert account.done is not None
     if not call.count:
-        return 0.0, account.done
+        return 0.0, torch.empty(0)
+    assert account.divergences is not None
     low, middle, high = (Fraction(value_of(cut.key)) for cut in account.selection.cuts)
-    return float32_of(middle + Fraction(3, 2) * (high - low)), account.done
+    return float32_of(middle + Fraction(3, 2) * (high - low)), account.divergences
 
 
 def _divergences(model: Tensor, base: Tensor) -> Tensor:
