@@ -76,6 +76,7 @@ def full(
     return (
         minimal(blueprint, digest, content_of)
         | _modelspec(blueprint, sorted(sha256_of), metadata_of)
+        | _as_kohya(blueprint)
         | {
             "sd_merge_recipe": _json(whole | _as_webui(blueprint, specs, sha256_of)),
             "sd_merge_models": _json(_merge_models(sha256_of, metadata_of)),
@@ -145,6 +146,16 @@ def _architecture(
         kinds = {"v": "stable-diffusion-v2-768-v", "epsilon": "stable-diffusion-v2-512"}
         return (kinds[prediction], "sgm") if prediction in kinds else None
     return _ARCHITECTURES.get(layout)
+
+
+def _as_kohya(blueprint: Blueprint) -> dict[str, str]:
+    """Return what kohya's trainers say of a LoRA that has their names; of one made of others no alpha is known."""
+    ranks = {spec.shape[0] for name, spec in blueprint.specs.items() if name.endswith(".lora_down.weight")}
+    if not blueprint.target.makes_lora or not ranks:
+        return {}
+    shown = str(*ranks) if len(ranks) == 1 else "Dynamic"
+    facts = {"ss_network_module": "networks.lora", "ss_network_dim": shown}
+    return facts | ({"ss_network_alpha": shown} if blueprint.target.method == "extract_lora" else {})
 
 
 def _as_webui(

@@ -17,6 +17,7 @@ from torch import Tensor
 import mergebuild.build as build_module
 from mergebuild.engine import DEFAULT_CHUNK
 from mergebuild.errors import MergeBuildError
+from mergebuild.formats import read_header
 
 Tensors = Mapping[str, Tensor]
 
@@ -189,6 +190,15 @@ def test_image_models_get_kohyas_names_and_alphas(lab: Lab) -> None:
     name = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
     found = delta(lora, "lora_unet_down_blocks_0_resnets_0_conv1")
     torch.testing.assert_close(found, nearest(tuned[name] - base[name], 6), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize(("conv_rank", "shown"), [(0, "4"), (6, "Dynamic")])
+def test_full_metadata_say_what_kohyas_trainers_say(lab: Lab, conv_rank: int, shown: str) -> None:
+    models(lab, diffusion(1), diffusion(2))
+    built(lab, extract("rank = 4", f"conv_rank = {conv_rank}", 'metadata = "full"'), "x.safetensors")
+    found = read_header(lab / "x.safetensors").metadata
+    facts = {name: found[name] for name in found if name.startswith("ss_")}
+    assert facts == {"ss_network_module": "networks.lora", "ss_network_dim": shown, "ss_network_alpha": shown}
 
 
 def test_convolutions_are_left_out_unless_they_get_a_rank(lab: Lab) -> None:
