@@ -720,3 +720,94 @@ def test_a_nan_in_a_lora_is_refused(lab: Lab) -> None:
     (found,) = lab.build().targets
     assert found.error is not None
     assert found.error.code == "nonfinite"
+
+
+# add_lora
+
+
+ADD = '[targets.x]\nmethod = "add_lora"\nbase = "base"\nloras = ["one", "two"]\noutput = "x.safetensors"\n'
+
+
+def baked(
+    lab: Lab, *, seed: int = 1, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Write two LoRAs for a model; return the model, and what both add to it."""
+    base = diffusion(seed)
+    unet, text = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
+    places = {
+        "lora_unet_down_blocks_0_resnets_0_conv1": f"{unet}input_blocks.1.0.in_layers.2.weight",
+        "lora_te_text_model_encoder_layers_0_mlp_fc1": f"{text}encoder.layers.0.mlp.fc1.weight",
+    }
+    added = {name: torch.zeros_like(each, dtype=torch.float64) for name, each in base.items()}
+    for name, number in (("one", 3), ("two", 7)):
+        lora: dict[str, Tensor] = {}
+        for module, tensor in places.items():
+            rows, *row = base[tensor].shape
+            lora[f"{module}.lora_up.weight"] = random(rows, 2, *(1 for _ in row[1:]), seed=number).to(dtype)
+            lora[f"{module}.lora_down.weight"] = random(2, *row, seed=number + 1).to(dtype)
+            lora[f"{module}.alpha"] = torch.tensor(3.0)
+            added[tensor] += delta(lora, module).view(base[tensor].shape)
+        lab.model(name, **lora)
+    lab.model("base", **base)
+    return base, added
+
+
+def test_what_loras_add_is_added_and_nothing_else(lab: Lab) -> None:
+    base, added = baked(lab, dtype=torch.float16)
+    made = built(lab, ADD, "x.safetensors")
+    assert sum(bool(each.any()) for each in added.values()) == 2
+    for name, tensor in made.items():
+        torch.testing.assert_close(tensor.double(), base[name].double() + added[name], rtol=1e-6, atol=1e-6)
+        if not added[name].any():
+            assert torch.equal(tensor, base[name])
+
+
+def test_a_strength_of_0_is_the_base_byte_for_byte(lab: Lab) -> None:
+    base, _ = baked(lab)
+    made = built(lab, ADD + "strength = 0\n", "x.safetensors")
+    assert all(torch.equal(made[name], each) for name, each in base.items())
+
+
+def test_strengths_per_part_and_per_lora(lab: Lab) -> None:
+    base, _ = baked(lab)
+    text = ADD.replace('["one", "two"]', '[{ lora = "one", strength = { default = 2, text_encoder = 0 } }, "one"]')
+    made = built(lab, text + "strength = -1\n", "x.safetensors")
+    lora = lab.read("one.safetensors")
+    unet = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    change = delta(lora, "lora_unet_down_blocks_0_resnets_0_conv1").view(base[unet].shape)
+    torch.testing.assert_close(made[unet].double(), base[unet].double() + (2 - 1) * change, rtol=1e-6, atol=1e-6)
+
+
+def test_neither_threads_nor_chunks_matter_to_what_is_added(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    baked(lab)
+    lab.write(ADD)
+    real = build_module.run_pass
+    found: set[bytes] = set()
+    for threads, chunk in ((1, DEFAULT_CHUNK), (2, 64), (3, 7)):
+        shutil.rmtree(lab / ".mergebuild", ignore_errors=True)
+        (lab / "x.safetensors").unlink(missing_ok=True)
+        monkeypatch.setattr(build_module, "run_pass", partial(_chunked, real, size=chunk))
+        assert lab.build(threads=threads).exit_code == 0
+        found.add((lab / "x.safetensors").read_bytes())
+    assert len(found) == 1
+
+
+def test_a_nan_in_what_is_added_is_refused(lab: Lab) -> None:
+    baked(lab)
+    lora = lab.read("two.safetensors")
+    next(each for name, each in lora.items() if name.endswith("lora_up.weight")).view(-1)[0] = float("nan")
+    lab.model("two", **lora)
+    lab.write(ADD)
+    (found,) = lab.build().targets
+    assert found.error is not None
+    assert found.error.code == "nonfinite"
+    assert not (lab / "x.safetensors").exists()
+
+
+def test_what_finds_no_place_is_an_error_unless_it_may_go(lab: Lab) -> None:
+    base, _ = baked(lab)
+    lab.model("two", **kohya(1))
+    error = refusal(lab, ADD)
+    assert (error.exit_code, error.problems[0].code) == (9, "lora-unmatched")
+    made = built(lab, ADD + "allow_unmatched = true\n", "x.safetensors")
+    assert made.keys() == base.keys()
