@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mergebuild.digest import linear_digest, source_tensor_digest
 from mergebuild.engine import Cluster, Copy, Leaf, Pending, Place, Step
-from mergebuild.fold import canonical
+from mergebuild.forms import canonical
 from mergebuild.plan import Item
 from mergebuild.sources import SourceFile, Sources
 from mergebuild.wave import Lying, Wave

@@ -14,7 +14,8 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from mergebuild.findings import Lineage
-from mergebuild.fold import Blueprint, Folder, Kinds
+from mergebuild.fold import Folder
+from mergebuild.forms import Blueprint, Kinds
 from mergebuild.layouts import Layout
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target

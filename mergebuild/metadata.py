@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mergebuild.digest import tagged
-from mergebuild.fold import Blueprint, Spec
+from mergebuild.forms import Blueprint, Spec
 from mergebuild.lineage import proportions
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import NumberPerTensor, Target

@@ -15,8 +15,8 @@ from pathlib import Path
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, Problem
 from mergebuild.findings import Change
-from mergebuild.fold import Blueprint
 from mergebuild.formats import Header, Packing
+from mergebuild.forms import Blueprint
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.store import ArtifactRow, Held, Presence
 from mergebuild.tensors import Made, Tensors

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from mergebuild import manifest, metadata, packing
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem, RecipeError, SourceError
-from mergebuild.fold import Blueprint, Folder, Spec
+from mergebuild.fold import Folder
 from mergebuild.formats import Arrangement, Packing
+from mergebuild.forms import Blueprint, Spec
 from mergebuild.opening import open_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe

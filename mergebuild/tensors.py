@@ -23,8 +23,8 @@ from mergebuild.digest import (
     linear_digest,
     operation_digest,
 )
-from mergebuild.fold import Argument, Form, Kinds, Operation, Slot, Spec, gathered
 from mergebuild.formats import DTYPES_BY_WORD
+from mergebuild.forms import Argument, Form, Kinds, Operation, Slot, Spec, gathered
 from mergebuild.methods.catalog import Method
 
 __all__ = ["Grid", "Made", "Operand", "Origin", "Row", "Survey", "Surveyed", "Tensors"]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lab import Lab, as_bytes, write_model
 
 from mergebuild.errors import MergeBuildError, MismatchError, RecipeError
-from mergebuild.fold import Folder, Form, Slot, canonical
+from mergebuild.fold import Folder
+from mergebuild.forms import Form, Slot, canonical
 from mergebuild.recipe import load_recipe
 from mergebuild.sources import Sources
 from mergebuild.store.state import State

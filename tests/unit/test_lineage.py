@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import Lab
 
-from mergebuild.fold import Blueprint, Form, Forms, Kinds, Slot, Spec
+from mergebuild.forms import Blueprint, Form, Forms, Kinds, Slot, Spec
 from mergebuild.layouts import built_in
 from mergebuild.lineage import proportions, summarize
 from mergebuild.recipe import Target

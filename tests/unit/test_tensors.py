@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lab import Lab
 
 from mergebuild.digest import artifact_digest, linear_digest
-from mergebuild.fold import Form, Kinds, Slot, Spec, canonical
+from mergebuild.forms import Form, Kinds, Slot, Spec, canonical
 from mergebuild.tensors import Grid, Origin, Tensors
 
 OWNERS = ("a", "b", "c")
