@@ -50,6 +50,8 @@ __all__ = ["Builder", "Options"]
 
 _WAVE = 200
 """Targets a wave: each holds one file open."""
+_BETWEEN = "between"
+"""The folder of the store where what only stands between tensors lies for the time."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
@@ -125,7 +127,8 @@ class Builder:
         Raises:
             NoSpaceError: the disk is full, or is known to be too small before any work.
         """
-        self._store.sweep_temporary(item.goal.path for item in plan.items if item.goal.path)
+        outputs = [item.goal.path for item in plan.items if item.goal.path]
+        self._store.sweep_temporary([*outputs, self._store.root / _BETWEEN])
         for item in plan.items:
             if item.parts:
                 continue
@@ -338,7 +341,7 @@ class Builder:
         first.tie()
         foreseen = [len(item.header_bytes) for item in items]
         with self._space(*(output.path for output in wave.work.outputs)):
-            done = self._pass(wave)
+            done = self._pass(wave, _names(items))
             learnt = first.settle()
             self.source_bytes_read += first.source_bytes
             changed = set(self._sources.changed(self._sources.opened()))
@@ -358,15 +361,14 @@ class Builder:
                     file.write(item.header_bytes)
                 self._finish(wave, index, item, done.steps, changed, seconds / len(items))
 
-    def _pass(self, wave: Wave) -> PassResult:
-        names = tuple(dict.fromkeys(item.name for item in wave.items))
+    def _pass(self, wave: Wave, names: Sequence[str]) -> PassResult:
         if any(step.operation for step in wave.work.steps.values()):
             wave.work.recall = self._store.state.findings().get
         done = run_pass(
             wave.work,
             threads=self._options.threads,
             emit=self._emit,
-            targets=names,
+            targets=tuple(names),
             chunk=self._options.chunk,
             durable=self._options.durable,
         )
@@ -390,8 +392,9 @@ class Builder:
             for item in items:
                 self._fail(item, refusals.too_large(item, *short))
             return
-        with self._space(*(output.path for output in wave.work.outputs)), self._surveys(wave):
-            done = self._pass(wave)
+        names = _names(wave.items)
+        with self._space(*(output.path for output in wave.work.outputs)), self._surveys(wave, names):
+            done = self._pass(wave, names)
             self.source_bytes_read += wave.source_bytes()
             changed = set(self._sources.changed(sorted(self._sources.opened())))
             lost = self._store.lost(wave.artifacts())
@@ -408,7 +411,7 @@ class Builder:
                     self._finish(wave, index, item, done.steps, changed, seconds / len(wave.items))
 
     @contextmanager
-    def _surveys(self, wave: Wave) -> Iterator[None]:
+    def _surveys(self, wave: Wave, names: Sequence[str], depth: int = 0) -> Iterator[None]:
         """Have what the wave reads whole lie in files: what only stands between tensors in one for the time."""
         known = self._store.state.findings() if wave.surveys else {}
         wave.surveys = {key: survey for key, survey in wave.surveys.items() if key not in known}
@@ -417,12 +420,13 @@ class Builder:
             wave.tie({})
             yield
             return
-        path = temporary_path(self._store.root / "surveyed")
+        path = temporary_path(self._store.root / _BETWEEN / str(depth))
+        path.parent.mkdir(exist_ok=True)
         before = Wave(wave.whereabouts)
         laid = before.lay_out(unlaid, path)
         try:
-            with self._space(path), self._surveys(before):
-                self._pass(before)
+            with self._space(path), self._surveys(before, names, depth + 1):
+                self._pass(before, names)
                 wave.tie(laid)
                 yield
         finally:
@@ -688,6 +692,11 @@ class _Space:
                 f"no space: {error.strerror}",
                 help="free some space (`mergebuild gc`), then build again: what was published stays",
             ) from error
+
+
+def _names(items: Iterable[Item]) -> list[str]:
+    """Return the targets of items, each once."""
+    return list(dict.fromkeys(item.name for item in items))
 
 
 def _distinct(items: Iterable[Item]) -> Iterator[Item]:

@@ -404,13 +404,6 @@ class Folder:
         if ref in self._sources:
             source = self._sources.file(ref)
             return source.tensors, adapter_config(source.model), source.shown
-        if self._recipe.target(ref).is_virtual:
-            raise RecipeError.one(
-                "virtual-lora",
-                f"`{ref}` is used as a LoRA and has no `output`",
-                where=self._recipe.target(ref).where.place(),
-                help="a LoRA is read as a whole: give it an `output`",
-            )
         return self.blueprint(ref).specs, None, f"target `{ref}`"
 
     def _added(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, TensorInfo | Spec], weight: Form) -> Form:

@@ -32,7 +32,17 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
 
-    from mergebuild.engine.makers import DTYPES, LARGEST, Adding, Factoring, Maker, Operating, kernel_of, makers_of
+    from mergebuild.engine.makers import (
+        DTYPES,
+        LARGEST,
+        Adding,
+        Factoring,
+        Maker,
+        Operating,
+        kernel_of,
+        makers_of,
+        memory_for,
+    )
     from mergebuild.methods.kernels.kernel import Grain, all_finite
 
     torch.frombuffer(bytes(1), dtype=torch.uint8)
@@ -42,7 +52,7 @@ portable.keep_freed_memory()
 _SMALL = 1 << 24
 """Elements that are looked at together without waiting for another worker that does."""
 
-__all__ = ["Findings", "Worker", "kernel_of"]
+__all__ = ["Findings", "Worker", "kernel_of", "memory_for"]
 
 
 class Findings:

@@ -147,7 +147,7 @@ def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
     """
     operations = [step for step in work.steps.values() if step.operation is not None]
     if operations:
-        from mergebuild.engine.makers import memory_for
+        from mergebuild.engine.compute import memory_for  # by way of the module that imports torch without its warnings
 
         for step in operations:
             assert step.operation is not None

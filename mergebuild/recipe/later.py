@@ -11,7 +11,7 @@ _FAMILY = "a family of targets tries values: `foreach.alpha = [0.1, 0.2]`"
 _PARTS = 'parts are chosen by `merge` and `drop`, such as `drop = ["vae"]`'
 _SELECTORS = "a number has selectors as keys: `alpha = { default = 0.3, attn = 0.7 }`"
 _BESIDE = "`config` names whose tokenizer and configuration go beside the weights of a folder"
-_LORAS = "make a checkpoint with the LoRA in it, and name that as a source"
+_LORAS = "a LoRA is a source like any other, which `add_lora` takes in `loras`"
 _DOWNLOAD = "download the file, and name its path and `url` in `[sources]`"
 _COMMANDS = "run it before or after `mergebuild build`"
 _ALPHA = "parameters are numbers of the target, such as `alpha = 0.3`"

@@ -83,6 +83,8 @@ _FOREIGN = {
     "merge_method": "method", "interp_method": "method", "mode": "method", "type": "method",
     "base_model": "base", "model_a": "a", "model_b": "b", "model_c": "c", "A": "a", "B": "b", "C": "c",
     "model": "a", "primary_model": "a", "secondary_model": "b", "tertiary_model": "c", "model1": "a", "model2": "b",
+    "model_org": "base", "model_tuned": "a", "dim": "rank", "new_rank": "rank", "max_rank": "rank",
+    "conv_dim": "conv_rank", "ratios": "strength", "strengths": "strength", "lora": "loras",
     "inputs": "models", "sources": "models", "weights": "weight", "densities": "density",
     "normalise": "normalize", "out_dtype": "dtype", "precision": "dtype", "save_as": "output", "out": "output",
     "output_path": "output", "filename": "output",

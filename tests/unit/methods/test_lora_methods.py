@@ -334,7 +334,7 @@ def test_what_a_method_makes_is_extracted_from_too(lab: Lab, output: str) -> Non
     module = "model.layers.0.self_attn.q_proj"
     expected = lab.read("check.safetensors")[f"{module}.weight"].double() - base[f"{module}.weight"].double()
     torch.testing.assert_close(peft_delta(lora, module), expected, rtol=0, atol=2e-6)
-    assert not (lab / ".mergebuild" / "surveyed").exists()
+    assert not [path for path in lab.root.rglob("*.mergebuild-*") if path.is_file()]
 
 
 def test_a_lora_that_a_virtual_target_makes_is_a_model_to_others(lab: Lab) -> None:
@@ -669,12 +669,42 @@ def test_whole_tensors_can_not_be_added_up(lab: Lab) -> None:
     assert torch.equal(made["base_model.model.head.weight"], lora["base_model.model.head.weight"])
 
 
-def test_a_lora_must_be_a_file(lab: Lab) -> None:
-    loras(lab, kohya(1), kohya(2))
-    text = merge().replace('output = "m.safetensors"\n', "") + (
-        '[targets.r]\nmethod = "resize_lora"\na = "m"\nrank = 1\noutput = "r.safetensors"\n'
+def test_a_lora_that_is_no_file_is_exact(lab: Lab) -> None:
+    """Between LoRAs of float16 and what is made of them nothing is rounded."""
+    one, two = kohya(1, dtype=torch.float16), kohya(2, dtype=torch.float16)
+    loras(lab, one, two)
+    text = merge("strength = [0.3, 0.7]").replace('output = "m.safetensors"\n', "")
+    made = built(
+        lab, text + resize("rank = 2").replace('a = "one"', 'a = "m"') + 'dtype = "float32"\n', "r.safetensors"
     )
-    assert refusal(lab, text).problems[0].code == "virtual-lora"
+    whole = 0.3 * delta(one, "lora_unet_a") + 0.7 * delta(two, "lora_unet_a")
+    torch.testing.assert_close(delta(made, "lora_unet_a"), nearest(whole, 2), rtol=0, atol=1e-6)
+
+
+def test_chains_of_loras_that_are_no_files(lab: Lab) -> None:
+    """Each stands between others for the time, and nothing of it is left."""
+    base, tuned = diffusion(1), diffusion(2)
+    models(lab, base, tuned)
+    text = extract("rank = 100", "conv_rank = 100").replace('output = "x.safetensors"\n', "") + (
+        '[targets.m]\nmethod = "merge_loras"\nloras = ["x", "x"]\nstrength = 0.5\n'
+        '[targets.r]\nmethod = "resize_lora"\na = "m"\nrank = 100\n'
+        '[targets.back]\nmethod = "add_lora"\nbase = "base"\nloras = ["r"]\noutput = "back.safetensors"\n'
+    )
+    made = built(lab, text, "back.safetensors")
+    name = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    torch.testing.assert_close(made[name], tuned[name], rtol=0, atol=1e-5)
+    assert not [path for path in lab.root.rglob("*.mergebuild-*") if path.is_file()]
+
+
+def test_a_virtual_lora_is_added_as_any_other(lab: Lab) -> None:
+    base, tuned = diffusion(1), diffusion(2)
+    models(lab, base, tuned)
+    text = extract("rank = 100", "conv_rank = 100").replace('output = "x.safetensors"\n', "") + (
+        '[targets.back]\nmethod = "add_lora"\nbase = "base"\nloras = ["x"]\noutput = "back.safetensors"\n'
+    )
+    made = built(lab, text, "back.safetensors")
+    name = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
+    torch.testing.assert_close(made[name], tuned[name], rtol=0, atol=2e-6)
 
 
 def test_chains_of_loras_are_built_in_their_order(lab: Lab) -> None:
