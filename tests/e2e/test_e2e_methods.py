@@ -24,7 +24,8 @@ from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.methods.kernels.kernel import Argument, Call, Kernel
 from mergebuild.methods.kernels.linear import combine
 
-OPERATIONS = [name for name, method in METHODS.items() if method.kernel and not method.scopes]
+OPERATIONS = [name for name, row in METHODS.items() if row.kernel and not row.scopes and not row.makes_lora]
+"""But those of LoRAs, whose tensors have other names and shapes: `tests/unit/methods/test_lora_methods.py`."""
 RANDOM = [name for name in OPERATIONS if METHODS[name].parameter("seed") is not None]
 MODELS = ("one", "two", "three", "four")
 DAMAGED = block_names("IN04")[0]
