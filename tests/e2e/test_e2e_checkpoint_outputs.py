@@ -95,8 +95,8 @@ def test_the_same_bytes_each_time(mix: Space) -> None:
 
 
 def test_a_second_build_answers_from_stat_data_alone(mix: Space) -> None:
-    mix.build()
     mix.settle()
+    mix.build()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "mergebuild", "build"],
         cwd=mix.root, capture_output=True, text=True, check=True,
