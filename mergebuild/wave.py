@@ -125,8 +125,7 @@ class Wave:
             if step is not None:
                 step.places.append(place)
             elif there is not None:
-                lies = replace(there.leaf, dtype=each.spec.dtype, count=each.count)  # in an artifact: mere bytes
-                self.work.copies.append(lies.copied_to(place))
+                self.work.copies.append(there.leaf.copied_to(place))
                 self.known[each.digest] = (there.checksum, there.nonfinite)
                 read[each.digest] = each.nbytes
             else:

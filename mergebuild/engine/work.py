@@ -86,7 +86,8 @@ class Leaf:
         lying = self.pieces or (Piece(0, self.offset, (rows, columns), (columns, 1)),)
         (piece,) = lying  # no naming both turns a matrix and puts it together
         other = piece._replace(shape=piece.shape[::-1], strides=piece.strides[::-1])
-        turned = replace(self, pieces=(other,), files=self.files if self.pieces else (self.path,))
+        files = self.files if self.pieces else (self.path,)
+        turned = replace(self, count=rows * columns, pieces=(other,), files=files)  # in an artifact it is mere bytes
         return Copy(self.path, self.offset, self.size, place._replace(turned=None), turned)
 
     @property
