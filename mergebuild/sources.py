@@ -27,6 +27,7 @@ from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
 from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
 from mergebuild.formats.gathering import gather
+from mergebuild.lora import ADAPTER_METADATA
 from mergebuild.opening import read_model
 from mergebuild.portable import Identity, identity
 from mergebuild.recipe.model import Source
@@ -42,9 +43,6 @@ POSITION_IDS = "@position_ids"
 
 _GATHERED = 1 << 22
 """Elements put together at a time, to be hashed."""
-
-_ADAPTER_METADATA = "lora_adapter_metadata"
-"""The key in a file's metadata that holds the configuration of an adapter that diffusers saved."""
 
 _LACKING = {"autov2": "a folder has only `sha256`", "autov3": "only a safetensors file has one"}
 """Why what is pinned may lack such a hash."""
@@ -101,7 +99,7 @@ class SourceFile:
         if self.model.format == "peft":
             said = json.dumps(self.model.facts, sort_keys=True)
         else:
-            said = self.model.metadata.get(_ADAPTER_METADATA, "")
+            said = self.model.metadata.get(ADAPTER_METADATA, "")
         return checksum(found + said.encode()) if said else found
 
     @property

@@ -15,9 +15,10 @@ from mergebuild.lora.modules import Module, extractable, is_adapter
 from mergebuild.lora.needs import Needs, needs
 from mergebuild.lora.products import Product, Products, products_of
 from mergebuild.lora.roles import Factor
-from mergebuild.lora.text import adapter_config, read, written
+from mergebuild.lora.text import ADAPTER_METADATA, adapter_config, read, written
 
 __all__ = [
+    "ADAPTER_METADATA",
     "Delta",
     "Extraction",
     "Fact",

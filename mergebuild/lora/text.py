@@ -11,9 +11,10 @@ from mergebuild.lora.adapter import Fact
 from mergebuild.lora.match import Delta
 from mergebuild.lora.roles import Factor
 
-__all__ = ["adapter_config", "read", "written"]
+__all__ = ["ADAPTER_METADATA", "adapter_config", "read", "written"]
 
-_IN_METADATA = "lora_adapter_metadata"
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""What diffusers calls an adapter's configuration in a file's metadata."""
 _MOST = 1 << 24
 """Characters of a configuration in a file's metadata."""
 
@@ -22,7 +23,7 @@ def adapter_config(model: Model) -> Mapping[str, object] | None:
     """Return an adapter's configuration: of a folder of PEFT, or what diffusers writes into a file's metadata."""
     if model.format == "peft":
         return model.facts
-    text = model.metadata.get(_IN_METADATA, "")
+    text = model.metadata.get(ADAPTER_METADATA, "")
     try:
         found = json.loads(text) if len(text) <= _MOST else None
     except (ValueError, RecursionError):
