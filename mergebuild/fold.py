@@ -51,6 +51,8 @@ class _View:
     kinds: Kinds | None = None
     """None: all tensors are of kind 0."""
     ema_dropped: int = 0
+    delta: str = ""
+    """Of a LoRA: the virtual target that is what it adds."""
 
     @property
     def likeness(self) -> tuple[object, ...]:
@@ -361,19 +363,14 @@ class Folder:
         if known is None:
             known = self._lora_views[key] = (self._lora_anew(each, target, base), base)
         view, _ = known
-        unmatched = self._unmatched(view)
+        unmatched = self._loras[view.delta]
         if unmatched and not target.flags["allow_unmatched"]:
-            owner = view.palette[1].terms[0][0].owner
-            raise fit.unmatched(target, each, unmatched, found=len(self._blueprints[owner].specs))
+            raise fit.unmatched(target, each, unmatched, found=len(self._blueprints[view.delta].specs))
         return replace(view, input=each)
-
-    def _unmatched(self, view: _View) -> tuple[str, ...]:
-        """Return the tensors of a LoRA that found no place in the model."""
-        return self._loras[view.palette[1].terms[0][0].owner] if view.input.role.startswith("loras[") else ()
 
     def _lost(self, views: Iterable[_View]) -> list[str]:
         """Return what of LoRAs the user lets go."""
-        found = [(view.input.ref, self._unmatched(view)) for view in views]
+        found = ((view.input.ref, self._loras.get(view.delta)) for view in views)
         return [
             f"{len(names)} tensors of LoRA `{ref}` have no place in the model and are left out, such as `{names[0]}`"
             for ref, names in found
@@ -397,7 +394,7 @@ class Folder:
         )
         nothing, something = self._intern({}), self._intern({Slot(name): Fraction(1)})
         of = {tensor: int(tensor in specs) for tensor in base.specs}
-        return _View(each, base.layout, base.specs, (nothing, something), Kinds(of, base.specs))
+        return _View(each, base.layout, base.specs, (nothing, something), Kinds(of, base.specs), delta=name)
 
     def _lora_tensors(self, ref: str) -> tuple[Mapping[str, TensorInfo | Spec], Mapping[str, object] | None, str]:
         """Return a LoRA's tensors, its configuration, and what to call it."""
@@ -768,7 +765,7 @@ def _unknown_component(target: Target, each: Component, layout: Layout | None) -
 
 def _disagreements(views: Sequence[_View]) -> list[str]:
     """Return what marks say of some inputs and not of others: a model that predicts v and one that predicts noise."""
-    found = [(view.input.ref, marks(view.specs)) for view in views if not view.input.role.startswith("loras[")]
+    found = [(view.input.ref, marks(view.specs)) for view in views if not view.delta]
     if len({each for _, each in found}) < 2:
         return []
     told = ", ".join(f"`{ref}` {' and '.join(f'`{mark}`' for mark in each) or 'none'}" for ref, each in found)

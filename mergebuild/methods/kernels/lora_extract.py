@@ -26,7 +26,7 @@ from torch import Tensor
 from mergebuild.methods.kernels.low_rank import Sketch, leading_directions, row_blocks
 from mergebuild.methods.kernels.reduction import vector_sums
 
-__all__ = ["Cut", "Pair", "clamped", "concatenated", "extracted", "reranked", "shaped"]
+__all__ = ["Cut", "Pair", "clamped", "concatenated", "extracted", "reranked"]
 
 
 class Pair(NamedTuple):
@@ -99,13 +99,6 @@ def clamped(pair: Pair, quantile: Fraction) -> Pair:
     at = int(place)
     most = float(torch.lerp(values[at], values[min(at + 1, len(values) - 1)], float(place - at)))
     return Pair(pair.up.clamp(-most, most), pair.down.clamp(-most, most))
-
-
-def shaped(pair: Pair, shape: Sequence[int]) -> Pair:
-    """Return a pair as the factors of a tensor of `shape`: of a convolution, one of its size and one of size 1."""
-    if len(shape) <= 2:
-        return pair
-    return Pair(pair.up.reshape(*pair.up.shape, *(1 for _ in shape[2:])), pair.down.reshape(pair.rank, *shape[1:]))
 
 
 def _wide(pairs: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor]:
