@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from project_space import Tensors, write_tensors
+from project_space import Space, Tensors, write_tensors
+from tiny_models import llama
 
 from mergebuild.formats.sidecars import shard_names, shards
 
-__all__ = ["CONFIG", "SIDECARS", "checkpoint", "document", "pipeline", "sharded"]
+__all__ = ["CONFIG", "SIDECARS", "checkpoint", "document", "llama_pair", "pipeline", "sharded"]
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -53,6 +54,15 @@ def sharded(
     for name, value in beside.items():
         document(folder / name, value)
     return names
+
+
+def llama_pair(space: Space, mergefile: str) -> Space:
+    """Make a project of two folders of two shards, `one` and `two`."""
+    sharded(space / "one", llama(1))
+    sharded(space / "two", llama(2))
+    space.write(mergefile)
+    space.settle()
+    return space
 
 
 def checkpoint(path: Path, tensors: Tensors, *, legacy: bool = False) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_folders import CONFIG, SIDECARS, document, pipeline, sharded
+from model_folders import CONFIG, SIDECARS, document, llama_pair, pipeline
 from project_space import Space, read_tensors, same_bits
 from tiny_models import llama
 
@@ -36,11 +36,7 @@ INDEX = "model.safetensors.index.json"
 @pytest.fixture
 def llamas(space: Space) -> Space:
     """A project with two folders of two shards, and their mix as a folder of smaller shards."""
-    sharded(space / "one", llama(1))
-    sharded(space / "two", llama(2))
-    space.write(MERGEFILE)
-    space.settle()
-    return space
+    return llama_pair(space, MERGEFILE)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_folders import checkpoint, document, sharded
+from model_folders import checkpoint, document, llama_pair, sharded
 from project_space import Space, Tensors, write_tensors
 from tiny_models import llama, sd15
 
@@ -35,11 +35,7 @@ FIRST = "model-00001-of-00002.safetensors"
 @pytest.fixture
 def llamas(space: Space) -> Space:
     """A project with two folders of two shards, and their mix."""
-    sharded(space / "one", llama(1))
-    sharded(space / "two", llama(2))
-    space.write(SHARDED)
-    space.settle()
-    return space
+    return llama_pair(space, SHARDED)
 
 
 def single(folder: Path, tensors: Tensors) -> None:

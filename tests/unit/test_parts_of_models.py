@@ -180,17 +180,14 @@ def test_a_pipeline_and_a_file_merge_either_way(lab: Lab, layout: str) -> None:
         a = "{a}"
         b = "{b}"
         alpha = {alpha}
-        output = "out/{name}"
+        output = "out/{name}{end}"
     """
+    forward, backward = {"a": "pipe", "b": "file", "alpha": 0.25}, {"a": "file", "b": "pipe", "alpha": 0.75}
     lab.write(
-        text.format(name="one.safetensors", a="pipe", b="file", alpha=0.25).replace(
-            "targets.one.safetensors", "targets.one"
-        )
-        + text.format(name="two.safetensors", a="file", b="pipe", alpha=0.75).replace(
-            "targets.two.safetensors", "targets.two"
-        )
-        + text.format(name="three/", a="pipe", b="file", alpha=0.25).replace("targets.three/", "targets.three")
-        + text.format(name="four/", a="file", b="pipe", alpha=0.75).replace("targets.four/", "targets.four")
+        text.format(name="one", end=".safetensors", **forward)
+        + text.format(name="two", end=".safetensors", **backward)
+        + text.format(name="three", end="/", **forward)
+        + text.format(name="four", end="/", **backward)
     )
     results = {each.target: each for each in lab.build().targets}
     assert len({each.artifact for each in results.values()}) == 1
