@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
     from mergebuild.naming import Cut, Renamed
 
-__all__ = ["open_folder", "read_model", "renamed_model", "standalone", "widened"]
+__all__ = ["read_model", "renamed_model", "standalone", "widened"]
 
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
@@ -55,23 +55,12 @@ def read_model(path: Path, *, shown: str | None = None) -> Model:
         found = _file(path, name)
         refuse_packed(found.tensors, name)
         return _with_text_model(found)
-    folder = open_folder(path, shown=name)
-    beside = tuple(path / each for each in folder.sidecars)
-    if folder.kind == "diffusers":
-        return replace(_pipeline(folder), folder=path, beside=beside)
-    model = folder.components[""]
-    return replace(model, folder=path, beside=beside, notices=folder.notices)
-
-
-def open_folder(path: Path, *, shown: str) -> Folder:
-    """Read what a folder of weights holds, whatever format they have.
-
-    Raises:
-        SourceError: as `read_model`.
-    """
     from mergebuild.formats.folders import read_folder
 
-    return read_folder(path, shown=shown, read_file=_file)
+    folder = read_folder(path, shown=name, read_file=_file)
+    beside = tuple(path / each for each in folder.sidecars)
+    model = _pipeline(folder) if folder.kind == "diffusers" else replace(folder.components[""], notices=folder.notices)
+    return replace(model, folder=path, beside=beside, contents=folder)
 
 
 def _with_text_model(model: Model) -> Model:

@@ -17,7 +17,6 @@ from mergebuild.errors import MergeBuildError, Problem, RecipeError, SourceError
 from mergebuild.fold import Folder
 from mergebuild.formats import Arrangement, Packing
 from mergebuild.forms import Blueprint, Spec
-from mergebuild.opening import open_folder
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
@@ -35,12 +34,23 @@ class Planner:
     """Plans goals over one recipe, one set of sources and one store."""
 
     def __init__(
-        self, recipe: Recipe, sources: Sources, store: Store, *, output_of: Callable[[Path], Path] | None = None
+        self,
+        recipe: Recipe,
+        sources: Sources,
+        store: Store,
+        *,
+        output_of: Callable[[Path], Path] | None = None,
+        expect_work: Callable[[], None] = lambda: None,
     ) -> None:
+        """Plan for a recipe.
+
+        `output_of` says where outputs go instead; `expect_work` is called before much is read for what will be built.
+        """
         self._recipe = recipe
         self._sources = sources
         self._store = store
         self._output_of = output_of or (lambda path: path)
+        self._expect_work = expect_work
         self.folder = Folder(recipe, sources)
         self._items: dict[str, Item] = {}
         self._order: list[Item] = []
@@ -56,7 +66,6 @@ class Planner:
         self._unrounded: dict[str, Tensors] = {}
         self._unrounded_made: dict[bytes, Made] = {}
         self._read: dict[tuple[object, ...], int] = {}
-        self._donors: dict[str, Donor] = {}
         self.leaf_dtype: dict[bytes, str] = {}
         """The dtype in which a tensor that some target reads lies in its file."""
 
@@ -186,18 +195,22 @@ class Planner:
         if not goal.is_extra:
             self._items[goal.target] = item
         leaves = self._bottom(goal.target)
-        unseen = (owner for owner in leaves if not self._sources.file(owner).is_hashed)
+        unseen = [owner for owner in leaves if not self._sources.file(owner).is_hashed]
+        size = sum(self._sources.file(owner).size for owner in unseen)
+        was_built = self._store.record(goal.target) is not None
         hash_first = (
             hash_all
-            or self._store.record(goal.target) is not None
+            or was_built
             or blueprint.target.metadata == "full"
             or not packing.is_safetensors(goal.path)
-            or sum(self._sources.file(owner).size for owner in unseen) <= SMALL
+            or size <= SMALL
             or any(self._operates(self.folder.blueprint(name)) for name in self._recipe.below(goal.target))
         )
-        for owner in sorted(leaves):
-            if hash_first or self._sources.is_pinned(owner):
-                self._sources.hashed(owner)
+        to_hash = [owner for owner in sorted(leaves) if hash_first or self._sources.is_pinned(owner)]
+        if size > SMALL and not was_built and not set(to_hash).isdisjoint(unseen):
+            self._expect_work()
+        for owner in to_hash:
+            self._sources.hashed(owner)
         if self._is_known(item):
             for name in self._recipe.below(goal.target)[:-1]:
                 if name in self._items:
@@ -318,7 +331,6 @@ class Planner:
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
             part = Item(replace(goal, path=path), item.blueprint, shown, item.needs, whole=item)
-            part.lines = item.lines
             part.tensors = whole.among(file.tensors) if file.tensors else None
             part.digest = part.tensors.artifact if part.tensors else checksum(file.content)
             if file.packing.turned:  # the same tensors, and not the same bytes
@@ -338,10 +350,8 @@ class Planner:
         for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).inputs)):
             model = self._sources.file(ref).model if ref in self._sources else None
             is_donor = model is not None and (model.format != "peft" or item.blueprint.target.makes_lora)
-            if is_donor and model is not None and model.folder is not None and model.facts:
-                if ref not in self._donors:
-                    self._donors[ref] = open_folder(model.folder, shown=self._sources.file(ref).shown)
-                return self._donors[ref], model.folder
+            if is_donor and model is not None and model.contents is not None and model.facts:
+                return model.contents, model.folder
         if config:
             message = f"`config` of target `{item.name}` is `{config.ref}`, which has no configuration"
             hint = "name a source that is a folder of transformers or diffusers"
@@ -454,21 +464,23 @@ class Planner:
         return item.goal.dtype or item.blueprint.target.dtype
 
     def _judge(self, item: Item) -> None:
-        """Compare what is wanted with what is there."""
+        """Compare what is wanted with what is there, and with what was built last."""
+        record = None if item.goal.is_extra else self._store.record(item.name)
+        if record and item.is_known:
+            item.changes = tuple(manifest.changes(manifest.decode(record.manifest), item.lines))
+        compare = self._compare_parts if item.parts else self._compare
+        compare(item, record is not None)
+
+    def _compare(self, item: Item, built_before: bool) -> None:
+        """Compare what a file is to be with what is there."""
         goal = item.goal
         path = goal.path
-        record = None if goal.is_extra else self._store.record(goal.target)
-        if item.parts:
-            self._judge_parts(item, record is not None)
-            return
         if path is None and item.digest is not None:
             path = self._store.kept_path(item.digest, item.header_checksum)
         if path is not None:
             item.presence, item.row = self._store.at(path)
         if goal.path is None and item.presence is Presence.FOREIGN:
             item.presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
-        if record and item.is_known:
-            item.changes = tuple(manifest.changes(manifest.decode(record.manifest), item.lines))
         if item.presence is Presence.FOREIGN:
             item.reasons = (f"{item.shown} was changed by hand, or is not ours",)
         if item.digest is None:
@@ -484,17 +496,17 @@ class Planner:
         item.restore = self.whole(item)
         if item.restore is not None:
             item.verdict = Verdict.RESTORE
-        item.reasons = item.reasons or self._reasons(item, record is not None)
+        item.reasons = item.reasons or self._reasons(item, built_before)
 
-    def _judge_parts(self, item: Item, built_before: bool) -> None:
+    def _compare_parts(self, item: Item, built_before: bool) -> None:
         """Say of a directory what its files come to together."""
         for part in item.parts:
-            self._judge(part)
+            part.changes = item.changes
+            self._compare(part, built_before)
         verdicts = {part.verdict for part in item.parts}
         item.verdict = next(each for each in (Verdict.BUILD, Verdict.RESTORE, Verdict.UP_TO_DATE) if each in verdicts)
         there = {part.presence for part in item.parts}
         item.presence = next(each for each in (Presence.FOREIGN, Presence.OURS, Presence.ABSENT) if each in there)
-        item.changes = next((part.changes for part in item.parts if part.changes), ())
         reasons = (reason for part in item.parts if part.verdict is not Verdict.UP_TO_DATE for reason in part.reasons)
         item.reasons = tuple(dict.fromkeys(reasons)) or (() if built_before else ("never built",))
 

@@ -25,7 +25,7 @@ from mergebuild import lineage as lineages
 from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
-from mergebuild.events import Emit, Event, Hashing, silent
+from mergebuild.events import Emit, silent
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
@@ -33,7 +33,7 @@ from mergebuild.planner import Planner
 from mergebuild.portable import free_space
 from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
-from mergebuild.sources import SMALL, Sources, locate
+from mergebuild.sources import Sources, locate
 from mergebuild.stamp import Stamp
 from mergebuild.store import Presence, Store
 from mergebuild.sweeping import Sweeper
@@ -67,16 +67,17 @@ def load(
 class _Session:
     """Sources, store and planner of one verb."""
 
-    def __init__(self, recipe: Recipe, store: Store, emit: Emit) -> None:
+    def __init__(self, recipe: Recipe, store: Store, emit: Emit, expect_work: Callable[[], None]) -> None:
         self._recipe = recipe
+        self._expect_work = expect_work
         self.store = store
         self.sources = Sources(recipe.sources, store.state, folder=recipe.root, emit=emit)
-        self.planner = Planner(recipe, self.sources, store)
+        self.planner = self.plan_anew()
         self.freshness = Freshness(recipe, self.sources, store)
 
     def plan_anew(self) -> Planner:
         """Return a planner that knows of nothing planned before."""
-        self.planner = Planner(self._recipe, self.sources, self.store)
+        self.planner = Planner(self._recipe, self.sources, self.store, expect_work=self._expect_work)
         return self.planner
 
 
@@ -208,7 +209,7 @@ class Project:
                 warm_up()
             return plan
 
-        with self._session(_hurried(emit, warm_up), durable=durable) as session, ExitStack() as stack:
+        with self._session(emit, durable=durable, expect_work=warm_up) as session, ExitStack() as stack:
             builder = Builder(
                 session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
             )
@@ -326,7 +327,9 @@ class Project:
     # Inside
 
     @contextmanager
-    def _session(self, emit: Emit, *, durable: bool = False) -> Iterator[_Session]:
+    def _session(
+        self, emit: Emit, *, durable: bool = False, expect_work: Callable[[], None] = lambda: None
+    ) -> Iterator[_Session]:
         root = self._store_root()
         store = Store(
             root,
@@ -335,7 +338,7 @@ class Project:
             durable=durable,
         )
         try:
-            yield _Session(self.recipe, store, emit)
+            yield _Session(self.recipe, store, emit, expect_work)
         finally:
             store.close()
 
@@ -517,17 +520,6 @@ class Project:
             return path.relative_to(self.recipe.root).as_posix()
         except ValueError:
             return path.as_posix()
-
-
-def _hurried(emit: Emit, warm_up: Callable[[], None]) -> Emit:
-    """Have torch imported beside the hashing of a large source: something will be computed with it."""
-
-    def told(event: Event) -> None:
-        if isinstance(event, Hashing) and event.size > SMALL:
-            warm_up()
-        emit(event)
-
-    return told
 
 
 def _check_device(device: str) -> None:

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergebuild.formats.header import TensorInfo, read_header
+
+if TYPE_CHECKING:
+    from mergebuild.formats.folders import Folder
 
 __all__ = ["Model", "read_safetensors"]
 
@@ -37,6 +41,8 @@ class Model:
     """What was left out and should be known, a sentence each."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What else a reader must know, such as the adapter's configuration: parsed JSON."""
+    contents: Folder | None = None
+    """What the folder holds, under the names that its files give."""
 
     @property
     def watched(self) -> tuple[Path, ...]:
