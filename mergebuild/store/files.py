@@ -19,18 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mergebuild import portable
 from mergebuild.digest import checksum, file_checksum
-from mergebuild.errors import LockTimeoutError
-from mergebuild.events import Emit, Notice, silent
 from mergebuild.formats.header import MAX_HEADER
 from mergebuild.store.contents import Contents, Entry, pack, unpack
-from mergebuild.store.state import ArtifactRow, Record, State
-
-if TYPE_CHECKING:
-    import filelock
+from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
 __all__ = ["Fresh", "Held", "Presence", "Store", "temporary_path"]
 
@@ -85,7 +80,7 @@ class Store:
         self._unpacked: dict[int, list[Entry]] = {}
         self._without_clones: set[int] = set()
         """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
-        self.state = State(root / "state.sqlite3", durable=durable)
+        self.state = State(root / STATE, durable=durable)
 
     def close(self) -> None:
         """Close the database."""
@@ -104,34 +99,6 @@ class Store:
             if is_new:
                 shutil.rmtree(self.root, ignore_errors=True)
             raise
-
-    def lock(self, *, timeout: float | None, what: str, emit: Emit = silent) -> filelock.BaseFileLock:
-        """Take the lock of whoever changes the store; a kernel lock, gone with its process.
-
-        Raises:
-            LockTimeoutError: another process held it for `timeout` seconds.
-        """
-        import filelock  # what only looks takes no lock
-
-        lock = filelock.FileLock(self.root / "lock")
-        holder = self.root / "lock.holder"
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            who = "another process"
-            with suppress(OSError):
-                who = holder.read_text().strip() or who
-            emit(Notice(f"waiting for {who}, which uses the store"))
-            try:
-                lock.acquire(timeout=-1 if timeout is None else timeout)
-            except filelock.Timeout:
-                raise LockTimeoutError.one(
-                    "store-locked",
-                    f"the store is in use by {who}",
-                    help="wait for it, or give --lock-timeout more time",
-                ) from None
-        holder.write_text(f"`{what}` (process {os.getpid()})\n")
-        return lock
 
     # What was built
 
@@ -231,8 +198,9 @@ class Store:
                 row = rows[number]
                 if row is None or row.kind == "intended" or not self.is_intact(row):
                     continue
-                entry = self.entries(row)[ordinal]
-                if allow_nonfinite or not entry.nonfinite:
+                entries = self.entries(row)
+                entry = entries[ordinal] if ordinal in range(len(entries)) else None
+                if entry and entry.digest == digest and (allow_nonfinite or not entry.nonfinite):
                     found[digest] = Held(row.path, entry)
                     break
         return found

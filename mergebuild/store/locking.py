@@ -1,0 +1,52 @@
+"""The lock of whoever changes a store: the kernel's, so that it is gone with its process, however that ended.
+
+What only looks takes no lock. Beside the lock lies the name of who took it last, for people who wait: it is never
+believed by anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mergebuild.errors import LockTimeoutError
+from mergebuild.events import Emit, Notice, silent
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent) -> Iterator[None]:
+    """Hold the lock of the store in the folder `root`. `what` is the command, for those who wait meanwhile.
+
+    Raises:
+        LockTimeoutError: another process held it for `timeout` seconds.
+        OSError: the store cannot be written to.
+    """
+    import filelock  # what only looks takes no lock
+
+    lock = filelock.FileLock(root / "lock")
+    holder = root / "lock.holder"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        who = "another process"
+        with suppress(OSError):
+            who = holder.read_text().strip() or who
+        emit(Notice(f"waiting for {who}, which uses the store"))
+        try:
+            lock.acquire(timeout=-1 if timeout is None else timeout)
+        except filelock.Timeout:
+            raise LockTimeoutError.one(
+                "store-locked",
+                f"the store is in use by {who}",
+                help="wait for it, or give --lock-timeout more time",
+            ) from None
+    try:
+        with suppress(OSError):  # a full disk keeps nobody from `gc`
+            holder.write_text(f"`{what}` (process {os.getpid()})\n")
+        yield
+    finally:
+        lock.release()
