@@ -7,13 +7,13 @@ artifact digest.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomli
 
+from mergebuild import publishing
 from mergebuild.errors import Place, RecipeError
 
 __all__ = ["Locked", "read", "write"]
@@ -40,9 +40,7 @@ def write(path: Path, locked: Locked) -> None:
         lines += [f"[sources.{_key(name)}]", f'sha256 = "{sha256}"', f"size = {size}", ""]
     if locked.targets:
         lines += ["[targets]", *(f'{_key(name)} = "{digest}"' for name, digest in sorted(locked.targets.items())), ""]
-    temporary = path.with_name(f".{path.name}.mergebuild-{os.getpid()}")
-    temporary.write_text("\n".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    publishing.write_text(path, "\n".join(lines))
 
 
 def read(path: Path) -> Locked:
