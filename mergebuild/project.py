@@ -35,7 +35,7 @@ from mergebuild.portable import free_space
 from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.sources import Sources, locate
-from mergebuild.stamp import Stamp
+from mergebuild.stamp import Stamp, forget_stamps
 from mergebuild.store import STATE, DatabaseDamagedError, Presence, Store, locked, put_aside
 from mergebuild.sweeping import Sweeper
 
@@ -254,6 +254,7 @@ class Project:
                 plan = checked_plan(session, builder, hash_all=False)
                 session.store.create()
             stack.enter_context(self._locked(session, lock_timeout, emit))
+            session.store.begin(*self._places(out))
             if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
                 builder.planner = session.plan_anew()
                 plan = checked_plan(session, builder, hash_all=False)
@@ -316,9 +317,20 @@ class Project:
 
         with self._session(emit) as session:
             names = self.recipe.resolve(targets) if targets else None
-            verifier = Verifier(self.recipe, session.sources, session.store, self._require_code_trust)
+            verifier = Verifier(
+                self.recipe,
+                session.sources,
+                session.store,
+                self._require_code_trust,
+                lambda: self._locked(session, None, emit),
+            )
             found = verifier.read_again(names)
-            return verifier.rebuild(found, names, emit) if rebuild and not found.problems else found
+            if found.problems:
+                forget_stamps(session.store.root)
+            if not rebuild or found.problems:
+                return found
+            with locked(session.store.root, timeout=None, what=_command(), emit=emit, name="verify.lock"):
+                return verifier.rebuild(found, names, emit)
 
     @_resilient
     def lock(self, *, emit: Emit = silent) -> Path:
@@ -391,7 +403,7 @@ class Project:
 
     def _locked(self, session: _Session, timeout: float | None, emit: Emit = silent) -> AbstractContextManager[None]:
         """Hold the store's lock, if there is a store."""
-        if not session.store.state.is_on_disk:
+        if not session.store.root.is_dir():
             return nullcontext()
         return locked(session.store.root, timeout=timeout, what=_command(), emit=emit)
 
@@ -501,6 +513,11 @@ class Project:
                 found.add(target.output_path)
             waiting += [each.ref for each in target.reads]
         return found
+
+    def _places(self, out: Path | str | None) -> tuple[list[Path], list[Path]]:
+        """Return the files, and the folders, that builds of this project write, and what `-o` names."""
+        paths = [*self._outputs(), *([Path.cwd() / out] if out is not None else [])]
+        return paths, [path for path in paths if packing.is_folder(path)]
 
     def _sweeper(self, session: _Session) -> Sweeper:
         sources = []

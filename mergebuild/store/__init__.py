@@ -2,7 +2,7 @@
 
 from mergebuild.store.contents import FRAME, Contents, Entry
 from mergebuild.store.database import DatabaseDamagedError, put_aside
-from mergebuild.store.files import Fresh, Held, Presence, Store, temporary_path
+from mergebuild.store.files import Fresh, Held, Presence, Store
 from mergebuild.store.locking import locked
 from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
@@ -21,5 +21,4 @@ __all__ = [
     "Store",
     "locked",
     "put_aside",
-    "temporary_path",
 ]

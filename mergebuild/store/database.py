@@ -183,6 +183,8 @@ def _version(db: Database) -> int:
 def _damage_told() -> Iterator[None]:
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise DatabaseDamagedError(str(error)) from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", None) or ""
         kind = name.removeprefix("SQLITE_").partition("_")[0]

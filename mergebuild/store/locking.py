@@ -1,7 +1,8 @@
-"""The lock of whoever changes a store: the kernel's, so that it is gone with its process, however that ended.
+"""The locks of a store: the kernel's, so that they are gone with their process, however that ended.
 
-What only looks takes no lock. Beside the lock lies the name of who took it last, for people who wait: it is never
-believed by anything.
+`lock` is held by whoever changes the store; `verify.lock` by whoever builds in a scratch folder of the store to
+compare bytes. What only looks takes no lock. Beside a lock lies the name of who took it last, for people who wait: it
+is never believed by anything.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent) -> Iterator[None]:
-    """Hold the lock of the store in the folder `root`. `what` is the command, for those who wait meanwhile.
+def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent, name: str = "lock") -> Iterator[None]:
+    """Hold a lock of the store in the folder `root`. `what` is the command, for those who wait meanwhile.
 
     Raises:
         LockTimeoutError: another process held it for `timeout` seconds.
@@ -27,8 +28,8 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent)
     """
     import filelock  # what only looks takes no lock
 
-    lock = filelock.FileLock(root / "lock")
-    holder = root / "lock.holder"
+    lock = filelock.FileLock(root / name)
+    holder = root / f"{name}.holder"
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

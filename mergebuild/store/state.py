@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mergebuild import portable
+from mergebuild import publishing
 from mergebuild.portable import Identity
 from mergebuild.store.contents import is_whole, sealed_table
 from mergebuild.store.database import Database, opened, seal, sealed, text_of
@@ -73,7 +73,8 @@ class ArtifactRow(NamedTuple):
     path: Path
     kind: str
     identity: Identity | None
-    boot: str
+    epoch: str
+    """In which `identity` was true, `""`: not to be believed. See `portable.epoch`; the column is called `boot`."""
     nonfinite: int
     packed: bytes
     made: float
@@ -113,16 +114,20 @@ class State:
         self._db = self._open(path if self.is_on_disk else None)
 
     def write_to_disk(self) -> None:
-        """Turn a database that so far was only in memory into the file; its folder is there now."""
+        """Turn a database that so far was only in memory into the file; its folder is there now.
+
+        The caller holds the store's lock. Where another process was quicker, what is known here is lost, and found out
+        again.
+        """
         if self.is_on_disk:
             return
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        self._db.copy_to(temporary)
-        # Another process may have been quicker: then what is known here is lost, and found out again.
-        with contextlib.suppress(FileExistsError):
-            if not portable.link_or_none(temporary, self.path) and not self.path.exists():
-                temporary.replace(self.path)
-        temporary.unlink(missing_ok=True)
+        if not self.path.exists():
+            temporary = publishing.temporary_path(self.path)
+            try:
+                self._db.copy_to(temporary)
+                publishing.put(temporary, self.path, durable=self._durable)
+            finally:
+                temporary.unlink(missing_ok=True)
         self._db.close()
         self._db = self._open(self.path)
         self._digests_version = -1
@@ -222,7 +227,7 @@ class State:
         number = self._db.insert(
             f"INSERT INTO artifact ({_COLUMNS}, seal) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                row.digest, row.header, self._text(row.path), row.kind, *_five_or_none(row.identity), row.boot,
+                row.digest, row.header, self._text(row.path), row.kind, *_five_or_none(row.identity), row.epoch,
                 row.nonfinite, row.packed, row.made, row.project, self._seal_of(row),
             ),
         )  # fmt: skip
@@ -235,23 +240,30 @@ class State:
         return number
 
     def move_artifact(
-        self, number: int, path: Path, kind: str, identity: Identity | None, boot: str, project: str | None = None
+        self, number: int, path: Path, kind: str, identity: Identity | None, epoch: str, project: str | None = None
     ) -> None:
         """Say where an artifact lies now, and in what state its file is; it counts as the newest of its kind."""
         self._db.rows("DELETE FROM artifact WHERE path = ? AND id != ?", (self._text(path), number))
         row = self.artifact(number)
         if row is None:
             return
-        row = row._replace(path=path, kind=kind, identity=identity, boot=boot, made=time.time())
+        row = row._replace(path=path, kind=kind, identity=identity, epoch=epoch, made=time.time())
         row = row._replace(project=row.project if project is None else project)
         self._db.rows(
             "UPDATE artifact SET path = ?, kind = ?, device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
             " boot = ?, made = ?, project = ?, seal = ? WHERE id = ?",
             (
-                self._text(path), kind, *_five_or_none(identity), boot, row.made, row.project, self._seal_of(row),
+                self._text(path), kind, *_five_or_none(identity), epoch, row.made, row.project, self._seal_of(row),
                 number,
             ),
         )  # fmt: skip
+
+    def doubt_artifact(self, number: int) -> None:
+        """Have the bytes of an artifact read before it is believed again."""
+        row = self.artifact(number)
+        if row is not None:
+            kept = self._seal_of(row._replace(epoch=""))
+            self._db.rows("UPDATE artifact SET boot = '', seal = ? WHERE id = ?", (kept, number))
 
     def forget_artifact(self, number: int) -> None:
         """Forget an artifact and its tensors."""
@@ -354,9 +366,18 @@ class State:
         """Forget the last build of a target."""
         self._db.rows("DELETE FROM record WHERE project = ? AND target = ?", (project, target))
 
-    def wanted(self) -> set[bytes]:
-        """Return the artifact of every record of every project."""
-        return {row[0] for row in self._db.rows("SELECT DISTINCT artifact FROM record")}
+    def wanted(self, *, besides: Collection[str] = ()) -> set[bytes]:
+        """Return the artifact of every record of every project but these."""
+        rows = self._db.rows("SELECT DISTINCT project, artifact FROM record")
+        return {artifact for project, artifact in rows if project not in besides}
+
+    def projects(self) -> dict[str, float]:
+        """Return the projects that ever built into this store, and when each did last (seconds since 1970)."""
+        return dict(self._db.rows("SELECT project, MAX(built) FROM record GROUP BY project"))
+
+    def forget_project(self, project: str) -> None:
+        """Forget the last builds of all targets of a project."""
+        self._db.rows("DELETE FROM record WHERE project = ?", (project,))
 
     # Paths and rows
 
@@ -386,7 +407,7 @@ class State:
 
     def _seal_of(self, row: ArtifactRow) -> str:
         return seal(
-            row.digest, row.header, self._text(row.path), row.kind, *_five_or_none(row.identity), row.boot,
+            row.digest, row.header, self._text(row.path), row.kind, *_five_or_none(row.identity), row.epoch,
             row.nonfinite, row.made, row.project,
         )  # fmt: skip
 
