@@ -51,6 +51,8 @@ __all__ = ["Builder", "Options"]
 
 _WAVE = 200
 """Targets a wave: each holds one file open."""
+_MUCH = 4 << 30
+"""Bytes written by a wave after which it is worth while to publish them: some seconds of work."""
 _BETWEEN = "between"
 """The folder of the store where what only stands between tensors lies for the time."""
 
@@ -313,13 +315,23 @@ class Builder:
                 self._build(ready)
 
     def _waves(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Yield items in waves. What a method must know first, it reads from files that an earlier wave published."""
+        """Yield items in waves. What a method must know first, it reads from files that an earlier wave published.
+
+        A wave is published when it is over, and a build that is killed keeps the waves before. So one ends where it
+        has written much and the next item has no source with it in common, which would be read twice.
+        """
         some: list[Item] = []
+        size = 0
+        sources: set[str] = set()
         for item in items:
-            if len(some) == _WAVE or (any(each.name in item.needs for each in some) and self.planner.surveys(item)):
+            reads = self.planner.leaves(item.name)
+            is_full = len(some) == _WAVE or (size >= _MUCH and sources.isdisjoint(reads))
+            if some and (is_full or (any(each.name in item.needs for each in some) and self.planner.surveys(item))):
                 yield some
-                some = []
+                some, size, sources = [], 0, set()
             some.append(item)
+            size += item.size
+            sources |= reads
         if some:
             yield some
 

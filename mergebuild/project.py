@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -253,8 +253,7 @@ class Project:
             if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
                 plan = checked_plan(session, builder, hash_all=False)
                 session.store.create()
-            stack.enter_context(self._locked(session, lock_timeout, emit))
-            session.store.begin(*self._places(out))
+            stack.enter_context(self._changing(session, lock_timeout, emit, out=out))
             if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
                 builder.planner = session.plan_anew()
                 plan = checked_plan(session, builder, hash_all=False)
@@ -327,9 +326,9 @@ class Project:
             found = verifier.read_again(names)
             if found.problems:
                 forget_stamps(session.store.root)
-            if not rebuild or found.problems:
+            if not rebuild or found.problems or not session.store.root.is_dir():
                 return found
-            with locked(session.store.root, timeout=None, what=_command(), emit=emit, name="verify.lock"):
+            with self._locked(session, None, emit, name="verify.lock"):
                 return verifier.rebuild(found, names, emit)
 
     @_resilient
@@ -360,7 +359,7 @@ class Project:
         lock_timeout: float | None = None,
     ) -> CleanResult:
         """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
-        with self._session(silent) as session, self._locked(session, lock_timeout):
+        with self._session(silent) as session, self._changing(session, lock_timeout):
             return self._sweeper(session).collect(self._known_targets(), max_size, older_than, dry_run=dry_run)
 
     @_resilient
@@ -369,7 +368,7 @@ class Project:
     ) -> CleanResult:
         """Remove outputs and artifacts that we made: of these targets, of orphans, or (neither given) all."""
         names = self.recipe.resolve(targets) if targets else None
-        with self._session(silent) as session, self._locked(session, lock_timeout):
+        with self._session(silent) as session, self._changing(session, lock_timeout):
             return self._sweeper(session).clean(names, orphans=orphans)
 
     def trust(self) -> Trusted:
@@ -401,11 +400,23 @@ class Project:
             return Path(given).expanduser().absolute()
         return self.recipe.root / Path(self.recipe.project.store or ".mergebuild").expanduser()
 
-    def _locked(self, session: _Session, timeout: float | None, emit: Emit = silent) -> AbstractContextManager[None]:
-        """Hold the store's lock, if there is a store."""
+    @contextmanager
+    def _changing(
+        self, session: _Session, timeout: float | None, emit: Emit = silent, *, out: Path | str | None = None
+    ) -> Iterator[None]:
+        """Hold the store's lock, with what killed processes left behind removed; if there is a store."""
         if not session.store.root.is_dir():
-            return nullcontext()
-        return locked(session.store.root, timeout=timeout, what=_command(), emit=emit)
+            yield
+            return
+        with self._locked(session, timeout, emit):
+            paths = [*self._outputs(), *([Path.cwd() / out] if out is not None else [])]
+            session.store.begin(paths, [path for path in paths if packing.is_folder(path)])
+            yield
+
+    def _locked(
+        self, session: _Session, timeout: float | None, emit: Emit = silent, *, name: str = "lock"
+    ) -> AbstractContextManager[None]:
+        return locked(session.store.root, timeout=timeout, what=_command(), emit=emit, name=name)
 
     def _begin_afresh(self, emit: Emit) -> None:
         """Put a damaged state aside, unless another process was quicker."""
@@ -513,11 +524,6 @@ class Project:
                 found.add(target.output_path)
             waiting += [each.ref for each in target.reads]
         return found
-
-    def _places(self, out: Path | str | None) -> tuple[list[Path], list[Path]]:
-        """Return the files, and the folders, that builds of this project write, and what `-o` names."""
-        paths = [*self._outputs(), *([Path.cwd() / out] if out is not None else [])]
-        return paths, [path for path in paths if packing.is_folder(path)]
 
     def _sweeper(self, session: _Session) -> Sweeper:
         sources = []
