@@ -26,6 +26,7 @@ from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, silent
+from mergebuild.filestate import Moment
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
@@ -60,8 +61,9 @@ def load(
         RecipeError: the mergefile is wrong; all of its problems at once.
         UsageError: an override names what is not there.
     """
+    began = Moment.now()
     recipe = load_recipe(Path(path), overrides=overrides, variables=variables)
-    return Project(recipe, lambda targets: Stamp(Path(path), overrides, variables, targets))
+    return Project(recipe, lambda targets: Stamp(Path(path), overrides, variables, targets), began)
 
 
 class _Session:
@@ -84,9 +86,13 @@ class _Session:
 class Project:
     """A mergefile that was read, and the verbs over it."""
 
-    def __init__(self, recipe: Recipe, stamp_of: Callable[[Sequence[str]], Stamp] | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, stamp_of: Callable[[Sequence[str]], Stamp] | None = None, began: Moment | None = None
+    ) -> None:
+        """`stamp_of` gives the stamp of targets; `began`: from before the recipe was read."""
         self.recipe = recipe
         self._stamp_of = stamp_of
+        self._began = began or Moment.now()
 
     # What there is, from the text alone
 
@@ -257,7 +263,13 @@ class Project:
         folders = {item.goal.path for item in items if item.parts}
         files = [*watched, *(path for path in outputs if path and path not in folders)]
         files += [item.goal.path for item in items if item.whole is not None and item.goal.path]
-        stamp.write(self.recipe.files, files, results)
+        stamp.write(
+            self.recipe.files,
+            files,
+            results,
+            since=self._began,
+            holds=lambda: not session.sources.changed(sorted(needed)),
+        )
 
     def _inputs_below(self, name: str) -> Iterator[Input]:
         for each in self.recipe.below(name):

@@ -3,6 +3,10 @@
 After a build that left every target asked for up to date, a stamp keeps what this followed from: the text of the
 recipe's files, the words of the command, and the stat data of all sources and outputs. If all of it holds again, the
 answer is the same. A stamp is only a memory: without it, or when anything in it differs, the long way is taken.
+
+What is looked at when the stamp is written must be what the answer followed from, some time before. So none is kept
+when a file may have changed since the command began, by its times; when it was dated in that time by a clock that was
+set meanwhile; or when a source is not the one that was opened, which needs no clock to tell.
 """
 
 from __future__ import annotations
@@ -11,13 +15,13 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import xxhash
 
 from mergebuild import __version__
-from mergebuild.filestate import Identity, boot_id, is_racy
+from mergebuild.filestate import Identity, Moment, boot_id, is_racy
 from mergebuild.results import BuildResult, TargetResult, Verdict
 
 if TYPE_CHECKING:
@@ -68,24 +72,34 @@ class Stamp:
             return None
         return BuildResult(ok=True, seconds=time.perf_counter() - began, bytes_read=0, bytes_written=0, targets=targets)
 
-    def write(self, texts: Iterable[Path], files: Iterable[Path], targets: Sequence[TargetResult]) -> None:
-        """Keep the stamp of a build whose targets are all up to date now.
+    def write(
+        self,
+        texts: Iterable[Path],
+        files: Iterable[Path],
+        targets: Sequence[TargetResult],
+        *,
+        since: Moment,
+        holds: Callable[[], bool],
+    ) -> None:
+        """Keep the stamp of a build whose targets are all up to date now, if that is sure to be so still.
 
-        `texts`: the recipe's files. `files`: every source and output that the answer follows from. Nothing is kept
-        while one of them changed so recently that a further change might not show.
+        Args:
+            texts: the recipe's files.
+            files: every source and output that the answer follows from.
+            targets: the answer.
+            since: from before any of them was read.
+            holds: asked once all were looked at: whether the sources are those that the answer follows from.
         """
-        now = time.time_ns()
-        states: list[list[str | int]] = []
-        for path in map(str, dict.fromkeys(files)):
-            state = _state_of(path)
-            if is_racy(Identity(*state), now):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path)
-                return
-            states.append([path, *state])
+        words = {path: _text_of(path) for path in map(str, texts)}
+        states = {path: _state_of(path) for path in (*words, *map(str, files))}
+        until = Moment.now()
+        if any(is_racy(Identity(*state), since, until) for state in states.values()) or not holds():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            return
         kept = {
-            "texts": [[str(path), _text_of(str(path))] for path in texts],
-            "files": states,
+            "texts": list(words.items()),
+            "files": [[path, *state] for path, state in states.items() if path not in words],
             "targets": [[each.target, each.output, each.artifact, each.tensors_reused] for each in targets],
         }
         folder, name = os.path.split(self._path)
