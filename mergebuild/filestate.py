@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Identity", "Moment", "boot_id", "grain_of", "identity", "identity_of", "is_hidden", "is_racy"]
+__all__ = ["Identity", "Moment", "boot_id", "grain_of", "identity", "identity_of", "is_hidden", "is_racy", "is_rested"]
 
 _FINE_GRAIN_NS = 20_000_000
 _COARSE_GRAIN_NS = 2_000_000_000
+
+_REST_NS = 300_000_000_000
+"""Kernels write back what is older than half a minute; where the disk is slow, that takes its time."""
 
 
 def is_hidden() -> bool:
@@ -85,6 +88,14 @@ def is_racy(state: Identity, since: Moment, until: Moment) -> bool:
         return True
     grain = grain_of(state)
     return any(since.wall - grain < each < until.wall + grain for each in (state.mtime_ns, state.ctime_ns))
+
+
+def is_rested(state: Identity, now: Moment) -> bool:
+    """Whether a file has not changed for so long that its content is on the disk, and would outlive a power cut.
+
+    Of a time in the future that is not known.
+    """
+    return max(state.mtime_ns, state.ctime_ns) <= now.wall - _REST_NS
 
 
 def boot_id() -> str:

@@ -8,6 +8,9 @@ A file that changed within the clock's grain could change once more without a tr
 source is opened only when it has *settled*: header and stat data are those of one content, and every later change
 shows in the latter. Whatever is read after that, by whom ever, was read of this content if the stat data are the same
 in the end: after hashing, and after a pass, every source is looked at again (`changed`).
+
+What was hashed while the disk perhaps did not have it yet is believed in this boot only: a power cut may leave other
+bytes behind the same stat data.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from mergebuild import hashes, portable
 from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
-from mergebuild.filestate import Moment, grain_of, is_racy
+from mergebuild.filestate import Moment, grain_of, is_racy, is_rested
 from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
 from mergebuild.formats.gathering import gather
 from mergebuild.lora import ADAPTER_METADATA
@@ -256,7 +259,8 @@ class Sources:
     def learn(self, source: SourceFile) -> None:
         """Remember the checksums of a source; it must still be the file that was opened (`changed`)."""
         checksums = b"".join((source.checksums or {}).values())
-        row = SourceRow(source.remembered_by, checksums, source.content, source.sha256, source.autov3)
+        boot = "" if is_rested(source.identity, Moment.now()) else portable.boot_id()
+        row = SourceRow(source.remembered_by, checksums, source.content, source.sha256, source.autov3, boot)
         self._state.remember_source(row)
 
     def opened(self) -> list[str]:
@@ -310,7 +314,7 @@ class Sources:
 
     def _remembered(self, found: SourceFile) -> SourceFile:
         """Return a source with what is remembered of it."""
-        known = self._state.source(found.remembered_by)
+        known = self._state.source(found.remembered_by, portable.boot_id())
         if known:
             found.sha256, found.autov3 = known.sha256, known.autov3
             if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):

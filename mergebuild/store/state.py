@@ -21,15 +21,15 @@ from mergebuild.portable import Identity
 
 __all__ = ["ArtifactRow", "Record", "SourceRow", "State"]
 
-_VERSION = 4
+_VERSION = 5
 
-_GROWS = (2, 3)
-"""Versions that only lack tables, and a column of `source`."""
+_GROWS = (2, 3, 4)
+"""Versions that only lack tables, and columns of `source`."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
     device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
-    checksums BLOB, content BLOB, sha256 TEXT, used REAL, autov3 TEXT,
+    checksums BLOB, content BLOB, sha256 TEXT, used REAL, autov3 TEXT, boot TEXT,
     PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS artifact (
@@ -61,6 +61,8 @@ class SourceRow(NamedTuple):
     content: bytes | None
     sha256: str | None
     autov3: str | None = None
+    boot: str = ""
+    """The only boot in which it is to be believed; empty: in any."""
 
 
 class ArtifactRow(NamedTuple):
@@ -158,18 +160,18 @@ class State:
 
     # Sources
 
-    def source(self, identity: Identity) -> SourceRow | None:
-        """Return what is known of exactly this state of a file."""
+    def source(self, identity: Identity, boot: str) -> SourceRow | None:
+        """Return what is known of exactly this state of a file, and to be believed in a boot."""
         row = self._db.execute(
-            "SELECT checksums, content, sha256, autov3 FROM source"
-            " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
-            _five(identity),
+            "SELECT checksums, content, sha256, autov3, boot FROM source"
+            " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND boot IN ('', ?)",
+            (*_five(identity), boot),
         ).fetchone()
         return SourceRow(identity, *row) if row else None
 
     def remember_source(self, row: SourceRow) -> None:
-        """Remember a source; what is None in `row` and known for the same state of the file stays."""
-        known = self.source(row.identity)
+        """Remember a source; what is None in `row`, and known and believed as much for the same state, stays."""
+        known = self.source(row.identity, row.boot)
         if known:
             row = row._replace(
                 checksums=row.checksums or known.checksums,
@@ -178,8 +180,8 @@ class State:
                 autov3=row.autov3 or known.autov3,
             )
         self._db.execute(
-            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*_five(row.identity), row.checksums, row.content, row.sha256, time.time(), row.autov3),
+            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*_five(row.identity), row.checksums, row.content, row.sha256, time.time(), row.autov3, row.boot),
         )
 
     # Artifacts
@@ -434,8 +436,10 @@ def _connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
 def _grow(db: sqlite3.Connection) -> None:
     """Bring a database with all tables to this version, unless another process was quicker."""
     db.execute("BEGIN IMMEDIATE")
-    if not any(name == "autov3" for _, name, *_ in db.execute("PRAGMA table_info(source)")):
-        db.execute("ALTER TABLE source ADD COLUMN autov3 TEXT")
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(source)")}
+    for column in ("autov3", "boot"):  # without a boot, a row of before is believed in none
+        if column not in there:
+            db.execute(f"ALTER TABLE source ADD COLUMN {column} TEXT")
     db.execute(f"PRAGMA user_version = {_VERSION}")
     db.execute("COMMIT")
 

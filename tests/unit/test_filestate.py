@@ -101,6 +101,13 @@ def test_no_time_says_anything_when_the_clock_was_set_in_between(set_by: int, ra
     assert filestate.is_racy(Identity(1, 1, 1, 5, 5), since, until) == racy
 
 
+@pytest.mark.parametrize(("age", "rested"), [(0, False), (4, False), (5, True), (-5, False), (YEAR // MINUTE, True)])
+def test_a_file_has_rested_when_it_did_not_change_for_five_minutes(age: int, rested: bool) -> None:
+    state = Identity(1, 1, 1, YEAR - age * MINUTE, 1)
+    assert filestate.is_rested(state, at(YEAR)) == rested
+    assert filestate.is_rested(state._replace(mtime_ns=1, ctime_ns=state.mtime_ns), at(YEAR)) == rested
+
+
 def test_a_moment_is_told_by_two_clocks() -> None:
     first, second = Moment.now(), Moment.now()
     assert second.steady >= first.steady

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lab import Lab, write_model
 
+from mergebuild import portable
 from mergebuild import sources as sources_module
 from mergebuild.errors import MergeBuildError, SourceError
 from mergebuild.events import Hashing
@@ -252,6 +253,58 @@ def test_a_part_of_a_source_has_the_state_in_which_that_was_opened(one: Lab) -> 
     assert sources.changed(["x", part]) == ["x", part]
 
 
+# Power cuts
+
+
+def boots(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, rested: float) -> tuple[Sources, Sources]:
+    """Hash a source so many seconds after its last change.
+
+    Return what another session of that boot knows, and one of the next boot.
+    """
+    state = one_state(lab)
+    recipe = load_recipe(lab / "mergefile.toml")
+    clock = Clock(monkeypatch)
+    clock.pass_by(rested)
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "first")
+    Sources(recipe.sources, state, folder=lab.root).hashed("x", with_sha256=True)
+    same = Sources(recipe.sources, state, folder=lab.root)
+    same.file("x")
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "second")
+    return same, Sources(recipe.sources, state, folder=lab.root)
+
+
+def test_a_source_hashed_soon_after_it_was_written_is_hashed_again_in_another_boot(
+    one: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may have left other bytes behind the same stat data."""
+    same, other = boots(one, monkeypatch, rested=200)
+    assert same.file("x").is_hashed
+    assert not other.file("x").is_hashed
+    assert other.file("x").sha256 is None
+
+
+def test_a_source_that_had_rested_is_believed_in_any_boot(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = boots(one, monkeypatch, rested=400)
+    assert same.file("x").is_hashed
+    assert other.file("x").is_hashed
+    assert other.file("x").sha256
+
+
+def test_a_source_dated_in_the_future_is_not_known_to_have_rested(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = boots(one, monkeypatch, rested=-3600)
+    assert same.file("x").is_hashed
+    assert not other.file("x").is_hashed
+
+
+def test_what_is_not_believed_is_not_taken_over(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash of before the power cut does not come back beside checksums of after it."""
+    _, other = boots(one, monkeypatch, rested=200)
+    other.hashed("x")
+    again = Sources(load_recipe(one / "mergefile.toml").sources, other._state, folder=one.root)
+    assert again.file("x").is_hashed
+    assert again.file("x").sha256 is None
+
+
 def test_a_large_source_has_the_checksums_of_a_small_one(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken side by side, they stand in the order of its header."""
     recipe = load_recipe(one / "mergefile.toml")
@@ -393,7 +446,7 @@ def test_what_another_version_saw_of_a_source_is_not_believed(one: Lab) -> None:
     state = one_state(one)
     recipe = load_recipe(one / "mergefile.toml")
     right = Sources(recipe.sources, state, folder=one.root).hashed("x")
-    row = state.source(right.identity)
+    row = state.source(right.identity, portable.boot_id())
     assert row is not None
     assert row.checksums is not None
     state.remember_source(row._replace(checksums=row.checksums[16:] + row.checksums[:16]))

@@ -31,8 +31,8 @@ def test_of_two_first_builds_the_quicker_ones_state_stays(
     quick.write_to_disk()
     slow.write_to_disk()
     assert slow.is_on_disk
-    assert slow.source(ONE.identity) == ONE
-    assert slow.source(TWO.identity) is None
+    assert slow.source(ONE.identity, "") == ONE
+    assert slow.source(TWO.identity, "") is None
     quick.close()
     slow.close()
     assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -44,27 +44,47 @@ def state_of(folder: Path) -> State:
     return State(folder / "store/state.sqlite3")
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version: int) -> None:
-    """It lacks tables and a column; two processes may find it so at the same time."""
+    """It lacks tables and columns; two processes may find it so at the same time.
+
+    But a source of which nobody knows in which boot it was hashed.
+    """
     old = state_of(tmp_path)
     old.remember_source(ONE)
     old.put_record("project", record("t", tmp_path / "t", b"d" * 16))
     old.close()
     with contextlib.closing(sqlite3.connect(old.path)) as db:
-        db.execute("ALTER TABLE source DROP COLUMN autov3")
-        db.execute("DROP TABLE finding")
+        db.execute("ALTER TABLE source DROP COLUMN boot")
+        if version < 4:
+            db.execute("ALTER TABLE source DROP COLUMN autov3")
+            db.execute("DROP TABLE finding")
         db.execute(f"PRAGMA user_version = {version}")
     first, second = State(old.path), State(old.path)
-    assert first.source(ONE.identity) == second.source(ONE.identity) == ONE
+    assert first.source(ONE.identity, "") is second.source(ONE.identity, "boot") is None
+    second.remember_source(ONE)
     second.remember_source(ONE._replace(sha256="5" * 64))
     first.remember_source(ONE._replace(autov3="3" * 64))
-    assert second.source(ONE.identity) == ONE._replace(sha256="5" * 64, autov3="3" * 64)
+    assert second.source(ONE.identity, "") == ONE._replace(sha256="5" * 64, autov3="3" * 64)
     assert [each.target for each in first.records("project")] == ["t"]
     assert first.findings() == {}
     first.close()
     second.close()
     assert sorted(each.name for each in old.path.parent.iterdir()) == [old.path.name]
+
+
+def test_a_source_is_believed_in_its_boot_only_or_in_any(tmp_path: Path) -> None:
+    state = state_of(tmp_path)
+    bound = ONE._replace(boot="first")
+    state.remember_source(bound)
+    state.remember_source(TWO)
+    assert state.source(ONE.identity, "first") == bound
+    assert state.source(ONE.identity, "second") is None
+    assert state.source(TWO.identity, "second") == TWO
+    state.remember_source(ONE._replace(boot="first", sha256="5" * 64))
+    state.remember_source(ONE._replace(boot="second", autov3="3" * 64))
+    assert state.source(ONE.identity, "second") == ONE._replace(boot="second", autov3="3" * 64)
+    state.close()
 
 
 def row(path: Path, digest: bytes, *, header: bytes = HEADER, kind: str = "output", made: float = 0.0) -> ArtifactRow:
