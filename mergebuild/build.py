@@ -347,7 +347,7 @@ class Builder:
 
     def _build_unseen(self, items: Sequence[Item]) -> None:
         """Run one wave whose sources are hashed in it, and publish what came whole out of it."""
-        began, began_ns = time.perf_counter(), time.time_ns()
+        began = time.perf_counter()
         wave = Wave(Whereabouts(self._sources, self._store, self.planner))
         first = FirstSight(wave, self._sources)
         for item in items:
@@ -361,7 +361,7 @@ class Builder:
             changed = set(self._sources.changed(self._sources.opened()))
             for source in learnt:
                 if source.name not in changed:
-                    self._sources.learn(source, began_ns)
+                    self._sources.learn(source)
             seconds = time.perf_counter() - began - done.waited
             left: set[str] = set()
             for index, item in enumerate(items):

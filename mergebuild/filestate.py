@@ -1,20 +1,41 @@
 """Whether a file is still what it was: its stat data, what these can miss, and the boot that they were taken in.
 
+That a file did not change is only ever told by *equal* stat data; which time is later says nothing, for clocks are set
+back and forward. A change sets the file's ctime to what the clock says then. So it can hide only where the time on
+record is one that the clock shows once more: within the grain that times are kept in. Of a file whose times lie more
+than a grain from what the clock shows now, before it or behind, every later change shows. A time a year ahead is as
+good as one of last year.
+
 A build with nothing to do is little else, so this module imports next to nothing; `portable` offers it too.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Identity", "boot_id", "epoch", "identity", "identity_of", "is_hidden", "is_racy"]
+__all__ = [
+    "Identity",
+    "Moment",
+    "boot_id",
+    "epoch",
+    "grain_of",
+    "identity",
+    "identity_of",
+    "is_hidden",
+    "is_racy",
+    "is_rested",
+]
 
 _FINE_GRAIN_NS = 20_000_000
 _COARSE_GRAIN_NS = 2_000_000_000
+
+_REST_NS = 300_000_000_000
+"""Kernels write back what is older than half a minute; where the disk is slow, that takes its time."""
 
 
 def is_hidden() -> bool:
@@ -46,14 +67,46 @@ def identity(path: Path) -> Identity:
     return identity_of(os.stat(path))
 
 
-def is_racy(state: Identity, now_ns: int) -> bool:
-    """Whether a file changed so shortly before `now_ns` that a later change may not show in its stat data.
+class Moment(NamedTuple):
+    """A reading of the clock that files are dated by, and of one that nobody sets. In nanoseconds."""
 
-    Clocks of file systems tick in milliseconds, on some in whole seconds: a time without a fraction is taken for such.
+    wall: int
+    steady: int
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Read both clocks."""
+        return cls(time.time_ns(), time.monotonic_ns())
+
+
+def grain_of(state: Identity) -> int:
+    """Return how far apart two changes of a file must be for their times to differ for sure, in nanoseconds.
+
+    Clocks of file systems tick in milliseconds, on some in whole seconds: there no time has a fraction.
     """
-    newest = max(state.mtime_ns, state.ctime_ns)
-    grain = _COARSE_GRAIN_NS if newest % 1_000_000 == 0 else _FINE_GRAIN_NS
-    return newest > now_ns - grain
+    is_coarse = state.mtime_ns % 1_000_000 == 0 == state.ctime_ns % 1_000_000
+    return _COARSE_GRAIN_NS if is_coarse else _FINE_GRAIN_NS
+
+
+def is_racy(state: Identity, since: Moment, until: Moment) -> bool:
+    """Whether stat data taken between two moments may be those of more than one content of the file.
+
+    If not, the file did not change between `since` and the moment when they were taken, and every later change shows
+    in them. When the clock was set in between, no time says anything, and the answer is yes.
+    """
+    set_by = (until.wall - since.wall) - (until.steady - since.steady)
+    if abs(set_by) > _FINE_GRAIN_NS:
+        return True
+    grain = grain_of(state)
+    return any(since.wall - grain < each < until.wall + grain for each in (state.mtime_ns, state.ctime_ns))
+
+
+def is_rested(state: Identity, now: Moment) -> bool:
+    """Whether a file has not changed for so long that its content is on the disk, and would outlive a power cut.
+
+    Of a time in the future that is not known.
+    """
+    return max(state.mtime_ns, state.ctime_ns) <= now.wall - _REST_NS
 
 
 def boot_id() -> str:

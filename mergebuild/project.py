@@ -27,6 +27,7 @@ from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import CorruptionError, MergeBuildError, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, Notice, silent
+from mergebuild.filestate import Moment
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
@@ -61,8 +62,9 @@ def load(
         RecipeError: the mergefile is wrong; all of its problems at once.
         UsageError: an override names what is not there.
     """
+    began = Moment.now()
     recipe = load_recipe(Path(path), overrides=overrides, variables=variables)
-    return Project(recipe, lambda targets: Stamp(Path(path), overrides, variables, targets))
+    return Project(recipe, lambda targets: Stamp(Path(path), overrides, variables, targets), began)
 
 
 class _Session:
@@ -113,9 +115,13 @@ def _resilient(
 class Project:
     """A mergefile that was read, and the verbs over it."""
 
-    def __init__(self, recipe: Recipe, stamp_of: Callable[[Sequence[str]], Stamp] | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, stamp_of: Callable[[Sequence[str]], Stamp] | None = None, began: Moment | None = None
+    ) -> None:
+        """`stamp_of` gives the stamp of targets; `began`: from before the recipe was read."""
         self.recipe = recipe
         self._stamp_of = stamp_of
+        self._began = began or Moment.now()
         self._state_seen = 0
         """Which file the state was when it was opened last."""
 
@@ -293,7 +299,14 @@ class Project:
         folders = {item.goal.path for item in items if item.parts}
         files = [*watched, *(path for path in outputs if path and path not in folders)]
         files += [item.goal.path for item in items if item.whole is not None and item.goal.path]
-        stamp.write(self.recipe.files, files, results)
+        files += {path.parent for path in files if path not in watched}
+        stamp.write(
+            self.recipe.files,
+            files,
+            results,
+            since=self._began,
+            holds=lambda: not session.sources.changed(sorted(needed)),
+        )
 
     def _inputs_below(self, name: str) -> Iterator[Input]:
         for each in self.recipe.below(name):

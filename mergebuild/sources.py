@@ -2,9 +2,15 @@
 
 A file's digests are remembered by device, inode, size, mtime and ctime; a copy or a touched file is read again, and an
 edit that puts size and mtime back is seen by its ctime. The files of a folder are remembered as one, by the states of
-all of them and of what says which tensors they hold. A file that changed within the clock's grain before it was hashed
-could change once more without a trace, so what was learnt of it is used but not remembered (the "racily clean"
-problem). After a pass every source is looked at again: `changed` says which are no longer what was read.
+all of them and of what says which tensors they hold.
+
+A file that changed within the clock's grain could change once more without a trace (the "racily clean" problem). So a
+source is opened only when it has *settled*: header and stat data are those of one content, and every later change
+shows in the latter. Whatever is read after that, by whom ever, was read of this content if the stat data are the same
+in the end: after hashing, and after a pass, every source is looked at again (`changed`).
+
+What was hashed while the disk perhaps did not have it yet is believed in this epoch only: a power cut may leave other
+bytes behind the same stat data.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from mergebuild import hashes, portable
 from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
+from mergebuild.filestate import Moment, grain_of, is_racy, is_rested
 from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
 from mergebuild.formats.gathering import gather
 from mergebuild.lora import ADAPTER_METADATA
@@ -43,6 +50,9 @@ POSITION_IDS = "@position_ids"
 
 _GATHERED = 1 << 22
 """Elements put together at a time, to be hashed."""
+
+_PATIENCE = 10.0
+"""Seconds that a source may go on changing before it is given up."""
 
 _LACKING = {"autov2": "a folder has only `sha256`", "autov3": "only a safetensors file has one"}
 """Why what is pinned may lack such a hash."""
@@ -159,6 +169,8 @@ class Sources:
         self._folder = folder
         self._emit = emit
         self._files: dict[str, SourceFile] = {}
+        self._settled: dict[Path, Identity] = {}
+        """The states of all files opened, as they were found then."""
         self.bytes_read = 0
         """Bytes of sources read for hashing so far."""
         self.at_hand: set[Path] = set()
@@ -194,14 +206,13 @@ class Sources:
         Args:
             name: the source.
             part: what of it, as one word.
-            model: these tensors.
+            model: these tensors, of sources opened before.
         """
         known = f"{name}@{part}"
         if known not in self._files:
             source = self.file(name)
-            self._files[known] = self._remembered(
-                SourceFile(known, source.path, source.shown, model, _identity(model), part=part)
-            )
+            state = _as_one(model, [self._settled[path] for path in _decisive(model)])  # as it was when it was opened
+            self._files[known] = self._remembered(SourceFile(known, source.path, source.shown, model, state, part=part))
             self._declared = {**self._declared, known: self._declared[name]}
         return known
 
@@ -245,12 +256,12 @@ class Sources:
         pins = self._declared[name].pins
         return not pins or hashes.differs(pins, self.file(name).hashes) is None
 
-    def learn(self, source: SourceFile, began_ns: int) -> None:
-        """Remember the checksums of a source whose reading began then, unless the file is racily clean."""
-        if not portable.is_racy(source.identity, began_ns):
-            checksums = b"".join((source.checksums or {}).values())
-            row = SourceRow(source.remembered_by, checksums, source.content, source.sha256, source.autov3)
-            self._state.remember_source(row)
+    def learn(self, source: SourceFile) -> None:
+        """Remember the checksums of a source; it must still be the file that was opened (`changed`)."""
+        checksums = b"".join((source.checksums or {}).values())
+        epoch = "" if is_rested(source.identity, Moment.now()) else _epoch_of(source)
+        row = SourceRow(source.remembered_by, checksums, source.content, source.sha256, source.autov3, epoch)
+        self._state.remember_source(row)
 
     def opened(self) -> list[str]:
         """Return the sources opened so far."""
@@ -264,8 +275,7 @@ class Sources:
         path = locate(source, self._folder)
         shown = _shown(path, self._folder)
         try:
-            model = read_model(path, shown=shown)
-            state = _identity(model)
+            model = self._settle(source, path, shown)
         except OSError as error:
             raise self._unreadable(source.name, shown, error) from error
         except SourceError as error:  # the reader knows the file; the place in the recipe is ours to add
@@ -273,11 +283,38 @@ class Sources:
             raise SourceError(
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
+        state = _as_one(model, [self._settled[each] for each in _decisive(model)])
         return self._remembered(SourceFile(source.name, path, shown, model, state))
+
+    def _settle(self, source: Source, path: Path, shown: str) -> Model:
+        """Read what a source says of itself, and the states of its files, once these tell every later change.
+
+        Raises:
+            SourceError: it goes on changing, or is no model.
+            OSError: it can't be read.
+        """
+        began = time.monotonic()
+        while True:
+            since, there = Moment.now(), identity(path)
+            model = read_model(path, shown=shown)
+            states = {each: identity(each) for each in _decisive(model)}
+            is_same, until = identity(path) == there, Moment.now()
+            racy = [each for each in states.values() if is_racy(each, since, until)]
+            if is_same and not racy:
+                self._settled = states | self._settled  # of two sources that are one file, the first one's word counts
+                return model
+            if time.monotonic() - began > _PATIENCE:
+                raise SourceError.one(
+                    "source-changed",
+                    f"source `{source.name}` is being written: it went on changing for {_PATIENCE:.0f} seconds",
+                    rows=(shown,),
+                    help="let whatever writes it finish, then build again",
+                )
+            time.sleep(max(map(grain_of, states.values())) / 1e9)
 
     def _remembered(self, found: SourceFile) -> SourceFile:
         """Return a source with what is remembered of it."""
-        known = self._state.source(found.remembered_by)
+        known = self._state.source(found.remembered_by, _epoch_of(found))
         if known:
             found.sha256, found.autov3 = known.sha256, known.autov3
             if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):
@@ -287,12 +324,8 @@ class Sources:
         return found
 
     def _hash(self, source: SourceFile, wanted: Collection[str]) -> None:
-        """Read a source for what is not known of it, hashes of the whole if wanted, and remember what was found.
-
-        Nothing is remembered of a file that is racily clean.
-        """
+        """Read a source for what is not known of it, hashes of the whole if wanted, and remember what was found."""
         self._emit(Hashing(source.shown, source.size))
-        began = time.time_ns()
         try:
             checksums = source.checksums or _by_name(source.model, b"".join(_checksums(source)))
             found = _hashes(source.model, wanted) if wanted else {}
@@ -309,7 +342,7 @@ class Sources:
         source.checksums = checksums
         source.sha256 = found.get("sha256") or source.sha256
         source.autov3 = found.get("autov3") or source.autov3
-        self.learn(source, began)
+        self.learn(source)
 
     def _unreadable(self, name: str, shown: str, error: OSError) -> SourceError:
         return SourceError.one(
@@ -359,13 +392,16 @@ def _hashes(model: Model, wanted: Collection[str]) -> Mapping[str, str | None]:
     return hashes.of_file(model.files[0], safetensors=model.format == "safetensors", wanted=wanted)
 
 
-def _identity(model: Model) -> Identity:
-    """Return what `stat` says of a model's files; those of a folder are as one that differs whenever one of them does.
+def _decisive(model: Model) -> tuple[Path, ...]:
+    """Return the files that what a model is follows from."""
+    return (*model.files, *model.documents)
 
-    Its inode stands for which files they are and its size for the states of all. The times are the newest, which say
-    whether any of the files is racily clean.
+
+def _as_one(model: Model, states: Sequence[Identity]) -> Identity:
+    """Return the states of a model's files as one; for those of a folder it differs whenever one of them does.
+
+    Its inode stands for which files they are and its size for the states of all. The times are the newest.
     """
-    states = [identity(path) for path in (*model.files, *model.documents)]
     if model.folder is None and len(states) == 1:
         return states[0]
     return Identity(
@@ -386,9 +422,14 @@ def _by_name(model: Model, checksums: bytes) -> dict[str, bytes]:
     return {name: checksums[16 * index : 16 * index + 16] for index, name in enumerate(model.tensors)}
 
 
+def _epoch_of(source: SourceFile) -> str:
+    return portable.epoch(source.path.stat().st_dev)
+
+
 def _still(source: SourceFile) -> bool:
     try:
-        return _identity(source.model) == source.identity
+        model = source.model
+        return _as_one(model, [identity(path) for path in _decisive(model)]) == source.identity
     except OSError:
         return False
 

@@ -1,8 +1,13 @@
 """See that there is nothing to do from stat data alone, before a mergefile is even parsed.
 
 After a build that left every target asked for up to date, a stamp keeps what this followed from: the text of the
-recipe's files, the words of the command, and the stat data of all sources and outputs. If all of it holds again, the
-answer is the same. A stamp is only a memory: without it, or when anything in it differs, the long way is taken.
+recipe's files, the words of the command, and the stat data of all sources and outputs, of the folders that these lie in
+(where a killed build may have left something), and the epochs of their disks. If all of it holds again, the answer is
+the same. A stamp is only a memory: without it, or when anything in it differs, the long way is taken.
+
+What is looked at when the stamp is written must be what the answer followed from, some time before. So none is kept
+when a file may have changed since the command began, by its times; when it was dated in that time by a clock that was
+set meanwhile; or when a source is not the one that was opened, which needs no clock to tell.
 """
 
 from __future__ import annotations
@@ -11,19 +16,22 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import xxhash
 
 from mergebuild import __version__
-from mergebuild.filestate import Identity, boot_id, is_racy
+from mergebuild.filestate import Identity, Moment, epoch, is_racy
 from mergebuild.results import BuildResult, TargetResult, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Stamp", "forget_stamps"]
+
+_MOST = 200
+"""Stamps kept in a store."""
 
 
 class Stamp:
@@ -45,7 +53,7 @@ class Stamp:
         self.store = os.path.abspath(store)
         """The store that a stamp is looked for in; what `[project] store` names is only known from the text."""
         key = xxhash.xxh3_128()
-        facts = (__version__, boot_id(), where, repr(sorted((variables or {}).items())))
+        facts = (__version__, where, repr(sorted((variables or {}).items())))
         for word in (*facts, str(len(overrides)), *overrides, *targets):
             key.update(f"{len(word)}:{word}".encode())
         self._path = os.path.join(self.store, "stamps", key.hexdigest())
@@ -60,6 +68,8 @@ class Stamp:
             for path, *state in kept["files"]:
                 if _state_of(path) != state:
                     return None
+            if any(epoch(device) != known for device, known in kept["epochs"]):
+                return None
             targets = tuple(
                 TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors)
                 for name, output, artifact, tensors in kept["targets"]
@@ -68,38 +78,58 @@ class Stamp:
             return None
         return BuildResult(ok=True, seconds=time.perf_counter() - began, bytes_read=0, bytes_written=0, targets=targets)
 
-    def write(self, texts: Iterable[Path], files: Iterable[Path], targets: Sequence[TargetResult]) -> None:
-        """Keep the stamp of a build whose targets are all up to date now.
+    def write(
+        self,
+        texts: Iterable[Path],
+        files: Iterable[Path],
+        targets: Sequence[TargetResult],
+        *,
+        since: Moment,
+        holds: Callable[[], bool],
+    ) -> None:
+        """Keep the stamp of a build whose targets are all up to date now, if that is sure to be so still.
 
-        `texts`: the recipe's files. `files`: every source and output that the answer follows from. Nothing is kept
-        while one of them changed so recently that a further change might not show.
+        Args:
+            texts: the recipe's files.
+            files: every source and output that the answer follows from.
+            targets: the answer.
+            since: from before any of them was read.
+            holds: asked once all were looked at: whether the sources are those that the answer follows from.
         """
-        now = time.time_ns()
-        states: list[list[str | int]] = []
-        for path in map(str, dict.fromkeys(files)):
-            state = _state_of(path)
-            if is_racy(Identity(*state), now):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path)
-                return
-            states.append([path, *state])
+        words = {path: _text_of(path) for path in map(str, texts)}
+        states = {path: _state_of(path) for path in (*words, *map(str, files))}
+        until = Moment.now()
+        if any(is_racy(Identity(*state), since, until) for state in states.values()) or not holds():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            return
+        from pathlib import Path
+
+        from mergebuild.publishing import write_text
+
         kept = {
-            "texts": [[str(path), _text_of(str(path))] for path in texts],
-            "files": states,
+            "texts": list(words.items()),
+            "files": [[path, *state] for path, state in states.items() if path not in words],
+            "epochs": [[device, epoch(device)] for device in {state[0] for state in states.values()}],
             "targets": [[each.target, each.output, each.artifact, each.tensors_reused] for each in targets],
         }
-        folder, name = os.path.split(self._path)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f".{name}.{os.getpid()}")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(kept, file, separators=(",", ":"))
-        os.replace(temporary, self._path)
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        write_text(Path(self._path), json.dumps(kept, separators=(",", ":")))
+        _forget_old(os.path.dirname(self._path))
 
 
 def forget_stamps(store: Path) -> None:
     """Have every answer found out anew: something that no stat data show was found in this store."""
     for path in (store / "stamps").glob("*"):
         path.unlink(missing_ok=True)
+
+
+def _forget_old(folder: str) -> None:
+    """Remove the oldest of too many stamps: words are used once and never again."""
+    paths = [entry.path for entry in os.scandir(folder)]
+    if len(paths) > _MOST:
+        for path in sorted(paths, key=os.path.getmtime)[:-_MOST]:
+            os.unlink(path)
 
 
 def _text_of(path: str) -> str:

@@ -122,11 +122,11 @@ class Database:
 
 
 def opened(
-    path: Path | None, *, durable: bool, schema: str, version: int, grow: Callable[[Database, int], None]
+    path: Path | None, *, durable: bool, schema: str, version: int, grow: Callable[[Database], None]
 ) -> Database:
     """Open a database that has this schema and version; None: in memory.
 
-    `grow` is called, in a transaction, with the version of an older one whose rows it brings to this one. A database
+    `grow` is called, in a transaction, with an older one, and brings its rows to this version. A database
     that is neither empty nor of a version up to this one counts as damaged.
     """
     db = Database(path, durable=durable)
@@ -137,7 +137,7 @@ def opened(
                 if not 0 <= found <= version:
                     raise DatabaseDamagedError(f"the state is of version {found}, and this program's is {version}")
                 if 0 < found < version:
-                    grow(db, found)
+                    grow(db)
                 for statement in schema.split(";\n"):
                     db.rows(statement)
                 db.rows(f"PRAGMA user_version = {version}")

@@ -30,7 +30,7 @@ _VERSION = 5
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
     device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
-    checksums BLOB, content BLOB, sha256 TEXT, used REAL, autov3 TEXT, seal TEXT,
+    checksums BLOB, content BLOB, sha256 TEXT, used REAL, autov3 TEXT, boot TEXT, seal TEXT,
     PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS artifact (
@@ -62,6 +62,8 @@ class SourceRow(NamedTuple):
     content: bytes | None
     sha256: str | None
     autov3: str | None = None
+    epoch: str = ""
+    """The only one in which it is to be believed; empty: in any. The column is called `boot`."""
 
 
 class ArtifactRow(NamedTuple):
@@ -150,19 +152,19 @@ class State:
 
     # Sources
 
-    def source(self, identity: Identity) -> SourceRow | None:
-        """Return what is known of exactly this state of a file."""
+    def source(self, identity: Identity, epoch: str) -> SourceRow | None:
+        """Return what is known of exactly this state of a file, and to be believed in an epoch."""
         row = self._db.row(
-            "SELECT checksums, content, sha256, autov3, seal FROM source"
-            " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
-            _five(identity),
+            "SELECT checksums, content, sha256, autov3, boot, seal FROM source"
+            " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND boot IN ('', ?)",
+            (*_five(identity), epoch),
         )
         known = SourceRow(identity, *row[:-1]) if row else None
         return known if known and row[-1] == _seal_of_source(known) else None
 
     def remember_source(self, row: SourceRow) -> None:
-        """Remember a source; what is None in `row` and known for the same state of the file stays."""
-        known = self.source(row.identity)
+        """Remember a source; what is None in `row`, and known and believed as much for the same state, stays."""
+        known = self.source(row.identity, row.epoch)
         if known:
             row = row._replace(
                 checksums=row.checksums or known.checksums,
@@ -171,9 +173,9 @@ class State:
                 autov3=row.autov3 or known.autov3,
             )
         self._db.rows(
-            f"INSERT OR REPLACE INTO source ({_SOURCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT OR REPLACE INTO source ({_SOURCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *_five(row.identity), row.checksums, row.content, row.sha256, row.autov3, time.time(),
+                *_five(row.identity), row.checksums, row.content, row.sha256, row.autov3, time.time(), row.epoch,
                 _seal_of_source(row),
             ),
         )  # fmt: skip
@@ -423,7 +425,7 @@ _COLUMNS = (
     "id, digest, header, path, kind, device, inode, size, mtime_ns, ctime_ns, boot, nonfinite, contents, made, project"
 )
 _SEALED = _COLUMNS.removeprefix("id, ").replace("contents, ", "")
-_SOURCE = "device, inode, size, mtime_ns, ctime_ns, checksums, content, sha256, autov3, used, seal"
+_SOURCE = "device, inode, size, mtime_ns, ctime_ns, checksums, content, sha256, autov3, used, boot, seal"
 _RECORD = "target, artifact, output, manifest, fingerprint, header, tensors"
 _PUBLISHED = (
     ", ".join(
@@ -447,16 +449,10 @@ _MOST_ASKED = 500
 """Names asked for in one statement; of more, all are read."""
 
 
-def _grow(db: Database, version: int) -> None:
+def _grow(db: Database) -> None:
     """Bring the rows of an older database to this version."""
-    if version < 4:
-        db.rows("ALTER TABLE source ADD COLUMN autov3 TEXT")
-    for table in ("source", "artifact", "record"):
+    for table in ("artifact", "record"):
         db.rows(f"ALTER TABLE {table} ADD COLUMN seal TEXT")
-    for row in db.rows(f"SELECT {_SOURCE} FROM source"):
-        *five, checksums, content, sha256, autov3, _used, _seal = row
-        kept = _seal_of_source(SourceRow(Identity(*five), checksums, content, sha256, autov3))
-        db.rows("UPDATE source SET seal = ? WHERE device = ? AND inode = ?", (kept, *five[:2]))
     for number, *fields, packed in db.rows(f"SELECT id, {_SEALED}, contents FROM artifact"):
         db.rows(
             "UPDATE artifact SET seal = ?, contents = ? WHERE id = ?", (seal(*fields), sealed_table(packed), number)
@@ -464,11 +460,12 @@ def _grow(db: Database, version: int) -> None:
     for project, target, artifact, output, manifest, *rest in db.rows(f"SELECT project, {_RECORD} FROM record"):
         values = (seal(project, target, artifact, output, *rest), sealed(manifest), project, target)
         db.rows("UPDATE record SET seal = ?, manifest = ? WHERE project = ? AND target = ?", values)
-    db.rows("DROP TABLE IF EXISTS finding")  # made anew by the schema: findings are quickly found out again
+    for table in ("source", "finding"):  # made anew by the schema, and found out again
+        db.rows(f"DROP TABLE IF EXISTS {table}")
 
 
 def _seal_of_source(row: SourceRow) -> str:
-    return seal(*_five(row.identity), row.checksums, row.content, row.sha256, row.autov3)
+    return seal(*_five(row.identity), row.checksums, row.content, row.sha256, row.autov3, row.epoch)
 
 
 def _five(identity: Identity) -> tuple[int, int, int, int, int]:

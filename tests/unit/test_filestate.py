@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mergebuild import filestate
-from mergebuild.filestate import Identity, epoch
+from mergebuild.filestate import Identity, Moment, epoch
 
 
 def test_boot_id_is_the_environments_before_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +80,63 @@ def test_a_partition_has_the_number_of_its_disk(tmp_path: Path, monkeypatch: pyt
         lambda path, *more, **words: real(str(path).replace(prefix, str(disk / "sda1")), *more, **words),
     )
     assert epoch(0x801) == "one 17"
+
+
+SECOND = 10**9
+MINUTE, YEAR = 60 * SECOND, 365 * 24 * 3600 * SECOND
+
+
+def at(wall: int, steady: int = 0) -> Moment:
+    """Return a moment; by default one of a clock that nobody set."""
+    return Moment(wall, steady or wall)
+
+
+@pytest.mark.parametrize(
+    ("mtime", "ctime", "now", "racy"),
+    [
+        (1_000_000_001, 1_000_000_001, 1_000_000_001, True),
+        (1_000_000_001, 1_000_000_001, 1_019_000_000, True),
+        (1_000_000_001, 1_000_000_001, 1_020_000_001, False),
+        (1, 1_000_000_001, 1_019_000_000, True),
+        (1_000_000_001, 1, 1_019_000_000, True),
+        (2_000_000_000, 2_000_000_000, 3_900_000_000, True),
+        (2_000_000_000, 2_000_000_000, 4_000_000_000, False),
+        (
+            2_000_000_000,
+            1,
+            3_900_000_000,
+            False,
+        ),  # a clock of the system that ticks finely, and a time put back by hand
+        (1_010_000_001, 1, 1_000_000_000, True),
+        (1_020_000_001, 1, 1_000_000_000, False),
+        (1_000_000_001 + YEAR, 1_000_000_001 + YEAR, 1_000_000_001, False),
+    ],
+)
+def test_a_file_is_racily_clean_within_the_clocks_grain(mtime: int, ctime: int, now: int, racy: bool) -> None:
+    """20 ms; 2 s where times are whole; before the clock or behind it, however far others are away."""
+    assert filestate.is_racy(Identity(1, 1, 1, mtime, ctime), at(now), at(now)) == racy
+
+
+@pytest.mark.parametrize(("ctime", "racy"), [(990, True), (1_000, True), (4_000, True), (7_010, True), (900, False)])
+def test_what_is_dated_between_two_moments_may_have_changed_in_between(ctime: int, racy: bool) -> None:
+    state = Identity(1, 1, 1, 1, ctime * 1_000_000 + 1)
+    assert filestate.is_racy(state, at(1_000_000_000), at(7_000_000_000)) == racy
+
+
+@pytest.mark.parametrize(("set_by", "racy"), [(0, False), (SECOND // 100, False), (-MINUTE, True), (YEAR, True)])
+def test_no_time_says_anything_when_the_clock_was_set_in_between(set_by: int, racy: bool) -> None:
+    since, until = Moment(YEAR, 1), Moment(YEAR + SECOND + set_by, SECOND + 1)
+    assert filestate.is_racy(Identity(1, 1, 1, 5, 5), since, until) == racy
+
+
+@pytest.mark.parametrize(("age", "rested"), [(0, False), (4, False), (5, True), (-5, False), (YEAR // MINUTE, True)])
+def test_a_file_has_rested_when_it_did_not_change_for_five_minutes(age: int, rested: bool) -> None:
+    state = Identity(1, 1, 1, YEAR - age * MINUTE, 1)
+    assert filestate.is_rested(state, at(YEAR)) == rested
+    assert filestate.is_rested(state._replace(mtime_ns=1, ctime_ns=state.mtime_ns), at(YEAR)) == rested
+
+
+def test_a_moment_is_told_by_two_clocks() -> None:
+    first, second = Moment.now(), Moment.now()
+    assert second.steady >= first.steady
+    assert abs((second.wall - first.wall) - (second.steady - first.steady)) < SECOND

@@ -1,4 +1,4 @@
-"""Laws of sources: hashed once, believed by stat data, never on the strength of a clock that had not moved."""
+"""Laws of sources: opened once they have settled, hashed once, believed by stat data, whatever clocks say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from lab import Lab, write_model
 
-from mergebuild import filestate, portable
+from mergebuild import portable
 from mergebuild import sources as sources_module
 from mergebuild.errors import MergeBuildError, SourceError
 from mergebuild.events import Hashing
@@ -64,46 +64,245 @@ def test_an_edit_that_puts_size_and_mtime_back_is_seen(one: Lab) -> None:
     assert one.verdicts() == {"t": "built"}
 
 
-@pytest.mark.parametrize(
-    ("mtime", "ctime", "began", "racy"),
-    [
-        (1_000_000_001, 1_000_000_001, 1_000_000_001, True),
-        (1_000_000_001, 1_000_000_001, 1_019_000_000, True),
-        (1_000_000_001, 1_000_000_001, 1_020_000_001, False),
-        (1, 1_000_000_001, 1_019_000_000, True),
-        (1_000_000_001, 1, 1_019_000_000, True),
-        (2_000_000_000, 2_000_000_000, 3_900_000_000, True),
-        (2_000_000_000, 2_000_000_000, 4_000_000_000, False),
-        (9_000_000_001, 1, 5_000_000_000, True),
-    ],
-)
-def test_a_file_is_racily_clean_within_the_clocks_grain(mtime: int, ctime: int, began: int, racy: bool) -> None:
-    """20 ms; 2 s where times are whole; also when the clock was set back. Counted from when hashing began."""
-    assert portable.is_racy(Identity(1, 1, 1, mtime, ctime), began) == racy
-
-
-def test_a_racily_clean_source_is_used_but_not_remembered(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filestate, "_FINE_GRAIN_NS", 10**12)
+def test_a_source_of_this_moment_is_read_once_it_has_settled(one: Lab) -> None:
+    """And is remembered like any other: what is learnt of it can only be of this content."""
+    (one / "x.safetensors").touch()
     assert one.verdicts() == {"t": "built"}
+    assert hashings(one) == 1
     assert one.verdicts() == {"t": "up-to-date"}
-    assert hashings(one) == 2
+    assert hashings(one) == 0
 
 
-def test_grain_is_counted_from_the_beginning_of_hashing(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long hashing takes: what was read first may have changed since without a trace."""
-    real = sources_module.file_checksum
+class Clock:
+    """A clock of two faces that only moves when somebody sleeps, and that can be set."""
 
-    def slow(fd: int, begin: int, end: int) -> bytes:
-        time.sleep(0.03)
-        return real(fd, begin, end)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall = time.time_ns()
+        self.steady = time.monotonic_ns()
+        self.slept: list[float] = []
+        self.at_a_sleep = lambda: None
+        monkeypatch.setattr(time, "time_ns", lambda: self.wall)
+        monkeypatch.setattr(time, "monotonic_ns", lambda: self.steady)
+        monkeypatch.setattr(time, "monotonic", lambda: self.steady / 1e9)
+        monkeypatch.setattr(time, "sleep", self._sleep)
 
-    monkeypatch.setattr(sources_module, "file_checksum", slow)
-    path = one / "x.safetensors"
+    def pass_by(self, seconds: float) -> None:
+        self.wall += int(seconds * 1e9)
+        self.steady += int(seconds * 1e9)
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.pass_by(seconds)
+        self.at_a_sleep()
+
+
+@pytest.fixture
+def clock(one: Lab, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of tests, a second after the files were made."""
+    found = Clock(monkeypatch)
+    found.pass_by(1)
+    return found
+
+
+def whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no file's time have a fraction."""
+    real = sources_module.identity
+
+    def coarse(path: Path) -> Identity:
+        found = real(path)
+        times = (each // 10**9 * 10**9 for each in (found.mtime_ns, found.ctime_ns))
+        return Identity(found.device, found.inode, found.size, *times)
+
+    monkeypatch.setattr(sources_module, "identity", coarse)
+
+
+def test_an_old_source_is_not_waited_for(one: Lab, clock: Clock) -> None:
+    session(one).file("x")
+    assert clock.slept == []
+
+
+def test_a_source_is_waited_for_until_the_clock_has_moved_on(one: Lab, clock: Clock) -> None:
+    clock.wall = (one / "x.safetensors").stat().st_ctime_ns
+    session(one).file("x")
+    assert clock.slept == [0.02]
+
+
+def test_where_times_are_whole_seconds_the_wait_is_of_two(
+    one: Lab, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_seconds(monkeypatch)
+    session(one).file("x")
+    assert clock.slept == [2.0]
+
+
+@pytest.mark.parametrize("hours", [-1, 24 * 365])
+def test_a_clock_that_was_set_costs_no_wait_and_no_memory(one: Lab, clock: Clock, hours: int) -> None:
+    """Files dated a year ahead, or an hour ahead after it was set back: only whether times are equal counts."""
+    state = one_state(one)
     recipe = load_recipe(one / "mergefile.toml")
-    path.touch()
-    session = Sources(recipe.sources, one_state(one), folder=one.root)
-    session.hashed("x")
-    assert session._state.source(session.file("x").identity) is None
+    clock.wall += hours * 3600 * 10**9
+    Sources(recipe.sources, state, folder=one.root).hashed("x")
+    assert Sources(recipe.sources, state, folder=one.root).file("x").is_hashed
+    assert clock.slept == []
+
+
+def test_a_clock_that_is_set_while_a_source_is_opened_says_nothing(
+    one: Lab, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changed after it was set back an hour is dated an hour ago, which looks old."""
+    real = sources_module.read_model
+    reads: list[Path] = []
+
+    def disturbed(path: Path, *, shown: str) -> object:
+        if not reads:
+            clock.wall -= 3600 * 10**9
+        reads.append(path)
+        return real(path, shown=shown)
+
+    monkeypatch.setattr(sources_module, "read_model", disturbed)
+    session(one).file("x")
+    assert len(reads) == 2
+
+
+def test_header_and_state_of_a_source_are_of_one_content(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit between the reading of one and the look at the other is seen: both are of what came after it."""
+    real = sources_module.read_model
+    path = one / "x.safetensors"
+    raw = path.read_bytes()
+    after = raw.replace(b'"v"', b'"u"')
+    reads: list[bool] = []
+
+    def disturbed(where: Path, *, shown: str) -> object:
+        found = real(where, shown=shown)
+        if not reads:
+            before = path.stat()
+            path.write_bytes(after)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        reads.append(True)
+        return found
+
+    monkeypatch.setattr(sources_module, "read_model", disturbed)
+    sources = session(one)
+    assert set(sources.file("x").tensors) == {"w", "u"}
+    assert sources.changed(["x"]) == []
+    assert len(reads) > 1
+
+
+def test_an_old_file_that_takes_a_sources_place_while_it_is_opened_is_seen(
+    one: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the way to it changes, and neither file: no time tells that."""
+    real = sources_module.read_model
+    one.model("other", file="other/x.safetensors", u=[1.0])
+    (one / "there").symlink_to("other")
+    (one / "way").mkdir()
+    (one / "way/x.safetensors").write_bytes((one / "x.safetensors").read_bytes())
+    (one / "mergefile.toml").write_text('[sources]\nx = "here/x.safetensors"\n' + COPY)
+    (one / "here").symlink_to("way")
+    one.settle()
+
+    def disturbed(where: Path, *, shown: str) -> object:
+        found = real(where, shown=shown)
+        if (one / "there").is_symlink():
+            (one / "there").replace(one / "here")
+        return found
+
+    monkeypatch.setattr(sources_module, "read_model", disturbed)
+    assert set(session(one).file("x").tensors) == {"u"}
+
+
+def test_a_source_that_goes_on_changing_is_given_up(one: Lab, clock: Clock) -> None:
+    path = one / "x.safetensors"
+
+    def touch() -> None:
+        os.utime(path, ns=(clock.wall, clock.wall))
+
+    touch()
+    clock.at_a_sleep = touch
+    with pytest.raises(SourceError) as caught:
+        session(one).file("x")
+    (problem,) = caught.value.problems
+    assert problem.code == "source-changed"
+    assert "is being written" in problem.message
+    assert 9 < sum(clock.slept) < 11
+
+
+def test_one_file_of_many_that_changes_now_is_enough(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the others are dated: the newest time of all says nothing of the rest."""
+    adapter(lab, lora_alpha=4)
+    lab.sources["x"] = "x/"
+    lab.write(COPY)
+    year = 365 * 24 * 3600
+    os.utime(lab / "x/adapter_model.safetensors", (time.time() + year, time.time() + year))
+    lab.settle()
+    clock = Clock(monkeypatch)
+    session(lab).file("x")
+    assert clock.slept == []
+    os.utime(lab / "x/adapter_config.json", ns=(clock.wall, clock.wall))
+    session(lab).file("x")
+    assert set(clock.slept) == {0.02}
+
+
+def test_a_part_of_a_source_has_the_state_in_which_that_was_opened(one: Lab) -> None:
+    """An edit before the part is asked for belongs to neither."""
+    sources = session(one)
+    model = sources.file("x").model
+    one.edit_in_place("x.safetensors")
+    part = sources.renamed("x", "half", model)
+    assert sources.file(part).identity == sources.file("x").identity
+    assert sources.changed(["x", part]) == ["x", part]
+
+
+# Power cuts
+
+
+def boots(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, rested: float) -> tuple[Sources, Sources]:
+    """Hash a source so many seconds after its last change.
+
+    Return what another session of that boot knows, and one of the next boot.
+    """
+    state = one_state(lab)
+    recipe = load_recipe(lab / "mergefile.toml")
+    clock = Clock(monkeypatch)
+    clock.pass_by(rested)
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "first")
+    Sources(recipe.sources, state, folder=lab.root).hashed("x", with_sha256=True)
+    same = Sources(recipe.sources, state, folder=lab.root)
+    same.file("x")
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "second")
+    return same, Sources(recipe.sources, state, folder=lab.root)
+
+
+def test_a_source_hashed_soon_after_it_was_written_is_hashed_again_in_another_boot(
+    one: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may have left other bytes behind the same stat data."""
+    same, other = boots(one, monkeypatch, rested=200)
+    assert same.file("x").is_hashed
+    assert not other.file("x").is_hashed
+    assert other.file("x").sha256 is None
+
+
+def test_a_source_that_had_rested_is_believed_in_any_boot(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = boots(one, monkeypatch, rested=400)
+    assert same.file("x").is_hashed
+    assert other.file("x").is_hashed
+    assert other.file("x").sha256
+
+
+def test_a_source_dated_in_the_future_is_not_known_to_have_rested(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = boots(one, monkeypatch, rested=-3600)
+    assert same.file("x").is_hashed
+    assert not other.file("x").is_hashed
+
+
+def test_what_is_not_believed_is_not_taken_over(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash of before the power cut does not come back beside checksums of after it."""
+    _, other = boots(one, monkeypatch, rested=200)
+    other.hashed("x")
+    again = Sources(load_recipe(one / "mergefile.toml").sources, other._state, folder=one.root)
+    assert again.file("x").is_hashed
+    assert again.file("x").sha256 is None
 
 
 def test_a_large_source_has_the_checksums_of_a_small_one(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +446,7 @@ def test_what_another_version_saw_of_a_source_is_not_believed(one: Lab) -> None:
     state = one_state(one)
     recipe = load_recipe(one / "mergefile.toml")
     right = Sources(recipe.sources, state, folder=one.root).hashed("x")
-    row = state.source(right.identity)
+    row = state.source(right.identity, portable.epoch(right.identity.device))
     assert row is not None
     assert row.checksums is not None
     state.remember_source(row._replace(checksums=row.checksums[16:] + row.checksums[:16]))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
+from mergebuild.sources import Sources
 from mergebuild.stamp import Stamp
 
 MIX = """
@@ -91,17 +92,44 @@ def test_a_change_of_anything_voids_it(mix: Lab) -> None:
         assert not answers(mix), change.__name__
 
 
-def test_a_file_of_this_moment_is_not_stamped(lab: Lab) -> None:
-    """It could change once more within the same tick of the clock."""
-    lab.model("x", w=[1.0])
-    lab.model("y", w=[3.0])
-    lab.write(MIX)
-    lab.build()
-    lab.settle()
-    soon = time.time() + 60  # however long the build takes
-    os.utime(lab / "mix.safetensors", (soon, soon))
-    lab.build()
-    assert not answers(lab)
+@pytest.mark.parametrize("name", ["x.safetensors", "mix.safetensors", "mergefile.toml"])
+def test_a_file_that_changed_since_the_build_began_is_not_stamped(mix: Lab, name: str) -> None:
+    """The answer may follow from what it was before, and the stamp would be of what it is now."""
+    (mix / ".mergebuild/stamps").rename(mix / ".mergebuild/earlier")
+    project = mix.project
+    mix.edit_in_place(name)
+    project.build(force=True)
+    assert [str(each.verdict) for each in project.build().targets] == ["up-to-date"]
+    assert not (mix / ".mergebuild/stamps").exists()
+
+
+def test_a_source_that_is_not_the_one_opened_is_not_stamped(mix: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told without any clock: one whose times are an hour old by the server that keeps it."""
+    monkeypatch.setattr(Sources, "changed", lambda _self, names: list(names))
+    assert answers(mix)
+    mix.build()
+    assert not answers(mix)
+
+
+def test_nothing_is_stamped_when_the_clock_was_set_during_the_build(mix: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = mix.project
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
+    project.build()
+    assert not answers(mix)
+
+
+@pytest.mark.parametrize("years", [-1, 1])
+def test_files_dated_far_away_are_stamped(mix: Lab, years: int) -> None:
+    """A clock that was wrong when they were written changes nothing in whether they are equal."""
+    then = time.time() + years * 365 * 24 * 3600
+    for name in ("x.safetensors", "mix.safetensors", "mergefile.toml"):
+        os.utime(mix / name, (then, then))
+    mix.settle()
+    mix.build()
+    assert answers(mix)
+    mix.edit_in_place("x.safetensors")
+    assert not answers(mix)
 
 
 def test_a_source_found_elsewhere_is_not_stamped(mix: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ def test_of_two_first_builds_the_quicker_ones_state_stays(
     quick.write_to_disk()
     slow.write_to_disk()
     assert slow.is_on_disk
-    assert slow.source(ONE.identity) == ONE
-    assert slow.source(TWO.identity) is None
+    assert slow.source(ONE.identity, "") == ONE
+    assert slow.source(TWO.identity, "") is None
     quick.close()
     slow.close()
     assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -70,7 +70,10 @@ CREATE TABLE finding (key BLOB PRIMARY KEY, text TEXT NOT NULL, found REAL NOT N
 
 @pytest.mark.parametrize("version", [2, 3, 4])
 def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version: int) -> None:
-    """It lacks columns, tables and seals; two processes may find it so at the same time."""
+    """It lacks columns, tables and seals; two processes may find it so at the same time.
+
+    But a source of which nobody knows in which boot it was hashed.
+    """
     (tmp_path / "store").mkdir()
     path = tmp_path / "store/state.sqlite3"
     known = [Entry("w", 8, 16, b"d" * 16, b"c" * 16, 0)]
@@ -93,10 +96,11 @@ def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version:
             db.execute("DROP TABLE finding")
         db.execute(f"PRAGMA user_version = {version}")
     first, second = State(path), State(path)
-    assert first.source(ONE.identity) == second.source(ONE.identity) == ONE
+    assert first.source(ONE.identity, "") is second.source(ONE.identity, "boot") is None  # in which boot was it hashed?
+    second.remember_source(ONE)
     second.remember_source(ONE._replace(sha256="5" * 64))
     first.remember_source(ONE._replace(autov3="3" * 64))
-    assert second.source(ONE.identity) == ONE._replace(sha256="5" * 64, autov3="3" * 64)
+    assert second.source(ONE.identity, "") == ONE._replace(sha256="5" * 64, autov3="3" * 64)
     ((told, there),) = first.published("project", ["t"])
     assert (told.target, there.path, there.id) == ("t", tmp_path / "t", 7)
     whole = first.artifact(7)
@@ -127,7 +131,7 @@ def test_a_row_in_which_anything_is_another_is_none(tmp_path: Path, table: str) 
 
     def known() -> list[bool]:
         return [
-            state.source(ONE.identity) is not None,
+            state.source(ONE.identity, "") is not None,
             bool(state.artifacts()),
             bool(state.records("project")),
             state.findings() == {b"k": "{}"},
@@ -164,6 +168,20 @@ def test_damage_is_no_want_of_space_or_permission(tmp_path: Path) -> None:
         db.execute("DROP TABLE finding")
     with pytest.raises(DatabaseDamagedError, match="no such table"):
         state.findings()
+    state.close()
+
+
+def test_a_source_is_believed_in_its_boot_only_or_in_any(tmp_path: Path) -> None:
+    state = state_of(tmp_path)
+    bound = ONE._replace(epoch="first")
+    state.remember_source(bound)
+    state.remember_source(TWO)
+    assert state.source(ONE.identity, "first") == bound
+    assert state.source(ONE.identity, "second") is None
+    assert state.source(TWO.identity, "second") == TWO
+    state.remember_source(ONE._replace(epoch="first", sha256="5" * 64))
+    state.remember_source(ONE._replace(epoch="second", autov3="3" * 64))
+    assert state.source(ONE.identity, "second") == ONE._replace(epoch="second", autov3="3" * 64)
     state.close()
 
 
