@@ -19,7 +19,7 @@ from itertools import count, islice
 from pathlib import Path
 from zlib import crc32
 
-from mergebuild import manifest, portable, refusals
+from mergebuild import manifest, portable, refusals, scratch
 from mergebuild.digest import checksum, file_checksum, tagged
 from mergebuild.engine import (
     DEFAULT_CHUNK,
@@ -668,8 +668,10 @@ class Builder:
         codes += [error.exit_code for error in plan.errors]
         return codes[0] if codes else 0
 
-    def _space(self, *temporary: Path) -> _Space:
-        return _Space(temporary)
+    @contextmanager
+    def _space(self, *temporary: Path) -> Iterator[None]:
+        with scratch.noted(temporary), _Space(temporary):
+            yield
 
 
 class _Space:
