@@ -7,6 +7,7 @@ whatever else a machine may be short of. What is left is a bug of ours, and says
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Sequence
 
@@ -40,12 +41,7 @@ _RECORDS = {
     "SQLITE_READONLY": (TargetError, "store-read-only", "cannot be written", _ELSEWHERE),
     "SQLITE_PERM": (TargetError, "store-read-only", "cannot be written", _ELSEWHERE),
     "SQLITE_CANTOPEN": (TargetError, "store-unreadable", "cannot be opened", _ELSEWHERE),
-    "SQLITE_IOERR": (
-        TargetError,
-        "store-unreadable",
-        "cannot be read or written",
-        "check the disk that the store is on",
-    ),
+    "SQLITE_IOERR": (TargetError, "store-unreadable", "cannot be read or written", "check the disk that they are on"),
 }
 """By the beginning of SQLite's name for it: what is wrong with the records of the store."""
 
@@ -60,12 +56,10 @@ def explained(error: BaseException) -> tuple[int, tuple[Problem, ...]]:
         return UsageError.exit_code, (_usage_problem(error),)
     if _is_no_space(error):
         return NoSpaceError.exit_code, (_no_space_problem(error),)
-    if (short := _shortage(error)) is not None:
-        return TargetError.exit_code, (short,)
     if (found := _of_records(error)) is not None:
         return found
-    if isinstance(error, OSError) and error.errno is not None:
-        return TargetError.exit_code, (_system_problem(error),)
+    if (refused := _shortage(error) or _refusal(error)) is not None:
+        return TargetError.exit_code, (refused,)
     return InternalError.exit_code, (_bug_problem(error),)
 
 
@@ -117,7 +111,9 @@ def _shortage(error: BaseException) -> Problem | None:
         )
     if isinstance(error, RuntimeError) and _NO_THREADS in said:
         return Problem(
-            "no-threads", "this process may not have so many threads", help="`ulimit -u` shows whether there is a limit"
+            "no-threads",
+            "this process may not have so many threads",
+            help="`ulimit -u` and `ulimit -v` show whether there is a limit",
         )
     return None
 
@@ -126,14 +122,33 @@ def _of_records(error: BaseException) -> tuple[int, tuple[Problem, ...]] | None:
     """Return what is wrong with the records of the store, if SQLite's name for it says that it is no bug."""
     name = getattr(error, "sqlite_errorname", None) or ""
     for beginning, (kind, code, what, mend) in _RECORDS.items():
-        if name.startswith(beginning):
+        if name.startswith(beginning) and not name.endswith("NOMEM"):
             return kind.exit_code, (Problem(code, f"the records of the store {what}: {_reason(error)}", help=mend),)
     return None
 
 
-def _system_problem(error: OSError) -> Problem:
+def _refusal(error: BaseException) -> Problem | None:
+    """Return what the system said no to, if that is why."""
+    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":  # what streams can't show they escape
+        return Problem(
+            "unwritable-name",
+            f"`{error.object}` is no name for a file where names are in `{error.encoding}`",
+            help="set a locale in UTF-8 (`LC_ALL=C.UTF-8`), or PYTHONUTF8=1",
+        )
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if isinstance(error, FileNotFoundError) and error.filename is None and _folder_is_gone():
+        return Problem("no-folder", "the folder that this was started in is gone", help="go to one that is there")
     at = f"`{error.filename}`: " if error.filename else ""
     return Problem("system", f"{at}{_reason(error)}")
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 -- the same, without an import
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _reason(error: BaseException) -> str:
