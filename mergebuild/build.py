@@ -49,7 +49,7 @@ from mergebuild.wave import Wave, Whereabouts
 __all__ = ["Builder", "Options"]
 
 _WAVE = 200
-"""Targets a wave: each holds one file open."""
+"""Targets a wave at most: each holds one file open."""
 _BETWEEN = "between"
 """The folder of the store where what only stands between tensors lies for the time."""
 
@@ -113,7 +113,7 @@ class Builder:
         """
         unseen = [item for item in plan.items if not item.is_known]
         absent = (item for item in unseen if item.presence is Presence.ABSENT)
-        ready = [item for item in islice(_distinct(absent), _WAVE) if self._is_ready(item)]
+        ready = [item for item in islice(_distinct(absent), _wave()) if self._is_ready(item)]
         if ready and not self._must_stop():
             self._store.sweep_temporary(item.goal.path for item in ready if item.goal.path)
             self._build_unseen(ready)
@@ -314,7 +314,7 @@ class Builder:
         """Yield items in waves. What a method must know first, it reads from files that an earlier wave published."""
         some: list[Item] = []
         for item in items:
-            if len(some) == _WAVE or (any(each.name in item.needs for each in some) and self.planner.surveys(item)):
+            if len(some) == _wave() or (any(each.name in item.needs for each in some) and self.planner.surveys(item)):
                 yield some
                 some = []
             some.append(item)
@@ -694,6 +694,11 @@ class _Space:
                 f"no space: {error.strerror}",
                 help="free some space (`mergebuild gc`), then build again: what was published stays",
             ) from error
+
+
+def _wave() -> int:
+    """Return how many targets a wave has at most."""
+    return min(_WAVE, portable.files_at_once())
 
 
 def _names(items: Iterable[Item]) -> list[str]:
