@@ -8,7 +8,6 @@ finite, or one of whose sources changed meanwhile, is not published; those that 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import shutil
 import time
@@ -52,6 +51,9 @@ _WAVE = 200
 """Targets a wave at most: each holds one file open."""
 _BETWEEN = "between"
 """The folder of the store where what only stands between tensors lies for the time."""
+
+_CRC_PIECE = 1 << 22
+"""Bytes read at a time for the checksums of a zip file."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
@@ -727,8 +729,7 @@ def _framed(item: Item, temporary: Path) -> Iterator[Entry]:
     if packed is None or not packed.fixed:
         return
     with temporary.open("rb+") as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as view:
-            found = {name: crc32(view[info.begin : info.end]) for name, info in header.tensors.items()}
+        found = {name: _crc32(file.fileno(), info.begin, info.end) for name, info in header.tensors.items()}
         late = packed.late(found.__getitem__)
         for offset, content in late:
             portable.pwrite_all(file.fileno(), memoryview(content), offset)
@@ -736,6 +737,16 @@ def _framed(item: Item, temporary: Path) -> Iterator[Entry]:
         if offset >= header.data_start:
             known = checksum(content)
             yield Entry(FRAME, offset, offset + len(content), known, known, 0)
+
+
+def _crc32(fd: int, begin: int, end: int) -> int:
+    """Return what a zip file says of a range of bytes. Read, not mapped: the file may exceed the address space."""
+    found, buffer = 0, memoryview(bytearray(min(end - begin, _CRC_PIECE)))
+    for start in range(begin, end, _CRC_PIECE):
+        piece = buffer[: min(end - start, _CRC_PIECE)]
+        portable.pread_into(fd, piece, start)
+        found = crc32(piece, found)
+    return found
 
 
 def _existing(folder: Path) -> Path:
