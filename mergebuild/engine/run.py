@@ -153,7 +153,7 @@ def _compute() -> ModuleType:
         raise TargetError.one(
             "no-torch",
             f"torch cannot be loaded: {error}",
-            help="install it again; if there is a limit on memory (`ulimit -v`), torch alone takes a gigabyte",
+            help="install it again; or there are limits on this process (`ulimit -a`): torch alone takes a gigabyte",
         ) from error
     return compute
 
