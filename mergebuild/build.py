@@ -8,7 +8,6 @@ finite, or one of whose sources changed meanwhile, is not published; those that 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import shutil
 import time
@@ -19,7 +18,7 @@ from itertools import count, islice
 from pathlib import Path
 from zlib import crc32
 
-from mergebuild import manifest, portable, refusals
+from mergebuild import manifest, portable, refusals, scratch
 from mergebuild.digest import checksum, file_checksum, tagged
 from mergebuild.engine import (
     DEFAULT_CHUNK,
@@ -50,11 +49,14 @@ from mergebuild.wave import Wave, Whereabouts
 __all__ = ["Builder", "Options"]
 
 _WAVE = 200
-"""Targets a wave: each holds one file open."""
+"""Targets a wave at most: each holds one file open."""
 _MUCH = 4 << 30
 """Bytes written by a wave after which it is worth while to publish them: some seconds of work."""
 _BETWEEN = "between"
 """The folder of the store where what only stands between tensors lies for the time."""
+
+_CRC_PIECE = 1 << 22
+"""Bytes read at a time for the checksums of a zip file."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
@@ -116,7 +118,7 @@ class Builder:
         """
         unseen = [item for item in plan.items if not item.is_known]
         absent = (item for item in unseen if item.presence is Presence.ABSENT)
-        ready = [item for item in islice(_distinct(absent), _WAVE) if self._is_ready(item)]
+        ready = [item for item in islice(_distinct(absent), _wave()) if self._is_ready(item)]
         if ready and not self._must_stop():
             self._build_unseen(ready)
         self._unseen = {item.name: outcome for item, outcome in self._outcomes.items()}
@@ -321,11 +323,12 @@ class Builder:
         has written much and the next item has no source with it in common, which would be read twice.
         """
         some: list[Item] = []
+        most = _wave()
         size = 0
         sources: set[str] = set()
         for item in items:
             reads = self.planner.leaves(item.name)
-            is_full = len(some) == _WAVE or (size >= _MUCH and sources.isdisjoint(reads))
+            is_full = len(some) == most or (size >= _MUCH and sources.isdisjoint(reads))
             if some and (is_full or (any(each.name in item.needs for each in some) and self.planner.surveys(item))):
                 yield some
                 some, size, sources = [], 0, set()
@@ -695,8 +698,10 @@ class Builder:
         codes += [error.exit_code for error in plan.errors]
         return codes[0] if codes else 0
 
-    def _space(self, *temporary: Path) -> _Space:
-        return _Space(temporary)
+    @contextmanager
+    def _space(self, *temporary: Path) -> Iterator[None]:
+        with scratch.noted(temporary), _Space(temporary):
+            yield
 
 
 class _Space:
@@ -719,6 +724,11 @@ class _Space:
                 f"no space: {error.strerror}",
                 help="free some space (`mergebuild gc`), then build again: what was published stays",
             ) from error
+
+
+def _wave() -> int:
+    """Return how many targets a wave has at most."""
+    return min(_WAVE, portable.files_at_once())
 
 
 def _names(items: Iterable[Item]) -> list[str]:
@@ -747,8 +757,7 @@ def _framed(item: Item, temporary: Path) -> Iterator[Entry]:
     if packed is None or not packed.fixed:
         return
     with temporary.open("rb+") as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as view:
-            found = {name: crc32(view[info.begin : info.end]) for name, info in header.tensors.items()}
+        found = {name: _crc32(file.fileno(), info.begin, info.end) for name, info in header.tensors.items()}
         late = packed.late(found.__getitem__)
         for offset, content in late:
             portable.pwrite_all(file.fileno(), memoryview(content), offset)
@@ -756,6 +765,16 @@ def _framed(item: Item, temporary: Path) -> Iterator[Entry]:
         if offset >= header.data_start:
             known = checksum(content)
             yield Entry(FRAME, offset, offset + len(content), known, known, 0)
+
+
+def _crc32(fd: int, begin: int, end: int) -> int:
+    """Return what a zip file says of a range of bytes. Read, not mapped: the file may exceed the address space."""
+    found, buffer = 0, memoryview(bytearray(min(end - begin, _CRC_PIECE)))
+    for start in range(begin, end, _CRC_PIECE):
+        piece = buffer[: min(end - start, _CRC_PIECE)]
+        portable.pread_into(fd, piece, start)
+        found = crc32(piece, found)
+    return found
 
 
 def _existing(folder: Path) -> Path:

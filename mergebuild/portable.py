@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal
@@ -31,6 +32,7 @@ __all__ = [
     "copy_range",
     "cpu_count",
     "epoch",
+    "files_at_once",
     "free_space",
     "identity",
     "identity_of",
@@ -56,13 +58,20 @@ PAGE: Final = 4096
 _FICLONE: Final = 0x40049409
 _FICLONERANGE: Final = 0x4020940D
 _SYNC_FILE_RANGE_WRITE: Final = 2
+_SYNC_FILE_RANGE_WAIT: Final = 1 | 2 | 4
+"""Wait for what is on its way, write the rest, and wait for that."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT: Final = 128 << 20
 _KEPT_PIECE: Final = 32 << 20
 _PER_CALL: Final = 64 << 20
 """Bytes asked of one system call, so that an interrupt never waits for gigabytes."""
+_PER_SYNC: Final = 16 << 20
+"""Bytes waited for at once: half a second of a slow disk."""
 _BUFFER: Final = 1 << 20
+_MOST_FILES: Final = 200
+_OTHER_FILES: Final = 16
+"""Descriptors for all else: the three streams, the database, the lock, what is looked at in passing."""
 
 _NOT_POSSIBLE: Final = frozenset(
     getattr(errno, name)
@@ -348,14 +357,19 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
 
     Failures show in a later `sync`.
     """
-    if not _is_linux() or length == 0:
-        return
+    if _is_linux() and length:
+        _sync_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def _sync_range(fd: int, offset: int, length: int, flags: int) -> int:
+    """Return 0 or an error number."""
     import ctypes
 
     kinds = (ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint)
     call = _system_call("sync_file_range64", "sync_file_range", kinds)
-    if call is not None:
-        call(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+    if call is None:
+        return errno.ENOSYS
+    return 0 if call(fd, offset, length, flags) == 0 else ctypes.get_errno()
 
 
 def keep_freed_memory() -> None:
@@ -392,9 +406,13 @@ def _system_call(wide: str, plain: str, kinds: tuple[type, ...]) -> Callable[...
 def sync(fd: int) -> None:
     """Wait until a file's bytes and size are on the disk.
 
+    Nothing ends a process that waits for the disk, not even a kill: so it waits for a piece at a time where it can.
+
     Raises:
         OSError: they are not.
     """
+    if _is_linux():
+        _sync_pieces(fd)
     if is_hidden():
         os.fsync(fd)
     elif sys.platform == "darwin":
@@ -403,6 +421,18 @@ def sync(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
+
+
+def _sync_pieces(fd: int) -> None:
+    """Have a file's bytes on the disk, each piece on its way while the one before is waited for."""
+    size = os.fstat(fd).st_size
+    for offset in range(0, size, _PER_SYNC) if size > _PER_SYNC else ():
+        start_writeback(fd, offset + _PER_SYNC, _PER_SYNC)
+        failed = _sync_range(fd, offset, _PER_SYNC, _SYNC_FILE_RANGE_WAIT)
+        if failed in _NOT_POSSIBLE:
+            return
+        if failed and failed != errno.EINTR:
+            raise OSError(failed, os.strerror(failed))
 
 
 def _full_sync(fd: int) -> None:
@@ -501,6 +531,26 @@ def memory_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return 0
+
+
+def files_at_once() -> int:
+    """Return how many files a pass may write at once, and how many it may hold open to read; at least 1, at most 200.
+
+    Each takes two descriptors: a mapping has one of its own, and so has what is written past the page cache. The
+    process is allowed as many first as it may allow itself.
+    """
+    try:
+        import resource
+    except ImportError:  # thousands are allowed
+        return _MOST_FILES
+    wanted = _OTHER_FILES + 4 * _MOST_FILES
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < wanted:
+        more = min(wanted, most) if most >= 0 else wanted
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, most))
+            allowed = more
+    return max(1, min(_MOST_FILES, (allowed - _OTHER_FILES) // 4)) if allowed >= 0 else _MOST_FILES
 
 
 def cpu_count() -> int:

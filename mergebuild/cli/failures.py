@@ -1,12 +1,14 @@
 """Exceptions as problems with an exit code.
 
-Ours carry both. click's are mistakes in the command line. A full disk is a full disk wherever it was met. What is
-left is a bug of ours, and says so.
+Ours carry both. click's are mistakes in the command line. A full disk is a full disk wherever it was met, and so with
+whatever else a machine may be short of. What is left is a bug of ours, and says so.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Sequence
 
 import click
@@ -14,6 +16,7 @@ import click
 from mergebuild.errors import (
     InternalError,
     Interrupted,
+    LockTimeoutError,
     MergeBuildError,
     NoSpaceError,
     Problem,
@@ -24,7 +27,23 @@ from mergebuild.errors import (
 
 __all__ = ["explained"]
 
+_ELSEWHERE = "check the permissions of the store's folder, or name another one in MERGEBUILD_STORE"
+
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NO_FILES = {errno.EMFILE, errno.ENFILE}
+_NO_MEMORY = re.compile("DefaultCPUAllocator|can't allocate memory|SQLITE_NOMEM|SQLITE_IOERR_NOMEM")
+"""What torch says of an allocation that failed, and SQLite's names for it."""
+_NO_THREADS = "can't start new thread"
+
+_RECORDS = {
+    "SQLITE_BUSY": (LockTimeoutError, "store-locked", "are in use by another process", "wait for it, then try again"),
+    "SQLITE_LOCKED": (LockTimeoutError, "store-locked", "are in use by another process", "wait for it, then try again"),
+    "SQLITE_READONLY": (TargetError, "store-read-only", "cannot be written", _ELSEWHERE),
+    "SQLITE_PERM": (TargetError, "store-read-only", "cannot be written", _ELSEWHERE),
+    "SQLITE_CANTOPEN": (TargetError, "store-unreadable", "cannot be opened", _ELSEWHERE),
+    "SQLITE_IOERR": (TargetError, "store-unreadable", "cannot be read or written", "check the disk that they are on"),
+}
+"""By the beginning of SQLite's name for it: what is wrong with the records of the store."""
 
 
 def explained(error: BaseException) -> tuple[int, tuple[Problem, ...]]:
@@ -37,8 +56,10 @@ def explained(error: BaseException) -> tuple[int, tuple[Problem, ...]]:
         return UsageError.exit_code, (_usage_problem(error),)
     if _is_no_space(error):
         return NoSpaceError.exit_code, (_no_space_problem(error),)
-    if isinstance(error, OSError) and error.errno is not None:
-        return TargetError.exit_code, (_system_problem(error),)
+    if (found := _of_records(error)) is not None:
+        return found
+    if (refused := _shortage(error) or _refusal(error)) is not None:
+        return TargetError.exit_code, (refused,)
     return InternalError.exit_code, (_bug_problem(error),)
 
 
@@ -72,9 +93,62 @@ def _no_space_problem(error: BaseException) -> Problem:
     )
 
 
-def _system_problem(error: OSError) -> Problem:
+def _shortage(error: BaseException) -> Problem | None:
+    """Return what the machine, or a limit on the process, is short of, if that is why."""
+    number = error.errno if isinstance(error, OSError) else None
+    said = f"{error} {getattr(error, 'sqlite_errorname', '')}"
+    if number in _NO_FILES:
+        return Problem(
+            "too-many-files",
+            "this process may not have so many files open",
+            help="`ulimit -n 256` or more is enough for any build",
+        )
+    if number == errno.ENOMEM or isinstance(error, MemoryError) or _NO_MEMORY.search(said):
+        return Problem(
+            "no-memory",
+            "there is not enough memory, or this process may not have as much",
+            help="`-j 1` needs the least; `ulimit -v` shows whether there is a limit",
+        )
+    if isinstance(error, RuntimeError) and _NO_THREADS in said:
+        return Problem(
+            "no-threads",
+            "this process may not have so many threads",
+            help="`ulimit -u` and `ulimit -v` show whether there is a limit",
+        )
+    return None
+
+
+def _of_records(error: BaseException) -> tuple[int, tuple[Problem, ...]] | None:
+    """Return what is wrong with the records of the store, if SQLite's name for it says that it is no bug."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    for beginning, (kind, code, what, mend) in _RECORDS.items():
+        if name.startswith(beginning) and not name.endswith("NOMEM"):
+            return kind.exit_code, (Problem(code, f"the records of the store {what}: {_reason(error)}", help=mend),)
+    return None
+
+
+def _refusal(error: BaseException) -> Problem | None:
+    """Return what the system said no to, if that is why."""
+    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":  # what streams can't show they escape
+        return Problem(
+            "unwritable-name",
+            f"`{error.object}` is no name for a file where names are in `{error.encoding}`",
+            help="set a locale in UTF-8 (`LC_ALL=C.UTF-8`), or PYTHONUTF8=1",
+        )
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if isinstance(error, FileNotFoundError) and error.filename is None and _folder_is_gone():
+        return Problem("no-folder", "the folder that this was started in is gone", help="go to one that is there")
     at = f"`{error.filename}`: " if error.filename else ""
     return Problem("system", f"{at}{_reason(error)}")
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 -- the same, without an import
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _reason(error: BaseException) -> str:

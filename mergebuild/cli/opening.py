@@ -159,6 +159,8 @@ def read_variables(file: str) -> Mapping[str, object]:
     from decimal import Decimal
     from pathlib import Path
 
+    if file == "-" and sys.stdin is None:
+        raise UsageError.one("vars-unreadable", "cannot read variables from `-`: standard input is closed")
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

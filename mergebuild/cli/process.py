@@ -1,4 +1,4 @@
-"""One run of the program: streams, signals, and the exit code.
+"""One run of the program: streams, and the exit code. How a request to end is met is `ending`'s.
 
 The only place where exceptions become exit codes, so every command behaves alike: messages on stderr in the form of
 the contract, one JSON document on stdout under `--json`, and the error class's own exit code.
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import NoReturn
 
 import click
 
+from mergebuild.cli.ending import Ending
 from mergebuild.cli.options import Settings
 from mergebuild.cli.program import PROGRAM_NAME, program
-from mergebuild.errors import InternalError
+from mergebuild.errors import InternalError, Interrupted
 from mergebuild.report.console import make_streams_safe
 
 __all__ = ["main", "run"]
@@ -28,11 +27,17 @@ _BROKEN_PIPE = 141
 """What a shell shows for a program that a closed pipe ended (128 + SIGPIPE)."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the program and end the process with its exit code. `arguments`: those of the process if None."""
+def main(arguments: Sequence[str] | None, ending: Ending) -> NoReturn:
+    """Run the program and end the process with its exit code. `arguments`: those of the process if None.
+
+    `ending` listens already.
+    """
     make_streams_safe()
-    _end_in_order()
-    code = run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments, ending)
+    except KeyboardInterrupt:  # while another failure was told, or when all was done
+        code = Interrupted.exit_code
+    ending.finish()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with suppress(OSError, ValueError):  # `run` has said whatever there was to say about it
@@ -43,21 +48,37 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os._exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code. Every failure is already shown."""
+def run(arguments: Sequence[str], ending: Ending | None = None) -> int:
+    """Run one command line and return its exit code. Every failure is already shown.
+
+    `ending`: what requests to end come from, if the process is ours.
+    """
     settings = Settings(as_json=_asks_for_json(arguments))
+    ending = ending or Ending()
+    ending.last_words = lambda: settings.console.failure(Interrupted.one("interrupted", "interrupted").problems)
     try:
-        if instruction := os.environ.get(f"_{PROGRAM_NAME.upper()}_COMPLETE"):
-            return _complete(instruction)
-        with program.make_context(PROGRAM_NAME, list(arguments), obj=settings) as context:
-            code = program.invoke(context)
-        return code if isinstance(code, int) else 0
+        ending.begin()
+        try:
+            return _run(arguments, settings)
+        finally:
+            ending.finish()
     except click.exceptions.Exit as done:
         return done.exit_code
     except BrokenPipeError:
         return _BROKEN_PIPE
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last place that can tell the user
+    except KeyboardInterrupt as error:
+        ending.tell()
         return _fail(error, settings)
+    except Exception as error:  # noqa: BLE001 -- the last place that can tell the user
+        return _fail(error, settings)
+
+
+def _run(arguments: Sequence[str], settings: Settings) -> int:
+    if instruction := os.environ.get(f"_{PROGRAM_NAME.upper()}_COMPLETE"):
+        return _complete(instruction)
+    with program.make_context(PROGRAM_NAME, list(arguments), obj=settings) as context:
+        code = program.invoke(context)
+    return code if isinstance(code, int) else 0
 
 
 def _fail(error: BaseException, settings: Settings) -> int:
@@ -92,16 +113,3 @@ def _complete(instruction: str) -> int:
 
     variable = f"_{PROGRAM_NAME.upper()}_COMPLETE"
     return shell_complete(program, {"obj": Settings()}, PROGRAM_NAME, variable, instruction)
-
-
-def _end_in_order() -> None:
-    """Let a request to end lead the way that Ctrl-C goes, so that locks are given back and scratch files removed."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        # who ignores it for us (nohup) means it
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

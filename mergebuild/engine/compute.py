@@ -45,7 +45,8 @@ with warnings.catch_warnings():
     )
     from mergebuild.methods.kernels.kernel import Grain, all_finite
 
-    torch.frombuffer(bytes(1), dtype=torch.uint8)
+    # What torch looks up when it first converts values it looks up here, where a failure is known to be torch's own.
+    torch.empty(1).copy_(torch.frombuffer(bytes(2), dtype=torch.float16))
 torch.set_num_threads(1)
 portable.keep_freed_memory()
 
@@ -220,10 +221,10 @@ class Worker:
             return torch.frombuffer(self._mappings.gathered(leaf, 0, leaf.count), dtype=dtype)
         if not leaf.count:
             return torch.empty(0, dtype=dtype)
-        mapping = self._mappings[leaf.path]
+        data: memoryview | bytearray = self._mappings.view(leaf.path, leaf.offset, leaf.size)
         if leaf.offset % dtype.itemsize:
-            return torch.frombuffer(bytearray(memoryview(mapping)[leaf.offset : leaf.offset + leaf.size]), dtype=dtype)
-        found: torch.Tensor = torch.frombuffer(mapping, dtype=dtype, count=leaf.count, offset=leaf.offset)
+            data = bytearray(data)
+        found: torch.Tensor = torch.frombuffer(data, dtype=dtype)
         return found
 
     def _load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor) -> torch.Tensor:
@@ -231,16 +232,11 @@ class Worker:
         dtype = DTYPES[leaf.dtype]
         if leaf.pieces:
             return room[:count].copy_(torch.frombuffer(self._mappings.gathered(leaf, start, count), dtype=dtype))
-        mapping = self._mappings[leaf.path]
         offset = leaf.offset + start * dtype.itemsize
-        if offset % dtype.itemsize:  # an odd header length
-            size = count * dtype.itemsize
-            values = torch.frombuffer(bytearray(memoryview(mapping)[offset : offset + size]), dtype=dtype)
-        else:
-            values = torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset)
-            if dtype is torch.float32:
-                return values
-        return room[:count].copy_(values)
+        data: memoryview | bytearray = self._mappings.view(leaf.path, offset, count * dtype.itemsize)
+        is_odd = bool(offset % dtype.itemsize)  # an odd header length
+        values = torch.frombuffer(bytearray(data) if is_odd else data, dtype=dtype)
+        return values if dtype is torch.float32 and not is_odd else room[:count].copy_(values)
 
     # What must be known of several tensors
 

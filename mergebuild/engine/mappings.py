@@ -2,21 +2,25 @@
 
 Resident memory stays bounded by `RESIDENT` bytes, whatever the size of the model. Letting go of each tensor as it is
 done would cost a quarter of the pass: every call makes all processors forget addresses.
+
+A file that can't be mapped (the address space is too small for it, or its file system has no mappings) is read instead.
+There are never more files open than the process may have: the one that was not used for longest is closed for the next.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from mergebuild import portable
 from mergebuild.engine.work import Leaf
 from mergebuild.formats.gathering import gather
 
-__all__ = ["RESIDENT", "Mappings"]
+__all__ = ["RESIDENT", "Mappings", "OpenFile"]
 
 RESIDENT = 1 << 29
 """Bytes that may be read before their pages are let go of."""
@@ -24,41 +28,85 @@ RESIDENT = 1 << 29
 _GAP = 1 << 22
 """Ranges so near to each other are let go of in one call; what lies between is read again from the page cache."""
 
+_NO_MAPPING = frozenset({errno.ENOMEM, errno.ENODEV, errno.EACCES, errno.EINVAL})
+"""What a system answers when a file that can be read can't be mapped."""
+
+
+class OpenFile:
+    """A file open for reading. It is closed when nobody has it any more; so whoever has it can rely on `fd`."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = portable.open_to_read(path)
+        self._mapping: mmap.mmap | None = None
+        self._lock = threading.Lock()
+        self._is_tried = False
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+    @property
+    def mapping(self) -> mmap.mmap | None:
+        """All of it as memory; None where it must be read."""
+        with self._lock:
+            if not self._is_tried:
+                self._is_tried = True
+                try:
+                    self._mapping = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
+                except ValueError:  # it is empty, which reading shows as well
+                    pass
+                except OSError as error:
+                    if error.errno not in _NO_MAPPING:
+                        raise
+            return self._mapping
+
 
 class Mappings:
-    """Maps a file when it is first asked for. A context: leaving it closes all of them."""
+    """Opens a file when it is first asked for. A context: leaving it lets go of all of them."""
 
     def __init__(self) -> None:
-        self._files: dict[Path, tuple[mmap.mmap, BinaryIO]] = {}
+        self._files: dict[Path, OpenFile] = {}
+        """The one that was asked for last is the last."""
+        self._most = portable.files_at_once()
         self._lock = threading.Lock()
         self._done: list[tuple[Path, int, int]] = []
         self._done_bytes = 0
 
-    def __getitem__(self, path: Path) -> mmap.mmap:
-        return self.opened(path)[0]
-
-    def opened(self, path: Path) -> tuple[mmap.mmap, int]:
-        """Return a file's mapping and its descriptor, both open until the context is left.
+    def opened(self, path: Path) -> OpenFile:
+        """Return a file.
 
         Raises:
-            OSError: it can't be opened, or is empty.
+            OSError: it can't be opened.
         """
         with self._lock:
-            found = self._files.get(path)
+            found = self._files.pop(path, None)
             if found is None:
-                file = path.open("rb")
-                try:
-                    found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file
-                except BaseException:
-                    file.close()
-                    raise
-                self._files[path] = found
-            return found[0], found[1].fileno()
+                while len(self._files) >= self._most:
+                    del self._files[next(iter(self._files))]
+                found = OpenFile(path)
+            self._files[path] = found
+            return found
+
+    def view(self, path: Path, offset: int, size: int) -> memoryview:
+        """Return bytes of a file: as they lie, or a copy where the file can't be mapped.
+
+        Raises:
+            OSError: it can't be opened or read, or ends early (`EIO`).
+        """
+        file = self.opened(path)
+        mapping = file.mapping
+        if mapping is not None and offset + size <= len(mapping):
+            return memoryview(mapping)[offset : offset + size]
+        found = bytearray(size)
+        read = portable.pread_into(file.fd, found, offset)
+        if read < size:
+            raise OSError(errno.EIO, f"the file ends {size - read} bytes early", str(path))
+        return memoryview(found)
 
     def gathered(self, leaf: Leaf, start: int, count: int) -> bytearray:
         """Return elements of a leaf in pieces."""
         width = leaf.size // leaf.count
-        return gather(leaf.pieces, lambda file: memoryview(self[leaf.files[file]]), width, start, count)
+        return gather(leaf.pieces, lambda file: _Slices(self, leaf.files[file]), width, start, count)
 
     def release_leaf(self, leaf: Leaf) -> None:
         """Say that a whole leaf was read and is not needed again."""
@@ -74,16 +122,27 @@ class Mappings:
                 return
             done, self._done, self._done_bytes = self._done, [], 0
         for file, begin, end in _joined(done):
-            portable.advise(self[file], "dontneed", begin, end - begin)
+            found = self._files.get(file)
+            if found is not None and found.mapping is not None:
+                portable.advise(found.mapping, "dontneed", begin, end - begin)
 
     def __enter__(self) -> Mappings:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the files and drop the mappings; one that a tensor still views goes with that tensor."""
-        for _, file in self._files.values():
-            file.close()
+        """Let go of the files; a mapping that a tensor still views goes with that tensor."""
         self._files.clear()
+
+
+class _Slices:
+    """The bytes of a file, by slices."""
+
+    def __init__(self, mappings: Mappings, path: Path) -> None:
+        self._mappings = mappings
+        self._path = path
+
+    def __getitem__(self, span: slice) -> memoryview:
+        return self._mappings.view(self._path, span.start, span.stop - span.start)
 
 
 def _joined(ranges: Sequence[tuple[Path, int, int]]) -> Iterator[tuple[Path, int, int]]:

@@ -60,14 +60,15 @@ class Prefetch:
         for leaf in self._leaves:
             for path, begin, length in leaf.ranges:
                 try:
-                    mapping, fd = self._mappings.opened(path)
-                except (OSError, ValueError):  # gone, or empty
+                    file = self._mappings.opened(path)
+                    mapping = file.mapping
+                except OSError:
                     return  # the worker that needs the file says so
                 for start in range(begin, begin + length, _PIECE):
                     size = min(_PIECE, begin + length - start)
                     if asked - self._begun >= AHEAD and not self._waited(asked - AHEAD + _STRIDE):
                         return
-                    if not portable.is_cached(fd, start + size - 1):
+                    if mapping is not None and not portable.is_cached(file.fd, start + size - 1):
                         portable.advise(mapping, "willneed", start, size)
                     asked += size
 

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
@@ -25,6 +26,7 @@ from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
 from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, Place, StepResult, Survey, clusters, coalesced
+from mergebuild.errors import TargetError
 from mergebuild.events import Emit, PassBegun, PassEnded, Progress
 from mergebuild.methods.method import Method
 
@@ -139,6 +141,23 @@ class _Torch:
 _torch = _Torch()
 
 
+def _compute() -> ModuleType:
+    """Return the module that computes; it imports torch, without its warnings.
+
+    Raises:
+        TargetError: torch can't be loaded.
+    """
+    try:
+        from mergebuild.engine import compute
+    except (ImportError, OSError, RuntimeError) as error:  # a library is missing, or the address space too small
+        raise TargetError.one(
+            "no-torch",
+            f"torch cannot be loaded: {error}",
+            help="install it again; or there are limits on this process (`ulimit -a`): torch alone takes a gigabyte",
+        ) from error
+    return compute
+
+
 def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
     """Yield the digests of the steps that need a tensor whole, and how many bytes of memory each needs.
 
@@ -147,11 +166,10 @@ def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
     """
     operations = [step for step in work.steps.values() if step.operation is not None]
     if operations:
-        from mergebuild.engine.compute import memory_for  # by way of the module that imports torch without its warnings
-
+        compute = _compute()
         for step in operations:
             assert step.operation is not None
-            if needed := memory_for(step.operation):
+            if needed := compute.memory_for(step.operation):
                 yield step.digest, needed
 
 
@@ -161,9 +179,7 @@ def check_program(method: Method) -> None:
     Raises:
         ProgramError: it fails, or defines no kernel of that name.
     """
-    from mergebuild.engine.compute import kernel_of  # by way of the module that imports torch without its warnings
-
-    kernel_of(method)
+    _compute().kernel_of(method)
 
 
 def warm_up() -> None:
@@ -294,11 +310,11 @@ class _Crew:
                     self.results.update(worker.run(job))
 
     def _worker(self) -> Worker:
-        from mergebuild.engine.compute import Findings, Worker
-
+        compute = _compute()
         with self._lock:
-            self._findings = self._findings or Findings(self._recall)
-        return Worker(self._outputs, self._mappings, self._chunk, self._stop, self._findings)
+            self._findings = self._findings or compute.Findings(self._recall)
+        worker: Worker = compute.Worker(self._outputs, self._mappings, self._chunk, self._stop, self._findings)
+        return worker
 
     def _begin(self, job: Pending) -> None:
         """Hash what is to be known, do what needs no torch, and put the rest off: it is next when torch is there."""
@@ -318,18 +334,18 @@ class _Crew:
         if copy.scattered:
             self._put_together(copy.scattered, copy.place)
             return
-        with copy.path.open("rb") as file:
-            done = 0
-            while done < copy.size and not self._stop.is_set():
-                place = copy.place._replace(offset=copy.place.offset + done)
-                if self._outputs.is_direct:
-                    done += self._outputs.fill(file.fileno(), copy.offset + done, copy.size - done, place)
-                else:
-                    size = min(_PIECE, copy.size - done)
-                    fd = self._outputs.descriptor(place.output)
-                    portable.copy_range(file.fileno(), copy.offset + done, fd, place.offset, size)
-                    self._emit(Progress(size))
-                    done += size
+        file = self._mappings.opened(copy.path)
+        done = 0
+        while done < copy.size and not self._stop.is_set():
+            place = copy.place._replace(offset=copy.place.offset + done)
+            if self._outputs.is_direct:
+                done += self._outputs.fill(file.fd, copy.offset + done, copy.size - done, place)
+            else:
+                size = min(_PIECE, copy.size - done)
+                fd = self._outputs.descriptor(place.output)
+                portable.copy_range(file.fd, copy.offset + done, fd, place.offset, size)
+                self._emit(Progress(size))
+                done += size
 
     def _put_together(self, leaf: Leaf, place: Place) -> None:
         """Copy a tensor that lies in pieces, by way of blocks."""
@@ -349,9 +365,8 @@ class _Crew:
             for start in range(0, leaf.count, _PIECE // 8):
                 running.update(self._mappings.gathered(leaf, start, min(_PIECE // 8, leaf.count - start)))
             return running.digest()
-        with memoryview(self._mappings[leaf.path]) as view:
-            for start in range(leaf.offset, leaf.offset + leaf.size, _PIECE):
-                if self._stop.is_set():
-                    break
-                running.update(view[start : min(start + _PIECE, leaf.offset + leaf.size)])
+        for start in range(0, leaf.size, _PIECE):
+            if self._stop.is_set():
+                break
+            running.update(self._mappings.view(leaf.path, leaf.offset + start, min(_PIECE, leaf.size - start)))
         return running.digest()

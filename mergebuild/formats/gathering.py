@@ -10,14 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
-from typing import Literal
+from typing import Literal, Protocol
 
 from mergebuild.formats.header import Piece
 
-__all__ = ["gather", "is_run", "run_of", "span_of"]
+__all__ = ["Bytes", "gather", "is_run", "run_of", "span_of"]
 
 _FORMATS: Mapping[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 """By the size of an element: what a memory view counts in."""
+
+
+class Bytes(Protocol):
+    """What gives bytes of a file by slices that have a start and a stop: a memory view does."""
+
+    def __getitem__(self, span: slice, /) -> memoryview: ...
 
 
 def run_of(shape: Sequence[int]) -> tuple[int, ...]:
@@ -39,14 +45,12 @@ def span_of(shape: Sequence[int], strides: Sequence[int]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
-def gather(
-    pieces: Sequence[Piece], bytes_of: Callable[[int], memoryview], width: int, start: int, count: int
-) -> bytearray:
+def gather(pieces: Sequence[Piece], bytes_of: Callable[[int], Bytes], width: int, start: int, count: int) -> bytearray:
     """Return elements of a tensor that is put together of pieces.
 
     Args:
         pieces: one behind the other.
-        bytes_of: gives all bytes of a file, by its number.
+        bytes_of: gives the bytes of a file, by its number.
         width: bytes of an element: 1, 2, 4 or 8.
         start: the first element wanted.
         count: how many are wanted; there must be as many.

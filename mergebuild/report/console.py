@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -40,16 +40,19 @@ class Console:
         self.verbose = verbose
         self._color = color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._answered = False
+        self._close_bar: Callable[[], None] = lambda: None
 
     def answer(self, document: Mapping[str, object], lines: Iterable[str]) -> None:
         """Print the answer of a command: the document under `--json`, else the lines."""
+        text = ""
         if not self.as_json:
-            _write(sys.stdout, "".join(clean(line).replace("\n", "\\n") + "\n" for line in lines))
+            text = "".join(clean(line).replace("\n", "\\n") + "\n" for line in lines)
         elif not self._answered:
             import json
 
-            _write(sys.stdout, json.dumps(document, indent=2, ensure_ascii=True) + "\n")
-        self._answered = True
+            text = json.dumps(document, indent=2, ensure_ascii=True) + "\n"
+        self._answered = True  # before it is written: whatever cuts this short must not add a second document
+        _write(sys.stdout, text)
 
     def problems(self, problems: Sequence[Problem]) -> None:
         """Print problems on stderr, an empty line between two."""
@@ -61,7 +64,11 @@ class Console:
         _write(sys.stderr, "\n\n".join(blocks) + "\n")
 
     def failure(self, problems: Sequence[Problem]) -> None:
-        """Print problems on stderr, and under `--json` the contract's error document on stdout."""
+        """Print problems on stderr, and under `--json` the contract's error document on stdout.
+
+        From any thread, also while events are listened to: a terminal gets its cursor back.
+        """
+        self._close_bar()
         self.problems(problems)
         if self.as_json and not self._answered:
             self.answer({"ok": False, "errors": [problem.to_json() for problem in problems]}, ())
@@ -80,6 +87,7 @@ class Console:
             yield plain
             return
         bar = BarListener(plain)
+        self._close_bar = bar.close
         try:
             yield bar
         finally:

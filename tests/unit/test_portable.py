@@ -400,6 +400,43 @@ def test_sync_waits_for_the_file(system: str, tmp_path: Path, monkeypatch: pytes
     assert asked == ["fdatasync" if system == "native" else "fsync"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file is waited for as a whole")
+def test_sync_waits_for_a_large_file_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ends a process that waits for the disk; between two pieces it can."""
+    asked: list[tuple[int, int]] = []
+    real = portable._sync_range
+
+    def noting(fd: int, offset: int, length: int, flags: int) -> int:
+        if flags == portable._SYNC_FILE_RANGE_WAIT:
+            asked.append((offset, length))
+        return real(fd, offset, length, flags)
+
+    monkeypatch.setattr(portable, "_PER_SYNC", PAGE)
+    monkeypatch.setattr(portable, "_sync_range", noting)
+    with (tmp_path / "a").open("wb+") as file:
+        file.write(bytes(2 * PAGE + 1))
+        file.flush()
+        portable.sync(file.fileno())
+    assert asked == [(0, PAGE), (PAGE, PAGE), (2 * PAGE, PAGE)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file is waited for as a whole")
+@pytest.mark.parametrize(("number", "is_failure"), [(errno.EIO, True), (errno.ENOSPC, True), (errno.EINVAL, False)])
+def test_sync_lets_failures_of_a_piece_through_and_no_inability(
+    number: int, is_failure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portable, "_PER_SYNC", PAGE)
+    monkeypatch.setattr(portable, "_sync_range", lambda *_: number)
+    with (tmp_path / "a").open("wb+") as file:
+        file.write(bytes(2 * PAGE))
+        file.flush()
+        if is_failure:
+            with pytest.raises(OSError, match=os.strerror(number)):
+                portable.sync(file.fileno())
+        else:
+            portable.sync(file.fileno())
+
+
 def test_sync_empties_the_cache_of_the_drive_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
@@ -631,3 +668,49 @@ def test_freed_memory_is_kept_where_the_library_can(can: bool, monkeypatch: pyte
     monkeypatch.setattr(portable, "_system_call", lambda *_: setting if can else None)
     portable.keep_freed_memory()
     assert asked == ([(-3, 32 << 20), (-1, 128 << 20)] if can else [])
+
+
+# Limits
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A module `resource` that says `now` and `most`, and raises the first up to `really`."""
+
+    def get(_what: int) -> tuple[int, int]:
+        return found.now, found.most
+
+    def put(_what: int, both: tuple[int, int]) -> None:
+        if both[0] > found.really:
+            raise ValueError
+        found.now = both[0]
+
+    found = SimpleNamespace(now=0, most=0, really=1 << 30, RLIMIT_NOFILE=7, getrlimit=get, setrlimit=put)
+    monkeypatch.setitem(sys.modules, "resource", found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("now", "most", "files", "after"),
+    [
+        (1024, 4096, 200, 1024), (256, 4096, 200, 816), (256, -1, 200, 816), (-1, -1, 200, -1), (256, 256, 60, 256),
+        (64, 128, 28, 128), (32, 32, 4, 32), (16, 16, 1, 16), (8, 8, 1, 8),
+    ],
+)  # fmt: skip
+def test_files_at_once_fit_the_limit_that_the_process_may_give_itself(
+    now: int, most: int, files: int, after: int, limits: SimpleNamespace
+) -> None:
+    limits.now, limits.most = now, most
+    assert portable.files_at_once() == files
+    assert limits.now == after
+
+
+def test_files_at_once_take_no_for_an_answer(limits: SimpleNamespace) -> None:
+    """Some systems name a higher limit than they give."""
+    limits.now, limits.most, limits.really = 256, -1, 256
+    assert portable.files_at_once() == 60
+
+
+def test_files_at_once_are_many_where_there_is_no_limit_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert portable.files_at_once() == 200

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from pathlib import Path
 
 import pytest
+import torch
 from program_under_test import FakeProject, Mergebuild
 
 from mergebuild import errors
@@ -120,3 +122,61 @@ def test_no_command_shows_the_help_on_stderr(mergebuild: Mergebuild) -> None:
 def test_a_mistyped_command_or_option_gets_a_suggestion(mergebuild: Mergebuild) -> None:
     assert "did you mean `build`?" in mergebuild("bild").err
     assert "did you mean `--keep-going`?" in mergebuild("build", "--keep-goin").err
+
+
+def sqlite_error(name: str) -> sqlite3.OperationalError:
+    """Return an error as SQLite gives it."""
+    error = sqlite3.OperationalError("it is as it is")
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "problem"),
+    [
+        ("SQLITE_READONLY", 1, "store-read-only"), ("SQLITE_READONLY_DIRECTORY", 1, "store-read-only"),
+        ("SQLITE_CANTOPEN", 1, "store-unreadable"), ("SQLITE_IOERR_READ", 1, "store-unreadable"),
+        ("SQLITE_BUSY", 75, "store-locked"), ("SQLITE_LOCKED", 75, "store-locked"),
+        ("SQLITE_IOERR_WRITE", 7, "no-space"), ("SQLITE_FULL", 7, "no-space"),
+        ("SQLITE_NOMEM", 1, "no-memory"), ("SQLITE_IOERR_NOMEM", 1, "no-memory"),
+        ("SQLITE_MISUSE", 70, "internal"),
+    ],
+)  # fmt: skip
+def test_what_the_database_refuses_is_said_by_what_it_is(name: str, code: int, problem: str) -> None:
+    found, (said,) = explained(sqlite_error(name))
+    assert (found, said.code) == (code, problem)
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "too-many-files"),
+        (OSError(errno.ENFILE, "Too many open files in system"), "too-many-files"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "no-memory"),
+        (MemoryError(), "no-memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), "no-memory"),
+        (RuntimeError("can't start new thread"), "no-threads"),
+        (UnicodeEncodeError("ascii", "out/é", 4, 5, "ordinal not in range(128)"), "unwritable-name"),
+        (RuntimeError("something else"), "internal"),
+    ],
+)
+def test_what_a_machine_is_short_of_is_no_bug(error: Exception, problem: str) -> None:
+    code, (said,) = explained(error)
+    assert (code, said.code) == (70 if problem == "internal" else 1, problem)
+    assert said.help
+
+
+def test_torch_says_that_memory_is_short_in_words_that_we_know() -> None:
+    with pytest.raises(RuntimeError) as short:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert explained(short.value)[1][0].code == "no-memory"
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as gone:
+        Path.cwd()
+    code, (said,) = explained(gone.value)
+    assert (code, said.code) == (1, "no-folder")

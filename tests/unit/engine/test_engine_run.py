@@ -255,7 +255,7 @@ def test_what_was_read_is_let_go_in_large_pieces(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("mergebuild.engine.mappings.RESIDENT", 100)
     far = 1 << 30
     with Mappings() as mappings:
-        names = {id(mappings[tmp_path / name]): name for name in ("a", "b")}
+        names = {id(mappings.opened(tmp_path / name).mapping): name for name in ("a", "b")}
         monkeypatch.setattr(
             portable, "advise", lambda found, _what, offset, size: told.append((names[id(found)], offset, size))
         )
