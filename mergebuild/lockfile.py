@@ -7,7 +7,6 @@ artifact digest.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import tomli
 
 from mergebuild.errors import Place, RecipeError
+from mergebuild.texts import read_text, write_text
 
 __all__ = ["Locked", "read", "write"]
 
@@ -40,9 +40,7 @@ def write(path: Path, locked: Locked) -> None:
         lines += [f"[sources.{_key(name)}]", f'sha256 = "{sha256}"', f"size = {size}", ""]
     if locked.targets:
         lines += ["[targets]", *(f'{_key(name)} = "{digest}"' for name, digest in sorted(locked.targets.items())), ""]
-    temporary = path.with_name(f".{path.name}.mergebuild-{os.getpid()}")
-    temporary.write_text("\n".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "\n".join(lines))
 
 
 def read(path: Path) -> Locked:
@@ -53,14 +51,14 @@ def read(path: Path) -> Locked:
     """
     place = Place(path.name)
     try:
-        table = tomli.loads(path.read_text(encoding="utf-8"))
+        table = tomli.loads(read_text(path))
         if table["version"] != _VERSION:
             raise ValueError(table["version"])
         sources = {str(name): (str(row["sha256"]), int(row["size"])) for name, row in table.get("sources", {}).items()}
         targets = {str(name): str(digest) for name, digest in table.get("targets", {}).items()}
     except FileNotFoundError:
         raise RecipeError.one("no-lock", f"there is no `{path.name}`", help="`mergebuild lock` writes it") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise RecipeError.one(
             "bad-lock", f"`{path.name}` is not a lock file of this version", where=place, help="write it again"
         ) from error
