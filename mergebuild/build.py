@@ -40,16 +40,19 @@ from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan import Item, Made, Plan
 from mergebuild.planner import Planner
+from mergebuild.publishing import temporary_path
 from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import Sources, source_of_part
-from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Store, temporary_path
+from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Store
 from mergebuild.wave import Wave, Whereabouts
 
 __all__ = ["Builder", "Options"]
 
 _WAVE = 200
 """Targets a wave: each holds one file open."""
+_MUCH = 4 << 30
+"""Bytes written by a wave after which it is worth while to publish them: some seconds of work."""
 _BETWEEN = "between"
 """The folder of the store where what only stands between tensors lies for the time."""
 
@@ -115,7 +118,6 @@ class Builder:
         absent = (item for item in unseen if item.presence is Presence.ABSENT)
         ready = [item for item in islice(_distinct(absent), _WAVE) if self._is_ready(item)]
         if ready and not self._must_stop():
-            self._store.sweep_temporary(item.goal.path for item in ready if item.goal.path)
             self._build_unseen(ready)
         self._unseen = {item.name: outcome for item, outcome in self._outcomes.items()}
         self._outcomes.clear()  # the plan that follows has items of its own
@@ -127,21 +129,10 @@ class Builder:
         Raises:
             NoSpaceError: the disk is full, or is known to be too small before any work.
         """
-        outputs = [item.goal.path for item in plan.items if item.goal.path]
-        self._store.sweep_temporary([*outputs, self._store.root / _BETWEEN])
-        for item in plan.items:
-            if item.parts:
-                continue
-            earlier = self._unseen.get(item.name)
-            if earlier is not None and (
-                item.verdict is Verdict.UP_TO_DATE or earlier.verdict in (Verdict.FAILED, Verdict.SKIPPED)
-            ):
-                self._outcomes[item] = earlier  # which was said then
-            elif item.verdict is Verdict.UP_TO_DATE:
-                self._done(item, _Outcome(Verdict.UP_TO_DATE))
-                self._settle(item, item.row)
-            elif item.presence is Presence.FOREIGN and not self._may_replace(item):
-                self._fail(item, refusals.changed_by_hand(item))
+        for row in self._store.damaged_inside():
+            self._quarantine(row, f"what the store kept of {tagged(row.digest)}")
+        for item in self._waiting(plan):
+            self._look_at(item)
         self._restore([item for item in self._waiting(plan) if item.restore is not None])
         twins = self._twins(plan)
         self._build_all([item for item in self._waiting(plan) if item.name not in twins])
@@ -160,6 +151,19 @@ class Builder:
         return self._results(plan), self._exit_code(plan)
 
     # What was decided before
+
+    def _look_at(self, item: Item) -> None:
+        """Settle an item for which nothing need or can be done."""
+        earlier = self._unseen.get(item.name)
+        if earlier is not None and (
+            item.verdict is Verdict.UP_TO_DATE or earlier.verdict in (Verdict.FAILED, Verdict.SKIPPED)
+        ):
+            self._outcomes[item] = earlier  # which was said then
+        elif item.verdict is Verdict.UP_TO_DATE:
+            self._done(item, _Outcome(Verdict.UP_TO_DATE))
+            self._settle(item, item.row)
+        elif item.presence is Presence.FOREIGN and not self._may_replace(item):
+            self._fail(item, refusals.changed_by_hand(item))
 
     def check_space(self, plan: Plan) -> None:
         """Refuse before any work what cannot fit.
@@ -185,7 +189,7 @@ class Builder:
     def _may_replace(self, item: Item) -> bool:
         """Whether what stands at an output's path and is not ours may go: by force, or because it may be the result."""
         return self._options.force or (
-            item.restore is None and item.size == _size_at(self._path(item)) and item.header is not None
+            item.header is not None and self._store.may_be(self._path(item), item.header_bytes, item.size)
         )
 
     def _must_stop(self) -> bool:
@@ -262,7 +266,7 @@ class Builder:
         if copy is None and not self._is_there(item, row) and not self._can_move(item, row):
             copy = self._copied(item, row, temporary)  # another item was quicker to take it out of the history
         fresh, written = copy or (Fresh(row.digest, row.header, self._store.entries(row)), 0)
-        if not self._may_take_place(item, fresh):
+        if not self._may_take_place(item, fresh, temporary if copy else row.path):
             temporary.unlink(missing_ok=True)
             self._fail(item, refusals.changed_by_hand(item))
             return
@@ -311,13 +315,23 @@ class Builder:
                 self._build(ready)
 
     def _waves(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Yield items in waves. What a method must know first, it reads from files that an earlier wave published."""
+        """Yield items in waves. What a method must know first, it reads from files that an earlier wave published.
+
+        A wave is published when it is over, and a build that is killed keeps the waves before. So one ends where it
+        has written much and the next item has no source with it in common, which would be read twice.
+        """
         some: list[Item] = []
+        size = 0
+        sources: set[str] = set()
         for item in items:
-            if len(some) == _WAVE or (any(each.name in item.needs for each in some) and self.planner.surveys(item)):
+            reads = self.planner.leaves(item.name)
+            is_full = len(some) == _WAVE or (size >= _MUCH and sources.isdisjoint(reads))
+            if some and (is_full or (any(each.name in item.needs for each in some) and self.planner.surveys(item))):
                 yield some
-                some = []
+                some, size, sources = [], 0, set()
             some.append(item)
+            size += item.size
+            sources |= reads
         if some:
             yield some
 
@@ -496,7 +510,7 @@ class Builder:
 
     def _publish(self, item: Item, temporary: Path, fresh: Fresh) -> bool:
         """Publish a file, unless another one that is not ours stands there and may not go."""
-        if not self._may_take_place(item, fresh):
+        if not self._may_take_place(item, fresh, temporary):
             return False
         path = self._path(item)
         row = self._store.at(path)[1] if item.goal.path is None else None
@@ -507,13 +521,18 @@ class Builder:
         self._settle(item, row)
         return True
 
-    def _may_take_place(self, item: Item, fresh: Fresh) -> bool:
+    def _may_take_place(self, item: Item, fresh: Fresh, lies: Path) -> bool:
         """Whether a file may go to its place: what stands there is ours, or the same, or may be put aside by force.
 
-        Asked right before: while a pass runs, a user may change an output, or put a file where there was none.
+        Asked right before: while a pass runs, a user may change an output, or put a file where there was none. `lies`:
+        where the new file is now.
         """
         path = self._path(item)
-        if item.goal.path is None or self._store.look_again(path) is not Presence.FOREIGN:
+        presence = Presence.OURS if item.goal.path is None else self._store.look_again(path)
+        if presence is Presence.DAMAGED:
+            for row in self._store.state.artifacts(path=path):
+                self._quarantine(row, item.shown or item.name)
+        if presence is not Presence.FOREIGN:
             return True
         if self._options.force:
             self._put_aside(item)
@@ -521,7 +540,15 @@ class Builder:
         if self._store.matches(path, fresh):
             self._emit(Notice(f"{item.shown} was not in the records, and is what this target makes"))
             return True
+        if self._store.is_unfinished(path, lies):
+            self._emit(Notice(f"{item.shown} did not reach the disk in full, and is made again"))
+            return True
         return False
+
+    def _quarantine(self, row: ArtifactRow, what: str) -> None:
+        """Take a damaged file out of the way, and say so."""
+        place = self._store.quarantine(row)
+        self._emit(Notice(f"{what} was damaged, and is made again; the damaged file is {place}"))
 
     def _undefined(self, item: Item, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
         """Return the tensors that a method has no value for."""
@@ -735,10 +762,3 @@ def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
-
-
-def _size_at(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1

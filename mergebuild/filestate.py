@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Identity", "boot_id", "identity", "identity_of", "is_hidden", "is_racy"]
+__all__ = ["Identity", "boot_id", "epoch", "identity", "identity_of", "is_hidden", "is_racy"]
 
 _FINE_GRAIN_NS = 20_000_000
 _COARSE_GRAIN_NS = 2_000_000_000
@@ -71,3 +71,41 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def epoch(device: int) -> str:
+    """Return what changes when a file system may have lost what was written to it last.
+
+    That is the boot, and the number of the file system's disk, which is another each time that a disk is plugged in.
+    `device`: as a file's `stat` gives it.
+    """
+    return f"{boot_id()} {_disk(device)}".rstrip()
+
+
+def _disk(device: int) -> str:
+    """Return the number that the kernel gave a disk when it appeared; `""` where that is not known."""
+    if is_hidden() or not hasattr(os, "major"):
+        return ""
+    for number in (device, _backing(device)):
+        folder = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
+        for each in ("diskseq", "../diskseq"):  # of a partition, its disk's
+            try:
+                with open(f"{folder}/{each}", encoding="ascii") as file:
+                    return file.read().strip()
+            except OSError:
+                continue
+    return ""
+
+
+def _backing(device: int) -> int:
+    """Return the disk of a file system that has a device number of its own, as Btrfs does; 0 if there is none."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                fields, _, rest = line.partition(" - ")
+                if fields.split(" ", 3)[2] == wanted:
+                    return os.stat(rest.split(" ")[1]).st_rdev
+    except (OSError, IndexError):
+        return 0
+    return 0

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import tomli
 
+from mergebuild import publishing
 from mergebuild.errors import Place, RecipeError
-from mergebuild.texts import read_text, write_text
+from mergebuild.texts import read_text
 
 __all__ = ["Locked", "read", "write"]
 
@@ -40,7 +41,7 @@ def write(path: Path, locked: Locked) -> None:
         lines += [f"[sources.{_key(name)}]", f'sha256 = "{sha256}"', f"size = {size}", ""]
     if locked.targets:
         lines += ["[targets]", *(f'{_key(name)} = "{digest}"' for name, digest in sorted(locked.targets.items())), ""]
-    write_text(path, "\n".join(lines))
+    publishing.write_text(path, "\n".join(lines))
 
 
 def read(path: Path) -> Locked:

@@ -478,11 +478,14 @@ class Planner:
         if path is None and item.digest is not None:
             path = self._store.kept_path(item.digest, item.header_checksum)
         if path is not None:
-            item.presence, item.row = self._store.at(path)
+            item.presence, there = self._store.at(path)
+            item.row = there if item.presence is Presence.OURS else None
         if goal.path is None and item.presence is Presence.FOREIGN:
             item.presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
         if item.presence is Presence.FOREIGN:
             item.reasons = (f"{item.shown} was changed by hand, or is not ours",)
+        elif item.presence is Presence.DAMAGED:
+            item.reasons = (f"{item.shown or 'its artifact'} is damaged: nobody changed it, and its bytes are others",)
         if item.digest is None:
             item.reasons = item.reasons or ("never built", "its sources were never read")
             return
@@ -506,7 +509,8 @@ class Planner:
         verdicts = {part.verdict for part in item.parts}
         item.verdict = next(each for each in (Verdict.BUILD, Verdict.RESTORE, Verdict.UP_TO_DATE) if each in verdicts)
         there = {part.presence for part in item.parts}
-        item.presence = next(each for each in (Presence.FOREIGN, Presence.OURS, Presence.ABSENT) if each in there)
+        order = (Presence.FOREIGN, Presence.DAMAGED, Presence.OURS, Presence.ABSENT)
+        item.presence = next(each for each in order if each in there)
         reasons = (reason for part in item.parts if part.verdict is not Verdict.UP_TO_DATE for reason in part.reasons)
         item.reasons = tuple(dict.fromkeys(reasons)) or (() if built_before else ("never built",))
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
-from mergebuild.filestate import Identity, boot_id, identity, identity_of, is_hidden, is_racy
+from mergebuild.filestate import Identity, boot_id, epoch, identity, identity_of, is_hidden, is_racy
 
 __all__ = [
     "PAGE",
@@ -30,6 +30,7 @@ __all__ = [
     "clone_range",
     "copy_range",
     "cpu_count",
+    "epoch",
     "free_space",
     "identity",
     "identity_of",

@@ -16,16 +16,17 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mergebuild import lineage as lineages
 from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
-from mergebuild.errors import MergeBuildError, ResultDiffersError, SourceError, UsageError
-from mergebuild.events import Emit, silent
+from mergebuild.errors import CorruptionError, MergeBuildError, ResultDiffersError, SourceError, UsageError
+from mergebuild.events import Emit, Notice, silent
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
 from mergebuild.plan import Goal, Item, Plan
@@ -34,8 +35,8 @@ from mergebuild.portable import free_space
 from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.sources import Sources, locate
-from mergebuild.stamp import Stamp
-from mergebuild.store import Presence, Store
+from mergebuild.stamp import Stamp, forget_stamps
+from mergebuild.store import STATE, DatabaseDamagedError, Presence, Store, locked, put_aside
 from mergebuild.sweeping import Sweeper
 
 if TYPE_CHECKING:
@@ -81,12 +82,42 @@ class _Session:
         return self.planner
 
 
+Words = ParamSpec("Words")
+Answer = TypeVar("Answer")
+
+
+def _resilient(
+    verb: Callable[Concatenate[Project, Words], Answer],
+) -> Callable[Concatenate[Project, Words], Answer]:
+    """Have a verb begin again with an empty state, once, where the store's turns out to be damaged."""
+
+    @wraps(verb)
+    def run(self: Project, /, *args: Words.args, **words: Words.kwargs) -> Answer:
+        try:
+            return verb(self, *args, **words)
+        except DatabaseDamagedError:
+            emit = words.get("emit")
+            self._begin_afresh(emit if callable(emit) else silent)
+        try:
+            return verb(self, *args, **words)
+        except DatabaseDamagedError as error:
+            raise CorruptionError.one(
+                "state-damaged",
+                f"the store's state is damaged as soon as it is written: {error}",
+                help="check the disk that the store is on",
+            ) from error
+
+    return run
+
+
 class Project:
     """A mergefile that was read, and the verbs over it."""
 
     def __init__(self, recipe: Recipe, stamp_of: Callable[[Sequence[str]], Stamp] | None = None) -> None:
         self.recipe = recipe
         self._stamp_of = stamp_of
+        self._state_seen = 0
+        """Which file the state was when it was opened last."""
 
     # What there is, from the text alone
 
@@ -104,6 +135,7 @@ class Project:
 
     # Looking
 
+    @_resilient
     def plan(self, targets: Sequence[str] = ()) -> PlanResult:
         """Say what a build of these targets (none: the default ones) would do, and why.
 
@@ -124,6 +156,7 @@ class Project:
                 plan.errors[0].exit_code if plan.errors else 0,
             )
 
+    @_resilient
     def status(self, targets: Sequence[str] = ()) -> StatusResult:
         """Say of each target (none: every one with an output) how it stands, and which outputs nothing makes now."""
         names = self.recipe.resolve(targets) if targets else tuple(self.recipe.outputs().values())
@@ -139,6 +172,7 @@ class Project:
             orphans = self._sweeper(session).orphans()
             return StatusResult(tuple(states), tuple(self._shown(row.path) for row in orphans))
 
+    @_resilient
     def why(self, target: str) -> WhyResult:
         """Say what differs from a target's last build."""
         name = self._one(target)
@@ -152,6 +186,7 @@ class Project:
             reasons = () if item.verdict is Verdict.UP_TO_DATE else item.reasons
             return WhyResult(name, item.verdict, item.changes if reasons else (), reasons)
 
+    @_resilient
     def lineage(self, target: str) -> Lineage:
         """Return the exact proportions of sources in a target."""
         name = self._one(target)
@@ -160,6 +195,7 @@ class Project:
 
     # Building
 
+    @_resilient
     def build(  # noqa: PLR0913 -- they are the command's options, one for one
         self,
         targets: Sequence[str] = (),
@@ -217,7 +253,7 @@ class Project:
             if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
                 plan = checked_plan(session, builder, hash_all=False)
                 session.store.create()
-            stack.enter_context(self._locked(session, lock_timeout, emit))
+            stack.enter_context(self._changing(session, lock_timeout, emit, out=out))
             if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
                 builder.planner = session.plan_anew()
                 plan = checked_plan(session, builder, hash_all=False)
@@ -269,6 +305,7 @@ class Project:
 
     # Checking
 
+    @_resilient
     def verify(self, targets: Sequence[str] = (), *, rebuild: bool = False, emit: Emit = silent) -> VerifyResult:
         """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes.
 
@@ -279,10 +316,22 @@ class Project:
 
         with self._session(emit) as session:
             names = self.recipe.resolve(targets) if targets else None
-            verifier = Verifier(self.recipe, session.sources, session.store, self._require_code_trust)
+            verifier = Verifier(
+                self.recipe,
+                session.sources,
+                session.store,
+                self._require_code_trust,
+                lambda: self._locked(session, None, emit),
+            )
             found = verifier.read_again(names)
-            return verifier.rebuild(found, names, emit) if rebuild and not found.problems else found
+            if found.problems:
+                forget_stamps(session.store.root)
+            if not rebuild or found.problems or not session.store.root.is_dir():
+                return found
+            with self._locked(session, None, emit, name="verify.lock"):
+                return verifier.rebuild(found, names, emit)
 
+    @_resilient
     def lock(self, *, emit: Emit = silent) -> Path:
         """Write `mergefile.lock` beside the mergefile; return its path."""
         with self._session(emit) as session:
@@ -300,6 +349,7 @@ class Project:
 
     # Room
 
+    @_resilient
     def gc(
         self,
         *,
@@ -309,15 +359,16 @@ class Project:
         lock_timeout: float | None = None,
     ) -> CleanResult:
         """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
-        with self._session(silent) as session, self._locked(session, lock_timeout):
+        with self._session(silent) as session, self._changing(session, lock_timeout):
             return self._sweeper(session).collect(self._known_targets(), max_size, older_than, dry_run=dry_run)
 
+    @_resilient
     def clean(
         self, targets: Sequence[str] = (), *, orphans: bool = False, lock_timeout: float | None = None
     ) -> CleanResult:
         """Remove outputs and artifacts that we made: of these targets, of orphans, or (neither given) all."""
         names = self.recipe.resolve(targets) if targets else None
-        with self._session(silent) as session, self._locked(session, lock_timeout):
+        with self._session(silent) as session, self._changing(session, lock_timeout):
             return self._sweeper(session).clean(names, orphans=orphans)
 
     def trust(self) -> Trusted:
@@ -333,6 +384,7 @@ class Project:
         root = self._store_root()
         if not os.environ.get("MERGEBUILD_STORE"):
             trust.require_store(self.recipe.root, root, self._written())
+        self._state_seen = _inode(root / STATE)
         store = Store(
             root,
             project=_relative(self.recipe.path, root),
@@ -355,15 +407,31 @@ class Project:
         return self.recipe.root / os.path.expanduser(self.recipe.project.store or ".mergebuild")  # noqa: PTH111 -- never raises
 
     @contextmanager
-    def _locked(self, session: _Session, timeout: float | None, emit: Emit = silent) -> Iterator[None]:
-        if not session.store.state.is_on_disk:
+    def _changing(
+        self, session: _Session, timeout: float | None, emit: Emit = silent, *, out: Path | str | None = None
+    ) -> Iterator[None]:
+        """Hold the store's lock, with what killed processes left behind removed; if there is a store."""
+        if not session.store.root.is_dir():
             yield
             return
-        lock = session.store.lock(timeout=timeout, what=shlex.join(["mergebuild", *sys.argv[1:]]), emit=emit)
-        try:
+        with self._locked(session, timeout, emit):
+            paths = [*self._outputs(), *([Path.cwd() / out] if out is not None else [])]
+            session.store.begin(paths, [path for path in paths if packing.is_folder(path)])
             yield
-        finally:
-            lock.release()
+
+    def _locked(
+        self, session: _Session, timeout: float | None, emit: Emit = silent, *, name: str = "lock"
+    ) -> AbstractContextManager[None]:
+        return locked(session.store.root, timeout=timeout, what=_command(), emit=emit, name=name)
+
+    def _begin_afresh(self, emit: Emit) -> None:
+        """Put a damaged state aside, unless another process was quicker."""
+        root = self._store_root()
+        with locked(root, timeout=None, what=_command(), emit=emit):
+            path = root / STATE
+            if _inode(path) == self._state_seen:
+                put_aside(path)
+                emit(Notice(f"{self._shown(path)} is damaged: it is kept as {path.name}.unreadable, and begun afresh"))
 
     def _plan(self, session: _Session, names: Sequence[str]) -> Plan:
         """Plan targets for looking; what is wrong with the recipe raises, a source that is not there only blocks."""
@@ -530,6 +598,17 @@ def _check_device(device: str) -> None:
         raise UsageError.one(
             "no-such-device", f"device `{device}` is not in this version", help="`--device auto` and `cpu` are"
         )
+
+
+def _command() -> str:
+    return shlex.join(["mergebuild", *sys.argv[1:]])
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _together(errors: Sequence[MergeBuildError]) -> MergeBuildError:

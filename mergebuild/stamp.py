@@ -23,7 +23,7 @@ from mergebuild.results import BuildResult, TargetResult, Verdict
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Stamp"]
+__all__ = ["Stamp", "forget_stamps"]
 
 
 class Stamp:
@@ -94,6 +94,12 @@ class Stamp:
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(kept, file, separators=(",", ":"))
         os.replace(temporary, self._path)
+
+
+def forget_stamps(store: Path) -> None:
+    """Have every answer found out anew: something that no stat data show was found in this store."""
+    for path in (store / "stamps").glob("*"):
+        path.unlink(missing_ok=True)
 
 
 def _text_of(path: str) -> str:

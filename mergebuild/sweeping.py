@@ -16,6 +16,9 @@ from mergebuild.store import ArtifactRow, Presence, Record, Store
 
 __all__ = ["Sweeper"]
 
+_PATIENCE = 30 * 24 * 3600.0
+"""Seconds for which a project whose mergefile is gone is still a root: its disk may only be unplugged."""
+
 
 class Sweeper:
     """Sweeps the store and the outputs of a project.
@@ -55,24 +58,30 @@ class Sweeper:
         if orphans or everything:
             self._clean_orphans()
         if everything:
+            needed = self._store.state.wanted(besides=[self._store.project])
             for row in self._store.rows_inside():
-                self._remove(row)
+                if row.digest not in needed and row.project in ("", self._store.project):
+                    self._remove(row)
         return self._result(before)
 
     def collect(
         self, known: Collection[str], max_size: int | None, older_than: float | None, *, dry_run: bool
     ) -> CleanResult:
-        """Free the store of what no record of a known target needs, then of history beyond budget, age or size."""
+        """Free the store of what no record of a known target needs, then of history beyond budget, age or size.
+
+        Every project that ever built into the store is a root, by its records. Those of a project whose mergefile is
+        gone count for `older_than` more seconds (None: 30 days) after its last build.
+        """
         before = self._size()
-        mine = {record.target: record.artifact for record in self._store.records()}
-        gone = {artifact for target, artifact in mine.items() if target not in known}
-        wanted = self._store.state.wanted() - (gone - {mine[target] for target in mine if target in known})
+        gone = self._gone(_PATIENCE if older_than is None else older_than)
+        wanted = self._store.state.wanted(besides=[*gone, self._store.project])
+        wanted |= {record.artifact for record in self._store.records() if record.target in known}
         inside = self._store.rows_inside()
         going = [row for row in inside if row.kind == "kept" and row.digest not in wanted]
         history = [row for row in inside if row.kind == "history"]
         if older_than is not None:
             going += [row for row in history if row.made < time.time() - older_than]
-        going += self._beyond(history, self._store.history_budget(), going)
+        going += self._beyond(self._store.own_history(), self._store.history_budget(), going)
         if max_size is not None:
             stay = sum(_size(row) for row in inside if row.kind == "kept" and row not in going)
             going += self._beyond(history, max_size - stay, going)
@@ -82,15 +91,33 @@ class Sweeper:
                 self._freed += _size(row) if _is_last_name(row) else 0
             else:
                 self._remove(row)
-        if not dry_run:
-            for row in self._store.state.artifacts():
-                if not os.path.lexists(row.path):
-                    self._store.state.forget_artifact(row.id)
-            self._freed += self._remove_strangers()
-        result = self._result(before)
-        return result if not dry_run else CleanResult(
-            result.removed, result.kept, self._freed, before, before - self._freed, dry_run=True
-        )  # fmt: skip
+        for path, size in self._strangers():
+            self._removed.append(self._shown(path))
+            self._freed += size
+            if not dry_run:
+                path.unlink()
+        if dry_run:
+            after = before - self._freed
+            return CleanResult(tuple(self._removed), tuple(self._kept), self._freed, before, after, dry_run=True)
+        for project in gone:
+            self._store.state.forget_project(project)
+        for row in self._store.state.artifacts():
+            if not os.path.lexists(row.path):
+                self._store.state.forget_artifact(row.id)
+        return self._result(before)
+
+    def _gone(self, patience: float) -> list[str]:
+        """Return the projects that are no roots any more; say of the others whose mergefile is not there."""
+        gone = []
+        for project, built in self._store.state.projects().items():
+            mergefile = self._store.root / project
+            if project == self._store.project or mergefile.is_file():
+                continue
+            if built < time.time() - patience:
+                gone.append(project)
+            else:
+                self._kept.append(f"what {self._shown(mergefile)} needs, though it is not there")
+        return gone
 
     # Inside
 
@@ -156,20 +183,20 @@ class Sweeper:
                 found.append(row)
         return found
 
-    def _remove_strangers(self) -> int:
-        """Remove files in the store's own folders that no row knows."""
-        freed = 0
+    def _strangers(self) -> list[tuple[Path, int]]:
+        """Return the files in the store's own folders that no row knows, the quarantine's among them, and their sizes.
+
+        A file of another project that lost its row would be made again; what a build is writing now can't be here, for
+        the caller holds the lock.
+        """
         known = {row.path for row in self._store.state.artifacts()}
-        for folder in (self._store.root / "kept", self._store.root / "history"):
-            for path in folder.iterdir() if folder.is_dir() else ():
-                if path not in known and path.is_file():
-                    freed += path.stat().st_size
-                    self._removed.append(self._shown(path))
-                    path.unlink()
-        return freed
+        folders = [self._store.root / name for name in ("kept", "history", "quarantine")]
+        found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+        return [(path, path.lstat().st_size) for path in found if path not in known and not path.is_dir()]
 
     def _size(self) -> int:
-        return sum(_size(row) for row in self._store.state.artifacts() if row.kind != "intended")
+        rows = sum(_size(row) for row in self._store.state.artifacts() if row.kind != "intended")
+        return rows + sum(size for _, size in self._strangers())
 
     def _result(self, before: int) -> CleanResult:
         return CleanResult(tuple(self._removed), tuple(self._kept), self._freed, before, self._size())

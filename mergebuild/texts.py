@@ -1,7 +1,7 @@
-"""Text files of a project, read with a bound and written whole: its folder may be filled by strangers.
+"""Text files of a project, read with a bound: they come from strangers as models do.
 
 A path may lead to a pipe, to a device without end or to a file of a terabyte. Only a regular file is read, and no more
-of it than it said it has. What is written is written beside the file and renamed, and no link is followed on the way.
+of it than it said it has.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from mergebuild.portable import open_to_read, pread_into, sync
+from mergebuild.portable import open_to_read, pread_into
 
-__all__ = ["MAX_TEXT", "read_text", "write_text"]
+__all__ = ["MAX_TEXT", "read_text"]
 
 MAX_TEXT: Final = 16 << 20
 """The longest text (bytes): a mergefile, what it includes, a lock file, the code of a method. A mergefile that a script
@@ -49,22 +49,3 @@ def read_text(path: Path, *, most: int = MAX_TEXT) -> str:
     finally:
         os.close(fd)
     return raw.decode("utf-8-sig").replace("\r\n", "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all: as UTF-8, on the disk before it has its name. A link at the path is replaced.
-
-    Raises:
-        OSError: it can't be written; then nothing is left of it.
-    """
-    temporary = path.with_name(f".{path.name}.mergebuild-{os.getpid()}")
-    temporary.unlink(missing_ok=True)  # of a process that was killed; or a link that somebody put there
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            sync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -26,8 +26,9 @@ import platformdirs
 from mergebuild.errors import Place, TrustError
 from mergebuild.findings import Trusted
 from mergebuild.methods.method import Method
+from mergebuild.publishing import write_text
 from mergebuild.recipe.model import Where
-from mergebuild.texts import read_text, write_text
+from mergebuild.texts import read_text
 
 __all__ = ["grant", "may_write", "outside", "require", "require_code", "require_store"]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mergebuild.build import Builder, Options
@@ -20,41 +22,73 @@ from mergebuild.store import ArtifactRow, Fresh, Record, Store
 __all__ = ["Verifier"]
 
 _SHOWN = 20
+_SCRATCH = ".verify-"
 
 
 class Verifier:
     """Verifies what a project built. Targets are named, or None: all, and what else lies in the store."""
 
     def __init__(
-        self, recipe: Recipe, sources: Sources, store: Store, require_trust: Callable[[Iterable[Item]], None]
+        self,
+        recipe: Recipe,
+        sources: Sources,
+        store: Store,
+        require_trust: Callable[[Iterable[Item]], None],
+        locked: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._recipe = recipe
         self._sources = sources
         self._store = store
         self._require_trust = require_trust
+        self._locked = locked
 
     def read_again(self, names: Sequence[str] | None) -> VerifyResult:
-        """Hash files again. Problems have the code `corrupt`, one a file, and name the tensors that were hurt."""
+        """Hash files again. Problems have the code `corrupt`, one a file, and name the tensors that were hurt.
+
+        What is not as it was written is looked at once more under the store's lock, for a build may have put another
+        file there meanwhile; then it is believed no more, and what lies in the store itself goes into the quarantine.
+        """
         checked: list[str] = []
         problems: list[Problem] = []
         read = 0
         for name, row in self._named(names):
             where = self._shown(row.path)
             checked.append(where)
-            try:
-                damage = self._store.damage(row)
-                read += row.path.stat().st_size
-            except OSError as error:
-                damage = [f"unreadable: {error.strerror}"]
+            damage, size = self._damage(row)
+            read += size
+            if damage:
+                with self._locked():
+                    damage = self._confirmed(row)
             if damage:
                 listed = damage[:_SHOWN] + ([f"and {len(damage) - _SHOWN} more"] if len(damage) > _SHOWN else [])
                 message = f"`{where}` of `{name}` is not what was written: {len(damage)} of its tensors differ"
-                mend = "`mergebuild build --force` makes it again"
+                mend = "`mergebuild build` makes it again, and wants --force where it was changed by hand"
                 problems.append(Problem("corrupt", message, Place(where), mend, tuple(listed)))
         return VerifyResult(tuple(checked), read, tuple(problems), CorruptionError.exit_code if problems else 0)
 
+    def _damage(self, row: ArtifactRow) -> tuple[list[str], int]:
+        """Return what of an artifact's file is not what was written, and the bytes read."""
+        try:
+            return self._store.damage(row), row.path.stat().st_size
+        except OSError as error:
+            return [f"unreadable: {error.strerror}"], 0
+
+    def _confirmed(self, row: ArtifactRow) -> list[str]:
+        """Return what is damaged of an artifact that is still where it was; have nobody believe it. Holds the lock."""
+        now = self._store.state.artifact(row.id)
+        if now is None or (now.path, now.kind) != (row.path, row.kind) or not os.path.lexists(row.path):
+            return []
+        damage, _ = self._damage(now)
+        if damage:
+            self._store.doubt(now, damage)
+            if now.kind != "output":
+                self._store.quarantine(now)
+        return damage
+
     def rebuild(self, so_far: VerifyResult, names: Sequence[str] | None, emit: Emit) -> VerifyResult:
         """Build targets from their sources alone, in a folder of their own, and compare with what stands there.
+
+        Only one process does so at a time.
 
         Problems: `rebuild-differs`; `stale` where the recipe or the sources are others than at the target's build.
 
@@ -66,9 +100,12 @@ class Verifier:
         if not records:
             return so_far
         problems: list[Problem] = []
-        with tempfile.TemporaryDirectory(prefix=".verify-", dir=self._store.root) as folder:
+        for left in self._store.root.glob(f"{_SCRATCH}*"):  # of one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._store.root) as folder:
             store = Store(Path(folder) / "store", project=".", history_bytes=0)
             store.create()
+            store.begin((), ())
             planner = Planner(
                 self._recipe,
                 self._sources,

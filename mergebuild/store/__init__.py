@@ -1,13 +1,17 @@
 """Where artifacts live, what is known of them, and how they are published. See `files.py` for the protocol."""
 
 from mergebuild.store.contents import FRAME, Contents, Entry
-from mergebuild.store.files import Fresh, Held, Presence, Store, temporary_path
-from mergebuild.store.state import ArtifactRow, Record, State
+from mergebuild.store.database import DatabaseDamagedError, put_aside
+from mergebuild.store.files import Fresh, Held, Presence, Store
+from mergebuild.store.locking import locked
+from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
 __all__ = [
     "FRAME",
+    "STATE",
     "ArtifactRow",
     "Contents",
+    "DatabaseDamagedError",
     "Entry",
     "Fresh",
     "Held",
@@ -15,5 +19,6 @@ __all__ = [
     "Record",
     "State",
     "Store",
-    "temporary_path",
+    "locked",
+    "put_aside",
 ]

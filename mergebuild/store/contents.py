@@ -2,7 +2,8 @@
 
 The *digest* says what the tensor is (see `digest.py`), the *checksum* what its bytes are, so that `verify` can tell
 which tensor of a file was hurt. `nonfinite` counts values that are NaN or Inf: such a tensor may only serve a target
-that allows them.
+that allows them. The packed table begins with its own checksum: a place read from a damaged one would be another
+tensor's.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["FRAME", "Contents", "Entry", "pack", "unpack"]
+from mergebuild.digest import checksum
 
+__all__ = ["FRAME", "Contents", "Entry", "is_whole", "pack", "sealed_table", "unpack"]
+
+_SEAL = 16
 
 FRAME = "(between tensors)"
 """The name of entries for what lies between tensors and behind them, in files where something does."""
@@ -39,12 +43,22 @@ def pack(contents: Contents) -> bytes:
     facts = array("Q", [number for entry in contents for number in (entry.begin, entry.end, entry.nonfinite)])
     names = zlib.compress(json.dumps([entry.name for entry in contents]).encode(), 1)
     hashes = b"".join(entry.digest + entry.checksum for entry in contents)
-    return b"".join((len(names).to_bytes(8, "little"), names, facts.tobytes(), hashes))
+    return sealed_table(b"".join((len(names).to_bytes(8, "little"), names, facts.tobytes(), hashes)))
+
+
+def sealed_table(table: bytes) -> bytes:
+    """Return a packed table with its checksum before it."""
+    return checksum(table) + table
+
+
+def is_whole(packed: bytes) -> bool:
+    """Whether a packed table is what `pack` packed."""
+    return packed == sealed_table(packed[_SEAL:])
 
 
 def unpack(packed: bytes) -> list[Entry]:
     """Return the table that `pack` packed."""
-    return list(_entries(packed))
+    return list(_entries(packed[_SEAL:]))
 
 
 def _entries(packed: bytes) -> Iterator[Entry]:

@@ -4,9 +4,14 @@ The output is the artifact: nothing is stored twice. The store itself holds only
 that were asked for, and second names of outputs where the project wants them) and the *history*: what a build
 superseded, newest first, up to a budget.
 
-Publishing: the row of the new file is written first, at its temporary path (the intent); the old output gets a second
-name in the history; one rename puts the new file at the output's path; then the row follows. A crash anywhere leaves
-the old file or the new one, and a file whose row lags behind is known again by its bytes (`at`).
+Publishing (`publishing.py` says how a file comes to its place): the row of the new file is written first, at its
+temporary path (the intent); the old output gets a second name in the history; one rename puts the new file at the
+output's path; then the row follows. A crash anywhere leaves the old file or the new one, and a file whose row lags
+behind is known again by its bytes (`at`).
+
+A file is believed while its stat data are those on record, in the epoch on record (`portable.epoch`); else its bytes
+are read. One that is not what was written though nobody wrote to it since is *damaged*: it goes into the quarantine
+and is made again. What shares tensors with it is believed no more before its bytes were read.
 """
 
 from __future__ import annotations
@@ -14,27 +19,25 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mergebuild import portable
+from mergebuild import portable, publishing
 from mergebuild.digest import checksum, file_checksum
-from mergebuild.errors import LockTimeoutError
-from mergebuild.events import Emit, Notice, silent
 from mergebuild.formats.header import MAX_HEADER
+from mergebuild.portable import Identity
 from mergebuild.store.contents import Contents, Entry, pack, unpack
-from mergebuild.store.state import ArtifactRow, Record, State
+from mergebuild.store.database import DatabaseDamagedError
+from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
-if TYPE_CHECKING:
-    import filelock
-
-__all__ = ["Fresh", "Held", "Presence", "Store", "temporary_path"]
+__all__ = ["Fresh", "Held", "Presence", "Store"]
 
 _DEFAULT_HISTORY = 10_000_000_000
+_SPAN = 1 << 20
 
 
 class Presence(Enum):
@@ -44,6 +47,8 @@ class Presence(Enum):
     OURS = auto()
     FOREIGN = auto()
     """A file that we did not write, or that was changed since."""
+    DAMAGED = auto()
+    """A file of ours that is not what was written, and that nobody wrote to since."""
 
 
 class Held(NamedTuple):
@@ -67,11 +72,6 @@ class Fresh:
         return sum(entry.nonfinite for entry in self.contents)
 
 
-def temporary_path(path: Path) -> Path:
-    """Return the path beside `path` where its new file is written."""
-    return path.with_name(f".{path.name}.mergebuild-{os.getpid()}")
-
-
 class Store:
     """A store in a folder of its own. Open for one command; not to be shared between threads."""
 
@@ -80,58 +80,47 @@ class Store:
         self.project = project
         self._history_bytes = history_bytes
         self._durable = durable
-        self._boot = portable.boot_id()
         self._checked: dict[int, bool] = {}
+        self._damaged: dict[int, ArtifactRow] = {}
+        self._epochs: dict[int, str] = {}
         self._unpacked: dict[int, list[Entry]] = {}
         self._without_clones: set[int] = set()
         """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
-        self.state = State(root / "state.sqlite3", durable=durable)
+        self.state = State(root / STATE, durable=durable)
 
     def close(self) -> None:
         """Close the database."""
         self.state.close()
 
     def create(self) -> None:
-        """Make the store's folder, which git ignores by itself, and write down what is known so far."""
+        """Make the store's folder, which git ignores by itself."""
         is_new = not self.root.exists()
+        self.root.mkdir(parents=True, exist_ok=True)
+        ignore = self.root / ".gitignore"
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            ignore = self.root / ".gitignore"
             if not ignore.exists():
                 ignore.write_text("*\n")
-            self.state.write_to_disk()
-        except BaseException:
+        except OSError:
             if is_new:
-                shutil.rmtree(self.root, ignore_errors=True)
+                ignore.unlink(missing_ok=True)
+                with suppress(OSError):  # another process uses it already
+                    self.root.rmdir()
             raise
 
-    def lock(self, *, timeout: float | None, what: str, emit: Emit = silent) -> filelock.BaseFileLock:
-        """Take the lock of whoever changes the store; a kernel lock, gone with its process.
+    def begin(self, outputs: Iterable[Path], folders: Iterable[Path]) -> None:
+        """Write down what is known so far, and remove what killed processes left at these outputs and in the store.
 
-        Raises:
-            LockTimeoutError: another process held it for `timeout` seconds.
+        The caller holds the lock.
         """
-        import filelock  # what only looks takes no lock
-
-        lock = filelock.FileLock(self.root / "lock")
-        holder = self.root / "lock.holder"
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            who = "another process"
-            with suppress(OSError):
-                who = holder.read_text().strip() or who
-            emit(Notice(f"waiting for {who}, which uses the store"))
-            try:
-                lock.acquire(timeout=-1 if timeout is None else timeout)
-            except filelock.Timeout:
-                raise LockTimeoutError.one(
-                    "store-locked",
-                    f"the store is in use by {who}",
-                    help="wait for it, or give --lock-timeout more time",
-                ) from None
-        holder.write_text(f"`{what}` (process {os.getpid()})\n")
-        return lock
+        self.state.write_to_disk()
+        own = (self.root / name for name in ("kept", "history", "between", "stamps"))
+        publishing.remove_left_over([*outputs, self.state.path], [*folders, *own])
+        for row in self.state.artifacts(kind="intended"):
+            if not row.path.exists():
+                # The rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
+                continue
+            row.path.unlink(missing_ok=True)
+            self.state.forget_artifact(row.id)
 
     # What was built
 
@@ -172,8 +161,9 @@ class Store:
             return Presence.ABSENT, None
         if not path.is_file():  # a folder, a pipe, a link to nowhere
             return Presence.FOREIGN, None
-        for row in self.state.artifacts(path=path):
-            if row.kind != "intended" and self.is_intact(row):
+        rows = [row for row in self.state.artifacts(path=path) if row.kind != "intended"]
+        for row in rows:
+            if self.is_intact(row):
                 return Presence.OURS, self.state.artifact(row.id)
         for row in self._alike(path):
             if self._has_bytes(path, row):
@@ -182,6 +172,9 @@ class Store:
                     return Presence.OURS, self._moved(row.id, path, kind, self.project)
                 number = self._add(path, kind, row.digest, row.header, self.entries(row), self.project)
                 return Presence.OURS, self.state.artifact(number)
+        for row in rows:
+            if row.id in self._damaged:
+                return Presence.DAMAGED, row
         return Presence.FOREIGN, None
 
     def _alike(self, path: Path) -> list[ArtifactRow]:
@@ -203,7 +196,7 @@ class Store:
     def is_intact(self, row: ArtifactRow) -> bool:
         """Say whether an artifact's file is still what was written.
 
-        The stat data decide; where they differ, or stem from another boot, the bytes do.
+        The stat data decide; where they differ, or stem from another epoch, the bytes do.
         """
         known = self._checked.get(row.id)
         if known is None:
@@ -231,8 +224,9 @@ class Store:
                 row = rows[number]
                 if row is None or row.kind == "intended" or not self.is_intact(row):
                     continue
-                entry = self.entries(row)[ordinal]
-                if allow_nonfinite or not entry.nonfinite:
+                entries = self.entries(row)
+                entry = entries[ordinal] if ordinal in range(len(entries)) else None
+                if entry and entry.digest == digest and (allow_nonfinite or not entry.nonfinite):
                     found[digest] = Held(row.path, entry)
                     break
         return found
@@ -250,6 +244,65 @@ class Store:
         except OSError:
             return False
 
+    def may_be(self, path: Path, beginning: bytes, size: int) -> bool:
+        """Whether a file that is not on record may be one that begins so and has this size, or what is left of it.
+
+        Only its beginning is looked at: whether it is worth while to make the other and compare.
+        """
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        try:
+            with path.open("rb") as file:
+                found = file.read(len(beginning))
+                length = file.seek(0, os.SEEK_END)
+        except OSError:
+            return False
+        if found == beginning and length == size:
+            return True
+        return length <= size and _is_left_of(found, beginning) and not self._was_whole(path)
+
+    def is_unfinished(self, path: Path, whole: Path) -> bool:
+        """Whether a file is what a crash left of another: some pages are zeros, or its end is missing."""
+        if not path.is_file() or self._was_whole(path):
+            return False
+        try:
+            with path.open("rb") as left, whole.open("rb") as right:
+                if left.seek(0, os.SEEK_END) > right.seek(0, os.SEEK_END):
+                    return False
+                left.seek(0)
+                right.seek(0)
+                return all(_is_left_of(page, right.read(len(page))) for page in iter(lambda: left.read(_SPAN), b""))
+        except OSError:
+            return False
+
+    def _was_whole(self, path: Path) -> bool:
+        """Whether a file was seen whole in this epoch: what is there now is no crash's work."""
+        return any(row.epoch == self._epoch(path.stat().st_dev) for row in self.state.artifacts(path=path))
+
+    # Damage
+
+    def doubt(self, row: ArtifactRow, names: Collection[str]) -> None:
+        """Believe a damaged artifact no more, nor any that holds a tensor of these names: it may share their bytes."""
+        hurt = [entry.digest for entry in self.entries(row) if entry.name in names]
+        holders = {number for each in self.state.holders(hurt).values() for number, _ in each}
+        with self.state.transaction():
+            for number in holders | {row.id}:
+                self._checked.pop(number, None)
+                self.state.doubt_artifact(number)
+
+    def quarantine(self, row: ArtifactRow) -> Path:
+        """Take a damaged file out of the way, and forget it; return where it lies now."""
+        self._damaged.pop(row.id, None)
+        place = self.root / "quarantine" / f"{row.digest.hex()}-{row.id}"
+        place.parent.mkdir(exist_ok=True)
+        shutil.move(row.path, place)
+        self.state.forget_artifact(row.id)
+        return place
+
+    def damaged_inside(self) -> list[ArtifactRow]:
+        """Return what the store itself holds of the artifacts that were found to be damaged."""
+        return [row for row in self._damaged.values() if row.kind != "output"]
+
     # Publishing
 
     def publish(
@@ -257,13 +310,8 @@ class Store:
     ) -> ArtifactRow:
         """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
         intended = self._add(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
-        if self._durable:
-            with temporary.open("rb+") as file:
-                portable.sync(file.fileno())
         superseded = self._supersede(path)
-        temporary.replace(path)
-        if self._durable:
-            portable.sync_folder(path.parent)
+        publishing.put(temporary, path, durable=self._durable)
         self._settle(superseded)
         return self._moved(intended, path, kind)
 
@@ -291,12 +339,16 @@ class Store:
         if link == "hard" and portable.link_or_none(row.path, path):
             # The new name changed the file's ctime: both rows must know.
             self._moved(row.id, row.path, row.kind)
-        elif not portable.clone_file(row.path, path):
-            path.unlink(missing_ok=True)
-            if link == "auto":
-                self._without_clones.add(device)
-                return
-            shutil.copyfile(row.path, path)
+        else:
+            temporary = publishing.temporary_path(path)
+            temporary.unlink(missing_ok=True)
+            if not portable.clone_file(row.path, temporary):
+                temporary.unlink(missing_ok=True)
+                if link == "auto":
+                    self._without_clones.add(device)
+                    return
+                shutil.copyfile(row.path, temporary)
+            publishing.put(temporary, path, durable=self._durable)
         self._add(path, "kept", row.digest, row.header, self.entries(row))
 
     # Room
@@ -304,6 +356,10 @@ class Store:
     def rows_inside(self) -> list[ArtifactRow]:
         """Return the artifacts that lie in the store itself, the newest first."""
         return [row for row in self.state.artifacts() if row.kind in ("history", "kept")]
+
+    def own_history(self) -> list[ArtifactRow]:
+        """Return what builds of this project superseded, the newest first: its budget is for that."""
+        return [row for row in self.state.artifacts(kind="history") if row.project in ("", self.project)]
 
     def remove(self, row: ArtifactRow) -> int:
         """Remove an artifact's file and forget it; return the bytes that this freed."""
@@ -322,49 +378,32 @@ class Store:
         return min(_DEFAULT_HISTORY, portable.free_space(self.root) // 10)
 
     def trim_history(self) -> None:
-        """Remove the oldest of the history until the rest fits the budget."""
+        """Remove the oldest of this project's history until the rest fits the budget."""
         budget = self.history_budget()
-        for row in self.state.artifacts(kind="history"):
+        for row in self.own_history():
             budget -= row.identity.size if row.identity else 0
             if budget < 0:
                 self.remove(row)
 
-    def sweep_temporary(self, outputs: Iterable[Path]) -> None:
-        """Remove what a killed build left beside these outputs. The caller holds the lock."""
-        outputs = list(outputs)
-        for folder in outputs:
-            if folder.is_dir():  # an output itself: what lies in it may be named otherwise now
-                for path in folder.rglob(".*.mergebuild-*"):
-                    path.unlink(missing_ok=True)
-        for folder, names in _by_folder(outputs).items():
-            with suppress(FileNotFoundError, NotADirectoryError):
-                for entry in os.scandir(folder):
-                    name = entry.name
-                    if ".mergebuild-" in name and name[1:].rpartition(".mergebuild-")[0] in names:
-                        Path(entry.path).unlink(missing_ok=True)
-        for row in self.state.artifacts(kind="intended"):
-            if not row.path.exists():
-                # The rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
-                continue
-            row.path.unlink(missing_ok=True)
-            self.state.forget_artifact(row.id)
-
     # Inside
 
     def _add(self, path: Path, kind: str, digest: bytes, header: bytes, contents: Contents, project: str = "") -> int:
+        state = portable.identity(path)
         row = ArtifactRow(
-            0, digest, header, path, kind, portable.identity(path), self._boot,
+            0, digest, header, path, kind, state, self._epoch(state.device),
             sum(entry.nonfinite for entry in contents), pack(contents), time.time(), project,
         )  # fmt: skip
         with self.state.transaction():
             return self.state.add_artifact(row, [entry.digest for entry in contents])
 
     def _moved(self, number: int, path: Path, kind: str, project: str | None = None) -> ArtifactRow:
+        state = portable.identity(path)
         with self.state.transaction():
-            self.state.move_artifact(number, path, kind, portable.identity(path), self._boot, project)
+            self.state.move_artifact(number, path, kind, state, self._epoch(state.device), project)
         self._checked[number] = True
         row = self.state.artifact(number)
-        assert row is not None
+        if row is None:
+            raise DatabaseDamagedError(f"the row of {path} was lost as soon as it was written")
         return row
 
     def _supersede(self, path: Path) -> ArtifactRow | None:
@@ -394,23 +433,47 @@ class Store:
             now = portable.identity(row.path)
         except OSError:
             return False
-        if now == row.identity and row.boot == self._boot:
+        epoch = self._epoch(now.device)
+        if now == row.identity and row.epoch == epoch:
             return True
         if not self._has_bytes(row.path, row):
+            if row.kind != "output" or _is_untouched(row, now, epoch):
+                self._damaged[row.id] = row
+                self.doubt(row, self.damage(row))
             return False
         with self.state.transaction():
-            self.state.move_artifact(row.id, row.path, row.kind, now, self._boot)
+            self.state.move_artifact(row.id, row.path, row.kind, now, epoch)
         return True
+
+    def _epoch(self, device: int) -> str:
+        if device not in self._epochs:
+            self._epochs[device] = portable.epoch(device)
+        return self._epochs[device]
 
     def _has_bytes(self, path: Path, row: ArtifactRow) -> bool:
         return self.matches(path, Fresh(row.digest, row.header, self.entries(row)))
 
 
-def _by_folder(outputs: Iterable[Path]) -> dict[Path, set[str]]:
-    folders: dict[Path, set[str]] = {}
-    for path in outputs:
-        folders.setdefault(path.parent, set()).add(path.name)
-    return folders
+def _is_untouched(row: ArtifactRow, now: Identity, epoch: str) -> bool:
+    """Whether nobody wrote to a file since.
+
+    Then its times are those on record. Or a crash kept some of it from the disk, and perhaps its size and times: then
+    it is of another epoch, and its change is dated before the one on record.
+    """
+    was = row.identity
+    if was is None or now.inode != was.inode:
+        return False
+    is_same = now._replace(device=was.device) == was
+    return is_same or (row.epoch != epoch and now.ctime_ns <= was.ctime_ns and now.size <= was.size)
+
+
+def _is_left_of(found: bytes, whole: bytes) -> bool:
+    """Whether bytes are these, but for pages of zeros."""
+    return found == whole or all(
+        page == whole[start : start + len(page)] or not any(page)
+        for start in range(0, len(found), portable.PAGE)
+        for page in (found[start : start + portable.PAGE],)
+    )
 
 
 def _header_checksum(path: Path) -> bytes:

@@ -1,52 +1,53 @@
 """The store's memory: an SQLite database of sources seen, artifacts made, and what each target was last built from.
 
 Nothing in it is believed without a look at the file: rows carry the file's stat identity, and the boot in which it
-was written, and `Store` compares. Paths are kept relative to the store, so that a project can be moved as a whole. A
-database that cannot be read, or that another version wrote, is put aside and started afresh: what it knew costs work,
-never data.
+was written, and `Store` compares. Rows that others rely on carry a seal (`database.py`): one that is broken counts as
+no row. Paths are kept relative to the store, so that a project can be moved as a whole. What the database knew costs
+work when it is lost, never data.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mergebuild import portable
+from mergebuild import publishing
 from mergebuild.portable import Identity
+from mergebuild.store.contents import is_whole, sealed_table
+from mergebuild.store.database import Database, opened, seal, sealed, text_of
 
-__all__ = ["ArtifactRow", "Record", "SourceRow", "State"]
+__all__ = ["STATE", "ArtifactRow", "Record", "SourceRow", "State"]
 
-_VERSION = 4
+STATE = "state.sqlite3"
+"""The database's name in the store."""
 
-_GROWS = (2, 3)
-"""Versions that only lack tables, and a column of `source`."""
+_VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
     device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
-    checksums BLOB, content BLOB, sha256 TEXT, used REAL, autov3 TEXT,
+    checksums BLOB, content BLOB, sha256 TEXT, used REAL, autov3 TEXT, seal TEXT,
     PRIMARY KEY (device, inode)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS artifact (
     id INTEGER PRIMARY KEY AUTOINCREMENT, -- never a number that another file had
     digest BLOB NOT NULL, header BLOB NOT NULL, path TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
     device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, boot TEXT,
-    nonfinite INTEGER NOT NULL, contents BLOB NOT NULL, made REAL NOT NULL, project TEXT NOT NULL
+    nonfinite INTEGER NOT NULL, contents BLOB NOT NULL, made REAL NOT NULL, project TEXT NOT NULL, seal TEXT
 );
 CREATE INDEX IF NOT EXISTS artifact_digest ON artifact (digest);
-CREATE TABLE IF NOT EXISTS tensor (
+CREATE TABLE IF NOT EXISTS tensor ( -- no seals: the artifact's own table has the digest once more
     digest BLOB, artifact INTEGER REFERENCES artifact (id) ON DELETE CASCADE, ordinal INTEGER,
     PRIMARY KEY (digest, artifact, ordinal)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tensor_artifact ON tensor (artifact);
 CREATE TABLE IF NOT EXISTS record (
     project TEXT, target TEXT, artifact BLOB NOT NULL, output TEXT, manifest TEXT NOT NULL, built REAL NOT NULL,
-    fingerprint BLOB, header BLOB, tensors INTEGER,
+    fingerprint BLOB, header BLOB, tensors INTEGER, seal TEXT,
     PRIMARY KEY (project, target)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, text TEXT NOT NULL, found REAL NOT NULL) WITHOUT ROWID;
@@ -72,7 +73,8 @@ class ArtifactRow(NamedTuple):
     path: Path
     kind: str
     identity: Identity | None
-    boot: str
+    epoch: str
+    """In which `identity` was true, `""`: not to be believed. See `portable.epoch`; the column is called `boot`."""
     nonfinite: int
     packed: bytes
     made: float
@@ -109,63 +111,54 @@ class State:
         self._digests: set[bytes] | None = None
         self._digests_version = -1
         self.is_on_disk = path.parent.is_dir()
-        self._db = self._open() if self.is_on_disk else _connect(None, durable=False)
+        self._db = self._open(path if self.is_on_disk else None)
 
     def write_to_disk(self) -> None:
-        """Turn a database that so far was only in memory into the file; its folder is there now."""
+        """Turn a database that so far was only in memory into the file; its folder is there now.
+
+        The caller holds the store's lock. Where another process was quicker, what is known here is lost, and found out
+        again.
+        """
         if self.is_on_disk:
             return
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        with contextlib.closing(sqlite3.connect(temporary)) as db:
-            self._db.backup(db)
-        # Another process may have been quicker: then what is known here is lost, and found out again.
-        with contextlib.suppress(FileExistsError):
-            if not portable.link_or_none(temporary, self.path) and not self.path.exists():
-                temporary.replace(self.path)
-        temporary.unlink(missing_ok=True)
+        if not self.path.exists():
+            temporary = publishing.temporary_path(self.path)
+            try:
+                self._db.copy_to(temporary)
+                publishing.put(temporary, self.path, durable=self._durable)
+            finally:
+                temporary.unlink(missing_ok=True)
         self._db.close()
-        self._db = self._open()
+        self._db = self._open(self.path)
         self._digests_version = -1
         self.is_on_disk = True
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return _connect(self.path, durable=self._durable)
-        except sqlite3.OperationalError:  # locked, read-only, no space: not a reason to start afresh
-            raise
-        except sqlite3.DatabaseError:
-            _put_aside(self.path)
-            return _connect(self.path, durable=self._durable)
+    def _open(self, path: Path | None) -> Database:
+        return opened(path, durable=self._durable, schema=_SCHEMA, version=_VERSION, grow=_grow)
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> contextlib.AbstractContextManager[None]:
         """Do all or nothing of what happens inside."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        return self._db.transaction()
 
     def has_artifacts(self) -> bool:
         """Whether anything was ever built and is not forgotten."""
-        return self._db.execute("SELECT 1 FROM artifact LIMIT 1").fetchone() is not None
+        return self._db.row("SELECT 1 FROM artifact LIMIT 1") is not None
 
     # Sources
 
     def source(self, identity: Identity) -> SourceRow | None:
         """Return what is known of exactly this state of a file."""
-        row = self._db.execute(
-            "SELECT checksums, content, sha256, autov3 FROM source"
+        row = self._db.row(
+            "SELECT checksums, content, sha256, autov3, seal FROM source"
             " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
             _five(identity),
-        ).fetchone()
-        return SourceRow(identity, *row) if row else None
+        )
+        known = SourceRow(identity, *row[:-1]) if row else None
+        return known if known and row[-1] == _seal_of_source(known) else None
 
     def remember_source(self, row: SourceRow) -> None:
         """Remember a source; what is None in `row` and known for the same state of the file stays."""
@@ -177,10 +170,13 @@ class State:
                 sha256=row.sha256 or known.sha256,
                 autov3=row.autov3 or known.autov3,
             )
-        self._db.execute(
-            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*_five(row.identity), row.checksums, row.content, row.sha256, time.time(), row.autov3),
-        )
+        self._db.rows(
+            f"INSERT OR REPLACE INTO source ({_SOURCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *_five(row.identity), row.checksums, row.content, row.sha256, row.autov3, time.time(),
+                _seal_of_source(row),
+            ),
+        )  # fmt: skip
 
     # Artifacts
 
@@ -203,12 +199,12 @@ class State:
                 clauses.append(f"{column} = ?")
                 values.append(value)
         where = f" WHERE {' AND '.join(clauses)}" if clauses else ""
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM artifact{where} ORDER BY made DESC, id DESC", values)
-        return [self._artifact(row) for row in rows]
+        rows = self._db.rows(f"SELECT {_COLUMNS}, seal FROM artifact{where} ORDER BY made DESC, id DESC", values)
+        return [found for row in rows if (found := self._artifact(row))]
 
     def numbers(self, digest: bytes, header: bytes) -> list[int]:
         """Return the row numbers of the artifacts with this digest: those with this header, then the newest first."""
-        found = self._db.execute(
+        found = self._db.rows(
             "SELECT id FROM artifact WHERE digest = ? ORDER BY header != ?, made DESC, id DESC", (digest, header)
         )
         return [number for (number,) in found]
@@ -216,47 +212,62 @@ class State:
     def outputs(self, project: str, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
         """Return the outputs of a project but those at some paths, without their tables: `packed` is empty."""
         columns = _COLUMNS.replace("contents", "x''")
-        found = self._db.execute(f"SELECT {columns} FROM artifact WHERE kind = 'output' AND project = ?", (project,))
-        return [self._artifact(row) for row in found if self._absolute(row[3]) not in besides]
+        rows = self._db.rows(f"SELECT {columns}, seal FROM artifact WHERE kind = 'output' AND project = ?", (project,))
+        found = (self._artifact(row) for row in rows)
+        return [row for row in found if row and str(row.path) not in besides]
 
     def artifact(self, number: int) -> ArtifactRow | None:
         """Return the artifact with this row number."""
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM artifact WHERE id = ?", (number,)).fetchone()
+        row = self._db.row(f"SELECT {_COLUMNS}, seal FROM artifact WHERE id = ?", (number,))
         return self._artifact(row) if row else None
 
     def add_artifact(self, row: ArtifactRow, digests: Sequence[bytes]) -> int:
         """Add an artifact (its `id` is ignored), whatever stood at its path forgotten; return its row number."""
-        self._db.execute("DELETE FROM artifact WHERE path = ?", (self._text(row.path),))
-        number = self._db.execute(
-            f"INSERT INTO artifact ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        self._db.rows("DELETE FROM artifact WHERE path = ?", (self._text(row.path),))
+        number = self._db.insert(
+            f"INSERT INTO artifact ({_COLUMNS}, seal) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                row.digest, row.header, self._text(row.path), row.kind, *_five_or_none(row.identity), row.boot,
-                row.nonfinite, row.packed, row.made, row.project,
+                row.digest, row.header, self._text(row.path), row.kind, *_five_or_none(row.identity), row.epoch,
+                row.nonfinite, row.packed, row.made, row.project, self._seal_of(row),
             ),
-        ).lastrowid  # fmt: skip
-        assert number is not None
+        )  # fmt: skip
         if self._digests is not None:
             self._digests.update(digests)
-        self._db.executemany(
+        self._db.many(
             "INSERT OR IGNORE INTO tensor VALUES (?, ?, ?)",
             [(digest, number, ordinal) for ordinal, digest in enumerate(digests)],
         )
         return number
 
     def move_artifact(
-        self, number: int, path: Path, kind: str, identity: Identity | None, boot: str, project: str | None = None
+        self, number: int, path: Path, kind: str, identity: Identity | None, epoch: str, project: str | None = None
     ) -> None:
         """Say where an artifact lies now, and in what state its file is; it counts as the newest of its kind."""
-        self._db.execute("DELETE FROM artifact WHERE path = ? AND id != ?", (self._text(path), number))
-        self._db.execute(
+        self._db.rows("DELETE FROM artifact WHERE path = ? AND id != ?", (self._text(path), number))
+        row = self.artifact(number)
+        if row is None:
+            return
+        row = row._replace(path=path, kind=kind, identity=identity, epoch=epoch, made=time.time())
+        row = row._replace(project=row.project if project is None else project)
+        self._db.rows(
             "UPDATE artifact SET path = ?, kind = ?, device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
-            " boot = ?, made = ?, project = COALESCE(?, project) WHERE id = ?",
-            (self._text(path), kind, *_five_or_none(identity), boot, time.time(), project, number),
-        )
+            " boot = ?, made = ?, project = ?, seal = ? WHERE id = ?",
+            (
+                self._text(path), kind, *_five_or_none(identity), epoch, row.made, row.project, self._seal_of(row),
+                number,
+            ),
+        )  # fmt: skip
+
+    def doubt_artifact(self, number: int) -> None:
+        """Have the bytes of an artifact read before it is believed again."""
+        row = self.artifact(number)
+        if row is not None:
+            kept = self._seal_of(row._replace(epoch=""))
+            self._db.rows("UPDATE artifact SET boot = '', seal = ? WHERE id = ?", (kept, number))
 
     def forget_artifact(self, number: int) -> None:
         """Forget an artifact and its tensors."""
-        self._db.execute("DELETE FROM artifact WHERE id = ?", (number,))
+        self._db.rows("DELETE FROM artifact WHERE id = ?", (number,))
 
     def holders(self, digests: Iterable[bytes]) -> dict[bytes, list[tuple[int, int]]]:
         """Return, for each tensor digest that any artifact holds, the artifacts and the ordinals in them."""
@@ -265,7 +276,7 @@ class State:
         for start in range(0, len(wanted), 500):
             some = wanted[start : start + 500]
             marks = ",".join("?" * len(some))
-            for digest, artifact, ordinal in self._db.execute(
+            for digest, artifact, ordinal in self._db.rows(
                 f"SELECT digest, artifact, ordinal FROM tensor WHERE digest IN ({marks})", some
             ):
                 found.setdefault(digest, []).append((artifact, ordinal))
@@ -280,9 +291,9 @@ class State:
         self._asked += len(digests)
         if self._asked < _MANY or not digests:
             return digests
-        (version,) = self._db.execute("PRAGMA data_version").fetchone()  # another one's changes show in it
+        (version,) = self._db.row("PRAGMA data_version")  # another one's changes show in it
         if version != self._digests_version:
-            rows = self._db.execute(f"SELECT DISTINCT digest FROM tensor LIMIT {_MOST_KEPT + 1}").fetchall()
+            rows = self._db.rows(f"SELECT DISTINCT digest FROM tensor LIMIT {_MOST_KEPT + 1}")
             self._digests = {digest for (digest,) in rows} if len(rows) <= _MOST_KEPT else None
             self._digests_version = version
         known = self._digests
@@ -292,14 +303,15 @@ class State:
 
     def findings(self) -> dict[bytes, str]:
         """Return all findings, by what they follow from."""
-        return dict(self._db.execute("SELECT key, text FROM finding"))
+        rows = self._db.rows("SELECT key, text FROM finding")
+        return {key: text for key, found in rows if (text := text_of(found, key)) is not None}
 
     def keep_findings(self, findings: Mapping[bytes, str]) -> None:
         """Keep findings; of too many, the newest."""
         now = time.time()
-        rows = [(key, text, now) for key, text in findings.items()]
-        self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?)", rows)
-        self._db.execute(
+        rows = [(key, sealed(text, key), now) for key, text in findings.items()]
+        self._db.many("INSERT OR REPLACE INTO finding VALUES (?, ?, ?)", rows)
+        self._db.rows(
             "DELETE FROM finding WHERE found < (SELECT found FROM finding ORDER BY found DESC LIMIT 1 OFFSET ?)",
             (_FINDINGS,),
         )
@@ -308,16 +320,14 @@ class State:
 
     def record(self, project: str, target: str) -> Record | None:
         """Return the last build of a target."""
-        row = self._db.execute(
-            f"SELECT {_RECORD} FROM record WHERE project = ? AND target = ?", (project, target)
-        ).fetchone()
-        return self._record(row) if row else None
+        row = self._db.row(f"SELECT {_RECORD}, seal FROM record WHERE project = ? AND target = ?", (project, target))
+        return self._record(row, project) if row else None
 
     def records(self, project: str) -> list[Record]:
         """Return the last build of every target of a project, without the manifests."""
         columns = _RECORD.replace("manifest", "''")
-        rows = self._db.execute(f"SELECT {columns} FROM record WHERE project = ? ORDER BY target", (project,))
-        return [self._record(row) for row in rows]
+        rows = self._db.rows(f"SELECT {columns}, seal FROM record WHERE project = ? ORDER BY target", (project,))
+        return [found for row in rows if (found := self._record(row, project))]
 
     def published(self, project: str, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
         """Return the last builds of these targets that have a fingerprint, each with the row of its very output.
@@ -326,37 +336,48 @@ class State:
         """
         wanted = set(targets)
         some = f" AND r.target IN ({','.join('?' * len(wanted))})" if len(wanted) <= _MOST_ASKED else ""
-        found = self._db.execute(
+        found = self._db.rows(
             f"SELECT {_PUBLISHED} FROM record r JOIN artifact a ON a.path = r.output"
             " WHERE r.project = ? AND r.fingerprint IS NOT NULL AND r.output IS NOT NULL"
             f" AND a.kind = 'output' AND a.digest = r.artifact AND a.header = r.header{some}",
             (project, *(wanted if some else ())),
         )
         pairs = []
-        for target, artifact, output, manifest, fingerprint, header, tensors, *row in found:
-            if target in wanted:
-                path = self._path(output)
-                record = Record(target, artifact, path, manifest, fingerprint, header, tensors)
-                pairs.append((record, self._artifact(row, path)))
+        for row in found:
+            if row[0] in wanted:
+                record, artifact = self._record(row[:_FIELDS], project), self._artifact(row[_FIELDS:])
+                if record and artifact:
+                    pairs.append((record, artifact))
         return pairs
 
     def put_record(self, project: str, record: Record) -> None:
         """Remember the last build of a target."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        output = self._text(record.output) if record.output else None
+        facts = (record.target, record.artifact, output, record.fingerprint, record.header, record.tensors)
+        self._db.rows(
+            f"INSERT OR REPLACE INTO record (project, {_RECORD}, built, seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                project, record.target, record.artifact, self._text(record.output) if record.output else None,
-                record.manifest, time.time(), record.fingerprint, record.header, record.tensors,
+                project, record.target, record.artifact, output, sealed(record.manifest), record.fingerprint,
+                record.header, record.tensors, time.time(), seal(project, *facts),
             ),
         )  # fmt: skip
 
     def forget_record(self, project: str, target: str) -> None:
         """Forget the last build of a target."""
-        self._db.execute("DELETE FROM record WHERE project = ? AND target = ?", (project, target))
+        self._db.rows("DELETE FROM record WHERE project = ? AND target = ?", (project, target))
 
-    def wanted(self) -> set[bytes]:
-        """Return the artifact of every record of every project."""
-        return {row[0] for row in self._db.execute("SELECT DISTINCT artifact FROM record")}
+    def wanted(self, *, besides: Collection[str] = ()) -> set[bytes]:
+        """Return the artifact of every record of every project but these."""
+        rows = self._db.rows("SELECT DISTINCT project, artifact FROM record")
+        return {artifact for project, artifact in rows if project not in besides}
+
+    def projects(self) -> dict[str, float]:
+        """Return the projects that ever built into this store, and when each did last (seconds since 1970)."""
+        return dict(self._db.rows("SELECT project, MAX(built) FROM record GROUP BY project"))
+
+    def forget_project(self, project: str) -> None:
+        """Forget the last builds of all targets of a project."""
+        self._db.rows("DELETE FROM record WHERE project = ?", (project,))
 
     # Paths and rows
 
@@ -372,30 +393,48 @@ class State:
     def _absolute(self, text: str) -> str:
         return os.path.normpath(os.path.join(self._base, text))  # noqa: PTH118 -- `/` would not take `..` away
 
-    def _artifact(self, row: Sequence[Any], known: Path | None = None) -> ArtifactRow:
-        number, digest, header, path, kind, *five, boot, nonfinite, packed, made, project = row
+    def _artifact(self, row: Sequence[Any]) -> ArtifactRow | None:
+        """Return the artifact of a row, its seal last; None if that is broken, or its table is."""
+        number, digest, header, path, kind, *five, boot, nonfinite, packed, made, project, kept = row
+        if kept != seal(digest, header, path, kind, *five, boot, nonfinite, made, project):
+            return None
+        if packed and not is_whole(packed):
+            return None
         identity = Identity(*five) if five[0] is not None else None
         return ArtifactRow(
-            number, digest, header, known or self._path(path), kind, identity, boot, nonfinite, packed, made, project
+            number, digest, header, self._path(path), kind, identity, boot, nonfinite, packed, made, project
         )
 
-    def _record(self, row: Sequence[Any]) -> Record:
-        target, artifact, output, *rest = row
-        return Record(target, artifact, self._path(output) if output else None, *rest)
+    def _seal_of(self, row: ArtifactRow) -> str:
+        return seal(
+            row.digest, row.header, self._text(row.path), row.kind, *_five_or_none(row.identity), row.epoch,
+            row.nonfinite, row.made, row.project,
+        )  # fmt: skip
+
+    def _record(self, row: Sequence[Any], project: str) -> Record | None:
+        """Return the record of a row, its seal last; None if that is broken."""
+        target, artifact, output, manifest, *rest, kept = row
+        if kept != seal(project, target, artifact, output, *rest):
+            return None
+        return Record(target, artifact, self._path(output) if output else None, text_of(manifest) or "", *rest)
 
 
 _COLUMNS = (
     "id, digest, header, path, kind, device, inode, size, mtime_ns, ctime_ns, boot, nonfinite, contents, made, project"
 )
+_SEALED = _COLUMNS.removeprefix("id, ").replace("contents, ", "")
+_SOURCE = "device, inode, size, mtime_ns, ctime_ns, checksums, content, sha256, autov3, used, seal"
 _RECORD = "target, artifact, output, manifest, fingerprint, header, tensors"
 _PUBLISHED = (
-    ", ".join([f"r.{column}" for column in _RECORD.split(", ")] + [f"a.{column}" for column in _COLUMNS.split(", ")])
+    ", ".join(
+        [f"r.{column}" for column in f"{_RECORD}, seal".split(", ")]
+        + [f"a.{column}" for column in f"{_COLUMNS}, seal".split(", ")]
+    )
     .replace("r.manifest", "''")
     .replace("a.contents", "x''")
 )
-
-_PAGES_BEFORE_CHECKPOINT = 8192
-"""32 MiB. A checkpoint waits for the disk: a build of ten thousand targets should do so a few times, not a hundred."""
+_FIELDS = len(_RECORD.split(", ")) + 1
+"""Columns of a record in `_PUBLISHED`, its seal among them."""
 
 _FINDINGS = 100_000
 """How many findings are kept: each is some numbers about a tensor."""
@@ -408,42 +447,28 @@ _MOST_ASKED = 500
 """Names asked for in one statement; of more, all are read."""
 
 
-def _connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
-    """Open a database, made new when it is empty; None: in memory."""
-    db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BEFORE_CHECKPOINT}")
-        db.execute("PRAGMA foreign_keys = ON")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, *_GROWS, _VERSION):
-            message = f"the state is of version {version}, and this program writes version {_VERSION}"
-            raise sqlite3.DatabaseError(message)
-        if version != _VERSION:
-            db.executescript(_SCHEMA)
-            _grow(db)
-        for table in ("source", "artifact", "tensor", "record", "finding"):  # damage behind the first page shows now
-            db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
-    except BaseException:
-        db.close()
-        raise
-    return db
+def _grow(db: Database, version: int) -> None:
+    """Bring the rows of an older database to this version."""
+    if version < 4:
+        db.rows("ALTER TABLE source ADD COLUMN autov3 TEXT")
+    for table in ("source", "artifact", "record"):
+        db.rows(f"ALTER TABLE {table} ADD COLUMN seal TEXT")
+    for row in db.rows(f"SELECT {_SOURCE} FROM source"):
+        *five, checksums, content, sha256, autov3, _used, _seal = row
+        kept = _seal_of_source(SourceRow(Identity(*five), checksums, content, sha256, autov3))
+        db.rows("UPDATE source SET seal = ? WHERE device = ? AND inode = ?", (kept, *five[:2]))
+    for number, *fields, packed in db.rows(f"SELECT id, {_SEALED}, contents FROM artifact"):
+        db.rows(
+            "UPDATE artifact SET seal = ?, contents = ? WHERE id = ?", (seal(*fields), sealed_table(packed), number)
+        )
+    for project, target, artifact, output, manifest, *rest in db.rows(f"SELECT project, {_RECORD} FROM record"):
+        values = (seal(project, target, artifact, output, *rest), sealed(manifest), project, target)
+        db.rows("UPDATE record SET seal = ?, manifest = ? WHERE project = ? AND target = ?", values)
+    db.rows("DROP TABLE IF EXISTS finding")  # made anew by the schema: findings are quickly found out again
 
 
-def _grow(db: sqlite3.Connection) -> None:
-    """Bring a database with all tables to this version, unless another process was quicker."""
-    db.execute("BEGIN IMMEDIATE")
-    if not any(name == "autov3" for _, name, *_ in db.execute("PRAGMA table_info(source)")):
-        db.execute("ALTER TABLE source ADD COLUMN autov3 TEXT")
-    db.execute(f"PRAGMA user_version = {_VERSION}")
-    db.execute("COMMIT")
-
-
-def _put_aside(path: Path) -> None:
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    path.replace(path.with_name(path.name + ".unreadable"))
+def _seal_of_source(row: SourceRow) -> str:
+    return seal(*_five(row.identity), row.checksums, row.content, row.sha256, row.autov3)
 
 
 def _five(identity: Identity) -> tuple[int, int, int, int, int]:

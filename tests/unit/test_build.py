@@ -11,6 +11,7 @@ import torch
 from lab import Lab
 
 from mergebuild import build as build_module
+from mergebuild.engine import Pass, PassResult
 from mergebuild.errors import MergeBuildError
 from mergebuild.plan import Goal, Plan
 from mergebuild.planner import Planner
@@ -149,6 +150,30 @@ def project_of_many() -> str:
         + target("d", 0.75, a="b", b="a")
         + target("e", 0.25)
     )
+
+
+def test_a_build_that_ends_early_keeps_the_waves_before(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets without a source in common are published as soon as much is written; those with one are read once."""
+    pair.model("z", w=[9.0])
+    pair.model("u", w=[8.0])
+    pair.settle()
+    pair.write(target("a", 0.25) + target("b", 0.5) + target("c", 0.5, a="z", b="u"))
+    pair.project.lock()  # which hashes the sources: else all are read in one pass
+    monkeypatch.setattr(build_module, "_MUCH", 1)
+    real, passes = build_module.run_pass, []
+
+    def run_pass(work: Pass, **words: Any) -> PassResult:
+        passes.append(len(work.outputs))
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return real(work, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "run_pass", run_pass)
+        with pytest.raises(KeyboardInterrupt):
+            pair.build()
+    assert passes == [2, 1]
+    assert pair.verdicts() == {"a": "up-to-date", "b": "up-to-date", "c": "built"}
 
 
 def test_waves_change_no_byte(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mergebuild import filestate
-from mergebuild.filestate import Identity
+from mergebuild.filestate import Identity, epoch
 
 
 def test_boot_id_is_the_environments_before_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +52,31 @@ def test_identity_looks_through_links(tmp_path: Path) -> None:
 def test_the_switch_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch, value: str, hidden: bool) -> None:
     monkeypatch.setenv("MERGEBUILD_PORTABLE", value)
     assert filestate.is_hidden() is hidden
+
+
+def test_an_epoch_is_the_boot_and_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without a disk, or of an unknown one, has the boot alone."""
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "one")
+    device = tmp_path.stat().st_dev
+    assert epoch(device).partition(" ")[0] == "one"
+    assert epoch(os.makedev(0, 4_000)) == "one"
+    assert epoch(device) == epoch(device)
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "two")
+    assert epoch(device).startswith("two")
+    monkeypatch.setenv("MERGEBUILD_PORTABLE", "1")
+    assert epoch(device) == "two"
+
+
+def test_a_partition_has_the_number_of_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives a disk one, its partitions none."""
+    disk = tmp_path / "sda"
+    (disk / "sda1").mkdir(parents=True)
+    (disk / "diskseq").write_text("17\n")
+    real = open
+    prefix = f"/sys/dev/block/{os.major(0x801)}:{os.minor(0x801)}"
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "one")
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda path, *more, **words: real(str(path).replace(prefix, str(disk / "sda1")), *more, **words),
+    )
+    assert epoch(0x801) == "one 17"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from lab import Lab
 
@@ -97,3 +99,68 @@ def test_gc_frees_what_was_kept_for_targets_that_are_gone(pair: Lab) -> None:
     pair.write(SUM.format("a", "x", 0.25))
     pair.project.gc()
     assert list((pair / ".mergebuild/kept").iterdir()) == []
+
+
+VIRTUAL = '[targets.v]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {}\n'
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lab, Lab]:
+    """Two projects that share a store, each with a virtual target in it, and a superseded output."""
+    monkeypatch.setenv("MERGEBUILD_STORE", str(tmp_path / "store"))
+    labs = []
+    for name, share in (("one", 0.125), ("two", 0.875)):
+        (tmp_path / name).mkdir()
+        lab = Lab(tmp_path / name)
+        lab.model("x", w=[1.0])
+        lab.model("y", w=[5.0])
+        for alpha in (share, share / 2):
+            lab.write(SUM.format("a", "x", alpha) + VIRTUAL.format(share / 4))
+            lab.build("a", "v")
+        labs.append(lab)
+    return labs[0], labs[1]
+
+
+def count(tmp_path: Path, folder: str) -> int:
+    return len(list((tmp_path / "store" / folder).iterdir()))
+
+
+def test_clean_takes_nothing_of_another_project(two: tuple[Lab, Lab], tmp_path: Path) -> None:
+    one, other = two
+    assert (count(tmp_path, "kept"), count(tmp_path, "history")) == (2, 2)
+    one.project.clean()
+    assert (count(tmp_path, "kept"), count(tmp_path, "history")) == (1, 1)
+    assert other.verdicts("a", "v") == {"a": "up-to-date", "v": "up-to-date"}
+
+
+def test_every_project_that_built_into_a_store_is_a_root(two: tuple[Lab, Lab], tmp_path: Path) -> None:
+    """Also one whose mergefile is not there now, for a while; a budget is for a project's own history."""
+    one, other = two
+    one.write('[project]\nhistory = "0"\n#sources\n' + SUM.format("a", "x", 0.5))
+    one.project.gc()
+    assert (count(tmp_path, "kept"), count(tmp_path, "history")) == (1, 1)
+    assert other.verdicts("v") == {"v": "up-to-date"}
+    (other / "mergefile.toml").rename(tmp_path / "away.toml")
+    freed = one.project.gc(dry_run=True)
+    assert freed.removed == ()
+    assert [each.endswith("two/mergefile.toml needs, though it is not there") for each in freed.kept] == [True]
+    one.project.gc()
+    assert count(tmp_path, "kept") == 1
+    one.settle()
+    foreseen = one.project.gc(older_than=0.001, dry_run=True)
+    freed = one.project.gc(older_than=0.001)
+    assert foreseen.removed == freed.removed
+    assert (foreseen.bytes_freed, foreseen.bytes_after) == (freed.bytes_freed, freed.bytes_after)
+    assert (count(tmp_path, "kept"), count(tmp_path, "history")) == (0, 0)
+
+
+def test_gc_takes_away_what_no_row_knows(pair: Lab) -> None:
+    stray = pair / ".mergebuild/kept/stray"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"12345")
+    foreseen = pair.project.gc(dry_run=True)
+    assert stray.exists()
+    freed = pair.project.gc()
+    assert foreseen.removed == freed.removed == (".mergebuild/kept/stray",)
+    assert freed.bytes_freed == freed.bytes_before - freed.bytes_after == 5
+    assert not stray.exists()

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from mergebuild.portable import Identity
+from mergebuild.store import DatabaseDamagedError, Entry
 from mergebuild.store import state as state_module
+from mergebuild.store.contents import pack, unpack
 from mergebuild.store.state import ArtifactRow, Record, SourceRow, State
 
 ONE, TWO = (SourceRow(Identity(1, inode, 3, 4, 5), b"c" * 16, b"d" * 16, None) for inode in (1, 2))
@@ -44,27 +46,125 @@ def state_of(folder: Path) -> State:
     return State(folder / "store/state.sqlite3")
 
 
-@pytest.mark.parametrize("version", [2, 3])
+VERSION_4 = """
+CREATE TABLE source (
+    device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
+    checksums BLOB, content BLOB, sha256 TEXT, used REAL, autov3 TEXT, PRIMARY KEY (device, inode)
+) WITHOUT ROWID;
+CREATE TABLE artifact (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL, header BLOB NOT NULL, path TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL, device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, boot TEXT,
+    nonfinite INTEGER NOT NULL, contents BLOB NOT NULL, made REAL NOT NULL, project TEXT NOT NULL
+);
+CREATE TABLE tensor (
+    digest BLOB, artifact INTEGER REFERENCES artifact (id) ON DELETE CASCADE, ordinal INTEGER,
+    PRIMARY KEY (digest, artifact, ordinal)
+) WITHOUT ROWID;
+CREATE TABLE record (
+    project TEXT, target TEXT, artifact BLOB NOT NULL, output TEXT, manifest TEXT NOT NULL, built REAL NOT NULL,
+    fingerprint BLOB, header BLOB, tensors INTEGER, PRIMARY KEY (project, target)
+) WITHOUT ROWID;
+CREATE TABLE finding (key BLOB PRIMARY KEY, text TEXT NOT NULL, found REAL NOT NULL) WITHOUT ROWID;
+"""
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version: int) -> None:
-    """It lacks tables and a column; two processes may find it so at the same time."""
-    old = state_of(tmp_path)
-    old.remember_source(ONE)
-    old.put_record("project", record("t", tmp_path / "t", b"d" * 16))
-    old.close()
-    with contextlib.closing(sqlite3.connect(old.path)) as db:
-        db.execute("ALTER TABLE source DROP COLUMN autov3")
-        db.execute("DROP TABLE finding")
+    """It lacks columns, tables and seals; two processes may find it so at the same time."""
+    (tmp_path / "store").mkdir()
+    path = tmp_path / "store/state.sqlite3"
+    known = [Entry("w", 8, 16, b"d" * 16, b"c" * 16, 0)]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(VERSION_4)
+        db.execute("INSERT INTO source VALUES (1, 1, 3, 4, 5, ?, ?, NULL, 0.0, NULL)", (b"c" * 16, b"d" * 16))
+        table = pack(known)[16:]
+        db.execute(
+            "INSERT INTO artifact VALUES (7, ?, ?, '../t', 'output', 1, 1, 3, 4, 5, 'boot', 0, ?, 1.5, 'project')",
+            (b"d" * 16, HEADER, table),
+        )
+        db.execute("INSERT INTO tensor VALUES (?, 7, 0)", (b"d" * 16,))
+        db.execute(
+            "INSERT INTO record VALUES ('project', 't', ?, '../t', '{}', 0.0, ?, ?, 3)", (b"d" * 16, b"f" * 16, HEADER)
+        )
+        db.execute("INSERT INTO finding VALUES (?, '{}', 0.0)", (b"k",))
+        if version < 4:
+            db.execute("ALTER TABLE source DROP COLUMN autov3")
+        if version < 3:
+            db.execute("DROP TABLE finding")
         db.execute(f"PRAGMA user_version = {version}")
-    first, second = State(old.path), State(old.path)
+    first, second = State(path), State(path)
     assert first.source(ONE.identity) == second.source(ONE.identity) == ONE
     second.remember_source(ONE._replace(sha256="5" * 64))
     first.remember_source(ONE._replace(autov3="3" * 64))
     assert second.source(ONE.identity) == ONE._replace(sha256="5" * 64, autov3="3" * 64)
-    assert [each.target for each in first.records("project")] == ["t"]
+    ((told, there),) = first.published("project", ["t"])
+    assert (told.target, there.path, there.id) == ("t", tmp_path / "t", 7)
+    whole = first.artifact(7)
+    assert whole is not None
+    assert unpack(whole.packed) == known
+    assert first.record("project", "t") == record("t", tmp_path / "t", b"d" * 16)
+    assert first.holders([b"d" * 16]) == {b"d" * 16: [(7, 0)]}
     assert first.findings() == {}
     first.close()
     second.close()
-    assert sorted(each.name for each in old.path.parent.iterdir()) == [old.path.name]
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+TABLES = ["source", "artifact", "record", "finding"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_row_in_which_anything_is_another_is_none(tmp_path: Path, table: str) -> None:
+    """But for the order of age, and what a row says of itself alone (its number, when it was used)."""
+    state = state_of(tmp_path)
+    entries = [Entry("w", 8, 16, b"d" * 16, b"c" * 16, 0)]
+
+    def fill() -> None:
+        state.remember_source(ONE._replace(sha256="5" * 64))
+        state.add_artifact(row(tmp_path / "t", b"d" * 16)._replace(packed=pack(entries)), [b"d" * 16])
+        state.put_record("project", record("t", tmp_path / "t", b"d" * 16))
+        state.keep_findings({b"k": "{}"})
+
+    def known() -> list[bool]:
+        return [
+            state.source(ONE.identity) is not None,
+            bool(state.artifacts()),
+            bool(state.records("project")),
+            state.findings() == {b"k": "{}"},
+        ]
+
+    fill()
+    assert all(known())
+    with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
+        columns = [name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")]
+        for column in columns:
+            if column in ("id", "used", "built", "found", "manifest"):
+                continue
+            db.execute(f"UPDATE {table} SET {column} = CAST(COALESCE({column}, '') || 'x' AS BLOB)")
+            assert not known()[TABLES.index(table)], column
+            db.execute(f"DELETE FROM {table}")
+            fill()
+            assert all(known())
+        db.execute("UPDATE record SET manifest = replace(manifest, '{', '[')")
+        found = state.record("project", "t")
+        assert found is not None
+        assert found.manifest == ""
+    state.close()
+
+
+def test_damage_is_no_want_of_space_or_permission(tmp_path: Path) -> None:
+    """What the machine is in the way of comes as SQLite says it; what no SQLite wrote is damage."""
+    state = state_of(tmp_path)
+    with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        state._db.rows("PRAGMA busy_timeout = 1")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            state.remember_source(ONE)
+        db.execute("ROLLBACK")
+        db.execute("DROP TABLE finding")
+    with pytest.raises(DatabaseDamagedError, match="no such table"):
+        state.findings()
+    state.close()
 
 
 def row(path: Path, digest: bytes, *, header: bytes = HEADER, kind: str = "output", made: float = 0.0) -> ArtifactRow:

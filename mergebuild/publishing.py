@@ -1,0 +1,81 @@
+"""How anything new comes to its place: the one protocol of all that writes.
+
+A new file is written in full beside its place, under a hidden name that says for what and by whom, and takes its place
+by a rename. Whoever looks sees the old file or the new one; who is killed, whenever that is, leaves at most a hidden
+file, which the next one to write there removes. With `durable` the file's bytes are on the disk before the rename, and
+the name after it; without, nobody waits, and who comes after a power cut looks at the bytes again (`Store.is_intact`).
+
+A file gets a time of its own before it is renamed, finer than the tick by which a file system dates changes: an edit
+in the same tick shows then, too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from mergebuild import portable
+
+__all__ = ["put", "remove_left_over", "temporary_path", "write_text"]
+
+_MARK = ".mergebuild-"
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the path beside `path` where its new file is written."""
+    return path.with_name(f".{path.name}{_MARK}{os.getpid()}")
+
+
+def put(temporary: Path, path: Path, *, durable: bool = False) -> None:
+    """Have a file that is written in full take the place of whatever is at `path`.
+
+    Raises:
+        OSError: it cannot; `path` is what it was.
+    """
+    now = time.time_ns()
+    with suppress(OSError):  # some file systems let nobody set times
+        os.utime(temporary, ns=(now, now))
+    if durable:
+        with temporary.open("rb+") as file:
+            portable.sync(file.fileno())
+    temporary.replace(path)
+    if durable:
+        portable.sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file (UTF-8); no link is followed, neither at `path` nor beside it.
+
+    Raises:
+        OSError: it cannot be written; `path` is what it was.
+    """
+    temporary = temporary_path(path)
+    temporary.unlink(missing_ok=True)  # of one who was killed; or a link that came with a stranger's files
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        put(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_left_over(paths: Iterable[Path], folders: Iterable[Path] = ()) -> None:
+    """Remove what killed processes left beside these places, and anywhere in these folders.
+
+    Nobody else may be writing to them.
+    """
+    by_folder: dict[Path, set[str]] = {}
+    for path in paths:
+        by_folder.setdefault(path.parent, set()).add(path.name)
+    for folder in folders:
+        for left in folder.rglob(f".*{_MARK}*"):
+            left.unlink(missing_ok=True)
+    for folder, names in by_folder.items():
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in os.scandir(folder):
+                if _MARK in entry.name and entry.name[1:].rpartition(_MARK)[0] in names:
+                    Path(entry.path).unlink(missing_ok=True)

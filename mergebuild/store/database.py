@@ -1,0 +1,193 @@
+"""The database file of a store: opened, of the right version, and honest about damage.
+
+SQLite guards its log by checksums and its pages not at all, so a flipped bit may come back as another number. Rows
+that others rely on therefore carry a *seal*, a checksum of their fields: a row whose seal is broken counts as unknown,
+which costs work and never gives a wrong answer. What SQLite itself cannot read is `DatabaseDamaged`; the caller puts
+the file aside and begins afresh. Want of space, of permission or of a lock is no damage, and comes as SQLite says it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import xxhash
+
+__all__ = ["Database", "DatabaseDamagedError", "opened", "put_aside", "seal", "sealed", "text_of"]
+
+_PAGES_BEFORE_CHECKPOINT: Final = 8192
+"""32 MiB. A checkpoint waits for the disk: a build of ten thousand targets should do so a few times, not a hundred."""
+
+_CIRCUMSTANCES: Final = frozenset(
+    "ABORT AUTH BUSY CANTOPEN FULL INTERRUPT IOERR LOCKED NOLFS NOMEM PERM PROTOCOL READONLY".split()
+)
+"""What SQLite answers when the machine or another process is in the way, and the file may be as sound as ever."""
+
+_CUT_SHORT: Final = "SQLITE_IOERR_SHORT_READ"
+"""The one failure of reading that is damage."""
+
+_SEAL: Final = 16
+"""Characters of a seal in a text."""
+
+
+class DatabaseDamagedError(Exception):
+    """The file is not what SQLite, or this program, wrote. Never shown: who meets it begins afresh."""
+
+
+class Database:
+    """A connection. Rows come all at once, so that whatever is wrong with the file shows in the call that asks."""
+
+    def __init__(self, path: Path | None, *, durable: bool) -> None:
+        """Open a database file, made when there is none; None: one in memory.
+
+        What lies in a folder that can't be written to is read into memory: what is learnt is lost then.
+
+        Raises:
+            DatabaseDamagedError: it cannot be read.
+            sqlite3.Error: the system does not let it be opened.
+        """
+        is_fixed = path is not None and path.exists() and not os.access(path.parent, os.W_OK)
+        with _damage_told():
+            where = ":memory:" if path is None or is_fixed else path
+            self._db = sqlite3.connect(where, timeout=60, isolation_level=None)
+        try:
+            if path is not None and is_fixed:
+                self._read(path)
+            for setting in (
+                "journal_mode = WAL",
+                f"synchronous = {'FULL' if durable else 'NORMAL'}",
+                f"wal_autocheckpoint = {_PAGES_BEFORE_CHECKPOINT}",
+                "foreign_keys = ON",
+            ):
+                self.rows(f"PRAGMA {setting}")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it."""
+        self._db.close()
+
+    def rows(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
+        """Run a statement and return its rows.
+
+        Raises:
+            DatabaseDamagedError, sqlite3.Error: as when opening.
+        """
+        with _damage_told():
+            return self._db.execute(statement, values).fetchall()
+
+    def row(self, statement: str, values: Sequence[object] = ()) -> Any:
+        """Run a statement and return its first row, or None."""
+        return next(iter(self.rows(statement, values)), None)
+
+    def insert(self, statement: str, values: Sequence[object]) -> int:
+        """Run an insertion and return the number of the new row."""
+        with _damage_told():
+            number = self._db.execute(statement, values).lastrowid
+        assert number is not None
+        return number
+
+    def many(self, statement: str, values: Iterable[Sequence[object]]) -> None:
+        """Run a statement once for each tuple of values."""
+        with _damage_told():
+            self._db.executemany(statement, values)
+
+    def _read(self, path: Path) -> None:
+        """Copy what a file that nobody can be writing holds."""
+        name = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        with _damage_told(), contextlib.closing(sqlite3.connect(name, uri=True)) as fixed:
+            fixed.backup(self._db)
+
+    def copy_to(self, path: Path) -> None:
+        """Write the whole database to a file."""
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            self._db.backup(other)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do all or nothing of what happens inside; nobody else writes meanwhile."""
+        self.rows("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # which SQLite has done already after some failures
+                self._db.execute("ROLLBACK")
+            raise
+        self.rows("COMMIT")
+
+
+def opened(
+    path: Path | None, *, durable: bool, schema: str, version: int, grow: Callable[[Database, int], None]
+) -> Database:
+    """Open a database that has this schema and version; None: in memory.
+
+    `grow` is called, in a transaction, with the version of an older one whose rows it brings to this one. A database
+    that is neither empty nor of a version up to this one counts as damaged.
+    """
+    db = Database(path, durable=durable)
+    try:
+        if _version(db) != version:
+            with db.transaction():
+                found = _version(db)  # another process may have been quicker
+                if not 0 <= found <= version:
+                    raise DatabaseDamagedError(f"the state is of version {found}, and this program's is {version}")
+                if 0 < found < version:
+                    grow(db, found)
+                for statement in schema.split(";\n"):
+                    db.rows(statement)
+                db.rows(f"PRAGMA user_version = {version}")
+        for (name,) in db.rows("SELECT name FROM sqlite_schema WHERE type = 'table'"):
+            db.rows(f'SELECT 1 FROM "{name}" LIMIT 1')  # damage behind the first page shows now
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def put_aside(path: Path) -> None:
+    """Take a database that is damaged out of the way, under another name. Nobody may be writing to it."""
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(path.with_name(path.name + ".unreadable"))
+
+
+def seal(*fields: object) -> str:
+    """Return the checksum of the fields of a row: plain numbers, texts, bytes and None."""
+    return xxhash.xxh3_64_hexdigest(repr(fields).encode())
+
+
+def sealed(text: str, key: bytes = b"") -> str:
+    """Return a text with a seal of its own before it, and of the key that it is found by; `text_of` takes it off."""
+    return xxhash.xxh3_64_hexdigest(key + text.encode()) + text
+
+
+def text_of(found: object, key: bytes = b"") -> str | None:
+    """Return the text in what `sealed` made; None if it is no longer that."""
+    if not isinstance(found, str) or sealed(found[_SEAL:], key) != found:
+        return None
+    return found[_SEAL:]
+
+
+def _version(db: Database) -> int:
+    (version,) = db.row("PRAGMA user_version")
+    return int(version)
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DatabaseDamagedError(str(error)) from error
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", None) or ""
+        kind = name.removeprefix("SQLITE_").partition("_")[0]
+        if isinstance(error, sqlite3.ProgrammingError) or (kind in _CIRCUMSTANCES and name != _CUT_SHORT):
+            raise
+        raise DatabaseDamagedError(str(error)) from error

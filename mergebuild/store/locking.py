@@ -1,0 +1,53 @@
+"""The locks of a store: the kernel's, so that they are gone with their process, however that ended.
+
+`lock` is held by whoever changes the store; `verify.lock` by whoever builds in a scratch folder of the store to
+compare bytes. What only looks takes no lock. Beside a lock lies the name of who took it last, for people who wait: it
+is never believed by anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mergebuild.errors import LockTimeoutError
+from mergebuild.events import Emit, Notice, silent
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent, name: str = "lock") -> Iterator[None]:
+    """Hold a lock of the store in the folder `root`. `what` is the command, for those who wait meanwhile.
+
+    Raises:
+        LockTimeoutError: another process held it for `timeout` seconds.
+        OSError: the store cannot be written to.
+    """
+    import filelock  # what only looks takes no lock
+
+    lock = filelock.FileLock(root / name)
+    holder = root / f"{name}.holder"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        who = "another process"
+        with suppress(OSError):
+            who = holder.read_text().strip() or who
+        emit(Notice(f"waiting for {who}, which uses the store"))
+        try:
+            lock.acquire(timeout=-1 if timeout is None else timeout)
+        except filelock.Timeout:
+            raise LockTimeoutError.one(
+                "store-locked",
+                f"the store is in use by {who}",
+                help="wait for it, or give --lock-timeout more time",
+            ) from None
+    try:
+        with suppress(OSError):  # a full disk keeps nobody from `gc`
+            holder.write_text(f"`{what}` (process {os.getpid()})\n")
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,206 @@
+"""Laws of damage: what nobody changed and is not what was written is found, put aside and made again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from lab import Lab
+
+from mergebuild import portable
+from mergebuild.events import Notice
+from mergebuild.portable import PAGE
+from mergebuild.store import Store
+
+MIX = '[targets.{0}]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {1}\n'
+OUTPUT = 'output = "out/mix.safetensors"\n'
+FILE = "out/mix.safetensors"
+BIG = [float(number) for number in range(4096)]
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Lab:
+    """A project whose mix of two pages of tensors was built, in the boot `one`."""
+    lab.model("x", w=BIG, v=[1.0, 2.0])
+    lab.model("y", w=BIG[::-1], v=[3.0, 4.0])
+    lab.settle()
+    lab.write(MIX.format("mix", 0.25) + OUTPUT)
+    lab.build()
+    return lab
+
+
+@pytest.fixture(autouse=True)
+def _boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "one")
+
+
+def rot(lab: Lab, path: Path, offset: int = -1) -> None:
+    """Flip a bit of an artifact in a way that its stat data don't show: the records say what they say after it."""
+    lab.edit_in_place(path.relative_to(lab.root).as_posix(), offset)
+    store = Store(lab / ".mergebuild", project="../mergefile.toml")
+    for row in store.state.artifacts():
+        if row.path.exists() and row.path.samefile(path):
+            store.state.move_artifact(row.id, row.path, row.kind, portable.identity(path), row.epoch)
+    store.close()
+
+
+def lose(path: Path, content: bytes) -> None:
+    """Have a file be what a crash left of it: other bytes in the same file, all dates as they were or older.
+
+    The dates of a file can't be put back, so the records are dated forward instead.
+    """
+    with path.open("rb+") as file:
+        file.truncate(0)
+        file.write(content)
+
+
+def date_forward(lab: Lab, path: Path) -> None:
+    store = Store(lab / ".mergebuild", project="../mergefile.toml")
+    (row,) = store.state.artifacts(path=path)
+    assert row.identity is not None
+    later = portable.identity(path)._replace(size=row.identity.size)
+    later = later._replace(mtime_ns=later.mtime_ns + 1, ctime_ns=later.ctime_ns + 1)
+    store.state.move_artifact(row.id, path, row.kind, later, row.epoch)
+    store.close()
+
+
+def notices(lab: Lab) -> list[str]:
+    found = [event.text for event in lab.events if isinstance(event, Notice)]
+    lab.events.clear()
+    return found
+
+
+def quarantined(lab: Lab) -> list[Path]:
+    folder = lab / ".mergebuild/quarantine"
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def test_what_verify_found_to_be_damaged_is_made_again_by_the_next_build(pair: Lab) -> None:
+    before = (pair / FILE).read_bytes()
+    rot(pair, pair / FILE)
+    damaged = (pair / FILE).read_bytes()
+    assert pair.verdicts() == {"mix": "up-to-date"}  # no stat data show it
+    (problem,) = pair.project.verify().problems
+    assert (problem.code, problem.rows) == ("corrupt", ("v",))
+    assert pair.states() == {"mix": "stale"}
+    assert pair.verdicts() == {"mix": "built"}
+    assert (pair / FILE).read_bytes() == before
+    (aside,) = quarantined(pair)
+    assert aside.read_bytes() == damaged
+    (notice,) = notices(pair)
+    assert notice.startswith("out/mix.safetensors was damaged, and is made again; the damaged file is ")
+    assert notice.endswith(str(aside))
+    assert pair.project.verify().problems == ()
+    pair.project.gc()
+    assert quarantined(pair) == []
+
+
+def test_nothing_is_taken_from_a_damaged_file(pair: Lab) -> None:
+    """A damaged file lends nothing: whatever hurt one tensor may have hurt others since."""
+    rot(pair, pair / FILE)
+    pair.project.verify()
+    (found,) = pair.build().targets
+    assert (found.tensors_computed, found.tensors_reused) == (2, 0)
+
+
+def test_after_another_boot_the_bytes_are_read_and_not_the_stat_data(
+    pair: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (pair / FILE).read_bytes()
+    rot(pair, pair / FILE)
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "two")
+    assert pair.states() == {"mix": "stale"}
+    assert pair.verdicts() == {"mix": "built"}
+    assert (pair / FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("link", ["hard", "copy"])
+def test_a_copy_of_a_damaged_file_is_looked_at_before_it_is_believed(
+    pair: Lab, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    """Copies may share their bytes on the disk, and a hard link is the file itself."""
+    before = (pair / FILE).read_bytes()
+    pair.write(f'[project]\nlink = "{link}"\n#sources\n' + MIX.format("mix", 0.25) + OUTPUT)
+    pair.build()
+    (kept,) = (pair / ".mergebuild/kept").iterdir()
+    rot(pair, pair / FILE)
+    assert kept.samefile(pair / FILE) == (link == "hard")
+    pair.project.verify(["mix"])
+    assert pair.verdicts() == {"mix": "built" if link == "hard" else "restored"}
+    assert (pair / FILE).read_bytes() == before
+    assert (pair / FILE).stat().st_nlink == (2 if link == "hard" else 1)
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "two")
+    assert pair.project.verify().problems == ()
+
+
+def test_what_the_store_keeps_and_is_damaged_goes_into_the_quarantine_at_once(pair: Lab) -> None:
+    pair.write(MIX.format("far", 0.5) + MIX.format("mix", 0.75) + OUTPUT)
+    pair.build("far", "mix")
+    (kept,) = (pair / ".mergebuild/kept").iterdir()
+    (old,) = (pair / ".mergebuild/history").iterdir()
+    for path in (kept, old):
+        rot(pair, path, 5000)
+    problems = pair.project.verify().problems
+    assert {problem.rows for problem in problems} == {("w",)}
+    assert len(problems) == len(quarantined(pair)) == 2
+    assert not kept.exists()
+    assert not old.exists()
+    assert pair.project.verify().problems == ()
+    assert pair.verdicts("far") == {"far": "built"}
+
+
+@pytest.mark.parametrize("state", ["known", "lost"])
+@pytest.mark.parametrize("what", ["zeros at the end", "zeros at the beginning", "nothing", "half"])
+def test_what_a_crash_kept_from_the_disk_is_made_again(
+    pair: Lab, monkeypatch: pytest.MonkeyPatch, what: str, state: str
+) -> None:
+    """Whether the records reached the disk before the crash or not, nobody has to say `--force`."""
+    before = (pair / FILE).read_bytes()
+    left = {
+        "zeros at the end": before[: 3 * PAGE] + bytes(len(before) - 3 * PAGE),
+        "zeros at the beginning": bytes(2 * PAGE) + before[2 * PAGE :],
+        "nothing": b"",
+        "half": before[: len(before) // 2],
+    }[what]
+    lose(pair / FILE, left)
+    if state == "known":
+        date_forward(pair, pair / FILE)
+    else:
+        shutil.rmtree(pair / ".mergebuild")
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "two")
+    assert pair.states() == {"mix": "stale" if state == "known" else "changed-by-hand"}
+    assert pair.verdicts() == {"mix": "built"}
+    assert (pair / FILE).read_bytes() == before
+    (notice,) = notices(pair)
+    assert ("was damaged" in notice) if state == "known" else ("did not reach the disk in full" in notice)
+
+
+def test_what_a_user_put_there_is_no_crash_s_work(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after another boot, not with zeros in it, not if it is empty: the file was seen whole in this boot."""
+    before = (pair / FILE).read_bytes()
+    for content in (b"", before[:-PAGE] + bytes(PAGE), before[:-1] + b"?"):
+        lose(pair / FILE, content)
+        (found,) = pair.build().targets
+        assert found.error is not None
+        assert found.error.code == "changed-by-hand"
+        assert (pair / FILE).read_bytes() == content
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "two")
+    assert pair.states() == {"mix": "changed-by-hand"}
+    assert pair.verdicts() == {"mix": "failed"}
+
+
+def test_verify_beside_a_build_says_nothing_of_files_that_were_replaced(
+    pair: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.write(MIX.format("mix", 0.75) + OUTPUT)
+    real = Store.damage
+
+    def damage(store: Store, row: object) -> list[str]:
+        monkeypatch.setattr(Store, "damage", real)
+        assert pair.verdicts() == {"mix": "built"}  # by another process, between the list and the look
+        return real(store, row)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "damage", damage)
+    assert pair.project.verify().problems == ()
+    assert pair.verdicts() == {"mix": "up-to-date"}

@@ -1,0 +1,55 @@
+"""Laws of publishing: the old file or the new one, and a date that tells every later edit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mergebuild import publishing
+
+
+def test_a_small_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    publishing.write_text(path, "old\n")
+
+    def refuse(*_: object) -> None:
+        raise OSError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(OSError, match="no"):
+            publishing.write_text(path, "new\n")
+    assert path.read_text() == "old\n"
+    publishing.write_text(path, "new\n")
+    assert path.read_bytes() == b"new\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_dated_finer_than_the_clock_of_a_file_system_ticks(tmp_path: Path) -> None:
+    """So that an edit in the same tick shows; where times can't be set the file comes to its place all the same."""
+    finer = 0
+    for number in range(20):
+        temporary, path = tmp_path / "new", tmp_path / f"file-{number}"
+        temporary.write_bytes(b"1")
+        publishing.put(temporary, path, durable=number % 2 == 1)
+        finer += path.stat().st_mtime_ns % 1_000_000 != 0
+    assert finer > 15
+
+
+def test_what_is_left_over_goes_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "folder/deep").mkdir(parents=True)
+    left = [
+        ".x.safetensors.mergebuild-123",
+        ".x.safetensors.mergebuild-124-journal",
+        "folder/deep/.shard.safetensors.mergebuild-9",
+    ]
+    stays = [".y.safetensors.mergebuild-123", "x.safetensors", ".x.safetensors", "folder/deep/.hidden", ".mergebuild-1"]
+    for name in [*left, *stays]:
+        (tmp_path / name).touch()
+    publishing.remove_left_over([tmp_path / "x.safetensors", tmp_path / "none/y"], [tmp_path / "folder"])
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        stays
+    )
