@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mergebuild import portable
 
-__all__ = ["put", "remove_left_over", "temporary_path", "write_text"]
+__all__ = ["is_temporary", "put", "remove_left_over", "temporary_path", "write_text"]
 
 _MARK = ".mergebuild-"
 
@@ -27,6 +27,11 @@ _MARK = ".mergebuild-"
 def temporary_path(path: Path) -> Path:
     """Return the path beside `path` where its new file is written."""
     return path.with_name(f".{path.name}{_MARK}{os.getpid()}")
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a name is one that `temporary_path` gives."""
+    return name.startswith(".") and _MARK in name
 
 
 def put(temporary: Path, path: Path, *, durable: bool = False) -> None:
