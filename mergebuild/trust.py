@@ -111,7 +111,8 @@ def may_write(root: Path, path: Path) -> bool:
 
     A path that only the store's records name may be anybody's.
     """
-    return set(outside(root, [path])) <= set(_word_for(root).folders)
+    wanted = outside(root, [path])
+    return not wanted or set(wanted) <= set(_word_for(root).folders)
 
 
 def require_code(root: Path, methods: Iterable[Method]) -> None:
