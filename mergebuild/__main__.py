@@ -1,4 +1,14 @@
-"""`python -m mergebuild` is the same program as `mergebuild`."""
+"""`python -m mergebuild` is the same program as `mergebuild`.
+
+Python puts the folder that one stands in before all others that it imports from. That folder may be a stranger's
+project, whose `click.py` nobody has trusted: it is taken out before anything is imported.
+"""
+
+import sys
+from pathlib import Path
+
+if sys.path[:1] in ([""], [str(Path.cwd())]):
+    del sys.path[0]
 
 from mergebuild.cli import main
 

@@ -8,6 +8,7 @@ all its problems in one run. Nothing here prints; `report` renders.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import ClassVar, NamedTuple, Self
 
 __all__ = [
@@ -29,6 +30,12 @@ __all__ = [
     "UsageError",
     "did_you_mean",
 ]
+
+
+_LONGEST_WORD = 200
+"""Signs of a word that may be a misspelt one, or that one that is meant."""
+_MOST_WORDS = 2000
+"""Words that a misspelt one is compared with."""
 
 
 class Place(NamedTuple):
@@ -170,6 +177,8 @@ def did_you_mean(found: str, allowed: Iterable[str], *, otherwise: str = "") -> 
     """Return `did you mean ...?` for the nearest allowed word, joined with `otherwise`; or just `otherwise`."""
     import difflib  # no word needs a suggestion where nothing is wrong
 
-    close = difflib.get_close_matches(found, list(allowed), n=1, cutoff=0.6)
+    # To compare two texts takes as long as their product. What strangers name, they may name at length, and often.
+    near = (each for each in allowed if len(each) <= _LONGEST_WORD)
+    close = difflib.get_close_matches(found, islice(near, _MOST_WORDS), n=1) if len(found) <= _LONGEST_WORD else []
     hint = f"did you mean `{close[0]}`?" if close else ""
     return "  ".join(part for part in (hint, otherwise) if part)

@@ -34,6 +34,8 @@ __all__ = ["Folder"]
 
 _EMA_OF = "model.diffusion_model."
 _ZERO = Fraction(0)
+_MOST_BITS = 10_000
+"""Of a coefficient's numerator and denominator: a chain of 1000 targets that weigh with two digits comes to 7000."""
 _CLIP_LENGTH = 77
 """Tokens that CLIP's text encoder takes."""
 _CONV_IN = "input_blocks.0.0.weight"
@@ -664,7 +666,9 @@ class Folder:
         """Return the form of what a target's method makes of its inputs with one set of numbers."""
         method = target.row
         if method is None or method.coefficients is not None:
-            return self._combined(_evaluate(target, values, name), inputs)
+            combined = self._combined(_evaluate(target, values, name), inputs)
+            _check_digits(target, combined)
+            return combined
         given = _given(target, values)
         _check_range(target, method, given, name)
         arguments: dict[str, Argument] = {**given, **target.flags}
@@ -922,7 +926,7 @@ def _evaluate(target: Target, values: Sequence[Fraction], name: str) -> tuple[Fr
         coefficients = target.row.coefficients if target.row else None
         assert coefficients is not None  # an operation has no coefficients, and is not evaluated
         return coefficients(len(target.inputs), given, target.flags, name)
-    except (UndefinedError, ZeroDivisionError) as error:
+    except (UndefinedError, ZeroDivisionError, OverflowError) as error:
         why = "it divides by 0" if isinstance(error, ZeroDivisionError) else str(error)
         raise RecipeError.one(
             "undefined",
@@ -931,6 +935,22 @@ def _evaluate(target: Target, values: Sequence[Fraction], name: str) -> tuple[Fr
             rows=tuple(f"{parameter} = {_shown(value)}" for parameter, value in given.items()),
             help="change the numbers that reach it",
         ) from error
+
+
+def _check_digits(target: Target, form: Form) -> None:
+    """Refuse proportions that a long chain has made unwieldy: each target of it adds digits to all that follow.
+
+    Raises:
+        RecipeError: one has more than 3000 digits.
+    """
+    for _, coefficient in form.terms:
+        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > _MOST_BITS:
+            raise RecipeError.one(
+                "too-many-digits",
+                f"the proportions of sources in target `{target.name}` have more than 3000 digits",
+                where=target.where.place(),
+                help="give a target in the middle of the chain an `output`, or use numbers with fewer digits",
+            )
 
 
 def _shown(value: Fraction | tuple[Fraction, ...]) -> str:

@@ -15,6 +15,7 @@ import tomli
 
 from mergebuild import publishing
 from mergebuild.errors import Place, RecipeError
+from mergebuild.texts import read_text
 
 __all__ = ["Locked", "read", "write"]
 
@@ -51,14 +52,14 @@ def read(path: Path) -> Locked:
     """
     place = Place(path.name)
     try:
-        table = tomli.loads(path.read_text(encoding="utf-8"))
+        table = tomli.loads(read_text(path))
         if table["version"] != _VERSION:
             raise ValueError(table["version"])
         sources = {str(name): (str(row["sha256"]), int(row["size"])) for name, row in table.get("sources", {}).items()}
         targets = {str(name): str(digest) for name, digest in table.get("targets", {}).items()}
     except FileNotFoundError:
         raise RecipeError.one("no-lock", f"there is no `{path.name}`", help="`mergebuild lock` writes it") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise RecipeError.one(
             "bad-lock", f"`{path.name}` is not a lock file of this version", where=place, help="write it again"
         ) from error

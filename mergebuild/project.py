@@ -395,6 +395,8 @@ class Project:
         self, emit: Emit, *, durable: bool = False, expect_work: Callable[[], None] = lambda: None
     ) -> Iterator[_Session]:
         root = self._store_root()
+        if not os.environ.get("MERGEBUILD_STORE"):
+            trust.require_store(self.recipe.root, root, self._written())
         self._state_seen = _inode(root / STATE)
         store = Store(
             root,
@@ -411,7 +413,11 @@ class Project:
         given = os.environ.get("MERGEBUILD_STORE")
         if given:
             return Path(given).expanduser().absolute()
-        return self.recipe.root / Path(self.recipe.project.store or ".mergebuild").expanduser()
+        return self._own_store()
+
+    def _own_store(self) -> Path:
+        """Return where the project has its store unless its user says otherwise."""
+        return self.recipe.root / os.path.expanduser(self.recipe.project.store or ".mergebuild")  # noqa: PTH111 -- never raises
 
     @contextmanager
     def _changing(
@@ -506,8 +512,6 @@ class Project:
         paths: dict[Path, Where | None] = {
             item.goal.path: item.blueprint.target.where for item in items if item.goal.path and not item.goal.is_extra
         }
-        if self.recipe.project.store and not os.environ.get("MERGEBUILD_STORE"):
-            paths[self._store_root() / STATE] = None
         trust.require(self.recipe.root, paths, self._written())
         self._require_code_trust(items)
 
@@ -519,8 +523,7 @@ class Project:
         """Yield every path that the recipe would write to."""
         for path in self.recipe.outputs():
             yield path / "any" if packing.is_folder(path) else path
-        if self.recipe.project.store:
-            yield self.recipe.root / Path(self.recipe.project.store).expanduser() / STATE
+        yield self._own_store() / "any"
 
     def _outputs(self) -> set[Path]:
         """Return the outputs that some target makes now, members that others name among them."""
@@ -543,7 +546,11 @@ class Project:
         for source in self.recipe.sources.values():
             with suppress(SourceError):
                 sources.append(locate(source, self.recipe.root))
-        return Sweeper(session.store, self._outputs(), sources, self.recipe.root)
+        root = self.recipe.root
+        is_ours = bool(os.environ.get("MERGEBUILD_STORE"))  # a store that no project brought along
+        return Sweeper(
+            session.store, self._outputs(), sources, root, lambda path: is_ours or trust.may_write(root, path)
+        )
 
     def _known_targets(self) -> set[str]:
         return set(self.recipe.target_names())

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mergebuild import portable
 
-__all__ = ["put", "remove_left_over", "temporary_path", "write_text"]
+__all__ = ["is_temporary", "put", "remove_left_over", "temporary_path", "write_text"]
 
 _MARK = ".mergebuild-"
 
@@ -27,6 +27,11 @@ _MARK = ".mergebuild-"
 def temporary_path(path: Path) -> Path:
     """Return the path beside `path` where its new file is written."""
     return path.with_name(f".{path.name}{_MARK}{os.getpid()}")
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a name is one that `temporary_path` gives."""
+    return name.startswith(".") and _MARK in name
 
 
 def put(temporary: Path, path: Path, *, durable: bool = False) -> None:
@@ -47,14 +52,16 @@ def put(temporary: Path, path: Path, *, durable: bool = False) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file (UTF-8).
+    """Write a small file (UTF-8); no link is followed, neither at `path` nor beside it.
 
     Raises:
         OSError: it cannot be written; `path` is what it was.
     """
     temporary = temporary_path(path)
+    temporary.unlink(missing_ok=True)  # of one who was killed; or a link that came with a stranger's files
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
         put(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

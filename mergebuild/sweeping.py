@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,14 +24,23 @@ class Sweeper:
     """Sweeps the store and the outputs of a project.
 
     `outputs`: every path that some target makes now. `sources`: where its sources lie; what was an output once may be
-    a source now, and is nothing to sweep.
+    a source now, and is nothing to sweep. `may_remove`: whether the project may remove an output from where the store
+    says that it is; a store that came with a stranger's files may say anything.
     """
 
-    def __init__(self, store: Store, outputs: set[Path], sources: Iterable[Path], root: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        outputs: set[Path],
+        sources: Iterable[Path],
+        root: Path,
+        may_remove: Callable[[Path], bool] = lambda _: True,
+    ) -> None:
         self._store = store
         self._outputs = outputs
         self._sources = {path.resolve() for path in sources}
         self._root = root
+        self._may_remove = may_remove
         self._removed: list[str] = []
         self._kept: list[str] = []
         self._freed = 0
@@ -45,6 +54,7 @@ class Sweeper:
             if self._outputs.isdisjoint((row.path, *row.path.parents))
             and row.path.resolve() not in self._sources
             and os.path.lexists(row.path)
+            and self._may_remove(row.path)
             and self._store.is_intact(row)
         ]
 
@@ -125,6 +135,11 @@ class Sweeper:
         if record.output is None:
             for row in self._store.state.artifacts(digest=record.artifact, kind="kept"):
                 self._remove(row)
+        elif not self._may_remove(record.output):
+            self._kept.append(
+                f"{self._shown(record.output)} (outside the project, which is not trusted with its folder)"
+            )
+            return
         elif record.output.resolve() in self._sources:
             self._kept.append(f"{self._shown(record.output)} (a source now)")
             return
@@ -143,7 +158,7 @@ class Sweeper:
     def _clean_folder(self, folder: Path) -> bool:
         """Remove our files in an output that is a folder; return whether none of them was changed by hand."""
         ours = [row for row in self._store.state.outputs(self._store.project) if folder in row.path.parents]
-        ours = [row for row in ours if os.path.lexists(row.path)]
+        ours = [row for row in ours if os.path.lexists(row.path) and self._may_remove(row.path)]
         changed = [row for row in ours if not self._store.is_intact(row)]
         for row in ours:
             if row not in changed:

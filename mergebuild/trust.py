@@ -3,7 +3,11 @@
 A mergefile may come from a stranger. It may read models wherever they lie, but its outputs and its store stay inside
 its own folder (links resolved), and no code of its own runs, unless `mergebuild trust` was run for exactly those
 folders and that code. The word is kept outside the project, by the project's place. For folders it no longer holds when
-the mergefile asks for other ones; for a method, when its file's text or its table changes.
+the mergefile asks for other ones; for a method, when its file's text or its table changes. A project that was moved or
+copied has no word.
+
+The store's folder may come with the project's files too. A link in it would lead what is written there, and what is
+removed from there, to wherever it points.
 """
 
 from __future__ import annotations
@@ -11,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +26,11 @@ import platformdirs
 from mergebuild.errors import Place, TrustError
 from mergebuild.findings import Trusted
 from mergebuild.methods.method import Method
+from mergebuild.publishing import write_text
 from mergebuild.recipe.model import Where
+from mergebuild.texts import read_text
 
-__all__ = ["grant", "outside", "require", "require_code"]
+__all__ = ["grant", "may_write", "outside", "require", "require_code", "require_store"]
 
 _HELP = "look at the mergefile, then run `mergebuild trust`"
 
@@ -66,6 +74,47 @@ def require(root: Path, paths: Mapping[Path, Where | None], asked: Iterable[Path
         )
 
 
+def require_store(root: Path, store: Path, asked: Iterable[Path]) -> None:
+    """Refuse a project's own store that is not in its folder and not trusted, or that has links in it.
+
+    `asked`: as for `require`; the store is among them.
+
+    Raises:
+        TrustError: it is one of these.
+    """
+    require(root, {store / "any": None}, asked)
+    try:
+        with os.scandir(store) as entries:
+            odd = [each.name for each in entries if _is_odd(each)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if odd:
+        raise TrustError.one(
+            "foreign-store",
+            f"the store `{store.name}` holds what mergebuild never puts there",
+            where=Place(store.name),
+            rows=tuple(f"`{name}` is a link, or no file" for name in sorted(odd)[:8]),
+            help="it came with the project's files, or was changed: remove that, or the whole folder",
+        )
+
+
+def _is_odd(entry: os.DirEntry[str]) -> bool:
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+    except FileNotFoundError:  # another process is at work
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def may_write(root: Path, path: Path) -> bool:
+    """Return whether a project may write to a path, and remove it: in its folder, and in those that it is trusted with.
+
+    A path that only the store's records name may be anybody's.
+    """
+    wanted = outside(root, [path])
+    return not wanted or set(wanted) <= set(_word_for(root).folders)
+
+
 def require_code(root: Path, methods: Iterable[Method]) -> None:
     """Refuse to run the programs of a project's own methods unless the user trusts each as it is now.
 
@@ -90,15 +139,12 @@ def grant(root: Path, asked: Iterable[Path], methods: Iterable[Method] = ()) -> 
     """Trust a project with the folders that its recipe asks for now, and with its own methods as they are now."""
     own = [each for each in methods if each.program]
     word = _Word(tuple(outside(root, asked)), {each.name: _seal(each) for each in own})
-    known = _read()
-    known.pop(str(root.resolve()), None)
-    if any(word):
-        known[str(root.resolve())] = word._asdict()
-    path = _file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
-    temporary.replace(path)
+    with _locked() as path:
+        known = _read()
+        known.pop(str(root.resolve()), None)
+        if any(word):
+            known[str(root.resolve())] = word._asdict()
+        write_text(path, json.dumps(known, indent=1, sort_keys=True))
     return Trusted(word.folders, tuple(dict.fromkeys(each.program.file for each in own if each.program)))
 
 
@@ -113,6 +159,17 @@ def _file() -> Path:
     return Path(platformdirs.user_config_dir("mergebuild", appauthor=False)) / "trust.json"
 
 
+@contextmanager
+def _locked() -> Iterator[Path]:
+    """Give the file of all words while no other process changes it: a kernel lock, gone with its process."""
+    import filelock  # who only reads takes no lock: the file is always whole
+
+    path = _file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_suffix(".lock")):
+        yield path
+
+
 def _word_for(root: Path) -> _Word:
     found = _read().get(str(root.resolve()))
     try:
@@ -123,7 +180,7 @@ def _word_for(root: Path) -> _Word:
 
 def _read() -> dict[str, object]:
     try:
-        found = json.loads(_file().read_text())
-    except (OSError, ValueError):
+        found = json.loads(read_text(_file()))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mergebuild.recipe.numbers import exact_decimal
+from mergebuild.recipe.numbers import exact_decimal, is_unwieldy
 
 __all__ = [
     "NOT_ZERO",
+    "UNWIELDY",
     "Expression",
     "ExpressionError",
     "Name",
@@ -29,6 +30,10 @@ __all__ = [
 _DEEPEST = 50
 NOT_ZERO = "divide by a number other than 0"
 """How to mend a division by 0."""
+UNWIELDY = "it comes to a number of more than 1000 digits"
+_ROUNDED = "write rounded numbers, or compute less"
+_LONGEST = 100_000
+"""Signs of a text: a formula over a thousand models has 30,000."""
 
 
 class ExpressionError(ValueError):
@@ -118,6 +123,9 @@ def parse(text: str) -> Expression:
     Raises:
         ExpressionError: it is none; with the place and what was expected.
     """
+    if len(text) > _LONGEST:
+        message = f"it has {len(text):,} signs, and at most {_LONGEST:,} are read"
+        raise ExpressionError(message, 0, 1, "give parts of it targets of their own")
     parser = _Parser(text)
     tree = parser.sum(0)
     parser.expect_end()
@@ -128,15 +136,27 @@ def evaluate(tree: Expression, lookup: Callable[[Name], Fraction]) -> Fraction:
     """Return the exact value.
 
     Raises:
-        ExpressionError: a division by 0; whatever `lookup` raises.
+        ExpressionError: a division by 0, a number of more than 1000 digits; whatever `lookup` raises.
     """
+    value = _evaluate(tree, lookup)
+    if is_unwieldy(value):
+        raise ExpressionError(UNWIELDY, tree.start, tree.end, _ROUNDED)
+    return value
+
+
+def _evaluate(tree: Expression, lookup: Callable[[Name], Fraction]) -> Fraction:
     match tree:
         case Number():
             return tree.value
         case Name():
             return lookup(tree)
         case Sum():
-            return sum((sign * evaluate(term, lookup) for sign, term in tree.terms), Fraction(0))
+            total = Fraction(0)
+            for sign, term in tree.terms:
+                total += sign * evaluate(term, lookup)
+                if is_unwieldy(total):
+                    raise ExpressionError(UNWIELDY, tree.start, tree.end, _ROUNDED)
+            return total
         case Product():
             value = Fraction(1)
             for divides, factor in tree.factors:
@@ -145,6 +165,8 @@ def evaluate(tree: Expression, lookup: Callable[[Name], Fraction]) -> Fraction:
                     message = "division by 0"
                     raise ExpressionError(message, factor.start, factor.end, NOT_ZERO)
                 value = value / number if divides else value * number
+                if is_unwieldy(value):
+                    raise ExpressionError(UNWIELDY, tree.start, tree.end, _ROUNDED)
             return value
 
 

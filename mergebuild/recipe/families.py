@@ -20,6 +20,11 @@ from mergebuild.recipe.numbers import exact_decimal, shortest_text
 __all__ = ["MOST_MEMBERS", "Axis", "Family", "MemberError", "Values", "bad_axis_text", "read_axes"]
 
 MOST_MEMBERS = 100_000
+"""Of all families of a mergefile together."""
+_MOST_AXES = 32
+"""17 axes of two values are too many members already; further ones could only have a single value each."""
+_LONGEST = 100
+"""Signs of a value as text: it stands in the names of members, and in the names of their files."""
 
 _AXIS_EXAMPLE = "such as `foreach.alpha = [0.1, 0.2]`"
 _RANGE_EXAMPLE = "such as `{ from = 0.1, to = 0.5, step = 0.1 }`"
@@ -48,8 +53,11 @@ class Axis:
         """Return the value that a text means on this axis, listed or not, and its canonical text.
 
         Raises:
-            MemberError: the axis has numbers only, and this is none.
+            MemberError: the axis has numbers only, and this is none; or it is longer than any value.
         """
+        if len(text) > _LONGEST:
+            message = f"a value of `{self.name}` has {len(text)} signs, expected at most {_LONGEST}"
+            raise MemberError(message, f"such as `{self.name}={self.texts[0]}`")
         if text in self.texts:
             return self.values[self.texts.index(text)], text
         if any(isinstance(value, Fraction) for value in self.values):
@@ -60,11 +68,18 @@ class Axis:
                     message = f"`{text}` is no number, as `{self.name}` is"
                     raise MemberError(message, f"such as `{self.name}={self.texts[0]}`") from None
             else:
-                return number, shortest_text(number)
+                return number, self._short(number)
         if bad_axis_text(text):
             message = f"`{text}` can't be a value of `{self.name}`"
             raise MemberError(message, f"such as `{self.name}={self.texts[0]}`")
         return text, text
+
+    def _short(self, number: Fraction) -> str:
+        text = shortest_text(number)
+        if len(text) > _LONGEST:  # 1e900 is a short text of a long one
+            message = f"a value of `{self.name}` has {len(text)} digits, expected at most {_LONGEST}"
+            raise MemberError(message, f"such as `{self.name}={self.texts[0]}`")
+        return text
 
 
 @dataclass(frozen=True)
@@ -135,6 +150,10 @@ def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
     if not table:
         reader.problems.add("empty-range", f"{what} has no axis", node.at, help=_AXIS_EXAMPLE)
         return None
+    if len(table) > _MOST_AXES:
+        message = f"{what} has {len(table)} axes, expected at most {_MOST_AXES}"
+        reader.problems.add("too-many-members", message, node.at, help="put values that go together into one axis")
+        return None
     found: list[Axis] = []
     size = 1
     for name, below in table.items():
@@ -148,17 +167,18 @@ def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
         if values is None:
             continue
         size *= len(values)
+        if size > MOST_MEMBERS:  # before any further value is made
+            _too_many(reader, node, what, size)
+            return None
         axis = _axis(reader, name, values, below, label)
         if axis is not None:
             found.append(axis)
-    if size > MOST_MEMBERS:
-        _too_many(reader, node, what, size)
-        return None
     return tuple(found) if len(found) == len(table) else None
 
 
 def _too_many(reader: Reader, node: Node, what: str, size: int) -> None:
-    message = f"{what} makes {size} members, more than {MOST_MEMBERS}"
+    shown = str(size) if size < 10**30 else "endlessly many"
+    message = f"{what} makes {shown} members, more than {MOST_MEMBERS}"
     hint = "families are open: list fewer, and ask for others by name"
     reader.problems.add("too-many-members", message, node.at, help=hint)
 
@@ -175,6 +195,10 @@ def _axis(reader: Reader, name: str, values: list[Fraction | str], node: Node, l
         except ValueError as error:
             hint = "members are named by decimals"
             reader.problems.add("not-a-decimal", f"{label} has a value that is none: {error}", node.at, help=hint)
+            return None
+        if len(text) > _LONGEST:
+            message = f"{label} has a value of {len(text)} signs, expected at most {_LONGEST}"
+            reader.problems.add("bad-axis", message, node.at, help="it is part of the members' names; write it shorter")
             return None
         if text in texts:
             reader.problems.add(
@@ -222,6 +246,12 @@ def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> li
     if len(reader.problems) > before or None in numbers:
         return None
     first, last, step = (number for number in numbers if number is not None)
+    if any(_is_long(number) for number in (first, step)):
+        message = f"{label} has numbers of more than {_LONGEST} digits"
+        reader.problems.add(
+            "bad-axis", message, node.at, help="they are part of the members' names: write shorter ones"
+        )
+        return None
     if step == 0 or (last - first) * step < 0:
         endless = step == 0 or last > first
         code = "endless-range" if endless else "empty-range"
@@ -234,3 +264,11 @@ def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> li
         _too_many(reader, node, label, count)
         return None
     return [first + number * step for number in range(count)]
+
+
+def _is_long(number: Fraction) -> bool:
+    """Return whether a number has more digits than a value may have; one that is no decimal is reported elsewhere."""
+    try:
+        return len(shortest_text(number)) > _LONGEST
+    except ValueError:
+        return False

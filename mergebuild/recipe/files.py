@@ -16,12 +16,16 @@ from mergebuild.recipe.later import LATER_TABLES
 from mergebuild.recipe.nodes import Reader, among, resolve
 from mergebuild.recipe.places import At, Document
 from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.targets import absolute
 from mergebuild.recipe.toml_text import read_toml
+from mergebuild.texts import read_text
 
-__all__ = ["File", "read_files", "read_text"]
+__all__ = ["File", "read_files"]
 
 _DEEPEST = 8
 _MOST_FILES = 256
+_MOST_TEXT = 32 << 20
+"""Signs of all files together; one may have half of it."""
 _TABLES = ("project", "defaults", "vars", "sources", "targets", "layouts", "methods")
 _INCLUDED_TABLES = ("project", "vars", "sources", "targets", "layouts", "methods")
 _FOREIGN = frozenset("merge_method base_model models dtype parameters method formula output alpha".split())
@@ -69,15 +73,6 @@ def read_files(path: Path, problems: Problems) -> list[File]:
     return files.found
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file, its line ends as on one system, so that it is the same on every system.
-
-    Raises:
-        OSError, UnicodeDecodeError: it can't be read, or is not UTF-8.
-    """
-    return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-
-
 def _unreadable(name: str, error: OSError | UnicodeDecodeError) -> Problem:
     if isinstance(error, UnicodeDecodeError):
         return Problem(
@@ -94,6 +89,7 @@ class _Files:
         self._root = root
         self._problems = problems
         self._seen: set[str] = set()
+        self._signs = 0
 
     def add(self, document: Document, above: Sequence[Document]) -> None:
         """Read a file and what it includes; `above` are the files that led here."""
@@ -109,13 +105,26 @@ class _Files:
         if isinstance(project, dict) and "include" in project:
             at = At(document, ("project", "include"))
             node = resolve(project["include"], at, {}, self._problems)
-            for text, where in (
-                Reader(self._problems).texts(node, "`include`", 'such as `include = ["more.toml"]`') or ()
-            ):
+            named = Reader(self._problems).texts(node, "`include`", 'such as `include = ["more.toml"]`') or []
+            if len(named) > _MOST_FILES:
+                self._too_many(f"{_MOST_FILES} files", at)
+                return
+            for text, where in named:
                 self._include(text, where, (*above, document))
 
+    def _too_many(self, limit: str, at: At) -> None:
+        self._problems.add("too-many-includes", f"includes go beyond {limit}", at,
+                           help="put some of the files together")  # fmt: skip
+        self.complete = False
+
     def _include(self, text: str, at: At, stack: tuple[Document, ...]) -> None:
-        path = Path(os.path.normpath(Path(at.document.folder) / Path(text).expanduser()))
+        if not text or min(text) < " ":
+            shown = text.encode("unicode_escape").decode()
+            message = f"`include` has `{shown}`, which is no path"
+            self._problems.add("bad-path", message, at, help="write paths with `/`, or in single quotes")
+            self.complete = False
+            return
+        path = Path(absolute(text, at.document.folder))
         name = self._name(path)
         real = os.path.realpath(path)
         names = [document.name for document in stack if os.path.realpath(document.path) == real]
@@ -125,21 +134,21 @@ class _Files:
             self._problems.add("include-cycle", f"files include each other: {circle}", at,
                                help="take one `include` out; all files know each other's names")  # fmt: skip
         elif len(stack) > _DEEPEST or len(self._seen) >= _MOST_FILES:
-            limit = f"{_DEEPEST} deep" if len(stack) > _DEEPEST else f"{_MOST_FILES} files"
-            self._problems.add("too-many-includes", f"includes go beyond {limit}", at,
-                               help="put some of the files together")  # fmt: skip
+            self._too_many(f"{_DEEPEST} deep" if len(stack) > _DEEPEST else f"{_MOST_FILES} files", at)
+        elif self._signs > _MOST_TEXT:
+            self._too_many(f"{_MOST_TEXT >> 20} MiB of text", at)
         elif real not in self._seen:
             self._read(path, name, at, stack)
 
     def _read(self, path: Path, name: str, at: At, stack: tuple[Document, ...]) -> None:
         try:
             document = Document(path, name, read_text(path))
+            self._signs += len(document.text)
         except FileNotFoundError:
             self._problems.add("no-such-include", f"included file `{name}` is missing", at,
                                help="paths are relative to the file that includes")  # fmt: skip
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            kept = error if isinstance(error, (OSError, UnicodeDecodeError)) else OSError(str(error))
-            problem = _unreadable(name, kept)
+        except (OSError, UnicodeDecodeError) as error:
+            problem = _unreadable(name, error)
             self._problems.add(problem.code, problem.message, at, help=problem.help)
         else:
             self.add(document, stack)

@@ -11,8 +11,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-from mergebuild.recipe.expression import NOT_ZERO, Expression, ExpressionError, Name, Number, Product, Sum, parse
+from mergebuild.recipe.expression import (
+    NOT_ZERO,
+    UNWIELDY,
+    Expression,
+    ExpressionError,
+    Name,
+    Number,
+    Product,
+    Sum,
+    parse,
+)
 from mergebuild.recipe.expression import names as names_in
+from mergebuild.recipe.numbers import is_unwieldy
 
 __all__ = ["LinearFormula", "parse_formula"]
 
@@ -36,6 +47,7 @@ class LinearFormula:
 
         Raises:
             ZeroDivisionError: a divisor that is 0 with these numbers.
+            OverflowError: a coefficient of more than 1000 digits.
         """
         found = self._evaluate(self.tree, numbers)
         assert isinstance(found, dict)  # checked when it was read
@@ -64,6 +76,7 @@ class LinearFormula:
                 scale /= value
             else:
                 scale *= value
+            _check(scale)
         return scale if models is None else _times(models, scale)
 
 
@@ -94,6 +107,9 @@ def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], s
         except ZeroDivisionError:
             message = "division by 0"
             raise ExpressionError(message, tree.start, tree.end, NOT_ZERO) from None
+        except OverflowError as error:
+            hint = "write rounded numbers, or fewer of them"
+            raise ExpressionError(str(error), tree.start, tree.end, hint) from None
     return formula
 
 
@@ -133,8 +149,8 @@ def _product_holds_model(tree: Product, models: Collection[str]) -> bool:
 
 def _times(value: _Linear, factor: Fraction) -> _Linear:
     if isinstance(value, dict):
-        return {model: coefficient * factor for model, coefficient in value.items()}
-    return value * factor
+        return {model: _check(coefficient * factor) for model, coefficient in value.items()}
+    return _check(value * factor)
 
 
 def _sum(values: list[_Linear]) -> _Linear:
@@ -143,7 +159,14 @@ def _sum(values: list[_Linear]) -> _Linear:
     for value in values:
         if isinstance(value, dict):
             for model, coefficient in value.items():
-                models[model] = models.get(model, Fraction(0)) + coefficient
+                models[model] = _check(models.get(model, Fraction(0)) + coefficient)
         else:
-            total += value
+            total = _check(total + value)
     return models or total
+
+
+def _check(number: Fraction) -> Fraction:
+    """Return the number, unless it has grown beyond all use."""
+    if is_unwieldy(number):
+        raise OverflowError(UNWIELDY)
+    return number

@@ -18,7 +18,7 @@ from mergebuild.recipe.declared import (
     read_sources,
     read_variables,
 )
-from mergebuild.recipe.families import Family, read_axes
+from mergebuild.recipe.families import MOST_MEMBERS, Family, read_axes
 from mergebuild.recipe.files import File, read_files
 from mergebuild.recipe.methods import read_methods
 from mergebuild.recipe.namespace import Namespace
@@ -164,15 +164,28 @@ def _apply(edits: Sequence[Override], declared: Mapping[str, Declaration], scope
 
 
 def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Problems) -> dict[str, Family]:
+    """Return the families by name.
+
+    Raises:
+        RecipeError: they make too many members together; to check those would take long already.
+    """
     found: dict[str, Family] = {}
     reader = Reader(problems)
+    members = 0
     for name, declaration in declared.items():
         if "foreach" in declaration.table:
             at = declaration.at.child("foreach")
             node = resolve(declaration.table["foreach"], at, scope, problems)
             axes = read_axes(reader, node, f"`foreach` of target `{name}`")
-            if axes is not None:
-                found[name] = Family(name, axes)
+            if axes is None:
+                continue
+            found[name] = Family(name, axes)
+            members += found[name].size
+            if members > MOST_MEMBERS:
+                message = f"the families up to `{name}` make {members} members, more than {MOST_MEMBERS}"
+                hint = "families are open: list fewer, and ask for others by name"
+                problems.add("too-many-members", message, node.at, help=hint)
+                problems.fail()
     return found
 
 

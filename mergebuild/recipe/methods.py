@@ -16,12 +16,13 @@ from typing import NamedTuple
 from mergebuild.errors import did_you_mean
 from mergebuild.methods.catalog import METHODS, Method, Parameter, Program
 from mergebuild.recipe.declared import Declared
-from mergebuild.recipe.files import File, read_text
+from mergebuild.recipe.files import File
 from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt, plain, resolve, resolve_key
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import COMMON_KEYS, INPUTS, Methods, absolute
 from mergebuild.recipe.variables import Scope
+from mergebuild.texts import read_text
 
 __all__ = ["OwnMethods", "read_methods"]
 

@@ -150,6 +150,7 @@ class Formula(Protocol):
 
         Raises:
             ZeroDivisionError: a divisor that is 0 with these numbers.
+            OverflowError: a coefficient of more than 1000 digits.
         """
 
 

@@ -103,7 +103,8 @@ class Namespace:
             return NoSuchNameError("unknown-target", f"`{text}` is a source, expected a target", hint)
         known = [*(self._sources if sources else ()), *self._targets, *self._families]
         self._suggested += 1
-        hint = did_you_mean(text, sorted(known)) if self._suggested <= _MOST_SUGGESTIONS else ""
+        likely = sorted(known, key=lambda name: (name[:1] != text[:1], name))
+        hint = did_you_mean(text, likely) if self._suggested <= _MOST_SUGGESTIONS else ""
         if sources:
             known_here = "`mergebuild list` shows all"
             return NoSuchNameError("unknown-reference", f"`{text}` is no source and no target", _both(hint, known_here))

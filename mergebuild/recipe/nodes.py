@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Final, NamedTuple, final
 
 from mergebuild.errors import did_you_mean
+from mergebuild.recipe.numbers import is_unwieldy
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.variables import Scalar, Scope, VariableError, as_text, render
@@ -34,7 +35,6 @@ __all__ = [
 ]
 
 _DEEPEST = 40
-_MOST_BITS = 3400
 
 
 @final
@@ -75,8 +75,8 @@ def resolve(raw: object, at: At, scope: Scope, problems: Problems) -> Node:
 
 
 def _number(raw: int | BadNumber, at: At, problems: Problems) -> Fraction | Invalid:
-    if isinstance(raw, int) and raw.bit_length() <= _MOST_BITS:
-        return Fraction(raw)
+    if isinstance(raw, int) and not is_unwieldy(found := Fraction(raw)):
+        return found
     message = f"`{raw.text}` is {raw.reason}" if isinstance(raw, BadNumber) else "a whole number beyond 1e1000"
     problems.add("bad-number", message, at, help="a number is a finite decimal such as `0.3`, short of 1e1000")
     return INVALID

@@ -11,10 +11,13 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from fractions import Fraction
 from functools import lru_cache
 
-__all__ = ["exact_decimal", "inverse_sigmoid", "rounded", "shortest_text", "sigmoid"]
+__all__ = ["exact_decimal", "inverse_sigmoid", "is_unwieldy", "rounded", "shortest_text", "sigmoid"]
 
 _MOST_DIGITS = 1000
 """Numbers reach from 1e-1000 to 1e1000: far past any float, and short of what would fill the memory."""
+
+_MOST_BITS = 3400
+"""Of a numerator and a denominator: 1000 digits and a few."""
 
 _WORK = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _ROUND = Context(prec=30, rounding=ROUND_HALF_EVEN)
@@ -27,6 +30,9 @@ def exact_decimal(text: str) -> Fraction:
         ValueError: no decimal number; NaN or infinite; with more than 1000 digits or an exponent beyond 1000. The
             message says which.
     """
+    beyond = "beyond 1e-1000 to 1e1000"
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(beyond)
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -35,10 +41,17 @@ def exact_decimal(text: str) -> Fraction:
     if not number.is_finite():
         message = "not a finite number"
         raise ValueError(message)
-    if len(text) > _MOST_DIGITS or (number and abs(number.adjusted()) > _MOST_DIGITS):
-        message = "beyond 1e-1000 to 1e1000"
-        raise ValueError(message)
+    if number and abs(number.adjusted()) > _MOST_DIGITS:
+        raise ValueError(beyond)
     return Fraction(number) if number else Fraction(0)
+
+
+def is_unwieldy(number: Fraction) -> bool:
+    """Return whether a number has more digits than any that stands in a mergefile: what computes with such never ends.
+
+    A product of products doubles its digits with each step, and a sum of fractions multiplies their denominators.
+    """
+    return max(number.numerator.bit_length(), number.denominator.bit_length()) > _MOST_BITS
 
 
 @lru_cache(maxsize=65536)

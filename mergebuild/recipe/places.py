@@ -65,8 +65,8 @@ class Document:
         span = self._found().get(path)
         if path in self.edits or span is None or span.value is None:
             return whole
-        first = span.value[0]
-        if self.text[first + 1 : span.value[1] - 1] != text:
+        first, last = span.value
+        if last - first != len(text) + 2 or not self.text.startswith(text, first + 1):
             return whole
         return self.at_offset(first + 1 + start, max(end - start, 1))
 
@@ -78,12 +78,16 @@ class Document:
     def at_offset(self, offset: int, length: int) -> Place:
         """Return the place of so many characters, cut at the end of the line."""
         line, column, text = self._position(offset)
+        if len(text) > _LONGEST_LINE:
+            return Place(self.name, line, column)
         return Place(self.name, line, column, max(min(length, len(text) - column + 1), 1), text)
 
     def at_line(self, line: int, column: int) -> Place:
         """Return the place of one character, both counted from 1."""
         lines = self.text.split("\n")
         text = lines[line - 1].rstrip("\r") if 0 < line <= len(lines) else ""
+        if len(text) > _LONGEST_LINE:
+            return Place(self.name, line, column)
         return Place(self.name, line, column, 1, text)
 
     def _found(self) -> dict[Keys, _Span]:
@@ -129,14 +133,17 @@ class At(NamedTuple):
         return self.document.inside_string(self.path, text, start, end)
 
 
+_LONGEST_LINE = 10_000
+"""Signs of a line that is shown: each problem keeps the line that it is in."""
+
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _BARE_KEY = re.compile(r"[^\s.=\]}\"'#,]+")
 _BARE_VALUE = re.compile(r"[^,\]}#\n\r]*")
 _STRING = re.compile(
     r'''
-      """(?:\\.|[^\\])*?"{3,5}(?!")
-    | '{3}.*?'{3,5}(?!')
-    | "(?:\\.|[^"\\\n])*"
+      """(?:[^"\\]++|\\.|"(?!""))*+"{3,5}
+    | '{3}(?:[^']++|'(?!''))*+'{3,5}
+    | "(?:[^"\\\n]++|\\.)*+"
     | '[^'\n]*'
     ''',
     re.DOTALL | re.VERBOSE,

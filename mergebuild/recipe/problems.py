@@ -9,6 +9,11 @@ from mergebuild.recipe.places import At
 
 __all__ = ["Problems"]
 
+_MOST = 500
+"""What is noted of one recipe; a file that a script got wrong may have millions of mistakes."""
+_LONGEST = 2000
+"""Signs of a message, and of its help: names stand in them, and may be of any length."""
+
 
 class Problems:
     """The problems found so far."""
@@ -39,20 +44,32 @@ class Problems:
         key: bool = False,
         rows: tuple[str, ...] = (),
     ) -> None:
-        """Note a problem, with how to mend it; the same one twice is noted once."""
+        """Note a problem, with how to mend it; the same one twice is noted once.
+
+        Raises:
+            RecipeError, UsageError: there are so many that what follows is not worth the wait.
+        """
         place = where.place(key=key) if isinstance(where, At) else where
         if place is not None:
             self.expect(place.file)
         self._count += 1
-        self._found[Problem(code, message, place, help, rows)] = None
+        self._found[Problem(code, _clipped(message), place, _clipped(help), rows)] = None
+        if self._count == _MOST:
+            more = f"these are the first {_MOST} mistakes, and there are more"
+            self._found[Problem("too-many-mistakes", more, None, "mend some of them, and look again")] = None
+            self.fail()
 
     def fail(self) -> NoReturn:
         """Raise all problems: a UsageError when only the command line is to blame, else a RecipeError."""
         found = sorted(self._found, key=self._order)
-        from_command_line = all(one.where is not None and one.where.file.startswith("--") for one in found)
+        from_command_line = all(one.where is None or one.where.file.startswith("--") for one in found)
         kind: type[MergeBuildError] = UsageError if from_command_line else RecipeError
         raise kind(found)
 
     def _order(self, problem: Problem) -> tuple[int, int, int]:
         where = problem.where
         return (self._files[where.file], where.line, where.column) if where is not None else (-1, 0, 0)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 200]}…{text[-199:]}"

@@ -18,6 +18,13 @@ from mergebuild.recipe.problems import Problems
 
 __all__ = ["read_toml", "toml_value"]
 
+_MOST_VALUES = 1_000_000
+"""Of one file: what a script writes for 100,000 targets has 900,000 keys and tables."""
+_DEEPEST = 80
+_MOST_DEEP = 5_000
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_DEEP_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{8,}}+")
+"""A dotted key of so many parts; or a text that looks like one."""
 _QUOTED = r"'([^']*)'"
 _TUPLE = re.compile(r"\((?:'[^']*',? ?)+\)")
 _TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
@@ -26,6 +33,11 @@ _COMMA = re.compile(r"[0-9]\s?,\s?[0-9]+\s*(?:[}\]#]|$)")
 
 def read_toml(document: Document, problems: Problems) -> dict[str, object] | None:
     """Return a file's raw values, floats as fractions; None where it is no TOML, which is reported."""
+    excess = _excess(document.text)
+    if excess:
+        problems.add("too-much-text", f"`{document.name}` has {excess}", document.place(()),
+                     help="no mergefile that people or scripts write has so much; take some away")  # fmt: skip
+        return None
     try:
         return dict(tomli.loads(document.text, parse_float=_float))
     except tomli.TOMLDecodeError as error:
@@ -37,8 +49,8 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
     except RecursionError:
         problems.add("toml-syntax", f"`{document.name}` nests too deep", document.place(()),
                      help="no value of a mergefile has so many brackets; take some away")  # fmt: skip
-    except ValueError as error:  # an integer of thousands of digits
-        problems.add("toml-syntax", f"`{document.name}` has a value that can't be read: {error}", document.place(()),
+    except ValueError:  # an integer of thousands of digits
+        problems.add("toml-syntax", f"`{document.name}` has a number of thousands of digits", document.place(()),
                      help="a number is a decimal such as `0.3`, short of 1e1000")  # fmt: skip
     return None
 
@@ -50,6 +62,19 @@ def toml_value(text: str) -> object:
     except (ValueError, RecursionError):
         return text
     return found["value"] if list(found) == ["value"] else text
+
+
+def _excess(text: str) -> str:
+    """Return of what a text has too much to be read at all, or nothing.
+
+    Each value stands behind a `=`, a `,` or a `[`. A key of many parts costs the reader their number squared.
+    """
+    if sum(map(text.count, "=,[")) > _MOST_VALUES:
+        return f"more than {_MOST_VALUES:,} values"
+    for number, found in enumerate(_DEEP_KEY.finditer(text)):
+        if found[0].count(".") > _DEEPEST or number == _MOST_DEEP:
+            return f"keys of more than {_DEEPEST} parts, or more than {_MOST_DEEP:,} of more than 8"
+    return ""
 
 
 def _float(text: str) -> Fraction | BadNumber:

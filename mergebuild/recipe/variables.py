@@ -17,6 +17,9 @@ from mergebuild.recipe.numbers import shortest_text
 
 __all__ = ["Scalar", "Scope", "VariableError", "as_text", "render", "variables_of"]
 
+_LONGEST = 10_000
+"""Signs of a string with variables, before and after they are filled in: strings that name each other grow fast."""
+
 Scalar = Fraction | str | bool
 Scope = Mapping[str, Scalar | None]
 """Variables by name; None: declared, but without a value, which is reported already."""
@@ -62,7 +65,7 @@ def render(text: str, scope: Scope) -> Scalar:
 
     Raises:
         VariableError: an unknown variable, a text where a number is needed, a division by 0, a number that has no
-            decimal form in a longer string, a `${` that is not closed.
+            decimal form in a longer string, a `${` that is not closed, a string of more than 10,000 signs.
     """
     parts = _parts(text)
     if len(parts) == 1 and isinstance(parts[0], _Hole):
@@ -79,6 +82,8 @@ def render(text: str, scope: Scope) -> Scalar:
         except ValueError as error:
             hint = "inside a longer string a number must be a decimal"
             raise _failure("not-a-decimal", str(error), part, hint) from None
+    if sum(map(len, shown)) > _LONGEST:
+        raise _too_long(text)
     return "".join(shown)
 
 
@@ -102,6 +107,8 @@ def variables_of(text: str, known: Mapping[str, object]) -> list[str]:
 def _parts(text: str) -> tuple[str | _Hole, ...]:
     found: list[str | _Hole] = []
     position = 0
+    if len(text) > _LONGEST and "${" in text:
+        raise _too_long(text)
     while (start := text.find("${", position)) >= 0:
         end = _closing(text, start + 2)
         if end < 0:
@@ -118,6 +125,11 @@ def _parts(text: str) -> tuple[str | _Hole, ...]:
     if position < len(text) or not found:
         found.append(text[position:])
     return tuple(found)
+
+
+def _too_long(text: str) -> VariableError:
+    message = f"a string with its variables filled in has more than {_LONGEST:,} signs"
+    return VariableError("too-long", message, 0, len(text), "nothing of a mergefile is so long; write it shorter")
 
 
 def _closing(text: str, position: int) -> int:

@@ -131,6 +131,8 @@ def opened(
     """
     db = Database(path, durable=durable)
     try:
+        if db.row("SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'view') OR sql LIKE 'CREATE VIRTUAL%'"):
+            raise DatabaseDamagedError("it runs statements of its own, and none of ours does")
         if _version(db) != version:
             with db.transaction():
                 found = _version(db)  # another process may have been quicker

@@ -396,9 +396,11 @@ class State:
         return os.path.normpath(os.path.join(self._base, text))  # noqa: PTH118 -- `/` would not take `..` away
 
     def _artifact(self, row: Sequence[Any]) -> ArtifactRow | None:
-        """Return the artifact of a row, its seal last; None if that is broken, or its table is."""
+        """Return the artifact of a row, its seal last; None if that is broken, or its table is, or it is misplaced."""
         number, digest, header, path, kind, *five, boot, nonfinite, packed, made, project, kept = row
         if kept != seal(digest, header, path, kind, *five, boot, nonfinite, made, project):
+            return None
+        if not _is_placed(path, kind):
             return None
         if packed and not is_whole(packed):
             return None
@@ -462,6 +464,18 @@ def _grow(db: Database) -> None:
         db.rows("UPDATE record SET seal = ?, manifest = ? WHERE project = ? AND target = ?", values)
     for table in ("source", "finding"):  # made anew by the schema, and found out again
         db.rows(f"DROP TABLE IF EXISTS {table}")
+
+
+def _is_placed(path: str, kind: str) -> bool:
+    """Return whether a row of this kind can be for this path, which is as the database has it.
+
+    What the store holds is moved and removed without a look at its bytes. A database that came with a stranger's files
+    may name anybody's file as such, under a seal as good as ours.
+    """
+    folder, name = os.path.split(path)
+    if kind in ("kept", "history"):
+        return folder == kind
+    return kind != "intended" or publishing.is_temporary(name)
 
 
 def _seal_of_source(row: SourceRow) -> str:

@@ -1,0 +1,51 @@
+"""Text files of a project, read with a bound: they come from strangers as models do.
+
+A path may lead to a pipe, to a device without end or to a file of a terabyte. Only a regular file is read, and no more
+of it than it said it has.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from mergebuild.portable import open_to_read, pread_into
+
+__all__ = ["MAX_TEXT", "read_text"]
+
+MAX_TEXT: Final = 16 << 20
+"""The longest text (bytes): a mergefile, what it includes, a lock file, the code of a method. A mergefile that a script
+wrote for 100,000 targets has 10 million."""
+
+
+def read_text(path: Path, *, most: int = MAX_TEXT) -> str:
+    """Return the text of a file, its line ends as on one system, so that it is the same on every system.
+
+    Args:
+        path: the file.
+        most: the bytes that it may have.
+
+    Raises:
+        OSError: it can't be read, is no regular file, or is too long; `strerror` says which.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    try:
+        fd = open_to_read(path)
+    except ValueError as error:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(error)) from None
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file")
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and at most {most:,} are read")
+        raw = bytearray(found.st_size)
+        del raw[pread_into(fd, raw, 0) :]
+    finally:
+        os.close(fd)
+    return raw.decode("utf-8-sig").replace("\r\n", "\n")
