@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mergebuild import portable
 
-__all__ = ["is_temporary", "put", "remove_left_over", "temporary_path", "write_text"]
+__all__ = ["is_temporary", "put", "put_first", "remove_left_over", "temporary_path", "write_text"]
 
 _MARK = ".mergebuild-"
 
@@ -49,6 +49,17 @@ def put(temporary: Path, path: Path, *, durable: bool = False) -> None:
     temporary.replace(path)
     if durable:
         portable.sync_folder(path.parent)
+
+
+def put_first(temporary: Path, path: Path) -> None:
+    """Have a file that is written in full be at `path`, unless there is one already, which somebody may have open.
+
+    Raises:
+        OSError: it cannot; `path` is what it was.
+    """
+    with suppress(FileExistsError):
+        if not portable.link_or_none(temporary, path) and not path.exists():
+            temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mergebuild import publishing
+from mergebuild import portable, publishing
 from mergebuild.portable import Identity
 from mergebuild.store.contents import is_whole, sealed_table
 from mergebuild.store.database import Database, opened, seal, sealed, text_of
@@ -102,7 +102,7 @@ class Record(NamedTuple):
 class State:
     """The database of a store. Not to be shared between threads.
 
-    While the store's folder does not exist it is kept in memory, so that looking changes nothing.
+    While there is no such file it is kept in memory, so that looking changes nothing.
     """
 
     def __init__(self, path: Path, *, durable: bool = False) -> None:
@@ -112,7 +112,7 @@ class State:
         self._asked = 0
         self._digests: set[bytes] | None = None
         self._digests_version = -1
-        self.is_on_disk = path.parent.is_dir()
+        self.is_on_disk = path.is_file()
         self._db = self._open(path if self.is_on_disk else None)
 
     def write_to_disk(self) -> None:
@@ -123,13 +123,14 @@ class State:
         """
         if self.is_on_disk:
             return
-        if not self.path.exists():
-            temporary = publishing.temporary_path(self.path)
-            try:
-                self._db.copy_to(temporary)
-                publishing.put(temporary, self.path, durable=self._durable)
-            finally:
-                temporary.unlink(missing_ok=True)
+        temporary = publishing.temporary_path(self.path)
+        try:
+            self._db.copy_to(temporary)
+            publishing.put_first(temporary, self.path)
+            if self._durable:
+                portable.sync_folder(self.path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
         self._db.close()
         self._db = self._open(self.path)
         self._digests_version = -1

@@ -43,7 +43,9 @@ def test_of_two_first_builds_the_quicker_ones_state_stays(
 def state_of(folder: Path) -> State:
     """Return a state on disk."""
     (folder / "store").mkdir(exist_ok=True)
-    return State(folder / "store/state.sqlite3")
+    state = State(folder / "store/state.sqlite3")
+    state.write_to_disk()
+    return state
 
 
 VERSION_4 = """
