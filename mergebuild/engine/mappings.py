@@ -1,5 +1,8 @@
 """Files mapped for reading, each once, for all workers of a pass; and what was read let go of in large pieces.
 
+A file that is mapped and cut short by somebody kills the process that looks at it. So the kernel is asked to hold up
+whoever is to write to one of them; when somebody comes, the pass ends, and lets go of the files.
+
 Resident memory stays bounded by `RESIDENT` bytes, whatever the size of the model. Letting go of each tensor as it is
 done would cost a quarter of the pass: every call makes all processors forget addresses.
 """
@@ -8,18 +11,23 @@ from __future__ import annotations
 
 import mmap
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from mergebuild import portable
 from mergebuild.engine.work import Leaf
+from mergebuild.errors import SourceError
 from mergebuild.formats.gathering import gather
 
 __all__ = ["RESIDENT", "Mappings"]
 
 RESIDENT = 1 << 29
 """Bytes that may be read before their pages are let go of."""
+
+_LOOK = 0.1
+"""Seconds between two looks at whether somebody waits to write to one of the files."""
 
 _GAP = 1 << 22
 """Ranges so near to each other are let go of in one call; what lies between is read again from the page cache."""
@@ -30,12 +38,23 @@ class Mappings:
 
     def __init__(self) -> None:
         self._files: dict[Path, tuple[mmap.mmap, BinaryIO]] = {}
+        self._held: dict[Path, int] = {}
+        """The files that nobody can begin to write to, by path, with their descriptors."""
+        self._looked = 0.0
         self._lock = threading.Lock()
         self._done: list[tuple[Path, int, int]] = []
         self._done_bytes = 0
 
     def __getitem__(self, path: Path) -> mmap.mmap:
-        return self.opened(path)[0]
+        """Return a file's mapping.
+
+        Raises:
+            SourceError: somebody waits to write to one of the files.
+            OSError: it can't be opened, or is empty.
+        """
+        found, _ = self.opened(path)
+        self._look()
+        return found
 
     def opened(self, path: Path) -> tuple[mmap.mmap, int]:
         """Return a file's mapping and its descriptor, both open until the context is left.
@@ -53,7 +72,24 @@ class Mappings:
                     file.close()
                     raise
                 self._files[path] = found
+                if portable.hold_still(file.fileno()):
+                    self._held[path] = file.fileno()
             return found[0], found[1].fileno()
+
+    def _look(self) -> None:
+        """See whether somebody waits to write to one of the files, once in a while."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        self._looked = now
+        with self._lock:
+            wanted = next((path for path, fd in self._held.items() if portable.is_wanted(fd)), None)
+        if wanted is not None:
+            raise SourceError.one(
+                "source-changed",
+                f"`{wanted}` is being written by another process while it is read",
+                help="let it finish, then build again: what was published stays",
+            )
 
     def gathered(self, leaf: Leaf, start: int, count: int) -> bytearray:
         """Return elements of a leaf in pieces."""
@@ -81,6 +117,9 @@ class Mappings:
 
     def __exit__(self, *error: object) -> None:
         """Close the files and drop the mappings; one that a tensor still views goes with that tensor."""
+        for fd in self._held.values():
+            portable.let_go(fd)
+        self._held.clear()
         for _, file in self._files.values():
             file.close()
         self._files.clear()
