@@ -334,20 +334,30 @@ class Sources:
         try:
             checksums = source.checksums or _by_name(source.model, b"".join(_checksums(source)))
             found = _hashes(source.model, wanted) if wanted else {}
-        except OSError as error:
-            raise self._unreadable(source.name, source.shown, error) from error
+        except Exception as error:  # a file that is cut short fails in many ways
+            if not _still(source):
+                raise self._changed(source) from error
+            if isinstance(error, OSError):
+                raise self._unreadable(source.name, source.shown, error) from error
+            raise
         self.bytes_read += source.size
         if source.size <= SMALL:
             self.at_hand.update(source.model.files)
         if not _still(source):
-            raise SourceError.one(
-                "source-changed", f"source `{source.name}` changed while it was read", rows=(source.shown,),
-                help="let whatever writes it finish, then build again",
-            )  # fmt: skip
+            raise self._changed(source)
         source.checksums = checksums
         source.sha256 = found.get("sha256") or source.sha256
         source.autov3 = found.get("autov3") or source.autov3
         self.learn(source)
+
+    def _changed(self, source: SourceFile) -> SourceError:
+        return SourceError.one(
+            "source-changed",
+            f"source `{source.name}` changed while it was read",
+            where=self._declared[source.name].where.place(),
+            rows=(source.shown,),
+            help="let whatever writes it finish, then build again",
+        )
 
     def _unreadable(self, name: str, shown: str, error: OSError) -> SourceError:
         return SourceError.one(

@@ -354,6 +354,20 @@ def test_a_source_that_changes_while_it_is_hashed_is_refused(one: Lab, monkeypat
     assert not (one / "t.safetensors").exists()
 
 
+def test_a_source_that_is_cut_short_while_it_is_hashed_has_changed(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However reading it fails."""
+    real = sources_module.file_checksum
+
+    def disturbed(fd: int, begin: int, end: int) -> bytes:
+        os.truncate(one / "x.safetensors", 100)
+        return real(fd, begin, end)
+
+    monkeypatch.setattr(sources_module, "file_checksum", disturbed)
+    with pytest.raises(SourceError) as caught:
+        session(one).hashed("x")
+    assert caught.value.problems[0].code == "source-changed"
+
+
 def test_a_pin_is_the_sha256_of_the_file(one: Lab) -> None:
     digest = hashlib.sha256((one / "x.safetensors").read_bytes()).hexdigest()
     text = '[sources]\nx = {{ path = "x.safetensors", sha256 = "{}" }}\n' + COPY
