@@ -381,14 +381,20 @@ class Builder:
     def _pass(self, wave: Wave, names: Sequence[str]) -> PassResult:
         if any(step.operation for step in wave.work.steps.values()):
             wave.work.recall = self._store.state.findings().get
-        done = run_pass(
-            wave.work,
-            threads=self._options.threads,
-            emit=self._emit,
-            targets=tuple(names),
-            chunk=self._options.chunk,
-            durable=self._options.durable,
-        )
+        try:
+            done = run_pass(
+                wave.work,
+                threads=self._options.threads,
+                emit=self._emit,
+                targets=tuple(names),
+                chunk=self._options.chunk,
+                durable=self._options.durable,
+            )
+        except Exception as error:
+            changed = {source_of_part(name) for name in self._sources.changed(self._sources.opened())}
+            if not changed or (isinstance(error, OSError) and error.errno in _NO_SPACE):
+                raise
+            raise refusals.sources_changed(sorted(changed)) from error  # a file that is cut short fails in many ways
         if done.learnt:
             self._store.state.keep_findings(done.learnt)
         return done

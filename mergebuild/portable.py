@@ -34,12 +34,16 @@ __all__ = [
     "epoch",
     "files_at_once",
     "free_space",
+    "has_writer",
+    "hold_still",
     "identity",
     "identity_of",
     "is_cached",
     "is_hidden",
     "is_racy",
+    "is_wanted",
     "keep_freed_memory",
+    "let_go",
     "link_or_none",
     "memory_bytes",
     "open_direct",
@@ -79,6 +83,11 @@ _NOT_POSSIBLE: Final = frozenset(
     if hasattr(errno, name)
 )
 """What a kernel answers when it, or the file system, can't; anything else is a real failure."""
+
+_COUNT_WRITERS: Final = frozenset(
+    {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630}  # ext, XFS, Btrfs, F2FS, tmpfs, overlayfs
+)
+"""File systems that refuse a lease only for a writer; those of a network refuse it whenever they have no promise."""
 
 _local = threading.local()
 _position_locks: dict[int, threading.Lock] = {}
@@ -318,6 +327,80 @@ def is_cached(fd: int, offset: int) -> bool:
         return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
     except OSError:
         return False
+
+
+# Files that others must not change
+
+
+def hold_still(fd: int) -> bool:
+    """Hold up whoever opens a file for writing or cuts it short, until it is let go of: a lease of the kernel's.
+
+    They wait, for as long as `fs.lease-break-time` says at most (45 s); `is_wanted` tells that somebody does. Any
+    number of processes may hold one file. To close the descriptor is not enough where it was mapped: `let_go` of it.
+
+    Returns:
+        Whether it is held: not where the system can't, the file is another user's, or somebody can write to it already.
+    """
+    return _lease(fd) == 0
+
+
+def is_wanted(fd: int) -> bool:
+    """Whether somebody waits to write to a file that is held, or waited too long and is held up no more."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
+
+
+def let_go(fd: int) -> None:
+    """End what `hold_still` began."""
+    import fcntl
+
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def has_writer(path: Path) -> bool:
+    """Whether a process has a file open for writing, or mapped so; False where the system does not tell.
+
+    What it writes may not show in the file's times yet: they change when a call begins to write, however long it takes,
+    and with the first store to a page of a mapping, not with those that follow.
+    """
+    if not _is_linux():
+        return False
+    try:
+        fd = open_to_read(path)
+    except OSError:
+        return False  # who reads it says why
+    try:
+        failed = _lease(fd)
+        if failed == 0:
+            let_go(fd)
+        return failed == errno.EAGAIN and _file_system(fd) in _COUNT_WRITERS
+    finally:
+        os.close(fd)
+
+
+def _lease(fd: int) -> int:
+    """Take a read lease; return 0 or an error number."""
+    if not _is_linux():
+        return errno.ENOSYS
+    import fcntl
+    import signal
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # nobody is disturbed by it, unlike by the usual SIGIO
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _file_system(fd: int) -> int:
+    """Return the number that Linux has for the kind of file system that a file is on; 0 where that is not known."""
+    import ctypes
+
+    call = _system_call("fstatfs64", "fstatfs", (ctypes.c_int, ctypes.c_void_p))
+    found = (ctypes.c_long * 32)()  # a `struct statfs`, which begins with it, and more
+    return found[0] & 0xFFFFFFFF if call is not None and call(fd, found) == 0 else 0
 
 
 # Space and durability

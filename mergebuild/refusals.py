@@ -17,6 +17,7 @@ __all__ = [
     "nonfinite",
     "program_failed",
     "source_changed",
+    "sources_changed",
     "too_large",
     "undefined",
     "unwritable",
@@ -64,6 +65,16 @@ def source_changed(item: Item, names: Sequence[str]) -> Refusal:
         "let whatever writes it finish, then build again",
     )
     return Refusal(problem, SourceError.exit_code)
+
+
+def sources_changed(names: Sequence[str]) -> SourceError:
+    """Return what a pass ends with that could not read its sources to the end, as they were written to."""
+    listed = ", ".join(f"`{name}`" for name in names)
+    return SourceError.one(
+        "source-changed",
+        f"{listed} changed while it was read" if len(names) == 1 else f"{listed} changed while they were read",
+        help="let whatever writes it finish, then build again: what was published stays",
+    )
 
 
 def artifact_changed(item: Item, names: Sequence[str]) -> Refusal:

@@ -5,9 +5,9 @@ edit that puts size and mtime back is seen by its ctime. The files of a folder a
 all of them and of what says which tensors they hold.
 
 A file that changed within the clock's grain could change once more without a trace (the "racily clean" problem). So a
-source is opened only when it has *settled*: header and stat data are those of one content, and every later change
-shows in the latter. Whatever is read after that, by whom ever, was read of this content if the stat data are the same
-in the end: after hashing, and after a pass, every source is looked at again (`changed`).
+source is opened only when it has *settled*: nobody has it open for writing, header and stat data are those of one
+content, and every later change shows in the latter. Whatever is read after that, by whom ever, was read of this content
+if the stat data are the same in the end: after hashing, and after a pass, every source is looked at again (`changed`).
 
 What was hashed while the disk perhaps did not have it yet is believed in this epoch only: a power cut may leave other
 bytes behind the same stat data.
@@ -296,17 +296,22 @@ class Sources:
         began = time.monotonic()
         while True:
             since, there = Moment.now(), identity(path)
+            is_written = portable.has_writer(path)
             model = read_model(path, shown=shown)
             states = {each: identity(each) for each in _decisive(model)}
+            is_written = is_written or (model.folder is not None and any(map(portable.has_writer, states)))
             is_same, until = identity(path) == there, Moment.now()
-            racy = [each for each in states.values() if is_racy(each, since, until)]
-            if is_same and not racy:
+            if is_same and not is_written and not any(is_racy(each, since, until) for each in states.values()):
                 self._settled = states | self._settled  # of two sources that are one file, the first one's word counts
                 return model
             if time.monotonic() - began > _PATIENCE:
                 raise SourceError.one(
                     "source-changed",
-                    f"source `{source.name}` is being written: it went on changing for {_PATIENCE:.0f} seconds",
+                    f"source `{source.name}` is being written: "
+                    + (
+                        "a process has it open for writing" if is_written else f"it changed for {_PATIENCE:.0f} seconds"
+                    ),
+                    where=source.where.place(),
                     rows=(shown,),
                     help="let whatever writes it finish, then build again",
                 )
@@ -329,20 +334,30 @@ class Sources:
         try:
             checksums = source.checksums or _by_name(source.model, b"".join(_checksums(source)))
             found = _hashes(source.model, wanted) if wanted else {}
-        except OSError as error:
-            raise self._unreadable(source.name, source.shown, error) from error
+        except Exception as error:  # a file that is cut short fails in many ways
+            if not _still(source):
+                raise self._changed(source) from error
+            if isinstance(error, OSError):
+                raise self._unreadable(source.name, source.shown, error) from error
+            raise
         self.bytes_read += source.size
         if source.size <= SMALL:
             self.at_hand.update(source.model.files)
         if not _still(source):
-            raise SourceError.one(
-                "source-changed", f"source `{source.name}` changed while it was read", rows=(source.shown,),
-                help="let whatever writes it finish, then build again",
-            )  # fmt: skip
+            raise self._changed(source)
         source.checksums = checksums
         source.sha256 = found.get("sha256") or source.sha256
         source.autov3 = found.get("autov3") or source.autov3
         self.learn(source)
+
+    def _changed(self, source: SourceFile) -> SourceError:
+        return SourceError.one(
+            "source-changed",
+            f"source `{source.name}` changed while it was read",
+            where=self._declared[source.name].where.place(),
+            rows=(source.shown,),
+            help="let whatever writes it finish, then build again",
+        )
 
     def _unreadable(self, name: str, shown: str, error: OSError) -> SourceError:
         return SourceError.one(

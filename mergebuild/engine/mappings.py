@@ -1,5 +1,8 @@
 """Files mapped for reading, each once, for all workers of a pass; and what was read let go of in large pieces.
 
+A file that is mapped and cut short by somebody kills the process that looks at it. So the kernel is asked to hold up
+whoever is to write to one of them; when somebody comes, the pass ends, and lets go of the files.
+
 Resident memory stays bounded by `RESIDENT` bytes, whatever the size of the model. Letting go of each tensor as it is
 done would cost a quarter of the pass: every call makes all processors forget addresses.
 
@@ -13,17 +16,22 @@ import errno
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mergebuild import portable
 from mergebuild.engine.work import Leaf
+from mergebuild.errors import SourceError
 from mergebuild.formats.gathering import gather
 
 __all__ = ["RESIDENT", "Mappings", "OpenFile"]
 
 RESIDENT = 1 << 29
 """Bytes that may be read before their pages are let go of."""
+
+_LOOK = 0.1
+"""Seconds between two looks at whether somebody waits to write to one of the files."""
 
 _GAP = 1 << 22
 """Ranges so near to each other are let go of in one call; what lies between is read again from the page cache."""
@@ -33,17 +41,34 @@ _NO_MAPPING = frozenset({errno.ENOMEM, errno.ENODEV, errno.EACCES, errno.EINVAL}
 
 
 class OpenFile:
-    """A file open for reading. It is closed when nobody has it any more; so whoever has it can rely on `fd`."""
+    """A file open for reading, held still where that can be.
+
+    It is closed when nobody has it any more; so whoever has it can rely on `fd`.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._is_held = False
         self.fd = portable.open_to_read(path)
         self._mapping: mmap.mmap | None = None
         self._lock = threading.Lock()
         self._is_tried = False
+        self._is_held = portable.hold_still(self.fd)
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
+            self.let_go()
             os.close(self.fd)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits to write to it."""
+        return self._is_held and portable.is_wanted(self.fd)
+
+    def let_go(self) -> None:
+        """Hold up nobody any more who is to write to it; to close it is not enough while its mapping is in use."""
+        if self._is_held:
+            self._is_held = False
+            portable.let_go(self.fd)
 
     @property
     def mapping(self) -> mmap.mmap | None:
@@ -68,6 +93,7 @@ class Mappings:
         self._files: dict[Path, OpenFile] = {}
         """The one that was asked for last is the last."""
         self._most = portable.files_at_once()
+        self._looked = 0.0
         self._lock = threading.Lock()
         self._done: list[tuple[Path, int, int]] = []
         self._done_bytes = 0
@@ -77,6 +103,7 @@ class Mappings:
 
         Raises:
             OSError: it can't be opened.
+            SourceError: somebody waits to write to one of the files.
         """
         with self._lock:
             found = self._files.pop(path, None)
@@ -85,7 +112,8 @@ class Mappings:
                     del self._files[next(iter(self._files))]
                 found = OpenFile(path)
             self._files[path] = found
-            return found
+        self._look()
+        return found
 
     def view(self, path: Path, offset: int, size: int) -> memoryview:
         """Return bytes of a file: as they lie, or a copy where the file can't be mapped.
@@ -102,6 +130,21 @@ class Mappings:
         if read < size:
             raise OSError(errno.EIO, f"the file ends {size - read} bytes early", str(path))
         return memoryview(found)
+
+    def _look(self) -> None:
+        """See whether somebody waits to write to one of the files, once in a while."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        self._looked = now
+        with self._lock:
+            wanted = next((path for path, file in self._files.items() if file.is_wanted), None)
+        if wanted is not None:
+            raise SourceError.one(
+                "source-changed",
+                f"`{wanted}` is being written by another process while it is read",
+                help="let it finish, then build again: what was published stays",
+            )
 
     def gathered(self, leaf: Leaf, start: int, count: int) -> bytearray:
         """Return elements of a leaf in pieces."""
@@ -131,6 +174,8 @@ class Mappings:
 
     def __exit__(self, *error: object) -> None:
         """Let go of the files; a mapping that a tensor still views goes with that tensor."""
+        for file in self._files.values():
+            file.let_go()
         self._files.clear()
 
 

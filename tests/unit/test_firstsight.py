@@ -393,6 +393,27 @@ def test_a_source_that_vanishes_during_the_pass_fails_its_targets(fresh: Lab, me
     assert files(fresh / "out") == {}
 
 
+@pytest.mark.parametrize("hidden", ["", "1"])
+def test_a_source_that_is_cut_short_before_the_pass_reads_it_has_changed(
+    fresh: Lab, monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    """However the pass fails of it; what it had written is gone."""
+    monkeypatch.setenv("MERGEBUILD_PORTABLE", hidden)
+    fresh.write(target("a", "x/2 + y/2"))
+    real = build_module.run_pass
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        os.truncate(fresh / "x.safetensors", 100)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(build_module, "run_pass", run)
+    with pytest.raises(SourceError) as caught:
+        fresh.build()
+    assert caught.value.problems[0].code == "source-changed"
+    assert "`x` changed" in caught.value.problems[0].message
+    assert files(fresh / "out") == {}
+
+
 def test_a_file_that_appears_during_the_pass_is_not_lost(fresh: Lab, meanwhile: Meanwhile) -> None:
     fresh.write(target("a", "x/2 + y/2") + target("b", "a/2"))
     meanwhile(lambda: (fresh / "out/a.safetensors").write_bytes(b"precious"))

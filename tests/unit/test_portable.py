@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO
@@ -304,6 +307,98 @@ def test_threads_read_and_write_one_descriptor(system: str, tmp_path: Path) -> N
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, range(64)))
     assert (tmp_path / "f").read_bytes() == content
+
+
+# Files that others must not change
+
+
+WRITE = "import os, sys; os.close(os.open(sys.argv[1], os.O_WRONLY))"
+CUT = "import os, sys; os.truncate(sys.argv[1], 0)"
+
+
+@contextmanager
+def process(code: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run code on a file in a process of its own, to its end."""
+    with subprocess.Popen([sys.executable, "-c", code, path]) as found:
+        yield found
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Wait for what another process does, a while at most."""
+    end = time.monotonic() + 30
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    return holds()
+
+
+@pytest.mark.parametrize("code", [WRITE, CUT])
+def test_who_wants_to_write_to_a_file_that_is_held_waits(tmp_path: Path, code: str) -> None:
+    """Until it is let go of, although it is mapped still; nobody dies of the signal that tells us."""
+    path = tmp_path / "file"
+    path.write_bytes(pattern(100))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        if not portable.hold_still(file.fileno()):
+            assert not ON_LINUX
+            return
+        assert not portable.is_wanted(file.fileno())
+        with process(code, path) as other:
+            assert eventually(lambda: portable.is_wanted(file.fileno()))
+            assert other.poll() is None
+            assert mapping[:] == pattern(100)
+            portable.let_go(file.fileno())
+        assert other.returncode == 0
+
+
+def test_many_may_hold_a_file_and_all_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(100))
+    with path.open("rb") as one, path.open("rb") as two:
+        assert portable.hold_still(one.fileno()) is portable.hold_still(two.fileno()) is ON_LINUX
+        assert path.read_bytes() == pattern(100)
+        if ON_LINUX:
+            assert not portable.is_wanted(one.fileno())
+
+
+def test_a_file_that_can_be_written_to_already_cannot_be_held(tmp_path: Path, system: str) -> None:
+    """And is known to have a writer, be it by a mapping alone."""
+    path = tmp_path / "file"
+    path.write_bytes(pattern(100))
+    known = system == "native" and ON_LINUX
+    assert not portable.has_writer(path)
+    with path.open("r+b") as file:
+        mapping = mmap.mmap(file.fileno(), 0)
+        assert portable.has_writer(path) is known
+    assert portable.has_writer(path) is known
+    with path.open("rb") as file:
+        assert not portable.hold_still(file.fileno())
+    mapping.close()
+    assert not portable.has_writer(path)
+    with path.open("rb") as file:
+        assert portable.hold_still(file.fileno()) is known
+
+
+def test_a_file_system_that_refuses_leases_for_other_reasons_tells_of_no_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a network gives none unless the server has promised that nobody else writes."""
+    monkeypatch.setattr(portable, "_file_system", lambda _: 0x6969)
+    with (tmp_path / "file").open("wb"):
+        assert not portable.has_writer(tmp_path / "file")
+
+
+def test_what_is_no_file_has_no_writer(tmp_path: Path) -> None:
+    assert not portable.has_writer(tmp_path)
+    assert not portable.has_writer(tmp_path / "none")
+
+
+def test_looking_for_writers_disturbs_none(tmp_path: Path) -> None:
+    """The file is let go of at once."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    assert not portable.has_writer(path)
+    with process(WRITE, path) as other:
+        pass
+    assert other.returncode == 0
 
 
 # Space and durability

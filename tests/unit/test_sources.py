@@ -227,6 +227,28 @@ def test_a_source_that_goes_on_changing_is_given_up(one: Lab, clock: Clock) -> N
     assert 9 < sum(clock.slept) < 11
 
 
+def test_a_source_that_a_process_can_write_to_is_given_up(one: Lab, clock: Clock) -> None:
+    """However old it is: what is being written may show in no time of it yet."""
+    with (one / "x.safetensors").open("r+b"), pytest.raises(SourceError) as caught:
+        session(one).file("x")
+    assert caught.value.problems[0].code == "source-changed"
+    assert "open for writing" in caught.value.problems[0].message
+    session(one).file("x")
+
+
+def test_a_writer_of_one_file_of_a_folder_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter(lab, lora_alpha=4)
+    lab.sources["x"] = "x/"
+    lab.write(COPY)
+    lab.settle()
+    clock = Clock(monkeypatch)
+    clock.pass_by(1)
+    file = (lab / "x/adapter_config.json").open("r+b")
+    clock.at_a_sleep = file.close
+    session(lab).file("x")
+    assert len(clock.slept) == 1
+
+
 def test_one_file_of_many_that_changes_now_is_enough(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the others are dated: the newest time of all says nothing of the rest."""
     adapter(lab, lora_alpha=4)
@@ -330,6 +352,20 @@ def test_a_source_that_changes_while_it_is_hashed_is_refused(one: Lab, monkeypat
         one.build()
     assert caught.value.problems[0].code == "source-changed"
     assert not (one / "t.safetensors").exists()
+
+
+def test_a_source_that_is_cut_short_while_it_is_hashed_has_changed(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However reading it fails."""
+    real = sources_module.file_checksum
+
+    def disturbed(fd: int, begin: int, end: int) -> bytes:
+        os.truncate(one / "x.safetensors", 100)
+        return real(fd, begin, end)
+
+    monkeypatch.setattr(sources_module, "file_checksum", disturbed)
+    with pytest.raises(SourceError) as caught:
+        session(one).hashed("x")
+    assert caught.value.problems[0].code == "source-changed"
 
 
 def test_a_pin_is_the_sha256_of_the_file(one: Lab) -> None:
