@@ -23,6 +23,7 @@ from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.model import read_safetensors
 from mergebuild.formats.quantized import refuse_packed
+from mergebuild.formats.reading import beginning
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
@@ -75,11 +76,7 @@ def _with_text_model(model: Model) -> Model:
 
 def _file(path: Path, shown: str) -> Model:
     """Return one file of weights, whatever its suffix."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(LOOKED_AT)
-    except (OSError, ValueError):
-        head = b""  # the reader says why
+    head = beginning(path, LOOKED_AT)
     if head[8:9] == b"{":
         return read_safetensors(path, shown)
     from mergebuild.formats.pickles import is_pickle, read_pickle

@@ -22,6 +22,7 @@ __all__ = [
     "AGAIN",
     "UNFIT",
     "BrokenRuleError",
+    "beginning",
     "bytes_at",
     "checked",
     "clipped",
@@ -89,6 +90,25 @@ def checked(fd: int, shown: str) -> Iterator[int]:
         raise broken.named(shown) from None
     except OSError as error:
         raise _unreadable(error).named(shown) from error
+
+
+def beginning(path: Path, most: int) -> bytes:
+    """Return the first bytes of a file; nothing of what is none, or can't be read, for its reader says why.
+
+    A pipe, a device and a file of the system's that claims to be empty may make whoever reads them wait for ever.
+    """
+    try:
+        fd = open_to_read(path)
+    except (OSError, ValueError):
+        return b""
+    try:
+        found = os.fstat(fd)
+        size = min(found.st_size, most) if stat.S_ISREG(found.st_mode) else 0
+        return bytes(bytes_at(fd, 0, size)) if size else b""
+    except (OSError, BrokenRuleError):
+        return b""
+    finally:
+        os.close(fd)
 
 
 def bytes_at(fd: int, offset: int, length: int) -> bytearray:

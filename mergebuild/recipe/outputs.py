@@ -1,8 +1,9 @@
 """Which path is whose: no two targets write one file, and none writes a source.
 
 The folder of a target is its own as well: what a build finds there and did not put there is of an older one, so no
-other target and no source may lie in it; and a source's folder is no place for an output. Paths are compared as the
-file system's rules of case compare them, as written and resolved through links.
+other target and no source may lie in it; and a source's folder is no place for an output, nor are the store, the folder
+of git, and those that hold the mergefile or the store. Paths are compared as the file system's rules of case compare
+them, as written and resolved through links.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ SUFFIXES = (".safetensors", ".ckpt")
 class Outputs:
     """The outputs of the targets read so far."""
 
-    def __init__(self, sources: Iterable[Source]) -> None:
+    def __init__(self, sources: Iterable[Source], root: str, store: str) -> None:
+        self._root = os.path.normcase(root)
+        self._store = os.path.normcase(store)
         self.listed: dict[str, str] = {}
         """From an absolute path to its target, members that are listed."""
         self._owners: dict[str, tuple[str, At]] = {}
@@ -56,12 +59,32 @@ class Outputs:
             )  # fmt: skip
             problems.add("duplicate-output", message, at, help=hint, rows=rows)
             return
+        reserved = self._reserved(compared)
+        if reserved:
+            message = f"the output of target `{name}` {reserved}"
+            problems.add(
+                "bad-output", message, at, help='choose another path, such as `output = "out/name.safetensors"`'
+            )
+            return
         source = self._source(compared)
         if source is not None:
             message = f"the output of target `{name}` is the source `{source}`"
             problems.add("output-is-source", message, at, help="a source is never overwritten; choose another path")
         elif not self._is_nested(compared, name, at, problems) and listed:
             self.listed[path] = name
+
+    def _reserved(self, path: str) -> str:
+        """Return what is wrong with where an output lies, or nothing."""
+        behind = path + os.sep
+        if f"{os.sep}.git{os.sep}" in behind.lower():
+            return "lies in the folder of git"
+        if behind.startswith(self._store + os.sep):
+            return "lies in the store"
+        if not path.endswith(SUFFIXES) and f"{self._root}{os.sep}".startswith(behind):
+            return "is the folder that holds the mergefile"
+        if not path.endswith(SUFFIXES) and self._store.startswith(behind):
+            return "is a folder that holds the store"
+        return ""
 
     def _is_nested(self, path: str, name: str, at: At, problems: Problems) -> bool:
         """Report an output in another target's or a source's folder, or with another's output or a source in its own.

@@ -85,7 +85,8 @@ class Recipe:
         self._methods = parts.methods.known
         self._targets: dict[str, Reading] = {}
         self._below: dict[str, tuple[str, ...]] = {}
-        self._outputs = Outputs(parts.sources.values())
+        root = str(self.root)
+        self._outputs = Outputs(parts.sources.values(), root, absolute(parts.project.store or ".mergebuild", root))
         self._check_all(default, problems)
 
     def target(self, name: str) -> Target:
