@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from forked_runs import Program
-from forty_targets import FIRST, OTHER, Reference, make_project, make_sources, reference
+from forty_targets import FIRST, OTHER, Reference, make_sources, reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,10 +70,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def first(program: Program, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """The project as it is, undisturbed."""
-    return reference(program, make_project(tmp_path_factory.mktemp("reference"), sources, m=FIRST))
+    return reference(program, tmp_path_factory.mktemp("reference"), sources, FIRST)
 
 
 @pytest.fixture(scope="session")
 def other(program: Program, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """The project with the other `m`, undisturbed."""
-    return reference(program, make_project(tmp_path_factory.mktemp("reference"), sources, m=OTHER))
+    return reference(program, tmp_path_factory.mktemp("reference"), sources, OTHER)

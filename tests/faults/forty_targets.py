@@ -17,7 +17,21 @@ from forked_runs import Ended, Program
 from project_space import write_tensors
 from tiny_models import sd15
 
-__all__ = ["FIRST", "OTHER", "TARGETS", "Reference", "check_promise", "make_project", "make_sources", "outputs", "strays"]
+__all__ = [
+    "FIRST",
+    "OTHER",
+    "TARGETS",
+    "Reference",
+    "check_promise",
+    "check_tidy",
+    "make_project",
+    "make_sources",
+    "outputs",
+    "published",
+    "reference",
+    "remove",
+    "strays",
+]
 
 FIRST, OTHER = "0.25", "0.75"
 """Two values of `m`."""
@@ -95,6 +109,7 @@ _STORE_FOLDERS = {"kept", "history", "stamps", "between", "quarantine"}
 class Reference:
     """What an undisturbed build of the project comes to: outputs with their bytes, and tensors computed for each."""
 
+    m: str
     outputs: Mapping[str, bytes]
     computed: Mapping[str, int]
     seconds: float
@@ -124,7 +139,9 @@ def make_project(root: Path, sources: Path, *, m: str = FIRST, link: str = "auto
 def outputs(root: Path) -> dict[str, bytes]:
     """Return every file of a project's outputs with its bytes, whatever its name."""
     folder = root / "out"
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def published(root: Path) -> dict[str, bytes]:
@@ -149,6 +166,12 @@ def strays(root: Path, store: Path | None = None) -> list[str]:
     return found
 
 
+def check_tidy(root: Path, store: Path | None = None) -> None:
+    """Check that nothing is left of what is only there while a command runs."""
+    found = strays(root, store)
+    assert not found, f"left behind: {', '.join(sorted(found)[:5])}{f', {len(found)} in all' if len(found) > 5 else ''}"
+
+
 def check_promise(
     program: Program,
     root: Path,
@@ -157,10 +180,12 @@ def check_promise(
     arguments: Iterable[str] = (),
     env: Mapping[str, str] | None = None,
     execute: bool = False,
+    nothing_twice: bool = True,
 ) -> Ended:
     """Check what stands after a fault, build again with nothing done by hand, and check that.
 
     `wanted`: what the build is to come to. `former`: what stood there before, which outputs may still be.
+    `nothing_twice`: whether outputs that are the wanted ones already must be known to be.
     """
     there = published(root)
     for name, data in there.items():
@@ -171,23 +196,23 @@ def check_promise(
     assert found.keys() == wanted.outputs.keys(), strays(root)
     for name, data in wanted.outputs.items():
         assert found[name] == data, f"`{name}` is wrong after the next build"
-    assert not strays(root)
+    check_tidy(root)
     for target in again.document["targets"]:
         files = [name for name in wanted.outputs if name.startswith(target["output"])]
-        if all(there.get(name) == wanted.outputs[name] for name in files):
+        if nothing_twice and all(there.get(name) == wanted.outputs[name] for name in files):
             what = f"{target['target']} was published, and is {target['verdict']} now"
             assert target["verdict"] in ("up-to-date", "restored"), what
             assert target["tensors_computed"] == 0, what
     return again
 
 
-def reference(program: Program, root: Path, **options: str) -> Reference:
+def reference(program: Program, root: Path, sources: Path, m: str) -> Reference:
     """Build the project undisturbed."""
-    done = program.run("build", "--json", here=root, **options).checked()  # type: ignore[arg-type]
+    done = program.run("build", "--json", here=make_project(root, sources, m=m)).checked()
     targets = done.document["targets"]
     assert len(targets) == TARGETS
-    assert not strays(root)
-    return Reference(outputs(root), {each["target"]: each["tensors_computed"] for each in targets}, done.seconds)
+    check_tidy(root)
+    return Reference(m, outputs(root), {each["target"]: each["tensors_computed"] for each in targets}, done.seconds)
 
 
 def remove(root: Path) -> None:
