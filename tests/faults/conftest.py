@@ -1,51 +1,25 @@
-"""What the fault suite shares: how many rounds, by which dice, and where the figures go.
+"""What the fault suite shares.
 
-Every test that repeats something takes `rounds`: it is run twice, with the small number in the normal suite and with the
-full one, marked `faults`, by `pytest -m faults`. `MERGEBUILD_FAULTS_REPORT` names a file to which each test appends
-a line of JSON with its figures; `MERGEBUILD_FAULTS_SEED` repeats the random choices of a run that failed.
+Every test with a `bench` is there twice: with few rounds in the normal suite, and with all of them, marked `faults`,
+for `pytest -m faults`; what takes a `full_bench` is marked so itself, and there once. `MERGEBUILD_FAULTS_REPORT` names
+a file to which each test appends a line of JSON with its figures; `MERGEBUILD_FAULTS_SEED` repeats the random choices
+of a run that failed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench import Bench
 from forked_runs import Program
 from forty_targets import FIRST, OTHER, Reference, make_sources, reference
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(params=["short", pytest.param("long", marks=pytest.mark.faults)])
-def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
-    """Choose between the number of rounds of the fault suite and that of the normal one."""
-    return lambda long, short: long if request.param == "long" else short
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """The dice of one test. The seed is shown when it fails."""
-    seed = os.environ.get("MERGEBUILD_FAULTS_SEED") or str(random.SystemRandom().getrandbits(32))
-    print(f"MERGEBUILD_FAULTS_SEED={seed}")
-    return random.Random(seed)
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Report figures: printed, and added to the report where one is asked for."""
-
-    def report(**found: object) -> None:
-        line = json.dumps({"test": request.node.name, **found})
-        print(line)
-        if place := os.environ.get("MERGEBUILD_FAULTS_REPORT"):
-            with Path(place).open("a") as file:
-                file.write(line + "\n")
-
-    return report
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +51,21 @@ def first(program: Program, sources: Path, tmp_path_factory: pytest.TempPathFact
 def other(program: Program, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """The project with the other `m`, undisturbed."""
     return reference(program, tmp_path_factory.mktemp("reference"), sources, OTHER)
+
+
+@pytest.fixture
+def full_bench(
+    request: pytest.FixtureRequest, tmp_path: Path, program: Program, sources: Path, first: Reference, other: Reference
+) -> Iterator[Bench]:
+    """A place to work in, with the full number of rounds."""
+    seed = os.environ.get("MERGEBUILD_FAULTS_SEED") or str(random.SystemRandom().getrandbits(32))
+    print(f"MERGEBUILD_FAULTS_SEED={seed}")
+    before = {path: path.read_bytes() for path in sources.iterdir()}
+    yield Bench(request.node.name, tmp_path, program, sources, first, other, random.Random(seed), is_long=True)
+    assert {path: path.read_bytes() for path in sources.iterdir()} == before, "an input was touched"
+
+
+@pytest.fixture(params=["short", pytest.param("long", marks=pytest.mark.faults)])
+def bench(request: pytest.FixtureRequest, full_bench: Bench) -> Bench:
+    """A place to work in, twice: with few rounds for the normal suite, and with all for the fault suite."""
+    return replace(full_bench, is_long=request.param == "long")

@@ -1,15 +1,16 @@
 """Runs the program in processes of its own, many times over: real processes that can be killed, without their start.
 
-Importing torch takes a second or two, the build of forty small targets a third of one: of kills at random moments nearly
-all would land in an import. So one *parent* process imports everything once and forks for each run; the child gets a
-session, streams, limits and environment of its own and calls the program's `main`, which ends the process as always.
-With `execute` the child becomes `python -m mergebuild` instead: the real start, for a share of the rounds.
+Importing torch takes a second or two, the build of forty small targets a third of one: of kills at random moments
+nearly all would land in an import. So one *parent* process imports everything once and forks for each run; the child
+gets a process group, streams, limits and environment of its own and calls the program's `main`, which ends the process
+as always. With `execute` the child becomes `python -m mergebuild` instead: the real start, for a share of the rounds.
 
 Run as a script this module is the parent; it takes one JSON request a line and answers each with one line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -178,13 +179,15 @@ def _serve() -> None:
             answer = os.fork()
             if not answer:
                 _become(request)
+            with contextlib.suppress(OSError):  # the child was quicker, and is something else by now
+                os.setpgid(answer, answer)
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 
 
 def _become(request: Mapping[str, Any]) -> None:
     """Turn this process, a child just forked, into the run that was asked for."""
-    os.setsid()
+    os.setpgid(0, 0)  # done by the parent too: whoever hears of the child may signal its group
     os.chdir(request["here"])
     os.environ.clear()
     os.environ.update(request["env"])

@@ -1,7 +1,7 @@
 """A project of forty small targets, and the promise that must hold of it whatever was done to it.
 
-Three sources lie outside the project's folder, so that projects are cheap to make and inputs are seen to stay. Among the
-targets are virtual links, two families, a method that looks at its inputs first, outputs that read outputs, a folder of
+Three sources lie outside the project's folder, so that projects are cheap to make and inputs are seen to stay. Among
+the targets are virtual links, families, a method that looks at its inputs first, outputs that read outputs, a folder of
 shards and a `.ckpt`. `[vars] m` reaches most of them: with another `m` nearly everything is made again.
 """
 

@@ -18,9 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked_runs import Program
-from forty_targets import Reference, check_promise, make_project
-from many_cases import Report, Rounds, Trouble
+from bench import Bench, Trouble
 from project_space import write_tensors
 
 from mergebuild import portable
@@ -164,13 +162,11 @@ def test_the_project_can_be_put_back(small: Small) -> None:
 
 
 @pytest.mark.parametrize("part", ["database", "wal"])
-def test_a_state_cut_off_at_any_byte_costs_work_and_nothing_else(
-    small: Small, part: str, rounds: Rounds, chance: random.Random, figures: Report
-) -> None:
+def test_a_state_cut_off_at_any_byte_costs_work_and_nothing_else(bench: Bench, small: Small, part: str) -> None:
     path: Path = getattr(small, part)
     small.put_back()
     whole = path.read_bytes()
-    places = range(len(whole)) if rounds(1, 0) else sorted(chance.sample(range(len(whole)), 60))
+    places = range(len(whole)) if bench.rounds(1, 0) else sorted(bench.chance.sample(range(len(whole)), 60))
     trouble, verdicts = Trouble(), Counter[str]()
     for place in places:
         small.put_back()
@@ -178,51 +174,49 @@ def test_a_state_cut_off_at_any_byte_costs_work_and_nothing_else(
         with trouble.noted(f"byte {place} of {len(whole)}"):
             result = built(small, NOW)
             verdicts.update(str(each.verdict) for each in result.targets)
-    figures(places=len(places), verdicts=verdicts)
+    bench.report(places=len(places), verdicts=verdicts)
     trouble.check()
 
 
 @pytest.mark.parametrize("part", ["database", "wal"])
-def test_a_flipped_bit_in_the_state_makes_no_wrong_output(
-    small: Small, part: str, rounds: Rounds, chance: random.Random, figures: Report
-) -> None:
+def test_a_flipped_bit_in_the_state_makes_no_wrong_output(bench: Bench, small: Small, part: str) -> None:
     """The build as it was, one of the recipe before (out of the history, if that is known still), and `verify`."""
     path: Path = getattr(small, part)
-    count = rounds(1000, 40)
+    count = bench.rounds(1000, 40)
     trouble, verdicts = Trouble(), Counter[str]()
     for number in range(count):
         small.put_back()
-        place = small.rot(path, chance)
+        place = small.rot(path, bench.chance)
         with trouble.noted(f"flip {number} at byte {place}"):
             verdicts.update(str(each.verdict) for each in built(small, NOW).targets)
             built(small, BEFORE)
             built(small, NOW)
             found = small.project.verify()
             assert found.exit_code == 0, f"verify: {[each.message for each in found.problems]}"
-    figures(flips=count, verdicts=verdicts)
+    bench.report(flips=count, verdicts=verdicts)
     trouble.check()
 
 
-def owners(clean: bytes, space: Path) -> Callable[[int], str]:
-    """Return what says to which part of an artifact the byte at an offset belongs, as `verify` names the parts."""
+def owners(clean: bytes, space: Path) -> Callable[[int], set[str]]:
+    """Return what says to which part of an artifact the byte at an offset belongs, as `verify` may name the parts."""
     path = space / "clean"
     path.write_bytes(clean)
     tensors = read_model(path).tensors.items()
     start = min(info.begin for _, info in tensors)
 
-    def owner(place: int) -> str:
-        found = (name for name, info in tensors if info.begin <= place < info.end)
-        return next(found, "header" if place < start else FRAME)
+    def owner(place: int) -> set[str]:
+        found = {name for name, info in tensors if info.begin <= place < info.end}
+        return found or ({"header", FRAME} if place < start else {FRAME})
 
     return owner
 
 
 @pytest.mark.parametrize("where", ["output", "kept", "history"])
 def test_verify_finds_every_flipped_bit_and_names_the_tensor(
-    small: Small, where: str, rounds: Rounds, chance: random.Random, figures: Report, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, small: Small, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And after the machine was started anew a build is right again, whether or not `verify` was asked."""
-    count = rounds(500, 20)
+    count = bench.rounds(500, 20)
     small.put_back()
     paths = [small.root / name for name in OUTPUTS] if where == "output" else sorted((small.store / where).iterdir())
     owner = {path: owners(path.read_bytes(), small.root.parent) for path in paths}
@@ -232,8 +226,8 @@ def test_verify_finds_every_flipped_bit_and_names_the_tensor(
         small.put_back()
         monkeypatch.delenv("MERGEBUILD_BOOT_ID", raising=False)
         small.write(NOW)
-        path = chance.choice(paths)
-        place = small.rot(path, chance)
+        path = bench.chance.choice(paths)
+        place = small.rot(path, bench.chance)
         with trouble.noted(f"flip {number} at byte {place} of {path.name}"):
             if number % 4:
                 verified += 1
@@ -242,48 +236,45 @@ def test_verify_finds_every_flipped_bit_and_names_the_tensor(
                 (problem,) = found.problems
                 assert path.relative_to(small.root).as_posix() in problem.message
                 assert targets.get(path, "") in problem.message
-                assert owner[path](place) in problem.rows, f"`{owner[path](place)}` is not named but {problem.rows}"
+                assert owner[path](place) & {*problem.rows}, f"{owner[path](place)} is not named but {problem.rows}"
             monkeypatch.setenv("MERGEBUILD_BOOT_ID", "another")
             built(small, NOW)
             built(small, BEFORE)
             built(small, NOW)
             assert small.project.verify().exit_code == 0, "verify finds something after the builds"
-    figures(flips=count, verified=verified)
+    bench.report(flips=count, verified=verified)
     trouble.check()
 
 
 @pytest.mark.parametrize("place", ["state.sqlite3", "state.sqlite3-wal", "kept", "history"])
-def test_the_program_itself_meets_damage_without_a_traceback(
-    program: Program, sources: Path, first: Reference, other: Reference, tmp_path: Path, place: str, rounds: Rounds,
-    chance: random.Random, figures: Report,
-) -> None:  # fmt: skip
+def test_the_program_itself_meets_damage_without_a_traceback(bench: Bench, place: str) -> None:
     """A sample with real processes: bits flipped in the state or in all blobs of the store, the state cut off."""
-    count = rounds(25, 1)
-    root = tmp_path / "project"
+    count = bench.rounds(25, 1)
+    root = bench.space / "project"
     store = root / ".mergebuild"
-    program.run("build", here=make_project(root, sources, link="copy")).checked()
+    bench.program.run("build", here=bench.project(root, link="copy")).checked()
     for number in range(count):
         is_first = bool(number % 2)
-        wanted, former = (first, other) if is_first else (other, first)
+        wanted, former = (bench.first, bench.other) if is_first else (bench.other, bench.first)
         with closing(sqlite3.connect(store / "state.sqlite3")) as db:
             db.execute("SELECT * FROM artifact").fetchall()  # while it is open nobody empties the WAL
-            program.run("build", here=make_project(root, sources, m=wanted.m, link="copy")).checked()
-            log = (store / "state.sqlite3-wal").read_bytes()
+            bench.program.run("build", here=bench.project(root, m=wanted.m, link="copy")).checked()
+            state = {path: path.read_bytes() for path in store.glob("state.sqlite3*") if not path.name.endswith("shm")}
         if place.endswith("wal"):
-            (store / place).write_bytes(log)  # over a database that has all of it already
+            for path, data in state.items():
+                path.write_bytes(data)
         paths = sorted((store / place).iterdir()) if (store / place).is_dir() else [store / place]
         for path in paths:
             data = bytearray(path.read_bytes())
-            if path.name.startswith("state") and chance.random() < 0.3:
-                data = data[: chance.randrange(len(data))]
+            if path.name.startswith("state") and bench.chance.random() < 0.3:
+                data = data[: bench.chance.randrange(len(data))]
             elif data:
-                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+                data[bench.chance.randrange(len(data))] ^= 1 << bench.chance.randrange(8)
             path.write_bytes(data)
         if place in ("kept", "history"):
-            found = program.run("verify", "--json", here=root).checked(5)
+            found = bench.program.run("verify", "--json", here=root).checked(5)
             assert len(found.document["errors"]) == len(paths)
-        make_project(root, sources, m=former.m, link="copy")
-        check_promise(program, root, former, wanted, nothing_twice=False)
-        make_project(root, sources, m=wanted.m, link="copy")
-        check_promise(program, root, wanted, former)
-    figures(rounds=count)
+        bench.check_promise(root, wanted, nothing_twice=False)
+        bench.project(root, m=former.m, link="copy")
+        bench.check_promise(root, former, wanted)
+    bench.report(rounds=count)

@@ -1,30 +1,29 @@
 """SIGKILL at a random moment: of a build, of one that replaces outputs, of gc and of clean.
 
-The moment is drawn evenly over the time that the command takes, measured beforehand; how many came before anything was
-published, in between and too late is among the figures. Every tenth process is the program from its real start, with its
-moment drawn over the part in which it works.
+The moment is drawn evenly over the time that the command takes, measured beforehand; how many came before anything
+was published, in between and too late is among the figures. Every tenth process is the program from its real start,
+with its moment drawn over the part in which it works.
 """
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from forked_runs import Ended, Program
-from forty_targets import FIRST, OTHER, Reference, check_promise, make_project, published, remove
-from many_cases import Report, Rounds, Trouble
+from bench import Bench, Trouble
+from forked_runs import Ended
+from forty_targets import FIRST, OTHER, published, remove
 
 
 class Killer:
     """Kills one command at random moments, and counts where the kills landed."""
 
-    def __init__(self, program: Program, chance: random.Random, *arguments: str) -> None:
-        self._program = program
-        self._chance = chance
+    def __init__(self, bench: Bench, *arguments: str) -> None:
+        self._program = bench.program
+        self._chance = bench.chance
         self._arguments = arguments
         self._spans: dict[bool, tuple[float, float]] = {}
         self.landed: Counter[str] = Counter()
@@ -52,137 +51,99 @@ class Killer:
         return ended
 
 
-def test_a_build_killed_at_any_moment_goes_on_from_what_it_published(
-    program: Program,
-    sources: Path,
-    first: Reference,
-    tmp_path: Path,
-    rounds: Rounds,
-    chance: random.Random,
-    figures: Report,
-) -> None:
-    count = rounds(300, 6)
-    killer = Killer(program, chance, "build")
-    killer.measure(make_project(tmp_path / "quick", sources))
-    real = make_project(tmp_path / "real", sources)
+def test_a_build_killed_at_any_moment_goes_on_from_what_it_published(bench: Bench) -> None:
+    count = bench.rounds(300, 6)
+    killer = Killer(bench, "build")
+    killer.measure(bench.project(bench.space / "quick"))
+    real = bench.project(bench.space / "real")
     killer.measure(real, execute=True, began=(real / ".mergebuild").is_dir)
     trouble = Trouble()
     for number in range(count):
-        root = make_project(tmp_path / f"round-{number}", sources, link=chance.choice(("auto", "copy", "hard")))
+        root = bench.project(bench.space / f"round-{number}", link=bench.link())
         with trouble.noted(f"round {number}"):
             killer.kill(root, execute=number % 10 == 5)
-            check_promise(program, root, first, execute=number % 50 == 5)
+            bench.check_promise(root, bench.first, execute=number % 50 == 5)
             remove(root)
-    figures(rounds=count, landed=killer.landed)
+    bench.report(rounds=count, landed=killer.landed)
     trouble.check()
 
 
-def test_a_killed_rebuild_leaves_every_output_old_or_new(
-    program: Program,
-    sources: Path,
-    first: Reference,
-    other: Reference,
-    tmp_path: Path,
-    rounds: Rounds,
-    chance: random.Random,
-    figures: Report,
-) -> None:
-    count = rounds(300, 4)
-    killer = Killer(program, chance, "build")
-    root = make_project(tmp_path / "quick", sources)
-    program.run("build", here=root).checked()
-    killer.measure(make_project(root, sources, m=OTHER))
+def test_a_killed_rebuild_leaves_every_output_old_or_new(bench: Bench) -> None:
+    count = bench.rounds(300, 4)
+    killer = Killer(bench, "build")
+    root = bench.project(bench.space / "quick")
+    bench.program.run("build", here=root).checked()
+    killer.measure(bench.project(root, m=OTHER))
     trouble = Trouble()
     for number in range(count):
-        link = chance.choice(("auto", "copy", "hard"))
-        root = make_project(tmp_path / f"round-{number}", sources, link=link)
-        program.run("build", here=root).checked()
-        make_project(root, sources, m=OTHER, link=link)
+        link = bench.link()
+        root = bench.project(bench.space / f"round-{number}", link=link)
+        bench.program.run("build", here=root).checked()
+        bench.project(root, m=OTHER, link=link)
         with trouble.noted(f"round {number}"):
             killer.kill(root)
-            assert published(root).keys() == other.outputs.keys(), "an output is gone"
-            check_promise(program, root, other, first)
+            assert published(root).keys() == bench.other.outputs.keys(), "an output is gone"
+            bench.check_promise(root, bench.other, bench.first)
             remove(root)
-    figures(rounds=count, landed=killer.landed)
+    bench.report(rounds=count, landed=killer.landed)
     trouble.check()
 
 
-def test_one_project_that_is_killed_again_and_again(
-    program: Program,
-    sources: Path,
-    first: Reference,
-    other: Reference,
-    tmp_path: Path,
-    rounds: Rounds,
-    chance: random.Random,
-    figures: Report,
-) -> None:
+def test_one_project_that_is_killed_again_and_again(bench: Bench) -> None:
     """There and back between two recipes, several kills in a row: outputs come out of the history, and go into it."""
-    count = rounds(300, 6)
-    killer = Killer(program, chance, "build")
-    root = make_project(tmp_path / "project", sources)
-    program.run("build", here=root).checked()
-    killer.measure(make_project(root, sources, m=OTHER))
-    is_first = False
-    for _ in range(count):
+    count = bench.rounds(300, 6)
+    killer = Killer(bench, "build")
+    root = bench.project(bench.space / "project")
+    bench.program.run("build", here=root).checked()
+    killer.measure(bench.project(root, m=OTHER))
+    trouble, is_first = Trouble(), False
+    for number in range(count):
         is_first = not is_first
-        make_project(root, sources, m=FIRST if is_first else OTHER)
-        killer.kill(root)
-        if chance.random() < 0.5:
-            continue
-        wanted, former = (first, other) if is_first else (other, first)
-        check_promise(program, root, wanted, former)
-    wanted, former = (first, other) if is_first else (other, first)
-    check_promise(program, root, wanted, former)
-    program.run("verify", here=root).checked()
-    figures(rounds=count, landed=killer.landed)
+        wanted, former = (bench.first, bench.other) if is_first else (bench.other, bench.first)
+        bench.project(root, m=wanted.m)
+        with trouble.noted(f"round {number}"):
+            killer.kill(root)
+            if number == count - 1 or bench.chance.random() < 0.5:
+                bench.check_promise(root, wanted, former)
+                bench.program.run("verify", here=root).checked()
+    bench.report(rounds=count, landed=killer.landed)
+    trouble.check()
 
 
-def test_a_killed_gc_takes_nothing_that_is_needed(
-    program: Program,
-    sources: Path,
-    first: Reference,
-    other: Reference,
-    tmp_path: Path,
-    rounds: Rounds,
-    chance: random.Random,
-    figures: Report,
-) -> None:
-    count = rounds(100, 3)
-    killer = Killer(program, chance, "gc", "--max-size", "0")
-    root = tmp_path / "project"
+def test_a_killed_gc_takes_nothing_that_is_needed(bench: Bench) -> None:
+    count = bench.rounds(100, 3)
+    killer = Killer(bench, "gc", "--max-size", "0")
+    root = bench.space / "project"
+    trouble = Trouble()
     for number in range(-1, count):
         for m in (FIRST, OTHER):
-            program.run("build", here=make_project(root, sources, m=m)).checked()
+            bench.program.run("build", here=bench.project(root, m=m)).checked()
         if number < 0:
             killer.measure(root)
             continue
-        killer.kill(root)
-        assert published(root) == other.outputs
-        check_promise(program, root, other)
-    program.run("gc", "--max-size", "0", here=root).checked()
+        with trouble.noted(f"round {number}"):
+            killer.kill(root)
+            assert published(root) == bench.other.outputs
+            bench.check_promise(root, bench.other)
+    bench.program.run("gc", "--max-size", "0", here=root).checked()
     assert not list((root / ".mergebuild/history").iterdir())
-    figures(rounds=count, landed=killer.landed)
+    bench.report(rounds=count, landed=killer.landed)
+    trouble.check()
 
 
-def test_a_killed_clean_leaves_every_output_whole_or_gone(
-    program: Program,
-    sources: Path,
-    first: Reference,
-    tmp_path: Path,
-    rounds: Rounds,
-    chance: random.Random,
-    figures: Report,
-) -> None:
-    count = rounds(100, 3)
-    killer = Killer(program, chance, "clean")
-    root = make_project(tmp_path / "project", sources)
-    program.run("build", here=root).checked()
+def test_a_killed_clean_leaves_every_output_whole_or_gone(bench: Bench) -> None:
+    count = bench.rounds(100, 3)
+    killer = Killer(bench, "clean")
+    root = bench.project(bench.space / "project")
+    bench.program.run("build", here=root).checked()
     killer.measure(root)
-    for _ in range(count):
-        program.run("build", here=root).checked()
-        killer.kill(root)
-        check_promise(program, root, first)
-    program.run("clean", here=root).checked()
+    trouble = Trouble()
+    for number in range(count):
+        bench.program.run("build", here=root).checked()
+        with trouble.noted(f"round {number}"):
+            killer.kill(root)
+            bench.check_promise(root, bench.first)
+    bench.program.run("clean", here=root).checked()
     assert not published(root)
-    figures(rounds=count, landed=killer.landed)
+    bench.report(rounds=count, landed=killer.landed)
+    trouble.check()
