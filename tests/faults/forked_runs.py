@@ -63,10 +63,17 @@ class Ended:
         """The JSON document on stdout."""
         return json.loads(self.out)
 
+    @property
+    def problems(self) -> str:
+        """What the run said was wrong."""
+        with contextlib.suppress(ValueError):
+            return "; ".join(each["message"] for each in self.document["errors"])
+        return self.err[-2000:]
+
     def checked(self, code: int = 0) -> Ended:
         """Return this run, which must have ended with this exit code and without a traceback."""
         assert "Traceback" not in self.err, self.err
-        assert self.code == code, f"exit code {self.code}, expected {code}\n{self.out[-2000:]}\n{self.err[-4000:]}"
+        assert self.code == code, f"exit code {self.code}, expected {code}: {self.problems}"
         return self
 
 

@@ -43,9 +43,9 @@ def test_power_cuts(full_bench: Bench, kind: str) -> None:
             before = published(root)
             running = bench.program.start("build", here=root)
             for _ in range(bench.chance.randrange(3)):
-                running.is_over(bench.chance.uniform(0, wanted.seconds / 2))
+                running.is_over(bench.chance.uniform(0.2, 0.6) * wanted.seconds)
                 write_some(bench, root)
-            is_over = running.is_over(bench.chance.uniform(0, wanted.seconds / 2))
+            is_over = running.is_over(bench.chance.uniform(0.2, 0.8) * wanted.seconds)
             running.signal(signal.SIGSTOP)
             subprocess.run(["cp", "--sparse=always", image, copy], check=True)
             landed["after" if is_over else "between" if published(root) != before else "before"] += 1
