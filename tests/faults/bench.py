@@ -19,7 +19,7 @@ from forty_targets import FIRST, Reference, make_project
 __all__ = ["Bench", "Trouble"]
 
 _SHOWN, _LINES = 12, 40
-_RAISED = re.compile(r"[A-Za-z_.]+(Error|Interrupt|Exception)\b")
+_RAISED = re.compile(r"[\w.]+(Error|Interrupt|Exception)\b")
 """The last line of a traceback."""
 
 
@@ -86,7 +86,7 @@ class Trouble:
             raised = [line for line in lines if _RAISED.match(line)] if "Traceback" in str(error) else []
             what = f"{type(error).__name__}: {(raised or lines)[0]}"
             self._found[what] += 1
-            self._first.setdefault(what, "\n    ".join([case, *lines[:_LINES]]))
+            self._first.setdefault(what, "\n    ".join([case, *lines[-_LINES:]]))
 
     def check(self) -> None:
         """Fail if there was any."""

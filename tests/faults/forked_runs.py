@@ -72,7 +72,7 @@ class Ended:
 
     def checked(self, code: int = 0) -> Ended:
         """Return this run, which must have ended with this exit code and without a traceback."""
-        assert "Traceback" not in self.err, self.err
+        assert "Traceback" not in self.err, self.err[self.err.index("Traceback") :]
         assert self.code == code, f"exit code {self.code}, expected {code}: {self.problems}"
         return self
 

@@ -215,7 +215,7 @@ def owners(clean: bytes, space: Path) -> Callable[[int], set[str]]:
 def test_verify_finds_every_flipped_bit_and_names_the_tensor(
     bench: Bench, small: Small, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And after the machine was started anew a build is right again, whether or not `verify` was asked."""
+    """Once: it takes what is hurt away. A build after a new start is right, whether or not `verify` was asked before."""
     count = bench.rounds(500, 20)
     small.put_back()
     paths = [small.root / name for name in OUTPUTS] if where == "output" else sorted((small.store / where).iterdir())
@@ -241,7 +241,9 @@ def test_verify_finds_every_flipped_bit_and_names_the_tensor(
             built(small, NOW)
             built(small, BEFORE)
             built(small, NOW)
-            assert small.project.verify().exit_code == 0, "verify finds something after the builds"
+            if not number % 4:
+                small.project.verify()  # what no build had a use for is still to be found
+            assert small.project.verify().exit_code == 0, "what was found is found again"
     bench.report(flips=count, verified=verified)
     trouble.check()
 

@@ -19,7 +19,7 @@ _NO_SPACE = 7
 
 def checked(ended: Ended, root: Path, *, may_fit: bool = False) -> None:
     """Check how a build ended that had too little room, and that it took its temporary files away."""
-    assert "Traceback" not in ended.err, ended.err
+    assert "Traceback" not in ended.err, ended.err[ended.err.index("Traceback") :]
     assert ended.code == _NO_SPACE or (may_fit and ended.code == 0), f"exit code {ended.code}: {ended.err[-400:]}"
     check_tidy(root)
 
