@@ -44,9 +44,9 @@ class Bench:
         """Choose between the number of rounds of the fault suite and that of the normal one."""
         return long if self.is_long else short
 
-    def project(self, root: Path, *, m: str = FIRST, link: str = "auto") -> Path:
+    def project(self, root: Path, *, m: str = FIRST, link: str = "auto", sources: Path | None = None) -> Path:
         """Write the mergefile of a project; return its folder."""
-        return make_project(root, self.sources, m=m, link=link)
+        return make_project(root, sources or self.sources, m=m, link=link)
 
     def link(self) -> str:
         """Draw how the store keeps second names or copies of outputs."""

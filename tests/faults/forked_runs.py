@@ -131,13 +131,15 @@ class Program:
         env: Mapping[str, str] | None = None,
         limits: Mapping[int, int] | None = None,
         execute: bool = False,
+        clock: int = 0,
         out: Path | None = None,
         err: Path | None = None,
     ) -> Running:
         """Start one command line in `here`.
 
-        `env` is added to the environment. `limits` are numbers of `resource`. `out` and `err` are paths to write to,
-        such as named pipes; else what is written there is part of the end.
+        `env` is added to the environment. `limits` are numbers of `resource`. The clock of a forked run is `clock`
+        seconds ahead. `out` and `err` are paths to write to, such as named pipes; else what is written there is part of
+        the end.
         """
         places = [path or Path(tempfile.mkstemp(dir=self._folder)[1]) for path in (out, err)]
         request = {
@@ -146,6 +148,7 @@ class Program:
             "env": {**self._environment, **(env or {})},
             "limits": list((limits or {}).items()),
             "execute": execute,
+            "clock": clock,
             "streams": [str(path) for path in places],
         }
         return Running(self, self.ask(request), *places)
@@ -207,6 +210,9 @@ def _become(request: Mapping[str, Any]) -> None:
         resource.setrlimit(number, (limit, limit))
     if request["execute"]:
         os.execv(sys.executable, [sys.executable, "-m", "mergebuild", *arguments])
+    if ahead := request["clock"]:
+        clock, clock_ns = time.time, time.time_ns
+        time.time, time.time_ns = lambda: clock() + ahead, lambda: clock_ns() + ahead * 10**9
     sys.argv = ["mergebuild", *arguments]
     importlib.import_module("mergebuild.cli.process").main(arguments)
 
