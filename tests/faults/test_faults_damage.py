@@ -215,7 +215,7 @@ def owners(clean: bytes, space: Path) -> Callable[[int], set[str]]:
 def test_verify_finds_every_flipped_bit_and_names_the_tensor(
     bench: Bench, small: Small, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once: it takes what is hurt away. A build after a new start is right, whether or not `verify` was asked before."""
+    """Once: it takes what is hurt away. A build after a new start is right, whether or not `verify` was asked."""
     count = bench.rounds(500, 20)
     small.put_back()
     paths = [small.root / name for name in OUTPUTS] if where == "output" else sorted((small.store / where).iterdir())
