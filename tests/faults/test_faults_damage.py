@@ -141,15 +141,23 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
     return Small(tmp_path / "project")
 
 
-def built(small: Small, m: str) -> BuildResult:
-    """Build with this `m`; all must go well, and every output be right."""
+def built(small: Small, m: str, *, may_refuse: bool = False) -> BuildResult:
+    """Build with this `m`; all must go well, and every output be right.
+
+    With `may_refuse` an output may be taken for a stranger's, and stays what it was.
+    """
     small.write(m)
     result = small.project.build()
-    errors = [each.error.message for each in result.targets if each.error]
-    assert result.exit_code == 0, f"exit code {result.exit_code}: {'; '.join(errors)}"
+    errors = [each.error for each in result.targets if each.error]
+    if may_refuse and errors:
+        assert {each.code for each in errors} == {"changed-by-hand"}
+    else:
+        assert result.exit_code == 0, f"exit code {result.exit_code}: {'; '.join(each.message for each in errors)}"
     found = small.outputs()
-    for name, data in small.wanted[m].items():
-        assert found.get(name) == data, f"`{name}` is wrong"
+    assert found.keys() == small.wanted[m].keys()
+    for name, data in found.items():
+        is_right = data in [each[name] for each in small.wanted.values()] if errors else data == small.wanted[m][name]
+        assert is_right, f"`{name}` is wrong"
     return result
 
 
@@ -180,7 +188,10 @@ def test_a_state_cut_off_at_any_byte_costs_work_and_nothing_else(bench: Bench, s
 
 @pytest.mark.parametrize("part", ["database", "wal"])
 def test_a_flipped_bit_in_the_state_makes_no_wrong_output(bench: Bench, small: Small, part: str) -> None:
-    """The build as it was, one of the recipe before (out of the history, if that is known still), and `verify`."""
+    """The build as it was, one of the recipe before (out of the history, if that is known still), and `verify`.
+
+    What a broken row said is unknown: where the recipe changes then, the output that it was about may be anybody's.
+    """
     path: Path = getattr(small, part)
     count = bench.rounds(1000, 40)
     trouble, verdicts = Trouble(), Counter[str]()
@@ -189,7 +200,7 @@ def test_a_flipped_bit_in_the_state_makes_no_wrong_output(bench: Bench, small: S
         place = small.rot(path, bench.chance)
         with trouble.noted(f"flip {number} at byte {place}"):
             verdicts.update(str(each.verdict) for each in built(small, NOW).targets)
-            built(small, BEFORE)
+            verdicts.update(str(each.verdict) for each in built(small, BEFORE, may_refuse=True).targets)
             built(small, NOW)
             found = small.project.verify()
             assert found.exit_code == 0, f"verify: {[each.message for each in found.problems]}"
