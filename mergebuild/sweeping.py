@@ -207,6 +207,7 @@ class Sweeper:
         known = {row.path for row in self._store.state.artifacts()}
         folders = [self._store.root / name for name in ("kept", "history", "quarantine")]
         found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+        found += self._store.root.glob("*.unreadable")
         return [(path, path.lstat().st_size) for path in found if path not in known and not path.is_dir()]
 
     def _size(self) -> int:

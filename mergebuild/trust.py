@@ -45,7 +45,7 @@ class _Word(NamedTuple):
 def outside(root: Path, paths: Iterable[Path]) -> list[str]:
     """Return the folders outside `root`, links resolved, that these paths lie in."""
     inside = root.resolve()
-    folders = {folder.resolve() for folder in {path.parent for path in paths}}
+    folders = {Path(os.path.realpath(folder)) for folder in {path.parent for path in paths}}  # no loop of links raises
     return sorted(str(folder) for folder in folders if folder != inside and inside not in folder.parents)
 
 
