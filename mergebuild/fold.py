@@ -34,6 +34,8 @@ __all__ = ["Folder"]
 
 _EMA_OF = "model.diffusion_model."
 _ZERO = Fraction(0)
+_DEEPEST = 100
+"""Operations in memory above each other: each waits for what is below it."""
 _MOST_BITS = 10_000
 """Of a coefficient's numerator and denominator: a chain of 1000 targets that weigh with two digits comes to 7000."""
 _CLIP_LENGTH = 77
@@ -127,6 +129,8 @@ class Folder:
         self._sources = sources
         self._intern = _Interner()
         self._blueprints: dict[str, Blueprint] = {}
+        self._depths: dict[str, int] = {}
+        """How many operations stand above each other in a virtual target that has any."""
         self._layouts: dict[str, Layout | None] = {}
         self._selectors: dict[tuple[str | None, tuple[str, ...]], Selector] = {}
         self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
@@ -154,7 +158,9 @@ class Folder:
                     target = self._recipe.target(each)
                     made = self._make(target)
                     made = self._with_rules(made) if target.rules else made
-                    self._blueprints[each] = self._with_components(made) if target.components else made
+                    made = self._with_components(made) if target.components else made
+                    self._check_depth(target, made)
+                    self._blueprints[each] = made
         return self._blueprints[name]
 
     def is_virtual(self, ref: str) -> bool:
@@ -659,6 +665,26 @@ class Folder:
                 form = frame.forms[key] = self._made_of(target, reaching, recipe.name, inputs, views[0].layout)
             palette.append(form)
         return tuple(palette)
+
+    def _check_depth(self, target: Target, made: Blueprint) -> None:
+        """Note how deep the operations of a target go.
+
+        Raises:
+            RecipeError: too deep to be computed in one pass.
+        """
+        operations = [form for form in made.forms.palette if form.operation is not None]
+        if not operations:
+            return
+        depth = 1 + max((self._depths.get(slot.owner, 0) for form in operations for slot in form.slots), default=0)
+        if depth > _DEEPEST:
+            raise RecipeError.one(
+                "too-deep",
+                f"target `{target.name}` is computed from more than {_DEEPEST} virtual targets above each other",
+                where=target.where.place(),
+                help="give one in the middle an `output`: then it is a file, and what reads it begins there",
+            )
+        if target.is_virtual:
+            self._depths[target.name] = depth
 
     def _made_of(
         self, target: Target, values: Sequence[Fraction], name: str, inputs: Sequence[Form], layout: Layout | None

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import signal
 import struct
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal
@@ -54,6 +55,7 @@ __all__ = [
     "start_writeback",
     "sync",
     "sync_folder",
+    "time_limit",
 ]
 
 PAGE: Final = 4096
@@ -641,3 +643,33 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity") and not is_hidden():
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt what happens inside after so many seconds: a regular expression may take longer than the sun shines.
+
+    Only the main thread of a system with alarms can be interrupted, and none whose program has set its own alarm;
+    elsewhere there is no limit.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    alarm = getattr(signal, "SIGALRM", None)
+    if is_hidden() or alarm is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if any(signal.getitimer(signal.ITIMER_REAL)):
+        yield
+        return
+
+    def ring(_number: int, _frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(alarm, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(alarm, before)

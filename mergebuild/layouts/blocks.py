@@ -16,11 +16,15 @@ BlockId = tuple[str, int]
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 _RANGE = re.compile(r"(.*?)(\d+)-(.*?)(\d+)", re.DOTALL)
 _DIGITS = re.compile(r"(\d+)")
+_LONGEST = 200
+"""Signs of what may be a block; real ones have five."""
+_MOST = 10_000
+"""Blocks of a list; real ones have a hundred."""
 
 
 def block_id(name: str) -> BlockId:
     """Return the family and the number of a block: `("IN", 4)` for `IN04` and `IN4`, `("BASE", -1)` for `BASE`."""
-    found = _NUMBERED.fullmatch(name)
+    found = _NUMBERED.fullmatch(name) if len(name) <= _LONGEST else None
     return (found[1], int(found[2])) if found else (name, -1)
 
 
@@ -33,17 +37,20 @@ def expand(spec: Iterable[str]) -> tuple[str, ...]:
     """Return a list of blocks with its ranges written out; open families (`L*`) stay as they are.
 
     Raises:
-        ValueError: a range over two families, or one that runs downwards.
+        ValueError: a range over two families, one that runs downwards, or more than 10,000 blocks.
     """
     blocks: list[str] = []
     for entry in spec:
-        found = _RANGE.fullmatch(entry)
+        found = _RANGE.fullmatch(entry) if len(entry) <= _LONGEST else None
         if found is None:
             blocks.append(entry)
             continue
         family, low, other, high = found.groups()
         if family != other or int(low) > int(high):
             message = f"`{entry}` is not a range of blocks such as `IN00-IN05`"
+            raise ValueError(message)
+        if len(blocks) + int(high) - int(low) >= _MOST:
+            message = f"with `{entry}` there are more than {_MOST} blocks"
             raise ValueError(message)
         blocks.extend(f"{family}{number:0{len(low)}}" for number in range(int(low), int(high) + 1))
     return tuple(blocks)

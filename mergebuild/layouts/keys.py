@@ -7,18 +7,24 @@ refused with what there is, because a silent empty selection is the costliest mi
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import translate
 
-from mergebuild.errors import did_you_mean
+from mergebuild.errors import RecipeError, did_you_mean
 from mergebuild.layouts.blocks import BlockId, block_id, drawn_together, in_order
 from mergebuild.layouts.layout import Layout
+from mergebuild.portable import time_limit
 from mergebuild.recipe.model import Elemental
 
 __all__ = ["BadSelectorError", "Keys", "Names", "near"]
 
 Names = tuple[str, ...]
 
+_PATIENCE = 5.0
+"""Seconds for all keys to be looked for among the tensors of a model. That takes milliseconds, but a regular expression
+with a repetition in a repetition may take for ever."""
+_SIMPLER = "no repetition inside of a repetition, such as `(a*)*`; simpler than patterns are globs"
 _WILD = re.compile(r"[*?\[]")
 _DECLARE = (
     'declare a layout: `[layouts.NAME]` with `detect = ["layers.0.*"]` and '
@@ -46,15 +52,14 @@ class Keys:
         """The block of each tensor that is in one."""
         self._by_block: dict[str, list[str]] = {}
         if layout is not None:
-            for name in names:
-                block = layout.block(name)
-                if block is not None:
-                    self.block_of[name] = block
-                    self._by_block.setdefault(block, []).append(name)
+            for name, block in _blocks(layout, names):
+                self.block_of[name] = block
+                self._by_block.setdefault(block, []).append(name)
         self.blocks: Names = in_order(self._by_block, layout.order) if layout else ()
         """The blocks that have a tensor, in the layout's order."""
         self._known = frozenset(names)
         self._found: dict[str, Names] = {}
+        self._patience = _PATIENCE
 
     def select(self, key: str) -> Names:
         """Return the tensors that a key selects, at least one, in the order of `names`.
@@ -64,7 +69,16 @@ class Keys:
         """
         names = self._found.get(key)
         if names is None:
-            names = self._found[key] = self._find(key)
+            began = time.perf_counter()
+            try:
+                with time_limit(max(self._patience, 0.001)):
+                    names = self._find(key)
+            except TimeoutError:
+                message = f"`{key}` is not found within {_PATIENCE:.0f} seconds"
+                raise BadSelectorError("bad-regex", message, _SIMPLER) from None
+            finally:
+                self._patience -= time.perf_counter() - began
+            self._found[key] = names
         return names
 
     def elemental(self, rule: Elemental) -> Names:
@@ -208,6 +222,20 @@ class Keys:
         family, number = block_id(key)
         others = [block for block in self.blocks if number >= 0 and block_id(block)[0] == family]
         return min(others, key=lambda block: abs(block_id(block)[1] - number), default=key)
+
+
+def _blocks(layout: Layout, names: Names) -> list[tuple[str, str]]:
+    """Return the names that are in a block, with it.
+
+    Raises:
+        RecipeError: the layout's patterns take for ever.
+    """
+    try:
+        with time_limit(_PATIENCE):
+            return [(name, block) for name in names if (block := layout.block(name)) is not None]
+    except TimeoutError:
+        message = f"the blocks of layout `{layout.name}` are not found within {_PATIENCE:.0f} seconds"
+        raise RecipeError.one("bad-regex", message, help=_SIMPLER) from None
 
 
 def _applies(rule: Elemental, name: str, in_blocks: set[str]) -> bool:

@@ -32,8 +32,6 @@ NOT_ZERO = "divide by a number other than 0"
 """How to mend a division by 0."""
 UNWIELDY = "it comes to a number of more than 1000 digits"
 _ROUNDED = "write rounded numbers, or compute less"
-_LONGEST = 100_000
-"""Signs of a text: a formula over a thousand models has 30,000."""
 
 
 class ExpressionError(ValueError):
@@ -123,9 +121,6 @@ def parse(text: str) -> Expression:
     Raises:
         ExpressionError: it is none; with the place and what was expected.
     """
-    if len(text) > _LONGEST:
-        message = f"it has {len(text):,} signs, and at most {_LONGEST:,} are read"
-        raise ExpressionError(message, 0, 1, "give parts of it targets of their own")
     parser = _Parser(text)
     tree = parser.sum(0)
     parser.expect_end()

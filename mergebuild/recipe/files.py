@@ -17,15 +17,15 @@ from mergebuild.recipe.nodes import Reader, among, resolve
 from mergebuild.recipe.places import At, Document
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import absolute
-from mergebuild.recipe.toml_text import read_toml
+from mergebuild.recipe.toml_text import count_values, read_toml
 from mergebuild.texts import read_text
 
 __all__ = ["File", "read_files"]
 
 _DEEPEST = 8
 _MOST_FILES = 256
-_MOST_TEXT = 32 << 20
-"""Signs of all files together; one may have half of it."""
+_MOST_VALUES = 400_000
+"""Of all files together: what a script writes for 50,000 targets has as many keys and tables."""
 _TABLES = ("project", "defaults", "vars", "sources", "targets", "layouts", "methods")
 _INCLUDED_TABLES = ("project", "vars", "sources", "targets", "layouts", "methods")
 _FOREIGN = frozenset("merge_method base_model models dtype parameters method formula output alpha".split())
@@ -89,12 +89,17 @@ class _Files:
         self._root = root
         self._problems = problems
         self._seen: set[str] = set()
-        self._signs = 0
+        self._values = 0
 
     def add(self, document: Document, above: Sequence[Document]) -> None:
         """Read a file and what it includes; `above` are the files that led here."""
         self._problems.expect(document.name)
         self._seen.add(os.path.realpath(document.path))
+        self._values += count_values(document.text)
+        if self._values > _MOST_VALUES:
+            self._problems.add("too-much-text", f"`{document.name}` goes beyond {_MOST_VALUES:,} values",
+                               document.place(()), help="write fewer; families make targets of one table")  # fmt: skip
+            self._problems.fail()
         raw = read_toml(document, self._problems)
         if raw is None:
             self.complete = False
@@ -135,15 +140,12 @@ class _Files:
                                help="take one `include` out; all files know each other's names")  # fmt: skip
         elif len(stack) > _DEEPEST or len(self._seen) >= _MOST_FILES:
             self._too_many(f"{_DEEPEST} deep" if len(stack) > _DEEPEST else f"{_MOST_FILES} files", at)
-        elif self._signs > _MOST_TEXT:
-            self._too_many(f"{_MOST_TEXT >> 20} MiB of text", at)
         elif real not in self._seen:
             self._read(path, name, at, stack)
 
     def _read(self, path: Path, name: str, at: At, stack: tuple[Document, ...]) -> None:
         try:
             document = Document(path, name, read_text(path))
-            self._signs += len(document.text)
         except FileNotFoundError:
             self._problems.add("no-such-include", f"included file `{name}` is missing", at,
                                help="paths are relative to the file that includes")  # fmt: skip

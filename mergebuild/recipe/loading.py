@@ -22,7 +22,7 @@ from mergebuild.recipe.families import MOST_MEMBERS, Family, read_axes
 from mergebuild.recipe.files import File, read_files
 from mergebuild.recipe.methods import read_methods
 from mergebuild.recipe.namespace import Namespace
-from mergebuild.recipe.nodes import Reader, resolve
+from mergebuild.recipe.nodes import Reader, count_nested, resolve
 from mergebuild.recipe.overrides import Override, apply_to_target, parse_override, raw_variable, target_of
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
@@ -31,6 +31,9 @@ from mergebuild.recipe.targets import Declaration
 from mergebuild.recipe.variables import Scope
 
 __all__ = ["load_methods", "load_names", "load_recipe"]
+
+_MOST_VALUES = 3_000_000
+"""Of the members of all families: 100,000 with 30 numbers each, such as block weights."""
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping[str, object] | None = None) -> Recipe:
@@ -171,7 +174,7 @@ def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Probl
     """
     found: dict[str, Family] = {}
     reader = Reader(problems)
-    members = 0
+    members = values = 0
     for name, declaration in declared.items():
         if "foreach" in declaration.table:
             at = declaration.at.child("foreach")
@@ -181,6 +184,14 @@ def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Probl
                 continue
             found[name] = Family(name, axes)
             members += found[name].size
+            values += found[name].size * sum(
+                count_nested(raw) for key, raw in declaration.table.items() if key != "foreach"
+            )
+            if values > _MOST_VALUES:
+                message = f"the members of the families up to `{name}` have more than {_MOST_VALUES:,} values"
+                hint = "list fewer members, or give them fewer numbers"
+                problems.add("too-many-members", message, node.at, help=hint)
+                problems.fail()
             if members > MOST_MEMBERS:
                 message = f"the families up to `{name}` make {members} members, more than {MOST_MEMBERS}"
                 hint = "families are open: list fewer, and ask for others by name"

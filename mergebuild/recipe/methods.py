@@ -6,6 +6,7 @@ is read here, once: it is part of what the method is, and what is run later is t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,11 @@ from mergebuild.texts import read_text
 
 __all__ = ["OwnMethods", "read_methods"]
 
+_LONGEST_PROGRAM = 1 << 20
+"""Bytes of a file of methods."""
+_MOST_PROGRAMS = 16 << 20
+"""Signs of all of them together."""
+_MOST_METHODS = 1000
 _KEYS = ("file", "inputs", "optional", "parameters", "formula", "summary", "exact")
 _OF_A_PARAMETER = ("default", "low", "high", "kind", "per", "choices", "summary")
 _KINDS = ("number", "integer", "flag", "word")
@@ -62,6 +68,7 @@ def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> Own
     paths: dict[Path, None] = {}
     broken: set[str] = set()
     names = Declared(problems)
+    programs = _Programs()
     taken = {word.casefold(): row.name for row in METHODS.values() for word in (row.name, *row.aliases)}
     for file in files:
         for raw_name, raw in file.table("methods", problems).items():
@@ -74,7 +81,12 @@ def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> Own
                 help_ = f"take another name, such as `my_{name}`"
                 problems.add("duplicate-name", message, at, key=True, help=help_)
                 continue
-            reading = _MethodReading(name, resolve(raw, at, scope, problems), files[0].document.folder, problems)
+            if len(rows) == _MOST_METHODS:
+                message = f"there are more than {_MOST_METHODS} methods"
+                problems.add("too-much-text", message, at, key=True, help="one method can have many parameters")
+                problems.fail()
+            node = resolve(raw, at, scope, problems)
+            reading = _MethodReading(name, node, files[0].document.folder, programs, problems)
             row = reading.read()
             paths |= dict.fromkeys(reading.paths)
             if row is None:
@@ -84,13 +96,36 @@ def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> Own
     return OwnMethods(rows, tuple(paths), frozenset(broken))
 
 
+class _Programs:
+    """The texts of the files that define methods, each read once."""
+
+    def __init__(self) -> None:
+        self._texts: dict[Path, str] = {}
+        self._signs = 0
+
+    def text(self, path: Path) -> str:
+        """Return a file's text.
+
+        Raises:
+            OSError, UnicodeDecodeError: it can't be read, is too long, or is not UTF-8.
+        """
+        if path not in self._texts:
+            text = read_text(path, most=_LONGEST_PROGRAM)
+            self._signs += len(text)
+            if self._signs > _MOST_PROGRAMS:
+                raise OSError(errno.EFBIG, "with it, the methods have too much code")
+            self._texts[path] = text
+        return self._texts[path]
+
+
 class _MethodReading:
     """Reads one table. `root` is the project's folder, which paths are shown from."""
 
-    def __init__(self, name: str, node: Node, root: str, problems: Problems) -> None:
+    def __init__(self, name: str, node: Node, root: str, programs: _Programs, problems: Problems) -> None:
         self._name = name
         self._node = node
         self._root = root
+        self._programs = programs
         self._problems = problems
         self._reader = Reader(problems)
         self.paths: list[Path] = []
@@ -157,7 +192,7 @@ class _MethodReading:
         self.paths.append(path)
         shown = self._shown(path)
         try:
-            return shown, read_text(path)
+            return shown, self._programs.text(path)
         except FileNotFoundError:
             message = f"{what} is `{shown}`, and there is no such file"
             help_ = "paths are relative to the file that names them"

@@ -26,6 +26,7 @@ __all__ = [
     "Node",
     "Reader",
     "among",
+    "count_nested",
     "described",
     "dotted_help",
     "misspelt",
@@ -35,6 +36,10 @@ __all__ = [
 ]
 
 _DEEPEST = 40
+_MOST_ITEMS = 10_000
+"""Of a list or a table below a target, a method or a layout: a number for each tensor of a large model has 5,000."""
+_LONGEST = 100_000
+"""Signs of a string: a formula over a thousand models has 30,000."""
 
 
 @final
@@ -62,6 +67,10 @@ class Node(NamedTuple):
 
 def resolve(raw: object, at: At, scope: Scope, problems: Problems) -> Node:
     """Return a raw TOML value as a node, with every variable in it filled in."""
+    if isinstance(raw, str) and len(raw) > _LONGEST:
+        problems.add("too-long", f"a string has {len(raw):,} signs, and at most {_LONGEST:,} are read", at,
+                     help="nothing of a mergefile is so long; write it shorter")  # fmt: skip
+        return Node(INVALID, at)
     if isinstance(raw, str):
         return Node(_filled(raw, at, scope, problems) if "${" in raw else raw, at)
     if isinstance(raw, (Fraction, bool)):
@@ -88,6 +97,11 @@ def _inside(
     if len(at.path) > _DEEPEST:
         problems.add("too-deep", f"values nest more than {_DEEPEST} deep", at,
                      help="nothing of a mergefile lies so deep; a name with dots in it stands in quotes")  # fmt: skip
+        return INVALID
+    if len(raw) > _MOST_ITEMS and at.path[2:3] != ("foreach",):  # which has a bound of its own
+        message = f"a list or table has {len(raw):,} items, and at most {_MOST_ITEMS:,} are read"
+        problems.add("too-much-text", message, at,
+                     help="write fewer; a glob or a block stands for many tensors")  # fmt: skip
         return INVALID
     if isinstance(raw, dict):
         return _table(raw, at, scope, problems)
@@ -128,6 +142,15 @@ def _filled(raw: str, at: At, scope: Scope, problems: Problems) -> Scalar | Inva
         if error.code:
             problems.add(error.code, str(error), at.inside(raw, error.start, error.end), help=error.hint)
         return INVALID
+
+
+def count_nested(raw: object) -> int:
+    """Return how many values a raw TOML value holds, itself and tables among them; long strings count as several."""
+    if isinstance(raw, dict):
+        return 1 + sum(map(count_nested, raw.values()))
+    if isinstance(raw, list):
+        return 1 + sum(map(count_nested, raw))
+    return 1 + len(raw) // 100 if isinstance(raw, str) else 1
 
 
 def plain(node: Node) -> object:

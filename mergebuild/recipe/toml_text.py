@@ -16,10 +16,8 @@ from mergebuild.recipe.numbers import exact_decimal
 from mergebuild.recipe.places import Document
 from mergebuild.recipe.problems import Problems
 
-__all__ = ["read_toml", "toml_value"]
+__all__ = ["count_values", "read_toml", "toml_value"]
 
-_MOST_VALUES = 1_000_000
-"""Of one file: what a script writes for 100,000 targets has 900,000 keys and tables."""
 _DEEPEST = 80
 _MOST_DEEP = 5_000
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -55,6 +53,11 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
     return None
 
 
+def count_values(text: str) -> int:
+    """Return how many values a TOML text has, or more: each stands behind a `=`, a `,` or a `[`."""
+    return sum(map(text.count, "=,["))
+
+
 def toml_value(text: str) -> object:
     """Return the value of a text as TOML would read it behind `=`; what is not TOML is a string."""
     try:
@@ -65,12 +68,7 @@ def toml_value(text: str) -> object:
 
 
 def _excess(text: str) -> str:
-    """Return of what a text has too much to be read at all, or nothing.
-
-    Each value stands behind a `=`, a `,` or a `[`. A key of many parts costs the reader their number squared.
-    """
-    if sum(map(text.count, "=,[")) > _MOST_VALUES:
-        return f"more than {_MOST_VALUES:,} values"
+    """Return of what a text has too much to be read at all: a key of many parts costs their number squared."""
     for number, found in enumerate(_DEEP_KEY.finditer(text)):
         if found[0].count(".") > _DEEPEST or number == _MOST_DEEP:
             return f"keys of more than {_DEEPEST} parts, or more than {_MOST_DEEP:,} of more than 8"

@@ -19,6 +19,8 @@ Read = Callable[[str, Problems], Needs | None]
 
 _LONGEST_CHAIN = 1000
 """So many members of one family that need each other are an endless chain."""
+_DEEPEST = 10_000
+"""So many targets above each other are more than anyone has, and what is below each is asked for often."""
 _LONGEST_SHOWN = 24
 
 
@@ -43,6 +45,10 @@ class Walk:
                     message = f"target `{current}` needs `{ref}`, and so on without end"
                     hint = "families are open, so a member that needs another member of its family never ends"
                     self._problems.add("endless-chain", message, at, help=hint)
+                    return
+                elif len(stack) > _DEEPEST:
+                    message = f"targets need each other more than {_DEEPEST:,} deep"
+                    self._problems.add("too-deep", message, at, help="give a target the inputs of those below it")
                     return
                 elif needs := self._read(ref, self._problems):
                     stack.append(self._opened(ref, needs))
