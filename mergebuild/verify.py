@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from mergebuild import scratch
 from mergebuild.build import Builder, Options
 from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
 from mergebuild.events import Emit
@@ -102,7 +103,7 @@ class Verifier:
         problems: list[Problem] = []
         for left in self._store.root.glob(f"{_SCRATCH}*"):  # of one that was killed
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._store.root) as folder:
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._store.root) as folder, scratch.noted([folder]):
             store = Store(Path(folder) / "store", project=".", history_bytes=0)
             store.create()
             store.begin((), ())

@@ -22,8 +22,9 @@ from mergebuild import scratch
 
 __all__ = ["PATIENCE", "Ending"]
 
-PATIENCE = 1.0
-"""Seconds from a request to end to the end that waits for nobody."""
+PATIENCE = 0.5
+"""Seconds from a request to end to the end that waits for nobody: on a busy machine what is left of the two that are
+promised may pass before the listening thread has the interpreter, and the kernel has given back some gigabytes."""
 
 _LAST_WORDS = 0.3
 """Seconds for the last words: nobody may be reading them."""

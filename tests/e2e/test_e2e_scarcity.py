@@ -162,9 +162,11 @@ def verdicts(space: Space) -> list[object]:
     ]
 
 
-def test_a_store_behind_a_link_is_a_store(pair: Space, tmp_path: Path) -> None:
+def test_a_store_behind_a_link_is_a_store_once_it_is_trusted(pair: Space, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (pair / ".mergebuild").symlink_to(tmp_path / "elsewhere")
+    pair.refused("build", code=10)
+    pair.run("trust")
 
     first, null, tweak, back, states, ok = verdicts(pair)
 

@@ -16,7 +16,7 @@ from mergebuild import scratch
 before, during, after = sys.argv[1:]
 with scratch.noted([before]):
     pass
-with scratch.noted([during, during + "-never-made"]):
+with scratch.noted([during, during + "-never-made", during + "-folder"]):
     scratch.remove_all()
     late = threading.Thread(target=lambda: scratch.noted([after]).__enter__(), daemon=True)
     late.start()
@@ -32,6 +32,8 @@ def paths(tmp_path: Path) -> list[Path]:
     found = [tmp_path / name for name in ("before", "during", "after")]
     for path in found:
         path.write_text("half")
+    (tmp_path / "during-folder").mkdir()
+    (tmp_path / "during-folder" / "within").write_text("half")
     return found
 
 
@@ -43,3 +45,4 @@ def test_what_is_noted_is_removed_and_nothing_can_be_noted_after(paths: list[Pat
 
     assert done.stdout == "True\n"
     assert [path.exists() for path in paths] == [True, False, True]
+    assert not paths[1].with_name("during-folder").exists()
