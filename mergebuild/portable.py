@@ -386,7 +386,6 @@ def _lease(fd: int) -> int:
     if not _is_linux():
         return errno.ENOSYS
     import fcntl
-    import signal
 
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # nobody is disturbed by it, unlike by the usual SIGIO
