@@ -168,6 +168,7 @@ class Sources:
         self._state = state
         self._folder = folder
         self._emit = emit
+        self._boot = portable.boot_id()
         self._files: dict[str, SourceFile] = {}
         self._settled: dict[Path, Identity] = {}
         """The states of all files opened, as they were found then."""
@@ -259,7 +260,7 @@ class Sources:
     def learn(self, source: SourceFile) -> None:
         """Remember the checksums of a source; it must still be the file that was opened (`changed`)."""
         checksums = b"".join((source.checksums or {}).values())
-        boot = "" if is_rested(source.identity, Moment.now()) else portable.boot_id()
+        boot = "" if is_rested(source.identity, Moment.now()) else self._boot
         row = SourceRow(source.remembered_by, checksums, source.content, source.sha256, source.autov3, boot)
         self._state.remember_source(row)
 
@@ -302,15 +303,14 @@ class Sources:
             is_written = is_written or (model.folder is not None and any(map(portable.has_writer, states)))
             is_same, until = identity(path) == there, Moment.now()
             if is_same and not is_written and not any(is_racy(each, since, until) for each in states.values()):
-                self._settled = states | self._settled  # of two sources that are one file, the first one's word counts
+                for each, state in states.items():  # of two sources that are one file, the first one's word counts
+                    self._settled.setdefault(each, state)
                 return model
             if time.monotonic() - began > _PATIENCE:
+                what = "a process has it open for writing" if is_written else f"it changed for {_PATIENCE:.0f} seconds"
                 raise SourceError.one(
                     "source-changed",
-                    f"source `{source.name}` is being written: "
-                    + (
-                        "a process has it open for writing" if is_written else f"it changed for {_PATIENCE:.0f} seconds"
-                    ),
+                    f"source `{source.name}` is being written: {what}",
                     where=source.where.place(),
                     rows=(shown,),
                     help="let whatever writes it finish, then build again",
@@ -319,7 +319,7 @@ class Sources:
 
     def _remembered(self, found: SourceFile) -> SourceFile:
         """Return a source with what is remembered of it."""
-        known = self._state.source(found.remembered_by, portable.boot_id())
+        known = self._state.source(found.remembered_by, self._boot)
         if known:
             found.sha256, found.autov3 = known.sha256, known.autov3
             if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):
