@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -117,13 +118,7 @@ def boot_id() -> str:
     given = os.environ.get("MERGEBUILD_BOOT_ID")
     if given is not None:
         return given
-    if is_hidden():
-        return ""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    return "" if is_hidden() else _boot()
 
 
 def epoch(device: int) -> str:
@@ -132,12 +127,22 @@ def epoch(device: int) -> str:
     That is the boot, and the number of the file system's disk, which is another each time that a disk is plugged in.
     `device`: as a file's `stat` gives it.
     """
-    return f"{boot_id()} {_disk(device)}".rstrip()
+    return f"{boot_id()} {'' if is_hidden() else _disk(device)}".rstrip()
 
 
+@cache
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+@cache
 def _disk(device: int) -> str:
     """Return the number that the kernel gave a disk when it appeared; `""` where that is not known."""
-    if is_hidden() or not hasattr(os, "major"):
+    if not hasattr(os, "major"):
         return ""
     for number in (device, _backing(device)):
         folder = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"

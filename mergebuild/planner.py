@@ -466,7 +466,7 @@ class Planner:
     def _judge(self, item: Item) -> None:
         """Compare what is wanted with what is there, and with what was built last."""
         record = None if item.goal.is_extra else self._store.record(item.name)
-        if record and item.is_known:
+        if record and record.manifest and item.is_known:
             item.changes = tuple(manifest.changes(manifest.decode(record.manifest), item.lines))
         compare = self._compare_parts if item.parts else self._compare
         compare(item, record is not None)

@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
@@ -295,27 +296,24 @@ class Sources:
         """
         began = time.monotonic()
         while True:
-            since, there = Moment.now(), identity(path)
-            is_written = portable.has_writer(path)
-            model = read_model(path, shown=shown)
-            states = {each: identity(each) for each in _decisive(model)}
-            is_written = is_written or (model.folder is not None and any(map(portable.has_writer, states)))
-            is_same, until = identity(path) == there, Moment.now()
-            if is_same and not is_written and not any(is_racy(each, since, until) for each in states.values()):
-                self._settled = states | self._settled  # of two sources that are one file, the first one's word counts
-                return model
+            seen = _look(path, shown)
+            if not seen.has_writer and not seen.is_racy:
+                if isinstance(seen.found, SourceError):
+                    raise seen.found
+                for each, state in seen.states.items():  # of two sources that are one file, the first one's word counts
+                    self._settled.setdefault(each, state)
+                return seen.found
             if time.monotonic() - began > _PATIENCE:
+                changed = f"it changed for {_PATIENCE:.0f} seconds"
+                what = "a process has it open for writing" if seen.has_writer else changed
                 raise SourceError.one(
                     "source-changed",
-                    f"source `{source.name}` is being written: "
-                    + (
-                        "a process has it open for writing" if is_written else f"it changed for {_PATIENCE:.0f} seconds"
-                    ),
+                    f"source `{source.name}` is being written: {what}",
                     where=source.where.place(),
                     rows=(shown,),
                     help="let whatever writes it finish, then build again",
                 )
-            time.sleep(max(map(grain_of, states.values())) / 1e9)
+            time.sleep(max(map(grain_of, seen.states.values())) / 1e9)
 
     def _remembered(self, found: SourceFile) -> SourceFile:
         """Return a source with what is remembered of it."""
@@ -367,6 +365,38 @@ class Sources:
             rows=(shown,),
             help="check that it is there, and its permissions",
         )
+
+
+class _Look(NamedTuple):
+    """What a look at a source found, and whether that may be of more than one content."""
+
+    found: Model | SourceError
+    """What it says of itself, or what is wrong with it: perhaps only as it is half written."""
+    states: Mapping[Path, Identity]
+    """Of its files, as far as these are known."""
+    has_writer: bool
+    is_racy: bool
+
+
+def _look(path: Path, shown: str) -> _Look:
+    """Read what a source says of itself, and after that the states of its files.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    since, there = Moment.now(), identity(path)
+    has_writer = portable.has_writer(path)
+    found: Model | SourceError
+    try:
+        found = read_model(path, shown=shown)
+    except SourceError as error:
+        found, states = error, {path: there}
+    else:
+        states = {each: identity(each) for each in _decisive(found)}
+        has_writer = has_writer or (found.folder is not None and any(map(portable.has_writer, states)))
+    is_same, until = identity(path) == there, Moment.now()
+    racy = not is_same or any(is_racy(each, since, until) for each in states.values())
+    return _Look(found, states, has_writer, racy)
 
 
 def _checksums(source: SourceFile) -> list[bytes]:

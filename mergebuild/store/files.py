@@ -82,7 +82,6 @@ class Store:
         self._durable = durable
         self._checked: dict[int, bool] = {}
         self._damaged: dict[int, ArtifactRow] = {}
-        self._epochs: dict[int, str] = {}
         self._unpacked: dict[int, list[Entry]] = {}
         self._without_clones: set[int] = set()
         """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
@@ -277,7 +276,7 @@ class Store:
 
     def _was_whole(self, path: Path) -> bool:
         """Whether a file was seen whole in this epoch: what is there now is no crash's work."""
-        return any(row.epoch == self._epoch(path.stat().st_dev) for row in self.state.artifacts(path=path))
+        return any(row.epoch == portable.epoch(path.stat().st_dev) for row in self.state.artifacts(path=path))
 
     # Damage
 
@@ -390,7 +389,7 @@ class Store:
     def _add(self, path: Path, kind: str, digest: bytes, header: bytes, contents: Contents, project: str = "") -> int:
         state = portable.identity(path)
         row = ArtifactRow(
-            0, digest, header, path, kind, state, self._epoch(state.device),
+            0, digest, header, path, kind, state, portable.epoch(state.device),
             sum(entry.nonfinite for entry in contents), pack(contents), time.time(), project,
         )  # fmt: skip
         with self.state.transaction():
@@ -399,7 +398,7 @@ class Store:
     def _moved(self, number: int, path: Path, kind: str, project: str | None = None) -> ArtifactRow:
         state = portable.identity(path)
         with self.state.transaction():
-            self.state.move_artifact(number, path, kind, state, self._epoch(state.device), project)
+            self.state.move_artifact(number, path, kind, state, portable.epoch(state.device), project)
         self._checked[number] = True
         row = self.state.artifact(number)
         if row is None:
@@ -433,7 +432,7 @@ class Store:
             now = portable.identity(row.path)
         except OSError:
             return False
-        epoch = self._epoch(now.device)
+        epoch = portable.epoch(now.device)
         if now == row.identity and row.epoch == epoch:
             return True
         if not self._has_bytes(row.path, row):
@@ -444,11 +443,6 @@ class Store:
         with self.state.transaction():
             self.state.move_artifact(row.id, row.path, row.kind, now, epoch)
         return True
-
-    def _epoch(self, device: int) -> str:
-        if device not in self._epochs:
-            self._epochs[device] = portable.epoch(device)
-        return self._epochs[device]
 
     def _has_bytes(self, path: Path, row: ArtifactRow) -> bool:
         return self.matches(path, Fresh(row.digest, row.header, self.entries(row)))

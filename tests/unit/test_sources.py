@@ -236,6 +236,26 @@ def test_a_source_that_a_process_can_write_to_is_given_up(one: Lab, clock: Clock
     session(one).file("x")
 
 
+def test_a_source_that_is_half_written_is_waited_for(one: Lab, clock: Clock) -> None:
+    """What is wrong with it may be right in a moment; what stays wrong is said."""
+    path = one / "x.safetensors"
+    whole = path.read_bytes()
+    file = path.open("r+b")
+    file.truncate(100)
+
+    def finish() -> None:
+        with file:
+            file.write(whole)
+
+    clock.at_a_sleep = lambda: None if file.closed else finish()
+    assert set(session(one).file("x").tensors) == {"w", "v"}
+    os.truncate(path, 100)
+    clock.pass_by(1)
+    with pytest.raises(SourceError) as caught:
+        session(one).file("x")
+    assert caught.value.problems[0].code != "source-changed"
+
+
 def test_a_writer_of_one_file_of_a_folder_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter(lab, lora_alpha=4)
     lab.sources["x"] = "x/"
