@@ -46,6 +46,8 @@ _PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin")
 _LEFTOVERS: Final = re.compile(r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states\w*)\.\w+")
 _OTHERS: Final = (".onnx", ".msgpack", ".h5", ".tflite", ".ot", ".mlmodel", ".mlpackage")
 _WEIGHTLESS: Final = re.compile(r".*(?:Scheduler|Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor)")
+_MOST_SHARDS: Final = 10_000
+"""The most files of an index; models have a few hundred."""
 _OPTIONAL: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 """Components that pipelines run without, and that people delete."""
 
@@ -318,6 +320,9 @@ def _sharded(place: _Place, name: str) -> Model:
     """Return the tensors of all shards that an index names, each found where the index says."""
     weight_map = _weight_map(place, name)
     shards = sorted(set(weight_map.values()))
+    if len(shards) > _MOST_SHARDS:
+        sentence = f"has an index that names {len(shards):,} files, and at most {_MOST_SHARDS:,} are read"
+        raise place.error("bad-index", sentence, "the file is damaged or hostile: download it again")
     missing = [shard for shard in shards if not place.has(shard)]
     if missing:
         sentence = f"lacks {len(missing)} of the {len(shards)} shards that its index names"

@@ -41,6 +41,15 @@ MAX_HEADER: Final = 100_000_000
 METADATA: Final = "__metadata__"
 """The entry of a header that is no tensor."""
 
+_MOST_TENSORS: Final = 250_000
+"""The most tensors of a file; a model of 671 billion parameters has 140,000, in many files."""
+_MOST_METADATA: Final = 10_000
+"""The most entries of metadata; trainers write a hundred."""
+_MOST_BRACKETS: Final = 2_000_000
+"""The most lists and objects in the JSON, those that are written inside of its strings among them."""
+_LONGEST_NAME: Final = 1000
+"""Signs of a tensor's name; 200 are many."""
+
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 _MOST_BYTES: Final = 2**63 - 1
 _MOST_DIMENSIONS: Final = 64
@@ -152,9 +161,14 @@ def _read(fd: int, file_size: int) -> Header:
 
 def _parse(raw: bytearray, file_size: int) -> Header:
     """Return what the JSON says of a file of that size, with every rule checked."""
+    if raw.count(b"{") + raw.count(b"[") > _MOST_BRACKETS:
+        raise BrokenRuleError("header-too-large", f"has a header of more than {_MOST_BRACKETS:,} lists and objects")
     document = _document(raw)
     data_start = 8 + len(raw)
     metadata = _metadata(document.pop(METADATA, None))
+    if len(document) > _MOST_TENSORS:
+        sentence = f"names {len(document):,} tensors, and at most {_MOST_TENSORS:,} are read"
+        raise BrokenRuleError("header-too-large", sentence)
     _check_names(document)
     infos = [_tensor(name, entry, data_start) for name, entry in document.items()]
     infos.sort(key=attrgetter("begin", "end", "name"))
@@ -201,6 +215,9 @@ def _metadata(found: object) -> Mapping[str, str]:
         return {}
     if not isinstance(found, dict):
         raise BrokenRuleError("bad-metadata", f"has {kind_in_json(found)} as `{METADATA}` instead of an object")
+    if len(found) > _MOST_METADATA:
+        sentence = f"has {len(found):,} entries of `{METADATA}`, and at most {_MOST_METADATA:,} are read"
+        raise BrokenRuleError("bad-metadata", sentence)
     for key, value in found.items():
         if not isinstance(value, str):
             sentence = f"has {kind_in_json(value)} as `{METADATA}` {quoted(key)}, and only strings are allowed"
@@ -211,6 +228,10 @@ def _metadata(found: object) -> Mapping[str, str]:
 
 
 def _check_names(document: Mapping[str, object]) -> None:
+    longest = max(document, key=len, default="")
+    if len(longest) > _LONGEST_NAME:
+        sentence = f"has a tensor's name of {len(longest):,} signs, and at most {_LONGEST_NAME:,} are read"
+        raise BrokenRuleError("bad-tensor-name", sentence)
     together = "".join(document)
     if (together.isascii() and together.isprintable()) or not UNFIT.search(together):
         return

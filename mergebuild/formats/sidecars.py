@@ -169,7 +169,8 @@ def patched_config(text: bytes, *, dtype: str | None = None, tied: bool | None =
     added = {key: value for key, value in changes.items() if key == "tie_word_embeddings"}
     if dtype in _DTYPES and not keys & {"dtype", "torch_dtype", "_diffusers_version"}:
         added["torch_dtype"] = dtype
-    return (document[:begin] + "".join(_patched(document, begin, changes, added))).encode()
+    patched, end = _patched(document, begin, changes, added)
+    return (document[:begin] + patched + document[end:]).encode()
 
 
 def tying(donor: Collection[str], written: Mapping[str, bytes]) -> bool | None:
@@ -195,8 +196,8 @@ def tying(donor: Collection[str], written: Mapping[str, bytes]) -> bool | None:
 
 def _patched(
     text: str, at: int, changes: Mapping[str, object], added: Mapping[str, object], *, levels: int = 3
-) -> tuple[str, str]:
-    """Return the object that begins at a place in a text with changes to its members, and what follows it.
+) -> tuple[str, int]:
+    """Return the object that begins at a place in a text with changes to its members, and where it ends in the text.
 
     Members of `added` that it lacks come last; objects in it whose key ends in `_config` are changed, nothing added,
     down to so many levels.
@@ -218,7 +219,7 @@ def _patched(
     last = between[-1] if between else f",{opening[1:]}"
     parts += [(last, f"{json.dumps(key)}: {json.dumps(value)}") for key, value in added.items() if key not in known]
     body = "".join(separator + part if number else part for number, (separator, part) in enumerate(parts))
-    return opening + body + (text[members[-1].end : end] if members else "}"), text[end:]
+    return opening + body + (text[members[-1].end : end] if members else "}"), end
 
 
 def _members(text: str, at: int) -> tuple[list[_Member], int]:
