@@ -400,29 +400,32 @@ def _look(path: Path, shown: str) -> _Look:
 
 
 def _checksums(source: SourceFile) -> list[bytes]:
-    """Return the checksum of every tensor; those of a large source are taken on all processors."""
-    tensors = source.tensors.values()
-    with ExitStack() as files:
-        fds = [files.enter_context(path.open("rb")).fileno() for path in source.model.files]
+    """Return the checksum of every tensor; those of a large source are taken on all processors.
 
-        def checksum_of(info: TensorInfo) -> bytes:
+    A folder may have more files than a process may have open: each is open while a tensor of it is read.
+    """
+    tensors, paths = source.tensors.values(), source.model.files
+
+    def checksum_of(info: TensorInfo) -> bytes:
+        with ExitStack() as files:
+            needed = {piece.file for piece in info.pieces} or {info.file}
+            fds = {each: files.enter_context(paths[each].open("rb")).fileno() for each in needed}
             return _gathered(info, fds) if info.pieces else file_checksum(fds[info.file], info.begin, info.end)
 
-        if source.size <= SMALL:
-            return list(map(checksum_of, tensors))
-        from concurrent.futures import ThreadPoolExecutor
+    if source.size <= SMALL:
+        return list(map(checksum_of, tensors))
+    from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(portable.cpu_count()) as pool:
-            return list(pool.map(checksum_of, tensors))
+    with ThreadPoolExecutor(portable.cpu_count()) as pool:
+        return list(pool.map(checksum_of, tensors))
 
 
-def _gathered(info: TensorInfo, fds: Sequence[int]) -> bytes:
+def _gathered(info: TensorInfo, fds: Mapping[int, int]) -> bytes:
     """Return the checksum of a tensor that does not lie in one run."""
     running = xxhash.xxh3_128()
     width = DTYPES_BY_WORD[info.dtype].size
     with ExitStack() as mappings:
-        needed = dict.fromkeys(piece.file for piece in info.pieces)
-        maps = {file: mmap.mmap(fds[file], 0, access=mmap.ACCESS_READ) for file in needed}
+        maps = {file: mmap.mmap(fd, 0, access=mmap.ACCESS_READ) for file, fd in fds.items()}
         views = {file: mappings.enter_context(memoryview(each)) for file, each in maps.items()}
         for start in range(0, info.count, _GATHERED):
             count = min(_GATHERED, info.count - start)
