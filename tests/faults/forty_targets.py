@@ -101,7 +101,8 @@ formula = "1.5*half - 0.5*three"
 output = "out/plain.safetensors"
 """
 
-_STORE_FILES = {".gitignore", "state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm", "lock", "lock.holder"}
+_STATE = {"state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm", "state.sqlite3.unreadable"}
+_STORE_FILES = {".gitignore", "lock", "lock.holder", *_STATE}
 _STORE_FOLDERS = {"kept", "history", "stamps", "between", "quarantine"}
 
 

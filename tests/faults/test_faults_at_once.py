@@ -20,7 +20,7 @@ def computed(ended: Sequence[Ended]) -> int:
 
 
 def test_builders_of_one_project_compute_every_tensor_once(bench: Bench) -> None:
-    count = bench.rounds(70, 3)
+    count = bench.rounds(70, 2)
     trouble, builders = Trouble(), 0
     for number in range(count):
         root = bench.project(bench.space / f"round-{number}", link=bench.link())
@@ -37,7 +37,7 @@ def test_builders_of_one_project_compute_every_tensor_once(bench: Bench) -> None
 
 
 def test_builders_of_two_projects_that_share_a_store_compute_every_tensor_once(bench: Bench) -> None:
-    count = bench.rounds(65, 2)
+    count = bench.rounds(65, 1)
     trouble, builders = Trouble(), 0
     for number in range(count):
         folder = bench.space / f"round-{number}"
@@ -75,7 +75,7 @@ DISTURBING = (
 
 def test_builders_are_not_disturbed_by_gc_clean_and_verify(bench: Bench) -> None:
     """One project is built while another, which shares the store, is built, cleaned and collected, over and over."""
-    count = bench.rounds(65, 2)
+    count = bench.rounds(65, 1)
     trouble, beside = Trouble(), Counter[str]()
     for number in range(count):
         folder = bench.space / f"round-{number}"

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from bench import Bench, Trouble
+from forty_targets import remove
 from project_space import write_tensors
 
 from mergebuild import portable
@@ -180,7 +181,7 @@ def test_a_state_cut_off_at_any_byte_costs_work_and_nothing_else(bench: Bench, s
     path: Path = getattr(small, part)
     small.put_back()
     whole = path.read_bytes()
-    places = range(len(whole)) if bench.rounds(1, 0) else sorted(bench.chance.sample(range(len(whole)), 60))
+    places = range(len(whole)) if bench.rounds(1, 0) else sorted(bench.chance.sample(range(len(whole)), 25))
     trouble, verdicts = Trouble(), Counter[str]()
     for place in places:
         small.put_back()
@@ -199,15 +200,16 @@ def test_a_flipped_bit_in_the_state_makes_no_wrong_output(bench: Bench, small: S
     What a broken row said is unknown: where the recipe changes then, the output that it was about may be anybody's.
     """
     path: Path = getattr(small, part)
-    count = bench.rounds(1000, 40)
+    count = bench.rounds(1000, 20)
     trouble, verdicts = Trouble(), Counter[str]()
     for number in range(count):
         small.put_back()
         place = small.rot(path, bench.chance)
         with trouble.noted(f"flip {number} at byte {place}"):
             verdicts.update(str(each.verdict) for each in built(small, NOW).targets)
-            verdicts.update(str(each.verdict) for each in built(small, BEFORE, may_refuse=True).targets)
-            built(small, NOW)
+            changed = built(small, BEFORE, may_refuse=True)
+            verdicts.update(str(each.verdict) for each in changed.targets)
+            built(small, NOW, may_refuse=not changed.ok)
             found = small.project.verify()
             assert found.exit_code == 0, f"verify: {[each.message for each in found.problems]}"
     bench.report(flips=count, verdicts=verdicts)
@@ -233,7 +235,7 @@ def test_verify_finds_every_flipped_bit_and_names_the_tensor(
     bench: Bench, small: Small, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once: it takes what is hurt away. A build after a new start is right, whether or not `verify` was asked."""
-    count = bench.rounds(500, 20)
+    count = bench.rounds(500, 8)
     small.put_back()
     paths = [small.root / name for name in OUTPUTS] if where == "output" else sorted((small.store / where).iterdir())
     owner = {path: owners(path.read_bytes(), small.root.parent) for path in paths}
@@ -265,35 +267,53 @@ def test_verify_finds_every_flipped_bit_and_names_the_tensor(
     trouble.check()
 
 
-@pytest.mark.parametrize("place", ["state.sqlite3", "state.sqlite3-wal", "kept", "history"])
-def test_the_program_itself_meets_damage_without_a_traceback(bench: Bench, place: str) -> None:
+PLACES = ("state.sqlite3", "kept", "state.sqlite3-wal", "history")
+
+
+def test_the_program_itself_meets_damage_without_a_traceback(bench: Bench) -> None:
     """A sample with real processes: bits flipped in the state or in all blobs of the store, the state cut off."""
-    count = bench.rounds(25, 1)
+    count = bench.rounds(100, 2)
     root = bench.space / "project"
     store = root / ".mergebuild"
-    bench.program.run("build", here=bench.project(root, link="copy")).checked()
+    trouble = Trouble()
     for number in range(count):
-        is_first = bool(number % 2)
+        place, is_first = PLACES[number % 4], bool(number // 4 % 2)
         wanted, former = (bench.first, bench.other) if is_first else (bench.other, bench.first)
-        with closing(sqlite3.connect(store / "state.sqlite3")) as db:
-            db.execute("SELECT * FROM artifact").fetchall()  # while it is open nobody empties the WAL
-            bench.program.run("build", here=bench.project(root, m=wanted.m, link="copy")).checked()
-            state = {path: path.read_bytes() for path in store.glob("state.sqlite3*") if not path.name.endswith("shm")}
+        bench.program.run("build", here=bench.project(root, m=former.m, link="copy")).checked()
+        state = rebuild(bench, root, wanted.m)
         if place.endswith("wal"):
             for path, data in state.items():
                 path.write_bytes(data)
         paths = sorted((store / place).iterdir()) if (store / place).is_dir() else [store / place]
         for path in paths:
-            data = bytearray(path.read_bytes())
-            if path.name.startswith("state") and bench.chance.random() < 0.3:
-                data = data[: bench.chance.randrange(len(data))]
-            elif data:
-                data[bench.chance.randrange(len(data))] ^= 1 << bench.chance.randrange(8)
-            path.write_bytes(data)
-        if place in ("kept", "history"):
-            found = bench.program.run("verify", "--json", here=root).checked(5)
-            assert len(found.document["errors"]) == len(paths)
-        bench.check_promise(root, wanted, nothing_twice=False)
-        bench.project(root, m=former.m, link="copy")
-        bench.check_promise(root, former, wanted)
+            hurt(path, bench.chance, may_cut=path.parent == store)
+        with trouble.noted(f"round {number}, {place}"):
+            if path.parent != store:
+                found = bench.program.run("verify", "--json", here=root).checked(5)
+                assert len(found.document["errors"]) == len(paths)
+            bench.check_promise(root, wanted, nothing_twice=False)
+            bench.project(root, m=former.m, link="copy")
+            bench.check_promise(root, former, wanted)
+        if number < count - 1:
+            remove(root)
     bench.report(rounds=count)
+    trouble.check()
+
+
+def rebuild(bench: Bench, root: Path, m: str) -> dict[Path, bytes]:
+    """Build with another `m`; return the state as it was before its log was carried over into the database."""
+    store = root / ".mergebuild"
+    with closing(sqlite3.connect(store / "state.sqlite3")) as db:
+        db.execute("SELECT * FROM artifact").fetchall()  # while it is open nobody empties the log
+        bench.program.run("build", here=bench.project(root, m=m, link="copy")).checked()
+        return {path: path.read_bytes() for path in store.glob("state.sqlite3*") if not path.name.endswith("shm")}
+
+
+def hurt(path: Path, chance: random.Random, *, may_cut: bool) -> None:
+    """Flip a bit of a file, or cut it off."""
+    data = bytearray(path.read_bytes())
+    if may_cut and chance.random() < 0.3:
+        data = data[: chance.randrange(len(data) + 1)]
+    elif data:
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)

@@ -22,7 +22,7 @@ _SOON = 2.0
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["INT", "TERM", "HUP"])
 def test_a_request_to_end_is_met_soon_and_in_order(bench: Bench, number: signal.Signals) -> None:
     """Half of them on a first build, half on one that replaces outputs; some twice, as by an impatient hand."""
-    count = bench.rounds(50, 3)
+    count = bench.rounds(50, 2)
     trouble, codes, longest = Trouble(), Counter[int](), 0.0
     for each in range(count):
         root = bench.project(bench.space / f"round-{each}", link=bench.chance.choice(("auto", "copy")))
@@ -56,7 +56,7 @@ def test_a_request_to_end_is_met_soon_and_in_order(bench: Bench, number: signal.
 
 @pytest.mark.parametrize("stream", ["out", "err", "signal"])
 def test_a_pipe_that_nobody_reads_harms_nothing(bench: Bench, stream: str) -> None:
-    count = bench.rounds(50, 3)
+    count = bench.rounds(50, 1)
     trouble, codes = Trouble(), Counter[int]()
     for each in range(count):
         root = bench.project(bench.space / f"round-{each}")

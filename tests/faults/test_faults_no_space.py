@@ -36,7 +36,7 @@ def begin(bench: Bench, root: Path, *, is_rebuild: bool) -> tuple[Reference, lis
 
 def test_files_that_may_not_grow(bench: Bench) -> None:
     """`RLIMIT_FSIZE`, from too small for the state to just too small for the largest output."""
-    count = bench.rounds(40, 4)
+    count = bench.rounds(40, 2)
     trouble, codes = Trouble(), Counter[int]()
     largest = max(map(len, bench.first.outputs.values()))
     for number in range(count):
