@@ -70,7 +70,7 @@ def test_a_build_killed_at_any_moment_goes_on_from_what_it_published(bench: Benc
 
 
 def test_a_killed_rebuild_leaves_every_output_old_or_new(bench: Bench) -> None:
-    count = bench.rounds(300, 2)
+    count = bench.rounds(100, 2)
     killer = Killer(bench, "build")
     root = bench.project(bench.space / "quick")
     bench.program.run("build", here=root).checked()
@@ -92,7 +92,7 @@ def test_a_killed_rebuild_leaves_every_output_old_or_new(bench: Bench) -> None:
 
 def test_one_project_that_is_killed_again_and_again(bench: Bench) -> None:
     """There and back between two recipes, several kills in a row: outputs come out of the history, and go into it."""
-    count = bench.rounds(300, 3)
+    count = bench.rounds(100, 3)
     killer = Killer(bench, "build")
     root = bench.project(bench.space / "project")
     bench.program.run("build", here=root).checked()
@@ -112,7 +112,7 @@ def test_one_project_that_is_killed_again_and_again(bench: Bench) -> None:
 
 
 def test_a_killed_gc_takes_nothing_that_is_needed(bench: Bench) -> None:
-    count = bench.rounds(100, 1)
+    count = bench.rounds(50, 1)
     killer = Killer(bench, "gc", "--max-size", "0")
     root = bench.space / "project"
     trouble = Trouble()
@@ -133,7 +133,7 @@ def test_a_killed_gc_takes_nothing_that_is_needed(bench: Bench) -> None:
 
 
 def test_a_killed_clean_leaves_every_output_whole_or_gone(bench: Bench) -> None:
-    count = bench.rounds(100, 1)
+    count = bench.rounds(50, 1)
     killer = Killer(bench, "clean")
     root = bench.project(bench.space / "project")
     bench.program.run("build", here=root).checked()
