@@ -196,9 +196,14 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
     url = reader.text(table["url"], f"`url` of {what}") if "url" in table else None
     if path is None:
         return None
+    path = os.path.expanduser(path)  # noqa: PTH111 -- never raises
+    if str(Path(path)).startswith("~"):
+        message = f"the path of {what} begins with `~`, and there is no such user"
+        reader.problems.add("bad-path", message, table["path"].at, help="write the whole path")
+        return None
     return Source(
         name,
-        os.path.expanduser(path),  # noqa: PTH111
+        path,
         Path(file.document.folder),
         pins.get("sha256"),
         url,
