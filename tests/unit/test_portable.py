@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -631,3 +635,28 @@ def test_freed_memory_is_kept_where_the_library_can(can: bool, monkeypatch: pyte
     monkeypatch.setattr(portable, "_system_call", lambda *_: setting if can else None)
     portable.keep_freed_memory()
     assert asked == ([(-3, 32 << 20), (-1, 128 << 20)] if can else [])
+
+
+def test_a_limit_of_time_ends_what_would_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MERGEBUILD_PORTABLE", raising=False)
+    with pytest.raises(TimeoutError), portable.time_limit(0.05):
+        re.search(r"(a|a)*$x", "a" * 100)
+    with portable.time_limit(60):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 50
+        with portable.time_limit(0.001):  # another's alarm is left as it is
+            time.sleep(0.02)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_in_another_thread_there_is_no_limit_of_time() -> None:
+    found: list[bool] = []
+
+    def work() -> None:
+        with portable.time_limit(0.001):
+            time.sleep(0.02)
+        found.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [True]
