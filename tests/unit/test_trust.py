@@ -176,6 +176,18 @@ def test_a_store_outside_needs_the_word_for_every_verb(one: Lab, elsewhere: Path
     VERBS[verb](one.project)
 
 
+@pytest.mark.parametrize("out", ["out/t.safetensors", "out/deep/t.safetensors", "out/deep/"])
+def test_a_path_that_the_user_types_is_not_led_out_of_the_project_by_a_link(
+    one: Lab, elsewhere: Path, tmp_path: Path, out: str
+) -> None:
+    (one / "out").symlink_to(elsewhere)
+    path = f"{(one / 'out').as_posix()}{out.removeprefix('out')}"
+    with pytest.raises(TrustError, match="by a link"):
+        one.build("t", out=path)
+    assert as_it_was(elsewhere)
+    assert one.build("t", out=tmp_path / "elsewhere/mine.safetensors").ok
+
+
 def test_a_store_that_the_user_names_needs_no_word(one: Lab, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGEBUILD_STORE", str(elsewhere))
     assert one.build().ok
