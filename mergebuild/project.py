@@ -513,6 +513,9 @@ class Project:
             item.goal.path: item.blueprint.target.where for item in items if item.goal.path and not item.goal.is_extra
         }
         trust.require(self.recipe.root, paths, self._written())
+        for item in items:
+            if item.goal.path and item.goal.is_extra:
+                trust.require_plain(self.recipe.root, item.goal.path)
         self._require_code_trust(items)
 
     def _require_code_trust(self, items: Iterable[Item]) -> None:

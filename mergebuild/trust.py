@@ -30,7 +30,7 @@ from mergebuild.publishing import write_text
 from mergebuild.recipe.model import Where
 from mergebuild.texts import read_text
 
-__all__ = ["grant", "may_write", "outside", "require", "require_code", "require_store"]
+__all__ = ["grant", "may_write", "outside", "require", "require_code", "require_plain", "require_store"]
 
 _HELP = "look at the mergefile, then run `mergebuild trust`"
 
@@ -71,6 +71,25 @@ def require(root: Path, paths: Mapping[Path, Where | None], asked: Iterable[Path
             where=first.place("output") if first else None,
             rows=tuple(f"writes into {folder}" for folder in wanted),
             help=_HELP,
+        )
+
+
+def require_plain(root: Path, path: Path) -> None:
+    """Refuse a path of the command line that is written as one in the project, and leads out of it by a link.
+
+    Whoever types another folder's path means it; but a link in a stranger's project says not where it leads.
+
+    Raises:
+        TrustError: it does.
+    """
+    written = Path(os.path.abspath(path))  # noqa: PTH100 -- links as they are
+    led = outside(root, [path])
+    if led and root in written.parents:
+        raise TrustError.one(
+            "not-trusted",
+            f"`{written.relative_to(root).as_posix()}` leads out of the project by a link",
+            rows=tuple(f"writes into {folder}" for folder in led),
+            help="if that is meant, name the folder that it leads to",
         )
 
 

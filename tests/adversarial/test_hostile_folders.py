@@ -84,6 +84,11 @@ def test_an_index_names_files_beside_it_only(tmp_path: Path, name: str) -> None:
     assert "hf/x/model.safetensors.index.json" in problem.message
 
 
+def test_an_index_names_no_more_files_than_a_model_can_have(tmp_path: Path) -> None:
+    index(tmp_path, {str(number): f"m{number}.safetensors" for number in range(10_001)})
+    assert refused(tmp_path).code == "bad-index"
+
+
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_pipeline_names_folders_in_it_only(tmp_path: Path, name: str) -> None:
     pipeline(tmp_path, **{name: ["diffusers", "UNet2DConditionModel"]})

@@ -197,6 +197,24 @@ def refused(path: Path) -> Problem:
     return problem
 
 
+def large(entry: str, count: int) -> str:
+    return ",".join(f'"{number:x}":{entry}' for number in range(count))
+
+
+LARGE: dict[str, tuple[str, str]] = {
+    "tensors": (f"{{{large(ENTRY, 250_001)}}}", "header-too-large"),
+    "empty lists": ('{"a":[' + "[]," * 2_000_000 + "[]]}", "header-too-large"),
+    "entries of metadata": ('{"__metadata__":{' + large('"v"', 10_001) + "}}", "bad-metadata"),
+    "signs of a name": ('{"' + "x" * 1001 + f'":{ENTRY}}}', "bad-tensor-name"),
+}
+
+
+@pytest.mark.parametrize(("text", "code"), LARGE.values(), ids=LARGE.keys())
+def test_a_header_has_no_more_than_a_model_can_have(tmp_path: Path, text: str, code: str) -> None:
+    (tmp_path / "x").write_bytes(framed(text))
+    assert refused(tmp_path / "x").code == code
+
+
 @pytest.mark.parametrize(("content", "code"), CORPUS.values(), ids=CORPUS.keys())
 def test_a_broken_file_is_refused_by_name(tmp_path: Path, content: bytes, code: str) -> None:
     """With the file's name, one sentence that is safe to print, and a way out."""

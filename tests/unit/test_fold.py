@@ -125,6 +125,28 @@ def test_a_long_chain_folds_without_drift(models: Path) -> None:
     assert dict(form.terms) == {Slot("p"): Fraction(9, 10) ** 40, Slot("q"): 1 - Fraction(9, 10) ** 40}
 
 
+def chained(method: str, numbers: str, count: int) -> str:
+    """Return virtual targets above each other, `t0` at the bottom."""
+    text = "[sources]\n" + "".join(f'{name} = "{name}.safetensors"\n' for name in SOURCES)
+    for index in range(count):
+        below = f"t{index - 1}" if index else "p"
+        text += f'[targets.t{index}]\nmethod = "{method}"\na = "{below}"\nb = "q"\n{numbers}\n'
+    return text
+
+
+@pytest.mark.parametrize(
+    ("method", "numbers", "most", "code"),
+    [("weighted_sum", f"alpha = 0.{'3' * 300}", 10, "too-many-digits"), ("slerp", "t = 0.5", 100, "too-deep")],
+)
+def test_a_chain_has_an_end(models: Path, method: str, numbers: str, most: int, code: str) -> None:
+    """Each linear target adds digits to all that follow, and each other one waits for those below it."""
+    folder = folder_of(models, chained(method, numbers, most + 2))
+    assert folder.blueprint(f"t{most - 1}").forms
+    with pytest.raises(RecipeError) as caught:
+        folder.blueprint(f"t{most + 1}")
+    assert [problem.code for problem in caught.value.problems] == [code]
+
+
 def test_integers_are_the_first_inputs(models: Path) -> None:
     """Integer tensors are never merged; they come through virtual targets unchanged."""
     text = (

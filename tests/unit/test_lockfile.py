@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,18 @@ def test_what_is_written_is_read(
     assert lockfile.read(path) == lockfile.Locked(sources, targets)
 
 
-@pytest.mark.parametrize("text", ["", "version = 2\n", "nonsense", "version = 1\n[sources.x]\nsize = 3\n", "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "version = 2\n",
+        "nonsense",
+        "version = 1\n[sources.x]\nsize = 3\n",
+        "\xff",
+        "version = " + "[" * 100_000,
+        'version = 1\n[sources.x]\nsha256 = "0"\nsize = inf\n',
+    ],
+)
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mergefile.lock"
     path.write_bytes(text.encode("latin-1"))
@@ -36,8 +48,9 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
         lockfile.read(path)
 
 
-def test_a_missing_lock_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "mergefile.lock", tmp_path):
+def test_a_missing_lock_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "mergefile.lock", tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(RecipeError):
             lockfile.read(path)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -809,3 +812,28 @@ def test_files_at_once_take_no_for_an_answer(limits: SimpleNamespace) -> None:
 def test_files_at_once_are_many_where_there_is_no_limit_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
     assert portable.files_at_once() == 200
+
+
+def test_a_limit_of_time_ends_what_would_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MERGEBUILD_PORTABLE", raising=False)
+    with pytest.raises(TimeoutError), portable.time_limit(0.05):
+        re.search(r"(a|a)*$x", "a" * 100)
+    with portable.time_limit(60):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 50
+        with portable.time_limit(0.001):  # another's alarm is left as it is
+            time.sleep(0.02)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_in_another_thread_there_is_no_limit_of_time() -> None:
+    found: list[bool] = []
+
+    def work() -> None:
+        with portable.time_limit(0.001):
+            time.sleep(0.02)
+        found.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [True]

@@ -53,3 +53,13 @@ def test_what_is_left_over_goes_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == sorted(
         stays
     )
+
+
+def test_a_link_at_a_temporary_name_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("precious")
+    publishing.temporary_path(tmp_path / "file").symlink_to("letter")
+    (tmp_path / "file").symlink_to("letter")
+    publishing.write_text(tmp_path / "file", "new\n")
+    assert (tmp_path / "letter").read_text() == "precious"
+    assert (tmp_path / "file").read_text() == "new\n"
+    assert not (tmp_path / "file").is_symlink()

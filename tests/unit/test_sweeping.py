@@ -164,3 +164,24 @@ def test_gc_takes_away_what_no_row_knows(pair: Lab) -> None:
     assert foreseen.removed == freed.removed == (".mergebuild/kept/stray",)
     assert freed.bytes_freed == freed.bytes_before - freed.bytes_after == 5
     assert not stray.exists()
+
+
+def test_what_the_store_says_is_outside_the_project_stays_without_a_word(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may have come with a stranger's files, and name files of the user's whose bytes everybody knows."""
+    lab.model("x", w=[1.0])
+    out = tmp_path / "out/t.safetensors"
+    lab.write(f'[targets.t]\nmethod = "copy"\na = "x"\noutput = "{out.as_posix()}"\n')
+    lab.project.trust()
+    lab.build()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another user's"))
+    assert lab.project.clean().kept == (f"{out} (outside the project, which is not trusted with its folder)",)
+    lab.write("")
+    assert lab.project.status().orphans == ()
+    lab.project.clean(orphans=True)
+    assert out.exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    lab.project.clean()
+    assert not out.exists()

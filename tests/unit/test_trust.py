@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from lab import Lab
 from mergebuild import trust
 from mergebuild.errors import TrustError
 from mergebuild.methods.catalog import METHODS, Method, Program
+from mergebuild.project import Project
 
 COPY = '[targets.t]\nmethod = "copy"\na = "x"\noutput = "{}"\n'
 
@@ -105,3 +110,141 @@ def test_a_word_of_another_shape_is_none(one: Lab, kept: str) -> None:
 
 def test_a_method_of_the_catalog_needs_no_word(one: Lab) -> None:
     trust.require_code(one.root, [METHODS["ties"]])
+
+
+VERBS: dict[str, Callable[[Project], object]] = {
+    "plan": Project.plan,
+    "build": Project.build,
+    "status": Project.status,
+    "why": lambda project: project.why("t"),
+    "verify": Project.verify,
+    "gc": Project.gc,
+    "clean": Project.clean,
+    "lock": Project.lock,
+}
+
+
+@pytest.fixture
+def elsewhere(one: Lab, tmp_path: Path) -> Path:
+    """A folder of the user's outside the project, with something in it."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "letter").write_text("precious")
+    one.write(COPY.format("t.safetensors"))
+    return folder
+
+
+def as_it_was(folder: Path) -> bool:
+    return [(path.name, path.read_text()) for path in folder.iterdir()] == [("letter", "precious")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", ["lock", "lock.holder", "state.sqlite3", "state.sqlite3-wal", ".gitignore", "new"])
+def test_a_link_in_the_store_is_refused_by_every_verb(one: Lab, elsewhere: Path, name: str, verb: str) -> None:
+    """It may have come with the project's files; what writes to the store would write through it."""
+    (one / ".mergebuild").mkdir()
+    (one / ".mergebuild" / name).symlink_to(elsewhere / "letter")
+    with pytest.raises(TrustError) as caught:
+        VERBS[verb](one.project)
+    assert caught.value.problems[0].code == "foreign-store"
+    assert caught.value.problems[0].rows == (f"`{name}` is a link, or no file",)
+    assert as_it_was(elsewhere)
+
+
+@pytest.mark.parametrize("name", ["history", "kept", "quarantine", "between", "stamps"])
+def test_a_linked_folder_in_the_store_loses_nothing_of_what_is_behind_it(one: Lab, elsewhere: Path, name: str) -> None:
+    (one / ".mergebuild").mkdir()
+    (one / ".mergebuild" / name).symlink_to(elsewhere)
+    for verb in ("build", "gc", "clean"):
+        with pytest.raises(TrustError):
+            VERBS[verb](one.project)
+    assert as_it_was(elsewhere)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("how", ["a link", "`[project] store`"])
+def test_a_store_outside_needs_the_word_for_every_verb(one: Lab, elsewhere: Path, how: str, verb: str) -> None:
+    if how == "a link":
+        (one / ".mergebuild").symlink_to(elsewhere)
+    else:
+        one.write(f'[project]\nstore = "{elsewhere.as_posix()}"\n#sources\n{COPY.format("t.safetensors")}')
+    with pytest.raises(TrustError):
+        VERBS[verb](one.project)
+    assert as_it_was(elsewhere)
+    assert one.project.trust().folders == (str(elsewhere),)
+    assert one.build().ok
+    VERBS[verb](one.project)
+
+
+@pytest.mark.parametrize("out", ["out/t.safetensors", "out/deep/t.safetensors", "out/deep/"])
+def test_a_path_that_the_user_types_is_not_led_out_of_the_project_by_a_link(
+    one: Lab, elsewhere: Path, tmp_path: Path, out: str
+) -> None:
+    (one / "out").symlink_to(elsewhere)
+    path = f"{(one / 'out').as_posix()}{out.removeprefix('out')}"
+    with pytest.raises(TrustError, match="by a link"):
+        one.build("t", out=path)
+    assert as_it_was(elsewhere)
+    assert one.build("t", out=tmp_path / "elsewhere/mine.safetensors").ok
+
+
+def test_a_store_that_the_user_names_needs_no_word(one: Lab, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGEBUILD_STORE", str(elsewhere))
+    assert one.build().ok
+
+
+def test_a_project_that_was_moved_or_copied_has_no_word(one: Lab, tmp_path: Path) -> None:
+    one.write(COPY.format((tmp_path / "out/t.safetensors").as_posix()))
+    one.project.trust()
+    one.root.rename(tmp_path / "moved")
+    with pytest.raises(TrustError):
+        Lab(tmp_path / "moved").build()
+
+
+def test_variables_of_a_mergefile_are_no_ones_of_the_environment(one: Lab, elsewhere: Path) -> None:
+    path = (elsewhere / "t.safetensors").as_posix()
+    one.write(f'[vars]\nMERGEBUILD_STORE = "x"\nXDG_CONFIG_HOME = "x"\nHOME = "x"\n#sources\n{COPY.format(path)}')
+    with pytest.raises(TrustError):
+        one.build()
+    assert as_it_was(elsewhere)
+
+
+def test_no_word_is_lost_when_many_are_given_at_once(one: Lab, tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys\nfrom mergebuild import trust\nfolder = pathlib.Path(sys.argv[1])\n"
+        "for number in range(20):\n"
+        "    trust.grant(folder / sys.argv[2] / str(number), [folder / 'out' / sys.argv[2] / 't'])\n"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path), name], env={**os.environ}) for name in "abcd"
+    ]
+    assert [each.wait() for each in started] == [0] * 4
+    for name in "abcd":
+        for number in range(20):
+            paths = [tmp_path / "out" / name / "t"]
+            trust.require(tmp_path / name / str(number), dict.fromkeys(paths), paths)
+
+
+def test_a_word_that_is_not_written_in_full_is_none(one: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is the old one or the new one, and what a killed process left beside it does no harm."""
+    paths = [tmp_path / "out" / "t"]
+    trust.grant(one.root, paths)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError, match="no"):
+        trust.grant(tmp_path / "another", paths)
+    trust.require(one.root, dict.fromkeys(paths), paths)
+
+
+def test_python_m_imports_nothing_from_the_folder_that_one_stands_in(tmp_path: Path) -> None:
+    for name in ("click", "tomli", "xxhash", "torch", "json", "platformdirs"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mergebuild", "list"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert not (tmp_path / "ran").exists()

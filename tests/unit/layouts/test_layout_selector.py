@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from layout_headers import AtPath, every_real_layout, floats
 
 from mergebuild.errors import Problem, RecipeError
-from mergebuild.layouts import Selector, built_in, parse_layout, resolve, select, selector_for, structure
+from mergebuild.layouts import Selector, built_in, keys, parse_layout, resolve, select, selector_for, structure
 from mergebuild.layouts.blocks import block_id, expand
 from mergebuild.layouts.presets import preset_values
 from mergebuild.recipe.model import (
@@ -510,3 +510,27 @@ def test_numbers_of_one_structure_have_their_values_in_the_same_places() -> None
         values = selector.values(each, places)
         assert {name: values[index] for name, index in places.of.items()} == selector.resolve(each)
     assert len(places.values) == 2 + 12  # one for each block of OUT, and each that a rule has as a whole
+
+
+def test_a_pattern_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repetition in a repetition; for all keys of a model together, so that many slow ones are as one."""
+    monkeypatch.delenv("MERGEBUILD_PORTABLE", raising=False)
+    monkeypatch.setattr(keys, "_PATIENCE", 0.1)
+    names = ("a" * 60, "b")
+    with pytest.raises(RecipeError) as caught:
+        select([SelectorText("re:(a|a)*$x", AtPath("merge.0"))], names, None)
+    assert [problem.code for problem in caught.value.problems] == ["bad-regex"]
+    text = LayoutText("mine", {"detect": ["b"], "blocks": [["(a|a)*$x", "B"]]}, AtPath("layouts.mine"))
+    with pytest.raises(RecipeError) as caught:
+        select([SelectorText("b", AtPath("merge.0"))], names, parse_layout(text))
+    assert [problem.code for problem in caught.value.problems] == ["bad-regex"]
+
+
+@pytest.mark.parametrize("text", ["L0-L999999999", "L0-L9999,M0-M1"])
+def test_a_list_of_blocks_has_an_end(text: str) -> None:
+    with pytest.raises(ValueError, match="more than 10000 blocks"):
+        expand(text.split(","))
+
+
+def test_what_has_thousands_of_digits_is_no_numbered_block() -> None:
+    assert block_id("L" + "9" * 5000) == ("L" + "9" * 5000, -1)

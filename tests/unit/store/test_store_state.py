@@ -269,3 +269,35 @@ def test_who_asks_for_very_many_digests_gets_the_same_answers(
     assert state.holders([]) == {}
     state.close()
     another.close()
+
+
+@pytest.mark.parametrize("kind", ["kept", "history", "intended"])
+@pytest.mark.parametrize("place", ["../letter", "letter", "kept/../../letter", "history/deep/letter", "/letter"])
+def test_a_row_of_what_the_store_may_remove_is_believed_only_where_that_lies(
+    tmp_path: Path, place: str, kind: str
+) -> None:
+    """A database that came with a stranger's files may name anybody's file, under a sound seal."""
+    state = state_of(tmp_path)
+    number = state.add_artifact(row(state.path.parent / place, b"d" * 16, kind=kind), [b"d" * 16])
+    assert state.artifact(number) is None
+    assert state.artifacts() == []
+    good = {"kept": "kept/a", "history": "history/a", "intended": "../out/.t.safetensors.mergebuild-7"}[kind]
+    state.add_artifact(row(state.path.parent / good, b"d" * 16, kind=kind), [b"d" * 16])
+    assert [each.kind for each in state.artifacts()] == [kind]
+    state.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON record BEGIN DELETE FROM artifact; END",
+        "CREATE VIEW v AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT x FROM n",
+    ],
+)
+def test_a_database_with_statements_of_its_own_is_none_of_ours(tmp_path: Path, statement: str) -> None:
+    state = state_of(tmp_path)
+    state.close()
+    with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
+        db.execute(statement)
+    with pytest.raises(DatabaseDamagedError):
+        State(state.path)
