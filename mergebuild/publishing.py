@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mergebuild import portable
+from mergebuild import portable, scratch
 
-__all__ = ["is_temporary", "put", "put_first", "remove_left_over", "temporary_path", "write_text"]
+__all__ = ["being_written", "is_temporary", "put", "put_first", "remove_left_over", "temporary_path", "write_text"]
 
 _MARK = ".mergebuild-"
 
@@ -62,21 +62,28 @@ def put_first(temporary: Path, path: Path) -> None:
             temporary.replace(path)
 
 
+@contextmanager
+def being_written(path: Path) -> Iterator[Path]:
+    """Give the path where the new file for `path` is written. Whatever ends this block, nothing is left there."""
+    temporary = temporary_path(path)
+    temporary.unlink(missing_ok=True)  # of one who was killed; or a link that came with a stranger's files
+    with scratch.noted([temporary]):
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file (UTF-8); no link is followed, neither at `path` nor beside it.
 
     Raises:
         OSError: it cannot be written; `path` is what it was.
     """
-    temporary = temporary_path(path)
-    temporary.unlink(missing_ok=True)  # of one who was killed; or a link that came with a stranger's files
-    try:
+    with being_written(path) as temporary:
         with temporary.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
         put(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def remove_left_over(paths: Iterable[Path], folders: Iterable[Path] = ()) -> None:

@@ -339,15 +339,14 @@ class Store:
             # The new name changed the file's ctime: both rows must know.
             self._moved(row.id, row.path, row.kind)
         else:
-            temporary = publishing.temporary_path(path)
-            temporary.unlink(missing_ok=True)
-            if not portable.clone_file(row.path, temporary):
-                temporary.unlink(missing_ok=True)
-                if link == "auto":
-                    self._without_clones.add(device)
-                    return
-                shutil.copyfile(row.path, temporary)
-            publishing.put(temporary, path, durable=self._durable)
+            with publishing.being_written(path) as temporary:
+                if not portable.clone_file(row.path, temporary):
+                    temporary.unlink(missing_ok=True)
+                    if link == "auto":
+                        self._without_clones.add(device)
+                        return
+                    shutil.copyfile(row.path, temporary)
+                publishing.put(temporary, path, durable=self._durable)
         self._add(path, "kept", row.digest, row.header, self.entries(row))
 
     # Room

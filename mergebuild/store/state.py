@@ -123,14 +123,11 @@ class State:
         """
         if self.is_on_disk:
             return
-        temporary = publishing.temporary_path(self.path)
-        try:
+        with publishing.being_written(self.path) as temporary:
             self._db.copy_to(temporary)
             publishing.put_first(temporary, self.path)
-            if self._durable:
-                portable.sync_folder(self.path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if self._durable:
+            portable.sync_folder(self.path.parent)
         self._db.close()
         self._db = self._open(self.path)
         self._digests_version = -1
