@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,23 +187,26 @@ def _serve() -> None:
         if "wait" in request:
             _, answer = os.waitpid(request["wait"], 0)
         elif request:
+            streams = [os.open(each, os.O_WRONLY) for each in request["streams"]]  # a pipe has its writer by now
             answer = os.fork()
             if not answer:
-                _become(request)
+                _become(request, streams)
+            for each in streams:
+                os.close(each)
             with contextlib.suppress(OSError):  # the child was quicker, and is something else by now
                 os.setpgid(answer, answer)
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 
 
-def _become(request: Mapping[str, Any]) -> None:
+def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     """Turn this process, a child just forked, into the run that was asked for."""
     os.setpgid(0, 0)  # done by the parent too: whoever hears of the child may signal its group
     os.chdir(request["here"])
     os.environ.clear()
     os.environ.update(request["env"])
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for number, place in ((0, nothing), *enumerate((os.open(each, os.O_WRONLY) for each in request["streams"]), 1)):
+    for number, place in enumerate((nothing, *streams)):
         os.dup2(place, number)
         os.close(place)
     arguments = request["arguments"]

@@ -70,7 +70,7 @@ def test_a_pipe_that_nobody_reads_harms_nothing(bench: Bench, stream: str) -> No
             os.mkfifo(pipe)
             reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
             running = bench.program.start("build", "-v", here=root, execute=True, **{stream: pipe})
-            time.sleep(0.2 + after)  # it opens the pipe at once, and waits where nobody reads
+            time.sleep(0.2 + after)
             os.close(reader)
         ended = running.wait()
         codes[ended.code] += 1
