@@ -573,8 +573,12 @@ class Builder:
         return [
             (each, steps[each.digest])
             for each in item.made or ()
-            if each.digest in steps and steps[each.digest].nonfinite and not each.is_copy
+            if each.digest in steps and steps[each.digest].nonfinite and self._is_made(each)
         ]
+
+    def _is_made(self, made: Made) -> bool:
+        """Whether arithmetic made a tensor: a copy may be of what a virtual target is."""
+        return not made.is_copy or self.planner.unrounded(made.digest) is not None
 
     def _name_of(self, digest: bytes) -> str:
         """Return whose tensor a digest is, for people."""

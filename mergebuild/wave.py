@@ -204,6 +204,8 @@ class Wave:
 
     def _add_step(self, made: Made, places: list[Place]) -> None:
         """Add what makes a tensor, behind all that it reads and that lies nowhere."""
+        if made.is_copy:  # perhaps of what only stands between others: that is written as it comes
+            made = self.whereabouts.unrounded(made.digest) or made
         self._add_leaves(made)
         for operand in made.inputs:
             if operand.terms is not None and operand.digest not in self.work.steps:

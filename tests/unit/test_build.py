@@ -152,6 +152,28 @@ def project_of_many() -> str:
     )
 
 
+def test_a_copy_of_a_virtual_target_that_is_not_linear_is_what_it_is(pair: Lab) -> None:
+    """Float32 all through: the copy has the digest of what the virtual target makes, which lies nowhere."""
+    slerp = '[targets.{}]\nmethod = "slerp"\na = "x"\nb = "y"\nt = 0.3\n'
+    copied = '[targets.c]\nmethod = "copy"\na = "s"\noutput = "out/c.safetensors"\n'
+    pair.write(slerp.format("s") + copied + slerp.format("own") + 'output = "out/own.safetensors"\n')
+    assert pair.verdicts("c", "own") == {"c": "built", "own": "restored"}
+    assert pair.values("out/c.safetensors") == pair.values("out/own.safetensors")
+    pair.project.clean()
+    assert pair.verdicts("c") == {"c": "built"}
+
+
+def test_a_copy_of_a_virtual_target_is_looked_at_for_infinities(lab: Lab) -> None:
+    lab.model("x", w=[float("inf"), 2.0])
+    lab.model("y", w=[5.0, 6.0])
+    lab.settle()
+    slerp = '[targets.s]\nmethod = "slerp"\na = "x"\nb = "y"\nt = 0.3\n'
+    lab.write(slerp + '[targets.c]\nmethod = "copy"\na = "s"\noutput = "out/c.safetensors"\n')
+    (found,) = lab.build().targets
+    assert found.error is not None
+    assert found.error.code == "nonfinite"
+
+
 def test_a_build_that_ends_early_keeps_the_waves_before(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Targets without a source in common are published as soon as much is written; those with one are read once."""
     pair.model("z", w=[9.0])
