@@ -314,7 +314,7 @@ class Project:
 
     def _as_written(self, name: str) -> Path:
         source = self.recipe.sources[name]
-        return source.folder / Path(source.path).expanduser()
+        return source.folder / source.path
 
     # Checking
 
@@ -499,7 +499,7 @@ class Project:
                 message = f"{inner} would lie in the folder of {outer}"
                 raise UsageError.one("output-taken", message, help="name a path of its own")
         for name, source in self.recipe.sources.items():
-            there, here = (source.folder / Path(source.path).expanduser()).resolve(), path.resolve()
+            there, here = (source.folder / source.path).resolve(), path.resolve()
             if there == here or there in here.parents or (is_folder and here in there.parents):
                 what = "is" if there == here else "lies in the folder of" if there in here.parents else "holds"
                 raise UsageError.one(

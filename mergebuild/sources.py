@@ -143,7 +143,7 @@ def locate(source: Source, root: Path) -> Path:
     Raises:
         SourceError: it is nowhere.
     """
-    written = Path(source.path).expanduser()
+    written = Path(source.path)
     candidates = [source.folder / written]
     if not written.is_absolute():
         folders = os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Ending:
     def listen(self) -> None:
         """Take requests to end from now on. They have no effect before `begin`, unless it is long in coming."""
         receive = self._channel()
+        sys.unraisablehook = self._unraisable
         # who ignores one for us (nohup) means it
         self._numbers = [each for each in self._numbers if signal.getsignal(each) is not signal.SIG_IGN]
         for number in self._numbers:
@@ -70,6 +72,11 @@ class Ending:
         is_first, self._is_asked = not self._is_asked, True
         if is_first and self._may_raise:
             raise KeyboardInterrupt
+
+    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """Say nothing of a request that came where Python can't raise, such as in a callback: the watcher ends it."""
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
 
     def _channel(self) -> Callable[[], bytes]:
         """Have the system's handler write the number of each signal somewhere; return what waits for such numbers."""

@@ -47,7 +47,7 @@ _MOST_METADATA: Final = 10_000
 """The most entries of metadata; trainers write a hundred."""
 _MOST_BRACKETS: Final = 2_000_000
 """The most lists and objects in the JSON, those that are written inside of its strings among them."""
-_LONGEST_NAME: Final = 1000
+_LONGEST_NAME: Final = 10_000
 """Signs of a tensor's name; 200 are many."""
 
 _HALVES: Final = re.compile("[\ud800-\udfff]")

@@ -197,7 +197,7 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
     if path is None:
         return None
     path = os.path.expanduser(path)  # noqa: PTH111 -- never raises
-    if str(Path(path)).startswith("~"):
+    if path.startswith("~"):
         message = f"the path of {what} begins with `~`, and there is no such user"
         reader.problems.add("bad-path", message, table["path"].at, help="write the whole path")
         return None

@@ -205,7 +205,7 @@ LARGE: dict[str, tuple[str, str]] = {
     "tensors": (f"{{{large(ENTRY, 250_001)}}}", "header-too-large"),
     "empty lists": ('{"a":[' + "[]," * 2_000_000 + "[]]}", "header-too-large"),
     "entries of metadata": ('{"__metadata__":{' + large('"v"', 10_001) + "}}", "bad-metadata"),
-    "signs of a name": ('{"' + "x" * 1001 + f'":{ENTRY}}}', "bad-tensor-name"),
+    "signs of a name": ('{"' + "x" * 10_001 + f'":{ENTRY}}}', "bad-tensor-name"),
 }
 
 
