@@ -32,7 +32,7 @@ from mergebuild.engine import (
     needs_memory,
     run_pass,
 )
-from mergebuild.errors import NoSpaceError, Problem
+from mergebuild.errors import NoSpaceError, Problem, SourceError
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.firstsight import FirstSight
 from mergebuild.formats.sidecars import stale
@@ -120,7 +120,8 @@ class Builder:
         absent = (item for item in unseen if item.presence is Presence.ABSENT)
         ready = [item for item in islice(_distinct(absent), _wave()) if self._is_ready(item)]
         if ready and not self._must_stop():
-            self._build_unseen(ready)
+            with self._failing(ready):
+                self._build_unseen(ready)
         self._unseen = {item.name: outcome for item, outcome in self._outcomes.items()}
         self._outcomes.clear()  # the plan that follows has items of its own
         return bool(unseen)
@@ -314,7 +315,8 @@ class Builder:
                 return
             ready = [item for item in some if self._is_ready(item) and self._has_programs(item)]
             if ready:
-                self._build(ready)
+                with self._failing(ready):
+                    self._build(ready)
 
     def _waves(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Yield items in waves. What a method must know first, it reads from files that an earlier wave published.
@@ -337,6 +339,18 @@ class Builder:
             sources |= reads
         if some:
             yield some
+
+    @contextmanager
+    def _failing(self, items: Sequence[Item]) -> Iterator[None]:
+        """With `keep_going`, have only these items fail when their sources do not let a pass come to its end."""
+        try:
+            yield
+        except SourceError as error:
+            if not self._options.keep_going:
+                raise
+            for item in items:
+                if item not in self._outcomes:
+                    self._fail(item, Refusal(error.problems[0], error.exit_code))
 
     def _has_programs(self, item: Item) -> bool:
         """Whether the programs of the user's own methods that an item needs can be loaded; if not, say why."""

@@ -414,6 +414,26 @@ def test_a_source_that_is_cut_short_before_the_pass_reads_it_has_changed(
     assert files(fresh / "out") == {}
 
 
+def test_a_pass_that_fails_of_a_source_does_not_keep_others_from_being_built(
+    fresh: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in waves of their own here, so that the one pass has nothing to do with the other."""
+    fresh.model("z", w=[9.0])
+    fresh.settle()
+    fresh.write(target("a", "x/2 + y/2") + target("b", "z/2"))
+    fresh.project.lock()
+    monkeypatch.setattr(build_module, "_WAVE", 1)
+    real = build_module.run_pass
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if (fresh / "x.safetensors").stat().st_size > 100:
+            os.truncate(fresh / "x.safetensors", 100)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(build_module, "run_pass", run)
+    assert fresh.verdicts(keep_going=True) == {"a": "failed", "b": "built"}
+
+
 def test_a_file_that_appears_during_the_pass_is_not_lost(fresh: Lab, meanwhile: Meanwhile) -> None:
     fresh.write(target("a", "x/2 + y/2") + target("b", "a/2"))
     meanwhile(lambda: (fresh / "out/a.safetensors").write_bytes(b"precious"))
