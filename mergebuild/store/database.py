@@ -9,6 +9,7 @@ the file aside and begins afresh. Want of space, of permission or of a lock is n
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import xxhash
+
+from mergebuild import portable
 
 __all__ = ["Database", "DatabaseDamagedError", "opened", "put_aside", "seal", "sealed", "text_of"]
 
@@ -29,6 +32,9 @@ _CIRCUMSTANCES: Final = frozenset(
 
 _CUT_SHORT: Final = "SQLITE_IOERR_SHORT_READ"
 """The one failure of reading that is damage."""
+
+_LITTLE: Final = 1 << 20
+"""Bytes free, below which a file that can't be opened is one that can't be made."""
 
 _SEAL: Final = 16
 """Characters of a seal in a text."""
@@ -51,7 +57,8 @@ class Database:
             sqlite3.Error: the system does not let it be opened.
         """
         is_fixed = path is not None and path.exists() and not os.access(path.parent, os.W_OK)
-        with _damage_told():
+        self._path = None if is_fixed else path
+        with self._told():
             where = ":memory:" if path is None or is_fixed else path
             self._db = sqlite3.connect(where, timeout=60, isolation_level=None)
         try:
@@ -78,7 +85,7 @@ class Database:
         Raises:
             DatabaseDamagedError, sqlite3.Error: as when opening.
         """
-        with _damage_told():
+        with self._told():
             return self._db.execute(statement, values).fetchall()
 
     def row(self, statement: str, values: Sequence[object] = ()) -> Any:
@@ -87,21 +94,37 @@ class Database:
 
     def insert(self, statement: str, values: Sequence[object]) -> int:
         """Run an insertion and return the number of the new row."""
-        with _damage_told():
+        with self._told():
             number = self._db.execute(statement, values).lastrowid
         assert number is not None
         return number
 
     def many(self, statement: str, values: Iterable[Sequence[object]]) -> None:
         """Run a statement once for each tuple of values."""
-        with _damage_told():
+        with self._told():
             self._db.executemany(statement, values)
 
     def _read(self, path: Path) -> None:
         """Copy what a file that nobody can be writing holds."""
         name = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-        with _damage_told(), contextlib.closing(sqlite3.connect(name, uri=True)) as fixed:
+        with self._told(), contextlib.closing(sqlite3.connect(name, uri=True)) as fixed:
             fixed.backup(self._db)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell damage, and a full disk, from whatever else SQLite says."""
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise DatabaseDamagedError(str(error)) from error
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", None) or ""
+            kind = name.removeprefix("SQLITE_").partition("_")[0]
+            if kind == "CANTOPEN" and self._path and portable.free_space(self._path.parent) < _LITTLE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from error
+            if isinstance(error, sqlite3.ProgrammingError) or (kind in _CIRCUMSTANCES and name != _CUT_SHORT):
+                raise
+            raise DatabaseDamagedError(str(error)) from error
 
     def copy_to(self, path: Path) -> None:
         """Write the whole database to a file."""
@@ -179,17 +202,3 @@ def text_of(found: object, key: bytes = b"") -> str | None:
 def _version(db: Database) -> int:
     (version,) = db.row("PRAGMA user_version")
     return int(version)
-
-
-@contextlib.contextmanager
-def _damage_told() -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise DatabaseDamagedError(str(error)) from error
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", None) or ""
-        kind = name.removeprefix("SQLITE_").partition("_")[0]
-        if isinstance(error, sqlite3.ProgrammingError) or (kind in _CIRCUMSTANCES and name != _CUT_SHORT):
-            raise
-        raise DatabaseDamagedError(str(error)) from error
