@@ -268,7 +268,8 @@ class Project:
                 plan = checked_plan(session, builder, hash_all=True)
             results, exit_code = builder.run(plan)
             if out is None and all(each.verdict is Verdict.UP_TO_DATE for each in results):
-                self._write_stamp(session, targets, names, results)
+                with suppress(OSError):  # it is only a memory
+                    self._write_stamp(session, targets, names, results)
             return BuildResult(
                 ok=exit_code == 0,
                 seconds=time.perf_counter() - began,
@@ -429,6 +430,9 @@ class Project:
             return
         with self._locked(session, timeout, emit):
             paths = [*self._outputs(), *([Path.cwd() / out] if out is not None else [])]
+            root = self.recipe.root  # beside what is not trusted nothing was written, and nothing is removed
+            allowed = {folder for folder in {path.parent for path in paths} if trust.may_write(root, folder / "any")}
+            paths = [path for path in paths if path.parent in allowed]
             session.store.begin(paths, [path for path in paths if packing.is_folder(path)])
             yield
 

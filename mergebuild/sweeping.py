@@ -112,8 +112,8 @@ class Sweeper:
         for project in gone:
             self._store.state.forget_project(project)
         for row in self._store.state.artifacts():
-            if not os.path.lexists(row.path):
-                self._store.state.forget_artifact(row.id)
+            if not os.path.lexists(row.path) and (row.kind != "output" or row.path.parent.is_dir()):
+                self._store.state.forget_artifact(row.id)  # but what may lie on a disk that is not plugged in
         return self._result(before)
 
     def _gone(self, patience: float) -> list[str]:
@@ -133,8 +133,7 @@ class Sweeper:
 
     def _clean_record(self, record: Record) -> None:
         if record.output is None:
-            for row in self._store.state.artifacts(digest=record.artifact, kind="kept"):
-                self._remove(row)
+            self._remove_kept(record.artifact)
         elif not self._may_remove(record.output):
             self._kept.append(
                 f"{self._shown(record.output)} (outside the project, which is not trusted with its folder)"
@@ -180,8 +179,13 @@ class Sweeper:
         )
         self._remove(row)
         if not shared:
-            for copy in self._store.state.artifacts(digest=row.digest, kind="kept"):
-                self._remove(copy)
+            self._remove_kept(row.digest)
+
+    def _remove_kept(self, digest: bytes) -> None:
+        """Remove what the store itself holds of an artifact, unless another project needs it."""
+        if digest not in self._store.state.wanted(besides=[self._store.project]):
+            for row in self._store.state.artifacts(digest=digest, kind="kept"):
+                self._remove(row)
 
     def _remove(self, row: ArtifactRow) -> None:
         self._removed.append(self._shown(row.path))

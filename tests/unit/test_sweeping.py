@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from lab import Lab
+
+from mergebuild.errors import TrustError
 
 SUM = '[targets.{0}]\nmethod = "weighted_sum"\na = "{1}"\nb = "y"\nalpha = {2}\noutput = "out/{0}.safetensors"\n'
 
@@ -133,6 +136,24 @@ def test_clean_takes_nothing_of_another_project(two: tuple[Lab, Lab], tmp_path: 
     assert other.verdicts("a", "v") == {"a": "up-to-date", "v": "up-to-date"}
 
 
+def test_clean_of_a_target_leaves_what_another_project_keeps_alike(two: tuple[Lab, Lab], tmp_path: Path) -> None:
+    one, other = two
+    other.write(SUM.format("a", "x", 0.5) + VIRTUAL.format(0.125 / 4))  # the same as the first one's
+    other.build("v")
+    one.project.clean(["v"])
+    assert other.verdicts("v") == {"v": "up-to-date"}
+
+
+def test_gc_forgets_no_output_of_a_disk_that_is_not_plugged_in(two: tuple[Lab, Lab], tmp_path: Path) -> None:
+    one, other = two
+    other.root.rename(tmp_path / "unplugged")
+    one.project.gc()
+    (tmp_path / "unplugged").rename(other.root)
+    assert other.states()["a"] == "up-to-date"
+    other.write(SUM.format("a", "x", 0.625) + VIRTUAL.format(0.125 / 4))
+    assert other.verdicts("a") == {"a": "built"}
+
+
 def test_every_project_that_built_into_a_store_is_a_root(two: tuple[Lab, Lab], tmp_path: Path) -> None:
     """Also one whose mergefile is not there now, for a while; a budget is for a project's own history."""
     one, other = two
@@ -152,6 +173,18 @@ def test_every_project_that_built_into_a_store_is_a_root(two: tuple[Lab, Lab], t
     assert foreseen.removed == freed.removed
     assert (foreseen.bytes_freed, foreseen.bytes_after) == (freed.bytes_freed, freed.bytes_after)
     assert (count(tmp_path, "kept"), count(tmp_path, "history")) == (0, 0)
+
+
+@pytest.mark.parametrize("verb", ["build", "gc", "clean"])
+def test_nothing_is_swept_outside_the_project_before_it_is_trusted(pair: Lab, tmp_path: Path, verb: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    left = outside / ".a.safetensors.mergebuild-77"
+    left.touch()
+    pair.write(SUM.format("a", "x", 0.25).replace("out/a", "../outside/a"))
+    with suppress(TrustError):
+        getattr(pair.project, verb)()
+    assert left.exists()
 
 
 def test_gc_takes_away_what_no_row_knows(pair: Lab) -> None:
