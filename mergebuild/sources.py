@@ -15,6 +15,7 @@ bytes behind the same stat data.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -427,9 +428,16 @@ def _gathered(info: TensorInfo, fds: Mapping[int, int]) -> bytes:
     with ExitStack() as mappings:
         maps = {file: mmap.mmap(fd, 0, access=mmap.ACCESS_READ) for file, fd in fds.items()}
         views = {file: mappings.enter_context(memoryview(each)) for file, each in maps.items()}
-        for start in range(0, info.count, _GATHERED):
-            count = min(_GATHERED, info.count - start)
-            running.update(gather(info.pieces, views.__getitem__, width, start, count))
+        held = [fd for fd in fds.values() if portable.hold_still(fd)]  # what is mapped must not be cut short
+        try:
+            for start in range(0, info.count, _GATHERED):
+                if any(map(portable.is_wanted, held)):
+                    raise OSError(errno.EBUSY, "another process is writing to it")
+                count = min(_GATHERED, info.count - start)
+                running.update(gather(info.pieces, views.__getitem__, width, start, count))
+        finally:
+            for fd in held:
+                portable.let_go(fd)
     return running.digest()
 
 

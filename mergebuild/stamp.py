@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -74,7 +75,7 @@ class Stamp:
                 TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors)
                 for name, output, artifact, tensors in kept["targets"]
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return None
         return BuildResult(ok=True, seconds=time.perf_counter() - began, bytes_read=0, bytes_written=0, targets=targets)
 
@@ -137,6 +138,8 @@ def _text_of(path: str) -> str:
 
 
 def _read(path: str) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise OSError("it is no file")
     with open(path, "rb") as file:
         return file.read()
 

@@ -129,10 +129,11 @@ def _of_records(error: BaseException) -> tuple[int, tuple[Problem, ...]] | None:
 
 def _refusal(error: BaseException) -> Problem | None:
     """Return what the system said no to, if that is why."""
-    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":  # what streams can't show they escape
+    if isinstance(error, UnicodeEncodeError):  # what streams can't show they escape
+        shown = error.object.encode(errors="backslashreplace").decode()
         return Problem(
             "unwritable-name",
-            f"`{error.object}` is no name for a file where names are in `{error.encoding}`",
+            f"`{shown}` is no name for a file where names are in `{error.encoding}`",
             help="set a locale in UTF-8 (`LC_ALL=C.UTF-8`), or PYTHONUTF8=1",
         )
     if not isinstance(error, OSError) or error.errno is None:
