@@ -19,7 +19,17 @@ from pathlib import Path
 
 from mergebuild import portable, scratch
 
-__all__ = ["being_written", "is_temporary", "put", "put_first", "remove_left_over", "temporary_path", "write_text"]
+__all__ = [
+    "being_written",
+    "finish",
+    "is_temporary",
+    "place",
+    "put",
+    "put_first",
+    "remove_left_over",
+    "temporary_path",
+    "write_text",
+]
 
 _MARK = ".mergebuild-"
 
@@ -40,12 +50,30 @@ def put(temporary: Path, path: Path, *, durable: bool = False) -> None:
     Raises:
         OSError: it cannot; `path` is what it was.
     """
+    finish(temporary, durable=durable)
+    place(temporary, path, durable=durable)
+
+
+def finish(temporary: Path, *, durable: bool = False) -> None:
+    """Date a file that is written in full; with `durable`, wait until it is on the disk.
+
+    Raises:
+        OSError: it does not come there.
+    """
     now = time.time_ns()
     with suppress(OSError):  # some file systems let nobody set times
         os.utime(temporary, ns=(now, now))
     if durable:
         with temporary.open("rb+") as file:
             portable.sync(file.fileno())
+
+
+def place(temporary: Path, path: Path, *, durable: bool = False) -> None:
+    """Rename a finished file to its place.
+
+    Raises:
+        OSError: it cannot be; `path` is what it was.
+    """
     temporary.replace(path)
     if durable:
         portable.sync_folder(path.parent)

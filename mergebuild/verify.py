@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from mergebuild import scratch
@@ -55,10 +55,10 @@ class Verifier:
         for name, row in self._named(names):
             where = self._shown(row.path)
             checked.append(where)
-            damage, size = self._damage(row)
-            read += size
+            damage = self._store.damage(row)
+            read += row.identity.size if row.identity else 0
             if damage:
-                with self._locked():
+                with suppress(OSError), self._locked():  # a store that can't be written to changes under nobody
                     damage = self._confirmed(row)
             if damage:
                 listed = damage[:_SHOWN] + ([f"and {len(damage) - _SHOWN} more"] if len(damage) > _SHOWN else [])
@@ -67,19 +67,12 @@ class Verifier:
                 problems.append(Problem("corrupt", message, Place(where), mend, tuple(listed)))
         return VerifyResult(tuple(checked), read, tuple(problems), CorruptionError.exit_code if problems else 0)
 
-    def _damage(self, row: ArtifactRow) -> tuple[list[str], int]:
-        """Return what of an artifact's file is not what was written, and the bytes read."""
-        try:
-            return self._store.damage(row), row.path.stat().st_size
-        except OSError as error:
-            return [f"unreadable: {error.strerror}"], 0
-
     def _confirmed(self, row: ArtifactRow) -> list[str]:
         """Return what is damaged of an artifact that is still where it was; have nobody believe it. Holds the lock."""
         now = self._store.state.artifact(row.id)
         if now is None or (now.path, now.kind) != (row.path, row.kind) or not os.path.lexists(row.path):
             return []
-        damage, _ = self._damage(now)
+        damage = self._store.damage(now)
         if damage:
             self._store.doubt(now, damage)
             if now.kind != "output":
@@ -137,9 +130,12 @@ class Verifier:
         for record in self._records(names):
             if record.output is None:
                 mine = [row for row in rows.values() if row.kind == "kept" and row.digest == record.artifact]
+            elif record.output in rows:
+                mine = [rows[record.output]]
             else:
-                lying = (row for row in rows.values() if record.output in (row.path, *row.path.parents))
-                mine = [row for row in lying if row.kind == "output" and os.path.lexists(row.path)]
+                mine = [row for row in rows.values() if record.output in row.path.parents]
+            if record.output is not None:
+                mine = [row for row in mine if row.kind == "output" and os.path.lexists(row.path)]
             for row in mine:
                 del rows[row.path]
                 yield record.target, row

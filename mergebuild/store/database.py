@@ -2,8 +2,9 @@
 
 SQLite guards its log by checksums and its pages not at all, so a flipped bit may come back as another number. Rows
 that others rely on therefore carry a *seal*, a checksum of their fields: a row whose seal is broken counts as unknown,
-which costs work and never gives a wrong answer. What SQLite itself cannot read is `DatabaseDamaged`; the caller puts
-the file aside and begins afresh. Want of space, of permission or of a lock is no damage, and comes as SQLite says it.
+which costs work and never gives a wrong answer. What SQLite itself cannot read is `DatabaseDamagedError`; the caller
+puts the file aside and begins afresh. Want of space, of permission or of a lock is no damage, and comes as SQLite says
+it.
 """
 
 from __future__ import annotations
@@ -162,7 +163,10 @@ def opened(
                 if not 0 <= found <= version:
                     raise DatabaseDamagedError(f"the state is of version {found}, and this program's is {version}")
                 if 0 < found < version:
-                    grow(db)
+                    try:
+                        grow(db)
+                    except (TypeError, ValueError, AttributeError) as error:  # a field is of another kind than it was
+                        raise DatabaseDamagedError(str(error)) from error
                 for statement in schema.split(";\n"):
                     db.rows(statement)
                 db.rows(f"PRAGMA user_version = {version}")

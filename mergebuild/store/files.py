@@ -16,11 +16,13 @@ and is made again. What shares tensors with it is believed no more before its by
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -32,7 +34,7 @@ from mergebuild.formats.header import MAX_HEADER
 from mergebuild.portable import Identity
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.database import DatabaseDamagedError
-from mergebuild.store.state import STATE, ArtifactRow, Record, State
+from mergebuild.store.state import DOUBTED, STATE, ArtifactRow, Record, State
 
 __all__ = ["Fresh", "Held", "Presence", "Store"]
 
@@ -164,17 +166,22 @@ class Store:
         for row in rows:
             if self.is_intact(row):
                 return Presence.OURS, self.state.artifact(row.id)
+        before = portable.identity(path)
         for row in self._alike(path):
             if self._has_bytes(path, row):
-                kind = "kept" if path.parent == self.root / "kept" else "output"
-                if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
-                    return Presence.OURS, self._moved(row.id, path, kind, self.project)
-                number = self._add(path, kind, row.digest, row.header, self.entries(row), self.project)
-                return Presence.OURS, self.state.artifact(number)
+                return Presence.OURS, self._taken_back(row, path, before)
         for row in rows:
             if row.id in self._damaged:
                 return Presence.DAMAGED, row
         return Presence.FOREIGN, None
+
+    def _taken_back(self, row: ArtifactRow, path: Path, before: Identity) -> ArtifactRow | None:
+        """Take a file into the records that has the bytes of an artifact; its state before they were read is given."""
+        kind = "kept" if path.parent == self.root / "kept" else "output"
+        if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
+            return self._moved(row.id, path, kind, self.project, was=before)
+        number = self._add(path, kind, row.digest, row.header, self.entries(row), self.project, was=before)
+        return self.state.artifact(number)
 
     def _alike(self, path: Path) -> list[ArtifactRow]:
         """Return the artifacts that a file may be, as far as its beginning tells, or else its size."""
@@ -231,15 +238,21 @@ class Store:
         return found
 
     def damage(self, row: ArtifactRow) -> list[str]:
-        """Read a file again and return what of it is not what was written: tensor names, or `header`."""
-        with row.path.open("rb") as file:
-            return _damage(file.fileno(), row.path.stat().st_size, row.header, self.entries(row))
+        """Read a file again and return what of it is not what was written: tensor names, `header`.
+
+        Of one that can't be read, why.
+        """
+        try:
+            with _opened(row.path) as (fd, size):
+                return _damage(fd, size, row.header, self.entries(row))
+        except OSError as error:
+            return [f"unreadable: {error.strerror}"]
 
     def matches(self, path: Path, fresh: Fresh) -> bool:
         """Whether a file has the bytes of an artifact just written elsewhere."""
         try:
-            with path.open("rb") as file:
-                return not _damage(file.fileno(), path.stat().st_size, fresh.header, fresh.contents, first=True)
+            with _opened(path) as (fd, size):
+                return not _damage(fd, size, fresh.header, fresh.contents, first=True)
         except OSError:
             return False
 
@@ -294,7 +307,8 @@ class Store:
         self._damaged.pop(row.id, None)
         place = self.root / "quarantine" / f"{row.digest.hex()}-{row.id}"
         place.parent.mkdir(exist_ok=True)
-        shutil.move(row.path, place)
+        with suppress(FileNotFoundError):
+            shutil.move(row.path, place)
         self.state.forget_artifact(row.id)
         return place
 
@@ -309,17 +323,19 @@ class Store:
     ) -> ArtifactRow:
         """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
         intended = self._add(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
+        publishing.finish(temporary, durable=self._durable)
+        written = portable.identity(temporary)
         superseded = self._supersede(path)
-        publishing.put(temporary, path, durable=self._durable)
+        publishing.place(temporary, path, durable=self._durable)
         self._settle(superseded)
-        return self._moved(intended, path, kind)
+        return self._moved(intended, path, kind, was=written)
 
     def move(self, row: ArtifactRow, path: Path, *, project: str = "") -> ArtifactRow:
         """Put an artifact of the history at an output's path again, superseding what stands there."""
         superseded = self._supersede(path)
         row.path.replace(path)
         self._settle(superseded)
-        return self._moved(row.id, path, "output", project)
+        return self._moved(row.id, path, "output", project, was=row.identity)
 
     def kept_path(self, digest: bytes, header: bytes) -> Path:
         """Return where the store keeps an artifact of its own. Never a name that a WebUI would scan."""
@@ -337,7 +353,7 @@ class Store:
         path.unlink(missing_ok=True)
         if link == "hard" and portable.link_or_none(row.path, path):
             # The new name changed the file's ctime: both rows must know.
-            self._moved(row.id, row.path, row.kind)
+            self._moved(row.id, row.path, row.kind, was=row.identity)
         else:
             with publishing.being_written(path) as temporary:
                 if not portable.clone_file(row.path, temporary):
@@ -385,20 +401,34 @@ class Store:
 
     # Inside
 
-    def _add(self, path: Path, kind: str, digest: bytes, header: bytes, contents: Contents, project: str = "") -> int:
-        state = portable.identity(path)
-        row = ArtifactRow(
-            0, digest, header, path, kind, state, portable.epoch(state.device),
-            sum(entry.nonfinite for entry in contents), pack(contents), time.time(), project,
-        )  # fmt: skip
+    def _add(
+        self,
+        path: Path,
+        kind: str,
+        digest: bytes,
+        header: bytes,
+        contents: Contents,
+        project: str = "",
+        *,
+        was: Identity | None = None,
+    ) -> int:
+        """Add a row. `was`: the state in which its bytes were seen; in any other now they are not believed."""
         with self.state.transaction():
+            state, epoch = _state_of(path, was)
+            row = ArtifactRow(
+                0, digest, header, path, kind, state, epoch,
+                sum(entry.nonfinite for entry in contents), pack(contents), time.time(), project,
+            )  # fmt: skip
             return self.state.add_artifact(row, [entry.digest for entry in contents])
 
-    def _moved(self, number: int, path: Path, kind: str, project: str | None = None) -> ArtifactRow:
-        state = portable.identity(path)
+    def _moved(
+        self, number: int, path: Path, kind: str, project: str | None = None, *, was: Identity | None
+    ) -> ArtifactRow:
+        """Say where a file is now. `was`: as for `_add`; a new name changes a file's ctime, and nothing else."""
         with self.state.transaction():
-            self.state.move_artifact(number, path, kind, state, portable.epoch(state.device), project)
-        self._checked[number] = True
+            state, epoch = _state_of(path, was)
+            self.state.move_artifact(number, path, kind, state, epoch, project)
+        self._checked.pop(number, None)
         row = self.state.artifact(number)
         if row is None:
             raise DatabaseDamagedError(f"the row of {path} was lost as soon as it was written")
@@ -410,7 +440,7 @@ class Store:
         rows = self.state.artifacts(path=path)
         if not rows or self._history_bytes == 0 or not path.exists() or not self.is_intact(rows[0]):
             return None
-        row = rows[0]
+        row = self.state.artifact(rows[0].id) or rows[0]
         kept = self.root / "history" / f"{row.digest.hex()}-{row.id}"
         kept.parent.mkdir(exist_ok=True)
         kept.unlink(missing_ok=True)
@@ -419,12 +449,12 @@ class Store:
                 path.replace(kept)
             except OSError:  # another file system: the history cannot hold it
                 return None
-        return self._moved(row.id, kept, "history")
+        return self._moved(row.id, kept, "history", was=row.identity)
 
     def _settle(self, superseded: ArtifactRow | None) -> None:
         """Look at a superseded file again: losing its name at the output's path changed its ctime."""
         if superseded:
-            self._moved(superseded.id, superseded.path, "history")
+            self._moved(superseded.id, superseded.path, "history", was=superseded.identity)
 
     def _look(self, row: ArtifactRow) -> bool:
         try:
@@ -440,11 +470,38 @@ class Store:
                 self.doubt(row, self.damage(row))
             return False
         with self.state.transaction():
-            self.state.move_artifact(row.id, row.path, row.kind, now, epoch)
+            there = self.state.artifact(row.id)
+            # what only looks holds no lock: a build may have moved it, and put another one there
+            if there is not None and there._replace(packed=row.packed, made=row.made) == row:
+                self.state.move_artifact(row.id, row.path, row.kind, now, epoch)
         return True
 
     def _has_bytes(self, path: Path, row: ArtifactRow) -> bool:
         return self.matches(path, Fresh(row.digest, row.header, self.entries(row)))
+
+
+def _state_of(path: Path, was: Identity | None) -> tuple[Identity, str]:
+    """Return a file's state and the epoch in which it is believed: in none if it changed since it `was` seen."""
+    now = portable.identity(path)
+    is_same = was is None or (now.inode, now.size, now.mtime_ns) == (was.inode, was.size, was.mtime_ns)
+    return now, portable.epoch(now.device) if is_same else DOUBTED
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[int, int]]:
+    """Open a regular file to read; give its descriptor and size.
+
+    Raises:
+        OSError: it can't be opened, or is something else. A pipe would be waited for.
+    """
+    fd = portable.open_to_read(path)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        yield fd, found.st_size
+    finally:
+        os.close(fd)
 
 
 def _is_untouched(row: ArtifactRow, now: Identity, epoch: str) -> bool:

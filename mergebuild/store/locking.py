@@ -1,8 +1,8 @@
 """The locks of a store: the kernel's, so that they are gone with their process, however that ended.
 
 `lock` is held by whoever changes the store; `verify.lock` by whoever builds in a scratch folder of the store to
-compare bytes. What only looks takes no lock. Beside a lock lies the name of who took it last, for people who wait: it
-is never believed by anything.
+compare bytes. What only looks takes none, but to confirm that something is damaged. Beside a lock lies the name of who
+took it last, for people who wait: it is never believed by anything.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
     except filelock.Timeout:
         who = "another process"
         with suppress(OSError):
-            who = holder.read_text().strip() or who
+            who = holder.read_text(encoding="utf-8", errors="replace").strip() or who
         emit(Notice(f"waiting for {who}, which uses the store"))
         try:
             lock.acquire(timeout=-1 if timeout is None else timeout)
@@ -47,7 +47,7 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
             ) from None
     try:
         with suppress(OSError):  # a full disk keeps nobody from `gc`
-            holder.write_text(f"`{what}` (process {os.getpid()})\n")
+            holder.write_text(f"`{what}` (process {os.getpid()})\n", encoding="utf-8", errors="replace")
         yield
     finally:
         lock.release()

@@ -20,10 +20,13 @@ from mergebuild.portable import Identity
 from mergebuild.store.contents import is_whole, sealed_table
 from mergebuild.store.database import Database, opened, seal, sealed, text_of
 
-__all__ = ["STATE", "ArtifactRow", "Record", "SourceRow", "State"]
+__all__ = ["DOUBTED", "STATE", "ArtifactRow", "Record", "SourceRow", "State"]
 
 STATE = "state.sqlite3"
 """The database's name in the store."""
+
+DOUBTED = "?"
+"""The epoch of an artifact that is believed in none."""
 
 _VERSION = 5
 
@@ -76,7 +79,7 @@ class ArtifactRow(NamedTuple):
     kind: str
     identity: Identity | None
     epoch: str
-    """In which `identity` was true, `""`: not to be believed. See `portable.epoch`; the column is called `boot`."""
+    """In which `identity` was true, or `DOUBTED`. See `portable.epoch`; the column is called `boot`."""
     nonfinite: int
     packed: bytes
     made: float
@@ -262,8 +265,8 @@ class State:
         """Have the bytes of an artifact read before it is believed again."""
         row = self.artifact(number)
         if row is not None:
-            kept = self._seal_of(row._replace(epoch=""))
-            self._db.rows("UPDATE artifact SET boot = '', seal = ? WHERE id = ?", (kept, number))
+            kept = self._seal_of(row._replace(epoch=DOUBTED))
+            self._db.rows("UPDATE artifact SET boot = ?, seal = ? WHERE id = ?", (DOUBTED, kept, number))
 
     def forget_artifact(self, number: int) -> None:
         """Forget an artifact and its tensors."""
@@ -369,11 +372,12 @@ class State:
     def wanted(self, *, besides: Collection[str] = ()) -> set[bytes]:
         """Return the artifact of every record of every project but these."""
         rows = self._db.rows("SELECT DISTINCT project, artifact FROM record")
-        return {artifact for project, artifact in rows if project not in besides}
+        return {artifact for project, artifact in rows if isinstance(artifact, bytes) and project not in besides}
 
     def projects(self) -> dict[str, float]:
         """Return the projects that ever built into this store, and when each did last (seconds since 1970)."""
-        return dict(self._db.rows("SELECT project, MAX(built) FROM record GROUP BY project"))
+        rows = self._db.rows("SELECT project, MAX(built) FROM record GROUP BY project")
+        return {project: built for project, built in rows if isinstance(project, str) and isinstance(built, float)}
 
     def forget_project(self, project: str) -> None:
         """Forget the last builds of all targets of a project."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from lab import Lab
 
-from mergebuild import portable
+from mergebuild import portable, publishing
+from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Notice
 from mergebuild.portable import PAGE
-from mergebuild.store import Store
+from mergebuild.store import ArtifactRow, Store, locked
 
 MIX = '[targets.{0}]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {1}\n'
 OUTPUT = 'output = "out/mix.safetensors"\n'
@@ -204,3 +206,111 @@ def test_verify_beside_a_build_says_nothing_of_files_that_were_replaced(
     monkeypatch.setattr(Store, "damage", damage)
     assert pair.project.verify().problems == ()
     assert pair.verdicts() == {"mix": "up-to-date"}
+
+
+def test_an_edit_while_a_new_file_is_published_is_not_taken_for_the_old_one(
+    pair: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file is on its way into the history then, and its row says that it has the old bytes."""
+    before = (pair / FILE).read_bytes()
+    real = publishing.place
+
+    def place(temporary: Path, path: Path, **words: bool) -> None:
+        with path.open("rb+") as file:
+            file.seek(-1, 2)
+            file.write(b"!")
+        real(temporary, path, **words)
+
+    pair.write(MIX.format("mix", 0.75) + OUTPUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "place", place)
+        pair.build()
+    pair.write(MIX.format("mix", 0.25) + OUTPUT)
+    assert pair.verdicts() == {"mix": "built"}
+    assert (pair / FILE).read_bytes() == before
+
+
+def test_an_edit_while_a_file_is_known_again_by_its_bytes_is_seen(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = (pair / FILE).read_bytes()
+    (pair / FILE).unlink()
+    (pair / FILE).write_bytes(copied)  # another file: only its bytes show that it is ours
+    real = Store._has_bytes
+
+    def has_bytes(store: Store, path: Path, row: ArtifactRow) -> bool:
+        found = real(store, path, row)
+        if found:
+            pair.edit_in_place(FILE)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_has_bytes", has_bytes)
+        pair.project.status()
+    assert pair.states() == {"mix": "changed-by-hand"}
+    assert pair.verdicts() == {"mix": "failed"}
+
+
+def test_who_only_looks_takes_no_row_from_a_build_that_was_quicker(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Store._has_bytes
+
+    def has_bytes(store: Store, path: Path, row: ArtifactRow) -> bool:
+        found = real(store, path, row)
+        monkeypatch.setattr(Store, "_has_bytes", real)
+        pair.write(MIX.format("mix", 0.75) + OUTPUT)
+        assert pair.verdicts() == {"mix": "built"}  # by another process
+        return found
+
+    project = pair.project
+    (pair / FILE).touch()
+    monkeypatch.setattr(Store, "_has_bytes", has_bytes)
+    project.status()
+    assert pair.states() == {"mix": "up-to-date"}
+    assert pair.verdicts() == {"mix": "up-to-date"}
+    pair.write(MIX.format("mix", 0.25) + OUTPUT)
+    assert pair.verdicts() == {"mix": "restored"}
+
+
+@pytest.mark.parametrize("portable_only", ["", "1"])
+def test_what_verify_found_is_not_believed_wherever_boots_have_no_names(
+    pair: Lab, monkeypatch: pytest.MonkeyPatch, portable_only: str
+) -> None:
+    monkeypatch.setenv("MERGEBUILD_PORTABLE", portable_only)
+    monkeypatch.setenv("MERGEBUILD_BOOT_ID", "")
+    pair.write(MIX.format("mix", 0.75) + OUTPUT)
+    pair.build()
+    rot(pair, pair / FILE)
+    assert pair.project.verify(["mix"]).exit_code == 5
+    assert pair.verdicts() == {"mix": "built"}
+    assert pair.project.verify(["mix"]).exit_code == 0
+
+
+def test_a_pipe_in_place_of_an_output_keeps_nobody_waiting(pair: Lab) -> None:
+    (pair / FILE).unlink()
+    os.mkfifo(pair / FILE)
+    assert pair.states() == {"mix": "changed-by-hand"}
+    assert pair.verdicts() == {"mix": "failed"}
+    assert pair.project.verify().exit_code == 5
+
+
+def test_what_is_no_file_in_the_store_is_put_aside_too(pair: Lab) -> None:
+    pair.write(MIX.format("far", 0.5))
+    pair.build("far")
+    (kept,) = (pair / ".mergebuild/kept").iterdir()
+    kept.unlink()
+    kept.mkdir()
+    assert pair.verdicts("far") == {"far": "built"}
+    assert pair.project.verify().problems == ()
+
+
+def test_damage_is_told_where_no_lock_can_be_had(pair: Lab) -> None:
+    rot(pair, pair / FILE)
+    (pair / ".mergebuild/lock").unlink(missing_ok=True)
+    (pair / ".mergebuild/lock").mkdir()
+    assert [each.rows for each in pair.project.verify().problems] == [("v",)]
+
+
+def test_who_waits_is_not_stopped_by_a_name_that_is_no_text(pair: Lab) -> None:
+    (pair / ".mergebuild/lock.holder").write_bytes(b"\xff\xfe")
+    with locked(pair / ".mergebuild", timeout=None, what="one"):
+        (pair / ".mergebuild/lock.holder").write_bytes(b"\xff\xfe")
+        with pytest.raises(LockTimeoutError), locked(pair / ".mergebuild", timeout=0, what="two"):
+            pass
