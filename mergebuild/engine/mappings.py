@@ -174,9 +174,11 @@ class Mappings:
 
     def __exit__(self, *error: object) -> None:
         """Let go of the files; a mapping that a tensor still views goes with that tensor."""
-        for file in self._files.values():
+        with self._lock:  # whoever reads ahead may still be at it, when an interrupt came as it began
+            files = list(self._files.values())
+            self._files.clear()
+        for file in files:
             file.let_go()
-        self._files.clear()
 
 
 class _Slices:

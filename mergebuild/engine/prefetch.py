@@ -39,14 +39,21 @@ class Prefetch:
         self._thread = threading.Thread(target=self._run, name="mergebuild-read")
 
     def __enter__(self) -> Prefetch:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # an interrupt, while the thread began
+            self._end()
+            raise
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+        self._thread.join()
+
+    def _end(self) -> None:
         with self._moved:
             self._ended = True
             self._moved.notify()
-        self._thread.join()
 
     def began(self, size: int) -> None:
         """Say that a worker began with leaves of so many bytes, the next in order."""

@@ -545,12 +545,12 @@ from mergebuild.store import Store
 
 left, recorded = int(sys.argv.pop(1)), Store._moved
 
-def moved(store, number, path, kind, project=None):
+def moved(store, number, path, kind, project=None, **words):
     global left
     if kind == "output" and left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     left -= kind == "output"
-    return recorded(store, number, path, kind, project)
+    return recorded(store, number, path, kind, project, **words)
 
 Store._moved = moved
 main(sys.argv[1:])
