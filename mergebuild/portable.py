@@ -40,6 +40,7 @@ __all__ = [
     "identity",
     "identity_of",
     "is_cached",
+    "is_full",
     "is_hidden",
     "is_racy",
     "is_wanted",
@@ -75,6 +76,7 @@ _PER_CALL: Final = 64 << 20
 _PER_SYNC: Final = 16 << 20
 """Bytes waited for at once: half a second of a slow disk."""
 _BUFFER: Final = 1 << 20
+_LITTLE: Final = 1 << 20
 _MOST_FILES: Final = 200
 _OTHER_FILES: Final = 16
 """Descriptors for all else: the three streams, the database, the lock, what is looked at in passing."""
@@ -561,6 +563,19 @@ def free_space(path: Path) -> int:
             if here == here.parent:
                 raise
             here = here.parent
+
+
+def is_full(path: Path) -> bool:
+    """Whether a file system has no room for one more small file: hardly any bytes, or no number for it.
+
+    Raises:
+        OSError: it can't be asked.
+    """
+    if hasattr(os, "statvfs") and not is_hidden():
+        found = os.statvfs(path)
+        if found.f_files and found.f_favail < 4:
+            return True
+    return free_space(path) < _LITTLE
 
 
 def _free_space_at(path: Path) -> int:

@@ -34,9 +34,6 @@ _CIRCUMSTANCES: Final = frozenset(
 _CUT_SHORT: Final = "SQLITE_IOERR_SHORT_READ"
 """The one failure of reading that is damage."""
 
-_LITTLE: Final = 1 << 20
-"""Bytes free, below which a file that can't be opened is one that can't be made."""
-
 _SEAL: Final = 16
 """Characters of a seal in a text."""
 
@@ -121,7 +118,7 @@ class Database:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", None) or ""
             kind = name.removeprefix("SQLITE_").partition("_")[0]
-            if kind == "CANTOPEN" and self._path and portable.free_space(self._path.parent) < _LITTLE:
+            if kind == "CANTOPEN" and self._path and portable.is_full(self._path.parent):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from error
             if isinstance(error, sqlite3.ProgrammingError) or (kind in _CIRCUMSTANCES and name != _CUT_SHORT):
                 raise
