@@ -109,8 +109,9 @@ class Database:
             fixed.backup(self._db)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell damage, and a full disk, from whatever else SQLite says."""
+    def _told(self, path: Path | None = None) -> Iterator[None]:
+        """Tell damage, and a full disk, from whatever else SQLite says of this file (None: the one that is open)."""
+        path = path or self._path
         try:
             yield
         except UnicodeDecodeError as error:
@@ -118,15 +119,15 @@ class Database:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", None) or ""
             kind = name.removeprefix("SQLITE_").partition("_")[0]
-            if kind == "CANTOPEN" and self._path and portable.is_full(self._path.parent):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from error
+            if kind == "CANTOPEN" and path and portable.is_full(path.parent):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             if isinstance(error, sqlite3.ProgrammingError) or (kind in _CIRCUMSTANCES and name != _CUT_SHORT):
                 raise
             raise DatabaseDamagedError(str(error)) from error
 
     def copy_to(self, path: Path) -> None:
         """Write the whole database to a file."""
-        with contextlib.closing(sqlite3.connect(path)) as other:
+        with self._told(path), contextlib.closing(sqlite3.connect(path)) as other:
             self._db.backup(other)
 
     @contextlib.contextmanager

@@ -837,3 +837,16 @@ def test_in_another_thread_there_is_no_limit_of_time() -> None:
     thread.start()
     thread.join()
     assert found == [True]
+
+
+@pytest.mark.parametrize(("free", "numbers", "full"), [(1 << 30, 9, False), (1 << 30, 3, True), (1000, 9, True)])
+def test_a_disk_is_full_without_bytes_or_without_numbers_for_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, numbers: int, full: bool
+) -> None:
+    real = os.statvfs(tmp_path)
+    values = list(real)
+    values[4], values[7] = free // real.f_frsize, numbers  # f_bavail, f_favail
+    values[5] = 100  # f_files: some file systems count none
+    monkeypatch.delenv("MERGEBUILD_PORTABLE", raising=False)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
+    assert portable.is_full(tmp_path) is full
