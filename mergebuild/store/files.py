@@ -34,7 +34,7 @@ from mergebuild.formats.header import MAX_HEADER
 from mergebuild.portable import Identity
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.database import DatabaseDamagedError
-from mergebuild.store.state import DOUBTED, STATE, ArtifactRow, Record, State
+from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
 __all__ = ["Fresh", "Held", "Presence", "Store"]
 
@@ -178,9 +178,9 @@ class Store:
     def _taken_back(self, row: ArtifactRow, path: Path, before: Identity) -> ArtifactRow | None:
         """Take a file into the records that has the bytes of an artifact; its state before they were read is given."""
         kind = "kept" if path.parent == self.root / "kept" else "output"
-        if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
-            return self._moved(row.id, path, kind, self.project, was=before)
         number = self._add(path, kind, row.digest, row.header, self.entries(row), self.project, was=before)
+        if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
+            self.state.forget_artifact(row.id)
         return self.state.artifact(number)
 
     def _alike(self, path: Path) -> list[ArtifactRow]:
@@ -412,11 +412,11 @@ class Store:
         *,
         was: Identity | None = None,
     ) -> int:
-        """Add a row. `was`: the state in which its bytes were seen; in any other now they are not believed."""
+        """Add a row. `was`: the state in which its bytes were seen, if that is a while ago: a change since shows."""
         with self.state.transaction():
-            state, epoch = _state_of(path, was)
+            state = was or portable.identity(path)
             row = ArtifactRow(
-                0, digest, header, path, kind, state, epoch,
+                0, digest, header, path, kind, state, portable.epoch(state.device),
                 sum(entry.nonfinite for entry in contents), pack(contents), time.time(), project,
             )  # fmt: skip
             return self.state.add_artifact(row, [entry.digest for entry in contents])
@@ -426,8 +426,10 @@ class Store:
     ) -> ArtifactRow:
         """Say where a file is now. `was`: as for `_add`; a new name changes a file's ctime, and nothing else."""
         with self.state.transaction():
-            state, epoch = _state_of(path, was)
-            self.state.move_artifact(number, path, kind, state, epoch, project)
+            state = portable.identity(path)
+            if was is not None and state._replace(ctime_ns=was.ctime_ns) != was:
+                state = was
+            self.state.move_artifact(number, path, kind, state, portable.epoch(state.device), project)
         self._checked.pop(number, None)
         row = self.state.artifact(number)
         if row is None:
@@ -478,13 +480,6 @@ class Store:
 
     def _has_bytes(self, path: Path, row: ArtifactRow) -> bool:
         return self.matches(path, Fresh(row.digest, row.header, self.entries(row)))
-
-
-def _state_of(path: Path, was: Identity | None) -> tuple[Identity, str]:
-    """Return a file's state and the epoch in which it is believed: in none if it changed since it `was` seen."""
-    now = portable.identity(path)
-    is_same = was is None or (now.inode, now.size, now.mtime_ns) == (was.inode, was.size, was.mtime_ns)
-    return now, portable.epoch(now.device) if is_same else DOUBTED
 
 
 @contextmanager
