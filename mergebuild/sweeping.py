@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from mergebuild.findings import CleanResult
@@ -68,9 +69,8 @@ class Sweeper:
         if orphans or everything:
             self._clean_orphans()
         if everything:
-            needed = self._store.state.wanted(besides=[self._store.project])
             for row in self._store.rows_inside():
-                if row.digest not in needed and row.project in ("", self._store.project):
+                if row.digest not in self._needed_elsewhere and row.project in ("", self._store.project):
                     self._remove(row)
         return self._result(before)
 
@@ -181,9 +181,14 @@ class Sweeper:
         if not shared:
             self._remove_kept(row.digest)
 
+    @cached_property
+    def _needed_elsewhere(self) -> set[bytes]:
+        """The artifacts that other projects need; the caller's lock keeps them from building meanwhile."""
+        return self._store.state.wanted(besides=[self._store.project])
+
     def _remove_kept(self, digest: bytes) -> None:
         """Remove what the store itself holds of an artifact, unless another project needs it."""
-        if digest not in self._store.state.wanted(besides=[self._store.project]):
+        if digest not in self._needed_elsewhere:
             for row in self._store.state.artifacts(digest=digest, kind="kept"):
                 self._remove(row)
 
