@@ -15,7 +15,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import wraps
@@ -175,7 +175,7 @@ class Project:
                 else self._state(name, items.get(name))
                 for name in names
             ]
-            orphans = self._sweeper(session).orphans()
+            orphans = self._sweeper(session, self._outputs(self.recipe.target_names())).orphans()
             return StatusResult(tuple(states), tuple(self._shown(row.path) for row in orphans))
 
     @_resilient
@@ -259,7 +259,8 @@ class Project:
             if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
                 plan = checked_plan(session, builder, hash_all=False)
                 session.store.create()
-            stack.enter_context(self._changing(session, lock_timeout, emit, out=out))
+            places = self._outputs(names) | ({Path.cwd() / out} if out is not None else set())
+            stack.enter_context(self._changing(session, places, lock_timeout, emit))
             if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
                 builder.planner = session.plan_anew()
                 plan = checked_plan(session, builder, hash_all=False)
@@ -373,8 +374,10 @@ class Project:
         lock_timeout: float | None = None,
     ) -> CleanResult:
         """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
-        with self._session(silent) as session, self._changing(session, lock_timeout):
-            return self._sweeper(session).collect(self._known_targets(), max_size, older_than, dry_run=dry_run)
+        known = self.recipe.target_names()
+        outputs = self._outputs(known)
+        with self._session(silent) as session, self._changing(session, outputs, lock_timeout):
+            return self._sweeper(session, outputs).collect(set(known), max_size, older_than, dry_run=dry_run)
 
     @_resilient
     def clean(
@@ -382,8 +385,9 @@ class Project:
     ) -> CleanResult:
         """Remove outputs and artifacts that we made: of these targets, of orphans, or (neither given) all."""
         names = self.recipe.resolve(targets) if targets else None
-        with self._session(silent) as session, self._changing(session, lock_timeout):
-            return self._sweeper(session).clean(names, orphans=orphans)
+        outputs = self._outputs(self.recipe.target_names())
+        with self._session(silent) as session, self._changing(session, outputs, lock_timeout):
+            return self._sweeper(session, outputs).clean(names, orphans=orphans)
 
     def trust(self) -> Trusted:
         """Let this project write into the folders outside it that its mergefile names now, and run its own methods."""
@@ -422,17 +426,16 @@ class Project:
 
     @contextmanager
     def _changing(
-        self, session: _Session, timeout: float | None, emit: Emit = silent, *, out: Path | str | None = None
+        self, session: _Session, outputs: Collection[Path], timeout: float | None, emit: Emit = silent
     ) -> Iterator[None]:
-        """Hold the store's lock, with what killed processes left behind removed; if there is a store."""
+        """Hold the store's lock, with what killed processes left at these outputs removed; if there is a store."""
         if not session.store.root.is_dir():
             yield
             return
         with self._locked(session, timeout, emit):
-            paths = [*self._outputs(), *([Path.cwd() / out] if out is not None else [])]
             root = self.recipe.root  # beside what is not trusted nothing was written, and nothing is removed
-            allowed = {folder for folder in {path.parent for path in paths} if trust.may_write(root, folder / "any")}
-            paths = [path for path in paths if path.parent in allowed]
+            allowed = {folder for folder in {path.parent for path in outputs} if trust.may_write(root, folder / "any")}
+            paths = [path for path in outputs if path.parent in allowed]
             session.store.begin(paths, [path for path in paths if packing.is_folder(path)])
             yield
 
@@ -532,11 +535,14 @@ class Project:
             yield path / "any" if packing.is_folder(path) else path
         yield self._own_store() / "any"
 
-    def _outputs(self) -> set[Path]:
-        """Return the outputs that some target makes now, members that others name among them."""
+    def _outputs(self, names: Iterable[str]) -> set[Path]:
+        """Return the outputs that are listed, and those of these targets and of the members that they name.
+
+        To name all members of a large family has them all made, which takes seconds.
+        """
         found = set(self.recipe.outputs())
         seen: set[str] = set()
-        waiting = list(self.recipe.target_names())
+        waiting = list(names)
         while waiting:
             name = waiting.pop()
             if name in seen or name in self.recipe.sources:
@@ -548,19 +554,14 @@ class Project:
             waiting += [each.ref for each in target.reads]
         return found
 
-    def _sweeper(self, session: _Session) -> Sweeper:
+    def _sweeper(self, session: _Session, outputs: set[Path]) -> Sweeper:
         sources = []
         for source in self.recipe.sources.values():
             with suppress(SourceError):
                 sources.append(locate(source, self.recipe.root))
         root = self.recipe.root
         is_ours = bool(os.environ.get("MERGEBUILD_STORE"))  # a store that no project brought along
-        return Sweeper(
-            session.store, self._outputs(), sources, root, lambda path: is_ours or trust.may_write(root, path)
-        )
-
-    def _known_targets(self) -> set[str]:
-        return set(self.recipe.target_names())
+        return Sweeper(session.store, outputs, sources, root, lambda path: is_ours or trust.may_write(root, path))
 
     def _lock_path(self) -> Path:
         return self.recipe.root / "mergefile.lock"
