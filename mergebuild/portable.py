@@ -47,6 +47,7 @@ __all__ = [
     "keep_freed_memory",
     "let_go",
     "link_or_none",
+    "load_library",
     "memory_bytes",
     "open_direct",
     "open_to_read",
@@ -473,6 +474,18 @@ def keep_freed_memory() -> None:
     if call is not None:
         call(_M_MMAP_THRESHOLD, _KEPT_PIECE)
         call(_M_TRIM_THRESHOLD, _KEPT)
+
+
+def load_library(path: Path) -> None:
+    """Load a shared library, if it is there, ahead of who imports it; only on Linux.
+
+    Python keeps the interpreter to itself while it loads one, this leaves it to other threads.
+    """
+    import ctypes
+
+    call = _system_call("dlopen", "dlopen", (ctypes.c_char_p, ctypes.c_int)) if _is_linux() else None
+    if call is not None:
+        call(os.fsencode(path), os.RTLD_NOW)
 
 
 @cache

@@ -247,8 +247,6 @@ class Project:
                 self._hold_results(plan)
             self._require_trust(plan.items)
             builder.check_space(plan)
-            if plan.computes:
-                warm_up()
             return plan
 
         with self._session(emit, durable=durable, expect_work=warm_up) as session, ExitStack() as stack:

@@ -125,11 +125,19 @@ class Mappings:
         mapping = file.mapping
         if mapping is not None and offset + size <= len(mapping):
             return memoryview(mapping)[offset : offset + size]
-        found = bytearray(size)
-        read = portable.pread_into(file.fd, found, offset)
-        if read < size:
-            raise OSError(errno.EIO, f"the file ends {size - read} bytes early", str(path))
-        return memoryview(found)
+        found = memoryview(bytearray(size))
+        self.read_into(found, path, offset)
+        return found
+
+    def read_into(self, room: memoryview, path: Path, offset: int) -> None:
+        """Fill `room` with bytes of a file; nothing is mapped.
+
+        Raises:
+            OSError: as `view`.
+        """
+        read = portable.pread_into(self.opened(path).fd, room, offset)
+        if read < len(room):
+            raise OSError(errno.EIO, f"the file ends {len(room) - read} bytes early", str(path))
 
     def _look(self) -> None:
         """See whether somebody waits to write to one of the files, once in a while."""

@@ -16,6 +16,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,6 +46,9 @@ _PIECE = 1 << 26
 _AHEAD_SHARE = 4
 """While torch is not there, tensors are hashed up to one part in so many of the machine's memory: they are read again
 to compute with, and should still be in the page cache."""
+
+_LOOK = 0.05
+"""Seconds between two looks at whether to stop, of who waits for torch."""
 
 _POLITE = 0.0003
 """Seconds after which the import of torch lets others have the interpreter: planning and hashing need it briefly, and
@@ -94,8 +99,6 @@ def run_pass(
     began = time.perf_counter()
     emit(PassBegun(targets, sum(output.size for output in work.outputs)))
     computes = bool(work.steps or work.pending)
-    if computes:
-        warm_up()
     stop = threading.Event()
     count = threads or portable.cpu_count()
     try:
@@ -103,6 +106,8 @@ def run_pass(
             copies = _cloned(coalesced(work.copies), outputs, emit)
             outputs.allocate(sum(copy.size for copy in work.copies) - sum(copy.size for copy in copies))
             outputs.start(8 * chunk)  # room for float64
+            if computes:
+                warm_up()
             # Copies need no torch, which may still be on its way.
             jobs: list[_Job] = [*copies, *work.pending, *clusters(work)]
             crew = _Crew(outputs, emit, chunk, stop, work.recall)
@@ -126,16 +131,28 @@ class _Torch:
         if self._begun.acquire(blocking=False):
             threading.Thread(target=self._fetch, name="mergebuild-import").start()
 
+    def came(self, within: float) -> bool:
+        """Wait so many seconds at most; return whether there is nothing to wait for."""
+        return not self._begun.locked() or self.is_there.wait(within)
+
     def _fetch(self) -> None:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(_POLITE)
         try:
             with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
+                _load_library()
                 import_module("mergebuild.engine.compute")
         finally:
             sys.setswitchinterval(usual)
             self.since = time.perf_counter()
             self.is_there.set()
+
+
+def _load_library() -> None:
+    """Load the largest of torch's libraries, a fifth of the import, while others have the interpreter."""
+    found = find_spec("torch")
+    for folder in found.submodule_search_locations or () if found else ():
+        portable.load_library(Path(folder) / "lib" / "libtorch_cpu.so")
 
 
 _torch = _Torch()
@@ -270,7 +287,7 @@ class _Crew:
         ):
             futures: list[Future[None]] = []
             try:
-                futures += (pool.submit(self._labour) for _ in range(count))
+                futures += (pool.submit(self._labour, yields=0 < number == count - 1) for number in range(count))
                 done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
                 if waiting or any(future.exception() for future in done):
                     self._stop.set()
@@ -293,9 +310,14 @@ class _Crew:
             self._prefetch.began(sum(leaf.size for leaf in _reads(job)))
         return job
 
-    def _labour(self) -> None:
-        """Do jobs until there are none. torch is imported with the first that needs it."""
+    def _labour(self, *, yields: bool) -> None:
+        """Do jobs until there are none. torch is imported with the first that needs it.
+
+        `yields`: leave a processor to the import of torch while that is under way.
+        """
         worker: Worker | None = None
+        while yields and not self._stop.is_set() and not _torch.came(within=_LOOK):
+            pass
         while (job := self._next()) is not None:
             if isinstance(job, Copy):
                 self._copy(job)
@@ -361,12 +383,30 @@ class _Crew:
     def _checksum(self, leaf: Leaf) -> bytes:
         """Return the checksum of a tensor's bytes; they are in the page cache then for whoever computes with them."""
         running = xxhash.xxh3_128()
-        if leaf.pieces:
-            for start in range(0, leaf.count, _PIECE // 8):
-                running.update(self._mappings.gathered(leaf, start, min(_PIECE // 8, leaf.count - start)))
-            return running.digest()
-        for start in range(0, leaf.size, _PIECE):
+        for piece in self._pieces(leaf):
             if self._stop.is_set():
                 break
-            running.update(self._mappings.view(leaf.path, leaf.offset + start, min(_PIECE, leaf.size - start)))
+            running.update(piece)
         return running.digest()
+
+    def _pieces(self, leaf: Leaf) -> Iterator[memoryview | bytearray]:
+        """Yield the bytes of a tensor, each piece to be used before the next is asked for.
+
+        Mapped, for whoever computes with them next; read where that must wait for torch: the system call that lets go
+        of mapped memory keeps the interpreter, which the import needs, to itself.
+        """
+        if leaf.pieces:
+            for start in range(0, leaf.count, _PIECE // 8):
+                yield self._mappings.gathered(leaf, start, min(_PIECE // 8, leaf.count - start))
+        elif _torch.is_there.is_set():
+            for start in range(0, leaf.size, _PIECE):
+                yield self._mappings.view(leaf.path, leaf.offset + start, min(_PIECE, leaf.size - start))
+        else:
+            block = self._outputs.block()
+            try:
+                for start in range(0, leaf.size, len(block.memory)):
+                    piece = block.memory[: leaf.size - start]
+                    self._mappings.read_into(piece, leaf.path, leaf.offset + start)
+                    yield piece
+            finally:
+                self._outputs.put(block, 0, ())

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import BinaryIO
 
 import pytest
+import torch
 from disks import Disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -486,6 +487,22 @@ def test_system_calls_are_found_by_either_name() -> None:
     if ON_LINUX:
         assert portable._system_call("fallocate64", "fallocate", kinds) is not None
         assert portable._system_call("sync_file_range64", "sync_file_range", kinds) is not None
+
+
+@pytest.mark.skipif(not ON_LINUX, reason="elsewhere none is loaded ahead")
+def test_a_library_is_loaded_while_others_have_the_interpreter(tmp_path: Path) -> None:
+    """In a process of its own: whoever imports it later has it at once. One that is not there is nobody's error."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
+    code = (
+        "import sys; from pathlib import Path; from mergebuild import portable\n"
+        "maps, name = Path('/proc/self/maps'), sys.argv[1]\n"
+        "portable.load_library(Path(name + '.none'))\n"
+        "before = name in maps.read_text()\n"
+        "portable.load_library(Path(name))\n"
+        "print(before, name in maps.read_text())"
+    )
+    run = subprocess.run([sys.executable, "-c", code, library], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["False", "True"]
 
 
 def test_sync_waits_for_the_file(system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

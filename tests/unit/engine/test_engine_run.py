@@ -18,6 +18,7 @@ from lab import as_bytes
 from mergebuild import portable
 from mergebuild.engine import Cluster, Copy, Leaf, OutputFile, Pass, Pending, Place, Step, run_pass
 from mergebuild.engine.mappings import Mappings
+from mergebuild.engine.run import _Torch
 from mergebuild.events import Event, PassEnded, Progress, silent
 from mergebuild.portable import PAGE
 
@@ -109,13 +110,33 @@ def pending(path: Path, size: int, then: Callable[[bytes], tuple[Cluster | None,
     return Pending([leaf], resolve)
 
 
+class Late(_Torch):
+    """An import of torch that is under way: it ends when it was waited for so many times, or never."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self._begun.acquire()
+        self._waits = waits
+        self.waited: list[str] = []
+
+    def came(self, within: float) -> bool:
+        self.waited.append(threading.current_thread().name)
+        if len(self.waited) >= self._waits:
+            self.is_there.set()
+        return super().came(within)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("piece", [1, 7, 1 << 26])
+@pytest.mark.parametrize("is_there", [True, False])
 def test_pending_work_is_asked_with_the_checksum_of_the_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, piece: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, piece: int, is_there: bool
 ) -> None:
-    """However it is read; what is answered, copies and steps, is done."""
+    """However it is read, mapped or not while torch is awaited; what is answered, copies and steps, is done."""
     monkeypatch.setattr("mergebuild.engine.run._PIECE", piece)
+    monkeypatch.setattr("mergebuild.engine.run._torch", late := Late(waits=3))
+    if is_there:
+        late.is_there.set()
     source, out = tmp_path / "in", tmp_path / "out"
     values = torch.tensor([1.0, 2.0, 3.0])
     source.write_bytes(as_bytes(values))
@@ -137,6 +158,37 @@ def test_pending_work_is_asked_with_the_checksum_of_the_bytes(
     halves = as_bytes(torch.tensor([0.5, 1.0, 1.5]).half())
     assert out.read_bytes() == as_bytes(values) + halves
     assert results[b"s"].checksum == xxhash.xxh3_128_digest(halves)
+
+
+def test_one_of_several_workers_leaves_its_processor_to_the_import(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until torch is there; or until the pass ends. One that is alone has nobody to leave the work to."""
+    monkeypatch.setattr("mergebuild.engine.run._LOOK", 0.001)
+    monkeypatch.setattr("mergebuild.engine.run._torch", late := Late(waits=5))
+    hashed: list[str] = []
+
+    def note(_checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
+        hashed.append(threading.current_thread().name)
+        while not late.is_there.is_set() and late.waited:  # so that there is work until it ends
+            time.sleep(0.001)
+        return None, []
+
+    def made(threads: int) -> None:
+        jobs = [pending(source, size, note) for size in (1, 2, 3)]
+        run_pass(Pass([OutputFile(tmp_path / "out", b"", 0)], pending=jobs), threads=threads, emit=silent, targets=())
+        (tmp_path / "out").unlink()
+
+    made(threads=1)
+    assert len(hashed) == 3 and not late.waited
+    made(threads=3)
+    assert len(late.waited) == 5
+    assert len(set(late.waited)) == 1
+
+    monkeypatch.setattr("mergebuild.engine.run._torch", Late(waits=1 << 30))
+    jobs = [pending(source, 1, failing), pending(source, 2, failing)]
+    with pytest.raises(LookupError):
+        run_pass(Pass([OutputFile(tmp_path / "out", b"", 0)], pending=jobs), threads=2, emit=silent, targets=())
 
 
 # Errors
