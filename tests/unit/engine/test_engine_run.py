@@ -180,7 +180,8 @@ def test_one_of_several_workers_leaves_its_processor_to_the_import(
         (tmp_path / "out").unlink()
 
     made(threads=1)
-    assert len(hashed) == 3 and not late.waited
+    assert len(hashed) == 3
+    assert not late.waited
     made(threads=3)
     assert len(late.waited) == 5
     assert len(set(late.waited)) == 1
