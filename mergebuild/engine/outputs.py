@@ -5,8 +5,8 @@ turn, so that memory is bounded.
 
 Small outputs go through the page cache. To write there is a copy in memory, and done at once by whoever filled the
 block. Large ones would fill the cache and then wait for the disk at its slowest: whole pages of these go directly to
-it, written by threads of their own while the others compute on. A file system lets one writer into a file at a time,
-and has others wait without sleep: so one lock, or one thread, a file.
+it, written by threads of their own while the others compute on, several at once: a disk does more the more it is asked
+for. Into the cache, a file system lets one writer a file at a time, and has others wait without sleep: hence a lock.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
+from typing import NamedTuple
 
 from mergebuild import portable
 from mergebuild.engine.work import OutputFile, Place
@@ -28,6 +28,9 @@ __all__ = ["DIRECT_SHARE", "Block", "Outputs"]
 
 DIRECT_SHARE = 10
 """Outputs that together exceed one part in so many of the machine's memory are written past the page cache."""
+
+_WRITERS = 4
+"""Threads at most that write past the page cache."""
 
 _EARLY = 1 << 26
 """Bytes written to the page cache before the disk is asked to begin with them, if somebody will wait for it."""
@@ -40,21 +43,12 @@ class Block:
         self.memory = memoryview(mmap.mmap(-1, max(size, mmap.PAGESIZE)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Filled:
-    """The first bytes of a block, to be written to places of the outputs that one thread writes."""
-
-    block: _Shared
-    data: memoryview
-    places: Sequence[Place]
-
-
-@dataclass(slots=True)
-class _Shared:
-    """A block, and how many threads have still to write it."""
+class _Filled(NamedTuple):
+    """A block, how many of its bytes are to be written, and where."""
 
     block: Block
-    left: int
+    size: int
+    places: Sequence[Place]
 
 
 class Outputs:
@@ -79,10 +73,9 @@ class Outputs:
         self._threads = threads
         self._durable = durable
         self._files: list[_File] = []
-        self._queues: list[SimpleQueue[_Filled | None]] = []
+        self._filled: SimpleQueue[_Filled | None] = SimpleQueue()
         self._writers: list[threading.Thread] = []
         self._free: SimpleQueue[Block] = SimpleQueue()
-        self._lock = threading.Lock()
         self._failed: Exception | None = None
         self.is_direct = False
 
@@ -98,8 +91,8 @@ class Outputs:
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
             self._stop.set()
-        for queue in self._queues:
-            queue.put(None)
+        for _ in self._writers:
+            self._filled.put(None)
         for writer in self._writers:
             writer.join()
         self._close(is_whole=error is None and self._failed is None)
@@ -134,10 +127,8 @@ class Outputs:
         """Begin to take blocks, of so many bytes each."""
         for _ in range(2 * self._threads + 2):
             self._free.put(Block(block))
-        for _ in range(min(len(self._files), max(1, self._threads // 2)) if self.is_direct else 0):
-            queue: SimpleQueue[_Filled | None] = SimpleQueue()
-            self._queues.append(queue)
-            self._writers.append(threading.Thread(target=self._write_all, args=(queue,), name="mergebuild-write"))
+        for _ in range(min(_WRITERS, self._threads) if self.is_direct else 0):
+            self._writers.append(threading.Thread(target=self._write_all, name="mergebuild-write"))
             self._writers[-1].start()
 
     def block(self) -> Block:
@@ -150,17 +141,12 @@ class Outputs:
         Raises:
             OSError: writing fails, if it is done at once; else leaving the context raises that.
         """
-        data = block.memory[:size]
-        count = len(self._queues)
-        if not count or not places:
-            self._write(data, places)
+        filled = _Filled(block, size, places)
+        if self._writers and places:
+            self._filled.put(filled)
+        else:
+            self._write(filled)
             self._free.put(block)
-            return
-        writers = sorted({place.output % count for place in places})
-        shared = _Shared(block, len(writers))
-        for writer in writers:
-            mine = places if len(writers) == 1 else [place for place in places if place.output % count == writer]
-            self._queues[writer].put(_Filled(shared, data, mine))
 
     def fill(self, fd: int, offset: int, size: int, place: Place) -> int:
         """Have as many of these bytes of a file written to a place as a block holds; return how many.
@@ -176,23 +162,20 @@ class Outputs:
             raise OSError(errno.EIO, f"the source of a copy ends {size - read} bytes early")
         return size
 
-    def _write_all(self, queue: SimpleQueue[_Filled | None]) -> None:
+    def _write_all(self) -> None:
         """Write what comes. After a failure blocks are only taken back, for whoever waits for one."""
-        while (filled := queue.get()) is not None:
+        while (filled := self._filled.get()) is not None:
             if not self._stop.is_set():
                 try:
-                    self._write(filled.data, filled.places)
+                    self._write(filled)
                 except Exception as error:  # noqa: BLE001 -- raised when the outputs are left
                     self._failed = self._failed or error
                     self._stop.set()
-            with self._lock:
-                filled.block.left -= 1
-                is_free = filled.block.left == 0
-            if is_free:
-                self._free.put(filled.block.block)
+            self._free.put(filled.block)
 
-    def _write(self, data: memoryview, places: Sequence[Place]) -> None:
-        for place in places:
+    def _write(self, filled: _Filled) -> None:
+        data = filled.block.memory[: filled.size]
+        for place in filled.places:
             self._files[place.output].write(data, place.offset)
             self._emit(Progress(len(data)))
 
@@ -206,6 +189,8 @@ class _File:
         self.output = output
         self.fd = os.open(output.path, flags, 0o666)
         self._direct: int | None = None
+        self._is_refused = False
+        """Whether the file system turned out not to write directly after all."""
         self._lock = threading.Lock()
         self._durable = durable
         self._cached = (0, 0)
@@ -224,12 +209,13 @@ class _File:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write bytes that begin on a page of memory."""
+        done = self._write_directly(data, offset)
+        if done == len(data):
+            return
         with self._lock:
-            done = self._write_directly(data, offset) if self._direct is not None else 0
-            if done < len(data):
-                portable.pwrite_all(self.fd, data[done:], offset + done)
-                if self._durable:
-                    self._hurry(offset + done, offset + len(data))
+            portable.pwrite_all(self.fd, data[done:], offset + done)
+            if self._durable:
+                self._hurry(offset + done, offset + len(data))
 
     def _hurry(self, begin: int, end: int) -> None:
         """Ask the disk to begin with what was written, once it is much."""
@@ -242,16 +228,14 @@ class _File:
     def _write_directly(self, data: memoryview, offset: int) -> int:
         """Return how many bytes of the whole pages among these are on the disk."""
         size = len(data) // portable.PAGE * portable.PAGE
-        if offset % portable.PAGE or not size:
+        if self._direct is None or self._is_refused or offset % portable.PAGE or not size:
             return 0
-        assert self._direct is not None
         try:
             return os.pwrite(self._direct, data[:size], offset)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            os.close(self._direct)
-            self._direct = None
+            self._is_refused = True
             return 0
 
     def close(self) -> None:
