@@ -30,7 +30,7 @@ _SCALES = {"input_blocks.0.0": "in", "out.0": "out", "out.2": "out2"}
 def _adjust(call: Call, chunks: Sequence[Tensor], start: int, _state: State) -> Tensor:
     layer, _, part = call.tensor.removeprefix("model.diffusion_model.").rpartition(".")
     if layer == "out.2" and part == "bias":
-        return chunks[0] + torch.tensor(_offset(call)[start : start + len(chunks[0])], device=chunks[0].device)
+        return chunks[0] + torch.tensor(_offset(call)[start : start + len(chunks[0])]).to(chunks[0].device)
     amount = call.number(_SCALES[layer])
     factor = 1 - amount / 100 if part == "weight" else 1 + amount / 50
     return chunks[0] * float32_of(factor)

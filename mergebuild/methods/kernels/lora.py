@@ -197,7 +197,8 @@ class LoraDeltas:
             for delta, shapes in self._deltas
         ]
         self._made = []
-        self._room = torch.empty(self.unit // self._columns, self._columns, dtype=torch.float64)
+        place = factors[0].device if factors else None
+        self._room = torch.empty(self.unit // self._columns, self._columns, dtype=torch.float64, device=place)
 
     def fill(self, out: Tensor, start: int, weight: Tensor | None) -> Tensor:
         """Fill a chunk (float32 [n]) that begins at a block with what is added; `weight` is the model's chunk."""

@@ -104,4 +104,8 @@ def _filled(pair: Pair, rank: int, alpha: float) -> Mapping[Role, Tensor]:
     more = rank - pair.rank
     up = torch.nn.functional.pad(pair.up, (0, more)) if more else pair.up
     down = torch.nn.functional.pad(pair.down, (0, 0, 0, more)) if more else pair.down
-    return {"up": up.reshape(-1), "down": down.reshape(-1), "alpha": torch.tensor([alpha], dtype=torch.float32)}
+    return {
+        "up": up.reshape(-1),
+        "down": down.reshape(-1),
+        "alpha": torch.full_like(up[0, :1], alpha, dtype=torch.float32),
+    }

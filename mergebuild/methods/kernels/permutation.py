@@ -128,7 +128,7 @@ def moves(block: Block, order: Order, shapes: Shapes) -> Moves:
         for part in family.parts:
             whole = found.setdefault((part.tensor, part.axis), torch.arange(shapes[part.tensor][part.axis]))
             places = _places(block, family, part)
-            whole[places.view(-1)] = places[order.groups].gather(1, channels).reshape(-1)
+            whole[places.view(-1)] = places[order.groups.cpu()].gather(1, channels.cpu()).reshape(-1)
     by_name: Moves = {}
     for (name, axis), whole in found.items():
         by_name.setdefault(name, []).append((axis, whole.tolist()))
@@ -139,7 +139,7 @@ def reordered(tensor: Tensor, along: Sequence[tuple[int, Sequence[int]]]) -> Ten
     """Return a tensor in another order, new."""
     result = tensor.clone()
     for axis, places in along:
-        result = result.index_select(axis, torch.tensor(places, device=tensor.device))
+        result = result.index_select(axis, torch.tensor(places).to(tensor.device))
     return result
 
 

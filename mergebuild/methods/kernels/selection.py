@@ -152,7 +152,7 @@ class Selection:
 def _digit_of(histogram: Tensor, wanted: int) -> tuple[int, int, int]:
     """Return the digit at which the `wanted` largest end, how many of it are among them, and how many there are."""
     from_top = histogram.flip(0).cumsum(0)
-    place = int(torch.searchsorted(from_top, torch.tensor(wanted, device=from_top.device)))
+    place = int(torch.searchsorted(from_top, wanted))
     digit = len(histogram) - 1 - place
     there = int(histogram[digit])
     return digit, wanted - (int(from_top[place]) - there), there

@@ -105,7 +105,7 @@ def _chances(call: Call, position: int, device: torch.device) -> Tensor:
         raise UndefinedError(message)
     length = _row_of(call)[1]
     if length == 1:
-        return torch.tensor([float(density)], dtype=torch.float64, device=device)
+        return torch.full((1,), float(density), dtype=torch.float64, device=device)
     ranks = torch.arange(length, dtype=torch.float64, device=device)
     return ranks.mul_(float(2 * epsilon / (length - 1))).add_(float(density - epsilon))
 

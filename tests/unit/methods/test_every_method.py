@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_device import Remote, remotely
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_cases import KINDS, SHAPES, call_of, tensors
@@ -292,6 +293,17 @@ def test_no_cut_matters_to_large_tensors(name: str) -> None:
         inputs = [first, *(first + (2 * each).round() / 2 for each in others)]
         some = Some(name, call_for(name, (150, 500), chosen), inputs)
         assert _same(some.made(), some.made(random.Random(index)))
+
+
+@every_method
+@settings(max_examples=4)
+@given(data=st.data())
+def test_no_kernel_cares_where_its_inputs_lie(name: str, data: st.DataObject) -> None:
+    """What it makes for itself lies beside them, on any device."""
+    some = _some(data, name)
+    with remotely():
+        there = replace(some, inputs=[Remote(each) for each in some.inputs]).made()
+    assert _same(some.made(), there)
 
 
 @pytest.mark.parametrize("name", [name for name, trial in TRIALS.items() if not trial.not_idempotent])

@@ -1,0 +1,155 @@
+"""Devices that compute beside the processor, with memory of their own; and what the engine asks of one.
+
+A device works through *streams*, each in order, several at once. An *event* marks a place in a stream: another stream,
+or a thread, waits until everything before it is done. The engine waits for nothing else: never for a device as a whole.
+
+Only what is asked here may differ between one kind of device and another. Kernels don't know where they run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from mergebuild.errors import UsageError
+
+__all__ = ["Cuda", "Device", "Event", "Stream", "device_named", "devices"]
+
+
+class Event(ABC):
+    """A place in a stream."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Have this thread wait until all before it is done."""
+
+
+class Stream(ABC):
+    """What a device does in order. Nothing here waits for it."""
+
+    @abstractmethod
+    def copy(self, to: Tensor, of: Tensor) -> None:
+        """Copy bytes between pinned memory and the device's. Both must stay as they are until it is done."""
+
+    @abstractmethod
+    def record(self) -> Event:
+        """Return the place behind all that was asked of it so far."""
+
+    @abstractmethod
+    def wait(self, event: Event) -> None:
+        """Have what comes next wait for another stream's event."""
+
+    @abstractmethod
+    def entered(self) -> AbstractContextManager[object]:
+        """Within the context, what this thread asks of torch is asked of this stream."""
+
+
+class Device(ABC):
+    """One device."""
+
+    name: str
+    """As people say it: `cuda:0`."""
+    place: torch.device
+    memory: int
+    """Bytes that it has, in use or not."""
+
+    @abstractmethod
+    def stream(self) -> Stream:
+        """Return a new stream."""
+
+    @abstractmethod
+    def pinned(self, size: int) -> Tensor:
+        """Return host memory (uint8 [size]) that it can copy to and from by itself."""
+
+    @abstractmethod
+    def limit(self, size: int) -> None:
+        """Let this process take no more than so many bytes of its memory: beyond, allocating fails."""
+
+    @abstractmethod
+    def free_unused(self) -> None:
+        """Give back what was allocated and is not in use."""
+
+
+class _CudaEvent(Event):
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        # A thread that waits leaves its processor to others.
+        self.event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self.event.record(stream)
+
+    def wait(self) -> None:
+        self.event.synchronize()
+
+
+class _CudaStream(Stream):
+    def __init__(self, place: torch.device) -> None:
+        self._stream = torch.cuda.Stream(place)  # type: ignore[no-untyped-call]
+
+    def copy(self, to: Tensor, of: Tensor) -> None:
+        with torch.cuda.stream(self._stream):
+            to.copy_(of, non_blocking=True)
+
+    def record(self) -> Event:
+        return _CudaEvent(self._stream)
+
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, _CudaEvent)
+        self._stream.wait_event(event.event)
+
+    def entered(self) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._stream)
+
+
+class Cuda(Device):
+    """An NVIDIA GPU, or whatever torch calls one."""
+
+    def __init__(self, index: int) -> None:
+        self.name = f"cuda:{index}"
+        self.place = torch.device("cuda", index)
+        self.memory = torch.cuda.get_device_properties(self.place).total_memory
+
+    def stream(self) -> Stream:
+        """Return a new stream; it waits for no other."""
+        return _CudaStream(self.place)
+
+    def pinned(self, size: int) -> Tensor:
+        """Return page-locked memory."""
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+    def limit(self, size: int) -> None:
+        """Have torch's allocator raise `torch.OutOfMemoryError` beyond."""
+        torch.cuda.set_per_process_memory_fraction(min(1.0, size / self.memory), self.place)
+
+    def free_unused(self) -> None:
+        """Empty the allocator's cache."""
+        torch.cuda.empty_cache()
+
+
+def devices() -> Sequence[Device]:
+    """Return the machine's devices; none where torch is built without them, or they are hidden."""
+    return [Cuda(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+
+
+def device_named(name: str) -> Sequence[Device]:
+    """Return what `cuda` or `cuda:N` means: all devices, or one.
+
+    Raises:
+        UsageError: there is none (`no-such-device`).
+    """
+    found = devices()
+    number = name.partition(":")[2]
+    chosen = [each for each in found if not number or each.name == f"cuda:{int(number)}"]
+    if not chosen:
+        there = ", ".join(f"`{each.name}`" for each in found)
+        message = f"there is no device `{name}` here" + (f", only {there}" if there else f": {_why_none()}")
+        raise UsageError.one("no-such-device", message, help="`--device auto`, the default, takes what is there")
+    return chosen
+
+
+def _why_none() -> str:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    return "torch finds no GPU that it can use (driver, `CUDA_VISIBLE_DEVICES`)"

@@ -1,0 +1,277 @@
+"""A device that is none: its tensors say that they lie on `maia:0`, and whoever mixes them with the host's is told off.
+
+Copies are as late as they may be: not done before somebody waits for them. So whoever forgets to wait finds old values,
+and whoever fills a buffer again too early finds new ones. Kernels are done at once, as a device that is never behind.
+
+That one happens before the other is also kept account of, for all memory that streams copy to or from: every stream and
+every thread has a clock that says how far it knows the others to be. What may happen at the same time as something that
+it must not meet is an error, whether they met this time or not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from mergebuild.engine.devices import Device, Event, Stream
+
+__all__ = ["FakeDevice", "Remote", "remotely"]
+
+PLACE = torch.device("maia", 0)
+"""A kind of device that torch knows the name of, and nothing else."""
+_MOVES = frozenset({"copy_", "_to_copy"})
+"""Operations between the host and a device."""
+
+
+class Remote(Tensor):
+    """A tensor that says it lies on a device. Its values are a tensor of the host's."""
+
+    values: Tensor
+    device = PLACE  # type: ignore[assignment]  # torch itself takes it for one of `meta`, and leaves it alone
+
+    @staticmethod
+    def __new__(cls: type[Remote], values: Tensor) -> Remote:
+        """Wrap a tensor of the host's."""
+        made: Remote = Tensor._make_wrapper_subclass(
+            cls,
+            values.size(),
+            strides=values.stride(),
+            storage_offset=values.storage_offset(),
+            dtype=values.dtype,
+            device="meta",
+        )  # type: ignore[attr-defined]
+        made.values = values
+        return made
+
+    def tolist(self) -> Any:
+        """Return the values; torch refuses that to subclasses."""
+        return self.values.tolist()
+
+    def __repr__(self, **_: object) -> str:
+        """Show the values."""
+        return f"Remote({self.values!r})"
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, call: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Do an operation on the host."""
+        return _done(call, args, kwargs or {})
+
+
+class remotely(TorchDispatchMode):  # noqa: N801 -- a context, as torch has them
+    """Within the context, tensors can be made on the device."""
+
+    def __torch_dispatch__(
+        self, call: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _done(call, args, kwargs or {})
+
+
+class _Line:
+    """What is done in order: a stream, or a thread of the host."""
+
+    def __init__(self) -> None:
+        self.tick = 0
+        self.clock: dict[_Line, int] = {}
+
+    def learn(self, clock: Mapping[_Line, int]) -> None:
+        """Know others to be that far."""
+        for line, tick in clock.items():
+            self.clock[line] = max(tick, self.clock.get(line, 0))
+
+    def known(self) -> dict[_Line, int]:
+        """Return how far this and the others are known to be."""
+        return {**self.clock, self: self.tick}
+
+
+@dataclass
+class _Memory:
+    """Who wrote to it last, and who read it since. It is kept, so that no other comes to lie there."""
+
+    values: Tensor
+    written: tuple[_Line, int] | None = None
+    read: dict[_Line, int] = field(default_factory=dict)
+
+    def used(self, line: _Line, *, writes: bool) -> None:
+        """Take account of a use, the next of its line."""
+        others = [*([self.written] if self.written else []), *(self.read.items() if writes else ())]
+        for other, tick in others:
+            assert other is line or line.clock.get(other, 0) >= tick, "two may use the same memory at the same time"
+        if writes:
+            self.written, self.read = (line, line.tick), {}
+        else:
+            self.read[line] = line.tick
+
+
+_tracked: dict[int, _Memory] = {}
+_thread = threading.local()
+
+
+def _host() -> _Line:
+    """Return this thread's line."""
+    if not hasattr(_thread, "host"):
+        _thread.host = _Line()
+    found: _Line = _thread.host
+    return found
+
+
+def _launched(line: _Line) -> _Line:
+    """Return a line with one more thing to do, which this thread asked for."""
+    host = _host()
+    host.tick += 1
+    line.tick += 1
+    line.learn(host.known())
+    return line
+
+
+def _where(tensor: Tensor) -> int:
+    return (tensor.values if isinstance(tensor, Remote) else tensor).untyped_storage().data_ptr()
+
+
+def _track(tensor: Tensor) -> _Memory:
+    values = tensor.values if isinstance(tensor, Remote) else tensor
+    return _tracked.setdefault(_where(tensor), _Memory(values))
+
+
+def _account(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Take account of an operation that was asked for: by the thread itself, or on the stream that it has entered."""
+    if any(each.alias_info is not None and not each.alias_info.is_write for each in call._schema.returns):
+        return  # a view, which looks at nothing
+    written = {each.name for each in call._schema.arguments if each.alias_info is not None and each.alias_info.is_write}
+    named = [*zip((each.name for each in call._schema.arguments), args, strict=False), *kwargs.items()]
+    found = [(name, part) for name, given in named for part in (given if isinstance(given, list | tuple) else [given])]
+    uses = [(name in written, each) for name, each in found if isinstance(each, Tensor) and _where(each) in _tracked]
+    if uses:
+        there = any(isinstance(each, Remote) for _, each in found)
+        line = _launched(_thread.stream) if there else _host()
+        if not there:
+            line.tick += 1
+        for writes, each in uses:
+            _tracked[_where(each)].used(line, writes=writes)
+
+
+def _done(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    flat, tree = tree_flatten((tuple(args), dict(kwargs)))
+    name = call.overloadpacket.__name__
+    _account(call, args, kwargs)
+    there = [each for each in flat if isinstance(each, Remote)]
+    here = [each for each in flat if isinstance(each, Tensor) and not isinstance(each, Remote) and each.dim()]
+    if there and here and name not in _MOVES:
+        message = f"{name}: tensors on a device and on the host, of shapes {[each.shape for each in here]}"
+        raise RuntimeError(message)
+    asked = kwargs.get("device")
+    is_remote = bool(there) if asked is None else torch.device(asked).type == PLACE.type
+    if name == "copy_":
+        is_remote = isinstance(args[0], Remote)
+    own, own_kwargs = tree_unflatten([each.values if isinstance(each, Remote) else each for each in flat], tree)
+    if asked is not None:
+        own_kwargs["device"] = torch.device("cpu")
+    own_kwargs.pop("pin_memory", None)
+    found = call(*own, **own_kwargs)
+    if name == "_local_scalar_dense" or not is_remote:
+        return found.clone() if asked is not None and isinstance(found, Tensor) and there else found
+    known = {id(each.values): each for each in there}
+    return tree_map(lambda each: known[id(each)] if id(each) in known else _wrapped(each), found)
+
+
+def _wrapped(value: Any) -> Any:
+    return Remote(value) if isinstance(value, Tensor) else value
+
+
+class _Event(Event):
+    def __init__(self, owed: list[Callable[[], None]], clock: Mapping[_Line, int]) -> None:
+        self._owed = owed
+        self._count = len(owed)
+        self.clock = clock
+
+    def wait(self) -> None:
+        """Wait on the host."""
+        _host().learn(self.clock)
+        self.done()
+
+    def done(self) -> None:
+        """Do what the stream owes up to here."""
+        while self._count:
+            self._count -= 1
+            self._owed[self._count], now = _nothing, self._owed[: self._count + 1]
+            for each in now:
+                each()
+            self._owed[: self._count] = [_nothing] * self._count
+            self._count = 0
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Stream(Stream):
+    """Copies that are owed, in order."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._owed: list[Callable[[], None]] = []
+        self._line = _Line()
+        self._notes = notes
+
+    def copy(self, to: Tensor, of: Tensor) -> None:
+        self._notes.append("in" if isinstance(to, Remote) else "out")
+        line = _launched(self._line)
+        _track(of).used(line, writes=False)
+        _track(to).used(line, writes=True)
+        values = [each.values if isinstance(each, Remote) else each for each in (to, of)]
+
+        def do() -> None:
+            with _disable_current_modes():
+                values[0].copy_(values[1])
+
+        self._owed.append(do)
+
+    def record(self) -> Event:
+        return _Event(self._owed, _launched(self._line).known())
+
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, _Event)
+        self._line.learn(event.clock)
+        event.done()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        before = getattr(_thread, "stream", None)
+        _thread.stream = self._line
+        try:
+            with remotely():
+                yield
+        finally:
+            _thread.stream = before
+
+
+class FakeDevice(Device):
+    """The device."""
+
+    def __init__(self, name: str = "cuda:0") -> None:
+        """Have one of that name."""
+        self.name, self.place, self.memory = name, PLACE, 1 << 30
+        self.notes: list[str] = []
+        """What was copied: `in` and `out`."""
+        self.limited: list[int] = []
+        _tracked.clear()
+
+    def stream(self) -> Stream:
+        return _Stream(self.notes)
+
+    def pinned(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8)
+
+    def limit(self, size: int) -> None:
+        self.limited.append(size)
+
+    def free_unused(self) -> None:
+        self.notes.append("freed")
