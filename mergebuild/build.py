@@ -71,6 +71,7 @@ class Options:
     link: str = "auto"
     durable: bool = False
     chunk: int = DEFAULT_CHUNK
+    device: str = "auto"
 
 
 @dataclass
@@ -403,6 +404,7 @@ class Builder:
                 targets=tuple(names),
                 chunk=self._options.chunk,
                 durable=self._options.durable,
+                device=self._options.device,
             )
         except Exception as error:
             changed = {source_of_part(name) for name in self._sources.changed(self._sources.opened())}

@@ -165,6 +165,11 @@ class Plan:
         return sum(item.writes for item in self.items if not item.parts)
 
     @property
+    def largest_whole(self) -> int:
+        """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
+        return max((item.tensors.largest_whole for item in self.items if item.computed and item.tensors), default=0)
+
+    @property
     def computes(self) -> bool:
         """Whether there is arithmetic to do."""
         return any(item.computed for item in self.items)

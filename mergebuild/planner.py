@@ -41,11 +41,14 @@ class Planner:
         *,
         output_of: Callable[[Path], Path] | None = None,
         expect_work: Callable[[], None] = lambda: None,
+        device: str = "cpu",
     ) -> None:
         """Plan for a recipe.
 
-        `output_of` says where outputs go instead; `expect_work` is called before much is read for what will be built.
+        `output_of` says where outputs go instead; `expect_work` is called before much is read for what will be built;
+        `device` is the class of devices (`cpu`, `cuda`) that makes what is not the same on all of them.
         """
+        self._device = device
         self._recipe = recipe
         self._sources = sources
         self._store = store
@@ -366,7 +369,7 @@ class Planner:
         grid = self._grids.get(key)
         if grid is None:
             names = [spec.name for spec in self._arrangement(specs).specs]
-            grid = Grid(names, specs, forms.kinds, slots, self._origin)
+            grid = Grid(names, specs, forms.kinds, slots, self._origin, self._device)
             if all(owner in self._sources for owner in blueprint.owners):  # what a file is made of differs by target
                 self._grids[key] = grid
         return grid

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Project", "load"]
 
-_DEVICES = ("auto", "cpu")
-
 
 def load(
     path: Path | str = "mergefile.toml",
@@ -70,9 +68,10 @@ def load(
 class _Session:
     """Sources, store and planner of one verb."""
 
-    def __init__(self, recipe: Recipe, store: Store, emit: Emit, expect_work: Callable[[], None]) -> None:
+    def __init__(self, recipe: Recipe, store: Store, emit: Emit, expect_work: Callable[[], None], device: str) -> None:
         self._recipe = recipe
         self._expect_work = expect_work
+        self._device = device
         self.store = store
         self.sources = Sources(recipe.sources, store.state, folder=recipe.root, emit=emit)
         self.planner = self.plan_anew()
@@ -80,7 +79,9 @@ class _Session:
 
     def plan_anew(self) -> Planner:
         """Return a planner that knows of nothing planned before."""
-        self.planner = Planner(self._recipe, self.sources, self.store, expect_work=self._expect_work)
+        self.planner = Planner(
+            self._recipe, self.sources, self.store, expect_work=self._expect_work, device=self._device
+        )
         return self.planner
 
 
@@ -142,16 +143,19 @@ class Project:
     # Looking
 
     @_resilient
-    def plan(self, targets: Sequence[str] = ()) -> PlanResult:
+    def plan(self, targets: Sequence[str] = (), *, device: str = "auto") -> PlanResult:
         """Say what a build of these targets (none: the default ones) would do, and why.
 
-        Sources of targets never built are not read: `bytes_to_hash` says how much more would have to be.
+        Sources of targets never built are not read: `bytes_to_hash` says how much more would have to be. Whether there
+        is such a device is not looked at.
 
         Raises:
             RecipeError, MismatchError: a target cannot be made as it is written.
         """
+        from mergebuild.engine import memory_bounds
+
         began = time.perf_counter()
-        with self._session(silent) as session:
+        with self._session(silent, device=device) as session:
             plan = self._plan(session, self.recipe.resolve(targets))
             return PlanResult(
                 time.perf_counter() - began,
@@ -160,6 +164,7 @@ class Project:
                 free_space(self.recipe.root),
                 plan.bytes_to_hash,
                 plan.errors[0].exit_code if plan.errors else 0,
+                memory_bounds(plan.largest_whole, device),
             )
 
     @_resilient
@@ -226,12 +231,13 @@ class Project:
             MergeBuildError: what is known before any work, unless `keep_going`; no space; an interrupt.
         """
         from mergebuild.build import Builder, Options  # what only looks has no use for the engine
-        from mergebuild.engine import warm_up
+        from mergebuild.engine import check_device, warm_up
 
         began = time.perf_counter()
-        _check_device(device)
+        if device.startswith("cuda"):
+            check_device(device)
         names = self.recipe.resolve(targets)
-        options = Options(keep_going, threads, force, self.recipe.project.link, durable)
+        options = Options(keep_going, threads, force, self.recipe.project.link, durable, device=device)
 
         def checked_plan(session: _Session, builder: Builder, *, hash_all: bool) -> Plan:
             """Plan, and raise whatever is known to be wrong before any work."""
@@ -249,7 +255,7 @@ class Project:
             builder.check_space(plan)
             return plan
 
-        with self._session(emit, durable=durable, expect_work=warm_up) as session, ExitStack() as stack:
+        with self._session(emit, durable=durable, expect_work=warm_up, device=device) as session, ExitStack() as stack:
             builder = Builder(
                 session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
             )
@@ -395,7 +401,12 @@ class Project:
 
     @contextmanager
     def _session(
-        self, emit: Emit, *, durable: bool = False, expect_work: Callable[[], None] = lambda: None
+        self,
+        emit: Emit,
+        *,
+        durable: bool = False,
+        expect_work: Callable[[], None] = lambda: None,
+        device: str = "auto",
     ) -> Iterator[_Session]:
         root = self._store_root()
         if not os.environ.get("MERGEBUILD_STORE"):
@@ -408,7 +419,7 @@ class Project:
             durable=durable,
         )
         try:
-            yield _Session(self.recipe, store, emit, expect_work)
+            yield _Session(self.recipe, store, emit, expect_work, "cuda" if device.startswith("cuda") else "cpu")
         finally:
             store.close()
 
@@ -614,13 +625,6 @@ class Project:
             return path.relative_to(self.recipe.root).as_posix()
         except ValueError:
             return path.as_posix()
-
-
-def _check_device(device: str) -> None:
-    if device not in _DEVICES:
-        raise UsageError.one(
-            "no-such-device", f"device `{device}` is not in this version", help="`--device auto` and `cpu` are"
-        )
 
 
 def _command() -> str:

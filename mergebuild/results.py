@@ -85,6 +85,14 @@ class BuildResult(NamedTuple):
         }
 
 
+class MemoryBounds(NamedTuple):
+    """Bytes of memory that a build takes at most, whatever the size of its models; the page cache is not its own."""
+
+    host: int
+    device: int
+    """Of each device; 0 where none is used."""
+
+
 class PlanResult(NamedTuple):
     """What a build would do."""
 
@@ -96,6 +104,7 @@ class PlanResult(NamedTuple):
     """Bytes of sources that would have to be read to know more."""
     exit_code: int = 0
     """Of the first problem that blocks a target."""
+    memory: MemoryBounds = MemoryBounds(0, 0)
 
     def to_json(self) -> dict[str, object]:
         """Return the contract's object of `plan`: the build's, with `reasons` and the space."""
@@ -106,6 +115,7 @@ class PlanResult(NamedTuple):
             "bytes_written": sum(target.bytes_written for target in self.targets),
             "space_needed": self.space_needed,
             "space_free": self.space_free,
+            "memory": self.memory._asdict(),
             "bytes_to_hash": self.bytes_to_hash,
             "targets": [
                 target.to_json() | {"reasons": list(target.reasons), "notes": list(target.notes)}

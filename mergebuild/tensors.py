@@ -139,6 +139,8 @@ class _Batch:
     """By place: the dtype in which the tensor lies."""
     dtype: str
     digests: LinearDigests
+    device: str
+    """The class of devices that makes what is not the same on all of them."""
     places: list[int] = field(default_factory=list)
     """Of the tensors, in the order of the file."""
     named: list[tuple[str, Spec]] = field(default_factory=list)
@@ -176,7 +178,7 @@ class _Batch:
         facts = [("method", f"{method.name}@{method.version}")]
         facts += [(name, _shown(value)) for name, value in operation.arguments]
         if not method.exact:
-            facts.append(("device", "cpu"))
+            facts.append(("device", self.device))
         by_name = method.by_name or method.scopes is not None or method.parameter("seed") is not None
         if method.program is not None:
             facts.append(("program", method.program.content))
@@ -262,11 +264,14 @@ class Grid:
         kinds: Kinds,
         slots: Sequence[Sequence[Slot]],
         origin_of: Callable[[str, str], Origin],
+        device: str = "cpu",
     ) -> None:
         """Gather the tensors.
 
-        `names` in the order of the file; `slots` by kind; `origin_of` says what an owner's tensor is.
+        `names` in the order of the file; `slots` by kind; `origin_of` says what an owner's tensor is; `device` is the
+        class of devices (`cpu`, `cuda`) that makes what is not the same on all of them.
         """
+        self._device = device
         self.names = names
         self.specs = [specs[name] for name in names]
         self.sizes = [math.prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for spec in self.specs]
@@ -284,7 +289,7 @@ class Grid:
             likeness = (kind, keys, spec.dtype, dtypes)
             batch = batches.get(likeness)
             if batch is None:
-                batch = _Batch(kind, keys, dtypes, spec.dtype, LinearDigests(len(digests)))
+                batch = _Batch(kind, keys, dtypes, spec.dtype, LinearDigests(len(digests)), device)
                 batches[likeness] = batch
             batch.places.append(place)
             batch.named.append((name, spec))
@@ -326,7 +331,7 @@ class Grid:
             for place, operands in zip(row.places, row.operated[1] if row.operated else (), strict=True):
                 tensors[self.names[place]] = Surveyed(self.names[place], self.specs[place].shape, operands)
         facts = [("survey", f"{method.name}@{method.version}"), *((name, _shown(value)) for name, value in arguments)]
-        facts += [] if method.exact else [("device", "cpu")]
+        facts += [] if method.exact else [("device", self._device)]
         found: dict[str, Survey] = {}
         for scope in method.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):
             members = tuple(tensors[name] for name in scope)
@@ -375,6 +380,16 @@ class Tensors:
         facts = [(grid.names[place], *grid.specs[place][:2], self.digests[place]) for place in places]
         rows = [found for row in self.rows if (found := row.among(set(places))).places]
         return Tensors(grid, rows, self.digests, artifact_digest(facts))
+
+    @property
+    def largest_whole(self) -> int:
+        """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
+        found = 0
+        for row in self.rows:
+            if row.operated and row.operated[0].method.access in ("tensor", "tensors"):
+                for place, origins in zip(row.places, row.origins, strict=True):
+                    found = max(found, 4 * math.prod(self._grid.specs[place].shape) * (len(origins) + 1))
+        return found
 
     @cached_property
     def by_name(self) -> Mapping[str, bytes]:

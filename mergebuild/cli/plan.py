@@ -21,9 +21,9 @@ def command(settings: Settings, targets: tuple[str, ...]) -> int:
     return show_plan(settings, targets)
 
 
-def show_plan(settings: Settings, targets: tuple[str, ...]) -> int:
+def show_plan(settings: Settings, targets: tuple[str, ...], device: str = "auto") -> int:
     """Make the plan and print it."""
-    plan = open_project(settings).plan(targets_from_here(settings, targets))
+    plan = open_project(settings).plan(targets_from_here(settings, targets), device=device)
     problems = list(dict.fromkeys(target.error for target in plan.targets if target.error))
     errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
     lines = [] if settings.as_json else plan_lines(plan, verbose=settings.verbose > 0, shown=shown_from_here(settings))

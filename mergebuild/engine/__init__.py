@@ -1,6 +1,15 @@
 """The pass: source tensors in, every target that wants them out, in one reading and bounded memory."""
 
-from mergebuild.engine.run import DEFAULT_CHUNK, PassResult, check_program, needs_memory, run_pass, warm_up
+from mergebuild.engine.run import (
+    DEFAULT_CHUNK,
+    PassResult,
+    check_device,
+    check_program,
+    memory_bounds,
+    needs_memory,
+    run_pass,
+    warm_up,
+)
 from mergebuild.engine.work import (
     Cluster,
     Copy,
@@ -31,7 +40,9 @@ __all__ = [
     "StepResult",
     "Survey",
     "Surveyed",
+    "check_device",
     "check_program",
+    "memory_bounds",
     "needs_memory",
     "run_pass",
     "warm_up",

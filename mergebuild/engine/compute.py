@@ -14,15 +14,15 @@ import json
 import math
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import fields, is_dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
-from mergebuild.engine.outputs import Block, Outputs
+from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.work import Cluster, Combination, Leaf, Place, Step, StepResult, Survey
 from mergebuild.methods.method import ProgramError, UndefinedError
 
@@ -32,9 +32,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
 
+    from mergebuild.engine.choice import Choice, Rates, chosen
+    from mergebuild.engine.devices import Device, device_named
     from mergebuild.engine.makers import (
         DTYPES,
-        LARGEST,
         Adding,
         Factoring,
         Maker,
@@ -43,6 +44,7 @@ with warnings.catch_warnings():
         makers_of,
         memory_for,
     )
+    from mergebuild.engine.transfers import Direct, Sending, Staged, Transfers
     from mergebuild.methods.kernels.kernel import Grain, all_finite
 
     # What torch looks up when it first converts values it looks up here, where a failure is known to be torch's own.
@@ -50,10 +52,30 @@ with warnings.catch_warnings():
 torch.set_num_threads(1)
 portable.keep_freed_memory()
 
+DEVICE_CHUNK = 1 << 21
+"""Elements that a device computes at a time: enough to keep it and the bus busy while the next ones are asked for."""
+
+LEAST_DEVICE_CHUNK = 1 << 16
+
+_Result = TypeVar("_Result")
+
+_HOST = torch.device("cpu")
+"""Where what is found out is kept, for whoever needs it where."""
+
 _SMALL = 1 << 24
 """Elements that are looked at together without waiting for another worker that does."""
 
-__all__ = ["Findings", "Worker", "kernel_of", "memory_for"]
+__all__ = [
+    "Choice",
+    "Findings",
+    "Hands",
+    "Rates",
+    "Worker",
+    "chosen",
+    "device_named",
+    "kernel_of",
+    "memory_for",
+]
 
 
 class Findings:
@@ -78,6 +100,13 @@ class Findings:
             self._known[key] = _frozen(json.loads(text))
         return self._known[key]
 
+    def rates(self, key: bytes, measure: Callable[[], Rates]) -> Rates:
+        """Return how fast this machine is; measured when that is not known."""
+        known = self.get(key)
+        if known is None:
+            self.put(key, known := tuple(measure()))
+        return Rates(*known)
+
     def put(self, key: bytes, state: Any) -> None:
         """Keep what was found."""
         self._known[key] = state
@@ -95,50 +124,124 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _floats(count: int) -> torch.Tensor:
-    """Return a page-aligned buffer of so many float32 values."""
-    return _view(Block(4 * count), torch.float32, count)
-
-
-def _view(block: Block, dtype: torch.dtype, count: int) -> torch.Tensor:
-    """Return the start of a block as `count` values of a dtype."""
-    return torch.frombuffer(block.memory, dtype=dtype, count=count)
-
-
 class _Room:
     """The buffers that a cluster is computed in, each of one chunk."""
 
-    def __init__(self, chunk: int) -> None:
+    def __init__(self, chunk: int, transfers: Transfers) -> None:
+        self._transfers = transfers
         self.chunk = chunk
-        self.out = _floats(chunk)
-        self.spare = _floats(chunk)
+        self.out = transfers.floats(chunk)
+        self.spare = transfers.floats(chunk)
         self.slots: list[torch.Tensor] = []
 
     def grow(self, slots: int) -> None:
         """Have as many buffers for inputs."""
         while len(self.slots) < slots:
-            self.slots.append(_floats(self.chunk))
+            self.slots.append(self._transfers.floats(self.chunk))
+
+
+class Hands:
+    """What one thread of a pass computes with: the processor, and perhaps a device beside it.
+
+    Whatever a device can't do is done by the processor, which gives the same: a build does not fail for a device.
+    """
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        mappings: Mappings,
+        stop: threading.Event,
+        findings: Findings,
+        *,
+        chunk: int,
+        choice: Choice,
+        device: Device | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Begin with nothing in hand: buffers are made when they are first needed. `tell` tells people, once."""
+        self._choice = choice
+        self._tell = tell
+        self._device = device
+        self._chunk = DEVICE_CHUNK
+
+        def here() -> Worker:
+            return Worker(Direct(outputs), mappings, chunk, stop, findings)
+
+        def there(device: Device) -> Worker:
+            return Worker(Staged(outputs, device), mappings, self._chunk, stop, findings)
+
+        self._make_here, self._make_there = here, there
+        self._here: Worker | None = None
+        self._there: Worker | None = None
+
+    @property
+    def here(self) -> Worker:
+        """The processor."""
+        self._here = self._here or self._make_here()
+        return self._here
+
+    def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
+        """Compute and write a cluster with its siblings; return what came of each step."""
+        return self._done(cluster, lambda worker: worker.run(cluster))
+
+    def look(self, survey: Survey) -> Any:
+        """Return what a look at a part of a survey came to."""
+        return self._done(survey, lambda worker: worker.look(survey))
+
+    def _done(self, job: Cluster | Survey, work: Callable[[Worker], _Result]) -> _Result:
+        usual = self._chunk
+        while self._device is not None and self._choice.is_for_device(job):
+            try:
+                self._there = self._there or self._make_there(self._device)
+                return work(self._there)
+            except torch.OutOfMemoryError:
+                self._let_go()
+                self._device.free_unused()
+                if self._chunk == LEAST_DEVICE_CHUNK:
+                    self._tell(f"{self._device.name} has too little free memory; the processor computes what it can't")
+                    self._chunk = usual  # it was not the chunks
+                    break
+                self._tell(f"{self._device.name} is short of memory: smaller chunks")
+                self._chunk //= 2
+            except RuntimeError as error:
+                reason, _, _ = str(error).partition("\n")
+                self._tell(f"{self._device.name} failed, the processor goes on: {reason}")
+                self._let_go()
+                self._device = None
+        return work(self.here)
+
+    def _let_go(self) -> None:
+        if self._there is not None:
+            with suppress(RuntimeError):  # a device that fails has nothing under way
+                self._there.close()
+        self._there = None
 
 
 class Worker:
     """Computes clusters, one after another, in its own buffers."""
 
     def __init__(
-        self, outputs: Outputs, mappings: Mappings, chunk: int, stop: threading.Event, findings: Findings
+        self, transfers: Transfers, mappings: Mappings, chunk: int, stop: threading.Event, findings: Findings
     ) -> None:
-        self._outputs = outputs
+        self._transfers = transfers
         self._mappings = mappings
         self._chunk = chunk
         self._stop = stop
         self._findings = findings
-        self._room = _Room(chunk)
+        with transfers.entered():
+            self._room = _Room(chunk, transfers)
+
+    def close(self) -> None:
+        """Wait until its buffers are not in use any more."""
+        self._transfers.close()
 
     def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
         """Compute and write all steps of a cluster and of its siblings; return what came of each."""
         modules: dict[bytes, Any] = {}
         found: dict[bytes, StepResult] = {}
-        for each in (cluster, *cluster.siblings):
-            found |= self._run_alone(each, modules)
+        with self._transfers.entered():
+            for each in (cluster, *cluster.siblings):
+                found |= self._run_alone(each, modules)
         return found
 
     def _run_alone(self, cluster: Cluster, modules: dict[bytes, Any]) -> dict[bytes, StepResult]:
@@ -149,33 +252,34 @@ class Worker:
             self._room.grow(slots)
             return self._run(cluster, makers, self._room, size, modules)
         with self._findings.whole:
-            room = _Room(size)
+            room = _Room(size, self._transfers)
             room.grow(slots)
             return self._run(cluster, makers, room, size, modules)
 
     def _run(
         self, cluster: Cluster, makers: Sequence[Maker], room: _Room, size: int, modules: dict[bytes, Any]
     ) -> dict[bytes, StepResult]:
-        for maker in makers:
-            if self._stop.is_set():
-                return {}
-            if isinstance(maker, Operating):
-                self._find_out(maker, makers, cluster, room, size)
-            elif isinstance(maker, Adding):
-                maker.take([self._part(part) for part in maker.parts])
-            elif isinstance(maker, Factoring):
-                self._factor(maker, modules)
-        for start in range(0, cluster.count, size):
-            if self._stop.is_set():
-                return {}
-            count = min(size, cluster.count - start)
-            chunks = self._chunks(cluster, makers, room, start, count)
+        with self._transfers.cluster(makers):
             for maker in makers:
-                value = self._made(maker, makers, chunks, room, (start, count))
-                if value is not None and maker.step.places:
-                    self._write(maker, value, chunks, start)
-            for leaf in cluster.leaves:
-                self._release(leaf, start, count)
+                if self._stop.is_set():
+                    return {}
+                if isinstance(maker, Operating):
+                    self._find_out(maker, makers, cluster, room, size)
+                elif isinstance(maker, Adding):
+                    maker.take([self._part(part) for part in maker.parts])
+                elif isinstance(maker, Factoring):
+                    self._factor(maker, modules)
+            for start in range(0, cluster.count, size):
+                if self._stop.is_set():
+                    return {}
+                count = min(size, cluster.count - start)
+                chunks = self._chunks(cluster, makers, room, start, count)
+                for maker in makers:
+                    value = self._made(maker, makers, chunks, room, (start, count))
+                    if value is not None and maker.step.places:
+                        self._write(maker, value, chunks, start)
+                for leaf in cluster.leaves:
+                    self._release(leaf, start, count)
         return {maker.step.digest: self._result(maker, cluster) for maker in makers}
 
     def _release(self, leaf: Leaf, start: int, count: int) -> None:
@@ -199,7 +303,7 @@ class Worker:
         if maker.together not in modules:
             with self._findings.whole if maker.module.is_large else nullcontext():
                 parts = [
-                    self._part(part, maker.module.span) if part else torch.zeros(maker.module.count)
+                    self._part(part, maker.module.span) if part else self._zeros(maker.module.count)
                     for part in maker.parts
                 ]
                 modules[maker.together] = maker.module.made(parts)
@@ -211,8 +315,11 @@ class Worker:
         """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
         if len(part) == 1 and part[0][1] == 1:
             whole = self._whole(part[0][0])
-            return whole if span is None else whole[span[0] : span[1]]
+            return self._transfers.whole(whole if span is None else whole[span[0] : span[1]])
         return self._combined(part, span)
+
+    def _zeros(self, count: int) -> torch.Tensor:
+        return torch.zeros(count, device=self._transfers.place)
 
     def _whole(self, leaf: Leaf) -> torch.Tensor:
         """Return a leaf as it lies, flat: a view of the file where that is possible."""
@@ -231,12 +338,9 @@ class Worker:
         """Return a chunk of a leaf as float32: a view of the file where that is possible."""
         dtype = DTYPES[leaf.dtype]
         if leaf.pieces:
-            return room[:count].copy_(torch.frombuffer(self._mappings.gathered(leaf, start, count), dtype=dtype))
-        offset = leaf.offset + start * dtype.itemsize
-        data: memoryview | bytearray = self._mappings.view(leaf.path, offset, count * dtype.itemsize)
-        is_odd = bool(offset % dtype.itemsize)  # an odd header length
-        values = torch.frombuffer(bytearray(data) if is_odd else data, dtype=dtype)
-        return values if dtype is torch.float32 and not is_odd else room[:count].copy_(values)
+            return self._transfers.bring(self._mappings.gathered(leaf, start, count), dtype, room[:count])
+        data = self._mappings.view(leaf.path, leaf.offset + start * dtype.itemsize, count * dtype.itemsize)
+        return self._transfers.bring(data, dtype, room[:count])
 
     # What must be known of several tensors
 
@@ -256,7 +360,7 @@ class Worker:
         assert kernel is not None  # else there would be no survey
         elements = sum(prod(each.shape) * len(each.inputs) for each in survey.tensors)
         try:
-            with self._findings.whole if elements > _SMALL else nullcontext():
+            with self._findings.whole if elements > _SMALL else nullcontext(), self._transfers.entered():
                 tensors = {
                     each.name: [self._combined(terms).view(each.shape) for terms in each.inputs]
                     for each in survey.tensors
@@ -265,7 +369,7 @@ class Worker:
                 if bad is not None:
                     message = f"`{bad}`, which it depends on, has values that are NaN or Inf"
                     raise UndefinedError(message)
-                return kernel.look(survey.arguments, tensors)
+                return _on(_HOST, kernel.look(survey.arguments, tensors))
         except UndefinedError as error:
             return error
         finally:
@@ -287,7 +391,7 @@ class Worker:
     def _combined(self, terms: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
         """Return a linear combination of whole leaves, or the elements of it in a span (float32, flat)."""
         first, past = span or (0, terms[0][0].count)
-        found = torch.empty(past - first)
+        found = torch.empty(past - first, device=self._transfers.place)
         if len(terms) == 1 and terms[0][1] == 1:
             return self._load(terms[0][0], first, past - first, found)
         parts = [(leaf.digest, share) for leaf, share in terms]
@@ -305,16 +409,16 @@ class Worker:
     def _find_out(self, maker: Operating, makers: Sequence[Maker], cluster: Cluster, room: _Room, size: int) -> None:
         """Give a maker the state of its statistic, or of its survey."""
         if maker.kernel.survey is not None:
-            maker.state = self._findings.get(maker.survey) if maker.survey else None
+            maker.state = self._found(maker.survey) if maker.survey else None
             if maker.state is None:
                 maker.problem = self._findings.problems.get(
                     maker.survey, UndefinedError("what it must be merged together with is not merged the same way")
                 )
             return
-        key = maker.state_key
+        key = maker.state_key(self._transfers.place)
         if key is None:
             return
-        maker.state = self._findings.get(key)
+        maker.state = self._found(key)
         if maker.state is not None:
             return
         try:
@@ -322,7 +426,10 @@ class Worker:
         except UndefinedError as error:
             maker.problem = error
         if maker.state is not None:
-            self._findings.put(key, maker.state)
+            self._findings.put(key, _on(_HOST, maker.state))
+
+    def _found(self, key: bytes) -> Any:
+        return _on(self._transfers.place, self._findings.get(key))
 
     def _looked_through(
         self, maker: Operating, makers: Sequence[Maker], cluster: Cluster, room: _Room, size: int
@@ -371,45 +478,22 @@ class Worker:
         return value
 
     def _write(self, maker: Maker, value: torch.Tensor, chunks: list[torch.Tensor], start: int) -> None:
-        """Round a chunk, hash it and have it written to all its places."""
-        self._check(maker, value)
-        width = maker.dtype.itemsize
-        for begin in range(0, len(value), self._chunk):  # one that holds a tensor whole is larger than a block
-            part = value[begin : begin + self._chunk]
-            block = self._outputs.block()
-            rounded = _view(block, maker.dtype, len(part)).copy_(part)
-            if maker.kept is not None:
-                chunks[maker.kept][begin : begin + len(part)].copy_(rounded)
-            size = len(part) * width
-            maker.running.update(block.memory[:size])
-            places: Sequence[Place] = [place for place in maker.step.places if place.turned is None]
-            if start + begin:
-                places = [place._replace(offset=place.offset + (start + begin) * width) for place in places]
-            self._outputs.put(block, size, places)
+        """Round a chunk, have it hashed, and written to all its places."""
+        self._transfers.check(maker, value)
+        straight = [place for place in maker.step.places if place.turned is None]
+        for begin, part in self._parts(value, maker.dtype):
+            places = _moved(straight, start + begin, maker.dtype)
+            kept = None if maker.kept is None else chunks[maker.kept][begin : begin + len(part)]
+            self._transfers.send(part, Sending(maker.dtype, places, maker.running, kept))
         for place in maker.step.places:
-            if place.turned is not None:
-                self._write_turned(value.view(place.turned).t().reshape(-1), maker.dtype, place)
+            if place.turned is not None:  # never a part of a tensor
+                for begin, part in self._parts(value.view(place.turned).t().reshape(-1), maker.dtype):
+                    self._transfers.send(part, Sending(maker.dtype, _moved([place], begin, maker.dtype)))
 
-    def _write_turned(self, value: torch.Tensor, dtype: torch.dtype, place: Place) -> None:
-        """Round a matrix that was transposed and have it written to a place."""
-        for begin in range(0, len(value), self._chunk):
-            part = value[begin : begin + self._chunk]
-            block = self._outputs.block()
-            _view(block, dtype, len(part)).copy_(part)
-            at = place._replace(offset=place.offset + begin * dtype.itemsize)
-            self._outputs.put(block, len(part) * dtype.itemsize, [at])
-
-    def _check(self, each: Maker, value: torch.Tensor) -> None:
-        """Count what is not finite, or too large for the dtype. The common case is one look at one or two numbers."""
-        if each.cannot_overflow and math.isfinite(value.sum().item()):
-            return
-        low, high = torch.aminmax(value)
-        largest = LARGEST.get(each.step.dtype, torch.finfo(torch.float32).max)
-        if -largest <= low.item() and high.item() <= largest:
-            return
-        finite = torch.isfinite(value)
-        each.nonfinite += int((~finite).sum())
-        each.overflowed += int((finite & (value.abs() > largest)).sum())
+    def _parts(self, value: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield parts that can be sent at once, each with its first element: a tensor that is whole is larger."""
+        size = self._transfers.most // dtype.itemsize
+        return ((begin, value[begin : begin + size]) for begin in range(0, len(value), size))
 
     def _result(self, maker: Maker, cluster: Cluster) -> StepResult:
         bad = maker.nonfinite + maker.overflowed
@@ -428,6 +512,32 @@ class Worker:
             int((~torch.isfinite(self._load(leaf, start, min(self._chunk, leaf.count - start), self._room.out))).sum())
             for start in range(0, leaf.count, self._chunk)
         )
+
+
+def _on(place: torch.device, value: Any) -> Any:
+    """Return a state with its tensors at a place; the very same where they are there, or it has none."""
+    match value:
+        case torch.Tensor():
+            return value.to(place)
+        case tuple() | list():
+            parts = [_on(place, each) for each in value]
+            if all(part is each for part, each in zip(parts, value, strict=True)):
+                return value
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        case dict():
+            held = [*value.values()]
+            moved = _on(place, held)
+            return value if moved is held else dict(zip(value, moved, strict=True))
+    if is_dataclass(value) and not isinstance(value, type):
+        known = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+        moved = _on(place, known)
+        return value if moved is known else replace(value, **moved)
+    return value
+
+
+def _moved(places: Sequence[Place], elements: int, dtype: torch.dtype) -> Sequence[Place]:
+    """Return places so many elements further on."""
+    return [place._replace(offset=place.offset + elements * dtype.itemsize) for place in places] if elements else places
 
 
 def _below(maker: Maker, makers: Sequence[Maker]) -> list[Maker]:

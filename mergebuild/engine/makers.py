@@ -134,14 +134,18 @@ class Operating(Maker):
             return out.fill_(math.nan)
         return self.kernel.apply(self.call, inputs, start, self.state).reshape(-1)
 
-    @property
-    def state_key(self) -> bytes | None:
-        """What the kernel's statistic depends on, hashed; None when there is none."""
+    def state_key(self, place: torch.device) -> bytes | None:
+        """Return what the kernel's statistic depends on, hashed; None when there is none.
+
+        `place`: where it is computed, on which it depends unless the method is exact.
+        """
         statistic = self.kernel.statistic
         if statistic is None:
             return None
         facts = [statistic.name, str(statistic.version), str(self.call.shape)]
         method = self._operation.method
+        if not method.exact and place.type != "cpu":
+            facts.append(place.type)
         if method.program is not None:
             facts += [method.name, method.program.text]
         if statistic.arguments or method.program is not None:

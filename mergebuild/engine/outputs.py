@@ -78,6 +78,8 @@ class Outputs:
         self._free: SimpleQueue[Block] = SimpleQueue()
         self._failed: Exception | None = None
         self.is_direct = False
+        self.block_size = 0
+        """Bytes of every block."""
 
     def __enter__(self) -> Outputs:
         try:
@@ -125,6 +127,7 @@ class Outputs:
 
     def start(self, block: int) -> None:
         """Begin to take blocks, of so many bytes each."""
+        self.block_size = block
         for _ in range(2 * self._threads + 2):
             self._free.put(Block(block))
         for _ in range(min(_WRITERS, self._threads) if self.is_direct else 0):

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,16 +29,39 @@ from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
 from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, Place, StepResult, Survey, clusters, coalesced
 from mergebuild.errors import TargetError
-from mergebuild.events import Emit, PassBegun, PassEnded, Progress
+from mergebuild.events import Emit, Notice, PassBegun, PassEnded, Progress
 from mergebuild.methods.method import Method
+from mergebuild.results import MemoryBounds
 
 if TYPE_CHECKING:
-    from mergebuild.engine.compute import Findings, Worker
+    from mergebuild.engine.compute import Choice, Findings, Hands
 
-__all__ = ["DEFAULT_CHUNK", "PassResult", "check_program", "needs_memory", "run_pass", "warm_up"]
+__all__ = [
+    "DEFAULT_CHUNK",
+    "DEVICE_MEMORY",
+    "PassResult",
+    "check_device",
+    "check_program",
+    "memory_bounds",
+    "needs_memory",
+    "run_pass",
+    "warm_up",
+]
 
 DEFAULT_CHUNK = 1 << 19
 """Elements computed at a time: 2 MiB of float32 an input, which stays in the processor's cache."""
+
+HOST_MEMORY = 450 << 20
+"""Bytes of memory that a pass takes at most, torch's own included."""
+
+PINNED = 1 << 29
+"""Bytes of it that lie in pinned buffers at most, for each device."""
+
+DEVICE_MEMORY = 4 << 30
+"""Bytes that are taken of a device's memory at most."""
+
+_PER_DEVICE = 8
+"""Threads that keep a device busy; each has pinned buffers of its own."""
 
 _PIECE = 1 << 26
 """Bytes copied or hashed between two looks at whether to stop."""
@@ -88,10 +111,12 @@ def run_pass(
     targets: tuple[str, ...],
     chunk: int = DEFAULT_CHUNK,
     durable: bool = False,
+    device: str = "auto",
 ) -> PassResult:
     """Write all outputs of a pass. When it raises, the files that it created are gone.
 
-    `durable`: somebody will wait until the disk has them, so that it is to begin early.
+    `durable`: somebody will wait until the disk has them, so that it is to begin early. `device`: `auto`, `cpu`,
+    `cuda` or `cuda:N`, one that is there (`check_device`).
 
     Raises:
         OSError: a file cannot be read or written; `ENOSPC` when the disk is full.
@@ -110,9 +135,9 @@ def run_pass(
                 warm_up()
             # Copies need no torch, which may still be on its way.
             jobs: list[_Job] = [*copies, *work.pending, *clusters(work)]
-            crew = _Crew(outputs, emit, chunk, stop, work.recall)
-            crew.survey(work.surveys, count)
-            crew.run(jobs, count)
+            crew = _Crew(outputs, emit, chunk, stop, work, threads=count, device=device)
+            crew.survey(work.surveys)
+            crew.run(jobs)
     finally:
         emit(PassEnded())
     return PassResult(crew.results, max(0.0, _torch.since - began) if computes else 0.0, crew.learnt)
@@ -190,6 +215,26 @@ def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
                 yield step.digest, needed
 
 
+def memory_bounds(whole: int, device: str) -> MemoryBounds:
+    """Return what memory passes take at most. `whole`: bytes of the largest tensors that a method must have whole.
+
+    Of methods that decompose a tensor the bound is an estimate: they need several times what they are given.
+    """
+    host = HOST_MEMORY + 3 * whole
+    return (
+        MemoryBounds(host, 0) if device in ("auto", "cpu") else MemoryBounds(host + PINNED, DEVICE_MEMORY + 3 * whole)
+    )
+
+
+def check_device(name: str) -> None:
+    """Look for a device, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: it is not there (`no-such-device`).
+    """
+    _compute().device_named(name)
+
+
 def check_program(method: Method) -> None:
     """Load the program of a user's own method.
 
@@ -239,10 +284,18 @@ class _Crew:
         emit: Emit,
         chunk: int,
         stop: threading.Event,
-        recall: Callable[[bytes], str | None],
+        work: Pass,
+        *,
+        threads: int,
+        device: str,
     ) -> None:
-        self._recall = recall
+        self._work = work
+        self._threads = threads
+        self._device = device
         self._findings: Findings | None = None
+        self._choice: Choice | None = None
+        self._choosing = threading.Lock()
+        self._told: set[str] = set()
         self._outputs = outputs
         self._emit = emit
         self._chunk = chunk
@@ -263,22 +316,22 @@ class _Crew:
         """What was found out about whole tensors."""
         return self._findings.learnt if self._findings else {}
 
-    def survey(self, surveys: Sequence[Survey], threads: int) -> None:
+    def survey(self, surveys: Sequence[Survey]) -> None:
         """Find out what steps must know first, all that is not known."""
         if not surveys:
             return
-        worker = self._worker()
+        worker = self._hands(0).here
         open_ = [survey for survey in surveys if not worker.knows(survey)]
         looks = {survey.key: [_Look(survey, part) for part in worker.parts(survey)] for survey in open_}
-        self.run([look for some in looks.values() for look in some], threads)
+        self.run([look for some in looks.values() for look in some])
         for survey in () if self._stop.is_set() else open_:
             worker.settle(survey, [self._looks[id(look)] for look in looks[survey.key]])
         self._looks.clear()
 
-    def run(self, jobs: Sequence[_Job], threads: int) -> None:
+    def run(self, jobs: Sequence[_Job]) -> None:
         """Do all jobs. The first error of a job, or an interrupt, ends the others."""
         self._jobs = iter(jobs)
-        count = max(1, min(threads, len(jobs)))
+        count = max(1, min(self._threads, len(jobs)))
         leaves = (leaf for job in jobs if not isinstance(job, Copy) for leaf in _reads(job))
         with (
             self._mappings,
@@ -287,7 +340,7 @@ class _Crew:
         ):
             futures: list[Future[None]] = []
             try:
-                futures += (pool.submit(self._labour, yields=0 < number == count - 1) for number in range(count))
+                futures += (pool.submit(self._labour, number, count) for number in range(count))
                 done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
                 if waiting or any(future.exception() for future in done):
                     self._stop.set()
@@ -310,33 +363,80 @@ class _Crew:
             self._prefetch.began(sum(leaf.size for leaf in _reads(job)))
         return job
 
-    def _labour(self, *, yields: bool) -> None:
+    def _labour(self, number: int, count: int) -> None:
         """Do jobs until there are none. torch is imported with the first that needs it.
 
-        `yields`: leave a processor to the import of torch while that is under way.
+        The last of several workers leaves its processor to the import of torch while that is under way.
         """
-        worker: Worker | None = None
-        while yields and not self._stop.is_set() and not _torch.came(within=_LOOK):
+        hands: Hands | None = None
+        is_last = 0 < number == count - 1
+        is_extra = number >= _PER_DEVICE and self._device != "cpu" and self._computes
+        while (is_last or is_extra) and not self._stop.is_set() and not _torch.came(within=_LOOK):
             pass
+        if is_extra and not self._stop.is_set() and 0 < self._devices() * _PER_DEVICE <= number:
+            return
         while (job := self._next()) is not None:
             if isinstance(job, Copy):
                 self._copy(job)
             elif isinstance(job, Pending):
                 self._begin(job)
             else:
-                if worker is None:
-                    worker = self._worker()
+                if hands is None:
+                    hands = self._hands(number)
                 if isinstance(job, _Look):
-                    self._looks[id(job)] = worker.look(job.part)
+                    self._looks[id(job)] = hands.look(job.part)
                 else:
-                    self.results.update(worker.run(job))
+                    self.results.update(hands.run(job))
 
-    def _worker(self) -> Worker:
+    def _hands(self, number: int) -> Hands:
+        """Return what the thread of that number computes with: of several devices one."""
+        findings, choice = self._chosen()
+        hands: Hands = _compute().Hands(
+            self._outputs,
+            self._mappings,
+            self._stop,
+            findings,
+            chunk=self._chunk,
+            choice=choice,
+            device=choice.devices[number % len(choice.devices)] if choice.devices else None,
+            tell=self._tell,
+        )
+        return hands
+
+    def _chosen(self) -> tuple[Findings, Choice]:
+        """Return what all threads share, made by the first that asks."""
         compute = _compute()
+        with self._choosing:
+            if self._findings is None or self._choice is None:
+                self._findings = findings = compute.Findings(self._work.recall)
+                steps = list(self._work.steps.values())
+                try:
+                    self._choice = compute.chosen(self._device, steps, self._threads, findings.rates)
+                except RuntimeError as error:  # a driver that torch is too new for, a device that others have all of
+                    reason, _, _ = str(error).partition("\n")
+                    self._tell(f"the device does not work, the processor computes: {reason}")
+                    self._choice = compute.chosen("cpu", steps, self._threads, findings.rates)
+                if self._choice.devices:
+                    whole = max((needed for _, needed in needs_memory(self._work)), default=0)
+                    for device in self._choice.devices:
+                        device.limit(DEVICE_MEMORY + whole)
+            return self._findings, self._choice
+
+    def _devices(self) -> int:
+        """Return how many devices the pass has."""
+        return len(self._chosen()[1].devices)
+
+    @property
+    def _computes(self) -> bool:
+        return bool(self._work.steps or self._work.pending)
+
+    def _tell(self, text: str) -> None:
+        """Tell people, once a pass."""
         with self._lock:
-            self._findings = self._findings or compute.Findings(self._recall)
-        worker: Worker = compute.Worker(self._outputs, self._mappings, self._chunk, self._stop, self._findings)
-        return worker
+            is_new = text not in self._told
+            self._told.add(text)
+        if is_new:
+            self._emit(Notice(text, warning=True))
 
     def _begin(self, job: Pending) -> None:
         """Hash what is to be known, do what needs no torch, and put the rest off: it is next when torch is there."""

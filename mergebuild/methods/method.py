@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import Place
@@ -136,6 +137,16 @@ class Method:
     """Whether what it makes is a LoRA: tensors with names and shapes that no input has."""
     program: Program | None = None
     """Of a user's own method, instead of a kernel."""
+
+    LINEAR_PASSES: ClassVar = 5
+    """`passes` of a linear combination."""
+
+    @property
+    def passes(self) -> int:
+        """About how many times it goes over the values of each input, reading and rounding included; as measured."""
+        if self.coefficients is not None:
+            return self.LINEAR_PASSES
+        return {"elements": 15, "rows": 40, "statistics": 50}.get(self.access, 200)
 
     @property
     def listed(self) -> str:

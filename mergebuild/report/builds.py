@@ -78,6 +78,8 @@ def plan_lines(plan: PlanResult, *, verbose: bool = False, shown: Shown = as_it_
     if plan.bytes_to_hash:
         lines.append(f"{size_text(plan.bytes_to_hash)} of sources are not hashed yet, and would be read to know more")
     lines.append(f"space: {size_text(plan.space_needed)} needed, {size_text(plan.space_free)} free")
+    device = f", {size_text(plan.memory.device)} of each device's" if plan.memory.device else ""
+    lines.append(f"memory: at most {size_text(plan.memory.host)} beside the page cache{device}")
     return lines
 
 

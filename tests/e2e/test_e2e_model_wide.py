@@ -114,6 +114,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield found
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("method", ["cosine_a", "cosine_b"])
 def test_cosines_are_placed_in_the_range_of_the_whole_model(
     space: Space, two: tuple[Model, Model], method: str
@@ -155,6 +156,7 @@ def test_the_range_is_found_once_and_again_when_an_input_changed(
         assert len(seen) == 2 * len(names)
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_a_reordered_model_is_brought_back(space: Space, two: tuple[Model, Model]) -> None:
     """Every tensor with hidden channels has the other's bytes; the rest is the first input's."""
     a, _ = two
@@ -187,6 +189,7 @@ def test_what_changed_in_a_layer_costs_that_layer(
     assert sorted(seen) == sorted([*layer.tensors, *layer.tensors])
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_balanced_layers_are_what_the_kernel_makes(space: Space, two: tuple[Model, Model]) -> None:
     """All others stay."""
     write(space, target("balanced", "balance_attention", 'a = "one"\nform = "equal"'))

@@ -20,7 +20,7 @@ DEAF = """
 import hashlib, os, threading
 from mergebuild import project, scratch
 class Deaf:
-    def plan(self, targets):
+    def plan(self, targets, **options):
         with scratch.noted(["half"]):
             threading.Timer(0.3, os.write, (2, b"ready\\n")).start()
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # half an hour in one call
@@ -59,7 +59,7 @@ TWICE = """
 import os, signal, sys
 from mergebuild import project
 class Twice:
-    def plan(self, targets):
+    def plan(self, targets, **options):
         try:
             os.kill(os.getpid(), signal.SIGINT)
         finally:
@@ -86,7 +86,7 @@ SWALLOWED = """
 import os, signal, sys, time
 from mergebuild import project
 class Swallows:
-    def plan(self, targets):
+    def plan(self, targets, **options):
         try:
             os.kill(os.getpid(), signal.SIGINT)
         except BaseException:

@@ -129,7 +129,7 @@ SLEEPER = """
 import sys, time
 from mergebuild import project
 class Sleeper:
-    def plan(self, targets):
+    def plan(self, targets, **options):
         try:
             print("ready", file=sys.stderr, flush=True)
             time.sleep(60)

@@ -139,6 +139,7 @@ def refusal(lab: Lab, text: str) -> MergeBuildError:
 # extract_lora
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_a_difference_of_low_rank_is_found_again(lab: Lab) -> None:
     """To the precision of float32, as the factors are."""
     base = llama(0)
@@ -271,6 +272,7 @@ def test_factors_beyond_the_share_that_is_enough_are_zeros(lab: Lab) -> None:
     torch.testing.assert_close(peft_delta(lora, module), nearest(difference, enough), rtol=0, atol=2e-6)
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_a_randomized_decomposition_is_close_and_follows_from_its_seed(lab: Lab) -> None:
     base, tuned = llama(0), llama(1)
     models(lab, base, tuned)
@@ -503,6 +505,7 @@ def loras(lab: Lab, one: Tensors, two: Tensors) -> None:
     lab.model("two", **two)
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_loras_put_together_are_the_sum_of_what_they_do(lab: Lab) -> None:
     one, two = kohya(1), kohya(2, rank=5, alpha=2.0)
     loras(lab, one, two)
@@ -553,6 +556,7 @@ def test_a_lora_alone_at_strength_1_is_itself(lab: Lab) -> None:
         assert all(torch.equal(found[name], each) for name, each in one.items())
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_a_sum_is_cut_to_a_rank(lab: Lab) -> None:
     one, two = kohya(1), kohya(2)
     loras(lab, one, two)
@@ -782,6 +786,7 @@ def baked(
     return base, added
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_what_loras_add_is_added_and_nothing_else(lab: Lab) -> None:
     base, added = baked(lab, dtype=torch.float16)
     made = built(lab, ADD, "x.safetensors")
@@ -822,6 +827,7 @@ def test_neither_threads_nor_chunks_matter_to_what_is_added(lab: Lab, monkeypatc
     assert len(found) == 1
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_a_nan_in_what_is_added_is_refused(lab: Lab) -> None:
     baked(lab)
     lora = lab.read("two.safetensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mergebuild.errors import Problem
 from mergebuild.report.builds import build_lines, plan_lines
-from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
+from mergebuild.results import BuildResult, MemoryBounds, PlanResult, TargetResult, Verdict
 
 BUILT = TargetResult(
     "orange",
@@ -69,7 +69,7 @@ def test_a_plan_gives_verdict_counts_bytes_reasons_and_space() -> None:
         notes=("12 tensors of `merong` are left out",),
     )
     blocked = TargetResult("x", Verdict.BLOCKED, error=Problem("source-missing", "source `a` is missing"))
-    plan = PlanResult(0.1, (target, blocked), 2 * 10**9, 10**11, 5 * 10**9)
+    plan = PlanResult(0.1, (target, blocked), 2 * 10**9, 10**11, 5 * 10**9, memory=MemoryBounds(10**9, 4 * 10**9))
     assert plan_lines(plan) == [
         "build    orange  out/o.safetensors  46 to compute, 1085 to reuse  read 100 MB  write 2.0 GB",
         "    alpha[IN04] 0.35 -> 0.4",
@@ -78,6 +78,7 @@ def test_a_plan_gives_verdict_counts_bytes_reasons_and_space() -> None:
         "    source `a` is missing",
         "5.0 GB of sources are not hashed yet, and would be read to know more",
         "space: 2.0 GB needed, 100 GB free",
+        "memory: at most 1.0 GB beside the page cache, 4.0 GB of each device's",
     ]
 
 

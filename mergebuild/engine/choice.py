@@ -1,0 +1,171 @@
+"""Which tensors of a pass are made on a device: all that people asked for, or those that are done sooner there.
+
+How long a tensor takes is estimated from how often its method goes over the values (`Method.passes`) and how fast this
+machine does that: the processor, the device, and the way between them. That is measured once, in a moment, and kept
+with what else was found out. A merge that is done at the speed of memory has nothing to gain from a way twice as long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+import xxhash
+
+from mergebuild.engine.devices import Device, device_named, devices
+from mergebuild.engine.work import Cluster, Step, Survey
+from mergebuild.methods.method import Method
+
+__all__ = ["Choice", "Rates", "chosen", "measured"]
+
+_WORTH = 2.0
+"""Seconds that a pass must save: to begin with a device takes about as long."""
+
+_MARGIN = 1.5
+"""How many times as fast a tensor must be made there; estimates are not better than that."""
+
+_SLOW = 1e9
+"""Values that any processor's thread goes over in a second."""
+
+_COUNT = 1 << 19
+"""Values that the processor is measured with, as many as it computes with at a time."""
+
+_ROUNDS = 8
+
+_STEPS = 16
+"""Kernels asked of a device before it is waited for."""
+
+
+class Rates(NamedTuple):
+    """What a machine does in a second."""
+
+    processor: float
+    """Values that one thread goes over once."""
+    device: float
+    """Values that the device goes over once."""
+    host: float
+    """Bytes that one thread puts into pinned memory."""
+    bus: float
+    """Bytes that go to the device."""
+
+
+class Choice:
+    """What a pass is computed with."""
+
+    def __init__(self, found: Sequence[Device], pays: Callable[[Sequence[Step]], bool]) -> None:
+        self.devices = found
+        self._pays = pays
+
+    def is_for_device(self, job: Cluster | Survey) -> bool:
+        """Whether a cluster, or what a survey looks at, is to be computed on a device."""
+        if not self.devices:
+            return False
+        if isinstance(job, Cluster):
+            return self._pays([step for each in (job, *job.siblings) for step in each.steps])
+        return self._pays([])
+
+
+def chosen(
+    option: str,
+    steps: Sequence[Step],
+    threads: int,
+    rates_of: Callable[[bytes, Callable[[], Rates]], Rates],
+) -> Choice:
+    """Choose for a pass.
+
+    Args:
+        option: `auto`, `cpu`, `cuda` or `cuda:N`.
+        steps: All that is known to be computed.
+        threads: How many compute on the processor.
+        rates_of: Gives back what was measured under a key, or else measures, and keeps it.
+
+    Raises:
+        UsageError: there is no such device.
+        RuntimeError: the device does not work, as torch puts it.
+    """
+    if option == "cpu":
+        return Choice((), lambda _: False)
+    if option != "auto":
+        return Choice(device_named(option), lambda _: True)
+    able = [step for step in steps if _is_exact(step)]
+    if sum(map(_passes, (step for step in able if step.operation))) < _WORTH * threads * _SLOW:
+        return Choice((), lambda _: False)  # and nobody waited for a driver
+    found = devices()
+    if not found:
+        return Choice((), lambda _: False)
+    first = found[0]
+    rates = rates_of(_key(first), lambda: measured(first))
+    gain = sum(max(0.0, saved) for step in able if (saved := _saved([step], rates, threads, len(found))) > 0)
+    if gain < _WORTH:
+        return Choice((), lambda _: False)
+    return Choice(
+        found, lambda some: bool(some) and all(map(_is_exact, some)) and _saved(some, rates, threads, len(found)) > 0
+    )
+
+
+def _is_exact(step: Step) -> bool:
+    """Whether a step has the same bytes on every device."""
+    return step.operation is None or step.operation.method.exact
+
+
+def _passes(step: Step) -> int:
+    """Return how many values are gone over to make a step."""
+    return step.count * len(step.reads) * (step.operation.method.passes if step.operation else Method.LINEAR_PASSES)
+
+
+def _saved(steps: Iterable[Step], rates: Rates, threads: int, count: int) -> float:
+    """Return how many seconds a device saves, less a margin."""
+    here = there = 0.0
+    for step in steps:
+        passes = _passes(step)
+        moved = 2 * step.count * (len(step.reads) + len(step.places))  # files are mostly in half precision
+        here += passes / (rates.processor * threads)
+        there += passes / (rates.device * count) + moved / min(rates.bus * count, rates.host * threads)
+    return here - _MARGIN * there
+
+
+def _key(device: Device) -> bytes:
+    facts = f"rates 1 {torch.__version__} {device.name} {device.memory} {torch.get_num_threads()}"
+    return xxhash.xxh3_128_digest(facts.encode())
+
+
+def measured(device: Device) -> Rates:
+    """Measure; in about a tenth of a second, behind what a device takes to begin.
+
+    Raises:
+        RuntimeError: the device does not work, as torch puts it.
+    """
+    values = torch.ones(_COUNT)
+    processor = _COUNT / _least(lambda: values.mul_(1.0))
+    lying = torch.zeros(16 * _COUNT, dtype=torch.uint8)
+    stream = device.stream()
+    with stream.entered():
+        raw = device.pinned(len(lying))
+        there = torch.empty(len(raw), dtype=torch.uint8, device=device.place)
+        many = torch.ones(16 * _COUNT, device=device.place)
+
+    host = len(raw) / _least(lambda: raw.copy_(lying))
+
+    def carry() -> None:
+        stream.copy(there, raw)
+        stream.record().wait()
+
+    def compute() -> None:
+        with stream.entered():
+            for _ in range(_STEPS):
+                many.mul_(1.0)
+        stream.record().wait()
+
+    return Rates(processor, _STEPS * len(many) / _least(compute), host, len(raw) / _least(carry))
+
+
+def _least(work: Callable[[], object]) -> float:
+    """Return the least number of seconds that some work takes."""
+    taken = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return max(min(taken), 1e-9)

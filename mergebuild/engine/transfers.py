@@ -1,0 +1,273 @@
+"""The ways of chunks: from files' bytes to float32 where they are computed with, and from there to the outputs.
+
+`Direct` is the processor's: it computes with the mapped pages, and rounds into the blocks that are written. `Staged` is
+a device's, which has memory of its own: bytes go through small pinned buffers, each way a ring of them. Three streams
+do the copies there, the kernels, and the copies back at the same time; an event tells each when it may go on. A worker
+fills the next buffers meanwhile, and hashes and writes what came back: it waits only for a ring to come round.
+
+Values are widened and rounded where they are computed with, so that the bus carries the files' dtypes, and once.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+import xxhash
+from torch import Tensor
+
+from mergebuild.engine.devices import Device, Event
+from mergebuild.engine.makers import LARGEST, Maker
+from mergebuild.engine.outputs import Block, Outputs
+from mergebuild.engine.work import Place
+
+__all__ = ["RING", "STAGED", "Direct", "Sending", "Staged", "Transfers"]
+
+STAGED = 1 << 23
+"""Bytes of a pinned buffer; a multiple of every dtype's width."""
+
+RING = 4
+"""Pinned buffers each way."""
+
+Bytes = memoryview | bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What becomes of a chunk."""
+
+    dtype: torch.dtype
+    """What it is rounded to."""
+    places: Sequence[Place]
+    """Where it is written."""
+    running: xxhash.xxh3_128 | None = None
+    """What it is hashed into."""
+    kept: Tensor | None = None
+    """Where it is kept as it was rounded, for others to compute with."""
+
+    def keep(self, rounded: Tensor) -> None:
+        """Keep it if that is wanted."""
+        if self.kept is not None:
+            self.kept.copy_(rounded)
+
+    def hash(self, data: memoryview) -> None:
+        """Hash its bytes if that is wanted."""
+        if self.running is not None:
+            self.running.update(data)
+
+
+class Transfers(ABC):
+    """One worker's."""
+
+    place: torch.device
+    """Where chunks are computed with."""
+    most: int
+    """Bytes of a result that can be sent at once."""
+
+    @abstractmethod
+    def entered(self) -> AbstractContextManager[object]:
+        """Within the context this thread makes buffers there, and computes."""
+
+    @abstractmethod
+    def floats(self, count: int) -> Tensor:
+        """Return a buffer of float32 values."""
+
+    @abstractmethod
+    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor) -> Tensor:
+        """Return the values of a file's bytes as float32: in `room` (as many values), or as they lie."""
+
+    @abstractmethod
+    def whole(self, values: Tensor) -> Tensor:
+        """Return a tensor of any dtype that lies in the host's memory, where it can be computed with."""
+
+    @abstractmethod
+    def check(self, maker: Maker, value: Tensor) -> None:
+        """Count what is not finite, or too large for the maker's dtype."""
+
+    @abstractmethod
+    def send(self, value: Tensor, sending: Sending) -> None:
+        """Round a chunk (float32), have it hashed and written."""
+
+    def close(self) -> None:  # noqa: B027 -- most have nothing to do
+        """Wait until nothing is under way any more, before buffers are let go of."""
+
+    def cluster(self, makers: Sequence[Maker]) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Within the context a cluster is made; behind it, all of it was sent, and its makers know what came of it."""
+        return nullcontext()
+
+
+class Direct(Transfers):
+    """The processor's: no way at all."""
+
+    place = torch.device("cpu")
+
+    def __init__(self, outputs: Outputs) -> None:
+        self._outputs = outputs
+        self.most = outputs.block_size
+
+    def entered(self) -> AbstractContextManager[object]:
+        """Nothing is to be done for that."""
+        return nullcontext()
+
+    def floats(self, count: int) -> Tensor:
+        """Return a page-aligned buffer."""
+        return _view(Block(4 * count), torch.float32, count)
+
+    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor) -> Tensor:
+        """A view of the bytes where that is possible."""
+        values = torch.frombuffer(data, dtype=torch.uint8)
+        is_odd = bool(values.data_ptr() % dtype.itemsize)  # an odd header length
+        values = (values.clone() if is_odd else values).view(dtype)
+        return values if dtype is torch.float32 and not is_odd else room.copy_(values)
+
+    def whole(self, values: Tensor) -> Tensor:
+        """The very same."""
+        return values
+
+    def check(self, maker: Maker, value: Tensor) -> None:
+        """The common case is one look at one or two numbers."""
+        if maker.cannot_overflow and math.isfinite(value.sum().item()):
+            return
+        low, high = torch.aminmax(value)
+        largest = _largest(maker)
+        if -largest <= low.item() and high.item() <= largest:
+            return
+        finite = torch.isfinite(value)
+        maker.nonfinite += int((~finite).sum())
+        maker.overflowed += int((finite & (value.abs() > largest)).sum())
+
+    def send(self, value: Tensor, sending: Sending) -> None:
+        """At once."""
+        block = self._outputs.block()
+        rounded = _view(block, sending.dtype, len(value)).copy_(value)
+        sending.keep(rounded)
+        sending.hash(block.memory[: rounded.nbytes])
+        self._outputs.put(block, rounded.nbytes, sending.places)  # and somebody else's from now on
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """Pinned memory, and the device's beside it."""
+
+    host: Tensor
+    device: Tensor
+    copied: Event | None = None
+    """When the last copy between the two is done."""
+    used: Event | None = None
+    """When the device's was last computed with."""
+
+
+class Staged(Transfers):
+    """A device's."""
+
+    def __init__(self, outputs: Outputs, device: Device) -> None:
+        self._outputs = outputs
+        self.most = min(STAGED, outputs.block_size)
+        self.place = device.place
+        self._arriving, self._computing, self._leaving = device.stream(), device.stream(), device.stream()
+        with self._computing.entered():
+            self._buffers = [_Buffer(device.pinned(STAGED), self._bytes(STAGED)) for _ in range(2 * RING)]
+        self._in, self._out = cycle(self._buffers[:RING]), cycle(self._buffers[RING:])
+        self._sent: deque[tuple[_Buffer, int, Sending]] = deque()
+        """What is on its way back, and how many bytes that are."""
+        self._counts: dict[int, Tensor] = {}
+        """By a maker's identity, what it made that is not finite, and that is too large (int64 [2])."""
+
+    def _bytes(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self.place)
+
+    def entered(self) -> AbstractContextManager[object]:
+        """On the stream of the kernels."""
+        return self._computing.entered()
+
+    def floats(self, count: int) -> Tensor:
+        """Return a buffer in the device's memory."""
+        return torch.empty(count, device=self.place)
+
+    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor) -> Tensor:
+        """By way of pinned buffers, in the dtype of the file."""
+        lying = torch.frombuffer(data, dtype=torch.uint8)
+        for start in range(0, len(lying), STAGED):
+            part = lying[start : start + STAGED]
+            buffer = next(self._in)
+            if buffer.copied is not None and buffer.used is not None:
+                buffer.copied.wait()
+                self._arriving.wait(buffer.used)
+            host, device = buffer.host[: len(part)], buffer.device[: len(part)]
+            host.copy_(part)
+            self._arriving.copy(device, host)
+            buffer.copied = self._arriving.record()
+            self._computing.wait(buffer.copied)
+            values = device.view(dtype)
+            room[start // dtype.itemsize :][: len(values)].copy_(values)
+            buffer.used = self._computing.record()
+        return room
+
+    def whole(self, values: Tensor) -> Tensor:
+        """A copy."""
+        return values.to(self.place)
+
+    def check(self, maker: Maker, value: Tensor) -> None:
+        """Nobody waits for the counts before the cluster's end."""
+        finite = torch.isfinite(value)
+        found = torch.stack([(~finite).sum(), (finite & (value.abs() > _largest(maker))).sum()])
+        before = self._counts.get(id(maker))
+        self._counts[id(maker)] = found if before is None else before.add_(found)
+
+    def send(self, value: Tensor, sending: Sending) -> None:
+        """As soon as it is there."""
+        if len(self._sent) == RING:
+            self._deliver()  # the next buffer's
+        buffer = next(self._out)
+        size = len(value) * sending.dtype.itemsize
+        sending.keep(buffer.device[:size].view(sending.dtype).copy_(value))
+        self._leaving.wait(self._computing.record())
+        self._leaving.copy(buffer.host[:size], buffer.device[:size])
+        buffer.copied = self._leaving.record()
+        self._sent.append((buffer, size, sending))
+
+    def _deliver(self) -> None:
+        """Wait for the oldest result, hash it and have it written."""
+        buffer, size, sending = self._sent.popleft()
+        assert buffer.copied is not None
+        buffer.copied.wait()
+        block = self._outputs.block()
+        _view(block, torch.uint8, size).copy_(buffer.host[:size])
+        sending.hash(block.memory[:size])
+        self._outputs.put(block, size, sending.places)
+
+    def close(self) -> None:
+        """Wait for all copies: who allocates next may get the memory."""
+        for buffer in self._buffers:
+            if buffer.copied is not None:
+                buffer.copied.wait()
+        self._computing.record().wait()
+
+    @contextmanager
+    def cluster(self, makers: Sequence[Maker]) -> Iterator[None]:
+        """Nothing of a cluster that fails is sent later."""
+        try:
+            yield
+            while self._sent:
+                self._deliver()
+            for maker in makers:
+                if id(maker) in self._counts:
+                    maker.nonfinite, maker.overflowed = self._counts[id(maker)].tolist()
+        finally:
+            self._sent.clear()
+            self._counts.clear()
+
+
+def _largest(maker: Maker) -> float:
+    return LARGEST.get(maker.step.dtype, torch.finfo(torch.float32).max)
+
+
+def _view(block: Block, dtype: torch.dtype, count: int) -> Tensor:
+    """Return the start of a block as `count` values of a dtype."""
+    return torch.frombuffer(block.memory, dtype=dtype, count=count)
