@@ -6,11 +6,14 @@ and whoever fills a buffer again too early finds new ones. Kernels are done at o
 That one happens before the other is also kept account of, for all memory that streams copy to or from: every stream and
 every thread has a clock that says how far it knows the others to be. What may happen at the same time as something that
 it must not meet is an error, whether they met this time or not.
+
+Last, it knows which operations have the same bits on every device (`remotely(exact=True)` takes no others).
 """
 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +32,28 @@ PLACE = torch.device("maia", 0)
 """A kind of device that torch knows the name of, and nothing else."""
 _MOVES = frozenset({"copy_", "_to_copy"})
 """Operations between the host and a device."""
+
+
+_ROUNDED_ONCE = """
+    abs add amax amin ceil clamp copysign div floor maximum minimum mul neg remainder round rsub sign sqrt sub where
+"""
+"""What IEEE 754 rounds in one way, or not at all, element by element."""
+
+_MOVED = """
+    _local_scalar_dense _to_copy _unsafe_view alias as_strided cat clone copy detach empty empty_like equal expand fill
+    flip full_like gather index index_put index_select masked_fill median narrow new_empty new_full new_zeros ones_like
+    permute repeat reshape scatter select slice split squeeze stack t transpose unbind unfold unsqueeze view zero
+    zeros_like
+"""
+"""What moves values, or picks some, and rounds none."""
+
+_TOLD = """
+    all any argmax argmin argsort bincount count_nonzero eq ge gt isfinite isinf isnan le logical_and logical_not
+    logical_or lt ne nonzero searchsorted sort topk
+"""
+"""What looks at values and makes none."""
+
+_ALIKE = frozenset((_ROUNDED_ONCE + _MOVED + _TOLD).split())
 
 
 class Remote(Tensor):
@@ -69,6 +94,21 @@ class Remote(Tensor):
 
 class remotely(TorchDispatchMode):  # noqa: N801 -- a context, as torch has them
     """Within the context, tensors can be made on the device."""
+
+    def __init__(self, *, exact: bool = False) -> None:
+        """`exact`: an operation on floats that devices may round differently is an error."""
+        super().__init__()
+        self._exact = exact
+
+    def __enter__(self) -> remotely:
+        self._before = getattr(_thread, "exact", False)
+        _thread.exact = self._before or self._exact
+        found: remotely = super().__enter__()
+        return found
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        _thread.exact = self._before
 
     def __torch_dispatch__(
         self, call: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -159,10 +199,23 @@ def _account(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
             _tracked[_where(each)].used(line, writes=writes)
 
 
+def _refuse_inexact(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    plain = name.removesuffix("_")
+    other = args[1] if len(args) > 1 else None
+    if plain == "sum" and any(frame.name == "all_finite" for frame in traceback.extract_stack(limit=16)):
+        return  # whether it is finite does not depend on the order
+    assert plain in _ALIKE, f"devices may differ in `{name}`"
+    assert kwargs.get("alpha", 1) == 1, f"devices may fuse `{name}` with alpha"
+    is_plain = not isinstance(other, Remote)
+    assert plain != "div" or not is_plain, "devices multiply by the inverse of a number that is not theirs"
+
+
 def _done(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     flat, tree = tree_flatten((tuple(args), dict(kwargs)))
     name = call.overloadpacket.__name__
     _account(call, args, kwargs)
+    if getattr(_thread, "exact", False) and any(isinstance(each, Remote) and each.is_floating_point() for each in flat):
+        _refuse_inexact(name, args, kwargs)
     there = [each for each in flat if isinstance(each, Remote)]
     here = [each for each in flat if isinstance(each, Tensor) and not isinstance(each, Remote) and each.dim()]
     if there and here and name not in _MOVES:

@@ -175,7 +175,7 @@ def _stiffened(bounds: Sequence[Tensor], low: Tensor, high: Tensor, stiffness: F
     mean = torch.zeros_like(low, dtype=torch.float64)
     for bound in bounds:
         mean.add_(bound)
-    mean.div_(len(bounds))
+    mean.div_(mean.new_full((), len(bounds)))  # a device multiplies by the inverse of a plain number
     under, over = low, high
     for bound in bounds:
         under = torch.where((bound > under) & (bound <= mean), bound, under)

@@ -93,7 +93,8 @@ def _spread(models: Sequence[Tensor]) -> Tensor:
     mean.mul_(float32_of(Fraction(1, len(models))))
     spread = torch.zeros_like(mean)
     for each in away:
-        spread.add_(each.sub_(mean).square_())
+        each.sub_(mean)
+        spread.add_(each.mul_(each))
     return spread
 
 

@@ -51,7 +51,8 @@ def _drawn(call: Call, delta: Tensor, position: int) -> Tensor:
         ranks = torch.empty(count, dtype=torch.float64, device=delta.device)
         order = delta.abs().argsort(stable=True)
         ranks[order] = torch.arange(1, count + 1, dtype=torch.float64, device=delta.device)
-        chances += ranks.sub_((count + 1) / 2).div_(max(count, 1)).mul_(float(epsilon))
+        # Divided by a tensor: a device multiplies by the inverse of a plain number.
+        chances += ranks.sub_((count + 1) / 2).div_(ranks.new_full((), max(count, 1))).mul_(float(epsilon))
     thresholds = chances.clamp_(0, 1).mul_(2.0**32).floor_().to(torch.int64)
     drawn = bits(int(call.number("seed")), call.tensor, position, 0, count, delta.device)
     return (drawn < thresholds).to(torch.float32)
