@@ -169,11 +169,6 @@ class Plan:
         """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
         return max((item.tensors.largest_whole for item in self.items if item.computed and item.tensors), default=0)
 
-    @property
-    def computes(self) -> bool:
-        """Whether there is arithmetic to do."""
-        return any(item.computed for item in self.items)
-
     def results(self) -> tuple[TargetResult, ...]:
         """Return the targets asked for, then the file targets built for them."""
         return self.in_order({item.name: item.result() for item in self.items if item.whole is None})

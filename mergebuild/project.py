@@ -30,6 +30,7 @@ from mergebuild.events import Emit, Notice, silent
 from mergebuild.filestate import Moment
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
+from mergebuild.memory import memory_bounds
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.planner import Planner
 from mergebuild.portable import free_space
@@ -152,8 +153,6 @@ class Project:
         Raises:
             RecipeError, MismatchError: a target cannot be made as it is written.
         """
-        from mergebuild.engine import memory_bounds
-
         began = time.perf_counter()
         with self._session(silent, device=device) as session:
             plan = self._plan(session, self.recipe.resolve(targets))
@@ -164,7 +163,7 @@ class Project:
                 free_space(self.recipe.root),
                 plan.bytes_to_hash,
                 plan.errors[0].exit_code if plan.errors else 0,
-                memory_bounds(plan.largest_whole, device),
+                memory_bounds(plan.largest_whole, device=_device_class(device) != "cpu"),
             )
 
     @_resilient
@@ -234,7 +233,7 @@ class Project:
         from mergebuild.engine import check_device, warm_up
 
         began = time.perf_counter()
-        if device.startswith("cuda"):
+        if _device_class(device) != "cpu":
             check_device(device)
         names = self.recipe.resolve(targets)
         options = Options(keep_going, threads, force, self.recipe.project.link, durable, device=device)
@@ -419,7 +418,7 @@ class Project:
             durable=durable,
         )
         try:
-            yield _Session(self.recipe, store, emit, expect_work, "cuda" if device.startswith("cuda") else "cpu")
+            yield _Session(self.recipe, store, emit, expect_work, _device_class(device))
         finally:
             store.close()
 
@@ -625,6 +624,11 @@ class Project:
             return path.relative_to(self.recipe.root).as_posix()
         except ValueError:
             return path.as_posix()
+
+
+def _device_class(device: str) -> str:
+    """Return the class of devices that makes what is not the same on all: `auto` leaves that to the processor."""
+    return "cpu" if device in ("auto", "cpu") else "cuda"
 
 
 def _command() -> str:

@@ -140,8 +140,7 @@ def device_named(name: str) -> Sequence[Device]:
         UsageError: there is none (`no-such-device`).
     """
     found = devices()
-    number = name.partition(":")[2]
-    chosen = [each for each in found if not number or each.name == f"cuda:{int(number)}"]
+    chosen = [each for each in found if name in ("cuda", each.name)]
     if not chosen:
         there = ", ".join(f"`{each.name}`" for each in found)
         message = f"there is no device `{name}` here" + (f", only {there}" if there else f": {_why_none()}")

@@ -30,19 +30,17 @@ from mergebuild.engine.prefetch import Prefetch
 from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, Place, StepResult, Survey, clusters, coalesced
 from mergebuild.errors import TargetError
 from mergebuild.events import Emit, Notice, PassBegun, PassEnded, Progress
+from mergebuild.memory import DEVICE_MEMORY, PER_DEVICE
 from mergebuild.methods.method import Method
-from mergebuild.results import MemoryBounds
 
 if TYPE_CHECKING:
     from mergebuild.engine.compute import Choice, Findings, Hands
 
 __all__ = [
     "DEFAULT_CHUNK",
-    "DEVICE_MEMORY",
     "PassResult",
     "check_device",
     "check_program",
-    "memory_bounds",
     "needs_memory",
     "run_pass",
     "warm_up",
@@ -50,18 +48,6 @@ __all__ = [
 
 DEFAULT_CHUNK = 1 << 19
 """Elements computed at a time: 2 MiB of float32 an input, which stays in the processor's cache."""
-
-HOST_MEMORY = 450 << 20
-"""Bytes of memory that a pass takes at most, torch's own included."""
-
-PINNED = 1 << 29
-"""Bytes of it that lie in pinned buffers at most, for each device."""
-
-DEVICE_MEMORY = 4 << 30
-"""Bytes that are taken of a device's memory at most."""
-
-_PER_DEVICE = 8
-"""Threads that keep a device busy; each has pinned buffers of its own."""
 
 _PIECE = 1 << 26
 """Bytes copied or hashed between two looks at whether to stop."""
@@ -123,7 +109,6 @@ def run_pass(
     """
     began = time.perf_counter()
     emit(PassBegun(targets, sum(output.size for output in work.outputs)))
-    computes = bool(work.steps or work.pending)
     stop = threading.Event()
     count = threads or portable.cpu_count()
     try:
@@ -131,7 +116,7 @@ def run_pass(
             copies = _cloned(coalesced(work.copies), outputs, emit)
             outputs.allocate(sum(copy.size for copy in work.copies) - sum(copy.size for copy in copies))
             outputs.start(8 * chunk)  # room for float64
-            if computes:
+            if work.computes:
                 warm_up()
             # Copies need no torch, which may still be on its way.
             jobs: list[_Job] = [*copies, *work.pending, *clusters(work)]
@@ -140,7 +125,7 @@ def run_pass(
             crew.run(jobs)
     finally:
         emit(PassEnded())
-    return PassResult(crew.results, max(0.0, _torch.since - began) if computes else 0.0, crew.learnt)
+    return PassResult(crew.results, max(0.0, _torch.since - began) if work.computes else 0.0, crew.learnt)
 
 
 class _Torch:
@@ -213,17 +198,6 @@ def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
             assert step.operation is not None
             if needed := compute.memory_for(step.operation):
                 yield step.digest, needed
-
-
-def memory_bounds(whole: int, device: str) -> MemoryBounds:
-    """Return what memory passes take at most. `whole`: bytes of the largest tensors that a method must have whole.
-
-    Of methods that decompose a tensor the bound is an estimate: they need several times what they are given.
-    """
-    host = HOST_MEMORY + 3 * whole
-    return (
-        MemoryBounds(host, 0) if device in ("auto", "cpu") else MemoryBounds(host + PINNED, DEVICE_MEMORY + 3 * whole)
-    )
 
 
 def check_device(name: str) -> None:
@@ -366,14 +340,15 @@ class _Crew:
     def _labour(self, number: int, count: int) -> None:
         """Do jobs until there are none. torch is imported with the first that needs it.
 
-        The last of several workers leaves its processor to the import of torch while that is under way.
+        The last of several threads leaves its processor to the import of torch while that is under way. Those that a
+        device has no use for wait too, and end if there is one.
         """
         hands: Hands | None = None
         is_last = 0 < number == count - 1
-        is_extra = number >= _PER_DEVICE and self._device != "cpu" and self._computes
+        is_extra = number >= PER_DEVICE and self._device != "cpu" and self._work.computes
         while (is_last or is_extra) and not self._stop.is_set() and not _torch.came(within=_LOOK):
             pass
-        if is_extra and not self._stop.is_set() and 0 < self._devices() * _PER_DEVICE <= number:
+        if is_extra and not self._stop.is_set() and 0 < self._devices() * PER_DEVICE <= number:
             return
         while (job := self._next()) is not None:
             if isinstance(job, Copy):
@@ -425,10 +400,6 @@ class _Crew:
     def _devices(self) -> int:
         """Return how many devices the pass has."""
         return len(self._chosen()[1].devices)
-
-    @property
-    def _computes(self) -> bool:
-        return bool(self._work.steps or self._work.pending)
 
     def _tell(self, text: str) -> None:
         """Tell people, once a pass."""

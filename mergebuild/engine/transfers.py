@@ -26,14 +26,9 @@ from mergebuild.engine.devices import Device, Event
 from mergebuild.engine.makers import LARGEST, Maker
 from mergebuild.engine.outputs import Block, Outputs
 from mergebuild.engine.work import Place
+from mergebuild.memory import RING, STAGED
 
-__all__ = ["RING", "STAGED", "Direct", "Sending", "Staged", "Transfers"]
-
-STAGED = 1 << 23
-"""Bytes of a pinned buffer; a multiple of every dtype's width."""
-
-RING = 4
-"""Pinned buffers each way."""
+__all__ = ["Direct", "Sending", "Staged", "Transfers"]
 
 Bytes = memoryview | bytearray
 
@@ -172,15 +167,15 @@ class Staged(Transfers):
         self.place = device.place
         self._arriving, self._computing, self._leaving = device.stream(), device.stream(), device.stream()
         with self._computing.entered():
-            self._buffers = [_Buffer(device.pinned(STAGED), self._bytes(STAGED)) for _ in range(2 * RING)]
+            self._buffers = [
+                _Buffer(device.pinned(STAGED), torch.empty(STAGED, dtype=torch.uint8, device=self.place))
+                for _ in range(2 * RING)
+            ]
         self._in, self._out = cycle(self._buffers[:RING]), cycle(self._buffers[RING:])
         self._sent: deque[tuple[_Buffer, int, Sending]] = deque()
         """What is on its way back, and how many bytes that are."""
         self._counts: dict[int, Tensor] = {}
         """By a maker's identity, what it made that is not finite, and that is too large (int64 [2])."""
-
-    def _bytes(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.uint8, device=self.place)
 
     def entered(self) -> AbstractContextManager[object]:
         """On the stream of the kernels."""

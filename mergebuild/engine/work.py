@@ -219,6 +219,11 @@ class Pass:
     recall: Callable[[bytes], str | None] = lambda _key: None
     """Gives back what an earlier pass found out about whole tensors (`PassResult.learnt`), from any thread."""
 
+    @property
+    def computes(self) -> bool:
+        """Whether torch may be needed."""
+        return bool(self.steps or self.pending)
+
 
 @dataclass(slots=True)
 class Cluster:

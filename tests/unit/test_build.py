@@ -12,7 +12,7 @@ from lab import Lab
 
 from mergebuild import build as build_module
 from mergebuild.engine import Pass, PassResult
-from mergebuild.errors import MergeBuildError
+from mergebuild.errors import MergeBuildError, UsageError
 from mergebuild.plan import Goal, Plan
 from mergebuild.planner import Planner
 from mergebuild.project import load
@@ -150,6 +150,14 @@ def project_of_many() -> str:
         + target("d", 0.75, a="b", b="a")
         + target("e", 0.25)
     )
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:7", "cuda:x", ""])
+def test_a_device_that_is_not_there_is_refused_whatever_there_is_to_do(pair: Lab, device: str) -> None:
+    pair.write(target("a", 0.25))
+    pair.build()
+    with pytest.raises(UsageError, match="there is no device"):
+        pair.build(device=device)
 
 
 def test_a_copy_of_a_virtual_target_that_is_not_linear_is_what_it_is(pair: Lab) -> None:

@@ -33,9 +33,9 @@ from mergebuild.engine import choice as choosing
 from mergebuild.engine import transfers as ways
 from mergebuild.engine.choice import Choice, Rates, measured
 from mergebuild.engine.devices import Stream
-from mergebuild.engine.run import DEVICE_MEMORY
 from mergebuild.errors import UsageError
 from mergebuild.events import Event, Notice
+from mergebuild.memory import DEVICE_MEMORY
 from mergebuild.methods.catalog import METHODS
 
 FLOATS = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float64")
@@ -179,7 +179,7 @@ def test_a_device_is_kept_busy_by_a_few_threads(
     tmp_path: Path, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others end, as each would take pinned memory of its own."""
-    monkeypatch.setattr("mergebuild.engine.run._PER_DEVICE", 2)
+    monkeypatch.setattr("mergebuild.engine.run.PER_DEVICE", 2)
     made: list[int] = []
     pinned = device.pinned
 
@@ -311,10 +311,21 @@ def test_a_device_that_can_not_be_begun_with_is_told_of(tmp_path: Path, monkeypa
     assert "driver version is insufficient" in told[0]
 
 
-def test_memory_is_limited_before_any_is_taken(tmp_path: Path, device: FakeDevice) -> None:
+def test_memory_is_limited_before_any_is_taken(
+    tmp_path: Path, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[list[int]] = []
+    stream = device.stream
+
+    def begun() -> Stream:
+        limits.append(list(device.limited))
+        return stream()
+
+    monkeypatch.setattr(device, "stream", begun)
     bench = Bench(tmp_path)
     bench.run([mean(b"x", "float16", bench.count, b"0", b"1")], "cuda")
     assert device.limited == [DEVICE_MEMORY]
+    assert limits == [[DEVICE_MEMORY]] * 3
 
 
 # Choosing
