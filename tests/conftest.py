@@ -18,4 +18,4 @@ def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         from mergebuild.engine import compute
         from mergebuild.engine.choice import Choice
 
-        monkeypatch.setattr(compute, "chosen", lambda *_: Choice([FakeDevice()], lambda _: True))
+        monkeypatch.setattr(compute, "chosen", lambda *_: Choice([FakeDevice()]))

@@ -52,19 +52,20 @@ class Rates(NamedTuple):
 
 
 class Choice:
-    """What a pass is computed with."""
+    """What a pass is computed with: the processor, and perhaps devices."""
 
-    def __init__(self, found: Sequence[Device], pays: Callable[[Sequence[Step]], bool]) -> None:
+    def __init__(self, found: Sequence[Device] = (), pays: Callable[[Sequence[Step]], bool] | None = None) -> None:
+        """Take what is done sooner on these devices; everything when nothing says what that is."""
         self.devices = found
         self._pays = pays
 
     def is_for_device(self, job: Cluster | Survey) -> bool:
         """Whether a cluster, or what a survey looks at, is to be computed on a device."""
-        if not self.devices:
+        if self._pays is None or not self.devices:
+            return bool(self.devices)
+        if isinstance(job, Survey):  # nobody has estimated one
             return False
-        if isinstance(job, Cluster):
-            return self._pays([step for each in (job, *job.siblings) for step in each.steps])
-        return self._pays([])
+        return self._pays([step for each in (job, *job.siblings) for step in each.steps])
 
 
 def chosen(
@@ -85,24 +86,21 @@ def chosen(
         UsageError: there is no such device.
         RuntimeError: the device does not work, as torch puts it.
     """
-    if option == "cpu":
-        return Choice((), lambda _: False)
     if option != "auto":
-        return Choice(device_named(option), lambda _: True)
+        return Choice(device_named(option) if option != "cpu" else ())
     able = [step for step in steps if _is_exact(step)]
     if sum(map(_passes, (step for step in able if step.operation))) < _WORTH * threads * _SLOW:
-        return Choice((), lambda _: False)  # and nobody waited for a driver
+        return Choice()  # and nobody waited for a driver
     found = devices()
     if not found:
-        return Choice((), lambda _: False)
-    first = found[0]
-    rates = rates_of(_key(first), lambda: measured(first))
-    gain = sum(max(0.0, saved) for step in able if (saved := _saved([step], rates, threads, len(found))) > 0)
-    if gain < _WORTH:
-        return Choice((), lambda _: False)
-    return Choice(
-        found, lambda some: bool(some) and all(map(_is_exact, some)) and _saved(some, rates, threads, len(found)) > 0
-    )
+        return Choice()
+    rates = rates_of(_key(found[0]), lambda: measured(found[0]))
+
+    def pays(some: Sequence[Step]) -> bool:
+        return all(map(_is_exact, some)) and _saved(some, rates, threads, len(found)) > 0
+
+    gain = sum(max(0.0, _saved([step], rates, threads, len(found))) for step in able)
+    return Choice(found, pays) if gain >= _WORTH else Choice()
 
 
 def _is_exact(step: Step) -> bool:
@@ -127,7 +125,7 @@ def _saved(steps: Iterable[Step], rates: Rates, threads: int, count: int) -> flo
 
 
 def _key(device: Device) -> bytes:
-    facts = f"rates 1 {torch.__version__} {device.name} {device.memory} {torch.get_num_threads()}"
+    facts = f"rates 1 {torch.__version__} {device.name} {device.memory}"
     return xxhash.xxh3_128_digest(facts.encode())
 
 

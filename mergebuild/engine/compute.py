@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import fields, is_dataclass, replace
+from functools import cached_property, partial
 from math import prod
 from typing import Any, TypeVar
 
@@ -159,26 +160,19 @@ class Hands:
         tell: Callable[[str], None],
     ) -> None:
         """Begin with nothing in hand: buffers are made when they are first needed. `tell` tells people, once."""
+        self._outputs = outputs
+        self._worker = partial(Worker, mappings=mappings, stop=stop, findings=findings)
+        self._usual = chunk
         self._choice = choice
         self._tell = tell
         self._device = device
         self._chunk = DEVICE_CHUNK
-
-        def here() -> Worker:
-            return Worker(Direct(outputs), mappings, chunk, stop, findings)
-
-        def there(device: Device) -> Worker:
-            return Worker(Staged(outputs, device), mappings, self._chunk, stop, findings)
-
-        self._make_here, self._make_there = here, there
-        self._here: Worker | None = None
         self._there: Worker | None = None
 
-    @property
+    @cached_property
     def here(self) -> Worker:
         """The processor."""
-        self._here = self._here or self._make_here()
-        return self._here
+        return self._worker(Direct(self._outputs), chunk=self._usual)
 
     def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
         """Compute and write a cluster with its siblings; return what came of each step."""
@@ -192,7 +186,8 @@ class Hands:
         usual = self._chunk
         while self._device is not None and self._choice.is_for_device(job):
             try:
-                self._there = self._there or self._make_there(self._device)
+                if self._there is None:
+                    self._there = self._worker(Staged(self._outputs, self._device), chunk=self._chunk)
                 return work(self._there)
             except torch.OutOfMemoryError:
                 self._let_go()
@@ -301,9 +296,10 @@ class Worker:
     def _factor(self, maker: Factoring, modules: dict[bytes, Any]) -> None:
         """Give a maker what its module has; it is computed for the first maker of the module."""
         if maker.together not in modules:
+            place = self._transfers.place
             with self._findings.whole if maker.module.is_large else nullcontext():
                 parts = [
-                    self._part(part, maker.module.span) if part else self._zeros(maker.module.count)
+                    self._part(part, maker.module.span) if part else torch.zeros(maker.module.count, device=place)
                     for part in maker.parts
                 ]
                 modules[maker.together] = maker.module.made(parts)
@@ -317,9 +313,6 @@ class Worker:
             whole = self._whole(part[0][0])
             return self._transfers.whole(whole if span is None else whole[span[0] : span[1]])
         return self._combined(part, span)
-
-    def _zeros(self, count: int) -> torch.Tensor:
-        return torch.zeros(count, device=self._transfers.place)
 
     def _whole(self, leaf: Leaf) -> torch.Tensor:
         """Return a leaf as it lies, flat: a view of the file where that is possible."""

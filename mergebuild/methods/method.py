@@ -143,7 +143,7 @@ class Method:
 
     @property
     def passes(self) -> int:
-        """About how many times it goes over the values of each input, reading and rounding included; as measured."""
+        """About how often it goes over the values of each input: an estimate, from what some of each kind take."""
         if self.coefficients is not None:
             return self.LINEAR_PASSES
         return {"elements": 15, "rows": 40, "statistics": 50}.get(self.access, 200)
