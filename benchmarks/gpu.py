@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks.arms import SOURCES, Project, remove
 from benchmarks.cases import BLEND, DIFFERENCE, target
@@ -58,12 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = _machine(options.device)
     if machine is None:
         return 2
-    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    print(json.dumps(machine), flush=True)
     with tempfile.TemporaryDirectory(prefix="mergebuild-gpu-") as temporary:
         work = (options.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         rows = [
-            _case(Lab(work, shrink=options.shrink), name, options.device, machine)
+            _case(Lab(work, shrink=options.shrink), name, options.device, machine["bus"])
             for name in CASES
             if name in (options.case or CASES)
         ]
@@ -81,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(row["same"] is False for row in rows) or False in equal.values() else 0
 
 
-def _machine(name: str) -> dict[str, object] | None:
-    """Return what the rates depend on, and the rates; None, with a message, where there is no such device."""
+def _machine(name: str) -> dict[str, Any] | None:
+    """Return the machine and its rates (a second); None, with a message, where there is no such device."""
     import torch
 
     from mergebuild.engine.choice import measured
@@ -94,20 +95,19 @@ def _machine(name: str) -> dict[str, object] | None:
     except UsageError as error:
         print(error, file=sys.stderr)
         return None
-    rates = {key: f"{value:.3g}/s" for key, value in measured(device)._asdict().items()}
     kind = torch.cuda.get_device_name(device.place)
-    return {"gpu": kind, "torch": torch.__version__, "processors": os.cpu_count(), "host": platform.machine(), **rates}
+    facts = {"gpu": kind, "torch": torch.__version__, "processors": os.cpu_count(), "host": platform.machine()}
+    return facts | measured(device)._asdict()
 
 
-def _case(lab: Lab, name: str, device: str, machine: Mapping[str, object]) -> dict[str, object]:
-    """Build a case on the processor and on the device."""
+def _case(lab: Lab, name: str, device: str, bus: float) -> dict[str, object]:
+    """Build a case on the processor and on the device. `bus`: bytes a second that it takes from pinned memory."""
     count, text = CASES[name]
     models = lab.models("sdxl", count)
     folders = [lab.work / f"{name.replace(' ', '-')}-{each.replace(':', '')}" for each in ("cpu", device)]
     here, _ = _built(Project(lab, folders[0], models, text), "cpu")
     there, anonymous = _built(Project(lab, folders[1], models, text), device)
     size = sum(model.stat().st_size for model in models)
-    bus = float(str(machine["bus"]).removesuffix("/s"))
     same = equal_files(*folders)
     remove(folders)
     row: dict[str, object] = {
@@ -126,6 +126,8 @@ def _case(lab: Lab, name: str, device: str, machine: Mapping[str, object]) -> di
 
 def _built(project: Project, device: str) -> tuple[float, int]:
     """Build a project's targets from nothing, its inputs in the page cache.
+
+    With less of the system than `process.measure` asks for: GPUs are lent in sandboxes that lack some of that.
 
     Returns:
         The seconds of the merge itself, and the peak of memory that no file backs (0 where the system does not tell).

@@ -44,7 +44,7 @@ def test_files_are_compared_to_the_last_byte(tmp_path: Path) -> None:
 
 def test_a_case_says_how_fast_and_whether_the_same(tmp_path: Path) -> None:
     """The processor beside itself, on small models."""
-    row = gpu._case(Lab(tmp_path, shrink=32), "weighted_sum", "cpu", {"bus": "1e9/s"})
+    row = gpu._case(Lab(tmp_path, shrink=32), "weighted_sum", "cpu", 1e9)
     assert row["same"] is True
     assert float(str(row["times"])) > 0
     text = "\n".join(gpu._table([row], {"ties": True, "slerp": False}))
