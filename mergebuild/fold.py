@@ -135,7 +135,7 @@ class Folder:
         self._selectors: dict[tuple[str | None, tuple[str, ...]], Selector] = {}
         self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
-        self._kinds_of_sources: dict[tuple[str, bool], Kinds] = {}
+        self._kinds_of_sources: dict[tuple[str, str], Kinds] = {}
         self._ids: dict[str, tuple[str, ...]] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
         self._ruled: dict[tuple[object, ...], _Ruled] = {}
@@ -356,7 +356,7 @@ class Folder:
             return _View(each, layout, specs, (plain,), None, ema_dropped)
         averaged = self._intern({Slot(each.ref, ema=True): Fraction(1)})
         counting = self._intern({Slot(self._sources.position_ids(), own="position_ids"): Fraction(1)})
-        kinds = self._source_kinds(each.ref, specs, uses_averages=uses_averages)
+        kinds = self._source_kinds(each.ref, target.ema, specs)
         return _View(each, layout, specs, (plain, averaged, counting), kinds, ema_dropped)
 
     def _lora(self, each: Input, target: Target, base: _View) -> _View:
@@ -537,15 +537,17 @@ class Folder:
 
         return found
 
-    def _source_kinds(self, ref: str, specs: Mapping[str, Spec], *, uses_averages: bool) -> Kinds:
-        """Return the kinds of a source's tensors: 1 where an EMA copy is used, 2 for position ids to be repaired."""
-        found = self._kinds_of_sources.get((ref, uses_averages))
+    def _source_kinds(self, ref: str, ema: str, specs: Mapping[str, Spec]) -> Kinds:
+        """Return the kinds of a source's tensors: 1 where an EMA copy is used, 2 for position ids to be repaired.
+
+        `specs`: what the source offers with this setting of `ema`.
+        """
+        found = self._kinds_of_sources.get((ref, ema))
         if found is None:
             own = self._sources.file(ref).tensors
-            of = {
-                name: int(uses_averages and name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs
-            } | dict.fromkeys((name for name in self._broken_ids(ref) if name in specs), 2)
-            found = self._kinds_of_sources[ref, uses_averages] = Kinds(of, specs)
+            of = {name: int(ema == "use" and name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs}
+            of |= dict.fromkeys((name for name in self._broken_ids(ref) if name in specs), 2)
+            found = self._kinds_of_sources[ref, ema] = Kinds(of, specs)
         return found
 
     def _broken_ids(self, ref: str) -> tuple[str, ...]:
@@ -651,10 +653,10 @@ class Folder:
         by_name = _is_by_name(target)
         palette: list[Form] = []
         for recipe in frame.recipes:
-            inputs = [view.palette[kind] for view, kind in zip(views, recipe.inputs, strict=False)]
             if recipe.values is None:
                 palette.append(views[recipe.owner].palette[recipe.inputs[0]])
                 continue
+            inputs = [view.palette[kind] for view, kind in zip(views, recipe.inputs, strict=True)]
             reaching = tuple(
                 default if index is None else each[index]
                 for each, default, index in zip(values, defaults, recipe.values, strict=True)
@@ -830,7 +832,8 @@ def _likeness(target: Target) -> tuple[object, ...]:
     drop = tuple(each.text for each in target.drop)
     formula = target.formula.text if target.formula else ""
     flags = (*sorted(target.flags.items()), *sorted(target.words.items()))
-    return (target.method, formula, flags, target.ema, target.missing, numbers, merge, drop)
+    roles = tuple(each.role for each in target.inputs)  # of optional inputs, each target may leave out others
+    return (target.method, formula, roles, flags, target.ema, target.missing, numbers, merge, drop)
 
 
 def _places(target: Target, selector: Selector) -> tuple[Places, ...]:

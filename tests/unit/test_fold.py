@@ -400,3 +400,76 @@ def test_targets_that_differ_in_more_than_numbers_share_nothing(lab: Lab) -> Non
         [Fraction(1)], [Fraction(1, 2)] * 2, [Fraction(1, 4)] * 2,
     ]  # fmt: skip
     assert "v" not in forms[2]
+
+
+# What targets have in common is theirs alone
+
+
+def digests_of(lab: Lab, *targets: str) -> dict[str, tuple[str, str | None]]:
+    """Return what a plan of these targets, made by a planner of its own, says that each is."""
+    return {each.target: (str(each.verdict), each.artifact) for each in lab.project.plan(targets).targets}
+
+
+def test_targets_that_leave_out_other_inputs_are_planned_apart(lab: Lab) -> None:
+    """Planned together = planned alone, in either order: the inputs' roles are part of how a target is made."""
+    lab.model("x", w=[1.0, 2.0])
+    lab.model("y", w=[3.0, 5.0])
+    (lab / "mine.py").write_text(
+        "from mergebuild.kernels import Kernel\n\n\ndef mine(call, chunks, start, state):\n"
+        "    return chunks[0] + chunks[1] * (1 if call.arguments['has_b'] else 10)\n\n\n"
+        "KERNELS = {'mine': Kernel(mine)}\n"
+    )
+    table = '[methods.mine]\nfile = "mine.py"\ninputs = ["a", "b", "c"]\noptional = ["b", "c"]\nexact = true\n'
+    bodies = {
+        "with_b": 'method = "mine"\na = "x"\nb = "y"\noutput = "b.safetensors"\n',
+        "with_c": 'method = "mine"\na = "x"\nc = "y"\noutput = "c.safetensors"\n',
+    }
+    lab.write(table + "".join(f"[targets.{name}]\n{body}" for name, body in bodies.items()))
+    alone = digests_of(lab, "with_b") | digests_of(lab, "with_c")
+    assert len(set(alone.values())) == 2
+    assert digests_of(lab, "with_b", "with_c") == digests_of(lab, "with_c", "with_b") == alone
+    lab.project.trust()
+    assert lab.verdicts() == {"with_b": "built", "with_c": "built"}
+    assert (lab.values("b.safetensors"), lab.values("c.safetensors")) == ([4.0, 7.0], [31.0, 52.0])
+
+
+EMA_AND_IDS = {
+    "model.diffusion_model.input_blocks.0.0.weight": torch.ones(4),
+    "model.diffusion_model.output_blocks.0.0.weight": torch.ones(4),
+    "model_ema.diffusion_modelinput_blocks00weight": torch.zeros(4),
+    "cond_stage_model.transformer.text_model.final_layer_norm.weight": torch.ones(4),
+    "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77.0).reshape(1, 77) + 0.3,
+}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("drop", "keep", "use"))))
+def test_settings_of_ema_are_planned_apart(lab: Lab, order: tuple[str, ...]) -> None:
+    """Over one checkpoint whose position ids are repaired: together = alone, in each order."""
+    lab.model("a", **EMA_AND_IDS)
+    lab.model("b", **{name: 2 * each for name, each in EMA_AND_IDS.items()})
+    body = 'method = "weighted_sum"\na = "a"\nb = "b"\nalpha = 0.25\n'
+    lab.write("".join(f'[targets.{ema}]\n{body}ema = "{ema}"\noutput = "{ema}.safetensors"\n' for ema in order))
+    alone = {name: found for ema in order for name, found in digests_of(lab, ema).items()}
+    assert digests_of(lab, *order) == alone
+    assert set(lab.verdicts().values()) == {"built"}
+    assert len(lab.read("keep.safetensors")) == len(lab.read("drop.safetensors")) + 1
+    assert lab.values("use.safetensors", "model.diffusion_model.input_blocks.0.0.weight") == [0.0] * 4
+
+
+@pytest.mark.parametrize("between", ["", 'output = "y.safetensors"\n'])
+def test_a_tensor_of_a_later_input_is_as_that_input_makes_it(lab: Lab, between: str) -> None:
+    """`fallback` takes what the first input lacks from the second, which makes its tensors in more ways."""
+    names = [
+        f"model.layers.{layer}.{part}.weight" for layer in range(3) for part in ("self_attn.q_proj", "mlp.up_proj")
+    ]
+    for source, value in (("a", 1.0), ("b", 2.0), ("c", 5.0)):
+        lab.model(source, **dict.fromkeys(names, torch.tensor([value])))
+    lab.write(
+        '[targets.x]\nmethod = "weighted_sum"\na = "a"\nb = "b"\nalpha = 0.5\ndrop = "mlp"\n'
+        '[targets.y]\nmethod = "weighted_sum"\na = "b"\nb = "c"\nalpha = { default = 0.5, L01 = 0.25, L02 = 0.75 }\n'
+        f'{between}[targets.t]\nmethod = "fallback"\na = "x"\nb = "y"\noutput = "t.safetensors"\n'
+    )
+    assert lab.verdicts("t")["t"] == "built"
+    found = {name: values.tolist() for name, values in lab.read("t.safetensors").items()}
+    assert [found[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in range(3)] == [[3.5], [2.75], [4.25]]
+    assert [found[f"model.layers.{layer}.self_attn.q_proj.weight"] for layer in range(3)] == [[1.5]] * 3
