@@ -439,7 +439,11 @@ class Worker:
                 count = min(size, cluster.count - start)
                 chunks = self._chunks(cluster, makers, room, start, count)
                 for each in below:
-                    self._made(each, makers, chunks, room, (start, count))
+                    value = self._made(each, makers, chunks, room, (start, count))
+                    if value is not None and each.step.places and each.kept is not None:
+                        chunks[each.kept].copy_(value.to(each.dtype))  # as whoever reads the file sees it
+                if any(each.problem for each in below):
+                    return None  # and `_made` says why
                 inputs = [chunks[slot] for slot in maker.inputs]
                 if first and not all_finite(inputs):
                     maker.unknowable = True

@@ -49,6 +49,9 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float8_e5m2": torch.float8_e5m2,
 }
 
+_STATISTICS = "2"
+"""Part of the key of every statistic: those kept under an earlier one may be of memory that nothing had filled."""
+
 LARGEST: Mapping[str, float] = {
     "float16": 65519.99609375,
     "bfloat16": struct.unpack("<f", b"\xff\x7f\x7f\x7f")[0],
@@ -142,7 +145,7 @@ class Operating(Maker):
         statistic = self.kernel.statistic
         if statistic is None:
             return None
-        facts = [statistic.name, str(statistic.version), str(self.call.shape)]
+        facts = [_STATISTICS, statistic.name, str(statistic.version), str(self.call.shape)]
         method = self._operation.method
         if not method.exact and place.type != "cpu":
             facts.append(place.type)
