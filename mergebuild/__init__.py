@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from mergebuild.errors import MergeBuildError
     from mergebuild.project import Project, load
 
-__all__ = ["MergeBuildError", "Project", "__version__", "load"]
+__all__ = ["REVISION", "MergeBuildError", "Project", "__version__", "load"]
 
 __version__ = "0.1.0"
+
+REVISION = 2
+"""Raised when digests of some targets change. What an earlier program remembered to be up to date is planned anew."""
 
 _HOMES = {"MergeBuildError": "mergebuild.errors", "Project": "mergebuild.project", "load": "mergebuild.project"}
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import xxhash
 
-from mergebuild import __version__
+from mergebuild import REVISION, __version__
 from mergebuild.digest import SCHEMA
 from mergebuild.errors import MergeBuildError
 from mergebuild.formats import LAYOUT_VERSION
@@ -38,7 +38,7 @@ class Freshness:
         self._store = store
         self._fingerprints: dict[str, bytes] = {}
         self._common = (
-            f"{__version__} {SCHEMA} {LAYOUT_VERSION} {recipe.project.link} {_canonical(recipe.layouts)} "
+            f"{__version__} {REVISION} {SCHEMA} {LAYOUT_VERSION} {recipe.project.link} {_canonical(recipe.layouts)} "
             f"{_canonical(recipe.own_methods)} ".encode()
         )
 

@@ -27,7 +27,10 @@ from mergebuild.recipe.model import (
     Value,
 )
 
-__all__ = ["changes", "decode", "encode", "manifest"]
+__all__ = ["STATISTICS", "changes", "decode", "encode", "manifest"]
+
+STATISTICS = "statistics of made tensors"
+"""The line of a target into which statistics of another target's tensors go: the version of how they are taken."""
 
 Manifest = Mapping[str, str]
 
@@ -64,11 +67,13 @@ def changes(before: Manifest, after: Manifest) -> list[Change]:
     found = []
     for key in dict.fromkeys((*before, *after)):
         old, new = before.get(key), after.get(key)
-        if old == new:
+        if old == new or (key == STATISTICS and new is None):
             continue
         if key.startswith(("input ", "program ")):
             what = "contents changed" if old and new else ("is new" if new else "is gone")
             text = f"{key}: {what}"
+        elif key == STATISTICS:
+            text = "statistics of tensors that another target makes are taken again: earlier versions took wrong ones"
         else:
             text = f"{key} {old if old is not None else '(none)'} -> {new if new is not None else '(none)'}"
         found.append(Change(key, old, new, text))

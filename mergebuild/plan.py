@@ -64,7 +64,7 @@ class Item:
     verdict: Verdict = Verdict.BUILD
     reasons: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
-    lines: Mapping[str, str] = field(default_factory=dict)
+    lines: dict[str, str] = field(default_factory=dict)
     """Its manifest."""
     problem: Problem | None = None
     exit_code: int = 0

@@ -22,7 +22,7 @@ from mergebuild.recipe import Recipe
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import SMALL, Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Presence, Store
-from mergebuild.tensors import Grid, Made, Origin, Row, Tensors
+from mergebuild.tensors import STATISTICS_OF_MADE, Grid, Made, Origin, Row, Tensors
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder as Donor
@@ -311,6 +311,8 @@ class Planner:
             lambda owner: self._content(owner) if owner in used else None,
             dtype=self._shown_dtype(item),
         )
+        if self._looks_at_made(item):
+            item.lines[manifest.STATISTICS] = STATISTICS_OF_MADE
         if packing.is_folder(item.goal.path):
             item.parts = list(self._parts(item, specs))
         elif packing.is_checkpoint(item.goal.path):
@@ -385,12 +387,16 @@ class Planner:
             return Origin(digest, self.leaf_dtype[digest], self._size_in_source(digest))
         if self.folder.is_virtual(owner):
             digest = self._unrounded_of(owner).by_name[tensor]
-            return Origin(digest, self.leaf_dtype.setdefault(digest, "float32"), self._size_in_source(digest))
+            return self._made_origin(digest, "float32")
         item = self._items[owner]
         assert item.tensors is not None
         digest = item.tensors.by_name[tensor]
-        dtype = self.leaf_dtype.setdefault(digest, item.blueprint.specs[tensor].dtype)
-        return Origin(digest, dtype, self._size_in_source(digest))
+        return self._made_origin(digest, item.blueprint.specs[tensor].dtype)
+
+    def _made_origin(self, digest: bytes, dtype: str) -> Origin:
+        """Return what a target's tensor is; it may be a source's, copied."""
+        is_made = digest not in self._sources_by_digest
+        return Origin(digest, self.leaf_dtype.setdefault(digest, dtype), self._size_in_source(digest), is_made)
 
     def _unrounded_of(self, name: str) -> Tensors:
         """Return what a virtual target is in float32; whoever reads what it makes by operations makes it anew."""
@@ -415,6 +421,16 @@ class Planner:
             virtual = (owner for owner in blueprint.owners if self.folder.is_virtual(owner))
             waiting += [self.folder.blueprint(owner) for owner in virtual]
         return False
+
+    def _looks_at_made(self, item: Item) -> bool:
+        """Whether statistics of what a target makes go into an item, itself or by way of virtual targets."""
+        waiting, found = list(item.blueprint.owners), item.tensors is not None and item.tensors.looks_at_made
+        while waiting and not found:
+            owner = waiting.pop()
+            if owner in self._unrounded:
+                found = self._unrounded[owner].looks_at_made
+                waiting += self.folder.blueprint(owner).owners
+        return found
 
     def _reads_parts(self, blueprint: Blueprint) -> bool:
         """Whether it takes tensors of a file target whole, which must be written then."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from mergebuild import __version__
+from mergebuild import REVISION, __version__
 from mergebuild.filestate import Identity, Moment, epoch, is_racy
 from mergebuild.results import BuildResult, TargetResult, Verdict
 
@@ -54,7 +54,7 @@ class Stamp:
         self.store = os.path.abspath(store)
         """The store that a stamp is looked for in; what `[project] store` names is only known from the text."""
         key = xxhash.xxh3_128()
-        facts = (__version__, where, repr(sorted((variables or {}).items())))
+        facts = (f"{__version__} {REVISION}", where, repr(sorted((variables or {}).items())))
         for word in (*facts, str(len(overrides)), *overrides, *targets):
             key.update(f"{len(word)}:{word}".encode())
         self._path = os.path.join(self.store, "stamps", key.hexdigest())

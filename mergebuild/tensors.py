@@ -27,7 +27,11 @@ from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.forms import Argument, Form, Kinds, Operation, Slot, Spec, gathered
 from mergebuild.methods.catalog import Method
 
-__all__ = ["Grid", "Made", "Operand", "Origin", "Row", "Survey", "Surveyed", "Tensors"]
+__all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "Row", "Survey", "Surveyed", "Tensors"]
+
+STATISTICS_OF_MADE = "2"
+"""Part of the digest of what follows from a statistic of a tensor that a target makes. Version 1 could take it, in the
+pass that made that tensor, from memory that nothing had filled: what was built so is built again."""
 
 
 class Origin(NamedTuple):
@@ -37,6 +41,8 @@ class Origin(NamedTuple):
     dtype: str
     size: int | None
     """None: as large as what is made of it."""
+    is_made: bool = False
+    """Whether a target makes it; else it lies in a source."""
 
 
 class Operand(NamedTuple):
@@ -137,6 +143,8 @@ class _Batch:
     """By slot of the kind's form: the place of its tensor in the order of digests; equal tensors have one place."""
     dtypes: tuple[str, ...]
     """By place: the dtype in which the tensor lies."""
+    are_made: tuple[bool, ...]
+    """By place: whether a target makes the tensor; else it lies in a source."""
     dtype: str
     digests: LinearDigests
     device: str
@@ -179,6 +187,11 @@ class _Batch:
         facts += [(name, _shown(value)) for name, value in operation.arguments]
         if not method.exact:
             facts.append(("device", self.device))
+        looks_at_made = method.takes_statistics and any(
+            len(terms) != 1 or share != 1 or self.are_made[index] for terms in inputs for index, share in terms
+        )
+        if looks_at_made:
+            facts.append(("statistics", STATISTICS_OF_MADE))
         by_name = method.by_name or method.scopes is not None or method.parameter("seed") is not None
         if method.program is not None:
             facts.append(("program", method.program.content))
@@ -198,7 +211,16 @@ class _Batch:
         everything = tuple(range(len(self.dtypes)))
         terms = [(index, Fraction(1)) for index in everything]
         read = self._read(everything)
-        return Row(self.places, digests, self.origins, terms, is_copy=False, read=read, operated=(operation, operands))
+        return Row(
+            self.places,
+            digests,
+            self.origins,
+            terms,
+            is_copy=False,
+            read=read,
+            operated=(operation, operands),
+            looks_at_made=looks_at_made,
+        )
 
     def _read(self, places: tuple[int, ...]) -> Mapping[bytes, int]:
         """Return the inputs at some places of the order with their sizes."""
@@ -227,6 +249,8 @@ class Row(NamedTuple):
     """The operation that makes them instead, and what it reads for each."""
     surveys: Sequence[Survey | None] = ()
     """What the operation must know first, for each; empty when it need not."""
+    looks_at_made: bool = False
+    """Whether statistics are taken of what a target makes: `STATISTICS_OF_MADE` is part of the digests then."""
 
     def among(self, places: Collection[int]) -> Row:
         """Return those at some places."""
@@ -286,10 +310,11 @@ class Grid:
             digests = tuple(inputs)
             keys = tuple(digests.index(origin.digest) for origin in origins)
             dtypes = tuple(origin.dtype for origin in inputs.values())
-            likeness = (kind, keys, spec.dtype, dtypes)
+            are_made = tuple(origin.is_made for origin in inputs.values())
+            likeness = (kind, keys, spec.dtype, dtypes, are_made)
             batch = batches.get(likeness)
             if batch is None:
-                batch = _Batch(kind, keys, dtypes, spec.dtype, LinearDigests(len(digests)), device)
+                batch = _Batch(kind, keys, dtypes, are_made, spec.dtype, LinearDigests(len(digests)), device)
                 batches[likeness] = batch
             batch.places.append(place)
             batch.named.append((name, spec))
@@ -380,6 +405,11 @@ class Tensors:
         facts = [(grid.names[place], *grid.specs[place][:2], self.digests[place]) for place in places]
         rows = [found for row in self.rows if (found := row.among(set(places))).places]
         return Tensors(grid, rows, self.digests, artifact_digest(facts))
+
+    @property
+    def looks_at_made(self) -> bool:
+        """Whether statistics are taken for some of them of what a target makes."""
+        return any(row.looks_at_made for row in self.rows)
 
     @property
     def largest_whole(self) -> int:

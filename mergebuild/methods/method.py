@@ -142,6 +142,11 @@ class Method:
     """`passes` of a linear combination."""
 
     @property
+    def takes_statistics(self) -> bool:
+        """Whether it finds out a statistic of whole tensors first; a user's own program may."""
+        return self.access == "statistics" or self.program is not None
+
+    @property
     def passes(self) -> int:
         """About how often it goes over the values of each input: an estimate, from what some of each kind take."""
         if self.coefficients is not None:
