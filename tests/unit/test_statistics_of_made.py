@@ -22,7 +22,8 @@ def chain(lab: Lab) -> Lab:
         )
     lab.write(
         '[targets.t1]\nmethod = "weighted_sum"\na = "a"\nb = "b"\nalpha = 0.3\ndtype = "float16"\n'
-        'output = "t1.safetensors"\n[targets.t2]\nmethod = "ties"\nbase = "c"\nmodels = ["a", "t1"]\nweight = 0.5\ndensity = 0.4\n'
+        'output = "t1.safetensors"\n'
+        '[targets.t2]\nmethod = "ties"\nbase = "c"\nmodels = ["a", "t1"]\nweight = 0.5\ndensity = 0.4\n'
         'output = "t2.safetensors"\n'
         '[targets.plain]\nmethod = "ties"\nbase = "c"\nmodels = ["a", "b"]\nweight = 0.5\ndensity = 0.4\n'
         'output = "plain.safetensors"\n'
