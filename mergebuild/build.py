@@ -11,8 +11,9 @@ import errno
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -43,7 +44,7 @@ from mergebuild.publishing import temporary_path
 from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import Sources, source_of_part
-from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Store
+from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Stage, Store, is_same_file
 from mergebuild.wave import Wave, Whereabouts
 
 __all__ = ["Builder", "Options"]
@@ -57,6 +58,9 @@ _BETWEEN = "between"
 
 _CRC_PIECE = 1 << 22
 """Bytes read at a time for the checksums of a zip file."""
+
+_WELL = (Verdict.UP_TO_DATE, Verdict.RESTORED, Verdict.BUILT)
+"""What becomes of a file of which nothing keeps its directory from being published."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
@@ -108,6 +112,11 @@ class Builder:
         self._outcomes: dict[Item, _Outcome] = {}
         self._unseen: dict[str, _Outcome] = {}
         """What became of targets in `run_unseen`."""
+        self._stages = ExitStack()
+        self._stage_of: dict[Item, tuple[Stage, ExitStack]] = {}
+        """Where the files of a directory wait for each other; and what has it removed if the process ends before."""
+        self._staged: dict[Item, Fresh] = {}
+        """Files of directories that are written in full."""
         self.source_bytes_read = 0
         """Bytes of sources read by passes."""
 
@@ -133,6 +142,10 @@ class Builder:
         Raises:
             NoSpaceError: the disk is full, or is known to be too small before any work.
         """
+        with self._stages:
+            return self._run(plan)
+
+    def _run(self, plan: Plan) -> tuple[tuple[TargetResult, ...], int]:
         for row in self._store.damaged_inside():
             self._quarantine(row, f"what the store kept of {tagged(row.digest)}")
         for item in self._waiting(plan):
@@ -218,8 +231,8 @@ class Builder:
         if any(self._failed(need) for need in item.needs):
             self._done(item, _Outcome(Verdict.SKIPPED))
             return False
-        folder = self._path(item).parent
         try:
+            folder = self._temporary(item).parent
             folder.mkdir(parents=True, exist_ok=True)
             writable = os.access(folder, os.W_OK)
         except OSError as error:
@@ -230,6 +243,22 @@ class Builder:
             self._fail(item, refusals.unwritable(item))
         return writable
 
+    def _temporary(self, item: Item) -> Path:
+        """Return where an item's file is written first: the files of a directory in a stage of their own.
+
+        Raises:
+            OSError: there can be none.
+        """
+        if item.whole is None:
+            return temporary_path(self._path(item))
+        known = self._stage_of.get(item.whole)
+        if known is None:
+            stage, noted = Stage(self._path(item.whole)), self._stages.enter_context(ExitStack())
+            noted.enter_context(scratch.noted([stage.path]))
+            self._stages.callback(stage.remove)
+            known = self._stage_of[item.whole] = (stage, noted)
+        return known[0].place(self._path(item))
+
     # Restoring
 
     def _restore(self, items: Sequence[Item]) -> None:
@@ -239,11 +268,11 @@ class Builder:
         """
         ready = [item for item in items if self._is_ready(item)]
         copies: dict[int, tuple[Fresh, int]] = {}
-        with self._space(*(temporary_path(self._path(item)) for item in ready)):
+        with self._space(*(self._temporary(item) for item in ready)):
             for item in ready:
                 assert item.restore is not None
                 if not self._is_there(item, item.restore) and not self._can_move(item, item.restore):
-                    copies[id(item)] = self._copied(item, item.restore, temporary_path(self._path(item)))
+                    copies[id(item)] = self._copied(item, item.restore, self._temporary(item))
             for item in ready:
                 self._place(item, copies.get(id(item)))
 
@@ -254,7 +283,8 @@ class Builder:
     def _can_move(self, item: Item, row: ArtifactRow) -> bool:
         """Whether an artifact of the history can be moved to an item's place as it is."""
         return (
-            row.kind == "history"
+            item.whole is None
+            and row.kind == "history"
             and row.header == item.header_checksum
             and row.path.stat().st_dev == self._path(item).parent.stat().st_dev
         )
@@ -264,12 +294,16 @@ class Builder:
         began = time.perf_counter()
         assert item.restore is not None
         path = self._path(item)
-        temporary = temporary_path(path)
+        temporary = self._temporary(item)
         row = self._store.state.artifact(item.restore.id) or item.restore
         placed: ArtifactRow = row
         if copy is None and not self._is_there(item, row) and not self._can_move(item, row):
             copy = self._copied(item, row, temporary)  # another item was quicker to take it out of the history
         fresh, written = copy or (Fresh(row.digest, row.header, self._store.entries(row)), 0)
+        if item.whole is not None:
+            seconds = time.perf_counter() - began
+            self._stage(item, fresh, _Outcome(Verdict.RESTORED, 0, written, written, seconds))
+            return
         if not self._may_take_place(item, fresh, temporary if copy else row.path):
             temporary.unlink(missing_ok=True)
             self._fail(item, refusals.changed_by_hand(item))
@@ -292,7 +326,9 @@ class Builder:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         if row.header == item.header_checksum:
             fresh = Fresh(row.digest, row.header, entries)
-            if self._options.link == "hard" and row.kind == "kept" and portable.link_or_none(row.path, temporary):
+            is_spare = row.kind == "history" and item.whole is not None  # where it is published it has one name
+            is_second = self._options.link == "hard" and row.kind == "kept"
+            if (is_spare or is_second) and portable.link_or_none(row.path, temporary):
                 return fresh, 0
             if portable.clone_file(row.path, temporary):
                 return fresh, 0
@@ -323,17 +359,24 @@ class Builder:
         """Yield items in waves. What a method must know first, it reads from files that an earlier wave published.
 
         A wave is published when it is over, and a build that is killed keeps the waves before. So one ends where it
-        has written much and the next item has no source with it in common, which would be read twice.
+        has written much and the next item has no source with it in common, which would be read twice. The files of a
+        directory, which are published together, are in one wave where it can hold them; if not, who reads the
+        directory is in a later one than all of them.
         """
         some: list[Item] = []
         most = _wave()
         size = 0
         sources: set[str] = set()
+        earlier: set[str] = set()
+        files = Counter(item.whole for item in items if item.whole is not None)
         for item in items:
             reads = self.planner.leaves(item.name)
-            is_full = len(some) == most or (size >= _MUCH and sources.isdisjoint(reads))
-            if some and (is_full or (any(each.name in item.needs for each in some) and self.planner.surveys(item))):
+            together = files.pop(item.whole, 1) if item.whole is not None else 1
+            is_full = len(some) + min(together, most) > most or (size >= _MUCH and sources.isdisjoint(reads))
+            needed = {each.name for each in some}.intersection(item.needs)
+            if some and (is_full or (needed and (self.planner.surveys(item) or not needed.isdisjoint(earlier)))):
                 yield some
+                earlier |= {each.name for each in some}
                 some, size, sources = [], 0, set()
             some.append(item)
             size += item.size
@@ -420,7 +463,7 @@ class Builder:
         began = time.perf_counter()
         wave = Wave(Whereabouts(self._sources, self._store, self.planner))
         for item in items:
-            wave.add(item, temporary_path(self._path(item)))
+            wave.add(item, self._temporary(item))
         try:
             short = self._short_of_memory(wave)
         except ProgramError as error:
@@ -504,16 +547,18 @@ class Builder:
             entries = self._entries(wave, item, steps, temporary)
             assert item.digest is not None
             fresh = Fresh(item.digest, item.header_checksum, entries)
-            if not self._publish(item, temporary, fresh):
-                self._fail(item, refusals.changed_by_hand(item))
-            else:
-                is_twin = not wave.computed[index] and any(
-                    item.digest == (other.whole or other).digest for other in wave.items[:index]
-                )
-                verdict = Verdict.RESTORED if is_twin else Verdict.BUILT
-                outcome = _Outcome(verdict, wave.computed[index], wave.bytes_read[index], item.size, seconds)
+            is_twin = not wave.computed[index] and any(
+                item.digest == (other.whole or other).digest for other in wave.items[:index]
+            )
+            verdict = Verdict.RESTORED if is_twin else Verdict.BUILT
+            outcome = _Outcome(verdict, wave.computed[index], wave.bytes_read[index], item.size, seconds)
+            if item.whole is not None:
+                self._stage(item, fresh, outcome)
+                return
+            if self._publish(item, temporary, fresh):
                 self._done(item, outcome)
                 return
+            self._fail(item, refusals.changed_by_hand(item))
         temporary.unlink(missing_ok=True)
 
     def _entries(self, wave: Wave, item: Item, steps: Mapping[bytes, StepResult], temporary: Path) -> list[Entry]:
@@ -546,6 +591,51 @@ class Builder:
         self._settle(item, row)
         return True
 
+    def _stage(self, item: Item, fresh: Fresh, outcome: _Outcome) -> None:
+        """Keep a file of a directory that is written in full; with the last one the directory is published."""
+        assert item.whole is not None
+        self._staged[item] = fresh
+        self._done(item, outcome)
+        parts = item.whole.parts
+        if all(self._outcomes[part].verdict in _WELL if part in self._outcomes else False for part in parts):
+            self._publish_folder(item.whole)
+
+    def _publish_folder(self, item: Item) -> None:
+        """Publish all files of a directory that are new, unless one of them may not take its place: then none."""
+        stage, noted = self._stage_of[item]
+        staged = {part: self._staged.pop(part) for part in item.parts if part in self._staged}
+        refused, foreign = [], []
+        for part, fresh in staged.items():
+            presence = self._store.look_again(self._path(part))
+            if not self._may_take_place(part, fresh, stage.place(self._path(part))):
+                refused.append(part)
+            elif presence is Presence.FOREIGN and self._options.force:
+                foreign.append(self._path(part))
+        for part in refused:
+            self._fail(part, refusals.changed_by_hand(part))
+        if refused:
+            return
+        reused = {
+            self._path(part): part.restore
+            for part in staged
+            if part.restore is not None
+            and part.restore.kind == "history"
+            and is_same_file(part.restore.path, stage.place(self._path(part)))
+        }
+        noted.close()  # from here on it may hold what is not ours
+        published = self._store.publish_folder(
+            stage,
+            {self._path(part): fresh for part, fresh in staged.items()},
+            reused=reused,
+            foreign=foreign,
+            superfluous=self._superfluous(item),
+            project=self._owner(item),
+        )
+        for place in published.aside:
+            self._emit(Notice(f"what was in {item.shown} and is not ours is kept as {place}"))
+        for part in staged:
+            self._settle(part, published.rows[self._path(part)])
+
     def _may_take_place(self, item: Item, fresh: Fresh, lies: Path) -> bool:
         """Whether a file may go to its place: what stands there is ours, or the same, or may be put aside by force.
 
@@ -560,7 +650,8 @@ class Builder:
         if presence is not Presence.FOREIGN:
             return True
         if self._options.force:
-            self._put_aside(item)
+            if item.whole is None:
+                self._put_aside(item)
             return True
         if self._store.matches(path, fresh):
             self._emit(Notice(f"{item.shown} was not in the records, and is what this target makes"))
@@ -655,18 +746,28 @@ class Builder:
 
         Of what `-o` wrote only these: who names a folder there may have named others, and files, in it before.
         """
-        folder = self._path(item)
-        wanted = {str(path): path for part in item.parts if (path := part.goal.path)}
-        beside = (path for parent in {each.parent for each in wanted.values()} for path in parent.iterdir())
-        old = sorted(path for path in beside if str(path) not in wanted and stale([path.name], ()))
-        for row in self._store.state.outputs(self._owner(item), besides=wanted):
-            mine = row.path in old if item.goal.is_extra else folder in row.path.parents
-            if mine and self._store.is_intact(row):
-                self._store.remove(row)
-        for path in old:
-            if os.path.lexists(path):
-                name = f"{item.shown}{path.relative_to(folder).as_posix()}"
-                self._emit(Notice(f"{name} is not ours, and clients may load it instead"))
+        for row in self._superfluous(item):
+            self._store.remove(row)
+        for path in self._stale_names(item):
+            name = f"{item.shown}{path.relative_to(self._path(item)).as_posix()}"
+            self._emit(Notice(f"{name} is not ours, and clients may load it instead"))
+
+    def _superfluous(self, item: Item) -> list[ArtifactRow]:
+        """Return the files of ours in a directory that are no part of it now."""
+        wanted = {str(part.goal.path) for part in item.parts}
+        folder, old = self._path(item), self._stale_names(item)
+        return [
+            row
+            for row in self._store.state.outputs(self._owner(item), besides=wanted)
+            if (row.path in old if item.goal.is_extra else folder in row.path.parents) and self._store.is_intact(row)
+        ]
+
+    def _stale_names(self, item: Item) -> list[Path]:
+        """Return what is in a directory, is no part of it, and has a name by which clients look for weights."""
+        wanted = {path for part in item.parts if (path := part.goal.path)}
+        folders = {path.parent for path in wanted if path.parent.is_dir()}
+        beside = (path for folder in folders for path in folder.iterdir())
+        return sorted(path for path in beside if path not in wanted and stale([path.name], ()))
 
     def _record(self, item: Item) -> None:
         """Record what a target was built from."""

@@ -33,6 +33,7 @@ __all__ = [
     "copy_range",
     "cpu_count",
     "epoch",
+    "exchange",
     "files_at_once",
     "free_space",
     "has_writer",
@@ -72,6 +73,8 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT: Final = 128 << 20
 _KEPT_PIECE: Final = 32 << 20
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
 _PER_CALL: Final = 64 << 20
 """Bytes asked of one system call, so that an interrupt never waits for gigabytes."""
 _PER_SYNC: Final = 16 << 20
@@ -231,6 +234,31 @@ def link_or_none(src: Path, dst: Path) -> bool:
             return False
         raise
     return True
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Have two files or folders of one file system change their names, at once: whoever looks sees one or the other.
+
+    Returns:
+        Whether the system can do that.
+
+    Raises:
+        OSError: it can, and it failed: one is a mount point, is missing, or its folder can't be written to.
+    """
+    if not _is_linux():
+        return False
+    import ctypes
+
+    kinds = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    call = _system_call("renameat2", "renameat2", kinds)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NOT_POSSIBLE:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 # Reading and writing at an offset

@@ -12,6 +12,7 @@ in the same tick shows then, too.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,9 +21,11 @@ from pathlib import Path
 from mergebuild import portable, scratch
 
 __all__ = [
+    "MARK",
     "being_written",
     "finish",
     "is_temporary",
+    "left_over",
     "place",
     "put",
     "put_first",
@@ -31,17 +34,18 @@ __all__ = [
     "write_text",
 ]
 
-_MARK = ".mergebuild-"
+MARK = ".mergebuild-"
+"""What every temporary name has in it."""
 
 
 def temporary_path(path: Path) -> Path:
     """Return the path beside `path` where its new file is written."""
-    return path.with_name(f".{path.name}{_MARK}{os.getpid()}")
+    return path.with_name(f".{path.name}{MARK}{os.getpid()}")
 
 
 def is_temporary(name: str) -> bool:
     """Return whether a name is one that `temporary_path` gives."""
-    return name.startswith(".") and _MARK in name
+    return name.startswith(".") and MARK in name
 
 
 def put(temporary: Path, path: Path, *, durable: bool = False) -> None:
@@ -115,18 +119,28 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_left_over(paths: Iterable[Path], folders: Iterable[Path] = ()) -> None:
-    """Remove what killed processes left beside these places, and anywhere in these folders.
+    """Remove the files that killed processes left beside these places, and whatever is left anywhere in these folders.
 
     Nobody else may be writing to them.
     """
+    for folder in folders:
+        for left in list(folder.rglob(f".*{MARK}*")):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    for left in left_over(*paths):
+        if not left.is_dir() or left.is_symlink():  # else it may be what a folder was: see `store/stages.py`
+            left.unlink(missing_ok=True)
+
+
+def left_over(*paths: Path) -> Iterator[Path]:
+    """Yield what killed processes left beside these places, files and folders."""
     by_folder: dict[Path, set[str]] = {}
     for path in paths:
         by_folder.setdefault(path.parent, set()).add(path.name)
-    for folder in folders:
-        for left in folder.rglob(f".*{_MARK}*"):
-            left.unlink(missing_ok=True)
     for folder, names in by_folder.items():
         with suppress(FileNotFoundError, NotADirectoryError):
-            for entry in os.scandir(folder):
-                if _MARK in entry.name and entry.name[1:].rpartition(_MARK)[0] in names:
-                    Path(entry.path).unlink(missing_ok=True)
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if MARK in entry.name and entry.name[1:].rpartition(MARK)[0] in names:
+                    yield Path(entry.path)

@@ -4,6 +4,7 @@ from mergebuild.store.contents import FRAME, Contents, Entry
 from mergebuild.store.database import DatabaseDamagedError, put_aside
 from mergebuild.store.files import Fresh, Held, Presence, Store
 from mergebuild.store.locking import locked
+from mergebuild.store.stages import Stage, is_same_file
 from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "Held",
     "Presence",
     "Record",
+    "Stage",
     "State",
     "Store",
+    "is_same_file",
     "locked",
     "put_aside",
 ]

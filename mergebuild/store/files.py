@@ -21,11 +21,13 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mergebuild import portable, publishing
@@ -34,9 +36,10 @@ from mergebuild.formats.header import MAX_HEADER
 from mergebuild.portable import Identity
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.database import DatabaseDamagedError
+from mergebuild.store.stages import Stage, former_folders, is_same_file
 from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
-__all__ = ["Fresh", "Held", "Presence", "Store"]
+__all__ = ["Fresh", "Held", "Presence", "PublishedFolder", "Store"]
 
 _DEFAULT_HISTORY = 10_000_000_000
 _SPAN = 1 << 20
@@ -74,6 +77,21 @@ class Fresh:
         return sum(entry.nonfinite for entry in self.contents)
 
 
+class _Intended(NamedTuple):
+    """A file that is written in full and on record, at its temporary path."""
+
+    number: int
+    path: Path
+    identity: Identity
+
+
+class PublishedFolder(NamedTuple):
+    """The rows of the files that were put at their places, and where files lie now that were there and are not ours."""
+
+    rows: Mapping[Path, ArtifactRow]
+    aside: Sequence[Path]
+
+
 class Store:
     """A store in a folder of its own. Open for one command; not to be shared between threads."""
 
@@ -108,20 +126,27 @@ class Store:
                     self.root.rmdir()
             raise
 
-    def begin(self, outputs: Iterable[Path], folders: Iterable[Path]) -> None:
+    def begin(self, outputs: Iterable[Path], folders: Sequence[Path]) -> list[Path]:
         """Write down what is known so far, and remove what killed processes left at these outputs and in the store.
 
+        `folders`: those outputs that are folders. Returns where files lie now that stood in one and that nobody knows.
         The caller holds the lock.
         """
         self.state.write_to_disk()
         own = (self.root / name for name in ("kept", "history", "between", "stamps"))
         publishing.remove_left_over([*outputs, self.state.path], [*folders, *own])
+        aside = []
+        for folder in folders:
+            for former in former_folders(folder):
+                rows = [row for row in self.state.artifacts(kind="output") if folder in row.path.parents]
+                aside += self._take_apart(former, folder, rows)
         for row in self.state.artifacts(kind="intended"):
             if not row.path.exists():
                 # The rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
                 continue
             row.path.unlink(missing_ok=True)
             self.state.forget_artifact(row.id)
+        return aside
 
     # What was built
 
@@ -322,13 +347,133 @@ class Store:
         self, temporary: Path, path: Path, fresh: Fresh, *, kind: str = "output", project: str = ""
     ) -> ArtifactRow:
         """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
-        intended = self._add(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
+        return self._take_place(self._intended(temporary, fresh, project), path, kind)
+
+    def _intended(self, temporary: Path, fresh: Fresh, project: str) -> _Intended:
+        """Write down what a file in full is, and date it."""
+        number = self._add(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
         publishing.finish(temporary, durable=self._durable)
-        written = portable.identity(temporary)
+        return _Intended(number, temporary, portable.identity(temporary))
+
+    def _take_place(self, intended: _Intended, path: Path, kind: str) -> ArtifactRow:
         superseded = self._supersede(path)
-        publishing.place(temporary, path, durable=self._durable)
+        publishing.place(intended.path, path, durable=self._durable)
         self._settle(superseded)
-        return self._moved(intended, path, kind, was=written)
+        return self._moved(intended.number, path, kind, was=intended.identity)
+
+    def publish_folder(
+        self,
+        stage: Stage,
+        files: Mapping[Path, Fresh],
+        *,
+        reused: Mapping[Path, ArtifactRow] = MappingProxyType({}),
+        foreign: Collection[Path] = (),
+        superfluous: Sequence[ArtifactRow] = (),
+        project: str = "",
+    ) -> PublishedFolder:
+        """Put all files of a stage at their places at once; what stood there goes into the history where it is ours.
+
+        Args:
+            stage: where the files are written in full.
+            files: what each is, by the path that it goes to.
+            reused: those of them that are second names of files in the history, which has them no more afterwards.
+            foreign: those paths at which something stands that is not ours; it is set aside.
+            superfluous: files of ours in the folder that the new one has no more.
+            project: whose output it is.
+
+        Raises:
+            OSError: the folder is what it was.
+        """
+        intended = {
+            path: _Intended(reused[path].id, stage.place(path), portable.identity(stage.place(path)))
+            if path in reused
+            else self._intended(stage.place(path), fresh, project)
+            for path, fresh in files.items()
+        }
+        beside = [row for row in self.state.outputs(project) if stage.folder in row.path.parents]
+        going = [row for row in beside if row.path in files] + list(superfluous)
+        stage.fill(without={*files, *(row.path for row in superfluous)})
+        former, aside = None, []
+        try:
+            is_placed = stage.can_be_exchanged
+            former = stage.take_place() if is_placed else None
+        except OSError:
+            is_placed = False
+        if is_placed:
+            if self._durable:
+                portable.sync_folder(stage.path.parent)
+            if former is not None:
+                aside = self._take_apart(former, stage.folder, going, expendable=files.keys() - set(foreign))
+            rows = {
+                path: self._moved(each.number, path, "output", was=each.identity) for path, each in intended.items()
+            }
+        else:
+            aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
+            rows = {path: self._take_place(each, path, "output") for path, each in intended.items()}
+            stage.remove()
+        for path, row in reused.items():
+            row.path.unlink(missing_ok=True)
+            rows[path] = self._moved(row.id, path, "output", project, was=intended[path].identity)
+        for row in beside:  # the second name changed their ctime
+            if row.path not in files and row not in superfluous:
+                self._moved(row.id, row.path, row.kind, was=row.identity)
+        return PublishedFolder(rows, aside)
+
+    def _take_apart(
+        self, former: Path, folder: Path, rows: Iterable[ArtifactRow], *, expendable: Collection[Path] = ()
+    ) -> list[Path]:
+        """Remove what was an output until another folder took its place; return where files that nobody knows lie now.
+
+        What `rows` say of the folder goes into the history, while it is as written. What somebody put there in the
+        moment of the exchange is moved over; where the new folder has another file under its name, it is set aside
+        unless its path is `expendable`.
+        """
+        ours = {row.path: row for row in rows}
+        aside = []
+        for parent, _, names in os.walk(former, topdown=False):
+            for name in names:
+                old = Path(parent, name)
+                path = folder / old.relative_to(former)
+                row = ours.get(path)
+                if os.path.lexists(path) and is_same_file(old, path):
+                    old.unlink()
+                elif row is not None and self._is_as_written(old, row):
+                    self._into_history(old, row)
+                elif path in expendable:
+                    old.unlink()
+                elif os.path.lexists(path):
+                    aside.append(self._set_aside(old, old.relative_to(former), folder.name))
+                else:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    old.rename(path)
+        shutil.rmtree(former)
+        return aside
+
+    def _is_as_written(self, path: Path, row: ArtifactRow) -> bool:
+        """Whether a file that may have changed its name is what a row says."""
+        now = portable.identity(path)
+        return (now == row.identity and row.epoch == portable.epoch(now.device)) or self._has_bytes(path, row)
+
+    def _into_history(self, path: Path, row: ArtifactRow) -> None:
+        """Move a file of ours that lies where its row does not say into the history, or remove it."""
+        kept = self._history_path(row)
+        try:
+            if self._history_bytes == 0:
+                raise OSError(errno.ENOSPC, "there is no history")
+            path.replace(kept)
+        except OSError:  # or it is another file system
+            path.unlink()
+            self.state.forget_artifact(row.id)
+        else:
+            self._moved(row.id, kept, "history", was=row.identity)
+
+    def _set_aside(self, path: Path, name: Path, group: str) -> Path:
+        """Move a file that is not ours to where nothing of the store's own lies; return where it is."""
+        places = (self.root / "by-hand" / f"{group}-{number}" / name for number in count(1))
+        place = next(each for each in places if not os.path.lexists(each))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
+        return place
 
     def move(self, row: ArtifactRow, path: Path, *, project: str = "") -> ArtifactRow:
         """Put an artifact of the history at an output's path again, superseding what stands there."""
@@ -443,15 +588,20 @@ class Store:
         if not rows or self._history_bytes == 0 or not path.exists() or not self.is_intact(rows[0]):
             return None
         row = self.state.artifact(rows[0].id) or rows[0]
-        kept = self.root / "history" / f"{row.digest.hex()}-{row.id}"
-        kept.parent.mkdir(exist_ok=True)
-        kept.unlink(missing_ok=True)
+        kept = self._history_path(row)
         if not portable.link_or_none(path, kept):
             try:
                 path.replace(kept)
             except OSError:  # another file system: the history cannot hold it
                 return None
         return self._moved(row.id, kept, "history", was=row.identity)
+
+    def _history_path(self, row: ArtifactRow) -> Path:
+        """Return where the history holds an artifact, with nothing there."""
+        kept = self.root / "history" / f"{row.digest.hex()}-{row.id}"
+        kept.parent.mkdir(exist_ok=True)
+        kept.unlink(missing_ok=True)
+        return kept
 
     def _settle(self, superseded: ArtifactRow | None) -> None:
         """Look at a superseded file again: losing its name at the output's path changed its ctime."""

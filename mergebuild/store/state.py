@@ -474,10 +474,9 @@ def _is_placed(path: str, kind: str) -> bool:
     What the store holds is moved and removed without a look at its bytes. A database that came with a stranger's files
     may name anybody's file as such, under a seal as good as ours.
     """
-    folder, name = os.path.split(path)
     if kind in ("kept", "history"):
-        return folder == kind
-    return kind != "intended" or publishing.is_temporary(name)
+        return os.path.dirname(path) == kind  # noqa: PTH120 -- as the database has it
+    return kind != "intended" or any(map(publishing.is_temporary, Path(os.path.normpath(path)).parts))
 
 
 def _seal_of_source(row: SourceRow) -> str:

@@ -1,0 +1,270 @@
+"""A folder is published wholly or not at all, whatever fails, ends or happens in the folder meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from model_folders import llama_pair
+from project_space import NewSpace, Space, write_tensors
+
+from mergebuild import build, portable
+from mergebuild.store import Stage, Store
+
+MERGEFILE = """
+[sources]
+one = "one/"
+two = "two/"
+
+[targets.mix]
+method = "weighted_sum"
+a = "one"
+b = "two"
+alpha = 0.25
+output = "out/mix/"
+max_shard_size = "10KB"
+"""
+READER = """
+[targets.reader]
+method = "slerp"
+a = "two"
+b = "mix"
+t = 0.5
+output = "out/reader.safetensors"
+"""
+FOLDER = "out/mix"
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing of the builder's is done after it."""
+
+
+@pytest.fixture(params=["exchanged", "renamed", "one by one"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a folder takes its place: at once, where systems can't do that, and where it can't be renamed."""
+    if request.param == "renamed":
+        monkeypatch.setenv("MERGEBUILD_PORTABLE", "1")
+    if request.param == "one by one":
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mix" and Path(path).is_dir())
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def built(space: Space, way: str) -> Space:
+    """A folder of four shards, built from two, and what others keep in it."""
+    llama_pair(space, MERGEFILE)
+    space.build()
+    space.settle()
+    (space / FOLDER / "README.md").write_text("mine")
+    (space / FOLDER / "notes/deep").mkdir(parents=True)
+    (space / FOLDER / "notes/deep/letter").write_text("mine too")
+    (space / FOLDER / "link").symlink_to("README.md")
+    return space
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files of a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def made(space: Space) -> dict[str, bytes]:
+    """Return the files that we made."""
+    return {name: data for name, data in contents(space / FOLDER).items() if "notes" not in name and name not in KEPT}
+
+
+KEPT = ("README.md", "link")
+
+
+def check_others(space: Space) -> None:
+    """What others keep in the folder is there, and nothing of ours is left beside it."""
+    assert (space / FOLDER / "README.md").read_text() == "mine"
+    assert (space / FOLDER / "notes/deep/letter").read_text() == "mine too"
+    assert (space / FOLDER / "link").readlink() == Path("README.md")
+    assert not [path for path in space.root.rglob("*") if ".mergebuild-" in path.name]
+
+
+def fresh(space: Space, new_space: NewSpace, name: str) -> dict[str, bytes]:
+    """Return what a build of the project from nothing makes."""
+    other = new_space(name)
+    for each in ("one", "two"):
+        shutil.copytree(space / each, other / each)
+    (other / "mergefile.toml").write_text((space / "mergefile.toml").read_text())
+    other.build("mix")
+    return contents(other / FOLDER)
+
+
+def test_a_change_is_published_and_others_files_stay(built: Space, new_space: NewSpace) -> None:
+    inode = (built / FOLDER / "README.md").stat().st_ino
+    built.edit("alpha = 0.25", "alpha = { default = 0.25, L02 = 0.5 }")
+    found = built.build()["mix"]
+    assert found["verdict"] == "built"
+    assert made(built) == fresh(built, new_space, "fresh")
+    check_others(built)
+    if not portable.is_hidden():
+        assert (built / FOLDER / "README.md").stat().st_ino == inode
+    assert built.build()["mix"]["verdict"] == "up-to-date"
+    built.edit("alpha = { default = 0.25, L02 = 0.5 }", "alpha = 0.25")
+    assert built.build()["mix"]["verdict"] == "restored"
+    assert made(built) == fresh(built, new_space, "back")
+    check_others(built)
+    built.run("verify")
+
+
+def test_nothing_of_it_is_published_when_one_file_fails(built: Space) -> None:
+    before = contents(built / FOLDER)
+    weights = built.read("two/model-00002-of-00002.safetensors")
+    name = next(iter(weights))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    write_tensors(built / "two/model-00002-of-00002.safetensors", weights)
+    built.edit("alpha = 0.25", "alpha = 0.75")
+    found = built.build(code=1)["mix"]
+    assert (found["verdict"], found["tensors_computed"], found["bytes_written"]) == ("failed", 0, 0)
+    assert contents(built / FOLDER) == before
+    check_others(built)
+
+
+def shorter(space: Space) -> None:
+    """Have the folder be one file less, so that one of the old ones must go."""
+    space.edit('max_shard_size = "10KB"', 'max_shard_size = "1GB"')
+    space.edit("alpha = 0.25", "alpha = 0.5")
+
+
+def failing(*_: object, **__: object) -> None:
+    raise KilledError
+
+
+PLACES: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "while it is filled": lambda patch: patch.setattr(Stage, "fill", failing),
+    "before it takes its place": lambda patch: patch.setattr(Stage, "take_place", failing),
+    "before what was there is taken apart": lambda patch: patch.setattr(Store, "_take_apart", failing),
+    "while what was there is taken apart": lambda patch: patch.setattr(Store, "_into_history", failing),
+    "before its rows follow": lambda patch: patch.setattr(Store, "_moved", failing),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
+def test_whoever_is_killed_leaves_the_old_folder_or_the_new_one(
+    built: Space, new_space: NewSpace, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next build makes it the new one, with nothing left and no step by hand."""
+    before = made(built)
+    shorter(built)
+    after = fresh(built, new_space, "fresh")
+    assert after.keys() != before.keys()
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "remove", lambda _: None)
+        PLACES[place](patch)
+        with pytest.raises(KilledError):
+            built.build()
+    found = made(built)
+    assert found == before or {name: found[name] for name in after} == after
+    assert not (before.keys() - after.keys() & found.keys() if found != before else ())
+    assert built.build()["mix"]["verdict"] in ("built", "restored", "up-to-date")
+    assert made(built) == after
+    check_others(built)
+    assert built.build()["mix"]["verdict"] == "up-to-date"
+
+
+@pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
+def test_between_two_renames_the_old_folder_comes_back(built: Space) -> None:
+    """Where names can't be exchanged, there is a moment without the folder."""
+    folder = built / FOLDER
+    before = contents(folder)
+    stage = Stage(folder)
+    (stage.path / "model.safetensors").write_bytes(b"half of it")
+    folder.rename(stage.path.with_name(stage.path.name + "-former"))
+    assert built.build()["mix"]["verdict"] == "up-to-date"
+    assert contents(folder) == before
+    check_others(built)
+
+
+@pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
+def test_what_comes_into_the_folder_in_that_moment_is_moved_over(built: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is new goes to its place; where ours stands now, it is set aside, and said."""
+    take_place = Stage.take_place
+
+    def late(stage: Stage) -> Path | None:
+        (stage.folder / "new").mkdir()
+        (stage.folder / "new/one").write_text("just saved")
+        (stage.folder / "README.md").unlink()
+        (stage.folder / "README.md").write_text("saved anew")
+        return take_place(stage)
+
+    monkeypatch.setattr(Stage, "take_place", late)
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    outcome = built.run("build")
+    assert (built / FOLDER / "new/one").read_text() == "just saved"
+    aside = built / ".mergebuild/by-hand/mix-1/README.md"
+    assert aside.read_text() == "saved anew"
+    assert str(aside) in outcome.err
+    assert not [path for path in built.root.rglob("*") if ".mergebuild-" in path.name]
+
+
+def test_its_mode_stays(built: Space) -> None:
+    (built / FOLDER).chmod(0o750)
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    built.build()
+    assert (built / FOLDER).stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_a_link_to_the_folder_stays_one(built: Space, new_space: NewSpace) -> None:
+    (built / FOLDER).rename(built / "out/elsewhere")
+    (built / FOLDER).symlink_to("elsewhere")
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    built.build()
+    assert (built / FOLDER).is_symlink()
+    assert made(built) == fresh(built, new_space, "fresh")
+    check_others(built)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_a_folder_that_takes_several_waves_is_published_once(
+    built: Space, new_space: NewSpace, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads it is made behind all of it, of the values that were written."""
+    monkeypatch.setattr(build, "_WAVE", most)
+    monkeypatch.setattr(Stage, "take_place", counted := Counted(Stage.take_place))
+    with (built / "mergefile.toml").open("a") as file:
+        file.write(READER)
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    assert set(built.build().verdicts.values()) == {"built"}
+    assert counted.calls == 1
+    together = built.bytes("out/reader.safetensors")
+    assert made(built) == fresh(built, new_space, "fresh")
+    (built / "out/reader.safetensors").unlink()
+    for left in (built / ".mergebuild").glob("state*"):
+        left.unlink()
+    built.run("build", "--force")
+    assert built.bytes("out/reader.safetensors") == together
+
+
+class Counted:
+    """A method that counts how often it is called."""
+
+    def __init__(self, method: Callable[[Stage], Path | None]) -> None:
+        self.calls = 0
+        self._method = method
+
+    def __get__(self, stage: Stage, _: type) -> Callable[[], Path | None]:
+        def call() -> Path | None:
+            self.calls += 1
+            return self._method(stage)
+
+        return call
+
+
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_a_file_in_place_of_the_folder_is_refused(built: Space) -> None:
+    shutil.rmtree(built / FOLDER)
+    (built / FOLDER).write_text("a file")
+    found = built.build(code=1)["mix"]
+    assert found["error"]["code"] == "output-unwritable"
+    assert (built / FOLDER).read_text() == "a file"
