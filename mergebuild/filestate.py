@@ -27,6 +27,7 @@ __all__ = [
     "grain_of",
     "identity",
     "identity_of",
+    "is_gone",
     "is_hidden",
     "is_racy",
     "is_rested",
@@ -42,6 +43,17 @@ _REST_NS = 300_000_000_000
 def is_hidden() -> bool:
     """Return whether `MERGEBUILD_PORTABLE` hides what only some systems have."""
     return os.environ.get("MERGEBUILD_PORTABLE", "") not in ("", "0")
+
+
+def is_gone(path: Path) -> bool:
+    """Return whether there surely is nothing at a path. What can't be looked at (a failing disk) may be there."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class Identity(NamedTuple):

@@ -38,7 +38,7 @@ from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.sources import Sources, locate
 from mergebuild.stamp import Stamp, forget_stamps
-from mergebuild.store import STATE, DatabaseDamagedError, Presence, Store, locked, put_aside
+from mergebuild.store import STATE, DatabaseDamagedError, Presence, Store, begin_afresh, locked
 from mergebuild.sweeping import Sweeper
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ class _Session:
         return self.planner
 
 
+_TRIES = 2
+"""How often a verb is tried that meets a state which can't be read, before the last time."""
+
 Words = ParamSpec("Words")
 Answer = TypeVar("Answer")
 
@@ -93,15 +96,19 @@ Answer = TypeVar("Answer")
 def _resilient(
     verb: Callable[Concatenate[Project, Words], Answer],
 ) -> Callable[Concatenate[Project, Words], Answer]:
-    """Have a verb begin again with an empty state, once, where the store's turns out to be damaged."""
+    """Have a verb begin again where the store's state can't be read.
+
+    It may have been a read that failed once; what is damaged is begun afresh.
+    """
 
     @wraps(verb)
     def run(self: Project, /, *args: Words.args, **words: Words.kwargs) -> Answer:
-        try:
-            return verb(self, *args, **words)
-        except DatabaseDamagedError:
-            emit = words.get("emit")
-            self._begin_afresh(emit if callable(emit) else silent)
+        for _ in range(_TRIES):
+            try:
+                return verb(self, *args, **words)
+            except DatabaseDamagedError:
+                emit = words.get("emit")
+                self._begin_afresh(emit if callable(emit) else silent)
         try:
             return verb(self, *args, **words)
         except DatabaseDamagedError as error:
@@ -466,9 +473,17 @@ class Project:
         root = self._store_root()
         with locked(root, timeout=None, what=_command(), emit=emit):
             path = root / STATE
-            if _inode(path) == self._state_seen:
-                put_aside(path)
-                emit(Notice(f"{self._shown(path)} is damaged: it is kept as {path.name}.unreadable, and begun afresh"))
+            if _inode(path) != self._state_seen:
+                return
+            done = begin_afresh(path)
+            if done is not None:
+                aside, rows = done
+                emit(
+                    Notice(
+                        f"{self._shown(path)} is damaged: it is kept as {aside.name}, and begun afresh"
+                        f" with {rows} rows that could be read"
+                    )
+                )
 
     def _plan(self, session: _Session, names: Sequence[str]) -> Plan:
         """Plan targets for looking; what is wrong with the recipe raises, a source that is not there only blocks."""

@@ -33,7 +33,7 @@ from mergebuild import hashes, portable
 from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
-from mergebuild.filestate import Moment, grain_of, is_racy, is_rested
+from mergebuild.filestate import Moment, grain_of, is_gone, is_racy, is_rested
 from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
 from mergebuild.formats.gathering import gather
 from mergebuild.lora import ADAPTER_METADATA
@@ -150,7 +150,7 @@ def locate(source: Source, root: Path) -> Path:
         folders = os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep)
         candidates += [Path(folder).expanduser() / written for folder in folders if folder]
     for candidate in candidates:
-        if os.path.lexists(candidate):
+        if not is_gone(candidate):
             return candidate
     mend = f"get it from {source.url}" if source.url else "check the path, or add its folder to MERGEBUILD_MODELS"
     raise SourceError.one(

@@ -5,15 +5,15 @@ Only files whose bytes are known to be ours go; never a source, never what was c
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from mergebuild.filestate import is_gone
 from mergebuild.findings import CleanResult
-from mergebuild.store import ArtifactRow, Presence, Record, Store
+from mergebuild.store import UNREADABLE, ArtifactRow, Presence, Record, Store
 
 __all__ = ["Sweeper"]
 
@@ -54,7 +54,7 @@ class Sweeper:
             for row in self._store.state.outputs(self._store.project, besides=made)
             if self._outputs.isdisjoint((row.path, *row.path.parents))
             and row.path.resolve() not in self._sources
-            and os.path.lexists(row.path)
+            and not is_gone(row.path)
             and self._may_remove(row.path)
             and self._store.is_intact(row)
         ]
@@ -112,7 +112,7 @@ class Sweeper:
         for project in gone:
             self._store.state.forget_project(project)
         for row in self._store.state.artifacts():
-            if not os.path.lexists(row.path) and (row.kind != "output" or row.path.parent.is_dir()):
+            if is_gone(row.path) and (row.kind != "output" or row.path.parent.is_dir()):
                 self._store.state.forget_artifact(row.id)  # but what may lie on a disk that is not plugged in
         return self._result(before)
 
@@ -157,7 +157,7 @@ class Sweeper:
     def _clean_folder(self, folder: Path) -> bool:
         """Remove our files in an output that is a folder; return whether none of them was changed by hand."""
         ours = [row for row in self._store.state.outputs(self._store.project) if folder in row.path.parents]
-        ours = [row for row in ours if os.path.lexists(row.path) and self._may_remove(row.path)]
+        ours = [row for row in ours if not is_gone(row.path) and self._may_remove(row.path)]
         changed = [row for row in ours if not self._store.is_intact(row)]
         for row in ours:
             if row not in changed:
@@ -216,7 +216,7 @@ class Sweeper:
         known = {row.path for row in self._store.state.artifacts()}
         folders = [self._store.root / name for name in ("kept", "history", "quarantine")]
         found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-        found += self._store.root.glob("*.unreadable")
+        found += self._store.root.glob(f"*{UNREADABLE}*")
         return [(path, path.lstat().st_size) for path in found if path not in known and not path.is_dir()]
 
     def _size(self) -> int:

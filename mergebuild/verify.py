@@ -13,6 +13,7 @@ from mergebuild import scratch
 from mergebuild.build import Builder, Options
 from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
 from mergebuild.events import Emit
+from mergebuild.filestate import is_gone
 from mergebuild.findings import VerifyResult
 from mergebuild.plan import Item
 from mergebuild.planner import Planner
@@ -70,7 +71,7 @@ class Verifier:
     def _confirmed(self, row: ArtifactRow) -> list[str]:
         """Return what is damaged of an artifact that is still where it was; have nobody believe it. Holds the lock."""
         now = self._store.state.artifact(row.id)
-        if now is None or (now.path, now.kind) != (row.path, row.kind) or not os.path.lexists(row.path):
+        if now is None or (now.path, now.kind) != (row.path, row.kind) or is_gone(row.path):
             return []
         damage = self._store.damage(now)
         if damage:
@@ -135,7 +136,7 @@ class Verifier:
             else:
                 mine = [row for row in rows.values() if record.output in row.path.parents]
             if record.output is not None:
-                mine = [row for row in mine if row.kind == "output" and os.path.lexists(row.path)]
+                mine = [row for row in mine if row.kind == "output" and not is_gone(row.path)]
             for row in mine:
                 del rows[row.path]
                 yield record.target, row

@@ -1,15 +1,16 @@
 """Where artifacts live, what is known of them, and how they are published. See `files.py` for the protocol."""
 
 from mergebuild.store.contents import FRAME, Contents, Entry
-from mergebuild.store.database import DatabaseDamagedError, put_aside
+from mergebuild.store.database import UNREADABLE, DatabaseDamagedError
 from mergebuild.store.files import Fresh, Held, Presence, Store
 from mergebuild.store.locking import locked
 from mergebuild.store.stages import Stage, is_same_file
-from mergebuild.store.state import STATE, ArtifactRow, Record, State
+from mergebuild.store.state import STATE, ArtifactRow, Record, State, begin_afresh
 
 __all__ = [
     "FRAME",
     "STATE",
+    "UNREADABLE",
     "ArtifactRow",
     "Contents",
     "DatabaseDamagedError",
@@ -21,7 +22,7 @@ __all__ = [
     "Stage",
     "State",
     "Store",
+    "begin_afresh",
     "is_same_file",
     "locked",
-    "put_aside",
 ]

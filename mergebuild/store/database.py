@@ -2,15 +2,16 @@
 
 SQLite guards its log by checksums and its pages not at all, so a flipped bit may come back as another number. Rows
 that others rely on therefore carry a *seal*, a checksum of their fields: a row whose seal is broken counts as unknown,
-which costs work and never gives a wrong answer. What SQLite itself cannot read is `DatabaseDamagedError`; the caller
-puts the file aside and begins afresh. Want of space, of permission or of a lock is no damage, and comes as SQLite says
-it.
+which costs work and never gives a wrong answer. What SQLite itself cannot read is `DatabaseDamagedError`. As one read
+that fails looks like damage too, the caller looks again (`is_sound`), and only what fails twice is put aside. Want of
+space, of permission or of a lock is no damage, and comes as SQLite says it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +21,23 @@ from typing import Any, Final
 import xxhash
 
 from mergebuild import portable
+from mergebuild.errors import Place, UsageError
 
-__all__ = ["Database", "DatabaseDamagedError", "opened", "put_aside", "seal", "sealed", "text_of"]
+__all__ = [
+    "UNREADABLE",
+    "Database",
+    "DatabaseDamagedError",
+    "is_sound",
+    "opened",
+    "put_aside",
+    "runs_statements",
+    "seal",
+    "sealed",
+    "text_of",
+]
+
+UNREADABLE: Final = ".unreadable"
+"""What the name of a damaged database is given when it is put aside."""
 
 _PAGES_BEFORE_CHECKPOINT: Final = 8192
 """32 MiB. A checkpoint waits for the disk: a build of ten thousand targets should do so a few times, not a hundred."""
@@ -45,7 +61,7 @@ class DatabaseDamagedError(Exception):
 class Database:
     """A connection. Rows come all at once, so that whatever is wrong with the file shows in the call that asks."""
 
-    def __init__(self, path: Path | None, *, durable: bool) -> None:
+    def __init__(self, path: Path | None) -> None:
         """Open a database file, made when there is none; None: one in memory.
 
         What lies in a folder that can't be written to is read into memory: what is learnt is lost then.
@@ -62,16 +78,19 @@ class Database:
         try:
             if path is not None and is_fixed:
                 self._read(path)
-            for setting in (
-                "journal_mode = WAL",
-                f"synchronous = {'FULL' if durable else 'NORMAL'}",
-                f"wal_autocheckpoint = {_PAGES_BEFORE_CHECKPOINT}",
-                "foreign_keys = ON",
-            ):
-                self.rows(f"PRAGMA {setting}")
         except BaseException:
             self.close()
             raise
+
+    def make_ready(self, *, durable: bool) -> None:
+        """Have it written to as this program does; `durable`: each transaction is on the disk when it is over."""
+        for setting in (
+            "journal_mode = WAL",
+            f"synchronous = {'FULL' if durable else 'NORMAL'}",
+            f"wal_autocheckpoint = {_PAGES_BEFORE_CHECKPOINT}",
+            "foreign_keys = ON",
+        ):
+            self.rows(f"PRAGMA {setting}")
 
     def close(self) -> None:
         """Close it."""
@@ -85,6 +104,15 @@ class Database:
         """
         with self._told():
             return self._db.execute(statement, values).fetchall()
+
+    def readable_rows(self, statement: str) -> list[Any]:
+        """Return the rows of a statement up to the first that can't be read."""
+        found: list[Any] = []
+        with contextlib.suppress(sqlite3.Error):
+            self._db.text_factory = lambda raw: raw.decode(errors="replace")  # where that is needed a seal is broken
+            found.extend(self._db.execute(statement))  # keeps those before a failure
+        self._db.text_factory = str
+        return found
 
     def row(self, statement: str, values: Sequence[object] = ()) -> Any:
         """Run a statement and return its first row, or None."""
@@ -148,18 +176,24 @@ def opened(
 ) -> Database:
     """Open a database that has this schema and version; None: in memory.
 
-    `grow` is called, in a transaction, with an older one, and brings its rows to this version. A database
-    that is neither empty nor of a version up to this one counts as damaged.
+    `grow` is called, in a transaction, with an older one, and brings its rows to this version.
+
+    Raises:
+        DatabaseDamagedError: it cannot be read, or is not what this program makes.
+        UsageError: a later version of the program made it.
     """
-    db = Database(path, durable=durable)
+    db = Database(path)
     try:
-        if db.row("SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'view') OR sql LIKE 'CREATE VIRTUAL%'"):
+        if (found := _version(db)) > version:  # before anything else, for what it has may be of another kind
+            raise _of_a_later_version(path, found, version)
+        db.make_ready(durable=durable)
+        if runs_statements(db):
             raise DatabaseDamagedError("it runs statements of its own, and none of ours does")
         if _version(db) != version:
             with db.transaction():
                 found = _version(db)  # another process may have been quicker
                 if not 0 <= found <= version:
-                    raise DatabaseDamagedError(f"the state is of version {found}, and this program's is {version}")
+                    raise DatabaseDamagedError(f"the state is of version {found}")
                 if 0 < found < version:
                     try:
                         grow(db)
@@ -176,12 +210,44 @@ def opened(
     return db
 
 
-def put_aside(path: Path) -> None:
-    """Take a database that is damaged out of the way, under another name. Nobody may be writing to it."""
+def runs_statements(db: Database) -> bool:
+    """Whether a database has statements of its own that run when it is used; none of ours does."""
+    found = db.row("SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'view') OR sql LIKE 'CREATE VIRTUAL%'")
+    return found is not None
+
+
+def is_sound(open_: Callable[[], Database]) -> bool:
+    """Open a database again, read all of it, and return whether it is sound after all.
+
+    Raises:
+        sqlite3.Error: the system does not let it be read.
+    """
+    try:
+        with contextlib.closing(open_()) as db:
+            return db.rows("PRAGMA quick_check(1)") == [("ok",)]
+    except DatabaseDamagedError:
+        return False
+
+
+def put_aside(path: Path) -> Path:
+    """Take a database that is damaged out of the way; return its new name. Nobody may be writing to it."""
+    numbered = (f"{path.name}{UNREADABLE}-{number}" for number in itertools.count(2))
+    names = itertools.chain([path.name + UNREADABLE], numbered)
+    aside = next(place for name in names if not os.path.lexists(place := path.with_name(name)))
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        path.replace(path.with_name(path.name + ".unreadable"))
+        path.replace(aside)
+    return aside
+
+
+def _of_a_later_version(path: Path | None, found: int, version: int) -> UsageError:
+    return UsageError.one(
+        "later-version",
+        f"the store's state is of version {found}, which a later mergebuild writes; this one knows up to {version}",
+        where=Place(str(path)) if path else None,
+        help="use that mergebuild, or name another store in MERGEBUILD_STORE; nothing was changed",
+    )
 
 
 def seal(*fields: object) -> str:

@@ -183,7 +183,9 @@ class Store:
 
     def at(self, path: Path) -> tuple[Presence, ArtifactRow | None]:
         """Say what stands at a path. A file that only its bytes show to be ours is taken back into the records."""
-        if not os.path.lexists(path):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # any other failure says nothing
             return Presence.ABSENT, None
         if not path.is_file():  # a folder, a pipe, a link to nowhere
             return Presence.FOREIGN, None

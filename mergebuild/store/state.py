@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,20 @@ from typing import Any, NamedTuple
 
 from mergebuild import portable, publishing
 from mergebuild.portable import Identity
-from mergebuild.store.contents import is_whole, sealed_table
-from mergebuild.store.database import Database, opened, seal, sealed, text_of
+from mergebuild.store.contents import is_whole, sealed_table, unpack
+from mergebuild.store.database import (
+    Database,
+    DatabaseDamagedError,
+    is_sound,
+    opened,
+    put_aside,
+    runs_statements,
+    seal,
+    sealed,
+    text_of,
+)
 
-__all__ = ["DOUBTED", "STATE", "ArtifactRow", "Record", "SourceRow", "State"]
+__all__ = ["DOUBTED", "STATE", "ArtifactRow", "Record", "SourceRow", "State", "begin_afresh"]
 
 STATE = "state.sqlite3"
 """The database's name in the store."""
@@ -102,20 +113,43 @@ class Record(NamedTuple):
     tensors: int = 0
 
 
+def begin_afresh(path: Path) -> tuple[Path, int] | None:
+    """Put a damaged database aside, and make a new one of what can be read of it; None: it is sound after all.
+
+    Nobody else may be using it. Returns where the old one is now, and how many of its rows were kept.
+
+    Raises:
+        sqlite3.Error: the system does not let it be read.
+    """
+    if is_sound(lambda: _opened(path)):
+        return None
+    with publishing.being_written(path) as temporary, contextlib.closing(State(temporary, is_new=True)) as state:
+        kept = state.take_over(path)
+        aside = put_aside(path)
+        state.close()
+        publishing.put_first(temporary, path)
+    return aside, kept
+
+
+def _opened(path: Path | None, *, durable: bool = False) -> Database:
+    return opened(path, durable=durable, schema=_SCHEMA, version=_VERSION, grow=_grow)
+
+
 class State:
     """The database of a store. Not to be shared between threads.
 
     While there is no such file it is kept in memory, so that looking changes nothing.
     """
 
-    def __init__(self, path: Path, *, durable: bool = False) -> None:
+    def __init__(self, path: Path, *, durable: bool = False, is_new: bool = False) -> None:
+        """Open it; `is_new`: make the file if there is none."""
         self.path = path
         self._base = str(path.parent)
         self._durable = durable
         self._asked = 0
         self._digests: set[bytes] | None = None
         self._digests_version = -1
-        self.is_on_disk = path.is_file()
+        self.is_on_disk = is_new or path.is_file()
         self._db = self._open(path if self.is_on_disk else None)
 
     def write_to_disk(self) -> None:
@@ -137,7 +171,41 @@ class State:
         self.is_on_disk = True
 
     def _open(self, path: Path | None) -> Database:
-        return opened(path, durable=self._durable, schema=_SCHEMA, version=_VERSION, grow=_grow)
+        return _opened(path, durable=self._durable)
+
+    def take_over(self, path: Path) -> int:
+        """Take over the rows of a damaged database that can be read and whose seals hold; return how many."""
+        try:
+            damaged = Database(path)
+        except (DatabaseDamagedError, sqlite3.Error):
+            return 0
+        with contextlib.closing(damaged):
+            try:
+                if runs_statements(damaged):
+                    return 0
+            except (DatabaseDamagedError, sqlite3.Error):
+                return 0
+            artifacts = _all_of(damaged, f"{_COLUMNS}, seal", "artifact", "id")
+            records = _all_of(damaged, f"project, {_RECORD}, seal", "record", "project, target")
+            sources = _all_of(damaged, _SOURCE, "source", "device, inode")
+            findings = _all_of(damaged, "key, text", "finding", "key")
+        taken = 0
+        with self.transaction():
+            for each in artifacts:
+                if (row := self._artifact(each)) is not None:
+                    self.add_artifact(row, [entry.digest for entry in unpack(row.packed)])
+                    taken += 1
+            for project, *rest in records:
+                if (record := self._record(rest, project)) is not None:
+                    self.put_record(project, record)
+                    taken += 1
+            for each in sources:
+                if (source := _source_of(each)) is not None:
+                    self.remember_source(source)
+                    taken += 1
+            known = {key: text for key, found in findings if (text := text_of(found, key)) is not None}
+            self.keep_findings(known)
+        return taken + len(known)
 
     def close(self) -> None:
         """Close the database."""
@@ -477,6 +545,21 @@ def _is_placed(path: str, kind: str) -> bool:
     if kind in ("kept", "history"):
         return os.path.dirname(path) == kind  # noqa: PTH120 -- as the database has it
     return kind != "intended" or any(map(publishing.is_temporary, Path(os.path.normpath(path)).parts))
+
+
+def _all_of(db: Database, columns: str, table: str, order: str) -> list[Any]:
+    """Return the rows of a table that can be read before what can't be, and behind it."""
+    back = ", ".join(f"{column} DESC" for column in order.split(", "))
+    first = db.readable_rows(f"SELECT {columns} FROM {table} ORDER BY {order}")
+    last = db.readable_rows(f"SELECT {columns} FROM {table} ORDER BY {back}")
+    return list(dict.fromkeys((*first, *reversed(last))))
+
+
+def _source_of(row: Sequence[Any]) -> SourceRow | None:
+    """Return the source of a row as `_SOURCE` names its columns; None if its seal is broken."""
+    *five, checksums, content, sha256, autov3, _, epoch, kept = row
+    found = SourceRow(Identity(*five), checksums, content, sha256, autov3, epoch)
+    return found if kept == _seal_of_source(found) else None
 
 
 def _seal_of_source(row: SourceRow) -> str:

@@ -266,18 +266,6 @@ def test_a_database_with_a_sound_beginning_is_begun_afresh_too(pair: Lab) -> Non
     assert pair.verdicts() == {"mix": "up-to-date"}
 
 
-def test_a_database_of_another_version_is_put_aside(pair: Lab) -> None:
-    import sqlite3
-
-    pair.build()
-    with sqlite3.connect(pair / ".mergebuild/state.sqlite3") as db:
-        db.execute("PRAGMA user_version = 9999")
-    db.close()
-    assert pair.build().ok
-    assert (pair / ".mergebuild/state.sqlite3.unreadable").exists()
-    assert pair.verdicts() == {"mix": "up-to-date"}
-
-
 def test_a_row_number_is_never_used_twice(tmp_path: Path) -> None:
     """What a session remembers by row number must never meet another file."""
     (tmp_path / "store").mkdir()
