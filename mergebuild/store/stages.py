@@ -53,7 +53,8 @@ class Stage:
 
     def _begun(self, home: Path) -> Path:
         path = publishing.temporary_path(home / self._real.name)
-        _remove(path)  # of one who was killed and had the same number
+        if _is_stage(path):  # of one who was killed and had the same number
+            _remove(path)
         path.mkdir()
         (path / publishing.temporary_path(path / _MARK).name).touch()
         return path
