@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import NamedTuple
 
 from mergebuild.errors import did_you_mean
 from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt
 from mergebuild.recipe.numbers import exact_decimal, shortest_text
 
-__all__ = ["MOST_MEMBERS", "Axis", "Family", "MemberError", "Values", "bad_axis_text", "read_axes"]
+__all__ = ["MOST_MEMBERS", "Axis", "Family", "Member", "MemberError", "Values", "bad_axis_text", "read_axes"]
 
 MOST_MEMBERS = 100_000
 """Of all families of a mergefile together."""
@@ -41,13 +42,34 @@ class MemberError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
+class Member(NamedTuple):
+    """One member of a family: its canonical name, its values, and whether the family lists it."""
+
+    name: str
+    values: Values
+    is_listed: bool
+
+
+@dataclass(frozen=True)
 class Axis:
-    """One axis: its listed values (numbers or strings) and their texts, all different."""
+    """One axis: its listed values (numbers or strings) and their texts, all different.
+
+    Each member asks for its own value, so what is asked of an axis must not take longer the more values it has.
+    """
 
     name: str
     values: tuple[Fraction | str, ...]
     texts: tuple[str, ...]
+
+    @cached_property
+    def listed(self) -> Mapping[str, Fraction | str]:
+        """The listed values, by their texts."""
+        return dict(zip(self.texts, self.values, strict=True))
+
+    @cached_property
+    def _kinds(self) -> frozenset[type]:
+        """Which of `Fraction` and `str` its values are."""
+        return frozenset(map(type, self.values))
 
     def read(self, text: str) -> tuple[Fraction | str, str]:
         """Return the value that a text means on this axis, listed or not, and its canonical text.
@@ -58,13 +80,13 @@ class Axis:
         if len(text) > _LONGEST:
             message = f"a value of `{self.name}` has {len(text)} signs, expected at most {_LONGEST}"
             raise MemberError(message, f"such as `{self.name}={self.texts[0]}`")
-        if text in self.texts:
-            return self.values[self.texts.index(text)], text
-        if any(isinstance(value, Fraction) for value in self.values):
+        if text in self.listed:
+            return self.listed[text], text
+        if Fraction in self._kinds:
             try:
                 number = exact_decimal(text)
             except ValueError:
-                if all(isinstance(value, Fraction) for value in self.values):
+                if str not in self._kinds:
                     message = f"`{text}` is no number, as `{self.name}` is"
                     raise MemberError(message, f"such as `{self.name}={self.texts[0]}`") from None
             else:
@@ -135,6 +157,12 @@ class Family:
                 raise MemberError(message, f"a member is named such as `{self.first}`")
             found[name] = axes[name].read(value)
         return found
+
+    def member(self, fixed: Mapping[str, tuple[Fraction | str, str]]) -> Member:
+        """Return the member with these values, as `read` gives them; axes left out have their first one."""
+        name, values = next(self.members(fixed))
+        listed = (fixed[axis.name][1] in axis.listed for axis in self.axes if axis.name in fixed)
+        return Member(name, values, all(listed))
 
 
 def bad_axis_text(text: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 
 from mergebuild.errors import did_you_mean
-from mergebuild.recipe.families import Family, MemberError, Values
+from mergebuild.recipe.families import Family, Member, MemberError
 
 __all__ = ["Namespace", "NoSuchNameError", "bad_name"]
 
@@ -82,14 +82,14 @@ class Namespace:
         family, fixed = self._split(text, sources=False)
         return (name for name, _ in family.members(fixed))
 
-    def values(self, name: str) -> tuple[Family, Values]:
-        """Return the family of a member's canonical name, and its values.
+    def member(self, name: str) -> Member:
+        """Return the member of a family that a name means.
 
         Raises:
             NoSuchNameError: it is no member.
         """
         family, fixed = self._split(name, sources=False)
-        return family, next(family.members(fixed))[1]
+        return family.member(fixed)
 
     def continued(self, start: str) -> str | None:
         """Return a name that begins so and goes on with a sign that formulas need quotes for."""

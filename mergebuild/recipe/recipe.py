@@ -243,8 +243,10 @@ class Recipe:
             return None
         declaration = self._declared[declared]
         scope: Scope = self._parts.scope
+        is_listed = True
         if declared in self._families:
-            scope = _within(scope, self._namespace.values(name)[1])
+            member = self._namespace.member(name)
+            scope, is_listed = _within(scope, member.values), member.is_listed
         elif "foreach" in declaration.table:
             return None
         reading = read_target(
@@ -254,15 +256,8 @@ class Recipe:
         target = reading.target
         if target is not None and target.output_path is not None:
             at = declaration.at.child("output")
-            self._outputs.claim(str(target.output_path), name, at, problems, listed=self._is_listed(name))
+            self._outputs.claim(str(target.output_path), name, at, problems, listed=is_listed)
         return reading.refs
-
-    def _is_listed(self, name: str) -> bool:
-        family = self._families.get(name.partition("@")[0])
-        if family is None:
-            return True
-        fixed = family.read(name.partition("@")[2])
-        return all(fixed[axis.name][1] in axis.texts for axis in family.axes)
 
     def _check_outputs(self, family: Family, problems: Problems) -> None:
         """Check the output of every listed member, up to the first that is wrong."""
