@@ -20,7 +20,7 @@ from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fit import Spec
 from mergebuild.formats import TensorInfo
 from mergebuild.forms import EMA, Argument, Blueprint, Form, Forms, Kinds, Operation, Slot, ema_name, rounded
-from mergebuild.layouts import Layout, Places, Selector, detect, structure
+from mergebuild.layouts import Layout, Patience, Places, Selector, detect, structure
 from mergebuild.lora import Delta, adapter_config, extractable, is_adapter, match, needs, plans, products_of, written
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.tables.lora import DELTA, FACTOR
@@ -133,6 +133,7 @@ class Folder:
         """How many operations stand above each other in a virtual target that has any."""
         self._layouts: dict[str, Layout | None] = {}
         self._selectors: dict[tuple[str | None, tuple[str, ...]], Selector] = {}
+        self._patience = Patience()
         self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
         self._kinds_of_sources: dict[tuple[str, str], Kinds] = {}
@@ -630,7 +631,7 @@ class Folder:
         key = (layout.name if layout else None, names)
         found = self._selectors.get(key)
         if found is None:
-            found = self._selectors[key] = Selector(layout, names)
+            found = self._selectors[key] = Selector(layout, names, self._patience)
         return found
 
     def _select(self, target: Target, which: str, names: Sequence[str], layout: Layout | None) -> frozenset[str]:

@@ -7,6 +7,7 @@ a file from its header; a `Selector` turns the keys of a number per tensor into 
 from mergebuild.layouts.declare import parse_layout, problems_of
 from mergebuild.layouts.detection import BUILT_IN, ListedLayout, built_in, detect, list_layouts, user_layout
 from mergebuild.layouts.layout import Layout
+from mergebuild.layouts.patience import Patience
 from mergebuild.layouts.presets import PRESETS, preset_numbers
 from mergebuild.layouts.selector import Places, Selector, resolve, select, selector_for, structure
 
@@ -15,6 +16,7 @@ __all__ = [
     "PRESETS",
     "Layout",
     "ListedLayout",
+    "Patience",
     "Places",
     "Selector",
     "built_in",

@@ -7,25 +7,24 @@ refused with what there is, because a silent empty selection is the costliest mi
 from __future__ import annotations
 
 import re
-import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import translate
+from contextlib import suppress
+from functools import cached_property
 
 from mergebuild.errors import RecipeError, did_you_mean
 from mergebuild.layouts.blocks import BlockId, block_id, drawn_together, in_order
+from mergebuild.layouts.globs import Glob, SortedNames, is_glob
 from mergebuild.layouts.layout import Layout
-from mergebuild.portable import time_limit
+from mergebuild.layouts.patience import LIMIT, SIMPLER, Patience, UntriedError
 from mergebuild.recipe.model import Elemental
 
 __all__ = ["BadSelectorError", "Keys", "Names", "near"]
 
 Names = tuple[str, ...]
 
-_PATIENCE = 5.0
-"""Seconds for all keys to be looked for among the tensors of a model. That takes milliseconds, but a regular expression
-with a repetition in a repetition may take for ever."""
-_SIMPLER = "no repetition inside of a repetition, such as `(a*)*`; simpler than patterns are globs"
-_WILD = re.compile(r"[*?\[]")
+_MOST_SUGGESTIONS = 40
+"""What nobody reads takes a moment each."""
 _DECLARE = (
     'declare a layout: `[layouts.NAME]` with `detect = ["layers.0.*"]` and '
     "`blocks = [['^layers\\.(\\d+)\\.', \"L{:02}\"], ['', \"BASE\"]]`"
@@ -43,23 +42,29 @@ class BadSelectorError(Exception):
 
 
 class Keys:
-    """The keys of one set of tensors in one layout (None: no layout is known). Remembers what each key selects."""
+    """The keys of one set of tensors in one layout (None: no layout is known). Remembers what each key selects.
 
-    def __init__(self, layout: Layout | None, names: Names) -> None:
+    A mergefile may have thousands of keys, so what all of them ask of the names and blocks is found once.
+    """
+
+    def __init__(self, layout: Layout | None, names: Names, patience: Patience | None = None) -> None:
+        """Take the tensors; `patience` is what the patterns of the whole mergefile may take (None: these alone)."""
         self.layout = layout
         self.names = names
+        self._patience = patience or Patience()
         self.block_of: dict[str, str] = {}
         """The block of each tensor that is in one."""
         self._by_block: dict[str, list[str]] = {}
         if layout is not None:
-            for name, block in _blocks(layout, names):
+            for name, block in _blocks(layout, names, self._patience):
                 self.block_of[name] = block
                 self._by_block.setdefault(block, []).append(name)
         self.blocks: Names = in_order(self._by_block, layout.order) if layout else ()
         """The blocks that have a tensor, in the layout's order."""
-        self._known = frozenset(names)
+        self._place = {name: place for place, name in enumerate(names)}
         self._found: dict[str, Names] = {}
-        self._patience = _PATIENCE
+        self._refused: dict[str, BadSelectorError] = {}
+        self._suggested = 0
 
     def select(self, key: str) -> Names:
         """Return the tensors that a key selects, at least one, in the order of `names`.
@@ -69,16 +74,13 @@ class Keys:
         """
         names = self._found.get(key)
         if names is None:
-            began = time.perf_counter()
+            if (refused := self._refused.get(key)) is not None:
+                raise refused.with_traceback(None)
             try:
-                with time_limit(max(self._patience, 0.001)):
-                    names = self._find(key)
-            except TimeoutError:
-                message = f"`{key}` is not found within {_PATIENCE:.0f} seconds"
-                raise BadSelectorError("bad-regex", message, _SIMPLER) from None
-            finally:
-                self._patience -= time.perf_counter() - began
-            self._found[key] = names
+                names = self._found[key] = self._find_in_time(key)
+            except BadSelectorError as error:
+                self._refused[key] = error
+                raise
         return names
 
     def elemental(self, rule: Elemental) -> Names:
@@ -99,7 +101,7 @@ class Keys:
         names = tuple(name for name in self.names if _applies(rule, name, in_blocks))
         if not names:
             message = "an elemental rule matches nothing: no tensor in those blocks has those elements in its name"
-            raise BadSelectorError("selector-matches-nothing", message, self.what_there_is())
+            raise BadSelectorError("selector-matches-nothing", message, self.what_there_is)
         return names
 
     def layout_for(self, what: str) -> Layout:
@@ -113,55 +115,101 @@ class Keys:
             raise BadSelectorError("unknown-layout", message, _DECLARE)
         return self.layout
 
+    @cached_property
     def what_there_is(self) -> str:
-        """Return the blocks and groups that keys can name, for the help of an error."""
+        """The blocks and groups that keys can name, for the help of an error."""
         layout = self.layout
         if layout is None:
             return _DECLARE
-        families = [family for family, number in map(block_id, self.blocks) if number >= 0]
-        groups = [family for family in dict.fromkeys(families) if families.count(family) > 1]
-        groups += [component for component, _ in layout.components if self._component(component)]
+        families = Counter(family for family, number in map(block_id, self.blocks) if number >= 0)
+        groups = [family for family, count in families.items() if count > 1]
+        with suppress(TimeoutError, UntriedError):  # then whoever names one is told
+            groups += [component for component, _ in layout.components if self._components.get(component)]
         groups += dict(layout.groups)
         there = f"blocks: {', '.join(drawn_together(self.blocks))}; groups: {', '.join(groups)}"
         return there if layout.stack is None else f"{there}; for other blocks {_DECLARE}"
 
+    def _find_in_time(self, key: str) -> Names:
+        try:
+            return self._find(key)
+        except TimeoutError:
+            message = f"`{key}` is not found within {LIMIT:.0f} seconds"
+            raise BadSelectorError("bad-regex", message, SIMPLER) from None
+        except UntriedError:
+            message = f"`{key}` is not looked for any longer, as another pattern takes more than {LIMIT:.0f} seconds"
+            raise BadSelectorError("bad-regex", message, SIMPLER) from None
+
     def _find(self, key: str) -> Names:
         if key.startswith("re:"):
-            return self._matching(key, _regex(key).search)
+            pattern = _regex(key)
+            return self._matching(key, lambda names: self._searched(pattern, names))
         names = self._block(key) or self._group(key)
-        if names is None and key in self._known:
+        if names is None and key in self._place:
             names = (key,)
-        if names is None and _WILD.search(key):
-            names = self._matching(key, re.compile(translate(key)).match)
+        if names is None and is_glob(key):
+            glob = Glob(key)
+            names = self._matching(key, lambda among: self._globbed(glob, among))
         if names is None:
             names = self._range(key)
         if names is None:
             raise self._unknown(key)
         if not names:
             message = f"`{key}` matches nothing: the inputs have no tensor there"
-            raise BadSelectorError("selector-matches-nothing", message, self.what_there_is())
+            raise BadSelectorError("selector-matches-nothing", message, self.what_there_is)
         return names
 
-    def _matching(self, key: str, matches: Callable[[str], object]) -> Names:
-        names = tuple(name for name in self.names if matches(name))
+    def _matching(self, key: str, find: Callable[[Names], Names]) -> Names:
+        names = find(self.names)
         if names:
             return names
         advice = "globs and `re:` are for whole tensor names; `mergebuild inspect FILE --tensors` shows them"
-        blocks = [block for block in self.blocks if matches(block)]
+        blocks = find(self.blocks)
         if blocks:
             listed = ", ".join(f"`{entry}`" for entry in drawn_together(blocks))
             advice = f"globs are for tensor names; for blocks write {listed}"
         raise BadSelectorError("selector-matches-nothing", f"`{key}` matches no tensor", advice)
 
+    def _searched(self, pattern: re.Pattern[str], names: Names) -> Names:
+        """Return those of some names that a pattern finds something in; in time, else it raises what `limit` does."""
+        with self._patience.limit():
+            return tuple(name for name in names if pattern.search(name))
+
+    def _globbed(self, glob: Glob, names: Names) -> Names:
+        return self._sorted_names.like(glob) if names is self.names else tuple(filter(glob.matches, names))
+
+    @cached_property
+    def _sorted_names(self) -> SortedNames:
+        return SortedNames(self.names)
+
+    @cached_property
     def _ids(self) -> Mapping[BlockId, str]:
-        """Return the blocks that can be named: those that the layout always has, and those found here."""
+        """The blocks that can be named: those that the layout always has, and those found here."""
         if self.layout is None:
             return {}
         fixed = (block for block in self.layout.order if not block.endswith("*"))
         return {block_id(block): block for block in in_order({*fixed, *self.blocks}, self.layout.order)}
 
+    @cached_property
+    def _families(self) -> Mapping[str, set[str]]:
+        """The blocks with a number, by family."""
+        found: dict[str, set[str]] = {}
+        for (family, number), block in self._ids.items():
+            if number >= 0:
+                found.setdefault(family, set()).add(block)
+        return found
+
+    @cached_property
+    def _components(self) -> Mapping[str | None, list[str]]:
+        """The tensors of each component that has some."""
+        found: dict[str | None, list[str]] = {}
+        if self.layout is not None:
+            with self._patience.limit():
+                for name in self.names:
+                    found.setdefault(self.layout.component(name), []).append(name)
+        return found
+
     def _block(self, key: str) -> Names | None:
-        block = self._ids().get(block_id(key))
+        block = self._ids.get(block_id(key))
         return None if block is None else tuple(self._by_block.get(block, ()))
 
     def _group(self, key: str) -> Names | None:
@@ -171,37 +219,31 @@ class Keys:
             return None
         pattern = dict(layout.groups).get(key)
         if pattern is not None:
-            return tuple(name for name in self.names if pattern.search(name))
+            return self._searched(pattern, self.names)
         if any(key == component for component, _ in layout.components):
-            return self._component(key)
-        family = {block for (name, number), block in self._ids().items() if name == key and number >= 0}
-        return self._in_blocks(family) if family else None
+            return tuple(self._components.get(key, ()))
+        return self._in_blocks(self._families[key]) if key in self._families else None
 
-    def _component(self, component: str) -> Names:
-        layout = self.layout
-        return tuple(name for name in self.names if layout and layout.component(name) == component)
-
-    def _in_blocks(self, blocks: set[str]) -> Names:
-        return tuple(name for name in self.names if self.block_of.get(name) in blocks)
+    def _in_blocks(self, blocks: Iterable[str]) -> Names:
+        found = (name for block in blocks for name in self._by_block.get(block, ()))
+        return tuple(sorted(found, key=self._place.__getitem__))
 
     def _range(self, key: str) -> Names | None:
         """Return the tensors from one block to another, in either order; None where `key` is no range."""
-        ids = self._ids()
+        ids = self._ids
         first, dash, last = key.partition("-")
         if not dash or not ids:
             return None
         ends = {end: ids.get(block_id(end)) for end in (first, last)}
         unknown = [end for end, block in ends.items() if block is None]
-        families = {family for family, number in ids if number >= 0}
         if not unknown:
             blocks = list(ids.values())
             low, high = sorted((blocks.index(ids[block_id(first)]), blocks.index(ids[block_id(last)])))
-            return self._in_blocks(set(blocks[low : high + 1]))
-        if len(unknown) < len(ends) or all(block_id(end)[0] in families for end in unknown):
+            return self._in_blocks(blocks[low : high + 1])
+        if len(unknown) < len(ends) or all(block_id(end)[0] in self._families for end in unknown):
             listed = " or ".join(f"`{end}`" for end in unknown)
             message = f"`{key}` is no range of blocks: there is no {listed}"
-            advice = near(self._nearest(unknown[0]), ids.values(), self.what_there_is())
-            raise BadSelectorError("selector-matches-nothing", message, advice)
+            raise BadSelectorError("selector-matches-nothing", message, self._near(unknown[0], ids.values()))
         return None
 
     def _unknown(self, key: str) -> BadSelectorError:
@@ -213,9 +255,14 @@ class Keys:
         if "." in key:
             words += self.names
         message = f"`{key}` matches nothing: no block, group or tensor of layout `{self.layout.name}`"
-        return BadSelectorError(
-            "selector-matches-nothing", message, near(self._nearest(key), words, self.what_there_is())
-        )
+        return BadSelectorError("selector-matches-nothing", message, self._near(key, words))
+
+    def _near(self, key: str, words: Iterable[str]) -> str:
+        """Return what may be meant by a key that is nothing, and what there is."""
+        self._suggested += 1
+        if self._suggested > _MOST_SUGGESTIONS:
+            return self.what_there_is
+        return near(self._nearest(key), words, self.what_there_is)
 
     def _nearest(self, key: str) -> str:
         """Return the block of the same family whose number is nearest; `key` itself where it has none."""
@@ -224,18 +271,18 @@ class Keys:
         return min(others, key=lambda block: abs(block_id(block)[1] - number), default=key)
 
 
-def _blocks(layout: Layout, names: Names) -> list[tuple[str, str]]:
+def _blocks(layout: Layout, names: Names, patience: Patience) -> list[tuple[str, str]]:
     """Return the names that are in a block, with it.
 
     Raises:
         RecipeError: the layout's patterns take for ever.
     """
     try:
-        with time_limit(_PATIENCE):
+        with patience.limit():
             return [(name, block) for name in names if (block := layout.block(name)) is not None]
-    except TimeoutError:
-        message = f"the blocks of layout `{layout.name}` are not found within {_PATIENCE:.0f} seconds"
-        raise RecipeError.one("bad-regex", message, help=_SIMPLER) from None
+    except (TimeoutError, UntriedError):
+        message = f"the blocks of layout `{layout.name}` are not found within {LIMIT:.0f} seconds"
+        raise RecipeError.one("bad-regex", message, help=SIMPLER) from None
 
 
 def _applies(rule: Elemental, name: str, in_blocks: set[str]) -> bool:

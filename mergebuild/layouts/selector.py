@@ -17,6 +17,7 @@ from mergebuild.layouts.blocks import drawn_together
 from mergebuild.layouts.gradients import at, positions
 from mergebuild.layouts.keys import BadSelectorError, Keys, Names, near
 from mergebuild.layouts.layout import Layout
+from mergebuild.layouts.patience import Patience
 from mergebuild.layouts.presets import PRESETS, preset_blocks, preset_numbers
 from mergebuild.recipe.model import (
     Constant,
@@ -53,10 +54,11 @@ class Places(NamedTuple):
 class Selector:
     """Gives numbers to one set of tensors: `names` are those that numbers may reach. Remembers selections."""
 
-    def __init__(self, layout: Layout | None, names: Sequence[str]) -> None:
+    def __init__(self, layout: Layout | None, names: Sequence[str], patience: Patience | None = None) -> None:
+        """Take the tensors; `patience` is what the patterns of a whole mergefile may take (None: these alone)."""
         self.layout = layout
         self.names: Names = tuple(names)
-        self._keys = Keys(layout, self.names)
+        self._keys = Keys(layout, self.names, patience)
         self._positions: Mapping[str, Fraction] | None = None
         self._places: dict[tuple[object, ...], Places] = {}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from layout_headers import AtPath, every_real_layout, floats
 
 from mergebuild.errors import Problem, RecipeError
-from mergebuild.layouts import Selector, built_in, keys, parse_layout, resolve, select, selector_for, structure
+from mergebuild.layouts import Selector, built_in, parse_layout, patience, resolve, select, selector_for, structure
 from mergebuild.layouts.blocks import block_id, expand
 from mergebuild.layouts.presets import preset_values
 from mergebuild.recipe.model import (
@@ -515,7 +515,7 @@ def test_numbers_of_one_structure_have_their_values_in_the_same_places() -> None
 def test_a_pattern_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A repetition in a repetition; for all keys of a model together, so that many slow ones are as one."""
     monkeypatch.delenv("MERGEBUILD_PORTABLE", raising=False)
-    monkeypatch.setattr(keys, "_PATIENCE", 0.1)
+    monkeypatch.setattr(patience, "LIMIT", 0.1)
     names = ("a" * 60, "b")
     with pytest.raises(RecipeError) as caught:
         select([SelectorText("re:(a|a)*$x", AtPath("merge.0"))], names, None)
