@@ -6,18 +6,18 @@ general. A layout's data file is read when it is asked for the first time.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import translate
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mergebuild.errors import Place
+from mergebuild.errors import Place, RecipeError
 from mergebuild.layouts.blocks import block_id, drawn_together
 from mergebuild.layouts.declare import parse_layout
+from mergebuild.layouts.globs import Glob, is_glob
 from mergebuild.layouts.layout import Layout, Marker
+from mergebuild.layouts.patience import LIMIT, SIMPLER, Patience
 from mergebuild.recipe.model import LayoutText
 
 __all__ = ["BUILT_IN", "ListedLayout", "built_in", "detect", "list_layouts", "user_layout"]
@@ -27,7 +27,6 @@ BUILT_IN = ("sd15", "sd2", "sdxl", "sd3", "flux", "llama", "transformer")
 
 _ASKED = ("sdxl", "sd2", "sd15", "flux", "sd3", "llama", "transformer")
 _DATA = Path(__file__).with_name("data")
-_WILD = re.compile(r"[*?\[]")
 
 
 class ListedLayout(NamedTuple):
@@ -91,19 +90,17 @@ class _Names:
         self.shapes = shapes
         self._sorted = sorted(shapes)
 
-    def _like(self, glob: str) -> Iterator[str]:
-        wild = _WILD.search(glob)
-        if wild is None:
-            if glob in self.shapes:
-                yield glob
+    def _like(self, text: str) -> Iterator[str]:
+        if not is_glob(text):
+            if text in self.shapes:
+                yield text
             return
-        start = glob[: wild.start()]
-        matches = re.compile(translate(glob)).match
-        for index in range(bisect_left(self._sorted, start), len(self._sorted)):
+        glob = Glob(text)
+        for index in range(bisect_left(self._sorted, glob.beginning), len(self._sorted)):
             name = self._sorted[index]
-            if not name.startswith(start):
+            if not name.startswith(glob.beginning):
                 return
-            if matches(name):
+            if glob.matches(name):
                 yield name
 
     def has(self, marker: Marker) -> bool:
@@ -122,25 +119,50 @@ def _is_stack(layout: Layout, names: Mapping[str, Sequence[int]]) -> bool:
     return len(numbers) >= 2 and max(numbers) == len(numbers) - 1
 
 
-def _is(layout: Layout, names: _Names) -> bool:
-    return (
-        any(all(names.has(marker) for marker in markers) for markers in layout.detect)
-        and not any(names.has(Marker(glob)) for glob in layout.unless)
-        and (layout.stack is None or _is_stack(layout, names.shapes))
+def _has_signs(layout: Layout, names: _Names) -> bool:
+    return any(all(names.has(marker) for marker in markers) for markers in layout.detect) and not any(
+        names.has(Marker(glob)) for glob in layout.unless
     )
+
+
+def _is_whole(layout: Layout, names: _Names) -> bool:
+    return layout.stack is None or _is_stack(layout, names.shapes)
+
+
+def _try(text: LayoutText, layout: Layout, names: Iterable[str]) -> None:
+    """Look for a stranger's patterns in names once, in time: then whoever does it again needs no limit.
+
+    Raises:
+        RecipeError: one takes too long.
+    """
+    patience = Patience()
+    searches: list[tuple[str, Callable[[str], object]]] = [("blocks", layout.block)]
+    searches += [(part, pattern.search) for part, pattern in layout.components + layout.groups]
+    for what, search in searches:
+        try:
+            with patience.limit():
+                for name in names:
+                    search(name)
+        except TimeoutError:
+            message = f"the {what} of layout `{layout.name}` are not found within {LIMIT:.0f} seconds"
+            raise RecipeError.one("bad-regex", message, where=text.where.place(), help=SIMPLER) from None
 
 
 def detect(names_to_shapes: Mapping[str, Sequence[int]], user: Mapping[str, LayoutText]) -> Layout | None:
     """Return the layout of tensors given as name -> shape, or None where none of `user` and ours is it.
 
     Raises:
-        RecipeError: a layout of `user` is not sound.
+        RecipeError: a layout of `user` is not sound, or takes too long to look for its patterns in these names.
     """
     names = _Names(names_to_shapes)
     for text in user.values():
-        if _is(user_layout(text), names):
-            return user_layout(text)
-    return next((built_in(name) for name in _ASKED if _is(built_in(name), names)), None)
+        layout = user_layout(text)
+        if _has_signs(layout, names):
+            _try(text, layout, names.shapes)
+            if _is_whole(layout, names):
+                return layout
+    ours = (built_in(name) for name in _ASKED)
+    return next((layout for layout in ours if _has_signs(layout, names) and _is_whole(layout, names)), None)
 
 
 def list_layouts(user: Mapping[str, LayoutText]) -> list[ListedLayout]:
