@@ -12,6 +12,7 @@ from itertools import islice
 from typing import ClassVar, NamedTuple, Self
 
 __all__ = [
+    "MOST_PROBLEMS",
     "CorruptionError",
     "InternalError",
     "Interrupted",
@@ -28,9 +29,15 @@ __all__ = [
     "TargetError",
     "TrustError",
     "UsageError",
+    "bounded",
+    "clipped",
     "did_you_mean",
 ]
 
+MOST_PROBLEMS = 500
+"""What is told at once; a file that a script got wrong may have millions of mistakes."""
+_LONGEST_TEXT = 2000
+"""Signs of a message, and of its help: names stand in them, and may be of any length."""
 
 _LONGEST_WORD = 200
 """Signs of a word that may be a misspelt one, or that one that is meant."""
@@ -73,6 +80,24 @@ class Problem(NamedTuple):
             "help": self.help or None,
         }
         return found | ({"rows": list(self.rows)} if self.rows else {})
+
+
+def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the problems that are told at once: the first 500, and how many more there are."""
+    found = tuple(problems)
+    more = len(found) - MOST_PROBLEMS
+    if more <= 1:  # one takes no more room than to say that there is one, and may be the one that says so
+        return found
+    message = f"these are the first {MOST_PROBLEMS} mistakes, and there are {more} more"
+    return (
+        *found[:MOST_PROBLEMS],
+        Problem("too-many-mistakes", message, help="mend some of them, and look again"),
+    )
+
+
+def clipped(text: str) -> str:
+    """Return a text that is too long to be told without its middle."""
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 200]}…{text[-199:]}"
 
 
 class MergeBuildError(Exception):

@@ -48,7 +48,7 @@ class Keys:
     """
 
     def __init__(self, layout: Layout | None, names: Names, patience: Patience | None = None) -> None:
-        """Take the tensors; `patience` is what the patterns of the whole mergefile may take (None: these alone)."""
+        """Take the tensors; `patience` is what all `re:` of a mergefile may take (None: these keys are all of it)."""
         self.layout = layout
         self.names = names
         self._patience = patience or Patience()
@@ -56,7 +56,7 @@ class Keys:
         """The block of each tensor that is in one."""
         self._by_block: dict[str, list[str]] = {}
         if layout is not None:
-            for name, block in _blocks(layout, names, self._patience):
+            for name, block in _blocks(layout, names):
                 self.block_of[name] = block
                 self._by_block.setdefault(block, []).append(name)
         self.blocks: Names = in_order(self._by_block, layout.order) if layout else ()
@@ -123,7 +123,7 @@ class Keys:
             return _DECLARE
         families = Counter(family for family, number in map(block_id, self.blocks) if number >= 0)
         groups = [family for family, count in families.items() if count > 1]
-        with suppress(TimeoutError, UntriedError):  # then whoever names one is told
+        with suppress(TimeoutError):  # then whoever names one is told
             groups += [component for component, _ in layout.components if self._components.get(component)]
         groups += dict(layout.groups)
         there = f"blocks: {', '.join(drawn_together(self.blocks))}; groups: {', '.join(groups)}"
@@ -142,7 +142,7 @@ class Keys:
     def _find(self, key: str) -> Names:
         if key.startswith("re:"):
             pattern = _regex(key)
-            return self._matching(key, lambda names: self._searched(pattern, names))
+            return self._matching(key, lambda names: _searched(pattern, names, self._patience))
         names = self._block(key) or self._group(key)
         if names is None and key in self._place:
             names = (key,)
@@ -168,11 +168,6 @@ class Keys:
             listed = ", ".join(f"`{entry}`" for entry in drawn_together(blocks))
             advice = f"globs are for tensor names; for blocks write {listed}"
         raise BadSelectorError("selector-matches-nothing", f"`{key}` matches no tensor", advice)
-
-    def _searched(self, pattern: re.Pattern[str], names: Names) -> Names:
-        """Return those of some names that a pattern finds something in; in time, else it raises what `limit` does."""
-        with self._patience.limit():
-            return tuple(name for name in names if pattern.search(name))
 
     def _globbed(self, glob: Glob, names: Names) -> Names:
         return self._sorted_names.like(glob) if names is self.names else tuple(filter(glob.matches, names))
@@ -203,7 +198,7 @@ class Keys:
         """The tensors of each component that has some."""
         found: dict[str | None, list[str]] = {}
         if self.layout is not None:
-            with self._patience.limit():
+            with Patience().limit():
                 for name in self.names:
                     found.setdefault(self.layout.component(name), []).append(name)
         return found
@@ -219,7 +214,7 @@ class Keys:
             return None
         pattern = dict(layout.groups).get(key)
         if pattern is not None:
-            return self._searched(pattern, self.names)
+            return _searched(pattern, self.names, Patience())
         if any(key == component for component, _ in layout.components):
             return tuple(self._components.get(key, ()))
         return self._in_blocks(self._families[key]) if key in self._families else None
@@ -271,18 +266,24 @@ class Keys:
         return min(others, key=lambda block: abs(block_id(block)[1] - number), default=key)
 
 
-def _blocks(layout: Layout, names: Names, patience: Patience) -> list[tuple[str, str]]:
+def _blocks(layout: Layout, names: Names) -> list[tuple[str, str]]:
     """Return the names that are in a block, with it.
 
     Raises:
         RecipeError: the layout's patterns take for ever.
     """
     try:
-        with patience.limit():
+        with Patience().limit():
             return [(name, block) for name in names if (block := layout.block(name)) is not None]
-    except (TimeoutError, UntriedError):
+    except TimeoutError:
         message = f"the blocks of layout `{layout.name}` are not found within {LIMIT:.0f} seconds"
         raise RecipeError.one("bad-regex", message, help=SIMPLER) from None
+
+
+def _searched(pattern: re.Pattern[str], names: Names, patience: Patience) -> Names:
+    """Return those of some names that a pattern finds something in; in time, else it raises what `limit` does."""
+    with patience.limit():
+        return tuple(name for name in names if pattern.search(name))
 
 
 def _applies(rule: Elemental, name: str, in_blocks: set[str]) -> bool:

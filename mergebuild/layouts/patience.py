@@ -8,6 +8,8 @@ what else the machine does. Globs and names need no limit, see `globs.py`.
 A pattern that takes longer is a mistake. Then the mergefile is refused anyway, and the other patterns are only tried
 because all mistakes are told at once. For that they have as long again, all together: so a file of a thousand such
 patterns is refused within two limits, not a thousand.
+
+All that is of the keys, `re:`. The patterns of a layout are tried when it is found to be that of a file, see `detect`.
 """
 
 from __future__ import annotations

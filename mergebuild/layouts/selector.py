@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from mergebuild.errors import Problem, RecipeError
+from mergebuild.errors import Place, Problem, RecipeError, clipped
 from mergebuild.layouts.blocks import drawn_together
 from mergebuild.layouts.gradients import at, positions
 from mergebuild.layouts.keys import BadSelectorError, Keys, Names, near
@@ -55,7 +55,7 @@ class Selector:
     """Gives numbers to one set of tensors: `names` are those that numbers may reach. Remembers selections."""
 
     def __init__(self, layout: Layout | None, names: Sequence[str], patience: Patience | None = None) -> None:
-        """Take the tensors; `patience` is what the patterns of a whole mergefile may take (None: these alone)."""
+        """Take the tensors; `patience` is what all `re:` of a mergefile may take (None: these keys are all of it)."""
         self.layout = layout
         self.names: Names = tuple(names)
         self._keys = Keys(layout, self.names, patience)
@@ -119,7 +119,7 @@ class Selector:
             try:
                 chosen.update(self._keys.select(selector.text))
             except BadSelectorError as bad:
-                problems.append(Problem(bad.code, bad.message, selector.where.place(), bad.help))
+                problems.append(_problem(bad, selector.where.place()))
         if problems:
             raise RecipeError(problems)
         return frozenset(chosen)
@@ -142,7 +142,7 @@ class Selector:
             try:
                 reached[index] = self._reach(rule)
             except BadSelectorError as bad:
-                problems.append(Problem(bad.code, bad.message, rule.where.place(key=True), bad.help))
+                problems.append(_problem(bad, rule.where.place(key=True)))
                 continue
             winner.update(dict.fromkeys(reached[index], index))
         won: dict[int, list[str]] = {}
@@ -216,6 +216,10 @@ class Selector:
         if self._positions is None:
             self._positions = positions(self._keys.layout_for("a gradient"), self.names)
         return self._positions
+
+
+def _problem(bad: BadSelectorError, where: Place) -> Problem:
+    return Problem(bad.code, clipped(bad.message), where, clipped(bad.help))
 
 
 def structure(number: NumberPerTensor) -> tuple[object, ...]:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from mergebuild.errors import MergeBuildError, Place, Problem, RecipeError, UsageError
+from mergebuild.errors import MOST_PROBLEMS, MergeBuildError, Place, Problem, RecipeError, UsageError, clipped
 from mergebuild.recipe.places import At
 
 __all__ = ["Problems"]
-
-_MOST = 500
-"""What is noted of one recipe; a file that a script got wrong may have millions of mistakes."""
-_LONGEST = 2000
-"""Signs of a message, and of its help: names stand in them, and may be of any length."""
 
 
 class Problems:
@@ -53,9 +48,9 @@ class Problems:
         if place is not None:
             self.expect(place.file)
         self._count += 1
-        self._found[Problem(code, _clipped(message), place, _clipped(help), rows)] = None
-        if self._count == _MOST:
-            more = f"these are the first {_MOST} mistakes, and there are more"
+        self._found[Problem(code, clipped(message), place, clipped(help), rows)] = None
+        if self._count == MOST_PROBLEMS:
+            more = f"these are the first {MOST_PROBLEMS} mistakes, and there are more"
             self._found[Problem("too-many-mistakes", more, None, "mend some of them, and look again")] = None
             self.fail()
 
@@ -69,7 +64,3 @@ class Problems:
     def _order(self, problem: Problem) -> tuple[int, int, int]:
         where = problem.where
         return (self._files[where.file], where.line, where.column) if where is not None else (-1, 0, 0)
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 200]}…{text[-199:]}"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from mergebuild.errors import bounded
 from mergebuild.report.columns import clean
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Console:
         From any thread, also while events are listened to: a terminal gets its cursor back.
         """
         self._close_bar()
+        problems = bounded(problems)
         self.problems(problems)
         if self.as_json and not self._answered:
             self.answer({"ok": False, "errors": [problem.to_json() for problem in problems]}, ())

@@ -56,6 +56,22 @@ def test_a_failure_is_text_on_stderr_and_a_document_on_stdout(capsys: pytest.Cap
     assert err == "error[one]: first\n  help: mend it\n\nerror[two]: second\n"
 
 
+@pytest.mark.parametrize(("count", "told", "last"), [
+    (500, 500, "number 499"), (501, 501, "number 500"),
+    (502, 501, "these are the first 500 mistakes, and there are 2 more"),
+    (9000, 501, "these are the first 500 mistakes, and there are 8500 more"),
+])  # fmt: skip
+def test_of_many_problems_the_first_are_told_and_how_many_more_there_are(
+    count: int, told: int, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Console(as_json=True).failure([Problem("x", f"number {n}") for n in range(count)])
+    out, err = capsys.readouterr()
+    errors = json.loads(out)["errors"]
+    assert len(errors) == told == err.count("error[")
+    assert [each["message"] for each in errors[:500]] == [f"number {n}" for n in range(500)]
+    assert errors[-1]["message"] == last
+
+
 def test_a_line_of_an_answer_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Console().answer({}, ["a\nb\x1b[2J"])
     assert capsys.readouterr().out == "a\\nb\\x1b[2J\n"
