@@ -2,8 +2,9 @@
 
 `sha256` is of the whole file. `autov2` is its first 10 digits, `autov1` is of 64 KiB at 1 MiB alone (merges of the same
 models often share it), `autov3` is of a safetensors file's data without its header, so that metadata can't change it.
-A folder has only `sha256`, of a line for each of its weight files, sorted: what `sha256sum FILES | LC_ALL=C sort |
-sha256sum` prints in that folder.
+A folder has only `sha256`, of a line for each of its files, sorted: what `sha256sum FILES | LC_ALL=C sort | sha256sum`
+prints in that folder. `Model.own_files` says which these are: the weights, what says what they hold, and the small
+files without which a client makes another model of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["EVERY", "Difference", "differs", "of_file", "of_files"]
+__all__ = ["EVERY", "Difference", "differs", "of_file", "of_files", "of_listing", "path_in", "sha256"]
 
 EVERY: Final = ("sha256", "autov1", "autov2", "autov3")
 """All hashes, in the order in which they are shown."""
@@ -80,21 +81,36 @@ def of_file(path: Path, *, safetensors: bool, wanted: Collection[str] = EVERY) -
 
 
 def of_files(folder: Path, files: Iterable[Path]) -> dict[str, str | None]:
-    """Return the hashes of a folder by its weight files: the SHA-256 of lines `SHA256  PATH`, sorted; no others.
+    """Return the hashes of a folder by its files: its `sha256`; it has no others.
 
     Args:
-        folder: what the paths in the lines are relative to, with `/` between their parts.
-        files: the weight files below it.
+        folder: what the paths in the lines are relative to.
+        files: the files below it that count.
 
     Raises:
         OSError: one can't be read.
     """
-    lines = [
-        f"{of_file(path, safetensors=False, wanted=('sha256',))['sha256']}  {path.relative_to(folder).as_posix()}\n"
-        for path in files
-    ]
-    text = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
-    return {**dict.fromkeys(EVERY), "sha256": hashlib.sha256(text).hexdigest()}
+    return {**dict.fromkeys(EVERY), "sha256": of_listing({path_in(folder, path): sha256(path) for path in files})}
+
+
+def of_listing(listing: Mapping[str, str]) -> str:
+    """Return the SHA-256 of lines `SHA256  PATH`, sorted, given the SHA-256 of each file by its path in a folder."""
+    text = "".join(sorted(f"{digits}  {path}\n" for path, digits in listing.items()))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def path_in(folder: Path, path: Path) -> str:
+    """Return what a file in a folder is called there, with `/` between the parts on every system."""
+    return path.relative_to(folder).as_posix()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    return str(of_file(path, safetensors=False, wanted=("sha256",))["sha256"])
 
 
 class _Part(NamedTuple):

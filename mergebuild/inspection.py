@@ -99,7 +99,7 @@ def inspect_model(
 
 def _hashes(model: Model) -> dict[str, str | None]:
     if model.folder is not None:
-        return hashes.of_files(model.folder, model.files)
+        return hashes.of_files(model.folder, model.own_files)
     return hashes.of_file(model.files[0], safetensors=model.format == "safetensors")
 
 

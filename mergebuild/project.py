@@ -80,6 +80,7 @@ class _Session:
 
     def plan_anew(self) -> Planner:
         """Return a planner that knows of nothing planned before."""
+        self.sources.look_again()
         self.planner = Planner(
             self._recipe, self.sources, self.store, expect_work=self._expect_work, device=self._device
         )

@@ -2,7 +2,9 @@
 
 A file's digests are remembered by device, inode, size, mtime and ctime; a copy or a touched file is read again, and an
 edit that puts size and mtime back is seen by its ctime. The files of a folder are remembered as one, by the states of
-all of them and of what says which tensors they hold.
+all of them and of what says which tensors they hold. Beside these stand files that change no tensor, and make another
+model of it all the same: configuration, tokenizer, templates. A pin or lock of a folder is of all its files; the small
+ones are looked at each time that somebody asks for the folder's hash (`filehashes.py`).
 
 A file that changed within the clock's grain could change once more without a trace (the "racily clean" problem). So a
 source is opened only when it has *settled*: nobody has it open for writing, header and stat data are those of one
@@ -22,7 +24,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +35,7 @@ from mergebuild import hashes, portable
 from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
+from mergebuild.filehashes import FileHashes
 from mergebuild.filestate import Moment, grain_of, is_gone, is_racy, is_rested
 from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
 from mergebuild.formats.gathering import gather
@@ -72,6 +75,8 @@ class SourceFile:
     checksums: Mapping[str, bytes] | None = None
     sha256: str | None = None
     autov3: str | None = None
+    listing: Mapping[str, str] = field(default_factory=dict)
+    """Of a folder whose `sha256` is known, the SHA-256 of each of its files by path in it."""
     part: str = ""
     """Which part of the source it is, under other names; empty: all of it."""
 
@@ -128,6 +133,21 @@ class SourceFile:
         return {name: found[name] for name in self.has_hashes}
 
     @property
+    def small_files(self) -> Mapping[str, str]:
+        """Of a folder whose `sha256` is known, the SHA-256 of each file without tensors by path; else nothing."""
+        return {path: self.listing[path] for path in sorted(self.listing.keys() - self._weights)}
+
+    @property
+    def sha256_of_weights(self) -> str:
+        """Of a folder whose `sha256` is known, what that would be of its weights alone, as it once was; else empty."""
+        return hashes.of_listing({path: self.listing[path] for path in self._weights}) if self.listing else ""
+
+    @property
+    def _weights(self) -> set[str]:
+        folder = self.model.folder
+        return {hashes.path_in(folder, path) for path in self.model.files} if folder else set()
+
+    @property
     def is_hashed(self) -> bool:
         """Whether its digests are known."""
         return self.checksums is not None
@@ -171,6 +191,7 @@ class Sources:
         self._folder = folder
         self._emit = emit
         self._files: dict[str, SourceFile] = {}
+        self._hashes = FileHashes(state)
         self._settled: dict[Path, Identity] = {}
         """The states of all files opened, as they were found then."""
         self.bytes_read = 0
@@ -218,6 +239,15 @@ class Sources:
             self._declared = {**self._declared, known: self._declared[name]}
         return known
 
+    def look_again(self) -> None:
+        """Have the hashes of folders taken anew when they are asked for: no stat data of a source tell of small files.
+
+        What reads these files once more, reads them after this.
+        """
+        for source in self._files.values():
+            if source.model.folder is not None:
+                source.sha256, source.listing = None, {}
+
     def hashed(self, name: str, *, with_sha256: bool = False) -> SourceFile:
         """Return a source whose digests (and SHA-256, when asked for or pinned) are known, reading it if need be.
 
@@ -241,12 +271,17 @@ class Sources:
         return source
 
     def _mismatch(self, source: SourceFile, differs: hashes.Difference) -> SourceError:
+        rows = [f"pinned  {differs.pinned}", f"found   {differs.found}  {source.shown}"]
+        way_out = "get what is pinned, or change the pin (`mergebuild inspect` prints all hashes)"
+        if source.sha256_of_weights == differs.pinned:
+            rows.append("what is pinned are the weights alone, as it was before a pin was of all files of a folder")
+            way_out = "look at its configuration, tokenizer and templates, and pin what was found"
         return SourceError.one(
             "pin-mismatch",
             f"source `{source.name}` is not what its `{differs.name}` pins",
             where=self._declared[source.name].where.place(differs.name),
-            rows=(f"pinned  {differs.pinned}", f"found   {differs.found}  {source.shown}"),
-            help="get what is pinned, or change the pin (`mergebuild inspect` prints all hashes)",
+            rows=rows,
+            help=way_out,
         )
 
     def is_pinned(self, name: str) -> bool:
@@ -256,13 +291,32 @@ class Sources:
     def meets_pin(self, name: str) -> bool:
         """Whether a source has no pins, or is known to be what they pin."""
         pins = self._declared[name].pins
-        return not pins or hashes.differs(pins, self.file(name).hashes) is None
+        return not pins or hashes.differs(pins, {**self.file(name).hashes, "sha256": self.known_sha256(name)}) is None
+
+    def known_sha256(self, name: str) -> str | None:
+        """Return the SHA-256 of a source as far as that is known without reading it.
+
+        Raises:
+            SourceError: it is missing or not a file that can be read.
+        """
+        source = self.file(name)
+        folder = source.model.folder
+        if source.sha256 is None and folder is not None:
+            try:
+                found = {hashes.path_in(folder, path): self._hashes.known(path) for path in source.model.own_files}
+            except OSError as error:
+                raise self._unreadable(name, source.shown, error) from error
+            listing = {path: digits for path, digits in found.items() if digits}
+            if len(listing) == len(found):
+                source.listing, source.sha256 = listing, hashes.of_listing(listing)
+        return source.sha256
 
     def learn(self, source: SourceFile) -> None:
         """Remember the checksums of a source; it must still be the file that was opened (`changed`)."""
         checksums = b"".join((source.checksums or {}).values())
         epoch = "" if is_rested(source.identity, Moment.now()) else _epoch_of(source)
-        row = SourceRow(source.remembered_by, checksums, source.content, source.sha256, source.autov3, epoch)
+        sha256 = source.sha256 if source.model.folder is None else None  # of a folder, each file's is remembered
+        row = SourceRow(source.remembered_by, checksums, source.content, sha256, source.autov3, epoch)
         self._state.remember_source(row)
 
     def opened(self) -> list[str]:
@@ -320,7 +374,8 @@ class Sources:
         """Return a source with what is remembered of it."""
         known = self._state.source(found.remembered_by, _epoch_of(found))
         if known:
-            found.sha256, found.autov3 = known.sha256, known.autov3
+            found.autov3 = known.autov3
+            found.sha256 = known.sha256 if found.model.folder is None else None
             if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):
                 remembered = replace(found, checksums=_by_name(found.model, known.checksums))
                 if remembered.content == known.content:  # else another version of us saw other tensors in it
@@ -329,25 +384,40 @@ class Sources:
 
     def _hash(self, source: SourceFile, wanted: Collection[str]) -> None:
         """Read a source for what is not known of it, hashes of the whole if wanted, and remember what was found."""
-        self._emit(Hashing(source.shown, source.size))
         try:
+            is_read = not source.is_hashed or not self._knows_weights(source)
+            if is_read:
+                self._emit(Hashing(source.shown, source.size))
             checksums = source.checksums or _by_name(source.model, b"".join(_checksums(source)))
-            found = _hashes(source.model, wanted) if wanted else {}
+            found = self._hashes_of(source, wanted) if wanted else {}
         except Exception as error:  # a file that is cut short fails in many ways
             if not _still(source):
                 raise self._changed(source) from error
             if isinstance(error, OSError):
                 raise self._unreadable(source.name, source.shown, error) from error
             raise
-        self.bytes_read += source.size
-        if source.size <= SMALL:
-            self.at_hand.update(source.model.files)
+        if is_read:
+            self.bytes_read += source.size
+            if source.size <= SMALL:
+                self.at_hand.update(source.model.files)
         if not _still(source):
             raise self._changed(source)
         source.checksums = checksums
         source.sha256 = found.get("sha256") or source.sha256
         source.autov3 = found.get("autov3") or source.autov3
         self.learn(source)
+
+    def _knows_weights(self, source: SourceFile) -> bool:
+        """Whether the hash of a folder follows without reading its weights."""
+        return source.model.folder is not None and all(map(self._hashes.known, source.model.files))
+
+    def _hashes_of(self, source: SourceFile, wanted: Collection[str]) -> Mapping[str, str | None]:
+        """Return hashes of the whole of a source."""
+        model = source.model
+        if model.folder is None:
+            return hashes.of_file(model.files[0], safetensors=model.format == "safetensors", wanted=wanted)
+        source.listing = {hashes.path_in(model.folder, path): self._hashes.of(path) for path in model.own_files}
+        return {"sha256": hashes.of_listing(source.listing)}
 
     def _changed(self, source: SourceFile) -> SourceError:
         return SourceError.one(
@@ -439,13 +509,6 @@ def _gathered(info: TensorInfo, fds: Mapping[int, int]) -> bytes:
             for fd in held:
                 portable.let_go(fd)
     return running.digest()
-
-
-def _hashes(model: Model, wanted: Collection[str]) -> Mapping[str, str | None]:
-    """Return hashes of the whole of a model."""
-    if model.folder is not None:
-        return hashes.of_files(model.folder, model.files)
-    return hashes.of_file(model.files[0], safetensors=model.format == "safetensors", wanted=wanted)
 
 
 def _decisive(model: Model) -> tuple[Path, ...]:

@@ -45,9 +45,14 @@ class Model:
     """What the folder holds, under the names that its files give."""
 
     @property
+    def own_files(self) -> tuple[Path, ...]:
+        """All files that make it what it is, tensors first; what else lies in a folder is no part of the model."""
+        return tuple(dict.fromkeys((*self.files, *self.documents, *self.beside)))
+
+    @property
     def watched(self) -> tuple[Path, ...]:
         """All that was looked at; what it offers changes only when one of these does."""
-        found = (*self.files, *self.documents, *self.beside)
+        found = self.own_files
         if self.folder is None:
             return found
         folders = (path.parent for path in found if path.parent.is_relative_to(self.folder))

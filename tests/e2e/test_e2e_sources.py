@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
-from model_folders import checkpoint, document, llama_pair, sharded
+from model_folders import SIDECARS, checkpoint, document, llama_pair, sharded
 from project_space import Space, Tensors, write_tensors
 from tiny_models import llama, sd15
 
@@ -196,17 +196,81 @@ def test_a_checkpoint_is_pinned_by_its_bytes_alone(pair: Space) -> None:
     assert "only a safetensors file has one" in outcome.err
 
 
-def test_a_folder_is_pinned_by_what_sha256sum_says_of_its_weights(pair: Space) -> None:
-    names = sharded(pair / "two", sd15(2))
-    lines = sorted(f"{hashlib.sha256((pair / 'two' / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
-    sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
-    assert hashes(pair, "two/") == {"sha256": sha256, "autov1": None, "autov2": None, "autov3": None}
-    pinned(pair, "two/", sha256=sha256)
-    assert pair.build().verdicts == {"mix": "built"}
-    document(pair / "two/tokenizer.json", {"version": "another"})
-    assert pair.build().verdicts == {"mix": "up-to-date"}
-    pinned(pair, "two/", autov2=sha256[:10])
-    assert "a folder has only `sha256`" in pair.refused("build", code=4).err
+def sha256sum(folder: Path, names: Iterable[str]) -> str:
+    """Return what `sha256sum NAMES | LC_ALL=C sort | sha256sum` prints in a folder."""
+    lines = sorted(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def folder(pair: Space) -> Space:
+    """The pair's project, its second source a folder; a README and code that no pin is of."""
+    sharded(pair / "two", sd15(2))
+    (pair / "two/README.md").write_text("# Two\n")
+    (pair / "two/modeling_two.py").write_text("print()\n")
+    (pair / "two/chat_template.jinja").write_text("{{ messages }}\n")
+    pair.settle()
+    return pair
+
+
+def test_a_folder_is_pinned_by_what_sha256sum_says_of_its_files(folder: Space) -> None:
+    names = [FIRST, "model-00002-of-00002.safetensors", INDEX, *SIDECARS, "chat_template.jinja"]
+    sha256 = sha256sum(folder / "two", names)
+    assert hashes(folder, "two/") == {"sha256": sha256, "autov1": None, "autov2": None, "autov3": None}
+    pinned(folder, "two/", sha256=sha256)
+    assert folder.build().verdicts == {"mix": "built"}
+    pinned(folder, "two/", autov2=sha256[:10])
+    assert "a folder has only `sha256`" in folder.refused("build", code=4).err
+
+
+@pytest.mark.parametrize("when", ["before it is known", "after it was built"])
+@pytest.mark.parametrize("name", [FIRST, INDEX, *SIDECARS, "chat_template.jinja", "vocab.json"])
+def test_another_file_of_a_folder_is_not_what_is_pinned(folder: Space, name: str, when: str) -> None:
+    """Whatever a client reads of it, also what was not there; put back, it is what is pinned."""
+    path = folder / "two" / name
+    before = path.read_bytes() if path.exists() else None
+    pinned(folder, "two/", sha256=hashes(folder, "two/")["sha256"])
+    if when == "after it was built":
+        folder.build()
+        folder.settle()
+        folder.build()
+    path.write_bytes((before or b"{}") + b"\n" if name != FIRST else bytes(before or b"")[:-1] + b"\x01")
+    assert folder.refused("build", code=4).errors == ["pin-mismatch"]
+    folder.settle()
+    assert folder.refused("build", code=4).errors == ["pin-mismatch"]
+    path.unlink() if before is None else path.write_bytes(before)
+    folder.build()
+
+
+def test_what_no_client_needs_is_in_no_pin(folder: Space) -> None:
+    before = hashes(folder, "two/")
+    (folder / "two/README.md").write_text("# Another\n")
+    (folder / "two/modeling_two.py").unlink()
+    assert hashes(folder, "two/") == before
+
+
+def test_a_pin_of_the_weights_alone_is_named_as_one(folder: Space) -> None:
+    """As pins were before they were of all files: nobody is let through, and nobody looks for another download."""
+    names = [FIRST, "model-00002-of-00002.safetensors"]
+    pinned(folder, "two/", sha256=sha256sum(folder / "two", names))
+    outcome = folder.refused("build", code=4)
+    assert outcome.errors == ["pin-mismatch"]
+    assert "what is pinned are the weights alone" in outcome.err
+    assert hashes(folder, "two/")["sha256"] in outcome.err
+
+
+def test_an_edited_tokenizer_costs_reading_a_tokenizer(folder: Space) -> None:
+    pinned(folder, "two/", sha256=hashes(folder, "two/")["sha256"])
+    folder.build()
+    document(folder / "two/tokenizer.json", {"version": "another"})
+    folder.settle()
+    pinned(folder, "two/", sha256=hashes(folder, "two/")["sha256"])
+    found = folder.build()
+    assert found.verdicts == {"mix": "up-to-date"}
+    assert found.bytes_read == 0
 
 
 def test_a_folder_and_the_one_file_in_it_have_hashes_of_their_own(pair: Space) -> None:
