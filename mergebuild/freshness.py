@@ -1,9 +1,9 @@
 """See quickly that a target is up to date, without folding it.
 
 A *fingerprint* covers everything that a target's artifact and metadata follow from: its recipe fields, the content of
-its sources, and the fingerprints of the targets that it reads. A record of the last build keeps it. If it is the same,
-and the output is still the file that was published, the target is up to date; nothing else need be known. If it is
-not, nothing follows: the planner decides.
+its sources (and their SHA-256, where its metadata name that), and the fingerprints of the targets that it reads. A
+record of the last build keeps it. If it is the same, and the output is still the file that was published, the target is
+up to date; nothing else need be known. If it is not, nothing follows: the planner decides.
 
 What goes into a fingerprint is every field that takes part in comparing recipe values, names included, so it changes
 more often than the digests do. That only costs a closer look.
@@ -81,12 +81,24 @@ class Freshness:
             return source.content if source.is_hashed and self._sources.meets_pin(name) else None
         target = self._recipe.target(name)
         below = [self.fingerprint(each.ref) for each in target.reads]
+        if target.metadata == "full" and None not in below:
+            below += self._named_by_metadata(name)
         running = xxhash.xxh3_128(self._common + _canonical(target).encode())
         for each in below:
             if each is None:
                 return None
             running.update(each)
         return running.digest()
+
+    def _named_by_metadata(self, name: str) -> Iterator[bytes | None]:
+        """Yield the SHA-256 of the sources below a target, None for what is not known.
+
+        It covers what the content of a source does not, such as a file's own metadata.
+        """
+        refs = (each.ref for below in self._recipe.below(name) for each in self._recipe.target(below).reads)
+        for ref in dict.fromkeys(ref for ref in refs if ref in self._sources):
+            sha256 = self._sources.known_sha256(ref)
+            yield sha256.encode() if sha256 else None
 
 
 def _canonical(value: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from lab import Lab
 
@@ -112,6 +114,34 @@ def test_a_wrong_pin_is_not_overlooked(chain: Lab) -> None:
     with pytest.raises(SourceError) as caught:
         chain.build()
     assert caught.value.problems[0].code == "pin-mismatch"
+
+
+def test_what_full_metadata_say_of_a_source_is_not_overlooked(chain: Lab) -> None:
+    """Its SHA-256, which covers its own metadata; the tensors, and so its content, are the same."""
+    chain.write(CHAIN + 'metadata = "full"\n')
+    chain.build()
+    chain.settle()
+    assert chain.verdicts() == {"file": "up-to-date", "last": "up-to-date"}
+    raw = (chain / "y.safetensors").read_bytes()
+    (chain / "y.safetensors").write_bytes(raw.replace(b'"format":"pt"', b'"format":"PT"'))
+    chain.settle()
+    assert (chain / "y.safetensors").read_bytes() != raw
+
+    assert chain.verdicts("file") == {"file": "up-to-date"}  # which makes known that the tensors are the same
+    assert chain.verdicts("last") == {"last": "restored"}
+    sha256 = hashlib.sha256((chain / "y.safetensors").read_bytes()).hexdigest()
+    assert sha256.encode() in (chain / "last.safetensors").read_bytes()
+    chain.settle()
+    assert chain.verdicts() == {"file": "up-to-date", "last": "up-to-date"}
+
+
+def test_a_fresh_target_of_full_metadata_is_not_planned(chain: Lab, looked_at: list[str]) -> None:
+    chain.write(CHAIN + 'metadata = "full"\n')
+    chain.build()
+    chain.settle()
+    looked_at.clear()
+    assert chain.verdicts() == {"file": "up-to-date", "last": "up-to-date"}
+    assert looked_at == []
 
 
 def test_an_output_changed_by_hand_is_not_fresh(chain: Lab) -> None:
