@@ -1,8 +1,9 @@
 """What a target was built from, as lines for people: the difference of two manifests is what `why` prints.
 
 The lines of a target are its method, its numbers rule by rule, its options, and what its inputs are by content; those
-of the virtual targets below it follow under their names. Every field of a target is either here or listed as left out
-(`tests/unit/test_manifest.py`): a field that changes bytes and is missing here would be a change without a reason.
+of the virtual targets below it follow under their names, and the small files that a folder takes over come last. Every
+field of a target is either here or listed as left out (`tests/unit/test_manifest.py`): a field that changes bytes and
+is missing here would be a change without a reason.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def changes(before: Manifest, after: Manifest) -> list[Change]:
         if old == new or (key == STATISTICS and new is None):
             continue
         if key.startswith(("input ", "program ")):
-            what = "contents changed" if old and new else ("is new" if new else "is gone")
-            text = f"{key}: {what}"
+            what = "changed" if old and new else ("is new" if new else "is gone")
+            is_small_file = ": " in key
+            text = f"{key} {what}" if is_small_file else f"{key}: {'contents ' if old and new else ''}{what}"
         elif key == STATISTICS:
             text = "statistics of tensors that another target makes are taken again: earlier versions took wrong ones"
         else:
@@ -111,6 +113,8 @@ def _lines(target: Target, layout: Layout | None, dtype: str | None) -> Iterator
         yield "drop", _selectors(target.drop)
     if target.ema != "drop":
         yield "ema", target.ema
+    if target.config is not None:
+        yield "config", target.config.ref
 
 
 def _programs(target: Target) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mergebuild.digest import checksum
 from mergebuild.errors import MismatchError
 from mergebuild.fit import Spec
 from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Text
@@ -21,7 +22,7 @@ from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Tex
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
 
-__all__ = ["File", "Files", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
+__all__ = ["File", "Files", "Origin", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
 
 _MOST: Final = 5_000_000_000
 """Bytes of tensors a shard, where a target does not say."""
@@ -30,7 +31,9 @@ _MOST_OF_A_COMPONENT: Final = 10_000_000_000
 
 _RECIPE: Final = "mergebuild.json"
 """What the metadata of a single file say, as a file of a folder: every shard has only its own."""
-_MODEL_INDEX: Final = "model_index.json"
+_CONFIG: Final = "config.json"
+_CONFIGS: Final = {"sharded": _CONFIG, "diffusers": "model_index.json", "peft": "adapter_config.json"}
+"""What clients look for first in a folder, by its kind."""
 _ADAPTER: Final = "adapter_model.safetensors"
 
 
@@ -42,6 +45,15 @@ class File(NamedTuple):
     packing: Packing
     content: bytes = b""
     """All of it, where it holds no tensors."""
+    origin: Origin | None = None
+    """What it was made of, where that is one of the donor's small files."""
+
+
+class Origin(NamedTuple):
+    """A small file of a donor: its path in the donor's folder, and the checksum of its bytes."""
+
+    path: str
+    checksum: bytes
 
 
 class Files(NamedTuple):
@@ -113,16 +125,17 @@ def _beside(
     """Yield the small files of the donor."""
     from mergebuild.formats.sidecars import patched_config, tying
 
-    last = _MODEL_INDEX if pipeline else "config.json"
+    last = _CONFIGS[donor.kind]
     for name in sorted(donor.sidecars, key=lambda name: (name == last, name)):
         content = (home / name).read_bytes()
-        if name.endswith("config.json") and name.count("/") <= 1 and _is_of_weights(name, donor):
+        origin = Origin(name, checksum(content))
+        if name.endswith(_CONFIG) and name.count("/") <= 1 and _is_of_weights(name, donor):
             tied = None if pipeline else tying(donor.components[""].tensors, digests)
             held = pipeline.specs(name.rpartition("/")[0]) if pipeline else specs
             content = patched_config(content, dtype=_common_dtype(held), tied=tied)
-        elif name == _MODEL_INDEX and pipeline:
+        elif name == last and pipeline:
             content = pipeline.index(content)
-        yield _text(name, content)
+        yield _text(name, content)._replace(origin=origin)
 
 
 def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder | None) -> Iterator[File]:
@@ -132,7 +145,8 @@ def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder 
     yield File(_ADAPTER, tuple(specs), Arrangement((name, *spec[:2]) for name, spec in specs.items()))
     yield from _recipe(facts)
     content = adapter_json({name: spec.shape for name, spec in specs.items()}, donor.config if donor else {})
-    yield _text("adapter_config.json", content)
+    origin = Origin(_CONFIGS[donor.kind], checksum(json.dumps(donor.config).encode())) if donor else None
+    yield _text(_CONFIGS["peft"], content)._replace(origin=origin)
 
 
 def _recipe(facts: Mapping[str, str]) -> Iterator[File]:
@@ -147,7 +161,7 @@ def _text(path: str, content: bytes) -> File:
 
 def _is_of_weights(name: str, donor: Folder) -> bool:
     folder, _, base = name.rpartition("/")
-    return base == "config.json" and folder in donor.components
+    return base == _CONFIG and folder in donor.components
 
 
 def _common_dtype(specs: Mapping[str, Spec]) -> str | None:

@@ -175,9 +175,8 @@ class Planner:
         Raises:
             SourceError: one is missing or unreadable.
         """
-        inputs = (each.ref for name in self._recipe.below(target) for each in self._recipe.target(name).reads)
         problems: list[Problem] = []
-        for owner in dict.fromkeys(ref for ref in inputs if ref in self._sources):
+        for owner in self.sources_of(target):
             try:
                 self._sources.file(owner)
             except SourceError as error:
@@ -210,6 +209,8 @@ class Planner:
             or any(self._operates(self.folder.blueprint(name)) for name in self._recipe.below(goal.target))
         )
         to_hash = [owner for owner in sorted(leaves) if hash_first or self._sources.is_pinned(owner)]
+        others = [owner for owner in self.sources_of(goal.target) if owner not in leaves]
+        to_hash += [owner for owner in others if self._sources.is_pinned(owner)]  # whose small files are read, perhaps
         if size > SMALL and not was_built and not set(to_hash).isdisjoint(unseen):
             self._expect_work()
         for owner in to_hash:
@@ -279,6 +280,11 @@ class Planner:
             self._read[key] = sum(self._sources.file(owner).tensors[name].nbytes for owner, name in read)
         return self._read[key]
 
+    def sources_of(self, target: str) -> tuple[str, ...]:
+        """Return every source that a target, or a target below it, names: for tensors, or for small files."""
+        refs = (each.ref for name in self._recipe.below(target) for each in self._recipe.target(name).reads)
+        return tuple(dict.fromkeys(ref for ref in refs if ref in self._sources))
+
     def leaves(self, target: str) -> frozenset[str]:
         """Return the sources at the bottom of a target, through files as well."""
         return frozenset(own for each in self._bottom(target) if (own := source_of_part(each)))
@@ -328,10 +334,12 @@ class Planner:
         assert goal.path is not None
         assert whole is not None
         facts = self._metadata(item)
-        donor, home = self._donor(item)
+        name, donor, home = self._donor(item)
         target = item.blueprint.target
         packed = packing.files_of(specs, whole.by_name, facts, donor, home, target.max_shard_size)
         item.notices += (*(donor.left_out if donor and not target.makes_lora else ()), *packed.notices)
+        origins = [file.origin for file in packed.files if file.origin]
+        item.lines |= {f"input {name}: {each.path}": tagged(each.checksum) for each in origins}
         for file in packed.files:
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
@@ -344,10 +352,10 @@ class Planner:
             self._head(part, file.packing, own)
             yield part
 
-    def _donor(self, item: Item) -> tuple[Donor | None, Path | None]:
-        """Return what goes beside the weights: of what `config` names, else of the first source that has some.
+    def _donor(self, item: Item) -> tuple[str, Donor | None, Path | None]:
+        """Return whose small files go beside the weights: of what `config` names, else of the first source with some.
 
-        An adapter has a configuration for adapters alone.
+        Its name, what its folder holds, and that folder. An adapter has a configuration for adapters alone.
         """
         config = item.blueprint.target.config
         top = config.ref if config else item.name
@@ -356,12 +364,12 @@ class Planner:
             model = self._sources.file(ref).model if ref in self._sources else None
             is_donor = model is not None and (model.format != "peft" or item.blueprint.target.makes_lora)
             if is_donor and model is not None and model.contents is not None and model.facts:
-                return model.contents, model.folder
+                return ref, model.contents, model.folder
         if config:
             message = f"`config` of target `{item.name}` is `{config.ref}`, which has no configuration"
             hint = "name a source that is a folder of transformers or diffusers"
             raise RecipeError.one("no-config", message, where=config.where.place(), help=hint)
-        return None, None
+        return "", None, None
 
     def _grid(self, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Grid:
         """Return what the tensors of a target have in common with those of targets made alike."""

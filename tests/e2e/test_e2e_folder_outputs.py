@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_folders import CONFIG, SIDECARS, document, llama_pair, pipeline
-from project_space import Space, read_tensors, same_bits
+from model_folders import CONFIG, SIDECARS, document, llama_pair, pipeline, sharded
+from project_space import NewSpace, Space, read_tensors, same_bits
 from tiny_models import llama
 
 MERGEFILE = """
@@ -365,6 +365,56 @@ def test_an_edited_tokenizer_is_copied_and_computes_nothing(built: Space) -> Non
     assert again["mix"]["tensors_computed"] == 0
     assert built.bytes("out/mix/tokenizer.json") == built.bytes("one/tokenizer.json")
     assert built.states() == {"mix": "up-to-date"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("config.json", CONFIG | {"rms_norm_eps": 1e-5}),
+        ("config.json", CONFIG | {"rope_theta": 500_000}),
+        ("generation_config.json", {"do_sample": False}),
+        ("tokenizer_config.json", {"model_max_length": 4096}),
+    ],
+)
+def test_an_edited_small_file_is_named_by_why_and_written(built: Space, name: str, value: object) -> None:
+    assert built.reasons("mix") == []
+    document(built / "one" / name, value)
+    assert built.states() == {"mix": "stale"}
+    assert built.reasons("mix") == [f"input one: {name} changed"]
+    (change,) = built.json("why", "mix")["changes"]
+    assert change["what"] == f"input one: {name}"
+    built.build()
+    assert json.loads((built / "out/mix" / name).read_text()) == value
+    assert built.reasons("mix") == []
+
+
+def test_small_files_that_are_new_or_gone_are_named_by_why(built: Space) -> None:
+    document(built / "one/added_tokens.json", {})
+    assert "input one: added_tokens.json is new" in built.reasons("mix")
+    built.build()
+    (built / "one/added_tokens.json").unlink()
+    built.edit("L02 = 0.5", "L02 = 0.75")
+    assert built.reasons("mix") == ["alpha[L02] 0.5 -> 0.75", "input one: added_tokens.json is gone"]
+
+
+def test_another_donor_is_named_by_why(built: Space) -> None:
+    document(built / "two/tokenizer.json", {"version": "2.0"})
+    built.edit("max_shard_size", 'config = "two"\nmax_shard_size')
+    assert "config (none) -> two" in built.reasons("mix")
+
+
+def test_a_pin_holds_for_who_only_gives_its_small_files(llamas: Space, new_space: NewSpace) -> None:
+    """No tensor of it is used, and its tokenizer is published."""
+    other = new_space("other")
+    sharded(other / "three", llama(3))
+    right = other.json("inspect", "three/")["hashes"]["sha256"]
+    sharded(llamas / "three", llama(3))
+    llamas.edit('two = "two/"', f'two = "two/"\nthree = {{ path = "three/", sha256 = "{right}" }}')
+    llamas.edit("max_shard_size", 'config = "three"\nmax_shard_size')
+    llamas.settle()
+    llamas.build()
+    document(llamas / "three/tokenizer.json", {"version": "2.0"})
+    assert llamas.refused("build", code=4).errors == ["pin-mismatch"]
 
 
 def test_an_edited_tokenizer_of_another_source_changes_nothing(built: Space) -> None:
