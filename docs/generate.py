@@ -68,7 +68,7 @@ of the section *Everywhere* may stand before the command or behind it.
 | 3 | the mergefile is wrong, alone or against its inputs |
 | 4 | a source is missing, unreadable, unsafe, or differs from its pin or the lock |
 | 5 | corruption was found |
-| 6 | `verify --rebuild` or `build --locked` gave another result |
+| 6 | `verify --rebuild` or `build --locked` gives another result, or `lock --check` another lock |
 | 7 | no space is left |
 | 8 | `status --exit-code`: not all targets are up to date |
 | 9 | inputs do not fit together |

@@ -17,6 +17,7 @@ from mergebuild.errors import MergeBuildError, Problem
 from mergebuild.findings import Change
 from mergebuild.formats import Header, Packing
 from mergebuild.forms import Blueprint
+from mergebuild.packing import Origin
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.store import ArtifactRow, Held, Presence
 from mergebuild.tensors import Made, Tensors
@@ -56,6 +57,8 @@ class Item:
     """The files of a directory, one item each. It is what they are, and has no file of its own."""
     whole: Item | None = None
     """The directory that it is a file of."""
+    origin: Origin | None = None
+    """Of a file of a directory, the source's small file that it is, or was made of."""
     presence: Presence = Presence.ABSENT
     row: ArtifactRow | None = None
     """What stands at its path, when it is ours."""

@@ -113,6 +113,14 @@ class Planner:
             bytes_to_hash=sum(self._sources.file(owner).size for owner in unknown),
         )
 
+    def as_declared(self, target: str) -> Item:
+        """Return a target as a build of it by name would make it, known and judged; it is not taken into the work.
+
+        Raises:
+            MergeBuildError: it cannot be made as it is written.
+        """
+        return self._judged(self.goal_of(target), hash_all=True)
+
     def items_named(self, target: str) -> list[Item]:
         """Return the planned items of a target."""
         return self._named.get(target, [])
@@ -343,7 +351,7 @@ class Planner:
         for file in packed.files:
             path = goal.path / file.path
             shown = f"{item.shown}{file.path}"
-            part = Item(replace(goal, path=path), item.blueprint, shown, item.needs, whole=item)
+            part = Item(replace(goal, path=path), item.blueprint, shown, item.needs, whole=item, origin=file.origin)
             part.tensors = whole.among(file.tensors) if file.tensors else None
             part.digest = part.tensors.artifact if part.tensors else checksum(file.content)
             if file.packing.turned:  # the same tensors, and not the same bytes

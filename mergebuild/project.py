@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from mergebuild import lineage as lineages
 from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
-from mergebuild.errors import CorruptionError, MergeBuildError, ResultDiffersError, SourceError, UsageError
+from mergebuild.errors import CorruptionError, MergeBuildError, Problem, ResultDiffersError, SourceError, UsageError
 from mergebuild.events import Emit, Notice, silent
 from mergebuild.filestate import Moment
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
@@ -36,7 +36,7 @@ from mergebuild.planner import Planner
 from mergebuild.portable import free_space
 from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
-from mergebuild.sources import Sources, locate
+from mergebuild.sources import SourceFile, Sources, locate
 from mergebuild.stamp import Stamp, forget_stamps
 from mergebuild.store import STATE, DatabaseDamagedError, Presence, Store, begin_afresh, locked
 from mergebuild.sweeping import Sweeper
@@ -246,18 +246,20 @@ class Project:
         names = self.recipe.resolve(targets)
         options = Options(keep_going, threads, force, self.recipe.project.link, durable, device=device)
 
+        lock = lockfile.read(self._lock_path()) if locked else None
+
         def checked_plan(session: _Session, builder: Builder, *, hash_all: bool) -> Plan:
             """Plan, and raise whatever is known to be wrong before any work."""
-            if locked:
-                self._hold_sources(session, names)
+            if lock:
+                self._hold_sources(session, lock, names)
             if out is not None:
                 plan = session.planner.plan([self._out_goal(names, out, dtype)], hash_all=hash_all or locked)
             else:
                 plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=hash_all or locked)
             if plan.errors and not keep_going:
                 raise _together(plan.errors)
-            if locked:
-                self._hold_results(plan)
+            if lock:
+                self._hold_results(session, lock, plan)
             self._require_trust(plan.items)
             builder.check_space(plan)
             return plan
@@ -358,20 +360,28 @@ class Project:
                 return verifier.rebuild(found, names, emit)
 
     @_resilient
-    def lock(self, *, emit: Emit = silent) -> Path:
-        """Write `mergefile.lock` beside the mergefile; return its path."""
+    def lock(self, *, check: bool = False, emit: Emit = silent) -> Path:
+        """Write `mergefile.lock` beside the mergefile: every source, every target, built or not; return its path.
+
+        With `check` nothing is written.
+
+        Raises:
+            SourceError: a source is missing, or is not what its pin says.
+            MergeBuildError: a target cannot be made as it is written.
+            ResultDiffersError: with `check`, it would be another file.
+        """
+        path = self._lock_path()
         with self._session(emit) as session:
-            found = {name: session.sources.hashed(name, with_sha256=True) for name in self.recipe.sources}
-            plan = self._plan(session, tuple(self.recipe.outputs().values()))
-            path = self._lock_path()
-            sources = {name: (source.sha256 or "", source.size) for name, source in found.items()}
-            targets = {
-                each.target: each.artifact
-                for each in plan.results()
-                if each.verdict is Verdict.UP_TO_DATE and each.artifact
-            }
-            lockfile.write(path, lockfile.Locked(sources, targets))
-            return path
+            sources = self._hashed(session, self.recipe.sources)
+            plan = self._planned(session, self._every_target(), hash_all=True, look_closely=True)
+            if plan.errors:
+                raise _together(plan.errors)
+            locked = lockfile.Locked(
+                {each.name: lockfile.LockedSource.of(each) for each in sources},
+                {item.name: lockfile.LockedTarget.of(item) for item in plan.items if item.whole is None},
+            )
+        (lockfile.check if check else lockfile.write)(path, locked)
+        return path
 
     # Room
 
@@ -599,34 +609,50 @@ class Project:
     def _lock_path(self) -> Path:
         return self.recipe.root / "mergefile.lock"
 
-    def _hold_sources(self, session: _Session, names: Sequence[str]) -> None:
-        """Refuse sources that are not the lock's."""
-        locked = lockfile.read(self._lock_path())
-        for name in sorted(set().union(*(session.planner.leaves(each) for each in names))):
-            source = session.sources.hashed(name, with_sha256=True)
-            sha256, _size = locked.sources.get(name, ("(not in the lock)", 0))
-            if source.sha256 != sha256:
-                raise SourceError.one(
-                    "lock-mismatch",
-                    f"source `{name}` is not the file that mergefile.lock names",
-                    where=self.recipe.sources[name].where.place(),
-                    rows=(f"locked  {sha256}", f"found   {source.sha256}  {source.shown}"),
-                    help="get that file, or run `mergebuild lock` to accept this one",
-                )
+    def _every_target(self) -> tuple[str, ...]:
+        """Return every listed target, and the members of families that these read besides."""
+        found: dict[str, None] = {}
+        waiting = self.recipe.target_names()[::-1]
+        while waiting:
+            name = waiting.pop()
+            if name not in found and name not in self.recipe.sources:
+                found[name] = None
+                waiting += [each.ref for each in self.recipe.target(name).reads]
+        return tuple(found)
 
-    def _hold_results(self, plan: Plan) -> None:
-        """Refuse to make anything else than the lock says."""
-        locked = lockfile.read(self._lock_path())
-        for item in plan.items:
-            digest = tagged(item.digest or b"")
-            if not item.goal.is_extra and item.whole is None and locked.targets.get(item.name, digest) != digest:
-                raise ResultDiffersError.one(
-                    "lock-result",
-                    f"target `{item.name}` is not what mergefile.lock says",
-                    where=item.blueprint.target.where.place(),
-                    rows=(f"locked  {locked.targets[item.name]}", f"now     {digest}"),
-                    help="`mergebuild build` without --locked, then `mergebuild lock`, accepts it",
-                )
+    def _hashed(self, session: _Session, names: Iterable[str]) -> list[SourceFile]:
+        """Return sources with their SHA-256; whatever is wrong with some of them raises at once."""
+        found: list[SourceFile] = []
+        problems: list[Problem] = []
+        for name in names:
+            try:
+                found.append(session.sources.hashed(name, with_sha256=True))
+            except SourceError as error:
+                problems += error.problems
+        if problems:
+            raise SourceError(problems)
+        return found
+
+    def _hold_sources(self, session: _Session, lock: lockfile.Locked, names: Sequence[str]) -> None:
+        """Refuse sources that are not the lock's, each with all of its files."""
+        needed = sorted({source for name in names for source in session.planner.sources_of(name)})
+        where = {name: self.recipe.sources[name].where.place() for name in needed}
+        problems = lockfile.other_sources(lock, self._hashed(session, needed), where)
+        if problems:
+            raise SourceError(problems)
+
+    def _hold_results(self, session: _Session, lock: lockfile.Locked, plan: Plan) -> None:
+        """Refuse to make anything else than the lock says; what goes elsewhere by `-o` is held to what it is else."""
+        problems = lockfile.other_results(
+            lock,
+            [
+                session.planner.as_declared(item.name) if item.goal.is_extra else item
+                for item in plan.items
+                if item.whole is None
+            ],
+        )
+        if problems:
+            raise ResultDiffersError(problems)
 
     def _state(self, name: str, item: Item | None) -> TargetState:
         output = self.recipe.target(name).output

@@ -17,8 +17,8 @@ from mergebuild.portable import open_to_read, pread_into
 __all__ = ["MAX_TEXT", "read_text"]
 
 MAX_TEXT: Final = 8 << 20
-"""The longest text (bytes) of a mergefile, of what it includes, of a lock file. A mergefile that a script wrote for
-50,000 targets has 5 million."""
+"""The longest text (bytes) of a mergefile and of what it includes. One that a script wrote for 50,000 targets has 5
+million."""
 
 
 def read_text(path: Path, *, most: int = MAX_TEXT) -> str:

@@ -1,6 +1,8 @@
-"""`mergebuild lock`: write down what was read and built."""
+"""`mergebuild lock`: write down what the sources are, and what every target comes to."""
 
 from __future__ import annotations
+
+import click
 
 from mergebuild.cli.opening import from_here, open_project
 from mergebuild.cli.options import Settings, reads_recipe, subcommand
@@ -9,14 +11,17 @@ __all__ = ["command"]
 
 
 @subcommand("lock")
+@click.option("--check", is_flag=True, help="Write nothing; exit code 6 if it would be another file.")
 @reads_recipe
-def command(settings: Settings) -> int:
-    """Write mergefile.lock: SHA-256 and size of every source, and the digest of every built target.
+def command(settings: Settings, check: bool) -> int:
+    """Write mergefile.lock: what every source is, and what every target comes to, built or not.
 
-    `mergebuild build --locked` refuses other sources, and fails on another result.
+    SHA-256 and size of the sources, SHA-256 of the small files beside the weights of folders, digests of the targets.
+    `mergebuild build --locked` refuses other sources, and fails on another result; what the lock lacks, it refuses too.
     """
     project = open_project(settings)
     with settings.console.listening() as emit:
-        path = project.lock(emit=emit)
-    settings.console.answer({"ok": True, "lock": str(path)}, [] if settings.quiet else [f"wrote {from_here(path)}"])
+        path = project.lock(check=check, emit=emit)
+    said = f"{from_here(path)} is up to date" if check else f"wrote {from_here(path)}"
+    settings.console.answer({"ok": True, "lock": str(path)}, [] if settings.quiet else [said])
     return 0

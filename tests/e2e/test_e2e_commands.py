@@ -505,17 +505,17 @@ def test_sizes_and_times_that_are_none_are_usage(chain: Space) -> None:
 
 
 def test_lock_and_locked(chain: Space) -> None:
-    """`mergefile.lock` names sha256 and size of every source, and the artifact of every built target."""
+    """`mergefile.lock` names sha256 and size of every source, and the artifact of every target."""
     import tomli
 
-    built = chain.build()
+    built = chain.build("file", "last", "virtual")
     chain.run("lock")
 
     locked = tomli.loads((chain / "mergefile.lock").read_text())
     for name in ("one", "two"):
         raw = chain.bytes(f"{name}.safetensors")
         assert locked["sources"][name] == {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)}
-    assert locked["targets"] == {name: built[name]["artifact"] for name in ("file", "last")}
+    assert locked["targets"] == {name: built[name]["artifact"] for name in ("file", "last", "virtual")}
     assert set(chain.build("--locked").verdicts.values()) == {"up-to-date"}
 
 

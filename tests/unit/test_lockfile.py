@@ -14,19 +14,76 @@ from mergebuild import lockfile
 from mergebuild.errors import RecipeError, ResultDiffersError, SourceError
 
 SUM = '[targets.t]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {}\noutput = "t.safetensors"\n'
-NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
-
-
-@given(
-    st.dictionaries(NAMES, st.tuples(st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 2**60))),
-    st.dictionaries(NAMES, st.text("0123456789abcdef:-xh", max_size=41)),
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+DIGITS = st.text("0123456789abcdef", min_size=64, max_size=64)
+FILES = st.dictionaries(NAMES, DIGITS, max_size=3)
+LOCKS = st.builds(
+    lockfile.Locked,
+    st.dictionaries(NAMES, st.builds(lockfile.LockedSource, DIGITS, st.integers(0, 2**60), FILES), max_size=4),
+    st.dictionaries(NAMES, st.builds(lockfile.LockedTarget, st.text("0123456789abcdef:-xh"), FILES), max_size=4),
 )
-def test_what_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, sources: dict[str, tuple[str, int]], targets: dict[str, str]
-) -> None:
+
+
+@given(LOCKS)
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, locked: lockfile.Locked) -> None:
     path = tmp_path_factory.mktemp("lock") / "mergefile.lock"
-    lockfile.write(path, lockfile.Locked(sources, targets))
-    assert lockfile.read(path) == lockfile.Locked(sources, targets)
+    lockfile.write(path, locked)
+    assert lockfile.read(path) == locked
+    lockfile.check(path, locked)
+
+
+@given(LOCKS, LOCKS)
+def test_what_differs_is_told_and_refused_by_a_check(
+    tmp_path_factory: pytest.TempPathFactory, one: lockfile.Locked, other: lockfile.Locked
+) -> None:
+    assert list(lockfile.differences(one, one)) == []
+    assert bool(list(lockfile.differences(one, other))) == (one != other)
+    path = tmp_path_factory.mktemp("lock") / "mergefile.lock"
+    lockfile.write(path, one)
+    if one != other:
+        with pytest.raises(ResultDiffersError):
+            lockfile.check(path, other)
+
+
+@given(LOCKS)
+def test_every_entry_has_a_line_of_its_own(locked: lockfile.Locked) -> None:
+    """And no other order of what is locked gives another text."""
+    files = [each.files for each in (*locked.sources.values(), *locked.targets.values())]
+    entries = len(locked.sources) + len(locked.targets) + sum(map(len, files))
+    text = lockfile.text_of(locked)
+    assert sum(line.startswith('"') for line in text.split("\n")) == entries
+    turned = lockfile.Locked(dict(reversed(list(locked.sources.items()))), dict(reversed(list(locked.targets.items()))))
+    assert lockfile.text_of(turned) == text
+
+
+def test_a_lock_that_says_the_same_in_another_text_is_written_anew(tmp_path: Path) -> None:
+    path, locked = tmp_path / "mergefile.lock", lockfile.Locked({}, {})
+    path.write_text(lockfile.text_of(locked) + "# mine\n")
+    assert lockfile.read(path) == locked
+    with pytest.raises(ResultDiffersError) as caught:
+        lockfile.check(path, locked)
+    assert caught.value.problems[0].rows == ("it says the same in another text",)
+
+
+def test_of_many_differences_the_first_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "mergefile.lock"
+    lockfile.write(path, lockfile.Locked({}, {}))
+    targets = {f"t{number:03}": lockfile.LockedTarget("xxh3-128:0") for number in range(100)}
+    with pytest.raises(ResultDiffersError) as caught:
+        lockfile.check(path, lockfile.Locked({}, targets))
+    (problem,) = caught.value.problems
+    assert problem.rows[0] == "target `t000` is new"
+    assert problem.rows[-1] == "and 80 more"
+    assert len(problem.rows) == 21
+
+
+@pytest.mark.parametrize("rest", ["", '[sources.x]\nsha256 = "0"\nsize = 3\n', "targets = 3\n"])
+def test_a_lock_of_the_first_form_is_named_as_one(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / "mergefile.lock"
+    path.write_text(f"version = 1\n{rest}")
+    with pytest.raises(RecipeError) as caught:
+        lockfile.read(path)
+    assert caught.value.problems[0].code == "old-lock"
 
 
 @pytest.mark.parametrize(
@@ -34,18 +91,25 @@ def test_what_is_written_is_read(
     [
         "",
         "version = 2\n",
+        "version = 3\n[sources]\n[targets]\n",
         "nonsense",
-        "version = 1\n[sources.x]\nsize = 3\n",
+        "version = 2\n[targets]\n[sources.x]\nsize = 3\n",
+        "version = 2\n[targets]\nt = 3\n[sources]\n",
+        "version = 2\nfiles = 3\n[targets]\n[sources]\n",
+        'version = 2\n[sources]\n[targets]\nt = "x"\n[files]\ntargets = { t = 3 }\n',
         "\xff",
         "version = " + "[" * 100_000,
-        'version = 1\n[sources.x]\nsha256 = "0"\nsize = inf\n',
+        'version = 2\n[targets]\n[sources.x]\nsha256 = "0"\nsize = inf\n',
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mergefile.lock"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(RecipeError):
+    with pytest.raises(RecipeError) as caught:
         lockfile.read(path)
+    assert caught.value.problems[0].code == "bad-lock"
+    with pytest.raises(ResultDiffersError):
+        lockfile.check(path, lockfile.Locked({}, {}))
 
 
 def test_a_missing_lock_and_what_is_no_file_are_refused(tmp_path: Path) -> None:

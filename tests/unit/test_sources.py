@@ -509,3 +509,19 @@ def test_what_another_version_saw_of_a_source_is_not_believed(one: Lab) -> None:
     again = Sources(recipe.sources, state, folder=one.root)
     assert not again.file("x").is_hashed
     assert again.hashed("x").checksums == right.checksums
+
+
+def test_small_files_of_a_folder_are_looked_at_again_when_a_plan_is_made_anew(lab: Lab) -> None:
+    """A build that waited for another process plans once more, and reads them once more."""
+    adapter(lab, lora_alpha=4)
+    (lab / "x/tokenizer.json").write_text("{}")
+    lab.sources["x"] = "x/"
+    lab.write(COPY)
+    lab.settle()
+    sources = session(lab)
+    first = sources.hashed("x", with_sha256=True).sha256
+    (lab / "x/tokenizer.json").write_text("[]")
+    assert sources.hashed("x", with_sha256=True).sha256 == first
+    sources.look_again()
+    assert sources.hashed("x", with_sha256=True).sha256 != first
+    assert sources.hashed("x").small_files.keys() == {"adapter_config.json", "tokenizer.json"}

@@ -223,7 +223,10 @@ def test_lock_and_trust_say_what_they_wrote(project: FakeProject, mergebuild: Me
     project.answers["lock"] = Path("mergefile.lock")
     project.answers["trust"] = Trusted(("/elsewhere",), ("blend.py",))
     assert mergebuild("lock").out == "wrote mergefile.lock\n"
+    assert project.calls[-1][2]["check"] is False
     assert mergebuild("lock", "--json").json == {"ok": True, "lock": "mergefile.lock"}
+    assert mergebuild("lock", "--check").out == "mergefile.lock is up to date\n"
+    assert project.calls[-1][2]["check"] is True
     assert mergebuild("trust").out == "trusted: /elsewhere\ntrusted to run: blend.py\n"
     assert mergebuild("trust", "--json").json == {"ok": True, "trusted": ["/elsewhere", "blend.py"]}
 

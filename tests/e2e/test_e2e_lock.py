@@ -1,0 +1,377 @@
+"""`mergefile.lock`: what a locked build lets through is what was locked, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tomli
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model_folders import CONFIG, SIDECARS, document, sharded
+from project_space import NewSpace, Space
+from tiny_models import llama
+
+MERGEFILE = """
+[sources]
+one = "one/"
+two = "two.safetensors"
+
+[targets.half]
+method = "weighted_sum"
+a = "one"
+b = "two"
+alpha = 0.5
+
+[targets.mix]
+method = "weighted_sum"
+a = "half"
+b = "two"
+alpha = 0.25
+output = "out/mix/"
+
+[targets.file]
+method = "weighted_sum"
+a = "one"
+b = "two"
+alpha = 0.75
+output = "out/file.safetensors"
+
+[targets.step]
+foreach.t = [0.1, 0.2]
+method = "weighted_sum"
+a = "mix"
+b = "two"
+alpha = "${t}"
+output = "out/step-${t}.safetensors"
+"""
+TARGETS = {"half", "mix", "file", "step@t=0.1", "step@t=0.2"}
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def project(space: Space) -> Space:
+    """A folder and a file, a virtual target, a folder made of it, files, a family; nothing built."""
+    sharded(space / "one", llama(1))
+    (space / "one/chat_template.jinja").write_text("{{ messages }}\n")
+    (space / "one/README.md").write_text("# One\n")
+    space.model("two.safetensors", llama(2))
+    space.write(MERGEFILE)
+    space.settle()
+    return space
+
+
+@pytest.fixture
+def locked(project: Space) -> Space:
+    """The same, locked."""
+    project.run("lock")
+    return project
+
+
+def lock_of(space: Space) -> dict[str, dict[str, object]]:
+    return tomli.loads((space / "mergefile.lock").read_text())
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# What it lists
+
+
+def test_it_lists_every_target_before_anything_is_built(locked: Space) -> None:
+    found = lock_of(locked)["targets"]
+    assert set(found) == TARGETS
+    planned = locked.plan(*TARGETS).document["targets"]
+    assert found == {each["target"]: each["artifact"] for each in planned}
+    assert not (locked / "out").exists()
+    built = locked.build("--locked").document["targets"]
+    assert {each["target"]: each["artifact"] for each in built}.items() <= found.items()
+
+
+def test_it_lists_sources_and_every_small_file_of_a_folder(locked: Space) -> None:
+    lock = lock_of(locked)
+    two = locked / "two.safetensors"
+    assert lock["sources"]["two"] == {"sha256": sha256(two), "size": two.stat().st_size}
+    hashes = locked.json("inspect", "one/")["hashes"]
+    assert lock["sources"]["one"] == {
+        "sha256": hashes["sha256"],
+        "size": sum((locked / "one" / name).stat().st_size for name in SHARDS),
+    }
+    names = {*SIDECARS, "chat_template.jinja", INDEX}
+    assert lock["files"]["sources"] == {"one": {name: sha256(locked / "one" / name) for name in names}}
+
+
+def test_it_lists_the_small_files_of_a_target_as_they_are_written(project: Space) -> None:
+    project.edit('output = "out/mix/"', 'output = "out/mix/"\ndtype = "bfloat16"')
+    project.run("lock")
+    project.build()
+    names = {*SIDECARS, "chat_template.jinja"}
+    found = lock_of(project)["files"]
+    assert found["targets"] == {"mix": {name: sha256(project / "out/mix" / name) for name in names}}
+    assert found["targets"]["mix"]["config.json"] != found["sources"]["one"]["config.json"]
+
+
+def test_its_text_is_sorted_has_one_entry_a_line_and_is_the_same_each_time(locked: Space) -> None:
+    text = (locked / "mergefile.lock").read_text()
+    sections = [section.splitlines() for section in text.split("\n\n")[1:]]
+    assert [section[0] for section in sections] == [
+        "[sources]", "[targets]", '[files.sources."one"]', '[files.targets."mix"]',
+    ]  # fmt: skip
+    for _, *entries in sections:
+        assert entries == sorted(entries)
+        assert all(entry.startswith('"') and " = " in entry for entry in entries)
+    locked.build()
+    locked.run("lock")
+    assert (locked / "mergefile.lock").read_text() == text
+
+
+def test_a_member_that_only_another_target_reads_is_listed(project: Space) -> None:
+    project.edit('a = "mix"\nb', 'a = "mix"\nb')
+    project.write((project / "mergefile.toml").read_text() + """
+[targets.beyond]
+method = "weighted_sum"
+a = "step@t=0.15"
+b = "two"
+alpha = 0.5
+output = "out/beyond.safetensors"
+""")  # fmt: skip
+    project.run("lock")
+    assert set(lock_of(project)["targets"]) == TARGETS | {"beyond", "step@t=0.15"}
+    project.build("beyond", "--locked")
+
+
+# Targets
+
+
+def test_an_edited_target_is_refused_whatever_was_locked_of_it_twice(project: Space) -> None:
+    """Built, edited, locked again: it is listed as it is now, not left out; and then nothing else goes through."""
+    project.build()
+    project.run("lock")
+    first = lock_of(project)["targets"]
+    project.edit("alpha = 0.75", "alpha = 0.7")
+    assert project.refused("build", "--locked", code=6).errors == ["lock-result"]
+    project.run("lock")
+    second = lock_of(project)["targets"]
+    assert set(second) == TARGETS
+    assert {name for name in TARGETS if first[name] != second[name]} == {"file"}
+    project.build("--locked")
+    project.edit("alpha = 0.7\n", "alpha = 0.6\n")
+    assert project.refused("build", "--locked", code=6).errors == ["lock-result"]
+
+
+def test_a_target_that_the_lock_lacks_is_refused(locked: Space) -> None:
+    text = (locked / "mergefile.toml").read_text()
+    locked.write(text.replace("targets.file", "targets.other"))
+    outcome = locked.refused("build", "other", "--locked", code=6)
+    assert outcome.errors == ["lock-result"]
+    assert "`other` is not in mergefile.lock" in outcome.err
+    assert locked.refused("build", "step@t=0.15", "--locked", code=6).errors == ["lock-result"]
+    assert locked.refused("build", "other", "-o", "x.safetensors", "--locked", code=6).errors == ["lock-result"]
+    locked.build("mix", "--locked")
+
+
+def test_what_is_virtual_or_written_elsewhere_is_held_to_the_lock(locked: Space) -> None:
+    locked.build("half", "--locked")
+    locked.build("half", "-o", "half.safetensors", "--locked", "--dtype", "float16")
+    locked.edit("alpha = 0.5", "alpha = 0.4")
+    assert locked.refused("build", "half", "--locked", code=6).errors == ["lock-result"]
+    assert locked.refused("build", "half", "-o", "x.safetensors", "--locked", code=6).errors == ["lock-result"]
+    locked.build("file", "--locked")
+
+
+def test_all_targets_that_differ_are_told_at_once(locked: Space) -> None:
+    locked.edit("alpha = 0.5", "alpha = 0.4")
+    locked.edit("alpha = 0.75", "alpha = 0.7")
+    outcome = locked.refused("build", "--locked", code=6)
+    assert outcome.errors == ["lock-result"] * 4
+    assert {name for name in TARGETS if f"target `{name}` is not" in outcome.err} == TARGETS - {"half"}
+
+
+def test_of_very_many_some_are_told(project: Space) -> None:
+    project.edit("foreach.t = [0.1, 0.2]", "foreach.t = { from = 0.01, to = 0.5, step = 0.01 }")
+    project.run("lock")
+    project.edit("alpha = 0.5", "alpha = 0.4")
+    outcome = project.refused("build", "--locked", code=6)
+    assert len(outcome.errors) == 21
+    assert "so are 31 more targets" in outcome.err
+
+
+def test_another_donor_is_another_result(project: Space, new_space: NewSpace) -> None:
+    """Its tensors are the same, and it is another model."""
+    sharded(project / "three", llama(1), beside=SIDECARS | {"config.json": CONFIG | {"rope_theta": 5e5}})
+    project.edit('one = "one/"', 'one = "one/"\nthree = "three/"')
+    project.settle()
+    project.run("lock")
+    project.edit('output = "out/mix/"', 'output = "out/mix/"\nconfig = "three"')
+    outcome = project.refused("build", "mix", "--locked", code=6)
+    assert outcome.errors == ["lock-result"]
+    assert "config.json changed" in outcome.err
+    assert "chat_template.jinja is gone" in outcome.err
+
+
+# Sources
+
+
+def test_a_source_that_the_lock_lacks_is_refused(locked: Space) -> None:
+    shutil.copytree(locked / "one", locked / "same")
+    locked.edit('one = "one/"', 'one = "one/"\nsame = "same/"')
+    locked.edit('a = "half"', 'a = "half"\nconfig = "same"')
+    outcome = locked.refused("build", "mix", "--locked", code=4)
+    assert outcome.errors == ["lock-mismatch"]
+    assert "source `same` is not in mergefile.lock" in outcome.err
+    locked.build("file", "--locked")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("config.json", CONFIG | {"rms_norm_eps": 1e-5}),
+        ("config.json", CONFIG | {"rope_theta": 500_000}),
+        ("tokenizer.json", {"version": "2.0"}),
+        ("special_tokens_map.json", {}),
+    ],
+)
+@pytest.mark.parametrize("is_built", [False, True])
+def test_another_small_file_is_refused_and_named(locked: Space, name: str, value: object, is_built: bool) -> None:
+    if is_built:
+        locked.build("--locked")
+        locked.settle()
+        locked.build("--locked")
+    document(locked / "one" / name, value)
+    outcome = locked.refused("build", "--locked", code=4)
+    assert outcome.errors == ["lock-mismatch"]
+    assert f"{name} {'changed' if name in SIDECARS else 'is new'}" in outcome.err
+    locked.run("lock")
+    locked.build("--locked")
+    assert json.loads((locked / "out/mix" / name).read_text()) == value
+
+
+def test_all_sources_that_differ_are_told_at_once(locked: Space) -> None:
+    document(locked / "one/tokenizer.json", {"version": "2.0"})
+    locked.model("two.safetensors", llama(3))
+    assert locked.refused("build", "--locked", code=4).errors == ["lock-mismatch"] * 2
+
+
+def test_what_no_client_needs_is_not_locked(locked: Space) -> None:
+    (locked / "one/README.md").write_text("# Another\n")
+    (locked / "one/notes.py").write_text("print()\n")
+    locked.build("--locked")
+    locked.run("lock", "--check")
+
+
+KEPT = ("two.safetensors", *(f"one/{name}" for name in (*SHARDS, INDEX, *SIDECARS, "chat_template.jinja")))
+NEW = ("one/vocab.json", "one/merges.txt", "one/tokenizer.model", "one/additional_chat_templates/tool.jinja")
+
+
+@given(
+    st.sampled_from([*KEPT, *NEW]),
+    st.sampled_from(["flip", "append", "remove"]),
+    st.integers(0, 2**32),
+    st.integers(0, 7),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_edit_of_any_file_that_counts_goes_through(locked: Space, name: str, how: str, at: int, bit: int) -> None:
+    """Whatever byte of whatever file is another, gone or new: nothing is written; put back, it is the model again."""
+    path = locked / name
+    before = path.read_bytes() if path.exists() else None
+    try:
+        if before is None:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"new\n")
+        elif how == "remove":
+            path.unlink()
+        else:
+            raw = bytearray(before + b" " if how == "append" else before)
+            raw[at % len(before)] ^= 1 << bit if how == "flip" else 0
+            path.write_bytes(raw)
+        locked.settle()
+        locked.refused("build", "--locked", code=4)
+        assert locked.run("lock", "--check", code=None).code in (4, 6)
+    finally:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
+        locked.settle()
+    locked.run("lock", "--check")
+
+
+# --check, and other locks
+
+
+def test_check_writes_nothing_and_says_what_would_change(locked: Space) -> None:
+    assert locked.json("lock", "--check") == {"ok": True, "lock": str(locked / "mergefile.lock")}
+    before = locked.bytes("mergefile.lock")
+    locked.edit("foreach.t = [0.1, 0.2]", "foreach.t = [0.1, 0.3]")
+    document(locked / "one/tokenizer.json", {"version": "2.0"})
+    outcome = locked.refused("lock", "--check", code=6)
+    assert outcome.errors == ["lock-differs"]
+    for said in (
+        "source `one`: tokenizer.json changed",
+        "target `mix`: tokenizer.json changed",
+        "target `step@t=0.2` is gone",
+        "target `step@t=0.3` is new",
+    ):
+        assert said in outcome.err
+    assert "`half`" not in outcome.err
+    assert locked.bytes("mergefile.lock") == before
+    locked.run("lock")
+    locked.run("lock", "--check")
+
+
+def test_check_without_a_lock_is_6_too(project: Space) -> None:
+    assert project.refused("lock", "--check", code=6).errors == ["lock-differs"]
+    assert not (project / "mergefile.lock").exists()
+    assert not (project / ".mergebuild").exists()
+
+
+OLD = """# Written by `mergebuild lock`; held against by `mergebuild build --locked`.
+version = 1
+
+[sources."two"]
+sha256 = "{sha256}"
+size = 1
+
+[targets]
+"file" = "xxh3-128:00000000000000000000000000000000"
+"""
+
+
+def test_a_lock_of_the_older_form_is_named_as_one(project: Space) -> None:
+    """It lacks what is held against now; it must neither pass nor be taken for damage."""
+    project.write(OLD.format(sha256=sha256(project / "two.safetensors")), "mergefile.lock")
+    outcome = project.refused("build", "--locked", code=3)
+    assert outcome.errors == ["old-lock"]
+    assert "older form" in outcome.err
+    assert "mergebuild lock" in outcome.err
+    assert project.refused("lock", "--check", code=6).errors == ["lock-differs"]
+    project.run("lock")
+    project.build("--locked")
+
+
+def test_a_lock_with_other_line_ends_is_the_same(locked: Space) -> None:
+    path = locked / "mergefile.lock"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    locked.run("lock", "--check")
+    locked.build("--locked")
+
+
+@pytest.mark.parametrize("section", ["sources", "targets", 'files.sources."one"', 'files.targets."mix"'])
+def test_no_line_of_it_can_be_left_out(locked: Space, section: str) -> None:
+    """Not even by a merge of two versions of it that lost some."""
+    path = locked / "mergefile.lock"
+    text = path.read_text()
+    head, mark, rest = text.partition(f"[{section}]\n")
+    for number, line in enumerate(rest.partition("\n\n")[0].splitlines()):
+        left = [each for at, each in enumerate(rest.splitlines()) if at != number]
+        path.write_text("\n".join([f"{head}{mark}{left[0]}", *left[1:], ""]))
+        if '"half"' not in line:  # virtual: it is in what reads it
+            locked.refused("build", "--locked", code=4 if "sources" in section else 6)
+        locked.refused("lock", "--check", code=6)
+    path.write_text(text)
+    locked.build("--locked")
