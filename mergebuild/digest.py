@@ -28,6 +28,7 @@ __all__ = [
     "checksum",
     "file_checksum",
     "linear_digest",
+    "narrows",
     "operation_digest",
     "source_tensor_digest",
     "tagged",
@@ -39,6 +40,9 @@ SCHEMA = 1
 """Raised when the meaning of digests changes; everything is then built anew."""
 
 _TAG = "xxh3-128:"
+
+_NARROWED = ("rounded", "once, from float64")
+"""The line of what `narrows`."""
 
 _WINDOW = 1 << 20
 """Bytes read at a time: they stay in the processor's cache."""
@@ -125,19 +129,31 @@ def source_tensor_digest(dtype: str, shape: Sequence[int], bytes_checksum: bytes
     return xxhash.xxh3_128_digest(b"source %d %s [%s] " % (SCHEMA, dtype.encode(), shown.encode()) + bytes_checksum)
 
 
-def write_linear(sink: Sink, dtype: str, shape: Sequence[int], terms: Iterable[Term]) -> None:
-    """Write the manifest of a linear combination, its terms already gathered and sorted by digest."""
+def narrows(source: str, dtype: str) -> bool:
+    """Whether a lone tensor in the dtype `source` is rounded to another dtype past float32, which is between them."""
+    return source == "float64" and dtype not in ("float64", "float32")
+
+
+def write_linear(
+    sink: Sink, dtype: str, shape: Sequence[int], terms: Iterable[Term], *, narrowed: bool = False
+) -> None:
+    """Write the manifest of a linear combination, its terms already gathered and sorted by digest.
+
+    `narrowed`: it is a lone tensor that `narrows`. (These were rounded by way of float32 once, under the other digest.)
+    """
     sink.line("method", f"linear@{SCHEMA}")
     sink.line("dtype", dtype)
     sink.line("shape", ",".join(map(str, shape)))
     for digest, coefficient in terms:
         sink.line(tagged(digest), str(coefficient))
+    if narrowed:
+        sink.line(*_NARROWED)
 
 
-def linear_digest(dtype: str, shape: Sequence[int], terms: Sequence[Term]) -> bytes:
-    """Return the identity of a folded linear combination rounded to `dtype`."""
+def linear_digest(dtype: str, shape: Sequence[int], terms: Sequence[Term], *, narrowed: bool = False) -> bytes:
+    """Return the identity of a folded linear combination rounded to `dtype`; see `write_linear`."""
     sink = HashSink()
-    write_linear(sink, dtype, shape, terms)
+    write_linear(sink, dtype, shape, terms, narrowed=narrowed)
     return sink.digest()
 
 
@@ -160,12 +176,15 @@ class LinearDigests:
         for names, digest in zip(self._names, inputs, strict=True):
             names.append(_named(tagged(digest)))
 
-    def of(self, terms: Iterable[tuple[int, Fraction]]) -> list[bytes]:
+    def of(self, terms: Iterable[tuple[int, Fraction]], *, narrowed: bool = False) -> list[bytes]:
         """Return the digest of each tensor added, given which inputs are combined, and how; see `linear_digest`."""
         texts = self._heads
         for index, coefficient in terms:
             value = _valued(str(coefficient))
             texts = [text + name + value for text, name in zip(texts, self._names[index], strict=True)]
+        if narrowed:
+            end = _named(_NARROWED[0]) + _valued(_NARROWED[1])
+            texts = [text + end for text in texts]
         return list(map(xxhash.xxh3_128_digest, texts))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from mergebuild.digest import linear_digest, source_tensor_digest
+from mergebuild.digest import linear_digest, narrows, source_tensor_digest
 from mergebuild.engine import Cluster, Copy, Leaf, Pending, Place, Step
 from mergebuild.forms import canonical
 from mergebuild.plan import Item
@@ -167,8 +167,9 @@ class _Weaving:
         place = Place(index, info.begin)
         form = item.blueprint.forms[name]
         terms = canonical(form, name, lambda owner, tensor: self.digests[_Key(owner, tensor)])
-        digest = linear_digest(info.dtype, info.shape, terms)
-        if len(terms) == 1 and terms[0].coefficient == 1 and self._dtype(terms[0].digest) == info.dtype:
+        lone = self._dtype(terms[0].digest) if len(terms) == 1 and terms[0].coefficient == 1 else ""
+        digest = linear_digest(info.dtype, info.shape, terms, narrowed=narrows(lone, info.dtype))
+        if lone == info.dtype:
             digest = terms[0].digest
         self.digests[_Key(item.name, name)] = digest
         if digest in self.steps:

@@ -21,6 +21,7 @@ from mergebuild.digest import (
     Term,
     artifact_digest,
     linear_digest,
+    narrows,
     operation_digest,
 )
 from mergebuild.formats import DTYPES_BY_WORD
@@ -172,11 +173,12 @@ class _Batch:
             return self._operated(form.operation, form.slots)
         terms = gathered(form, self.keys)
         read = self._read(tuple(index for index, _ in terms))
-        if len(terms) == 1 and terms[0][1] == 1 and self.dtypes[terms[0][0]] == self.dtype:
-            lone = terms[0][0]
+        lone = terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
+        if lone is not None and self.dtypes[lone] == self.dtype:
             digests = [list(inputs)[lone] for inputs in self.origins]
             return Row(self.places, digests, self.origins, terms, is_copy=True, read=read)
-        return Row(self.places, self.digests.of(terms), self.origins, terms, is_copy=False, read=read)
+        made = self.digests.of(terms, narrowed=lone is not None and narrows(self.dtypes[lone], self.dtype))
+        return Row(self.places, made, self.origins, terms, is_copy=False, read=read)
 
     def _operated(self, operation: Operation, slots: Sequence[Slot]) -> Row:
         """Return the tensors that an operation makes; there is less in common to them than to combinations."""

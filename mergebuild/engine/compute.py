@@ -40,6 +40,7 @@ with warnings.catch_warnings():
         Adding,
         Factoring,
         Maker,
+        Narrowing,
         Operating,
         kernel_of,
         makers_of,
@@ -264,6 +265,8 @@ class Worker:
                     maker.take([self._part(part) for part in maker.parts])
                 elif isinstance(maker, Factoring):
                     self._factor(maker, modules)
+                elif isinstance(maker, Narrowing):
+                    maker.take(partial(self._load_to_odd, cluster.leaves[maker.inputs[0]]))
             for start in range(0, cluster.count, size):
                 if self._stop.is_set():
                     return {}
@@ -327,13 +330,19 @@ class Worker:
         found: torch.Tensor = torch.frombuffer(data, dtype=dtype)
         return found
 
-    def _load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor) -> torch.Tensor:
+    def _load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor, *, to_odd: bool = False) -> torch.Tensor:
         """Return a chunk of a leaf as float32: a view of the file where that is possible."""
         dtype = DTYPES[leaf.dtype]
+        data: memoryview | bytearray
         if leaf.pieces:
-            return self._transfers.bring(self._mappings.gathered(leaf, start, count), dtype, room[:count])
-        data = self._mappings.view(leaf.path, leaf.offset + start * dtype.itemsize, count * dtype.itemsize)
-        return self._transfers.bring(data, dtype, room[:count])
+            data = self._mappings.gathered(leaf, start, count)
+        else:
+            data = self._mappings.view(leaf.path, leaf.offset + start * dtype.itemsize, count * dtype.itemsize)
+        return self._transfers.bring(data, dtype, room[:count], to_odd=to_odd)
+
+    def _load_to_odd(self, leaf: Leaf, start: int, out: torch.Tensor) -> torch.Tensor:
+        """Write values of a float64 leaf, rounded to odd, into a buffer; return it."""
+        return self._load(leaf, start, len(out), out, to_odd=True)
 
     # What must be known of several tensors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from importlib import import_module
@@ -16,6 +16,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from mergebuild.digest import narrows
 from mergebuild.engine.work import Cluster, Combination, Operation, Step
 from mergebuild.lora import Role
 from mergebuild.methods.kernels.blend import float32_of
@@ -34,6 +35,7 @@ __all__ = [
     "Factoring",
     "Linear",
     "Maker",
+    "Narrowing",
     "Operating",
     "kernel_of",
     "makers_of",
@@ -114,6 +116,23 @@ class Linear(Maker):
             chunks[self._others[0]] if self._takes_first else out,
             spare,
         )
+
+
+class Narrowing(Maker):
+    """A lone float64 tensor in a narrower dtype than float32. It is read anew: its chunk was rounded to float32."""
+
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None) -> None:
+        super().__init__(step, inputs, kept)
+        self._read: Callable[[int, Tensor], Tensor] | None = None
+
+    def take(self, read: Callable[[int, Tensor], Tensor]) -> None:
+        """Give it what writes the values from an element on, rounded to odd, into a buffer, and returns that."""
+        self._read = read
+
+    def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
+        """Return float32 values, in `out`, that round to what the float64 ones round to."""
+        assert self._read is not None  # given before anything is made
+        return self._read(start, out)
 
 
 class Operating(Maker):
@@ -257,6 +276,7 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
     slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
     dtypes = {step.digest: step.dtype for step in cluster.steps} | {leaf.digest: leaf.dtype for leaf in cluster.leaves}
     last = {digest: step.digest for step in cluster.steps for digest in step.reads}
+    leaves = {leaf.digest: leaf.dtype for leaf in cluster.leaves}
     views = {leaf.digest for leaf in cluster.leaves if leaf.dtype == "float32"}
     found: list[Maker] = []
     for step in cluster.steps:
@@ -270,6 +290,9 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
             continue
         if step.operation is not None:
             found.append(Operating(step, inputs, kept, step.operation))
+            continue
+        if step.lone is not None and narrows(leaves.get(step.lone, ""), step.dtype):
+            found.append(Narrowing(step, inputs, kept))
             continue
         pivot = _shares_of(tuple(coefficient for _, coefficient in step.terms)).pivot
         first = next((digest for index, (digest, _) in enumerate(step.terms) if index != pivot), None)

@@ -22,6 +22,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from mergebuild.engine import rounding
 from mergebuild.engine.devices import Device, Event
 from mergebuild.engine.makers import LARGEST, Maker
 from mergebuild.engine.outputs import Block, Outputs
@@ -74,8 +75,11 @@ class Transfers(ABC):
         """Return a buffer of float32 values."""
 
     @abstractmethod
-    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor) -> Tensor:
-        """Return the values of a file's bytes as float32: in `room` (as many values), or as they lie."""
+    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor, *, to_odd: bool = False) -> Tensor:
+        """Return the values of a file's bytes as float32: in `room` (as many values), or as they lie.
+
+        Those of float64 are rounded to the nearest, or to odd: see `rounding`.
+        """
 
     @abstractmethod
     def whole(self, values: Tensor) -> Tensor:
@@ -114,12 +118,12 @@ class Direct(Transfers):
         """Return a page-aligned buffer."""
         return _view(Block(4 * count), torch.float32, count)
 
-    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor) -> Tensor:
+    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor, *, to_odd: bool = False) -> Tensor:
         """A view of the bytes where that is possible."""
         values = torch.frombuffer(data, dtype=torch.uint8)
         is_odd = bool(values.data_ptr() % dtype.itemsize)  # an odd header length
         values = (values.clone() if is_odd else values).view(dtype)
-        return values if dtype is torch.float32 and not is_odd else room.copy_(values)
+        return values if dtype is torch.float32 and not is_odd else _widened(values, room, to_odd=to_odd)
 
     def whole(self, values: Tensor) -> Tensor:
         """The very same."""
@@ -185,7 +189,7 @@ class Staged(Transfers):
         """Return a buffer in the device's memory."""
         return torch.empty(count, device=self.place)
 
-    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor) -> Tensor:
+    def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor, *, to_odd: bool = False) -> Tensor:
         """By way of pinned buffers, in the dtype of the file."""
         lying = torch.frombuffer(data, dtype=torch.uint8)
         for start in range(0, len(lying), STAGED):
@@ -200,7 +204,7 @@ class Staged(Transfers):
             buffer.copied = self._arriving.record()
             self._computing.wait(buffer.copied)
             values = device.view(dtype)
-            room[start // dtype.itemsize :][: len(values)].copy_(values)
+            _widened(values, room[start // dtype.itemsize :][: len(values)], to_odd=to_odd)
             buffer.used = self._computing.record()
         return room
 
@@ -257,6 +261,10 @@ class Staged(Transfers):
         finally:
             self._sent.clear()
             self._counts.clear()
+
+
+def _widened(values: Tensor, room: Tensor, *, to_odd: bool) -> Tensor:
+    return rounding.to_odd(values, room) if to_odd else room.copy_(values)
 
 
 def _largest(maker: Maker) -> float:

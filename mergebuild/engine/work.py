@@ -176,6 +176,12 @@ class Step:
         """The digests of what it is made of, in order."""
         return self.operation.inputs if self.operation else [digest for digest, _ in self.terms]
 
+    @property
+    def lone(self) -> bytes | None:
+        """The digest of the tensor that it is, but for rounding; None when more is done than that."""
+        is_lone = self.operation is None and len(self.terms) == 1 and self.terms[0][1] == 1
+        return self.terms[0][0] if is_lone else None
+
 
 class StepResult(NamedTuple):
     """What came of a step: the checksum of its bytes, and values that are not finite (NaN, Inf, or overflowed).

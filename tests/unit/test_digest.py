@@ -20,12 +20,14 @@ from mergebuild.digest import (
     artifact_digest,
     checksum,
     linear_digest,
+    narrows,
     source_tensor_digest,
     tagged,
     untagged,
     write_linear,
 )
 
+DTYPES = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 LINES = st.lists(st.tuples(st.text("0123:\nab", max_size=4), st.text("0123:\nab", max_size=4)), max_size=4)
 SHAPE = st.lists(st.integers(0, 99), max_size=3).map(tuple)
 TENSOR = st.tuples(
@@ -78,8 +80,23 @@ def test_every_part_of_a_combination_is_in_its_digest() -> None:
         linear_digest("float16", (2, 3), [terms[0], Term(b"c" * 16, Fraction(1, 2))]),
         linear_digest("float16", (2, 3), [terms[0], Term(b"b" * 16, Fraction(1, 3))]),
         linear_digest("float16", (2, 3), []),
+        linear_digest("float16", (2, 3), terms[:1], narrowed=True),
     ]
     assert len(set(found)) == len(found)
+
+
+def test_only_what_was_rounded_twice_has_another_digest() -> None:
+    """The others keep theirs, and their outputs."""
+    plain = HashSink()
+    for name, value in [("method", "linear@1"), ("dtype", "float16"), ("shape", "4"), (tagged(b"a" * 16), "1")]:
+        plain.line(name, value)
+    lone = [Term(b"a" * 16, Fraction(1))]
+    assert linear_digest("float16", (4,), lone) == plain.digest()
+    plain.line("rounded", "once, from float64")
+    assert linear_digest("float16", (4,), lone, narrowed=True) == plain.digest()
+    assert {(source, dtype) for source in DTYPES for dtype in DTYPES if narrows(source, dtype)} == {
+        ("float64", dtype) for dtype in DTYPES if dtype not in ("float64", "float32")
+    }
 
 
 def test_what_is_shown_is_what_is_hashed() -> None:
@@ -93,17 +110,18 @@ def test_what_is_shown_is_what_is_hashed() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["float16", "float32"]), st.lists(st.integers(0, 9), max_size=3)), max_size=4),
     st.lists(st.tuples(st.integers(0, 2), st.fractions()), max_size=3, unique_by=lambda term: term[0]),
+    st.booleans(),
 )
 def test_combinations_reckoned_together_have_the_digests_of_each(
-    tensors: list[tuple[str, list[int]]], terms: list[tuple[int, Fraction]]
+    tensors: list[tuple[str, list[int]]], terms: list[tuple[int, Fraction]], narrowed: bool
 ) -> None:
     """The text that is hashed is `write_linear`'s, whatever of it is kept and whatever is put in."""
     many = LinearDigests(3)
     inputs = [[bytes([number, index] * 8) for index in range(3)] for number in range(len(tensors))]
     for (dtype, shape), some in zip(tensors, inputs, strict=True):
         many.add(dtype, shape, some)
-    assert many.of(terms) == [
-        linear_digest(dtype, shape, [Term(some[index], coefficient) for index, coefficient in terms])
+    assert many.of(terms, narrowed=narrowed) == [
+        linear_digest(dtype, shape, [Term(some[index], share) for index, share in terms], narrowed=narrowed)
         for (dtype, shape), some in zip(tensors, inputs, strict=True)
     ]
 

@@ -284,7 +284,9 @@ def test_a_device_that_fails_does_not_fail_the_build(
     bring = ways.Staged.bring
     left = [5]
 
-    def failing(self: ways.Staged, data: ways.Bytes, dtype: torch.dtype, room: torch.Tensor) -> torch.Tensor:
+    def failing(
+        self: ways.Staged, data: ways.Bytes, dtype: torch.dtype, room: torch.Tensor, *, to_odd: bool
+    ) -> torch.Tensor:
         left[0] -= 1
         if left[0] < 0:
             raise RuntimeError("CUDA error: unspecified launch failure\nand much advice")
