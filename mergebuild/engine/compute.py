@@ -332,6 +332,8 @@ class Worker:
 
     def _load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor, *, to_odd: bool = False) -> torch.Tensor:
         """Return a chunk of a leaf as float32: a view of the file where that is possible."""
+        if not count:
+            return room[:0]
         dtype = DTYPES[leaf.dtype]
         data: memoryview | bytearray
         if leaf.pieces:

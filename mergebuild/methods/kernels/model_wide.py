@@ -122,7 +122,7 @@ def _look(method: str, _arguments: Mapping[str, Argument], tensors: Mapping[str,
 
 
 def _memory(call: Call, inputs: int) -> int:
-    return 4 * (inputs + 3) * call.count + 64 * (_AT_ONCE + call.count // max(1, *call.shape[:1]))
+    return 4 * (inputs + 3) * call.count + 64 * (_AT_ONCE + call.count // max((1, *call.shape[:1])))
 
 
 KERNELS: Mapping[str, Kernel] = {

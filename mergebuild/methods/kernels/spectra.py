@@ -31,6 +31,8 @@ __all__ = ["KERNELS", "region", "smoothed", "tilted_filter"]
 
 _SLAB = 1 << 21
 """Elements that filters work on at a time."""
+_AXES = 7
+"""Axes that the processor's library transforms together; of more, one after another. The format allows 64."""
 _RADIUS = 4
 _ALIKE = Fraction(1, 10**10)
 """Tilts and widths closer together than this are the same."""
@@ -44,10 +46,36 @@ def _crossover(call: Call, chunks: Sequence[Tensor], _start: int, _state: State)
     if alpha in {0, 1} or tilt % 2 == 1 or not call.shape or not call.count or torch.allclose(a, b):
         return lerp(a, b, alpha)
     shape = call.shape
-    spectrum = torch.fft.rfftn((b - a).view(shape))
+    spectrum = _spectrum((b - a).view(shape))
     spectrum.mul_(tilted_filter(tuple(spectrum.shape), alpha, tilt, a.device))
-    mixed: Tensor = torch.fft.irfftn(spectrum, s=shape)
-    return mixed.add_(a.view(shape))
+    return _signal(spectrum, shape).add_(a.view(shape))
+
+
+def _spectrum(values: Tensor) -> Tensor:
+    """Return the half spectrum (complex64) of a signal (float32), the last axis halved."""
+    together = values.dim() <= _AXES
+    found: Tensor = torch.fft.rfftn(values) if together else torch.fft.rfft(values)
+    for axis, size in enumerate(() if together else values.shape[:-1]):
+        if size > 1:  # a single value is its own spectrum
+            found = _along(axis, torch.fft.fft, found)
+    return found
+
+
+def _signal(spectrum: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the signal (float32, of this shape) that has a half spectrum."""
+    together = len(shape) <= _AXES
+    for axis, size in enumerate(() if together else shape[:-1]):
+        if size > 1:
+            spectrum = _along(axis, torch.fft.ifft, spectrum)
+    found: Tensor = torch.fft.irfftn(spectrum, s=shape) if together else torch.fft.irfft(spectrum, n=shape[-1])
+    return found
+
+
+def _along(axis: int, transform: Callable[..., Tensor], values: Tensor) -> Tensor:
+    """Transform along one axis."""
+    shape = values.shape
+    table = values.reshape(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+    return transform(table, dim=1).reshape(shape)
 
 
 def tilted_filter(shape: tuple[int, ...], alpha: Fraction, tilt: Fraction, device: torch.device) -> Tensor:

@@ -333,6 +333,23 @@ def test_the_smallest_tensors_have_a_value(name: str, shape: tuple[int, ...]) ->
             assert bool(made.isfinite().all())
 
 
+_MANY_AXES = (
+    (*(1,) * 63, 2), (2, *(1,) * 63), (1,) * 64, (0,) * 64, (3, *(1,) * 40, 2, *(1,) * 20, 2, 1), (2,) * 8,
+    *((1,) * axes for axes in range(5, 64)),
+)  # fmt: skip
+
+
+@every_method
+def test_tensors_may_have_64_axes(name: str) -> None:
+    """As many as a file may say. Those of size 1 are no other signal, nor another matrix."""
+    for shape in _MANY_AXES:
+        for chosen in TRIALS[name].settings:
+            count = count_for(name, chosen)
+            made = Some(name, call_for(name, shape, chosen), tensors("random", shape, max(count, 2))[:count]).made()
+            assert isinstance(made, Tensor), made
+            assert made.shape == shape
+
+
 @pytest.mark.parametrize("name", [name for name, trial in TRIALS.items() if not trial.line])
 @settings(max_examples=8)
 @given(data=st.data())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from kernel_cases import KINDS, SHAPES, tensors
 from kernel_driver import run
+from lab import Lab
 from torch import Tensor
 
 from mergebuild.methods.kernels.kernel import Call
@@ -134,3 +135,23 @@ def test_models_that_are_equally_alike_everywhere_are_an_error() -> None:
 
 def test_rows_name_their_kernels() -> None:
     assert [row.name for row in ROWS if row.kernel == "model_wide"] == sorted(KERNELS)
+
+
+@pytest.mark.parametrize("method", ["cosine_a", "cosine_b"])
+def test_numbers_empty_tensors_and_64_axes_are_built_with_the_others(lab: Lab, method: str) -> None:
+    """What a survey looks at, and what memory is asked for, is of any shape too."""
+    shapes = {
+        "n": (),
+        "e": (0, 5),
+        "none": (0,) * 64,
+        "one": (1,) * 64,
+        "last": (*(1,) * 63, 2),
+        "m": (4, 3),
+        "v": (3,),
+    }
+    for index, name in enumerate("xy"):
+        lab.model(name, **{each: tensors("random", shape, 2, 3)[index] for each, shape in shapes.items()})
+    lab.write(f'[targets.t]\nmethod = "{method}"\na = "x"\nb = "y"\nalpha = 0.3\noutput = "t.safetensors"\n')
+    assert lab.verdicts() == {"t": "built"}
+    found = lab.read("t.safetensors")
+    assert {name: tuple(each.shape) for name, each in found.items()} == shapes

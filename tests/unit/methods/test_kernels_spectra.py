@@ -17,6 +17,7 @@ from kernel_cases import KINDS, SHAPES, call_of, tensors
 from kernel_driver import run
 from torch import Tensor
 
+from mergebuild.methods.kernels import spectra
 from mergebuild.methods.kernels.spectra import KERNELS, region, smoothed, tilted_filter
 from mergebuild.methods.tables.spectra import ROWS
 
@@ -155,6 +156,19 @@ def test_the_result_is_the_formula_s(method: str, given: Given, shape: tuple[int
         wanted = reference([each.double() for each in inputs], given)
         scale = max((float(each.abs().max()) for each in inputs if each.numel()), default=1.0)
         torch.testing.assert_close(made(method, inputs, given).double(), wanted, rtol=0, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 6), (3, 1, 4), (1, 2, 3, 1), (2, 3, 1, 2, 1, 3, 5)], ids=str)
+def test_axes_transformed_one_after_another_are_those_transformed_together(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    """The transform of many axes is that of each: more of them than the library takes at once are no other method."""
+    inputs = tensors("random", shape, 2)
+    for chosen in ({"alpha": 0.3}, {"alpha": 0.4, "tilt": 1.5}):
+        together = made("crossover", inputs, chosen)
+        with monkeypatch.context() as few:
+            few.setattr(spectra, "_AXES", 0)
+            torch.testing.assert_close(made("crossover", inputs, chosen), together, rtol=0, atol=1e-6)
 
 
 def test_ends_of_the_crossover_have_the_inputs_bits() -> None:
