@@ -20,9 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from mergebuild.filestate import Identity, boot_id, epoch, identity, identity_of, is_hidden, is_racy
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 __all__ = [
     "PAGE",
@@ -50,6 +53,7 @@ __all__ = [
     "let_go",
     "link_or_none",
     "load_library",
+    "lock_at",
     "memory_bytes",
     "open_direct",
     "open_to_read",
@@ -65,6 +69,7 @@ __all__ = [
 PAGE: Final = 4096
 """What offsets and lengths of clones are multiples of (bytes)."""
 
+_NO_FLOCK: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK})
 _FICLONE: Final = 0x40049409
 _FICLONERANGE: Final = 0x4020940D
 _SYNC_FILE_RANGE_WRITE: Final = 2
@@ -390,6 +395,41 @@ def let_go(fd: int) -> None:
     import fcntl
 
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def lock_at(path: Path) -> BaseFileLock:
+    """Return a lock between processes that is called by this path: the kernel's, gone with its process.
+
+    Some file systems have none (network and FUSE mounts without a lock service). There it is a file beside `path` that
+    is there while the lock is held and names its process; who was killed is found out from that, on one machine.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    import filelock  # what only looks takes no lock
+
+    return filelock.FileLock(path) if _has_flock(path.parent) else filelock.SoftFileLock(f"{path}.held")
+
+
+def _has_flock(folder: Path) -> bool:
+    """Whether the kernel locks files in a folder. Asked of a file without a name, which nobody else can have locked."""
+    try:
+        import fcntl
+    except ImportError:  # the lock is another one
+        return True
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for pause in (0.05, 0.1, 0.2, None):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno == errno.ENOLCK and pause is not None:  # a kernel may be short of locks for a moment
+                    time.sleep(pause)
+                    continue
+                return error.errno not in _NO_FLOCK
+            return True
+    return False
 
 
 def has_writer(path: Path) -> bool:

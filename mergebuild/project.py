@@ -38,7 +38,7 @@ from mergebuild.recipe import Input, Recipe, Where, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.sources import SourceFile, Sources, locate
 from mergebuild.stamp import Stamp, forget_stamps
-from mergebuild.store import STATE, DatabaseDamagedError, Presence, Store, begin_afresh, locked
+from mergebuild.store import REBUILDS, STATE, DatabaseDamagedError, Presence, Store, begin_afresh, locked
 from mergebuild.sweeping import Sweeper
 
 if TYPE_CHECKING:
@@ -264,7 +264,12 @@ class Project:
             builder.check_space(plan)
             return plan
 
-        with self._session(emit, durable=durable, expect_work=warm_up, device=device) as session, ExitStack() as stack:
+        with (
+            self._session(
+                emit, durable=durable, expect_work=warm_up, device=device, lock_timeout=lock_timeout
+            ) as session,
+            ExitStack() as stack,
+        ):
             builder = Builder(
                 session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
             )
@@ -344,6 +349,7 @@ class Project:
 
         with self._session(emit) as session:
             names = self.recipe.resolve(targets) if targets else None
+            session.store.remove_scratch()
             verifier = Verifier(
                 self.recipe,
                 session.sources,
@@ -356,7 +362,7 @@ class Project:
                 forget_stamps(session.store.root)
             if not rebuild or found.problems or not session.store.root.is_dir():
                 return found
-            with self._locked(session, None, emit, name="verify.lock"):
+            with self._locked(session, None, emit, name=REBUILDS):
                 return verifier.rebuild(found, names, emit)
 
     @_resilient
@@ -397,7 +403,10 @@ class Project:
         """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
         known = self.recipe.target_names()
         outputs = self._outputs(known)
-        with self._session(silent) as session, self._changing(session, outputs, lock_timeout):
+        with (
+            self._session(silent, lock_timeout=lock_timeout) as session,
+            self._changing(session, outputs, lock_timeout),
+        ):
             return self._sweeper(session, outputs).collect(set(known), max_size, older_than, dry_run=dry_run)
 
     @_resilient
@@ -407,7 +416,10 @@ class Project:
         """Remove outputs and artifacts that we made: of these targets, of orphans, or (neither given) all."""
         names = self.recipe.resolve(targets) if targets else None
         outputs = self._outputs(self.recipe.target_names())
-        with self._session(silent) as session, self._changing(session, outputs, lock_timeout):
+        with (
+            self._session(silent, lock_timeout=lock_timeout) as session,
+            self._changing(session, outputs, lock_timeout),
+        ):
             return self._sweeper(session, outputs).clean(names, orphans=orphans)
 
     def trust(self) -> Trusted:
@@ -424,6 +436,7 @@ class Project:
         durable: bool = False,
         expect_work: Callable[[], None] = lambda: None,
         device: str = "auto",
+        lock_timeout: float | None = None,
     ) -> Iterator[_Session]:
         root = self._store_root()
         if not os.environ.get("MERGEBUILD_STORE"):
@@ -434,6 +447,7 @@ class Project:
             project=_relative(self.recipe.path, root),
             history_bytes=self.recipe.project.history_bytes,
             durable=durable,
+            patience=lock_timeout,
         )
         try:
             yield _Session(self.recipe, store, emit, expect_work, _device_class(device))

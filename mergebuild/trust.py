@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import platformdirs
 
+from mergebuild import portable
 from mergebuild.errors import Place, TrustError
 from mergebuild.findings import Trusted
 from mergebuild.methods.method import Method
@@ -180,12 +181,10 @@ def _file() -> Path:
 
 @contextmanager
 def _locked() -> Iterator[Path]:
-    """Give the file of all words while no other process changes it: a kernel lock, gone with its process."""
-    import filelock  # who only reads takes no lock: the file is always whole
-
+    """Give the file of all words while no other process changes it. Who reads takes no lock: it is always whole."""
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path.with_suffix(".lock")):
+    with portable.lock_at(path.with_suffix(".lock")):
         yield path
 
 

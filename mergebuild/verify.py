@@ -19,12 +19,11 @@ from mergebuild.plan import Item
 from mergebuild.planner import Planner
 from mergebuild.recipe import Recipe
 from mergebuild.sources import Sources
-from mergebuild.store import ArtifactRow, Fresh, Record, Store
+from mergebuild.store import SCRATCH, ArtifactRow, Fresh, Record, Store
 
 __all__ = ["Verifier"]
 
 _SHOWN = 20
-_SCRATCH = ".verify-"
 
 
 class Verifier:
@@ -95,9 +94,9 @@ class Verifier:
         if not records:
             return so_far
         problems: list[Problem] = []
-        for left in self._store.root.glob(f"{_SCRATCH}*"):  # of one that was killed
+        for left in self._store.root.glob(f"{SCRATCH}*"):  # of one that was killed
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._store.root) as folder, scratch.noted([folder]):
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._store.root) as folder, scratch.noted([folder]):
             store = Store(Path(folder) / "store", project=".", history_bytes=0)
             store.create()
             store.begin((), ())

@@ -61,10 +61,11 @@ class DatabaseDamagedError(Exception):
 class Database:
     """A connection. Rows come all at once, so that whatever is wrong with the file shows in the call that asks."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, patience: float | None = None) -> None:
         """Open a database file, made when there is none; None: one in memory.
 
-        What lies in a folder that can't be written to is read into memory: what is learnt is lost then.
+        What lies in a folder that can't be written to is read into memory: what is learnt is lost then. `patience`:
+        seconds for which a lock of SQLite's own, which another process holds, is waited for; None: a minute.
 
         Raises:
             DatabaseDamagedError: it cannot be read.
@@ -74,7 +75,7 @@ class Database:
         self._path = None if is_fixed else path
         with self._told():
             where = ":memory:" if path is None or is_fixed else path
-            self._db = sqlite3.connect(where, timeout=60, isolation_level=None)
+            self._db = sqlite3.connect(where, timeout=60 if patience is None else patience, isolation_level=None)
         try:
             if path is not None and is_fixed:
                 self._read(path)
@@ -172,7 +173,13 @@ class Database:
 
 
 def opened(
-    path: Path | None, *, durable: bool, schema: str, version: int, grow: Callable[[Database], None]
+    path: Path | None,
+    *,
+    durable: bool,
+    schema: str,
+    version: int,
+    grow: Callable[[Database], None],
+    patience: float | None = None,
 ) -> Database:
     """Open a database that has this schema and version; None: in memory.
 
@@ -182,7 +189,7 @@ def opened(
         DatabaseDamagedError: it cannot be read, or is not what this program makes.
         UsageError: a later version of the program made it.
     """
-    db = Database(path)
+    db = Database(path, patience=patience)
     try:
         if (found := _version(db)) > version:  # before anything else, for what it has may be of another kind
             raise _of_a_later_version(path, found, version)

@@ -36,10 +36,14 @@ from mergebuild.formats.header import MAX_HEADER
 from mergebuild.portable import Identity
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.database import DatabaseDamagedError
+from mergebuild.store.locking import REBUILDS, held_if_free
 from mergebuild.store.stages import Stage, former_folders, is_same_file
 from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
-__all__ = ["Fresh", "Held", "Presence", "PublishedFolder", "Store"]
+__all__ = ["SCRATCH", "Fresh", "Held", "Presence", "PublishedFolder", "Store"]
+
+SCRATCH = ".verify-"
+"""What the name of a folder in the store begins with in which somebody builds to compare, as long as that one runs."""
 
 _DEFAULT_HISTORY = 10_000_000_000
 _SPAN = 1 << 20
@@ -95,7 +99,16 @@ class PublishedFolder(NamedTuple):
 class Store:
     """A store in a folder of its own. Open for one command; not to be shared between threads."""
 
-    def __init__(self, root: Path, *, project: str, history_bytes: int | None = None, durable: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        project: str,
+        history_bytes: int | None = None,
+        durable: bool = False,
+        patience: float | None = None,
+    ) -> None:
+        """Open a store, which need not be there yet. `patience`: see `Database`."""
         self.root = root
         self.project = project
         self._history_bytes = history_bytes
@@ -105,7 +118,7 @@ class Store:
         self._unpacked: dict[int, list[Entry]] = {}
         self._without_clones: set[int] = set()
         """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
-        self.state = State(root / STATE, durable=durable)
+        self.state = State(root / STATE, durable=durable, patience=patience)
 
     def close(self) -> None:
         """Close the database."""
@@ -146,7 +159,15 @@ class Store:
                 continue
             row.path.unlink(missing_ok=True)
             self.state.forget_artifact(row.id)
+        self.remove_scratch()
         return aside
+
+    def remove_scratch(self) -> None:
+        """Remove the scratch folders of killed processes, which are as large as all outputs; none while one is used."""
+        if left := list(self.root.glob(f"{SCRATCH}*")):
+            with suppress(OSError), held_if_free(self.root, REBUILDS) as is_free:
+                for each in left if is_free else ():
+                    shutil.rmtree(each, ignore_errors=True)
 
     # What was built
 

@@ -1,4 +1,4 @@
-"""The locks of a store: the kernel's, so that they are gone with their process, however that ended.
+"""The locks of a store: the kernel's where it has any, so that they are gone with their process, however that ended.
 
 `lock` is held by whoever changes the store; `verify.lock` by whoever builds in a scratch folder of the store to
 compare bytes. What only looks takes none, but to confirm that something is damaged. Beside a lock lies the name of who
@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mergebuild import portable
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Emit, Notice, silent
 
-__all__ = ["locked"]
+__all__ = ["REBUILDS", "held_if_free", "locked"]
+
+REBUILDS = "verify.lock"
+"""The lock of whoever builds in a scratch folder."""
 
 
 @contextmanager
@@ -28,7 +32,7 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
     """
     import filelock  # what only looks takes no lock
 
-    lock = filelock.FileLock(root / name)
+    lock = portable.lock_at(root / name)
     holder = root / f"{name}.holder"
     try:
         lock.acquire(timeout=0)
@@ -49,5 +53,26 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
         with suppress(OSError):  # a full disk keeps nobody from `gc`
             holder.write_text(f"`{what}` (process {os.getpid()})\n", encoding="utf-8", errors="replace")
         yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def held_if_free(root: Path, name: str) -> Iterator[bool]:
+    """Hold a lock of the store if nobody does, without waiting; say whether it is held.
+
+    Raises:
+        OSError: the store cannot be written to.
+    """
+    import filelock
+
+    lock = portable.lock_at(root / name)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
         lock.release()

@@ -131,8 +131,8 @@ def begin_afresh(path: Path) -> tuple[Path, int] | None:
     return aside, kept
 
 
-def _opened(path: Path | None, *, durable: bool = False) -> Database:
-    return opened(path, durable=durable, schema=_SCHEMA, version=_VERSION, grow=_grow)
+def _opened(path: Path | None, *, durable: bool = False, patience: float | None = None) -> Database:
+    return opened(path, durable=durable, schema=_SCHEMA, version=_VERSION, grow=_grow, patience=patience)
 
 
 class State:
@@ -141,9 +141,12 @@ class State:
     While there is no such file it is kept in memory, so that looking changes nothing.
     """
 
-    def __init__(self, path: Path, *, durable: bool = False, is_new: bool = False) -> None:
-        """Open it; `is_new`: make the file if there is none."""
+    def __init__(
+        self, path: Path, *, durable: bool = False, patience: float | None = None, is_new: bool = False
+    ) -> None:
+        """Open it; `is_new`: make the file if there is none. `patience`: see `Database`."""
         self.path = path
+        self._patience = patience
         self._base = str(path.parent)
         self._durable = durable
         self._asked = 0
@@ -171,7 +174,7 @@ class State:
         self.is_on_disk = True
 
     def _open(self, path: Path | None) -> Database:
-        return _opened(path, durable=self._durable)
+        return _opened(path, durable=self._durable, patience=self._patience)
 
     def take_over(self, path: Path) -> int:
         """Take over the rows of a damaged database that can be read and whose seals hold; return how many."""
