@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 __all__ = [
+    "NO_SPACE",
     "PAGE",
     "Identity",
     "advise",
@@ -47,6 +48,7 @@ __all__ = [
     "is_cached",
     "is_full",
     "is_hidden",
+    "is_kept_from_growing",
     "is_racy",
     "is_wanted",
     "keep_freed_memory",
@@ -65,6 +67,9 @@ __all__ = [
     "sync_folder",
     "time_limit",
 ]
+
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""What systems answer when a file may not get longer: a full disk, a limit on files, a quota."""
 
 PAGE: Final = 4096
 """What offsets and lengths of clones are multiples of (bytes)."""
@@ -87,6 +92,7 @@ _PER_SYNC: Final = 16 << 20
 """Bytes waited for at once: half a second of a slow disk."""
 _BUFFER: Final = 1 << 20
 _LITTLE: Final = 1 << 20
+_PROBE: Final = 1 << 16
 _MOST_FILES: Final = 200
 _OTHER_FILES: Final = 16
 """Descriptors for all else: the three streams, the database, the lock, what is looked at in passing."""
@@ -658,6 +664,27 @@ def is_full(path: Path) -> bool:
         if found.f_files and found.f_favail < 4:
             return True
     return free_space(path) < _LITTLE
+
+
+def is_kept_from_growing(path: Path) -> bool:
+    """Whether want of space, a quota or a limit on files is why a file did not get longer: found out by trying.
+
+    What is tried is a nameless file beside it, where the end of `path` and of what SQLite has beside it would be.
+    """
+    import tempfile
+
+    try:
+        if is_full(path.parent):
+            return True
+        there = [
+            each for each in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))) if each.exists()
+        ]
+        end = max((each.stat().st_size for each in there), default=0)
+        with tempfile.TemporaryFile(dir=path.parent, buffering=0) as file:
+            pwrite_all(file.fileno(), bytes(_PROBE), end)
+    except OSError as error:
+        return error.errno in NO_SPACE
+    return False
 
 
 def _free_space_at(path: Path) -> int:

@@ -24,12 +24,12 @@ from mergebuild.errors import (
     UsageError,
     did_you_mean,
 )
+from mergebuild.portable import NO_SPACE
 
 __all__ = ["explained"]
 
 _ELSEWHERE = "check the permissions of the store's folder, or name another one in MERGEBUILD_STORE"
 
-_NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_MEMORY = re.compile("DefaultCPUAllocator|can't allocate memory|SQLITE_NOMEM|SQLITE_IOERR_NOMEM")
 """What torch says of an allocation that failed, and SQLite's names for it."""
@@ -80,8 +80,8 @@ def _nearest(found: str, possibilities: Sequence[str] | None, otherwise: str) ->
 
 def _is_no_space(error: BaseException) -> bool:
     # sqlite3 need not be imported to be recognized
-    return (isinstance(error, OSError) and error.errno in _NO_SPACE) or (
-        getattr(error, "sqlite_errorname", None) in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
+    return (isinstance(error, OSError) and error.errno in NO_SPACE) or (
+        getattr(error, "sqlite_errorname", None) == "SQLITE_FULL"
     )
 
 
@@ -123,7 +123,9 @@ def _of_records(error: BaseException) -> tuple[int, tuple[Problem, ...]] | None:
     name = getattr(error, "sqlite_errorname", None) or ""
     for beginning, (kind, code, what, mend) in _RECORDS.items():
         if name.startswith(beginning) and not name.endswith("NOMEM"):
-            return kind.exit_code, (Problem(code, f"the records of the store {what}: {_reason(error)}", help=mend),)
+            path = getattr(error, "filename", None)
+            message = f"the records of the store{f' (`{path}`)' if path else ''} {what}: {_reason(error)}"
+            return kind.exit_code, (Problem(code, message, help=mend),)
     return None
 
 

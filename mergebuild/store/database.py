@@ -47,6 +47,9 @@ _CIRCUMSTANCES: Final = frozenset(
 )
 """What SQLite answers when the machine or another process is in the way, and the file may be as sound as ever."""
 
+_PERHAPS_FULL: Final = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
+"""What SQLite answers to a quota and to a limit on files, and to a disk that fails. (A full disk is FULL.)"""
+
 _CUT_SHORT: Final = "SQLITE_IOERR_SHORT_READ"
 """The one failure of reading that is damage."""
 
@@ -148,8 +151,14 @@ class Database:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", None) or ""
             kind = name.removeprefix("SQLITE_").partition("_")[0]
-            if kind == "CANTOPEN" and path and portable.is_full(path.parent):
+            is_full = path is not None and (
+                (kind == "CANTOPEN" and portable.is_full(path.parent))
+                or (name in _PERHAPS_FULL and portable.is_kept_from_growing(path))
+            )
+            if is_full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            if path is not None:
+                error.filename = str(path)  # type: ignore[attr-defined]  # as an OSError's, for whoever tells people
             if isinstance(error, sqlite3.ProgrammingError) or (kind in _CIRCUMSTANCES and name != _CUT_SHORT):
                 raise
             raise DatabaseDamagedError(str(error)) from error

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from mergebuild import portable
+from mergebuild.cli.failures import explained
 from mergebuild.portable import Identity
 from mergebuild.store import DatabaseDamagedError, Entry
 from mergebuild.store import state as state_module
@@ -19,12 +24,12 @@ ONE, TWO = (SourceRow(Identity(1, inode, 3, 4, 5), b"c" * 16, b"d" * 16, None) f
 HEADER = b"h" * 16
 
 
-@pytest.mark.parametrize("portable", ["", "1"])
+@pytest.mark.parametrize("hidden", ["", "1"])
 def test_of_two_first_builds_the_quicker_ones_state_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portable: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
 ) -> None:
     """Both were in memory; the slower one goes on with what the other wrote, and leaves no file of its own."""
-    monkeypatch.setenv("MERGEBUILD_PORTABLE", portable)
+    monkeypatch.setenv("MERGEBUILD_PORTABLE", hidden)
     path = tmp_path / "store/state.sqlite3"
     quick, slow = State(path), State(path)
     quick.remember_source(ONE)
@@ -171,6 +176,51 @@ def test_damage_is_no_want_of_space_or_permission(tmp_path: Path) -> None:
     with pytest.raises(DatabaseDamagedError, match="no such table"):
         state.findings()
     state.close()
+
+
+def refused(name: str) -> sqlite3.OperationalError:
+    """Return an error as SQLite gives it."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize("name", ["SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"])
+@pytest.mark.parametrize("number", [None, errno.EFBIG, errno.EDQUOT, errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_is_not_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int | None
+) -> None:
+    """SQLite says the same of both; which it is, a file of our own tells. Either way the file is named."""
+    state = state_of(tmp_path)
+
+    def write(_fd: int, _view: bytes, _offset: int) -> None:
+        if number is not None:
+            raise OSError(number, "no")
+
+    monkeypatch.setattr(portable, "pwrite_all", write)
+    with pytest.raises((OSError, sqlite3.OperationalError)) as caught, state._db._told():
+        raise refused(name)
+    is_space = number not in (None, errno.EIO)
+    code, (problem,) = explained(caught.value)
+    assert (code, problem.code) == ((7, "no-space") if is_space else (1, "store-unreadable"))
+    assert f"`{state.path}`" in problem.message
+    state.close()
+
+
+def test_a_limit_on_files_is_want_of_space(tmp_path: Path) -> None:
+    """Tried with the limit itself, in a process of its own."""
+    program = f"""
+import resource, sys
+from pathlib import Path
+from mergebuild import portable
+path = Path({str(tmp_path)!r}) / "state"
+path.write_bytes(bytes(100_000))
+before = portable.is_kept_from_growing(path)
+resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
+print(before, portable.is_kept_from_growing(path))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout == "False True\n"
 
 
 def test_a_source_is_believed_in_its_boot_only_or_in_any(tmp_path: Path) -> None:
