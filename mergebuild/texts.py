@@ -10,15 +10,18 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from mergebuild.portable import open_to_read, pread_into
 
-__all__ = ["MAX_TEXT", "read_text"]
+__all__ = ["MAX_TEXT", "MAX_VARIABLES", "read_stream", "read_text"]
 
 MAX_TEXT: Final = 8 << 20
 """The longest text (bytes) of a mergefile and of what it includes. One that a script wrote for 50,000 targets has 5
 million."""
+
+MAX_VARIABLES: Final = 1 << 20
+"""The longest text (bytes) of variables: tens of thousands of them."""
 
 
 def read_text(path: Path, *, most: int = MAX_TEXT) -> str:
@@ -48,4 +51,21 @@ def read_text(path: Path, *, most: int = MAX_TEXT) -> str:
         del raw[pread_into(fd, raw, 0) :]
     finally:
         os.close(fd)
+    return _decoded(raw)
+
+
+def read_stream(stream: BinaryIO, *, most: int = MAX_TEXT) -> str:
+    """Return the text that comes from a stream, as `read_text` would: of one without end, no more than shows that.
+
+    Raises:
+        OSError: it can't be read, or is too long; `strerror` says which.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    raw = stream.read(most + 1)
+    if len(raw) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return _decoded(raw)
+
+
+def _decoded(raw: bytes | bytearray) -> str:
     return raw.decode("utf-8-sig").replace("\r\n", "\n")

@@ -154,29 +154,52 @@ def read_variables(file: str) -> Mapping[str, object]:
     Raises:
         UsageError: it cannot be read, or is neither.
     """
-    import json
-    import tomllib
-    from decimal import Decimal
+    text = _text_of_variables(file)
+    mend = 'write `m = 0.4` a line, or `{"m": 0.4}`'
+    try:
+        found = _parsed(text)
+    except RecursionError:
+        raise UsageError.one("vars-invalid", f"`--vars {file}` nests too deep", help=mend) from None
+    except ValueError as error:
+        message = f"`--vars {file}` is neither TOML nor a JSON object: {error}"
+        raise UsageError.one("vars-invalid", message, help=mend) from error
+    assert isinstance(found, dict)
+    return found
+
+
+def _text_of_variables(file: str) -> str:
     from pathlib import Path
+
+    from mergebuild.texts import MAX_VARIABLES, read_stream, read_text
 
     if file == "-" and sys.stdin is None:
         raise UsageError.one("vars-unreadable", "cannot read variables from `-`: standard input is closed")
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+        if file == "-":
+            return read_stream(sys.stdin.buffer, most=MAX_VARIABLES)
+        return read_text(Path(file), most=MAX_VARIABLES)
     except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError.one("vars-unreadable", f"cannot read variables from `{file}`: {reason}") from error
-    try:
-        # no TOML document begins with a brace, and every JSON object does
-        if text.lstrip().startswith("{"):
-            found = json.loads(text, parse_float=Decimal)
-        else:
-            found = tomllib.loads(text, parse_float=Decimal)
-    except ValueError as error:
-        message = f"`--vars {file}` is neither TOML nor a JSON object: {error}"
-        raise UsageError.one("vars-invalid", message, help='write `m = 0.4` a line, or `{"m": 0.4}`') from error
-    assert isinstance(found, dict)
-    return found
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
+        message = f"cannot read variables from `{file}`: {reason[:1].lower()}{reason[1:]}"
+        mend = "" if file == "-" else "`--vars -` reads what a command writes"
+        raise UsageError.one("vars-unreadable", message, help=mend) from error
+
+
+def _parsed(text: str) -> object:
+    """Return what a TOML or JSON text holds, numbers as decimals; raise ValueError for another."""
+    import json
+    import tomllib
+    from decimal import Decimal
+
+    from mergebuild.recipe.toml_text import excess
+
+    # no TOML document begins with a brace, and every JSON object does
+    if text.lstrip().startswith("{"):
+        return json.loads(text, parse_float=Decimal)
+    if too_much := excess(text):
+        message = f"it has {too_much}"
+        raise ValueError(message)
+    return tomllib.loads(text, parse_float=Decimal)
 
 
 def _amount(parse: Callable[[str], Amount], option: str, text: str) -> Amount:

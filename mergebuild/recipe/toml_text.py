@@ -16,7 +16,7 @@ from mergebuild.recipe.numbers import exact_decimal
 from mergebuild.recipe.places import Document
 from mergebuild.recipe.problems import Problems
 
-__all__ = ["count_values", "read_toml", "toml_value"]
+__all__ = ["count_values", "excess", "read_toml", "toml_value"]
 
 _DEEPEST = 80
 _MOST_DEEP = 5_000
@@ -26,20 +26,24 @@ _DEEP_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{8,}}+")
 _QUOTED = r"'([^']*)'"
 _TUPLE = re.compile(r"\((?:'[^']*',? ?)+\)")
 _TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
+_UNSHOWN = "its text is not shown, as it is no `.toml` file in the project's folder"
 _COMMA = re.compile(r"[0-9]\s?,\s?[0-9]+\s*(?:[}\]#]|$)")
 
 
 def read_toml(document: Document, problems: Problems) -> dict[str, object] | None:
     """Return a file's raw values, floats as fractions; None where it is no TOML, which is reported."""
-    excess = _excess(document.text)
-    if excess:
-        problems.add("too-much-text", f"`{document.name}` has {excess}", document.place(()),
+    too_much = excess(document.text)
+    if too_much:
+        problems.add("too-much-text", f"`{document.name}` has {too_much}", document.place(()),
                      help="no mergefile that people or scripts write has so much; take some away")  # fmt: skip
         return None
     try:
         return dict(tomli.loads(document.text, parse_float=_float))
     except tomli.TOMLDecodeError as error:
         place = document.at_line(error.lineno, error.colno)
+        if not document.is_shown:
+            problems.add("toml-syntax", f"`{document.name}` is no valid TOML", place, help=_UNSHOWN)
+            return None
         message = _TUPLE.sub(lambda found: f"`{'.'.join(re.findall(_QUOTED, found[0]))}`", error.msg)
         message = message[:1].lower() + message[1:]
         help_ = _trap(place.text, place.column, error.msg)
@@ -67,7 +71,7 @@ def toml_value(text: str) -> object:
     return found["value"] if list(found) == ["value"] else text
 
 
-def _excess(text: str) -> str:
+def excess(text: str) -> str:
     """Return of what a text has too much to be read at all: a key of many parts costs their number squared."""
     for number, found in enumerate(_DEEP_KEY.finditer(text)):
         if found[0].count(".") > _DEEPEST or number == _MOST_DEEP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from decimal import Decimal
@@ -246,7 +247,7 @@ def test_variables_may_come_from_standard_input(
     project: FakeProject, mergebuild: Mergebuild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.answers["plan"] = PLAN
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"m": 0.3}'))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"m": 0.3}')))
     assert mergebuild("plan", "--vars", "-").code == 0
     assert project.variables == {"m": Decimal("0.3")}
 
@@ -259,6 +260,53 @@ def test_variables_that_are_neither_toml_nor_json_are_a_usage_error(
     found = mergebuild("plan", "--vars", "v")
     assert found.code == 2
     assert "error[vars-invalid]" in found.err
+
+
+class Endless(io.RawIOBase):
+    """A stream of so many bytes that reading them all is no option."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        self.given = getattr(self, "given", 0) + len(buffer)
+        assert self.given < 1 << 24
+        buffer[:] = b"#" * len(buffer)
+        return len(buffer)
+
+
+def test_variables_without_end_are_refused_by_their_size(
+    project: FakeProject, mergebuild: Mergebuild, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file is not even read; of a stream no more than shows it."""
+    with (tmp_path / "v").open("wb") as file:
+        file.truncate(1 << 40)
+    found = mergebuild("plan", "--vars", "v")
+    assert (found.code, "at most 1,048,576 are read" in found.err) == (2, True)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
+    found = mergebuild("plan", "--vars", "-")
+    assert (found.code, found.err) == (
+        2, "error[vars-unreadable]: cannot read variables from `-`: it has more than 1,048,576 bytes\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_variables_from_a_pipe_or_a_device_are_refused_at_once(
+    project: FakeProject, mergebuild: Mergebuild, tmp_path: Path, kind: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    found = mergebuild("plan", "--vars", "/dev/zero" if kind == "device" else "pipe")
+    assert (found.code, "it is a pipe, a socket or a device" in found.err) == (2, True)
+    assert "`--vars -` reads what a command writes" in found.err
+
+
+@pytest.mark.parametrize("text", ["m = " + "[" * 100_000, '{"m": ' + "[" * 100_000, "m" + ".m" * 20_000 + " = 1"])
+def test_variables_that_cost_too_much_are_a_usage_error(
+    text: str, project: FakeProject, mergebuild: Mergebuild, tmp_path: Path
+) -> None:
+    (tmp_path / "v").write_text(text)
+    found = mergebuild("plan", "--vars", "v")
+    assert (found.code, "error[vars-invalid]" in found.err) == (2, True)
 
 
 def test_shared_options_stand_before_the_command_or_behind_it(
