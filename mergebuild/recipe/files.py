@@ -145,7 +145,7 @@ class _Files:
 
     def _read(self, path: Path, name: str, at: At, stack: tuple[Document, ...]) -> None:
         try:
-            document = Document(path, name, read_text(path))
+            document = Document(path, name, read_text(path), is_shown=self._is_own(path))
         except FileNotFoundError:
             self._problems.add("no-such-include", f"included file `{name}` is missing", at,
                                help="paths are relative to the file that includes")  # fmt: skip
@@ -156,6 +156,11 @@ class _Files:
             self.add(document, stack)
             return
         self.complete = False
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file is one of the project's. Of any other, named by a stranger perhaps, no text is shown."""
+        real = Path(os.path.realpath(path))
+        return real.suffix == ".toml" and real.is_relative_to(os.path.realpath(self._root))
 
     def _name(self, path: Path) -> str:
         try:

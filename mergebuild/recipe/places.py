@@ -32,10 +32,14 @@ class _Span:
 
 
 class Document:
-    """One file of the recipe: its text, and the place of everything in it."""
+    """One file of the recipe: its text, and the place of everything in it.
 
-    def __init__(self, path: Path, name: str, text: str) -> None:
+    `is_shown` False: whoever included it may have no right to its text, which is in no problem then.
+    """
+
+    def __init__(self, path: Path, name: str, text: str, *, is_shown: bool = True) -> None:
         self.path = path
+        self.is_shown = is_shown
         self.name = name
         self.text = text
         self.edits: dict[Keys, str] = {}
@@ -78,7 +82,7 @@ class Document:
     def at_offset(self, offset: int, length: int) -> Place:
         """Return the place of so many characters, cut at the end of the line."""
         line, column, text = self._position(offset)
-        if len(text) > _LONGEST_LINE:
+        if len(text) > _LONGEST_LINE or not self.is_shown:
             return Place(self.name, line, column)
         return Place(self.name, line, column, max(min(length, len(text) - column + 1), 1), text)
 
@@ -86,7 +90,7 @@ class Document:
         """Return the place of one character, both counted from 1."""
         lines = self.text.split("\n")
         text = lines[line - 1].rstrip("\r") if 0 < line <= len(lines) else ""
-        if len(text) > _LONGEST_LINE:
+        if len(text) > _LONGEST_LINE or not self.is_shown:
             return Place(self.name, line, column)
         return Place(self.name, line, column, 1, text)
 

@@ -192,6 +192,35 @@ def include(*names: str) -> str:
     return f"[project]\ninclude = {list(names)!r}\n"
 
 
+SECRET = "root:$6$s4lt:19000:0:99999:7:::"
+
+
+@pytest.mark.parametrize("text", [f"{SECRET}\n", f'[token]\n"{SECRET}" = "{SECRET}"\n[token]\n', f'k = "{SECRET}"\n'])
+@pytest.mark.parametrize("kind", ["outside", "outside.toml", "link.toml", "notes"])
+def test_no_text_is_shown_of_what_may_be_no_mergefile(fail: Fail, tmp_path: Path, text: str, kind: str) -> None:
+    """A stranger's mergefile may include any file that the user may read, and logs are read by others. Lines are told.
+
+    Outside of the project's folder, by a link too, or without the ending.
+    """
+    outside = tmp_path.parent / f"{tmp_path.name}-{kind}"
+    path = tmp_path / "notes" if kind == "notes" else outside
+    path.write_text(f"# one\n\n{text}")
+    if kind == "link.toml":
+        (tmp_path / kind).symlink_to(outside)
+    (problem,) = fail(include(kind if kind in ("link.toml", "notes") else str(outside)))
+    assert "s4lt" not in f"{problem.message} {problem.help}"
+    assert problem.where is not None
+    assert problem.where.line in (3, 4, 5)
+    assert problem.where.text == ""
+
+
+def test_the_text_of_a_projects_own_include_is_shown(fail: Fail, tmp_path: Path) -> None:
+    (tmp_path / "more.toml").write_text("k = = 2\n")
+    (problem,) = fail(include("more.toml"))
+    assert problem.where is not None
+    assert problem.where.text == "k = = 2"
+
+
 def test_files_that_include_each_other_are_an_error(fail: Fail, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/x.toml").write_text(include("y.toml"))
