@@ -11,6 +11,7 @@ Run as a script this module is the parent; it takes one JSON request a line and 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -38,6 +39,7 @@ _IMPORTED = (
     "mergebuild.cli.clean",
     "mergebuild.cli.failures",
     "mergebuild.cli.ending",
+    "mergebuild.cli.lock",
     "mergebuild.cli.process",
     "mergebuild.cli.status",
     "mergebuild.cli.verify",
@@ -212,6 +214,8 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     arguments = request["arguments"]
     for number, limit in request["limits"]:
         resource.setrlimit(number, (limit, limit))
+    if "FAILING_CALLS_FOLDER" in os.environ and not request["execute"]:
+        ctypes.CDLL(None).failing_calls_begin()  # failing_calls.c; what is executed begins by itself
     if request["execute"]:
         os.execv(sys.executable, [sys.executable, "-m", "mergebuild", *arguments])
     if ahead := request["clock"]:

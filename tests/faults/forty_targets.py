@@ -102,7 +102,7 @@ output = "out/plain.safetensors"
 """
 
 _STATE = {"state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm", "state.sqlite3.unreadable"}
-_STORE_FILES = {".gitignore", "lock", "lock.holder", *_STATE}
+_STORE_FILES = {".gitignore", "lock", "lock.holder", "verify.lock", "verify.lock.holder", *_STATE}
 _STORE_FOLDERS = {"kept", "history", "stamps", "between", "quarantine"}
 
 
