@@ -38,6 +38,7 @@ _NO_THREADS = "can't start new thread"
 _RECORDS = {
     "SQLITE_BUSY": (LockTimeoutError, "store-locked", "are in use by another process", "wait for it, then try again"),
     "SQLITE_LOCKED": (LockTimeoutError, "store-locked", "are in use by another process", "wait for it, then try again"),
+    "SQLITE_PROTOCOL": (LockTimeoutError, "store-locked", "cannot be locked", "wait for others, then try again"),
     "SQLITE_READONLY": (TargetError, "store-read-only", "cannot be written", _ELSEWHERE),
     "SQLITE_PERM": (TargetError, "store-read-only", "cannot be written", _ELSEWHERE),
     "SQLITE_CANTOPEN": (TargetError, "store-unreadable", "cannot be opened", _ELSEWHERE),

@@ -268,6 +268,13 @@ int close(int fd) {
 
 /* Locks, and further descriptors */
 
+/* Whether `fcntl` is to take a lock; what gives one back does not fail. */
+static int takes_lock(int command, const void *argument) {
+    if (command == F_SETLK || command == F_SETLKW)
+        return ((const struct flock *)argument)->l_type != F_UNLCK;
+    return command == F_SETLEASE && argument != (void *)F_UNLCK;
+}
+
 #define CONTROL(name)                                                                                                  \
     int name(int fd, int command, ...) {                                                                               \
         static int (*real)(int, int, ...);                                                                             \
@@ -277,8 +284,7 @@ int close(int fd) {
         va_start(rest, command);                                                                                       \
         void *argument = va_arg(rest, void *);                                                                         \
         va_end(rest);                                                                                                  \
-        int is_lock = command == F_SETLK || command == F_SETLKW || command == F_GETLK || command == F_SETLEASE;        \
-        if (is_lock && verdict(#name, LOCK, path_of(fd), 0))                                                           \
+        if (takes_lock(command, argument) && verdict(#name, LOCK, path_of(fd), 0))                                     \
             return -1;                                                                                                 \
         int result = real(fd, command, argument);                                                                      \
         if (result >= 0 && (command == F_DUPFD || command == F_DUPFD_CLOEXEC))                                         \
@@ -288,7 +294,7 @@ int close(int fd) {
 
 CONTROL(fcntl)
 CONTROL(fcntl64)
-PLAIN(int, -1, flock, LOCK, path_of(fd), (int fd, int operation), (fd, operation))
+PLAIN(int, -1, flock, LOCK, operation & LOCK_UN ? NULL : path_of(fd), (int fd, int operation), (fd, operation))
 
 /* Bytes */
 

@@ -137,6 +137,7 @@ def sqlite_error(name: str) -> sqlite3.OperationalError:
         ("SQLITE_READONLY", 1, "store-read-only"), ("SQLITE_READONLY_DIRECTORY", 1, "store-read-only"),
         ("SQLITE_CANTOPEN", 1, "store-unreadable"), ("SQLITE_IOERR_READ", 1, "store-unreadable"),
         ("SQLITE_BUSY", 75, "store-locked"), ("SQLITE_LOCKED", 75, "store-locked"),
+        ("SQLITE_PROTOCOL", 75, "store-locked"),
         ("SQLITE_IOERR_WRITE", 1, "store-unreadable"), ("SQLITE_FULL", 7, "no-space"),
         ("SQLITE_NOMEM", 1, "no-memory"), ("SQLITE_IOERR_NOMEM", 1, "no-memory"),
         ("SQLITE_MISUSE", 70, "internal"),
