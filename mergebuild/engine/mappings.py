@@ -18,6 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mergebuild import portable
@@ -56,8 +57,10 @@ class OpenFile:
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
-            self.let_go()
-            os.close(self.fd)
+            with suppress(OSError):  # all was read, and there is nobody here to be told
+                self.let_go()
+            with suppress(OSError):
+                os.close(self.fd)
 
     @property
     def is_wanted(self) -> bool:

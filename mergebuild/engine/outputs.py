@@ -16,6 +16,7 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import NamedTuple
@@ -102,10 +103,24 @@ class Outputs:
             raise self._failed
 
     def _close(self, *, is_whole: bool) -> None:
+        """Close the files; unless all are whole, remove them, each that can be.
+
+        Raises:
+            OSError: they were whole, and one was not closed: what a file system says only then is lost.
+        """
+        failed: OSError | None = None
         for file in self._files:
-            file.close()
-            if not is_whole:
+            try:
+                file.close()
+            except OSError as error:
+                failed = failed or error
+        if is_whole and failed is None:
+            return
+        for file in self._files:
+            with suppress(OSError):  # what went wrong before is the news
                 file.output.path.unlink(missing_ok=True)
+        if is_whole and failed is not None:
+            raise failed
 
     def descriptor(self, index: int) -> int:
         """Return the descriptor of an output."""
@@ -242,7 +257,9 @@ class _File:
             return 0
 
     def close(self) -> None:
-        os.close(self.fd)
-        if self._direct is not None:
-            os.close(self._direct)
-            self._direct = None
+        direct, self._direct = self._direct, None
+        try:
+            os.close(self.fd)
+        finally:
+            if direct is not None:
+                os.close(direct)

@@ -11,7 +11,7 @@ import pytest
 
 from mergebuild import portable
 from mergebuild.engine import Leaf
-from mergebuild.engine.mappings import Mappings
+from mergebuild.engine.mappings import Mappings, OpenFile
 from mergebuild.formats import Piece
 
 
@@ -99,3 +99,21 @@ def test_no_more_files_are_open_than_may_be(tmp_path: Path, monkeypatch: pytest.
         assert set(descriptors(tmp_path)) == {"b", "c"}
         assert mappings.view(tmp_path / "a", 0, 1) == b"a"
     assert descriptors(tmp_path) == []
+
+
+def test_a_file_that_was_read_and_is_not_closed_well_is_no_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python prints what is raised where nobody can be told."""
+    (tmp_path / "a").write_bytes(b"a")
+    file, real, said = OpenFile(tmp_path / "a"), os.close, []
+
+    def fail(fd: int) -> None:
+        real(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "close", fail)
+    monkeypatch.setattr("sys.unraisablehook", said.append)
+    del file
+    assert not said
+    assert not descriptors(tmp_path)

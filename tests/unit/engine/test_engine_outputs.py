@@ -6,7 +6,7 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -225,3 +225,51 @@ def test_whole_pages_go_past_the_cache_where_they_can(tmp_path: Path, monkeypatc
         monkeypatch.setattr(os, "pwrite", write)
         outputs.put(outputs.block(), PAGE, [Place(0, PAGE)])
     assert bool(opened_directly) is (not opened_directly.isdisjoint(written))
+
+
+def test_a_file_that_is_not_closed_well_is_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems say only then that what they took did not come to the disk. All files are closed even so."""
+    paths = [tmp_path / name for name in ("one", "two")]
+    real, failing = os.close, set[int]()
+
+    def fail(fd: int) -> None:
+        real(fd)
+        if fd in failing:
+            failing.remove(fd)
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "close", fail)
+    outputs = outputs_of(paths).__enter__()
+    descriptors = [outputs.descriptor(index) for index in range(len(paths))]
+    failing.add(descriptors[0])
+    with pytest.raises(OSError, match="Input/output"):
+        outputs.__exit__(None, None, None)
+    assert not any(path.exists() for path in paths)
+    for each in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(each)
+
+
+def test_a_file_that_cannot_be_removed_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what went wrong first is what is told."""
+    paths = [tmp_path / name for name in ("one", "two")]
+    real = Path.unlink
+
+    def fail(path: Path, *, missing_ok: bool = False) -> None:
+        if path == paths[0]:
+            raise OSError(errno.EACCES, "Permission denied")
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(KeyError), outputs_of(paths):
+        raise KeyError
+    assert not paths[1].exists()
+
+
+def outputs_of(paths: Sequence[Path]) -> Outputs:
+    """Return outputs without content, not begun."""
+    return Outputs(
+        [OutputFile(path, b"", 0) for path in paths], silent, stop=threading.Event(), threads=1, durable=False
+    )
