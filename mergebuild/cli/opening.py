@@ -203,10 +203,12 @@ def _parsed(text: str) -> object:
 
 
 def _amount(parse: Callable[[str], Amount], option: str, text: str) -> Amount:
+    from mergebuild.recipe.sizes import AmountError
+
     try:
         return parse(text)
-    except ValueError as error:
-        raise UsageError.one("wrong-amount", f"`{option}`: {error}") from error
+    except AmountError as error:
+        raise UsageError.one("wrong-amount", f"`{option}`: {error}", help=error.hint) from error
 
 
 def size(option: str, text: str) -> int:

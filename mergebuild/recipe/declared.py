@@ -14,11 +14,9 @@ from mergebuild.recipe.files import File
 from mergebuild.recipe.model import LayoutText, ProjectOptions, Source
 from mergebuild.recipe.namespace import bad_name
 from mergebuild.recipe.nodes import (
-    Invalid,
     Node,
     Reader,
     among,
-    described,
     dotted_help,
     misspelt,
     plain,
@@ -27,7 +25,6 @@ from mergebuild.recipe.nodes import (
 )
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
-from mergebuild.recipe.sizes import parse_size
 from mergebuild.recipe.targets import Declaration, read_dtype
 from mergebuild.recipe.variables import Scalar, Scope, VariableError, variables_of
 
@@ -294,27 +291,19 @@ def read_project(root: File, scope: Scope, problems: Problems) -> tuple[ProjectO
         else None
     )
     store = _path(reader, table["store"], "`store` of `[project]`", ".mergebuild") if "store" in table else None
+    history = (
+        reader.size(table["history"], "`history` of `[project]`", 'such as `history = "10GB"`; "0" keeps none')
+        if "history" in table
+        else None
+    )
     options = ProjectOptions(
         name=name,
         default=tuple(text for text, _ in default) if default is not None else None,
         link=cast(Literal["auto", "hard", "copy"], link or "auto"),
-        history_bytes=_history(table["history"], problems) if "history" in table else None,
+        history_bytes=history,
         store=store,
     )
     return options, tuple(default or ())
-
-
-def _history(node: Node, problems: Problems) -> int | None:
-    value = node.value
-    if isinstance(value, Invalid):
-        return None
-    text = str(value) if isinstance(value, (str, Fraction)) else ""
-    try:
-        return parse_size(text)
-    except ValueError:
-        message = f"`history` of `[project]` is {described(node)}, expected a size"
-        problems.add("bad-value", message, node.at, help='such as `history = "10GB"`; "0" keeps none')
-        return None
 
 
 def declarations(files: Sequence[File], scope: Scope, names: Declared, problems: Problems) -> dict[str, Declaration]:

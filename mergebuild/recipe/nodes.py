@@ -17,6 +17,7 @@ from mergebuild.errors import did_you_mean
 from mergebuild.recipe.numbers import is_unwieldy
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
+from mergebuild.recipe.sizes import AmountError, parse_size
 from mergebuild.recipe.variables import Scalar, Scope, VariableError, as_text, render
 
 __all__ = [
@@ -215,6 +216,22 @@ class Reader:
         if isinstance(value, Fraction) and value.denominator == 1 and 0 <= value < below:
             return int(value)
         self.wrong(node, what, f"a whole number from 0 to {below - 1}", "such as `0` or `42`")
+        return None
+
+    def size(self, node: Node, what: str, hint: str, *, least: int = 0) -> int | None:
+        """Return a number of bytes, at least `least`; `hint` shows how one is written."""
+        if not isinstance(node.value, (str, Fraction)):
+            self.wrong(node, what, "a size", hint)
+            return None
+        try:
+            found = parse_size(as_text(node.value))
+        except ValueError as error:
+            meant = error.hint if isinstance(error, AmountError) else ""
+            hint = "; ".join(part for part in (meant, hint) if part)
+        else:
+            if found >= least:
+                return found
+        self.problems.add("bad-value", f"{what} is {described(node)}, expected a size", node.at, help=hint)
         return None
 
     def table(self, node: Node, what: str, hint: str) -> dict[str, Node] | None:

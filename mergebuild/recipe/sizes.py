@@ -1,42 +1,59 @@
-"""Amounts of bytes and of time as people write them: `20GB`, `512MiB`, `30d`."""
+"""Amounts of bytes and of time as people write them: `20GB`, `512MiB`, `30d`.
+
+A size has a unit. Whoever writes `20` means gigabytes, and 20 bytes of history are none: what was kept would go.
+"""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
-__all__ = ["parse_duration", "parse_size"]
+__all__ = ["AmountError", "parse_duration", "parse_size"]
 
 _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
+_GIGABYTES_BELOW = 10_000
+"""A bare number below means gigabytes; one above is more likely bytes, counted out."""
+
+
+class AmountError(ValueError):
+    """A text that is no amount; `hint` says what to write."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 def parse_size(text: str) -> int:
-    """Return a number of bytes: `0`, `1500`, `20GB`, `1.5 G` (powers of 1000), `512MiB` (powers of 1024).
+    """Return a number of bytes: `0`, `1500B`, `20GB`, `1.5 G` (powers of 1000), `512MiB` (powers of 1024).
 
     Raises:
-        ValueError: anything else; the message says what is expected.
+        AmountError: anything else, such as a number without a unit that is not 0.
     """
     found = _AMOUNT.fullmatch(text)
     unit = found[2].lower() if found else "?"
     step = 1024 if unit.endswith(("ib", "i")) else 1000
     power = _POWERS.get(unit.removesuffix("b").removesuffix("i"))
     if found is None or power is None or unit in ("i", "ib"):
-        message = f"`{text}` is no size; expected one such as `20GB`, `512MiB` or `0`"
-        raise ValueError(message)
-    return int(Fraction(found[1]) * step**power)
+        raise AmountError(f"`{text}` is no size; expected one such as `20GB`, `512MiB` or `0`")
+    number = Fraction(found[1])
+    if not unit and number:
+        meant = f"{found[1]}{'GB' if number < _GIGABYTES_BELOW else 'B'}"
+        raise AmountError(f"`{text}` is no size, for it has no unit", f"write `{meant}`")
+    return int(number * step**power)
 
 
 def parse_duration(text: str) -> float:
     """Return a number of seconds: `45s`, `90m`, `12h`, `30d`, `2w`.
 
     Raises:
-        ValueError: anything else; the message says what is expected.
+        AmountError: anything else.
     """
     found = _AMOUNT.fullmatch(text)
     seconds = _SECONDS.get(found[2].lower()) if found else None
     if found is None or seconds is None:
-        message = f"`{text}` is no time; expected one such as `30d`, `12h` or `90m`"
-        raise ValueError(message)
+        raise AmountError(f"`{text}` is no time; expected one such as `30d`, `12h` or `90m`")
     return float(Fraction(found[1]) * seconds)

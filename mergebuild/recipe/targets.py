@@ -35,7 +35,6 @@ from mergebuild.recipe.nodes import Invalid, Node, Reader, among, dotted_help, m
 from mergebuild.recipe.per_tensor import number_per_tensor, selectors
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
-from mergebuild.recipe.sizes import parse_size
 from mergebuild.recipe.variables import Scope
 
 __all__ = [
@@ -708,14 +707,8 @@ class _TargetReading:
         node = self._table.get("max_shard_size")
         if node is None or isinstance(node.value, Invalid):
             return None
-        text = str(node.value) if isinstance(node.value, (str, Fraction)) else ""
-        try:
-            found = parse_size(text)
-        except ValueError:
-            found = 0
-        if not found:
-            hint = 'such as `max_shard_size = "5GB"`'
-            self._reader.wrong(node, self._what("max_shard_size"), "a size", hint)
+        found = self._reader.size(node, self._what("max_shard_size"), 'such as `max_shard_size = "5GB"`', least=1)
+        if found is None:
             return None
         if not is_folder(self._table.get("output")):
             message = f"{self._what('max_shard_size')} is about the files of a folder, and there is none"

@@ -339,7 +339,7 @@ def test_history_of_0_keeps_none(blocks: Space) -> None:
 
 def test_history_is_trimmed_to_its_budget_newest_first(blocks: Space) -> None:
     size = (blocks / "out/orange.safetensors").stat().st_size
-    blocks.write(f'[project]\nhistory = "{2 * size + 100}"\n' + BLOCKS)
+    blocks.write(f'[project]\nhistory = "{2 * size + 100}B"\n' + BLOCKS)
     weights = ["0.35", "0.4", "0.45", "0.5", "0.55"]
     for before, after in itertools.pairwise(weights):
         blocks.edit(f"IN04 = {before}", f"IN04 = {after}")

@@ -118,6 +118,7 @@ def test_a_failed_target_is_in_the_document_and_on_stderr_with_the_builds_exit_c
         "build --vars missing.toml",
         "build --oops",
         "gc --max-size big",
+        "gc --max-size 20",
         "gc --older-than old",
         "why",
         "why a b",
@@ -211,6 +212,13 @@ def test_gc_reads_sizes_and_ages(project: FakeProject, mergebuild: Mergebuild) -
         "dry_run": True,
         "lock_timeout": None,
     }
+
+
+def test_a_size_without_a_unit_is_told_how_to_be_written(mergebuild: Mergebuild) -> None:
+    """Who writes 20 means gigabytes: as bytes it would take the whole history."""
+    found = mergebuild("gc", "--max-size", "20")
+    assert found.code == 2
+    assert "`--max-size`: `20` is no size, for it has no unit\n  help: write `20GB`\n" in found.err
 
 
 def test_clean_prints_the_bytes_freed(project: FakeProject, mergebuild: Mergebuild) -> None:

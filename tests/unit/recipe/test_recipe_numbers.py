@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergebuild.recipe.numbers import exact_decimal, inverse_sigmoid, shortest_text, sigmoid
-from mergebuild.recipe.sizes import parse_duration, parse_size
+from mergebuild.recipe.sizes import AmountError, parse_duration, parse_size
 
 decimals = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=None)
 
@@ -106,14 +106,22 @@ def test_the_inverse_sigmoid_has_no_value_outside_0_to_1(amount: Fraction) -> No
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("1500", 1500), ("20GB", 20 * 10**9), ("512MiB", 512 * 2**20), ("1.5 G", 1_500_000_000), ("3kb", 3000),
-     ("2 tib", 2 * 2**40), ("10B", 10), ("1Gi", 2**30)],
+    [("0", 0), ("0.0", 0), ("1500B", 1500), ("20GB", 20 * 10**9), ("512MiB", 512 * 2**20), ("1.5 G", 1_500_000_000),
+     ("3kb", 3000), ("2 tib", 2 * 2**40), ("10B", 10), ("1Gi", 2**30)],
 )  # fmt: skip
 def test_sizes_read_as_people_write_them(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "10QB", "1,5GB", "10 G B", "1e3", "5iB", "5i"])
+@pytest.mark.parametrize(("text", "meant"), [("20", "20GB"), ("1.5", "1.5GB"), (" 3 ", "3GB"), ("2000000", "2000000B")])
+def test_a_size_without_a_unit_is_refused_and_the_one_that_is_meant_is_named(text: str, meant: str) -> None:
+    with pytest.raises(AmountError, match="no unit") as found:
+        parse_size(text)
+    assert found.value.hint == f"write `{meant}`"
+    assert parse_size(meant) > 0
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "10QB", "1,5GB", "10 G B", "1e3", "5iB", "5i", "5bb"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
         parse_size(text)
