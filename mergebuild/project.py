@@ -187,7 +187,7 @@ class Project:
                 else self._state(name, items.get(name))
                 for name in names
             ]
-            orphans = self._sweeper(session, self._outputs(self.recipe.target_names())).orphans()
+            orphans = self._sweeper(session, self._outputs(self._known(session))).orphans()
             return StatusResult(tuple(states), tuple(self._shown(row.path) for row in orphans))
 
     @_resilient
@@ -401,26 +401,32 @@ class Project:
         lock_timeout: float | None = None,
     ) -> CleanResult:
         """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
-        known = self.recipe.target_names()
-        outputs = self._outputs(known)
-        with (
-            self._session(silent, lock_timeout=lock_timeout) as session,
-            self._changing(session, outputs, lock_timeout),
-        ):
-            return self._sweeper(session, outputs).collect(set(known), max_size, older_than, dry_run=dry_run)
+        with self._session(silent, lock_timeout=lock_timeout) as session:
+            known = self._known(session)
+            outputs = self._outputs(known)
+            with self._changing(session, outputs, lock_timeout):
+                return self._sweeper(session, outputs).collect(known, max_size, older_than, dry_run=dry_run)
 
     @_resilient
     def clean(
-        self, targets: Sequence[str] = (), *, orphans: bool = False, lock_timeout: float | None = None
+        self,
+        targets: Sequence[str] = (),
+        *,
+        orphans: bool = False,
+        dry_run: bool = False,
+        lock_timeout: float | None = None,
     ) -> CleanResult:
-        """Remove outputs and artifacts that we made: of these targets, of orphans, or (neither given) all."""
-        names = self.recipe.resolve(targets) if targets else None
-        outputs = self._outputs(self.recipe.target_names())
-        with (
-            self._session(silent, lock_timeout=lock_timeout) as session,
-            self._changing(session, outputs, lock_timeout),
-        ):
-            return self._sweeper(session, outputs).clean(names, orphans=orphans)
+        """Remove outputs and artifacts that we made: of these targets, of orphans, or of all that the mergefile names.
+
+        What stays unless it is asked for: orphans, members of families that were built by name alone, the history.
+        """
+        names = set(self.recipe.resolve(targets)) if targets else set()
+        if not targets and not orphans:
+            names = self._reached(self.recipe.target_names())
+        with self._session(silent, lock_timeout=lock_timeout) as session:
+            outputs = self._outputs(self._known(session))
+            with self._changing(session, outputs, lock_timeout):
+                return self._sweeper(session, outputs).clean(names, orphans=orphans, dry_run=dry_run)
 
     def trust(self) -> Trusted:
         """Let this project write into the folders outside it that its mergefile names now, and run its own methods."""
@@ -593,22 +599,39 @@ class Project:
         yield self._own_store() / "any"
 
     def _outputs(self, names: Iterable[str]) -> set[Path]:
-        """Return the outputs that are listed, and those of these targets and of the members that they name.
+        """Return the outputs that are listed, and those of these targets and of the members that they name."""
+        found = set(self.recipe.outputs())
+        for name in self._reached(names):
+            with suppress(MergeBuildError):  # a member that is wrong; if it is listed, its output is there already
+                if path := self.recipe.target(name).output_path:
+                    found.add(path)
+        return found
+
+    def _reached(self, names: Iterable[str]) -> set[str]:
+        """Return these targets and all that they read, members among them that no list names.
 
         To name all members of a large family has them all made, which takes seconds.
         """
-        found = set(self.recipe.outputs())
-        seen: set[str] = set()
+        found: set[str] = set()
         waiting = list(names)
         while waiting:
             name = waiting.pop()
-            if name in seen or name in self.recipe.sources:
-                continue
-            seen.add(name)
-            target = self.recipe.target(name)
-            if target.output_path:
-                found.add(target.output_path)
-            waiting += [each.ref for each in target.reads]
+            if name not in found and name not in self.recipe.sources:
+                found.add(name)
+                with suppress(MergeBuildError):
+                    waiting += [each.ref for each in self.recipe.target(name).reads]
+        return found
+
+    def _known(self, session: _Session) -> set[str]:
+        """Return the targets that the mergefile names, and the members of its families that were built by name.
+
+        Families are open: who refines one has targets that no list names, and these are no orphans.
+        """
+        found = self._reached(self.recipe.target_names())
+        for record in session.store.records():
+            if "@" in record.target and record.target not in found:
+                with suppress(MergeBuildError):
+                    found |= self._reached([self.recipe.target(record.target).name])
         return found
 
     def _sweeper(self, session: _Session, outputs: set[Path]) -> Sweeper:

@@ -1,14 +1,16 @@
 """Take away what we made: outputs, what the store keeps, and what no target makes any more.
 
-Only files whose bytes are known to be ours go; never a source, never what was changed by hand.
+Only files whose bytes are known to be ours go; never a source, never what was changed by hand. And only what was asked
+for: of targets that are named, or of orphans, or of what no target needs. What goes is known before anything does, so
+that it can be shown.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 
 from mergebuild.filestate import is_gone
@@ -42,6 +44,7 @@ class Sweeper:
         self._sources = {path.resolve() for path in sources}
         self._root = root
         self._may_remove = may_remove
+        self._going: list[ArtifactRow] = []
         self._removed: list[str] = []
         self._kept: list[str] = []
         self._freed = 0
@@ -59,19 +62,28 @@ class Sweeper:
             and self._store.is_intact(row)
         ]
 
-    def clean(self, names: Collection[str] | None, *, orphans: bool) -> CleanResult:
-        """Remove the outputs and kept artifacts of these targets; of orphans; with neither, of everything."""
+    def clean(self, names: Collection[str], *, orphans: bool, dry_run: bool = False) -> CleanResult:
+        """Remove the outputs and kept artifacts of these targets, and orphans if they are asked for.
+
+        The history stays: it is what builds superseded, and `collect` has it in hand.
+        """
         before = self._size()
-        everything = names is None and not orphans
-        for record in self._store.records():
-            if everything or (names is not None and record.target in names):
-                self._clean_record(record)
-        if orphans or everything:
-            self._clean_orphans()
-        if everything:
-            for row in self._store.rows_inside():
-                if row.digest not in self._needed_elsewhere and row.project in ("", self._store.project):
-                    self._remove(row)
+        records = [record for record in self._store.records() if record.target in names]
+        cleaned = [record for record in records if self._takes(record)]
+        emptied = {record.output for record in cleaned if record.output}  # folders among them
+        if orphans:
+            rows = self.orphans()
+            emptied |= {row.path.parent for row in rows}  # they may have been outputs
+            self._going += rows
+        emptied |= {row.path.parent for row in self._going if not emptied.isdisjoint(row.path.parents)}
+        self._going += self._copies(cleaned)
+        if dry_run:
+            return self._foreseen(before)
+        for row in self._going:
+            self._remove(row)
+        _remove_empty(emptied)
+        for record in cleaned:
+            self._store.forget_record(record.target)
         return self._result(before)
 
     def collect(
@@ -95,20 +107,15 @@ class Sweeper:
         if max_size is not None:
             stay = sum(_size(row) for row in inside if row.kind == "kept" and row not in going)
             going += self._beyond(history, max_size - stay, going)
+        self._going = going
+        if dry_run:
+            return self._foreseen(before, self._strangers())
         for row in going:
-            if dry_run:
-                self._removed.append(self._shown(row.path))
-                self._freed += _size(row) if _is_last_name(row) else 0
-            else:
-                self._remove(row)
+            self._remove(row)
         for path, size in self._strangers():
             self._removed.append(self._shown(path))
             self._freed += size
-            if not dry_run:
-                path.unlink()
-        if dry_run:
-            after = before - self._freed
-            return CleanResult(tuple(self._removed), tuple(self._kept), self._freed, before, after, dry_run=True)
+            path.unlink()
         for project in gone:
             self._store.state.forget_project(project)
         for row in self._store.state.artifacts():
@@ -131,66 +138,50 @@ class Sweeper:
 
     # Inside
 
-    def _clean_record(self, record: Record) -> None:
-        if record.output is None:
-            self._remove_kept(record.artifact)
-        elif not self._may_remove(record.output):
-            self._kept.append(
-                f"{self._shown(record.output)} (outside the project, which is not trusted with its folder)"
-            )
-            return
-        elif record.output.resolve() in self._sources:
-            self._kept.append(f"{self._shown(record.output)} (a source now)")
-            return
-        elif record.output.is_dir():
-            if not self._clean_folder(record.output):
-                return
-        else:
-            presence, there = self._store.at(record.output)
-            if presence is Presence.FOREIGN:
-                self._kept.append(f"{self._shown(record.output)} (changed by hand)")
-                return
-            if there is not None:
-                self._remove_with_copies(there)
-        self._store.forget_record(record.target)
+    def _takes(self, record: Record) -> bool:
+        """Take what a record says was built for a target; return whether nothing of it stays, and say of what does."""
+        path = record.output
+        if path is None:
+            return True
+        if not self._may_remove(path / "any" if path.is_dir() else path):
+            self._kept.append(f"{self._shown(path)} (outside the project, which is not trusted with its folder)")
+            return False
+        if path.resolve() in self._sources:
+            self._kept.append(f"{self._shown(path)} (a source now)")
+            return False
+        if path.is_dir():
+            return self._takes_folder(path)
+        presence, there = self._store.at(path)
+        if presence is Presence.FOREIGN:
+            self._kept.append(f"{self._shown(path)} (changed by hand)")
+            return False
+        if there is not None:
+            self._going.append(there)
+        return True
 
-    def _clean_folder(self, folder: Path) -> bool:
-        """Remove our files in an output that is a folder; return whether none of them was changed by hand."""
+    def _takes_folder(self, folder: Path) -> bool:
+        """Take our files in an output that is a folder; return whether none of them was changed by hand."""
         ours = [row for row in self._store.state.outputs(self._store.project) if folder in row.path.parents]
         ours = [row for row in ours if not is_gone(row.path) and self._may_remove(row.path)]
         changed = [row for row in ours if not self._store.is_intact(row)]
-        for row in ours:
-            if row not in changed:
-                self._remove_with_copies(row)
+        self._going += [row for row in ours if row not in changed]
         self._kept += [f"{self._shown(row.path)} (changed by hand)" for row in changed]
-        _remove_empty({folder, *(row.path.parent for row in ours)})
         return not changed
 
-    def _clean_orphans(self) -> None:
-        """Remove orphans, and the folders that are empty then: they may have been outputs."""
-        rows = self.orphans()
-        for row in rows:
-            self._remove_with_copies(row)
-        _remove_empty(row.path.parent for row in rows)
-
-    def _remove_with_copies(self, row: ArtifactRow) -> None:
-        shared = any(
-            other.id != row.id and other.kind == "output" for other in self._store.state.artifacts(digest=row.digest)
-        )
-        self._remove(row)
-        if not shared:
-            self._remove_kept(row.digest)
-
-    @cached_property
-    def _needed_elsewhere(self) -> set[bytes]:
-        """The artifacts that other projects need; the caller's lock keeps them from building meanwhile."""
-        return self._store.state.wanted(besides=[self._store.project])
-
-    def _remove_kept(self, digest: bytes) -> None:
-        """Remove what the store itself holds of an artifact, unless another project needs it."""
-        if digest not in self._needed_elsewhere:
-            for row in self._store.state.artifacts(digest=digest, kind="kept"):
-                self._remove(row)
+    def _copies(self, cleaned: Sequence[Record]) -> list[ArtifactRow]:
+        """Return what the store itself holds of what goes, but for what some other output or target is as well."""
+        going = {row.id for row in self._going}
+        gone = {record.target for record in cleaned}
+        kept = [record for record in self._store.records() if record.output is None and record.target not in gone]
+        wanted = {record.artifact for record in kept}
+        wanted |= self._store.state.wanted(besides=[self._store.project])  # none builds meanwhile: we have the lock
+        found: list[ArtifactRow] = []
+        digests = [row.digest for row in self._going] + [record.artifact for record in cleaned if not record.output]
+        for digest in dict.fromkeys(digests):
+            rows = [row for row in self._store.state.artifacts(digest=digest) if row.id not in going]
+            if digest not in wanted and all(row.kind != "output" for row in rows):
+                found += [row for row in rows if row.kind == "kept"]
+        return found
 
     def _remove(self, row: ArtifactRow) -> None:
         self._removed.append(self._shown(row.path))
@@ -223,6 +214,13 @@ class Sweeper:
         rows = sum(_size(row) for row in self._store.state.artifacts() if row.kind != "intended")
         return rows + sum(size for _, size in self._strangers())
 
+    def _foreseen(self, before: int, strangers: Sequence[tuple[Path, int]] = ()) -> CleanResult:
+        """Return what it comes to if what goes now, and these files of nobody, are removed."""
+        removed = [self._shown(row.path) for row in self._going] + [self._shown(path) for path, _ in strangers]
+        freed = _freed_by(self._going) + sum(size for _, size in strangers)
+        after = before - sum(map(_size, self._going)) - sum(size for _, size in strangers)
+        return CleanResult(tuple(removed), tuple(self._kept), freed, before, after, dry_run=True)
+
     def _result(self, before: int) -> CleanResult:
         return CleanResult(tuple(self._removed), tuple(self._kept), self._freed, before, self._size())
 
@@ -243,8 +241,13 @@ def _size(row: ArtifactRow) -> int:
     return row.identity.size if row.identity else 0
 
 
-def _is_last_name(row: ArtifactRow) -> bool:
-    try:
-        return row.path.stat().st_nlink == 1
-    except OSError:
-        return False
+def _freed_by(rows: Iterable[ArtifactRow]) -> int:
+    """Return the bytes that the removal of files frees: of those that lose their last name."""
+    names: Counter[tuple[int, int]] = Counter()
+    freed = 0
+    for row in rows:
+        with suppress(OSError):
+            found = row.path.stat()
+            names[found.st_dev, found.st_ino] += 1
+            freed += found.st_size if names[found.st_dev, found.st_ino] == found.st_nlink else 0
+    return freed

@@ -79,6 +79,18 @@ class Console:
         """Print a line on stderr, whatever `--quiet` says."""
         _write(sys.stderr, clean(text) + "\n")
 
+    def can_ask(self) -> bool:
+        """Whether somebody sits there who reads a question and can answer it."""
+        return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
+
+    def asked(self, question: str) -> bool:
+        """Ask on stderr; return whether the answer is yes. Nothing, or the end of the input, is no."""
+        _write(sys.stderr, f"{clean(question)} [y/N] ")
+        answer = sys.stdin.readline() if sys.stdin is not None else ""
+        if not answer:
+            _write(sys.stderr, "\n")
+        return answer.strip().lower() in ("y", "yes")
+
     @contextmanager
     def listening(self) -> Iterator[Emit]:
         """Show the events of a build while it runs: a bar on a terminal, else a line an event."""

@@ -88,7 +88,7 @@ def test_round_trips_give_the_same_tensors(space: Space) -> None:
 
 def test_the_same_bytes_each_time(mix: Space) -> None:
     before = mix.bytes("out/mix.ckpt")
-    mix.run("clean")
+    mix.run("clean", "--yes")
     mix.run("build", "-j", "1")
     assert mix.bytes("out/mix.ckpt") == before
     assert mix.run("verify", "--rebuild").code == 0
@@ -176,7 +176,7 @@ def test_a_checkpoint_changed_by_hand_stays(mix: Space) -> None:
     flip(path)
     assert mix.states() == {"mix": "changed-by-hand"}
     assert mix.run("build", "--json", code=1).json["targets"][0]["error"]["code"] == "changed-by-hand"
-    assert mix.run("clean").out.startswith("kept out/mix.ckpt (changed by hand)")
+    assert mix.run("clean", "--yes").out.startswith("kept out/mix.ckpt (changed by hand)")
     mix.run("build", "--force")
     assert path.read_bytes() == before
     assert (mix / "out/mix.by-hand-1.ckpt").exists()
@@ -188,7 +188,7 @@ def test_clean_removes_it_and_orphans_are_told(mix: Space) -> None:
     mix.build()
     mix.run("clean", "--orphans")
     assert [path.name for path in (mix / "out").iterdir()] == ["other.ckpt"]
-    mix.run("clean")
+    mix.run("clean", "--yes")
     assert not (mix / "out/other.ckpt").exists()
 
 

@@ -144,7 +144,7 @@ def test_devices_auto_and_cpu(chain: Space) -> None:
 def test_durable_builds_the_same(chain: Space) -> None:
     chain.build("--durable")
     before = chain.bytes("out/last.safetensors")
-    chain.run("clean")
+    chain.run("clean", "--yes")
     chain.build()
 
     assert chain.bytes("out/last.safetensors") == before
@@ -431,7 +431,7 @@ def test_clean_removes_what_we_made_and_nothing_else(chain: Space) -> None:
     (chain / "out/last.safetensors").write_bytes(b"changed")
     size = (chain / "out/file.safetensors").stat().st_size
 
-    cleaned = chain.json("clean")
+    cleaned = chain.json("clean", "--yes")
 
     assert "out/file.safetensors" in cleaned["removed"]
     assert cleaned["bytes_freed"] >= size
@@ -459,7 +459,7 @@ def test_clean_of_a_source_is_usage(chain: Space) -> None:
 def test_a_cleaned_target_is_built_again(chain: Space) -> None:
     chain.build()
     before = chain.bytes("out/last.safetensors")
-    chain.run("clean")
+    chain.run("clean", "--yes")
 
     assert set(chain.build().verdicts.values()) <= {"built", "restored"}
     assert chain.bytes("out/last.safetensors") == before

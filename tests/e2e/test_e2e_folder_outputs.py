@@ -121,7 +121,7 @@ def test_it_is_one_artifact_however_it_is_cut(built: Space) -> None:
 
 def test_the_same_bytes_in_any_folder_and_number_of_threads(built: Space) -> None:
     before = {name: built.bytes(f"out/mix/{name}") for name in files(built)}
-    built.run("clean")
+    built.run("clean", "--yes")
     built.run("build", "-j", "1")
     assert {name: built.bytes(f"out/mix/{name}") for name in files(built)} == before
 

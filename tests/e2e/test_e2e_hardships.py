@@ -284,7 +284,7 @@ def test_a_source_that_was_an_output_before(pair: Space) -> None:
 
     pair.build()
     pair.run("clean", "--orphans")
-    pair.run("clean")
+    pair.run("clean", "--yes")
     pair.run("gc", "--max-size", "0")
 
     assert pair.bytes("out/mix.safetensors") == before

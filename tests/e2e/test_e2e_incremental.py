@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -472,30 +474,69 @@ def test_a_sweep_reads_each_source_once(pair: Space) -> None:
     assert built.bytes_read <= 2 * sizes
 
 
-def test_a_member_taken_out_is_an_orphan_until_it_is_cleaned(sweep: Space) -> None:
+def test_a_member_taken_out_of_the_list_is_no_orphan_and_is_cleaned_by_name(sweep: Space) -> None:
+    """Families are open: what the list does not name is a target still."""
     sweep.edit("to = 0.5", "to = 0.45")
-    orphan = sweep / "out/mix-0.5.safetensors"
-    size = orphan.stat().st_size
+    sweep.build("mix@alpha=0.148")
+
+    assert sweep.json("status")["orphans"] == []
+    assert sweep.json("clean", "--orphans")["removed"] == []
+    assert sweep.json("gc", "--max-size", "0")["removed"] == []
+    foreseen = sweep.json("clean", "--yes", "-n")
+    cleaned = sweep.json("clean", "--yes")
+
+    assert foreseen["removed"] == cleaned["removed"]
+    assert len(cleaned["removed"]) == 9
+    left = ["mix-0.148.safetensors", "mix-0.5.safetensors"]
+    assert sorted(path.name for path in (sweep / "out").iterdir()) == left
+    assert sweep.json("clean", "mix@alpha=0.148")["removed"] == ["out/mix-0.148.safetensors"]
+
+
+def test_clean_without_arguments_asks_on_a_terminal_and_wants_yes_elsewhere(sweep: Space) -> None:
+    before = sweep.tree()
+
+    assert sweep.refused("clean", code=2).errors == ["clean-all"]
+    for answer, gone in ((b"\n", False), (b"n\n", False), (b"y\n", True)):
+        outer, inner = os.openpty()
+        os.write(outer, answer)
+        done = subprocess.run(
+            [sys.executable, "-m", "mergebuild", "clean"], cwd=sweep.root, stdin=inner, stdout=inner, stderr=inner,
+            check=False, timeout=60,
+        )  # fmt: skip
+        os.close(inner)
+        shown = os.read(outer, 100_000).decode()
+        os.close(outer)
+        assert done.returncode == 0
+        assert "out/mix-0.1.safetensors" in shown
+        assert "remove 10 files" in shown
+        assert (sweep.tree() != before) is gone
+    assert list((sweep / "out").iterdir()) == []
+
+
+def test_the_output_of_a_member_is_an_orphan_once_the_family_makes_another(sweep: Space) -> None:
+    old = sorted(path.relative_to(sweep.root).as_posix() for path in (sweep / "out").iterdir())
+    size = sum((sweep / path).stat().st_size for path in old)
+    sweep.edit("out/mix-", "blends/")
 
     status = sweep.json("status")
-    assert status["orphans"] == ["out/mix-0.5.safetensors"]
-    assert len(status["targets"]) == 9
-    assert "out/mix-0.5.safetensors" in sweep.run("status").out
-    assert set(sweep.build().verdicts.values()) == {"up-to-date"}
-    assert orphan.exists()
+    assert status["orphans"] == old
+    assert len(status["targets"]) == 10
+    assert old[0] in sweep.run("status").out
+    assert set(sweep.build().verdicts.values()) == {"restored"}
+    assert sweep.json("clean", "--orphans", "-n")["removed"] == old
+    assert sorted(path.relative_to(sweep.root).as_posix() for path in (sweep / "out").iterdir()) == old
 
     cleaned = sweep.json("clean", "--orphans")
 
-    assert cleaned["removed"] == ["out/mix-0.5.safetensors"]
+    assert cleaned["removed"] == old
     assert cleaned["bytes_freed"] == size
-    assert not orphan.exists()
-    assert len(list((sweep / "out").iterdir())) == 9
+    assert not (sweep / "out").exists()
     assert sweep.json("status")["orphans"] == []
     assert set(sweep.build().verdicts.values()) == {"up-to-date"}
 
 
 def test_an_orphan_changed_by_hand_is_not_cleaned(sweep: Space) -> None:
-    sweep.edit("to = 0.5", "to = 0.45")
+    sweep.edit("out/mix-", "out/blend-")
     orphan = sweep / "out/mix-0.5.safetensors"
     orphan.write_bytes(orphan.read_bytes()[:-1] + b"x")
 

@@ -145,7 +145,7 @@ def test_chunks_and_threads_change_no_byte(
             return options(*args, **{**kwargs, "chunk": chunk})
 
         monkeypatch.setattr("mergebuild.build.Options", cut)
-        space.run("clean")
+        space.run("clean", "--yes")
         (space / "mix.safetensors").unlink(missing_ok=True)
         space.run("gc")
         assert space.build("-j", str(threads)).verdicts == {"mix": "built"}

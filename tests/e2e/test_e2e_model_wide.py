@@ -237,7 +237,7 @@ def test_chunks_and_threads_change_no_byte(
         return options(*args, **{**kwargs, "chunk": 1000})
 
     monkeypatch.setattr("mergebuild.build.Options", cut)
-    space.run("clean")
+    space.run("clean", "--yes")
     space.run("gc", "--max-size", "0")
     assert set(space.build("-j", "3").verdicts.values()) == {"built"}
     assert {name: space.bytes(f"{name}.safetensors") for name in methods} == expected

@@ -164,7 +164,7 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(pair: Space) -> None:
     import pty
 
     def on_a_terminal(env: dict[str, str]) -> bytes:
-        pair.run("clean")
+        pair.run("clean", "--yes")
         primary, secondary = pty.openpty()
         with subprocess.Popen(
             [sys.executable, "-m", "mergebuild", "build"],

@@ -54,7 +54,7 @@ def test_32_descriptors_are_enough_for_forty_targets_of_thirty_models(many: Spac
     few = outputs(many)
     many.process("build", preexec_fn=limited(nofile=32))
     many.process("verify", preexec_fn=limited(nofile=32))
-    many.run("clean")
+    many.run("clean", "--yes")
     many.build()
 
     assert len(few) == TARGETS
@@ -92,7 +92,7 @@ def test_two_gibibytes_of_address_space_are_enough(pair: Space) -> None:
 
     pair.process("build", "-j", "2", preexec_fn=limited(**{"as": 2 << 30}))
     little = pair.bytes("out/mix.safetensors")
-    pair.run("clean")
+    pair.run("clean", "--yes")
     pair.build()
 
     assert pair.bytes("out/mix.safetensors") == little
@@ -118,7 +118,7 @@ def test_closed_streams_are_no_outputs(pair: Space, closed: tuple[int, ...]) -> 
     pair.process("build", preexec_fn=close)
     whole = pair.bytes("out/mix.safetensors")
     pair.run("verify")
-    pair.run("clean")
+    pair.run("clean", "--yes")
     pair.build()
 
     assert pair.bytes("out/mix.safetensors") == whole

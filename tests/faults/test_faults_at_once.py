@@ -65,7 +65,7 @@ DISTURBING = (
     ("here", "gc", "--max-size", "0"),
     ("there", "gc", "--max-size", "0"),
     ("there", "gc", "--older-than", "0d"),
-    ("there", "clean"),
+    ("there", "clean", "--yes"),
     ("there", "build", "--json"),
     ("here", "verify"),
     ("there", "verify"),

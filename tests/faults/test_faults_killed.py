@@ -134,7 +134,7 @@ def test_a_killed_gc_takes_nothing_that_is_needed(bench: Bench) -> None:
 
 def test_a_killed_clean_leaves_every_output_whole_or_gone(bench: Bench) -> None:
     count = bench.rounds(50, 1)
-    killer = Killer(bench, "clean")
+    killer = Killer(bench, "clean", "--yes")
     root = bench.project(bench.space / "project")
     bench.program.run("build", here=root).checked()
     killer.measure(root)
@@ -144,7 +144,7 @@ def test_a_killed_clean_leaves_every_output_whole_or_gone(bench: Bench) -> None:
         with trouble.noted(f"round {number}"):
             killer.kill(root)
             bench.check_promise(root, bench.first)
-    bench.program.run("clean", here=root).checked()
+    bench.program.run("clean", "--yes", here=root).checked()
     assert not published(root)
     bench.report(rounds=count, landed=killer.landed)
     trouble.check()

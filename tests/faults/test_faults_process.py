@@ -138,7 +138,7 @@ def test_no_method_keeps_the_process_from_ending(method: str, name: str, project
         assert ended.code in (0, 130), ended.said
         assert not project.leftovers()
         if ended.code == 0:
-            project.run("clean")
+            project.run("clean", "--yes")
         else:
             assert not project.outputs()
 
@@ -172,7 +172,7 @@ def test_large_files_are_read_copied_and_waited_for_in_pieces(arguments: tuple[s
     whole |= large.outputs()
     for _ in range(8):
         if arguments[0] == "build":
-            large.run("clean")
+            large.run("clean", "--yes")
         ended = large.end(arguments, "SIGINT", MOMENTS.uniform(STARTED, lasts))
         assert ended.code in (0, 130), ended.said
         assert not large.leftovers()

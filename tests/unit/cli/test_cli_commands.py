@@ -16,6 +16,7 @@ from program_under_test import FakeProject, Mergebuild
 from mergebuild.errors import Problem
 from mergebuild.events import Notice, silent
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
+from mergebuild.report.console import Console
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 
 CURRENT = TargetResult("orange", Verdict.UP_TO_DATE, "out/orange.safetensors")
@@ -225,7 +226,52 @@ def test_clean_prints_the_bytes_freed(project: FakeProject, mergebuild: Mergebui
     project.answers["clean"] = CleanResult(("out/old.safetensors",), bytes_freed=2_000_000)
     found = mergebuild("clean", "a", "--orphans")
     assert found.out == "removed out/old.safetensors\nfreed 2.0 MB\n"
-    assert project.call[1:] == ((("a",),), {"orphans": True, "lock_timeout": None})
+    assert project.call[1:] == ((("a",),), {"orphans": True, "dry_run": False, "lock_timeout": None})
+
+
+@pytest.mark.parametrize("arguments", ["clean a", "clean --orphans", "clean -n", "clean --yes", "clean -y --json"])
+def test_clean_asks_nothing_where_it_is_said_what_is_meant(
+    project: FakeProject, mergebuild: Mergebuild, arguments: str
+) -> None:
+    project.answers["clean"] = CleanResult(())
+    assert mergebuild(*arguments.split()).code == 0
+    assert project.call[2]["dry_run"] is ("-n" in arguments)
+
+
+@pytest.mark.parametrize("answer", ["", "\n", "n\n", "yesterday\n"])
+def test_clean_of_all_targets_asks_on_a_terminal(
+    project: FakeProject, mergebuild: Mergebuild, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """With what would go and how much that is; whatever is not yes is no."""
+    monkeypatch.setattr(Console, "can_ask", lambda _: True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    project.answers["clean"] = CleanResult(("out/a.safetensors", "out/b.safetensors"), bytes_freed=3_000_000)
+    found = mergebuild("clean")
+    assert (found.code, found.out) == (0, "nothing was removed\n")
+    assert "out/a.safetensors\n" in found.err
+    assert "remove 2 files, 3.0 MB? [y/N] " in found.err
+    assert project.call[2]["dry_run"] is True
+
+
+@pytest.mark.parametrize("answer", ["y\n", "Yes\n"])
+def test_clean_of_all_targets_goes_on_when_the_answer_is_yes(
+    project: FakeProject, mergebuild: Mergebuild, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(Console, "can_ask", lambda _: True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    project.answers["clean"] = CleanResult(("out/a.safetensors",), bytes_freed=3_000_000)
+    assert mergebuild("clean", "--json").json["removed"] == ["out/a.safetensors"]
+    assert [options["dry_run"] for _, _, options in project.calls] == [True, False]
+
+
+def test_clean_of_all_targets_is_refused_where_nobody_can_be_asked(
+    project: FakeProject, mergebuild: Mergebuild
+) -> None:
+    found = mergebuild("clean", "--json")
+    assert found.code == 2
+    assert [error["code"] for error in found.json["errors"]] == ["clean-all"]
+    assert "--yes" in found.json["errors"][0]["help"]
+    assert project.calls == []
 
 
 def test_lock_and_trust_say_what_they_wrote(project: FakeProject, mergebuild: Mergebuild) -> None:
