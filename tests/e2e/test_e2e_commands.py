@@ -475,7 +475,7 @@ def test_gc_frees_history_by_size_and_age(chain: Space) -> None:
     assert len(list((chain / ".mergebuild/history").iterdir())) == 3
     chain.run("gc", "--older-than", "1h")
     assert len(list((chain / ".mergebuild/history").iterdir())) == 3
-    chain.run("gc", "--max-size", str(2 * size))
+    chain.run("gc", "--max-size", f"{2 * size}B")
     assert len(list((chain / ".mergebuild/history").iterdir())) == 2
     assert chain.json("gc", "--older-than", "0s")["bytes_freed"] == 2 * size
     assert (chain / "out/file.safetensors").exists()
