@@ -127,7 +127,9 @@ class Builder:
             Whether the plan had such targets: then sources are known that were not, and all must be planned anew.
         """
         unseen = [item for item in plan.items if not item.is_known]
-        absent = (item for item in unseen if item.presence is Presence.ABSENT)
+        if plan.refusals and not self._options.keep_going:
+            return False  # nothing will be built
+        absent = (item for item in unseen if item.presence is Presence.ABSENT and item.refusal is None)
         ready = [item for item in islice(_distinct(absent), _wave()) if self._is_ready(item)]
         if ready and not self._must_stop():
             with self._failing(ready):
@@ -150,7 +152,7 @@ class Builder:
             self._quarantine(row, f"what the store kept of {tagged(row.digest)}")
         for item in self._waiting(plan):
             self._look_at(item)
-        self._restore([item for item in self._waiting(plan) if item.restore is not None])
+        self._restore([item for item in self._waiting(plan) if item.restore is not None and not self._must_stop()])
         twins = self._twins(plan)
         self._build_all([item for item in self._waiting(plan) if item.name not in twins])
         for item in [] if self._must_stop() else self._waiting(plan):
@@ -165,7 +167,8 @@ class Builder:
             if item.parts:
                 self._conclude(item)
         self._store.trim_history()
-        return self._results(plan), self._exit_code(plan)
+        results = self._results(plan)
+        return results, self._exit_code(plan, results)
 
     # What was decided before
 
@@ -179,35 +182,11 @@ class Builder:
         elif item.verdict is Verdict.UP_TO_DATE:
             self._done(item, _Outcome(Verdict.UP_TO_DATE))
             self._settle(item, item.row)
-        elif item.presence is Presence.FOREIGN and not self._may_replace(item):
-            self._fail(item, refusals.changed_by_hand(item))
-
-    def check_space(self, plan: Plan) -> None:
-        """Refuse before any work what cannot fit.
-
-        Raises:
-            NoSpaceError: a file system has less room than the build would write to it.
-        """
-        needed: dict[int, tuple[Path, int]] = {}
-        for item in (each for each in plan.items if not each.parts):
-            folder = _existing(self._path(item).parent)
-            device = folder.stat().st_dev
-            first, so_far = needed.get(device, (folder, 0))
-            needed[device] = (first, so_far + item.writes)
-        for folder, size in needed.values():
-            free = portable.free_space(folder)
-            if size > free:
-                raise NoSpaceError.one(
-                    "no-space",
-                    f"the build needs {size:,} bytes and {free:,} are free",
-                    help="free some space (`mergebuild gc`), or build fewer targets",
-                )
-
-    def _may_replace(self, item: Item) -> bool:
-        """Whether what stands at an output's path and is not ours may go: by force, or because it may be the result."""
-        return self._options.force or (
-            item.header is not None and self._store.may_be(self._path(item), item.header_bytes, item.size)
-        )
+        elif item.refusal is not None:
+            if item.refused_for == item.name:
+                self._fail(item, Refusal(item.refusal.problems[0], item.refusal.exit_code))
+            else:
+                self._done(item, _Outcome(Verdict.SKIPPED))
 
     def _must_stop(self) -> bool:
         return not self._options.keep_going and any(
@@ -701,11 +680,7 @@ class Builder:
         return "" if item.goal.is_extra else self._store.project
 
     def _path(self, item: Item) -> Path:
-        if item.goal.path is not None:
-            return item.goal.path
-        if item.digest is None:  # not known before its sources are hashed
-            return self._store.root / "kept" / checksum(item.name.encode()).hex()
-        return self._store.kept_path(item.digest, item.header_checksum)
+        return item.place(self._store)
 
     def _put_aside(self, item: Item) -> None:
         """Keep what a user changed by hand, before an output takes its place by force."""
@@ -820,10 +795,11 @@ class Builder:
             )
         return plan.in_order(found)
 
-    def _exit_code(self, plan: Plan) -> int:
-        codes = [outcome.exit_code for item in plan.items if (outcome := self._outcomes[item]).exit_code]
-        codes += [error.exit_code for error in plan.errors]
-        return codes[0] if codes else 0
+    def _exit_code(self, plan: Plan, results: Sequence[TargetResult]) -> int:
+        """Return that of the first target that failed."""
+        codes = {each.target: error.exit_code for each, error in zip(plan.blocked, plan.errors, strict=True)}
+        codes |= {item.name: self._outcomes[item].exit_code for item in plan.items if item.whole is None}
+        return next((code for each in results if (code := codes.get(each.target))), 0)
 
     @contextmanager
     def _space(self, *temporary: Path) -> Iterator[None]:
@@ -902,9 +878,3 @@ def _crc32(fd: int, begin: int, end: int) -> int:
         portable.pread_into(fd, piece, start)
         found = crc32(piece, found)
     return found
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder

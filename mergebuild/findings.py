@@ -42,6 +42,8 @@ class TargetState(NamedTuple):
     target: str
     state: State
     output: str | None
+    reason: str = ""
+    """Why it can't be planned, if it can't."""
 
 
 class StatusResult(NamedTuple):
@@ -76,7 +78,9 @@ class WhyResult(NamedTuple):
     verdict: Verdict
     changes: tuple[Change, ...]
     reasons: tuple[str, ...]
-    """Everything that makes it not up to date, the changes' texts among them."""
+    """Everything that makes it not up to date, the changes' texts among them; of a blocked target, what blocks it."""
+    problems: tuple[Problem, ...] = ()
+    """What blocks it, with places and help."""
 
     def to_json(self) -> dict[str, object]:
         """Return the object of `why`."""

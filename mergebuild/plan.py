@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mergebuild.digest import tagged
-from mergebuild.errors import MergeBuildError, Problem
+from mergebuild.digest import checksum, tagged
+from mergebuild.errors import MergeBuildError
 from mergebuild.findings import Change
 from mergebuild.formats import Header, Packing
 from mergebuild.forms import Blueprint
 from mergebuild.packing import Origin
 from mergebuild.results import TargetResult, Verdict
-from mergebuild.store import ArtifactRow, Held, Presence
+from mergebuild.store import ArtifactRow, Held, Presence, Store
 from mergebuild.tensors import Made, Tensors
 
 __all__ = ["Goal", "Item", "Made", "Plan"]
@@ -69,8 +69,10 @@ class Item:
     changes: tuple[Change, ...] = ()
     lines: dict[str, str] = field(default_factory=dict)
     """Its manifest."""
-    problem: Problem | None = None
-    exit_code: int = 0
+    refusal: MergeBuildError | None = None
+    """What a build would refuse it for before any work (`gate.py`)."""
+    refused_for: str = ""
+    """The target that it is refused for: itself, or one that it reads."""
     compute: frozenset[bytes] = frozenset()
     """Digests whose first target it is and that must be computed."""
     held: Mapping[bytes, Held] = field(default_factory=dict)
@@ -123,8 +125,26 @@ class Item:
             return 0
         return len(self.compute) if self.is_known else self.blueprint.forms.combined
 
+    def place(self, store: Store) -> Path:
+        """Return where its file goes: to the output's path, or into the store."""
+        if self.goal.path is not None:
+            return self.goal.path
+        if self.digest is None:  # not known before its sources are hashed
+            return store.root / "kept" / checksum(self.name.encode()).hex()
+        return store.kept_path(self.digest, self.header_checksum)
+
     def result(self) -> TargetResult:
         """Return the item as `plan` shows it."""
+        artifact = tagged(self.digest) if self.digest else None
+        if self.refusal is not None:
+            first = self.refusal.problems[0]
+            why = [f"it reads `{self.refused_for}`, which is blocked"] if self.refused_for != self.name else []
+            why += [problem.message for problem in self.refusal.problems]
+            why += self.reasons if self.presence is not Presence.FOREIGN else ()
+            reasons = tuple(why)
+            return TargetResult(
+                self.name, Verdict.BLOCKED, self.shown, artifact, error=first, reasons=reasons, notes=self.notes
+            )
         total = len(self.blueprint.specs)
         files = self.parts or [self]
         computed = sum(each.computed for each in files)
@@ -132,12 +152,11 @@ class Item:
             target=self.name,
             verdict=self.verdict,
             output=self.shown,
-            artifact=tagged(self.digest) if self.digest else None,
+            artifact=artifact,
             tensors_computed=computed,
             tensors_reused=total - computed,
             bytes_read=sum(each.bytes_read for each in files),
             bytes_written=sum(each.writes for each in files),
-            error=self.problem,
             reasons=self.reasons,
             notes=self.notes,
         )
@@ -158,6 +177,7 @@ class Plan:
     blocked: list[TargetResult]
     """Targets that cannot be planned, with the problem that blocks each."""
     errors: list[MergeBuildError]
+    """Of each blocked target, in their order."""
     bytes_to_hash: int = 0
     fresh: Mapping[str, TargetResult] = field(default_factory=dict)
     """Targets that were seen to be up to date without being planned."""
@@ -171,6 +191,13 @@ class Plan:
     def largest_whole(self) -> int:
         """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
         return max((item.tensors.largest_whole for item in self.items if item.computed and item.tensors), default=0)
+
+    @property
+    def refusals(self) -> Mapping[str, MergeBuildError]:
+        """Why targets can't be built, as far as it shows before any work, in the order of the results."""
+        found = dict(zip((each.target for each in self.blocked), self.errors, strict=True))
+        found |= {item.name: item.refusal for item in self.items if item.whole is None and item.refusal is not None}
+        return {each.target: found[each.target] for each in self.results() if each.target in found} if found else {}
 
     def results(self) -> tuple[TargetResult, ...]:
         """Return the targets asked for, then the file targets built for them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,8 +80,8 @@ class Planner:
             return Goal(target, None, "float32")
         return Goal(target, self._output_of(made.output_path))
 
-    def plan(self, goals: Sequence[Goal], *, hash_all: bool = False) -> Plan:
-        """Plan goals.
+    def plan(self, goals: Sequence[Goal | str], *, hash_all: bool = False) -> Plan:
+        """Plan goals; a target's name is the goal of whoever asks for it by name.
 
         With `hash_all` every source needed is hashed. Else large ones are not, of targets that were never built and
         that nothing pins: nothing could be reused, so the pass that merges them may hash them (`firstsight.py`). Such
@@ -90,12 +91,13 @@ class Planner:
         """
         blocked: list[TargetResult] = []
         errors: list[MergeBuildError] = []
-        for goal in goals:
+        for each in goals:
             try:
+                goal = self.goal_of(each) if isinstance(each, str) else each
                 self._claim(self._judged(goal, hash_all=hash_all))
             except MergeBuildError as error:
                 errors.append(error)
-                blocked.append(self._blocked(goal, error))
+                blocked.append(self._blocked(each, error))
         for item in self._order:
             self._catch_up(item)
         unknown = {
@@ -107,7 +109,7 @@ class Planner:
         }
         return Plan(
             items=self._order,
-            asked=tuple(goal.target for goal in goals),
+            asked=tuple(each if isinstance(each, str) else each.target for each in goals),
             blocked=blocked,
             errors=errors,
             bytes_to_hash=sum(self._sources.file(owner).size for owner in unknown),
@@ -169,7 +171,7 @@ class Planner:
         known = self._items.get(goal.target)
         if known is not None and known.goal == goal:
             return known
-        self._open_sources(goal.target)
+        self.open_sources(goal.target)
         for name in self._recipe.below(goal.target)[:-1]:  # the deepest first; virtual targets fold away
             if name not in self._items and not self.folder.is_virtual(name):
                 self._judge(self._describe(self.goal_of(name), hash_all=hash_all))
@@ -177,7 +179,7 @@ class Planner:
         self._judge(item)
         return item
 
-    def _open_sources(self, target: str) -> None:
+    def open_sources(self, target: str) -> None:
         """Open every source below a target, and report all that cannot be opened at once.
 
         Raises:
@@ -202,8 +204,6 @@ class Planner:
             for notice in self._sources.file(owner).model.notices
         )
         item = Item(goal, blueprint, self._shown(goal.path), needs, notices=tuple(notices))
-        if not goal.is_extra:
-            self._items[goal.target] = item
         leaves = self._bottom(goal.target)
         unseen = [owner for owner in leaves if not self._sources.file(owner).is_hashed]
         size = sum(self._sources.file(owner).size for owner in unseen)
@@ -230,6 +230,8 @@ class Planner:
             self.identify(item)
         else:
             self._foresee(item)
+        if not goal.is_extra:  # only now: of one that can't be described, nobody who reads it may find a half
+            self._items[goal.target] = item
         return item
 
     def _operates(self, blueprint: Blueprint) -> bool:
@@ -612,11 +614,15 @@ class Planner:
                 read[digest] = sizes[place]
         return read
 
-    def _blocked(self, goal: Goal, error: MergeBuildError) -> TargetResult:
-        problem = error.problems[0]
-        return TargetResult(
-            goal.target, Verdict.BLOCKED, output=self._shown(goal.path), error=problem, reasons=(problem.message,)
-        )
+    def _blocked(self, goal: Goal | str, error: MergeBuildError) -> TargetResult:
+        name, path = (goal, self._listed.get(goal)) if isinstance(goal, str) else (goal.target, goal.path)
+        reasons = tuple(dict.fromkeys(problem.message for problem in error.problems))
+        return TargetResult(name, Verdict.BLOCKED, output=self._shown(path), error=error.problems[0], reasons=reasons)
+
+    @cached_property
+    def _listed(self) -> Mapping[str, Path]:
+        """The outputs that the recipe lists, by target: also of members that can't be made."""
+        return {name: self._output_of(path) for path, name in self._recipe.outputs().items()}
 
     def _shown(self, path: Path | None) -> str | None:
         if path is None:

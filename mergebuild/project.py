@@ -25,16 +25,25 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from mergebuild import lineage as lineages
 from mergebuild import lockfile, packing, trust
 from mergebuild.digest import tagged
-from mergebuild.errors import CorruptionError, MergeBuildError, Problem, ResultDiffersError, SourceError, UsageError
+from mergebuild.errors import (
+    CorruptionError,
+    MergeBuildError,
+    Problem,
+    ResultDiffersError,
+    SourceError,
+    TargetError,
+    UsageError,
+)
 from mergebuild.events import Emit, Notice, silent
 from mergebuild.filestate import Moment
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
+from mergebuild.gate import Gate
 from mergebuild.memory import memory_bounds
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.planner import Planner
 from mergebuild.portable import free_space
-from mergebuild.recipe import Input, Recipe, Where, load_recipe
+from mergebuild.recipe import Input, Recipe, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.sources import SourceFile, Sources, locate
 from mergebuild.stamp import Stamp, forget_stamps
@@ -42,7 +51,7 @@ from mergebuild.store import REBUILDS, STATE, DatabaseDamagedError, Presence, St
 from mergebuild.sweeping import Sweeper
 
 if TYPE_CHECKING:
-    from mergebuild.build import Builder
+    pass
 
 __all__ = ["Project", "load"]
 
@@ -152,26 +161,27 @@ class Project:
     # Looking
 
     @_resilient
-    def plan(self, targets: Sequence[str] = (), *, device: str = "auto") -> PlanResult:
+    def plan(self, targets: Sequence[str] = (), *, device: str = "auto", force: bool = False) -> PlanResult:
         """Say what a build of these targets (none: the default ones) would do, and why.
 
-        Sources of targets never built are not read: `bytes_to_hash` says how much more would have to be. Whether there
-        is such a device is not looked at.
-
-        Raises:
-            RecipeError, MismatchError: a target cannot be made as it is written.
+        What a build would refuse (with `force` or without) is `blocked`, and `exit_code` is that of the first such
+        target. Sources of targets never built are not read: `bytes_to_hash` says how much more would have to be.
+        Whether there is such a device is not looked at.
         """
         began = time.perf_counter()
         with self._session(silent, device=device) as session:
-            plan = self._plan(session, self.recipe.resolve(targets))
+            plan = self._planned(session, self.recipe.resolve(targets))
+            self._gate(session, force=force).ask(plan)
+            refusals = plan.refusals.values()
             return PlanResult(
                 time.perf_counter() - began,
                 plan.results(),
                 plan.space_needed,
                 free_space(self.recipe.root),
                 plan.bytes_to_hash,
-                plan.errors[0].exit_code if plan.errors else 0,
+                next((error.exit_code for error in refusals), 0),
                 memory_bounds(plan.largest_whole, device=_device_class(device) != "cpu"),
+                tuple(dict.fromkeys(problem for error in refusals for problem in error.problems)),
             )
 
     @_resilient
@@ -179,12 +189,15 @@ class Project:
         """Say of each target (none: every one with an output) how it stands, and which outputs nothing makes now."""
         names = self.recipe.resolve(targets) if targets else tuple(self.recipe.outputs().values())
         with self._session(silent) as session:
-            plan = self._plan(session, names)
+            plan = self._planned(session, names)
             items = {item.name: item for item in plan.items}
+            blocked = {each.target: each for each in plan.blocked}
             states = [
                 TargetState(name, State.UP_TO_DATE, self.recipe.target(name).output)
                 if name in plan.fresh
-                else self._state(name, items.get(name))
+                else _blocked_state(self.recipe.root, blocked[name])
+                if name in blocked
+                else self._state(items[name])
                 for name in names
             ]
             orphans = self._sweeper(session, self._outputs(self._known(session))).orphans()
@@ -192,12 +205,12 @@ class Project:
 
     @_resilient
     def why(self, target: str) -> WhyResult:
-        """Say what differs from a target's last build."""
+        """Say what differs from a target's last build; of one that can't be planned, why not."""
         name = self._one(target)
         with self._session(silent) as session:
-            plan = self._plan(session, (name,))
-            if plan.errors:
-                raise plan.errors[0]
+            plan = self._planned(session, (name,))
+            if plan.blocked:
+                return WhyResult(name, Verdict.BLOCKED, (), plan.blocked[0].reasons, plan.errors[0].problems)
             if name in plan.fresh:
                 return WhyResult(name, Verdict.UP_TO_DATE, (), ())
             item = next(each for each in session.planner.items_named(name) if each.whole is None)
@@ -209,6 +222,7 @@ class Project:
         """Return the exact proportions of sources in a target."""
         name = self._one(target)
         with self._session(silent) as session:
+            session.planner.open_sources(name)  # all that are not there are named at once
             return lineages.lineage(session.planner.folder, self.recipe, name)
 
     # Building
@@ -248,20 +262,20 @@ class Project:
 
         lock = lockfile.read(self._lock_path()) if locked else None
 
-        def checked_plan(session: _Session, builder: Builder, *, hash_all: bool) -> Plan:
-            """Plan, and raise whatever is known to be wrong before any work."""
+        def checked_plan(session: _Session, *, hash_all: bool) -> Plan:
+            """Plan, and raise whatever is known to be wrong before any work; a target's own failure is its result."""
             if lock:
                 self._hold_sources(session, lock, names)
             if out is not None:
                 plan = session.planner.plan([self._out_goal(names, out, dtype)], hash_all=hash_all or locked)
             else:
                 plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=hash_all or locked)
-            if plan.errors and not keep_going:
-                raise _together(plan.errors)
+            self._gate(session, force=force).ask(plan)
+            refused = list(plan.refusals.values())
+            if not keep_going and any(not isinstance(error, TargetError) for error in refused):
+                raise _together(refused)
             if lock:
                 self._hold_results(session, lock, plan)
-            self._require_trust(plan.items)
-            builder.check_space(plan)
             return plan
 
         with (
@@ -275,16 +289,16 @@ class Project:
             )
             plan = None
             if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
-                plan = checked_plan(session, builder, hash_all=False)
+                plan = checked_plan(session, hash_all=False)
                 session.store.create()
             places = self._outputs(names) | ({Path.cwd() / out} if out is not None else set())
             stack.enter_context(self._changing(session, places, lock_timeout, emit))
             if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
                 builder.planner = session.plan_anew()
-                plan = checked_plan(session, builder, hash_all=False)
+                plan = checked_plan(session, hash_all=False)
             if builder.run_unseen(plan):
                 builder.planner = session.plan_anew()
-                plan = checked_plan(session, builder, hash_all=True)
+                plan = checked_plan(session, hash_all=True)
             results, exit_code = builder.run(plan)
             if out is None and all(each.verdict is Verdict.UP_TO_DATE for each in results):
                 with suppress(OSError):  # it is only a memory
@@ -354,7 +368,6 @@ class Project:
                 self.recipe,
                 session.sources,
                 session.store,
-                self._require_code_trust,
                 lambda: self._locked(session, None, emit),
             )
             found = verifier.read_again(names)
@@ -516,22 +529,15 @@ class Project:
                     )
                 )
 
-    def _plan(self, session: _Session, names: Sequence[str]) -> Plan:
-        """Plan targets for looking; what is wrong with the recipe raises, a source that is not there only blocks."""
-        plan = self._planned(session, names)
-        wrong = [error for error in plan.errors if not isinstance(error, SourceError)]
-        if wrong:
-            raise _together(wrong)
-        return plan
+    def _gate(self, session: _Session, *, force: bool) -> Gate:
+        return Gate(self.recipe, session.store, written=self._written(), force=force)
 
     def _planned(
         self, session: _Session, names: Sequence[str], *, hash_all: bool = False, look_closely: bool = False
     ) -> Plan:
         """Plan targets, but for those that are seen at once to be up to date."""
-        fresh = {} if look_closely else session.freshness.fresh(names)
-        plan = session.planner.plan(
-            [session.planner.goal_of(name) for name in names if name not in fresh], hash_all=hash_all
-        )
+        fresh = {} if look_closely else session.freshness.fresh([name for name in names if self._is_sound(name)])
+        plan = session.planner.plan([name for name in names if name not in fresh], hash_all=hash_all)
         results = {
             name: TargetResult(
                 name,
@@ -543,6 +549,14 @@ class Project:
             for name, (record, row) in fresh.items()
         }
         return replace(plan, asked=tuple(names), fresh=results)
+
+    def _is_sound(self, name: str) -> bool:
+        """Whether a target can be made of the text; of members only their first is read with the mergefile."""
+        try:
+            self.recipe.target(name)
+        except MergeBuildError:
+            return False
+        return True
 
     def _one(self, target: str) -> str:
         names = self.recipe.resolve((target,))
@@ -577,20 +591,6 @@ class Project:
                 )
         target = self.recipe.target(names[0])
         return Goal(target.name, path, dtype or target.dtype or self.recipe.default_dtype, is_extra=True)
-
-    def _require_trust(self, items: Iterable[Item]) -> None:
-        paths: dict[Path, Where | None] = {
-            item.goal.path: item.blueprint.target.where for item in items if item.goal.path and not item.goal.is_extra
-        }
-        trust.require(self.recipe.root, paths, self._written())
-        for item in items:
-            if item.goal.path and item.goal.is_extra:
-                trust.require_plain(self.recipe.root, item.goal.path)
-        self._require_code_trust(items)
-
-    def _require_code_trust(self, items: Iterable[Item]) -> None:
-        made = (item.name for item in items if item.verdict is not Verdict.UP_TO_DATE)
-        trust.require_code(self.recipe.root, (each for name in made for each in self.recipe.programs(name)))
 
     def _written(self) -> Iterator[Path]:
         """Yield every path that the recipe would write to."""
@@ -691,12 +691,7 @@ class Project:
         if problems:
             raise ResultDiffersError(problems)
 
-    def _state(self, name: str, item: Item | None) -> TargetState:
-        output = self.recipe.target(name).output
-        path = self.recipe.target(name).output_path
-        if item is None:  # blocked by a source that is not there
-            there = path is not None and os.path.lexists(path)
-            return TargetState(name, State.STALE if there else State.MISSING, output)
+    def _state(self, item: Item) -> TargetState:
         if item.presence is Presence.FOREIGN:
             state = State.CHANGED_BY_HAND
         elif item.verdict is Verdict.UP_TO_DATE:
@@ -705,7 +700,7 @@ class Project:
             state = State.MISSING
         else:
             state = State.STALE
-        return TargetState(name, state, output)
+        return TargetState(item.name, state, self.recipe.target(item.name).output)
 
     def _shown(self, path: Path) -> str:
         try:
@@ -731,10 +726,15 @@ def _inode(path: Path) -> int:
 
 
 def _together(errors: Sequence[MergeBuildError]) -> MergeBuildError:
-    """Return one error with the problems of all that have the first one's exit code."""
-    kind = type(errors[0])
-    problems = [problem for error in errors if isinstance(error, kind) for problem in error.problems]
-    return kind(dict.fromkeys(problems))
+    """Return one error with the problems of all, and the first one's exit code."""
+    return type(errors[0])(dict.fromkeys(problem for error in errors for problem in error.problems))
+
+
+def _blocked_state(root: Path, blocked: TargetResult) -> TargetState:
+    """Return the state of a target that can't be planned, by whether there is anything at its output's path."""
+    there = blocked.output is not None and os.path.lexists(root / blocked.output)
+    reason = blocked.error.message if blocked.error else ""
+    return TargetState(blocked.target, State.STALE if there else State.MISSING, blocked.output, reason)
 
 
 def _relative(path: Path, base: Path) -> str:

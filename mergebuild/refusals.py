@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mergebuild.engine import StepResult
 from mergebuild.errors import Place, Problem, SourceError, TargetError
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan import Item, Made
+
+if TYPE_CHECKING:
+    from mergebuild.engine import StepResult
 
 __all__ = [
     "Refusal",

@@ -105,6 +105,8 @@ class PlanResult(NamedTuple):
     exit_code: int = 0
     """Of the first problem that blocks a target."""
     memory: MemoryBounds = MemoryBounds(0, 0)
+    problems: tuple[Problem, ...] = ()
+    """Everything that blocks targets, in their order."""
 
     def to_json(self) -> dict[str, object]:
         """Return the contract's object of `plan`: the build's, with `reasons` and the space."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -15,15 +15,18 @@ from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersErro
 from mergebuild.events import Emit
 from mergebuild.filestate import is_gone
 from mergebuild.findings import VerifyResult
+from mergebuild.gate import Gate
 from mergebuild.plan import Item
 from mergebuild.planner import Planner
 from mergebuild.recipe import Recipe
+from mergebuild.results import Verdict
 from mergebuild.sources import Sources
 from mergebuild.store import SCRATCH, ArtifactRow, Fresh, Record, Store
 
 __all__ = ["Verifier"]
 
 _SHOWN = 20
+_MADE = (Verdict.BUILT, Verdict.RESTORED, Verdict.UP_TO_DATE)
 
 
 class Verifier:
@@ -34,13 +37,11 @@ class Verifier:
         recipe: Recipe,
         sources: Sources,
         store: Store,
-        require_trust: Callable[[Iterable[Item]], None],
         locked: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._recipe = recipe
         self._sources = sources
         self._store = store
-        self._require_trust = require_trust
         self._locked = locked
 
     def read_again(self, names: Sequence[str] | None) -> VerifyResult:
@@ -86,8 +87,7 @@ class Verifier:
 
         Problems: `rebuild-differs`; `stale` where the recipe or the sources are others than at the target's build.
 
-        Raises:
-            MergeBuildError: a target cannot be planned, or needs code that is not trusted.
+        A target that can't be built is a problem of its own, with its own exit code unless others differ.
         """
         known = set(self._recipe.target_names())
         records = {record.target: record for record in self._records(names) if record.target in known and record.output}
@@ -106,20 +106,20 @@ class Verifier:
                 store,
                 output_of=lambda path: Path(folder) / os.path.relpath(path, self._recipe.root).replace("..", "up"),
             )
-            plan = planner.plan([planner.goal_of(name) for name in records], hash_all=True)
-            for error in plan.errors:
-                raise error
-            self._require_trust(plan.items)
+            plan = planner.plan(list(records), hash_all=True)
+            Gate(self._recipe, store, written=None).ask(plan)  # outputs go to a place of our own
             builder = Builder(self._sources, store, planner, Options(keep_going=True), emit, lambda _name: None)
-            builder.check_space(plan)
             results, exit_code = builder.run(plan)
-            problems += [result.error for result in results if result.error]
-            for item in plan.items if not exit_code else ():
-                if item.name in records and not item.parts:
+            failed = {result.target for result in results if result.verdict not in _MADE}
+            for item in plan.items:
+                if item.name in records and item.name not in failed and not item.parts:
                     problems += self._differing(item, store, records[item.name])
+            if problems or (exit_code and not plan.refusals):
+                exit_code = ResultDiffersError.exit_code
+            problems += dict.fromkeys(result.error for result in results if result.error)
             store.close()
         read = so_far.bytes_read + builder.source_bytes_read
-        return VerifyResult(so_far.checked, read, tuple(problems), ResultDiffersError.exit_code if problems else 0)
+        return VerifyResult(so_far.checked, read, tuple(problems), exit_code)
 
     def _records(self, names: Sequence[str] | None) -> list[Record]:
         return [record for record in self._store.records() if names is None or record.target in names]

@@ -85,7 +85,7 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Opt
     if options["dry_run"]:
         from mergebuild.cli.plan import show_plan
 
-        return show_plan(settings, targets, options["device"])
+        return show_plan(settings, targets, options["device"], force=options["force"])
     result = _nothing_to_do(settings, targets, options) or _build(settings, targets, options)
     problems = [target.error for target in result.targets if target.error]
     errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}

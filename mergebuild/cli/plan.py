@@ -16,17 +16,17 @@ def command(settings: Settings, targets: tuple[str, ...]) -> int:
     """Show what a build would do, and why.
 
     For each target: the verdict, the reasons, the tensors to compute and to reuse, the bytes to read and to write;
-    then the space needed and free. Nothing is changed.
+    then the space needed and free. What a build would refuse is blocked, and the exit code is the build's. Nothing is
+    changed.
     """
     return show_plan(settings, targets)
 
 
-def show_plan(settings: Settings, targets: tuple[str, ...], device: str = "auto") -> int:
+def show_plan(settings: Settings, targets: tuple[str, ...], device: str = "auto", *, force: bool = False) -> int:
     """Make the plan and print it."""
-    plan = open_project(settings).plan(targets_from_here(settings, targets), device=device)
-    problems = list(dict.fromkeys(target.error for target in plan.targets if target.error))
-    errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
+    plan = open_project(settings).plan(targets_from_here(settings, targets), device=device, force=force)
+    errors = {"errors": [problem.to_json() for problem in plan.problems]} if plan.problems else {}
     lines = [] if settings.as_json else plan_lines(plan, verbose=settings.verbose > 0, shown=shown_from_here(settings))
     settings.console.answer(plan.to_json() | errors, lines)
-    settings.console.problems(problems)
+    settings.console.problems(plan.problems)
     return plan.exit_code

@@ -13,8 +13,9 @@ __all__ = ["command"]
 @target_argument
 @reads_recipe
 def command(settings: Settings, target: str) -> int:
-    """Show what differs from a target's last build, a line a reason."""
+    """Show what differs from a target's last build, a line a reason; or what blocks it."""
     (asked,) = targets_from_here(settings, (target,))
     why = open_project(settings).why(asked)
     settings.console.answer(why.to_json(), why_lines(why))
+    settings.console.problems(why.problems)
     return 0

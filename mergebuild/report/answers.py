@@ -31,8 +31,11 @@ __all__ = [
 
 def status_lines(status: StatusResult, *, shown: Shown = as_it_is) -> list[str]:
     """Return a line a target, and a line an orphan."""
-    rows = [(str(each.state), each.target, shown(each.output) if each.output else "") for each in status.targets]
-    rows += [("orphan", "-", shown(path)) for path in status.orphans]
+    rows = [
+        (str(each.state), each.target, shown(each.output) if each.output else "", each.reason)
+        for each in status.targets
+    ]
+    rows += [("orphan", "-", shown(path), "") for path in status.orphans]
     return table(rows) if rows else ["no targets"]
 
 

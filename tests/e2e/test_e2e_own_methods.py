@@ -154,7 +154,8 @@ def test_nothing_of_it_runs_before_it_is_trusted(project: Space) -> None:
     """Neither by looking, nor by a build, which ends with 10 and writes nothing; what needs no code is built."""
     project.write(f"from pathlib import Path\nPath('ran').touch()\n{dedent(PROGRAM)}", "methods/my_blend.py")
     before = project.tree()
-    for command in ("plan", "status", "list", "methods", "graph"):
+    assert project.plan(code=10)["mix"]["verdict"] == "blocked"
+    for command in ("status", "list", "methods", "graph"):
         project.run(command)
     for command in ("why", "lineage"):
         project.run(command, "mix")

@@ -525,8 +525,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     real = Planner.plan
 
-    def plan(planner: Planner, goals: Sequence[Goal], *, hash_all: bool = False) -> Plan:
-        found.extend(goal.target for goal in goals)
+    def plan(planner: Planner, goals: Sequence[Goal | str], *, hash_all: bool = False) -> Plan:
+        found.extend(goal if isinstance(goal, str) else goal.target for goal in goals)
         return real(planner, goals, hash_all=hash_all)
 
     monkeypatch.setattr(Planner, "plan", plan)

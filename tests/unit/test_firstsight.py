@@ -566,8 +566,10 @@ def kinds() -> Iterator[Any]:
         return own(lab) + 'metadata = "full"\n'
 
     def foreign(lab: Lab) -> str:
+        """A file of the size that the output will have: it may be what the target makes."""
+        (lab / "mergefile.toml").write_text(own(lab))
         (lab / "out").mkdir()
-        (lab / "out/a.safetensors").write_bytes(b"mine")
+        (lab / "out/a.safetensors").write_bytes(bytes(lab.project.plan().targets[0].bytes_written))
         return own(lab)
 
     yield pytest.param(pins, id="pinned")
@@ -581,11 +583,28 @@ def test_what_must_be_known_before_is_hashed_before(fresh: Lab, text: Callable[[
     (fresh / "mergefile.toml").write_text(text(fresh))
     result = fresh.build()
     assert {event.path for event in of_kind(fresh, Hashing)} == {"x.safetensors", "y.safetensors"}
-    in_the_way = (fresh / "out/a.safetensors").read_bytes() == b"mine"
+    in_the_way = not any((fresh / "out/a.safetensors").read_bytes())
     assert result.exit_code == in_the_way
     first = next((number for number, event in enumerate(fresh.events) if isinstance(event, PassBegun)), None)
     last = max(number for number, event in enumerate(fresh.events) if isinstance(event, Hashing))
     assert first is None if in_the_way else first is not None and last < first
+
+
+def test_what_can_not_be_the_result_is_in_the_way_before_anything_is_read(fresh: Lab) -> None:
+    (fresh / "mergefile.toml").write_text(
+        '[sources]\nx = "x.safetensors"\ny = "y.safetensors"\n' + target("a", "x/2 + y/2") + target("b", "x/4 + y/2")
+    )
+    (fresh / "out").mkdir()
+    (fresh / "out/b.safetensors").write_bytes(b"mine")
+    assert [(each.target, str(each.verdict)) for each in fresh.project.plan().targets] == [
+        ("a", "build"), ("b", "blocked"),
+    ]  # fmt: skip
+    result = fresh.build()
+    assert [(each.target, str(each.verdict)) for each in result.targets] == [("a", "skipped"), ("b", "failed")]
+    assert result.exit_code == fresh.project.plan().exit_code == 1
+    assert of_kind(fresh, Hashing) == of_kind(fresh, PassBegun) == []
+    assert fresh.verdicts(keep_going=True) == {"a": "built", "b": "failed"}
+    assert (fresh / "out/b.safetensors").read_bytes() == b"mine"
 
 
 def test_a_wrong_pin_is_known_before_anything_is_written(fresh: Lab) -> None:

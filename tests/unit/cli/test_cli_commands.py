@@ -154,7 +154,7 @@ def test_dry_run_is_plan(project: FakeProject, mergebuild: Mergebuild) -> None:
 def test_plan_prints_a_blocked_targets_error(project: FakeProject, mergebuild: Mergebuild) -> None:
     problem = Problem("source-missing", "source `a` is missing")
     blocked = TargetResult("x", Verdict.BLOCKED, error=problem)
-    project.answers["plan"] = PlanResult(0.1, (blocked,), 0, 10)
+    project.answers["plan"] = PlanResult(0.1, (blocked,), 0, 10, problems=(problem,))
     found = mergebuild("plan", "--json")
     assert found.json["ok"] is False
     assert found.json["errors"] == [problem.to_json()]

@@ -1,0 +1,292 @@
+"""What a plan calls blocked is what a build refuses, for the same reason and with the same exit code.
+
+And one target that can't be built hides no other, in any verb.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from project_space import Space
+from tiny_models import sd15
+
+from mergebuild import portable
+
+GOOD = """
+[sources]
+one = "one.safetensors"
+two = "two.safetensors"
+odd = "odd.safetensors"
+gone = "gone.safetensors"
+
+[targets.good]
+formula = "0.5*one + 0.5*two"
+output = "out/good.safetensors"
+"""
+BAD = """
+[targets.bad]
+formula = "{}"
+output = "{}"
+
+[targets.after]
+formula = "0.5*bad + 0.5*one"
+output = "out/after.safetensors"
+"""
+FINE = "0.25*one + 0.75*two"
+
+Hinder = Callable[[Space, pytest.MonkeyPatch], None]
+
+
+def by_hand(space: Space, _: pytest.MonkeyPatch) -> None:
+    space.build("bad")
+    with (space / "out/bad.safetensors").open("ab") as file:
+        file.write(b"by hand")
+    space.edit("0.25*one", "0.125*one")
+
+
+def stranger(space: Space, _: pytest.MonkeyPatch) -> None:
+    (space / "out").mkdir(exist_ok=True)
+    (space / "out/bad.safetensors").write_bytes(b"somebody else's")
+
+
+def folder_in_the_way(space: Space, _: pytest.MonkeyPatch) -> None:
+    (space / "out/bad.safetensors").mkdir(parents=True)
+
+
+def no_folder(space: Space, _: pytest.MonkeyPatch) -> None:
+    (space / "full").write_bytes(b"a file where a folder should be")
+
+
+def unwritable(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, access = space / "full", os.access
+    folder.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, *rest: Path(path) != folder and access(path, *rest))
+
+
+def no_space(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "free_space", lambda _: 1000)
+
+
+def nothing(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    pass
+
+
+HINDRANCES = {
+    "changed by hand": (FINE, "out/bad.safetensors", by_hand, 1, "changed-by-hand"),
+    "a stranger's file": (FINE, "out/bad.safetensors", stranger, 1, "changed-by-hand"),
+    "a folder in its place": (FINE, "out/bad.safetensors", folder_in_the_way, 1, "changed-by-hand"),
+    "no folder": (FINE, "full/bad.safetensors", no_folder, 1, "output-unwritable"),
+    "no folder deep down": (FINE, "full/deep/bad/", no_folder, 1, "output-unwritable"),
+    "an unwritable folder": (FINE, "full/bad.safetensors", unwritable, 1, "output-unwritable"),
+    "outside": (FINE, "../elsewhere/bad.safetensors", nothing, 10, "not-trusted"),
+    "a folder outside": (FINE, "../elsewhere/bad/", nothing, 10, "not-trusted"),
+    "inputs that do not fit": ("0.5*one + 0.5*odd", "out/bad.safetensors", nothing, 9, "shape-mismatch"),
+    "a source that is missing": ("0.5*one + 0.5*gone", "out/bad.safetensors", nothing, 4, "source-missing"),
+    "a configuration that nobody has": (
+        '0.5*one + 0.5*two"\nconfig = "one', "out/bad/", nothing, 3, "no-config",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def models(space: Space) -> Space:
+    """Two models that fit together, and one that does not."""
+    space.model("one.safetensors", sd15(1))
+    space.model("two.safetensors", sd15(2))
+    space.model("odd.safetensors", {name: torch.zeros(3, 5) for name in sd15(1)})
+    return space
+
+
+@pytest.mark.parametrize("name", HINDRANCES)
+def test_what_a_plan_calls_blocked_a_build_refuses(models: Space, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    formula, output, hinder, code, problem = HINDRANCES[name]
+    models.write(GOOD + BAD.format(formula, output))
+    hinder(models, monkeypatch)
+
+    planned = models.plan(code=code)
+    before = models.tree()
+    refused = models.run("build", "--json", code=code).json
+
+    assert planned.verdicts == {"good": "build", "bad": "blocked", "after": "blocked"}
+    assert planned.document["ok"] is False
+    assert planned["bad"]["error"]["code"] == planned["after"]["error"]["code"] == problem
+    assert planned["bad"]["error"]["message"] in planned["bad"]["reasons"]
+    assert [error["code"] for error in planned.document["errors"]] == [problem]
+    after = models.tree()
+    after.pop(".mergebuild", None)
+    assert after == {name: content for name, content in before.items() if name != ".mergebuild"}  # before any work
+    codes = {error["code"] for error in refused["errors"]}
+    assert codes == {problem}
+    if "targets" in refused:
+        verdicts = {each["target"]: each["verdict"] for each in refused["targets"]}
+        assert verdicts == {"good": "skipped", "bad": "failed", "after": "skipped"}
+    assert f"error[{problem}]" in models.run("build", "-n", code=code).err
+
+    built = models.build("-k", code=code)
+    assert built.verdicts["good"] == "built"
+    assert {built.verdicts["bad"], built.verdicts["after"]} <= {"failed", "skipped"}
+    assert not (models / "out/after.safetensors").exists()
+    assert models.plan(code=code).verdicts == {"good": "up-to-date", "bad": "blocked", "after": "blocked"}
+    assert models.plan("good").verdicts == {"good": "up-to-date"}
+
+
+@pytest.mark.parametrize("name", HINDRANCES)
+def test_a_blocked_target_hides_no_other(models: Space, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    formula, output, hinder, *_ = HINDRANCES[name]
+    models.write(GOOD + BAD.format(formula, output))
+    models.build("good")
+    hinder(models, monkeypatch)
+
+    assert models.states()["good"] == "up-to-date"
+    assert models.states().keys() == {"good", "bad", "after"}
+    assert models.json("why", "good")["verdict"] == "up-to-date"
+    assert models.json("why", "bad")["reasons"]
+    assert models.json("lineage", "good")["proportions"] == {"one": "1/2", "two": "1/2"}
+    damaged = name == "changed by hand"  # which a disk can do as well
+    assert "out/good.safetensors" in models.json("verify", "--rebuild", code=5 if damaged else 0)["checked"]
+
+
+def test_a_disk_that_is_too_small_blocks_what_goes_there(models: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.write(GOOD)
+    models.build()
+    models.write(GOOD + BAD.format(FINE, "out/bad.safetensors"))
+    monkeypatch.setattr(portable, "free_space", lambda _: 1000)
+
+    planned = models.plan(code=7)
+
+    assert planned.verdicts == {"good": "up-to-date", "bad": "blocked", "after": "blocked"}
+    assert planned["bad"]["error"]["code"] == "no-space"
+    assert models.refused("build", code=7).errors == ["no-space"]
+    assert models.plan("good").document["ok"] is True
+
+
+def test_code_that_is_not_trusted_blocks_what_runs_it(models: Space) -> None:
+    models.write("def blend(a, b, alpha):\n    return a\n", "blend.py")
+    models.write(
+        GOOD
+        + """
+        [methods.blend]
+        file = "blend.py"
+        inputs = ["a", "b"]
+        parameters.alpha = {}
+        [targets.own]
+        method = "blend"
+        a = "one"
+        b = "two"
+        alpha = 0.5
+        output = "out/own.safetensors"
+        """
+    )
+
+    assert models.plan(code=10).verdicts == {"good": "build", "own": "blocked"}
+    assert models.refused("build", code=10).errors == ["not-trusted"]
+    assert models.build("-k", code=10).verdicts == {"good": "built", "own": "failed"}
+    assert models.plan(code=10).verdicts == {"good": "up-to-date", "own": "blocked"}
+    models.run("trust")
+    assert models.plan().verdicts == {"good": "up-to-date", "own": "build"}
+
+
+def test_the_first_blocked_target_says_the_exit_code(models: Space) -> None:
+    """For `plan` and `build` alike, whatever kinds there are; all are told."""
+    lost = '[targets.lost]\nformula = "0.5*one + 0.5*gone"\noutput = "out/lost.safetensors"\n'
+    misfit = '[targets.misfit]\nformula = "0.5*one + 0.5*odd"\noutput = "out/misfit.safetensors"\n'
+    hand = f'[targets.hand]\nformula = "{FINE}"\noutput = "out/hand.safetensors"\n'
+    (models / "out").mkdir()
+    (models / "out/hand.safetensors").write_bytes(b"mine")
+    told = {"source-missing", "shape-mismatch", "changed-by-hand"}
+    for first, rest, code in ((lost, misfit + hand, 4), (misfit, hand + lost, 9), (hand, lost + misfit, 1)):
+        models.write(GOOD + first + rest)
+        assert {error["code"] for error in models.plan(code=code).document["errors"]} == told
+        assert set(models.refused("build", code=code).errors) == told
+        models.build("-k", code=code)
+
+
+def test_a_member_that_is_wrong_hides_no_other(models: Space) -> None:
+    """Of a family only the first member is read with the mergefile."""
+    models.write(
+        GOOD
+        + """
+        [targets.mix]
+        foreach.alpha = [0.25, "much"]
+        method = "weighted_sum"
+        a = "one"
+        b = "two"
+        alpha = "${alpha}"
+        output = "out/mix-${alpha}.safetensors"
+        """
+    )
+
+    verdicts = models.plan(code=3).verdicts
+    assert verdicts == {"good": "build", "mix@alpha=0.25": "build", "mix@alpha=much": "blocked"}
+    assert models.build("-k", code=3).verdicts == {
+        "good": "built", "mix@alpha=0.25": "built", "mix@alpha=much": "failed",
+    }  # fmt: skip
+    assert models.states() == {"good": "up-to-date", "mix@alpha=0.25": "up-to-date", "mix@alpha=much": "missing"}
+    assert models.json("why", "mix@alpha=much")["verdict"] == "blocked"
+    assert models.json("gc", "-n")["removed"] == []
+    assert len(models.json("clean", "--yes", "-n")["removed"]) == 2
+
+
+def test_verify_rebuilds_what_it_can(models: Space) -> None:
+    """A target whose sources went away since is told of, and the others are compared."""
+    models.write(GOOD + BAD.format(FINE, "out/bad.safetensors").replace("two", "odd"))
+    models.model("odd.safetensors", sd15(3))
+    models.build()
+    (models / "odd.safetensors").unlink()
+
+    found = models.json("verify", "--rebuild", code=4)
+    assert [error["code"] for error in found["errors"]] == ["source-missing"]
+    assert len(found["checked"]) == 3
+    assert found["bytes_read"] > sum((models / path).stat().st_size for path in found["checked"])
+
+    models.edit("0.5*one + 0.5*two", "0.25*one + 0.75*two")
+    codes = [error["code"] for error in models.json("verify", "--rebuild", code=6)["errors"]]
+    assert codes == ["stale", "source-missing"]
+
+
+def test_why_says_what_is_the_matter_with_whatever_there_is(models: Space) -> None:
+    models.write(GOOD + BAD.format("0.5*one + 0.5*gone", "out/bad.safetensors"))
+
+    assert models.json("why", "good")["reasons"] == ["never built"]
+    blocked = models.json("why", "bad")
+    assert (blocked["verdict"], blocked["changes"]) == ("blocked", [])
+    assert blocked["reasons"] == ["source `gone` is missing: no file `gone.safetensors`"]
+    assert "error[source-missing]" in models.run("why", "bad").err
+
+
+def test_every_source_that_is_missing_is_named(models: Space) -> None:
+    models.write(GOOD.replace('two = "two', 'two = "far') + BAD.format("0.5*gone + 0.5*two", "out/bad.safetensors"))
+
+    for command in (("plan", "bad"), ("build", "bad"), ("lineage", "bad")):
+        outcome = models.run(*command, "--json", code=4)
+        assert sorted(error["message"] for error in outcome.json["errors"]) == [
+            "source `gone` is missing: no file `gone.safetensors`",
+            "source `two` is missing: no file `far.safetensors`",
+        ]
+    assert len(models.plan("bad", code=4)["bad"]["reasons"]) == 2
+
+
+def test_force_is_planned_with(models: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.write(GOOD + BAD.format(FINE, "out/bad.safetensors"))
+    by_hand(models, monkeypatch)
+
+    assert models.json("build", "-n", "--force")["targets"][1]["verdict"] == "build"
+    models.build("--force")
+    assert set(models.plan().verdicts.values()) == {"up-to-date"}
+
+
+def test_a_file_that_is_the_result_is_not_in_the_way(models: Space) -> None:
+    """The records were lost, and the outputs were not: before the sources are read their size tells."""
+    import shutil
+
+    models.write(GOOD + BAD.format(FINE, "out/bad.safetensors"))
+    models.build()
+    shutil.rmtree(models / ".mergebuild")
+
+    assert set(models.plan().verdicts.values()) == {"build"}
+    assert set(models.build().verdicts.values()) == {"built"}
+    assert set(models.plan().verdicts.values()) == {"up-to-date"}
