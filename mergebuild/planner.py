@@ -198,11 +198,13 @@ class Planner:
         """Say what a goal will be, as far as that is known."""
         blueprint = self.folder.blueprint(goal.target)
         needs = tuple(sorted(self._files_below(blueprint)))
-        notices = (
+        notices = [
             f"`{owner}`: {notice}"
             for owner in sorted(self.leaves(goal.target))
             for notice in self._sources.file(owner).model.notices
-        )
+        ]
+        if not goal.is_extra:
+            notices += self._recipe.notices(goal.target)
         item = Item(goal, blueprint, self._shown(goal.path), needs, notices=tuple(notices))
         leaves = self._bottom(goal.target)
         unseen = [owner for owner in leaves if not self._sources.file(owner).is_hashed]

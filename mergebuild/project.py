@@ -574,6 +574,8 @@ class Project:
         is_folder = str(out).endswith(("/", os.sep))
         if is_folder != packing.is_folder(path):
             raise UsageError.one("bad-output", f"`{out}` does not end in `.safetensors`, `.ckpt` or `/`")
+        if reserved := self.recipe.reserved(path):
+            raise UsageError.one("bad-output", f"`{out}` {reserved}", help="name another path")
         for taken, owner in self.recipe.outputs().items():
             if path == taken:
                 message = f"`{out}` is the output of `{owner}`"

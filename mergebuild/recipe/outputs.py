@@ -2,8 +2,9 @@
 
 The folder of a target is its own as well: what a build finds there and did not put there is of an older one, so no
 other target and no source may lie in it; and a source's folder is no place for an output, nor are the store, the folder
-of git, and those that hold the mergefile or the store. Paths are compared as the file system's rules of case compare
-them, as written and resolved through links.
+of git, the files of the recipe, its lock file, and the folders that hold one of these. Paths are compared as the file
+system's rules of case compare them, as written and resolved through links. A disk may compare them otherwise, which no
+path tells; so of two outputs that differ in the case of letters alone there is a word.
 """
 
 from __future__ import annotations
@@ -26,9 +27,23 @@ SUFFIXES = (".safetensors", ".ckpt")
 class Outputs:
     """The outputs of the targets read so far."""
 
-    def __init__(self, sources: Iterable[Source], root: str, store: str) -> None:
+    def __init__(self, sources: Iterable[Source], root: str, store: str, files: Iterable[str] = ()) -> None:
+        """`files`: those that the recipe is read from; in `root` is its lock file."""
         self._root = os.path.normcase(root)
         self._store = os.path.normcase(store)
+        self._files: dict[str, str] = {}
+        """From the paths of the recipe's files and its lock, without their case, to their names."""
+        self._above_files: dict[str, str] = {}
+        """From every folder above one of these to its name."""
+        for path in (f"{root}{os.sep}mergefile.lock", *files):
+            name = os.path.basename(path)  # noqa: PTH119 -- strings throughout
+            self._files[path.casefold()] = name
+            self._above_files.update(dict.fromkeys(_above(os.path.normcase(path)), name))
+        self._blocked: dict[str, str] = {}
+        """From a folder to the file that stands where it or one above it is; empty where none does."""
+        self._folded: dict[str, tuple[str, str]] = {}
+        """From a path without its case to the first output, and its target."""
+        self._alike: dict[str, list[str]] = {}
         self.listed: dict[str, str] = {}
         """From an absolute path to its target, members that are listed."""
         self._owners: dict[str, tuple[str, At]] = {}
@@ -59,7 +74,8 @@ class Outputs:
             )  # fmt: skip
             problems.add("duplicate-output", message, at, help=hint, rows=rows)
             return
-        reserved = self._reserved(compared)
+        self._note_case(path, name)
+        reserved = self.reserved(compared)
         if reserved:
             message = f"the output of target `{name}` {reserved}"
             problems.add(
@@ -73,9 +89,26 @@ class Outputs:
         elif not self._is_nested(compared, name, at, problems) and listed:
             self.listed[path] = name
 
-    def _reserved(self, path: str) -> str:
-        """Return what is wrong with where an output lies, or nothing."""
+    def notices(self, name: str) -> tuple[str, ...]:
+        """Return what should be known of the output of a target, a sentence each."""
+        return tuple(self._alike.get(name, ()))
+
+    def _note_case(self, path: str, name: str) -> None:
+        """Have a word for both targets, where an output differs from an earlier one in the case of letters alone."""
+        first, other = self._folded.setdefault(path.casefold(), (path, name))
+        if first != path and other != name:
+            for one, its, another in ((name, first, other), (other, path, name)):
+                shown = os.path.relpath(its, self._root)
+                sentence = f"on a disk that ignores the case of letters its output is that of `{another}`, `{shown}`"
+                self._alike.setdefault(one, []).append(sentence)
+
+    def reserved(self, path: str) -> str:
+        """Return what is wrong with where an output lies, or nothing. `path`: absolute, its case normal."""
         behind = path + os.sep
+        if file := self._files.get(path.casefold()):
+            return f"is where `{file}` is"
+        if file := self._file_above(path.rpartition(os.sep)[0]):
+            return f"lies below `{file}`, which is a file"
         if f"{os.sep}.git{os.sep}" in behind.lower():
             return "lies in the folder of git"
         if behind.startswith(self._store + os.sep):
@@ -84,7 +117,18 @@ class Outputs:
             return "is the folder that holds the mergefile"
         if not path.endswith(SUFFIXES) and self._store.startswith(behind):
             return "is a folder that holds the store"
+        if not path.endswith(SUFFIXES) and path in self._above_files:
+            return f"is a folder that holds `{self._above_files[path]}`"
         return ""
+
+    def _file_above(self, folder: str) -> str:
+        """Return the file of the recipe that stands where a folder, or one above it, would be."""
+        found = self._blocked.get(folder)
+        if found is None:
+            paths = (folder, *_above(folder))
+            found = next((name for each in paths if (name := self._files.get(each.casefold()))), "")
+            self._blocked[folder] = found
+        return found
 
     def _is_nested(self, path: str, name: str, at: At, problems: Problems) -> bool:
         """Report an output in another target's or a source's folder, or with another's output or a source in its own.

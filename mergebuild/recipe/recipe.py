@@ -86,7 +86,8 @@ class Recipe:
         self._targets: dict[str, Reading] = {}
         self._below: dict[str, tuple[str, ...]] = {}
         root = str(self.root)
-        self._outputs = Outputs(parts.sources.values(), root, absolute(parts.project.store or ".mergebuild", root))
+        store = absolute(parts.project.store or ".mergebuild", root)
+        self._outputs = Outputs(parts.sources.values(), root, store, map(os.path.abspath, self.files))
         self._check_all(default, problems)
 
     def target(self, name: str) -> Target:
@@ -190,6 +191,14 @@ class Recipe:
     def outputs(self) -> Mapping[Path, str]:
         """Return the target of every output, members listed; paths absolute and normal, links as they are."""
         return {Path(path): name for name, path in self._paths.items()}
+
+    def reserved(self, path: Path) -> str:
+        """Return why nothing may be written to a path, as the end of a sentence about it; empty where it may."""
+        return self._outputs.reserved(os.path.normcase(os.path.normpath(path)))
+
+    def notices(self, name: str) -> tuple[str, ...]:
+        """Return what should be known of a target by its text and that of the others, a sentence each."""
+        return self._outputs.notices(name)
 
     def where(self, name: str) -> Where:
         """Return where a source or a target is declared; for a member, its family.
