@@ -130,19 +130,31 @@ def test_its_text_is_sorted_has_one_entry_a_line_and_is_the_same_each_time(locke
     assert (locked / "mergefile.lock").read_text() == text
 
 
-def test_a_member_that_only_another_target_reads_is_listed(project: Space) -> None:
-    project.edit('a = "mix"\nb', 'a = "mix"\nb')
-    project.write((project / "mergefile.toml").read_text() + """
+MORE = """
 [targets.beyond]
 method = "weighted_sum"
 a = "step@t=0.15"
 b = "two"
 alpha = 0.5
 output = "out/beyond.safetensors"
-""")  # fmt: skip
+
+[targets.unused]
+method = "weighted_sum"
+a = "one"
+b = "two"
+alpha = 0.3
+"""
+
+
+@pytest.mark.parametrize("is_built", [False, True])
+def test_it_lists_what_only_others_read_and_what_nobody_reads(project: Space, is_built: bool) -> None:
+    """A member that no list names, and a virtual target, whatever there is of them."""
+    project.write(MERGEFILE + MORE)
+    if is_built:
+        project.build("beyond")
     project.run("lock")
-    assert set(lock_of(project)["targets"]) == TARGETS | {"beyond", "step@t=0.15"}
-    project.build("beyond", "--locked")
+    assert set(lock_of(project)["targets"]) == TARGETS | {"beyond", "unused", "step@t=0.15"}
+    project.build("beyond", "unused", "--locked")
 
 
 # Targets

@@ -10,6 +10,7 @@ from lab import Lab
 from mergebuild import plan as planning
 from mergebuild.errors import SourceError
 from mergebuild.events import silent
+from mergebuild.inspection import inspect
 from mergebuild.planner import Planner
 
 CHAIN = """
@@ -111,6 +112,25 @@ def test_a_wrong_pin_is_not_overlooked(chain: Lab) -> None:
     pinned = f'y = {{ path = "y.safetensors", sha256 = "{"0" * 64}" }}'
     path.write_text(path.read_text().replace('y = "y.safetensors"', pinned))
 
+    with pytest.raises(SourceError) as caught:
+        chain.build()
+    assert caught.value.problems[0].code == "pin-mismatch"
+
+
+def test_a_target_of_a_pinned_folder_is_not_planned(chain: Lab, looked_at: list[str]) -> None:
+    """What its files are is remembered; another tokenizer is another folder."""
+    (chain / "z").mkdir()
+    (chain / "y.safetensors").rename(chain / "z/model.safetensors")
+    (chain / "z/tokenizer.json").write_text("{}")
+    chain.settle()
+    pin = inspect(chain / "z").hashes["sha256"]
+    path = chain / "mergefile.toml"
+    path.write_text(path.read_text().replace('y = "y.safetensors"', f'y = {{ path = "z", sha256 = "{pin}" }}'))
+    chain.build()
+    looked_at.clear()
+    assert chain.verdicts() == {"file": "up-to-date", "last": "up-to-date"}
+    assert looked_at == []
+    (chain / "z/tokenizer.json").write_text("[]")
     with pytest.raises(SourceError) as caught:
         chain.build()
     assert caught.value.problems[0].code == "pin-mismatch"

@@ -525,3 +525,21 @@ def test_small_files_of_a_folder_are_looked_at_again_when_a_plan_is_made_anew(la
     sources.look_again()
     assert sources.hashed("x", with_sha256=True).sha256 != first
     assert sources.hashed("x").small_files.keys() == {"adapter_config.json", "tokenizer.json"}
+
+
+def test_a_folders_hash_of_before_is_not_believed(lab: Lab) -> None:
+    """A store may have what it was when it was of the weights alone."""
+    adapter(lab, lora_alpha=4)
+    lab.sources["x"] = "x/"
+    lab.write(COPY)
+    lab.settle()
+    state = one_state(lab)
+    recipe = load_recipe(lab / "mergefile.toml")
+    right = Sources(recipe.sources, state, folder=lab.root).hashed("x", with_sha256=True)
+    row = state.source(right.identity, portable.epoch(right.path.stat().st_dev))
+    assert row is not None
+    state.remember_source(row._replace(sha256="0" * 64))
+    again = Sources(recipe.sources, state, folder=lab.root)
+    assert again.file("x").is_hashed
+    assert again.file("x").sha256 is None
+    assert again.known_sha256("x") == right.sha256
