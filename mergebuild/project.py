@@ -392,7 +392,7 @@ class Project:
         path = self._lock_path()
         with self._session(emit) as session:
             sources = self._hashed(session, self.recipe.sources)
-            plan = self._planned(session, self._every_target(), hash_all=True, look_closely=True)
+            plan = self._planned(session, self._reached(self.recipe.target_names()), hash_all=True, look_closely=True)
             if plan.errors:
                 raise _together(plan.errors)
             locked = lockfile.Locked(
@@ -433,9 +433,9 @@ class Project:
 
         What stays unless it is asked for: orphans, members of families that were built by name alone, the history.
         """
-        names = set(self.recipe.resolve(targets)) if targets else set()
+        names = set(self.recipe.resolve(targets) if targets else ())
         if not targets and not orphans:
-            names = self._reached(self.recipe.target_names())
+            names.update(self._reached(self.recipe.target_names()))
         with self._session(silent, lock_timeout=lock_timeout) as session:
             outputs = self._outputs(self._known(session))
             with self._changing(session, outputs, lock_timeout):
@@ -609,31 +609,31 @@ class Project:
                     found.add(path)
         return found
 
-    def _reached(self, names: Iterable[str]) -> set[str]:
+    def _reached(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return these targets and all that they read, members among them that no list names.
 
         To name all members of a large family has them all made, which takes seconds.
         """
-        found: set[str] = set()
-        waiting = list(names)
+        found: dict[str, None] = {}
+        waiting = list(names)[::-1]
         while waiting:
             name = waiting.pop()
             if name not in found and name not in self.recipe.sources:
-                found.add(name)
-                with suppress(MergeBuildError):
+                found[name] = None
+                with suppress(MergeBuildError):  # whoever plans it says what is wrong with it
                     waiting += [each.ref for each in self.recipe.target(name).reads]
-        return found
+        return tuple(found)
 
     def _known(self, session: _Session) -> set[str]:
         """Return the targets that the mergefile names, and the members of its families that were built by name.
 
         Families are open: who refines one has targets that no list names, and these are no orphans.
         """
-        found = self._reached(self.recipe.target_names())
+        found = set(self._reached(self.recipe.target_names()))
         for record in session.store.records():
             if "@" in record.target and record.target not in found:
                 with suppress(MergeBuildError):
-                    found |= self._reached([self.recipe.target(record.target).name])
+                    found.update(self._reached([self.recipe.target(record.target).name]))
         return found
 
     def _sweeper(self, session: _Session, outputs: set[Path]) -> Sweeper:
@@ -647,17 +647,6 @@ class Project:
 
     def _lock_path(self) -> Path:
         return self.recipe.root / "mergefile.lock"
-
-    def _every_target(self) -> tuple[str, ...]:
-        """Return every listed target, and the members of families that these read besides."""
-        found: dict[str, None] = {}
-        waiting = self.recipe.target_names()[::-1]
-        while waiting:
-            name = waiting.pop()
-            if name not in found and name not in self.recipe.sources:
-                found[name] = None
-                waiting += [each.ref for each in self.recipe.target(name).reads]
-        return tuple(found)
 
     def _hashed(self, session: _Session, names: Iterable[str]) -> list[SourceFile]:
         """Return sources with their SHA-256; whatever is wrong with some of them raises at once."""

@@ -231,6 +231,24 @@ def test_a_member_that_is_wrong_hides_no_other(models: Space) -> None:
     assert len(models.json("clean", "--yes", "-n")["removed"]) == 2
 
 
+def test_a_lock_that_can_not_be_whole_says_everything_that_is_wrong(models: Space) -> None:
+    """And is not written: what it lacks would be refused by whoever holds to it."""
+    models.write(
+        GOOD.replace('gone = "gone.safetensors"\n', "")
+        + BAD.format("0.5*one + 0.5*odd", "out/bad.safetensors")
+        + """
+        [targets.mix]
+        foreach.alpha = [0.25, "much"]
+        method = "weighted_sum"
+        a = "one"
+        b = "two"
+        alpha = "${alpha}"
+        output = "out/mix-${alpha}.safetensors"
+        """
+    )
+    assert set(models.refused("lock", code=9).errors) == {"shape-mismatch", "wrong-type"}
+
+
 def test_verify_rebuilds_what_it_can(models: Space) -> None:
     """A target whose sources went away since is told of, and the others are compared."""
     models.write(GOOD + BAD.format(FINE, "out/bad.safetensors").replace("two", "odd"))
