@@ -8,6 +8,7 @@ content. `full` adds names, the recipe, and the fields that WebUIs read; what on
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
@@ -168,6 +169,8 @@ def _as_webui(
     if merged is None:
         return {}
     method, models, multiplier = merged
+    if abs(multiplier) > sys.float_info.max:  # that tool's numbers end there
+        return {}
     hashes = [sha256_of.get(name) for name in models]
     inputs = traits.kind_of_inputs(traits.input_channels({name: spec.shape for name, spec in specs.items()}))
     return {

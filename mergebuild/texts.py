@@ -2,19 +2,23 @@
 
 A path may lead to a pipe, to a device without end or to a file of a terabyte. Only a regular file is read, and no more
 of it than it said it has.
+
+What stands in a text may be of any length as well. Python refuses whole numbers of more than 4,300 digits, in words
+about itself; here they are one more thing that is wrong with the text.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from mergebuild.portable import open_to_read, pread_into
 
-__all__ = ["MAX_TEXT", "MAX_VARIABLES", "read_stream", "read_text"]
+__all__ = ["MAX_TEXT", "MAX_VARIABLES", "compiled", "read_stream", "read_text", "what_is_wrong"]
 
 MAX_TEXT: Final = 8 << 20
 """The longest text (bytes) of a mergefile and of what it includes. One that a script wrote for 50,000 targets has 5
@@ -69,3 +73,23 @@ def read_stream(stream: BinaryIO, *, most: int = MAX_TEXT) -> str:
 
 def _decoded(raw: bytes | bytearray) -> str:
     return raw.decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def what_is_wrong(error: ValueError) -> str:
+    """Return what a parser says of a text that it refused."""
+    said = str(error)
+    return "it has a number of thousands of digits" if "int_max_str_digits" in said else said
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression that a text means.
+
+    Raises:
+        re.error: it means none.
+    """
+    try:
+        return re.compile(pattern)
+    except ValueError as error:  # a count of thousands of digits
+        raise re.error(what_is_wrong(error)) from error
+    except (OverflowError, RecursionError) as error:
+        raise re.error(str(error)) from error

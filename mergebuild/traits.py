@@ -177,7 +177,12 @@ def _alphas(model: Model, infos: Sequence[TensorInfo]) -> Iterator[float]:
 def _configured(model: Model) -> dict[float, int]:
     """Return the alpha of an adapter's configuration, which the folders of PEFT have."""
     alpha = model.facts.get("lora_alpha")
-    return {float(alpha): 0} if isinstance(alpha, (int, float)) and not isinstance(alpha, bool) else {}
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        return {}
+    try:
+        return {float(alpha): 0}
+    except OverflowError:  # JSON has whole numbers of any length; who uses it as a LoRA is told
+        return {}
 
 
 def _meant_for(tensors: Mapping[str, TensorInfo]) -> str | None:

@@ -154,6 +154,8 @@ def read_variables(file: str) -> Mapping[str, object]:
     Raises:
         UsageError: it cannot be read, or is neither.
     """
+    from mergebuild.texts import what_is_wrong
+
     text = _text_of_variables(file)
     mend = 'write `m = 0.4` a line, or `{"m": 0.4}`'
     try:
@@ -161,7 +163,7 @@ def read_variables(file: str) -> Mapping[str, object]:
     except RecursionError:
         raise UsageError.one("vars-invalid", f"`--vars {file}` nests too deep", help=mend) from None
     except ValueError as error:
-        message = f"`--vars {file}` is neither TOML nor a JSON object: {error}"
+        message = f"`--vars {file}` is neither TOML nor a JSON object: {what_is_wrong(error)}"
         raise UsageError.one("vars-invalid", message, help=mend) from error
     assert isinstance(found, dict)
     return found

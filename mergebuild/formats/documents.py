@@ -17,6 +17,7 @@ from typing import Final
 from mergebuild.errors import Place, SourceError
 from mergebuild.formats.reading import UNFIT, clipped, quoted
 from mergebuild.portable import open_to_read, pread_into
+from mergebuild.texts import what_is_wrong
 
 __all__ = ["MAX_CONFIG", "MAX_INDEX", "is_own", "is_plain", "quoted", "read_document"]
 
@@ -55,7 +56,7 @@ def read_document(
         # without `from`: a traceback of a thousand frames helps nobody
         raise _error("json-too-deep", shown, "is JSON nested without end") from None
     except ValueError as error:
-        raise _error("json-invalid", shown, f"is not JSON: {clipped(str(error))}") from error
+        raise _error("json-invalid", shown, f"is not JSON: {clipped(what_is_wrong(error))}") from error
     if not isinstance(found, dict):
         raise _error("json-invalid", shown, "is not a JSON object")
     return found

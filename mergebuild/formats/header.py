@@ -32,6 +32,7 @@ from mergebuild.formats.reading import (
     quoted,
     shown_json,
 )
+from mergebuild.texts import what_is_wrong
 
 __all__ = ["MAX_HEADER", "METADATA", "Header", "Piece", "TensorInfo", "read_header", "read_header_fd"]
 
@@ -192,7 +193,9 @@ def _document(raw: bytearray) -> dict[str, object]:
         # without `from`: a traceback of a thousand frames helps nobody
         raise BrokenRuleError("header-too-deep", "has a header of JSON nested without end") from None
     except ValueError as error:
-        raise BrokenRuleError("header-not-json", f"has a header that is not JSON: {clipped(str(error))}") from error
+        raise BrokenRuleError(
+            "header-not-json", f"has a header that is not JSON: {clipped(what_is_wrong(error))}"
+        ) from error
     assert isinstance(found, dict)  # it starts with `{`
     return found
 

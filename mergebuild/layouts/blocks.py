@@ -8,18 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["BlockId", "block_id", "drawn_together", "expand", "in_order", "natural"]
+__all__ = ["BlockId", "block_id", "drawn_together", "expand", "in_order", "layer_number", "natural"]
 
 BlockId = tuple[str, int]
 """Family and number; -1 for a block without a number."""
 
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 _RANGE = re.compile(r"(.*?)(\d+)-(.*?)(\d+)", re.DOTALL)
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"([0-9]+)")
 _LONGEST = 200
 """Signs of what may be a block; real ones have five."""
 _MOST = 10_000
 """Blocks of a list; real ones have a hundred."""
+_MOST_DIGITS = 18
+"""Of the number of a layer that can exist. Names come from strangers, and may have thousands."""
 
 
 def block_id(name: str) -> BlockId:
@@ -28,9 +30,16 @@ def block_id(name: str) -> BlockId:
     return (found[1], int(found[2])) if found else (name, -1)
 
 
-def natural(text: str) -> list[str | int]:
-    """Return a sort key that counts: `layers.2` before `layers.10`."""
-    return [int(part) if index % 2 else part for index, part in enumerate(_DIGITS.split(text))]
+def layer_number(digits: str) -> int | None:
+    """Return the number of a layer; None for what is no whole number, or longer than that of any layer."""
+    return int(digits) if digits.isdecimal() and len(digits) <= _MOST_DIGITS else None
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a sort key that counts, numbers of any length: `layers.2` before `layers.10`."""
+    parts = _DIGITS.split(text)
+    parts[1::2] = [digits.lstrip("0") for digits in parts[1::2]]
+    return [(len(part) if index % 2 else 0, part) for index, part in enumerate(parts)]
 
 
 def expand(spec: Iterable[str]) -> tuple[str, ...]:

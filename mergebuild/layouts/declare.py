@@ -16,6 +16,7 @@ from mergebuild.errors import Place, Problem, RecipeError, did_you_mean
 from mergebuild.layouts.blocks import expand
 from mergebuild.layouts.layout import Layout, Marker, Row, Shape
 from mergebuild.recipe.model import LayoutText
+from mergebuild.texts import compiled
 
 __all__ = ["KEYS", "RESERVED", "parse_layout", "problems_of"]
 
@@ -111,8 +112,8 @@ class _Declaration:
             self._wrong(path, f"`{_dotted(path)}` is not a regular expression in quotes", _QUOTED)
             return None
         try:
-            return re.compile(value)
-        except (re.error, OverflowError, RecursionError) as error:
+            return compiled(value)
+        except re.error as error:
             message = f"`{value}` is not a regular expression: {error}"
             self._wrong(path, message, _QUOTED)
             return None

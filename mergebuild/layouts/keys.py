@@ -18,6 +18,7 @@ from mergebuild.layouts.globs import Glob, SortedNames, is_glob
 from mergebuild.layouts.layout import Layout
 from mergebuild.layouts.patience import LIMIT, SIMPLER, Patience, UntriedError
 from mergebuild.recipe.model import Elemental
+from mergebuild.texts import compiled
 
 __all__ = ["BadSelectorError", "Keys", "Names", "near"]
 
@@ -293,8 +294,8 @@ def _applies(rule: Elemental, name: str, in_blocks: set[str]) -> bool:
 
 def _regex(key: str) -> re.Pattern[str]:
     try:
-        return re.compile(key.removeprefix("re:"))
-    except (re.error, OverflowError, RecursionError) as error:
+        return compiled(key.removeprefix("re:"))
+    except re.error as error:
         advice = "in single quotes TOML leaves backslashes alone: 're:\\.attn[12]\\.'"
         raise BadSelectorError("bad-regex", f"`{key}` is not a regular expression: {error}", advice) from None
 

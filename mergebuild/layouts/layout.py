@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mergebuild.layouts.blocks import block_id, in_order, natural
+from mergebuild.layouts.blocks import block_id, in_order, layer_number, natural
 
 __all__ = ["Layout", "Marker", "Row"]
 
@@ -35,8 +35,8 @@ class Row:
             return None
         if not self.filled:
             return self.block
-        number = found[1]
-        return self.block.format(int(number)) if number is not None and number.isdecimal() else None
+        number = layer_number(found[1] or "")
+        return None if number is None else self.block.format(number)
 
 
 @dataclass(frozen=True, slots=True)

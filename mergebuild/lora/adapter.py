@@ -6,12 +6,13 @@ The file comes from strangers, and its patterns are regular expressions: those t
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from fractions import Fraction
-from math import isfinite
 from typing import Final
 
 from mergebuild.errors import Place, SourceError
+from mergebuild.texts import compiled
 
 __all__ = ["Adapter", "Fact"]
 
@@ -32,6 +33,8 @@ _OTHER_FORMS: Final = (
 _NOTHING: Final[Mapping[str, object]] = {}
 _LONGEST_PATTERN: Final = 300
 _MOST_REPEATS: Final = 2
+_LARGEST: Final = sys.float_info.max
+"""JSON has whole numbers of any length."""
 
 
 class Adapter:
@@ -117,9 +120,9 @@ class Adapter:
             raise self._malformed(f"has a `{patterns}` that is no table")
         fitting = [value for pattern, value in table.items() if self._matches(str(pattern), path)]
         value = fitting[0] if fitting else settings.get(word, _DEFAULT)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise self._malformed(f"has a `{patterns if fitting else word}` that holds no number")
-        return Fraction(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST:
+            return Fraction(value)
+        raise self._malformed(f"has a `{patterns if fitting else word}` that holds no number")
 
     def _matches(self, pattern: str, path: str, *, whole: bool = False) -> bool:
         """Return whether a pattern fits the path, or its end behind a dot unless `whole` is asked for."""
@@ -127,7 +130,7 @@ class Adapter:
         if len(pattern) > _LONGEST_PATTERN or repeats > _MOST_REPEATS or re.search(r"\)[*+?{]", pattern):
             raise self._malformed(f"has the pattern `{pattern[:60]}`, which could take forever to match")
         try:
-            return re.fullmatch(pattern if whole else rf"(.*\.)?({pattern})", path) is not None
+            return compiled(pattern if whole else rf"(.*\.)?({pattern})").fullmatch(path) is not None
         except re.error as error:
             raise self._malformed(f"has the pattern `{pattern[:60]}`, which is none: {error}") from error
 

@@ -23,6 +23,8 @@ __all__ = ["Override", "apply_to_target", "parse_override", "raw_variable", "tar
 
 _PIECE = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^."']+))\s*(\.|$)""")
 _BLOCK = re.compile(r"([A-Z]+)0*([0-9]+)")
+_MOST_DIGITS = 9
+"""Of the place of an item in a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def apply_to_target(override: Override, keys: tuple[str, ...], table: dict[str, 
 
 
 def _index(items: list[object], key: str, override: Override) -> int:
-    if key.isdecimal() and int(key) < len(items):
+    if key.isdecimal() and len(key) <= _MOST_DIGITS and int(key) < len(items):
         return int(key)
     message = f"`{key}` is no item of a list of {len(items)}"
     hint = f"items are numbered from 0 to {len(items) - 1}" if items else "the list is empty; set the list itself"

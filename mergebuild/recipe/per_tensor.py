@@ -18,6 +18,7 @@ from mergebuild.recipe.nodes import Node, Reader, described
 from mergebuild.recipe.numbers import inverse_sigmoid, sigmoid
 from mergebuild.recipe.places import At
 from mergebuild.recipe.preset_names import PRESET_NAMES
+from mergebuild.texts import compiled
 
 __all__ = ["check_selector", "is_value_table", "number_per_tensor", "selectors"]
 
@@ -79,8 +80,8 @@ def check_selector(reader: Reader, text: str, at: At, what: str, *, key: bool = 
         reader.problems.add("bad-selector", f"{what} has an empty selector", at, key=key, help=_SELECTORS)
     elif text.startswith("re:"):
         try:
-            re.compile(text[3:])
-        except (re.error, OverflowError, RecursionError) as error:
+            compiled(text[3:])
+        except re.error as error:
             message = f"`{text}` in {what} is no regular expression: {error}"
             hint = (
                 "in TOML a pattern with backslashes stands in single quotes" if "\\" in text

@@ -11,7 +11,7 @@ from layout_headers import AtPath, every_real_layout, floats
 
 from mergebuild.errors import Problem, RecipeError
 from mergebuild.layouts import Selector, built_in, parse_layout, patience, resolve, select, selector_for, structure
-from mergebuild.layouts.blocks import block_id, expand
+from mergebuild.layouts.blocks import block_id, expand, layer_number, natural
 from mergebuild.layouts.presets import preset_values
 from mergebuild.recipe.model import (
     Constant,
@@ -534,3 +534,21 @@ def test_a_list_of_blocks_has_an_end(text: str) -> None:
 
 def test_what_has_thousands_of_digits_is_no_numbered_block() -> None:
     assert block_id("L" + "9" * 5000) == ("L" + "9" * 5000, -1)
+
+
+@pytest.mark.parametrize("digits", ["9" * 19, "9" * 5000, "0" * 5000, "", "x", "²"])
+def test_what_is_longer_than_the_number_of_any_layer_is_no_layer(digits: str) -> None:
+    """Names come from strangers, and Python makes no number of more than 4,300 digits."""
+    assert layer_number(digits) is None
+    assert built_in("llama").block(f"model.layers.{digits}.mlp.up_proj.weight") in (None, "BASE")
+    assert layer_number("9" * 18) == 10**18 - 1
+    assert layer_number("007") == 7
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**30), st.integers(0, 3)), max_size=8))
+def test_numbers_in_names_are_sorted_by_what_they_are(numbers: list[tuple[int, int]]) -> None:
+    """Whatever zeros stand before them, and however long they are."""
+    names = [f"layers.{'0' * zeros}{number}" for number, zeros in numbers]
+    assert [int(name[7:]) for name in sorted(names, key=natural)] == sorted(number for number, _ in numbers)
+    long, longer = "layers.8" + "9" * 5000, "layers.9" + "0" * 5000
+    assert sorted([longer, *names, long], key=natural)[-2:] == [long, longer]
