@@ -666,10 +666,13 @@ class Builder:
         """Whether arithmetic made a tensor: a copy may be of what a virtual target is."""
         return not made.is_copy or self.planner.unrounded(made.digest) is not None
 
-    def _name_of(self, digest: bytes) -> str:
-        """Return whose tensor a digest is, for people."""
+    def _name_of(self, digest: bytes, made: str) -> str:
+        """Return whose tensor a digest is, for people; by its own name too where what is `made` of it has another."""
         source = self.planner.source_of(digest)
-        return f"`{source[0]}`" if source else "an input"
+        if source is None:
+            return "an input"
+        owner, tensor = source
+        return f"`{owner}`" if tensor == made else f"`{tensor}` of `{owner}`"
 
     # Outcomes
 

@@ -91,11 +91,14 @@ def artifact_changed(item: Item, names: Sequence[str]) -> Refusal:
     return Refusal(problem, TargetError.exit_code)
 
 
-def nonfinite(item: Item, bad: Sequence[tuple[Made, StepResult]], name_of: Callable[[bytes], str]) -> Refusal:
-    """Values came out as NaN or Inf, or too large for the dtype. `name_of` names an input by a tensor's digest."""
+def nonfinite(item: Item, bad: Sequence[tuple[Made, StepResult]], name_of: Callable[[bytes, str], str]) -> Refusal:
+    """Values came out as NaN or Inf, or too large for the dtype.
+
+    `name_of` names an input by the digest of its tensor, given the name of the tensor that is made of it.
+    """
     rows = []
     for made, result in bad[:_SHOWN]:
-        inputs = ", ".join(f"{count} in {name_of(digest)}" for digest, count in result.bad_inputs.items())
+        inputs = ", ".join(f"{count} in {name_of(digest, made.name)}" for digest, count in result.bad_inputs.items())
         rows.append(f"{made.name}: {_bad_values(made, result)}{f' ({inputs})' if inputs else ''}")
     if len(bad) > _SHOWN:
         rows.append(f"and {len(bad) - _SHOWN} more tensors")

@@ -278,7 +278,7 @@ class Worker:
                         self._write(maker, value, chunks, start)
                 for leaf in cluster.leaves:
                     self._release(leaf, start, count)
-        return {maker.step.digest: self._result(maker, cluster) for maker in makers}
+        return {maker.step.digest: self._result(maker, makers, cluster) for maker in makers}
 
     def _release(self, leaf: Leaf, start: int, count: int) -> None:
         """Say that a chunk of a leaf is done with; of one in pieces, with its last chunk all of it."""
@@ -503,10 +503,12 @@ class Worker:
         size = self._transfers.most // dtype.itemsize
         return ((begin, value[begin : begin + size]) for begin in range(0, len(value), size))
 
-    def _result(self, maker: Maker, cluster: Cluster) -> StepResult:
+    def _result(self, maker: Maker, makers: Sequence[Maker], cluster: Cluster) -> StepResult:
         bad = maker.nonfinite + maker.overflowed
-        leaves = [cluster.leaves[slot] for slot in maker.inputs if slot < len(cluster.leaves)] if bad else []
-        leaves += [leaf for part in maker.parts for leaf, _ in part] if bad else []
+        involved = [*_below(maker, makers), maker] if bad else []  # what a LoRA adds is a step of its own
+        slots = [slot for each in involved for slot in each.inputs if slot < len(cluster.leaves)]
+        leaves = [cluster.leaves[slot] for slot in slots]
+        leaves += [leaf for each in involved for part in each.parts for leaf, _ in part]
         blamed = {leaf.digest: count for leaf in leaves if (count := self._count_bad(leaf))}
         failed_at = maker.problem.where if isinstance(maker.problem, ProgramError) else None
         problem = str(maker.problem) if maker.problem else ""

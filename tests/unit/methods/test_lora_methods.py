@@ -831,12 +831,14 @@ def test_neither_threads_nor_chunks_matter_to_what_is_added(lab: Lab, monkeypatc
 def test_a_nan_in_what_is_added_is_refused(lab: Lab) -> None:
     baked(lab)
     lora = lab.read("two.safetensors")
-    next(each for name, each in lora.items() if name.endswith("lora_up.weight")).view(-1)[0] = float("nan")
+    bad = next(name for name in lora if name.endswith("lora_up.weight"))
+    lora[bad].view(-1)[0] = float("nan")
     lab.model("two", **lora)
     lab.write(ADD)
     (found,) = lab.build().targets
     assert found.error is not None
     assert found.error.code == "nonfinite"
+    assert f"(1 in `{bad}` of `two`)" in found.error.rows[0]  # the LoRA's tensor, where the row begins with the model's
     assert not (lab / "x.safetensors").exists()
 
 
