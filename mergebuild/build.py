@@ -40,7 +40,7 @@ from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan import Item, Made, Plan
 from mergebuild.planner import Planner
-from mergebuild.publishing import temporary_path
+from mergebuild.publishing import fitting, temporary_path
 from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import Sources, source_of_part
@@ -688,7 +688,7 @@ class Builder:
     def _put_aside(self, item: Item) -> None:
         """Keep what a user changed by hand, before an output takes its place by force."""
         path = self._path(item)
-        places = (path.with_name(f"{path.stem}.by-hand-{number}{path.suffix}") for number in count(1))
+        places = (path.with_name(fitting(path.stem, f".by-hand-{number}{path.suffix}")) for number in count(1))
         aside = next(place for place in places if not os.path.lexists(place))
         path.rename(aside)
         self._emit(Notice(f"what was at {item.shown} is kept as {aside.name}"))

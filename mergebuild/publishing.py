@@ -18,12 +18,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import xxhash
+
 from mergebuild import portable, scratch
 
 __all__ = [
     "MARK",
     "being_written",
     "finish",
+    "fitting",
     "is_temporary",
     "left_over",
     "place",
@@ -36,11 +39,32 @@ __all__ = [
 
 MARK = ".mergebuild-"
 """What every temporary name has in it."""
+_LONGEST = 255
+"""Bytes of a name that file systems take."""
+_LONGEST_WHOLE = _LONGEST - len(f".{MARK}{1 << 32}-journal")
+"""Bytes of a name that fits whole into that of a temporary file, and of the log that SQLite has beside one."""
 
 
 def temporary_path(path: Path) -> Path:
     """Return the path beside `path` where its new file is written."""
-    return path.with_name(f".{path.name}{MARK}{os.getpid()}")
+    return path.with_name(f".{_called(path)}{MARK}{os.getpid()}")
+
+
+def _called(path: Path) -> str:
+    """Return what a temporary file has of the name that it is for: all of it, or the begin and a hash."""
+    raw = os.fsencode(path.name)
+    if len(raw) <= _LONGEST_WHOLE:
+        return path.name
+    digest = f"~{xxhash.xxh3_64_hexdigest(raw)}"
+    return fitting(path.name, digest, _LONGEST_WHOLE)
+
+
+def fitting(begin: str, end: str, most: int = _LONGEST) -> str:
+    """Return a name with this end, and as much of its begin as fits into so many bytes."""
+    room = most - len(os.fsencode(end))
+    while len(os.fsencode(begin)) > room:
+        begin = begin[:-1]
+    return begin + end
 
 
 def is_temporary(name: str) -> bool:
@@ -138,7 +162,7 @@ def left_over(*paths: Path) -> Iterator[Path]:
     """Yield what killed processes left beside these places, files and folders."""
     by_folder: dict[Path, set[str]] = {}
     for path in paths:
-        by_folder.setdefault(path.parent, set()).add(path.name)
+        by_folder.setdefault(path.parent, set()).add(_called(path))
     for folder, names in by_folder.items():
         with suppress(FileNotFoundError, NotADirectoryError):
             for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):

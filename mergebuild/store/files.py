@@ -492,7 +492,7 @@ class Store:
 
     def _set_aside(self, path: Path, name: Path, group: str) -> Path:
         """Move a file that is not ours to where nothing of the store's own lies; return where it is."""
-        places = (self.root / "by-hand" / f"{group}-{number}" / name for number in count(1))
+        places = (self.root / "by-hand" / publishing.fitting(group, f"-{number}") / name for number in count(1))
         place = next(each for each in places if not os.path.lexists(each))
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, place)

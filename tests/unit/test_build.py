@@ -553,3 +553,21 @@ def test_a_first_build_that_another_one_overtook_is_planned_anew(pair: Lab, monk
     monkeypatch.setattr(Store, "create", overtaken)
     assert pair.verdicts() == {"a": "up-to-date"}
     values_ok(pair, a=0.25)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
+def test_an_output_may_have_the_longest_name_that_a_file_system_takes(lab: Lab, ending: str) -> None:
+    """Written, written again, verified, and set aside where somebody else wrote to it."""
+    name = "x" * (255 - len(ending)) + ending
+    lab.model("a", w=[1.0, 2.0])
+    text = f'[targets.t]\nmethod = "scale"\na = "a"\nalpha = {{}}\noutput = "out/{name}"\n'
+    for alpha in (0.5, 0.25):
+        lab.write(text.format(alpha))
+        assert lab.verdicts() == {"t": "built"}
+    assert lab.project.verify(rebuild=True).problems == ()
+    lab.settle()
+    (lab / "out" / name).write_bytes(b"mine")
+    assert lab.build(force=True).ok
+    aside = "x" * (255 - len(".by-hand-1") - len(ending)) + ".by-hand-1" + ending
+    assert {path.name for path in (lab / "out").iterdir()} == {name, aside}
+    assert (lab / "out" / aside).read_bytes() == b"mine"

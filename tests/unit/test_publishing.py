@@ -55,6 +55,29 @@ def test_what_is_left_over_goes_and_nothing_else(tmp_path: Path) -> None:
     )
 
 
+NAMES = [
+    *("x" * (length - 12) + ".safetensors" for length in (227, 228, 235, 236, 254, 255)),
+    "é" * 121 + ".safetensors",  # of 254 bytes, in which no sign is cut in two
+    "\udcff" * 200 + ".safetensors",  # no UTF-8
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: f"{len(os.fsencode(name))}")
+def test_every_name_of_a_file_has_a_temporary_one(tmp_path: Path, name: str) -> None:
+    """Which fits, with SQLite's journal beside it, says that it is one, and goes with the others that are left."""
+    path, other = tmp_path / name, tmp_path / f"y{name[1:]}"
+    for each in (path, other):
+        temporary = publishing.temporary_path(each)
+        assert len(os.fsencode(temporary.name)) <= 255 - len("-journal")
+        assert publishing.is_temporary(temporary.name)
+        temporary.touch()
+    assert len(list(tmp_path.iterdir())) == 2
+    publishing.remove_left_over([path])
+    assert list(tmp_path.iterdir()) == [publishing.temporary_path(other)]
+    publishing.write_text(path, "whole\n")
+    assert path.read_text() == "whole\n"
+
+
 def test_a_link_at_a_temporary_name_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("precious")
     publishing.temporary_path(tmp_path / "file").symlink_to("letter")
