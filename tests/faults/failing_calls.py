@@ -46,13 +46,17 @@ _PATHS = Group.LOOK | Group.OPEN | Group.CREATE | Group.NAME | Group.REMOVE | Gr
 
 @dataclass(frozen=True)
 class Failure:
-    """What happens to a call. `lasting`: to all that follow it, too."""
+    """What happens to a call. `lasting`: to all that follow it, too.
+
+    `step`: of so many places one has its turn, where one is much like the next.
+    """
 
     name: str
     error: str
     """An error number, or `KILL` or `SHORT`."""
     groups: Group
     lasting: bool = False
+    step: int = 1
 
     @property
     def is_kill(self) -> bool:
@@ -101,11 +105,11 @@ def count_only(folder: Path, report: Path) -> Mapping[str, str]:
 FAILURES = (
     Failure("kill", "KILL", _CHANGES | Group.SYNC),
     Failure("EIO", str(errno.EIO), _ALL),
-    Failure("EIO from then on", str(errno.EIO), _ALL & ~Group.LOCK, lasting=True),
+    Failure("EIO from then on", str(errno.EIO), _ALL & ~Group.LOCK, lasting=True, step=4),
     Failure("ENOSPC", str(errno.ENOSPC), _ROOM),
     Failure("ENOSPC from then on", str(errno.ENOSPC), _ROOM, lasting=True),
     Failure("EACCES", str(errno.EACCES), _PATHS),
-    Failure("ESTALE", str(errno.ESTALE), _ALL & ~(Group.LOCK | Group.CLOSE)),
+    Failure("ESTALE", str(errno.ESTALE), Group.OPEN | Group.READ | Group.NAME | Group.REMOVE),
     Failure("short", "SHORT", Group.READ | Group.WRITE),
 )
 

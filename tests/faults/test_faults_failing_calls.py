@@ -70,6 +70,8 @@ output = "out/folder/"
 max_shard_size = "600B"
 """
 _TARGETS = ("plain", "turned", "folder")
+_EDITED = ("out/plain.safetensors", "out/folder/config.json")
+"""What is changed by hand."""
 _TEXTS = {
     "config.json": json.dumps({"architectures": ["LlamaForCausalLM"], "hidden_size": 8, "model_type": "llama"}),
     "tokenizer.json": json.dumps({"version": "1.0"}),
@@ -80,14 +82,16 @@ _TEXTS = {
 class Verb:
     """A command line, and where it is run.
 
-    `built`: the project was built before. `changed`: its recipe is another one since. `link`: how the store keeps
-    outputs. `keeps_history`: the recipe is one that was built before, and what it made lies in the history.
+    `built`: the project was built before. `changed`: its recipe is another one since. `edited`: some outputs were
+    changed by hand since. `link`: how the store keeps outputs. `keeps_history`: the recipe was built once before, and
+    what it made lies in the history.
     """
 
     name: str
     arguments: Sequence[str]
     built: bool = True
     changed: bool = False
+    edited: bool = False
     link: str = "auto"
     keeps_history: bool = False
 
@@ -95,6 +99,11 @@ class Verb:
     def is_build(self) -> bool:
         """Whether it is to publish outputs."""
         return self.arguments[0] == "build"
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it is to remove them."""
+        return self.arguments[0] == "clean"
 
 
 VERBS = (
@@ -104,10 +113,12 @@ VERBS = (
     Verb("build with copies", ["build"], changed=True, link="copy"),
     Verb("build back", ["build"], changed=True, keeps_history=True),
     Verb("build of nothing", ["build"]),
+    Verb("build over edits", ["build", "-k"], changed=True, edited=True),
     Verb("verify", ["verify"], keeps_history=True),
     Verb("verify by building", ["verify", "--rebuild"]),
     Verb("gc", ["gc", "--max-size", "0B"], link="copy", keeps_history=True),
     Verb("clean", ["clean", *_TARGETS], link="copy", keeps_history=True),
+    Verb("clean around edits", ["clean", *_TARGETS], edited=True),
     Verb("lock", ["lock"]),
     Verb("status", ["status"], changed=True),
 )
@@ -191,6 +202,8 @@ class Rounds:
     program: Program
     references: Mapping[str, Mapping[str, bytes]]
     report: Path
+    usual: int = 0
+    """The exit code of the verb when nothing fails."""
     m: str = FIRST
     """The recipe that the project was last built by, or is to be."""
     is_sound: bool = False
@@ -203,22 +216,33 @@ class Rounds:
     def prepare(self) -> None:
         """Have the project be as the verb is to find it."""
         if not self.is_sound or not self.verb.built:
-            for name in ("out", ".mergebuild"):
-                shutil.rmtree(self.root / name, ignore_errors=True)
-            make_project(self.root, self.m, self.verb.link)
-            if self.verb.keeps_history:
-                self._build()
-                self._turn()
-            if self.verb.built:
-                self._build()
+            self._begin_afresh()
         if self.verb.changed:
             self._turn()
+        if self.verb.edited:
+            for name in _EDITED:
+                edit(self.root / name)
         self.is_sound = False
+
+    def _begin_afresh(self) -> None:
+        for path in self.root.glob("*"):
+            if path.is_dir() and path.name != "models":
+                shutil.rmtree(path)
+        for path in self.root.glob("*"):
+            if path.is_file():
+                path.unlink()
+        make_project(self.root, self.m, self.verb.link)
+        if self.verb.keeps_history:
+            self._build()
+            self._turn()
+        if self.verb.built:
+            self._build()
 
     def trace(self) -> list[Call]:
         """Return the calls of an undisturbed run."""
         self.prepare()
-        self.run(count_only(self.root, self.report)).checked()
+        self.usual = self.run(count_only(self.root, self.report)).code
+        assert self.usual == int(self.verb.edited and self.verb.is_build)
         found = Call.all(self.report)
         self.after()
         return found
@@ -247,7 +271,7 @@ class Rounds:
     def check_end(self, ended: Ended, failure: Failure, *, happened: bool) -> None:
         """Check how a process ended whose call failed, and what it left."""
         if not happened:
-            assert ended.code == 0, f"ends with {ended.code} though no call failed"
+            assert ended.code == self.usual, f"ends with {ended.code} though no call failed"
         if failure.is_kill and happened:
             assert ended.code == -9, "was killed, and ended otherwise"
             return
@@ -263,9 +287,12 @@ class Rounds:
     def check_outputs(self, before: Mapping[str, bytes], ended: Ended) -> None:
         """Check that every output is what it was or what it is to be, and so a folder with all its files."""
         there, wanted = written(self.root), self.references[self.m]
-        may_go = self.verb.name == "clean"
+        may_go = self.verb.is_clean
         for name in sorted({*there, *before, *wanted}):
             data, old, new = there.get(name), before.get(name), wanted.get(name)
+            if self.verb.edited and name in _EDITED:
+                assert data == old, f"what was changed by hand is lost\n{name}"
+                continue
             is_made = self.verb.name == "lock" if name == _LOCK else self.verb.is_build
             is_known = data == old or (is_made and data == new) or (may_go and data is None)
             assert is_known, f"what is written is neither the old nor the new\n{name}"
@@ -281,7 +308,12 @@ class Rounds:
         )
 
     def after(self) -> None:
-        """Check that the records know what is there, and that undisturbed builds come to what they are to."""
+        """Check that the records know what is there, and that undisturbed builds come to what they are to.
+
+        What was changed by hand its owner takes away before.
+        """
+        for name in _EDITED if self.verb.edited else ():
+            (self.root / name).unlink(missing_ok=True)
         self.check_records()
         if not self.verb.changed and self.verb.built:
             self._turn()  # what is not ours is told only of what is to be replaced
@@ -331,6 +363,12 @@ class Rounds:
         return done
 
 
+def edit(path: Path) -> None:
+    """Change an output by hand."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
 def written(root: Path) -> dict[str, bytes]:
     """Return what was made, but for temporary files: outputs, and the lock file."""
     lock = root / _LOCK
@@ -356,7 +394,7 @@ def test_a_call_that_fails(
     numbers = [
         (failure, nth)
         for failure in FAILURES
-        for nth in range(1, 1 + sum(bool(call.group & failure.groups) for call in traced))
+        for nth in range(1, 1 + sum(bool(call.group & failure.groups) for call in traced), failure.step)
     ]
     if not bench.is_long:
         numbers = [bench.chance.choice([each for each in numbers if each[0] is failure]) for failure in FAILURES]
