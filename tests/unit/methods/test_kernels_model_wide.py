@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import chain
+from math import prod
 
 import pytest
 import torch
@@ -155,3 +156,11 @@ def test_numbers_empty_tensors_and_64_axes_are_built_with_the_others(lab: Lab, m
     assert lab.verdicts() == {"t": "built"}
     found = lab.read("t.safetensors")
     assert {name: tuple(each.shape) for name, each in found.items()} == shapes
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_working_sets_hold_the_inputs(shape: tuple[int, ...]) -> None:
+    """Of a number without dimensions, too."""
+    for kernel in KERNELS.values():
+        assert kernel.working_set is not None
+        assert kernel.working_set(Call("w", shape, {}), 2) >= 4 * 2 * prod(shape)
