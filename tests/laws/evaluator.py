@@ -1,0 +1,1 @@
+def check(world, artifacts, root, counts): pass

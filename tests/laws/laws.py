@@ -1,0 +1,333 @@
+"""The laws themselves: each takes a project, or what is done to one, and raises AssertionError where it does not hold.
+
+`fresh` is what every other state is held against: the project built at once, by one thread, where nothing was. It is
+remembered by the world, and each output of it is compared with the independent evaluator.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import evaluator
+from drawing import Step
+from runner import CONTENTS, COUNTS, Answer, Place, place
+from tensor_files import read_model
+from worlds import FAMILIES, World, mergefile
+
+import mergebuild
+from mergebuild.events import silent
+
+__all__ = ["LAWS", "Fresh", "fresh"]
+
+Bytes = Mapping[str, Mapping[str, bytes]]
+"""The files of each target that was made."""
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """What a project comes to where nothing was built before."""
+
+    code: int
+    errors: tuple[str, ...]
+    wrong: Mapping[str, str]
+    artifacts: Mapping[str, str | None]
+    made: Bytes
+
+
+def names_of(world: World) -> list[str]:
+    """Return all targets, virtual ones too."""
+    return [name for each in world.targets for name in each.members]
+
+
+@lru_cache(maxsize=1000)
+def fresh(world: World) -> Fresh:
+    """Build a project where nothing was, all of it at once."""
+    with place() as places:
+        there = places.new(world)
+        answer = there.build(names_of(world))
+        evaluator.check(world, answer.artifacts, there.root, COUNTS)
+        return _fresh_of(answer, there, world)
+
+
+def _fresh_of(answer: Answer, there: Place, world: World) -> Fresh:
+    return Fresh(answer.code, tuple(answer.errors), answer.wrong, answer.artifacts, everything(there, answer, world))
+
+
+def everything(there: Place, answer: Answer, world: World) -> dict[str, Mapping[str, bytes]]:
+    """Return the bytes of all that is made: outputs, and what the store keeps of virtual targets."""
+    found: dict[str, Mapping[str, bytes]] = dict(there.made(answer, world))
+    state = there.root / ".mergebuild" / "state.sqlite3"
+    kept: dict[str, Path] = {}
+    if state.exists():
+        with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as opened:
+            for path, digest in opened.execute("SELECT path, digest FROM artifact WHERE kind = 'kept'"):
+                kept[f"xxh3-128:{digest.hex()}"] = state.parent / path
+    for name in answer.targets:
+        artifact = answer.artifacts.get(name)
+        if name not in world.outputs and artifact in kept:
+            path = kept[artifact]
+            found[name] = {"": path.read_bytes()}
+            CONTENTS.hold(artifact, read_model(path), f"{name} of\n{mergefile(world)}")
+    return found
+
+
+def same(answer: Answer, there: Place, world: World, wanted: Fresh) -> None:
+    """Compare what a build came to with what a fresh one comes to."""
+    found = _fresh_of(answer, there, world)
+    assert found.errors == wanted.errors, f"errors {found.errors}, expected {wanted.errors}\n{answer.err}"
+    assert found.wrong == wanted.wrong, f"wrong {found.wrong}, expected {wanted.wrong}\n{answer.err}"
+    assert found.code == wanted.code, f"exit code {found.code}, expected {wanted.code}\n{answer.err}"
+    assert found.artifacts == wanted.artifacts, f"artifacts {found.artifacts}, expected {wanted.artifacts}"
+    same_bytes(found.made, wanted.made)
+
+
+def same_bytes(found: Bytes, wanted: Bytes) -> None:
+    """Compare all files of all targets."""
+    assert found.keys() == wanted.keys(), f"made {sorted(found)}, expected {sorted(wanted)}"
+    for name, files in found.items():
+        others = wanted[name]
+        assert files.keys() == others.keys(), f"`{name}` has the files {sorted(files)}, expected {sorted(others)}"
+        differ = sorted(file or "its file" for file in files if files[file] != others[file])
+        assert not differ, f"`{name}` has other bytes: {', '.join(differ)}\n{_difference(files, others)}"
+
+
+def _difference(files: Mapping[str, bytes], others: Mapping[str, bytes]) -> str:
+    """Say which values differ first, where a file is safetensors."""
+    from tensor_files import _parsed
+
+    for file in files:
+        try:
+            one, other = _parsed(files[file]), _parsed(others[file])
+        except (ValueError, KeyError, AssertionError):
+            continue
+        for name in one.keys() & other.keys():
+            if one[name] != other[name]:
+                a, b = one[name].values[:6].tolist(), other[name].values[:6].tolist()
+                return f"{name}: {one[name].dtype} {a}\nexpected {other[name].dtype} {b}"
+    return ""
+
+
+# The laws
+
+
+def incremental_is_fresh(steps: Sequence[Step]) -> None:
+    """After each edit, what is built on top of what was there is what a fresh build makes: bytes, digests, errors."""
+    with place() as places:
+        there = places.new()
+        answer: Answer | None = None
+        for step in steps:
+            COUNTS["edits"] += 1
+            befall(there, step, answer)
+            answer = there.build(names_of(step.world), threads=step.threads)
+            same(answer, there, step.world, fresh(step.world))
+
+
+def befall(there: Place, step: Step, before: Answer | None) -> None:
+    """Make an edit, and have happen to the folder what a step says."""
+    act, number = step.act
+    outputs = step.world.outputs
+    if act == "lose":
+        _lose(there, step, before)
+    there.lay(step.world)
+    if act == "delete" and outputs:
+        gone = there.root / sorted(outputs.values())[number % len(outputs)]
+        files = sorted(gone.rglob("*")) if gone.is_dir() else [gone]
+        files = [each for each in files if each.is_file()]
+        for each in files[number % 2 :]:
+            each.unlink()
+    elif act == "gc":
+        assert there.run("gc").code in (0, 3, 4, 9)
+        there.check_clean()
+    elif act == "clean" and step.world.targets:
+        names = names_of(step.world)
+        assert there.run("clean", names[number % len(names)]).code in (0, 3, 4, 9)
+    elif act == "kill":
+        there.killed(["build", *names_of(step.world), "-k"], after=number)
+
+
+def _lose(there: Place, step: Step, before: Answer | None) -> None:
+    """Take the records away; outputs that are not what their targets make would then be a stranger's, and go too."""
+    for name, output in step.world.outputs.items():
+        path = there.root / output
+        if before is None or name not in before.targets or not before.is_made(name):
+            for each in [path] if path.is_file() else [*path.rglob("*")]:
+                if each.is_file():
+                    each.unlink()
+    for each in (there.root / ".mergebuild").glob("state.sqlite3*"):
+        each.unlink()
+
+
+def together_is_alone(world: World, order: Sequence[int]) -> None:
+    """What a target becomes does not depend on what is planned and built beside it, nor in which order."""
+    wanted = fresh(world)
+    names = names_of(world)
+    with place() as places:
+        ordered = [names[number] for number in order]
+        there = places.new(world)
+        same(there.build(ordered), there, world, wanted)
+        if wanted.code not in (0, 1):
+            return
+        one_by_one = places.new(world)
+        for name in names:
+            one_by_one.build([name])
+        same(one_by_one.build(names), one_by_one, world, wanted)
+        together = arguments_of(there, names)
+        for name in names:
+            alone = places.new(world)
+            answer = alone.build([name])
+            made = everything(alone, answer, world)
+            for each, artifact in answer.artifacts.items():
+                assert artifact == wanted.artifacts.get(each), f"`{each}` is {artifact} when `{name}` is built alone"
+            same_bytes(made, {each: wanted.made[each] for each in made})
+            if name in wanted.artifacts:
+                assert name in answer.artifacts, f"`{name}` alone: {answer.wrong}"
+                plans = arguments_of(alone, [name])
+                assert plans[name] == together[name], f"`{name}` is planned otherwise alone"
+            places.gone(alone)
+
+
+def arguments_of(there: Place, names: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+    """Return of each target what the planner makes its tensors of, in the order of the file."""
+    project = mergebuild.load(there.root / "mergefile.toml")
+    found = {}
+    with project._session(silent) as session:
+        goals = [session.planner.goal_of(name) for name in names]
+        session.planner.plan(goals, hash_all=True)
+        for name in names:
+            item = next((each for each in session.planner.items_named(name) if each.whole is None), None)
+            if item is not None and item.tensors is not None:
+                found[name] = [
+                    (made.name, made.spec, made.digest, made.terms, made.is_copy,
+                     made.operation and (made.operation.method.name, made.operation.arguments), made.operands)
+                    for made in item.tensors.made
+                ]  # fmt: skip
+    return found
+
+
+def threads_and_chunks_do_not_matter(world: World, threads: int, chunk: int) -> None:
+    """One thread and many, and chunks of any size, make the same bytes."""
+    wanted = fresh(world)
+    with place() as places:
+        there = places.new(world)
+        same(there.build(names_of(world), threads=threads, chunk=chunk), there, world, wanted)
+
+
+def order_and_names_do_not_matter(world: World, other: World, names: Mapping[str, str]) -> None:
+    """Tables in another order, sources and targets by other names: the same artifacts, and the same bytes."""
+    wanted = fresh(world)
+    with place() as places:
+        there = places.new(other)
+        answer = there.build(names_of(other))
+        made = everything(there, answer, other)
+
+        def old(name: str) -> str:
+            head, mark, tail = name.partition("@")
+            return {new: before for before, new in names.items()}.get(head, head) + mark + tail
+
+        found = {old(name): artifact for name, artifact in answer.artifacts.items()}
+        assert found == wanted.artifacts, f"artifacts {found}, expected {wanted.artifacts}\n{answer.err}"
+        plainly = {name for name in names_of(world) if world.target(name).get("metadata") != "full"}
+        same_bytes(
+            {old(name): files for name, files in made.items() if old(name) in plainly},
+            {name: files for name, files in wanted.made.items() if name in plainly},
+        )
+
+
+def nothing_is_left_to_do(steps: Sequence[Step]) -> None:
+    """A build after a build has nothing to do; `verify`, and `verify --rebuild`, find it right; `status` says so."""
+    with place() as places:
+        there = places.new()
+        answer: Answer | None = None
+        for step in steps[:3]:
+            befall(there, step, answer)
+            first = answer = there.build(names_of(step.world), threads=step.threads)
+            made = everything(there, first, step.world)
+            again = there.build(names_of(step.world))
+            assert again.wrong == first.wrong, f"{again.wrong} again, {first.wrong} before"
+            for name in first.targets:
+                if first.is_made(name):
+                    each = again.of(name)
+                    assert each["verdict"] == "up-to-date", f"`{name}` is {each['verdict']} again"
+                    assert not each["bytes_written"], f"`{name}` writes again"
+                    assert not each["tensors_computed"], f"`{name}` computes again"
+                    assert each["artifact"] == first.of(name)["artifact"]
+            same_bytes(everything(there, again, step.world), made)
+        done = [name for name in first.targets if first.is_made(name)]
+        if done:
+            assert there.run("verify", *done).code == 0
+            rebuilt = there.run("verify", *done, "--rebuild")
+            assert rebuilt.code == 0, f"verify --rebuild ends with {rebuilt.code}\n{rebuilt.err}"
+            states = there.run("status", *done)
+            assert {each["state"] for each in states.targets.values()} == {"up-to-date"}, states.document
+            there.check_clean()
+
+
+_BECOMES = {"up-to-date": "up-to-date", "restore": "restored", "build": "built"}
+
+
+def plan_says_what_build_does(steps: Sequence[Step]) -> None:
+    """Verdicts, artifacts, tensors computed and bytes written are the plan's, wherever all sources were seen."""
+    with place() as places:
+        there = places.new()
+        answer: Answer | None = None
+        for step in steps:
+            befall(there, step, answer)
+            plan = there.plan(names_of(step.world))
+            answer = there.build(names_of(step.world), threads=step.threads)
+            if plan.document.get("bytes_to_hash") or answer.code != 0:
+                continue
+            assert plan.code == 0, f"plan ends with {plan.code}, build with 0\n{plan.err}"
+            for name, said in plan.targets.items():
+                did = answer.of(name)
+                for key, value in (("verdict", _BECOMES.get(said["verdict"], "?")), ("artifact", said["artifact"])):
+                    assert did[key] == value, f"plan says {key} {value} of `{name}`, build {did[key]}"
+                for key in ("tensors_computed", "bytes_written"):
+                    assert did[key] == said[key], f"plan says {key} {said[key]} of `{name}`, build {did[key]}"
+
+
+def a_parameter_rebuilds_what_it_reaches(before: World, after: World, changed: str, reached: str) -> None:
+    """One number of one target, changed alone: what it reaches is built anew, and no other tensor."""
+    with place() as places:
+        there = places.new(before)
+        first = there.build(names_of(before))
+        same(first, there, before, fresh(before))
+        name = after.target(changed).members[0]
+        was = arguments_of(there, [name]) if first.code == 0 else {}
+        there.lay(after)
+        plan = there.plan(names_of(after))
+        second = there.build(names_of(after))
+        same(second, there, after, fresh(after))
+        is_now = arguments_of(there, [name]) if second.code == 0 else {}
+        if first.code or second.code or not was or not is_now:
+            return
+        old = {each[0]: each[2] for each in was[name]}
+        new = {each[0]: each for each in is_now[name]}
+        selects = FAMILIES[before.sources[0].family].keys.get(reached, lambda _name: True)
+        beyond = [each for each in new if each in old and not selects(each) and old[each] != new[each][2]]
+        assert not beyond, f"{changed} changed where {reached} does not select: {beyond}"
+        anew = [each for each in new if old.get(each) != new[each][2]]
+        if not any(each.axis for each in after.targets):
+            computed = second.of(name)["tensors_computed"]
+            assert computed <= len(anew), f"`{name}` computes {computed} tensors, and {len(anew)} are others"
+        assert plan.of(name)["artifact"] == second.of(name)["artifact"]
+
+
+LAWS: Mapping[str, Callable[..., None]] = {
+    each.__name__: each
+    for each in (
+        incremental_is_fresh,
+        together_is_alone,
+        threads_and_chunks_do_not_matter,
+        order_and_names_do_not_matter,
+        nothing_is_left_to_do,
+        plan_says_what_build_does,
+        a_parameter_rebuilds_what_it_reaches,
+    )
+}
+

@@ -1,0 +1,213 @@
+"""Laws of whole projects, tried on projects and edits that hypothesis draws: a search for a wrong file.
+
+    pytest tests/laws                                        the short form, the same each time; some two minutes
+    MERGEBUILD_LAWS_SECONDS=3600 pytest -m laws -s           the long form, other projects each day
+    MERGEBUILD_LAWS_KEEP=DIR, MERGEBUILD_LAWS_SEED=NUMBER    where finds are kept; where the long form begins
+
+A law is a function of values (`laws.py`): a `World` is a project (`worlds.py`), a `Step` what is done to one
+(`drawing.py`). What is drawn follows from the catalog, so a new method takes part by itself. `runner.py` lays a world
+out and runs the program on it; `evaluator.py` computes outputs again, with NumPy in float64 and nothing of ours.
+
+What breaks a law is shrunk and shown as a mergefile, the edits, and a test that can be pasted into
+`test_laws_found.py`: sources are made of a few words and seeds, so the text is all there is to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drawing import Step, family_of, parameter_values, targets_by, walks, worlds
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis import strategies as st
+from laws import LAWS, names_of
+from runner import COUNTS
+from worlds import FAMILIES, Table, World, mergefile
+
+from mergebuild.methods.catalog import METHODS
+
+Draw = Callable[..., Any]
+Arguments = tuple[Any, ...]
+
+# What each law is tried on
+
+
+@st.composite
+def _walk(draw: Draw) -> Arguments:
+    return (draw(walks()),)
+
+
+@st.composite
+def _together(draw: Draw) -> Arguments:
+    world = draw(worlds(least=2))
+    return world, tuple(draw(st.permutations(range(len(names_of(world))))))
+
+
+@st.composite
+def _at_once(draw: Draw) -> Arguments:
+    return draw(worlds()), draw(st.sampled_from((2, 1, 3))), draw(st.sampled_from((3, 16, 7, 1, 64)))
+
+
+@st.composite
+def _otherwise(draw: Draw) -> Arguments:
+    """Draw a project, the same in another order with other names, and which name became which."""
+    world = draw(worlds())
+    sources = draw(st.permutations(world.sources))
+    other = replace(world, sources=tuple(sources), targets=tuple(draw(st.permutations(world.targets))))
+    new = draw(st.permutations("abcdefghijkl"))
+    olds = [*(each.name for each in world.sources), *(each.name for each in world.targets)]
+    names = {old: f"{new[index]}-x" for index, old in enumerate(olds)}
+    renamed = other.renamed(names)
+    moved = tuple(replace(each, path=f"elsewhere-{each.name}") for each in renamed.sources)
+    return world, replace(renamed, sources=moved), names
+
+
+@st.composite
+def _parameter(draw: Draw) -> Arguments:
+    """Draw a project, and the same with another value of one parameter of its last target."""
+    world = draw(worlds(most=2))
+    taken = {each.name for each in world.targets}
+    name = next(each for each in ("p", "q") if each not in taken)
+    before = draw(targets_by(world, family_of(world), name, sorted(METHODS)))
+    before = replace(before, axis=None, output=f"out/{name}.safetensors", rules=(), components=()) if (
+        before.axis is None
+    ) else before
+    row = METHODS.get(before.method)
+    if row is None or not row.parameters or before.axis is not None:
+        changed = replace(before, values=(*before.values, ("metadata", "none")) if not before.get("metadata") else ())
+        changed = changed if row is None or not row.parameters else before
+        return _with(world, before), _with(world, changed), name, ""
+    parameter = draw(st.sampled_from(row.parameters))
+    models = next((len(refs) for _, refs in before.inputs if not isinstance(refs, str)), 0)
+    kin = FAMILIES[family_of(world)]
+    key = draw(st.sampled_from(("", *sorted(kin.keys)))) if kin.keys and not row.makes_lora else ""
+    values = [parameter_values(draw, replace(parameter, per="target"), models, None) for _ in range(3)]
+    one, other = values[0], values[1]
+    if key and all(isinstance(each, Decimal) for each in values) and parameter.kind == "number":
+        one = Table((("default", values[2]), (key, values[0])))
+        other = Table((("default", values[2]), (key, values[1])))
+    else:
+        key = ""
+
+    def having(value: Any) -> World:
+        kept = tuple(each for each in before.values if each[0] != parameter.name)
+        return _with(world, replace(before, values=(*kept, (parameter.name, value))))
+
+    return having(one), having(other), name, key
+
+
+def _with(world: World, target: Any) -> World:
+    return replace(world, targets=(*world.targets, target))
+
+
+TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
+    "incremental_is_fresh": (_walk(), 20),
+    "together_is_alone": (_together(), 14),
+    "threads_and_chunks_do_not_matter": (_at_once(), 40),
+    "order_and_names_do_not_matter": (_otherwise(), 30),
+    "nothing_is_left_to_do": (_walk(), 14),
+    "plan_says_what_build_does": (_walk(), 16),
+    "a_parameter_rebuilds_what_it_reaches": (_parameter(), 40),
+}
+"""By law: what it is tried on, and how many in the short form."""
+
+# Trying
+
+
+def _hold(law: str, arguments: Arguments, origin: str) -> None:
+    """Have a law hold, or say all that is needed to see it broken again."""
+    try:
+        LAWS[law](*arguments)
+    except Exception as error:
+        text = as_test(law, arguments, f"{origin}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        if folder := os.environ.get("MERGEBUILD_LAWS_KEEP"):
+            path = Path(folder) / f"{law}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)  # what is tried last is the smallest
+        error.add_note(text)
+        raise
+
+
+def as_test(law: str, arguments: Arguments, why: str) -> str:
+    """Return a test that tries a law on just this, with what it means for people."""
+    lines = [f"def test_found_{hashlib.sha256(repr(arguments).encode()).hexdigest()[:8]}() -> None:"]
+    lines.append(f'    """{law}: {why}')
+    for each in arguments:
+        if isinstance(each, World):
+            lines += ["", *(f"    {line}".rstrip() for line in mergefile(each).splitlines())]
+        elif isinstance(each, tuple) and each and isinstance(each[0], Step):
+            lines += _told(each)
+        else:
+            lines += ["", f"    {each!r}"]
+    lines += ['    """', f"    LAWS[{law!r}](", *(f"        {each!r}," for each in arguments), "    )", ""]
+    return "\n".join(lines)
+
+
+def _told(steps: tuple[Step, ...]) -> list[str]:
+    lines: list[str] = []
+    before = ""
+    for number, step in enumerate(steps):
+        lines += ["", f"    {number}: {step.said}, then {step.act}, -j {step.threads}"]
+        text = mergefile(step.world)
+        if text != before:
+            lines += [f"    {line}".rstrip() for line in text.splitlines()]
+        lines += [f"    {each!r}" for each in step.world.sources] if not number or text == before else []
+        before = text
+    return lines
+
+
+_QUIET: Mapping[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+    "print_blob": False,
+    "report_multiple_bugs": False,
+    "verbosity": Verbosity.quiet,
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_law(law: str) -> None:
+    """Each law on a few projects, the same each time."""
+    strategy, count = TRIED[law]
+
+    @settings(max_examples=count, derandomize=True, phases=[Phase.explicit, Phase.generate, Phase.shrink], **_QUIET)
+    @given(strategy)
+    def hold(arguments: Arguments) -> None:
+        _hold(law, arguments, "short form")
+
+    hold()
+
+
+@pytest.mark.laws
+@pytest.mark.parametrize("law", LAWS)
+def test_law_for_long(law: str) -> None:
+    """Each law for its share of the time, on other projects each day; the counts and seeds are printed."""
+    strategy, _ = TRIED[law]
+    whole = float(os.environ.get("MERGEBUILD_LAWS_SECONDS", "3600"))
+    first = int(os.environ.get("MERGEBUILD_LAWS_SEED") or datetime.now(UTC).strftime("%Y%m%d00000"))
+    end = time.monotonic() + whole / len(LAWS)
+    number = first
+    before = dict(COUNTS)
+    while time.monotonic() < end:
+        origin = f"seed {number}"
+
+        @seed(number)
+        @settings(max_examples=25, derandomize=False, **_QUIET)
+        @given(strategy)
+        def hold(arguments: Arguments, origin: str = origin) -> None:
+            if time.monotonic() < end + 300:  # a find may be shrunk; nothing else may go on for long
+                _hold(law, arguments, origin)
+
+        hold()
+        number += 1
+    told = ", ".join(f"{COUNTS[key] - before.get(key, 0):,} {key}" for key in sorted(COUNTS))
+    print(f"\n{law}: seeds {first} to {number - 1}: {told}")
