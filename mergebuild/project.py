@@ -521,6 +521,7 @@ class Project:
                 return
             done = begin_afresh(path)
             if done is not None:
+                forget_stamps(root)  # or no build would find out anew whose the outputs are
                 aside, rows = done
                 emit(
                     Notice(

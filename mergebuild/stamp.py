@@ -33,6 +33,8 @@ __all__ = ["Stamp", "forget_stamps"]
 
 _MOST = 200
 """Stamps kept in a store."""
+_STATE = "state.sqlite3"
+"""As `store` has it, which takes a while to import."""
 
 
 class Stamp:
@@ -64,6 +66,7 @@ class Stamp:
         began = time.perf_counter()
         try:
             kept = json.loads(_read(self._path))
+            os.stat(os.path.join(self.store, _STATE))  # without records whose outputs these are, a build finds out anew
             if any(_text_of(path) != text for path, text in kept["texts"]):
                 return None
             for path, *state in kept["files"]:

@@ -165,3 +165,13 @@ def test_a_store_of_its_own_has_no_stamp(lab: Lab) -> None:
         lab.settle()
     assert not answers(lab)
     assert not (lab / ".mergebuild").exists()
+
+
+def test_without_records_it_is_no_answer(mix: Lab) -> None:
+    """Else no build would find out anew whose the outputs are, and the next edit would find a stranger's."""
+    for path in (mix / ".mergebuild").glob("state.sqlite3*"):
+        path.unlink()
+    assert not answers(mix)
+    mix.build()
+    mix.write(MIX.replace("0.5", "0.25"))
+    assert mix.verdicts() == {"mix": "built"}
