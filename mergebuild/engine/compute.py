@@ -366,7 +366,7 @@ class Worker:
         try:
             with self._findings.whole if elements > _SMALL else nullcontext(), self._transfers.entered():
                 tensors = {
-                    each.name: [self._combined(terms).view(each.shape) for terms in each.inputs]
+                    each.name: [self._combined(terms, (0, prod(each.shape))).view(each.shape) for terms in each.inputs]
                     for each in survey.tensors
                 }
                 bad = next((name for name, inputs in tensors.items() if not all_finite(inputs)), None)
@@ -393,9 +393,14 @@ class Worker:
             self._findings.problems[survey.key] = error
 
     def _combined(self, terms: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
-        """Return a linear combination of whole leaves, or the elements of it in a span (float32, flat)."""
+        """Return a linear combination of whole leaves, or the elements of it in a span (float32, flat).
+
+        One without terms, of which only a span tells how long it is, is 0.
+        """
         first, past = span or (0, terms[0][0].count)
         found = torch.empty(past - first, device=self._transfers.place)
+        if not terms:
+            return found.zero_()
         if len(terms) == 1 and terms[0][1] == 1:
             return self._load(terms[0][0], first, past - first, found)
         parts = [(leaf.digest, share) for leaf, share in terms]
