@@ -221,7 +221,8 @@ class Place:
         state.close()
         known = {Path(os.path.normpath(store / os.fsdecode(path))) for path, _ in rows}
         assert not lies - known, f"in the store without a record: {sorted(lies - known)}"
-        assert not [kind for _, kind in rows if kind == "intended"], "an intent was left"
+        intended = {Path(os.path.normpath(store / os.fsdecode(path))) for path, kind in rows if kind == "intended"}
+        assert not [path for path in intended if path.exists()], f"an intent was left: {intended}"
         there = {Path(os.path.normpath(store / os.fsdecode(path))) for path, kind in rows if kind in ("kept", "history")}
         assert not there - lies, f"on record and not there: {sorted(there - lies)}"
 
