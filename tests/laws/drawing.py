@@ -15,7 +15,7 @@ from worlds import FAMILIES, Family, Own, Rule, Source, Table, Target, World
 
 from mergebuild.methods.catalog import METHODS, Method, Parameter
 
-__all__ = ["Step", "parameter_values", "targets_by", "walks", "worlds"]
+__all__ = ["STATISTICS", "Step", "parameter_values", "targets_by", "walks", "worlds"]
 
 Draw = Callable[..., Any]
 
@@ -29,7 +29,7 @@ _OWN_ROWS = {
     ),
     "mean": Method("mean", ("a", "models"), (Parameter("alpha", "", per="model", default=True),), "", ""),
 }  # fmt: skip
-_STATISTICS = tuple(name for name, row in METHODS.items() if row.access == "statistics")
+STATISTICS = tuple(name for name, row in METHODS.items() if row.access == "statistics")
 _LINEAR = tuple(name for name, row in METHODS.items() if row.coefficients is not None and "loras" not in row.inputs)
 _LORA = tuple(name for name, row in METHODS.items() if "loras" in row.inputs or row.makes_lora)
 _LEAST = 0.3
@@ -202,7 +202,7 @@ def _rules(draw: Draw, row: Method, inputs: Sequence[tuple[str, Any]], count: in
 def targets_by(draw: Draw, world: World, family: str, name: str, methods: Sequence[str] | None = None) -> Target:
     """Draw a target over what a world has; `methods`: of these."""
     around = _around(world, family)
-    kinds: list[Any] = [st.sampled_from(sorted(METHODS)), st.sampled_from(_STATISTICS), st.sampled_from(_LINEAR)]
+    kinds: list[Any] = [st.sampled_from(sorted(METHODS)), st.sampled_from(STATISTICS), st.sampled_from(_LINEAR)]
     if around.loras:
         kinds.append(st.sampled_from(_LORA))
     if around.methods:

@@ -133,6 +133,31 @@ class _Evaluation:
     def _output(self, name: str) -> str:
         return self._world.target(name).output_of(name)
 
+    def _added(self, ref: str, base: View) -> View:
+        """Return what a LoRA adds to a model, with the model's tensors: 0 where it adds nothing."""
+        source = self._world.source(ref)
+        if source is None:
+            return {name: replace(each, terms=None) for name, each in base.items()}
+        tensors = tensors_of(source)
+        found = {}
+        for name, each in base.items():
+            stem = name.removesuffix(".weight")
+            kohya = "lora_unet_" + stem.removeprefix("model.diffusion_model.").replace(".", "_")
+            if name.startswith("cond_stage_model."):
+                kohya = "lora_te_" + stem.removeprefix("cond_stage_model.transformer.").replace(".", "_")
+            terms: tuple[tuple[Key, Fraction], ...] = ()
+            for up, down in ((f"base_model.model.{stem}.lora_B.weight", f"base_model.model.{stem}.lora_A.weight"),
+                             (f"{kohya}.lora_up.weight", f"{kohya}.lora_down.weight")):  # fmt: skip
+                if each.is_float and name.endswith(".weight") and up in tensors:
+                    one, other = (tensors[part].values.reshape(tensors[part].shape) for part in (up, down))
+                    alpha = tensors[f"{kohya}.alpha"].values[0] if f"{kohya}.alpha" in tensors else 4.0
+                    values = (alpha / 2 * (one @ other)).reshape(-1)
+                    key = ("added", ref, name)
+                    self._leaves[key] = Leaf(values, "float32", 1e-30 + 1e-5 * float(np.abs(values).max(initial=0)))
+                    terms = ((key, Fraction(1)),)
+            found[name] = replace(each, terms=terms)
+        return found
+
     # Targets
 
     def _target(self, name: str) -> View | None:
@@ -183,7 +208,10 @@ class _Evaluation:
     def _made(self, target: Target, name: str) -> View | None:
         """Return what a method makes of a target's inputs."""
         ema = target.get("ema", "drop")
-        views = [self.view(ref, ema) for ref in _inputs(target)]
+        refs = _inputs(target)
+        base = self.view(refs[0], ema)
+        adds = target.method == "add_lora" and base is not None
+        views = [base, *(self._added(ref, base or {}) if adds else self.view(ref, ema) for ref in refs[1:])]
         if target.method in _UNKNOWN_NAMES or any(view is None for view in views):
             return None
         known: list[View] = [view for view in views if view is not None]
@@ -425,14 +453,14 @@ _UNKNOWN_NAMES = ("extract_lora", "resize_lora", "merge_loras")
 """What has other tensors than its inputs."""
 
 _HALF, _ONE, _NONE = Fraction(1, 2), Fraction(1), Fraction(0)
-_PER_MODEL = ("weight", "density", "gamma")
+_PER_MODEL = ("weight", "density", "gamma", "strength")
 
 _PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "weighted_sum": {"alpha": None}, "add_difference": {"alpha": None}, "sum_twice": {"alpha": None, "beta": None},
     "triple_sum": {"alpha": None, "beta": None}, "linear": {"weight": None, "normalize": True},
     "task_arithmetic": {"weight": None, "normalize": False, "lambda": _ONE}, "block_mix": {"weight": None},
     "weighted_subtraction": {"alpha": None, "beta": None}, "subtract": {}, "add": {}, "scale": {"alpha": None},
-    "copy": {}, "fallback": {}, "scale_self": {"alpha": None}, "replace": {"alpha": None},
+    "copy": {}, "add_lora": {"strength": _ONE}, "fallback": {}, "scale_self": {"alpha": None}, "replace": {"alpha": None},
     "train_difference": {"alpha": None}, "add_opposite": {"alpha": None}, "add_strict_opposite": {"alpha": None},
     "similarity_add_difference": {"alpha": None, "beta": None}, "multiply_difference": {"alpha": None, "beta": None},
     "geometric": {"alpha": None}, "max": {}, "clamp": {"stiffness": _NONE}, "nearswap": {"t": None},
@@ -491,6 +519,7 @@ _LINEAR: Mapping[str, Callable[[int, Numbers, str], Sequence[Fraction]]] = {
     "add": lambda _n, _p, _name: [_ONE, _ONE],
     "scale": lambda _n, p, _name: [p["alpha"]],
     "copy": lambda _n, _p, _name: [_ONE],
+    "add_lora": lambda _n, p, _name: [_ONE, *p["strength"]],
     "fallback": lambda _n, _p, _name: [_ONE, _NONE],
     "scale_self": lambda _n, p, name: [_ONE if any(each in name for each in _SPARED) else p["alpha"]],
     "replace": lambda _n, p, name: [_ONE, _NONE] if any(each in name for each in _SPARED) else [_NONE, p["alpha"]],
