@@ -78,9 +78,15 @@ def everything(there: Place, answer: Answer, world: World) -> dict[str, Mapping[
         artifact = answer.artifacts.get(name)
         if name not in world.outputs and artifact in kept:
             path = kept[artifact]
-            found[name] = {"": path.read_bytes()}
+            found[name] = {"": _data_of(path)}
             CONTENTS.hold(artifact, read_model(path), f"{name} of\n{mergefile(world)}")
     return found
+
+
+def _data_of(path: Path) -> bytes:
+    """Return the bytes of a file's tensors: of two targets that are one artifact, each has metadata of its own."""
+    raw = path.read_bytes()
+    return raw[8 + int.from_bytes(raw[:8], "little") :]
 
 
 def same(answer: Answer, there: Place, world: World, wanted: Fresh) -> None:
