@@ -62,6 +62,8 @@ class Outputs:
 
     def claim(self, path: str, name: str, at: At, problems: Problems, *, listed: bool) -> None:
         """Note a target's output; report one that another target has, or that is a source."""
+        if self.listed.get(path) == name:
+            return  # with all members of its family, before it was read by itself
         compared = os.path.normcase(path)
         owner, first = self._owners.setdefault(compared, (name, at))
         if owner != name:
