@@ -123,6 +123,16 @@ class Project:
         made = tuple(self.folder / output for output in outputs)
         return Arm(name, self.command("build", *arguments), prepare, _answer_numbers, made)
 
+    def first(self, name: str, verb: str) -> Arm:
+        """Return an arm that only looks, where nothing was ever built."""
+
+        def prepare(_: int) -> None:
+            remove([self.folder / ".mergebuild"])
+            self.write()
+            self.lab.warm(self.models)
+
+        return Arm(name, self.command(verb), prepare)
+
     def again(self, name: str, verb: str, edited: Callable[[int], str] | None = None) -> Arm:
         """Return an arm that runs where everything was built, after an edit that depends on the round's number."""
         self.write()

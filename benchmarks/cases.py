@@ -309,6 +309,36 @@ def plan_after_change(lab: Lab, folder: Path) -> list[Arm]:
     return [project.again(OURS, "plan", lambda number: many_text(10_000, 0.4 + number / 1000)), bare_python(lab)]
 
 
+def first_plan(counts: Sequence[int]) -> Callable[[Lab, Path], list[Arm]]:
+    """Return the arms of plans of a family that was never built, one of each size, the largest ours."""
+
+    def arms(lab: Lab, folder: Path) -> list[Arm]:
+        models = [write_tiny(folder / f"{name}.safetensors", seed) for seed, name in enumerate("ab")]
+        found = []
+        for count in counts:
+            text = (
+                f"[targets.mix]\nforeach.x = {{ from = 0.00001, to = {count / 100_000:.5f}, step = 0.00001 }}\n"
+                'method = "weighted_sum"\na = "a"\nb = "b"\nalpha = "${x}"\noutput = "mix-${x}.safetensors"\n'
+            )
+            project = Project(lab, folder / str(count), models, text)
+            found.append(project.first(OURS if count == max(counts) else f"{count:,} members", "plan"))
+        return found
+
+    return arms
+
+
+def globs(lab: Lab, folder: Path) -> list[Arm]:
+    """Return the arms of plans over as many tensors as a target has globs, and of one with a single number."""
+    names = [f"model.layers.{number // 8}.p{number % 8}.weight" for number in range(6000)]
+    models = [write_tiny(folder / f"{name}.safetensors", seed, names) for seed, name in enumerate("ab")]
+    head = target("blend", "weighted_sum", a="a", b="b")
+    keys = "".join(f'"{name.removesuffix("weight")}*" = 0.{at % 9 + 1}\n' for at, name in enumerate(names))
+    return [
+        Project(lab, folder / "globs", models, f"{head}[targets.blend.alpha]\n{keys}").first(OURS, "plan"),
+        Project(lab, folder / "one", models, f"{head}alpha = 0.3\n").first("one number", "plan"),
+    ]
+
+
 def llama(lab: Lab, folder: Path) -> list[Arm]:
     models = lab.models("llama", 2)
     text = target("blend", "linear", models=["a", "b"], weight=[0.7, 0.3])
@@ -514,6 +544,18 @@ CASES: Mapping[str, Case] = {
             "plan after one weight of 10,000 targets changed",
             plan_after_change,
             (limit("seconds", "seconds", 2),),
+        ),
+        Case(
+            "plan_family",
+            "first plan of a family of 20,000 members",
+            first_plan((5000, 20_000)),
+            (seconds(OURS, "5,000 members", at_most=4.5),),
+        ),
+        Case(
+            "plan_globs",
+            "first plan of 6,000 globs over 6,000 tensors",
+            globs,
+            (limit("seconds", "seconds", 3), seconds(OURS, "one number")),
         ),
         Case(
             "llama_linear",

@@ -194,14 +194,15 @@ def block_share(model: Path, prefix: str) -> tuple[int, float]:
     return within, within / sum(end - begin for begin, end in spans.values())
 
 
-def write_tiny(path: Path, seed: int) -> Path:
-    """Write a model of two tensors of sixteen numbers."""
+def write_tiny(path: Path, seed: int, names: Sequence[str] = ("one.weight", "two.weight")) -> Path:
+    """Write a model of tensors of sixteen numbers."""
     header = {
         name: {"dtype": "F32", "shape": [16], "data_offsets": [64 * place, 64 * place + 64]}
-        for place, name in enumerate(("one.weight", "two.weight"))
+        for place, name in enumerate(names)
     }
     text = json.dumps(header).encode()
-    values = struct.pack("<32f", *(((seed * 31 + place) % 17) / 16 for place in range(32)))
+    count = 16 * len(names)
+    values = struct.pack(f"<{count}f", *(((seed * 31 + place) % 17) / 16 for place in range(count)))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack("<Q", len(text)) + text + values)
     return path
