@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _requests_to_end_are_heard() -> Iterator[None]:
+    """Have no process of a test's ignore requests to end because whoever started the suite ignores them.
+
+    That is so under `nohup`, and in the background of a shell without job control. What a process ignores, those that
+    it starts ignore too; what it handles they do not. So a hangup is handled here, by doing nothing: the suite outlives
+    its terminal as it was told to, and what it starts is as if started from one.
+    """
+    before = {}
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGTERM", _let_be), ("SIGHUP", _let_be)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _let_be(*_: object) -> None:
+    pass
 
 
 @pytest.fixture(params=["processor", "device"])

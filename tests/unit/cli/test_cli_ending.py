@@ -119,10 +119,13 @@ def test_a_process_that_is_in_one_long_call_ends_and_takes_its_scratch_files_alo
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        assert process.stderr.readline() == "ready\n"
-        for number in numbers:
-            process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        try:
+            assert process.stderr.readline() == "ready\n"
+            for number in numbers:
+                process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # else its half hour is waited for, if it does not end
 
     assert process.returncode == 130
     assert err == "error[interrupted]: interrupted\n"
@@ -151,6 +154,38 @@ def test_what_is_ignored_for_us_stays_ignored(tmp_path: Path) -> None:
     assert ran(IGNORED, tmp_path).returncode == 0
 
 
+STARTED_IGNORING = """
+import os, signal, sys
+numbers = [signal.SIGHUP, signal.SIGINT]
+from mergebuild.cli.ending import Ending
+from mergebuild.cli.process import main
+ending = Ending()
+ending.listen()
+for number in numbers:
+    os.kill(os.getpid(), number)
+print([signal.getsignal(number) is signal.SIG_IGN for number in numbers], file=sys.stderr, flush=True)
+main(["list", "layouts"], ending)
+"""
+
+
+def test_what_a_process_is_started_to_ignore_it_ignores(tmp_path: Path) -> None:
+    """By `nohup`, or a shell that starts it in its background."""
+
+    def ignore() -> None:
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    found = ran(STARTED_IGNORING, tmp_path, preexec_fn=ignore)
+    assert (found.returncode, found.stderr) == (0, "[True, True]\n")
+
+
+def test_nothing_of_that_is_so_in_this_suite(tmp_path: Path) -> None:
+    """However it was started: the other tests here rely on it."""
+    found = ran("import signal\nprint(signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGINT))", tmp_path)
+    assert "SIG_IGN" not in found.stdout
+    assert "default_int_handler" in found.stdout
+
+
 def test_who_swallows_the_request_is_ended_all_the_same(tmp_path: Path) -> None:
     found = ran(SWALLOWED, tmp_path)
     assert (found.returncode, found.stderr) == (130, "error[interrupted]: interrupted\n")
@@ -170,9 +205,12 @@ def test_last_words_that_nobody_reads_keep_nobody_waiting(tmp_path: Path) -> Non
         [sys.executable, "-m", "mergebuild", "methods"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=writer, stderr=writer,
     ) as process:  # fmt: skip
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
     os.close(reader)
     os.close(writer)
