@@ -18,7 +18,7 @@ import click
 from mergebuild.cli.ending import Ending
 from mergebuild.cli.options import Settings
 from mergebuild.cli.program import PROGRAM_NAME, program
-from mergebuild.errors import InternalError, Interrupted
+from mergebuild.errors import InternalError, Interrupted, TargetError
 from mergebuild.report.console import make_streams_safe
 
 __all__ = ["main", "run"]
@@ -82,6 +82,17 @@ def _run(arguments: Sequence[str], settings: Settings) -> int:
 
 
 def _fail(error: BaseException, settings: Settings) -> int:
+    try:
+        return _told(error, settings)
+    except MemoryError:  # not even to say so in the usual way
+        with suppress(OSError):
+            os.write(2, b"error[no-memory]: there is not enough memory, or this process may not have as much\n")
+        return TargetError.exit_code
+
+
+def _told(error: BaseException, settings: Settings) -> int:
+    if isinstance(error, MemoryError):
+        error.__traceback__ = None  # and all that its frames held
     from mergebuild.cli.failures import explained  # no run that goes well needs it
 
     code, problems = explained(error)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import xxhash
 
 from mergebuild import portable
+from mergebuild.engine import limits
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
@@ -150,8 +151,9 @@ class _Torch:
         sys.setswitchinterval(_POLITE)
         try:
             with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
-                _load_library()
-                import_module("mergebuild.engine.compute")
+                if limits.fits():
+                    _load_library()
+                    import_module("mergebuild.engine.compute")
         finally:
             sys.setswitchinterval(usual)
             self.since = time.perf_counter()
@@ -172,17 +174,31 @@ def _compute() -> ModuleType:
     """Return the module that computes; it imports torch, without its warnings.
 
     Raises:
-        TargetError: torch can't be loaded.
+        TargetError: torch can't be loaded, or does not fit into the memory that this process may have.
     """
+    if not limits.fits():
+        raise _no_memory()
     try:
         from mergebuild.engine import compute
-    except (ImportError, OSError, RuntimeError) as error:  # a library is missing, or the address space too small
+    except Exception as error:
+        if limits.memory_limit() is not None:  # whatever it says: an import ends in any way for want of memory
+            raise _no_memory() from error
+        if not isinstance(error, ImportError | OSError | RuntimeError):
+            raise
         raise TargetError.one(
             "no-torch",
             f"torch cannot be loaded: {error}",
-            help="install it again; or there are limits on this process (`ulimit -a`): torch alone takes a gigabyte",
+            help="a library of it is missing or broken: install it again",
         ) from error
     return compute
+
+
+def _no_memory() -> TargetError:
+    return TargetError.one(
+        "no-memory",
+        f"torch does not fit into the memory that this process may have ({limits.memory_limit():,} bytes)",
+        help="`ulimit -v` and `ulimit -d` show the limits; torch alone takes a gigabyte, and more where it knows GPUs",
+    )
 
 
 def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:

@@ -98,12 +98,14 @@ def test_two_gibibytes_of_address_space_are_enough(pair: Space) -> None:
     assert pair.bytes("out/mix.safetensors") == little
 
 
-@pytest.mark.parametrize("size", [300_000_000, 600_000_000])
+@pytest.mark.parametrize("size", [300, 520, 570, 620, 670, 700])
 def test_too_little_address_space_is_said(pair: Space, size: int) -> None:
-    outcome = pair.process("build", "--json", code=1, preexec_fn=limited(**{"as": size}))
+    """Wherever torch's import would end the process, or fail with whatever it comes to."""
+    outcome = pair.process("build", "--json", code=1, preexec_fn=limited(**{"as": size * 1_000_000}))
 
-    assert outcome.errors[0] in ("no-torch", "no-memory", "no-threads")
+    assert outcome.errors[0] in ("no-memory", "no-threads")
     assert "Traceback" not in outcome.err
+    assert outcome.err.count("\n") < 5
     assert not list(pair.root.glob("out/.*"))
 
 
