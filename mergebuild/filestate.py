@@ -11,7 +11,9 @@ A build with nothing to do is little else, so this module imports next to nothin
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,11 +29,19 @@ __all__ = [
     "grain_of",
     "identity",
     "identity_of",
+    "is_file",
+    "is_folder",
     "is_gone",
     "is_hidden",
     "is_racy",
     "is_rested",
+    "leads_nowhere",
 ]
+
+_NOWHERE = frozenset(
+    getattr(errno, name) for name in "ENOENT ENOTDIR ELOOP ENAMETOOLONG EINVAL".split() if hasattr(errno, name)
+)
+"""What a system answers of a path at which nothing can be. `EINVAL` is Windows' word for an impossible name."""
 
 _FINE_GRAIN_NS = 20_000_000
 _COARSE_GRAIN_NS = 2_000_000_000
@@ -45,7 +55,41 @@ def is_hidden() -> bool:
     return os.environ.get("MERGEBUILD_PORTABLE", "") not in ("", "0")
 
 
-def is_gone(path: Path) -> bool:
+def leads_nowhere(error: OSError) -> bool:
+    """Whether this is what a system says of a path at which there is nothing, and not of one that it can't look at."""
+    return error.errno in _NOWHERE
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path leads to a file. Python's own answer is no, too, where a disk fails.
+
+    Raises:
+        OSError: it can't be known.
+    """
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path leads to a folder.
+
+    Raises:
+        OSError: as for `is_file`.
+    """
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: str | os.PathLike[str]) -> int:
+    try:
+        return os.stat(path).st_mode
+    except ValueError:  # no possible path
+        return 0
+    except OSError as error:
+        if leads_nowhere(error):
+            return 0
+        raise
+
+
+def is_gone(path: str | os.PathLike[str]) -> bool:
     """Return whether there surely is nothing at a path. What can't be looked at (a failing disk) may be there."""
     try:
         os.lstat(path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mergebuild.cli.options import Settings
 from mergebuild.errors import Place, RecipeError, UsageError
+from mergebuild.filestate import is_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,15 +42,34 @@ Amount = TypeVar("Amount", int, float)
 
 
 def find_mergefile(settings: Settings) -> str | None:
-    """Return the mergefile: the one given, else the nearest here or above; None when there is none."""
+    """Return the mergefile: the one given, else the nearest here or above; None when there is none.
+
+    Raises:
+        RecipeError: it can't be known whether there is one. One further up would be another project's.
+    """
     if settings.mergefile is not None:
         return settings.mergefile
     here = folder = os.getcwd()
-    while not os.path.isfile(os.path.join(folder, MERGEFILE)):
+    while not _is_file(os.path.join(folder, MERGEFILE), may_be_closed=folder != here):
         if folder == os.path.dirname(folder):
             return None
         folder = os.path.dirname(folder)
     return os.path.relpath(os.path.join(folder, MERGEFILE), here)
+
+
+def _is_file(path: str, *, may_be_closed: bool = False) -> bool:
+    """Whether there is a file. `may_be_closed`: what may not be looked at counts as if it was not there."""
+    try:
+        return is_file(path)
+    except OSError as error:
+        if may_be_closed and isinstance(error, PermissionError):
+            return False
+        raise RecipeError.one(
+            "unreadable-mergefile",
+            f"`{path}` can't be read: {error.strerror or error}",
+            where=Place(path),
+            help="check the disk and its permissions, or name another with `-f`",
+        ) from None
 
 
 def path_of_mergefile(settings: Settings) -> str:
@@ -65,7 +85,7 @@ def path_of_mergefile(settings: Settings) -> str:
             f"there is no `{MERGEFILE}` here, nor in a folder above",
             help="`mergebuild init` writes one; `-f FILE` and `-C DIR` name another",
         )
-    if not os.path.isfile(found):
+    if not _is_file(found):
         kind = "is a folder" if os.path.isdir(found) else "does not exist"
         raise RecipeError.one(
             "no-mergefile",

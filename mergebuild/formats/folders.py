@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mergebuild.errors import Place, SourceError
+from mergebuild.filestate import is_file, is_folder
 from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model, read_safetensors
@@ -115,7 +116,17 @@ class _Place(NamedTuple):
 
     def has(self, name: str) -> bool:
         """Return whether a file of that name is there, or a link to one."""
-        return os.path.isfile(self.path / name)  # noqa: PTH113 -- never raises
+        try:
+            return is_file(self.path / name)
+        except OSError as error:
+            raise self.unreadable(error) from error
+
+    def is_there(self) -> bool:
+        """Return whether it is there, and a folder."""
+        try:
+            return is_folder(self.path)
+        except OSError as error:
+            raise self.unreadable(error) from error
 
     def below(self, name: str) -> _Place:
         """Return a folder in it."""
@@ -174,7 +185,7 @@ def _pipeline(place: _Place) -> Folder:
     classes = _classes(place, index)
     for name, class_name in classes.items():
         inner = place.below(name)
-        if not inner.path.is_dir():
+        if not inner.is_there():
             if name not in _OPTIONAL:
                 sentence = f"names the component `{name}` in its `model_index.json`, and has no such folder"
                 raise place.error("component-missing", sentence, "download the whole folder")

@@ -16,6 +16,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from mergebuild.filestate import is_folder, leads_nowhere
 from mergebuild.formats.documents import is_own, is_plain
 from mergebuild.formats.reading import quoted
 
@@ -34,6 +35,7 @@ __all__ = [
 
 MAX_SIDECAR: Final = 64 << 20
 """The longest file that is copied (bytes); large tokenizers have half of it."""
+_FOREIGN: Final = "is a link to a file outside of its folder"
 INDEX: Final = ".safetensors.index.json"
 """What follows `model` in the name of an index of shards."""
 
@@ -92,7 +94,7 @@ def sidecars_of(folder: Path, subfolders: Iterable[str] = (), modules: Iterable[
     left_out: list[str] = []
     for inner in sorted({"", _TEMPLATES, *subfolders, *modules}):
         place = folder / inner
-        if not place.is_dir():
+        if not is_folder(place):
             continue
         for name in sorted(entry.name for entry in place.iterdir()):
             shown = f"{inner}/{name}" if inner else name
@@ -113,19 +115,31 @@ def _judged(path: Path, home: Path, *, with_weights: bool) -> tuple[bool, str]:
     is_kept = _KEPT.fullmatch(name) and not _WEIGHTS.fullmatch(name)
     if not (is_code or is_kept or (with_weights and name.endswith(".safetensors"))):
         return False, ""
+    why = _unfit(path, home, is_code=is_code)
+    return why is None, why or ""
+
+
+def _unfit(path: Path, home: Path, *, is_code: bool) -> str | None:
+    """Return why a file is not copied, or nothing where there is nothing to say; None: it can be.
+
+    Raises:
+        OSError: it can't be known. A model must not lose its configuration to a disk that fails.
+    """
     try:
         found = path.stat()
-    except OSError:
-        return False, "leads nowhere"
+    except OSError as error:
+        if leads_nowhere(error):
+            return "leads nowhere"
+        if is_own(path, home):
+            raise
+        return _FOREIGN
     if not stat.S_ISREG(found.st_mode):
-        return False, ""
+        return ""
     if is_code:
-        return False, "is code"
+        return "is code"
     if not is_own(path, home):
-        return False, "is a link to a file outside of its folder"
-    if found.st_size > MAX_SIDECAR:
-        return False, f"is larger than {MAX_SIDECAR >> 20} MiB"
-    return True, ""
+        return _FOREIGN
+    return f"is larger than {MAX_SIDECAR >> 20} MiB" if found.st_size > MAX_SIDECAR else None
 
 
 # The configuration

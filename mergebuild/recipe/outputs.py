@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mergebuild.filestate import is_gone
 from mergebuild.recipe.model import Source
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
@@ -206,6 +207,6 @@ def _source_paths(source: Source) -> list[str]:
     found = [absolute(source.path, str(source.folder))]
     for folder in os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep):
         path = absolute(source.path, folder) if folder else ""
-        if path and os.path.exists(path):  # noqa: PTH110 -- strings throughout
+        if path and not is_gone(path):
             found.append(path)
     return found

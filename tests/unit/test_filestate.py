@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,41 @@ def test_a_moment_is_told_by_two_clocks() -> None:
     first, second = Moment.now(), Moment.now()
     assert second.steady >= first.steady
     assert abs((second.wall - first.wall) - (second.steady - first.steady)) < SECOND
+
+
+def failing_disk(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
+    """Have the system fail to look at a path."""
+    for name in ("stat", "lstat"):
+        real = getattr(os, name)
+
+        def fail(asked: Path | str, *, real: Callable[..., os.stat_result] = real, **options: object) -> os.stat_result:
+            if os.fspath(asked) == str(path):
+                raise OSError(number, os.strerror(number), str(path))
+            return real(asked, **options)
+
+        monkeypatch.setattr(os, name, fail)
+
+
+def test_what_is_nowhere_is_neither_file_nor_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    for path in ("none", "file/none", "loop", "dangling", "x" * 5000, "x" * 300, "\0"):
+        assert not filestate.is_file(tmp_path / path)
+        assert not filestate.is_folder(tmp_path / path)
+    (tmp_path / "link").symlink_to("file")
+    assert filestate.is_file(tmp_path / "link")
+    assert filestate.is_folder(tmp_path)
+    assert not filestate.is_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM])
+def test_what_cannot_be_looked_at_is_not_called_absent(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    failing_disk(monkeypatch, tmp_path / "file", number)
+    assert not filestate.is_gone(tmp_path / "file")
+    for ask in (filestate.is_file, filestate.is_folder):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            ask(tmp_path / "file")

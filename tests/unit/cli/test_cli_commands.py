@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -397,6 +398,28 @@ def test_the_nearest_mergefile_above_is_the_project(
     assert project.path == Path("../../mergefile.toml")
     assert project.call[1] == (("out/o.safetensors", "orange"),)
     assert "../../out/o.safetensors" in found.out
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_mergefile_that_cannot_be_looked_at_is_not_passed_over(
+    number: int, project: FakeProject, mergebuild: Mergebuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one above is another project, with outputs of its own to clean."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "mergefile.toml").touch()
+    monkeypatch.chdir(inner)
+    real = os.stat
+
+    def broken(path: Path | str | int, **options: object) -> os.stat_result:
+        if path == str(inner / "mergefile.toml"):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", broken)
+    found = mergebuild("clean", "orange", "--json")
+    assert (found.code, found.json["errors"][0]["code"]) == (3, "unreadable-mergefile")
+    assert project.calls == []
 
 
 @pytest.mark.parametrize("arguments", [("build",), ("build", "-f", "missing.toml"), ("build", "-f", ".git")])

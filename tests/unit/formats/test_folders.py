@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -459,3 +461,19 @@ def test_names_in_messages_are_short_and_printable(tmp_path: Path) -> None:
     message = refused(tmp_path).message
     assert not re.search(r"[\x00-\x1f]", message)
     assert len(message) < 400
+
+
+@pytest.mark.parametrize("name", ["config.json", SHARDS[1], "additional_chat_templates"])
+def test_a_disk_that_fails_takes_nothing_out_of_a_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can't be looked at is not as good as absent: a model would be published without its configuration."""
+    folder, real = sharded(tmp_path), os.stat
+
+    def fail(path: Path | str | int, **options: object) -> os.stat_result:
+        if path == folder / name:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert refused(folder).code == "folder-unreadable"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -304,6 +306,25 @@ def test_an_output_that_is_a_source_of_the_models_folders_is_refused(
     assert load(text).resolve([]) == ("orange",)
     (folder / "opk.safetensors").touch()
     assert [problem.code for problem in fail(text)] == ["output-is-source"]
+
+
+def test_a_source_that_cannot_be_looked_at_may_be_there(
+    fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails is no leave to write there."""
+    path = tmp_path / "models/opk.safetensors"
+    monkeypatch.setenv("MERGEBUILD_MODELS", str(path.parent))
+    real = os.lstat
+
+    def broken(asked: Path | str, **options: object) -> os.stat_result:
+        if os.fspath(asked) == str(path):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(asked, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "lstat", broken)
+    assert [problem.code for problem in fail(SOURCES + ORANGE.replace("out/orange", "models/opk"))] == [
+        "output-is-source"
+    ]
 
 
 def test_a_member_made_on_demand_takes_no_output_of_another(load: Load) -> None:
