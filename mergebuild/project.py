@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mergebuild import lineage as lineages
-from mergebuild import lockfile, packing, trust
+from mergebuild import lockfile, packing, publishing, trust
 from mergebuild.digest import tagged
 from mergebuild.errors import (
     CorruptionError,
@@ -47,7 +47,16 @@ from mergebuild.recipe import Input, Recipe, load_recipe
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.sources import SourceFile, Sources, locate
 from mergebuild.stamp import Stamp, forget_stamps
-from mergebuild.store import REBUILDS, STATE, DatabaseDamagedError, Presence, Store, begin_afresh, locked
+from mergebuild.store import (
+    LOCK_FILES,
+    REBUILDS,
+    STATE,
+    DatabaseDamagedError,
+    Presence,
+    Store,
+    begin_afresh,
+    locked,
+)
 from mergebuild.sweeping import Sweeper
 
 if TYPE_CHECKING:
@@ -399,7 +408,15 @@ class Project:
                 {each.name: lockfile.LockedSource.of(each) for each in sources},
                 {item.name: lockfile.LockedTarget.of(item) for item in plan.items if item.whole is None},
             )
-        (lockfile.check if check else lockfile.write)(path, locked)
+            if check:
+                lockfile.check(path, locked)
+                return path
+            with ExitStack() as stack:
+                if session.store.root.is_dir():
+                    with suppress(OSError):  # it can't be written to, and holds no lock
+                        stack.enter_context(self._locked(session, None, emit, name=LOCK_FILES))
+                        publishing.remove_left_over([path])  # of `lock`s that were killed: none else is writing
+                lockfile.write(path, locked)
         return path
 
     # Room

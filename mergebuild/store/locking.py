@@ -1,8 +1,9 @@
 """The locks of a store: the kernel's where it has any, so that they are gone with their process, however that ended.
 
 `lock` is held by whoever changes the store; `verify.lock` by whoever builds in a scratch folder of the store to
-compare bytes. What only looks takes none, but to confirm that something is damaged. Beside a lock lies the name of who
-took it last, for people who wait: it is never believed by anything.
+compare bytes; `lockfile.lock` by whoever writes a project's lock file. What only looks takes none, but to confirm that
+something is damaged. Beside a lock lies the name of who took it last, for people who wait: it is never believed by
+anything.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from mergebuild import portable
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Emit, Notice, silent
 
-__all__ = ["REBUILDS", "held_if_free", "locked"]
+__all__ = ["LOCK_FILES", "REBUILDS", "held_if_free", "locked"]
 
 REBUILDS = "verify.lock"
 """The lock of whoever builds in a scratch folder."""
+LOCK_FILES = "lockfile.lock"
+"""The lock of whoever writes the lock file of a project."""
 
 
 @contextmanager

@@ -387,3 +387,25 @@ def test_no_line_of_it_can_be_left_out(locked: Space, section: str) -> None:
         locked.refused("lock", "--check", code=6)
     path.write_text(text)
     locked.build("--locked")
+
+
+def test_what_a_killed_lock_left_is_removed_by_the_next(project: Space) -> None:
+    """Where there is a store, whose lock says that no other one is writing."""
+    left = project / ".mergefile.lock.mergebuild-1"
+    left.touch()
+    project.run("lock")
+    assert left.exists()
+    project.run("build", "file")
+    project.run("lock")
+    assert not left.exists()
+
+
+def test_a_store_that_cannot_be_written_to_keeps_nobody_from_locking(project: Space) -> None:
+    project.run("build", "file")
+    project.run("lock")
+    before = project.bytes("mergefile.lock")
+    (project / "mergefile.lock").unlink()
+    (project / ".mergebuild/lockfile.lock").unlink()
+    (project / ".mergebuild/lockfile.lock").mkdir()  # of root too
+    project.run("lock")
+    assert project.bytes("mergefile.lock") == before

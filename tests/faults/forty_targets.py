@@ -102,7 +102,8 @@ output = "out/plain.safetensors"
 """
 
 _STATE = {"state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm", "state.sqlite3.unreadable"}
-_STORE_FILES = {".gitignore", "lock", "lock.holder", "verify.lock", "verify.lock.holder", *_STATE}
+_LOCKS = {"lock", "verify.lock", "lockfile.lock"}
+_STORE_FILES = {".gitignore", *_LOCKS, *(f"{name}.holder" for name in _LOCKS), *_STATE}
 _STORE_FOLDERS = {"kept", "history", "stamps", "between", "quarantine"}
 
 
