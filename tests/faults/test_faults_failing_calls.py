@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 CODES = {*range(11), 75, 130}
 """What a command may end with; 70 is a bug."""
 _NO_SPACE = 7
-_SHORT = 3
+_SHORT = 2
 """Rounds of each verb in the normal suite."""
 _FOLDER = "out/folder/"
 _LOCK = "mergefile.lock"
