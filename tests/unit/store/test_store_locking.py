@@ -116,7 +116,7 @@ def test_the_time_for_locks_bounds_the_wait_for_the_records(mix: Lab, verb: Call
         assert time.monotonic() - began < 20  # the default is a minute
     code, (problem,) = explained(caught.value)
     assert (code, problem.code) == (75, "store-locked")
-    assert problem.message.startswith("the records of the store are in use by another process")
+    assert "state.sqlite3`) are in use by another process" in problem.message
 
 
 # What a killed rebuild left
