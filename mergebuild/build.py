@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from mergebuild.engine import (
 )
 from mergebuild.errors import NoSpaceError, Problem, SourceError
 from mergebuild.events import Emit, Notice, TargetDone
+from mergebuild.filestate import is_gone
 from mergebuild.firstsight import FirstSight
 from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
@@ -238,6 +239,10 @@ class Builder:
             known = self._stage_of[item.whole] = (stage, noted)
         return known[0].place(self._path(item))
 
+    def _temporaries(self, items: Iterable[Item]) -> list[Path]:
+        """Return what must be removed of items when something fails; a stage is removed by itself, while it is one."""
+        return [temporary_path(self._path(item)) for item in items if item.whole is None]
+
     # Restoring
 
     def _restore(self, items: Sequence[Item]) -> None:
@@ -247,7 +252,7 @@ class Builder:
         """
         ready = [item for item in items if self._is_ready(item)]
         copies: dict[int, tuple[Fresh, int]] = {}
-        with self._space(*(self._temporary(item) for item in ready)):
+        with self._space(*self._temporaries(ready)):
             for item in ready:
                 assert item.restore is not None
                 if not self._is_there(item, item.restore) and not self._can_move(item, item.restore):
@@ -454,7 +459,7 @@ class Builder:
                 self._fail(item, refusals.too_large(item, *short))
             return
         names = _names(wave.items)
-        with self._space(*(output.path for output in wave.work.outputs)), self._surveys(wave, names):
+        with self._space(*self._temporaries(items)), self._surveys(wave, names):
             done = self._pass(wave, names)
             self.source_bytes_read += wave.source_bytes()
             changed = set(self._sources.changed(sorted(self._sources.opened())))
@@ -583,13 +588,15 @@ class Builder:
         """Publish all files of a directory that are new, unless one of them may not take its place: then none."""
         stage, noted = self._stage_of[item]
         staged = {part: self._staged.pop(part) for part in item.parts if part in self._staged}
-        refused, foreign = [], []
+        refused: list[Item] = []
+        foreign: list[Path] = []
+        expendable: list[Path] = []
         for part, fresh in staged.items():
             presence = self._store.look_again(self._path(part))
             if not self._may_take_place(part, fresh, stage.place(self._path(part))):
                 refused.append(part)
-            elif presence is Presence.FOREIGN and self._options.force:
-                foreign.append(self._path(part))
+            elif presence is Presence.FOREIGN:
+                (foreign if self._options.force else expendable).append(self._path(part))
         for part in refused:
             self._fail(part, refusals.changed_by_hand(part))
         if refused:
@@ -607,11 +614,14 @@ class Builder:
             {self._path(part): fresh for part, fresh in staged.items()},
             reused=reused,
             foreign=foreign,
+            expendable=expendable,
             superfluous=self._superfluous(item),
             project=self._owner(item),
         )
         for place in published.aside:
             self._emit(Notice(f"what was in {item.shown} and is not ours is kept as {place}"))
+        if published.left is not None:
+            self._emit(Notice(f"{published.left} is what {item.shown} was before; the next build removes it"))
         for part in staged:
             self._settle(part, published.rows[self._path(part)])
 
@@ -689,7 +699,7 @@ class Builder:
         """Keep what a user changed by hand, before an output takes its place by force."""
         path = self._path(item)
         places = (path.with_name(fitting(path.stem, f".by-hand-{number}{path.suffix}")) for number in count(1))
-        aside = next(place for place in places if not os.path.lexists(place))
+        aside = next(place for place in places if is_gone(place))
         path.rename(aside)
         self._emit(Notice(f"what was at {item.shown} is kept as {aside.name}"))
 
@@ -823,7 +833,8 @@ class _Space:
         if error is None:
             return
         for path in self._temporary:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # of one that can't be removed, the next build is told by its name
+                path.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
             raise NoSpaceError.one(
                 "no-space",

@@ -22,6 +22,7 @@ import xxhash
 
 from mergebuild import portable
 from mergebuild.errors import Place, UsageError
+from mergebuild.filestate import is_gone
 
 __all__ = [
     "UNREADABLE",
@@ -249,7 +250,7 @@ def put_aside(path: Path) -> Path:
     """Take a database that is damaged out of the way; return its new name. Nobody may be writing to it."""
     numbered = (f"{path.name}{UNREADABLE}-{number}" for number in itertools.count(2))
     names = itertools.chain([path.name + UNREADABLE], numbered)
-    aside = next(place for name in names if not os.path.lexists(place := path.with_name(name)))
+    aside = next(place for name in names if is_gone(place := path.with_name(name)))
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):

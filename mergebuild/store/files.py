@@ -32,12 +32,13 @@ from typing import NamedTuple
 
 from mergebuild import portable, publishing
 from mergebuild.digest import checksum, file_checksum
+from mergebuild.filestate import is_gone
 from mergebuild.formats.header import MAX_HEADER
 from mergebuild.portable import Identity
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.database import DatabaseDamagedError
 from mergebuild.store.locking import REBUILDS, held_if_free
-from mergebuild.store.stages import Stage, former_folders, is_same_file
+from mergebuild.store.stages import Stage, files_below, former_folders, is_same_file, remove_empty
 from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
 __all__ = ["SCRATCH", "Fresh", "Held", "Presence", "PublishedFolder", "Store"]
@@ -94,6 +95,8 @@ class PublishedFolder(NamedTuple):
 
     rows: Mapping[Path, ArtifactRow]
     aside: Sequence[Path]
+    left: Path | None
+    """The former folder, where it could not be removed: the next build does."""
 
 
 class Store:
@@ -118,6 +121,8 @@ class Store:
         self._unpacked: dict[int, list[Entry]] = {}
         self._without_clones: set[int] = set()
         """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
+        self._has_begun = False
+        """Whether the lock is held, and what killed processes left is dealt with."""
         self.state = State(root / STATE, durable=durable, patience=patience)
 
     def close(self) -> None:
@@ -145,6 +150,7 @@ class Store:
         `folders`: those outputs that are folders. Returns where files lie now that stood in one and that nobody knows.
         The caller holds the lock.
         """
+        self._has_begun = True
         self.state.write_to_disk()
         own = (self.root / name for name in ("kept", "history", "between", "stamps"))
         publishing.remove_left_over([*outputs, self.state.path], [*folders, *own])
@@ -152,7 +158,7 @@ class Store:
         for folder in folders:
             for former in former_folders(folder):
                 rows = [row for row in self.state.artifacts(kind="output") if folder in row.path.parents]
-                aside += self._take_apart(former, folder, rows)
+                aside += self._take_apart(former, folder, rows)[0]
         for row in self.state.artifacts(kind="intended"):
             if not row.path.exists():
                 # The rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
@@ -217,7 +223,10 @@ class Store:
         before = portable.identity(path)
         for row in self._alike(path):
             if self._has_bytes(path, row):
-                return Presence.OURS, self._taken_back(row, path, before)
+                # While the former folder is there, the rows say what in it is ours: who takes it apart needs them.
+                is_left = not self._has_begun and row.kind == "intended" and row.path.parent.is_dir()
+                of_folder = is_left and not publishing.is_temporary(row.path.name)
+                return Presence.OURS, row if of_folder else self._taken_back(row, path, before)
         for row in rows:
             if row.id in self._damaged:
                 return Presence.DAMAGED, row
@@ -391,6 +400,7 @@ class Store:
         *,
         reused: Mapping[Path, ArtifactRow] = MappingProxyType({}),
         foreign: Collection[Path] = (),
+        expendable: Collection[Path] = (),
         superfluous: Sequence[ArtifactRow] = (),
         project: str = "",
     ) -> PublishedFolder:
@@ -401,6 +411,7 @@ class Store:
             files: what each is, by the path that it goes to.
             reused: those of them that are second names of files in the history, which has them no more afterwards.
             foreign: those paths at which something stands that is not ours; it is set aside.
+            expendable: those at which something stands that is not on record, and is the same, or what is left of it.
             superfluous: files of ours in the folder that the new one has no more.
             project: whose output it is.
 
@@ -416,7 +427,9 @@ class Store:
         beside = [row for row in self.state.outputs(project) if stage.folder in row.path.parents]
         going = [row for row in beside if row.path in files] + list(superfluous)
         stage.fill(without={*files, *(row.path for row in superfluous)})
-        former, aside = None, []
+        former: Path | None = None
+        left: Path | None = None
+        aside: list[Path] = []
         try:
             is_placed = stage.can_be_exchanged
             former = stage.take_place() if is_placed else None
@@ -426,7 +439,7 @@ class Store:
             if self._durable:
                 portable.sync_folder(stage.path.parent)
             if former is not None:
-                aside = self._take_apart(former, stage.folder, going, expendable=files.keys() - set(foreign))
+                aside, left = self._take_apart(former, stage.folder, going, expendable=expendable)
             rows = {
                 path: self._moved(each.number, path, "output", was=each.identity) for path, each in intended.items()
             }
@@ -440,37 +453,43 @@ class Store:
         for row in beside:  # the second name changed their ctime
             if row.path not in files and row not in superfluous:
                 self._moved(row.id, row.path, row.kind, was=row.identity)
-        return PublishedFolder(rows, aside)
+        return PublishedFolder(rows, aside, left)
 
     def _take_apart(
         self, former: Path, folder: Path, rows: Iterable[ArtifactRow], *, expendable: Collection[Path] = ()
-    ) -> list[Path]:
-        """Remove what was an output until another folder took its place; return where files that nobody knows lie now.
+    ) -> tuple[list[Path], Path | None]:
+        """Remove what was an output until another folder took its place.
 
         What `rows` say of the folder goes into the history, while it is as written. What somebody put there in the
         moment of the exchange is moved over; where the new folder has another file under its name, it is set aside
-        unless its path is `expendable`.
+        unless its path is `expendable`. One file that can't be dealt with keeps nobody from the others.
+
+        Returns:
+            Where files lie now that were set aside; and the former folder, if something had to be left in it.
         """
         ours = {row.path: row for row in rows}
-        aside = []
-        for parent, _, names in os.walk(former, topdown=False):
-            for name in names:
-                old = Path(parent, name)
-                path = folder / old.relative_to(former)
+        aside: list[Path] = []
+        try:
+            for old in list(files_below(former)):
+                name = old.relative_to(former)
+                path = folder / name
                 row = ours.get(path)
-                if os.path.lexists(path) and is_same_file(old, path):
-                    old.unlink()
-                elif row is not None and self._is_as_written(old, row):
-                    self._into_history(old, row)
-                elif path in expendable:
-                    old.unlink()
-                elif os.path.lexists(path):
-                    aside.append(self._set_aside(old, old.relative_to(former), folder.name))
-                else:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    old.rename(path)
-        shutil.rmtree(former)
-        return aside
+                with suppress(OSError):
+                    is_taken = not is_gone(path)
+                    if is_taken and is_same_file(old, path):
+                        old.unlink()
+                    elif row is not None and self._is_as_written(old, row):
+                        self._into_history(old, row)
+                    elif path in expendable:
+                        old.unlink()
+                    elif is_taken:
+                        aside.append(self._set_aside(old, name, folder.name))
+                    else:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        old.rename(path)
+            return aside, None if remove_empty(former) else former
+        except OSError:
+            return aside, former
 
     def _is_as_written(self, path: Path, row: ArtifactRow) -> bool:
         """Whether a file that may have changed its name is what a row says."""
@@ -493,7 +512,7 @@ class Store:
     def _set_aside(self, path: Path, name: Path, group: str) -> Path:
         """Move a file that is not ours to where nothing of the store's own lies; return where it is."""
         places = (self.root / "by-hand" / publishing.fitting(group, f"-{number}") / name for number in count(1))
-        place = next(each for each in places if not os.path.lexists(each))
+        place = next(each for each in places if is_gone(each))
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, place)
         return place

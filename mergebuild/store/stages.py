@@ -13,6 +13,7 @@ a folder can't be renamed (a mount point, a parent that can't be written to) its
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -20,8 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from mergebuild import portable, publishing
+from mergebuild.filestate import is_folder, is_gone
 
-__all__ = ["Stage", "former_folders", "is_same_file"]
+__all__ = ["Stage", "files_below", "former_folders", "is_same_file", "remove_empty"]
 
 _MARK = "stage"
 _FORMER = "-former"
@@ -38,15 +40,15 @@ class Stage:
         """
         self.folder = folder
         self._real = Path(os.path.realpath(folder))  # through a link: what it leads to is exchanged
-        if os.path.lexists(folder) and not self._real.is_dir():
-            raise NotADirectoryError(20, "it is no folder", str(folder))
+        if not is_gone(folder) and not is_folder(self._real):
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(folder))
         self._real.parent.mkdir(parents=True, exist_ok=True)
         self.can_be_exchanged = not os.path.ismount(self._real)
         """Whether it lies beside the folder."""
         try:
             self.path = self._begun(self._real.parent if self.can_be_exchanged else self._real)
         except PermissionError:
-            if not self.can_be_exchanged or not self._real.is_dir():
+            if not self.can_be_exchanged or not is_folder(self._real):
                 raise
             self.can_be_exchanged = False
             self.path = self._begun(self._real)
@@ -74,7 +76,7 @@ class Stage:
         Raises:
             OSError: something can't be copied where there are no second names.
         """
-        if self._real.is_dir():
+        if is_folder(self._real):
             self._fill(self.folder, self.path, without)
 
     def _fill(self, here: Path, there: Path, without: Collection[Path]) -> None:
@@ -82,7 +84,7 @@ class Stage:
             found = [entry for entry in entries if not publishing.is_temporary(entry.name)]
         for entry in found:
             path, new = here / entry.name, there / entry.name
-            if path in without or (os.path.lexists(new) and not new.is_dir()):
+            if path in without or not (is_gone(new) or is_folder(new)):
                 continue
             if entry.is_symlink():
                 new.symlink_to(path.readlink())
@@ -103,7 +105,7 @@ class Stage:
             OSError: it can't be renamed; the folder is what it was.
         """
         former: Path | None = None
-        if not self._real.is_dir():
+        if not is_folder(self._real):
             self.path.rename(self._real)
         elif portable.exchange(self.path, self._real):
             former = self.path
@@ -115,7 +117,8 @@ class Stage:
             except BaseException:
                 former.rename(self._real)
                 raise
-        _unmark(self._real)
+        with suppress(OSError):  # it has taken place, whatever becomes of the mark: the next build removes it
+            _unmark(self._real)
         return former
 
 
@@ -126,16 +129,37 @@ def former_folders(folder: Path) -> Iterator[Path]:
     writing there.
     """
     real = Path(os.path.realpath(folder))
-    left = [path for path in publishing.left_over(real) if path.is_dir() and not path.is_symlink()]
-    for path in [path for path in left if _is_stage(path)]:
-        _remove(path)
-    for path in [path for path in left if path.is_dir()]:
-        if real.is_dir():
+    left = [path for path in publishing.left_over(real) if not path.is_symlink() and is_folder(path)]
+    for path in left:
+        if _is_stage(path):
+            _remove(path)
+        elif is_folder(real):
             yield path
         else:
             path.rename(real)
-    if real.is_dir():
-        _unmark(real)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield all in a folder and its folders that is no folder, links among it."""
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from files_below(Path(entry.path))
+        else:
+            yield Path(entry.path)
+
+
+def remove_empty(folder: Path) -> bool:
+    """Remove a folder with the folders in it; return whether there was nothing else in it."""
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    is_empty = True
+    for entry in found:
+        is_empty &= entry.is_dir(follow_symlinks=False) and remove_empty(Path(entry.path))
+    if is_empty:
+        folder.rmdir()
+    return is_empty
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -158,11 +182,16 @@ def _second_name(path: Path, new: Path) -> None:
 
 
 def _is_stage(path: Path) -> bool:
-    return any(_marks(path))
+    return bool(_marks(path))
 
 
-def _marks(path: Path) -> Iterator[Path]:
-    return path.glob(f".{_MARK}{publishing.MARK}*")
+def _marks(path: Path) -> list[Path]:
+    """Return the marks of a stage: none where there is no folder. What can't be looked at raises."""
+    try:
+        names = os.listdir(path)  # noqa: PTH208 -- `glob` answers nothing where a folder can't be read
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path / name for name in names if name.startswith(f".{_MARK}{publishing.MARK}")]
 
 
 def _unmark(path: Path) -> None:
@@ -171,7 +200,15 @@ def _unmark(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a stage, its mark last: what is left of one after a failure is still known as one."""
+    marks = _marks(path)
+    for entry in list(os.scandir(path)):
+        if Path(entry.path) in marks:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            Path(entry.path).unlink()
+    for mark in marks:
+        mark.unlink()
+    path.rmdir()

@@ -13,7 +13,7 @@ from model_folders import llama_pair
 from project_space import NewSpace, Space, write_tensors
 
 from mergebuild import build, portable
-from mergebuild.store import Stage, Store
+from mergebuild.store import ArtifactRow, Stage, Store, stages
 
 MERGEFILE = """
 [sources]
@@ -268,3 +268,108 @@ def test_a_file_in_place_of_the_folder_is_refused(built: Space) -> None:
     found = built.build(code=1)["mix"]
     assert found["error"]["code"] == "output-unwritable"
     assert (built / FOLDER).read_text() == "a file"
+
+
+@pytest.mark.parametrize("place", ["before what was there is taken apart", "before its rows follow"])
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_who_looks_in_between_changes_nothing_about_it(
+    built: Space, new_space: NewSpace, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` and `verify` know the new files by their bytes, and the old ones stay ours: they go into the history."""
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "remove", lambda _: None)
+        PLACES[place](patch)
+        with pytest.raises(KilledError):
+            built.build()
+    assert built.states() == {"mix": "up-to-date"}
+    built.run("verify")
+    built.run("plan")
+    assert built.build()["mix"]["verdict"] == "up-to-date"
+    assert not (built / ".mergebuild/by-hand").exists()
+    assert made(built) == fresh(built, new_space, "fresh")
+    check_others(built)
+    built.edit("alpha = 0.5", "alpha = 0.25")
+    lost = 0 if place == "before what was there is taken apart" else 8  # of the file that was moved without its row
+    assert built.build()["mix"]["tensors_computed"] <= lost
+    built.run("verify")
+
+
+@pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
+def test_a_mark_that_can_t_be_removed_changes_nothing(
+    built: Space, new_space: NewSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder has taken its place by then: nothing may be done as if it had not."""
+
+    def fail(_: Path) -> None:
+        raise PermissionError(13, "permission denied")
+
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_unmark", fail)
+        assert built.build()["mix"]["verdict"] == "built"
+    assert built.build()["mix"]["verdict"] == "up-to-date"
+    assert made(built) == fresh(built, new_space, "fresh")
+    built.run("build", "--durable")
+    check_others(built)
+
+
+@pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
+def test_one_file_that_can_t_be_moved_keeps_nobody_from_the_others(
+    built: Space, new_space: NewSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of the former folder is said, and removed by the next build."""
+    failed: list[Path] = []
+    into_history = Store._into_history
+
+    def move(store: Store, path: Path, row: ArtifactRow) -> None:
+        if not failed:
+            failed.append(path)
+            raise OSError(5, "input/output error")
+        into_history(store, path, row)
+
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_into_history", move)
+        outcome = built.run("build")
+    assert failed[0].exists()
+    assert "the next build removes it" in outcome.err
+    assert made(built) == fresh(built, new_space, "fresh")
+    built.build()
+    check_others(built)
+    built.run("verify")
+
+
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_what_is_edited_in_the_last_moment_is_set_aside(built: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours by the last look, and then somebody writes into it: that is not lost."""
+    take_place = Stage.take_place
+    shard = min((built / FOLDER).glob("*.safetensors"))
+
+    def late(stage: Stage) -> Path | None:
+        with shard.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x55")
+        return take_place(stage)
+
+    monkeypatch.setattr(Stage, "take_place", late)
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    built.run("build")
+    assert (built / ".mergebuild/by-hand/mix-1" / shard.name).read_bytes()[-1:] == b"\x55"
+
+
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_a_link_to_a_folder_that_comes_in_that_moment_is_moved_over(
+    built: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_place = Stage.take_place
+
+    def late(stage: Stage) -> Path | None:
+        (stage.folder / "there").symlink_to("notes", target_is_directory=True)
+        return take_place(stage)
+
+    monkeypatch.setattr(Stage, "take_place", late)
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    built.build()
+    assert (built / FOLDER / "there").readlink() == Path("notes")
+    check_others(built)
