@@ -399,7 +399,7 @@ class Worker:
         """
         first, past = span or (0, terms[0][0].count)
         found = torch.empty(past - first, device=self._transfers.place)
-        if not terms:
+        if not terms or first == past:
             return found.zero_()
         if len(terms) == 1 and terms[0][1] == 1:
             return self._load(terms[0][0], first, past - first, found)

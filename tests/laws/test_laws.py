@@ -15,6 +15,7 @@ What breaks a law is shrunk and shown as a mergefile, the edits, and a test that
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from typing import Any
 
 import pytest
 from drawing import Step, family_of, parameter_values, targets_by, walks, worlds
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis import HealthCheck, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 from laws import LAWS, names_of
 from runner import COUNTS
@@ -174,40 +175,35 @@ _QUIET: Mapping[str, Any] = {
 }
 
 
+def _search(law: str, origin: str, until: float = math.inf, **options: Any) -> Callable[[], None]:
+    """Return a search for what breaks a law. After `until` it does no more: a find may be shrunk so long."""
+
+    @settings(**_QUIET, **options)
+    @given(TRIED[law][0])
+    def hold(arguments: Arguments) -> None:
+        if time.monotonic() < until:
+            _hold(law, arguments, origin)
+
+    return hold
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_law(law: str) -> None:
     """Each law on a few projects, the same each time."""
-    strategy, count = TRIED[law]
-
-    @settings(max_examples=count, derandomize=True, phases=[Phase.explicit, Phase.generate, Phase.shrink], **_QUIET)
-    @given(strategy)
-    def hold(arguments: Arguments) -> None:
-        _hold(law, arguments, "short form")
-
-    hold()
+    _search(law, "short form", max_examples=TRIED[law][1], derandomize=True)()
 
 
 @pytest.mark.laws
 @pytest.mark.parametrize("law", LAWS)
 def test_law_for_long(law: str) -> None:
     """Each law for its share of the time, on other projects each day; the counts and seeds are printed."""
-    strategy, _ = TRIED[law]
-    whole = float(os.environ.get("MERGEBUILD_LAWS_SECONDS", "3600"))
-    first = int(os.environ.get("MERGEBUILD_LAWS_SEED") or datetime.now(UTC).strftime("%Y%m%d00000"))
-    end = time.monotonic() + whole / len(LAWS)
-    number = first
+    end = time.monotonic() + float(os.environ.get("MERGEBUILD_LAWS_SECONDS", "3600")) / len(LAWS)
+    first = number = int(os.environ.get("MERGEBUILD_LAWS_SEED") or datetime.now(UTC).strftime("%Y%m%d000000"))
     before = dict(COUNTS)
-    while time.monotonic() < end:
-        origin = f"seed {number}"
-
-        @seed(number)
-        @settings(max_examples=25, derandomize=False, **_QUIET)
-        @given(strategy)
-        def hold(arguments: Arguments, origin: str = origin) -> None:
-            if time.monotonic() < end + 300:  # a find may be shrunk; nothing else may go on for long
-                _hold(law, arguments, origin)
-
-        hold()
-        number += 1
-    told = ", ".join(f"{COUNTS[key] - before.get(key, 0):,} {key}" for key in sorted(COUNTS))
-    print(f"\n{law}: seeds {first} to {number - 1}: {told}")
+    try:
+        while time.monotonic() < end:
+            seed(number)(_search(law, f"seed {number}", end + 300, max_examples=25))()
+            number += 1
+    finally:
+        told = ", ".join(f"{COUNTS[key] - before.get(key, 0):,} {key}" for key in sorted(COUNTS))
+        print(f"\n{law}: seeds {first} to {number}: {told}")

@@ -1,0 +1,82 @@
+"""What the laws found, each as it was shrunk: `LAWS[law](…)` on just that."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from drawing import Step
+from laws import LAWS
+from worlds import Own, Rule, Source, Target, World
+
+LLAMA = (Source("s0", "llama", 0), Source("s1", "llama", 1), Source("s2", "llama", 2))
+
+
+def _file(name: str, method: str, *inputs: tuple[str, str | tuple[str, ...]], **values: str) -> Target:
+    numbers = tuple((key, Decimal(value)) for key, value in values.items())
+    return Target(name, method, inputs, numbers, f"out/{name}.safetensors")
+
+
+def test_a_statistic_of_a_file_of_the_same_pass_is_of_what_was_made() -> None:
+    """`arcee_fusion` over a file looked at a buffer that nobody had filled."""
+    world = World(LLAMA, (_file("t0", "add", ("a", "s1"), ("b", "s1")), _file("t1", "arcee_fusion", ("a", "t0"), ("b", "s1"))))
+    LAWS["together_is_alone"](world, (0, 1))
+    LAWS["threads_and_chunks_do_not_matter"](world, 2, 7)
+
+
+def test_targets_of_an_own_method_with_other_optional_inputs_are_not_alike() -> None:
+    """Planned together, the second became a copy of the first."""
+    world = World(
+        LLAMA,
+        (
+            _file("t0", "mine", ("a", "s0"), ("b", "s1"), alpha="0.5"),
+            _file("t1", "mine", ("a", "s0"), ("c", "s1"), alpha="0.5"),
+        ),
+        methods=(Own("mine", "gate"),),
+    )
+    LAWS["together_is_alone"](world, (1, 0))
+
+
+def test_broken_position_ids_under_two_settings_of_ema() -> None:
+    """`KeyError`, exit 70, for all verbs."""
+    source = Source("s0", "sd1", 0, traits=("broken-ids", "ema"))
+    keep = Target("t0", "copy", (("a", "s0"),), (("ema", "keep"),), "out/t0.safetensors")
+    world = World((source,), (_file("t1", "copy", ("a", "s0")), keep))
+    LAWS["together_is_alone"](world, (1, 0))
+
+
+def test_a_fallback_over_virtual_targets_with_more_forms_than_the_first() -> None:
+    """`IndexError`, exit 70."""
+    lacking = Source("s1", "llama", 1, traits=("missing",))
+    rule = (Rule(("attn",), "subtract", ()),)
+    virtual = Target("v", "weighted_sum", (("a", "s0"), ("b", "s2")), (("alpha", Decimal("0.3")),), rules=rule)
+    other = Target("w", "copy", (("a", "s1"),))
+    world = World((LLAMA[0], lacking, LLAMA[2]), (other, virtual, _file("t0", "fallback", ("a", "w"), ("b", "v"))))
+    LAWS["together_is_alone"](world, (2, 1, 0))
+
+
+def test_numbers_without_dimensions_in_methods_of_the_whole_model() -> None:
+    """`cosine_b` over a model with a tensor of no dimensions: exit 70 while memory was estimated."""
+    world = World(
+        (Source("s0", "plain", 0), Source("s1", "plain", 1)),
+        (_file("t0", "cosine_b", ("a", "s0"), ("b", "s1"), alpha="0.5"),),
+    )
+    LAWS["threads_and_chunks_do_not_matter"](world, 2, 7)
+
+
+def test_a_survey_of_what_folds_to_nothing() -> None:
+    """`IndexError`, exit 70: 0 times a model has no terms."""
+    nothing = Target("v", "scale", (("a", "s0"),), (("alpha", Decimal("0")),))
+    world = World(LLAMA, (nothing, _file("t0", "cosine_a", ("a", "s1"), ("b", "v"), alpha="0.5"),
+                          _file("t1", "rebasin", ("a", "v"), ("b", "s1"))))  # fmt: skip
+    LAWS["together_is_alone"](world, (2, 1, 0))
+
+
+def test_records_that_are_lost_are_begun_anew_by_the_next_build() -> None:
+    """A stamp said that there was nothing to do, and the edit after that was refused as one by hand."""
+    before = World(LLAMA, (_file("t0", "scale", ("a", "s0"), alpha="0.5"),))
+    after = World(LLAMA, (_file("t0", "scale", ("a", "s0"), alpha="0.25"),))
+    steps = (
+        Step("begin", before), Step("nothing", before), Step("nothing", before), Step("lose", before, ("lose", 0)),
+        Step("t0.alpha", after),
+    )  # fmt: skip
+    LAWS["incremental_is_fresh"](steps)
