@@ -32,8 +32,6 @@ _OWN_ROWS = {
 STATISTICS = tuple(name for name, row in METHODS.items() if row.access == "statistics")
 _LINEAR = tuple(name for name, row in METHODS.items() if row.coefficients is not None and "loras" not in row.inputs)
 _LORA = tuple(name for name, row in METHODS.items() if "loras" in row.inputs or row.makes_lora)
-_LEAST = 0.3
-"""Of a drawn number from 0 to 1: below it what is rarer happens. Hypothesis shrinks towards what is common."""
 
 
 def _rarely(draw: Draw, one_in: int) -> bool:
@@ -82,11 +80,9 @@ def parameter_values(draw: Draw, parameter: Parameter, models: int, family: Fami
 
 
 def _parameters(draw: Draw, row: Method, models: int, family: Family | None) -> list[tuple[str, Any]]:
-    found = []
-    for each in row.parameters:
-        if each.default is None or draw(st.integers(0, 3)) == 3:
-            found.append((each.name, parameter_values(draw, each, models, None if row.makes_lora else family)))
-    return found
+    kin = None if row.makes_lora else family
+    chosen = [each for each in row.parameters if each.default is None or _rarely(draw, 4)]
+    return [(each.name, parameter_values(draw, each, models, kin)) for each in chosen]
 
 
 # Sources
@@ -102,7 +98,7 @@ def _source(draw: Draw, name: str, family: str) -> Source:
         traits += ["ema", "ids", "broken-ids"] * 2
     if family.startswith("lora"):
         traits, dtype = [], draw(st.sampled_from(("float16", "float32")))
-    chosen = {each for each in draw(st.lists(st.sampled_from(traits), max_size=3))} if traits else set()
+    chosen = set(draw(st.lists(st.sampled_from(traits), max_size=3))) if traits else set()
     if _rarely(draw, 40) and traits:
         chosen.add("nan")
     return Source(name, family, seed, 0, dtype, draw(st.sampled_from(kin.forms)), tuple(sorted(chosen)))
@@ -234,7 +230,9 @@ def targets_by(draw: Draw, world: World, family: str, name: str, methods: Sequen
             axis = ("ax", tuple(draw(st.lists(st.sampled_from(allowed), min_size=1, max_size=2, unique=True))))
             values = [(each, "${ax}" if each == key else value) for each, value in values]
             stem, dot, end = output.partition(".")
-            output = (output[:-1] + "-${ax}/") if output.endswith("/") else (stem + "-${ax}" + dot + end if output else "")
+            output = (
+                (output[:-1] + "-${ax}/") if output.endswith("/") else (stem + "-${ax}" + dot + end if output else "")
+            )
     components: tuple[tuple[str, Table], ...] = ()
     if kin.components and not row.makes_lora and _rarely(draw, 6):
         part = draw(st.sampled_from(kin.components))

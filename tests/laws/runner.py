@@ -170,7 +170,7 @@ class Place:
         if child == 0:
             try:
                 _die_at(after)
-                with open(os.devnull, "w") as nothing:
+                with Path(os.devnull).open("w") as nothing:
                     os.dup2(nothing.fileno(), 1)
                     os.dup2(nothing.fileno(), 2)
                 os.chdir(self.root)
@@ -186,7 +186,11 @@ class Place:
         """Return all bytes of an output: its file, or the files of its folder."""
         path = self.root / output
         if output.endswith("/"):
-            return {each.relative_to(path).as_posix(): each.read_bytes() for each in sorted(path.rglob("*")) if each.is_file()}
+            return {
+                each.relative_to(path).as_posix(): each.read_bytes()
+                for each in sorted(path.rglob("*"))
+                if each.is_file()
+            }
         return {"": path.read_bytes()}
 
     def tensors(self, output: str) -> dict[str, Stored]:
@@ -211,10 +215,7 @@ class Place:
         if not (store / "state.sqlite3").exists():
             return
         lies = {
-            path
-            for folder in ("kept", "history", "between")
-            for path in (store / folder).rglob("*")
-            if path.is_file()
+            path for folder in ("kept", "history", "between") for path in (store / folder).rglob("*") if path.is_file()
         }
         with sqlite3.connect(f"file:{store / 'state.sqlite3'}?mode=ro", uri=True) as state:
             rows = state.execute("SELECT path, kind FROM artifact").fetchall()
@@ -223,7 +224,9 @@ class Place:
         assert not lies - known, f"in the store without a record: {sorted(lies - known)}"
         intended = {Path(os.path.normpath(store / os.fsdecode(path))) for path, kind in rows if kind == "intended"}
         assert not [path for path in intended if path.exists()], f"an intent was left: {intended}"
-        there = {Path(os.path.normpath(store / os.fsdecode(path))) for path, kind in rows if kind in ("kept", "history")}
+        there = {
+            Path(os.path.normpath(store / os.fsdecode(path))) for path, kind in rows if kind in ("kept", "history")
+        }
         assert not there - lies, f"on record and not there: {sorted(there - lies)}"
 
 
@@ -236,7 +239,17 @@ def _sum_of(tensors: Mapping[str, Stored]) -> str:
     return found.hexdigest()
 
 
-_TOUCHING = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.utime", "os.truncate", "os.rmdir", "os.scandir")
+_TOUCHING = (
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.link",
+    "os.mkdir",
+    "os.utime",
+    "os.truncate",
+    "os.rmdir",
+    "os.scandir",
+)
 
 
 def _die_at(after: int) -> None:
@@ -283,5 +296,3 @@ class Places:
     def gone(self, each: Place) -> None:
         """Remove a folder that is not needed any more."""
         shutil.rmtree(each.root, ignore_errors=True)
-
-

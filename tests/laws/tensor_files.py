@@ -1,4 +1,4 @@
-"""Model files read and written without `mergebuild`: dtypes as bit patterns of NumPy, safetensors, checkpoints, folders.
+"""Model files without `mergebuild`: dtypes as bit patterns of NumPy, safetensors, checkpoints, folders.
 
 Numbers are float64 arrays. Each dtype rounds a float64 once, to nearest, ties to even; what is too large for float8 is
 never written here. The evaluator and the sources of the laws stand on this module alone.
@@ -181,7 +181,9 @@ def _from_torch(tensor: torch.Tensor) -> Stored:
     return Stored(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data)
 
 
-def write_model(path: Path, tensors: Mapping[str, Stored], form: str, beside: Mapping[str, object] | None = None) -> None:
+def write_model(
+    path: Path, tensors: Mapping[str, Stored], form: str, beside: Mapping[str, object] | None = None
+) -> None:
     """Write a model as a `file`, a `ckpt`, a `folder` of one file or of `shards`; `beside`: JSON files of a folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if form == "file":

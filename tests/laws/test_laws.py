@@ -78,9 +78,11 @@ def _parameter(draw: Draw) -> Arguments:
     taken = {each.name for each in world.targets}
     name = next(each for each in ("p", "q") if each not in taken)
     before = draw(targets_by(world, family_of(world), name, sorted(METHODS)))
-    before = replace(before, axis=None, output=f"out/{name}.safetensors", rules=(), components=()) if (
-        before.axis is None
-    ) else before
+    before = (
+        replace(before, axis=None, output=f"out/{name}.safetensors", rules=(), components=())
+        if (before.axis is None)
+        else before
+    )
     row = METHODS.get(before.method)
     if row is None or not row.parameters or before.axis is not None:
         changed = replace(before, values=(*before.values, ("metadata", "none")) if not before.get("metadata") else ())
@@ -128,7 +130,9 @@ def _hold(law: str, arguments: Arguments, origin: str) -> None:
     try:
         LAWS[law](*arguments)
     except Exception as error:
-        text = as_test(law, arguments, f"{origin}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        text = as_test(
+            law, arguments, f"{origin}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        )
         if folder := os.environ.get("MERGEBUILD_LAWS_KEEP"):
             path = Path(folder) / f"{law}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}.py"
             path.parent.mkdir(parents=True, exist_ok=True)

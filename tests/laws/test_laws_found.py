@@ -18,7 +18,9 @@ def _file(name: str, method: str, *inputs: tuple[str, str | tuple[str, ...]], **
 
 def test_a_statistic_of_a_file_of_the_same_pass_is_of_what_was_made() -> None:
     """`arcee_fusion` over a file looked at a buffer that nobody had filled."""
-    world = World(LLAMA, (_file("t0", "add", ("a", "s1"), ("b", "s1")), _file("t1", "arcee_fusion", ("a", "t0"), ("b", "s1"))))
+    world = World(
+        LLAMA, (_file("t0", "add", ("a", "s1"), ("b", "s1")), _file("t1", "arcee_fusion", ("a", "t0"), ("b", "s1")))
+    )
     LAWS["together_is_alone"](world, (0, 1))
     LAWS["threads_and_chunks_do_not_matter"](world, 2, 7)
 

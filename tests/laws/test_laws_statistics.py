@@ -31,7 +31,9 @@ def _world(method: str) -> World:
     # what another target writes is not only made in memory
     targets.append(Target("written", "copy", (("a", "virtual"),), (("dtype", "float32"),), "out/written.safetensors"))
     row = METHODS[method]
-    values: tuple[tuple[str, Any], ...] = tuple((each.name, Decimal(_GIVEN[each.name])) for each in row.parameters if each.name in _GIVEN)
+    values: tuple[tuple[str, Any], ...] = tuple(
+        (each.name, Decimal(_GIVEN[each.name])) for each in row.parameters if each.name in _GIVEN
+    )
     if method.startswith("dare"):
         values = (*values, ("rescale", "l1"))  # else nothing need be known
     for kind in _FILES:

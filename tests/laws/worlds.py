@@ -149,9 +149,7 @@ class World:
     @property
     def outputs(self) -> dict[str, str]:
         """The output of each target that has one, members one by one."""
-        return {
-            member: each.output_of(member) for each in self.targets if each.output for member in each.members
-        }
+        return {member: each.output_of(member) for each in self.targets if each.output for member in each.members}
 
     def renamed(self, names: Mapping[str, str]) -> World:
         """Return the same with other names of sources and targets; where files lie does not change."""
@@ -536,5 +534,3 @@ KERNELS = {"METHOD": Kernel(lean, Statistic("mean", lambda call, inputs: Sum(), 
 def program(own: Own) -> str:
     """Return the text of a method of the project's own."""
     return PROGRAMS[own.program][1].replace("NUMBER", str(own.number)).replace("METHOD", own.name)
-
-
