@@ -19,7 +19,7 @@ from itertools import count, islice
 from pathlib import Path
 from zlib import crc32
 
-from mergebuild import manifest, portable, refusals, scratch
+from mergebuild import manifest, packing, portable, refusals, scratch
 from mergebuild.digest import checksum, file_checksum, tagged
 from mergebuild.engine import (
     DEFAULT_CHUNK,
@@ -532,7 +532,9 @@ class Builder:
             assert item.digest is not None
             fresh = Fresh(item.digest, item.header_checksum, entries)
             is_twin = not wave.computed[index] and any(
-                item.digest == (other.whole or other).digest for other in wave.items[:index]
+                item.digest == (other.whole or other).digest
+                and packing.is_checkpoint(item.goal.path) == packing.is_checkpoint(other.goal.path)
+                for other in wave.items[:index]
             )
             verdict = Verdict.RESTORED if is_twin else Verdict.BUILT
             outcome = _Outcome(verdict, wave.computed[index], wave.bytes_read[index], item.size, seconds)
@@ -564,6 +566,7 @@ class Builder:
 
     def _publish(self, item: Item, temporary: Path, fresh: Fresh) -> bool:
         """Publish a file, unless another one that is not ours stands there and may not go."""
+        assert item.whole is None  # the files of a directory are published together
         if not self._may_take_place(item, fresh, temporary):
             return False
         path = self._path(item)

@@ -62,7 +62,7 @@ class Planner:
         self._taken: set[int] = set()
         self._leaves: dict[str, frozenset[str]] = {}
         self._claimed: set[bytes] = set()
-        self._building: dict[bytes, Item] = {}
+        self._building: dict[tuple[bytes, bool], Item] = {}
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
         self._arrangements: dict[int, tuple[Mapping[str, Spec], Arrangement]] = {}
         """By the id of the specs, which are kept alive; so the grids, over sources alone."""
@@ -160,7 +160,8 @@ class Planner:
     def _weigh(self, item: Item) -> None:
         """Say what of an item in the order of work must be made; of several that will be equal the first is."""
         if item.verdict is Verdict.BUILD and not item.parts:
-            twin = self._building.setdefault(item.digest, item) if item.digest else item
+            kind = packing.is_checkpoint(item.goal.path)  # neither format's file is made of the other's as it is
+            twin = self._building.setdefault((item.digest, kind), item) if item.digest else item
             if twin is item:
                 self._locate(item)
             else:

@@ -54,7 +54,7 @@ def _number(draw: Draw, parameter: Parameter, family: Family | None) -> Any:
     """Draw a number, or a table of numbers per tensor."""
     whole = "rank" in parameter.name
     plain = st.sampled_from(_allowed(parameter, whole))
-    if family is None or not family.keys or not _rarely(draw, 4):
+    if family is None or not family.keys or not _rarely(draw, 3):
         return draw(plain)
     keys = draw(st.lists(st.sampled_from(sorted(family.keys)), min_size=1, max_size=2, unique=True))
     names = list(family.shapes)
@@ -177,6 +177,9 @@ def _common(draw: Draw, output: str, row: Method | None, around: _Around) -> lis
     return found
 
 
+_COMMON_KEYS = ("dtype", "metadata", "max_shard_size", "ema", "missing", "nonfinite", "drop", "merge")
+
+
 def _rules(draw: Draw, row: Method, inputs: Sequence[tuple[str, Any]], count: int, family: Family) -> tuple[Rule, ...]:
     roles = {role for role, _ in inputs}
     alike = [
@@ -219,7 +222,7 @@ def targets_by(draw: Draw, world: World, family: str, name: str, methods: Sequen
     rules: tuple[Rule, ...] = ()
     axis = None
     plain = row.coefficients is not None or row.kernel
-    if not row.makes_lora and plain and "loras" not in row.inputs and kin.keys and _rarely(draw, 5):
+    if not row.makes_lora and plain and "loras" not in row.inputs and kin.keys and _rarely(draw, 3):
         rules = _rules(draw, row, inputs, count, kin)
     single = [key for key, value in values if isinstance(value, Decimal) and "rank" not in key and key != "seed"]
     parameters = {each.name: each for each in row.parameters}
@@ -236,8 +239,8 @@ def targets_by(draw: Draw, world: World, family: str, name: str, methods: Sequen
     components: tuple[tuple[str, Table], ...] = ()
     if kin.components and not row.makes_lora and _rarely(draw, 6):
         part = draw(st.sampled_from(kin.components))
-        table = [("model", draw(st.sampled_from(around.models)))]
-        if output and draw(st.booleans()):
+        table = [("model", draw(st.sampled_from(around.models)))] if not output or draw(st.booleans()) else []
+        if output and (not table or draw(st.booleans())):
             table.append(("dtype", draw(st.sampled_from(_OUTPUT_DTYPES[:-1]))))
         components = ((part, Table(tuple(table))),)
     return Target(name, method, inputs, tuple(values + common), output, rules, axis, (), components)
@@ -273,9 +276,52 @@ def worlds(draw: Draw, methods: Sequence[str] | None = None, least: int = 1, mos
         own = (Own("mine", draw(st.sampled_from(("gate", "mean"))), draw(st.integers(1, 2))),)
     world = World(tuple(sources), (), "float16" if _rarely(draw, 4) else "", own)
     for number in range(draw(st.integers(least, most))):
-        target = draw(targets_by(world, family, f"t{number}", methods))
+        name = f"t{number}"
+        is_new = not world.targets or not _rarely(draw, 3)
+        target = draw(targets_by(world, family, name, methods)) if is_new else _variation(draw, world, name)
         world = replace(world, targets=(*world.targets, target))
     return world
+
+
+def _variation(draw: Draw, world: World, name: str) -> Target:
+    """Draw a target that differs in one thing from an earlier one: what is alike is made in common."""
+    twin = draw(st.sampled_from(world.targets))
+    output = twin.output.replace(f"out/{twin.name}", f"out/{name}") if twin.output else ""
+    found = replace(twin, name=name, output=output)
+    row = _row_of(world, twin)
+    around = _around(
+        replace(world, targets=tuple(each for each in world.targets if each.name != twin.name)), family_of(world)
+    )
+    what = draw(st.sampled_from(("keys", "parameter", "role", "input", "rules", "nothing")))
+    if what == "keys":
+        kept = tuple(each for each in twin.values if each[0] not in _COMMON_KEYS)
+        return replace(found, values=(*kept, *_common(draw, output, row, around)))
+    if what == "parameter" and row is not None and row.parameters:
+        parameter = draw(st.sampled_from(row.parameters))
+        count = next((len(refs) for _, refs in twin.inputs if not isinstance(refs, str)), 0)
+        value = parameter_values(draw, parameter, count, None if row.makes_lora else FAMILIES[family_of(world)])
+        if twin.get(parameter.name) != "${ax}":
+            kept = tuple(each for each in twin.values if each[0] != parameter.name)
+            return replace(found, values=(*kept, (parameter.name, value)))
+    if what == "role" and row is not None and row.optional:
+        others = [role for role in row.optional if role not in dict(twin.inputs)]
+        there = [role for role in row.optional if role in dict(twin.inputs)]
+        if others and there:
+            return replace(
+                found, inputs=tuple((others[0] if role == there[0] else role, ref) for role, ref in twin.inputs)
+            )
+    if what == "input" and row is not None and "loras" not in row.inputs and not row.makes_lora and around.models:
+        single = [role for role, ref in twin.inputs if isinstance(ref, str)]
+        if single and row.name != "resize_lora":
+            role = draw(st.sampled_from(single))
+            ref = draw(st.sampled_from(around.models))
+            return replace(found, inputs=tuple((each, ref if each == role else old) for each, old in twin.inputs))
+    return replace(found, rules=()) if what == "rules" else found
+
+
+def _row_of(world: World, target: Target) -> Method | None:
+    own = next((each for each in world.methods if each.name == target.method), None)
+    return _OWN_ROWS[own.program] if own else METHODS.get(target.method)
 
 
 # What is done to them
@@ -308,8 +354,7 @@ def _readers(world: World, names: set[str]) -> set[str]:
 def _other_number(draw: Draw, world: World) -> tuple[str, World]:
     which = draw(st.integers(0, len(world.targets) - 1))
     target = world.targets[which]
-    own = next((each for each in world.methods if each.name == target.method), None)
-    row = METHODS.get(target.method) or (_OWN_ROWS[own.program] if own else None)
+    row = _row_of(world, target)
     count = next((len(refs) for _, refs in target.inputs if not isinstance(refs, str)), 0)
     parameters = {each.name: each for each in row.parameters} if row else {}
     there = [key for key, value in target.values if key in parameters and value != "${ax}"]
@@ -401,8 +446,7 @@ def _other_key(draw: Draw, world: World) -> tuple[str, World]:
     target = world.targets[which]
     around = _around(world, family_of(world))
     row = METHODS.get(target.method)
-    keys = ("dtype", "metadata", "max_shard_size", "ema", "missing", "nonfinite", "drop", "merge")
-    values = [each for each in target.values if each[0] not in keys]
+    values = [each for each in target.values if each[0] not in _COMMON_KEYS]
     if draw(st.booleans()):
         output = target.output
     elif target.axis:

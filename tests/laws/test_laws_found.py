@@ -82,3 +82,20 @@ def test_records_that_are_lost_are_begun_anew_by_the_next_build() -> None:
         Step("t0.alpha", after),
     )  # fmt: skip
     LAWS["incremental_is_fresh"](steps)
+
+
+def test_a_checkpoint_is_not_restored_from_the_same_tensors_in_safetensors() -> None:
+    """`plan` said that it would be, and the build then made it."""
+    before = World(
+        LLAMA,
+        (
+            _file("t0", "scale", ("a", "s0"), alpha="0.5"),
+            Target("t1", "copy", (("a", "t0"),), output="out/t1.ckpt"),
+            Target("t2", "copy", (("a", "t0"),), output="out/t2.safetensors"),
+            Target("t3", "copy", (("a", "t1"),), output="out/t3.ckpt"),
+        ),
+    )
+    after = World(before.sources, (_file("t0", "scale", ("a", "s0"), alpha="0.25"), *before.targets[1:]))
+    steps = (Step("begin", before), Step("t0.alpha", after))
+    LAWS["plan_says_what_build_does"](steps)
+    LAWS["incremental_is_fresh"](steps)
