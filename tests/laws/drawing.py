@@ -15,7 +15,7 @@ from worlds import FAMILIES, Family, Own, Rule, Source, Table, Target, World
 
 from mergebuild.methods.catalog import METHODS, Method, Parameter
 
-__all__ = ["STATISTICS", "Step", "parameter_values", "targets_by", "walks", "worlds"]
+__all__ = ["STATISTICS", "Step", "family_of", "parameter_values", "row_of", "targets_by", "trained", "walks", "worlds"]
 
 Draw = Callable[..., Any]
 
@@ -93,7 +93,7 @@ def _source(draw: Draw, name: str, family: str) -> Source:
     kin = FAMILIES[family]
     seed = draw(st.integers(0, 3))
     dtype = draw(st.sampled_from(_DTYPES))
-    traits = ["ties", "zeros", "small", "mixed", "missing", "extra"]
+    traits = ["ties", "zeros", "small", "mixed", "missing", "extra", "alike"]
     if family == "sd1":
         traits += ["ema", "ids", "broken-ids"] * 2
     if family.startswith("lora"):
@@ -272,7 +272,7 @@ def worlds(draw: Draw, methods: Sequence[str] | None = None, least: int = 1, mos
     if kin.lora and (draw(st.booleans()) or (methods and set(methods) & set(_LORA))):
         sources += [draw(_source(f"l{number}", kin.lora)) for number in range(draw(st.integers(1, 2)))]
     own: tuple[Own, ...] = ()
-    if _rarely(draw, 4):
+    if _rarely(draw, 3):
         own = (Own("mine", draw(st.sampled_from(("gate", "mean"))), draw(st.integers(1, 2))),)
     world = World(tuple(sources), (), "float16" if _rarely(draw, 4) else "", own)
     for number in range(draw(st.integers(least, most))):
@@ -288,7 +288,7 @@ def _variation(draw: Draw, world: World, name: str) -> Target:
     twin = draw(st.sampled_from(world.targets))
     output = twin.output.replace(f"out/{twin.name}", f"out/{name}") if twin.output else ""
     found = replace(twin, name=name, output=output)
-    row = _row_of(world, twin)
+    row = row_of(world, twin)
     around = _around(
         replace(world, targets=tuple(each for each in world.targets if each.name != twin.name)), family_of(world)
     )
@@ -319,7 +319,7 @@ def _variation(draw: Draw, world: World, name: str) -> Target:
     return replace(found, rules=()) if what == "rules" else found
 
 
-def _row_of(world: World, target: Target) -> Method | None:
+def row_of(world: World, target: Target) -> Method | None:
     own = next((each for each in world.methods if each.name == target.method), None)
     return _OWN_ROWS[own.program] if own else METHODS.get(target.method)
 
@@ -354,7 +354,7 @@ def _readers(world: World, names: set[str]) -> set[str]:
 def _other_number(draw: Draw, world: World) -> tuple[str, World]:
     which = draw(st.integers(0, len(world.targets) - 1))
     target = world.targets[which]
-    row = _row_of(world, target)
+    row = row_of(world, target)
     count = next((len(refs) for _, refs in target.inputs if not isinstance(refs, str)), 0)
     parameters = {each.name: each for each in row.parameters} if row else {}
     there = [key for key, value in target.values if key in parameters and value != "${ax}"]
@@ -383,6 +383,12 @@ def _trained(draw: Draw, world: World) -> tuple[str, World]:
     patch = (draw(st.integers(0, len(FAMILIES[source.family].shapes) - 1)), draw(st.integers(1, 3)))
     changed = replace(source, patches=(*(each for each in source.patches if each[0] != patch[0]), patch))
     return f"another tensor {patch[0]} in {source.name}", _with_source(world, which, changed)
+
+
+@st.composite
+def trained(draw: Draw, world: World) -> World:
+    """Draw a world in which one tensor of a source is another."""
+    return _trained(draw, world)[1]
 
 
 def _with_source(world: World, which: int, source: Source) -> World:

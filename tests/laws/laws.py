@@ -179,6 +179,17 @@ def _lose(there: Place, step: Step, before: Answer | None) -> None:
         shutil.rmtree(store / folder, ignore_errors=True)
 
 
+def planned_together_is_planned_alone(world: World) -> None:
+    """What a target is planned to be made of does not depend on what is planned beside it."""
+    with place() as places:
+        there = places.new(world)
+        names = names_of(world)
+        together = arguments_of(there, names)
+        for name in names:
+            alone = arguments_of(there, [name])
+            assert alone.get(name) == together.get(name), f"`{name}` is planned otherwise alone"
+
+
 def together_is_alone(world: World, order: Sequence[int]) -> None:
     """What a target becomes does not depend on what is planned and built beside it, nor in which order."""
     wanted = fresh(world)
@@ -342,6 +353,7 @@ LAWS: Mapping[str, Callable[..., None]] = {
     each.__name__: each
     for each in (
         incremental_is_fresh,
+        planned_together_is_planned_alone,
         together_is_alone,
         threads_and_chunks_do_not_matter,
         order_and_names_do_not_matter,

@@ -21,17 +21,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from drawing import Step, family_of, parameter_values, targets_by, walks, worlds
+from drawing import Step, family_of, parameter_values, row_of, targets_by, trained, walks, worlds
 from hypothesis import HealthCheck, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 from laws import LAWS, names_of
 from runner import COUNTS
-from worlds import FAMILIES, Table, World, mergefile
+from worlds import FAMILIES, Table, Target, World, mergefile
 
 from mergebuild.methods.catalog import METHODS
 
@@ -71,48 +70,56 @@ def _otherwise(draw: Draw) -> Arguments:
     return world, replace(renamed, sources=moved), names
 
 
+_POOL = (*sorted(METHODS), *[name for name, row in METHODS.items() if row.scopes] * 4)
+
+
 @st.composite
 def _parameter(draw: Draw) -> Arguments:
-    """Draw a project, and the same with another value of one parameter of its last target."""
+    """Draw a project, and the same with another value of one parameter, program or tensor of one of its targets."""
     world = draw(worlds(most=2))
-    taken = {each.name for each in world.targets}
-    name = next(each for each in ("p", "q") if each not in taken)
-    before = draw(targets_by(world, family_of(world), name, sorted(METHODS)))
-    before = (
-        replace(before, axis=None, output=f"out/{name}.safetensors", rules=(), components=())
-        if (before.axis is None)
-        else before
-    )
-    row = METHODS.get(before.method)
-    if row is None or not row.parameters or before.axis is not None:
-        changed = replace(before, values=(*before.values, ("metadata", "none")) if not before.get("metadata") else ())
-        changed = changed if row is None or not row.parameters else before
-        return _with(world, before), _with(world, changed), name, ""
+    name = f"t{len(world.targets)}"
+    world = _with(world, draw(targets_by(world, family_of(world), name, _POOL)))
+    kind = draw(st.sampled_from(("parameter", "parameter", "trained", "program")))
+    target = draw(st.sampled_from(world.targets[::-1]))
+    if kind == "program" and world.methods:
+        own = world.methods[0]
+        return world, replace(world, methods=(replace(own, number=3 - own.number),)), name, ""
+    row = row_of(world, target)
+    if kind == "trained" or row is None or not row.parameters:
+        return world, draw(trained(world)), name, ""
     parameter = draw(st.sampled_from(row.parameters))
-    models = next((len(refs) for _, refs in before.inputs if not isinstance(refs, str)), 0)
     kin = FAMILIES[family_of(world)]
     key = draw(st.sampled_from(("", *sorted(kin.keys)))) if kin.keys and not row.makes_lora else ""
-    values = [parameter_values(draw, replace(parameter, per="target"), models, None) for _ in range(3)]
+    values = [parameter_values(draw, replace(parameter, per="target"), 1, None) for _ in range(3)]
     one, other = values[0], values[1]
-    if key and all(isinstance(each, Decimal) for each in values) and parameter.kind == "number":
-        one = Table((("default", values[2]), (key, values[0])))
-        other = Table((("default", values[2]), (key, values[1])))
+    if key and parameter.kind == "number":
+        one, other = (Table((("default", values[2]), (key, each))) for each in values[:2])
     else:
         key = ""
+    if target.get(parameter.name) == "${ax}":
+        return world, draw(trained(world)), name, ""
+    key = "" if target.rules or target.components else key
 
     def having(value: Any) -> World:
-        kept = tuple(each for each in before.values if each[0] != parameter.name)
-        return _with(world, replace(before, values=(*kept, (parameter.name, value))))
+        kept = tuple(each for each in target.values if each[0] != parameter.name)
+        changed = replace(target, values=(*kept, (parameter.name, value)))
+        return replace(world, targets=tuple(changed if each is target else each for each in world.targets))
 
-    return having(one), having(other), name, key
+    return having(one), having(other), target.name, key
 
 
-def _with(world: World, target: Any) -> World:
+def _with(world: World, target: Target) -> World:
     return replace(world, targets=(*world.targets, target))
+
+
+@st.composite
+def _many(draw: Draw) -> Arguments:
+    return (draw(worlds(least=2, most=6)),)
 
 
 TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "incremental_is_fresh": (_walk(), 20),
+    "planned_together_is_planned_alone": (_many(), 40),
     "together_is_alone": (_together(), 14),
     "threads_and_chunks_do_not_matter": (_at_once(), 40),
     "order_and_names_do_not_matter": (_otherwise(), 30),

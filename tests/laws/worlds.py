@@ -350,8 +350,7 @@ def tensors_of(source: Source) -> Mapping[str, Stored]:
     """Return what a source holds.
 
     Traits: `mixed` dtypes; `missing` and `extra` tensors; `ema` copies; `ids` right and `broken-ids`; `ties` and
-    `zeros` among the values; `small`: trained little; `long`: no tensor of it is shorter than 64 elements where that
-    is the family's to say; `nan`: one value is none.
+    `zeros` among the values; `alike`: tensors of one shape are equal; `small`: trained little; `nan`: a value is none.
     """
     family = FAMILIES[source.family]
     traits = source.traits
@@ -364,9 +363,10 @@ def tensors_of(source: Source) -> Mapping[str, Stored]:
         if name.endswith(".steps"):
             found[name] = Stored("int64", shape, encode([source.seed + each for each in range(count)], "int64"))
             continue
-        values = _numbers(f"{source.family} {source.base} {name}", count, traits)
+        own = str(shape) if "alike" in traits else name
+        values = _numbers(f"{source.family} {source.base} {own}", count, traits)
         if source.seed and number % 3 != 2:  # a third of the tensors was not trained, and is the base's
-            tuned = _numbers(f"{source.family} {source.base} {source.seed} {name}", count, traits)
+            tuned = _numbers(f"{source.family} {source.base} {source.seed} {own}", count, traits)
             share = 0.01 if "small" in traits else 0.5
             values = [one + share * other for one, other in zip(values, tuned, strict=True)]
         if number in patches:
