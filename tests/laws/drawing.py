@@ -205,7 +205,7 @@ def targets_by(draw: Draw, world: World, family: str, name: str, methods: Sequen
     if around.loras:
         kinds.append(st.sampled_from(_LORA))
     if around.methods:
-        kinds.append(st.sampled_from([own.name for own in around.methods]))
+        kinds += [st.sampled_from([own.name for own in around.methods])] * 3
     kinds.append(st.just(""))
     method = draw(st.sampled_from(methods) if methods else st.one_of(kinds))
     if not method:
@@ -277,7 +277,7 @@ def worlds(draw: Draw, methods: Sequence[str] | None = None, least: int = 1, mos
     world = World(tuple(sources), (), "float16" if _rarely(draw, 4) else "", own)
     for number in range(draw(st.integers(least, most))):
         name = f"t{number}"
-        is_new = not world.targets or not _rarely(draw, 3)
+        is_new = not world.targets or draw(st.booleans())
         target = draw(targets_by(world, family, name, methods)) if is_new else _variation(draw, world, name)
         world = replace(world, targets=(*world.targets, target))
     return world
@@ -285,19 +285,21 @@ def worlds(draw: Draw, methods: Sequence[str] | None = None, least: int = 1, mos
 
 def _variation(draw: Draw, world: World, name: str) -> Target:
     """Draw a target that differs in one thing from an earlier one: what is alike is made in common."""
-    twin = draw(st.sampled_from(world.targets))
+    what = draw(st.sampled_from(("parameter", "keys", "role", "input", "parameter", "rules", "nothing")))
+    optional = [each for each in world.targets if (row := row_of(world, each)) and row.optional]
+    twin = draw(st.sampled_from(optional if what == "role" and optional else world.targets))
     output = twin.output.replace(f"out/{twin.name}", f"out/{name}") if twin.output else ""
     found = replace(twin, name=name, output=output)
     row = row_of(world, twin)
     around = _around(
         replace(world, targets=tuple(each for each in world.targets if each.name != twin.name)), family_of(world)
     )
-    what = draw(st.sampled_from(("keys", "parameter", "role", "input", "rules", "nothing")))
     if what == "keys":
         kept = tuple(each for each in twin.values if each[0] not in _COMMON_KEYS)
         return replace(found, values=(*kept, *_common(draw, output, row, around)))
     if what == "parameter" and row is not None and row.parameters:
-        parameter = draw(st.sampled_from(row.parameters))
+        words = [each for each in row.parameters if each.kind in ("flag", "word")]  # numbers are changed elsewhere too
+        parameter = draw(st.sampled_from(words if words and draw(st.booleans()) else row.parameters))
         count = next((len(refs) for _, refs in twin.inputs if not isinstance(refs, str)), 0)
         value = parameter_values(draw, parameter, count, None if row.makes_lora else FAMILIES[family_of(world)])
         if twin.get(parameter.name) != "${ax}":
