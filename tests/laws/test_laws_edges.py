@@ -1,0 +1,119 @@
+"""Laws on what drawing meets too rarely: cases each of which alone has caught a mutation of a key or a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from drawing import Step
+from laws import LAWS, fresh
+from worlds import Own, Rule, Source, Target, World
+
+LLAMA = tuple(Source(f"s{seed}", "llama", seed) for seed in range(3))
+
+
+def _file(name: str, method: str, end: str = ".safetensors", **given: Any) -> Target:
+    """Return a target with a file; what is given is an input where it names a source or a target, else a value."""
+    inputs = tuple((key, value) for key, value in given.items() if key in ("a", "b", "c", "base", "models"))
+    values = tuple((key, value) for key, value in given.items() if key not in dict(inputs))
+    return Target(name, method, inputs, values, f"out/{name}{end}" if end else "")
+
+
+def _number(text: str) -> Decimal:
+    return Decimal(text)
+
+
+def _edit(before: World, after: World) -> tuple[Step, ...]:
+    return (Step("begin", before), Step("edit", after), Step("back", before))
+
+
+def _two(one: Target, other: Target, sources: tuple[Source, ...] = LLAMA, *rest: Target) -> tuple[Step, ...]:
+    return _edit(World(sources, (*rest, one)), World(sources, (*rest, other)))
+
+
+_MINE = World(LLAMA, (_file("t0", "mine", a="s0", b="s1", alpha=_number("0.5")),), methods=(Own("mine", "gate", 1),))
+_COSINE = World(LLAMA, (_file("t0", "cosine_a", a="s0", b="s1", alpha=_number("0.2")),))
+_NAN = (Source("s0", "llama", 0, traits=("nan",)), *LLAMA[1:])
+_SUM: dict[str, Any] = {"a": "s0", "b": "s1", "alpha": _number("0.3")}
+_TIES: dict[str, Any] = {"base": "s0", "models": ("s1", "s2"), "weight": _number("0.7")}
+
+EDITS = {
+    "the text of an own method": _edit(_MINE, replace(_MINE, methods=(Own("mine", "gate", 2),))),
+    "a tensor that a method of the whole model looks at": _edit(
+        _COSINE, replace(_COSINE, sources=(replace(LLAMA[0], patches=((4, 1),)), *LLAMA[1:]))
+    ),
+    "what a virtual target below a method is multiplied by": _edit(
+        *(
+            World(
+                LLAMA,
+                (
+                    _file("v", "scale", "", a="s0", alpha=_number(alpha)),
+                    _file("t0", "slerp", a="v", b="s1", t=_number("0.3")),
+                ),
+            )
+            for alpha in ("0.5", "0.25")
+        )
+    ),
+    "metadata": _two(_file("t0", "weighted_sum", **_SUM), _file("t0", "weighted_sum", **_SUM, metadata="full")),
+    "whether NaN is allowed": _two(
+        _file("t0", "weighted_sum", **_SUM, nonfinite="allow"), _file("t0", "weighted_sum", **_SUM), _NAN
+    ),
+    "the format of a file": _two(_file("t0", "weighted_sum", ".ckpt", **_SUM), _file("t0", "weighted_sum", **_SUM)),
+    "what a statistic depends on": _two(
+        _file("t0", "ties", **_TIES, density=_number("0.5")), _file("t0", "ties", **_TIES, density=_number("0.2"))
+    ),
+    "what a survey depends on": _two(
+        _file("t0", "balance_attention", a="s0", form="equal"),
+        _file("t0", "balance_attention", a="s0", form="exchanged"),
+        tuple(replace(each, family="sd1") for each in LLAMA),
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_comes_to_what_a_fresh_build_does(edit: str) -> None:
+    """There and back again."""
+    LAWS["incremental_is_fresh"](EDITS[edit])
+
+
+def test_equal_tensors_of_other_names_are_others_to_a_random_method() -> None:
+    """What is left of a target without some of its tensors must not depend on whether these are made beside it."""
+    sources = tuple(replace(each, traits=("alike",)) for each in LLAMA)
+    values: dict[str, Any] = {**_TIES, "density": _number("0.5"), "seed": _number("1")}
+    world = World(sources, (_file("t0", "dare_linear", **values), _file("t1", "dare_linear", **values, drop="L00")))
+    LAWS["together_is_alone"](world, (0, 1))
+
+
+def test_the_order_of_models_does_not_matter_to_a_sum() -> None:
+    """Terms stand in the order of their digests."""
+    world = World(
+        LLAMA,
+        tuple(
+            _file(f"t{number}", "linear", models=models, weight=tuple(map(Decimal, weights)), normalize=False)
+            for number, (models, weights) in enumerate(
+                ((("s0", "s1", "s2"), ("0.3", "0.7", "0.1")), (("s2", "s0", "s1"), ("0.1", "0.3", "0.7")))
+            )
+        ),
+    )
+    made = fresh(world)
+    assert made.artifacts["t0"] == made.artifacts["t1"]
+    assert made.made["t0"] == made.made["t1"]
+
+
+@pytest.mark.parametrize("dtype", ["source", "float32"])
+def test_dtypes_differ_where_all_that_is_read_is_alike(dtype: str) -> None:
+    """Of what a virtual target makes all is float32, and each tensor has its source's dtype again."""
+    sources = (Source("s0", "llama", 0, traits=("mixed",)), *LLAMA[1:])
+    virtual = _file("v", "max", "", a="s0", b="s1")
+    fresh(World(sources, (virtual, _file("t0", "scale", a="v", alpha=_number("0.5"), dtype=dtype))))
+
+
+def test_the_last_rule_that_selects_a_tensor_counts() -> None:
+    """Rules that overlap."""
+    rules = (
+        Rule(("*.mlp.*",), "add", ()),
+        Rule(("L00",), "subtract", ()),
+    )
+    fresh(World(LLAMA, (replace(_file("t0", "weighted_sum", **_SUM), rules=rules),)))
