@@ -62,6 +62,8 @@ class Item:
     presence: Presence = Presence.ABSENT
     row: ArtifactRow | None = None
     """What stands at its path, when it is ours."""
+    is_kept_once: bool = False
+    """Whether an earlier item of the plan is kept by the store at the very same place."""
     restore: ArtifactRow | None = None
     """A whole artifact that is what is wanted; None with the verdict RESTORE: an earlier item will be it."""
     verdict: Verdict = Verdict.BUILD
@@ -164,6 +166,8 @@ class Item:
     @property
     def writes(self) -> int:
         """How many bytes are written to its file."""
+        if self.is_kept_once:
+            return 0
         restores_by_copy = self.verdict is Verdict.RESTORE and (self.restore is None or self.restore.kind != "history")
         return self.size if self.verdict is Verdict.BUILD or restores_by_copy else 0
 

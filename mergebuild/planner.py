@@ -166,6 +166,8 @@ class Planner:
                 self._locate(item)
             else:
                 item.verdict, item.reasons = Verdict.RESTORE, (*item.reasons, f"it is what `{twin.name}` is")
+                are_kept = item.goal.path is None and twin.goal.path is None
+                item.is_kept_once = are_kept and item.header_checksum == twin.header_checksum
 
     def _judged(self, goal: Goal, *, hash_all: bool) -> Item:
         """Return a goal described and judged, once; a goal of `-o` always anew."""

@@ -99,3 +99,10 @@ def test_a_checkpoint_is_not_restored_from_the_same_tensors_in_safetensors() -> 
     steps = (Step("begin", before), Step("t0.alpha", after))
     LAWS["plan_says_what_build_does"](steps)
     LAWS["incremental_is_fresh"](steps)
+
+
+def test_what_the_store_keeps_for_two_targets_is_written_once() -> None:
+    """`plan` counted its bytes for each of them."""
+    virtual = (Target("t0", "add", (("a", "s1"), ("b", "s1"))), Target("t1", "copy", (("a", "t0"),)))
+    before = World(LLAMA, (Target("t0", "scale", (("a", "s1"),), (("alpha", Decimal("3")),)),))
+    LAWS["plan_says_what_build_does"]((Step("begin", before), Step("two that are one", World(LLAMA, virtual))))
