@@ -83,6 +83,12 @@ def everything(there: Place, answer: Answer, world: World) -> dict[str, Mapping[
     return found
 
 
+def _data_of(path: Path) -> bytes:
+    """Return the bytes of a file's tensors: of two targets that are one artifact, each has metadata of its own."""
+    raw = path.read_bytes()
+    return raw[8 + int.from_bytes(raw[:8], "little") :]
+
+
 def same(answer: Answer, there: Place, world: World, wanted: Fresh, *, in_order: bool = True) -> None:
     """Compare what a build came to with what a fresh one comes to.
 
