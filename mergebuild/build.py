@@ -45,7 +45,7 @@ from mergebuild.publishing import fitting, temporary_path
 from mergebuild.refusals import Refusal
 from mergebuild.results import TargetResult, Verdict
 from mergebuild.sources import Sources, source_of_part
-from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Stage, Store, is_same_file
+from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Stage, Store
 from mergebuild.wave import Wave, Whereabouts
 
 __all__ = ["Builder", "Options"]
@@ -116,6 +116,8 @@ class Builder:
         self._stages = ExitStack()
         self._stage_of: dict[Item, tuple[Stage, ExitStack]] = {}
         """Where the files of a directory wait for each other; and what has it removed if the process ends before."""
+        self._moving: dict[Item, ArtifactRow] = {}
+        """What of the history has a second name in a stage, and only that one when the stage is published."""
         self._staged: dict[Item, Fresh] = {}
         """Files of directories that are written in full."""
         self.source_bytes_read = 0
@@ -310,9 +312,11 @@ class Builder:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         if row.header == item.header_checksum:
             fresh = Fresh(row.digest, row.header, entries)
-            is_spare = row.kind == "history" and item.whole is not None  # where it is published it has one name
-            is_second = self._options.link == "hard" and row.kind == "kept"
-            if (is_spare or is_second) and portable.link_or_none(row.path, temporary):
+            is_spare = row.kind == "history" and item.whole is not None
+            if is_spare and row not in self._moving.values() and portable.link_or_none(row.path, temporary):
+                self._moving[item] = row
+                return fresh, 0
+            if self._options.link == "hard" and row.kind == "kept" and portable.link_or_none(row.path, temporary):
                 return fresh, 0
             if portable.clone_file(row.path, temporary):
                 return fresh, 0
@@ -593,31 +597,23 @@ class Builder:
         staged = {part: self._staged.pop(part) for part in item.parts if part in self._staged}
         refused: list[Item] = []
         foreign: list[Path] = []
-        expendable: list[Path] = []
         for part, fresh in staged.items():
             presence = self._store.look_again(self._path(part))
             if not self._may_take_place(part, fresh, stage.place(self._path(part))):
                 refused.append(part)
-            elif presence is Presence.FOREIGN:
-                (foreign if self._options.force else expendable).append(self._path(part))
+            elif presence is Presence.FOREIGN and self._options.force:
+                foreign.append(self._path(part))
         for part in refused:
             self._fail(part, refusals.changed_by_hand(part))
         if refused:
             return
-        reused = {
-            self._path(part): part.restore
-            for part in staged
-            if part.restore is not None
-            and part.restore.kind == "history"
-            and is_same_file(part.restore.path, stage.place(self._path(part)))
-        }
+        reused = {self._path(part): self._moving[part] for part in staged if part in self._moving}
         noted.close()  # from here on it may hold what is not ours
         published = self._store.publish_folder(
             stage,
             {self._path(part): fresh for part, fresh in staged.items()},
             reused=reused,
             foreign=foreign,
-            expendable=expendable,
             superfluous=self._superfluous(item),
             project=self._owner(item),
         )

@@ -509,9 +509,10 @@ class Project:
             yield
             return
         with self._locked(session, timeout, emit):
-            root = self.recipe.root  # beside what is not trusted nothing was written, and nothing is removed
-            allowed = {folder for folder in {path.parent for path in outputs} if trust.may_write(root, folder / "any")}
-            paths = [path for path in outputs if path.parent in allowed or self._is_trusted_folder(path)]
+            root = self.recipe.root  # where is no trust nothing was written, and nothing is removed
+            written = {path: path if packing.is_folder(path) else path.parent for path in outputs}
+            allowed = {folder for folder in set(written.values()) if trust.may_write(root, folder / "any")}
+            paths = [path for path, folder in written.items() if folder in allowed]
             for place in session.store.begin(paths, [path for path in paths if packing.is_folder(path)]):
                 emit(
                     Notice(
@@ -519,10 +520,6 @@ class Project:
                     )
                 )
             yield
-
-    def _is_trusted_folder(self, path: Path) -> bool:
-        """Whether an output is a folder that may be written to: its stage lies beside it then."""
-        return packing.is_folder(path) and trust.may_write(self.recipe.root, path / "any")
 
     def _locked(
         self, session: _Session, timeout: float | None, emit: Emit = silent, *, name: str = "lock"

@@ -4,7 +4,7 @@ from mergebuild.store.contents import FRAME, Contents, Entry
 from mergebuild.store.database import UNREADABLE, DatabaseDamagedError
 from mergebuild.store.files import SCRATCH, Fresh, Held, Presence, Store
 from mergebuild.store.locking import LOCK_FILES, REBUILDS, locked
-from mergebuild.store.stages import Stage, is_same_file
+from mergebuild.store.stages import Stage
 from mergebuild.store.state import STATE, ArtifactRow, Record, State, begin_afresh
 
 __all__ = [
@@ -26,6 +26,5 @@ __all__ = [
     "State",
     "Store",
     "begin_afresh",
-    "is_same_file",
     "locked",
 ]

@@ -38,7 +38,16 @@ from mergebuild.portable import Identity
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.database import DatabaseDamagedError
 from mergebuild.store.locking import REBUILDS, held_if_free
-from mergebuild.store.stages import Stage, files_below, former_folders, is_same_file, remove_empty
+from mergebuild.store.stages import (
+    Stage,
+    files_below,
+    former_of,
+    is_same_file,
+    left_of,
+    marked_stage,
+    remove_empty,
+    unmark,
+)
 from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
 __all__ = ["SCRATCH", "Fresh", "Held", "Presence", "PublishedFolder", "Store"]
@@ -121,8 +130,6 @@ class Store:
         self._unpacked: dict[int, list[Entry]] = {}
         self._without_clones: set[int] = set()
         """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
-        self._has_begun = False
-        """Whether the lock is held, and what killed processes left is dealt with."""
         self.state = State(root / STATE, durable=durable, patience=patience)
 
     def close(self) -> None:
@@ -150,17 +157,18 @@ class Store:
         `folders`: those outputs that are folders. Returns where files lie now that stood in one and that nobody knows.
         The caller holds the lock.
         """
-        self._has_begun = True
         self.state.write_to_disk()
+        aside: list[Path] = []
+        for folder in folders:
+            stage = marked_stage(folder)
+            if stage is not None:
+                aside += self._finish_exchange(stage, folder, ())[0]
+            for former in left_of(folder):
+                self._take_apart(former, folder, aside)
         own = (self.root / name for name in ("kept", "history", "between", "stamps"))
         publishing.remove_left_over([*outputs, self.state.path], [*folders, *own])
-        aside = []
-        for folder in folders:
-            for former in former_folders(folder):
-                rows = [row for row in self.state.artifacts(kind="output") if folder in row.path.parents]
-                aside += self._take_apart(former, folder, rows)[0]
         for row in self.state.artifacts(kind="intended"):
-            if not row.path.exists():
+            if is_gone(row.path) and publishing.is_temporary(row.path.name):
                 # The rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
                 continue
             row.path.unlink(missing_ok=True)
@@ -223,9 +231,8 @@ class Store:
         before = portable.identity(path)
         for row in self._alike(path):
             if self._has_bytes(path, row):
-                # While the former folder is there, the rows say what in it is ours: who takes it apart needs them.
-                is_left = not self._has_begun and row.kind == "intended" and row.path.parent.is_dir()
-                of_folder = is_left and not publishing.is_temporary(row.path.name)
+                of_folder = row.kind == "intended" and not publishing.is_temporary(row.path.name)
+                # Of a folder whose rows have not followed, who only looks leaves them to the next build.
                 return Presence.OURS, row if of_folder else self._taken_back(row, path, before)
         for row in rows:
             if row.id in self._damaged:
@@ -382,9 +389,9 @@ class Store:
         return self._take_place(self._intended(temporary, fresh, project), path, kind)
 
     def _intended(self, temporary: Path, fresh: Fresh, project: str) -> _Intended:
-        """Write down what a file in full is, and date it."""
-        number = self._add(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
+        """Date a file that is written in full, and write down what it is."""
         publishing.finish(temporary, durable=self._durable)
+        number = self._add(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
         return _Intended(number, temporary, portable.identity(temporary))
 
     def _take_place(self, intended: _Intended, path: Path, kind: str) -> ArtifactRow:
@@ -400,7 +407,6 @@ class Store:
         *,
         reused: Mapping[Path, ArtifactRow] = MappingProxyType({}),
         foreign: Collection[Path] = (),
-        expendable: Collection[Path] = (),
         superfluous: Sequence[ArtifactRow] = (),
         project: str = "",
     ) -> PublishedFolder:
@@ -411,12 +417,11 @@ class Store:
             files: what each is, by the path that it goes to.
             reused: those of them that are second names of files in the history, which has them no more afterwards.
             foreign: those paths at which something stands that is not ours; it is set aside.
-            expendable: those at which something stands that is not on record, and is the same, or what is left of it.
             superfluous: files of ours in the folder that the new one has no more.
             project: whose output it is.
 
         Raises:
-            OSError: the folder is what it was.
+            OSError: the folder is what it was, or, where it can't be replaced as a whole, some of its files are new.
         """
         intended = {
             path: _Intended(reused[path].id, stage.place(path), portable.identity(stage.place(path)))
@@ -424,72 +429,123 @@ class Store:
             else self._intended(stage.place(path), fresh, project)
             for path, fresh in files.items()
         }
-        beside = [row for row in self.state.outputs(project) if stage.folder in row.path.parents]
-        going = [row for row in beside if row.path in files] + list(superfluous)
-        stage.fill(without={*files, *(row.path for row in superfluous)})
+        beside = self.state.below(stage.folder, kind="output")
         former: Path | None = None
-        left: Path | None = None
-        aside: list[Path] = []
+        is_placed = stage.is_beside and stage.carry_over(without={*files, *(row.path for row in superfluous)})
+        if is_placed and self._durable:
+            stage.sync()
         try:
-            is_placed = stage.can_be_exchanged
             former = stage.take_place() if is_placed else None
-        except OSError:
+        except OSError:  # the folder can't be renamed
             is_placed = False
         if is_placed:
-            if self._durable:
-                portable.sync_folder(stage.path.parent)
-            if former is not None:
-                aside, left = self._take_apart(former, stage.folder, going, expendable=expendable)
-            rows = {
-                path: self._moved(each.number, path, "output", was=each.identity) for path, each in intended.items()
-            }
+            found = self._finish_exchange(stage.path, stage.folder, [former] if former else [], reused=reused)
         else:
             aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
-            rows = {path: self._take_place(each, path, "output") for path, each in intended.items()}
+            for path, each in intended.items():
+                self._take_place(each, path, "output")
             stage.remove()
+            found = aside, None
         for path, row in reused.items():
             row.path.unlink(missing_ok=True)
-            rows[path] = self._moved(row.id, path, "output", project, was=intended[path].identity)
+            self._moved(row.id, path, "output", project, was=intended[path].identity)
         for row in beside:  # the second name changed their ctime
-            if row.path not in files and row not in superfluous:
+            if row.path not in files and row not in superfluous and not is_gone(row.path):
                 self._moved(row.id, row.path, row.kind, was=row.identity)
-        return PublishedFolder(rows, aside, left)
+        return PublishedFolder({path: self._row_at(path) for path in files}, *found)
 
-    def _take_apart(
-        self, former: Path, folder: Path, rows: Iterable[ArtifactRow], *, expendable: Collection[Path] = ()
+    def _row_at(self, path: Path) -> ArtifactRow:
+        rows = self.state.artifacts(path=path)
+        if not rows:
+            raise DatabaseDamagedError(f"the row of {path} was lost as soon as it was written")
+        return rows[0]
+
+    def _finish_exchange(
+        self, stage: Path, folder: Path, former: Sequence[Path], *, reused: Collection[Path] = ()
     ) -> tuple[list[Path], Path | None]:
-        """Remove what was an output until another folder took its place.
-
-        What `rows` say of the folder goes into the history, while it is as written. What somebody put there in the
-        moment of the exchange is moved over; where the new folder has another file under its name, it is set aside
-        unless its path is `expendable`. One file that can't be dealt with keeps nobody from the others.
+        """Do what follows when a stage has taken the place of a folder: its rows, the mark, the former folder.
 
         Returns:
-            Where files lie now that were set aside; and the former folder, if something had to be left in it.
+            Where files lie now that were set aside; and a former folder, if something had to be left in it.
         """
-        ours = {row.path: row for row in rows}
+        if self._durable:
+            portable.sync_folder(stage.parent)
+        self._exchange_rows(stage, folder, reused)
+        with suppress(OSError):  # of a mark that stays, the next build knows that the rows have followed
+            unmark(Path(os.path.realpath(folder)))
         aside: list[Path] = []
+        left = None
+        for each in former:
+            if not self._take_apart(each, folder, aside):
+                left = each
+        return aside, left
+
+    def _exchange_rows(self, stage: Path, folder: Path, reused: Collection[Path] = ()) -> None:
+        """Have the rows of a stage's files be for the folder, and the folder's for the former one, all at once.
+
+        What a row says of a file of another epoch is believed when its bytes were read.
+        """
+        new = {folder / row.path.relative_to(stage): row for row in self.state.below(stage, kind="intended")}
+        with self.state.transaction():
+            for old in self.state.below(folder, kind="output"):
+                if old.path in new or old.path in reused or is_gone(old.path):
+                    lies = former_of(stage) / old.path.relative_to(folder)
+                    self.state.move_artifact(old.id, lies, old.kind, old.identity, old.epoch)
+            for path, row in new.items():
+                self._checked.pop(row.id, None)
+                if is_gone(path):
+                    continue
+                now = portable.identity(path)
+                epoch = portable.epoch(now.device)
+                if row.epoch == epoch or self._has_bytes(path, row):
+                    is_same = row.identity is not None and now._replace(ctime_ns=row.identity.ctime_ns) == row.identity
+                    self.state.move_artifact(row.id, path, "output", now if is_same else row.identity, epoch)
+
+    def _take_apart(self, former: Path, folder: Path, aside: list[Path]) -> bool:
+        """Remove what was an output until another folder took its place; return whether all of it is gone.
+
+        What is on record there goes into the history, while it is as written. What somebody put there in the moment of
+        the exchange is moved over, but never through a link; where the new folder has another file under its name, it
+        is set aside. One file that can't be dealt with keeps nobody from the others.
+        """
         try:
             for old in list(files_below(former)):
-                name = old.relative_to(former)
-                path = folder / name
-                row = ours.get(path)
                 with suppress(OSError):
-                    is_taken = not is_gone(path)
-                    if is_taken and is_same_file(old, path):
-                        old.unlink()
-                    elif row is not None and self._is_as_written(old, row):
-                        self._into_history(old, row)
-                    elif path in expendable:
-                        old.unlink()
-                    elif is_taken:
-                        aside.append(self._set_aside(old, name, folder.name))
-                    else:
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        old.rename(path)
-            return aside, None if remove_empty(former) else former
+                    self._take_away(old, old.relative_to(former), former, folder, aside)
+            return remove_empty(former)
         except OSError:
-            return aside, former
+            return False
+
+    def _take_away(self, old: Path, name: Path, former: Path, folder: Path, aside: list[Path]) -> None:
+        """Deal with one file of a former folder, called so there."""
+        path = folder / name
+        row = next(iter(self.state.artifacts(path=former_of(former) / name)), None)
+        is_inside = Path(os.path.realpath(path.parent)) == Path(os.path.realpath(folder), name).parent
+        is_taken = not is_inside or not is_gone(path)
+        if is_inside and is_taken and is_same_file(old, path):
+            old.unlink()
+        elif row is not None and self._is_as_written(old, row):
+            self._into_history(old, row)
+        elif self._is_in_history(old) or (is_inside and is_taken and self._is_no_loss(old, path)):
+            old.unlink()
+        elif is_taken:
+            aside.append(self._set_aside(old, name, folder.name))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            old.rename(path)
+
+    def _is_in_history(self, old: Path) -> bool:
+        """Whether a file has a name in the history already: who moved it there was killed."""
+        if old.is_symlink() or old.stat().st_nlink == 1:
+            return False
+        rows = self.state.artifacts(size=old.stat().st_size, kind="history")
+        return any(not is_gone(row.path) and is_same_file(old, row.path) for row in rows)
+
+    def _is_no_loss(self, old: Path, path: Path) -> bool:
+        """Whether a file is the artifact that is at a path now, or what a crash left of it."""
+        return any(self._has_bytes(old, row) for row in self.state.artifacts(path=path)) or self.is_unfinished(
+            old, path
+        )
 
     def _is_as_written(self, path: Path, row: ArtifactRow) -> bool:
         """Whether a file that may have changed its name is what a row says."""
@@ -497,17 +553,21 @@ class Store:
         return (now == row.identity and row.epoch == portable.epoch(now.device)) or self._has_bytes(path, row)
 
     def _into_history(self, path: Path, row: ArtifactRow) -> None:
-        """Move a file of ours that lies where its row does not say into the history, or remove it."""
-        kept = self._history_path(row)
-        try:
-            if self._history_bytes == 0:
-                raise OSError(errno.ENOSPC, "there is no history")
-            path.replace(kept)
-        except OSError:  # or it is another file system
-            path.unlink()
-            self.state.forget_artifact(row.id)
-        else:
-            self._moved(row.id, kept, "history", was=row.identity)
+        """Move a file of ours that is superseded into the history, or remove it."""
+        if self._history_bytes != 0 and not path.is_symlink():
+            kept = self._history_path(row)
+            try:
+                if not portable.link_or_none(path, kept):
+                    path.replace(kept)
+            except OSError:  # it is another file system
+                pass
+            else:
+                moved = self._moved(row.id, kept, "history", was=row.identity)
+                path.unlink(missing_ok=True)
+                self._settle(moved)
+                return
+        path.unlink()
+        self.state.forget_artifact(row.id)
 
     def _set_aside(self, path: Path, name: Path, group: str) -> Path:
         """Move a file that is not ours to where nothing of the store's own lies; return where it is."""

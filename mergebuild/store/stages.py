@@ -1,14 +1,18 @@
 """How a folder of files comes to its place: all of it, or nothing.
 
 The files of a folder are written in a *stage*: a hidden folder beside the output, with a mark in it that says so. When
-all of them are written, the stage gets a second name of whatever is to stay (unchanged shards, and what somebody else
-keeps in the folder), and stage and output exchange their names in one step. Then the mark goes, and what was the output
-until now, the *former* folder, is taken apart (`Store.publish_folder`).
+all of them are written, the stage gets a second name (hard link) of whatever else is to stay: unchanged shards, and
+what somebody else keeps in the folder. Then stage and output exchange their names in one step, the rows of the state
+follow (`Store.publish_folder`), the mark goes, and what was the output until now, the *former* folder, is taken apart.
 
-Who is killed before that step leaves the old folder, and a stage, which the next build removes. Who is killed after it
-leaves the new folder, and a former one, which has no mark and which the next build takes apart. Where the system can't
-exchange names the old folder is renamed first, and renamed back by the next build if that was all that was done. Where
-a folder can't be renamed (a mount point, a parent that can't be written to) its files take their places one by one.
+Who is killed before the exchange leaves the old folder and a stage, which the next build removes. Who is killed after
+it leaves the new folder, with the mark in it until the rows have followed, and a former one; the next build goes on
+from there. Where the system can't exchange names the old folder is renamed first, and renamed back by the next build if
+that was all that was done.
+
+The files take their places one by one, once all are written, where the folder as a whole can't be replaced: it is a
+mount point, or what it lies in can't be written to; or something in it can't have a second name, or would not be the
+same there: a file where there are no hard links, a folder of another owner or disk, a link in our files' way.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from pathlib import Path
 from mergebuild import portable, publishing
 from mergebuild.filestate import is_folder, is_gone
 
-__all__ = ["Stage", "files_below", "former_folders", "is_same_file", "remove_empty"]
+__all__ = ["Stage", "files_below", "former_of", "is_same_file", "left_of", "marked_stage", "remove_empty", "unmark"]
 
 _MARK = "stage"
 _FORMER = "-former"
@@ -43,14 +47,14 @@ class Stage:
         if not is_gone(folder) and not is_folder(self._real):
             raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(folder))
         self._real.parent.mkdir(parents=True, exist_ok=True)
-        self.can_be_exchanged = not os.path.ismount(self._real)
-        """Whether it lies beside the folder."""
+        self.is_beside = not os.path.ismount(self._real)
+        """Whether it lies beside the folder; else in it."""
         try:
-            self.path = self._begun(self._real.parent if self.can_be_exchanged else self._real)
+            self.path = self._begun(self._real.parent if self.is_beside else self._real)
         except PermissionError:
-            if not self.can_be_exchanged or not is_folder(self._real):
+            if not self.is_beside or not is_folder(self._real):
                 raise
-            self.can_be_exchanged = False
+            self.is_beside = False
             self.path = self._begun(self._real)
 
     def _begun(self, home: Path) -> Path:
@@ -58,7 +62,7 @@ class Stage:
         if _is_stage(path):  # of one who was killed and had the same number
             _remove(path)
         path.mkdir()
-        (path / publishing.temporary_path(path / _MARK).name).touch()
+        (path / publishing.temporary_path(path / _MARK).name).write_text(path.name, encoding="utf-8")
         return path
 
     def place(self, path: Path) -> Path:
@@ -70,33 +74,45 @@ class Stage:
         if _is_stage(self.path):
             _remove(self.path)
 
-    def fill(self, *, without: Collection[Path]) -> None:
-        """Give whatever else is in the folder, but for the files at these paths, a second name in the stage.
+    def sync(self) -> None:
+        """Wait until the names in it are on the disk."""
+        for folder in (self.path, *_folders_below(self.path)):
+            portable.sync_folder(folder)
 
-        Raises:
-            OSError: something can't be copied where there are no second names.
+    def carry_over(self, *, without: Collection[Path]) -> bool:
+        """Give whatever is in the folder, but for the files at these paths, a second name in the stage.
+
+        Returns:
+            Whether that is possible of all of it, and the folder would be the same; if not, nothing was changed.
         """
-        if is_folder(self._real):
-            self._fill(self.folder, self.path, without)
+        if not is_folder(self._real):
+            return True
+        try:
+            unmark(self._real)
+            return self._carry_over(self.folder, self.path, without)
+        except OSError:
+            return False
 
-    def _fill(self, here: Path, there: Path, without: Collection[Path]) -> None:
+    def _carry_over(self, here: Path, there: Path, without: Collection[Path]) -> bool:
+        state = here.stat()
+        if state.st_dev != self.path.stat().st_dev or not os.access(here, os.R_OK | os.W_OK | os.X_OK):
+            return False
         with os.scandir(here) as entries:
             found = [entry for entry in entries if not publishing.is_temporary(entry.name)]
         for entry in found:
             path, new = here / entry.name, there / entry.name
-            if path in without or not (is_gone(new) or is_folder(new)):
-                continue
-            if entry.is_symlink():
-                new.symlink_to(path.readlink())
-            elif entry.is_dir():
+            if path in without:
+                can_be = entry.is_file(follow_symlinks=False)
+            elif entry.is_dir(follow_symlinks=False):
                 new.mkdir(exist_ok=True)
-                self._fill(path, new, without)
+                can_be = self._carry_over(path, new, without)
                 if not os.listdir(new) and os.listdir(path):  # noqa: PTH208 -- what was in it is not carried over
                     new.rmdir()
-            elif entry.is_file():
-                _second_name(path, new)
-        with suppress(OSError):  # of somebody else
-            shutil.copystat(here, there)
+            else:
+                can_be = is_gone(new) and _second_name(path, new)
+            if not can_be:
+                return False
+        return _is_made_alike(there, state, here)
 
     def take_place(self) -> Path | None:
         """Become the folder, in one step; return where the former one is now, if there was one.
@@ -104,39 +120,59 @@ class Stage:
         Raises:
             OSError: it can't be renamed; the folder is what it was.
         """
-        former: Path | None = None
+        former = former_of(self.path)
         if not is_folder(self._real):
             self.path.rename(self._real)
-        elif portable.exchange(self.path, self._real):
-            former = self.path
-        else:
-            former = self.path.with_name(self.path.name + _FORMER)
-            self._real.rename(former)
-            try:
-                self.path.rename(self._real)
-            except BaseException:
-                former.rename(self._real)
-                raise
-        with suppress(OSError):  # it has taken place, whatever becomes of the mark: the next build removes it
-            _unmark(self._real)
+            return None
+        if portable.exchange(self.path, self._real):
+            with suppress(OSError):  # the next build finds it under either name
+                self.path.rename(former)
+            return former if is_folder(former) else self.path
+        self._real.rename(former)
+        try:
+            self.path.rename(self._real)
+        except BaseException:
+            former.rename(self._real)
+            raise
         return former
 
 
-def former_folders(folder: Path) -> Iterator[Path]:
-    """Yield what a killed process left beside a folder and did not take apart, stages removed first.
+def former_of(stage: Path) -> Path:
+    """Return where what a stage replaced lies until it is taken apart, and lies by the records."""
+    return stage.with_name(stage.name.removesuffix(_FORMER) + _FORMER)
 
-    Where the folder itself was moved out of the way and nothing put in its place, it is moved back. Nobody else may be
-    writing there.
+
+def left_of(folder: Path) -> Iterator[Path]:
+    """Yield the former folders that a killed process left beside a folder, stages removed first.
+
+    Where the folder itself was renamed and nothing put in its place, it is renamed back. Nobody else may write there.
     """
     real = Path(os.path.realpath(folder))
-    left = [path for path in publishing.left_over(real) if not path.is_symlink() and is_folder(path)]
-    for path in left:
+    for path in list(publishing.left_over(real)):
+        if path.is_symlink() or not is_folder(path):
+            continue
         if _is_stage(path):
             _remove(path)
         elif is_folder(real):
             yield path
         else:
             path.rename(real)
+
+
+def marked_stage(folder: Path) -> Path | None:
+    """Return what a folder was called as a stage, if it has its mark still: perhaps the rows did not follow."""
+    real = Path(os.path.realpath(folder))
+    for mark in _marks(real):
+        name = mark.read_bytes()[:1000].decode(errors="replace")
+        if publishing.is_temporary(name) and "/" not in name and os.sep not in name:
+            return real.with_name(name)
+    return None
+
+
+def unmark(folder: Path) -> None:
+    """Have a folder be no stage any more."""
+    for mark in _marks(folder):
+        mark.unlink(missing_ok=True)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -163,22 +199,33 @@ def remove_empty(folder: Path) -> bool:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths name one file, or a file and its copy as `Stage.fill` makes it."""
-    first, second = one.lstat(), other.lstat()
-    if (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino):
-        return True
+    """Whether two paths name one file, or are links that lead to the same."""
     if one.is_symlink() and other.is_symlink():
         return one.readlink() == other.readlink()
-    return (first.st_mode, first.st_size, first.st_mtime_ns) == (second.st_mode, second.st_size, second.st_mtime_ns)
+    first, second = one.lstat(), other.lstat()
+    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
-def _second_name(path: Path, new: Path) -> None:
-    """Give a file a second name, or a copy where there is no such thing; what can't be read is moved over later."""
-    with suppress(PermissionError, FileNotFoundError):
-        if not portable.link_or_none(path, new):
-            if not portable.clone_file(path, new):
-                shutil.copyfile(path, new)
-            shutil.copystat(path, new)
+def _second_name(path: Path, new: Path) -> bool:
+    """Give a file (or a pipe) a second name, and make a link again; return whether that is possible."""
+    if path.is_symlink():
+        new.symlink_to(path.readlink())
+        return True
+    return portable.link_or_none(path, new)
+
+
+def _is_made_alike(folder: Path, state: os.stat_result, model: Path) -> bool:
+    """Give a folder the owner, mode, times and attributes of another; return whether that is possible."""
+    mine = folder.stat()
+    if (mine.st_uid, mine.st_gid) != (state.st_uid, state.st_gid):
+        os.chown(folder, state.st_uid, state.st_gid)
+    shutil.copystat(model, folder)
+    return True
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    for parent, names, _ in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
 
 
 def _is_stage(path: Path) -> bool:
@@ -192,11 +239,6 @@ def _marks(path: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [path / name for name in names if name.startswith(f".{_MARK}{publishing.MARK}")]
-
-
-def _unmark(path: Path) -> None:
-    for mark in _marks(path):
-        mark.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:

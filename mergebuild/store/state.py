@@ -290,6 +290,16 @@ class State:
         found = (self._artifact(row) for row in rows)
         return [row for row in found if row and str(row.path) not in besides]
 
+    def below(self, folder: Path, *, kind: str) -> list[ArtifactRow]:
+        """Return the artifacts of a kind in a folder, whoever's they are, without their tables: `packed` is empty."""
+        columns = _COLUMNS.replace("contents", "x''")
+        begin = self._text(folder) + os.sep
+        past = begin[:-1] + chr(ord(os.sep) + 1)
+        rows = self._db.rows(
+            f"SELECT {columns}, seal FROM artifact WHERE kind = ? AND path > ? AND path < ?", (kind, begin, past)
+        )
+        return [found for row in rows if (found := self._artifact(row))]
+
     def artifact(self, number: int) -> ArtifactRow | None:
         """Return the artifact with this row number."""
         row = self._db.row(f"SELECT {_COLUMNS}, seal FROM artifact WHERE id = ?", (number,))
