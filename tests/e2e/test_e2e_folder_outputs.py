@@ -594,24 +594,24 @@ import os, signal, sys
 from mergebuild.cli import main
 from mergebuild.store import Store
 
-left, recorded = int(sys.argv.pop(1)), Store._moved
+left, taken = int(sys.argv.pop(1)), Store._take_away
 
-def moved(store, number, path, kind, project=None, **words):
+def take_away(store, *args):
     global left
-    if kind == "output" and left == 0:
+    if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    left -= kind == "output"
-    return recorded(store, number, path, kind, project, **words)
+    left -= 1
+    return taken(store, *args)
 
-Store._moved = moved
+Store._take_away = take_away
 main(sys.argv[1:])
 """
-"""Ends between the folder's rename and the record of one of its files, once so many were recorded."""
+"""Ends while the folder's former files are taken away, once so many were."""
 
 
-@pytest.mark.parametrize("recorded", [0, 1, 3, 4, 5])
-def test_a_build_that_was_killed_between_records_is_healed(built: Space, recorded: int) -> None:
-    """All files are new, and known as ours by their bytes; the next build tidies up."""
+@pytest.mark.parametrize("taken", [0, 1, 3, 4, 5])
+def test_a_build_that_was_killed_behind_the_exchange_is_healed(built: Space, taken: int) -> None:
+    """All files are new, and on record; the next build tidies up."""
     plain(built)
     built.edit('max_shard_size = "10KB"\n[targets.mix.alpha]', 'max_shard_size = "6KB"\n[targets.mix.alpha]')
     text = (built / "mergefile.toml").read_text().replace("default = 0.25", "default = 0.3")
@@ -619,7 +619,7 @@ def test_a_build_that_was_killed_between_records_is_healed(built: Space, recorde
     built.build("plain")
 
     died = subprocess.run(
-        [sys.executable, "-c", DIES, str(recorded), "build", "mix"], cwd=built.root, capture_output=True, check=False
+        [sys.executable, "-c", DIES, str(taken), "build", "mix"], cwd=built.root, capture_output=True, check=False
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert built.states()["mix"] == "up-to-date"
