@@ -159,6 +159,8 @@ class Planner:
 
     def _weigh(self, item: Item) -> None:
         """Say what of an item in the order of work must be made; of several that will be equal the first is."""
+        if item.parts:
+            item.verdict = _together(item.parts)  # some may be twins of what stands before them
         if item.verdict is Verdict.BUILD and not item.parts:
             kind = packing.is_checkpoint(item.goal.path)  # neither format's file is made of the other's as it is
             twin = self._building.setdefault((item.digest, kind), item) if item.digest else item
@@ -548,8 +550,7 @@ class Planner:
         for part in item.parts:
             part.changes = item.changes
             self._compare(part, built_before)
-        verdicts = {part.verdict for part in item.parts}
-        item.verdict = next(each for each in (Verdict.BUILD, Verdict.RESTORE, Verdict.UP_TO_DATE) if each in verdicts)
+        item.verdict = _together(item.parts)
         there = {part.presence for part in item.parts}
         order = (Presence.FOREIGN, Presence.DAMAGED, Presence.OURS, Presence.ABSENT)
         item.presence = next(each for each in order if each in there)
@@ -637,3 +638,9 @@ class Planner:
             return path.relative_to(self._recipe.root).as_posix() + end
         except ValueError:
             return path.as_posix() + end
+
+
+def _together(parts: Sequence[Item]) -> Verdict:
+    """Return what becomes of a directory, all of whose files are judged."""
+    verdicts = {part.verdict for part in parts}
+    return next(each for each in (Verdict.BUILD, Verdict.RESTORE, Verdict.UP_TO_DATE) if each in verdicts)

@@ -106,3 +106,10 @@ def test_what_the_store_keeps_for_two_targets_is_written_once() -> None:
     virtual = (Target("t0", "add", (("a", "s1"), ("b", "s1"))), Target("t1", "copy", (("a", "t0"),)))
     before = World(LLAMA, (Target("t0", "scale", (("a", "s1"),), (("alpha", Decimal("3")),)),))
     LAWS["plan_says_what_build_does"]((Step("begin", before), Step("two that are one", World(LLAMA, virtual))))
+
+
+def test_a_folder_that_is_what_another_is_is_restored() -> None:
+    """`plan` said that it is built, though each of its files was to be restored."""
+    one, other = (Target(name, "add", (("a", "s1"), ("b", "s1")), output=f"out/{name}/") for name in ("t0", "t1"))
+    before = World(LLAMA, (_file("t2", "copy", ("a", "s1")),))
+    LAWS["plan_says_what_build_does"]((Step("begin", before), Step("two folders", World(LLAMA, (one, other)))))
