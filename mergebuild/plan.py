@@ -62,6 +62,8 @@ class Item:
     presence: Presence = Presence.ABSENT
     row: ArtifactRow | None = None
     """What stands at its path, when it is ours."""
+    is_copied: bool = False
+    """Whether an earlier item takes what it is restored from out of the history, so that it must be copied."""
     is_kept_once: bool = False
     """Whether an earlier item of the plan is kept by the store at the very same place."""
     restore: ArtifactRow | None = None
@@ -168,7 +170,9 @@ class Item:
         """How many bytes are written to its file."""
         if self.is_kept_once:
             return 0
-        restores_by_copy = self.verdict is Verdict.RESTORE and (self.restore is None or self.restore.kind != "history")
+        row = self.restore
+        moves = row is not None and row.kind == "history" and row.header == self.header_checksum
+        restores_by_copy = self.verdict is Verdict.RESTORE and (not moves or self.is_copied)
         return self.size if self.verdict is Verdict.BUILD or restores_by_copy else 0
 
 

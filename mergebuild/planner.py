@@ -63,6 +63,8 @@ class Planner:
         self._leaves: dict[str, frozenset[str]] = {}
         self._claimed: set[bytes] = set()
         self._building: dict[tuple[bytes, bool], Item] = {}
+        self._leaving: set[int] = set()
+        """Artifacts that items take out of the history."""
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
         self._arrangements: dict[int, tuple[Mapping[str, Spec], Arrangement]] = {}
         """By the id of the specs, which are kept alive; so the grids, over sources alone."""
@@ -161,6 +163,9 @@ class Planner:
         """Say what of an item in the order of work must be made; of several that will be equal the first is."""
         if item.parts:
             item.verdict = _together(item.parts)  # some may be twins of what stands before them
+        if item.verdict is Verdict.RESTORE and item.restore is not None and item.restore.kind == "history":
+            item.is_copied = item.restore.id in self._leaving
+            self._leaving.add(item.restore.id)
         if item.verdict is Verdict.BUILD and not item.parts:
             kind = packing.is_checkpoint(item.goal.path)  # neither format's file is made of the other's as it is
             twin = self._building.setdefault((item.digest, kind), item) if item.digest else item

@@ -113,3 +113,11 @@ def test_a_folder_that_is_what_another_is_is_restored() -> None:
     one, other = (Target(name, "add", (("a", "s1"), ("b", "s1")), output=f"out/{name}/") for name in ("t0", "t1"))
     before = World(LLAMA, (_file("t2", "copy", ("a", "s1")),))
     LAWS["plan_says_what_build_does"]((Step("begin", before), Step("two folders", World(LLAMA, (one, other)))))
+
+
+def test_one_file_of_the_history_is_moved_to_one_place() -> None:
+    """`plan` counted no bytes for either of two targets that go back to what they both were."""
+    one, other = (_file(name, "subtract", ("a", "s1"), ("b", "s2")) for name in ("t0", "t1"))
+    before = World(LLAMA, (one, other))
+    after = World((*LLAMA[:1], Source("s1", "llama", 1, patches=((0, 1),)), LLAMA[2]), (one, other))
+    LAWS["plan_says_what_build_does"]((Step("begin", before), Step("edit", after), Step("back", before)))
