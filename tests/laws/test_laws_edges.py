@@ -64,10 +64,8 @@ EDITS = {
     "what a statistic depends on": _two(
         _file("t0", "ties", **_TIES, density=_number("0.5")), _file("t0", "ties", **_TIES, density=_number("0.2"))
     ),
-    "what a survey depends on": _two(
-        _file("t0", "balance_attention", a="s0", form="equal"),
-        _file("t0", "balance_attention", a="s0", form="exchanged"),
-        tuple(replace(each, family="sd1") for each in LLAMA),
+    "how large shards are": _two(
+        _file("t0", "weighted_sum", "/", **_SUM, max_shard_size="500B"), _file("t0", "weighted_sum", "/", **_SUM)
     ),
 }
 
@@ -84,6 +82,20 @@ def test_equal_tensors_of_other_names_are_others_to_a_random_method() -> None:
     values: dict[str, Any] = {**_TIES, "density": _number("0.5"), "seed": _number("1")}
     world = World(sources, (_file("t0", "dare_linear", **values), _file("t1", "dare_linear", **values, drop="L00")))
     LAWS["together_is_alone"](world, (0, 1))
+
+
+def test_a_survey_with_other_arguments_is_another() -> None:
+    """Which channels are heads."""
+    one, other = (_file(f"t{width}", "rebasin", a="s0", b="s1", head_width=_number(width)) for width in "02")
+    LAWS["together_is_alone"](World(LLAMA, (one, other)), (1, 0))
+
+
+def test_the_names_of_models_do_not_matter_to_a_sum() -> None:
+    """Terms stand in the order of their digests, whatever they are called."""
+    weights = tuple(map(Decimal, ("0.3", "0.7", "0.1")))
+    world = World(LLAMA, (_file("t0", "linear", models=("s0", "s1", "s2"), weight=weights, normalize=False),))
+    names = {"s0": "z", "s1": "y", "s2": "x"}
+    LAWS["order_and_names_do_not_matter"](world, world.renamed(names), names)
 
 
 def test_the_order_of_models_does_not_matter_to_a_sum() -> None:
@@ -107,7 +119,7 @@ def test_dtypes_differ_where_all_that_is_read_is_alike(dtype: str) -> None:
     """Of what a virtual target makes all is float32, and each tensor has its source's dtype again."""
     sources = (Source("s0", "llama", 0, traits=("mixed",)), *LLAMA[1:])
     virtual = _file("v", "max", "", a="s0", b="s1")
-    fresh(World(sources, (virtual, _file("t0", "scale", a="v", alpha=_number("0.5"), dtype=dtype))))
+    fresh(World(sources, (virtual, _file("t0", "copy", a="v", dtype=dtype))))
 
 
 def test_the_last_rule_that_selects_a_tensor_counts() -> None:
