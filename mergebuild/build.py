@@ -257,9 +257,12 @@ class Builder:
         with self._space(*self._temporaries(ready)):
             for item in ready:
                 assert item.restore is not None
-                if not self._is_there(item, item.restore) and not self._can_move(item, item.restore):
+                is_made = item.is_kept_once or self._is_there(item, item.restore)
+                if not is_made and not self._can_move(item, item.restore):
                     copies[id(item)] = self._copied(item, item.restore, self._temporary(item))
             for item in ready:
+                if item.is_kept_once:
+                    item.restore = self.planner.whole(item) or item.restore  # what an earlier one has put there
                 self._place(item, copies.get(id(item)))
 
     def _is_there(self, item: Item, row: ArtifactRow) -> bool:

@@ -65,6 +65,8 @@ class Planner:
         self._building: dict[tuple[bytes, bool], Item] = {}
         self._leaving: set[int] = set()
         """Artifacts that items take out of the history."""
+        self._kept: dict[Path, Item] = {}
+        """What is made or restored for the store, by its place there: the first item of each."""
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
         self._arrangements: dict[int, tuple[Mapping[str, Spec], Arrangement]] = {}
         """By the id of the specs, which are kept alive; so the grids, over sources alone."""
@@ -173,8 +175,8 @@ class Planner:
                 self._locate(item)
             else:
                 item.verdict, item.reasons = Verdict.RESTORE, (*item.reasons, f"it is what `{twin.name}` is")
-                are_kept = item.goal.path is None and twin.goal.path is None
-                item.is_kept_once = are_kept and item.header_checksum == twin.header_checksum
+        if item.goal.path is None and item.is_known and item.verdict is not Verdict.UP_TO_DATE:
+            item.is_kept_once = self._kept.setdefault(item.place(self._store), item) is not item
 
     def _judged(self, goal: Goal, *, hash_all: bool) -> Item:
         """Return a goal described and judged, once; a goal of `-o` always anew."""

@@ -121,3 +121,16 @@ def test_one_file_of_the_history_is_moved_to_one_place() -> None:
     before = World(LLAMA, (one, other))
     after = World((*LLAMA[:1], Source("s1", "llama", 1, patches=((0, 1),)), LLAMA[2]), (one, other))
     LAWS["plan_says_what_build_does"]((Step("begin", before), Step("edit", after), Step("back", before)))
+
+
+def test_what_gets_another_header_is_kept_once_for_all_that_are_it() -> None:
+    """An edit that changes the inputs and none of what is made of them: two copies went to one temporary name."""
+    sources = (Source("s0", "plain", 0), Source("s1", "plain", 0))
+    targets = tuple(
+        Target(name, "", (), values=(("merge", ("net.0.*",)),), terms=(("0.3", "s1"), ("0.3", "s0")))
+        for name in ("t0", "t1", "t2")
+    )
+    edited = (Source("s0", "plain", 0, patches=((2, 1),)), sources[1])
+    steps = (Step("begin", World(sources, targets)), Step("another tensor of s0", World(edited, targets)))
+    LAWS["incremental_is_fresh"](steps)
+    LAWS["plan_says_what_build_does"](steps)
