@@ -10,6 +10,7 @@ path tells; so of two outputs that differ in the case of letters alone there is 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,11 @@ __all__ = ["SUFFIXES", "Outputs"]
 
 SUFFIXES = (".safetensors", ".ckpt")
 """What an output ends in that is one file, not a folder."""
+
+_LONGEST_NAME = 255
+"""Bytes of the name of a file or folder that file systems take."""
+_LONGEST_PATH = 4096 - 256
+"""Bytes of a whole path that systems take, less those of one more name: of a temporary file, or of a shard."""
 
 
 class Outputs:
@@ -55,10 +61,13 @@ class Outputs:
         self._folders: dict[str, str] = {}
         self._sources: dict[str, str] = {}
         self._above_sources: dict[str, str] = {}
+        self._alike_sources: dict[str, tuple[str, str]] = {}
+        """From a path without its case to the first source there, its path and name."""
         for source in sources:
             for written in _source_paths(source):
                 for path in (os.path.normcase(written), os.path.normcase(os.path.realpath(written))):
                     self._sources[path] = source.name
+                    self._alike_sources.setdefault(_folded(path), (path, source.name))
                     self._above_sources.update(dict.fromkeys(_above(path), source.name))
 
     def claim(self, path: str, name: str, at: At, problems: Problems, *, listed: bool) -> None:
@@ -97,17 +106,26 @@ class Outputs:
         return tuple(self._alike.get(name, ()))
 
     def _note_case(self, path: str, name: str) -> None:
-        """Have a word for both targets, where an output differs from an earlier one in the case of letters alone."""
-        first, other = self._folded.setdefault(path.casefold(), (path, name))
+        """Have a word where an output is that of an earlier target, or a source, on disks that compare names loosely."""
+        folded = _folded(path)
+        first, other = self._folded.setdefault(folded, (path, name))
         if first != path and other != name:
             for one, its, another in ((name, first, other), (other, path, name)):
-                shown = os.path.relpath(its, self._root)
-                sentence = f"on a disk that ignores the case of letters its output is that of `{another}`, `{shown}`"
-                self._alike.setdefault(one, []).append(sentence)
+                self._note_alike(one, its, path if its is first else first, f"that of `{another}`,")
+        source, its_name = self._alike_sources.get(folded, (path, ""))
+        if source not in (path, os.path.normcase(path)):
+            self._note_alike(name, source, path, f"the source `{its_name}`,")
+
+    def _note_alike(self, name: str, its: str, path: str, what: str) -> None:
+        ignored = "the case of letters" if its.casefold() == path.casefold() else "how letters are composed"
+        shown = os.path.relpath(its, self._root)
+        self._alike.setdefault(name, []).append(f"on a disk that ignores {ignored} its output is {what} `{shown}`")
 
     def reserved(self, path: str) -> str:
         """Return what is wrong with where an output lies, or nothing. `path`: absolute, its case normal."""
         behind = path + os.sep
+        if too_long := _too_long(path):
+            return too_long
         if file := self._files.get(path.casefold()):
             return f"is where `{file}` is"
         if file := self._file_above(path.rpartition(os.sep)[0]):
@@ -181,6 +199,26 @@ class Outputs:
         if found is None and os.path.islink(path):  # noqa: PTH114 -- strings, for there may be 100,000
             found = self._sources.get(os.path.normcase(os.path.realpath(path)))
         return found
+
+
+def _folded(path: str) -> str:
+    """Return a path as the disk would have it that compares names most loosely."""
+    if path.isascii():
+        return path.casefold()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
+
+
+def _too_long(path: str) -> str:
+    """Return what is too long in a path, as the end of a sentence about it; empty where nothing is."""
+    if len(path) * 4 <= _LONGEST_NAME:  # no sign has more bytes
+        return ""
+    raw = path.encode(errors="surrogatepass")
+    longest = max(map(len, raw.split(os.sep.encode())))
+    if longest > _LONGEST_NAME:
+        return f"has a name of {longest:,} bytes in its path, and disks take at most {_LONGEST_NAME}"
+    if len(raw) > _LONGEST_PATH:
+        return f"has a path of {len(raw):,} bytes, and at most {_LONGEST_PATH:,} are taken"
+    return ""
 
 
 def _above(path: str) -> Iterator[str]:
