@@ -17,7 +17,7 @@ from mergebuild.layouts.blocks import block_id, drawn_together
 from mergebuild.layouts.declare import parse_layout
 from mergebuild.layouts.globs import Glob, is_glob
 from mergebuild.layouts.layout import Layout, Marker
-from mergebuild.layouts.patience import LIMIT, SIMPLER, Patience
+from mergebuild.layouts.patience import LIMIT, SHORTER, SIMPLER, Patience
 from mergebuild.recipe.model import LayoutText
 
 __all__ = ["BUILT_IN", "ListedLayout", "built_in", "detect", "list_layouts", "user_layout"]
@@ -125,6 +125,20 @@ def _has_signs(layout: Layout, names: _Names) -> bool:
     )
 
 
+def _has_signs_in_time(layout: Layout, names: _Names, text: LayoutText, patience: Patience) -> bool:
+    """Return whether a stranger's layout has its signs in names.
+
+    Raises:
+        RecipeError: its globs take too long.
+    """
+    try:
+        with patience.limit():
+            return _has_signs(layout, names)
+    except TimeoutError:
+        message = f"the signs of layout `{layout.name}` are not found within {LIMIT:.0f} seconds"
+        raise RecipeError.one("bad-glob", message, where=text.where.place("detect"), help=SHORTER) from None
+
+
 def _is_whole(layout: Layout, names: _Names) -> bool:
     return layout.stack is None or _is_stack(layout, names.shapes)
 
@@ -152,12 +166,13 @@ def detect(names_to_shapes: Mapping[str, Sequence[int]], user: Mapping[str, Layo
     """Return the layout of tensors given as name -> shape, or None where none of `user` and ours is it.
 
     Raises:
-        RecipeError: a layout of `user` is not sound, or takes too long to look for its patterns in these names.
+        RecipeError: a layout of `user` is not sound, or takes too long to look for its signs in these names.
     """
     names = _Names(names_to_shapes)
+    patience = Patience()
     for text in user.values():
         layout = user_layout(text)
-        if _has_signs(layout, names):
+        if _has_signs_in_time(layout, names, text, patience):
             _try(text, layout, names.shapes)
             if _is_whole(layout, names):
                 return layout

@@ -2,8 +2,13 @@
 
 A glob is texts with a `*` between two. The first stands at the beginning of a name and the last at its end; the others
 are looked for from left to right, each at the first place behind the one before. That is always right, as a later
-place leaves less of the name to the rest, so nothing is ever tried twice: a name takes at most as many steps as it has
-signs, times those of the glob, and no glob needs a limit of time.
+place leaves less of the name to the rest, so nothing is ever tried twice.
+
+A text without sets is looked for by `str.find`. One with sets is by a regular expression, which tries each place of the
+name, and so takes the signs of the name times those of the text. Where that is much, all places are tried at once: they
+are the bits of a whole number, and each sign of the text leaves those that it may stand behind. That takes as many
+steps as the text has signs, each over an eighth of a byte for a sign of the name. What many such globs take over many
+long names is bounded by time all the same, see `patience.py`.
 
 A mergefile may have thousands of globs over thousands of names, mostly with a beginning of their own. So the names are
 kept in the order of their beginnings and in that of their ends, and only those that begin (or end) as a glob does are
@@ -22,11 +27,25 @@ from typing import Final
 __all__ = ["Glob", "SortedNames", "is_glob"]
 
 _WILD: Final = re.compile(r"[*?\[]")
+_FEW: Final = 4096
+"""Signs of a name times those of a text with sets: up to so many an expression is quicker than bits."""
 
 
 def is_glob(text: str) -> bool:
     """Return whether a text has signs that stand for others."""
     return _WILD.search(text) is not None
+
+
+class _Marks(dict[int, str]):
+    """By the code of a sign of a name: `1` if one sign of a glob may stand for it, else `0`."""
+
+    def __init__(self, sign: str) -> None:
+        super().__init__()
+        self._pattern = re.compile(translate(sign))
+
+    def __missing__(self, code: int) -> str:
+        self[code] = found = "1" if self._pattern.match(chr(code)) else "0"
+        return found
 
 
 class _Piece:
@@ -39,6 +58,8 @@ class _Piece:
         self.text: Final = "".join(signs)
         self._pattern = None if self.is_plain else re.compile(translate(f"{self.text}*"))
         """It matches to the end of a name, so where it begins to match is all that is asked of it."""
+        self._signs: Final = signs
+        self._marks: Final[dict[str, _Marks]] = {}
 
     @cached_property
     def literals(self) -> list[str]:
@@ -55,10 +76,27 @@ class _Piece:
         """Return where it ends in a name when it begins as early as it can from a place on; -1 where it doesn't."""
         if self._pattern is None:
             found = name.find(self.text, place)
+        elif self.length * len(name) > _FEW:
+            found = self._first_of_all(name, place)
         else:
             match = self._pattern.search(name, place)
             found = match.start() if match else -1
         return found + self.length if found >= 0 else -1
+
+    def _first_of_all(self, name: str, place: int) -> int:
+        """Return where it begins in a name, at a place or behind; -1 where it doesn't. Places are bits of a number."""
+        places = (1 << len(name)) - (1 << place)
+        backward = name[::-1]  # the last digit is bit 0
+        fitting: dict[str, int] = {}
+        for before, sign in enumerate(self._signs):
+            fits = fitting.get(sign)
+            if fits is None:
+                marks = self._marks.setdefault(sign, _Marks(sign))
+                fits = fitting[sign] = int(backward.translate(marks), 2)
+            places &= fits >> before
+            if not places:
+                return -1
+        return (places & -places).bit_length() - 1
 
 
 class Glob:

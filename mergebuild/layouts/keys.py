@@ -16,7 +16,7 @@ from mergebuild.errors import RecipeError, did_you_mean
 from mergebuild.layouts.blocks import BlockId, block_id, drawn_together, in_order
 from mergebuild.layouts.globs import Glob, SortedNames, is_glob
 from mergebuild.layouts.layout import Layout
-from mergebuild.layouts.patience import LIMIT, SIMPLER, Patience, UntriedError
+from mergebuild.layouts.patience import LIMIT, SHORTER, SIMPLER, Patience, UntriedError
 from mergebuild.recipe.model import Elemental
 from mergebuild.texts import compiled
 
@@ -49,7 +49,7 @@ class Keys:
     """
 
     def __init__(self, layout: Layout | None, names: Names, patience: Patience | None = None) -> None:
-        """Take the tensors; `patience` is what all `re:` of a mergefile may take (None: these keys are all of it)."""
+        """Take the tensors; `patience` is what all `re:` and globs of a mergefile may take (None: just these)."""
         self.layout = layout
         self.names = names
         self._patience = patience or Patience()
@@ -131,14 +131,15 @@ class Keys:
         return there if layout.stack is None else f"{there}; for other blocks {_DECLARE}"
 
     def _find_in_time(self, key: str) -> Names:
+        code, mend = ("bad-regex", SIMPLER) if key.startswith("re:") or not is_glob(key) else ("bad-glob", SHORTER)
         try:
             return self._find(key)
         except TimeoutError:
             message = f"`{key}` is not found within {LIMIT:.0f} seconds"
-            raise BadSelectorError("bad-regex", message, SIMPLER) from None
+            raise BadSelectorError(code, message, mend) from None
         except UntriedError:
             message = f"`{key}` is not looked for any longer, as another pattern takes more than {LIMIT:.0f} seconds"
-            raise BadSelectorError("bad-regex", message, SIMPLER) from None
+            raise BadSelectorError(code, message, mend) from None
 
     def _find(self, key: str) -> Names:
         if key.startswith("re:"):
@@ -171,7 +172,8 @@ class Keys:
         raise BadSelectorError("selector-matches-nothing", f"`{key}` matches no tensor", advice)
 
     def _globbed(self, glob: Glob, names: Names) -> Names:
-        return self._sorted_names.like(glob) if names is self.names else tuple(filter(glob.matches, names))
+        with self._patience.limit():
+            return self._sorted_names.like(glob) if names is self.names else tuple(filter(glob.matches, names))
 
     @cached_property
     def _sorted_names(self) -> SortedNames:

@@ -1,15 +1,17 @@
-"""How long the regular expressions of a mergefile may take.
+"""How long the regular expressions and globs of a mergefile may take.
 
 To look for a pattern among the tensors of a model takes milliseconds, but one with a repetition in a repetition may
 take for ever, and a mergefile may come from anybody. So each pattern has a limit by itself, of processor time
 (`portable.time_limit` says whose): whether a mergefile is sound must not depend on how many patterns it has, nor on
-what else the machine does. Globs and names need no limit, see `globs.py`.
+what else the machine does. A glob goes back nowhere (`globs.py`), and takes milliseconds over the names of any model;
+but long names in their thousands are a stranger's too, so it has the same limit. Names need none.
 
 A pattern that takes longer is a mistake. Then the mergefile is refused anyway, and the other patterns are only tried
 because all mistakes are told at once. For that they have as long again, all together: so a file of a thousand such
 patterns is refused within two limits, not a thousand.
 
-All that is of the keys, `re:`. The patterns of a layout are tried when it is found to be that of a file, see `detect`.
+All that is of the keys, `re:` and globs. The patterns of a layout are tried when it is found to be that of a file, see
+`detect`.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from contextlib import contextmanager
 
 from mergebuild.portable import time_limit
 
-__all__ = ["LIMIT", "SIMPLER", "Patience", "UntriedError"]
+__all__ = ["LIMIT", "SHORTER", "SIMPLER", "Patience", "UntriedError"]
 
 LIMIT = 5.0
 """Seconds of processor time."""
+SHORTER = "fewer sets such as `[ab]` in a row; shorter than those is `*`"
 SIMPLER = "no repetition inside of a repetition, such as `(a*)*`; simpler than patterns are globs"
 
 
@@ -32,7 +35,7 @@ class UntriedError(Exception):
 
 
 class Patience:
-    """What is left to the patterns of one mergefile."""
+    """What is left to the patterns and globs of one mergefile."""
 
     def __init__(self) -> None:
         self._rest: float | None = None

@@ -55,7 +55,7 @@ class Selector:
     """Gives numbers to one set of tensors: `names` are those that numbers may reach. Remembers selections."""
 
     def __init__(self, layout: Layout | None, names: Sequence[str], patience: Patience | None = None) -> None:
-        """Take the tensors; `patience` is what all `re:` of a mergefile may take (None: these keys are all of it)."""
+        """Take the tensors; `patience` is what all `re:` and globs of a mergefile may take (None: just these)."""
         self.layout = layout
         self.names: Names = tuple(names)
         self._keys = Keys(layout, self.names, patience)

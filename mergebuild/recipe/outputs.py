@@ -106,7 +106,7 @@ class Outputs:
         return tuple(self._alike.get(name, ()))
 
     def _note_case(self, path: str, name: str) -> None:
-        """Have a word where an output is that of an earlier target, or a source, on disks that compare names loosely."""
+        """Have a word where an output is another's, or a source, on a disk that compares names loosely."""
         folded = _folded(path)
         first, other = self._folded.setdefault(folded, (path, name))
         if first != path and other != name:
@@ -123,9 +123,10 @@ class Outputs:
 
     def reserved(self, path: str) -> str:
         """Return what is wrong with where an output lies, or nothing. `path`: absolute, its case normal."""
+        return _too_long(path) or self._taken(path)
+
+    def _taken(self, path: str) -> str:
         behind = path + os.sep
-        if too_long := _too_long(path):
-            return too_long
         if file := self._files.get(path.casefold()):
             return f"is where `{file}` is"
         if file := self._file_above(path.rpartition(os.sep)[0]):

@@ -7,6 +7,7 @@ from layout_headers import AtPath
 
 from mergebuild.errors import Problem, RecipeError
 from mergebuild.layouts import Patience, Selector, detect, patience
+from mergebuild.layouts.globs import Glob
 from mergebuild.layouts.patience import UntriedError
 from mergebuild.recipe.model import LayoutText, SelectorText
 
@@ -134,3 +135,27 @@ def test_a_layout_whose_patterns_never_end_is_refused(table: dict[str, object], 
         "bad-regex", f"the {what} of layout `mine` are not found within 5 seconds",
     )  # fmt: skip
     assert problem.where == AtPath("layouts.mine").place()
+
+
+def _never_ends(_self: Glob, _name: str) -> bool:
+    while True:
+        pass
+
+
+def test_a_glob_has_the_limit_of_a_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One over thousands of long names takes long, though it goes back nowhere."""
+    monkeypatch.setattr(Glob, "matches", _never_ends)
+    (problem,) = refused(Selector(None, NAMES), "*?b*")
+    assert (problem.code, problem.help) == ("bad-glob", patience.SHORTER)
+    assert problem.message == "`*?b*` is not found within 5 seconds"
+
+
+def test_the_signs_of_a_layout_have_the_limit_of_a_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Glob, "matches", _never_ends)
+    text = LayoutText("mine", {"detect": ["*?b*"], "blocks": [["", "B"]]}, AtPath("layouts.mine"))
+    with pytest.raises(RecipeError) as caught:
+        detect(dict.fromkeys(NAMES, (1,)), {"mine": text})
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.message) == (
+        "bad-glob", "the signs of layout `mine` are not found within 5 seconds",
+    )  # fmt: skip
