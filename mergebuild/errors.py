@@ -7,12 +7,14 @@ all its problems in one run. Nothing here prints; `report` renders.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import islice
 from typing import ClassVar, NamedTuple, Self
 
 __all__ = [
     "MOST_PROBLEMS",
+    "UNSHOWN",
     "CorruptionError",
     "InternalError",
     "Interrupted",
@@ -39,6 +41,15 @@ MOST_PROBLEMS = 500
 _LONGEST_TEXT = 2000
 """Signs of a message, and of its help: names stand in them, and may be of any length."""
 
+UNSHOWN = "its text is not shown, as it is no `.toml` file in the project's folder"
+"""What is said instead of what is quoted from such a file."""
+_QUOTED = (
+    (re.compile(r"`.*`", re.DOTALL), "`…`"),  # from the first to the last: a text may have some of its own
+    (re.compile(r"\[.*\]|\{.*\}|\".*\"|'.*'", re.DOTALL), "…"),
+    (re.compile(r"[0-9](?:[\w.,/:+-]*\w)?"), "…"),
+)
+"""What may be of the text of a file in a message, and what stands for it."""
+
 _LONGEST_WORD = 200
 """Signs of a word that may be a misspelt one, or that one that is meant."""
 _MOST_WORDS = 2000
@@ -56,6 +67,8 @@ class Place(NamedTuple):
     """The line itself, without its line break; empty when there is nothing to point at."""
     note: str = ""
     """What the place is, such as `[targets.orange]`; shown behind the position."""
+    is_closed: bool = False
+    """Whether nothing of the text of its file is told: who runs this may have no right to it, or its author none."""
 
     def __str__(self) -> str:
         position = f":{self.line}" if self.line else ""
@@ -100,13 +113,35 @@ def clipped(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 200]}…{text[-199:]}"
 
 
+def _short(problem: Problem) -> Problem:
+    """Return a problem in texts that are not too long to be told."""
+    where = problem.where
+    if where is not None and len(where.file) > _LONGEST_TEXT:  # `--set ...`
+        where = where._replace(file=clipped(where.file))
+    message, mend, rows = clipped(problem.message), clipped(problem.help), tuple(map(clipped, problem.rows))
+    return Problem(problem.code, message, where, mend, rows)
+
+
+def _without_text(problem: Problem) -> Problem:
+    """Return a problem without what it quotes, where the file that it is in may be anything that the user may read."""
+    if problem.where is None or not problem.where.is_closed:
+        return problem
+    message = problem.message
+    for quoted, instead in _QUOTED:
+        message = quoted.sub(instead, message)
+    return Problem(problem.code, message, problem.where, UNSHOWN)
+
+
 class MergeBuildError(Exception):
-    """The base of all errors that a user can meet; `exit_code` is the process's."""
+    """The base of all errors that a user can meet; `exit_code` is the process's.
+
+    Its problems are of a length to be read, whatever names they quote.
+    """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(map(_short, problems))
         super().__init__(self.problems)
 
     @classmethod
@@ -136,6 +171,9 @@ class RecipeError(MergeBuildError):
     """The mergefile is wrong, alone or against the headers of its inputs."""
 
     exit_code = 3
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        super().__init__(map(_without_text, problems))
 
 
 class SourceError(MergeBuildError):

@@ -61,7 +61,7 @@ class Document:
             span = self._found().get(path[:length])
             if span is not None:
                 return self._shown(span, key=key and length == len(path))
-        return Place(self.name)
+        return Place(self.name, is_closed=not self.is_shown)
 
     def inside_string(self, path: Keys, text: str, start: int, end: int) -> Place:
         """Return the place of a part of a string value; of all of it where its text is not written as it is."""
@@ -83,7 +83,7 @@ class Document:
         """Return the place of so many characters, cut at the end of the line."""
         line, column, text = self._position(offset)
         if len(text) > _LONGEST_LINE or not self.is_shown:
-            return Place(self.name, line, column)
+            return Place(self.name, line, column, is_closed=not self.is_shown)
         return Place(self.name, line, column, max(min(length, len(text) - column + 1), 1), text)
 
     def at_line(self, line: int, column: int) -> Place:
@@ -91,7 +91,7 @@ class Document:
         lines = self.text.split("\n")
         text = lines[line - 1].rstrip("\r") if 0 < line <= len(lines) else ""
         if len(text) > _LONGEST_LINE or not self.is_shown:
-            return Place(self.name, line, column)
+            return Place(self.name, line, column, is_closed=not self.is_shown)
         return Place(self.name, line, column, 1, text)
 
     def _found(self) -> dict[Keys, _Span]:
@@ -109,7 +109,8 @@ class Document:
 
     def _shown(self, span: _Span, *, key: bool) -> Place:
         if not key and span.value is None and span.header:
-            return Place(self.name, self._position(span.key[0])[0], note=span.header)
+            line = self._position(span.key[0])[0]
+            return Place(self.name, line, note=span.header if self.is_shown else "", is_closed=not self.is_shown)
         start, end = span.key if key or span.value is None else span.value
         return self.at_offset(start, end - start)
 

@@ -11,12 +11,13 @@ from fractions import Fraction
 
 import tomli
 
+from mergebuild.errors import UNSHOWN
 from mergebuild.recipe.nodes import BadNumber
 from mergebuild.recipe.numbers import exact_decimal
 from mergebuild.recipe.places import Document
 from mergebuild.recipe.problems import Problems
 
-__all__ = ["count_values", "excess", "read_toml", "toml_value"]
+__all__ = ["count_values", "excess", "read_toml", "toml_number", "toml_value"]
 
 _DEEPEST = 80
 _MOST_DEEP = 5_000
@@ -26,7 +27,6 @@ _DEEP_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{8,}}+")
 _QUOTED = r"'([^']*)'"
 _TUPLE = re.compile(r"\((?:'[^']*',? ?)+\)")
 _TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
-_UNSHOWN = "its text is not shown, as it is no `.toml` file in the project's folder"
 _COMMA = re.compile(r"[0-9]\s?,\s?[0-9]+\s*(?:[}\]#]|$)")
 
 
@@ -38,11 +38,11 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
                      help="no mergefile that people or scripts write has so much; take some away")  # fmt: skip
         return None
     try:
-        return dict(tomli.loads(document.text, parse_float=_float))
+        return dict(tomli.loads(document.text, parse_float=toml_number))
     except tomli.TOMLDecodeError as error:
         place = document.at_line(error.lineno, error.colno)
         if not document.is_shown:
-            problems.add("toml-syntax", f"`{document.name}` is no valid TOML", place, help=_UNSHOWN)
+            problems.add("toml-syntax", f"`{document.name}` is no valid TOML", place, help=UNSHOWN)
             return None
         message = _TUPLE.sub(lambda found: f"`{'.'.join(re.findall(_QUOTED, found[0]))}`", error.msg)
         message = message[:1].lower() + message[1:]
@@ -65,7 +65,7 @@ def count_values(text: str) -> int:
 def toml_value(text: str) -> object:
     """Return the value of a text as TOML would read it behind `=`; what is not TOML is a string."""
     try:
-        found = tomli.loads(f"value = {text}", parse_float=_float)
+        found = tomli.loads(f"value = {text}", parse_float=toml_number)
     except (ValueError, RecursionError):
         return text
     return found["value"] if list(found) == ["value"] else text
@@ -79,7 +79,8 @@ def excess(text: str) -> str:
     return ""
 
 
-def _float(text: str) -> Fraction | BadNumber:
+def toml_number(text: str) -> Fraction | BadNumber:
+    """Return the number that a float of TOML or JSON is; what is none for us, as what it is."""
     try:
         return exact_decimal(text)
     except ValueError as error:

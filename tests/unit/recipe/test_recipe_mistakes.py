@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from recipe_texts import ORANGE, SOURCES, Fail, Load, shown
 
 from mergebuild.errors import Problem, RecipeError, UsageError
+from mergebuild.layouts.declare import parse_layout
 from mergebuild.recipe import load_recipe
 
 HERE = Path(__file__).parent
@@ -214,6 +215,41 @@ def test_no_text_is_shown_of_what_may_be_no_mergefile(fail: Fail, tmp_path: Path
     assert problem.where is not None
     assert problem.where.line in (3, 4, 5)
     assert problem.where.text == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'hunter2 = "hunter2"',
+        "[hunter2]",
+        '[targets.t]\nmethod = "hunter2"',
+        '[targets.t]\nmethod = "hun`ter2"\n[targets.u]\nmethod = "x`hunter2`"',
+        '[targets.t]\nmethod = "copy"\na = "hunter2"',
+        "[targets.hunter2]\nmethod = 7182818",
+        '[targets.t]\nformula = "hunter2 * 7182818"',
+        '[vars]\nk = ["hunter2"]\n"hunter2 x" = 1',
+        '[layouts.m]\ndetect = ["hunter2"]\nblocks = [["hunter2", "hunter2 7182818"], ["(", "L{}"]]',
+        "[layouts.m]\ndetect = { x = [1, 'hunter2'] }\nblocks = [['', 'B']]\nhunter2 = 1",
+        '[methods.hunter2]\nfile = 7182818\nhunter2 = "x"',
+        '[project]\nhunter2 = 7182818\ninclude = ["hunter2.toml"]',
+    ],
+)
+def test_nothing_is_quoted_of_what_may_be_no_mergefile(load: Load, tmp_path: Path, text: str) -> None:
+    """It may be valid TOML, and then what is in it is told to be wrong: by its place alone."""
+    outside = tmp_path.parent / f"{tmp_path.name}-outside.toml"
+    outside.write_text(text)
+
+    def read() -> None:
+        for layout in load(include(str(outside))).layouts.values():
+            parse_layout(layout)
+
+    with pytest.raises(RecipeError) as caught:
+        read()
+    for problem in caught.value.problems:
+        assert problem.where is not None
+        told = " ".join((problem.message, problem.help, *problem.rows, problem.where.text, problem.where.note))
+        assert not {"hunter", "ter2", "7182818"} & set(re.findall("hunter|ter2|7182818", told)), told
+        assert outside.name in problem.where.file
 
 
 def test_the_text_of_a_projects_own_include_is_shown(fail: Fail, tmp_path: Path) -> None:
