@@ -34,6 +34,7 @@ __all__ = [
     "shown_from_here",
     "size",
     "targets_from_here",
+    "timeout",
 ]
 
 MERGEFILE = "mergefile.toml"
@@ -169,7 +170,7 @@ def _is_path(target: str) -> bool:
 
 
 def read_variables(file: str) -> Mapping[str, object]:
-    """Return the variables of a TOML or JSON file (`-`: standard input), numbers as decimals.
+    """Return the variables of a TOML or JSON file or pipe (`-`: standard input), numbers as a mergefile's are.
 
     Raises:
         UsageError: it cannot be read, or is neither.
@@ -192,14 +193,14 @@ def read_variables(file: str) -> Mapping[str, object]:
 def _text_of_variables(file: str) -> str:
     from pathlib import Path
 
-    from mergebuild.texts import MAX_VARIABLES, read_stream, read_text
+    from mergebuild.texts import MAX_VARIABLES, read_stream, read_text_or_pipe
 
     if file == "-" and sys.stdin is None:
         raise UsageError.one("vars-unreadable", "cannot read variables from `-`: standard input is closed")
     try:
         if file == "-":
             return read_stream(sys.stdin.buffer, most=MAX_VARIABLES)
-        return read_text(Path(file), most=MAX_VARIABLES)
+        return read_text_or_pipe(Path(file), most=MAX_VARIABLES)
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
         message = f"cannot read variables from `{file}`: {reason[:1].lower()}{reason[1:]}"
@@ -208,20 +209,19 @@ def _text_of_variables(file: str) -> str:
 
 
 def _parsed(text: str) -> object:
-    """Return what a TOML or JSON text holds, numbers as decimals; raise ValueError for another."""
+    """Return what a TOML or JSON text holds; raise ValueError for another."""
     import json
     import tomllib
-    from decimal import Decimal
 
-    from mergebuild.recipe.toml_text import excess
+    from mergebuild.recipe.toml_text import excess, toml_number
 
     # no TOML document begins with a brace, and every JSON object does
     if text.lstrip().startswith("{"):
-        return json.loads(text, parse_float=Decimal)
+        return json.loads(text, parse_float=toml_number)
     if too_much := excess(text):
         message = f"it has {too_much}"
         raise ValueError(message)
-    return tomllib.loads(text, parse_float=Decimal)
+    return tomllib.loads(text, parse_float=toml_number)
 
 
 def _amount(parse: Callable[[str], Amount], option: str, text: str) -> Amount:
@@ -245,12 +245,21 @@ def size(option: str, text: str) -> int:
 
 
 def duration(option: str, text: str) -> float:
-    """Return the seconds of an option's value such as `30d`; a bare number is seconds.
+    """Return the seconds of an option's value such as `30d`.
 
     Raises:
         UsageError: it is no time.
     """
     from mergebuild.recipe.sizes import parse_duration
 
+    return _amount(parse_duration, option, text)
+
+
+def timeout(option: str, text: str) -> float:
+    """Return the seconds of an option's value such as `5m`; a bare number is seconds, as in all timeouts.
+
+    Raises:
+        UsageError: it is no time.
+    """
     bare = text.replace(".", "", 1).isdecimal() and text.isascii()
-    return _amount(parse_duration, option, f"{text}s" if bare else text)
+    return duration(option, f"{text}s" if bare else text)

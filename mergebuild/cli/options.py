@@ -348,9 +348,9 @@ dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Change noth
 def _seconds(_context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    from mergebuild.cli.opening import duration
+    from mergebuild.cli.opening import timeout
 
-    return duration(parameter.opts[0], value)
+    return timeout(parameter.opts[0], value)
 
 
 lock_timeout_option = click.option(

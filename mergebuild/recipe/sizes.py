@@ -1,6 +1,7 @@
 """Amounts of bytes and of time as people write them: `20GB`, `512MiB`, `30d`.
 
-A size has a unit. Whoever writes `20` means gigabytes, and 20 bytes of history are none: what was kept would go.
+A size has a unit, and so has a time. Whoever writes `20` means gigabytes, or days, and 20 bytes or seconds of history
+are none: what was kept would go.
 """
 
 from __future__ import annotations
@@ -47,12 +48,16 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Return a number of seconds: `45s`, `90m`, `12h`, `30d`, `2w`.
+    """Return a number of seconds: `0`, `45s`, `90m`, `12h`, `30d`, `2w`.
 
     Raises:
-        AmountError: anything else.
+        AmountError: anything else, such as a number without a unit that is not 0.
     """
     found = _AMOUNT.fullmatch(text)
+    if found and not found[2]:
+        if not Fraction(found[1]):
+            return 0.0
+        raise AmountError(f"`{text}` is no time, for it has no unit", f"write `{found[1]}d` for days")
     seconds = _SECONDS.get(found[2].lower()) if found else None
     if found is None or seconds is None:
         raise AmountError(f"`{text}` is no time; expected one such as `30d`, `12h` or `90m`")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
 import sys
 from collections.abc import Callable
-from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from program_under_test import FakeProject, Mergebuild
 from mergebuild.errors import Problem
 from mergebuild.events import Notice, silent
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
+from mergebuild.recipe.overrides import raw_variable
 from mergebuild.report.console import Console
 from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
 
@@ -295,7 +297,7 @@ def test_overrides_and_variables_reach_the_recipe_as_exact_numbers(
     (tmp_path / "v.json").write_text('{"m": 0.2}')
     mergebuild("plan", "--set", "m=0.4", "--set", "orange.alpha=1", "--vars", "v.toml", "--vars", "v.json")
     assert project.overrides == ("m=0.4", "orange.alpha=1")
-    assert project.variables == {"m": Decimal("0.2"), "n": 1}
+    assert project.variables == {"m": Fraction(2, 10), "n": 1}
 
 
 def test_variables_may_come_from_standard_input(
@@ -304,7 +306,7 @@ def test_variables_may_come_from_standard_input(
     project.answers["plan"] = PLAN
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"m": 0.3}')))
     assert mergebuild("plan", "--vars", "-").code == 0
-    assert project.variables == {"m": Decimal("0.3")}
+    assert project.variables == {"m": Fraction(3, 10)}
 
 
 @pytest.mark.parametrize("text", ["{", "m = ", '{"m": 1} x', "[1, 2]"])
@@ -345,14 +347,64 @@ def test_variables_without_end_are_refused_by_their_size(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["device", "pipe"])
-def test_variables_from_a_pipe_or_a_device_are_refused_at_once(
-    project: FakeProject, mergebuild: Mergebuild, tmp_path: Path, kind: str
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/dev/zero", "it is a pipe, a socket or a device, not a file"),
+        ("pipe", "it is a pipe that nobody writes to"),
+    ],
+)
+def test_variables_that_never_come_are_refused_at_once(
+    project: FakeProject, mergebuild: Mergebuild, tmp_path: Path, path: str, why: str
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
-    found = mergebuild("plan", "--vars", "/dev/zero" if kind == "device" else "pipe")
-    assert (found.code, "it is a pipe, a socket or a device" in found.err) == (2, True)
+    found = mergebuild("plan", "--vars", path)
+    assert found.code == 2
+    assert f"cannot read variables from `{path}`: {why}" in found.err
     assert "`--vars -` reads what a command writes" in found.err
+
+
+def test_variables_from_a_pipe_without_end_are_refused(project: FakeProject, mergebuild: Mergebuild) -> None:
+    with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        found = mergebuild("plan", "--vars", f"/dev/fd/{writer.stdout.fileno()}")
+    assert (found.code, "it has more than 1,048,576 bytes" in found.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["echo m=0.3", "(printf m=; sleep 0.3; echo 0.3)"])
+def test_variables_may_come_from_a_pipe(
+    project: FakeProject, mergebuild: Mergebuild, tmp_path: Path, command: str
+) -> None:
+    """As `--vars <(command)` is, however long the command takes between its writes."""
+    project.answers["plan"] = PLAN
+    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert mergebuild("plan", "--vars", f"/dev/fd/{writer.stdout.fileno()}").code == 0
+    assert project.variables == {"m": Fraction(3, 10)}
+
+
+@pytest.mark.parametrize("text", ["m = 1e", "m = 1e-", '{"m": 1e', '{"m": 1e-'])
+def test_variables_may_have_numbers_of_thousands_of_digits(
+    text: str, project: FakeProject, mergebuild: Mergebuild, tmp_path: Path
+) -> None:
+    """They are told as in a mergefile: by whoever knows which variable that is."""
+    project.answers["plan"] = PLAN
+    (tmp_path / "v").write_text(f"{text}{'9' * 6000}{'}' if '{' in text else ''}")
+    assert mergebuild("plan", "--vars", "v").code == 0
+    with pytest.raises(ValueError, match="beyond 1e-1000 to 1e1000"):
+        raw_variable(project.variables["m"])
+
+
+@pytest.mark.parametrize(("age", "seconds"), [("0", 0.0), ("30s", 30.0), ("30d", 30 * 86400.0)])
+def test_an_age_has_a_unit(age: str, seconds: float, project: FakeProject, mergebuild: Mergebuild) -> None:
+    """Whoever writes 30 means days, and by seconds all history would go."""
+    project.answers["gc"] = CleanResult(())
+    found = mergebuild("gc", "--older-than", "30")
+    assert found.code == 2
+    assert "`--older-than`: `30` is no time, for it has no unit" in found.err
+    assert "help: write `30d` for days" in found.err
+    mergebuild("gc", "--older-than", age)
+    assert project.call[2]["older_than"] == seconds
 
 
 @pytest.mark.parametrize("text", ["m = " + "[" * 100_000, '{"m": ' + "[" * 100_000, "m" + ".m" * 20_000 + " = 1"])

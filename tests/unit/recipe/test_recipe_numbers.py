@@ -128,7 +128,8 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("45s", 45), ("90m", 5400), ("12h", 43200), ("30d", 2592000), ("2w", 1209600), ("0.5h", 1800)]
+    ("text", "seconds"),
+    [("45s", 45), ("90m", 5400), ("12h", 43200), ("30d", 2592000), ("2w", 1209600), ("0.5h", 1800), ("0", 0)],
 )
 def test_times_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
@@ -138,3 +139,10 @@ def test_times_read_as_people_write_them(text: str, seconds: float) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no time"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "meant"), [("30", "30d"), ("0.5", "0.5d")])
+def test_a_time_without_a_unit_is_told_how_to_be_written(text: str, meant: str) -> None:
+    with pytest.raises(AmountError, match="has no unit") as caught:
+        parse_duration(text)
+    assert caught.value.hint == f"write `{meant}` for days"
