@@ -66,7 +66,7 @@ class _Declaration:
             title=self._title(),
             rows=rows,
             detect=self._detect(),
-            unless=self._strings(table.get("unless", ()), ("unless",)),
+            unless=self._unless(),
             stack=self._stack(),
             components=self._patterns("components"),
             groups=self._patterns("groups"),
@@ -220,14 +220,27 @@ class _Declaration:
             return (self._markers(value, ("detect",)),)
         if isinstance(value, Sequence) and not isinstance(value, str):
             if all(isinstance(entry, str) for entry in value):
-                return (tuple(Marker(name) for name in value),)
+                return (tuple(Marker(self._name(name, ("detect", place))) for place, name in enumerate(value)),)
             if all(isinstance(entry, Mapping) and entry for entry in value):
                 return tuple(self._markers(entry, ("detect", index)) for index, entry in enumerate(value))
         self._wrong(("detect",), "`detect` is no array of names, table of shapes or array of such tables", advice)
         return ()
 
     def _markers(self, table: Mapping[str, object], path: _Path) -> tuple[Marker, ...]:
-        return tuple(Marker(name, self._shape(shape, (*path, name))) for name, shape in table.items())
+        return tuple(
+            Marker(self._name(name, (*path, name)), self._shape(shape, (*path, name))) for name, shape in table.items()
+        )
+
+    def _unless(self) -> tuple[str, ...]:
+        names = self._strings(self.text.table.get("unless", ()), ("unless",))
+        return tuple(self._name(name, ("unless", place)) for place, name in enumerate(names))
+
+    def _name(self, name: str, path: _Path) -> str:
+        """Return what tells an architecture, a name or glob of a tensor."""
+        if name.startswith("re:"):
+            message = f"`{name}` in `{path[0]}` is a regular expression, expected the name of a tensor, or a glob"
+            self._wrong(path, message, "such as `layers.*.attention.qkv.weight`, where `*` is any text")
+        return name
 
     def _shape(self, value: object, path: _Path) -> Shape | None:
         if value == "*":

@@ -74,6 +74,18 @@ def test_lists_of_block_weights_may_be_one_or_several() -> None:
             {"detect": "x"},
             "`detect` is no array of names, table of shapes or array of such tables", "detect",
         ),
+        (
+            {"detect": ["re:x"]},
+            "`re:x` in `detect` is a regular expression, expected the name of a tensor, or a glob", "detect.0",
+        ),
+        (
+            {"detect": [{"re:x": "*"}]},
+            "`re:x` in `detect` is a regular expression, expected the name of a tensor, or a glob", "detect.0.re:x",
+        ),
+        (
+            {"unless": ["re:x"]},
+            "`re:x` in `unless` is a regular expression, expected the name of a tensor, or a glob", "unless.0",
+        ),
         ({"detect": {"x": [1, "?"]}}, "[1, '?'] is not a shape", "detect.x"),
         ({"detect": [{"x": True}]}, "True is not a shape", "detect.0.x"),
         ({"unless": "x"}, "`unless` is not an array of texts", "unless"),
