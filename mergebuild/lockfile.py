@@ -10,6 +10,7 @@ What is not in the lock is refused like what differs from it: else a line that i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ import tomli
 
 from mergebuild import hashes, publishing
 from mergebuild.digest import tagged
-from mergebuild.errors import Place, Problem, RecipeError, ResultDiffersError
+from mergebuild.errors import Place, Problem, RecipeError, ResultDiffersError, TargetError
 from mergebuild.plan import Item
 from mergebuild.sources import SourceFile
 from mergebuild.texts import read_text
@@ -43,6 +44,8 @@ __all__ = [
 _VERSION: Final = 2
 _MOST: Final = 32 << 20
 """The longest lock (bytes); that of 100,000 targets has 10 million."""
+_CLOSED: Final = frozenset({errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS})
+"""What systems answer where a file may not be written, or something else is in its place."""
 _MOST_TOLD: Final = 20
 """Differences that are told one by one."""
 
@@ -97,9 +100,20 @@ def write(path: Path, locked: Locked) -> None:
     """Write a lock file, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        TargetError: it cannot be written.
+        OSError: it cannot, as the disk or the machine has no room for it.
     """
-    publishing.write_text(path, text_of(locked))
+    text = text_of(locked)
+    try:
+        publishing.write_text(path, text)
+    except OSError as error:
+        if error.errno not in _CLOSED:
+            raise
+        why = "it is a folder" if path.is_dir() else (error.strerror or str(error)).lower()
+        message = f"`{path.name}` can't be written: {why}"
+        mend = "move what is there away; the lock is a file of that name beside the mergefile"
+        help_ = mend if path.is_dir() else "check the permissions of the folder that the mergefile is in"
+        raise TargetError.one("lock-unwritable", message, where=Place(path.name), help=help_) from error
 
 
 def text_of(locked: Locked) -> str:

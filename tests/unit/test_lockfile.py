@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lab import Lab
 
 from mergebuild import lockfile
-from mergebuild.errors import RecipeError, ResultDiffersError, SourceError
+from mergebuild.errors import RecipeError, ResultDiffersError, SourceError, TargetError
 
 SUM = '[targets.t]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {}\noutput = "t.safetensors"\n'
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -117,6 +117,17 @@ def test_a_missing_lock_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "mergefile.lock", tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(RecipeError):
             lockfile.read(path)
+
+
+def test_a_folder_in_the_place_of_a_lock_is_named(tmp_path: Path) -> None:
+    """Not the temporary file that could not take its place."""
+    path = tmp_path / "mergefile.lock"
+    path.mkdir()
+    with pytest.raises(TargetError) as caught:
+        lockfile.write(path, lockfile.Locked({}, {}))
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.message) == ("lock-unwritable", "`mergefile.lock` can't be written: it is a folder")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_locked_build_refuses_other_sources_and_other_results(lab: Lab) -> None:
