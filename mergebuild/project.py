@@ -33,6 +33,7 @@ from mergebuild.errors import (
     SourceError,
     TargetError,
     UsageError,
+    bounded,
 )
 from mergebuild.events import Emit, Notice, silent
 from mergebuild.filestate import Moment
@@ -190,7 +191,7 @@ class Project:
                 plan.bytes_to_hash,
                 next((error.exit_code for error in refusals), 0),
                 memory_bounds(plan.largest_whole, device=_device_class(device) != "cpu"),
-                tuple(dict.fromkeys(problem for error in refusals for problem in error.problems)),
+                bounded(dict.fromkeys(problem for error in refusals for problem in error.problems)),
             )
 
     @_resilient
