@@ -22,7 +22,7 @@ from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model, read_safetensors
 from mergebuild.formats.quantized import UNQUANTIZED, listed, refuse_packed
 from mergebuild.formats.reading import quoted
-from mergebuild.formats.sidecars import Sidecars, sidecars_of
+from mergebuild.formats.sidecars import Sidecars, has_own_code, sidecars_of
 
 __all__ = ["Folder", "read_folder"]
 
@@ -136,10 +136,12 @@ class _Place(NamedTuple):
         """Return a JSON object in it."""
         return read_document(self.path / name, home=self.home, shown=f"{self.shown}/{name}")
 
-    def beside(self, subfolders: Iterable[str] = (), modules: Iterable[str] = ()) -> Sidecars:
+    def beside(
+        self, subfolders: Iterable[str] = (), modules: Iterable[str] = (), *, with_code: bool = False
+    ) -> Sidecars:
         """Return its small files."""
         try:
-            return sidecars_of(self.path, subfolders, modules)
+            return sidecars_of(self.path, subfolders, modules, with_code=with_code)
         except OSError as error:
             raise self.unreadable(error) from error
 
@@ -159,7 +161,8 @@ class _Place(NamedTuple):
 def _transformers(place: _Place, names: frozenset[str]) -> Folder:
     config = place.document("config.json") if "config.json" in names else {}
     model = _component(place, names, config, "sharded")
-    return Folder("sharded", {"": model}, config, *place.beside(modules=_modules(place, names)), model.notices)
+    beside = place.beside(modules=_modules(place, names), with_code=has_own_code(config, names))
+    return Folder("sharded", {"": model}, config, *beside, model.notices)
 
 
 def _adapter(place: _Place, names: frozenset[str]) -> Folder:

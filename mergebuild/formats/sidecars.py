@@ -4,6 +4,9 @@ A client loads a folder by names: `config.json` says what to build, the tokenize
 shard holds a tensor. Small files are copied from one donor as they are; its configuration alone is changed, in the text
 itself, and only where it would contradict the tensors. Shards are a function of names and sizes alone: the same tensors
 lie in the same files whatever their values, a layer's side by side, so that a changed layer touches few files.
+
+Code of its own decides as much what a model is as its configuration does: where `auto_map` names some, the Python files
+of the folder are small files as all others. They are copied and hashed, and never run.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ __all__ = [
     "INDEX",
     "MAX_SIDECAR",
     "Sidecars",
+    "has_own_code",
     "index_json",
     "patched_config",
     "shard_names",
@@ -40,7 +44,7 @@ INDEX: Final = ".safetensors.index.json"
 """What follows `model` in the name of an index of shards."""
 
 _KEPT: Final = re.compile(
-    r"""(?ix) .* \. (?: json | txt | model | jinja | tiktoken | vocab | bpe | spm )
+    r"""(?ix) .* \. (?: json | txt | model (?: \.v\d+ (?: m\d+ )? )? | jinja2? | j2 | tiktoken | vocab | bpe | spm )
     | [^.]* (?: licen[cs]e | notice | use_policy ) [^.]* (?: \. (?: md | rst ) )?""",
 )
 _LEFT: Final = re.compile(
@@ -76,15 +80,29 @@ class Sidecars(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def sidecars_of(folder: Path, subfolders: Iterable[str] = (), modules: Iterable[str] = ()) -> Sidecars:
+def has_own_code(config: Mapping[str, object], names: Collection[str]) -> bool:
+    """Return whether a configuration names classes in a folder's own Python files, given the names in the folder.
+
+    In `auto_map`, as `modeling_odd.OddModel`, or a pair of such; `someone/model--modeling_odd.OddModel` is elsewhere.
+    """
+    auto_map = config.get("auto_map")
+    values = list(auto_map.values()) if isinstance(auto_map, Mapping) else []
+    classes = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    return any(isinstance(each, str) and f"{each.rpartition('.')[0]}.py" in names for each in classes)
+
+
+def sidecars_of(
+    folder: Path, subfolders: Iterable[str] = (), modules: Iterable[str] = (), *, with_code: bool = False
+) -> Sidecars:
     """Return the small non-weight files of a folder that a copy of it needs: tokenizer, templates, licence, ...
 
-    Code is left out, as are READMEs, what a training left behind, and links out of the folder.
+    READMEs, what a training left behind, and links out of the folder are left out.
 
     Args:
         folder: the folder.
         subfolders: folders in it to look into as well.
         modules: folders in it whose weights belong to the small files too, such as `2_Dense` of a sentence encoder.
+        with_code: whether the folder's own Python files are needed; one imports another, so it is all or none.
 
     Raises:
         OSError: a folder can't be read.
@@ -98,7 +116,9 @@ def sidecars_of(folder: Path, subfolders: Iterable[str] = (), modules: Iterable[
             continue
         for name in sorted(entry.name for entry in place.iterdir()):
             shown = f"{inner}/{name}" if inner else name
-            wanted, why = _judged(place / name, folder, with_weights=inner in modules)
+            wanted, why = _judged(
+                place / name, folder, with_weights=inner in modules, with_code=with_code and not inner
+            )
             if wanted:
                 names.append(shown)
             elif why:
@@ -106,7 +126,7 @@ def sidecars_of(folder: Path, subfolders: Iterable[str] = (), modules: Iterable[
     return Sidecars(tuple(sorted(names)), tuple(left_out))
 
 
-def _judged(path: Path, home: Path, *, with_weights: bool) -> tuple[bool, str]:
+def _judged(path: Path, home: Path, *, with_weights: bool, with_code: bool) -> tuple[bool, str]:
     """Return whether a file belongs to a folder's small files, or why it does not where that should be known."""
     name = path.name
     if name.startswith(".") or not is_plain(name) or _LEFT.fullmatch(name):
@@ -115,7 +135,7 @@ def _judged(path: Path, home: Path, *, with_weights: bool) -> tuple[bool, str]:
     is_kept = _KEPT.fullmatch(name) and not _WEIGHTS.fullmatch(name)
     if not (is_code or is_kept or (with_weights and name.endswith(".safetensors"))):
         return False, ""
-    why = _unfit(path, home, is_code=is_code)
+    why = _unfit(path, home, is_code=is_code and not with_code)
     return why is None, why or ""
 
 

@@ -252,6 +252,28 @@ def test_what_no_client_needs_is_in_no_pin(folder: Space) -> None:
     assert hashes(folder, "two/") == before
 
 
+def test_code_that_a_configuration_names_is_in_pin_lock_and_copy(folder: Space) -> None:
+    """A client loads the model with it."""
+    path = folder / "two/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoModel": "modeling_two.Two"}}))
+    (folder / "two/layers.py").write_text("")
+    folder.settle()
+    names = [FIRST, "model-00002-of-00002.safetensors", INDEX, *SIDECARS, "chat_template.jinja"]
+    sha256 = sha256sum(folder / "two", [*names, "modeling_two.py", "layers.py"])
+    pinned(folder, "two/", sha256=sha256)
+    text = (folder / "mergefile.toml").read_text()
+    folder.write(f'{text}[targets.copy]\nmethod = "copy"\na = "two"\noutput = "copy/"\n')
+    assert folder.build("copy").verdicts == {"copy": "built"}
+    assert (folder / "copy/modeling_two.py").read_text() == "print()\n"
+    assert (folder / "copy/layers.py").read_text() == ""
+    folder.run("lock")
+    locked = (folder / "mergefile.lock").read_text()
+    assert locked.count('"modeling_two.py" = ') == locked.count('"layers.py" = ') == 2
+    (folder / "two/modeling_two.py").write_text("print(1)\n")
+    folder.settle()
+    assert folder.refused("build", "copy", code=4).errors == ["pin-mismatch"]
+
+
 def test_a_pin_of_the_weights_alone_is_named_as_one(folder: Space) -> None:
     """As pins were before they were of all files: nobody is let through, and nobody looks for another download."""
     names = [FIRST, "model-00002-of-00002.safetensors"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mergebuild.formats import sidecars as sidecars_module
 from mergebuild.formats.sidecars import (
+    has_own_code,
     index_json,
     patched_config,
     shard_names,
@@ -28,6 +29,7 @@ from mergebuild.formats.sidecars import (
 def test_a_tokenizer_and_templates_and_licences_are_copied(tmp_path: Path) -> None:
     kept = (
         "LICENSE LICENSE.md NOTICE Notice.txt USE_POLICY.md added_tokens.json chat_template.jinja config.json "
+        "chat_template.j2 chat_template.jinja2 tekken.json tokenizer.model.v3 mistral.model.v7m1 "
         "generation_config.json merges.txt preprocessor_config.json sentencepiece.bpe.model special_tokens_map.json "
         "spiece.model tokenizer.json tokenizer.model tokenizer_config.json qwen.tiktoken vocab.json vocab.txt"
     ).split()
@@ -48,6 +50,42 @@ def test_a_tokenizer_and_templates_and_licences_are_copied(tmp_path: Path) -> No
 def test_code_is_left_out_and_said_so(tmp_path: Path) -> None:
     (tmp_path / "modeling_odd.py").touch()
     assert sidecars_of(tmp_path) == ((), ("`modeling_odd.py` is code, and is not copied",))
+
+
+def test_code_that_the_folder_is_made_of_is_copied(tmp_path: Path) -> None:
+    """One file of it imports another, so all of them are; of subfolders none is."""
+    code = ("configuration_odd.py", "layers_odd.py", "modeling_odd.py")
+    for name in code:
+        (tmp_path / name).touch()
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "odd.py").touch()
+    found = sidecars_of(tmp_path, ["vae"], with_code=True)
+    assert found == (code, ("`vae/odd.py` is code, and is not copied",))
+
+
+def test_code_out_of_the_folder_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").touch()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "modeling_odd.py").symlink_to(tmp_path / "elsewhere.py")
+    assert sidecars_of(tmp_path / "home", with_code=True).names == ()
+
+
+@pytest.mark.parametrize(
+    ("auto_map", "own"),
+    [
+        ({"AutoConfig": "configuration_odd.OddConfig", "AutoModel": "modeling_odd.OddModel"}, True),
+        ({"AutoTokenizer": ["modeling_odd.OddTokenizer", None]}, True),
+        ({"AutoTokenizer": [None, "modeling_odd.OddTokenizer"]}, True),
+        ({"AutoModel": "someone/odd--modeling_odd.OddModel"}, False),
+        ({"AutoModel": "other.OddModel"}, False),
+        ({"AutoModel": 7}, False),
+        (["modeling_odd.OddModel"], False),
+        (None, False),
+        ({}, False),
+    ],
+)
+def test_a_configuration_names_code_in_its_auto_map(auto_map: object, own: bool) -> None:
+    assert has_own_code({"auto_map": auto_map}, {"config.json", "modeling_odd.py"}) is own
 
 
 def test_a_large_file_is_left_out_and_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
