@@ -106,9 +106,6 @@ class _Session:
         return self.planner
 
 
-_TRIES = 2
-"""How often a verb is tried that meets a state which can't be read, before the last time."""
-
 Words = ParamSpec("Words")
 Answer = TypeVar("Answer")
 
@@ -118,18 +115,18 @@ def _resilient(
 ) -> Callable[Concatenate[Project, Words], Answer]:
     """Have a verb begin again where the store's state can't be read.
 
-    It may have been a read that failed once; what is damaged is begun afresh.
+    It may have been a read that failed once; what is damaged, or fails again, is begun afresh.
     """
 
     @wraps(verb)
     def run(self: Project, /, *args: Words.args, **words: Words.kwargs) -> Answer:
-        for _ in range(_TRIES):
-            try:
-                return verb(self, *args, **words)
-            except DatabaseDamagedError:
-                emit = words.get("emit")
-                self._begin_afresh(emit if callable(emit) else silent)
         try:
+            for is_first in (True, False):
+                try:
+                    return verb(self, *args, **words)
+                except DatabaseDamagedError:
+                    emit = words.get("emit")
+                    self._begin_afresh(emit if callable(emit) else silent, look_again=is_first)
             return verb(self, *args, **words)
         except DatabaseDamagedError as error:
             raise CorruptionError.one(
@@ -527,14 +524,14 @@ class Project:
     ) -> AbstractContextManager[None]:
         return locked(session.store.root, timeout=timeout, what=_command(), emit=emit, name=name)
 
-    def _begin_afresh(self, emit: Emit) -> None:
+    def _begin_afresh(self, emit: Emit, *, look_again: bool) -> None:
         """Put a damaged state aside, unless another process was quicker."""
         root = self._store_root()
         with locked(root, timeout=None, what=_command(), emit=emit):
             path = root / STATE
             if _inode(path) != self._state_seen:
                 return
-            done = begin_afresh(path)
+            done = begin_afresh(path, look_again=look_again)
             if done is not None:
                 forget_stamps(root)  # or no build would find out anew whose the outputs are
                 aside, rows = done

@@ -241,7 +241,7 @@ def is_sound(open_: Callable[[], Database]) -> bool:
     """
     try:
         with contextlib.closing(open_()) as db:
-            return db.rows("PRAGMA quick_check(1)") == [("ok",)]
+            return db.rows("PRAGMA integrity_check(1)") == [("ok",)]  # the quick one compares no index with its table
     except DatabaseDamagedError:
         return False
 

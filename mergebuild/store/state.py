@@ -113,15 +113,16 @@ class Record(NamedTuple):
     tensors: int = 0
 
 
-def begin_afresh(path: Path) -> tuple[Path, int] | None:
+def begin_afresh(path: Path, *, look_again: bool = True) -> tuple[Path, int] | None:
     """Put a damaged database aside, and make a new one of what can be read of it; None: it is sound after all.
 
-    Nobody else may be using it. Returns where the old one is now, and how many of its rows were kept.
+    Nobody else may be using it. Returns where the old one is now, and how many of its rows were kept. `look_again`:
+    whether it may be sound.
 
     Raises:
         sqlite3.Error: the system does not let it be read.
     """
-    if is_sound(lambda: _opened(path)):
+    if look_again and is_sound(lambda: _opened(path)):
         return None
     with publishing.being_written(path) as temporary, contextlib.closing(State(temporary, is_new=True)) as state:
         kept = state.take_over(path)

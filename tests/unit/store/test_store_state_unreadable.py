@@ -58,7 +58,7 @@ def failing_reads(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:
 @pytest.mark.parametrize(
     "verb", [Lab.build, Lab.states, lambda lab: lab.project.verify(), lambda lab: lab.project.gc()], ids="bsvg"
 )
-def test_a_read_that_fails_once_loses_nothing(
+def test_reads_that_fail_lose_nothing(
     many: Lab, verb: Callable[[Lab], object], times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(many)
@@ -66,7 +66,8 @@ def test_a_read_that_fails_once_loses_nothing(
         asked = failing_reads(patch, times)
         verb(many)
         assert len(asked) == times
-    assert not list((many / ".mergebuild").glob("*.unreadable*"))
+    if times == 1:
+        assert not list((many / ".mergebuild").glob("*.unreadable*"))
     assert set(many.verdicts().values()) <= {"built", "up-to-date"}
     assert many.project.verify().problems == ()
 
@@ -75,7 +76,25 @@ def test_reads_that_go_on_failing_are_told(many: Lab, monkeypatch: pytest.Monkey
     failing_reads(monkeypatch, 1000)
     with pytest.raises(CorruptionError, match="state is damaged"):
         many.states()
-    assert not list((many / ".mergebuild").glob("*.unreadable*"))
+
+
+def test_an_index_that_is_not_its_table_s_is_damage(many: Lab) -> None:
+    """SQLite's quick check does not compare them, and every later verb would fail."""
+    path = many / STATE
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_artifact_1'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        content = file.read(size)
+        at = content.rindex(b"t17.safetensors")
+        file.seek((page - 1) * size + at + 1)
+        file.write(b"9")
+    many.project.clean(("t17",))
+    change(many)
+    assert many.build().ok
+    assert many.project.verify().problems == ()
 
 
 def spoil(path: Path, page: int) -> None:
