@@ -120,6 +120,8 @@ class Builder:
         """What of the history has a second name in a stage, and only that one when the stage is published."""
         self._staged: dict[Item, Fresh] = {}
         """Files of directories that are written in full."""
+        self._counted: set[bytes] = set()
+        """Tensors whose arithmetic is some target's, and no other's that needs it too."""
         self.source_bytes_read = 0
         """Bytes of sources read by passes."""
 
@@ -130,8 +132,6 @@ class Builder:
             Whether the plan had such targets: then sources are known that were not, and all must be planned anew.
         """
         unseen = [item for item in plan.items if not item.is_known]
-        if plan.refusals and not self._options.keep_going:
-            return False  # nothing will be built
         absent = (item for item in unseen if item.presence is Presence.ABSENT and item.refusal is None)
         ready = [item for item in islice(_distinct(absent), _wave()) if self._is_ready(item)]
         if ready and not self._must_stop():
@@ -182,14 +182,14 @@ class Builder:
             item.verdict is Verdict.UP_TO_DATE or earlier.verdict in (Verdict.FAILED, Verdict.SKIPPED)
         ):
             self._outcomes[item] = earlier  # which was said then
-        elif item.verdict is Verdict.UP_TO_DATE:
-            self._done(item, _Outcome(Verdict.UP_TO_DATE))
-            self._settle(item, item.row)
         elif item.refusal is not None:
             if item.refused_for == item.name:
                 self._fail(item, Refusal(item.refusal.problems[0], item.refusal.exit_code))
             else:
                 self._done(item, _Outcome(Verdict.SKIPPED))
+        elif item.verdict is Verdict.UP_TO_DATE:
+            self._done(item, _Outcome(Verdict.UP_TO_DATE))
+            self._settle(item, item.row)
 
     def _must_stop(self) -> bool:
         return not self._options.keep_going and any(
@@ -452,7 +452,7 @@ class Builder:
     def _build(self, items: Sequence[Item]) -> None:
         """Run one wave and publish what came whole out of it."""
         began = time.perf_counter()
-        wave = Wave(Whereabouts(self._sources, self._store, self.planner))
+        wave = Wave(Whereabouts(self._sources, self._store, self.planner), counted=self._counted)
         for item in items:
             wave.add(item, self._temporary(item))
         try:
@@ -539,7 +539,7 @@ class Builder:
             assert item.digest is not None
             fresh = Fresh(item.digest, item.header_checksum, entries)
             is_twin = not wave.computed[index] and any(
-                item.digest == (other.whole or other).digest
+                item.digest == other.digest
                 and packing.is_checkpoint(item.goal.path) == packing.is_checkpoint(other.goal.path)
                 for other in wave.items[:index]
             )
@@ -782,6 +782,8 @@ class Builder:
         )
 
     def _fail(self, item: Item, refusal: Refusal) -> None:
+        if self._counted:  # whoever needs them now has them made anew
+            self._counted.difference_update(made.digest for made in item.made or ())
         self._done(item, _Outcome(Verdict.FAILED, problem=refusal.problem, exit_code=refusal.exit_code))
 
     def _done(self, item: Item, outcome: _Outcome) -> None:

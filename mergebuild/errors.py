@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import islice
-from typing import ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from mergebuild.results import BuildResult
 
 __all__ = [
     "MOST_PROBLEMS",
@@ -139,6 +142,8 @@ class MergeBuildError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    result: BuildResult | None = None
+    """Of a build that is refused before any work: what it comes to, target by target."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(map(_short, problems))

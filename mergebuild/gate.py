@@ -1,10 +1,11 @@
 """What a build refuses before any work, asked of each item of a plan.
 
-A plan knows what a target will be and what stands where it goes; whether it may be made is asked here: whether the user
-trusts the project with the place and with the code, whether a file of somebody else is in the way, whether the folder
-can be written to, and whether all of it fits on the disk. `plan` shows the answers (a target is `blocked`), and `build`
-refuses by the same ones, so neither can promise what the other does not keep. What reads a target that is refused is
-refused with it.
+A plan knows what a target will be and what stands where it goes; whether it may be made is asked here: whether it is
+what a lock says, whether the user trusts the project with the place and with the code, whether a file of somebody else
+is in the way, whether the folder can be written to, and whether all of it fits on the disk. `plan` shows the answers (a
+target is `blocked`), and `build` refuses by the same ones, so neither can promise what the other does not keep. What
+reads a target that is refused is refused with it, and what would have been restored from it, or shared its tensors, is
+planned without it.
 
 What only the work shows (values that are not finite, a source that changes meanwhile) is in `build.py`.
 """
@@ -20,14 +21,17 @@ from typing import ParamSpec
 from mergebuild import portable, refusals, trust
 from mergebuild.errors import MergeBuildError, NoSpaceError, TargetError, TrustError
 from mergebuild.plan import Item, Plan
+from mergebuild.planner import Planner
 from mergebuild.recipe import Recipe
 from mergebuild.refusals import Refusal
 from mergebuild.results import Verdict
 from mergebuild.store import Presence, Store
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "Hold"]
 
 Words = ParamSpec("Words")
+Hold = Callable[[Item], MergeBuildError | None]
+"""What else a target is held to (a lock): returns why it is refused, if it is."""
 
 
 class Gate:
@@ -37,23 +41,40 @@ class Gate:
     a place of our own. `force`: whether what was changed by hand may be put aside.
     """
 
-    def __init__(self, recipe: Recipe, store: Store, *, written: Iterable[Path] | None, force: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        *,
+        written: Iterable[Path] | None,
+        force: bool = False,
+        holds: Iterable[Hold] = (),
+    ) -> None:
         self._recipe = recipe
         self._store = store
         self._written = None if written is None else tuple(written)
         self._force = force
+        self._holds = tuple(holds)
 
-    def ask(self, plan: Plan) -> None:
-        """Give each item of a plan that would be refused its `refusal`."""
+    def ask(self, plan: Plan, planner: Planner) -> None:
+        """Give each item of a plan that would be refused its `refusal`; have the others weighed without these."""
+        for hold in self._holds:
+            for item in plan.items:
+                if item.whole is None and (error := hold(item)) is not None:
+                    _refuse(item, error)
+        items = [item for item in plan.items if item.verdict is not Verdict.UP_TO_DATE]  # nothing is done to the rest
         if self._written is not None:
-            self._ask_for_places(plan.items, self._written)
-        self._ask_for_code(plan.items)
+            self._ask_for_places(items, self._written)
+        self._ask_for_code(items)
         writable = cache(_is_writable)
-        for item in plan.items:
+        for item in items:
             if (refusal := self._in_the_way(item, writable)) is not None:
                 _refuse(item, TargetError((refusal.problem,)))
-        self._ask_for_space(plan.items)
-        _pass_on(plan.items)
+        if _pass_on(plan.items):
+            planner.weigh()
+        if self._ask_for_space(items):
+            _pass_on(plan.items)
+            planner.weigh()
 
     def _ask_for_places(self, items: Sequence[Item], written: Sequence[Path]) -> None:
         """Refuse what goes outside the project, unless the user trusts it with the folder."""
@@ -74,27 +95,27 @@ class Gate:
 
     def _ask_for_code(self, items: Iterable[Item]) -> None:
         """Refuse what is made by a method of the project's own, unless the user trusts it as it is."""
-        made = (item for item in items if item.whole is None and item.verdict is not Verdict.UP_TO_DATE)
-        for item in made:
+        for item in (item for item in items if item.whole is None):
             programs = self._recipe.programs(item.name)
             if programs and (error := _caught(trust.require_code, self._recipe.root, programs)):
                 _refuse(item, error)
 
     def _in_the_way(self, item: Item, writable: Callable[[Path], bool]) -> Refusal | None:
         """Return what is wrong with the place that a file goes to, if anything is."""
-        if item.goal.path is None or item.parts or item.verdict is Verdict.UP_TO_DATE:
+        if item.goal.path is None or item.parts:
             return None
         if item.presence is Presence.FOREIGN and not self._force and not _may_be_the_result(item, self._store):
             return refusals.changed_by_hand(item)
         return None if writable(item.goal.path.parent) else refusals.unwritable(item)
 
-    def _ask_for_space(self, items: Iterable[Item]) -> None:
-        """Refuse all that goes to a file system which has less room than the build would write to it."""
+    def _ask_for_space(self, items: Iterable[Item]) -> bool:
+        """Refuse all that goes to a file system with less room than the build would write to it; say whether any."""
         needed: dict[int, list[Item]] = {}
         device_of = cache(_device)
         for item in items:
             if item.writes and not item.parts and item.refusal is None:
                 needed.setdefault(device_of(item.place(self._store).parent), []).append(item)
+        found = False
         for some in needed.values():
             size = sum(item.writes for item in some)
             free = portable.free_space(_existing(some[0].place(self._store).parent))
@@ -106,6 +127,8 @@ class Gate:
                 )
                 for item in some:
                     _refuse(item, error)
+                found = True
+        return found
 
 
 def _caught(ask: Callable[Words, None], *words: Words.args, **more: Words.kwargs) -> TrustError | None:
@@ -125,8 +148,8 @@ def _refuse(item: Item, error: MergeBuildError, name: str = "") -> None:
             each.refusal, each.refused_for = error, name or whole.name
 
 
-def _pass_on(items: Iterable[Item]) -> None:
-    """Refuse what reads a target that is refused."""
+def _pass_on(items: Iterable[Item]) -> bool:
+    """Refuse what reads a target that is refused; return whether any is."""
     refused: dict[str, Item] = {}
     for item in items:  # what an item reads stands before it
         if item.refusal is None and item.verdict is not Verdict.UP_TO_DATE:
@@ -135,6 +158,7 @@ def _pass_on(items: Iterable[Item]) -> None:
                 _refuse(item, below.refusal, below.refused_for)
         if item.refusal is not None:
             refused.setdefault(item.name, item)
+    return bool(refused)
 
 
 def _may_be_the_result(item: Item, store: Store) -> bool:

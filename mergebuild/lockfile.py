@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -34,8 +34,8 @@ __all__ = [
     "LockedTarget",
     "check",
     "differences",
-    "other_results",
-    "other_sources",
+    "other_result",
+    "other_source",
     "read",
     "text_of",
     "write",
@@ -276,17 +276,11 @@ def _some(rows: Sequence[str]) -> Sequence[str]:
 # Holding against it
 
 
-def other_sources(locked: Locked, sources: Iterable[SourceFile], where: Mapping[str, Place]) -> list[Problem]:
-    """Return what is wrong with sources by the lock, a problem each; their SHA-256 must be known."""
-    problems: list[Problem] = []
-    for source in sources:
-        before, now = locked.sources.get(source.name), LockedSource.of(source)
-        if before is None or (before.sha256, before.files) != (now.sha256, now.files):
-            problems.append(_source_problem(source, before, now, where[source.name]))
-    return problems
-
-
-def _source_problem(source: SourceFile, before: LockedSource | None, now: LockedSource, where: Place) -> Problem:
+def other_source(locked: Locked, source: SourceFile, where: Place) -> Problem | None:
+    """Return what is wrong with a source by the lock, if anything is; its SHA-256 must be known."""
+    before, now = locked.sources.get(source.name), LockedSource.of(source)
+    if before is not None and (before.sha256, before.files) == (now.sha256, now.files):
+        return None
     if before is None:
         message = f"source `{source.name}` is not in mergefile.lock"
         return Problem("lock-mismatch", message, where, _ACCEPT_SOURCE, (f"found   {now.sha256}  {source.shown}",))
@@ -304,22 +298,18 @@ def _source_problem(source: SourceFile, before: LockedSource | None, now: Locked
 _ACCEPT_SOURCE: Final = "run `mergebuild lock` to accept this one"
 
 
-def other_results(locked: Locked, items: Collection[Item]) -> list[Problem]:
-    """Return what is wrong with targets by the lock, a problem each, of many the first; they must be known."""
-    problems = [problem for item in items if (problem := _target_problem(locked.targets.get(item.name), item))]
-    more = len(problems) - _MOST_TOLD
-    if more > 0:
-        problems[_MOST_TOLD:] = [Problem("lock-result", f"so are {more} more targets", None, _ACCEPT_RESULT)]
-    return problems
+def other_result(locked: Locked, item: Item, is_written: Callable[[str], bool]) -> Problem | None:
+    """Return what is wrong with a target by the lock, if anything is; what it comes to must be known.
 
-
-def _target_problem(before: LockedTarget | None, item: Item) -> Problem | None:
-    now, where = LockedTarget.of(item), item.blueprint.target.where.place()
+    `is_written`: whether `mergebuild lock` would write a target.
+    """
+    before, now, where = locked.targets.get(item.name), LockedTarget.of(item), item.blueprint.target.where.place()
     if before == now:
         return None
     if before is None:
         message = f"target `{item.name}` is not in mergefile.lock"
-        return Problem("lock-result", message, where, _ACCEPT_RESULT, (f"now     {now.artifact}",))
+        mend = _ACCEPT_RESULT if is_written(item.name) else _LIST_MEMBER
+        return Problem("lock-result", message, where, mend, (f"now     {now.artifact}",))
     digests = (f"locked  {before.artifact}", f"now     {now.artifact}") if before.artifact != now.artifact else ()
     files = [f"{path} {what}" for path, what in _other_files(before.files, now.files)]
     message = f"target `{item.name}` is not what mergefile.lock says"
@@ -327,3 +317,6 @@ def _target_problem(before: LockedTarget | None, item: Item) -> Problem | None:
 
 
 _ACCEPT_RESULT: Final = "run `mergebuild lock` to accept what it is now"
+_LIST_MEMBER: Final = (
+    "a lock has the members that a family lists: add this one to its `foreach`, then run `mergebuild lock`"
+)

@@ -67,9 +67,12 @@ class Item:
     is_kept_once: bool = False
     """Whether an earlier item of the plan is kept by the store at the very same place."""
     restore: ArtifactRow | None = None
-    """A whole artifact that is what is wanted; None with the verdict RESTORE: an earlier item will be it."""
+    """A whole artifact that is what is wanted."""
+    twin: Item | None = None
+    """The earlier item of the plan that will be the very same, which it is then restored from."""
     verdict: Verdict = Verdict.BUILD
-    reasons: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    """Why it is not up to date, looked at by itself."""
     changes: tuple[Change, ...] = ()
     lines: dict[str, str] = field(default_factory=dict)
     """Its manifest."""
@@ -116,6 +119,13 @@ class Item:
     def allows_nonfinite(self) -> bool:
         """Whether NaN and Inf may be written."""
         return self.blueprint.target.nonfinite == "allow"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it gets its verdict, beside the other items of the plan."""
+        files = (self.parts or [self]) if self.verdict is Verdict.RESTORE else ()
+        twins = dict.fromkeys(each.twin.name for each in files if each.twin is not None)
+        return (*self.causes, *(f"it is what `{name}` is" for name in twins))
 
     @property
     def size(self) -> int:

@@ -67,6 +67,8 @@ class Planner:
         """Artifacts that items take out of the history."""
         self._kept: dict[Path, Item] = {}
         """What is made or restored for the store, by its place there: the first item of each."""
+        self._computing: list[Item] = []
+        """Items that compute, of which it was not asked yet what stands between their tensors and those of sources."""
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
         self._arrangements: dict[int, tuple[Mapping[str, Spec], Arrangement]] = {}
         """By the id of the specs, which are kept alive; so the grids, over sources alone."""
@@ -104,6 +106,7 @@ class Planner:
                 blocked.append(self._blocked(each, error))
         for item in self._order:
             self._catch_up(item)
+        self.weigh()
         unknown = {
             owner
             for item in self._order
@@ -157,24 +160,47 @@ class Planner:
         self._taken.add(id(item))
         for part in item.parts:
             self._take(part)
-        self._weigh(item)
         self._order.append(item)
         self._named.setdefault(item.name, []).append(item)
 
+    def weigh(self) -> None:
+        """Say of each item in the order of work what of it must be made, beside those before it.
+
+        Of several that will be equal the first is made, and the others are restored from it; a tensor is computed for
+        the first that needs it. What is refused makes nothing: so this is done again once it is known what is.
+        """
+        self._claimed.clear()
+        self._building.clear()
+        self._computing.clear()
+        self._leaving.clear()
+        self._kept.clear()
+        for item in self._order:
+            if item.twin is not None:
+                item.verdict, item.twin = Verdict.BUILD, None
+            item.is_kept_once = item.is_copied = False
+            if item.is_known:
+                item.compute, item.held, item.seen, item.bytes_read = frozenset(), {}, frozenset(), 0
+            if item.parts:  # each stands before it
+                item.verdict = _of_parts(item.parts)
+            elif item.refusal is None:
+                if item.verdict is Verdict.BUILD:
+                    self._weigh(item)
+                self._share(item)
+
     def _weigh(self, item: Item) -> None:
-        """Say what of an item in the order of work must be made; of several that will be equal the first is."""
-        if item.parts:
-            item.verdict = _together(item.parts)  # some may be twins of what stands before them
+        """Say what of an item must be made; of several that will be equal the first is."""
+        kind = packing.is_checkpoint(item.goal.path)  # neither format's file is made of the other's as it is
+        twin = self._building.setdefault((item.digest, kind), item) if item.digest else item
+        if twin is item:
+            self._locate(item)
+        else:
+            item.verdict, item.twin = Verdict.RESTORE, twin
+
+    def _share(self, item: Item) -> None:
+        """Say what an item need not write, or can't move, because of those before it."""
         if item.verdict is Verdict.RESTORE and item.restore is not None and item.restore.kind == "history":
             item.is_copied = item.restore.id in self._leaving
             self._leaving.add(item.restore.id)
-        if item.verdict is Verdict.BUILD and not item.parts:
-            kind = packing.is_checkpoint(item.goal.path)  # neither format's file is made of the other's as it is
-            twin = self._building.setdefault((item.digest, kind), item) if item.digest else item
-            if twin is item:
-                self._locate(item)
-            else:
-                item.verdict, item.reasons = Verdict.RESTORE, (*item.reasons, f"it is what `{twin.name}` is")
         if item.goal.path is None and item.is_known and item.verdict is not Verdict.UP_TO_DATE:
             item.is_kept_once = self._kept.setdefault(item.place(self._store), item) is not item
 
@@ -260,10 +286,8 @@ class Planner:
         if item.is_known or not self._is_known(item):
             return
         self.identify(item)
-        item.reasons = ()
+        item.causes = ()
         self._judge(item)
-        if id(item) in self._taken:
-            self._weigh(item)
 
     def _foresee(self, item: Item) -> None:
         """Give an item of unknown sources a header as long as its own will be, and count what it will read."""
@@ -534,35 +558,35 @@ class Planner:
         if goal.path is None and item.presence is Presence.FOREIGN:
             item.presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
         if item.presence is Presence.FOREIGN:
-            item.reasons = (f"{item.shown} was changed by hand, or is not ours",)
+            item.causes = (f"{item.shown} was changed by hand, or is not ours",)
         elif item.presence is Presence.DAMAGED:
-            item.reasons = (f"{item.shown or 'its artifact'} is damaged: nobody changed it, and its bytes are others",)
+            item.causes = (f"{item.shown or 'its artifact'} is damaged: nobody changed it, and its bytes are others",)
         if item.digest is None:
-            item.reasons = item.reasons or ("never built", "its sources were never read")
+            item.causes = item.causes or ("never built", "its sources were never read")
             return
         row = item.row
         if row and row.digest == item.digest and self._is_acceptable(item, row):
             if row.header == item.header_checksum:
                 item.verdict, item.restore = Verdict.UP_TO_DATE, row
                 return
-            item.verdict, item.restore, item.reasons = Verdict.RESTORE, row, ("its metadata changed",)
+            item.verdict, item.restore, item.causes = Verdict.RESTORE, row, ("its metadata changed",)
             return
         item.restore = self.whole(item)
         if item.restore is not None:
             item.verdict = Verdict.RESTORE
-        item.reasons = item.reasons or self._reasons(item, built_before)
+        item.causes = item.causes or self._reasons(item, built_before)
 
     def _compare_parts(self, item: Item, built_before: bool) -> None:
         """Say of a directory what its files come to together."""
         for part in item.parts:
             part.changes = item.changes
             self._compare(part, built_before)
-        item.verdict = _together(item.parts)
+        item.verdict = _of_parts(item.parts)
         there = {part.presence for part in item.parts}
         order = (Presence.FOREIGN, Presence.DAMAGED, Presence.OURS, Presence.ABSENT)
         item.presence = next(each for each in order if each in there)
-        reasons = (reason for part in item.parts if part.verdict is not Verdict.UP_TO_DATE for reason in part.reasons)
-        item.reasons = tuple(dict.fromkeys(reasons)) or (() if built_before else ("never built",))
+        reasons = (reason for part in item.parts if part.verdict is not Verdict.UP_TO_DATE for reason in part.causes)
+        item.causes = tuple(dict.fromkeys(reasons)) or (() if built_before else ("never built",))
 
     def whole(self, item: Item) -> ArtifactRow | None:
         """Return a whole artifact that is what an item is to be, one with the same metadata before others."""
@@ -592,7 +616,7 @@ class Planner:
 
     def _locate(self, item: Item) -> None:
         """Say of each tensor of an item that must be built whether it lies somewhere or must be computed."""
-        if item.tensors is None or item.compute or item.held:
+        if item.tensors is None:
             return
         copies: set[bytes] = set()
         made: set[bytes] = set()
@@ -601,6 +625,8 @@ class Planner:
                 copies.update(digest for digest in row.digests if digest not in self._sources_by_digest)
             else:
                 made.update(row.digests)
+        if not self._unrounded_made.keys().isdisjoint(made):
+            self._claim_between()
         item.seen = frozenset((made | copies) & self._claimed)
         made -= item.seen
         copies -= item.seen | made
@@ -609,10 +635,26 @@ class Planner:
         )
         item.compute = frozenset((made | copies) - item.held.keys())
         self._claimed |= item.compute
+        self._computing.append(item)
         read: dict[bytes, int] = {}
         for row in item.tensors.rows:
             read |= self._bytes_read(item, row, item.tensors.sizes)
         item.bytes_read = sum(read.values())
+
+    def _claim_between(self) -> None:
+        """Count among what is computed what only stands between tensors of earlier items, and lies nowhere.
+
+        Few plans need to know: those that make what a virtual target is, too.
+        """
+        wanted = {digest for item in self._computing for digest in _read_by(item)}
+        self._computing.clear()
+        between: set[bytes] = set()
+        while wanted:
+            wanted = {digest for digest in wanted - between if digest in self._unrounded_made}
+            wanted -= self._store.find(wanted, allow_nonfinite=True).keys()
+            between |= wanted
+            wanted = {each for digest in wanted for each in _reads(self._unrounded_made[digest])}
+        self._claimed |= between
 
     def _bytes_read(self, item: Item, row: Row, sizes: Sequence[int]) -> Mapping[bytes, int]:
         """Return what must be read for a row of an item: the size of each tensor by its digest."""
@@ -647,7 +689,19 @@ class Planner:
             return path.as_posix() + end
 
 
-def _together(parts: Sequence[Item]) -> Verdict:
-    """Return what becomes of a directory, all of whose files are judged."""
+def _of_parts(parts: Sequence[Item]) -> Verdict:
+    """Return the verdict of a directory by those of its files."""
     verdicts = {part.verdict for part in parts}
     return next(each for each in (Verdict.BUILD, Verdict.RESTORE, Verdict.UP_TO_DATE) if each in verdicts)
+
+
+def _read_by(item: Item) -> Iterator[bytes]:
+    """Yield the digests of all that an item's tensors which are computed are made of."""
+    return (digest for made in item.made or () if made.digest in item.compute for digest in _reads(made))
+
+
+def _reads(made: Made) -> Iterator[bytes]:
+    """Yield the digests of what a tensor is made of, and of what must be known of first."""
+    yield from made.reads
+    for each in made.survey.tensors if made.survey else ():
+        yield from (digest for operand in each.operands for digest in operand.reads)

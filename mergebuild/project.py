@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -39,7 +39,7 @@ from mergebuild.events import Emit, Notice, silent
 from mergebuild.filestate import Moment
 from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.freshness import Freshness
-from mergebuild.gate import Gate
+from mergebuild.gate import Gate, Hold
 from mergebuild.memory import memory_bounds
 from mergebuild.plan import Goal, Item, Plan
 from mergebuild.planner import Planner
@@ -168,17 +168,23 @@ class Project:
     # Looking
 
     @_resilient
-    def plan(self, targets: Sequence[str] = (), *, device: str = "auto", force: bool = False) -> PlanResult:
+    def plan(
+        self, targets: Sequence[str] = (), *, device: str = "auto", force: bool = False, locked: bool = False
+    ) -> PlanResult:
         """Say what a build of these targets (none: the default ones) would do, and why.
 
-        What a build would refuse (with `force` or without) is `blocked`, and `exit_code` is that of the first such
-        target. Sources of targets never built are not read: `bytes_to_hash` says how much more would have to be.
-        Whether there is such a device is not looked at.
+        What a build would refuse (with `force`, `locked`, or without) is `blocked`, and `exit_code` is that of the
+        first such target. Sources of targets never built are not read, unless they are held to a lock:
+        `bytes_to_hash` says how much more would have to be. Whether there is such a device is not looked at.
+
+        Raises:
+            RecipeError: with `locked`, there is no lock.
         """
         began = time.perf_counter()
+        lock = lockfile.read(self._lock_path()) if locked else None
         with self._session(silent, device=device) as session:
-            plan = self._planned(session, self.recipe.resolve(targets))
-            self._gate(session, force=force).ask(plan)
+            plan = self._planned(session, self.recipe.resolve(targets), hash_all=locked, look_closely=locked)
+            self._gate(session, force=force, lock=lock).ask(plan, session.planner)
             refusals = plan.refusals.values()
             return PlanResult(
                 time.perf_counter() - began,
@@ -188,7 +194,7 @@ class Project:
                 plan.bytes_to_hash,
                 next((error.exit_code for error in refusals), 0),
                 memory_bounds(plan.largest_whole, device=_device_class(device) != "cpu"),
-                bounded(dict.fromkeys(problem for error in refusals for problem in error.problems)),
+                bounded(_problems(refusals)),
             )
 
     @_resilient
@@ -212,15 +218,19 @@ class Project:
 
     @_resilient
     def why(self, target: str) -> WhyResult:
-        """Say what differs from a target's last build; of one that can't be planned, why not."""
+        """Say what differs from a target's last build; of one that a build would refuse, why."""
         name = self._one(target)
         with self._session(silent) as session:
             plan = self._planned(session, (name,))
+            self._gate(session).ask(plan, session.planner)
             if plan.blocked:
                 return WhyResult(name, Verdict.BLOCKED, (), plan.blocked[0].reasons, plan.errors[0].problems)
             if name in plan.fresh:
                 return WhyResult(name, Verdict.UP_TO_DATE, (), ())
             item = next(each for each in session.planner.items_named(name) if each.whole is None)
+            if item.refusal is not None:
+                blocked = item.result()
+                return WhyResult(name, blocked.verdict, item.changes, blocked.reasons, item.refusal.problems)
             reasons = () if item.verdict is Verdict.UP_TO_DATE else item.reasons
             return WhyResult(name, item.verdict, item.changes if reasons else (), reasons)
 
@@ -256,7 +266,8 @@ class Project:
         target there, in `dtype`, and changes nothing else.
 
         Raises:
-            MergeBuildError: what is known before any work, unless `keep_going`; no space; an interrupt.
+            MergeBuildError: what is known before any work, unless `keep_going`, with the `result`; no space; an
+                interrupt.
         """
         from mergebuild.build import Builder, Options  # what only looks has no use for the engine
         from mergebuild.engine import check_device, warm_up
@@ -270,57 +281,60 @@ class Project:
         lock = lockfile.read(self._lock_path()) if locked else None
 
         def checked_plan(session: _Session, *, hash_all: bool) -> Plan:
-            """Plan, and raise whatever is known to be wrong before any work; a target's own failure is its result."""
-            if lock:
-                self._hold_sources(session, lock, names)
+            """Plan, and ask what is refused before any work: then there is none, unless the rest is wanted."""
             if out is not None:
                 plan = session.planner.plan([self._out_goal(names, out, dtype)], hash_all=hash_all or locked)
             else:
                 plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=hash_all or locked)
-            self._gate(session, force=force).ask(plan)
-            refused = list(plan.refusals.values())
-            if not keep_going and any(not isinstance(error, TargetError) for error in refused):
-                raise _together(refused)
-            if lock:
-                self._hold_results(session, lock, plan)
+            self._gate(session, force=force, lock=lock).ask(plan, session.planner)
+            if plan.refusals and not keep_going:
+                raise _RefusedError(plan, time.perf_counter() - began, session.sources.bytes_read)
             return plan
 
-        with (
-            self._session(
-                emit, durable=durable, expect_work=warm_up, device=device, lock_timeout=lock_timeout
-            ) as session,
-            ExitStack() as stack,
-        ):
-            builder = Builder(
-                session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
-            )
-            plan = None
-            if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
-                plan = checked_plan(session, hash_all=False)
-                session.store.create()
-            places = self._outputs(names) | ({Path.cwd() / out} if out is not None else set())
-            stack.enter_context(self._changing(session, places, lock_timeout, emit))
-            if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
-                builder.planner = session.plan_anew()
-                plan = checked_plan(session, hash_all=False)
-            if builder.run_unseen(plan):
-                builder.planner = session.plan_anew()
-                plan = checked_plan(session, hash_all=True)
-            results, exit_code = builder.run(plan)
-            if out is None and all(each.verdict is Verdict.UP_TO_DATE for each in results):
-                with suppress(OSError):  # it is only a memory
-                    self._write_stamp(session, targets, names, results)
-            return BuildResult(
-                ok=exit_code == 0,
-                seconds=time.perf_counter() - began,
-                bytes_read=session.sources.bytes_read + builder.source_bytes_read,
-                bytes_written=sum(result.bytes_written for result in results),
-                targets=tuple(
-                    each._replace(verdict=Verdict.FAILED) if each.verdict is Verdict.BLOCKED else each
-                    for each in results
-                ),
-                exit_code=exit_code,
-            )
+        try:
+            with (
+                self._session(
+                    emit, durable=durable, expect_work=warm_up, device=device, lock_timeout=lock_timeout
+                ) as session,
+                ExitStack() as stack,
+            ):
+                builder = Builder(
+                    session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
+                )
+                plan = None
+                if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
+                    plan = checked_plan(session, hash_all=False)
+                    session.store.create()
+                places = self._outputs(names) | ({Path.cwd() / out} if out is not None else set())
+                stack.enter_context(self._changing(session, places, lock_timeout, emit))
+                if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
+                    builder.planner = session.plan_anew()
+                    plan = checked_plan(session, hash_all=False)
+                if builder.run_unseen(plan):
+                    builder.planner = session.plan_anew()
+                    plan = checked_plan(session, hash_all=True)
+                results, exit_code = builder.run(plan)
+                if out is None and all(each.verdict is Verdict.UP_TO_DATE for each in results):
+                    with suppress(OSError):  # it is only a memory
+                        self._write_stamp(session, targets, names, results)
+                return BuildResult(
+                    ok=exit_code == 0,
+                    seconds=time.perf_counter() - began,
+                    bytes_read=session.sources.bytes_read + builder.source_bytes_read,
+                    bytes_written=sum(result.bytes_written for result in results),
+                    targets=tuple(
+                        each._replace(verdict=Verdict.FAILED) if each.verdict is Verdict.BLOCKED else each
+                        for each in results
+                    ),
+                    exit_code=exit_code,
+                    problems=tuple(
+                        dict.fromkeys(
+                            (*_problems(plan.refusals.values()), *(each.error for each in results if each.error))
+                        )
+                    ),
+                )
+        except _RefusedError as refused:
+            return refused.answer()
 
     def _write_stamp(
         self, session: _Session, targets: Sequence[str], names: Sequence[str], results: Sequence[TargetResult]
@@ -398,10 +412,10 @@ class Project:
         """
         path = self._lock_path()
         with self._session(emit) as session:
-            sources = self._hashed(session, self.recipe.sources)
+            sources, errors = self._hashed(session, self.recipe.sources)
             plan = self._planned(session, self._reached(self.recipe.target_names()), hash_all=True, look_closely=True)
-            if plan.errors:
-                raise _together(plan.errors)
+            if errors or plan.errors:
+                raise _together([*errors, *plan.errors])
             locked = lockfile.Locked(
                 {each.name: lockfile.LockedSource.of(each) for each in sources},
                 {item.name: lockfile.LockedTarget.of(item) for item in plan.items if item.whole is None},
@@ -542,8 +556,9 @@ class Project:
                     )
                 )
 
-    def _gate(self, session: _Session, *, force: bool) -> Gate:
-        return Gate(self.recipe, session.store, written=self._written(), force=force)
+    def _gate(self, session: _Session, *, force: bool = False, lock: lockfile.Locked | None = None) -> Gate:
+        holds = self._holds(session, lock) if lock else ()
+        return Gate(self.recipe, session.store, written=self._written(), force=force, holds=holds)
 
     def _planned(
         self, session: _Session, names: Sequence[str], *, hash_all: bool = False, look_closely: bool = False
@@ -661,39 +676,47 @@ class Project:
     def _lock_path(self) -> Path:
         return self.recipe.root / "mergefile.lock"
 
-    def _hashed(self, session: _Session, names: Iterable[str]) -> list[SourceFile]:
-        """Return sources with their SHA-256; whatever is wrong with some of them raises at once."""
+    def _hashed(self, session: _Session, names: Iterable[str]) -> tuple[list[SourceFile], list[SourceError]]:
+        """Return sources with their SHA-256, and what is wrong with the others."""
         found: list[SourceFile] = []
-        problems: list[Problem] = []
+        errors: list[SourceError] = []
         for name in names:
             try:
                 found.append(session.sources.hashed(name, with_sha256=True))
             except SourceError as error:
-                problems += error.problems
-        if problems:
-            raise SourceError(problems)
-        return found
+                errors.append(error)
+        return found, errors
 
-    def _hold_sources(self, session: _Session, lock: lockfile.Locked, names: Sequence[str]) -> None:
-        """Refuse sources that are not the lock's, each with all of its files."""
-        needed = sorted({source for name in names for source in session.planner.sources_of(name)})
-        where = {name: self.recipe.sources[name].where.place() for name in needed}
-        problems = lockfile.other_sources(lock, self._hashed(session, needed), where)
-        if problems:
-            raise SourceError(problems)
+    def _holds(self, session: _Session, lock: lockfile.Locked) -> tuple[Hold, Hold]:
+        """Return what a locked build asks of a target: that its sources are the lock's, and that it is, too."""
 
-    def _hold_results(self, session: _Session, lock: lockfile.Locked, plan: Plan) -> None:
-        """Refuse to make anything else than the lock says; what goes elsewhere by `-o` is held to what it is else."""
-        problems = lockfile.other_results(
-            lock,
-            [
-                session.planner.as_declared(item.name) if item.goal.is_extra else item
-                for item in plan.items
-                if item.whole is None
-            ],
-        )
-        if problems:
-            raise ResultDiffersError(problems)
+        @cache
+        def source_problems(name: str) -> tuple[Problem, ...]:
+            try:
+                source = session.sources.hashed(name, with_sha256=True)
+            except SourceError as error:
+                return error.problems
+            problem = lockfile.other_source(lock, source, self.recipe.sources[name].where.place())
+            return (problem,) if problem else ()
+
+        def sources(item: Item) -> MergeBuildError | None:
+            """Refuse what is made of sources that are not the lock's, each with all of its files."""
+            names = sorted(session.planner.sources_of(item.name))
+            problems = [problem for name in names for problem in source_problems(name)]
+            return SourceError(problems) if problems else None
+
+        listed = cache(lambda: frozenset(self._reached(self.recipe.target_names())))
+
+        def results(item: Item) -> MergeBuildError | None:
+            """Refuse what is not as the lock says; what goes elsewhere by `-o` is held to what it is else."""
+            try:
+                declared = session.planner.as_declared(item.name) if item.goal.is_extra else item
+            except MergeBuildError as error:
+                return error
+            problem = lockfile.other_result(lock, declared, lambda name: "@" not in name or name in listed())
+            return ResultDiffersError((problem,)) if problem else None
+
+        return sources, results
 
     def _state(self, item: Item) -> TargetState:
         if item.presence is Presence.FOREIGN:
@@ -729,9 +752,58 @@ def _inode(path: Path) -> int:
         return 0
 
 
+class _RefusedError(Exception):
+    """Something of a plan is refused, and so nothing is done."""
+
+    def __init__(self, plan: Plan, seconds: float, bytes_read: int) -> None:
+        super().__init__(plan)
+        self._errors = list(plan.refusals.values())
+        self._result = BuildResult(
+            ok=False,
+            seconds=seconds,
+            bytes_read=bytes_read,
+            bytes_written=0,
+            targets=tuple(_not_built(plan)),
+            exit_code=self._errors[0].exit_code,
+            problems=_problems(self._errors),
+        )
+
+    def answer(self) -> BuildResult:
+        """Return what the build comes to.
+
+        Raises:
+            MergeBuildError: something else is wrong than a target of its own; with the result.
+        """
+        if all(isinstance(error, TargetError) for error in self._errors):
+            return self._result
+        error = _together(self._errors)
+        error.result = self._result
+        raise error
+
+
+def _not_built(plan: Plan) -> Iterator[TargetResult]:
+    """Yield what a build says of each target of a plan when it is refused: what it is not done for, fails."""
+    above = {item.name for item in plan.items if item.refusal is not None and item.refused_for != item.name}
+    for each in plan.results():
+        if each.verdict is Verdict.BLOCKED and each.target not in above:
+            yield each._replace(verdict=Verdict.FAILED)
+        elif each.verdict is Verdict.UP_TO_DATE:
+            yield each
+        else:
+            total = each.tensors_computed + each.tensors_reused
+            yield TargetResult(
+                each.target, Verdict.SKIPPED, each.output, each.artifact, tensors_reused=total, reasons=each.reasons
+            )
+
+
+def _problems(errors: Iterable[MergeBuildError]) -> tuple[Problem, ...]:
+    """Return the problems of all errors, each once."""
+    return tuple(dict.fromkeys(problem for error in errors for problem in error.problems))
+
+
 def _together(errors: Sequence[MergeBuildError]) -> MergeBuildError:
     """Return one error with the problems of all, and the first one's exit code."""
-    return type(errors[0])(dict.fromkeys(problem for error in errors for problem in error.problems))
+    return type(errors[0])(_problems(errors))
 
 
 def _blocked_state(root: Path, blocked: TargetResult) -> TargetState:

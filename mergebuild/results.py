@@ -73,6 +73,8 @@ class BuildResult(NamedTuple):
     bytes_written: int
     targets: tuple[TargetResult, ...]
     exit_code: int = 0
+    problems: tuple[Problem, ...] = ()
+    """Everything that kept targets from being built, in their order."""
 
     def to_json(self) -> dict[str, object]:
         """Return the contract's object of `build`."""

@@ -110,7 +110,7 @@ class Verifier:
                 output_of=lambda path: Path(folder) / os.path.relpath(path, self._recipe.root).replace("..", "up"),
             )
             plan = planner.plan(list(records), hash_all=True)
-            Gate(self._recipe, store, written=None).ask(plan)  # outputs go to a place of our own
+            Gate(self._recipe, store, written=None).ask(plan, planner)  # outputs go to a place of our own
             builder = Builder(self._sources, store, planner, Options(keep_going=True), emit, lambda _name: None)
             results, exit_code = builder.run(plan)
             failed = {result.target for result in results if result.verdict not in _MADE}

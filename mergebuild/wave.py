@@ -97,6 +97,8 @@ class Wave:
     """By digest: checksum and count of values not finite, for what is copied."""
     computed: list[int] = field(default_factory=list)
     bytes_read: list[int] = field(default_factory=list)
+    counted: set[bytes] = field(default_factory=set)
+    """Tensors that arithmetic makes in this wave or did in one before: each counts once, where it is needed first."""
     surveys: dict[bytes, Survey] = field(default_factory=dict)
     """What methods must know first, by key."""
     parted: dict[bytes, Sequence[Operand]] = field(default_factory=dict)
@@ -129,7 +131,7 @@ class Wave:
                 self.known[each.digest] = (there.checksum, there.nonfinite)
                 read[each.digest] = each.nbytes
             else:
-                self.computed[index] += 1
+                self.computed[index] += each.digest not in self.counted
                 self._add_step(each, [place])
                 read |= {digest: leaf.size for digest in each.reads if (leaf := self.work.leaves.get(digest))}
         self.bytes_read[index] = sum(read.values())
@@ -228,6 +230,7 @@ class Wave:
             if made.survey:
                 self.surveys[made.survey.key] = made.survey
         self.work.steps[made.digest] = Step(made.digest, made.spec.dtype, made.count, terms, places, operation)
+        self.counted.update((made.digest, *made.reads), _reads(made.survey) if made.survey else ())
 
     def _add_leaves(self, made: Made) -> None:
         """Add the leaves that a tensor is made of, unless they are steps themselves, or must become some."""

@@ -16,7 +16,7 @@ from mergebuild.cli.options import (
     subcommand,
     targets_argument,
 )
-from mergebuild.errors import UsageError
+from mergebuild.errors import MergeBuildError, UsageError
 from mergebuild.report.builds import build_lines
 from mergebuild.results import BuildResult
 from mergebuild.stamp import Stamp
@@ -85,14 +85,16 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Opt
     if options["dry_run"]:
         from mergebuild.cli.plan import show_plan
 
-        return show_plan(settings, targets, options["device"], force=options["force"])
-    result = _nothing_to_do(settings, targets, options) or _build(settings, targets, options)
-    problems = [target.error for target in result.targets if target.error]
-    errors = {"errors": [problem.to_json() for problem in problems]} if problems else {}
+        return show_plan(settings, targets, options["device"], force=options["force"], locked=options["locked"])
+    try:
+        result = _nothing_to_do(settings, targets, options) or _build(settings, targets, options)
+    except MergeBuildError as error:
+        if error.result is None:
+            raise
+        result = error.result  # what is refused before any work has a row for each target, too
     shown = shown_from_here(settings)
     lines = [] if settings.quiet or settings.as_json else build_lines(result, verbose=settings.verbose > 0, shown=shown)
-    settings.console.answer(result.to_json() | errors, lines)
-    settings.console.problems(problems)
+    settings.console.answer(result.to_json(), lines, problems=result.problems)
     return result.exit_code
 
 

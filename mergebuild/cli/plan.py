@@ -22,11 +22,17 @@ def command(settings: Settings, targets: tuple[str, ...]) -> int:
     return show_plan(settings, targets)
 
 
-def show_plan(settings: Settings, targets: tuple[str, ...], device: str = "auto", *, force: bool = False) -> int:
+def show_plan(
+    settings: Settings,
+    targets: tuple[str, ...],
+    device: str = "auto",
+    *,
+    force: bool = False,
+    locked: bool = False,
+) -> int:
     """Make the plan and print it."""
-    plan = open_project(settings).plan(targets_from_here(settings, targets), device=device, force=force)
-    errors = {"errors": [problem.to_json() for problem in plan.problems]} if plan.problems else {}
+    named = targets_from_here(settings, targets)
+    plan = open_project(settings).plan(named, device=device, force=force, locked=locked)
     lines = [] if settings.as_json else plan_lines(plan, verbose=settings.verbose > 0, shown=shown_from_here(settings))
-    settings.console.answer(plan.to_json() | errors, lines)
-    settings.console.problems(plan.problems)
+    settings.console.answer(plan.to_json(), lines, problems=plan.problems)
     return plan.exit_code

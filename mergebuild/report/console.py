@@ -43,8 +43,18 @@ class Console:
         self._answered = False
         self._close_bar: Callable[[], None] = lambda: None
 
-    def answer(self, document: Mapping[str, object], lines: Iterable[str]) -> None:
-        """Print the answer of a command: the document under `--json`, else the lines."""
+    def answer(self, document: Mapping[str, object], lines: Iterable[str], *, problems: Sequence[Problem] = ()) -> None:
+        """Print the answer of a command: the document under `--json`, else the lines.
+
+        `problems` that it met are the document's `errors`, and stand on stderr; of very many the first.
+        """
+        problems = bounded(problems)
+        if problems:
+            document = {**document, "errors": [problem.to_json() for problem in problems]}
+        self._answer(document, lines)
+        self.problems(problems)
+
+    def _answer(self, document: Mapping[str, object], lines: Iterable[str]) -> None:
         text = ""
         if not self.as_json:
             text = "".join(clean(line).replace("\n", "\\n") + "\n" for line in lines)
@@ -61,6 +71,7 @@ class Console:
             return
         from mergebuild.report.problems import problem_lines
 
+        problems = bounded(problems)
         blocks = ("\n".join(problem_lines(problem, self._paint)) for problem in problems)
         _write(sys.stderr, "\n\n".join(blocks) + "\n")
 
@@ -72,8 +83,8 @@ class Console:
         self._close_bar()
         problems = bounded(problems)
         self.problems(problems)
-        if self.as_json and not self._answered:
-            self.answer({"ok": False, "errors": [problem.to_json() for problem in problems]}, ())
+        if self.as_json:
+            self._answer({"ok": False, "errors": [problem.to_json() for problem in problems]}, ())
 
     def message(self, text: str) -> None:
         """Print a line on stderr, whatever `--quiet` says."""

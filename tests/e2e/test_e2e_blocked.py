@@ -6,6 +6,7 @@ And one target that can't be built hides no other, in any verb.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from project_space import Space
 from tiny_models import sd15
 
-from mergebuild import portable
+from mergebuild import gate, portable
 
 GOOD = """
 [sources]
@@ -121,13 +122,12 @@ def test_what_a_plan_calls_blocked_a_build_refuses(models: Space, monkeypatch: p
     assert after == {name: content for name, content in before.items() if name != ".mergebuild"}  # before any work
     codes = {error["code"] for error in refused["errors"]}
     assert codes == {problem}
-    if "targets" in refused:
-        verdicts = {each["target"]: each["verdict"] for each in refused["targets"]}
-        assert verdicts == {"good": "skipped", "bad": "failed", "after": "skipped"}
+    verdicts = {each["target"]: each["verdict"] for each in refused["targets"]}
     assert f"error[{problem}]" in models.run("build", "-n", code=code).err
 
     built = models.build("-k", code=code)
     assert built.verdicts["good"] == "built"
+    assert verdicts == built.verdicts | {"good": "skipped"}
     assert {built.verdicts["bad"], built.verdicts["after"]} <= {"failed", "skipped"}
     assert not (models / "out/after.safetensors").exists()
     assert models.plan(code=code).verdicts == {"good": "up-to-date", "bad": "blocked", "after": "blocked"}
@@ -144,7 +144,8 @@ def test_a_blocked_target_hides_no_other(models: Space, monkeypatch: pytest.Monk
     assert models.states()["good"] == "up-to-date"
     assert models.states().keys() == {"good", "bad", "after"}
     assert models.json("why", "good")["verdict"] == "up-to-date"
-    assert models.json("why", "bad")["reasons"]
+    why = models.json("why", "bad")
+    assert (why["verdict"], why["reasons"]) == ("blocked", list(models.plan("bad", code=None)["bad"]["reasons"]))
     assert models.json("lineage", "good")["proportions"] == {"one": "1/2", "two": "1/2"}
     damaged = name == "changed by hand"  # which a disk can do as well
     assert "out/good.safetensors" in models.json("verify", "--rebuild", code=5 if damaged else 0)["checked"]
@@ -188,6 +189,160 @@ def test_code_that_is_not_trusted_blocks_what_runs_it(models: Space) -> None:
     assert models.plan(code=10).verdicts == {"good": "up-to-date", "own": "blocked"}
     models.run("trust")
     assert models.plan().verdicts == {"good": "up-to-date", "own": "build"}
+
+
+SHARING = """
+[sources]
+one = "one.safetensors"
+two = "two.safetensors"
+
+[targets.x]
+formula = "0.5*one + 0.5*two"
+output = "{}"
+
+[targets.y]
+formula = "0.5*two + 0.5*one"
+output = "out/y.safetensors"
+
+[targets.z]
+formula = "p*one + q*two"
+p = {{ default = 0.5, IN = 0.25 }}
+q = {{ default = 0.5, IN = 0.75 }}
+output = "out/z.safetensors"
+
+[targets.f]
+formula = "0.5*two + 0.5*one"
+output = "out/f/"
+
+[targets.g]
+formula = "0.5*one + 0.5*two"
+output = "out/g/"
+"""
+
+
+@pytest.mark.parametrize("output", ["out/x.safetensors", "../elsewhere/x.safetensors", "out/x/", "../elsewhere/x/"])
+def test_what_shares_tensors_with_a_blocked_target_is_planned_without_it(models: Space, output: str) -> None:
+    """What is equal to it is made, and what shares tensors with it computes them."""
+    models.write(SHARING.format(output))
+    if "elsewhere" not in output:
+        there = models / output
+        there = there / "model.safetensors" if output.endswith("/") else there
+        there.parent.mkdir(parents=True)
+        there.write_bytes(b"mine")
+
+    planned = models.plan(code=None)
+    built = models.build("-k", code=None)
+
+    assert planned.verdicts == {"x": "blocked", "y": "build", "z": "build", "f": "build", "g": "restore"}
+    assert built.verdicts == {"x": "failed", "y": "built", "z": "built", "f": "built", "g": "restored"}
+    for name in ("y", "z", "f", "g"):
+        for key in ("tensors_computed", "tensors_reused", "bytes_written", "artifact"):
+            assert built[name][key] == planned[name][key], f"{key} of {name}"
+    assert planned["y"]["tensors_computed"] > planned["z"]["tensors_computed"] > 0
+    assert planned["y"]["reasons"] == ["never built"]
+    assert planned["g"]["reasons"] == ["never built", "it is what `y` is", "it is what `f` is"]
+
+
+def test_what_no_room_is_left_for_is_nobodys_twin(models: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.write(SHARING.format("full/x.safetensors"))
+    monkeypatch.setattr(gate, "_device", lambda folder: "full" in Path(folder).parts)
+    monkeypatch.setattr(portable, "free_space", lambda folder: 1000 if "full" in Path(folder).parts else 1 << 40)
+    (models / "full").mkdir()
+
+    planned, built = models.plan(code=7), models.build("-k", code=7)
+
+    assert planned.verdicts == {"x": "blocked", "y": "build", "z": "build", "f": "build", "g": "restore"}
+    assert built.verdicts == {"x": "failed", "y": "built", "z": "built", "f": "built", "g": "restored"}
+    assert built.computed == planned.computed
+
+
+def test_what_is_up_to_date_needs_no_word_again(models: Space) -> None:
+    """Nothing would be written: neither a closer look at it nor a lock makes a difference."""
+    models.write(GOOD.replace('gone = "gone.safetensors"\n', "") + BAD.format(FINE, "../elsewhere/bad.safetensors"))
+    models.run("trust")
+    models.build()
+    models.run("lock")
+    shutil.rmtree(Path(os.environ["XDG_CONFIG_HOME"]))
+    os.utime(models / "two.safetensors")
+
+    for _ in range(2):
+        assert set(models.plan().verdicts.values()) == {"up-to-date"}
+        os.utime(models / "two.safetensors")
+        assert set(models.build().verdicts.values()) == {"up-to-date"}
+        assert set(models.build("--locked").verdicts.values()) == {"up-to-date"}
+    (models.root.parent / "elsewhere/bad.safetensors").unlink()
+    assert models.plan(code=10).verdicts == {"good": "up-to-date", "bad": "blocked", "after": "up-to-date"}
+
+
+def test_what_only_stands_between_tensors_is_computed_once(models: Space) -> None:
+    """For the first target that needs it; whoever is just that has it ready."""
+    models.model("three.safetensors", sd15(3))
+    models.write(
+        """
+        [sources]
+        one = "one.safetensors"
+        two = "two.safetensors"
+        three = "three.safetensors"
+        [targets.skills]
+        method = "ties"
+        base = "one"
+        models = ["two", "three"]
+        weight = 0.5
+        density = 0.5
+        [targets.more]
+        method = "slerp"
+        a = "skills"
+        b = "one"
+        t = 0.5
+        [targets.mix]
+        method = "weighted_sum"
+        a = "more"
+        b = "one"
+        alpha = 0.25
+        output = "out/mix.safetensors"
+        [targets.file]
+        method = "ties"
+        base = "one"
+        models = ["two", "three"]
+        weight = 0.5
+        density = 0.5
+        dtype = "float32"
+        output = "out/file.safetensors"
+        """
+    )
+    for order in (("mix", "skills", "more", "file"), ("skills", "mix", "more"), ("file", "more", "skills", "mix")):
+        shutil.rmtree(models / ".mergebuild", ignore_errors=True)
+        shutil.rmtree(models / "out", ignore_errors=True)
+        planned, built = models.plan(*order), models.build(*order)
+        for name in order:
+            for key in ("tensors_computed", "tensors_reused", "bytes_written"):
+                assert built[name][key] == planned[name][key], f"{key} of {name} in {order}"
+        if order[0] == "mix":
+            assert [planned[name]["tensors_computed"] > 0 for name in order] == [True, False, False, False]
+
+
+def test_of_very_many_problems_the_first_are_told_and_every_row(models: Space) -> None:
+    models.write(
+        GOOD
+        + """
+        [targets.mix]
+        foreach.alpha = { from = 0.001, to = 0.503, step = 0.001 }
+        method = "weighted_sum"
+        a = "one"
+        b = "two"
+        alpha = "${alpha}"
+        output = "out/mix-${alpha}.safetensors"
+        """
+    )
+    (models / "out").mkdir()
+    for number in range(1, 504):
+        (models / f"out/mix-0.{str(number).zfill(3).rstrip('0')}.safetensors").write_bytes(b"mine")
+
+    for command in (("plan",), ("build",), ("build", "-n")):
+        outcome = models.run(*command, "--json", code=1)
+        assert sum(each["error"] is not None for each in outcome.json["targets"]) == 503
+        assert (outcome.errors[-1], len(outcome.errors)) == ("too-many-mistakes", 501)
+        assert outcome.err.count("error[") == 501
 
 
 def test_the_first_blocked_target_says_the_exit_code(models: Space) -> None:
@@ -299,8 +454,6 @@ def test_force_is_planned_with(models: Space, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_file_that_is_the_result_is_not_in_the_way(models: Space) -> None:
     """The records were lost, and the outputs were not: before the sources are read their size tells."""
-    import shutil
-
     models.write(GOOD + BAD.format(FINE, "out/bad.safetensors"))
     models.build()
     shutil.rmtree(models / ".mergebuild")

@@ -48,6 +48,13 @@ b = "two"
 alpha = "${t}"
 output = "out/step-${t}.safetensors"
 """
+TWICE = """
+[targets.twice]
+method = "scale"
+a = "two"
+alpha = 2
+output = "out/twice.safetensors"
+"""
 TARGETS = {"half", "mix", "file", "step@t=0.1", "step@t=0.2"}
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"
@@ -204,13 +211,74 @@ def test_all_targets_that_differ_are_told_at_once(locked: Space) -> None:
     assert {name for name in TARGETS if f"target `{name}` is not" in outcome.err} == TARGETS - {"half"}
 
 
-def test_of_very_many_some_are_told(project: Space) -> None:
-    project.edit("foreach.t = [0.1, 0.2]", "foreach.t = { from = 0.01, to = 0.5, step = 0.01 }")
-    project.run("lock")
-    project.edit("alpha = 0.5", "alpha = 0.4")
-    outcome = project.refused("build", "--locked", code=6)
-    assert len(outcome.errors) == 21
-    assert "so are 31 more targets" in outcome.err
+def test_a_plan_is_held_to_the_lock(locked: Space) -> None:
+    """`build -n --locked` says what `build --locked` refuses, target by target, with its exit code."""
+    locked.edit("alpha = 0.75", "alpha = 0.7")
+    planned = locked.build("-n", "--locked", code=6)
+    assert planned.verdicts == {"mix": "build", "file": "blocked", "step@t=0.1": "build", "step@t=0.2": "build"}
+    assert planned["file"]["error"]["code"] == "lock-result"
+    refused = locked.build("--locked", code=6)
+    assert refused.verdicts == {"mix": "skipped", "file": "failed", "step@t=0.1": "skipped", "step@t=0.2": "skipped"}
+    locked.build("-n", "mix", "--locked")
+    assert locked.plan().verdicts["file"] == "build"
+
+    locked.model("two.safetensors", llama(3))
+    assert set(locked.build("-n", "--locked", code=4).verdicts.values()) == {"blocked"}
+
+    (locked / "mergefile.lock").unlink()
+    for command in (("build", "--locked"), ("build", "-n", "--locked")):
+        assert locked.refused(*command, code=3).errors == ["no-lock"]
+
+
+def test_what_is_as_locked_is_built_beside_what_is_not(locked: Space) -> None:
+    """With `-k`; without it all that is wrong is told before any work."""
+    locked.edit("[targets.step]", '[targets.lost]\nformula = "gone"\noutput = "out/lost.safetensors"\n\n[targets.step]')
+    locked.edit("[sources]", '[sources]\ngone = "gone.safetensors"')
+    locked.edit("alpha = 0.75", "alpha = 0.7")
+    document(locked / "one/tokenizer.json", {"version": "2.0"})
+    locked.edit("foreach.t", 'merge = "*"\nforeach.t')
+    locked.write((locked / "mergefile.toml").read_text() + TWICE)
+    planned = locked.build("-n", "--locked", code=4)
+    refused = locked.refused("build", "--locked", code=4)
+    built = locked.build("-k", "--locked", code=4)
+
+    blocked = {"mix": "lock-mismatch", "file": "lock-mismatch", "step@t=0.1": "lock-mismatch",
+               "step@t=0.2": "lock-mismatch", "lost": "source-missing", "twice": "lock-result"}  # fmt: skip
+    assert {each["target"]: each["error"]["code"] for each in planned.document["targets"]} == blocked
+    assert set(refused.errors) == set(blocked.values())
+    assert {name for name, verdict in built.verdicts.items() if verdict == "failed"} == set(blocked)
+
+    document(locked / "one/tokenizer.json", SIDECARS["tokenizer.json"])
+    built = locked.build("-k", "--locked", code=6)
+    assert {name for name, verdict in built.verdicts.items() if verdict == "built"} == {
+        "mix", "step@t=0.1", "step@t=0.2",
+    }  # fmt: skip
+    assert [each["target"] for each in built.document["targets"] if each["error"]] == ["file", "lost", "twice"]
+    again = locked.build("-k", "--locked", code=6)
+    assert again.verdicts["mix"] == "up-to-date"
+    locked.edit("alpha = 0.25", "alpha = 0.3")
+    locked.build("mix")
+    assert locked.build("mix", "--locked", code=6).verdicts == {"mix": "failed"}  # up to date, and not as locked
+
+
+def test_a_lock_says_all_that_is_wrong_at_once(project: Space) -> None:
+    project.edit("[sources]", '[sources]\ngone = "gone.safetensors"\nfar = "far.safetensors"')
+    project.edit('output = "out/file.safetensors"', 'output = "out/file.safetensors"\nmerge = "nothing.like.it"')
+    codes = project.refused("lock", code=4).errors
+    assert codes[:2] == ["source-missing"] * 2
+    assert len(codes) == 3
+    assert "nothing.like.it" in project.run("lock", code=4).err
+
+
+def test_who_asks_for_a_member_that_no_list_names_is_told_how_it_gets_into_the_lock(locked: Space) -> None:
+    error = locked.build("step@t=0.15", "--locked", code=6)["step@t=0.15"]["error"]
+    assert "`foreach`" in error["help"]
+    locked.edit("foreach.t = [0.1, 0.2]", "foreach.t = [0.1, 0.15, 0.2]")
+    assert locked.build("step@t=0.15", "--locked", code=6)["step@t=0.15"]["error"]["help"].startswith(
+        "run `mergebuild lock`"
+    )
+    locked.run("lock")
+    locked.build("step@t=0.15", "--locked")
 
 
 def test_another_donor_is_another_result(project: Space, new_space: NewSpace) -> None:
