@@ -6,11 +6,12 @@ remembered by the world, and each output of it is compared with the independent 
 
 from __future__ import annotations
 
+import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -310,27 +311,60 @@ def nothing_is_left_to_do(steps: Sequence[Step]) -> None:
             there.check_clean()
 
 
-_BECOMES = {"up-to-date": "up-to-date", "restore": "restored", "build": "built"}
+_BECOMES: Mapping[str, Sequence[str]] = {
+    "up-to-date": ("up-to-date",),
+    "restore": ("restored",),
+    "build": ("built",),
+    "blocked": ("failed", "skipped"),
+}
 
 
-def plan_says_what_build_does(steps: Sequence[Step]) -> None:
-    """Verdicts, artifacts, tensors computed and bytes written are the plan's, wherever all sources were seen."""
+def plan_says_what_build_does(steps: Sequence[Step], order: int = 0, hindered: int = -1) -> None:
+    """Verdicts, artifacts, tensors computed, bytes written and the exit code are the plan's, if all sources were seen.
+
+    In whichever `order` targets are asked for; also where a stranger's file is at an output (`hindered`, if not
+    negative), so that its target and what reads it are blocked, and the rest does without.
+    """
     with place() as places:
         there = places.new()
         answer: Answer | None = None
         for step in steps:
             befall(there, step, answer)
-            plan = there.plan(names_of(step.world))
-            answer = there.build(names_of(step.world), threads=step.threads)
-            if plan.document.get("bytes_to_hash") or answer.code != 0 or step.act[0] == "lose":
-                continue
-            assert plan.code == 0, f"plan ends with {plan.code}, build with 0\n{plan.err}"
-            for name in names_of(step.world):
+            names = names_of(step.world)
+            random.Random(order).shuffle(names)
+            with _in_the_way(there, step.world, hindered):
+                plan = there.plan(names)
+                answer = there.run("build", *names, "-k", "-j", str(step.threads))
+            there.check_clean()
+            blocked = {name for name, each in plan.targets.items() if each["verdict"] == "blocked"}
+            if plan.document.get("bytes_to_hash") or step.act[0] == "lose" or answer.wrong.keys() - blocked:
+                continue  # what only the work shows is in no plan
+            assert plan.code == answer.code, f"plan ends with {plan.code}, build with {answer.code}\n{answer.err}"
+            for name in names if plan.targets else ():
                 said, did = plan.of(name), answer.of(name)
-                for key, value in (("verdict", _BECOMES.get(said["verdict"], "?")), ("artifact", said["artifact"])):
-                    assert did[key] == value, f"plan says {key} {value} of `{name}`, build {did[key]}"
-                for key in ("tensors_computed", "bytes_written"):
+                verdicts = _BECOMES[said["verdict"]]
+                assert did["verdict"] in verdicts, f"plan says {said['verdict']} of `{name}`, build {did['verdict']}"
+                for key in () if name in blocked else ("artifact", "tensors_computed", "bytes_written"):
                     assert did[key] == said[key], f"plan says {key} {said[key]} of `{name}`, build {did[key]}"
+
+
+@contextmanager
+def _in_the_way(there: Place, world: World, hindered: int) -> Iterator[None]:
+    """Have a stranger's file at one of the outputs for the time, or in it where that is a folder."""
+    outputs = sorted(world.outputs.values())
+    if hindered < 0 or not outputs:
+        yield
+        return
+    output = outputs[hindered % len(outputs)]
+    path = there.root / output
+    path = path / "model.safetensors" if output.endswith("/") else path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_bytes(b"a stranger's")
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 def a_parameter_rebuilds_what_it_reaches(before: World, after: World, changed: str, reached: str) -> None:

@@ -46,6 +46,12 @@ def _walk(draw: Draw) -> Arguments:
 
 
 @st.composite
+def _planned(draw: Draw) -> Arguments:
+    """Draw what is done to a project, an order of its targets, and whose output a stranger's file is at, if any."""
+    return draw(walks(most=3)), draw(st.integers(0, 5)), draw(st.sampled_from((-1, 0, 1, 2, 3)))
+
+
+@st.composite
 def _together(draw: Draw) -> Arguments:
     world = draw(worlds(least=2))
     return world, tuple(draw(st.permutations(range(len(names_of(world))))))
@@ -124,7 +130,7 @@ TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "threads_and_chunks_do_not_matter": (_at_once(), 40),
     "order_and_names_do_not_matter": (_otherwise(), 30),
     "nothing_is_left_to_do": (_walk(), 14),
-    "plan_says_what_build_does": (_walk(), 16),
+    "plan_says_what_build_does": (_planned(), 24),
     "a_parameter_rebuilds_what_it_reaches": (_parameter(), 40),
 }
 """By law: what it is tried on, and how many in the short form."""
