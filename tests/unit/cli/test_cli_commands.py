@@ -96,7 +96,7 @@ def test_a_failed_target_is_in_the_document_and_on_stderr_with_the_builds_exit_c
 ) -> None:
     problem = Problem("not-finite", "target `x` has NaN")
     failed = TargetResult("x", Verdict.FAILED, "out/x.safetensors", error=problem)
-    project.answers["build"] = BuildResult(False, 1.0, 0, 0, (failed,), exit_code=1)
+    project.answers["build"] = BuildResult(False, 1.0, 0, 0, (failed,), 1, (problem,))
     found = mergebuild("build", "x", "--json")
     assert found.code == 1
     assert found.json == project.answers["build"].to_json() | {"errors": [problem.to_json()]}
