@@ -124,13 +124,15 @@ class Stamp:
 
 def forget_stamps(store: Path) -> None:
     """Have every answer found out anew: something that no stat data show was found in this store."""
-    for path in (store / "stamps").glob("*"):
+    for path in (store / "stamps").glob("?" * 32):  # as stamps are called, and nothing else that may be there
         path.unlink(missing_ok=True)
 
 
 def _forget_old(folder: str) -> None:
     """Remove the oldest of too many stamps: words are used once and never again."""
-    paths = [entry.path for entry in os.scandir(folder)]
+    paths = [
+        entry.path for entry in os.scandir(folder) if len(entry.name) == 32
+    ]  # what is called otherwise is not ours
     if len(paths) > _MOST:
         for path in sorted(paths, key=os.path.getmtime)[:-_MOST]:
             os.unlink(path)

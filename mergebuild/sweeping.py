@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mergebuild.filestate import is_gone
 from mergebuild.findings import CleanResult
-from mergebuild.store import UNREADABLE, ArtifactRow, Presence, Record, Store
+from mergebuild.store import STATE, ArtifactRow, Presence, Record, Store, own_files
 
 __all__ = ["Sweeper"]
 
@@ -199,16 +199,14 @@ class Sweeper:
         return found
 
     def _strangers(self) -> list[tuple[Path, int]]:
-        """Return the files in the store's own folders that no row knows, the quarantine's among them, and their sizes.
+        """Return the store's own files that no row knows, the quarantine's among them, and their sizes.
 
         A file of another project that lost its row would be made again; what a build is writing now can't be here, for
-        the caller holds the lock.
+        the caller holds the lock. What is not called as the store calls its files is somebody else's.
         """
         known = {row.path for row in self._store.state.artifacts()}
-        folders = [self._store.root / name for name in ("kept", "history", "quarantine")]
-        found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-        found += self._store.root.glob(f"*{UNREADABLE}*")
-        return [(path, path.lstat().st_size) for path in found if path not in known and not path.is_dir()]
+        found = [path for path in own_files(self._store.root, STATE) if path not in known and not path.is_dir()]
+        return [(path, path.lstat().st_size) for path in found]
 
     def _size(self) -> int:
         rows = sum(_size(row) for row in self._store.state.artifacts() if row.kind != "intended")

@@ -21,7 +21,7 @@ from mergebuild.planner import Planner
 from mergebuild.recipe import Recipe
 from mergebuild.results import Verdict
 from mergebuild.sources import Sources
-from mergebuild.store import SCRATCH, ArtifactRow, Presence, Record, Store
+from mergebuild.store import SCRATCH, ArtifactRow, Presence, Record, Store, scratch_folders
 
 __all__ = ["Verifier"]
 
@@ -97,7 +97,7 @@ class Verifier:
         if not records:
             return so_far
         problems: list[Problem] = []
-        for left in self._store.root.glob(f"{SCRATCH}*"):  # of one that was killed
+        for left in scratch_folders(self._store.root):  # of one that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._store.root) as folder, scratch.noted([folder]):
             store = Store(Path(folder) / "store", project=".", history_bytes=0)

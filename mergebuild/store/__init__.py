@@ -1,9 +1,10 @@
 """Where artifacts live, what is known of them, and how they are published. See `files.py` for the protocol."""
 
 from mergebuild.store.contents import FRAME, Contents, Entry
-from mergebuild.store.database import UNREADABLE, DatabaseDamagedError
-from mergebuild.store.files import SCRATCH, Fresh, Held, Presence, Store
+from mergebuild.store.database import DatabaseDamagedError
+from mergebuild.store.files import Fresh, Held, Presence, Store
 from mergebuild.store.locking import LOCK_FILES, REBUILDS, locked
+from mergebuild.store.names import SCRATCH, own_files, scratch_folders
 from mergebuild.store.stages import Stage
 from mergebuild.store.state import STATE, ArtifactRow, Record, State, begin_afresh
 
@@ -13,7 +14,6 @@ __all__ = [
     "REBUILDS",
     "SCRATCH",
     "STATE",
-    "UNREADABLE",
     "ArtifactRow",
     "Contents",
     "DatabaseDamagedError",
@@ -27,4 +27,6 @@ __all__ = [
     "Store",
     "begin_afresh",
     "locked",
+    "own_files",
+    "scratch_folders",
 ]

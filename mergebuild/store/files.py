@@ -38,6 +38,7 @@ from mergebuild.portable import Identity
 from mergebuild.store.contents import Contents, Entry, pack, unpack
 from mergebuild.store.database import DatabaseDamagedError
 from mergebuild.store.locking import REBUILDS, held_if_free
+from mergebuild.store.names import scratch_folders
 from mergebuild.store.stages import (
     Stage,
     files_below,
@@ -50,10 +51,7 @@ from mergebuild.store.stages import (
 )
 from mergebuild.store.state import STATE, ArtifactRow, Record, State
 
-__all__ = ["SCRATCH", "Fresh", "Held", "Presence", "PublishedFolder", "Store"]
-
-SCRATCH = ".verify-"
-"""What the name of a folder in the store begins with in which somebody builds to compare, as long as that one runs."""
+__all__ = ["Fresh", "Held", "Presence", "PublishedFolder", "Store"]
 
 _DEFAULT_HISTORY = 10_000_000_000
 _SPAN = 1 << 20
@@ -178,7 +176,7 @@ class Store:
 
     def remove_scratch(self) -> None:
         """Remove the scratch folders of killed processes, which are as large as all outputs; none while one is used."""
-        if left := list(self.root.glob(f"{SCRATCH}*")):
+        if left := scratch_folders(self.root):
             with suppress(OSError), held_if_free(self.root, REBUILDS) as is_free:
                 for each in left if is_free else ():
                     shutil.rmtree(each, ignore_errors=True)

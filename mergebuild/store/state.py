@@ -30,6 +30,7 @@ from mergebuild.store.database import (
     sealed,
     text_of,
 )
+from mergebuild.store.names import is_own
 
 __all__ = ["DOUBTED", "STATE", "ArtifactRow", "Record", "SourceRow", "State", "begin_afresh"]
 
@@ -284,10 +285,11 @@ class State:
         )
         return [number for (number,) in found]
 
-    def outputs(self, project: str, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
-        """Return the outputs of a project but those at some paths, without their tables: `packed` is empty."""
+    def outputs(self, project: str | None, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
+        """Return the outputs of a project (None: of all) but those at some paths, without tables: `packed` is empty."""
         columns = _COLUMNS.replace("contents", "x''")
-        rows = self._db.rows(f"SELECT {columns}, seal FROM artifact WHERE kind = 'output' AND project = ?", (project,))
+        whose, values = ("", ()) if project is None else (" AND project = ?", (project,))
+        rows = self._db.rows(f"SELECT {columns}, seal FROM artifact WHERE kind = 'output'{whose}", values)
         found = (self._artifact(row) for row in rows)
         return [row for row in found if row and str(row.path) not in besides]
 
@@ -553,11 +555,12 @@ def _grow(db: Database) -> None:
 def _is_placed(path: str, kind: str) -> bool:
     """Return whether a row of this kind can be for this path, which is as the database has it.
 
-    What the store holds is moved and removed without a look at its bytes. A database that came with a stranger's files
-    may name anybody's file as such, under a seal as good as ours.
+    What the store holds is moved and removed without a look at its bytes, and has names of its own. A database that
+    came with a stranger's files may name anybody's file as such, under a seal as good as ours.
     """
     if kind in ("kept", "history"):
-        return os.path.dirname(path) == kind  # noqa: PTH120 -- as the database has it
+        folder, name = os.path.split(path)  # as the database has it
+        return folder == kind and is_own(kind, name)
     return kind != "intended" or any(map(publishing.is_temporary, Path(os.path.normpath(path)).parts))
 
 

@@ -253,13 +253,13 @@ def test_nothing_is_swept_outside_the_project_before_it_is_trusted(pair: Lab, tm
 
 
 def test_gc_takes_away_what_no_row_knows(pair: Lab) -> None:
-    stray = pair / ".mergebuild/kept/stray"
+    stray = pair / ".mergebuild/kept" / f"{'d' * 32}-0123abcd"
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"12345")
     foreseen = pair.project.gc(dry_run=True)
     assert stray.exists()
     freed = pair.project.gc()
-    assert foreseen.removed == freed.removed == (".mergebuild/kept/stray",)
+    assert foreseen.removed == freed.removed == (stray.relative_to(pair.root).as_posix(),)
     assert freed.bytes_freed == freed.bytes_before - freed.bytes_after == 5
     assert not stray.exists()
 
@@ -283,3 +283,38 @@ def test_what_the_store_says_is_outside_the_project_stays_without_a_word(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     lab.project.clean(orphans=True)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("home", ["store", "data"])
+def test_gc_takes_nothing_of_a_folder_that_was_there_before_the_store(
+    lab: Lab, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may be put into a folder that has folders called as the store's own are."""
+    strangers = [
+        *(f"{each}/{name}" for each in ("kept", "history", "quarantine") for name in ("thesis.safetensors", "d" * 32)),
+        "unreadable.txt", "my.unreadable-2", "state.sqlite3.unreadable-old", ".verify-me/thesis.txt",
+        "stamps/stamp.txt", "by-hand/mix-1/mine",
+    ]  # fmt: skip
+    for name in strangers:
+        (lab / home / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab / home / name).write_text("precious")
+    if home == "store":
+        monkeypatch.setenv("MERGEBUILD_STORE", str(lab / home))
+    lab.model("x", w=[1.0])
+    lab.model("y", w=[5.0])
+    own = ["history/" + "d" * 32 + "-17", "quarantine/" + "d" * 32 + "-3", "state.sqlite3.unreadable-2"]
+    for alpha in (0.25, 0.75):
+        lab.write(f'[project]\nstore = "data"\n#sources\n{SUM.format("a", "x", alpha)}')
+        lab.build()
+    for name in own:
+        (lab / home / name).parent.mkdir(exist_ok=True)
+        (lab / home / name).write_text("left over")
+    assert sorted(lab.project.gc(dry_run=True).removed) == sorted(f"{home}/{name}" for name in own)
+    lab.project.gc(max_size=0)
+    lab.project.verify(rebuild=True)
+    lab.edit_in_place("out/a.safetensors")
+    lab.project.verify()
+    lab.project.clean(orphans=True)
+    lab.project.clean()
+    assert [name for name in strangers if not (lab / home / name).exists()] == []
+    assert [name for name in own if (lab / home / name).exists()] == []

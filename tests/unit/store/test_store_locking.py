@@ -124,7 +124,7 @@ def test_the_time_for_locks_bounds_the_wait_for_the_records(mix: Lab, verb: Call
 
 def left_over(lab: Lab) -> Path:
     """Make the folder that a killed `verify --rebuild` leaves."""
-    folder = lab / ".mergebuild/.verify-k1ll3d"
+    folder = lab / ".mergebuild/.verify-k1ll3d_8"
     (folder / "store/kept").mkdir(parents=True)
     (folder / "mix.safetensors").write_bytes(bytes(1000))
     return folder
