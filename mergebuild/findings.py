@@ -206,6 +206,8 @@ class CleanResult(NamedTuple):
     bytes_before: int = 0
     bytes_after: int = 0
     dry_run: bool = False
+    files: frozenset[tuple[int, str]] = frozenset()
+    """Of a dry run of `clean`: which files these are, so that no other goes in their place. Not for people."""
 
     def to_json(self) -> dict[str, object]:
         """Return the object of `clean` and `gc`."""

@@ -58,7 +58,7 @@ from mergebuild.store import (
     begin_afresh,
     locked,
 )
-from mergebuild.sweeping import Sweeper
+from mergebuild.sweeping import SourcePlaces, Sweeper
 
 if TYPE_CHECKING:
     pass
@@ -305,7 +305,7 @@ class Project:
                 if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
                     plan = checked_plan(session, hash_all=False)
                     session.store.create()
-                places = self._outputs(names) | ({Path.cwd() / out} if out is not None else set())
+                places = {*self._outputs(names), *([Path.cwd() / out] if out is not None else ())}
                 stack.enter_context(self._changing(session, places, lock_timeout, emit))
                 if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
                     builder.planner = session.plan_anew()
@@ -456,11 +456,13 @@ class Project:
         *,
         orphans: bool = False,
         dry_run: bool = False,
+        foreseen: CleanResult | None = None,
         lock_timeout: float | None = None,
     ) -> CleanResult:
         """Remove outputs and artifacts that we made: of these targets, of orphans, or of all that the mergefile names.
 
         What stays unless it is asked for: orphans, members of families that were built by name alone, the history.
+        `foreseen`: what a dry run answered; what was made since then stays.
         """
         names = set(self.recipe.resolve(targets) if targets else ())
         if not targets and not orphans:
@@ -468,7 +470,9 @@ class Project:
         with self._session(silent, lock_timeout=lock_timeout) as session:
             outputs = self._outputs(self._known(session))
             with self._changing(session, outputs, lock_timeout):
-                return self._sweeper(session, outputs).clean(names, orphans=orphans, dry_run=dry_run)
+                return self._sweeper(session, outputs).clean(
+                    names, former=bool(targets), orphans=orphans, dry_run=dry_run, foreseen=foreseen
+                )
 
     def trust(self) -> Trusted:
         """Let this project write into the folders outside it that its mergefile names now, and run its own methods."""
@@ -628,13 +632,13 @@ class Project:
             yield path / "any" if packing.is_folder(path) else path
         yield self._own_store() / "any"
 
-    def _outputs(self, names: Iterable[str]) -> set[Path]:
-        """Return the outputs that are listed, and those of these targets and of the members that they name."""
-        found = set(self.recipe.outputs())
+    def _outputs(self, names: Iterable[str]) -> dict[Path, str]:
+        """Return the outputs that are listed, and those of these targets and of the members that they name, by path."""
+        found = dict(self.recipe.outputs())
         for name in self._reached(names):
             with suppress(MergeBuildError):  # a member that is wrong; if it is listed, its output is there already
                 if path := self.recipe.target(name).output_path:
-                    found.add(path)
+                    found[path] = name
         return found
 
     def _reached(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -664,14 +668,24 @@ class Project:
                     found.update(self._reached([self.recipe.target(record.target).name]))
         return found
 
-    def _sweeper(self, session: _Session, outputs: set[Path]) -> Sweeper:
-        sources = []
-        for source in self.recipe.sources.values():
-            with suppress(SourceError):
-                sources.append(locate(source, self.recipe.root))
+    def _sweeper(self, session: _Session, outputs: Mapping[Path, str]) -> Sweeper:
+        found: list[Path] = []
+        missing: dict[str, str] = {}
+        for name, source in self.recipe.sources.items():
+            found.append(source.folder / source.path)  # where it would be, whatever else is found
+            try:
+                found.append(locate(source, self.recipe.root))
+            except SourceError:
+                missing[name] = source.path
         root = self.recipe.root
         is_ours = bool(os.environ.get("MERGEBUILD_STORE"))  # a store that no project brought along
-        return Sweeper(session.store, outputs, sources, root, lambda path: is_ours or trust.may_write(root, path))
+        return Sweeper(
+            session.store,
+            outputs,
+            SourcePlaces(found, missing),
+            root,
+            lambda path: is_ours or trust.may_write(root, path),
+        )
 
     def _lock_path(self) -> Path:
         return self.recipe.root / "mergefile.lock"

@@ -27,6 +27,7 @@ __all__ = [
     "being_written",
     "finish",
     "fitting",
+    "is_for",
     "is_temporary",
     "left_over",
     "place",
@@ -70,6 +71,11 @@ def fitting(begin: str, end: str, most: int = _LONGEST) -> str:
 def is_temporary(name: str) -> bool:
     """Return whether a name is one that `temporary_path` gives."""
     return name.startswith(".") and MARK in name
+
+
+def is_for(name: str, path: Path) -> bool:
+    """Return whether a name is a temporary one for `path`."""
+    return is_temporary(name) and name[1:].rpartition(MARK)[0] == _called(path)
 
 
 def put(temporary: Path, path: Path, *, durable: bool = False) -> None:

@@ -40,9 +40,10 @@ def command(
     project = open_project(settings)
     asked = targets_from_here(settings, targets)
 
-    def clean(*, dry_run: bool) -> CleanResult:
-        return project.clean(asked, orphans=orphans, dry_run=dry_run, lock_timeout=lock_timeout)
+    def clean(*, dry_run: bool, **more: CleanResult) -> CleanResult:
+        return project.clean(asked, orphans=orphans, dry_run=dry_run, lock_timeout=lock_timeout, **more)
 
+    agreed: dict[str, CleanResult] = {}
     if not (targets or orphans or dry_run or yes):
         if not settings.console.can_ask():
             raise UsageError.one(
@@ -50,10 +51,12 @@ def command(
                 "this would remove what all targets made, and there is no terminal to ask on",
                 help="say `--yes`, name targets, or look with `-n`",
             )
-        if not _is_wanted(settings, clean(dry_run=True)):
+        foreseen = clean(dry_run=True)
+        if not _is_wanted(settings, foreseen):
             settings.console.answer(CleanResult(()).to_json(), ["nothing was removed"])
             return 0
-    cleaned = clean(dry_run=dry_run)
+        agreed["foreseen"] = foreseen  # a build may have ended since it was shown
+    cleaned = clean(dry_run=dry_run, **agreed)
     settings.console.answer(cleaned.to_json(), clean_lines(cleaned, shown=shown_from_here(settings)))
     return 0
 

@@ -9,6 +9,8 @@ import pytest
 from lab import Lab
 
 from mergebuild.errors import TrustError
+from mergebuild.events import silent
+from mergebuild.project import load
 
 SUM = '[targets.{0}]\nmethod = "weighted_sum"\na = "{1}"\nb = "y"\nalpha = {2}\noutput = "out/{0}.safetensors"\n'
 
@@ -318,3 +320,241 @@ def test_gc_takes_nothing_of_a_folder_that_was_there_before_the_store(
     lab.project.clean()
     assert [name for name in strangers if not (lab / home / name).exists()] == []
     assert [name for name in own if (lab / home / name).exists()] == []
+
+
+def copied(name: str, output: str, source: str = "m", more: str = "") -> str:
+    return f'[targets.{name}]\nmethod = "copy"\na = "{source}"\noutput = "{output}"\n{more}'
+
+
+@pytest.fixture
+def one(lab: Lab) -> Lab:
+    """A project with two sources that are alike in nothing."""
+    lab.model("m", w=[1.0, 2.0])
+    lab.model("n", w=[3.0])
+    return lab
+
+
+def there(lab: Lab) -> set[str]:
+    return {path.relative_to(lab.root).as_posix() for path in (lab / "out").rglob("*") if path.is_file()}
+
+
+FOLDER = '[targets.x]\nmethod = "weighted_sum"\na = "f"\nb = "f"\nalpha = 0.5\noutput = "out/x/"\n'
+
+
+@pytest.fixture
+def folder(one: Lab) -> Lab:
+    """A project with an output that is a folder of a weight file, and what stands beside it."""
+    one.model("f", file="f/model.safetensors", w=[1.0, 2.0])
+    (one / "f/config.json").write_text('{"model_type": "llama"}')
+    one.sources["f"] = "f/"
+    one.write(FOLDER)
+    one.build()
+    assert there(one) >= {"out/x/model.safetensors", "out/x/config.json"}
+    return one
+
+
+@pytest.mark.parametrize("source", ["out/x/", "out/x/model.safetensors", "link/", "elsewhere/model.safetensors"])
+def test_nothing_goes_that_is_or_lies_in_or_holds_a_source(folder: Lab, source: str) -> None:
+    before = there(folder)
+    (folder / "link").symlink_to("out/x")
+    (folder / "elsewhere").symlink_to("out/x")
+    folder.sources["s"] = source
+    folder.write(copied("y", "out2/y.safetensors", "s"))
+    folder.build()
+    orphans = set(folder.project.status().orphans)
+    folder.project.clean(orphans=True)
+    left = there(folder)
+    assert left == before - orphans
+    assert left >= {"out/x/model.safetensors"}
+    assert left == before or not source.endswith("/")
+    assert folder.verdicts("y") == {"y": "up-to-date"}
+
+
+@pytest.mark.parametrize("source", ["out/x/", "out/x/model.safetensors"])
+def test_clean_of_a_target_leaves_a_source_in_its_former_folder(folder: Lab, source: str) -> None:
+    folder.sources["s"] = source
+    folder.write(FOLDER.replace("out/x/", "out/z/") + copied("y", "out2/y.safetensors", "s"))
+    folder.build("y")
+    found = folder.project.clean(["x"])
+    assert "out/x/model.safetensors" in there(folder)
+    assert "out/x/model.safetensors (a source now)" in found.kept
+    assert ("out/x/config.json" in there(folder)) == source.endswith("/")
+
+
+def test_no_orphan_goes_while_a_source_is_missing(folder: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may lie in a folder of MERGEBUILD_MODELS, which is not set now."""
+    folder.write(FOLDER + copied("o", "out/o.safetensors"))
+    folder.build()
+    before = there(folder)
+    monkeypatch.setenv("MERGEBUILD_MODELS", str(folder / "out"))
+    folder.sources["s"] = "x/model.safetensors"
+    moved = FOLDER.replace("out/x/", "out/z/")
+    folder.write(moved + copied("y", "out2/y.safetensors", "s"))
+    folder.build("y")
+    monkeypatch.delenv("MERGEBUILD_MODELS")
+    found = folder.project.clean(orphans=True)
+    assert there(folder) == before
+    assert found.kept == ("orphans, for a source that is missing may be one of them: `s`",)
+    assert "out/x/model.safetensors" not in folder.project.status().orphans
+    found = folder.project.clean(["x"])
+    assert "out/x/model.safetensors" in there(folder)
+    assert "out/x/model.safetensors (perhaps a source, for one is missing)" in found.kept
+    monkeypatch.setenv("MERGEBUILD_MODELS", str(folder / "out"))
+    folder.project.clean(orphans=True)
+    assert there(folder) == {"out/x/model.safetensors"}
+
+
+def test_clean_leaves_what_another_target_makes_now(one: Lab) -> None:
+    one.write(copied("x", "out/1.safetensors") + copied("y", "out/2.safetensors", "n"))
+    one.build()
+    one.write(copied("x", "out/9.safetensors") + copied("y", "out/1.safetensors", "n"))
+    one.build("y")
+    one.project.clean(["x"])
+    assert one.states() == {"x": "missing", "y": "up-to-date"}
+
+
+def test_clean_leaves_what_another_target_makes_now_in_a_former_folder(folder: Lab) -> None:
+    moved = FOLDER.replace("out/x/", "out2/x/")
+    folder.write(moved + copied("y", "out/x/model.safetensors", "n"))
+    folder.build("y", force=True)
+    folder.project.clean(["x"])
+    assert there(folder) == {"out/x/model.safetensors"}
+    assert folder.states() == {"x": "missing", "y": "up-to-date"}
+
+
+@pytest.mark.parametrize("second", ["m", "n"])
+def test_clean_after_two_outputs_were_swapped(one: Lab, second: str) -> None:
+    """What lies at another target's path is not touched, nor what is another one's last build."""
+    one.write(copied("x", "out/1.safetensors") + copied("y", "out/2.safetensors", second))
+    one.build()
+    one.write(copied("x", "out/2.safetensors") + copied("y", "out/1.safetensors", second))
+    one.project.clean(["x"])
+    assert there(one) == ({"out/1.safetensors"} if second == "m" else {"out/1.safetensors", "out/2.safetensors"})
+    one.project.clean()
+    assert there(one) == set()
+
+
+@pytest.mark.parametrize("second", ["m", "n"])
+def test_clean_leaves_what_another_project_made_at_the_same_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    monkeypatch.setenv("MERGEBUILD_STORE", str(tmp_path / "store"))
+    labs = []
+    for name, source in (("one", "m"), ("two", second)):
+        (tmp_path / name).mkdir()
+        lab = Lab(tmp_path / name)
+        lab.model("m", w=[1.0, 2.0])
+        lab.model("n", w=[3.0])
+        lab.write(copied("x", (tmp_path / "out/x.safetensors").as_posix(), source))
+        lab.project.trust()
+        lab.build(force=True)
+        labs.append(lab)
+    first, other = labs
+    assert first.project.clean().removed == ()
+    assert first.project.clean(["x"]).kept == (f"{tmp_path / 'out/x.safetensors'} (what another project made)",)
+    assert other.states() == {"x": "up-to-date"}
+    first.write(copied("y", "out/y.safetensors"))
+    assert first.project.status().orphans == ()
+    (first / "mergefile.toml").unlink()  # it is no project any more
+    assert len(other.project.clean().removed) == 1
+
+
+def test_a_mergefile_that_was_renamed_cleans_what_it_made(one: Lab) -> None:
+    one.write(copied("x", "out/1.safetensors"))
+    one.build()
+    (one / "mergefile.toml").rename(one / "other.toml")
+    load(one / "other.toml").clean()
+    assert there(one) == set()
+
+
+def test_a_former_output_is_an_orphan_and_not_what_all_targets_made(one: Lab) -> None:
+    one.write(copied("x", "out/1.safetensors"))
+    one.build()
+    one.write(copied("x", "out/9.safetensors"))
+    assert one.project.status().orphans == ("out/1.safetensors",)
+    assert one.project.clean().removed == ()
+    one.build()
+    assert one.project.clean().removed == ("out/9.safetensors",)
+    assert one.project.clean(orphans=True).removed == ("out/1.safetensors",)
+
+
+def test_clean_of_a_target_takes_its_former_output_that_none_makes_now(one: Lab) -> None:
+    one.write(copied("x", "out/1.safetensors"))
+    one.build()
+    one.write(copied("x", "out/9.safetensors"))
+    assert one.project.clean(["x"]).removed == ("out/1.safetensors",)
+
+
+def test_clean_names_what_the_mergefile_makes_and_not_what_a_variable_made_last(one: Lab) -> None:
+    one.write('[vars]\ntag = "one"\n' + copied("x", "out/${tag}.safetensors"))
+    one.build()
+    load(one / "mergefile.toml", overrides=["tag=two"]).build()
+    assert one.project.status().orphans == ("out/two.safetensors",)
+    assert one.project.clean(dry_run=True).removed == ("out/one.safetensors",)
+    one.project.clean()
+    assert there(one) == {"out/two.safetensors"}
+
+
+def test_what_o_wrote_goes_only_where_a_target_was_built_as_it(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(one.root)
+    one.write(copied("x", "out/1.safetensors"))
+    one.build("x", out="out/9.safetensors")
+    one.write(copied("x", "out/9.safetensors"))
+    one.project.clean(["x"])
+    assert there(one) == {"out/9.safetensors"}
+    one.build()
+    one.project.clean(["x"])
+    assert there(one) == set()
+
+
+def test_clean_takes_no_more_than_was_foreseen(one: Lab) -> None:
+    text = copied("x", "out/1.safetensors") + copied("y", "out/2.safetensors", "n")
+    one.write(text)
+    one.build("x")
+    foreseen = one.project.clean(dry_run=True)
+    one.build("y")
+    done = one.project.clean(foreseen=foreseen)
+    assert (done.removed, done.kept) == (("out/1.safetensors",), ("out/2.safetensors (made after it was asked)",))
+    assert one.states() == {"x": "missing", "y": "up-to-date"}
+    foreseen = one.project.clean(dry_run=True)
+    one.write(text.replace('"n"', '"m"'))
+    one.build()
+    assert one.project.clean(foreseen=foreseen).removed == ()  # other files at the paths that were named
+    assert one.states() == {"x": "up-to-date", "y": "up-to-date"}
+
+
+@pytest.mark.parametrize("names", [["x"], []])
+def test_clean_of_a_folder_without_a_record_takes_what_is_ours_there(folder: Lab, names: list[str]) -> None:
+    """A first build that failed or was killed leaves files and no record of the target."""
+    (folder / "out/x/mine.txt").write_text("mine")
+    with folder.project._session(silent) as session:
+        session.store.forget_record("x")
+    folder.project.clean(names)
+    assert there(folder) == {"out/x/mine.txt"}
+
+
+def test_clean_knows_the_files_of_a_folder_whose_rows_did_not_follow(folder: Lab) -> None:
+    """Who is killed right after the exchange leaves rows of what was written in the stage."""
+    (folder / "out/x/mine.txt").write_text("mine")
+    stage = folder / "out/.x.mergebuild-77"
+    with folder.project._session(silent) as session:
+        session.store.forget_record("x")
+        for row in session.store.state.outputs(session.store.project):
+            place = stage / row.path.relative_to(folder / "out/x")
+            session.store.state.move_artifact(row.id, place, "intended", row.identity, row.epoch)
+    folder.project.clean(["x"])
+    assert there(folder) == {"out/x/mine.txt"}
+
+
+@pytest.mark.parametrize("home", [".x.mergebuild-77", ".x.mergebuild-77-former"])
+def test_what_lies_in_a_hidden_folder_of_a_build_is_no_orphan(folder: Lab, home: str) -> None:
+    (folder / "out/x").rename(folder / "out" / home)
+    with folder.project._session(silent) as session:
+        for row in session.store.state.outputs(session.store.project):
+            place = folder / "out" / home / row.path.name
+            session.store.state.move_artifact(row.id, place, "output", row.identity, row.epoch)
+    before = there(folder)
+    folder.write(copied("y", "out/y.safetensors"))
+    assert folder.project.status().orphans == ()
+    assert folder.project.clean(orphans=True).removed == ()
+    assert there(folder) == before
