@@ -265,7 +265,7 @@ def test_clean_of_all_targets_goes_on_when_the_answer_is_yes(
     project.answers["clean"] = CleanResult(("out/a.safetensors",), bytes_freed=3_000_000)
     assert mergebuild("clean", "--json").json["removed"] == ["out/a.safetensors"]
     assert [options["dry_run"] for _, _, options in project.calls] == [True, False]
-    assert project.call[2]["foreseen"] is project.answers["clean"]  # a build may have ended since it was shown
+    assert project.calls[-1][2]["foreseen"] is project.answers["clean"]  # a build may have ended since it was shown
 
 
 def test_clean_of_all_targets_is_refused_where_nobody_can_be_asked(
