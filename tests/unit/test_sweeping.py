@@ -11,6 +11,7 @@ from lab import Lab
 from mergebuild.errors import TrustError
 from mergebuild.events import silent
 from mergebuild.project import load
+from mergebuild.sweeping import SourcePlaces
 
 SUM = '[targets.{0}]\nmethod = "weighted_sum"\na = "{1}"\nb = "y"\nalpha = {2}\noutput = "out/{0}.safetensors"\n'
 
@@ -558,3 +559,92 @@ def test_what_lies_in_a_hidden_folder_of_a_build_is_no_orphan(folder: Lab, home:
     assert folder.project.status().orphans == ()
     assert folder.project.clean(orphans=True).removed == ()
     assert there(folder) == before
+
+
+def test_a_place_of_a_source_is_the_source_what_it_holds_and_what_holds_it(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("real")
+    places = SourcePlaces([tmp_path / "link/models/a"], {"gone": "../some/b.safetensors"})
+    for name in ("link/models/a", "real/models/a", "real/models/a/1.bin", "link/models", "real", "x/../real/models/a"):
+        assert places.touch(tmp_path / name), name
+    for name in ("link/models/ab", "real/models/b", "other"):
+        assert not places.touch(tmp_path / name), name
+    assert places.may_touch(tmp_path / "in/some/b.safetensors")
+    assert places.may_touch(tmp_path / "some/b.safetensors/1.bin")
+    assert not places.may_touch(tmp_path / "b.safetensors")
+
+
+def test_clean_leaves_a_file_of_another_project_that_it_has_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its target has moved on: the file is that project's orphan, though a target of this one was built as it, too."""
+    monkeypatch.setenv("MERGEBUILD_STORE", str(tmp_path / "store"))
+    shared = (tmp_path / "out/x.safetensors").as_posix()
+    labs = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        lab = Lab(tmp_path / name)
+        lab.model("m", w=[1.0, 2.0])
+        lab.write(copied("x", shared))
+        lab.project.trust()
+        lab.build()
+        labs.append(lab)
+    first, other = labs
+    first.write(copied("x", "out/x.safetensors"))
+    first.build()
+    other.project.clean(["x"])
+    assert Path(shared).exists()
+    assert first.project.status().orphans == ()  # the other one has it as its last build
+    other.write(copied("x", "out/x.safetensors"))
+    other.build()
+    assert first.project.clean(orphans=True).removed == (shared,)
+
+
+def test_clean_leaves_a_file_in_a_folder_of_another_project(folder: Lab) -> None:
+    """Two mergefiles beside each other have one store."""
+    (folder / "other.toml").write_text((folder / "mergefile.toml").read_text().replace('"f/"', '"g/"', 1))
+    (folder / "g").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / "g" / name).write_bytes((folder / "f" / name).read_bytes())
+    load(folder / "other.toml").build()
+    before = there(folder)
+    assert folder.project.clean().removed == ()
+    assert there(folder) == before
+
+
+def test_gc_leaves_a_source_that_lies_in_the_store(one: Lab) -> None:
+    for source in "mn":
+        one.write(copied("x", "out/1.safetensors", source))
+        one.build()
+    (kept,) = (one / ".mergebuild/history").iterdir()
+    stray = kept.with_name("d" * 32 + "-77")
+    stray.write_bytes(kept.read_bytes())
+    one.sources |= {"s": str(kept.relative_to(one.root)), "t": str(stray.relative_to(one.root))}
+    one.write(copied("y", "out/2.safetensors", "s") + copied("z", "out/3.safetensors", "t"))
+    one.project.gc(max_size=0)
+    assert (kept.exists(), stray.exists()) == (True, True)
+
+
+def test_a_second_name_goes_only_if_it_was_foreseen(one: Lab) -> None:
+    text = copied("x", "out/1.safetensors")
+    one.write(text)
+    one.build()
+    foreseen = one.project.clean(dry_run=True)
+    one.write('[project]\nlink = "hard"\n#sources\n' + copied("y", "out/2.safetensors"))
+    one.build()
+    (second,) = (one / ".mergebuild/kept").iterdir()
+    (one / "out/2.safetensors").unlink()
+    with one.project._session(silent) as session:
+        session.store.forget_record("y")
+    one.write(text)
+    assert one.project.clean(foreseen=foreseen).removed == ("out/1.safetensors",)
+    assert second.exists()
+
+
+def test_the_record_of_what_stays_stays(one: Lab) -> None:
+    """Who cleans all targets can still clean a former output by its target's name."""
+    one.write(copied("x", "out/1.safetensors"))
+    one.build()
+    one.write(copied("x", "out/9.safetensors"))
+    one.project.clean()
+    assert one.project.clean(["x"]).removed == ("out/1.safetensors",)
+    assert one.project.clean(["x"]).removed == ()
