@@ -635,6 +635,8 @@ def test_a_second_name_goes_only_if_it_was_foreseen(one: Lab) -> None:
     (one / "out/2.safetensors").unlink()
     with one.project._session(silent) as session:
         session.store.forget_record("y")
+        (row,) = session.store.state.artifacts(path=one / "out/2.safetensors")
+        session.store.state.forget_artifact(row.id)
     one.write(text)
     assert one.project.clean(foreseen=foreseen).removed == ("out/1.safetensors",)
     assert second.exists()
