@@ -298,6 +298,8 @@ class Folder:
         numbers: dict[tuple[int, int], int] = {}
         for name in specs:
             part = part_of.get(name, 0)
+            if name not in parts[part].of:  # the rule's method has nothing to begin with: its first input lacks it
+                part = 0
             of[name] = numbers.setdefault((part, parts[part].of[name]), len(numbers))
         return _Ruled(Kinds(of, specs), tuple(numbers), tuple(parts))
 

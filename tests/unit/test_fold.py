@@ -473,3 +473,15 @@ def test_a_tensor_of_a_later_input_is_as_that_input_makes_it(lab: Lab, between: 
     found = {name: values.tolist() for name, values in lab.read("t.safetensors").items()}
     assert [found[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in range(3)] == [[3.5], [2.75], [4.25]]
     assert [found[f"model.layers.{layer}.self_attn.q_proj.weight"] for layer in range(3)] == [[1.5]] * 3
+
+
+def test_a_rule_leaves_what_its_first_input_lacks_to_the_target(lab: Lab) -> None:
+    """`fallback` unites its inputs' tensors; a rule's method begins with the first input's."""
+    lab.model("a", w=[1.0], x=[1.0])
+    lab.model("b", w=[3.0], x=[3.0], y=[5.0])
+    lab.write(
+        '[targets.t]\nmethod = "fallback"\na = "a"\nb = "b"\noutput = "t.safetensors"\n'
+        '[[targets.t.rules]]\ntensors = ["x", "y"]\nmethod = "weighted_sum"\nalpha = 0.5\n'
+    )
+    assert lab.verdicts() == {"t": "built"}
+    assert {name: lab.values("t.safetensors", name) for name in "wxy"} == {"w": [1.0], "x": [2.0], "y": [5.0]}
