@@ -163,6 +163,12 @@ class Builder:
                 item.restore = self.planner.whole(item)  # what an earlier item of this build is now
                 self._restore([item] if item.restore is not None else [])
         self._build_all(self._waiting(plan))  # whose twin failed, and what reads twins
+        for item in [] if self._must_stop() else self._waiting(plan):  # kept where an earlier one was to be
+            item.restore, item.is_kept_once = self.planner.whole(item), False
+            if item.restore is not None:
+                self._restore([item])
+            else:
+                self._build_all([item])
         for item in plan.items:
             if item not in self._outcomes and not item.parts:
                 self._done(item, _Outcome(Verdict.SKIPPED))
@@ -337,8 +343,8 @@ class Builder:
     # Building
 
     def _build_all(self, items: Sequence[Item]) -> None:
-        """Build items in waves, as far as what they read is there."""
-        for some in self._waves(items):
+        """Build items in waves, as far as what they read is there; what the store keeps at one place once."""
+        for some in self._waves([item for item in items if not item.is_kept_once]):
             if self._must_stop():
                 return
             ready = [item for item in some if self._is_ready(item) and self._has_programs(item)]

@@ -66,6 +66,7 @@ class Gate:
         if self._written is not None:
             self._ask_for_places(items, self._written)
         self._ask_for_code(items)
+        self._ask_for_one_place(plan.items)
         writable = cache(_is_writable)
         for item in items:
             if (refusal := self._in_the_way(item, writable)) is not None:
@@ -75,6 +76,18 @@ class Gate:
         if self._ask_for_space(items):
             _pass_on(plan.items)
             planner.weigh()
+
+    def _ask_for_one_place(self, items: Iterable[Item]) -> None:
+        """Refuse what goes to the very file that another target's output is: by way of a link between two folders."""
+        real = cache(os.path.realpath)
+        taken: dict[str, Item] = {}
+        for item in items:
+            if item.goal.path is None or item.parts:
+                continue
+            place = os.path.join(real(item.goal.path.parent), item.goal.path.name)  # noqa: PTH118 -- thousands of them
+            other = taken.setdefault(place, item)
+            if other.name != item.name:
+                _refuse(item, TargetError((refusals.same_place(item, other).problem,)))
 
     def _ask_for_places(self, items: Sequence[Item], written: Sequence[Path]) -> None:
         """Refuse what goes outside the project, unless the user trusts it with the folder."""

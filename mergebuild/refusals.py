@@ -46,6 +46,17 @@ def changed_by_hand(item: Item) -> Refusal:
     return Refusal(problem, TargetError.exit_code)
 
 
+def same_place(item: Item, other: Item) -> Refusal:
+    """The output is another target's, by way of a link."""
+    problem = Problem(
+        "output-taken",
+        f"output `{item.shown}` of `{item.name}` is `{other.shown}` of `{other.name}`: one is a link",
+        item.blueprint.target.where.place("output"),
+        "name another path",
+    )
+    return Refusal(problem, TargetError.exit_code)
+
+
 def unwritable(item: Item) -> Refusal:
     """The output's folder cannot be written to."""
     problem = Problem(

@@ -165,12 +165,18 @@ class Store:
                 self._take_apart(former, folder, aside)
         own = (self.root / name for name in ("kept", "history", "between", "stamps"))
         publishing.remove_left_over([*outputs, self.state.path], [*folders, *own])
+        places = {Path(os.path.realpath(folder)) for folder in folders}
         for row in self.state.artifacts(kind="intended"):
-            if is_gone(row.path) and publishing.is_temporary(row.path.name):
-                # The rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
-                continue
-            row.path.unlink(missing_ok=True)
-            self.state.forget_artifact(row.id)
+            top = next((each for each in row.path.parents if publishing.is_temporary(each.name)), None)
+            if top is not None:
+                # What lies there may be a former folder's, with somebody's files. Where it was dealt with, the row has
+                # followed or is of no use; what another build left is for the next one that names that folder.
+                if any(top.parent in (each, each.parent) and publishing.is_for(top.name, each) for each in places):
+                    self.state.forget_artifact(row.id)
+            elif not is_gone(row.path):
+                # Else the rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
+                row.path.unlink(missing_ok=True)
+                self.state.forget_artifact(row.id)
         self.remove_scratch()
         return aside
 
@@ -437,7 +443,7 @@ class Store:
         except OSError:  # the folder can't be renamed
             is_placed = False
         if is_placed:
-            found = self._finish_exchange(stage.path, stage.folder, [former] if former else [], reused=reused)
+            found = self._finish_exchange(stage.path, stage.folder, [former] if former else [])
         else:
             aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
             for path, each in intended.items():
@@ -458,9 +464,7 @@ class Store:
             raise DatabaseDamagedError(f"the row of {path} was lost as soon as it was written")
         return rows[0]
 
-    def _finish_exchange(
-        self, stage: Path, folder: Path, former: Sequence[Path], *, reused: Collection[Path] = ()
-    ) -> tuple[list[Path], Path | None]:
+    def _finish_exchange(self, stage: Path, folder: Path, former: Sequence[Path]) -> tuple[list[Path], Path | None]:
         """Do what follows when a stage has taken the place of a folder: its rows, the mark, the former folder.
 
         Returns:
@@ -468,7 +472,7 @@ class Store:
         """
         if self._durable:
             portable.sync_folder(stage.parent)
-        self._exchange_rows(stage, folder, reused)
+        self._exchange_rows(stage, folder)
         with suppress(OSError):  # of a mark that stays, the next build knows that the rows have followed
             unmark(Path(os.path.realpath(folder)))
         aside: list[Path] = []
@@ -478,7 +482,7 @@ class Store:
                 left = each
         return aside, left
 
-    def _exchange_rows(self, stage: Path, folder: Path, reused: Collection[Path] = ()) -> None:
+    def _exchange_rows(self, stage: Path, folder: Path) -> None:
         """Have the rows of a stage's files be for the folder, and the folder's for the former one, all at once.
 
         What a row says of a file of another epoch is believed when its bytes were read.
@@ -486,7 +490,7 @@ class Store:
         new = {folder / row.path.relative_to(stage): row for row in self.state.below(stage, kind="intended")}
         with self.state.transaction():
             for old in self.state.below(folder, kind="output"):
-                if old.path in new or old.path in reused or is_gone(old.path):
+                if old.path in new or is_gone(old.path) or not _is_inode_of(old.path, old):
                     lies = former_of(stage) / old.path.relative_to(folder)
                     self.state.move_artifact(old.id, lies, old.kind, old.identity, old.epoch)
             for path, row in new.items():
@@ -600,7 +604,8 @@ class Store:
             # The new name changed the file's ctime: both rows must know.
             self._moved(row.id, row.path, row.kind, was=row.identity)
         else:
-            with publishing.being_written(path) as temporary:
+            # Under a name of its own: a target that is kept at this place may be in writing.
+            with publishing.being_written(path.with_name(f"{path.name}-second")) as temporary:
                 if not portable.clone_file(row.path, temporary):
                     temporary.unlink(missing_ok=True)
                     if link == "auto":
@@ -747,6 +752,12 @@ def _opened(path: Path) -> Iterator[tuple[int, int]]:
         yield fd, found.st_size
     finally:
         os.close(fd)
+
+
+def _is_inode_of(path: Path, row: ArtifactRow) -> bool:
+    """Whether a file is the one that a row was written for, whatever became of its content."""
+    now = portable.identity(path)
+    return row.identity is not None and (now.device, now.inode) == (row.identity.device, row.identity.inode)
 
 
 def _is_untouched(row: ArtifactRow, now: Identity, epoch: str) -> bool:

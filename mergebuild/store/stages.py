@@ -32,6 +32,9 @@ __all__ = ["Stage", "files_below", "former_of", "is_same_file", "left_of", "mark
 _MARK = "stage"
 _FORMER = "-former"
 
+_own: set[Path] = set()
+"""The stages of this process."""
+
 
 class Stage:
     """The hidden folder in which the files of an output that is a folder are written."""
@@ -59,9 +62,10 @@ class Stage:
 
     def _begun(self, home: Path) -> Path:
         path = publishing.temporary_path(home / self._real.name)
-        if _is_stage(path):  # of one who was killed and had the same number
+        if path not in _own and _is_stage(path):  # of one who was killed and had the same number
             _remove(path)
-        path.mkdir()
+        path.mkdir()  # which fails where two outputs are one folder
+        _own.add(path)
         (path / publishing.temporary_path(path / _MARK).name).write_text(path.name, encoding="utf-8")
         return path
 
@@ -73,6 +77,7 @@ class Stage:
         """Remove it with all that is in it; nothing happens where it has become the folder."""
         if _is_stage(self.path):
             _remove(self.path)
+        _own.discard(self.path)
 
     def sync(self) -> None:
         """Wait until the names in it are on the disk."""

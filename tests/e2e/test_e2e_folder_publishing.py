@@ -447,3 +447,70 @@ def test_who_writes_to_a_file_of_theirs_goes_on_writing_to_it(built: Space, monk
         log.write("later")
     assert (built / FOLDER / "train.log").read_text() == "later"
     check_others(built)
+
+
+@pytest.mark.parametrize("place", ["before its rows follow", "before what was there is taken apart"])
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_what_a_killed_build_left_waits_for_who_names_that_folder(
+    built: Space, new_space: NewSpace, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another output, or another project of the same store, touches nothing of it: somebody's files are in there."""
+    shard = min((built / FOLDER).glob("*.safetensors"))
+    with shard.open("ab") as file:
+        file.write(b"by hand")
+    by_hand = shard.read_bytes()
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "remove", lambda _: None)
+        PLACES[place](patch)
+        with pytest.raises(KilledError):
+            built.build("--force")
+    built.edit('output = "out/mix/"', 'output = "out/other/"')
+    built.build()
+    built.edit('output = "out/other/"', 'output = "out/mix/"')
+    assert built.build()["mix"]["verdict"] in ("restored", "up-to-date")
+    assert (built / ".mergebuild/by-hand/mix-1" / shard.name).read_bytes() == by_hand
+    assert made(built) == fresh(built, new_space, "fresh")
+    check_others(built)
+
+
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_after_a_kill_what_came_from_the_history_goes_back_to_it(built: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is restored has no row of a stage: that of the folder before is known by which file it is for."""
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    built.build()
+    built.edit("alpha = 0.5", "alpha = 0.25")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "remove", lambda _: None)
+        PLACES["before its rows follow"](patch)
+        with pytest.raises(KilledError):
+            built.build()
+    assert built.build()["mix"]["tensors_computed"] == 0
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    assert built.build()["mix"]["tensors_computed"] == 0
+    built.run("verify")
+
+
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_two_outputs_that_are_one_folder_are_not_both_built(built: Space) -> None:
+    (built / "out/link").symlink_to("mix")
+    text = (built / "mergefile.toml").read_text()
+    second = text[text.index("[targets.mix]") :].replace("targets.mix", "targets.also").replace("out/mix/", "out/link/")
+    (built / "mergefile.toml").write_text((text + second).replace("alpha = 0.25", "alpha = 0.5"))
+    assert built.run("plan", "--json", code=1).json["targets"][1]["error"]["code"] == "output-taken"
+    assert built.build("-k", code=1).verdicts == {"mix": "built", "also": "failed"}
+
+
+@pytest.mark.parametrize("link", ["copy", "hard", "auto"])
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_what_an_output_keeps_in_the_store_and_a_virtual_target_is_kept_as_do_not_meet(built: Space, link: str) -> None:
+    """Both are written to one place, in one wave."""
+    text = (built / "mergefile.toml").read_text()
+    body = text[text.index('method = "weighted_sum"') :].replace('output = "out/mix/"\nmax_shard_size = "10KB"\n', "")
+    more = f'[targets.file]\n{body}output = "out/file.safetensors"\n[targets.virtual]\n{body}'
+    again = f"[targets.again]\n{body}"
+    text = f'[project]\nlink = "{link}"\n' + (text + more + again).replace("alpha = 0.25", "alpha = 0.5")
+    (built / "mergefile.toml").write_text(text)
+    found = built.build("mix", "file", "virtual", "again")
+    assert set(found.verdicts.values()) <= {"built", "restored"}
+    built.run("verify")

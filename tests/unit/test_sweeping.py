@@ -538,6 +538,7 @@ def test_clean_knows_the_files_of_a_folder_whose_rows_did_not_follow(folder: Lab
     """Who is killed right after the exchange leaves rows of what was written in the stage."""
     (folder / "out/x/mine.txt").write_text("mine")
     stage = folder / "out/.x.mergebuild-77"
+    (folder / "out/x/.stage.mergebuild-77").write_text(stage.name)
     with folder.project._session(silent) as session:
         session.store.forget_record("x")
         for row in session.store.state.outputs(session.store.project):
