@@ -131,6 +131,7 @@ def test_where_times_are_whole_seconds_the_wait_is_of_two(
     one: Lab, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole_seconds(monkeypatch)
+    clock.wall = (one / "x.safetensors").stat().st_ctime_ns // 10**9 * 10**9 + 10**9
     session(one).file("x")
     assert clock.slept == [2.0]
 
