@@ -355,6 +355,7 @@ class Project:
         files = [*watched, *(path for path in outputs if path and path not in folders)]
         files += [item.goal.path for item in items if item.whole is not None and item.goal.path]
         files += {path.parent for path in files if path not in watched}
+        files += {Path(os.path.realpath(folder)).parent for folder in folders if folder}  # where stages lie
         stamp.write(
             self.recipe.files,
             files,

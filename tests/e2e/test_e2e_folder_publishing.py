@@ -514,3 +514,17 @@ def test_what_an_output_keeps_in_the_store_and_a_virtual_target_is_kept_as_do_no
     found = built.build("mix", "file", "virtual", "again")
     assert set(found.verdicts.values()) <= {"built", "restored"}
     built.run("verify")
+
+
+@pytest.mark.parametrize("way", ["exchanged"], indirect=True)
+def test_a_stage_that_was_left_is_removed_though_there_is_nothing_to_do(built: Space) -> None:
+    """It may be as large as the model: what is remembered of the answer includes the folder that it lies in."""
+    built.build()
+    built.settle()
+    assert "nothing to do" in built.run("build").out
+    stage = Stage(built / FOLDER)
+    (stage.path / "model.safetensors").write_bytes(b"half of it")
+    built.settle()
+    built.run("build")
+    assert not stage.path.exists()
+    check_others(built)
