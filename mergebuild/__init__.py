@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mergebuild.errors import MergeBuildError
-    from mergebuild.project import Project, load
+    from mergebuild.project.project import Project, load
 
 __all__ = ["REVISION", "MergeBuildError", "Project", "__version__", "load"]
 
@@ -21,7 +21,11 @@ __version__ = "0.1.0"
 REVISION = 2
 """Raised when digests of some targets change. What an earlier program remembered to be up to date is planned anew."""
 
-_HOMES = {"MergeBuildError": "mergebuild.errors", "Project": "mergebuild.project", "load": "mergebuild.project"}
+_HOMES = {
+    "MergeBuildError": "mergebuild.errors",
+    "Project": "mergebuild.project.project",
+    "load": "mergebuild.project.project",
+}
 
 
 def __getattr__(name: str) -> object:

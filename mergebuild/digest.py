@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from mergebuild import portable
+from mergebuild.system import portable
 
 __all__ = [
     "SCHEMA",

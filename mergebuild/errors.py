@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from mergebuild.results import BuildResult
+    from mergebuild.results.build import BuildResult
 
 __all__ = [
     "MOST_PROBLEMS",

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and end the process with its exit code. `arguments`: those of the process if None."""
     gc.set_threshold(_OBJECTS_BEFORE_COLLECTING)  # before the rest is imported
     _fill_closed_streams()
-    from mergebuild.cli.ending import Ending
+    from mergebuild.cli.interrupts import Ending
 
     ending = Ending()
     ending.listen()

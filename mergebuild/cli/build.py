@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from mergebuild.cli.opening import open_project, path_of_mergefile, shown_from_here, targets_from_here
+from mergebuild.cli.locate import open_project, path_of_mergefile, shown_from_here, targets_from_here
 from mergebuild.cli.options import (
     OutputName,
     Settings,
@@ -17,9 +17,9 @@ from mergebuild.cli.options import (
     targets_argument,
 )
 from mergebuild.errors import MergeBuildError, UsageError
+from mergebuild.project.stamp import Stamp
 from mergebuild.report.builds import build_lines
-from mergebuild.results import BuildResult
-from mergebuild.stamp import Stamp
+from mergebuild.results.build import BuildResult
 
 __all__ = ["command"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
+from mergebuild.cli.locate import open_project, shown_from_here, targets_from_here
 from mergebuild.cli.options import (
     Settings,
     dry_run_option,
@@ -14,9 +14,9 @@ from mergebuild.cli.options import (
     targets_argument,
 )
 from mergebuild.errors import UsageError
-from mergebuild.findings import CleanResult
-from mergebuild.report.answers import clean_lines
+from mergebuild.report.looks import clean_lines
 from mergebuild.report.quantities import count_text, size_text
+from mergebuild.results.looks import CleanResult
 
 __all__ = ["command"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergebuild.cli.opening import open_methods, open_names
+from mergebuild.cli.locate import open_methods, open_names
 from mergebuild.cli.options import Settings
 from mergebuild.errors import MergeBuildError
 

@@ -24,7 +24,7 @@ from mergebuild.errors import (
     UsageError,
     did_you_mean,
 )
-from mergebuild.portable import NO_SPACE
+from mergebuild.system.portable import NO_SPACE
 
 __all__ = ["explained"]
 

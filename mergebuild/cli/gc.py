@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from mergebuild.cli.opening import duration, open_project, shown_from_here, size
+from mergebuild.cli.locate import duration, open_project, shown_from_here, size
 from mergebuild.cli.options import Settings, dry_run_option, lock_timeout_option, reads_recipe, subcommand
-from mergebuild.report.answers import clean_lines
+from mergebuild.report.looks import clean_lines
 
 __all__ = ["command"]
 

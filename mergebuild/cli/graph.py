@@ -6,9 +6,9 @@ import json
 
 import click
 
-from mergebuild.cli.opening import open_recipe
+from mergebuild.cli.locate import open_recipe
 from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
-from mergebuild.graph import from_recipe, to_dot, to_json, to_mermaid, to_text
+from mergebuild.recipe.graph import from_recipe, to_dot, to_json, to_mermaid, to_text
 
 __all__ = ["command"]
 

@@ -15,7 +15,7 @@ __all__ = ["command"]
 @click.argument("folder", required=False, default=".", metavar="[FOLDER]", type=FolderName())
 def command(settings: Settings, folder: str) -> int:
     """Write a commented mergefile.toml for the models found in FOLDER and below it. Never overwrites one."""
-    from mergebuild.starter import init
+    from mergebuild.project.init import init
 
     made = init(Path(folder), mergefile=Path(settings.mergefile) if settings.mergefile else None)
     document = {"ok": True, "mergefile": str(made.path), "sources": made.sources}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mergebuild.cli.opening import find_mergefile, from_here, open_recipe
+from mergebuild.cli.locate import find_mergefile, from_here, open_recipe
 from mergebuild.cli.options import Settings, SourceOrFile, reads_recipe, subcommand
 from mergebuild.errors import MergeBuildError, UsageError
-from mergebuild.inspection import inspect
-from mergebuild.report.answers import inspection_lines
+from mergebuild.project.inspect import inspect
+from mergebuild.report.looks import inspection_lines
 
 if TYPE_CHECKING:
     from mergebuild.recipe import Recipe
@@ -71,7 +71,7 @@ def _layouts_nearby(settings: Settings) -> Mapping[str, LayoutText]:
 
 
 def _source_file(recipe: Recipe, name: str) -> Path:
-    from mergebuild.sources import locate
+    from mergebuild.sources.sources import locate
 
     return from_here(locate(recipe.sources[name], recipe.root))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mergebuild.cli.opening import find_mergefile, open_recipe
+from mergebuild.cli.locate import find_mergefile, open_recipe
 from mergebuild.cli.options import Settings, reads_recipe, subcommand
 from mergebuild.report.columns import table
 

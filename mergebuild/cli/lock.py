@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mergebuild.cli.opening import from_here, open_project
+from mergebuild.cli.locate import from_here, open_project
 from mergebuild.cli.options import Settings, reads_recipe, subcommand
 
 __all__ = ["command"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mergebuild.cli.completion import own_methods
-from mergebuild.cli.opening import open_methods
+from mergebuild.cli.locate import open_methods
 from mergebuild.cli.options import Settings, TextType, subcommand
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.methods.catalog import METHODS, Method

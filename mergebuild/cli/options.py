@@ -279,7 +279,7 @@ def _add_overrides(settings: Settings, overrides: tuple[str, ...]) -> None:
 
 
 def _add_variables(settings: Settings, files: tuple[str, ...]) -> None:
-    from mergebuild.cli.opening import read_variables
+    from mergebuild.cli.locate import read_variables
 
     for file in files:
         settings.variables = {**settings.variables, **read_variables(file)}
@@ -348,7 +348,7 @@ dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Change noth
 def _seconds(_context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    from mergebuild.cli.opening import timeout
+    from mergebuild.cli.locate import timeout
 
     return timeout(parameter.opts[0], value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
+from mergebuild.cli.locate import open_project, shown_from_here, targets_from_here
 from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
 from mergebuild.report.builds import plan_lines
 

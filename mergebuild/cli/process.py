@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from mergebuild.cli.ending import Ending
+from mergebuild.cli.interrupts import Ending
 from mergebuild.cli.options import Settings
 from mergebuild.cli.program import PROGRAM_NAME, program
 from mergebuild.errors import InternalError, Interrupted, TargetError

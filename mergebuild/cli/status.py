@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
+from mergebuild.cli.locate import open_project, shown_from_here, targets_from_here
 from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
 from mergebuild.errors import StatusError
-from mergebuild.findings import State
-from mergebuild.report.answers import status_lines
+from mergebuild.report.looks import status_lines
+from mergebuild.results.looks import State
 
 __all__ = ["command"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergebuild.cli.opening import open_project
+from mergebuild.cli.locate import open_project
 from mergebuild.cli.options import Settings, reads_recipe, subcommand
 
 __all__ = ["command"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from mergebuild.cli.opening import open_project, shown_from_here, targets_from_here
+from mergebuild.cli.locate import open_project, shown_from_here, targets_from_here
 from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
-from mergebuild.report.answers import verify_lines
+from mergebuild.report.looks import verify_lines
 
 __all__ = ["command"]
 

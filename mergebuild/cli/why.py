@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mergebuild.cli.opening import open_project, targets_from_here
+from mergebuild.cli.locate import open_project, targets_from_here
 from mergebuild.cli.options import Settings, reads_recipe, subcommand, target_argument
-from mergebuild.report.answers import why_lines
+from mergebuild.report.looks import why_lines
 
 __all__ = ["command"]
 

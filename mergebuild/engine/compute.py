@@ -21,11 +21,11 @@ from functools import cached_property, partial
 from math import prod
 from typing import Any, TypeVar
 
-from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.work import Cluster, Combination, Leaf, Place, Step, StepResult, Survey
 from mergebuild.methods.method import ProgramError, UndefinedError
+from mergebuild.system import portable
 
 warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # in whichever thread it is noticed
 with warnings.catch_warnings():

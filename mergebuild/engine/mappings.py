@@ -21,10 +21,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mergebuild import portable
 from mergebuild.engine.work import Leaf
 from mergebuild.errors import SourceError
 from mergebuild.formats.gathering import gather
+from mergebuild.system import portable
 
 __all__ = ["RESIDENT", "Mappings", "OpenFile"]
 

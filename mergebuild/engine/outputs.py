@@ -21,9 +21,9 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import NamedTuple
 
-from mergebuild import portable
 from mergebuild.engine.work import OutputFile, Place
 from mergebuild.events import Emit, Progress
+from mergebuild.system import portable
 
 __all__ = ["DIRECT_SHARE", "Block", "Outputs"]
 

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Iterable
 from types import TracebackType
 
-from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.work import Leaf
+from mergebuild.system import portable
 
 __all__ = ["AHEAD", "Prefetch"]
 

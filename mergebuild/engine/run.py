@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
-from mergebuild import portable
 from mergebuild.engine import limits
+from mergebuild.engine.bounds import DEVICE_MEMORY, PER_DEVICE
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
 from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, Place, StepResult, Survey, clusters, coalesced
 from mergebuild.errors import TargetError
 from mergebuild.events import Emit, Notice, PassBegun, PassEnded, Progress
-from mergebuild.memory import DEVICE_MEMORY, PER_DEVICE
 from mergebuild.methods.method import Method
+from mergebuild.system import portable
 
 if TYPE_CHECKING:
     from mergebuild.engine.compute import Choice, Findings, Hands

@@ -23,11 +23,11 @@ import xxhash
 from torch import Tensor
 
 from mergebuild.engine import rounding
+from mergebuild.engine.bounds import RING, STAGED
 from mergebuild.engine.devices import Device, Event
 from mergebuild.engine.makers import LARGEST, Maker
 from mergebuild.engine.outputs import Block, Outputs
 from mergebuild.engine.work import Place
-from mergebuild.memory import RING, STAGED
 
 __all__ = ["Direct", "Sending", "Staged", "Transfers"]
 

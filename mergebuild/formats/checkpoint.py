@@ -22,7 +22,7 @@ from mergebuild.formats.header import Header, TensorInfo
 from mergebuild.formats.layout import TensorSpec, layout_of
 from mergebuild.formats.unpickling import STORAGES
 from mergebuild.formats.zips import END, END64, ENTRY, FULL16, FULL32, LOCAL, LOCATOR
-from mergebuild.portable import PAGE
+from mergebuild.system.portable import PAGE
 
 __all__ = ["CheckpointLayout"]
 

@@ -16,8 +16,8 @@ from typing import Final
 
 from mergebuild.errors import Place, SourceError
 from mergebuild.formats.reading import UNFIT, clipped, quoted
-from mergebuild.portable import open_to_read, pread_into
-from mergebuild.texts import what_is_wrong
+from mergebuild.system.bounded_text import what_is_wrong
+from mergebuild.system.portable import open_to_read, pread_into
 
 __all__ = ["MAX_CONFIG", "MAX_INDEX", "is_own", "is_plain", "quoted", "read_document"]
 

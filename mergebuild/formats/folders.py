@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.filestate import is_file, is_folder
 from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model, read_safetensors
 from mergebuild.formats.quantized import UNQUANTIZED, listed, refuse_packed
 from mergebuild.formats.reading import quoted
 from mergebuild.formats.sidecars import Sidecars, has_own_code, sidecars_of
+from mergebuild.system.filestate import is_file, is_folder
 
 __all__ = ["Folder", "read_folder"]
 

@@ -32,7 +32,7 @@ from mergebuild.formats.reading import (
     quoted,
     shown_json,
 )
-from mergebuild.texts import what_is_wrong
+from mergebuild.system.bounded_text import what_is_wrong
 
 __all__ = ["MAX_HEADER", "METADATA", "Header", "Piece", "TensorInfo", "read_header", "read_header_fd"]
 

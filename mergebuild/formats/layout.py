@@ -18,7 +18,7 @@ from mergebuild.errors import TargetError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.header import MAX_HEADER, METADATA, Header, TensorInfo
 from mergebuild.formats.reading import UNFIT
-from mergebuild.portable import PAGE
+from mergebuild.system.portable import PAGE
 
 __all__ = ["LAYOUT_VERSION", "Arrangement", "Packing", "Stored", "TensorSpec", "Text", "encode_header", "layout_of"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.portable import open_to_read, pread_into
+from mergebuild.system.portable import open_to_read, pread_into
 
 __all__ = [
     "AGAIN",

@@ -19,9 +19,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mergebuild.filestate import is_folder, leads_nowhere
 from mergebuild.formats.documents import is_own, is_plain
 from mergebuild.formats.reading import quoted
+from mergebuild.system.filestate import is_folder, leads_nowhere
 
 __all__ = [
     "INDEX",

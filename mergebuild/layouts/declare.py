@@ -16,7 +16,7 @@ from mergebuild.errors import Place, Problem, RecipeError, did_you_mean
 from mergebuild.layouts.blocks import expand
 from mergebuild.layouts.layout import Layout, Marker, Row, Shape
 from mergebuild.recipe.model import LayoutText
-from mergebuild.texts import compiled
+from mergebuild.system.bounded_text import compiled
 
 __all__ = ["KEYS", "RESERVED", "parse_layout", "problems_of"]
 

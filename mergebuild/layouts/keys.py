@@ -18,7 +18,7 @@ from mergebuild.layouts.globs import Glob, SortedNames, is_glob
 from mergebuild.layouts.layout import Layout
 from mergebuild.layouts.patience import LIMIT, SHORTER, SIMPLER, Patience, UntriedError
 from mergebuild.recipe.model import Elemental
-from mergebuild.texts import compiled
+from mergebuild.system.bounded_text import compiled
 
 __all__ = ["BadSelectorError", "Keys", "Names", "near"]
 

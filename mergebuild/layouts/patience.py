@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mergebuild.portable import time_limit
+from mergebuild.system.portable import time_limit
 
 __all__ = ["LIMIT", "SHORTER", "SIMPLER", "Patience", "UntriedError"]
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Final
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.texts import compiled
+from mergebuild.system.bounded_text import compiled
 
 __all__ = ["Adapter", "Fact"]
 

@@ -1,9 +1,9 @@
 """What a method is, as a row of the catalog: names, inputs, parameters, formula, citation. No torch here.
 
 A row of the *linear* family carries `coefficients`: from the numbers that reach a tensor to one exact coefficient an
-input. Chains of these fold (`fold.py`), and one kernel evaluates them all. Every other row names the module of its
-`kernel`, where the function lies under the method's name; or, for a user's own method, it has the text of the *program*
-that defines it. That text is read once: what was hashed is what runs.
+input. Chains of these fold (`fold/folder.py`), and one kernel evaluates them all. Every other row names the module of
+its `kernel`, where the function lies under the method's name; or, for a user's own method, it has the text of the
+*program* that defines it. That text is read once: what was hashed is what runs.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from mergebuild.recipe.places import At, Document
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import absolute
 from mergebuild.recipe.toml_text import count_values, read_toml
-from mergebuild.texts import read_text
+from mergebuild.system.bounded_text import read_text
 
 __all__ = ["File", "read_files"]
 

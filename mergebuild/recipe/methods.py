@@ -23,7 +23,7 @@ from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import COMMON_KEYS, INPUTS, Methods, absolute
 from mergebuild.recipe.variables import Scope
-from mergebuild.texts import read_text
+from mergebuild.system.bounded_text import read_text
 
 __all__ = ["OwnMethods", "read_methods"]
 

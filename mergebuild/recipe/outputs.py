@@ -14,11 +14,11 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mergebuild.filestate import is_gone
 from mergebuild.recipe.model import Source
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import absolute
+from mergebuild.system.filestate import is_gone
 
 __all__ = ["SUFFIXES", "Outputs"]
 

@@ -18,7 +18,7 @@ from mergebuild.recipe.nodes import Node, Reader, described
 from mergebuild.recipe.numbers import inverse_sigmoid, sigmoid
 from mergebuild.recipe.places import At
 from mergebuild.recipe.preset_names import PRESET_NAMES
-from mergebuild.texts import compiled
+from mergebuild.system.bounded_text import compiled
 
 __all__ = ["check_selector", "is_value_table", "number_per_tensor", "selectors"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from mergebuild.report.columns import table
 from mergebuild.report.quantities import count_text, size_text, time_text
-from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
+from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verdict
 
 __all__ = ["Shown", "as_it_is", "build_lines", "plan_lines"]
 

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import xxhash
 
-from mergebuild import portable
 from mergebuild.errors import Place, UsageError
-from mergebuild.filestate import is_gone
+from mergebuild.system import portable
+from mergebuild.system.filestate import is_gone
 
 __all__ = [
     "UNREADABLE",

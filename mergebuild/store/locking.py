@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mergebuild import portable
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Emit, Notice, silent
+from mergebuild.system import portable
 
 __all__ = ["LOCK_FILES", "REBUILDS", "held_if_free", "locked"]
 

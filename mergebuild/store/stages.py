@@ -24,8 +24,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from mergebuild import portable, publishing
-from mergebuild.filestate import is_folder, is_gone
+from mergebuild.system import portable, publishing
+from mergebuild.system.filestate import is_folder, is_gone
 
 __all__ = ["Stage", "files_below", "former_of", "is_same_file", "left_of", "marked_stage", "remove_empty", "unmark"]
 

@@ -16,8 +16,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mergebuild import portable, publishing
-from mergebuild.portable import Identity
 from mergebuild.store.contents import is_whole, sealed_table, unpack
 from mergebuild.store.database import (
     Database,
@@ -31,6 +29,8 @@ from mergebuild.store.database import (
     text_of,
 )
 from mergebuild.store.names import is_own
+from mergebuild.system import portable, publishing
+from mergebuild.system.portable import Identity
 
 __all__ = ["DOUBTED", "STATE", "ArtifactRow", "Record", "SourceRow", "State", "begin_afresh"]
 
@@ -108,7 +108,7 @@ class Record(NamedTuple):
     manifest: str
     """Empty where it was not asked for."""
     fingerprint: bytes | None = None
-    """See `freshness.py`."""
+    """See `plan/freshness.py`."""
     header: bytes = b""
     """The checksum of everything before the data."""
     tensors: int = 0

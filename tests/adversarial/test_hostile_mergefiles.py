@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from mergebuild.errors import MergeBuildError, SourceError
-from mergebuild.opening import read_model
 from mergebuild.recipe import load_recipe
-from mergebuild.texts import MAX_TEXT, read_text
+from mergebuild.sources.opening import read_model
+from mergebuild.system.bounded_text import MAX_TEXT, read_text
 
 MEMORY = 700 << 20
 """Bytes of address space; the program alone takes 100 million."""

@@ -24,7 +24,7 @@ from mergebuild import formats
 from mergebuild.errors import Problem, SourceError
 from mergebuild.formats import Header, encode_header, read_header
 from mergebuild.formats import reading as reading_module
-from mergebuild.portable import pread_into
+from mergebuild.system.portable import pread_into
 
 
 def framed(text: bytes | str, data: bytes = b"") -> bytes:

@@ -15,7 +15,8 @@ import torch
 from project_space import Space
 from tiny_models import sd15
 
-from mergebuild import gate, portable
+from mergebuild.project import gate
+from mergebuild.system import portable
 
 GOOD = """
 [sources]

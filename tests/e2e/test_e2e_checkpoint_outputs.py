@@ -102,7 +102,7 @@ def test_a_second_build_answers_from_stat_data_alone(mix: Space) -> None:
         cwd=mix.root, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("nothing to do")
-    assert "mergebuild.planner" not in done.stderr
+    assert "mergebuild.plan.planner" not in done.stderr
 
 
 def test_a_changed_block_computes_that_block(mix: Space) -> None:

@@ -262,7 +262,7 @@ def test_a_file_in_a_component_is_watched(pipelines: Space) -> None:
     pipelines.build()
     pipelines.settle()
     pipelines.build()
-    assert "mergebuild.planner" not in imports(pipelines)[0]
+    assert "mergebuild.plan.planner" not in imports(pipelines)[0]
     document(pipelines / "one/transformer/notes.json", {})
     assert pipelines.build().verdicts == {"mix": "built"}
     assert "transformer/notes.json" in files(pipelines)
@@ -323,8 +323,8 @@ def test_a_second_build_answers_from_stat_data_alone(built: Space) -> None:
     built.build()
     modules, said = imports(built)
     assert said.startswith("nothing to do: 1 target is up to date")
-    assert "mergebuild.stamp" in modules
-    assert not modules & {"mergebuild.planner", "mergebuild.sources", "mergebuild.recipe", "torch"}
+    assert "mergebuild.project.stamp" in modules
+    assert not modules & {"mergebuild.plan.planner", "mergebuild.sources.sources", "mergebuild.recipe", "torch"}
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_touch_of_any_file_is_looked_at(built: Space, name: str) -> None:
     built.build()
     os.utime(built / name)
     modules, said = imports(built)
-    assert "mergebuild.planner" in modules
+    assert "mergebuild.plan.planner" in modules
     assert said.startswith("nothing to do")
 
 

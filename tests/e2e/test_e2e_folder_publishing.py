@@ -12,8 +12,9 @@ import torch
 from model_folders import llama_pair
 from project_space import NewSpace, Space, write_tensors
 
-from mergebuild import build, portable
+from mergebuild.build import builder
 from mergebuild.store import ArtifactRow, Stage, Store, files
+from mergebuild.system import portable
 
 MERGEFILE = """
 [sources]
@@ -230,7 +231,7 @@ def test_a_folder_that_takes_several_waves_is_published_once(
     built: Space, new_space: NewSpace, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who reads it is made behind all of it, of the values that were written."""
-    monkeypatch.setattr(build, "_WAVE", most)
+    monkeypatch.setattr(builder, "_WAVE", most)
     monkeypatch.setattr(Stage, "take_place", counted := Counted(Stage.take_place))
     with (built / "mergefile.toml").open("a") as file:
         file.write(READER)

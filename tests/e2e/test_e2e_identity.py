@@ -16,7 +16,7 @@ from project_space import NewSpace, Space, as_bytes, same_bits
 from tiny_models import NAMES, block_names, sd15
 
 import mergebuild
-from mergebuild import build as build_module
+from mergebuild.build import builder as build_module
 
 FOUR = """
 [sources]
@@ -321,7 +321,7 @@ def test_any_chunk_size_gives_the_same_bytes(
         wanted = expected
     options = build_module.Options
     monkeypatch.setattr(
-        "mergebuild.build.Options", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
+        "mergebuild.build.builder.Options", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
     )
 
     space.build()

@@ -18,7 +18,7 @@ from project_space import Space, same_bits
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 from torch import Tensor
 
-from mergebuild.build import Options
+from mergebuild.build.builder import Options
 from mergebuild.engine.makers import kernel_of
 from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.methods.kernels.kernel import Argument, Call, Kernel
@@ -144,7 +144,7 @@ def test_chunks_and_threads_change_no_byte(
         def cut(*args: Any, chunk: int = chunk, **kwargs: Any) -> Any:
             return options(*args, **{**kwargs, "chunk": chunk})
 
-        monkeypatch.setattr("mergebuild.build.Options", cut)
+        monkeypatch.setattr("mergebuild.build.builder.Options", cut)
         space.run("clean", "--yes")
         (space / "mix.safetensors").unlink(missing_ok=True)
         space.run("gc")
@@ -330,7 +330,7 @@ def test_a_tensor_too_large_to_have_whole_is_told_before_work(
 ) -> None:
     """With the bytes that it needs; nothing is written."""
     assert models
-    monkeypatch.setattr("mergebuild.portable.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("mergebuild.system.portable.memory_bytes", lambda: 1000)
     write(space, target("mix", "crossover", {"a": "one", "b": "two"}, alpha=0.5))
     outcome = space.run("build", "--json", code=1)
     (found,) = outcome.json["targets"]

@@ -12,7 +12,7 @@ import torch
 from project_space import Space, same_bits
 from torch import Tensor
 
-from mergebuild.build import Options
+from mergebuild.build.builder import Options
 from mergebuild.engine.compute import Worker
 from mergebuild.methods.kernels.attention import balance, scales_of
 from mergebuild.methods.kernels.kernel import Call
@@ -236,7 +236,7 @@ def test_chunks_and_threads_change_no_byte(
     def cut(*args: Any, **kwargs: Any) -> Any:
         return options(*args, **{**kwargs, "chunk": 1000})
 
-    monkeypatch.setattr("mergebuild.build.Options", cut)
+    monkeypatch.setattr("mergebuild.build.builder.Options", cut)
     space.run("clean", "--yes")
     space.run("gc", "--max-size", "0")
     assert set(space.build("-j", "3").verdicts.values()) == {"built"}

@@ -13,7 +13,7 @@ import torch
 from project_space import Space, same_bits
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 
-from mergebuild.build import Options
+from mergebuild.build.builder import Options
 
 MERGEFILE = """
 [sources]
@@ -210,7 +210,7 @@ def test_chunks_and_threads_change_no_byte(trusted: Space, program: str, monkeyp
         def cut(*args: Any, chunk: int = chunk, **kwargs: Any) -> Any:
             return options(*args, **{**kwargs, "chunk": chunk})
 
-        monkeypatch.setattr("mergebuild.build.Options", cut)
+        monkeypatch.setattr("mergebuild.build.builder.Options", cut)
         trusted.run("clean", "--yes")
         trusted.run("gc", "--max-size", "0")
         assert trusted.build("mix", "-j", str(threads)).verdicts == {"mix": "built"}
@@ -319,7 +319,7 @@ def test_its_own_word_that_there_is_no_value_is_none_of_a_failure(trusted: Space
 
 def test_what_needs_a_tensor_whole_says_how_much_memory(trusted: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own word, or twice its inputs and the result; a word that fails is told."""
-    monkeypatch.setattr("mergebuild.portable.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("mergebuild.system.portable.memory_bytes", lambda: 1000)
     whole = PROGRAM.replace("import Kernel", "import Grain, Kernel")
     for grain, code in (
         ("grain=Grain.TENSOR", "too-large"),
@@ -343,7 +343,7 @@ def test_what_it_prints_is_no_answer(trusted: Space) -> None:
 
 def test_the_text_that_was_read_is_the_text_that_runs(trusted: Space) -> None:
     """Not what the file holds by then."""
-    from mergebuild.project import load
+    from mergebuild.project.project import load
 
     project = load(trusted / "mergefile.toml")
     trusted.write(PROGRAM.replace("a, b = chunks", "b, a = chunks"), "methods/my_blend.py")

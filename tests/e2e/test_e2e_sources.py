@@ -15,7 +15,8 @@ from model_folders import SIDECARS, checkpoint, document, llama_pair, sharded
 from project_space import Space, Tensors, write_tensors
 from tiny_models import llama, sd15
 
-from mergebuild import planner, sources
+from mergebuild.plan import planner
+from mergebuild.sources import sources
 
 SHARDED = """
 [sources]

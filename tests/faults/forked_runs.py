@@ -34,18 +34,18 @@ __all__ = ["Ended", "Program", "Running"]
 _IMPORTED = (
     "torch",
     "filelock",
-    "mergebuild.build",
+    "mergebuild.build.builder",
     "mergebuild.cli.build",
     "mergebuild.cli.clean",
     "mergebuild.cli.failures",
-    "mergebuild.cli.ending",
+    "mergebuild.cli.interrupts",
     "mergebuild.cli.lock",
     "mergebuild.cli.process",
     "mergebuild.cli.status",
     "mergebuild.cli.verify",
     "mergebuild.engine.run",
-    "mergebuild.project",
-    "mergebuild.verify",
+    "mergebuild.project.project",
+    "mergebuild.project.verify",
 )
 """All but `mergebuild.cli.gc`, which hides the `gc` that `main` means."""
 _LIMIT = 120.0

@@ -23,12 +23,12 @@ from bench import Bench, Trouble
 from forty_targets import outputs, published, remove
 from project_space import write_tensors
 
-from mergebuild import portable
-from mergebuild.filestate import Identity
-from mergebuild.opening import read_model
-from mergebuild.project import Project, load
-from mergebuild.results import BuildResult
+from mergebuild.project.project import Project, load
+from mergebuild.results.build import BuildResult
+from mergebuild.sources.opening import read_model
 from mergebuild.store import FRAME
+from mergebuild.system import portable
+from mergebuild.system.filestate import Identity
 
 MERGEFILE = """
 [project]

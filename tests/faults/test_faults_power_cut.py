@@ -22,8 +22,8 @@ from bench import Bench, Trouble
 from forty_targets import OTHER, Reference, outputs, published, strays
 from mounts import KINDS, loop, make_image
 
-from mergebuild import portable
 from mergebuild.store import Store
+from mergebuild.system import portable
 
 AFTER = {"MERGEBUILD_BOOT_ID": "after the cut"}
 _NO_UUID = {"xfs": "nouuid"}

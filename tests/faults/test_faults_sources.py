@@ -213,7 +213,9 @@ _EDITS: Sequence[Callable[[Path, bytes, random.Random], None]] = (
 def context() -> ForkServerContext:
     """Makes processes in which the program is imported already."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["pytest", "mergebuild.cli.build", "mergebuild.build", "mergebuild.engine.compute"])
+    found.set_forkserver_preload(
+        ["pytest", "mergebuild.cli.build", "mergebuild.build.builder", "mergebuild.engine.compute"]
+    )
     return found
 
 

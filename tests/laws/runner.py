@@ -27,7 +27,7 @@ from unittest import mock
 from tensor_files import Stored, read_model, write_model
 from worlds import World, beside, mergefile, program, tensors_of
 
-import mergebuild.build
+import mergebuild.build.builder
 from mergebuild.cli import run
 
 __all__ = ["COUNTS", "Answer", "Contents", "Place", "place"]
@@ -134,9 +134,9 @@ class Place:
         """Run a command line."""
         COUNTS["runs"] += 1
         out, err = io.StringIO(), io.StringIO()
-        options = partial(mergebuild.build.Options, chunk=chunk) if chunk else mergebuild.build.Options
+        options = partial(mergebuild.build.builder.Options, chunk=chunk) if chunk else mergebuild.build.builder.Options
         with (
-            mock.patch.object(mergebuild.build, "Options", options),
+            mock.patch.object(mergebuild.build.builder, "Options", options),
             redirect_stdout(out),
             redirect_stderr(err),
             chdir(self.root),

@@ -5,4 +5,4 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "methods"))  # the driver of kernels, and the cases
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # the driver of kernels, and the cases

@@ -19,8 +19,8 @@ from benchmarks.lab import Lab, block_share, write_tiny
 from benchmarks.process import ProcessFailedError
 from mergebuild.formats import read_header
 from mergebuild.lora import match
-from mergebuild.opening import read_model
-from mergebuild.project import load
+from mergebuild.project.project import load
+from mergebuild.sources.opening import read_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures with what only Linux has")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from program_under_test import FakeProject, Mergebuild, Outcome
 
-from mergebuild import project as project_module
 from mergebuild.cli import run
+from mergebuild.project import project as project_module
 
 
 @pytest.fixture

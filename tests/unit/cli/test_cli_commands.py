@@ -17,10 +17,19 @@ from program_under_test import FakeProject, Mergebuild
 
 from mergebuild.errors import Problem
 from mergebuild.events import Notice, silent
-from mergebuild.findings import CleanResult, Lineage, State, StatusResult, TargetState, Trusted, VerifyResult, WhyResult
 from mergebuild.recipe.overrides import raw_variable
 from mergebuild.report.console import Console
-from mergebuild.results import BuildResult, PlanResult, TargetResult, Verdict
+from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verdict
+from mergebuild.results.looks import (
+    CleanResult,
+    Lineage,
+    State,
+    StatusResult,
+    TargetState,
+    Trusted,
+    VerifyResult,
+    WhyResult,
+)
 
 CURRENT = TargetResult("orange", Verdict.UP_TO_DATE, "out/orange.safetensors")
 NOTHING = BuildResult(True, 0.04, 0, 0, (CURRENT,))

@@ -67,7 +67,7 @@ def test_help_imports_no_command_and_nothing_heavy() -> None:
     modules = imported_by("--help")
     assert not modules & HEAVY
     assert not {f"mergebuild.cli.{name}" for name in COMMANDS} & modules
-    assert "mergebuild.project" not in modules
+    assert "mergebuild.project.project" not in modules
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -127,7 +127,7 @@ def test_a_full_disk_behind_stdout_exits_with_7() -> None:
 
 SLEEPER = """
 import sys, time
-from mergebuild import project
+from mergebuild.project import project
 class Sleeper:
     def plan(self, targets, **options):
         try:
@@ -186,8 +186,8 @@ def test_what_computes_nothing_imports_nothing_heavy(arguments: str, built: Path
 
 UNWANTED = {
     "dataclasses", "decimal", "difflib", "fractions", "locale", "pathlib", "sqlite3", "tomli", "unicodedata",
-    "mergebuild.cli.failures", "mergebuild.cli.plan", "mergebuild.events", "mergebuild.findings",
-    "mergebuild.portable", "mergebuild.project", "mergebuild.recipe", "mergebuild.report.answers",
+    "mergebuild.cli.failures", "mergebuild.cli.plan", "mergebuild.events", "mergebuild.results.looks",
+    "mergebuild.system.portable", "mergebuild.project.project", "mergebuild.recipe", "mergebuild.report.looks",
     "mergebuild.report.problems", "mergebuild.report.progress", "mergebuild.store",
 }  # fmt: skip
 
@@ -197,13 +197,13 @@ def test_a_build_with_nothing_to_do_imports_the_least(built: Path) -> None:
     time.sleep(0.03)  # else what was built just now could change without a trace
     assert run("-m", "mergebuild", "build", cwd=built).returncode == 0
     modules = imported_by("build", cwd=built)
-    assert "mergebuild.stamp" in modules
+    assert "mergebuild.project.stamp" in modules
     assert not modules & UNWANTED
-    assert not imported_by("--version") & (UNWANTED | {"json", "mergebuild.stamp", "xxhash"})
+    assert not imported_by("--version") & (UNWANTED | {"json", "mergebuild.project.stamp", "xxhash"})
 
 
 def test_what_only_looks_imports_no_engine(built: Path) -> None:
-    assert not imported_by("status", cwd=built) & {"mergebuild.build", "mergebuild.engine", "filelock"}
+    assert not imported_by("status", cwd=built) & {"mergebuild.build.builder", "mergebuild.engine", "filelock"}
 
 
 def test_completion_of_targets_imports_nothing_heavy(built: Path) -> None:

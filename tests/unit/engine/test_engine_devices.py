@@ -31,11 +31,11 @@ from mergebuild.engine import (
 )
 from mergebuild.engine import choice as choosing
 from mergebuild.engine import transfers as ways
+from mergebuild.engine.bounds import DEVICE_MEMORY
 from mergebuild.engine.choice import Choice, Rates, measured
 from mergebuild.engine.devices import Stream
 from mergebuild.errors import UsageError
 from mergebuild.events import Event, Notice
-from mergebuild.memory import DEVICE_MEMORY
 from mergebuild.methods.catalog import METHODS
 
 FLOATS = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float64")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild import portable
 from mergebuild.engine.mappings import Mappings
 from mergebuild.errors import SourceError
+from mergebuild.system import portable
 
 CUT = "import os, sys; os.truncate(sys.argv[1], 0)"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild import portable
 from mergebuild.engine import Leaf
 from mergebuild.engine.mappings import Mappings, OpenFile
 from mergebuild.formats import Piece
+from mergebuild.system import portable
 
 
 @pytest.fixture(params=["mapped", "read"])

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild import portable
 from mergebuild.engine import OutputFile, Place
 from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
 from mergebuild.events import Event, Progress, silent
-from mergebuild.portable import PAGE
+from mergebuild.system import portable
+from mergebuild.system.portable import PAGE
 
 SIZE = 6 * PAGE + 100
 BLOCK = 2 * PAGE

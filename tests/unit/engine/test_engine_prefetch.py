@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild import portable
 from mergebuild.engine import Leaf
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.prefetch import Prefetch
+from mergebuild.system import portable
 
 PIECE = 10
 

@@ -15,12 +15,12 @@ import xxhash
 from disks import Disk
 from lab import as_bytes
 
-from mergebuild import portable
 from mergebuild.engine import Cluster, Copy, Leaf, OutputFile, Pass, Pending, Place, Step, run_pass
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.run import _Torch
 from mergebuild.events import Event, PassEnded, Progress, silent
-from mergebuild.portable import PAGE
+from mergebuild.system import portable
+from mergebuild.system.portable import PAGE
 
 HALF = Fraction(1, 2)
 

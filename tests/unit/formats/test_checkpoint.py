@@ -19,7 +19,7 @@ from mergebuild.formats import DTYPES_BY_WORD, TensorSpec
 from mergebuild.formats.checkpoint import CheckpointLayout
 from mergebuild.formats.pickles import read_pickle
 from mergebuild.formats.zips import read_archive
-from mergebuild.portable import PAGE
+from mergebuild.system.portable import PAGE
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(lambda name: name != "__metadata__")
 SHAPES = st.one_of(

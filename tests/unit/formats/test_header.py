@@ -17,7 +17,7 @@ from mergebuild.errors import SourceError
 from mergebuild.formats import Header, TensorInfo, encode_header, read_header, read_header_fd
 from mergebuild.formats import header as header_module
 from mergebuild.formats import reading as reading_module
-from mergebuild.portable import pread_into
+from mergebuild.system.portable import pread_into
 
 
 def stock_file(folder: Path) -> Path:

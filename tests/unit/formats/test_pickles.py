@@ -21,7 +21,7 @@ from mergebuild.formats import DTYPES_BY_WORD, Piece, TensorInfo
 from mergebuild.formats import reading as reading_module
 from mergebuild.formats.model import Model
 from mergebuild.formats.pickles import is_pickle, read_pickle
-from mergebuild.portable import pread_into
+from mergebuild.system.portable import pread_into
 
 BASE = torch.arange(24.0).reshape(2, 3, 4)
 VIEWS: dict[str, torch.Tensor] = {

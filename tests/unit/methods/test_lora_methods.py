@@ -14,7 +14,7 @@ from lab import Lab, write_model
 from small_models import checkpoint
 from torch import Tensor
 
-import mergebuild.build as build_module
+import mergebuild.build.builder as build_module
 from mergebuild.engine import DEFAULT_CHUNK
 from mergebuild.errors import MergeBuildError
 from mergebuild.formats import read_header

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 from lab import Lab
 
-from mergebuild.project import Project
+from mergebuild.project.project import Project
 from mergebuild.recipe.families import Axis, Family, MemberError
 from mergebuild.recipe.numbers import shortest_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mergebuild.errors import Problem
 from mergebuild.report.builds import build_lines, plan_lines
-from mergebuild.results import BuildResult, MemoryBounds, PlanResult, TargetResult, Verdict
+from mergebuild.results.build import BuildResult, MemoryBounds, PlanResult, TargetResult, Verdict
 
 BUILT = TargetResult(
     "orange",

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
-from mergebuild import portable, publishing
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Notice
-from mergebuild.portable import PAGE
 from mergebuild.store import ArtifactRow, Store, locked
+from mergebuild.system import portable, publishing
+from mergebuild.system.portable import PAGE
 
 MIX = '[targets.{0}]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {1}\n'
 OUTPUT = 'output = "out/mix.safetensors"\n'

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 from lab import Lab
 
-from mergebuild import portable
 from mergebuild.cli.failures import explained
 from mergebuild.errors import LockTimeoutError
-from mergebuild.project import Project
+from mergebuild.project.project import Project
 from mergebuild.store import REBUILDS, locked
+from mergebuild.system import portable
 
 MIX = """
 [targets.mix]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild import portable
 from mergebuild.store import Stage
 from mergebuild.store.stages import files_below, former_of, left_of, marked_stage, remove_empty
+from mergebuild.system import portable
 
 PART = "sub/model.safetensors"
 

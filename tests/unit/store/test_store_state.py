@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild import portable
 from mergebuild.cli.failures import explained
-from mergebuild.portable import Identity
 from mergebuild.store import DatabaseDamagedError, Entry
 from mergebuild.store import state as state_module
 from mergebuild.store.contents import pack, unpack
 from mergebuild.store.state import ArtifactRow, Record, SourceRow, State
+from mergebuild.system import portable
+from mergebuild.system.portable import Identity
 
 ONE, TWO = (SourceRow(Identity(1, inode, 3, 4, 5), b"c" * 16, b"d" * 16, None) for inode in (1, 2))
 
@@ -212,7 +212,7 @@ def test_a_limit_on_files_is_want_of_space(tmp_path: Path) -> None:
     program = f"""
 import resource, sys
 from pathlib import Path
-from mergebuild import portable
+from mergebuild.system import portable
 path = Path({str(tmp_path)!r}) / "state"
 path.write_bytes(bytes(100_000))
 before = portable.is_kept_from_growing(path)

@@ -1,0 +1,238 @@
+"""What the tensors of a target are, as exact values: combinations of slots, and operations on combinations.
+
+A tensor of a target is an expression over tensors of its inputs. For the linear family that is a combination with
+exact rational coefficients of *slots*: sources, and file targets, which round. Every other method is an `Operation` on
+such combinations. A `Form` does not name a tensor; most tensors of a target share a handful of forms, so the algebra is
+done once a form and not once a tensor. Which tensors share one follows from how a target is made, not from its numbers:
+a thousand members of a family have their `Kinds` in common, and a palette of forms each.
+
+`canonical` goes from slots to digests, once these are known: equal tensors are one term, and terms stand in the order
+of their digests, so that neither the order of merging nor names matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+from mergebuild.digest import Term
+from mergebuild.fold.compatible import Spec
+from mergebuild.layouts import Layout
+from mergebuild.methods.method import Method
+from mergebuild.recipe.model import Target
+
+__all__ = [
+    "Argument",
+    "Blueprint",
+    "Form",
+    "Forms",
+    "Kinds",
+    "Operation",
+    "Slot",
+    "Spec",
+    "canonical",
+    "ema_name",
+    "gathered",
+    "rounded",
+]
+
+EMA = "model_ema."
+"""What the names of EMA copies begin with."""
+
+Key = TypeVar("Key", bytes, int)
+
+Argument = Fraction | tuple[Fraction, ...] | bool | str
+"""What a parameter of an operation is: a number, one a model, a switch, or a word."""
+
+
+class Slot(NamedTuple):
+    """Where a term's tensor comes from: under the same name, as its EMA copy, or under a name of its own.
+
+    A source, a file target, or what a virtual target makes by an operation.
+    """
+
+    owner: str
+    ema: bool = False
+    own: str = ""
+
+    def tensor(self, name: str) -> str:
+        """Return the name in the owner of what the target calls `name`."""
+        return self.own or (ema_name(name) if self.ema else name)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method that is not linear, with the numbers, flags and words that reach a tensor, on combinations of slots."""
+
+    method: Method
+    arguments: tuple[tuple[str, Argument], ...]
+    """By parameter, in the order of their names."""
+    inputs: tuple[Form, ...]
+    """In the method's order; none of them is an operation itself."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of the last inputs, which have shapes of their own and are read whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A linear combination of slots: exact coefficients, none of them 0, in the order of the slots' names.
+
+    Or an operation; it has no terms then.
+    """
+
+    terms: tuple[tuple[Slot, Fraction], ...]
+    operation: Operation | None = None
+
+    @property
+    def lone(self) -> Slot | None:
+        """The slot, when the form is just its tensor."""
+        return self.terms[0][0] if len(self.terms) == 1 and self.terms[0][1] == 1 else None
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All that it is made of, each once."""
+        if self.operation is None:
+            return tuple(slot for slot, _ in self.terms)
+        return tuple(dict.fromkeys(slot for each in self.operation.inputs for slot, _ in each.terms))
+
+
+class Kinds:
+    """Which tensors of a target are made alike: a number from 0 for each. Shared by targets that are made alike."""
+
+    def __init__(self, of: Mapping[str, int], specs: Mapping[str, Spec]) -> None:
+        self.of = of
+        """The kind of each tensor, by name."""
+        self.floats = tuple(name for name in of if specs[name].is_float)
+        """The tensors of floating-point numbers."""
+        self.float_counts = [0] * (max(of.values(), default=-1) + 1)
+        """By kind: how many tensors of floating-point numbers are of it."""
+        for name in self.floats:
+            self.float_counts[of[name]] += 1
+
+
+class Forms(Mapping[str, Form]):
+    """The form of each tensor of a target: the kinds that it shares with others, and a form for each kind."""
+
+    def __init__(self, kinds: Kinds, palette: tuple[Form, ...]) -> None:
+        self.kinds = kinds
+        self.palette = palette
+
+    def __getitem__(self, name: str) -> Form:
+        return self.palette[self.kinds.of[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds.of)
+
+    def __len__(self) -> int:
+        return len(self.kinds.of)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Forms) and self.kinds is other.kinds:
+            return self.palette == other.palette
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def slots(self) -> tuple[tuple[Slot, ...], ...]:
+        """The slots of the form of each kind."""
+        return tuple(form.slots for form in self.palette)
+
+    @property
+    def operates(self) -> bool:
+        """Whether some of them are operations."""
+        return any(form.operation for form in self.palette)
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether some of them are made of whole tensors of other shapes."""
+        return any(form.operation and form.operation.shapes for form in self.palette)
+
+    @property
+    def surveys(self) -> bool:
+        """Whether some of them are made by methods that must know several tensors first."""
+        return any(form.operation and form.operation.method.scopes for form in self.palette)
+
+    @property
+    def combined(self) -> int:
+        """The number of tensors that are more than the tensor of a slot, rounded or not."""
+        counts = zip(self.kinds.float_counts, self.palette, strict=True)
+        return sum(count for count, form in counts if form.lone is None)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a target will be: its tensors and how each is made; and what was noticed on the way."""
+
+    target: Target
+    layout: Layout | None
+    source_specs: Mapping[str, Spec]
+    """The tensors in the dtypes of the first input, which `dtype = "source"` means."""
+    specs: Mapping[str, Spec]
+    """The tensors as whoever reads the target sees them: floats in its dtype, if it has one of its own."""
+    forms: Forms
+    missing: Mapping[str, int]
+    """By input: tensors that it lacks, and that stay the first input's."""
+    left_out: Mapping[str, int]
+    """By input: tensors that only it has."""
+    ema_dropped: Mapping[str, int]
+    """By input: EMA copies left behind."""
+    warnings: tuple[str, ...] = ()
+    """What else the user should know, a sentence each."""
+
+    def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
+        """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""
+        return self.specs if dtype == self.target.dtype else rounded(self.source_specs, dtype)
+
+    @cached_property
+    def owners(self) -> frozenset[str]:
+        """The sources and file targets whose tensors it is made of."""
+        return frozenset(slot.owner for slots in self.forms.slots for slot in slots)
+
+    def notes(self) -> list[str]:
+        """Return what the user should know, a sentence each."""
+        found = [f"{count} tensors that `{name}` lacks stay the first input's" for name, count in self.missing.items()]
+        found += [f"{count} tensors that only `{name}` has are left out" for name, count in self.left_out.items()]
+        found += [
+            f'{count} EMA tensors of `{name}` are left out (`ema = "keep"` or `"use"`)'
+            for name, count in self.ema_dropped.items()
+        ]
+        return [*found, *self.warnings]
+
+
+def ema_name(name: str) -> str:
+    """Return the name of the EMA copy of a UNet tensor: `model_ema.` and the name without its dots.
+
+    The way back is ambiguous and never taken.
+    """
+    return EMA + name.removeprefix("model.").replace(".", "")
+
+
+def canonical(form: Form, name: str, digest_of: Callable[[str, str], bytes]) -> tuple[Term, ...]:
+    """Return the terms of a form for one tensor: equal tensors added up, zeros dropped, in the order of digests."""
+    digests = [digest_of(slot.owner, slot.tensor(name)) for slot, _ in form.terms]
+    return tuple(Term(digest, coefficient) for digest, coefficient in gathered(form, digests))
+
+
+def gathered(form: Form, keys: Sequence[Key]) -> list[tuple[Key, Fraction]]:
+    """Return the coefficients of a form, those of slots with equal keys added up, without zeros, in order of keys.
+
+    `keys` stand for the digests of the slots' tensors: they are equal and ordered as these are.
+    """
+    if len(keys) == 1:
+        return [(keys[0], form.terms[0][1])]
+    sums: dict[Key, Fraction] = {}
+    for key, (_, coefficient) in zip(keys, form.terms, strict=True):
+        known = sums.get(key)
+        sums[key] = coefficient if known is None else known + coefficient
+    return [(key, sums[key]) for key in sorted(sums) if sums[key]]
+
+
+def rounded(specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:
+    """Return tensors with floats in a dtype; None and `source` leave them."""
+    if dtype is None or dtype == "source":
+        return specs
+    return {name: spec._replace(dtype=dtype) if spec.is_float else spec for name, spec in specs.items()}

@@ -1,0 +1,190 @@
+"""What went into a target, as exact proportions: of sources for `lineage`, of content for a file's metadata.
+
+Most targets have the same proportions in every tensor; others have them per block. Where the tensors of one block
+differ, the block shows what most of them have; the others stand as a group of it (`IN04 attn`) or under their own
+names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from mergebuild.fold.folder import Folder
+from mergebuild.fold.forms import Blueprint, Kinds
+from mergebuild.layouts import Layout
+from mergebuild.recipe import Recipe
+from mergebuild.recipe.model import Target
+from mergebuild.results.looks import Lineage
+
+__all__ = ["Shares", "lineage", "proportions", "summarize"]
+
+Shares = tuple[tuple[str, Fraction], ...]
+"""What a tensor is made of: (source, share), sorted by source."""
+
+
+def summarize(
+    shares: Mapping[str, Shares], layout: Layout | None
+) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
+    """Return the proportions of a set of tensors, and those by block; one of the two is empty."""
+    whole, by_block = _summary(shares, layout)
+    if not by_block:
+        return ({} if whole is None else _shown(whole)), {}
+    return None, {label: _shown(each) for label, each in by_block.items()}
+
+
+Value = TypeVar("Value", Shares, int)
+
+
+def _summary(values: Mapping[str, Value], layout: Layout | None) -> tuple[Value | None, dict[str, Value]]:
+    """Return the value that all tensors have (None where there are none), or else those by block."""
+    distinct = set(values.values())
+    if len(distinct) <= 1:
+        return next(iter(distinct), None), {}
+    by_block: dict[str, dict[str, Value]] = {}
+    for name, each in values.items():
+        block = layout.block(name) if layout else None
+        by_block.setdefault(block or "*", {})[name] = each
+    found: dict[str, Value] = {}
+    for block in sorted(by_block):
+        members = by_block[block]
+        ((common, _count),) = Counter(members.values()).most_common(1)
+        found[block] = common
+        others: dict[Value, list[str]] = {}
+        for name in sorted(members):
+            if members[name] != common:
+                others.setdefault(members[name], []).append(name)
+        for each, names in others.items():
+            group = _group(names, members, layout)
+            found |= {f"{block} {group}": each} if group else dict.fromkeys(names, each)
+    return None, found
+
+
+def proportions(
+    blueprint: Blueprint, named: Callable[[str], str]
+) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
+    """Return what `summarize` says of a target's own slots, owners renamed by `named`; nothing where it operates.
+
+    Which tensors have equal shares is the same for all members of a family, or nearly so: what follows from that is
+    found out once.
+    """
+    if blueprint.forms.operates:
+        return None, {}
+    shares = _of_kinds(blueprint, named)
+    first: dict[Shares, int] = {}
+    alike = tuple(first.setdefault(each, kind) for kind, each in enumerate(shares))
+    kinds = blueprint.forms.kinds
+    known = _summaries.setdefault(kinds, {})
+    if alike not in known:
+        known[alike] = _summary({name: alike[kinds.of[name]] for name in kinds.floats}, blueprint.layout)
+    whole, by_block = known[alike]
+    if not by_block:
+        return ({} if whole is None else _shown(shares[whole])), {}
+    return None, {label: _shown(shares[kind]) for label, kind in by_block.items()}
+
+
+_summaries: WeakKeyDictionary[Kinds, dict[tuple[int, ...], tuple[int | None, dict[str, int]]]] = WeakKeyDictionary()
+"""By the kinds of a target's tensors, and the first kind that has the shares of each: the kinds to be shown."""
+
+
+def _of_kinds(blueprint: Blueprint, named: Callable[[str], str]) -> list[Shares]:
+    return [_gathered((named(slot.owner), share) for slot, share in form.terms) for form in blueprint.forms.palette]
+
+
+def _of_tensors(blueprint: Blueprint) -> dict[str, Shares]:
+    """Return the shares of a target's own slots for each floating-point tensor."""
+    shares = _of_kinds(blueprint, str)
+    kinds = blueprint.forms.kinds
+    return {name: shares[kinds.of[name]] for name in kinds.floats}
+
+
+def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
+    """Return the proportions of sources in a target, through virtual targets and files alike."""
+    expanded: dict[str, dict[str, Shares]] = {}
+    rounded: set[str] = set()
+    waiting = [target]
+    while waiting:
+        for owner in folder.blueprint(waiting.pop()).owners:
+            if not folder.is_leaf(owner) and owner not in rounded:
+                rounded.add(owner)
+                waiting.append(owner)
+    order = [name for name in recipe.below(target) if name in rounded or name == target]
+    if any(folder.blueprint(name).forms.operates for name in order):
+        files = tuple(name for name in order[:-1] if not folder.is_virtual(name))
+        tree = tuple(_tree(recipe, target))
+        return Lineage(target, linear=False, proportions=None, by_block={}, rounded_at=files, tree=tree)
+    for name in order:
+        expanded[name] = _expand(folder, name, expanded)
+    proportions, by_block = summarize(expanded[target], folder.blueprint(target).layout)
+    return Lineage(
+        target,
+        linear=True,
+        proportions=proportions,
+        by_block=by_block,
+        rounded_at=tuple(order[:-1]),
+        tree=tuple(_tree(recipe, target)),
+    )
+
+
+def _expand(folder: Folder, name: str, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
+    """Return a target's shares of sources, those of the files that it reads being known."""
+    known: dict[tuple[object, ...], Shares] = {}
+    found: dict[str, Shares] = {}
+    for tensor, own in _of_tensors(folder.blueprint(name)).items():
+        parts = tuple(
+            below[owner].get(tensor, ()) if owner in below else ((folder.known_as(owner), Fraction(1)),)
+            for owner, _ in own
+        )
+        key = (own, parts)
+        if key not in known:
+            known[key] = _gathered(
+                (source, share * part) for (_, share), shares in zip(own, parts, strict=True) for source, part in shares
+            )
+        found[tensor] = known[key]
+    return found
+
+
+def _tree(recipe: Recipe, target: str) -> Iterator[str]:
+    """Yield a line for a target and everything below it, indented; what was shown before is not opened again."""
+    shown: set[str] = set()
+    stack = [(target, 0)]
+    while stack:
+        name, depth = stack.pop()
+        indent = "  " * depth
+        if name in recipe.sources:
+            yield f"{indent}{name}"
+            continue
+        made = recipe.target(name)
+        how = [_method(made)]
+        how += [f"{_method(rule.target)} for {', '.join(each.text for each in rule.tensors)}" for rule in made.rules]
+        line = f"{indent}{name} ({made.output or 'virtual'}): {'; '.join(how)}"
+        yield f"{line} (as above)" if name in shown else line
+        if name not in shown:
+            shown.add(name)
+            stack += [(ref, depth + 1) for ref in reversed(dict.fromkeys(each.ref for each in made.reads))]
+
+
+def _method(target: Target) -> str:
+    return target.formula.text if target.formula else target.method
+
+
+def _group(names: Sequence[str], block: Iterable[str], layout: Layout | None) -> str | None:
+    """Return the group of the layout that is just these tensors of a block."""
+    for group, pattern in layout.groups if layout else ():
+        if names == sorted(name for name in block if pattern.search(name)):
+            return group
+    return None
+
+
+def _gathered(parts: Iterable[tuple[str, Fraction]]) -> Shares:
+    total: dict[str, Fraction] = {}
+    for source, share in parts:
+        total[source] = total.get(source, Fraction(0)) + share
+    return tuple(sorted((source, share) for source, share in total.items() if share))
+
+
+def _shown(shares: Shares) -> dict[str, str]:
+    return {source: str(share) for source, share in shares}

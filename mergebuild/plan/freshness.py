@@ -1,0 +1,137 @@
+"""See quickly that a target is up to date, without folding it.
+
+A *fingerprint* covers everything that a target's artifact and metadata follow from: its recipe fields, the content of
+its sources (and their SHA-256, where its metadata name that), and the fingerprints of the targets that it reads. A
+record of the last build keeps it. If it is the same, and the output is still the file that was published, the target is
+up to date; nothing else need be known. If it is not, nothing follows: the planner decides.
+
+What goes into a fingerprint is every field that takes part in comparing recipe values, names included, so it changes
+more often than the digests do. That only costs a closer look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import xxhash
+
+from mergebuild import REVISION, __version__
+from mergebuild.digest import SCHEMA
+from mergebuild.errors import MergeBuildError
+from mergebuild.formats import LAYOUT_VERSION
+from mergebuild.recipe import Recipe
+from mergebuild.sources.sources import Sources
+from mergebuild.store import ArtifactRow, Record, Store
+
+__all__ = ["Freshness"]
+
+
+class Freshness:
+    """Finds targets that are up to date, over one recipe, its sources and one store."""
+
+    def __init__(self, recipe: Recipe, sources: Sources, store: Store) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._store = store
+        self._fingerprints: dict[str, bytes] = {}
+        self._common = (
+            f"{__version__} {REVISION} {SCHEMA} {LAYOUT_VERSION} {recipe.project.link} {_canonical(recipe.layouts)} "
+            f"{_canonical(recipe.own_methods)} ".encode()
+        )
+
+    def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
+        """Return the targets of these that are surely up to date, with what is known of them."""
+        return {
+            record.target: (record, row)
+            for record, row in self._store.published(names)
+            if str(record.output) == str(self._recipe.target(record.target).output_path)
+            and record.fingerprint == self.fingerprint(record.target)
+            and self._store.is_intact(row)
+        }
+
+    def fingerprint(self, name: str) -> bytes | None:
+        """Return the fingerprint of a target or source; None while a source's content is not known."""
+        found = self._fingerprints.get(name)
+        if found is None:
+            for each in self._unknown_below(name):
+                if (below := self._compute(each)) is not None:
+                    self._fingerprints[each] = below
+            found = self._compute(name)
+            if found is not None:  # what is not known now may be known later
+                self._fingerprints[name] = found
+        return found
+
+    def _unknown_below(self, name: str) -> Iterator[str]:
+        """Yield what a target needs and what is not known yet, the deepest first, so that no fingerprint recurses."""
+        if name in self._sources or all(each.ref in self._fingerprints for each in self._recipe.target(name).reads):
+            return
+        for each in self._recipe.below(name)[:-1]:
+            if each not in self._fingerprints:
+                yield each
+
+    def _compute(self, name: str) -> bytes | None:
+        if name in self._sources:
+            try:
+                source = self._sources.file(name)
+            except MergeBuildError:
+                return None
+            return source.content if source.is_hashed and self._sources.meets_pin(name) else None
+        target = self._recipe.target(name)
+        below = [self.fingerprint(each.ref) for each in target.reads]
+        if target.metadata == "full" and None not in below:
+            below += self._named_by_metadata(name)
+        running = xxhash.xxh3_128(self._common + _canonical(target).encode())
+        for each in below:
+            if each is None:
+                return None
+            running.update(each)
+        return running.digest()
+
+    def _named_by_metadata(self, name: str) -> Iterator[bytes | None]:
+        """Yield the SHA-256 of the sources below a target, None for what is not known.
+
+        It covers what the content of a source does not, such as a file's own metadata.
+        """
+        refs = (each.ref for below in self._recipe.below(name) for each in self._recipe.target(below).reads)
+        for ref in dict.fromkeys(ref for ref in refs if ref in self._sources):
+            sha256 = self._sources.known_sha256(ref)
+            yield sha256.encode() if sha256 else None
+
+
+def _canonical(value: object) -> str:
+    """Return a value of the recipe as text; equal values, and only these, have equal texts."""
+    kind = type(value)
+    write = _WRITERS.get(kind)
+    if write is None:
+        write = _WRITERS[kind] = _writer(kind)
+    return write(value)
+
+
+Writer = Callable[[Any], str]
+
+
+def _writer(kind: type) -> Writer:
+    """Return what writes values of a kind; of a dataclass, the fields that take part in comparing it."""
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_writer(kind.__name__, tuple(each.name for each in dataclasses.fields(kind) if each.compare))
+    if issubclass(kind, Mapping):
+        return lambda value: f"{{{','.join(f'{_canonical(key)}={_canonical(each)}' for key, each in value.items())}}}"
+    return lambda value: f"{kind.__name__} {value}"  # a number, a path, None, what TOML may have in a layout's table
+
+
+def _dataclass_writer(kind: str, names: Sequence[str]) -> Writer:
+    if len(names) == 1:
+        (name,) = names
+        return lambda value: f"{kind}({_canonical(getattr(value, name))})"
+    values = attrgetter(*names) if names else lambda _value: ()
+    return lambda value: f"{kind}({','.join(map(_canonical, values(value)))})"
+
+
+def _list(value: Sequence[object]) -> str:
+    return f"[{','.join(map(_canonical, value))}]"
+
+
+_WRITERS: dict[type, Writer] = {str: lambda value: f"{len(value)}:{value}", tuple: _list, list: _list}

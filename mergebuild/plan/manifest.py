@@ -1,0 +1,186 @@
+"""What a target was built from, as lines for people: the difference of two manifests is what `why` prints.
+
+The lines of a target are its method, its numbers rule by rule, its options, and what its inputs are by content; those
+of the virtual targets below it follow under their names, and the small files that a folder takes over come last. Every
+field of a target is either here or listed as left out (`tests/unit/plan/test_plan_manifest.py`): a field that changes
+bytes and is missing here would be a change without a reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+
+from mergebuild.fold.folder import Folder
+from mergebuild.layouts import Layout
+from mergebuild.recipe import shortest_text
+from mergebuild.recipe.model import (
+    Constant,
+    Elemental,
+    Gradient,
+    Mbw,
+    NumberPerTensor,
+    Preset,
+    SelectorText,
+    Target,
+    Value,
+)
+from mergebuild.results.looks import Change
+
+__all__ = ["STATISTICS", "changes", "decode", "encode", "manifest"]
+
+STATISTICS = "statistics of made tensors"
+"""The line of a target into which statistics of another target's tensors go: the version of how they are taken."""
+
+Manifest = Mapping[str, str]
+
+
+def manifest(
+    folder: Folder, name: str, content_of: Callable[[str], str | None], *, dtype: str | None
+) -> dict[str, str]:
+    """Return the lines of a target.
+
+    `content_of` gives the content digest of a source or file target as text; None: no tensor of it is used, so that
+    its content does not matter.
+    """
+    blueprint = folder.blueprint(name)
+    lines = dict(_lines(blueprint.target, blueprint.layout, dtype)) | dict(_programs(blueprint.target))
+    seen = {name}
+    waiting = [each.ref for each in reversed(blueprint.target.reads)]
+    while waiting:
+        ref = waiting.pop()
+        if ref in seen:
+            continue
+        seen.add(ref)
+        if folder.is_virtual(ref):
+            below = folder.blueprint(ref)
+            lines |= {f"{ref}.{key}": value for key, value in _lines(below.target, below.layout, None)}
+            lines |= dict(_programs(below.target))
+            waiting += [each.ref for each in reversed(below.target.reads)]
+        elif (content := content_of(ref)) is not None:
+            lines[f"input {ref}"] = content
+    return lines
+
+
+def changes(before: Manifest, after: Manifest) -> list[Change]:
+    """Return how one manifest differs from an earlier one."""
+    found = []
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key), after.get(key)
+        if old == new or (key == STATISTICS and new is None):
+            continue
+        if key.startswith(("input ", "program ")):
+            what = "changed" if old and new else ("is new" if new else "is gone")
+            is_small_file = ": " in key
+            text = f"{key} {what}" if is_small_file else f"{key}: {'contents ' if old and new else ''}{what}"
+        elif key == STATISTICS:
+            text = "statistics of tensors that another target makes are taken again: earlier versions took wrong ones"
+        else:
+            text = f"{key} {old if old is not None else '(none)'} -> {new if new is not None else '(none)'}"
+        found.append(Change(key, old, new, text))
+    return found
+
+
+def encode(lines: Manifest) -> str:
+    """Return a manifest as text for the store."""
+    return json.dumps(lines, separators=(",", ":"))
+
+
+def decode(text: str) -> dict[str, str]:
+    """Return the manifest that `encode` wrote."""
+    return {str(key): str(value) for key, value in json.loads(text).items()}
+
+
+def _lines(target: Target, layout: Layout | None, dtype: str | None) -> Iterator[tuple[str, str]]:
+    yield from _made(target, layout)
+    for index, rule in enumerate(target.rules):
+        yield f"rules[{index}].tensors", _selectors(rule.tensors)
+        for key, value in _made(rule.target, layout):
+            yield f"rules[{index}].{key}", value
+    if dtype:
+        yield "dtype", dtype
+    for each in target.components:
+        if each.input is not None:
+            yield f"components.{each.name}", each.input.ref
+        if each.dtype is not None:
+            yield f"components.{each.name}.dtype", each.dtype
+    if target.on_channels != "error":
+        yield "on_channels", target.on_channels
+    if target.merge is not None:
+        yield "merge", _selectors(target.merge)
+    if target.drop:
+        yield "drop", _selectors(target.drop)
+    if target.ema != "drop":
+        yield "ema", target.ema
+    if target.config is not None:
+        yield "config", target.config.ref
+
+
+def _programs(target: Target) -> Iterator[tuple[str, str]]:
+    """Yield the files of the user's own methods, by content."""
+    for each in target.programs:
+        if each.program is not None:
+            yield f"program {each.program.file}", each.program.content
+
+
+def _made(target: Target, layout: Layout | None) -> Iterator[tuple[str, str]]:
+    """Yield the method, its inputs and parameters."""
+    yield "method", target.formula.text if target.formula else target.method
+    for each in target.inputs:
+        yield each.role, each.ref
+    for name, number in target.numbers.items():
+        if isinstance(number, NumberPerTensor):
+            yield from _number(name, number, layout)
+        else:
+            for index, one in enumerate(number):
+                yield from _number(f"{name}[{index}]", one, layout)
+    for name, flag in sorted(target.flags.items()):
+        yield name, str(flag).lower()
+    for name, word in sorted(target.words.items()):
+        yield name, str(word)
+
+
+def _number(name: str, number: NumberPerTensor, layout: Layout | None) -> Iterator[tuple[str, str]]:
+    if number.constant is not None:
+        yield name, _text(number.constant)
+        return
+    for rule in number.rules:
+        if isinstance(rule.value, Mbw):
+            blocks = (layout.mbw_of(len(rule.value.numbers)) if layout else None) or ()
+            for block, value in zip(blocks, rule.value.numbers, strict=False):
+                yield f"{name}[{block}]", _text(value)
+        elif isinstance(rule.value, Elemental):
+            yield f"{name}[{_elemental(rule.value)}]", _text(rule.value.number)
+        else:
+            yield name if rule.key == "default" else f"{name}[{rule.key}]", _value(rule.value)
+
+
+def _value(value: Value) -> str:
+    match value:
+        case Constant(number):
+            return _text(number)
+        case Gradient(anchors):
+            return f"gradient [{', '.join(map(_text, anchors))}]"
+        case Preset(name, low, high):
+            return name if low == 0 and high == 1 else f"{name} {_text(low)} to {_text(high)}"
+        case _:
+            return str(value)
+
+
+def _elemental(rule: Elemental) -> str:
+    blocks = ("NOT " if rule.not_blocks else "") + " ".join(rule.blocks)
+    elements = ("NOT " if rule.not_elements else "") + " ".join(rule.elements)
+    return f"{blocks}:{elements}"
+
+
+def _selectors(selectors: tuple[SelectorText, ...]) -> str:
+    return ", ".join(each.text for each in selectors)
+
+
+def _text(number: Fraction) -> str:
+    """Return a number as its shortest decimal, or as a fraction where it has none."""
+    try:
+        return shortest_text(number)
+    except ValueError:
+        return str(number)

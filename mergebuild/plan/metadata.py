@@ -1,0 +1,285 @@
+"""What a file says of itself, in `__metadata__`: never a time, a host or an absolute path.
+
+`minimal` is what the artifact is: the version of the layout, its digest, and the proportions of its inputs by their
+content. `full` adds names, the recipe, and the fields that WebUIs read; what only these need is imported for them.
+`none` is only what readers insist on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from mergebuild.digest import tagged
+from mergebuild.fold.forms import Blueprint, Spec
+from mergebuild.fold.lineage import proportions
+from mergebuild.recipe import Recipe
+from mergebuild.recipe.model import NumberPerTensor, Target
+
+if TYPE_CHECKING:
+    from mergebuild.sources.provenance import MergeModels
+
+__all__ = ["LAYOUT_VERSION", "full", "minimal", "none"]
+
+LAYOUT_VERSION = 1
+"""The version of the file layout that `formats` writes."""
+
+
+def none() -> dict[str, str]:
+    """Return the least that readers need."""
+    return {"format": "pt"}
+
+
+def minimal(blueprint: Blueprint, digest: bytes, content_of: Callable[[str], str]) -> dict[str, str]:
+    """Return what the artifact alone determines. `content_of` gives an input's content digest as text."""
+    whole, by_block = proportions(blueprint, content_of)
+    facts = {
+        "artifact": tagged(digest),
+        "layout": LAYOUT_VERSION,
+        "proportions": by_block if whole is None else whole,
+    }
+    return {"format": "pt", "mergebuild": _json(facts)}
+
+
+def of_a_part(digest: bytes) -> dict[str, str]:
+    """Return what one file of a folder says: nothing that a change in another would touch."""
+    return {"format": "pt", "mergebuild": _json({"artifact": tagged(digest), "layout": LAYOUT_VERSION})}
+
+
+def full(
+    blueprint: Blueprint,
+    digest: bytes,
+    content_of: Callable[[str], str],
+    recipe: Recipe,
+    sha256_of: Mapping[str, str | None],
+    *,
+    metadata_of: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    dtype: str | None = None,
+) -> dict[str, str]:
+    """Return the minimal metadata, the recipe of the target and all below it, and the fields that others read.
+
+    Args:
+        blueprint: the target.
+        digest: of the artifact.
+        content_of: gives an input's content digest as text.
+        recipe: where everything below the target stands.
+        sha256_of: the SHA-256 of every source at the bottom of the target, by name.
+        metadata_of: what each of these sources says of itself, trusted in nothing.
+        dtype: what the file is written in, if not the target's own.
+    """
+    specs = blueprint.specs_in(dtype or blueprint.target.dtype)
+    nodes = _recipe_nodes(recipe, blueprint.target.name)
+    whole = {"type": "mergebuild", "target": blueprint.target.name, "recipe": nodes, "sources": dict(sha256_of)}
+    return (
+        minimal(blueprint, digest, content_of)
+        | _modelspec(blueprint, sorted(sha256_of), metadata_of)
+        | _as_kohya(blueprint)
+        | {
+            "sd_merge_recipe": _json(whole | _as_webui(blueprint, specs, sha256_of)),
+            "sd_merge_models": _json(_merge_models(sha256_of, metadata_of)),
+        }
+    )
+
+
+# Fields of others
+
+
+_RESOLUTIONS = {"stable-diffusion-v1": 512, "stable-diffusion-v2-512": 512, "stable-diffusion-v2-768-v": 768}
+_FLUX = "https://github.com/black-forest-labs/flux"
+_ARCHITECTURES = {
+    "sd15": ("stable-diffusion-v1", "sgm"),
+    "sdxl": ("stable-diffusion-xl-v1-base", "sgm"),
+    "sd3": ("stable-diffusion-3", "sgm"),
+}
+_BY_INPUTS = {"inpainting": "/inpaint", "instruct-pix2pix": "/edit"}
+
+
+def _modelspec(
+    blueprint: Blueprint, sources: Sequence[str], metadata_of: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+    """Return the `modelspec.` fields of an image model whose architecture has a name there; else nothing.
+
+    Its hash of the data is not known before the file is built, and dates change bytes: neither is written.
+    """
+    from mergebuild.sources import traits
+
+    shapes = {name: spec.shape for name, spec in blueprint.specs.items()}
+    said = {_said(metadata_of.get(name, {}), "prediction_type", "predict_key") for name in sources}
+    agreed = next(iter(said)) if len(said) == 1 else None
+    prediction = "v" if "v_pred" in traits.marks(shapes) else agreed if agreed in ("v", "epsilon") else None
+    found = _architecture(blueprint, shapes, prediction)
+    if found is None:
+        return {}
+    architecture, implementation = found
+    side = _RESOLUTIONS.get(architecture, 1024)
+    inputs = traits.kind_of_inputs(traits.input_channels(shapes))
+    fields = {
+        "sai_model_spec": "1.0.1",
+        "architecture": architecture + _BY_INPUTS.get(inputs or "", ""),
+        "implementation": implementation,
+        "title": blueprint.target.name,
+        "resolution": f"{side}x{side}",
+        "merged_from": ", ".join(sources),
+    }
+    if prediction is not None:
+        fields["prediction_type"] = prediction
+    return {f"modelspec.{name}": text for name, text in fields.items()}
+
+
+def _said(metadata: Mapping[str, str], *keys: str) -> str | None:
+    return next((metadata[f"modelspec.{key}"] for key in keys if f"modelspec.{key}" in metadata), None)
+
+
+def _architecture(
+    blueprint: Blueprint, shapes: Mapping[str, tuple[int, ...]], prediction: str | None
+) -> tuple[str, str] | None:
+    """Return modelspec's names of the architecture and of the code whose tensor names it has."""
+    layout = blueprint.layout.name if blueprint.layout else ""
+    if layout == "flux":
+        parts = {part for name in shapes for part in name.split(".")}
+        guided = "flux-1-dev" if "guidance_in" in parts else "flux-1-schnell"
+        return "chroma" if "distilled_guidance_layer" in parts else guided, _FLUX
+    if layout == "sd2":  # which of the two it is, no tensor tells, and what loads it as the other draws noise
+        kinds = {"v": "stable-diffusion-v2-768-v", "epsilon": "stable-diffusion-v2-512"}
+        return (kinds[prediction], "sgm") if prediction in kinds else None
+    return _ARCHITECTURES.get(layout)
+
+
+def _as_kohya(blueprint: Blueprint) -> dict[str, str]:
+    """Return what kohya's trainers say of a LoRA that has their names; of one made of others no alpha is known."""
+    ranks = {spec.shape[0] for name, spec in blueprint.specs.items() if name.endswith(".lora_down.weight")}
+    if not blueprint.target.makes_lora or not ranks:
+        return {}
+    shown = str(*ranks) if len(ranks) == 1 else "Dynamic"
+    facts = {"ss_network_module": "networks.lora", "ss_network_dim": shown}
+    return facts | ({"ss_network_alpha": shown} if blueprint.target.method == "extract_lora" else {})
+
+
+def _as_webui(
+    blueprint: Blueprint, specs: Mapping[str, Spec], sha256_of: Mapping[str, str | None]
+) -> dict[str, object]:
+    """Return the recipe in AUTOMATIC1111's keys, if its merger could have made it of the same files; else nothing."""
+    from mergebuild.sources import traits
+
+    merged = _weighted_sum_or_difference(blueprint)
+    if merged is None:
+        return {}
+    method, models, multiplier = merged
+    if abs(multiplier) > sys.float_info.max:  # that tool's numbers end there
+        return {}
+    hashes = [sha256_of.get(name) for name in models]
+    inputs = traits.kind_of_inputs(traits.input_channels({name: spec.shape for name, spec in specs.items()}))
+    return {
+        "primary_model_hash": hashes[0],
+        "secondary_model_hash": hashes[1],
+        "tertiary_model_hash": hashes[2] if len(hashes) > 2 else None,
+        "interp_method": method,
+        "multiplier": float(multiplier),
+        "save_as_half": all(spec.dtype == "float16" for spec in specs.values() if spec.is_float),
+        "custom_name": blueprint.target.name,
+        "config_source": 0,
+        "bake_in_vae": "None",
+        "discard_weights": "",
+        "is_inpainting": inputs == "inpainting",
+        "is_instruct_pix2pix": inputs == "instruct-pix2pix",
+    }
+
+
+def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, ...], Fraction] | None:
+    """Return method, models and multiplier of a target that is `A (1 - m) + B m` or `A + m (B - C)` of sources.
+
+    That is so however the recipe says it, but for all tensors alike: those that are just the first input's, as an
+    input lacks them, are so in that tool too.
+    """
+    target = blueprint.target
+    kinds, palette = blueprint.forms.kinds, blueprint.forms.palette
+    sums = [form for form, count in zip(palette, kinds.float_counts, strict=True) if count and form.lone is None]
+    copied = len(kinds.floats) - blueprint.forms.combined
+    is_whole = target.merge is None and not target.rules and not target.drop
+    if len(sums) != 1 or not is_whole or copied > min(blueprint.missing.values(), default=0):
+        return None
+    if any(slot.ema for slot, _ in sums[0].terms):
+        return None
+    share = {slot.owner: coefficient for slot, coefficient in sums[0].terms}
+    order = [each.ref for each in target.inputs if each.ref in share] + list(share)
+    names = tuple(dict.fromkeys(order))
+    if len(share) == 2 and sum(share.values()) == 1:
+        return "Weighted sum", names, share[names[1]]
+    first = next((name for name in names if share[name] == 1), None)
+    others = sorted((name for name in names if name != first), key=lambda name: -share[name])
+    if first is None or len(others) != 2 or share[others[0]] != -share[others[1]]:
+        return None
+    return "Add difference", (first, *others), share[others[0]]
+
+
+def _merge_models(sha256_of: Mapping[str, str | None], metadata_of: Mapping[str, Mapping[str, str]]) -> MergeModels:
+    """Return the sources by their SHA-256, and behind them what they say of theirs, as far as there is room for it."""
+    from mergebuild.sources import provenance
+
+    ancestors: MergeModels = {}
+    room = provenance.MOST_LINEAGE
+    for name in sorted(sha256_of):
+        for sha256, entry in sorted(provenance.merge_models(metadata_of.get(name, {})).items()):
+            size = len(_json(entry).encode())
+            if sha256 not in ancestors and size <= room:
+                ancestors[sha256] = entry
+                room -= size
+    own: MergeModels = {
+        sha256: {
+            "name": name,
+            "legacy_hash": ancestors.get(sha256, {}).get("legacy_hash"),
+            "sd_merge_recipe": provenance.merge_recipe(metadata_of.get(name, {})),
+        }
+        for name, sha256 in sha256_of.items()
+        if sha256 is not None
+    }
+    return ancestors | own
+
+
+# The recipe
+
+
+def _recipe_nodes(recipe: Recipe, name: str) -> dict[str, object]:
+    return {each: _recipe_node(recipe.target(each)) for each in recipe.below(name)}
+
+
+def _recipe_node(target: Target) -> dict[str, object]:
+    node: dict[str, object] = {
+        "method": target.method,
+        "inputs": [each.ref for each in target.inputs],
+        "numbers": {
+            key: _number(number) if isinstance(number, NumberPerTensor) else [_number(each) for each in number]
+            for key, number in target.numbers.items()
+        },
+    }
+    if target.row is not None and target.row.program is not None:
+        node["program"] = target.row.program.content
+    if target.formula:
+        node["formula"] = target.formula.text
+    if target.flags:
+        node["flags"] = dict(target.flags)
+    if target.words:
+        node["words"] = dict(target.words)
+    if target.components:
+        node["components"] = {
+            each.name: {"model": each.input and each.input.ref, "dtype": each.dtype} for each in target.components
+        }
+    if target.rules:
+        node["rules"] = [
+            {"tensors": [each.text for each in rule.tensors], **_recipe_node(rule.target)} for rule in target.rules
+        ]
+    return node
+
+
+def _number(number: NumberPerTensor) -> object:
+    if number.constant is not None:
+        return str(number.constant)
+    return {rule.key: repr(rule.value) for rule in number.rules}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,266 @@
+"""Which files an output is: one, or a folder that clients load by name, and which tensors lie in which.
+
+A folder of transformers has shards and an index, a pipeline of diffusers a folder for each component, with the names
+that diffusers gives to tensors, or that the donor's own have where their architecture is not known. Beside them stand
+the small files of a donor, its configuration patched where it would contradict the tensors. All of it follows from
+names, shapes, dtypes and the donor, never from values. What only folders need is imported when there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mergebuild.digest import checksum
+from mergebuild.errors import MismatchError
+from mergebuild.fold.compatible import Spec
+from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Text
+
+if TYPE_CHECKING:
+    from mergebuild.formats.folders import Folder
+
+__all__ = ["File", "Files", "Origin", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
+
+_MOST: Final = 5_000_000_000
+"""Bytes of tensors a shard, where a target does not say."""
+_MOST_OF_A_COMPONENT: Final = 10_000_000_000
+"""The same in a pipeline, so that the UNet of SDXL is one file, as its clients expect."""
+
+_RECIPE: Final = "mergebuild.json"
+"""What the metadata of a single file say, as a file of a folder: every shard has only its own."""
+_CONFIG: Final = "config.json"
+_CONFIGS: Final = {"sharded": _CONFIG, "diffusers": "model_index.json", "peft": "adapter_config.json"}
+"""What clients look for first in a folder, by its kind."""
+_ADAPTER: Final = "adapter_model.safetensors"
+
+
+class File(NamedTuple):
+    """One file of an output: its path in the folder, the tensors that it holds, and how it is laid out."""
+
+    path: str
+    tensors: Sequence[str]
+    packing: Packing
+    content: bytes = b""
+    """All of it, where it holds no tensors."""
+    origin: Origin | None = None
+    """What it was made of, where that is one of the donor's small files."""
+
+
+class Origin(NamedTuple):
+    """A small file of a donor: its path in the donor's folder, and the checksum of its bytes."""
+
+    path: str
+    checksum: bytes
+
+
+class Files(NamedTuple):
+    """All files of a folder: weights first, then what stands beside them, what clients look for first last."""
+
+    files: list[File]
+    notices: tuple[str, ...] = ()
+    """What has no place in it, a sentence."""
+
+
+def is_safetensors(path: Path | None) -> bool:
+    """Whether an output is one safetensors file; None: it is kept in the store."""
+    return path is None or path.suffix == ".safetensors"
+
+
+def is_checkpoint(path: Path | None) -> bool:
+    """Whether an output is a pickle."""
+    return path is not None and path.suffix == ".ckpt"
+
+
+def is_folder(path: Path | None) -> bool:
+    """Whether an output is a folder of files."""
+    return not is_safetensors(path) and not is_checkpoint(path)
+
+
+def files_of(
+    specs: Mapping[str, Spec],
+    digests: Mapping[str, bytes],
+    facts: Mapping[str, str],
+    donor: Folder | None,
+    home: Path | None,
+    most: int | None,
+) -> Files:
+    """Return the files of a folder.
+
+    Args:
+        specs: the tensors.
+        digests: what they are; equal ones have equal values.
+        facts: the metadata of the whole.
+        donor: where configuration and tokenizer come from, if there is one.
+        home: the donor's folder.
+        most: how many bytes of tensors a shard holds, unless one tensor is larger; None: the usual.
+
+    Raises:
+        MismatchError: the donor is a pipeline, and none of the tensors has a place in it.
+    """
+    from mergebuild.lora import is_adapter
+
+    if is_adapter(specs):
+        return Files(list(_adapter(specs, facts, donor)), ())
+    pipeline = _Pipeline(specs, donor) if donor is not None and donor.kind == "diffusers" else None
+    if pipeline:
+        files = list(pipeline.weights(most or _MOST_OF_A_COMPONENT))
+    else:
+        files = list(_shards(specs, "", "model", most or _MOST))
+    files += _recipe(facts)
+    if donor is not None and home is not None:
+        files += _beside(specs, digests, donor, home, pipeline)
+    return Files(files, pipeline.notices() if pipeline else ())
+
+
+def _beside(
+    specs: Mapping[str, Spec],
+    digests: Mapping[str, bytes],
+    donor: Folder,
+    home: Path,
+    pipeline: _Pipeline | None,
+) -> Iterator[File]:
+    """Yield the small files of the donor."""
+    from mergebuild.formats.sidecars import patched_config, tying
+
+    last = _CONFIGS[donor.kind]
+    for name in sorted(donor.sidecars, key=lambda name: (name == last, name)):
+        content = (home / name).read_bytes()
+        origin = Origin(name, checksum(content))
+        if name.endswith(_CONFIG) and name.count("/") <= 1 and _is_of_weights(name, donor):
+            tied = None if pipeline else tying(donor.components[""].tensors, digests)
+            held = pipeline.specs(name.rpartition("/")[0]) if pipeline else specs
+            content = patched_config(content, dtype=_common_dtype(held), tied=tied)
+        elif name == last and pipeline:
+            content = pipeline.index(content)
+        yield _text(name, content)._replace(origin=origin)
+
+
+def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder | None) -> Iterator[File]:
+    """Yield the files of an adapter of PEFT; what stands beside the weights of its model is not part of it."""
+    from mergebuild.lora import adapter_json
+
+    yield File(_ADAPTER, tuple(specs), Arrangement((name, *spec[:2]) for name, spec in specs.items()))
+    yield from _recipe(facts)
+    content = adapter_json({name: spec.shape for name, spec in specs.items()}, donor.config if donor else {})
+    origin = Origin(_CONFIGS[donor.kind], checksum(json.dumps(donor.config).encode())) if donor else None
+    yield _text(_CONFIGS["peft"], content)._replace(origin=origin)
+
+
+def _recipe(facts: Mapping[str, str]) -> Iterator[File]:
+    """Yield what the metadata of a single file say, where they say anything."""
+    if len(facts) > 1:
+        yield _text(_RECIPE, (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def _text(path: str, content: bytes) -> File:
+    return File(path, (), Text(content), content)
+
+
+def _is_of_weights(name: str, donor: Folder) -> bool:
+    folder, _, base = name.rpartition("/")
+    return base == _CONFIG and folder in donor.components
+
+
+def _common_dtype(specs: Mapping[str, Spec]) -> str | None:
+    """Return the dtype of the most elements."""
+    counts: dict[str, int] = {}
+    for spec in specs.values():
+        if spec.is_float:
+            counts[spec.dtype] = counts.get(spec.dtype, 0) + prod(spec.shape)
+    return max(counts, key=lambda dtype: counts[dtype]) if counts else None
+
+
+class _Pipeline:
+    """Where tensors go in a pipeline of diffusers."""
+
+    def __init__(self, specs: Mapping[str, Spec], donor: Folder) -> None:
+        from mergebuild.naming import parts_of, to_diffusers
+
+        self._specs = specs
+        self._donor = donor
+        self._turned: frozenset[str] = frozenset()
+        shapes = {name: spec.shape for name, spec in specs.items()}
+        made, _ = to_diffusers(shapes)
+        self._places: dict[str, dict[str, list[Stored]]] = {component: {} for component in made}
+        """By component: what each of its tensors is called there."""
+        if made:
+            parts = parts_of(shapes)
+            for name, some in parts.items():
+                stored = [Stored(part.tensor, made[part.component][part.tensor].shape) for part in some]
+                self._places[some[0].component][name] = stored
+            self._turned = frozenset(name for name, some in parts.items() if any(part.transposed for part in some))
+        else:  # as `opening` names the tensors of a pipeline that it does not know
+            for name, shape in shapes.items():
+                component, _, rest = name.partition(".")
+                if component in donor.components:
+                    self._places.setdefault(component, {})[name] = [Stored(rest, shape)]
+        if not self._places:
+            raise MismatchError.one(
+                "no-pipeline",
+                "the folder is to be a pipeline of diffusers, and the tensors are of no component of it",
+                help="name a folder of transformers as `config`, or write one file",
+            )
+
+    def weights(self, most: int) -> Iterator[File]:
+        """Yield the weights by component."""
+        for component, stored in self._places.items():
+            yield from _shards(
+                self.specs(component), f"{component}/", self._base(component), most, stored, self._turned
+            )
+
+    def specs(self, component: str) -> Mapping[str, Spec]:
+        """Return the tensors of a component."""
+        return {name: self._specs[name] for name in self._places.get(component, ())}
+
+    def index(self, content: bytes) -> bytes:
+        """Return the donor's index without the components whose weights are not written."""
+        index = json.loads(content)
+        for component in self._donor.components.keys() - self._places.keys():
+            if component in index:
+                index[component] = [None, None]
+        return (json.dumps(index, indent=2) + "\n").encode()
+
+    def notices(self) -> tuple[str, ...]:
+        """Return what has no place in a pipeline, but for position ids, which its clients make themselves."""
+        placed = {name for stored in self._places.values() for name in stored}
+        left = [name for name in self._specs if name not in placed and not name.endswith("position_ids")]
+        if not left:
+            return ()
+        return (f"{len(left)} tensors have no place in a pipeline of diffusers, such as `{left[0]}`",)
+
+    def _base(self, component: str) -> str:
+        """Return what the files of a component are called: as the donor's, for its class looks for just these."""
+        known = self._donor.components.get(component)
+        if known is None:
+            return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+        return "model" if known.files[0].name.startswith(("model", "pytorch_model")) else "diffusion_pytorch_model"
+
+
+def _shards(
+    specs: Mapping[str, Spec],
+    folder: str,
+    base: str,
+    most: int,
+    stored: Mapping[str, Sequence[Stored]] | None = None,
+    turned: frozenset[str] = frozenset(),
+) -> Iterator[File]:
+    """Yield the weights of one model, and the index of the shards where there are several."""
+    from mergebuild.formats.sidecars import INDEX, index_json, shard_names, shards
+
+    sizes = {name: prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for name, spec in specs.items()}
+    found = shards(sizes.items(), most)
+    names = shard_names(len(found), base)
+    where: dict[str, str] = {}
+    for shard, tensors in zip(names, found, strict=True):
+        some = [(name, *specs[name][:2]) for name in tensors]
+        yield File(folder + shard, tensors, Arrangement(some, stored, turned.intersection(tensors)))
+        where |= {each: shard for name in tensors for each in _names(name, stored)}
+    if len(found) > 1:
+        yield _text(f"{folder}{base}{INDEX}", index_json(where, sum(sizes.values())))
+
+
+def _names(name: str, stored: Mapping[str, Iterable[Stored]] | None) -> list[str]:
+    return [part.name for part in stored[name]] if stored and name in stored else [name]

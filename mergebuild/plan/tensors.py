@@ -1,0 +1,444 @@
+"""What the tensors of a target are, all of them at once.
+
+Most tensors of a target are combined alike, and so are those of all members of a family: the same inputs in the same
+order, with other coefficients. A `Grid` holds what they have in common, down to the text that is hashed; a target is
+then a few coefficients put into it. A thousand members over a thousand tensors are a million digests, and each costs
+one hash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import NamedTuple
+
+from mergebuild.digest import (
+    ArtifactDigests,
+    LinearDigests,
+    Term,
+    artifact_digest,
+    linear_digest,
+    narrows,
+    operation_digest,
+)
+from mergebuild.fold.forms import Argument, Form, Kinds, Operation, Slot, Spec, gathered
+from mergebuild.formats import DTYPES_BY_WORD
+from mergebuild.methods.catalog import Method
+
+__all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "Row", "Survey", "Surveyed", "Tensors"]
+
+STATISTICS_OF_MADE = "2"
+"""Part of the digest of what follows from a statistic of a tensor that a target makes. Version 1 could take it, in the
+pass that made that tensor, from memory that nothing had filled: what was built so is built again."""
+
+
+class Origin(NamedTuple):
+    """An input's tensor: its digest, the dtype in which it lies in its file, and its size there in bytes."""
+
+    digest: bytes
+    dtype: str
+    size: int | None
+    """None: as large as what is made of it."""
+    is_made: bool = False
+    """Whether a target makes it; else it lies in a source."""
+
+
+class Operand(NamedTuple):
+    """What an operation reads: a tensor, or a combination of tensors in float32, not rounded further."""
+
+    digest: bytes
+    terms: tuple[Term, ...] | None
+    """None: the tensor that has this digest."""
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """The digests of the tensors that it is made of."""
+        return (self.digest,) if self.terms is None else tuple(term.digest for term in self.terms)
+
+
+class Surveyed(NamedTuple):
+    """A tensor that a method looks at before it makes others: its name, shape, and the method's inputs."""
+
+    name: str
+    shape: tuple[int, ...]
+    operands: tuple[Operand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a method must know of several tensors together: those of one of its scopes."""
+
+    key: bytes
+    """What it follows from, hashed: the method, its parameters that matter here, and the tensors' inputs."""
+    method: Method
+    arguments: tuple[tuple[str, Argument], ...]
+    tensors: tuple[Surveyed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One tensor of an artifact: what it is, and the combination (a copy when `is_copy`) or operation that makes it."""
+
+    name: str
+    spec: Spec
+    digest: bytes
+    terms: tuple[Term, ...]
+    is_copy: bool
+    operation: Operation | None = None
+    operands: tuple[Operand, ...] = ()
+    survey: Survey | None = None
+    """What the operation must know first."""
+
+    @property
+    def inputs(self) -> tuple[Operand, ...]:
+        """The operands that are read chunk by chunk, of the tensor's own shape."""
+        return self.operands[: self._split]
+
+    @property
+    def parts(self) -> tuple[Operand, ...]:
+        """The operands that have shapes of their own, and are read whole."""
+        return self.operands[self._split :]
+
+    @property
+    def _split(self) -> int:
+        operation = self.operation
+        return len(self.operands) - len(operation.shapes) if operation is not None else 0
+
+    @property
+    def together(self) -> bytes:
+        """The key of the computation that it is a part of; empty unless others may be parts of the same."""
+        operation = self.operation
+        if operation is None or not operation.method.by_role:
+            return b""
+        facts = [(name, _shown(value)) for name, value in operation.arguments if name != "role"]
+        facts.append(("method", operation.method.name))
+        return operation_digest("", (), facts, [each.digest for each in self.operands])
+
+    @property
+    def reads(self) -> tuple[bytes, ...]:
+        """The digests of the tensors that it is made of, each once."""
+        if self.operation is None:
+            return tuple(term.digest for term in self.terms)
+        return tuple(dict.fromkeys(digest for each in self.operands for digest in each.reads))
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return DTYPES_BY_WORD[self.spec.dtype].size * self.count
+
+    @property
+    def count(self) -> int:
+        """Its number of elements."""
+        return math.prod(self.spec.shape)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Tensors of one kind and dtype, the digests of whose inputs stand in one order."""
+
+    kind: int
+    keys: tuple[int, ...]
+    """By slot of the kind's form: the place of its tensor in the order of digests; equal tensors have one place."""
+    dtypes: tuple[str, ...]
+    """By place: the dtype in which the tensor lies."""
+    are_made: tuple[bool, ...]
+    """By place: whether a target makes the tensor; else it lies in a source."""
+    dtype: str
+    digests: LinearDigests
+    device: str
+    """The class of devices that makes what is not the same on all of them."""
+    places: list[int] = field(default_factory=list)
+    """Of the tensors, in the order of the file."""
+    named: list[tuple[str, Spec]] = field(default_factory=list)
+    """The tensors' names, and what they are."""
+    origins: list[dict[bytes, int]] = field(default_factory=list)
+    """By tensor: the digests of the inputs, in order, and their sizes."""
+    reads: dict[tuple[int, ...], dict[bytes, int]] = field(default_factory=dict)
+    """By places in the order: all inputs at these places, and their sizes."""
+
+    made: tuple[Form, Row] | None = None
+    """The last form asked for: members of a family often differ in some of their forms alone."""
+
+    def row(self, form: Form) -> Row:
+        """Return the tensors made by a form; forms that are equal are one object."""
+        if self.made is None or self.made[0] is not form:
+            self.made = (form, self._row(form))
+        return self.made[1]
+
+    def _row(self, form: Form) -> Row:
+        if form.operation is not None:
+            return self._operated(form.operation, form.slots)
+        terms = gathered(form, self.keys)
+        read = self._read(tuple(index for index, _ in terms))
+        lone = terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
+        if lone is not None and self.dtypes[lone] == self.dtype:
+            digests = [list(inputs)[lone] for inputs in self.origins]
+            return Row(self.places, digests, self.origins, terms, is_copy=True, read=read)
+        made = self.digests.of(terms, narrowed=lone is not None and narrows(self.dtypes[lone], self.dtype))
+        return Row(self.places, made, self.origins, terms, is_copy=False, read=read)
+
+    def _operated(self, operation: Operation, slots: Sequence[Slot]) -> Row:
+        """Return the tensors that an operation makes; there is less in common to them than to combinations."""
+        key = dict(zip(slots, self.keys, strict=True))
+        inputs = [gathered(each, [key[slot] for slot, _ in each.terms]) for each in operation.inputs]
+        method = operation.method
+        facts = [("method", f"{method.name}@{method.version}")]
+        facts += [(name, _shown(value)) for name, value in operation.arguments]
+        if not method.exact:
+            facts.append(("device", self.device))
+        looks_at_made = method.takes_statistics and any(
+            len(terms) != 1 or share != 1 or self.are_made[index] for terms in inputs for index, share in terms
+        )
+        if looks_at_made:
+            facts.append(("statistics", STATISTICS_OF_MADE))
+        by_name = method.by_name or method.scopes is not None or method.parameter("seed") is not None
+        if method.program is not None:
+            facts.append(("program", method.program.content))
+            by_name = True  # a program knows the tensor's name, and may make something of it
+        digests: list[bytes] = []
+        operands: list[tuple[Operand, ...]] = []
+        for (name, spec), origins in zip(self.named, self.origins, strict=True):
+            own = list(origins)
+            shapes = [spec.shape] * (len(inputs) - len(operation.shapes)) + list(operation.shapes)
+            found = tuple(
+                _operand(shape, [Term(own[index], share) for index, share in terms])
+                for shape, terms in zip(shapes, inputs, strict=True)
+            )
+            more = [("tensor", name)] if by_name else []
+            digests.append(operation_digest(spec.dtype, spec.shape, [*facts, *more], [each.digest for each in found]))
+            operands.append(found)
+        everything = tuple(range(len(self.dtypes)))
+        terms = [(index, Fraction(1)) for index in everything]
+        read = self._read(everything)
+        return Row(
+            self.places,
+            digests,
+            self.origins,
+            terms,
+            is_copy=False,
+            read=read,
+            operated=(operation, operands),
+            looks_at_made=looks_at_made,
+        )
+
+    def _read(self, places: tuple[int, ...]) -> Mapping[bytes, int]:
+        """Return the inputs at some places of the order with their sizes."""
+        if places not in self.reads:
+            found = [list(inputs.items()) for inputs in self.origins]
+            self.reads[places] = {digest: size for each in found for digest, size in [each[at] for at in places]}
+        return self.reads[places]
+
+
+class Row(NamedTuple):
+    """What became of one batch in one target: its tensors have the same terms, but for the digests."""
+
+    places: Sequence[int]
+    """Of the tensors, in the order of the file."""
+    digests: Sequence[bytes]
+    """Of the tensors, in the order of `places`."""
+    origins: Sequence[Mapping[bytes, int]]
+    """Of each tensor: the digests of the inputs, in order, and their sizes."""
+    terms: Sequence[tuple[int, Fraction]]
+    """Which of the origins are combined, by their places in the order, and their coefficients; those that an operation
+    reads, with 1 for each."""
+    is_copy: bool
+    read: Mapping[bytes, int]
+    """What is read for all tensors of the row together: sizes by digest."""
+    operated: tuple[Operation, Sequence[tuple[Operand, ...]]] | None = None
+    """The operation that makes them instead, and what it reads for each."""
+    surveys: Sequence[Survey | None] = ()
+    """What the operation must know first, for each; empty when it need not."""
+    looks_at_made: bool = False
+    """Whether statistics are taken of what a target makes: `STATISTICS_OF_MADE` is part of the digests then."""
+
+    def among(self, places: Collection[int]) -> Row:
+        """Return those at some places."""
+        kept = [index for index, place in enumerate(self.places) if place in places]
+        origins = [self.origins[index] for index in kept]
+        lying = [list(inputs.items()) for inputs in origins]
+        return self._replace(
+            places=[self.places[index] for index in kept],
+            digests=[self.digests[index] for index in kept],
+            origins=origins,
+            read=dict(each[at] for each in lying for at, _ in self.terms),
+            operated=self.operated and (self.operated[0], [self.operated[1][index] for index in kept]),
+            surveys=[self.surveys[index] for index in kept] if self.surveys else (),
+        )
+
+
+def _operand(shape: tuple[int, ...], terms: Sequence[Term]) -> Operand:
+    """Return an input of an operation: equal tensors in it are added up, and just one, once, is the tensor itself."""
+    if len(terms) == 1 and terms[0].coefficient == 1:
+        return Operand(terms[0].digest, None)
+    return Operand(linear_digest("float32", shape, terms), tuple(terms))
+
+
+def _shown(value: Argument) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+class Grid:
+    """What is common to the tensors of targets that have kinds, specs and inputs in common."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        specs: Mapping[str, Spec],
+        kinds: Kinds,
+        slots: Sequence[Sequence[Slot]],
+        origin_of: Callable[[str, str], Origin],
+        device: str = "cpu",
+    ) -> None:
+        """Gather the tensors.
+
+        `names` in the order of the file; `slots` by kind; `origin_of` says what an owner's tensor is; `device` is the
+        class of devices (`cpu`, `cuda`) that makes what is not the same on all of them.
+        """
+        self._device = device
+        self.names = names
+        self.specs = [specs[name] for name in names]
+        self.sizes = [math.prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for spec in self.specs]
+        self._artifacts = ArtifactDigests(
+            [(name, spec.dtype, spec.shape) for name, spec in zip(names, self.specs, strict=True)]
+        )
+        batches: dict[tuple[object, ...], _Batch] = {}
+        for place, (name, spec) in enumerate(zip(names, self.specs, strict=True)):
+            kind = kinds.of[name]
+            origins = [origin_of(slot.owner, slot.tensor(name)) for slot in slots[kind]]
+            inputs = {origin.digest: origin for origin in sorted(origins, key=_digest)}
+            digests = tuple(inputs)
+            keys = tuple(digests.index(origin.digest) for origin in origins)
+            dtypes = tuple(origin.dtype for origin in inputs.values())
+            are_made = tuple(origin.is_made for origin in inputs.values())
+            likeness = (kind, keys, spec.dtype, dtypes, are_made)
+            batch = batches.get(likeness)
+            if batch is None:
+                batch = _Batch(kind, keys, dtypes, are_made, spec.dtype, LinearDigests(len(digests)), device)
+                batches[likeness] = batch
+            batch.places.append(place)
+            batch.named.append((name, spec))
+            batch.origins.append(
+                {each.digest: self.sizes[place] if each.size is None else each.size for each in inputs.values()}
+            )
+            batch.digests.add(spec.dtype, spec.shape, digests)
+        self._batches = list(batches.values())
+
+    def tensors(self, palette: Sequence[Form]) -> Tensors:
+        """Return the tensors of a target with these forms, by kind."""
+        rows = self._with_surveys([batch.row(palette[batch.kind]) for batch in self._batches])
+        digests = [b""] * len(self.names)
+        for row in rows:
+            for place, digest in zip(row.places, row.digests, strict=True):
+                digests[place] = digest
+        return Tensors(self, rows, digests, self._artifacts.of(digests))
+
+    def _with_surveys(self, rows: list[Row]) -> list[Row]:
+        """Return the rows; what a method must know of several tensors is part of what each of them is."""
+        scoped: dict[tuple[object, ...], list[int]] = {}
+        for index, row in enumerate(rows):
+            if row.operated and row.operated[0].method.scopes:
+                operation = row.operated[0]
+                scoped.setdefault((operation.method, _surveyed_arguments(operation)), []).append(index)
+        for indices in scoped.values():
+            surveys = self._surveys([rows[index] for index in indices])
+            for index in indices:
+                rows[index] = self._surveyed(rows[index], surveys)
+        return rows
+
+    def _surveys(self, rows: Sequence[Row]) -> dict[str, Survey]:
+        """Return the survey of each tensor of rows with one method, by name."""
+        operation = next(row.operated[0] for row in rows if row.operated)
+        method, arguments = operation.method, _surveyed_arguments(operation)
+        assert method.scopes is not None  # asked before
+        tensors: dict[str, Surveyed] = {}
+        for row in rows:
+            for place, operands in zip(row.places, row.operated[1] if row.operated else (), strict=True):
+                tensors[self.names[place]] = Surveyed(self.names[place], self.specs[place].shape, operands)
+        facts = [("survey", f"{method.name}@{method.version}"), *((name, _shown(value)) for name, value in arguments)]
+        facts += [] if method.exact else [("device", self._device)]
+        found: dict[str, Survey] = {}
+        for scope in method.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):
+            members = tuple(tensors[name] for name in scope)
+            named = [("tensor", f"{each.name} {each.shape}") for each in members]
+            inputs = [operand.digest for each in members for operand in each.operands]
+            key = operation_digest("", (), [*facts, *named], inputs)
+            found |= dict.fromkeys(scope, Survey(key, method, arguments, members))
+        return found
+
+    def _surveyed(self, row: Row, surveys: Mapping[str, Survey]) -> Row:
+        of = [surveys.get(self.names[place]) for place in row.places]
+        digests = [
+            digest if survey is None else operation_digest(spec.dtype, spec.shape, [], [digest, survey.key])
+            for digest, survey, spec in zip(row.digests, of, (self.specs[place] for place in row.places), strict=True)
+        ]
+        return row._replace(digests=digests, surveys=of)
+
+
+def _surveyed_arguments(operation: Operation) -> tuple[tuple[str, Argument], ...]:
+    """Return the arguments that what must be known first depends on."""
+    surveyed = operation.method.surveyed
+    return tuple((name, value) for name, value in operation.arguments if name in surveyed)
+
+
+def _digest(origin: Origin) -> bytes:
+    return origin.digest
+
+
+class Tensors:
+    """The tensors of one target."""
+
+    def __init__(self, grid: Grid, rows: Sequence[Row], digests: Sequence[bytes], artifact: bytes) -> None:
+        self._grid = grid
+        self.rows = rows
+        self.digests = digests
+        """In the order of the file."""
+        self.artifact = artifact
+        """The digest of them all."""
+        self.sizes = grid.sizes
+        """Of the tensors, in bytes, in the order of the file."""
+
+    def among(self, names: Collection[str]) -> Tensors:
+        """Return those of these names: what one of several files holds."""
+        grid, wanted = self._grid, set(names)
+        places = [place for place, name in enumerate(grid.names) if name in wanted]
+        facts = [(grid.names[place], *grid.specs[place][:2], self.digests[place]) for place in places]
+        rows = [found for row in self.rows if (found := row.among(set(places))).places]
+        return Tensors(grid, rows, self.digests, artifact_digest(facts))
+
+    @property
+    def looks_at_made(self) -> bool:
+        """Whether statistics are taken for some of them of what a target makes."""
+        return any(row.looks_at_made for row in self.rows)
+
+    @property
+    def largest_whole(self) -> int:
+        """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
+        found = 0
+        for row in self.rows:
+            if row.operated and row.operated[0].method.access in ("tensor", "tensors"):
+                for place, origins in zip(row.places, row.origins, strict=True):
+                    found = max(found, 4 * math.prod(self._grid.specs[place].shape) * (len(origins) + 1))
+        return found
+
+    @cached_property
+    def by_name(self) -> Mapping[str, bytes]:
+        """The digest of each tensor."""
+        return {self._grid.names[place]: self.digests[place] for row in self.rows for place in row.places}
+
+    @cached_property
+    def made(self) -> tuple[Made, ...]:
+        """The tensors one by one, in the order of the file."""
+        found: list[Made | None] = [None] * len(self._grid.names)
+        for row in self.rows:
+            operation, operands = row.operated or (None, [()] * len(row.places))
+            surveys = row.surveys or [None] * len(row.places)
+            parts = zip(row.places, row.digests, row.origins, operands, surveys, strict=True)
+            for place, digest, origins, some, survey in parts:
+                inputs = list(origins)
+                terms = () if operation else tuple(Term(inputs[index], share) for index, share in row.terms)
+                name, spec = self._grid.names[place], self._grid.specs[place]
+                found[place] = Made(name, spec, digest, terms, row.is_copy, operation, some, survey)
+        return tuple(each for each in found if each is not None)

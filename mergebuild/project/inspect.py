@@ -1,0 +1,192 @@
+"""What a model is: its tensors, dtypes, layout and components from headers, its hashes from one reading.
+
+`traits` says what sets it apart from others of its layout, `provenance` what its metadata say of how it was made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from mergebuild.errors import Place, SourceError
+from mergebuild.events import Emit, Hashing, silent
+from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
+from mergebuild.layouts import detect
+from mergebuild.layouts.layout import Layout
+from mergebuild.recipe.model import LayoutText
+from mergebuild.results.looks import Inspection
+from mergebuild.sources import hashes, provenance, traits
+from mergebuild.sources.opening import read_model
+
+__all__ = ["inspect", "inspect_model"]
+
+_EMA = "model_ema."
+_DIFFUSION = ("unet", "transformer")
+_SIDECARS = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
+
+
+def inspect(
+    path: Path,
+    *,
+    layouts: Mapping[str, LayoutText] | None = None,
+    with_tensors: bool = False,
+    shown: str | None = None,
+    emit: Emit = silent,
+) -> Inspection:
+    """Return what a model is, reading its files once from end to end.
+
+    Args:
+        path: a file or a folder.
+        layouts: layouts that the user declares, asked before ours.
+        with_tensors: whether to list every tensor.
+        shown: the path as the answer shows it, `path` if None.
+        emit: told of the reading before it begins.
+
+    Raises:
+        SourceError: it is missing, unreadable or not a sound model file.
+    """
+    name = shown or str(path)
+    model = read_model(path, shown=name)
+    return inspect_model(model, name, layouts=layouts, with_tensors=with_tensors, emit=emit)
+
+
+def inspect_model(
+    model: Model,
+    shown: str,
+    *,
+    layouts: Mapping[str, LayoutText] | None = None,
+    with_tensors: bool = False,
+    emit: Emit = silent,
+) -> Inspection:
+    """Return what a model is, reading its files once from end to end. The arguments are those of `inspect`.
+
+    Raises:
+        SourceError: a file can't be read.
+    """
+    tensors = model.tensors.values()
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    layout = detect(shapes, layouts or {})
+    components = _components(tensors, layout)
+    emit(Hashing(shown, model.size))
+    try:
+        found = _hashes(model)
+        low_rank = traits.adapter(model)
+        facts = dict(_facts(model, components, is_adapter=low_rank is not None))
+    except OSError as error:
+        message = f"`{shown}` can't be read: {(error.strerror or str(error)).lower()}"
+        raise SourceError.one(
+            "file-unreadable", message, where=Place(shown), help="check the disk and the path"
+        ) from error
+    return Inspection(
+        path=shown,
+        format=model.format,
+        layout=layout.name if layout else None,
+        tensors=len(model.tensors),
+        bytes=model.size,
+        dtypes=_dtypes(tensors),
+        components=components,
+        metadata=dict(sorted(model.metadata.items())),
+        hashes=found,
+        weights="" if low_rank else _weights(model.tensors),
+        facts=facts,
+        adapter=low_rank.to_json() if low_rank else None,
+        origin=provenance.told(model.metadata),
+        notices=model.notices,
+        tensor_list=tuple((each.name, each.dtype, each.shape, each.nbytes) for each in tensors) if with_tensors else (),
+    )
+
+
+def _hashes(model: Model) -> dict[str, str | None]:
+    if model.folder is not None:
+        return hashes.of_files(model.folder, model.own_files)
+    return hashes.of_file(model.files[0], safetensors=model.format == "safetensors")
+
+
+def _dtypes(tensors: Iterable[TensorInfo]) -> dict[str, int]:
+    return dict(Counter(tensor.dtype for tensor in tensors).most_common())
+
+
+def _weights(names: Iterable[str]) -> str:
+    """Return `full` with EMA copies, `ema-only` where nothing else is there, else `pruned`.
+
+    Where EMA values took the place of the weights, no name tells.
+    """
+    with_ema = Counter(name.startswith(_EMA) for name in names)
+    return ("full" if with_ema[False] else "ema-only") if with_ema[True] else "pruned"
+
+
+def _components(tensors: Iterable[TensorInfo], layout: Layout | None) -> dict[str, dict[str, object]]:
+    """Return tensors, bytes and dtypes by component; what is of none is `other`."""
+    found: dict[str, list[TensorInfo]] = {}
+    for tensor in tensors:
+        component = "ema" if tensor.name.startswith(_EMA) else layout.component(tensor.name) if layout else None
+        found.setdefault(component or "other", []).append(tensor)
+    return {
+        component: {"tensors": len(members), "bytes": sum(each.nbytes for each in members), "dtypes": _dtypes(members)}
+        for component, members in sorted(found.items(), key=lambda item: (item[0] == "other", item[0]))
+    }
+
+
+def _facts(model: Model, components: Mapping[str, object], *, is_adapter: bool) -> Iterator[tuple[str, str]]:
+    """Yield what else there is to say, each a name and a few words."""
+    shapes = {name: info.shape for name, info in model.tensors.items()}
+    yield "precision", _precision(model.tensors.values())
+    alone = traits.vae_kind(shapes)
+    if alone:
+        yield "kind", f"a VAE, in {alone} names"
+    if not is_adapter and not components.keys().isdisjoint(_DIFFUSION):
+        yield from _diffusion_facts(model, shapes, has_vae="vae" in components)
+    positions = dict.fromkeys(_position_ids(each) for each in traits.position_ids(model))
+    yield from [("position ids", "; ".join(positions))] if positions else []
+
+
+def _diffusion_facts(
+    model: Model, shapes: Mapping[str, tuple[int, ...]], *, has_vae: bool
+) -> Iterator[tuple[str, str]]:
+    beside = [] if has_vae else _sidecars(model)
+    yield "vae", "baked in" if has_vae else f"none in it, {' and '.join(beside)} beside it" if beside else "none"
+    channels = traits.input_channels(shapes)
+    if channels is not None:
+        kind = traits.kind_of_inputs(channels)
+        yield "input channels", f"{channels} ({kind})" if kind else str(channels)
+    marks = traits.marks(shapes)
+    said = model.metadata.get("modelspec.prediction_type") or model.metadata.get("modelspec.predict_key")
+    if marks:
+        yield "marks", ", ".join(marks)
+    if "v_pred" in marks:
+        yield "prediction", "v"
+    elif said in ("v", "epsilon"):
+        yield "prediction", f"{said} (says modelspec)"
+
+
+def _precision(tensors: Iterable[TensorInfo]) -> str:
+    """Return the dtype of the floats, or what part of their bytes is of which."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        if DTYPES_BY_WORD[tensor.dtype].is_float:
+            sizes[tensor.dtype] += tensor.nbytes
+    if len(sizes) < 2:
+        return next(iter(sizes), "no floats")
+    whole = sizes.total() or 1
+    return "mixed: " + ", ".join(f"{dtype} {_percent(size / whole)}" for dtype, size in sizes.most_common())
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %" if 0.01 <= part <= 0.99 else "< 1 %" if part < 0.01 else "> 99 %"
+
+
+def _sidecars(model: Model) -> list[str]:
+    """Return the VAE files that a web UI would take because of their names."""
+    if model.folder is not None:
+        return []
+    path = model.files[0]
+    return [f"{path.stem}{suffix}" for suffix in _SIDECARS if path.with_name(f"{path.stem}{suffix}").is_file()]
+
+
+def _position_ids(found: traits.PositionIds) -> str:
+    if not found.wrong:
+        stored = "" if found.dtype == "int64" else f", stored as {found.dtype}"
+        return f"0 to {found.length - 1}{stored}"
+    position, value = found.wrong[0]
+    return f"broken: {len(found.wrong)} of {found.length} are wrong, at {position} stands {value:g} ({found.dtype})"

@@ -1,0 +1,323 @@
+"""`mergefile.lock`: what the sources are and what the targets come to, for others to hold theirs against.
+
+TOML meant for version control: sorted, one entry a line, the same text each time for the same content. Sources stand
+in it by SHA-256, which is what model hubs publish, and targets by their artifact digest, built or not. A folder is more
+than its tensors: each of its small files has a line of its own, those of a source as they are, those of a target as
+they will be written.
+
+What is not in the lock is refused like what differs from it: else a line that is missing would let anything through.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, NamedTuple, Self, TypeVar
+
+import tomli
+
+from mergebuild.digest import tagged
+from mergebuild.errors import Place, Problem, RecipeError, ResultDiffersError, TargetError
+from mergebuild.plan.plan import Item
+from mergebuild.sources import hashes
+from mergebuild.sources.sources import SourceFile
+from mergebuild.system import publishing
+from mergebuild.system.bounded_text import read_text
+
+__all__ = [
+    "Locked",
+    "LockedSource",
+    "LockedTarget",
+    "check",
+    "differences",
+    "other_result",
+    "other_source",
+    "read",
+    "text_of",
+    "write",
+]
+
+_VERSION: Final = 2
+_MOST: Final = 32 << 20
+"""The longest lock (bytes); that of 100,000 targets has 10 million."""
+_CLOSED: Final = frozenset({errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS})
+"""What systems answer where a file may not be written, or something else is in its place."""
+_MOST_TOLD: Final = 20
+"""Differences that are told one by one."""
+
+Files = Mapping[str, str]
+"""The SHA-256 of small files of a folder, by path in it."""
+_NO_FILES: Final[Files] = MappingProxyType({})
+
+
+class LockedSource(NamedTuple):
+    """A source: its SHA-256, its bytes of tensors, and the small files beside these, in a folder."""
+
+    sha256: str
+    size: int
+    files: Files = _NO_FILES
+
+    @classmethod
+    def of(cls, source: SourceFile) -> Self:
+        """Return what is locked of a source whose SHA-256 is known."""
+        return cls(source.sha256 or "", source.size, source.small_files)
+
+
+class LockedTarget(NamedTuple):
+    """A target: the digest of its tensors, and the small files of others that a folder takes over."""
+
+    artifact: str
+    files: Files = _NO_FILES
+
+    @classmethod
+    def of(cls, item: Item) -> Self:
+        """Return what is locked of a planned target, the content of its sources known."""
+        home = item.goal.path
+        files = {
+            hashes.path_in(home, part.goal.path): hashlib.sha256(part.header_bytes).hexdigest()
+            for part in item.parts
+            if part.origin and home and part.goal.path
+        }
+        return cls(tagged(item.digest or b""), files)
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """What a lock file says, by source and by target."""
+
+    sources: Mapping[str, LockedSource]
+    targets: Mapping[str, LockedTarget]
+
+
+# The file
+
+
+def write(path: Path, locked: Locked) -> None:
+    """Write a lock file, whole or not at all.
+
+    Raises:
+        TargetError: it cannot be written.
+        OSError: it cannot, as the disk or the machine has no room for it.
+    """
+    text = text_of(locked)
+    try:
+        publishing.write_text(path, text)
+    except OSError as error:
+        if error.errno not in _CLOSED:
+            raise
+        why = "it is a folder" if path.is_dir() else (error.strerror or str(error)).lower()
+        message = f"`{path.name}` can't be written: {why}"
+        mend = "move what is there away; the lock is a file of that name beside the mergefile"
+        help_ = mend if path.is_dir() else "check the permissions of the folder that the mergefile is in"
+        raise TargetError.one("lock-unwritable", message, where=Place(path.name), help=help_) from error
+
+
+def text_of(locked: Locked) -> str:
+    """Return the text of a lock file."""
+    sources = [
+        f"{_key(name)} = {{ sha256 = {_key(source.sha256)}, size = {source.size} }}"
+        for name, source in sorted(locked.sources.items())
+    ]
+    targets = [f"{_key(name)} = {_key(target.artifact)}" for name, target in sorted(locked.targets.items())]
+    lines = [
+        "# Written by `mergebuild lock`; held against by `mergebuild build --locked`.",
+        f"version = {_VERSION}",
+        *("", "[sources]", *sources),
+        *("", "[targets]", *targets),
+        *_tables("sources", locked.sources),
+        *_tables("targets", locked.targets),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tables(kind: str, locked: Mapping[str, LockedSource | LockedTarget]) -> Iterator[str]:
+    for name, each in sorted(locked.items()):
+        if each.files:
+            yield from ("", f"[files.{kind}.{_key(name)}]")
+            yield from (f"{_key(path)} = {_key(sha256)}" for path, sha256 in sorted(each.files.items()))
+
+
+def _key(text: str) -> str:
+    """Return a text as TOML has it in quotes, as key or value."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def read(path: Path) -> Locked:
+    """Return what a lock file says.
+
+    Raises:
+        RecipeError: it is missing, of an older form that lacks what is held against now, or no lock file.
+    """
+    try:
+        return _read(tomli.loads(read_text(path, most=_MOST)))
+    except FileNotFoundError:
+        raise RecipeError.one("no-lock", f"there is no `{path.name}`", help="`mergebuild lock` writes it") from None
+    except _OlderError:
+        message = f"`{path.name}` is of an older form, which lacks targets that were not built and files beside weights"
+        help_ = "`mergebuild lock` writes it anew; look at what changed in it"
+        raise RecipeError.one("old-lock", message, where=Place(path.name), help=help_) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise RecipeError.one(
+            "bad-lock",
+            f"`{path.name}` is not a lock file of this version",
+            where=Place(path.name),
+            help="write it again",
+        ) from error
+
+
+class _OlderError(Exception):
+    """A lock file of a version before this one."""
+
+
+def _read(table: Mapping[str, object]) -> Locked:
+    version = table["version"]
+    if version == 1:
+        raise _OlderError
+    if version != _VERSION:
+        raise ValueError(version)
+    files = _table(table.get("files", {}))
+    of_sources, of_targets = (_table(files.get(kind, {})) for kind in ("sources", "targets"))
+    sources = {}
+    for name, row in _table(table["sources"]).items():
+        found = _table(row)
+        sources[name] = LockedSource(_text(found["sha256"]), _count(found["size"]), _files(of_sources, name))
+    targets = {
+        name: LockedTarget(_text(digest), _files(of_targets, name)) for name, digest in _table(table["targets"]).items()
+    }
+    return Locked(sources, targets)
+
+
+def _files(tables: Mapping[str, object], name: str) -> Files:
+    return {path: _text(sha256) for path, sha256 in _table(tables.get(name, {})).items()}
+
+
+def _table(value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise TypeError(value)
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(value)
+    return value
+
+
+# What differs
+
+
+def check(path: Path, locked: Locked) -> None:
+    """See that a lock file is the text that would be written.
+
+    Raises:
+        ResultDiffersError: it is not, or there is none.
+    """
+    rows: Sequence[str]
+    try:
+        if read_text(path, most=_MOST) == text_of(locked):
+            return
+        rows = _some(list(differences(read(path), locked))) or ("it says the same in another text",)
+    except RecipeError as error:
+        rows = [problem.message for problem in error.problems]
+    except (OSError, ValueError):
+        rows = ["there is none that can be read"]
+    raise ResultDiffersError.one(
+        "lock-differs",
+        f"`{path.name}` is not what `mergebuild lock` would write",
+        where=Place(path.name),
+        rows=rows,
+        help="`mergebuild lock` writes it",
+    )
+
+
+def differences(before: Locked, now: Locked) -> Iterator[str]:
+    """Yield how one lock differs from an earlier one, a few words each."""
+    yield from _changes("source", before.sources, now.sources)
+    yield from _changes("target", before.targets, now.targets)
+
+
+Entry = TypeVar("Entry", LockedSource, LockedTarget)
+
+
+def _changes(kind: str, before: Mapping[str, Entry], now: Mapping[str, Entry]) -> Iterator[str]:
+    for name in sorted(before.keys() | now.keys()):
+        if name not in before or name not in now:
+            yield f"{kind} `{name}` {'is new' if name in now else 'is gone'}"
+            continue
+        files = list(_other_files(before[name].files, now[name].files))
+        yield from (f"{kind} `{name}`: {path} {what}" for path, what in files)
+        own_before, own_now = before[name]._replace(files=_NO_FILES), now[name]._replace(files=_NO_FILES)
+        if own_before != own_now and not (kind == "source" and files):  # of which a source's own hash is, too
+            yield f"{kind} `{name}` changed"
+
+
+def _other_files(before: Files, now: Files) -> Iterator[tuple[str, str]]:
+    """Yield the files that differ, and how."""
+    for path in sorted(before.keys() | now.keys()):
+        if before.get(path) != now.get(path):
+            yield path, "changed" if path in before and path in now else "is new" if path in now else "is gone"
+
+
+def _some(rows: Sequence[str]) -> Sequence[str]:
+    """Return the first of many rows, and how many more there are."""
+    return rows if len(rows) <= _MOST_TOLD else [*rows[:_MOST_TOLD], f"and {len(rows) - _MOST_TOLD} more"]
+
+
+# Holding against it
+
+
+def other_source(locked: Locked, source: SourceFile, where: Place) -> Problem | None:
+    """Return what is wrong with a source by the lock, if anything is; its SHA-256 must be known."""
+    before, now = locked.sources.get(source.name), LockedSource.of(source)
+    if before is not None and (before.sha256, before.files) == (now.sha256, now.files):
+        return None
+    if before is None:
+        message = f"source `{source.name}` is not in mergefile.lock"
+        return Problem("lock-mismatch", message, where, _ACCEPT_SOURCE, (f"found   {now.sha256}  {source.shown}",))
+    kind = "file" if source.model.folder is None else "folder"
+    files = [f"{path} {what}" for path, what in _other_files(before.files, now.files)]
+    return Problem(
+        "lock-mismatch",
+        f"source `{source.name}` is not the {kind} that mergefile.lock names",
+        where,
+        f"get that {kind}, or {_ACCEPT_SOURCE}",
+        (f"locked  {before.sha256}", f"found   {now.sha256}  {source.shown}", *_some(files)),
+    )
+
+
+_ACCEPT_SOURCE: Final = "run `mergebuild lock` to accept this one"
+
+
+def other_result(locked: Locked, item: Item, is_written: Callable[[str], bool]) -> Problem | None:
+    """Return what is wrong with a target by the lock, if anything is; what it comes to must be known.
+
+    `is_written`: whether `mergebuild lock` would write a target.
+    """
+    before, now, where = locked.targets.get(item.name), LockedTarget.of(item), item.blueprint.target.where.place()
+    if before == now:
+        return None
+    if before is None:
+        message = f"target `{item.name}` is not in mergefile.lock"
+        mend = _ACCEPT_RESULT if is_written(item.name) else _LIST_MEMBER
+        return Problem("lock-result", message, where, mend, (f"now     {now.artifact}",))
+    digests = (f"locked  {before.artifact}", f"now     {now.artifact}") if before.artifact != now.artifact else ()
+    files = [f"{path} {what}" for path, what in _other_files(before.files, now.files)]
+    message = f"target `{item.name}` is not what mergefile.lock says"
+    return Problem("lock-result", message, where, _ACCEPT_RESULT, (*digests, *_some(files)))
+
+
+_ACCEPT_RESULT: Final = "run `mergebuild lock` to accept what it is now"
+_LIST_MEMBER: Final = (
+    "a lock has the members that a family lists: add this one to its `foreach`, then run `mergebuild lock`"
+)

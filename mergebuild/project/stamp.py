@@ -1,0 +1,154 @@
+"""See that there is nothing to do from stat data alone, before a mergefile is even parsed.
+
+After a build that left every target asked for up to date, a stamp keeps what this followed from: the text of the
+recipe's files, the words of the command, and the stat data of all sources and outputs, of the folders that these lie in
+(where a killed build may have left something), and the epochs of their disks. If all of it holds again, the answer is
+the same. A stamp is only a memory: without it, or when anything in it differs, the long way is taken.
+
+What is looked at when the stamp is written must be what the answer followed from, some time before. So none is kept
+when a file may have changed since the command began, by its times; when it was dated in that time by a clock that was
+set meanwhile; or when a source is not the one that was opened, which needs no clock to tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from mergebuild import REVISION, __version__
+from mergebuild.results.build import BuildResult, TargetResult, Verdict
+from mergebuild.system.filestate import Identity, Moment, epoch, is_racy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Stamp", "forget_stamps"]
+
+_MOST = 200
+"""Stamps kept in a store."""
+_STATE = "state.sqlite3"
+"""As `store` has it, which takes a while to import."""
+
+
+class Stamp:
+    """The stamp of one build command: a mergefile, what `--set` and `--vars` say, and the targets asked for.
+
+    Paths are strings here: a build with nothing to do has no other use for `pathlib`, which takes a while to import.
+    """
+
+    def __init__(
+        self,
+        mergefile: Path | str,
+        overrides: Sequence[str],
+        variables: Mapping[str, object] | None,
+        targets: Sequence[str],
+    ) -> None:
+        where = os.path.join(os.getcwd(), mergefile)
+        given = os.environ.get("MERGEBUILD_STORE")
+        store = os.path.expanduser(given) if given else os.path.join(os.path.dirname(where), ".mergebuild")
+        self.store = os.path.abspath(store)
+        """The store that a stamp is looked for in; what `[project] store` names is only known from the text."""
+        key = xxhash.xxh3_128()
+        facts = (f"{__version__} {REVISION}", where, repr(sorted((variables or {}).items())))
+        for word in (*facts, str(len(overrides)), *overrides, *targets):
+            key.update(f"{len(word)}:{word}".encode())
+        self._path = os.path.join(self.store, "stamps", key.hexdigest())
+
+    def answer(self) -> BuildResult | None:
+        """Return the result of a build that has nothing to do; None when that is not certain."""
+        began = time.perf_counter()
+        try:
+            kept = json.loads(_read(self._path))
+            os.stat(os.path.join(self.store, _STATE))  # without records whose outputs these are, a build finds out anew
+            if any(_text_of(path) != text for path, text in kept["texts"]):
+                return None
+            for path, *state in kept["files"]:
+                if _state_of(path) != state:
+                    return None
+            if any(epoch(device) != known for device, known in kept["epochs"]):
+                return None
+            targets = tuple(
+                TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors)
+                for name, output, artifact, tensors in kept["targets"]
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+            return None
+        return BuildResult(ok=True, seconds=time.perf_counter() - began, bytes_read=0, bytes_written=0, targets=targets)
+
+    def write(
+        self,
+        texts: Iterable[Path],
+        files: Iterable[Path],
+        targets: Sequence[TargetResult],
+        *,
+        since: Moment,
+        holds: Callable[[], bool],
+    ) -> None:
+        """Keep the stamp of a build whose targets are all up to date now, if that is sure to be so still.
+
+        Args:
+            texts: the recipe's files.
+            files: every source and output that the answer follows from.
+            targets: the answer.
+            since: from before any of them was read.
+            holds: asked once all were looked at: whether the sources are those that the answer follows from.
+        """
+        words = {path: _text_of(path) for path in map(str, texts)}
+        states = {path: _state_of(path) for path in (*words, *map(str, files))}
+        until = Moment.now()
+        if any(is_racy(Identity(*state), since, until) for state in states.values()) or not holds():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            return
+        from pathlib import Path
+
+        from mergebuild.system.publishing import write_text
+
+        kept = {
+            "texts": list(words.items()),
+            "files": [[path, *state] for path, state in states.items() if path not in words],
+            "epochs": [[device, epoch(device)] for device in {state[0] for state in states.values()}],
+            "targets": [[each.target, each.output, each.artifact, each.tensors_reused] for each in targets],
+        }
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        write_text(Path(self._path), json.dumps(kept, separators=(",", ":")))
+        _forget_old(os.path.dirname(self._path))
+
+
+def forget_stamps(store: Path) -> None:
+    """Have every answer found out anew: something that no stat data show was found in this store."""
+    for path in (store / "stamps").glob("?" * 32):  # as stamps are called, and nothing else that may be there
+        path.unlink(missing_ok=True)
+
+
+def _forget_old(folder: str) -> None:
+    """Remove the oldest of too many stamps: words are used once and never again."""
+    paths = [
+        entry.path for entry in os.scandir(folder) if len(entry.name) == 32
+    ]  # what is called otherwise is not ours
+    if len(paths) > _MOST:
+        for path in sorted(paths, key=os.path.getmtime)[:-_MOST]:
+            os.unlink(path)
+
+
+def _text_of(path: str) -> str:
+    return xxhash.xxh3_128_hexdigest(_read(path))
+
+
+def _read(path: str) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise OSError("it is no file")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _state_of(path: str) -> list[int]:
+    found = os.stat(path)
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]

@@ -1,0 +1,494 @@
+"""Take away what we made: outputs, what the store keeps, and what no target makes any more.
+
+Only files whose bytes are known to be ours go; never a source, never what was changed by hand. And only what was asked
+for: of targets that are named, or of orphans, or of what no target needs. What goes is known before anything does, so
+that it can be shown.
+
+**Whose a file is.** Mergefiles are edited, so a path may be one target's today and another's tomorrow, or a source's. A
+file goes with the targets that own it, and only if all of them are asked for. An owner is the target that makes the
+file's path now; and where what lies there is not its own last build, the target whose last build it is, by path and
+digest. Where none makes the path now the latter alone owns it. Such a former output is an orphan as well: it goes when
+its target is named or orphans are asked for, not with all targets.
+
+**What is spared.** Nothing goes that is a source, lies in one or holds one, for whatever reason it would. A source that
+is missing may be anywhere (its folder may be one of `MERGEBUILD_MODELS`, which is not set now): what is called as it is
+called counts as it, and no orphan goes while there is such a source.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+from mergebuild.results.looks import CleanResult
+from mergebuild.store import STATE, ArtifactRow, Presence, Record, Store, own_files
+from mergebuild.system import publishing
+from mergebuild.system.filestate import is_gone
+
+__all__ = ["SourcePlaces", "Sweeper"]
+
+_PATIENCE = 30 * 24 * 3600.0
+"""Seconds for which a project whose mergefile is gone is still a root: its disk may only be unplugged."""
+
+
+class SourcePlaces:
+    """Where the sources of a project lie: the places that nothing is swept from.
+
+    `found`: the paths of those that are there. `missing`: by name, the paths of the others as the mergefile has them.
+    """
+
+    def __init__(self, found: Iterable[Path], missing: Mapping[str, str]) -> None:
+        self.missing = missing
+        paths = list(found)
+        self._places = {place for path in paths for place in (_normal(path), _real(path))}
+        self._above = {folder for place in self._places for folder in place.parents}
+        self._tails = [parts for text in missing.values() if (parts := _tail(text))]
+
+    def touch(self, path: Path) -> bool:
+        """Whether a path is that of a source, lies in a source or holds one."""
+        return any(
+            each in self._above or not self._places.isdisjoint((each, *each.parents))
+            for each in {_normal(path), _real(path)}
+        )
+
+    def may_touch(self, path: Path) -> bool:
+        """Whether a path may be that of a source that is missing, or lie in it: it is called so."""
+        return any(_has_in_it(path.parts, tail) for tail in self._tails)
+
+
+def _normal(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 -- `..` goes, links stay
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _tail(text: str) -> tuple[str, ...]:
+    """Return the end that the path of a source has, wherever it lies."""
+    return tuple(part for part in Path(os.path.normpath(text)).parts if part not in (os.pardir, os.curdir))
+
+
+def _has_in_it(parts: tuple[str, ...], some: tuple[str, ...]) -> bool:
+    return any(parts[start : start + len(some)] == some for start in range(len(parts) - len(some) + 1))
+
+
+class Sweeper:
+    """Sweeps the store and the outputs of a project.
+
+    `outputs`: every path that some target makes now, and which does. `sources`: where its sources lie. `may_remove`:
+    whether the project may remove an output from where the store says that it is; a store that came with a stranger's
+    files may say anything.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        outputs: Mapping[Path, str],
+        sources: SourcePlaces,
+        root: Path,
+        may_remove: Callable[[Path], bool] = lambda _: True,
+    ) -> None:
+        self._store = store
+        self._outputs = outputs
+        self._sources = sources
+        self._root = root
+        self._may_remove = may_remove
+        self._going: list[ArtifactRow] = []
+        self._removed: list[str] = []
+        self._kept: list[str] = []
+        self._freed = 0
+        self._others: dict[str, bool] = {}
+        """By project, whether it is another one that is there."""
+
+    def orphans(self) -> list[ArtifactRow]:
+        """Return outputs of this project that no target makes now, and that are still ours."""
+        made = {str(path) for path in self._outputs}
+        return [
+            row
+            for row in self._store.state.outputs(self._store.project, besides=made)
+            if self._maker(row.path) is None
+            and not _is_in_writing(row.path)
+            and not is_gone(row.path)
+            and not self._sources.touch(row.path)
+            and not self._sources.may_touch(row.path)
+            and not self._is_elsewhere(row)
+            and self._may_remove(row.path)
+            and self._store.is_intact(row)
+        ]
+
+    def clean(
+        self,
+        names: Collection[str],
+        *,
+        former: bool,
+        orphans: bool,
+        dry_run: bool = False,
+        foreseen: CleanResult | None = None,
+    ) -> CleanResult:
+        """Remove the outputs and kept artifacts of these targets, and orphans if they are asked for.
+
+        `former`: also the outputs that they had when they were built last, where no target makes these now. `foreseen`:
+        what a dry run said, if no more than that is to go. The history stays: it is what builds superseded, and
+        `collect` has it in hand.
+        """
+        before = self._size()
+        places = {path for path, name in self._outputs.items() if name in names}
+        records = [record for record in self._records if record.target in names]
+        if former:
+            places |= {record.output for record in records if record.output}
+        for path in sorted(places):
+            self._take(path, names)
+        emptied = places
+        if orphans:
+            rows = self._orphans_to_go()
+            emptied = emptied | {row.path.parent for row in rows}  # they may have been outputs
+            self._going += rows
+        self._going = list({row.id: row for row in self._going}.values())
+        emptied = emptied | {row.path.parent for row in self._going if not emptied.isdisjoint(row.path.parents)}
+        if foreseen is not None:
+            self._hold_to(foreseen)
+        going = {row.path for row in self._going}
+        cleaned = [record for record in records if not self._stays(record, going)]
+        copies = self._copies(cleaned)
+        self._going += copies if foreseen is None else [row for row in copies if _mark(row) in foreseen.files]
+        if dry_run:
+            return self._foreseen(before)
+        for row in self._going:
+            self._remove(row)
+        _remove_empty(emptied)
+        for record in cleaned:
+            self._store.forget_record(record.target)
+        return self._result(before)
+
+    def collect(
+        self, known: Collection[str], max_size: int | None, older_than: float | None, *, dry_run: bool
+    ) -> CleanResult:
+        """Free the store of what no record of a known target needs, then of history beyond budget, age or size.
+
+        Every project that ever built into the store is a root, by its records. Those of a project whose mergefile is
+        gone count for `older_than` more seconds (None: 30 days) after its last build.
+        """
+        before = self._size()
+        gone = self._gone(_PATIENCE if older_than is None else older_than)
+        wanted = self._store.state.wanted(besides=[*gone, self._store.project])
+        wanted |= {record.artifact for record in self._store.records() if record.target in known}
+        inside = [row for row in self._store.rows_inside() if not self._sources.touch(row.path)]
+        going = [row for row in inside if row.kind == "kept" and row.digest not in wanted]
+        history = [row for row in inside if row.kind == "history"]
+        if older_than is not None:
+            going += [row for row in history if row.made < time.time() - older_than]
+        own = [row for row in history if row.project in ("", self._store.project)]
+        going += self._beyond(own, self._store.history_budget(), going)
+        if max_size is not None:
+            stay = sum(_size(row) for row in inside if row.kind == "kept" and row not in going)
+            going += self._beyond(history, max_size - stay, going)
+        self._going = going
+        if dry_run:
+            return self._foreseen(before, self._strangers())
+        for row in going:
+            self._remove(row)
+        for path, size in self._strangers():
+            self._removed.append(self._shown(path))
+            self._freed += size
+            path.unlink()
+        for project in gone:
+            self._store.state.forget_project(project)
+        for row in self._store.state.artifacts():
+            if is_gone(row.path) and (row.kind != "output" or row.path.parent.is_dir()):
+                self._store.state.forget_artifact(row.id)  # but what may lie on a disk that is not plugged in
+        return self._result(before)
+
+    def _gone(self, patience: float) -> list[str]:
+        """Return the projects that are no roots any more; say of the others whose mergefile is not there."""
+        gone = []
+        for project, built in self._store.state.projects().items():
+            mergefile = self._store.root / project
+            if project == self._store.project or mergefile.is_file():
+                continue
+            if built < time.time() - patience:
+                gone.append(project)
+            else:
+                self._kept.append(f"what {self._shown(mergefile)} needs, though it is not there")
+        return gone
+
+    # Inside
+
+    def _orphans_to_go(self) -> list[ArtifactRow]:
+        if self._sources.missing:
+            names = ", ".join(f"`{name}`" for name in self._sources.missing)
+            self._kept.append(f"orphans, for a source that is missing may be one of them: {names}")
+            return []
+        return self.orphans()
+
+    def _take(self, path: Path, names: Collection[str]) -> None:
+        """Take what these targets own of what was built at an output's path, now or formerly; say of what stays."""
+        if path not in self._rows_below and path not in self._built_at and not self._intended_at(path):
+            return
+        if is_gone(path):
+            return
+        if not self._may_remove(path / "any" if path.is_dir() else path):
+            self._keep(path, "outside the project, which is not trusted with its folder")
+            return
+        for row in self._rows_at(path):
+            self._take_row(row, names, is_all=row.path == path)
+
+    def _rows_at(self, path: Path) -> list[ArtifactRow]:
+        """Return what the records say was built at a path, or in it where it is a folder.
+
+        A build that was killed may have put a file there and not have written it down: then its bytes say so.
+        """
+        rows = [row for row in self._rows_below.get(path, ()) if not _is_in_writing(row.path) and not is_gone(row.path)]
+        unknown = self._intended_at(path) - {row.path for row in rows}
+        if path in self._built_at and not path.is_dir() and not rows:
+            unknown.add(path)
+        for place in sorted(unknown):
+            presence, there = self._store.at(place)
+            if there is not None:
+                rows.append(there)
+            elif presence is Presence.FOREIGN and place == path:
+                self._keep(path, "changed by hand")
+        return rows
+
+    def _take_row(self, row: ArtifactRow, names: Collection[str], *, is_all: bool) -> None:
+        """Take a file that these targets own, and no other. `is_all`: it is the output, and not a file of a folder."""
+        if self._sources.touch(row.path):
+            self._keep(row.path, "a source now")
+        elif self._maker(row.path) is None and self._sources.may_touch(row.path):
+            self._keep(row.path, "perhaps a source, for one is missing")
+        elif self._is_elsewhere(row):
+            if is_all:
+                self._keep(row.path, "what another project made")
+        elif not self._is_owned(row, names):
+            if is_all:
+                self._keep(row.path, self._made_by(row))
+        elif not self._may_remove(row.path):
+            self._keep(row.path, "outside the project, which is not trusted with its folder")
+        else:
+            presence, there = self._store.at(row.path)
+            if presence is Presence.FOREIGN:
+                self._keep(row.path, "changed by hand")
+            elif there is not None and self._is_owned(there, names):
+                self._going.append(there)
+
+    def _keep(self, path: Path, why: str) -> None:
+        self._kept.append(f"{self._shown(path)} ({why})")
+
+    def _is_owned(self, row: ArtifactRow, names: Collection[str]) -> bool:
+        owners = self._owners(row)
+        return bool(owners) and owners <= set(names)
+
+    def _made_by(self, row: ArtifactRow) -> str:
+        owners = ", ".join(f"`{name}`" for name in sorted(self._owners(row)))
+        return f"what {owners} made" if owners else "not what was built last"
+
+    def _owners(self, row: ArtifactRow) -> set[str]:
+        """Return the targets whose file this is: see the top of this module."""
+        built = {record.target for record in self._built_at.get(row.path, ()) if record.artifact == row.digest}
+        maker = self._maker(row.path)
+        if maker is None or not row.project:  # what `-o` wrote is nobody's by its path alone
+            folders = chain.from_iterable(self._built_at.get(folder, ()) for folder in row.path.parents)
+            return built or {record.target for record in folders}
+        if self._artifacts.get(maker) == row.digest:
+            return {maker}
+        return {maker} | (built & set(self._outputs.values()))
+
+    def _maker(self, path: Path) -> str | None:
+        """Return the target that makes a path now, perhaps as a file of its folder."""
+        found = next((self._outputs[each] for each in (path, *path.parents) if each in self._outputs), None)
+        if found is None:
+            real = _real(path)
+            places = self._real_outputs
+            found = next((places[each] for each in (real, *real.parents) if each in places), None)
+        return found
+
+    def _is_elsewhere(self, row: ArtifactRow) -> bool:
+        """Whether a file is another project's: it wrote it, or has it as its own last build.
+
+        Two projects with one store may name one path. Of a project whose mergefile is not there nothing is known, and
+        it makes nothing: a mergefile that was renamed is such a one to itself.
+        """
+        exact = self._built_elsewhere.get(row.path, ())
+        return (
+            self._is_other(row.project)
+            or any(record.artifact == row.digest for record in exact)
+            or any(folder in self._built_elsewhere for folder in row.path.parents)
+        )
+
+    def _intended_at(self, path: Path) -> set[Path]:
+        """Return for which paths, an output's or in it, files were written of which nobody knows whether they came."""
+        return {place for row in self._intended for place in _meant(row.path, path) if not is_gone(place)}
+
+    def _is_other(self, project: str) -> bool:
+        if project not in self._others:
+            is_own = project in ("", self._store.project)
+            self._others[project] = not is_own and (self._store.root / project).is_file()
+        return self._others[project]
+
+    @cached_property
+    def _rows_below(self) -> dict[Path, list[ArtifactRow]]:
+        """By path and by each folder above, the outputs of all projects."""
+        found: dict[Path, list[ArtifactRow]] = {}
+        for row in self._store.state.outputs(None):
+            for place in (row.path, *row.path.parents):
+                found.setdefault(place, []).append(row)
+        return found
+
+    @cached_property
+    def _intended(self) -> list[ArtifactRow]:
+        return self._store.state.artifacts(kind="intended")
+
+    @cached_property
+    def _real_outputs(self) -> dict[Path, str]:
+        return {_real(path): name for path, name in self._outputs.items()}
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        return self._store.records()
+
+    @cached_property
+    def _artifacts(self) -> dict[str, bytes]:
+        """By target, what it was when it was built last."""
+        return {record.target: record.artifact for record in self._records}
+
+    @cached_property
+    def _built_at(self) -> dict[Path, list[Record]]:
+        return _by_output(self._records)
+
+    @cached_property
+    def _built_elsewhere(self) -> dict[Path, list[Record]]:
+        others = [each for each in self._store.state.projects() if self._is_other(each)]
+        return _by_output(chain.from_iterable(map(self._store.state.records, others)))
+
+    def _hold_to(self, foreseen: CleanResult) -> None:
+        """Let stay what a dry run did not name."""
+        stay = [row for row in self._going if _mark(row) not in foreseen.files]
+        self._going = [row for row in self._going if row not in stay]
+        for row in stay:
+            self._keep(row.path, "made after it was asked")
+
+    def _stays(self, record: Record, going: Collection[Path]) -> bool:
+        """Whether something of a target's last build stays, so that the record of it must."""
+        output = record.output
+        if output is None or is_gone(output):
+            return False
+        if output.is_dir():
+            rows = [row for row in self._rows_below.get(output, ()) if not is_gone(row.path)]
+            return any(row.path not in going and record.target in self._owners(row) for row in rows)
+        return output not in going and self._maker(output) in (None, record.target)
+
+    def _copies(self, cleaned: Sequence[Record]) -> list[ArtifactRow]:
+        """Return what the store itself holds of what goes, but for what some other output or target is as well."""
+        going = {row.id for row in self._going}
+        gone = {record.target for record in cleaned}
+        kept = [record for record in self._store.records() if record.output is None and record.target not in gone]
+        wanted = {record.artifact for record in kept}
+        wanted |= self._store.state.wanted(besides=[self._store.project])  # none builds meanwhile: we have the lock
+        found: list[ArtifactRow] = []
+        digests = [row.digest for row in self._going] + [record.artifact for record in cleaned if not record.output]
+        for digest in dict.fromkeys(digests):
+            rows = [row for row in self._store.state.artifacts(digest=digest) if row.id not in going]
+            if digest not in wanted and all(row.kind != "output" for row in rows):
+                found += [row for row in rows if row.kind == "kept"]
+        return found
+
+    def _remove(self, row: ArtifactRow) -> None:
+        self._removed.append(self._shown(row.path))
+        self._freed += self._store.remove(row)
+
+    def _beyond(self, rows: Sequence[ArtifactRow], budget: int, going: Sequence[ArtifactRow]) -> list[ArtifactRow]:
+        """Return the rows, newest first, that no longer fit into a budget."""
+        found = []
+        for row in rows:
+            if row in going:
+                continue
+            budget -= _size(row)
+            if budget < 0:
+                found.append(row)
+        return found
+
+    def _strangers(self) -> list[tuple[Path, int]]:
+        """Return the store's own files that no row knows, the quarantine's among them, and their sizes.
+
+        A file of another project that lost its row would be made again; what a build is writing now can't be here, for
+        the caller holds the lock. What is not called as the store calls its files is somebody else's.
+        """
+        known = {row.path for row in self._store.state.artifacts()}
+        found = [path for path in own_files(self._store.root, STATE) if path not in known and not path.is_dir()]
+        return [(path, path.lstat().st_size) for path in found if not self._sources.touch(path)]
+
+    def _size(self) -> int:
+        rows = sum(_size(row) for row in self._store.state.artifacts() if row.kind != "intended")
+        return rows + sum(size for _, size in self._strangers())
+
+    def _foreseen(self, before: int, strangers: Sequence[tuple[Path, int]] = ()) -> CleanResult:
+        """Return what it comes to if what goes now, and these files of nobody, are removed."""
+        removed = [self._shown(row.path) for row in self._going] + [self._shown(path) for path, _ in strangers]
+        freed = _freed_by(self._going) + sum(size for _, size in strangers)
+        after = before - sum(map(_size, self._going)) - sum(size for _, size in strangers)
+        files = frozenset(map(_mark, self._going))
+        return CleanResult(tuple(removed), tuple(self._kept), freed, before, after, dry_run=True, files=files)
+
+    def _result(self, before: int) -> CleanResult:
+        return CleanResult(tuple(self._removed), tuple(self._kept), self._freed, before, self._size())
+
+    def _shown(self, path: Path) -> str:
+        try:
+            return path.relative_to(self._root).as_posix()
+        except ValueError:
+            return path.as_posix()
+
+
+def _is_in_writing(path: Path) -> bool:
+    """Whether a path lies in a hidden folder, or is a hidden file, that a build has for the time of its work."""
+    return any(map(publishing.is_temporary, path.parts))
+
+
+def _meant(temporary: Path, output: Path) -> Iterator[Path]:
+    """Yield for which path, an output's or in it, a file was written that has or had a temporary one."""
+    real = _real(output)
+    homes = {output.parent, output, real.parent, real}  # of a folder that can't be renamed it lies inside
+    for each in (temporary, *temporary.parents):
+        if each.parent in homes and (publishing.is_for(each.name, output) or publishing.is_for(each.name, real)):
+            yield output / temporary.relative_to(each)
+
+
+def _by_output(records: Iterable[Record]) -> dict[Path, list[Record]]:
+    found: dict[Path, list[Record]] = {}
+    for record in records:
+        if record.output:
+            found.setdefault(record.output, []).append(record)
+    return found
+
+
+def _mark(row: ArtifactRow) -> tuple[int, str]:
+    """Return what tells a file from any other that is there before or after it: no number is given twice."""
+    return row.id, str(row.path)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for each in sorted(set(folders), reverse=True):  # the deepest first
+        with suppress(OSError):  # something of somebody else is in it
+            each.rmdir()
+
+
+def _size(row: ArtifactRow) -> int:
+    return row.identity.size if row.identity else 0
+
+
+def _freed_by(rows: Iterable[ArtifactRow]) -> int:
+    """Return the bytes that the removal of files frees: of those that lose their last name."""
+    names: Counter[tuple[int, int]] = Counter()
+    freed = 0
+    for row in rows:
+        with suppress(OSError):
+            found = row.path.stat()
+            names[found.st_dev, found.st_ino] += 1
+            freed += found.st_size if names[found.st_dev, found.st_ino] == found.st_nlink else 0
+    return freed

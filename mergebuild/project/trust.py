@@ -1,0 +1,204 @@
+"""What a project may do beyond writing into its own folder: nothing, until its user has said so.
+
+A mergefile may come from a stranger. It may read models wherever they lie, but its outputs and its store stay inside
+its own folder (links resolved), and no code of its own runs, unless `mergebuild trust` was run for exactly those
+folders and that code. The word is kept outside the project, by the project's place. For folders it no longer holds when
+the mergefile asks for other ones; for a method, when its file's text or its table changes. A project that was moved or
+copied has no word.
+
+The store's folder may come with the project's files too. A link in it would lead what is written there, and what is
+removed from there, to wherever it points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import platformdirs
+
+from mergebuild.errors import Place, TrustError
+from mergebuild.methods.method import Method
+from mergebuild.recipe.model import Where
+from mergebuild.results.looks import Trusted
+from mergebuild.system import portable
+from mergebuild.system.bounded_text import read_text
+from mergebuild.system.publishing import write_text
+
+__all__ = ["grant", "may_write", "outside", "require", "require_code", "require_plain", "require_store"]
+
+_HELP = "look at the mergefile, then run `mergebuild trust`"
+
+
+class _Word(NamedTuple):
+    """What a user trusts a project with: folders, and methods by name, each with the SHA-256 of all that it is."""
+
+    folders: tuple[str, ...] = ()
+    methods: Mapping[str, str] = {}
+
+
+def outside(root: Path, paths: Iterable[Path]) -> list[str]:
+    """Return the folders outside `root`, links resolved, that these paths lie in."""
+    inside = root.resolve()
+    folders = {Path(os.path.realpath(folder)) for folder in {path.parent for path in paths}}  # no loop of links raises
+    return sorted(str(folder) for folder in folders if folder != inside and inside not in folder.parents)
+
+
+def require(root: Path, paths: Mapping[Path, Where | None], asked: Iterable[Path]) -> None:
+    """Refuse to write to `paths` outside the project unless the user trusts what the whole recipe asks for.
+
+    `paths`: with the target of each in the recipe. `asked`: every path that the recipe would write to, which is what
+    the word was given for.
+
+    Raises:
+        TrustError: a folder is outside and not trusted, or what is asked for changed since.
+    """
+    wanted = outside(root, paths)
+    if not wanted:
+        return
+    granted = list(_word_for(root).folders)
+    if not set(wanted) <= set(granted) or granted != outside(root, asked):
+        first = next(at for path, at in paths.items() if outside(root, [path]))
+        raise TrustError.one(
+            "not-trusted",
+            "this project would write outside its folder"
+            + (", and what it asks for changed since it was trusted" if granted else ""),
+            where=first.place("output") if first else None,
+            rows=tuple(f"writes into {folder}" for folder in wanted),
+            help=_HELP,
+        )
+
+
+def require_plain(root: Path, path: Path) -> None:
+    """Refuse a path of the command line that is written as one in the project, and leads out of it by a link.
+
+    Whoever types another folder's path means it; but a link in a stranger's project says not where it leads.
+
+    Raises:
+        TrustError: it does.
+    """
+    written = Path(os.path.abspath(path))  # noqa: PTH100 -- links as they are
+    led = outside(root, [path])
+    if led and root in written.parents:
+        raise TrustError.one(
+            "not-trusted",
+            f"`{written.relative_to(root).as_posix()}` leads out of the project by a link",
+            rows=tuple(f"writes into {folder}" for folder in led),
+            help="if that is meant, name the folder that it leads to",
+        )
+
+
+def require_store(root: Path, store: Path, asked: Iterable[Path]) -> None:
+    """Refuse a project's own store that is not in its folder and not trusted, or that has links in it.
+
+    `asked`: as for `require`; the store is among them.
+
+    Raises:
+        TrustError: it is one of these.
+    """
+    require(root, {store / "any": None}, asked)
+    try:
+        with os.scandir(store) as entries:
+            odd = [each.name for each in entries if _is_odd(each)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if odd:
+        raise TrustError.one(
+            "foreign-store",
+            f"the store `{store.name}` holds what mergebuild never puts there",
+            where=Place(store.name),
+            rows=tuple(f"`{name}` is a link, or no file" for name in sorted(odd)[:8]),
+            help="it came with the project's files, or was changed: remove that, or the whole folder",
+        )
+
+
+def _is_odd(entry: os.DirEntry[str]) -> bool:
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+    except FileNotFoundError:  # another process is at work
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def may_write(root: Path, path: Path) -> bool:
+    """Return whether a project may write to a path, and remove it: in its folder, and in those that it is trusted with.
+
+    A path that only the store's records name may be anybody's.
+    """
+    wanted = outside(root, [path])
+    return not wanted or set(wanted) <= set(_word_for(root).folders)
+
+
+def require_code(root: Path, methods: Iterable[Method]) -> None:
+    """Refuse to run the programs of a project's own methods unless the user trusts each as it is now.
+
+    Raises:
+        TrustError: one is not trusted, or changed since.
+    """
+    granted = _word_for(root).methods
+    wanted = {each.name: each.program for each in methods if each.program and granted.get(each.name) != _seal(each)}
+    if wanted:
+        first = next(iter(wanted.values()))
+        raise TrustError.one(
+            "not-trusted",
+            "this project would run code of its own"
+            + (", which changed since it was trusted" if granted.keys() & wanted.keys() else ""),
+            where=Place(first.file),
+            rows=tuple(f"runs {program.file} for `{name}`" for name, program in wanted.items()),
+            help="look at the code, then run `mergebuild trust`",
+        )
+
+
+def grant(root: Path, asked: Iterable[Path], methods: Iterable[Method] = ()) -> Trusted:
+    """Trust a project with the folders that its recipe asks for now, and with its own methods as they are now."""
+    own = [each for each in methods if each.program]
+    word = _Word(tuple(outside(root, asked)), {each.name: _seal(each) for each in own})
+    with _locked() as path:
+        known = _read()
+        known.pop(str(root.resolve()), None)
+        if any(word):
+            known[str(root.resolve())] = word._asdict()
+        write_text(path, json.dumps(known, indent=1, sort_keys=True))
+    return Trusted(word.folders, tuple(dict.fromkeys(each.program.file for each in own if each.program)))
+
+
+def _seal(method: Method) -> str:
+    """Return what a method of the user's own is: the text that would run, and its table."""
+    assert method.program is not None  # the callers see to that
+    whole = json.dumps([method.program.file, method.program.table, method.program.text])
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _file() -> Path:
+    return Path(platformdirs.user_config_dir("mergebuild", appauthor=False)) / "trust.json"
+
+
+@contextmanager
+def _locked() -> Iterator[Path]:
+    """Give the file of all words while no other process changes it. Who reads takes no lock: it is always whole."""
+    path = _file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with portable.lock_at(path.with_suffix(".lock")):
+        yield path
+
+
+def _word_for(root: Path) -> _Word:
+    found = _read().get(str(root.resolve()))
+    try:
+        return _Word(tuple(map(str, found["folders"])), dict(found["methods"])) if isinstance(found, dict) else _Word()
+    except (KeyError, TypeError, ValueError):
+        return _Word()
+
+
+def _read() -> dict[str, object]:
+    try:
+        found = json.loads(read_text(_file()))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,181 @@
+"""Read artifacts again and compare them with what was written; build them again and compare the bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from mergebuild.build.builder import Builder, Options
+from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
+from mergebuild.events import Emit
+from mergebuild.plan.plan import Item
+from mergebuild.plan.planner import Planner
+from mergebuild.project.gate import Gate
+from mergebuild.recipe import Recipe
+from mergebuild.results.build import Verdict
+from mergebuild.results.looks import VerifyResult
+from mergebuild.sources.sources import Sources
+from mergebuild.store import SCRATCH, ArtifactRow, Presence, Record, Store, scratch_folders
+from mergebuild.system import scratch
+from mergebuild.system.filestate import is_gone
+
+__all__ = ["Verifier"]
+
+_SHOWN = 20
+_MADE = (Verdict.BUILT, Verdict.RESTORED, Verdict.UP_TO_DATE)
+
+
+class Verifier:
+    """Verifies what a project built. Targets are named, or None: all, and what else lies in the store."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        sources: Sources,
+        store: Store,
+        locked: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._store = store
+        self._locked = locked
+
+    def read_again(self, names: Sequence[str] | None) -> VerifyResult:
+        """Hash files again. Problems have the code `corrupt`, one a file, and name the tensors that were hurt.
+
+        What is not as it was written is looked at once more under the store's lock, for a build may have put another
+        file there meanwhile; then it is believed no more, and what lies in the store itself goes into the quarantine.
+        """
+        checked: list[str] = []
+        problems: list[Problem] = []
+        read = 0
+        for name, row in self._named(names):
+            where = self._shown(row.path)
+            checked.append(where)
+            damage = self._store.damage(row)
+            read += row.identity.size if row.identity else 0
+            if damage:
+                with suppress(OSError), self._locked():  # a store that can't be written to changes under nobody
+                    damage = self._confirmed(row)
+            if damage:
+                listed = damage[:_SHOWN] + ([f"and {len(damage) - _SHOWN} more"] if len(damage) > _SHOWN else [])
+                message = f"`{where}` of `{name}` is not what was written: {len(damage)} of its tensors differ"
+                mend = "`mergebuild build` makes it again, and wants --force where it was changed by hand"
+                problems.append(Problem("corrupt", message, Place(where), mend, tuple(listed)))
+        return VerifyResult(tuple(checked), read, tuple(problems), CorruptionError.exit_code if problems else 0)
+
+    def _confirmed(self, row: ArtifactRow) -> list[str]:
+        """Return what is damaged of an artifact that is still where it was; have nobody believe it. Holds the lock."""
+        now = self._store.state.artifact(row.id)
+        if now is None or (now.path, now.kind) != (row.path, row.kind) or is_gone(row.path):
+            return []
+        presence, there = self._store.at(row.path)
+        if presence is Presence.OURS and there is not None and there.digest != row.digest:
+            return []  # another artifact of ours, whose publication was cut short before the row followed
+        damage = self._store.damage(now)
+        if damage:
+            self._store.doubt(now, damage)
+            if now.kind != "output":
+                self._store.quarantine(now)
+        return damage
+
+    def rebuild(self, so_far: VerifyResult, names: Sequence[str] | None, emit: Emit) -> VerifyResult:
+        """Build targets from their sources alone, in a folder of their own, and compare with what stands there.
+
+        Only one process does so at a time.
+
+        Problems: `rebuild-differs`; `stale` where the recipe or the sources are others than at the target's build.
+
+        A target that can't be built is a problem of its own, with its own exit code unless others differ.
+        """
+        known = set(self._recipe.target_names())
+        records = {record.target: record for record in self._records(names) if record.target in known and record.output}
+        if not records:
+            return so_far
+        problems: list[Problem] = []
+        for left in scratch_folders(self._store.root):  # of one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._store.root) as folder, scratch.noted([folder]):
+            store = Store(Path(folder) / "store", project=".", history_bytes=0)
+            store.create()
+            store.begin((), ())
+            planner = Planner(
+                self._recipe,
+                self._sources,
+                store,
+                output_of=lambda path: Path(folder) / os.path.relpath(path, self._recipe.root).replace("..", "up"),
+            )
+            plan = planner.plan(list(records), hash_all=True)
+            Gate(self._recipe, store, written=None).ask(plan, planner)  # outputs go to a place of our own
+            builder = Builder(self._sources, store, planner, Options(keep_going=True), emit, lambda _name: None)
+            results, exit_code = builder.run(plan)
+            failed = {result.target for result in results if result.verdict not in _MADE}
+            for item in plan.items:
+                if item.name in records and item.name not in failed and not item.parts:
+                    problems += self._differing(item, store, records[item.name])
+            if problems or (exit_code and not plan.refusals):
+                exit_code = ResultDiffersError.exit_code
+            problems += dict.fromkeys(result.error for result in results if result.error)
+            store.close()
+        read = so_far.bytes_read + builder.source_bytes_read
+        return VerifyResult(so_far.checked, read, tuple(problems), exit_code)
+
+    def _records(self, names: Sequence[str] | None) -> list[Record]:
+        return [record for record in self._store.records() if names is None or record.target in names]
+
+    def _named(self, names: Sequence[str] | None) -> Iterator[tuple[str, ArtifactRow]]:
+        """Yield the artifacts to be read, with what each is for."""
+        rows = {row.path: row for row in self._store.state.artifacts() if row.kind != "intended"}
+        for record in self._records(names):
+            if record.output is None:
+                mine = [row for row in rows.values() if row.kind == "kept" and row.digest == record.artifact]
+            elif record.output in rows:
+                mine = [rows[record.output]]
+            else:
+                mine = [row for row in rows.values() if record.output in row.path.parents]
+            if record.output is not None:
+                mine = [row for row in mine if row.kind == "output" and not is_gone(row.path)]
+            for row in mine:
+                del rows[row.path]
+                yield record.target, row
+        if names is None:
+            for row in rows.values():
+                if row.kind in ("kept", "history"):
+                    yield "the store", row
+
+    def _differing(self, item: Item, store: Store, record: Record) -> Iterator[Problem]:
+        built = store.state.artifacts(path=item.goal.path)[0]
+        path = self._recipe.target(item.name).output_path
+        assert path is not None
+        if item.whole is not None:
+            assert item.whole.goal.path is not None
+            assert item.goal.path is not None
+            path /= item.goal.path.relative_to(item.whole.goal.path)
+        if record.artifact != (item.whole or item).digest:
+            yield Problem(
+                "stale",
+                f"`{self._shown(path)}` is of another recipe or other sources than there are now",
+                item.blueprint.target.where.place(),
+                "build it, then verify",
+            )
+        elif (damage := store.damage(built._replace(path=path))) and damage[0].startswith("unreadable"):
+            yield Problem(
+                "unreadable", f"`{self._shown(path)}` can't be compared: {damage[0]}", Place(self._shown(path))
+            )
+        elif damage:
+            yield Problem(
+                "rebuild-differs",
+                f"`{self._shown(path)}` is not what a build of `{item.name}` from its sources gives",
+                item.blueprint.target.where.place(),
+                "build it again; if the recipe and the sources did not change, please report a bug",
+            )
+
+    def _shown(self, path: Path) -> str:
+        try:
+            return path.relative_to(self._recipe.root).as_posix()
+        except ValueError:
+            return path.as_posix()

@@ -1,0 +1,128 @@
+"""What `build` and `plan` answer, as frozen values that `report` prints and `--json` shows.
+
+The keys that `to_json` gives are part of the contract (`docs/mergefile.md`, "JSON"). A build with nothing to do needs
+these at its start, so they are few, and named tuples: a dataclass takes ten times as long to define. What the other
+verbs answer is in `looks.py`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from mergebuild.errors import Problem
+
+__all__ = ["BuildResult", "PlanResult", "TargetResult", "Verdict"]
+
+
+class Verdict(StrEnum):
+    """What becomes of a target. The first four are a build's, UP_TO_DATE and the last three a plan's."""
+
+    UP_TO_DATE = "up-to-date"
+    RESTORED = "restored"
+    BUILT = "built"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    RESTORE = "restore"
+    BUILD = "build"
+    BLOCKED = "blocked"
+
+
+class TargetResult(NamedTuple):
+    """One target of a build or a plan. Bytes are of this target's reading and writing."""
+
+    target: str
+    verdict: Verdict
+    output: str | None = None
+    """As the user would write it, relative to the project; None for what is kept in the store."""
+    artifact: str | None = None
+    """`xxh3-128:...`, None while it is not known."""
+    seconds: float = 0.0
+    tensors_computed: int = 0
+    tensors_reused: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    error: Problem | None = None
+    reasons: tuple[str, ...] = ()
+    """Why (plans only in JSON)."""
+    notes: tuple[str, ...] = ()
+    """Facts worth a line: tensors that an input lacks, bytes to be read to know more."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the contract's object of a target of `build`."""
+        return {
+            "target": self.target,
+            "verdict": str(self.verdict),
+            "output": self.output,
+            "artifact": self.artifact,
+            "seconds": round(self.seconds, 3),
+            "tensors_computed": self.tensors_computed,
+            "tensors_reused": self.tensors_reused,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "error": self.error.to_json() if self.error else None,
+        }
+
+
+class BuildResult(NamedTuple):
+    """What a build did. `targets`: those asked for, then the file targets built for them."""
+
+    ok: bool
+    seconds: float
+    bytes_read: int
+    bytes_written: int
+    targets: tuple[TargetResult, ...]
+    exit_code: int = 0
+    problems: tuple[Problem, ...] = ()
+    """Everything that kept targets from being built, in their order."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the contract's object of `build`."""
+        return {
+            "ok": self.ok,
+            "seconds": round(self.seconds, 3),
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "targets": [target.to_json() for target in self.targets],
+        }
+
+
+class MemoryBounds(NamedTuple):
+    """Bytes of memory that a build takes at most, whatever the size of its models; the page cache is not its own."""
+
+    host: int
+    device: int
+    """Of each device; 0 where none is used."""
+
+
+class PlanResult(NamedTuple):
+    """What a build would do."""
+
+    seconds: float
+    targets: tuple[TargetResult, ...]
+    space_needed: int
+    space_free: int
+    bytes_to_hash: int = 0
+    """Bytes of sources that would have to be read to know more."""
+    exit_code: int = 0
+    """Of the first problem that blocks a target."""
+    memory: MemoryBounds = MemoryBounds(0, 0)
+    problems: tuple[Problem, ...] = ()
+    """Everything that blocks targets, in their order."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the contract's object of `plan`: the build's, with `reasons` and the space."""
+        return {
+            "ok": all(target.verdict is not Verdict.BLOCKED for target in self.targets),
+            "seconds": round(self.seconds, 3),
+            "bytes_read": sum(target.bytes_read for target in self.targets) + self.bytes_to_hash,
+            "bytes_written": sum(target.bytes_written for target in self.targets),
+            "space_needed": self.space_needed,
+            "space_free": self.space_free,
+            "memory": self.memory._asdict(),
+            "bytes_to_hash": self.bytes_to_hash,
+            "targets": [
+                target.to_json() | {"reasons": list(target.reasons), "notes": list(target.notes)}
+                for target in self.targets
+            ],
+        }

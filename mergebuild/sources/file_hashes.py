@@ -1,0 +1,54 @@
+"""The SHA-256 of single files of a folder, each remembered for as long as its stat data say that it is that file.
+
+A folder's own hash is of the listing of these, so a tokenizer that was edited costs reading a tokenizer, not the shards
+beside it. What changed so lately that its stat data may be those of two contents is read each time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mergebuild.sources import hashes
+from mergebuild.store.state import SourceRow, State
+from mergebuild.system import portable
+from mergebuild.system.filestate import Moment, epoch, is_racy, is_rested
+from mergebuild.system.portable import Identity, identity
+
+__all__ = ["FileHashes"]
+
+
+class FileHashes:
+    """The SHA-256 of files, kept in a store's state."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def known(self, path: Path) -> str | None:
+        """Return what is remembered of a file as it is now; None if nothing is.
+
+        Raises:
+            OSError: there is no such file, or it can't be asked.
+        """
+        found = self._row(identity(path))
+        return found.sha256 if found else None
+
+    def of(self, path: Path) -> str:
+        """Return the SHA-256 of a file, reading it unless it is remembered.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        since, state = Moment.now(), identity(path)
+        known = self._row(state)
+        if known and known.sha256:
+            return known.sha256
+        is_settled = not is_racy(state, since, Moment.now()) and not portable.has_writer(path)
+        found = hashes.sha256(path)
+        if is_settled and identity(path) == state:
+            own_epoch = "" if is_rested(state, Moment.now()) else epoch(state.device)
+            row = known or SourceRow(state, None, None, None, epoch=own_epoch)
+            self._state.remember_source(row._replace(sha256=found))
+        return found
+
+    def _row(self, state: Identity) -> SourceRow | None:
+        return self._state.source(state, epoch(state.device))

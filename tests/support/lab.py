@@ -1,0 +1,127 @@
+"""A small project for the tests of the core: model files of a few numbers, a mergefile, and its verbs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mergebuild.events import Event
+from mergebuild.formats import encode_header, read_header
+from mergebuild.project.project import Project, load
+from mergebuild.results.build import BuildResult
+
+__all__ = ["TORCH", "Lab", "as_bytes", "read_model", "tensor_of", "write_model"]
+
+TORCH: Mapping[str, torch.dtype] = {
+    word: getattr(torch, word)
+    for word in "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 int64 int32 uint8 bool".split()
+}
+_WORDS = {dtype: word for word, dtype in TORCH.items()}
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor, without NumPy."""
+    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist()) if tensor.numel() else b""
+
+
+def tensor_of(data: bytes, dtype: str, shape: Sequence[int]) -> Tensor:
+    """Return bytes as a tensor."""
+    if not data:
+        return torch.empty(tuple(shape), dtype=TORCH[dtype])
+    return torch.frombuffer(bytearray(data), dtype=TORCH[dtype]).reshape(tuple(shape))
+
+
+def write_model(path: Path, tensors: Mapping[str, Tensor], *, odd: bool = False) -> Path:
+    """Write a file; `odd`: its data start at an odd offset, as some writers leave it."""
+    raw, header = encode_header(
+        ((name, _WORDS[each.dtype], tuple(each.shape)) for name, each in tensors.items()), {"format": "pt"}
+    )
+    if odd:
+        raw = (len(raw) - 8 + 1).to_bytes(8, "little") + raw[8:] + b" "
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw + b"".join(as_bytes(tensors[name]) for name in header.tensors))
+    return path
+
+
+def read_model(path: Path) -> dict[str, Tensor]:
+    """Read a file by its header alone."""
+    data = path.read_bytes()
+    return {
+        name: tensor_of(data[info.begin : info.end], info.dtype, info.shape)
+        for name, info in read_header(path).tensors.items()
+    }
+
+
+class Lab:
+    """A project in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sources: dict[str, str] = {}
+        self.events: list[Event] = []
+
+    def __truediv__(self, name: str) -> Path:
+        return self.root / name
+
+    def model(self, name: str, *, odd: bool = False, file: str = "", **tensors: Sequence[float] | Tensor) -> Path:
+        """Write a source; lists of numbers are float32. Underscores in names stay."""
+        made = {
+            key: value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
+            for key, value in tensors.items()
+        }
+        self.sources[name] = file or f"{name}.safetensors"
+        return write_model(self.root / self.sources[name], made, odd=odd)
+
+    def write(self, text: str) -> None:
+        """Write the mergefile; the sources are declared for it."""
+        declared = "\n".join(f'{name} = "{file}"' for name, file in self.sources.items())
+        head, mark, rest = text.partition("#sources")
+        text = head + "[sources]\n" + declared + "\n" + rest if mark else "[sources]\n" + declared + "\n" + text
+        (self.root / "mergefile.toml").write_text(text)
+
+    @property
+    def project(self) -> Project:
+        """The project, read anew."""
+        return load(self.root / "mergefile.toml")
+
+    def build(self, *targets: str, **options: object) -> BuildResult:
+        """Build in a new session."""
+        return self.project.build(targets, emit=self.events.append, **options)  # type: ignore[arg-type]
+
+    def verdicts(self, *targets: str, **options: object) -> dict[str, str]:
+        """Build, and return the verdicts."""
+        return {each.target: str(each.verdict) for each in self.build(*targets, **options).targets}
+
+    def states(self) -> dict[str, str]:
+        """Return what `status` says."""
+        return {each.target: str(each.state) for each in self.project.status().targets}
+
+    def read(self, output: str) -> dict[str, Tensor]:
+        """Read an output's tensors."""
+        return read_model(self.root / output)
+
+    def values(self, output: str, name: str = "w") -> list[float]:
+        """Return one tensor's numbers."""
+        found: list[float] = self.read(output)[name].double().tolist()
+        return found
+
+    def settle(self) -> None:
+        """Let the clock move on, so that stat data tell a later change."""
+        time.sleep(0.025)
+
+    def edit_in_place(self, name: str, offset: int = -1) -> None:
+        """Flip a byte of a file; size and mtime stay."""
+        path = self.root / name
+        found = path.stat()
+        self.settle()
+        with path.open("r+b") as file:
+            file.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
+            old = file.read(1)
+            file.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
+            file.write(bytes([old[0] ^ 1]))
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))

@@ -1,0 +1,108 @@
+"""Whatever a path leads to is one kind of model: names, and where the bytes of each tensor lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lab import tensor_of, write_model
+from small_models import checkpoint, stored_in_pipeline, write_pipeline
+from torch import Tensor
+
+from mergebuild.errors import SourceError
+from mergebuild.formats import DTYPES_BY_WORD, Model
+from mergebuild.formats.gathering import gather
+from mergebuild.sources.opening import read_model, standalone, widened
+
+UNET = "model.diffusion_model."
+CONV_IN = f"{UNET}input_blocks.0.0.weight"
+TEXT = "cond_stage_model.transformer.text_model."
+
+
+def values(model: Model) -> dict[str, Tensor]:
+    """Return all tensors of a model, read as a leaf would be."""
+    files = [path.read_bytes() for path in model.files]
+    found = {}
+    for name, info in model.tensors.items():
+        width = DTYPES_BY_WORD[info.dtype].size
+        data = files[info.file][info.begin : info.end]
+        if info.pieces:
+            data = bytes(gather(info.pieces, lambda file: memoryview(files[file]), width, 0, info.count))
+        found[name] = tensor_of(data, info.dtype, info.shape)
+    return found
+
+
+@pytest.mark.parametrize("layout", ["sd15", "sdxl"])
+def test_a_pipeline_is_the_checkpoint_that_it_was_made_of(tmp_path: Path, layout: str) -> None:
+    """Fused projections are put together of three tensors, a projection is turned, a linear map is a convolution."""
+    tensors = checkpoint(layout, 1)
+    found = values(read_model(write_pipeline(tmp_path / "pipe", tensors)))
+    assert found.keys() == stored_in_pipeline(tensors)
+    assert all(torch.equal(found[name], tensors[name]) for name in found)
+
+
+def test_parts_of_one_tensor_have_one_dtype(tmp_path: Path) -> None:
+    """Nothing would say what the whole is."""
+    tensors = checkpoint("sdxl", 1)
+    folder = write_pipeline(tmp_path / "pipe", tensors)
+    path = folder / "text_encoder_2" / "model.safetensors"
+    own = values(read_model(path))
+    name = next(name for name in own if name.endswith("self_attn.k_proj.weight"))
+    write_model(path, own | {name: own[name].float()})
+    with pytest.raises(SourceError, match="different dtypes"):
+        read_model(folder)
+
+
+def test_a_pickle_is_known_by_its_bytes(tmp_path: Path) -> None:
+    """Whatever it is called; views with strides are what they are in torch."""
+    matrix = torch.arange(12.0).reshape(3, 4)
+    torch.save({"state_dict": {"w": matrix.t(), "v": matrix[1:, ::2]}}, tmp_path / "model.safetensors")
+    found = values(read_model(tmp_path / "model.safetensors"))
+    assert torch.equal(found["w"], matrix.t())
+    assert torch.equal(found["v"], matrix[1:, ::2])
+
+
+def test_a_text_encoder_of_before_gets_the_names_of_now(tmp_path: Path) -> None:
+    """NovelAI's first file has no `text_model.`; one that has both is left as it is."""
+    old = {"cond_stage_model.transformer.final_layer_norm.weight": torch.ones(2), CONV_IN: torch.ones(1)}
+    found = read_model(write_model(tmp_path / "nai.safetensors", old))
+    assert set(found.tensors) == {f"{TEXT}final_layer_norm.weight", CONV_IN}
+    assert len(found.notices) == 1
+    both = old | {f"{TEXT}final_layer_norm.weight": torch.zeros(2)}
+    assert set(read_model(write_model(tmp_path / "both.safetensors", both)).tensors) == set(both)
+
+
+@pytest.mark.parametrize("component", ["vae", "text_encoder", "unet"])
+@pytest.mark.parametrize("naming", ["diffusers", "bare"])
+def test_a_component_alone_gets_the_names_of_the_checkpoint(tmp_path: Path, component: str, naming: str) -> None:
+    """In either naming; a checkpoint, which has them, is left to itself."""
+    tensors = checkpoint("sd15", 2)
+    prefix = {"vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer.", "unet": UNET}[component]
+    shapes = {name: tuple(each.shape) for name, each in tensors.items()}
+    if naming == "diffusers":
+        folder = write_pipeline(tmp_path / "pipe", tensors)
+        path = next((folder / component).glob("*.safetensors"))
+    else:
+        bare = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+        path = write_model(tmp_path / "bare.safetensors", bare)
+    renamed = standalone(read_model(path), component, shapes)
+    assert renamed is not None
+    model, left = renamed
+    assert not left
+    found = values(model)
+    assert found.keys() == {name for name in tensors if name.startswith(prefix)}
+    assert all(torch.equal(found[name], tensors[name]) for name in found)
+    whole = read_model(write_model(tmp_path / "whole.safetensors", tensors))
+    assert standalone(whole, component, shapes) is None
+
+
+def test_a_convolution_is_widened_by_the_channels_that_only_the_other_has(tmp_path: Path) -> None:
+    """The first channels are its own."""
+    narrow, wide = torch.randn(6, 4, 3, 3), torch.randn(6, 9, 3, 3)
+    models = [
+        read_model(write_model(tmp_path / f"{number}.safetensors", {CONV_IN: each}))
+        for number, each in enumerate((narrow, wide))
+    ]
+    found = values(widened(*models, CONV_IN))
+    assert torch.equal(found[CONV_IN], torch.cat([narrow, wide[:, 4:]], 1))
