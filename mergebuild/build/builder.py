@@ -28,9 +28,9 @@ from mergebuild.engine import (
     DEFAULT_CHUNK,
     Copy,
     OutputFile,
+    OutputRange,
     Pass,
     PassResult,
-    Place,
     StepResult,
     check_program,
     needs_memory,
@@ -50,7 +50,7 @@ from mergebuild.system import portable, scratch
 from mergebuild.system.filestate import is_gone
 from mergebuild.system.publishing import fitting, temporary_path
 
-__all__ = ["Builder", "Options"]
+__all__ = ["BuildOptions", "Builder"]
 
 _WAVE = 200
 """Targets a wave at most: each holds one file open."""
@@ -69,7 +69,7 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BuildOptions:
     """How to build."""
 
     keep_going: bool = False
@@ -102,7 +102,7 @@ class Builder:
         sources: Sources,
         store: Store,
         planner: Planner,
-        options: Options,
+        options: BuildOptions,
         emit: Emit,
         fingerprint_of: Callable[[str], bytes | None],
     ) -> None:
@@ -337,7 +337,7 @@ class Builder:
         shift = item.header.data_start - start
         work = Pass([OutputFile(temporary, item.header_bytes, item.size)])
         size = item.size - item.header.data_start
-        work.copies.append(Copy(row.path, start, size, Place(0, item.header.data_start)))
+        work.copies.append(Copy(row.path, start, size, OutputRange(0, item.header.data_start)))
         run_pass(work, threads=1, emit=self._emit, targets=(item.name,))
         moved = [entry._replace(begin=entry.begin + shift, end=entry.end + shift) for entry in entries]
         return Fresh(row.digest, item.header_checksum, moved), item.size

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mergebuild.build.pass_work import Lying, Wave
 from mergebuild.digest import linear_digest, narrows, source_tensor_digest
-from mergebuild.engine import Cluster, Copy, Leaf, Pending, Place, Step
+from mergebuild.engine import Cluster, Copy, Leaf, OutputRange, Pending, Step
 from mergebuild.fold.forms import canonical
 from mergebuild.plan.plan import Item
 from mergebuild.sources.sources import SourceFile, Sources
@@ -164,7 +164,7 @@ class _Weaving:
         item = self.wave.items[index]
         assert item.header is not None
         info = item.header.tensors[name]
-        place = Place(index, info.begin)
+        place = OutputRange(index, info.begin)
         form = item.blueprint.forms[name]
         terms = canonical(form, name, lambda owner, tensor: self.digests[_Key(owner, tensor)])
         lone = self._dtype(terms[0].digest) if len(terms) == 1 and terms[0].coefficient == 1 else ""

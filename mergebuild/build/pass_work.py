@@ -12,11 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from mergebuild import engine
-from mergebuild.engine import Leaf, Operation, OutputFile, Pass, Place, Step, Surveyed
+from mergebuild.engine import KernelCall, Leaf, OutputFile, OutputRange, Pass, Step, SurveyedLeaves
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.plan.plan import Item, Made
 from mergebuild.plan.planner import Planner
-from mergebuild.plan.tensors import Operand, Survey
+from mergebuild.plan.tensors import Operand, SurveyKey
 from mergebuild.sources.sources import Sources
 from mergebuild.store import Held, Store
 
@@ -99,7 +99,7 @@ class Wave:
     bytes_read: list[int] = field(default_factory=list)
     counted: set[bytes] = field(default_factory=set)
     """Tensors that arithmetic makes in this wave or did in one before: each counts once, where it is needed first."""
-    surveys: dict[bytes, Survey] = field(default_factory=dict)
+    surveys: dict[bytes, SurveyKey] = field(default_factory=dict)
     """What methods must know first, by key."""
     parted: dict[bytes, Sequence[Operand]] = field(default_factory=dict)
     """By the digest of a step: the tensors of other shapes that it takes whole."""
@@ -121,7 +121,7 @@ class Wave:
         lying = self._lying(item)
         read: dict[bytes, int] = {}
         for each in item.made or ():
-            place = Place(index, item.header.tensors[each.name].begin, _turned(item, each))
+            place = OutputRange(index, item.header.tensors[each.name].begin, _turned(item, each))
             step = self.work.steps.get(each.digest)
             there = lying.get(each.digest)
             if step is not None:
@@ -157,10 +157,10 @@ class Wave:
             lying = self.whereabouts.of((each for each in _reads(survey) if each not in laid), allow_nonfinite=True)
             leaves = {**{digest: each.leaf for digest, each in lying.items()}, **laid}
             tensors = [
-                Surveyed(each.name, each.shape, tuple(_combination(operand, leaves) for operand in each.operands))
+                SurveyedLeaves(each.name, each.shape, tuple(_combination(operand, leaves) for operand in each.operands))
                 for each in survey.tensors
             ]
-            self.work.surveys.append(engine.Survey(survey.key, survey.method, dict(survey.arguments), tensors))
+            self.work.surveys.append(engine.SurveyJob(survey.key, survey.method, dict(survey.arguments), tensors))
 
     def lay_out(self, made: Sequence[Made], path: Path) -> Mapping[bytes, Leaf]:
         """Have the pass write tensors into a file that holds nothing else; return where each will lie."""
@@ -168,9 +168,9 @@ class Wave:
         index = len(self.work.outputs)
         for each in made:
             if each.digest in self.work.steps:
-                self.work.steps[each.digest].places.append(Place(index, offset))
+                self.work.steps[each.digest].places.append(OutputRange(index, offset))
             else:
-                self._add_step(each, [Place(index, offset)])
+                self._add_step(each, [OutputRange(index, offset)])
             leaves[each.digest] = Leaf(each.digest, path, offset, each.spec.dtype, each.count, each.nbytes)
             offset += each.nbytes
         self.work.outputs.append(OutputFile(path, b"", offset))
@@ -204,7 +204,7 @@ class Wave:
         found |= self.whereabouts.in_artifacts(copies, allow_nonfinite=True)
         return self.whereabouts.of((each for each in copies if each not in found), allow_nonfinite=True) | found
 
-    def _add_step(self, made: Made, places: list[Place]) -> None:
+    def _add_step(self, made: Made, places: list[OutputRange]) -> None:
         """Add what makes a tensor, behind all that it reads and that lies nowhere."""
         if made.is_copy:  # perhaps of what only stands between others: that is written as it comes
             made = self.whereabouts.unrounded(made.digest) or made
@@ -216,7 +216,7 @@ class Wave:
         terms = [(term.digest, term.coefficient) for term in made.terms]
         operation = None
         if made.operation is not None:
-            operation = Operation(
+            operation = KernelCall(
                 made.operation.method,
                 made.name,
                 made.spec.shape,
@@ -257,7 +257,7 @@ def _turned(item: Item, made: Made) -> tuple[int, int] | None:
     return rows, columns
 
 
-def _reads(survey: Survey) -> Iterator[bytes]:
+def _reads(survey: SurveyKey) -> Iterator[bytes]:
     """Yield the digests of all that a survey reads."""
     return (digest for each in survey.tensors for operand in each.operands for digest in operand.reads)
 

@@ -28,7 +28,7 @@ _DEVICES = ("auto", "cpu", "cuda")
 
 if TYPE_CHECKING:
 
-    class _Options(TypedDict):
+    class _BuildFlags(TypedDict):
         dry_run: bool
         keep_going: bool
         jobs: int | None
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         lock_timeout: float | None
 
 
-def _check(targets: tuple[str, ...], options: _Options) -> None:
+def _check(targets: tuple[str, ...], options: _BuildFlags) -> None:
     """Refuse options that make no sense together."""
     kind, colon, number = options["device"].partition(":")
     if kind not in _DEVICES or (colon and not (kind == "cuda" and number.isascii() and number.isdecimal())):
@@ -75,7 +75,7 @@ def _check(targets: tuple[str, ...], options: _Options) -> None:
 )
 @lock_timeout_option
 @reads_recipe
-def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Options]) -> int:
+def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_BuildFlags]) -> int:
     """Make targets up to date.
 
     A target is a name, a member of a family (mix@alpha=0.3), a slice of one, or an output's path. Without any: what
@@ -98,7 +98,7 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Opt
     return result.exit_code
 
 
-def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _Options) -> BuildResult | None:
+def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult | None:
     """Return the answer to a build that has nothing to do, where that shows before the mergefile is parsed."""
     if options["force"] or options["locked"] or options["out"] is not None or options["device"] not in ("auto", "cpu"):
         return None
@@ -106,7 +106,7 @@ def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _Optio
     return Stamp(path_of_mergefile(settings), settings.overrides, settings.variables, named).answer()
 
 
-def _build(settings: Settings, targets: tuple[str, ...], options: _Options) -> BuildResult:
+def _build(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult:
 
     project = open_project(settings)
     with settings.console.listening() as emit:

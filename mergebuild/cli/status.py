@@ -8,7 +8,7 @@ from mergebuild.cli.locate import open_project, shown_from_here, targets_from_he
 from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
 from mergebuild.errors import StatusError
 from mergebuild.report.looks import status_lines
-from mergebuild.results.looks import State
+from mergebuild.results.looks import OutputState
 
 __all__ = ["command"]
 
@@ -26,5 +26,5 @@ def command(settings: Settings, targets: tuple[str, ...], exit_code: bool) -> in
     status = open_project(settings).status(targets_from_here(settings, targets))
     lines = [] if settings.as_json else status_lines(status, shown=shown_from_here(settings))
     settings.console.answer(status.to_json(), lines)
-    is_current = all(target.state is State.UP_TO_DATE for target in status.targets)
+    is_current = all(target.state is OutputState.UP_TO_DATE for target in status.targets)
     return StatusError.exit_code if exit_code and not is_current else 0

@@ -15,7 +15,7 @@ import torch
 import xxhash
 
 from mergebuild.engine.devices import Device, device_named, devices
-from mergebuild.engine.work import Cluster, Step, Survey
+from mergebuild.engine.work import Cluster, Step, SurveyJob
 from mergebuild.methods.method import Method
 
 __all__ = ["Choice", "Rates", "chosen", "measured"]
@@ -59,11 +59,11 @@ class Choice:
         self.devices = found
         self._pays = pays
 
-    def is_for_device(self, job: Cluster | Survey) -> bool:
+    def is_for_device(self, job: Cluster | SurveyJob) -> bool:
         """Whether a cluster, or what a survey looks at, is to be computed on a device."""
         if self._pays is None or not self.devices:
             return bool(self.devices)
-        if isinstance(job, Survey):  # nobody has estimated one
+        if isinstance(job, SurveyJob):  # nobody has estimated one
             return False
         return self._pays([step for each in (job, *job.siblings) for step in each.steps])
 

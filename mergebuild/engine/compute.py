@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
-from mergebuild.engine.work import Cluster, Combination, Leaf, Place, Step, StepResult, Survey
+from mergebuild.engine.work import Cluster, Combination, Leaf, OutputRange, Step, StepResult, SurveyJob
 from mergebuild.methods.method import ProgramError, UndefinedError
 from mergebuild.system import portable
 
@@ -179,11 +179,11 @@ class Hands:
         """Compute and write a cluster with its siblings; return what came of each step."""
         return self._done(cluster, lambda worker: worker.run(cluster))
 
-    def look(self, survey: Survey) -> Any:
+    def look(self, survey: SurveyJob) -> Any:
         """Return what a look at a part of a survey came to."""
         return self._done(survey, lambda worker: worker.look(survey))
 
-    def _done(self, job: Cluster | Survey, work: Callable[[Worker], _Result]) -> _Result:
+    def _done(self, job: Cluster | SurveyJob, work: Callable[[Worker], _Result]) -> _Result:
         usual = self._chunk
         while self._device is not None and self._choice.is_for_device(job):
             try:
@@ -348,17 +348,17 @@ class Worker:
 
     # What must be known of several tensors
 
-    def knows(self, survey: Survey) -> bool:
+    def knows(self, survey: SurveyJob) -> bool:
         """Whether what a survey is to find out is known."""
         return self._findings.get(survey.key) is not None
 
-    def parts(self, survey: Survey) -> list[Survey]:
+    def parts(self, survey: SurveyJob) -> list[SurveyJob]:
         """Return a survey cut into what its kernel looks at together."""
         found = kernel_of(survey.method).survey
         assert found is not None  # else there would be no survey
         return [survey] if found.together else [replace(survey, tensors=[each]) for each in survey.tensors]
 
-    def look(self, survey: Survey) -> Any:
+    def look(self, survey: SurveyJob) -> Any:
         """Return what a look at a part of a survey came to; the message of an error is kept for its end."""
         kernel = kernel_of(survey.method).survey
         assert kernel is not None  # else there would be no survey
@@ -380,7 +380,7 @@ class Worker:
             for leaf in survey.leaves:
                 self._mappings.release_leaf(leaf)
 
-    def settle(self, survey: Survey, looks: Sequence[Any]) -> None:
+    def settle(self, survey: SurveyJob, looks: Sequence[Any]) -> None:
         """Keep what all looks of a survey came to together."""
         kernel = kernel_of(survey.method).survey
         assert kernel is not None  # else there would be no survey
@@ -550,7 +550,7 @@ def _on(place: torch.device, value: Any) -> Any:
     return value
 
 
-def _moved(places: Sequence[Place], elements: int, dtype: torch.dtype) -> Sequence[Place]:
+def _moved(places: Sequence[OutputRange], elements: int, dtype: torch.dtype) -> Sequence[OutputRange]:
     """Return places so many elements further on."""
     return [place._replace(offset=place.offset + elements * dtype.itemsize) for place in places] if elements else places
 

@@ -17,7 +17,7 @@ import xxhash
 from torch import Tensor
 
 from mergebuild.digest import narrows
-from mergebuild.engine.work import Cluster, Combination, Operation, Step
+from mergebuild.engine.work import Cluster, Combination, KernelCall, Step
 from mergebuild.lora import Role
 from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
@@ -138,7 +138,7 @@ class Narrowing(Maker):
 class Operating(Maker):
     """A kernel's work."""
 
-    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: Operation) -> None:
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
         super().__init__(step, inputs, kept)
         self.call = Call(operation.tensor, operation.shape, operation.arguments)
         self.kernel = kernel_of(operation.method)
@@ -181,7 +181,7 @@ class Operating(Maker):
 class Adding(Maker):
     """What LoRAs add to a tensor: made of tensors that have shapes of their own, in blocks of rows."""
 
-    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: Operation) -> None:
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
         super().__init__(step, inputs, kept)
         deltas = operation.arguments["deltas"]
         assert isinstance(deltas, str)
@@ -208,7 +208,7 @@ class Adding(Maker):
 class Factoring(Maker):
     """A tensor of a LoRA that is made: one of those that its module has, which are one computation."""
 
-    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: Operation) -> None:
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
         super().__init__(step, inputs, kept)
         self.module = LoraModule(str(operation.arguments["making"]))
         self.parts = operation.parts
@@ -225,7 +225,7 @@ class Factoring(Maker):
         return out.fill_(math.nan) if self._value is None else out.copy_(self._value[start : start + len(out)])
 
 
-def memory_for(operation: Operation) -> int:
+def memory_for(operation: KernelCall) -> int:
     """Return how many bytes an operation needs beside chunks: 0 unless its kernel needs the tensor whole."""
     if operation.method is FACTOR:
         return LoraModule(str(operation.arguments["making"])).memory

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import NamedTuple
 
-from mergebuild.engine.work import OutputFile, Place
+from mergebuild.engine.work import OutputFile, OutputRange
 from mergebuild.events import Emit, Progress
 from mergebuild.system import portable
 
@@ -49,7 +49,7 @@ class _Filled(NamedTuple):
 
     block: Block
     size: int
-    places: Sequence[Place]
+    places: Sequence[OutputRange]
 
 
 class Outputs:
@@ -73,7 +73,7 @@ class Outputs:
         self._stop = stop
         self._threads = threads
         self._durable = durable
-        self._files: list[_File] = []
+        self._files: list[_OpenOutput] = []
         self._filled: SimpleQueue[_Filled | None] = SimpleQueue()
         self._writers: list[threading.Thread] = []
         self._free: SimpleQueue[Block] = SimpleQueue()
@@ -85,7 +85,7 @@ class Outputs:
     def __enter__(self) -> Outputs:
         try:
             for output in self._outputs:
-                self._files.append(_File(output, self._durable))
+                self._files.append(_OpenOutput(output, self._durable))
         except BaseException:
             self._close(is_whole=False)
             raise
@@ -153,7 +153,7 @@ class Outputs:
         """Return a block to fill, when there is one."""
         return self._free.get()
 
-    def put(self, block: Block, size: int, places: Sequence[Place]) -> None:
+    def put(self, block: Block, size: int, places: Sequence[OutputRange]) -> None:
         """Have the first bytes of a block written to all these places, and the block taken back then.
 
         Raises:
@@ -166,7 +166,7 @@ class Outputs:
             self._write(filled)
             self._free.put(block)
 
-    def fill(self, fd: int, offset: int, size: int, place: Place) -> int:
+    def fill(self, fd: int, offset: int, size: int, place: OutputRange) -> int:
         """Have as many of these bytes of a file written to a place as a block holds; return how many.
 
         Raises:
@@ -198,7 +198,7 @@ class Outputs:
             self._emit(Progress(len(data)))
 
 
-class _File:
+class _OpenOutput:
     """An output with its header in place."""
 
     def __init__(self, output: OutputFile, durable: bool) -> None:

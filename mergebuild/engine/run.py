@@ -28,7 +28,18 @@ from mergebuild.engine.bounds import DEVICE_MEMORY, PER_DEVICE
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
-from mergebuild.engine.work import Cluster, Copy, Leaf, Pass, Pending, Place, StepResult, Survey, clusters, coalesced
+from mergebuild.engine.work import (
+    Cluster,
+    Copy,
+    Leaf,
+    OutputRange,
+    Pass,
+    Pending,
+    StepResult,
+    SurveyJob,
+    clusters,
+    coalesced,
+)
 from mergebuild.errors import TargetError
 from mergebuild.events import Emit, Notice, PassBegun, PassEnded, Progress
 from mergebuild.methods.method import Method
@@ -65,11 +76,11 @@ _POLITE = 0.0003
 often, and would wait most of the time."""
 
 
-class _Look(NamedTuple):
+class _SurveyPart(NamedTuple):
     """A part of a survey: the tensors that are looked at together."""
 
-    survey: Survey
-    part: Survey
+    survey: SurveyJob
+    part: SurveyJob
 
     @property
     def leaves(self) -> Sequence[Leaf]:
@@ -77,7 +88,7 @@ class _Look(NamedTuple):
         return self.part.leaves
 
 
-_Job = Copy | Pending | Cluster | _Look
+_Job = Copy | Pending | Cluster | _SurveyPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +250,7 @@ def warm_up() -> None:
     _torch.begin()
 
 
-def _reads(job: Pending | Cluster | _Look) -> Sequence[Leaf]:
+def _reads(job: Pending | Cluster | _SurveyPart) -> Sequence[Leaf]:
     """Return all that a job reads."""
     return job.reads if isinstance(job, Cluster) else job.leaves
 
@@ -306,13 +317,13 @@ class _Crew:
         """What was found out about whole tensors."""
         return self._findings.learnt if self._findings else {}
 
-    def survey(self, surveys: Sequence[Survey]) -> None:
+    def survey(self, surveys: Sequence[SurveyJob]) -> None:
         """Find out what steps must know first, all that is not known."""
         if not surveys:
             return
         worker = self._hands(0).here
         open_ = [survey for survey in surveys if not worker.knows(survey)]
-        looks = {survey.key: [_Look(survey, part) for part in worker.parts(survey)] for survey in open_}
+        looks = {survey.key: [_SurveyPart(survey, part) for part in worker.parts(survey)] for survey in open_}
         self.run([look for some in looks.values() for look in some])
         for survey in () if self._stop.is_set() else open_:
             worker.settle(survey, [self._looks[id(look)] for look in looks[survey.key]])
@@ -374,7 +385,7 @@ class _Crew:
             else:
                 if hands is None:
                     hands = self._hands(number)
-                if isinstance(job, _Look):
+                if isinstance(job, _SurveyPart):
                     self._looks[id(job)] = hands.look(job.part)
                 else:
                     self.results.update(hands.run(job))
@@ -456,7 +467,7 @@ class _Crew:
                 self._emit(Progress(size))
                 done += size
 
-    def _put_together(self, leaf: Leaf, place: Place) -> None:
+    def _put_together(self, leaf: Leaf, place: OutputRange) -> None:
         """Copy a tensor that lies in pieces, by way of blocks."""
         width = leaf.size // leaf.count
         done = 0

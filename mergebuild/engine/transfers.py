@@ -27,7 +27,7 @@ from mergebuild.engine.bounds import RING, STAGED
 from mergebuild.engine.devices import Device, Event
 from mergebuild.engine.makers import LARGEST, Maker
 from mergebuild.engine.outputs import Block, Outputs
-from mergebuild.engine.work import Place
+from mergebuild.engine.work import OutputRange
 
 __all__ = ["Direct", "Sending", "Staged", "Transfers"]
 
@@ -40,7 +40,7 @@ class Sending:
 
     dtype: torch.dtype
     """What it is rounded to."""
-    places: Sequence[Place]
+    places: Sequence[OutputRange]
     """Where it is written."""
     running: xxhash.xxh3_128 | None = None
     """What it is hashed into."""

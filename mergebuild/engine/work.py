@@ -22,22 +22,22 @@ __all__ = [
     "Cluster",
     "Combination",
     "Copy",
+    "KernelCall",
     "Leaf",
-    "Operation",
     "OutputFile",
+    "OutputRange",
     "Pass",
     "Pending",
-    "Place",
     "Step",
     "StepResult",
-    "Survey",
-    "Surveyed",
+    "SurveyJob",
+    "SurveyedLeaves",
     "clusters",
     "coalesced",
 ]
 
 
-class Place(NamedTuple):
+class OutputRange(NamedTuple):
     """A place in an output: its index among the pass's outputs, and the offset in bytes.
 
     `turned`: rows and columns of a matrix that is written transposed.
@@ -78,7 +78,7 @@ class Leaf:
     pieces: tuple[Piece, ...] = ()
     files: tuple[Path, ...] = ()
 
-    def copied_to(self, place: Place) -> Copy:
+    def copied_to(self, place: OutputRange) -> Copy:
         """Return the copy of all of it to a place."""
         if place.turned is None:
             return Copy(self.path, self.offset, self.size, place, self if self.pieces else None)
@@ -106,7 +106,7 @@ class Copy:
     path: Path
     offset: int
     size: int
-    place: Place
+    place: OutputRange
     scattered: Leaf | None = None
 
 
@@ -117,7 +117,7 @@ Combination = tuple[tuple[Leaf, Fraction], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class KernelCall:
     """A method, what its kernel is called with besides the values, and the digests of its inputs in order."""
 
     method: Method
@@ -133,7 +133,7 @@ class Operation:
     """Operations with the same key are parts of one computation, best done once."""
 
 
-class Surveyed(NamedTuple):
+class SurveyedLeaves(NamedTuple):
     """A tensor that a survey looks at: its name, shape, and for each of the method's inputs a linear combination."""
 
     name: str
@@ -142,13 +142,13 @@ class Surveyed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class SurveyJob:
     """What a kernel must know of several tensors together before it makes any of them."""
 
     key: bytes
     method: Method
     arguments: Mapping[str, Argument]
-    tensors: Sequence[Surveyed]
+    tensors: Sequence[SurveyedLeaves]
 
     @property
     def leaves(self) -> list[Leaf]:
@@ -168,8 +168,8 @@ class Step:
     dtype: str
     count: int
     terms: Sequence[tuple[bytes, Fraction]]
-    places: list[Place] = field(default_factory=list)
-    operation: Operation | None = None
+    places: list[OutputRange] = field(default_factory=list)
+    operation: KernelCall | None = None
 
     @property
     def reads(self) -> Sequence[bytes]:
@@ -220,7 +220,7 @@ class Pass:
     """In an order in which every step stands after those that it reads."""
     copies: list[Copy] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
-    surveys: list[Survey] = field(default_factory=list)
+    surveys: list[SurveyJob] = field(default_factory=list)
     """What steps must know first. What they read lies in files that are there before the pass."""
     recall: Callable[[bytes], str | None] = lambda _key: None
     """Gives back what an earlier pass found out about whole tensors (`PassResult.learnt`), from any thread."""

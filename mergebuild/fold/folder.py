@@ -30,7 +30,7 @@ from mergebuild.sources.opening import standalone, widened
 from mergebuild.sources.sources import Sources, source_of_part
 from mergebuild.sources.traits import marks, position_ids
 
-__all__ = ["Folder"]
+__all__ = ["Folding"]
 
 _EMA_OF = "model.diffusion_model."
 _ZERO = Fraction(0)
@@ -68,7 +68,7 @@ class _View:
         return self.kinds.of[name] if self.kinds else 0
 
 
-class _Recipe(NamedTuple):
+class _KindPlan(NamedTuple):
     """How the tensors of one kind are made."""
 
     inputs: tuple[int, ...]
@@ -88,7 +88,7 @@ class _Frame(NamedTuple):
     """Of the target that it was made for: they keep alive what the frame is found by."""
     specs: Mapping[str, Spec]
     kinds: Kinds
-    recipes: tuple[_Recipe, ...]
+    recipes: tuple[_KindPlan, ...]
     """By kind."""
     selector: Selector
     places: tuple[Places, ...]
@@ -121,7 +121,7 @@ class _Interner:
         return self.forms.setdefault(key, Form(key))
 
 
-class Folder:
+class Folding:
     """Makes blueprints for the targets of a recipe, each once."""
 
     def __init__(self, recipe: Recipe, sources: Sources) -> None:
@@ -750,7 +750,7 @@ def _check_lora(target: Target, specs: Mapping[str, Spec]) -> None:
         )
 
 
-def _cut(target: Target, numbers: Mapping[str, Argument], rank: str, name: str) -> plans.Cut:
+def _cut(target: Target, numbers: Mapping[str, Argument], rank: str, name: str) -> plans.RankCut:
     """Return how much of a module is kept.
 
     Raises:
@@ -764,7 +764,7 @@ def _cut(target: Target, numbers: Mapping[str, Argument], rank: str, name: str) 
             where=target.where.place(),
             help="ranks are counts; write one for each part, where it is to change over the layers",
         )
-    return plans.Cut(int(found), _one(numbers["energy"]))
+    return plans.RankCut(int(found), _one(numbers["energy"]))
 
 
 def _one(number: Argument) -> Fraction:
@@ -772,14 +772,14 @@ def _one(number: Argument) -> Fraction:
     return number
 
 
-def _spec_in_lora(made: plans.Made, dtype: str) -> Spec:
+def _spec_in_lora(made: plans.MadeFactor, dtype: str) -> Spec:
     """Return what a tensor of a LoRA is. The number that scales a module is no weight, and never rounded."""
     return (
         Spec("float32", made.shape, is_float=False) if made.role == "alpha" else Spec(dtype, made.shape, is_float=True)
     )
 
 
-def _factor(made: plans.Made, inputs: Sequence[Form], shapes: Sequence[tuple[int, ...]]) -> Form:
+def _factor(made: plans.MadeFactor, inputs: Sequence[Form], shapes: Sequence[tuple[int, ...]]) -> Form:
     """Return the form of a tensor that is made together with the others of its module."""
     assert made.role is not None
     arguments: tuple[tuple[str, Argument], ...] = (("making", made.making), ("role", made.role))
@@ -864,22 +864,22 @@ def _sorted_into_kinds(
     views: Sequence[_View],
     combined: set[str],
     places: Sequence[Places],
-) -> tuple[Kinds, tuple[_Recipe, ...]]:
+) -> tuple[Kinds, tuple[_KindPlan, ...]]:
     """Return the kinds of a target's tensors, in the order of the first tensor of each, and how each is made."""
     by_name = _is_by_name(target)
     of: dict[str, int] = {}
-    recipes: dict[tuple[object, ...], _Recipe] = {}
+    recipes: dict[tuple[object, ...], _KindPlan] = {}
     numbers: dict[tuple[object, ...], int] = {}
     for name in specs:
         if name in combined:
             inputs = tuple(view.kind(name) for view in views)
             values = tuple(each.of.get(name) for each in places)
             key: tuple[object, ...] = (inputs, values, name if by_name else "")
-            recipe = _Recipe(inputs, values, name)
+            recipe = _KindPlan(inputs, values, name)
         else:
             owner = next(index for index, view in enumerate(views) if name in view.specs)
             key = (owner, views[owner].kind(name))
-            recipe = _Recipe((views[owner].kind(name),), None, name, owner)
+            recipe = _KindPlan((views[owner].kind(name),), None, name, owner)
         recipes.setdefault(key, recipe)
         of[name] = numbers.setdefault(key, len(numbers))
     return Kinds(of, specs), tuple(recipes.values())

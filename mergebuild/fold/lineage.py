@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from mergebuild.fold.folder import Folder
+from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Kinds
 from mergebuild.layouts import Layout
 from mergebuild.recipe import Recipe
@@ -101,7 +101,7 @@ def _of_tensors(blueprint: Blueprint) -> dict[str, Shares]:
     return {name: shares[kinds.of[name]] for name in kinds.floats}
 
 
-def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
+def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
     """Return the proportions of sources in a target, through virtual targets and files alike."""
     expanded: dict[str, dict[str, Shares]] = {}
     rounded: set[str] = set()
@@ -129,7 +129,7 @@ def lineage(folder: Folder, recipe: Recipe, target: str) -> Lineage:
     )
 
 
-def _expand(folder: Folder, name: str, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
+def _expand(folder: Folding, name: str, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
     """Return a target's shares of sources, those of the files that it reads being known."""
     known: dict[tuple[object, ...], Shares] = {}
     found: dict[str, Shares] = {}

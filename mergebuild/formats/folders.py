@@ -88,7 +88,7 @@ def read_folder(folder: Path, *, shown: str, read_file: FileReader = read_safete
         SourceError: it can't be read, something is missing from it, its files contradict each other, name what is not
             theirs, or hold quantized weights.
     """
-    place = _Place(folder, shown.rstrip("/\\") or shown, folder, read_file)
+    place = _ShardPlace(folder, shown.rstrip("/\\") or shown, folder, read_file)
     names = place.names()
     if "model_index.json" in names:
         return _pipeline(place)
@@ -97,7 +97,7 @@ def read_folder(folder: Path, *, shown: str, read_file: FileReader = read_safete
     return _transformers(place, names)
 
 
-class _Place(NamedTuple):
+class _ShardPlace(NamedTuple):
     """A folder, what to call it, the folder that the user named, and how to read files."""
 
     path: Path
@@ -128,7 +128,7 @@ class _Place(NamedTuple):
         except OSError as error:
             raise self.unreadable(error) from error
 
-    def below(self, name: str) -> _Place:
+    def below(self, name: str) -> _ShardPlace:
         """Return a folder in it."""
         return self._replace(path=self.path / name, shown=f"{self.shown}/{name}")
 
@@ -158,14 +158,14 @@ class _Place(NamedTuple):
 # The three kinds
 
 
-def _transformers(place: _Place, names: frozenset[str]) -> Folder:
+def _transformers(place: _ShardPlace, names: frozenset[str]) -> Folder:
     config = place.document("config.json") if "config.json" in names else {}
     model = _component(place, names, config, "sharded")
     beside = place.beside(modules=_modules(place, names), with_code=has_own_code(config, names))
     return Folder("sharded", {"": model}, config, *beside, model.notices)
 
 
-def _adapter(place: _Place, names: frozenset[str]) -> Folder:
+def _adapter(place: _ShardPlace, names: frozenset[str]) -> Folder:
     config = place.document("adapter_config.json")
     name = next((each for each in _ADAPTERS if each in names), None)
     if name is None:
@@ -181,7 +181,7 @@ def _adapter(place: _Place, names: frozenset[str]) -> Folder:
     return Folder("peft", {"": model}, config, *place.beside(), model.notices)
 
 
-def _pipeline(place: _Place) -> Folder:
+def _pipeline(place: _ShardPlace) -> Folder:
     index = place.document("model_index.json")
     components: dict[str, Model] = {}
     notices: list[str] = []
@@ -212,7 +212,7 @@ def _is_settings(names: frozenset[str]) -> bool:
     return settings and "config.json" not in names and not names & _WEIGHTS.keys()
 
 
-def _classes(place: _Place, index: Mapping[str, object]) -> dict[str, str]:
+def _classes(place: _ShardPlace, index: Mapping[str, object]) -> dict[str, str]:
     """Return the class of each component that a pipeline has, by name: `"unet": ["diffusers", "UNet2DConditionModel"]`.
 
     Components that were left out have nulls for both, and options of the pipeline are no lists.
@@ -230,7 +230,7 @@ def _classes(place: _Place, index: Mapping[str, object]) -> dict[str, str]:
     return found
 
 
-def _modules(place: _Place, names: frozenset[str]) -> list[str]:
+def _modules(place: _ShardPlace, names: frozenset[str]) -> list[str]:
     """Return the folders of a sentence encoder's further modules, such as `1_Pooling`."""
     if "modules.json" not in names or not place.has("modules.json"):
         return []
@@ -240,7 +240,7 @@ def _modules(place: _Place, names: frozenset[str]) -> list[str]:
 # The weights of one component
 
 
-def _component(place: _Place, names: frozenset[str], config: Mapping[str, object], kind: str) -> Model:
+def _component(place: _ShardPlace, names: frozenset[str], config: Mapping[str, object], kind: str) -> Model:
     """Return the weights of a folder of transformers, or of one component of diffusers."""
     _refuse_quantized(place, config)
     name, notices = _chosen(place, names, config)
@@ -259,7 +259,7 @@ def _component(place: _Place, names: frozenset[str], config: Mapping[str, object
     return replace(model, format=kind, folder=place.path, notices=(*notices, *model.notices), facts=config)
 
 
-def _chosen(place: _Place, names: frozenset[str], config: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
+def _chosen(place: _ShardPlace, names: frozenset[str], config: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
     """Return the file or index that holds the weights, and what should be known about the choice."""
     named = config.get("transformers_weights")
     if isinstance(named, str) and is_plain(named) and named in names:
@@ -288,7 +288,7 @@ def _variants(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _only_one(place: _Place, names: frozenset[str]) -> str:
+def _only_one(place: _ShardPlace, names: frozenset[str]) -> str:
     """Return the one file of weights in a folder that has none by a known name."""
     for suffixes in ((".safetensors",), _PICKLES):
         found = sorted(name for name in names if name.lower().endswith(suffixes) and not _LEFTOVERS.fullmatch(name))
@@ -299,7 +299,7 @@ def _only_one(place: _Place, names: frozenset[str]) -> str:
     raise _no_weights(place, names)
 
 
-def _ambiguous(place: _Place, found: Sequence[str]) -> SourceError:
+def _ambiguous(place: _ShardPlace, found: Sequence[str]) -> SourceError:
     if all(_SHARD.fullmatch(name) for name in found):
         sentence = f"has {len(found)} shards of weights, and no index that says what is in them"
         return place.error("index-missing", sentence, "download `model.safetensors.index.json` too", listed(found))
@@ -307,7 +307,7 @@ def _ambiguous(place: _Place, found: Sequence[str]) -> SourceError:
     return place.error("ambiguous-folder", sentence, "name one of the files", listed(found))
 
 
-def _no_weights(place: _Place, names: frozenset[str]) -> SourceError:
+def _no_weights(place: _ShardPlace, names: frozenset[str]) -> SourceError:
     if any(name.lower().endswith(".gguf") for name in names):
         sentence = "has its weights in GGUF only, which this version does not read"
         way_out = "take the unquantized safetensors release of the model: merging quantized weights loses quality"
@@ -326,11 +326,11 @@ def _no_weights(place: _Place, names: frozenset[str]) -> SourceError:
     return place.error("weights-missing", sentence, "name a folder with `model.safetensors`, or its shards and index")
 
 
-def _single(place: _Place, name: str) -> Model:
+def _single(place: _ShardPlace, name: str) -> Model:
     return place.read_file(place.path / name, f"{place.shown}/{name}")
 
 
-def _sharded(place: _Place, name: str) -> Model:
+def _sharded(place: _ShardPlace, name: str) -> Model:
     """Return the tensors of all shards that an index names, each found where the index says."""
     weight_map = _weight_map(place, name)
     shards = sorted(set(weight_map.values()))
@@ -376,7 +376,7 @@ def _sharded(place: _Place, name: str) -> Model:
     return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, index, notices=tuple(notices))
 
 
-def _weight_map(place: _Place, name: str) -> dict[str, str]:
+def _weight_map(place: _ShardPlace, name: str) -> dict[str, str]:
     """Return the shard of each tensor by an index, every name checked."""
     inner = place._replace(shown=f"{place.shown}/{name}")
     again = "the file is damaged or hostile: download it again"
@@ -409,7 +409,7 @@ def _moved(info: TensorInfo, by: int) -> TensorInfo:
     return replace(info, file=info.file + by, pieces=pieces)
 
 
-def _refuse_quantized(place: _Place, config: Mapping[str, object]) -> None:
+def _refuse_quantized(place: _ShardPlace, config: Mapping[str, object]) -> None:
     """Refuse weights that a configuration says are quantized: the model itself, or a part of it (`text_config`)."""
     parts = {"": config} | {f"{key}.": part for key, part in config.items() if key.endswith("_config")}
     for prefix, part in parts.items():

@@ -20,7 +20,7 @@ from mergebuild.formats.header import MAX_HEADER, METADATA, Header, TensorInfo
 from mergebuild.formats.reading import UNFIT
 from mergebuild.system.portable import PAGE
 
-__all__ = ["LAYOUT_VERSION", "Arrangement", "Packing", "Stored", "TensorSpec", "Text", "encode_header", "layout_of"]
+__all__ = ["LAYOUT_VERSION", "Arrangement", "Packing", "StoredName", "TensorSpec", "Text", "encode_header", "layout_of"]
 
 LAYOUT_VERSION: Final = 1
 """Raised when the same tensors would lie elsewhere."""
@@ -39,7 +39,7 @@ class TensorSpec(NamedTuple):
         return math.prod(self.shape) * DTYPES_BY_WORD[self.dtype].size
 
 
-class Stored(NamedTuple):
+class StoredName(NamedTuple):
     """What a tensor, or a run of its rows, is called in a file that has other names."""
 
     name: str
@@ -120,7 +120,7 @@ class Arrangement:
     def __init__(
         self,
         tensors: Iterable[tuple[str, str, Sequence[int]]],
-        stored: Mapping[str, Sequence[Stored]] | None = None,
+        stored: Mapping[str, Sequence[StoredName]] | None = None,
         turned: frozenset[str] = frozenset(),
     ) -> None:
         """Arrange tensors, given as (name, dtype, shape) in any order.
@@ -200,10 +200,12 @@ def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _parted(spec: TensorSpec, begin: int, stored: Sequence[Stored] | None) -> Iterator[tuple[Stored, tuple[int, int]]]:
+def _parted(
+    spec: TensorSpec, begin: int, stored: Sequence[StoredName] | None
+) -> Iterator[tuple[StoredName, tuple[int, int]]]:
     """Yield what a tensor is called in the file, and where that lies."""
     size = DTYPES_BY_WORD[spec.dtype].size
-    for part in stored or (Stored(spec.name, spec.shape),):
+    for part in stored or (StoredName(spec.name, spec.shape),):
         end = begin + math.prod(part.shape) * size
         yield part, (begin, end)
         begin = end

@@ -165,7 +165,7 @@ def _unfit(path: Path, home: Path, *, is_code: bool) -> str | None:
 # The configuration
 
 
-class _Member(NamedTuple):
+class _JsonMember(NamedTuple):
     """A member of a JSON object: where its key, its value and its end are in the text."""
 
     key: str
@@ -256,16 +256,16 @@ def _patched(
     return opening + body + (text[members[-1].end : end] if members else "}"), end
 
 
-def _members(text: str, at: int) -> tuple[list[_Member], int]:
+def _members(text: str, at: int) -> tuple[list[_JsonMember], int]:
     """Return the members of the object that begins at a place in a text of valid JSON, and where it ends."""
     decode = json.JSONDecoder().raw_decode
-    members: list[_Member] = []
+    members: list[_JsonMember] = []
     place = _skipped(text, at + 1)
     while text[place] != "}":
         key, colon = decode(text, place)
         value = _skipped(text, _skipped(text, colon) + 1)
         end = decode(text, value)[1]
-        members.append(_Member(key, place, value, end))
+        members.append(_JsonMember(key, place, value, end))
         place = _skipped(text, end)
         if text[place] == ",":
             place = _skipped(text, place + 1)

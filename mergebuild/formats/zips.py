@@ -16,7 +16,7 @@ from typing import Final
 
 from mergebuild.formats.reading import AGAIN, UNFIT, BrokenRuleError, bytes_at, in_bytes, quoted
 
-__all__ = ["END", "ENTRY", "LOCAL", "Archive", "Entry", "read_archive"]
+__all__ = ["END", "ENTRY", "LOCAL", "Archive", "ZipEntry", "read_archive"]
 
 LOCAL: Final = struct.Struct("<4s5H3L2H")
 """A local header: signature, version, flags, method, time, date, CRC-32, both sizes, lengths of name and extra."""
@@ -41,7 +41,7 @@ _NOT_TORCH: Final = "PyTorch never writes such archives: do not use it, unless y
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ZipEntry:
     """An entry of the directory: where its local header begins, and what must lie behind its end."""
 
     name: str
@@ -59,7 +59,7 @@ class Archive:
     """The entries by name, in the order of the file."""
 
     fd: int
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, ZipEntry]
     limits: Mapping[str, int]
     """Where the next entry or the directory begins, by name."""
 
@@ -142,7 +142,7 @@ def _directory(fd: int, file_size: int) -> tuple[int, int, int]:
     return begin, size, count
 
 
-def _entries(raw: bytes, count: int) -> list[Entry]:
+def _entries(raw: bytes, count: int) -> list[ZipEntry]:
     found = []
     at = 0
     for _ in range(count):
@@ -160,7 +160,7 @@ def _entries(raw: bytes, count: int) -> list[Entry]:
         if made_by >> 8 == 3 and attributes >> 28 == 0xA:
             sentence = f"has the entry {quoted(name.decode('cp437'))}, which is a link"
             raise BrokenRuleError("unsafe-entry", sentence, _NOT_TORCH)
-        found.append(Entry(_named(name, flags), name, header, size, stored, method, flags))
+        found.append(ZipEntry(_named(name, flags), name, header, size, stored, method, flags))
     if at != len(raw):
         raise BrokenRuleError("bad-zip", "has a zip directory that is longer than its entries")
     return found
@@ -199,6 +199,6 @@ def _overlap(name: str) -> BrokenRuleError:
     return BrokenRuleError("entries-overlap", sentence, _NOT_TORCH)
 
 
-def _outside(entry: Entry, begin: int) -> BrokenRuleError:
+def _outside(entry: ZipEntry, begin: int) -> BrokenRuleError:
     sentence = f"has the entry {quoted(entry.name)}, which would end behind byte {begin:,}, where the directory begins"
     return BrokenRuleError("entry-outside", sentence, AGAIN)

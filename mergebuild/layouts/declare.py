@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mergebuild.errors import Place, Problem, RecipeError, did_you_mean
 from mergebuild.layouts.blocks import expand
-from mergebuild.layouts.layout import Layout, Marker, Row, Shape
+from mergebuild.layouts.layout import BlockRow, Layout, Marker, Shape
 from mergebuild.recipe.model import LayoutText
 from mergebuild.system.bounded_text import compiled
 
@@ -43,7 +43,7 @@ _QUOTED = "in single quotes TOML leaves backslashes alone: '\\.(\\d+)\\.'"
 _Path = tuple[str | int, ...]
 
 
-class _Declaration:
+class _LayoutTable:
     """Reads one table, gathering problems; whatever is returned beside a problem is a harmless stand-in."""
 
     def __init__(self, text: LayoutText) -> None:
@@ -118,14 +118,14 @@ class _Declaration:
             self._wrong(path, message, _QUOTED)
             return None
 
-    def _rows(self) -> tuple[Row, ...]:
+    def _rows(self) -> tuple[BlockRow, ...]:
         value = self.text.table.get("blocks")
         example = "such as blocks = [['^layers\\.(\\d+)\\.', \"L{:02}\"], ['', \"BASE\"]]"
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             found = "has no `blocks`" if value is None else "`blocks` is not an array of rows"
             self._wrong(("blocks",) if value is not None else (), found, example)
             return ()
-        rows: list[Row] = []
+        rows: list[BlockRow] = []
         for index, entry in enumerate(value):
             path = ("blocks", index)
             if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
@@ -138,7 +138,7 @@ class _Declaration:
                 message = f"`{entry[1]}` needs a number, and `{entry[0]}` has no group that finds one"
                 self._wrong(path, message, "put the number in parentheses: '\\.(\\d+)\\.'")
                 continue
-            rows.append(Row(pattern, str(entry[1]), filled))
+            rows.append(BlockRow(pattern, str(entry[1]), filled))
         return tuple(rows)
 
     def _template(self, value: object, path: _Path) -> bool | None:
@@ -263,7 +263,7 @@ def parse_layout(text: LayoutText) -> Layout:
     Raises:
         RecipeError: with everything that is wrong with it.
     """
-    declaration = _Declaration(text)
+    declaration = _LayoutTable(text)
     layout = declaration.layout()
     if declaration.problems:
         raise RecipeError(declaration.problems)
@@ -272,6 +272,6 @@ def parse_layout(text: LayoutText) -> Layout:
 
 def problems_of(text: LayoutText) -> tuple[Problem, ...]:
     """Return everything that is wrong with a `[layouts.NAME]` table; nothing for a sound one."""
-    declaration = _Declaration(text)
+    declaration = _LayoutTable(text)
     declaration.layout()
     return tuple(declaration.problems)

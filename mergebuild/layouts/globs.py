@@ -48,7 +48,7 @@ class _Marks(dict[int, str]):
         return found
 
 
-class _Piece:
+class _GlobPiece:
     """What stands between two `*`: a text of fixed length, in which some signs may be any, or any of a set."""
 
     def __init__(self, signs: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class Glob:
                 pieces.append([])
             else:
                 pieces[-1].append(sign)
-        self._first, *others = map(_Piece, pieces)
+        self._first, *others = map(_GlobPiece, pieces)
         self._last = others[-1] if others else None
         self._between = [piece for piece in others[:-1] if piece.length]
         self._shortest = self._first.length + sum(piece.length for piece in others)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from mergebuild.layouts.blocks import block_id, in_order, layer_number, natural
 
-__all__ = ["Layout", "Marker", "Row"]
+__all__ = ["BlockRow", "Layout", "Marker"]
 
 Shape = tuple[int | None, ...]
 """A shape with None for any length."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BlockRow:
     """A rule: tensors whose name `pattern` finds are in `block`, a name or a template such as `IN{:02}`."""
 
     pattern: re.Pattern[str]
@@ -53,7 +53,7 @@ class Layout:
 
     name: str
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[BlockRow, ...]
     detect: tuple[tuple[Marker, ...], ...]
     """Alternatives; of one, all markers must be there."""
     unless: tuple[str, ...] = ()

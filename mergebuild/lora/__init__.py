@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from mergebuild.lora.adapter import Fact
 from mergebuild.lora.configuration import adapter_json
-from mergebuild.lora.making import Extraction, Merging, Role, Sketch, making
-from mergebuild.lora.match import Delta, Match, Stored, match
+from mergebuild.lora.making import Extraction, Merging, Role, SketchWords, making
+from mergebuild.lora.match import Delta, LoraTensor, Match, match
 from mergebuild.lora.modules import Module, extractable, is_adapter
 from mergebuild.lora.needs import Needs, needs
-from mergebuild.lora.products import Product, Products, products_of
+from mergebuild.lora.products import LoraProduct, Products, products_of
 from mergebuild.lora.roles import Factor
 from mergebuild.lora.text import ADAPTER_METADATA, adapter_config, read, written
 
@@ -23,15 +23,15 @@ __all__ = [
     "Extraction",
     "Fact",
     "Factor",
+    "LoraProduct",
+    "LoraTensor",
     "Match",
     "Merging",
     "Module",
     "Needs",
-    "Product",
     "Products",
     "Role",
-    "Sketch",
-    "Stored",
+    "SketchWords",
     "adapter_config",
     "adapter_json",
     "extractable",

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
 
-__all__ = ["Target", "misfit"]
+__all__ = ["FitTarget", "misfit"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Problem = tuple[str, str] | None
 """The role of the factor that does not fit, and what shape was wanted."""
 
 
-class Target(NamedTuple):
+class FitTarget(NamedTuple):
     """What is to be made: so many rows, each of this shape."""
 
     rows: int
@@ -35,7 +35,7 @@ class Target(NamedTuple):
         return self.row[1:]
 
 
-def misfit(family: str, shapes: Shapes, target: Target) -> Problem:
+def misfit(family: str, shapes: Shapes, target: FitTarget) -> Problem:
     """Return what is wrong with the shapes of a family's factors (by role), None if they make the target."""
     for role in ("alpha", "scale", "on_input"):
         if role in shapes and prod(shapes[role]) != 1:
@@ -66,7 +66,7 @@ def _product(shapes: Shapes, left: str, right: str, rows: int, row: tuple[int, .
     return None if _same(shapes[left], (rows, rank)) else (left, f"[{rows}, {rank}]")
 
 
-def _tucker(shapes: Shapes, core: str, left: str, right: str, target: Target, *, is_wide: bool) -> Problem:
+def _tucker(shapes: Shapes, core: str, left: str, right: str, target: FitTarget, *, is_wide: bool) -> Problem:
     """Check a core [r, s, *kernel] between `left` and `right [s, channels]`; `is_wide`: left is [r, rows]."""
     if len(shapes[core]) < 2 or min(shapes[core][:2]) < 1 or not _same(shapes[core][2:], target.kernel):
         return core, f"[r, s, {', '.join(map(str, target.kernel)) or 1}]"
@@ -80,7 +80,7 @@ def _tucker(shapes: Shapes, core: str, left: str, right: str, target: Target, *,
     return None
 
 
-def _loha(shapes: Shapes, target: Target) -> Problem:
+def _loha(shapes: Shapes, target: FitTarget) -> Problem:
     for which in "12":
         if "t1" in shapes:
             found = _tucker(shapes, f"t{which}", f"w{which}_a", f"w{which}_b", target, is_wide=True)
@@ -91,7 +91,7 @@ def _loha(shapes: Shapes, target: Target) -> Problem:
     return None
 
 
-def _lokr(shapes: Shapes, target: Target) -> Problem:
+def _lokr(shapes: Shapes, target: FitTarget) -> Problem:
     """Check `kron(w1 [a, c], w2 [b, d, *kernel])`, where a * b rows and c * d channels are wanted."""
     if "w1" in shapes:
         if len(shapes["w1"]) != 2:
@@ -126,7 +126,7 @@ def _is_product(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
     return len(left) == len(right) == 2 and left[1] == right[0] > 0
 
 
-def _ia3(shapes: Shapes, target: Target) -> Problem:
+def _ia3(shapes: Shapes, target: FitTarget) -> Problem:
     role = "ia3" if "ia3" in shapes else "weight"
     if prod(shapes[role]) in {target.rows, target.channels}:
         return None

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["Part", "parts_of"]
+__all__ = ["FluxPart", "parts_of"]
 
 
-class Part(NamedTuple):
+class FluxPart(NamedTuple):
     """A module of diffusers that makes up some rows of a tensor: all of them if `rows` is None."""
 
     module: str
@@ -47,33 +47,33 @@ _OUTSIDE: Final = {
 _BLOCK: Final = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)")
 
 
-def parts_of(module: str, rows: int) -> tuple[Part, ...]:
+def parts_of(module: str, rows: int) -> tuple[FluxPart, ...]:
     """Return the modules of diffusers that a module of Flux is made of, whose weight or bias has so many rows."""
     if module == "final_layer.adaLN_modulation.1":
         half = rows // 2
         name = "norm_out.linear"
-        return (Part(name, (0, half), (half, rows)), Part(name, (half, rows), (0, half)))
+        return (FluxPart(name, (0, half), (half, rows)), FluxPart(name, (half, rows), (0, half)))
     block = _BLOCK.fullmatch(module)
     if block is None:
-        return (Part(_OUTSIDE[module]),) if module in _OUTSIDE else ()
+        return (FluxPart(_OUTSIDE[module]),) if module in _OUTSIDE else ()
     kind, number, inner = block.groups()
     if kind == "double":
         return _double(f"transformer_blocks.{number}", inner, rows)
     return _single(f"single_transformer_blocks.{number}", inner, rows)
 
 
-def _double(prefix: str, inner: str, rows: int) -> tuple[Part, ...]:
+def _double(prefix: str, inner: str, rows: int) -> tuple[FluxPart, ...]:
     if inner in {"img_attn.qkv", "txt_attn.qkv"}:
         names = _ATTENTION[inner[:3]]
         width = rows // 3
-        return tuple(Part(f"{prefix}.attn.{name}", (at * width, (at + 1) * width)) for at, name in enumerate(names))
-    return (Part(f"{prefix}.{_DOUBLE[inner]}"),) if inner in _DOUBLE else ()
+        return tuple(FluxPart(f"{prefix}.attn.{name}", (at * width, (at + 1) * width)) for at, name in enumerate(names))
+    return (FluxPart(f"{prefix}.{_DOUBLE[inner]}"),) if inner in _DOUBLE else ()
 
 
-def _single(prefix: str, inner: str, rows: int) -> tuple[Part, ...]:
+def _single(prefix: str, inner: str, rows: int) -> tuple[FluxPart, ...]:
     if inner == "linear1":  # three times the width, then the feed-forward of four times the width
         width = rows // 7
         names = ("attn.to_q", "attn.to_k", "attn.to_v")
-        parts = tuple(Part(f"{prefix}.{name}", (at * width, (at + 1) * width)) for at, name in enumerate(names))
-        return (*parts, Part(f"{prefix}.proj_mlp", (3 * width, rows)))
-    return (Part(f"{prefix}.{_SINGLE[inner]}"),) if inner in _SINGLE else ()
+        parts = tuple(FluxPart(f"{prefix}.{name}", (at * width, (at + 1) * width)) for at, name in enumerate(names))
+        return (*parts, FluxPart(f"{prefix}.proj_mlp", (3 * width, rows)))
+    return (FluxPart(f"{prefix}.{_SINGLE[inner]}"),) if inner in _SINGLE else ()

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["ROLES", "Extraction", "Merging", "Role", "Sketch", "making"]
+__all__ = ["ROLES", "Extraction", "Merging", "Role", "SketchWords", "making"]
 
 Role = Literal["up", "down", "alpha"]
 """What a tensor is to its module: `up [rows, r]`, `down [r, columns]`, or the number that scales their product."""
 ROLES: Final[tuple[Role, ...]] = ("up", "down", "alpha")
 
 
-class Sketch(NamedTuple):
+class SketchWords(NamedTuple):
     """How directions are found approximately: from random vectors that follow from a seed and a name."""
 
     seed: int
@@ -41,7 +41,7 @@ class Extraction:
     """The share of all squares that is enough; None: all."""
     clamp: Fraction | None
     """The quantile at which both factors are clamped; None: nothing is, and both take half of the singular values."""
-    sketch: Sketch | None
+    sketch: SketchWords | None
 
     def text(self) -> str:
         """Return it as `making` reads it."""
@@ -99,7 +99,7 @@ def making(text: str) -> Extraction | Merging:
             found["rank"],
             _share(found["energy"]),
             _share(found["clamp"]),
-            Sketch(*found["sketch"]) if found["sketch"] else None,
+            SketchWords(*found["sketch"]) if found["sketch"] else None,
         )
     return Merging(
         tuple(found["shape"]),

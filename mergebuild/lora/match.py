@@ -15,14 +15,14 @@ from mergebuild.errors import Place as Where
 from mergebuild.errors import SourceError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.lora.adapter import Adapter, Fact
-from mergebuild.lora.fitting import Target, misfit
-from mergebuild.lora.names import Place, module_names
+from mergebuild.lora.fitting import FitTarget, misfit
+from mergebuild.lora.names import Site, module_names
 from mergebuild.lora.roles import UNSUPPORTED, Factor, role_of
 
-__all__ = ["Delta", "Match", "Stored", "match"]
+__all__ = ["Delta", "LoraTensor", "Match", "match"]
 
 
-class Stored(Protocol):
+class LoraTensor(Protocol):
     """A tensor of a LoRA file: what a header says of it."""
 
     @property
@@ -92,7 +92,7 @@ class _Found(NamedTuple):
 
 
 def match(
-    lora: Mapping[str, Stored],
+    lora: Mapping[str, LoraTensor],
     model: Mapping[str, tuple[int, ...]],
     config: Mapping[str, object] | None = None,
     *,
@@ -118,7 +118,7 @@ class _Matching:
     """The work of `match`."""
 
     def __init__(
-        self, lora: Mapping[str, Stored], model: Mapping[str, tuple[int, ...]], config: Mapping[str, object] | None,
+        self, lora: Mapping[str, LoraTensor], model: Mapping[str, tuple[int, ...]], config: Mapping[str, object] | None,
         shown: str,
     ) -> None:  # fmt: skip
         self._lora = lora
@@ -165,7 +165,7 @@ class _Matching:
                     help="merge it with the tool that made it, and use the merged model as a source",
                 )  # fmt: skip
 
-    def _found(self, module: str, have: _Have, places: Mapping[str, tuple[Place, ...]]) -> Iterator[_Found]:
+    def _found(self, module: str, have: _Have, places: Mapping[str, tuple[Site, ...]]) -> Iterator[_Found]:
         """Make the deltas of a module, and yield those that found their place."""
         for found in _families(have, replaces=self._adapter is not None or module.startswith("base_model.model.")):
             if found.part not in places:
@@ -176,7 +176,7 @@ class _Matching:
                 self._add_ia3_bias(module, found, have, places[_BIAS])
             yield found
 
-    def _add(self, module: str, found: _Found, have: _Have, place: Place) -> None:
+    def _add(self, module: str, found: _Found, have: _Have, place: Site) -> None:
         tensors = {role: have[group, role] for group, role in found.roles}
         self._check_dtypes(tensors)
         shapes = {role: tuple(self._lora[name].shape) for role, name in tensors.items()}
@@ -199,7 +199,7 @@ class _Matching:
         delta = Delta(found.family, factors, place.rows, tuple(sorted(facts.items())))
         self._deltas.setdefault(place.tensor, []).append((module, delta))
 
-    def _add_ia3_bias(self, module: str, found: _Found, have: _Have, places: tuple[Place, ...]) -> None:
+    def _add_ia3_bias(self, module: str, found: _Found, have: _Have, places: tuple[Site, ...]) -> None:
         """PEFT's IA3 scales what comes out of a module, and so its bias too."""
         if ("peft_ia3", "ia3") in found.roles:
             shape = tuple(self._lora[have["peft_ia3", "ia3"]].shape)
@@ -208,15 +208,15 @@ class _Matching:
                     self._add(module, found._replace(part=_BIAS), have, place)
 
     def _target(
-        self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], place: Place
-    ) -> tuple[Target, bool]:
+        self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], place: Site
+    ) -> tuple[FitTarget, bool]:
         """Return what is to be made, and whether the model's tensor is its transpose."""
         shape = self._model[place.tensor] or (1,)
         rows = shape[0] if place.rows is None or place.taken is not None else place.rows[1] - place.rows[0]
-        straight = Target(rows, shape[1:])
+        straight = FitTarget(rows, shape[1:])
         if len(shape) != 2 or found.part == _BIAS:
             return straight, False
-        flipped = Target(shape[1], (rows,))
+        flipped = FitTarget(shape[1], (rows,))
         if place.transposed or found.family == "peft_embedding":
             return flipped, True
         if self._adapter is None or found.family == "replace" or not self._adapter.fan_in_fan_out(module):
@@ -270,7 +270,7 @@ class _Matching:
                     where=self._where, help="quantized LoRAs can't be merged: take the release that is not quantized",
                 )  # fmt: skip
 
-    def _misfit(self, name: str, shape: tuple[int, ...], wanted: str, place: Place) -> SourceError:
+    def _misfit(self, name: str, shape: tuple[int, ...], wanted: str, place: Site) -> SourceError:
         rows = f", of which it is the rows {place.rows[0]} to {place.rows[1]}" if place.rows is not None else ""
         return SourceError.one(
             "lora-shape", f"the LoRA's tensor `{name}` does not fit the model's `{place.tensor}`", where=self._where,
@@ -329,7 +329,7 @@ def _products(have: _Have) -> Iterator[tuple[str, tuple[_Role, ...]]]:
         yield "lokr", (*first, *second)
 
 
-def _dora(shape: tuple[int, ...], target: Target, *, is_peft: bool) -> str:
+def _dora(shape: tuple[int, ...], target: FitTarget, *, is_peft: bool) -> str:
     """Return whether a norm is taken of rows or of columns of what is made: PEFT's of rows, kohya's by its shape."""
     if is_peft or (len(shape) == 1 and shape[0] == target.rows):
         return "rows"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
-from mergebuild.naming import Part, kind_of, parts_of
+from mergebuild.naming import DiffusersPart, kind_of, parts_of
 
 __all__ = ["PEFT", "Module", "Style", "extractable", "is_adapter", "names_of"]
 
@@ -95,7 +95,7 @@ def _modules(model: Mapping[str, tuple[int, ...]]) -> Iterator[Module]:
             yield Module(PEFT + path, "peft", tensor, None, shape)
 
 
-def _in_pipeline(part: Part, path: str, kind: str) -> str | None:
+def _in_pipeline(part: DiffusersPart, path: str, kind: str) -> str | None:
     """Return the name of a module that diffusers knows, whose path in the model is `path`; None if it is none."""
     module = part.tensor.removesuffix(".weight")
     if module == part.tensor or part.transposed:

@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 from mergebuild.lora import flux
 from mergebuild.naming import parts_of
 
-__all__ = ["Names", "Place", "module_names"]
+__all__ = ["Names", "Site", "module_names"]
 
 
-class Place(NamedTuple):
+class Site(NamedTuple):
     """Where what a LoRA makes for a module is added."""
 
     tensor: str
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 class Names(NamedTuple):
     """The modules of a model by all their names: where the weight is, and the bias."""
 
-    modules: Mapping[str, Mapping[str, tuple[Place, ...]]]
+    modules: Mapping[str, Mapping[str, tuple[Site, ...]]]
     """By name, then by `weight` or `bias`."""
     ambiguous: Mapping[str, tuple[str, str]]
     """Names that mean two tensors, such as `text_model.…` where there are two text encoders."""
@@ -57,13 +57,13 @@ def module_names(model: Mapping[str, tuple[int, ...]]) -> Names:
     table = _Table()
     for tensor in model:
         module, part = _split(tensor)
-        table.add(_dotted(module, ""), part, (Place(tensor),))
+        table.add(_dotted(module, ""), part, (Site(tensor),))
     parts = parts_of(model)
     slots = _slots({part.component for found in parts.values() for part in found})
     for tensor, found in parts.items():
         for each in found:
             module, part = _split(each.tensor)
-            place = Place(tensor, each.rows, transposed=each.transposed)
+            place = Site(tensor, each.rows, transposed=each.transposed)
             table.add(_in_pipeline(each.component, module, slots), part, (place,))
     for tensor, shape in model.items():
         prefix = next((each for each in _UNETS if tensor.startswith(each)), "")
@@ -71,7 +71,7 @@ def module_names(model: Mapping[str, tuple[int, ...]]) -> Names:
         is_flux = _FLUX.match(path) is not None
         if prefix or is_flux:
             module, part = _split(path)
-            table.add(_original(module), part, (Place(tensor),))
+            table.add(_original(module), part, (Site(tensor),))
         if is_flux and shape:
             _add_flux(table, tensor, path, shape[0])
     _add_texts(table, model)
@@ -80,10 +80,10 @@ def module_names(model: Mapping[str, tuple[int, ...]]) -> Names:
 
 class _Table:
     def __init__(self) -> None:
-        self.modules: dict[str, dict[str, tuple[Place, ...]]] = {}
+        self.modules: dict[str, dict[str, tuple[Site, ...]]] = {}
         self.ambiguous: dict[str, tuple[str, str]] = {}
 
-    def add(self, names: Iterator[str], part: str, places: tuple[Place, ...]) -> None:
+    def add(self, names: Iterator[str], part: str, places: tuple[Site, ...]) -> None:
         for name in names:
             known = self.modules.setdefault(name, {}).setdefault(part, places)
             if known[0].tensor != places[0].tensor:
@@ -147,9 +147,9 @@ def _original(module: str) -> Iterator[str]:
 
 def _add_flux(table: _Table, tensor: str, path: str, rows: int) -> None:
     module, part = _split(path)
-    by_name: dict[str, list[Place]] = {}
+    by_name: dict[str, list[Site]] = {}
     for each in flux.parts_of(module, rows):
-        by_name.setdefault(each.module, []).append(Place(tensor, each.rows, each.taken))
+        by_name.setdefault(each.module, []).append(Site(tensor, each.rows, each.taken))
     for name, places in by_name.items():
         table.add(_dotted(name, "transformer"), part, tuple(places))
         table.add(_joined(name, "unet", "transformer"), part, tuple(places))
@@ -163,4 +163,4 @@ def _add_texts(table: _Table, model: Mapping[str, tuple[int, ...]]) -> None:
         for tensor in model:
             if tensor.startswith(prefix):
                 module, part = _split(tensor[len(prefix) :])
-                table.add(_in_pipeline(name, module, {name: short}), part, (Place(tensor),))
+                table.add(_in_pipeline(name, module, {name: short}), part, (Site(tensor),))

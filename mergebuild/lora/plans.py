@@ -8,18 +8,18 @@ from math import prod
 from typing import Final, NamedTuple
 
 from mergebuild.errors import MismatchError, Place
-from mergebuild.lora.making import ROLES, Extraction, Merging, Role, Sketch
-from mergebuild.lora.match import Stored
+from mergebuild.lora.making import ROLES, Extraction, Merging, Role, SketchWords
+from mergebuild.lora.match import LoraTensor
 from mergebuild.lora.modules import PEFT, Module, names_of
-from mergebuild.lora.products import Product, Products
+from mergebuild.lora.products import LoraProduct, Products
 from mergebuild.lora.text import written
 
-__all__ = ["Amounts", "Cut", "Lora", "Made", "check", "extracted", "merged", "weights_of"]
+__all__ = ["Amounts", "Lora", "MadeFactor", "RankCut", "check", "extracted", "merged", "weights_of"]
 
 _SHOWN: Final = 8
 
 
-class Cut(NamedTuple):
+class RankCut(NamedTuple):
     """How much of a module is kept."""
 
     rank: int
@@ -32,18 +32,18 @@ class Amounts(NamedTuple):
     """What a module of LoRAs that are put together gets."""
 
     strengths: tuple[Fraction, ...]
-    cut: Cut
+    cut: RankCut
 
 
 class Lora(NamedTuple):
     """A LoRA that others are made of."""
 
     name: str
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, LoraTensor]
     products: Products
 
 
-class Made(NamedTuple):
+class MadeFactor(NamedTuple):
     """A tensor of a LoRA, made of tensors that are read whole."""
 
     name: str
@@ -58,7 +58,7 @@ class Made(NamedTuple):
     """Of a sum: what each is multiplied by."""
 
 
-def extracted(module: Module, cut: Cut, clamp: Fraction, svd: tuple[int, int] | None) -> Iterator[Made]:
+def extracted(module: Module, cut: RankCut, clamp: Fraction, svd: tuple[int, int] | None) -> Iterator[MadeFactor]:
     """Yield the tensors that the difference of two models becomes for a module.
 
     Args:
@@ -69,14 +69,14 @@ def extracted(module: Module, cut: Cut, clamp: Fraction, svd: tuple[int, int] | 
     """
     rows, *row = module.shape
     rank = min(cut.rank, rows, prod(row))
-    sketch = None if svd is None else Sketch(svd[0], module.name, svd[1])
+    sketch = None if svd is None else SketchWords(svd[0], module.name, svd[1])
     text = Extraction(module.shape, module.rows, rank, _share(cut), clamp or None, sketch).text()
     shapes: Mapping[Role, tuple[int, ...]] = {
         "up": (rows, rank, *(1 for _ in row[1:])), "down": (rank, *row), "alpha": (),
     }  # fmt: skip
     names = names_of(module.name, module.style)
     reads = ((0, module.tensor), (1, module.tensor))
-    return (Made(names[role], shapes[role], reads, role, text) for role in ROLES if role in names)
+    return (MadeFactor(names[role], shapes[role], reads, role, text) for role in ROLES if role in names)
 
 
 def weights_of(loras: Sequence[Lora]) -> Mapping[str, tuple[str, tuple[int, ...]]]:
@@ -130,7 +130,7 @@ def _check_shapes(first: Lora, other: Lora, where: Place | None) -> None:
         )  # fmt: skip
 
 
-def merged(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules: Sequence[str]) -> Iterator[Made]:
+def merged(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules: Sequence[str]) -> Iterator[MadeFactor]:
     """Yield the tensors of LoRAs put together, or of one that is resized; they are named as the first names them.
 
     Args:
@@ -150,16 +150,16 @@ def merged(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules:
         holders = [index for index, each in enumerate(loras) if tensor in each.products.sums]
         shape = tuple(loras[holders[0]].tensors[tensor].shape)
         reads = tuple((index, tensor) for index in holders)
-        yield Made(tensor, shape, reads, shares=tuple(strengths[index] for index in holders))
+        yield MadeFactor(tensor, shape, reads, shares=tuple(strengths[index] for index in holders))
     copies: dict[str, int] = {}
     for index, each in enumerate(loras):
         for tensor in (*each.products.replaced, *each.products.words):
             copies.setdefault(tensor, index)
     for tensor, index in copies.items():
-        yield Made(tensor, tuple(loras[index].tensors[tensor].shape), ((index, tensor),), shares=(Fraction(1),))
+        yield MadeFactor(tensor, tuple(loras[index].tensors[tensor].shape), ((index, tensor),), shares=(Fraction(1),))
 
 
-def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amounts: Amounts) -> Iterator[Made]:
+def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amounts: Amounts) -> Iterator[MadeFactor]:
     """Yield the tensors that a module becomes. `holders`: the LoRAs that have it, with their indices."""
     products = [each.products.modules[module] for each in holders]
     first, cut = products[0], amounts.cut
@@ -181,15 +181,15 @@ def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amount
     for role in ROLES:
         name = first.tensor(role)
         if name is not None:
-            yield Made(name, _shape(role, rank, holders[0].tensors[name].shape, first), reads, role, text)
+            yield MadeFactor(name, _shape(role, rank, holders[0].tensors[name].shape, first), reads, role, text)
 
 
-def _shape(role: Role, rank: int, before: tuple[int, ...], module: Product) -> tuple[int, ...]:
+def _shape(role: Role, rank: int, before: tuple[int, ...], module: LoraProduct) -> tuple[int, ...]:
     """Return the shape of a module's new tensor, given that of the old one."""
     if role == "alpha":
         return before
     return (before[0], rank, *before[2:]) if role == "up" else (rank, *module.shape[1:])
 
 
-def _share(cut: Cut) -> Fraction | None:
+def _share(cut: RankCut) -> Fraction | None:
     return cut.energy if cut.energy < 1 else None

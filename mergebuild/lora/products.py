@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.lora.match import Delta, Stored, match
+from mergebuild.lora.match import Delta, LoraTensor, match
 from mergebuild.lora.modules import PEFT
 from mergebuild.lora.needs import PRODUCTS
 from mergebuild.lora.roles import role_of
 
-__all__ = ["Naming", "Product", "Products", "products_of"]
+__all__ = ["LoraProduct", "Naming", "Products", "products_of"]
 
 _SUMS: Final = frozenset({"full", "norm"})
 """Families of one tensor that is added as it is."""
@@ -49,7 +49,7 @@ class Naming(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class LoraProduct:
     """A module of a LoRA: `scale * up @ down`."""
 
     delta: Delta
@@ -66,7 +66,7 @@ class Product:
 class Products:
     """What a LoRA is."""
 
-    modules: Mapping[str, Product]
+    modules: Mapping[str, LoraProduct]
     """By the name of the module."""
     sums: Mapping[str, str]
     """Tensors that are added to the model's as they are, and the module of each."""
@@ -77,7 +77,9 @@ class Products:
     naming: Naming
 
 
-def products_of(lora: Mapping[str, Stored], config: Mapping[str, object] | None = None, *, shown: str = "") -> Products:
+def products_of(
+    lora: Mapping[str, LoraTensor], config: Mapping[str, object] | None = None, *, shown: str = ""
+) -> Products:
     """Return the modules of a LoRA.
 
     Raises:
@@ -92,7 +94,7 @@ def products_of(lora: Mapping[str, Stored], config: Mapping[str, object] | None 
             where=where, rows=found.unmatched[:_SHOWN],
             help="the file is damaged, or no LoRA: download or export it again",
         )  # fmt: skip
-    modules: dict[str, Product] = {}
+    modules: dict[str, LoraProduct] = {}
     sums: dict[str, str] = {}
     replaced: list[str] = []
     for tensor, deltas in found.deltas.items():
@@ -109,15 +111,15 @@ def products_of(lora: Mapping[str, Stored], config: Mapping[str, object] | None 
     return Products(modules, sums, tuple(sorted(replaced)), found.ignored, _naming([*modules, *sums.values()]))
 
 
-def _product(delta: Delta, lora: Mapping[str, Stored]) -> Product:
+def _product(delta: Delta, lora: Mapping[str, LoraTensor]) -> LoraProduct:
     """Return a module; its factors make it as they are, even where a model would have to be transposed."""
     facts = tuple((name, value) for name, value in delta.facts if name != "transposed")
     shapes = {factor.role: tuple(lora[factor.tensor].shape) for factor in delta.factors}
     row = (shapes["down"][1], *shapes["mid"][2:]) if "mid" in shapes else shapes["down"][1:]
-    return Product(replace(delta, facts=facts), (shapes["up"][0], *row), shapes["down"][0])
+    return LoraProduct(replace(delta, facts=facts), (shapes["up"][0], *row), shapes["down"][0])
 
 
-def _model(lora: Mapping[str, Stored], where: Place | None) -> Mapping[str, tuple[int, ...]]:
+def _model(lora: Mapping[str, LoraTensor], where: Place | None) -> Mapping[str, tuple[int, ...]]:
     """Return the shapes of the weights that a LoRA's own shapes say its modules have."""
     modules: dict[str, dict[tuple[str, str], str]] = {}
     for name in lora:

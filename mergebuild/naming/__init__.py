@@ -7,8 +7,8 @@ made["model.diffusion_model.input_blocks.0.0.weight"]     # Renamed((320, 4, 3, 
 from __future__ import annotations
 
 from mergebuild.naming.checkpoint import (
+    DiffusersPart,
     Kind,
-    Part,
     kind_of,
     kind_of_pipeline,
     missing_position_ids,
@@ -19,13 +19,13 @@ from mergebuild.naming.checkpoint import (
     unet_to_ldm,
     vae_to_ldm,
 )
-from mergebuild.naming.renamed import Cut, Renamed, Shapes
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 
 __all__ = [
-    "Cut",
+    "DiffusersPart",
     "Kind",
-    "Part",
     "Renamed",
+    "RowsOf",
     "Shapes",
     "kind_of",
     "kind_of_pipeline",

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple
 
 from mergebuild.naming import clip, unet, vae
-from mergebuild.naming.renamed import Renamed, Shapes, State, Stored
+from mergebuild.naming.renamed import Renamed, Shapes, State, StoredTensor
 
 __all__ = [
+    "DiffusersPart",
     "Kind",
-    "Part",
     "kind_of",
     "kind_of_pipeline",
     "missing_position_ids",
@@ -50,7 +50,7 @@ _TRAINING: Final = ("loss.", "model_ema.")
 """What a VAE's file may hold of its training."""
 
 
-class Part(NamedTuple):
+class DiffusersPart(NamedTuple):
     """What a tensor of the original naming, or some rows of it, is in diffusers."""
 
     component: str
@@ -107,17 +107,17 @@ def to_diffusers(tensors: Shapes) -> tuple[Mapping[str, Mapping[str, Renamed]], 
     return made, [name for name in tensors if name not in used]
 
 
-def parts_of(tensors: Shapes) -> Mapping[str, tuple[Part, ...]]:
+def parts_of(tensors: Shapes) -> Mapping[str, tuple[DiffusersPart, ...]]:
     """Return what each tensor of a checkpoint is in diffusers, in the order of its rows; unknown names are absent.
 
     `model.diffusion_model.input_blocks.4.1.proj_in.weight` is `down_blocks.1.attentions.0.proj_in.weight` of `unet`;
     an `in_proj_weight` of OpenCLIP is three parts.
     """
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[DiffusersPart]] = {}
     for component, made in to_diffusers(tensors)[0].items():
         for name, result in made.items():
             (cut,) = result.cuts
-            found.setdefault(cut.tensor, []).append(Part(component, name, cut.rows, cut.transposed))
+            found.setdefault(cut.tensor, []).append(DiffusersPart(component, name, cut.rows, cut.transposed))
     return {name: tuple(sorted(parts, key=lambda part: part.rows or (0, 0))) for name, parts in found.items()}
 
 
@@ -260,7 +260,7 @@ def _alone(
 
 
 def _state(tensors: Shapes, component: str, prefix: str = "") -> State:
-    return {name.removeprefix(prefix): Stored(component, name, shape) for name, shape in tensors.items()}
+    return {name.removeprefix(prefix): StoredTensor(component, name, shape) for name, shape in tensors.items()}
 
 
 def _prefixed(prefix: str, made: Mapping[str, Renamed]) -> Mapping[str, Renamed]:

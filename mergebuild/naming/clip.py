@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from mergebuild.naming.renamed import Cut, Renamed, State, Stored, renamed, translated
+from mergebuild.naming.renamed import Renamed, RowsOf, State, StoredTensor, renamed, translated
 
 __all__ = [
     "POSITION_IDS",
@@ -67,7 +67,7 @@ def to_open(state: State) -> Mapping[str, Renamed]:
     """Return OpenCLIP's tensors, made of those of transformers; what has no place there is left out."""
     modules = {text: open_ for open_, text in _modules(state, _TEXT_LAYER).items()}
     made: dict[str, Renamed] = {}
-    split: defaultdict[str, dict[str, Stored]] = defaultdict(dict)
+    split: defaultdict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for name, stored in state.items():
         if match := _TEXT_ATTENTION.fullmatch(name):
             split[f"transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}"][match[2]] = stored
@@ -124,29 +124,31 @@ def _modules(names: Iterable[str], layer_of: re.Pattern[str]) -> Mapping[str, st
     return modules
 
 
-def _fused(name: str, parts: Mapping[str, Stored]) -> Mapping[str, Renamed]:
+def _fused(name: str, parts: Mapping[str, StoredTensor]) -> Mapping[str, Renamed]:
     """Put three projections of a shape into one; if one of them is missing or differs, nothing is made."""
     shapes = {part.shape for part in parts.values()}
     if len(parts) < 3 or len(shapes) > 1 or shapes == {()}:
         return {}
     rows, *others = parts["q"].shape
-    return {name: Renamed((3 * rows, *others), tuple(Cut(parts[part].component, parts[part].tensor) for part in "qkv"))}
+    return {
+        name: Renamed((3 * rows, *others), tuple(RowsOf(parts[part].component, parts[part].tensor) for part in "qkv"))
+    }
 
 
-def _split(attention: str, kind: str, stored: Stored) -> Mapping[str, Renamed]:
+def _split(attention: str, kind: str, stored: StoredTensor) -> Mapping[str, Renamed]:
     """Cut one projection into three; if it is no three, nothing is made."""
     if not stored.shape or stored.shape[0] % 3:
         return {}
     rows = stored.shape[0] // 3
     return {
         f"{attention}.{part}_proj.{kind}": Renamed(
-            (rows, *stored.shape[1:]), (Cut(stored.component, stored.tensor, (place * rows, (place + 1) * rows)),)
+            (rows, *stored.shape[1:]), (RowsOf(stored.component, stored.tensor, (place * rows, (place + 1) * rows)),)
         )
         for place, part in enumerate("qkv")
     }
 
 
-def _transposed(name: str, stored: Stored) -> Mapping[str, Renamed]:
+def _transposed(name: str, stored: StoredTensor) -> Mapping[str, Renamed]:
     if len(stored.shape) != 2:
         return {}
-    return {name: Renamed(stored.shape[::-1], (Cut(stored.component, stored.tensor, transposed=True),))}
+    return {name: Renamed(stored.shape[::-1], (RowsOf(stored.component, stored.tensor, transposed=True),))}

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Cut", "Renamed", "Shapes", "State", "Stored", "renamed", "translated"]
+__all__ = ["Renamed", "RowsOf", "Shapes", "State", "StoredTensor", "renamed", "translated"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
 
 
-class Cut(NamedTuple):
+class RowsOf(NamedTuple):
     """A part of a stored tensor."""
 
     component: str
@@ -36,10 +36,10 @@ class Renamed:
     """
 
     shape: tuple[int, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[RowsOf, ...]
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """A tensor as it is stored."""
 
     component: str
@@ -47,13 +47,13 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
 
 
-State = Mapping[str, Stored]
+State = Mapping[str, StoredTensor]
 """The tensors of one component, by the name that the naming in use knows them by; stored names may have a prefix."""
 
 
-def renamed(stored: Stored, shape: tuple[int, ...] | None = None) -> Renamed:
+def renamed(stored: StoredTensor, shape: tuple[int, ...] | None = None) -> Renamed:
     """Return a stored tensor as it is, or in another shape of as many elements."""
-    return Renamed(stored.shape if shape is None else shape, (Cut(stored.component, stored.tensor),))
+    return Renamed(stored.shape if shape is None else shape, (RowsOf(stored.component, stored.tensor),))
 
 
 def translated(name: str, modules: Mapping[str, str]) -> str | None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
-from mergebuild.fold.folder import Folder
+from mergebuild.fold.folder import Folding
 from mergebuild.layouts import Layout
 from mergebuild.recipe import shortest_text
 from mergebuild.recipe.model import (
@@ -37,7 +37,7 @@ Manifest = Mapping[str, str]
 
 
 def manifest(
-    folder: Folder, name: str, content_of: Callable[[str], str | None], *, dtype: str | None
+    folder: Folding, name: str, content_of: Callable[[str], str | None], *, dtype: str | None
 ) -> dict[str, str]:
     """Return the lines of a target.
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mergebuild.digest import checksum
 from mergebuild.errors import MismatchError
 from mergebuild.fold.compatible import Spec
-from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, Stored, Text
+from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, StoredName, Text
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
 
-__all__ = ["File", "Files", "Origin", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
+__all__ = ["PlannedFile", "PlannedFiles", "SmallFile", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
 
 _MOST: Final = 5_000_000_000
 """Bytes of tensors a shard, where a target does not say."""
@@ -37,7 +37,7 @@ _CONFIGS: Final = {"sharded": _CONFIG, "diffusers": "model_index.json", "peft": 
 _ADAPTER: Final = "adapter_model.safetensors"
 
 
-class File(NamedTuple):
+class PlannedFile(NamedTuple):
     """One file of an output: its path in the folder, the tensors that it holds, and how it is laid out."""
 
     path: str
@@ -45,21 +45,21 @@ class File(NamedTuple):
     packing: Packing
     content: bytes = b""
     """All of it, where it holds no tensors."""
-    origin: Origin | None = None
+    origin: SmallFile | None = None
     """What it was made of, where that is one of the donor's small files."""
 
 
-class Origin(NamedTuple):
+class SmallFile(NamedTuple):
     """A small file of a donor: its path in the donor's folder, and the checksum of its bytes."""
 
     path: str
     checksum: bytes
 
 
-class Files(NamedTuple):
+class PlannedFiles(NamedTuple):
     """All files of a folder: weights first, then what stands beside them, what clients look for first last."""
 
-    files: list[File]
+    files: list[PlannedFile]
     notices: tuple[str, ...] = ()
     """What has no place in it, a sentence."""
 
@@ -86,7 +86,7 @@ def files_of(
     donor: Folder | None,
     home: Path | None,
     most: int | None,
-) -> Files:
+) -> PlannedFiles:
     """Return the files of a folder.
 
     Args:
@@ -103,7 +103,7 @@ def files_of(
     from mergebuild.lora import is_adapter
 
     if is_adapter(specs):
-        return Files(list(_adapter(specs, facts, donor)), ())
+        return PlannedFiles(list(_adapter(specs, facts, donor)), ())
     pipeline = _Pipeline(specs, donor) if donor is not None and donor.kind == "diffusers" else None
     if pipeline:
         files = list(pipeline.weights(most or _MOST_OF_A_COMPONENT))
@@ -112,7 +112,7 @@ def files_of(
     files += _recipe(facts)
     if donor is not None and home is not None:
         files += _beside(specs, digests, donor, home, pipeline)
-    return Files(files, pipeline.notices() if pipeline else ())
+    return PlannedFiles(files, pipeline.notices() if pipeline else ())
 
 
 def _beside(
@@ -121,14 +121,14 @@ def _beside(
     donor: Folder,
     home: Path,
     pipeline: _Pipeline | None,
-) -> Iterator[File]:
+) -> Iterator[PlannedFile]:
     """Yield the small files of the donor."""
     from mergebuild.formats.sidecars import patched_config, tying
 
     last = _CONFIGS[donor.kind]
     for name in sorted(donor.sidecars, key=lambda name: (name == last, name)):
         content = (home / name).read_bytes()
-        origin = Origin(name, checksum(content))
+        origin = SmallFile(name, checksum(content))
         if name.endswith(_CONFIG) and name.count("/") <= 1 and _is_of_weights(name, donor):
             tied = None if pipeline else tying(donor.components[""].tensors, digests)
             held = pipeline.specs(name.rpartition("/")[0]) if pipeline else specs
@@ -138,25 +138,25 @@ def _beside(
         yield _text(name, content)._replace(origin=origin)
 
 
-def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder | None) -> Iterator[File]:
+def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder | None) -> Iterator[PlannedFile]:
     """Yield the files of an adapter of PEFT; what stands beside the weights of its model is not part of it."""
     from mergebuild.lora import adapter_json
 
-    yield File(_ADAPTER, tuple(specs), Arrangement((name, *spec[:2]) for name, spec in specs.items()))
+    yield PlannedFile(_ADAPTER, tuple(specs), Arrangement((name, *spec[:2]) for name, spec in specs.items()))
     yield from _recipe(facts)
     content = adapter_json({name: spec.shape for name, spec in specs.items()}, donor.config if donor else {})
-    origin = Origin(_CONFIGS[donor.kind], checksum(json.dumps(donor.config).encode())) if donor else None
+    origin = SmallFile(_CONFIGS[donor.kind], checksum(json.dumps(donor.config).encode())) if donor else None
     yield _text(_CONFIGS["peft"], content)._replace(origin=origin)
 
 
-def _recipe(facts: Mapping[str, str]) -> Iterator[File]:
+def _recipe(facts: Mapping[str, str]) -> Iterator[PlannedFile]:
     """Yield what the metadata of a single file say, where they say anything."""
     if len(facts) > 1:
         yield _text(_RECIPE, (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def _text(path: str, content: bytes) -> File:
-    return File(path, (), Text(content), content)
+def _text(path: str, content: bytes) -> PlannedFile:
+    return PlannedFile(path, (), Text(content), content)
 
 
 def _is_of_weights(name: str, donor: Folder) -> bool:
@@ -184,19 +184,19 @@ class _Pipeline:
         self._turned: frozenset[str] = frozenset()
         shapes = {name: spec.shape for name, spec in specs.items()}
         made, _ = to_diffusers(shapes)
-        self._places: dict[str, dict[str, list[Stored]]] = {component: {} for component in made}
+        self._places: dict[str, dict[str, list[StoredName]]] = {component: {} for component in made}
         """By component: what each of its tensors is called there."""
         if made:
             parts = parts_of(shapes)
             for name, some in parts.items():
-                stored = [Stored(part.tensor, made[part.component][part.tensor].shape) for part in some]
+                stored = [StoredName(part.tensor, made[part.component][part.tensor].shape) for part in some]
                 self._places[some[0].component][name] = stored
             self._turned = frozenset(name for name, some in parts.items() if any(part.transposed for part in some))
         else:  # as `opening` names the tensors of a pipeline that it does not know
             for name, shape in shapes.items():
                 component, _, rest = name.partition(".")
                 if component in donor.components:
-                    self._places.setdefault(component, {})[name] = [Stored(rest, shape)]
+                    self._places.setdefault(component, {})[name] = [StoredName(rest, shape)]
         if not self._places:
             raise MismatchError.one(
                 "no-pipeline",
@@ -204,7 +204,7 @@ class _Pipeline:
                 help="name a folder of transformers as `config`, or write one file",
             )
 
-    def weights(self, most: int) -> Iterator[File]:
+    def weights(self, most: int) -> Iterator[PlannedFile]:
         """Yield the weights by component."""
         for component, stored in self._places.items():
             yield from _shards(
@@ -244,9 +244,9 @@ def _shards(
     folder: str,
     base: str,
     most: int,
-    stored: Mapping[str, Sequence[Stored]] | None = None,
+    stored: Mapping[str, Sequence[StoredName]] | None = None,
     turned: frozenset[str] = frozenset(),
-) -> Iterator[File]:
+) -> Iterator[PlannedFile]:
     """Yield the weights of one model, and the index of the shards where there are several."""
     from mergebuild.formats.sidecars import INDEX, index_json, shard_names, shards
 
@@ -256,11 +256,11 @@ def _shards(
     where: dict[str, str] = {}
     for shard, tensors in zip(names, found, strict=True):
         some = [(name, *specs[name][:2]) for name in tensors]
-        yield File(folder + shard, tensors, Arrangement(some, stored, turned.intersection(tensors)))
+        yield PlannedFile(folder + shard, tensors, Arrangement(some, stored, turned.intersection(tensors)))
         where |= {each: shard for name in tensors for each in _names(name, stored)}
     if len(found) > 1:
         yield _text(f"{folder}{base}{INDEX}", index_json(where, sum(sizes.values())))
 
 
-def _names(name: str, stored: Mapping[str, Iterable[Stored]] | None) -> list[str]:
+def _names(name: str, stored: Mapping[str, Iterable[StoredName]] | None) -> list[str]:
     return [part.name for part in stored[name]] if stored and name in stored else [name]

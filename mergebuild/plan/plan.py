@@ -16,7 +16,7 @@ from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError
 from mergebuild.fold.forms import Blueprint
 from mergebuild.formats import Header, Packing
-from mergebuild.plan.output_files import Origin
+from mergebuild.plan.output_files import SmallFile
 from mergebuild.plan.tensors import Made, Tensors
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.results.looks import Change
@@ -57,7 +57,7 @@ class Item:
     """The files of a directory, one item each. It is what they are, and has no file of its own."""
     whole: Item | None = None
     """The directory that it is a file of."""
-    origin: Origin | None = None
+    origin: SmallFile | None = None
     """Of a file of a directory, the source's small file that it is, or was made of."""
     presence: Presence = Presence.ABSENT
     row: ArtifactRow | None = None

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem, RecipeError, SourceError
-from mergebuild.fold.folder import Folder
+from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Spec
 from mergebuild.formats import Arrangement, Packing
 from mergebuild.plan import manifest, metadata, output_files
 from mergebuild.plan.plan import Goal, Item, Plan
-from mergebuild.plan.tensors import STATISTICS_OF_MADE, Grid, Made, Origin, Row, Tensors
+from mergebuild.plan.tensors import STATISTICS_OF_MADE, Grid, Made, Origin, TensorRow, Tensors
 from mergebuild.recipe import Recipe
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import SMALL, Sources, source_of_part
@@ -55,7 +55,7 @@ class Planner:
         self._store = store
         self._output_of = output_of or (lambda path: path)
         self._expect_work = expect_work
-        self.folder = Folder(recipe, sources)
+        self.folder = Folding(recipe, sources)
         self._items: dict[str, Item] = {}
         self._order: list[Item] = []
         self._named: dict[str, list[Item]] = {}
@@ -656,7 +656,7 @@ class Planner:
             wanted = {each for digest in wanted for each in _reads(self._unrounded_made[digest])}
         self._claimed |= between
 
-    def _bytes_read(self, item: Item, row: Row, sizes: Sequence[int]) -> Mapping[bytes, int]:
+    def _bytes_read(self, item: Item, row: TensorRow, sizes: Sequence[int]) -> Mapping[bytes, int]:
         """Return what must be read for a row of an item: the size of each tensor by its digest."""
         if not (item.seen or item.held) or item.compute.issuperset(row.digests):
             return row.read

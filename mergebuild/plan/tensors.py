@@ -28,7 +28,7 @@ from mergebuild.fold.forms import Argument, Form, Kinds, Operation, Slot, Spec, 
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.methods.catalog import Method
 
-__all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "Row", "Survey", "Surveyed", "Tensors"]
+__all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "SurveyKey", "Surveyed", "TensorRow", "Tensors"]
 
 STATISTICS_OF_MADE = "2"
 """Part of the digest of what follows from a statistic of a tensor that a target makes. Version 1 could take it, in the
@@ -68,7 +68,7 @@ class Surveyed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class SurveyKey:
     """What a method must know of several tensors together: those of one of its scopes."""
 
     key: bytes
@@ -89,7 +89,7 @@ class Made:
     is_copy: bool
     operation: Operation | None = None
     operands: tuple[Operand, ...] = ()
-    survey: Survey | None = None
+    survey: SurveyKey | None = None
     """What the operation must know first."""
 
     @property
@@ -159,16 +159,16 @@ class _Batch:
     reads: dict[tuple[int, ...], dict[bytes, int]] = field(default_factory=dict)
     """By places in the order: all inputs at these places, and their sizes."""
 
-    made: tuple[Form, Row] | None = None
+    made: tuple[Form, TensorRow] | None = None
     """The last form asked for: members of a family often differ in some of their forms alone."""
 
-    def row(self, form: Form) -> Row:
+    def row(self, form: Form) -> TensorRow:
         """Return the tensors made by a form; forms that are equal are one object."""
         if self.made is None or self.made[0] is not form:
             self.made = (form, self._row(form))
         return self.made[1]
 
-    def _row(self, form: Form) -> Row:
+    def _row(self, form: Form) -> TensorRow:
         if form.operation is not None:
             return self._operated(form.operation, form.slots)
         terms = gathered(form, self.keys)
@@ -176,11 +176,11 @@ class _Batch:
         lone = terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
         if lone is not None and self.dtypes[lone] == self.dtype:
             digests = [list(inputs)[lone] for inputs in self.origins]
-            return Row(self.places, digests, self.origins, terms, is_copy=True, read=read)
+            return TensorRow(self.places, digests, self.origins, terms, is_copy=True, read=read)
         made = self.digests.of(terms, narrowed=lone is not None and narrows(self.dtypes[lone], self.dtype))
-        return Row(self.places, made, self.origins, terms, is_copy=False, read=read)
+        return TensorRow(self.places, made, self.origins, terms, is_copy=False, read=read)
 
-    def _operated(self, operation: Operation, slots: Sequence[Slot]) -> Row:
+    def _operated(self, operation: Operation, slots: Sequence[Slot]) -> TensorRow:
         """Return the tensors that an operation makes; there is less in common to them than to combinations."""
         key = dict(zip(slots, self.keys, strict=True))
         inputs = [gathered(each, [key[slot] for slot, _ in each.terms]) for each in operation.inputs]
@@ -213,7 +213,7 @@ class _Batch:
         everything = tuple(range(len(self.dtypes)))
         terms = [(index, Fraction(1)) for index in everything]
         read = self._read(everything)
-        return Row(
+        return TensorRow(
             self.places,
             digests,
             self.origins,
@@ -232,7 +232,7 @@ class _Batch:
         return self.reads[places]
 
 
-class Row(NamedTuple):
+class TensorRow(NamedTuple):
     """What became of one batch in one target: its tensors have the same terms, but for the digests."""
 
     places: Sequence[int]
@@ -249,12 +249,12 @@ class Row(NamedTuple):
     """What is read for all tensors of the row together: sizes by digest."""
     operated: tuple[Operation, Sequence[tuple[Operand, ...]]] | None = None
     """The operation that makes them instead, and what it reads for each."""
-    surveys: Sequence[Survey | None] = ()
+    surveys: Sequence[SurveyKey | None] = ()
     """What the operation must know first, for each; empty when it need not."""
     looks_at_made: bool = False
     """Whether statistics are taken of what a target makes: `STATISTICS_OF_MADE` is part of the digests then."""
 
-    def among(self, places: Collection[int]) -> Row:
+    def among(self, places: Collection[int]) -> TensorRow:
         """Return those at some places."""
         kept = [index for index, place in enumerate(self.places) if place in places]
         origins = [self.origins[index] for index in kept]
@@ -335,7 +335,7 @@ class Grid:
                 digests[place] = digest
         return Tensors(self, rows, digests, self._artifacts.of(digests))
 
-    def _with_surveys(self, rows: list[Row]) -> list[Row]:
+    def _with_surveys(self, rows: list[TensorRow]) -> list[TensorRow]:
         """Return the rows; what a method must know of several tensors is part of what each of them is."""
         scoped: dict[tuple[object, ...], list[int]] = {}
         for index, row in enumerate(rows):
@@ -348,7 +348,7 @@ class Grid:
                 rows[index] = self._surveyed(rows[index], surveys)
         return rows
 
-    def _surveys(self, rows: Sequence[Row]) -> dict[str, Survey]:
+    def _surveys(self, rows: Sequence[TensorRow]) -> dict[str, SurveyKey]:
         """Return the survey of each tensor of rows with one method, by name."""
         operation = next(row.operated[0] for row in rows if row.operated)
         method, arguments = operation.method, _surveyed_arguments(operation)
@@ -359,16 +359,16 @@ class Grid:
                 tensors[self.names[place]] = Surveyed(self.names[place], self.specs[place].shape, operands)
         facts = [("survey", f"{method.name}@{method.version}"), *((name, _shown(value)) for name, value in arguments)]
         facts += [] if method.exact else [("device", self._device)]
-        found: dict[str, Survey] = {}
+        found: dict[str, SurveyKey] = {}
         for scope in method.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):
             members = tuple(tensors[name] for name in scope)
             named = [("tensor", f"{each.name} {each.shape}") for each in members]
             inputs = [operand.digest for each in members for operand in each.operands]
             key = operation_digest("", (), [*facts, *named], inputs)
-            found |= dict.fromkeys(scope, Survey(key, method, arguments, members))
+            found |= dict.fromkeys(scope, SurveyKey(key, method, arguments, members))
         return found
 
-    def _surveyed(self, row: Row, surveys: Mapping[str, Survey]) -> Row:
+    def _surveyed(self, row: TensorRow, surveys: Mapping[str, SurveyKey]) -> TensorRow:
         of = [surveys.get(self.names[place]) for place in row.places]
         digests = [
             digest if survey is None else operation_digest(spec.dtype, spec.shape, [], [digest, survey.key])
@@ -390,7 +390,7 @@ def _digest(origin: Origin) -> bytes:
 class Tensors:
     """The tensors of one target."""
 
-    def __init__(self, grid: Grid, rows: Sequence[Row], digests: Sequence[bytes], artifact: bytes) -> None:
+    def __init__(self, grid: Grid, rows: Sequence[TensorRow], digests: Sequence[bytes], artifact: bytes) -> None:
         self._grid = grid
         self.rows = rows
         self.digests = digests

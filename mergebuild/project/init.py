@@ -43,7 +43,7 @@ class Starter:
     sources: dict[str, str]
 
 
-class _Model(NamedTuple):
+class _FoundModel(NamedTuple):
     """A file or folder of weights: path relative to the mergefile, layout, what it is in a few words, or its defect."""
 
     path: str
@@ -57,7 +57,7 @@ class _Model(NamedTuple):
         """Whether it can be a source."""
         return bool(self.names)
 
-    def fits(self, other: _Model) -> bool:
+    def fits(self, other: _FoundModel) -> bool:
         """Whether the two can be merged, as far as names and layouts tell."""
         return self is not other and (self.layout == other.layout if self.layout else self.names == other.names)
 
@@ -118,21 +118,21 @@ def _is_sayable(name: str) -> bool:
     return name.encode("utf-8", "ignore") == os.fsencode(name)
 
 
-def _model(file: Path, root: Path) -> _Model:
+def _model(file: Path, root: Path) -> _FoundModel:
     path = Path(os.path.relpath(file, root)).as_posix()
     # at the beginning of a path it would be a home folder
     path = f"./{path}" if path.startswith("~") else path
     path = f"{path}/" if file.is_dir() else path
     if "${" in path or any(ord(sign) < 32 for sign in path):
-        return _Model(path, None, f"a mergefile can't name `{path}`", frozenset())
+        return _FoundModel(path, None, f"a mergefile can't name `{path}`", frozenset())
     try:
         model = read_model(file, shown=path)
     except SourceError as error:
-        return _Model(path, None, error.problems[0].message, frozenset())
+        return _FoundModel(path, None, error.problems[0].message, frozenset())
     if not model.tensors:
-        return _Model(path, None, f"`{path}` holds no tensors", frozenset())
+        return _FoundModel(path, None, f"`{path}` holds no tensors", frozenset())
     layout = detect({tensor.name: tensor.shape for tensor in model.tensors.values()}, {})
-    return _Model(path, layout.name if layout else None, _facts(model), frozenset(model.tensors))
+    return _FoundModel(path, layout.name if layout else None, _facts(model), frozenset(model.tensors))
 
 
 def _facts(model: Model) -> str:
@@ -162,7 +162,7 @@ def _names(paths: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _source_lines(models: list[_Model], names: dict[str, str]) -> Iterator[str]:
+def _source_lines(models: list[_FoundModel], names: dict[str, str]) -> Iterator[str]:
     """Yield the table of sources, a comment before each layout."""
     yield "[sources]"
     if not models:
@@ -177,7 +177,7 @@ def _source_lines(models: list[_Model], names: dict[str, str]) -> Iterator[str]:
             yield f"# left out, {_comment(model.facts)}"
 
 
-def _example_lines(models: list[_Model], names: dict[str, str]) -> Iterator[str]:
+def _example_lines(models: list[_FoundModel], names: dict[str, str]) -> Iterator[str]:
     """Yield a target over two models that fit together, as comments; a copy when there are no such two."""
     pairs = ((one, other) for one in models for other in models if one.is_sound and one.fits(other))
     first, second = next(pairs, (next((model for model in models if model.is_sound), None), None))

@@ -49,7 +49,7 @@ from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verd
 from mergebuild.results.looks import (
     CleanResult,
     Lineage,
-    State,
+    OutputState,
     StatusResult,
     TargetState,
     Trusted,
@@ -217,7 +217,7 @@ class Project:
             items = {item.name: item for item in plan.items}
             blocked = {each.target: each for each in plan.blocked}
             states = [
-                TargetState(name, State.UP_TO_DATE, self.recipe.target(name).output)
+                TargetState(name, OutputState.UP_TO_DATE, self.recipe.target(name).output)
                 if name in plan.fresh
                 else _blocked_state(self.recipe.root, blocked[name])
                 if name in blocked
@@ -280,14 +280,14 @@ class Project:
             MergeBuildError: what is known before any work, unless `keep_going`, with the `result`; no space; an
                 interrupt.
         """
-        from mergebuild.build.builder import Builder, Options  # what only looks has no use for the engine
+        from mergebuild.build.builder import Builder, BuildOptions  # what only looks has no use for the engine
         from mergebuild.engine import check_device, warm_up
 
         began = time.perf_counter()
         if _device_class(device) != "cpu":
             check_device(device)
         names = self.recipe.resolve(targets)
-        options = Options(keep_going, threads, force, self.recipe.project.link, durable, device=device)
+        options = BuildOptions(keep_going, threads, force, self.recipe.project.link, durable, device=device)
 
         lock = lockfile.read(self._lock_path()) if locked else None
 
@@ -746,13 +746,13 @@ class Project:
 
     def _state(self, item: Item) -> TargetState:
         if item.presence is Presence.FOREIGN:
-            state = State.CHANGED_BY_HAND
+            state = OutputState.CHANGED_BY_HAND
         elif item.verdict is Verdict.UP_TO_DATE:
-            state = State.UP_TO_DATE
+            state = OutputState.UP_TO_DATE
         elif item.presence is Presence.ABSENT:
-            state = State.MISSING
+            state = OutputState.MISSING
         else:
-            state = State.STALE
+            state = OutputState.STALE
         return TargetState(item.name, state, self.recipe.target(item.name).output)
 
     def _shown(self, path: Path) -> str:
@@ -836,7 +836,7 @@ def _blocked_state(root: Path, blocked: TargetResult) -> TargetState:
     """Return the state of a target that can't be planned, by whether there is anything at its output's path."""
     there = blocked.output is not None and os.path.lexists(root / blocked.output)
     reason = blocked.error.message if blocked.error else ""
-    return TargetState(blocked.target, State.STALE if there else State.MISSING, blocked.output, reason)
+    return TargetState(blocked.target, OutputState.STALE if there else OutputState.MISSING, blocked.output, reason)
 
 
 def _relative(path: Path, base: Path) -> str:

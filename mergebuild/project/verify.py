@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from mergebuild.build.builder import Builder, Options
+from mergebuild.build.builder import Builder, BuildOptions
 from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
 from mergebuild.events import Emit
 from mergebuild.plan.plan import Item
@@ -111,7 +111,7 @@ class Verifier:
             )
             plan = planner.plan(list(records), hash_all=True)
             Gate(self._recipe, store, written=None).ask(plan, planner)  # outputs go to a place of our own
-            builder = Builder(self._sources, store, planner, Options(keep_going=True), emit, lambda _name: None)
+            builder = Builder(self._sources, store, planner, BuildOptions(keep_going=True), emit, lambda _name: None)
             results, exit_code = builder.run(plan)
             failed = {result.target for result in results if result.verdict not in _MADE}
             for item in plan.items:

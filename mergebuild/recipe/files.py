@@ -66,7 +66,7 @@ def read_files(path: Path, problems: Problems) -> list[File]:
         raise RecipeError.one("no-mergefile", f"no mergefile at `{path}`", where=Place(path.name), help=hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([_unreadable(path.name, error)]) from None
-    files = _Files(path.parent, problems)
+    files = _FileReading(path.parent, problems)
     files.add(Document(path, path.name, text), ())
     if not files.complete:
         problems.fail()
@@ -82,7 +82,7 @@ def _unreadable(name: str, error: OSError | UnicodeDecodeError) -> Problem:
     return Problem("unreadable-mergefile", message, Place(name), "it must be a file, and one that you may read")
 
 
-class _Files:
+class _FileReading:
     def __init__(self, root: Path, problems: Problems) -> None:
         self.found: list[File] = []
         self.complete = True

@@ -17,14 +17,25 @@ if TYPE_CHECKING:
 
     from mergebuild.recipe import Recipe
 
-__all__ = ["Edge", "Graph", "Node", "ancestors", "from_recipe", "order", "to_dot", "to_json", "to_mermaid", "to_text"]
+__all__ = [
+    "Edge",
+    "Graph",
+    "GraphNode",
+    "ancestors",
+    "from_recipe",
+    "order",
+    "to_dot",
+    "to_json",
+    "to_mermaid",
+    "to_text",
+]
 
 _FAMILY_SHOWN = 20
 """A family with more members than this is one line of the text form."""
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class GraphNode:
     """A source or a target."""
 
     name: str
@@ -52,11 +63,11 @@ class Edge:
 class Graph:
     """Nodes in the order of the recipe, sources first; edges in the order of the targets and of their inputs."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[GraphNode, ...]
     edges: tuple[Edge, ...]
 
     @cached_property
-    def by_name(self) -> Mapping[str, Node]:
+    def by_name(self) -> Mapping[str, GraphNode]:
         """The nodes by name."""
         return {node.name: node for node in self.nodes}
 
@@ -77,7 +88,7 @@ def from_recipe(recipe: Recipe, targets: Iterable[str] = ()) -> Graph:
         RecipeError: a member of a family that is asked for is not a sound target.
     """
     asked = list(targets)
-    nodes = {name: Node(name, "source") for name in recipe.sources if not asked}
+    nodes = {name: GraphNode(name, "source") for name in recipe.sources if not asked}
     edges: list[Edge] = []
     waiting = list(recipe.resolve(asked) if asked else recipe.target_names())
     # breadth first: those asked for in their order, then what only they lead to
@@ -85,10 +96,10 @@ def from_recipe(recipe: Recipe, targets: Iterable[str] = ()) -> Graph:
         if name in nodes:
             continue
         if name in recipe.sources:
-            nodes[name] = Node(name, "source")
+            nodes[name] = GraphNode(name, "source")
             continue
         target = recipe.target(name)
-        nodes[name] = Node(name, "target", target.output)
+        nodes[name] = GraphNode(name, "target", target.output)
         edges += (Edge(each.ref, name, each.role) for each in target.reads)
         waiting += (each.ref for each in target.reads)
     ordered = sorted(nodes.values(), key=lambda node: node.kind)  # a stable sort: sources first
@@ -143,7 +154,7 @@ def _dot_name(name: str) -> str:
     return f'"{escaped}"'
 
 
-def _dot_style(node: Node) -> str:
+def _dot_style(node: GraphNode) -> str:
     if node.kind == "source":
         return " [shape=box]"
     return " [style=filled, fillcolor=lightgrey]" if node.output else " [style=dashed]"
@@ -178,9 +189,9 @@ def to_text(graph: Graph) -> list[str]:
     return [*lines, *(f"{name}  (a source that nothing reads)" for name in unused)]
 
 
-def _collapsed(nodes: Iterable[Node]) -> Iterator[Node | list[Node]]:
+def _collapsed(nodes: Iterable[GraphNode]) -> Iterator[GraphNode | list[GraphNode]]:
     """Yield the targets, a large family as one list at the place of its first member."""
-    families: dict[str, list[Node]] = defaultdict(list)
+    families: dict[str, list[GraphNode]] = defaultdict(list)
     targets = [node for node in nodes if node.kind == "target"]
     for node in targets:
         families[node.family or node.name].append(node)
@@ -192,7 +203,7 @@ def _collapsed(nodes: Iterable[Node]) -> Iterator[Node | list[Node]]:
             yield members
 
 
-def _tree(graph: Graph, top: Node | list[Node], shown: set[str]) -> Iterator[str]:
+def _tree(graph: Graph, top: GraphNode | list[GraphNode], shown: set[str]) -> Iterator[str]:
     """Yield the lines of a tree. Chains of merges may be deeper than the stack, so no recursion."""
     if isinstance(top, list):
         yield f"{top[0].family}  ({len(top)} members, {top[0].name} to {top[-1].name})"
@@ -212,7 +223,7 @@ def _tree(graph: Graph, top: Node | list[Node], shown: set[str]) -> Iterator[str
             waiting += ((edge.source, edge.role, depth + 1) for edge in reversed(edges))
 
 
-def _suffix(node: Node, repeated: bool) -> str:
+def _suffix(node: GraphNode, repeated: bool) -> str:
     if repeated:
         return "  (see above)"
     return f"  -> {node.output}" if node.output else ""

@@ -20,7 +20,7 @@ from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import absolute
 from mergebuild.system.filestate import is_gone
 
-__all__ = ["SUFFIXES", "Outputs"]
+__all__ = ["SUFFIXES", "OutputPaths"]
 
 SUFFIXES = (".safetensors", ".ckpt")
 """What an output ends in that is one file, not a folder."""
@@ -31,7 +31,7 @@ _LONGEST_PATH = 4096 - 256
 """Bytes of a whole path that systems take, less those of one more name: of a temporary file, or of a shard."""
 
 
-class Outputs:
+class OutputPaths:
     """The outputs of the targets read so far."""
 
     def __init__(self, sources: Iterable[Source], root: str, store: str, files: Iterable[str] = ()) -> None:

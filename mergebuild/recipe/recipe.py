@@ -22,7 +22,7 @@ from mergebuild.recipe.files import File
 from mergebuild.recipe.methods import OwnMethods
 from mergebuild.recipe.model import LayoutText, ProjectOptions, Source, Target, Where
 from mergebuild.recipe.namespace import Namespace, NoSuchNameError
-from mergebuild.recipe.outputs import Outputs
+from mergebuild.recipe.outputs import OutputPaths
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import (
@@ -87,7 +87,7 @@ class Recipe:
         self._below: dict[str, tuple[str, ...]] = {}
         root = str(self.root)
         store = absolute(parts.project.store or ".mergebuild", root)
-        self._outputs = Outputs(parts.sources.values(), root, store, map(os.path.abspath, self.files))
+        self._outputs = OutputPaths(parts.sources.values(), root, store, map(os.path.abspath, self.files))
         self._check_all(default, problems)
 
     def target(self, name: str) -> Target:

@@ -18,7 +18,7 @@ __all__ = [
     "CleanResult",
     "Inspection",
     "Lineage",
-    "State",
+    "OutputState",
     "StatusResult",
     "TargetState",
     "Trusted",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-class State(StrEnum):
+class OutputState(StrEnum):
     """What `status` says of a target."""
 
     UP_TO_DATE = "up-to-date"
@@ -40,7 +40,7 @@ class TargetState(NamedTuple):
     """One line of `status`."""
 
     target: str
-    state: State
+    state: OutputState
     output: str | None
     reason: str = ""
     """Why it can't be planned, if it can't."""

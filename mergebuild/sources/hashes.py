@@ -62,13 +62,13 @@ def of_file(path: Path, *, safetensors: bool, wanted: Collection[str] = EVERY) -
     with path.open("rb", buffering=0) as file:
         data_start = 8 + int.from_bytes(file.read(8), "little") if safetensors else 0
         file.seek(0)
-        parts: list[_Part] = []
+        parts: list[_HashedRange] = []
         if not {"sha256", "autov2"}.isdisjoint(wanted):
-            parts.append(_Part(whole.update))
+            parts.append(_HashedRange(whole.update))
         if "autov3" in wanted and safetensors:
-            parts.append(_Part(data.update, data_start))
+            parts.append(_HashedRange(data.update, data_start))
         if "autov1" in wanted:
-            parts.append(_Part(window.update, _WINDOW.start, _WINDOW.stop))
+            parts.append(_HashedRange(window.update, _WINDOW.start, _WINDOW.stop))
         if parts:
             _read(file.readinto, parts)
     found = {
@@ -113,7 +113,7 @@ def sha256(path: Path) -> str:
     return str(of_file(path, safetensors=False, wanted=("sha256",))["sha256"])
 
 
-class _Part(NamedTuple):
+class _HashedRange(NamedTuple):
     """A digest, and the bytes of the file that it is of."""
 
     update: Callable[[memoryview], None]
@@ -126,7 +126,7 @@ class _Part(NamedTuple):
         self.update(chunk[max(0, self.start - offset) : stop])
 
 
-def _read(readinto: Callable[[memoryview], int | None], parts: Iterable[_Part]) -> None:
+def _read(readinto: Callable[[memoryview], int | None], parts: Iterable[_HashedRange]) -> None:
     """Read a file from here to its end into all parts: each hashes in a thread of its own while the next is read."""
     from concurrent.futures import Future, ThreadPoolExecutor
 

@@ -27,7 +27,7 @@ from mergebuild.formats.reading import beginning
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
-    from mergebuild.naming import Cut, Renamed
+    from mergebuild.naming import Renamed, RowsOf
 
 __all__ = ["read_model", "renamed_model", "standalone", "widened"]
 
@@ -89,7 +89,7 @@ def _pipeline(folder: Folder) -> Model:
 
     A pipeline whose architecture is not known keeps its own names, with the component in front.
     """
-    from mergebuild.naming import Cut, Renamed, to_ldm
+    from mergebuild.naming import Renamed, RowsOf, to_ldm
 
     components = {name: model for name, model in folder.components.items() if name in _NAMED}
     shapes = {
@@ -99,7 +99,7 @@ def _pipeline(folder: Folder) -> Model:
     if not made:
         components, left = dict(folder.components), []
         made = {
-            f"{component}.{name}": Renamed(info.shape, (Cut(component, name),))
+            f"{component}.{name}": Renamed(info.shape, (RowsOf(component, name),))
             for component, model in components.items()
             for name, info in model.tensors.items()
         }
@@ -207,7 +207,7 @@ def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], 
     return TensorInfo(name, dtype, renamed.shape, 0, prod(renamed.shape) * size, pieces[0].file, tuple(pieces))
 
 
-def _pieces(cut: Cut, info: TensorInfo, first: int) -> list[Piece]:
+def _pieces(cut: RowsOf, info: TensorInfo, first: int) -> list[Piece]:
     """Return where a cut lies."""
     lying = info.pieces or (Piece(info.file, info.begin, info.shape, run_of(info.shape)),)
     if cut.rows is None and not cut.transposed:

@@ -18,7 +18,16 @@ from typing import Final, NamedTuple
 from mergebuild.formats import Model, TensorInfo
 from mergebuild.system.portable import open_to_read, pread_into
 
-__all__ = ["Adapter", "PositionIds", "adapter", "input_channels", "kind_of_inputs", "marks", "position_ids", "vae_kind"]
+__all__ = [
+    "AdapterTraits",
+    "PositionIds",
+    "adapter",
+    "input_channels",
+    "kind_of_inputs",
+    "marks",
+    "position_ids",
+    "vae_kind",
+]
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -107,7 +116,7 @@ def vae_kind(shapes: Shapes) -> str | None:
 # LoRA and its kin
 
 
-class Adapter(NamedTuple):
+class AdapterTraits(NamedTuple):
     """What a file of low-rank differences holds."""
 
     families: Mapping[str, int]
@@ -132,7 +141,7 @@ class Adapter(NamedTuple):
         }
 
 
-def adapter(model: Model) -> Adapter | None:
+def adapter(model: Model) -> AdapterTraits | None:
     """Return what a model is as a LoRA; None if most of its tensors are something else."""
     families: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
@@ -159,7 +168,7 @@ def adapter(model: Model) -> Adapter | None:
     if families["LoRA"] and (is_conv or is_cp):
         label = "LoCon (Tucker)" if is_cp else "LoCon"
         families[label] = families.pop("LoRA")
-    return Adapter(
+    return AdapterTraits(
         families=dict(families.most_common()),
         ranks=dict(ranks.most_common()),
         alphas=dict(Counter(_alphas(model, alphas)).most_common()) or _configured(model),

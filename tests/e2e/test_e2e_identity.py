@@ -319,7 +319,7 @@ def test_any_chunk_size_gives_the_same_bytes(
         shutil.rmtree(space / ".mergebuild")
     else:
         wanted = expected
-    options = build_module.Options
+    options = build_module.BuildOptions
     monkeypatch.setattr(
         "mergebuild.build.builder.Options", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
     )

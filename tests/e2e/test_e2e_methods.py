@@ -18,7 +18,7 @@ from project_space import Space, same_bits
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 from torch import Tensor
 
-from mergebuild.build.builder import Options
+from mergebuild.build.builder import BuildOptions
 from mergebuild.engine.makers import kernel_of
 from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.methods.kernels.kernel import Argument, Call, Kernel
@@ -138,7 +138,7 @@ def test_chunks_and_threads_change_no_byte(
     write(space, target("mix", name, inputs_of(method), **arguments_of(method, {})))
     space.build()
     expected = space.bytes("mix.safetensors")
-    options = Options
+    options = BuildOptions
     for chunk, threads in ((64, 1), (1000, 3)):
 
         def cut(*args: Any, chunk: int = chunk, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from project_space import Space, same_bits
 from torch import Tensor
 
-from mergebuild.build.builder import Options
+from mergebuild.build.builder import BuildOptions
 from mergebuild.engine.compute import Worker
 from mergebuild.methods.kernels.attention import balance, scales_of
 from mergebuild.methods.kernels.kernel import Call
@@ -20,7 +20,7 @@ from mergebuild.methods.kernels.model_wide import KERNELS as COSINES
 from mergebuild.methods.kernels.model_wide import similarities, similarity_range
 from mergebuild.methods.kernels.permutation import Order, moves, reordered
 from mergebuild.methods.scopes.attention import attentions
-from mergebuild.methods.scopes.channels import Block, blocks
+from mergebuild.methods.scopes.channels import ChannelBlock, blocks
 
 TEXT = "cond_stage_model.transformer.text_model."
 UNET = "model.diffusion_model."
@@ -74,7 +74,7 @@ def shuffled(tensors: Mapping[str, Tensor], seed: int) -> Model:
     return found
 
 
-def _moves(block: Block, order: Order) -> Mapping[str, Any]:
+def _moves(block: ChannelBlock, order: Order) -> Mapping[str, Any]:
     return moves(block, order, SHAPES)
 
 
@@ -231,7 +231,7 @@ def test_chunks_and_threads_change_no_byte(
     write(space, *(target(name, name, rest) for name, rest in methods.items()))
     space.build()
     expected = {name: space.bytes(f"{name}.safetensors") for name in methods}
-    options = Options
+    options = BuildOptions
 
     def cut(*args: Any, **kwargs: Any) -> Any:
         return options(*args, **{**kwargs, "chunk": 1000})

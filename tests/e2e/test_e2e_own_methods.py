@@ -13,7 +13,7 @@ import torch
 from project_space import Space, same_bits
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 
-from mergebuild.build.builder import Options
+from mergebuild.build.builder import BuildOptions
 
 MERGEFILE = """
 [sources]
@@ -204,7 +204,7 @@ def test_chunks_and_threads_change_no_byte(trusted: Space, program: str, monkeyp
     replace(trusted, program)
     trusted.build("mix")
     expected, sources = trusted.bytes("mix.safetensors"), trusted.bytes("one.safetensors")
-    options = Options
+    options = BuildOptions
     for chunk, threads in ((64, 1), (1000, 3)):
 
         def cut(*args: Any, chunk: int = chunk, **kwargs: Any) -> Any:

@@ -20,8 +20,8 @@ from torch import Tensor
 from mergebuild.methods.kernels.blend import float32_of, lerp
 from mergebuild.methods.kernels.elementary import exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
-from mergebuild.methods.kernels.reduction import BLOCK, Sum, vector_sums
-from mergebuild.methods.kernels.selection import Cut, Selection, magnitude_keys, ordered_keys, value_of
+from mergebuild.methods.kernels.reduction import BLOCK, RunningSum, vector_sums
+from mergebuild.methods.kernels.selection import LargestCut, Selection, magnitude_keys, ordered_keys, value_of
 
 __all__ = ["KERNELS"]
 
@@ -43,14 +43,14 @@ class _Energies:
     """Looks for the cut of the variances first, if there is one, then at the squares of what is left."""
 
     selection: Selection | None
-    sums: list[Sum]
+    sums: list[RunningSum]
     selecting: bool
 
 
 def _begin_sce(call: Call, inputs: int) -> _Energies:
     share = call.number("select_topk")
     selection = Selection(lambda nonzero: (int(share * nonzero),)) if 0 < share < 1 else None
-    return _Energies(selection, [Sum() for _ in range(inputs - 1)], selecting=selection is not None)
+    return _Energies(selection, [RunningSum() for _ in range(inputs - 1)], selecting=selection is not None)
 
 
 def _look_sce(call: Call, account: _Energies, chunks: Sequence[Tensor], start: int) -> None:
@@ -80,7 +80,7 @@ def _turn_sce(_call: Call, account: _Energies) -> bool:
 
 def _end_sce(_call: Call, account: _Energies) -> tuple[float | int, ...]:
     """Return the key and the index of the cut, then the squares' sums."""
-    cut = Cut(0, -1) if account.selection is None else account.selection.cuts[0]
+    cut = LargestCut(0, -1) if account.selection is None else account.selection.cuts[0]
     return (*cut, *(total.value() for total in account.sums))
 
 
@@ -112,7 +112,7 @@ def _apply_sce(call: Call, chunks: Sequence[Tensor], start: int, state: State) -
     share = call.number("select_topk")
     if share <= 0:
         return chunks[0]
-    cut = Cut(int(state[0]), int(state[1]))
+    cut = LargestCut(int(state[0]), int(state[1]))
     weights = _sce_weights(call, state[2:])
     result = torch.empty_like(chunks[0])
     for at in range(0, len(result), BLOCK):
@@ -256,7 +256,7 @@ def _apply_topk(call: Call, chunks: Sequence[Tensor], start: int, state: State) 
         low, high, out = (each[at : at + BLOCK] for each in (a, b, result))
         blended = lerp(low, high, call.number("alpha"))
         if state is not None:
-            kept = Cut(int(state[0]), int(state[1])).kept((high - low).abs_(), start + at)
+            kept = LargestCut(int(state[0]), int(state[1])).kept((high - low).abs_(), start + at)
             torch.where(kept > 0, blended, low, out=out)
         else:
             out.copy_(blended)

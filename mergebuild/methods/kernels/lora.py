@@ -29,7 +29,7 @@ from mergebuild.lora import Delta, Fact, needs, read
 from mergebuild.lora.needs import OF_THE_WEIGHT, by_columns
 from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
 
-__all__ = ["LoraDeltas", "Made", "blocks", "delta", "factored"]
+__all__ = ["FactorSource", "LoraDeltas", "blocks", "delta", "factored"]
 
 _BLOCK: Final = 1 << 18
 """Elements of a block: in float64 they fit into a processor's second cache."""
@@ -50,7 +50,7 @@ def delta(
     weight: Tensor | None = None,
 ) -> Tensor:
     """Return all of what a LoRA adds at strength 1 (float32, of `shape`). See `Made` for the arguments."""
-    made = Made(family, factors, facts, shape, weight)
+    made = FactorSource(family, factors, facts, shape, weight)
     matrix = weight.reshape(_matrix(shape)) if weight is not None else None
     result = torch.empty(_matrix(shape), dtype=torch.float32, device=next(iter(factors.values())).device)
     for first, last in blocks(shape):
@@ -65,11 +65,11 @@ def factored(family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fac
         float64 [rows, r] and [r, columns] as the LoRA has them, not transposed, and the scale. See `Made` for the rest.
     """
     form = _FORMS[family](factors)
-    assert isinstance(form, _Product)
+    assert isinstance(form, _MatrixProduct)
     return form.left, form.right, _scale(factors, facts)
 
 
-class Made:
+class FactorSource:
     """What a LoRA adds to a tensor, or to some rows of one; they are all that is spoken of here."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Made:
         self._family = family
         self._form = _form(family, factors, facts, shape)
         self._scale = 1.0 if family in OF_THE_WEIGHT else _scale(factors, facts)
-        if isinstance(self._form, _Product) and self._scale != 0 and _is_float32(self._scale):
+        if isinstance(self._form, _MatrixProduct) and self._scale != 0 and _is_float32(self._scale):
             self._form = self._form.times(self._scale)
             self._scale = 1.0
         self._magnitude: Tensor | None = None
@@ -121,7 +121,7 @@ class Made:
 
     def exact_rows(self, first: int, last: int, weight: Tensor | None, room: Tensor) -> Tensor:
         """Return the same before it is rounded (float64), in `room` (as many rows and columns) or new."""
-        if isinstance(self._form, _Product) and self._magnitude is None and self._scale == 1:
+        if isinstance(self._form, _MatrixProduct) and self._magnitude is None and self._scale == 1:
             rows = self._form.left[first + self._offset : last + self._offset]
             return torch.mm(rows, self._form.right, out=room[: last - first])
         return self._exact_rows(first, last, weight)
@@ -182,7 +182,7 @@ class LoraDeltas:
         self._deltas = read(deltas)
         self._shape = tuple(shape)
         self._columns = max(1, _matrix(shape)[1])
-        self._made: list[Made] = []
+        self._made: list[FactorSource] = []
         self._factors: list[Mapping[str, Tensor]] = []
         self._room = torch.empty(0, dtype=torch.float64)
         self.needs_whole = any(needs(delta.family, dict(delta.facts)) == "whole" for delta, _ in self._deltas)
@@ -227,7 +227,7 @@ class LoraDeltas:
                         place += made.rows(begin - low, end - low, rows)
         return out
 
-    def _one(self, delta: Delta, factors: Mapping[str, Tensor], weight: Tensor | None) -> Made:
+    def _one(self, delta: Delta, factors: Mapping[str, Tensor], weight: Tensor | None) -> FactorSource:
         shape = self._shape if delta.rows is None else (delta.rows[1] - delta.rows[0], *self._shape[1:])
         facts = dict(delta.facts)
         whole = None
@@ -235,11 +235,11 @@ class LoraDeltas:
             assert weight is not None
             low, high = delta.rows or (0, _matrix(self._shape)[0])
             whole = weight.view(-1, self._columns)[low:high].reshape(shape)
-        return Made(delta.family, factors, facts, shape, whole)
+        return FactorSource(delta.family, factors, facts, shape, whole)
 
 
 @dataclass(frozen=True, slots=True)
-class _Product:
+class _MatrixProduct:
     """`left @ right`: float64 [m, r] and [r, n]."""
 
     left: Tensor
@@ -249,23 +249,23 @@ class _Product:
     def device(self) -> torch.device:
         return self.left.device
 
-    def times(self, scale: float) -> _Product:
+    def times(self, scale: float) -> _MatrixProduct:
         if self.left.numel() < self.right.numel():
-            return _Product(self.left * scale, self.right)
-        return _Product(self.left, self.right * scale)
+            return _MatrixProduct(self.left * scale, self.right)
+        return _MatrixProduct(self.left, self.right * scale)
 
     def rows(self, first: int, last: int) -> Tensor:
         return self.left[first:last] @ self.right
 
-    def transposed(self) -> _Product:
-        return _Product(self.right.T, self.left.T)
+    def transposed(self) -> _MatrixProduct:
+        return _MatrixProduct(self.right.T, self.left.T)
 
 
 class _Hadamard(NamedTuple):
     """The elementwise product of two products."""
 
-    one: _Product
-    other: _Product
+    one: _MatrixProduct
+    other: _MatrixProduct
 
     @property
     def device(self) -> torch.device:
@@ -320,7 +320,7 @@ class _Gains(NamedTuple):
     on_columns: bool
 
 
-_Form = _Product | _Hadamard | _Kronecker | _Whole
+_Form = _MatrixProduct | _Hadamard | _Kronecker | _Whole
 
 
 def _form(
@@ -333,12 +333,12 @@ def _form(
     return form.transposed() if facts.get("transposed") else form
 
 
-def _lora(factors: Mapping[str, Tensor]) -> _Product:
-    return _Product(_flat(factors["up"]), _flat(factors["down"]))
+def _lora(factors: Mapping[str, Tensor]) -> _MatrixProduct:
+    return _MatrixProduct(_flat(factors["up"]), _flat(factors["down"]))
 
 
-def _tucker(factors: Mapping[str, Tensor]) -> _Product:
-    return _Product(_flat(factors["up"]), _contracted(factors["mid"], factors["down"]))
+def _tucker(factors: Mapping[str, Tensor]) -> _MatrixProduct:
+    return _MatrixProduct(_flat(factors["up"]), _contracted(factors["mid"], factors["down"]))
 
 
 def _loha(factors: Mapping[str, Tensor]) -> _Hadamard:
@@ -346,11 +346,11 @@ def _loha(factors: Mapping[str, Tensor]) -> _Hadamard:
     return _Hadamard(one, other)
 
 
-def _loha_side(factors: Mapping[str, Tensor], which: str) -> _Product:
+def _loha_side(factors: Mapping[str, Tensor], which: str) -> _MatrixProduct:
     left, right = factors[f"w{which}_a"], factors[f"w{which}_b"]
     if f"t{which}" in factors:
-        return _Product(_flat(left).T, _contracted(factors[f"t{which}"], right))
-    return _Product(_flat(left), _flat(right))
+        return _MatrixProduct(_flat(left).T, _contracted(factors[f"t{which}"], right))
+    return _MatrixProduct(_flat(left), _flat(right))
 
 
 def _lokr(factors: Mapping[str, Tensor]) -> _Kronecker:

@@ -26,7 +26,7 @@ from torch import Tensor
 from mergebuild.methods.kernels.low_rank import Sketch, leading_directions, row_blocks
 from mergebuild.methods.kernels.reduction import vector_sums
 
-__all__ = ["Cut", "Pair", "clamped", "concatenated", "extracted", "reranked"]
+__all__ = ["Pair", "SpectrumCut", "clamped", "concatenated", "extracted", "reranked"]
 
 
 class Pair(NamedTuple):
@@ -41,7 +41,7 @@ class Pair(NamedTuple):
         return len(self.down)
 
 
-class Cut(NamedTuple):
+class SpectrumCut(NamedTuple):
     """How many singular values are kept: the fewest that hold a share `energy` of all squares, `rank` at most."""
 
     rank: int
@@ -56,7 +56,7 @@ class _Decomposed(NamedTuple):
     right: Tensor
 
 
-def extracted(delta: Tensor, cut: Cut, *, sketch: Sketch | None = None, clamp: Fraction | None = None) -> Pair:
+def extracted(delta: Tensor, cut: SpectrumCut, *, sketch: Sketch | None = None, clamp: Fraction | None = None) -> Pair:
     """Return factors of the matrix nearest to a difference of weights.
 
     Args:
@@ -82,7 +82,7 @@ def concatenated(pairs: Sequence[tuple[Tensor, Tensor, float]]) -> Pair:
     return Pair(ups.to(torch.float32), downs.to(torch.float32))
 
 
-def reranked(pairs: Sequence[tuple[Tensor, Tensor, float]], cut: Cut) -> Pair:
+def reranked(pairs: Sequence[tuple[Tensor, Tensor, float]], cut: SpectrumCut) -> Pair:
     """Return the pair nearest to the sum of `strength * up @ down`: a LoRA resized, or several merged."""
     ups, downs = _wide(pairs)
     left, left_core = torch.linalg.qr(ups)
@@ -111,7 +111,7 @@ def _flat(factor: Tensor) -> Tensor:
     return factor.reshape(len(factor), prod(factor.shape[1:])).to(torch.float64)
 
 
-def _of_matrix(matrix: Tensor, cut: Cut, sketch: Sketch | None) -> _Decomposed:
+def _of_matrix(matrix: Tensor, cut: SpectrumCut, sketch: Sketch | None) -> _Decomposed:
     """Return the leading part of a matrix's decomposition, as much as may be kept."""
     if matrix.shape[0] < matrix.shape[1]:
         found = _of_matrix(matrix.T, cut, sketch)
@@ -124,7 +124,7 @@ def _of_matrix(matrix: Tensor, cut: Cut, sketch: Sketch | None) -> _Decomposed:
     return _Decomposed(_quotient(image, sizes), sizes, directions.T)
 
 
-def _kept(found: _Decomposed, cut: Cut, energy: float) -> _Decomposed:
+def _kept(found: _Decomposed, cut: SpectrumCut, energy: float) -> _Decomposed:
     """Return what is kept of a decomposition, with signs that follow from the right vectors."""
     rank = min(cut.rank, len(found.sizes))
     if cut.energy is not None:

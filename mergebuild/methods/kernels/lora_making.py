@@ -17,7 +17,7 @@ from torch import Tensor
 from mergebuild.lora import Extraction, Merging, Role, making, read
 from mergebuild.methods.kernels.kernel import all_finite
 from mergebuild.methods.kernels.lora import factored
-from mergebuild.methods.kernels.lora_extract import Cut, Pair, concatenated, extracted, reranked
+from mergebuild.methods.kernels.lora_extract import Pair, SpectrumCut, concatenated, extracted, reranked
 from mergebuild.methods.kernels.low_rank import Sketch, memory_of_directions
 
 __all__ = ["LoraModule"]
@@ -77,7 +77,7 @@ class LoraModule:
         if not all_finite([difference]):
             return None
         sketch = Sketch(rule.sketch.seed, rule.sketch.name, rule.sketch.iterations) if rule.sketch else None
-        cut = Cut(rule.rank, rule.energy)
+        cut = SpectrumCut(rule.rank, rule.energy)
         pair = extracted(difference.view(self._matrix), cut, sketch=sketch, clamp=rule.clamp)
         return _filled(pair, rule.rank, float(rule.rank))
 
@@ -92,7 +92,7 @@ class LoraModule:
                 return None
             factors.append((up, down, scale * float(strength)))
         if rule.is_cut:
-            return _filled(reranked(factors, Cut(rule.rank, rule.energy)), rule.rank, float(rule.rank))
+            return _filled(reranked(factors, SpectrumCut(rule.rank, rule.energy)), rule.rank, float(rule.rank))
         common = max((abs(scale) for _, _, scale in factors), default=0.0) if rule.has_alpha else 0.0
         common = common or 1.0
         pair = concatenated([(up, down, scale / common) for up, down, scale in factors])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mergebuild.methods.kernels.kernel import Argument, Call, Grain, Kernel, State, Survey
-from mergebuild.methods.kernels.reduction import ColumnSums, Sum
+from mergebuild.methods.kernels.reduction import ColumnSums, RunningSum
 from mergebuild.methods.method import UndefinedError
 
 __all__ = ["KERNELS", "similarities", "similarity_range"]
@@ -97,7 +97,7 @@ def _column_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _total(values: Tensor) -> float:
-    sum_of = Sum()
+    sum_of = RunningSum()
     sum_of.add(values)
     return sum_of.value()
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mergebuild.methods.kernels.assignment import BITS, assignment, rounded
 from mergebuild.methods.kernels.kernel import Argument, Call, Grain, Kernel, State, Survey
-from mergebuild.methods.scopes.channels import Block, Family, Part, Shapes, blocks
+from mergebuild.methods.scopes.channels import ChannelBlock, ChannelFamily, ChannelPart, Shapes, blocks
 
 __all__ = ["KERNELS", "Order", "matched", "moves", "reordered"]
 
@@ -39,7 +39,7 @@ class Order:
     """Of each family, int64 [groups, size]: channels of the group that came, for each place in the new one."""
 
 
-def matched(block: Block, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Order:
+def matched(block: ChannelBlock, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Order:
     """Return the order of the channels of `a` in which their scalar product with those of `b` is greatest.
 
     Both have the block's tensors by name, float32. An order that gains nothing is not taken: what is best as it is
@@ -54,17 +54,17 @@ def matched(block: Block, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> O
     return _solved(block, [rounded(table, largest, bits) for table in tables])
 
 
-def _as_is(block: Block, device: torch.device) -> Order:
+def _as_is(block: ChannelBlock, device: torch.device) -> Order:
     whole = (torch.arange(family.size, device=device).expand(block.groups, -1) for family in block.families)
     return Order(torch.arange(block.groups, device=device), tuple(whole))
 
 
-def _columns(block: Block, family: Family, device: torch.device) -> Tensor:
+def _columns(block: ChannelBlock, family: ChannelFamily, device: torch.device) -> Tensor:
     """Return room for the channels of each pair of groups (int64 [groups, groups, size])."""
     return torch.zeros((block.groups, block.groups, family.size), dtype=torch.int64, device=device)
 
 
-def _scores(block: Block, family: Family, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+def _scores(block: ChannelBlock, family: ChannelFamily, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     """Return what each channel of `a` in the place of each of `b` is worth: float64 [groups, groups, size, size].
 
     Indices: group of b, group of a, channel of b, channel of a. Of a fixed family [groups, groups, 1, 1].
@@ -83,7 +83,7 @@ def _scores(block: Block, family: Family, a: Mapping[str, Tensor], b: Mapping[st
     return total.view(groups, size, groups, size).transpose(1, 2)
 
 
-def _solved(block: Block, tables: Sequence[Tensor]) -> Order:
+def _solved(block: ChannelBlock, tables: Sequence[Tensor]) -> Order:
     """Return the best order for integer scores as of `_scores`."""
     device = tables[0].device
     order = _as_is(block, device)
@@ -121,7 +121,7 @@ def _solved(block: Block, tables: Sequence[Tensor]) -> Order:
     return Order(found, tuple(channels))
 
 
-def moves(block: Block, order: Order, shapes: Shapes) -> Moves:
+def moves(block: ChannelBlock, order: Order, shapes: Shapes) -> Moves:
     """Return how the block's tensors are reordered, by name: along which axes which index comes to each place."""
     found: dict[tuple[str, int], Tensor] = {}
     for family, channels in zip(block.families, order.channels, strict=True):
@@ -143,7 +143,7 @@ def reordered(tensor: Tensor, along: Sequence[tuple[int, Sequence[int]]]) -> Ten
     return result
 
 
-def _places(block: Block, family: Family, part: Part) -> Tensor:
+def _places(block: ChannelBlock, family: ChannelFamily, part: ChannelPart) -> Tensor:
     """Return the indices of a part's channels along its axis (int64 [groups, size])."""
     starts = part.offset + torch.arange(block.groups)[:, None] * (part.stride or family.size)
     return starts + torch.arange(family.size)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "ColumnSums", "Gram", "Sum", "vector_sums"]
+__all__ = ["BLOCK", "ColumnSums", "Gram", "RunningSum", "vector_sums"]
 
 BLOCK = 65_536
 """Values in a block."""
@@ -62,7 +62,7 @@ class _Tree:
         return _add_rows(self.total(), values[:width].unsqueeze(0))
 
 
-class Sum:
+class RunningSum:
     """The sum of a stream of numbers."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Cut", "Selection", "magnitude_keys", "ordered_keys", "value_of"]
+__all__ = ["LargestCut", "Selection", "magnitude_keys", "ordered_keys", "value_of"]
 
 _HALF = 1 << 16
 _WITHOUT_SIGN = (1 << 31) - 1
@@ -26,7 +26,7 @@ _LEAST = -_MOST - 1
 """The key of minus infinity."""
 
 
-class Cut(NamedTuple):
+class LargestCut(NamedTuple):
     """The r largest: those above a key, and of those at the key the ones up to an index."""
 
     key: int
@@ -46,7 +46,7 @@ class Cut(NamedTuple):
         return result
 
 
-_NOTHING = Cut(_MOST, -1)
+_NOTHING = LargestCut(_MOST, -1)
 """Above infinity there is none."""
 
 
@@ -58,7 +58,7 @@ class _Search:
     """How many of what is left to search through are to be taken."""
     upper: int = 0
     """The upper half of the key."""
-    cut: Cut | None = None
+    cut: LargestCut | None = None
     """What is known of it once the key is: `last` -1 as long as the index is not."""
     seen: int = 0
     """Keys at the cut that a third look has passed."""
@@ -102,7 +102,7 @@ class Selection:
         return bool(self._open())
 
     @property
-    def cuts(self) -> tuple[Cut, ...]:
+    def cuts(self) -> tuple[LargestCut, ...]:
         """Return the cut of each number to take, once no look is needed any more."""
         return tuple(search.cut or _NOTHING for search in self._searches)
 
@@ -125,7 +125,7 @@ class Selection:
             if take <= 0:
                 search = _Search(0, cut=_NOTHING)
             elif take > self._count:
-                search = _Search(0, cut=Cut(_LEAST, self._count))
+                search = _Search(0, cut=LargestCut(_LEAST, self._count))
             else:
                 digit, search.wanted, _ = _digit_of(histograms[0], take)
                 search.upper = digit - _HALF // 2
@@ -136,7 +136,7 @@ class Selection:
         """Find the lower halves of the keys, and the indices where all keys there are taken."""
         for search in self._open():
             digit, search.wanted, there = _digit_of(self._histograms[search.upper], search.wanted)
-            search.cut = Cut(search.upper * _HALF + digit, self._count if search.wanted == there else -1)
+            search.cut = LargestCut(search.upper * _HALF + digit, self._count if search.wanted == there else -1)
         self._histograms = {}
 
     def _find_last(self, search: _Search, keys: Tensor, start: int) -> None:
@@ -145,7 +145,7 @@ class Selection:
         (places,) = torch.nonzero(keys == search.cut.key, as_tuple=True)
         missing = search.wanted - search.seen
         if len(places) >= missing:
-            search.cut = Cut(search.cut.key, start + int(places[missing - 1]))
+            search.cut = LargestCut(search.cut.key, start + int(places[missing - 1]))
         search.seen += len(places)
 
 

@@ -28,8 +28,8 @@ from torch import Tensor
 from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
 from mergebuild.methods.kernels.randomness import bernoulli, bits
-from mergebuild.methods.kernels.reduction import BLOCK, Sum
-from mergebuild.methods.kernels.selection import Cut, Selection, magnitude_keys
+from mergebuild.methods.kernels.reduction import BLOCK, RunningSum
+from mergebuild.methods.kernels.selection import LargestCut, Selection, magnitude_keys
 from mergebuild.methods.method import UndefinedError
 
 __all__ = ["KERNELS"]
@@ -46,7 +46,7 @@ Sparsity = tuple[tuple[float | int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class _Election:
     """What distinguishes the methods."""
 
     keeps: str
@@ -59,7 +59,7 @@ class _Account:
     """Looks for the cuts of each model first, then, where the scale depends on them, at the sums of magnitudes."""
 
     selections: list[Selection | None]
-    sums: list[tuple[Sum, Sum]] | None
+    sums: list[tuple[RunningSum, RunningSum]] | None
     selecting: bool
 
 
@@ -71,7 +71,7 @@ def _thinned(call: Call, position: int) -> bool:
     return 0 < call.numbers("density")[position] < 1
 
 
-def _takes(rule: _Rule, call: Call, position: int) -> tuple[int, ...]:
+def _takes(rule: _Election, call: Call, position: int) -> tuple[int, ...]:
     """Return how many of the largest magnitudes end what is kept, and how many of them are dropped again."""
     count, density = call.count, call.numbers("density")[position]
     kept = int(density * count)
@@ -81,7 +81,7 @@ def _takes(rule: _Rule, call: Call, position: int) -> tuple[int, ...]:
     return (dropped + kept, dropped)
 
 
-def _kept(rule: _Rule, call: Call, position: int, delta: Tensor, start: int, cuts: Sequence[Cut]) -> Tensor:
+def _kept(rule: _Election, call: Call, position: int, delta: Tensor, start: int, cuts: Sequence[LargestCut]) -> Tensor:
     """Return 1 where a part of a delta (float32 [n], from the index `start` on) is kept, else 0 (float32 [n])."""
     if rule.keeps == "random":
         seed, density = int(call.number("seed")), call.numbers("density")[position]
@@ -136,10 +136,10 @@ def _by_rank(call: Call, keys: Tensor, table: Tensor) -> Tensor:
 # ---- the statistic ----
 
 
-def _begin(rule: _Rule, call: Call, inputs: int) -> _Account | None:
+def _begin(rule: _Election, call: Call, inputs: int) -> _Account | None:
     models = range(inputs - 1)
     thinned = [_thinned(call, i) for i in models]
-    sums = [(Sum(), Sum()) for _ in models] if _scale_of(rule, call) == "l1" else None
+    sums = [(RunningSum(), RunningSum()) for _ in models] if _scale_of(rule, call) == "l1" else None
     by_magnitude = rule.keeps in ("largest", "middle")
     if not any(thinned) or (sums is None and not by_magnitude):
         return None
@@ -147,7 +147,7 @@ def _begin(rule: _Rule, call: Call, inputs: int) -> _Account | None:
     return _Account(selections, sums, selecting=by_magnitude)
 
 
-def _look(rule: _Rule, call: Call, account: _Account | None, chunks: Sequence[Tensor], start: int) -> None:
+def _look(rule: _Election, call: Call, account: _Account | None, chunks: Sequence[Tensor], start: int) -> None:
     if account is None:
         return
     for position, model in enumerate(chunks[1:]):
@@ -189,7 +189,7 @@ def _end(_call: Call, account: _Account | None) -> Sparsity | None:
     return tuple(found)
 
 
-def _pieces(call: Call, rule: _Rule, count: int, blocks: int) -> Iterator[tuple[int, int]]:
+def _pieces(call: Call, rule: _Election, count: int, blocks: int) -> Iterator[tuple[int, int]]:
     """Yield parts of a chunk that stay in the processor's cache, whole rows where those are ranked."""
     unit = call.count // _row_of(call)[0] if rule.keeps == "ranked" else 1
     step = max(1, (1 if rule.keeps == "ranked" else blocks) * BLOCK // unit) * unit  # ranks take several integers each
@@ -200,14 +200,14 @@ def _pieces(call: Call, rule: _Rule, count: int, blocks: int) -> Iterator[tuple[
 # ---- the merge ----
 
 
-def _scale_of(rule: _Rule, call: Call) -> str:
+def _scale_of(rule: _Election, call: Call) -> str:
     """Return how what is kept is scaled: `none`, `l1`, `1/p`."""
     if rule.keeps == "random" and call.word("compat") == "mergekit":
         return "l1"
     return call.word("rescale")
 
 
-def _factor(rule: _Rule, call: Call, position: int, state: Sparsity | None) -> Fraction:
+def _factor(rule: _Election, call: Call, position: int, state: Sparsity | None) -> Fraction:
     """Return by what all that is kept of a delta is multiplied, its weight aside."""
     scale = _scale_of(rule, call)
     if not _thinned(call, position) or scale == "none":
@@ -219,7 +219,7 @@ def _factor(rule: _Rule, call: Call, position: int, state: Sparsity | None) -> F
     return Fraction(before) / Fraction(after) if min(before, after) >= _LEAST_L1 else Fraction(1)
 
 
-def _apply(rule: _Rule, call: Call, chunks: Sequence[Tensor], start: int, state: State) -> Tensor:
+def _apply(rule: _Election, call: Call, chunks: Sequence[Tensor], start: int, state: State) -> Tensor:
     weights, scale = call.numbers("weight"), call.number("lambda")
     voters = [i for i, weight in enumerate(weights) if weight and call.numbers("density")[i] > 0]
     if not voters or not scale:
@@ -246,7 +246,7 @@ def _apply(rule: _Rule, call: Call, chunks: Sequence[Tensor], start: int, state:
     return result
 
 
-def _sole(rule: _Rule, call: Call, voters: Sequence[int]) -> int | None:
+def _sole(rule: _Election, call: Call, voters: Sequence[int]) -> int | None:
     """Return the model that is the result: the only one, whole, with the weight 1 in the end."""
     if len(voters) != 1 or call.numbers("density")[voters[0]] < 1:
         return None
@@ -258,12 +258,12 @@ def _sole(rule: _Rule, call: Call, voters: Sequence[int]) -> int | None:
     return voters[0] if weight * call.number("lambda") == 1 else None
 
 
-def _edit(rule: _Rule, call: Call, position: int, delta: Tensor, start: int, state: Sparsity | None) -> Tensor:
+def _edit(rule: _Election, call: Call, position: int, delta: Tensor, start: int, state: Sparsity | None) -> Tensor:
     """Return what is kept of a delta, which is used up."""
     if not _thinned(call, position):
         return delta
     numbers = () if state is None else state[position][2:]
-    cuts = [Cut(int(key), int(last)) for key, last in zip(numbers[::2], numbers[1::2], strict=True)]
+    cuts = [LargestCut(int(key), int(last)) for key, last in zip(numbers[::2], numbers[1::2], strict=True)]
     kept = _kept(rule, call, position, delta, start, cuts)
     if rule.keeps == "ranked" and _scale_of(rule, call) == "1/p":
         keys = magnitude_keys(delta)
@@ -314,7 +314,7 @@ _AT_RANDOM = ("density", "rescale", "compat", "seed")
 
 def _statistic(keeps: str, arguments: tuple[str, ...]) -> Statistic:
     """Return the statistic of a way to keep: the same for methods that vote and for those that do not."""
-    rule = _Rule(keeps, votes=False)
+    rule = _Election(keeps, votes=False)
     return Statistic(
         f"sparsity, {keeps}", partial(_begin, rule), partial(_look, rule), _end, _turn, arguments=arguments
     )
@@ -329,7 +329,7 @@ _RANKED = _statistic("ranked", (*_AT_RANDOM, "epsilon"))
 def _kernel(statistic: Statistic, keeps: str, *, votes: bool) -> Kernel:
     """Return the kernel of a method."""
     grain = Grain.ROW if keeps == "ranked" else Grain.ELEMENT
-    return Kernel(partial(_apply, _Rule(keeps, votes)), statistic, grain)
+    return Kernel(partial(_apply, _Election(keeps, votes)), statistic, grain)
 
 
 KERNELS: Mapping[str, Kernel] = {

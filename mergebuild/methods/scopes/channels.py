@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from mergebuild.methods.scopes.attention import Attention, attentions
 
-__all__ = ["Block", "Family", "Part", "Shapes", "blocks"]
+__all__ = ["ChannelBlock", "ChannelFamily", "ChannelPart", "Shapes", "blocks"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -31,7 +31,7 @@ _NORM_GROUPS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ChannelPart:
     """Where channels lie: channel c of group g at `offset + g * stride + c` along an axis of a tensor."""
 
     tensor: str
@@ -42,21 +42,21 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ChannelFamily:
     """Channels that move together in several tensors, `size` a group."""
 
     size: int
-    parts: tuple[Part, ...]
+    parts: tuple[ChannelPart, ...]
     fixed: bool = False
     """Whether they keep their order in the group, and move only with it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ChannelBlock:
     """Groups of channels that can be reordered, and the channels in each: no tensor is in two blocks."""
 
     groups: int
-    families: tuple[Family, ...]
+    families: tuple[ChannelFamily, ...]
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -64,14 +64,14 @@ class Block:
         return tuple(dict.fromkeys(part.tensor for family in self.families for part in family.parts))
 
 
-def blocks(shapes: Shapes, head_width: int | None = None) -> tuple[Block, ...]:
+def blocks(shapes: Shapes, head_width: int | None = None) -> tuple[ChannelBlock, ...]:
     """Return the blocks of a model with tensors of these names and shapes, in the order of their names.
 
     Known are the UNets of SD1, SD2 and SDXL with their text encoders, and models named as Llama is. `head_width` is the
     size of the latter's heads, which shapes do not tell: without it, their attention layers are left as they are.
     """
     layers = (layer for layer in attentions(shapes) if ".mid.attn_1." not in layer.query)
-    found: list[Block | None] = [_of_attention(layer, shapes) for layer in layers]
+    found: list[ChannelBlock | None] = [_of_attention(layer, shapes) for layer in layers]
     for name in sorted(shapes):
         for pattern, make in _KINDS:
             match = pattern.fullmatch(name)
@@ -80,7 +80,7 @@ def blocks(shapes: Shapes, head_width: int | None = None) -> tuple[Block, ...]:
     return tuple(block for block in found if block is not None and _whole(block, shapes))
 
 
-def _whole(block: Block, shapes: Shapes) -> bool:
+def _whole(block: ChannelBlock, shapes: Shapes) -> bool:
     """Whether all its tensors are there and long enough."""
     return all(
         part.tensor in shapes
@@ -92,51 +92,57 @@ def _whole(block: Block, shapes: Shapes) -> bool:
     )
 
 
-def _both(name: str, shapes: Shapes, offset: int = 0, stride: int = 0) -> tuple[Part, ...]:
+def _both(name: str, shapes: Shapes, offset: int = 0, stride: int = 0) -> tuple[ChannelPart, ...]:
     """Return the rows of a weight, and of its bias if it has one. `name` is without `.weight`."""
     names = (f"{name}.weight", f"{name}.bias")
-    return tuple(Part(each, 0, offset, stride) for each in names if each in shapes)
+    return tuple(ChannelPart(each, 0, offset, stride) for each in names if each in shapes)
 
 
-def _of_attention(layer: Attention, shapes: Shapes) -> Block:
+def _of_attention(layer: Attention, shapes: Shapes) -> ChannelBlock:
     rows = shapes[layer.output][1]
     inputs = [
-        tuple(Part(name, 0, at * rows if layer.fused else 0) for name in names if name is not None)
+        tuple(ChannelPart(name, 0, at * rows if layer.fused else 0) for name in names if name is not None)
         for at, names in enumerate(
             ((layer.query, layer.query_bias), (layer.key, layer.key_bias), (layer.value, layer.value_bias))
         )
     ]
-    between = Family(layer.width, inputs[0] + inputs[1])
-    return Block(rows // layer.width, (between, Family(layer.width, (*inputs[2], Part(layer.output, 1)))))
+    between = ChannelFamily(layer.width, inputs[0] + inputs[1])
+    return ChannelBlock(
+        rows // layer.width, (between, ChannelFamily(layer.width, (*inputs[2], ChannelPart(layer.output, 1))))
+    )
 
 
-def _hidden(first: tuple[str, ...], second: str, shapes: Shapes) -> Block | None:
+def _hidden(first: tuple[str, ...], second: str, shapes: Shapes) -> ChannelBlock | None:
     """Return the channels between layers `first` and the layer `second`."""
     width = shapes[f"{second}.weight"][1]
     if any(shapes.get(f"{name}.weight", (0,))[0] != width for name in first):
         return None
     rows = tuple(part for name in first for part in _both(name, shapes))
-    return Block(1, (Family(width, (*rows, Part(f"{second}.weight", 1))),))
+    return ChannelBlock(1, (ChannelFamily(width, (*rows, ChannelPart(f"{second}.weight", 1))),))
 
 
-def _geglu(prefix: str, shapes: Shapes, _head_width: int | None) -> Block | None:
+def _geglu(prefix: str, shapes: Shapes, _head_width: int | None) -> ChannelBlock | None:
     width = shapes[f"{prefix}net.2.weight"][1]
     both = _both(f"{prefix}net.0.proj", shapes) + _both(f"{prefix}net.0.proj", shapes, width)
-    return Block(1, (Family(width, (*both, Part(f"{prefix}net.2.weight", 1))),)) if len(both) > 1 else None
+    return (
+        ChannelBlock(1, (ChannelFamily(width, (*both, ChannelPart(f"{prefix}net.2.weight", 1))),))
+        if len(both) > 1
+        else None
+    )
 
 
-def _residual(prefix: str, shapes: Shapes, _head_width: int | None) -> Block | None:
+def _residual(prefix: str, shapes: Shapes, _head_width: int | None) -> ChannelBlock | None:
     width = shapes[f"{prefix}in_layers.2.weight"][0]
     if width % _NORM_GROUPS or shapes.get(f"{prefix}emb_layers.1.weight", (0,))[0] != width:
         return None  # twice as many: a scale and a shift, which another kind of block has
     rows = [
         part for name in ("in_layers.2", "emb_layers.1", "out_layers.0") for part in _both(f"{prefix}{name}", shapes)
     ]
-    parts = (*rows, Part(f"{prefix}out_layers.3.weight", 1))
-    return Block(_NORM_GROUPS, (Family(width // _NORM_GROUPS, parts),))
+    parts = (*rows, ChannelPart(f"{prefix}out_layers.3.weight", 1))
+    return ChannelBlock(_NORM_GROUPS, (ChannelFamily(width // _NORM_GROUPS, parts),))
 
 
-def _llama_attention(prefix: str, shapes: Shapes, head_width: int | None) -> Block | None:
+def _llama_attention(prefix: str, shapes: Shapes, head_width: int | None) -> ChannelBlock | None:
     names = [f"{prefix}{part}_proj" for part in "qkvo"]
     if head_width is None or not all(f"{name}.weight" in shapes for name in names):
         return None
@@ -145,18 +151,18 @@ def _llama_attention(prefix: str, shapes: Shapes, head_width: int | None) -> Blo
     if not groups or rows % (groups * head_width) or shapes[f"{key}.weight"][0] % head_width:
         return None
     span = rows // groups
-    columns = tuple(Part(f"{output}.weight", 1, offset, span) for offset in range(0, span, head_width))
-    return Block(
+    columns = tuple(ChannelPart(f"{output}.weight", 1, offset, span) for offset in range(0, span, head_width))
+    return ChannelBlock(
         groups,
         (
-            Family(span, _both(query, shapes), fixed=True),
-            Family(head_width, _both(key, shapes), fixed=True),
-            Family(head_width, (*_both(value, shapes), *columns)),
+            ChannelFamily(span, _both(query, shapes), fixed=True),
+            ChannelFamily(head_width, _both(key, shapes), fixed=True),
+            ChannelFamily(head_width, (*_both(value, shapes), *columns)),
         ),
     )
 
 
-_Make = Callable[[str, Shapes, "int | None"], "Block | None"]
+_Make = Callable[[str, Shapes, "int | None"], "ChannelBlock | None"]
 
 _KINDS: tuple[tuple[re.Pattern[str], _Make], ...] = (
     (

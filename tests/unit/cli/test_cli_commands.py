@@ -23,7 +23,7 @@ from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verd
 from mergebuild.results.looks import (
     CleanResult,
     Lineage,
-    State,
+    OutputState,
     StatusResult,
     TargetState,
     Trusted,
@@ -174,14 +174,14 @@ def test_plan_prints_a_blocked_targets_error(project: FakeProject, mergebuild: M
 
 
 @pytest.mark.parametrize(("state", "flag", "code"), [
-    (State.UP_TO_DATE, "--exit-code", 0),
-    (State.STALE, "--exit-code", 8),
-    (State.MISSING, "--exit-code", 8),
-    (State.CHANGED_BY_HAND, "--exit-code", 8),
-    (State.STALE, "--verbose", 0),
+    (OutputState.UP_TO_DATE, "--exit-code", 0),
+    (OutputState.STALE, "--exit-code", 8),
+    (OutputState.MISSING, "--exit-code", 8),
+    (OutputState.CHANGED_BY_HAND, "--exit-code", 8),
+    (OutputState.STALE, "--verbose", 0),
 ])  # fmt: skip
 def test_status_exits_with_8_on_demand_unless_all_are_up_to_date(
-    state: State, flag: str, code: int, project: FakeProject, mergebuild: Mergebuild
+    state: OutputState, flag: str, code: int, project: FakeProject, mergebuild: Mergebuild
 ) -> None:
     project.answers["status"] = StatusResult((TargetState("orange", state, "out/o.safetensors"),), ())
     found = mergebuild("status", flag)

@@ -12,7 +12,7 @@ import xxhash
 from lab import TORCH, as_bytes, tensor_of
 from torch import Tensor
 
-from mergebuild.engine import Copy, Leaf, OutputFile, Pass, Place, Step, StepResult, run_pass
+from mergebuild.engine import Copy, Leaf, OutputFile, OutputRange, Pass, Step, StepResult, run_pass
 from mergebuild.engine.work import clusters, coalesced
 from mergebuild.events import Event, PassBegun, PassEnded, Progress, silent
 
@@ -47,7 +47,7 @@ class Bench:
             size = count * TORCH[dtype].itemsize
             work.outputs.append(OutputFile(self.folder / f"out-{name}", b"HEAD", 4 + size))
             parts = [(term.encode(), share) for term, share in terms.items()]
-            work.steps[name.encode()] = Step(name.encode(), dtype, count, parts, [Place(index, 4)])
+            work.steps[name.encode()] = Step(name.encode(), dtype, count, parts, [OutputRange(index, 4)])
         events: list[Event] = []
         results = run_pass(work, threads=threads, emit=events.append, targets=("t",), chunk=chunk).steps
         found = {}
@@ -126,7 +126,7 @@ def test_empty_and_single_tensors(tmp_path: Path, count: int) -> None:
 
 def test_no_terms_write_zeros(tmp_path: Path) -> None:
     path = tmp_path / "out"
-    work = Pass([OutputFile(path, b"", 12)], {}, {b"z": Step(b"z", "float32", 3, [], [Place(0, 0)])})
+    work = Pass([OutputFile(path, b"", 12)], {}, {b"z": Step(b"z", "float32", 3, [], [OutputRange(0, 0)])})
     run_pass(work, threads=2, emit=silent, targets=("t",))
     assert path.read_bytes() == bytes(12)
 
@@ -134,7 +134,7 @@ def test_no_terms_write_zeros(tmp_path: Path) -> None:
 def test_one_step_goes_to_many_places(tmp_path: Path) -> None:
     """Tensors that are the same are computed once and written wherever they stand."""
     bench = Bench(tmp_path, {"a": torch.tensor([1.0, 2.0])})
-    step = Step(b"t", "float32", 2, [(b"a", HALF)], [Place(0, 0), Place(0, 8), Place(1, 4)])
+    step = Step(b"t", "float32", 2, [(b"a", HALF)], [OutputRange(0, 0), OutputRange(0, 8), OutputRange(1, 4)])
     one, two = tmp_path / "one", tmp_path / "two"
     work = Pass([OutputFile(one, b"", 16), OutputFile(two, b"HEAD", 12)], bench.leaves, {b"t": step})
     events: list[Event] = []
@@ -189,18 +189,18 @@ def test_a_failed_pass_leaves_nothing(tmp_path: Path) -> None:
 def test_runs_of_copies_are_one_range() -> None:
     here, there = Path("one"), Path("two")
     copies = [
-        Copy(here, 100, 10, Place(0, 0)),
-        Copy(here, 110, 5, Place(0, 10)),
-        Copy(here, 120, 5, Place(0, 15)),
-        Copy(there, 125, 5, Place(0, 20)),
-        Copy(there, 130, 0, Place(0, 25)),
-        Copy(there, 130, 5, Place(1, 25)),
+        Copy(here, 100, 10, OutputRange(0, 0)),
+        Copy(here, 110, 5, OutputRange(0, 10)),
+        Copy(here, 120, 5, OutputRange(0, 15)),
+        Copy(there, 125, 5, OutputRange(0, 20)),
+        Copy(there, 130, 0, OutputRange(0, 25)),
+        Copy(there, 130, 5, OutputRange(1, 25)),
     ]
     assert coalesced(reversed(copies)) == [
-        Copy(here, 100, 15, Place(0, 0)),
-        Copy(here, 120, 5, Place(0, 15)),
-        Copy(there, 125, 5, Place(0, 20)),
-        Copy(there, 130, 5, Place(1, 25)),
+        Copy(here, 100, 15, OutputRange(0, 0)),
+        Copy(here, 120, 5, OutputRange(0, 15)),
+        Copy(there, 125, 5, OutputRange(0, 20)),
+        Copy(there, 130, 5, OutputRange(1, 25)),
     ]
 
 
@@ -210,7 +210,7 @@ def test_a_copy_moves_bytes_of_any_kind(tmp_path: Path) -> None:
     out = tmp_path / "out"
     work = Pass(
         [OutputFile(out, b"ab", 2 + 1000)],
-        copies=[Copy(source, 77, 600, Place(0, 2)), Copy(source, 3, 400, Place(0, 602))],
+        copies=[Copy(source, 77, 600, OutputRange(0, 2)), Copy(source, 3, 400, OutputRange(0, 602))],
     )
     assert run_pass(work, threads=3, emit=silent, targets=("t",)).steps == {}
     data = source.read_bytes()
@@ -233,8 +233,8 @@ def test_a_tensor_may_be_read_from_a_file_and_made_anew(tmp_path: Path) -> None:
     """A digest that is a leaf for one step and a step for another target gives both the same values."""
     bench = Bench(tmp_path, {"a": torch.tensor([1.0, 3.0]), "t": torch.tensor([0.5, 1.5])})
     work = Pass([OutputFile(tmp_path / "u", b"", 8), OutputFile(tmp_path / "t", b"", 8)], bench.leaves)
-    work.steps[b"u"] = Step(b"u", "float32", 2, [(b"t", Fraction(2))], [Place(0, 0)])
-    work.steps[b"t"] = Step(b"t", "float32", 2, [(b"a", HALF)], [Place(1, 0)])
+    work.steps[b"u"] = Step(b"u", "float32", 2, [(b"t", Fraction(2))], [OutputRange(0, 0)])
+    work.steps[b"t"] = Step(b"t", "float32", 2, [(b"a", HALF)], [OutputRange(1, 0)])
     run_pass(work, threads=2, emit=silent, targets=("t",))
     assert (tmp_path / "u").read_bytes() == as_bytes(torch.tensor([1.0, 3.0]))
     assert (tmp_path / "t").read_bytes() == as_bytes(torch.tensor([0.5, 1.5]))

@@ -18,11 +18,11 @@ from lab import as_bytes
 
 from mergebuild.engine import (
     Cluster,
+    KernelCall,
     Leaf,
-    Operation,
     OutputFile,
+    OutputRange,
     Pass,
-    Place,
     Step,
     StepResult,
     compute,
@@ -75,7 +75,7 @@ class Bench:
         for index, step in enumerate(steps):
             size = step.count * getattr(torch, step.dtype).itemsize
             work.outputs.append(OutputFile(self.folder / f"out-{index}", b"", size))
-            step.places = [Place(index, 0)]
+            step.places = [OutputRange(index, 0)]
             work.steps[step.digest] = step
         return work
 
@@ -103,7 +103,7 @@ def operation(name: str, count: int, inputs: int, digest: bytes = b"s", **argume
         if each.default is not None or each.name in arguments
     }
     read = tuple(b"%d" % index for index in range(inputs))
-    made = Operation(METHODS[name], "block.weight", (count // 30, 30), given_, read)  # type: ignore[arg-type]
+    made = KernelCall(METHODS[name], "block.weight", (count // 30, 30), given_, read)  # type: ignore[arg-type]
     return Step(digest, "float16", count, [(each, Fraction(1)) for each in read], operation=made)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild.engine import OutputFile, Place
+from mergebuild.engine import OutputFile, OutputRange
 from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
 from mergebuild.events import Event, Progress, silent
 from mergebuild.system import portable
@@ -94,7 +94,7 @@ def test_every_block_is_written_to_all_its_places(tmp_path: Path, way: str, thre
         for start, data in reversed(list(pieces(content))):
             block = outputs.block()
             block.memory[: len(data)] = data
-            outputs.put(block, len(data), [Place(index, PAGE + start) for index in range(count)])
+            outputs.put(block, len(data), [OutputRange(index, PAGE + start) for index in range(count)])
     assert outputs.is_direct is (way != "cached")
     for index in range(count):
         assert (tmp_path / f"out{index}").read_bytes() == b"H" * PAGE + content
@@ -109,7 +109,7 @@ def test_what_lies_askew_is_written_all_the_same(tmp_path: Path, way: str) -> No
         for start in (0, 2 * PAGE):
             block = outputs.block()
             block.memory[:PAGE] = b"x" * PAGE
-            outputs.put(block, PAGE, [Place(0, PAGE + 7 + start)])
+            outputs.put(block, PAGE, [OutputRange(0, PAGE + 7 + start)])
     data = (tmp_path / "out0").read_bytes()
     assert data[PAGE : 4 * PAGE + 7] == bytes(7) + b"x" * PAGE + bytes(PAGE) + b"x" * PAGE
     assert way
@@ -140,7 +140,7 @@ def test_bytes_of_a_file_are_moved_by_way_of_blocks(tmp_path: Path, way: str, th
         outputs.start(BLOCK)
         done = 0
         while done < SIZE:
-            done += outputs.fill(file.fileno(), 11 + done, SIZE - done, Place(0, PAGE + done))
+            done += outputs.fill(file.fileno(), 11 + done, SIZE - done, OutputRange(0, PAGE + done))
     assert (tmp_path / "out0").read_bytes() == b"H" * PAGE + content[11:]
     assert way
 
@@ -150,7 +150,7 @@ def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(bytes(100))
     with source.open("rb") as file, pytest.raises(OSError, match="ends 10 bytes early"):
-        run(opened(tmp_path, 1, 1), lambda outputs: outputs.fill(file.fileno(), 10, 100, Place(0, PAGE)))
+        run(opened(tmp_path, 1, 1), lambda outputs: outputs.fill(file.fileno(), 10, 100, OutputRange(0, PAGE)))
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -166,7 +166,7 @@ def test_a_failure_of_writing_is_raised_and_nobody_waits(
     def body(outputs: Outputs) -> None:
         monkeypatch.setattr(portable, "pwrite_all", fail)
         for _ in range(100):
-            outputs.put(outputs.block(), PAGE, [Place(index, PAGE) for index in range(3)])
+            outputs.put(outputs.block(), PAGE, [OutputRange(index, PAGE) for index in range(3)])
 
     with pytest.raises(OSError, match="disk"):
         run(opened(tmp_path, 3, threads), body)
@@ -177,7 +177,7 @@ def test_an_error_of_the_work_goes_before_those_of_writing(tmp_path: Path) -> No
     """Blocks on their way are dropped."""
 
     def body(outputs: Outputs) -> None:
-        outputs.put(outputs.block(), PAGE, [Place(0, PAGE)])
+        outputs.put(outputs.block(), PAGE, [OutputRange(0, PAGE)])
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -204,7 +204,7 @@ def test_the_disk_is_asked_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             outputs.allocate(0)
             outputs.start(BLOCK)
             for start in range(0, 5 * PAGE, PAGE):
-                outputs.put(outputs.block(), PAGE, [Place(0, PAGE + start)])
+                outputs.put(outputs.block(), PAGE, [OutputRange(0, PAGE + start)])
     assert asked == [(PAGE, 2 * PAGE), (3 * PAGE, 2 * PAGE)]
 
 
@@ -223,7 +223,7 @@ def test_whole_pages_go_past_the_cache_where_they_can(tmp_path: Path, monkeypatc
         outputs.allocate(0)
         outputs.start(BLOCK)
         monkeypatch.setattr(os, "pwrite", write)
-        outputs.put(outputs.block(), PAGE, [Place(0, PAGE)])
+        outputs.put(outputs.block(), PAGE, [OutputRange(0, PAGE)])
     assert bool(opened_directly) is (not opened_directly.isdisjoint(written))
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import TORCH, Lab
 
-from mergebuild.engine import Leaf, OutputFile, Pass, Place, Step, StepResult, compute, run_pass
+from mergebuild.engine import Leaf, OutputFile, OutputRange, Pass, Step, StepResult, compute, run_pass
 from mergebuild.engine import choice as choosing
 from mergebuild.engine import transfers as ways
 from mergebuild.engine.rounding import to_odd
@@ -75,7 +75,7 @@ def copied(
     leaf = Leaf(b"a", folder / "in", 0, "float64", len(values), len(raw))
     width = TORCH[dtype].itemsize
     work = Pass(leaves={b"a": leaf}, outputs=[OutputFile(folder / "out", b"", width * len(values))])
-    work.steps[b"t"] = Step(b"t", dtype, len(values), [(b"a", Fraction(1))], [Place(0, 0)])
+    work.steps[b"t"] = Step(b"t", dtype, len(values), [(b"a", Fraction(1))], [OutputRange(0, 0)])
     result = run_pass(work, threads=1, emit=lambda _: None, targets=("t",), chunk=chunk, device=device).steps[b"t"]
     data = (folder / "out").read_bytes()
     (folder / "out").unlink()

@@ -15,7 +15,7 @@ import xxhash
 from disks import Disk
 from lab import as_bytes
 
-from mergebuild.engine import Cluster, Copy, Leaf, OutputFile, Pass, Pending, Place, Step, run_pass
+from mergebuild.engine import Cluster, Copy, Leaf, OutputFile, OutputRange, Pass, Pending, Step, run_pass
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.run import _Torch
 from mergebuild.events import Event, PassEnded, Progress, silent
@@ -56,8 +56,8 @@ def test_whole_pages_of_a_run_are_shared(disk: Disk, tail: int, rest: int) -> No
     source.write_bytes(content)
     middle = PAGE + 3 * (size // 7)
     copies = [
-        Copy(source, middle, PAGE + size - middle, Place(0, middle)),
-        Copy(source, PAGE, middle - PAGE, Place(0, PAGE)),
+        Copy(source, middle, PAGE + size - middle, OutputRange(0, middle)),
+        Copy(source, PAGE, middle - PAGE, OutputRange(0, PAGE)),
     ]
     events: list[Event] = []
     work = Pass([OutputFile(out, b"H" * PAGE, PAGE + size)], copies=copies)
@@ -71,7 +71,10 @@ def test_what_is_not_on_pages_is_copied(disk: Disk) -> None:
     content = pattern(5 * PAGE)
     source, out = disk.folder / "source", disk.folder / "out"
     source.write_bytes(content)
-    copies = [Copy(source, 1, 2 * PAGE, Place(0, PAGE)), Copy(source, PAGE, PAGE + 7, Place(0, 3 * PAGE + 1))]
+    copies = [
+        Copy(source, 1, 2 * PAGE, OutputRange(0, PAGE)),
+        Copy(source, PAGE, PAGE + 7, OutputRange(0, 3 * PAGE + 1)),
+    ]
     work = Pass([OutputFile(out, b"", 4 * PAGE + 8)], copies=copies)
     run_pass(work, threads=1, emit=silent, targets=("t",))
     data = out.read_bytes()
@@ -85,9 +88,12 @@ def test_a_shared_page_is_written_beside_not_through(disk: Disk) -> None:
     data = as_bytes(torch.arange(2 * PAGE // 4, dtype=torch.float32))
     source.write_bytes(data)
     leaf = Leaf(b"a", source, 0, "float32", 4, 16)
-    step = Step(b"s", "float32", 4, [(b"a", HALF)], [Place(0, 2 * PAGE)])
+    step = Step(b"s", "float32", 4, [(b"a", HALF)], [OutputRange(0, 2 * PAGE)])
     work = Pass(
-        [OutputFile(out, b"", 2 * PAGE + 16)], {b"a": leaf}, {b"s": step}, [Copy(source, 0, 2 * PAGE, Place(0, 0))]
+        [OutputFile(out, b"", 2 * PAGE + 16)],
+        {b"a": leaf},
+        {b"s": step},
+        [Copy(source, 0, 2 * PAGE, OutputRange(0, 0))],
     )
     run_pass(work, threads=1, emit=silent, targets=("t",))
     with out.open("rb+") as file:
@@ -145,8 +151,8 @@ def test_pending_work_is_asked_with_the_checksum_of_the_bytes(
     def both(checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
         seen.append(checksum)
         leaf = Leaf(b"a", source, 0, "float32", 3, 12)
-        step = Step(b"s", "float16", 3, [(b"a", HALF)], [Place(0, 12)])
-        return Cluster([leaf], [step]), [Copy(source, 0, 12, Place(0, 0))]
+        step = Step(b"s", "float16", 3, [(b"a", HALF)], [OutputRange(0, 12)])
+        return Cluster([leaf], [step]), [Copy(source, 0, 12, OutputRange(0, 0))]
 
     def nothing(checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
         seen.append(checksum)
@@ -243,15 +249,15 @@ def test_any_error_ends_all_and_leaves_nothing(tmp_path: Path, source: Path, kin
 
     match kind:
         case "copy":
-            work.pending.append(pending(source, 1, lambda _: (None, [Copy(gone, 0, 8, Place(0, 0))])))
+            work.pending.append(pending(source, 1, lambda _: (None, [Copy(gone, 0, 8, OutputRange(0, 0))])))
         case "short copy":
-            work.copies.append(Copy(source, 60, 8, Place(0, 0)))
+            work.copies.append(Copy(source, 60, 8, OutputRange(0, 0)))
         case "cluster":
-            step = Step(b"s", "float32", 1, [(b"a", HALF)], [Place(0, 0)])
+            step = Step(b"s", "float32", 1, [(b"a", HALF)], [OutputRange(0, 0)])
             cluster = Cluster([Leaf(b"a", gone, 0, "float32", 1, 4)], [step])
             work.pending.append(pending(source, 1, lambda _: (cluster, [])))
         case "pending copy":
-            work.pending.append(pending(source, 1, lambda _: (None, [Copy(source, 0, 65, Place(1, 0))])))
+            work.pending.append(pending(source, 1, lambda _: (None, [Copy(source, 0, 65, OutputRange(1, 0))])))
         case _:
             work.pending.append(pending(gone, 1, lambda _: (None, [])))
     many = 20_000
@@ -284,7 +290,7 @@ def test_an_interrupt_ends_all_and_leaves_nothing(tmp_path: Path, source: Path) 
 
 def test_an_output_that_exists_is_not_written_over(tmp_path: Path, source: Path) -> None:
     """Files of a pass are new ones."""
-    work = Pass([OutputFile(tmp_path / "out", b"", 8)], copies=[Copy(source, 0, 8, Place(0, 0))])
+    work = Pass([OutputFile(tmp_path / "out", b"", 8)], copies=[Copy(source, 0, 8, OutputRange(0, 0))])
     run_pass(work, threads=1, emit=silent, targets=("t",))
     with pytest.raises(FileExistsError):
         run_pass(work, threads=1, emit=silent, targets=("t",))

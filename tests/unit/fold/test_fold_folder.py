@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lab import Lab, as_bytes, write_model
 
 from mergebuild.errors import MergeBuildError, MismatchError, RecipeError
-from mergebuild.fold.folder import Folder
+from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Form, Slot, canonical
 from mergebuild.recipe import load_recipe
 from mergebuild.sources.sources import Sources
@@ -95,11 +95,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def folder_of(root: Path, text: str) -> Folder:
+def folder_of(root: Path, text: str) -> Folding:
     """Return the folder of a mergefile's text."""
     (root / "mergefile.toml").write_text(text)
     recipe = load_recipe(root / "mergefile.toml")
-    return Folder(recipe, Sources(recipe.sources, State(root / "no-store" / "state"), folder=root))
+    return Folding(recipe, Sources(recipe.sources, State(root / "no-store" / "state"), folder=root))
 
 
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from lora_files import joined, kohya, peft, stored
 
 from mergebuild.errors import SourceError
-from mergebuild.lora import Extraction, Merging, Sketch, making, products_of
+from mergebuild.lora import Extraction, Merging, SketchWords, making, products_of
 
 SHARES = st.none() | st.fractions(0, 1)
 SHAPES = st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple)
-SKETCHES = st.none() | st.builds(Sketch, st.integers(0, 2**64 - 1), st.text(), st.integers(0, 9))
+SKETCHES = st.none() | st.builds(SketchWords, st.integers(0, 2**64 - 1), st.text(), st.integers(0, 9))
 
 
 @given(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mergebuild.errors import SourceError
 from mergebuild.lora import needs
-from mergebuild.methods.kernels.lora import Made, blocks, delta
+from mergebuild.methods.kernels.lora import FactorSource, blocks, delta
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 Shape = tuple[int, ...]
@@ -135,7 +135,7 @@ def test_half_precision_does_not_depend_on_the_order_of_the_sum(scale: float) ->
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
     turned = factors | {"up": factors["up"][:, order], "down": factors["down"][order]}
     assert torch.equal(delta("lora", turned, {"rank": 64}, (96, 80)), found)
-    other = Made("lora", turned, {"rank": 64}, (96, 80))
+    other = FactorSource("lora", turned, {"rank": 64}, (96, 80))
     pieces = torch.cat([other.rows(first, last) for first, last in pairwise([0, 1, 8, 50, 96])])
     assert torch.equal(pieces, found)
 

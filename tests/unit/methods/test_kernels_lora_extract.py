@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mergebuild.methods.kernels.lora import delta, factored
-from mergebuild.methods.kernels.lora_extract import Cut, Pair, clamped, concatenated, extracted, reranked
+from mergebuild.methods.kernels.lora_extract import Pair, SpectrumCut, clamped, concatenated, extracted, reranked
 from mergebuild.methods.kernels.low_rank import Sketch
 
 SHAPES = [(24, 16), (16, 24), (20, 20), (12, 6, 3, 3), (30, 8, 1, 1), (5, 1), (1, 7)]
@@ -42,7 +42,7 @@ def product(pair: Pair) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_nearest_matrix_of_a_rank(shape: tuple[int, ...], rank: int) -> None:
     source = random(*shape)
-    pair = extracted(source, Cut(rank))
+    pair = extracted(source, SpectrumCut(rank))
     assert pair.rank == min(rank, *source.flatten(1).shape)
     assert pair.up.dtype == pair.down.dtype == torch.float32
     torch.testing.assert_close(product(pair).reshape(shape), cut_of(source, rank), rtol=0, atol=2e-6)
@@ -50,7 +50,7 @@ def test_the_nearest_matrix_of_a_rank(shape: tuple[int, ...], rank: int) -> None
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_both_factors_take_half_of_each_singular_value(shape: tuple[int, ...]) -> None:
-    pair = extracted(random(*shape), Cut(4))
+    pair = extracted(random(*shape), SpectrumCut(4))
     sizes = torch.linalg.svdvals(random(*shape).double().flatten(1))[: pair.rank]
     torch.testing.assert_close(pair.up.double().norm(dim=0) ** 2, sizes, rtol=1e-5, atol=0)
     torch.testing.assert_close(pair.down.double().norm(dim=1) ** 2, sizes, rtol=1e-5, atol=0)
@@ -58,10 +58,14 @@ def test_both_factors_take_half_of_each_singular_value(shape: tuple[int, ...]) -
 
 def test_the_largest_entry_of_a_right_vector_is_positive() -> None:
     source = random(18, 10)
-    for pair in (extracted(source, Cut(6)), extracted(-source, Cut(6)), extracted(source.T, Cut(6))):
+    for pair in (
+        extracted(source, SpectrumCut(6)),
+        extracted(-source, SpectrumCut(6)),
+        extracted(source.T, SpectrumCut(6)),
+    ):
         largest = pair.down.gather(1, pair.down.abs().argmax(1, keepdim=True))
         assert (largest > 0).all()
-    assert torch.equal(extracted(source, Cut(6)).down, extracted(-source, Cut(6)).down)
+    assert torch.equal(extracted(source, SpectrumCut(6)).down, extracted(-source, SpectrumCut(6)).down)
 
 
 @pytest.mark.parametrize(("energy", "rank"), [("0.7", 1), ("0.9", 2), ("0.98", 3), ("1", 16), ("0", 1)])
@@ -69,23 +73,23 @@ def test_the_energy_decides_the_rank(energy: str, rank: int) -> None:
     """Squares 1, 1/4, 1/16...: the first holds 3/4 of all, the first two 15/16, the first three 63/64."""
     source = falling(24, 16)
     if energy == "1":
-        assert extracted(source, Cut(100, Fraction(1))).rank >= 12  # the rest is below float32
+        assert extracted(source, SpectrumCut(100, Fraction(1))).rank >= 12  # the rest is below float32
     else:
-        assert extracted(source, Cut(100, Fraction(energy))).rank == rank
-        assert extracted(source.T, Cut(100, Fraction(energy))).rank == rank
-    assert extracted(source, Cut(2, Fraction(energy))).rank == min(rank, 2)
+        assert extracted(source, SpectrumCut(100, Fraction(energy))).rank == rank
+        assert extracted(source.T, SpectrumCut(100, Fraction(energy))).rank == rank
+    assert extracted(source, SpectrumCut(2, Fraction(energy))).rank == min(rank, 2)
 
 
 def test_a_difference_of_nothing() -> None:
-    pair = extracted(torch.zeros(6, 4), Cut(2))
+    pair = extracted(torch.zeros(6, 4), SpectrumCut(2))
     assert torch.equal(product(pair), torch.zeros(6, 4).double())
     assert torch.isfinite(pair.up).all()
 
 
 def test_a_sketch_is_close_and_the_seed_s_alone() -> None:
     source = falling(60, 40)
-    pair = extracted(source, Cut(6), sketch=Sketch(1, "layer", 2))
-    again = extracted(source, Cut(6), sketch=Sketch(1, "layer", 2))
+    pair = extracted(source, SpectrumCut(6), sketch=Sketch(1, "layer", 2))
+    again = extracted(source, SpectrumCut(6), sketch=Sketch(1, "layer", 2))
     assert torch.equal(pair.up, again.up)
     assert torch.equal(pair.down, again.down)
     best = (source.double() - cut_of(source, 6)).norm()
@@ -101,7 +105,7 @@ def test_as_kohya_clamps(shape: tuple[int, ...]) -> None:
     signs = down.gather(1, down.abs().argmax(1, keepdim=True)).sign()
     up, down = up * signs.T, down * signs
     most = torch.quantile(torch.cat([up.flatten(), down.flatten()]), 0.99)
-    pair = extracted(source, Cut(4), clamp=Fraction(99, 100))
+    pair = extracted(source, SpectrumCut(4), clamp=Fraction(99, 100))
     torch.testing.assert_close(pair.up.double(), up.clamp(-most, most), rtol=0, atol=3e-6)
     torch.testing.assert_close(pair.down.double(), down.clamp(-most, most), rtol=0, atol=3e-6)
 
@@ -116,7 +120,7 @@ def test_the_quantile_is_torch_s(quantile: str) -> None:
 
 
 def test_convolutions_get_a_factor_of_their_size() -> None:
-    pair = extracted(random(12, 6, 3, 3), Cut(4))
+    pair = extracted(random(12, 6, 3, 3), SpectrumCut(4))
     factors = {"up": pair.up.view(12, 4, 1, 1), "down": pair.down.view(4, 6, 3, 3)}
     found = delta("lora", factors, {"rank": 4}, (12, 6, 3, 3))
     torch.testing.assert_close(found.double(), cut_of(random(12, 6, 3, 3), 4), rtol=0, atol=2e-6)
@@ -144,12 +148,12 @@ def test_reranking_is_the_decomposition_of_the_sum(shape: tuple[int, int], rank:
     pairs = [(random(shape[0], 4, seed=at), random(4, shape[1], seed=at + 9), 0.5 + at) for at in range(2)]
     whole = sum(strength * (up.double() @ down.double()) for up, down, strength in pairs)
     assert isinstance(whole, Tensor)
-    torch.testing.assert_close(product(reranked(pairs, Cut(rank))), cut_of(whole, rank), rtol=0, atol=5e-6)
+    torch.testing.assert_close(product(reranked(pairs, SpectrumCut(rank))), cut_of(whole, rank), rtol=0, atol=5e-6)
 
 
 def test_a_lora_resized_to_its_own_rank_is_the_same() -> None:
     up, down = random(20, 3), random(3, 5, 3, 3, seed=2)
-    found = reranked([(up, down, 1.0)], Cut(64))
+    found = reranked([(up, down, 1.0)], SpectrumCut(64))
     assert found.rank == 3
     torch.testing.assert_close(product(found), up.double() @ down.double().flatten(1), rtol=0, atol=5e-6)
 

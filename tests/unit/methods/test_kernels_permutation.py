@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from mergebuild.methods.kernels.permutation import Order, matched, moves, reordered
 from mergebuild.methods.scopes.attention import attentions
-from mergebuild.methods.scopes.channels import Block, Family, Part, blocks
+from mergebuild.methods.scopes.channels import ChannelBlock, ChannelFamily, ChannelPart, blocks
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, Tensor]
@@ -161,7 +161,7 @@ MODELS: Mapping[str, tuple[Shapes, Callable[[Tensors], Tensor], int]] = {
 }
 
 
-def shuffled(block: Block, seed: int) -> Order:
+def shuffled(block: ChannelBlock, seed: int) -> Order:
     source = torch.Generator().manual_seed(seed)
     channels = tuple(
         torch.stack(
@@ -172,14 +172,14 @@ def shuffled(block: Block, seed: int) -> Order:
     return Order(torch.randperm(block.groups, generator=source), channels)
 
 
-def moved(block: Block, order: Order, tensors: Tensors) -> dict[str, Tensor]:
+def moved(block: ChannelBlock, order: Order, tensors: Tensors) -> dict[str, Tensor]:
     """Return the tensors of a block in another order."""
     along = moves(block, order, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     assert set(along) == set(block.tensors)
     return {name: reordered(tensors[name], along[name]) for name in block.tensors}
 
 
-def applied(found: Mapping[Block, Order], tensors: Tensors) -> dict[str, Tensor]:
+def applied(found: Mapping[ChannelBlock, Order], tensors: Tensors) -> dict[str, Tensor]:
     result = dict(tensors)
     for block, order in found.items():
         result |= moved(block, order, tensors)
@@ -218,24 +218,31 @@ def test_blocks_share_no_tensors(kind: str) -> None:
     assert set(names) <= set(shapes)
 
 
-def gained(block: Block, order: Order, a: Tensors, b: Tensors) -> float:
+def gained(block: ChannelBlock, order: Order, a: Tensors, b: Tensors) -> float:
     return sum(float((tensor.double() * b[name].double()).sum()) for name, tensor in moved(block, order, a).items())
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_nothing_gains_more(seed: int) -> None:
     """All orders of groups and of the channels in them are tried."""
-    block = Block(
+    block = ChannelBlock(
         3,
         (
-            Family(2, (Part("x", 0), Part("y", 1))),
-            Family(2, (Part("y", 0, 1),)),
-            Family(4, (Part("z", 0),), fixed=True),
+            ChannelFamily(2, (ChannelPart("x", 0), ChannelPart("y", 1))),
+            ChannelFamily(2, (ChannelPart("y", 0, 1),)),
+            ChannelFamily(4, (ChannelPart("z", 0),), fixed=True),
         ),
     )
     shapes: Shapes = {"x": (6, 3), "y": (7, 6), "z": (12,)}
     assert block.tensors == ("x", "y", "z")
-    block = Block(3, (Family(2, (Part("x", 0), Part("w", 1))), Family(2, (Part("y", 0, 1),)), block.families[2]))
+    block = ChannelBlock(
+        3,
+        (
+            ChannelFamily(2, (ChannelPart("x", 0), ChannelPart("w", 1))),
+            ChannelFamily(2, (ChannelPart("y", 0, 1),)),
+            block.families[2],
+        ),
+    )
     shapes = {**shapes, "w": (2, 6)}
     a, b = drawn(shapes, seed), drawn(shapes, seed + 100)
     best = gained(block, matched(block, a, b), a, b)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebuild.methods.kernels.reduction import BLOCK, ColumnSums, Gram, Sum, vector_sums
+from mergebuild.methods.kernels.reduction import BLOCK, ColumnSums, Gram, RunningSum, vector_sums
 
 
 @given(
@@ -20,7 +20,7 @@ from mergebuild.methods.kernels.reduction import BLOCK, ColumnSums, Gram, Sum, v
 def test_sums_do_not_know_how_they_were_cut(parts: list[int], seed: int) -> None:
     """A `Sum` over any parts has the bits of that over the whole, and is right to the last digits of float64."""
     values = torch.randn(sum(parts), generator=torch.Generator().manual_seed(seed))
-    whole, pieces, gram = Sum(), Sum(), Gram(1)
+    whole, pieces, gram = RunningSum(), RunningSum(), Gram(1)
     whole.add(values)
     for part in torch.split(values, parts):
         pieces.add(part)
@@ -28,7 +28,7 @@ def test_sums_do_not_know_how_they_were_cut(parts: list[int], seed: int) -> None
         assert pieces.value() == pieces.value()
     assert pieces.value() == whole.value()
     assert whole.value() == pytest.approx(math.fsum(values.tolist()), rel=1e-12, abs=1e-9)
-    squares = Sum()
+    squares = RunningSum()
     squares.add(values.double() * values.double())
     assert gram.value() == ((squares.value(),),)
 
@@ -51,7 +51,7 @@ def test_sums_of_columns_and_rows_are_those_of_each(columns: int, rows: int, see
 
 
 def test_sums_of_nothing_are_zero() -> None:
-    assert Sum().value() == 0
+    assert RunningSum().value() == 0
     assert vector_sums(torch.empty(3, 0)).tolist() == [0, 0, 0]
     assert ColumnSums(2).value().tolist() == [0, 0]
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergebuild.naming import (
-    Cut,
-    Part,
+    DiffusersPart,
     Renamed,
+    RowsOf,
     Shapes,
     kind_of,
     kind_of_pipeline,
@@ -157,19 +157,19 @@ def test_what_a_pipeline_has_no_place_for_is_left() -> None:
 )
 def test_names_are_those_of_the_published_files(layout: str, ldm: str, component: str, diffusers: str) -> None:
     name = (_UNET if component == "unet" else _VAE) + ldm
-    assert parts_of(_real(layout))[name] == (Part(component, diffusers, None, transposed=False),)
+    assert parts_of(_real(layout))[name] == (DiffusersPart(component, diffusers, None, transposed=False),)
 
 
 def test_a_fused_projection_of_openclip_is_three_of_transformers() -> None:
     name = f"{_XL_TEXT_2}transformer.resblocks.31.attn.in_proj_weight"
     attention = "text_model.encoder.layers.31.self_attn."
     assert parts_of(_real("sdxl"))[name] == (
-        Part("text_encoder_2", f"{attention}q_proj.weight", (0, 1280), transposed=False),
-        Part("text_encoder_2", f"{attention}k_proj.weight", (1280, 2560), transposed=False),
-        Part("text_encoder_2", f"{attention}v_proj.weight", (2560, 3840), transposed=False),
+        DiffusersPart("text_encoder_2", f"{attention}q_proj.weight", (0, 1280), transposed=False),
+        DiffusersPart("text_encoder_2", f"{attention}k_proj.weight", (1280, 2560), transposed=False),
+        DiffusersPart("text_encoder_2", f"{attention}v_proj.weight", (2560, 3840), transposed=False),
     )
     made = to_ldm(_pipeline(_real("sdxl")))[0]
-    cuts = tuple(Cut("text_encoder_2", f"{attention}{part}_proj.weight") for part in "qkv")
+    cuts = tuple(RowsOf("text_encoder_2", f"{attention}{part}_proj.weight") for part in "qkv")
     assert made[name] == Renamed((3840, 1280), cuts)
 
 
@@ -177,7 +177,7 @@ def test_the_text_projection_is_transposed() -> None:
     tensors = _inside(_real("sdxl"), _XL_TEXT_2, _XL_TEXT_2) | {f"{_XL_TEXT_2}text_projection": (1280, 640)}
     pipeline, _ = to_diffusers(tensors)
     projection = pipeline["text_encoder_2"]["text_projection.weight"]
-    assert projection == Renamed((640, 1280), (Cut("", f"{_XL_TEXT_2}text_projection", transposed=True),))
+    assert projection == Renamed((640, 1280), (RowsOf("", f"{_XL_TEXT_2}text_projection", transposed=True),))
     back, _ = to_ldm(
         _pipeline(tensors | {"conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": (1,)})
     )
@@ -278,7 +278,7 @@ def test_newer_files_of_transformers_leave_the_model_out_of_the_name() -> None:
     assert unknown == []
     assert _shapes(made) == _shapes(to_ldm(pipeline)[0])
     name = f"{_SD1_TEXT}text_model.final_layer_norm.bias"
-    assert made[name].cuts == (Cut("text_encoder", "final_layer_norm.bias"),)
+    assert made[name].cuts == (RowsOf("text_encoder", "final_layer_norm.bias"),)
 
 
 def test_novelais_checkpoint_leaves_the_model_out_of_the_name() -> None:

@@ -13,7 +13,7 @@ from mergebuild.fold.compatible import Spec
 from mergebuild.formats import Model
 from mergebuild.formats.folders import Folder
 from mergebuild.naming import to_diffusers
-from mergebuild.plan.output_files import File, Files, files_of, is_checkpoint, is_folder, is_safetensors
+from mergebuild.plan.output_files import PlannedFile, PlannedFiles, files_of, is_checkpoint, is_folder, is_safetensors
 
 LAYOUTS = Path(__file__).parents[3] / "examples/sd15/layouts"
 FACTS = {"format": "pt", "mergebuild": "{}"}
@@ -49,11 +49,11 @@ def donor(home: Path, kind: str = "diffusers", **components: str) -> Folder:
     return Folder(kind, models, {}, tuple(sorted(sidecars)), (), ())
 
 
-def packed(specs: Mapping[str, Spec], given: Folder | None, home: Path | None, most: int | None = None) -> Files:
+def packed(specs: Mapping[str, Spec], given: Folder | None, home: Path | None, most: int | None = None) -> PlannedFiles:
     return files_of(specs, dict.fromkeys(specs, b""), FACTS, given, home, most)
 
 
-def stored(file: File) -> dict[str, tuple[int, ...]]:
+def stored(file: PlannedFile) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes that a file's header has."""
     raw = file.packing.encoded(file.packing.header({"format": "pt"}))
     about = json.loads(raw[8:])

@@ -17,7 +17,7 @@ from mergebuild.recipe import Recipe, load_recipe
 from mergebuild.recipe.graph import (
     Edge,
     Graph,
-    Node,
+    GraphNode,
     ancestors,
     from_recipe,
     order,
@@ -131,18 +131,18 @@ def test_the_text_form_shows_each_tree_once(recipe: Recipe) -> None:
 
 
 def test_a_large_family_is_one_line_and_the_inputs_of_its_first_member() -> None:
-    members = [Node(f"mix@n={number}", "target") for number in range(21)]
+    members = [GraphNode(f"mix@n={number}", "target") for number in range(21)]
     edges = [Edge("x", member.name, "a") for member in members]
-    assert to_text(Graph((Node("x", "source"), *members), tuple(edges))) == [
+    assert to_text(Graph((GraphNode("x", "source"), *members), tuple(edges))) == [
         "mix  (21 members, mix@n=0 to mix@n=20)",
         "  a: x",
     ]
-    assert len(to_text(Graph((Node("x", "source"), *members[:20]), tuple(edges[:20])))) == 40
+    assert len(to_text(Graph((GraphNode("x", "source"), *members[:20]), tuple(edges[:20])))) == 40
 
 
 def test_a_chain_may_be_deeper_than_the_stack() -> None:
     depth = sys.getrecursionlimit() * 2
-    nodes = (Node("0", "source"), *(Node(str(number), "target") for number in range(1, depth)))
+    nodes = (GraphNode("0", "source"), *(GraphNode(str(number), "target") for number in range(1, depth)))
     graph = Graph(nodes, tuple(Edge(str(number), str(number + 1), "a") for number in range(depth - 1)))
     assert len(to_text(graph)) == depth
     assert order(graph) == tuple(map(str, range(depth)))
@@ -150,7 +150,7 @@ def test_a_chain_may_be_deeper_than_the_stack() -> None:
 
 
 def test_names_are_quoted_in_the_languages_of_others() -> None:
-    graph = Graph((Node('a"\\b', "source"), Node("x#<y>", "target")), (Edge('a"\\b', "x#<y>", "models[0]"),))
+    graph = Graph((GraphNode('a"\\b', "source"), GraphNode("x#<y>", "target")), (Edge('a"\\b', "x#<y>", "models[0]"),))
     assert '  "a\\"\\\\b" -> "x#<y>" [label="models[0]"];' in to_dot(graph)
     assert to_mermaid(graph) == [
         "flowchart LR",
@@ -163,7 +163,7 @@ def test_names_are_quoted_in_the_languages_of_others() -> None:
 @given(st.lists(st.sets(st.integers(0, 30)), min_size=1, max_size=30))
 def test_everything_stands_behind_what_it_is_made_of(below: list[set[int]]) -> None:
     """For any graph without cycles, every edge goes forward in `order`, and no name is lost or doubled."""
-    nodes = tuple(Node(str(number), "target") for number in reversed(range(len(below))))
+    nodes = tuple(GraphNode(str(number), "target") for number in reversed(range(len(below))))
     edges = tuple(
         Edge(str(source), str(target), "a")
         for target, sources in enumerate(below)

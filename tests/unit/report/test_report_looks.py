@@ -18,7 +18,7 @@ from mergebuild.results.looks import (
     CleanResult,
     Inspection,
     Lineage,
-    State,
+    OutputState,
     StatusResult,
     TargetState,
     VerifyResult,
@@ -28,7 +28,10 @@ from mergebuild.results.looks import (
 
 def test_status_is_a_line_a_target_and_a_line_an_orphan() -> None:
     status = StatusResult(
-        (TargetState("orange", State.CHANGED_BY_HAND, "out/o.safetensors"), TargetState("base", State.MISSING, None)),
+        (
+            TargetState("orange", OutputState.CHANGED_BY_HAND, "out/o.safetensors"),
+            TargetState("base", OutputState.MISSING, None),
+        ),
         ("out/old.safetensors",),
     )
     assert status_lines(status) == [
