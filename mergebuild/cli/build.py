@@ -9,13 +9,13 @@ import click
 from mergebuild.cli.locate import open_project, path_of_mergefile, shown_from_here, targets_from_here
 from mergebuild.cli.options import (
     OutputName,
-    Settings,
     dry_run_option,
     lock_timeout_option,
     reads_recipe,
     subcommand,
     targets_argument,
 )
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import MergeBuildError, UsageError
 from mergebuild.project.stamp import Stamp
 from mergebuild.report.builds import build_lines

@@ -5,14 +5,8 @@ from __future__ import annotations
 import click
 
 from mergebuild.cli.locate import open_project, shown_from_here, targets_from_here
-from mergebuild.cli.options import (
-    Settings,
-    dry_run_option,
-    lock_timeout_option,
-    reads_recipe,
-    subcommand,
-    targets_argument,
-)
+from mergebuild.cli.options import dry_run_option, lock_timeout_option, reads_recipe, subcommand, targets_argument
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import UsageError
 from mergebuild.report.looks import clean_lines
 from mergebuild.report.quantities import count_text, size_text

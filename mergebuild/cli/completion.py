@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mergebuild.cli.locate import open_methods, open_names
-from mergebuild.cli.options import Settings
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import MergeBuildError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from mergebuild.cli.locate import duration, open_project, shown_from_here, size
-from mergebuild.cli.options import Settings, dry_run_option, lock_timeout_option, reads_recipe, subcommand
+from mergebuild.cli.options import dry_run_option, lock_timeout_option, reads_recipe, subcommand
+from mergebuild.cli.settings import Settings
 from mergebuild.report.looks import clean_lines
 
 __all__ = ["command"]

@@ -7,7 +7,8 @@ import json
 import click
 
 from mergebuild.cli.locate import open_recipe
-from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
+from mergebuild.cli.options import reads_recipe, subcommand, targets_argument
+from mergebuild.cli.settings import Settings
 from mergebuild.recipe.graph import from_recipe, to_dot, to_json, to_mermaid, to_text
 
 __all__ = ["command"]

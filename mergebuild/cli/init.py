@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from mergebuild.cli.options import FolderName, Settings, subcommand
+from mergebuild.cli.options import FolderName, subcommand
+from mergebuild.cli.settings import Settings
 
 __all__ = ["command"]
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mergebuild.cli.locate import find_mergefile, from_here, open_recipe
-from mergebuild.cli.options import Settings, SourceOrFile, reads_recipe, subcommand
+from mergebuild.cli.options import SourceOrFile, reads_recipe, subcommand
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import MergeBuildError, UsageError
 from mergebuild.project.inspect import inspect
 from mergebuild.report.looks import inspection_lines

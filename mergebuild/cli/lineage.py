@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mergebuild.cli.locate import open_project, targets_from_here
-from mergebuild.cli.options import Settings, reads_recipe, subcommand, target_argument
+from mergebuild.cli.options import reads_recipe, subcommand, target_argument
+from mergebuild.cli.settings import Settings
 from mergebuild.report.looks import lineage_lines
 
 __all__ = ["command"]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mergebuild.cli.locate import find_mergefile, open_recipe
-from mergebuild.cli.options import Settings, reads_recipe, subcommand
+from mergebuild.cli.options import reads_recipe, subcommand
+from mergebuild.cli.settings import Settings
 from mergebuild.report.columns import table
 
 if TYPE_CHECKING:

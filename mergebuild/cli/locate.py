@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from mergebuild.cli.options import Settings
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import Place, RecipeError, UsageError
 from mergebuild.system.filestate import is_file
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from mergebuild.cli.locate import from_here, open_project
-from mergebuild.cli.options import Settings, reads_recipe, subcommand
+from mergebuild.cli.options import reads_recipe, subcommand
+from mergebuild.cli.settings import Settings
 
 __all__ = ["command"]
 

@@ -9,7 +9,8 @@ import click
 
 from mergebuild.cli.completion import own_methods
 from mergebuild.cli.locate import open_methods
-from mergebuild.cli.options import Settings, TextType, subcommand
+from mergebuild.cli.options import TextType, subcommand
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.report.catalog import method_document, method_lines, methods_lines

@@ -7,14 +7,13 @@ the group to the command.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import UsageError
-from mergebuild.report.console import Console
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -24,7 +23,6 @@ __all__ = [
     "FolderName",
     "OutputName",
     "SectionedHelp",
-    "Settings",
     "SourceOrFile",
     "TargetName",
     "TextType",
@@ -44,24 +42,6 @@ else:  # generic only since click 8.4
     TextType = click.ParamType
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)
-
-
-class Settings:
-    """What the shared options of one command line say; filled in while click reads them."""
-
-    def __init__(self, *, as_json: bool = False) -> None:
-        self.as_json = as_json
-        self.mergefile: str | None = None
-        self.quiet = False
-        self.verbose = 0
-        self.color = True
-        self.overrides: tuple[str, ...] = ()
-        self.variables: Mapping[str, object] = {}
-
-    @cached_property
-    def console(self) -> Console:
-        """The console that these settings ask for; asked for once all options are read."""
-        return Console(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose, color=self.color)
 
 
 class FileName(TextType):

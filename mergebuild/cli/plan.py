@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mergebuild.cli.locate import open_project, shown_from_here, targets_from_here
-from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
+from mergebuild.cli.options import reads_recipe, subcommand, targets_argument
+from mergebuild.cli.settings import Settings
 from mergebuild.report.builds import plan_lines
 
 __all__ = ["command", "show_plan"]

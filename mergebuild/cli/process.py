@@ -16,8 +16,8 @@ from typing import NoReturn
 import click
 
 from mergebuild.cli.interrupts import Ending
-from mergebuild.cli.options import Settings
 from mergebuild.cli.program import PROGRAM_NAME, program
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import InternalError, Interrupted, TargetError
 from mergebuild.report.console import make_streams_safe
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mergebuild.cli.options import SectionedHelp, Settings, everywhere
+from mergebuild.cli.options import SectionedHelp, everywhere
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:

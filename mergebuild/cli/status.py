@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from mergebuild.cli.locate import open_project, shown_from_here, targets_from_here
-from mergebuild.cli.options import Settings, reads_recipe, subcommand, targets_argument
+from mergebuild.cli.options import reads_recipe, subcommand, targets_argument
+from mergebuild.cli.settings import Settings
 from mergebuild.errors import StatusError
 from mergebuild.report.looks import status_lines
 from mergebuild.results.looks import OutputState

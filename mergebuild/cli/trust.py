@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mergebuild.cli.locate import open_project
-from mergebuild.cli.options import Settings, reads_recipe, subcommand
+from mergebuild.cli.options import reads_recipe, subcommand
+from mergebuild.cli.settings import Settings
 
 __all__ = ["command"]
 

@@ -9,8 +9,8 @@ import pytest
 from click.shell_completion import ShellComplete
 from program_under_test import Mergebuild
 
-from mergebuild.cli.options import Settings
 from mergebuild.cli.program import program
+from mergebuild.cli.settings import Settings
 from mergebuild.methods.catalog import METHODS
 
 MERGEFILE = """

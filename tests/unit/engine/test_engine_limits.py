@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mergebuild.cli import process
-from mergebuild.cli.options import Settings
+from mergebuild.cli.settings import Settings
 from mergebuild.engine import limits, run
 from mergebuild.errors import TargetError
 
