@@ -24,18 +24,8 @@ from mergebuild.build.failures import Refusal
 from mergebuild.build.first_sight import FirstSight
 from mergebuild.build.pass_work import Wave, Whereabouts
 from mergebuild.digest import checksum, file_checksum, tagged
-from mergebuild.engine import (
-    DEFAULT_CHUNK,
-    Copy,
-    OutputFile,
-    OutputRange,
-    Pass,
-    PassResult,
-    StepResult,
-    check_program,
-    needs_memory,
-    run_pass,
-)
+from mergebuild.engine.run import DEFAULT_CHUNK, PassResult, check_program, needs_memory, run_pass
+from mergebuild.engine.work import Copy, OutputFile, OutputRange, Pass, StepResult
 from mergebuild.errors import NoSpaceError, Problem, SourceError
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.formats.sidecars import stale

@@ -10,7 +10,7 @@ from mergebuild.methods.method import ProgramError
 from mergebuild.plan.plan import Item, Made
 
 if TYPE_CHECKING:
-    from mergebuild.engine import StepResult
+    from mergebuild.engine.work import StepResult
 
 __all__ = [
     "Refusal",

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mergebuild.build.pass_work import Lying, Wave
 from mergebuild.digest import linear_digest, narrows, source_tensor_digest
-from mergebuild.engine import Cluster, Copy, Leaf, OutputRange, Pending, Step
+from mergebuild.engine.work import Cluster, Copy, Leaf, OutputRange, Pending, Step
 from mergebuild.fold.forms import canonical
 from mergebuild.plan.plan import Item
 from mergebuild.sources.sources import SourceFile, Sources

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-from mergebuild import engine
-from mergebuild.engine import KernelCall, Leaf, OutputFile, OutputRange, Pass, Step, SurveyedLeaves
+from mergebuild.engine.work import KernelCall, Leaf, OutputFile, OutputRange, Pass, Step, SurveyedLeaves, SurveyJob
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.plan.plan import Item, Made
 from mergebuild.plan.planner import Planner
@@ -160,7 +159,7 @@ class Wave:
                 SurveyedLeaves(each.name, each.shape, tuple(_combination(operand, leaves) for operand in each.operands))
                 for each in survey.tensors
             ]
-            self.work.surveys.append(engine.SurveyJob(survey.key, survey.method, dict(survey.arguments), tensors))
+            self.work.surveys.append(SurveyJob(survey.key, survey.method, dict(survey.arguments), tensors))
 
     def lay_out(self, made: Sequence[Made], path: Path) -> Mapping[bytes, Leaf]:
         """Have the pass write tensors into a file that holds nothing else; return where each will lie."""

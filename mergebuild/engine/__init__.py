@@ -1,47 +1,6 @@
-"""The pass: source tensors in, every target that wants them out, in one reading and bounded memory."""
+"""The pass: source tensors in, every target that wants them out, in one reading and bounded memory.
 
-from mergebuild.engine.run import (
-    DEFAULT_CHUNK,
-    PassResult,
-    check_device,
-    check_program,
-    needs_memory,
-    run_pass,
-    warm_up,
-)
-from mergebuild.engine.work import (
-    Cluster,
-    Copy,
-    KernelCall,
-    Leaf,
-    OutputFile,
-    OutputRange,
-    Pass,
-    Pending,
-    Step,
-    StepResult,
-    SurveyedLeaves,
-    SurveyJob,
-)
-
-__all__ = [
-    "DEFAULT_CHUNK",
-    "Cluster",
-    "Copy",
-    "KernelCall",
-    "Leaf",
-    "OutputFile",
-    "OutputRange",
-    "Pass",
-    "PassResult",
-    "Pending",
-    "Step",
-    "StepResult",
-    "SurveyJob",
-    "SurveyedLeaves",
-    "check_device",
-    "check_program",
-    "needs_memory",
-    "run_pass",
-    "warm_up",
-]
+Begin with `work.py`, which says what a pass is given, then `run.py`, which does it. torch is imported by the modules
+that compute, once something must be computed. May import methods, formats and the system; it knows no target and no
+plan. Nothing is imported here, so that what only asks for the bounds of memory (`bounds.py`) loads nothing else.
+"""

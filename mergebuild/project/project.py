@@ -281,7 +281,7 @@ class Project:
                 interrupt.
         """
         from mergebuild.build.builder import Builder, BuildOptions  # what only looks has no use for the engine
-        from mergebuild.engine import check_device, warm_up
+        from mergebuild.engine.run import check_device, warm_up
 
         began = time.perf_counter()
         if _device_class(device) != "cpu":

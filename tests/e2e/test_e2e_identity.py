@@ -321,7 +321,7 @@ def test_any_chunk_size_gives_the_same_bytes(
         wanted = expected
     options = build_module.BuildOptions
     monkeypatch.setattr(
-        "mergebuild.build.builder.Options", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
+        "mergebuild.build.builder.BuildOptions", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
     )
 
     space.build()

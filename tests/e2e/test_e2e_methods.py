@@ -144,7 +144,7 @@ def test_chunks_and_threads_change_no_byte(
         def cut(*args: Any, chunk: int = chunk, **kwargs: Any) -> Any:
             return options(*args, **{**kwargs, "chunk": chunk})
 
-        monkeypatch.setattr("mergebuild.build.builder.Options", cut)
+        monkeypatch.setattr("mergebuild.build.builder.BuildOptions", cut)
         space.run("clean", "--yes")
         (space / "mix.safetensors").unlink(missing_ok=True)
         space.run("gc")

@@ -236,7 +236,7 @@ def test_chunks_and_threads_change_no_byte(
     def cut(*args: Any, **kwargs: Any) -> Any:
         return options(*args, **{**kwargs, "chunk": 1000})
 
-    monkeypatch.setattr("mergebuild.build.builder.Options", cut)
+    monkeypatch.setattr("mergebuild.build.builder.BuildOptions", cut)
     space.run("clean", "--yes")
     space.run("gc", "--max-size", "0")
     assert set(space.build("-j", "3").verdicts.values()) == {"built"}

@@ -210,7 +210,7 @@ def test_chunks_and_threads_change_no_byte(trusted: Space, program: str, monkeyp
         def cut(*args: Any, chunk: int = chunk, **kwargs: Any) -> Any:
             return options(*args, **{**kwargs, "chunk": chunk})
 
-        monkeypatch.setattr("mergebuild.build.builder.Options", cut)
+        monkeypatch.setattr("mergebuild.build.builder.BuildOptions", cut)
         trusted.run("clean", "--yes")
         trusted.run("gc", "--max-size", "0")
         assert trusted.build("mix", "-j", str(threads)).verdicts == {"mix": "built"}

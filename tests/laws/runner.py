@@ -134,9 +134,13 @@ class Place:
         """Run a command line."""
         COUNTS["runs"] += 1
         out, err = io.StringIO(), io.StringIO()
-        options = partial(mergebuild.build.builder.Options, chunk=chunk) if chunk else mergebuild.build.builder.Options
+        options = (
+            partial(mergebuild.build.builder.BuildOptions, chunk=chunk)
+            if chunk
+            else mergebuild.build.builder.BuildOptions
+        )
         with (
-            mock.patch.object(mergebuild.build.builder, "Options", options),
+            mock.patch.object(mergebuild.build.builder, "BuildOptions", options),
             redirect_stdout(out),
             redirect_stderr(err),
             chdir(self.root),

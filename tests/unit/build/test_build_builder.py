@@ -11,7 +11,8 @@ import torch
 from lab import Lab
 
 from mergebuild.build import builder as build_module
-from mergebuild.engine import Pass, PassResult
+from mergebuild.engine.run import PassResult
+from mergebuild.engine.work import Pass
 from mergebuild.errors import MergeBuildError, UsageError
 from mergebuild.plan.plan import Goal, Plan
 from mergebuild.plan.planner import Planner

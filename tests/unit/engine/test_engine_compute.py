@@ -12,8 +12,8 @@ import xxhash
 from lab import TORCH, as_bytes, tensor_of
 from torch import Tensor
 
-from mergebuild.engine import Copy, Leaf, OutputFile, OutputRange, Pass, Step, StepResult, run_pass
-from mergebuild.engine.work import clusters, coalesced
+from mergebuild.engine.run import run_pass
+from mergebuild.engine.work import Copy, Leaf, OutputFile, OutputRange, Pass, Step, StepResult, clusters, coalesced
 from mergebuild.events import Event, PassBegun, PassEnded, Progress, silent
 
 # Passes

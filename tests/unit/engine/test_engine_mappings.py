@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild.engine import Leaf
 from mergebuild.engine.mappings import Mappings, OpenFile
+from mergebuild.engine.work import Leaf
 from mergebuild.formats import Piece
 from mergebuild.system import portable
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild.engine import OutputFile, OutputRange
 from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
+from mergebuild.engine.work import OutputFile, OutputRange
 from mergebuild.events import Event, Progress, silent
 from mergebuild.system import portable
 from mergebuild.system.portable import PAGE

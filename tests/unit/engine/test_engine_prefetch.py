@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild.engine import Leaf
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.prefetch import Prefetch
+from mergebuild.engine.work import Leaf
 from mergebuild.system import portable
 
 PIECE = 10

@@ -15,9 +15,9 @@ import xxhash
 from disks import Disk
 from lab import as_bytes
 
-from mergebuild.engine import Cluster, Copy, Leaf, OutputFile, OutputRange, Pass, Pending, Step, run_pass
 from mergebuild.engine.mappings import Mappings
-from mergebuild.engine.run import _Torch
+from mergebuild.engine.run import _Torch, run_pass
+from mergebuild.engine.work import Cluster, Copy, Leaf, OutputFile, OutputRange, Pass, Pending, Step
 from mergebuild.events import Event, PassEnded, Progress, silent
 from mergebuild.system import portable
 from mergebuild.system.portable import PAGE

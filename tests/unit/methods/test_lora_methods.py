@@ -15,7 +15,7 @@ from small_models import checkpoint
 from torch import Tensor
 
 import mergebuild.build.builder as build_module
-from mergebuild.engine import DEFAULT_CHUNK
+from mergebuild.engine.run import DEFAULT_CHUNK
 from mergebuild.errors import MergeBuildError
 from mergebuild.formats import read_header
 

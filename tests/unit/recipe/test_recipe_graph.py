@@ -176,6 +176,6 @@ def test_everything_stands_behind_what_it_is_made_of(below: list[set[int]]) -> N
 
 
 def test_networkx_is_imported_only_to_order() -> None:
-    code = "import sys, mergebuild.graph; sys.exit('networkx' in sys.modules)"
+    code = "import sys, mergebuild.recipe.graph; sys.exit('networkx' in sys.modules)"
     root = Path(mergebuild.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

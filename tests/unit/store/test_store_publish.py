@@ -13,7 +13,7 @@ import pytest
 from lab import Lab
 
 from mergebuild.store import Store
-from mergebuild.store import files as files_module
+from mergebuild.store import store as store_module
 from mergebuild.store.state import State
 
 MIX = '[targets.mix]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {}\noutput = "out/mix.safetensors"\n'
@@ -156,13 +156,13 @@ def test_the_history_keeps_the_newest_that_fit(lab: Lab) -> None:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what the store reads again to know a file."""
     found: list[int] = []
-    real = files_module.file_checksum
+    real = store_module.file_checksum
 
     def counted(fd: int, begin: int, end: int) -> bytes:
         found.append(end - begin)
         return real(fd, begin, end)
 
-    monkeypatch.setattr(files_module, "file_checksum", counted)
+    monkeypatch.setattr(store_module, "file_checksum", counted)
     return found
 
 
@@ -333,7 +333,7 @@ def test_whether_files_can_be_cloned_into_the_store_is_found_out_once(
         copy.touch()
         return False
 
-    monkeypatch.setattr(files_module.portable, "clone_file", clone)
+    monkeypatch.setattr(store_module.portable, "clone_file", clone)
     lab.model("x", w=[1.0])
     lab.write("".join(MIX.replace("mix", name).replace('b = "y"', 'b = "x"').format(1) for name in ("m1", "m2", "m3")))
     lab.build("m1")
