@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from kernel_cases import tensors
 from lab import as_bytes
 
+from mergebuild.engine import choice as choosing
 from mergebuild.engine import compute, devices
+from mergebuild.engine import transfers as ways
 from mergebuild.engine.bounds import DEVICE_MEMORY
 from mergebuild.engine.choice import Choice, Rates, measured
 from mergebuild.engine.devices import Stream
 from mergebuild.engine.run import run_pass
 from mergebuild.engine.work import Cluster, KernelCall, Leaf, OutputFile, OutputRange, Pass, Step, StepResult
-from mergebuild.engine.work import choice as choosing
-from mergebuild.engine.work import transfers as ways
 from mergebuild.errors import UsageError
 from mergebuild.events import Event, Notice
 from mergebuild.methods.catalog import METHODS

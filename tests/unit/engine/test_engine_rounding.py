@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import TORCH, Lab
 
+from mergebuild.engine import choice as choosing
 from mergebuild.engine import compute
+from mergebuild.engine import transfers as ways
 from mergebuild.engine.rounding import to_odd
 from mergebuild.engine.run import run_pass
 from mergebuild.engine.work import Leaf, OutputFile, OutputRange, Pass, Step, StepResult
-from mergebuild.engine.work import choice as choosing
-from mergebuild.engine.work import transfers as ways
 
 NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 LARGEST = {"float16": Fraction(65520), "bfloat16": Fraction(2) ** 128 - Fraction(2) ** 119,
@@ -163,7 +163,7 @@ def test_what_was_rounded_twice_counts_as_stale(lab: Lab, monkeypatch: pytest.Mo
     with monkeypatch.context() as before:
         for room in ("engine.makers", "plan.tensors", "build.first_sight"):
             before.setattr(f"mergebuild.{room}.narrows", lambda *_: False)
-        for room in ("freshness", "stamp"):
+        for room in ("plan.freshness", "project.stamp"):
             before.setattr(f"mergebuild.{room}.REVISION", 1)
         lab.build()
         lab.settle()
