@@ -46,9 +46,6 @@ _WAVE = 200
 """Targets a wave at most: each holds one file open."""
 _MUCH = 4 << 30
 """Bytes written by a wave after which it is worth while to publish them: some seconds of work."""
-_BETWEEN = "between"
-"""The folder of the store where what only stands between tensors lies for the time."""
-
 _CRC_PIECE = 1 << 22
 """Bytes read at a time for the checksums of a zip file."""
 
@@ -97,7 +94,9 @@ class Builder:
         fingerprint_of: Callable[[str], bytes | None],
     ) -> None:
         self._sources = sources
-        self._store = store
+        self._shelf = store.shelf
+        self._ledger = store.ledger
+        self._publisher = store.publisher
         self.planner = planner
         self._options = options
         self._fingerprint_of = fingerprint_of
@@ -143,7 +142,7 @@ class Builder:
             return self._run(plan)
 
     def _run(self, plan: Plan) -> tuple[tuple[TargetResult, ...], int]:
-        for row in self._store.damaged_inside():
+        for row in self._shelf.damaged_inside():
             self._quarantine(row, f"what the store kept of {tagged(row.digest)}")
         for item in self._waiting(plan):
             self._look_at(item)
@@ -167,7 +166,7 @@ class Builder:
         for item in plan.items:
             if item.parts:
                 self._conclude(item)
-        self._store.trim_history()
+        self._publisher.trim_history()
         results = self._results(plan)
         return results, self._exit_code(plan, results)
 
@@ -282,11 +281,11 @@ class Builder:
         assert item.restore is not None
         path = self._path(item)
         temporary = self._temporary(item)
-        row = self._store.state.artifact(item.restore.id) or item.restore
+        row = self._shelf.row(item.restore.id) or item.restore
         placed: ArtifactRow = row
         if copy is None and not self._is_there(item, row) and not self._can_move(item, row):
             copy = self._copied(item, row, temporary)  # another item was quicker to take it out of the history
-        fresh, written = copy or (Fresh(row.digest, row.header, self._store.entries(row)), 0)
+        fresh, written = copy or (Fresh(row.digest, row.header, self._shelf.entries(row)), 0)
         if item.whole is not None:
             seconds = time.perf_counter() - began
             self._stage(item, fresh, _Outcome(Verdict.RESTORED, 0, written, written, seconds))
@@ -296,9 +295,9 @@ class Builder:
             self._fail(item, failures.changed_by_hand(item))
             return
         if copy is not None:
-            placed = self._store.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
+            placed = self._publisher.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
         elif not self._is_there(item, row):
-            placed = self._store.move(row, path, project=self._owner(item))
+            placed = self._publisher.move(row, path, project=self._owner(item))
         seconds = time.perf_counter() - began
         self._done(item, _Outcome(Verdict.RESTORED, bytes_read=written, bytes_written=written, seconds=seconds))
         self._settle(item, placed)
@@ -309,7 +308,7 @@ class Builder:
         With other metadata it gets a header of its own; the data are the same, in the same order.
         """
         assert item.header is not None
-        entries = self._store.entries(row)
+        entries = self._shelf.entries(row)
         temporary.parent.mkdir(parents=True, exist_ok=True)
         if row.header == item.header_checksum:
             fresh = Fresh(row.digest, row.header, entries)
@@ -398,7 +397,7 @@ class Builder:
     def _build_unseen(self, items: Sequence[Item]) -> None:
         """Run one wave whose sources are hashed in it, and publish what came whole out of it."""
         began = time.perf_counter()
-        wave = Wave(Whereabouts(self._sources, self._store, self.planner))
+        wave = Wave(Whereabouts(self._sources, self._shelf, self.planner))
         first = FirstSight(wave, self._sources)
         for item in items:
             first.add(item, temporary_path(self._path(item)))
@@ -427,7 +426,7 @@ class Builder:
 
     def _pass(self, wave: Wave, names: Sequence[str]) -> PassResult:
         if any(step.operation for step in wave.work.steps.values()):
-            wave.work.recall = self._store.state.findings().get
+            wave.work.recall = self._ledger.findings().get
         try:
             done = run_pass(
                 wave.work,
@@ -444,13 +443,13 @@ class Builder:
                 raise
             raise failures.sources_changed(sorted(changed)) from error  # a file that is cut short fails in many ways
         if done.learnt:
-            self._store.state.keep_findings(done.learnt)
+            self._ledger.keep_findings(done.learnt)
         return done
 
     def _build(self, items: Sequence[Item]) -> None:
         """Run one wave and publish what came whole out of it."""
         began = time.perf_counter()
-        wave = Wave(Whereabouts(self._sources, self._store, self.planner), counted=self._counted)
+        wave = Wave(Whereabouts(self._sources, self._shelf, self.planner), counted=self._counted)
         for item in items:
             wave.add(item, self._temporary(item))
         try:
@@ -468,7 +467,7 @@ class Builder:
             done = self._pass(wave, names)
             self.source_bytes_read += wave.source_bytes()
             changed = set(self._sources.changed(sorted(self._sources.opened())))
-            lost = self._store.lost(wave.artifacts())
+            lost = {path for path in wave.artifacts() if self._shelf.look_again(path) is not Presence.OURS}
             seconds = time.perf_counter() - began - done.waited
             for index, item in enumerate(wave.items):
                 if lost:
@@ -484,15 +483,14 @@ class Builder:
     @contextmanager
     def _surveys(self, wave: Wave, names: Sequence[str], depth: int = 0) -> Iterator[None]:
         """Have what the wave reads whole lie in files: what only stands between tensors in one for the time."""
-        known = self._store.state.findings() if wave.surveys else {}
+        known = self._ledger.findings() if wave.surveys else {}
         wave.surveys = {key: survey for key, survey in wave.surveys.items() if key not in known}
         unlaid = wave.unlaid()
         if not unlaid:
             wave.tie({})
             yield
             return
-        path = temporary_path(self._store.root / _BETWEEN / str(depth))
-        path.parent.mkdir(exist_ok=True)
+        path = self._publisher.scratch_path(str(depth))
         before = Wave(wave.whereabouts)
         laid = before.lay_out(unlaid, path)
         try:
@@ -575,11 +573,11 @@ class Builder:
         if not self._may_take_place(item, fresh, temporary):
             return False
         path = self._path(item)
-        row = self._store.at(path)[1] if item.goal.path is None else None
+        row = self._shelf.at(path)[1] if item.goal.path is None else None
         if row is not None:  # the store keeps it already: another target of this wave came to the same
             temporary.unlink()
         else:
-            row = self._store.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
+            row = self._publisher.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
         self._settle(item, row)
         return True
 
@@ -599,7 +597,7 @@ class Builder:
         refused: list[Item] = []
         foreign: list[Path] = []
         for part, fresh in staged.items():
-            presence = self._store.look_again(self._path(part))
+            presence = self._shelf.look_again(self._path(part))
             if not self._may_take_place(part, fresh, stage.place(self._path(part))):
                 refused.append(part)
             elif presence is Presence.FOREIGN and self._options.force:
@@ -610,7 +608,7 @@ class Builder:
             return
         reused = {self._path(part): self._moving[part] for part in staged if part in self._moving}
         noted.close()  # from here on it may hold what is not ours
-        published = self._store.publish_folder(
+        published = self._publisher.publish_folder(
             stage,
             {self._path(part): fresh for part, fresh in staged.items()},
             reused=reused,
@@ -632,9 +630,9 @@ class Builder:
         where the new file is now.
         """
         path = self._path(item)
-        presence = Presence.OURS if item.goal.path is None else self._store.look_again(path)
+        presence = Presence.OURS if item.goal.path is None else self._shelf.look_again(path)
         if presence is Presence.DAMAGED:
-            for row in self._store.state.artifacts(path=path):
+            for row in self._shelf.rows(path=path):
                 self._quarantine(row, item.shown or item.name)
         if presence is not Presence.FOREIGN:
             return True
@@ -642,17 +640,17 @@ class Builder:
             if item.whole is None:
                 self._put_aside(item)
             return True
-        if self._store.matches(path, fresh):
+        if self._shelf.matches(path, fresh):
             self._emit(Notice(f"{item.shown} was not in the records, and is what this target makes"))
             return True
-        if self._store.is_unfinished(path, lies):
+        if self._shelf.is_unfinished(path, lies):
             self._emit(Notice(f"{item.shown} did not reach the disk in full, and is made again"))
             return True
         return False
 
     def _quarantine(self, row: ArtifactRow, what: str) -> None:
         """Take a damaged file out of the way, and say so."""
-        place = self._store.quarantine(row)
+        place = self._publisher.quarantine(row)
         self._emit(Notice(f"{what} was damaged, and is made again; the damaged file is {place}"))
 
     def _undefined(self, item: Item, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
@@ -690,10 +688,10 @@ class Builder:
         return "output" if item.goal.path else "kept"
 
     def _owner(self, item: Item) -> str:
-        return "" if item.goal.is_extra else self._store.project
+        return "" if item.goal.is_extra else self._publisher.project
 
     def _path(self, item: Item) -> Path:
-        return item.place(self._store)
+        return item.place(self._shelf)
 
     def _put_aside(self, item: Item) -> None:
         """Keep what a user changed by hand, before an output takes its place by force."""
@@ -706,7 +704,7 @@ class Builder:
     def _settle(self, item: Item, row: ArtifactRow | None) -> None:
         """Record what a target was built from, and keep a second name of its output where the project wants one."""
         if row is not None and item.goal.path is not None and not item.goal.is_extra:
-            self._store.keep(row, self._options.link)
+            self._publisher.keep(row, self._options.link)
         if not item.goal.is_extra and item.whole is None:
             self._record(item)
 
@@ -735,7 +733,7 @@ class Builder:
         Of what `-o` wrote only these: who names a folder there may have named others, and files, in it before.
         """
         for row in self._superfluous(item):
-            self._store.remove(row)
+            self._publisher.remove(row)
         for path in self._stale_names(item):
             name = f"{item.shown}{path.relative_to(self._path(item)).as_posix()}"
             self._emit(Notice(f"{name} is not ours, and clients may load it instead"))
@@ -746,8 +744,8 @@ class Builder:
         folder, old = self._path(item), self._stale_names(item)
         return [
             row
-            for row in self._store.state.outputs(self._owner(item), besides=wanted)
-            if (row.path in old if item.goal.is_extra else folder in row.path.parents) and self._store.is_intact(row)
+            for row in self._shelf.outputs(self._owner(item), besides=wanted)
+            if (row.path in old if item.goal.is_extra else folder in row.path.parents) and self._shelf.is_intact(row)
         ]
 
     def _stale_names(self, item: Item) -> list[Path]:
@@ -760,7 +758,7 @@ class Builder:
     def _record(self, item: Item) -> None:
         """Record what a target was built from."""
         assert item.digest is not None
-        self._store.put_record(
+        self._ledger.put_record(
             Record(
                 item.name,
                 item.digest,

@@ -17,7 +17,7 @@ from mergebuild.plan.plan import Item, Made
 from mergebuild.plan.planner import Planner
 from mergebuild.plan.tensors import Operand, SurveyKey
 from mergebuild.sources.sources import Sources
-from mergebuild.store import Held, Store
+from mergebuild.store import Held, Shelf
 
 __all__ = ["Lying", "Wave", "Whereabouts"]
 
@@ -34,9 +34,9 @@ class Lying:
 class Whereabouts:
     """Says where tensors lie: in a source, else in an artifact."""
 
-    def __init__(self, sources: Sources, store: Store, planner: Planner) -> None:
+    def __init__(self, sources: Sources, shelf: Shelf, planner: Planner) -> None:
         self._sources = sources
-        self._store = store
+        self._shelf = shelf
         self._planner = planner
 
     def of(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Lying]:
@@ -53,7 +53,7 @@ class Whereabouts:
 
     def in_artifacts(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Lying]:
         """Return where tensors lie in artifacts, for those that lie in one."""
-        held = self._store.find(digests, allow_nonfinite=allow_nonfinite)
+        held = self._shelf.find(digests, allow_nonfinite=allow_nonfinite)
         return {digest: self._in_artifact(digest, each) for digest, each in held.items()}
 
     def in_source(self, digest: bytes, owner: str, tensor: str) -> Lying:

@@ -24,7 +24,7 @@ from mergebuild.errors import MergeBuildError
 from mergebuild.formats import LAYOUT_VERSION
 from mergebuild.recipe import Recipe
 from mergebuild.sources.sources import Sources
-from mergebuild.store import ArtifactRow, Record, Store
+from mergebuild.store import ArtifactRow, Ledger, Record, Shelf
 
 __all__ = ["Freshness"]
 
@@ -32,10 +32,11 @@ __all__ = ["Freshness"]
 class Freshness:
     """Finds targets that are up to date, over one recipe, its sources and one store."""
 
-    def __init__(self, recipe: Recipe, sources: Sources, store: Store) -> None:
+    def __init__(self, recipe: Recipe, sources: Sources, shelf: Shelf, ledger: Ledger) -> None:
         self._recipe = recipe
         self._sources = sources
-        self._store = store
+        self._shelf = shelf
+        self._ledger = ledger
         self._fingerprints: dict[str, bytes] = {}
         self._common = (
             f"{__version__} {REVISION} {SCHEMA} {LAYOUT_VERSION} {recipe.project.link} {_canonical(recipe.layouts)} "
@@ -46,10 +47,10 @@ class Freshness:
         """Return the targets of these that are surely up to date, with what is known of them."""
         return {
             record.target: (record, row)
-            for record, row in self._store.published(names)
+            for record, row in self._ledger.published(names)
             if str(record.output) == str(self._recipe.target(record.target).output_path)
             and record.fingerprint == self.fingerprint(record.target)
-            and self._store.is_intact(row)
+            and self._shelf.is_intact(row)
         }
 
     def fingerprint(self, name: str) -> bytes | None:

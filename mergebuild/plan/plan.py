@@ -20,7 +20,7 @@ from mergebuild.plan.output_files import SmallFile
 from mergebuild.plan.tensors import Made, Tensors
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.results.looks import Change
-from mergebuild.store import ArtifactRow, Held, Presence, Store
+from mergebuild.store import ArtifactRow, Held, Presence, Shelf
 
 __all__ = ["Goal", "Item", "Made", "Plan"]
 
@@ -139,13 +139,13 @@ class Item:
             return 0
         return len(self.compute) if self.is_known else self.blueprint.forms.combined
 
-    def place(self, store: Store) -> Path:
+    def place(self, shelf: Shelf) -> Path:
         """Return where its file goes: to the output's path, or into the store."""
         if self.goal.path is not None:
             return self.goal.path
         if self.digest is None:  # not known before its sources are hashed
-            return store.root / "kept" / checksum(self.name.encode()).hex()
-        return store.kept_path(self.digest, self.header_checksum)
+            return shelf.kept_path(checksum(self.name.encode()))
+        return shelf.kept_path(self.digest, self.header_checksum)
 
     def result(self) -> TargetResult:
         """Return the item as `plan` shows it."""

@@ -23,7 +23,7 @@ from mergebuild.plan.tensors import STATISTICS_OF_MADE, Grid, Made, Origin, Tens
 from mergebuild.recipe import Recipe
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import SMALL, Sources, source_of_part
-from mergebuild.store import FRAME, ArtifactRow, Presence, Store
+from mergebuild.store import FRAME, ArtifactRow, Ledger, Presence, Shelf
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder as Donor
@@ -32,13 +32,14 @@ __all__ = ["Planner"]
 
 
 class Planner:
-    """Plans goals over one recipe, one set of sources and one store."""
+    """Plans goals over one recipe, one set of sources, what a store offers and what it remembers."""
 
     def __init__(
         self,
         recipe: Recipe,
         sources: Sources,
-        store: Store,
+        shelf: Shelf,
+        ledger: Ledger,
         *,
         output_of: Callable[[Path], Path] | None = None,
         expect_work: Callable[[], None] = lambda: None,
@@ -52,7 +53,8 @@ class Planner:
         self._device = device
         self._recipe = recipe
         self._sources = sources
-        self._store = store
+        self._shelf = shelf
+        self._ledger = ledger
         self._output_of = output_of or (lambda path: path)
         self._expect_work = expect_work
         self.folder = Folding(recipe, sources)
@@ -202,7 +204,7 @@ class Planner:
             item.is_copied = item.restore.id in self._leaving
             self._leaving.add(item.restore.id)
         if item.goal.path is None and item.is_known and item.verdict is not Verdict.UP_TO_DATE:
-            item.is_kept_once = self._kept.setdefault(item.place(self._store), item) is not item
+            item.is_kept_once = self._kept.setdefault(item.place(self._shelf), item) is not item
 
     def _judged(self, goal: Goal, *, hash_all: bool) -> Item:
         """Return a goal described and judged, once; a goal of `-o` always anew."""
@@ -247,7 +249,7 @@ class Planner:
         leaves = self._bottom(goal.target)
         unseen = [owner for owner in leaves if not self._sources.file(owner).is_hashed]
         size = sum(self._sources.file(owner).size for owner in unseen)
-        was_built = self._store.record(goal.target) is not None
+        was_built = self._ledger.record(goal.target) is not None
         hash_first = (
             hash_all
             or was_built
@@ -540,7 +542,7 @@ class Planner:
 
     def _judge(self, item: Item) -> None:
         """Compare what is wanted with what is there, and with what was built last."""
-        record = None if item.goal.is_extra else self._store.record(item.name)
+        record = None if item.goal.is_extra else self._ledger.record(item.name)
         if record and record.manifest and item.is_known:
             item.changes = tuple(manifest.changes(manifest.decode(record.manifest), item.lines))
         compare = self._compare_parts if item.parts else self._compare
@@ -551,9 +553,9 @@ class Planner:
         goal = item.goal
         path = goal.path
         if path is None and item.digest is not None:
-            path = self._store.kept_path(item.digest, item.header_checksum)
+            path = self._shelf.kept_path(item.digest, item.header_checksum)
         if path is not None:
-            item.presence, there = self._store.at(path)
+            item.presence, there = self._shelf.at(path)
             item.row = there if item.presence is Presence.OURS else None
         if goal.path is None and item.presence is Presence.FOREIGN:
             item.presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
@@ -591,20 +593,20 @@ class Planner:
     def whole(self, item: Item) -> ArtifactRow | None:
         """Return a whole artifact that is what an item is to be, one with the same metadata before others."""
         assert item.digest is not None
-        found = self._store.intact(item.digest, header=item.header_checksum)
+        found = self._shelf.intact(item.digest, header=item.header_checksum)
         return next((each for each in found if self._is_acceptable(item, each)), None)
 
     def _is_acceptable(self, item: Item, row: ArtifactRow) -> bool:
         """Whether an artifact is of the item's format, and has no NaN or Inf but what is allowed, or copied."""
         if row.header != item.header_checksum:
-            entries = self._store.entries(row)
+            entries = self._shelf.entries(row)
             if output_files.is_checkpoint(item.goal.path) or (entries and entries[-1].name == FRAME):
                 return False
         if item.allows_nonfinite or not row.nonfinite:
             return True
         rows = item.tensors.rows if item.tensors else ()
         copies = {digest for made in rows if made.is_copy for digest in made.digests}
-        return all(not entry.nonfinite or entry.digest in copies for entry in self._store.entries(row))
+        return all(not entry.nonfinite or entry.digest in copies for entry in self._shelf.entries(row))
 
     def _reasons(self, item: Item, built_before: bool) -> tuple[str, ...]:
         found = [change.text for change in item.changes]
@@ -630,7 +632,7 @@ class Planner:
         item.seen = frozenset((made | copies) & self._claimed)
         made -= item.seen
         copies -= item.seen | made
-        item.held = self._store.find(copies, allow_nonfinite=True) | self._store.find(
+        item.held = self._shelf.find(copies, allow_nonfinite=True) | self._shelf.find(
             made, allow_nonfinite=item.allows_nonfinite
         )
         item.compute = frozenset((made | copies) - item.held.keys())
@@ -651,7 +653,7 @@ class Planner:
         between: set[bytes] = set()
         while wanted:
             wanted = {digest for digest in wanted - between if digest in self._unrounded_made}
-            wanted -= self._store.find(wanted, allow_nonfinite=True).keys()
+            wanted -= self._shelf.find(wanted, allow_nonfinite=True).keys()
             between |= wanted
             wanted = {each for digest in wanted for each in _reads(self._unrounded_made[digest])}
         self._claimed |= between

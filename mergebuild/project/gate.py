@@ -26,7 +26,7 @@ from mergebuild.plan.planner import Planner
 from mergebuild.project import trust
 from mergebuild.recipe import Recipe
 from mergebuild.results.build import Verdict
-from mergebuild.store import Presence, Store
+from mergebuild.store import Presence, Shelf
 from mergebuild.system import portable
 
 __all__ = ["Gate", "Hold"]
@@ -46,14 +46,14 @@ class Gate:
     def __init__(
         self,
         recipe: Recipe,
-        store: Store,
+        shelf: Shelf,
         *,
         written: Iterable[Path] | None,
         force: bool = False,
         holds: Iterable[Hold] = (),
     ) -> None:
         self._recipe = recipe
-        self._store = store
+        self._shelf = shelf
         self._written = None if written is None else tuple(written)
         self._force = force
         self._holds = tuple(holds)
@@ -119,7 +119,7 @@ class Gate:
         """Return what is wrong with the place that a file goes to, if anything is."""
         if item.goal.path is None or item.parts:
             return None
-        if item.presence is Presence.FOREIGN and not self._force and not _may_be_the_result(item, self._store):
+        if item.presence is Presence.FOREIGN and not self._force and not _may_be_the_result(item, self._shelf):
             return failures.changed_by_hand(item)
         return None if writable(item.goal.path.parent) else failures.unwritable(item)
 
@@ -129,11 +129,11 @@ class Gate:
         device_of = cache(_device)
         for item in items:
             if item.writes and not item.parts and item.refusal is None:
-                needed.setdefault(device_of(item.place(self._store).parent), []).append(item)
+                needed.setdefault(device_of(item.place(self._shelf).parent), []).append(item)
         found = False
         for some in needed.values():
             size = sum(item.writes for item in some)
-            free = portable.free_space(_existing(some[0].place(self._store).parent))
+            free = portable.free_space(_existing(some[0].place(self._shelf).parent))
             if size > free:
                 error = NoSpaceError.one(
                     "no-space",
@@ -176,14 +176,14 @@ def _pass_on(items: Iterable[Item]) -> bool:
     return bool(refused)
 
 
-def _may_be_the_result(item: Item, store: Store) -> bool:
+def _may_be_the_result(item: Item, shelf: Shelf) -> bool:
     """Whether what stands at an output's path and is not on record may be what the target makes.
 
     Where the sources were never read, only its size tells.
     """
     assert item.goal.path is not None
     if item.is_known:
-        return item.header is not None and store.may_be(item.goal.path, item.header_bytes, item.size)
+        return item.header is not None and shelf.may_be(item.goal.path, item.header_bytes, item.size)
     return item.goal.path.is_file() and item.goal.path.stat().st_size == item.size
 
 

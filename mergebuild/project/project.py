@@ -62,8 +62,8 @@ from mergebuild.store import (
     REBUILDS,
     STATE,
     DatabaseDamagedError,
+    DiskStore,
     Presence,
-    Store,
     begin_afresh,
     locked,
 )
@@ -99,20 +99,27 @@ def load(
 class _Session:
     """Sources, store and planner of one verb."""
 
-    def __init__(self, recipe: Recipe, store: Store, emit: Emit, expect_work: Callable[[], None], device: str) -> None:
+    def __init__(
+        self, recipe: Recipe, store: DiskStore, emit: Emit, expect_work: Callable[[], None], device: str
+    ) -> None:
         self._recipe = recipe
         self._expect_work = expect_work
         self._device = device
         self.store = store
-        self.sources = Sources(recipe.sources, store.state, folder=recipe.root, emit=emit)
+        self.sources = Sources(recipe.sources, store.ledger, folder=recipe.root, emit=emit)
         self.planner = self.plan_anew()
-        self.freshness = Freshness(recipe, self.sources, store)
+        self.freshness = Freshness(recipe, self.sources, store.shelf, store.ledger)
 
     def plan_anew(self) -> Planner:
         """Return a planner that knows of nothing planned before."""
         self.sources.look_again()
         self.planner = Planner(
-            self._recipe, self.sources, self.store, expect_work=self._expect_work, device=self._device
+            self._recipe,
+            self.sources,
+            self.store.shelf,
+            self.store.ledger,
+            expect_work=self._expect_work,
+            device=self._device,
         )
         return self.planner
 
@@ -313,12 +320,12 @@ class Project:
                     session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
                 )
                 plan = None
-                if not session.store.state.is_on_disk:  # a first build: what is wrong shows before anything is written
+                if not session.store.is_on_disk:  # a first build: what is wrong shows before anything is written
                     plan = checked_plan(session, hash_all=False)
                     session.store.create()
                 places = {*self._outputs(names), *([Path.cwd() / out] if out is not None else ())}
                 stack.enter_context(self._changing(session, places, lock_timeout, emit))
-                if plan is None or session.store.state.has_artifacts():  # another process may have been quicker
+                if plan is None or not session.store.shelf.is_empty():  # another process may have been quicker
                     builder.planner = session.plan_anew()
                     plan = checked_plan(session, hash_all=False)
                 if builder.run_unseen(plan):
@@ -506,7 +513,7 @@ class Project:
         if not os.environ.get("MERGEBUILD_STORE"):
             trust.require_store(self.recipe.root, root, self._written())
         self._state_seen = _inode(root / STATE)
-        store = Store(
+        store = DiskStore(
             root,
             project=_relative(self.recipe.path, root),
             history_bytes=self.recipe.project.history_bytes,
@@ -574,7 +581,7 @@ class Project:
 
     def _gate(self, session: _Session, *, force: bool = False, lock: lockfile.Locked | None = None) -> Gate:
         holds = self._holds(session, lock) if lock else ()
-        return Gate(self.recipe, session.store, written=self._written(), force=force, holds=holds)
+        return Gate(self.recipe, session.store.shelf, written=self._written(), force=force, holds=holds)
 
     def _planned(
         self, session: _Session, names: Sequence[str], *, hash_all: bool = False, look_closely: bool = False
@@ -674,7 +681,7 @@ class Project:
         Families are open: who refines one has targets that no list names, and these are no orphans.
         """
         found = set(self._reached(self.recipe.target_names()))
-        for record in session.store.records():
+        for record in session.store.ledger.records():
             if "@" in record.target and record.target not in found:
                 with suppress(MergeBuildError):
                     found.update(self._reached([self.recipe.target(record.target).name]))

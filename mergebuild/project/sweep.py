@@ -27,7 +27,7 @@ from itertools import chain
 from pathlib import Path
 
 from mergebuild.results.looks import CleanResult
-from mergebuild.store import STATE, ArtifactRow, Presence, Record, Store, own_files
+from mergebuild.store import STATE, ArtifactRow, DiskStore, Presence, Record, own_files
 from mergebuild.system import publishing
 from mergebuild.system.filestate import is_gone
 
@@ -89,13 +89,17 @@ class Sweeper:
 
     def __init__(
         self,
-        store: Store,
+        store: DiskStore,
         outputs: Mapping[Path, str],
         sources: SourcePlaces,
         root: Path,
         may_remove: Callable[[Path], bool] = lambda _: True,
     ) -> None:
-        self._store = store
+        self._store_root = store.root
+        self._project = store.project
+        self._shelf = store.shelf
+        self._ledger = store.ledger
+        self._publisher = store.publisher
         self._outputs = outputs
         self._sources = sources
         self._root = root
@@ -112,7 +116,7 @@ class Sweeper:
         made = {str(path) for path in self._outputs}
         return [
             row
-            for row in self._store.state.outputs(self._store.project, besides=made)
+            for row in self._shelf.outputs(self._project, besides=made)
             if self._maker(row.path) is None
             and not _is_in_writing(row.path)
             and not is_gone(row.path)
@@ -120,7 +124,7 @@ class Sweeper:
             and not self._sources.may_touch(row.path)
             and not self._is_elsewhere(row)
             and self._may_remove(row.path)
-            and self._store.is_intact(row)
+            and self._shelf.is_intact(row)
         ]
 
     def clean(
@@ -164,7 +168,7 @@ class Sweeper:
             self._remove(row)
         _remove_empty(emptied)
         for record in cleaned:
-            self._store.forget_record(record.target)
+            self._ledger.forget_record(record.target)
         return self._result(before)
 
     def collect(
@@ -177,15 +181,17 @@ class Sweeper:
         """
         before = self._size()
         gone = self._gone(_PATIENCE if older_than is None else older_than)
-        wanted = self._store.state.wanted(besides=[*gone, self._store.project])
-        wanted |= {record.artifact for record in self._store.records() if record.target in known}
-        inside = [row for row in self._store.rows_inside() if not self._sources.touch(row.path)]
+        wanted = self._ledger.wanted(besides=[*gone, self._project])
+        wanted |= {record.artifact for record in self._ledger.records() if record.target in known}
+        inside = [
+            row for row in self._shelf.rows() if row.kind in ("history", "kept") and not self._sources.touch(row.path)
+        ]
         going = [row for row in inside if row.kind == "kept" and row.digest not in wanted]
         history = [row for row in inside if row.kind == "history"]
         if older_than is not None:
             going += [row for row in history if row.made < time.time() - older_than]
-        own = [row for row in history if row.project in ("", self._store.project)]
-        going += self._beyond(own, self._store.history_budget(), going)
+        own = [row for row in history if row.project in ("", self._project)]
+        going += self._beyond(own, self._publisher.history_budget(), going)
         if max_size is not None:
             stay = sum(_size(row) for row in inside if row.kind == "kept" and row not in going)
             going += self._beyond(history, max_size - stay, going)
@@ -199,18 +205,18 @@ class Sweeper:
             self._freed += size
             path.unlink()
         for project in gone:
-            self._store.state.forget_project(project)
-        for row in self._store.state.artifacts():
+            self._ledger.forget_project(project)
+        for row in self._shelf.rows():
             if is_gone(row.path) and (row.kind != "output" or row.path.parent.is_dir()):
-                self._store.state.forget_artifact(row.id)  # but what may lie on a disk that is not plugged in
+                self._publisher.forget(row)  # but what may lie on a disk that is not plugged in
         return self._result(before)
 
     def _gone(self, patience: float) -> list[str]:
         """Return the projects that are no roots any more; say of the others whose mergefile is not there."""
         gone = []
-        for project, built in self._store.state.projects().items():
-            mergefile = self._store.root / project
-            if project == self._store.project or mergefile.is_file():
+        for project, built in self._ledger.projects().items():
+            mergefile = self._store_root / project
+            if project == self._project or mergefile.is_file():
                 continue
             if built < time.time() - patience:
                 gone.append(project)
@@ -249,7 +255,7 @@ class Sweeper:
         if path in self._built_at and not path.is_dir() and not rows:
             unknown.add(path)
         for place in sorted(unknown):
-            presence, there = self._store.at(place)
+            presence, there = self._shelf.at(place)
             if there is not None:
                 rows.append(there)
             elif presence is Presence.FOREIGN and place == path:
@@ -271,7 +277,7 @@ class Sweeper:
         elif not self._may_remove(row.path):
             self._keep(row.path, "outside the project, which is not trusted with its folder")
         else:
-            presence, there = self._store.at(row.path)
+            presence, there = self._shelf.at(row.path)
             if presence is Presence.FOREIGN:
                 self._keep(row.path, "changed by hand")
             elif there is not None and self._is_owned(there, names):
@@ -327,22 +333,22 @@ class Sweeper:
 
     def _is_other(self, project: str) -> bool:
         if project not in self._others:
-            is_own = project in ("", self._store.project)
-            self._others[project] = not is_own and (self._store.root / project).is_file()
+            is_own = project in ("", self._project)
+            self._others[project] = not is_own and (self._store_root / project).is_file()
         return self._others[project]
 
     @cached_property
     def _rows_below(self) -> dict[Path, list[ArtifactRow]]:
         """By path and by each folder above, the outputs of all projects."""
         found: dict[Path, list[ArtifactRow]] = {}
-        for row in self._store.state.outputs(None):
+        for row in self._shelf.outputs(None):
             for place in (row.path, *row.path.parents):
                 found.setdefault(place, []).append(row)
         return found
 
     @cached_property
     def _intended(self) -> list[ArtifactRow]:
-        return self._store.state.artifacts(kind="intended")
+        return self._shelf.rows(kind="intended")
 
     @cached_property
     def _real_outputs(self) -> dict[Path, str]:
@@ -350,7 +356,7 @@ class Sweeper:
 
     @cached_property
     def _records(self) -> list[Record]:
-        return self._store.records()
+        return self._ledger.records()
 
     @cached_property
     def _artifacts(self) -> dict[str, bytes]:
@@ -363,8 +369,8 @@ class Sweeper:
 
     @cached_property
     def _built_elsewhere(self) -> dict[Path, list[Record]]:
-        others = [each for each in self._store.state.projects() if self._is_other(each)]
-        return _by_output(chain.from_iterable(map(self._store.state.records, others)))
+        others = [each for each in self._ledger.projects() if self._is_other(each)]
+        return _by_output(chain.from_iterable(map(self._ledger.records, others)))
 
     def _hold_to(self, foreseen: CleanResult) -> None:
         """Let stay what a dry run did not name."""
@@ -387,20 +393,20 @@ class Sweeper:
         """Return what the store itself holds of what goes, but for what some other output or target is as well."""
         going = {row.id for row in self._going}
         gone = {record.target for record in cleaned}
-        kept = [record for record in self._store.records() if record.output is None and record.target not in gone]
+        kept = [record for record in self._ledger.records() if record.output is None and record.target not in gone]
         wanted = {record.artifact for record in kept}
-        wanted |= self._store.state.wanted(besides=[self._store.project])  # none builds meanwhile: we have the lock
+        wanted |= self._ledger.wanted(besides=[self._project])  # none builds meanwhile: we have the lock
         found: list[ArtifactRow] = []
         digests = [row.digest for row in self._going] + [record.artifact for record in cleaned if not record.output]
         for digest in dict.fromkeys(digests):
-            rows = [row for row in self._store.state.artifacts(digest=digest) if row.id not in going]
+            rows = [row for row in self._shelf.rows(digest=digest) if row.id not in going]
             if digest not in wanted and all(row.kind != "output" for row in rows):
                 found += [row for row in rows if row.kind == "kept"]
         return found
 
     def _remove(self, row: ArtifactRow) -> None:
         self._removed.append(self._shown(row.path))
-        self._freed += self._store.remove(row)
+        self._freed += self._publisher.remove(row)
 
     def _beyond(self, rows: Sequence[ArtifactRow], budget: int, going: Sequence[ArtifactRow]) -> list[ArtifactRow]:
         """Return the rows, newest first, that no longer fit into a budget."""
@@ -419,12 +425,12 @@ class Sweeper:
         A file of another project that lost its row would be made again; what a build is writing now can't be here, for
         the caller holds the lock. What is not called as the store calls its files is somebody else's.
         """
-        known = {row.path for row in self._store.state.artifacts()}
-        found = [path for path in own_files(self._store.root, STATE) if path not in known and not path.is_dir()]
+        known = {row.path for row in self._shelf.rows()}
+        found = [path for path in own_files(self._store_root, STATE) if path not in known and not path.is_dir()]
         return [(path, path.lstat().st_size) for path in found if not self._sources.touch(path)]
 
     def _size(self) -> int:
-        rows = sum(_size(row) for row in self._store.state.artifacts() if row.kind != "intended")
+        rows = sum(_size(row) for row in self._shelf.rows() if row.kind != "intended")
         return rows + sum(size for _, size in self._strangers())
 
     def _foreseen(self, before: int, strangers: Sequence[tuple[Path, int]] = ()) -> CleanResult:

@@ -19,7 +19,7 @@ from mergebuild.recipe import Recipe
 from mergebuild.results.build import Verdict
 from mergebuild.results.looks import VerifyResult
 from mergebuild.sources.sources import Sources
-from mergebuild.store import SCRATCH, ArtifactRow, Presence, Record, Store, scratch_folders
+from mergebuild.store import SCRATCH, ArtifactRow, DiskStore, Presence, Record, scratch_folders
 from mergebuild.system import scratch
 from mergebuild.system.filestate import is_gone
 
@@ -36,7 +36,7 @@ class Verifier:
         self,
         recipe: Recipe,
         sources: Sources,
-        store: Store,
+        store: DiskStore,
         locked: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._recipe = recipe
@@ -56,7 +56,7 @@ class Verifier:
         for name, row in self._named(names):
             where = self._shown(row.path)
             checked.append(where)
-            damage = self._store.damage(row)
+            damage = self._store.shelf.damage(row)
             read += row.identity.size if row.identity else 0
             if damage:
                 with suppress(OSError), self._locked():  # a store that can't be written to changes under nobody
@@ -70,17 +70,17 @@ class Verifier:
 
     def _confirmed(self, row: ArtifactRow) -> list[str]:
         """Return what is damaged of an artifact that is still where it was; have nobody believe it. Holds the lock."""
-        now = self._store.state.artifact(row.id)
+        now = self._store.shelf.row(row.id)
         if now is None or (now.path, now.kind) != (row.path, row.kind) or is_gone(row.path):
             return []
-        presence, there = self._store.at(row.path)
+        presence, there = self._store.shelf.at(row.path)
         if presence is Presence.OURS and there is not None and there.digest != row.digest:
             return []  # another artifact of ours, whose publication was cut short before the row followed
-        damage = self._store.damage(now)
+        damage = self._store.shelf.damage(now)
         if damage:
-            self._store.doubt(now, damage)
+            self._store.shelf.doubt(now, damage)
             if now.kind != "output":
-                self._store.quarantine(now)
+                self._store.publisher.quarantine(now)
         return damage
 
     def rebuild(self, so_far: VerifyResult, names: Sequence[str] | None, emit: Emit) -> VerifyResult:
@@ -100,17 +100,18 @@ class Verifier:
         for left in scratch_folders(self._store.root):  # of one that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._store.root) as folder, scratch.noted([folder]):
-            store = Store(Path(folder) / "store", project=".", history_bytes=0)
+            store = DiskStore(Path(folder) / "store", project=".", history_bytes=0)
             store.create()
             store.begin((), ())
             planner = Planner(
                 self._recipe,
                 self._sources,
-                store,
+                store.shelf,
+                store.ledger,
                 output_of=lambda path: Path(folder) / os.path.relpath(path, self._recipe.root).replace("..", "up"),
             )
             plan = planner.plan(list(records), hash_all=True)
-            Gate(self._recipe, store, written=None).ask(plan, planner)  # outputs go to a place of our own
+            Gate(self._recipe, store.shelf, written=None).ask(plan, planner)  # outputs go to a place of our own
             builder = Builder(self._sources, store, planner, BuildOptions(keep_going=True), emit, lambda _name: None)
             results, exit_code = builder.run(plan)
             failed = {result.target for result in results if result.verdict not in _MADE}
@@ -125,11 +126,11 @@ class Verifier:
         return VerifyResult(so_far.checked, read, tuple(problems), exit_code)
 
     def _records(self, names: Sequence[str] | None) -> list[Record]:
-        return [record for record in self._store.records() if names is None or record.target in names]
+        return [record for record in self._store.ledger.records() if names is None or record.target in names]
 
     def _named(self, names: Sequence[str] | None) -> Iterator[tuple[str, ArtifactRow]]:
         """Yield the artifacts to be read, with what each is for."""
-        rows = {row.path: row for row in self._store.state.artifacts() if row.kind != "intended"}
+        rows = {row.path: row for row in self._store.shelf.rows() if row.kind != "intended"}
         for record in self._records(names):
             if record.output is None:
                 mine = [row for row in rows.values() if row.kind == "kept" and row.digest == record.artifact]
@@ -147,8 +148,8 @@ class Verifier:
                 if row.kind in ("kept", "history"):
                     yield "the store", row
 
-    def _differing(self, item: Item, store: Store, record: Record) -> Iterator[Problem]:
-        built = store.state.artifacts(path=item.goal.path)[0]
+    def _differing(self, item: Item, store: DiskStore, record: Record) -> Iterator[Problem]:
+        built = store.shelf.rows(path=item.goal.path)[0]
         path = self._recipe.target(item.name).output_path
         assert path is not None
         if item.whole is not None:
@@ -162,7 +163,7 @@ class Verifier:
                 item.blueprint.target.where.place(),
                 "build it, then verify",
             )
-        elif (damage := store.damage(built._replace(path=path))) and damage[0].startswith("unreadable"):
+        elif (damage := store.shelf.damage(built._replace(path=path))) and damage[0].startswith("unreadable"):
             yield Problem(
                 "unreadable", f"`{self._shown(path)}` can't be compared: {damage[0]}", Place(self._shown(path))
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mergebuild.sources import hashes
-from mergebuild.store.state import SourceRow, State
+from mergebuild.store import SourceMemory, SourceRow
 from mergebuild.system import portable
 from mergebuild.system.filestate import Moment, epoch, is_racy, is_rested
 from mergebuild.system.portable import Identity, identity
@@ -18,10 +18,10 @@ __all__ = ["FileHashes"]
 
 
 class FileHashes:
-    """The SHA-256 of files, kept in a store's state."""
+    """The SHA-256 of files, kept in a store's memory."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, memory: SourceMemory) -> None:
+        self._memory = memory
 
     def known(self, path: Path) -> str | None:
         """Return what is remembered of a file as it is now; None if nothing is.
@@ -47,8 +47,8 @@ class FileHashes:
         if is_settled and identity(path) == state:
             own_epoch = "" if is_rested(state, Moment.now()) else epoch(state.device)
             row = known or SourceRow(state, None, None, None, epoch=own_epoch)
-            self._state.remember_source(row._replace(sha256=found))
+            self._memory.remember_source(row._replace(sha256=found))
         return found
 
     def _row(self, state: Identity) -> SourceRow | None:
-        return self._state.source(state, epoch(state.device))
+        return self._memory.source(state, epoch(state.device))

@@ -42,7 +42,7 @@ from mergebuild.recipe.model import Source
 from mergebuild.sources import hashes
 from mergebuild.sources.file_hashes import FileHashes
 from mergebuild.sources.opening import read_model
-from mergebuild.store.state import SourceRow, State
+from mergebuild.store import SourceMemory, SourceRow
 from mergebuild.system import portable
 from mergebuild.system.filestate import Moment, grain_of, is_gone, is_racy, is_rested
 from mergebuild.system.portable import Identity, identity
@@ -187,13 +187,15 @@ def locate(source: Source, root: Path) -> Path:
 class Sources:
     """The sources of a recipe, opened when they are asked for."""
 
-    def __init__(self, declared: Mapping[str, Source], state: State, *, folder: Path, emit: Emit = silent) -> None:
+    def __init__(
+        self, declared: Mapping[str, Source], memory: SourceMemory, *, folder: Path, emit: Emit = silent
+    ) -> None:
         self._declared = declared
-        self._state = state
+        self._memory = memory
         self._folder = folder
         self._emit = emit
         self._files: dict[str, SourceFile] = {}
-        self._hashes = FileHashes(state)
+        self._hashes = FileHashes(memory)
         self._settled: dict[Path, Identity] = {}
         """The states of all files opened, as they were found then."""
         self.bytes_read = 0
@@ -319,7 +321,7 @@ class Sources:
         epoch = "" if is_rested(source.identity, Moment.now()) else _epoch_of(source)
         sha256 = source.sha256 if source.model.folder is None else None  # of a folder, each file's is remembered
         row = SourceRow(source.remembered_by, checksums, source.content, sha256, source.autov3, epoch)
-        self._state.remember_source(row)
+        self._memory.remember_source(row)
 
     def opened(self) -> list[str]:
         """Return the sources opened so far."""
@@ -374,7 +376,7 @@ class Sources:
 
     def _remembered(self, found: SourceFile) -> SourceFile:
         """Return a source with what is remembered of it."""
-        known = self._state.source(found.remembered_by, _epoch_of(found))
+        known = self._memory.source(found.remembered_by, _epoch_of(found))
         if known:
             found.autov3 = known.autov3
             found.sha256 = known.sha256 if found.model.folder is None else None

@@ -1,12 +1,17 @@
-"""Where artifacts live, what is known of them, and how they are published. See `store.py` for the protocol."""
+"""Where artifacts live, what is known of them, and how they are published.
+
+`protocols.py` says what others ask of a store, `store.py` what one on disk is.
+"""
 
 from mergebuild.store.contents import FRAME, Contents, Entry
 from mergebuild.store.database import DatabaseDamagedError
 from mergebuild.store.locking import LOCK_FILES, REBUILDS, locked
 from mergebuild.store.names import SCRATCH, own_files, scratch_folders
+from mergebuild.store.protocols import Ledger, Publisher, Shelf, SourceMemory, Store
 from mergebuild.store.stages import Stage
-from mergebuild.store.state import STATE, ArtifactRow, Record, State, begin_afresh
-from mergebuild.store.store import Fresh, Held, Presence, Store
+from mergebuild.store.state import STATE, begin_afresh
+from mergebuild.store.store import DiskStore
+from mergebuild.store.values import ArtifactRow, Fresh, Held, Presence, Record, SourceRow
 
 __all__ = [
     "FRAME",
@@ -17,13 +22,18 @@ __all__ = [
     "ArtifactRow",
     "Contents",
     "DatabaseDamagedError",
+    "DiskStore",
     "Entry",
     "Fresh",
     "Held",
+    "Ledger",
     "Presence",
+    "Publisher",
     "Record",
+    "Shelf",
+    "SourceMemory",
+    "SourceRow",
     "Stage",
-    "State",
     "Store",
     "begin_afresh",
     "locked",

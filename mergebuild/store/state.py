@@ -14,9 +14,9 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mergebuild.store.contents import is_whole, sealed_table, unpack
+from mergebuild.store.contents import Contents, is_whole, pack, sealed_table, unpack
 from mergebuild.store.database import (
     Database,
     DatabaseDamagedError,
@@ -29,16 +29,14 @@ from mergebuild.store.database import (
     text_of,
 )
 from mergebuild.store.names import is_own
+from mergebuild.store.values import DOUBTED, ArtifactRow, Record, SourceRow
 from mergebuild.system import portable, publishing
 from mergebuild.system.portable import Identity
 
-__all__ = ["DOUBTED", "STATE", "ArtifactRow", "Record", "SourceRow", "State", "begin_afresh"]
+__all__ = ["STATE", "State", "begin_afresh"]
 
 STATE = "state.sqlite3"
 """The database's name in the store."""
-
-DOUBTED = "?"
-"""The epoch of an artifact that is believed in none."""
 
 _VERSION = 5
 
@@ -67,51 +65,6 @@ CREATE TABLE IF NOT EXISTS record (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, text TEXT NOT NULL, found REAL NOT NULL) WITHOUT ROWID;
 """
-
-
-class SourceRow(NamedTuple):
-    """What was learnt of a source: the checksum of each tensor in file order, and perhaps hashes of the whole."""
-
-    identity: Identity
-    checksums: bytes | None
-    content: bytes | None
-    sha256: str | None
-    autov3: str | None = None
-    epoch: str = ""
-    """The only one in which it is to be believed; empty: in any. The column is called `boot`."""
-
-
-class ArtifactRow(NamedTuple):
-    """A file that holds an artifact. `kind`: `output`, `history`, `kept` (in the store), `intended` (not yet there)."""
-
-    id: int
-    digest: bytes
-    header: bytes
-    path: Path
-    kind: str
-    identity: Identity | None
-    epoch: str
-    """In which `identity` was true, or `DOUBTED`. See `portable.epoch`; the column is called `boot`."""
-    nonfinite: int
-    packed: bytes
-    made: float
-    project: str
-    """Whose output it is, as the project's folder relative to the store; empty for what `-o` wrote."""
-
-
-class Record(NamedTuple):
-    """The last build of a target: its artifact, where it was put, and the manifest to compare the next one with."""
-
-    target: str
-    artifact: bytes
-    output: Path | None
-    manifest: str
-    """Empty where it was not asked for."""
-    fingerprint: bytes | None = None
-    """See `plan/freshness.py`."""
-    header: bytes = b""
-    """The checksum of everything before the data."""
-    tensors: int = 0
 
 
 def begin_afresh(path: Path, *, look_again: bool = True) -> tuple[Path, int] | None:
@@ -325,6 +278,29 @@ class State:
             [(digest, number, ordinal) for ordinal, digest in enumerate(digests)],
         )
         return number
+
+    def add_file(
+        self,
+        path: Path,
+        kind: str,
+        digest: bytes,
+        header: bytes,
+        contents: Contents,
+        project: str = "",
+        *,
+        was: Identity | None = None,
+    ) -> int:
+        """Add the row of a file that is there; return its number.
+
+        `was`: the state in which its bytes were seen, if that is a while ago: a change since shows.
+        """
+        with self.transaction():
+            state = was or portable.identity(path)
+            row = ArtifactRow(
+                0, digest, header, path, kind, state, portable.epoch(state.device),
+                sum(entry.nonfinite for entry in contents), pack(contents), time.time(), project,
+            )  # fmt: skip
+            return self.add_artifact(row, [entry.digest for entry in contents])
 
     def move_artifact(
         self, number: int, path: Path, kind: str, identity: Identity | None, epoch: str, project: str | None = None

@@ -159,11 +159,11 @@ def test_verify_finds_a_flipped_bit_wherever_it_is(mix: Space, at: int) -> None:
 
 def test_every_byte_of_a_checkpoint_is_watched(mix: Space) -> None:
     """Each entry of its table, and what lies before the first: nothing is between them."""
-    from mergebuild.store import Store
+    from mergebuild.store import DiskStore
 
-    store = Store(mix / ".mergebuild", project="mergefile.toml")
+    store = DiskStore(mix / ".mergebuild", project="mergefile.toml")
     (row,) = store.state.artifacts(path=mix / "out/mix.ckpt")
-    entries = sorted(store.entries(row), key=lambda entry: entry.begin)
+    entries = sorted(store.shelf.entries(row), key=lambda entry: entry.begin)
     store.close()
     ends = [entry.end for entry in entries]
     assert [entry.begin for entry in entries[1:]] == ends[:-1]
@@ -204,7 +204,7 @@ def test_without_its_records_it_is_known_again(mix: Space) -> None:
 DIES = """
 import os, signal, sys
 from mergebuild.cli import main
-from mergebuild.store import Store
+from mergebuild.store import DiskStore
 
 def moved(*_arguments, **_words):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -592,9 +592,9 @@ def test_the_lock_holds_a_folder_by_its_tensors(built: Space) -> None:
 DIES = """
 import os, signal, sys
 from mergebuild.cli import main
-from mergebuild.store import Store
+from mergebuild.store.publisher import DiskPublisher
 
-left, taken = int(sys.argv.pop(1)), Store._take_away
+left, taken = int(sys.argv.pop(1)), DiskPublisher._take_away
 
 def take_away(store, *args):
     global left
@@ -603,7 +603,7 @@ def take_away(store, *args):
     left -= 1
     return taken(store, *args)
 
-Store._take_away = take_away
+DiskPublisher._take_away = take_away
 main(sys.argv[1:])
 """
 """Ends while the folder's former files are taken away, once so many were."""

@@ -13,7 +13,8 @@ from model_folders import llama_pair
 from project_space import NewSpace, Space, write_tensors
 
 from mergebuild.build import builder
-from mergebuild.store import ArtifactRow, Stage, Store, files
+from mergebuild.store import ArtifactRow, Stage, publisher
+from mergebuild.store.publisher import DiskPublisher
 from mergebuild.system import portable
 
 MERGEFILE = """
@@ -141,10 +142,10 @@ def failing(*_: object, **__: object) -> None:
 PLACES: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = {
     "while it is filled": lambda patch: patch.setattr(Stage, "carry_over", failing),
     "before it takes its place": lambda patch: patch.setattr(Stage, "take_place", failing),
-    "before what was there is taken apart": lambda patch: patch.setattr(Store, "_take_apart", failing),
-    "while what was there is taken apart": lambda patch: patch.setattr(Store, "_into_history", failing),
-    "before its rows follow": lambda patch: patch.setattr(Store, "_exchange_rows", failing),
-    "before the mark goes": lambda patch: patch.setattr(files, "unmark", failing),
+    "before what was there is taken apart": lambda patch: patch.setattr(DiskPublisher, "_take_apart", failing),
+    "while what was there is taken apart": lambda patch: patch.setattr(DiskPublisher, "_into_history", failing),
+    "before its rows follow": lambda patch: patch.setattr(DiskPublisher, "_exchange_rows", failing),
+    "before the mark goes": lambda patch: patch.setattr(publisher, "unmark", failing),
 }
 
 
@@ -306,7 +307,7 @@ def test_a_mark_that_can_t_be_removed_changes_nothing(
 
     built.edit("alpha = 0.25", "alpha = 0.5")
     with monkeypatch.context() as patch:
-        patch.setattr(files, "unmark", fail)
+        patch.setattr(publisher, "unmark", fail)
         assert built.build()["mix"]["verdict"] == "built"
     assert built.build()["mix"]["verdict"] == "up-to-date"
     assert made(built) == fresh(built, new_space, "fresh")
@@ -320,17 +321,17 @@ def test_one_file_that_can_t_be_moved_keeps_nobody_from_the_others(
 ) -> None:
     """What is left of the former folder is said, and removed by the next build."""
     failed: list[Path] = []
-    into_history = Store._into_history
+    into_history = DiskPublisher._into_history
 
-    def move(store: Store, path: Path, row: ArtifactRow) -> None:
+    def move(publisher: DiskPublisher, path: Path, row: ArtifactRow) -> None:
         if not failed:
             failed.append(path)
             raise OSError(5, "input/output error")
-        into_history(store, path, row)
+        into_history(publisher, path, row)
 
     built.edit("alpha = 0.25", "alpha = 0.5")
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_into_history", move)
+        patch.setattr(DiskPublisher, "_into_history", move)
         outcome = built.run("build")
     assert failed[0].exists()
     assert "the next build removes it" in outcome.err

@@ -22,7 +22,7 @@ from bench import Bench, Trouble
 from forty_targets import OTHER, Reference, outputs, published, strays
 from mounts import KINDS, loop, make_image
 
-from mergebuild.store import Store
+from mergebuild.store import DiskStore
 from mergebuild.system import portable
 
 AFTER = {"MERGEBUILD_BOOT_ID": "after the cut"}
@@ -73,7 +73,7 @@ def test_a_power_cut_without_a_mount(bench: Bench) -> None:
         if number % 2:
             wanted, former = bench.other, [bench.first]
             bench.program.run("build", here=bench.project(root, m=OTHER)).checked()
-        with closing(Store(root / ".mergebuild", project="../mergefile.toml")) as store:
+        with closing(DiskStore(root / ".mergebuild", project="../mergefile.toml")) as store:
             for name in bench.chance.sample(sorted(wanted.outputs), 5):
                 lose_end(root / name, bench.chance)
                 remember_later(store, root / name)
@@ -92,7 +92,7 @@ def lose_end(path: Path, chance: random.Random) -> None:
         os.truncate(path, size)
 
 
-def remember_later(store: Store, path: Path) -> None:
+def remember_later(store: DiskStore, path: Path) -> None:
     """Have a file be on record as touched after this: a power cut is not seen in its times, and what we just did is."""
     for row in store.state.artifacts(path=path):
         assert row.identity is not None

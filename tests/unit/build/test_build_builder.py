@@ -17,7 +17,7 @@ from mergebuild.errors import MergeBuildError, UsageError
 from mergebuild.plan.plan import Goal, Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.project.project import load
-from mergebuild.store import Store
+from mergebuild.store import DiskStore
 
 SUM = '[targets.{name}]\nmethod = "weighted_sum"\na = "{a}"\nb = "{b}"\nalpha = {alpha}\n{more}\n'
 
@@ -544,14 +544,14 @@ def test_a_first_build_is_planned_once(pair: Lab, planned: list[str]) -> None:
 
 def test_a_first_build_that_another_one_overtook_is_planned_anew(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     pair.write(target("a", 0.25))
-    create = Store.create
+    create = DiskStore.create
 
-    def overtaken(store: Store) -> None:
-        monkeypatch.setattr(Store, "create", create)
+    def overtaken(store: DiskStore) -> None:
+        monkeypatch.setattr(DiskStore, "create", create)
         pair.build()
         create(store)
 
-    monkeypatch.setattr(Store, "create", overtaken)
+    monkeypatch.setattr(DiskStore, "create", overtaken)
     assert pair.verdicts() == {"a": "up-to-date"}
     values_ok(pair, a=0.25)
 

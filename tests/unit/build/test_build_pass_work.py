@@ -15,7 +15,7 @@ from mergebuild.plan.planner import Planner
 from mergebuild.recipe import load_recipe
 from mergebuild.results.build import Verdict
 from mergebuild.sources.sources import Sources
-from mergebuild.store import Store
+from mergebuild.store import DiskStore
 
 
 def target(name: str, formula: str, *more: str) -> str:
@@ -36,12 +36,12 @@ def pair(lab: Lab) -> Lab:
 def planned(lab: Lab, *names: str) -> Iterator[Wave]:
     """Give the wave of targets that must be built, in the order of work."""
     recipe = load_recipe(lab / "mergefile.toml")
-    store = Store(lab / ".mergebuild", project="mergefile.toml")
-    sources = Sources(recipe.sources, store.state, folder=lab.root)
-    planner = Planner(recipe, sources, store)
+    store = DiskStore(lab / ".mergebuild", project="mergefile.toml")
+    sources = Sources(recipe.sources, store.ledger, folder=lab.root)
+    planner = Planner(recipe, sources, store.shelf, store.ledger)
     plan = planner.plan([planner.goal_of(name) for name in names], hash_all=True)
     assert not plan.errors
-    wave = Wave(Whereabouts(sources, store, planner))
+    wave = Wave(Whereabouts(sources, store.shelf, planner))
     for number, item in enumerate(item for item in plan.items if item.verdict is Verdict.BUILD):
         wave.add(item, Path(f"temporary-{number}"))
     try:

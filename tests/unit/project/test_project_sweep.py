@@ -529,7 +529,7 @@ def test_clean_of_a_folder_without_a_record_takes_what_is_ours_there(folder: Lab
     """A first build that failed or was killed leaves files and no record of the target."""
     (folder / "out/x/mine.txt").write_text("mine")
     with folder.project._session(silent) as session:
-        session.store.forget_record("x")
+        session.store.ledger.forget_record("x")
     folder.project.clean(names)
     assert there(folder) == {"out/x/mine.txt"}
 
@@ -540,7 +540,7 @@ def test_clean_knows_the_files_of_a_folder_whose_rows_did_not_follow(folder: Lab
     stage = folder / "out/.x.mergebuild-77"
     (folder / "out/x/.stage.mergebuild-77").write_text(stage.name)
     with folder.project._session(silent) as session:
-        session.store.forget_record("x")
+        session.store.ledger.forget_record("x")
         for row in session.store.state.outputs(session.store.project):
             place = stage / row.path.relative_to(folder / "out/x")
             session.store.state.move_artifact(row.id, place, "intended", row.identity, row.epoch)
@@ -635,7 +635,7 @@ def test_a_second_name_goes_only_if_it_was_foreseen(one: Lab) -> None:
     (second,) = (one / ".mergebuild/kept").iterdir()
     (one / "out/2.safetensors").unlink()
     with one.project._session(silent) as session:
-        session.store.forget_record("y")
+        session.store.ledger.forget_record("y")
         (row,) = session.store.state.artifacts(path=one / "out/2.safetensors")
         session.store.state.forget_artifact(row.id)
     one.write(text)

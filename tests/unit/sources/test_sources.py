@@ -18,6 +18,7 @@ from mergebuild.formats import encode_header
 from mergebuild.recipe import load_recipe
 from mergebuild.sources import sources as sources_module
 from mergebuild.sources.sources import Sources, locate
+from mergebuild.store.state import State
 from mergebuild.system import portable
 from mergebuild.system.portable import Identity
 
@@ -343,7 +344,7 @@ def test_what_is_not_believed_is_not_taken_over(one: Lab, monkeypatch: pytest.Mo
     """A hash of before the power cut does not come back beside checksums of after it."""
     _, other = boots(one, monkeypatch, rested=200)
     other.hashed("x")
-    again = Sources(load_recipe(one / "mergefile.toml").sources, other._state, folder=one.root)
+    again = Sources(load_recipe(one / "mergefile.toml").sources, other._memory, folder=one.root)
     assert again.file("x").is_hashed
     assert again.file("x").sha256 is None
 
@@ -356,9 +357,9 @@ def test_a_large_source_has_the_checksums_of_a_small_one(one: Lab, monkeypatch: 
     assert Sources(recipe.sources, one_state(one), folder=one.root).hashed("x").checksums == alone
 
 
-def one_state(lab: Lab) -> sources_module.State:
+def one_state(lab: Lab) -> State:
     """Return a state in memory."""
-    return sources_module.State(lab / "no-store" / "state")
+    return State(lab / "no-store" / "state")
 
 
 def test_a_source_that_changes_while_it_is_hashed_is_refused(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from lab import Lab
 
 from mergebuild.sources import hashes
 from mergebuild.sources.file_hashes import FileHashes
-from mergebuild.store.state import STATE, SourceRow, State
+from mergebuild.store import STATE, SourceRow
+from mergebuild.store.state import State
 from mergebuild.system.portable import identity
 
 

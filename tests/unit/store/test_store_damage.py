@@ -11,7 +11,8 @@ from lab import Lab
 
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Notice
-from mergebuild.store import ArtifactRow, Store, locked
+from mergebuild.store import ArtifactRow, DiskStore, locked
+from mergebuild.store.shelf import DiskShelf
 from mergebuild.system import portable, publishing
 from mergebuild.system.portable import PAGE
 
@@ -40,7 +41,7 @@ def _boot(monkeypatch: pytest.MonkeyPatch) -> None:
 def rot(lab: Lab, path: Path, offset: int = -1) -> None:
     """Flip a bit of an artifact in a way that its stat data don't show: the records say what they say after it."""
     lab.edit_in_place(path.relative_to(lab.root).as_posix(), offset)
-    store = Store(lab / ".mergebuild", project="../mergefile.toml")
+    store = DiskStore(lab / ".mergebuild", project="../mergefile.toml")
     for row in store.state.artifacts():
         if row.path.exists() and row.path.samefile(path):
             store.state.move_artifact(row.id, row.path, row.kind, portable.identity(path), row.epoch)
@@ -58,7 +59,7 @@ def lose(path: Path, content: bytes) -> None:
 
 
 def date_forward(lab: Lab, path: Path) -> None:
-    store = Store(lab / ".mergebuild", project="../mergefile.toml")
+    store = DiskStore(lab / ".mergebuild", project="../mergefile.toml")
     (row,) = store.state.artifacts(path=path)
     assert row.identity is not None
     later = portable.identity(path)._replace(size=row.identity.size)
@@ -196,14 +197,14 @@ def test_verify_beside_a_build_says_nothing_of_files_that_were_replaced(
     pair: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair.write(MIX.format("mix", 0.75) + OUTPUT)
-    real = Store.damage
+    real = DiskShelf.damage
 
-    def damage(store: Store, row: object) -> list[str]:
-        monkeypatch.setattr(Store, "damage", real)
+    def damage(shelf: DiskShelf, row: object) -> list[str]:
+        monkeypatch.setattr(DiskShelf, "damage", real)
         assert pair.verdicts() == {"mix": "built"}  # by another process, between the list and the look
-        return real(store, row)  # type: ignore[arg-type]
+        return real(shelf, row)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Store, "damage", damage)
+    monkeypatch.setattr(DiskShelf, "damage", damage)
     assert pair.project.verify().problems == ()
     assert pair.verdicts() == {"mix": "up-to-date"}
 
@@ -233,38 +234,38 @@ def test_an_edit_while_a_new_file_is_published_is_not_taken_for_the_old_one(
 def test_an_edit_while_a_file_is_known_again_by_its_bytes_is_seen(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     pair.write('[project]\nlink = "copy"\n#sources\n' + MIX.format("mix", 0.25) + OUTPUT)
     pair.build()
-    store = Store(pair / ".mergebuild", project="../mergefile.toml")
+    store = DiskStore(pair / ".mergebuild", project="../mergefile.toml")
     for row in store.state.artifacts(path=pair / FILE):
         store.state.forget_artifact(row.id)  # the copy in the store is left, and says what has these bytes
     store.close()
-    real = Store._has_bytes
+    real = DiskShelf.has_bytes
 
-    def has_bytes(store: Store, path: Path, row: ArtifactRow) -> bool:
-        found = real(store, path, row)
+    def has_bytes(shelf: DiskShelf, path: Path, row: ArtifactRow) -> bool:
+        found = real(shelf, path, row)
         if found:
             pair.edit_in_place(FILE)
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_has_bytes", has_bytes)
+        patch.setattr(DiskShelf, "has_bytes", has_bytes)
         pair.project.status()
     assert pair.states() == {"mix": "changed-by-hand"}
     assert pair.verdicts() == {"mix": "failed"}
 
 
 def test_who_only_looks_takes_no_row_from_a_build_that_was_quicker(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Store._has_bytes
+    real = DiskShelf.has_bytes
 
-    def has_bytes(store: Store, path: Path, row: ArtifactRow) -> bool:
-        found = real(store, path, row)
-        monkeypatch.setattr(Store, "_has_bytes", real)
+    def has_bytes(shelf: DiskShelf, path: Path, row: ArtifactRow) -> bool:
+        found = real(shelf, path, row)
+        monkeypatch.setattr(DiskShelf, "has_bytes", real)
         pair.write(MIX.format("mix", 0.75) + OUTPUT)
         assert pair.verdicts() == {"mix": "built"}  # by another process
         return found
 
     project = pair.project
     (pair / FILE).touch()
-    monkeypatch.setattr(Store, "_has_bytes", has_bytes)
+    monkeypatch.setattr(DiskShelf, "has_bytes", has_bytes)
     project.status()
     assert pair.states() == {"mix": "up-to-date"}
     assert pair.verdicts() == {"mix": "up-to-date"}

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from mergebuild.store import Store
-from mergebuild.store import store as store_module
+from mergebuild.store import DiskStore
+from mergebuild.store import publisher as publisher_module
+from mergebuild.store import shelf as shelf_module
+from mergebuild.store.publisher import DiskPublisher
 from mergebuild.store.state import State
 
 MIX = '[targets.mix]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {}\noutput = "out/mix.safetensors"\n'
@@ -47,7 +49,7 @@ STEPS: list[tuple[object, str]] = [
     (State, "add_artifact"),
     (State, "move_artifact"),
     (State, "put_record"),
-    (Store, "trim_history"),
+    (DiskPublisher, "trim_history"),
 ]
 
 
@@ -156,13 +158,13 @@ def test_the_history_keeps_the_newest_that_fit(lab: Lab) -> None:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what the store reads again to know a file."""
     found: list[int] = []
-    real = store_module.file_checksum
+    real = shelf_module.file_checksum
 
     def counted(fd: int, begin: int, end: int) -> bytes:
         found.append(end - begin)
         return real(fd, begin, end)
 
-    monkeypatch.setattr(store_module, "file_checksum", counted)
+    monkeypatch.setattr(shelf_module, "file_checksum", counted)
     return found
 
 
@@ -269,12 +271,12 @@ def test_a_database_with_a_sound_beginning_is_begun_afresh_too(pair: Lab) -> Non
 def test_a_row_number_is_never_used_twice(tmp_path: Path) -> None:
     """What a session remembers by row number must never meet another file."""
     (tmp_path / "store").mkdir()
-    store = Store(tmp_path / "store", project=".")
+    store = DiskStore(tmp_path / "store", project=".")
     numbers = []
     for name in "abc":
         path = tmp_path / name
         path.write_bytes(b"12345678")
-        numbers.append(store._add(path, "output", b"d" * 16, b"h" * 16, []))
+        numbers.append(store.state.add_file(path, "output", b"d" * 16, b"h" * 16, []))
         store.state.forget_artifact(numbers[-1])
     store.close()
     assert len(set(numbers)) == 3
@@ -333,7 +335,7 @@ def test_whether_files_can_be_cloned_into_the_store_is_found_out_once(
         copy.touch()
         return False
 
-    monkeypatch.setattr(store_module.portable, "clone_file", clone)
+    monkeypatch.setattr(publisher_module.portable, "clone_file", clone)
     lab.model("x", w=[1.0])
     lab.write("".join(MIX.replace("mix", name).replace('b = "y"', 'b = "x"').format(1) for name in ("m1", "m2", "m3")))
     lab.build("m1")

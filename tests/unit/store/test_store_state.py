@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mergebuild.cli.failures import explained
-from mergebuild.store import DatabaseDamagedError, Entry
+from mergebuild.store import ArtifactRow, DatabaseDamagedError, Entry, Record, SourceRow
 from mergebuild.store import state as state_module
 from mergebuild.store.contents import pack, unpack
-from mergebuild.store.state import ArtifactRow, Record, SourceRow, State
+from mergebuild.store.state import State
 from mergebuild.system import portable
 from mergebuild.system.portable import Identity
 

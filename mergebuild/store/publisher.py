@@ -1,0 +1,416 @@
+"""How a new artifact comes to its place in a store on disk, and how an old one leaves it.
+
+The row of the new file is written first, at its temporary path (the intent); the old output gets a second name in the
+history; one rename puts the new file at the output's path (`system/publishing.py`); then the row follows. A crash
+anywhere leaves the old file or the new one, and a file whose row lags behind is known again by its bytes
+(`DiskShelf.at`). `stages.py` says how a folder of files comes to its place at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mergebuild.store.database import DatabaseDamagedError
+from mergebuild.store.shelf import DiskShelf
+from mergebuild.store.stages import (
+    Stage,
+    files_below,
+    former_of,
+    is_same_file,
+    left_of,
+    marked_stage,
+    remove_empty,
+    unmark,
+)
+from mergebuild.store.state import State
+from mergebuild.store.values import ArtifactRow, Fresh, PublishedFolder
+from mergebuild.system import portable, publishing
+from mergebuild.system.filestate import is_gone
+from mergebuild.system.portable import Identity
+
+__all__ = ["DiskPublisher"]
+
+_BETWEEN = "between"
+"""The folder of the store where what only stands between tensors lies for the time."""
+
+_DEFAULT_HISTORY = 10_000_000_000
+
+
+class _Intended(NamedTuple):
+    """A file that is written in full and on record, at its temporary path."""
+
+    number: int
+    path: Path
+    identity: Identity
+
+
+class DiskPublisher:
+    """Puts files at their places, and what they supersede into the history. The caller holds the store's lock."""
+
+    def __init__(
+        self, state: State, shelf: DiskShelf, root: Path, project: str, *, history_bytes: int | None, durable: bool
+    ) -> None:
+        self.project = project
+        self._state = state
+        self._shelf = shelf
+        self._root = root
+        self._history_bytes = history_bytes
+        self._durable = durable
+        self._without_clones: set[int] = set()
+        """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
+
+    def scratch_path(self, name: str) -> Path:
+        """Return where a file lies, in a folder that is there, that is wanted for the time of a pass alone."""
+        path = publishing.temporary_path(self._root / _BETWEEN / name)
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def go_on(self, outputs: Iterable[Path], folders: Sequence[Path]) -> list[Path]:
+        """Remove what killed processes left at these outputs and in the store, and go on where they had published.
+
+        `folders`: those outputs that are folders. Returns where files lie now that stood in one and that nobody knows.
+        """
+        aside: list[Path] = []
+        for folder in folders:
+            stage = marked_stage(folder)
+            if stage is not None:
+                aside += self._finish_exchange(stage, folder, ())[0]
+            for former in left_of(folder):
+                self._take_apart(former, folder, aside)
+        own = (self._root / name for name in ("kept", "history", _BETWEEN, "stamps"))
+        publishing.remove_left_over([*outputs, self._state.path], [*folders, *own])
+        places = {Path(os.path.realpath(folder)) for folder in folders}
+        for row in self._state.artifacts(kind="intended"):
+            top = next((each for each in row.path.parents if publishing.is_temporary(each.name)), None)
+            if top is not None:
+                # What lies there may be a former folder's, with somebody's files. Where it was dealt with, the row has
+                # followed or is of no use; what another build left is for the next one that names that folder.
+                if any(top.parent in (each, each.parent) and publishing.is_for(top.name, each) for each in places):
+                    self._state.forget_artifact(row.id)
+            elif not is_gone(row.path):
+                # Else the rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
+                row.path.unlink(missing_ok=True)
+                self._state.forget_artifact(row.id)
+        return aside
+
+    def publish(
+        self, temporary: Path, path: Path, fresh: Fresh, *, kind: str = "output", project: str = ""
+    ) -> ArtifactRow:
+        """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
+        return self._take_place(self._intended(temporary, fresh, project), path, kind)
+
+    def _intended(self, temporary: Path, fresh: Fresh, project: str) -> _Intended:
+        """Date a file that is written in full, and write down what it is."""
+        publishing.finish(temporary, durable=self._durable)
+        number = self._state.add_file(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
+        return _Intended(number, temporary, portable.identity(temporary))
+
+    def _take_place(self, intended: _Intended, path: Path, kind: str) -> ArtifactRow:
+        superseded = self._supersede(path)
+        publishing.place(intended.path, path, durable=self._durable)
+        self._settle(superseded)
+        return self._moved(intended.number, path, kind, was=intended.identity)
+
+    def publish_folder(
+        self,
+        stage: Stage,
+        files: Mapping[Path, Fresh],
+        *,
+        reused: Mapping[Path, ArtifactRow] = MappingProxyType({}),
+        foreign: Collection[Path] = (),
+        superfluous: Sequence[ArtifactRow] = (),
+        project: str = "",
+    ) -> PublishedFolder:
+        """Put all files of a stage at their places at once; what stood there goes into the history where it is ours.
+
+        Args:
+            stage: where the files are written in full.
+            files: what each is, by the path that it goes to.
+            reused: those of them that are second names of files in the history, which has them no more afterwards.
+            foreign: those paths at which something stands that is not ours; it is set aside.
+            superfluous: files of ours in the folder that the new one has no more.
+            project: whose output it is.
+
+        Raises:
+            OSError: the folder is what it was, or, where it can't be replaced as a whole, some of its files are new.
+        """
+        intended = {
+            path: _Intended(reused[path].id, stage.place(path), portable.identity(stage.place(path)))
+            if path in reused
+            else self._intended(stage.place(path), fresh, project)
+            for path, fresh in files.items()
+        }
+        beside = self._state.below(stage.folder, kind="output")
+        former: Path | None = None
+        is_placed = stage.is_beside and stage.carry_over(without={*files, *(row.path for row in superfluous)})
+        if is_placed and self._durable:
+            stage.sync()
+        try:
+            former = stage.take_place() if is_placed else None
+        except OSError:  # the folder can't be renamed
+            is_placed = False
+        if is_placed:
+            found = self._finish_exchange(stage.path, stage.folder, [former] if former else [])
+        else:
+            aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
+            for path, each in intended.items():
+                self._take_place(each, path, "output")
+            stage.remove()
+            found = aside, None
+        for path, row in reused.items():
+            row.path.unlink(missing_ok=True)
+            self._moved(row.id, path, "output", project, was=intended[path].identity)
+        for row in beside:  # the second name changed their ctime
+            if row.path not in files and row not in superfluous and not is_gone(row.path):
+                self._moved(row.id, row.path, row.kind, was=row.identity)
+        return PublishedFolder({path: self._row_at(path) for path in files}, *found)
+
+    def _row_at(self, path: Path) -> ArtifactRow:
+        rows = self._state.artifacts(path=path)
+        if not rows:
+            raise DatabaseDamagedError(f"the row of {path} was lost as soon as it was written")
+        return rows[0]
+
+    def _finish_exchange(self, stage: Path, folder: Path, former: Sequence[Path]) -> tuple[list[Path], Path | None]:
+        """Do what follows when a stage has taken the place of a folder: its rows, the mark, the former folder.
+
+        Returns:
+            Where files lie now that were set aside; and a former folder, if something had to be left in it.
+        """
+        if self._durable:
+            portable.sync_folder(stage.parent)
+        self._exchange_rows(stage, folder)
+        with suppress(OSError):  # of a mark that stays, the next build knows that the rows have followed
+            unmark(Path(os.path.realpath(folder)))
+        aside: list[Path] = []
+        left = None
+        for each in former:
+            if not self._take_apart(each, folder, aside):
+                left = each
+        return aside, left
+
+    def _exchange_rows(self, stage: Path, folder: Path) -> None:
+        """Have the rows of a stage's files be for the folder, and the folder's for the former one, all at once.
+
+        What a row says of a file of another epoch is believed when its bytes were read.
+        """
+        new = {folder / row.path.relative_to(stage): row for row in self._state.below(stage, kind="intended")}
+        with self._state.transaction():
+            for old in self._state.below(folder, kind="output"):
+                if old.path in new or is_gone(old.path) or not _is_inode_of(old.path, old):
+                    lies = former_of(stage) / old.path.relative_to(folder)
+                    self._state.move_artifact(old.id, lies, old.kind, old.identity, old.epoch)
+            for path, row in new.items():
+                self._shelf.checked.pop(row.id, None)
+                if is_gone(path):
+                    continue
+                now = portable.identity(path)
+                epoch = portable.epoch(now.device)
+                if row.epoch == epoch or self._shelf.has_bytes(path, row):
+                    is_same = row.identity is not None and now._replace(ctime_ns=row.identity.ctime_ns) == row.identity
+                    self._state.move_artifact(row.id, path, "output", now if is_same else row.identity, epoch)
+
+    def _take_apart(self, former: Path, folder: Path, aside: list[Path]) -> bool:
+        """Remove what was an output until another folder took its place; return whether all of it is gone.
+
+        What is on record there goes into the history, while it is as written. What somebody put there in the moment of
+        the exchange is moved over, but never through a link; where the new folder has another file under its name, it
+        is set aside. One file that can't be dealt with keeps nobody from the others.
+        """
+        try:
+            for old in list(files_below(former)):
+                with suppress(OSError):
+                    self._take_away(old, old.relative_to(former), former, folder, aside)
+            return remove_empty(former)
+        except OSError:
+            return False
+
+    def _take_away(self, old: Path, name: Path, former: Path, folder: Path, aside: list[Path]) -> None:
+        """Deal with one file of a former folder, called so there."""
+        path = folder / name
+        row = next(iter(self._state.artifacts(path=former_of(former) / name)), None)
+        is_inside = Path(os.path.realpath(path.parent)) == Path(os.path.realpath(folder), name).parent
+        is_taken = not is_inside or not is_gone(path)
+        if is_inside and is_taken and is_same_file(old, path):
+            old.unlink()
+        elif row is not None and self._is_as_written(old, row):
+            self._into_history(old, row)
+        elif self._is_in_history(old) or (is_inside and is_taken and self._is_no_loss(old, path)):
+            old.unlink()
+        elif is_taken:
+            aside.append(self._set_aside(old, name, folder.name))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            old.rename(path)
+
+    def _is_in_history(self, old: Path) -> bool:
+        """Whether a file has a name in the history already: who moved it there was killed."""
+        if old.is_symlink() or old.stat().st_nlink == 1:
+            return False
+        rows = self._state.artifacts(size=old.stat().st_size, kind="history")
+        return any(not is_gone(row.path) and is_same_file(old, row.path) for row in rows)
+
+    def _is_no_loss(self, old: Path, path: Path) -> bool:
+        """Whether a file is the artifact that is at a path now, or what a crash left of it."""
+        return any(
+            self._shelf.has_bytes(old, row) for row in self._state.artifacts(path=path)
+        ) or self._shelf.is_unfinished(old, path)
+
+    def _is_as_written(self, path: Path, row: ArtifactRow) -> bool:
+        """Whether a file that may have changed its name is what a row says."""
+        now = portable.identity(path)
+        return (now == row.identity and row.epoch == portable.epoch(now.device)) or self._shelf.has_bytes(path, row)
+
+    def _into_history(self, path: Path, row: ArtifactRow) -> None:
+        """Move a file of ours that is superseded into the history, or remove it."""
+        if self._history_bytes != 0 and not path.is_symlink():
+            kept = self._history_path(row)
+            try:
+                if not portable.link_or_none(path, kept):
+                    path.replace(kept)
+            except OSError:  # it is another file system
+                pass
+            else:
+                moved = self._moved(row.id, kept, "history", was=row.identity)
+                path.unlink(missing_ok=True)
+                self._settle(moved)
+                return
+        path.unlink()
+        self._state.forget_artifact(row.id)
+
+    def _set_aside(self, path: Path, name: Path, group: str) -> Path:
+        """Move a file that is not ours to where nothing of the store's own lies; return where it is."""
+        places = (self._root / "by-hand" / publishing.fitting(group, f"-{number}") / name for number in count(1))
+        place = next(each for each in places if is_gone(each))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
+        return place
+
+    def move(self, row: ArtifactRow, path: Path, *, project: str = "") -> ArtifactRow:
+        """Put an artifact of the history at an output's path again, superseding what stands there."""
+        superseded = self._supersede(path)
+        row.path.replace(path)
+        self._settle(superseded)
+        return self._moved(row.id, path, "output", project, was=row.identity)
+
+    def keep(self, row: ArtifactRow, link: str) -> None:
+        """Give an output a second name or copy in the store: `auto` only where a clone costs nothing."""
+        device = row.identity.device if row.identity else 0
+        if link == "auto" and device in self._without_clones:
+            return
+        path = self._shelf.kept_path(row.digest, row.header)
+        if self._state.artifacts(path=path) and path.exists():
+            return
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        if link == "hard" and portable.link_or_none(row.path, path):
+            # The new name changed the file's ctime: both rows must know.
+            self._moved(row.id, row.path, row.kind, was=row.identity)
+        else:
+            # Under a name of its own: a target that is kept at this place may be in writing.
+            with publishing.being_written(path.with_name(f"{path.name}-second")) as temporary:
+                if not portable.clone_file(row.path, temporary):
+                    temporary.unlink(missing_ok=True)
+                    if link == "auto":
+                        self._without_clones.add(device)
+                        return
+                    shutil.copyfile(row.path, temporary)
+                publishing.put(temporary, path, durable=self._durable)
+        self._state.add_file(path, "kept", row.digest, row.header, self._shelf.entries(row))
+
+    def remove(self, row: ArtifactRow) -> int:
+        """Remove an artifact's file and forget it; return the bytes that this freed."""
+        freed = 0
+        with suppress(FileNotFoundError):
+            found = row.path.stat()
+            freed = found.st_size if found.st_nlink == 1 else 0
+            row.path.unlink()
+        self._state.forget_artifact(row.id)
+        return freed
+
+    def forget(self, row: ArtifactRow) -> None:
+        """Forget an artifact; whatever is at its path stays."""
+        self._state.forget_artifact(row.id)
+
+    def quarantine(self, row: ArtifactRow) -> Path:
+        """Take a damaged file out of the way, and forget it; return where it lies now."""
+        self._shelf.found_damaged.pop(row.id, None)
+        place = self._root / "quarantine" / f"{row.digest.hex()}-{row.id}"
+        place.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.move(row.path, place)
+        self._state.forget_artifact(row.id)
+        return place
+
+    def history_budget(self) -> int:
+        """Return how many bytes the history may hold."""
+        if self._history_bytes is not None:
+            return self._history_bytes
+        return min(_DEFAULT_HISTORY, portable.free_space(self._root) // 10)
+
+    def trim_history(self) -> None:
+        """Remove the oldest of this project's history until the rest fits the budget."""
+        budget = self.history_budget()
+        for row in self._own_history():
+            budget -= row.identity.size if row.identity else 0
+            if budget < 0:
+                self.remove(row)
+
+    def _own_history(self) -> list[ArtifactRow]:
+        """Return what builds of this project superseded, the newest first: its budget is for that."""
+        return [row for row in self._state.artifacts(kind="history") if row.project in ("", self.project)]
+
+    def _moved(
+        self, number: int, path: Path, kind: str, project: str | None = None, *, was: Identity | None
+    ) -> ArtifactRow:
+        """Say where a file is now. `was`: as for `_add`; a new name changes a file's ctime, and nothing else."""
+        with self._state.transaction():
+            state = portable.identity(path)
+            if was is not None and state._replace(ctime_ns=was.ctime_ns) != was:
+                state = was
+            self._state.move_artifact(number, path, kind, state, portable.epoch(state.device), project)
+        self._shelf.checked.pop(number, None)
+        row = self._state.artifact(number)
+        if row is None:
+            raise DatabaseDamagedError(f"the row of {path} was lost as soon as it was written")
+        return row
+
+    def _supersede(self, path: Path) -> ArtifactRow | None:
+        """Give what stands at `path` a name in the history, when it is ours and the history may hold it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = self._state.artifacts(path=path)
+        if not rows or self._history_bytes == 0 or not path.exists() or not self._shelf.is_intact(rows[0]):
+            return None
+        row = self._state.artifact(rows[0].id) or rows[0]
+        kept = self._history_path(row)
+        if not portable.link_or_none(path, kept):
+            try:
+                path.replace(kept)
+            except OSError:  # another file system: the history cannot hold it
+                return None
+        return self._moved(row.id, kept, "history", was=row.identity)
+
+    def _history_path(self, row: ArtifactRow) -> Path:
+        """Return where the history holds an artifact, with nothing there."""
+        kept = self._root / "history" / f"{row.digest.hex()}-{row.id}"
+        kept.parent.mkdir(exist_ok=True)
+        kept.unlink(missing_ok=True)
+        return kept
+
+    def _settle(self, superseded: ArtifactRow | None) -> None:
+        """Look at a superseded file again: losing its name at the output's path changed its ctime."""
+        if superseded:
+            self._moved(superseded.id, superseded.path, "history", was=superseded.identity)
+
+
+def _is_inode_of(path: Path, row: ArtifactRow) -> bool:
+    """Whether a file is the one that a row was written for, whatever became of its content."""
+    now = portable.identity(path)
+    return row.identity is not None and (now.device, now.inode) == (row.identity.device, row.identity.inode)

@@ -1,0 +1,310 @@
+"""What a store on disk offers: whole artifacts, tensors in them, and whether their files are still what was written.
+
+A file is believed while its stat data are those on record, in the epoch on record (`portable.epoch`); else its bytes
+are read. One that is not what was written though nobody wrote to it since is *damaged*: it goes into the quarantine
+and is made again. What shares tensors with it is believed no more before its bytes were read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mergebuild.digest import checksum, file_checksum
+from mergebuild.formats.header import MAX_HEADER
+from mergebuild.store.contents import Entry, unpack
+from mergebuild.store.state import State
+from mergebuild.store.values import ArtifactRow, Fresh, Held, Presence
+from mergebuild.system import portable, publishing
+from mergebuild.system.portable import Identity
+
+__all__ = ["DiskShelf"]
+
+_SPAN = 1 << 20
+
+
+class DiskShelf:
+    """The artifacts on record in a store, each looked at once a command. `project`: whose outputs are taken back."""
+
+    def __init__(self, state: State, root: Path, project: str) -> None:
+        self._state = state
+        self._root = root
+        self._project = project
+        self.checked: dict[int, bool] = {}
+        """By row number, whether a file was what was written; whoever moves or doubts it takes that away."""
+        self.found_damaged: dict[int, ArtifactRow] = {}
+        self._unpacked: dict[int, list[Entry]] = {}
+
+    def is_empty(self) -> bool:
+        """Whether nothing was ever built, or all of it is forgotten."""
+        return not self._state.has_artifacts()
+
+    def kept_path(self, digest: bytes, header: bytes = b"") -> Path:
+        """Return where the store keeps an artifact of its own. Never a name that a WebUI would scan.
+
+        Without a header: where it is written, as long as nothing is known of it but a digest of its target's name.
+        """
+        name = f"{digest.hex()}-{header.hex()[:8]}" if header else digest.hex()
+        return self._root / "kept" / name
+
+    def row(self, number: int) -> ArtifactRow | None:
+        """Return the artifact with this row number as it is on record now."""
+        return self._state.artifact(number)
+
+    def rows(self, *, digest: bytes | None = None, path: Path | None = None, kind: str = "") -> list[ArtifactRow]:
+        """Return the artifacts with this digest, path and kind (of those given), the newest first, unlooked at."""
+        return self._state.artifacts(digest=digest, path=path, kind=kind)
+
+    def outputs(self, project: str | None, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
+        """Return the outputs of a project (None: of all) but those at some paths, without tables: `packed` is empty."""
+        return self._state.outputs(project, besides=besides)
+
+    def entries(self, row: ArtifactRow) -> list[Entry]:
+        """Return the table of an artifact."""
+        found = self._unpacked.get(row.id)
+        if found is None:
+            whole = row if row.packed else self._state.artifact(row.id)
+            found = self._unpacked[row.id] = unpack(whole.packed) if whole else []
+        return found
+
+    def at(self, path: Path) -> tuple[Presence, ArtifactRow | None]:
+        """Say what stands at a path. A file that only its bytes show to be ours is taken back into the records."""
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # any other failure says nothing
+            return Presence.ABSENT, None
+        if not path.is_file():  # a folder, a pipe, a link to nowhere
+            return Presence.FOREIGN, None
+        rows = [row for row in self._state.artifacts(path=path) if row.kind != "intended"]
+        for row in rows:
+            if self.is_intact(row):
+                return Presence.OURS, self._state.artifact(row.id)
+        before = portable.identity(path)
+        for row in self._alike(path):
+            if self.has_bytes(path, row):
+                of_folder = row.kind == "intended" and not publishing.is_temporary(row.path.name)
+                # Of a folder whose rows have not followed, who only looks leaves them to the next build.
+                return Presence.OURS, row if of_folder else self._taken_back(row, path, before)
+        for row in rows:
+            if row.id in self.found_damaged:
+                return Presence.DAMAGED, row
+        return Presence.FOREIGN, None
+
+    def _taken_back(self, row: ArtifactRow, path: Path, before: Identity) -> ArtifactRow | None:
+        """Take a file into the records that has the bytes of an artifact; its state before they were read is given."""
+        kind = "kept" if path.parent == self._root / "kept" else "output"
+        number = self._state.add_file(path, kind, row.digest, row.header, self.entries(row), self._project, was=before)
+        if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
+            self._state.forget_artifact(row.id)
+        return self._state.artifact(number)
+
+    def _alike(self, path: Path) -> list[ArtifactRow]:
+        """Return the artifacts that a file may be, as far as its beginning tells, or else its size."""
+        if path.suffix == ".safetensors" or path.parent == self._root / "kept":
+            return self._state.artifacts(header=_header_checksum(path))
+        return self._state.artifacts(size=path.stat().st_size)
+
+    def look_again(self, path: Path) -> Presence:
+        """Say what stands at a path now, whatever was found there before."""
+        for row in self._state.artifacts(path=path):
+            self.checked.pop(row.id, None)
+        return self.at(path)[0]
+
+    def is_intact(self, row: ArtifactRow) -> bool:
+        """Say whether an artifact's file is still what was written.
+
+        The stat data decide; where they differ, or stem from another epoch, the bytes do.
+        """
+        known = self.checked.get(row.id)
+        if known is None:
+            known = self.checked[row.id] = self._look(row)
+        return known
+
+    def intact(self, digest: bytes, *, header: bytes) -> Iterator[ArtifactRow]:
+        """Yield the whole artifacts with this digest that are there: those with this header, then the newest first.
+
+        Thousands of targets may come to one artifact, and who asks needs one row: none is looked at before its turn.
+        """
+        for number in self._state.numbers(digest, header):
+            row = self._state.artifact(number)
+            if row is not None and row.kind != "intended" and self.is_intact(row):
+                yield row
+
+    def find(self, digests: Iterable[bytes], *, allow_nonfinite: bool = False) -> dict[bytes, Held]:
+        """Return where tensors lie, for those that an intact artifact holds."""
+        found: dict[bytes, Held] = {}
+        rows: dict[int, ArtifactRow | None] = {}
+        for digest, holders in self._state.holders(digests).items():
+            for number, ordinal in holders:
+                if number not in rows:
+                    rows[number] = self._state.artifact(number)
+                row = rows[number]
+                if row is None or row.kind == "intended" or not self.is_intact(row):
+                    continue
+                entries = self.entries(row)
+                entry = entries[ordinal] if ordinal in range(len(entries)) else None
+                if entry and entry.digest == digest and (allow_nonfinite or not entry.nonfinite):
+                    found[digest] = Held(row.path, entry)
+                    break
+        return found
+
+    def _look(self, row: ArtifactRow) -> bool:
+        try:
+            now = portable.identity(row.path)
+        except OSError:
+            return False
+        epoch = portable.epoch(now.device)
+        if now == row.identity and row.epoch == epoch:
+            return True
+        if not self.has_bytes(row.path, row):
+            if row.kind != "output" or _is_untouched(row, now, epoch):
+                self.found_damaged[row.id] = row
+                self.doubt(row, self.damage(row))
+            return False
+        with self._state.transaction():
+            there = self._state.artifact(row.id)
+            # what only looks holds no lock: a build may have moved it, and put another one there
+            if there is not None and there._replace(packed=row.packed, made=row.made) == row:
+                self._state.move_artifact(row.id, row.path, row.kind, now, epoch)
+        return True
+
+    def has_bytes(self, path: Path, row: ArtifactRow) -> bool:
+        """Whether a file has the bytes of an artifact on record."""
+        return self.matches(path, Fresh(row.digest, row.header, self.entries(row)))
+
+    def damage(self, row: ArtifactRow) -> list[str]:
+        """Read a file again and return what of it is not what was written: tensor names, `header`.
+
+        Of one that can't be read, why.
+        """
+        try:
+            with _opened(row.path) as (fd, size):
+                return _damage(fd, size, row.header, self.entries(row))
+        except OSError as error:
+            return [f"unreadable: {error.strerror}"]
+
+    def matches(self, path: Path, fresh: Fresh) -> bool:
+        """Whether a file has the bytes of an artifact just written elsewhere."""
+        try:
+            with _opened(path) as (fd, size):
+                return not _damage(fd, size, fresh.header, fresh.contents, first=True)
+        except OSError:
+            return False
+
+    def may_be(self, path: Path, beginning: bytes, size: int) -> bool:
+        """Whether a file that is not on record may be one that begins so and has this size, or what is left of it.
+
+        Only its beginning is looked at: whether it is worth while to make the other and compare.
+        """
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        try:
+            with path.open("rb") as file:
+                found = file.read(len(beginning))
+                length = file.seek(0, os.SEEK_END)
+        except OSError:
+            return False
+        if found == beginning and length == size:
+            return True
+        return length <= size and _is_left_of(found, beginning) and not self._was_whole(path)
+
+    def is_unfinished(self, path: Path, whole: Path) -> bool:
+        """Whether a file is what a crash left of another: some pages are zeros, or its end is missing."""
+        if not path.is_file() or self._was_whole(path):
+            return False
+        try:
+            with path.open("rb") as left, whole.open("rb") as right:
+                if left.seek(0, os.SEEK_END) > right.seek(0, os.SEEK_END):
+                    return False
+                left.seek(0)
+                right.seek(0)
+                return all(_is_left_of(page, right.read(len(page))) for page in iter(lambda: left.read(_SPAN), b""))
+        except OSError:
+            return False
+
+    def _was_whole(self, path: Path) -> bool:
+        """Whether a file was seen whole in this epoch: what is there now is no crash's work."""
+        return any(row.epoch == portable.epoch(path.stat().st_dev) for row in self._state.artifacts(path=path))
+
+    def doubt(self, row: ArtifactRow, names: Collection[str]) -> None:
+        """Believe a damaged artifact no more, nor any that holds a tensor of these names: it may share their bytes."""
+        hurt = [entry.digest for entry in self.entries(row) if entry.name in names]
+        holders = {number for each in self._state.holders(hurt).values() for number, _ in each}
+        with self._state.transaction():
+            for number in holders | {row.id}:
+                self.checked.pop(number, None)
+                self._state.doubt_artifact(number)
+
+    def damaged_inside(self) -> list[ArtifactRow]:
+        """Return what the store itself holds of the artifacts that were found to be damaged."""
+        return [row for row in self.found_damaged.values() if row.kind != "output"]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[int, int]]:
+    """Open a regular file to read; give its descriptor and size.
+
+    Raises:
+        OSError: it can't be opened, or is something else. A pipe would be waited for.
+    """
+    fd = portable.open_to_read(path)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        yield fd, found.st_size
+    finally:
+        os.close(fd)
+
+
+def _is_untouched(row: ArtifactRow, now: Identity, epoch: str) -> bool:
+    """Whether nobody wrote to a file since.
+
+    Then its times are those on record. Or a crash kept some of it from the disk, and perhaps its size and times: then
+    it is of another epoch, and its change is dated before the one on record.
+    """
+    was = row.identity
+    if was is None or now.inode != was.inode:
+        return False
+    is_same = now._replace(device=was.device) == was
+    return is_same or (row.epoch != epoch and now.ctime_ns <= was.ctime_ns and now.size <= was.size)
+
+
+def _is_left_of(found: bytes, whole: bytes) -> bool:
+    """Whether bytes are these, but for pages of zeros."""
+    return found == whole or all(
+        page == whole[start : start + len(page)] or not any(page)
+        for start in range(0, len(found), portable.PAGE)
+        for page in (found[start : start + portable.PAGE],)
+    )
+
+
+def _header_checksum(path: Path) -> bytes:
+    """Return the checksum of what stands before a file's data; nothing's where there is no such thing."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                return b""
+            return checksum(length.to_bytes(8, "little") + file.read(length))
+    except OSError:
+        return b""
+
+
+def _damage(fd: int, size: int, header: bytes, entries: Sequence[Entry], *, first: bool = False) -> list[str]:
+    """Return what of a file differs from its table; with `first`, at most one name."""
+    data_start = min((entry.begin for entry in entries), default=size)
+    end = max((entry.end for entry in entries), default=data_start)
+    if size != end:
+        return [f"file size {size}, written {end}"]
+    found = [] if file_checksum(fd, 0, data_start) == header else ["header"]
+    for entry in entries:
+        if first and found:
+            break
+        if file_checksum(fd, entry.begin, entry.end) != entry.checksum:
+            found.append(entry.name)
+    return found
