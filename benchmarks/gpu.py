@@ -164,7 +164,7 @@ def every_exact_method() -> Iterator[tuple[str, str]]:
             continue
         left = iter(SOURCES)
         keys: dict[str, object] = {each: next(left) for each in method.inputs if each != "models"}
-        if method.takes_models:
+        if "models" in method.inputs:
             keys["models"] = [
                 next(left) for _ in range(max(2 if method.most_models is None else 1, method.least_models))
             ]

@@ -32,7 +32,6 @@ __all__ = [
     "operation_digest",
     "source_tensor_digest",
     "tagged",
-    "untagged",
     "write_linear",
 ]
 
@@ -91,18 +90,6 @@ class ExplainSink:
 def tagged(digest: bytes) -> str:
     """Return a digest as text: `xxh3-128:` and 32 hexadecimal digits."""
     return _TAG + digest.hex()
-
-
-def untagged(text: str) -> bytes:
-    """Return the bytes of a tagged digest.
-
-    Raises:
-        ValueError: another tag, or not 32 hexadecimal digits.
-    """
-    if not text.startswith(_TAG) or len(text) != len(_TAG) + 32:
-        message = f"not an {_TAG} digest: {text!r}"
-        raise ValueError(message)
-    return bytes.fromhex(text[len(_TAG) :])
 
 
 def checksum(data: bytes | memoryview) -> bytes:

@@ -4,7 +4,7 @@ Layouts are data (`data/*.toml`, and `[layouts.NAME]` of a mergefile, in the sam
 a file from its header; a `Selector` turns the keys of a number per tensor into one number a tensor.
 """
 
-from mergebuild.layouts.declare import parse_layout, problems_of
+from mergebuild.layouts.declare import parse_layout
 from mergebuild.layouts.detection import BUILT_IN, ListedLayout, built_in, detect, list_layouts, user_layout
 from mergebuild.layouts.layout import Layout
 from mergebuild.layouts.patience import Patience
@@ -24,7 +24,6 @@ __all__ = [
     "list_layouts",
     "parse_layout",
     "preset_numbers",
-    "problems_of",
     "resolve",
     "select",
     "selector_for",

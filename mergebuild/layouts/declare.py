@@ -18,7 +18,7 @@ from mergebuild.layouts.layout import BlockRow, Layout, Marker, Shape
 from mergebuild.recipe.model import LayoutText
 from mergebuild.system.bounded_text import compiled
 
-__all__ = ["KEYS", "RESERVED", "parse_layout", "problems_of"]
+__all__ = ["KEYS", "RESERVED", "parse_layout"]
 
 KEYS = (
     "title",
@@ -268,10 +268,3 @@ def parse_layout(text: LayoutText) -> Layout:
     if declaration.problems:
         raise RecipeError(declaration.problems)
     return layout
-
-
-def problems_of(text: LayoutText) -> tuple[Problem, ...]:
-    """Return everything that is wrong with a `[layouts.NAME]` table; nothing for a sound one."""
-    declaration = _LayoutTable(text)
-    declaration.layout()
-    return tuple(declaration.problems)

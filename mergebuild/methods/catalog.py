@@ -27,7 +27,6 @@ __all__ = [
     "Program",
     "ProgramError",
     "UndefinedError",
-    "method_named",
 ]
 
 _TABLES = (
@@ -46,8 +45,3 @@ _TABLES = (
 )
 
 METHODS: Mapping[str, Method] = {row.name: row for table in _TABLES for row in table.ROWS}
-
-
-def method_named(name: str) -> Method | None:
-    """Return the method of that canonical name."""
-    return METHODS.get(name)

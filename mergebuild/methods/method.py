@@ -158,11 +158,6 @@ class Method:
         """The input that is a list: `models`, `loras`, or none."""
         return next((each for each in self.inputs if each in LISTS), "")
 
-    @property
-    def takes_models(self) -> bool:
-        """Whether it takes a list of models."""
-        return "models" in self.inputs
-
     def parameter(self, name: str) -> Parameter | None:
         """Return the parameter of that name."""
         return next((parameter for parameter in self.parameters if parameter.name == name), None)

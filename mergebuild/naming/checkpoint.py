@@ -18,7 +18,6 @@ __all__ = [
     "Kind",
     "kind_of",
     "kind_of_pipeline",
-    "missing_position_ids",
     "parts_of",
     "text_encoder_to_ldm",
     "to_diffusers",
@@ -188,19 +187,6 @@ def kind_of_pipeline(components: Mapping[str, Shapes]) -> Kind | None:
     embedding = state.get("text_model.embeddings.token_embedding.weight")
     widths: Mapping[int, Kind] = {_SD1_WIDTH: "sd1", _SD2_WIDTH: "sd2"}
     return widths.get(embedding.shape[-1]) if embedding and embedding.shape else None
-
-
-def missing_position_ids(tensors: Shapes) -> Mapping[str, tuple[int, ...]]:
-    """Return the `position_ids` that a checkpoint in the original naming may have and hasn't: names and shapes.
-
-    They are int64 and say 0, 1, 2... for each of the encoder's positions. diffusers does without since 2023.
-    """
-    found: dict[str, tuple[int, ...]] = {}
-    for prefix in (_SD1_TEXT, _XL_TEXT):
-        positions = tensors.get(f"{prefix}text_model.embeddings.position_embedding.weight")
-        if positions and prefix + clip.POSITION_IDS not in tensors:
-            found[prefix + clip.POSITION_IDS] = (1, positions[0])
-    return found
 
 
 def _kind_of_unet(tensors: Shapes, label: str) -> Kind | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import xxhash
 
 from mergebuild.errors import Place, Problem, UsageError, did_you_mean
 from mergebuild.methods.method import Method
@@ -96,7 +94,6 @@ def _read(
     methods = read_methods(files, scope, problems)
     parts = Parts(
         files=files,
-        text_digest=_digest(files, methods.rows.values(), overrides, variables),
         project=project,
         sources=sources,
         layouts=read_layouts(files, scope, problems),
@@ -198,20 +195,3 @@ def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Probl
                 problems.add("too-many-members", message, node.at, help=hint)
                 problems.fail()
     return found
-
-
-def _digest(
-    files: Sequence[File], methods: Iterable[Method], overrides: Sequence[str], variables: Mapping[str, object]
-) -> str:
-    """Return the identity of all that the recipe was made of, every part behind its length."""
-    whole = xxhash.xxh3_128()
-    texts = [part for file in files for part in (str(file.document.path), file.document.text)]
-    texts += [part for each in methods if each.program for part in (each.program.file, each.program.text)]
-    given = [part for name in sorted(variables) for part in (name, repr(variables[name]))]
-    for kind in (texts, overrides, given):
-        whole.update(b"%d;" % len(kind))
-        for part in kind:
-            encoded = part.encode("utf-8", "surrogatepass")
-            whole.update(b"%d:" % len(encoded))
-            whole.update(encoded)
-    return whole.hexdigest()

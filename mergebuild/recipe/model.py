@@ -224,7 +224,6 @@ class Target:
     ema: Literal["drop", "keep", "use"]
     nonfinite: Literal["error", "allow"]
     metadata: Literal["minimal", "full", "none"]
-    seed: int | None
     cache: bool
     where: Where = field(compare=False)
     config: Input | None = None

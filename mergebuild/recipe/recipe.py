@@ -47,7 +47,6 @@ class Parts:
     """What loading found, before the targets are read."""
 
     files: Sequence[File]
-    text_digest: str
     project: ProjectOptions
     sources: Mapping[str, Source]
     layouts: Mapping[str, LayoutText]
@@ -72,8 +71,6 @@ class Recipe:
         """The methods of `[methods]`, by name."""
         self.default_dtype = parts.default_dtype
         """The dtype of `[defaults]`."""
-        self.text_digest = parts.text_digest
-        """Of all texts, overrides and given variables: 32 hexadecimal digits."""
         self.project = parts.project
         self.sources = parts.sources
         self.layouts = parts.layouts

@@ -227,7 +227,8 @@ class _TargetReading:
             self._problems.add("bad-value", f"{self._what('merge')} is empty", self._table["merge"].at,
                                help="list what is merged, or leave it out")  # fmt: skip
         options = self._options()
-        drop, seed, cache = self._selectors("drop") or (), self._seed(), self._cache()
+        drop, cache = self._selectors("drop") or (), self._cache()
+        self._check_seed()
         config, most, components = self._config(), self._max_shard_size(), self._components(output is not None)
         if len(self._problems) > before or method is None:
             return Reading(None, tuple(self._refs))
@@ -248,7 +249,6 @@ class _TargetReading:
             ema=cast("Literal['drop', 'keep', 'use']", options["ema"]),
             nonfinite=cast("Literal['error', 'allow']", options["nonfinite"]),
             metadata=cast("Literal['minimal', 'full', 'none']", options["metadata"]),
-            seed=seed,
             cache=cache,
             where=self._node.at,
             on_channels=cast("Literal['error', 'common']", options["on_channels"]),
@@ -313,9 +313,10 @@ class _TargetReading:
             hint = f"all of a target goes from one model to others: begin with `{target.inputs[0].ref}`"
             self._problems.add("bad-rule", message, inputs[0].where.place(), help=hint)
             return None
+        self._check_seed()
         made = replace(
             target, name=self._name, method=method, inputs=inputs, numbers=self._numbers, flags=self._flags,
-            words=self._words, formula=formula, seed=self._seed(), where=self._node.at,
+            words=self._words, formula=formula, where=self._node.at,
             row=self._context.methods.rows.get(method),
         )  # fmt: skip
         return TensorRule(tensors, made)
@@ -728,9 +729,10 @@ class _TargetReading:
             self._problems.add("not-in-this-version", message, self._table["compat"].at, key=True, help=hint)
         return found
 
-    def _seed(self) -> int | None:
-        node = self._table.get("seed")
-        return self._reader.integer(node, self._what("seed"), _LARGEST_SEED) if node is not None else None
+    def _check_seed(self) -> None:
+        """Refuse a `seed` that is none, whether or not the method draws numbers: one that does has it in its words."""
+        if (node := self._table.get("seed")) is not None:
+            self._reader.integer(node, self._what("seed"), _LARGEST_SEED)
 
     def _cache(self) -> bool:
         node = self._table.get("cache")

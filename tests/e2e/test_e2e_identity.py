@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
+import stat
 from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import safetensors
@@ -616,16 +617,19 @@ output = "plain.safetensors"
         assert any(same_bits(plain[name], each) for each in sums), name
 
 
-def test_outputs_take_the_umask_and_are_whole(four: Space, tmp_path: Path) -> None:
-    """A published file is complete, of its full size, and nothing else is left beside it."""
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_outputs_take_the_umask_and_lie_alone(four: Space, umask: int) -> None:
+    """A published file has the permissions of any new file, and nothing is left beside it."""
     four.write(FOUR + '[targets.mix]\nformula = "a/2 + b/2"\noutput = "out/mix.safetensors"\n')
-    four.build()
+    before = os.umask(umask)
+    try:
+        four.build()
+    finally:
+        os.umask(before)
 
-    assert [path.name for path in (four / "out").iterdir()] == ["mix.safetensors"]
-    assert (four / "out/mix.safetensors").stat().st_nlink >= 1
-    probe = tmp_path / "probe"
-    probe.touch()
-    assert (four / "out/mix.safetensors").stat().st_mode == probe.stat().st_mode
+    (output,) = (four / "out").iterdir()
+    assert output.name == "mix.safetensors"
+    assert stat.S_IMODE(output.stat().st_mode) == 0o666 & ~umask
 
 
 def test_a_second_machine_gets_the_same_bytes(space: Space, new_space: NewSpace, expected: Mapping[str, bytes]) -> None:

@@ -23,7 +23,6 @@ from mergebuild.digest import (
     narrows,
     source_tensor_digest,
     tagged,
-    untagged,
     write_linear,
 )
 
@@ -131,17 +130,6 @@ def test_an_artifact_is_its_tensors_in_any_order(drawn: dict[str, tuple[int, byt
     tensors = [(name, "float16", (count,), digest) for name, (count, digest) in drawn.items()]
     shape = ArtifactDigests([each[:3] for each in reversed(tensors)])
     assert shape.of([each[3] for each in reversed(tensors)]) == artifact_digest(tensors)
-
-
-@given(st.binary(min_size=16, max_size=16))
-def test_a_tag_is_read_back(digest: bytes) -> None:
-    assert untagged(tagged(digest)) == digest
-
-
-@pytest.mark.parametrize("text", ["", "sha256:" + "0" * 32, "xxh3-128:" + "0" * 31, "xxh3-128:" + "g" * 32])
-def test_another_tag_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r".+"):
-        untagged(text)
 
 
 # Of whole targets

@@ -217,7 +217,7 @@ def count_for(name: str, chosen: Given) -> int:
     row, trial = METHODS[name], TRIALS[name]
     has_base = chosen.get("has_base", True)
     singles = sum(each != "models" and (each not in row.optional or has_base) for each in row.inputs)
-    return singles + (trial.models if row.takes_models else 0)
+    return singles + (trial.models if "models" in row.inputs else 0)
 
 
 def call_for(name: str, shape: tuple[int, ...], chosen: Given) -> Call:

@@ -19,7 +19,6 @@ from mergebuild.naming import (
     Shapes,
     kind_of,
     kind_of_pipeline,
-    missing_position_ids,
     parts_of,
     text_encoder_to_ldm,
     to_diffusers,
@@ -314,10 +313,9 @@ def test_position_ids_are_carried_where_they_have_a_place() -> None:
     made, unknown = to_ldm(sd15 | {"text_encoder": sd15["text_encoder"] | ids})
     assert unknown == []
     assert made[_SD1_TEXT + _IDS].shape == (1, 77)
-    assert missing_position_ids(_shapes(made)) == {}
     made, unknown = to_ldm(sdxl | {"text_encoder_2": sdxl["text_encoder_2"] | ids})
     assert unknown == []
-    assert missing_position_ids(_shapes(made)) == {f"conditioner.embedders.0.transformer.{_IDS}": (1, 77)}
+    assert not [name for name in made if name.endswith(_IDS)]  # OpenCLIP has none
 
 
 # What is not known is said

@@ -79,7 +79,6 @@ ACCOUNT: dict[str, dict[str, str]] = {
         "ema": IN + "the tensor set, or which tensors are read",
         "nonfinite": OUT + "decides between an error and the same result; the store counts what is not finite",
         "metadata": OUT + "in the header only, whose checksum is compared beside the digest",
-        "seed": OUT + "a method that draws numbers has it among its words",
         "cache": OUT + "whether something is kept, not what it is",
         "where": OUT + "a place in a file is for messages",
         "components": IN + "which tensors are read, and each one's dtype",

@@ -203,12 +203,12 @@ def test_the_keys_of_every_target_are_read(load: Load) -> None:
     assert [one.text for one in target.merge] == ["unet", "re:attn"]
     assert [one.text for one in target.drop] == ["vae"]
     assert (target.missing, target.ema, target.nonfinite, target.metadata) == ("error", "use", "allow", "full")
-    assert (target.seed, target.cache, target.dtype) == (7, False, "bfloat16")
+    assert (target.cache, target.dtype) == (False, "bfloat16")
 
 
 def test_what_is_not_given_has_its_default(load: Load) -> None:
     target = load(SOURCES + ORANGE).target("orange")
-    assert (target.merge, target.drop, target.seed, target.words) == (None, (), None, {})
+    assert (target.merge, target.drop, target.words) == (None, (), {})
     assert (target.missing, target.ema, target.nonfinite, target.metadata) == ("keep", "drop", "error", "minimal")
     assert (target.cache, target.dtype) == (True, "source")
 
@@ -558,14 +558,6 @@ def test_given_variables_replace_those_of_the_file(load: Load) -> None:
     assert numbers(both.target("orange").numbers["alpha"]) == {"default": Fraction(7, 10)}
 
 
-def test_the_digest_is_of_all_that_was_read(load: Load) -> None:
-    text = "[vars]\nm = 0.3\n" + SOURCES + ORANGE
-    recipes = [load(text), load(text + "# x\n"), load(text, "m=0.3"), load(text, variables={"m": 0.3})]
-    assert len({recipe.text_digest for recipe in recipes}) == 4
-    assert load(text).text_digest == recipes[0].text_digest
-    assert len(recipes[0].text_digest) == 32
-
-
 def test_a_source_may_be_named_before_its_file_is_there(load: Load, tmp_path: Path) -> None:
     """Nothing of a source is looked at but its text."""
     assert not (tmp_path / "opk.safetensors").exists()
@@ -613,15 +605,6 @@ def test_a_method_of_ones_own_is_a_row(load: Load, tmp_path: Path) -> None:
     assert target.row is row
     assert [each.role for each in target.inputs] == ["base", "models[0]"]
     assert (target.flags, target.words) == ({"strict": True, "plain": False}, {"seed": 3, "mode": "hard"})
-
-
-def test_the_text_of_a_program_is_in_the_recipes_digest(load: Load, tmp_path: Path) -> None:
-    text = '[methods.blend]\nfile = "blend.py"\ninputs = ["a"]\n'
-    digests = set()
-    for program in ("", "KERNELS = {}\n"):
-        (tmp_path / "blend.py").write_text(program)
-        digests.add(load(text).text_digest)
-    assert len(digests) == 2
 
 
 def test_what_is_no_text_is_no_program(fail: Fail, tmp_path: Path) -> None:
