@@ -25,7 +25,7 @@ from mergebuild.build.first_sight import FirstSight
 from mergebuild.build.pass_work import Wave, Whereabouts
 from mergebuild.digest import checksum, file_checksum, tagged
 from mergebuild.engine.run import DEFAULT_CHUNK, PassResult, check_program, needs_memory, run_pass
-from mergebuild.engine.work import Copy, OutputFile, OutputRange, Pass, StepResult
+from mergebuild.engine.work import Copy, Location, OutputFile, OutputRange, Pass, StepResult
 from mergebuild.errors import NoSpaceError, Problem, SourceError
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.formats.sidecars import stale
@@ -326,7 +326,7 @@ class Builder:
         shift = item.header.data_start - start
         work = Pass([OutputFile(temporary, item.header_bytes, item.size)])
         size = item.size - item.header.data_start
-        work.copies.append(Copy(row.path, start, size, OutputRange(0, item.header.data_start)))
+        work.copies.append(Copy(Location(row.path, start, size), OutputRange(0, item.header.data_start)))
         run_pass(work, threads=1, emit=self._emit, targets=(item.name,))
         moved = [entry._replace(begin=entry.begin + shift, end=entry.end + shift) for entry in entries]
         return Fresh(row.digest, item.header_checksum, moved), item.size

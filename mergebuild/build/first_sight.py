@@ -198,4 +198,7 @@ class _Weaving:
 
 
 def _position(pending: Pending) -> tuple[str, int]:
-    return (str(pending.leaves[0].path), pending.leaves[0].offset) if pending.leaves else ("", 0)
+    if not pending.leaves:
+        return "", 0
+    first = pending.leaves[0].location
+    return str(first.path), first.offset

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-from mergebuild.engine.work import KernelCall, Leaf, OutputFile, OutputRange, Pass, Step, SurveyedLeaves, SurveyJob
+from mergebuild.engine.work import (
+    KernelCall,
+    Leaf,
+    Location,
+    OutputFile,
+    OutputRange,
+    Pass,
+    Step,
+    SurveyedLeaves,
+    SurveyJob,
+)
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.plan.plan import Item, Made
 from mergebuild.plan.planner import Planner
@@ -63,8 +73,8 @@ class Whereabouts:
         checksum = source.checksums[tensor] if source.checksums is not None else b""
         first = info.pieces[0] if info.pieces else info
         files = source.model.files
-        leaf = Leaf(digest, files[first.file], first.begin, info.dtype, info.count, info.nbytes, info.pieces, files)
-        return Lying(leaf, checksum, 0)
+        location = Location(files[first.file], first.begin, info.nbytes, info.pieces, files if info.pieces else ())
+        return Lying(Leaf(digest, info.dtype, info.count, location), checksum, 0)
 
     def unrounded(self, digest: bytes) -> Made | None:
         """Return how a tensor is made that only stands between others."""
@@ -81,7 +91,8 @@ class Whereabouts:
     def _in_artifact(self, digest: bytes, held: Held) -> Lying:
         dtype = self._planner.leaf_dtype.get(digest, "uint8")  # what no step reads is only copied
         size = held.entry.end - held.entry.begin
-        leaf = Leaf(digest, held.path, held.entry.begin, dtype, size // DTYPES_BY_WORD[dtype].size, size)
+        location = Location(held.path, held.entry.begin, size)
+        leaf = Leaf(digest, dtype, size // DTYPES_BY_WORD[dtype].size, location)
         return Lying(leaf, held.entry.checksum, held.entry.nonfinite)
 
 
@@ -170,7 +181,7 @@ class Wave:
                 self.work.steps[each.digest].places.append(OutputRange(index, offset))
             else:
                 self._add_step(each, [OutputRange(index, offset)])
-            leaves[each.digest] = Leaf(each.digest, path, offset, each.spec.dtype, each.count, each.nbytes)
+            leaves[each.digest] = Leaf(each.digest, each.spec.dtype, each.count, Location(path, offset, each.nbytes))
             offset += each.nbytes
         self.work.outputs.append(OutputFile(path, b"", offset))
         return leaves
@@ -185,10 +196,8 @@ class Wave:
         return sum(size for (path, _), size in self._regions().items() if path in paths)
 
     def _regions(self) -> Mapping[tuple[Path, int], int]:
-        read = [each for leaf in self.work.leaves.values() for each in leaf.ranges]
-        for copy in self.work.copies:
-            read += copy.scattered.ranges if copy.scattered else [(copy.path, copy.offset, copy.size)]
-        return {(path, offset): size for path, offset, size in read if size}
+        read = [leaf.location for leaf in self.work.leaves.values()] + [copy.location for copy in self.work.copies]
+        return {(path, offset): size for each in read for path, offset, size in each.ranges if size}
 
     def _lying(self, item: Item) -> dict[bytes, Lying]:
         """Return where the item's tensors lie as they are.

@@ -282,11 +282,12 @@ class Worker:
 
     def _release(self, leaf: Leaf, start: int, count: int) -> None:
         """Say that a chunk of a leaf is done with; of one in pieces, with its last chunk all of it."""
-        if not leaf.pieces:
+        lying = leaf.location
+        if not lying.pieces:
             width = DTYPES[leaf.dtype].itemsize
-            self._mappings.release(leaf.path, leaf.offset + start * width, count * width)
+            self._mappings.release(lying.path, lying.offset + start * width, count * width)
         elif start + count == leaf.count:
-            self._mappings.release_leaf(leaf)
+            self._mappings.release_all(lying)
 
     def _chunks(
         self, cluster: Cluster, makers: Sequence[Maker], room: _Room, start: int, count: int
@@ -307,7 +308,7 @@ class Worker:
                 ]
                 modules[maker.together] = maker.module.made(parts)
             for leaf in (leaf for part in maker.parts for leaf, _ in part):
-                self._mappings.release_leaf(leaf)
+                self._mappings.release_all(leaf.location)
         maker.take(modules[maker.together])
 
     def _part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
@@ -320,12 +321,13 @@ class Worker:
     def _whole(self, leaf: Leaf) -> torch.Tensor:
         """Return a leaf as it lies, flat: a view of the file where that is possible."""
         dtype = getattr(torch, leaf.dtype)
-        if leaf.pieces:
-            return torch.frombuffer(self._mappings.gathered(leaf, 0, leaf.count), dtype=dtype)
+        lying = leaf.location
+        if lying.pieces:
+            return torch.frombuffer(self._mappings.gathered(lying, 0, leaf.count), dtype=dtype)
         if not leaf.count:
             return torch.empty(0, dtype=dtype)
-        data: memoryview | bytearray = self._mappings.view(leaf.path, leaf.offset, leaf.size)
-        if leaf.offset % dtype.itemsize:
+        data: memoryview | bytearray = self._mappings.view(lying.path, lying.offset, lying.size)
+        if lying.offset % dtype.itemsize:
             data = bytearray(data)
         found: torch.Tensor = torch.frombuffer(data, dtype=dtype)
         return found
@@ -334,12 +336,12 @@ class Worker:
         """Return a chunk of a leaf as float32: a view of the file where that is possible."""
         if not count:
             return room[:0]
-        dtype = DTYPES[leaf.dtype]
+        dtype, lying = DTYPES[leaf.dtype], leaf.location
         data: memoryview | bytearray
-        if leaf.pieces:
-            data = self._mappings.gathered(leaf, start, count)
+        if lying.pieces:
+            data = self._mappings.gathered(lying, start, count)
         else:
-            data = self._mappings.view(leaf.path, leaf.offset + start * dtype.itemsize, count * dtype.itemsize)
+            data = self._mappings.view(lying.path, lying.offset + start * dtype.itemsize, count * dtype.itemsize)
         return self._transfers.bring(data, dtype, room[:count], to_odd=to_odd)
 
     def _load_to_odd(self, leaf: Leaf, start: int, out: torch.Tensor) -> torch.Tensor:
@@ -378,7 +380,7 @@ class Worker:
             return error
         finally:
             for leaf in survey.leaves:
-                self._mappings.release_leaf(leaf)
+                self._mappings.release_all(leaf.location)
 
     def settle(self, survey: SurveyJob, looks: Sequence[Any]) -> None:
         """Keep what all looks of a survey came to together."""

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mergebuild.engine.work import Leaf
+from mergebuild.engine.work import Location
 from mergebuild.errors import SourceError
 from mergebuild.formats.gathering import gather
 from mergebuild.system import portable
@@ -157,14 +157,13 @@ class Mappings:
                 help="let it finish, then build again: what was published stays",
             )
 
-    def gathered(self, leaf: Leaf, start: int, count: int) -> bytearray:
-        """Return elements of a leaf in pieces."""
-        width = leaf.size // leaf.count
-        return gather(leaf.pieces, lambda file: _Slices(self, leaf.files[file]), width, start, count)
+    def gathered(self, location: Location, start: int, count: int) -> bytearray:
+        """Return elements of a tensor in pieces."""
+        return gather(location.pieces, lambda file: _Slices(self, location.files[file]), location.width, start, count)
 
-    def release_leaf(self, leaf: Leaf) -> None:
-        """Say that a whole leaf was read and is not needed again."""
-        for path, begin, size in leaf.ranges:
+    def release_all(self, location: Location) -> None:
+        """Say that all that lies at a location was read and is not needed again."""
+        for path, begin, size in location.ranges:
             self.release(path, begin, size)
 
     def release(self, path: Path, offset: int, size: int) -> None:

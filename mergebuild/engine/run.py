@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +32,7 @@ from mergebuild.engine.work import (
     Cluster,
     Copy,
     Leaf,
+    Location,
     OutputRange,
     Pass,
     Pending,
@@ -126,7 +127,7 @@ def run_pass(
     try:
         with Outputs(work.outputs, emit, stop=stop, threads=count, durable=durable) as outputs:
             copies = _cloned(coalesced(work.copies), outputs, emit)
-            outputs.allocate(sum(copy.size for copy in work.copies) - sum(copy.size for copy in copies))
+            outputs.allocate(_size(work.copies) - _size(copies))
             outputs.start(8 * chunk)  # room for float64
             if work.computes:
                 warm_up()
@@ -138,6 +139,10 @@ def run_pass(
     finally:
         emit(PassEnded())
     return PassResult(crew.results, max(0.0, _torch.since - began) if work.computes else 0.0, crew.learnt)
+
+
+def _size(copies: Iterable[Copy]) -> int:
+    return sum(copy.location.size for copy in copies)
 
 
 class _Torch:
@@ -262,17 +267,18 @@ def _cloned(copies: Iterable[Copy], outputs: Outputs, emit: Emit) -> list[Copy]:
     """
     left: list[Copy] = []
     for copy in copies:
-        pages = 0 if copy.scattered else copy.size // portable.PAGE * portable.PAGE
-        with copy.path.open("rb") as file:
+        lying = copy.location
+        pages = 0 if lying.pieces else lying.size // portable.PAGE * portable.PAGE
+        with lying.path.open("rb") as file:
             if not pages or not portable.clone_range(
-                file.fileno(), copy.offset, outputs.descriptor(copy.place.output), copy.place.offset, pages
+                file.fileno(), lying.offset, outputs.descriptor(copy.place.output), copy.place.offset, pages
             ):
                 left.append(copy)
                 continue
         emit(Progress(pages))
-        if copy.size > pages:
-            place = copy.place._replace(offset=copy.place.offset + pages)
-            left.append(Copy(copy.path, copy.offset + pages, copy.size - pages, place))
+        if lying.size > pages:
+            rest = replace(lying, offset=lying.offset + pages, size=lying.size - pages)
+            left.append(Copy(rest, copy.place._replace(offset=copy.place.offset + pages)))
     return left
 
 
@@ -443,7 +449,7 @@ class _Crew:
             self._copy(copy)
         if cluster is None or not _torch.is_there.is_set():
             for leaf in job.leaves:
-                self._mappings.release_leaf(leaf)
+                self._mappings.release_all(leaf.location)
         if cluster is not None:
             with self._lock:
                 self._put_off.append(cluster)
@@ -451,30 +457,32 @@ class _Crew:
 
     def _copy(self, copy: Copy) -> None:
         """Copy in the kernel; past the page cache, by way of blocks."""
-        if copy.scattered:
-            self._put_together(copy.scattered, copy.place)
+        lying = copy.location
+        if lying.pieces:
+            self._put_together(lying, copy.place)
             return
-        file = self._mappings.opened(copy.path)
+        file = self._mappings.opened(lying.path)
         done = 0
-        while done < copy.size and not self._stop.is_set():
+        while done < lying.size and not self._stop.is_set():
             place = copy.place._replace(offset=copy.place.offset + done)
             if self._outputs.is_direct:
-                done += self._outputs.fill(file.fd, copy.offset + done, copy.size - done, place)
+                done += self._outputs.fill(file.fd, lying.offset + done, lying.size - done, place)
             else:
-                size = min(_PIECE, copy.size - done)
+                size = min(_PIECE, lying.size - done)
                 fd = self._outputs.descriptor(place.output)
-                portable.copy_range(file.fd, copy.offset + done, fd, place.offset, size)
+                portable.copy_range(file.fd, lying.offset + done, fd, place.offset, size)
                 self._emit(Progress(size))
                 done += size
 
-    def _put_together(self, leaf: Leaf, place: OutputRange) -> None:
+    def _put_together(self, lying: Location, place: OutputRange) -> None:
         """Copy a tensor that lies in pieces, by way of blocks."""
-        width = leaf.size // leaf.count
+        width = lying.width
+        total = lying.size // width if width else 0
         done = 0
-        while done < leaf.count and not self._stop.is_set():
+        while done < total and not self._stop.is_set():
             block = self._outputs.block()
-            count = min(leaf.count - done, len(block.memory) // width)
-            block.memory[: count * width] = self._mappings.gathered(leaf, done, count)
+            count = min(total - done, len(block.memory) // width)
+            block.memory[: count * width] = self._mappings.gathered(lying, done, count)
             self._outputs.put(block, count * width, [place._replace(offset=place.offset + done * width)])
             done += count
 
@@ -493,18 +501,19 @@ class _Crew:
         Mapped, for whoever computes with them next; read where that must wait for torch: the system call that lets go
         of mapped memory keeps the interpreter, which the import needs, to itself.
         """
-        if leaf.pieces:
+        lying = leaf.location
+        if lying.pieces:
             for start in range(0, leaf.count, _PIECE // 8):
-                yield self._mappings.gathered(leaf, start, min(_PIECE // 8, leaf.count - start))
+                yield self._mappings.gathered(lying, start, min(_PIECE // 8, leaf.count - start))
         elif _torch.is_there.is_set():
-            for start in range(0, leaf.size, _PIECE):
-                yield self._mappings.view(leaf.path, leaf.offset + start, min(_PIECE, leaf.size - start))
+            for start in range(0, lying.size, _PIECE):
+                yield self._mappings.view(lying.path, lying.offset + start, min(_PIECE, lying.size - start))
         else:
             block = self._outputs.block()
             try:
-                for start in range(0, leaf.size, len(block.memory)):
-                    piece = block.memory[: leaf.size - start]
-                    self._mappings.read_into(piece, leaf.path, leaf.offset + start)
+                for start in range(0, lying.size, len(block.memory)):
+                    piece = block.memory[: lying.size - start]
+                    self._mappings.read_into(piece, lying.path, lying.offset + start)
                     yield piece
             finally:
                 self._outputs.put(block, 0, ())

@@ -1,8 +1,8 @@
 """The work of one pass, as values. No torch.
 
-A *leaf* is a tensor that lies in a file; a *step* makes a tensor from leaves and from earlier steps (a file target
-read by another in the same pass) and writes it to each of its places; a *copy* moves bytes. A *cluster* is the least
-set of steps and leaves that hang together: it is read once, chunk by chunk, by one worker.
+A *leaf* is a tensor that lies at a *location*; a *step* makes a tensor from leaves and from earlier steps (a file
+target read by another in the same pass) and writes it to each of its places; a *copy* moves bytes. A *cluster* is the
+least set of steps and leaves that hang together: it is read once, chunk by chunk, by one worker.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = [
     "Copy",
     "KernelCall",
     "Leaf",
+    "Location",
     "OutputFile",
     "OutputRange",
     "Pass",
@@ -62,52 +64,67 @@ class OutputFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
-    """A tensor in a file: `count` elements of `dtype`, `size` bytes in all, from byte `offset` on.
+class Location:
+    """Where bytes lie: `size` bytes of the file `path`, from byte `offset` on.
 
-    One that does not lie in one run is put together of `pieces`, which count in `files`; path and offset are the
-    first's.
+    A tensor that does not lie in one run is put together of `pieces`, one behind the other, which count in `files`;
+    path and offset are the first's.
     """
 
-    digest: bytes
     path: Path
     offset: int
-    dtype: str
-    count: int
     size: int
     pieces: tuple[Piece, ...] = ()
     files: tuple[Path, ...] = ()
 
-    def copied_to(self, place: OutputRange) -> Copy:
-        """Return the copy of all of it to a place."""
-        if place.turned is None:
-            return Copy(self.path, self.offset, self.size, place, self if self.pieces else None)
-        rows, columns = place.turned
-        lying = self.pieces or (Piece(0, self.offset, (rows, columns), (columns, 1)),)
-        (piece,) = lying  # no naming both turns a matrix and puts it together
-        other = piece._replace(shape=piece.shape[::-1], strides=piece.strides[::-1])
-        files = self.files if self.pieces else (self.path,)
-        turned = replace(self, count=rows * columns, pieces=(other,), files=files)  # in an artifact it is mere bytes
-        return Copy(self.path, self.offset, self.size, place._replace(turned=None), turned)
+    @property
+    def width(self) -> int:
+        """Bytes of an element, where it is put together of pieces."""
+        return self.size // max(1, sum(prod(piece.shape) for piece in self.pieces))
 
     @property
     def ranges(self) -> Iterator[tuple[Path, int, int]]:
-        """Yield where its bytes lie: files, offsets and sizes. Of a view with strides, all that it spans."""
+        """Yield files, offsets and sizes in bytes. Of a view with strides, all that it spans."""
         if not self.pieces:
             yield self.path, self.offset, self.size
         for piece in self.pieces:
-            yield self.files[piece.file], piece.begin, span_of(piece.shape, piece.strides) * self.size // self.count
+            yield self.files[piece.file], piece.begin, span_of(piece.shape, piece.strides) * self.width
+
+    def turned(self, rows: int, columns: int) -> Location:
+        """Return the location of the matrix that lies here, read column by column."""
+        lying = self.pieces or (Piece(0, self.offset, (rows, columns), (columns, 1)),)
+        (piece,) = lying  # no naming both turns a matrix and puts it together
+        other = piece._replace(shape=piece.shape[::-1], strides=piece.strides[::-1])
+        return replace(self, pieces=(other,), files=self.files if self.pieces else (self.path,))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A tensor in a file: `count` elements of `dtype`."""
+
+    digest: bytes
+    dtype: str
+    count: int
+    location: Location
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+        return self.location.size
+
+    def copied_to(self, place: OutputRange) -> Copy:
+        """Return the copy of all of it to a place."""
+        if place.turned is None:
+            return Copy(self.location, place)
+        return Copy(self.location.turned(*place.turned), place._replace(turned=None))
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Bytes that go from a file to places in outputs as they are; of a tensor in pieces, all of it."""
+    """Bytes that go from where they lie to a place in an output as they are."""
 
-    path: Path
-    offset: int
-    size: int
+    location: Location
     place: OutputRange
-    scattered: Leaf | None = None
 
 
 Argument = Fraction | tuple[Fraction, ...] | bool | str
@@ -257,7 +274,7 @@ class Cluster:
     def position(self) -> tuple[str, int]:
         """Where reading begins, so that clusters can be taken in the order of a file."""
         first = next(iter(self.leaves or self.reads), None)
-        return (str(first.path), first.offset) if first else ("", 0)
+        return _position(first)
 
 
 def clusters(work: Pass) -> list[Cluster]:
@@ -281,6 +298,10 @@ def clusters(work: Pass) -> list[Cluster]:
     return sorted(_leading(found.values()), key=lambda cluster: cluster.position)
 
 
+def _position(leaf: Leaf | None) -> tuple[str, int]:
+    return (str(leaf.location.path), leaf.location.offset) if leaf else ("", 0)
+
+
 def _leading(found: Iterable[Cluster]) -> Iterator[Cluster]:
     """Yield clusters, those that share a computation with one before as siblings of that one."""
     leaders: dict[bytes, Cluster] = {}
@@ -298,16 +319,22 @@ def coalesced(copies: Iterable[Copy]) -> list[Copy]:
     """Return copies with neighbours on both sides joined, so that a run of tensors is one range."""
     found: list[Copy] = []
     for each in sorted(copies, key=lambda copy: (copy.place.output, copy.place.offset)):
-        last = found[-1] if found else None
-        if (
-            last is not None
-            and last.place.output == each.place.output
-            and last.path == each.path
-            and last.scattered is each.scattered is None
-            and last.place.offset + last.size == each.place.offset
-            and last.offset + last.size == each.offset
-        ):
-            found[-1] = Copy(last.path, last.offset, last.size + each.size, last.place)
-        elif each.size:
+        if found and _goes_on(found[-1], each):
+            last = found[-1].location
+            found[-1] = Copy(replace(last, size=last.size + each.location.size), found[-1].place)
+        elif each.location.size:
             found.append(each)
     return found
+
+
+def _goes_on(first: Copy, second: Copy) -> bool:
+    """Whether a copy goes on where the one before it ends, on both sides."""
+    one, other = first.location, second.location
+    return (
+        first.place.output == second.place.output
+        and first.place.offset + one.size == second.place.offset
+        and one.path == other.path
+        and one.offset + one.size == other.offset
+        and not one.pieces
+        and not other.pieces
+    )

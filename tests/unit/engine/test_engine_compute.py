@@ -13,7 +13,18 @@ from lab import TORCH, as_bytes, tensor_of
 from torch import Tensor
 
 from mergebuild.engine.run import run_pass
-from mergebuild.engine.work import Copy, Leaf, OutputFile, OutputRange, Pass, Step, StepResult, clusters, coalesced
+from mergebuild.engine.work import (
+    Copy,
+    Leaf,
+    Location,
+    OutputFile,
+    OutputRange,
+    Pass,
+    Step,
+    StepResult,
+    clusters,
+    coalesced,
+)
 from mergebuild.events import Event, PassBegun, PassEnded, Progress, silent
 
 # Passes
@@ -32,7 +43,7 @@ class Bench:
         for name, tensor in tensors.items():
             raw = as_bytes(tensor)
             key = name.encode()
-            self.leaves[key] = Leaf(key, path, len(data), words[tensor.dtype], tensor.numel(), len(raw))
+            self.leaves[key] = Leaf(key, words[tensor.dtype], tensor.numel(), Location(path, len(data), len(raw)))
             data += raw
         path.write_bytes(data + b"end")
 
@@ -189,18 +200,18 @@ def test_a_failed_pass_leaves_nothing(tmp_path: Path) -> None:
 def test_runs_of_copies_are_one_range() -> None:
     here, there = Path("one"), Path("two")
     copies = [
-        Copy(here, 100, 10, OutputRange(0, 0)),
-        Copy(here, 110, 5, OutputRange(0, 10)),
-        Copy(here, 120, 5, OutputRange(0, 15)),
-        Copy(there, 125, 5, OutputRange(0, 20)),
-        Copy(there, 130, 0, OutputRange(0, 25)),
-        Copy(there, 130, 5, OutputRange(1, 25)),
+        Copy(Location(here, 100, 10), OutputRange(0, 0)),
+        Copy(Location(here, 110, 5), OutputRange(0, 10)),
+        Copy(Location(here, 120, 5), OutputRange(0, 15)),
+        Copy(Location(there, 125, 5), OutputRange(0, 20)),
+        Copy(Location(there, 130, 0), OutputRange(0, 25)),
+        Copy(Location(there, 130, 5), OutputRange(1, 25)),
     ]
     assert coalesced(reversed(copies)) == [
-        Copy(here, 100, 15, OutputRange(0, 0)),
-        Copy(here, 120, 5, OutputRange(0, 15)),
-        Copy(there, 125, 5, OutputRange(0, 20)),
-        Copy(there, 130, 5, OutputRange(1, 25)),
+        Copy(Location(here, 100, 15), OutputRange(0, 0)),
+        Copy(Location(here, 120, 5), OutputRange(0, 15)),
+        Copy(Location(there, 125, 5), OutputRange(0, 20)),
+        Copy(Location(there, 130, 5), OutputRange(1, 25)),
     ]
 
 
@@ -210,7 +221,10 @@ def test_a_copy_moves_bytes_of_any_kind(tmp_path: Path) -> None:
     out = tmp_path / "out"
     work = Pass(
         [OutputFile(out, b"ab", 2 + 1000)],
-        copies=[Copy(source, 77, 600, OutputRange(0, 2)), Copy(source, 3, 400, OutputRange(0, 602))],
+        copies=[
+            Copy(Location(source, 77, 600), OutputRange(0, 2)),
+            Copy(Location(source, 3, 400), OutputRange(0, 602)),
+        ],
     )
     assert run_pass(work, threads=3, emit=silent, targets=("t",)).steps == {}
     data = source.read_bytes()
@@ -220,7 +234,8 @@ def test_a_copy_moves_bytes_of_any_kind(tmp_path: Path) -> None:
 def test_clusters_are_what_hangs_together() -> None:
     """Steps that share an input, or read each other, are one cluster; others are others."""
     leaves = {
-        name: Leaf(name, Path("in"), offset, "float32", 1, 4) for offset, name in enumerate([b"a", b"b", b"c", b"d"])
+        name: Leaf(name, "float32", 1, Location(Path("in"), offset, 4))
+        for offset, name in enumerate([b"a", b"b", b"c", b"d"])
     }
     terms = {b"t": [b"a", b"b"], b"u": [b"t", b"c"], b"v": [b"d"], b"w": [b"b"]}
     steps = {name: Step(name, "float32", 1, [(term, HALF) for term in some]) for name, some in terms.items()}

@@ -23,7 +23,7 @@ from mergebuild.engine.bounds import DEVICE_MEMORY
 from mergebuild.engine.choice import Choice, Rates, measured
 from mergebuild.engine.devices import Stream
 from mergebuild.engine.run import run_pass
-from mergebuild.engine.work import Cluster, KernelCall, Leaf, OutputFile, OutputRange, Pass, Step, StepResult
+from mergebuild.engine.work import Cluster, KernelCall, Leaf, Location, OutputFile, OutputRange, Pass, Step, StepResult
 from mergebuild.errors import UsageError
 from mergebuild.events import Event, Notice
 from mergebuild.methods.catalog import METHODS
@@ -55,7 +55,7 @@ class Bench:
         (folder / "in").write_bytes(bytes(odd) + b"".join(raw))
         size = len(raw[0])
         self.leaves = {
-            b"%d" % index: Leaf(b"%d" % index, folder / "in", odd + index * size, dtype, count, size)
+            b"%d" % index: Leaf(b"%d" % index, dtype, count, Location(folder / "in", odd + index * size, size))
             for index in range(inputs)
         }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mergebuild.engine.mappings import Mappings, OpenFile
-from mergebuild.engine.work import Leaf
+from mergebuild.engine.work import Location
 from mergebuild.formats import Piece
 from mergebuild.system import portable
 
@@ -49,9 +49,9 @@ def test_a_tensor_in_pieces_is_put_together_either_way(way: str, tmp_path: Path)
     (tmp_path / "b").write_bytes(bytes(range(100, 112)))
     files = (tmp_path / "a", tmp_path / "b")
     pieces = (Piece(1, 4, (4,), (1,)), Piece(0, 0, (3, 2), (1, 3)))
-    leaf = Leaf(b"", files[0], 0, "uint8", 10, 10, pieces, files)
+    lying = Location(files[0], 0, 10, pieces, files)
     with Mappings() as mappings:
-        assert list(mappings.gathered(leaf, 0, 10)) == [104, 105, 106, 107, 0, 3, 1, 4, 2, 5]
+        assert list(mappings.gathered(lying, 0, 10)) == [104, 105, 106, 107, 0, 3, 1, 4, 2, 5]
 
 
 def test_a_file_that_ends_early_is_an_error_and_no_shorter_tensor(way: str, tmp_path: Path) -> None:

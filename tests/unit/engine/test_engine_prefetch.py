@@ -10,7 +10,7 @@ import pytest
 
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.prefetch import Prefetch
-from mergebuild.engine.work import Leaf
+from mergebuild.engine.work import Leaf, Location
 from mergebuild.system import portable
 
 PIECE = 10
@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def leaf(path: Path, offset: int, size: int) -> Leaf:
-    return Leaf(b"", path, offset, "uint8", size, size)
+    return Leaf(b"", "uint8", size, Location(path, offset, size))
 
 
 @pytest.fixture

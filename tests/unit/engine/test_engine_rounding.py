@@ -21,7 +21,7 @@ from mergebuild.engine import compute
 from mergebuild.engine import transfers as ways
 from mergebuild.engine.rounding import to_odd
 from mergebuild.engine.run import run_pass
-from mergebuild.engine.work import Leaf, OutputFile, OutputRange, Pass, Step, StepResult
+from mergebuild.engine.work import Leaf, Location, OutputFile, OutputRange, Pass, Step, StepResult
 
 NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 LARGEST = {"float16": Fraction(65520), "bfloat16": Fraction(2) ** 128 - Fraction(2) ** 119,
@@ -74,7 +74,7 @@ def copied(
     """Return the bits of a lone float64 tensor in a dtype, and what a pass says of it."""
     raw = struct.pack(f"<{len(values)}d", *values)
     (folder / "in").write_bytes(raw)
-    leaf = Leaf(b"a", folder / "in", 0, "float64", len(values), len(raw))
+    leaf = Leaf(b"a", "float64", len(values), Location(folder / "in", 0, len(raw)))
     width = TORCH[dtype].itemsize
     work = Pass(leaves={b"a": leaf}, outputs=[OutputFile(folder / "out", b"", width * len(values))])
     work.steps[b"t"] = Step(b"t", dtype, len(values), [(b"a", Fraction(1))], [OutputRange(0, 0)])

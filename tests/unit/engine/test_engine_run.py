@@ -17,7 +17,7 @@ from lab import as_bytes
 
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.run import _Torch, run_pass
-from mergebuild.engine.work import Cluster, Copy, Leaf, OutputFile, OutputRange, Pass, Pending, Step
+from mergebuild.engine.work import Cluster, Copy, Leaf, Location, OutputFile, OutputRange, Pass, Pending, Step
 from mergebuild.events import Event, PassEnded, Progress, silent
 from mergebuild.system import portable
 from mergebuild.system.portable import PAGE
@@ -56,8 +56,8 @@ def test_whole_pages_of_a_run_are_shared(disk: Disk, tail: int, rest: int) -> No
     source.write_bytes(content)
     middle = PAGE + 3 * (size // 7)
     copies = [
-        Copy(source, middle, PAGE + size - middle, OutputRange(0, middle)),
-        Copy(source, PAGE, middle - PAGE, OutputRange(0, PAGE)),
+        Copy(Location(source, middle, PAGE + size - middle), OutputRange(0, middle)),
+        Copy(Location(source, PAGE, middle - PAGE), OutputRange(0, PAGE)),
     ]
     events: list[Event] = []
     work = Pass([OutputFile(out, b"H" * PAGE, PAGE + size)], copies=copies)
@@ -72,8 +72,8 @@ def test_what_is_not_on_pages_is_copied(disk: Disk) -> None:
     source, out = disk.folder / "source", disk.folder / "out"
     source.write_bytes(content)
     copies = [
-        Copy(source, 1, 2 * PAGE, OutputRange(0, PAGE)),
-        Copy(source, PAGE, PAGE + 7, OutputRange(0, 3 * PAGE + 1)),
+        Copy(Location(source, 1, 2 * PAGE), OutputRange(0, PAGE)),
+        Copy(Location(source, PAGE, PAGE + 7), OutputRange(0, 3 * PAGE + 1)),
     ]
     work = Pass([OutputFile(out, b"", 4 * PAGE + 8)], copies=copies)
     run_pass(work, threads=1, emit=silent, targets=("t",))
@@ -87,13 +87,13 @@ def test_a_shared_page_is_written_beside_not_through(disk: Disk) -> None:
     source, out = disk.folder / "source", disk.folder / "out"
     data = as_bytes(torch.arange(2 * PAGE // 4, dtype=torch.float32))
     source.write_bytes(data)
-    leaf = Leaf(b"a", source, 0, "float32", 4, 16)
+    leaf = Leaf(b"a", "float32", 4, Location(source, 0, 16))
     step = Step(b"s", "float32", 4, [(b"a", HALF)], [OutputRange(0, 2 * PAGE)])
     work = Pass(
         [OutputFile(out, b"", 2 * PAGE + 16)],
         {b"a": leaf},
         {b"s": step},
-        [Copy(source, 0, 2 * PAGE, OutputRange(0, 0))],
+        [Copy(Location(source, 0, 2 * PAGE), OutputRange(0, 0))],
     )
     run_pass(work, threads=1, emit=silent, targets=("t",))
     with out.open("rb+") as file:
@@ -107,7 +107,7 @@ def test_a_shared_page_is_written_beside_not_through(disk: Disk) -> None:
 
 def pending(path: Path, size: int, then: Callable[[bytes], tuple[Cluster | None, list[Copy]]]) -> Pending:
     """Return work over the first bytes of a file."""
-    leaf = Leaf(b"", path, 0, "uint8", size, size)
+    leaf = Leaf(b"", "uint8", size, Location(path, 0, size))
 
     def resolve(checksums: Sequence[bytes]) -> tuple[Cluster | None, list[Copy]]:
         (found,) = checksums
@@ -150,9 +150,9 @@ def test_pending_work_is_asked_with_the_checksum_of_the_bytes(
 
     def both(checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
         seen.append(checksum)
-        leaf = Leaf(b"a", source, 0, "float32", 3, 12)
+        leaf = Leaf(b"a", "float32", 3, Location(source, 0, 12))
         step = Step(b"s", "float16", 3, [(b"a", HALF)], [OutputRange(0, 12)])
-        return Cluster([leaf], [step]), [Copy(source, 0, 12, OutputRange(0, 0))]
+        return Cluster([leaf], [step]), [Copy(Location(source, 0, 12), OutputRange(0, 0))]
 
     def nothing(checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
         seen.append(checksum)
@@ -249,15 +249,17 @@ def test_any_error_ends_all_and_leaves_nothing(tmp_path: Path, source: Path, kin
 
     match kind:
         case "copy":
-            work.pending.append(pending(source, 1, lambda _: (None, [Copy(gone, 0, 8, OutputRange(0, 0))])))
+            work.pending.append(pending(source, 1, lambda _: (None, [Copy(Location(gone, 0, 8), OutputRange(0, 0))])))
         case "short copy":
-            work.copies.append(Copy(source, 60, 8, OutputRange(0, 0)))
+            work.copies.append(Copy(Location(source, 60, 8), OutputRange(0, 0)))
         case "cluster":
             step = Step(b"s", "float32", 1, [(b"a", HALF)], [OutputRange(0, 0)])
-            cluster = Cluster([Leaf(b"a", gone, 0, "float32", 1, 4)], [step])
+            cluster = Cluster([Leaf(b"a", "float32", 1, Location(gone, 0, 4))], [step])
             work.pending.append(pending(source, 1, lambda _: (cluster, [])))
         case "pending copy":
-            work.pending.append(pending(source, 1, lambda _: (None, [Copy(source, 0, 65, OutputRange(1, 0))])))
+            work.pending.append(
+                pending(source, 1, lambda _: (None, [Copy(Location(source, 0, 65), OutputRange(1, 0))]))
+            )
         case _:
             work.pending.append(pending(gone, 1, lambda _: (None, [])))
     many = 20_000
@@ -290,7 +292,7 @@ def test_an_interrupt_ends_all_and_leaves_nothing(tmp_path: Path, source: Path) 
 
 def test_an_output_that_exists_is_not_written_over(tmp_path: Path, source: Path) -> None:
     """Files of a pass are new ones."""
-    work = Pass([OutputFile(tmp_path / "out", b"", 8)], copies=[Copy(source, 0, 8, OutputRange(0, 0))])
+    work = Pass([OutputFile(tmp_path / "out", b"", 8)], copies=[Copy(Location(source, 0, 8), OutputRange(0, 0))])
     run_pass(work, threads=1, emit=silent, targets=("t",))
     with pytest.raises(FileExistsError):
         run_pass(work, threads=1, emit=silent, targets=("t",))
