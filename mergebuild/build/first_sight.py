@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild.build.pass_work import Lying, Wave
-from mergebuild.digest import linear_digest, narrows, source_tensor_digest
+from mergebuild.digest import source_tensor_digest
 from mergebuild.engine.work import Cluster, Copy, Leaf, OutputRange, Pending, Step
-from mergebuild.fold.forms import canonical
+from mergebuild.key import digest_of, resolve
 from mergebuild.plan.plan import Item
 from mergebuild.sources.sources import SourceFile, Sources
 
@@ -166,11 +166,9 @@ class _Weaving:
         info = item.header.tensors[name]
         place = OutputRange(index, info.begin)
         form = item.blueprint.forms[name]
-        terms = canonical(form, name, lambda owner, tensor: self.digests[_Key(owner, tensor)])
-        lone = self._dtype(terms[0].digest) if len(terms) == 1 and terms[0].coefficient == 1 else ""
-        digest = linear_digest(info.dtype, info.shape, terms, narrowed=narrows(lone, info.dtype))
-        if lone == info.dtype:
-            digest = terms[0].digest
+        terms = [(self.digests[_Key(slot.owner, slot.tensor(name))], share) for slot, share in form.terms]
+        found = resolve(terms, self._dtype, info.dtype)
+        digest = digest_of(found, info.dtype, info.shape)
         self.digests[_Key(item.name, name)] = digest
         if digest in self.steps:
             self.steps[digest].places.append(place)
@@ -180,10 +178,8 @@ class _Weaving:
             self.copies.append(there.leaf.copied_to(place))
             self.wave.known[digest] = (there.checksum, 0)
             return index, 0, there.leaf.size
-        self.steps[digest] = Step(
-            digest, info.dtype, info.count, [(term.digest, term.coefficient) for term in terms], [place]
-        )
-        return index, 1, sum(self.lying[term.digest].leaf.size for term in terms if term.digest in self.lying)
+        self.steps[digest] = Step(digest, info.dtype, info.count, found.terms, [place])
+        return index, 1, sum(self.lying[read].leaf.size for read, _ in found.terms if read in self.lying)
 
     def cluster(self) -> Cluster | None:
         """Return the steps with the leaves that they read; None when there is nothing to compute."""

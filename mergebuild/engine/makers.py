@@ -16,8 +16,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from mergebuild.digest import narrows
 from mergebuild.engine.work import Cluster, Combination, KernelCall, Step
+from mergebuild.key import narrows
 from mergebuild.lora import Role
 from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite

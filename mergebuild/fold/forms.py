@@ -6,19 +6,18 @@ such combinations. A `Form` does not name a tensor; most tensors of a target sha
 done once a form and not once a tensor. Which tensors share one follows from how a target is made, not from its numbers:
 a thousand members of a family have their `Kinds` in common, and a palette of forms each.
 
-`canonical` goes from slots to digests, once these are known: equal tensors are one term, and terms stand in the order
-of their digests, so that neither the order of merging nor names matter.
+From slots to digests, once these are known, goes `key.resolve`: equal tensors are one term, and terms stand in the
+order of their digests, so that neither the order of merging nor names matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from mergebuild.digest import Term
 from mergebuild.fold.compatible import Spec
 from mergebuild.layouts import Layout
 from mergebuild.methods.method import Method
@@ -33,16 +32,12 @@ __all__ = [
     "Operation",
     "Slot",
     "Spec",
-    "canonical",
     "ema_name",
-    "gathered",
     "rounded",
 ]
 
 EMA = "model_ema."
 """What the names of EMA copies begin with."""
-
-Key = TypeVar("Key", bytes, int)
 
 Argument = Fraction | tuple[Fraction, ...] | bool | str
 """What a parameter of an operation is: a number, one a model, a switch, or a word."""
@@ -209,26 +204,6 @@ def ema_name(name: str) -> str:
     The way back is ambiguous and never taken.
     """
     return EMA + name.removeprefix("model.").replace(".", "")
-
-
-def canonical(form: Form, name: str, digest_of: Callable[[str, str], bytes]) -> tuple[Term, ...]:
-    """Return the terms of a form for one tensor: equal tensors added up, zeros dropped, in the order of digests."""
-    digests = [digest_of(slot.owner, slot.tensor(name)) for slot, _ in form.terms]
-    return tuple(Term(digest, coefficient) for digest, coefficient in gathered(form, digests))
-
-
-def gathered(form: Form, keys: Sequence[Key]) -> list[tuple[Key, Fraction]]:
-    """Return the coefficients of a form, those of slots with equal keys added up, without zeros, in order of keys.
-
-    `keys` stand for the digests of the slots' tensors: they are equal and ordered as these are.
-    """
-    if len(keys) == 1:
-        return [(keys[0], form.terms[0][1])]
-    sums: dict[Key, Fraction] = {}
-    for key, (_, coefficient) in zip(keys, form.terms, strict=True):
-        known = sums.get(key)
-        sums[key] = coefficient if known is None else known + coefficient
-    return [(key, sums[key]) for key in sorted(sums) if sums[key]]
 
 
 def rounded(specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:

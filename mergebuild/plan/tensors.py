@@ -15,17 +15,10 @@ from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
-from mergebuild.digest import (
-    ArtifactDigests,
-    LinearDigests,
-    Term,
-    artifact_digest,
-    linear_digest,
-    narrows,
-    operation_digest,
-)
-from mergebuild.fold.forms import Argument, Form, Kinds, Operation, Slot, Spec, gathered
+from mergebuild.digest import ArtifactDigests, artifact_digest
+from mergebuild.fold.forms import Argument, Form, Kinds, Operation, Slot, Spec
 from mergebuild.formats import DTYPES_BY_WORD
+from mergebuild.key import Key, Line, LinearDigests, Term, gather, linear_key, operation_key, resolve
 from mergebuild.methods.catalog import Method
 
 __all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "SurveyKey", "Surveyed", "TensorRow", "Tensors"]
@@ -58,6 +51,10 @@ class Operand(NamedTuple):
         """The digests of the tensors that it is made of."""
         return (self.digest,) if self.terms is None else tuple(term.digest for term in self.terms)
 
+    def value(self, shape: Sequence[int]) -> bytes | Key:
+        """Return what stands for it in a key: the tensor that it is, or what the combination follows from."""
+        return self.digest if self.terms is None else linear_key("float32", shape, self.terms)
+
 
 class Surveyed(NamedTuple):
     """A tensor that a method looks at before it makes others: its name, shape, and the method's inputs."""
@@ -72,10 +69,18 @@ class SurveyKey:
     """What a method must know of several tensors together: those of one of its scopes."""
 
     key: bytes
-    """What it follows from, hashed: the method, its parameters that matter here, and the tensors' inputs."""
+    """What it follows from, hashed."""
+    facts: tuple[Line, ...]
+    """What it follows from besides the tensors' inputs: the method, its parameters that matter here, the tensors."""
     method: Method
     arguments: tuple[tuple[str, Argument], ...]
     tensors: tuple[Surveyed, ...]
+
+    @property
+    def lines(self) -> Key:
+        """What it follows from."""
+        inputs = [operand.value(each.shape) for each in self.tensors for operand in each.operands]
+        return operation_key("", (), self.facts, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,23 @@ class Made:
     operands: tuple[Operand, ...] = ()
     survey: SurveyKey | None = None
     """What the operation must know first."""
+    facts: tuple[Line, ...] = ()
+    """What decides of the operation besides what it reads."""
+    narrowed: bool = False
+    """Whether it is a lone float64 tensor, rounded at once; see `narrows`."""
+
+    @property
+    def key(self) -> Key:
+        """What it follows from: hashed, its digest. A copy has the digest of what it is a copy of, and one line."""
+        dtype, shape, _ = self.spec
+        if self.is_copy:
+            return Key((Line("copy", self.digest),))
+        if self.operation is None:
+            return linear_key(dtype, shape, self.terms, narrowed=self.narrowed)
+        shapes = [shape] * self._split + list(self.operation.shapes)
+        inputs = [each.value(shape) for shape, each in zip(shapes, self.operands, strict=True)]
+        own = operation_key(dtype, shape, self.facts, inputs)
+        return own if self.survey is None else operation_key(dtype, shape, (), [own, self.survey.lines])
 
     @property
     def inputs(self) -> tuple[Operand, ...]:
@@ -113,9 +135,9 @@ class Made:
         operation = self.operation
         if operation is None or not operation.method.by_role:
             return b""
-        facts = [(name, _shown(value)) for name, value in operation.arguments if name != "role"]
-        facts.append(("method", operation.method.name))
-        return operation_digest("", (), facts, [each.digest for each in self.operands])
+        facts = [Line(name, value) for name, value in operation.arguments if name != "role"]
+        facts.append(Line("method", operation.method.name))
+        return operation_key("", (), facts, [each.digest for each in self.operands]).digest
 
     @property
     def reads(self) -> tuple[bytes, ...]:
@@ -171,35 +193,45 @@ class _Batch:
     def _row(self, form: Form) -> TensorRow:
         if form.operation is not None:
             return self._operated(form.operation, form.slots)
-        terms = gathered(form, self.keys)
-        read = self._read(tuple(index for index, _ in terms))
-        lone = terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
-        if lone is not None and self.dtypes[lone] == self.dtype:
+        shares = (share for _, share in form.terms)
+        found = resolve(zip(self.keys, shares, strict=True), self.dtypes.__getitem__, self.dtype)
+        read = self._read(tuple(index for index, _ in found.terms))
+        if found.is_copy:
+            ((lone, _),) = found.terms
             digests = [list(inputs)[lone] for inputs in self.origins]
-            return TensorRow(self.places, digests, self.origins, terms, is_copy=True, read=read)
-        made = self.digests.of(terms, narrowed=lone is not None and narrows(self.dtypes[lone], self.dtype))
-        return TensorRow(self.places, made, self.origins, terms, is_copy=False, read=read)
+        else:
+            digests = self.digests.of(found.terms, narrowed=found.narrowed)
+        return TensorRow(
+            self.places,
+            digests,
+            self.origins,
+            found.terms,
+            is_copy=found.is_copy,
+            read=read,
+            narrowed=found.narrowed,
+        )
 
     def _operated(self, operation: Operation, slots: Sequence[Slot]) -> TensorRow:
         """Return the tensors that an operation makes; there is less in common to them than to combinations."""
         key = dict(zip(slots, self.keys, strict=True))
-        inputs = [gathered(each, [key[slot] for slot, _ in each.terms]) for each in operation.inputs]
+        inputs = [gather((key[slot], share) for slot, share in each.terms) for each in operation.inputs]
         method = operation.method
-        facts = [("method", f"{method.name}@{method.version}")]
-        facts += [(name, _shown(value)) for name, value in operation.arguments]
+        facts = [Line("method", f"{method.name}@{method.version}")]
+        facts += [Line(name, value) for name, value in operation.arguments]
         if not method.exact:
-            facts.append(("device", self.device))
+            facts.append(Line("device", self.device))
         looks_at_made = method.takes_statistics and any(
             len(terms) != 1 or share != 1 or self.are_made[index] for terms in inputs for index, share in terms
         )
         if looks_at_made:
-            facts.append(("statistics", STATISTICS_OF_MADE))
+            facts.append(Line("statistics", STATISTICS_OF_MADE))
         by_name = method.by_name or method.scopes is not None or method.parameter("seed") is not None
         if method.program is not None:
-            facts.append(("program", method.program.content))
+            facts.append(Line("program", method.program.content))
             by_name = True  # a program knows the tensor's name, and may make something of it
         digests: list[bytes] = []
         operands: list[tuple[Operand, ...]] = []
+        every_fact: list[tuple[Line, ...]] = []
         for (name, spec), origins in zip(self.named, self.origins, strict=True):
             own = list(origins)
             shapes = [spec.shape] * (len(inputs) - len(operation.shapes)) + list(operation.shapes)
@@ -207,8 +239,9 @@ class _Batch:
                 _operand(shape, [Term(own[index], share) for index, share in terms])
                 for shape, terms in zip(shapes, inputs, strict=True)
             )
-            more = [("tensor", name)] if by_name else []
-            digests.append(operation_digest(spec.dtype, spec.shape, [*facts, *more], [each.digest for each in found]))
+            every_fact.append((*facts, Line("tensor", name)) if by_name else tuple(facts))
+            made = operation_key(spec.dtype, spec.shape, every_fact[-1], [each.digest for each in found])
+            digests.append(made.digest)
             operands.append(found)
         everything = tuple(range(len(self.dtypes)))
         terms = [(index, Fraction(1)) for index in everything]
@@ -220,7 +253,7 @@ class _Batch:
             terms,
             is_copy=False,
             read=read,
-            operated=(operation, operands),
+            operated=Operated(operation, operands, every_fact),
             looks_at_made=looks_at_made,
         )
 
@@ -230,6 +263,20 @@ class _Batch:
             found = [list(inputs.items()) for inputs in self.origins]
             self.reads[places] = {digest: size for each in found for digest, size in [each[at] for at in places]}
         return self.reads[places]
+
+
+class Operated(NamedTuple):
+    """How an operation makes the tensors of a row."""
+
+    operation: Operation
+    operands: Sequence[tuple[Operand, ...]]
+    """What it reads for each."""
+    facts: Sequence[tuple[Line, ...]]
+    """What decides besides that, for each."""
+
+    def among(self, kept: Sequence[int]) -> Operated:
+        """Return those of some tensors, given by their places in the row."""
+        return Operated(self.operation, [self.operands[index] for index in kept], [self.facts[index] for index in kept])
 
 
 class TensorRow(NamedTuple):
@@ -247,12 +294,14 @@ class TensorRow(NamedTuple):
     is_copy: bool
     read: Mapping[bytes, int]
     """What is read for all tensors of the row together: sizes by digest."""
-    operated: tuple[Operation, Sequence[tuple[Operand, ...]]] | None = None
-    """The operation that makes them instead, and what it reads for each."""
+    operated: Operated | None = None
+    """How an operation makes them instead."""
     surveys: Sequence[SurveyKey | None] = ()
     """What the operation must know first, for each; empty when it need not."""
     looks_at_made: bool = False
     """Whether statistics are taken of what a target makes: `STATISTICS_OF_MADE` is part of the digests then."""
+    narrowed: bool = False
+    """Whether they are lone float64 tensors, rounded at once; see `narrows`."""
 
     def among(self, places: Collection[int]) -> TensorRow:
         """Return those at some places."""
@@ -264,7 +313,7 @@ class TensorRow(NamedTuple):
             digests=[self.digests[index] for index in kept],
             origins=origins,
             read=dict(each[at] for each in lying for at, _ in self.terms),
-            operated=self.operated and (self.operated[0], [self.operated[1][index] for index in kept]),
+            operated=self.operated and self.operated.among(kept),
             surveys=[self.surveys[index] for index in kept] if self.surveys else (),
         )
 
@@ -273,11 +322,7 @@ def _operand(shape: tuple[int, ...], terms: Sequence[Term]) -> Operand:
     """Return an input of an operation: equal tensors in it are added up, and just one, once, is the tensor itself."""
     if len(terms) == 1 and terms[0].coefficient == 1:
         return Operand(terms[0].digest, None)
-    return Operand(linear_digest("float32", shape, terms), tuple(terms))
-
-
-def _shown(value: Argument) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return Operand(linear_key("float32", shape, terms).digest, tuple(terms))
 
 
 class Grid:
@@ -339,8 +384,8 @@ class Grid:
         """Return the rows; what a method must know of several tensors is part of what each of them is."""
         scoped: dict[tuple[object, ...], list[int]] = {}
         for index, row in enumerate(rows):
-            if row.operated and row.operated[0].method.scopes:
-                operation = row.operated[0]
+            if row.operated and row.operated.operation.method.scopes:
+                operation = row.operated.operation
                 scoped.setdefault((operation.method, _surveyed_arguments(operation)), []).append(index)
         for indices in scoped.values():
             surveys = self._surveys([rows[index] for index in indices])
@@ -350,28 +395,28 @@ class Grid:
 
     def _surveys(self, rows: Sequence[TensorRow]) -> dict[str, SurveyKey]:
         """Return the survey of each tensor of rows with one method, by name."""
-        operation = next(row.operated[0] for row in rows if row.operated)
+        operation = next(row.operated.operation for row in rows if row.operated)
         method, arguments = operation.method, _surveyed_arguments(operation)
         assert method.scopes is not None  # asked before
         tensors: dict[str, Surveyed] = {}
         for row in rows:
-            for place, operands in zip(row.places, row.operated[1] if row.operated else (), strict=True):
+            for place, operands in zip(row.places, row.operated.operands if row.operated else (), strict=True):
                 tensors[self.names[place]] = Surveyed(self.names[place], self.specs[place].shape, operands)
-        facts = [("survey", f"{method.name}@{method.version}"), *((name, _shown(value)) for name, value in arguments)]
-        facts += [] if method.exact else [("device", self._device)]
+        facts = [Line("survey", f"{method.name}@{method.version}"), *(Line(name, value) for name, value in arguments)]
+        facts += [] if method.exact else [Line("device", self._device)]
         found: dict[str, SurveyKey] = {}
         for scope in method.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):
             members = tuple(tensors[name] for name in scope)
-            named = [("tensor", f"{each.name} {each.shape}") for each in members]
+            lines = (*facts, *(Line("tensor", f"{each.name} {each.shape}") for each in members))
             inputs = [operand.digest for each in members for operand in each.operands]
-            key = operation_digest("", (), [*facts, *named], inputs)
-            found |= dict.fromkeys(scope, SurveyKey(key, method, arguments, members))
+            key = operation_key("", (), lines, inputs).digest
+            found |= dict.fromkeys(scope, SurveyKey(key, lines, method, arguments, members))
         return found
 
     def _surveyed(self, row: TensorRow, surveys: Mapping[str, SurveyKey]) -> TensorRow:
         of = [surveys.get(self.names[place]) for place in row.places]
         digests = [
-            digest if survey is None else operation_digest(spec.dtype, spec.shape, [], [digest, survey.key])
+            digest if survey is None else operation_key(spec.dtype, spec.shape, (), [digest, survey.key]).digest
             for digest, survey, spec in zip(row.digests, of, (self.specs[place] for place in row.places), strict=True)
         ]
         return row._replace(digests=digests, surveys=of)
@@ -418,7 +463,7 @@ class Tensors:
         """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
         found = 0
         for row in self.rows:
-            if row.operated and row.operated[0].method.access in ("tensor", "tensors"):
+            if row.operated and row.operated.operation.method.access in ("tensor", "tensors"):
                 for place, origins in zip(row.places, row.origins, strict=True):
                     found = max(found, 4 * math.prod(self._grid.specs[place].shape) * (len(origins) + 1))
         return found
@@ -433,12 +478,15 @@ class Tensors:
         """The tensors one by one, in the order of the file."""
         found: list[Made | None] = [None] * len(self._grid.names)
         for row in self.rows:
-            operation, operands = row.operated or (None, [()] * len(row.places))
+            none = [()] * len(row.places)
+            operation, operands, facts = row.operated or (None, none, none)
             surveys = row.surveys or [None] * len(row.places)
-            parts = zip(row.places, row.digests, row.origins, operands, surveys, strict=True)
-            for place, digest, origins, some, survey in parts:
+            parts = zip(row.places, row.digests, row.origins, operands, surveys, facts, strict=True)
+            for place, digest, origins, some, survey, lines in parts:
                 inputs = list(origins)
                 terms = () if operation else tuple(Term(inputs[index], share) for index, share in row.terms)
                 name, spec = self._grid.names[place], self._grid.specs[place]
-                found[place] = Made(name, spec, digest, terms, row.is_copy, operation, some, survey)
+                found[place] = Made(
+                    name, spec, digest, terms, row.is_copy, operation, some, survey, lines, row.narrowed
+                )
         return tuple(each for each in found if each is not None)

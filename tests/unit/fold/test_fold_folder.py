@@ -15,7 +15,7 @@ from lab import Lab, as_bytes, write_model
 
 from mergebuild.errors import MergeBuildError, MismatchError, RecipeError
 from mergebuild.fold.folder import Folding
-from mergebuild.fold.forms import Form, Slot, canonical
+from mergebuild.fold.forms import Slot
 from mergebuild.recipe import load_recipe
 from mergebuild.sources.sources import Sources
 from mergebuild.store.state import State
@@ -157,37 +157,6 @@ def test_integers_are_the_first_inputs(models: Path) -> None:
     forms = folder_of(models, text).blueprint("t").forms
     assert forms["i"].lone == Slot("q")
     assert forms["w"].lone == Slot("p")
-
-
-FORM = Form(tuple((Slot(name), Fraction(number, 4)) for name, number in (("a", 1), ("b", 2), ("c", 1))))
-
-
-def test_terms_stand_in_the_order_of_their_digests() -> None:
-    """Neither names nor the order of merging say where a term stands."""
-    for order in itertools.permutations([b"1" * 16, b"2" * 16, b"3" * 16]):
-        digests = dict(zip("abc", order, strict=True))
-        found = canonical(FORM, "w", lambda owner, _name, digests=digests: digests[owner])
-        assert [term.digest for term in found] == sorted(order)
-        assert {term.digest: term.coefficient for term in found} == {
-            digests[slot.owner]: share for slot, share in FORM.terms
-        }
-
-
-def test_equal_tensors_are_one_term() -> None:
-    """Two fine-tunes that share a tensor count as one; all three equal are the tensor itself."""
-    two = canonical(FORM, "w", lambda owner, _name: b"s" * 16 if owner != "b" else b"b" * 16)
-    assert [(term.digest, term.coefficient) for term in two] == [
-        (b"b" * 16, Fraction(1, 2)),
-        (b"s" * 16, Fraction(1, 2)),
-    ]
-    one = canonical(FORM, "w", lambda _owner, _name: b"s" * 16)
-    assert [(term.digest, term.coefficient) for term in one] == [(b"s" * 16, Fraction(1))]
-
-
-def test_equal_tensors_that_cancel_are_no_term() -> None:
-    form = Form(((Slot("a"), Fraction(1)), (Slot("b"), Fraction(1, 3)), (Slot("c"), Fraction(-1, 3))))
-    found = canonical(form, "w", lambda owner, _name: b"a" * 16 if owner == "a" else b"s" * 16)
-    assert [(term.digest, term.coefficient) for term in found] == [(b"a" * 16, Fraction(1))]
 
 
 # To the bytes

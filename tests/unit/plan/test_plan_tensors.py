@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import Lab
 
-from mergebuild.digest import artifact_digest, linear_digest
-from mergebuild.fold.forms import Form, Kinds, Slot, Spec, canonical
+from mergebuild.digest import artifact_digest
+from mergebuild.fold.forms import Form, Kinds, Slot, Spec
+from mergebuild.key import gather, linear_key
 from mergebuild.plan.tensors import Grid, Origin, Tensors
 
 OWNERS = ("a", "b", "c")
@@ -57,14 +58,15 @@ def test_a_target_put_into_a_grid_is_what_its_tensors_are_one_by_one(
         assert [made.name for made in found.made] == names
         for made in found.made:
             name, spec = made.name, specs[made.name]
-            terms = canonical(palette[kinds[name]], name, lambda owner, tensor: origins[owner, tensor].digest)
+            terms = gather((origins[slot.owner, name].digest, share) for slot, share in palette[kinds[name]].terms)
             dtype_of = {origin.digest: origin.dtype for origin in origins.values()}
-            lone = terms[0].digest if len(terms) == 1 and terms[0].coefficient == 1 else None
+            lone = terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
             is_copy = lone is not None and dtype_of[lone] == spec.dtype
             assert (made.spec, made.terms, made.is_copy) == (spec, terms, is_copy)
             narrowed = lone is not None and (dtype_of[lone], spec.dtype) == ("float64", "float16")
-            made_of = linear_digest(spec.dtype, spec.shape, terms, narrowed=narrowed)
-            assert made.digest == (lone if is_copy else made_of)
+            made_of = linear_key(spec.dtype, spec.shape, terms, narrowed=narrowed)
+            assert made.digest == (lone if is_copy else made_of.digest)
+            assert is_copy or made.key == made_of
             assert found.by_name[name] == made.digest
         assert found.artifact == artifact_digest((n, specs[n].dtype, specs[n].shape, found.by_name[n]) for n in names)
         check_rows(found)

@@ -1,0 +1,206 @@
+"""Keys: what a thing follows from, as lines of a name and a value. Hashed they are its digest, shown its explanation.
+
+There is one writer of values, and one framing: each line is a name and a value with a length each, so that nothing can
+slide from one line into the next. What people are shown is read from the very lines that are hashed. A line whose
+value is a key itself is hashed by that key's digest, and shown by its lines.
+
+`resolve` says what a linear combination comes to for one tensor: terms gathered by what their tensors are, in the order
+of the digests, a copy or a step. The tensors of a plan and those of sources seen for the first time ask it alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Generic, NamedTuple, TypeVar, Union
+
+import xxhash
+
+from mergebuild.digest import SCHEMA, tagged
+
+__all__ = [
+    "Key",
+    "Line",
+    "LinearDigests",
+    "Resolved",
+    "Term",
+    "Value",
+    "digest_of",
+    "gather",
+    "linear_key",
+    "narrows",
+    "operation_key",
+    "resolve",
+]
+
+_NARROWED = ("rounded", "once, from float64")
+"""The line of what `narrows`."""
+
+Value = Union[str, bool, int, Fraction, bytes, "Key", "tuple[Value, ...]"]
+"""Bytes are a digest. Of the same text are `1` as a number and as a word: a line's name says which it is."""
+
+Place = TypeVar("Place", bytes, int)
+"""What a tensor is known by: its digest, or its place in the order of digests."""
+
+
+class Line(NamedTuple):
+    """One line of a key. A name that is a digest is that of a tensor, and the value its coefficient."""
+
+    name: str | bytes
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What something follows from, in a fixed order."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def text(self) -> bytes:
+        """What is hashed."""
+        return b"".join([_named(_text(name)) + _valued(_text(value)) for name, value in self.lines])
+
+    @property
+    def digest(self) -> bytes:
+        """The 16 bytes by which whatever has this key is known."""
+        return xxhash.xxh3_128_digest(self.text)
+
+
+def _text(value: Value) -> str:
+    """Return a value as it is hashed."""
+    match value:
+        case str():
+            return value
+        case bytes():
+            return tagged(value)
+        case Key():
+            return tagged(value.digest)
+        case tuple():
+            return " ".join(map(_text, value))
+        case _:
+            return str(value)
+
+
+def _named(name: str) -> bytes:
+    return f"{len(name)}:{name}".encode()
+
+
+def _valued(value: str) -> bytes:
+    return f"{len(value)}:{value}\n".encode()
+
+
+def _shape(shape: Sequence[int]) -> Line:
+    return Line("shape", ",".join(map(str, shape)))
+
+
+# Linear combinations
+
+
+class Term(NamedTuple):
+    """One term of a linear combination: the digest of its tensor (16 bytes) and its exact coefficient."""
+
+    digest: bytes
+    coefficient: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[Place]):
+    """What a linear combination comes to for one tensor."""
+
+    terms: tuple[tuple[Place, Fraction], ...]
+    """Each tensor once, in the order of the digests; no coefficient is 0."""
+    is_copy: bool
+    """Whether it is the lone term's tensor as it is."""
+    narrowed: bool
+    """Whether it is a lone tensor that `narrows`."""
+
+
+def gather(terms: Iterable[tuple[Place, Fraction]]) -> tuple[tuple[Place, Fraction], ...]:
+    """Return terms with those of equal tensors added up, without zeros, in the order of the tensors.
+
+    So neither names nor the order of merging can reach what is made.
+    """
+    sums: dict[Place, Fraction] = {}
+    for place, coefficient in terms:
+        known = sums.get(place)
+        sums[place] = coefficient if known is None else known + coefficient
+    return tuple((place, sums[place]) for place in sorted(sums) if sums[place])
+
+
+def resolve(terms: Iterable[tuple[Place, Fraction]], dtype_of: Callable[[Place], str], dtype: str) -> Resolved[Place]:
+    """Say what a combination rounded to `dtype` comes to.
+
+    `terms` by what each tensor is: its digest, or its place in the order of the digests; `dtype_of` says in which dtype
+    such a tensor lies.
+    """
+    found = gather(terms)
+    lone = dtype_of(found[0][0]) if len(found) == 1 and found[0][1] == 1 else ""
+    return Resolved(found, is_copy=lone == dtype, narrowed=narrows(lone, dtype))
+
+
+def digest_of(found: Resolved[bytes], dtype: str, shape: Sequence[int]) -> bytes:
+    """Return the digest of a tensor: that of the one that it is a copy of, or of what makes it."""
+    if found.is_copy:
+        return found.terms[0][0]
+    return linear_key(dtype, shape, found.terms, narrowed=found.narrowed).digest
+
+
+def narrows(source: str, dtype: str) -> bool:
+    """Whether a lone tensor in the dtype `source` is rounded to another dtype past float32, which is between them."""
+    return source == "float64" and dtype not in ("float64", "float32")
+
+
+def linear_key(
+    dtype: str, shape: Sequence[int], terms: Iterable[tuple[bytes, Fraction]], *, narrowed: bool = False
+) -> Key:
+    """Return the key of a linear combination rounded to `dtype`, its terms already gathered.
+
+    `narrowed`: it is a lone tensor that `narrows`. (These were rounded by way of float32 once, under the other digest.)
+    """
+    lines = [Line("method", f"linear@{SCHEMA}"), Line("dtype", dtype), _shape(shape)]
+    lines += [Line(digest, coefficient) for digest, coefficient in terms]
+    return Key((*lines, Line(*_NARROWED)) if narrowed else tuple(lines))
+
+
+class LinearDigests:
+    """The digests of combinations of one form: tensors that differ in what is combined, with coefficients in common.
+
+    What is hashed of each is the text of its `linear_key`, kept but for the coefficients: a thousand members of a
+    family put in theirs, and hash.
+    """
+
+    def __init__(self, terms: int) -> None:
+        self._heads: list[bytes] = []
+        self._names: tuple[list[bytes], ...] = tuple([] for _ in range(terms))
+
+    def add(self, dtype: str, shape: Sequence[int], inputs: Sequence[bytes]) -> None:
+        """Add a tensor with the digests of what it may be made of, in order."""
+        self._heads.append(linear_key(dtype, shape, ()).text)
+        for names, digest in zip(self._names, inputs, strict=True):
+            names.append(_named(tagged(digest)))
+
+    def of(self, terms: Iterable[tuple[int, Fraction]], *, narrowed: bool = False) -> list[bytes]:
+        """Return the digest of each tensor added, given which inputs are combined, and how; see `linear_key`."""
+        texts = self._heads
+        for index, coefficient in terms:
+            value = _valued(_text(coefficient))
+            texts = [text + name + value for text, name in zip(texts, self._names[index], strict=True)]
+        if narrowed:
+            end = Key((Line(*_NARROWED),)).text
+            texts = [text + end for text in texts]
+        return list(map(xxhash.xxh3_128_digest, texts))
+
+
+# Operations
+
+
+def operation_key(dtype: str, shape: Sequence[int], facts: Iterable[Line], inputs: Iterable[bytes | Key]) -> Key:
+    """Return the key of what an operation makes, rounded to `dtype`.
+
+    `facts`: all that decides besides the inputs (method, its version, arguments, the tensor's name where that
+    matters), in a fixed order.
+    """
+    head = (Line("operation", str(SCHEMA)), Line("dtype", dtype), _shape(shape))
+    return Key((*head, *facts, *(Line("input", each) for each in inputs)))
