@@ -204,12 +204,12 @@ def test_without_its_records_it_is_known_again(mix: Space) -> None:
 DIES = """
 import os, signal, sys
 from mergebuild.cli import main
-from mergebuild.store import DiskStore
+from mergebuild.store.publisher import DiskPublisher
 
 def moved(*_arguments, **_words):
     os.kill(os.getpid(), signal.SIGKILL)
 
-Store._moved = moved
+DiskPublisher._moved = moved
 main(sys.argv[1:])
 """
 """Ends between the rename and the record."""
