@@ -134,11 +134,8 @@ class Place:
         """Run a command line."""
         COUNTS["runs"] += 1
         out, err = io.StringIO(), io.StringIO()
-        options = (
-            partial(mergebuild.build.builder.BuildOptions, chunk=chunk)
-            if chunk
-            else mergebuild.build.builder.BuildOptions
-        )
+        plain = mergebuild.build.builder.BuildOptions
+        options = partial(plain, chunk=chunk) if chunk else plain
         with (
             mock.patch.object(mergebuild.build.builder, "BuildOptions", options),
             redirect_stdout(out),
