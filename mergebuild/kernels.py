@@ -17,20 +17,22 @@ not.
 from mergebuild.methods.kernels.blend import float32_of, lerp
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, Statistic
 from mergebuild.methods.kernels.randomness import bernoulli, bits, normal
-from mergebuild.methods.kernels.reduction import ColumnSums, Gram, RunningSum, vector_sums
-from mergebuild.methods.kernels.selection import LargestCut, Selection, magnitude_keys, ordered_keys
+from mergebuild.methods.kernels.reduction import ColumnSums, Gram, vector_sums
+from mergebuild.methods.kernels.reduction import RunningSum as Sum
+from mergebuild.methods.kernels.selection import LargestCut as Cut
+from mergebuild.methods.kernels.selection import Selection, magnitude_keys, ordered_keys
 from mergebuild.methods.method import UndefinedError
 
 __all__ = [
     "Call",
     "ColumnSums",
+    "Cut",
     "Grain",
     "Gram",
     "Kernel",
-    "LargestCut",
-    "RunningSum",
     "Selection",
     "Statistic",
+    "Sum",
     "UndefinedError",
     "bernoulli",
     "bits",
