@@ -238,6 +238,8 @@ class Target:
     """For some tensors another method, or other numbers; the later wins."""
     row: Method | None = field(default=None, compare=False)
     """What `method` names; None for a formula."""
+    kin: object = field(default=None, compare=False, repr=False)
+    """The same object for members of a family that differ in names, outputs and numbers alone; None: not known."""
 
     @property
     def programs(self) -> tuple[Method, ...]:
@@ -248,6 +250,8 @@ class Target:
     @property
     def reads(self) -> tuple[Input, ...]:
         """The inputs, and behind them those that only its rules have."""
+        if not self.rules and not self.components and self.config is None:
+            return self.inputs
         more = (
             Input(f"rules[{number}].{each.role}", each.ref, each.where)
             for number, rule in enumerate(self.rules)

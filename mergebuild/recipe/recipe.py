@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import NamedTuple, NoReturn, cast
 
 from mergebuild.errors import Problem, UsageError, did_you_mean
 from mergebuild.methods.method import Method
@@ -30,6 +30,7 @@ from mergebuild.recipe.targets import (
     Declaration,
     OutputError,
     Reading,
+    Template,
     absolute,
     check_output,
     read_target,
@@ -40,6 +41,8 @@ from mergebuild.recipe.walk import Walk
 __all__ = ["Parts", "Recipe"]
 
 _SHORT_CHAIN = 100
+_FEW_VARIABLES = 30
+"""To copy these is quicker than to look each name up in two places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,15 @@ class Parts:
     default_dtype: str
     places: Declared
     methods: OwnMethods
+
+
+class _Listed(NamedTuple):
+    """A listed member of a family, as far as its name and its output say: nothing is wrong with these."""
+
+    values: Values
+    output: str
+    path: str
+    """Where the output lies, absolute."""
 
 
 class Recipe:
@@ -81,6 +93,9 @@ class Recipe:
         self._namespace = parts.namespace
         self._methods = parts.methods.known
         self._targets: dict[str, Reading] = {}
+        self._listed: dict[str, _Listed] = {}
+        self._templates: dict[str, Template | None] = {}
+        """By family: how its members are made, once two of them are asked for."""
         self._below: dict[str, tuple[str, ...]] = {}
         root = str(self.root)
         store = absolute(parts.project.store or ".mergebuild", root)
@@ -97,6 +112,9 @@ class Recipe:
         known = self._targets.get(name)
         if known is not None and known.target is not None:
             return known.target
+        alike = self._made_alike(name)
+        if alike is not None:
+            return alike
         if name in self.sources:
             _raise_unknown(self._namespace.unknown(name, sources=False))
         try:
@@ -112,6 +130,29 @@ class Recipe:
                 del self._targets[added]
             problems.fail()
         return found
+
+    def _made_alike(self, name: str) -> Target | None:
+        """Return a member as others of its family were read; None where it must be read by itself, or is not listed."""
+        listed = self._listed.get(name)
+        if listed is None:
+            return None
+        family = name.partition("@")[0]
+        if family not in self._templates:
+            first = self._families[family].first
+            scope = _within(self._parts.scope, self._listed[first].values)
+            self._templates[family] = Template.of(
+                self._declared[family], first, scope, self._namespace, self._methods, self._parts.default_dtype
+            )
+        template = self._templates[family]
+        if template is None:
+            return None
+        problems = Problems()
+        scope = _within(self._parts.scope, listed.values)
+        reading = template.member(name, scope, listed.output, listed.path, problems)
+        if problems:
+            return None
+        self._targets[name] = reading
+        return reading.target
 
     def below(self, name: str) -> tuple[str, ...]:
         """Return a target and all targets that it needs, each once and behind what it needs itself.
@@ -293,7 +334,11 @@ class Recipe:
         except OutputError as error:
             problems.add(error.code, f"`output` of target `{name}` {error}", at, help=error.hint)
         else:
-            self._outputs.claim(absolute(text, at.document.folder), name, at, problems, listed=True)
+            before = len(problems)
+            path = absolute(text, at.document.folder)
+            self._outputs.claim(path, name, at, problems, listed=True)
+            if len(problems) == before:
+                self._listed[name] = _Listed(values, text, path)
 
     def _output_like(self, text: str) -> str:
         if not text.endswith(".safetensors"):
@@ -303,7 +348,9 @@ class Recipe:
 
 
 def _within(scope: Scope, values: Values) -> Scope:
-    """Return the scope of a member: its axes before the variables, which are not copied for each of 100,000."""
+    """Return the scope of a member: its axes before the variables, of which many are not copied for each of 100,000."""
+    if len(scope) <= _FEW_VARIABLES:
+        return {**scope, **values}
     maps = cast("list[MutableMapping[str, Scalar | None]]", [values, scope])  # which are only read
     return ChainMap(*maps)
 

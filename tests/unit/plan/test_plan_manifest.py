@@ -87,6 +87,7 @@ ACCOUNT: dict[str, dict[str, str]] = {
         "max_shard_size": OUT + "which tensors share a file; each file is compared by its header",
         "rules": IN + "how the tensors that they select are made",
         "row": IN + "the operation: of a user's own method, the text of its program",
+        "kin": OUT + "which other targets have all but numbers, name and output in common with it",
     },
     "Component": {
         "name": IN + "which tensors it is about",

@@ -12,8 +12,11 @@ from typing import ClassVar
 
 import pytest
 from lab import Lab
+from recipe_texts import Load
 
+from mergebuild.errors import RecipeError
 from mergebuild.project.project import Project
+from mergebuild.recipe import NumberPerTensor, Target
 from mergebuild.recipe.families import Axis, Family, MemberError
 from mergebuild.recipe.numbers import shortest_text
 
@@ -89,3 +92,64 @@ def test_a_family_costs_as_much_a_member_whatever_its_size(verb: Callable[[Proje
     more = [after - before for before, after in pairwise(counts[1:])]
     assert more[1] <= 2.1 * more[0]
     assert more[2] <= 2.1 * more[1]
+
+
+HEAD = (
+    '[sources]\na = "a.safetensors"\nb = "b.safetensors"\n[vars]\nm = 0.25\n'
+    "[targets.t]\nforeach.x = [0.1, 0.2, 0.3]\nforeach.s = ['b', 'a']\noutput = 'out/${s}-${x}.safetensors'\n"
+)
+ALIKE = {
+    "a number": 'method = "weighted_sum"\na = "a"\nb = "b"\nalpha = "${x}"\n',
+    "a computed number": 'method = "weighted_sum"\na = "a"\nb = "b"\nalpha = "${x*m}"\ndtype = "float16"\n',
+    "a table of numbers": 'method = "weighted_sum"\na = "a"\nb = "b"\nalpha = { default = "${x}", "re:q" = 0.5 }\n',
+    "a formula": 'formula = "p*a + 0.5*b"\np = "${x}"\nmetadata = "none"\n',
+    "one that varies not at all": 'method = "slerp"\na = "a"\nb = "b"\nt = 0.5\n',
+}
+UNLIKE = {
+    "its input": 'method = "scale"\na = "${s}"\nalpha = "${x}"\n',
+    "its rules": 'method = "scale"\na = "a"\nalpha = 1\n[[targets.t.rules]]\ntensors = "attn"\nalpha = "${x}"\n',
+    "its list of numbers": 'method = "linear"\nmodels = ["a", "b"]\nweight = ["${x}", 1]\n',
+    "its selectors": 'method = "scale"\na = "a"\nalpha = 1\nmerge = "re:${s}"\n',
+}
+
+
+def places(target: Target) -> list[object]:
+    numbers = (each for each in target.numbers.values() if isinstance(each, NumberPerTensor))
+    return [each.where.place() for each in (target, *target.inputs, *(rule for each in numbers for rule in each.rules))]
+
+
+@pytest.mark.parametrize("text", [*ALIKE.values(), *UNLIKE.values()], ids=[*ALIKE, *UNLIKE])
+def test_a_member_made_as_its_family_is_the_one_read_by_itself(text: str, load: Load) -> None:
+    """A name that is spelled oddly is read by itself."""
+    names = load(HEAD + text).target_names()
+    assert len(names) == 6
+    for name in names[1:]:
+        made, read = load(HEAD + text).target(name), load(HEAD + text).target(name.replace("=", " = "))
+        assert made == read
+        assert (made.row, places(made)) == (read.row, places(read))
+
+
+@pytest.mark.parametrize("text", ALIKE.values(), ids=ALIKE)
+def test_members_that_differ_in_numbers_alone_are_kin(text: str, load: Load) -> None:
+    recipe = load(HEAD + text)
+    kin = {id(recipe.target(name).kin) for name in recipe.target_names()[1:]}
+    assert len(kin) == 1
+    assert recipe.target(recipe.target_names()[1]).kin is not None
+
+
+@pytest.mark.parametrize("text", UNLIKE.values(), ids=UNLIKE)
+def test_members_that_differ_in_more_are_not_kin(text: str, load: Load) -> None:
+    recipe = load(HEAD + text)
+    assert {recipe.target(name).kin for name in recipe.target_names()[1:]} == {None}
+
+
+def test_a_member_with_a_wrong_number_says_so_by_its_name(load: Load) -> None:
+    recipe = load(HEAD + 'method = "scale"\na = "a"\nalpha = "${1/(0.3 - x)}"\n')
+    assert recipe.target("t@x=0.2,s=a").kin is not None
+    with pytest.raises(RecipeError, match=r"`\$\{1/\(0.3 - x\)\}` has no value: division by 0"):
+        recipe.target("t@x=0.3,s=b")
+    text = 'method = "scale"\na = "a"\nalpha = "${x}"\n'
+    recipe = load(HEAD.replace("0.3]", "'often']") + text)
+    assert recipe.target("t@x=0.2,s=a").kin is not None
+    with pytest.raises(RecipeError, match="`alpha` of target `t@x=often,s=b` is the string `often`, expected a number"):
+        recipe.target("t@x=often,s=b")
