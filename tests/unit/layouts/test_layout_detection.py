@@ -9,7 +9,7 @@ import pytest
 from layout_headers import AtPath, every_real_layout, real, shapes
 
 from mergebuild.errors import RecipeError
-from mergebuild.layouts import BUILT_IN, built_in, detect, list_layouts, problems_of, user_layout
+from mergebuild.layouts import BUILT_IN, built_in, detect, list_layouts, user_layout
 from mergebuild.layouts.blocks import block_id, drawn_together, expand
 from mergebuild.recipe.model import LayoutText
 
@@ -218,7 +218,3 @@ def test_layouts_are_listed_with_their_blocks() -> None:
 
 def test_blocks_are_drawn_together_only_where_they_are_neighbours() -> None:
     assert drawn_together(["BASE", "IN00", "IN01", "IN03", "M00"]) == ("BASE", "IN00-IN01", "IN03", "M00")
-
-
-def test_a_sound_declaration_has_no_problems() -> None:
-    assert problems_of(user(["x"])) == ()
