@@ -35,7 +35,7 @@ from mergebuild.plan.plan import Item, Made, Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import Sources, source_of_part
-from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Stage, Store
+from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Stage, Store, has_bytes
 from mergebuild.system import portable, scratch
 from mergebuild.system.filestate import is_gone
 from mergebuild.system.publishing import fitting, temporary_path
@@ -640,7 +640,7 @@ class Builder:
             if item.whole is None:
                 self._put_aside(item)
             return True
-        if self._shelf.matches(path, fresh):
+        if has_bytes(path, fresh):
             self._emit(Notice(f"{item.shown} was not in the records, and is what this target makes"))
             return True
         if self._shelf.is_unfinished(path, lies):

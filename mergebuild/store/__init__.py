@@ -3,6 +3,7 @@
 `protocols.py` says what others ask of a store, `store.py` what one on disk is.
 """
 
+from mergebuild.store.comparing import has_bytes
 from mergebuild.store.contents import FRAME, Contents, Entry
 from mergebuild.store.database import DatabaseDamagedError
 from mergebuild.store.locking import LOCK_FILES, REBUILDS, locked
@@ -36,6 +37,7 @@ __all__ = [
     "Stage",
     "Store",
     "begin_afresh",
+    "has_bytes",
     "locked",
     "own_files",
     "scratch_folders",

@@ -56,9 +56,6 @@ class Shelf(Protocol):
     def damaged_inside(self) -> list[ArtifactRow]:
         """Return what the store itself holds of the artifacts that were found to be damaged so far."""
 
-    def matches(self, path: Path, fresh: Fresh) -> bool:
-        """Whether a file has the bytes of an artifact just written elsewhere."""
-
     def may_be(self, path: Path, beginning: bytes, size: int) -> bool:
         """Whether a file that is not on record may be one that begins so and has this size, or what is left of it."""
 

@@ -7,15 +7,10 @@ and is made again. What shares tensors with it is believed no more before its by
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from mergebuild.digest import checksum, file_checksum
-from mergebuild.formats.header import MAX_HEADER
+from mergebuild.store import comparing
 from mergebuild.store.contents import Entry, unpack
 from mergebuild.store.state import State
 from mergebuild.store.values import ArtifactRow, Fresh, Held, Presence
@@ -23,8 +18,6 @@ from mergebuild.system import portable, publishing
 from mergebuild.system.portable import Identity
 
 __all__ = ["DiskShelf"]
-
-_SPAN = 1 << 20
 
 
 class DiskShelf:
@@ -105,7 +98,7 @@ class DiskShelf:
     def _alike(self, path: Path) -> list[ArtifactRow]:
         """Return the artifacts that a file may be, as far as its beginning tells, or else its size."""
         if path.suffix == ".safetensors" or path.parent == self._root / "kept":
-            return self._state.artifacts(header=_header_checksum(path))
+            return self._state.artifacts(header=comparing.header_checksum(path))
         return self._state.artifacts(size=path.stat().st_size)
 
     def look_again(self, path: Path) -> Presence:
@@ -174,57 +167,23 @@ class DiskShelf:
 
     def has_bytes(self, path: Path, row: ArtifactRow) -> bool:
         """Whether a file has the bytes of an artifact on record."""
-        return self.matches(path, Fresh(row.digest, row.header, self.entries(row)))
+        return comparing.has_bytes(path, Fresh(row.digest, row.header, self.entries(row)))
 
     def damage(self, row: ArtifactRow) -> list[str]:
-        """Read a file again and return what of it is not what was written: tensor names, `header`.
-
-        Of one that can't be read, why.
-        """
-        try:
-            with _opened(row.path) as (fd, size):
-                return _damage(fd, size, row.header, self.entries(row))
-        except OSError as error:
-            return [f"unreadable: {error.strerror}"]
-
-    def matches(self, path: Path, fresh: Fresh) -> bool:
-        """Whether a file has the bytes of an artifact just written elsewhere."""
-        try:
-            with _opened(path) as (fd, size):
-                return not _damage(fd, size, fresh.header, fresh.contents, first=True)
-        except OSError:
-            return False
+        """Read a file again and return what of it is not what was written: tensor names, `header`, or why it can't."""
+        return comparing.damage(row.path, row.header, self.entries(row))
 
     def may_be(self, path: Path, beginning: bytes, size: int) -> bool:
         """Whether a file that is not on record may be one that begins so and has this size, or what is left of it.
 
         Only its beginning is looked at: whether it is worth while to make the other and compare.
         """
-        if not path.is_file():  # a pipe would be waited for
-            return False
-        try:
-            with path.open("rb") as file:
-                found = file.read(len(beginning))
-                length = file.seek(0, os.SEEK_END)
-        except OSError:
-            return False
-        if found == beginning and length == size:
-            return True
-        return length <= size and _is_left_of(found, beginning) and not self._was_whole(path)
+        is_left = comparing.may_be_left_of(path, beginning, size)
+        return comparing.may_be(path, beginning, size) or (is_left and not self._was_whole(path))
 
     def is_unfinished(self, path: Path, whole: Path) -> bool:
         """Whether a file is what a crash left of another: some pages are zeros, or its end is missing."""
-        if not path.is_file() or self._was_whole(path):
-            return False
-        try:
-            with path.open("rb") as left, whole.open("rb") as right:
-                if left.seek(0, os.SEEK_END) > right.seek(0, os.SEEK_END):
-                    return False
-                left.seek(0)
-                right.seek(0)
-                return all(_is_left_of(page, right.read(len(page))) for page in iter(lambda: left.read(_SPAN), b""))
-        except OSError:
-            return False
+        return path.is_file() and not self._was_whole(path) and comparing.is_left_of(path, whole)
 
     def _was_whole(self, path: Path) -> bool:
         """Whether a file was seen whole in this epoch: what is there now is no crash's work."""
@@ -244,23 +203,6 @@ class DiskShelf:
         return [row for row in self.found_damaged.values() if row.kind != "output"]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[int, int]]:
-    """Open a regular file to read; give its descriptor and size.
-
-    Raises:
-        OSError: it can't be opened, or is something else. A pipe would be waited for.
-    """
-    fd = portable.open_to_read(path)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no file")
-        yield fd, found.st_size
-    finally:
-        os.close(fd)
-
-
 def _is_untouched(row: ArtifactRow, now: Identity, epoch: str) -> bool:
     """Whether nobody wrote to a file since.
 
@@ -272,39 +214,3 @@ def _is_untouched(row: ArtifactRow, now: Identity, epoch: str) -> bool:
         return False
     is_same = now._replace(device=was.device) == was
     return is_same or (row.epoch != epoch and now.ctime_ns <= was.ctime_ns and now.size <= was.size)
-
-
-def _is_left_of(found: bytes, whole: bytes) -> bool:
-    """Whether bytes are these, but for pages of zeros."""
-    return found == whole or all(
-        page == whole[start : start + len(page)] or not any(page)
-        for start in range(0, len(found), portable.PAGE)
-        for page in (found[start : start + portable.PAGE],)
-    )
-
-
-def _header_checksum(path: Path) -> bytes:
-    """Return the checksum of what stands before a file's data; nothing's where there is no such thing."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > MAX_HEADER:
-                return b""
-            return checksum(length.to_bytes(8, "little") + file.read(length))
-    except OSError:
-        return b""
-
-
-def _damage(fd: int, size: int, header: bytes, entries: Sequence[Entry], *, first: bool = False) -> list[str]:
-    """Return what of a file differs from its table; with `first`, at most one name."""
-    data_start = min((entry.begin for entry in entries), default=size)
-    end = max((entry.end for entry in entries), default=data_start)
-    if size != end:
-        return [f"file size {size}, written {end}"]
-    found = [] if file_checksum(fd, 0, data_start) == header else ["header"]
-    for entry in entries:
-        if first and found:
-            break
-        if file_checksum(fd, entry.begin, entry.end) != entry.checksum:
-            found.append(entry.name)
-    return found

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from mergebuild.store import DiskStore
+from mergebuild.store import DiskStore, comparing
 from mergebuild.store import publisher as publisher_module
-from mergebuild.store import shelf as shelf_module
 from mergebuild.store.publisher import DiskPublisher
 from mergebuild.store.state import State
 
@@ -158,13 +157,13 @@ def test_the_history_keeps_the_newest_that_fit(lab: Lab) -> None:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what the store reads again to know a file."""
     found: list[int] = []
-    real = shelf_module.file_checksum
+    real = comparing.file_checksum
 
     def counted(fd: int, begin: int, end: int) -> bytes:
         found.append(end - begin)
         return real(fd, begin, end)
 
-    monkeypatch.setattr(shelf_module, "file_checksum", counted)
+    monkeypatch.setattr(comparing, "file_checksum", counted)
     return found
 
 
