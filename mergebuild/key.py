@@ -2,7 +2,8 @@
 
 There is one writer of values, and one framing: each line is a name and a value with a length each, so that nothing can
 slide from one line into the next. What people are shown is read from the very lines that are hashed. A line whose
-value is a key itself is hashed by that key's digest, and shown by its lines.
+value is a key itself is hashed by that key's digest, and shown by its lines. Dataclasses are written by their fields,
+as these are found: a field that is added later is in every key, and in every cache (`Likeness`), until it is left out.
 
 `resolve` says what a linear combination comes to for one tensor: terms gathered by what their tensors are, in the order
 of the digests, a copy or a step. The tensors of a plan and those of sources seen for the first time ask it alike.
@@ -10,10 +11,13 @@ of the digests, a copy or a step. The tensors of a plan and those of sources see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Generic, NamedTuple, TypeVar, Union
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, Union
 
 import xxhash
 
@@ -21,6 +25,7 @@ from mergebuild.digest import SCHEMA, tagged
 
 __all__ = [
     "Key",
+    "Likeness",
     "Line",
     "LinearDigests",
     "Resolved",
@@ -32,13 +37,21 @@ __all__ = [
     "narrows",
     "operation_key",
     "resolve",
+    "written",
 ]
 
 _NARROWED = ("rounded", "once, from float64")
 """The line of what `narrows`."""
 
-Value = Union[str, bool, int, Fraction, bytes, "Key", "tuple[Value, ...]"]
-"""Bytes are a digest. Of the same text are `1` as a number and as a word: a line's name says which it is."""
+
+class Fields(Protocol):
+    """A dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Value = Union[str, bool, int, Fraction, bytes, "Key", "Fields", "tuple[Value, ...]"]
+"""Bytes are a digest. A number and a word may have the same text: a line's name says which of them its value is."""
 
 Place = TypeVar("Place", bytes, int)
 """What a tensor is known by: its digest, or its place in the order of digests."""
@@ -67,6 +80,15 @@ class Key:
         """The 16 bytes by which whatever has this key is known."""
         return xxhash.xxh3_128_digest(self.text)
 
+    @property
+    def digest_of_values(self) -> bytes:
+        """The hash of the values alone, digests as they are: by this a store knows the statistics that it keeps."""
+        running = xxhash.xxh3_128()
+        for _, value in self.lines:
+            raw = value if isinstance(value, bytes) else _text(value).encode()
+            running.update(b"%d:%s" % (len(raw), raw))
+        return running.digest()
+
 
 def _text(value: Value) -> str:
     """Return a value as it is hashed."""
@@ -79,8 +101,89 @@ def _text(value: Value) -> str:
             return tagged(value.digest)
         case tuple():
             return " ".join(map(_text, value))
-        case _:
+        case bool() | int() | Fraction():
             return str(value)
+        case _:
+            return written(value)
+
+
+def written(value: object) -> str:
+    """Return a value of the recipe as text; equal values, and only these, have equal texts.
+
+    A dataclass is the fields that take part in comparing it, names included.
+    """
+    kind = type(value)
+    write = _WRITERS.get(kind)
+    if write is None:
+        write = _WRITERS[kind] = _writer(kind)
+    return write(value)
+
+
+def _writer(kind: type) -> Callable[[Any], str]:
+    """Return what writes values of a kind."""
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_writer(kind.__name__, tuple(each.name for each in dataclasses.fields(kind) if each.compare))
+    if issubclass(kind, Mapping):
+        return lambda value: f"{{{','.join(f'{written(key)}={written(each)}' for key, each in value.items())}}}"
+    return lambda value: f"{kind.__name__} {value}"  # a number, a path, None, what TOML may have in a layout's table
+
+
+def _dataclass_writer(kind: str, names: Sequence[str]) -> Callable[[Any], str]:
+    values = _getter(names)
+    return lambda value: f"{kind}({','.join(map(written, values(value)))})"
+
+
+def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what gives the values of some fields; of a single one `attrgetter` gives no tuple."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
+
+
+def _list(value: Sequence[object]) -> str:
+    return f"[{','.join(map(written, value))}]"
+
+
+_WRITERS: dict[type, Callable[[Any], str]] = {
+    str: lambda value: f"{len(value)}:{value}",
+    tuple: _list,
+    list: _list,
+}
+
+Kind = TypeVar("Kind")
+
+
+class Likeness(Generic[Kind]):
+    """What of a dataclass decides, as a tuple by which a cache finds what was made of one that is like it.
+
+    That is all of its fields but those that are left out, for a reason each. So a field that is added later decides:
+    to forget one may cost sharing, and never gives the answer of another.
+    """
+
+    def __init__(
+        self,
+        kind: type[Kind],
+        *,
+        left_out: Mapping[str, str],
+        seen_as: Mapping[str, Callable[[Any], Hashable]] = MappingProxyType({}),
+    ) -> None:
+        """`left_out`: fields that do not decide, and why; `seen_as`: what of a field decides, where not all of it."""
+        self.left_out = left_out
+        names = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]  # no bound says "dataclass"
+        if unknown := {*left_out, *seen_as} - set(names):
+            message = f"{kind.__name__} has no fields {sorted(unknown)}"
+            raise TypeError(message)
+        self.names = tuple(name for name in names if name not in left_out)
+        """The fields that decide."""
+        self._values = _getter(self.names)
+        self._seen = [(index, seen_as[name]) for index, name in enumerate(self.names) if name in seen_as]
+
+    def __call__(self, value: Kind) -> tuple[Hashable, ...]:
+        """Return what decides of a value."""
+        found = list(self._values(value))
+        for index, seen in self._seen:
+            found[index] = seen(found[index])
+        return tuple(found)
 
 
 def _named(name: str) -> bytes:

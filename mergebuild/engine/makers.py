@@ -17,7 +17,7 @@ import xxhash
 from torch import Tensor
 
 from mergebuild.engine.work import Cluster, Combination, KernelCall, Step
-from mergebuild.key import narrows
+from mergebuild.key import Key, Line, narrows
 from mergebuild.lora import Role
 from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
@@ -164,18 +164,17 @@ class Operating(Maker):
         statistic = self.kernel.statistic
         if statistic is None:
             return None
-        facts = [_STATISTICS, statistic.name, str(statistic.version), str(self.call.shape)]
+        lines = [Line("schema", _STATISTICS), Line("statistic", statistic.name), Line("version", statistic.version)]
+        lines.append(Line("shape", str(self.call.shape)))
         method = self._operation.method
         if not method.exact and place.type != "cpu":
-            facts.append(place.type)
+            lines.append(Line("device", place.type))
         if method.program is not None:
-            facts += [method.name, method.program.text]
+            lines += [Line("method", method.name), Line("program", method.program.text)]
         if statistic.arguments or method.program is not None:
-            facts += [self.call.tensor, *(f"{name}={self.call.arguments[name]}" for name in statistic.arguments)]
-        key = xxhash.xxh3_128()
-        for each in [*(fact.encode() for fact in facts), *self._operation.inputs]:
-            key.update(b"%d:%s" % (len(each), each))
-        return key.digest()
+            lines.append(Line("tensor", self.call.tensor))
+            lines += [Line("argument", f"{name}={self.call.arguments[name]}") for name in statistic.arguments]
+        return Key((*lines, *(Line("input", digest) for digest in self._operation.inputs))).digest_of_values
 
 
 class Adding(Maker):

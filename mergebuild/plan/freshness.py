@@ -11,17 +11,13 @@ more often than the digests do. That only costs a closer look.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import attrgetter
-from typing import Any
-
-import xxhash
+from collections.abc import Iterator, Sequence
 
 from mergebuild import REVISION, __version__
 from mergebuild.digest import SCHEMA
 from mergebuild.errors import MergeBuildError
 from mergebuild.formats import LAYOUT_VERSION
+from mergebuild.key import Key, Line, written
 from mergebuild.recipe import Recipe
 from mergebuild.sources.sources import Sources
 from mergebuild.store import ArtifactRow, Ledger, Record, Shelf
@@ -39,8 +35,13 @@ class Freshness:
         self._ledger = ledger
         self._fingerprints: dict[str, bytes] = {}
         self._common = (
-            f"{__version__} {REVISION} {SCHEMA} {LAYOUT_VERSION} {recipe.project.link} {_canonical(recipe.layouts)} "
-            f"{_canonical(recipe.own_methods)} ".encode()
+            Line("version", __version__),
+            Line("revision", REVISION),
+            Line("schema", SCHEMA),
+            Line("layout", LAYOUT_VERSION),
+            Line("link", recipe.project.link),
+            Line("layouts", written(recipe.layouts)),
+            Line("methods", written(recipe.own_methods)),
         )
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
@@ -84,12 +85,10 @@ class Freshness:
         below = [self.fingerprint(each.ref) for each in target.reads]
         if target.metadata == "full" and None not in below:
             below += self._named_by_metadata(name)
-        running = xxhash.xxh3_128(self._common + _canonical(target).encode())
-        for each in below:
-            if each is None:
-                return None
-            running.update(each)
-        return running.digest()
+        if None in below:
+            return None
+        inputs = (Line("input", each) for each in below if each is not None)
+        return Key((*self._common, Line("target", target), *inputs)).digest
 
     def _named_by_metadata(self, name: str) -> Iterator[bytes | None]:
         """Yield the SHA-256 of the sources below a target, None for what is not known.
@@ -100,39 +99,3 @@ class Freshness:
         for ref in dict.fromkeys(ref for ref in refs if ref in self._sources):
             sha256 = self._sources.known_sha256(ref)
             yield sha256.encode() if sha256 else None
-
-
-def _canonical(value: object) -> str:
-    """Return a value of the recipe as text; equal values, and only these, have equal texts."""
-    kind = type(value)
-    write = _WRITERS.get(kind)
-    if write is None:
-        write = _WRITERS[kind] = _writer(kind)
-    return write(value)
-
-
-Writer = Callable[[Any], str]
-
-
-def _writer(kind: type) -> Writer:
-    """Return what writes values of a kind; of a dataclass, the fields that take part in comparing it."""
-    if dataclasses.is_dataclass(kind):
-        return _dataclass_writer(kind.__name__, tuple(each.name for each in dataclasses.fields(kind) if each.compare))
-    if issubclass(kind, Mapping):
-        return lambda value: f"{{{','.join(f'{_canonical(key)}={_canonical(each)}' for key, each in value.items())}}}"
-    return lambda value: f"{kind.__name__} {value}"  # a number, a path, None, what TOML may have in a layout's table
-
-
-def _dataclass_writer(kind: str, names: Sequence[str]) -> Writer:
-    if len(names) == 1:
-        (name,) = names
-        return lambda value: f"{kind}({_canonical(getattr(value, name))})"
-    values = attrgetter(*names) if names else lambda _value: ()
-    return lambda value: f"{kind}({','.join(map(_canonical, values(value)))})"
-
-
-def _list(value: Sequence[object]) -> str:
-    return f"[{','.join(map(_canonical, value))}]"
-
-
-_WRITERS: dict[type, Writer] = {str: lambda value: f"{len(value)}:{value}", tuple: _list, list: _list}
