@@ -10,7 +10,7 @@ fit together before any tensor is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -20,17 +20,18 @@ from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import EMA, Argument, Blueprint, Form, Forms, Kinds, Operation, Slot, ema_name, rounded
 from mergebuild.formats import TensorInfo
+from mergebuild.key import Likeness
 from mergebuild.layouts import Layout, Patience, Places, Selector, detect, structure
 from mergebuild.lora import Delta, adapter_config, extractable, is_adapter, match, needs, plans, products_of, written
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.tables.lora import DELTA, FACTOR
 from mergebuild.recipe import Recipe
-from mergebuild.recipe.model import Component, Input, NumberPerTensor, Target
+from mergebuild.recipe.model import Component, Input, NumberPerTensor, Target, TensorRule
 from mergebuild.sources.opening import standalone, widened
 from mergebuild.sources.sources import Sources, source_of_part
 from mergebuild.sources.traits import marks, position_ids
 
-__all__ = ["Folding"]
+__all__ = ["LIKENESS", "Folding"]
 
 _EMA_OF = "model.diffusion_model."
 _ZERO = Fraction(0)
@@ -58,14 +59,29 @@ class _View:
     delta: str = ""
     """Of a LoRA: the virtual target that is what it adds."""
 
-    @property
-    def likeness(self) -> tuple[object, ...]:
-        """All that matters of it but the coefficients in its forms. What it names by id lives as long as the folder."""
-        return (id(self.specs), id(self.layout), id(self.kinds), self.ema_dropped)
-
     def kind(self, name: str) -> int:
         """Return the kind of a tensor."""
         return self.kinds.of[name] if self.kinds else 0
+
+
+_VIEW_LIKENESS = Likeness(
+    _View,
+    left_out={
+        "input": "its role is in the target's likeness, and its name in messages alone",
+        "palette": "a frame has the forms that were made of it, by the forms of the inputs",
+        "delta": "a LoRA's view has its own kinds",
+    },
+    seen_as={"layout": id, "specs": id, "kinds": id},  # what a view names lives as long as the frame that it finds
+)
+"""What of an input decides how a target's tensors are made."""
+_MODEL_LIKENESS = Likeness(
+    _View,
+    left_out={"input": "a model's name and role are in nothing that a LoRA adds to it"},
+    seen_as={"layout": id, "specs": id, "kinds": id, "palette": lambda palette: tuple(map(id, palette))},
+)
+"""What of a model decides what a LoRA adds to it."""
+_RULE_LIKENESS = Likeness(TensorRule, left_out={"target": "its frame is in the key, by its kinds"})
+"""What of a rule decides which tensors it makes."""
 
 
 class _KindPlan(NamedTuple):
@@ -197,7 +213,7 @@ class Folding:
             view = self._view(each, target)
             found.append(self._widened(view, found[0], target) if found and target.on_channels == "common" else view)
         views = tuple(found)
-        likeness = (*_likeness(target), *(view.likeness for view in views))
+        likeness = (LIKENESS(target), *map(_VIEW_LIKENESS, views))
         frame = self._frames.get(likeness)
         if frame is None:
             frame = self._frames[likeness] = self._frame(target, views)
@@ -221,8 +237,7 @@ class Folding:
             if rule.target.makes_lora:
                 raise _no_rule(rule.target)
         parts = [whole, *(self._make(rule.target) for rule in target.rules)]
-        selected = tuple(tuple(each.text for each in rule.tensors) for rule in target.rules)
-        key = (selected, *(id(part.forms.kinds) for part in parts))
+        key = (*map(_RULE_LIKENESS, target.rules), *(id(part.forms.kinds) for part in parts))
         found = self._ruled.get(key)
         if found is None:
             found = self._ruled[key] = self._ruled_by(target, whole, [part.forms.kinds for part in parts])
@@ -369,7 +384,7 @@ class Folding:
             SourceError: its shapes are not the model's, or its family is not known.
             MismatchError: some of its tensors find no place in the model.
         """
-        key = (each.ref, id(base.specs), id(base.kinds), *map(id, base.palette))
+        key = (each.ref, *_MODEL_LIKENESS(base))
         known = self._lora_views.get(key)
         if known is None:
             known = self._lora_views[key] = (self._lora_anew(each, target, base), base)
@@ -826,17 +841,44 @@ def _listed(number: NumberPerTensor | tuple[NumberPerTensor, ...]) -> tuple[Numb
     return number if isinstance(number, tuple) else (number,)
 
 
-def _likeness(target: Target) -> tuple[object, ...]:
-    """Return all of a target, but its inputs and the values of its numbers, that decides how tensors are made."""
-    numbers = tuple(
-        (name, isinstance(number, tuple), *map(structure, _listed(number))) for name, number in target.numbers.items()
+def _structures(numbers: Mapping[str, NumberPerTensor | tuple[NumberPerTensor, ...]]) -> Hashable:
+    return tuple(
+        (name, isinstance(number, tuple), *map(structure, _listed(number))) for name, number in numbers.items()
     )
-    merge = None if target.merge is None else tuple(each.text for each in target.merge)
-    drop = tuple(each.text for each in target.drop)
-    formula = target.formula.text if target.formula else ""
-    flags = (*sorted(target.flags.items()), *sorted(target.words.items()))
-    roles = tuple(each.role for each in target.inputs)  # of optional inputs, each target may leave out others
-    return (target.method, formula, roles, flags, target.ema, target.missing, numbers, merge, drop)
+
+
+def _items(found: Mapping[str, object]) -> Hashable:
+    return tuple(sorted(found.items()))
+
+
+LIKENESS = Likeness(
+    Target,
+    left_out={
+        "name": "in messages alone",
+        "output": "a path",
+        "output_path": "a path",
+        "dtype": "a frame's tensors are in the first input's dtypes, and rounded for each target",
+        "nonfinite": "what is done with values, not how they are made",
+        "metadata": "in the header alone",
+        "cache": "whether something is kept, not what it is",
+        "where": "a place in a file is for messages",
+        "config": "what stands beside the tensors",
+        "max_shard_size": "which tensors share a file",
+        "components": "come over what the frame gives, for each target",
+        "on_channels": "decides which tensors an input's view has, and the view is in the key",
+        "rules": "each rule is a target with a frame of its own",
+        "row": "what `method` names, and a recipe has one of each name",
+        "kin": "stands for the other fields",
+    },
+    seen_as={
+        "inputs": lambda inputs: tuple(each.role for each in inputs),  # the rest of an input is its view
+        "numbers": _structures,  # the values are put into the frame
+        "flags": _items,
+        "words": _items,
+        "formula": lambda formula: formula.text if formula else "",
+    },
+)
+"""What of a target, beside its inputs and the values of its numbers, decides how tensors are made."""
 
 
 def _places(target: Target, selector: Selector) -> tuple[Places, ...]:

@@ -28,7 +28,7 @@ from mergebuild.recipe.model import (
 )
 from mergebuild.results.looks import Change
 
-__all__ = ["STATISTICS", "changes", "decode", "encode", "manifest"]
+__all__ = ["STATISTICS", "changes", "decode", "encode", "lines_of", "manifest"]
 
 STATISTICS = "statistics of made tensors"
 """The line of a target into which statistics of another target's tensors go: the version of how they are taken."""
@@ -45,7 +45,7 @@ def manifest(
     its content does not matter.
     """
     blueprint = folder.blueprint(name)
-    lines = dict(_lines(blueprint.target, blueprint.layout, dtype)) | dict(_programs(blueprint.target))
+    lines = dict(lines_of(blueprint.target, blueprint.layout, dtype)) | dict(_programs(blueprint.target))
     seen = {name}
     waiting = [each.ref for each in reversed(blueprint.target.reads)]
     while waiting:
@@ -55,7 +55,7 @@ def manifest(
         seen.add(ref)
         if folder.is_virtual(ref):
             below = folder.blueprint(ref)
-            lines |= {f"{ref}.{key}": value for key, value in _lines(below.target, below.layout, None)}
+            lines |= {f"{ref}.{key}": value for key, value in lines_of(below.target, below.layout, None)}
             lines |= dict(_programs(below.target))
             waiting += [each.ref for each in reversed(below.target.reads)]
         elif (content := content_of(ref)) is not None:
@@ -92,7 +92,8 @@ def decode(text: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in json.loads(text).items()}
 
 
-def _lines(target: Target, layout: Layout | None, dtype: str | None) -> Iterator[tuple[str, str]]:
+def lines_of(target: Target, layout: Layout | None, dtype: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a target that follow from its text. `dtype`: what it is rounded to, if to another."""
     yield from _made(target, layout)
     for index, rule in enumerate(target.rules):
         yield f"rules[{index}].tensors", _selectors(rule.tensors)

@@ -358,7 +358,8 @@ class Grid:
             keys = tuple(digests.index(origin.digest) for origin in origins)
             dtypes = tuple(origin.dtype for origin in inputs.values())
             are_made = tuple(origin.is_made for origin in inputs.values())
-            likeness = (kind, keys, spec.dtype, dtypes, are_made)
+            alike = [origin._replace(digest=b"", size=None) for origin in inputs.values()]  # which each has of its own
+            likeness = (kind, keys, spec._replace(shape=()), *alike)
             batch = batches.get(likeness)
             if batch is None:
                 batch = _Batch(kind, keys, dtypes, are_made, spec.dtype, LinearDigests(len(digests)), device)
