@@ -111,7 +111,10 @@ class Publisher(Protocol):
     def publish(
         self, temporary: Path, path: Path, fresh: Fresh, *, kind: str = "output", project: str = ""
     ) -> ArtifactRow:
-        """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
+        """Put a file that is written in full at its place; what stood there, if ours, goes into the history.
+
+        `temporary` has a name that `publishing.temporary_path` gives, on the file system of the place.
+        """
 
     def publish_folder(
         self,

@@ -1,0 +1,332 @@
+"""A store whose rows and records lie in memory, and are gone with it.
+
+Files still come to the paths that they are for, as outputs are artifacts: only what is known of them has no place on
+disk. Where a test plans and builds nothing, no file need be there either: `look` says what state a path is in, and
+`offer` puts on record what would lie there.
+
+It fulfils the protocols of a store and no more. So it has one part for all three, takes no lock, knows no damage
+(what is not as it was written counts as changed by hand), and puts the files of a folder at their places one by one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from mergebuild.store import ArtifactRow, Entry, Fresh, Held, Presence, Record, SourceRow, Stage, has_bytes
+from mergebuild.store.comparing import is_left_of, may_be, may_be_left_of
+from mergebuild.store.contents import pack, unpack
+from mergebuild.store.values import PublishedFolder
+from mergebuild.system import publishing
+from mergebuild.system.portable import Identity, identity
+
+if TYPE_CHECKING:
+    from mergebuild.store import Store
+
+__all__ = ["MemoryStore", "seen"]
+
+
+def seen(path: Path) -> Identity | None:
+    """Return the state of what is at a path on disk; None where nothing is."""
+    try:
+        return identity(path)
+    except OSError:
+        return None
+
+
+class MemoryStore:
+    """Shelf, ledger and publisher at once.
+
+    `root`: a folder for what has no other place: kept artifacts, the history. `history_bytes`: how much of that may
+    stay. `look`: what state a path is in, None where nothing is.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        project: str = "mergefile.toml",
+        history_bytes: int | None = None,
+        look: Callable[[Path], Identity | None] = seen,
+    ) -> None:
+        self.project = project
+        self._root = root
+        self._history_bytes = history_bytes
+        self._look = look
+        self._rows: dict[int, ArtifactRow] = {}
+        self._numbers = count(1)
+        self._records: dict[str, Record] = {}
+        self._sources: dict[Identity, SourceRow] = {}
+        self._findings: dict[bytes, str] = {}
+
+    @property
+    def shelf(self) -> Self:
+        """Itself."""
+        return self
+
+    @property
+    def ledger(self) -> Self:
+        """Itself."""
+        return self
+
+    @property
+    def publisher(self) -> Self:
+        """Itself."""
+        return self
+
+    # Shelf
+
+    def offer(self, path: Path, fresh: Fresh, *, kind: str = "output", project: str | None = None) -> ArtifactRow:
+        """Put on record that an artifact is at a path, whatever was there before forgotten."""
+        for row in self.rows(path=path):
+            del self._rows[row.id]
+        number = next(self._numbers)
+        self._rows[number] = ArtifactRow(
+            number, fresh.digest, fresh.header, path, kind, self._look(path), "", fresh.nonfinite,
+            pack(fresh.contents), time.monotonic(), self.project if project is None else project,
+        )  # fmt: skip
+        return self._rows[number]
+
+    def kept_path(self, digest: bytes, header: bytes = b"") -> Path:
+        """Return where the store keeps an artifact of its own."""
+        return self._root / "kept" / f"{digest.hex()}-{header.hex()[:8]}"
+
+    def at(self, path: Path) -> tuple[Presence, ArtifactRow | None]:
+        """Say what stands at a path; what has the bytes of an artifact is taken into the rows."""
+        if self._look(path) is None:
+            return Presence.ABSENT, None
+        for row in self.rows(path=path):
+            if self.is_intact(row):
+                return Presence.OURS, self._rows[row.id]
+        for row in list(self._rows.values()):
+            fresh = _fresh(row)
+            if has_bytes(path, fresh):
+                return Presence.OURS, self.offer(path, fresh)
+        return Presence.FOREIGN, None
+
+    def look_again(self, path: Path) -> Presence:
+        """Say what stands at a path now: nothing is remembered of an earlier look."""
+        return self.at(path)[0]
+
+    def intact(self, digest: bytes, *, header: bytes) -> Iterator[ArtifactRow]:
+        """Yield the whole artifacts with this digest that are there: those with this header, then the newest first."""
+        found = [row for row in self._newest_first() if row.digest == digest]
+        yield from filter(self.is_intact, sorted(found, key=lambda row: row.header != header))
+
+    def is_intact(self, row: ArtifactRow) -> bool:
+        """Say whether an artifact's file is still what was written."""
+        state = self._look(row.path)
+        if state is None:
+            return False
+        if state == row.identity:
+            return True
+        whole = self._rows.get(row.id)
+        is_same = whole is not None and has_bytes(row.path, _fresh(whole))
+        if whole is not None and is_same:
+            self._rows[row.id] = whole._replace(identity=state)
+        return is_same
+
+    def find(self, digests: Iterable[bytes], *, allow_nonfinite: bool = False) -> dict[bytes, Held]:
+        """Return where tensors lie, for those that an intact artifact holds."""
+        wanted = set(digests)
+        found: dict[bytes, Held] = {}
+        for row in self._newest_first():
+            held = {entry.digest: entry for entry in unpack(row.packed) if allow_nonfinite or not entry.nonfinite}
+            here = wanted & held.keys() - found.keys()
+            if here and self.is_intact(row):
+                found |= {digest: Held(row.path, held[digest]) for digest in here}
+        return found
+
+    def entries(self, row: ArtifactRow) -> list[Entry]:
+        """Return the table of an artifact."""
+        return unpack(self._rows[row.id].packed)
+
+    def row(self, number: int) -> ArtifactRow | None:
+        """Return the artifact with this row number as it is on record now."""
+        return self._rows.get(number)
+
+    def rows(self, *, path: Path) -> list[ArtifactRow]:
+        """Return the artifact on record at a path."""
+        return [row for row in self._rows.values() if row.path == path]
+
+    def outputs(self, project: str | None, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
+        """Return the outputs of a project (None: of all) but those at some paths."""
+        return [
+            row
+            for row in self._rows.values()
+            if row.kind == "output" and project in (None, row.project) and str(row.path) not in besides
+        ]
+
+    def damaged_inside(self) -> list[ArtifactRow]:
+        """Return nothing: no damage is known here."""
+        return []
+
+    def may_be(self, path: Path, beginning: bytes, size: int) -> bool:
+        """Whether a file that is not on record may be one that begins so and has this size, or what is left of it."""
+        return may_be(path, beginning, size) or (not self.rows(path=path) and may_be_left_of(path, beginning, size))
+
+    def is_unfinished(self, path: Path, whole: Path) -> bool:
+        """Whether a file is what a crash left of another: some pages are zeros, or its end is missing."""
+        return not self.rows(path=path) and is_left_of(path, whole)
+
+    # Ledger
+
+    def record(self, target: str) -> Record | None:
+        """Return the last build of a target."""
+        return self._records.get(target)
+
+    def records(self) -> list[Record]:
+        """Return the last build of every target, by name and without the manifests."""
+        return [self._records[name]._replace(manifest="") for name in sorted(self._records)]
+
+    def published(self, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
+        """Return the last builds of these targets that have a fingerprint, each with the row of its very output."""
+        return [
+            (record, row)
+            for record in self.records()
+            if record.target in targets and record.fingerprint is not None and record.output is not None
+            for row in self.rows(path=record.output)
+            if (row.kind, row.digest, row.header) == ("output", record.artifact, record.header)
+        ]
+
+    def put_record(self, record: Record) -> None:
+        """Remember the last build of a target."""
+        self._records[record.target] = record
+
+    def forget_record(self, target: str) -> None:
+        """Forget the last build of a target."""
+        self._records.pop(target, None)
+
+    def source(self, identity: Identity, epoch: str) -> SourceRow | None:
+        """Return what is known of exactly this state of a file, and to be believed in an epoch."""
+        found = self._sources.get(identity)
+        return found if found is not None and found.epoch in ("", epoch) else None
+
+    def remember_source(self, row: SourceRow) -> None:
+        """Remember a source; what is None in `row`, and known and believed as much for the same state, stays."""
+        known = self.source(row.identity, row.epoch)
+        if known is not None:
+            mine = {name: value for name, value in row._asdict().items() if value is not None}
+            row = known._replace(**mine)
+        self._sources[row.identity] = row
+
+    def findings(self) -> dict[bytes, str]:
+        """Return what was found out about whole tensors, by what it follows from."""
+        return dict(self._findings)
+
+    def keep_findings(self, findings: Mapping[bytes, str]) -> None:
+        """Keep findings."""
+        self._findings |= findings
+
+    # Publisher
+
+    def scratch_path(self, name: str) -> Path:
+        """Return where a file lies, in a folder that is there, that is wanted for the time of a pass alone."""
+        return publishing.temporary_path(_made(self._root / "between" / name))
+
+    def publish(
+        self, temporary: Path, path: Path, fresh: Fresh, *, kind: str = "output", project: str = ""
+    ) -> ArtifactRow:
+        """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
+        self._supersede(path)
+        temporary.replace(_made(path))
+        return self.offer(path, fresh, kind=kind, project=project)
+
+    def publish_folder(
+        self,
+        stage: Stage,
+        files: Mapping[Path, Fresh],
+        *,
+        reused: Mapping[Path, ArtifactRow],
+        foreign: Collection[Path],
+        superfluous: Sequence[ArtifactRow],
+        project: str = "",
+    ) -> PublishedFolder:
+        """Put the files of a stage at their places, one by one; what stood there goes into the history, if ours.
+
+        Raises:
+            OSError: some of the files are new, and others what they were.
+        """
+        aside = []
+        for number, path in enumerate(foreign):
+            aside.append(_made(self._root / "by-hand" / f"{path.name}-{number}"))
+            path.replace(aside[-1])
+        for row in superfluous:
+            self._supersede(row.path)
+        rows = {path: self.publish(stage.place(path), path, fresh, project=project) for path, fresh in files.items()}
+        for row in reused.values():
+            self.remove(row)
+        stage.remove()
+        return PublishedFolder(rows, aside, None)
+
+    def move(self, row: ArtifactRow, path: Path, *, project: str = "") -> ArtifactRow:
+        """Put an artifact of the history at an output's path again, superseding what stands there."""
+        self._supersede(path)
+        return self._moved(row, path, "output", project)
+
+    def keep(self, row: ArtifactRow, link: str) -> None:
+        """Give an output a copy in the store, but for `auto`: a copy costs something."""
+        path = self.kept_path(row.digest, row.header)
+        if link != "auto" and not self.rows(path=path):
+            shutil.copyfile(row.path, _made(path))
+            self.offer(path, _fresh(row), kind="kept")
+
+    def remove(self, row: ArtifactRow) -> int:
+        """Remove an artifact's file and forget it; return the bytes that this freed."""
+        state = self._look(row.path)
+        row.path.unlink(missing_ok=True)
+        self._rows.pop(row.id, None)
+        return state.size if state else 0
+
+    def quarantine(self, row: ArtifactRow) -> Path:
+        """Take a damaged file out of the way, and forget it; return where it lies now."""
+        place = _made(self._root / "quarantine" / f"{row.digest.hex()}-{row.id}")
+        row.path.replace(place)
+        self._rows.pop(row.id, None)
+        return place
+
+    def trim_history(self) -> None:
+        """Remove the oldest of the history until the rest fits the budget."""
+        if self._history_bytes is None:
+            return
+        room = self._history_bytes
+        for row in self._newest_first():
+            if row.kind == "history":
+                room -= row.identity.size if row.identity else 0
+                if room < 0:
+                    self.remove(row)
+
+    def _supersede(self, path: Path) -> None:
+        """Move what stands at a path into the history, if it is ours and that may hold anything; else forget it."""
+        for row in self.rows(path=path):
+            if self._history_bytes != 0 and self.is_intact(row):
+                self._moved(row, self._root / "history" / f"{row.digest.hex()}-{row.id}", "history", row.project)
+            else:
+                del self._rows[row.id]
+
+    def _moved(self, row: ArtifactRow, path: Path, kind: str, project: str) -> ArtifactRow:
+        row.path.replace(_made(path))
+        moved = self._rows[row.id]._replace(path=path, kind=kind, identity=self._look(path), project=project)
+        self._rows[row.id] = moved._replace(made=time.monotonic())
+        return self._rows[row.id]
+
+    def _newest_first(self) -> list[ArtifactRow]:
+        return sorted(self._rows.values(), key=lambda row: (row.made, row.id), reverse=True)
+
+
+def _fresh(row: ArtifactRow) -> Fresh:
+    return Fresh(row.digest, row.header, unpack(row.packed))
+
+
+def _made(path: Path) -> Path:
+    """Return a path, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+if TYPE_CHECKING:
+    _is_a_store: Store = MemoryStore(Path())
