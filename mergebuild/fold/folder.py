@@ -18,7 +18,8 @@ from typing import NamedTuple
 from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
-from mergebuild.fold.forms import EMA, Argument, Blueprint, Form, Forms, Kinds, Operation, Slot, ema_name, rounded
+from mergebuild.fold.forms import Argument, Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
+from mergebuild.fold.naming import EMA, EMA_PREFIX, own
 from mergebuild.formats import TensorInfo
 from mergebuild.key import Likeness
 from mergebuild.layouts import Layout, Patience, Places, Selector, detect, structure
@@ -365,15 +366,15 @@ class Folding:
         if each.ref not in self._sources:
             made = self.blueprint(each.ref)
             if made.target.is_virtual:
-                own = self._intern({Slot(each.ref): Fraction(1)})
-                palette = tuple(own if form.operation else form for form in made.forms.palette)
+                itself = self._intern({Slot(each.ref): Fraction(1)})
+                palette = tuple(itself if form.operation else form for form in made.forms.palette)
                 return _View(each, layout, specs, palette, made.forms.kinds, ema_dropped)
         plain = self._intern({Slot(each.ref): Fraction(1)})
         uses_averages = target.ema == "use" and each.ref in self._sources
         if not uses_averages and not self._broken_ids(each.ref):
             return _View(each, layout, specs, (plain,), None, ema_dropped)
-        averaged = self._intern({Slot(each.ref, ema=True): Fraction(1)})
-        counting = self._intern({Slot(self._sources.position_ids(), own="position_ids"): Fraction(1)})
+        averaged = self._intern({Slot(each.ref, EMA): Fraction(1)})
+        counting = self._intern({Slot(self._sources.position_ids(), own("position_ids")): Fraction(1)})
         kinds = self._source_kinds(each.ref, target.ema, specs)
         return _View(each, layout, specs, (plain, averaged, counting), kinds, ema_dropped)
 
@@ -433,7 +434,7 @@ class Folding:
         """Return the form of what a LoRA adds to one tensor."""
         weighed = any(needs(each.family, dict(each.facts)) != "nothing" for each in deltas)
         factors = [factor.tensor for each in deltas for factor in each.factors]
-        inputs = [self._intern({Slot(ref, own=name): Fraction(1)}) for name in factors]
+        inputs = [self._intern({Slot(ref, own(name)): Fraction(1)}) for name in factors]
         arguments: tuple[tuple[str, Argument], ...] = (
             ("deltas", written(deltas, {name: tensors[name].shape for name in factors})),
         )
@@ -486,7 +487,7 @@ class Folding:
 
     def _under(self, form: Form, tensor: str) -> Form:
         """Return a form with its slots naming what it reads for a tensor; whoever reads it has another name."""
-        return self._intern({Slot(slot.owner, own=slot.tensor(tensor)): share for slot, share in form.terms})
+        return self._intern({Slot(slot.owner, own(slot.tensor(tensor))): share for slot, share in form.terms})
 
     def _merged(self, target: Target) -> list[tuple[str, Spec, Form]]:
         """Return the tensors of LoRAs put together, or of one that is resized, and how each is made."""
@@ -515,7 +516,7 @@ class Folding:
         found: list[tuple[str, Spec, Form]] = []
         modules = [module for module, (name, _) in weights.items() if name in chosen]
         for made in plans.merged(loras, amounts_of, modules):
-            inputs = [self._intern({Slot(loras[index].name, own=name): Fraction(1)}) for index, name in made.reads]
+            inputs = [self._intern({Slot(loras[index].name, own(name)): Fraction(1)}) for index, name in made.reads]
             index, first = next(((index, name) for index, name in made.reads if name == made.name), made.reads[0])
             spec = _spec_in_lora(made, loras[index].tensors[first].dtype)
             shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
@@ -563,7 +564,7 @@ class Folding:
         found = self._kinds_of_sources.get((ref, ema))
         if found is None:
             own = self._sources.file(ref).tensors
-            of = {name: int(ema == "use" and name.startswith(_EMA_OF) and ema_name(name) in own) for name in specs}
+            of = {name: int(ema == "use" and name.startswith(_EMA_OF) and EMA(name) in own) for name in specs}
             of |= dict.fromkeys((name for name in self._broken_ids(ref) if name in specs), 2)
             found = self._kinds_of_sources[ref, ema] = Kinds(of, specs)
         return found
@@ -621,7 +622,7 @@ class Folding:
         specs = {name: _spec(info) for name, info in tensors.items()}
         if ema == "use":
             for name in specs:
-                if name.startswith(_EMA_OF) and (copy := tensors.get(ema_name(name))) and copy.is_float:
+                if name.startswith(_EMA_OF) and (copy := tensors.get(EMA(name))) and copy.is_float:
                     specs[name] = _spec(copy)
         for name in self._broken_ids(ref):
             specs[name] = Spec("int64", (1, _CLIP_LENGTH), is_float=False)
@@ -830,7 +831,7 @@ def _without_averages(specs: Mapping[str, Spec], ema: str) -> tuple[Mapping[str,
     """Return what of some tensors a target sees, and how many EMA copies it leaves behind without using them."""
     if ema == "keep":
         return specs, 0
-    kept = {name: spec for name, spec in specs.items() if not name.startswith(EMA)}
+    kept = {name: spec for name, spec in specs.items() if not name.startswith(EMA_PREFIX)}
     return kept, (len(specs) - len(kept) if ema == "drop" else 0)
 
 

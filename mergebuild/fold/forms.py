@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from mergebuild.fold.compatible import Spec
+from mergebuild.fold.naming import SAME, Naming
 from mergebuild.layouts import Layout
 from mergebuild.methods.method import Method
 from mergebuild.recipe.model import Target
@@ -32,30 +33,25 @@ __all__ = [
     "Operation",
     "Slot",
     "Spec",
-    "ema_name",
     "rounded",
 ]
-
-EMA = "model_ema."
-"""What the names of EMA copies begin with."""
 
 Argument = Fraction | tuple[Fraction, ...] | bool | str
 """What a parameter of an operation is: a number, one a model, a switch, or a word."""
 
 
 class Slot(NamedTuple):
-    """Where a term's tensor comes from: under the same name, as its EMA copy, or under a name of its own.
+    """Where a term's tensor comes from: an owner, and which of its tensors stands for a name of the target.
 
-    A source, a file target, or what a virtual target makes by an operation.
+    The owner is a source, a file target, or what a virtual target makes by an operation.
     """
 
     owner: str
-    ema: bool = False
-    own: str = ""
+    naming: Naming = SAME
 
     def tensor(self, name: str) -> str:
         """Return the name in the owner of what the target calls `name`."""
-        return self.own or (ema_name(name) if self.ema else name)
+        return self.naming(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +192,6 @@ class Blueprint:
             for name, count in self.ema_dropped.items()
         ]
         return [*found, *self.warnings]
-
-
-def ema_name(name: str) -> str:
-    """Return the name of the EMA copy of a UNet tensor: `model_ema.` and the name without its dots.
-
-    The way back is ambiguous and never taken.
-    """
-    return EMA + name.removeprefix("model.").replace(".", "")
 
 
 def rounded(specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:

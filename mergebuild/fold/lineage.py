@@ -94,13 +94,6 @@ def _of_kinds(blueprint: Blueprint, named: Callable[[str], str]) -> list[Shares]
     return [_gathered((named(slot.owner), share) for slot, share in form.terms) for form in blueprint.forms.palette]
 
 
-def _of_tensors(blueprint: Blueprint) -> dict[str, Shares]:
-    """Return the shares of a target's own slots for each floating-point tensor."""
-    shares = _of_kinds(blueprint, str)
-    kinds = blueprint.forms.kinds
-    return {name: shares[kinds.of[name]] for name in kinds.floats}
-
-
 def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
     """Return the proportions of sources in a target, through virtual targets and files alike."""
     expanded: dict[str, dict[str, Shares]] = {}
@@ -131,17 +124,24 @@ def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
 
 def _expand(folder: Folding, name: str, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
     """Return a target's shares of sources, those of the files that it reads being known."""
-    known: dict[tuple[object, ...], Shares] = {}
+    forms = folder.blueprint(name).forms
+    known: dict[tuple[int, tuple[Shares, ...]], Shares] = {}
     found: dict[str, Shares] = {}
-    for tensor, own in _of_tensors(folder.blueprint(name)).items():
+    for tensor in forms.kinds.floats:
+        kind = forms.kinds.of[tensor]
+        terms = forms.palette[kind].terms
         parts = tuple(
-            below[owner].get(tensor, ()) if owner in below else ((folder.known_as(owner), Fraction(1)),)
-            for owner, _ in own
+            below[slot.owner].get(slot.tensor(tensor), ())
+            if slot.owner in below
+            else ((folder.known_as(slot.owner), Fraction(1)),)
+            for slot, _ in terms
         )
-        key = (own, parts)
+        key = (kind, parts)
         if key not in known:
             known[key] = _gathered(
-                (source, share * part) for (_, share), shares in zip(own, parts, strict=True) for source, part in shares
+                (source, share * part)
+                for (_, share), shares in zip(terms, parts, strict=True)
+                for source, part in shares
             )
         found[tensor] = known[key]
     return found

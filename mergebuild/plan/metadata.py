@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mergebuild.digest import tagged
 from mergebuild.fold.forms import Blueprint, Spec
 from mergebuild.fold.lineage import proportions
+from mergebuild.fold.naming import SAME
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import NumberPerTensor, Target
 
@@ -202,7 +203,7 @@ def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, .
     is_whole = target.merge is None and not target.rules and not target.drop
     if len(sums) != 1 or not is_whole or copied > min(blueprint.missing.values(), default=0):
         return None
-    if any(slot.ema for slot, _ in sums[0].terms):
+    if any(slot.naming is not SAME for slot, _ in sums[0].terms):
         return None
     share = {slot.owner: coefficient for slot, coefficient in sums[0].terms}
     order = [each.ref for each in target.inputs if each.ref in share] + list(share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import cast
 
@@ -10,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import Lab
 
+from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Slot, Spec
-from mergebuild.fold.lineage import proportions, summarize
+from mergebuild.fold.lineage import lineage, proportions, summarize
+from mergebuild.fold.naming import table
 from mergebuild.layouts import built_in
-from mergebuild.recipe import Target
+from mergebuild.recipe import Target, load_recipe
+from mergebuild.sources.sources import Sources
+from mergebuild.store.state import State
 
 UNET = "model.diffusion_model."
 NAMES = [
@@ -59,6 +64,27 @@ def test_shares_that_differ_have_no_sum(three: Lab) -> None:
 def test_what_cancels_is_in_nothing(three: Lab) -> None:
     three.write('[targets.t]\nformula = "x + 0.3*(y - z) + 0.3*z"\noutput = "t.safetensors"\n')
     assert three.project.lineage("t").proportions == {"x": "1", "y": "3/10"}
+
+
+def test_shares_go_through_files_whose_tensors_have_other_names(three: Lab) -> None:
+    """What a file is made of is asked for by the file's name of a tensor, not by the reader's."""
+    three.write(
+        SUM.format("file", "x", "y", "{ default = 0.5, v = 0.25 }", 'output = "file.safetensors"')
+        + SUM.format("top", "file", "z", 0.5, 'output = "top.safetensors"')
+    )
+    recipe = load_recipe(three.root / "mergefile.toml")
+    folding = Folding(recipe, Sources(recipe.sources, State(three.root / "state"), folder=three.root))
+    top = folding.blueprint("top")
+    swapped = Slot("file", table({"v": "w", "w": "v"}))
+    palette = tuple(
+        Form(tuple((swapped if slot.owner == "file" else slot, share) for slot, share in form.terms))
+        for form in top.forms.palette
+    )
+    folding._blueprints["top"] = replace(top, forms=Forms(top.forms.kinds, palette))
+    found = lineage(folding, recipe, "top")
+    assert found.by_block == {
+        "*": {"x": "1/4", "y": "1/4", "z": "1/2"}, "w": {"x": "3/8", "y": "1/8", "z": "1/2"},
+    }  # fmt: skip
 
 
 @given(
