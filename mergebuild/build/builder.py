@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from zlib import crc32
@@ -324,9 +324,11 @@ class Builder:
             return fresh, item.size
         start = min((entry.begin for entry in entries), default=item.header.data_start)
         shift = item.header.data_start - start
-        work = Pass([OutputFile(temporary, item.header_bytes, item.size)])
-        size = item.size - item.header.data_start
-        work.copies.append(Copy(Location(row.path, start, size), OutputRange(0, item.header.data_start)))
+        lying = Location(row.path, start, item.size - item.header.data_start)
+        work = Pass(
+            outputs=[OutputFile(temporary, item.header_bytes, item.size)],
+            copies=[Copy(lying, OutputRange(0, item.header.data_start))],
+        )
         run_pass(work, threads=1, emit=self._emit, targets=(item.name,))
         moved = [entry._replace(begin=entry.begin + shift, end=entry.end + shift) for entry in entries]
         return Fresh(row.digest, item.header_checksum, moved), item.size
@@ -401,11 +403,10 @@ class Builder:
         first = FirstSight(wave, self._sources)
         for item in items:
             first.add(item, temporary_path(self._path(item)))
-        first.tie()
         foreseen = [len(item.header_bytes) for item in items]
-        with self._space(*(output.path for output in wave.work.outputs)):
-            done = self._pass(wave, _names(items))
-            learnt = first.settle()
+        with self._space(*(output.path for output in wave.outputs)):
+            done = self._pass(first.work(), _names(items))
+            learnt = first.settle(done.unseen)
             self.source_bytes_read += first.source_bytes
             changed = set(self._sources.changed(self._sources.opened()))
             for source in learnt:
@@ -415,7 +416,7 @@ class Builder:
             left: set[str] = set()
             for index, item in enumerate(items):
                 self.planner.identify(item)
-                temporary = wave.work.outputs[index].path
+                temporary = wave.outputs[index].path
                 if len(item.header_bytes) != foreseen[index] or not left.isdisjoint(item.needs):
                     temporary.unlink()
                     left.add(item.name)
@@ -424,12 +425,12 @@ class Builder:
                     file.write(item.header_bytes)
                 self._finish(wave, index, item, done.steps, changed, seconds / len(items))
 
-    def _pass(self, wave: Wave, names: Sequence[str]) -> PassResult:
-        if any(step.operation for step in wave.work.steps.values()):
-            wave.work.recall = self._ledger.findings().get
+    def _pass(self, work: Pass, names: Sequence[str]) -> PassResult:
+        if work.operates:
+            work = replace(work, known=self._ledger.findings())
         try:
             done = run_pass(
-                wave.work,
+                work,
                 threads=self._options.threads,
                 emit=self._emit,
                 targets=tuple(names),
@@ -452,26 +453,21 @@ class Builder:
         wave = Wave(Whereabouts(self._sources, self._shelf, self.planner), counted=self._counted)
         for item in items:
             wave.add(item, self._temporary(item))
-        try:
-            short = self._short_of_memory(wave)
-        except ProgramError as error:
-            for item in items:
-                self._fail(item, failures.program_failed(item, error))
-            return
-        if short:
-            for item in items:
-                self._fail(item, failures.too_large(item, *short))
-            return
         names = _names(wave.items)
-        with self._space(*self._temporaries(items)), self._surveys(wave, names):
-            done = self._pass(wave, names)
+        with self._space(*self._temporaries(items)):
+            known = self._ledger.findings() if wave.operated else {}
+            *before, work = wave.passes(known, lambda depth: self._publisher.scratch_path(str(depth)))
+            if not self._fits(work, items):
+                return
+            with self._laid_out(before, names):
+                done = self._pass(work, names)
             self.source_bytes_read += wave.source_bytes()
             changed = set(self._sources.changed(sorted(self._sources.opened())))
             lost = {path for path in wave.artifacts() if self._shelf.look_again(path) is not Presence.OURS}
             seconds = time.perf_counter() - began - done.waited
             for index, item in enumerate(wave.items):
                 if lost:
-                    wave.work.outputs[index].path.unlink(missing_ok=True)
+                    wave.outputs[index].path.unlink(missing_ok=True)
                     is_own = self._path(item) in lost
                     others = sorted(path.name for path in lost)
                     self._fail(
@@ -480,32 +476,38 @@ class Builder:
                 else:
                     self._finish(wave, index, item, done.steps, changed, seconds / len(wave.items))
 
-    @contextmanager
-    def _surveys(self, wave: Wave, names: Sequence[str], depth: int = 0) -> Iterator[None]:
-        """Have what the wave reads whole lie in files: what only stands between tensors in one for the time."""
-        known = self._ledger.findings() if wave.surveys else {}
-        wave.surveys = {key: survey for key, survey in wave.surveys.items() if key not in known}
-        unlaid = wave.unlaid()
-        if not unlaid:
-            wave.tie({})
-            yield
-            return
-        path = self._publisher.scratch_path(str(depth))
-        before = Wave(wave.whereabouts)
-        laid = before.lay_out(unlaid, path)
+    def _fits(self, work: Pass, items: Sequence[Item]) -> bool:
+        """Whether there is memory for what a pass needs whole; if not, or a program can't say, say why of all items."""
         try:
-            with self._space(path), self._surveys(before, names, depth + 1):
-                self._pass(before, names)
-                wave.tie(laid)
+            short = self._short_of_memory(work)
+        except ProgramError as error:
+            for item in items:
+                self._fail(item, failures.program_failed(item, error))
+            return False
+        if short is None:
+            return True
+        for item in items:
+            self._fail(item, failures.too_large(item, *short))
+        return False
+
+    @contextmanager
+    def _laid_out(self, passes: Sequence[Pass], names: Sequence[str]) -> Iterator[None]:
+        """Have intermediate tensors lie in files for the time: those that these passes write."""
+        paths = [output.path for work in passes for output in work.outputs]
+        try:
+            with self._space(*paths):
+                for work in passes:
+                    self._pass(work, names)
                 yield
         finally:
-            path.unlink(missing_ok=True)
+            for path in paths:
+                path.unlink(missing_ok=True)
 
-    def _short_of_memory(self, wave: Wave) -> tuple[str, str, int, int] | None:
+    def _short_of_memory(self, work: Pass) -> tuple[str, str, int, int] | None:
         """Return a method, a tensor that it needs whole, and the bytes that this takes, if there is less memory."""
         available = portable.memory_bytes()
-        for digest, needed in needs_memory(wave.work) if available else ():
-            operation = wave.work.steps[digest].operation
+        for digest, needed in needs_memory(work) if available else ():
+            operation = work.steps[digest].operation
             if needed > available and operation is not None:
                 return operation.method.name, operation.tensor, needed, available
         return None
@@ -520,7 +522,7 @@ class Builder:
         seconds: float,
     ) -> None:
         """Publish an item of a wave that was run, or say why not."""
-        temporary = wave.work.outputs[index].path
+        temporary = wave.outputs[index].path
         stale = sorted({source_of_part(each) for each in changed} & self.planner.leaves(item.name))
         if any(self._failed(need) for need in item.needs):
             self._done(item, _Outcome(Verdict.SKIPPED))
@@ -558,7 +560,7 @@ class Builder:
         for each in item.made or ():
             info = item.header.tensors[each.name]
             made = steps.get(each.digest)
-            found, nonfinite = (made.checksum, made.nonfinite) if made else wave.known[each.digest]
+            found, nonfinite = (made.checksum, made.nonfinite) if made else wave.copied[each.digest]
             digest = each.digest
             if each.name in item.packing.turned:  # other bytes, which nobody is to take for the tensor
                 digest = checksum(b"turned" + digest)

@@ -6,8 +6,8 @@ wave is made, for an earlier wave may have published it, or moved it into the hi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from mergebuild.engine.work import (
     OutputFile,
     OutputRange,
     Pass,
+    PassDraft,
     Step,
     SurveyedLeaves,
     SurveyJob,
+    Way,
 )
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.plan.plan import Item, Made
@@ -98,28 +100,27 @@ class Whereabouts:
 
 @dataclass
 class Wave:
-    """A pass, and what each of its items takes from it; lists stand in the order of `items`."""
+    """Items that are written in one pass, and what the pass takes; lists stand in the order of `items`."""
 
     whereabouts: Whereabouts
     items: list[Item] = field(default_factory=list)
-    work: Pass = field(default_factory=Pass)
-    known: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
+    outputs: list[OutputFile] = field(default_factory=list)
+    copied: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     """By digest: checksum and count of values not finite, for what is copied."""
     computed: list[int] = field(default_factory=list)
+    """How many tensors are computed for each item."""
     bytes_read: list[int] = field(default_factory=list)
     counted: set[bytes] = field(default_factory=set)
     """Tensors that arithmetic makes in this wave or did in one before: each counts once, where it is needed first."""
-    surveys: dict[bytes, SurveyKey] = field(default_factory=dict)
-    """What methods must know first, by key."""
-    parted: dict[bytes, Sequence[Operand]] = field(default_factory=dict)
-    """By the digest of a step: the tensors of other shapes that it takes whole."""
+    draft: PassDraft = field(default_factory=PassDraft)
+    operated: dict[bytes, Made] = field(default_factory=dict)
+    """The tensors that operations make, by digest."""
 
     def output(self, item: Item, temporary: Path) -> int:
         """Add an item's output, to be written at a temporary path; return its index."""
         self.items.append(item)
-        self.work.outputs.append(
-            OutputFile(temporary, item.header_bytes, item.size, item.packing.fixed if item.packing else ())
-        )
+        fixed = item.packing.fixed if item.packing else ()
+        self.outputs.append(OutputFile(temporary, item.header_bytes, item.size, fixed))
         self.computed.append(0)
         self.bytes_read.append(0)
         return len(self.items) - 1
@@ -132,59 +133,81 @@ class Wave:
         read: dict[bytes, int] = {}
         for each in item.made or ():
             place = OutputRange(index, item.header.tensors[each.name].begin, _turned(item, each))
-            step = self.work.steps.get(each.digest)
             there = lying.get(each.digest)
-            if step is not None:
-                step.places.append(place)
-            elif there is not None:
-                self.work.copies.append(there.leaf.copied_to(place))
-                self.known[each.digest] = (there.checksum, there.nonfinite)
-                read[each.digest] = each.nbytes
-            else:
-                self.computed[index] += each.digest not in self.counted
-                self._add_step(each, [place])
-                read |= {digest: leaf.size for digest in each.reads if (leaf := self.work.leaves.get(digest))}
+            match self.draft.put(each.digest, place, there.leaf if there else None):
+                case Way.COPY if there is not None:
+                    self.copied[each.digest] = (there.checksum, there.nonfinite)
+                    read[each.digest] = each.nbytes
+                case Way.STEP:
+                    self.computed[index] += each.digest not in self.counted
+                    self._add_step(each)
+                    leaves = self.draft.leaves
+                    read |= {digest: leaf.size for digest in each.reads if (leaf := leaves.get(digest))}
         self.bytes_read[index] = sum(read.values())
 
-    def unlaid(self) -> list[Made]:
-        """Return what is read whole, by surveys too, and lies nowhere: it only stands between other tensors."""
-        wanted = {digest for survey in self.surveys.values() for digest in _reads(survey)}
+    def passes(self, known: Container[bytes], path_of: Callable[[int], Path]) -> list[Pass]:
+        """Return the pass that writes the items, behind those that lay out for it what it reads whole.
+
+        An intermediate tensor lies in no file. Where a survey or an operation reads one whole, an earlier pass writes
+        it into a file, at `path_of(depth)`. Surveys that are `known` are not made.
+        """
+        return self._passes(known, path_of, 0)
+
+    def _passes(self, known: Container[bytes], path_of: Callable[[int], Path], depth: int) -> list[Pass]:
+        every = {each.survey.key: each.survey for each in self.operated.values() if each.survey}
+        surveys = {key: survey for key, survey in every.items() if key not in known}
+        unlaid = self._unlaid(surveys.values())
+        if not unlaid:
+            return [self._pass(surveys.values(), {})]
+        before = Wave(self.whereabouts)
+        laid = before.lay_out(unlaid, path_of(depth))
+        return [*before._passes(known, path_of, depth + 1), self._pass(surveys.values(), laid)]
+
+    def _unlaid(self, surveys: Iterable[SurveyKey]) -> list[Made]:
+        """Return the intermediate tensors that are read whole, by surveys too."""
+        wanted = {digest for survey in surveys for digest in _reads(survey)}
         lying = self.whereabouts.of(wanted, allow_nonfinite=True)
-        taken = {digest for parts in self.parted.values() for part in parts for digest in part.reads}
-        left = (wanted - lying.keys()) | (taken - self.work.leaves.keys())
+        taken = {digest for made in self.operated.values() for part in made.parts for digest in part.reads}
+        left = (wanted - lying.keys()) | (taken - self.draft.leaves.keys())
         found = [self.whereabouts.unrounded(digest) for digest in sorted(left)]
         assert all(found)  # a target stands in a later wave than the files that it reads whole
         return [each for each in found if each is not None]
 
-    def tie(self, laid: Mapping[bytes, Leaf]) -> None:
-        """Give the pass its surveys, and steps what they take whole. `laid`: where what `unlaid` returned lies."""
-        leaves = {**self.work.leaves, **laid}
-        for digest, parts in self.parted.items():
-            step = self.work.steps[digest]
-            assert step.operation is not None
-            step.operation = replace(step.operation, parts=tuple(_combination(part, leaves) for part in parts))
-        for survey in self.surveys.values():
-            lying = self.whereabouts.of((each for each in _reads(survey) if each not in laid), allow_nonfinite=True)
-            leaves = {**{digest: each.leaf for digest, each in lying.items()}, **laid}
-            tensors = [
-                SurveyedLeaves(each.name, each.shape, tuple(_combination(operand, leaves) for operand in each.operands))
-                for each in survey.tensors
-            ]
-            self.work.surveys.append(SurveyJob(survey.key, survey.method, dict(survey.arguments), tensors))
-
     def lay_out(self, made: Sequence[Made], path: Path) -> Mapping[bytes, Leaf]:
         """Have the pass write tensors into a file that holds nothing else; return where each will lie."""
         offset, leaves = 0, {}
-        index = len(self.work.outputs)
         for each in made:
-            if each.digest in self.work.steps:
-                self.work.steps[each.digest].places.append(OutputRange(index, offset))
-            else:
-                self._add_step(each, [OutputRange(index, offset)])
+            if self.draft.put(each.digest, OutputRange(len(self.outputs), offset), None) is Way.STEP:
+                self._add_step(each)
             leaves[each.digest] = Leaf(each.digest, each.spec.dtype, each.count, Location(path, offset, each.nbytes))
             offset += each.nbytes
-        self.work.outputs.append(OutputFile(path, b"", offset))
+        self.outputs.append(OutputFile(path, b"", offset))
         return leaves
+
+    def _pass(self, surveys: Iterable[SurveyKey], laid: Mapping[bytes, Leaf]) -> Pass:
+        """Return the pass. `laid`: where intermediate tensors lie that it reads whole."""
+        leaves = {**self.draft.leaves, **laid}
+        steps = dict(self.draft.placed)
+        for digest, made in self.operated.items():
+            if made.parts:
+                parts = tuple(_combination(part, leaves) for part in made.parts)
+                steps[digest] = steps[digest].with_parts(parts)
+        return Pass(
+            outputs=tuple(self.outputs),
+            leaves=self.draft.leaves,
+            steps=steps,
+            copies=tuple(self.draft.copies),
+            surveys=tuple(self._survey(each, laid) for each in surveys),
+        )
+
+    def _survey(self, survey: SurveyKey, laid: Mapping[bytes, Leaf]) -> SurveyJob:
+        lying = self.whereabouts.of((each for each in _reads(survey) if each not in laid), allow_nonfinite=True)
+        leaves = {**{digest: each.leaf for digest, each in lying.items()}, **laid}
+        tensors = tuple(
+            SurveyedLeaves(each.name, each.shape, tuple(_combination(operand, leaves) for operand in each.operands))
+            for each in survey.tensors
+        )
+        return SurveyJob(survey.key, survey.method, dict(survey.arguments), tensors)
 
     def artifacts(self) -> set[Path]:
         """Return the files that the pass reads and that are no sources."""
@@ -196,7 +219,7 @@ class Wave:
         return sum(size for (path, _), size in self._regions().items() if path in paths)
 
     def _regions(self) -> Mapping[tuple[Path, int], int]:
-        read = [leaf.location for leaf in self.work.leaves.values()] + [copy.location for copy in self.work.copies]
+        read = [each.location for some in (self.draft.leaves.values(), self.draft.copies) for each in some]
         return {(path, offset): size for each in read for path, offset, size in each.ranges if size}
 
     def _lying(self, item: Item) -> dict[bytes, Lying]:
@@ -205,44 +228,31 @@ class Wave:
         In an artifact before a source: the one that this item supersedes lies where blocks can be shared, and holds
         long runs of what is wanted.
         """
-        rest = [each for each in item.made or () if each.digest not in self.work.steps]
+        rest = [each for each in item.made or () if each.digest not in self.draft.steps]
         copies = [each.digest for each in rest if each.is_copy]
         made = [each.digest for each in rest if not each.is_copy]
         found = self.whereabouts.in_artifacts(made, allow_nonfinite=item.allows_nonfinite)
         found |= self.whereabouts.in_artifacts(copies, allow_nonfinite=True)
         return self.whereabouts.of((each for each in copies if each not in found), allow_nonfinite=True) | found
 
-    def _add_step(self, made: Made, places: list[OutputRange]) -> None:
+    def _add_step(self, made: Made) -> None:
         """Add what makes a tensor, behind all that it reads and that lies nowhere."""
+        digest = made.digest
         if made.is_copy:  # perhaps of what only stands between others: that is written as it comes
-            made = self.whereabouts.unrounded(made.digest) or made
+            made = self.whereabouts.unrounded(digest) or made
         self._add_leaves(made)
+        steps = self.draft.steps
         for operand in made.inputs:
-            if operand.terms is not None and operand.digest not in self.work.steps:
-                terms = [(term.digest, term.coefficient) for term in operand.terms]
-                self.work.steps[operand.digest] = Step(operand.digest, "float32", made.count, terms)
-        terms = [(term.digest, term.coefficient) for term in made.terms]
-        operation = None
+            if operand.terms is not None and operand.digest not in steps:
+                steps[operand.digest] = Step(operand.digest, "float32", made.count, operand.terms)
+        steps[digest] = Step(digest, made.spec.dtype, made.count, made.terms, operation=_call(made))
         if made.operation is not None:
-            operation = KernelCall(
-                made.operation.method,
-                made.name,
-                made.spec.shape,
-                dict(made.operation.arguments),
-                tuple(operand.digest for operand in made.inputs),
-                made.survey.key if made.survey else b"",
-                together=made.together,
-            )
-            if made.parts:
-                self.parted[made.digest] = made.parts
-            if made.survey:
-                self.surveys[made.survey.key] = made.survey
-        self.work.steps[made.digest] = Step(made.digest, made.spec.dtype, made.count, terms, places, operation)
-        self.counted.update((made.digest, *made.reads), _reads(made.survey) if made.survey else ())
+            self.operated[digest] = made
+        self.counted.update((digest, *made.reads), _reads(made.survey) if made.survey else ())
 
     def _add_leaves(self, made: Made) -> None:
         """Add the leaves that a tensor is made of, unless they are steps themselves, or must become some."""
-        leaves, steps = self.work.leaves, self.work.steps
+        leaves, steps = self.draft.leaves, self.draft.steps
         whole = [digest for part in made.parts for digest in part.reads if digest not in leaves]
         leaves |= {digest: each.leaf for digest, each in self.whereabouts.of(whole, allow_nonfinite=True).items()}
         read = made.reads if made.operation is None else [digest for each in made.inputs for digest in each.reads]
@@ -254,7 +264,7 @@ class Wave:
             else:
                 between = self.whereabouts.unrounded(digest)
                 assert between is not None  # else whoever needs it stands behind whoever makes it
-                self._add_step(between, [])
+                self._add_step(between)
 
 
 def _turned(item: Item, made: Made) -> tuple[int, int] | None:
@@ -263,6 +273,21 @@ def _turned(item: Item, made: Made) -> tuple[int, int] | None:
         return None
     rows, columns = made.spec.shape
     return rows, columns
+
+
+def _call(made: Made) -> KernelCall | None:
+    """Return the operation that makes a tensor, still without what it takes whole."""
+    if made.operation is None:
+        return None
+    return KernelCall(
+        made.operation.method,
+        made.name,
+        made.spec.shape,
+        dict(made.operation.arguments),
+        tuple(operand.digest for operand in made.inputs),
+        made.survey.key if made.survey else b"",
+        together=made.together,
+    )
 
 
 def _reads(survey: SurveyKey) -> Iterator[bytes]:

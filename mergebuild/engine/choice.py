@@ -15,7 +15,8 @@ import torch
 import xxhash
 
 from mergebuild.engine.devices import Device, device_named, devices
-from mergebuild.engine.work import Cluster, Step, SurveyJob
+from mergebuild.engine.schedule import Cluster
+from mergebuild.engine.work import Step, SurveyJob
 from mergebuild.methods.method import Method
 
 __all__ = ["Choice", "Rates", "chosen", "measured"]

@@ -14,7 +14,7 @@ import json
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import cached_property, partial
@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
-from mergebuild.engine.work import Cluster, Combination, Leaf, OutputRange, Step, StepResult, SurveyJob
+from mergebuild.engine.schedule import Cluster
+from mergebuild.engine.work import Combination, Leaf, OutputRange, Step, StepResult, SurveyJob
 from mergebuild.methods.method import ProgramError, UndefinedError
 from mergebuild.system import portable
 
@@ -83,8 +84,9 @@ __all__ = [
 class Findings:
     """What is known of whole tensors, by what it follows from; shared by all workers of a pass."""
 
-    def __init__(self, recall: Callable[[bytes], str | None]) -> None:
-        self._recall = recall
+    def __init__(self, known: Mapping[bytes, str]) -> None:
+        """Begin with what earlier passes learnt."""
+        self._texts = known
         self._known: dict[bytes, Any] = {}
         self.learnt: dict[bytes, str] = {}
         """What was not known before and can be kept as text."""
@@ -96,7 +98,7 @@ class Findings:
     def get(self, key: bytes) -> Any:
         """Return what was found; None when nothing was."""
         if key not in self._known:
-            text = self._recall(key)
+            text = self._texts.get(key)
             if text is None:
                 return None
             self._known[key] = _frozen(json.loads(text))

@@ -16,7 +16,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from mergebuild.engine.work import Cluster, Combination, KernelCall, Step
+from mergebuild.engine.schedule import Cluster
+from mergebuild.engine.work import Combination, KernelCall, Step
 from mergebuild.key import Key, Line, narrows
 from mergebuild.lora import Role
 from mergebuild.methods.kernels.blend import float32_of

@@ -1,8 +1,9 @@
 """Run a pass: create the files, share the work among threads, leave nothing behind when it fails.
 
 The stages are threads that hand blocks of memory on: one reads ahead, workers compute in the order of the files, others
-write behind them. What a cluster gives does not depend on who computes it or when. Copies of ranges need no torch; it
-is imported in the background when there is a step to compute, and until it is there, workers hash what is to be hashed.
+write behind them. What a job (`schedule.py`) gives does not depend on who does it or when. Copies of ranges need no
+torch; it is imported in the background when there is a step to compute, and until it is there, workers hash what is to
+be hashed.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ import xxhash
 
 from mergebuild.engine import limits
 from mergebuild.engine.bounds import DEVICE_MEMORY, PER_DEVICE
+from mergebuild.engine.first_sight import seen
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
+from mergebuild.engine.schedule import Cluster, Job, schedule
 from mergebuild.engine.work import (
-    Cluster,
     Copy,
     Leaf,
     Location,
     OutputRange,
     Pass,
-    Pending,
+    SeenGroup,
     StepResult,
     SurveyJob,
-    clusters,
-    coalesced,
+    UnseenGroup,
 )
 from mergebuild.errors import TargetError
 from mergebuild.events import Emit, Notice, PassBegun, PassEnded, Progress
@@ -83,23 +84,19 @@ class _SurveyPart(NamedTuple):
     survey: SurveyJob
     part: SurveyJob
 
-    @property
-    def leaves(self) -> Sequence[Leaf]:
-        """All that it reads."""
-        return self.part.leaves
-
-
-_Job = Copy | Pending | Cluster | _SurveyPart
-
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What came of a pass: of each step by its digest, and how many seconds it had to wait for torch."""
+    """What came of a pass."""
 
     steps: Mapping[bytes, StepResult]
+    """By digest, those of unseen groups too."""
+    unseen: Sequence[SeenGroup]
+    """What came of each unseen group, in their order."""
     waited: float
+    """How many seconds it had to wait for torch."""
     learnt: Mapping[bytes, str]
-    """What was found out about whole tensors, to be recalled by a later pass."""
+    """What was found out about whole tensors, to be known by a later pass."""
 
 
 def run_pass(
@@ -126,23 +123,24 @@ def run_pass(
     count = threads or portable.cpu_count()
     try:
         with Outputs(work.outputs, emit, stop=stop, threads=count, durable=durable) as outputs:
-            copies = _cloned(coalesced(work.copies), outputs, emit)
-            outputs.allocate(_size(work.copies) - _size(copies))
+            # Pages are shared before space is allocated: what is shared takes none.
+            shared = [_shared(job, outputs, emit) if isinstance(job, Copy) else job for job in schedule(work)]
+            jobs = [job for job in shared if job is not None]
+            outputs.allocate(_bytes_copied(work.copies) - _bytes_copied(jobs))
             outputs.start(8 * chunk)  # room for float64
             if work.computes:
                 warm_up()
-            # Copies need no torch, which may still be on its way.
-            jobs: list[_Job] = [*copies, *work.pending, *clusters(work)]
             crew = _Crew(outputs, emit, chunk, stop, work, threads=count, device=device)
             crew.survey(work.surveys)
             crew.run(jobs)
     finally:
         emit(PassEnded())
-    return PassResult(crew.results, max(0.0, _torch.since - began) if work.computes else 0.0, crew.learnt)
+    groups = [crew.seen[id(group)] for group in work.unseen]
+    return PassResult(crew.results, groups, max(0.0, _torch.since - began) if work.computes else 0.0, crew.learnt)
 
 
-def _size(copies: Iterable[Copy]) -> int:
-    return sum(copy.location.size for copy in copies)
+def _bytes_copied(jobs: Iterable[Job]) -> int:
+    return sum(job.location.size for job in jobs if isinstance(job, Copy))
 
 
 class _Torch:
@@ -255,31 +253,33 @@ def warm_up() -> None:
     _torch.begin()
 
 
-def _reads(job: Pending | Cluster | _SurveyPart) -> Sequence[Leaf]:
-    """Return all that a job reads."""
-    return job.reads if isinstance(job, Cluster) else job.leaves
+def _reads(job: Job | _SurveyPart) -> Sequence[Leaf]:
+    """Return all leaves that a job reads."""
+    match job:
+        case Copy():
+            return ()
+        case Cluster():
+            return job.reads
+        case UnseenGroup():
+            return job.unhashed
+        case _SurveyPart():
+            return job.part.leaves
 
 
-def _cloned(copies: Iterable[Copy], outputs: Outputs, emit: Emit) -> list[Copy]:
-    """Share with each output the whole pages that it takes from another file; return what is left to be copied.
-
-    Best before space is allocated: what is shared takes none.
-    """
-    left: list[Copy] = []
-    for copy in copies:
-        lying = copy.location
-        pages = 0 if lying.pieces else lying.size // portable.PAGE * portable.PAGE
-        with lying.path.open("rb") as file:
-            if not pages or not portable.clone_range(
-                file.fileno(), lying.offset, outputs.descriptor(copy.place.output), copy.place.offset, pages
-            ):
-                left.append(copy)
-                continue
-        emit(Progress(pages))
-        if lying.size > pages:
-            rest = replace(lying, offset=lying.offset + pages, size=lying.size - pages)
-            left.append(Copy(rest, copy.place._replace(offset=copy.place.offset + pages)))
-    return left
+def _shared(copy: Copy, outputs: Outputs, emit: Emit) -> Copy | None:
+    """Share with an output the whole pages that it takes from another file; return what is left to be copied."""
+    lying = copy.location
+    pages = 0 if lying.pieces else lying.size // portable.PAGE * portable.PAGE
+    with lying.path.open("rb") as file:
+        if not pages or not portable.clone_range(
+            file.fileno(), lying.offset, outputs.descriptor(copy.place.output), copy.place.offset, pages
+        ):
+            return copy
+    emit(Progress(pages))
+    if lying.size == pages:
+        return None
+    rest = replace(lying, offset=lying.offset + pages, size=lying.size - pages)
+    return Copy(rest, copy.place._replace(offset=copy.place.offset + pages))
 
 
 class _Crew:
@@ -309,12 +309,14 @@ class _Crew:
         self._mappings = Mappings()
         self._stop = stop
         self._lock = threading.Lock()
-        self._jobs: Iterator[_Job] = iter(())
+        self._jobs: Iterator[Job | _SurveyPart] = iter(())
         self._put_off: deque[Cluster] = deque()
         """What was hashed while torch was not there, `_ahead` bytes in all."""
         self._ahead = 0
         self._most_ahead = portable.memory_bytes() // _AHEAD_SHARE
         self.results: dict[bytes, StepResult] = {}
+        self.seen: dict[int, SeenGroup] = {}
+        """What came of unseen groups, by the identity of each."""
         self._looks: dict[int, Any] = {}
         """What came of the looks of a survey, by the identity of its part."""
 
@@ -335,11 +337,11 @@ class _Crew:
             worker.settle(survey, [self._looks[id(look)] for look in looks[survey.key]])
         self._looks.clear()
 
-    def run(self, jobs: Sequence[_Job]) -> None:
+    def run(self, jobs: Sequence[Job | _SurveyPart]) -> None:
         """Do all jobs. The first error of a job, or an interrupt, ends the others."""
         self._jobs = iter(jobs)
         count = max(1, min(self._threads, len(jobs)))
-        leaves = (leaf for job in jobs if not isinstance(job, Copy) for leaf in _reads(job))
+        leaves = (leaf for job in jobs for leaf in _reads(job))
         with (
             self._mappings,
             Prefetch(leaves, self._mappings) as self._prefetch,
@@ -357,7 +359,7 @@ class _Crew:
         for future in futures:
             future.result()
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | _SurveyPart | None:
         with self._lock:
             if self._stop.is_set():
                 return None
@@ -386,7 +388,7 @@ class _Crew:
         while (job := self._next()) is not None:
             if isinstance(job, Copy):
                 self._copy(job)
-            elif isinstance(job, Pending):
+            elif isinstance(job, UnseenGroup):
                 self._begin(job)
             else:
                 if hands is None:
@@ -416,7 +418,7 @@ class _Crew:
         compute = _compute()
         with self._choosing:
             if self._findings is None or self._choice is None:
-                self._findings = findings = compute.Findings(self._work.recall)
+                self._findings = findings = compute.Findings(self._work.known)
                 steps = list(self._work.steps.values())
                 try:
                     self._choice = compute.chosen(self._device, steps, self._threads, findings.rates)
@@ -442,18 +444,20 @@ class _Crew:
         if is_new:
             self._emit(Notice(text, warning=True))
 
-    def _begin(self, job: Pending) -> None:
+    def _begin(self, group: UnseenGroup) -> None:
         """Hash what is to be known, do what needs no torch, and put the rest off: it is next when torch is there."""
-        cluster, copies = job.resolve([self._checksum(leaf) for leaf in job.leaves])
-        for copy in _cloned(copies, self._outputs, self._emit):
-            self._copy(copy)
+        unhashed = group.unhashed
+        cluster, copies, self.seen[id(group)] = seen(group, [self._checksum(leaf) for leaf in unhashed])
+        for copy in [_shared(each, self._outputs, self._emit) for each in copies]:
+            if copy is not None:
+                self._copy(copy)
         if cluster is None or not _torch.is_there.is_set():
-            for leaf in job.leaves:
+            for leaf in unhashed:
                 self._mappings.release_all(leaf.location)
         if cluster is not None:
             with self._lock:
                 self._put_off.append(cluster)
-                self._ahead += sum(leaf.size for leaf in job.leaves)
+                self._ahead += sum(leaf.size for leaf in unhashed)
 
     def _copy(self, copy: Copy) -> None:
         """Copy in the kernel; past the page cache, by way of blocks."""

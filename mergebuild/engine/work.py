@@ -1,14 +1,15 @@
-"""The work of one pass, as values. No torch.
+"""The work of one pass, as values that can be pickled. No torch.
 
 A *leaf* is a tensor that lies at a *location*; a *step* makes a tensor from leaves and from earlier steps (a file
-target read by another in the same pass) and writes it to each of its places; a *copy* moves bytes. A *cluster* is the
-least set of steps and leaves that hang together: it is read once, chunk by chunk, by one worker.
+target read by another in the same pass) and writes it to each of its places; a *copy* moves bytes. A `PassDraft` puts
+them together; `schedule.py` cuts a pass into jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from fractions import Fraction
 from math import prod
 from pathlib import Path
@@ -20,7 +21,6 @@ from mergebuild.formats.gathering import span_of
 from mergebuild.methods.method import Method
 
 __all__ = [
-    "Cluster",
     "Combination",
     "Copy",
     "KernelCall",
@@ -29,13 +29,17 @@ __all__ = [
     "OutputFile",
     "OutputRange",
     "Pass",
-    "Pending",
+    "PassDraft",
+    "SeenGroup",
+    "SeenTensor",
     "Step",
     "StepResult",
     "SurveyJob",
     "SurveyedLeaves",
-    "clusters",
-    "coalesced",
+    "UnseenGroup",
+    "UnseenInput",
+    "UnseenTensor",
+    "Way",
 ]
 
 
@@ -173,7 +177,7 @@ class SurveyJob:
         return [leaf for each in self.tensors for combination in each.inputs for leaf, _ in combination]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """A tensor to be made and rounded once to `dtype`: a linear combination, its terms in order, or an operation.
 
@@ -185,13 +189,17 @@ class Step:
     dtype: str
     count: int
     terms: Sequence[tuple[bytes, Fraction]]
-    places: list[OutputRange] = field(default_factory=list)
+    places: Sequence[OutputRange] = ()
     operation: KernelCall | None = None
 
     @property
     def reads(self) -> Sequence[bytes]:
         """The digests of what it is made of, in order."""
         return self.operation.inputs if self.operation else [digest for digest, _ in self.terms]
+
+    def with_parts(self, parts: tuple[Combination, ...]) -> Step:
+        """Return the step with what its operation takes whole."""
+        return self if self.operation is None else replace(self, operation=replace(self.operation, parts=parts))
 
     @property
     def lone(self) -> bytes | None:
@@ -216,125 +224,112 @@ class StepResult(NamedTuple):
     """Where in a user's own program that is, if that is why."""
 
 
-@dataclass(slots=True)
-class Pending:
-    """Work that is known only when the bytes of some tensors are: read them, hash them, then ask.
+class UnseenInput(NamedTuple):
+    """A source's tensor that tensors of a group are made of. While its bytes are not hashed, its digest is empty."""
 
-    `resolve` takes the checksums of `leaves` in their order, and may be called from any thread.
+    leaf: Leaf
+    shape: tuple[int, ...]
+    checksum: bytes
+    """Of its bytes; empty while they are not hashed."""
+
+
+class UnseenTensor(NamedTuple):
+    """A linear combination to be made, rounded once to `dtype`, and written to a place.
+
+    The index of a term counts the inputs of the group, and behind them its tensors; only earlier ones are read.
     """
 
-    leaves: Sequence[Leaf]
-    resolve: Callable[[Sequence[bytes]], tuple[Cluster | None, list[Copy]]]
+    place: OutputRange
+    dtype: str
+    shape: tuple[int, ...]
+    terms: tuple[tuple[int, Fraction], ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class UnseenGroup:
+    """Tensors that hang together, and of which none is known by digest before the bytes of some inputs are hashed."""
+
+    inputs: tuple[UnseenInput, ...]
+    tensors: tuple[UnseenTensor, ...]
+
+    @property
+    def unhashed(self) -> list[Leaf]:
+        """The inputs whose bytes are to be hashed."""
+        return [each.leaf for each in self.inputs if not each.checksum]
+
+
+class SeenTensor(NamedTuple):
+    """What a tensor of a group came to: its digest, whether a step of its own made it, and the bytes read for it."""
+
+    digest: bytes
+    is_computed: bool
+    bytes_read: int
+
+
+class SeenGroup(NamedTuple):
+    """What came of a group: the checksum and digest of each input, and its tensors, in their orders."""
+
+    checksums: tuple[bytes, ...]
+    inputs: tuple[bytes, ...]
+    tensors: tuple[SeenTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """All the work of one pass."""
 
-    outputs: list[OutputFile] = field(default_factory=list)
-    leaves: dict[bytes, Leaf] = field(default_factory=dict)
-    steps: dict[bytes, Step] = field(default_factory=dict)
+    outputs: Sequence[OutputFile] = ()
+    leaves: Mapping[bytes, Leaf] = field(default_factory=dict)
+    steps: Mapping[bytes, Step] = field(default_factory=dict)
     """In an order in which every step stands after those that it reads."""
-    copies: list[Copy] = field(default_factory=list)
-    pending: list[Pending] = field(default_factory=list)
-    surveys: list[SurveyJob] = field(default_factory=list)
+    copies: Sequence[Copy] = ()
+    unseen: Sequence[UnseenGroup] = ()
+    """What is known by digest only when the bytes of sources are hashed, in this pass."""
+    surveys: Sequence[SurveyJob] = ()
     """What steps must know first. What they read lies in files that are there before the pass."""
-    recall: Callable[[bytes], str | None] = lambda _key: None
-    """Gives back what an earlier pass found out about whole tensors (`PassResult.learnt`), from any thread."""
+    known: Mapping[bytes, str] = field(default_factory=dict)
+    """What earlier passes found out about whole tensors (`PassResult.learnt`)."""
 
     @property
     def computes(self) -> bool:
         """Whether torch may be needed."""
-        return bool(self.steps or self.pending)
-
-
-@dataclass(slots=True)
-class Cluster:
-    """Steps that share leaves, with all the leaves that they read."""
-
-    leaves: list[Leaf]
-    steps: list[Step]
-    siblings: list[Cluster] = field(default_factory=list)
-    """Others with operations that are one computation with some of its own."""
+        return bool(self.steps or self.unseen)
 
     @property
-    def count(self) -> int:
-        """The number of elements; the same for all of its tensors."""
-        return self.steps[0].count
+    def operates(self) -> bool:
+        """Whether some steps are operations."""
+        return any(step.operation for step in self.steps.values())
+
+
+class Way(Enum):
+    """How a tensor comes to a place in an output."""
+
+    PLACE = "one more place of a step"
+    COPY = "a copy of where it lies"
+    STEP = "a step of its own"
+
+
+class PassDraft:
+    """Steps and copies of a pass while it is put together."""
+
+    def __init__(self) -> None:
+        self.leaves: dict[bytes, Leaf] = {}
+        self.steps: dict[bytes, Step] = {}
+        """Still without their places."""
+        self.copies: list[Copy] = []
+        self._places: dict[bytes, list[OutputRange]] = {}
+
+    def put(self, digest: bytes, place: OutputRange, lying: Leaf | None) -> Way:
+        """Have a tensor at a place, and say how: it lies somewhere, or a step makes it, which must be added if new."""
+        if lying is not None and digest not in self.steps:
+            self.copies.append(lying.copied_to(place))
+            return Way.COPY
+        self._places.setdefault(digest, []).append(place)
+        return Way.PLACE if digest in self.steps else Way.STEP
 
     @property
-    def reads(self) -> list[Leaf]:
-        """All that it and its siblings read, each once: the leaves, and what operations take whole."""
-        operations = [step.operation for each in (self, *self.siblings) for step in each.steps if step.operation]
-        whole = (leaf for operation in operations for part in operation.parts for leaf, _ in part)
-        leaves = (leaf for each in (self, *self.siblings) for leaf in each.leaves)
-        return list({leaf.digest: leaf for some in (leaves, whole) for leaf in some}.values())
-
-    @property
-    def position(self) -> tuple[str, int]:
-        """Where reading begins, so that clusters can be taken in the order of a file."""
-        first = next(iter(self.leaves or self.reads), None)
-        return _position(first)
-
-
-def clusters(work: Pass) -> list[Cluster]:
-    """Return the clusters of a pass in the order of the files that they read."""
-    parent: dict[bytes, bytes] = {}
-
-    def root(digest: bytes) -> bytes:
-        while (above := parent.setdefault(digest, digest)) != digest:
-            parent[digest] = digest = parent[above]
-        return digest
-
-    for digest, step in work.steps.items():
-        for read in step.reads:
-            parent[root(read)] = root(digest)
-    found: dict[bytes, Cluster] = {}
-    for digest, step in work.steps.items():
-        found.setdefault(root(digest), Cluster([], [])).steps.append(step)
-    for cluster in found.values():
-        inputs = dict.fromkeys(read for step in cluster.steps for read in step.reads)
-        cluster.leaves = [work.leaves[digest] for digest in inputs if digest in work.leaves]
-    return sorted(_leading(found.values()), key=lambda cluster: cluster.position)
-
-
-def _position(leaf: Leaf | None) -> tuple[str, int]:
-    return (str(leaf.location.path), leaf.location.offset) if leaf else ("", 0)
-
-
-def _leading(found: Iterable[Cluster]) -> Iterator[Cluster]:
-    """Yield clusters, those that share a computation with one before as siblings of that one."""
-    leaders: dict[bytes, Cluster] = {}
-    for cluster in found:
-        keys = [step.operation.together for step in cluster.steps if step.operation and step.operation.together]
-        leader = next((leaders[key] for key in keys if key in leaders), cluster)
-        leaders |= {key: leader for key in keys if key not in leaders}
-        if leader is cluster:
-            yield cluster
-        else:
-            leader.siblings.append(cluster)
-
-
-def coalesced(copies: Iterable[Copy]) -> list[Copy]:
-    """Return copies with neighbours on both sides joined, so that a run of tensors is one range."""
-    found: list[Copy] = []
-    for each in sorted(copies, key=lambda copy: (copy.place.output, copy.place.offset)):
-        if found and _goes_on(found[-1], each):
-            last = found[-1].location
-            found[-1] = Copy(replace(last, size=last.size + each.location.size), found[-1].place)
-        elif each.location.size:
-            found.append(each)
-    return found
-
-
-def _goes_on(first: Copy, second: Copy) -> bool:
-    """Whether a copy goes on where the one before it ends, on both sides."""
-    one, other = first.location, second.location
-    return (
-        first.place.output == second.place.output
-        and first.place.offset + one.size == second.place.offset
-        and one.path == other.path
-        and one.offset + one.size == other.offset
-        and not one.pieces
-        and not other.pieces
-    )
+    def placed(self) -> Mapping[bytes, Step]:
+        """The steps with their places."""
+        return {
+            digest: replace(step, places=tuple(self._places.get(digest, ()))) for digest, step in self.steps.items()
+        }

@@ -11,6 +11,7 @@ import torch
 from lab import Lab
 
 from mergebuild.build.pass_work import Wave, Whereabouts
+from mergebuild.engine.work import Pass
 from mergebuild.plan.planner import Planner
 from mergebuild.recipe import load_recipe
 from mergebuild.results.build import Verdict
@@ -33,8 +34,8 @@ def pair(lab: Lab) -> Lab:
 
 
 @contextmanager
-def planned(lab: Lab, *names: str) -> Iterator[Wave]:
-    """Give the wave of targets that must be built, in the order of work."""
+def planned(lab: Lab, *names: str) -> Iterator[tuple[Wave, Pass]]:
+    """Give the wave of targets that must be built, in the order of work, and its pass."""
     recipe = load_recipe(lab / "mergefile.toml")
     store = DiskStore(lab / ".mergebuild", project="mergefile.toml")
     sources = Sources(recipe.sources, store.ledger, folder=lab.root)
@@ -45,7 +46,8 @@ def planned(lab: Lab, *names: str) -> Iterator[Wave]:
     for number, item in enumerate(item for item in plan.items if item.verdict is Verdict.BUILD):
         wave.add(item, Path(f"temporary-{number}"))
     try:
-        yield wave
+        (work,) = wave.passes({}, lambda depth: Path(f"between-{depth}"))
+        yield wave, work
     finally:
         store.close()
 
@@ -53,20 +55,20 @@ def planned(lab: Lab, *names: str) -> Iterator[Wave]:
 def test_tensors_are_steps_or_copies(pair: Lab) -> None:
     """What differs is computed; what both have, and integers, are copied."""
     pair.write(target("a", "x/2 + y/2"))
-    with planned(pair, "a") as wave:
+    with planned(pair, "a") as (wave, work):
         assert wave.computed == [2]
-        assert sorted(copy.location.size for copy in wave.work.copies) == [4, 8]
+        assert sorted(copy.location.size for copy in work.copies) == [4, 8]
         assert wave.bytes_read == [2 * 12 + 2 * 8 + 4 + 8]
-        assert {leaf.location.path.name for leaf in wave.work.leaves.values()} == {"x.safetensors", "y.safetensors"}
+        assert {leaf.location.path.name for leaf in work.leaves.values()} == {"x.safetensors", "y.safetensors"}
         assert wave.artifacts() == set()
 
 
 def test_an_equal_target_is_more_places_of_the_same_steps(pair: Lab) -> None:
     """Nothing is computed or read for the second; its own difference is."""
     pair.write(target("a", "x/2 + y/2") + target("b", "k*y + h*x", "h = 0.5", "k = { default = 0.5, v = 1 }"))
-    with planned(pair, "a", "b") as wave:
+    with planned(pair, "a", "b") as (wave, work):
         assert wave.computed == [2, 1]
-        places = sorted(len(step.places) for step in wave.work.steps.values())
+        places = sorted(len(step.places) for step in work.steps.values())
         assert places == [1, 1, 2]
         assert wave.bytes_read[1] == 2 * 8 + 4 + 8
 
@@ -74,12 +76,12 @@ def test_an_equal_target_is_more_places_of_the_same_steps(pair: Lab) -> None:
 def test_a_target_that_reads_another_of_the_wave_reads_its_steps(pair: Lab) -> None:
     """In the order of work; no leaf stands for what a step makes, and each byte of a source counts once."""
     pair.write(target("a", "x/2 + y/2") + target("b", "a/2 + x/4"))
-    with planned(pair, "b") as wave:
-        made = list(wave.work.steps)
-        for number, step in enumerate(wave.work.steps.values()):
+    with planned(pair, "b") as (wave, work):
+        made = list(work.steps)
+        for number, step in enumerate(work.steps.values()):
             for digest, _ in step.terms:
-                assert digest in wave.work.leaves or digest in made[:number]
-        assert not wave.work.leaves.keys() & wave.work.steps.keys()
+                assert digest in work.leaves or digest in made[:number]
+        assert not work.leaves.keys() & work.steps.keys()
         at_hand = wave.whereabouts.at_hand()
         assert at_hand == wave.whereabouts.source_paths()
         assert wave.source_bytes() == 0
@@ -92,11 +94,11 @@ def test_what_an_artifact_holds_is_copied_from_there(pair: Lab) -> None:
     pair.write(target("a", "x/2 + y/2"))
     pair.build()
     pair.write(target("a", "x/2 + y/2") + target("b", "h*x + h*y", "h = { default = 0.5, v = 0.25 }"))
-    with planned(pair, "b") as wave:
+    with planned(pair, "b") as (wave, work):
         assert wave.computed == [1]
         assert wave.artifacts() == {pair / "a.safetensors"}
-        assert {copy.location.path for copy in wave.work.copies} == {pair / "a.safetensors"}
-        assert 12 in [copy.location.size for copy in wave.work.copies]
+        assert {copy.location.path for copy in work.copies} == {pair / "a.safetensors"}
+        assert 12 in [copy.location.size for copy in work.copies]
 
 
 def test_what_is_not_finite_is_not_taken_from_an_artifact(lab: Lab) -> None:
@@ -108,10 +110,10 @@ def test_what_is_not_finite_is_not_taken_from_an_artifact(lab: Lab) -> None:
     lab.write(target("a", "x/2 + y/2", allowed))
     lab.build()
     lab.write(target("a", "x/2 + y/2", allowed) + target("b", "h*x + h*y", "h = { default = 0.5, v = 0.25 }"))
-    with planned(lab, "b") as wave:
+    with planned(lab, "b") as (wave, _):
         assert wave.computed == [2]
         assert wave.artifacts() == set()
     lab.write(target("a", "x/2 + y/2", allowed) + target("b", "a", 'drop = ["v"]'))
-    with planned(lab, "b") as wave:
+    with planned(lab, "b") as (wave, _):
         assert wave.computed == [0]
         assert wave.artifacts() == {lab / "a.safetensors"}

@@ -22,8 +22,6 @@ from mergebuild.engine.work import (
     Pass,
     Step,
     StepResult,
-    clusters,
-    coalesced,
 )
 from mergebuild.events import Event, PassBegun, PassEnded, Progress, silent
 
@@ -51,18 +49,19 @@ class Bench:
         self, steps: Sequence[tuple[str, str, Mapping[str, Fraction]]], *, chunk: int = 1 << 19, threads: int = 1
     ) -> tuple[dict[str, Tensor], dict[str, StepResult], list[Event]]:
         """Compute steps, given as (name, dtype, terms), each into a file of its own; later ones may read earlier."""
-        work = Pass(leaves=dict(self.leaves))
         counts = {name: tensor.numel() for name, tensor in self.tensors.items()}
+        outputs: list[OutputFile] = []
+        made: dict[bytes, Step] = {}
         for index, (name, dtype, terms) in enumerate(steps):
             count = counts[name] = counts[next(iter(terms))]
-            size = count * TORCH[dtype].itemsize
-            work.outputs.append(OutputFile(self.folder / f"out-{name}", b"HEAD", 4 + size))
+            outputs.append(OutputFile(self.folder / f"out-{name}", b"HEAD", 4 + count * TORCH[dtype].itemsize))
             parts = [(term.encode(), share) for term, share in terms.items()]
-            work.steps[name.encode()] = Step(name.encode(), dtype, count, parts, [OutputRange(index, 4)])
+            made[name.encode()] = Step(name.encode(), dtype, count, parts, [OutputRange(index, 4)])
+        work = Pass(outputs, self.leaves, made)
         events: list[Event] = []
         results = run_pass(work, threads=threads, emit=events.append, targets=("t",), chunk=chunk).steps
         found = {}
-        for output, (name, dtype, _) in zip(work.outputs, steps, strict=True):
+        for output, (name, dtype, _) in zip(outputs, steps, strict=True):
             data = output.path.read_bytes()
             output.path.unlink()
             assert data[:4] == b"HEAD"
@@ -197,24 +196,6 @@ def test_a_failed_pass_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_of_copies_are_one_range() -> None:
-    here, there = Path("one"), Path("two")
-    copies = [
-        Copy(Location(here, 100, 10), OutputRange(0, 0)),
-        Copy(Location(here, 110, 5), OutputRange(0, 10)),
-        Copy(Location(here, 120, 5), OutputRange(0, 15)),
-        Copy(Location(there, 125, 5), OutputRange(0, 20)),
-        Copy(Location(there, 130, 0), OutputRange(0, 25)),
-        Copy(Location(there, 130, 5), OutputRange(1, 25)),
-    ]
-    assert coalesced(reversed(copies)) == [
-        Copy(Location(here, 100, 15), OutputRange(0, 0)),
-        Copy(Location(here, 120, 5), OutputRange(0, 15)),
-        Copy(Location(there, 125, 5), OutputRange(0, 20)),
-        Copy(Location(there, 130, 5), OutputRange(1, 25)),
-    ]
-
-
 def test_a_copy_moves_bytes_of_any_kind(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.write_bytes(bytes(range(256)) * 100)
@@ -231,25 +212,14 @@ def test_a_copy_moves_bytes_of_any_kind(tmp_path: Path) -> None:
     assert out.read_bytes() == b"ab" + data[77:677] + data[3:403]
 
 
-def test_clusters_are_what_hangs_together() -> None:
-    """Steps that share an input, or read each other, are one cluster; others are others."""
-    leaves = {
-        name: Leaf(name, "float32", 1, Location(Path("in"), offset, 4))
-        for offset, name in enumerate([b"a", b"b", b"c", b"d"])
-    }
-    terms = {b"t": [b"a", b"b"], b"u": [b"t", b"c"], b"v": [b"d"], b"w": [b"b"]}
-    steps = {name: Step(name, "float32", 1, [(term, HALF) for term in some]) for name, some in terms.items()}
-    found = clusters(Pass(leaves=leaves, steps=steps))
-    assert [[step.digest for step in cluster.steps] for cluster in found] == [[b"t", b"u", b"w"], [b"v"]]
-    assert [{leaf.digest for leaf in cluster.leaves} for cluster in found] == [{b"a", b"b", b"c"}, {b"d"}]
-
-
 def test_a_tensor_may_be_read_from_a_file_and_made_anew(tmp_path: Path) -> None:
     """A digest that is a leaf for one step and a step for another target gives both the same values."""
     bench = Bench(tmp_path, {"a": torch.tensor([1.0, 3.0]), "t": torch.tensor([0.5, 1.5])})
-    work = Pass([OutputFile(tmp_path / "u", b"", 8), OutputFile(tmp_path / "t", b"", 8)], bench.leaves)
-    work.steps[b"u"] = Step(b"u", "float32", 2, [(b"t", Fraction(2))], [OutputRange(0, 0)])
-    work.steps[b"t"] = Step(b"t", "float32", 2, [(b"a", HALF)], [OutputRange(1, 0)])
+    steps = {
+        b"u": Step(b"u", "float32", 2, [(b"t", Fraction(2))], [OutputRange(0, 0)]),
+        b"t": Step(b"t", "float32", 2, [(b"a", HALF)], [OutputRange(1, 0)]),
+    }
+    work = Pass([OutputFile(tmp_path / "u", b"", 8), OutputFile(tmp_path / "t", b"", 8)], bench.leaves, steps)
     run_pass(work, threads=2, emit=silent, targets=("t",))
     assert (tmp_path / "u").read_bytes() == as_bytes(torch.tensor([1.0, 3.0]))
     assert (tmp_path / "t").read_bytes() == as_bytes(torch.tensor([0.5, 1.5]))

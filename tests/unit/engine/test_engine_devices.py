@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from mergebuild.engine.bounds import DEVICE_MEMORY
 from mergebuild.engine.choice import Choice, Rates, measured
 from mergebuild.engine.devices import Stream
 from mergebuild.engine.run import run_pass
-from mergebuild.engine.work import Cluster, KernelCall, Leaf, Location, OutputFile, OutputRange, Pass, Step, StepResult
+from mergebuild.engine.schedule import Cluster
+from mergebuild.engine.work import KernelCall, Leaf, Location, OutputFile, OutputRange, Pass, Step, StepResult
 from mergebuild.errors import UsageError
 from mergebuild.events import Event, Notice
 from mergebuild.methods.catalog import METHODS
@@ -61,13 +62,12 @@ class Bench:
 
     def work(self, steps: Sequence[Step]) -> Pass:
         """Return a pass whose steps have a file each."""
-        work = Pass(leaves=dict(self.leaves))
-        for index, step in enumerate(steps):
-            size = step.count * getattr(torch, step.dtype).itemsize
-            work.outputs.append(OutputFile(self.folder / f"out-{index}", b"", size))
-            step.places = [OutputRange(index, 0)]
-            work.steps[step.digest] = step
-        return work
+        sizes = [step.count * getattr(torch, step.dtype).itemsize for step in steps]
+        return Pass(
+            outputs=[OutputFile(self.folder / f"out-{index}", b"", size) for index, size in enumerate(sizes)],
+            leaves=self.leaves,
+            steps={step.digest: replace(step, places=[OutputRange(n, 0)]) for n, step in enumerate(steps)},
+        )
 
     def run(
         self, steps: Sequence[Step], device: str, *, threads: int = 1
@@ -157,9 +157,8 @@ def test_several_devices_share_a_pass(tmp_path: Path, device: FakeDevice, monkey
     other = FakeDevice("cuda:1")
     monkeypatch.setattr(choosing, "device_named", lambda _: [device, other])
     bench = Bench(tmp_path, count=20_000, inputs=8)
-    steps = [mean(b"s%d" % index, "float16", bench.count, b"%d" % index) for index in range(8)]
-    for step in steps:
-        step.terms = [(step.terms[0][0], Fraction(1, 3))]  # clusters of their own
+    thirds = [[(b"%d" % index, Fraction(1, 3))] for index in range(8)]  # clusters of their own
+    steps = [Step(b"s%d" % index, "float16", bench.count, terms) for index, terms in enumerate(thirds)]
     assert bench.run(steps, "cpu") == bench.run(steps, "cuda", threads=4)
     assert "in" in device.notes
     assert "in" in other.notes
@@ -364,20 +363,17 @@ def test_auto_without_devices_measures_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 def test_rates_are_measured_and_kept(device: FakeDevice) -> None:
     """With what else was found out about this machine."""
-    kept: dict[bytes, str] = {}
-    asked: list[bytes] = []
+    findings = compute.Findings({})
+    rates = findings.rates(b"key", lambda: measured(device))
+    assert min(rates) > 0
+    assert Rates(*json.loads(findings.learnt[b"key"])) == rates
 
-    def recall(key: bytes) -> str | None:
-        asked.append(key)
-        return kept.get(key)
+    def never() -> Rates:
+        raise AssertionError
 
-    for _ in range(2):
-        findings = compute.Findings(recall)
-        rates = findings.rates(b"key", lambda: measured(device))
-        assert min(rates) > 0
-        kept |= findings.learnt
-    assert Rates(*json.loads(kept[b"key"])) == rates
-    assert asked == [b"key", b"key"]
+    later = compute.Findings(findings.learnt)
+    assert later.rates(b"key", never) == rates
+    assert not later.learnt
 
 
 def test_cpu_is_the_processor(device: FakeDevice, tmp_path: Path) -> None:

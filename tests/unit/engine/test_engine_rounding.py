@@ -76,8 +76,11 @@ def copied(
     (folder / "in").write_bytes(raw)
     leaf = Leaf(b"a", "float64", len(values), Location(folder / "in", 0, len(raw)))
     width = TORCH[dtype].itemsize
-    work = Pass(leaves={b"a": leaf}, outputs=[OutputFile(folder / "out", b"", width * len(values))])
-    work.steps[b"t"] = Step(b"t", dtype, len(values), [(b"a", Fraction(1))], [OutputRange(0, 0)])
+    work = Pass(
+        outputs=[OutputFile(folder / "out", b"", width * len(values))],
+        leaves={b"a": leaf},
+        steps={b"t": Step(b"t", dtype, len(values), [(b"a", Fraction(1))], [OutputRange(0, 0)])},
+    )
     result = run_pass(work, threads=1, emit=lambda _: None, targets=("t",), chunk=chunk, device=device).steps[b"t"]
     data = (folder / "out").read_bytes()
     (folder / "out").unlink()
@@ -161,7 +164,7 @@ def test_what_was_rounded_twice_counts_as_stale(lab: Lab, monkeypatch: pytest.Mo
     )
     lab.settle()  # else nothing is remembered
     with monkeypatch.context() as before:
-        for room in ("engine.makers", "plan.tensors", "build.first_sight"):
+        for room in ("engine.makers", "key"):
             before.setattr(f"mergebuild.{room}.narrows", lambda *_: False)
         for room in ("plan.freshness", "project.stamp"):
             before.setattr(f"mergebuild.{room}.REVISION", 1)

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,9 +16,22 @@ import xxhash
 from disks import Disk
 from lab import as_bytes
 
+from mergebuild.digest import source_tensor_digest
+from mergebuild.engine.first_sight import SeenWork, seen
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.run import _Torch, run_pass
-from mergebuild.engine.work import Cluster, Copy, Leaf, Location, OutputFile, OutputRange, Pass, Pending, Step
+from mergebuild.engine.work import (
+    Copy,
+    Leaf,
+    Location,
+    OutputFile,
+    OutputRange,
+    Pass,
+    Step,
+    UnseenGroup,
+    UnseenInput,
+    UnseenTensor,
+)
 from mergebuild.events import Event, PassEnded, Progress, silent
 from mergebuild.system import portable
 from mergebuild.system.portable import PAGE
@@ -105,15 +119,19 @@ def test_a_shared_page_is_written_beside_not_through(disk: Disk) -> None:
 # Work that is known only when bytes are
 
 
-def pending(path: Path, size: int, then: Callable[[bytes], tuple[Cluster | None, list[Copy]]]) -> Pending:
-    """Return work over the first bytes of a file."""
-    leaf = Leaf(b"", "uint8", size, Location(path, 0, size))
+def group(path: Path, size: int, *tensors: UnseenTensor) -> UnseenGroup:
+    """Return tensors to be made of the first bytes of a file, taken for a tensor of bytes."""
+    return UnseenGroup((UnseenInput(Leaf(b"", "uint8", size, Location(path, 0, size)), (size,), b""),), tensors)
 
-    def resolve(checksums: Sequence[bytes]) -> tuple[Cluster | None, list[Copy]]:
-        (found,) = checksums
-        return then(found)
 
-    return Pending([leaf], resolve)
+def noted(monkeypatch: pytest.MonkeyPatch, note: Callable[[UnseenGroup, Sequence[bytes]], None]) -> None:
+    """Have a function called, by whichever thread hashed a group, before the group is resolved."""
+
+    def resolved(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
+        note(group, checksums)
+        return seen(group, checksums)
+
+    monkeypatch.setattr("mergebuild.engine.run.seen", resolved)
 
 
 class Late(_Torch):
@@ -135,10 +153,10 @@ class Late(_Torch):
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("piece", [1, 7, 1 << 26])
 @pytest.mark.parametrize("is_there", [True, False])
-def test_pending_work_is_asked_with_the_checksum_of_the_bytes(
+def test_unseen_tensors_are_resolved_by_the_checksum_of_their_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, piece: int, is_there: bool
 ) -> None:
-    """However it is read, mapped or not while torch is awaited; what is answered, copies and steps, is done."""
+    """However these are read, mapped or not while torch is awaited; copies and steps of it are done."""
     monkeypatch.setattr("mergebuild.engine.run._PIECE", piece)
     monkeypatch.setattr("mergebuild.engine.run._torch", late := Late(waits=3))
     if is_there:
@@ -146,24 +164,25 @@ def test_pending_work_is_asked_with_the_checksum_of_the_bytes(
     source, out = tmp_path / "in", tmp_path / "out"
     values = torch.tensor([1.0, 2.0, 3.0])
     source.write_bytes(as_bytes(values))
-    seen = []
-
-    def both(checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
-        seen.append(checksum)
-        leaf = Leaf(b"a", "float32", 3, Location(source, 0, 12))
-        step = Step(b"s", "float16", 3, [(b"a", HALF)], [OutputRange(0, 12)])
-        return Cluster([leaf], [step]), [Copy(Location(source, 0, 12), OutputRange(0, 0))]
-
-    def nothing(checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
-        seen.append(checksum)
-        return None, []
-
-    work = Pass([OutputFile(out, b"", 18)], pending=[pending(source, 12, both), pending(source, 0, nothing)])
-    results = run_pass(work, threads=threads, emit=silent, targets=("t",)).steps
-    assert sorted(seen) == sorted([xxhash.xxh3_128_digest(source.read_bytes()), xxhash.xxh3_128_digest(b"")])
+    leaf = Leaf(b"", "float32", 3, Location(source, 0, 12))
+    tensors = (
+        UnseenTensor(OutputRange(0, 0), "float32", (3,), ((0, Fraction(1)),)),
+        UnseenTensor(OutputRange(0, 12), "float16", (3,), ((1, HALF),)),
+    )
+    unseen = [UnseenGroup((UnseenInput(leaf, (3,), b""),), tensors), group(source, 0)]
+    done = run_pass(Pass([OutputFile(out, b"", 18)], unseen=unseen), threads=threads, emit=silent, targets=("t",))
     halves = as_bytes(torch.tensor([0.5, 1.0, 1.5]).half())
     assert out.read_bytes() == as_bytes(values) + halves
-    assert results[b"s"].checksum == xxhash.xxh3_128_digest(halves)
+    both, nothing = done.unseen
+    checksum = xxhash.xxh3_128_digest(source.read_bytes())
+    copied, halved = both.tensors
+    assert both.checksums == (checksum,)
+    assert both.inputs == (copied.digest,) == (source_tensor_digest("float32", (3,), checksum),)
+    assert copied[1:] == (False, 12)
+    assert halved[1:] == (True, 12)
+    assert done.steps[halved.digest].checksum == xxhash.xxh3_128_digest(halves)
+    assert nothing.checksums == (xxhash.xxh3_128_digest(b""),)
+    assert not nothing.tensors
 
 
 def test_one_of_several_workers_leaves_its_processor_to_the_import(
@@ -174,28 +193,29 @@ def test_one_of_several_workers_leaves_its_processor_to_the_import(
     monkeypatch.setattr("mergebuild.engine.run._torch", late := Late(waits=5))
     hashed: list[str] = []
 
-    def note(_checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
+    def note(_group: UnseenGroup, _checksums: Sequence[bytes]) -> None:
         hashed.append(threading.current_thread().name)
         while not late.is_there.is_set() and late.waited:  # so that there is work until it ends
             time.sleep(0.001)
-        return None, []
 
-    def made(threads: int) -> None:
-        jobs = [pending(source, size, note) for size in (1, 2, 3)]
-        run_pass(Pass([OutputFile(tmp_path / "out", b"", 0)], pending=jobs), threads=threads, emit=silent, targets=())
+    noted(monkeypatch, note)
+
+    def made(*sizes: int, threads: int) -> None:
+        work = Pass([OutputFile(tmp_path / "out", b"", 0)], unseen=[group(source, size) for size in sizes])
+        run_pass(work, threads=threads, emit=silent, targets=())
         (tmp_path / "out").unlink()
 
-    made(threads=1)
+    made(1, 2, 3, threads=1)
     assert len(hashed) == 3
     assert not late.waited
-    made(threads=3)
+    made(1, 2, 3, threads=3)
     assert len(late.waited) == 5
     assert len(set(late.waited)) == 1
 
     monkeypatch.setattr("mergebuild.engine.run._torch", Late(waits=1 << 30))
-    jobs = [pending(source, 1, failing), pending(source, 2, failing)]
+    noted(monkeypatch, failing)
     with pytest.raises(LookupError):
-        run_pass(Pass([OutputFile(tmp_path / "out", b"", 0)], pending=jobs), threads=2, emit=silent, targets=())
+        made(1, 2, threads=2)
 
 
 # Errors
@@ -207,34 +227,40 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def failing(_checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
+def failing(_group: UnseenGroup, _checksums: Sequence[bytes]) -> None:
     raise LookupError("no such tensor")
 
 
-def test_an_error_of_pending_work_ends_the_pass(tmp_path: Path, source: Path) -> None:
+def test_an_error_of_an_unseen_group_ends_the_pass(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What stands behind it is not done, and nothing is left."""
-    asked: list[bytes] = []
+    asked: list[Sequence[bytes]] = []
 
-    def ask(checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
-        asked.append(checksum)
-        return None, []
+    def note(group: UnseenGroup, checksums: Sequence[bytes]) -> None:
+        if asked:
+            failing(group, checksums)
+        asked.append(checksums)
 
+    noted(monkeypatch, note)
     events: list[Event] = []
-    jobs = [pending(source, 1, ask), pending(source, 2, failing), pending(source, 3, ask), pending(source, 4, ask)]
-    work = Pass([OutputFile(tmp_path / "out", b"head", 64)], pending=jobs)
+    unseen = [group(source, size) for size in (1, 2, 3, 4)]
+    work = Pass([OutputFile(tmp_path / "out", b"head", 64)], unseen=unseen)
     with pytest.raises(LookupError):
         run_pass(work, threads=1, emit=events.append, targets=("t",))
-    assert asked == [xxhash.xxh3_128_digest(bytes(1))]
+    assert asked == [[xxhash.xxh3_128_digest(bytes(1))]]
     assert isinstance(events[-1], PassEnded)
     assert list(tmp_path.iterdir()) == [source]
 
 
-@pytest.mark.parametrize("kind", ["copy", "short copy", "cluster", "pending copy", "pending leaf"])
+@pytest.mark.parametrize("kind", ["short copy", "step", "unseen copy", "unseen step", "unseen leaf"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_any_error_ends_all_and_leaves_nothing(tmp_path: Path, source: Path, kind: str, threads: int) -> None:
+def test_any_error_ends_all_and_leaves_nothing(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, kind: str, threads: int
+) -> None:
     """A file that is gone or too short, met by any kind of job, while others go on without end of their own."""
-    gone = tmp_path / "gone"
-    work = Pass([OutputFile(tmp_path / "out", b"", 64), OutputFile(tmp_path / "out2", b"", 64)])
+    gone, first = tmp_path / "gone", tmp_path / "first"
+    first.write_bytes(bytes(4))
     failed = threading.Event()
     done: list[int] = []
 
@@ -242,51 +268,58 @@ def test_any_error_ends_all_and_leaves_nothing(tmp_path: Path, source: Path, kin
         if isinstance(event, PassEnded):
             failed.set()
 
-    def slow(_checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
+    def slow(group: UnseenGroup, _checksums: Sequence[bytes]) -> None:
+        if group.inputs[0].leaf.location.path == first:
+            first.unlink()  # between hashing and whatever is made of it
         done.append(1)
         time.sleep(0.001)
-        return None, []
 
+    noted(monkeypatch, slow)
+    place = OutputRange(0, 0)
+    many = [group(source, 4)] * 20_000
+    work = Pass([OutputFile(tmp_path / "out", b"", 64), OutputFile(tmp_path / "out2", b"", 64)], unseen=many)
+    known = UnseenInput(Leaf(b"a", "uint8", 8, Location(gone, 0, 8)), (8,), b"checksum")
+    copied = UnseenTensor(place, "uint8", (8,), ((0, Fraction(1)),))
+    halved = UnseenTensor(place, "float32", (2,), ((0, HALF),))
     match kind:
-        case "copy":
-            work.pending.append(pending(source, 1, lambda _: (None, [Copy(Location(gone, 0, 8), OutputRange(0, 0))])))
         case "short copy":
-            work.copies.append(Copy(Location(source, 60, 8), OutputRange(0, 0)))
-        case "cluster":
-            step = Step(b"s", "float32", 1, [(b"a", HALF)], [OutputRange(0, 0)])
-            cluster = Cluster([Leaf(b"a", "float32", 1, Location(gone, 0, 4))], [step])
-            work.pending.append(pending(source, 1, lambda _: (cluster, [])))
-        case "pending copy":
-            work.pending.append(
-                pending(source, 1, lambda _: (None, [Copy(Location(source, 0, 65), OutputRange(1, 0))]))
-            )
+            work = replace(work, copies=[Copy(Location(source, 60, 8), place)])
+        case "step":
+            leaves = {b"a": Leaf(b"a", "float32", 1, Location(gone, 0, 4))}
+            steps = {b"s": Step(b"s", "float32", 1, [(b"a", HALF)], [place])}
+            work = replace(work, leaves=leaves, steps=steps, unseen=many[:10])
+        case "unseen copy":
+            work = replace(work, unseen=[UnseenGroup((known,), (copied,)), *many])
+        case "unseen step":
+            leaf = Leaf(b"", "float32", 1, Location(first, 0, 4))
+            work = replace(work, unseen=[UnseenGroup((UnseenInput(leaf, (1,), b""),), (halved,)), *many])
         case _:
-            work.pending.append(pending(gone, 1, lambda _: (None, [])))
-    many = 20_000
-    work.pending += [pending(source, 4, slow)] * many
-    with pytest.raises(OSError, match=r"gone|early"):
+            work = replace(work, unseen=[group(gone, 1), *many])
+    with pytest.raises(OSError, match=r"gone|first|early"):
         run_pass(work, threads=threads, emit=watch, targets=("t",))
-    assert len(done) < many
+    assert len(done) < len(many)
     assert failed.is_set()
+    first.unlink(missing_ok=True)
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_an_interrupt_ends_all_and_leaves_nothing(tmp_path: Path, source: Path) -> None:
+def test_an_interrupt_ends_all_and_leaves_nothing(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sent while the main thread waits for the others."""
     done: list[int] = []
 
-    def slow(_checksum: bytes) -> tuple[Cluster | None, list[Copy]]:
+    def slow(_group: UnseenGroup, _checksums: Sequence[bytes]) -> None:
         done.append(1)
         if len(done) == 5:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(0.001)
-        return None, []
 
-    many = 20_000
-    work = Pass([OutputFile(tmp_path / "out", b"", 64)], pending=[pending(source, 4, slow)] * many)
+    noted(monkeypatch, slow)
+    many = [group(source, 4)] * 20_000
     with pytest.raises(KeyboardInterrupt):
-        run_pass(work, threads=2, emit=silent, targets=("t",))
-    assert len(done) < many
+        run_pass(Pass([OutputFile(tmp_path / "out", b"", 64)], unseen=many), threads=2, emit=silent, targets=("t",))
+    assert len(done) < len(many)
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -303,7 +336,7 @@ def test_pages_that_were_only_hashed_are_let_go(tmp_path: Path, source: Path, mo
     told: list[tuple[str, int, int]] = []
     monkeypatch.setattr(portable, "advise", lambda _map, what, offset, size: told.append((what, offset, size)))
     monkeypatch.setattr("mergebuild.engine.mappings.RESIDENT", 1)
-    work = Pass([OutputFile(tmp_path / "out", b"", 8)], pending=[pending(source, 9, lambda _: (None, []))])
+    work = Pass([OutputFile(tmp_path / "out", b"", 8)], unseen=[group(source, 9)])
     run_pass(work, threads=1, emit=silent, targets=("t",))
     assert told == [("dontneed", 0, 9)]
 

@@ -1,0 +1,115 @@
+"""Cut a pass into jobs, each of which one worker does from beginning to end. Pure: no file is opened. No torch.
+
+A *cluster* is the least set of steps and leaves that hang together: it is read once, chunk by chunk. What a job comes
+to depends neither on who does it nor on when. Their order is that of the files, so that a disk reads on: copies first,
+which need no torch, then what is to be hashed before it is known, then what is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from mergebuild.engine.work import Copy, Leaf, Pass, Step, UnseenGroup
+
+__all__ = ["Cluster", "Job", "schedule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Steps that share leaves, with all the leaves that they read."""
+
+    leaves: Sequence[Leaf]
+    steps: Sequence[Step]
+    siblings: Sequence[Cluster] = ()
+    """Others with operations that are one computation with some of its own."""
+
+    @property
+    def count(self) -> int:
+        """The number of elements; the same for all of its tensors."""
+        return self.steps[0].count
+
+    @property
+    def reads(self) -> Sequence[Leaf]:
+        """All that it and its siblings read, each once: the leaves, and what operations take whole."""
+        operations = [step.operation for each in (self, *self.siblings) for step in each.steps if step.operation]
+        whole = (leaf for operation in operations for part in operation.parts for leaf, _ in part)
+        leaves = (leaf for each in (self, *self.siblings) for leaf in each.leaves)
+        return list({leaf.digest: leaf for some in (leaves, whole) for leaf in some}.values())
+
+
+Job = Copy | UnseenGroup | Cluster
+
+
+def schedule(work: Pass) -> list[Job]:
+    """Return the jobs of a pass, in the order in which they are best begun."""
+    unseen = sorted(work.unseen, key=lambda each: _position(each.unhashed))
+    clusters = sorted(_clusters(work), key=lambda each: _position(each.leaves or each.reads))
+    return [*_coalesced(work.copies), *unseen, *clusters]
+
+
+def _position(leaves: Sequence[Leaf]) -> tuple[str, int]:
+    """Return where reading begins."""
+    return (str(leaves[0].location.path), leaves[0].location.offset) if leaves else ("", 0)
+
+
+def _clusters(work: Pass) -> Iterator[Cluster]:
+    parent: dict[bytes, bytes] = {}
+
+    def root(digest: bytes) -> bytes:
+        while (above := parent.setdefault(digest, digest)) != digest:
+            parent[digest] = digest = parent[above]
+        return digest
+
+    for digest, step in work.steps.items():
+        for read in step.reads:
+            parent[root(read)] = root(digest)
+    found: dict[bytes, list[Step]] = {}
+    for digest, step in work.steps.items():
+        found.setdefault(root(digest), []).append(step)
+    return _led([_cluster(work, steps) for steps in found.values()])
+
+
+def _cluster(work: Pass, steps: Sequence[Step]) -> Cluster:
+    inputs = dict.fromkeys(read for step in steps for read in step.reads)
+    return Cluster(tuple(work.leaves[digest] for digest in inputs if digest in work.leaves), tuple(steps))
+
+
+def _led(clusters: Sequence[Cluster]) -> Iterator[Cluster]:
+    """Yield clusters, those that share a computation with one before as siblings of that one."""
+    leaders: dict[bytes, int] = {}
+    siblings: dict[int, list[Cluster]] = {}
+    for index, cluster in enumerate(clusters):
+        keys = [step.operation.together for step in cluster.steps if step.operation and step.operation.together]
+        leader = next((leaders[key] for key in keys if key in leaders), index)
+        leaders |= {key: leader for key in keys if key not in leaders}
+        led = siblings.setdefault(leader, [])
+        if leader != index:
+            led.append(cluster)
+    for index, led in siblings.items():
+        yield replace(clusters[index], siblings=tuple(led)) if led else clusters[index]
+
+
+def _coalesced(copies: Iterable[Copy]) -> list[Copy]:
+    """Return copies with neighbours on both sides joined, so that a run of tensors is one range."""
+    found: list[Copy] = []
+    for each in sorted(copies, key=lambda copy: (copy.place.output, copy.place.offset)):
+        if found and _goes_on(found[-1], each):
+            last = found[-1].location
+            found[-1] = Copy(replace(last, size=last.size + each.location.size), found[-1].place)
+        elif each.location.size:
+            found.append(each)
+    return found
+
+
+def _goes_on(first: Copy, second: Copy) -> bool:
+    """Whether a copy goes on where the one before it ends, on both sides."""
+    one, other = first.location, second.location
+    return (
+        first.place.output == second.place.output
+        and first.place.offset + one.size == second.place.offset
+        and one.path == other.path
+        and one.offset + one.size == other.offset
+        and not one.pieces
+        and not other.pieces
+    )
