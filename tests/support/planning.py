@@ -1,0 +1,152 @@
+"""Plan a recipe's text over declared sources and a store in memory: no model file, no torch, milliseconds.
+
+Tests of the planner say what they expect by `planned`, in words and numbers, and know nothing of how a plan is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mergebuild.digest import checksum
+from mergebuild.plan import manifest
+from mergebuild.plan.plan import Item, Plan
+from mergebuild.plan.planner import Planner
+from mergebuild.recipe import Recipe, load_recipe
+from mergebuild.store import Entry, Fresh, Record
+from mergebuild.system.portable import Identity
+from mergebuild.testing.memory import MemoryStore
+from mergebuild.testing.sources import DeclaredSources, Tensor
+
+__all__ = ["Bench", "Planned", "Tensor"]
+
+Declared = Mapping[str, Mapping[str, Tensor]]
+
+
+class Planned(NamedTuple):
+    """What a plan says of one file."""
+
+    verdict: str
+    reasons: tuple[str, ...]
+    digest: bytes | None
+    header: bytes
+    """The checksum of what will stand before the data."""
+    tensors: Mapping[str, bytes]
+    """Their digests by name; none while they are not known."""
+    computed: frozenset[str]
+    """Names of tensors that it is the first to compute."""
+    held: frozenset[str]
+    """Names of those that are copied from an artifact."""
+    seen: frozenset[str]
+    """Names of those that an earlier target of the plan computes."""
+    bytes_read: int
+    bytes_written: int
+    notes: tuple[str, ...]
+
+
+class Bench:
+    """A folder with a mergefile and nothing else, a store in memory, and files that are there only by declaration."""
+
+    def __init__(self, folder: Path, sources: Declared) -> None:
+        self.root = folder
+        self.sources = sources
+        self.never_read: tuple[str, ...] = ()
+        self.missing: tuple[str, ...] = ()
+        """Sources that the mergefile names and that are not there."""
+        self.files: dict[Path, Identity] = {}
+        """What is at which path."""
+        self.store = MemoryStore(folder / "store", look=self.files.get)
+        self._edits = 0
+        self.order: list[str] = []
+        """Of the last plan, the targets in the order of work."""
+        self.plan: Plan | None = None
+        """The last plan."""
+        self.read: list[str] = []
+        """The sources that it read."""
+
+    def planned(self, text: str, *targets: str, hash_all: bool = False) -> dict[str, Planned]:
+        """Return what a plan says of its files: by target, and of a folder's files by target and path.
+
+        Of the targets that are named, and of those that are built for them; none named: of all in the text.
+        """
+        planner, recipe = self._planner(text)
+        self.plan = planner.plan(list(targets or recipe.target_names()), hash_all=hash_all)
+        self.order = [item.name for item in self.plan.items if item.whole is None]
+        found = {_name(item): _planned(item) for item in self.plan.items}
+        return found | {
+            each.target: Planned(str(each.verdict), each.reasons, None, b"", {}, *[frozenset()] * 3, 0, 0, each.notes)
+            for each in self.plan.blocked
+        }
+
+    def build(self, text: str, *targets: str) -> None:
+        """Put into the store what a build would have left."""
+        self.planned(text, *targets, hash_all=True)
+        assert self.plan is not None
+        for item in self.plan.items:
+            self._publish(item)
+
+    def path(self, output: str) -> Path:
+        """Return where an output lies."""
+        return self.root / output
+
+    def edit(self, output: str) -> None:
+        """Have somebody write to a file."""
+        self.files[self.path(output)] = self._new_state()
+
+    def remove(self, output: str) -> None:
+        """Have a file be gone."""
+        del self.files[self.path(output)]
+
+    def _planner(self, text: str) -> tuple[Planner, Recipe]:
+        declared = "".join(f'{name} = "{name}.safetensors"\n' for name in (*self.sources, *self.missing))
+        (self.root / "mergefile.toml").write_text(f"{text}\n[sources]\n{declared}")
+        recipe = load_recipe(self.root / "mergefile.toml")
+        sources = DeclaredSources(
+            recipe.sources, self.sources, self.store, folder=self.root, never_read=self.never_read
+        )
+        self.read = sources.read
+        return Planner(recipe, sources, self.store, self.store), recipe
+
+    def _publish(self, item: Item) -> None:
+        assert item.digest is not None
+        path = item.place(self.store)
+        if not item.parts:
+            infos = item.header.tensors if item.header else {}
+            digests = item.tensors.by_name if item.tensors else {}
+            table = [
+                Entry(name, info.begin, info.end, digests[name], checksum(digests[name]), 0)
+                for name, info in infos.items()
+            ]
+            self.files[path] = self._new_state()
+            self.store.offer(path, Fresh(item.digest, item.header_checksum, table), kind=_kind(item))
+        if item.whole is None:
+            lines = manifest.encode(item.lines)
+            self.store.put_record(Record(item.name, item.digest, item.goal.path, lines, b"", item.header_checksum))
+
+    def _new_state(self) -> Identity:
+        self._edits += 1
+        return Identity(0, self._edits, self._edits, 0, 0)
+
+
+def _kind(item: Item) -> str:
+    return "output" if item.goal.path else "kept"
+
+
+def _name(item: Item) -> str:
+    if item.whole is None or item.goal.path is None or item.whole.goal.path is None:
+        return item.name
+    return f"{item.name}/{item.goal.path.relative_to(item.whole.goal.path).as_posix()}"
+
+
+def _planned(item: Item) -> Planned:
+    tensors = dict(item.tensors.by_name) if item.tensors else {}
+
+    def names(digests: Sequence[bytes] | frozenset[bytes]) -> frozenset[str]:
+        return frozenset(name for name, digest in tensors.items() if digest in digests)
+
+    return Planned(
+        str(item.verdict), item.reasons, item.digest, item.header_checksum, tensors,
+        names(item.compute), names(frozenset(item.held)), names(item.seen),
+        item.bytes_read, item.writes, item.notes,
+    )  # fmt: skip
