@@ -12,7 +12,7 @@ from mergebuild.store.protocols import Ledger, Publisher, Shelf, SourceMemory, S
 from mergebuild.store.stages import Stage
 from mergebuild.store.state import STATE, begin_afresh
 from mergebuild.store.store import DiskStore
-from mergebuild.store.values import ArtifactRow, Fresh, Held, Presence, Record, SourceRow
+from mergebuild.store.values import ArtifactRow, Fresh, Held, PackedKeys, Presence, Record, SourceRow
 
 __all__ = [
     "FRAME",
@@ -28,6 +28,7 @@ __all__ = [
     "Fresh",
     "Held",
     "Ledger",
+    "PackedKeys",
     "Presence",
     "Publisher",
     "Record",

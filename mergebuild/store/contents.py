@@ -2,15 +2,18 @@
 
 The *digest* says what the tensor is (see `digest.py`), the *checksum* what its bytes are, so that `verify` can tell
 which tensor of a file was hurt. `nonfinite` counts values that are NaN or Inf: such a tensor may only serve a target
-that allows them. The packed table begins with its own checksum: a place read from a damaged one would be another
-tensor's.
+that allows them.
+
+The packed table begins with its own checksum, for a place read from a damaged one would be another tensor's; then comes
+the number of its format, then numbers of 8 bytes each, the lowest byte first. Tables without a number, which are older,
+are known by their checksum, which was taken otherwise.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 import zlib
-from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,6 +22,8 @@ from mergebuild.digest import checksum
 __all__ = ["FRAME", "Contents", "Entry", "is_whole", "pack", "sealed_table", "unpack"]
 
 _SEAL = 16
+_VERSION = b"\1"
+"""The format of a packed table; others are no tables."""
 
 FRAME = "(between tensors)"
 """The name of entries for what lies between tensors and behind them, in files where something does."""
@@ -40,33 +45,45 @@ Contents = Sequence[Entry]
 
 def pack(contents: Contents) -> bytes:
     """Return the table as bytes."""
-    facts = array("Q", [number for entry in contents for number in (entry.begin, entry.end, entry.nonfinite)])
+    facts = [number for entry in contents for number in (entry.begin, entry.end, entry.nonfinite)]
     names = zlib.compress(json.dumps([entry.name for entry in contents]).encode(), 1)
     hashes = b"".join(entry.digest + entry.checksum for entry in contents)
-    return sealed_table(b"".join((len(names).to_bytes(8, "little"), names, facts.tobytes(), hashes)))
+    table = b"".join((_VERSION, struct.pack("<Q", len(names)), names, struct.pack(f"<{len(facts)}Q", *facts), hashes))
+    return _seal(table) + table
 
 
 def sealed_table(table: bytes) -> bytes:
-    """Return a packed table with its checksum before it."""
+    """Return a table of the format without a number, packed with its checksum before it."""
     return checksum(table) + table
 
 
 def is_whole(packed: bytes) -> bool:
-    """Whether a packed table is what `pack` packed."""
-    return packed == sealed_table(packed[_SEAL:])
+    """Whether a packed table is what was packed, now or by an earlier version."""
+    return _is_numbered(packed) or packed == sealed_table(packed[_SEAL:])
 
 
 def unpack(packed: bytes) -> list[Entry]:
-    """Return the table that `pack` packed."""
-    return list(_entries(packed[_SEAL:]))
+    """Return the table that was packed."""
+    begin = _SEAL + len(_VERSION) if _is_numbered(packed) else _SEAL
+    return list(_entries(packed[begin:]))
 
 
-def _entries(packed: bytes) -> Iterator[Entry]:
-    names_end = 8 + int.from_bytes(packed[:8], "little")
-    names = json.loads(zlib.decompress(packed[8:names_end]))
-    facts_end = names_end + 24 * len(names)
-    facts = array("Q", packed[names_end:facts_end])
+def _is_numbered(packed: bytes) -> bool:
+    table = packed[_SEAL:]
+    return table[: len(_VERSION)] == _VERSION and packed[:_SEAL] == _seal(table)
+
+
+def _seal(table: bytes) -> bytes:
+    return checksum(b"table" + table)
+
+
+def _entries(table: bytes) -> Iterator[Entry]:
+    (length,) = struct.unpack_from("<Q", table)
+    names_end = 8 + length
+    names = json.loads(zlib.decompress(table[8:names_end]))
+    facts = struct.unpack_from(f"<{3 * len(names)}Q", table, names_end)
+    facts_end = names_end + 8 * len(facts)
     for index, name in enumerate(names):
         at = facts_end + 32 * index
         begin, end, nonfinite = facts[3 * index : 3 * index + 3]
-        yield Entry(name, begin, end, packed[at : at + 16], packed[at + 16 : at + 32], nonfinite)
+        yield Entry(name, begin, end, table[at : at + 16], table[at + 16 : at + 32], nonfinite)

@@ -188,12 +188,12 @@ def opened(
     durable: bool,
     schema: str,
     version: int,
-    grow: Callable[[Database], None],
+    grow: Callable[[Database, int], None],
     patience: float | None = None,
 ) -> Database:
     """Open a database that has this schema and version; None: in memory.
 
-    `grow` is called, in a transaction, with an older one, and brings its rows to this version.
+    `grow` is called, in a transaction, with an older one and its version, and brings its rows to this version.
 
     Raises:
         DatabaseDamagedError: it cannot be read, or is not what this program makes.
@@ -213,7 +213,7 @@ def opened(
                     raise DatabaseDamagedError(f"the state is of version {found}")
                 if 0 < found < version:
                     try:
-                        grow(db)
+                        grow(db, found)
                     except (TypeError, ValueError, AttributeError) as error:  # a field is of another kind than it was
                         raise DatabaseDamagedError(str(error)) from error
                 for statement in schema.split(";\n"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from mergebuild.store.state import State
-from mergebuild.store.values import ArtifactRow, Record, SourceRow
+from mergebuild.store.values import ArtifactRow, PackedKeys, Record, SourceRow
 from mergebuild.system.portable import Identity
 
 __all__ = ["DiskLedger"]
@@ -26,10 +26,14 @@ class DiskLedger:
         """Return the last build of every target of a project (None: of this one), without the manifests."""
         return self._state.records(self._project if project is None else project)
 
-    def put_record(self, record: Record) -> None:
-        """Remember the last build of a target of this project."""
-        if self.record(record.target) != record:
-            self._state.put_record(self._project, record)
+    def put_record(self, record: Record, keys: PackedKeys | None = None) -> None:
+        """Remember the last build of a target of this project, and what its tensors followed from."""
+        if self.record(record.target) != record or self.keys(record.target) != keys:
+            self._state.put_record(self._project, record, keys)
+
+    def keys(self, target: str) -> PackedKeys | None:
+        """Return what the tensors of a target's last build followed from; None where that is not on record."""
+        return self._state.keys(self._project, target)
 
     def forget_record(self, target: str) -> None:
         """Forget the last build of a target of this project."""

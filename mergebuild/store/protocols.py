@@ -14,7 +14,7 @@ from typing import Protocol
 
 from mergebuild.store.contents import Entry
 from mergebuild.store.stages import Stage
-from mergebuild.store.values import ArtifactRow, Fresh, Held, Presence, PublishedFolder, Record, SourceRow
+from mergebuild.store.values import ArtifactRow, Fresh, Held, PackedKeys, Presence, PublishedFolder, Record, SourceRow
 from mergebuild.system.portable import Identity
 
 __all__ = ["Ledger", "Publisher", "Shelf", "SourceMemory", "Store"]
@@ -85,8 +85,11 @@ class Ledger(SourceMemory, Protocol):
     def published(self, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
         """Return the last builds of these targets that have a fingerprint, each with the row of its very output."""
 
-    def put_record(self, record: Record) -> None:
-        """Remember the last build of a target."""
+    def put_record(self, record: Record, keys: PackedKeys | None = None) -> None:
+        """Remember the last build of a target, and what its tensors followed from."""
+
+    def keys(self, target: str) -> PackedKeys | None:
+        """Return what the tensors of a target's last build followed from; None where that is not on record."""
 
     def forget_record(self, target: str) -> None:
         """Forget the last build of a target."""

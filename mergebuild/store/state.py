@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergebuild.digest import checksum
 from mergebuild.store.contents import Contents, is_whole, pack, sealed_table, unpack
 from mergebuild.store.database import (
     Database,
@@ -29,7 +30,7 @@ from mergebuild.store.database import (
     text_of,
 )
 from mergebuild.store.names import is_own
-from mergebuild.store.values import DOUBTED, ArtifactRow, Record, SourceRow
+from mergebuild.store.values import DOUBTED, ArtifactRow, PackedKeys, Record, SourceRow
 from mergebuild.system import portable, publishing
 from mergebuild.system.portable import Identity
 
@@ -38,7 +39,7 @@ __all__ = ["STATE", "State", "begin_afresh"]
 STATE = "state.sqlite3"
 """The database's name in the store."""
 
-_VERSION = 5
+_VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
@@ -60,9 +61,13 @@ CREATE TABLE IF NOT EXISTS tensor ( -- no seals: the artifact's own table has th
 CREATE INDEX IF NOT EXISTS tensor_artifact ON tensor (artifact);
 CREATE TABLE IF NOT EXISTS record (
     project TEXT, target TEXT, artifact BLOB NOT NULL, output TEXT, manifest TEXT NOT NULL, built REAL NOT NULL,
-    fingerprint BLOB, header BLOB, tensors INTEGER, seal TEXT,
+    fingerprint BLOB, header BLOB, tensors INTEGER, seal TEXT, keys BLOB, inputs BLOB,
     PRIMARY KEY (project, target)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS record_inputs ON record (inputs);
+CREATE TABLE IF NOT EXISTS inputs ( -- by what they are, as members of a family share them
+    digest BLOB PRIMARY KEY, packed BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, text TEXT NOT NULL, found REAL NOT NULL) WITHOUT ROWID;
 """
 
@@ -413,21 +418,56 @@ class State:
                     pairs.append((record, artifact))
         return pairs
 
-    def put_record(self, project: str, record: Record) -> None:
-        """Remember the last build of a target."""
+    def put_record(self, project: str, record: Record, keys: PackedKeys | None = None) -> None:
+        """Remember the last build of a target, and what its tensors followed from."""
         output = self._text(record.output) if record.output else None
         facts = (record.target, record.artifact, output, record.fingerprint, record.header, record.tensors)
+        before = self._inputs_of(project, record.target)
+        inputs = checksum(keys.inputs) if keys else None
+        if keys and inputs != before:
+            self._db.rows("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (inputs, keys.inputs))
         self._db.rows(
-            f"INSERT OR REPLACE INTO record (project, {_RECORD}, built, seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT OR REPLACE INTO record (project, {_RECORD}, built, seal, keys, inputs)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 project, record.target, record.artifact, output, sealed(record.manifest), record.fingerprint,
                 record.header, record.tensors, time.time(), seal(project, *facts),
+                checksum(keys.lines) + keys.lines if keys else None, inputs,
             ),
         )  # fmt: skip
+        if before != inputs:
+            self._forget_inputs(before)
+
+    def keys(self, project: str, target: str) -> PackedKeys | None:
+        """Return what the tensors of a target's last build followed from; None where that is not on record."""
+        row = self._db.row(
+            "SELECT r.keys, i.digest, i.packed FROM record r JOIN inputs i ON i.digest = r.inputs"
+            " WHERE r.project = ? AND r.target = ?",
+            (project, target),
+        )
+        if row is None or not all(isinstance(each, bytes) for each in row):
+            return None
+        found = PackedKeys(row[0][_CHECKSUM:], row[2])
+        is_sound = row[0][:_CHECKSUM] == checksum(found.lines) and row[1] == checksum(found.inputs)
+        return found if is_sound else None
+
+    def _inputs_of(self, project: str, target: str) -> bytes | None:
+        row = self._db.row("SELECT inputs FROM record WHERE project = ? AND target = ?", (project, target))
+        return row[0] if row else None
+
+    def _forget_inputs(self, digest: bytes | None) -> None:
+        """Forget inputs that no record names."""
+        if digest is not None:
+            self._db.rows(
+                "DELETE FROM inputs WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM record WHERE inputs = ?)",
+                (digest, digest),
+            )
 
     def forget_record(self, project: str, target: str) -> None:
         """Forget the last build of a target."""
+        inputs = self._inputs_of(project, target)
         self._db.rows("DELETE FROM record WHERE project = ? AND target = ?", (project, target))
+        self._forget_inputs(inputs)
 
     def wanted(self, *, besides: Collection[str] = ()) -> set[bytes]:
         """Return the artifact of every record of every project but these."""
@@ -442,6 +482,7 @@ class State:
     def forget_project(self, project: str) -> None:
         """Forget the last builds of all targets of a project."""
         self._db.rows("DELETE FROM record WHERE project = ?", (project,))
+        self._db.rows("DELETE FROM inputs WHERE NOT EXISTS (SELECT 1 FROM record WHERE record.inputs = inputs.digest)")
 
     # Paths and rows
 
@@ -502,6 +543,9 @@ _PUBLISHED = (
 _FIELDS = len(_RECORD.split(", ")) + 1
 """Columns of a record in `_PUBLISHED`, its seal among them."""
 
+_CHECKSUM = 16
+"""Bytes of the checksum before packed keys."""
+
 _FINDINGS = 100_000
 """How many findings are kept: each is some numbers about a tensor."""
 
@@ -513,8 +557,18 @@ _MOST_ASKED = 500
 """Names asked for in one statement; of more, all are read."""
 
 
-def _grow(db: Database) -> None:
+def _grow(db: Database, version: int) -> None:
     """Bring the rows of an older database to this version."""
+    if version < _SEALED_SINCE:
+        _add_seals(db)
+    for column in ("keys", "inputs"):
+        db.rows(f"ALTER TABLE record ADD COLUMN {column} BLOB")
+
+
+_SEALED_SINCE = 5
+
+
+def _add_seals(db: Database) -> None:
     for table in ("artifact", "record"):
         db.rows(f"ALTER TABLE {table} ADD COLUMN seal TEXT")
     for number, *fields, packed in db.rows(f"SELECT id, {_SEALED}, contents FROM artifact"):

@@ -11,7 +11,17 @@ from typing import NamedTuple
 from mergebuild.store.contents import Contents, Entry
 from mergebuild.system.portable import Identity
 
-__all__ = ["DOUBTED", "ArtifactRow", "Fresh", "Held", "Presence", "PublishedFolder", "Record", "SourceRow"]
+__all__ = [
+    "DOUBTED",
+    "ArtifactRow",
+    "Fresh",
+    "Held",
+    "PackedKeys",
+    "Presence",
+    "PublishedFolder",
+    "Record",
+    "SourceRow",
+]
 
 DOUBTED = "?"
 """The epoch of an artifact that is believed in none."""
@@ -89,6 +99,16 @@ class Record(NamedTuple):
     header: bytes = b""
     """The checksum of everything before the data."""
     tensors: int = 0
+
+
+class PackedKeys(NamedTuple):
+    """What the tensors of a target followed from, as `plan/built_keys.py` packs it.
+
+    `inputs` are equal for many targets, such as the members of a family, and kept once.
+    """
+
+    lines: bytes
+    inputs: bytes
 
 
 class SourceRow(NamedTuple):

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from mergebuild.store import ArtifactRow, Entry, Fresh, Held, Presence, Record, SourceRow, Stage, has_bytes
+from mergebuild.store import ArtifactRow, Entry, Fresh, Held, PackedKeys, Presence, Record, SourceRow, Stage, has_bytes
 from mergebuild.store.comparing import is_left_of, may_be, may_be_left_of
 from mergebuild.store.contents import pack, unpack
 from mergebuild.store.values import PublishedFolder
@@ -60,6 +60,7 @@ class MemoryStore:
         self._rows: dict[int, ArtifactRow] = {}
         self._numbers = count(1)
         self._records: dict[str, Record] = {}
+        self._keys: dict[str, PackedKeys | None] = {}
         self._sources: dict[Identity, SourceRow] = {}
         self._findings: dict[bytes, str] = {}
 
@@ -193,13 +194,19 @@ class MemoryStore:
             if (row.kind, row.digest, row.header) == ("output", record.artifact, record.header)
         ]
 
-    def put_record(self, record: Record) -> None:
+    def put_record(self, record: Record, keys: PackedKeys | None = None) -> None:
         """Remember the last build of a target."""
         self._records[record.target] = record
+        self._keys[record.target] = keys
+
+    def keys(self, target: str) -> PackedKeys | None:
+        """Return what the tensors of a target's last build followed from; None where that is not on record."""
+        return self._keys.get(target)
 
     def forget_record(self, target: str) -> None:
         """Forget the last build of a target."""
         self._records.pop(target, None)
+        self._keys.pop(target, None)
 
     def source(self, identity: Identity, epoch: str) -> SourceRow | None:
         """Return what is known of exactly this state of a file, and to be believed in an epoch."""

@@ -15,7 +15,7 @@ import pytest
 
 from mergebuild.digest import checksum
 from mergebuild.formats import encode_header
-from mergebuild.store import Entry, Fresh, Presence, Record, SourceRow, Stage, Store
+from mergebuild.store import Entry, Fresh, PackedKeys, Presence, Record, SourceRow, Stage, Store
 from mergebuild.store.values import ArtifactRow, PublishedFolder
 from mergebuild.system import publishing
 from mergebuild.system.portable import Identity
@@ -291,6 +291,19 @@ class LedgerTests(_StoreTests):
         ledger.put_record(record._replace(artifact=b"b" * 16, output=None))
         assert ledger.record("mix") == record._replace(artifact=b"b" * 16, output=None)
         assert ledger.record("another") is None
+
+    def test_keys_come_and_go_with_their_record(self, store: Store) -> None:
+        """Inputs may be shared; who forgets one target, or builds it of others, takes none from another."""
+        ledger = store.ledger
+        shared = [PackedKeys(b"lines of a", b"inputs"), PackedKeys(b"lines of b", b"inputs")]
+        for name, keys in zip("ab", shared, strict=True):
+            ledger.put_record(Record(name, b"a" * 16, None, ""), keys)
+        ledger.put_record(Record("c", b"a" * 16, None, ""))
+        assert [ledger.keys(name) for name in "abcd"] == [*shared, None, None]
+        ledger.put_record(Record("a", b"a" * 16, None, ""), PackedKeys(b"lines of a", b"other inputs"))
+        assert [ledger.keys(name) for name in "ab"] == [PackedKeys(b"lines of a", b"other inputs"), shared[1]]
+        ledger.forget_record("b")
+        assert ledger.keys("b") is None
 
     def test_a_record_that_is_forgotten_is_none(self, store: Store) -> None:
         store.ledger.put_record(Record("mix", b"a" * 16, None, ""))

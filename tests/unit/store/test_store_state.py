@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mergebuild.cli.failures import explained
-from mergebuild.store import ArtifactRow, DatabaseDamagedError, Entry, Record, SourceRow
+from mergebuild.digest import checksum
+from mergebuild.store import ArtifactRow, DatabaseDamagedError, Entry, PackedKeys, Record, SourceRow
 from mergebuild.store import state as state_module
 from mergebuild.store.contents import pack, unpack
 from mergebuild.store.state import State
@@ -87,7 +88,7 @@ def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(VERSION_4)
         db.execute("INSERT INTO source VALUES (1, 1, 3, 4, 5, ?, ?, NULL, 0.0, NULL)", (b"c" * 16, b"d" * 16))
-        table = pack(known)[16:]
+        table = pack(known)[17:]
         db.execute(
             "INSERT INTO artifact VALUES (7, ?, ?, '../t', 'output', 1, 1, 3, 4, 5, 'boot', 0, ?, 1.5, 'project')",
             (b"d" * 16, HEADER, table),
@@ -121,6 +122,79 @@ def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version:
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_a_state_without_keys_keeps_what_it_knew(tmp_path: Path) -> None:
+    """Of a target that was built before keys were kept none are known, until it is built again."""
+    state = state_of(tmp_path)
+    known = [Entry("w", 8, 16, b"d" * 16, b"c" * 16, 0)]
+    table = pack(known)[17:]
+    old = checksum(table) + table
+    state.add_artifact(row(tmp_path / "t", b"d" * 16)._replace(packed=old), [b"d" * 16])
+    state.put_record("project", record("t", tmp_path / "t", b"d" * 16))
+    state.remember_source(ONE)
+    state.close()
+    with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
+        for statement in (
+            "DROP INDEX record_inputs",
+            "DROP TABLE inputs",
+            "ALTER TABLE record DROP COLUMN keys",
+            "ALTER TABLE record DROP COLUMN inputs",
+            "PRAGMA user_version = 5",
+        ):
+            db.execute(statement)
+    state = State(state.path)
+    assert state.record("project", "t") == record("t", tmp_path / "t", b"d" * 16)
+    assert state.source(ONE.identity, "") == ONE
+    (found,) = state.artifacts()
+    assert unpack(found.packed) == known
+    assert state.keys("project", "t") is None
+    state.put_record("project", record("t", tmp_path / "t", b"d" * 16), PackedKeys(b"lines", b"inputs"))
+    assert state.keys("project", "t") == PackedKeys(b"lines", b"inputs")
+    state.close()
+
+
+def test_inputs_that_targets_share_are_kept_once_and_while_one_has_them(tmp_path: Path) -> None:
+    state = state_of(tmp_path)
+
+    def put(name: str, lines: bytes, inputs: bytes) -> None:
+        state.put_record("project", record(name, tmp_path / name, b"d" * 16), PackedKeys(lines, inputs))
+
+    def kept() -> set[bytes]:
+        return {packed for (packed,) in state._db.rows("SELECT packed FROM inputs")}
+
+    for number in range(3):
+        put(f"t{number}", b"lines %d" % number, b"shared")
+    put("other", b"lines", b"own")
+    assert kept() == {b"shared", b"own"}
+    assert [state.keys("project", f"t{number}") for number in range(3)] == [
+        PackedKeys(b"lines %d" % number, b"shared") for number in range(3)
+    ]
+    put("t0", b"lines", b"own")
+    state.forget_record("project", "other")
+    assert kept() == {b"shared", b"own"}
+    state.forget_record("project", "t1")
+    put("t2", b"lines", b"new")
+    assert kept() == {b"own", b"new"}
+    state.forget_project("project")
+    assert kept() == set()
+    state.close()
+
+
+def test_keys_in_which_anything_is_another_are_none(tmp_path: Path) -> None:
+    """The record itself is believed all the same."""
+    state = state_of(tmp_path)
+    put = record("t", tmp_path / "t", b"d" * 16)
+    with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
+        for table, column in (("record", "keys"), ("record", "inputs"), ("inputs", "digest"), ("inputs", "packed")):
+            state.put_record("project", put, PackedKeys(b"lines", b"inputs"))
+            assert state.keys("project", "t") == PackedKeys(b"lines", b"inputs")
+            db.execute(f"UPDATE {table} SET {column} = CAST({column} || 'x' AS BLOB)")
+            assert state.keys("project", "t") is None
+            assert state.record("project", "t") == put
+            db.execute("DELETE FROM inputs")
+            db.execute("DELETE FROM record")
+    state.close()
+
+
 TABLES = ["source", "artifact", "record", "finding"]
 
 
@@ -149,7 +223,7 @@ def test_a_row_in_which_anything_is_another_is_none(tmp_path: Path, table: str) 
     with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
         columns = [name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")]
         for column in columns:
-            if column in ("id", "used", "built", "found", "manifest"):
+            if column in ("id", "used", "built", "found", "manifest", "keys", "inputs"):
                 continue
             db.execute(f"UPDATE {table} SET {column} = CAST(COALESCE({column}, '') || 'x' AS BLOB)")
             assert not known()[TABLES.index(table)], column
