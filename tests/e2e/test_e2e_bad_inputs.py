@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from project_space import NewSpace, Space, write_tensors
+from model_files import write_model
+from project_space import NewSpace, Space
 from tiny_models import block_names, sd15, sdxl
 
 IN04 = block_names("IN04")[0]
@@ -578,7 +579,7 @@ def test_trust_is_void_when_other_folders_are_asked_for(pair: Space, outside: Pa
 def test_trust_holds_for_its_project_alone(pair: Space, outside: Path, new_space: NewSpace) -> None:
     other = new_space("other")
     for name in ("one.safetensors", "two.safetensors"):
-        write_tensors(other / name, sd15(1))
+        write_model(other / name, sd15(1))
     other.write((pair / "mergefile.toml").read_text())
     pair.run("trust")
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_files import same_bits
 from model_folders import checkpoint, sharded
-from project_space import Space, same_bits
+from project_space import Space
 from tiny_models import llama, sd15
 
 IN04 = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_files import read_model, same_bits
 from model_folders import CONFIG, SIDECARS, document, llama_pair, pipeline, sharded
-from project_space import NewSpace, Space, read_tensors, same_bits
+from project_space import NewSpace, Space
 from tiny_models import llama
 
 MERGEFILE = """
@@ -59,7 +60,7 @@ def shards(space: Space, folder: str = "out/mix") -> list[str]:
 def tensors(space: Space, folder: str = "out/mix") -> dict[str, torch.Tensor]:
     """Return the tensors of all shards, each where the index says."""
     where = json.loads((space / folder / INDEX).read_text())["weight_map"]
-    found = {name: read_tensors(space / folder / name) for name in shards(space, folder)}
+    found = {name: read_model(space / folder / name) for name in shards(space, folder)}
     assert {name: file for file, some in found.items() for name in some} == where
     return {name: found[file][name] for name, file in where.items()}
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_files import write_model
 from model_folders import llama_pair
-from project_space import NewSpace, Space, write_tensors
+from project_space import NewSpace, Space
 
 from mergebuild.build import builder
 from mergebuild.store import ArtifactRow, Stage, publisher
@@ -121,7 +122,7 @@ def test_nothing_of_it_is_published_when_one_file_fails(built: Space) -> None:
     weights = built.read("two/model-00002-of-00002.safetensors")
     name = next(iter(weights))
     weights[name] = torch.full_like(weights[name], float("nan"))
-    write_tensors(built / "two/model-00002-of-00002.safetensors", weights)
+    write_model(built / "two/model-00002-of-00002.safetensors", weights)
     built.edit("alpha = 0.25", "alpha = 0.75")
     found = built.build(code=1)["mix"]
     assert (found["verdict"], found["tensors_computed"], found["bytes_written"]) == ("failed", 0, 0)

@@ -13,7 +13,8 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from project_space import NewSpace, Space, as_bytes, same_bits
+from model_files import as_bytes, same_bits
+from project_space import NewSpace, Space
 from tiny_models import NAMES, block_names, sd15
 
 import mergebuild

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 from kernel_driver import run as run_kernel
-from project_space import Space, same_bits
+from model_files import same_bits
+from project_space import Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 from torch import Tensor
 

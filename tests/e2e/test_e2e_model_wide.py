@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from project_space import Space, same_bits
+from model_files import same_bits
+from project_space import Space
 from torch import Tensor
 
 from mergebuild.build.builder import BuildOptions

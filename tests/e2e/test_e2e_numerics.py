@@ -8,7 +8,8 @@ from fractions import Fraction
 import pytest
 import torch
 from float64_reference import closeness, combination
-from project_space import Space, as_bytes, same_bits
+from model_files import as_bytes, same_bits
+from project_space import Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 from torch import Tensor
 

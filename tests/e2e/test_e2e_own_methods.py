@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from project_space import Space, same_bits
+from model_files import same_bits
+from project_space import Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 
 from mergebuild.build.builder import BuildOptions

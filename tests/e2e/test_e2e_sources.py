@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_files import Tensors, write_model
 from model_folders import SIDECARS, checkpoint, document, llama_pair, sharded
-from project_space import Space, Tensors, write_tensors
+from project_space import Space
 from tiny_models import llama, sd15
 
 from mergebuild.plan import planner
@@ -317,7 +318,7 @@ def test_the_lock_holds_folders_and_checkpoints(pair: Space) -> None:
     pair.build()
     pair.run("lock")
     pair.run("build", "--locked")
-    write_tensors(pair / "two" / FIRST, {name: tensor for name, tensor in sd15(3).items() if name in first(pair)})
+    write_model(pair / "two" / FIRST, {name: tensor for name, tensor in sd15(3).items() if name in first(pair)})
     outcome = pair.refused("build", "--locked", code=4)
     assert outcome.errors == ["lock-mismatch"]
 

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from project_space import Space, same_bits
+from model_files import same_bits
+from project_space import Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15, values, with_ema
 
 UNET = "model.diffusion_model."

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forked_runs import Ended, Program
-from project_space import write_tensors
+from model_files import write_model
 from tiny_models import sd15
 
 __all__ = [
@@ -126,7 +126,7 @@ def make_sources(folder: Path) -> Path:
     """Write the three sources; they are fine-tunes of one model."""
     names = list(sd15(1))[:24]
     for seed, name in enumerate(("one", "two", "three"), 1):
-        write_tensors(folder / f"{name}.safetensors", sd15(seed, names=names))
+        write_model(folder / f"{name}.safetensors", sd15(seed, names=names))
     time.sleep(0.05)  # older than the clock's grain: their stat data are trusted
     return folder
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from bench import Bench, Trouble
 from forty_targets import outputs, published, remove
-from project_space import write_tensors
+from model_files import write_model
 
 from mergebuild.project.project import Project, load
 from mergebuild.results.build import BuildResult
@@ -65,7 +65,7 @@ class Small:
         self.wanted: dict[str, dict[str, bytes]] = {}
         for number, name in enumerate(("one", "two"), 1):
             tensors = {key: torch.arange(8.0) * number + place for place, key in enumerate("uvw")}
-            write_tensors(root.parent / f"{name}.safetensors", tensors)
+            write_model(root.parent / f"{name}.safetensors", tensors)
         time.sleep(0.05)
         self.store.mkdir(parents=True)
         with closing(sqlite3.connect(self.store / "state.sqlite3")) as db:

@@ -28,7 +28,7 @@ from bench import Bench, Trouble
 from failing_calls import FAILURES, Call, Failure, Group, compiled, count_only
 from forked_runs import Ended, Program
 from forty_targets import FIRST, OTHER, outputs, published, strays
-from project_space import write_tensors
+from model_files import write_model
 
 from mergebuild.cli import run
 
@@ -186,7 +186,7 @@ def make_project(root: Path, m: str, link: str = "auto") -> Path:
             tensors = {
                 f"model.layers.{layer}.mlp.up_proj.weight": torch.randn(8, 8, generator=generator) for layer in range(4)
             }
-            write_tensors(root / "models" / name / "model.safetensors", tensors)
+            write_model(root / "models" / name / "model.safetensors", tensors)
             for text, content in _TEXTS.items():
                 (root / "models" / name / text).write_text(content)
         time.sleep(0.05)  # older than the clock's grain: their stat data are trusted

@@ -13,8 +13,8 @@ import pytest
 import torch
 from bench import Bench, Trouble
 from forty_targets import OTHER, check_tidy, outputs, published, remove
+from model_files import write_model
 from mounts import loop, make_image, used
-from project_space import write_tensors
 
 _SHARING = ("xfs", "btrfs")
 
@@ -135,7 +135,7 @@ def test_a_change_takes_the_room_of_what_changed(full_bench: Bench, kind: str, c
     dice = torch.Generator().manual_seed(1)
     for name in ("one", "two"):
         write = {f"layer.{index:02}.weight": torch.randn(BYTES // 4, generator=dice) for index in range(TENSORS)}
-        write_tensors(bench.space / f"{name}.safetensors", write)
+        write_model(bench.space / f"{name}.safetensors", write)
     with loop(make_image(bench.space / "image", kind, 512), bench.space / "disk") as disk:
         root = disk / "project"
         root.mkdir()

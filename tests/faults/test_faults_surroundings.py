@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from bench import Bench, Trouble
 from forty_targets import OTHER, check_tidy, outputs, published
+from model_files import write_model
 from mounts import command, tmpfs
-from project_space import write_tensors
 from tiny_models import sd15
 
 HOUR, YEAR = 3600, 365 * 24 * 3600
@@ -55,7 +55,7 @@ def test_times_of_files_that_jump_build_nothing_again(full_bench: Bench, jump: i
         assert verdicts(bench, root) <= {"up-to-date", "restored"}
         assert outputs(root) == bench.first.outputs
     found = (sources / "one.safetensors").stat()
-    write_tensors(sources / "one.safetensors", sd15(9, names=list(sd15(1))[:24]))
+    write_model(sources / "one.safetensors", sd15(9, names=list(sd15(1))[:24]))
     assert (sources / "one.safetensors").stat().st_size == found.st_size
     os.utime(sources / "one.safetensors", ns=(found.st_atime_ns, found.st_mtime_ns))
     assert "built" in verdicts(bench, root)

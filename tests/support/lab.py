@@ -4,57 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from model_files import read_model, write_model
 from torch import Tensor
 
 from mergebuild.events import Event
-from mergebuild.formats import encode_header, read_header
 from mergebuild.project.project import Project, load
 from mergebuild.results.build import BuildResult
 
-__all__ = ["TORCH", "Lab", "as_bytes", "read_model", "tensor_of", "write_model"]
-
-TORCH: Mapping[str, torch.dtype] = {
-    word: getattr(torch, word)
-    for word in "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 int64 int32 uint8 bool".split()
-}
-_WORDS = {dtype: word for word, dtype in TORCH.items()}
-
-
-def as_bytes(tensor: Tensor) -> bytes:
-    """Return the bytes of a tensor, without NumPy."""
-    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist()) if tensor.numel() else b""
-
-
-def tensor_of(data: bytes, dtype: str, shape: Sequence[int]) -> Tensor:
-    """Return bytes as a tensor."""
-    if not data:
-        return torch.empty(tuple(shape), dtype=TORCH[dtype])
-    return torch.frombuffer(bytearray(data), dtype=TORCH[dtype]).reshape(tuple(shape))
-
-
-def write_model(path: Path, tensors: Mapping[str, Tensor], *, odd: bool = False) -> Path:
-    """Write a file; `odd`: its data start at an odd offset, as some writers leave it."""
-    raw, header = encode_header(
-        ((name, _WORDS[each.dtype], tuple(each.shape)) for name, each in tensors.items()), {"format": "pt"}
-    )
-    if odd:
-        raw = (len(raw) - 8 + 1).to_bytes(8, "little") + raw[8:] + b" "
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(raw + b"".join(as_bytes(tensors[name]) for name in header.tensors))
-    return path
-
-
-def read_model(path: Path) -> dict[str, Tensor]:
-    """Read a file by its header alone."""
-    data = path.read_bytes()
-    return {
-        name: tensor_of(data[info.begin : info.end], info.dtype, info.shape)
-        for name, info in read_header(path).tensors.items()
-    }
+__all__ = ["Lab"]
 
 
 class Lab:

@@ -7,12 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from project_space import Space, Tensors, write_tensors
+from model_files import Tensors, write_model
+from project_space import Space
 from tiny_models import llama
+from torch import Tensor
 
 from mergebuild.formats.sidecars import shard_names, shards
+from mergebuild.naming import to_diffusers
 
-__all__ = ["CONFIG", "SIDECARS", "checkpoint", "document", "llama_pair", "pipeline", "sharded"]
+__all__ = [
+    "CONFIG",
+    "SIDECARS",
+    "as_pipeline",
+    "checkpoint",
+    "document",
+    "llama_pair",
+    "pipeline",
+    "sharded",
+    "stored_in_pipeline",
+]
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -47,7 +60,7 @@ def sharded(
         found = shards(sizes.items(), most)
     names = shard_names(len(found), "model")
     for name, some in zip(names, found, strict=True):
-        write_tensors(folder / name, {each: tensors[each] for each in some})
+        write_model(folder / name, {each: tensors[each] for each in some})
     if len(found) > 1:
         where = {each: name for name, some in zip(names, found, strict=True) for each in some}
         document(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": where})
@@ -83,7 +96,27 @@ def pipeline(folder: Path, components: Mapping[str, Tensors]) -> Path:
     document(folder / "scheduler/scheduler_config.json", {"steps_offset": 1})
     for name, tensors in components.items():
         is_text = name.startswith("text_encoder")
-        write_tensors(folder / name / f"{'model' if is_text else 'diffusion_pytorch_model'}.safetensors", tensors)
+        write_model(folder / name / f"{'model' if is_text else 'diffusion_pytorch_model'}.safetensors", tensors)
         about: Mapping[str, object] = {"torch_dtype": "float16"} if is_text else {"_diffusers_version": "0.30.0"}
         document(folder / name / "config.json", about)
     return folder
+
+
+def as_pipeline(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return a checkpoint's tensors by component, as diffusers has them."""
+    made, _ = to_diffusers({name: tuple(each.shape) for name, each in tensors.items()})
+    found: dict[str, dict[str, Tensor]] = {}
+    for component, some in made.items():
+        for name, renamed in some.items():
+            (cut,) = renamed.cuts
+            part = tensors[cut.tensor]
+            part = part if cut.rows is None else part[cut.rows[0] : cut.rows[1]]
+            part = part.t() if cut.transposed else part
+            found.setdefault(component, {})[name] = part.reshape(renamed.shape).contiguous()
+    return found
+
+
+def stored_in_pipeline(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Return the tensors of a checkpoint that a pipeline of diffusers has a place for."""
+    _, left = to_diffusers({name: tuple(each.shape) for name, each in tensors.items()})
+    return set(tensors) - set(left)

@@ -19,63 +19,12 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-import torch
+from model_files import Tensors, read_model, write_model
 from torch import Tensor
 
 from mergebuild.cli import run
-from mergebuild.formats import encode_header, read_header
 
-__all__ = ["Built", "Outcome", "Space", "as_bytes", "read_tensors", "same_bits", "write_tensors"]
-
-DTYPES: Mapping[torch.dtype, str] = {
-    torch.float64: "float64",
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.float8_e4m3fn: "float8_e4m3fn",
-    torch.float8_e5m2: "float8_e5m2",
-    torch.int64: "int64",
-    torch.int32: "int32",
-    torch.uint8: "uint8",
-    torch.bool: "bool",
-}
-_BY_WORD = {word: dtype for dtype, word in DTYPES.items()}
-
-Tensors = Mapping[str, Tensor]
-
-
-def as_bytes(tensor: Tensor) -> bytes:
-    """Return a tensor's bytes."""
-    if tensor.numel() == 0:
-        return b""
-    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal to the bit, dtype and shape included."""
-    return one.dtype == other.dtype and one.shape == other.shape and as_bytes(one) == as_bytes(other)
-
-
-def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> Path:
-    """Write a safetensors file."""
-    specs = [(name, DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
-    raw, header = encode_header(specs, metadata or {"format": "pt"})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(raw + b"".join(as_bytes(tensors[name]) for name in header.tensors))
-    return path
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file by our own header reader alone."""
-    header = read_header(path)
-    raw = path.read_bytes()
-    found = {}
-    for name, info in header.tensors.items():
-        data = bytearray(raw[info.begin : info.end])
-        dtype = _BY_WORD[info.dtype]
-        values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        found[name] = values.reshape(info.shape)
-    return found
+__all__ = ["Built", "NewSpace", "Outcome", "Space"]
 
 
 @dataclass(frozen=True)
@@ -154,11 +103,11 @@ class Space:
 
     def model(self, name: str, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> Path:
         """Write a model file."""
-        return write_tensors(self.root / name, tensors, metadata)
+        return write_model(self.root / name, tensors, metadata)
 
     def read(self, name: str) -> dict[str, Tensor]:
         """Read the tensors of a file."""
-        return read_tensors(self.root / name)
+        return read_model(self.root / name)
 
     def bytes(self, name: str) -> bytes:
         """Read a file."""

@@ -1,18 +1,26 @@
 """Models of a few kilobytes with the tensor names of Stable Diffusion, and made-up weights that scatter as real ones.
 
 Every block of the layout has tensors, among them attention, norms and integers; some are whole pages of a file, most
-are not. A model is a function of its seed; with a `base` it is a fine-tune of it.
+are not. A model is a function of its seed; with a `base` it is a fine-tune of it. `full_checkpoint` has every tensor of
+a real one, all dimensions divided: a few megabytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["INTEGERS", "NAMES", "block_names", "llama", "sd15", "sdxl", "with_ema"]
+__all__ = ["INTEGERS", "NAMES", "block_names", "full_checkpoint", "llama", "sd15", "sdxl", "with_ema"]
+
+_LAYOUTS = Path(__file__).parents[2] / "examples" / "sd15" / "layouts"
+_DIVISOR = 40
+_LARGEST_KEPT = 16
+"""Kernels and channels of images and latents stay."""
 
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.transformer.text_model."
@@ -120,4 +128,15 @@ def with_ema(tensors: Mapping[str, Tensor], seed: int, dtype: torch.dtype = torc
             found[copy] = values(copy, tensor.shape, seed).to(dtype)
     found["model_ema.decay"] = torch.tensor(0.9999)
     found["model_ema.num_updates"] = torch.tensor(7, dtype=torch.int32)
+    return found
+
+
+def full_checkpoint(layout: str, seed: int, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """Return a checkpoint of `sd15` or `sdxl`: seeded random weights, of the schedule and position ids nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, Tensor] = {}
+    for name, (kind, shape) in json.loads((_LAYOUTS / f"{layout}.json").read_text())["tensors"].items():
+        if kind in ("F16", "F32", "float16", "float32") and "." in name and not name.startswith("model_ema"):
+            small = [size if size <= _LARGEST_KEPT else max(1, size // _DIVISOR) for size in shape]
+            found[name] = torch.randn(small, generator=generator).to(dtype)
     return found

@@ -14,7 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lab import TORCH, Lab, as_bytes
+from lab import Lab
+from model_files import TORCH, as_bytes
 from torch import Tensor
 
 from mergebuild.build import builder as build_module

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import xxhash
-from lab import TORCH, as_bytes, tensor_of
+from model_files import TORCH, as_bytes, tensor_of
 from torch import Tensor
 
 from mergebuild.engine.run import run_pass

@@ -14,7 +14,7 @@ from fake_device import FakeDevice
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_cases import tensors
-from lab import as_bytes
+from model_files import as_bytes
 
 from mergebuild.engine import choice as choosing
 from mergebuild.engine import compute, devices

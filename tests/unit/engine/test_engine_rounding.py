@@ -14,7 +14,8 @@ import torch
 from fake_device import FakeDevice
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab import TORCH, Lab
+from lab import Lab
+from model_files import TORCH
 
 from mergebuild.engine import choice as choosing
 from mergebuild.engine import compute

@@ -14,7 +14,7 @@ import pytest
 import torch
 import xxhash
 from disks import Disk
-from lab import as_bytes
+from model_files import as_bytes
 
 from mergebuild.digest import source_tensor_digest
 from mergebuild.engine.first_sight import SeenWork, seen

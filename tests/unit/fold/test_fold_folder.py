@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lab import Lab, as_bytes, write_model
+from lab import Lab
+from model_files import as_bytes, write_model
 
 from mergebuild.errors import MergeBuildError, MismatchError, RecipeError
 from mergebuild.fold.folder import Folding

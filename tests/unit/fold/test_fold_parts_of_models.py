@@ -6,8 +6,10 @@ import json
 
 import pytest
 import torch
-from lab import Lab, read_model, write_model
-from small_models import as_pipeline, checkpoint, stored_in_pipeline, write_pipeline
+from lab import Lab
+from model_files import read_model, write_model
+from model_folders import as_pipeline, pipeline, stored_in_pipeline
+from tiny_models import full_checkpoint
 
 from mergebuild.errors import MismatchError, RecipeError
 
@@ -21,13 +23,13 @@ IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 def pair(lab: Lab) -> Lab:
     """Two checkpoints of Stable Diffusion 1.5, `one` and `two`."""
     for seed, name in enumerate(("one", "two")):
-        lab.model(name, **checkpoint("sd15", seed, torch.float32))
+        lab.model(name, **full_checkpoint("sd15", seed, torch.float32))
     return lab
 
 
 def test_a_vae_alone_takes_the_place_of_the_models(pair: Lab) -> None:
     """Under whichever names; the rest is merged as ever."""
-    other = checkpoint("sd15", 7, torch.float32)
+    other = full_checkpoint("sd15", 7, torch.float32)
     vae = {name.removeprefix(VAE): each for name, each in other.items() if name.startswith(VAE)}
     pair.sources["kl"] = "kl.safetensors"
     write_model(pair / "kl.safetensors", vae)
@@ -169,10 +171,10 @@ def test_marks_that_disagree_are_told(pair: Lab) -> None:
 @pytest.mark.parametrize("layout", ["sd15", "sdxl"])
 def test_a_pipeline_and_a_file_merge_either_way(lab: Lab, layout: str) -> None:
     """The same tensors, whether a folder is read or a file, and whether one is written or the other."""
-    one, two = checkpoint(layout, 1, torch.float32), checkpoint(layout, 2, torch.float32)
+    one, two = full_checkpoint(layout, 1, torch.float32), full_checkpoint(layout, 2, torch.float32)
     kept = stored_in_pipeline(one)
     lab.model("file", **{name: two[name] for name in kept})
-    write_pipeline(lab / "pipe", one)
+    pipeline(lab / "pipe", as_pipeline(one))
     lab.sources["pipe"] = "pipe/"
     text = """
         [targets.{name}]
@@ -203,6 +205,6 @@ def test_a_pipeline_and_a_file_merge_either_way(lab: Lab, layout: str) -> None:
             found = read_model(path)
             assert found.keys() == tensors.keys()
             assert all(torch.equal(found[each], tensors[each]) for each in found)
-        assert json.loads((lab / f"out/{name}/model_index.json").read_text())["unet"] == ["diffusers", "Any"]
+        assert json.loads((lab / f"out/{name}/model_index.json").read_text())["unet"] == ["diffusers", "Model"]
         assert (lab / f"out/{name}/scheduler/scheduler_config.json").exists()
     assert set(lab.verdicts().values()) == {"up-to-date"}

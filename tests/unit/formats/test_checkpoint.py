@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from model_files import as_bytes
 
 from mergebuild.formats import DTYPES_BY_WORD, TensorSpec
 from mergebuild.formats.checkpoint import CheckpointLayout
@@ -87,7 +88,7 @@ def test_readers_find_the_tensors(file: Path, tensors: list[tuple[str, str, tupl
             assert (tuple(tensor.shape), tensor.dtype) == (spec.shape, getattr(torch, spec.dtype))
             assert tensor.is_contiguous()
             if spec.nbytes:
-                assert bytes(tensor.reshape(-1).view(torch.uint8).tolist()) == data[spec.name]
+                assert as_bytes(tensor) == data[spec.name]
     if tensors:
         model = read_pickle(file)
         content = file.read_bytes()

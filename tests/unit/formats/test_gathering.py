@@ -7,6 +7,7 @@ from math import prod
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from model_files import as_bytes
 
 from mergebuild.formats import Piece
 from mergebuild.formats.gathering import gather, is_run, span_of
@@ -32,7 +33,7 @@ def test_any_part_of_pieces_is_what_torch_makes_of_the_views(
     """Pieces one behind the other, and any run of elements of them."""
     dtype = parts[0][0].dtype
     width = dtype.itemsize
-    files = [bytearray(b"x" * 7) + bytes(flat.to(dtype).view(torch.uint8).tolist()) for flat, _, _ in parts]
+    files = [bytearray(b"x" * 7) + as_bytes(flat.to(dtype)) for flat, _, _ in parts]
     pieces = [
         Piece(number, 7 + begin * width, tuple(view.shape), view.stride())
         for number, (_, view, begin) in enumerate(parts)
@@ -41,7 +42,7 @@ def test_any_part_of_pieces_is_what_torch_makes_of_the_views(
     start = data.draw(st.integers(0, len(whole)))
     count = data.draw(st.integers(0, len(whole) - start))
     found = gather(pieces, lambda file: memoryview(files[file]), width, start, count)
-    assert bytes(found) == bytes(whole[start : start + count].contiguous().view(torch.uint8).tolist())
+    assert bytes(found) == as_bytes(whole[start : start + count])
 
 
 @given(views())

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_files import TORCH, as_bytes
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -26,8 +27,6 @@ from mergebuild.formats import (
     read_header,
 )
 from mergebuild.formats import layout as layout_module
-
-TORCH = {word: getattr(torch, word) for word in DTYPES_BY_WORD}
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 NAMES = TEXTS.filter(lambda name: name != "__metadata__")
@@ -54,10 +53,6 @@ def relative(header: Header) -> dict[str, tuple[int, int]]:
     return {name: (info.begin - start, info.end - start) for name, info in header.tensors.items()}
 
 
-def bytes_of(tensor: torch.Tensor) -> bytes:
-    return bytes(tensor.reshape(-1).view(torch.uint8).tolist())
-
-
 @given(tensors=TENSORS, metadata=METADATA)
 @settings(max_examples=120, deadline=None)
 def test_what_is_written_is_what_is_read(
@@ -76,7 +71,7 @@ def test_what_is_written_is_what_is_read(
     for name, info in found.tensors.items():
         assert loaded[name].dtype == TORCH[info.dtype]
         assert tuple(loaded[name].shape) == info.shape
-        assert bytes_of(loaded[name]) == content[info.begin : info.end]
+        assert as_bytes(loaded[name]) == content[info.begin : info.end]
     with safe_open(path, framework="pt") as stock:
         assert (stock.metadata() or {}) == metadata
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from model_files import as_bytes
 
 from mergebuild.errors import Problem, SourceError
 from mergebuild.formats import DTYPES_BY_WORD, Piece, TensorInfo
@@ -78,7 +79,7 @@ def numbers(content: bytes, info: TensorInfo) -> list[bytes]:
 
 
 def expected(tensor: torch.Tensor) -> list[bytes]:
-    raw = bytes(tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).tolist())
+    raw = as_bytes(tensor)
     return [raw[at : at + tensor.itemsize] for at in range(0, len(raw), tensor.itemsize)]
 
 

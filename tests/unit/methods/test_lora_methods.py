@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from lab import Lab, write_model
-from small_models import checkpoint
+from lab import Lab
+from model_files import write_model
+from tiny_models import full_checkpoint
 from torch import Tensor
 
 import mergebuild.build.builder as build_module
@@ -291,7 +292,7 @@ def test_a_randomized_decomposition_is_close_and_follows_from_its_seed(lab: Lab)
 
 def test_heads_of_openclip_are_modules_of_their_own(lab: Lab) -> None:
     """Query, key and value are rows of one tensor in SDXL, and modules of a LoRA."""
-    base, tuned = checkpoint("sdxl", 1, torch.float32), checkpoint("sdxl", 2, torch.float32)
+    base, tuned = full_checkpoint("sdxl", 1, torch.float32), full_checkpoint("sdxl", 2, torch.float32)
     models(lab, base, tuned)
     back = '[targets.back]\nmethod = "add_lora"\nbase = "base"\nloras = ["x"]\noutput = "back.safetensors"\n'
     made = built(lab, extract("rank = 1000", "conv_rank = 1000") + back, "back.safetensors")

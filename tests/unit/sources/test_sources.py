@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import Lab, write_model
+from lab import Lab
+from model_files import write_model
 
 from mergebuild.errors import MergeBuildError, SourceError
 from mergebuild.events import Hashing

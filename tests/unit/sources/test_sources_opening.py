@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import tensor_of, write_model
-from small_models import checkpoint, stored_in_pipeline, write_pipeline
+from model_files import tensor_of, write_model
+from model_folders import as_pipeline, pipeline, stored_in_pipeline
+from tiny_models import full_checkpoint
 from torch import Tensor
 
 from mergebuild.errors import SourceError
@@ -36,16 +37,16 @@ def values(model: Model) -> dict[str, Tensor]:
 @pytest.mark.parametrize("layout", ["sd15", "sdxl"])
 def test_a_pipeline_is_the_checkpoint_that_it_was_made_of(tmp_path: Path, layout: str) -> None:
     """Fused projections are put together of three tensors, a projection is turned, a linear map is a convolution."""
-    tensors = checkpoint(layout, 1)
-    found = values(read_model(write_pipeline(tmp_path / "pipe", tensors)))
+    tensors = full_checkpoint(layout, 1)
+    found = values(read_model(pipeline(tmp_path / "pipe", as_pipeline(tensors))))
     assert found.keys() == stored_in_pipeline(tensors)
     assert all(torch.equal(found[name], tensors[name]) for name in found)
 
 
 def test_parts_of_one_tensor_have_one_dtype(tmp_path: Path) -> None:
     """Nothing would say what the whole is."""
-    tensors = checkpoint("sdxl", 1)
-    folder = write_pipeline(tmp_path / "pipe", tensors)
+    tensors = full_checkpoint("sdxl", 1)
+    folder = pipeline(tmp_path / "pipe", as_pipeline(tensors))
     path = folder / "text_encoder_2" / "model.safetensors"
     own = values(read_model(path))
     name = next(name for name in own if name.endswith("self_attn.k_proj.weight"))
@@ -77,11 +78,11 @@ def test_a_text_encoder_of_before_gets_the_names_of_now(tmp_path: Path) -> None:
 @pytest.mark.parametrize("naming", ["diffusers", "bare"])
 def test_a_component_alone_gets_the_names_of_the_checkpoint(tmp_path: Path, component: str, naming: str) -> None:
     """In either naming; a checkpoint, which has them, is left to itself."""
-    tensors = checkpoint("sd15", 2)
+    tensors = full_checkpoint("sd15", 2)
     prefix = {"vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer.", "unet": UNET}[component]
     shapes = {name: tuple(each.shape) for name, each in tensors.items()}
     if naming == "diffusers":
-        folder = write_pipeline(tmp_path / "pipe", tensors)
+        folder = pipeline(tmp_path / "pipe", as_pipeline(tensors))
         path = next((folder / component).glob("*.safetensors"))
     else:
         bare = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}

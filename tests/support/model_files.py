@@ -1,0 +1,58 @@
+"""Model files of torch tensors, written and read by our own headers alone; and tensors compared to the bit."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mergebuild.formats import DTYPES_BY_WORD, encode_header, read_header
+
+__all__ = ["TORCH", "Tensors", "as_bytes", "read_model", "same_bits", "tensor_of", "write_model"]
+
+Tensors = Mapping[str, Tensor]
+
+TORCH: Mapping[str, torch.dtype] = {word: getattr(torch, word) for word in DTYPES_BY_WORD}
+"""The dtypes of torch by our words for them."""
+_WORDS = {dtype: word for word, dtype in TORCH.items()}
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor, without NumPy."""
+    flat = tensor.detach().cpu().contiguous()
+    return ctypes.string_at(flat.data_ptr(), flat.numel() * flat.element_size())
+
+
+def tensor_of(data: bytes, dtype: str, shape: Sequence[int]) -> Tensor:
+    """Return bytes as a tensor."""
+    if not data:
+        return torch.empty(tuple(shape), dtype=TORCH[dtype])
+    return torch.frombuffer(bytearray(data), dtype=TORCH[dtype]).reshape(tuple(shape))
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal to the bit, dtype and shape included."""
+    return one.dtype == other.dtype and one.shape == other.shape and as_bytes(one) == as_bytes(other)
+
+
+def write_model(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None, *, odd: bool = False) -> Path:
+    """Write a safetensors file; `odd`: its data start at an odd offset, as some writers leave it."""
+    specs = [(name, _WORDS[each.dtype], tuple(each.shape)) for name, each in tensors.items()]
+    raw, header = encode_header(specs, metadata or {"format": "pt"})
+    if odd:
+        raw = (len(raw) - 8 + 1).to_bytes(8, "little") + raw[8:] + b" "
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw + b"".join(as_bytes(tensors[name]) for name in header.tensors))
+    return path
+
+
+def read_model(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file."""
+    data = path.read_bytes()
+    return {
+        name: tensor_of(data[info.begin : info.end], info.dtype, info.shape)
+        for name, info in read_header(path).tensors.items()
+    }
