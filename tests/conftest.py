@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
@@ -32,6 +35,19 @@ def _requests_to_end_are_heard() -> Iterator[None]:
 
 def _let_be(*_: object) -> None:
     pass
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mapping[str, str]:
+    """Keep what the user's machine says apart, in this process and, by what is returned, in one that a test starts."""
+    for name in (
+        "MERGEBUILD_STORE", "MERGEBUILD_MODELS", "MERGEBUILD_BOOT_ID", "FORCE_COLOR", "_MERGEBUILD_COMPLETE",
+    ):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    found = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "PYTHONPATH": str(ROOT)}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    return found
 
 
 @pytest.fixture(params=["processor", "device"])

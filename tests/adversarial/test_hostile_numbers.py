@@ -6,6 +6,7 @@ that of no layer, block or size; nobody is to meet that limit, least of all as a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,8 @@ b = "two"
 
 
 @pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Space:
-    for name in ("MERGEBUILD_STORE", "MERGEBUILD_MODELS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return Space(tmp_path / "project", {})
+def space(tmp_path: Path, environment: Mapping[str, str]) -> Space:
+    return Space(tmp_path / "project", environment)
 
 
 def models(space: Space, names: list[str]) -> None:

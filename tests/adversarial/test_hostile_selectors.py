@@ -5,43 +5,30 @@ Each is refused by name, or planned. What is refused is told in a text that some
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from project_space import Space
+from project_space import PAIR, Space
 
 from mergebuild.layouts import keys, patience
 
 NAMES = [f"model.layers.{n // 8}.p{n % 8}.weight" for n in range(80)]
-TARGET = """
-[sources]
-one = "one.safetensors"
-two = "two.safetensors"
-[targets.mix]
-method = "weighted_sum"
-a = "one"
-b = "two"
-alpha = 0.3
-output = "out/mix.safetensors"
-"""
 
 
 @pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Space:
-    for name in ("MERGEBUILD_STORE", "MERGEBUILD_MODELS", "MERGEBUILD_PORTABLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    found = Space(tmp_path / "project", {})
+def space(tmp_path: Path, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Space:
+    monkeypatch.delenv("MERGEBUILD_PORTABLE", raising=False)
+    found = Space(tmp_path / "project", environment)
     for name in ("one", "two"):
         found.model(f"{name}.safetensors", {each: torch.ones(1) for each in (*NAMES, "a" * 60)})
     return found
 
 
 def merging(*selectors: str) -> str:
-    return f"{TARGET}merge = [{', '.join(repr(each) for each in selectors)}]\n"
+    return f"{PAIR}merge = [{', '.join(repr(each) for each in selectors)}]\n"
 
 
 def test_thousands_of_selectors_that_match_nothing_are_told_in_a_text_of_bounded_length(space: Space) -> None:

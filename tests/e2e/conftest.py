@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from project_space import NewSpace, Space
+from project_space import PAIR, NewSpace, Space
 from tiny_models import sd15
 
-ROOT = Path(__file__).parents[2]
-
-PAIR = """
-[sources]
-one = "one.safetensors"
-two = "two.safetensors"
-
-[targets.mix]
-method = "weighted_sum"
-a = "one"
-b = "two"
-alpha = 0.3
-output = "out/mix.safetensors"
-"""
-
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """What a process of its own needs, set for this one too."""
-    for name in ("MERGEBUILD_STORE", "MERGEBUILD_MODELS", "FORCE_COLOR", "_MERGEBUILD_COMPLETE"):
-        monkeypatch.delenv(name, raising=False)
-    found = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "PYTHONPATH": str(ROOT)}
-    for name, value in found.items():
-        monkeypatch.setenv(name, value)
-    return found
-
-
-@pytest.fixture
-def new_space(tmp_path: Path, environment: dict[str, str]) -> NewSpace:
+def new_space(tmp_path: Path, environment: Mapping[str, str]) -> NewSpace:
     """Make more projects, each in its own folder."""
     return lambda name: Space(tmp_path / name, environment)
 

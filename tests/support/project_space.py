@@ -24,7 +24,21 @@ from torch import Tensor
 
 from mergebuild.cli import run
 
-__all__ = ["Built", "NewSpace", "Outcome", "Space"]
+__all__ = ["PAIR", "Built", "NewSpace", "Outcome", "Space"]
+
+PAIR = """
+[sources]
+one = "one.safetensors"
+two = "two.safetensors"
+
+[targets.mix]
+method = "weighted_sum"
+a = "one"
+b = "two"
+alpha = 0.3
+output = "out/mix.safetensors"
+"""
+"""Two fine-tunes of one model, and their mix."""
 
 
 @dataclass(frozen=True)
