@@ -652,7 +652,7 @@ def test_no_read_only_folder_is_a_bug_of_ours(pair: Space, monkeypatch: pytest.M
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied", "out")
 
-    monkeypatch.setattr("mergebuild.engine.outputs._File", refuse)
+    monkeypatch.setattr("mergebuild.engine.outputs._OpenOutput", refuse)
 
     outcome = pair.run("build", "--json", code=1)
 
