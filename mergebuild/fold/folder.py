@@ -117,6 +117,27 @@ class _Frame(NamedTuple):
     """What was combined so far, by the numbers, the name where it matters, and the inputs' forms by id."""
 
 
+class _Alike(NamedTuple):
+    """What targets have in common that differ in their names, outputs and the values of their numbers alone."""
+
+    of: object
+    """`Target.kin` of these, kept alive, as it is found by its identity; None where there is one target alone."""
+    views: tuple[_View, ...]
+    frame: _Frame
+    specs: Mapping[str, Spec]
+    missing: Mapping[str, int]
+    left_out: Mapping[str, int]
+    ema_dropped: Mapping[str, int]
+    warnings: tuple[str, ...]
+    """As in a blueprint, these five."""
+    defaults: Sequence[Fraction]
+    """The method's, of each number, those of a list one by one; 0 where it has none."""
+    inputs: tuple[tuple[Form, ...], ...]
+    """By kind, what the method makes its tensors of; none where they are just an input's."""
+    kin: dict[tuple[tuple[Slot, ...], ...], object]
+    """`Blueprint.kin`, by the slots of each kind: a coefficient that is 0 takes one out."""
+
+
 class _Ruled(NamedTuple):
     """How the tensors of targets with the same rules are made."""
 
@@ -131,11 +152,16 @@ class _Ruled(NamedTuple):
 class _Interner:
     """Gives equal forms one object, so that they can be compared and remembered by identity."""
 
-    forms: dict[tuple[tuple[Slot, Fraction], ...], Form] = field(default_factory=dict)
+    forms: dict[tuple[tuple[Slot, int, int], ...], Form] = field(default_factory=dict)
+    """By slots, and numerators and denominators of their coefficients, as a fraction is slow to hash."""
 
     def __call__(self, terms: Mapping[Slot, Fraction]) -> Form:
-        key = tuple(sorted((slot, coefficient) for slot, coefficient in terms.items() if coefficient))
-        return self.forms.setdefault(key, Form(key))
+        kept = sorted([(slot, coefficient) for slot, coefficient in terms.items() if coefficient])
+        key = tuple([(slot, coefficient.numerator, coefficient.denominator) for slot, coefficient in kept])
+        form = self.forms.get(key)
+        if form is None:
+            form = self.forms[key] = Form(tuple(kept))
+        return form
 
 
 class Folding:
@@ -156,6 +182,7 @@ class Folding:
         self._kinds_of_sources: dict[tuple[str, str], Kinds] = {}
         self._ids: dict[str, tuple[str, ...]] = {}
         self._frames: dict[tuple[object, ...], _Frame] = {}
+        self._alike: dict[tuple[object, ...], _Alike] = {}
         self._ruled: dict[tuple[object, ...], _Ruled] = {}
         self._loras: dict[str, tuple[str, ...]] = {}
         """By the name of what a LoRA adds to a model: those of its tensors that found no place."""
@@ -206,6 +233,27 @@ class Folding:
     def _make(self, target: Target) -> Blueprint:
         if target.makes_lora:
             return self._make_lora(target)
+        alike = self._alike_of(target)
+        forms = Forms(alike.frame.kinds, self._palette(target, alike))
+        return Blueprint(
+            target=target,
+            layout=alike.views[0].layout,
+            source_specs=alike.frame.specs,
+            specs=alike.specs,
+            forms=forms,
+            missing=alike.missing,
+            left_out=alike.left_out,
+            ema_dropped=alike.ema_dropped,
+            warnings=alike.warnings,
+            kin=alike.kin.setdefault(forms.slots, object()) if target.kin is not None else None,
+        )
+
+    def _alike_of(self, target: Target) -> _Alike:
+        """Return what a target has in common with its kin, found out once."""
+        key = (id(target.kin), _structures(target.numbers))
+        known = self._alike.get(key) if target.kin is not None else None
+        if known is not None:
+            return known
         found: list[_View] = []
         for each in target.inputs:
             if each.role.startswith("loras["):
@@ -219,17 +267,27 @@ class Folding:
         if frame is None:
             frame = self._frames[likeness] = self._frame(target, views)
         others = [view.input.ref for view in views[1:]]
-        return Blueprint(
-            target=target,
-            layout=views[0].layout,
-            source_specs=frame.specs,
-            specs=self._in_dtype(frame.specs, target.dtype),
-            forms=Forms(frame.kinds, self._palette(target, frame, views)),
+        alike = _Alike(
+            target.kin,
+            views,
+            frame,
+            self._in_dtype(frame.specs, target.dtype),
             missing={ref: count for ref, count in zip(others, frame.missing, strict=True) if count},
             left_out={ref: count for ref, count in zip(others, frame.left_out, strict=True) if count},
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
             warnings=(*self._repaired(target), *self._lost(views), *_disagreements(views)),
+            defaults=[default or _ZERO for default in _defaults(target)],
+            inputs=tuple(
+                ()
+                if recipe.values is None
+                else tuple(view.palette[kind] for view, kind in zip(views, recipe.inputs, strict=True))
+                for recipe in frame.recipes
+            ),
+            kin={},
         )
+        if target.kin is not None:
+            self._alike[key] = alike
+        return alike
 
     def _with_rules(self, whole: Blueprint) -> Blueprint:
         """Return a blueprint in which the tensors of each rule are made as the rule says."""
@@ -244,6 +302,7 @@ class Folding:
             found = self._ruled[key] = self._ruled_by(target, whole, [part.forms.kinds for part in parts])
         return replace(
             whole,
+            kin=None,
             forms=Forms(found.kinds, tuple(parts[part].forms.palette[kind] for part, kind in found.of)),
             missing={ref: count for part in reversed(parts) for ref, count in part.missing.items()},
             left_out={ref: count for part in reversed(parts) for ref, count in part.left_out.items()},
@@ -275,9 +334,8 @@ class Folding:
                 source_specs |= rounded(mine, each.dtype)
         used = {kind: number for number, kind in enumerate(dict.fromkeys(of[name] for name in specs))}
         kinds = Kinds({name: used[of[name]] for name in specs}, specs)
-        return replace(
-            whole, specs=specs, source_specs=source_specs, forms=Forms(kinds, tuple(palette[kind] for kind in used))
-        )
+        forms = Forms(kinds, tuple(palette[kind] for kind in used))
+        return replace(whole, specs=specs, source_specs=source_specs, forms=forms, kin=None)
 
     def _component(self, each: Component, target: Target, whole: Blueprint) -> _View:
         """Return an input as a checkpoint with the names of the target's: a standalone component gets them."""
@@ -664,23 +722,24 @@ class Folding:
         reached = frozenset().union(*(each.of for each in amounts)) if amounts else frozenset(floats)
         return reached if target.merge is None else reached & self._select(target, "merge", floats, layout)
 
-    def _palette(self, target: Target, frame: _Frame, views: Sequence[_View]) -> tuple[Form, ...]:
+    def _palette(self, target: Target, alike: _Alike) -> tuple[Form, ...]:
         """Return the form of each kind; equal combinations of equal forms are computed once."""
+        views, frame = alike.views, alike.frame
         numbers = [number for each in target.numbers.values() for number in _listed(each)]
         values = [frame.selector.values(*each) for each in zip(numbers, frame.places, strict=True)]
-        defaults = [default or _ZERO for default in _defaults(target)]
         by_name = _is_by_name(target)
         palette: list[Form] = []
-        for recipe in frame.recipes:
+        for recipe, inputs in zip(frame.recipes, alike.inputs, strict=True):
             if recipe.values is None:
                 palette.append(views[recipe.owner].palette[recipe.inputs[0]])
                 continue
-            inputs = [view.palette[kind] for view, kind in zip(views, recipe.inputs, strict=True)]
-            reaching = tuple(
+            reaching = [
                 default if index is None else each[index]
-                for each, default, index in zip(values, defaults, recipe.values, strict=True)
-            )
-            key = (reaching, recipe.name if by_name else "", *map(id, inputs))
+                for each, default, index in zip(values, alike.defaults, recipe.values, strict=True)
+            ]
+            # a fraction is slow to hash
+            exact = tuple([each.as_integer_ratio() for each in reaching])
+            key = (exact, recipe.name if by_name else "", *map(id, inputs))
             form = frame.forms.get(key)
             if form is None:
                 form = frame.forms[key] = self._made_of(target, reaching, recipe.name, inputs, views[0].layout)
@@ -730,7 +789,9 @@ class Folding:
         terms: dict[Slot, Fraction] = {}
         for factor, each in zip(factors, inputs, strict=True):
             for slot, coefficient in each.terms:
-                terms[slot] = terms.get(slot, _ZERO) + factor * coefficient
+                share = factor if coefficient == 1 else factor * coefficient
+                known = terms.get(slot)
+                terms[slot] = share if known is None else known + share
         return self._intern(terms)
 
 

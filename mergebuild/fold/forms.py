@@ -86,7 +86,7 @@ class Form:
     def slots(self) -> tuple[Slot, ...]:
         """All that it is made of, each once."""
         if self.operation is None:
-            return tuple(slot for slot, _ in self.terms)
+            return tuple([slot for slot, _ in self.terms])
         return tuple(dict.fromkeys(slot for each in self.operation.inputs for slot, _ in each.terms))
 
 
@@ -127,10 +127,10 @@ class Forms(Mapping[str, Form]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    @property
+    @cached_property
     def slots(self) -> tuple[tuple[Slot, ...], ...]:
         """The slots of the form of each kind."""
-        return tuple(form.slots for form in self.palette)
+        return tuple([form.slots for form in self.palette])
 
     @property
     def operates(self) -> bool:
@@ -173,6 +173,8 @@ class Blueprint:
     """By input: EMA copies left behind."""
     warnings: tuple[str, ...] = ()
     """What else the user should know, a sentence each."""
+    kin: object = None
+    """The same object for blueprints that differ in their targets' names and outputs and in coefficients alone."""
 
     def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
         """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""

@@ -351,6 +351,41 @@ def test_members_of_a_family_share_what_does_not_follow_from_their_numbers(lab: 
         assert found[0].forms == found[0].forms != found[1].forms
 
 
+KIN = """
+method = "add_difference"
+a = "p"
+b = "q"
+c = "r"
+alpha = {{ default = {alpha}, v = {other} }}
+output = "{name}.safetensors"
+dtype = "float16"
+"""
+
+
+def test_members_that_are_kin_are_each_what_a_target_alone_is(lab: Lab) -> None:
+    """Kin in a blueprint have the same slots too: a coefficient of 0 takes one out."""
+    lab.model("p", w=[1.0], v=[2.0], u=[3.0])
+    lab.model("q", w=[1.0], v=[2.0], more=[3.0])
+    lab.model("r", w=[1.0], v=[2.0])
+    numbers = ("0.5", "0.75", "0", "0.25", "1", "0")
+    family = KIN.format(alpha='"${alpha}"', other='"${1 - alpha}"', name="f-${alpha}")
+    lab.write(f"[targets.f]\nforeach.alpha = [{', '.join(numbers[:-1])}]{family}")
+    together = folder_of(lab.root, (lab / "mergefile.toml").read_text())
+    kin = {}
+    for number in numbers:
+        found = together.blueprint(f"f@alpha={number}")
+        kin[number] = found.kin
+        lab.write(f"[targets.f]{KIN.format(alpha=number, other=str(1 - float(number)), name='f')}")
+        alone = folder_of(lab.root, (lab / "mergefile.toml").read_text()).blueprint("f")
+        assert (dict(found.forms), dict(found.specs)) == (dict(alone.forms), dict(alone.specs))
+        assert (found.layout, found.source_specs, found.notes()) == (alone.layout, alone.source_specs, alone.notes())
+        assert found.forms.slots == alone.forms.slots
+        assert alone.kin is None
+    assert kin["0.75"] is kin["0.25"] is not None
+    assert kin["0"] is not kin["0.75"]
+    assert kin["1"] not in (kin["0"], kin["0.75"])
+
+
 def test_targets_that_differ_in_more_than_numbers_share_nothing(lab: Lab) -> None:
     """Another method, formula, selection or flag is another way to be made."""
     lab.model("p", w=[1.0], v=[2.0])
