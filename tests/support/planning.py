@@ -54,6 +54,8 @@ class Bench:
         self.never_read: tuple[str, ...] = ()
         self.missing: tuple[str, ...] = ()
         """Sources that the mergefile names and that are not there."""
+        self.nonfinite: frozenset[str] = frozenset()
+        """Names of tensors in which builds are to find a NaN or Inf."""
         self.files: dict[Path, Identity] = {}
         """What is at which path."""
         self.store = MemoryStore(folder / "store", look=self.files.get)
@@ -115,7 +117,7 @@ class Bench:
             infos = item.header.tensors if item.header else {}
             digests = item.tensors.by_name if item.tensors else {}
             table = [
-                Entry(name, info.begin, info.end, digests[name], checksum(digests[name]), 0)
+                Entry(name, info.begin, info.end, digests[name], checksum(digests[name]), int(name in self.nonfinite))
                 for name, info in infos.items()
             ]
             self.files[path] = self._new_state()

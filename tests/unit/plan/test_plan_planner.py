@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from planning import Bench, Planned, Tensor
 
@@ -179,6 +179,16 @@ def test_a_tensor_is_computed_for_the_first_that_needs_it(bench: Bench) -> None:
     assert (found["m"].computed, found["m"].seen) == ({"w", "v"}, frozenset())
     assert (found["n"].computed, found["n"].seen) == ({"w"}, {"v"})
     assert found["n"].bytes_read == 2 * SIZE + SIZE + COUNT
+
+
+def test_values_that_are_not_finite_serve_only_who_allows_them(bench: Bench) -> None:
+    """Neither the whole artifact nor the tensor; the others of its tensors are copied."""
+    allowing = 'nonfinite = "allow"\n'
+    bench.nonfinite = frozenset({"w"})
+    bench.build(mix("m", more=allowing))
+    found = bench.planned(mix("m", more=allowing) + mix("n") + mix("o", more=allowing))
+    assert (found["n"].verdict, found["n"].computed, found["n"].held) == ("build", {"w"}, {"v"})
+    assert found["o"].verdict == "restore"
 
 
 # Targets of targets
@@ -366,6 +376,14 @@ any_folder = settings(
 )
 
 
+OTHER_INPUTS = MINE + "".join(
+    f"[targets.{name}]\n{METHODS[kind].format('x', 'y', 'z', 0.5)}" + ENDINGS[1].format(name)
+    for name, kind in (("t0", "mine of two"), ("t1", "mine of two others"))
+)
+"""Two targets that differ in which inputs they leave out, and in nothing else."""
+
+
+@example((OTHER_INPUTS, ["t0", "t1"]), Random(0))
 @any_folder
 @given(recipes(), st.randoms(use_true_random=False))
 def test_planned_together_is_planned_alone_in_any_order(
