@@ -10,6 +10,8 @@ import pytest
 from project_space import NewSpace, Space
 from tiny_models import NAMES, sd15
 
+pytestmark = pytest.mark.portable
+
 
 def rewrite_quietly(path: Path, offset: int) -> None:
     """Flip a bit in place, and restore size and mtime."""

@@ -20,6 +20,8 @@ from tiny_models import NAMES, block_names, sd15
 import mergebuild
 from mergebuild.build import builder as build_module
 
+pytestmark = pytest.mark.portable
+
 FOUR = """
 [sources]
 a = "a.safetensors"

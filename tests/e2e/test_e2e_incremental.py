@@ -16,6 +16,8 @@ from tiny_models import INTEGERS, NAMES, block_names, sd15
 
 from mergebuild.system.portable import is_hidden
 
+pytestmark = pytest.mark.portable
+
 BLOCKS = """
 [sources]
 opk = "opk.safetensors"

@@ -13,6 +13,8 @@ from project_space import Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 from torch import Tensor
 
+pytestmark = pytest.mark.portable
+
 Model = Mapping[str, Tensor]
 Coefficients = Callable[[str], tuple[str, ...]]
 
