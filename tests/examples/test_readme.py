@@ -65,10 +65,10 @@ def test_the_two_commands_set_up_build_and_test() -> None:
     build, test = (command.strip() for command in block("sh"))
     install = ".venv/bin/pip install -c constraints.txt -e"
     assert build == f"python3 -m venv .venv && {install} . && .venv/bin/mergebuild build"
-    assert test == f"python3 -m venv .venv && {install} '.[dev]' && .venv/bin/pytest"
+    assert test == f"python3 -m venv .venv && {install} '.[dev]' && .venv/bin/pytest -n 2"
     ci = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
-    assert "-c constraints.txt -e '.[dev]'" in ci
-    assert re.search(r"^step pytest$", ci, re.MULTILINE)
+    assert 'environment "$scratch/venv" constraints.txt dev\n' in ci
+    assert "\ntests() { pytest -n 2; }\n" in ci
 
 
 def test_every_link_leads_somewhere() -> None:
