@@ -31,6 +31,8 @@ __all__ = [
     "Resolved",
     "Term",
     "Value",
+    "combination_key",
+    "copy_key",
     "digest_of",
     "gather",
     "linear_key",
@@ -39,6 +41,9 @@ __all__ = [
     "resolve",
     "written",
 ]
+
+_COPY = "copy"
+"""The name of the one line of a copy's key."""
 
 _NARROWED = ("rounded", "once, from float64")
 """The line of what `narrows`."""
@@ -77,8 +82,14 @@ class Key:
 
     @property
     def digest(self) -> bytes:
-        """The 16 bytes by which whatever has this key is known."""
-        return xxhash.xxh3_128_digest(self.text)
+        """The 16 bytes by which whatever has this key is known: of a copy, those of what it is a copy of."""
+        first = self.lines[0].value if self.is_copy else None
+        return first if isinstance(first, bytes) else xxhash.xxh3_128_digest(self.text)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is that of a tensor that is another's copy; see `copy_key`."""
+        return bool(self.lines) and self.lines[0].name == _COPY
 
     @property
     def digest_of_values(self) -> bytes:
@@ -255,6 +266,11 @@ def narrows(source: str, dtype: str) -> bool:
     return source == "float64" and dtype not in ("float64", "float32")
 
 
+def copy_key(digest: bytes) -> Key:
+    """Return the key of a tensor that is a copy, and so has this digest as well."""
+    return Key((Line(_COPY, digest),))
+
+
 def linear_key(
     dtype: str, shape: Sequence[int], terms: Iterable[tuple[bytes, Fraction]], *, narrowed: bool = False
 ) -> Key:
@@ -265,6 +281,11 @@ def linear_key(
     lines = [Line("method", f"linear@{SCHEMA}"), Line("dtype", dtype), _shape(shape)]
     lines += [Line(digest, coefficient) for digest, coefficient in terms]
     return Key((*lines, Line(*_NARROWED)) if narrowed else tuple(lines))
+
+
+def combination_key(shape: Sequence[int], terms: Iterable[tuple[bytes, Fraction]]) -> Key:
+    """Return the key of a combination that an operation reads: in float32, not rounded further."""
+    return linear_key("float32", shape, terms)
 
 
 class LinearDigests:

@@ -31,6 +31,7 @@ from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan import manifest, output_files
+from mergebuild.plan.built_keys import packed_keys
 from mergebuild.plan.plan import Item, Made, Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.results.build import TargetResult, Verdict
@@ -760,6 +761,7 @@ class Builder:
     def _record(self, item: Item) -> None:
         """Record what a target was built from."""
         assert item.digest is not None
+        assert item.tensors is not None
         self._ledger.put_record(
             Record(
                 item.name,
@@ -769,7 +771,8 @@ class Builder:
                 self._fingerprint_of(item.name),
                 item.header_checksum,
                 len(item.blueprint.specs),
-            )
+            ),
+            packed_keys(item.tensors, item.between),
         )
 
     def _failed(self, need: str) -> bool:

@@ -47,6 +47,8 @@ class Item:
     needs: tuple[str, ...]
     """The file targets whose tensors it reads."""
     tensors: Tensors | None = None
+    between: tuple[Tensors, ...] = ()
+    """What virtual targets below it make by operations: it only stands between its tensors and those of files."""
     digest: bytes | None = None
     header: Header | None = None
     header_checksum: bytes = b""

@@ -359,6 +359,7 @@ class Planner:
         """Fill in what follows from the digests of the sources, which are hashed."""
         specs = item.blueprint.specs_in(item.goal.dtype or item.blueprint.target.dtype)
         item.tensors = self._grid(item.blueprint, specs).tensors(item.blueprint.forms.palette)
+        item.between = tuple(self._between(item.blueprint))
         item.digest = item.tensors.artifact
         used = item.blueprint.owners
         item.lines = manifest.manifest(
@@ -367,7 +368,7 @@ class Planner:
             lambda owner: self._content(owner) if owner in used else None,
             dtype=self._shown_dtype(item),
         )
-        if self._looks_at_made(item):
+        if any(each.looks_at_made for each in (item.tensors, *item.between)):
             item.lines[manifest.STATISTICS] = STATISTICS_OF_MADE
         if output_files.is_folder(item.goal.path):
             item.parts = list(self._parts(item, specs))
@@ -480,15 +481,15 @@ class Planner:
             waiting += [self.folder.blueprint(owner) for owner in virtual]
         return False
 
-    def _looks_at_made(self, item: Item) -> bool:
-        """Whether statistics of what a target makes go into an item, itself or by way of virtual targets."""
-        waiting, found = list(item.blueprint.owners), item.tensors is not None and item.tensors.looks_at_made
-        while waiting and not found:
+    def _between(self, blueprint: Blueprint) -> Iterator[Tensors]:
+        """Yield what the virtual targets below a target are in float32, where they make it by operations."""
+        waiting, seen = sorted(blueprint.owners), set[str]()
+        while waiting:
             owner = waiting.pop()
-            if owner in self._unrounded:
-                found = self._unrounded[owner].looks_at_made
-                waiting += self.folder.blueprint(owner).owners
-        return found
+            if owner in self._unrounded and owner not in seen:
+                seen.add(owner)
+                yield self._unrounded[owner]
+                waiting += sorted(self.folder.blueprint(owner).owners)
 
     def _reads_parts(self, blueprint: Blueprint) -> bool:
         """Whether it takes tensors of a file target whole, which must be written then."""

@@ -18,8 +18,20 @@ from typing import NamedTuple
 from mergebuild.digest import ArtifactDigests, artifact_digest
 from mergebuild.fold.forms import Argument, Form, Kinds, Operation, Slot, Spec
 from mergebuild.formats import DTYPES_BY_WORD
-from mergebuild.key import Key, Line, LinearDigests, Term, gather, linear_key, operation_key, resolve
+from mergebuild.key import (
+    Key,
+    Line,
+    LinearDigests,
+    Term,
+    combination_key,
+    copy_key,
+    gather,
+    linear_key,
+    operation_key,
+    resolve,
+)
 from mergebuild.methods.catalog import Method
+from mergebuild.plan.built_keys import InputsOfRow, pack_inputs
 
 __all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "SurveyKey", "Surveyed", "TensorRow", "Tensors"]
 
@@ -53,7 +65,7 @@ class Operand(NamedTuple):
 
     def value(self, shape: Sequence[int]) -> bytes | Key:
         """Return what stands for it in a key: the tensor that it is, or what the combination follows from."""
-        return self.digest if self.terms is None else linear_key("float32", shape, self.terms)
+        return self.digest if self.terms is None else combination_key(shape, self.terms)
 
 
 class Surveyed(NamedTuple):
@@ -103,10 +115,10 @@ class Made:
 
     @property
     def key(self) -> Key:
-        """What it follows from: hashed, its digest. A copy has the digest of what it is a copy of, and one line."""
+        """What it follows from: hashed, its digest."""
         dtype, shape, _ = self.spec
         if self.is_copy:
-            return Key((Line("copy", self.digest),))
+            return copy_key(self.digest)
         if self.operation is None:
             return linear_key(dtype, shape, self.terms, narrowed=self.narrowed)
         shapes = [shape] * self._split + list(self.operation.shapes)
@@ -322,7 +334,7 @@ def _operand(shape: tuple[int, ...], terms: Sequence[Term]) -> Operand:
     """Return an input of an operation: equal tensors in it are added up, and just one, once, is the tensor itself."""
     if len(terms) == 1 and terms[0].coefficient == 1:
         return Operand(terms[0].digest, None)
-    return Operand(linear_key("float32", shape, terms).digest, tuple(terms))
+    return Operand(combination_key(shape, terms).digest, tuple(terms))
 
 
 class Grid:
@@ -371,6 +383,21 @@ class Grid:
             )
             batch.digests.add(spec.dtype, spec.shape, digests)
         self._batches = list(batches.values())
+
+    @cached_property
+    def packed_inputs(self) -> bytes:
+        """What its rows are made of, for the store; equal for all targets of it."""
+        return pack_inputs(
+            [
+                InputsOfRow(
+                    batch.dtype,
+                    [name for name, _ in batch.named],
+                    [spec.shape for _, spec in batch.named],
+                    [tuple(origins) for origins in batch.origins],
+                )
+                for batch in self._batches
+            ]
+        )
 
     def tensors(self, palette: Sequence[Form]) -> Tensors:
         """Return the tensors of a target with these forms, by kind."""
@@ -453,6 +480,15 @@ class Tensors:
         facts = [(grid.names[place], *grid.specs[place][:2], self.digests[place]) for place in places]
         rows = [found for row in self.rows if (found := row.among(set(places))).places]
         return Tensors(grid, rows, self.digests, artifact_digest(facts))
+
+    @property
+    def packed_inputs(self) -> bytes:
+        """What they are made of, for the store: equal for targets that are made alike. Of all tensors of a target."""
+        return self._grid.packed_inputs
+
+    def names_of(self, row: TensorRow) -> list[str]:
+        """Return the names of the tensors of a row."""
+        return [self._grid.names[place] for place in row.places]
 
     @property
     def looks_at_made(self) -> bool:

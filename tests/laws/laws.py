@@ -25,6 +25,8 @@ from worlds import FAMILIES, World, mergefile
 
 import mergebuild
 from mergebuild.events import silent
+from mergebuild.plan.built_keys import BuiltKeys, packed_keys
+from mergebuild.plan.plan import Item
 
 __all__ = ["LAWS", "Fresh", "fresh"]
 
@@ -202,6 +204,30 @@ def planned_together_is_planned_alone(world: World) -> None:
             assert alone.get(name) == together.get(name), f"`{name}` is planned otherwise alone"
 
 
+def a_digest_is_its_lines_hashed(world: World) -> None:
+    """What a tensor is shown to follow from is what its digest is made of, now and in the store's words.
+
+    Tensors that are made have equal lines and equal digests, or neither.
+    """
+    lines: dict[bytes, bytes] = {}
+    with place() as places:
+        there = places.new(world)
+        for name, item in planned(there, names_of(world)).items():
+            assert item.tensors is not None
+            kept = BuiltKeys.of(packed_keys(item.tensors, item.between))
+            assert kept is not None
+            for made in item.tensors.made:
+                key, told = made.key, f"`{made.name}` of `{name}`"
+                assert key.digest == made.digest, f"{told} has other lines than its digest: {key}"
+                assert kept.key(made.name) == key, f"{told} is kept as {kept.key(made.name)}, and is {key}"
+                if not key.is_copy:
+                    assert lines.setdefault(key.digest, key.text) == key.text, f"{told} is two things with one digest"
+            for between in item.between:
+                for made in between.made:
+                    assert made.is_copy or kept.between(made.digest) == made.key, f"`{made.name}` below `{name}`"
+        assert len(set(lines.values())) == len(lines), "the same lines have two digests"
+
+
 def together_is_alone(world: World, order: Sequence[int]) -> None:
     """What a target becomes does not depend on what is planned and built beside it, nor in which order."""
     wanted = fresh(world)
@@ -235,20 +261,26 @@ def together_is_alone(world: World, order: Sequence[int]) -> None:
 
 def arguments_of(there: Place, names: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
     """Return of each target what the planner makes its tensors of, in the order of the file."""
+    return {
+        name: [
+            (made.name, made.spec, made.digest, made.terms, made.is_copy,
+             made.operation and (made.operation.method.name, made.operation.arguments), made.operands)
+            for made in item.made or ()
+        ]
+        for name, item in planned(there, names).items()
+    }  # fmt: skip
+
+
+def planned(there: Place, names: Sequence[str]) -> dict[str, Item]:
+    """Plan targets, and return those that can be made."""
     project = mergebuild.load(there.root / "mergefile.toml")
-    found = {}
     with project._session(silent) as session:
-        goals = [session.planner.goal_of(name) for name in names]
-        session.planner.plan(goals, hash_all=True)
-        for name in names:
-            item = next((each for each in session.planner.items_named(name) if each.whole is None), None)
-            if item is not None and item.tensors is not None:
-                found[name] = [
-                    (made.name, made.spec, made.digest, made.terms, made.is_copy,
-                     made.operation and (made.operation.method.name, made.operation.arguments), made.operands)
-                    for made in item.tensors.made
-                ]  # fmt: skip
-    return found
+        session.planner.plan([session.planner.goal_of(name) for name in names], hash_all=True)
+        found = {
+            name: next((each for each in session.planner.items_named(name) if each.whole is None), None)
+            for name in names
+        }
+        return {name: item for name, item in found.items() if item is not None and item.tensors is not None}
 
 
 def threads_and_chunks_do_not_matter(world: World, threads: int, chunk: int) -> None:
@@ -399,6 +431,7 @@ LAWS: Mapping[str, Callable[..., None]] = {
     for each in (
         incremental_is_fresh,
         planned_together_is_planned_alone,
+        a_digest_is_its_lines_hashed,
         together_is_alone,
         threads_and_chunks_do_not_matter,
         order_and_names_do_not_matter,

@@ -126,6 +126,7 @@ def _many(draw: Draw) -> Arguments:
 TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "incremental_is_fresh": (_walk(), 20),
     "planned_together_is_planned_alone": (_many(), 80),
+    "a_digest_is_its_lines_hashed": (_many(), 80),
     "together_is_alone": (_together(), 14),
     "threads_and_chunks_do_not_matter": (_at_once(), 40),
     "order_and_names_do_not_matter": (_otherwise(), 30),

@@ -1,0 +1,228 @@
+"""The keys of a target's tensors, packed for the store: what each followed from when it was built.
+
+`why --tensor` holds them against the keys that the mergefile gives now. There may be thousands of targets of a thousand
+tensors each, so nothing is packed twice: tensors that are made alike have their lines once, and what stands in these by
+digest is packed apart, once for all members of a family (`Store` keeps it once as well). What a virtual target makes by
+operations only stands between the target's tensors and those of files; its keys are packed with what the target reads.
+
+Packed is: the number of the format, then parts, each behind its length in 8 bytes, the lowest byte first.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mergebuild.key import Key, Line, Value, combination_key, copy_key, linear_key, operation_key
+from mergebuild.store import PackedKeys
+
+if TYPE_CHECKING:
+    from mergebuild.plan.tensors import Operand, TensorRow, Tensors
+
+__all__ = ["BuiltKeys", "pack_inputs", "packed_keys"]
+
+_VERSION = b"\1"
+_DIGEST = 16
+
+
+class InputsOfRow(NamedTuple):
+    """What a row's tensors are, and the digests of what each may be made of, in order."""
+
+    dtype: str
+    names: Sequence[str]
+    shapes: Sequence[tuple[int, ...]]
+    inputs: Sequence[Sequence[bytes]]
+
+
+def packed_keys(tensors: Tensors, between: Iterable[Tensors] = ()) -> PackedKeys:
+    """Return the keys of a target's tensors for the store.
+
+    `between`: what virtual targets below it make by operations.
+    """
+    below = [part for each in between for part in (each.packed_inputs, _lines(each))]
+    return PackedKeys(_framed([_lines(tensors)]), _framed([tensors.packed_inputs, *below]))
+
+
+def pack_inputs(rows: Sequence[InputsOfRow]) -> bytes:
+    """Return what rows of tensors are made of: names and shapes as text, then all digests."""
+    facts = [(row.dtype, len(row.inputs[0]), row.names, row.shapes) for row in rows]
+    digests = b"".join(digest for row in rows for inputs in row.inputs for digest in inputs)
+    return _framed([_text(facts), digests])
+
+
+def _lines(tensors: Tensors) -> bytes:
+    """Return what the keys of tensors have besides what stands in them by digest, row by row."""
+    place_of = {
+        name: (number, index)
+        for number, row in enumerate(tensors.rows)
+        for index, name in enumerate(tensors.names_of(row))
+    }
+    surveys = {survey.key: survey for row in tensors.rows for survey in row.surveys if survey is not None}
+    numbers = {key: number for number, key in enumerate(surveys)}
+    return _text(
+        {
+            "rows": [_row(row, tensors.names_of(row)[0], numbers) for row in tensors.rows],
+            "surveys": [
+                {
+                    "facts": [_fact(line) for line in survey.facts[: len(survey.facts) - len(survey.tensors)]],
+                    "tensors": [place_of[each.name] for each in survey.tensors],
+                }
+                for survey in surveys.values()
+            ],
+        }
+    )
+
+
+def _row(row: TensorRow, first: str, surveys: Mapping[bytes, int]) -> dict[str, object]:
+    """Return what the tensors of a row have in common, and the survey of each. `first`: the name of the first."""
+    if row.operated is None:
+        terms = [(index, str(share)) for index, share in row.terms]
+        return {"copy": terms[0][0]} if row.is_copy else {"terms": terms, "narrowed": row.narrowed}
+    facts, operands = row.operated.facts[0], row.operated.operands[0]
+    by_name = facts[-1:] == (Line("tensor", first),)
+    places = {digest: index for index, digest in enumerate(row.origins[0])}
+    return {
+        "facts": [_fact(line) for line in (facts[:-1] if by_name else facts)],
+        "by_name": by_name,
+        "inputs": [_operand(each, places) for each in operands],
+        "shapes": row.operated.operation.shapes,
+        "surveys": [None if each is None else surveys[each.key] for each in row.surveys],
+    }
+
+
+def _operand(operand: Operand, places: Mapping[bytes, int]) -> object:
+    """Return an input of an operation: a tensor's place, or places with shares."""
+    if operand.terms is None:
+        return places[operand.digest]
+    return [(places[digest], str(share)) for digest, share in operand.terms]
+
+
+def _fact(line: Line) -> tuple[object, object]:
+    return (line.name, _plain(line.value))
+
+
+def _plain(value: Value) -> object:
+    """Return a value of a line as JSON has it: a number as a list of its text, a list of numbers as one of these."""
+    if isinstance(value, Fraction):
+        return [str(value)]
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, bool | int) else str(value)
+
+
+def _value(plain: Any) -> Value:
+    if not isinstance(plain, list):
+        found: str | bool | int = plain
+        return found
+    return Fraction(plain[0]) if len(plain) == 1 and isinstance(plain[0], str) else tuple(map(_value, plain))
+
+
+def _text(value: object) -> bytes:
+    return zlib.compress(json.dumps(value, separators=(",", ":")).encode(), 1)
+
+
+def _framed(parts: Iterable[bytes]) -> bytes:
+    return b"".join((_VERSION, *(struct.pack("<Q", len(part)) + part for part in parts)))
+
+
+def _parts(framed: bytes) -> Iterator[bytes]:
+    at = len(_VERSION)
+    while at < len(framed):
+        (length,) = struct.unpack_from("<Q", framed, at)
+        yield framed[at + 8 : at + 8 + length]
+        at += 8 + length
+
+
+class BuiltKeys:
+    """The keys that `packed_keys` packed."""
+
+    def __init__(self, tensors: _Keys, between: Sequence[_Keys]) -> None:
+        self._tensors = tensors
+        self._between = between
+
+    @staticmethod
+    def of(packed: PackedKeys) -> BuiltKeys | None:
+        """Return what was packed; None: in a format that is not known."""
+        if not packed.lines.startswith(_VERSION) or not packed.inputs.startswith(_VERSION):
+            return None
+        (lines,) = _parts(packed.lines)
+        inputs, *below = _parts(packed.inputs)
+        return BuiltKeys(_Keys(inputs, lines), [_Keys(*below[at : at + 2]) for at in range(0, len(below), 2)])
+
+    def key(self, name: str) -> Key | None:
+        """Return the key of a tensor; None: there was none of this name."""
+        return self._tensors.key(name)
+
+    def between(self, digest: bytes) -> Key | None:
+        """Return the key of a tensor that only stood between others."""
+        return self._by_digest.get(digest)
+
+    @cached_property
+    def _by_digest(self) -> Mapping[bytes, Key]:
+        return {key.digest: key for each in self._between for key in each.all() if not key.is_copy}
+
+
+class _Keys:
+    """The keys of one target's tensors."""
+
+    def __init__(self, inputs: bytes, lines: bytes) -> None:
+        facts, digests = _parts(inputs)
+        made = json.loads(zlib.decompress(lines))
+        self._rows: list[Mapping[str, Any]] = made["rows"]
+        self._surveys: list[Mapping[str, Any]] = made["surveys"]
+        self._inputs: list[InputsOfRow] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        whole = iter([digests[at : at + _DIGEST] for at in range(0, len(digests), _DIGEST)])
+        for number, (dtype, count, names, shapes) in enumerate(json.loads(zlib.decompress(facts))):
+            inputs_of = [[next(whole) for _ in range(count)] for _ in names]
+            self._inputs.append(InputsOfRow(dtype, names, [tuple(shape) for shape in shapes], inputs_of))
+            self._places |= {name: (number, index) for index, name in enumerate(names)}
+
+    def all(self) -> Iterator[Key]:
+        """Yield the key of each tensor."""
+        return (self._key(*place) for place in self._places.values())
+
+    def key(self, name: str) -> Key | None:
+        """Return the key of a tensor; None: there is none of this name."""
+        return self._key(*self._places[name]) if name in self._places else None
+
+    def _key(self, number: int, index: int) -> Key:
+        row, facts = self._rows[number], self._inputs[number]
+        inputs, shape = facts.inputs[index], facts.shapes[index]
+        if "copy" in row:
+            return copy_key(inputs[row["copy"]])
+        if "terms" in row:
+            return linear_key(facts.dtype, shape, _terms(row["terms"], inputs), narrowed=row["narrowed"])
+        lines = _lines_of(row["facts"])
+        lines += [Line("tensor", facts.names[index])] if row["by_name"] else []
+        own = operation_key(facts.dtype, shape, lines, self._operands(number, index))
+        survey = row["surveys"][index] if row["surveys"] else None
+        return own if survey is None else operation_key(facts.dtype, shape, (), [own, self._survey(survey)])
+
+    def _operands(self, number: int, index: int) -> Iterator[bytes | Key]:
+        """Yield what the operation that makes a tensor reads."""
+        row, facts = self._rows[number], self._inputs[number]
+        inputs, own = facts.inputs[index], row["shapes"]
+        shapes = [facts.shapes[index]] * (len(row["inputs"]) - len(own)) + own
+        for each, shape in zip(row["inputs"], shapes, strict=True):
+            yield inputs[each] if isinstance(each, int) else combination_key(shape, _terms(each, inputs))
+
+    def _survey(self, number: int) -> Key:
+        survey = self._surveys[number]
+        found = [(self._inputs[row], index) for row, index in survey["tensors"]]
+        named = [Line("tensor", f"{facts.names[index]} {facts.shapes[index]}") for facts, index in found]
+        inputs = [operand for place in survey["tensors"] for operand in self._operands(*place)]
+        return operation_key("", (), [*_lines_of(survey["facts"]), *named], inputs)
+
+
+def _terms(terms: Sequence[tuple[int, str]], inputs: Sequence[bytes]) -> list[tuple[bytes, Fraction]]:
+    return [(inputs[index], Fraction(share)) for index, share in terms]
+
+
+def _lines_of(facts: Sequence[tuple[str, Any]]) -> list[Line]:
+    return [Line(name, _value(value)) for name, value in facts]
