@@ -9,7 +9,6 @@ from lab import Lab
 from mergebuild.engine import compute
 from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.plan import freshness
-from mergebuild.plan.planner import Planner
 from mergebuild.project import stamp
 
 
@@ -51,7 +50,6 @@ def test_what_an_earlier_version_made_of_them_is_made_again(chain: Lab, monkeypa
     """It says why; what takes statistics of sources alone is up to date as ever."""
     with monkeypatch.context() as earlier:
         earlier.setattr(Method, "takes_statistics", property(lambda _: False))
-        earlier.setattr(Planner, "_looks_at_made", lambda *_: False)
         for module in (freshness, stamp):
             earlier.setattr(module, "REVISION", 1)
         assert set(chain.verdicts().values()) == {"built"}
