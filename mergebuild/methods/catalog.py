@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
+import pickle
 from collections.abc import Mapping
+from typing import Any
 
 from mergebuild.methods.method import Method, Parameter, Program, ProgramError, UndefinedError
 from mergebuild.methods.tables import (
@@ -45,3 +48,19 @@ _TABLES = (
 )
 
 METHODS: Mapping[str, Method] = {row.name: row for table in _TABLES for row in table.ROWS}
+
+
+_ROWS = {**METHODS, lora.DELTA.name: lora.DELTA, lora.FACTOR.name: lora.FACTOR}
+"""Those too that have no name in a recipe."""
+
+
+def _row(name: str) -> Method:
+    return _ROWS[name]
+
+
+def _pickled(row: Method) -> Any:
+    """Return how a row travels: by its name, so that it is the same object there; a user's own by its parts."""
+    return (_row, (row.name,)) if _ROWS.get(row.name) is row else row.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
+copyreg.pickle(Method, _pickled)
