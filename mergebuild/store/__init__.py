@@ -9,8 +9,9 @@ from mergebuild.store.database import DatabaseDamagedError
 from mergebuild.store.locking import LOCK_FILES, REBUILDS, locked
 from mergebuild.store.names import SCRATCH, own_files, scratch_folders
 from mergebuild.store.protocols import Ledger, Publisher, Shelf, SourceMemory, Store
+from mergebuild.store.recovery import begin_afresh
 from mergebuild.store.stages import Stage
-from mergebuild.store.state import STATE, begin_afresh
+from mergebuild.store.state import STATE
 from mergebuild.store.store import DiskStore
 from mergebuild.store.values import ArtifactRow, Fresh, Held, PackedKeys, Presence, Record, SourceRow
 

@@ -1,72 +1,223 @@
-"""What a store on disk remembers of one project: what each target was last built from, sources seen, findings."""
+"""What a store on disk remembers, as one of the projects that build into it has it.
+
+What each target was last built from, what sources were found to be, and what was found out about whole tensors. Rows
+that others rely on carry a seal (`database.py`): one that is broken counts as no row.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from mergebuild.store.state import State
+from mergebuild.digest import checksum
+from mergebuild.store.database import Database, seal, sealed, text_of
+from mergebuild.store.state import ARTIFACT, RECORD, SOURCE, State, five
 from mergebuild.store.values import ArtifactRow, PackedKeys, Record, SourceRow
 from mergebuild.system.portable import Identity
 
-__all__ = ["DiskLedger"]
+__all__ = ["DiskLedger", "record_of", "source_of"]
+
+_PUBLISHED = (
+    ", ".join(
+        [f"r.{column}" for column in f"{RECORD}, seal".split(", ")]
+        + [f"a.{column}" for column in f"{ARTIFACT}, seal".split(", ")]
+    )
+    .replace("r.manifest", "''")
+    .replace("a.contents", "x''")
+)
+_FIELDS = len(RECORD.split(", ")) + 1
+"""Columns of a record in `_PUBLISHED`, its seal among them."""
+
+_CHECKSUM = 16
+"""Bytes of the checksum before packed keys."""
+
+_FINDINGS = 100_000
+"""How many findings are kept: each is some numbers about a tensor."""
+
+_MOST_ASKED = 500
+"""Names asked for in one statement; of more, all are read."""
 
 
 class DiskLedger:
-    """The memory of a store, as one of the projects that build into it has it."""
+    """The memory of a store. It changes no row of another project, unless that one is named."""
 
     def __init__(self, state: State, project: str) -> None:
         self._state = state
         self._project = project
 
+    @property
+    def _db(self) -> Database:
+        return self._state.db  # another one, once it is written to disk
+
+    # Builds of targets
+
     def record(self, target: str) -> Record | None:
-        """Return the last build of a target of this project."""
-        return self._state.record(self._project, target)
+        """Return the last build of a target."""
+        row = self._db.row(
+            f"SELECT {RECORD}, seal FROM record WHERE project = ? AND target = ?", (self._project, target)
+        )
+        return record_of(self._state, row, self._project) if row else None
 
     def records(self, project: str | None = None) -> list[Record]:
         """Return the last build of every target of a project (None: of this one), without the manifests."""
-        return self._state.records(self._project if project is None else project)
+        whose = self._project if project is None else project
+        columns = RECORD.replace("manifest", "''")
+        rows = self._db.rows(f"SELECT {columns}, seal FROM record WHERE project = ? ORDER BY target", (whose,))
+        return [found for row in rows if (found := record_of(self._state, row, whose))]
+
+    def published(self, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
+        """Return the last builds of these targets that have a fingerprint, each with the row of its very output.
+
+        Builds whose output has no row, or one of another artifact, are left out, and so are manifests and tables.
+        """
+        wanted = set(targets)
+        some = f" AND r.target IN ({','.join('?' * len(wanted))})" if len(wanted) <= _MOST_ASKED else ""
+        found = self._db.rows(
+            f"SELECT {_PUBLISHED} FROM record r JOIN artifact a ON a.path = r.output"
+            " WHERE r.project = ? AND r.fingerprint IS NOT NULL AND r.output IS NOT NULL"
+            f" AND a.kind = 'output' AND a.digest = r.artifact AND a.header = r.header{some}",
+            (self._project, *(wanted if some else ())),
+        )
+        pairs = []
+        for row in found:
+            if row[0] in wanted:
+                record = record_of(self._state, row[:_FIELDS], self._project)
+                artifact = self._state.artifact_of(row[_FIELDS:])
+                if record and artifact:
+                    pairs.append((record, artifact))
+        return pairs
 
     def put_record(self, record: Record, keys: PackedKeys | None = None) -> None:
-        """Remember the last build of a target of this project, and what its tensors followed from."""
-        if self.record(record.target) != record or self.keys(record.target) != keys:
-            self._state.put_record(self._project, record, keys)
+        """Remember the last build of a target, and what its tensors followed from."""
+        if self.record(record.target) == record and self.keys(record.target) == keys:
+            return
+        output = self._state.text(record.output) if record.output else None
+        facts = (record.target, record.artifact, output, record.fingerprint, record.header, record.tensors)
+        before = self._inputs_of(record.target)
+        inputs = checksum(keys.inputs) if keys else None
+        if keys and inputs != before:
+            self._db.rows("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (inputs, keys.inputs))
+        self._db.rows(
+            f"INSERT OR REPLACE INTO record (project, {RECORD}, built, seal, keys, inputs)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._project, record.target, record.artifact, output, sealed(record.manifest), record.fingerprint,
+                record.header, record.tensors, time.time(), seal(self._project, *facts),
+                checksum(keys.lines) + keys.lines if keys else None, inputs,
+            ),
+        )  # fmt: skip
+        if before != inputs:
+            self._forget_inputs(before)
 
     def keys(self, target: str) -> PackedKeys | None:
         """Return what the tensors of a target's last build followed from; None where that is not on record."""
-        return self._state.keys(self._project, target)
+        row = self._db.row(
+            "SELECT r.keys, i.digest, i.packed FROM record r JOIN inputs i ON i.digest = r.inputs"
+            " WHERE r.project = ? AND r.target = ?",
+            (self._project, target),
+        )
+        if row is None or not all(isinstance(each, bytes) for each in row):
+            return None
+        found = PackedKeys(row[0][_CHECKSUM:], row[2])
+        is_sound = row[0][:_CHECKSUM] == checksum(found.lines) and row[1] == checksum(found.inputs)
+        return found if is_sound else None
+
+    def _inputs_of(self, target: str) -> bytes | None:
+        row = self._db.row("SELECT inputs FROM record WHERE project = ? AND target = ?", (self._project, target))
+        return row[0] if row else None
+
+    def _forget_inputs(self, digest: bytes | None) -> None:
+        """Forget inputs that no record names."""
+        if digest is not None:
+            self._db.rows(
+                "DELETE FROM inputs WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM record WHERE inputs = ?)",
+                (digest, digest),
+            )
 
     def forget_record(self, target: str) -> None:
-        """Forget the last build of a target of this project."""
-        self._state.forget_record(self._project, target)
-
-    def published(self, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
-        """Return the last builds of these targets of this project whose outputs are on record just so."""
-        return self._state.published(self._project, targets)
-
-    def source(self, identity: Identity, epoch: str) -> SourceRow | None:
-        """Return what is known of exactly this state of a file, and to be believed in an epoch."""
-        return self._state.source(identity, epoch)
-
-    def remember_source(self, row: SourceRow) -> None:
-        """Remember a source; what is None in `row`, and known and believed as much for the same state, stays."""
-        self._state.remember_source(row)
-
-    def findings(self) -> dict[bytes, str]:
-        """Return all findings, by what they follow from."""
-        return self._state.findings()
-
-    def keep_findings(self, findings: Mapping[bytes, str]) -> None:
-        """Keep findings; of too many, the newest."""
-        self._state.keep_findings(findings)
+        """Forget the last build of a target."""
+        inputs = self._inputs_of(target)
+        self._db.rows("DELETE FROM record WHERE project = ? AND target = ?", (self._project, target))
+        self._forget_inputs(inputs)
 
     def wanted(self, *, besides: Collection[str] = ()) -> set[bytes]:
         """Return the artifact of every record of every project but these."""
-        return self._state.wanted(besides=besides)
+        rows = self._db.rows("SELECT DISTINCT project, artifact FROM record")
+        return {artifact for project, artifact in rows if isinstance(artifact, bytes) and project not in besides}
 
     def projects(self) -> dict[str, float]:
-        """Return the projects that ever built into the store, and when each did last (seconds since 1970)."""
-        return self._state.projects()
+        """Return the projects that ever built into this store, and when each did last (seconds since 1970)."""
+        rows = self._db.rows("SELECT project, MAX(built) FROM record GROUP BY project")
+        return {project: built for project, built in rows if isinstance(project, str) and isinstance(built, float)}
 
     def forget_project(self, project: str) -> None:
         """Forget the last builds of all targets of a project."""
-        self._state.forget_project(project)
+        self._db.rows("DELETE FROM record WHERE project = ?", (project,))
+        self._db.rows("DELETE FROM inputs WHERE NOT EXISTS (SELECT 1 FROM record WHERE record.inputs = inputs.digest)")
+
+    # Sources
+
+    def source(self, identity: Identity, epoch: str) -> SourceRow | None:
+        """Return what is known of exactly this state of a file, and to be believed in an epoch."""
+        row = self._db.row(
+            "SELECT checksums, content, sha256, autov3, boot, seal FROM source"
+            " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND boot IN ('', ?)",
+            (*five(identity), epoch),
+        )
+        known = SourceRow(identity, *row[:-1]) if row else None
+        return known if known and row[-1] == _seal_of_source(known) else None
+
+    def remember_source(self, row: SourceRow) -> None:
+        """Remember a source; what is None in `row`, and known and believed as much for the same state, stays."""
+        known = self.source(row.identity, row.epoch)
+        if known:
+            row = row._replace(
+                checksums=row.checksums or known.checksums,
+                content=row.content or known.content,
+                sha256=row.sha256 or known.sha256,
+                autov3=row.autov3 or known.autov3,
+            )
+        self._db.rows(
+            f"INSERT OR REPLACE INTO source ({SOURCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *five(row.identity), row.checksums, row.content, row.sha256, row.autov3, time.time(), row.epoch,
+                _seal_of_source(row),
+            ),
+        )  # fmt: skip
+
+    # What was found out about whole tensors
+
+    def findings(self) -> dict[bytes, str]:
+        """Return all findings, by what they follow from."""
+        rows = self._db.rows("SELECT key, text FROM finding")
+        return {key: text for key, found in rows if (text := text_of(found, key)) is not None}
+
+    def keep_findings(self, findings: Mapping[bytes, str]) -> None:
+        """Keep findings; of too many, the newest."""
+        now = time.time()
+        rows = [(key, sealed(text, key), now) for key, text in findings.items()]
+        self._db.many("INSERT OR REPLACE INTO finding VALUES (?, ?, ?)", rows)
+        self._db.rows(
+            "DELETE FROM finding WHERE found < (SELECT found FROM finding ORDER BY found DESC LIMIT 1 OFFSET ?)",
+            (_FINDINGS,),
+        )
+
+
+def record_of(state: State, row: Sequence[Any], project: str) -> Record | None:
+    """Return the record of a row, its seal last; None if that is broken."""
+    target, artifact, output, manifest, *rest, kept = row
+    if kept != seal(project, target, artifact, output, *rest):
+        return None
+    return Record(target, artifact, state.path_of(output) if output else None, text_of(manifest) or "", *rest)
+
+
+def source_of(row: Sequence[Any]) -> SourceRow | None:
+    """Return the source of a row as `SOURCE` names its columns; None if its seal is broken."""
+    *numbers, checksums, content, sha256, autov3, _, epoch, kept = row
+    found = SourceRow(Identity(*numbers), checksums, content, sha256, autov3, epoch)
+    return found if kept == _seal_of_source(found) else None
+
+
+def _seal_of_source(row: SourceRow) -> str:
+    return seal(*five(row.identity), row.checksums, row.content, row.sha256, row.autov3, row.epoch)

@@ -19,7 +19,7 @@ from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Slot
 from mergebuild.recipe import load_recipe
 from mergebuild.sources.sources import Sources
-from mergebuild.store.state import State
+from mergebuild.testing.memory import MemoryStore
 
 SOURCES = ("p", "q", "r")
 NUMBERS = st.integers(-30, 30).map(lambda number: Fraction(number, 20))
@@ -100,7 +100,7 @@ def folder_of(root: Path, text: str) -> Folding:
     """Return the folder of a mergefile's text."""
     (root / "mergefile.toml").write_text(text)
     recipe = load_recipe(root / "mergefile.toml")
-    return Folding(recipe, Sources(recipe.sources, State(root / "no-store" / "state"), folder=root))
+    return Folding(recipe, Sources(recipe.sources, MemoryStore(root / "no-store"), folder=root))
 
 
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])

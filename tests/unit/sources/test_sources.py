@@ -19,6 +19,7 @@ from mergebuild.formats import encode_header
 from mergebuild.recipe import load_recipe
 from mergebuild.sources import sources as sources_module
 from mergebuild.sources.sources import Sources, locate
+from mergebuild.store.ledger import DiskLedger
 from mergebuild.store.state import State
 from mergebuild.system import portable
 from mergebuild.system.portable import Identity
@@ -141,11 +142,11 @@ def test_where_times_are_whole_seconds_the_wait_is_of_two(
 @pytest.mark.parametrize("hours", [-1, 24 * 365])
 def test_a_clock_that_was_set_costs_no_wait_and_no_memory(one: Lab, clock: Clock, hours: int) -> None:
     """Files dated a year ahead, or an hour ahead after it was set back: only whether times are equal counts."""
-    state = one_state(one)
+    memory = a_memory(one)
     recipe = load_recipe(one / "mergefile.toml")
     clock.wall += hours * 3600 * 10**9
-    Sources(recipe.sources, state, folder=one.root).hashed("x")
-    assert Sources(recipe.sources, state, folder=one.root).file("x").is_hashed
+    Sources(recipe.sources, memory, folder=one.root).hashed("x")
+    assert Sources(recipe.sources, memory, folder=one.root).file("x").is_hashed
     assert clock.slept == []
 
 
@@ -306,16 +307,16 @@ def boots(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, rested: float) -> tuple[
 
     Return what another session of that boot knows, and one of the next boot.
     """
-    state = one_state(lab)
+    memory = a_memory(lab)
     recipe = load_recipe(lab / "mergefile.toml")
     clock = Clock(monkeypatch)
     clock.pass_by(rested)
     monkeypatch.setenv("MERGEBUILD_BOOT_ID", "first")
-    Sources(recipe.sources, state, folder=lab.root).hashed("x", with_sha256=True)
-    same = Sources(recipe.sources, state, folder=lab.root)
+    Sources(recipe.sources, memory, folder=lab.root).hashed("x", with_sha256=True)
+    same = Sources(recipe.sources, memory, folder=lab.root)
     same.file("x")
     monkeypatch.setenv("MERGEBUILD_BOOT_ID", "second")
-    return same, Sources(recipe.sources, state, folder=lab.root)
+    return same, Sources(recipe.sources, memory, folder=lab.root)
 
 
 def test_a_source_hashed_soon_after_it_was_written_is_hashed_again_in_another_boot(
@@ -353,14 +354,14 @@ def test_what_is_not_believed_is_not_taken_over(one: Lab, monkeypatch: pytest.Mo
 def test_a_large_source_has_the_checksums_of_a_small_one(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken side by side, they stand in the order of its header."""
     recipe = load_recipe(one / "mergefile.toml")
-    alone = Sources(recipe.sources, one_state(one), folder=one.root).hashed("x").checksums
+    alone = Sources(recipe.sources, a_memory(one), folder=one.root).hashed("x").checksums
     monkeypatch.setattr(sources_module, "SMALL", 0)
-    assert Sources(recipe.sources, one_state(one), folder=one.root).hashed("x").checksums == alone
+    assert Sources(recipe.sources, a_memory(one), folder=one.root).hashed("x").checksums == alone
 
 
-def one_state(lab: Lab) -> State:
-    """Return a state in memory."""
-    return State(lab / "no-store" / "state")
+def a_memory(lab: Lab) -> DiskLedger:
+    """Return a memory of sources that is not on disk."""
+    return DiskLedger(State(lab / "no-store" / "state"), "project")
 
 
 def test_a_source_that_changes_while_it_is_hashed_is_refused(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +456,7 @@ def test_an_input_with_the_coefficient_zero_is_not_hashed(one: Lab) -> None:
 
 def session(lab: Lab) -> Sources:
     """Return the sources of a project, nothing of them known."""
-    return Sources(load_recipe(lab / "mergefile.toml").sources, one_state(lab), folder=lab.root)
+    return Sources(load_recipe(lab / "mergefile.toml").sources, a_memory(lab), folder=lab.root)
 
 
 def adapter(lab: Lab, **config: object) -> None:
@@ -472,20 +473,20 @@ def test_an_adapters_configuration_is_part_of_what_it_is(lab: Lab) -> None:
     lab.sources["x"] = "x/"
     lab.write(COPY)
     lab.settle()
-    state = one_state(lab)
+    memory = a_memory(lab)
     recipe = load_recipe(lab / "mergefile.toml")
-    first = Sources(recipe.sources, state, folder=lab.root).hashed("x")
+    first = Sources(recipe.sources, memory, folder=lab.root).hashed("x")
     found = (lab / "x/adapter_config.json").stat()
 
     adapter(lab, lora_alpha=8)
     os.utime(lab / "x/adapter_config.json", ns=(found.st_atime_ns, found.st_mtime_ns))
     lab.settle()
 
-    later = Sources(recipe.sources, state, folder=lab.root)
+    later = Sources(recipe.sources, memory, folder=lab.root)
     assert not later.file("x").is_hashed
     assert later.hashed("x").content != first.content
     assert later.hashed("x").digests == first.digests
-    assert Sources(recipe.sources, state, folder=lab.root).file("x").content == later.hashed("x").content
+    assert Sources(recipe.sources, memory, folder=lab.root).file("x").content == later.hashed("x").content
 
 
 def test_what_diffusers_says_of_an_adapter_in_its_metadata_is_part_of_what_it_is(lab: Lab) -> None:
@@ -502,14 +503,14 @@ def test_what_diffusers_says_of_an_adapter_in_its_metadata_is_part_of_what_it_is
 
 def test_what_another_version_saw_of_a_source_is_not_believed(one: Lab) -> None:
     """Its checksums may be of other tensors, or of the same in another order: then the content is another."""
-    state = one_state(one)
+    memory = a_memory(one)
     recipe = load_recipe(one / "mergefile.toml")
-    right = Sources(recipe.sources, state, folder=one.root).hashed("x")
-    row = state.source(right.identity, portable.epoch(right.identity.device))
+    right = Sources(recipe.sources, memory, folder=one.root).hashed("x")
+    row = memory.source(right.identity, portable.epoch(right.identity.device))
     assert row is not None
     assert row.checksums is not None
-    state.remember_source(row._replace(checksums=row.checksums[16:] + row.checksums[:16]))
-    again = Sources(recipe.sources, state, folder=one.root)
+    memory.remember_source(row._replace(checksums=row.checksums[16:] + row.checksums[:16]))
+    again = Sources(recipe.sources, memory, folder=one.root)
     assert not again.file("x").is_hashed
     assert again.hashed("x").checksums == right.checksums
 
@@ -536,13 +537,13 @@ def test_a_folders_hash_of_before_is_not_believed(lab: Lab) -> None:
     lab.sources["x"] = "x/"
     lab.write(COPY)
     lab.settle()
-    state = one_state(lab)
+    memory = a_memory(lab)
     recipe = load_recipe(lab / "mergefile.toml")
-    right = Sources(recipe.sources, state, folder=lab.root).hashed("x", with_sha256=True)
-    row = state.source(right.identity, portable.epoch(right.path.stat().st_dev))
+    right = Sources(recipe.sources, memory, folder=lab.root).hashed("x", with_sha256=True)
+    row = memory.source(right.identity, portable.epoch(right.path.stat().st_dev))
     assert row is not None
-    state.remember_source(row._replace(sha256="0" * 64))
-    again = Sources(recipe.sources, state, folder=lab.root)
+    memory.remember_source(row._replace(sha256="0" * 64))
+    again = Sources(recipe.sources, memory, folder=lab.root)
     assert again.file("x").is_hashed
     assert again.file("x").sha256 is None
     assert again.known_sha256("x") == right.sha256

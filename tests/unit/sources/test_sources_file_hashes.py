@@ -12,6 +12,7 @@ from lab import Lab
 from mergebuild.sources import hashes
 from mergebuild.sources.file_hashes import FileHashes
 from mergebuild.store import STATE, SourceRow
+from mergebuild.store.ledger import DiskLedger
 from mergebuild.store.state import State
 from mergebuild.system.portable import identity
 
@@ -19,7 +20,7 @@ from mergebuild.system.portable import identity
 @pytest.fixture
 def kept(tmp_path: Path) -> FileHashes:
     """Hashes in a state that nothing is known in."""
-    return FileHashes(State(tmp_path / STATE))
+    return FileHashes(DiskLedger(State(tmp_path / STATE), "project"))
 
 
 def of(text: str) -> str:
@@ -60,7 +61,7 @@ def test_what_else_is_known_of_a_file_stays(tmp_path: Path, lab: Lab) -> None:
     """A shard may be a source of its own."""
     path = lab.model("x", w=[1.0])
     lab.settle()
-    state = State(tmp_path / STATE)
+    state = DiskLedger(State(tmp_path / STATE), "project")
     state.remember_source(SourceRow(identity(path), b"c" * 16, b"content", None, "autov3"))
     found = FileHashes(state).of(path)
     assert state.source(identity(path), "") == SourceRow(identity(path), b"c" * 16, b"content", found, "autov3")

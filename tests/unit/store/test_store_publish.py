@@ -14,6 +14,7 @@ from lab import Lab
 
 from mergebuild.store import DiskStore, comparing
 from mergebuild.store import publisher as publisher_module
+from mergebuild.store.ledger import DiskLedger
 from mergebuild.store.publisher import DiskPublisher
 from mergebuild.store.state import State
 
@@ -47,7 +48,7 @@ STEPS: list[tuple[object, str]] = [
     (os, "link"),
     (State, "add_artifact"),
     (State, "move_artifact"),
-    (State, "put_record"),
+    (DiskLedger, "put_record"),
     (DiskPublisher, "trim_history"),
 ]
 

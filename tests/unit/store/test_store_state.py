@@ -16,6 +16,7 @@ from mergebuild.digest import checksum
 from mergebuild.store import ArtifactRow, DatabaseDamagedError, Entry, PackedKeys, Record, SourceRow
 from mergebuild.store import state as state_module
 from mergebuild.store.contents import pack, unpack
+from mergebuild.store.ledger import DiskLedger
 from mergebuild.store.state import State
 from mergebuild.system import portable
 from mergebuild.system.portable import Identity
@@ -33,17 +34,22 @@ def test_of_two_first_builds_the_quicker_ones_state_stays(
     monkeypatch.setenv("MERGEBUILD_PORTABLE", hidden)
     path = tmp_path / "store/state.sqlite3"
     quick, slow = State(path), State(path)
-    quick.remember_source(ONE)
-    slow.remember_source(TWO)
+    ledger_of(quick).remember_source(ONE)
+    ledger_of(slow).remember_source(TWO)
     path.parent.mkdir()
     quick.write_to_disk()
     slow.write_to_disk()
     assert slow.is_on_disk
-    assert slow.source(ONE.identity, "") == ONE
-    assert slow.source(TWO.identity, "") is None
+    assert ledger_of(slow).source(ONE.identity, "") == ONE
+    assert ledger_of(slow).source(TWO.identity, "") is None
     quick.close()
     slow.close()
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def ledger_of(state: State) -> DiskLedger:
+    """Return what a state remembers, as the project of these tests has it."""
+    return DiskLedger(state, "project")
 
 
 def state_of(folder: Path) -> State:
@@ -104,19 +110,21 @@ def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version:
             db.execute("DROP TABLE finding")
         db.execute(f"PRAGMA user_version = {version}")
     first, second = State(path), State(path)
-    assert first.source(ONE.identity, "") is second.source(ONE.identity, "boot") is None  # in which boot was it hashed?
-    second.remember_source(ONE)
-    second.remember_source(ONE._replace(sha256="5" * 64))
-    first.remember_source(ONE._replace(autov3="3" * 64))
-    assert second.source(ONE.identity, "") == ONE._replace(sha256="5" * 64, autov3="3" * 64)
-    ((told, there),) = first.published("project", ["t"])
+    assert (
+        ledger_of(first).source(ONE.identity, "") is ledger_of(second).source(ONE.identity, "boot") is None
+    )  # in which boot was it hashed?
+    ledger_of(second).remember_source(ONE)
+    ledger_of(second).remember_source(ONE._replace(sha256="5" * 64))
+    ledger_of(first).remember_source(ONE._replace(autov3="3" * 64))
+    assert ledger_of(second).source(ONE.identity, "") == ONE._replace(sha256="5" * 64, autov3="3" * 64)
+    ((told, there),) = ledger_of(first).published(["t"])
     assert (told.target, there.path, there.id) == ("t", tmp_path / "t", 7)
     whole = first.artifact(7)
     assert whole is not None
     assert unpack(whole.packed) == known
-    assert first.record("project", "t") == record("t", tmp_path / "t", b"d" * 16)
+    assert ledger_of(first).record("t") == record("t", tmp_path / "t", b"d" * 16)
     assert first.holders([b"d" * 16]) == {b"d" * 16: [(7, 0)]}
-    assert first.findings() == {}
+    assert ledger_of(first).findings() == {}
     first.close()
     second.close()
     assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -129,8 +137,8 @@ def test_a_state_without_keys_keeps_what_it_knew(tmp_path: Path) -> None:
     table = pack(known)[17:]
     old = checksum(table) + table
     state.add_artifact(row(tmp_path / "t", b"d" * 16)._replace(packed=old), [b"d" * 16])
-    state.put_record("project", record("t", tmp_path / "t", b"d" * 16))
-    state.remember_source(ONE)
+    ledger_of(state).put_record(record("t", tmp_path / "t", b"d" * 16))
+    ledger_of(state).remember_source(ONE)
     state.close()
     with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
         for statement in (
@@ -142,13 +150,13 @@ def test_a_state_without_keys_keeps_what_it_knew(tmp_path: Path) -> None:
         ):
             db.execute(statement)
     state = State(state.path)
-    assert state.record("project", "t") == record("t", tmp_path / "t", b"d" * 16)
-    assert state.source(ONE.identity, "") == ONE
+    assert ledger_of(state).record("t") == record("t", tmp_path / "t", b"d" * 16)
+    assert ledger_of(state).source(ONE.identity, "") == ONE
     (found,) = state.artifacts()
     assert unpack(found.packed) == known
-    assert state.keys("project", "t") is None
-    state.put_record("project", record("t", tmp_path / "t", b"d" * 16), PackedKeys(b"lines", b"inputs"))
-    assert state.keys("project", "t") == PackedKeys(b"lines", b"inputs")
+    assert ledger_of(state).keys("t") is None
+    ledger_of(state).put_record(record("t", tmp_path / "t", b"d" * 16), PackedKeys(b"lines", b"inputs"))
+    assert ledger_of(state).keys("t") == PackedKeys(b"lines", b"inputs")
     state.close()
 
 
@@ -156,25 +164,25 @@ def test_inputs_that_targets_share_are_kept_once_and_while_one_has_them(tmp_path
     state = state_of(tmp_path)
 
     def put(name: str, lines: bytes, inputs: bytes) -> None:
-        state.put_record("project", record(name, tmp_path / name, b"d" * 16), PackedKeys(lines, inputs))
+        ledger_of(state).put_record(record(name, tmp_path / name, b"d" * 16), PackedKeys(lines, inputs))
 
     def kept() -> set[bytes]:
-        return {packed for (packed,) in state._db.rows("SELECT packed FROM inputs")}
+        return {packed for (packed,) in state.db.rows("SELECT packed FROM inputs")}
 
     for number in range(3):
         put(f"t{number}", b"lines %d" % number, b"shared")
     put("other", b"lines", b"own")
     assert kept() == {b"shared", b"own"}
-    assert [state.keys("project", f"t{number}") for number in range(3)] == [
+    assert [ledger_of(state).keys(f"t{number}") for number in range(3)] == [
         PackedKeys(b"lines %d" % number, b"shared") for number in range(3)
     ]
     put("t0", b"lines", b"own")
-    state.forget_record("project", "other")
+    ledger_of(state).forget_record("other")
     assert kept() == {b"shared", b"own"}
-    state.forget_record("project", "t1")
+    ledger_of(state).forget_record("t1")
     put("t2", b"lines", b"new")
     assert kept() == {b"own", b"new"}
-    state.forget_project("project")
+    ledger_of(state).forget_project("project")
     assert kept() == set()
     state.close()
 
@@ -185,11 +193,11 @@ def test_keys_in_which_anything_is_another_are_none(tmp_path: Path) -> None:
     put = record("t", tmp_path / "t", b"d" * 16)
     with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
         for table, column in (("record", "keys"), ("record", "inputs"), ("inputs", "digest"), ("inputs", "packed")):
-            state.put_record("project", put, PackedKeys(b"lines", b"inputs"))
-            assert state.keys("project", "t") == PackedKeys(b"lines", b"inputs")
+            ledger_of(state).put_record(put, PackedKeys(b"lines", b"inputs"))
+            assert ledger_of(state).keys("t") == PackedKeys(b"lines", b"inputs")
             db.execute(f"UPDATE {table} SET {column} = CAST({column} || 'x' AS BLOB)")
-            assert state.keys("project", "t") is None
-            assert state.record("project", "t") == put
+            assert ledger_of(state).keys("t") is None
+            assert ledger_of(state).record("t") == put
             db.execute("DELETE FROM inputs")
             db.execute("DELETE FROM record")
     state.close()
@@ -205,17 +213,17 @@ def test_a_row_in_which_anything_is_another_is_none(tmp_path: Path, table: str) 
     entries = [Entry("w", 8, 16, b"d" * 16, b"c" * 16, 0)]
 
     def fill() -> None:
-        state.remember_source(ONE._replace(sha256="5" * 64))
+        ledger_of(state).remember_source(ONE._replace(sha256="5" * 64))
         state.add_artifact(row(tmp_path / "t", b"d" * 16)._replace(packed=pack(entries)), [b"d" * 16])
-        state.put_record("project", record("t", tmp_path / "t", b"d" * 16))
-        state.keep_findings({b"k": "{}"})
+        ledger_of(state).put_record(record("t", tmp_path / "t", b"d" * 16))
+        ledger_of(state).keep_findings({b"k": "{}"})
 
     def known() -> list[bool]:
         return [
-            state.source(ONE.identity, "") is not None,
+            ledger_of(state).source(ONE.identity, "") is not None,
             bool(state.artifacts()),
-            bool(state.records("project")),
-            state.findings() == {b"k": "{}"},
+            bool(ledger_of(state).records()),
+            ledger_of(state).findings() == {b"k": "{}"},
         ]
 
     fill()
@@ -231,7 +239,7 @@ def test_a_row_in_which_anything_is_another_is_none(tmp_path: Path, table: str) 
             fill()
             assert all(known())
         db.execute("UPDATE record SET manifest = replace(manifest, '{', '[')")
-        found = state.record("project", "t")
+        found = ledger_of(state).record("t")
         assert found is not None
         assert found.manifest == ""
     state.close()
@@ -242,13 +250,13 @@ def test_damage_is_no_want_of_space_or_permission(tmp_path: Path) -> None:
     state = state_of(tmp_path)
     with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        state._db.rows("PRAGMA busy_timeout = 1")
+        state.db.rows("PRAGMA busy_timeout = 1")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            state.remember_source(ONE)
+            ledger_of(state).remember_source(ONE)
         db.execute("ROLLBACK")
         db.execute("DROP TABLE finding")
     with pytest.raises(DatabaseDamagedError, match="no such table"):
-        state.findings()
+        ledger_of(state).findings()
     state.close()
 
 
@@ -272,7 +280,7 @@ def test_a_disk_that_fails_is_not_full(
             raise OSError(number, "no")
 
     monkeypatch.setattr(portable, "pwrite_all", write)
-    with pytest.raises((OSError, sqlite3.OperationalError)) as caught, state._db._told():
+    with pytest.raises((OSError, sqlite3.OperationalError)) as caught, state.db._told():
         raise refused(name)
     is_space = number not in (None, errno.EIO)
     code, (problem,) = explained(caught.value)
@@ -300,14 +308,14 @@ print(before, portable.is_kept_from_growing(path))
 def test_a_source_is_believed_in_its_boot_only_or_in_any(tmp_path: Path) -> None:
     state = state_of(tmp_path)
     bound = ONE._replace(epoch="first")
-    state.remember_source(bound)
-    state.remember_source(TWO)
-    assert state.source(ONE.identity, "first") == bound
-    assert state.source(ONE.identity, "second") is None
-    assert state.source(TWO.identity, "second") == TWO
-    state.remember_source(ONE._replace(epoch="first", sha256="5" * 64))
-    state.remember_source(ONE._replace(epoch="second", autov3="3" * 64))
-    assert state.source(ONE.identity, "second") == ONE._replace(epoch="second", autov3="3" * 64)
+    ledger_of(state).remember_source(bound)
+    ledger_of(state).remember_source(TWO)
+    assert ledger_of(state).source(ONE.identity, "first") == bound
+    assert ledger_of(state).source(ONE.identity, "second") is None
+    assert ledger_of(state).source(TWO.identity, "second") == TWO
+    ledger_of(state).remember_source(ONE._replace(epoch="first", sha256="5" * 64))
+    ledger_of(state).remember_source(ONE._replace(epoch="second", autov3="3" * 64))
+    assert ledger_of(state).source(ONE.identity, "second") == ONE._replace(epoch="second", autov3="3" * 64)
     state.close()
 
 
@@ -326,7 +334,7 @@ def test_a_published_build_is_a_record_and_the_row_of_its_very_output(tmp_path: 
     good, bad = b"g" * 16, b"b" * 16
     paths = {name: tmp_path / f"out/{name}" for name in "abcdef"}
     for name, path in paths.items():
-        state.put_record("project", record(name, path, good))
+        ledger_of(state).put_record(record(name, path, good))
         state.add_artifact(
             row(
                 path,
@@ -336,15 +344,15 @@ def test_a_published_build_is_a_record_and_the_row_of_its_very_output(tmp_path: 
             ),
             [],
         )
-    state.put_record("project", record("e", paths["e"], good)._replace(fingerprint=None))
+    ledger_of(state).put_record(record("e", paths["e"], good)._replace(fingerprint=None))
     assert state.has_artifacts()
-    found = state.published("project", ["f", "a", "b", "c", "d", "e", "none"])
+    found = ledger_of(state).published(["f", "a", "b", "c", "d", "e", "none"])
     assert {(each.target, each.output, at.path, at.packed) for each, at in found} == {
         (name, paths[name], paths[name], b"") for name in "af"
     }
-    assert [each.target for each, _ in state.published("project", ["a"])] == ["a"]
-    assert {each.target for each, _ in state.published("project", ["a", *map(str, range(2000))])} == {"a"}
-    assert state.published("another", ["a"]) == []
+    assert [each.target for each, _ in ledger_of(state).published(["a"])] == ["a"]
+    assert {each.target for each, _ in ledger_of(state).published(["a", *map(str, range(2000))])} == {"a"}
+    assert DiskLedger(state, "another").published(["a"]) == []
     state.close()
 
 
