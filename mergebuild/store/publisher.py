@@ -370,7 +370,7 @@ class DiskPublisher:
     def _moved(
         self, number: int, path: Path, kind: str, project: str | None = None, *, was: Identity | None
     ) -> ArtifactRow:
-        """Say where a file is now. `was`: as for `_add`; a new name changes a file's ctime, and nothing else."""
+        """Say where a file is now. `was`: as for `State.add_file`; a new name changes a file's ctime alone."""
         with self._state.transaction():
             state = portable.identity(path)
             if was is not None and state._replace(ctime_ns=was.ctime_ns) != was:

@@ -3,7 +3,8 @@
 The files of a folder are written in a *stage*: a hidden folder beside the output, with a mark in it that says so. When
 all of them are written, the stage gets a second name (hard link) of whatever else is to stay: unchanged shards, and
 what somebody else keeps in the folder. Then stage and output exchange their names in one step, the rows of the state
-follow (`Store.publish_folder`), the mark goes, and what was the output until now, the *former* folder, is taken apart.
+follow (`DiskPublisher.publish_folder`), the mark goes, and what was the output until now, the *former* folder, is taken
+apart.
 
 Who is killed before the exchange leaves the old folder and a stage, which the next build removes. Who is killed after
 it leaves the new folder, with the mark in it until the rows have followed, and a former one; the next build goes on

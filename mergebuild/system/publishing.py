@@ -3,7 +3,7 @@
 A new file is written in full beside its place, under a hidden name that says for what and by whom, and takes its place
 by a rename. Whoever looks sees the old file or the new one; who is killed, whenever that is, leaves at most a hidden
 file, which the next one to write there removes. With `durable` the file's bytes are on the disk before the rename, and
-the name after it; without, nobody waits, and who comes after a power cut looks at the bytes again (`Store.is_intact`).
+the name after it; without, nobody waits, and who comes after a power cut looks at the bytes again (`Shelf.is_intact`).
 
 A file gets a time of its own before it is renamed, finer than the tick by which a file system dates changes: an edit
 in the same tick shows then, too.

@@ -18,7 +18,7 @@ from mergebuild.fold.naming import table
 from mergebuild.layouts import built_in
 from mergebuild.recipe import Target, load_recipe
 from mergebuild.sources.sources import Sources
-from mergebuild.store.state import State
+from mergebuild.testing.memory import MemoryStore
 
 UNET = "model.diffusion_model."
 NAMES = [
@@ -73,7 +73,7 @@ def test_shares_go_through_files_whose_tensors_have_other_names(three: Lab) -> N
         + SUM.format("top", "file", "z", 0.5, 'output = "top.safetensors"')
     )
     recipe = load_recipe(three.root / "mergefile.toml")
-    folding = Folding(recipe, Sources(recipe.sources, State(three.root / "state"), folder=three.root))
+    folding = Folding(recipe, Sources(recipe.sources, MemoryStore(three.root), folder=three.root))
     top = folding.blueprint("top")
     swapped = Slot("file", table({"v": "w", "w": "v"}))
     palette = tuple(
