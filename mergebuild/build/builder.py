@@ -1,8 +1,11 @@
-"""Run a plan: restore what is somewhere, compute the rest in waves, publish each target when it is whole.
+"""Do what a plan says: restore what is somewhere, compute the rest in waves, publish each target when it is whole.
 
 A *wave* is a set of targets that are written in one pass over their inputs; there is more than one when a process
 cannot hold as many files open. What a wave published is found in the store by the next. A target whose values are not
 finite, or one of whose sources changed meanwhile, is not published; those that read it are skipped.
+
+Targets whose sources were never hashed are merged while these are (`look`). What they are is known only then: so a plan
+made with that knowledge follows, and finds their files written but for the header.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 from zlib import crc32
 
 from mergebuild.build import failures
@@ -30,10 +35,12 @@ from mergebuild.errors import NoSpaceError, Problem, SourceError
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
-from mergebuild.plan import manifest, output_files
+from mergebuild.plan import manifest
+from mergebuild.plan.actions import Description, FileAction, FileContent, FolderAction, Judgement, reasons_of
 from mergebuild.plan.built_keys import packed_keys
-from mergebuild.plan.plan import Item, Made, Plan
-from mergebuild.plan.planner import Planner
+from mergebuild.plan.judge import whole_artifact
+from mergebuild.plan.plan import Plan
+from mergebuild.plan.tensors import Made
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import Sources, source_of_part
 from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Stage, Store, has_bytes
@@ -71,7 +78,7 @@ class BuildOptions:
 
 @dataclass
 class _Outcome:
-    """What became of an item."""
+    """What became of an action."""
 
     verdict: Verdict
     computed: int = 0
@@ -82,14 +89,31 @@ class _Outcome:
     exit_code: int = 0
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Written:
+    """A file that a pass wrote in full at its temporary path, and what the pass found out about it."""
+
+    path: Path
+    steps: Mapping[bytes, StepResult]
+    """By digest: what became of the tensors that were computed."""
+    copied: Mapping[bytes, tuple[bytes, int]]
+    """By digest: checksum and count of values not finite, for what was copied."""
+    computed: int
+    bytes_read: int
+    seconds: float
+    changed: frozenset[str]
+    """Sources that changed while they were read."""
+    header_size: int
+    """Bytes before the data, as they were left room for."""
+
+
 class Builder:
-    """Runs plans of one planner against one store."""
+    """Does what plans say, against one store. As a context manager it takes its temporary files away at the end."""
 
     def __init__(
         self,
         sources: Sources,
         store: Store,
-        planner: Planner,
         options: BuildOptions,
         emit: Emit,
         fingerprint_of: Callable[[str], bytes | None],
@@ -98,40 +122,55 @@ class Builder:
         self._shelf = store.shelf
         self._ledger = store.ledger
         self._publisher = store.publisher
-        self.planner = planner
         self._options = options
         self._fingerprint_of = fingerprint_of
         self._emit = emit
-        self._outcomes: dict[Item, _Outcome] = {}
-        self._unseen: dict[str, _Outcome] = {}
-        """What became of targets in `run_unseen`."""
-        self._stages = ExitStack()
-        self._stage_of: dict[Item, tuple[Stage, ExitStack]] = {}
-        """Where the files of a directory wait for each other; and what has it removed if the process ends before."""
-        self._moving: dict[Item, ArtifactRow] = {}
+        self._plan: Plan
+        """The plan that is done now."""
+        self._outcomes: dict[FileAction | FolderAction, _Outcome] = {}
+        self._folders: dict[Judgement, FolderAction] = {}
+        self._stack = ExitStack()
+        """What is taken away at the end, also when that is an error."""
+        self._looked_at: dict[str, _Written] = {}
+        """By target: files that `look` wrote, but for the header."""
+        self._failed_looks: dict[str, Refusal] = {}
+        """By target: why `look` could not write them."""
+        self._stage_of: dict[Judgement, tuple[Stage, ExitStack]] = {}
+        """Where the files of a folder wait for each other; and what has it removed if the process ends before."""
+        self._moving: dict[FileAction, ArtifactRow] = {}
         """What of the history has a second name in a stage, and only that one when the stage is published."""
-        self._staged: dict[Item, Fresh] = {}
-        """Files of directories that are written in full."""
+        self._staged: dict[FileAction, Fresh] = {}
+        """Files of folders that are written in full."""
         self._counted: set[bytes] = set()
         """Tensors whose arithmetic is some target's, and no other's that needs it too."""
         self.source_bytes_read = 0
         """Bytes of sources read by passes."""
 
-    def run_unseen(self, plan: Plan) -> bool:
-        """Build what a plan has of targets whose sources were never seen, as far as that can be done in one pass.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def look(self, plan: Plan) -> bool:
+        """Merge what a plan has of targets whose sources were never hashed, and hash these, in one pass.
 
         Returns:
-            Whether the plan had such targets: then sources are known that were not, and all must be planned anew.
+            Whether the plan had such targets: then a plan that knows their sources is to follow.
         """
-        unseen = [item for item in plan.items if not item.is_known]
-        absent = (item for item in unseen if item.presence is Presence.ABSENT and item.refusal is None)
-        ready = [item for item in islice(_distinct(absent), _wave()) if self._is_ready(item)]
-        if ready and not self._must_stop():
-            with self._failing(ready):
-                self._build_unseen(ready)
-        self._unseen = {item.name: outcome for item, outcome in self._outcomes.items()}
-        self._outcomes.clear()  # the plan that follows has items of its own
-        return bool(unseen)
+        self._begin(plan)
+        ready = [action for action in islice(plan.first_sight, _wave()) if self._can_write(action)]
+        if ready:
+            try:
+                self._look(ready)
+            except SourceError as error:
+                if not self._options.keep_going:
+                    raise
+                refusal = Refusal(error.problems[0], error.exit_code)
+                self._failed_looks = {action.name: refusal for action in ready}
+        return any(not judgement.description.is_known for judgement in plan.judged)
 
     def run(self, plan: Plan) -> tuple[tuple[TargetResult, ...], int]:
         """Do what a plan says; return the targets' results and the exit code.
@@ -139,292 +178,333 @@ class Builder:
         Raises:
             NoSpaceError: the disk is full, or is known to be too small before any work.
         """
-        with self._stages:
-            return self._run(plan)
-
-    def _run(self, plan: Plan) -> tuple[tuple[TargetResult, ...], int]:
-        for row in self._shelf.damaged_inside():
-            self._quarantine(row, f"what the store kept of {tagged(row.digest)}")
-        for item in self._waiting(plan):
-            self._look_at(item)
-        self._restore([item for item in self._waiting(plan) if item.restore is not None and not self._must_stop()])
-        twins = self._twins(plan)
-        self._build_all([item for item in self._waiting(plan) if item.name not in twins])
-        for item in [] if self._must_stop() else self._waiting(plan):
-            if item.verdict is Verdict.RESTORE:
-                item.restore = self.planner.whole(item)  # what an earlier item of this build is now
-                self._restore([item] if item.restore is not None else [])
-        self._build_all(self._waiting(plan))  # whose twin failed, and what reads twins
-        for item in [] if self._must_stop() else self._waiting(plan):  # kept where an earlier one was to be
-            item.restore, item.is_kept_once = self.planner.whole(item), False
-            if item.restore is not None:
-                self._restore([item])
+        self._begin(plan)
+        for damaged in self._shelf.damaged_inside():
+            self._quarantine(damaged, f"what the store kept of {tagged(damaged.digest)}")
+        for action in self._waiting():
+            self._settle_at_once(action)
+        self._drop_looks()
+        self._restore(
+            [(action, action.stored.row) for action in self._waiting() if action.stored and not self._must_stop()]
+        )
+        twins = self._twins()
+        self._build_all([action for action in self._waiting() if action.name not in twins])
+        for action in [] if self._must_stop() else self._waiting():
+            if action.verdict is Verdict.RESTORE:
+                row = self._whole(action)  # what an earlier action of this build has made
+                self._restore([(action, row)] if row is not None else [])
+        self._build_all(self._waiting())  # whose twin failed, and what reads twins
+        for action in [] if self._must_stop() else self._waiting():  # kept where an earlier one was to be
+            row = self._whole(action)
+            if row is not None:
+                self._restore([(action, row)], awaits=False)
             else:
-                self._build_all([item])
-        for item in plan.items:
-            if item not in self._outcomes and not item.parts:
-                self._done(item, _Outcome(Verdict.SKIPPED))
-        for item in plan.items:
-            if item.parts:
-                self._conclude(item)
+                self._build_all([action], awaits=False)
+        for action in plan.files:
+            if action not in self._outcomes:
+                self._done(action, _Outcome(Verdict.SKIPPED))
+        for folder in self._folders.values():
+            self._conclude(folder)
         self._publisher.trim_history()
-        results = self._results(plan)
-        return results, self._exit_code(plan, results)
+        results = self._results()
+        return results, self._exit_code(results)
+
+    def _begin(self, plan: Plan) -> None:
+        self._plan = plan
+        self._folders = {each.judgement: each for each in plan.actions if isinstance(each, FolderAction)}
+
+    def _whole(self, action: FileAction) -> ArtifactRow | None:
+        """Return a whole artifact that the store has now of what is wanted."""
+        if action.content.digest is None:
+            return None
+        return whole_artifact(action.description, action.content, self._shelf)
 
     # What was decided before
 
-    def _look_at(self, item: Item) -> None:
-        """Settle an item for which nothing need or can be done."""
-        earlier = self._unseen.get(item.name)
-        if earlier is not None and (
-            item.verdict is Verdict.UP_TO_DATE or earlier.verdict in (Verdict.FAILED, Verdict.SKIPPED)
-        ):
-            self._outcomes[item] = earlier  # which was said then
-        elif item.refusal is not None:
-            if item.refused_for == item.name:
-                self._fail(item, Refusal(item.refusal.problems[0], item.refusal.exit_code))
+    def _settle_at_once(self, action: FileAction) -> None:
+        """Settle an action for which nothing need or can be done, or whose file is written already."""
+        written = self._looked_at.get(action.name)
+        if action.refused is not None:
+            if action.refused.target == action.name:
+                error = action.refused.error
+                self._fail(action, Refusal(error.problems[0], error.exit_code))
             else:
-                self._done(item, _Outcome(Verdict.SKIPPED))
-        elif item.verdict is Verdict.UP_TO_DATE:
-            self._done(item, _Outcome(Verdict.UP_TO_DATE))
-            self._settle(item, item.row)
+                self._done(action, _Outcome(Verdict.SKIPPED))
+        elif action.name in self._failed_looks:
+            self._fail(action, self._failed_looks[action.name])
+        elif action.verdict is Verdict.UP_TO_DATE:
+            self._done(action, _Outcome(Verdict.UP_TO_DATE))
+            self._settle(action, action.standing.row)
+        elif written is not None and self._can_be_finished(action, written):
+            del self._looked_at[action.name]
+            with written.path.open("rb+") as file:
+                file.write(action.content.header_bytes)
+            self._finish(action, written)
+
+    def _can_be_finished(self, action: FileAction, written: _Written) -> bool:
+        """Whether a file that was written at first sight only lacks its header: else it is made in the ordinary way.
+
+        The room left for the header may be too small or too large, where two sources turn out to be the same. What
+        reads a target that is made in the ordinary way is made behind it.
+        """
+        below = [self._plan.by_name[need] for need in action.needs if need in self._plan.by_name]
+        fits = len(action.content.header_bytes) == written.header_size
+        return fits and all(each in self._outcomes for each in below)
+
+    def _drop_looks(self) -> None:
+        """Take away what was written at first sight and is made in the ordinary way."""
+        for written in self._looked_at.values():
+            written.path.unlink(missing_ok=True)
+        self._looked_at.clear()
 
     def _must_stop(self) -> bool:
         return not self._options.keep_going and any(
             outcome.verdict is Verdict.FAILED for outcome in self._outcomes.values()
         )
 
-    def _twins(self, plan: Plan) -> set[str]:
-        """Return the targets that an earlier one of the build will be equal to, and those that read them."""
+    def _twins(self) -> set[str]:
+        """Return the targets that an earlier one of the build makes first, and those that read them: they wait."""
         found: set[str] = set()
-        for item in self._waiting(plan):
-            if item.verdict is Verdict.RESTORE or not found.isdisjoint(item.needs):
-                found.add(item.name)
+        for action in self._waiting():
+            if action.verdict is Verdict.RESTORE or not found.isdisjoint(action.needs):
+                found.add(action.name)
         return found
 
-    def _waiting(self, plan: Plan) -> list[Item]:
-        """Return the items whose outcome is open."""
-        return [item for item in plan.items if item not in self._outcomes and not item.parts]
+    def _waiting(self) -> list[FileAction]:
+        """Return the files whose outcome is open."""
+        return [action for action in self._plan.files if action not in self._outcomes]
 
-    def _is_ready(self, item: Item) -> bool:
-        """Whether an item can be made now; if not, say why: what it reads failed, or its folder can't be written to."""
-        if any(self._failed(need) for need in item.needs):
-            self._done(item, _Outcome(Verdict.SKIPPED))
+    def _is_ready(self, action: FileAction) -> bool:
+        """Whether a file can be made now; if not, say why: what it reads failed, or its folder can't be written to."""
+        if any(self._failed(need) for need in action.needs):
+            self._done(action, _Outcome(Verdict.SKIPPED))
             return False
+        if self._can_write(action):
+            return True
+        self._fail(action, failures.unwritable(action))
+        return False
+
+    def _can_write(self, action: FileAction) -> bool:
+        """Whether a file can be written beside its place."""
         try:
-            folder = self._temporary(item).parent
+            folder = self._temporary(action).parent
             folder.mkdir(parents=True, exist_ok=True)
-            writable = os.access(folder, os.W_OK)
+            return os.access(folder, os.W_OK)
         except OSError as error:
             if error.errno in _NO_SPACE:
                 raise
-            writable = False
-        if not writable:
-            self._fail(item, failures.unwritable(item))
-        return writable
+            return False
 
-    def _temporary(self, item: Item) -> Path:
-        """Return where an item's file is written first: the files of a directory in a stage of their own.
+    def _temporary(self, action: FileAction) -> Path:
+        """Return where a file is written first: the files of a folder in a stage of their own.
 
         Raises:
             OSError: there can be none.
         """
-        if item.whole is None:
-            return temporary_path(self._path(item))
-        known = self._stage_of.get(item.whole)
+        folder = self._folders.get(action.judgement)
+        if folder is None:
+            return temporary_path(self._path(action))
+        known = self._stage_of.get(action.judgement)
         if known is None:
-            stage, noted = Stage(self._path(item.whole)), self._stages.enter_context(ExitStack())
+            path = action.goal.path
+            assert path is not None
+            stage, noted = Stage(path), self._stack.enter_context(ExitStack())
             noted.enter_context(scratch.noted([stage.path]))
-            self._stages.callback(stage.remove)
-            known = self._stage_of[item.whole] = (stage, noted)
-        return known[0].place(self._path(item))
+            self._stack.callback(stage.remove)
+            known = self._stage_of[action.judgement] = (stage, noted)
+        return known[0].place(self._path(action))
 
-    def _temporaries(self, items: Iterable[Item]) -> list[Path]:
-        """Return what must be removed of items when something fails; a stage is removed by itself, while it is one."""
-        return [temporary_path(self._path(item)) for item in items if item.whole is None]
+    def _temporaries(self, actions: Iterable[FileAction]) -> list[Path]:
+        """Return what must be removed when something fails; a stage is removed by itself, while it is one."""
+        return [temporary_path(self._path(action)) for action in actions if not action.is_part]
 
     # Restoring
 
-    def _restore(self, items: Sequence[Item]) -> None:
+    def _restore(self, wanted: Sequence[tuple[FileAction, ArtifactRow]], *, awaits: bool = True) -> None:
         """Bring whole artifacts to their places without arithmetic.
 
         All copies are made before any is published: the output of one may be what another is restored from.
+        `awaits`: whether what is kept where an earlier action's file is to be waits for that.
         """
-        ready = [item for item in items if self._is_ready(item)]
-        copies: dict[int, tuple[Fresh, int]] = {}
-        with self._space(*self._temporaries(ready)):
-            for item in ready:
-                assert item.restore is not None
-                is_made = item.is_kept_once or self._is_there(item, item.restore)
-                if not is_made and not self._can_move(item, item.restore):
-                    copies[id(item)] = self._copied(item, item.restore, self._temporary(item))
-            for item in ready:
-                if item.is_kept_once:
-                    item.restore = self.planner.whole(item) or item.restore  # what an earlier one has put there
-                self._place(item, copies.get(id(item)))
+        ready = [(action, row) for action, row in wanted if self._is_ready(action)]
+        copies: dict[FileAction, tuple[Fresh, int]] = {}
+        with self._space(*self._temporaries(action for action, _ in ready)):
+            for action, row in ready:
+                is_made = (awaits and action.same_place is not None) or self._is_there(action, row)
+                if not is_made and not self._can_move(action, row):
+                    copies[action] = self._copied(action, row, self._temporary(action))
+            for action, row in ready:
+                now = self._whole(action) or row if awaits and action.same_place is not None else row
+                self._place(action, now, copies.get(action))
 
-    def _is_there(self, item: Item, row: ArtifactRow) -> bool:
-        """Whether an artifact is where the item goes already: another target is kept at the same place."""
-        return row.path == self._path(item) and row.header == item.header_checksum
+    def _is_there(self, action: FileAction, row: ArtifactRow) -> bool:
+        """Whether an artifact is where the file goes already: another target is kept at the same place."""
+        return row.path == self._path(action) and row.header == action.content.header_checksum
 
-    def _can_move(self, item: Item, row: ArtifactRow) -> bool:
-        """Whether an artifact of the history can be moved to an item's place as it is."""
+    def _can_move(self, action: FileAction, row: ArtifactRow) -> bool:
+        """Whether an artifact of the history can be moved to a file's place as it is."""
         return (
-            item.whole is None
+            not action.is_part
             and row.kind == "history"
-            and row.header == item.header_checksum
-            and row.path.stat().st_dev == self._path(item).parent.stat().st_dev
+            and row.header == action.content.header_checksum
+            and row.path.stat().st_dev == self._path(action).parent.stat().st_dev
         )
 
-    def _place(self, item: Item, copy: tuple[Fresh, int] | None) -> None:
-        """Publish an item's copy of an artifact, or move the artifact itself."""
+    def _place(self, action: FileAction, wanted: ArtifactRow, copy: tuple[Fresh, int] | None) -> None:
+        """Publish a copy of an artifact, or move the artifact itself."""
         began = time.perf_counter()
-        assert item.restore is not None
-        path = self._path(item)
-        temporary = self._temporary(item)
-        row = self._shelf.row(item.restore.id) or item.restore
+        path = self._path(action)
+        temporary = self._temporary(action)
+        row = self._shelf.row(wanted.id) or wanted
         placed: ArtifactRow = row
-        if copy is None and not self._is_there(item, row) and not self._can_move(item, row):
-            copy = self._copied(item, row, temporary)  # another item was quicker to take it out of the history
+        if copy is None and not self._is_there(action, row) and not self._can_move(action, row):
+            copy = self._copied(action, row, temporary)  # another action was quicker to take it out of the history
         fresh, written = copy or (Fresh(row.digest, row.header, self._shelf.entries(row)), 0)
-        if item.whole is not None:
+        if action.is_part:
             seconds = time.perf_counter() - began
-            self._stage(item, fresh, _Outcome(Verdict.RESTORED, 0, written, written, seconds))
+            self._stage(action, fresh, _Outcome(Verdict.RESTORED, 0, written, written, seconds))
             return
-        if not self._may_take_place(item, fresh, temporary if copy else row.path):
+        if not self._may_take_place(action, fresh, temporary if copy else row.path):
             temporary.unlink(missing_ok=True)
-            self._fail(item, failures.changed_by_hand(item))
+            self._fail(action, failures.changed_by_hand(action))
             return
         if copy is not None:
-            placed = self._publisher.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
-        elif not self._is_there(item, row):
-            placed = self._publisher.move(row, path, project=self._owner(item))
+            placed = self._publisher.publish(
+                temporary, path, fresh, kind=self._kind(action), project=self._owner(action)
+            )
+        elif not self._is_there(action, row):
+            placed = self._publisher.move(row, path, project=self._owner(action))
         seconds = time.perf_counter() - began
-        self._done(item, _Outcome(Verdict.RESTORED, bytes_read=written, bytes_written=written, seconds=seconds))
-        self._settle(item, placed)
+        self._done(action, _Outcome(Verdict.RESTORED, bytes_read=written, bytes_written=written, seconds=seconds))
+        self._settle(action, placed)
 
-    def _copied(self, item: Item, row: ArtifactRow, temporary: Path) -> tuple[Fresh, int]:
+    def _copied(self, action: FileAction, row: ArtifactRow, temporary: Path) -> tuple[Fresh, int]:
         """Write a second file of an artifact, as a link or clone where that is free; return it and the bytes written.
 
         With other metadata it gets a header of its own; the data are the same, in the same order.
         """
-        assert item.header is not None
+        content = action.content
         entries = self._shelf.entries(row)
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        if row.header == item.header_checksum:
+        if row.header == content.header_checksum:
             fresh = Fresh(row.digest, row.header, entries)
-            is_spare = row.kind == "history" and item.whole is not None
+            is_spare = row.kind == "history" and action.is_part
             if is_spare and row not in self._moving.values() and portable.link_or_none(row.path, temporary):
-                self._moving[item] = row
+                self._moving[action] = row
                 return fresh, 0
             if self._options.link == "hard" and row.kind == "kept" and portable.link_or_none(row.path, temporary):
                 return fresh, 0
             if portable.clone_file(row.path, temporary):
                 return fresh, 0
             shutil.copyfile(row.path, temporary)
-            return fresh, item.size
-        start = min((entry.begin for entry in entries), default=item.header.data_start)
-        shift = item.header.data_start - start
-        lying = Location(row.path, start, item.size - item.header.data_start)
+            return fresh, content.size
+        start = min((entry.begin for entry in entries), default=content.header.data_start)
+        shift = content.header.data_start - start
+        lying = Location(row.path, start, content.size - content.header.data_start)
         work = Pass(
-            outputs=[OutputFile(temporary, item.header_bytes, item.size)],
-            copies=[Copy(lying, OutputRange(0, item.header.data_start))],
+            outputs=[OutputFile(temporary, content.header_bytes, content.size)],
+            copies=[Copy(lying, OutputRange(0, content.header.data_start))],
         )
-        run_pass(work, threads=1, emit=self._emit, targets=(item.name,))
+        run_pass(work, threads=1, emit=self._emit, targets=(action.name,))
         moved = [entry._replace(begin=entry.begin + shift, end=entry.end + shift) for entry in entries]
-        return Fresh(row.digest, item.header_checksum, moved), item.size
+        return Fresh(row.digest, content.header_checksum, moved), content.size
 
     # Building
 
-    def _build_all(self, items: Sequence[Item]) -> None:
-        """Build items in waves, as far as what they read is there; what the store keeps at one place once."""
-        for some in self._waves([item for item in items if not item.is_kept_once]):
+    def _build_all(self, actions: Sequence[FileAction], *, awaits: bool = True) -> None:
+        """Build files in waves, as far as what they read is there; what the store keeps at one place once."""
+        for some in self._waves([each for each in actions if each.same_place is None or not awaits]):
             if self._must_stop():
                 return
-            ready = [item for item in some if self._is_ready(item) and self._has_programs(item)]
+            ready = [action for action in some if self._is_ready(action) and self._has_programs(action)]
             if ready:
                 with self._failing(ready):
                     self._build(ready)
 
-    def _waves(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Yield items in waves. What a method must know first, it reads from files that an earlier wave published.
+    def _waves(self, actions: Sequence[FileAction]) -> Iterator[list[FileAction]]:
+        """Yield files in waves. What a method must know first, it reads from files that an earlier wave published.
 
         A wave is published when it is over, and a build that is killed keeps the waves before. So one ends where it
-        has written much and the next item has no source with it in common, which would be read twice. The files of a
-        directory, which are published together, are in one wave where it can hold them; if not, who reads the
-        directory is in a later one than all of them.
+        has written much and the next file has no source with it in common, which would be read twice. The files of a
+        folder, which are published together, are in one wave where it can hold them; if not, who reads the folder is
+        in a later one than all of them.
         """
-        some: list[Item] = []
+        some: list[FileAction] = []
         most = _wave()
         size = 0
         sources: set[str] = set()
         earlier: set[str] = set()
-        files = Counter(item.whole for item in items if item.whole is not None)
-        for item in items:
-            reads = self.planner.leaves(item.name)
-            together = files.pop(item.whole, 1) if item.whole is not None else 1
-            is_full = len(some) + min(together, most) > most or (size >= _MUCH and sources.isdisjoint(reads))
-            needed = {each.name for each in some}.intersection(item.needs)
-            if some and (is_full or (needed and (self.planner.surveys(item) or not needed.isdisjoint(earlier)))):
+        parts = Counter(action.judgement for action in actions if action.is_part)
+        for action in actions:
+            made = action.description
+            together = parts.pop(action.judgement, 1)
+            is_full = len(some) + min(together, most) > most or (size >= _MUCH and sources.isdisjoint(made.sources))
+            needed = {each.name for each in some}.intersection(made.needs)
+            if some and (is_full or (needed and (made.waits_for_files or not needed.isdisjoint(earlier)))):
                 yield some
                 earlier |= {each.name for each in some}
                 some, size, sources = [], 0, set()
-            some.append(item)
-            size += item.size
-            sources |= reads
+            some.append(action)
+            size += action.content.size
+            sources |= made.sources
         if some:
             yield some
 
     @contextmanager
-    def _failing(self, items: Sequence[Item]) -> Iterator[None]:
-        """With `keep_going`, have only these items fail when their sources do not let a pass come to its end."""
+    def _failing(self, actions: Sequence[FileAction]) -> Iterator[None]:
+        """With `keep_going`, have only these files fail when their sources do not let a pass come to its end."""
         try:
             yield
         except SourceError as error:
             if not self._options.keep_going:
                 raise
-            for item in items:
-                if item not in self._outcomes:
-                    self._fail(item, Refusal(error.problems[0], error.exit_code))
+            for action in actions:
+                if action not in self._outcomes:
+                    self._fail(action, Refusal(error.problems[0], error.exit_code))
 
-    def _has_programs(self, item: Item) -> bool:
-        """Whether the programs of the user's own methods that an item needs can be loaded; if not, say why."""
+    def _has_programs(self, action: FileAction) -> bool:
+        """Whether the programs of the user's own methods that a file needs can be loaded; if not, say why."""
         try:
-            for method in self.planner.folder.programs(item.name):
+            for method in action.description.programs:
                 check_program(method)
         except ProgramError as error:
-            self._fail(item, failures.program_failed(item, error))
+            self._fail(action, failures.program_failed(action, error))
             return False
         return True
 
-    def _build_unseen(self, items: Sequence[Item]) -> None:
-        """Run one wave whose sources are hashed in it, and publish what came whole out of it."""
+    def _look(self, actions: Sequence[FileAction]) -> None:
+        """Run one wave whose sources are hashed in it; remember these, and what was written."""
         began = time.perf_counter()
-        wave = Wave(Whereabouts(self._sources, self._shelf, self.planner))
+        wave = Wave(Whereabouts(self._sources, self._shelf, self._plan.origins))
         first = FirstSight(wave, self._sources)
-        for item in items:
-            first.add(item, temporary_path(self._path(item)))
-        foreseen = [len(item.header_bytes) for item in items]
-        with self._space(*(output.path for output in wave.outputs)):
-            done = self._pass(first.work(), _names(items))
-            learnt = first.settle(done.unseen)
-            self.source_bytes_read += first.source_bytes
-            changed = set(self._sources.changed(self._sources.opened()))
-            for source in learnt:
-                if source.name not in changed:
-                    self._sources.learn(source)
-            seconds = time.perf_counter() - began - done.waited
-            left: set[str] = set()
-            for index, item in enumerate(items):
-                self.planner.identify(item)
-                temporary = wave.outputs[index].path
-                if len(item.header_bytes) != foreseen[index] or not left.isdisjoint(item.needs):
-                    temporary.unlink()
-                    left.add(item.name)
-                    continue
-                with temporary.open("rb+") as file:
-                    file.write(item.header_bytes)
-                self._finish(wave, index, item, done.steps, changed, seconds / len(items))
+        for action in actions:
+            first.add(action, temporary_path(self._path(action)))
+        self._stack.enter_context(self._space(*(output.path for output in wave.outputs)))
+        done = self._pass(first.work(), _names(actions))
+        learnt = first.settle(done.unseen)
+        self.source_bytes_read += first.source_bytes
+        changed = frozenset(self._sources.changed(self._sources.opened()))
+        for source in learnt:
+            if source.name not in changed:
+                self._sources.learn(source)
+        seconds = time.perf_counter() - began - done.waited
+        self._looked_at = {
+            action.name: each for action, each in zip(actions, self._written(wave, done, changed, seconds), strict=True)
+        }
+
+    def _written(self, wave: Wave, done: PassResult, changed: frozenset[str], seconds: float) -> Iterator[_Written]:
+        """Yield what a wave that was run wrote, file by file."""
+        for index, action in enumerate(wave.actions):
+            yield _Written(
+                wave.outputs[index].path,
+                done.steps,
+                wave.copied,
+                wave.computed[index],
+                wave.bytes_read[index],
+                seconds / len(wave.actions),
+                changed,
+                len(action.content.header_bytes),
+            )
 
     def _pass(self, work: Pass, names: Sequence[str]) -> PassResult:
         if work.operates:
@@ -448,52 +528,51 @@ class Builder:
             self._ledger.keep_findings(done.learnt)
         return done
 
-    def _build(self, items: Sequence[Item]) -> None:
+    def _build(self, actions: Sequence[FileAction]) -> None:
         """Run one wave and publish what came whole out of it."""
         began = time.perf_counter()
-        wave = Wave(Whereabouts(self._sources, self._shelf, self.planner), counted=self._counted)
-        for item in items:
-            wave.add(item, self._temporary(item))
-        names = _names(wave.items)
-        with self._space(*self._temporaries(items)):
+        wave = Wave(Whereabouts(self._sources, self._shelf, self._plan.origins), counted=self._counted)
+        for action in actions:
+            wave.add(action, self._temporary(action))
+        names = _names(wave.actions)
+        with self._space(*self._temporaries(actions)):
             known = self._ledger.findings() if wave.operated else {}
             *before, work = wave.passes(known, lambda depth: self._publisher.scratch_path(str(depth)))
-            if not self._fits(work, items):
+            if not self._fits(work, actions):
                 return
             with self._laid_out(before, names):
                 done = self._pass(work, names)
             self.source_bytes_read += wave.source_bytes()
-            changed = set(self._sources.changed(sorted(self._sources.opened())))
+            changed = frozenset(self._sources.changed(sorted(self._sources.opened())))
             lost = {path for path in wave.artifacts() if self._shelf.look_again(path) is not Presence.OURS}
             seconds = time.perf_counter() - began - done.waited
-            for index, item in enumerate(wave.items):
+            for action, written in zip(wave.actions, self._written(wave, done, changed, seconds), strict=True):
                 if lost:
-                    wave.outputs[index].path.unlink(missing_ok=True)
-                    is_own = self._path(item) in lost
+                    written.path.unlink(missing_ok=True)
+                    is_own = self._path(action) in lost
                     others = sorted(path.name for path in lost)
-                    self._fail(
-                        item, failures.changed_by_hand(item) if is_own else failures.artifact_changed(item, others)
-                    )
+                    why = failures.changed_by_hand(action) if is_own else failures.artifact_changed(action, others)
+                    self._fail(action, why)
                 else:
-                    self._finish(wave, index, item, done.steps, changed, seconds / len(wave.items))
+                    self._finish(action, written)
 
-    def _fits(self, work: Pass, items: Sequence[Item]) -> bool:
-        """Whether there is memory for what a pass needs whole; if not, or a program can't say, say why of all items."""
+    def _fits(self, work: Pass, actions: Sequence[FileAction]) -> bool:
+        """Whether there is memory for what a pass needs whole; if not, or a program can't say, say why of all files."""
         try:
             short = self._short_of_memory(work)
         except ProgramError as error:
-            for item in items:
-                self._fail(item, failures.program_failed(item, error))
+            for action in actions:
+                self._fail(action, failures.program_failed(action, error))
             return False
         if short is None:
             return True
-        for item in items:
-            self._fail(item, failures.too_large(item, *short))
+        for action in actions:
+            self._fail(action, failures.too_large(action, *short))
         return False
 
     @contextmanager
     def _laid_out(self, passes: Sequence[Pass], names: Sequence[str]) -> Iterator[None]:
-        """Have intermediate tensors lie in files for the time: those that these passes write."""
+        """Have intermediate tensors in files for the time: those that these passes write."""
         paths = [output.path for work in passes for output in work.outputs]
         try:
             with self._space(*paths):
@@ -513,91 +592,77 @@ class Builder:
                 return operation.method.name, operation.tensor, needed, available
         return None
 
-    def _finish(
-        self,
-        wave: Wave,
-        index: int,
-        item: Item,
-        steps: Mapping[bytes, StepResult],
-        changed: set[str],
-        seconds: float,
-    ) -> None:
-        """Publish an item of a wave that was run, or say why not."""
-        temporary = wave.outputs[index].path
-        stale = sorted({source_of_part(each) for each in changed} & self.planner.leaves(item.name))
-        if any(self._failed(need) for need in item.needs):
-            self._done(item, _Outcome(Verdict.SKIPPED))
+    def _finish(self, action: FileAction, written: _Written) -> None:
+        """Publish a file that a pass wrote, or say why not."""
+        content = action.content
+        stale = sorted({own for each in written.changed if (own := source_of_part(each))} & action.description.sources)
+        if any(self._failed(need) for need in action.needs):
+            self._done(action, _Outcome(Verdict.SKIPPED))
         elif stale:
-            self._fail(item, failures.source_changed(item, stale))
-        elif lacking := self._undefined(item, steps):
-            self._fail(item, failures.undefined(item, lacking))
-        elif bad := self._nonfinite(item, steps):
-            self._fail(item, failures.nonfinite(item, bad, self._name_of))
+            self._fail(action, failures.source_changed(action, stale))
+        elif lacking := self._undefined(action, written.steps):
+            self._fail(action, failures.undefined(action, lacking))
+        elif bad := self._nonfinite(action, written.steps):
+            self._fail(action, failures.nonfinite(action, bad, self._name_of))
         else:
-            entries = self._entries(wave, item, steps, temporary)
-            assert item.digest is not None
-            fresh = Fresh(item.digest, item.header_checksum, entries)
-            is_twin = not wave.computed[index] and any(
-                item.digest == other.digest
-                and output_files.is_checkpoint(item.goal.path) == output_files.is_checkpoint(other.goal.path)
-                for other in wave.items[:index]
-            )
-            verdict = Verdict.RESTORED if is_twin else Verdict.BUILT
-            outcome = _Outcome(verdict, wave.computed[index], wave.bytes_read[index], item.size, seconds)
-            if item.whole is not None:
-                self._stage(item, fresh, outcome)
+            assert content.digest is not None
+            fresh = Fresh(content.digest, content.header_checksum, self._entries(content, written))
+            twin = self._outcomes.get(action.twin) if action.twin is not None else None
+            is_same = twin is not None and twin.verdict in _WELL and not written.computed
+            verdict = Verdict.RESTORED if is_same else Verdict.BUILT
+            outcome = _Outcome(verdict, written.computed, written.bytes_read, content.size, written.seconds)
+            if action.is_part:
+                self._stage(action, fresh, outcome)
                 return
-            if self._publish(item, temporary, fresh):
-                self._done(item, outcome)
+            if self._publish(action, written.path, fresh):
+                self._done(action, outcome)
                 return
-            self._fail(item, failures.changed_by_hand(item))
-        temporary.unlink(missing_ok=True)
+            self._fail(action, failures.changed_by_hand(action))
+        written.path.unlink(missing_ok=True)
 
-    def _entries(self, wave: Wave, item: Item, steps: Mapping[bytes, StepResult], temporary: Path) -> list[Entry]:
+    def _entries(self, content: FileContent, written: _Written) -> list[Entry]:
         """Return the table of a file that was written; what follows from its bytes is added to it first."""
-        assert item.header is not None
-        assert item.packing is not None
         entries = []
-        for each in item.made or ():
-            info = item.header.tensors[each.name]
-            made = steps.get(each.digest)
-            found, nonfinite = (made.checksum, made.nonfinite) if made else wave.copied[each.digest]
+        for each in content.made:
+            info = content.header.tensors[each.name]
+            made = written.steps.get(each.digest)
+            found, nonfinite = (made.checksum, made.nonfinite) if made else written.copied[each.digest]
             digest = each.digest
-            if each.name in item.packing.turned:  # other bytes, which nobody is to take for the tensor
+            if each.name in content.packing.turned:  # other bytes, which nobody is to take for the tensor
                 digest = checksum(b"turned" + digest)
-                with temporary.open("rb") as file:
+                with written.path.open("rb") as file:
                     found = file_checksum(file.fileno(), info.begin, info.end)
             entries.append(Entry(each.name, info.begin, info.end, digest, found, nonfinite))
-        return [*entries, *_framed(item, temporary)]
+        return [*entries, *_framed(content, written.path)]
 
-    def _publish(self, item: Item, temporary: Path, fresh: Fresh) -> bool:
+    def _publish(self, action: FileAction, temporary: Path, fresh: Fresh) -> bool:
         """Publish a file, unless another one that is not ours stands there and may not go."""
-        assert item.whole is None  # the files of a directory are published together
-        if not self._may_take_place(item, fresh, temporary):
+        assert not action.is_part  # the files of a folder are published together
+        if not self._may_take_place(action, fresh, temporary):
             return False
-        path = self._path(item)
-        row = self._shelf.at(path)[1] if item.goal.path is None else None
+        path = self._path(action)
+        row = self._shelf.at(path)[1] if action.content.path is None else None
         if row is not None:  # the store keeps it already: another target of this wave came to the same
             temporary.unlink()
         else:
-            row = self._publisher.publish(temporary, path, fresh, kind=self._kind(item), project=self._owner(item))
-        self._settle(item, row)
+            row = self._publisher.publish(temporary, path, fresh, kind=self._kind(action), project=self._owner(action))
+        self._settle(action, row)
         return True
 
-    def _stage(self, item: Item, fresh: Fresh, outcome: _Outcome) -> None:
-        """Keep a file of a directory that is written in full; with the last one the directory is published."""
-        assert item.whole is not None
-        self._staged[item] = fresh
-        self._done(item, outcome)
-        parts = item.whole.parts
-        if all(self._outcomes[part].verdict in _WELL if part in self._outcomes else False for part in parts):
-            self._publish_folder(item.whole)
+    def _stage(self, action: FileAction, fresh: Fresh, outcome: _Outcome) -> None:
+        """Keep a file of a folder that is written in full; with the last one the folder is published."""
+        folder = self._folders[action.judgement]
+        self._staged[action] = fresh
+        self._done(action, outcome)
+        if all(self._outcomes[part].verdict in _WELL if part in self._outcomes else False for part in folder.files):
+            self._publish_folder(folder)
 
-    def _publish_folder(self, item: Item) -> None:
-        """Publish all files of a directory that are new, unless one of them may not take its place: then none."""
-        stage, noted = self._stage_of[item]
-        staged = {part: self._staged.pop(part) for part in item.parts if part in self._staged}
-        refused: list[Item] = []
+    def _publish_folder(self, folder: FolderAction) -> None:
+        """Publish all files of a folder that are new, unless one of them may not take its place: then none."""
+        stage, noted = self._stage_of[folder.judgement]
+        shown = folder.judgement.description.shown
+        staged = {part: self._staged.pop(part) for part in folder.files if part in self._staged}
+        refused: list[FileAction] = []
         foreign: list[Path] = []
         for part, fresh in staged.items():
             presence = self._shelf.look_again(self._path(part))
@@ -616,38 +681,38 @@ class Builder:
             {self._path(part): fresh for part, fresh in staged.items()},
             reused=reused,
             foreign=foreign,
-            superfluous=self._superfluous(item),
-            project=self._owner(item),
+            superfluous=self._superfluous(folder),
+            project=self._owner(folder),
         )
         for place in published.aside:
-            self._emit(Notice(f"what was in {item.shown} and is not ours is kept as {place}"))
+            self._emit(Notice(f"what was in {shown} and is not ours is kept as {place}"))
         if published.left is not None:
-            self._emit(Notice(f"{published.left} is what {item.shown} was before; the next build removes it"))
+            self._emit(Notice(f"{published.left} is what {shown} was before; the next build removes it"))
         for part in staged:
             self._settle(part, published.rows[self._path(part)])
 
-    def _may_take_place(self, item: Item, fresh: Fresh, lies: Path) -> bool:
+    def _may_take_place(self, action: FileAction, fresh: Fresh, at: Path) -> bool:
         """Whether a file may go to its place: what stands there is ours, or the same, or may be put aside by force.
 
-        Asked right before: while a pass runs, a user may change an output, or put a file where there was none. `lies`:
+        Asked right before: while a pass runs, a user may change an output, or put a file where there was none. `at`:
         where the new file is now.
         """
-        path = self._path(item)
-        presence = Presence.OURS if item.goal.path is None else self._shelf.look_again(path)
+        path, shown = self._path(action), action.content.shown
+        presence = Presence.OURS if action.content.path is None else self._shelf.look_again(path)
         if presence is Presence.DAMAGED:
             for row in self._shelf.rows(path=path):
-                self._quarantine(row, item.shown or item.name)
+                self._quarantine(row, shown or action.name)
         if presence is not Presence.FOREIGN:
             return True
         if self._options.force:
-            if item.whole is None:
-                self._put_aside(item)
+            if not action.is_part:
+                self._put_aside(action)
             return True
         if has_bytes(path, fresh):
-            self._emit(Notice(f"{item.shown} was not in the records, and is what this target makes"))
+            self._emit(Notice(f"{shown} was not in the records, and is what this target makes"))
             return True
-        if self._shelf.is_unfinished(path, lies):
-            self._emit(Notice(f"{item.shown} did not reach the disk in full, and is made again"))
+        if self._shelf.is_unfinished(path, at):
+            self._emit(Notice(f"{shown} did not reach the disk in full, and is made again"))
             return True
         return False
 
@@ -656,30 +721,24 @@ class Builder:
         place = self._publisher.quarantine(row)
         self._emit(Notice(f"{what} was damaged, and is made again; the damaged file is {place}"))
 
-    def _undefined(self, item: Item, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
+    def _undefined(self, action: FileAction, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
         """Return the tensors that a method has no value for."""
-        return [
-            (each, steps[each.digest])
-            for each in item.made or ()
-            if each.digest in steps and steps[each.digest].problem
-        ]
+        made = ((each, steps[each.digest]) for each in action.content.made if each.digest in steps)
+        return [(each, result) for each, result in made if result.problem]
 
-    def _nonfinite(self, item: Item, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
-        if item.allows_nonfinite:
+    def _nonfinite(self, action: FileAction, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
+        if action.description.allows_nonfinite:
             return []
-        return [
-            (each, steps[each.digest])
-            for each in item.made or ()
-            if each.digest in steps and steps[each.digest].nonfinite and self._is_made(each)
-        ]
+        made = ((each, steps[each.digest]) for each in action.content.made if each.digest in steps)
+        return [(each, result) for each, result in made if result.nonfinite and self._is_made(each)]
 
     def _is_made(self, made: Made) -> bool:
         """Whether arithmetic made a tensor: a copy may be of what a virtual target is."""
-        return not made.is_copy or self.planner.unrounded(made.digest) is not None
+        return not made.is_copy or self._plan.origins.unrounded(made.digest) is not None
 
     def _name_of(self, digest: bytes, made: str) -> str:
         """Return whose tensor a digest is, for people; by its own name too where what is `made` of it has another."""
-        source = self.planner.source_of(digest)
+        source = self._plan.origins.source_of(digest)
         if source is None:
             return "an input"
         owner, tensor = source
@@ -687,33 +746,34 @@ class Builder:
 
     # Outcomes
 
-    def _kind(self, item: Item) -> str:
-        return "output" if item.goal.path else "kept"
+    def _kind(self, action: FileAction) -> str:
+        return "output" if action.content.path else "kept"
 
-    def _owner(self, item: Item) -> str:
-        return "" if item.goal.is_extra else self._publisher.project
+    def _owner(self, action: FileAction | FolderAction) -> str:
+        return "" if action.judgement.description.goal.is_extra else self._publisher.project
 
-    def _path(self, item: Item) -> Path:
-        return item.place(self._shelf)
+    def _path(self, action: FileAction) -> Path:
+        return action.place(self._shelf)
 
-    def _put_aside(self, item: Item) -> None:
+    def _put_aside(self, action: FileAction) -> None:
         """Keep what a user changed by hand, before an output takes its place by force."""
-        path = self._path(item)
+        path = self._path(action)
         places = (path.with_name(fitting(path.stem, f".by-hand-{number}{path.suffix}")) for number in count(1))
         aside = next(place for place in places if is_gone(place))
         path.rename(aside)
-        self._emit(Notice(f"what was at {item.shown} is kept as {aside.name}"))
+        self._emit(Notice(f"what was at {action.content.shown} is kept as {aside.name}"))
 
-    def _settle(self, item: Item, row: ArtifactRow | None) -> None:
+    def _settle(self, action: FileAction, row: ArtifactRow | None) -> None:
         """Record what a target was built from, and keep a second name of its output where the project wants one."""
-        if row is not None and item.goal.path is not None and not item.goal.is_extra:
+        is_extra = action.goal.is_extra
+        if row is not None and action.content.path is not None and not is_extra:
             self._publisher.keep(row, self._options.link)
-        if not item.goal.is_extra and item.whole is None:
-            self._record(item)
+        if not is_extra and not action.is_part:
+            self._record(action.judgement.description)
 
-    def _conclude(self, item: Item) -> None:
-        """Say what became of a directory, all of whose files were dealt with; take away what it had before."""
-        files = [self._outcomes[part] for part in item.parts]
+    def _conclude(self, folder: FolderAction) -> None:
+        """Say what became of a folder, all of whose files were dealt with; take away what it had before."""
+        files = [self._outcomes[part] for part in folder.files]
         failed = next((each for each in files if each.verdict is Verdict.FAILED), None)
         verdicts = {each.verdict for each in files}
         order = (Verdict.SKIPPED, Verdict.BUILT, Verdict.RESTORED, Verdict.UP_TO_DATE)
@@ -724,99 +784,105 @@ class Builder:
             sum(each.bytes_written for each in files),
             sum(each.seconds for each in files),
         )
-        self._done(item, outcome)
+        self._done(folder, outcome)
         if outcome.verdict not in (Verdict.FAILED, Verdict.SKIPPED):
-            self._remove_leftovers(item)
-            if not item.goal.is_extra:
-                self._record(item)
+            self._remove_leftovers(folder)
+            made = folder.judgement.description
+            if not made.goal.is_extra:
+                self._record(made)
 
-    def _remove_leftovers(self, item: Item) -> None:
-        """Remove files of ours that a directory has no more: clients may load an old shard for a new one.
+    def _remove_leftovers(self, folder: FolderAction) -> None:
+        """Remove files of ours that a folder has no more: clients may load an old shard for a new one.
 
         Of what `-o` wrote only these: who names a folder there may have named others, and files, in it before.
         """
-        for row in self._superfluous(item):
+        made = folder.judgement.description
+        assert made.goal.path is not None
+        for row in self._superfluous(folder):
             self._publisher.remove(row)
-        for path in self._stale_names(item):
-            name = f"{item.shown}{path.relative_to(self._path(item)).as_posix()}"
+        for path in self._stale_names(folder):
+            name = f"{made.shown}{path.relative_to(made.goal.path).as_posix()}"
             self._emit(Notice(f"{name} is not ours, and clients may load it instead"))
 
-    def _superfluous(self, item: Item) -> list[ArtifactRow]:
-        """Return the files of ours in a directory that are no part of it now."""
-        wanted = {str(part.goal.path) for part in item.parts}
-        folder, old = self._path(item), self._stale_names(item)
+    def _superfluous(self, folder: FolderAction) -> list[ArtifactRow]:
+        """Return the files of ours in a folder that are no part of it now."""
+        wanted = {str(part.content.path) for part in folder.files}
+        goal, old = folder.judgement.description.goal, self._stale_names(folder)
         return [
             row
-            for row in self._shelf.outputs(self._owner(item), besides=wanted)
-            if (row.path in old if item.goal.is_extra else folder in row.path.parents) and self._shelf.is_intact(row)
+            for row in self._shelf.outputs(self._owner(folder), besides=wanted)
+            if (row.path in old if goal.is_extra else goal.path in row.path.parents) and self._shelf.is_intact(row)
         ]
 
-    def _stale_names(self, item: Item) -> list[Path]:
-        """Return what is in a directory, is no part of it, and has a name by which clients look for weights."""
-        wanted = {path for part in item.parts if (path := part.goal.path)}
+    def _stale_names(self, folder: FolderAction) -> list[Path]:
+        """Return what is in a folder, is no part of it, and has a name by which clients look for weights."""
+        wanted = {path for part in folder.files if (path := part.content.path)}
         folders = {path.parent for path in wanted if path.parent.is_dir()}
-        beside = (path for folder in folders for path in folder.iterdir())
+        beside = (path for each in folders for path in each.iterdir())
         return sorted(path for path in beside if path not in wanted and stale([path.name], ()))
 
-    def _record(self, item: Item) -> None:
+    def _record(self, made: Description) -> None:
         """Record what a target was built from."""
-        assert item.digest is not None
-        assert item.tensors is not None
+        assert made.digest is not None
+        assert made.tensors is not None
+        header = b"" if made.is_folder else made.files[0].header_checksum
         self._ledger.put_record(
             Record(
-                item.name,
-                item.digest,
-                item.goal.path,
-                manifest.encode(item.lines),
-                self._fingerprint_of(item.name),
-                item.header_checksum,
-                len(item.blueprint.specs),
+                made.name,
+                made.digest,
+                made.goal.path,
+                manifest.encode(made.lines),
+                self._fingerprint_of(made.name),
+                header,
+                len(made.blueprint.specs),
             ),
-            packed_keys(item.tensors, item.between),
+            packed_keys(made.tensors, made.intermediates),
         )
 
     def _failed(self, need: str) -> bool:
-        return any(
-            outcome.verdict in (Verdict.FAILED, Verdict.SKIPPED)
-            for item in self.planner.items_named(need)
-            if (outcome := self._outcomes.get(item))
-        )
+        """Whether a target that another reads was not made."""
+        action = self._plan.by_name.get(need)
+        if action is None:
+            return False
+        found = (self._outcomes.get(each) for each in (action, *action.files))
+        return any(each is not None and each.verdict in (Verdict.FAILED, Verdict.SKIPPED) for each in found)
 
-    def _fail(self, item: Item, refusal: Refusal) -> None:
+    def _fail(self, action: FileAction, refusal: Refusal) -> None:
         if self._counted:  # whoever needs them now has them made anew
-            self._counted.difference_update(made.digest for made in item.made or ())
-        self._done(item, _Outcome(Verdict.FAILED, problem=refusal.problem, exit_code=refusal.exit_code))
+            self._counted.difference_update(made.digest for made in action.content.made)
+        self._done(action, _Outcome(Verdict.FAILED, problem=refusal.problem, exit_code=refusal.exit_code))
 
-    def _done(self, item: Item, outcome: _Outcome) -> None:
-        self._outcomes[item] = outcome
-        if item.whole is None:
-            self._emit(TargetDone(item.name, str(outcome.verdict), item.shown or ""))
+    def _done(self, action: FileAction | FolderAction, outcome: _Outcome) -> None:
+        self._outcomes[action] = outcome
+        made = action.judgement.description
+        if isinstance(action, FolderAction) or not action.is_part:
+            self._emit(TargetDone(made.name, str(outcome.verdict), made.shown or ""))
 
-    def _results(self, plan: Plan) -> tuple[TargetResult, ...]:
+    def _results(self) -> tuple[TargetResult, ...]:
         found: dict[str, TargetResult] = {}
-        for item in (each for each in plan.items if each.whole is None):
-            outcome = self._outcomes[item]
-            total = len(item.blueprint.specs)
-            found[item.name] = TargetResult(
-                target=item.name,
+        for action in self._plan.actions:
+            outcome, made = self._outcomes[action], action.judgement.description
+            found[made.name] = TargetResult(
+                target=made.name,
                 verdict=outcome.verdict,
-                output=item.shown,
-                artifact=tagged(item.digest) if item.digest else None,
+                output=made.shown,
+                artifact=tagged(made.digest) if made.digest else None,
                 seconds=outcome.seconds,
                 tensors_computed=outcome.computed,
-                tensors_reused=total - outcome.computed,
+                tensors_reused=len(made.blueprint.specs) - outcome.computed,
                 bytes_read=outcome.bytes_read,
                 bytes_written=outcome.bytes_written,
                 error=outcome.problem,
-                reasons=item.reasons,
-                notes=item.notes,
+                reasons=reasons_of(action),
+                notes=made.notes,
             )
-        return plan.in_order(found)
+        return self._plan.in_order(found)
 
-    def _exit_code(self, plan: Plan, results: Sequence[TargetResult]) -> int:
+    def _exit_code(self, results: Sequence[TargetResult]) -> int:
         """Return that of the first target that failed."""
+        plan = self._plan
         codes = {each.target: error.exit_code for each, error in zip(plan.blocked, plan.errors, strict=True)}
-        codes |= {item.name: self._outcomes[item].exit_code for item in plan.items if item.whole is None}
+        codes |= {action.judgement.name: self._outcomes[action].exit_code for action in plan.actions}
         return next((code for each in results if (code := codes.get(each.target))), 0)
 
     @contextmanager
@@ -853,40 +919,25 @@ def _wave() -> int:
     return min(_WAVE, portable.files_at_once())
 
 
-def _names(items: Iterable[Item]) -> list[str]:
-    """Return the targets of items, each once."""
-    return list(dict.fromkeys(item.name for item in items))
+def _names(actions: Iterable[FileAction]) -> list[str]:
+    """Return the targets of files, each once."""
+    return list(dict.fromkeys(action.name for action in actions))
 
 
-def _distinct(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the items that are made of different forms, and of which all that they read is among them."""
-    found: list[Item] = []
-    names: set[str] = set()
-    for item in items:
-        same = (each.blueprint for each in found if each.goal.dtype == item.goal.dtype)
-        if names.issuperset(item.needs) and not any(
-            each.forms == item.blueprint.forms and each.specs == item.blueprint.specs for each in same
-        ):
-            found.append(item)
-            names.add(item.name)
-            yield item
-
-
-def _framed(item: Item, temporary: Path) -> Iterator[Entry]:
+def _framed(content: FileContent, temporary: Path) -> Iterator[Entry]:
     """Yield what lies between the tensors of a file and behind them, once the rest of it was written."""
-    assert item.header is not None
-    packed, header = item.packing, item.header
-    if packed is None or not packed.fixed:
+    packed, header = content.packing, content.header
+    if not packed.fixed:
         return
     with temporary.open("rb+") as file:
         found = {name: _crc32(file.fileno(), info.begin, info.end) for name, info in header.tensors.items()}
         late = packed.late(found.__getitem__)
-        for offset, content in late:
-            portable.pwrite_all(file.fileno(), memoryview(content), offset)
-    for offset, content in sorted([*packed.fixed, *late]):
+        for offset, some in late:
+            portable.pwrite_all(file.fileno(), memoryview(some), offset)
+    for offset, some in sorted([*packed.fixed, *late]):
         if offset >= header.data_start:
-            known = checksum(content)
-            yield Entry(FRAME, offset, offset + len(content), known, known, 0)
+            known = checksum(some)
+            yield Entry(FRAME, offset, offset + len(some), known, known, 0)
 
 
 def _crc32(fd: int, begin: int, end: int) -> int:

@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 from mergebuild.build.pass_work import Wave
 from mergebuild.engine.work import OutputRange, Pass, SeenGroup, UnseenGroup, UnseenInput, UnseenTensor
-from mergebuild.plan.plan import Item
+from mergebuild.plan.actions import FileAction
 from mergebuild.sources.sources import SourceFile, Sources
 
 __all__ = ["FirstSight"]
 
 
 class _Key(NamedTuple):
-    """A tensor by where it is: in a source, or in an item of the wave."""
+    """A tensor by where it is: in a source, or in a target of the wave."""
 
     owner: str
     tensor: str
@@ -42,7 +42,7 @@ class _Knot:
 
 
 class FirstSight:
-    """Fills a wave with items whose sources are not hashed yet. Every file target that they read is in it too."""
+    """Fills a wave with files whose sources are not hashed yet. Every file target that they read is in it too."""
 
     def __init__(self, wave: Wave, sources: Sources) -> None:
         self._wave = wave
@@ -52,12 +52,12 @@ class FirstSight:
         self._unseen: list[str] = []
         """The sources that are not hashed."""
 
-    def add(self, item: Item, temporary: Path) -> None:
-        """Add an item, behind those that it reads; its header is a provisional one."""
-        self._index[item.name] = self._wave.output(item, temporary)
+    def add(self, action: FileAction, temporary: Path) -> None:
+        """Add a file, behind those that it reads; its header is a provisional one."""
+        self._index[action.name] = self._wave.output(action, temporary)
 
     def work(self) -> Pass:
-        """Return the pass that makes the tensors of all items added, and hashes what is left of their sources."""
+        """Return the pass that makes the tensors of all files added, and hashes what is left of their sources."""
         tied = self._tied()
         owners = dict.fromkeys(key.owner for knot in tied for key in knot.sources)
         self._unseen = [owner for owner in owners if not self._sources.file(owner).is_hashed]
@@ -92,7 +92,7 @@ class FirstSight:
         )
 
     def _tied(self) -> list[_Knot]:
-        """Return the tensors of all items, those together that share something that is read."""
+        """Return the tensors of all files, those together that share something that is read."""
         above: dict[_Key, _Key] = {}
 
         def root(key: _Key) -> _Key:
@@ -102,13 +102,13 @@ class FirstSight:
 
         inputs: list[tuple[_Key, list[_Key]]] = []
         for name, index in self._index.items():
-            for tensor, form in self._wave.items[index].blueprint.forms.items():
+            for tensor, form in self._wave.actions[index].description.blueprint.forms.items():
                 keys = [_Key(slot.owner, slot.tensor(tensor)) for slot, _ in form.terms]
                 inputs.append((_Key(name, tensor), keys))
                 for key in keys:
                     above[root(key)] = root(_Key(name, tensor))
         knots: dict[_Key, _Knot] = {}
-        for made, keys in inputs:  # in the order of the items, so that each stands behind what it needs
+        for made, keys in inputs:  # in the order of the files, so that each stands behind what it needs
             knot = knots.setdefault(root(made), _Knot())
             knot.made.append(made)
             knot.sources |= dict.fromkeys(key for key in keys if key.owner not in self._index)
@@ -134,11 +134,10 @@ class FirstSight:
         return UnseenInput(lying.leaf, source.tensors[key.tensor].shape, lying.checksum)
 
     def _tensor(self, key: _Key, order: Mapping[_Key, int]) -> UnseenTensor:
-        """Return a tensor of an item. `order`: the inputs and tensors of its group."""
+        """Return a tensor of a target. `order`: the inputs and tensors of its group."""
         index = self._index[key.owner]
-        item = self._wave.items[index]
-        assert item.header is not None
-        info = item.header.tensors[key.tensor]
-        form = item.blueprint.forms[key.tensor]
+        action = self._wave.actions[index]
+        info = action.content.header.tensors[key.tensor]
+        form = action.description.blueprint.forms[key.tensor]
         terms = tuple((order[_Key(slot.owner, slot.tensor(key.tensor))], share) for slot, share in form.terms)
         return UnseenTensor(OutputRange(index, info.begin), info.dtype, info.shape, terms)

@@ -25,9 +25,9 @@ from mergebuild.engine.work import (
     Way,
 )
 from mergebuild.formats import DTYPES_BY_WORD
-from mergebuild.plan.plan import Item, Made
-from mergebuild.plan.planner import Planner
-from mergebuild.plan.tensors import Operand, SurveyKey
+from mergebuild.plan.actions import FileAction, FileContent
+from mergebuild.plan.origins import Origins
+from mergebuild.plan.tensors import Made, Operand, SurveyKey
 from mergebuild.sources.sources import Sources
 from mergebuild.store import Held, Shelf
 
@@ -46,17 +46,17 @@ class Lying:
 class Whereabouts:
     """Says where tensors lie: in a source, else in an artifact."""
 
-    def __init__(self, sources: Sources, shelf: Shelf, planner: Planner) -> None:
+    def __init__(self, sources: Sources, shelf: Shelf, origins: Origins) -> None:
         self._sources = sources
         self._shelf = shelf
-        self._planner = planner
+        self._origins = origins
 
     def of(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Lying]:
         """Return where tensors lie, for those that lie somewhere. Of a source's values nothing is known."""
         found: dict[bytes, Lying] = {}
         elsewhere = []
         for digest in digests:
-            source = self._planner.source_of(digest)
+            source = self._origins.source_of(digest)
             if source:
                 found[digest] = self.in_source(digest, *source)
             else:
@@ -80,7 +80,7 @@ class Whereabouts:
 
     def unrounded(self, digest: bytes) -> Made | None:
         """Return how a tensor is made that only stands between others."""
-        return self._planner.unrounded(digest)
+        return self._origins.unrounded(digest)
 
     def source_paths(self) -> set[Path]:
         """Return the files of all sources opened."""
@@ -91,7 +91,7 @@ class Whereabouts:
         return self._sources.at_hand
 
     def _in_artifact(self, digest: bytes, held: Held) -> Lying:
-        dtype = self._planner.leaf_dtype.get(digest, "uint8")  # what no step reads is only copied
+        dtype = self._origins.dtype(digest) or "uint8"  # what no step reads is only copied
         size = held.entry.end - held.entry.begin
         location = Location(held.path, held.entry.begin, size)
         leaf = Leaf(digest, dtype, size // DTYPES_BY_WORD[dtype].size, location)
@@ -100,15 +100,15 @@ class Whereabouts:
 
 @dataclass
 class Wave:
-    """Items that are written in one pass, and what the pass takes; lists stand in the order of `items`."""
+    """Files that are written in one pass, and what the pass takes; lists are in the order of `actions`."""
 
     whereabouts: Whereabouts
-    items: list[Item] = field(default_factory=list)
+    actions: list[FileAction] = field(default_factory=list)
     outputs: list[OutputFile] = field(default_factory=list)
     copied: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     """By digest: checksum and count of values not finite, for what is copied."""
     computed: list[int] = field(default_factory=list)
-    """How many tensors are computed for each item."""
+    """How many tensors are computed for each file."""
     bytes_read: list[int] = field(default_factory=list)
     counted: set[bytes] = field(default_factory=set)
     """Tensors that arithmetic makes in this wave or did in one before: each counts once, where it is needed first."""
@@ -116,23 +116,23 @@ class Wave:
     operated: dict[bytes, Made] = field(default_factory=dict)
     """The tensors that operations make, by digest."""
 
-    def output(self, item: Item, temporary: Path) -> int:
-        """Add an item's output, to be written at a temporary path; return its index."""
-        self.items.append(item)
-        fixed = item.packing.fixed if item.packing else ()
-        self.outputs.append(OutputFile(temporary, item.header_bytes, item.size, fixed))
+    def output(self, action: FileAction, temporary: Path) -> int:
+        """Add an action's file, to be written at a temporary path; return its index."""
+        content = action.content
+        self.actions.append(action)
+        self.outputs.append(OutputFile(temporary, content.header_bytes, content.size, content.packing.fixed))
         self.computed.append(0)
         self.bytes_read.append(0)
-        return len(self.items) - 1
+        return len(self.actions) - 1
 
-    def add(self, item: Item, temporary: Path) -> None:
-        """Add an item whose tensors are known by digest."""
-        assert item.header is not None
-        index = self.output(item, temporary)
-        lying = self._lying(item)
+    def add(self, action: FileAction, temporary: Path) -> None:
+        """Add a file whose tensors are known by digest."""
+        content = action.content
+        index = self.output(action, temporary)
+        lying = self._lying(action)
         read: dict[bytes, int] = {}
-        for each in item.made or ():
-            place = OutputRange(index, item.header.tensors[each.name].begin, _turned(item, each))
+        for each in content.made:
+            place = OutputRange(index, content.header.tensors[each.name].begin, _turned(content, each))
             there = lying.get(each.digest)
             match self.draft.put(each.digest, place, there.leaf if there else None):
                 case Way.COPY if there is not None:
@@ -146,7 +146,7 @@ class Wave:
         self.bytes_read[index] = sum(read.values())
 
     def passes(self, known: Container[bytes], path_of: Callable[[int], Path]) -> list[Pass]:
-        """Return the pass that writes the items, behind those that lay out for it what it reads whole.
+        """Return the pass that writes the files, behind those that lay out for it what it reads whole.
 
         An intermediate tensor lies in no file. Where a survey or an operation reads one whole, an earlier pass writes
         it into a file, at `path_of(depth)`. Surveys that are `known` are not made.
@@ -222,16 +222,16 @@ class Wave:
         read = [each.location for some in (self.draft.leaves.values(), self.draft.copies) for each in some]
         return {(path, offset): size for each in read for path, offset, size in each.ranges if size}
 
-    def _lying(self, item: Item) -> dict[bytes, Lying]:
-        """Return where the item's tensors lie as they are.
+    def _lying(self, action: FileAction) -> dict[bytes, Lying]:
+        """Return where the file's tensors lie as they are.
 
-        In an artifact before a source: the one that this item supersedes lies where blocks can be shared, and holds
+        In an artifact before a source: the one that this file supersedes lies where blocks can be shared, and holds
         long runs of what is wanted.
         """
-        rest = [each for each in item.made or () if each.digest not in self.draft.steps]
+        rest = [each for each in action.content.made if each.digest not in self.draft.steps]
         copies = [each.digest for each in rest if each.is_copy]
         made = [each.digest for each in rest if not each.is_copy]
-        found = self.whereabouts.in_artifacts(made, allow_nonfinite=item.allows_nonfinite)
+        found = self.whereabouts.in_artifacts(made, allow_nonfinite=action.description.allows_nonfinite)
         found |= self.whereabouts.in_artifacts(copies, allow_nonfinite=True)
         return self.whereabouts.of((each for each in copies if each not in found), allow_nonfinite=True) | found
 
@@ -267,9 +267,9 @@ class Wave:
                 self._add_step(between)
 
 
-def _turned(item: Item, made: Made) -> tuple[int, int] | None:
-    """Return the rows and columns of a matrix that lies transposed in an item's file."""
-    if item.packing is None or made.name not in item.packing.turned:
+def _turned(content: FileContent, made: Made) -> tuple[int, int] | None:
+    """Return the rows and columns of a matrix that is stored transposed in a file."""
+    if made.name not in content.packing.turned:
         return None
     rows, columns = made.spec.shape
     return rows, columns

@@ -1,4 +1,4 @@
-"""What a build refuses before any work, asked of each item of a plan.
+"""What a build refuses before any work, asked of each action of a plan.
 
 A plan knows what a target will be and what stands where it goes; whether it may be made is asked here: whether it is
 what a lock says, whether the user trusts the project with the place and with the code, whether a file of somebody else
@@ -21,7 +21,8 @@ from typing import ParamSpec
 from mergebuild.build import failures
 from mergebuild.build.failures import Refusal
 from mergebuild.errors import MergeBuildError, NoSpaceError, TargetError, TrustError
-from mergebuild.plan.plan import Item, Plan
+from mergebuild.plan.actions import Description, FileAction, FileContent, FolderAction, Judgement, Refused
+from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.project import trust
 from mergebuild.recipe import Recipe
@@ -32,12 +33,12 @@ from mergebuild.system import portable
 __all__ = ["Gate", "Hold"]
 
 Words = ParamSpec("Words")
-Hold = Callable[[Item], MergeBuildError | None]
+Hold = Callable[[Description], MergeBuildError | None]
 """What else a target is held to (a lock): returns why it is refused, if it is."""
 
 
 class Gate:
-    """Asks of a plan's items what a build of one recipe into one store would refuse them for.
+    """Asks of a plan's actions what a build of one recipe into one store would refuse them for.
 
     `written`: every path that the recipe would write to, for which the user's word was given; None where outputs go to
     a place of our own. `force`: whether what was changed by hand may be put aside.
@@ -58,81 +59,90 @@ class Gate:
         self._force = force
         self._holds = tuple(holds)
 
-    def ask(self, plan: Plan, planner: Planner) -> None:
-        """Give each item of a plan that would be refused its `refusal`; have the others weighed without these."""
+    def ask(self, plan: Plan, planner: Planner) -> Plan:
+        """Return the plan without what is refused, with why."""
+        refused = _Refusals()
         for hold in self._holds:
-            for item in plan.items:
-                if item.whole is None and (error := hold(item)) is not None:
-                    _refuse(item, error)
-        items = [item for item in plan.items if item.verdict is not Verdict.UP_TO_DATE]  # nothing is done to the rest
+            for judgement in plan.judged:
+                if (error := hold(judgement.description)) is not None:
+                    refused.add(judgement, error)
+        actions = [
+            each for each in plan.actions if each.verdict is not Verdict.UP_TO_DATE
+        ]  # nothing is done to the rest
+        files = [file for action in actions for file in action.files if file.verdict is not Verdict.UP_TO_DATE]
         if self._written is not None:
-            self._ask_for_places(items, self._written)
-        self._ask_for_code(items)
-        self._ask_for_one_place(plan.items)
+            self._ask_for_places(files, self._written, refused)
+        self._ask_for_code(actions, refused)
+        self._ask_for_one_place(plan.files, refused)
         writable = cache(_is_writable)
-        for item in items:
-            if (refusal := self._in_the_way(item, writable)) is not None:
-                _refuse(item, TargetError((refusal.problem,)))
-        if _pass_on(plan.items):
-            planner.weigh()
-        if self._ask_for_space(items):
-            _pass_on(plan.items)
-            planner.weigh()
+        for file in files:
+            if (refusal := self._in_the_way(file, writable)) is not None:
+                refused.add(file.judgement, TargetError((refusal.problem,)))
+        if refused.pass_on(plan):
+            plan = planner.without(plan, refused.found)
+        if self._ask_for_space(plan, refused):
+            refused.pass_on(plan)
+            plan = planner.without(plan, refused.found)
+        return plan
 
-    def _ask_for_one_place(self, items: Iterable[Item]) -> None:
+    def _ask_for_one_place(self, files: Iterable[FileAction], refused: _Refusals) -> None:
         """Refuse what goes to the very file that another target's output is: by way of a link between two folders."""
         real = cache(os.path.realpath)
-        taken: dict[str, Item] = {}
-        for item in items:
-            if item.goal.path is None or item.parts:
+        taken: dict[str, FileAction] = {}
+        for file in files:
+            path = file.content.path
+            if path is None:
                 continue
-            place = os.path.join(real(item.goal.path.parent), item.goal.path.name)  # noqa: PTH118 -- thousands of them
-            other = taken.setdefault(place, item)
-            if other.name != item.name:
-                _refuse(item, TargetError((failures.same_place(item, other).problem,)))
+            place = os.path.join(real(path.parent), path.name)  # noqa: PTH118 -- thousands of them
+            other = taken.setdefault(place, file)
+            if other.name != file.name:
+                refused.add(file.judgement, TargetError((failures.same_place(file, other).problem,)))
 
-    def _ask_for_places(self, items: Sequence[Item], written: Sequence[Path]) -> None:
+    def _ask_for_places(self, files: Sequence[FileAction], written: Sequence[Path], refused: _Refusals) -> None:
         """Refuse what goes outside the project, unless the user trusts it with the folder."""
         root = self._recipe.root
-        folders: dict[Path, list[Item]] = {}
-        for item in items:
-            if item.goal.path is None or item.parts:
+        folders: dict[Path, list[FileAction]] = {}
+        for file in files:
+            path = file.content.path
+            if path is None:
                 continue
-            if not item.goal.is_extra:
-                folders.setdefault(item.goal.path.parent, []).append(item)
-            elif error := _caught(trust.require_plain, root, item.goal.path):
-                _refuse(item, error)
+            if not file.goal.is_extra:
+                folders.setdefault(path.parent, []).append(file)
+            elif error := _caught(trust.require_plain, root, path):
+                refused.add(file.judgement, error)
         for some in folders.values():
-            paths = {item.goal.path: item.blueprint.target.where for item in some[:1] if item.goal.path}
+            paths = {path: file.description.blueprint.target.where for file in some[:1] if (path := file.content.path)}
             if error := _caught(trust.require, root, paths, written):
-                for item in some:
-                    _refuse(item, error)
+                for file in some:
+                    refused.add(file.judgement, error)
 
-    def _ask_for_code(self, items: Iterable[Item]) -> None:
+    def _ask_for_code(self, actions: Iterable[FileAction | FolderAction], refused: _Refusals) -> None:
         """Refuse what is made by a method of the project's own, unless the user trusts it as it is."""
-        for item in (item for item in items if item.whole is None):
-            programs = self._recipe.programs(item.name)
+        for action in actions:
+            programs = action.judgement.description.programs
             if programs and (error := _caught(trust.require_code, self._recipe.root, programs)):
-                _refuse(item, error)
+                refused.add(action.judgement, error)
 
-    def _in_the_way(self, item: Item, writable: Callable[[Path], bool]) -> Refusal | None:
+    def _in_the_way(self, file: FileAction, writable: Callable[[Path], bool]) -> Refusal | None:
         """Return what is wrong with the place that a file goes to, if anything is."""
-        if item.goal.path is None or item.parts:
+        path = file.content.path
+        if path is None:
             return None
-        if item.presence is Presence.FOREIGN and not self._force and not _may_be_the_result(item, self._shelf):
-            return failures.changed_by_hand(item)
-        return None if writable(item.goal.path.parent) else failures.unwritable(item)
+        is_foreign = file.standing.presence is Presence.FOREIGN
+        if is_foreign and not self._force and not _may_be_the_result(path, file.content, self._shelf):
+            return failures.changed_by_hand(file)
+        return None if writable(path.parent) else failures.unwritable(file)
 
-    def _ask_for_space(self, items: Iterable[Item]) -> bool:
+    def _ask_for_space(self, plan: Plan, refused: _Refusals) -> bool:
         """Refuse all that goes to a file system with less room than the build would write to it; say whether any."""
-        needed: dict[int, list[Item]] = {}
+        needed: dict[int, list[FileAction]] = {}
         device_of = cache(_device)
-        for item in items:
-            if item.writes and not item.parts and item.refusal is None:
-                needed.setdefault(device_of(item.place(self._shelf).parent), []).append(item)
+        for file in plan.files:
+            if file.writes and file.refused is None:
+                needed.setdefault(device_of(file.place(self._shelf).parent), []).append(file)
         found = False
         for some in needed.values():
-            size = sum(item.writes for item in some)
+            size = sum(file.writes for file in some)
             free = portable.free_space(_existing(some[0].place(self._shelf).parent))
             if size > free:
                 error = NoSpaceError.one(
@@ -140,10 +150,34 @@ class Gate:
                     f"the build needs {size:,} bytes and {free:,} are free",
                     help="free some space (`mergebuild gc`), or build fewer targets",
                 )
-                for item in some:
-                    _refuse(item, error)
+                for file in some:
+                    refused.add(file.judgement, error)
                 found = True
         return found
+
+
+class _Refusals:
+    """What is refused so far. A folder is published whole or not at all: so a refusal is of a target."""
+
+    def __init__(self) -> None:
+        self.found: dict[Judgement, Refused] = {}
+
+    def add(self, judgement: Judgement, error: MergeBuildError, target: str = "") -> None:
+        """Refuse a target, unless it is refused already."""
+        self.found.setdefault(judgement, Refused(error, target or judgement.name))
+
+    def pass_on(self, plan: Plan) -> bool:
+        """Refuse what reads a target that is refused; return whether any is."""
+        by_name: dict[str, Refused] = {}
+        for action in plan.actions:  # what a target reads is before it
+            judgement = action.judgement
+            if judgement not in self.found and action.verdict is not Verdict.UP_TO_DATE:
+                below = next((by_name[need] for need in action.needs if need in by_name), None)
+                if below is not None:
+                    self.add(judgement, below.error, below.target)
+            if judgement in self.found:
+                by_name.setdefault(judgement.name, self.found[judgement])
+        return bool(by_name)
 
 
 def _caught(ask: Callable[Words, None], *words: Words.args, **more: Words.kwargs) -> TrustError | None:
@@ -155,36 +189,14 @@ def _caught(ask: Callable[Words, None], *words: Words.args, **more: Words.kwargs
     return None
 
 
-def _refuse(item: Item, error: MergeBuildError, name: str = "") -> None:
-    """Refuse an item, and all files of its directory, which is published whole or not at all."""
-    whole = item.whole or item
-    for each in (whole, *whole.parts):
-        if each.refusal is None:
-            each.refusal, each.refused_for = error, name or whole.name
-
-
-def _pass_on(items: Iterable[Item]) -> bool:
-    """Refuse what reads a target that is refused; return whether any is."""
-    refused: dict[str, Item] = {}
-    for item in items:  # what an item reads stands before it
-        if item.refusal is None and item.verdict is not Verdict.UP_TO_DATE:
-            below = next((refused[need] for need in item.needs if need in refused), None)
-            if below is not None and below.refusal is not None:
-                _refuse(item, below.refusal, below.refused_for)
-        if item.refusal is not None:
-            refused.setdefault(item.name, item)
-    return bool(refused)
-
-
-def _may_be_the_result(item: Item, shelf: Shelf) -> bool:
+def _may_be_the_result(path: Path, content: FileContent, shelf: Shelf) -> bool:
     """Whether what stands at an output's path and is not on record may be what the target makes.
 
     Where the sources were never read, only its size tells.
     """
-    assert item.goal.path is not None
-    if item.is_known:
-        return item.header is not None and shelf.may_be(item.goal.path, item.header_bytes, item.size)
-    return item.goal.path.is_file() and item.goal.path.stat().st_size == item.size
+    if content.digest is not None:
+        return shelf.may_be(path, content.header_bytes, content.size)
+    return path.is_file() and path.stat().st_size == content.size
 
 
 def _is_writable(folder: Path) -> bool:

@@ -23,7 +23,7 @@ import tomli
 
 from mergebuild.digest import tagged
 from mergebuild.errors import Place, Problem, RecipeError, ResultDiffersError, TargetError
-from mergebuild.plan.plan import Item
+from mergebuild.plan.actions import Description
 from mergebuild.sources import hashes
 from mergebuild.sources.sources import SourceFile
 from mergebuild.system import publishing
@@ -75,15 +75,15 @@ class LockedTarget(NamedTuple):
     files: Files = _NO_FILES
 
     @classmethod
-    def of(cls, item: Item) -> Self:
+    def of(cls, made: Description) -> Self:
         """Return what is locked of a planned target, the content of its sources known."""
-        home = item.goal.path
+        home = made.goal.path
         files = {
-            hashes.path_in(home, part.goal.path): hashlib.sha256(part.header_bytes).hexdigest()
-            for part in item.parts
-            if part.origin and home and part.goal.path
+            hashes.path_in(home, file.path): hashlib.sha256(file.header_bytes).hexdigest()
+            for file in made.files
+            if file.origin and home and file.path
         }
-        return cls(tagged(item.digest or b""), files)
+        return cls(tagged(made.digest or b""), files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,21 +299,21 @@ def other_source(locked: Locked, source: SourceFile, where: Place) -> Problem | 
 _ACCEPT_SOURCE: Final = "run `mergebuild lock` to accept this one"
 
 
-def other_result(locked: Locked, item: Item, is_written: Callable[[str], bool]) -> Problem | None:
+def other_result(locked: Locked, made: Description, is_written: Callable[[str], bool]) -> Problem | None:
     """Return what is wrong with a target by the lock, if anything is; what it comes to must be known.
 
     `is_written`: whether `mergebuild lock` would write a target.
     """
-    before, now, where = locked.targets.get(item.name), LockedTarget.of(item), item.blueprint.target.where.place()
+    before, now, where = locked.targets.get(made.name), LockedTarget.of(made), made.blueprint.target.where.place()
     if before == now:
         return None
     if before is None:
-        message = f"target `{item.name}` is not in mergefile.lock"
-        mend = _ACCEPT_RESULT if is_written(item.name) else _LIST_MEMBER
+        message = f"target `{made.name}` is not in mergefile.lock"
+        mend = _ACCEPT_RESULT if is_written(made.name) else _LIST_MEMBER
         return Problem("lock-result", message, where, mend, (f"now     {now.artifact}",))
     digests = (f"locked  {before.artifact}", f"now     {now.artifact}") if before.artifact != now.artifact else ()
     files = [f"{path} {what}" for path, what in _other_files(before.files, now.files)]
-    message = f"target `{item.name}` is not what mergefile.lock says"
+    message = f"target `{made.name}` is not what mergefile.lock says"
     return Problem("lock-result", message, where, _ACCEPT_RESULT, (*digests, *_some(files)))
 
 

@@ -37,8 +37,9 @@ from mergebuild.errors import (
 from mergebuild.events import Emit, Notice, silent
 from mergebuild.fold import lineage as lineages
 from mergebuild.plan import output_files
+from mergebuild.plan.actions import Description, FileAction, FolderAction, Goal, reasons_of
 from mergebuild.plan.freshness import Freshness
-from mergebuild.plan.plan import Goal, Item, Plan
+from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.project import lockfile, trust
 from mergebuild.project.gate import Gate, Hold
@@ -99,11 +100,8 @@ def load(
 class _Session:
     """Sources, store and planner of one verb."""
 
-    def __init__(
-        self, recipe: Recipe, store: DiskStore, emit: Emit, expect_work: Callable[[], None], device: str
-    ) -> None:
+    def __init__(self, recipe: Recipe, store: DiskStore, emit: Emit, device: str) -> None:
         self._recipe = recipe
-        self._expect_work = expect_work
         self._device = device
         self.store = store
         self.sources = Sources(recipe.sources, store.ledger, folder=recipe.root, emit=emit)
@@ -118,7 +116,6 @@ class _Session:
             self.sources,
             self.store.shelf,
             self.store.ledger,
-            expect_work=self._expect_work,
             device=self._device,
         )
         return self.planner
@@ -202,7 +199,7 @@ class Project:
         lock = lockfile.read(self._lock_path()) if locked else None
         with self._session(silent, device=device) as session:
             plan = self._planned(session, self.recipe.resolve(targets), hash_all=locked, look_closely=locked)
-            self._gate(session, force=force, lock=lock).ask(plan, session.planner)
+            plan = self._gate(session, force=force, lock=lock).ask(plan, session.planner)
             refusals = plan.refusals.values()
             return PlanResult(
                 time.perf_counter() - began,
@@ -221,14 +218,13 @@ class Project:
         names = self.recipe.resolve(targets) if targets else tuple(self.recipe.outputs().values())
         with self._session(silent) as session:
             plan = self._planned(session, names)
-            items = {item.name: item for item in plan.items}
             blocked = {each.target: each for each in plan.blocked}
             states = [
                 TargetState(name, OutputState.UP_TO_DATE, self.recipe.target(name).output)
                 if name in plan.fresh
                 else _blocked_state(self.recipe.root, blocked[name])
                 if name in blocked
-                else self._state(items[name])
+                else self._state(plan.by_name[name])
                 for name in names
             ]
             orphans = self._sweeper(session, self._outputs(self._known(session))).orphans()
@@ -240,17 +236,18 @@ class Project:
         name = self._one(target)
         with self._session(silent) as session:
             plan = self._planned(session, (name,))
-            self._gate(session).ask(plan, session.planner)
+            plan = self._gate(session).ask(plan, session.planner)
             if plan.blocked:
                 return WhyResult(name, Verdict.BLOCKED, (), plan.blocked[0].reasons, plan.errors[0].problems)
             if name in plan.fresh:
                 return WhyResult(name, Verdict.UP_TO_DATE, (), ())
-            item = next(each for each in session.planner.items_named(name) if each.whole is None)
-            if item.refusal is not None:
-                blocked = item.result()
-                return WhyResult(name, blocked.verdict, item.changes, blocked.reasons, item.refusal.problems)
-            reasons = () if item.verdict is Verdict.UP_TO_DATE else item.reasons
-            return WhyResult(name, item.verdict, item.changes if reasons else (), reasons)
+            action = plan.by_name[name]
+            changes = action.judgement.changes
+            if action.refused is not None:
+                blocked = action.result()
+                return WhyResult(name, blocked.verdict, changes, blocked.reasons, action.refused.error.problems)
+            reasons = () if action.verdict is Verdict.UP_TO_DATE else reasons_of(action)
+            return WhyResult(name, action.verdict, changes if reasons else (), reasons)
 
     @_resilient
     def lineage(self, target: str) -> Lineage:
@@ -258,7 +255,7 @@ class Project:
         name = self._one(target)
         with self._session(silent) as session:
             session.planner.open_sources(name)  # all that are not there are named at once
-            return lineages.lineage(session.planner.folder, self.recipe, name)
+            return lineages.lineage(session.planner.folding, self.recipe, name)
 
     # Building
 
@@ -300,25 +297,23 @@ class Project:
 
         def checked_plan(session: _Session, *, hash_all: bool) -> Plan:
             """Plan, and ask what is refused before any work: then there is none, unless the rest is wanted."""
+            goals = [self._out_goal(names, out, dtype)] if out is not None else names
+            if session.planner.will_hash_much(goals, hash_all=hash_all or locked):
+                warm_up()  # while the sources are hashed
             if out is not None:
-                plan = session.planner.plan([self._out_goal(names, out, dtype)], hash_all=hash_all or locked)
+                plan = session.planner.plan(goals, hash_all=hash_all or locked)
             else:
                 plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=hash_all or locked)
-            self._gate(session, force=force, lock=lock).ask(plan, session.planner)
+            plan = self._gate(session, force=force, lock=lock).ask(plan, session.planner)
             if plan.refusals and not keep_going:
                 raise _RefusedError(plan, time.perf_counter() - began, session.sources.bytes_read)
             return plan
 
         try:
             with (
-                self._session(
-                    emit, durable=durable, expect_work=warm_up, device=device, lock_timeout=lock_timeout
-                ) as session,
+                self._session(emit, durable=durable, device=device, lock_timeout=lock_timeout) as session,
                 ExitStack() as stack,
             ):
-                builder = Builder(
-                    session.sources, session.store, session.planner, options, emit, session.freshness.fingerprint
-                )
                 plan = None
                 if not session.store.is_on_disk:  # a first build: what is wrong shows before anything is written
                     plan = checked_plan(session, hash_all=False)
@@ -326,15 +321,18 @@ class Project:
                 places = {*self._outputs(names), *([Path.cwd() / out] if out is not None else ())}
                 stack.enter_context(self._changing(session, places, lock_timeout, emit))
                 if plan is None or not session.store.shelf.is_empty():  # another process may have been quicker
-                    builder.planner = session.plan_anew()
+                    session.plan_anew()
                     plan = checked_plan(session, hash_all=False)
-                if builder.run_unseen(plan):
-                    builder.planner = session.plan_anew()
+                builder = stack.enter_context(
+                    Builder(session.sources, session.store, options, emit, session.freshness.fingerprint)
+                )
+                if builder.look(plan):
+                    session.plan_anew()
                     plan = checked_plan(session, hash_all=True)
                 results, exit_code = builder.run(plan)
                 if out is None and all(each.verdict is Verdict.UP_TO_DATE for each in results):
                     with suppress(OSError):  # it is only a memory
-                        self._write_stamp(session, targets, names, results)
+                        self._write_stamp(session, plan, targets, names, results)
                 return BuildResult(
                     ok=exit_code == 0,
                     seconds=time.perf_counter() - began,
@@ -355,7 +353,12 @@ class Project:
             return refused.answer()
 
     def _write_stamp(
-        self, session: _Session, targets: Sequence[str], names: Sequence[str], results: Sequence[TargetResult]
+        self,
+        session: _Session,
+        plan: Plan,
+        targets: Sequence[str],
+        names: Sequence[str],
+        results: Sequence[TargetResult],
     ) -> None:
         """Keep what the answer "nothing to do" follows from, where that is stat data alone."""
         stamp = self._stamp_of(targets) if self._stamp_of else None
@@ -368,10 +371,10 @@ class Project:
         if any(source.path != self._as_written(source.name) for source in sources):
             return  # found through MERGEBUILD_MODELS: a file may appear where the recipe says it is
         watched = [path for source in sources for path in source.model.watched]
-        items = [item for name in names for item in session.planner.items_named(name)]
-        folders = {item.goal.path for item in items if item.parts}
+        planned = [plan.by_name[name].judgement.description for name in names if name in plan.by_name]
+        folders = {made.goal.path for made in planned if made.is_folder}
         files = [*watched, *(path for path in outputs if path and path not in folders)]
-        files += [item.goal.path for item in items if item.whole is not None and item.goal.path]
+        files += [file.path for made in planned if made.is_folder for file in made.files if file.path]
         files += {path.parent for path in files if path not in watched}
         files += {Path(os.path.realpath(folder)).parent for folder in folders if folder}  # where stages lie
         stamp.write(
@@ -437,7 +440,7 @@ class Project:
                 raise _together([*errors, *plan.errors])
             locked = lockfile.Locked(
                 {each.name: lockfile.LockedSource.of(each) for each in sources},
-                {item.name: lockfile.LockedTarget.of(item) for item in plan.items if item.whole is None},
+                {each.name: lockfile.LockedTarget.of(each.description) for each in plan.judged},
             )
             if check:
                 lockfile.check(path, locked)
@@ -505,7 +508,6 @@ class Project:
         emit: Emit,
         *,
         durable: bool = False,
-        expect_work: Callable[[], None] = lambda: None,
         device: str = "auto",
         lock_timeout: float | None = None,
     ) -> Iterator[_Session]:
@@ -521,7 +523,7 @@ class Project:
             patience=lock_timeout,
         )
         try:
-            yield _Session(self.recipe, store, emit, expect_work, _device_class(device))
+            yield _Session(self.recipe, store, emit, _device_class(device))
         finally:
             store.close()
 
@@ -732,18 +734,18 @@ class Project:
             problem = lockfile.other_source(lock, source, self.recipe.sources[name].where.place())
             return (problem,) if problem else ()
 
-        def sources(item: Item) -> MergeBuildError | None:
+        def sources(made: Description) -> MergeBuildError | None:
             """Refuse what is made of sources that are not the lock's, each with all of its files."""
-            names = sorted(session.planner.sources_of(item.name))
+            names = sorted(session.planner.sources_of(made.name))
             problems = [problem for name in names for problem in source_problems(name)]
             return SourceError(problems) if problems else None
 
         listed = cache(lambda: frozenset(self._reached(self.recipe.target_names())))
 
-        def results(item: Item) -> MergeBuildError | None:
+        def results(made: Description) -> MergeBuildError | None:
             """Refuse what is not as the lock says; what goes elsewhere by `-o` is held to what it is else."""
             try:
-                declared = session.planner.as_declared(item.name) if item.goal.is_extra else item
+                declared = session.planner.as_declared(made.name) if made.goal.is_extra else made
             except MergeBuildError as error:
                 return error
             problem = lockfile.other_result(lock, declared, lambda name: "@" not in name or name in listed())
@@ -751,16 +753,17 @@ class Project:
 
         return sources, results
 
-    def _state(self, item: Item) -> TargetState:
-        if item.presence is Presence.FOREIGN:
+    def _state(self, action: FileAction | FolderAction) -> TargetState:
+        name, presence = action.judgement.name, action.judgement.presence
+        if presence is Presence.FOREIGN:
             state = OutputState.CHANGED_BY_HAND
-        elif item.verdict is Verdict.UP_TO_DATE:
+        elif action.verdict is Verdict.UP_TO_DATE:
             state = OutputState.UP_TO_DATE
-        elif item.presence is Presence.ABSENT:
+        elif presence is Presence.ABSENT:
             state = OutputState.MISSING
         else:
             state = OutputState.STALE
-        return TargetState(item.name, state, self.recipe.target(item.name).output)
+        return TargetState(name, state, self.recipe.target(name).output)
 
     def _shown(self, path: Path) -> str:
         try:
@@ -816,7 +819,7 @@ class _RefusedError(Exception):
 
 def _not_built(plan: Plan) -> Iterator[TargetResult]:
     """Yield what a build says of each target of a plan when it is refused: what it is not done for, fails."""
-    above = {item.name for item in plan.items if item.refusal is not None and item.refused_for != item.name}
+    above = {judgement.name for judgement, each in plan.refused.items() if each.target != judgement.name}
     for each in plan.results():
         if each.verdict is Verdict.BLOCKED and each.target not in above:
             yield each._replace(verdict=Verdict.FAILED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +11,8 @@ from pathlib import Path
 from mergebuild.build.builder import Builder, BuildOptions
 from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
 from mergebuild.events import Emit
-from mergebuild.plan.plan import Item
-from mergebuild.plan.planner import Planner
+from mergebuild.plan.actions import FileAction
+from mergebuild.plan.planner import Elsewhere, Planner
 from mergebuild.project.gate import Gate
 from mergebuild.recipe import Recipe
 from mergebuild.results.build import Verdict
@@ -108,16 +107,16 @@ class Verifier:
                 self._sources,
                 store.shelf,
                 store.ledger,
-                output_of=lambda path: Path(folder) / os.path.relpath(path, self._recipe.root).replace("..", "up"),
+                elsewhere=Elsewhere(Path(folder), self._recipe.root),
             )
             plan = planner.plan(list(records), hash_all=True)
-            Gate(self._recipe, store.shelf, written=None).ask(plan, planner)  # outputs go to a place of our own
-            builder = Builder(self._sources, store, planner, BuildOptions(keep_going=True), emit, lambda _name: None)
-            results, exit_code = builder.run(plan)
+            plan = Gate(self._recipe, store.shelf, written=None).ask(plan, planner)  # outputs go to a place of our own
+            with Builder(self._sources, store, BuildOptions(keep_going=True), emit, lambda _name: None) as builder:
+                results, exit_code = builder.run(plan)
             failed = {result.target for result in results if result.verdict not in _MADE}
-            for item in plan.items:
-                if item.name in records and item.name not in failed and not item.parts:
-                    problems += self._differing(item, store, records[item.name])
+            for file in plan.files:
+                if file.name in records and file.name not in failed:
+                    problems += self._differing(file, store, records[file.name])
             if problems or (exit_code and not plan.refusals):
                 exit_code = ResultDiffersError.exit_code
             problems += dict.fromkeys(result.error for result in results if result.error)
@@ -148,19 +147,20 @@ class Verifier:
                 if row.kind in ("kept", "history"):
                     yield "the store", row
 
-    def _differing(self, item: Item, store: DiskStore, record: Record) -> Iterator[Problem]:
-        built = store.shelf.rows(path=item.goal.path)[0]
-        path = self._recipe.target(item.name).output_path
+    def _differing(self, file: FileAction, store: DiskStore, record: Record) -> Iterator[Problem]:
+        made = file.description
+        built = store.shelf.rows(path=file.content.path)[0]
+        path = self._recipe.target(file.name).output_path
         assert path is not None
-        if item.whole is not None:
-            assert item.whole.goal.path is not None
-            assert item.goal.path is not None
-            path /= item.goal.path.relative_to(item.whole.goal.path)
-        if record.artifact != (item.whole or item).digest:
+        if made.is_folder:
+            assert made.goal.path is not None
+            assert file.content.path is not None
+            path /= file.content.path.relative_to(made.goal.path)
+        if record.artifact != made.digest:
             yield Problem(
                 "stale",
                 f"`{self._shown(path)}` is of another recipe or other sources than there are now",
-                item.blueprint.target.where.place(),
+                made.blueprint.target.where.place(),
                 "build it, then verify",
             )
         elif (damage := store.shelf.damage(built._replace(path=path))) and damage[0].startswith("unreadable"):
@@ -170,8 +170,8 @@ class Verifier:
         elif damage:
             yield Problem(
                 "rebuild-differs",
-                f"`{self._shown(path)}` is not what a build of `{item.name}` from its sources gives",
-                item.blueprint.target.where.place(),
+                f"`{self._shown(path)}` is not what a build of `{made.name}` from its sources gives",
+                made.blueprint.target.where.place(),
                 "build it again; if the recipe and the sources did not change, please report a bug",
             )
 

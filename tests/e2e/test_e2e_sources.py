@@ -16,7 +16,7 @@ from model_folders import SIDECARS, checkpoint, document, llama_pair, sharded
 from project_space import Space
 from tiny_models import llama, sd15
 
-from mergebuild.plan import planner
+from mergebuild.plan import describe
 from mergebuild.sources import sources
 
 SHARDED = """
@@ -97,7 +97,7 @@ def test_a_large_source_of_any_format_is_hashed_as_it_is_merged(
     (pair / "out/mix.safetensors").unlink()
     FORMATS[name](pair / name, sd15(2))
     pair.edit('"two.safetensors"', f'"{name}"')
-    monkeypatch.setattr(planner, "SMALL", 0)
+    monkeypatch.setattr(describe, "SMALL", 0)
     monkeypatch.setattr(sources, "SMALL", 0)
     pair.settle()
 

@@ -25,8 +25,8 @@ from worlds import FAMILIES, World, mergefile
 
 import mergebuild
 from mergebuild.events import silent
+from mergebuild.plan.actions import Description
 from mergebuild.plan.built_keys import BuiltKeys, packed_keys
-from mergebuild.plan.plan import Item
 
 __all__ = ["LAWS", "Fresh", "fresh"]
 
@@ -214,7 +214,7 @@ def a_digest_is_its_lines_hashed(world: World) -> None:
         there = places.new(world)
         for name, item in planned(there, names_of(world)).items():
             assert item.tensors is not None
-            kept = BuiltKeys.of(packed_keys(item.tensors, item.between))
+            kept = BuiltKeys.of(packed_keys(item.tensors, item.intermediates))
             assert kept is not None
             for made in item.tensors.made:
                 key, told = made.key, f"`{made.name}` of `{name}`"
@@ -222,7 +222,7 @@ def a_digest_is_its_lines_hashed(world: World) -> None:
                 assert kept.key(made.name) == key, f"{told} is kept as {kept.key(made.name)}, and is {key}"
                 if not key.is_copy:
                     assert lines.setdefault(key.digest, key.text) == key.text, f"{told} is two things with one digest"
-            for between in item.between:
+            for between in item.intermediates:
                 for made in between.made:
                     assert made.is_copy or kept.between(made.digest) == made.key, f"`{made.name}` below `{name}`"
         assert len(set(lines.values())) == len(lines), "the same lines have two digests"
@@ -265,22 +265,19 @@ def arguments_of(there: Place, names: Sequence[str]) -> dict[str, list[tuple[Any
         name: [
             (made.name, made.spec, made.digest, made.terms, made.is_copy,
              made.operation and (made.operation.method.name, made.operation.arguments), made.operands)
-            for made in item.made or ()
+            for made in item.tensors.made
         ]
         for name, item in planned(there, names).items()
     }  # fmt: skip
 
 
-def planned(there: Place, names: Sequence[str]) -> dict[str, Item]:
+def planned(there: Place, names: Sequence[str]) -> dict[str, Description]:
     """Plan targets, and return those that can be made."""
     project = mergebuild.load(there.root / "mergefile.toml")
     with project._session(silent) as session:
-        session.planner.plan([session.planner.goal_of(name) for name in names], hash_all=True)
-        found = {
-            name: next((each for each in session.planner.items_named(name) if each.whole is None), None)
-            for name in names
-        }
-        return {name: item for name, item in found.items() if item is not None and item.tensors is not None}
+        plan = session.planner.plan([session.planner.goal_of(name) for name in names], hash_all=True)
+        found = {each.name: each.description for each in plan.judged}
+        return {name: found[name] for name in names if name in found and found[name].tensors is not None}
 
 
 def threads_and_chunks_do_not_matter(world: World, threads: int, chunk: int) -> None:

@@ -5,13 +5,14 @@ Tests of the planner say what they expect by `planned`, in words and numbers, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild.digest import checksum
 from mergebuild.plan import manifest
-from mergebuild.plan.plan import Item, Plan
+from mergebuild.plan.actions import FileAction, FolderAction, reasons_of
+from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.recipe import Recipe, load_recipe
 from mergebuild.store import Entry, Fresh, Record
@@ -74,8 +75,10 @@ class Bench:
         """
         planner, recipe = self._planner(text)
         self.plan = planner.plan(list(targets or recipe.target_names()), hash_all=hash_all)
-        self.order = [item.name for item in self.plan.items if item.whole is None]
-        found = {_name(item): _planned(item) for item in self.plan.items}
+        self.order = [each.name for each in self.plan.judged]
+        found = {_name(file): _planned(file) for file in self.plan.files}
+        folders = [action for action in self.plan.actions if isinstance(action, FolderAction)]
+        found |= {folder.judgement.name: _planned_folder(folder) for folder in folders}
         return found | {
             each.target: Planned(str(each.verdict), each.reasons, None, b"", {}, *[frozenset()] * 3, 0, 0, each.notes)
             for each in self.plan.blocked
@@ -85,8 +88,8 @@ class Bench:
         """Put into the store what a build would have left."""
         self.planned(text, *targets, hash_all=True)
         assert self.plan is not None
-        for item in self.plan.items:
-            self._publish(item)
+        for action in self.plan.actions:
+            self._publish(action)
 
     def path(self, output: str) -> Path:
         """Return where an output lies."""
@@ -110,45 +113,56 @@ class Bench:
         self.read = sources.read
         return Planner(recipe, sources, self.store, self.store), recipe
 
-    def _publish(self, item: Item) -> None:
-        assert item.digest is not None
-        path = item.place(self.store)
-        if not item.parts:
-            infos = item.header.tensors if item.header else {}
-            digests = item.tensors.by_name if item.tensors else {}
+    def _publish(self, action: FileAction | FolderAction) -> None:
+        made = action.judgement.description
+        assert made.digest is not None
+        for file in action.files:
+            content = file.content
+            assert content.digest is not None
+            digests = content.tensors.by_name if content.tensors else {}
             table = [
                 Entry(name, info.begin, info.end, digests[name], checksum(digests[name]), int(name in self.nonfinite))
-                for name, info in infos.items()
+                for name, info in content.header.tensors.items()
             ]
+            path = file.place(self.store)
             self.files[path] = self._new_state()
-            self.store.offer(path, Fresh(item.digest, item.header_checksum, table), kind=_kind(item))
-        if item.whole is None:
-            lines = manifest.encode(item.lines)
-            self.store.put_record(Record(item.name, item.digest, item.goal.path, lines, b"", item.header_checksum))
+            fresh = Fresh(content.digest, content.header_checksum, table)
+            self.store.offer(path, fresh, kind="output" if content.path else "kept")
+        header = b"" if made.is_folder else made.files[0].header_checksum
+        lines = manifest.encode(made.lines)
+        self.store.put_record(Record(made.name, made.digest, made.goal.path, lines, b"", header))
 
     def _new_state(self) -> Identity:
         self._edits += 1
         return Identity(0, self._edits, self._edits, 0, 0)
 
 
-def _kind(item: Item) -> str:
-    return "output" if item.goal.path else "kept"
+def _name(file: FileAction) -> str:
+    folder = file.goal.path
+    if not file.is_part or file.content.path is None or folder is None:
+        return file.name
+    return f"{file.name}/{file.content.path.relative_to(folder).as_posix()}"
 
 
-def _name(item: Item) -> str:
-    if item.whole is None or item.goal.path is None or item.whole.goal.path is None:
-        return item.name
-    return f"{item.name}/{item.goal.path.relative_to(item.whole.goal.path).as_posix()}"
+def _planned(file: FileAction) -> Planned:
+    content, work = file.content, file.work
+    tensors = dict(content.tensors.by_name) if content.tensors else {}
 
-
-def _planned(item: Item) -> Planned:
-    tensors = dict(item.tensors.by_name) if item.tensors else {}
-
-    def names(digests: Sequence[bytes] | frozenset[bytes]) -> frozenset[str]:
+    def names(digests: Collection[bytes]) -> frozenset[str]:
         return frozenset(name for name, digest in tensors.items() if digest in digests)
 
+    reasons = file.standing.causes if file.is_part else reasons_of(file)
     return Planned(
-        str(item.verdict), item.reasons, item.digest, item.header_checksum, tensors,
-        names(item.compute), names(frozenset(item.held)), names(item.seen),
-        item.bytes_read, item.writes, item.notes,
+        str(file.verdict), reasons, content.digest, content.header_checksum, tensors,
+        names(work.compute), names(work.held), names(work.seen),
+        file.bytes_read, file.writes, file.description.notes,
     )  # fmt: skip
+
+
+def _planned_folder(folder: FolderAction) -> Planned:
+    made = folder.judgement.description
+    tensors = dict(made.tensors.by_name) if made.tensors else {}
+    none = frozenset[str]()
+    return Planned(
+        str(folder.verdict), reasons_of(folder), made.digest, b"", tensors, none, none, none, 0, 0, made.notes
+    )

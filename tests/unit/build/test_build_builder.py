@@ -14,7 +14,8 @@ from mergebuild.build import builder as build_module
 from mergebuild.engine.run import PassResult
 from mergebuild.engine.work import Pass
 from mergebuild.errors import MergeBuildError, UsageError
-from mergebuild.plan.plan import Goal, Plan
+from mergebuild.plan.actions import Goal
+from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.project.project import load
 from mergebuild.store import DiskStore

@@ -24,7 +24,7 @@ from mergebuild.events import Event, Hashing, PassBegun, Progress, TargetDone
 from mergebuild.formats import read_header
 from mergebuild.system import portable
 
-ALWAYS = ("mergebuild.plan.planner.SMALL", -1)
+ALWAYS = ("mergebuild.plan.describe.SMALL", -1)
 """No source is so small that it is hashed before."""
 
 
@@ -56,7 +56,7 @@ def hashed_before(lab: Lab, folder: Path, *targets: str, **options: Any) -> Lab:
         if path.is_file():
             shutil.copy(path, other.root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mergebuild.plan.planner.SMALL", 1 << 40)
+        patch.setattr("mergebuild.plan.describe.SMALL", 1 << 40)
         other.build(*targets, **options)
     return other
 

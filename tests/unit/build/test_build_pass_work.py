@@ -42,9 +42,9 @@ def planned(lab: Lab, *names: str) -> Iterator[tuple[Wave, Pass]]:
     planner = Planner(recipe, sources, store.shelf, store.ledger)
     plan = planner.plan([planner.goal_of(name) for name in names], hash_all=True)
     assert not plan.errors
-    wave = Wave(Whereabouts(sources, store.shelf, planner))
-    for number, item in enumerate(item for item in plan.items if item.verdict is Verdict.BUILD):
-        wave.add(item, Path(f"temporary-{number}"))
+    wave = Wave(Whereabouts(sources, store.shelf, plan.origins))
+    for number, file in enumerate(file for file in plan.files if file.verdict is Verdict.BUILD):
+        wave.add(file, Path(f"temporary-{number}"))
     try:
         (work,) = wave.passes({}, lambda depth: Path(f"between-{depth}"))
         yield wave, work

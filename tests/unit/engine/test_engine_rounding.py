@@ -144,7 +144,7 @@ def test_every_way_to_a_lone_tensor_rounds_it_once(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, recipe: str, *, planned: bool
 ) -> None:
     """Copied, with a coefficient of 1, through virtual targets that fold away, not reached by a number."""
-    monkeypatch.setattr("mergebuild.plan.planner.SMALL", 1 << 20 if planned else 0)
+    monkeypatch.setattr("mergebuild.plan.describe.SMALL", 1 << 20 if planned else 0)
     lab.model("x", w=torch.tensor([PLAIN], dtype=torch.float64), v=torch.tensor([2.0, 1.0], dtype=torch.float64))
     lab.model("y", w=torch.tensor([3.0], dtype=torch.float64), v=torch.tensor([5.0, 4.0], dtype=torch.float64))
     lab.write(

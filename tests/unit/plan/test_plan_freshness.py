@@ -9,8 +9,8 @@ from lab import Lab
 
 from mergebuild.errors import SourceError
 from mergebuild.events import silent
-from mergebuild.plan import plan as planning
-from mergebuild.plan.planner import Planner
+from mergebuild.plan.actions import Description, Goal
+from mergebuild.plan.describe import Describer
 from mergebuild.project.inspect import inspect
 
 CHAIN = """
@@ -48,13 +48,13 @@ def chain(lab: Lab) -> Lab:
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The targets that a planner looked at closely."""
     found: list[str] = []
-    real = Planner._describe
+    real = Describer.describe
 
-    def describe(planner: Planner, goal: planning.Goal, *, hash_all: bool) -> planning.Item:
+    def describe(describer: Describer, goal: Goal) -> Description:
         found.append(goal.target)
-        return real(planner, goal, hash_all=hash_all)
+        return real(describer, goal)
 
-    monkeypatch.setattr(Planner, "_describe", describe)
+    monkeypatch.setattr(Describer, "describe", describe)
     return found
 
 

@@ -1,0 +1,88 @@
+"""Compare what a target will be with what stands at its place, what the store offers, and what was built last."""
+
+from __future__ import annotations
+
+from mergebuild.plan import manifest, output_files
+from mergebuild.plan.actions import Description, FileContent, Judgement, Standing
+from mergebuild.results.build import Verdict
+from mergebuild.results.looks import Change
+from mergebuild.store import FRAME, ArtifactRow, Ledger, Presence, Shelf
+
+__all__ = ["Judge", "whole_artifact"]
+
+
+class Judge:
+    """Judges descriptions against one shelf."""
+
+    def __init__(self, shelf: Shelf, ledger: Ledger) -> None:
+        self._shelf = shelf
+        self._ledger = ledger
+
+    def judge(self, made: Description) -> Judgement:
+        """Return how a target stands, looked at by itself."""
+        record = None if made.goal.is_extra else self._ledger.record(made.name)
+        built_before = record is not None
+        changes: tuple[Change, ...] = ()
+        if record and record.manifest and made.is_known:
+            changes = tuple(manifest.changes(manifest.decode(record.manifest), made.lines))
+        standings = tuple(self._standing(made, file, changes, built_before=built_before) for file in made.files)
+        causes = standings[0].causes
+        if made.is_folder:
+            found = (cause for each in standings if each.verdict is not Verdict.UP_TO_DATE for cause in each.causes)
+            causes = tuple(dict.fromkeys(found)) or (() if built_before else ("never built",))
+        return Judgement(made, standings, changes, causes)
+
+    def _standing(
+        self, made: Description, file: FileContent, changes: tuple[Change, ...], *, built_before: bool
+    ) -> Standing:
+        """Compare what a file is to be with what is there."""
+        presence, row = Presence.ABSENT, None
+        path = file.path
+        if path is None and file.digest is not None:
+            path = self._shelf.kept_path(file.digest, file.header_checksum)
+        if path is not None:
+            presence, there = self._shelf.at(path)
+            row = there if presence is Presence.OURS else None
+        if file.path is None and presence is Presence.FOREIGN:
+            presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
+        causes: tuple[str, ...] = ()
+        if presence is Presence.FOREIGN:
+            causes = (f"{file.shown} was changed by hand, or is not ours",)
+        elif presence is Presence.DAMAGED:
+            causes = (f"{file.shown or 'its artifact'} is damaged: nobody changed it, and its bytes are others",)
+        if file.digest is None:
+            return Standing(presence, row, causes=causes or ("never built", "its sources were never read"))
+        if row and row.digest == file.digest and _is_acceptable(made, file, row, self._shelf):
+            if row.header == file.header_checksum:
+                return Standing(presence, row, Verdict.UP_TO_DATE, row, causes)
+            return Standing(presence, row, Verdict.RESTORE, row, ("its metadata changed",))
+        whole = whole_artifact(made, file, self._shelf)
+        verdict = Verdict.BUILD if whole is None else Verdict.RESTORE
+        if not causes:
+            reasons = [change.text for change in changes]
+            if not built_before:
+                reasons.append("never built")
+            elif presence is Presence.ABSENT:
+                reasons.append(f"{file.shown or 'its artifact'} is missing")
+            causes = tuple(reasons) or ("what its tensors are made of changed",)
+        return Standing(presence, row, verdict, whole, causes)
+
+
+def whole_artifact(made: Description, file: FileContent, shelf: Shelf) -> ArtifactRow | None:
+    """Return a whole artifact that is what a file is to be, one with the same metadata before others."""
+    assert file.digest is not None
+    found = shelf.intact(file.digest, header=file.header_checksum)
+    return next((each for each in found if _is_acceptable(made, file, each, shelf)), None)
+
+
+def _is_acceptable(made: Description, file: FileContent, row: ArtifactRow, shelf: Shelf) -> bool:
+    """Whether an artifact is of the file's format, and has no NaN or Inf but what is allowed, or copied."""
+    if row.header != file.header_checksum:
+        entries = shelf.entries(row)
+        if output_files.is_checkpoint(file.path) or (entries and entries[-1].name == FRAME):
+            return False
+    if made.allows_nonfinite or not row.nonfinite:
+        return True
+    rows = file.tensors.rows if file.tensors else ()
+    copies = {digest for each in rows if each.is_copy for digest in each.digests}
+    return all(not entry.nonfinite or entry.digest in copies for entry in shelf.entries(row))

@@ -1,0 +1,134 @@
+"""Which digest a tensor has, whose tensor a digest is, and where it can be read.
+
+A target's tensors are made of tensors of sources, of file targets, and of what virtual targets make by operations.
+`Origins` answers for all three. The planner fills it while it describes targets, the deepest first; the judge, the
+build and the texts of errors read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mergebuild.digest import tagged
+from mergebuild.fold.folder import Folding
+from mergebuild.fold.forms import Blueprint, Spec
+from mergebuild.formats import Arrangement
+from mergebuild.plan.actions import Description
+from mergebuild.plan.tensors import Grid, Made, Origin, Tensors
+from mergebuild.sources.sources import Sources
+
+__all__ = ["Origins"]
+
+
+class Origins:
+    """The tensors of sources and targets, by name and by digest.
+
+    `device` is the class of devices (`cpu`, `cuda`) that makes what is not the same on all of them.
+    """
+
+    def __init__(self, sources: Sources, folding: Folding, device: str = "cpu") -> None:
+        self._sources = sources
+        self._folding = folding
+        self._device = device
+        self._targets: dict[str, Description] = {}
+        self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
+        self._dtypes: dict[bytes, str] = {}
+        self._unrounded: dict[str, Tensors] = {}
+        self._made_unrounded: dict[bytes, Made] = {}
+        self._arrangements: dict[int, tuple[Mapping[str, Spec], Arrangement]] = {}
+        """By the id of the specs, which are kept alive; so the grids, over sources alone."""
+        self._grids: dict[tuple[object, ...], Grid] = {}
+
+    def add(self, description: Description) -> None:
+        """Have those that read a file target find its tensors. It is known by its digests."""
+        self._targets[description.name] = description
+
+    def source_of(self, digest: bytes) -> tuple[str, str] | None:
+        """Return a source and the name in it of a tensor with this digest, if a target described reads one."""
+        return self._sources_by_digest.get(digest)
+
+    def dtype(self, digest: bytes) -> str | None:
+        """Return the dtype in which a tensor that some target reads is stored; None where none reads it."""
+        return self._dtypes.get(digest)
+
+    def unrounded(self, digest: bytes) -> Made | None:
+        """Return how an intermediate tensor is made: one of a virtual target, in float32."""
+        return self._made_unrounded.get(digest)
+
+    def intermediate_among(self, digests: set[bytes]) -> bool:
+        """Whether one of these is an intermediate tensor."""
+        return not self._made_unrounded.keys().isdisjoint(digests)
+
+    def content(self, owner: str) -> str:
+        """Return the digest of all that a source or target holds, as text."""
+        if owner in self._sources:
+            return tagged(self._sources.file(owner).content)
+        if self._folding.is_virtual(owner):
+            return tagged(self._unrounded_of(owner).artifact)
+        return tagged(self._targets[owner].digest or b"")
+
+    def intermediates(self, blueprint: Blueprint) -> Iterator[Tensors]:
+        """Yield what the virtual targets below a target are in float32, where they make it by operations."""
+        waiting, seen = sorted(blueprint.owners), set[str]()
+        while waiting:
+            owner = waiting.pop()
+            if owner in self._unrounded and owner not in seen:
+                seen.add(owner)
+                yield self._unrounded[owner]
+                waiting += sorted(self._folding.blueprint(owner).owners)
+
+    def tensors(self, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Tensors:
+        """Return the tensors of a target whose sources are hashed; what is common to targets made alike is kept."""
+        forms = blueprint.forms
+        slots = forms.slots
+        key = (forms.kinds, id(specs), slots)
+        grid = self._grids.get(key)
+        if grid is None:
+            names = [spec.name for spec in self.arrangement(specs).specs]
+            grid = Grid(names, specs, forms.kinds, slots, self._origin, self._device)
+            if all(owner in self._sources for owner in blueprint.owners):  # what a file is made of differs by target
+                self._grids[key] = grid
+        return grid.tensors(forms.palette)
+
+    def arrangement(self, specs: Mapping[str, Spec]) -> Arrangement:
+        """Return how a safetensors file with these tensors is laid out."""
+        known = self._arrangements.get(id(specs))
+        if known is None:
+            arrangement = Arrangement((name, spec.dtype, spec.shape) for name, spec in specs.items())
+            known = self._arrangements[id(specs)] = (specs, arrangement)
+        return known[1]
+
+    def _origin(self, owner: str, tensor: str) -> Origin:
+        """Return what an input's tensor is."""
+        if owner in self._sources:
+            source = self._sources.file(owner)
+            digest = source.digests[tensor]
+            if digest not in self._sources_by_digest:
+                self._sources_by_digest[digest] = (owner, tensor)
+                self._dtypes[digest] = source.tensors[tensor].dtype
+            return Origin(digest, self._dtypes[digest], self._size_in_source(digest))
+        if self._folding.is_virtual(owner):
+            return self._made(self._unrounded_of(owner).by_name[tensor], "float32")
+        target = self._targets[owner]
+        assert target.tensors is not None
+        return self._made(target.tensors.by_name[tensor], target.blueprint.specs[tensor].dtype)
+
+    def _made(self, digest: bytes, dtype: str) -> Origin:
+        """Return what a target's tensor is; it may be a source's, copied."""
+        is_made = digest not in self._sources_by_digest
+        return Origin(digest, self._dtypes.setdefault(digest, dtype), self._size_in_source(digest), is_made)
+
+    def _unrounded_of(self, name: str) -> Tensors:
+        """Return what a virtual target is in float32; whoever reads what it makes by operations makes it anew."""
+        if name not in self._unrounded:
+            blueprint = self._folding.blueprint(name)
+            found = self._unrounded[name] = self.tensors(blueprint, blueprint.specs_in("float32"))
+            self._made_unrounded |= {each.digest: each for each in found.made if not each.is_copy}
+        return self._unrounded[name]
+
+    def _size_in_source(self, digest: bytes) -> int | None:
+        found = self._sources_by_digest.get(digest)
+        if found is None:
+            return None
+        owner, tensor = found
+        return self._sources.file(owner).tensors[tensor].nbytes

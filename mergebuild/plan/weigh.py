@@ -1,0 +1,173 @@
+"""Turn judgements, in the order of work, into actions: what each file needs beside those before it.
+
+Of several files that will be equal the first is made, and the others are restored from it; a tensor is computed for the
+first file that needs it; an artifact of the history is moved to the first place that wants it. A refused target makes
+nothing, so it is left out of all this, and whoever counted on it is weighed without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mergebuild.plan import output_files
+from mergebuild.plan.actions import (
+    NO_WORK,
+    FileAction,
+    FileContent,
+    FolderAction,
+    Judgement,
+    Offer,
+    Refused,
+    Standing,
+    Stored,
+    Twin,
+    Work,
+)
+from mergebuild.plan.origins import Origins
+from mergebuild.plan.tensors import Made, TensorRow
+from mergebuild.results.build import Verdict
+from mergebuild.store import Shelf
+
+__all__ = ["weigh"]
+
+
+def weigh(
+    judged: Iterable[Judgement], refused: Mapping[Judgement, Refused], shelf: Shelf, origins: Origins
+) -> tuple[FileAction | FolderAction, ...]:
+    """Return an action for each judgement, in their order."""
+    weighing = _Weighing(shelf, origins)
+    return tuple(weighing.action(each, refused.get(each)) for each in judged)
+
+
+class _Weighing:
+    """What the actions so far come to."""
+
+    def __init__(self, shelf: Shelf, origins: Origins) -> None:
+        self._shelf = shelf
+        self._origins = origins
+        self._making: dict[tuple[bytes, bool], FileAction] = {}
+        """What will be made, by digest and format: the first action of each."""
+        self._kept: dict[Path, FileAction] = {}
+        """What is made or restored for the store, by its place there: the first action of each."""
+        self._leaving: set[int] = set()
+        """Artifacts that actions take out of the history."""
+        self._claimed: set[bytes] = set()
+        """Tensors that are computed for some action."""
+        self._computing: list[FileAction] = []
+        """Actions that compute, of whose intermediate tensors none is in `_claimed` yet."""
+
+    def action(self, judgement: Judgement, refused: Refused | None) -> FileAction | FolderAction:
+        """Return what is to be done about a target."""
+        made = judgement.description
+        files = tuple(
+            self._file(judgement, file, standing, refused)
+            for file, standing in zip(made.files, judgement.standings, strict=True)
+        )
+        return FolderAction(judgement, files, refused) if made.is_folder else files[0]
+
+    def _file(self, judgement: Judgement, file: FileContent, standing: Standing, refused: Refused | None) -> FileAction:
+        verdict, offers, work = standing.verdict, tuple(self._offers(file, standing)), NO_WORK
+        if refused is not None:
+            return FileAction(judgement, file, standing, verdict, offers, refused=refused)
+        if verdict is Verdict.BUILD and file.digest is not None:
+            twin = self._making.get((file.digest, output_files.is_checkpoint(file.path)))
+            if twin is not None:
+                verdict, offers = Verdict.RESTORE, (Twin(twin),)
+            elif file.tensors is not None:
+                work = self._work(judgement, file)
+        same_place = None
+        if file.path is None and file.digest is not None and verdict is not Verdict.UP_TO_DATE:
+            same_place = self._kept.get(self._shelf.kept_path(file.digest, file.header_checksum))
+        action = FileAction(judgement, file, standing, verdict, offers, work, same_place=same_place)
+        self._note(action)
+        return action
+
+    def _offers(self, file: FileContent, standing: Standing) -> Iterator[Offer]:
+        """Yield the artifact that a file can be restored from; it is moved for one action alone."""
+        row = standing.whole
+        if row is not None:
+            is_spare = row.kind == "history" and row.id not in self._leaving
+            yield Stored(row, may_move=is_spare and row.header == file.header_checksum)
+
+    def _note(self, action: FileAction) -> None:
+        """Note what the actions after this one need not do."""
+        file = action.content
+        if action.verdict is Verdict.RESTORE and action.stored is not None and action.stored.row.kind == "history":
+            self._leaving.add(action.stored.row.id)
+        if file.digest is None or action.verdict is Verdict.UP_TO_DATE:
+            return
+        if action.verdict is Verdict.BUILD:
+            self._making.setdefault((file.digest, output_files.is_checkpoint(file.path)), action)
+            if file.tensors is not None:
+                self._computing.append(action)
+        if file.path is None:
+            self._kept.setdefault(self._shelf.kept_path(file.digest, file.header_checksum), action)
+
+    def _work(self, judgement: Judgement, file: FileContent) -> Work:
+        """Say of each tensor of a file that must be built whether it is somewhere or must be computed."""
+        assert file.tensors is not None
+        copies: set[bytes] = set()
+        made: set[bytes] = set()
+        for row in file.tensors.rows:
+            if row.is_copy:
+                copies.update(digest for digest in row.digests if self._origins.source_of(digest) is None)
+            else:
+                made.update(row.digests)
+        if self._origins.intermediate_among(made):
+            self._claim_intermediates()
+        seen = frozenset((made | copies) & self._claimed)
+        made -= seen
+        copies -= seen | made
+        allows_nonfinite = judgement.description.allows_nonfinite
+        held = self._shelf.find(copies, allow_nonfinite=True) | self._shelf.find(made, allow_nonfinite=allows_nonfinite)
+        compute = frozenset((made | copies) - held.keys())
+        self._claimed |= compute
+        read: dict[bytes, int] = {}
+        for row in file.tensors.rows:
+            read |= _bytes_read(row, file.tensors.sizes, compute, seen, is_partly_there=bool(seen or held))
+        return Work(compute, held, seen, sum(read.values()))
+
+    def _claim_intermediates(self) -> None:
+        """Count among what is computed the intermediate tensors of earlier actions that are in no file.
+
+        Few plans need to know: those that make what a virtual target is, too.
+        """
+        wanted = {digest for action in self._computing for digest in _read_by(action)}
+        self._computing.clear()
+        between: set[bytes] = set()
+        while wanted:
+            made = {digest: found for digest in wanted - between if (found := self._origins.unrounded(digest))}
+            held = self._shelf.find(made.keys(), allow_nonfinite=True)
+            between |= made.keys() - held.keys()
+            wanted = {each for digest, found in made.items() if digest not in held for each in _reads(found)}
+        self._claimed |= between
+
+
+def _bytes_read(
+    row: TensorRow, sizes: Sequence[int], compute: frozenset[bytes], seen: frozenset[bytes], *, is_partly_there: bool
+) -> Mapping[bytes, int]:
+    """Return what must be read for a row of a file: the size of each tensor by its digest."""
+    if not is_partly_there or compute.issuperset(row.digests):
+        return row.read
+    read: dict[bytes, int] = {}
+    for place, digest, origins in zip(row.places, row.digests, row.origins, strict=True):
+        if digest in compute:
+            inputs = list(origins.items())
+            read |= [inputs[index] for index, _ in row.terms]
+        elif digest not in seen:
+            read[digest] = sizes[place]
+    return read
+
+
+def _read_by(action: FileAction) -> Iterator[bytes]:
+    """Yield the digests of all that a file's tensors which are computed are made of."""
+    compute = action.work.compute
+    return (digest for made in action.content.made if made.digest in compute for digest in _reads(made))
+
+
+def _reads(made: Made) -> Iterator[bytes]:
+    """Yield the digests of what a tensor is made of, and of what must be known of first."""
+    yield from made.reads
+    for each in made.survey.tensors if made.survey else ():
+        yield from (digest for operand in each.operands for digest in operand.reads)
