@@ -160,7 +160,7 @@ def every_exact_method() -> Iterator[tuple[str, str]]:
     from mergebuild.methods.catalog import METHODS
 
     for name, method in METHODS.items():
-        if not method.exact or method.by_parts or method.makes_lora or "loras" in method.inputs:
+        if not method.exact or method.makes.makes_lora or "loras" in method.inputs:
             continue
         left = iter(SOURCES)
         keys: dict[str, object] = {each: next(left) for each in method.inputs if each != "models"}

@@ -18,7 +18,7 @@ import click
 
 from mergebuild.cli.program import COMMANDS, PROGRAM_NAME, program
 from mergebuild.methods.catalog import METHODS, Method
-from mergebuild.report.catalog import access_text, default_text, kind_text
+from mergebuild.report.catalog import default_text, kind_text
 
 __all__ = ["PAGES", "cli_page", "main", "methods_page"]
 
@@ -110,7 +110,7 @@ def _method_section(method: Method) -> Iterator[str]:
         yield ""
     optional = f"; {_code(method.optional)} may be left out" if method.optional else ""
     yield f"- Inputs: {_code(method.inputs)}{optional}."
-    yield f"- Reads: {access_text(method)}."
+    yield f"- Reads: {method.makes.reads}."
     if not method.exact:
         yield "- Approximate: the same bytes only on one kind of processor and libraries."
     if method.aliases:

@@ -1,6 +1,6 @@
 """Which tensors of a pass are made on a device: all that people asked for, or those that are done sooner there.
 
-How long a tensor takes is estimated from how often its method goes over the values (`Method.passes`) and how fast this
+How long a tensor takes is estimated from how often its method goes over the values (`Making.passes`) and how fast this
 machine does that: the processor, the device, and the way between them. That is measured once, in a moment, and kept
 with what else was found out. A merge that is done at the speed of memory has nothing to gain from a way twice as long.
 """
@@ -17,7 +17,7 @@ import xxhash
 from mergebuild.engine.devices import Device, device_named, devices
 from mergebuild.engine.schedule import Cluster
 from mergebuild.engine.work import Step, SurveyJob
-from mergebuild.methods.method import Method
+from mergebuild.methods.making import Linear
 
 __all__ = ["Choice", "Rates", "chosen", "measured"]
 
@@ -111,7 +111,7 @@ def _is_exact(step: Step) -> bool:
 
 def _passes(step: Step) -> int:
     """Return how many values are gone over to make a step."""
-    return step.count * len(step.reads) * (step.operation.method.passes if step.operation else Method.LINEAR_PASSES)
+    return step.count * len(step.reads) * (step.operation.method.makes if step.operation else Linear).passes
 
 
 def _saved(steps: Iterable[Step], rates: Rates, threads: int, count: int) -> float:

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
-from importlib import import_module
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -25,9 +24,7 @@ from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
 from mergebuild.methods.kernels.linear import combine, pivot_of
 from mergebuild.methods.kernels.lora import LoraDeltas
 from mergebuild.methods.kernels.lora_making import LoraModule
-from mergebuild.methods.kernels.programs import kernel_in
 from mergebuild.methods.method import Method, UndefinedError
-from mergebuild.methods.tables.lora import DELTA, FACTOR
 
 __all__ = [
     "DTYPES",
@@ -136,11 +133,25 @@ class Narrowing(Maker):
         return self._read(start, out)
 
 
-class Operating(Maker):
+class OperationMaker(Maker):
+    """Makes what a method makes that is no combination: each `Making` names the class of these that does."""
+
+    @abstractmethod
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
+        """Take the operation of a step."""
+        super().__init__(step, inputs, kept)
+
+    @classmethod
+    @abstractmethod
+    def memory_for(cls, operation: KernelCall) -> int:
+        """Return how many bytes it needs beside chunks."""
+
+
+class Operating(OperationMaker):
     """A kernel's work."""
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
-        super().__init__(step, inputs, kept)
+        super().__init__(step, inputs, kept, operation)
         self.call = Call(operation.tensor, operation.shape, operation.arguments)
         self.kernel = kernel_of(operation.method)
         self.grain = self.kernel.grain
@@ -149,6 +160,13 @@ class Operating(Maker):
         self.unknowable = False
         """Whether an input has a NaN or an infinity, so that there is no statistic."""
         self._operation = operation
+
+    @classmethod
+    def memory_for(cls, operation: KernelCall) -> int:
+        """Return what its kernel says, if that needs the tensor whole; else 0."""
+        needed = kernel_of(operation.method).working_set
+        call = Call(operation.tensor, operation.shape, operation.arguments)
+        return needed(call, len(operation.inputs)) if needed is not None else 0
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
         """Return what the kernel makes."""
@@ -170,24 +188,30 @@ class Operating(Maker):
         method = self._operation.method
         if not method.exact and place.type != "cpu":
             lines.append(Line("device", place.type))
-        if method.program is not None:
-            lines += [Line("method", method.name), Line("program", method.program.text)]
-        if statistic.arguments or method.program is not None:
+        lines += method.makes.statistic_lines(method.name)
+        if statistic.arguments or method.makes.name_in_key:
             lines.append(Line("tensor", self.call.tensor))
             lines += [Line("argument", f"{name}={self.call.arguments[name]}") for name in statistic.arguments]
         return Key((*lines, *(Line("input", digest) for digest in self._operation.inputs))).digest_of_values
 
 
-class Adding(Maker):
+class Adding(OperationMaker):
     """What LoRAs add to a tensor: made of tensors that have shapes of their own, in blocks of rows."""
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
-        super().__init__(step, inputs, kept)
-        deltas = operation.arguments["deltas"]
-        assert isinstance(deltas, str)
+        super().__init__(step, inputs, kept, operation)
         self.parts = operation.parts
-        self._deltas = LoraDeltas(deltas, operation.shape)
+        self._deltas = self._deltas_of(operation)
         self._count = max(1, prod(operation.shape))
+
+    @classmethod
+    def memory_for(cls, operation: KernelCall) -> int:
+        """Return the size of the weight and of what is added to it in float64, where one of them is needed whole."""
+        return 16 * prod(operation.shape) if cls._deltas_of(operation).needs_whole else 0
+
+    @staticmethod
+    def _deltas_of(operation: KernelCall) -> LoraDeltas:
+        return LoraDeltas(str(operation.arguments["deltas"]), operation.shape)
 
     @property
     def unit(self) -> int:
@@ -205,16 +229,25 @@ class Adding(Maker):
         return self._deltas.fill(chunks[self.kept] if keeps and self.kept is not None else out, start, weight)
 
 
-class Factoring(Maker):
+class Factoring(OperationMaker):
     """A tensor of a LoRA that is made: one of those that its module has, which are one computation."""
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
-        super().__init__(step, inputs, kept)
-        self.module = LoraModule(str(operation.arguments["making"]))
+        super().__init__(step, inputs, kept, operation)
+        self.module = self._module_of(operation)
         self.parts = operation.parts
         self.together = operation.together
         self._role = cast("Role", operation.arguments["role"])
         self._value: Tensor | None = None
+
+    @classmethod
+    def memory_for(cls, operation: KernelCall) -> int:
+        """Return what decomposing the weight takes, if it is one."""
+        return cls._module_of(operation).memory
+
+    @staticmethod
+    def _module_of(operation: KernelCall) -> LoraModule:
+        return LoraModule(str(operation.arguments["making"]))
 
     def take(self, made: Mapping[Role, Tensor] | None) -> None:
         """Give it what its module has; None: its values are not known, as what they are made of is not finite."""
@@ -227,14 +260,16 @@ class Factoring(Maker):
 
 def memory_for(operation: KernelCall) -> int:
     """Return how many bytes an operation needs beside chunks: 0 unless its kernel needs the tensor whole."""
-    if operation.method is FACTOR:
-        return LoraModule(str(operation.arguments["making"])).memory
-    if operation.method is DELTA:
-        deltas = str(operation.arguments["deltas"])
-        return 16 * prod(operation.shape) if LoraDeltas(deltas, operation.shape).needs_whole else 0
-    needed = kernel_of(operation.method).working_set
-    call = Call(operation.tensor, operation.shape, operation.arguments)
-    return needed(call, len(operation.inputs)) if needed is not None else 0
+    return _maker_of(operation).memory_for(operation)
+
+
+def _maker_of(operation: KernelCall) -> type[OperationMaker]:
+    """Return the class that makes what a method's `makes` names."""
+    return _MAKERS[operation.method.makes.maker]
+
+
+_MAKERS: Mapping[str, type[OperationMaker]] = {each.__name__: each for each in (Operating, Adding, Factoring)}
+"""By what a `Making` calls them."""
 
 
 @cache
@@ -244,10 +279,7 @@ def kernel_of(method: Method) -> Kernel:
     Raises:
         ProgramError: it is the user's own, and its program fails or has none.
     """
-    if method.program is not None:
-        return kernel_in(method)
-    found: Kernel = import_module(f"mergebuild.methods.kernels.{method.kernel}").KERNELS[method.name]
-    return found
+    return method.makes.kernel(method)
 
 
 class _Shares(NamedTuple):
@@ -284,12 +316,8 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
         kept = None
         if step.digest in last and step.digest not in slots:  # else its readers have it from a file
             kept = slots[step.digest] = len(slots)
-        if step.operation is not None and step.operation.method.by_parts:
-            maker = Factoring if step.operation.method is FACTOR else Adding
-            found.append(maker(step, inputs, kept, step.operation))
-            continue
         if step.operation is not None:
-            found.append(Operating(step, inputs, kept, step.operation))
+            found.append(_maker_of(step.operation)(step, inputs, kept, step.operation))
             continue
         if step.lone is not None and narrows(leaves.get(step.lone, ""), step.dtype):
             found.append(Narrowing(step, inputs, kept))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from mergebuild import errors
 from mergebuild.formats import Piece
 from mergebuild.formats.gathering import span_of
+from mergebuild.methods.arguments import Argument
 from mergebuild.methods.method import Method
 
 __all__ = [
@@ -130,8 +131,6 @@ class Copy:
     location: Location
     place: OutputRange
 
-
-Argument = Fraction | tuple[Fraction, ...] | bool | str
 
 Combination = tuple[tuple[Leaf, Fraction], ...]
 """Leaves of one shape, and what each is multiplied by before they are added up."""

@@ -40,8 +40,8 @@ class Offer(NamedTuple):
         return f"{self.ref:{width}}  {self.shown}"
 
 
-def check(target: Target, offers: Sequence[Offer], common: Sequence[str], *, unites: bool) -> None:
-    """Refuse inputs that do not fit. `common`: the tensors that are merged; `unites`: they need not share any.
+def check(target: Target, offers: Sequence[Offer], common: Sequence[str]) -> None:
+    """Refuse inputs that do not fit. `common`: the tensors that are merged.
 
     Raises:
         MismatchError: shapes or architectures differ, or there is too little in common.
@@ -65,7 +65,7 @@ def check(target: Target, offers: Sequence[Offer], common: Sequence[str], *, uni
             )
         shared = sum(name in first.specs for name in offer.specs)
         smaller = min(len(first.specs), len(offer.specs))
-        if 2 * shared < smaller and not unites:
+        if 2 * shared < smaller and not target.making.union_of_tensors:
             raise MismatchError.one(
                 "too-little-in-common",
                 f"inputs of `{target.name}` share only {shared} tensors, less than half of the smaller one's {smaller}",

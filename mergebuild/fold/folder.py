@@ -18,12 +18,14 @@ from typing import NamedTuple
 from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
-from mergebuild.fold.forms import Argument, Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
+from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
 from mergebuild.fold.naming import EMA, EMA_PREFIX, own
 from mergebuild.formats import TensorInfo
 from mergebuild.key import Likeness
 from mergebuild.layouts import Layout, Patience, Places, Selector, detect, structure
 from mergebuild.lora import Delta, adapter_config, extractable, is_adapter, match, needs, plans, products_of, written
+from mergebuild.methods.arguments import Argument, Numbers
+from mergebuild.methods.making import ExtractedLora, Making, MergedLoras
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.tables.lora import DELTA, FACTOR
 from mergebuild.recipe import Recipe
@@ -148,6 +150,10 @@ class _Ruled(NamedTuple):
     """Kept alive, as it is found by their identities."""
 
 
+_LoraTensors = tuple[Sequence[tuple[str, Spec, Form]], tuple[str, ...]]
+"""The tensors of a LoRA that is made, how each is made, and what the user should know, a sentence each."""
+
+
 @dataclass
 class _Interner:
     """Gives equal forms one object, so that they can be compared and remembered by identity."""
@@ -188,6 +194,11 @@ class Folding:
         """By the name of what a LoRA adds to a model: those of its tensors that found no place."""
         self._lora_views: dict[tuple[object, ...], tuple[_View, _View]] = {}
         """With the model's view, which is found by its identity and so must live."""
+        self._lora_makers: Mapping[type[Making], Callable[[Target], _LoraTensors]] = {
+            ExtractedLora: self._extracted,
+            MergedLoras: self._merged,
+        }
+        """By how a LoRA is made: what says which tensors it has."""
 
     def blueprint(self, name: str) -> Blueprint:
         """Return what a target is made of.
@@ -231,7 +242,7 @@ class Folding:
         return self._recipe.programs(name)
 
     def _make(self, target: Target) -> Blueprint:
-        if target.makes_lora:
+        if target.making.makes_lora:
             return self._make_lora(target)
         alike = self._alike_of(target)
         forms = Forms(alike.frame.kinds, self._palette(target, alike))
@@ -256,7 +267,7 @@ class Folding:
             return known
         found: list[_View] = []
         for each in target.inputs:
-            if each.role.startswith("loras["):
+            if target.making.adds_lora(each.role):
                 found.append(self._lora(each, target, found[0]))
                 continue
             view = self._view(each, target)
@@ -293,7 +304,7 @@ class Folding:
         """Return a blueprint in which the tensors of each rule are made as the rule says."""
         target = whole.target
         for rule in target.rules:
-            if rule.target.makes_lora:
+            if rule.target.making.makes_lora:
                 raise _no_rule(rule.target)
         parts = [whole, *(self._make(rule.target) for rule in target.rules)]
         key = (*map(_RULE_LIKENESS, target.rules), *(id(part.forms.kinds) for part in parts))
@@ -380,9 +391,9 @@ class Folding:
     def _frame(self, target: Target, views: tuple[_View, ...]) -> _Frame:
         """Return what a target has in common with all that are made like it; refuse inputs that do not fit."""
         first, others = views[0], views[1:]
-        unites = target.row is not None and target.row.unites
+        union = target.making.union_of_tensors
         specs = (
-            first.specs if not unites else {name: spec for view in reversed(views) for name, spec in view.specs.items()}
+            first.specs if not union else {name: spec for view in reversed(views) for name, spec in view.specs.items()}
         )
         if target.drop:
             dropped = self._select(target, "drop", list(specs), first.layout)
@@ -391,20 +402,18 @@ class Folding:
         selector = self.selector(first.layout, floats)
         places = _places(target, selector)
         reached = self._reached(target, floats, places, first.layout)
-        common = _taken_up(
-            target,
-            {
-                name: specs[name].shape
-                for name in floats
-                if name in reached and all(name in view.specs and view.specs[name].is_float for view in views)
-            },
-        )
+        shapes = {
+            name: specs[name].shape
+            for name in floats
+            if name in reached and all(name in view.specs and view.specs[name].is_float for view in views)
+        }
+        common = target.making.taken_up(shapes, _words(target))
         offers = [self._offer(view) for view in views]
-        compatible.check(target, offers, common, unites=unites)
+        compatible.check(target, offers, common)
         missing = tuple(
-            0 if unites else sum(name in reached and name not in view.specs for name in floats) for view in others
+            0 if union else sum(name in reached and name not in view.specs for name in floats) for view in others
         )
-        left_out = tuple(0 if unites else sum(name not in first.specs for name in view.specs) for view in others)
+        left_out = tuple(0 if union else sum(name not in first.specs for name in view.specs) for view in others)
         compatible.check_missing(target, [view.input.ref for view in others], missing, left_out)
         kinds, recipes = _sorted_into_kinds(target, specs, views, set(common), places)
         return _Frame(views, specs, kinds, recipes, selector, places, missing, left_out, {})
@@ -505,7 +514,7 @@ class Folding:
         """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
         if target.rules or target.components:
             raise _no_rule(target)
-        made, warnings = self._extracted(target) if target.method == "extract_lora" else (self._merged(target), ())
+        made, warnings = self._lora_makers[type(target.making)](target)
         specs = {name: spec for name, spec, _ in made}
         _check_lora(target, specs)
         kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
@@ -513,8 +522,8 @@ class Folding:
         own = self._in_dtype(specs, target.dtype)
         return Blueprint(target, None, specs, own, forms, missing={}, left_out={}, ema_dropped={}, warnings=warnings)
 
-    def _extracted(self, target: Target) -> tuple[list[tuple[str, Spec, Form]], tuple[str, ...]]:
-        """Return the tensors of a LoRA that is extracted, and how each is made; and what should be known."""
+    def _extracted(self, target: Target) -> _LoraTensors:
+        """Return the tensors of a LoRA that is extracted."""
         base, tuned = views = [self._view(each, target) for each in target.inputs]
         floats = tuple(name for name, spec in base.specs.items() if spec.is_float)
         numbers_of = self._numbers(target, base.layout, floats)
@@ -522,7 +531,7 @@ class Folding:
         modules = extractable({name: base.specs[name].shape for name in floats if name in chosen})
         both = [each for each in modules if each.tensor in tuned.specs and tuned.specs[each.tensor].is_float]
         lacking = len(modules) - len(both)
-        compatible.check(target, [self._offer(each) for each in views], [each.tensor for each in both], unites=False)
+        compatible.check(target, [self._offer(each) for each in views], [each.tensor for each in both])
         compatible.check_missing(target, [tuned.input.ref], [lacking], [0])
         words = target.words
         svd = (int(words["seed"]), int(words["iterations"])) if words["svd"] == "randomized" else None
@@ -547,8 +556,8 @@ class Folding:
         """Return a form with its slots naming what it reads for a tensor; whoever reads it has another name."""
         return self._intern({Slot(slot.owner, own(slot.tensor(tensor))): share for slot, share in form.terms})
 
-    def _merged(self, target: Target) -> list[tuple[str, Spec, Form]]:
-        """Return the tensors of LoRAs put together, or of one that is resized, and how each is made."""
+    def _merged(self, target: Target) -> _LoraTensors:
+        """Return the tensors of LoRAs put together, or of one that is resized."""
         loras: list[plans.Lora] = []
         for each in target.inputs:
             tensors, config, shown = self._lora_tensors(each.ref)
@@ -580,7 +589,7 @@ class Folding:
             shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
             form = self._combined(made.shares, inputs) if made.role is None else _factor(made, inputs, shapes)
             found.append((made.name, spec, form))
-        return found
+        return found, ()
 
     def _chosen(self, target: Target, layout: Layout | None, names: tuple[str, ...]) -> frozenset[str]:
         """Return which weights a LoRA is made for, of those that it could be."""
@@ -727,7 +736,7 @@ class Folding:
         views, frame = alike.views, alike.frame
         numbers = [number for each in target.numbers.values() for number in _listed(each)]
         values = [frame.selector.values(*each) for each in zip(numbers, frame.places, strict=True)]
-        by_name = _is_by_name(target)
+        by_name = target.making.shares_by_name
         palette: list[Form] = []
         for recipe, inputs in zip(frame.recipes, alike.inputs, strict=True):
             if recipe.values is None:
@@ -770,19 +779,18 @@ class Folding:
         self, target: Target, values: Sequence[Fraction], name: str, inputs: Sequence[Form], layout: Layout | None
     ) -> Form:
         """Return the form of what a target's method makes of its inputs with one set of numbers."""
-        method = target.row
-        if method is None or method.coefficients is not None:
-            combined = self._combined(_evaluate(target, values, name), inputs)
+        given = _given(target, values)
+        shares = _shares(target, given, name)
+        if shares is not None:
+            combined = self._combined(shares, inputs)
             _check_digits(target, combined)
             return combined
-        given = _given(target, values)
+        method = target.row
+        assert method is not None  # a formula has shares
         _check_range(target, method, given, name)
-        arguments: dict[str, Argument] = {**given, **target.flags}
-        arguments |= {key: Fraction(word) if isinstance(word, int) else word for key, word in target.words.items()}
-        if method.optional:
-            arguments |= {f"has_{role}": any(each.role == role for each in target.inputs) for role in method.optional}
-        if method.by_layout:
-            arguments["layout"] = layout.name if layout else ""
+        arguments: dict[str, Argument] = {**given, **target.flags, **_words(target)}
+        arguments |= {f"has_{role}": any(each.role == role for each in target.inputs) for role in method.optional}
+        arguments |= method.makes.layout_arguments(layout.name if layout else "")
         return Form((), Operation(method, tuple(sorted(arguments.items())), tuple(inputs)))
 
     def _combined(self, factors: Sequence[Fraction], inputs: Sequence[Form]) -> Form:
@@ -970,7 +978,7 @@ def _sorted_into_kinds(
     places: Sequence[Places],
 ) -> tuple[Kinds, tuple[_KindPlan, ...]]:
     """Return the kinds of a target's tensors, in the order of the first tensor of each, and how each is made."""
-    by_name = _is_by_name(target)
+    by_name = target.making.shares_by_name
     of: dict[str, int] = {}
     recipes: dict[tuple[object, ...], _KindPlan] = {}
     numbers: dict[tuple[object, ...], int] = {}
@@ -989,20 +997,9 @@ def _sorted_into_kinds(
     return Kinds(of, specs), tuple(recipes.values())
 
 
-def _taken_up(target: Target, shapes: Mapping[str, tuple[int, ...]]) -> Sequence[str]:
-    """Return which of the tensors that could be merged a target's method changes."""
-    method = target.row
-    if method is not None and method.only is not None:
-        return [name for name in shapes if method.only(name)]
-    if method is None or method.scopes is None:
-        return list(shapes)
-    words = {key: Fraction(word) if isinstance(word, int) else word for key, word in target.words.items()}
-    known = {name for scope in method.scopes(shapes, words) for name in scope}
-    return [name for name in shapes if name in known]
-
-
-def _is_by_name(target: Target) -> bool:
-    return target.row is not None and target.row.by_name
+def _words(target: Target) -> Mapping[str, Fraction | str]:
+    """Return a target's words and whole numbers, these as fractions."""
+    return {key: Fraction(word) if isinstance(word, int) else word for key, word in target.words.items()}
 
 
 def _defaults(target: Target) -> list[Fraction | None]:
@@ -1052,16 +1049,14 @@ def _check_range(target: Target, method: Method, given: Mapping[str, Argument], 
             )
 
 
-def _evaluate(target: Target, values: Sequence[Fraction], name: str) -> tuple[Fraction, ...]:
-    """Return the coefficients of the inputs for one set of numbers, which stand in the order of the target's."""
-    given = _given(target, values)
+def _shares(target: Target, given: Numbers, name: str) -> tuple[Fraction, ...] | None:
+    """Return the coefficients of the inputs whose sum a tensor is; None where it is no combination of them.
+
+    Raises:
+        RecipeError: there are none for these numbers.
+    """
     try:
-        if target.formula is not None:
-            plain = {parameter: value for parameter, value in given.items() if isinstance(value, Fraction)}
-            return target.formula.coefficients(plain)
-        coefficients = target.row.coefficients if target.row else None
-        assert coefficients is not None  # an operation has no coefficients, and is not evaluated
-        return coefficients(len(target.inputs), given, target.flags, name)
+        return target.making.shares(len(target.inputs), given, target.flags, name)
     except (UndefinedError, ZeroDivisionError, OverflowError) as error:
         why = "it divides by 0" if isinstance(error, ZeroDivisionError) else str(error)
         raise RecipeError.one(

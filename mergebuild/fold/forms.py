@@ -21,11 +21,11 @@ from typing import NamedTuple
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.naming import SAME, Naming
 from mergebuild.layouts import Layout
+from mergebuild.methods.making import Arguments
 from mergebuild.methods.method import Method
 from mergebuild.recipe.model import Target
 
 __all__ = [
-    "Argument",
     "Blueprint",
     "Form",
     "Forms",
@@ -35,9 +35,6 @@ __all__ = [
     "Spec",
     "rounded",
 ]
-
-Argument = Fraction | tuple[Fraction, ...] | bool | str
-"""What a parameter of an operation is: a number, one a model, a switch, or a word."""
 
 
 class Slot(NamedTuple):
@@ -59,8 +56,7 @@ class Operation:
     """A method that is not linear, with the numbers, flags and words that reach a tensor, on combinations of slots."""
 
     method: Method
-    arguments: tuple[tuple[str, Argument], ...]
-    """By parameter, in the order of their names."""
+    arguments: Arguments
     inputs: tuple[Form, ...]
     """In the method's order; none of them is an operation itself."""
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -145,7 +141,7 @@ class Forms(Mapping[str, Form]):
     @property
     def surveys(self) -> bool:
         """Whether some of them are made by methods that must know several tensors first."""
-        return any(form.operation and form.operation.method.scopes for form in self.palette)
+        return any(form.operation and form.operation.method.makes.surveys for form in self.palette)
 
     @property
     def combined(self) -> int:

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-from mergebuild.methods.method import Method, Parameter, Program, ProgramError, UndefinedError
+from mergebuild.methods.method import Method, Parameter, ProgramError, UndefinedError
 from mergebuild.methods.tables import (
     adjust,
     elementwise,
@@ -23,14 +23,7 @@ from mergebuild.methods.tables import (
     ties_sums,
 )
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "Parameter",
-    "Program",
-    "ProgramError",
-    "UndefinedError",
-]
+__all__ = ["METHODS", "Method", "Parameter", "ProgramError", "UndefinedError"]
 
 _TABLES = (
     linear,

@@ -248,7 +248,7 @@ class Describer:
         name, donor, home = self._donor(made)
         target = made.blueprint.target
         packed = output_files.files_of(specs, made.tensors.by_name, facts, donor, home, target.max_shard_size)
-        left_out = donor.left_out if donor and not target.makes_lora else ()
+        left_out = donor.left_out if donor and not target.making.makes_lora else ()
         origins = [file.origin for file in packed.files if file.origin]
         return replace(
             made,
@@ -283,7 +283,7 @@ class Describer:
         below = () if top in self._sources else self._recipe.below(top)[::-1]
         for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).inputs)):
             model = self._sources.file(ref).model if ref in self._sources else None
-            is_donor = model is not None and (model.format != "peft" or made.blueprint.target.makes_lora)
+            is_donor = model is not None and (model.format != "peft" or made.blueprint.target.making.makes_lora)
             if is_donor and model is not None and model.contents is not None and model.facts:
                 return ref, model.contents, model.folder
         if config:

@@ -121,8 +121,8 @@ def lines_of(target: Target, layout: Layout | None, dtype: str | None) -> Iterat
 def _programs(target: Target) -> Iterator[tuple[str, str]]:
     """Yield the files of the user's own methods, by content."""
     for each in target.programs:
-        if each.program is not None:
-            yield f"program {each.program.file}", each.program.content
+        if (program := each.makes.program) is not None:
+            yield f"program {program.file}", program.content
 
 
 def _made(target: Target, layout: Layout | None) -> Iterator[tuple[str, str]]:

@@ -153,11 +153,12 @@ def _architecture(
 def _as_kohya(blueprint: Blueprint) -> dict[str, str]:
     """Return what kohya's trainers say of a LoRA that has their names; of one made of others no alpha is known."""
     ranks = {spec.shape[0] for name, spec in blueprint.specs.items() if name.endswith(".lora_down.weight")}
-    if not blueprint.target.makes_lora or not ranks:
+    making = blueprint.target.making
+    if not making.makes_lora or not ranks:
         return {}
     shown = str(*ranks) if len(ranks) == 1 else "Dynamic"
     facts = {"ss_network_module": "networks.lora", "ss_network_dim": shown}
-    return facts | ({"ss_network_alpha": shown} if blueprint.target.method == "extract_lora" else {})
+    return facts | ({"ss_network_alpha": shown} if making.alpha_is_rank else {})
 
 
 def _as_webui(
@@ -257,8 +258,8 @@ def _recipe_node(target: Target) -> dict[str, object]:
             for key, number in target.numbers.items()
         },
     }
-    if target.row is not None and target.row.program is not None:
-        node["program"] = target.row.program.content
+    if (program := target.making.program) is not None:
+        node["program"] = program.content
     if target.formula:
         node["formula"] = target.formula.text
     if target.flags:

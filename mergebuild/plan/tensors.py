@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from mergebuild.digest import ArtifactDigests, artifact_digest
-from mergebuild.fold.forms import Argument, Form, Kinds, Operation, Slot, Spec
+from mergebuild.fold.forms import Form, Kinds, Operation, Slot, Spec
 from mergebuild.formats import DTYPES_BY_WORD
 from mergebuild.key import (
     Key,
@@ -30,7 +30,8 @@ from mergebuild.key import (
     operation_key,
     resolve,
 )
-from mergebuild.methods.catalog import Method
+from mergebuild.methods.making import Arguments
+from mergebuild.methods.method import Method
 from mergebuild.plan.built_keys import InputsOfRow, pack_inputs
 
 __all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "SurveyKey", "Surveyed", "TensorRow", "Tensors"]
@@ -85,7 +86,7 @@ class SurveyKey:
     facts: tuple[Line, ...]
     """What it follows from besides the tensors' inputs: the method, its parameters that matter here, the tensors."""
     method: Method
-    arguments: tuple[tuple[str, Argument], ...]
+    arguments: Arguments
     tensors: tuple[Surveyed, ...]
 
     @property
@@ -145,10 +146,10 @@ class Made:
     def together(self) -> bytes:
         """The key of the computation that it is a part of; empty unless others may be parts of the same."""
         operation = self.operation
-        if operation is None or not operation.method.by_role:
+        arguments = operation.method.makes.module_arguments(operation.arguments) if operation else None
+        if operation is None or arguments is None:
             return b""
-        facts = [Line(name, value) for name, value in operation.arguments if name != "role"]
-        facts.append(Line("method", operation.method.name))
+        facts = [*(Line(name, value) for name, value in arguments), Line("method", operation.method.name)]
         return operation_key("", (), facts, [each.digest for each in self.operands]).digest
 
     @property
@@ -232,15 +233,13 @@ class _Batch:
         facts += [Line(name, value) for name, value in operation.arguments]
         if not method.exact:
             facts.append(Line("device", self.device))
-        looks_at_made = method.takes_statistics and any(
+        looks_at_made = method.makes.takes_statistics and any(
             len(terms) != 1 or share != 1 or self.are_made[index] for terms in inputs for index, share in terms
         )
         if looks_at_made:
             facts.append(Line("statistics", STATISTICS_OF_MADE))
-        by_name = method.by_name or method.scopes is not None or method.parameter("seed") is not None
-        if method.program is not None:
-            facts.append(Line("program", method.program.content))
-            by_name = True  # a program knows the tensor's name, and may make something of it
+        facts += method.makes.key_lines
+        name_in_key = method.name_in_key
         digests: list[bytes] = []
         operands: list[tuple[Operand, ...]] = []
         every_fact: list[tuple[Line, ...]] = []
@@ -251,7 +250,7 @@ class _Batch:
                 _operand(shape, [Term(own[index], share) for index, share in terms])
                 for shape, terms in zip(shapes, inputs, strict=True)
             )
-            every_fact.append((*facts, Line("tensor", name)) if by_name else tuple(facts))
+            every_fact.append((*facts, Line("tensor", name)) if name_in_key else tuple(facts))
             made = operation_key(spec.dtype, spec.shape, every_fact[-1], [each.digest for each in found])
             digests.append(made.digest)
             operands.append(found)
@@ -412,9 +411,9 @@ class Grid:
         """Return the rows; what a method must know of several tensors is part of what each of them is."""
         scoped: dict[tuple[object, ...], list[int]] = {}
         for index, row in enumerate(rows):
-            if row.operated and row.operated.operation.method.scopes:
+            if row.operated and row.operated.operation.method.makes.surveys:
                 operation = row.operated.operation
-                scoped.setdefault((operation.method, _surveyed_arguments(operation)), []).append(index)
+                scoped.setdefault((operation.method, _survey_arguments(operation)), []).append(index)
         for indices in scoped.values():
             surveys = self._surveys([rows[index] for index in indices])
             for index in indices:
@@ -424,8 +423,7 @@ class Grid:
     def _surveys(self, rows: Sequence[TensorRow]) -> dict[str, SurveyKey]:
         """Return the survey of each tensor of rows with one method, by name."""
         operation = next(row.operated.operation for row in rows if row.operated)
-        method, arguments = operation.method, _surveyed_arguments(operation)
-        assert method.scopes is not None  # asked before
+        method, arguments = operation.method, _survey_arguments(operation)
         tensors: dict[str, Surveyed] = {}
         for row in rows:
             for place, operands in zip(row.places, row.operated.operands if row.operated else (), strict=True):
@@ -433,7 +431,7 @@ class Grid:
         facts = [Line("survey", f"{method.name}@{method.version}"), *(Line(name, value) for name, value in arguments)]
         facts += [] if method.exact else [Line("device", self._device)]
         found: dict[str, SurveyKey] = {}
-        for scope in method.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):
+        for scope in method.makes.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):
             members = tuple(tensors[name] for name in scope)
             lines = (*facts, *(Line("tensor", f"{each.name} {each.shape}") for each in members))
             inputs = [operand.digest for each in members for operand in each.operands]
@@ -450,10 +448,9 @@ class Grid:
         return row._replace(digests=digests, surveys=of)
 
 
-def _surveyed_arguments(operation: Operation) -> tuple[tuple[str, Argument], ...]:
+def _survey_arguments(operation: Operation) -> Arguments:
     """Return the arguments that what must be known first depends on."""
-    surveyed = operation.method.surveyed
-    return tuple((name, value) for name, value in operation.arguments if name in surveyed)
+    return operation.method.makes.survey_arguments(operation.arguments)
 
 
 def _digest(origin: Origin) -> bytes:
@@ -500,7 +497,7 @@ class Tensors:
         """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
         found = 0
         for row in self.rows:
-            if row.operated and row.operated.operation.method.access in ("tensor", "tensors"):
+            if row.operated and row.operated.operation.method.makes.whole_tensors:
                 for place, origins in zip(row.places, row.origins, strict=True):
                     found = max(found, 4 * math.prod(self._grid.specs[place].shape) * (len(origins) + 1))
         return found

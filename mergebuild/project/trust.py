@@ -24,6 +24,7 @@ from typing import NamedTuple
 import platformdirs
 
 from mergebuild.errors import Place, TrustError
+from mergebuild.methods.making import Program
 from mergebuild.methods.method import Method
 from mergebuild.recipe.model import Where
 from mergebuild.results.looks import Trusted
@@ -142,7 +143,7 @@ def require_code(root: Path, methods: Iterable[Method]) -> None:
         TrustError: one is not trusted, or changed since.
     """
     granted = _word_for(root).methods
-    wanted = {each.name: each.program for each in methods if each.program and granted.get(each.name) != _seal(each)}
+    wanted = {name: each for name, each in _programs(methods).items() if granted.get(name) != _seal(each)}
     if wanted:
         first = next(iter(wanted.values()))
         raise TrustError.one(
@@ -157,21 +158,25 @@ def require_code(root: Path, methods: Iterable[Method]) -> None:
 
 def grant(root: Path, asked: Iterable[Path], methods: Iterable[Method] = ()) -> Trusted:
     """Trust a project with the folders that its recipe asks for now, and with its own methods as they are now."""
-    own = [each for each in methods if each.program]
-    word = _Word(tuple(outside(root, asked)), {each.name: _seal(each) for each in own})
+    own = _programs(methods)
+    word = _Word(tuple(outside(root, asked)), {name: _seal(each) for name, each in own.items()})
     with _locked() as path:
         known = _read()
         known.pop(str(root.resolve()), None)
         if any(word):
             known[str(root.resolve())] = word._asdict()
         write_text(path, json.dumps(known, indent=1, sort_keys=True))
-    return Trusted(word.folders, tuple(dict.fromkeys(each.program.file for each in own if each.program)))
+    return Trusted(word.folders, tuple(dict.fromkeys(each.file for each in own.values())))
 
 
-def _seal(method: Method) -> str:
+def _programs(methods: Iterable[Method]) -> Mapping[str, Program]:
+    """Return the programs of those methods that are the user's own, by the name of the method."""
+    return {each.name: program for each in methods if (program := each.makes.program)}
+
+
+def _seal(program: Program) -> str:
     """Return what a method of the user's own is: the text that would run, and its table."""
-    assert method.program is not None  # the callers see to that
-    whole = json.dumps([method.program.file, method.program.table, method.program.text])
+    whole = json.dumps([program.file, program.table, program.text])
     return hashlib.sha256(whole.encode()).hexdigest()
 
 

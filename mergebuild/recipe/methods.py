@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild.errors import did_you_mean
-from mergebuild.methods.catalog import METHODS, Method, Parameter, Program
+from mergebuild.methods.catalog import METHODS, Method, Parameter
+from mergebuild.methods.making import OwnProgram, Program
 from mergebuild.recipe.declared import Declared
 from mergebuild.recipe.files import File
 from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt, plain, resolve, resolve_key
@@ -155,9 +156,9 @@ class _MethodReading:
             parameters,
             formula or "",
             summary or "",
+            OwnProgram(Program(file, text, json.dumps(plain(self._node), default=str))),
             optional=optional,
             exact=bool(exact),
-            program=Program(file, text, json.dumps(plain(self._node), default=str)),
         )
 
     def _what(self, key: str) -> str:

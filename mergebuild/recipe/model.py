@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from mergebuild.errors import Place
+from mergebuild.methods.arguments import Flags, Numbers
+from mergebuild.methods.making import Linear, Making
 from mergebuild.methods.method import Method
 
 __all__ = [
@@ -245,7 +247,7 @@ class Target:
     def programs(self) -> tuple[Method, ...]:
         """The user's own methods among its own and those of its rules, each once."""
         rows = (self.row, *(rule.target.row for rule in self.rules))
-        return tuple(dict.fromkeys(row for row in rows if row is not None and row.program is not None))
+        return tuple(dict.fromkeys(row for row in rows if row is not None and row.makes.program is not None))
 
     @property
     def reads(self) -> tuple[Input, ...]:
@@ -262,14 +264,26 @@ class Target:
         return (*self.inputs, *more, *baked, *((self.config,) if self.config else ()))
 
     @property
-    def makes_lora(self) -> bool:
-        """Whether it is a LoRA, whose tensors are none of its inputs'."""
-        return self.row is not None and self.row.makes_lora
+    def making(self) -> Making:
+        """How its tensors are made: as its method says, or combined as its formula says."""
+        if self.row is not None:
+            return self.row.makes
+        assert self.formula is not None  # a target has one or the other
+        return _as_linear(self.formula)
 
     @property
     def is_virtual(self) -> bool:
         """Whether it has no output, and so is exact and folds."""
         return self.output is None
+
+
+def _as_linear(formula: Formula) -> Linear:
+    """Return the making of a formula, all of whose numbers are one for all inputs."""
+
+    def coefficients(_count: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
+        return formula.coefficients({name: each for name, each in numbers.items() if isinstance(each, Fraction)})
+
+    return Linear(coefficients)
 
 
 @dataclass(frozen=True, slots=True)

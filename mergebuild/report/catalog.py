@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from mergebuild.methods.catalog import Method, Parameter
 from mergebuild.report.columns import table
 
 __all__ = [
-    "access_text",
     "default_text",
     "inputs_text",
     "kind_text",
@@ -52,31 +51,16 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  inputs: {inputs_text(method)}"]
     if method.parameters:
         lines += ["  parameters:", *table(map(_parameter_row, method.parameters), indent=4)]
+    program = method.makes.program
     named = [
-        ("reads", access_text(method)),
-        ("file", method.program.file if method.program else ""),
+        ("reads", method.makes.reads),
+        ("file", program.file if program else ""),
         ("also called", ", ".join(method.aliases)),
         ("differs", method.differs),
         ("cite", method.cite),
         ("same bytes everywhere", "yes" if method.exact else "no: approximate"),
     ]
     return [*lines, *(f"  {label}: {text}" for label, text in named if text)]
-
-
-def access_text(method: Method) -> str:
-    """Return how a method reads its inputs, which says what memory it takes."""
-    if method.program is not None:
-        return ""
-    return "chunk by chunk; virtual targets fold" if method.coefficients is not None else _ACCESS[method.access]
-
-
-_ACCESS: Mapping[str, str] = {
-    "elements": "chunk by chunk",
-    "rows": "row by row",
-    "statistics": "the tensor once for its statistics, which are kept; then chunk by chunk",
-    "tensor": "a whole tensor, in memory",
-    "tensors": "several tensors together, in memory; then each alone",
-}
 
 
 def kind_text(parameter: Parameter) -> str:
@@ -110,13 +94,14 @@ def _parameter_row(parameter: Parameter) -> tuple[str, ...]:
 
 def method_document(method: Method) -> dict[str, object]:
     """Return a method as `methods --json` shows it. `default` is text, for it may be a fraction."""
+    program = method.makes.program
     return {
         "name": method.name,
         "summary": method.summary,
         "formula": method.formula,
         "inputs": list(method.inputs),
         "optional": list(method.optional),
-        "reads": access_text(method) or None,
+        "reads": method.makes.reads or None,
         "parameters": [
             {
                 "name": each.name,
@@ -133,5 +118,5 @@ def method_document(method: Method) -> dict[str, object]:
         "cite": method.cite or None,
         "version": method.version,
         "exact": method.exact,
-        "file": method.program.file if method.program else None,
+        "file": program.file if program else None,
     }

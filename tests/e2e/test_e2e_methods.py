@@ -24,8 +24,9 @@ from mergebuild.engine.makers import kernel_of
 from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.methods.kernels.kernel import Argument, Call, Kernel
 from mergebuild.methods.kernels.linear import combine
+from mergebuild.methods.making import CatalogKernel
 
-OPERATIONS = [name for name, row in METHODS.items() if row.kernel and not row.scopes and not row.makes_lora]
+OPERATIONS = [name for name, row in METHODS.items() if isinstance(row.makes, CatalogKernel) and not row.makes.surveys]
 """But those of LoRAs, whose tensors have other names and shapes: `tests/unit/methods/test_lora_methods.py`."""
 RANDOM = [name for name in OPERATIONS if METHODS[name].parameter("seed") is not None]
 MODELS = ("one", "two", "three", "four")
@@ -103,8 +104,7 @@ def made(method: Method, name: str, inputs: Sequence[Tensor], given: Mapping[str
             arguments[parameter.name] = exact if parameter.per == "model" else exact[0]
         else:
             arguments[parameter.name] = value
-    if method.by_layout:
-        arguments["layout"] = "sd15"
+    arguments |= method.makes.layout_arguments("sd15")
     arguments |= {f"has_{role}": role in roles for role in method.optional}
     call = Call(name, tuple(inputs[0].shape), arguments)
     return run_kernel(kernel_of(method), call, [each.float() for each in inputs], None)
@@ -120,7 +120,7 @@ def test_every_tensor_is_what_the_kernel_makes(space: Space, models: Any, name: 
     found = space.read("mix.safetensors")
     sources = [models[each] for each in listed(inputs)]
     assert found.keys() == sources[0].keys()
-    changed = [tensor for tensor in NAMES if method.only is None or method.only(tensor)]
+    changed = method.makes.taken_up(dict.fromkeys(NAMES, ()), {})
     for tensor in changed:
         expected = made(method, tensor, [each[tensor] for each in sources], given, inputs).to(found[tensor].dtype)
         assert same_bits(found[tensor], expected.reshape(found[tensor].shape)), tensor
@@ -396,8 +396,9 @@ def test_adjusting_changes_its_tensors_alone(space: Space, models: Any) -> None:
     built = space.build()
     found = space.read("fine.safetensors")
     changed = {name for name in NAMES if not same_bits(found[name], models["one"][name])}
-    assert changed <= {name for name in NAMES if METHODS["adjust"].only(name)}  # type: ignore[misc]
-    assert built["fine"]["tensors_computed"] == sum(map(METHODS["adjust"].only, NAMES))  # type: ignore[arg-type]
+    known = METHODS["adjust"].makes.taken_up(dict.fromkeys(NAMES, ()), {})
+    assert changed <= {*known}
+    assert built["fine"]["tensors_computed"] == len(known)
 
 
 def test_rules_give_tensors_another_method(space: Space, models: Any) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from worlds import FAMILIES, Family, Own, Rule, Source, Table, Target, World
 
 from mergebuild.methods.catalog import METHODS, Method, Parameter
+from mergebuild.methods.making import Linear, OwnProgram, Program, Statistical
 
 __all__ = ["STATISTICS", "Step", "family_of", "parameter_values", "row_of", "targets_by", "trained", "walks", "worlds"]
 
@@ -22,16 +23,17 @@ Draw = Callable[..., Any]
 _DTYPES = ("float16", "float32", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
 _OUTPUT_DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "source")
 _NUMBERS = tuple(map(Decimal, ("0.3", "1", "0.5", "0", "0.25", "-0.7", "1.5", "0.01", "0.75")))
+_OWN = OwnProgram(Program("", "", ""))
 _OWN_ROWS = {
     "gate": Method(
-        "gate", ("a", "b", "c"), (Parameter("alpha", ""), Parameter("sharp", "", default=True)), "", "",
+        "gate", ("a", "b", "c"), (Parameter("alpha", ""), Parameter("sharp", "", default=True)), "", "", _OWN,
         optional=("b", "c"),
     ),
-    "mean": Method("mean", ("a", "models"), (Parameter("alpha", "", per="model", default=True),), "", ""),
+    "mean": Method("mean", ("a", "models"), (Parameter("alpha", "", per="model", default=True),), "", "", _OWN),
 }  # fmt: skip
-STATISTICS = tuple(name for name, row in METHODS.items() if row.access == "statistics")
-_LINEAR = tuple(name for name, row in METHODS.items() if row.coefficients is not None and "loras" not in row.inputs)
-_LORA = tuple(name for name, row in METHODS.items() if "loras" in row.inputs or row.makes_lora)
+STATISTICS = tuple(name for name, row in METHODS.items() if isinstance(row.makes, Statistical))
+_LINEAR = tuple(name for name, row in METHODS.items() if isinstance(row.makes, Linear) and "loras" not in row.inputs)
+_LORA = tuple(name for name, row in METHODS.items() if "loras" in row.inputs or row.makes.makes_lora)
 
 
 def _rarely(draw: Draw, one_in: int) -> bool:
@@ -80,7 +82,7 @@ def parameter_values(draw: Draw, parameter: Parameter, models: int, family: Fami
 
 
 def _parameters(draw: Draw, row: Method, models: int, family: Family | None) -> list[tuple[str, Any]]:
-    kin = None if row.makes_lora else family
+    kin = None if row.makes.makes_lora else family
     chosen = [each for each in row.parameters if each.default is None or _rarely(draw, 4)]
     return [(each.name, parameter_values(draw, each, models, kin)) for each in chosen]
 
@@ -123,7 +125,7 @@ def _around(world: World, family: str) -> _Around:
     for each in world.targets:
         row = METHODS.get(each.method)
         refs = [*each.members, f"{each.name}@{each.axis[0]}=0.4"] if each.axis else [each.name]
-        (loras if row is not None and row.makes_lora else models).extend(refs)
+        (loras if row is not None and row.makes.makes_lora else models).extend(refs)
     return _Around(family, tuple(models), tuple(loras), world.methods)
 
 
@@ -148,7 +150,7 @@ def _inputs(draw: Draw, row: Method, around: _Around) -> tuple[tuple[tuple[str, 
 
 def _output(draw: Draw, name: str, row: Method | None, around: _Around) -> str:
     kinds = ["", ".safetensors", ".safetensors", ".ckpt"]
-    if row is None or not row.makes_lora or around.family == "llama":
+    if row is None or not row.makes.makes_lora or around.family == "llama":
         kinds.append("/")
     kind = draw(st.sampled_from(kinds))
     return f"out/{name}{kind}" if kind else ""
@@ -172,7 +174,7 @@ def _common(draw: Draw, output: str, row: Method | None, around: _Around) -> lis
         found.append(("nonfinite", "allow"))
     if family.keys and _rarely(draw, 6):
         found.append(("drop", draw(st.sampled_from(sorted(family.keys)))))
-    elif family.keys and _rarely(draw, 6) and not (row and row.makes_lora):
+    elif family.keys and _rarely(draw, 6) and not (row and row.makes.makes_lora):
         found.append(("merge", (draw(st.sampled_from(sorted(family.keys))),)))
     return found
 
@@ -185,7 +187,7 @@ def _rules(draw: Draw, row: Method, inputs: Sequence[tuple[str, Any]], count: in
     alike = [
         each.name
         for each in METHODS.values()
-        if set(each.inputs) == roles and not each.makes_lora and each.least_models <= max(1, count)
+        if set(each.inputs) == roles and not each.makes.makes_lora and each.least_models <= max(1, count)
         and (each.most_models is None or count <= each.most_models)
     ]  # fmt: skip
     found = []
@@ -221,8 +223,7 @@ def targets_by(draw: Draw, world: World, family: str, name: str, methods: Sequen
     common = _common(draw, output, row, around)
     rules: tuple[Rule, ...] = ()
     axis = None
-    plain = row.coefficients is not None or row.kernel
-    if not row.makes_lora and plain and "loras" not in row.inputs and kin.keys and _rarely(draw, 3):
+    if not row.makes.makes_lora and own is None and "loras" not in row.inputs and kin.keys and _rarely(draw, 3):
         rules = _rules(draw, row, inputs, count, kin)
     single = [key for key, value in values if isinstance(value, Decimal) and "rank" not in key and key != "seed"]
     parameters = {each.name: each for each in row.parameters}
@@ -237,7 +238,7 @@ def targets_by(draw: Draw, world: World, family: str, name: str, methods: Sequen
                 (output[:-1] + "-${ax}/") if output.endswith("/") else (stem + "-${ax}" + dot + end if output else "")
             )
     components: tuple[tuple[str, Table], ...] = ()
-    if kin.components and not row.makes_lora and _rarely(draw, 6):
+    if kin.components and not row.makes.makes_lora and _rarely(draw, 6):
         part = draw(st.sampled_from(kin.components))
         table = [("model", draw(st.sampled_from(around.models)))] if not output or draw(st.booleans()) else []
         if output and (not table or draw(st.booleans())):
@@ -301,7 +302,7 @@ def _variation(draw: Draw, world: World, name: str) -> Target:
         words = [each for each in row.parameters if each.kind in ("flag", "word")]  # numbers are changed elsewhere too
         parameter = draw(st.sampled_from(words if words and draw(st.booleans()) else row.parameters))
         count = next((len(refs) for _, refs in twin.inputs if not isinstance(refs, str)), 0)
-        value = parameter_values(draw, parameter, count, None if row.makes_lora else FAMILIES[family_of(world)])
+        value = parameter_values(draw, parameter, count, None if row.makes.makes_lora else FAMILIES[family_of(world)])
         if twin.get(parameter.name) != "${ax}":
             kept = tuple(each for each in twin.values if each[0] != parameter.name)
             return replace(found, values=(*kept, (parameter.name, value)))
@@ -312,7 +313,7 @@ def _variation(draw: Draw, world: World, name: str) -> Target:
             return replace(
                 found, inputs=tuple((others[0] if role == there[0] else role, ref) for role, ref in twin.inputs)
             )
-    if what == "input" and row is not None and "loras" not in row.inputs and not row.makes_lora and around.models:
+    if what == "input" and row is not None and "loras" not in row.inputs and not row.makes.makes_lora and around.models:
         single = [role for role, ref in twin.inputs if isinstance(ref, str)]
         if single and row.name != "resize_lora":
             role = draw(st.sampled_from(single))
@@ -365,7 +366,7 @@ def _other_number(draw: Draw, world: World) -> tuple[str, World]:
     if not there:
         return _trained(draw, world)
     key = draw(st.sampled_from(sorted(set(there))))
-    kin = None if row is not None and row.makes_lora else FAMILIES[family_of(world)]
+    kin = None if row is not None and row.makes.makes_lora else FAMILIES[family_of(world)]
     value = parameter_values(draw, parameters.get(key, Parameter("alpha", "")), count, kin)
     if key not in parameters and isinstance(value, tuple):
         value = value[0]

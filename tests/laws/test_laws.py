@@ -76,7 +76,7 @@ def _otherwise(draw: Draw) -> Arguments:
     return world, replace(renamed, sources=moved), names
 
 
-_POOL = (*sorted(METHODS), *[name for name, row in METHODS.items() if row.scopes] * 4)
+_POOL = (*sorted(METHODS), *[name for name, row in METHODS.items() if row.makes.surveys] * 4)
 
 
 @st.composite
@@ -95,7 +95,7 @@ def _parameter(draw: Draw) -> Arguments:
         return world, draw(trained(world)), name, ""
     parameter = draw(st.sampled_from(row.parameters))
     kin = FAMILIES[family_of(world)]
-    key = draw(st.sampled_from(("", *sorted(kin.keys)))) if kin.keys and not row.makes_lora else ""
+    key = draw(st.sampled_from(("", *sorted(kin.keys)))) if kin.keys and not row.makes.makes_lora else ""
     values = [parameter_values(draw, replace(parameter, per="target"), 1, None) for _ in range(3)]
     one, other = values[0], values[1]
     if key and parameter.kind == "number":

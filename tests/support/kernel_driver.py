@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
-from importlib import import_module
 from math import prod
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic, all_finite
 from mergebuild.methods.kernels.linear import combine, pivot_of
+from mergebuild.methods.making import Linear
 from mergebuild.methods.method import Method
 
 __all__ = ["cut", "kernel_of", "run", "state_of"]
@@ -23,18 +23,15 @@ __all__ = ["cut", "kernel_of", "run", "state_of"]
 
 def kernel_of(row: Method) -> Kernel:
     """Return the kernel of a method; that of a linear one evaluates its coefficients."""
-    if row.coefficients is not None:
-        return Kernel(partial(_combined, row))
-    found: Kernel = import_module(f"mergebuild.methods.kernels.{row.kernel}").KERNELS[row.name]
-    return found
+    return Kernel(partial(_combined, row)) if isinstance(row.makes, Linear) else row.makes.kernel(row)
 
 
 def _combined(row: Method, call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
     """Return a linear method's chunk. What has the coefficient 0 is no input: folding has dropped it."""
-    assert row.coefficients is not None
     numbers = {name: each for name, each in call.arguments.items() if isinstance(each, Fraction | tuple)}
     flags = {name: each for name, each in call.arguments.items() if isinstance(each, bool)}
-    shares = row.coefficients(len(chunks), numbers, flags, call.tensor)
+    shares = row.makes.shares(len(chunks), numbers, flags, call.tensor)
+    assert shares is not None
     terms = [(chunk, share) for chunk, share in zip(chunks, shares, strict=True) if share]
     pivot = pivot_of([share for _, share in terms])
     centre = None if pivot is None else terms.pop(pivot)[0]

@@ -17,6 +17,7 @@ Any split of a head's rows into smaller ones is right too, only less is balanced
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -117,7 +118,7 @@ def _look(arguments: Mapping[str, Argument], tensors: Mapping[str, Sequence[Tens
     whole = {name: inputs[0] for name, inputs in tensors.items()}
     (layer,) = attentions({name: tuple(tensor.shape) for name, tensor in whole.items()})
     epsilon = arguments["epsilon"]
-    assert not isinstance(epsilon, str | tuple)
+    assert isinstance(epsilon, Fraction)
     return scales_of(layer, whole, float(epsilon), halfway=arguments["form"] == "equal")
 
 

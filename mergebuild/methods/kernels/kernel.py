@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Argument", "Call", "Grain", "Kernel", "State", "Statistic", "Survey", "all_finite"]
+from mergebuild.methods.arguments import Argument
 
-Argument = Fraction | tuple[Fraction, ...] | bool | str
+__all__ = ["Argument", "Call", "Grain", "Kernel", "State", "Statistic", "Survey", "all_finite"]
 
 
 class Grain(Enum):

@@ -21,19 +21,18 @@ from torch import Tensor
 from mergebuild.digest import checksum
 from mergebuild.errors import Place
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, Statistic
-from mergebuild.methods.method import Method, Program, ProgramError, UndefinedError
+from mergebuild.methods.making import Program
+from mergebuild.methods.method import Method, ProgramError, UndefinedError
 
 __all__ = ["kernel_in"]
 
 
-def kernel_in(method: Method) -> Kernel:
+def kernel_in(method: Method, program: Program) -> Kernel:
     """Return the kernel of a user's own method, which raises nothing but what kernels do.
 
     Raises:
         ProgramError: the program fails, or defines no such kernel.
     """
-    program = method.program
-    assert program is not None  # whoever asks has seen that
     kernels: object = getattr(_module(program.file, program.text), "KERNELS", None)
     kernel: object = kernels.get(method.name) if isinstance(kernels, Mapping) else None
     if not isinstance(kernels, Mapping):

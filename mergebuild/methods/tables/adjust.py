@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import NamedTensors
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -37,13 +38,10 @@ ROWS: Sequence[Method] = (
         "(1 - out2 / 100), bias + (cont, c_1, c_2, c_3) / 50, c = (bri, col1, col2, col3) times a matrix of the latent "
         "space; all other tensors are a's",
         "Change detail, contrast, brightness and color of what a checkpoint draws.",
-        kernel="adjust",
+        NamedTensors("adjust", _CHANGED.__contains__),
         aliases=("fine", "fineman"),
         differs="A target of its own, applied after a merge. The matrix is SDXL's for SDXL, and that of SD1 for SD1 "
         "and SD2; for other layouts it is an error.",
         cite="supermerger; sd-webui-model-mixer",
-        only=_CHANGED.__contains__,
-        by_name=True,
-        by_layout=True,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import Elementwise, Statistical
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -24,7 +25,7 @@ ROWS: Sequence[Method] = (
         (_GATED,),
         "a + 1.8 * alpha * s * (b - c), s = |b - a| / (|b - c| + |b - a|), 0/0 = 0",
         "Add the difference b - c as if a had been trained on it: little where a is already near b.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         aliases=("trainDifference", "train_difference_mask"),
         differs="supermerger skips tensors whose b and c are equal: the same values. sd-mecha has the mask alone.",
         cite="supermerger",
@@ -36,7 +37,7 @@ ROWS: Sequence[Method] = (
         (_GATED,),
         "a + 2 * alpha * m * (b - c), m = |a - b| / (|a - b| + |a + b - 2 * c|), 0/0 = 0",
         "Add the difference b - c most where a and b went opposite ways from c.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         aliases=("add_opposite_mask",),
         differs="sd-mecha has the mask alone.",
         cite="sd-mecha",
@@ -48,7 +49,7 @@ ROWS: Sequence[Method] = (
         (_GATED,),
         "a + 2 * alpha * m * (b - c), m = max(0, (c - a) * (b - c) / max(|a - c|, |b - c|)^2), 0/0 = 0",
         "Add the difference b - c only where a and b went opposite ways from c.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         aliases=("add_strict_opposite_mask",),
         differs="sd-mecha has the mask alone, and squares small differences out of float32's range.",
         cite="sd-mecha",
@@ -64,7 +65,7 @@ ROWS: Sequence[Method] = (
         "(1 - s) * (a + alpha * (b - c)) + s * ((1 - alpha / 2) * a + (alpha / 2) * b), "
         "s = beta * (a * b / max(|a|, |b|)^2 + 1) / 2, s = beta where 0/0",
         "Add a difference where a and b are unlike, average them where they are alike.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         aliases=("similarity_add_diff",),
         cite="sd-meh",
     ),
@@ -77,7 +78,7 @@ ROWS: Sequence[Method] = (
         ),
         "c + copysign(|a - c|^(1 - alpha) * |b - c|^alpha, lerp(a, b, beta) - c)",
         "Keep what both a and b changed from c: where one of them changed nothing, c stays.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         differs="sd-meh takes any alpha and divides by 0 outside 0..1; here that is an error.",
         cite="sd-meh",
     ),
@@ -88,7 +89,7 @@ ROWS: Sequence[Method] = (
         "Re(a^(1 - alpha) * b^alpha) "
         "= |a|^(1 - alpha) * |b|^alpha * cos(pi * ((1 - alpha) * [a < 0] + alpha * [b < 0]))",
         "Blend two models by multiplication: where either is 0, so is the result.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         aliases=("geometric_sum", "GEO"),
         differs="Chattiori takes real powers, which negative weights do not have.",
         cite="sd-mecha",
@@ -101,7 +102,7 @@ ROWS: Sequence[Method] = (
         "Re(a * (b / c)^x), x = alpha * max(0, -r_a * r_b / max(|r_a|, |r_b|)^2), r_a = ln|a / c|, r_b = ln|b / c|; "
         "a where that has no value",
         "Multiply by the quotient b / c where a and b went opposite ways from c.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         cite="sd-mecha",
         reference="sd-mecha",
     ),
@@ -111,7 +112,7 @@ ROWS: Sequence[Method] = (
         (),
         "max(a, b)",
         "The greater of two values.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         cite="sd-webui-model-mixer",
     ),
     Method(
@@ -121,7 +122,7 @@ ROWS: Sequence[Method] = (
         "min(max(a, low), high), high = (1 - stiffness) * max(model_i) + stiffness * min(model_i >= m), "
         "low = (1 - stiffness) * min(model_i) + stiffness * max(model_i <= m), m = mean(model_i)",
         "Keep a model within what others reach.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         aliases=("clip", "weights_clip"),
         differs="sd-mecha takes the mean in float32, which may miss the only value that it lies on.",
         cite="sd-mecha",
@@ -133,7 +134,7 @@ ROWS: Sequence[Method] = (
         (Parameter("t", "how far a may go towards b", low=_ZERO),),
         "a + clamp(b - a, -t, t), and b itself where |b - a| <= t",
         "Take b where it is close to a, and a small step towards it elsewhere.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         differs="mergekit treats differences under 1e-6 alike, which shows for a t below that; it passes a lone base "
         "through, here that is an error.",
         cite="alchemonaut, QuartetAnemoi; mergekit",
@@ -145,7 +146,7 @@ ROWS: Sequence[Method] = (
         (_EPSILON,),
         "base + sum(d_i * [|d_i| > epsilon]) / max(1, count(|d_i| > epsilon)), d_i = model_i - base",
         "Merge fine-tunes that changed few weights each: average only over those that changed a weight.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         cite="Reinforced Agent Merging, arXiv:2601.13572; mergekit",
         reference="mergekit",
     ),
@@ -161,8 +162,7 @@ ROWS: Sequence[Method] = (
         "as ram, with what only model_i changed times 1 + r * clamp(shared_i / max(lone_i, epsilon), 0, alpha); "
         "lone_i, shared_i: how many values of the tensor it alone, or it and others changed",
         "As ram, with more weight on what only one model learned.",
-        kernel="elementwise",
-        access="statistics",
+        Statistical("elementwise"),
         differs="mergekit writes float32 unless told otherwise; here it is the dtype asked for.",
         cite="Reinforced Agent Merging, arXiv:2601.13572; mergekit",
         reference="mergekit",
@@ -173,11 +173,10 @@ ROWS: Sequence[Method] = (
         (Parameter("alpha", "the noise's standard deviation"), _SEED),
         "a + alpha * N(0, 1); tensors whose name contains to_out, proj_out or norm stay a",
         "Add noise, the same for the same seed.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         aliases=("plusRandom", "plus random"),
         differs="supermerger's noise is another in each run.",
         cite="supermerger",
-        by_name=True,
     ),
     Method(
         "dropout",
@@ -191,11 +190,10 @@ ROWS: Sequence[Method] = (
         "base + sum(mask_i * (model_i - base)) / max(1, sum(mask_i)) / (1 - probability)^rescale, "
         "mask_i = 1 with a chance of 1 - probability, each on its own",
         "Drop most of what fine-tunes changed, at random, and scale up the rest.",
-        kernel="elementwise",
+        Elementwise("elementwise"),
         aliases=("n-supermario",),
         differs="sd-mecha draws the same masks for all tensors of one shape; its joint masks (overlap) are not there.",
         cite="Yu et al. 2023, arXiv:2311.03099; sd-mecha",
         reference="sd-mecha",
-        by_name=True,
     ),
 )  # fmt: skip

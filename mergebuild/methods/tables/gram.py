@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import Statistical
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -27,8 +28,7 @@ ROWS: Sequence[Method] = (
         "|cos(w)| > 0.9995. lerp: the same of a/|a| and b/|b|, times (1 - t) * |a| + t * |b|; a straight line where a "
         "or b is 0 or they are colinear",
         "Blend two models along the arc between them, which keeps the length of what a straight line shortens.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         differs="mergekit and sd-mecha mean different things by it: magnitude raw is mergekit's, lerp sd-mecha's. "
         "sd-mecha divides by a sine of 0 down to the last bit; here vectors are colinear below an angle of 1e-6.",
         cite="Shoemake 1985; mergekit; sd-mecha",
@@ -48,8 +48,7 @@ ROWS: Sequence[Method] = (
         "t = weight_2 / (weight_1 + weight_2), 1/2 where the sum is 0; base + (sin((1 - t) * w) * d_1 + sin(t * w) * "
         "d_2) / sin(w), d_i = model_i - base, w the angle between them; a straight line where they are colinear",
         "Slerp of two models, or of what they learned since a base, for whole tensors, rows or columns.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         optional=("base",),
         least_models=2,
         most_models=2,
@@ -74,8 +73,7 @@ ROWS: Sequence[Method] = (
         "d_i = model_i - base; m the direction of sum(weight_i * d_i / |d_i|), T = sum(weight_i * u_i) less its part "
         "along m, u_i = d_i / |d_i|; base + (m * cos|T| + T * sin|T| / |T|) * sum(weight_i * |d_i|)",
         "A weighted mean of directions and of lengths, for any number of models.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         optional=("base",),
         differs="mergekit falls back to the weighted sum for two models without being asked. It fails where all "
         "differences are 0, as for a tensor that nobody trained; here that is the base. Of two models it is not slerp.",
@@ -93,8 +91,7 @@ ROWS: Sequence[Method] = (
         "the unit vector u with the least sum of weight_i * angle(u, model_i) ** 2, times the weighted mean of the "
         "lengths; weights are divided by their sum",
         "The mean of directions on the sphere itself, for any number of models.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         differs="mergekit has no weights. An input opposite to the mean is skipped, as no way leads to it.",
         cite="Karcher 1977; arXiv:2603.04972; mergekit",
         reference="mergekit",
@@ -120,8 +117,7 @@ ROWS: Sequence[Method] = (
         "c = mean of cos(model_i - base, model_j - base) over the pairs; t = N * c / (1 + (N - 1) * c), 0 where that "
         "divides by 0; t * mean(model_i) + (1 - t) * base",
         "Average fine-tunes of one base, going as far from it as their angles say that they agree.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         least_models=2,
         differs="mergekit does not clamp t, which reaches -2 for opposing models, and lets the angles of deltas whose "
         "norms' product is below 1e-6 go to 90 degrees: both under compat = mergekit. sd-mecha takes adjacent pairs, "
@@ -135,8 +131,7 @@ ROWS: Sequence[Method] = (
         (Parameter("alpha", "how much is added", default=Fraction(1)),),
         "a + alpha * (q - p * <p, q> / <p, p>), p = a - c, q = b - c; a where p is 0",
         "Add to a what b learned and a did not: the part of b - c that is perpendicular to a - c.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         aliases=("perpendicular_component", "ORTHO"),
         differs="sd-mecha's perpendicular_component is the part that is added, without a.",
         cite="sd-mecha",
@@ -149,8 +144,7 @@ ROWS: Sequence[Method] = (
         "lerp(a/|a|, b/|b|, alpha), scaled to the length (1 - alpha) * |a| + alpha * |b|; a straight line where a or b "
         "is 0 or they are opposite",
         "Blend directions and lengths apart: a cheap slerp.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         aliases=("NORM",),
         cite="Chattiori-Model-Merger",
     ),
@@ -165,8 +159,7 @@ ROWS: Sequence[Method] = (
         ),
         "the point with the least sum of distances to the models, by Weiszfeld's iteration from their mean",
         "A mean that outliers hardly move, for three or more models.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         cite="Weiszfeld 1937; Pillutla et al. 2022, arXiv:1912.13445; sd-mecha",
         reference="sd-mecha",
     ),
@@ -177,8 +170,7 @@ ROWS: Sequence[Method] = (
         "c + D / |D| * |S|, S = (1 - alpha) * (a - c) + alpha * (b - c), D = sqrt((1 - alpha) * p**2 + alpha * q**2) "
         "with the sign of S, p and q the differences a - c and b - c divided by their norms; c where D is 0",
         "Add two differences elementwise as sides of a right angle, which keeps what is large in either.",
-        kernel="gram",
-        access="statistics",
+        Statistical("gram"),
         cite="sd-meh",
     ),
 )  # fmt: skip

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from mergebuild.methods.method import Flags, Method, Numbers, Parameter, UndefinedError
+from mergebuild.methods.arguments import Flags, Numbers
+from mergebuild.methods.making import Linear, LinearByName, LinearUnion
+from mergebuild.methods.method import Method, Parameter, UndefinedError
 
 __all__ = ["ROWS"]
 
@@ -122,7 +124,7 @@ ROWS: Sequence[Method] = (
         (Parameter("alpha", "the share of b; outside 0..1 it extrapolates"),),
         "(1 - alpha) * a + alpha * b",
         "Blend two models. The everyday merge.",
-        _weighted_sum,
+        Linear(_weighted_sum),
         aliases=("lerp", "Weighted sum", "Weight", "Sum"),
         differs="ComfyUI's ModelMergeSimple counts its ratio the other way: ratio 1 is all of the first model.",
         cite="AUTOMATIC1111 webui; Wortsman et al. 2022, arXiv:2203.05482",
@@ -133,7 +135,7 @@ ROWS: Sequence[Method] = (
         (Parameter("alpha", "how much of the difference b - c is added"),),
         "a + alpha * (b - c)",
         "Add to a what training or merging changed between c and b.",
-        _add_difference,
+        Linear(_add_difference),
         aliases=("Add difference", "Add", "Add-Diff"),
         differs="Some scripts define it as a + (b - c) * (1 - alpha).",
         cite="AUTOMATIC1111 webui",
@@ -144,7 +146,7 @@ ROWS: Sequence[Method] = (
         (Parameter("alpha", "the share of b in the first sum"), Parameter("beta", "the share of c in the second")),
         "(1 - beta) * ((1 - alpha) * a + alpha * b) + beta * c",
         "Two weighted sums in a row.",
-        _sum_twice,
+        Linear(_sum_twice),
         aliases=("Twice", "sumTwice"),
         cite="supermerger",
     ),
@@ -154,7 +156,7 @@ ROWS: Sequence[Method] = (
         (Parameter("alpha", "the share of b"), Parameter("beta", "the share of c")),
         "(1 - alpha - beta) * a + alpha * b + beta * c",
         "Blend three models.",
-        _triple_sum,
+        Linear(_triple_sum),
         aliases=("Triple", "tripleSum"),
         cite="supermerger",
     ),
@@ -164,7 +166,7 @@ ROWS: Sequence[Method] = (
         (_WEIGHT, Parameter("normalize", "divide by the sum of the weights", kind="flag", default=True)),
         "sum(weight_i * model_i), divided by sum(weight_i) if normalize",
         "Average any number of models (a model soup).",
-        _linear,
+        Linear(_linear),
         aliases=("n_average", "model_soup"),
         differs="mergekit divides by a sum of 0 and writes inf; here that is an error.",
         cite="Wortsman et al. 2022, arXiv:2203.05482; mergekit",
@@ -179,7 +181,7 @@ ROWS: Sequence[Method] = (
         ),
         "base + lambda * sum(weight_i * (model_i - base)), divided by sum(weight_i) if normalize",
         "Add what several fine-tunes learned to the model that they started from.",
-        _task_arithmetic,
+        Linear(_task_arithmetic),
         differs="mergekit normalizes weights of both signs, which divides by a small or negative sum; here that is "
         "an error. Its int8_mask does nothing here and is refused.",
         cite="Ilharco et al. 2022, arXiv:2212.04089; mergekit",
@@ -190,7 +192,7 @@ ROWS: Sequence[Method] = (
         (_WEIGHT,),
         "(1 - sum(weight_i)) * base + sum(weight_i * model_i)",
         "Mix any number of models into a base, each with its own weights per block.",
-        _block_mix,
+        Linear(_block_mix),
         cite="rimo_random_mix",
     ),
     Method(
@@ -199,9 +201,8 @@ ROWS: Sequence[Method] = (
         (),
         "a's tensor where there is one, else b's",
         "Complete a file that lacks parts, such as one with the UNet alone.",
-        _first,
+        LinearUnion(_first),
         cite="sd-mecha",
-        unites=True,
     ),
     Method(
         "weighted_subtraction",
@@ -209,25 +210,24 @@ ROWS: Sequence[Method] = (
         (Parameter("alpha", "first factor"), Parameter("beta", "second factor")),
         "(a - alpha * beta * b) / (1 - alpha * beta)",
         "Take a share of b out of a again.",
-        _weighted_subtraction,
+        Linear(_weighted_subtraction),
         differs="sd-meh nudges beta when alpha = beta = 1 and multiplies by 1e10; here that is an error.",
         cite="sd-meh",
     ),
-    Method("subtract", ("a", "b"), (), "a - b", "The difference of two models.", _subtract, cite="sd-mecha"),
-    Method("add", ("a", "b"), (), "a + b", "The sum of two inputs, such as a model and a difference.", _add,
+    Method("subtract", ("a", "b"), (), "a - b", "The difference of two models.", Linear(_subtract), cite="sd-mecha"),
+    Method("add", ("a", "b"), (), "a + b", "The sum of two inputs, such as a model and a difference.", Linear(_add),
            aliases=("ModelMergeAdd",), cite="ComfyUI"),
-    Method("scale", ("a",), (Parameter("alpha", "the factor"),), "alpha * a", "Multiply by a number.", _scale,
+    Method("scale", ("a",), (Parameter("alpha", "the factor"),), "alpha * a", "Multiply by a number.", Linear(_scale),
            aliases=("passthrough with scale",), cite="sd-mecha; mergekit"),
-    Method("copy", ("a",), (), "a", "The model as it is: to change dtype, drop tensors or take EMA weights.", _copy,
-           aliases=("No interpolation", "passthrough"), cite="AUTOMATIC1111 webui; mergekit"),
+    Method("copy", ("a",), (), "a", "The model as it is: to change dtype, drop tensors or take EMA weights.",
+           Linear(_copy), aliases=("No interpolation", "passthrough"), cite="AUTOMATIC1111 webui; mergekit"),
     Method(
         "scale_self",
         ("a",),
         (Parameter("alpha", "the factor"),),
         "alpha * a; tensors whose name contains to_out, proj_out or norm stay a",
         "Multiply by a number what is not an output projection or a norm.",
-        _scale_self,
-        by_name=True,
+        LinearByName(_scale_self),
         aliases=("self",),
         differs="In supermerger alpha = 0 does nothing; here it is 0 * a.",
         cite="supermerger",
@@ -238,8 +238,7 @@ ROWS: Sequence[Method] = (
         (Parameter("alpha", "the factor; 1 copies b"),),
         "alpha * b; tensors whose name contains to_out, proj_out or norm stay a",
         "Take the tensors of b, scaled.",
-        _replace,
-        by_name=True,
+        LinearByName(_replace),
         cite="sd-webui-model-mixer",
     ),
 )  # fmt: skip

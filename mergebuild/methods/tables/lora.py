@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from mergebuild.methods.method import Flags, Method, Numbers, Parameter
+from mergebuild.methods.arguments import Flags, Numbers
+from mergebuild.methods.making import ExtractedLora, LoraFactors, LoraSum, MergedLoras, ModelDelta
+from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["DELTA", "FACTOR", "ROWS"]
 
@@ -27,9 +29,8 @@ DELTA = Method(
     parameters=(),
     formula="scale (up @ down)",
     summary="what a LoRA adds to a tensor at strength 1",
-    kernel="lora",
+    makes=ModelDelta(),
     exact=False,
-    by_parts=True,
 )
 """Makes what `add_lora` sums up. Not in the catalog: it has no name that a recipe could use."""
 
@@ -39,10 +40,8 @@ FACTOR = Method(
     parameters=(),
     formula="up, down or alpha",
     summary="a tensor of a module of a LoRA that is made",
-    kernel="lora_making",
+    makes=LoraFactors(),
     exact=False,
-    by_parts=True,
-    by_role=True,
 )
 """Makes the tensors of a LoRA. Not in the catalog either."""
 
@@ -65,7 +64,7 @@ ROWS = (
         "place is an error, unless allow_unmatched",
         summary="LoRAs baked into a model: LoRA, LoCon, Tucker, LoHa, LoKr, IA3, DoRA, rsLoRA, full differences and "
         "norms, of kohya's trainers, LyCORIS, PEFT and diffusers",
-        coefficients=_add,
+        makes=LoraSum(_add),
         differs="a tensor of a LoRA that finds no place is an error, where other tools go on without it; what is "
         "added is computed in float64 and rounded once",
         cite="Hu et al. 2021, arXiv:2106.09685; Yeh et al. 2023 (LyCORIS), arXiv:2309.14859; Liu et al. 2024 (DoRA), "
@@ -91,8 +90,7 @@ ROWS = (
         formula="up = U_r sqrt(S_r), down = sqrt(S_r) V_r^T of the singular value decomposition of a - base; alpha = r",
         summary="The LoRA that comes nearest to what a model was fine-tuned by: kohya's names for image models, PEFT's "
         "for others.",
-        kernel="lora_making",
-        access="tensor",
+        makes=ExtractedLora(),
         differs="half of each singular value goes to either factor and nothing is clamped, where kohya's tool leaves "
         "them to `up` and clamps: clamp_quantile = 0.99 does the same. It leaves out a text encoder that differs by "
         "less than 0.01 anywhere (min_diff); here headers decide which tensors there are: rank = { default = 32, "
@@ -100,7 +98,6 @@ ROWS = (
         cite="Hu et al. 2021, arXiv:2106.09685; kohya-ss sd-scripts; mergekit-extract-lora; Eckart & Young 1936; Halko "
         "et al. 2011, arXiv:0909.4061",
         exact=False,
-        makes_lora=True,
     ),
     Method(
         name="resize_lora",
@@ -111,13 +108,11 @@ ROWS = (
         ),
         formula="up = U_r sqrt(S_r), down = sqrt(S_r) V_r^T of the singular value decomposition of scale * up @ down",
         summary="A LoRA of a smaller rank that comes nearest to another one.",
-        kernel="lora_making",
-        access="tensor",
+        makes=MergedLoras(),
         differs="ranks follow from headers alone: where `energy` asks for less, the factors beyond are zeros, which "
         "kohya's tool cuts off",
         cite="kohya-ss sd-scripts; Eckart & Young 1936",
         exact=False,
-        makes_lora=True,
     ),
     Method(
         name="merge_loras",
@@ -132,13 +127,11 @@ ROWS = (
         formula="sum_i strength_i * dW_i, exactly, as one product of all factors side by side; cut to a rank as by "
         "resize_lora",
         summary="LoRAs put together into one that does what all of them do, named as the first.",
-        kernel="lora_making",
-        access="tensor",
+        makes=MergedLoras(),
         differs="exact, where kohya's and supermerger's tools add up `up` and `down` each, which is not the sum of "
         "what the LoRAs do; modules with alpha 0 add nothing, where supermerger divides by it",
         cite="kohya-ss sd-scripts (--concat); PEFT (cat, svd)",
         exact=False,
-        makes_lora=True,
         reference="peft",
     ),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import WholeTensor
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -41,8 +42,7 @@ ROWS: Sequence[Method] = (
         "U_r * diag(S_r) * V_r^T of the singular value decomposition of a as a matrix [a.shape[0], rest]; tensors of "
         "fewer than two dimensions stay a",
         "Cut a difference of models to its largest directions, as a LoRA of that rank would.",
-        kernel="low_rank",
-        access="tensor",
+        WholeTensor("low_rank"),
         differs="sd-mecha's default is an approximate, unseeded basis, and its cache rounds factors to float16; here "
         "the default is exact, and approximate = true is seeded and never depends on what ran before.",
         cite="sd-mecha; Eckart & Young 1936; Halko et al. 2011, arXiv:0909.4061",
@@ -55,8 +55,7 @@ ROWS: Sequence[Method] = (
         (*_rank(4), *_APPROXIMATE),
         "a + truncate_rank(b - a); tensors of fewer than two dimensions are b's",
         "Give a coherent model the broad changes of a more accurate but distorted one.",
-        kernel="low_rank",
-        access="tensor",
+        WholeTensor("low_rank"),
         aliases=("contact_fusion", "接触融合"),
         cite="rimo_random_mix; Eckart & Young 1936",
         exact=False,
@@ -71,8 +70,7 @@ ROWS: Sequence[Method] = (
         ),
         "the kron(x, y) nearest to a, x of shape [m1, n1]; tensors of fewer than two dimensions stay a",
         "Cut a difference of models to one Kronecker product, as a LoKr would.",
-        kernel="low_rank",
-        access="tensor",
+        WholeTensor("low_rank"),
         differs="sd-mecha's default is an approximate, unseeded basis. Of equally good shapes of the factors it takes "
         "one by rounding error; here it is the squarest, then the one with the smallest m1.",
         cite="sd-mecha; Van Loan & Pitsianis 1993",

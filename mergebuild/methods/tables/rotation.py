@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import WholeTensor
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -34,8 +35,7 @@ ROWS: Sequence[Method] = (
         "lerp(a', b' * Q^-1, alpha) * Q^alignment + lerp(mean(a), mean(b), alignment), a' and b' the rows less their "
         "mean, Q the orthogonal matrix nearest to turning a' into b'; tensors of one dimension: lerp(a, b, alpha)",
         "Turn the weights of a into the frame of b without changing what they do among themselves.",
-        kernel="rotation",
-        access="tensor",
+        WholeTensor("rotation"),
         differs="sd-mecha caches Q as float16, and where inputs leave Q open (fewer directions than columns, or a wide "
         "matrix less its mean) takes what rounding errors say; here what is open is not turned. Its powers assume "
         "eigenvectors to be orthonormal, and a geodesic that was not found is used anyway; here that is an error.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import Elementwise, Rowwise, Statistical
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -26,7 +27,7 @@ ROWS: Sequence[Method] = (
         _BAND,
         "b in rows int(n * offset) to int(n * (offset + width)) of the n of the first dimension, a in the others",
         "Take whole rows of b, the others of a, with nothing blended.",
-        kernel="rows",
+        Elementwise("rows"),
         aliases=("tensor",),
         differs="Bounds come from exact numbers: supermerger and sd-meh round in floating point (0.29 of 100 rows are "
         "28 there, 29 here). sd-mecha rounds to the nearest row (rounding = \"round\") and writes into its input. "
@@ -40,7 +41,7 @@ ROWS: Sequence[Method] = (
         _BAND,
         "as tensor_sum, along the second dimension where there is one longer than 100, else along the first",
         "Take whole input channels of b, the others of a, with nothing blended.",
-        kernel="rows",
+        Elementwise("rows"),
         aliases=("tensor2",),
         differs="supermerger counts the rows of the first dimension and still cuts the second where that is short.",
         cite="supermerger",
@@ -56,8 +57,7 @@ ROWS: Sequence[Method] = (
         "base + lerp(a - base, b - base, alpha) * lerp(d, 1 - d, beta), d = ((cos + 1) / 2)^gamma, cos of the two "
         "differences along the last dimension; without a base, of a and b themselves",
         "Take out of two fine-tunes what they share, or what only one of them has.",
-        kernel="rows",
-        access="rows",
+        Rowwise("rows"),
         optional=("base",),
         differs="A difference of 0 has the cosine 0.",
         cite="supermerger",
@@ -73,8 +73,7 @@ ROWS: Sequence[Method] = (
         "lerp(a, b, k), k = 1 - clamp(similarity - alpha, 0, 1), similarity = the cosine along the first dimension "
         "(form a), or its mean with the cosine of the whole tensors (form b)",
         "Take b where it differs from a, keep a where they are alike.",
-        kernel="rows",
-        access="statistics",
+        Statistical("rows"),
         aliases=("add_cosine_a", "add_cosine_b"),
         differs="Another method than supermerger's cosineA and cosineB. A column of zeros has the cosine 0, where "
         "sd-mecha's form b is NaN for a tensor of zeros.",

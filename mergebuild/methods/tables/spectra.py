@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import WholeTensor
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -26,8 +27,7 @@ ROWS: Sequence[Method] = (
         "irfftn((1 - F) * rfftn(a) + F * rfftn(b)), F the share of b in each frequency: for tilt 0, 1 where the root "
         "mean square over the axes of the frequency (0..1) is above 1 - alpha; alpha 0 is a, 1 is b",
         "Take the low frequencies of a, its broad structure, and the high ones of b, its detail.",
-        kernel="spectra",
-        access="tensor",
+        WholeTensor("spectra"),
         differs="sd-mecha transforms both inputs; here the difference is transformed and added to a, which is the same "
         "up to rounding and closer to the exact value.",
         cite="sd-mecha",
@@ -44,8 +44,7 @@ ROWS: Sequence[Method] = (
         "with all values in the order of c's: irfft((1 - F) * rfft(a) + F * rfft(b)), "
         "F_i = clamp((i/K - alpha) / beta + 1/2, 0, 1) for K frequencies, and [i/K >= alpha] for beta 0",
         "Take what varies slowly along the sorted values of a third model from a, and what varies fast from b.",
-        kernel="spectra",
-        access="tensor",
+        WholeTensor("spectra"),
         differs="For 0-d tensors sd-meh gives alpha * a + (1 - alpha) * b; here it is (1 - alpha) * a + alpha * b. "
         "Equal values of c keep their order.",
         cite="sd-meh",
@@ -58,8 +57,7 @@ ROWS: Sequence[Method] = (
         "a + alpha * gaussian(median(b - c)): median of 3, then a Gaussian of sigma 1 cut at 4, over all dimensions, "
         "mirrored at the edges",
         "Add a difference without its outliers. Slow.",
-        kernel="spectra",
-        access="tensor",
+        WholeTensor("spectra"),
         aliases=("smoothAdd", "smoothAdd MT"),
         differs="Supermerger writes float32 whatever the model's dtype.",
         cite="supermerger",
@@ -81,8 +79,7 @@ ROWS: Sequence[Method] = (
         "s = sort(a), r_j = the rank of b_j: s[r_j] where the magnitude of s[r_j] is from the start-th to the end-th "
         "smallest of a, else a_j",
         "Arrange the values of a in the order of b's: the distribution of a with the structure of b.",
-        kernel="spectra",
-        access="tensor",
+        WholeTensor("spectra"),
         differs='sd-meh leaves out values equal to the lower bound (lower = "strict"). Bounds are rounded from exact '
         "numbers, and zeros of both signs keep their order.",
         cite="sd-mecha; sd-meh",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import Statistical
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -82,8 +83,7 @@ ROWS: Sequence[Method] = (
         (_WEIGHT, _density("the largest magnitudes"), _normalize(default=True), _rescale("none"), _LAMBDA, *_VOTE),
         f"e_i = weight_i * (model_i - base where it is among the density * n largest magnitudes, else 0); {_ELECTED}",
         "Merge fine-tunes that disagree: keep what each changed most, and let the sign of the sum decide.",
-        kernel="task_vectors",
-        access="statistics",
+        Statistical("task_vectors"),
         aliases=("TIES",),
         differs=_TIES_DIFFERS,
         cite="Yadav et al. 2023, arXiv:2306.01708; mergekit",
@@ -95,8 +95,7 @@ ROWS: Sequence[Method] = (
         (_WEIGHT, _density("any, at random"), _normalize(default=False), _rescale("1/p"), _LAMBDA, _SEED, _DARE_COMPAT),
         f"e_i = weight_i / density_i * (model_i - base, each element with probability density_i, else 0); {_ADDED}",
         "Add fine-tunes of which most is dropped at random, so that they meet less.",
-        kernel="task_vectors",
-        access="statistics",
+        Statistical("task_vectors"),
         aliases=("dare", "supermario"),
         differs=f"{_RANDOM_DIFFERS} mergekit scales by the ratio of the sums of magnitudes (compat = mergekit), the "
         "paper and this by 1 / density.",
@@ -112,8 +111,7 @@ ROWS: Sequence[Method] = (
         ),
         f"e_i as in dare_linear; {_ELECTED}",
         "Drop most of each fine-tune at random, then let the sign of the sum decide.",
-        kernel="task_vectors",
-        access="statistics",
+        Statistical("task_vectors"),
         differs=f"{_RANDOM_DIFFERS} mergekit scales by the ratio of the sums of magnitudes (compat = mergekit), the "
         "paper and this by 1 / density.",
         cite="Yu et al. 2023, arXiv:2311.03099; mergekit",
@@ -129,8 +127,7 @@ ROWS: Sequence[Method] = (
         "e_i = weight_i * (model_i - base where its magnitude is among the density * n largest after the gamma * n "
         f"largest, else 0); {_ADDED}",
         "Add fine-tunes without their outliers and without what they hardly changed.",
-        kernel="task_vectors",
-        access="statistics",
+        Statistical("task_vectors"),
         differs=_BREADCRUMBS_DIFFERS,
         cite="Davari & Belilovsky 2023, arXiv:2312.06795; mergekit",
         reference="mergekit",
@@ -144,8 +141,7 @@ ROWS: Sequence[Method] = (
         ),
         f"e_i as in breadcrumbs; {_ELECTED}",
         "Breadcrumbs, then let the sign of the sum decide.",
-        kernel="task_vectors",
-        access="statistics",
+        Statistical("task_vectors"),
         differs=_BREADCRUMBS_DIFFERS,
         cite="Davari & Belilovsky 2023, arXiv:2312.06795; mergekit",
         reference="mergekit",
@@ -160,8 +156,7 @@ ROWS: Sequence[Method] = (
         "e_i = weight_i * (model_i - base, each element with a probability from density - epsilon to density + epsilon "
         f"by the rank of its magnitude in its row, else 0), scaled; {_ELECTED}",
         "Drop at random what each fine-tune changed little, then let the sign of the sum decide.",
-        kernel="task_vectors",
-        access="statistics",
+        Statistical("task_vectors"),
         differs=f"{_RANDOM_DIFFERS} A row is all behind an index of the first dimension (compat = mergekit: the second "
         "dimension); mergekit fails on rows of one element, whose probability is density here.",
         cite="Deep et al. 2024, arXiv:2406.11617; mergekit",
@@ -176,8 +171,7 @@ ROWS: Sequence[Method] = (
         ),
         f"e_i as in della; {_ADDED}",
         "Add fine-tunes of which small changes are dropped at random rather than large ones.",
-        kernel="task_vectors",
-        access="statistics",
+        Statistical("task_vectors"),
         differs=f"{_RANDOM_DIFFERS} A row is all behind an index of the first dimension (compat = mergekit: the second "
         "dimension); mergekit fails on rows of one element, whose probability is density here.",
         cite="Deep et al. 2024, arXiv:2406.11617; mergekit",
@@ -194,8 +188,7 @@ ROWS: Sequence[Method] = (
         "d_i = model_i - base where the variance over the models is among the largest, else 0; w_i = sum(d_i**2), "
         "divided by their sum; base + sum(w_i * d_i of the sign of sum(d_i)) / max(sum(w_i of these), 1e-6)",
         "Merge fine-tunes where they differ, each weighed by how much of it is left.",
-        kernel="importance",
-        access="statistics",
+        Statistical("importance"),
         differs="mergekit takes equal weights for deltas as small as those of most fine-tunes (compat = mergekit); "
         "here only where all are 0. Elements of equal variance are taken in the order of their indices.",
         cite="Wan et al. 2024, arXiv:2408.07990; mergekit",
@@ -208,8 +201,7 @@ ROWS: Sequence[Method] = (
         "b where |b - a| * KL(softmax(b), softmax(a)) (per row) is at least its median + 1.5 * (third - first "
         "quartile), else a",
         "Take from b only the changes that stand out, without any parameter.",
-        kernel="importance",
-        access="statistics",
+        Statistical("importance"),
         differs="Beyond a million elements mergekit takes the quartiles of a random sample, so that two runs differ; "
         "here they are exact.",
         cite="Arcee AI; mergekit",
@@ -225,8 +217,7 @@ ROWS: Sequence[Method] = (
         ),
         "(1 - alpha) * a + alpha * b where |b - a| is among the density * n largest, else a",
         "Blend two models only where they differ most.",
-        kernel="importance",
-        access="statistics",
+        Statistical("importance"),
         aliases=("sparse_topk",),
         differs="sd-webui-model-mixer calls it TIES; there is no vote in it.",
         cite="sd-webui-model-mixer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mergebuild.methods.making import WholeTensor
 from mergebuild.methods.method import Method, Parameter
 
 __all__ = ["ROWS"]
@@ -43,8 +44,7 @@ ROWS: Sequence[Method] = (
         _PARAMETERS,
         f"d_i = model_i - base; {_THINNED}",
         "TIES without weights, which can end in model stock or a geometric median.",
-        kernel="ties_sums",
-        access="tensor",
+        WholeTensor("ties_sums"),
         differs=_DIFFERS,
         cite="sd-mecha; Yadav et al. 2023, arXiv:2306.01708",
         reference="sd-mecha",
@@ -68,8 +68,7 @@ ROWS: Sequence[Method] = (
         f"d_i = model_i - base with probability keep + (rank / n - (n + 1) / (2 * n)) * epsilon, else 0; {_THINNED}, "
         "divided by keep if rescale",
         "Drop most of each delta at random, then TIES.",
-        kernel="ties_sums",
-        access="tensor",
+        WholeTensor("ties_sums"),
         differs=f"{_DIFFERS} sd-mecha has the probability to drop, 1 - keep, and masks that depend on the device and "
         "on what was drawn before; here they follow from seed, tensor name, the model's place and the element's index.",
         cite="sd-mecha; Deep et al. 2024, arXiv:2406.11617",

@@ -17,7 +17,7 @@ def test_every_exact_method_is_tried() -> None:
     """But for LoRAs', which have files of their own kind."""
     tried = dict(gpu.every_exact_method())
     left = {name for name, method in METHODS.items() if method.exact} - tried.keys()
-    assert all(METHODS[name].by_parts or METHODS[name].makes_lora or METHODS[name].listed == "loras" for name in left)
+    assert all(METHODS[name].makes.makes_lora or METHODS[name].listed == "loras" for name in left)
     assert {"weighted_sum", "ties", "della", "slerp"} <= tried.keys()
     for name, text in tried.items():
         assert tomli.loads(text)["targets"][name]["method"] == name

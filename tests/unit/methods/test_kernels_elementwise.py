@@ -16,6 +16,7 @@ from torch import Tensor
 from mergebuild.methods.kernels.elementwise import KERNELS
 from mergebuild.methods.kernels.kernel import Argument, Call
 from mergebuild.methods.kernels.randomness import bernoulli, normal
+from mergebuild.methods.making import CatalogKernel
 from mergebuild.methods.tables.elementwise import ROWS
 
 _SHAPES = [(), (1,), (7,), (1, 8), (8, 1), (16, 24), (4, 3, 3, 3), (0, 5)]
@@ -177,7 +178,7 @@ _ALL = {
 
 def test_every_kernel_has_a_row_and_a_law() -> None:
     assert set(_ALL) == set(KERNELS) == {row.name for row in ROWS}
-    assert all(row.kernel == "elementwise" for row in ROWS)
+    assert all(isinstance(row.makes, CatalogKernel) and row.makes.module == "elementwise" for row in ROWS)
 
 
 @pytest.mark.parametrize("method", ["geometric", "multiply_quotient", "multiply_difference", "plus_random", "dropout"])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mergebuild.methods.kernels.kernel import Call
 from mergebuild.methods.kernels.model_wide import KERNELS, similarities, similarity_range
+from mergebuild.methods.making import CatalogKernel
 from mergebuild.methods.method import UndefinedError
 from mergebuild.methods.tables.model_wide import ROWS
 
@@ -135,7 +136,9 @@ def test_models_that_are_equally_alike_everywhere_are_an_error() -> None:
 
 
 def test_rows_name_their_kernels() -> None:
-    assert [row.name for row in ROWS if row.kernel == "model_wide"] == sorted(KERNELS)
+    assert [
+        row.name for row in ROWS if isinstance(row.makes, CatalogKernel) and row.makes.module == "model_wide"
+    ] == sorted(KERNELS)
 
 
 @pytest.mark.parametrize("method", ["cosine_a", "cosine_b"])

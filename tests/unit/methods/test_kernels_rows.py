@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mergebuild.methods.kernels.kernel import Argument, Call
 from mergebuild.methods.kernels.rows import KERNELS
+from mergebuild.methods.making import CatalogKernel
 from mergebuild.methods.tables.rows import ROWS
 
 _SHAPES = [(), (1,), (7,), (1, 8), (8, 1), (16, 24), (4, 3, 3, 3), (0, 5), (5, 0), (3, 130), (2, 101, 2)]
@@ -58,7 +59,7 @@ _ALL: dict[str, tuple[int, dict[str, object]]] = {
 
 def test_every_kernel_has_a_row_and_a_law() -> None:
     assert set(_ALL) == set(KERNELS) == {row.name for row in ROWS}
-    assert all(row.kernel == "rows" for row in ROWS)
+    assert all(isinstance(row.makes, CatalogKernel) and row.makes.module == "rows" for row in ROWS)
 
 
 # --- bands

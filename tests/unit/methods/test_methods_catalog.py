@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from importlib import import_module
 from operator import mul
 
 import pytest
@@ -14,6 +13,15 @@ import pytest
 from mergebuild.engine.makers import kernel_of
 from mergebuild.methods.catalog import METHODS, UndefinedError
 from mergebuild.methods.kernels.kernel import Grain
+from mergebuild.methods.making import (
+    CatalogKernel,
+    Elementwise,
+    Linear,
+    Rowwise,
+    Statistical,
+    Surveyed,
+    WholeTensor,
+)
 
 Numbers = Mapping[str, float | Sequence[float]]
 Reference = Callable[[Sequence[float], Numbers, bool], float]
@@ -78,7 +86,7 @@ REFERENCES: Mapping[str, tuple[int, Sequence[str], Reference]] = {
 
 def test_every_linear_method_has_a_reference() -> None:
     """A new one without its formula here is a red test."""
-    assert REFERENCES.keys() == {name for name, row in METHODS.items() if row.coefficients is not None}
+    assert REFERENCES.keys() == {name for name, row in METHODS.items() if isinstance(row.makes, Linear)}
 
 
 def value(method: str, inputs: Sequence[float], numbers: Numbers, *, normalize: bool = False, name: str = "w") -> float:
@@ -87,7 +95,8 @@ def value(method: str, inputs: Sequence[float], numbers: Numbers, *, normalize: 
         key: Fraction(number) if isinstance(number, float | int) else tuple(map(Fraction, number))
         for key, number in numbers.items()
     }
-    shares = METHODS[method].coefficients(len(inputs), given, {"normalize": normalize}, name)
+    shares = METHODS[method].makes.shares(len(inputs), given, {"normalize": normalize}, name)
+    assert shares is not None
     assert len(shares) == len(inputs)
     assert all(isinstance(share, Fraction) for share in shares)
     return float(sum(share * Fraction(each) for share, each in zip(shares, inputs, strict=True)))
@@ -114,8 +123,8 @@ def test_some_tensors_are_not_scaled(part: str) -> None:
     name = f"model.block.{part}.weight"
     assert value("scale_self", [3.0], {"alpha": 0.5}, name=name) == 3.0
     assert value("replace", [3.0, 7.0], {"alpha": 0.5}, name=name) == 3.0
-    assert METHODS["scale_self"].by_name
-    assert METHODS["replace"].by_name
+    assert METHODS["scale_self"].makes.shares_by_name
+    assert METHODS["replace"].makes.shares_by_name
 
 
 @pytest.mark.parametrize(
@@ -147,10 +156,7 @@ def test_the_table_is_sound() -> None:
     assert len(names) == len(set(names))
     for name, row in METHODS.items():
         assert row.name == name
-        assert (row.coefficients is None) == bool(row.kernel)
         assert set(row.optional) <= set(row.inputs)
-        if row.kernel and not row.makes_lora:
-            assert name in import_module(f"mergebuild.methods.kernels.{row.kernel}").KERNELS
         assert row.summary
         assert row.cite or name == "copy"
         parameters = [parameter.name for parameter in row.parameters]
@@ -162,7 +168,7 @@ def test_the_table_is_sound() -> None:
             assert bool(parameter.choices) == (parameter.kind == "word")
             assert not parameter.choices or parameter.default in (None, *parameter.choices)
             stem = f"{parameter.name}_i" if parameter.per == "model" else parameter.name
-            assert row.kernel or stem in row.formula
+            assert not isinstance(row.makes, Linear) or stem in row.formula
             assert row.parameter(parameter.name) is parameter
         assert row.parameter("nonsense") is None
 
@@ -170,11 +176,14 @@ def test_the_table_is_sound() -> None:
 def test_what_a_method_reads_is_what_its_kernel_needs() -> None:
     """The catalog says it without torch."""
     for method in METHODS.values():
-        if method.coefficients is not None or method.makes_lora:
+        if not isinstance(method.makes, CatalogKernel):
             continue
         kernel = kernel_of(method)
+        needed: type[CatalogKernel]
         if kernel.grain is Grain.TENSOR:
-            needed = "tensor" if kernel.survey is None else "tensors"
+            needed = WholeTensor if kernel.survey is None else Surveyed
+        elif kernel.statistic:
+            needed = Statistical
         else:
-            needed = "statistics" if kernel.statistic else "elements" if kernel.grain is Grain.ELEMENT else "rows"
-        assert method.access == needed, method.name
+            needed = Elementwise if kernel.grain is Grain.ELEMENT else Rowwise
+        assert isinstance(method.makes, needed), method.name

@@ -15,8 +15,10 @@ import torch
 
 from mergebuild.engine.makers import Operating
 from mergebuild.engine.work import KernelCall, Step
-from mergebuild.fold.forms import Argument, Form, Kinds, Operation, Slot, Spec
-from mergebuild.methods.catalog import METHODS, Method, Program
+from mergebuild.fold.forms import Form, Kinds, Operation, Slot, Spec
+from mergebuild.methods.arguments import Argument
+from mergebuild.methods.catalog import METHODS, Method
+from mergebuild.methods.making import OwnProgram, Program
 from mergebuild.methods.tables.lora import FACTOR
 from mergebuild.plan.tensors import Grid, Made, Origin
 
@@ -31,7 +33,7 @@ from mergebuild.kernels import Kernel, Statistic
 none = Statistic("none", lambda call: 0, lambda call, account, chunks, start: account, lambda call, account: account)
 KERNELS = {"own": Kernel(lambda call, chunks, start, state: chunks[0], none)}
 """
-OWN_METHOD = Method("own", ("a",), (), "", "", program=Program("own.py", OWN, ""), access="statistics")
+OWN_METHOD = Method("own", ("a",), (), "", "", OwnProgram(Program("own.py", OWN, "")))
 INEXACT = replace(METHODS["slerp"], exact=False)
 THIRD: dict[str, Argument] = {"t": Fraction(1, 3)}
 MANY: dict[str, Argument] = {

@@ -7,7 +7,8 @@ import torch
 from lab import Lab
 
 from mergebuild.engine import compute
-from mergebuild.methods.catalog import METHODS, Method
+from mergebuild.methods.catalog import METHODS
+from mergebuild.methods.making import CatalogKernel, Statistical
 from mergebuild.plan import freshness
 from mergebuild.project import stamp
 
@@ -49,7 +50,7 @@ def test_it_is_of_the_values_that_are_written(chain: Lab, between: str) -> None:
 def test_what_an_earlier_version_made_of_them_is_made_again(chain: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says why; what takes statistics of sources alone is up to date as ever."""
     with monkeypatch.context() as earlier:
-        earlier.setattr(Method, "takes_statistics", property(lambda _: False))
+        earlier.setattr(Statistical, "takes_statistics", False)
         for module in (freshness, stamp):
             earlier.setattr(module, "REVISION", 1)
         assert set(chain.verdicts().values()) == {"built"}
@@ -106,10 +107,10 @@ def test_every_method_that_takes_statistics_is_known_by_its_row() -> None:
     found = {
         name: compute.kernel_of(method).statistic is not None
         for name, method in METHODS.items()
-        if method.kernel and not method.makes_lora
+        if isinstance(method.makes, CatalogKernel)
     }
     assert {name for name, has in found.items() if has} == {
-        name for name, method in METHODS.items() if method.takes_statistics
+        name for name, method in METHODS.items() if method.makes.takes_statistics
     }
 
 

@@ -12,7 +12,8 @@ import pytest
 from lab import Lab
 
 from mergebuild.errors import TrustError
-from mergebuild.methods.catalog import METHODS, Method, Program
+from mergebuild.methods.catalog import METHODS, Method
+from mergebuild.methods.making import OwnProgram, Program
 from mergebuild.project import trust
 from mergebuild.project.project import Project
 
@@ -72,7 +73,7 @@ def test_a_broken_record_of_trust_is_none(one: Lab, tmp_path: Path) -> None:
 
 
 def own(text: str, table: str = "", name: str = "blend") -> Method:
-    return Method(name, ("a",), (), "", "", program=Program(f"{name}.py", text, table))
+    return Method(name, ("a",), (), "", "", OwnProgram(Program(f"{name}.py", text, table)))
 
 
 def test_code_runs_as_it_was_trusted_and_no_other(one: Lab, tmp_path: Path) -> None:

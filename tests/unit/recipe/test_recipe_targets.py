@@ -585,7 +585,7 @@ def test_a_method_of_ones_own_is_a_row(load: Load, tmp_path: Path) -> None:
         + '[targets.t]\nmethod = "blend"\nbase = "opk"\nmodels = ["merong"]\nalpha = 1\nweight = 0.5\n'
     )
     row = recipe.own_methods["blend"]
-    assert (row.inputs, row.optional, row.exact, row.coefficients) == (("base", "a", "models"), ("a",), False, None)
+    assert (row.inputs, row.optional, row.exact) == (("base", "a", "models"), ("a",), False)
     found = {each.name: (each.kind, each.per, each.default) for each in row.parameters}
     assert found == {
         "alpha": ("number", "target", None),
@@ -598,8 +598,9 @@ def test_a_method_of_ones_own_is_a_row(load: Load, tmp_path: Path) -> None:
     }
     assert row.parameters[5].low == 0
     assert row.parameters[5].high == 2
-    assert row.program is not None
-    assert (row.program.file, row.program.text) == ("styles/blend.py", "print('never')\n")
+    program = row.makes.program
+    assert program is not None
+    assert (program.file, program.text) == ("styles/blend.py", "print('never')\n")
     assert recipe.files[-1] == tmp_path / "styles/blend.py"
     target = recipe.target("t")
     assert target.row is row
