@@ -54,6 +54,8 @@ class DiskLedger:
 
     def record(self, target: str) -> Record | None:
         """Return the last build of a target."""
+        if self._state.is_blank:
+            return None
         row = self._db.row(
             f"SELECT {RECORD}, seal FROM record WHERE project = ? AND target = ?", (self._project, target)
         )
@@ -92,6 +94,7 @@ class DiskLedger:
         """Remember the last build of a target, and what its tensors followed from."""
         if self.record(record.target) == record and self.keys(record.target) == keys:
             return
+        self._state.is_blank = False
         output = self._state.text(record.output) if record.output else None
         facts = (record.target, record.artifact, output, record.fingerprint, record.header, record.tensors)
         before = self._inputs_of(record.target)

@@ -99,6 +99,8 @@ class State:
         self._digests: set[bytes] | None = None
         self._digests_version = -1
         self.is_on_disk = is_new or path.is_file()
+        self.is_blank = not self.is_on_disk
+        """Whether nothing was ever built into it: it is in memory, and nobody else can. Nothing need be asked then."""
         self.db = self._open(path if self.is_on_disk else None)
 
     def write_to_disk(self) -> None:
@@ -117,6 +119,7 @@ class State:
         self.db.close()
         self.db = self._open(self.path)
         self._digests_version = -1
+        self.is_blank = False
         self.is_on_disk = True
 
     def _open(self, path: Path | None) -> Database:
@@ -160,6 +163,8 @@ class State:
 
     def numbers(self, digest: bytes, header: bytes) -> list[int]:
         """Return the row numbers of the artifacts with this digest: those with this header, then the newest first."""
+        if self.is_blank:
+            return []
         found = self.db.rows(
             "SELECT id FROM artifact WHERE digest = ? ORDER BY header != ?, made DESC, id DESC", (digest, header)
         )
@@ -190,6 +195,7 @@ class State:
 
     def add_artifact(self, row: ArtifactRow, digests: Sequence[bytes]) -> int:
         """Add an artifact (its `id` is ignored), whatever stood at its path forgotten; return its row number."""
+        self.is_blank = False
         self.db.rows("DELETE FROM artifact WHERE path = ?", (self.text(row.path),))
         number = self.db.insert(
             f"INSERT INTO artifact ({ARTIFACT}, seal) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -262,6 +268,8 @@ class State:
     def holders(self, digests: Iterable[bytes]) -> dict[bytes, list[tuple[int, int]]]:
         """Return, for each tensor digest that any artifact holds, the artifacts and the ordinals in them."""
         found: dict[bytes, list[tuple[int, int]]] = {}
+        if self.is_blank:
+            return found
         wanted = self._perhaps_held(list(digests))
         for start in range(0, len(wanted), 500):
             some = wanted[start : start + 500]
