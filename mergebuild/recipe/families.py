@@ -8,6 +8,7 @@ form), and a family is open: a value that the list does not name makes a member 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -132,9 +133,12 @@ class Family:
             for axis in self.axes
         ]
         names = [axis.name for axis in self.axes]
-        for chosen in itertools.product(*choices):
-            spelled = ",".join(f"{name}={text}" for name, (_, text) in zip(names, chosen, strict=True))
-            yield f"{self.name}@{spelled}", {name: value for name, (value, _) in zip(names, chosen, strict=True)}
+        values = itertools.product(*([value for value, _ in each] for each in choices))
+        texts = itertools.product(
+            *([f"{name}={text}" for _, text in each] for name, each in zip(names, choices, strict=True))
+        )
+        for value, text in zip(values, texts, strict=True):
+            yield f"{self.name}@{','.join(text)}", dict(zip(names, value, strict=True))
 
     def read(self, text: str) -> dict[str, tuple[Fraction | str, str]]:
         """Return the values that `alpha=0.3,beta=0.5` (without the name) gives to some of the axes.
@@ -291,7 +295,9 @@ def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> li
     if count > MOST_MEMBERS:
         _too_many(reader, node, label, count)
         return None
-    return [first + number * step for number in range(count)]
+    whole = math.lcm(first.denominator, step.denominator)
+    begin, stride = int(first * whole), int(step * whole)
+    return [Fraction(begin + number * stride, whole) for number in range(count)]
 
 
 def _is_long(number: Fraction) -> bool:

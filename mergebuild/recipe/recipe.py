@@ -94,6 +94,8 @@ class Recipe:
         self._methods = parts.methods.known
         self._targets: dict[str, Reading] = {}
         self._listed: dict[str, _Listed] = {}
+        self._members_of: dict[str, list[str]] = {}
+        """By family: its listed members, once their outputs are known."""
         self._templates: dict[str, Template | None] = {}
         """By family: how its members are made, once two of them are asked for."""
         self._below: dict[str, tuple[str, ...]] = {}
@@ -273,7 +275,10 @@ class Recipe:
 
     def _members(self, declared: str) -> Iterator[str]:
         family = self._families.get(declared)
-        return iter((declared,)) if family is None else (name for name, _ in family.members())
+        if family is None:
+            return iter((declared,))
+        known = self._members_of.get(declared)
+        return iter(known) if known is not None else (name for name, _ in family.members())
 
     def _check(self, names: Iterable[str], problems: Problems) -> None:
         """Read these targets and all that they need, depth first, and report what is wrong."""
@@ -315,10 +320,13 @@ class Recipe:
             return
         at = declaration.at.child("output")
         before = len(problems)
+        names: list[str] = []
         for name, values in family.members():
             self._check_output(raw, name, values, at, problems)
             if len(problems) > before:
                 return
+            names.append(name)
+        self._members_of[family.name] = names
 
     def _check_output(self, raw: str, name: str, values: Values, at: At, problems: Problems) -> None:
         try:
