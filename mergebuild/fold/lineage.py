@@ -73,17 +73,20 @@ def proportions(
     """
     if blueprint.forms.operates:
         return None, {}
-    shares = _of_kinds(blueprint, named)
-    first: dict[Shares, int] = {}
-    alike = tuple(first.setdefault(each, kind) for kind, each in enumerate(shares))
+    shares = [_shown(each) for each in _of_kinds(blueprint, named)]
+    first: dict[tuple[tuple[str, str], ...], int] = {}
+    alike = tuple([first.setdefault(tuple(each.items()), kind) for kind, each in enumerate(shares)])
     kinds = blueprint.forms.kinds
-    known = _summaries.setdefault(kinds, {})
-    if alike not in known:
-        known[alike] = _summary({name: alike[kinds.of[name]] for name in kinds.floats}, blueprint.layout)
-    whole, by_block = known[alike]
+    known = _summaries.get(kinds)
+    if known is None:
+        known = _summaries[kinds] = {}
+    found = known.get(alike)
+    if found is None:
+        found = known[alike] = _summary({name: alike[kinds.of[name]] for name in kinds.floats}, blueprint.layout)
+    whole, by_block = found
     if not by_block:
-        return ({} if whole is None else _shown(shares[whole])), {}
-    return None, {label: _shown(shares[kind]) for label, kind in by_block.items()}
+        return ({} if whole is None else shares[whole]), {}
+    return None, {label: shares[kind] for label, kind in by_block.items()}
 
 
 _summaries: WeakKeyDictionary[Kinds, dict[tuple[int, ...], tuple[int | None, dict[str, int]]]] = WeakKeyDictionary()
@@ -91,7 +94,8 @@ _summaries: WeakKeyDictionary[Kinds, dict[tuple[int, ...], tuple[int | None, dic
 
 
 def _of_kinds(blueprint: Blueprint, named: Callable[[str], str]) -> list[Shares]:
-    return [_gathered((named(slot.owner), share) for slot, share in form.terms) for form in blueprint.forms.palette]
+    names = {owner: named(owner) for owner in blueprint.owners}
+    return [_gathered([(names[slot.owner], share) for slot, share in form.terms]) for form in blueprint.forms.palette]
 
 
 def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
@@ -182,8 +186,9 @@ def _group(names: Sequence[str], block: Iterable[str], layout: Layout | None) ->
 def _gathered(parts: Iterable[tuple[str, Fraction]]) -> Shares:
     total: dict[str, Fraction] = {}
     for source, share in parts:
-        total[source] = total.get(source, Fraction(0)) + share
-    return tuple(sorted((source, share) for source, share in total.items() if share))
+        known = total.get(source)
+        total[source] = share if known is None else known + share
+    return tuple([(source, total[source]) for source in sorted(total) if total[source]])
 
 
 def _shown(shares: Shares) -> dict[str, str]:

@@ -142,6 +142,8 @@ class Arrangement:
         }
         self._entries = _json(about)[1:-1]
         self._infos: dict[int, dict[str, TensorInfo]] = {}
+        self._latest: tuple[Mapping[str, str] | None, bytes] = (None, b"")
+        """Of a header's metadata, its text: who makes a header mostly wants its bytes next."""
 
     def header(self, metadata: Mapping[str, str]) -> Header:
         """Return the header that a reader will find in the file.
@@ -151,7 +153,7 @@ class Arrangement:
             TargetError: it would be longer than readers allow.
         """
         metadata = dict(sorted(metadata.items()))
-        needed = 8 + sum(map(len, self._parts(metadata)))
+        needed = 8 + len(self._text(metadata))
         start = needed + -needed % PAGE
         if start - 8 > MAX_HEADER:
             raise TargetError.one(
@@ -170,16 +172,21 @@ class Arrangement:
     def encoded(self, header: Header) -> bytes:
         """Return everything of a file that comes before its data, for a header of this arrangement."""
         length = header.data_start - 8
-        return length.to_bytes(8, "little") + b"".join(self._parts(header.metadata)).ljust(length)
+        return length.to_bytes(8, "little") + self._text(header.metadata).ljust(length)
 
     def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
         """Return nothing: a safetensors file has no checksums."""
         return ()
 
-    def _parts(self, metadata: Mapping[str, str]) -> tuple[bytes, ...]:
-        if not metadata:
-            return (b"{", self._entries, b"}")
-        return (b"{", _json({METADATA: metadata})[1:-1], b"," if self._entries else b"", self._entries, b"}")
+    def _text(self, metadata: Mapping[str, str]) -> bytes:
+        """Return the JSON of a header, its entries in the order of the file's bytes."""
+        of, text = self._latest
+        if of is not metadata:
+            first = _json({METADATA: metadata})[1:-1] if metadata else b""
+            comma = b"," if first and self._entries else b""
+            text = b"{%s%s%s}" % (first, comma, self._entries)
+            self._latest = (metadata, text)
+        return text
 
 
 def encode_header(
@@ -197,7 +204,10 @@ def encode_header(
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def _parted(
