@@ -35,5 +35,6 @@ def show_plan(
     named = targets_from_here(settings, targets)
     plan = open_project(settings).plan(named, device=device, force=force, locked=locked)
     lines = [] if settings.as_json else plan_lines(plan, verbose=settings.verbose > 0, shown=shown_from_here(settings))
-    settings.console.answer(plan.to_json(), lines, problems=plan.problems)
+    document = plan.to_json() if settings.as_json else {}
+    settings.console.answer(document, lines, problems=plan.problems)
     return plan.exit_code

@@ -16,6 +16,8 @@ _CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range
 
 def clean(text: str) -> str:
     """Return text with control characters spelled out; line breaks and tabs stay."""
+    if text.isascii() and text.isprintable():  # as nearly every line of ten thousand is
+        return text
     return text.translate(_CONTROLS)
 
 
@@ -38,7 +40,15 @@ def pad(text: str, cells: int) -> str:
 def table(rows: Iterable[Sequence[str]], *, gap: int = 2, indent: int = 0) -> list[str]:
     """Return rows as lines whose columns are aligned. Rows may have fewer cells than others."""
     rows = [tuple(row) for row in rows]
-    columns = max((len(row) for row in rows), default=0)
-    widths = [max((width(row[column]) for row in rows if column < len(row)), default=0) for column in range(columns)]
-    lines = ((" " * gap).join(pad(cell, widths[column]) for column, cell in enumerate(row)) for row in rows)
-    return [" " * indent + line.rstrip() for line in lines]
+    filled, measured = (str.ljust, len) if _is_plain(rows) else (pad, width)
+    widths = [
+        max([measured(row[column]) for row in rows if column < len(row)])
+        for column in range(max(map(len, rows), default=0))
+    ]
+    between, before = " " * gap, " " * indent
+    return [before + between.join(map(filled, row, widths)).rstrip() for row in rows]
+
+
+def _is_plain(rows: Iterable[Sequence[str]]) -> bool:
+    """Whether each sign takes one cell: tables of ten thousand rows are made of texts that say so at once."""
+    return "".join(["".join(row) for row in rows]).isascii()
