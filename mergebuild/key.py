@@ -12,11 +12,10 @@ of the digests, a copy or a step. The tensors of a plan and those of sources see
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, Union
 
 import xxhash
@@ -25,7 +24,6 @@ from mergebuild.digest import SCHEMA, tagged
 
 __all__ = [
     "Key",
-    "Likeness",
     "Line",
     "LinearDigests",
     "Resolved",
@@ -161,41 +159,6 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
     list: _list,
 }
 
-Kind = TypeVar("Kind")
-
-
-class Likeness(Generic[Kind]):
-    """What of a dataclass decides, as a tuple by which a cache finds what was made of one that is like it.
-
-    That is all of its fields but those that are left out, for a reason each. So a field that is added later decides:
-    to forget one may cost sharing, and never gives the answer of another.
-    """
-
-    def __init__(
-        self,
-        kind: type[Kind],
-        *,
-        left_out: Mapping[str, str],
-        seen_as: Mapping[str, Callable[[Any], Hashable]] = MappingProxyType({}),
-    ) -> None:
-        """`left_out`: fields that do not decide, and why; `seen_as`: what of a field decides, where not all of it."""
-        self.left_out = left_out
-        names = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]  # no bound says "dataclass"
-        if unknown := {*left_out, *seen_as} - set(names):
-            message = f"{kind.__name__} has no fields {sorted(unknown)}"
-            raise TypeError(message)
-        self.names = tuple(name for name in names if name not in left_out)
-        """The fields that decide."""
-        self._values = _getter(self.names)
-        self._seen = [(index, seen_as[name]) for index, name in enumerate(self.names) if name in seen_as]
-
-    def __call__(self, value: Kind) -> tuple[Hashable, ...]:
-        """Return what decides of a value."""
-        found = list(self._values(value))
-        for index, seen in self._seen:
-            found[index] = seen(found[index])
-        return tuple(found)
-
 
 def _named(name: str) -> bytes:
     return f"{len(name)}:{name}".encode()
@@ -243,14 +206,14 @@ def gather(terms: Iterable[tuple[Place, Fraction]]) -> tuple[tuple[Place, Fracti
     return tuple((place, sums[place]) for place in sorted(sums) if sums[place])
 
 
-def resolve(terms: Iterable[tuple[Place, Fraction]], dtype_of: Callable[[Place], str], dtype: str) -> Resolved[Place]:
+def resolve(terms: Iterable[tuple[Place, Fraction]], dtypes: Mapping[Place, str], dtype: str) -> Resolved[Place]:
     """Say what a combination rounded to `dtype` comes to.
 
-    `terms` by what each tensor is: its digest, or its place in the order of the digests; `dtype_of` says in which dtype
-    such a tensor lies.
+    `terms` by what each tensor is: its digest, or its place in the order of the digests; `dtypes`: the dtype in which
+    each is stored.
     """
     found = gather(terms)
-    lone = dtype_of(found[0][0]) if len(found) == 1 and found[0][1] == 1 else ""
+    lone = dtypes[found[0][0]] if len(found) == 1 and found[0][1] == 1 else ""
     return Resolved(found, is_copy=lone == dtype, narrowed=narrows(lone, dtype))
 
 

@@ -50,11 +50,9 @@ def seen(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
 
 def _made(tensor: UnseenTensor, draft: PassDraft, digests: Sequence[bytes], lying: Mapping[bytes, Leaf]) -> SeenTensor:
     """Add to a draft what makes a tensor; return what it came to."""
-    found = resolve(
-        ((digests[index], share) for index, share in tensor.terms),
-        lambda digest: draft.steps[digest].dtype if digest in draft.steps else lying[digest].dtype,
-        tensor.dtype,
-    )
+    terms = [(digests[index], share) for index, share in tensor.terms]
+    dtypes = {digest: (draft.steps.get(digest) or lying[digest]).dtype for digest, _ in terms}
+    found = resolve(terms, dtypes, tensor.dtype)
     digest = digest_of(found, tensor.dtype, tensor.shape)
     match draft.put(digest, tensor.place, lying.get(digest)):
         case Way.PLACE:

@@ -19,9 +19,9 @@ from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
+from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.naming import EMA, EMA_PREFIX, own
 from mergebuild.formats import TensorInfo
-from mergebuild.key import Likeness
 from mergebuild.layouts import Layout, Patience, Places, Selector, detect, structure
 from mergebuild.lora import Delta, adapter_config, extractable, is_adapter, match, needs, plans, products_of, written
 from mergebuild.methods.arguments import Argument, Numbers

@@ -8,7 +8,7 @@ names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -64,16 +64,16 @@ def _summary(values: Mapping[str, Value], layout: Layout | None) -> tuple[Value 
 
 
 def proportions(
-    blueprint: Blueprint, named: Callable[[str], str]
+    blueprint: Blueprint, names: Mapping[str, str]
 ) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
-    """Return what `summarize` says of a target's own slots, owners renamed by `named`; nothing where it operates.
+    """Return what `summarize` says of a target's own slots, owners by their `names`; nothing where it operates.
 
     Which tensors have equal shares is the same for all members of a family, or nearly so: what follows from that is
     found out once.
     """
     if blueprint.forms.operates:
         return None, {}
-    shares = [_shown(each) for each in _of_kinds(blueprint, named)]
+    shares = [_shown(each) for each in _of_kinds(blueprint, names)]
     first: dict[tuple[tuple[str, str], ...], int] = {}
     alike = tuple([first.setdefault(tuple(each.items()), kind) for kind, each in enumerate(shares)])
     kinds = blueprint.forms.kinds
@@ -93,8 +93,7 @@ _summaries: WeakKeyDictionary[Kinds, dict[tuple[int, ...], tuple[int | None, dic
 """By the kinds of a target's tensors, and the first kind that has the shares of each: the kinds to be shown."""
 
 
-def _of_kinds(blueprint: Blueprint, named: Callable[[str], str]) -> list[Shares]:
-    names = {owner: named(owner) for owner in blueprint.owners}
+def _of_kinds(blueprint: Blueprint, names: Mapping[str, str]) -> list[Shares]:
     return [_gathered([(names[slot.owner], share) for slot, share in form.terms]) for form in blueprint.forms.palette]
 
 

@@ -194,7 +194,7 @@ class Describer:
         facts = metadata.none()
         if target.metadata != "none":
             stand_in = {owner: tagged(checksum(owner.encode())) for owner in made.blueprint.owners}
-            facts = metadata.minimal(made.blueprint, bytes(16), stand_in.__getitem__)
+            facts = metadata.minimal(made.blueprint, bytes(16), stand_in)
         content = _file(goal.path, made.shown, self._origins.arrangement(specs), facts)
         return replace(made, files=(content,), foreseen_bytes=self._bytes_of_sources(made.blueprint))
 
@@ -221,17 +221,12 @@ class Describer:
         tensors = self._origins.tensors(made.blueprint, specs)
         below = tuple(self._origins.intermediates(made.blueprint))
         made = replace(made, tensors=tensors, digest=tensors.artifact, intermediates=below)
-        used = made.blueprint.owners
-        lines = manifest.manifest(
-            self._folding,
-            made.name,
-            lambda owner: self._origins.content(owner) if owner in used else None,
-            dtype=dtype,
-        )
+        contents = {owner: self._origins.content(owner) for owner in made.blueprint.owners}
+        lines = manifest.manifest(self._folding, made.name, contents, dtype=dtype)
         if any(each.looks_at_made for each in (tensors, *below)):
             lines[manifest.STATISTICS] = STATISTICS_OF_MADE
         if made.is_folder:
-            return self._folder(replace(made, lines=lines), specs, self._metadata(made))
+            return self._folder(replace(made, lines=lines), specs, self._metadata(made, contents))
         if output_files.is_checkpoint(goal.path):
             from mergebuild.formats.checkpoint import CheckpointLayout  # few outputs are one
 
@@ -239,7 +234,7 @@ class Describer:
             content = _file(goal.path, made.shown, packing, {}, tensors)
         else:
             packing = self._origins.arrangement(specs)
-            content = _file(goal.path, made.shown, packing, self._metadata(made), tensors)
+            content = _file(goal.path, made.shown, packing, self._metadata(made, contents), tensors)
         return replace(made, lines=lines, files=(content,))
 
     def _folder(self, made: Description, specs: Mapping[str, Spec], facts: Mapping[str, str]) -> Description:
@@ -292,18 +287,18 @@ class Describer:
             raise RecipeError.one("no-config", message, where=config.where.place(), help=hint)
         return "", None, None
 
-    def _metadata(self, made: Description) -> dict[str, str]:
+    def _metadata(self, made: Description, contents: Mapping[str, str]) -> dict[str, str]:
         assert made.digest is not None
         target = made.blueprint.target
         if target.metadata == "none":
             return metadata.none()
         if target.metadata == "minimal":
-            return metadata.minimal(made.blueprint, made.digest, self._origins.content)
+            return metadata.minimal(made.blueprint, made.digest, contents)
         sources = {owner: self._sources.hashed(owner, with_sha256=True) for owner in made.sources}
         return metadata.full(
             made.blueprint,
             made.digest,
-            self._origins.content,
+            contents,
             self._recipe,
             {owner: source.sha256 for owner, source in sources.items()},
             metadata_of={owner: source.model.metadata for owner, source in sources.items()},

@@ -9,7 +9,7 @@ bytes and is missing here would be a change without a reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from mergebuild.fold.folder import Folding
@@ -36,13 +36,11 @@ STATISTICS = "statistics of made tensors"
 Manifest = Mapping[str, str]
 
 
-def manifest(
-    folder: Folding, name: str, content_of: Callable[[str], str | None], *, dtype: str | None
-) -> dict[str, str]:
+def manifest(folder: Folding, name: str, contents: Mapping[str, str], *, dtype: str | None) -> dict[str, str]:
     """Return the lines of a target.
 
-    `content_of` gives the content digest of a source or file target as text; None: no tensor of it is used, so that
-    its content does not matter.
+    `contents`: the content digest of each source or file target whose tensors are used, as text. Of another the content
+    does not matter.
     """
     blueprint = folder.blueprint(name)
     lines = dict(lines_of(blueprint.target, blueprint.layout, dtype)) | dict(_programs(blueprint.target))
@@ -58,7 +56,7 @@ def manifest(
             lines |= {f"{ref}.{key}": value for key, value in lines_of(below.target, below.layout, None)}
             lines |= dict(_programs(below.target))
             waiting += [each.ref for each in reversed(below.target.reads)]
-        elif (content := content_of(ref)) is not None:
+        elif (content := contents.get(ref)) is not None:
             lines[f"input {ref}"] = content
     return lines
 

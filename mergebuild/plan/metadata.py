@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -35,9 +35,9 @@ def none() -> dict[str, str]:
     return {"format": "pt"}
 
 
-def minimal(blueprint: Blueprint, digest: bytes, content_of: Callable[[str], str]) -> dict[str, str]:
-    """Return what the artifact alone determines. `content_of` gives an input's content digest as text."""
-    whole, by_block = proportions(blueprint, content_of)
+def minimal(blueprint: Blueprint, digest: bytes, contents: Mapping[str, str]) -> dict[str, str]:
+    """Return what the artifact alone determines. `contents`: the content digest of each input, as text."""
+    whole, by_block = proportions(blueprint, contents)
     facts = {
         "artifact": tagged(digest),
         "layout": LAYOUT_VERSION,
@@ -54,7 +54,7 @@ def of_a_part(digest: bytes) -> dict[str, str]:
 def full(
     blueprint: Blueprint,
     digest: bytes,
-    content_of: Callable[[str], str],
+    contents: Mapping[str, str],
     recipe: Recipe,
     sha256_of: Mapping[str, str | None],
     *,
@@ -66,7 +66,7 @@ def full(
     Args:
         blueprint: the target.
         digest: of the artifact.
-        content_of: gives an input's content digest as text.
+        contents: the content digest of each input, as text.
         recipe: where everything below the target stands.
         sha256_of: the SHA-256 of every source at the bottom of the target, by name.
         metadata_of: what each of these sources says of itself, trusted in nothing.
@@ -76,7 +76,7 @@ def full(
     nodes = _recipe_nodes(recipe, blueprint.target.name)
     whole = {"type": "mergebuild", "target": blueprint.target.name, "recipe": nodes, "sources": dict(sha256_of)}
     return (
-        minimal(blueprint, digest, content_of)
+        minimal(blueprint, digest, contents)
         | _modelspec(blueprint, sorted(sha256_of), metadata_of)
         | _as_kohya(blueprint)
         | {

@@ -207,7 +207,7 @@ class _Batch:
         if form.operation is not None:
             return self._operated(form.operation, form.slots)
         shares = (share for _, share in form.terms)
-        found = resolve(zip(self.keys, shares, strict=True), self.dtypes.__getitem__, self.dtype)
+        found = resolve(zip(self.keys, shares, strict=True), dict(enumerate(self.dtypes)), self.dtype)
         read = self._read(tuple(index for index, _ in found.terms))
         if found.is_copy:
             ((lone, _),) = found.terms

@@ -119,9 +119,9 @@ def test_equal_tensors_that_cancel_are_no_term() -> None:
 def test_a_lone_tensor_in_its_own_dtype_is_that_tensor() -> None:
     """Its digest is the input's; in another dtype it is rounded, and once where it was float64."""
     dtypes = {A: "float64", B: "float16"}
-    copied = resolve([(B, Fraction(1, 4)), (B, Fraction(3, 4))], dtypes.__getitem__, "float16")
-    rounded = resolve([(A, Fraction(1))], dtypes.__getitem__, "float16")
-    scaled = resolve([(A, HALF)], dtypes.__getitem__, "float64")
+    copied = resolve([(B, Fraction(1, 4)), (B, Fraction(3, 4))], dtypes, "float16")
+    rounded = resolve([(A, Fraction(1))], dtypes, "float16")
+    scaled = resolve([(A, HALF)], dtypes, "float64")
     assert (copied.is_copy, copied.narrowed, digest_of(copied, "float16", (4,))) == (True, False, B)
     assert (rounded.is_copy, rounded.narrowed) == (False, True)
     assert digest_of(rounded, "float16", (4,)) == linear_key("float16", (4,), [(A, Fraction(1))], narrowed=True).digest

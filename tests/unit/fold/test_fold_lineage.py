@@ -103,4 +103,5 @@ def test_proportions_by_kinds_are_those_of_the_tensors(kinds: dict[str, int], nu
         shares = [tuple((each, number) for each in "xy" if (number := numbers[start + at])) for at in range(len(order))]
         palette = tuple(Form(tuple((Slot(owner), share) for owner, share in each)) for each in shares)
         blueprint = Blueprint(cast("Target", None), layout, specs, specs, Forms(shared, palette), {}, {}, {})
-        assert proportions(blueprint, str) == summarize({name: shares[kind] for name, kind in of.items()}, layout)
+        names = {owner: owner for owner in blueprint.owners}
+        assert proportions(blueprint, names) == summarize({name: shares[kind] for name, kind in of.items()}, layout)

@@ -16,7 +16,8 @@ import pytest
 
 from mergebuild.errors import Place
 from mergebuild.fold.folder import LIKENESS
-from mergebuild.key import Key, Likeness, Line, written
+from mergebuild.fold.likeness import Likeness
+from mergebuild.key import Key, Line, written
 from mergebuild.methods.catalog import METHODS
 from mergebuild.plan.manifest import lines_of
 from mergebuild.recipe.formula import parse_formula
