@@ -3,7 +3,7 @@
 `why --tensor` holds them against the keys that the mergefile gives now. There may be thousands of targets of a thousand
 tensors each, so nothing is packed twice: tensors that are made alike have their lines once, and what stands in these by
 digest is packed apart, once for all members of a family (`Store` keeps it once as well). What a virtual target makes by
-operations only stands between the target's tensors and those of files; its keys are packed with what the target reads.
+operations is intermediate; its keys are packed with what the target reads.
 
 Packed is: the number of the format, then parts, each behind its length in 8 bytes, the lowest byte first.
 """
@@ -22,9 +22,9 @@ from mergebuild.key import Key, Line, Value, combination_key, copy_key, linear_k
 from mergebuild.store import PackedKeys
 
 if TYPE_CHECKING:
-    from mergebuild.plan.tensors import Operand, TensorRow, Tensors
+    from mergebuild.plan.tensors import Operand, SurveyKey, TensorRow, Tensors
 
-__all__ = ["BuiltKeys", "pack_inputs", "packed_keys"]
+__all__ = ["BuiltKeys", "InputsOfRow", "Owner", "pack_inputs", "packed_keys"]
 
 _VERSION = b"\1"
 _DIGEST = 16
@@ -37,45 +37,51 @@ class InputsOfRow(NamedTuple):
     names: Sequence[str]
     shapes: Sequence[tuple[int, ...]]
     inputs: Sequence[Sequence[bytes]]
+    owners: Sequence[Sequence[Owner]]
+    """Of each input: those whose tensors it is."""
 
 
-def packed_keys(tensors: Tensors, between: Iterable[Tensors] = ()) -> PackedKeys:
+class Owner(NamedTuple):
+    """A source or target whose tensor an input is, and what it calls it for each tensor of the row; None: the same."""
+
+    name: str
+    tensors: Sequence[str] | None
+
+
+def packed_keys(tensors: Tensors, intermediates: Iterable[Tensors] = ()) -> PackedKeys:
     """Return the keys of a target's tensors for the store.
 
-    `between`: what virtual targets below it make by operations.
+    `intermediates`: what virtual targets below it make by operations.
     """
-    below = [part for each in between for part in (each.packed_inputs, _lines(each))]
+    below = [part for each in intermediates for part in (each.packed_inputs, _lines(each))]
     return PackedKeys(_framed([_lines(tensors)]), _framed([tensors.packed_inputs, *below]))
 
 
 def pack_inputs(rows: Sequence[InputsOfRow]) -> bytes:
     """Return what rows of tensors are made of: names and shapes as text, then all digests."""
-    facts = [(row.dtype, len(row.inputs[0]), row.names, row.shapes) for row in rows]
+    facts = [(row.dtype, row.names, row.shapes, row.owners) for row in rows]
     digests = b"".join(digest for row in rows for inputs in row.inputs for digest in inputs)
     return _framed([_text(facts), digests])
 
 
 def _lines(tensors: Tensors) -> bytes:
     """Return what the keys of tensors have besides what stands in them by digest, row by row."""
-    place_of = {
-        name: (number, index)
-        for number, row in enumerate(tensors.rows)
-        for index, name in enumerate(tensors.names_of(row))
-    }
     surveys = {survey.key: survey for row in tensors.rows for survey in row.surveys if survey is not None}
     numbers = {key: number for number, key in enumerate(surveys)}
-    return _text(
-        {
-            "rows": [_row(row, tensors.names_of(row)[0], numbers) for row in tensors.rows],
-            "surveys": [
-                {
-                    "facts": [_fact(line) for line in survey.facts[: len(survey.facts) - len(survey.tensors)]],
-                    "tensors": [place_of[each.name] for each in survey.tensors],
-                }
-                for survey in surveys.values()
-            ],
-        }
-    )
+    places = _places(tensors) if surveys else {}
+    rows = [_row(row, tensors.names_of(row)[0], numbers) for row in tensors.rows]
+    return _text({"rows": rows, "surveys": [_survey(each, places) for each in surveys.values()]})
+
+
+def _places(tensors: Tensors) -> dict[str, tuple[int, int]]:
+    """Return the row of each tensor by name, and its place in that."""
+    rows = enumerate(map(tensors.names_of, tensors.rows))
+    return {name: (number, index) for number, names in rows for index, name in enumerate(names)}
+
+
+def _survey(survey: SurveyKey, places: Mapping[str, tuple[int, int]]) -> dict[str, object]:
+    own = survey.facts[: len(survey.facts) - len(survey.tensors)]  # behind these is a line a tensor
+    return {"facts": [_fact(line) for line in own], "tensors": [places[each.name] for each in survey.tensors]}
 
 
 def _row(row: TensorRow, first: str, surveys: Mapping[bytes, int]) -> dict[str, object]:
@@ -141,9 +147,9 @@ def _parts(framed: bytes) -> Iterator[bytes]:
 class BuiltKeys:
     """The keys that `packed_keys` packed."""
 
-    def __init__(self, tensors: _Keys, between: Sequence[_Keys]) -> None:
+    def __init__(self, tensors: _Keys, intermediates: Sequence[_Keys]) -> None:
         self._tensors = tensors
-        self._between = between
+        self._intermediates = intermediates
 
     @staticmethod
     def of(packed: PackedKeys) -> BuiltKeys | None:
@@ -158,13 +164,17 @@ class BuiltKeys:
         """Return the key of a tensor; None: there was none of this name."""
         return self._tensors.key(name)
 
-    def between(self, digest: bytes) -> Key | None:
-        """Return the key of a tensor that only stood between others."""
+    def intermediate(self, digest: bytes) -> Key | None:
+        """Return the key of an intermediate tensor, as it was then."""
         return self._by_digest.get(digest)
+
+    def owners(self) -> Iterator[tuple[bytes, str, str]]:
+        """Yield the digest of each input with an owner of it, and what that calls it."""
+        return (owned for each in (self._tensors, *self._intermediates) for owned in each.owners())
 
     @cached_property
     def _by_digest(self) -> Mapping[bytes, Key]:
-        return {key.digest: key for each in self._between for key in each.all() if not key.is_copy}
+        return {key.digest: key for each in self._intermediates for key in each.all() if not key.is_copy}
 
 
 class _Keys:
@@ -178,10 +188,18 @@ class _Keys:
         self._inputs: list[InputsOfRow] = []
         self._places: dict[str, tuple[int, int]] = {}
         whole = iter([digests[at : at + _DIGEST] for at in range(0, len(digests), _DIGEST)])
-        for number, (dtype, count, names, shapes) in enumerate(json.loads(zlib.decompress(facts))):
-            inputs_of = [[next(whole) for _ in range(count)] for _ in names]
-            self._inputs.append(InputsOfRow(dtype, names, [tuple(shape) for shape in shapes], inputs_of))
+        for number, (dtype, names, shapes, owners) in enumerate(json.loads(zlib.decompress(facts))):
+            inputs_of = [[next(whole) for _ in owners] for _ in names]
+            named = [[Owner(*each) for each in some] for some in owners]
+            self._inputs.append(InputsOfRow(dtype, names, [tuple(shape) for shape in shapes], inputs_of, named))
             self._places |= {name: (number, index) for index, name in enumerate(names)}
+
+    def owners(self) -> Iterator[tuple[bytes, str, str]]:
+        """Yield the digest of each input with an owner of it, and what that calls it."""
+        for row in self._inputs:
+            for index, (name, inputs) in enumerate(zip(row.names, row.inputs, strict=True)):
+                for digest, owners in zip(inputs, row.owners, strict=True):
+                    yield from ((digest, each.name, each.tensors[index] if each.tensors else name) for each in owners)
 
     def all(self) -> Iterator[Key]:
         """Yield the key of each tensor."""

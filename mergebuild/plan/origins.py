@@ -55,6 +55,13 @@ class Origins:
         """Return how an intermediate tensor is made: one of a virtual target, in float32."""
         return self._made_unrounded.get(digest)
 
+    def label(self, owner: str, tensor: str) -> str:
+        """Return what people call a tensor of an owner, which may be one that the recipe had before."""
+        name = self._folding.known_as(owner)
+        if self._folding.is_delta(owner):
+            return f"what {name} adds: {tensor}"
+        return f"{'source' if name in self._sources else 'target'} {name}: {tensor}"
+
     def intermediate_among(self, digests: set[bytes]) -> bool:
         """Whether one of these is an intermediate tensor."""
         return not self._made_unrounded.keys().isdisjoint(digests)

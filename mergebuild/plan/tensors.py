@@ -32,7 +32,7 @@ from mergebuild.key import (
 )
 from mergebuild.methods.making import Arguments
 from mergebuild.methods.method import Method
-from mergebuild.plan.built_keys import InputsOfRow, pack_inputs
+from mergebuild.plan.built_keys import InputsOfRow, Owner, pack_inputs
 
 __all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "SurveyKey", "Surveyed", "TensorRow", "Tensors"]
 
@@ -268,6 +268,16 @@ class _Batch:
             looks_at_made=looks_at_made,
         )
 
+    def inputs(self, slots: Sequence[Slot]) -> InputsOfRow:
+        """Return what its rows are made of, and whose that is, for the store. `slots`: of the kind's form."""
+        names = [name for name, _ in self.named]
+        owners: list[list[Owner]] = [[] for _ in self.dtypes]
+        for slot, key in zip(slots, self.keys, strict=True):
+            tensors = [slot.tensor(name) for name in names]
+            owners[key].append(Owner(slot.owner, None if tensors == names else tensors))
+        shapes = [spec.shape for _, spec in self.named]
+        return InputsOfRow(self.dtype, names, shapes, [tuple(each) for each in self.origins], owners)
+
     def _read(self, places: tuple[int, ...]) -> Mapping[bytes, int]:
         """Return the inputs at some places of the order with their sizes."""
         if places not in self.reads:
@@ -354,6 +364,7 @@ class Grid:
         class of devices (`cpu`, `cuda`) that makes what is not the same on all of them.
         """
         self._device = device
+        self._slots = slots
         self.names = names
         self.specs = [specs[name] for name in names]
         self.sizes = [math.prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for spec in self.specs]
@@ -386,17 +397,7 @@ class Grid:
     @cached_property
     def packed_inputs(self) -> bytes:
         """What its rows are made of, for the store; equal for all targets of it."""
-        return pack_inputs(
-            [
-                InputsOfRow(
-                    batch.dtype,
-                    [name for name, _ in batch.named],
-                    [spec.shape for _, spec in batch.named],
-                    [tuple(origins) for origins in batch.origins],
-                )
-                for batch in self._batches
-            ]
-        )
+        return pack_inputs([batch.inputs(self._slots[batch.kind]) for batch in self._batches])
 
     def tensors(self, palette: Sequence[Form]) -> Tensors:
         """Return the tensors of a target with these forms, by kind."""

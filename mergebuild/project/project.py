@@ -45,6 +45,7 @@ from mergebuild.project import lockfile, trust
 from mergebuild.project.gate import Gate, Hold
 from mergebuild.project.stamp import Stamp, forget_stamps
 from mergebuild.project.sweep import SourcePlaces, Sweeper
+from mergebuild.project.tensor_why import tensor_why
 from mergebuild.recipe import Input, Recipe, load_recipe
 from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.results.looks import (
@@ -231,11 +232,17 @@ class Project:
             return StatusResult(tuple(states), tuple(self._shown(row.path) for row in orphans))
 
     @_resilient
-    def why(self, target: str) -> WhyResult:
-        """Say what differs from a target's last build; of one that a build would refuse, why."""
+    def why(self, target: str, *, tensor: str | None = None) -> WhyResult:
+        """Say what differs from a target's last build; of one that a build would refuse, why.
+
+        With the name of a `tensor`, also what it follows from and what it was built from. All sources are read then.
+
+        Raises:
+            UsageError: neither the target nor its last build has such a tensor.
+        """
         name = self._one(target)
         with self._session(silent) as session:
-            plan = self._planned(session, (name,))
+            plan = self._planned(session, (name,), hash_all=tensor is not None, look_closely=tensor is not None)
             plan = self._gate(session).ask(plan, session.planner)
             if plan.blocked:
                 return WhyResult(name, Verdict.BLOCKED, (), plan.blocked[0].reasons, plan.errors[0].problems)
@@ -243,11 +250,13 @@ class Project:
                 return WhyResult(name, Verdict.UP_TO_DATE, (), ())
             action = plan.by_name[name]
             changes = action.judgement.changes
+            description = action.judgement.description
+            told = tensor_why(description, plan.origins, session.store.ledger, tensor) if tensor is not None else None
             if action.refused is not None:
                 blocked = action.result()
-                return WhyResult(name, blocked.verdict, changes, blocked.reasons, action.refused.error.problems)
+                return WhyResult(name, blocked.verdict, changes, blocked.reasons, action.refused.error.problems, told)
             reasons = () if action.verdict is Verdict.UP_TO_DATE else reasons_of(action)
-            return WhyResult(name, action.verdict, changes if reasons else (), reasons)
+            return WhyResult(name, action.verdict, changes if reasons else (), reasons, (), told)
 
     @_resilient
     def lineage(self, target: str) -> Lineage:

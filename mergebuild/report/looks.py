@@ -16,7 +16,15 @@ from mergebuild.report.quantities import count_text, size_text
 from mergebuild.results.build import Verdict
 
 if TYPE_CHECKING:
-    from mergebuild.results.looks import CleanResult, Inspection, Lineage, StatusResult, VerifyResult, WhyResult
+    from mergebuild.results.looks import (
+        CleanResult,
+        Inspection,
+        Lineage,
+        StatusResult,
+        TensorWhy,
+        VerifyResult,
+        WhyResult,
+    )
 
 __all__ = [
     "clean_lines",
@@ -24,6 +32,7 @@ __all__ = [
     "inspection_lines",
     "lineage_lines",
     "status_lines",
+    "tensor_lines",
     "verify_lines",
     "why_lines",
 ]
@@ -44,6 +53,22 @@ def why_lines(why: WhyResult) -> list[str]:
     if why.verdict is Verdict.UP_TO_DATE and not why.reasons:
         return [f"{why.target} is up to date"]
     return list(why.reasons) or [f"{why.target}: {why.verdict}"]
+
+
+_BESIDE = ("as it was built", "as the mergefile says")
+
+
+def tensor_lines(tensor: TensorWhy) -> list[str]:
+    """Return what a tensor is, and the lines that its digest is made of; those that differ are marked."""
+    columns = [(head, each) for head, each in zip(_BESIDE, (tensor.before, tensor.after), strict=True) if each]
+    heads = [(head, each.digest, f"a copy of {each.copy_of}" if each.copy_of else "made") for head, each in columns]
+    lines = [tensor.name, *table(heads, indent=2), *([f"  {tensor.note}"] if tensor.note else []), ""]
+    rows = [("  ", "", *(head for head, _ in columns))] if len(columns) > 1 else []
+    for each in tensor.lines:
+        values = (each.before, each.after) if len(columns) > 1 else (each.after if tensor.after else each.before,)
+        mark = "* " if len(columns) > 1 and each.before != each.after else "  "
+        rows.append((mark, "  " * each.depth + each.what, *(value if value is not None else "-" for value in values)))
+    return [*lines, *(line.rstrip() for line in table(rows, gap=2))]
 
 
 def combination_text(shares: Mapping[str, str]) -> str:

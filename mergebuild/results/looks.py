@@ -17,12 +17,15 @@ __all__ = [
     "Change",
     "CleanResult",
     "Inspection",
+    "KeyLine",
     "Lineage",
     "OutputState",
     "StatusResult",
     "TargetState",
+    "TensorWhy",
     "Trusted",
     "VerifyResult",
+    "WhatItIs",
     "WhyResult",
 ]
 
@@ -71,6 +74,53 @@ class Change(NamedTuple):
     text: str
 
 
+class WhatItIs(NamedTuple):
+    """What a tensor is: its digest as text and, of a copy, what it is a copy of."""
+
+    digest: str
+    copy_of: str | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as part of the object of `why`."""
+        return {"digest": self.digest, "copy_of": self.copy_of}
+
+
+class KeyLine(NamedTuple):
+    """One line that a tensor's digest is made of, as it was when the tensor was built, and now. None: no such line."""
+
+    what: str
+    before: str | None
+    after: str | None
+    depth: int = 0
+    """How many lines it stands below: those of what an operation reads stand below the line that names it."""
+
+
+class TensorWhy(NamedTuple):
+    """`why --tensor`: what one tensor follows from, as it was last built and as the mergefile says now."""
+
+    name: str
+    before: WhatItIs | None
+    """None: it was not built, or it is not known what it was built from; see `note`."""
+    after: WhatItIs | None
+    """None: the target has no such tensor now."""
+    lines: tuple[KeyLine, ...]
+    note: str = ""
+    """Why there is nothing to compare with, if there is nothing."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as part of the object of `why`."""
+        return {
+            "name": self.name,
+            "before": self.before.to_json() if self.before else None,
+            "after": self.after.to_json() if self.after else None,
+            "lines": [
+                {"what": each.what, "before": each.before, "after": each.after, "depth": each.depth}
+                for each in self.lines
+            ],
+            "note": self.note or None,
+        }
+
+
 class WhyResult(NamedTuple):
     """`why`: what differs from the last build of a target; no changes means up to date."""
 
@@ -81,15 +131,20 @@ class WhyResult(NamedTuple):
     """Everything that makes it not up to date, the changes' texts among them; of a blocked target, what blocks it."""
     problems: tuple[Problem, ...] = ()
     """What blocks it, with places and help."""
+    tensor: TensorWhy | None = None
+    """The tensor that was asked for; None where none was, or where it can't be planned."""
 
     def to_json(self) -> dict[str, object]:
         """Return the object of `why`."""
-        return {
+        found: dict[str, object] = {
             "target": self.target,
             "verdict": str(self.verdict),
             "reasons": list(self.reasons),
             "changes": [{"what": each.what, "before": each.before, "after": each.after} for each in self.changes],
         }
+        if self.tensor is not None:
+            found["tensor"] = self.tensor.to_json()
+        return found
 
 
 class Lineage(NamedTuple):

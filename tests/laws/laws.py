@@ -224,7 +224,7 @@ def a_digest_is_its_lines_hashed(world: World) -> None:
                     assert lines.setdefault(key.digest, key.text) == key.text, f"{told} is two things with one digest"
             for between in item.intermediates:
                 for made in between.made:
-                    assert made.is_copy or kept.between(made.digest) == made.key, f"`{made.name}` below `{name}`"
+                    assert made.is_copy or kept.intermediate(made.digest) == made.key, f"`{made.name}` below `{name}`"
         assert len(set(lines.values())) == len(lines), "the same lines have two digests"
 
 

@@ -9,6 +9,7 @@ from mergebuild.report.looks import (
     inspection_lines,
     lineage_lines,
     status_lines,
+    tensor_lines,
     verify_lines,
     why_lines,
 )
@@ -17,11 +18,14 @@ from mergebuild.results.looks import (
     Change,
     CleanResult,
     Inspection,
+    KeyLine,
     Lineage,
     OutputState,
     StatusResult,
     TargetState,
+    TensorWhy,
     VerifyResult,
+    WhatItIs,
     WhyResult,
 )
 
@@ -38,6 +42,39 @@ def test_status_is_a_line_a_target_and_a_line_an_orphan() -> None:
         "changed-by-hand  orange  out/o.safetensors",
         "missing          base",
         "orphan           -       out/old.safetensors",
+    ]
+
+
+def test_a_tensor_is_told_in_two_columns_and_differences_are_marked() -> None:
+    lines = (
+        KeyLine("method", "linear@1", "linear@1"),
+        KeyLine("target s: w", "1/2 (0.5)", "1/3 (0.333333)"),
+        KeyLine("t", "1", "1", 1),
+        KeyLine("source z: w", "1/2 (0.5)", None),
+    )
+    one, other = WhatItIs("xxh3-128:aa", None), WhatItIs("xxh3-128:bb", "source x: w")
+    assert tensor_lines(TensorWhy("w", one, other, lines)) == [
+        "w",
+        "  as it was built        xxh3-128:aa  made",
+        "  as the mergefile says  xxh3-128:bb  a copy of source x: w",
+        "",
+        "                 as it was built  as the mergefile says",
+        "    method       linear@1         linear@1",
+        "*   target s: w  1/2 (0.5)        1/3 (0.333333)",
+        "      t          1                1",
+        "*   source z: w  1/2 (0.5)        -",
+    ]
+
+
+def test_a_tensor_that_there_is_nothing_to_compare_with_has_one_column() -> None:
+    lines = (KeyLine("method", None, "linear@1"), KeyLine("dtype", None, "float16"))
+    assert tensor_lines(TensorWhy("w", None, WhatItIs("xxh3-128:aa", None), lines, "never built")) == [
+        "w",
+        "  as the mergefile says  xxh3-128:aa  made",
+        "  never built",
+        "",
+        "    method  linear@1",
+        "    dtype   float16",
     ]
 
 

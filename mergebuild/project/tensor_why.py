@@ -1,0 +1,59 @@
+"""`why --tensor`: what one tensor of a target follows from, beside what it was built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mergebuild.errors import UsageError, did_you_mean
+from mergebuild.plan.actions import Description
+from mergebuild.plan.built_keys import BuiltKeys, packed_keys
+from mergebuild.plan.explanation import Described, explained, labelled
+from mergebuild.plan.origins import Origins
+from mergebuild.results.looks import TensorWhy
+from mergebuild.store import Ledger
+
+__all__ = ["tensor_why"]
+
+
+def tensor_why(description: Description, origins: Origins, ledger: Ledger, tensor: str) -> TensorWhy:
+    """Say what a tensor of a target follows from, and what it was built from as far as that is on record.
+
+    `description`: the target with its sources hashed.
+
+    Raises:
+        UsageError: neither the target nor its last build has such a tensor.
+    """
+    assert description.tensors is not None  # its sources are hashed
+    now = BuiltKeys.of(packed_keys(description.tensors, description.intermediates))
+    packed = ledger.keys(description.name)
+    built = BuiltKeys.of(packed) if packed else None
+    labels = _labels(now, origins)
+    after = _described(now, tensor, labels)
+    before = _described(built, tensor, _labels(built, origins) | labels)  # equal tensors have one name in both columns
+    if before is None and after is None:
+        raise UsageError.one(
+            "unknown-tensor",
+            f"target `{description.name}` has no tensor `{tensor}`",
+            help=did_you_mean(
+                tensor, description.blueprint.specs, otherwise="`mergebuild inspect --tensors` lists them"
+            ),
+        )
+    if ledger.record(description.name) is None:
+        note = "never built"
+    elif built is None:
+        note = "built by an earlier version, which did not record what its tensors followed from"
+    elif before is None:
+        note = "its last build had no such tensor"
+    else:
+        note = "" if after is not None else "the mergefile makes no such tensor now"
+    return explained(tensor, before, after, note)
+
+
+def _labels(keys: BuiltKeys | None, origins: Origins) -> dict[bytes, str]:
+    """Return what people call each tensor that others are made of, by its digest."""
+    return labelled((digest, origins.label(owner, name)) for digest, owner, name in keys.owners()) if keys else {}
+
+
+def _described(keys: BuiltKeys | None, tensor: str, labels: Mapping[bytes, str]) -> Described | None:
+    key = keys.key(tensor) if keys else None
+    return Described(key, keys.intermediate, labels) if keys and key else None
