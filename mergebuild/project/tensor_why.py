@@ -31,13 +31,8 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
     after = _described(now, tensor, labels)
     before = _described(built, tensor, _labels(built, origins) | labels)  # equal tensors have one name in both columns
     if before is None and after is None:
-        raise UsageError.one(
-            "unknown-tensor",
-            f"target `{description.name}` has no tensor `{tensor}`",
-            help=did_you_mean(
-                tensor, description.blueprint.specs, otherwise="`mergebuild inspect --tensors` lists them"
-            ),
-        )
+        hint = did_you_mean(tensor, description.blueprint.specs, otherwise="`mergebuild inspect --tensors` lists them")
+        raise UsageError.one("unknown-tensor", f"target `{description.name}` has no tensor `{tensor}`", help=hint)
     if ledger.record(description.name) is None:
         note = "never built"
     elif built is None:

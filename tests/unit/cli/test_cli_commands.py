@@ -22,12 +22,15 @@ from mergebuild.report.console import Console
 from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.results.looks import (
     CleanResult,
+    KeyLine,
     Lineage,
     OutputState,
     StatusResult,
     TargetState,
+    TensorWhy,
     Trusted,
     VerifyResult,
+    WhatItIs,
     WhyResult,
 )
 
@@ -203,6 +206,15 @@ def test_why_and_lineage_take_one_target(project: FakeProject, mergebuild: Merge
         "rounded_at": [],
     }
     assert [call[:2] for call in project.calls] == [("why", ("orange",)), *[("lineage", ("orange",))] * 2]
+
+
+def test_why_of_a_tensor_is_its_lines(project: FakeProject, mergebuild: Mergebuild) -> None:
+    what = WhatItIs("xxh3-128:aa", None)
+    told = TensorWhy("w", None, what, (KeyLine("method", None, "linear@1"),), "never built")
+    project.answers["why"] = WhyResult("orange", Verdict.BUILD, (), ("never built",), (), told)
+    assert mergebuild("why", "orange", "--tensor", "w").out.splitlines()[-1] == "    method  linear@1"
+    assert mergebuild("why", "orange", "--tensor", "w", "--json").json["tensor"] == told.to_json()
+    assert project.calls == [("why", ("orange",), {"tensor": "w"})] * 2
 
 
 def test_verify_exits_as_its_result_says(project: FakeProject, mergebuild: Mergebuild) -> None:
