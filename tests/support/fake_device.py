@@ -210,6 +210,9 @@ def _refuse_inexact(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     assert plain != "div" or not is_plain, "devices multiply by the inverse of a number that is not theirs"
 
 
+_AT_ONCE: Mapping[str, Callable[[Tensor], Tensor]] = {"_conj": torch.conj_physical, "_neg_view": torch.neg}
+
+
 def _done(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     flat, tree = tree_flatten((tuple(args), dict(kwargs)))
     name = call.overloadpacket.__name__
@@ -229,7 +232,8 @@ def _done(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if asked is not None:
         own_kwargs["device"] = torch.device("cpu")
     own_kwargs.pop("pin_memory", None)
-    found = call(*own, **own_kwargs)
+    # torch puts the bits of lazy conjugates and negatives to use before it comes here, on the outer tensor alone
+    found = _AT_ONCE.get(name, call)(*own, **own_kwargs)
     if name == "_local_scalar_dense" or not is_remote:
         return found.clone() if asked is not None and isinstance(found, Tensor) and there else found
     known = {id(each.values): each for each in there}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_device import Remote, remotely
 from kernel_cases import SHAPES, call_of, tensors
 from kernel_driver import run
 from torch import Tensor
@@ -164,6 +165,15 @@ def test_powers_of_a_rotation_add_up(side: int) -> None:
     torch.testing.assert_close(orthogonal_power(turn, Fraction(-1)), turn.T)
     torch.testing.assert_close(orthogonal_power(turn, Fraction(0)), identity)
     torch.testing.assert_close(torch.linalg.matrix_exp(orthogonal_log(turn)), turn, rtol=0, atol=1e-9)
+
+
+def test_a_part_of_a_turn_is_the_same_on_a_device() -> None:
+    """The stand-in for a device knows conjugates that torch puts off."""
+    turn = rotation_of(5)
+    with remotely():
+        there = orthogonal_power(Remote(turn), Fraction(1, 3))
+    assert isinstance(there, Remote)
+    assert torch.equal(there.values, orthogonal_power(turn, Fraction(1, 3)))
 
 
 def test_planes_of_the_same_angle_are_no_trouble() -> None:
