@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import Problem, RecipeError, SourceError
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder as Donor
 
 __all__ = ["Describer"]
-
-
-class _Hashing(NamedTuple):
-    """Which sources of a goal are hashed before it is described."""
-
-    owners: tuple[str, ...]
-    is_much: bool
-    """Whether large sources are read for it, of a target that was never built: work will follow."""
 
 
 class Describer:
@@ -74,8 +66,8 @@ class Describer:
         """Return the sources at the bottom of a target, or parts of sources, that are not hashed yet."""
         return [owner for owner in self._bottom(target) if not self._sources.file(owner).is_hashed]
 
-    def hashing(self, goal: Goal, *, hash_all: bool) -> _Hashing:
-        """Return which sources are to be hashed for a goal before it is described.
+    def to_hash(self, goal: Goal, *, hash_all: bool) -> list[str]:
+        """Return the sources that are to be hashed for a goal before it is described; they may be hashed already.
 
         Raises:
             MergeBuildError: the target can't be folded.
@@ -96,11 +88,10 @@ class Describer:
         owners = [owner for owner in sorted(leaves) if hash_first or self._sources.is_pinned(owner)]
         others = [owner for owner in self.sources_of(goal.target) if owner not in leaves]
         owners += [owner for owner in others if self._sources.is_pinned(owner)]  # whose small files are read, perhaps
-        is_much = size > SMALL and not was_built and not set(owners).isdisjoint(unseen)
-        return _Hashing(tuple(owners), is_much)
+        return owners
 
     def describe(self, goal: Goal) -> Description:
-        """Say what a goal will be, as far as the sources are known: those of `hashing` are hashed.
+        """Say what a goal will be, as far as the sources are known: those of `to_hash` are hashed.
 
         Raises:
             MergeBuildError: it cannot be made as it is written, or a source can't be read.

@@ -128,18 +128,6 @@ class Planner:
         """
         return self._judgement(self.goal_of(target), hash_all=True).description
 
-    def will_hash_much(self, goals: Sequence[Goal | str], *, hash_all: bool = False) -> bool:
-        """Whether planning reads large sources of targets that were never built, so that work will follow."""
-        for each in goals:
-            try:
-                goal = self.goal_of(each) if isinstance(each, str) else each
-                self.open_sources(goal.target)
-                if self._describer.hashing(goal, hash_all=hash_all).is_much:
-                    return True
-            except MergeBuildError:  # the plan says what is wrong
-                continue
-        return False
-
     def open_sources(self, target: str) -> None:
         """Open every source below a target, and report all that cannot be opened at once.
 
@@ -181,7 +169,7 @@ class Planner:
         return self._judge_anew(goal, hash_all=hash_all)
 
     def _judge_anew(self, goal: Goal, *, hash_all: bool) -> Judgement:
-        for owner in self._describer.hashing(goal, hash_all=hash_all).owners:
+        for owner in self._describer.to_hash(goal, hash_all=hash_all):
             self._sources.hashed(owner)
         if not self._describer.unhashed(goal.target):
             for name in self._recipe.below(goal.target)[:-1]:

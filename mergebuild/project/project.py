@@ -34,7 +34,7 @@ from mergebuild.errors import (
     UsageError,
     bounded,
 )
-from mergebuild.events import Emit, Notice, silent
+from mergebuild.events import Emit, Event, Hashing, Notice, silent
 from mergebuild.fold import lineage as lineages
 from mergebuild.plan import output_files
 from mergebuild.plan.actions import Description, FileAction, FolderAction, Goal, reasons_of
@@ -77,6 +77,9 @@ if TYPE_CHECKING:
     pass
 
 __all__ = ["Project", "load"]
+
+_LARGE = 1 << 27
+"""Bytes of a source that take longer to hash than the engine to load."""
 
 
 def load(
@@ -306,11 +309,8 @@ class Project:
 
         def checked_plan(session: _Session, *, hash_all: bool) -> Plan:
             """Plan, and ask what is refused before any work: then there is none, unless the rest is wanted."""
-            goals = [self._out_goal(names, out, dtype)] if out is not None else names
-            if session.planner.will_hash_much(goals, hash_all=hash_all or locked):
-                warm_up()  # while the sources are hashed
             if out is not None:
-                plan = session.planner.plan(goals, hash_all=hash_all or locked)
+                plan = session.planner.plan([self._out_goal(names, out, dtype)], hash_all=hash_all or locked)
             else:
                 plan = self._planned(session, names, hash_all=hash_all or locked, look_closely=hash_all or locked)
             plan = self._gate(session, force=force, lock=lock).ask(plan, session.planner)
@@ -318,9 +318,15 @@ class Project:
                 raise _RefusedError(plan, time.perf_counter() - began, session.sources.bytes_read)
             return plan
 
+        def watched(event: Event) -> None:
+            """Have the engine get ready while a large source is hashed: most often work follows."""
+            if isinstance(event, Hashing) and event.size > _LARGE:
+                warm_up()
+            emit(event)
+
         try:
             with (
-                self._session(emit, durable=durable, device=device, lock_timeout=lock_timeout) as session,
+                self._session(watched, durable=durable, device=device, lock_timeout=lock_timeout) as session,
                 ExitStack() as stack,
             ):
                 plan = None
