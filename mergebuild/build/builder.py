@@ -22,7 +22,6 @@ from itertools import count, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from zlib import crc32
 
 from mergebuild.build import failures
 from mergebuild.build.failures import Refusal
@@ -54,9 +53,6 @@ _WAVE = 200
 """Targets a wave at most: each holds one file open."""
 _MUCH = 4 << 30
 """Bytes written by a wave after which it is worth while to publish them: some seconds of work."""
-_CRC_PIECE = 1 << 22
-"""Bytes read at a time for the checksums of a zip file."""
-
 _WELL = (Verdict.UP_TO_DATE, Verdict.RESTORED, Verdict.BUILT)
 """What becomes of a file of which nothing keeps its directory from being published."""
 
@@ -926,25 +922,10 @@ def _names(actions: Iterable[FileAction]) -> list[str]:
 
 def _framed(content: FileContent, temporary: Path) -> Iterator[Entry]:
     """Yield what lies between the tensors of a file and behind them, once the rest of it was written."""
-    packed, header = content.packing, content.header
-    if not packed.fixed:
+    if not content.packing.fixed:
         return
     with temporary.open("rb+") as file:
-        found = {name: _crc32(file.fileno(), info.begin, info.end) for name, info in header.tensors.items()}
-        late = packed.late(found.__getitem__)
-        for offset, some in late:
-            portable.pwrite_all(file.fileno(), memoryview(some), offset)
-    for offset, some in sorted([*packed.fixed, *late]):
-        if offset >= header.data_start:
-            known = checksum(some)
-            yield Entry(FRAME, offset, offset + len(some), known, known, 0)
-
-
-def _crc32(fd: int, begin: int, end: int) -> int:
-    """Return what a zip file says of a range of bytes. Read, not mapped: the file may exceed the address space."""
-    found, buffer = 0, memoryview(bytearray(min(end - begin, _CRC_PIECE)))
-    for start in range(begin, end, _CRC_PIECE):
-        piece = buffer[: min(end - start, _CRC_PIECE)]
-        portable.pread_into(fd, piece, start)
-        found = crc32(piece, found)
-    return found
+        between = content.packing.finish(file.fileno())
+    for offset, some in between:
+        known = checksum(some)
+        yield Entry(FRAME, offset, offset + len(some), known, known, 0)

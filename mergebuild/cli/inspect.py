@@ -12,6 +12,7 @@ from mergebuild.cli.locate import find_mergefile, from_here, open_recipe
 from mergebuild.cli.options import SourceOrFile, reads_recipe, subcommand
 from mergebuild.cli.settings import Settings
 from mergebuild.errors import MergeBuildError, UsageError
+from mergebuild.formats.registry import READ_SUFFIXES
 from mergebuild.project.inspect import inspect
 from mergebuild.report.looks import inspection_lines
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from mergebuild.recipe.model import LayoutText
 
 __all__ = ["command"]
-
-_MODELS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-"""Suffixes of what can be no target's name by accident."""
 
 
 @subcommand("inspect")
@@ -51,7 +49,7 @@ def _asked_for(settings: Settings, asked: str) -> tuple[Path, Mapping[str, Layou
     recipe = open_recipe(settings)
     if asked in recipe.sources:
         return _source_file(recipe, asked), recipe.layouts
-    if path.name != asked or path.suffix.lower() in _MODELS:
+    if path.name != asked or path.suffix.lower() in READ_SUFFIXES:  # no target's name ends so by accident
         return path, recipe.layouts
     try:
         return _output(recipe, asked), recipe.layouts

@@ -166,7 +166,9 @@ def targets_from_here(settings: Settings, targets: tuple[str, ...]) -> tuple[str
 
 
 def _is_path(target: str) -> bool:
-    return target.endswith((".safetensors", ".ckpt", "/")) and not os.path.isabs(target)
+    from mergebuild.formats import registry
+
+    return target.endswith((*registry.SUFFIXES, "/")) and not os.path.isabs(target)
 
 
 def read_variables(file: str) -> Mapping[str, object]:

@@ -22,7 +22,7 @@ from mergebuild.formats.header import Header, TensorInfo
 from mergebuild.formats.layout import TensorSpec, layout_of
 from mergebuild.formats.unpickling import STORAGES
 from mergebuild.formats.zips import END, END64, ENTRY, FULL16, FULL32, LOCAL, LOCATOR
-from mergebuild.system.portable import PAGE
+from mergebuild.system.portable import PAGE, pread_into, pwrite_all
 
 __all__ = ["CheckpointLayout"]
 
@@ -39,6 +39,8 @@ _PADDING: Final = 0x4246
 """The kind of extra field that torch pads with (`FB`)."""
 _CRC_AT: Final = 14
 """Where the CRC-32 stands in a local header."""
+_CRC_PIECE: Final = 1 << 22
+"""Bytes that are read at once for a CRC-32."""
 
 
 class _Placed(NamedTuple):
@@ -82,6 +84,8 @@ class CheckpointLayout:
     The tensors' bytes at `begin(name)`, `fixed`, and what `late` returns cover the file without holes or overlaps.
     """
 
+    layout = "checkpoint"
+
     def __init__(self, tensors: Iterable[tuple[str, str, Sequence[int]]]) -> None:
         """Lay out tensors, given as (name, dtype, shape) in any order.
 
@@ -102,6 +106,7 @@ class CheckpointLayout:
             self._tensors.append(_placed(f"data/{number}", at, spec.nbytes, alignment))
             at = self._tensors[-1].end
         self._begins = {spec.name: each.begin for spec, each in zip(self.specs, self._tensors, strict=True)}
+        self._sizes = {spec.name: spec.nbytes for spec in self.specs}
         self._own = [(each, zlib.crc32(content)) for each, content in own]
         self._directory = at
         self.size: int = at + len(self._tail([0] * len(self.specs)))
@@ -130,6 +135,13 @@ class CheckpointLayout:
         """Return the offset of a tensor's bytes."""
         return self._begins[name]
 
+    def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:
+        """Write the checksums of the tensors' bytes and the directory that has them; return what surrounds tensors."""
+        late = self.late(lambda name: _crc32(fd, self._begins[name], self._sizes[name]))
+        for offset, content in late:
+            pwrite_all(fd, memoryview(content), offset)
+        return sorted([*self.fixed[1:], *late])
+
     def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:
         """Return what depends on the tensors' bytes as (offset, bytes), ascending; `crc32_of` is asked once for each.
 
@@ -155,6 +167,16 @@ def _placed(name: str, at: int, size: int, alignment: int) -> _Placed:
     if 0 < begin - least < 4:  # less than an empty extra field takes
         begin += alignment
     return _Placed(raw, at, begin, size)
+
+
+def _crc32(fd: int, begin: int, size: int) -> int:
+    """Return what a zip file says of a range of bytes. Read, not mapped: the file may exceed the address space."""
+    found, buffer = 0, memoryview(bytearray(min(size, _CRC_PIECE)))
+    for start in range(begin, begin + size, _CRC_PIECE):
+        piece = buffer[: min(begin + size - start, _CRC_PIECE)]
+        pread_into(fd, piece, start)
+        found = zlib.crc32(piece, found)
+    return found
 
 
 def _fixed(own: Sequence[tuple[_Placed, bytes]], tensors: Sequence[_Placed]) -> list[tuple[int, bytes]]:

@@ -21,6 +21,7 @@ from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model, read_safetensors
 from mergebuild.formats.quantized import UNQUANTIZED, listed, refuse_packed
 from mergebuild.formats.reading import quoted
+from mergebuild.formats.registry import FILES
 from mergebuild.formats.sidecars import Sidecars, has_own_code, sidecars_of
 from mergebuild.system.filestate import is_file, is_folder
 
@@ -43,7 +44,6 @@ _VARIANT: Final = re.compile(
     r"(?:\.(?P<one>\w+)\.(?P<kind>safetensors|bin)|\.(?:safetensors|bin)\.index\.(?P<many>\w+)\.json)"
 )
 _SHARD: Final = re.compile(r".*-\d{5,}-of-\d{5,}.*")
-_PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin")
 _LEFTOVERS: Final = re.compile(r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states\w*)\.\w+")
 _OTHERS: Final = (".onnx", ".msgpack", ".h5", ".tflite", ".ot", ".mlmodel", ".mlpackage")
 _WEIGHTLESS: Final = re.compile(r".*(?:Scheduler|Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor)")
@@ -290,8 +290,9 @@ def _variants(names: Iterable[str]) -> dict[str, list[str]]:
 
 def _only_one(place: _ShardPlace, names: frozenset[str]) -> str:
     """Return the one file of weights in a folder that has none by a known name."""
-    for suffixes in ((".safetensors",), _PICKLES):
-        found = sorted(name for name in names if name.lower().endswith(suffixes) and not _LEFTOVERS.fullmatch(name))
+    for each in FILES:
+        named = (name for name in names if name.lower().endswith(each.read_suffixes))
+        found = sorted(name for name in named if not _LEFTOVERS.fullmatch(name))
         if len(found) == 1:
             return found[0]
         if found:

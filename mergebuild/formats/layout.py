@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple, Protocol
 
@@ -50,6 +50,10 @@ class Packing(Protocol):
     """How one file is laid out: what stands where, but for the values."""
 
     @property
+    def layout(self) -> str:
+        """What decides where tensors lie: files of one layout with equal tensors differ in their headers alone."""
+
+    @property
     def specs(self) -> Sequence[TensorSpec]:
         """The tensors in the order of the file's bytes."""
 
@@ -67,13 +71,22 @@ class Packing(Protocol):
     def fixed(self) -> Sequence[tuple[int, bytes]]:
         """What stands between tensors and behind them and is known beforehand, with its offsets."""
 
-    def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:
-        """Return what else stands there, given the CRC-32 of each tensor's bytes."""
+    def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:
+        """Write what follows from the tensors' bytes into a file that has all else.
+
+        Args:
+            fd: the file, to be read and written.
+
+        Returns:
+            What stands between tensors and behind them, `fixed` or not, with its offsets, ascending. Nothing where
+            `fixed` is empty: it is not asked then.
+        """
 
 
 class Text:
     """A file without tensors: a packing that is all header."""
 
+    layout = "text"
     specs: Sequence[TensorSpec] = ()
     turned: frozenset[str] = frozenset()
     fixed: Sequence[tuple[int, bytes]] = ()
@@ -89,8 +102,8 @@ class Text:
         """Return the whole file."""
         return self._content
 
-    def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
-        """Return nothing: it is all known."""
+    def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
+        """Return nothing: it is all header."""
         return ()
 
 
@@ -115,6 +128,7 @@ class Arrangement:
     Files that differ in their metadata alone share one.
     """
 
+    layout = "safetensors"
     fixed: Sequence[tuple[int, bytes]] = ()
 
     def __init__(
@@ -174,7 +188,7 @@ class Arrangement:
         length = header.data_start - 8
         return length.to_bytes(8, "little") + self._text(header.metadata).ljust(length)
 
-    def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
+    def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
         """Return nothing: a safetensors file has no checksums."""
         return ()
 

@@ -15,7 +15,8 @@ from mergebuild.digest import checksum, tagged
 from mergebuild.errors import Problem, RecipeError, SourceError
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Spec
-from mergebuild.formats import Packing
+from mergebuild.formats import Packing, registry
+from mergebuild.formats.registry import FileFormat
 from mergebuild.plan import manifest, metadata, output_files
 from mergebuild.plan.actions import Description, FileContent, Goal
 from mergebuild.plan.origins import Origins
@@ -82,7 +83,7 @@ class Describer:
             or was_built
             or size <= SMALL
             or blueprint.target.metadata == "full"
-            or not output_files.is_safetensors(goal.path)
+            or not registry.of_output(goal.path).is_foreseen
             or any(self._operates(self._folding.blueprint(name)) for name in self._recipe.below(goal.target))
         )
         owners = [owner for owner in sorted(leaves) if hash_first or self._sources.is_pinned(owner)]
@@ -109,7 +110,7 @@ class Describer:
             leaves,
             self._folding.programs(goal.target),
             (),
-            output_files.is_folder(goal.path),
+            registry.is_folder(goal.path),
             notices=tuple(notices),
             waits_for_files=self._waits_for_files(blueprint),
         )
@@ -119,7 +120,7 @@ class Describer:
         """Return an output's path for people."""
         if path is None:
             return None
-        end = "/" if output_files.is_folder(path) else ""
+        end = "/" if registry.is_folder(path) else ""
         try:
             return path.relative_to(self._recipe.root).as_posix() + end
         except ValueError:
@@ -186,7 +187,9 @@ class Describer:
         if target.metadata != "none":
             stand_in = {owner: tagged(checksum(owner.encode())) for owner in made.blueprint.owners}
             facts = metadata.minimal(made.blueprint, bytes(16), stand_in)
-        content = _file(goal.path, made.shown, self._origins.arrangement(specs), facts)
+        found = registry.of_output(goal.path)
+        assert isinstance(found, FileFormat)  # the sources of a folder are hashed before
+        content = _file(goal.path, made.shown, self._origins.packing(found, specs), facts)
         return replace(made, files=(content,), foreseen_bytes=self._bytes_of_sources(made.blueprint))
 
     def _bytes_of_sources(self, blueprint: Blueprint) -> int:
@@ -216,16 +219,11 @@ class Describer:
         lines = manifest.manifest(self._folding, made.name, contents, dtype=dtype)
         if any(each.looks_at_made for each in (tensors, *below)):
             lines[manifest.STATISTICS] = STATISTICS_OF_MADE
-        if made.is_folder:
+        found = registry.of_output(goal.path)
+        if not isinstance(found, FileFormat):
             return self._folder(replace(made, lines=lines), specs, self._metadata(made, contents))
-        if output_files.is_checkpoint(goal.path):
-            from mergebuild.formats.checkpoint import CheckpointLayout  # few outputs are one
-
-            packing: Packing = CheckpointLayout((name, *spec[:2]) for name, spec in specs.items())
-            content = _file(goal.path, made.shown, packing, {}, tensors)
-        else:
-            packing = self._origins.arrangement(specs)
-            content = _file(goal.path, made.shown, packing, self._metadata(made, contents), tensors)
+        facts = self._metadata(made, contents) if found.has_metadata else {}
+        content = _file(goal.path, made.shown, self._origins.packing(found, specs), facts, tensors)
         return replace(made, lines=lines, files=(content,))
 
     def _folder(self, made: Description, specs: Mapping[str, Spec], facts: Mapping[str, str]) -> Description:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from mergebuild.plan import manifest, output_files
+from collections.abc import Sequence
+
+from mergebuild.plan import manifest
 from mergebuild.plan.actions import Description, FileContent, Judgement, Standing
 from mergebuild.results.build import Verdict
 from mergebuild.results.looks import Change
-from mergebuild.store import FRAME, ArtifactRow, Ledger, Presence, Shelf
+from mergebuild.store import ArtifactRow, Entry, Ledger, Presence, Shelf
 
 __all__ = ["Judge", "whole_artifact"]
 
@@ -76,13 +78,22 @@ def whole_artifact(made: Description, file: FileContent, shelf: Shelf) -> Artifa
 
 
 def _is_acceptable(made: Description, file: FileContent, row: ArtifactRow, shelf: Shelf) -> bool:
-    """Whether an artifact is of the file's format, and has no NaN or Inf but what is allowed, or copied."""
-    if row.header != file.header_checksum:
-        entries = shelf.entries(row)
-        if output_files.is_checkpoint(file.path) or (entries and entries[-1].name == FRAME):
-            return False
+    """Whether an artifact can become a file, and has no NaN or Inf but what is allowed, or copied."""
+    if row.header != file.header_checksum and not _is_so_with_its_header(file, shelf.entries(row)):
+        return False
     if made.allows_nonfinite or not row.nonfinite:
         return True
     rows = file.tensors.rows if file.tensors else ()
     copies = {digest for each in rows if each.is_copy for digest in each.digests}
     return all(not entry.nonfinite or entry.digest in copies for entry in shelf.entries(row))
+
+
+def _is_so_with_its_header(file: FileContent, entries: Sequence[Entry]) -> bool:
+    """Whether an artifact of a file's tensors, which lie at these places, is the file once it has its header."""
+    if file.packing.fixed:
+        return False
+    tensors = file.header.tensors
+    shift = file.header.data_start - min((entry.begin for entry in entries), default=0)
+    return len(tensors) == len(entries) and all(
+        entry.name in tensors and tensors[entry.name].begin == entry.begin + shift for entry in entries
+    )

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from mergebuild.digest import tagged
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Spec
-from mergebuild.formats import Arrangement
+from mergebuild.formats import Packing
+from mergebuild.formats.registry import SAFETENSORS, FileFormat
 from mergebuild.plan.actions import Description
 from mergebuild.plan.tensors import Grid, Made, Origin, Tensors
 from mergebuild.sources.sources import Sources
@@ -35,8 +36,8 @@ class Origins:
         self._dtypes: dict[bytes, str] = {}
         self._unrounded: dict[str, Tensors] = {}
         self._made_unrounded: dict[bytes, Made] = {}
-        self._arrangements: dict[int, tuple[Mapping[str, Spec], Arrangement]] = {}
-        """By the id of the specs, which are kept alive; so the grids, over sources alone."""
+        self._packings: dict[tuple[str, int], tuple[Mapping[str, Spec], Packing]] = {}
+        """By format and the id of the specs, which are kept alive; so the grids, over sources alone."""
         self._grids: dict[tuple[object, ...], Grid] = {}
 
     def add(self, description: Description) -> None:
@@ -91,18 +92,18 @@ class Origins:
         key = (forms.kinds, id(specs), slots)
         grid = self._grids.get(key)
         if grid is None:
-            names = [spec.name for spec in self.arrangement(specs).specs]
+            names = [spec.name for spec in self.packing(SAFETENSORS, specs).specs]
             grid = Grid(names, specs, forms.kinds, slots, self._origin, self._device)
             if all(owner in self._sources for owner in blueprint.owners):  # what a file is made of differs by target
                 self._grids[key] = grid
         return grid.tensors(forms.palette)
 
-    def arrangement(self, specs: Mapping[str, Spec]) -> Arrangement:
-        """Return how a safetensors file with these tensors is laid out."""
-        known = self._arrangements.get(id(specs))
+    def packing(self, into: FileFormat, specs: Mapping[str, Spec]) -> Packing:
+        """Return how a file of a format with these tensors is laid out."""
+        known = self._packings.get((into.name, id(specs)))
         if known is None:
-            arrangement = Arrangement((name, spec.dtype, spec.shape) for name, spec in specs.items())
-            known = self._arrangements[id(specs)] = (specs, arrangement)
+            packing = into.packing((name, spec.dtype, spec.shape) for name, spec in specs.items())
+            known = self._packings[into.name, id(specs)] = (specs, packing)
         return known[1]
 
     def _origin(self, owner: str, tensor: str) -> Origin:

@@ -22,7 +22,7 @@ from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, StoredName,
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
 
-__all__ = ["PlannedFile", "PlannedFiles", "SmallFile", "files_of", "is_checkpoint", "is_folder", "is_safetensors"]
+__all__ = ["PlannedFile", "PlannedFiles", "SmallFile", "files_of"]
 
 _MOST: Final = 5_000_000_000
 """Bytes of tensors a shard, where a target does not say."""
@@ -62,21 +62,6 @@ class PlannedFiles(NamedTuple):
     files: list[PlannedFile]
     notices: tuple[str, ...] = ()
     """What has no place in it, a sentence."""
-
-
-def is_safetensors(path: Path | None) -> bool:
-    """Whether an output is one safetensors file; None: it is kept in the store."""
-    return path is None or path.suffix == ".safetensors"
-
-
-def is_checkpoint(path: Path | None) -> bool:
-    """Whether an output is a pickle."""
-    return path is not None and path.suffix == ".ckpt"
-
-
-def is_folder(path: Path | None) -> bool:
-    """Whether an output is a folder of files."""
-    return not is_safetensors(path) and not is_checkpoint(path)
 
 
 def files_of(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mergebuild.plan import output_files
 from mergebuild.plan.actions import (
     NO_WORK,
     FileAction,
@@ -46,7 +45,7 @@ class _Weighing:
     def __init__(self, shelf: Shelf, origins: Origins) -> None:
         self._shelf = shelf
         self._origins = origins
-        self._making: dict[tuple[bytes, bool], FileAction] = {}
+        self._making: dict[tuple[bytes, str], FileAction] = {}
         """What will be made, by digest and format: the first action of each."""
         self._kept: dict[Path, FileAction] = {}
         """What is made or restored for the store, by its place there: the first action of each."""
@@ -71,7 +70,7 @@ class _Weighing:
         if refused is not None:
             return FileAction(judgement, file, standing, verdict, offers, refused=refused)
         if verdict is Verdict.BUILD and file.digest is not None:
-            twin = self._making.get((file.digest, output_files.is_checkpoint(file.path)))
+            twin = self._making.get((file.digest, file.packing.layout))
             if twin is not None:
                 verdict, offers = Verdict.RESTORE, (Twin(twin),)
             elif file.tensors is not None:
@@ -98,7 +97,7 @@ class _Weighing:
         if file.digest is None or action.verdict is Verdict.UP_TO_DATE:
             return
         if action.verdict is Verdict.BUILD:
-            self._making.setdefault((file.digest, output_files.is_checkpoint(file.path)), action)
+            self._making.setdefault((file.digest, file.packing.layout), action)
             if file.tensors is not None:
                 self._computing.append(action)
         if file.path is None:

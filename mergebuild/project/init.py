@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mergebuild.errors import SourceError, UsageError
 from mergebuild.formats import Model
+from mergebuild.formats.registry import SUFFIXES
 from mergebuild.layouts import detect
 from mergebuild.sources.opening import read_model
 
@@ -110,7 +111,7 @@ def _found(folder: Path) -> list[Path]:
 
 
 def _is_model(file: str) -> bool:
-    return file.endswith((".safetensors", ".ckpt")) and not file.startswith(".") and _is_sayable(file)
+    return file.endswith(SUFFIXES) and not file.startswith(".") and _is_sayable(file)
 
 
 def _is_sayable(name: str) -> bool:

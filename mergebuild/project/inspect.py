@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mergebuild.errors import Place, SourceError
 from mergebuild.events import Emit, Hashing, silent
-from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
+from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo, registry
 from mergebuild.layouts import detect
 from mergebuild.layouts.layout import Layout
 from mergebuild.recipe.model import LayoutText
@@ -100,7 +100,7 @@ def inspect_model(
 def _hashes(model: Model) -> dict[str, str | None]:
     if model.folder is not None:
         return hashes.of_files(model.folder, model.own_files)
-    return hashes.of_file(model.files[0], safetensors=model.format == "safetensors")
+    return hashes.of_file(model.files[0], has_length=registry.begins_with_length(model))
 
 
 def _dtypes(tensors: Iterable[TensorInfo]) -> dict[str, int]:

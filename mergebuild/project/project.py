@@ -36,7 +36,7 @@ from mergebuild.errors import (
 )
 from mergebuild.events import Emit, Event, Hashing, Notice, silent
 from mergebuild.fold import lineage as lineages
-from mergebuild.plan import output_files
+from mergebuild.formats import registry
 from mergebuild.plan.actions import Description, FileAction, FolderAction, Goal, reasons_of
 from mergebuild.plan.freshness import Freshness
 from mergebuild.plan.plan import Plan
@@ -562,10 +562,10 @@ class Project:
             return
         with self._locked(session, timeout, emit):
             root = self.recipe.root  # where is no trust nothing was written, and nothing is removed
-            written = {path: path if output_files.is_folder(path) else path.parent for path in outputs}
+            written = {path: path if registry.is_folder(path) else path.parent for path in outputs}
             allowed = {folder for folder in set(written.values()) if trust.may_write(root, folder / "any")}
             paths = [path for path, folder in written.items() if folder in allowed]
-            for place in session.store.begin(paths, [path for path in paths if output_files.is_folder(path)]):
+            for place in session.store.begin(paths, [path for path in paths if registry.is_folder(path)]):
                 emit(
                     Notice(
                         f"a file that is not ours, left in the middle of a build that was killed, is kept as {place}"
@@ -640,15 +640,16 @@ class Project:
         if len(names) != 1:
             raise UsageError.one("one-target", f"`-o` writes one target, and {len(names)} were named")
         is_folder = str(out).endswith(("/", os.sep))
-        if is_folder != output_files.is_folder(path):
-            raise UsageError.one("bad-output", f"`{out}` does not end in `.safetensors`, `.ckpt` or `/`")
+        if is_folder != registry.is_folder(path):
+            suffixes = registry.shown_suffixes(", ")
+            raise UsageError.one("bad-output", f"`{out}` does not end in {suffixes} or `/`")
         if reserved := self.recipe.reserved(path):
             raise UsageError.one("bad-output", f"`{out}` {reserved}", help="name another path")
         for taken, owner in self.recipe.outputs().items():
             if path == taken:
                 message = f"`{out}` is the output of `{owner}`"
                 raise UsageError.one("output-taken", message, help="build that, or name another")
-            if (output_files.is_folder(taken) and taken in path.parents) or (is_folder and path in taken.parents):
+            if (registry.is_folder(taken) and taken in path.parents) or (is_folder and path in taken.parents):
                 inner, outer = (f"`{out}`", f"`{owner}`") if taken in path.parents else (f"`{owner}`", f"`{out}`")
                 message = f"{inner} would lie in the folder of {outer}"
                 raise UsageError.one("output-taken", message, help="name a path of its own")
@@ -665,7 +666,7 @@ class Project:
     def _written(self) -> Iterator[Path]:
         """Yield every path that the recipe would write to."""
         for path in self.recipe.outputs():
-            yield path / "any" if output_files.is_folder(path) else path
+            yield path / "any" if registry.is_folder(path) else path
         yield self._own_store() / "any"
 
     def _outputs(self, names: Iterable[str]) -> dict[Path, str]:

@@ -14,16 +14,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mergebuild.formats.registry import SUFFIXES
 from mergebuild.recipe.model import Source
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.targets import absolute
 from mergebuild.system.filestate import is_gone
 
-__all__ = ["SUFFIXES", "OutputPaths"]
-
-SUFFIXES = (".safetensors", ".ckpt")
-"""What an output ends in that is one file, not a folder."""
+__all__ = ["OutputPaths"]
 
 _LONGEST_NAME = 255
 """Bytes of the name of a file or folder that file systems take."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from mergebuild.errors import did_you_mean
+from mergebuild.formats import registry
 from mergebuild.methods.catalog import Method, Parameter
 from mergebuild.methods.method import LISTS
 from mergebuild.recipe.expression import ExpressionError, Name
@@ -71,8 +72,6 @@ COMMON_KEYS = (
 """Keys that every target may have."""
 _OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
 """What a rule may have beside the inputs and parameters of its method."""
-_SUFFIXES = (".safetensors", ".ckpt")
-"""What the name of an output that is one file ends in."""
 INPUTS = ("a", "b", "c", "base", "models", "loras")
 """Keys that name inputs."""
 _ANY = (*COMMON_KEYS, *INPUTS)
@@ -146,28 +145,26 @@ def check_output(text: str) -> None:
     """Check the text of an output's path.
 
     Raises:
-        OutputError: neither a `.safetensors` nor a `.ckpt` file, nor a folder.
+        OutputError: neither a file of a format that is written, nor a folder.
     """
     shown = text.encode("unicode_escape").decode() if not text.isprintable() else text
     if min(text, default=" ") < " ":
         message = f"is `{shown}`, which has a sign that no path has"
         raise OutputError("bad-path", message, "write paths with `/`, or in single quotes")
-    path = text.replace("\\", "/")
-    name = path.rstrip("/").rpartition("/")[2]
-    if path.endswith("/"):
-        if name in ("", ".", "..", "~") or name.endswith(_SUFFIXES):
+    found = registry.of_text(text)
+    if registry.is_folder_text(text):
+        if found is None or text.replace("\\", "/").rstrip("/").rpartition("/")[2] in (".", "..", "~"):
             message = f"is `{shown}`, expected the path of a folder of its own"
             raise OutputError("bad-output", message, FOLDER)
-    elif not name.endswith(_SUFFIXES) or name in _SUFFIXES:
-        message = (
-            f"is `{shown}`, expected the path of a `.safetensors` or `.ckpt` file, or of a folder with a `/` behind"
-        )
+    elif found is None:
+        files = registry.shown_suffixes(" or ")
+        message = f"is `{shown}`, expected the path of a {files} file, or of a folder with a `/` behind"
         raise OutputError("bad-output", message, SAFETENSORS)
 
 
 def is_folder(node: Node | None) -> bool:
     """Whether the value of `output` is the path of a folder."""
-    return node is not None and isinstance(node.value, str) and node.value.endswith(("/", "\\"))
+    return node is not None and isinstance(node.value, str) and registry.is_folder_text(node.value)
 
 
 FOLDER = 'such as `output = "out/name/"`, with a `/` at its end'

@@ -47,12 +47,13 @@ def differs(pins: Mapping[str, str], found: Mapping[str, str | None]) -> Differe
     return None
 
 
-def of_file(path: Path, *, safetensors: bool, wanted: Collection[str] = EVERY) -> dict[str, str | None]:
+def of_file(path: Path, *, has_length: bool, wanted: Collection[str] = EVERY) -> dict[str, str | None]:
     """Return hashes of a file by name, reading it once.
 
     Args:
         path: the file.
-        safetensors: whether it is one, and so has an `autov3`; that of another file is None.
+        has_length: whether it begins with the length of its header, as safetensors does, and so has an `autov3`; that
+            of another file is None.
         wanted: which hashes; a digest that none of them needs is not computed.
 
     Raises:
@@ -60,12 +61,12 @@ def of_file(path: Path, *, safetensors: bool, wanted: Collection[str] = EVERY) -
     """
     whole, window, data = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        data_start = 8 + int.from_bytes(file.read(8), "little") if safetensors else 0
+        data_start = 8 + int.from_bytes(file.read(8), "little") if has_length else 0
         file.seek(0)
         parts: list[_HashedRange] = []
         if not {"sha256", "autov2"}.isdisjoint(wanted):
             parts.append(_HashedRange(whole.update))
-        if "autov3" in wanted and safetensors:
+        if "autov3" in wanted and has_length:
             parts.append(_HashedRange(data.update, data_start))
         if "autov1" in wanted:
             parts.append(_HashedRange(window.update, _WINDOW.start, _WINDOW.stop))
@@ -75,7 +76,7 @@ def of_file(path: Path, *, safetensors: bool, wanted: Collection[str] = EVERY) -
         "sha256": whole.hexdigest(),
         "autov1": window.hexdigest()[:8],
         "autov2": whole.hexdigest()[:10],
-        "autov3": data.hexdigest() if safetensors else None,
+        "autov3": data.hexdigest() if has_length else None,
     }
     return {name: found[name] for name in EVERY if name in wanted}
 
@@ -110,7 +111,7 @@ def sha256(path: Path) -> str:
     Raises:
         OSError: it can't be read.
     """
-    return str(of_file(path, safetensors=False, wanted=("sha256",))["sha256"])
+    return str(of_file(path, has_length=False, wanted=("sha256",))["sha256"])
 
 
 class _HashedRange(NamedTuple):

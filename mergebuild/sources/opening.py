@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mergebuild.errors import SourceError
-from mergebuild.formats import DTYPES_BY_WORD, Model, Piece, TensorInfo
+from mergebuild.formats import DTYPES_BY_WORD, Model, Piece, TensorInfo, registry
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
-from mergebuild.formats.model import read_safetensors
 from mergebuild.formats.quantized import refuse_packed
 from mergebuild.formats.reading import beginning
 
@@ -76,12 +75,7 @@ def _with_text_model(model: Model) -> Model:
 
 def _file(path: Path, shown: str) -> Model:
     """Return one file of weights, whatever its suffix."""
-    head = beginning(path, LOOKED_AT)
-    if head[8:9] == b"{":
-        return read_safetensors(path, shown)
-    from mergebuild.formats.pickles import is_pickle, read_pickle
-
-    return read_pickle(path, shown=shown) if is_pickle(head) else read_safetensors(path, shown)
+    return registry.recognized(beginning(path, LOOKED_AT)).read(path, shown)
 
 
 def _pipeline(folder: Folder) -> Model:

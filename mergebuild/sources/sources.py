@@ -35,7 +35,7 @@ import xxhash
 from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
-from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo
+from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo, registry
 from mergebuild.formats.gathering import gather
 from mergebuild.lora import ADAPTER_METADATA
 from mergebuild.recipe.model import Source
@@ -126,7 +126,7 @@ class SourceFile:
         """The hashes that it has, of those that can be pinned."""
         if self.model.folder is not None:
             return ("sha256",)
-        return ("sha256", "autov2", "autov3") if self.model.format == "safetensors" else ("sha256", "autov2")
+        return ("sha256", "autov2", "autov3") if registry.begins_with_length(self.model) else ("sha256", "autov2")
 
     @property
     def hashes(self) -> Mapping[str, str | None]:
@@ -419,7 +419,7 @@ class Sources:
         """Return hashes of the whole of a source."""
         model = source.model
         if model.folder is None:
-            return hashes.of_file(model.files[0], safetensors=model.format == "safetensors", wanted=wanted)
+            return hashes.of_file(model.files[0], has_length=registry.begins_with_length(model), wanted=wanted)
         source.listing = {hashes.path_in(model.folder, path): self._hashes.of(path) for path in model.own_files}
         return {"sha256": hashes.of_listing(source.listing)}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from mergebuild.formats import registry
 from mergebuild.store import comparing
 from mergebuild.store.contents import Entry, unpack
 from mergebuild.store.state import State
@@ -97,7 +98,8 @@ class DiskShelf:
 
     def _alike(self, path: Path) -> list[ArtifactRow]:
         """Return the artifacts that a file may be, as far as its beginning tells, or else its size."""
-        if path.suffix == ".safetensors" or path.parent == self._root / "kept":
+        found = registry.of_output(None if path.parent == self._root / "kept" else path)
+        if isinstance(found, registry.FileFormat) and found.begins_with_length:
             return self._state.artifacts(header=comparing.header_checksum(path))
         return self._state.artifacts(size=path.stat().st_size)
 

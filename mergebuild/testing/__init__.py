@@ -14,6 +14,7 @@ The laws come with the class. What an implementation does beyond them has tests 
 | module | what is in it |
 |---|---|
 | `stores` | `ShelfTests`, `LedgerTests`, `PublisherTests`: the protocols of `store/protocols.py` |
+| `formats` | `FormatTests`: a row of `formats/registry.py` |
 | `memory` | `MemoryStore`: a store whose memory is not on disk, to test planning and building with |
 
 The modules with classes of tests import pytest, which the program itself does not need; none imports torch.
@@ -24,4 +25,4 @@ from __future__ import annotations
 import sys
 
 if "pytest" in sys.modules:  # or its messages would not say what was compared
-    sys.modules["pytest"].register_assert_rewrite("mergebuild.testing.stores")
+    sys.modules["pytest"].register_assert_rewrite("mergebuild.testing.formats", "mergebuild.testing.stores")

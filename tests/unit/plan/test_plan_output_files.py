@@ -13,7 +13,7 @@ from mergebuild.fold.compatible import Spec
 from mergebuild.formats import Model
 from mergebuild.formats.folders import Folder
 from mergebuild.naming import to_diffusers
-from mergebuild.plan.output_files import PlannedFile, PlannedFiles, files_of, is_checkpoint, is_folder, is_safetensors
+from mergebuild.plan.output_files import PlannedFile, PlannedFiles, files_of
 
 LAYOUTS = Path(__file__).parents[3] / "examples/sd15/layouts"
 FACTS = {"format": "pt", "mergebuild": "{}"}
@@ -58,12 +58,6 @@ def stored(file: PlannedFile) -> dict[str, tuple[int, ...]]:
     raw = file.packing.encoded(file.packing.header({"format": "pt"}))
     about = json.loads(raw[8:])
     return {name: tuple(each["shape"]) for name, each in about.items() if name != "__metadata__"}
-
-
-def test_the_end_of_a_path_says_what_an_output_is() -> None:
-    kinds = (is_safetensors, is_checkpoint, is_folder)
-    for path, number in ((None, 0), (Path("a.safetensors"), 0), (Path("a.ckpt"), 1), (Path("a"), 2), (Path("v1.5"), 2)):
-        assert [kind(path) for kind in kinds] == [place == number for place in range(3)]
 
 
 @pytest.mark.parametrize("layout", ["sd15", "sdxl"])

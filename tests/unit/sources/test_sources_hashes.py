@@ -30,7 +30,7 @@ def test_hashes_are_those_of_their_definitions(
     monkeypatch.setattr(hashes, "_CHUNK", chunk)
     raw = a_file(tmp_path / "m", size)
     sha256 = hashlib.sha256(raw).hexdigest()
-    found = of_file(tmp_path / "m", safetensors=True)
+    found = of_file(tmp_path / "m", has_length=True)
     assert list(found) == list(EVERY)
     assert found == {
         "sha256": sha256,
@@ -42,19 +42,19 @@ def test_hashes_are_those_of_their_definitions(
 
 @given(st.sets(st.sampled_from(EVERY)), st.booleans())
 def test_those_wanted_are_the_same_as_among_all(
-    tmp_path_factory: pytest.TempPathFactory, wanted: set[str], safetensors: bool
+    tmp_path_factory: pytest.TempPathFactory, wanted: set[str], has_length: bool
 ) -> None:
     path = tmp_path_factory.mktemp("m") / "m"
     a_file(path, 100)
-    every = of_file(path, safetensors=safetensors)
-    assert of_file(path, safetensors=safetensors, wanted=wanted) == {
+    every = of_file(path, has_length=has_length)
+    assert of_file(path, has_length=has_length, wanted=wanted) == {
         name: digits for name, digits in every.items() if name in wanted
     }
 
 
 def test_what_is_no_safetensors_file_has_no_autov3(tmp_path: Path) -> None:
     raw = a_file(tmp_path / "m.ckpt", 50)
-    found = of_file(tmp_path / "m.ckpt", safetensors=False)
+    found = of_file(tmp_path / "m.ckpt", has_length=False)
     assert found["autov3"] is None
     assert found["sha256"] == hashlib.sha256(raw).hexdigest()
 

@@ -1,0 +1,196 @@
+"""The formats of models, a row each: how files of it are named, known by their content, read, laid out and written.
+
+To add one, write a module in this room with its `Packing` and its reader, and put a row into `FILES`. Everything else
+asks here: which paths an output may have, what a source is, how an output is packed, what of it can be made again from
+an artifact. `mergebuild.testing.formats` has the laws that a row is held to.
+
+A row names functions that import what they need: most runs meet one format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mergebuild.formats.layout import Packing
+    from mergebuild.formats.model import Model
+
+__all__ = [
+    "CHECKPOINT",
+    "FILES",
+    "FOLDER",
+    "READ_SUFFIXES",
+    "SAFETENSORS",
+    "SUFFIXES",
+    "FileFormat",
+    "FolderFormat",
+    "Tensors",
+    "begins_with_length",
+    "is_folder",
+    "is_folder_text",
+    "of_output",
+    "of_text",
+    "recognized",
+    "shown_suffixes",
+]
+
+Tensors = Iterable[tuple[str, str, Sequence[int]]]
+"""Names, dtypes in the contract's words, and shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """A format of single files."""
+
+    name: str
+    """What a model that is read from such a file has as `Model.format`."""
+    suffixes: tuple[str, ...]
+    """What the paths of outputs in it end in, each with its one dot."""
+    packing: Callable[[Tensors], Packing]
+    """How tensors, given in any order, are laid out in one file."""
+    recognizes: Callable[[bytes], bool]
+    """Whether a file that begins so (`foreign.LOOKED_AT` bytes of it) is one."""
+    read: Callable[[Path, str], Model]
+    """Read what a file says of its tensors. The text is what to call it in errors.
+
+    Raises: `SourceError`, where it breaks a rule of the format.
+    """
+    has_metadata: bool
+    """Whether it has room for metadata."""
+    is_foreseen: bool
+    """Whether all of a file but the tensors follows from names, dtypes, shapes and metadata. So its header can be laid
+    out before sources are hashed, and they are hashed in the pass that writes it."""
+    begins_with_length: bool
+    """Whether a file begins with the length of its header, 8 bytes, little-endian, and the data follow: a file is known
+    again by its header then, and has an `autov3`."""
+    foreign_suffixes: tuple[str, ...] = ()
+    """What else files of it that others wrote end in."""
+
+    @property
+    def read_suffixes(self) -> tuple[str, ...]:
+        """What files of it end in."""
+        return self.suffixes + self.foreign_suffixes
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFormat:
+    """An output of several files, each in a format of its own (`plan/output_files.py`)."""
+
+    name: str
+    has_metadata: bool = True
+    is_foreseen: bool = False
+
+
+def _arranged(tensors: Tensors) -> Packing:
+    from mergebuild.formats.layout import Arrangement
+
+    return Arrangement(tensors)
+
+
+def _begins_with_json(head: bytes) -> bool:
+    return head[8:9] == b"{"
+
+
+def _safetensors(path: Path, shown: str) -> Model:
+    from mergebuild.formats.model import read_safetensors
+
+    return read_safetensors(path, shown)
+
+
+def _archived(tensors: Tensors) -> Packing:
+    from mergebuild.formats.checkpoint import CheckpointLayout
+
+    return CheckpointLayout(tensors)
+
+
+def _begins_as_pickle(head: bytes) -> bool:
+    from mergebuild.formats.pickles import is_pickle
+
+    return is_pickle(head)
+
+
+def _pickle(path: Path, shown: str) -> Model:
+    from mergebuild.formats.pickles import read_pickle
+
+    return read_pickle(path, shown=shown)
+
+
+SAFETENSORS: Final = FileFormat(
+    name="safetensors",
+    suffixes=(".safetensors",),
+    packing=_arranged,
+    recognizes=_begins_with_json,
+    read=_safetensors,
+    has_metadata=True,
+    is_foreseen=True,
+    begins_with_length=True,
+)
+"""What the store keeps too, and what reports what is wrong with a file of no format."""
+
+CHECKPOINT: Final = FileFormat(
+    name="pickle",
+    suffixes=(".ckpt",),
+    packing=_archived,
+    recognizes=_begins_as_pickle,
+    read=_pickle,
+    has_metadata=False,
+    is_foreseen=False,
+    begins_with_length=False,
+    foreign_suffixes=(".pt", ".pth", ".bin"),
+)
+
+FILES: Final = (SAFETENSORS, CHECKPOINT)
+"""In the order in which a file is asked whether it is one, and in which a folder's weights are looked for."""
+
+FOLDER: Final = FolderFormat("folder")
+
+SUFFIXES: Final = tuple(suffix for each in FILES for suffix in each.suffixes)
+"""What the path of an output that is one file ends in."""
+
+READ_SUFFIXES: Final = tuple(suffix for each in FILES for suffix in each.read_suffixes)
+"""What files end in that are read, though any may have any name."""
+
+
+def is_folder_text(text: str) -> bool:
+    """Whether the text of an output's path is that of a folder: it ends in a slash of any system."""
+    return text.endswith(("/", "\\"))
+
+
+def of_text(text: str) -> FileFormat | FolderFormat | None:
+    """Return the format of an output by the text of its path; None where that is no output's."""
+    name = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    found = next((each for each in FILES if name.endswith(each.suffixes)), None)
+    if is_folder_text(text):
+        return None if found or not name else FOLDER
+    return None if name in SUFFIXES else found
+
+
+def of_output(path: Path | None) -> FileFormat | FolderFormat:
+    """Return the format of an output whose text is known to have one; None: the store keeps it."""
+    if path is None:
+        return SAFETENSORS
+    return next((each for each in FILES if path.suffix in each.suffixes), FOLDER)
+
+
+def is_folder(path: Path | None) -> bool:
+    """Whether an output is a folder of files."""
+    return of_output(path) is FOLDER
+
+
+def begins_with_length(model: Model) -> bool:
+    """Whether a model is one file that begins with the length of its header."""
+    return model.folder is None and any(each.begins_with_length for each in FILES if each.name == model.format)
+
+
+def recognized(head: bytes) -> FileFormat:
+    """Return the format of a file by its beginning; `SAFETENSORS`, whose reader refuses it, where it has none."""
+    return next((each for each in FILES if each.recognizes(head)), SAFETENSORS)
+
+
+def shown_suffixes(last: str) -> str:
+    """Return the suffixes of outputs for a sentence, with what is put before the last one: ` or `, `, `."""
+    *others, final = (f"`{suffix}`" for suffix in SUFFIXES)
+    return last.join((", ".join(others), final)) if others else final

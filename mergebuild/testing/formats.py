@@ -1,0 +1,227 @@
+"""The laws of a format of single files, for any row of `formats/registry.py`.
+
+A subclass gives the row. Files are written as a build writes them: what comes before the first tensor, the tensors'
+bytes where the header says, what is known beforehand, and then what follows from these. Each law is what planner,
+builder or sources rely on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import shake_128
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from mergebuild.errors import SourceError
+from mergebuild.formats import DTYPES_BY_WORD, Header, Model, Packing, registry
+from mergebuild.formats.foreign import LOOKED_AT
+from mergebuild.formats.registry import FileFormat
+from mergebuild.system.portable import PAGE
+
+__all__ = ["FormatTests", "Tensors", "written"]
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""By name: a dtype's word, and a shape."""
+
+ONE: Tensors = {"w": ("float32", (2, 3))}
+SHAPES: Tensors = {
+    "scalar": ("float32", ()), "empty": ("float16", (0, 4)), "odd": ("uint8", (3,)), "pages": ("float32", (2, 1024)),
+    "more than a page": ("bfloat16", (5000,)), "b.weight": ("float64", (7,)), "a.weight": ("int64", (1, 77)),
+    "\N{LATIN SMALL LETTER U WITH DIAERESIS}\N{GREEK SMALL LETTER ALPHA}": ("bool", (5,)),
+}  # fmt: skip
+DTYPES: Tensors = {word: (word, (3, 5)) for word in DTYPES_BY_WORD}
+NUMBERED: Tensors = {f"layers.{number}.weight": ("float16", (40,)) for number in range(300)}
+CASES = pytest.mark.parametrize("tensors", [ONE, SHAPES, DTYPES, NUMBERED], ids=["one", "shapes", "dtypes", "numbered"])
+FACTS = {"format": "pt", "title": "a\N{LATIN SMALL LETTER E WITH ACUTE}"}
+
+
+def _given(tensors: Tensors) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(name, dtype, shape) for name, (dtype, shape) in tensors.items()]
+
+
+def _values(tensors: Tensors) -> dict[str, bytes]:
+    """Return bytes that every dtype can be made of, the same each time."""
+    found: dict[str, bytes] = {}
+    for name, (dtype, shape) in tensors.items():
+        some = shake_128(name.encode()).digest(math.prod(shape) * DTYPES_BY_WORD[dtype].size)
+        found[name] = bytes(byte & 1 for byte in some) if dtype == "bool" else some
+    return found
+
+
+def written(
+    path: Path, packing: Packing, values: Mapping[str, bytes], metadata: Mapping[str, str]
+) -> tuple[Header, Sequence[tuple[int, bytes]]]:
+    """Write a file as a build does; return its header, and what lies between tensors and behind them.
+
+    Args:
+        path: where.
+        packing: how it is laid out.
+        values: the bytes of each tensor.
+        metadata: what its header says.
+    """
+    header = packing.header(metadata)
+    with path.open("wb+", buffering=0) as file:
+        file.truncate(header.file_size)
+        places = [(header.tensors[name].begin, content) for name, content in values.items()]
+        for offset, content in [(0, packing.encoded(header)), *places, *packing.fixed]:
+            file.seek(offset)
+            file.write(content)
+        between = packing.finish(file.fileno()) if packing.fixed else ()
+    return header, between
+
+
+class FormatTests:
+    """The laws of one row, `format`."""
+
+    format: ClassVar[FileFormat]
+
+    def pack(self, tensors: Tensors) -> Packing:
+        """Return how tensors are laid out."""
+        return self.format.packing(_given(tensors))
+
+    def file(self, folder: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> Path:
+        """Return a file of tensors."""
+        path = folder / f"model{self.format.suffixes[0]}"
+        written(path, self.pack(tensors), _values(tensors), metadata or {})
+        return path
+
+    def read(self, path: Path) -> Model:
+        """Return the model that is read from a file, whose format is recognized by its beginning."""
+        found = registry.recognized(path.read_bytes()[:LOOKED_AT])
+        assert found is self.format
+        return found.read(path, path.name)
+
+    def test_a_path_names_the_format(self) -> None:
+        """By each suffix; what is a folder's, or has nothing before the suffix, is no output of it."""
+        assert self.format in registry.FILES
+        for suffix in self.format.suffixes:
+            assert registry.of_text(f"out/name{suffix}") is self.format
+            assert registry.of_output(Path(f"/out/v1.5{suffix}")) is self.format
+            assert registry.of_text(f"out/name{suffix}/") is None
+            assert registry.of_text(f"out/{suffix}") is None
+            assert not registry.is_folder(Path(f"name{suffix}"))
+
+    def test_no_other_format_has_its_names(self) -> None:
+        """Else the order of the rows would decide what a path means."""
+        others = [each for each in registry.FILES if each is not self.format]
+        assert not set(self.format.read_suffixes) & {suffix for each in others for suffix in each.read_suffixes}
+        assert self.format.name not in {each.name for each in others} | {registry.FOLDER.name}
+
+    @CASES
+    def test_what_is_written_is_read_back(self, tmp_path: Path, tensors: Tensors) -> None:
+        """Equal names, dtypes, shapes and bytes, each tensor in one run of the file."""
+        path = self.file(tmp_path, tensors)
+        model = self.read(path)
+        assert (model.format, model.files, model.sizes) == (self.format.name, (path,), (path.stat().st_size,))
+        assert {name: (info.dtype, info.shape) for name, info in model.tensors.items()} == dict(tensors)
+        content = path.read_bytes()
+        found = {name: content[info.begin : info.end] for name, info in model.tensors.items() if not info.pieces}
+        assert found == _values(tensors)
+        assert model.notices == ()
+
+    @CASES
+    def test_the_header_says_where_the_tensors_lie(self, tmp_path: Path, tensors: Tensors) -> None:
+        """A build writes, and the store remembers, what a reader finds."""
+        header = self.pack(tensors).header({})
+        model = self.read(self.file(tmp_path, tensors))
+        sized = {name: info for name, info in model.tensors.items() if info.nbytes}
+        assert {name: (info.begin, info.end) for name, info in sized.items()} == {
+            name: (header.tensors[name].begin, header.tensors[name].end) for name in sized
+        }
+
+    @CASES
+    def test_every_byte_is_accounted_for(self, tmp_path: Path, tensors: Tensors) -> None:
+        """The header, tensors and what lies between them cover the file, and overlap nowhere: `verify` sees it all."""
+        path = tmp_path / "model"
+        values = _values(tensors)
+        header, between = written(path, self.pack(tensors), values, {})
+        content = path.read_bytes()
+        assert len(content) == header.file_size
+        parts = [(0, content[: header.data_start])]
+        parts += [(header.tensors[name].begin, value) for name, value in values.items() if value]
+        parts = sorted([*parts, *((offset, each) for offset, each in between if each)])
+        assert [begin + len(each) for begin, each in parts] == [*(begin for begin, _ in parts[1:]), header.file_size]
+        assert all(content[begin : begin + len(each)] == each for begin, each in parts)
+        assert list(between) == sorted(between)
+
+    @CASES
+    def test_tensors_are_aligned_to_their_elements(self, tensors: Tensors) -> None:
+        """Readers look at the bytes in place; tensors of whole pages can be shared with another file."""
+        for info in self.pack(tensors).header({}).tensors.values():
+            assert not info.nbytes or info.begin % DTYPES_BY_WORD[info.dtype].size == 0
+            assert not info.nbytes or info.nbytes % PAGE or info.begin % PAGE == 0
+
+    @CASES
+    def test_names_dtypes_and_shapes_alone_decide_where_tensors_lie(self, tensors: Tensors) -> None:
+        """Not the order in which they are given, and, behind a header of the same length, not metadata."""
+        packing, other = self.pack(tensors), self.format.packing(_given(tensors)[::-1])
+        header, again = packing.header(FACTS), other.header(FACTS)
+        assert packing.encoded(header) == other.encoded(again)
+        assert (packing.specs, packing.fixed, packing.layout) == (other.specs, other.fixed, other.layout)
+        longer = packing.header({**FACTS, "description": "x" * 3 * PAGE} if self.format.has_metadata else {})
+        moved = {name: info.begin - longer.data_start for name, info in longer.tensors.items()}
+        assert moved == {name: info.begin - header.data_start for name, info in header.tensors.items()}
+
+    @CASES
+    def test_specs_stand_in_the_order_of_the_bytes(self, tensors: Tensors) -> None:
+        """So a pass writes a file from its beginning to its end."""
+        packing = self.pack(tensors)
+        header = packing.header({})
+        assert sorted(spec.name for spec in packing.specs) == sorted(tensors)
+        places = [header.tensors[spec.name] for spec in packing.specs]
+        assert all(one.end <= other.begin for one, other in pairwise(places))
+
+    def test_metadata_are_read_back_where_there_is_room_for_them(self, tmp_path: Path) -> None:
+        """Where there is none, nothing takes their place."""
+        model = self.read(self.file(tmp_path, ONE, FACTS))
+        assert dict(model.metadata) == (FACTS if self.format.has_metadata else {})
+
+    def test_what_is_foreseen_is_as_long_as_what_is_written(self) -> None:
+        """Before sources are hashed their digests are stood in for by others: nothing moves, and nothing comes late."""
+        if not self.format.is_foreseen:
+            return
+        packing = self.pack(SHAPES)
+        known, foreseen = (packing.header({**FACTS, "digest": digit * 32}) for digit in "0a")
+        assert (known.data_start, known.file_size) == (foreseen.data_start, foreseen.file_size)
+        assert not packing.fixed
+
+    def test_a_file_that_begins_with_its_length_begins_with_its_header(self, tmp_path: Path) -> None:
+        """So it is known again by that alone."""
+        packing = self.pack(ONE)
+        header = packing.header(FACTS)
+        raw = packing.encoded(header)
+        path = self.file(tmp_path, ONE, FACTS)
+        assert path.read_bytes()[: len(raw)] == raw
+        assert registry.begins_with_length(self.read(path)) is self.format.begins_with_length
+        if self.format.begins_with_length:
+            assert 8 + int.from_bytes(raw[:8], "little") == len(raw) == header.data_start
+
+    def test_to_finish_twice_is_to_finish_once(self, tmp_path: Path) -> None:
+        """It follows from the tensors' bytes alone."""
+        packing = self.pack(SHAPES)
+        path = tmp_path / "model"
+        _, between = written(path, packing, _values(SHAPES), {})
+        before = path.read_bytes()
+        if packing.fixed:
+            with path.open("rb+", buffering=0) as file:
+                assert list(packing.finish(file.fileno())) == list(between)
+        assert path.read_bytes() == before
+
+    def test_what_can_not_be_said_in_a_file_is_refused(self) -> None:
+        """Two tensors of one name, and a dtype that is none, are the caller's mistakes."""
+        for wrong in ([("w", "float32", (1,)), ("w", "float16", (1,))], [("w", "float31", (1,))]):
+            with pytest.raises(ValueError, match=r"w|float31"):
+                self.format.packing(wrong)
+
+    def test_a_file_that_is_cut_short_is_refused(self, tmp_path: Path) -> None:
+        """A download that broke off is told, wherever it did."""
+        path = self.file(tmp_path, SHAPES)
+        whole = path.read_bytes()
+        for length in (LOOKED_AT, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            with pytest.raises(SourceError):
+                self.format.read(path, path.name)
