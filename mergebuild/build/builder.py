@@ -35,7 +35,7 @@ from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan import manifest
-from mergebuild.plan.actions import Description, FileAction, FileContent, FolderAction, Judgement, reasons_of
+from mergebuild.plan.actions import Action, Description, FileAction, FileContent, FolderAction, Judgement
 from mergebuild.plan.built_keys import packed_keys
 from mergebuild.plan.judge import whole_artifact
 from mergebuild.plan.plan import Plan
@@ -123,7 +123,7 @@ class Builder:
         self._emit = emit
         self._plan: Plan
         """The plan that is done now."""
-        self._outcomes: dict[FileAction | FolderAction, _Outcome] = {}
+        self._outcomes: dict[Action, _Outcome] = {}
         self._folders: dict[Judgement, FolderAction] = {}
         self._stack = ExitStack()
         """What is taken away at the end, also when that is an error."""
@@ -745,7 +745,7 @@ class Builder:
     def _kind(self, action: FileAction) -> str:
         return "output" if action.content.path else "kept"
 
-    def _owner(self, action: FileAction | FolderAction) -> str:
+    def _owner(self, action: Action) -> str:
         return "" if action.judgement.description.goal.is_extra else self._publisher.project
 
     def _path(self, action: FileAction) -> Path:
@@ -848,10 +848,10 @@ class Builder:
             self._counted.difference_update(made.digest for made in action.content.made)
         self._done(action, _Outcome(Verdict.FAILED, problem=refusal.problem, exit_code=refusal.exit_code))
 
-    def _done(self, action: FileAction | FolderAction, outcome: _Outcome) -> None:
+    def _done(self, action: Action, outcome: _Outcome) -> None:
         self._outcomes[action] = outcome
         made = action.judgement.description
-        if isinstance(action, FolderAction) or not action.is_part:
+        if not (isinstance(action, FileAction) and action.is_part):
             self._emit(TargetDone(made.name, str(outcome.verdict), made.shown or ""))
 
     def _results(self) -> tuple[TargetResult, ...]:
@@ -869,7 +869,7 @@ class Builder:
                 bytes_read=outcome.bytes_read,
                 bytes_written=outcome.bytes_written,
                 error=outcome.problem,
-                reasons=reasons_of(action),
+                reasons=action.reasons,
                 notes=made.notes,
             )
         return self._plan.in_order(found)

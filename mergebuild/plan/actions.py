@@ -44,7 +44,6 @@ __all__ = [
     "Twin",
     "Work",
     "joint_verdict",
-    "reasons_of",
 ]
 
 
@@ -250,12 +249,28 @@ class Action(Protocol):
     """One thing to do, or to leave as it is. A check, a download or an upload would be another kind."""
 
     @property
+    def name(self) -> str:
+        """The target's name."""
+
+    @property
     def judgement(self) -> Judgement:
         """What led to it."""
 
     @property
+    def key(self) -> bytes | None:
+        """The digest of what it makes; None while that is not known."""
+
+    @property
     def verdict(self) -> Verdict:
         """What is to be done."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it gets its verdict, beside the other actions of the plan."""
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """Where what it makes can come from whole."""
 
     @property
     def refused(self) -> Refused | None:
@@ -303,9 +318,19 @@ class FileAction:
         return self.judgement.description.goal.target
 
     @property
+    def key(self) -> bytes | None:
+        """The digest of what the file holds; None while its sources are not hashed."""
+        return self.content.digest
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The file targets whose tensors it reads."""
         return self.judgement.description.needs
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it gets its verdict, beside the other actions of the plan."""
+        return _reasons(self)
 
     @property
     def files(self) -> tuple[FileAction, ...]:
@@ -371,6 +396,26 @@ class FolderAction:
     refused: Refused | None = None
 
     @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.judgement.description.goal.target
+
+    @property
+    def key(self) -> bytes | None:
+        """The digest of all tensors in the folder."""
+        return self.judgement.description.digest
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """Where each of its files can come from whole."""
+        return tuple(offer for file in self.files for offer in file.offers)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it gets its verdict, beside the other actions of the plan."""
+        return _reasons(self)
+
+    @property
     def verdict(self) -> Verdict:
         """The verdict of all its files together."""
         return joint_verdict({each.verdict for each in self.files})
@@ -390,18 +435,17 @@ def joint_verdict(verdicts: set[Verdict]) -> Verdict:
     return next(each for each in (Verdict.BUILD, Verdict.RESTORE, Verdict.UP_TO_DATE) if each in verdicts)
 
 
-def reasons_of(action: FileAction | FolderAction) -> tuple[str, ...]:
-    """Return why a target gets its verdict, beside the other actions of the plan."""
+def _reasons(action: Action) -> tuple[str, ...]:
     files = action.files if action.verdict is Verdict.RESTORE else ()
     twins = dict.fromkeys(each.twin.name for each in files if each.twin is not None)
     return (*action.judgement.causes, *(f"it is what `{name}` is" for name in twins))
 
 
-def _result(action: FileAction | FolderAction) -> TargetResult:
+def _result(action: Action) -> TargetResult:
     judgement = action.judgement
     made = judgement.description
     artifact = tagged(made.digest) if made.digest else None
-    reasons = reasons_of(action)
+    reasons = action.reasons
     if action.refused is not None:
         problems = action.refused.error.problems
         why = [f"it reads `{action.refused.target}`, which is blocked"] if action.refused.target != made.name else []

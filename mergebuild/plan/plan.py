@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from mergebuild.errors import MergeBuildError
-from mergebuild.plan.actions import FileAction, FolderAction, Judgement, Refused
+from mergebuild.plan.actions import Action, FileAction, Judgement, Refused
 from mergebuild.plan.origins import Origins
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.store import Presence
@@ -23,7 +23,7 @@ __all__ = ["Plan"]
 class Plan:
     """The actions in the order of work, and the targets that were asked for."""
 
-    actions: tuple[FileAction | FolderAction, ...]
+    actions: tuple[Action, ...]
     asked: tuple[str, ...]
     blocked: tuple[TargetResult, ...]
     """Targets that cannot be planned, with the problem that blocks each."""
@@ -48,7 +48,7 @@ class Plan:
         return (file for action in self.actions for file in action.files)
 
     @cached_property
-    def by_name(self) -> Mapping[str, FileAction | FolderAction]:
+    def by_name(self) -> Mapping[str, Action]:
         """The action of each target."""
         return {action.judgement.name: action for action in self.actions}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mergebuild.plan.actions import (
     NO_WORK,
+    Action,
     FileAction,
     FileContent,
     FolderAction,
@@ -33,7 +34,7 @@ __all__ = ["weigh"]
 
 def weigh(
     judged: Iterable[Judgement], refused: Mapping[Judgement, Refused], shelf: Shelf, origins: Origins
-) -> tuple[FileAction | FolderAction, ...]:
+) -> tuple[Action, ...]:
     """Return an action for each judgement, in their order."""
     weighing = _Weighing(shelf, origins)
     return tuple(weighing.action(each, refused.get(each)) for each in judged)
@@ -56,7 +57,7 @@ class _Weighing:
         self._computing: list[FileAction] = []
         """Actions that compute, of whose intermediate tensors none is in `_claimed` yet."""
 
-    def action(self, judgement: Judgement, refused: Refused | None) -> FileAction | FolderAction:
+    def action(self, judgement: Judgement, refused: Refused | None) -> Action:
         """Return what is to be done about a target."""
         made = judgement.description
         files = tuple(

@@ -21,7 +21,7 @@ from typing import ParamSpec
 from mergebuild.build import failures
 from mergebuild.build.failures import Refusal
 from mergebuild.errors import MergeBuildError, NoSpaceError, TargetError, TrustError
-from mergebuild.plan.actions import Description, FileAction, FileContent, FolderAction, Judgement, Refused
+from mergebuild.plan.actions import Action, Description, FileAction, FileContent, Judgement, Refused
 from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.project import trust
@@ -116,7 +116,7 @@ class Gate:
                 for file in some:
                     refused.add(file.judgement, error)
 
-    def _ask_for_code(self, actions: Iterable[FileAction | FolderAction], refused: _Refusals) -> None:
+    def _ask_for_code(self, actions: Iterable[Action], refused: _Refusals) -> None:
         """Refuse what is made by a method of the project's own, unless the user trusts it as it is."""
         for action in actions:
             programs = action.judgement.description.programs

@@ -37,7 +37,7 @@ from mergebuild.errors import (
 from mergebuild.events import Emit, Event, Hashing, Notice, silent
 from mergebuild.fold import lineage as lineages
 from mergebuild.formats import registry
-from mergebuild.plan.actions import Description, FileAction, FolderAction, Goal, reasons_of
+from mergebuild.plan.actions import Action, Description, Goal
 from mergebuild.plan.freshness import Freshness
 from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
@@ -258,7 +258,7 @@ class Project:
             if action.refused is not None:
                 blocked = action.result()
                 return WhyResult(name, blocked.verdict, changes, blocked.reasons, action.refused.error.problems, told)
-            reasons = () if action.verdict is Verdict.UP_TO_DATE else reasons_of(action)
+            reasons = () if action.verdict is Verdict.UP_TO_DATE else action.reasons
             return WhyResult(name, action.verdict, changes if reasons else (), reasons, (), told)
 
     @_resilient
@@ -769,7 +769,7 @@ class Project:
 
         return sources, results
 
-    def _state(self, action: FileAction | FolderAction) -> TargetState:
+    def _state(self, action: Action) -> TargetState:
         name, presence = action.judgement.name, action.judgement.presence
         if presence is Presence.FOREIGN:
             state = OutputState.CHANGED_BY_HAND

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mergebuild.digest import checksum
 from mergebuild.plan import manifest
-from mergebuild.plan.actions import FileAction, FolderAction, reasons_of
+from mergebuild.plan.actions import FileAction, FolderAction
 from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.recipe import Recipe, load_recipe
@@ -151,7 +151,7 @@ def _planned(file: FileAction) -> Planned:
     def names(digests: Collection[bytes]) -> frozenset[str]:
         return frozenset(name for name, digest in tensors.items() if digest in digests)
 
-    reasons = file.standing.causes if file.is_part else reasons_of(file)
+    reasons = file.standing.causes if file.is_part else file.reasons
     return Planned(
         str(file.verdict), reasons, content.digest, content.header_checksum, tensors,
         names(work.compute), names(work.held), names(work.seen),
@@ -163,6 +163,4 @@ def _planned_folder(folder: FolderAction) -> Planned:
     made = folder.judgement.description
     tensors = dict(made.tensors.by_name) if made.tensors else {}
     none = frozenset[str]()
-    return Planned(
-        str(folder.verdict), reasons_of(folder), made.digest, b"", tensors, none, none, none, 0, 0, made.notes
-    )
+    return Planned(str(folder.verdict), folder.reasons, made.digest, b"", tensors, none, none, none, 0, 0, made.notes)
