@@ -15,6 +15,7 @@ The laws come with the class. What an implementation does beyond them has tests 
 |---|---|
 | `stores` | `ShelfTests`, `LedgerTests`, `PublisherTests`: the protocols of `store/protocols.py` |
 | `formats` | `FormatTests`: a row of `formats/registry.py` |
+| `sources` | `DeclaredSources`: sources with tensors and no files, to test planning with |
 | `memory` | `MemoryStore`: a store whose memory is not on disk, to test planning and building with |
 
 The modules with classes of tests import pytest, which the program itself does not need; none imports torch.

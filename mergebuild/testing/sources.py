@@ -18,11 +18,11 @@ from mergebuild.sources.sources import SourceFile, Sources
 from mergebuild.store import SourceMemory
 from mergebuild.system.portable import Identity
 
-__all__ = ["DeclaredSources", "Tensor"]
+__all__ = ["Declared", "DeclaredSources"]
 
 
-class Tensor(NamedTuple):
-    """A tensor of a source. Two with equal dtype, shape and content have equal bytes."""
+class Declared(NamedTuple):
+    """A tensor that a source is declared to have. Two with equal dtype, shape and content have equal bytes."""
 
     content: str
     shape: tuple[int, ...] = (4,)
@@ -35,7 +35,7 @@ class DeclaredSources(Sources):
     def __init__(
         self,
         recipe_sources: Mapping[str, Source],
-        tensors: Mapping[str, Mapping[str, Tensor]],
+        tensors: Mapping[str, Mapping[str, Declared]],
         memory: SourceMemory,
         *,
         folder: Path,
@@ -73,5 +73,5 @@ class DeclaredSources(Sources):
             source.sha256 = checksum(repr(source.checksums).encode()).hex() * 2
 
 
-def _checksums(declared: Mapping[str, Tensor]) -> dict[str, bytes]:
+def _checksums(declared: Mapping[str, Declared]) -> dict[str, bytes]:
     return {name: checksum(each.content.encode()) for name, each in declared.items()}

@@ -18,11 +18,9 @@ from mergebuild.recipe import Recipe, load_recipe
 from mergebuild.store import Entry, Fresh, Record
 from mergebuild.system.portable import Identity
 from mergebuild.testing.memory import MemoryStore
-from mergebuild.testing.sources import DeclaredSources, Tensor
+from mergebuild.testing.sources import Declared, DeclaredSources
 
-__all__ = ["Bench", "Planned", "Tensor"]
-
-Declared = Mapping[str, Mapping[str, Tensor]]
+__all__ = ["Bench", "Declared", "Planned"]
 
 
 class Planned(NamedTuple):
@@ -49,7 +47,7 @@ class Planned(NamedTuple):
 class Bench:
     """A folder with a mergefile and nothing else, a store in memory, and files that are there only by declaration."""
 
-    def __init__(self, folder: Path, sources: Declared) -> None:
+    def __init__(self, folder: Path, sources: Mapping[str, Mapping[str, Declared]]) -> None:
         self.root = folder
         self.sources = sources
         self.never_read: tuple[str, ...] = ()
@@ -102,6 +100,13 @@ class Bench:
     def remove(self, output: str) -> None:
         """Have a file be gone."""
         del self.files[self.path(output)]
+
+    def supersede(self, output: str) -> None:
+        """Have what is at an output's path be in the history, as when another file took its place."""
+        (row,) = self.store.rows(path=self.path(output))
+        place = self.store.kept_path(b"history of " + row.digest)
+        self.files[place] = self.files.pop(row.path)
+        self.store.offer(place, Fresh(row.digest, row.header, self.store.entries(row)), kind="history")
 
     def _planner(self, text: str) -> tuple[Planner, Recipe]:
         declared = "".join(f'{name} = "{name}.safetensors"\n' for name in (*self.sources, *self.missing))

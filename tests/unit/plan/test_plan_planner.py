@@ -14,7 +14,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from planning import Bench, Planned, Tensor
+from planning import Bench, Declared, Planned
 
 from mergebuild.sources.sources import SMALL
 
@@ -25,10 +25,10 @@ SIZE, COUNT = 16, 8
 
 SOURCES = {
     name: {
-        "w": Tensor(f"w of {name}"),
-        "v": Tensor(f"v of {name}"),
-        "same": Tensor("of both"),
-        "count": Tensor(f"count of {name}", (1,), "int64"),
+        "w": Declared(f"w of {name}"),
+        "v": Declared(f"v of {name}"),
+        "same": Declared("of both"),
+        "count": Declared(f"count of {name}", (1,), "int64"),
     }
     for name in ("x", "y", "z")
 }
@@ -139,7 +139,7 @@ def test_a_tensor_of_a_file_that_was_changed_is_copied_from_nowhere(bench: Bench
 
 def test_another_content_of_a_source_is_a_reason(bench: Bench) -> None:
     bench.build(mix("m"))
-    bench.sources = SOURCES | {"y": SOURCES["y"] | {"w": Tensor("another w")}}
+    bench.sources = SOURCES | {"y": SOURCES["y"] | {"w": Declared("another w")}}
     found = one(bench, mix("m"))
     assert found.verdict == "build"
     (reason,) = found.reasons
@@ -150,7 +150,7 @@ def test_another_content_of_a_source_is_a_reason(bench: Bench) -> None:
 def test_a_tensor_that_no_target_reads_is_no_reason(bench: Bench) -> None:
     """What a source is to a target are the tensors that it reads."""
     bench.build(mix("m"))
-    bench.sources = SOURCES | {"z": SOURCES["z"] | {"w": Tensor("another w")}}
+    bench.sources = SOURCES | {"z": SOURCES["z"] | {"w": Declared("another w")}}
     assert one(bench, mix("m")).verdict == "up-to-date"
 
 
@@ -162,6 +162,41 @@ def test_what_another_output_is_already_is_restored_from_it(bench: Bench) -> Non
     found = bench.planned(mix("m") + mix("n"))["n"]
     assert (found.verdict, found.reasons) == ("restore", ("never built",))
     assert found.computed == frozenset()
+
+
+def test_what_the_history_has_is_put_back_and_nothing_is_written(bench: Bench) -> None:
+    bench.build(mix("m", 0.5))
+    bench.supersede("out/m.safetensors")
+    bench.build(mix("m", 0.25))
+    found = one(bench, mix("m", 0.5))
+    assert (found.verdict, found.reasons) == ("restore", ("alpha 0.25 -> 0.5",))
+    assert (found.computed, found.bytes_read, found.bytes_written) == (frozenset(), 0, 0)
+
+
+def test_of_two_that_the_history_has_once_the_second_is_a_copy(bench: Bench) -> None:
+    """The first takes it out of the history."""
+    bench.build(mix("m", 0.5))
+    bench.supersede("out/m.safetensors")
+    found = bench.planned(mix("m") + mix("n"))
+    assert [found[name].verdict for name in "mn"] == ["restore", "restore"]
+    assert found["m"].bytes_written == 0
+    assert found["n"].bytes_written > DATA
+
+
+def test_a_tensor_in_the_history_is_copied_from_there(bench: Bench) -> None:
+    bench.build(mix("m", 0.5))
+    bench.supersede("out/m.safetensors")
+    found = one(bench, mix("n", more='[[targets.n.rules]]\ntensors = "w"\nmethod = "weighted_sum"\n'
+                           'a = "x"\nb = "y"\nalpha = 0.75\n'))  # fmt: skip
+    assert (found.computed, found.held) == ({"w"}, {"v"})
+
+
+def test_a_file_that_several_targets_are_to_become_is_kept_once(bench: Bench) -> None:
+    """Virtual targets that come to one artifact have one place in the store."""
+    found = bench.planned(mix("m", output=None) + mix("n", output=None), "m", "n")
+    assert [found[name].verdict for name in "mn"] == ["build", "restore"]
+    assert found["m"].bytes_written > DATA
+    assert found["n"].bytes_written == 0
 
 
 def test_of_two_that_will_be_equal_the_second_is_a_twin(bench: Bench) -> None:
@@ -254,9 +289,9 @@ def test_a_method_that_is_not_linear_is_made_of_the_same_inputs(bench: Bench) ->
 # Sources that were never read
 
 
-def large(name: str) -> dict[str, Tensor]:
+def large(name: str) -> dict[str, Declared]:
     """Return a source too large to be read before it is planned."""
-    return {"w": Tensor(f"w of {name}", (SMALL // 4 + 1,))}
+    return {"w": Declared(f"w of {name}", (SMALL // 4 + 1,))}
 
 
 def test_large_sources_that_were_never_read_are_left_to_the_pass_that_merges_them(tmp_path: Path) -> None:
@@ -297,7 +332,7 @@ def test_a_source_that_is_missing_blocks_what_reads_it_and_no_other(bench: Bench
 
 
 def test_a_target_of_sources_that_do_not_fit_is_blocked(bench: Bench) -> None:
-    bench.sources = SOURCES | {"y": SOURCES["y"] | {"w": Tensor("w", (5,))}}
+    bench.sources = SOURCES | {"y": SOURCES["y"] | {"w": Declared("w", (5,))}}
     found = bench.planned(mix("m") + mix("n", b="z"))
     assert {name: each.verdict for name, each in found.items()} == {"m": "blocked", "n": "build"}
 
@@ -437,10 +472,10 @@ def test_after_any_build_a_plan_comes_to_what_it_would_come_to_without(
 
 NO_TORCH = """
 import sys, tempfile, pathlib
-from planning import Bench, Tensor
+from planning import Bench, Declared
 from mergebuild.testing import memory, sources
 
-tensors = {"w": Tensor("w")}
+tensors = {"w": Declared("w")}
 bench = Bench(pathlib.Path(tempfile.mkdtemp()), {"x": tensors, "y": tensors})
 text = '[targets.m]\\nmethod = "slerp"\\na = "x"\\nb = "y"\\nt = 0.5\\noutput = "m.safetensors"\\n'
 bench.build(text)
