@@ -1,6 +1,9 @@
 """Where artifacts live, what is known of them, and how they are published.
 
-`protocols.py` says what others ask of a store, `store.py` what one on disk is.
+`protocols.py` says what others ask of a store, in the words of `values.py`: of a shelf, a ledger and a publisher. The
+modules of these names are the three of a store on disk, which `store.py` opens over one database: `state.py` has its
+tables, `database.py` guards it, and `recovery.py` keeps what can be read of a damaged one. `stages.py` puts folders at
+their places, `comparing.py` knows an artifact by its bytes, and `contents.py` packs the table of one.
 """
 
 from mergebuild.store.comparing import has_bytes
