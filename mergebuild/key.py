@@ -26,6 +26,7 @@ __all__ = [
     "Key",
     "Line",
     "LinearDigests",
+    "OperationDigests",
     "Resolved",
     "Term",
     "Value",
@@ -37,11 +38,15 @@ __all__ = [
     "narrows",
     "operation_key",
     "resolve",
+    "tensor_line",
     "written",
 ]
 
 _COPY = "copy"
 """The name of the one line of a copy's key."""
+
+_INPUT = "input"
+_TENSOR = "tensor"
 
 _NARROWED = ("rounded", "once, from float64")
 """The line of what `narrows`."""
@@ -290,4 +295,31 @@ def operation_key(dtype: str, shape: Sequence[int], facts: Iterable[Line], input
     matters), in a fixed order.
     """
     head = (Line("operation", str(SCHEMA)), Line("dtype", dtype), _shape(shape))
-    return Key((*head, *facts, *(Line("input", each) for each in inputs)))
+    return Key((*head, *facts, *(Line(_INPUT, each) for each in inputs)))
+
+
+class OperationDigests:
+    """The digests of what operations make that have a dtype and facts in common; see `operation_key`.
+
+    What is hashed of each is the text of its key, of which all that they have in common is kept.
+    """
+
+    def __init__(self, dtype: str, facts: Iterable[Line]) -> None:
+        self._dtype = dtype
+        self._facts = Key(tuple(facts)).text
+        self._input = _named(_INPUT)
+        self._heads: dict[tuple[int, ...], bytes] = {}
+
+    def of(self, shape: tuple[int, ...], inputs: Iterable[bytes], *, tensor: str | None = None) -> bytes:
+        """Return the digest of one tensor. `tensor`: its name, where that is the last of the facts."""
+        head = self._heads.get(shape)
+        if head is None:
+            head = self._heads[shape] = operation_key(self._dtype, shape, (), ()).text + self._facts
+        name = Key((Line(_TENSOR, tensor),)).text if tensor is not None else b""
+        lines = [self._input + _valued(tagged(digest)) for digest in inputs]
+        return xxhash.xxh3_128_digest(b"".join((head, name, *lines)))
+
+
+def tensor_line(name: str) -> Line:
+    """Return the fact of an operation to which the tensor's name matters."""
+    return Line(_TENSOR, name)

@@ -18,7 +18,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mergebuild.key import Key, Line, Value, combination_key, copy_key, linear_key, operation_key
+from mergebuild.key import Key, Line, Value, combination_key, copy_key, linear_key, operation_key, tensor_line
 from mergebuild.store import PackedKeys
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _lines(tensors: Tensors) -> bytes:
     surveys = {survey.key: survey for row in tensors.rows for survey in row.surveys if survey is not None}
     numbers = {key: number for number, key in enumerate(surveys)}
     places = _places(tensors) if surveys else {}
-    rows = [_row(row, tensors.names_of(row)[0], numbers) for row in tensors.rows]
+    rows = [_row(row, numbers) for row in tensors.rows]
     return _text({"rows": rows, "surveys": [_survey(each, places) for each in surveys.values()]})
 
 
@@ -84,19 +84,18 @@ def _survey(survey: SurveyKey, places: Mapping[str, tuple[int, int]]) -> dict[st
     return {"facts": [_fact(line) for line in own], "tensors": [places[each.name] for each in survey.tensors]}
 
 
-def _row(row: TensorRow, first: str, surveys: Mapping[bytes, int]) -> dict[str, object]:
-    """Return what the tensors of a row have in common, and the survey of each. `first`: the name of the first."""
+def _row(row: TensorRow, surveys: Mapping[bytes, int]) -> dict[str, object]:
+    """Return what the tensors of a row have in common, and the survey of each."""
     if row.operated is None:
         terms = [(index, str(share)) for index, share in row.terms]
         return {"copy": terms[0][0]} if row.is_copy else {"terms": terms, "narrowed": row.narrowed}
-    facts, operands = row.operated.facts[0], row.operated.operands[0]
-    by_name = facts[-1:] == (Line("tensor", first),)
+    operated = row.operated
     places = {digest: index for index, digest in enumerate(row.origins[0])}
     return {
-        "facts": [_fact(line) for line in (facts[:-1] if by_name else facts)],
-        "by_name": by_name,
-        "inputs": [_operand(each, places) for each in operands],
-        "shapes": row.operated.operation.shapes,
+        "facts": [_fact(line) for line in operated.facts],
+        "by_name": operated.name_in_key,
+        "inputs": [_operand(each, places) for each in operated.operands[0]],
+        "shapes": operated.operation.shapes,
         "surveys": [None if each is None else surveys[each.key] for each in row.surveys],
     }
 
@@ -217,7 +216,7 @@ class _Keys:
         if "terms" in row:
             return linear_key(facts.dtype, shape, _terms(row["terms"], inputs), narrowed=row["narrowed"])
         lines = _lines_of(row["facts"])
-        lines += [Line("tensor", facts.names[index])] if row["by_name"] else []
+        lines += [tensor_line(facts.names[index])] if row["by_name"] else []
         own = operation_key(facts.dtype, shape, lines, self._operands(number, index))
         survey = row["surveys"][index] if row["surveys"] else None
         return own if survey is None else operation_key(facts.dtype, shape, (), [own, self._survey(survey)])
@@ -233,7 +232,7 @@ class _Keys:
     def _survey(self, number: int) -> Key:
         survey = self._surveys[number]
         found = [(self._inputs[row], index) for row, index in survey["tensors"]]
-        named = [Line("tensor", f"{facts.names[index]} {facts.shapes[index]}") for facts, index in found]
+        named = [tensor_line(f"{facts.names[index]} {facts.shapes[index]}") for facts, index in found]
         inputs = [operand for place in survey["tensors"] for operand in self._operands(*place)]
         return operation_key("", (), [*_lines_of(survey["facts"]), *named], inputs)
 

@@ -22,6 +22,7 @@ from mergebuild.key import (
     Key,
     Line,
     LinearDigests,
+    OperationDigests,
     Term,
     combination_key,
     copy_key,
@@ -29,6 +30,7 @@ from mergebuild.key import (
     linear_key,
     operation_key,
     resolve,
+    tensor_line,
 )
 from mergebuild.methods.making import Arguments
 from mergebuild.methods.method import Method
@@ -240,9 +242,9 @@ class _Batch:
             facts.append(Line("statistics", STATISTICS_OF_MADE))
         facts += method.makes.key_lines
         name_in_key = method.name_in_key
+        made = OperationDigests(self.dtype, facts)
         digests: list[bytes] = []
         operands: list[tuple[Operand, ...]] = []
-        every_fact: list[tuple[Line, ...]] = []
         for (name, spec), origins in zip(self.named, self.origins, strict=True):
             own = list(origins)
             shapes = [spec.shape] * (len(inputs) - len(operation.shapes)) + list(operation.shapes)
@@ -250,9 +252,8 @@ class _Batch:
                 _operand(shape, [Term(own[index], share) for index, share in terms])
                 for shape, terms in zip(shapes, inputs, strict=True)
             )
-            every_fact.append((*facts, Line("tensor", name)) if name_in_key else tuple(facts))
-            made = operation_key(spec.dtype, spec.shape, every_fact[-1], [each.digest for each in found])
-            digests.append(made.digest)
+            known = [each.digest for each in found]
+            digests.append(made.of(spec.shape, known, tensor=name if name_in_key else None))
             operands.append(found)
         everything = tuple(range(len(self.dtypes)))
         terms = [(index, Fraction(1)) for index in everything]
@@ -264,7 +265,7 @@ class _Batch:
             terms,
             is_copy=False,
             read=read,
-            operated=Operated(operation, operands, every_fact),
+            operated=Operated(operation, operands, tuple(facts), name_in_key),
             looks_at_made=looks_at_made,
         )
 
@@ -292,12 +293,18 @@ class Operated(NamedTuple):
     operation: Operation
     operands: Sequence[tuple[Operand, ...]]
     """What it reads for each."""
-    facts: Sequence[tuple[Line, ...]]
-    """What decides besides that, for each."""
+    facts: tuple[Line, ...]
+    """What decides besides that, for all of them."""
+    name_in_key: bool
+    """Whether each one's name does, too."""
 
     def among(self, kept: Sequence[int]) -> Operated:
         """Return those of some tensors, given by their places in the row."""
-        return Operated(self.operation, [self.operands[index] for index in kept], [self.facts[index] for index in kept])
+        return self._replace(operands=[self.operands[index] for index in kept])
+
+    def facts_of(self, name: str) -> tuple[Line, ...]:
+        """Return what decides of one of them besides what it reads."""
+        return (*self.facts, tensor_line(name)) if self.name_in_key else self.facts
 
 
 class TensorRow(NamedTuple):
@@ -334,7 +341,8 @@ class TensorRow(NamedTuple):
             digests=[self.digests[index] for index in kept],
             origins=origins,
             read=dict(each[at] for each in lying for at, _ in self.terms),
-            operated=self.operated and self.operated.among(kept),
+            operated=self.operated
+            and self.operated._replace(operands=[self.operated.operands[index] for index in kept]),
             surveys=[self.surveys[index] for index in kept] if self.surveys else (),
         )
 
@@ -434,7 +442,7 @@ class Grid:
         found: dict[str, SurveyKey] = {}
         for scope in method.makes.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):
             members = tuple(tensors[name] for name in scope)
-            lines = (*facts, *(Line("tensor", f"{each.name} {each.shape}") for each in members))
+            lines = (*facts, *(tensor_line(f"{each.name} {each.shape}") for each in members))
             inputs = [operand.digest for each in members for operand in each.operands]
             key = operation_key("", (), lines, inputs).digest
             found |= dict.fromkeys(scope, SurveyKey(key, lines, method, arguments, members))
@@ -442,9 +450,11 @@ class Grid:
 
     def _surveyed(self, row: TensorRow, surveys: Mapping[str, SurveyKey]) -> TensorRow:
         of = [surveys.get(self.names[place]) for place in row.places]
+        specs = [self.specs[place] for place in row.places]
+        made = OperationDigests(specs[0].dtype, ())
         digests = [
-            digest if survey is None else operation_key(spec.dtype, spec.shape, (), [digest, survey.key]).digest
-            for digest, survey, spec in zip(row.digests, of, (self.specs[place] for place in row.places), strict=True)
+            digest if survey is None else made.of(spec.shape, [digest, survey.key])
+            for digest, survey, spec in zip(row.digests, of, specs, strict=True)
         ]
         return row._replace(digests=digests, surveys=of)
 
@@ -513,15 +523,16 @@ class Tensors:
         """The tensors one by one, in the order of the file."""
         found: list[Made | None] = [None] * len(self._grid.names)
         for row in self.rows:
-            none = [()] * len(row.places)
-            operation, operands, facts = row.operated or (None, none, none)
+            operated = row.operated
+            operands = operated.operands if operated else [()] * len(row.places)
             surveys = row.surveys or [None] * len(row.places)
-            parts = zip(row.places, row.digests, row.origins, operands, surveys, facts, strict=True)
-            for place, digest, origins, some, survey, lines in parts:
+            parts = zip(row.places, row.digests, row.origins, operands, surveys, strict=True)
+            for place, digest, origins, some, survey in parts:
                 inputs = list(origins)
-                terms = () if operation else tuple(Term(inputs[index], share) for index, share in row.terms)
+                terms = () if operated else tuple(Term(inputs[index], share) for index, share in row.terms)
                 name, spec = self._grid.names[place], self._grid.specs[place]
+                operation, facts = (operated.operation, operated.facts_of(name)) if operated else (None, ())
                 found[place] = Made(
-                    name, spec, digest, terms, row.is_copy, operation, some, survey, lines, row.narrowed
+                    name, spec, digest, terms, row.is_copy, operation, some, survey, facts, row.narrowed
                 )
         return tuple(each for each in found if each is not None)

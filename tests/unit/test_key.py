@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergebuild.digest import tagged
-from mergebuild.key import Key, Line, LinearDigests, digest_of, gather, linear_key, narrows, operation_key, resolve
+from mergebuild.key import (
+    Key,
+    Line,
+    LinearDigests,
+    OperationDigests,
+    digest_of,
+    gather,
+    linear_key,
+    narrows,
+    operation_key,
+    resolve,
+    tensor_line,
+)
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 LINES = st.lists(st.builds(Line, *[st.text("0123:\nab", max_size=4)] * 2), max_size=4).map(tuple)
@@ -85,6 +97,24 @@ def test_combinations_reckoned_together_have_the_digests_of_each(
         linear_key(dtype, shape, [(some[index], share) for index, share in terms], narrowed=narrowed).digest
         for (dtype, shape), some in zip(tensors, inputs, strict=True)
     ]
+
+
+@given(
+    st.sampled_from(["float16", "float32", ""]),
+    st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=3).map(tuple), st.integers(0, 3)), max_size=4),
+    LINES,
+    st.booleans(),
+)
+def test_operations_reckoned_together_have_the_digests_of_each(
+    dtype: str, tensors: list[tuple[tuple[int, ...], int]], facts: tuple[Line, ...], by_name: bool
+) -> None:
+    """As with combinations: what is kept of the text is the key's."""
+    many = OperationDigests(dtype, facts)
+    for number, (shape, count) in enumerate(tensors):
+        inputs = [bytes([number, index] * 8) for index in range(count)]
+        name = f"w{number}" if by_name else None
+        every = (*facts, tensor_line(name)) if name else facts
+        assert many.of(shape, inputs, tensor=name) == operation_key(dtype, shape, every, inputs).digest
 
 
 def test_an_input_that_is_a_key_is_hashed_by_its_digest() -> None:
