@@ -131,6 +131,9 @@ class Publisher(Protocol):
     ) -> PublishedFolder:
         """Put all files of a stage at their places at once; what stood there goes into the history where it is ours.
 
+        `superfluous` are files of ours in the folder that the new one has no more. Where the folder can't be replaced
+        as a whole they stay, and the caller removes them.
+
         Raises:
             OSError: the folder is what it was, or, where it can't be replaced as a whole, some of its files are new.
         """

@@ -48,8 +48,8 @@ def build(lab: Lab, store: MemoryStore) -> dict[str, str]:
     sources = Sources(recipe.sources, store.ledger, folder=lab.root)
     planner = Planner(recipe, sources, store.shelf, store.ledger)
     plan = planner.plan(list(recipe.target_names()), hash_all=True)
-    builder = Builder(sources, store, planner, BuildOptions(), silent, lambda _: None)
-    results, exit_code = builder.run(plan)
+    with Builder(sources, store, BuildOptions(), silent, lambda _: None) as builder:
+        results, exit_code = builder.run(plan)
     assert exit_code == 0
     return {each.target: str(each.verdict) for each in results}
 
