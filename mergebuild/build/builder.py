@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from mergebuild.build import failures
 from mergebuild.build.failures import Refusal
@@ -30,12 +30,12 @@ from mergebuild.build.pass_work import Wave, Whereabouts
 from mergebuild.digest import checksum, file_checksum, tagged
 from mergebuild.engine.run import DEFAULT_CHUNK, PassResult, check_program, needs_memory, run_pass
 from mergebuild.engine.work import Copy, Location, OutputFile, OutputRange, Pass, StepResult
-from mergebuild.errors import NoSpaceError, Problem, SourceError
+from mergebuild.errors import NoSpaceError, SourceError
 from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan import manifest
-from mergebuild.plan.actions import Action, Description, FileAction, FileContent, FolderAction, Judgement
+from mergebuild.plan.actions import Action, Description, FileAction, FileContent, FolderAction, Judgement, Outcome
 from mergebuild.plan.built_keys import packed_keys
 from mergebuild.plan.judge import whole_artifact
 from mergebuild.plan.plan import Plan
@@ -70,19 +70,6 @@ class BuildOptions:
     durable: bool = False
     chunk: int = DEFAULT_CHUNK
     device: str = "auto"
-
-
-@dataclass
-class _Outcome:
-    """What became of an action."""
-
-    verdict: Verdict
-    computed: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-    seconds: float = 0.0
-    problem: Problem | None = None
-    exit_code: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -123,7 +110,9 @@ class Builder:
         self._emit = emit
         self._plan: Plan
         """The plan that is done now."""
-        self._outcomes: dict[Action, _Outcome] = {}
+        self._outcomes: dict[Action, Outcome] = {}
+        self._performers: Mapping[type[Action], Callable[[Any], None]] = {FolderAction: self._conclude}
+        """By kind: does what is left of an action that is no single file, once the files are dealt with."""
         self._folders: dict[Judgement, FolderAction] = {}
         self._stack = ExitStack()
         """What is taken away at the end, also when that is an error."""
@@ -198,9 +187,10 @@ class Builder:
                 self._build_all([action], awaits=False)
         for action in plan.files:
             if action not in self._outcomes:
-                self._done(action, _Outcome(Verdict.SKIPPED))
-        for folder in self._folders.values():
-            self._conclude(folder)
+                self._done(action, Outcome(Verdict.SKIPPED))
+        for each in plan.actions:
+            if each not in self._outcomes:
+                self._performers[type(each)](each)
         self._publisher.trim_history()
         results = self._results()
         return results, self._exit_code(results)
@@ -225,11 +215,11 @@ class Builder:
                 error = action.refused.error
                 self._fail(action, Refusal(error.problems[0], error.exit_code))
             else:
-                self._done(action, _Outcome(Verdict.SKIPPED))
+                self._done(action, Outcome(Verdict.SKIPPED))
         elif action.name in self._failed_looks:
             self._fail(action, self._failed_looks[action.name])
         elif action.verdict is Verdict.UP_TO_DATE:
-            self._done(action, _Outcome(Verdict.UP_TO_DATE))
+            self._done(action, Outcome(Verdict.UP_TO_DATE))
             self._settle(action, action.standing.row)
         elif written is not None and self._can_be_finished(action, written):
             del self._looked_at[action.name]
@@ -273,7 +263,7 @@ class Builder:
     def _is_ready(self, action: FileAction) -> bool:
         """Whether a file can be made now; if not, say why: what it reads failed, or its folder can't be written to."""
         if any(self._failed(need) for need in action.needs):
-            self._done(action, _Outcome(Verdict.SKIPPED))
+            self._done(action, Outcome(Verdict.SKIPPED))
             return False
         if self._can_write(action):
             return True
@@ -358,7 +348,7 @@ class Builder:
         fresh, written = copy or (Fresh(row.digest, row.header, self._shelf.entries(row)), 0)
         if action.is_part:
             seconds = time.perf_counter() - began
-            self._stage(action, fresh, _Outcome(Verdict.RESTORED, 0, written, written, seconds))
+            self._stage(action, fresh, Outcome(Verdict.RESTORED, 0, written, written, seconds))
             return
         if not self._may_take_place(action, fresh, temporary if copy else row.path):
             temporary.unlink(missing_ok=True)
@@ -371,7 +361,7 @@ class Builder:
         elif not self._is_there(action, row):
             placed = self._publisher.move(row, path, project=self._owner(action))
         seconds = time.perf_counter() - began
-        self._done(action, _Outcome(Verdict.RESTORED, bytes_read=written, bytes_written=written, seconds=seconds))
+        self._done(action, Outcome(Verdict.RESTORED, bytes_read=written, bytes_written=written, seconds=seconds))
         self._settle(action, placed)
 
     def _copied(self, action: FileAction, row: ArtifactRow, temporary: Path) -> tuple[Fresh, int]:
@@ -593,7 +583,7 @@ class Builder:
         content = action.content
         stale = sorted({own for each in written.changed if (own := source_of_part(each))} & action.description.sources)
         if any(self._failed(need) for need in action.needs):
-            self._done(action, _Outcome(Verdict.SKIPPED))
+            self._done(action, Outcome(Verdict.SKIPPED))
         elif stale:
             self._fail(action, failures.source_changed(action, stale))
         elif lacking := self._undefined(action, written.steps):
@@ -606,7 +596,7 @@ class Builder:
             twin = self._outcomes.get(action.twin) if action.twin is not None else None
             is_same = twin is not None and twin.verdict in _WELL and not written.computed
             verdict = Verdict.RESTORED if is_same else Verdict.BUILT
-            outcome = _Outcome(verdict, written.computed, written.bytes_read, content.size, written.seconds)
+            outcome = Outcome(verdict, written.computed, written.bytes_read, content.size, written.seconds)
             if action.is_part:
                 self._stage(action, fresh, outcome)
                 return
@@ -645,7 +635,7 @@ class Builder:
         self._settle(action, row)
         return True
 
-    def _stage(self, action: FileAction, fresh: Fresh, outcome: _Outcome) -> None:
+    def _stage(self, action: FileAction, fresh: Fresh, outcome: Outcome) -> None:
         """Keep a file of a folder that is written in full; with the last one the folder is published."""
         folder = self._folders[action.judgement]
         self._staged[action] = fresh
@@ -773,7 +763,7 @@ class Builder:
         failed = next((each for each in files if each.verdict is Verdict.FAILED), None)
         verdicts = {each.verdict for each in files}
         order = (Verdict.SKIPPED, Verdict.BUILT, Verdict.RESTORED, Verdict.UP_TO_DATE)
-        outcome = failed or _Outcome(
+        outcome = failed or Outcome(
             next(each for each in order if each in verdicts),
             sum(each.computed for each in files),
             sum(each.bytes_read for each in files),
@@ -846,39 +836,24 @@ class Builder:
     def _fail(self, action: FileAction, refusal: Refusal) -> None:
         if self._counted:  # whoever needs them now has them made anew
             self._counted.difference_update(made.digest for made in action.content.made)
-        self._done(action, _Outcome(Verdict.FAILED, problem=refusal.problem, exit_code=refusal.exit_code))
+        self._done(action, Outcome(Verdict.FAILED, problem=refusal.problem, exit_code=refusal.exit_code))
 
-    def _done(self, action: Action, outcome: _Outcome) -> None:
+    def _done(self, action: Action, outcome: Outcome) -> None:
         self._outcomes[action] = outcome
         made = action.judgement.description
         if not (isinstance(action, FileAction) and action.is_part):
             self._emit(TargetDone(made.name, str(outcome.verdict), made.shown or ""))
 
     def _results(self) -> tuple[TargetResult, ...]:
-        found: dict[str, TargetResult] = {}
-        for action in self._plan.actions:
-            outcome, made = self._outcomes[action], action.judgement.description
-            found[made.name] = TargetResult(
-                target=made.name,
-                verdict=outcome.verdict,
-                output=made.shown,
-                artifact=tagged(made.digest) if made.digest else None,
-                seconds=outcome.seconds,
-                tensors_computed=outcome.computed,
-                tensors_reused=len(made.blueprint.specs) - outcome.computed,
-                bytes_read=outcome.bytes_read,
-                bytes_written=outcome.bytes_written,
-                error=outcome.problem,
-                reasons=action.reasons,
-                notes=made.notes,
-            )
-        return self._plan.in_order(found)
+        return self._plan.in_order(
+            {action.name: action.result(self._outcomes[action]) for action in self._plan.actions}
+        )
 
     def _exit_code(self, results: Sequence[TargetResult]) -> int:
         """Return that of the first target that failed."""
         plan = self._plan
         codes = {each.target: error.exit_code for each, error in zip(plan.blocked, plan.errors, strict=True)}
-        codes |= {action.judgement.name: self._outcomes[action].exit_code for action in plan.actions}
+        codes |= {action.name: self._outcomes[action].exit_code for action in plan.actions}
         return next((code for each in results if (code := codes.get(each.target))), 0)
 
     @contextmanager

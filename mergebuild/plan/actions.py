@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mergebuild.digest import checksum, tagged
-from mergebuild.errors import MergeBuildError
+from mergebuild.errors import MergeBuildError, Problem
 from mergebuild.fold.forms import Blueprint
 from mergebuild.formats import Header, Packing
 from mergebuild.methods.method import Method
@@ -38,6 +38,7 @@ __all__ = [
     "Goal",
     "Judgement",
     "Offer",
+    "Outcome",
     "Refused",
     "Standing",
     "Stored",
@@ -245,6 +246,19 @@ class Work:
 NO_WORK = Work()
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an action."""
+
+    verdict: Verdict
+    computed: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    seconds: float = 0.0
+    problem: Problem | None = None
+    exit_code: int = 0
+
+
 class Action(Protocol):
     """One thing to do, or to leave as it is. A check, a download or an upload would be another kind."""
 
@@ -284,8 +298,8 @@ class Action(Protocol):
     def files(self) -> tuple[FileAction, ...]:
         """The files that are written by it."""
 
-    def result(self) -> TargetResult:
-        """Return the target as `plan` shows it."""
+    def result(self, outcome: Outcome | None = None) -> TargetResult:
+        """Return the target as `build` shows it when it is done, and as `plan` does before."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -382,9 +396,9 @@ class FileAction:
             return shelf.kept_path(checksum(self.name.encode()))
         return shelf.kept_path(content.digest, content.header_checksum)
 
-    def result(self) -> TargetResult:
-        """Return the target as `plan` shows it."""
-        return _result(self)
+    def result(self, outcome: Outcome | None = None) -> TargetResult:
+        """Return the target as `build` shows it when it is done, and as `plan` does before."""
+        return _result(self, outcome)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -425,9 +439,9 @@ class FolderAction:
         """The file targets whose tensors it reads."""
         return self.judgement.description.needs
 
-    def result(self) -> TargetResult:
-        """Return the target as `plan` shows it."""
-        return _result(self)
+    def result(self, outcome: Outcome | None = None) -> TargetResult:
+        """Return the target as `build` shows it when it is done, and as `plan` does before."""
+        return _result(self, outcome)
 
 
 def joint_verdict(verdicts: set[Verdict]) -> Verdict:
@@ -441,35 +455,43 @@ def _reasons(action: Action) -> tuple[str, ...]:
     return (*action.judgement.causes, *(f"it is what `{name}` is" for name in twins))
 
 
-def _result(action: Action) -> TargetResult:
+def _result(action: Action, outcome: Outcome | None) -> TargetResult:
     judgement = action.judgement
     made = judgement.description
     artifact = tagged(made.digest) if made.digest else None
-    reasons = action.reasons
+    if outcome is not None:
+        return TargetResult(
+            action.name,
+            outcome.verdict,
+            made.shown,
+            artifact,
+            outcome.seconds,
+            tensors_computed=outcome.computed,
+            tensors_reused=len(made.blueprint.specs) - outcome.computed,
+            bytes_read=outcome.bytes_read,
+            bytes_written=outcome.bytes_written,
+            error=outcome.problem,
+            reasons=action.reasons,
+            notes=made.notes,
+        )
     if action.refused is not None:
         problems = action.refused.error.problems
         why = [f"it reads `{action.refused.target}`, which is blocked"] if action.refused.target != made.name else []
         why += [problem.message for problem in problems]
-        why += reasons if judgement.presence is not Presence.FOREIGN else ()
+        why += action.reasons if judgement.presence is not Presence.FOREIGN else ()
         return TargetResult(
-            made.name,
-            Verdict.BLOCKED,
-            made.shown,
-            artifact,
-            error=problems[0],
-            reasons=tuple(why),
-            notes=made.notes,
+            action.name, Verdict.BLOCKED, made.shown, artifact, error=problems[0], reasons=tuple(why), notes=made.notes
         )
     computed = sum(each.computed for each in action.files)
     return TargetResult(
-        target=made.name,
-        verdict=action.verdict,
-        output=made.shown,
-        artifact=artifact,
+        action.name,
+        action.verdict,
+        made.shown,
+        artifact,
         tensors_computed=computed,
         tensors_reused=len(made.blueprint.specs) - computed,
         bytes_read=sum(each.bytes_read for each in action.files),
         bytes_written=sum(each.writes for each in action.files),
-        reasons=reasons,
+        reasons=action.reasons,
         notes=made.notes,
     )

@@ -50,7 +50,7 @@ class Plan:
     @cached_property
     def by_name(self) -> Mapping[str, Action]:
         """The action of each target."""
-        return {action.judgement.name: action for action in self.actions}
+        return {action.name: action for action in self.actions}
 
     @property
     def first_sight(self) -> Iterator[FileAction]:
@@ -92,7 +92,7 @@ class Plan:
 
     def results(self) -> tuple[TargetResult, ...]:
         """Return the targets asked for, then the file targets built for them."""
-        return self.in_order({action.judgement.name: action.result() for action in self.actions})
+        return self.in_order({action.name: action.result() for action in self.actions})
 
     def in_order(self, found: Mapping[str, TargetResult]) -> tuple[TargetResult, ...]:
         """Put results in the contract's order: asked for, then what was built for them; blocked ones added."""

@@ -67,7 +67,7 @@ def _linear(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
 
 def _first_sight(lab: Lab, patch: pytest.MonkeyPatch) -> None:
     _pair(lab)
-    patch.setattr("mergebuild.plan.planner.SMALL", -1)
+    patch.setattr("mergebuild.plan.describe.SMALL", -1)
     lab.write(CHAIN)
 
 
