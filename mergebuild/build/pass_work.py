@@ -19,7 +19,6 @@ from mergebuild.engine.work import (
     OutputRange,
     Pass,
     PassDraft,
-    Step,
     SurveyedLeaves,
     SurveyJob,
     Way,
@@ -187,7 +186,7 @@ class Wave:
     def _pass(self, surveys: Iterable[SurveyKey], laid: Mapping[bytes, Leaf]) -> Pass:
         """Return the pass. `laid`: where intermediate tensors lie that it reads whole."""
         leaves = {**self.draft.leaves, **laid}
-        steps = dict(self.draft.placed)
+        steps = dict(self.draft.steps)
         for digest, made in self.operated.items():
             if made.parts:
                 parts = tuple(_combination(part, leaves) for part in made.parts)
@@ -241,11 +240,10 @@ class Wave:
         if made.is_copy:  # perhaps of what only stands between others: that is written as it comes
             made = self.whereabouts.unrounded(digest) or made
         self._add_leaves(made)
-        steps = self.draft.steps
         for operand in made.inputs:
-            if operand.terms is not None and operand.digest not in steps:
-                steps[operand.digest] = Step(operand.digest, "float32", made.count, operand.terms)
-        steps[digest] = Step(digest, made.spec.dtype, made.count, made.terms, operation=_call(made))
+            if operand.terms is not None and operand.digest not in self.draft.steps:
+                self.draft.make(operand.digest, "float32", made.count, operand.terms)
+        self.draft.make(digest, made.spec.dtype, made.count, made.terms, _call(made))
         if made.operation is not None:
             self.operated[digest] = made
         self.counted.update((digest, *made.reads), _reads(made.survey) if made.survey else ())

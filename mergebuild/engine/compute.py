@@ -352,16 +352,6 @@ class Worker:
 
     # What must be known of several tensors
 
-    def knows(self, survey: SurveyJob) -> bool:
-        """Whether what a survey is to find out is known."""
-        return self._findings.get(survey.key) is not None
-
-    def parts(self, survey: SurveyJob) -> list[SurveyJob]:
-        """Return a survey cut into what its kernel looks at together."""
-        found = kernel_of(survey.method).survey
-        assert found is not None  # else there would be no survey
-        return [survey] if found.together else [replace(survey, tensors=[each]) for each in survey.tensors]
-
     def look(self, survey: SurveyJob) -> Any:
         """Return what a look at a part of a survey came to; the message of an error is kept for its end."""
         kernel = kernel_of(survey.method).survey

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mergebuild.digest import source_tensor_digest
 from mergebuild.engine.schedule import Cluster
-from mergebuild.engine.work import Copy, Leaf, PassDraft, SeenGroup, SeenTensor, Step, UnseenGroup, UnseenTensor, Way
+from mergebuild.engine.work import Copy, Leaf, PassDraft, SeenGroup, SeenTensor, UnseenGroup, UnseenTensor, Way
 from mergebuild.key import digest_of, resolve
 
 __all__ = ["SeenWork", "seen"]
@@ -59,12 +59,12 @@ def _made(tensor: UnseenTensor, draft: PassDraft, digests: Sequence[bytes], lyin
             return SeenTensor(digest, is_computed=False, bytes_read=0)
         case Way.COPY:
             return SeenTensor(digest, is_computed=False, bytes_read=lying[digest].size)
-    draft.steps[digest] = Step(digest, tensor.dtype, prod(tensor.shape), found.terms)
+    draft.make(digest, tensor.dtype, prod(tensor.shape), found.terms)
     read = sum(lying[term].size for term, _ in found.terms if term in lying)
     return SeenTensor(digest, is_computed=True, bytes_read=read)
 
 
 def _cluster(draft: PassDraft, lying: Mapping[bytes, Leaf]) -> Cluster | None:
-    steps = tuple(draft.placed.values())
+    steps = tuple(draft.steps.values())
     used = dict.fromkeys(digest for step in steps for digest, _ in step.terms)
     return Cluster(tuple(lying[digest] for digest in used if digest in lying), steps) if steps else None

@@ -20,7 +20,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -30,7 +30,7 @@ from mergebuild.engine.first_sight import seen
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
-from mergebuild.engine.schedule import Cluster, Job, schedule
+from mergebuild.engine.schedule import Cluster, Job, Look, looks, schedule
 from mergebuild.engine.work import (
     Copy,
     Leaf,
@@ -39,7 +39,6 @@ from mergebuild.engine.work import (
     Pass,
     SeenGroup,
     StepResult,
-    SurveyJob,
     UnseenGroup,
 )
 from mergebuild.errors import TargetError
@@ -76,13 +75,6 @@ _LOOK = 0.05
 _POLITE = 0.0003
 """Seconds after which the import of torch lets others have the interpreter: planning and hashing need it briefly, and
 often, and would wait most of the time."""
-
-
-class _SurveyPart(NamedTuple):
-    """A part of a survey: the tensors that are looked at together."""
-
-    survey: SurveyJob
-    part: SurveyJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +123,7 @@ def run_pass(
             if work.computes:
                 warm_up()
             crew = _Crew(outputs, emit, chunk, stop, work, threads=count, device=device)
-            crew.survey(work.surveys)
+            crew.survey()
             crew.run(jobs)
     finally:
         emit(PassEnded())
@@ -253,7 +245,7 @@ def warm_up() -> None:
     _torch.begin()
 
 
-def _reads(job: Job | _SurveyPart) -> Sequence[Leaf]:
+def _reads(job: Job) -> Sequence[Leaf]:
     """Return all leaves that a job reads."""
     match job:
         case Copy():
@@ -262,7 +254,7 @@ def _reads(job: Job | _SurveyPart) -> Sequence[Leaf]:
             return job.reads
         case UnseenGroup():
             return job.unhashed
-        case _SurveyPart():
+        case Look():
             return job.part.leaves
 
 
@@ -309,7 +301,7 @@ class _Crew:
         self._mappings = Mappings()
         self._stop = stop
         self._lock = threading.Lock()
-        self._jobs: Iterator[Job | _SurveyPart] = iter(())
+        self._jobs: Iterator[Job] = iter(())
         self._put_off: deque[Cluster] = deque()
         """What was hashed while torch was not there, `_ahead` bytes in all."""
         self._ahead = 0
@@ -318,26 +310,29 @@ class _Crew:
         self.seen: dict[int, SeenGroup] = {}
         """What came of unseen groups, by the identity of each."""
         self._looks: dict[int, Any] = {}
-        """What came of the looks of a survey, by the identity of its part."""
+        """What came of looks, by the identity of each."""
 
     @property
     def learnt(self) -> Mapping[bytes, str]:
         """What was found out about whole tensors."""
         return self._findings.learnt if self._findings else {}
 
-    def survey(self, surveys: Sequence[SurveyJob]) -> None:
+    def survey(self) -> None:
         """Find out what steps must know first, all that is not known."""
-        if not surveys:
+        every = looks(self._work)
+        if not every:
             return
+        self.run(every)
+        found: dict[bytes, list[Any]] = {}
+        for look in () if self._stop.is_set() else every:
+            found.setdefault(look.survey, []).append(self._looks[id(look)])
         worker = self._hands(0).here
-        open_ = [survey for survey in surveys if not worker.knows(survey)]
-        looks = {survey.key: [_SurveyPart(survey, part) for part in worker.parts(survey)] for survey in open_}
-        self.run([look for some in looks.values() for look in some])
-        for survey in () if self._stop.is_set() else open_:
-            worker.settle(survey, [self._looks[id(look)] for look in looks[survey.key]])
+        for survey in self._work.surveys:
+            if survey.key in found:
+                worker.settle(survey, found[survey.key])
         self._looks.clear()
 
-    def run(self, jobs: Sequence[Job | _SurveyPart]) -> None:
+    def run(self, jobs: Sequence[Job]) -> None:
         """Do all jobs. The first error of a job, or an interrupt, ends the others."""
         self._jobs = iter(jobs)
         count = max(1, min(self._threads, len(jobs)))
@@ -359,7 +354,7 @@ class _Crew:
         for future in futures:
             future.result()
 
-    def _next(self) -> Job | _SurveyPart | None:
+    def _next(self) -> Job | None:
         with self._lock:
             if self._stop.is_set():
                 return None
@@ -393,7 +388,7 @@ class _Crew:
             else:
                 if hands is None:
                     hands = self._hands(number)
-                if isinstance(job, _SurveyPart):
+                if isinstance(job, Look):
                     self._looks[id(job)] = hands.look(job.part)
                 else:
                     self.results.update(hands.run(job))

@@ -1,5 +1,7 @@
 """Cut a pass into jobs, each of which one worker does from beginning to end. Pure: no file is opened. No torch.
 
+Surveys come first, in `looks`, for steps need what they come to. All else is in `schedule`.
+
 A *cluster* is the least set of steps and leaves that hang together: it is read once, chunk by chunk. What a job comes
 to depends neither on who does it nor on when. Their order is that of the files, so that a disk reads on: copies first,
 which need no torch, then what is to be hashed before it is known, then what is known.
@@ -10,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mergebuild.engine.work import Copy, Leaf, Pass, Step, UnseenGroup
+from mergebuild.engine.work import Copy, Leaf, Pass, Step, SurveyJob, UnseenGroup
 
-__all__ = ["Cluster", "Job", "schedule"]
+__all__ = ["Cluster", "Job", "Look", "looks", "schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,28 @@ class Cluster:
         return list({leaf.digest: leaf for some in (leaves, whole) for leaf in some}.values())
 
 
-Job = Copy | UnseenGroup | Cluster
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a survey looks at together: all of its tensors, or one."""
+
+    survey: bytes
+    """Its key."""
+    part: SurveyJob
+
+
+Job = Copy | UnseenGroup | Cluster | Look
+
+
+def looks(work: Pass) -> list[Look]:
+    """Return the jobs that find out what steps must know first, as far as that is not known."""
+    found: list[Look] = []
+    for survey in work.surveys:
+        if survey.key in work.known:
+            continue
+        alone = survey.method.makes.looks_at_each
+        parts = [replace(survey, tensors=(each,)) for each in survey.tensors] if alone else [survey]
+        found += [Look(survey.key, part) for part in parts]
+    return found
 
 
 def schedule(work: Pass) -> list[Job]:

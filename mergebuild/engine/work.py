@@ -309,26 +309,30 @@ class Way(Enum):
 
 
 class PassDraft:
-    """Steps and copies of a pass while it is put together."""
+    """Steps and copies of a pass while it is put together; steps gain places until it is."""
 
     def __init__(self) -> None:
         self.leaves: dict[bytes, Leaf] = {}
         self.steps: dict[bytes, Step] = {}
-        """Still without their places."""
         self.copies: list[Copy] = []
         self._places: dict[bytes, list[OutputRange]] = {}
 
     def put(self, digest: bytes, place: OutputRange, lying: Leaf | None) -> Way:
-        """Have a tensor at a place, and say how: it lies somewhere, or a step makes it, which must be added if new."""
+        """Have a tensor at a place, and say how: copied from where it lies, or by a step; `make` must add a new one."""
         if lying is not None and digest not in self.steps:
             self.copies.append(lying.copied_to(place))
             return Way.COPY
         self._places.setdefault(digest, []).append(place)
         return Way.PLACE if digest in self.steps else Way.STEP
 
-    @property
-    def placed(self) -> Mapping[bytes, Step]:
-        """The steps with their places."""
-        return {
-            digest: replace(step, places=tuple(self._places.get(digest, ()))) for digest, step in self.steps.items()
-        }
+    def make(
+        self,
+        digest: bytes,
+        dtype: str,
+        count: int,
+        terms: Sequence[tuple[bytes, Fraction]],
+        operation: KernelCall | None = None,
+    ) -> None:
+        """Add a step, at the places that it was put at and will be."""
+        places = self._places.setdefault(digest, [])
+        self.steps[digest] = Step(digest, dtype, count, terms, places, operation)

@@ -47,6 +47,7 @@ __all__ = [
     "Shapes",
     "Statistical",
     "Surveyed",
+    "SurveyedOneByOne",
     "WholeTensor",
 ]
 
@@ -134,6 +135,8 @@ class Making:
     """Whether all inputs and the result must be in memory at once."""
     surveys: ClassVar[bool] = False
     """Whether it must know the tensors of a scope before it makes one of them."""
+    looks_at_each: ClassVar[bool] = False
+    """Whether a survey looks at each tensor of a scope by itself; else at all together, in memory at once."""
     name_in_key: ClassVar[bool] = False
     """Whether what a tensor becomes depends on its name, though inputs and arguments are the same."""
 
@@ -312,6 +315,13 @@ class Surveyed(CatalogKernel):
     def survey_arguments(self, arguments: Arguments) -> Arguments:
         """Return those of its `parameters`."""
         return tuple((name, value) for name, value in arguments if name in self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyedOneByOne(Surveyed):
+    """A kernel that must know all tensors of a scope, each of which can be looked at by itself."""
+
+    looks_at_each: ClassVar[bool] = True
 
 
 # A user's own

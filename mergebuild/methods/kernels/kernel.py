@@ -114,13 +114,12 @@ class Survey:
     """What must be known of several tensors together, before any of them is made: those of a scope of the method.
 
     `look(arguments, tensors)` gets each tensor's inputs by its name, float32 and in their shapes: of all the scope, or
-    of one tensor at a time; `end(looks)` makes the state of what the looks returned, in the order of the names.
+    of one tensor at a time, as the method's making says; `end(looks)` makes the state of what the looks returned, in
+    the order of the names.
     """
 
     look: Callable[[Mapping[str, Argument], Mapping[str, Sequence[Tensor]]], Any]
     end: Callable[[Sequence[Any]], State] = lambda looks: looks[0]
-    together: bool = True
-    """Whether one look sees all tensors of the scope; else each is looked at alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ KERNELS: Mapping[str, Kernel] = {
         partial(_apply, name),
         grain=Grain.TENSOR,
         working_set=_memory,
-        survey=Survey(partial(_look, name), similarity_range, together=False),
+        survey=Survey(partial(_look, name), similarity_range),
     )
     for name in ("cosine_a", "cosine_b")
 }

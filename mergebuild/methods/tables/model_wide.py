@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from mergebuild.methods.making import Surveyed
+from mergebuild.methods.making import Surveyed, SurveyedOneByOne
 from mergebuild.methods.method import Method, Parameter
 from mergebuild.methods.scopes import attention_layers, channel_blocks, whole_model
 
@@ -24,7 +24,7 @@ ROWS: Sequence[Method] = (
         "(1 - k) * b + k * a, k = clamp((similarity - low) / (high - low) - |alpha|, 0, 1); similarity: half the "
         "cosine along the first dimension and half that of the whole, of tensors normalized along it; " + _RANGE,
         "Keep the structure of a where the models agree, with the details of b.",
-        Surveyed("model_wide", whole_model),
+        SurveyedOneByOne("model_wide", whole_model),
         aliases=("cosineA", "CosineA"),
         differs="A third model, which supermerger ignores, is an error; so are models without common tensors or that "
         "are equally alike everywhere. Tensors of whatever name take part, where supermerger wants `model` in it.",
@@ -37,7 +37,7 @@ ROWS: Sequence[Method] = (
         "(1 - k) * b + k * a, k = clamp((similarity - low) / (high - low) - alpha, 0, 1); similarity: half the cosine "
         "along the first dimension and half that of the whole tensor; " + _RANGE,
         "Keep the structure of b where the models agree, with the details of a.",
-        Surveyed("model_wide", whole_model),
+        SurveyedOneByOne("model_wide", whole_model),
         aliases=("cosineB", "CosineB"),
         differs="As for cosine_a.",
         cite="supermerger; losslessmix",

@@ -52,7 +52,7 @@ def test_terms_are_gathered_by_digest() -> None:
     assert cluster is not None
     (step,) = cluster.steps
     assert list(step.terms) == terms
-    assert step.places == (group.tensors[2].place, group.tensors[3].place)
+    assert step.places == [group.tensors[2].place, group.tensors[3].place]
     assert {leaf.digest for leaf in cluster.leaves} == {digest(A), digest(C)}
 
 

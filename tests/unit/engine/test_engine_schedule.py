@@ -7,7 +7,7 @@ import random
 from fractions import Fraction
 from pathlib import Path
 
-from mergebuild.engine.schedule import Cluster, schedule
+from mergebuild.engine.schedule import Cluster, looks, schedule
 from mergebuild.engine.work import (
     Copy,
     KernelCall,
@@ -16,9 +16,12 @@ from mergebuild.engine.work import (
     OutputRange,
     Pass,
     Step,
+    SurveyedLeaves,
+    SurveyJob,
     UnseenGroup,
     UnseenInput,
 )
+from mergebuild.methods.catalog import METHODS
 from mergebuild.methods.tables.lora import FACTOR
 
 HALF = Fraction(1, 2)
@@ -111,3 +114,14 @@ def test_a_pass_that_travelled_is_cut_alike() -> None:
     steps = {b"t": Step(b"t", "float16", 1, ((b"a", HALF), (b"b", HALF)), (OutputRange(0, 8),))}
     work = Pass(leaves=leaves, steps=steps, copies=(Copy(Location(Path("x"), 1, 2), OutputRange(0, 4, (1, 2))),))
     assert schedule(pickle.loads(pickle.dumps(work))) == schedule(work)
+
+
+def test_surveys_are_cut_into_what_is_looked_at_together() -> None:
+    """All of a scope, or each tensor by itself, as the method says; nothing of what is known."""
+    tensors = tuple(SurveyedLeaves(name, (1,), (((leaf(name.encode()), HALF),),)) for name in "vw")
+    one_by_one = SurveyJob(b"cosines", METHODS["cosine_a"], {}, tensors)
+    at_once = SurveyJob(b"order", METHODS["rebasin"], {}, tensors)
+    known = SurveyJob(b"known", METHODS["rebasin"], {}, tensors)
+    found = looks(Pass(surveys=[one_by_one, at_once, known], known={b"known": "[]"}))
+    shown = [(each.survey, [tensor.name for tensor in each.part.tensors]) for each in found]
+    assert shown == [(b"cosines", ["v"]), (b"cosines", ["w"]), (b"order", ["v", "w"])]
