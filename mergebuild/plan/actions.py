@@ -13,8 +13,9 @@ All of them are frozen: whoever learns more makes a new value. They are compared
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -99,7 +100,7 @@ class FileContent:
         return self.packing.encoded(self.header)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Description:
     """What a goal will be."""
 
@@ -121,14 +122,19 @@ class Description:
     tensors: Tensors | None = None
     intermediates: tuple[Tensors, ...] = ()
     """The tensors in float32 of the virtual targets below it that make them by operations."""
-    lines: Mapping[str, str] = field(default_factory=dict)
-    """Its manifest."""
+    manifest: Callable[[], Mapping[str, str]] = dict
+    """Returns its lines: they are written when somebody asks."""
     notices: tuple[str, ...] = ()
     """What should be known of its sources, a sentence each."""
     waits_for_files: bool = False
     """Whether it can only be made once the files that it reads are published: some of their tensors are read whole."""
     foreseen_bytes: int = 0
     """While it is not known: bytes of sources that are read when all of it is computed."""
+
+    @cached_property
+    def lines(self) -> Mapping[str, str]:
+        """Its manifest."""
+        return self.manifest()
 
     @property
     def name(self) -> str:

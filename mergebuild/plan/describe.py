@@ -6,8 +6,10 @@ the pass that merges them may hash them (`build/first_sight.py`). Its descriptio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Spec
 from mergebuild.formats import Packing, registry
 from mergebuild.formats.registry import FileFormat
+from mergebuild.methods.method import Method
 from mergebuild.plan import manifest, metadata, output_files
 from mergebuild.plan.actions import Description, FileContent, Goal
 from mergebuild.plan.origins import Origins
@@ -31,6 +34,24 @@ if TYPE_CHECKING:
 __all__ = ["Describer"]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Ground:
+    """What follows from what a target reads, whatever its coefficients are: kin have it in common."""
+
+    sources: tuple[str, ...]
+    """As `Describer.sources_of`."""
+    bottom: frozenset[str]
+    """The sources at its bottom, also parts of sources and what no recipe names."""
+    leaves: frozenset[str]
+    """The sources that these are, or are parts of."""
+    needs: tuple[str, ...]
+    notices: tuple[str, ...]
+    programs: tuple[Method, ...]
+    waits_for_files: bool
+    operates: bool
+    """Whether something below it is not linear in tensors of sources, or is made of others' parts."""
+
+
 class Describer:
     """Describes goals over one recipe and its sources."""
 
@@ -41,6 +62,12 @@ class Describer:
         self._folding = folding
         self._origins = origins
         self._leaves: dict[str, frozenset[str]] = {}
+        self._grounds: dict[object, _Ground] = {}
+        """By the kin of a blueprint, or the name of a target that has none."""
+        self._hashed: set[_Ground] = set()
+        """Those of whose sources all are hashed, and are what their pins say."""
+        self._opened: set[object] = set()
+        """The kin of targets whose sources are open."""
         self._read: dict[tuple[object, ...], int] = {}
 
     def sources_of(self, target: str) -> tuple[str, ...]:
@@ -54,6 +81,9 @@ class Describer:
         Raises:
             SourceError: one is missing or unreadable.
         """
+        kin = self._recipe.target(target).kin
+        if kin is not None and kin in self._opened:
+            return
         problems: list[Problem] = []
         for owner in self.sources_of(target):
             try:
@@ -62,10 +92,27 @@ class Describer:
                 problems += error.problems
         if problems:
             raise SourceError(problems)
+        self._opened.add(kin)
 
     def unhashed(self, target: str) -> list[str]:
         """Return the sources at the bottom of a target, or parts of sources, that are not hashed yet."""
-        return [owner for owner in self._bottom(target) if not self._sources.file(owner).is_hashed]
+        ground = self._ground(target)
+        return [] if ground in self._hashed else self._unhashed(ground)
+
+    def hash_sources(self, goal: Goal, *, hash_all: bool) -> None:
+        """Hash the sources that are to be known before a goal is described.
+
+        Raises:
+            MergeBuildError: the target can't be folded, or a source is not what it should be.
+        """
+        ground = self._ground(goal.target)
+        if ground in self._hashed:
+            return
+        owners = self.to_hash(goal, hash_all=hash_all)
+        for owner in owners:
+            self._sources.hashed(owner)
+        if ground.bottom.issubset(owners):
+            self._hashed.add(ground)
 
     def to_hash(self, goal: Goal, *, hash_all: bool) -> list[str]:
         """Return the sources that are to be hashed for a goal before it is described; they may be hashed already.
@@ -73,21 +120,19 @@ class Describer:
         Raises:
             MergeBuildError: the target can't be folded.
         """
-        blueprint = self._folding.blueprint(goal.target)
-        leaves = self._bottom(goal.target)
-        unseen = self.unhashed(goal.target)
-        size = sum(self._sources.file(owner).size for owner in unseen)
+        ground = self._ground(goal.target)
+        size = sum(self._sources.file(owner).size for owner in self._unhashed(ground))
         was_built = self._ledger.record(goal.target) is not None
         hash_first = (
             hash_all
             or was_built
             or size <= SMALL
-            or blueprint.target.metadata == "full"
+            or self._recipe.target(goal.target).metadata == "full"
             or not registry.of_output(goal.path).is_foreseen
-            or any(self._operates(self._folding.blueprint(name)) for name in self._recipe.below(goal.target))
+            or ground.operates
         )
-        owners = [owner for owner in sorted(leaves) if hash_first or self._sources.is_pinned(owner)]
-        others = [owner for owner in self.sources_of(goal.target) if owner not in leaves]
+        owners = [owner for owner in sorted(ground.bottom) if hash_first or self._sources.is_pinned(owner)]
+        others = [owner for owner in ground.sources if owner not in ground.bottom]
         owners += [owner for owner in others if self._sources.is_pinned(owner)]  # whose small files are read, perhaps
         return owners
 
@@ -98,35 +143,63 @@ class Describer:
             MergeBuildError: it cannot be made as it is written, or a source can't be read.
         """
         blueprint = self._folding.blueprint(goal.target)
-        leaves = frozenset(own for each in self._bottom(goal.target) if (own := source_of_part(each)))
-        notices = [f"`{owner}`: {notice}" for owner in sorted(leaves) for notice in self._notices(owner)]
-        if not goal.is_extra:
-            notices += self._recipe.notices(goal.target)
-        made = Description(
+        ground = self._ground(goal.target)
+        own = () if goal.is_extra else self._recipe.notices(goal.target)
+        found = registry.of_output(goal.path)
+        made = partial(
+            Description,
             goal,
             blueprint,
             self.shown(goal.path),
-            tuple(sorted(self._files_below(blueprint))),
-            leaves,
-            self._folding.programs(goal.target),
-            (),
-            registry.is_folder(goal.path),
-            notices=tuple(notices),
-            waits_for_files=self._waits_for_files(blueprint),
+            ground.needs,
+            ground.leaves,
+            ground.programs,
+            is_folder=found is registry.FOLDER,
+            notices=(*ground.notices, *own),
+            waits_for_files=ground.waits_for_files,
         )
-        return self._foreseen(made) if self.unhashed(goal.target) else self._identified(made)
+        specs = blueprint.specs_in(goal.dtype or blueprint.target.dtype)
+        if self.unhashed(goal.target):
+            return self._foreseen(made, goal, blueprint, specs)
+        return self._identified(made, goal, blueprint, specs)
 
     def shown(self, path: Path | None) -> str | None:
         """Return an output's path for people."""
         if path is None:
             return None
         end = "/" if registry.is_folder(path) else ""
+        written, inside = str(path), f"{self._recipe.root}{os.sep}"
+        if os.sep == "/" and written.startswith(inside):  # what `relative_to` comes to, for thousands of them
+            return written[len(inside) :] + end
         try:
             return path.relative_to(self._recipe.root).as_posix() + end
         except ValueError:
             return path.as_posix() + end
 
     # What is below a target
+
+    def _ground(self, target: str) -> _Ground:
+        """Return what follows from what a target reads."""
+        blueprint = self._folding.blueprint(target)
+        key = blueprint.kin or target
+        found = self._grounds.get(key)
+        if found is None:
+            bottom = self._bottom(target)
+            leaves = frozenset(own for each in bottom if (own := source_of_part(each)))
+            found = self._grounds[key] = _Ground(
+                self.sources_of(target),
+                bottom,
+                leaves,
+                needs=tuple(sorted(self._files_below(blueprint))),
+                notices=tuple(f"`{owner}`: {notice}" for owner in sorted(leaves) for notice in self._notices(owner)),
+                programs=self._folding.programs(target),
+                waits_for_files=self._waits_for_files(blueprint),
+                operates=any(self._operates(self._folding.blueprint(name)) for name in self._recipe.below(target)),
+            )
+        return found
+
+    def _unhashed(self, ground: _Ground) -> list[str]:
+        return [owner for owner in ground.bottom if not self._sources.file(owner).is_hashed]
 
     def _bottom(self, target: str) -> frozenset[str]:
         """Return the sources at the bottom of a target, also parts of sources and what no recipe names."""
@@ -179,18 +252,18 @@ class Describer:
 
     # What is in its files
 
-    def _foreseen(self, made: Description) -> Description:
+    def _foreseen(
+        self, made: Callable[..., Description], goal: Goal, blueprint: Blueprint, specs: Mapping[str, Spec]
+    ) -> Description:
         """Return a description of unknown sources with a header as long as its own will be."""
-        goal, target = made.goal, made.blueprint.target
-        specs = made.blueprint.specs_in(goal.dtype or target.dtype)
         facts = metadata.none()
-        if target.metadata != "none":
-            stand_in = {owner: tagged(checksum(owner.encode())) for owner in made.blueprint.owners}
-            facts = metadata.minimal(made.blueprint, bytes(16), stand_in)
+        if blueprint.target.metadata != "none":
+            stand_in = {owner: tagged(checksum(owner.encode())) for owner in blueprint.owners}
+            facts = metadata.minimal(blueprint, bytes(16), stand_in)
         found = registry.of_output(goal.path)
         assert isinstance(found, FileFormat)  # the sources of a folder are hashed before
-        content = _file(goal.path, made.shown, self._origins.packing(found, specs), facts)
-        return replace(made, files=(content,), foreseen_bytes=self._bytes_of_sources(made.blueprint))
+        content = _file(goal.path, self.shown(goal.path), self._origins.packing(found, specs), facts)
+        return made(files=(content,), foreseen_bytes=self._bytes_of_sources(blueprint))
 
     def _bytes_of_sources(self, blueprint: Blueprint) -> int:
         """Return how many bytes of sources a target reads when all of it is computed, each once."""
@@ -207,38 +280,48 @@ class Describer:
             self._read[key] = sum(self._sources.file(owner).tensors[name].nbytes for owner, name in read)
         return self._read[key]
 
-    def _identified(self, made: Description) -> Description:
+    def _identified(
+        self, made: Callable[..., Description], goal: Goal, blueprint: Blueprint, specs: Mapping[str, Spec]
+    ) -> Description:
         """Return a description with all that follows from the digests of the sources, which are hashed."""
-        goal, target = made.goal, made.blueprint.target
-        dtype = goal.dtype or target.dtype
-        specs = made.blueprint.specs_in(dtype)
-        tensors = self._origins.tensors(made.blueprint, specs)
-        below = tuple(self._origins.intermediates(made.blueprint))
-        made = replace(made, tensors=tensors, digest=tensors.artifact, intermediates=below)
-        contents = {owner: self._origins.content(owner) for owner in made.blueprint.owners}
-        lines = manifest.manifest(self._folding, made.name, contents, dtype=dtype)
-        if any(each.looks_at_made for each in (tensors, *below)):
-            lines[manifest.STATISTICS] = STATISTICS_OF_MADE
+        tensors = self._origins.tensors(blueprint, specs)
+        below = tuple(self._origins.intermediates(blueprint))
+        contents = {owner: self._origins.content(owner) for owner in blueprint.owners}
+        lines = partial(
+            self._lines, goal, blueprint, contents, looks_at_made=any(each.looks_at_made for each in (tensors, *below))
+        )
+        made = partial(made, digest=tensors.artifact, tensors=tensors, intermediates=below)
         found = registry.of_output(goal.path)
+        facts = self._metadata(goal, blueprint, tensors.artifact, contents) if found.has_metadata else {}
         if not isinstance(found, FileFormat):
-            return self._folder(replace(made, lines=lines), specs, self._metadata(made, contents))
-        facts = self._metadata(made, contents) if found.has_metadata else {}
-        content = _file(goal.path, made.shown, self._origins.packing(found, specs), facts, tensors)
-        return replace(made, lines=lines, files=(content,))
+            return self._folder(partial(made, manifest=lines), specs, facts)
+        content = _file(goal.path, self.shown(goal.path), self._origins.packing(found, specs), facts, tensors)
+        return made(manifest=lines, files=(content,))
 
-    def _folder(self, made: Description, specs: Mapping[str, Spec], facts: Mapping[str, str]) -> Description:
+    def _lines(
+        self, goal: Goal, blueprint: Blueprint, contents: Mapping[str, str], *, looks_at_made: bool
+    ) -> dict[str, str]:
+        """Return the manifest of a target, but for what its folder takes over."""
+        lines = manifest.manifest(self._folding, goal.target, contents, dtype=goal.dtype or blueprint.target.dtype)
+        return {**lines, manifest.STATISTICS: STATISTICS_OF_MADE} if looks_at_made else lines
+
+    def _folder(
+        self, made: Callable[..., Description], specs: Mapping[str, Spec], facts: Mapping[str, str]
+    ) -> Description:
         """Return the description of a folder with its files."""
-        assert made.tensors is not None
-        name, donor, home = self._donor(made)
-        target = made.blueprint.target
-        packed = output_files.files_of(specs, made.tensors.by_name, facts, donor, home, target.max_shard_size)
+        whole = made(files=())
+        assert whole.tensors is not None
+        name, donor, home = self._donor(whole)
+        target = whole.blueprint.target
+        packed = output_files.files_of(specs, whole.tensors.by_name, facts, donor, home, target.max_shard_size)
         left_out = donor.left_out if donor and not target.making.makes_lora else ()
         origins = [file.origin for file in packed.files if file.origin]
+        small = {f"input {name}: {each.path}": tagged(each.checksum) for each in origins}
         return replace(
-            made,
-            lines={**made.lines, **{f"input {name}: {each.path}": tagged(each.checksum) for each in origins}},
-            notices=(*made.notices, *left_out, *packed.notices),
-            files=tuple(self._parts(made, packed.files, with_metadata=facts != metadata.none())),
+            whole,
+            manifest=lambda: {**whole.lines, **small},
+            notices=(*whole.notices, *left_out, *packed.notices),
+            files=tuple(self._parts(whole, packed.files, with_metadata=facts != metadata.none())),
         )
 
     def _parts(
@@ -276,22 +359,22 @@ class Describer:
             raise RecipeError.one("no-config", message, where=config.where.place(), help=hint)
         return "", None, None
 
-    def _metadata(self, made: Description, contents: Mapping[str, str]) -> dict[str, str]:
-        assert made.digest is not None
-        target = made.blueprint.target
+    def _metadata(self, goal: Goal, blueprint: Blueprint, digest: bytes, contents: Mapping[str, str]) -> dict[str, str]:
+        target = blueprint.target
         if target.metadata == "none":
             return metadata.none()
         if target.metadata == "minimal":
-            return metadata.minimal(made.blueprint, made.digest, contents)
-        sources = {owner: self._sources.hashed(owner, with_sha256=True) for owner in made.sources}
+            return metadata.minimal(blueprint, digest, contents)
+        leaves = self._ground(goal.target).leaves
+        sources = {owner: self._sources.hashed(owner, with_sha256=True) for owner in leaves}
         return metadata.full(
-            made.blueprint,
-            made.digest,
+            blueprint,
+            digest,
             contents,
             self._recipe,
             {owner: source.sha256 for owner, source in sources.items()},
             metadata_of={owner: source.model.metadata for owner, source in sources.items()},
-            dtype=made.goal.dtype or target.dtype,
+            dtype=goal.dtype or target.dtype,
         )
 
 

@@ -77,7 +77,7 @@ class Origins:
 
     def intermediates(self, blueprint: Blueprint) -> Iterator[Tensors]:
         """Yield what the virtual targets below a target are in float32, where they make it by operations."""
-        waiting, seen = sorted(blueprint.owners), set[str]()
+        waiting, seen = sorted(blueprint.owners) if self._unrounded else [], set[str]()
         while waiting:
             owner = waiting.pop()
             if owner in self._unrounded and owner not in seen:

@@ -169,8 +169,7 @@ class Planner:
         return self._judge_anew(goal, hash_all=hash_all)
 
     def _judge_anew(self, goal: Goal, *, hash_all: bool) -> Judgement:
-        for owner in self._describer.to_hash(goal, hash_all=hash_all):
-            self._sources.hashed(owner)
+        self._describer.hash_sources(goal, hash_all=hash_all)
         if not self._describer.unhashed(goal.target):
             for name in self._recipe.below(goal.target)[:-1]:
                 if name in self._judged:

@@ -165,6 +165,9 @@ class Recipe:
         known = self._below.get(name)
         if known is not None:
             return known
+        whole = self.target(name)
+        if all(each.ref in self.sources for each in whole.reads):
+            return (whole.name,)
         done: dict[str, None] = {}
         stack = [(self.target(name), iter(self.target(name).reads))]
         while stack:
