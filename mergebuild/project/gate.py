@@ -7,13 +7,15 @@ target is `blocked`), and `build` refuses by the same ones, so neither can promi
 reads a target that is refused is refused with it, and what would have been restored from it, or shared its tensors, is
 planned without it.
 
+There may be thousands of files in one folder: folders are texts here, as a `Path` takes long to hash.
+
 What only the work shows (values that are not finite, a source that changes meanwhile) is in `build/builder.py`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import ParamSpec
@@ -40,8 +42,8 @@ Hold = Callable[[Description], MergeBuildError | None]
 class Gate:
     """Asks of a plan's actions what a build of one recipe into one store would refuse them for.
 
-    `written`: every path that the recipe would write to, for which the user's word was given; None where outputs go to
-    a place of our own. `force`: whether what was changed by hand may be put aside.
+    `written` gives every path that the recipe would write to, for which the user's word was given, when that matters;
+    None where outputs go to a place of our own. `force`: whether what was changed by hand may be put aside.
     """
 
     def __init__(
@@ -49,13 +51,13 @@ class Gate:
         recipe: Recipe,
         shelf: Shelf,
         *,
-        written: Iterable[Path] | None,
+        written: Callable[[], Iterable[Path]] | None,
         force: bool = False,
         holds: Iterable[Hold] = (),
     ) -> None:
         self._recipe = recipe
         self._shelf = shelf
-        self._written = None if written is None else tuple(written)
+        self._written = written
         self._force = force
         self._holds = tuple(holds)
 
@@ -88,31 +90,34 @@ class Gate:
     def _ask_for_one_place(self, files: Iterable[FileAction], refused: _Refusals) -> None:
         """Refuse what goes to the very file that another target's output is: by way of a link between two folders."""
         real = cache(os.path.realpath)
-        taken: dict[str, FileAction] = {}
+        taken: dict[tuple[str, str], FileAction] = {}
         for file in files:
             path = file.content.path
             if path is None:
                 continue
-            place = os.path.join(real(path.parent), path.name)  # noqa: PTH118 -- thousands of them
-            other = taken.setdefault(place, file)
+            folder, name = os.path.split(path)
+            other = taken.setdefault((real(folder), name), file)
             if other.name != file.name:
                 refused.add(file.judgement, TargetError((failures.same_place(file, other).problem,)))
 
-    def _ask_for_places(self, files: Sequence[FileAction], written: Sequence[Path], refused: _Refusals) -> None:
+    def _ask_for_places(
+        self, files: Sequence[FileAction], written: Callable[[], Iterable[Path]], refused: _Refusals
+    ) -> None:
         """Refuse what goes outside the project, unless the user trusts it with the folder."""
         root = self._recipe.root
-        folders: dict[Path, list[FileAction]] = {}
+        folders: dict[str, list[FileAction]] = {}
         for file in files:
             path = file.content.path
             if path is None:
                 continue
             if not file.goal.is_extra:
-                folders.setdefault(path.parent, []).append(file)
+                folders.setdefault(_folder_of(path), []).append(file)
             elif error := _caught(trust.require_plain, root, path):
                 refused.add(file.judgement, error)
+        asked = cache(lambda: tuple(written()))
         for some in folders.values():
             paths = {path: file.description.blueprint.target.where for file in some[:1] if (path := file.content.path)}
-            if error := _caught(trust.require, root, paths, written):
+            if error := _caught(trust.require, root, paths, _when_asked(asked)):
                 for file in some:
                     refused.add(file.judgement, error)
 
@@ -123,7 +128,7 @@ class Gate:
             if programs and (error := _caught(trust.require_code, self._recipe.root, programs)):
                 refused.add(action.judgement, error)
 
-    def _in_the_way(self, file: FileAction, writable: Callable[[Path], bool]) -> Refusal | None:
+    def _in_the_way(self, file: FileAction, writable: Callable[[str], bool]) -> Refusal | None:
         """Return what is wrong with the place that a file goes to, if anything is."""
         path = file.content.path
         if path is None:
@@ -131,7 +136,7 @@ class Gate:
         is_foreign = file.standing.presence is Presence.FOREIGN
         if is_foreign and not self._force and not _may_be_the_result(path, file.content, self._shelf):
             return failures.changed_by_hand(file)
-        return None if writable(path.parent) else failures.unwritable(file)
+        return None if writable(_folder_of(path)) else failures.unwritable(file)
 
     def _ask_for_space(self, plan: Plan, refused: _Refusals) -> bool:
         """Refuse all that goes to a file system with less room than the build would write to it; say whether any."""
@@ -139,7 +144,8 @@ class Gate:
         device_of = cache(_device)
         for file in plan.files:
             if file.writes and file.refused is None:
-                needed.setdefault(device_of(file.place(self._shelf).parent), []).append(file)
+                folder = _folder_of(file.place(self._shelf))
+                needed.setdefault(device_of(folder), []).append(file)
         found = False
         for some in needed.values():
             size = sum(file.writes for file in some)
@@ -199,17 +205,25 @@ def _may_be_the_result(path: Path, content: FileContent, shelf: Shelf) -> bool:
     return path.is_file() and path.stat().st_size == content.size
 
 
-def _is_writable(folder: Path) -> bool:
+def _is_writable(folder: str) -> bool:
     """Whether a folder can be written to, or made."""
     try:
-        there = _existing(folder)
+        there = _existing(Path(folder))
     except OSError:
         return False
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
-def _device(folder: Path) -> int:
-    return _existing(folder).stat().st_dev
+def _folder_of(path: Path) -> str:
+    return os.path.dirname(path)  # noqa: PTH120 -- see above
+
+
+def _when_asked(paths: Callable[[], Iterable[Path]]) -> Iterator[Path]:
+    yield from paths()
+
+
+def _device(folder: str) -> int:
+    return _existing(Path(folder)).stat().st_dev
 
 
 def _existing(folder: Path) -> Path:

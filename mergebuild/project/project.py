@@ -598,7 +598,7 @@ class Project:
 
     def _gate(self, session: _Session, *, force: bool = False, lock: lockfile.Locked | None = None) -> Gate:
         holds = self._holds(session, lock) if lock else ()
-        return Gate(self.recipe, session.store.shelf, written=self._written(), force=force, holds=holds)
+        return Gate(self.recipe, session.store.shelf, written=self._written, force=force, holds=holds)
 
     def _planned(
         self, session: _Session, names: Sequence[str], *, hash_all: bool = False, look_closely: bool = False
