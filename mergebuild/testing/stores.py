@@ -390,6 +390,7 @@ class PublisherTests(_StoreTests):
         self.put(store, path, OTHER)
         assert path.read_bytes() == OTHER.data
         assert _offered(store, ONE) == []
+        assert store.shelf.damaged_inside() == []
 
     def test_an_artifact_of_the_history_comes_back(self, store: Store, path: Path) -> None:
         self.put(store, path)
