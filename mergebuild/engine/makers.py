@@ -18,7 +18,7 @@ from torch import Tensor
 from mergebuild.engine.schedule import Cluster
 from mergebuild.engine.work import Combination, KernelCall, Step
 from mergebuild.key import Key, Line, narrows
-from mergebuild.lora import Role
+from mergebuild.lora import DeltaSum, Extraction, Merging, Role
 from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
 from mergebuild.methods.kernels.linear import combine, pivot_of
@@ -211,7 +211,9 @@ class Adding(OperationMaker):
 
     @staticmethod
     def _deltas_of(operation: KernelCall) -> LoraDeltas:
-        return LoraDeltas(str(operation.arguments["deltas"]), operation.shape)
+        added = operation.arguments["deltas"]
+        assert isinstance(added, DeltaSum)
+        return LoraDeltas(added, operation.shape)
 
     @property
     def unit(self) -> int:
@@ -247,7 +249,9 @@ class Factoring(OperationMaker):
 
     @staticmethod
     def _module_of(operation: KernelCall) -> LoraModule:
-        return LoraModule(str(operation.arguments["making"]))
+        making = operation.arguments["making"]
+        assert isinstance(making, Extraction | Merging)
+        return LoraModule(making)
 
     def take(self, made: Mapping[Role, Tensor] | None) -> None:
         """Give it what its module has; None: its values are not known, as what they are made of is not finite."""

@@ -23,8 +23,19 @@ from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.naming import EMA, EMA_PREFIX, own
 from mergebuild.formats import TensorInfo
 from mergebuild.layouts import Layout, Patience, Places, Selector, detect, structure
-from mergebuild.lora import Delta, adapter_config, extractable, is_adapter, match, needs, plans, products_of, written
-from mergebuild.methods.arguments import Argument, Numbers
+from mergebuild.lora import (
+    Delta,
+    DeltaSum,
+    adapter_config,
+    extractable,
+    is_adapter,
+    match,
+    needs,
+    plans,
+    products_of,
+    shaped,
+)
+from mergebuild.methods.arguments import Argument, Arguments, Numbers
 from mergebuild.methods.making import ExtractedLora, Making, MergedLoras
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.tables.lora import DELTA, FACTOR
@@ -502,9 +513,7 @@ class Folding:
         weighed = any(needs(each.family, dict(each.facts)) != "nothing" for each in deltas)
         factors = [factor.tensor for each in deltas for factor in each.factors]
         inputs = [self._intern({Slot(ref, own(name)): Fraction(1)}) for name in factors]
-        arguments: tuple[tuple[str, Argument], ...] = (
-            ("deltas", written(deltas, {name: tensors[name].shape for name in factors})),
-        )
+        arguments: Arguments = (("deltas", DeltaSum(tuple(shaped(each, tensors) for each in deltas))),)
         shapes = tuple(tensors[name].shape for name in factors)
         return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs), shapes))
 
@@ -866,8 +875,9 @@ def _spec_in_lora(made: plans.MadeFactor, dtype: str) -> Spec:
 
 def _factor(made: plans.MadeFactor, inputs: Sequence[Form], shapes: Sequence[tuple[int, ...]]) -> Form:
     """Return the form of a tensor that is made together with the others of its module."""
+    assert made.making is not None
     assert made.role is not None
-    arguments: tuple[tuple[str, Argument], ...] = (("making", made.making), ("role", made.role))
+    arguments: Arguments = (("making", made.making), ("role", made.role))
     return Form((), Operation(FACTOR, arguments, tuple(inputs), tuple(shapes)))
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.naming import SAME, Naming
 from mergebuild.layouts import Layout
-from mergebuild.methods.making import Arguments
+from mergebuild.methods.arguments import Arguments
 from mergebuild.methods.method import Method
 from mergebuild.recipe.model import Target
 

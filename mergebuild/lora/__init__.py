@@ -8,18 +8,18 @@ found.unmatched                                                                 
 from __future__ import annotations
 
 from mergebuild.lora.adapter import Fact
-from mergebuild.lora.configuration import adapter_json
-from mergebuild.lora.making import Extraction, Merging, Role, SketchWords, making
+from mergebuild.lora.configuration import ADAPTER_METADATA, adapter_config, adapter_json
+from mergebuild.lora.making import DeltaSum, Extraction, Merging, Role, ShapedDelta, SketchWords, shaped
 from mergebuild.lora.match import Delta, LoraTensor, Match, match
 from mergebuild.lora.modules import Module, extractable, is_adapter
 from mergebuild.lora.needs import Needs, needs
 from mergebuild.lora.products import LoraProduct, Products, products_of
 from mergebuild.lora.roles import Factor
-from mergebuild.lora.text import ADAPTER_METADATA, adapter_config, read, written
 
 __all__ = [
     "ADAPTER_METADATA",
     "Delta",
+    "DeltaSum",
     "Extraction",
     "Fact",
     "Factor",
@@ -31,15 +31,14 @@ __all__ = [
     "Needs",
     "Products",
     "Role",
+    "ShapedDelta",
     "SketchWords",
     "adapter_config",
     "adapter_json",
     "extractable",
     "is_adapter",
-    "making",
     "match",
     "needs",
     "products_of",
-    "read",
-    "written",
+    "shaped",
 ]

@@ -1,7 +1,7 @@
-"""`adapter_config.json` for an adapter that we make, so that PEFT loads it.
+"""`adapter_config.json`: where an adapter has it, and the one for an adapter that we make, so that PEFT loads it.
 
-Its ranks are those of the tensors, every alpha is its rank, and the modules that it adapts are named in full: a short
-name such as `q_proj` would mean those of other layers too.
+In ours the ranks are those of the tensors, every alpha is its rank, and the modules that it adapts are named in full: a
+short name such as `q_proj` would mean those of other layers too.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from mergebuild.formats import Model
 from mergebuild.lora.modules import PEFT
 from mergebuild.lora.roles import role_of
 
-__all__ = ["adapter_json"]
+__all__ = ["ADAPTER_METADATA", "adapter_config", "adapter_json"]
+
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""What diffusers calls an adapter's configuration in a file's metadata."""
+_MOST: Final = 1 << 24
+"""Characters of a configuration in a file's metadata."""
 
 _TASKS: Final = {
     "ForCausalLM": "CAUSAL_LM",
@@ -29,6 +35,18 @@ _TASKS: Final = {
 _HUB: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _KEPT: Final = ("base_model_name_or_path", "revision", "task_type", "fan_in_fan_out", "modules_to_save")
 """What an adapter keeps of the one that it is made of."""
+
+
+def adapter_config(model: Model) -> Mapping[str, object] | None:
+    """Return an adapter's configuration: of a folder of PEFT, or what diffusers writes into a file's metadata."""
+    if model.format == "peft":
+        return model.facts
+    text = model.metadata.get(ADAPTER_METADATA, "")
+    try:
+        found = json.loads(text) if len(text) <= _MOST else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def adapter_json(tensors: Mapping[str, tuple[int, ...]], beside: Mapping[str, object]) -> bytes:

@@ -1,22 +1,50 @@
-"""How the tensors of one module of a new LoRA are made, as text: what their digests say, and what the kernel reads.
+"""What kernels are told of LoRAs, as frozen values: what a module adds to a tensor, and how a new module is made.
 
 A module's factors are made of a difference of weights, or of the factors of other LoRAs. Either way their shapes follow
 from headers: where a share of the squares asks for less than the rank, the factors beyond it are zeros.
+
+All of it is in the digests of what is made, as the text that `key_text` returns: JSON of all fields, in their order.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-__all__ = ["ROLES", "Extraction", "Merging", "Role", "SketchWords", "making"]
+from mergebuild.lora.adapter import Fact
+from mergebuild.lora.match import Delta, LoraTensor
+
+__all__ = ["ROLES", "DeltaSum", "Extraction", "Merging", "Role", "ShapedDelta", "SketchWords", "shaped"]
 
 Role = Literal["up", "down", "alpha"]
 """What a tensor is to its module: `up [rows, r]`, `down [r, columns]`, or the number that scales their product."""
 ROLES: Final[tuple[Role, ...]] = ("up", "down", "alpha")
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedDelta:
+    """A `Delta` by itself: its tensors have shapes in place of names, and are read in the order of the factors."""
+
+    family: str
+    factors: tuple[tuple[str, tuple[int, ...]], ...]
+    """The role and the shape of each."""
+    rows: tuple[int, int] | None
+    facts: tuple[tuple[str, Fact], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSum:
+    """What one or several modules add to a tensor of a model."""
+
+    deltas: tuple[ShapedDelta, ...]
+
+    @property
+    def key_text(self) -> str:
+        """Return the text that digests have of it."""
+        return _json(list(map(_plain, self.deltas)))
 
 
 class SketchWords(NamedTuple):
@@ -43,17 +71,10 @@ class Extraction:
     """The quantile at which both factors are clamped; None: nothing is, and both take half of the singular values."""
     sketch: SketchWords | None
 
-    def text(self) -> str:
-        """Return it as `making` reads it."""
-        return _text(
-            "extraction",
-            shape=self.shape,
-            rows=self.rows,
-            rank=self.rank,
-            energy=_shown(self.energy),
-            clamp=_shown(self.clamp),
-            sketch=self.sketch,
-        )
+    @property
+    def key_text(self) -> str:
+        """Return the text that digests have of it."""
+        return _json(["extraction", _fields(self)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,59 +91,37 @@ class Merging:
     """As in `Extraction`."""
     has_alpha: bool
     """Whether a tensor says the scale; else it is part of the factors."""
-    deltas: tuple[str, ...]
-    """What each LoRA has of the module, as `written` writes it."""
+    deltas: tuple[ShapedDelta, ...]
+    """What each LoRA has of the module."""
     strengths: tuple[Fraction, ...]
     """What each is multiplied by."""
 
-    def text(self) -> str:
-        """Return it as `making` reads it."""
-        return _text(
-            "merging",
-            shape=self.shape,
-            rank=self.rank,
-            is_cut=self.is_cut,
-            energy=_shown(self.energy),
-            has_alpha=self.has_alpha,
-            deltas=self.deltas,
-            strengths=[str(each) for each in self.strengths],
-        )
+    @property
+    def key_text(self) -> str:
+        """Return the text that digests have of it, in which each delta is a text itself."""
+        return _json(["merging", _fields(self) | {"deltas": [DeltaSum((each,)).key_text for each in self.deltas]}])
 
 
-def making(text: str) -> Extraction | Merging:
-    """Return what `Extraction.text` or `Merging.text` wrote."""
-    kind, found = json.loads(text)
-    if kind == "extraction":
-        return Extraction(
-            tuple(found["shape"]),
-            _span(found["rows"]),
-            found["rank"],
-            _share(found["energy"]),
-            _share(found["clamp"]),
-            SketchWords(*found["sketch"]) if found["sketch"] else None,
-        )
-    return Merging(
-        tuple(found["shape"]),
-        found["rank"],
-        found["is_cut"],
-        _share(found["energy"]),
-        found["has_alpha"],
-        tuple(found["deltas"]),
-        tuple(map(Fraction, found["strengths"])),
-    )
+def shaped(delta: Delta, tensors: Mapping[str, LoraTensor]) -> ShapedDelta:
+    """Return a delta of a LoRA with these tensors by itself."""
+    factors = tuple((factor.role, tuple(tensors[factor.tensor].shape)) for factor in delta.factors)
+    return ShapedDelta(delta.family, factors, delta.rows, delta.facts)
 
 
-def _text(kind: str, **facts: object) -> str:
-    return json.dumps([kind, facts], separators=(",", ":"))
+def _plain(delta: ShapedDelta) -> Mapping[str, object]:
+    facts = {name: {"fraction": str(fact)} if isinstance(fact, Fraction) else fact for name, fact in delta.facts}
+    return _fields(delta) | {"facts": facts}
 
 
-def _shown(share: Fraction | None) -> str | None:
-    return None if share is None else str(share)
+def _fields(value: Any) -> dict[str, object]:
+    """Return the fields of a dataclass in their order."""
+    return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
-def _share(text: str | None) -> Fraction | None:
-    return None if text is None else Fraction(text)
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), default=_fraction)
 
 
-def _span(found: Sequence[int] | None) -> tuple[int, int] | None:
-    return None if found is None else (found[0], found[1])
+def _fraction(value: object) -> str:
+    assert isinstance(value, Fraction)  # all other fields are what JSON has
+    return str(value)

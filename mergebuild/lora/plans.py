@@ -8,11 +8,10 @@ from math import prod
 from typing import Final, NamedTuple
 
 from mergebuild.errors import MismatchError, Place
-from mergebuild.lora.making import ROLES, Extraction, Merging, Role, SketchWords
+from mergebuild.lora.making import ROLES, Extraction, Merging, Role, SketchWords, shaped
 from mergebuild.lora.match import LoraTensor
 from mergebuild.lora.modules import PEFT, Module, names_of
 from mergebuild.lora.products import LoraProduct, Products
-from mergebuild.lora.text import written
 
 __all__ = ["Amounts", "Lora", "MadeFactor", "RankCut", "check", "extracted", "merged", "weights_of"]
 
@@ -52,8 +51,8 @@ class MadeFactor(NamedTuple):
     """The tensors that it is made of: which input's, and which. Those of a module are made of the same ones."""
     role: Role | None = None
     """None: it is a sum of what it reads."""
-    making: str = ""
-    """As `making` reads it; the same for all tensors of a module."""
+    making: Extraction | Merging | None = None
+    """How its module is made; None where it is a sum."""
     shares: tuple[Fraction, ...] = ()
     """Of a sum: what each is multiplied by."""
 
@@ -70,13 +69,13 @@ def extracted(module: Module, cut: RankCut, clamp: Fraction, svd: tuple[int, int
     rows, *row = module.shape
     rank = min(cut.rank, rows, prod(row))
     sketch = None if svd is None else SketchWords(svd[0], module.name, svd[1])
-    text = Extraction(module.shape, module.rows, rank, _share(cut), clamp or None, sketch).text()
+    making = Extraction(module.shape, module.rows, rank, _share(cut), clamp or None, sketch)
     shapes: Mapping[Role, tuple[int, ...]] = {
         "up": (rows, rank, *(1 for _ in row[1:])), "down": (rank, *row), "alpha": (),
     }  # fmt: skip
     names = names_of(module.name, module.style)
     reads = ((0, module.tensor), (1, module.tensor))
-    return (MadeFactor(names[role], shapes[role], reads, role, text) for role in ROLES if role in names)
+    return (MadeFactor(names[role], shapes[role], reads, role, making) for role in ROLES if role in names)
 
 
 def weights_of(loras: Sequence[Lora]) -> Mapping[str, tuple[str, tuple[int, ...]]]:
@@ -166,13 +165,10 @@ def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amount
     total = sum(product.rank for product in products)
     is_cut = cut.rank > 0 or cut.energy < 1
     rank = min(cut.rank or total, total, first.shape[0], prod(first.shape[1:])) if is_cut else total
-    deltas = tuple(
-        written([product.delta], {factor.tensor: each.tensors[factor.tensor].shape for factor in product.delta.factors})
-        for each, product in zip(holders, products, strict=True)
-    )
+    deltas = tuple(shaped(product.delta, each.tensors) for each, product in zip(holders, products, strict=True))
     strengths = tuple(amounts.strengths[index] for index in indices)
     has_alpha = first.tensor("alpha") is not None
-    text = Merging(first.shape, rank, is_cut, _share(cut), has_alpha, deltas, strengths).text()
+    making = Merging(first.shape, rank, is_cut, _share(cut), has_alpha, deltas, strengths)
     reads = tuple(
         (index, factor.tensor)
         for index, product in zip(indices, products, strict=True)
@@ -181,7 +177,7 @@ def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amount
     for role in ROLES:
         name = first.tensor(role)
         if name is not None:
-            yield MadeFactor(name, _shape(role, rank, holders[0].tensors[name].shape, first), reads, role, text)
+            yield MadeFactor(name, _shape(role, rank, holders[0].tensors[name].shape, first), reads, role, making)
 
 
 def _shape(role: Role, rank: int, before: tuple[int, ...], module: LoraProduct) -> tuple[int, ...]:

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mergebuild.digest import checksum, tagged
 from mergebuild.key import Line
-from mergebuild.methods.arguments import Argument, Flags, Numbers
+from mergebuild.methods.arguments import Argument, Arguments, Flags, Numbers
 
 if TYPE_CHECKING:
     from mergebuild.methods.kernels.kernel import Kernel
     from mergebuild.methods.method import Method
 
 __all__ = [
-    "Arguments",
     "CatalogKernel",
     "Coefficients",
     "Elementwise",
@@ -50,9 +49,6 @@ __all__ = [
     "SurveyedOneByOne",
     "WholeTensor",
 ]
-
-Arguments = tuple[tuple[str, Argument], ...]
-"""Arguments by parameter, in the order of their names."""
 
 Coefficients = Callable[[int, Numbers, Flags, str], tuple[Fraction, ...]]
 """(number of inputs, numbers, flags, tensor name) -> one coefficient an input, in the order of the inputs."""

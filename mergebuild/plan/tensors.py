@@ -32,7 +32,7 @@ from mergebuild.key import (
     resolve,
     tensor_line,
 )
-from mergebuild.methods.making import Arguments
+from mergebuild.methods.arguments import Arguments, lines_of
 from mergebuild.methods.method import Method
 from mergebuild.plan.built_keys import InputsOfRow, Owner, pack_inputs
 
@@ -151,7 +151,7 @@ class Made:
         arguments = operation.method.makes.module_arguments(operation.arguments) if operation else None
         if operation is None or arguments is None:
             return b""
-        facts = [*(Line(name, value) for name, value in arguments), Line("method", operation.method.name)]
+        facts = [*lines_of(arguments), Line("method", operation.method.name)]
         return operation_key("", (), facts, [each.digest for each in self.operands]).digest
 
     @property
@@ -232,7 +232,7 @@ class _Batch:
         inputs = [gather((key[slot], share) for slot, share in each.terms) for each in operation.inputs]
         method = operation.method
         facts = [Line("method", f"{method.name}@{method.version}")]
-        facts += [Line(name, value) for name, value in operation.arguments]
+        facts += lines_of(operation.arguments)
         if not method.exact:
             facts.append(Line("device", self.device))
         looks_at_made = method.makes.takes_statistics and any(
@@ -437,7 +437,7 @@ class Grid:
         for row in rows:
             for place, operands in zip(row.places, row.operated.operands if row.operated else (), strict=True):
                 tensors[self.names[place]] = Surveyed(self.names[place], self.specs[place].shape, operands)
-        facts = [Line("survey", f"{method.name}@{method.version}"), *(Line(name, value) for name, value in arguments)]
+        facts = [Line("survey", f"{method.name}@{method.version}"), *lines_of(arguments)]
         facts += [] if method.exact else [Line("device", self._device)]
         found: dict[str, SurveyKey] = {}
         for scope in method.makes.scopes({name: each.shape for name, each in tensors.items()}, dict(arguments)):

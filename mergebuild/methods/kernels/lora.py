@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mergebuild.errors import SourceError
-from mergebuild.lora import Delta, Fact, needs, read
+from mergebuild.lora import DeltaSum, Fact, ShapedDelta, needs
 from mergebuild.lora.needs import OF_THE_WEIGHT, by_columns
 from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
 
@@ -172,30 +172,22 @@ class FactorSource:
 class LoraDeltas:
     """What one or several LoRAs' modules add to a tensor, in blocks of rows that follow from its shape."""
 
-    def __init__(self, deltas: str, shape: Sequence[int]) -> None:
-        """Read what is added.
-
-        Args:
-            deltas: as `mergebuild.lora.written` writes it.
-            shape: of the model's tensor.
-        """
-        self._deltas = read(deltas)
+    def __init__(self, added: DeltaSum, shape: Sequence[int]) -> None:
+        """Take what is added to a tensor of the model of this shape."""
+        self._deltas = added.deltas
         self._shape = tuple(shape)
         self._columns = max(1, _matrix(shape)[1])
         self._made: list[FactorSource] = []
         self._factors: list[Mapping[str, Tensor]] = []
         self._room = torch.empty(0, dtype=torch.float64)
-        self.needs_whole = any(needs(delta.family, dict(delta.facts)) == "whole" for delta, _ in self._deltas)
+        self.needs_whole = any(needs(delta.family, dict(delta.facts)) == "whole" for delta in self._deltas)
         self.unit = max(1, _BLOCK // self._columns) * self._columns
         """Elements of a block."""
 
     def take(self, factors: Sequence[Tensor]) -> None:
         """Take the factors of all deltas, in their order, flat."""
         left = iter(factors)
-        self._factors = [
-            {factor.role: next(left).view(shape) for factor, shape in zip(delta.factors, shapes, strict=True)}
-            for delta, shapes in self._deltas
-        ]
+        self._factors = [{role: next(left).view(shape) for role, shape in delta.factors} for delta in self._deltas]
         self._made = []
         place = factors[0].device if factors else None
         self._room = torch.empty(self.unit // self._columns, self._columns, dtype=torch.float64, device=place)
@@ -204,18 +196,17 @@ class LoraDeltas:
         """Fill a chunk (float32 [n]) that begins at a block with what is added; `weight` is the model's chunk."""
         if not self._made:
             self._made = [
-                self._one(delta, factors, weight)
-                for (delta, _), factors in zip(self._deltas, self._factors, strict=True)
+                self._one(delta, factors, weight) for delta, factors in zip(self._deltas, self._factors, strict=True)
             ]
         matrix = out.view(-1, self._columns)
-        is_whole = len(self._deltas) == 1 and self._deltas[0][0].rows is None
+        is_whole = len(self._deltas) == 1 and self._deltas[0].rows is None
         if not is_whole:
             matrix.zero_()
         beside = weight.view(-1, self._columns) if weight is not None else None
         above = start // self._columns
         for first in range(0, len(matrix), self.unit // self._columns):
             last = min(len(matrix), first + self.unit // self._columns)
-            for (delta, _), made in zip(self._deltas, self._made, strict=True):
+            for delta, made in zip(self._deltas, self._made, strict=True):
                 low, high = delta.rows or (0, _matrix(self._shape)[0])
                 begin, end = max(above + first, low), min(above + last, high)
                 if begin < end:
@@ -227,7 +218,7 @@ class LoraDeltas:
                         place += made.rows(begin - low, end - low, rows)
         return out
 
-    def _one(self, delta: Delta, factors: Mapping[str, Tensor], weight: Tensor | None) -> FactorSource:
+    def _one(self, delta: ShapedDelta, factors: Mapping[str, Tensor], weight: Tensor | None) -> FactorSource:
         shape = self._shape if delta.rows is None else (delta.rows[1] - delta.rows[0], *self._shape[1:])
         facts = dict(delta.facts)
         whole = None

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mergebuild.lora import Extraction, Merging, Role, making, read
+from mergebuild.lora import Extraction, Merging, Role
 from mergebuild.methods.kernels.kernel import all_finite
 from mergebuild.methods.kernels.lora import factored
 from mergebuild.methods.kernels.lora_extract import Pair, SpectrumCut, concatenated, extracted, reranked
@@ -29,9 +29,9 @@ _LARGE: Final = 1 << 24
 class LoraModule:
     """What makes the tensors of a module: `up`, `down` and `alpha`, flat float32."""
 
-    def __init__(self, text: str) -> None:
-        """Read what is to be made, as `mergebuild.lora` writes it."""
-        self._making = making(text)
+    def __init__(self, making: Extraction | Merging) -> None:
+        """Take how it is made."""
+        self._making = making
         self._matrix = (self._making.shape[0], prod(self._making.shape[1:]))
 
     @property
@@ -84,9 +84,8 @@ class LoraModule:
     def _merged(self, rule: Merging, parts: Sequence[Tensor]) -> Mapping[Role, Tensor] | None:
         left = iter(parts)
         factors: list[tuple[Tensor, Tensor, float]] = []
-        for text, strength in zip(rule.deltas, rule.strengths, strict=True):
-            ((delta, shapes),) = read(text)
-            some = {factor.role: next(left).view(shape) for factor, shape in zip(delta.factors, shapes, strict=True)}
+        for delta, strength in zip(rule.deltas, rule.strengths, strict=True):
+            some = {role: next(left).view(shape) for role, shape in delta.factors}
             up, down, scale = factored(delta.family, some, dict(delta.facts))
             if not (isfinite(scale) and bool(torch.isfinite(up).all()) and bool(torch.isfinite(down).all())):
                 return None

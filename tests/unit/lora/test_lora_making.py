@@ -1,30 +1,67 @@
-"""How modules are made, as text and back; and LoRAs by themselves."""
+"""What kernels are told of LoRAs, as digests have it; and LoRAs by themselves."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields, replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from lora_files import joined, kohya, peft, stored
 
 from mergebuild.errors import SourceError
-from mergebuild.lora import Extraction, Merging, SketchWords, making, products_of
+from mergebuild.lora import DeltaSum, Extraction, Merging, ShapedDelta, SketchWords, products_of
 
-SHARES = st.none() | st.fractions(0, 1)
-SHAPES = st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple)
-SKETCHES = st.none() | st.builds(SketchWords, st.integers(0, 2**64 - 1), st.text(), st.integers(0, 9))
+DELTA = ShapedDelta(
+    "lora",
+    (("up", (8, 2)), ("down", (2, 4, 3, 3)), ("alpha", ())),
+    None,
+    (("alpha", Fraction(3, 2)), ("rank", 2), ("rslora", True)),
+)
+DELTA_TEXT = (
+    '{"family":"lora","factors":[["up",[8,2]],["down",[2,4,3,3]],["alpha",[]]],"rows":null,'
+    '"facts":{"alpha":{"fraction":"3/2"},"rank":2,"rslora":true}}'
+)
+TEXTS = {
+    DeltaSum((DELTA, ShapedDelta("norm", (("w_norm", (6,)),), (2, 8), ()))): f"[{DELTA_TEXT},"
+    '{"family":"norm","factors":[["w_norm",[6]]],"rows":[2,8],"facts":{}}]',
+    Extraction((6, 4), (0, 6), 3, Fraction(9, 10), None, SketchWords(7, "a.weight", 2)): '["extraction",{"shape":[6,4],'
+    '"rows":[0,6],"rank":3,"energy":"9/10","clamp":null,"sketch":[7,"a.weight",2]}]',
+    Merging((8, 4), 4, True, None, True, (DELTA,), (Fraction(-1, 2),)): '["merging",{"shape":[8,4],"rank":4,'
+    '"is_cut":true,"energy":null,"has_alpha":true,"deltas":'
+    + json.dumps([f"[{DELTA_TEXT}]"])
+    + ',"strengths":["-1/2"]}]',
+}
 
 
-@given(
-    st.builds(Extraction, SHAPES, st.none() | st.tuples(st.integers(0, 9), st.integers(9, 20)), st.integers(1, 9),
-              SHARES, SHARES, SKETCHES)
-    | st.builds(Merging, SHAPES, st.integers(1, 9), st.booleans(), SHARES, st.booleans(),
-                st.lists(st.text()).map(tuple), st.lists(st.fractions()).map(tuple))
-)  # fmt: skip
-def test_what_makes_a_module_is_a_text(rule: Extraction | Merging) -> None:
-    assert making(rule.text()) == rule
+@pytest.mark.parametrize("described", TEXTS, ids=lambda each: type(each).__name__)
+def test_digests_have_the_text_that_they_always_had(described: DeltaSum | Extraction | Merging) -> None:
+    """Stores hold digests of it."""
+    assert described.key_text == TEXTS[described]
+
+
+@pytest.mark.parametrize("described", TEXTS, ids=lambda each: type(each).__name__)
+def test_every_field_is_in_the_text(described: DeltaSum | Extraction | Merging) -> None:
+    """Another value of any field is another text."""
+    for each in fields(described):
+        assert replace(described, **{each.name: _other(getattr(described, each.name))}).key_text != TEXTS[described]
+
+
+def _other(value: object) -> object:
+    """Return another value of its kind, or of one that a field may have instead."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case SketchWords():
+            return value._replace(seed=value.seed + 1)
+        case ShapedDelta():
+            return replace(value, facts=())
+        case (first, *rest):
+            return (_other(first), *rest)
+        case _:
+            return Fraction(1, 3)
 
 
 def test_a_lora_by_itself() -> None:
