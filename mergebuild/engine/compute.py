@@ -14,9 +14,9 @@ import json
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any, TypeVar
@@ -38,17 +38,15 @@ with warnings.catch_warnings():
     from mergebuild.engine.devices import Device, device_named
     from mergebuild.engine.makers import (
         DTYPES,
-        Adding,
-        Factoring,
+        Found,
         Maker,
-        Narrowing,
         Operating,
         kernel_of,
         makers_of,
         memory_for,
     )
     from mergebuild.engine.transfers import Direct, Sending, Staged, Transfers
-    from mergebuild.methods.kernels.kernel import Grain, all_finite
+    from mergebuild.methods.kernels.kernel import all_finite
 
     # What torch looks up when it first converts values it looks up here, where a failure is known to be torch's own.
     torch.empty(1).copy_(torch.frombuffer(bytes(2), dtype=torch.float16))
@@ -215,6 +213,49 @@ class Hands:
         self._there = None
 
 
+@dataclass(frozen=True, slots=True)
+class _ClusterBench:
+    """A worker at a cluster, as its makers see it."""
+
+    worker: Worker
+    cluster: Cluster
+    makers: Sequence[Maker]
+    room: _Room
+    size: int
+    """Elements of a chunk."""
+    known: dict[bytes, Any]
+    """What was computed for the makers of this cluster and of its siblings together, by key."""
+
+    @property
+    def place(self) -> torch.device:
+        """Where tensors are computed."""
+        return self.worker.place
+
+    def part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
+        """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
+        return self.worker.part(part, span)
+
+    def release(self, parts: Iterable[Combination]) -> None:
+        """Say that what was taken whole is done with."""
+        self.worker.release(leaf for part in parts for leaf, _ in part)
+
+    def once(self, key: bytes, compute: Callable[[], Found], *, alone: bool) -> Found:
+        """Return what all makers of a computation get of it, which the first of them has done."""
+        if key not in self.known:
+            with self.worker.alone() if alone else nullcontext():
+                self.known[key] = compute()
+        found: Found = self.known[key]
+        return found
+
+    def reader_to_odd(self, index: int) -> Callable[[int, torch.Tensor], torch.Tensor]:
+        """Return what writes the values of an input (float64) from an element on, rounded to odd, into a buffer."""
+        return partial(self.worker.load_to_odd, self.cluster.leaves[index])
+
+    def find_out(self, maker: Operating) -> None:
+        """Give a maker the state of its statistic or of its survey, or say why there is none."""
+        self.worker.find_out(maker, self.makers, self.cluster, self.room, self.size)
+
+
 class Worker:
     """Computes clusters, one after another, in its own buffers."""
 
@@ -228,6 +269,20 @@ class Worker:
         self._findings = findings
         with transfers.entered():
             self._room = _Room(chunk, transfers)
+
+    @property
+    def place(self) -> torch.device:
+        """Where it computes."""
+        return self._transfers.place
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Return what is held by whoever has a large tensor whole in memory."""
+        return self._findings.whole
+
+    def release(self, leaves: Iterable[Leaf]) -> None:
+        """Say that whole leaves are done with."""
+        for leaf in leaves:
+            self._mappings.release_all(leaf.location)
 
     def close(self) -> None:
         """Wait until its buffers are not in use any more."""
@@ -257,18 +312,12 @@ class Worker:
     def _run(
         self, cluster: Cluster, makers: Sequence[Maker], room: _Room, size: int, modules: dict[bytes, Any]
     ) -> dict[bytes, StepResult]:
+        bench = _ClusterBench(self, cluster, makers, room, size, modules)
         with self._transfers.cluster(makers):
             for maker in makers:
                 if self._stop.is_set():
                     return {}
-                if isinstance(maker, Operating):
-                    self._find_out(maker, makers, cluster, room, size)
-                elif isinstance(maker, Adding):
-                    maker.take([self._part(part) for part in maker.parts])
-                elif isinstance(maker, Factoring):
-                    self._factor(maker, modules)
-                elif isinstance(maker, Narrowing):
-                    maker.take(partial(self._load_to_odd, cluster.leaves[maker.inputs[0]]))
+                maker.prepare(bench)
             for start in range(0, cluster.count, size):
                 if self._stop.is_set():
                     return {}
@@ -279,10 +328,10 @@ class Worker:
                     if value is not None and maker.step.places:
                         self._write(maker, value, chunks, start)
                 for leaf in cluster.leaves:
-                    self._release(leaf, start, count)
+                    self._release_chunk(leaf, start, count)
         return {maker.step.digest: self._result(maker, makers, cluster) for maker in makers}
 
-    def _release(self, leaf: Leaf, start: int, count: int) -> None:
+    def _release_chunk(self, leaf: Leaf, start: int, count: int) -> None:
         """Say that a chunk of a leaf is done with; of one in pieces, with its last chunk all of it."""
         lying = leaf.location
         if not lying.pieces:
@@ -299,21 +348,7 @@ class Worker:
         kept = sum(maker.kept is not None for maker in makers)
         return chunks + [room.slots[len(chunks) + number][:count] for number in range(kept)]
 
-    def _factor(self, maker: Factoring, modules: dict[bytes, Any]) -> None:
-        """Give a maker what its module has; it is computed for the first maker of the module."""
-        if maker.together not in modules:
-            place = self._transfers.place
-            with self._findings.whole if maker.module.is_large else nullcontext():
-                parts = [
-                    self._part(part, maker.module.span) if part else torch.zeros(maker.module.count, device=place)
-                    for part in maker.parts
-                ]
-                modules[maker.together] = maker.module.made(parts)
-            for leaf in (leaf for part in maker.parts for leaf, _ in part):
-                self._mappings.release_all(leaf.location)
-        maker.take(modules[maker.together])
-
-    def _part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
+    def part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
         """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
         if len(part) == 1 and part[0][1] == 1:
             whole = self._whole(part[0][0])
@@ -346,7 +381,7 @@ class Worker:
             data = self._mappings.view(lying.path, lying.offset + start * dtype.itemsize, count * dtype.itemsize)
         return self._transfers.bring(data, dtype, room[:count], to_odd=to_odd)
 
-    def _load_to_odd(self, leaf: Leaf, start: int, out: torch.Tensor) -> torch.Tensor:
+    def load_to_odd(self, leaf: Leaf, start: int, out: torch.Tensor) -> torch.Tensor:
         """Write values of a float64 leaf, rounded to odd, into a buffer; return it."""
         return self._load(leaf, start, len(out), out, to_odd=True)
 
@@ -371,8 +406,7 @@ class Worker:
         except UndefinedError as error:
             return error
         finally:
-            for leaf in survey.leaves:
-                self._mappings.release_all(leaf.location)
+            self.release(survey.leaves)
 
     def settle(self, survey: SurveyJob, looks: Sequence[Any]) -> None:
         """Keep what all looks of a survey came to together."""
@@ -409,7 +443,7 @@ class Worker:
 
     # What must be known of whole tensors
 
-    def _find_out(self, maker: Operating, makers: Sequence[Maker], cluster: Cluster, room: _Room, size: int) -> None:
+    def find_out(self, maker: Operating, makers: Sequence[Maker], cluster: Cluster, room: _Room, size: int) -> None:
         """Give a maker the state of its statistic, or of its survey."""
         if maker.kernel.survey is not None:
             maker.state = self._found(maker.survey) if maker.survey else None
@@ -562,24 +596,8 @@ def _below(maker: Maker, makers: Sequence[Maker]) -> list[Maker]:
 
 def _chunk_for(makers: Sequence[Maker], count: int, chunk: int) -> int:
     """Return how many elements to make at a time, so that every kernel gets what must not be cut."""
-    units = [_unit(maker) for maker in makers if isinstance(maker, Operating)]
-    units += [maker.unit for maker in makers if isinstance(maker, Adding)]
     whole = any(place.turned for maker in makers for place in maker.step.places)
-    unit = math.lcm(*units, max(1, count) if whole else 1)
+    unit = math.lcm(*(maker.unit for maker in makers), max(1, count) if whole else 1)
     if unit >= count:
         return max(1, count) if unit > 1 else chunk
     return max(unit, chunk // unit * unit)
-
-
-def _unit(maker: Operating) -> int:
-    """Return how many elements a kernel must have together."""
-    shape, count = maker.call.shape, max(1, maker.call.count)
-    match maker.grain:
-        case Grain.ELEMENT:
-            return 1
-        case Grain.VECTOR:
-            return max(1, shape[-1]) if len(shape) > 1 else count
-        case Grain.ROW:
-            return max(1, count // max(1, shape[0])) if len(shape) > 1 else count
-        case Grain.TENSOR:
-            return count

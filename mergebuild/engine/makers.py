@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from math import prod
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 import xxhash
@@ -49,6 +49,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float8_e5m2": torch.float8_e5m2,
 }
 
+Found = TypeVar("Found")
+
 _STATISTICS = "2"
 """Part of the key of every statistic: those kept under an earlier one may be of memory that nothing had filled."""
 
@@ -62,10 +64,37 @@ LARGEST: Mapping[str, float] = {
 saturates silently."""
 
 
+class Bench(Protocol):
+    """What a worker has ready for the makers of a cluster, before the first chunk is made."""
+
+    @property
+    def place(self) -> torch.device:
+        """Where tensors are computed."""
+
+    def part(self, part: Combination, span: tuple[int, int] | None = None) -> Tensor:
+        """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
+
+    def release(self, parts: Iterable[Combination]) -> None:
+        """Say that what was taken whole is done with."""
+
+    def once(self, key: bytes, compute: Callable[[], Found], *, alone: bool) -> Found:
+        """Return what all makers of a computation get of it, which the first of them has done.
+
+        `alone`: while no other worker has a large tensor in memory.
+        """
+
+    def reader_to_odd(self, index: int) -> Callable[[int, Tensor], Tensor]:
+        """Return what writes the values of an input (float64) from an element on, rounded to odd, into a buffer."""
+
+    def find_out(self, maker: Operating) -> None:
+        """Give a maker the state of its statistic or of its survey, or say why there is none."""
+
+
 class Maker(ABC):
     """Makes the chunks of one step."""
 
-    grain = Grain.ELEMENT
+    unit = 1
+    """How many elements must be made together."""
     cannot_overflow = False
     """Whether finite inputs give values in the range of the step's dtype."""
 
@@ -83,6 +112,9 @@ class Maker(ABC):
         """Why it has no value."""
         self.parts: Sequence[Combination] = ()
         """What it takes whole, of other shapes."""
+
+    def prepare(self, bench: Bench) -> None:  # noqa: B027 -- combinations have all they need
+        """Take what it must have beside chunks, before the first is made."""
 
     @abstractmethod
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:
@@ -123,13 +155,13 @@ class Narrowing(Maker):
         super().__init__(step, inputs, kept)
         self._read: Callable[[int, Tensor], Tensor] | None = None
 
-    def take(self, read: Callable[[int, Tensor], Tensor]) -> None:
-        """Give it what writes the values from an element on, rounded to odd, into a buffer, and returns that."""
-        self._read = read
+    def prepare(self, bench: Bench) -> None:
+        """Take what reads its input."""
+        self._read = bench.reader_to_odd(self.inputs[0])
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
         """Return float32 values, in `out`, that round to what the float64 ones round to."""
-        assert self._read is not None  # given before anything is made
+        assert self._read is not None  # it was prepared
         return self._read(start, out)
 
 
@@ -154,7 +186,7 @@ class Operating(OperationMaker):
         super().__init__(step, inputs, kept, operation)
         self.call = Call(operation.tensor, operation.shape, operation.arguments)
         self.kernel = kernel_of(operation.method)
-        self.grain = self.kernel.grain
+        self.unit = _unit(self.kernel.grain, self.call)
         self.survey = operation.survey
         self.state: Any = None
         self.unknowable = False
@@ -168,10 +200,14 @@ class Operating(OperationMaker):
         call = Call(operation.tensor, operation.shape, operation.arguments)
         return needed(call, len(operation.inputs)) if needed is not None else 0
 
+    def prepare(self, bench: Bench) -> None:
+        """Have its statistic taken, or looked up."""
+        bench.find_out(self)
+
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
         """Return what the kernel makes."""
         inputs = [chunks[slot] for slot in self.inputs]
-        if self.unknowable or (self.grain is Grain.TENSOR and not all_finite(inputs)):
+        if self.unknowable or (self.kernel.grain is Grain.TENSOR and not all_finite(inputs)):
             return out.fill_(math.nan)
         return self.kernel.apply(self.call, inputs, start, self.state).reshape(-1)
 
@@ -202,7 +238,7 @@ class Adding(OperationMaker):
         super().__init__(step, inputs, kept, operation)
         self.parts = operation.parts
         self._deltas = self._deltas_of(operation)
-        self._count = max(1, prod(operation.shape))
+        self.unit = max(1, prod(operation.shape)) if self._deltas.needs_whole else self._deltas.unit
 
     @classmethod
     def memory_for(cls, operation: KernelCall) -> int:
@@ -215,14 +251,9 @@ class Adding(OperationMaker):
         assert isinstance(added, DeltaSum)
         return LoraDeltas(added, operation.shape)
 
-    @property
-    def unit(self) -> int:
-        """How many elements must be made together."""
-        return self._count if self._deltas.needs_whole else self._deltas.unit
-
-    def take(self, factors: Sequence[Tensor]) -> None:
-        """Give it what it is made of: the parts in their order, flat."""
-        self._deltas.take(factors)
+    def prepare(self, bench: Bench) -> None:
+        """Take the factors."""
+        self._deltas.take([bench.part(part) for part in self.parts])
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
         """Return what is added: where it is kept, unless it is rounded for a place first, else in `out`."""
@@ -236,9 +267,9 @@ class Factoring(OperationMaker):
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
         super().__init__(step, inputs, kept, operation)
-        self.module = self._module_of(operation)
+        self._module = self._module_of(operation)
         self.parts = operation.parts
-        self.together = operation.together
+        self._together = operation.together
         self._role = cast("Role", operation.arguments["role"])
         self._value: Tensor | None = None
 
@@ -253,13 +284,39 @@ class Factoring(OperationMaker):
         assert isinstance(making, Extraction | Merging)
         return LoraModule(making)
 
-    def take(self, made: Mapping[Role, Tensor] | None) -> None:
-        """Give it what its module has; None: its values are not known, as what they are made of is not finite."""
+    def prepare(self, bench: Bench) -> None:
+        """Take its tensor of the module; none where what that is made of is not finite."""
+        made = bench.once(self._together, lambda: self._made(bench), alone=self._module.is_large)
         self._value = made[self._role] if made is not None else None
 
+    def _made(self, bench: Bench) -> Mapping[Role, Tensor] | None:
+        """Return the tensors of the module."""
+        module = self._module
+        whole = [
+            bench.part(part, module.span) if part else torch.zeros(module.count, device=bench.place)
+            for part in self.parts
+        ]
+        made = module.made(whole)
+        bench.release(self.parts)
+        return made
+
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
-        """Return a piece of the tensor, in `out`."""
+        """Return a piece of the tensor, in `out`; NaN where it is not known."""
         return out.fill_(math.nan) if self._value is None else out.copy_(self._value[start : start + len(out)])
+
+
+def _unit(grain: Grain, call: Call) -> int:
+    """Return how many elements a kernel must have together."""
+    shape, count = call.shape, max(1, call.count)
+    match grain:
+        case Grain.ELEMENT:
+            return 1
+        case Grain.VECTOR:
+            return max(1, shape[-1]) if len(shape) > 1 else count
+        case Grain.ROW:
+            return max(1, count // max(1, shape[0])) if len(shape) > 1 else count
+        case Grain.TENSOR:
+            return count
 
 
 def memory_for(operation: KernelCall) -> int:
