@@ -7,6 +7,7 @@ the tables say. A new field has no change here, and so a test fails until it is 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 import pytest
 
 from mergebuild.errors import Place
+from mergebuild.fold import folder
 from mergebuild.fold.folder import LIKENESS
 from mergebuild.fold.likeness import Likeness
 from mergebuild.key import Key, Line, written
 from mergebuild.methods.catalog import METHODS
 from mergebuild.plan.manifest import lines_of
+from mergebuild.recipe import model
 from mergebuild.recipe.formula import parse_formula
 from mergebuild.recipe.model import (
     Component,
@@ -187,6 +190,39 @@ def test_every_field_of_a_number_is_in_a_fingerprint() -> None:
             texts.append(written(other))
             assert texts[-1] != text
     assert len(set(texts)) == len(texts)
+
+
+NOT_COMPARED = {
+    "Component": set[str](),
+    "Input": {"where"},
+    "LayoutText": {"where"},
+    "Rule": {"where"},
+    "SelectorText": {"where"},
+    "Source": {"where"},
+    "Target": set(NO_FINGERPRINT),
+}
+"""By class of the recipe: the fields that are in no fingerprint. Of those that are not named here every field is."""
+
+
+def test_only_places_in_files_are_in_no_fingerprint() -> None:
+    """And what stands for others. A field that does not take part in comparing is a decision: it is red here."""
+    found = {
+        name: {field.name for field in dataclasses.fields(each) if not field.compare}
+        for name, each in vars(model).items()
+        if inspect.isclass(each) and each.__module__ == model.__name__ and dataclasses.is_dataclass(each)
+    }
+    assert {name: fields for name, fields in found.items() if fields or name in NOT_COMPARED} == NOT_COMPARED
+
+
+def test_every_field_of_a_view_and_of_a_rule_is_decided() -> None:
+    """What frames, what LoRAs add and rules are found by, beside a target."""
+    decided = {
+        folder._VIEW_LIKENESS: {"layout", "specs", "kinds", "ema_dropped"},
+        folder._MODEL_LIKENESS: {"layout", "specs", "kinds", "ema_dropped", "palette", "delta"},
+        folder._RULE_LIKENESS: {"tensors"},
+    }
+    for likeness, names in decided.items():
+        assert set(likeness.names) == names
 
 
 @dataclasses.dataclass(frozen=True)
