@@ -21,7 +21,7 @@ from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
 from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.naming import EMA, EMA_PREFIX, own
-from mergebuild.formats import TensorInfo
+from mergebuild.formats import TensorInfo, registry
 from mergebuild.layouts import Layout, Patience, Places, Selector, detect, structure
 from mergebuild.lora import (
     Delta,
@@ -835,7 +835,7 @@ def _check_lora(target: Target, specs: Mapping[str, Spec]) -> None:
             where=target.where.place(),
             help="let its rank reach matrices of what they have in common, and drop fewer",
         )
-    if target.output is not None and target.output.endswith(("/", "\\")) and not is_adapter(specs):
+    if target.output is not None and registry.is_folder_text(target.output) and not is_adapter(specs):
         raise RecipeError.one(
             "bad-output",
             f"`output` of target `{target.name}` is a folder, and a LoRA with such names is one file",

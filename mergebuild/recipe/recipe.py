@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn, cast
 
 from mergebuild.errors import Problem, UsageError, did_you_mean
+from mergebuild.formats.registry import SUFFIXES
 from mergebuild.methods.method import Method
 from mergebuild.recipe.declared import Declared
 from mergebuild.recipe.families import Family, Values
@@ -352,7 +353,7 @@ class Recipe:
                 self._listed[name] = _Listed(values, text, path)
 
     def _output_like(self, text: str) -> str:
-        if not text.endswith(".safetensors"):
+        if not text.endswith(SUFFIXES):
             return ""
         shown = [os.path.relpath(path, self.root) for path in list(self._outputs.listed)[:10_000]]
         return did_you_mean(text, shown, otherwise="it is the output of no target")

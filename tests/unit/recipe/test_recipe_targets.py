@@ -381,6 +381,7 @@ def test_an_output_is_found_from_where_the_user_is(load: Load, tmp_path: Path, m
         ("one@alpha=1", "unknown-member", "a family has `foreach`"),
         ("out/mix-0.2.safetensors", "unknown-target",
          "did you mean `out/mix-0.3.safetensors`?  it is the output of no target"),
+        ("unlike/all.ckpt", "unknown-target", "it is the output of no target"),
         ("", "unknown-target", "`mergebuild list` shows all"),
     ],
 )  # fmt: skip
