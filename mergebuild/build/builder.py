@@ -480,16 +480,16 @@ class Builder:
 
     def _written(self, wave: Wave, done: PassResult, changed: frozenset[str], seconds: float) -> Iterator[_Written]:
         """Yield what a wave that was run wrote, file by file."""
-        for index, action in enumerate(wave.actions):
+        for file in wave.files:
             yield _Written(
-                wave.outputs[index].path,
+                file.output.path,
                 done.steps,
                 wave.copied,
-                wave.computed[index],
-                wave.bytes_read[index],
-                seconds / len(wave.actions),
+                file.computed,
+                file.bytes_read,
+                seconds / len(wave.files),
                 changed,
-                len(action.content.header_bytes),
+                len(file.output.header),
             )
 
     def _pass(self, work: Pass, names: Sequence[str]) -> PassResult:
@@ -520,7 +520,7 @@ class Builder:
         wave = Wave(Whereabouts(self._sources, self._shelf, self._plan.origins), counted=self._counted)
         for action in actions:
             wave.add(action, self._temporary(action))
-        names = _names(wave.actions)
+        names = _names(actions)
         with self._space(*self._temporaries(actions)):
             known = self._ledger.findings() if wave.operated else {}
             *before, work = wave.passes(known, lambda depth: self._publisher.scratch_path(str(depth)))
@@ -532,7 +532,7 @@ class Builder:
             changed = frozenset(self._sources.changed(sorted(self._sources.opened())))
             lost = {path for path in wave.artifacts() if self._shelf.look_again(path) is not Presence.OURS}
             seconds = time.perf_counter() - began - done.waited
-            for action, written in zip(wave.actions, self._written(wave, done, changed, seconds), strict=True):
+            for action, written in zip(actions, self._written(wave, done, changed, seconds), strict=True):
                 if lost:
                     written.path.unlink(missing_ok=True)
                     is_own = self._path(action) in lost

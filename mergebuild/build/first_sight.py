@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from mergebuild.build.pass_work import Wave
+from mergebuild.build.pass_work import Wave, WaveFile
 from mergebuild.engine.work import OutputRange, Pass, SeenGroup, UnseenGroup, UnseenInput, UnseenTensor
 from mergebuild.plan.actions import FileAction
 from mergebuild.sources.sources import SourceFile, Sources
@@ -47,14 +47,15 @@ class FirstSight:
     def __init__(self, wave: Wave, sources: Sources) -> None:
         self._wave = wave
         self._sources = sources
-        self._index: dict[str, int] = {}
+        self._files: dict[str, tuple[int, WaveFile]] = {}
+        """By target: the file, and its index in the wave."""
         self._knots: list[_Knot] = []
         self._unseen: list[str] = []
         """The sources that are not hashed."""
 
     def add(self, action: FileAction, temporary: Path) -> None:
         """Add a file, behind those that it reads; its header is a provisional one."""
-        self._index[action.name] = self._wave.output(action, temporary)
+        self._files[action.name] = len(self._wave.files), self._wave.output(action, temporary)
 
     def work(self) -> Pass:
         """Return the pass that makes the tensors of all files added, and hashes what is left of their sources."""
@@ -62,7 +63,7 @@ class FirstSight:
         owners = dict.fromkeys(key.owner for knot in tied for key in knot.sources)
         self._unseen = [owner for owner in owners if not self._sources.file(owner).is_hashed]
         self._knots = [*tied, *self._loose({key for knot in tied for key in knot.sources})]
-        return Pass(outputs=tuple(self._wave.outputs), unseen=tuple(map(self._group, self._knots)))
+        return Pass(outputs=self._wave.outputs, unseen=tuple(map(self._group, self._knots)))
 
     def settle(self, found: Sequence[SeenGroup]) -> list[SourceFile]:
         """Take what the pass found: give the sources their checksums, and the wave its figures; return the sources."""
@@ -73,8 +74,9 @@ class FirstSight:
                 if owner in checksums:
                     checksums[owner][tensor] = checksum
             for (owner, _), made in zip(knot.made, group.tensors, strict=True):
-                self._wave.computed[self._index[owner]] += made.is_computed
-                self._wave.bytes_read[self._index[owner]] += made.bytes_read
+                _, file = self._files[owner]
+                file.computed += made.is_computed
+                file.bytes_read += made.bytes_read
         for owner, of_tensors in checksums.items():
             source = self._sources.file(owner)
             source.checksums = {name: of_tensors[name] for name in source.tensors}
@@ -101,8 +103,8 @@ class FirstSight:
             return key
 
         inputs: list[tuple[_Key, list[_Key]]] = []
-        for name, index in self._index.items():
-            for tensor, form in self._wave.actions[index].description.blueprint.forms.items():
+        for name, (_, file) in self._files.items():
+            for tensor, form in file.action.description.blueprint.forms.items():
                 keys = [_Key(slot.owner, slot.tensor(tensor)) for slot, _ in form.terms]
                 inputs.append((_Key(name, tensor), keys))
                 for key in keys:
@@ -111,7 +113,7 @@ class FirstSight:
         for made, keys in inputs:  # in the order of the files, so that each stands behind what it needs
             knot = knots.setdefault(root(made), _Knot())
             knot.made.append(made)
-            knot.sources |= dict.fromkeys(key for key in keys if key.owner not in self._index)
+            knot.sources |= dict.fromkeys(key for key in keys if key.owner not in self._files)
         return list(knots.values())
 
     def _loose(self, tied: set[_Key]) -> list[_Knot]:
@@ -135,9 +137,8 @@ class FirstSight:
 
     def _tensor(self, key: _Key, order: Mapping[_Key, int]) -> UnseenTensor:
         """Return a tensor of a target. `order`: the inputs and tensors of its group."""
-        index = self._index[key.owner]
-        action = self._wave.actions[index]
-        info = action.content.header.tensors[key.tensor]
-        form = action.description.blueprint.forms[key.tensor]
+        index, file = self._files[key.owner]
+        info = file.action.content.header.tensors[key.tensor]
+        form = file.action.description.blueprint.forms[key.tensor]
         terms = tuple((order[_Key(slot.owner, slot.tensor(key.tensor))], share) for slot, share in form.terms)
         return UnseenTensor(OutputRange(index, info.begin), info.dtype, info.shape, terms)

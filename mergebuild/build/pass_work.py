@@ -30,7 +30,7 @@ from mergebuild.plan.tensors import Made, Operand, SurveyKey
 from mergebuild.sources.sources import Sources
 from mergebuild.store import Held, Shelf
 
-__all__ = ["Lying", "Wave", "Whereabouts"]
+__all__ = ["Lying", "Wave", "WaveFile", "Whereabouts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,37 +97,49 @@ class Whereabouts:
         return Lying(leaf, held.entry.checksum, held.entry.nonfinite)
 
 
+@dataclass(eq=False, slots=True)
+class WaveFile:
+    """A file of a wave: what is to be made, and the pass's figures of it."""
+
+    action: FileAction
+    output: OutputFile
+    computed: int = 0
+    """How many tensors are computed for it."""
+    bytes_read: int = 0
+
+
 @dataclass
 class Wave:
-    """Files that are written in one pass, and what the pass takes; lists are in the order of `actions`."""
+    """Files that are written in one pass, and what the pass takes."""
 
     whereabouts: Whereabouts
-    actions: list[FileAction] = field(default_factory=list)
-    outputs: list[OutputFile] = field(default_factory=list)
+    files: list[WaveFile] = field(default_factory=list)
     copied: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     """By digest: checksum and count of values not finite, for what is copied."""
-    computed: list[int] = field(default_factory=list)
-    """How many tensors are computed for each file."""
-    bytes_read: list[int] = field(default_factory=list)
     counted: set[bytes] = field(default_factory=set)
     """Tensors that arithmetic makes in this wave or did in one before: each counts once, where it is needed first."""
     draft: PassDraft = field(default_factory=PassDraft)
     operated: dict[bytes, Made] = field(default_factory=dict)
     """The tensors that operations make, by digest."""
+    laid_out: tuple[OutputFile, ...] = ()
+    """The file of intermediate tensors, of a wave that writes nothing else."""
 
-    def output(self, action: FileAction, temporary: Path) -> int:
-        """Add an action's file, to be written at a temporary path; return its index."""
+    @property
+    def outputs(self) -> tuple[OutputFile, ...]:
+        """What is written."""
+        return tuple(each.output for each in self.files) or self.laid_out
+
+    def output(self, action: FileAction, temporary: Path) -> WaveFile:
+        """Add an action's file, to be written at a temporary path; return it."""
         content = action.content
-        self.actions.append(action)
-        self.outputs.append(OutputFile(temporary, content.header_bytes, content.size, content.packing.fixed))
-        self.computed.append(0)
-        self.bytes_read.append(0)
-        return len(self.actions) - 1
+        output = OutputFile(temporary, content.header_bytes, content.size, content.packing.fixed)
+        self.files.append(WaveFile(action, output))
+        return self.files[-1]
 
     def add(self, action: FileAction, temporary: Path) -> None:
         """Add a file whose tensors are known by digest."""
         content = action.content
-        index = self.output(action, temporary)
+        index, file = len(self.files), self.output(action, temporary)
         lying = self._lying(action)
         read: dict[bytes, int] = {}
         for each in content.made:
@@ -138,11 +150,11 @@ class Wave:
                     self.copied[each.digest] = (there.checksum, there.nonfinite)
                     read[each.digest] = each.nbytes
                 case Way.STEP:
-                    self.computed[index] += each.digest not in self.counted
+                    file.computed += each.digest not in self.counted
                     self._add_step(each)
                     leaves = self.draft.leaves
                     read |= {digest: leaf.size for digest in each.reads if (leaf := leaves.get(digest))}
-        self.bytes_read[index] = sum(read.values())
+        file.bytes_read = sum(read.values())
 
     def passes(self, known: Container[bytes], path_of: Callable[[int], Path]) -> list[Pass]:
         """Return the pass that writes the files, behind those that lay out for it what it reads whole.
@@ -159,7 +171,7 @@ class Wave:
         if not unlaid:
             return [self._pass(surveys.values(), {})]
         before = Wave(self.whereabouts)
-        laid = before.lay_out(unlaid, path_of(depth))
+        laid = before._lay_out(unlaid, path_of(depth))
         return [*before._passes(known, path_of, depth + 1), self._pass(surveys.values(), laid)]
 
     def _unlaid(self, surveys: Iterable[SurveyKey]) -> list[Made]:
@@ -172,15 +184,15 @@ class Wave:
         assert all(found)  # a target stands in a later wave than the files that it reads whole
         return [each for each in found if each is not None]
 
-    def lay_out(self, made: Sequence[Made], path: Path) -> Mapping[bytes, Leaf]:
-        """Have the pass write tensors into a file that holds nothing else; return where each will lie."""
+    def _lay_out(self, made: Sequence[Made], path: Path) -> Mapping[bytes, Leaf]:
+        """Have the pass of a wave without files write tensors into one; return where each will lie."""
         offset, leaves = 0, {}
         for each in made:
-            if self.draft.put(each.digest, OutputRange(len(self.outputs), offset), None) is Way.STEP:
+            if self.draft.put(each.digest, OutputRange(0, offset), None) is Way.STEP:
                 self._add_step(each)
             leaves[each.digest] = Leaf(each.digest, each.spec.dtype, each.count, Location(path, offset, each.nbytes))
             offset += each.nbytes
-        self.outputs.append(OutputFile(path, b"", offset))
+        self.laid_out = (OutputFile(path, b"", offset),)
         return leaves
 
     def _pass(self, surveys: Iterable[SurveyKey], laid: Mapping[bytes, Leaf]) -> Pass:
@@ -192,7 +204,7 @@ class Wave:
                 parts = tuple(_combination(part, leaves) for part in made.parts)
                 steps[digest] = steps[digest].with_parts(parts)
         return Pass(
-            outputs=tuple(self.outputs),
+            outputs=self.outputs,
             leaves=self.draft.leaves,
             steps=steps,
             copies=tuple(self.draft.copies),

@@ -56,9 +56,9 @@ def test_tensors_are_steps_or_copies(pair: Lab) -> None:
     """What differs is computed; what both have, and integers, are copied."""
     pair.write(target("a", "x/2 + y/2"))
     with planned(pair, "a") as (wave, work):
-        assert wave.computed == [2]
+        assert [file.computed for file in wave.files] == [2]
         assert sorted(copy.location.size for copy in work.copies) == [4, 8]
-        assert wave.bytes_read == [2 * 12 + 2 * 8 + 4 + 8]
+        assert [file.bytes_read for file in wave.files] == [2 * 12 + 2 * 8 + 4 + 8]
         assert {leaf.location.path.name for leaf in work.leaves.values()} == {"x.safetensors", "y.safetensors"}
         assert wave.artifacts() == set()
 
@@ -67,10 +67,10 @@ def test_an_equal_target_is_more_places_of_the_same_steps(pair: Lab) -> None:
     """Nothing is computed or read for the second; its own difference is."""
     pair.write(target("a", "x/2 + y/2") + target("b", "k*y + h*x", "h = 0.5", "k = { default = 0.5, v = 1 }"))
     with planned(pair, "a", "b") as (wave, work):
-        assert wave.computed == [2, 1]
+        assert [file.computed for file in wave.files] == [2, 1]
         places = sorted(len(step.places) for step in work.steps.values())
         assert places == [1, 1, 2]
-        assert wave.bytes_read[1] == 2 * 8 + 4 + 8
+        assert wave.files[1].bytes_read == 2 * 8 + 4 + 8
 
 
 def test_a_target_that_reads_another_of_the_wave_reads_its_steps(pair: Lab) -> None:
@@ -95,7 +95,7 @@ def test_what_an_artifact_holds_is_copied_from_there(pair: Lab) -> None:
     pair.build()
     pair.write(target("a", "x/2 + y/2") + target("b", "h*x + h*y", "h = { default = 0.5, v = 0.25 }"))
     with planned(pair, "b") as (wave, work):
-        assert wave.computed == [1]
+        assert [file.computed for file in wave.files] == [1]
         assert wave.artifacts() == {pair / "a.safetensors"}
         assert {copy.location.path for copy in work.copies} == {pair / "a.safetensors"}
         assert 12 in [copy.location.size for copy in work.copies]
@@ -111,9 +111,9 @@ def test_what_is_not_finite_is_not_taken_from_an_artifact(lab: Lab) -> None:
     lab.build()
     lab.write(target("a", "x/2 + y/2", allowed) + target("b", "h*x + h*y", "h = { default = 0.5, v = 0.25 }"))
     with planned(lab, "b") as (wave, _):
-        assert wave.computed == [2]
+        assert [file.computed for file in wave.files] == [2]
         assert wave.artifacts() == set()
     lab.write(target("a", "x/2 + y/2", allowed) + target("b", "a", 'drop = ["v"]'))
     with planned(lab, "b") as (wave, _):
-        assert wave.computed == [0]
+        assert [file.computed for file in wave.files] == [0]
         assert wave.artifacts() == {lab / "a.safetensors"}
