@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).parents[1]
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", settings.get_profile("shared machine"), max_examples=20)
 settings.load_profile("shared machine")
 
 

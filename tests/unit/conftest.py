@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from disks import Disk, small_disk
 from lab import Lab
+
+HERE = Path(__file__).parent
+
+
+BUILDING = frozenset(("disk", "lab"))
+"""The fixtures of tests that build projects."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark `fast` what neither builds a project on disk nor starts a process, and is not slow."""
+    for item in items:
+        if (
+            HERE in item.path.parents
+            and not item.get_closest_marker("processes")
+            and not item.get_closest_marker("slow")
+        ):
+            assert isinstance(item, pytest.Function)
+            if not BUILDING & set(item.fixturenames):
+                item.add_marker("fast")
 
 
 @pytest.fixture

@@ -22,7 +22,10 @@ from mergebuild.lora import match
 from mergebuild.project.project import load
 from mergebuild.sources.opening import read_model
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures with what only Linux has")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="measures with what only Linux has"),
+]
 
 
 def test_outputs_are_removed_before_and_after(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from benchmarks.lab import Lab
 from mergebuild.engine import devices
 from mergebuild.methods.catalog import METHODS
 
+pytestmark = pytest.mark.processes
+
 
 def test_every_exact_method_is_tried() -> None:
     """But for LoRAs', which have files of their own kind."""

@@ -9,7 +9,10 @@ import pytest
 
 from benchmarks.process import ProcessFailedError, Sample, even_out, measure, parse_counters
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures with what only Linux has")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="measures with what only Linux has"),
+]
 
 MIB = 1 << 20
 

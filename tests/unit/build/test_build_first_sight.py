@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from example_counts import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from lab import Lab
 from model_files import TORCH, as_bytes
@@ -150,9 +151,7 @@ def outcome(lab: Lab, **options: Any) -> object:
     ]
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_first_sight_changes_no_byte(tmp_path: Path, data: st.DataObject) -> None:
     """Any recipe over any sources: the files, digests and failures of a build that hashed everything first."""

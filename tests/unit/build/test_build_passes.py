@@ -69,6 +69,7 @@ def test_a_pass_that_was_pickled_does_the_same(
     assert len(passes) > 1 or kind not in ("surveys", "loras")
 
 
+@pytest.mark.processes
 def test_a_pass_is_done_by_another_process(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]
 ) -> None:

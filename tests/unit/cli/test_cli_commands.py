@@ -386,6 +386,7 @@ def test_variables_that_never_come_are_refused_at_once(
     assert "`--vars -` reads what a command writes" in found.err
 
 
+@pytest.mark.processes
 def test_variables_from_a_pipe_without_end_are_refused(project: FakeProject, mergebuild: Mergebuild) -> None:
     with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
@@ -393,6 +394,7 @@ def test_variables_from_a_pipe_without_end_are_refused(project: FakeProject, mer
     assert (found.code, "it has more than 1,048,576 bytes" in found.err) == (2, True)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", ["echo m=0.3", "(printf m=; sleep 0.3; echo 0.3)"])
 def test_variables_may_come_from_a_pipe(
     project: FakeProject, mergebuild: Mergebuild, tmp_path: Path, command: str

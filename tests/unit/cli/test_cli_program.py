@@ -19,6 +19,8 @@ import mergebuild as mergebuild_package
 from mergebuild import __version__
 from mergebuild.cli.program import COMMANDS
 
+pytestmark = pytest.mark.processes
+
 HERE = {"PYTHONPATH": str(Path(mergebuild_package.__file__).parents[1])}
 HEAVY = {"torch", "numpy", "networkx", "rich", "safetensors"}
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from example_counts import examples
 from fake_device import FakeDevice
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from kernel_cases import tensors
 from model_files import as_bytes
@@ -28,6 +29,8 @@ from mergebuild.engine.work import KernelCall, Leaf, Location, OutputFile, Outpu
 from mergebuild.errors import UsageError
 from mergebuild.events import Event, Notice
 from mergebuild.methods.catalog import METHODS
+
+pytestmark = pytest.mark.slow
 
 FLOATS = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float64")
 
@@ -128,7 +131,7 @@ def test_methods_give_the_processors_bytes(tmp_path: Path, device: FakeDevice, s
     assert "in" in device.notes
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     count=st.integers(1, 4000),
     staged=st.sampled_from([8, 64, 512, 1 << 14]),

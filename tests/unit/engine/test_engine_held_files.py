@@ -33,6 +33,7 @@ def read_for_a_while(mappings: Mappings, path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.processes
 def test_a_file_that_is_cut_short_while_it_is_read_ends_the_reading(path: Path) -> None:
     """With an error, where a look behind its new end would end the process; who cuts it waits no longer than that."""
     with Mappings() as mappings:

@@ -39,6 +39,7 @@ def test_however_the_trial_ends_it_says_that_torch_does_not_fit(monkeypatch: pyt
     assert caught.value.problems[0].code == "no-memory"
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("limited")
 def test_the_trial_is_made_once_and_imports_nothing_from_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")

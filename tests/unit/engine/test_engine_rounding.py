@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from example_counts import examples
 from fake_device import FakeDevice
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lab import Lab
 from model_files import TORCH
@@ -93,7 +94,7 @@ def test_a_lone_tensor_of_float64_is_rounded_once(tmp_path_factory: pytest.TempP
     """To what exact fractions say; and what is too large is counted by the value itself, not by one rounded before."""
     folder = tmp_path_factory.mktemp("once")
 
-    @settings(deadline=None, max_examples=200)
+    @examples(200)
     @given(VALUES)
     def check(values: list[float]) -> None:
         values = values + SURE

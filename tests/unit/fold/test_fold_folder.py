@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from example_counts import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from lab import Lab
 from model_files import as_bytes, write_model
@@ -103,7 +104,7 @@ def folder_of(root: Path, text: str) -> Folding:
     return Folding(recipe, Sources(recipe.sources, MemoryStore(root / "no-store"), folder=root))
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(graphs())
 def test_coefficients_are_exact_over_any_graph(models: Path, drawn: tuple[str, dict[str, dict[str, Fraction]]]) -> None:
     """Virtual targets fold away, files stay slots, and every coefficient is the model's to the last digit."""

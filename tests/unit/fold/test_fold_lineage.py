@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from example_counts import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from lab import Lab
 
@@ -91,7 +92,7 @@ def test_shares_go_through_files_whose_tensors_have_other_names(three: Lab) -> N
     st.dictionaries(st.sampled_from(NAMES), st.integers(0, 3), min_size=1),
     st.lists(st.sampled_from([Fraction(0), Fraction(1, 2), Fraction(1)]), min_size=8, max_size=8),
 )
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_proportions_by_kinds_are_those_of_the_tensors(kinds: dict[str, int], numbers: list[Fraction]) -> None:
     """What is remembered of one member of a family says the right thing of the next."""
     order = {kind: index for index, kind in enumerate(dict.fromkeys(kinds.values()))}

@@ -10,7 +10,8 @@ import pickle
 import weakref
 from fractions import Fraction
 
-from hypothesis import given, settings
+from example_counts import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mergebuild.fold.forms import Form, Kinds, Slot, Spec
@@ -81,7 +82,7 @@ def renamings(draw: st.DrawFn) -> tuple[list[str], list[dict[str, str]], dict[tu
 
 
 @given(renamings(), st.lists(st.fractions(-2, 2, max_denominator=4).filter(bool), min_size=2, max_size=4))
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_a_target_planned_through_a_table_is_what_it_is_over_files_with_its_own_names(
     drawn: tuple[list[str], list[dict[str, str]], dict[tuple[str, str], Origin]], numbers: list[Fraction]
 ) -> None:

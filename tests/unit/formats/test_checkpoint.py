@@ -174,6 +174,7 @@ def test_files_of_more_than_four_gibibytes_are_read(tmp_path: Path) -> None:
     path.unlink()
 
 
+@pytest.mark.slow
 def test_archives_of_more_than_65535_entries_are_read(tmp_path: Path) -> None:
     layout = CheckpointLayout([(str(number), "uint8", (0,)) for number in range(65_600)])
     path = tmp_path / "many.ckpt"

@@ -163,6 +163,7 @@ def test_tensor_infos_are_values() -> None:
         info.begin = 0  # type: ignore[misc]
 
 
+@pytest.mark.processes
 def test_formats_load_no_heavy_library() -> None:
     """`plan` reads headers, and must not wait for torch."""
     code = (

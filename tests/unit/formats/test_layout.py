@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from example_counts import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from model_files import TORCH, as_bytes
 from safetensors import safe_open
@@ -54,7 +55,7 @@ def relative(header: Header) -> dict[str, tuple[int, int]]:
 
 
 @given(tensors=TENSORS, metadata=METADATA)
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_what_is_written_is_what_is_read(
     tmp_path_factory: pytest.TempPathFactory, tensors: list[tuple[str, str, Sequence[int]]], metadata: dict[str, str]
 ) -> None:
@@ -77,7 +78,7 @@ def test_what_is_written_is_what_is_read(
 
 
 @given(tensors=TENSORS, metadata=METADATA)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_every_tensor_can_be_looked_at_in_place(
     tensors: list[tuple[str, str, Sequence[int]]], metadata: dict[str, str]
 ) -> None:
@@ -91,7 +92,7 @@ def test_every_tensor_can_be_looked_at_in_place(
 
 
 @given(tensors=TENSORS, metadata=METADATA, order=st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_order_given_does_not_matter(
     tensors: list[tuple[str, str, Sequence[int]]], metadata: dict[str, str], order: random.Random
 ) -> None:
@@ -102,7 +103,7 @@ def test_the_order_given_does_not_matter(
 
 
 @given(tensors=TENSORS, first=METADATA, second=METADATA)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_metadata_move_no_tensor(
     tensors: list[tuple[str, str, Sequence[int]]], first: dict[str, str], second: dict[str, str]
 ) -> None:
@@ -113,7 +114,7 @@ def test_metadata_move_no_tensor(
 
 
 @given(tensors=TENSORS, metadata=METADATA)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_data_start_on_a_page_and_whole_pages_come_first(
     tensors: list[tuple[str, str, Sequence[int]]], metadata: dict[str, str]
 ) -> None:
@@ -209,7 +210,7 @@ def test_the_table_of_dtypes_is_torchs() -> None:
 
 
 @given(tensors=TENSORS, first=METADATA, second=METADATA)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_one_arrangement_serves_files_with_any_metadata(
     tensors: list[tuple[str, str, Sequence[int]]], first: dict[str, str], second: dict[str, str]
 ) -> None:

@@ -7,7 +7,8 @@ import time
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from example_counts import examples
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from mergebuild.layouts import globs
@@ -19,7 +20,7 @@ NAMES = st.lists(st.text(f"{SIGNS}*?", max_size=9), max_size=9, unique=True)
 
 
 @pytest.mark.parametrize("few", [0, 4096], ids=["by bits", "by expressions"])
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=GLOBS, names=NAMES)
 @example(text="*ab*ba", names=["aba", "abba", "ab", "xabxba"])
 @example(text="[]a]*[!]]", names=["]b", "a]", "aab"])

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 import torch
+from example_counts import examples
 from fake_device import Remote, remotely
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from kernel_cases import KINDS, SHAPES, call_of, tensors
 from kernel_driver import kernel_of, run, state_of
@@ -275,7 +276,7 @@ def _same(one: Tensor | str, other: Tensor | str) -> bool:
 
 
 @every_method
-@settings(max_examples=12)
+@examples(12)
 @given(data=st.data())
 def test_no_cut_matters(name: str, data: st.DataObject) -> None:
     """Chunk invariance: the same bits however the tensor is cut within the method's grain, in each pass anew."""
@@ -296,7 +297,7 @@ def test_no_cut_matters_to_large_tensors(name: str) -> None:
 
 
 @every_method
-@settings(max_examples=4)
+@examples(4)
 @given(data=st.data())
 def test_no_kernel_cares_where_its_inputs_lie(name: str, data: st.DataObject) -> None:
     """What it makes for itself lies beside them, on any device; an exact one asks only for what all do alike."""
@@ -307,7 +308,7 @@ def test_no_kernel_cares_where_its_inputs_lie(name: str, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("name", [name for name, trial in TRIALS.items() if not trial.not_idempotent])
-@settings(max_examples=10)
+@examples(10)
 @given(data=st.data())
 def test_equal_inputs_give_themselves(name: str, data: st.DataObject) -> None:
     """Nothing is rounded and no seed shows where all models agree."""
@@ -339,6 +340,7 @@ _MANY_AXES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @every_method
 def test_tensors_may_have_64_axes(name: str) -> None:
     """As many as a file may say. Those of size 1 are no other signal, nor another matrix."""
@@ -351,7 +353,7 @@ def test_tensors_may_have_64_axes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, trial in TRIALS.items() if not trial.line])
-@settings(max_examples=8)
+@examples(8)
 @given(data=st.data())
 def test_a_number_is_a_tensor_of_one_element(name: str, data: st.DataObject) -> None:
     chosen = data.draw(st.sampled_from(TRIALS[name].settings), "parameters")
@@ -363,7 +365,7 @@ def test_a_number_is_a_tensor_of_one_element(name: str, data: st.DataObject) -> 
 
 
 @every_method
-@settings(max_examples=20)
+@examples(20)
 @given(data=st.data())
 def test_what_is_no_number_never_passes_for_one(name: str, data: st.DataObject) -> None:
     """A NaN shows in the result or is refused. If neither, the value at its place is not used: any does as well."""
@@ -382,7 +384,7 @@ def test_what_is_no_number_never_passes_for_one(name: str, data: st.DataObject) 
 
 
 @pytest.mark.parametrize("name", [name for name, trial in TRIALS.items() if trial.symmetric])
-@settings(max_examples=10)
+@examples(10)
 @given(data=st.data())
 def test_the_order_of_inputs_does_not_matter_where_the_method_is_symmetric(name: str, data: st.DataObject) -> None:
     """Each may stand in another's place, with its parameters; of sums, only the rounding changes."""
@@ -412,7 +414,7 @@ SEEDED = [name for name in TRIALS if METHODS[name].parameter("seed") is not None
 
 @pytest.mark.parametrize("name", SEEDED)
 @given(seed=st.integers(0, 2**64 - 1), other=st.integers(0, 2**64 - 1))
-@settings(max_examples=5)
+@examples(5)
 def test_a_seed_gives_the_same_again_and_another_another(name: str, seed: int, other: int) -> None:
     """As does the name of the tensor: equal tensors of a model get masks and noise of their own."""
     assume(seed != other)

@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 from test_every_method import TRIALS
 
 from mergebuild.methods.catalog import METHODS
+
+pytestmark = pytest.mark.processes
 
 _PROGRAM = """
 import torch, xxhash

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 
-from hypothesis import given, settings
+from example_counts import examples
+from hypothesis import given
 from test_plan_tensors import grids
 
 from mergebuild.fold.forms import Form, Kinds, Slot, Spec
@@ -23,7 +24,7 @@ def tensors(names: list[str], palette: list[Form], origins: dict[tuple[str, str]
 
 
 @given(grids())
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_keys_are_read_back(
     drawn: tuple[dict[str, int], dict[str, Spec], list[list[Form]], dict[tuple[str, str], Origin]],
 ) -> None:

@@ -484,6 +484,7 @@ print(*sorted({"torch", "numpy", "pytest"} & sys.modules.keys()))
 """
 
 
+@pytest.mark.processes
 def test_planning_needs_no_torch() -> None:
     """Nor do the stand-ins that these tests plan with."""
     run = subprocess.run(

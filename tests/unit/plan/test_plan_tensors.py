@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 
-from hypothesis import given, settings
+from example_counts import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from lab import Lab
 
@@ -44,7 +45,7 @@ def grids(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, Spec], list[list[F
 
 
 @given(grids())
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_a_target_put_into_a_grid_is_what_its_tensors_are_one_by_one(
     drawn: tuple[dict[str, int], dict[str, Spec], list[list[Form]], dict[tuple[str, str], Origin]],
 ) -> None:

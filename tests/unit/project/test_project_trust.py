@@ -210,6 +210,7 @@ def test_variables_of_a_mergefile_are_no_ones_of_the_environment(one: Lab, elsew
     assert as_it_was(elsewhere)
 
 
+@pytest.mark.processes
 def test_no_word_is_lost_when_many_are_given_at_once(one: Lab, tmp_path: Path) -> None:
     program = (
         "import pathlib, sys\nfrom mergebuild.project.project import trust\nfolder = pathlib.Path(sys.argv[1])\n"
@@ -236,6 +237,7 @@ def test_a_word_that_is_not_written_in_full_is_none(one: Lab, tmp_path: Path, mo
     trust.require(one.root, dict.fromkeys(paths), paths)
 
 
+@pytest.mark.processes
 def test_python_m_imports_nothing_from_the_folder_that_one_stands_in(tmp_path: Path) -> None:
     for name in ("click", "tomli", "xxhash", "torch", "json", "platformdirs"):
         (tmp_path / f"{name}.py").write_text("open('ran', 'w')\n")

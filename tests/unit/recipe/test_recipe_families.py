@@ -76,6 +76,7 @@ def calls_of(work: Callable[[], object]) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", [Project.plan, Project.status], ids=["plan", "status"])
 def test_a_family_costs_as_much_a_member_whatever_its_size(verb: Callable[[Project], object], tmp_path: Path) -> None:
     """Never built, so that all of it is read, folded, identified and judged."""

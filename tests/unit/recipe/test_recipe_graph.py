@@ -175,6 +175,7 @@ def test_everything_stands_behind_what_it_is_made_of(below: list[set[int]]) -> N
     assert all(found.index(edge.source) < found.index(edge.target) for edge in edges)
 
 
+@pytest.mark.processes
 def test_networkx_is_imported_only_to_order() -> None:
     code = "import sys, mergebuild.recipe.graph; sys.exit('networkx' in sys.modules)"
     root = Path(mergebuild.__file__).parents[1]

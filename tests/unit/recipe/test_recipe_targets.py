@@ -452,6 +452,7 @@ def test_a_range_never_drifts_and_never_passes_its_end(
     assert len(members) == (last - first) // size + 1
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_members_are_listed_and_one_more_is_refused(load: Load) -> None:
     text = SOURCES + (
         "[targets.f]\nforeach.x = { from = 1, to = 1000, step = 1 }\nforeach.y = { from = 1, to = 100, step = 1 }\n"

@@ -289,6 +289,7 @@ def test_a_disk_that_fails_is_not_full(
     state.close()
 
 
+@pytest.mark.processes
 def test_a_limit_on_files_is_want_of_space(tmp_path: Path) -> None:
     """Tried with the limit itself, in a process of its own."""
     program = f"""

@@ -22,7 +22,8 @@ from typing import BinaryIO
 import pytest
 import torch
 from disks import Disk
-from hypothesis import given, settings
+from example_counts import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mergebuild.system import portable
@@ -162,7 +163,7 @@ def test_only_inability_is_answered_with_false(
 @given(
     content=st.binary(max_size=3000), begin=st.integers(0, 3000), length=st.integers(0, 3000), at=st.integers(0, 5000)
 )
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @pytest.mark.parametrize("hidden", ["", "1"])
 def test_copy_range_copies_just_that_range(
     tmp_path_factory: pytest.TempPathFactory, hidden: str, content: bytes, begin: int, length: int, at: int
@@ -336,6 +337,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("code", [WRITE, CUT])
 def test_who_wants_to_write_to_a_file_that_is_held_waits(tmp_path: Path, code: str) -> None:
     """Until it is let go of, although it is mapped still; nobody dies of the signal that tells us."""
@@ -396,6 +398,7 @@ def test_what_is_no_file_has_no_writer(tmp_path: Path) -> None:
     assert not portable.has_writer(tmp_path / "none")
 
 
+@pytest.mark.processes
 def test_looking_for_writers_disturbs_none(tmp_path: Path) -> None:
     """The file is let go of at once."""
     path = tmp_path / "file"
@@ -490,6 +493,7 @@ def test_system_calls_are_found_by_either_name() -> None:
         assert portable._system_call("sync_file_range64", "sync_file_range", kinds) is not None
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not ON_LINUX, reason="elsewhere none is loaded ahead")
 def test_a_library_is_loaded_while_others_have_the_interpreter(tmp_path: Path) -> None:
     """In a process of its own: whoever imports it later has it at once. One that is not there is nobody's error."""
@@ -850,6 +854,7 @@ def _spend(seconds: float) -> None:
         hashlib.sha256(bytes(1 << 20)).digest()
 
 
+@pytest.mark.processes
 def test_a_limit_of_time_does_not_count_while_the_process_is_suspended() -> None:
     """Ctrl-Z, a closed lid, a paused container: the processor time that is left is the same after it."""
     program = (

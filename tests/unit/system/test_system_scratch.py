@@ -37,6 +37,7 @@ def paths(tmp_path: Path) -> list[Path]:
     return found
 
 
+@pytest.mark.processes
 def test_what_is_noted_is_removed_and_nothing_can_be_noted_after(paths: list[Path]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ENDS, *map(str, paths)],
