@@ -22,7 +22,12 @@ def command(settings: Settings, target: str, tensor: str | None) -> int:
     With --tensor, show every line that the tensor's digest is made of, those that differ with a mark.
     """
     (asked,) = targets_from_here(settings, (target,))
-    why = open_project(settings).why(asked, tensor=tensor)
+    project = open_project(settings)
+    if tensor is None:
+        why = project.why(asked)
+    else:
+        with settings.console.listening() as emit:  # sources that were not read yet are
+            why = project.why(asked, tensor=tensor, emit=emit)
     settings.console.answer(why.to_json(), tensor_lines(why.tensor) if why.tensor else why_lines(why))
     settings.console.problems(why.problems)
     return 0

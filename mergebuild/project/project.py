@@ -235,7 +235,7 @@ class Project:
             return StatusResult(tuple(states), tuple(self._shown(row.path) for row in orphans))
 
     @_resilient
-    def why(self, target: str, *, tensor: str | None = None) -> WhyResult:
+    def why(self, target: str, *, tensor: str | None = None, emit: Emit = silent) -> WhyResult:
         """Say what differs from a target's last build; of one that a build would refuse, why.
 
         With the name of a `tensor`, also what it follows from and what it was built from. All sources are read then.
@@ -244,7 +244,7 @@ class Project:
             UsageError: neither the target nor its last build has such a tensor.
         """
         name = self._one(target)
-        with self._session(silent) as session:
+        with self._session(emit) as session:
             plan = self._planned(session, (name,), hash_all=tensor is not None, look_closely=tensor is not None)
             plan = self._gate(session).ask(plan, session.planner)
             if plan.blocked:
