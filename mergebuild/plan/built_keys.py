@@ -167,9 +167,12 @@ class BuiltKeys:
         """Return the key of an intermediate tensor, as it was then."""
         return self._by_digest.get(digest)
 
-    def owners(self) -> Iterator[tuple[bytes, str, str]]:
-        """Yield the digest of each input with an owner of it, and what that calls it."""
-        return (owned for each in (self._tensors, *self._intermediates) for owned in each.owners())
+    def owners(self, name: str | None = None) -> Iterator[tuple[bytes, str, str]]:
+        """Yield the digest of each input with an owner of it, and what that calls it.
+
+        `name`: of the inputs of this tensor, and of the intermediate tensors of this name, alone.
+        """
+        return (owned for each in (self._tensors, *self._intermediates) for owned in each.owners(name))
 
     @cached_property
     def _by_digest(self) -> Mapping[bytes, Key]:
@@ -193,12 +196,13 @@ class _Keys:
             self._inputs.append(InputsOfRow(dtype, names, [tuple(shape) for shape in shapes], inputs_of, named))
             self._places |= {name: (number, index) for index, name in enumerate(names)}
 
-    def owners(self) -> Iterator[tuple[bytes, str, str]]:
-        """Yield the digest of each input with an owner of it, and what that calls it."""
-        for row in self._inputs:
-            for index, (name, inputs) in enumerate(zip(row.names, row.inputs, strict=True)):
-                for digest, owners in zip(inputs, row.owners, strict=True):
-                    yield from ((digest, each.name, each.tensors[index] if each.tensors else name) for each in owners)
+    def owners(self, name: str | None) -> Iterator[tuple[bytes, str, str]]:
+        """Yield the digest of each input, of one tensor or of all, with an owner of it, and what that calls it."""
+        places = self._places.items() if name is None else [(name, self._places[name])] if name in self._places else ()
+        for tensor, (number, index) in places:
+            row = self._inputs[number]
+            for digest, owners in zip(row.inputs[index], row.owners, strict=True):
+                yield from ((digest, each.name, each.tensors[index] if each.tensors else tensor) for each in owners)
 
     def all(self) -> Iterator[Key]:
         """Yield the key of each tensor."""

@@ -54,12 +54,19 @@ def explained(name: str, before: Described | None, after: Described | None, note
     return TensorWhy(name, what(before), what(after), tuple(_paired(one, other)), note)
 
 
-def labelled(owners: Iterable[tuple[bytes, str]]) -> dict[bytes, str]:
-    """Return the label of each digest, given one at a time: equal tensors have several, and these are one label."""
+def labelled(own: Iterable[tuple[bytes, str]], others: Iterable[tuple[bytes, str]]) -> dict[bytes, str]:
+    """Return the label of each digest, given one at a time.
+
+    Equal inputs of the tensor itself (`own`) are all named. Elsewhere hundreds may be equal, such as biases that are 0:
+    of these the first is.
+    """
     found: dict[bytes, dict[str, None]] = {}
-    for digest, label in owners:
+    for digest, label in own:
         found.setdefault(digest, {})[label] = None
-    return {digest: " = ".join(labels) for digest, labels in found.items()}
+    labels = {digest: " = ".join(named) for digest, named in found.items()}
+    for digest, label in others:
+        labels.setdefault(digest, label)
+    return labels
 
 
 def _lines(described: Described) -> Iterator[_Shown]:

@@ -27,9 +27,12 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
     now = BuiltKeys.of(packed_keys(description.tensors, description.intermediates))
     packed = ledger.keys(description.name)
     built = BuiltKeys.of(packed) if packed else None
-    labels = _labels(now, origins)
-    after = _described(now, tensor, labels)
-    before = _described(built, tensor, _labels(built, origins) | labels)  # equal tensors have one name in both columns
+    both = [each for each in (now, built) if each is not None]
+    labels = labelled(  # one name for one tensor, whichever column it stands in
+        ((digest, origins.label(*owned)) for each in both for digest, *owned in each.owners(tensor)),
+        ((digest, origins.label(*owned)) for each in both for digest, *owned in each.owners()),
+    )
+    before, after = (_described(each, tensor, labels) for each in (built, now))
     if before is None and after is None:
         hint = did_you_mean(tensor, description.blueprint.specs, otherwise="`mergebuild inspect --tensors` lists them")
         raise UsageError.one("unknown-tensor", f"target `{description.name}` has no tensor `{tensor}`", help=hint)
@@ -42,11 +45,6 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
     else:
         note = "" if after is not None else "the mergefile makes no such tensor now"
     return explained(tensor, before, after, note)
-
-
-def _labels(keys: BuiltKeys | None, origins: Origins) -> dict[bytes, str]:
-    """Return what people call each tensor that others are made of, by its digest."""
-    return labelled((digest, origins.label(owner, name)) for digest, owner, name in keys.owners()) if keys else {}
 
 
 def _described(keys: BuiltKeys | None, tensor: str, labels: Mapping[bytes, str]) -> Described | None:

@@ -138,6 +138,15 @@ def test_a_copy_says_of_what(three: Lab) -> None:
     assert lines(why(three, "half", "same"))["source x: same = source y: same"] == ("1", "1")
 
 
+def test_of_many_equal_tensors_those_that_are_read_are_named(lab: Lab) -> None:
+    """A model's biases may all be 0: then they have one digest."""
+    for name in "xy":
+        lab.model(name, w=torch.ones(4) * ord(name), **{f"bias{number}": [0.0, 0.0] for number in range(20)})
+    lab.write('[targets.half]\nmethod = "slerp"\na = "x"\nb = "y"\nt = 0.5\noutput = "half.safetensors"\n')
+    inputs = [each.after for each in why(lab, "half", "bias7").lines if each.what == "input"]
+    assert inputs == ["source x: bias7 = source y: bias7"] * 2
+
+
 def test_a_virtual_target_has_lines_too(three: Lab) -> None:
     found = why(three, "turned")
     assert lines(found)["t"] == (None, "1/4 (0.25)")
