@@ -29,6 +29,7 @@ from mergebuild.methods.method import Method, UndefinedError
 __all__ = [
     "DTYPES",
     "LARGEST",
+    "MAKERS",
     "Adding",
     "Factoring",
     "Linear",
@@ -326,10 +327,10 @@ def memory_for(operation: KernelCall) -> int:
 
 def _maker_of(operation: KernelCall) -> type[OperationMaker]:
     """Return the class that makes what a method's `makes` names."""
-    return _MAKERS[operation.method.makes.maker]
+    return MAKERS[operation.method.makes.maker]
 
 
-_MAKERS: Mapping[str, type[OperationMaker]] = {each.__name__: each for each in (Operating, Adding, Factoring)}
+MAKERS: Mapping[str, type[OperationMaker]] = {each.__name__: each for each in (Operating, Adding, Factoring)}
 """By what a `Making` calls them."""
 
 

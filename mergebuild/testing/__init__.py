@@ -15,6 +15,7 @@ The laws come with the class. What an implementation does beyond them has tests 
 |---|---|
 | `stores` | `ShelfTests`, `LedgerTests`, `PublisherTests`: the protocols of `store/protocols.py` |
 | `formats` | `FormatTests`: a row of `formats/registry.py` |
+| `methods` | `MethodTests`, `OperationTests`: a row of the catalog, and what its `makes` answers |
 | `sources` | `DeclaredSources`: sources with tensors and no files, to test planning with |
 | `memory` | `MemoryStore`: a store whose memory is not on disk, to test planning and building with |
 
@@ -26,4 +27,4 @@ from __future__ import annotations
 import sys
 
 if "pytest" in sys.modules:  # or its messages would not say what was compared
-    sys.modules["pytest"].register_assert_rewrite("mergebuild.testing.formats", "mergebuild.testing.stores")
+    sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{each}" for each in ("formats", "methods", "stores")))
