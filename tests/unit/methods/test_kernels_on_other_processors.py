@@ -16,6 +16,7 @@ pytestmark = pytest.mark.processes
 _PROGRAM = """
 import torch, xxhash
 from kernel_driver import kernel_of, run
+from model_files import as_bytes
 from test_every_method import METHODS, TRIALS, call_for, count_for
 
 for name, trial in TRIALS.items():
@@ -27,7 +28,7 @@ for name, trial in TRIALS.items():
         first, *others = torch.randint(-(2**15), 2**15, (4, 40, 101), generator=draw).float().mul(2.0**-20).unbind()
         inputs = [first, *(first + each / 64 for each in others)][: count_for(name, setting)]
         made = run(kernel_of(METHODS[name]), call_for(name, (40, 101), setting), inputs, None)
-        running.update(bytes(made.untyped_storage()))
+        running.update(as_bytes(made))
     print(name, running.hexdigest())
 """
 
