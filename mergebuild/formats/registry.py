@@ -147,7 +147,9 @@ FILES: Final = (SAFETENSORS, CHECKPOINT)
 
 FOLDER: Final = FolderFormat("folder")
 
-SUFFIXES: Final = tuple(suffix for each in FILES for suffix in each.suffixes)
+_BY_SUFFIX: Final = {suffix: each for each in FILES for suffix in each.suffixes}
+
+SUFFIXES: Final = tuple(_BY_SUFFIX)
 """What the path of an output that is one file ends in."""
 
 READ_SUFFIXES: Final = tuple(suffix for each in FILES for suffix in each.read_suffixes)
@@ -172,7 +174,7 @@ def of_output(path: Path | None) -> FileFormat | FolderFormat:
     """Return the format of an output whose text is known to have one; None: the store keeps it."""
     if path is None:
         return SAFETENSORS
-    return next((each for each in FILES if path.suffix in each.suffixes), FOLDER)
+    return _BY_SUFFIX.get(path.suffix, FOLDER)
 
 
 def is_folder(path: Path | None) -> bool:
