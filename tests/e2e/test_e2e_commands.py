@@ -271,6 +271,27 @@ def test_why_says_never_built_and_missing(chain: Space) -> None:
     assert chain.reasons("last") == ["out/last.safetensors is missing"]
 
 
+def test_why_of_a_tensor_names_each_line_of_its_digest(chain: Space) -> None:
+    """By the mergefile and, once it was built, by what was built; a name that there is not is a wrong command line."""
+    (name, *_) = chain.read("one.safetensors")
+    never = chain.json("why", "file", "--tensor", name)["tensor"]
+    assert (never["before"], never["note"]) == (None, "never built")
+    chain.build()
+    found = chain.json("why", "file", "--tensor", name, "--set", "m=0.4")["tensor"]
+    assert ARTIFACT.fullmatch(found["before"]["digest"])
+    assert {each["what"]: (each["before"], each["after"]) for each in found["lines"]} == {
+        "method": ("linear@1",) * 2,
+        "dtype": (found["lines"][1]["before"],) * 2,
+        "shape": (found["lines"][2]["before"],) * 2,
+        f"source one: {name}": ("1/5 (0.2)", "1/10 (0.1)"),
+        f"source two: {name}": ("4/5 (0.8)", "9/10 (0.9)"),
+    }
+    assert chain.run("why", "file", "--tensor", name).out.splitlines()[0] == name
+    wrong = chain.run("why", "file", "--tensor", name[:-1], code=2)
+    assert "error[unknown-tensor]" in wrong.err
+    assert f"did you mean `{name}`?" in wrong.err
+
+
 # lineage, list, methods, graph
 
 
