@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_driver import run as run_kernel
+from mergefiles import target_table
 from model_files import same_bits
 from project_space import Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15
@@ -44,23 +45,6 @@ def arguments_of(method: Method, changed: Mapping[str, object]) -> dict[str, obj
         elif parameter.default is None:
             found[parameter.name] = _GIVEN.get(parameter.name, 0.3)
     return found
-
-
-def target(name: str, method: str, inputs: Mapping[str, object], **keys: object) -> str:
-    """Return a target's table. An `output` of None makes it virtual."""
-    output = keys.pop("output", f"{name}.safetensors")
-    lines = [f"[targets.{name}]", f'method = "{method}"']
-    lines += [f"{key} = {_toml(value)}" for key, value in {**inputs, **keys}.items()]
-    lines += [f'output = "{output}"'] if output else []
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value).replace("'", '"')
 
 
 def inputs_of(method: Method, *, leave_out: Sequence[str] = ()) -> dict[str, object]:
@@ -115,7 +99,7 @@ def test_every_tensor_is_what_the_kernel_makes(space: Space, models: Any, name: 
     """Rounded once; integers are the first input's."""
     method = METHODS[name]
     given, inputs = arguments_of(method, {}), inputs_of(method)
-    write(space, target("mix", name, inputs, **given))
+    write(space, target_table("mix", method=name, **inputs, **given))
     built = space.build()
     found = space.read("mix.safetensors")
     sources = [models[each] for each in listed(inputs)]
@@ -136,7 +120,7 @@ def test_chunks_and_threads_change_no_byte(
     """However the work is cut."""
     assert models
     method = METHODS[name]
-    write(space, target("mix", name, inputs_of(method), **arguments_of(method, {})))
+    write(space, target_table("mix", method=name, **inputs_of(method), **arguments_of(method, {})))
     space.build()
     expected = space.bytes("mix.safetensors")
     options = BuildOptions
@@ -162,7 +146,9 @@ def test_a_seed_says_all_about_chance(space: Space, models: Any, name: str) -> N
     changed |= {"approximate": True, "rank": 2} if method.parameter("approximate") and method.parameter("rank") else {}
     changed |= {"approximate": True} if method.parameter("approximate") else {}
     texts = [
-        target(f"with{number}", name, inputs_of(method), **{**arguments_of(method, changed), "seed": seed})
+        target_table(
+            f"with{number}", method=name, **inputs_of(method), **{**arguments_of(method, changed), "seed": seed}
+        )
         for number, seed in enumerate((7, 8))
     ]
     write(space, *texts)
@@ -174,7 +160,12 @@ def test_a_seed_says_all_about_chance(space: Space, models: Any, name: str) -> N
 def test_a_number_of_one_block_costs_that_block(space: Space, models: Any) -> None:
     """The others' tensors are taken from the file that there is."""
     assert models
-    write(space, target("mix", "ties", inputs_of(METHODS["ties"]), weight=0.5, density={"default": 0.5, "IN04": 0.4}))
+    write(
+        space,
+        target_table(
+            "mix", method="ties", **inputs_of(METHODS["ties"]), weight=0.5, density={"default": 0.5, "IN04": 0.4}
+        ),
+    )
     space.build()
     space.edit("IN04 = 0.4", "IN04 = 0.3")
     assert space.build()["mix"]["tensors_computed"] == len(block_names("IN04"))
@@ -182,7 +173,7 @@ def test_a_number_of_one_block_costs_that_block(space: Space, models: Any) -> No
 
 def test_what_no_number_reaches_is_the_first_inputs(space: Space, models: Any) -> None:
     """As for every method: an amount without a default."""
-    write(space, target("mix", "slerp", {"a": "one", "b": "two"}, t={"IN04": 0.5}))
+    write(space, target_table("mix", method="slerp", a="one", b="two", t={"IN04": 0.5}))
     found = space.build()["mix"]
     assert found["tensors_computed"] == len(block_names("IN04"))
     tensors = space.read("mix.safetensors")
@@ -230,7 +221,10 @@ def test_a_sweep_takes_its_statistics_once(
     seen = looks(monkeypatch)
     number = ["${x}", 0.6] if SWEPT[name] == "weight" else "${x}"
     given = arguments_of(METHODS[name], {SWEPT[name]: number, "density": 0.5, "epsilon": 0.2})
-    write(space, target("mix", name, inputs_of(METHODS[name]), **{**given, "output": "mix-${x}.safetensors"}))
+    write(
+        space,
+        target_table("mix", method=name, **inputs_of(METHODS[name]), **{**given, "output": "mix-${x}.safetensors"}),
+    )
     space.edit("[targets.mix]\n", "[targets.mix]\nforeach.x = [0.2, 0.3, 0.4]\n")
     assert len(space.build().verdicts) == 3
     assert sorted(seen) == sorted(NAMES)
@@ -243,9 +237,9 @@ def test_a_virtual_operation_is_read_unrounded(space: Space, models: Any) -> Non
     """By a linear method, and by another operation; it is written nowhere."""
     write(
         space,
-        target("between", "slerp", {"a": "one", "b": "two"}, t=0.3, output=None),
-        target("sum", "weighted_sum", {"a": "between", "b": "three"}, alpha=0.25),
-        target("max", "max", {"a": "between", "b": "three"}),
+        target_table("between", method="slerp", a="one", b="two", t=0.3, output=None),
+        target_table("sum", method="weighted_sum", a="between", b="three", alpha=0.25),
+        target_table("max", method="max", a="between", b="three"),
     )
     built = space.build("sum", "max")
     assert built.verdicts == {"sum": "built", "max": "built"}
@@ -263,8 +257,8 @@ def test_an_operation_reads_combinations_unrounded(space: Space, models: Any) ->
     """Of a virtual linear target, in float32."""
     write(
         space,
-        target("between", "weighted_sum", {"a": "one", "b": "two"}, alpha=0.25, output=None),
-        target("mix", "max", {"a": "between", "b": "three"}),
+        target_table("between", method="weighted_sum", a="one", b="two", alpha=0.25, output=None),
+        target_table("mix", method="max", a="between", b="three"),
     )
     space.build()
     found = space.read("mix.safetensors")
@@ -278,8 +272,8 @@ def test_a_file_between_is_read_rounded(space: Space, models: Any) -> None:
     """As if it had been read from the disk, though it is made in the same pass."""
     write(
         space,
-        target("between", "slerp", {"a": "one", "b": "two"}, t=0.3),
-        target("mix", "max", {"a": "between", "b": "three"}),
+        target_table("between", method="slerp", a="one", b="two", t=0.3),
+        target_table("mix", method="max", a="between", b="three"),
     )
     space.build("mix")
     between, found = space.read("between.safetensors"), space.read("mix.safetensors")
@@ -295,7 +289,7 @@ def test_a_method_without_a_value_is_told_by_tensor(space: Space) -> None:
     space.model("two.safetensors", {name: torch.tensor([-1.0, -2.0, -3.0])})
     space.model("three.safetensors", {name: torch.tensor([0.0, 0.0, 0.0])})
     space.model("four.safetensors", {name: torch.tensor([0.0, 0.0, 0.0])})
-    write(space, target("mix", "multislerp", {"models": ["one", "two"]}, weight=0.5))
+    write(space, target_table("mix", method="multislerp", models=["one", "two"], weight=0.5))
     outcome = space.run("build", "--json", code=1)
     (found,) = outcome.json["targets"]
     assert (found["verdict"], found["error"]["code"]) == ("failed", "undefined")
@@ -313,13 +307,18 @@ def test_what_must_know_a_tensor_whole_knows_nothing_of_one_that_is_not_finite(
     damaged[DAMAGED].view(-1)[1] = value
     space.model("two.safetensors", damaged)
     method = METHODS[name]
-    write(space, target("mix", name, inputs_of(method), **arguments_of(method, {"density": 0.3})))
+    write(space, target_table("mix", method=name, **inputs_of(method), **arguments_of(method, {"density": 0.3})))
     outcome = space.run("build", "--json", code=1)
     (found,) = outcome.json["targets"]
     assert (found["verdict"], found["error"]["code"]) == ("failed", "nonfinite")
     assert f"{DAMAGED}: " in outcome.err
     assert "(1 in `two`)" in outcome.err
-    write(space, target("mix", name, inputs_of(method), nonfinite="allow", **arguments_of(method, {"density": 0.3})))
+    write(
+        space,
+        target_table(
+            "mix", method=name, **inputs_of(method), nonfinite="allow", **arguments_of(method, {"density": 0.3})
+        ),
+    )
     space.build()
     result = space.read("mix.safetensors")
     assert {key for key, tensor in result.items() if not bool(tensor.float().isfinite().all())} == {DAMAGED}
@@ -332,7 +331,7 @@ def test_a_tensor_too_large_to_have_whole_is_told_before_work(
     """With the bytes that it needs; nothing is written."""
     assert models
     monkeypatch.setattr("mergebuild.system.portable.memory_bytes", lambda: 1000)
-    write(space, target("mix", "crossover", {"a": "one", "b": "two"}, alpha=0.5))
+    write(space, target_table("mix", method="crossover", a="one", b="two", alpha=0.5))
     outcome = space.run("build", "--json", code=1)
     (found,) = outcome.json["targets"]
     assert (found["verdict"], found["error"]["code"]) == ("failed", "too-large")
@@ -342,11 +341,14 @@ def test_a_tensor_too_large_to_have_whole_is_told_before_work(
 
 
 REFUSED: Mapping[str, tuple[str, str]] = {
-    "no seed": (target("mix", "dare_ties", {"base": "one", "models": ["two"]}, weight=1, density=0.5), "missing-key"),
-    "an unknown word": (target("mix", "slerp", {"a": "one", "b": "two"}, t=0.5, magnitude="loud"), "bad-value"),
-    "too few models": (target("mix", "model_stock", {"base": "one", "models": ["two"]}), "wrong-count"),
-    "out of range": (target("mix", "geometric", {"a": "one", "b": "two"}, alpha=1.5), "out-of-range"),
-    "no variant": (target("mix", "max", {"a": "one", "b": "two"}, compat="mergekit"), "not-in-this-version"),
+    "no seed": (
+        target_table("mix", method="dare_ties", base="one", models=["two"], weight=1, density=0.5),
+        "missing-key",
+    ),
+    "an unknown word": (target_table("mix", method="slerp", a="one", b="two", t=0.5, magnitude="loud"), "bad-value"),
+    "too few models": (target_table("mix", method="model_stock", base="one", models=["two"]), "wrong-count"),
+    "out of range": (target_table("mix", method="geometric", a="one", b="two", alpha=1.5), "out-of-range"),
+    "no variant": (target_table("mix", method="max", a="one", b="two", compat="mergekit"), "not-in-this-version"),
 }
 
 
@@ -362,7 +364,7 @@ def test_what_a_method_cannot_take_is_said_before_work(space: Space, models: Any
 def test_lineage_of_what_is_not_linear_is_a_tree(space: Space, models: Any) -> None:
     """There are no proportions."""
     assert models
-    write(space, target("mix", "slerp", {"a": "one", "b": "two"}, t=0.5))
+    write(space, target_table("mix", method="slerp", a="one", b="two", t=0.5))
     assert space.json("lineage", "mix")["linear"] is False
     assert "slerp" in space.run("lineage", "mix").out
 
@@ -370,7 +372,7 @@ def test_lineage_of_what_is_not_linear_is_a_tree(space: Space, models: Any) -> N
 def test_why_names_what_changed(space: Space, models: Any) -> None:
     """Numbers and words alike."""
     assert models
-    write(space, target("mix", "slerp", {"a": "one", "b": "two"}, t=0.5, magnitude="raw"))
+    write(space, target_table("mix", method="slerp", a="one", b="two", t=0.5, magnitude="raw"))
     space.build()
     space.edit("t = 0.5", "t = 0.25")
     space.edit('magnitude = "raw"', 'magnitude = "lerp"')
@@ -382,7 +384,7 @@ def test_what_a_file_lacks_is_taken_from_another(space: Space, models: Any) -> N
     one, two = models["one"], models["two"]
     unet = {name: tensor for name, tensor in one.items() if name.startswith("model.diffusion_model.")}
     space.model("three.safetensors", unet)
-    write(space, target("whole", "fallback", {"a": "three", "b": "two"}))
+    write(space, target_table("whole", method="fallback", a="three", b="two"))
     built = space.build()
     found = space.read("whole.safetensors")
     assert found.keys() == one.keys()
@@ -392,7 +394,7 @@ def test_what_a_file_lacks_is_taken_from_another(space: Space, models: Any) -> N
 
 def test_adjusting_changes_its_tensors_alone(space: Space, models: Any) -> None:
     """Others are the source's bytes; the layout tells whose colors they are."""
-    write(space, target("fine", "adjust", {"a": "one"}, cont=2, bri=1))
+    write(space, target_table("fine", method="adjust", a="one", cont=2, bri=1))
     built = space.build()
     found = space.read("fine.safetensors")
     changed = {name for name in NAMES if not same_bits(found[name], models["one"][name])}
@@ -405,14 +407,14 @@ def test_rules_give_tensors_another_method(space: Space, models: Any) -> None:
     """The later rule wins; one without a method has other numbers of the target's own; the rest is the target's."""
     write(
         space,
-        target("mix", "weighted_sum", {"a": "one", "b": "two"}, alpha=0.25)
+        target_table("mix", method="weighted_sum", a="one", b="two", alpha=0.25)
         + '[[targets.mix.rules]]\ntensors = ["IN", "M00"]\nmethod = "slerp"\nt = 0.3\n'
         + '[[targets.mix.rules]]\ntensors = ["IN04"]\nalpha = 0.75\n'
         + '[[targets.mix.rules]]\ntensors = ["OUT03"]\nformula = "one + 0.5*(two - three)"\n',
-        target("quarter", "weighted_sum", {"a": "one", "b": "two"}, alpha=0.25),
-        target("most", "weighted_sum", {"a": "one", "b": "two"}, alpha=0.75),
-        target("turned", "slerp", {"a": "one", "b": "two"}, t=0.3),
-        target("added", "add_difference", {"a": "one", "b": "two", "c": "three"}, alpha=0.5),
+        target_table("quarter", method="weighted_sum", a="one", b="two", alpha=0.25),
+        target_table("most", method="weighted_sum", a="one", b="two", alpha=0.75),
+        target_table("turned", method="slerp", a="one", b="two", t=0.3),
+        target_table("added", method="add_difference", a="one", b="two", c="three", alpha=0.5),
     )
     built = space.build()
     found = {name: space.read(f"{name}.safetensors") for name in ("mix", "quarter", "most", "turned", "added")}
@@ -443,6 +445,6 @@ def test_rules_that_cannot_be(space: Space, models: Any, kind: str) -> None:
     """As mistakes of the mergefile."""
     assert models
     text, code = RULES[kind]
-    whole = target("mix", "weighted_sum", {"a": "one", "b": "two"}, alpha=0.5)
+    whole = target_table("mix", method="weighted_sum", a="one", b="two", alpha=0.5)
     write(space, f"{whole}[[targets.mix.rules]]\n{text}\n")
     assert code in space.refused("build", code=3).errors

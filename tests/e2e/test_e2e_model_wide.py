@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from mergefiles import target_table
 from model_files import same_bits
 from project_space import Space
 from torch import Tensor
@@ -93,8 +94,7 @@ def write(space: Space, *targets: str) -> None:
 
 
 def target(name: str, method: str, rest: str, *, output: bool = True) -> str:
-    text = f'[targets.{name}]\nmethod = "{method}"\n{rest}\n'
-    return f'{text}output = "{name}.safetensors"\n' if output else text
+    return target_table(name, rest, method=method, output="{}.safetensors" if output else None)
 
 
 A_AND_B = 'a = "one"\nb = "two"\n'

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lab import Lab
+from mergefiles import target_table
 
 from mergebuild.build import builder as build_module
 from mergebuild.engine.run import PassResult
@@ -20,13 +21,11 @@ from mergebuild.plan.planner import Planner
 from mergebuild.project.project import load
 from mergebuild.store import DiskStore
 
-SUM = '[targets.{name}]\nmethod = "weighted_sum"\na = "{a}"\nb = "{b}"\nalpha = {alpha}\n{more}\n'
-
 
 def target(name: str, alpha: object, *, a: str = "x", b: str = "y", virtual: bool = False, more: str = "") -> str:
     """Return a weighted sum, by default with an output of its own name."""
-    output = "" if virtual else f'output = "out/{name}.safetensors"\n'
-    return SUM.format(name=name, a=a, b=b, alpha=alpha, more=output + more)
+    output = None if virtual else "out/{}.safetensors"
+    return target_table(name, f"alpha = {alpha}", more, method="weighted_sum", a=a, b=b, output=output)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from example_counts import examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from lab import Lab
+from mergefiles import target_table
 from model_files import TORCH, as_bytes
 from torch import Tensor
 
@@ -31,8 +32,7 @@ ALWAYS = ("mergebuild.plan.describe.SMALL", -1)
 
 def target(name: str, formula: str, *more: str, virtual: bool = False) -> str:
     """Return a target with a formula, by default with an output of its own name."""
-    output = [] if virtual else [f'output = "out/{name}.safetensors"']
-    return "\n".join([f"[targets.{name}]", f'formula = "{formula}"', *output, *more]) + "\n"
+    return target_table(name, *more, formula=formula, output=None if virtual else "out/{}.safetensors")
 
 
 def files(folder: Path) -> dict[str, bytes]:

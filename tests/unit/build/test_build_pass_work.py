@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lab import Lab
+from mergefiles import target_table
 
 from mergebuild.build.pass_work import Wave, Whereabouts
 from mergebuild.engine.work import Pass
@@ -21,7 +22,7 @@ from mergebuild.store import DiskStore
 
 def target(name: str, formula: str, *more: str) -> str:
     """Return a target with an output of its own name."""
-    return "\n".join([f"[targets.{name}]", f'formula = "{formula}"', f'output = "{name}.safetensors"', *more]) + "\n"
+    return target_table(name, *more, formula=formula)
 
 
 @pytest.fixture
