@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -152,12 +153,19 @@ class BuiltKeys:
 
     @staticmethod
     def of(packed: PackedKeys) -> BuiltKeys | None:
-        """Return what was packed; None: in a format that is not known."""
+        """Return what was packed; None: in a format that is not known, or by nobody of ours. All of it is read."""
         if not packed.lines.startswith(_VERSION) or not packed.inputs.startswith(_VERSION):
             return None
-        (lines,) = _parts(packed.lines)
-        inputs, *below = _parts(packed.inputs)
-        return BuiltKeys(_Keys(inputs, lines), [_Keys(*below[at : at + 2]) for at in range(0, len(below), 2)])
+        try:
+            (lines,) = _parts(packed.lines)
+            inputs, *below = _parts(packed.inputs)
+            every = [_Keys(inputs, lines), *(_Keys(*below[at : at + 2]) for at in range(0, len(below), 2))]
+            for each in every:
+                deque(each.all(), maxlen=0)
+                deque(each.owners(None), maxlen=0)
+        except (ArithmeticError, LookupError, TypeError, ValueError, struct.error, zlib.error):
+            return None
+        return BuiltKeys(every[0], every[1:])
 
     def key(self, name: str) -> Key | None:
         """Return the key of a tensor; None: there was none of this name."""
@@ -189,9 +197,12 @@ class _Keys:
         self._surveys: list[Mapping[str, Any]] = made["surveys"]
         self._inputs: list[InputsOfRow] = []
         self._places: dict[str, tuple[int, int]] = {}
-        whole = iter([digests[at : at + _DIGEST] for at in range(0, len(digests), _DIGEST)])
+        cut = [digests[at : at + _DIGEST] for at in range(0, len(digests), _DIGEST)]
+        done = 0
         for number, (dtype, names, shapes, owners) in enumerate(json.loads(zlib.decompress(facts))):
-            inputs_of = [[next(whole) for _ in owners] for _ in names]
+            count = len(owners)
+            inputs_of = [cut[at : at + count] for at in range(done, done + count * len(names), count or 1)]
+            done += count * len(names)
             named = [[Owner(*each) for each in some] for some in owners]
             self._inputs.append(InputsOfRow(dtype, names, [tuple(shape) for shape in shapes], inputs_of, named))
             self._places |= {name: (number, index) for index, name in enumerate(names)}
