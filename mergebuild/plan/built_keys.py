@@ -201,7 +201,7 @@ class _Keys:
         done = 0
         for number, (dtype, names, shapes, owners) in enumerate(json.loads(zlib.decompress(facts))):
             count = len(owners)
-            inputs_of = [cut[at : at + count] for at in range(done, done + count * len(names), count or 1)]
+            inputs_of = [cut[done + count * index : done + count * (index + 1)] for index in range(len(names))]
             done += count * len(names)
             named = [[Owner(*each) for each in some] for some in owners]
             self._inputs.append(InputsOfRow(dtype, names, [tuple(shape) for shape in shapes], inputs_of, named))

@@ -48,6 +48,14 @@ def test_keys_are_read_back(
         }
 
 
+def test_a_tensor_that_is_made_of_nothing_has_a_key() -> None:
+    """Such as what a LoRA that changes nothing adds: 0."""
+    (found,) = tensors(["w", "v"], [Form(())], {})
+    built = BuiltKeys.of(packed_keys(found))
+    assert built is not None
+    assert [built.key(made.name) for made in found.made] == [made.key for made in found.made]
+
+
 def test_members_of_a_family_differ_in_a_few_bytes() -> None:
     """A thousand tensors: what stands in their keys is equal for all members, and kept once."""
     names = [f"model.diffusion_model.input_blocks.{number}.weight" for number in range(1000)]
