@@ -21,7 +21,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mergebuild.formats import encode_header, read_header
+from mergebuild.formats.header import read_header
+from mergebuild.formats.layout import encode_header
 from mergebuild.lora.names import module_names
 
 __all__ = ["PEERS", "REPOSITORY", "Lab", "block_share", "write_tiny"]

@@ -23,7 +23,7 @@ from mergebuild.engine.work import (
     SurveyJob,
     Way,
 )
-from mergebuild.formats import DTYPES_BY_WORD
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.plan.actions import FileAction, FileContent
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import Made, Operand, SurveyKey

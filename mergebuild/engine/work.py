@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild import errors
-from mergebuild.formats import Piece
 from mergebuild.formats.gathering import span_of
+from mergebuild.formats.header import Piece
 from mergebuild.methods.arguments import Argument
 from mergebuild.methods.method import Method
 

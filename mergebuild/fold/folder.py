@@ -21,7 +21,8 @@ from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
 from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.naming import EMA, EMA_PREFIX, own
-from mergebuild.formats import TensorInfo, registry
+from mergebuild.formats import registry
+from mergebuild.formats.header import TensorInfo
 from mergebuild.layouts import Layout, Patience, Places, Selector, detect, structure
 from mergebuild.lora import (
     Delta,

@@ -1,44 +1,6 @@
-"""What is on disk, as named tensors: safetensors headers read and written, without torch.
+"""What is on disk, as named tensors: headers of every format read, and files of ours laid out, without torch.
 
-header = read_header(Path("model.safetensors"))
-header.tensors["weight"].begin          # where its bytes are in the file
-
-raw, header = encode_header([("weight", "float16", (320, 4, 3, 3))], {"format": "pt"})
+Begin with `registry.py`, which has a row for each format, then `header.py` (what a safetensors file says of its
+tensors) and `layout.py` (how we arrange them in one). May import names, errors and the system. Nothing is imported
+here: reading a recipe asks for the suffixes of formats, and nothing else.
 """
-
-from __future__ import annotations
-
-from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED, DType
-from mergebuild.formats.header import Header, Piece, TensorInfo, read_header, read_header_fd
-from mergebuild.formats.layout import (
-    LAYOUT_VERSION,
-    Arrangement,
-    Packing,
-    StoredName,
-    TensorSpec,
-    Text,
-    encode_header,
-    layout_of,
-)
-from mergebuild.formats.model import Model
-
-__all__ = [
-    "DTYPES",
-    "DTYPES_BY_WORD",
-    "LAYOUT_VERSION",
-    "UNSUPPORTED",
-    "Arrangement",
-    "DType",
-    "Header",
-    "Model",
-    "Packing",
-    "Piece",
-    "StoredName",
-    "TensorInfo",
-    "TensorSpec",
-    "Text",
-    "encode_header",
-    "layout_of",
-    "read_header",
-    "read_header_fd",
-]

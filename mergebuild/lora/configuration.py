@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from mergebuild.formats import Model
+from mergebuild.formats.model import Model
 from mergebuild.lora.modules import PEFT
 from mergebuild.lora.roles import role_of
 

@@ -22,7 +22,8 @@ from typing import Protocol
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem
 from mergebuild.fold.forms import Blueprint
-from mergebuild.formats import Header, Packing
+from mergebuild.formats.header import Header
+from mergebuild.formats.layout import Packing
 from mergebuild.methods.method import Method
 from mergebuild.plan.output_files import SmallFile
 from mergebuild.plan.tensors import Made, Tensors

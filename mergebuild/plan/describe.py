@@ -17,7 +17,8 @@ from mergebuild.digest import checksum, tagged
 from mergebuild.errors import Problem, RecipeError, SourceError
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Spec
-from mergebuild.formats import Packing, registry
+from mergebuild.formats import registry
+from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import FileFormat
 from mergebuild.methods.method import Method
 from mergebuild.plan import manifest, metadata, output_files

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from mergebuild import REVISION, __version__
 from mergebuild.digest import SCHEMA
 from mergebuild.errors import MergeBuildError
-from mergebuild.formats import LAYOUT_VERSION
+from mergebuild.formats.layout import LAYOUT_VERSION
 from mergebuild.key import Key, Line, written
 from mergebuild.recipe import Recipe
 from mergebuild.sources.sources import Sources

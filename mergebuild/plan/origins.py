@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from mergebuild.digest import tagged
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Spec
-from mergebuild.formats import Packing
+from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import SAFETENSORS, FileFormat
 from mergebuild.plan.actions import Description
 from mergebuild.plan.tensors import Grid, Made, Origin, Tensors

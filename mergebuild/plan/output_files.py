@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mergebuild.digest import checksum
 from mergebuild.errors import MismatchError
 from mergebuild.fold.compatible import Spec
-from mergebuild.formats import DTYPES_BY_WORD, Arrangement, Packing, StoredName, Text
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.layout import Arrangement, Packing, StoredName, Text
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from mergebuild.digest import ArtifactDigests, artifact_digest
 from mergebuild.fold.forms import Form, Kinds, Operation, Slot, Spec
-from mergebuild.formats import DTYPES_BY_WORD
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.key import (
     Key,
     Line,

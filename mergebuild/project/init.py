@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild.errors import SourceError, UsageError
-from mergebuild.formats import Model
+from mergebuild.formats.model import Model
 from mergebuild.formats.registry import SUFFIXES
 from mergebuild.layouts import detect
 from mergebuild.sources.opening import read_model

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from mergebuild.errors import Place, SourceError
 from mergebuild.events import Emit, Hashing, silent
-from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo, registry
+from mergebuild.formats import registry
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.header import TensorInfo
+from mergebuild.formats.model import Model
 from mergebuild.layouts import detect
 from mergebuild.layouts.layout import Layout
 from mergebuild.recipe.model import LayoutText

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mergebuild.errors import SourceError
-from mergebuild.formats import DTYPES_BY_WORD, Model, Piece, TensorInfo, registry
+from mergebuild.formats import registry
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
+from mergebuild.formats.header import Piece, TensorInfo
+from mergebuild.formats.model import Model
 from mergebuild.formats.quantized import refuse_packed
 from mergebuild.formats.reading import beginning
 

@@ -35,8 +35,11 @@ import xxhash
 from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
-from mergebuild.formats import DTYPES_BY_WORD, Model, TensorInfo, registry
+from mergebuild.formats import registry
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.gathering import gather
+from mergebuild.formats.header import TensorInfo
+from mergebuild.formats.model import Model
 from mergebuild.lora import ADAPTER_METADATA
 from mergebuild.recipe.model import Source
 from mergebuild.sources import hashes

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from mergebuild.formats import Model, TensorInfo
+from mergebuild.formats.header import TensorInfo
+from mergebuild.formats.model import Model
 from mergebuild.system.portable import open_to_read, pread_into
 
 __all__ = [

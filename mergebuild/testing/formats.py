@@ -17,8 +17,12 @@ from typing import ClassVar
 import pytest
 
 from mergebuild.errors import SourceError
-from mergebuild.formats import DTYPES_BY_WORD, Header, Model, Packing, registry
+from mergebuild.formats import registry
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
+from mergebuild.formats.header import Header
+from mergebuild.formats.layout import Packing
+from mergebuild.formats.model import Model
 from mergebuild.formats.registry import FileFormat
 from mergebuild.system.portable import PAGE
 

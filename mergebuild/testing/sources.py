@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from mergebuild.digest import checksum
 from mergebuild.errors import SourceError
-from mergebuild.formats import Model, encode_header
+from mergebuild.formats.layout import encode_header
+from mergebuild.formats.model import Model
 from mergebuild.recipe.model import Source
 from mergebuild.sources.sources import SourceFile, Sources
 from mergebuild.store import SourceMemory

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from mergebuild.digest import checksum
-from mergebuild.formats import encode_header
+from mergebuild.formats.layout import encode_header
 from mergebuild.store import Entry, Fresh, PackedKeys, Presence, Record, SourceRow, Stage, Store
 from mergebuild.store.values import ArtifactRow, PublishedFolder
 from mergebuild.system import publishing

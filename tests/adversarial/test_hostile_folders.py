@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergebuild.errors import Problem, SourceError
-from mergebuild.formats import encode_header
 from mergebuild.formats.documents import MAX_CONFIG, MAX_INDEX, is_plain
 from mergebuild.formats.folders import read_folder
+from mergebuild.formats.layout import encode_header
 
 INDEX = "model.safetensors.index.json"
 SECRET = "hunter2"

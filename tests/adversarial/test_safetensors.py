@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 
 from mergebuild import formats
 from mergebuild.errors import Problem, SourceError
-from mergebuild.formats import Header, encode_header, read_header
 from mergebuild.formats import reading as reading_module
+from mergebuild.formats.header import Header, read_header
+from mergebuild.formats.layout import encode_header
 from mergebuild.system.portable import pread_into
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from project_space import NewSpace, Space
 from tiny_models import INTEGERS, NAMES, sd15, with_ema
 
-from mergebuild.formats import read_header
+from mergebuild.formats.header import read_header
 from mergebuild.methods.catalog import METHODS
 
 TARGET_KEYS = {

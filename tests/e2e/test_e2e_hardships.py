@@ -352,7 +352,7 @@ def test_sources_with_other_headers_and_orders_are_the_same_tensors(pair: Space)
     """Written by another tool: tensors in another order, an odd header length, another key order."""
     import json
 
-    from mergebuild.formats import read_header
+    from mergebuild.formats.header import read_header
 
     pair.build()
     path = pair / "two.safetensors"

@@ -506,7 +506,7 @@ def test_outputs_are_laid_out_for_sharing(four: Space) -> None:
     four.write(FOUR + '[targets.mix]\nformula = "a/2 + b/2"\noutput = "mix.safetensors"\n')
     four.build()
 
-    from mergebuild.formats import read_header
+    from mergebuild.formats.header import read_header
 
     header = read_header(four / "mix.safetensors")
     assert header.data_start % 4096 == 0
@@ -565,7 +565,7 @@ def test_names_paths_and_order_change_no_byte_of_a_file(four: Space, new_space: 
 
 def test_sources_that_differ_in_unused_tensors_differ_in_the_header_only(four: Space) -> None:
     """One artifact, the same data, another file name by content in `__metadata__`: restored, nothing computed."""
-    from mergebuild.formats import read_header
+    from mergebuild.formats.header import read_header
 
     four.model("extended.safetensors", sd15(2) | {"lora.extra": torch.zeros(4)})
     four.write(

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergebuild.formats import encode_header
+from mergebuild.formats.layout import encode_header
 
 pytestmark = [
     pytest.mark.faults,

@@ -27,7 +27,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mergebuild.formats import encode_header
+from mergebuild.formats.layout import encode_header
 
 ROUNDS = {("small", "short"): 20, ("large", "short"): 5, ("small", "long"): 800, ("large", "long"): 200}
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mergebuild.formats import DTYPES_BY_WORD, encode_header, read_header
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.header import read_header
+from mergebuild.formats.layout import encode_header
 
 __all__ = ["TORCH", "Tensors", "as_bytes", "read_model", "same_bits", "tensor_of", "write_model"]
 

@@ -17,7 +17,7 @@ from benchmarks.arms import Arm, Project, copies, mergekit
 from benchmarks.cases import CASES, CHAIN, COMPARED, Round, many_text, method_text, nothing_to_do, target
 from benchmarks.lab import Lab, block_share, write_tiny
 from benchmarks.process import ProcessFailedError
-from mergebuild.formats import read_header
+from mergebuild.formats.header import read_header
 from mergebuild.lora import match
 from mergebuild.project.project import load
 from mergebuild.sources.opening import read_model

@@ -23,7 +23,7 @@ from torch import Tensor
 from mergebuild.build import builder as build_module
 from mergebuild.errors import MergeBuildError, NoSpaceError, SourceError
 from mergebuild.events import Event, Hashing, PassBegun, Progress, TargetDone
-from mergebuild.formats import read_header
+from mergebuild.formats.header import read_header
 from mergebuild.system import portable
 
 ALWAYS = ("mergebuild.plan.describe.SMALL", -1)

@@ -11,7 +11,7 @@ import pytest
 
 from mergebuild.engine.mappings import Mappings, OpenFile
 from mergebuild.engine.work import Location
-from mergebuild.formats import Piece
+from mergebuild.formats.header import Piece
 from mergebuild.system import portable
 
 

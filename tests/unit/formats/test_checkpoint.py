@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_files import as_bytes
 
-from mergebuild.formats import DTYPES_BY_WORD, TensorSpec
 from mergebuild.formats.checkpoint import CheckpointLayout
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.layout import TensorSpec
 from mergebuild.formats.pickles import read_pickle
 from mergebuild.formats.zips import read_archive
 from mergebuild.system.portable import PAGE

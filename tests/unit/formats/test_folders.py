@@ -11,9 +11,9 @@ import pytest
 from folder_making import SHARDS, document, index, pipeline, sharded, weights
 
 from mergebuild.errors import Problem, SourceError
-from mergebuild.formats import Model, Piece, TensorInfo
 from mergebuild.formats.folders import Folder, read_folder
-from mergebuild.formats.model import read_safetensors
+from mergebuild.formats.header import Piece, TensorInfo
+from mergebuild.formats.model import Model, read_safetensors
 from mergebuild.formats.quantized import refuse_packed
 
 

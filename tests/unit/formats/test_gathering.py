@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_files import as_bytes
 
-from mergebuild.formats import Piece
 from mergebuild.formats.gathering import gather, is_run, span_of
+from mergebuild.formats.header import Piece
 
 WIDTHS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

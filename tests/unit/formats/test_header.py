@@ -14,9 +14,10 @@ from safetensors import TensorSpec as StockSpec
 from safetensors import serialize_file
 
 from mergebuild.errors import SourceError
-from mergebuild.formats import Header, TensorInfo, encode_header, read_header, read_header_fd
 from mergebuild.formats import header as header_module
 from mergebuild.formats import reading as reading_module
+from mergebuild.formats.header import Header, TensorInfo, read_header, read_header_fd
+from mergebuild.formats.layout import encode_header
 from mergebuild.system.portable import pread_into
 
 

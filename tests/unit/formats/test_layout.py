@@ -17,17 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mergebuild.errors import TargetError
-from mergebuild.formats import (
-    DTYPES,
-    DTYPES_BY_WORD,
-    Arrangement,
-    Header,
-    TensorSpec,
-    encode_header,
-    layout_of,
-    read_header,
-)
 from mergebuild.formats import layout as layout_module
+from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD
+from mergebuild.formats.header import Header, read_header
+from mergebuild.formats.layout import Arrangement, TensorSpec, encode_header, layout_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 NAMES = TEXTS.filter(lambda name: name != "__metadata__")

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from model_files import as_bytes
 
 from mergebuild.errors import Problem, SourceError
-from mergebuild.formats import DTYPES_BY_WORD, Piece, TensorInfo
 from mergebuild.formats import reading as reading_module
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.formats.pickles import is_pickle, read_pickle
 from mergebuild.system.portable import pread_into

@@ -18,7 +18,7 @@ from torch import Tensor
 import mergebuild.build.builder as build_module
 from mergebuild.engine.run import DEFAULT_CHUNK
 from mergebuild.errors import MergeBuildError
-from mergebuild.formats import read_header
+from mergebuild.formats.header import read_header
 
 Tensors = Mapping[str, Tensor]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
-from mergebuild.formats import encode_header, read_header
+from mergebuild.formats.header import read_header
+from mergebuild.formats.layout import encode_header
 
 UNET = "model.diffusion_model."
 IN = f"{UNET}input_blocks.0.0.weight"

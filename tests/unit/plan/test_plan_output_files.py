@@ -10,8 +10,8 @@ import pytest
 
 from mergebuild.errors import MismatchError
 from mergebuild.fold.compatible import Spec
-from mergebuild.formats import Model
 from mergebuild.formats.folders import Folder
+from mergebuild.formats.model import Model
 from mergebuild.naming import to_diffusers
 from mergebuild.plan.output_files import PlannedFile, PlannedFiles, files_of
 

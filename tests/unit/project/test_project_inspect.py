@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mergebuild.errors import SourceError
 from mergebuild.events import Event, Hashing
-from mergebuild.formats import Model, TensorInfo
+from mergebuild.formats.header import TensorInfo
+from mergebuild.formats.model import Model
 from mergebuild.project.inspect import inspect, inspect_model
 
 

@@ -15,7 +15,7 @@ from model_files import write_model
 
 from mergebuild.errors import MergeBuildError, SourceError
 from mergebuild.events import Hashing
-from mergebuild.formats import encode_header
+from mergebuild.formats.layout import encode_header
 from mergebuild.recipe import load_recipe
 from mergebuild.sources import sources as sources_module
 from mergebuild.sources.sources import Sources, locate

@@ -12,8 +12,9 @@ from tiny_models import full_checkpoint
 from torch import Tensor
 
 from mergebuild.errors import SourceError
-from mergebuild.formats import DTYPES_BY_WORD, Model
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.gathering import gather
+from mergebuild.formats.model import Model
 from mergebuild.sources.opening import read_model, standalone, widened
 
 UNET = "model.diffusion_model."

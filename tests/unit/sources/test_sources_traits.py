@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebuild.formats import DTYPES_BY_WORD, Model, Piece, TensorInfo
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.header import Piece, TensorInfo
+from mergebuild.formats.model import Model
 from mergebuild.sources.traits import adapter, input_channels, kind_of_inputs, marks, position_ids, vae_kind
 
 UNET = "model.diffusion_model."
