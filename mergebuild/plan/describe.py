@@ -147,11 +147,12 @@ class Describer:
         ground = self._ground(goal.target)
         own = () if goal.is_extra else self._recipe.notices(goal.target)
         found = registry.of_output(goal.path)
+        shown = self.shown(goal.path)
         made = partial(
             Description,
             goal,
             blueprint,
-            self.shown(goal.path),
+            shown,
             ground.needs,
             ground.leaves,
             ground.programs,
@@ -160,9 +161,10 @@ class Describer:
             waits_for_files=ground.waits_for_files,
         )
         specs = blueprint.specs_in(goal.dtype or blueprint.target.dtype)
-        if self.unhashed(goal.target):
-            return self._foreseen(made, goal, blueprint, specs)
-        return self._identified(made, goal, blueprint, specs)
+        file = partial(_file, goal.path, shown)
+        if ground not in self._hashed and self._unhashed(ground):
+            return self._foreseen(made, goal, blueprint, specs, file)
+        return self._identified(made, goal, blueprint, specs, file)
 
     def shown(self, path: Path | None) -> str | None:
         """Return an output's path for people."""
@@ -254,7 +256,12 @@ class Describer:
     # What is in its files
 
     def _foreseen(
-        self, made: Callable[..., Description], goal: Goal, blueprint: Blueprint, specs: Mapping[str, Spec]
+        self,
+        made: Callable[..., Description],
+        goal: Goal,
+        blueprint: Blueprint,
+        specs: Mapping[str, Spec],
+        file: Callable[..., FileContent],
     ) -> Description:
         """Return a description of unknown sources with a header as long as its own will be."""
         facts = metadata.none()
@@ -263,7 +270,7 @@ class Describer:
             facts = metadata.minimal(blueprint, bytes(16), stand_in)
         found = registry.of_output(goal.path)
         assert isinstance(found, FileFormat)  # the sources of a folder are hashed before
-        content = _file(goal.path, self.shown(goal.path), self._origins.packing(found, specs), facts)
+        content = file(self._origins.packing(found, specs), facts)
         return made(files=(content,), foreseen_bytes=self._bytes_of_sources(blueprint))
 
     def _bytes_of_sources(self, blueprint: Blueprint) -> int:
@@ -282,7 +289,12 @@ class Describer:
         return self._read[key]
 
     def _identified(
-        self, made: Callable[..., Description], goal: Goal, blueprint: Blueprint, specs: Mapping[str, Spec]
+        self,
+        made: Callable[..., Description],
+        goal: Goal,
+        blueprint: Blueprint,
+        specs: Mapping[str, Spec],
+        file: Callable[..., FileContent],
     ) -> Description:
         """Return a description with all that follows from the digests of the sources, which are hashed."""
         tensors = self._origins.tensors(blueprint, specs)
@@ -296,7 +308,7 @@ class Describer:
         facts = self._metadata(goal, blueprint, tensors.artifact, contents) if found.has_metadata else {}
         if not isinstance(found, FileFormat):
             return self._folder(partial(made, manifest=lines), specs, facts)
-        content = _file(goal.path, self.shown(goal.path), self._origins.packing(found, specs), facts, tensors)
+        content = file(self._origins.packing(found, specs), facts, tensors)
         return made(manifest=lines, files=(content,))
 
     def _lines(

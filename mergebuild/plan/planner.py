@@ -72,8 +72,8 @@ class Planner:
         self._judge = Judge(shelf, ledger)
         self._judged: dict[str, Judgement] = {}
         """By target, as whoever reads it finds it: its own output, not that of `-o`."""
-        self._order: dict[Goal, Judgement] = {}
-        """What is in the work, in the order of work."""
+        self._order: dict[Goal | str, Judgement] = {}
+        """What is in the work, in the order of work: by target, and what `-o` makes by its goal."""
 
     def goal_of(self, target: str) -> Goal:
         """Return the goal of a target asked for by name: its output, or the store in float32 when it is virtual."""
@@ -99,8 +99,8 @@ class Planner:
             except MergeBuildError as error:
                 errors.append(error)
                 blocked.append(self._blocked(each, error))
-        for goal, judgement in self._order.items():
-            self._order[goal] = self._caught_up(judgement)
+        for key, judgement in self._order.items():
+            self._order[key] = self._caught_up(judgement)
         unhashed = {
             owner
             for judgement in self._order.values()
@@ -145,6 +145,10 @@ class Planner:
     def _claim(self, judgement: Judgement) -> None:
         """Take a target into the order of work, behind what it reads, if it must be built."""
         goal = judgement.description.goal
+        key = goal if goal.is_extra else goal.target
+        if not judgement.description.needs:
+            self._order.setdefault(key, judgement)
+            return
         wanted = {goal.target}
         waiting = [judgement]
         while waiting:
@@ -152,10 +156,10 @@ class Planner:
             needs = each.description.needs if each.verdict is Verdict.BUILD else ()
             waiting += [self._judged[need] for need in needs if need not in wanted]
             wanted.update(needs)
-        for name in self._recipe.below(goal.target) if len(wanted) > 1 else wanted:
+        for name in self._recipe.below(goal.target)[:-1] if len(wanted) > 1 else ():
             if name in wanted:
-                taken = judgement if name == goal.target else self._judged[name]
-                self._order.setdefault(taken.description.goal, taken)
+                self._order.setdefault(name, self._judged[name])
+        self._order.setdefault(key, judgement)
 
     def _judgement(self, goal: Goal, *, hash_all: bool) -> Judgement:
         """Return a goal described and judged, once; a goal of `-o` always anew."""
