@@ -18,6 +18,7 @@ from mergebuild.digest import tagged
 from mergebuild.fold.forms import Blueprint, Spec
 from mergebuild.fold.lineage import proportions
 from mergebuild.fold.naming import SAME
+from mergebuild.formats.layout import texts_as_json
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import NumberPerTensor, Target
 
@@ -38,12 +39,12 @@ def none() -> dict[str, str]:
 def minimal(blueprint: Blueprint, digest: bytes, contents: Mapping[str, str]) -> dict[str, str]:
     """Return what the artifact alone determines. `contents`: the content digest of each input, as text."""
     whole, by_block = proportions(blueprint, contents)
-    facts = {
-        "artifact": tagged(digest),
-        "layout": LAYOUT_VERSION,
-        "proportions": by_block if whole is None else whole,
-    }
-    return {"format": "pt", "mergebuild": _json(facts)}
+    if whole is not None:
+        shown = _sorted(whole)
+    else:
+        shown = f"{{{','.join(f'{_json(block)}:{_sorted(by_block[block])}' for block in sorted(by_block))}}}"
+    facts = f'{{"artifact":"{tagged(digest)}","layout":{LAYOUT_VERSION},"proportions":{shown}}}'
+    return {"format": "pt", "mergebuild": facts}
 
 
 def of_a_part(digest: bytes) -> dict[str, str]:
@@ -281,6 +282,10 @@ def _number(number: NumberPerTensor) -> object:
     if number.constant is not None:
         return str(number.constant)
     return {rule.key: repr(rule.value) for rule in number.rules}
+
+
+def _sorted(texts: Mapping[str, str]) -> str:
+    return texts_as_json(dict(sorted(texts.items())))
 
 
 def _json(value: object) -> str:

@@ -58,6 +58,18 @@ def recipe(metadata: dict[str, str]) -> dict[str, object]:
     return found
 
 
+@pytest.mark.parametrize("alpha", ["0.25", "{ default = 0.125, IN00 = 0.5, M00 = 0.75 }", "0", "1"])
+def test_what_we_say_of_ourselves_is_json_of_sorted_keys(lab: Lab, alpha: str) -> None:
+    """It is put together by hand, as there may be thousands."""
+    model(lab, "a")
+    model(lab, "b")
+    said = built(lab, f'method = "weighted_sum"\na = "a"\nb = "b"\nalpha = {alpha}')["mergebuild"]
+    found = json.loads(said)
+    assert said == json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert set(found) == {"artifact", "layout", "proportions"}
+    assert ("IN00" in found["proportions"]) == ("IN00" in alpha)
+
+
 # modelspec
 
 
