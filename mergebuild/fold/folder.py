@@ -18,7 +18,7 @@ from typing import NamedTuple
 from mergebuild.errors import Problem, RecipeError, did_you_mean
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
-from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
+from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Kinds, Operation, Slot, rounded
 from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.naming import EMA, EMA_PREFIX, own
 from mergebuild.formats import registry
@@ -148,7 +148,7 @@ class _Alike(NamedTuple):
     """The method's, of each number, those of a list one by one; 0 where it has none."""
     inputs: tuple[tuple[Form, ...], ...]
     """By kind, what the method makes its tensors of; none where they are just an input's."""
-    kin: dict[tuple[tuple[Slot, ...], ...], object]
+    kin: dict[tuple[tuple[Slot, ...], ...], Kin]
     """`Blueprint.kin`, by the slots of each kind: a coefficient that is 0 takes one out."""
 
 
@@ -268,8 +268,14 @@ class Folding:
             left_out=alike.left_out,
             ema_dropped=alike.ema_dropped,
             warnings=alike.warnings,
-            kin=alike.kin.setdefault(forms.slots, object()) if target.kin is not None else None,
+            kin=self._kin_of(forms, alike) if target.kin is not None else None,
         )
+
+    def _kin_of(self, forms: Forms, alike: _Alike) -> Kin:
+        kin = alike.kin.get(forms.slots)
+        if kin is None:
+            kin = alike.kin[forms.slots] = Kin(forms.owners)
+        return kin
 
     def _alike_of(self, target: Target) -> _Alike:
         """Return what a target has in common with its kin, found out once."""

@@ -29,6 +29,7 @@ __all__ = [
     "Blueprint",
     "Form",
     "Forms",
+    "Kin",
     "Kinds",
     "Operation",
     "Slot",
@@ -106,6 +107,8 @@ class Forms(Mapping[str, Form]):
     def __init__(self, kinds: Kinds, palette: tuple[Form, ...]) -> None:
         self.kinds = kinds
         self.palette = palette
+        self.slots = tuple([form.slots for form in palette])
+        """The slots of the form of each kind."""
 
     def __getitem__(self, name: str) -> Form:
         return self.palette[self.kinds.of[name]]
@@ -124,9 +127,9 @@ class Forms(Mapping[str, Form]):
     __hash__ = None  # type: ignore[assignment]
 
     @cached_property
-    def slots(self) -> tuple[tuple[Slot, ...], ...]:
-        """The slots of the form of each kind."""
-        return tuple([form.slots for form in self.palette])
+    def owners(self) -> frozenset[str]:
+        """The sources and file targets whose tensors they are made of."""
+        return frozenset(slot.owner for slots in self.slots for slot in slots)
 
     @property
     def operates(self) -> bool:
@@ -150,6 +153,14 @@ class Forms(Mapping[str, Form]):
         return sum(count for count, form in counts if form.lone is None)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Kin:
+    """What blueprints are that differ in coefficients alone, and have the same slots: each is found by its identity."""
+
+    owners: frozenset[str]
+    """The sources and file targets whose tensors they are made of."""
+
+
 @dataclass(frozen=True)
 class Blueprint:
     """What a target will be: its tensors and how each is made; and what was noticed on the way."""
@@ -169,17 +180,17 @@ class Blueprint:
     """By input: EMA copies left behind."""
     warnings: tuple[str, ...] = ()
     """What else the user should know, a sentence each."""
-    kin: object = None
+    kin: Kin | None = None
     """The same object for blueprints that differ in their targets' names and outputs and in coefficients alone."""
 
     def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
         """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""
         return self.specs if dtype == self.target.dtype else rounded(self.source_specs, dtype)
 
-    @cached_property
+    @property
     def owners(self) -> frozenset[str]:
         """The sources and file targets whose tensors it is made of."""
-        return frozenset(slot.owner for slots in self.forms.slots for slot in slots)
+        return self.kin.owners if self.kin is not None else self.forms.owners
 
     def notes(self) -> list[str]:
         """Return what the user should know, a sentence each."""

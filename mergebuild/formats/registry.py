@@ -152,8 +152,6 @@ _BY_SUFFIX: Final = {suffix: each for each in FILES for suffix in each.suffixes}
 SUFFIXES: Final = tuple(_BY_SUFFIX)
 """What the path of an output that is one file ends in."""
 
-_BY_SUFFIX: Final[dict[str, FileFormat | FolderFormat]] = {suffix: each for each in FILES for suffix in each.suffixes}
-
 READ_SUFFIXES: Final = tuple(suffix for each in FILES for suffix in each.read_suffixes)
 """What files end in that are read, though any may have any name."""
 

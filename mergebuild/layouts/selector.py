@@ -36,6 +36,10 @@ _EVERYTHING = frozenset({"default", "mbw", "preset", "elemental"})
 _REMEMBERED = 64
 
 
+_ONE_NUMBER = (Constant, Elemental)
+"""The values of a rule that are one number, whatever block it reaches."""
+
+
 class _Win(NamedTuple):
     """The tensors that keep the number of the rule at that index."""
 
@@ -99,7 +103,7 @@ class Selector:
         found: list[Fraction] = []
         for rule, block in places.values:
             value = number.rules[rule].value
-            if isinstance(value, Constant | Elemental):
+            if isinstance(value, _ONE_NUMBER):
                 found.append(value.number)
                 continue
             if rule not in numbers:
@@ -129,7 +133,7 @@ class Selector:
         of: dict[str, int] = {}
         values: dict[tuple[int, str | None], int] = {}
         for rule, names in self._decide(rules):
-            by_block = not isinstance(rules[rule].value, Constant | Elemental)
+            by_block = not isinstance(rules[rule].value, _ONE_NUMBER)
             for name in names:
                 of[name] = values.setdefault((rule, block_of[name] if by_block else None), len(values))
         return Places(of, tuple(values))

@@ -27,6 +27,8 @@ _LONGEST_NAME = 255
 """Bytes of the name of a file or folder that file systems take."""
 _LONGEST_PATH = 4096 - 256
 """Bytes of a whole path that systems take, less those of one more name: of a temporary file, or of a shard."""
+_FEW_OUTPUTS = 100
+"""Of one folder: so many are looked at one by one before the folder is read."""
 
 
 class OutputPaths:
@@ -57,6 +59,9 @@ class OutputPaths:
         self._whole: dict[str, tuple[str, At]] = {}
         """From every folder that is an output to its target."""
         self._folders: dict[str, str] = {}
+        self._looked: dict[str, int] = {}
+        self._links: dict[str, set[str]] = {}
+        """By folder, once many outputs go there: the names of links in it."""
         self._sources: dict[str, str] = {}
         self._above_sources: dict[str, str] = {}
         self._alike_sources: dict[str, tuple[str, str]] = {}
@@ -195,9 +200,26 @@ class OutputPaths:
         if real is None:
             real = self._folders[folder] = os.path.normcase(os.path.realpath(folder or os.sep)).rstrip(os.sep)
         found = self._sources.get(path) or self._sources.get(f"{real}{os.sep}{name}")
-        if found is None and os.path.islink(path):  # noqa: PTH114 -- strings, for there may be 100,000
+        if found is None and self._is_link(folder, name):
             found = self._sources.get(os.path.normcase(os.path.realpath(path)))
         return found
+
+    def _is_link(self, folder: str, name: str) -> bool:
+        """Whether there is a link. The first of a folder are looked at one by one, then all that are there at once."""
+        known = self._links.get(folder)
+        if known is None:
+            self._looked[folder] = self._looked.get(folder, 0) + 1
+            if self._looked[folder] <= _FEW_OUTPUTS:
+                return os.path.islink(f"{folder}{os.sep}{name}")  # noqa: PTH114 -- strings, for there may be 100,000
+            try:
+                with os.scandir(folder or os.sep) as entries:
+                    known = {os.path.normcase(each.name) for each in entries if each.is_symlink()}
+            except (FileNotFoundError, NotADirectoryError):
+                known = set()
+            except OSError:  # it may be closed to looking around, and what is in it open
+                return os.path.islink(f"{folder}{os.sep}{name}")  # noqa: PTH114
+            self._links[folder] = known
+        return name in known
 
 
 def _folded(path: str) -> str:

@@ -332,6 +332,16 @@ def test_an_output_that_is_a_source_through_a_link_is_refused(fail: Fail, tmp_pa
         ]
 
 
+@pytest.mark.parametrize("member", [0, 99, 100, 101, 149])
+def test_one_of_many_outputs_that_is_a_link_to_a_source_is_refused(fail: Fail, tmp_path: Path, member: int) -> None:
+    """The links of a folder are read at once, behind its first hundred outputs."""
+    (tmp_path / "opk.safetensors").write_bytes(b"")
+    (tmp_path / f"f-{member}.safetensors").symlink_to("opk.safetensors")
+    family = 'foreach.x = { from = 0, to = 149, step = 1 }\nmethod = "scale"\na = "merong"\nalpha = "${x}"\n'
+    (problem,) = fail(f'{SOURCES}[targets.f]\n{family}output = "f-${{x}}.safetensors"\n')
+    assert problem.message == f"the output of target `f@x={member}` is the source `opk`"
+
+
 def test_an_output_that_is_a_source_of_the_models_folders_is_refused(
     fail: Fail, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
