@@ -73,7 +73,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Written:
+class _WrittenFile:
     """A file that a pass wrote in full at its temporary path, and what the pass found out about it."""
 
     path: Path
@@ -116,7 +116,7 @@ class Builder:
         self._folders: dict[Judgement, FolderAction] = {}
         self._stack = ExitStack()
         """What is taken away at the end, also when that is an error."""
-        self._looked_at: dict[str, _Written] = {}
+        self._looked_at: dict[str, _WrittenFile] = {}
         """By target: files that `look` wrote, but for the header."""
         self._failed_looks: dict[str, Refusal] = {}
         """By target: why `look` could not write them."""
@@ -227,7 +227,7 @@ class Builder:
                 file.write(action.content.header_bytes)
             self._finish(action, written)
 
-    def _can_be_finished(self, action: FileAction, written: _Written) -> bool:
+    def _can_be_finished(self, action: FileAction, written: _WrittenFile) -> bool:
         """Whether a file that was written at first sight only lacks its header: else it is made in the ordinary way.
 
         The room left for the header may be too small or too large, where two sources turn out to be the same. What
@@ -478,10 +478,10 @@ class Builder:
             action.name: each for action, each in zip(actions, self._written(wave, done, changed, seconds), strict=True)
         }
 
-    def _written(self, wave: Wave, done: PassResult, changed: frozenset[str], seconds: float) -> Iterator[_Written]:
+    def _written(self, wave: Wave, done: PassResult, changed: frozenset[str], seconds: float) -> Iterator[_WrittenFile]:
         """Yield what a wave that was run wrote, file by file."""
         for file in wave.files:
-            yield _Written(
+            yield _WrittenFile(
                 file.output.path,
                 done.steps,
                 wave.copied,
@@ -578,7 +578,7 @@ class Builder:
                 return operation.method.name, operation.tensor, needed, available
         return None
 
-    def _finish(self, action: FileAction, written: _Written) -> None:
+    def _finish(self, action: FileAction, written: _WrittenFile) -> None:
         """Publish a file that a pass wrote, or say why not."""
         content = action.content
         stale = sorted({own for each in written.changed if (own := source_of_part(each))} & action.description.sources)
@@ -606,7 +606,7 @@ class Builder:
             self._fail(action, failures.changed_by_hand(action))
         written.path.unlink(missing_ok=True)
 
-    def _entries(self, content: FileContent, written: _Written) -> list[Entry]:
+    def _entries(self, content: FileContent, written: _WrittenFile) -> list[Entry]:
         """Return the table of a file that was written; what follows from its bytes is added to it first."""
         entries = []
         for each in content.made:

@@ -26,7 +26,7 @@ from mergebuild.sources.sources import SourceFile, Sources
 __all__ = ["FirstSight"]
 
 
-class _Key(NamedTuple):
+class _NamedTensor(NamedTuple):
     """A tensor by where it is: in a source, or in a target of the wave."""
 
     owner: str
@@ -37,8 +37,8 @@ class _Key(NamedTuple):
 class _Knot:
     """Tensors that hang together: to be read, and to be made of these, each behind what it needs."""
 
-    sources: dict[_Key, None] = field(default_factory=dict)
-    made: list[_Key] = field(default_factory=list)
+    sources: dict[_NamedTensor, None] = field(default_factory=dict)
+    made: list[_NamedTensor] = field(default_factory=list)
 
 
 class FirstSight:
@@ -95,50 +95,50 @@ class FirstSight:
 
     def _tied(self) -> list[_Knot]:
         """Return the tensors of all files, those together that share something that is read."""
-        above: dict[_Key, _Key] = {}
+        above: dict[_NamedTensor, _NamedTensor] = {}
 
-        def root(key: _Key) -> _Key:
+        def root(key: _NamedTensor) -> _NamedTensor:
             while (parent := above.setdefault(key, key)) != key:
                 above[key] = key = above[parent]
             return key
 
-        inputs: list[tuple[_Key, list[_Key]]] = []
+        inputs: list[tuple[_NamedTensor, list[_NamedTensor]]] = []
         for name, (_, file) in self._files.items():
             for tensor, form in file.action.description.blueprint.forms.items():
-                keys = [_Key(slot.owner, slot.tensor(tensor)) for slot, _ in form.terms]
-                inputs.append((_Key(name, tensor), keys))
+                keys = [_NamedTensor(slot.owner, slot.tensor(tensor)) for slot, _ in form.terms]
+                inputs.append((_NamedTensor(name, tensor), keys))
                 for key in keys:
-                    above[root(key)] = root(_Key(name, tensor))
-        knots: dict[_Key, _Knot] = {}
+                    above[root(key)] = root(_NamedTensor(name, tensor))
+        knots: dict[_NamedTensor, _Knot] = {}
         for made, keys in inputs:  # in the order of the files, so that each stands behind what it needs
             knot = knots.setdefault(root(made), _Knot())
             knot.made.append(made)
             knot.sources |= dict.fromkeys(key for key in keys if key.owner not in self._files)
         return list(knots.values())
 
-    def _loose(self, tied: set[_Key]) -> list[_Knot]:
+    def _loose(self, tied: set[_NamedTensor]) -> list[_Knot]:
         """Return the tensors of unseen sources that nothing is made of: they are hashed all the same."""
         return [
-            _Knot({_Key(owner, tensor): None})
+            _Knot({_NamedTensor(owner, tensor): None})
             for owner in self._unseen
             for tensor in self._sources.file(owner).tensors
-            if _Key(owner, tensor) not in tied
+            if _NamedTensor(owner, tensor) not in tied
         ]
 
     def _group(self, knot: _Knot) -> UnseenGroup:
         order = {key: index for index, key in enumerate((*knot.sources, *knot.made))}
         return UnseenGroup(tuple(map(self._input, knot.sources)), tuple(self._tensor(key, order) for key in knot.made))
 
-    def _input(self, key: _Key) -> UnseenInput:
+    def _input(self, key: _NamedTensor) -> UnseenInput:
         source = self._sources.file(key.owner)
         digest = b"" if key.owner in self._unseen else source.digests[key.tensor]
         lying = self._wave.whereabouts.in_source(digest, *key)
         return UnseenInput(lying.leaf, source.tensors[key.tensor].shape, lying.checksum)
 
-    def _tensor(self, key: _Key, order: Mapping[_Key, int]) -> UnseenTensor:
+    def _tensor(self, key: _NamedTensor, order: Mapping[_NamedTensor, int]) -> UnseenTensor:
         """Return a tensor of a target. `order`: the inputs and tensors of its group."""
         index, file = self._files[key.owner]
         info = file.action.content.header.tensors[key.tensor]
         form = file.action.description.blueprint.forms[key.tensor]
-        terms = tuple((order[_Key(slot.owner, slot.tensor(key.tensor))], share) for slot, share in form.terms)
+        terms = tuple((order[_NamedTensor(slot.owner, slot.tensor(key.tensor))], share) for slot, share in form.terms)
         return UnseenTensor(OutputRange(index, info.begin), info.dtype, info.shape, terms)

@@ -32,7 +32,7 @@ __all__ = [
     "MAKERS",
     "Adding",
     "Factoring",
-    "Linear",
+    "LinearMaker",
     "Maker",
     "Narrowing",
     "Operating",
@@ -122,7 +122,7 @@ class Maker(ABC):
         """Return the float32 chunk that begins with element `start`: in `out`, in a chunk, or a new one."""
 
 
-class Linear(Maker):
+class LinearMaker(Maker):
     """A linear combination. The first input's chunk holds the result, when nothing reads it afterwards."""
 
     def __init__(
@@ -387,5 +387,5 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
         pivot = _shares_of(tuple(coefficient for _, coefficient in step.terms)).pivot
         first = next((digest for index, (digest, _) in enumerate(step.terms) if index != pivot), None)
         takes_first = first is not None and last[first] == step.digest and first not in views
-        found.append(Linear(step, inputs, kept, dtypes, takes_first=takes_first))
+        found.append(LinearMaker(step, inputs, kept, dtypes, takes_first=takes_first))
     return found, len(slots)

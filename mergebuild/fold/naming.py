@@ -59,7 +59,7 @@ class _Averaged(Naming):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Table(Naming):
+class _NamingTable(Naming):
     names: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class _Table(Naming):
         return self.names.get(name, name)
 
 
-_KINDS: Final = (Naming, _Own, _Averaged, _Table)
+_KINDS: Final = (Naming, _Own, _Averaged, _NamingTable)
 """By the first number of a key."""
 
 _namings: WeakValueDictionary[_Key, Naming] = WeakValueDictionary()

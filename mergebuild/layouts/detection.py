@@ -84,7 +84,7 @@ def user_layout(text: LayoutText) -> Layout:
     return layout
 
 
-class _SortedNames:
+class _NamesOfFile:
     """Tensor names, sorted, so that a glob is looked for only among names that begin as it does."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -120,13 +120,13 @@ def _is_stack(layout: Layout, names: Mapping[str, Sequence[int]]) -> bool:
     return len(numbers) >= 2 and max(numbers) == len(numbers) - 1
 
 
-def _has_signs(layout: Layout, names: _SortedNames) -> bool:
+def _has_signs(layout: Layout, names: _NamesOfFile) -> bool:
     return any(all(names.has(marker) for marker in markers) for markers in layout.detect) and not any(
         names.has(Marker(glob)) for glob in layout.unless
     )
 
 
-def _has_signs_in_time(layout: Layout, names: _SortedNames, text: LayoutText, patience: Patience) -> bool:
+def _has_signs_in_time(layout: Layout, names: _NamesOfFile, text: LayoutText, patience: Patience) -> bool:
     """Return whether a stranger's layout has its signs in names.
 
     Raises:
@@ -140,7 +140,7 @@ def _has_signs_in_time(layout: Layout, names: _SortedNames, text: LayoutText, pa
         raise RecipeError.one("bad-glob", message, where=text.where.place("detect"), help=SHORTER) from None
 
 
-def _is_whole(layout: Layout, names: _SortedNames) -> bool:
+def _is_whole(layout: Layout, names: _NamesOfFile) -> bool:
     return layout.stack is None or _is_stack(layout, names.shapes)
 
 
@@ -169,7 +169,7 @@ def detect(names_to_shapes: Mapping[str, Sequence[int]], user: Mapping[str, Layo
     Raises:
         RecipeError: a layout of `user` is not sound, or takes too long to look for its signs in these names.
     """
-    names = _SortedNames(names_to_shapes)
+    names = _NamesOfFile(names_to_shapes)
     patience = Patience()
     for text in user.values():
         layout = user_layout(text)

@@ -17,7 +17,7 @@ from mergebuild.lora.modules import PEFT
 from mergebuild.lora.needs import PRODUCTS
 from mergebuild.lora.roles import role_of
 
-__all__ = ["LoraProduct", "Naming", "Products", "products_of"]
+__all__ = ["LoraNaming", "LoraProduct", "Products", "products_of"]
 
 _SUMS: Final = frozenset({"full", "norm"})
 """Families of one tensor that is added as it is."""
@@ -33,14 +33,14 @@ _PATHS: Final = (
 )
 
 
-class Naming(NamedTuple):
+class LoraNaming(NamedTuple):
     """How a LoRA names its modules, as far as that keeps it from being put together with another."""
 
     form: str
     paths: str
     """Of an image model; empty where no module tells."""
 
-    def fits(self, other: Naming) -> bool:
+    def fits(self, other: LoraNaming) -> bool:
         """Whether what both name alike is the same module."""
         return self.form == other.form and (self.paths == other.paths or not (self.paths and other.paths))
 
@@ -74,7 +74,7 @@ class Products:
     """Tensors that take the place of the model's."""
     words: tuple[str, ...]
     """Tensors that are no part of the model: embeddings of new words."""
-    naming: Naming
+    naming: LoraNaming
 
 
 def products_of(
@@ -154,10 +154,10 @@ def _no_product(family: str, tensor: str, where: Place | None) -> SourceError:
     )  # fmt: skip
 
 
-def _naming(modules: Sequence[str]) -> Naming:
+def _naming(modules: Sequence[str]) -> LoraNaming:
     form = (
         "PEFT's names" if any(module.startswith(PEFT) for module in modules)
         else "names with dots" if any("." in module for module in modules)
         else "names joined with `_`"
     )  # fmt: skip
-    return Naming(form, next((name for name, sign in _PATHS if any(map(sign.search, modules))), ""))
+    return LoraNaming(form, next((name for name, sign in _PATHS if any(map(sign.search, modules))), ""))

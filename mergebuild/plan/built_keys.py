@@ -147,7 +147,7 @@ def _parts(framed: bytes) -> Iterator[bytes]:
 class BuiltKeys:
     """The keys that `packed_keys` packed."""
 
-    def __init__(self, tensors: _Keys, intermediates: Sequence[_Keys]) -> None:
+    def __init__(self, tensors: _KeyTable, intermediates: Sequence[_KeyTable]) -> None:
         self._tensors = tensors
         self._intermediates = intermediates
 
@@ -159,7 +159,7 @@ class BuiltKeys:
         try:
             (lines,) = _parts(packed.lines)
             inputs, *below = _parts(packed.inputs)
-            every = [_Keys(inputs, lines), *(_Keys(*below[at : at + 2]) for at in range(0, len(below), 2))]
+            every = [_KeyTable(inputs, lines), *(_KeyTable(*below[at : at + 2]) for at in range(0, len(below), 2))]
             for each in every:
                 deque(each.all(), maxlen=0)
                 deque(each.owners(None), maxlen=0)
@@ -187,7 +187,7 @@ class BuiltKeys:
         return {key.digest: key for each in self._intermediates for key in each.all() if not key.is_copy}
 
 
-class _Keys:
+class _KeyTable:
     """The keys of one target's tensors."""
 
     def __init__(self, inputs: bytes, lines: bytes) -> None:

@@ -14,13 +14,13 @@ from mergebuild.digest import tagged
 from mergebuild.key import Key, Value
 from mergebuild.results.looks import KeyLine, TensorWhy, WhatItIs
 
-__all__ = ["Described", "explained", "labelled"]
+__all__ = ["ExplainedTensor", "explained", "labelled"]
 
 Intermediates = Callable[[bytes], Key | None]
 """Gives the key of an intermediate tensor: one that a virtual target makes by an operation, in float32."""
 
 
-class Described(NamedTuple):
+class ExplainedTensor(NamedTuple):
     """A tensor's key, and what is known of what stands in it by digest."""
 
     key: Key
@@ -41,10 +41,10 @@ class _Shown(NamedTuple):
     """Of the tensor that the line names."""
 
 
-def explained(name: str, before: Described | None, after: Described | None, note: str = "") -> TensorWhy:
+def explained(name: str, before: ExplainedTensor | None, after: ExplainedTensor | None, note: str = "") -> TensorWhy:
     """Return what a tensor follows from by the mergefile (`after`), beside what it followed from when it was built."""
 
-    def what(found: Described | None) -> WhatItIs | None:
+    def what(found: ExplainedTensor | None) -> WhatItIs | None:
         if found is None:
             return None
         digest = found.key.digest
@@ -69,7 +69,7 @@ def labelled(own: Iterable[tuple[bytes, str]], others: Iterable[tuple[bytes, str
     return labels
 
 
-def _lines(described: Described) -> Iterator[_Shown]:
+def _lines(described: ExplainedTensor) -> Iterator[_Shown]:
     """Yield the lines of a key and, each once, those of intermediate tensors."""
     told: set[bytes] = set()
     waiting = [_own(described, described.key, ())]
@@ -87,7 +87,7 @@ def _lines(described: Described) -> Iterator[_Shown]:
             waiting.append(_own(described, below, shown.path))
 
 
-def _own(described: Described, key: Key, above: tuple[str, ...]) -> Iterator[tuple[_Shown, Key | None]]:
+def _own(described: ExplainedTensor, key: Key, above: tuple[str, ...]) -> Iterator[tuple[_Shown, Key | None]]:
     """Yield the lines of a key alone, each with the key that it has as its value."""
     for name, value in key.lines:
         digest = next((each for each in (name, value) if isinstance(each, bytes)), None)
@@ -95,7 +95,7 @@ def _own(described: Described, key: Key, above: tuple[str, ...]) -> Iterator[tup
         yield _Shown(path, _text(value, described), digest), value if isinstance(value, Key) else None
 
 
-def _text(value: Value, described: Described) -> str:
+def _text(value: Value, described: ExplainedTensor) -> str:
     match value:
         case bytes():
             return described.called(value)

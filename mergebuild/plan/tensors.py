@@ -36,7 +36,17 @@ from mergebuild.methods.arguments import Arguments, lines_of
 from mergebuild.methods.method import Method
 from mergebuild.plan.built_keys import InputsOfRow, Owner, pack_inputs
 
-__all__ = ["STATISTICS_OF_MADE", "Grid", "Made", "Operand", "Origin", "SurveyKey", "Surveyed", "TensorRow", "Tensors"]
+__all__ = [
+    "STATISTICS_OF_MADE",
+    "Grid",
+    "Made",
+    "Operand",
+    "Origin",
+    "SurveyKey",
+    "SurveyedTensor",
+    "TensorRow",
+    "Tensors",
+]
 
 STATISTICS_OF_MADE = "2"
 """Part of the digest of what follows from a statistic of a tensor that a target makes. Version 1 could take it, in the
@@ -71,7 +81,7 @@ class Operand(NamedTuple):
         return self.digest if self.terms is None else combination_key(shape, self.terms)
 
 
-class Surveyed(NamedTuple):
+class SurveyedTensor(NamedTuple):
     """A tensor that a method looks at before it makes others: its name, shape, and the method's inputs."""
 
     name: str
@@ -89,7 +99,7 @@ class SurveyKey:
     """What it follows from besides the tensors' inputs: the method, its parameters that matter here, the tensors."""
     method: Method
     arguments: Arguments
-    tensors: tuple[Surveyed, ...]
+    tensors: tuple[SurveyedTensor, ...]
 
     @property
     def lines(self) -> Key:
@@ -433,10 +443,10 @@ class Grid:
         """Return the survey of each tensor of rows with one method, by name."""
         operation = next(row.operated.operation for row in rows if row.operated)
         method, arguments = operation.method, _survey_arguments(operation)
-        tensors: dict[str, Surveyed] = {}
+        tensors: dict[str, SurveyedTensor] = {}
         for row in rows:
             for place, operands in zip(row.places, row.operated.operands if row.operated else (), strict=True):
-                tensors[self.names[place]] = Surveyed(self.names[place], self.specs[place].shape, operands)
+                tensors[self.names[place]] = SurveyedTensor(self.names[place], self.specs[place].shape, operands)
         facts = [Line("survey", f"{method.name}@{method.version}"), *lines_of(arguments)]
         facts += [] if method.exact else [Line("device", self._device)]
         found: dict[str, SurveyKey] = {}

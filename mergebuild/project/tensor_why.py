@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.plan.actions import Description
 from mergebuild.plan.built_keys import BuiltKeys, packed_keys
-from mergebuild.plan.explanation import Described, explained, labelled
+from mergebuild.plan.explanation import ExplainedTensor, explained, labelled
 from mergebuild.plan.origins import Origins
 from mergebuild.results.looks import TensorWhy
 from mergebuild.store import Ledger
@@ -47,6 +47,6 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
     return explained(tensor, before, after, note)
 
 
-def _described(keys: BuiltKeys | None, tensor: str, labels: Mapping[bytes, str]) -> Described | None:
+def _described(keys: BuiltKeys | None, tensor: str, labels: Mapping[bytes, str]) -> ExplainedTensor | None:
     key = keys.key(tensor) if keys else None
-    return Described(key, keys.intermediate, labels) if keys and key else None
+    return ExplainedTensor(key, keys.intermediate, labels) if keys and key else None

@@ -445,7 +445,7 @@ class Sources:
         )
 
 
-class _Look(NamedTuple):
+class _SourceLook(NamedTuple):
     """What a look at a source found, and whether that may be of more than one content."""
 
     found: Model | SourceError
@@ -456,7 +456,7 @@ class _Look(NamedTuple):
     is_racy: bool
 
 
-def _look(path: Path, shown: str) -> _Look:
+def _look(path: Path, shown: str) -> _SourceLook:
     """Read what a source says of itself, and after that the states of its files.
 
     Raises:
@@ -474,7 +474,7 @@ def _look(path: Path, shown: str) -> _Look:
         has_writer = has_writer or (found.folder is not None and any(map(portable.has_writer, states)))
     is_same, until = identity(path) == there, Moment.now()
     racy = not is_same or any(is_racy(each, since, until) for each in states.values())
-    return _Look(found, states, has_writer, racy)
+    return _SourceLook(found, states, has_writer, racy)
 
 
 def _checksums(source: SourceFile) -> list[bytes]:
