@@ -5,7 +5,8 @@ cannot hold as many files open. What a wave published is found in the store by t
 finite, or one of whose sources changed meanwhile, is not published; those that read it are skipped.
 
 Targets whose sources were never hashed are merged while these are (`look`). What they are is known only then: so a plan
-made with that knowledge follows, and finds their files written but for the header.
+of them, made with that knowledge, follows at once, and their files are published (`finish`) before all else is planned
+anew: what comes next may fail, or be killed, and costs none of this work.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from mergebuild.events import Emit, Notice, TargetDone
 from mergebuild.formats.sidecars import stale
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan import manifest
-from mergebuild.plan.actions import Action, Description, FileAction, FileContent, FolderAction, Judgement, Outcome
+from mergebuild.plan.actions import Action, Description, FileAction, FileContent, FolderAction, Goal, Judgement, Outcome
 from mergebuild.plan.built_keys import packed_keys
 from mergebuild.plan.judge import whole_artifact
 from mergebuild.plan.plan import Plan
@@ -116,10 +117,10 @@ class Builder:
         self._folders: dict[Judgement, FolderAction] = {}
         self._stack = ExitStack()
         """What is taken away at the end, also when that is an error."""
-        self._looked_at: dict[str, _WrittenFile] = {}
-        """By target: files that `look` wrote, but for the header."""
-        self._failed_looks: dict[str, Refusal] = {}
-        """By target: why `look` could not write them."""
+        self._looked_at: dict[Goal, _WrittenFile] = {}
+        """Files that `look` wrote, but for the header."""
+        self._earlier: dict[str, tuple[FileAction, Outcome]] = {}
+        """By target: what became of it in `look` or `finish`."""
         self._stage_of: dict[Judgement, tuple[Stage, ExitStack]] = {}
         """Where the files of a folder wait for each other; and what has it removed if the process ends before."""
         self._moving: dict[FileAction, ArtifactRow] = {}
@@ -143,19 +144,38 @@ class Builder:
         """Merge what a plan has of targets whose sources were never hashed, and hash these, in one pass.
 
         Returns:
-            Whether the plan had such targets: then a plan that knows their sources is to follow.
+            Whether the plan had such targets: then all is to be planned anew, `looked_at` first.
         """
         self._begin(plan)
-        ready = [action for action in islice(plan.first_sight, _wave()) if self._can_write(action)]
-        if ready:
-            try:
+        ready = [action for action in islice(plan.first_sight, _wave()) if self._is_ready(action)]
+        if ready and not self._must_stop():
+            with self._failing(ready):
                 self._look(ready)
-            except SourceError as error:
-                if not self._options.keep_going:
-                    raise
-                refusal = Refusal(error.problems[0], error.exit_code)
-                self._failed_looks = {action.name: refusal for action in ready}
+        self._remember()
         return any(not judgement.description.is_known for judgement in plan.judged)
+
+    @property
+    def looked_at(self) -> tuple[Goal, ...]:
+        """What `look` wrote, in the order of work."""
+        return tuple(self._looked_at)
+
+    def finish(self, plan: Plan) -> None:
+        """Publish what `look` wrote. `plan`: of just these goals; all of their sources are hashed now.
+
+        What only `look` could foresee wrongly is taken away, and made in the ordinary way.
+        """
+        self._begin(plan)
+        written = {file: self._looked_at[file.goal] for file in plan.files if file.goal in self._looked_at}
+        again = _made_before(written)
+        for action, each in written.items():
+            if self._can_be_finished(action, each):
+                with each.path.open("rb+") as file:
+                    file.write(action.content.header_bytes)
+                self._finish(action, each, is_again=action in again)
+        for each in self._looked_at.values():
+            each.path.unlink(missing_ok=True)
+        self._looked_at.clear()
+        self._remember()
 
     def run(self, plan: Plan) -> tuple[tuple[TargetResult, ...], int]:
         """Do what a plan says; return the targets' results and the exit code.
@@ -168,7 +188,6 @@ class Builder:
             self._quarantine(damaged, f"what the store kept of {tagged(damaged.digest)}")
         for action in self._waiting():
             self._settle_at_once(action)
-        self._drop_looks()
         self._restore(
             [(action, action.stored.row) for action in self._waiting() if action.stored and not self._must_stop()]
         )
@@ -197,7 +216,13 @@ class Builder:
 
     def _begin(self, plan: Plan) -> None:
         self._plan = plan
+        self._outcomes = {}
         self._folders = {each.judgement: each for each in plan.actions if isinstance(each, FolderAction)}
+
+    def _remember(self) -> None:
+        """Keep what became of files for the plan that follows, which has actions of its own."""
+        dealt_with = (file for file in self._plan.files if file in self._outcomes)
+        self._earlier |= {file.name: (file, self._outcomes[file]) for file in dealt_with}
 
     def _whole(self, action: FileAction) -> ArtifactRow | None:
         """Return a whole artifact that the store has now of what is wanted."""
@@ -208,24 +233,20 @@ class Builder:
     # What was decided before
 
     def _settle_at_once(self, action: FileAction) -> None:
-        """Settle an action for which nothing need or can be done, or whose file is written already."""
-        written = self._looked_at.get(action.name)
-        if action.refused is not None:
+        """Settle an action for which nothing need or can be done."""
+        _, earlier = self._earlier.get(action.name, (None, None))
+        is_failed = earlier is not None and earlier.verdict not in _WELL
+        if earlier is not None and (is_failed or action.verdict is Verdict.UP_TO_DATE):
+            self._outcomes[action] = earlier  # which was said then
+        elif action.refused is not None:
             if action.refused.target == action.name:
                 error = action.refused.error
                 self._fail(action, Refusal(error.problems[0], error.exit_code))
             else:
                 self._done(action, Outcome(Verdict.SKIPPED))
-        elif action.name in self._failed_looks:
-            self._fail(action, self._failed_looks[action.name])
         elif action.verdict is Verdict.UP_TO_DATE:
             self._done(action, Outcome(Verdict.UP_TO_DATE))
             self._settle(action, action.standing.row)
-        elif written is not None and self._can_be_finished(action, written):
-            del self._looked_at[action.name]
-            with written.path.open("rb+") as file:
-                file.write(action.content.header_bytes)
-            self._finish(action, written)
 
     def _can_be_finished(self, action: FileAction, written: _WrittenFile) -> bool:
         """Whether a file that was written at first sight only lacks its header: else it is made in the ordinary way.
@@ -233,15 +254,8 @@ class Builder:
         The room left for the header may be too small or too large, where two sources turn out to be the same. What
         reads a target that is made in the ordinary way is made behind it.
         """
-        below = [self._plan.by_name[need] for need in action.needs if need in self._plan.by_name]
         fits = len(action.content.header_bytes) == written.header_size
-        return fits and all(each in self._outcomes for each in below)
-
-    def _drop_looks(self) -> None:
-        """Take away what was written at first sight and is made in the ordinary way."""
-        for written in self._looked_at.values():
-            written.path.unlink(missing_ok=True)
-        self._looked_at.clear()
+        return fits and all(self._plan.by_name.get(need) in self._outcomes for need in action.needs)
 
     def _must_stop(self) -> bool:
         return not self._options.keep_going and any(
@@ -465,18 +479,19 @@ class Builder:
         first = FirstSight(wave, self._sources)
         for action in actions:
             first.add(action, temporary_path(self._path(action)))
-        self._stack.enter_context(self._space(*(output.path for output in wave.outputs)))
-        done = self._pass(first.work(), _names(actions))
-        learnt = first.settle(done.unseen)
-        self.source_bytes_read += first.source_bytes
-        changed = frozenset(self._sources.changed(self._sources.opened()))
-        for source in learnt:
-            if source.name not in changed:
-                self._sources.learn(source)
+        with ExitStack() as until_finished:
+            until_finished.enter_context(self._space(*(output.path for output in wave.outputs)))
+            done = self._pass(first.work(), _names(actions))
+            learnt = first.settle(done.unseen)
+            self.source_bytes_read += first.source_bytes
+            changed = frozenset(self._sources.changed(self._sources.opened()))
+            for source in learnt:
+                if source.name not in changed:
+                    self._sources.learn(source)
+            self._stack.push(until_finished.pop_all())
         seconds = time.perf_counter() - began - done.waited
-        self._looked_at = {
-            action.name: each for action, each in zip(actions, self._written(wave, done, changed, seconds), strict=True)
-        }
+        written = self._written(wave, done, changed, seconds)
+        self._looked_at = {action.goal: each for action, each in zip(actions, written, strict=True)}
 
     def _written(self, wave: Wave, done: PassResult, changed: frozenset[str], seconds: float) -> Iterator[_WrittenFile]:
         """Yield what a wave that was run wrote, file by file."""
@@ -532,6 +547,7 @@ class Builder:
             changed = frozenset(self._sources.changed(sorted(self._sources.opened())))
             lost = {path for path in wave.artifacts() if self._shelf.look_again(path) is not Presence.OURS}
             seconds = time.perf_counter() - began - done.waited
+            again = _made_before(actions)
             for action, written in zip(actions, self._written(wave, done, changed, seconds), strict=True):
                 if lost:
                     written.path.unlink(missing_ok=True)
@@ -540,7 +556,7 @@ class Builder:
                     why = failures.changed_by_hand(action) if is_own else failures.artifact_changed(action, others)
                     self._fail(action, why)
                 else:
-                    self._finish(action, written)
+                    self._finish(action, written, is_again=action in again)
 
     def _fits(self, work: Pass, actions: Sequence[FileAction]) -> bool:
         """Whether there is memory for what a pass needs whole; if not, or a program can't say, say why of all files."""
@@ -578,8 +594,8 @@ class Builder:
                 return operation.method.name, operation.tensor, needed, available
         return None
 
-    def _finish(self, action: FileAction, written: _WrittenFile) -> None:
-        """Publish a file that a pass wrote, or say why not."""
+    def _finish(self, action: FileAction, written: _WrittenFile, *, is_again: bool) -> None:
+        """Publish a file that a pass wrote, or say why not. `is_again`: the pass wrote an equal one before it."""
         content = action.content
         stale = sorted({own for each in written.changed if (own := source_of_part(each))} & action.description.sources)
         if any(self._failed(need) for need in action.needs):
@@ -593,9 +609,7 @@ class Builder:
         else:
             assert content.digest is not None
             fresh = Fresh(content.digest, content.header_checksum, self._entries(content, written))
-            twin = self._outcomes.get(action.twin) if action.twin is not None else None
-            is_same = twin is not None and twin.verdict in _WELL and not written.computed
-            verdict = Verdict.RESTORED if is_same else Verdict.BUILT
+            verdict = Verdict.RESTORED if is_again and not written.computed else Verdict.BUILT
             outcome = Outcome(verdict, written.computed, written.bytes_read, content.size, written.seconds)
             if action.is_part:
                 self._stage(action, fresh, outcome)
@@ -845,9 +859,12 @@ class Builder:
             self._emit(TargetDone(made.name, str(outcome.verdict), made.shown or ""))
 
     def _results(self) -> tuple[TargetResult, ...]:
-        return self._plan.in_order(
-            {action.name: action.result(self._outcomes[action]) for action in self._plan.actions}
-        )
+        found = {action.name: action.result(self._outcomes[action]) for action in self._plan.actions}
+        for name, (action, outcome) in self._earlier.items():
+            now = self._plan.by_name.get(name)
+            if now is not None and self._outcomes[now] is outcome and outcome.verdict in _WELL:
+                found[name] = action.result(outcome)  # with the reasons that there were then
+        return self._plan.in_order(found)
 
     def _exit_code(self, results: Sequence[TargetResult]) -> int:
         """Return that of the first target that failed."""
@@ -893,6 +910,12 @@ def _wave() -> int:
 def _names(actions: Iterable[FileAction]) -> list[str]:
     """Return the targets of files, each once."""
     return list(dict.fromkeys(action.name for action in actions))
+
+
+def _made_before(actions: Iterable[FileAction]) -> set[FileAction]:
+    """Return the files that are equal to one before them."""
+    first: dict[tuple[bytes | None, str], FileAction] = {}
+    return {each for each in actions if first.setdefault((each.key, each.content.packing.layout), each) is not each}
 
 
 def _framed(content: FileContent, temporary: Path) -> Iterator[Entry]:

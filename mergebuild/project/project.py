@@ -342,6 +342,7 @@ class Project:
                     Builder(session.sources, session.store, options, emit, session.freshness.fingerprint)
                 )
                 if builder.look(plan):
+                    builder.finish(session.plan_anew().plan(builder.looked_at, hash_all=True))
                     session.plan_anew()
                     plan = checked_plan(session, hash_all=True)
                 results, exit_code = builder.run(plan)

@@ -85,6 +85,17 @@ def test_equal_targets_fail_alone(pair: Lab) -> None:
     assert pair.values("out/b.safetensors") == [2.0, 3.0, 4.0]
 
 
+def test_of_equal_targets_left_by_one_that_fails_the_next_is_built_and_the_others_restored(lab: Lab) -> None:
+    """The first may not be written, for its values; the others may, and are computed once."""
+    lab.model("x", w=[float("nan"), 1.0])
+    lab.model("y", w=[1.0, 2.0])
+    lab.settle()
+    allowed = 'nonfinite = "allow"'
+    lab.write(target("a", 0.25) + target("b", 0.25, more=allowed) + target("c", 0.25, more=allowed))
+    found = {each.target: (str(each.verdict), each.tensors_computed) for each in lab.build(keep_going=True).targets}
+    assert found == {"a": ("failed", 0), "b": ("built", 1), "c": ("restored", 0)}
+
+
 @pytest.mark.parametrize("wave", [200, 1])
 def test_what_reads_a_twin_waits_for_it(pair: Lab, monkeypatch: pytest.MonkeyPatch, wave: int) -> None:
     """With the first of two equal targets built or in the way: whoever reads the second has it."""

@@ -24,6 +24,7 @@ from mergebuild.build import builder as build_module
 from mergebuild.errors import MergeBuildError, NoSpaceError, SourceError
 from mergebuild.events import Event, Hashing, PassBegun, Progress, TargetDone
 from mergebuild.formats.header import read_header
+from mergebuild.project.project import Project
 from mergebuild.system import portable
 
 ALWAYS = ("mergebuild.plan.describe.SMALL", -1)
@@ -337,6 +338,7 @@ def test_every_target_is_reported_once(fresh: Lab) -> None:
     }  # fmt: skip
     said = [(event.target, event.verdict) for event in of_kind(fresh, TargetDone)]
     assert sorted(said) == sorted((each.target, str(each.verdict)) for each in result.targets)
+    assert {each.reasons[0] for each in result.targets} == {"never built"}
 
 
 # What changes meanwhile
@@ -441,6 +443,65 @@ def test_a_file_that_appears_during_the_pass_is_not_lost(fresh: Lab, meanwhile: 
     assert result.exit_code == 1
     assert {each.target: str(each.verdict) for each in result.targets} == {"a": "failed", "b": "skipped"}
     assert files(fresh / "out") == {"a.safetensors": b"precious"}
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+@pytest.mark.parametrize("what", ["a place that is taken", "a source that vanishes", "an interrupt"])
+def test_what_the_pass_made_is_published_whatever_comes_then(
+    fresh: Lab, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch, what: str, keep_going: bool
+) -> None:
+    """The plan that follows finds something to refuse, or is never made; all that came whole stays."""
+    fresh.write(target("a", "x/2 + y/2") + target("b", "y/2 - z"))
+    if what == "a place that is taken":
+        meanwhile(lambda: (fresh / "out/a.safetensors").write_bytes(b"mine"))
+        assert fresh.build(keep_going=keep_going).exit_code == 1
+    elif what == "a source that vanishes":
+        meanwhile((fresh / "x.safetensors").unlink)
+        assert fresh.build(keep_going=keep_going).exit_code == 4
+    else:
+        real, calls = Project._planned, []
+
+        def planned(*args: Any, **kwargs: Any) -> Any:
+            if calls:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(Project, "_planned", planned)
+        with pytest.raises(KeyboardInterrupt):
+            fresh.build(keep_going=keep_going)
+    left = {"a.safetensors"} if what == "a place that is taken" else set()
+    found = {"a.safetensors", "b.safetensors"} if what == "an interrupt" else {"b.safetensors"} | left
+    assert set(files(fresh / "out")) == found
+    monkeypatch.undo()
+    assert fresh.verdicts("b") == {"b": "up-to-date"}
+
+
+def test_a_disk_needs_room_for_the_files_once(fresh: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written at first sight is there already when the rest is planned, and is not asked for again."""
+    fresh.write(target("a", "x/2 + y/2") + target("b", "y/2 - z"))
+    room = fresh.project.plan().space_needed
+
+    def free_space(_folder: Path) -> int:
+        return room - sum(map(len, files(fresh / "out").values()))
+
+    monkeypatch.setattr(portable, "free_space", free_space)
+    assert fresh.verdicts() == {"a": "built", "b": "built"}
+
+
+def test_a_pass_that_fails_leaves_no_file_when_the_rest_goes_on(fresh: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass wrote some of its files, and then a source turns out to be cut short."""
+    fresh.write(target("a", "x/2 + y/2") + target("b", "y/2 - z"))
+    real = build_module.run_pass
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        real(*args, **kwargs)
+        os.truncate(fresh / "x.safetensors", 100)
+        raise RuntimeError
+
+    monkeypatch.setattr(build_module, "run_pass", run)
+    assert fresh.verdicts(keep_going=True) == {"a": "failed", "b": "failed"}
+    assert files(fresh / "out") == {}
 
 
 def test_a_source_changed_after_the_pass_is_hashed_for_the_next_build(fresh: Lab) -> None:
