@@ -112,8 +112,8 @@ class Builder:
         self._plan: Plan
         """The plan that is done now."""
         self._outcomes: dict[Action, Outcome] = {}
-        self._performers: Mapping[type[Action], Callable[[Any], None]] = {FolderAction: self._conclude}
-        """By kind: does what is left of an action that is no single file, once the files are dealt with."""
+        self.performers: dict[type[Action], Callable[[Any], Outcome]] = {FolderAction: self._concluded}
+        """By kind of action: does what is left of one that is no single file, once all files are dealt with."""
         self._folders: dict[Judgement, FolderAction] = {}
         self._stack = ExitStack()
         """What is taken away at the end, also when that is an error."""
@@ -209,7 +209,9 @@ class Builder:
                 self._done(action, Outcome(Verdict.SKIPPED))
         for each in plan.actions:
             if each not in self._outcomes:
-                self._performers[type(each)](each)
+                self._done(each, self.performers[type(each)](each))
+        for folder in self._folders.values():
+            self._tidy(folder)
         self._publisher.trim_history()
         results = self._results()
         return results, self._exit_code(results)
@@ -771,21 +773,23 @@ class Builder:
         if not is_extra and not action.is_part:
             self._record(action.judgement.description)
 
-    def _conclude(self, folder: FolderAction) -> None:
-        """Say what became of a folder, all of whose files were dealt with; take away what it had before."""
+    def _concluded(self, folder: FolderAction) -> Outcome:
+        """Return what became of a folder, all of whose files were dealt with."""
         files = [self._outcomes[part] for part in folder.files]
         failed = next((each for each in files if each.verdict is Verdict.FAILED), None)
         verdicts = {each.verdict for each in files}
         order = (Verdict.SKIPPED, Verdict.BUILT, Verdict.RESTORED, Verdict.UP_TO_DATE)
-        outcome = failed or Outcome(
+        return failed or Outcome(
             next(each for each in order if each in verdicts),
             sum(each.computed for each in files),
             sum(each.bytes_read for each in files),
             sum(each.bytes_written for each in files),
             sum(each.seconds for each in files),
         )
-        self._done(folder, outcome)
-        if outcome.verdict not in (Verdict.FAILED, Verdict.SKIPPED):
+
+    def _tidy(self, folder: FolderAction) -> None:
+        """Take away what a folder that was made had before, and record it."""
+        if self._outcomes[folder].verdict not in (Verdict.FAILED, Verdict.SKIPPED):
             self._remove_leftovers(folder)
             made = folder.judgement.description
             if not made.goal.is_extra:
