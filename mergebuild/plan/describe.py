@@ -7,7 +7,7 @@ the pass that merges them may hash them (`build/first_sight.py`). Its descriptio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import Problem, RecipeError, SourceError
 from mergebuild.fold.folder import Folding
-from mergebuild.fold.forms import Blueprint, Spec
+from mergebuild.fold.forms import Blueprint, Kin, Spec
 from mergebuild.formats import registry
 from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import FileFormat
@@ -67,6 +67,7 @@ class Describer:
         """By the kin of a blueprint, or the name of a target that has none."""
         self._hashed: set[_Ground] = set()
         """Those of whose sources all are hashed, and are what their pins say."""
+        self._contents: dict[Kin | None, Mapping[str, str]] = {}
         self._opened: set[object] = set()
         """The kin of targets whose sources are open."""
         self._read: dict[tuple[object, ...], int] = {}
@@ -299,10 +300,8 @@ class Describer:
         """Return a description with all that follows from the digests of the sources, which are hashed."""
         tensors = self._origins.tensors(blueprint, specs)
         below = tuple(self._origins.intermediates(blueprint))
-        contents = {owner: self._origins.content(owner) for owner in blueprint.owners}
-        lines = partial(
-            self._lines, goal, blueprint, contents, looks_at_made=any(each.looks_at_made for each in (tensors, *below))
-        )
+        contents = self._contents_of(blueprint)
+        lines = partial(self._lines, goal, blueprint, contents, (tensors, *below))
         made = partial(made, digest=tensors.artifact, tensors=tensors, intermediates=below)
         found = registry.of_output(goal.path)
         facts = self._metadata(goal, blueprint, tensors.artifact, contents) if found.has_metadata else {}
@@ -311,11 +310,21 @@ class Describer:
         content = file(self._origins.packing(found, specs), facts, tensors)
         return made(manifest=lines, files=(content,))
 
+    def _contents_of(self, blueprint: Blueprint) -> Mapping[str, str]:
+        """Return the content digest of each input, as text; they are known by now."""
+        found = self._contents.get(blueprint.kin)
+        if found is None:
+            found = {owner: self._origins.content(owner) for owner in blueprint.owners}
+            if blueprint.kin is not None:
+                self._contents[blueprint.kin] = found
+        return found
+
     def _lines(
-        self, goal: Goal, blueprint: Blueprint, contents: Mapping[str, str], *, looks_at_made: bool
+        self, goal: Goal, blueprint: Blueprint, contents: Mapping[str, str], made: Sequence[Tensors]
     ) -> dict[str, str]:
         """Return the manifest of a target, but for what its folder takes over."""
         lines = manifest.manifest(self._folding, goal.target, contents, dtype=goal.dtype or blueprint.target.dtype)
+        looks_at_made = any(each.looks_at_made for each in made)
         return {**lines, manifest.STATISTICS: STATISTICS_OF_MADE} if looks_at_made else lines
 
     def _folder(
