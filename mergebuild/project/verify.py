@@ -91,8 +91,8 @@ class Verifier:
 
         A target that can't be built is a problem of its own, with its own exit code unless others differ.
         """
-        known = set(self._recipe.target_names())
-        records = {record.target: record for record in self._records(names) if record.target in known and record.output}
+        outputs = set(self._recipe.outputs().values())
+        records = {each.target: each for each in self._records(names) if each.target in outputs and each.output}
         if not records:
             return so_far
         problems: list[Problem] = []

@@ -111,6 +111,16 @@ def test_what_reads_a_twin_waits_for_it(pair: Lab, monkeypatch: pytest.MonkeyPat
     assert {path.name: path.read_bytes() for path in (pair / "out").iterdir()} == whole
 
 
+def test_a_rebuild_leaves_out_what_has_no_output_any_more(pair: Lab) -> None:
+    """Its last output is an orphan: it is read again, and there is nothing to compare it with."""
+    pair.write(target("a", 0.25) + target("b", 0.5))
+    pair.build()
+    pair.write(target("a", 0.25, virtual=True) + target("b", 0.5))
+    found = pair.project.verify(rebuild=True)
+    assert sorted(found.checked) == ["out/a.safetensors", "out/b.safetensors"]
+    assert (found.problems, found.exit_code) == ((), 0)
+
+
 def test_equal_virtual_targets_are_kept_once(pair: Lab) -> None:
     pair.write(target("a", 0.25, virtual=True) + target("b", 0.25, virtual=True))
     assert pair.verdicts("a", "b") == {"a": "built", "b": "restored"}
