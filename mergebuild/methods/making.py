@@ -6,7 +6,8 @@ beside inputs and arguments and what must be known first, the engine which of it
 inputs are read. `fold/folder.py` alone tells classes apart, where a target is to be a LoRA, and at one place.
 
 A method of a new kind is one more class here, the class in `engine/makers.py` that it names as its `maker`, and its
-rows in `tables`.
+rows in `tables`. A kind without fields of its own is a plain class: a plan that takes 0.3 s should not define a dozen
+dataclasses, at half a millisecond each.
 """
 
 from __future__ import annotations
@@ -193,23 +194,26 @@ class Linear(Making):
         return self.coefficients(count, numbers, flags, name)
 
 
-@dataclass(frozen=True, slots=True)
 class LinearByName(Linear):
     """A combination whose coefficients depend on the name of the tensor."""
+
+    __slots__ = ()
 
     shares_by_name: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
 class LinearUnion(Linear):
     """A combination that has the tensors of all inputs: those that the first lacks are the next one's that has them."""
+
+    __slots__ = ()
 
     union_of_tensors: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
 class LoraSum(Linear):
     """A combination of the first input and of what each of the `loras` adds to it."""
+
+    __slots__ = ()
 
     def adds_lora(self, role: str) -> bool:
         """Whether it is one of the list `loras`."""
@@ -234,9 +238,10 @@ class CatalogKernel(Making):
         return found
 
 
-@dataclass(frozen=True, slots=True)
 class Elementwise(CatalogKernel):
     """A kernel that makes any chunk of a tensor from the same chunks of the inputs."""
+
+    __slots__ = ()
 
     reads: ClassVar[str] = "chunk by chunk"
 
@@ -259,26 +264,29 @@ class NamedTensors(Elementwise):
         return {"layout": layout}
 
 
-@dataclass(frozen=True, slots=True)
 class Rowwise(CatalogKernel):
     """A kernel that makes any rows, or vectors along the last dimension, from the same ones of the inputs."""
+
+    __slots__ = ()
 
     reads: ClassVar[str] = "row by row"
     passes: ClassVar[int] = 40
 
 
-@dataclass(frozen=True, slots=True)
 class Statistical(CatalogKernel):
     """A kernel that makes any chunk, or rows, once it knows a few numbers about the whole tensor."""
+
+    __slots__ = ()
 
     reads: ClassVar[str] = "the tensor once for its statistics, which are kept; then chunk by chunk"
     passes: ClassVar[int] = 50
     takes_statistics: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
 class WholeTensor(CatalogKernel):
     """A kernel that must have all inputs of a tensor whole."""
+
+    __slots__ = ()
 
     reads: ClassVar[str] = "a whole tensor, in memory"
     passes: ClassVar[int] = 200
@@ -313,9 +321,10 @@ class Surveyed(CatalogKernel):
         return tuple((name, value) for name, value in arguments if name in self.parameters)
 
 
-@dataclass(frozen=True, slots=True)
 class SurveyedOneByOne(Surveyed):
     """A kernel that must know all tensors of a scope, each of which can be looked at by itself."""
+
+    __slots__ = ()
 
     looks_at_each: ClassVar[bool] = True
 
@@ -357,16 +366,18 @@ class OwnProgram(Making):
 # LoRAs
 
 
-@dataclass(frozen=True, slots=True)
 class ModelDelta(Making):
     """What a LoRA adds to a tensor of a model: of factors that have shapes of their own and are read whole."""
+
+    __slots__ = ()
 
     maker: ClassVar[str] = "Adding"
 
 
-@dataclass(frozen=True, slots=True)
 class LoraFactors(Making):
     """The tensors of a module of a LoRA that is made: all of them by one computation, of what is read whole."""
+
+    __slots__ = ()
 
     maker: ClassVar[str] = "Factoring"
 
@@ -375,18 +386,20 @@ class LoraFactors(Making):
         return tuple((name, value) for name, value in arguments if name != "role")
 
 
-@dataclass(frozen=True, slots=True)
 class ExtractedLora(Making):
     """A LoRA that comes near to the difference of two models."""
+
+    __slots__ = ()
 
     reads: ClassVar[str] = WholeTensor.reads
     makes_lora: ClassVar[bool] = True
     alpha_is_rank: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
 class MergedLoras(Making):
     """A LoRA that does what several others do together, or that comes near to a larger one."""
+
+    __slots__ = ()
 
     reads: ClassVar[str] = WholeTensor.reads
     makes_lora: ClassVar[bool] = True
