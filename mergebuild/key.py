@@ -187,8 +187,7 @@ class Term(NamedTuple):
     coefficient: Fraction
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved(Generic[Place]):
+class Resolved(NamedTuple, Generic[Place]):
     """What a linear combination comes to for one tensor."""
 
     terms: tuple[tuple[Place, Fraction], ...]

@@ -329,8 +329,7 @@ class Folding:
         found = self._ruled.get(key)
         if found is None:
             found = self._ruled[key] = self._ruled_by(target, whole, [part.forms.kinds for part in parts])
-        return replace(
-            whole,
+        return whole._replace(
             kin=None,
             forms=Forms(found.kinds, tuple(parts[part].forms.palette[kind] for part, kind in found.of)),
             missing={ref: count for part in reversed(parts) for ref, count in part.missing.items()},
@@ -364,7 +363,7 @@ class Folding:
         used = {kind: number for number, kind in enumerate(dict.fromkeys(of[name] for name in specs))}
         kinds = Kinds({name: used[of[name]] for name in specs}, specs)
         forms = Forms(kinds, tuple(palette[kind] for kind in used))
-        return replace(whole, specs=specs, source_specs=source_specs, forms=forms, kin=None)
+        return whole._replace(specs=specs, source_specs=source_specs, forms=forms, kin=None)
 
     def _component(self, each: Component, target: Target, whole: Blueprint) -> _View:
         """Return an input as a checkpoint with the names of the target's: a standalone component gets them."""

@@ -161,8 +161,7 @@ class Kin:
     """The sources and file targets whose tensors they are made of."""
 
 
-@dataclass(frozen=True)
-class Blueprint:
+class Blueprint(NamedTuple):
     """What a target will be: its tensors and how each is made; and what was noticed on the way."""
 
     target: Target

@@ -8,16 +8,18 @@
   `FolderAction` for files that are published together. `offers` says where a whole file can come from without
   arithmetic, `work` what must be computed, copied and read otherwise.
 
-All of them are frozen: whoever learns more makes a new value. They are compared by identity.
+All of them are frozen: whoever learns more makes a new value. Descriptions, judgements and actions are compared by
+identity. The rest are named tuples: a frozen dataclass takes three times as long to make, and a plan has thousands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem
@@ -38,6 +40,7 @@ __all__ = [
     "FileContent",
     "FolderAction",
     "Goal",
+    "Ground",
     "Judgement",
     "Offer",
     "Outcome",
@@ -50,8 +53,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
+class Goal(NamedTuple):
     """What is to be made: a target, where it goes (None: into the store) and the dtype it is rounded to there."""
 
     target: str
@@ -66,7 +68,28 @@ class Goal:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class FileContent:
+class Ground:
+    """What follows from what a target reads, whatever its coefficients are: kin have it in common."""
+
+    sources: tuple[str, ...]
+    """Every source that it, or a target below it, names: for tensors, or for small files."""
+    bottom: frozenset[str]
+    """The sources at its bottom, also parts of sources and what no recipe names."""
+    leaves: frozenset[str]
+    """The sources that these are, or are parts of."""
+    needs: tuple[str, ...]
+    """The file targets whose tensors it reads."""
+    notices: tuple[str, ...]
+    """What should be known of its sources, a sentence each."""
+    programs: tuple[Method, ...]
+    """The user's own methods that making it runs."""
+    waits_for_files: bool
+    """Whether it can only be made once the files that it reads are published: some of their tensors are read whole."""
+    operates: bool
+    """Whether something below it is not linear in tensors of sources, or is made of others' parts."""
+
+
+class FileContent(NamedTuple):
     """What one file will be. While its sources are not hashed, its size and layout are known, and nothing else."""
 
     path: Path | None
@@ -107,14 +130,9 @@ class Description:
 
     goal: Goal
     blueprint: Blueprint
+    ground: Ground
     shown: str | None
     """Where it goes, for people."""
-    needs: tuple[str, ...]
-    """The file targets whose tensors it reads."""
-    sources: frozenset[str]
-    """The sources whose tensors it comes from, through files as well."""
-    programs: tuple[Method, ...]
-    """The user's own methods that making it runs."""
     files: tuple[FileContent, ...]
     """The files of a folder, or the one file that it is."""
     is_folder: bool = False
@@ -126,11 +144,29 @@ class Description:
     manifest: Callable[[], Mapping[str, str]] = dict
     """Returns its lines: they are written when somebody asks."""
     notices: tuple[str, ...] = ()
-    """What should be known of its sources, a sentence each."""
-    waits_for_files: bool = False
-    """Whether it can only be made once the files that it reads are published: some of their tensors are read whole."""
+    """What should be known of its sources and its output, a sentence each."""
     foreseen_bytes: int = 0
     """While it is not known: bytes of sources that are read when all of it is computed."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The file targets whose tensors it reads."""
+        return self.ground.needs
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The sources whose tensors it comes from, through files as well."""
+        return self.ground.leaves
+
+    @property
+    def programs(self) -> tuple[Method, ...]:
+        """The user's own methods that making it runs."""
+        return self.ground.programs
+
+    @property
+    def waits_for_files(self) -> bool:
+        """Whether it can only be made once the files that it reads are published."""
+        return self.ground.waits_for_files
 
     @cached_property
     def lines(self) -> Mapping[str, str]:
@@ -161,8 +197,7 @@ class Description:
 # Judged
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How one file stands, looked at by itself."""
 
     presence: Presence = Presence.ABSENT
@@ -205,8 +240,7 @@ class Judgement:
         return next(each for each in order if each in there)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """Why a build would not do it, known before any work (`project/gate.py`)."""
 
     error: MergeBuildError
@@ -217,8 +251,7 @@ class Refused:
 # Done
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """An artifact of the store that is what is wanted."""
 
     row: ArtifactRow
@@ -226,8 +259,7 @@ class Stored:
     """Whether it may be renamed to its place: it is in the history, as wanted, and no earlier action takes it."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Twin:
+class Twin(NamedTuple):
     """An earlier action of the same plan makes the same artifact: look it up when that is done."""
 
     action: FileAction
@@ -237,13 +269,12 @@ Offer = Stored | Twin
 """Where a whole file can come from without arithmetic. Later also another machine's store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What one build does for the tensors of a file, beside the actions before it."""
 
     compute: frozenset[bytes] = frozenset()
     """Digests that must be computed, and are needed by this file first."""
-    held: Mapping[bytes, Held] = field(default_factory=dict)
+    held: Mapping[bytes, Held] = MappingProxyType({})
     """Tensors that are in artifacts and are copied from there."""
     seen: frozenset[bytes] = frozenset()
     """Digests that an earlier action computes."""
@@ -253,8 +284,7 @@ class Work:
 NO_WORK = Work()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of an action."""
 
     verdict: Verdict

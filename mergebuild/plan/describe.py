@@ -7,8 +7,8 @@ the pass that merges them may hash them (`build/first_sight.py`). Its descriptio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,8 @@ from mergebuild.fold.forms import Blueprint, Kin, Spec
 from mergebuild.formats import registry
 from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import FileFormat
-from mergebuild.methods.method import Method
 from mergebuild.plan import manifest, metadata, output_files
-from mergebuild.plan.actions import Description, FileContent, Goal
+from mergebuild.plan.actions import Description, FileContent, Goal, Ground
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import STATISTICS_OF_MADE, Tensors
 from mergebuild.recipe import Recipe
@@ -35,24 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Describer"]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Ground:
-    """What follows from what a target reads, whatever its coefficients are: kin have it in common."""
-
-    sources: tuple[str, ...]
-    """As `Describer.sources_of`."""
-    bottom: frozenset[str]
-    """The sources at its bottom, also parts of sources and what no recipe names."""
-    leaves: frozenset[str]
-    """The sources that these are, or are parts of."""
-    needs: tuple[str, ...]
-    notices: tuple[str, ...]
-    programs: tuple[Method, ...]
-    waits_for_files: bool
-    operates: bool
-    """Whether something below it is not linear in tensors of sources, or is made of others' parts."""
-
-
 class Describer:
     """Describes goals over one recipe and its sources."""
 
@@ -63,9 +44,9 @@ class Describer:
         self._folding = folding
         self._origins = origins
         self._leaves: dict[str, frozenset[str]] = {}
-        self._grounds: dict[object, _Ground] = {}
+        self._grounds: dict[object, Ground] = {}
         """By the kin of a blueprint, or the name of a target that has none."""
-        self._hashed: set[_Ground] = set()
+        self._hashed: set[Ground] = set()
         """Those of whose sources all are hashed, and are what their pins say."""
         self._contents: dict[Kin | None, Mapping[str, str]] = {}
         self._opened: set[object] = set()
@@ -147,25 +128,11 @@ class Describer:
         blueprint = self._folding.blueprint(goal.target)
         ground = self._ground(goal.target)
         own = () if goal.is_extra else self._recipe.notices(goal.target)
-        found = registry.of_output(goal.path)
-        shown = self.shown(goal.path)
-        made = partial(
-            Description,
-            goal,
-            blueprint,
-            shown,
-            ground.needs,
-            ground.leaves,
-            ground.programs,
-            is_folder=found is registry.FOLDER,
-            notices=(*ground.notices, *own),
-            waits_for_files=ground.waits_for_files,
-        )
+        notices = ground.notices + own
         specs = blueprint.specs_in(goal.dtype or blueprint.target.dtype)
-        file = partial(_file, goal.path, shown)
         if ground not in self._hashed and self._unhashed(ground):
-            return self._foreseen(made, goal, blueprint, specs, file)
-        return self._identified(made, goal, blueprint, specs, file)
+            return self._foreseen(goal, blueprint, ground, specs, notices)
+        return self._identified(goal, blueprint, ground, specs, notices)
 
     def shown(self, path: Path | None) -> str | None:
         """Return an output's path for people."""
@@ -182,7 +149,7 @@ class Describer:
 
     # What is below a target
 
-    def _ground(self, target: str) -> _Ground:
+    def _ground(self, target: str) -> Ground:
         """Return what follows from what a target reads."""
         blueprint = self._folding.blueprint(target)
         key = blueprint.kin or target
@@ -190,7 +157,7 @@ class Describer:
         if found is None:
             bottom = self._bottom(target)
             leaves = frozenset(own for each in bottom if (own := source_of_part(each)))
-            found = self._grounds[key] = _Ground(
+            found = self._grounds[key] = Ground(
                 self.sources_of(target),
                 bottom,
                 leaves,
@@ -202,7 +169,7 @@ class Describer:
             )
         return found
 
-    def _unhashed(self, ground: _Ground) -> list[str]:
+    def _unhashed(self, ground: Ground) -> list[str]:
         return [owner for owner in ground.bottom if not self._sources.file(owner).is_hashed]
 
     def _bottom(self, target: str) -> frozenset[str]:
@@ -257,12 +224,7 @@ class Describer:
     # What is in its files
 
     def _foreseen(
-        self,
-        made: Callable[..., Description],
-        goal: Goal,
-        blueprint: Blueprint,
-        specs: Mapping[str, Spec],
-        file: Callable[..., FileContent],
+        self, goal: Goal, blueprint: Blueprint, ground: Ground, specs: Mapping[str, Spec], notices: tuple[str, ...]
     ) -> Description:
         """Return a description of unknown sources with a header as long as its own will be."""
         facts = metadata.none()
@@ -271,8 +233,10 @@ class Describer:
             facts = metadata.minimal(blueprint, bytes(16), stand_in)
         found = registry.of_output(goal.path)
         assert isinstance(found, FileFormat)  # the sources of a folder are hashed before
-        content = file(self._origins.packing(found, specs), facts)
-        return made(files=(content,), foreseen_bytes=self._bytes_of_sources(blueprint))
+        shown = self.shown(goal.path)
+        content = _file(goal.path, shown, self._origins.packing(found, specs), facts)
+        foreseen = self._bytes_of_sources(blueprint)
+        return Description(goal, blueprint, ground, shown, (content,), notices=notices, foreseen_bytes=foreseen)
 
     def _bytes_of_sources(self, blueprint: Blueprint) -> int:
         """Return how many bytes of sources a target reads when all of it is computed, each once."""
@@ -290,25 +254,33 @@ class Describer:
         return self._read[key]
 
     def _identified(
-        self,
-        made: Callable[..., Description],
-        goal: Goal,
-        blueprint: Blueprint,
-        specs: Mapping[str, Spec],
-        file: Callable[..., FileContent],
+        self, goal: Goal, blueprint: Blueprint, ground: Ground, specs: Mapping[str, Spec], notices: tuple[str, ...]
     ) -> Description:
         """Return a description with all that follows from the digests of the sources, which are hashed."""
         tensors = self._origins.tensors(blueprint, specs)
         below = tuple(self._origins.intermediates(blueprint))
         contents = self._contents_of(blueprint)
         lines = partial(self._lines, goal, blueprint, contents, (tensors, *below))
-        made = partial(made, digest=tensors.artifact, tensors=tensors, intermediates=below)
         found = registry.of_output(goal.path)
         facts = self._metadata(goal, blueprint, tensors.artifact, contents) if found.has_metadata else {}
-        if not isinstance(found, FileFormat):
-            return self._folder(partial(made, manifest=lines), specs, facts)
-        content = file(self._origins.packing(found, specs), facts, tensors)
-        return made(manifest=lines, files=(content,))
+        shown = self.shown(goal.path)
+        files: tuple[FileContent, ...] = ()
+        if isinstance(found, FileFormat):
+            files = (_file(goal.path, shown, self._origins.packing(found, specs), facts, tensors),)
+        made = Description(
+            goal,
+            blueprint,
+            ground,
+            shown,
+            files,
+            is_folder=found is registry.FOLDER,
+            digest=tensors.artifact,
+            tensors=tensors,
+            intermediates=below,
+            manifest=lines,
+            notices=notices,
+        )
+        return self._folder(made, specs, facts) if made.is_folder else made
 
     def _contents_of(self, blueprint: Blueprint) -> Mapping[str, str]:
         """Return the content digest of each input, as text; they are known by now."""
@@ -327,11 +299,8 @@ class Describer:
         looks_at_made = any(each.looks_at_made for each in made)
         return {**lines, manifest.STATISTICS: STATISTICS_OF_MADE} if looks_at_made else lines
 
-    def _folder(
-        self, made: Callable[..., Description], specs: Mapping[str, Spec], facts: Mapping[str, str]
-    ) -> Description:
+    def _folder(self, whole: Description, specs: Mapping[str, Spec], facts: Mapping[str, str]) -> Description:
         """Return the description of a folder with its files."""
-        whole = made(files=())
         assert whole.tensors is not None
         name, donor, home = self._donor(whole)
         target = whole.blueprint.target
@@ -360,7 +329,7 @@ class Describer:
                 digest = checksum(b"turned" + digest)
             facts = metadata.of_a_part(digest) if with_metadata else metadata.none()
             part = _file(folder / file.path, f"{made.shown}{file.path}", file.packing, facts, tensors)
-            yield replace(part, digest=digest, origin=file.origin)
+            yield part._replace(digest=digest, origin=file.origin)
 
     def _donor(self, made: Description) -> tuple[str, Donor | None, Path | None]:
         """Return whose small files go beside the weights: of what `config` names, else of the first source with some.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from typing import cast
 
@@ -81,7 +80,7 @@ def test_shares_go_through_files_whose_tensors_have_other_names(three: Lab) -> N
         Form(tuple((swapped if slot.owner == "file" else slot, share) for slot, share in form.terms))
         for form in top.forms.palette
     )
-    folding._blueprints["top"] = replace(top, forms=Forms(top.forms.kinds, palette))
+    folding._blueprints["top"] = top._replace(forms=Forms(top.forms.kinds, palette))
     found = lineage(folding, recipe, "top")
     assert found.by_block == {
         "*": {"x": "1/4", "y": "1/4", "z": "1/2"}, "w": {"x": "3/8", "y": "1/8", "z": "1/2"},
