@@ -371,11 +371,10 @@ class Builder:
             self._fail(action, failures.changed_by_hand(action))
             return
         if copy is not None:
-            placed = self._publisher.publish(
-                temporary, path, fresh, kind=self._kind(action), project=self._owner(action)
-            )
+            placed = self._put(action, temporary, fresh)
         elif not self._is_there(action, row):
-            placed = self._publisher.move(row, path, project=self._owner(action))
+            keeps_former = not action.description.has_only_its_output
+            placed = self._publisher.move(row, path, project=self._owner(action), keeps_former=keeps_former)
         seconds = time.perf_counter() - began
         self._done(action, Outcome(Verdict.RESTORED, bytes_read=written, bytes_written=written, seconds=seconds))
         self._settle(action, placed)
@@ -647,9 +646,20 @@ class Builder:
         if row is not None:  # the store keeps it already: another target of this wave came to the same
             temporary.unlink()
         else:
-            row = self._publisher.publish(temporary, path, fresh, kind=self._kind(action), project=self._owner(action))
+            row = self._put(action, temporary, fresh)
         self._settle(action, row)
         return True
+
+    def _put(self, action: FileAction, temporary: Path, fresh: Fresh) -> ArtifactRow:
+        """Have the publisher put a file at its place."""
+        return self._publisher.publish(
+            temporary,
+            self._path(action),
+            fresh,
+            kind="output" if action.content.path else "kept",
+            project=self._owner(action),
+            keeps_former=not action.description.has_only_its_output,
+        )
 
     def _stage(self, action: FileAction, fresh: Fresh, outcome: Outcome) -> None:
         """Keep a file of a folder that is written in full; with the last one the folder is published."""
@@ -685,6 +695,7 @@ class Builder:
             foreign=foreign,
             superfluous=self._superfluous(folder),
             project=self._owner(folder),
+            keeps_former=not folder.judgement.description.has_only_its_output,
         )
         for place in published.aside:
             self._emit(Notice(f"what was in {shown} and is not ours is kept as {place}"))
@@ -748,9 +759,6 @@ class Builder:
 
     # Outcomes
 
-    def _kind(self, action: FileAction) -> str:
-        return "output" if action.content.path else "kept"
-
     def _owner(self, action: Action) -> str:
         return "" if action.judgement.description.goal.is_extra else self._publisher.project
 
@@ -768,7 +776,8 @@ class Builder:
     def _settle(self, action: FileAction, row: ArtifactRow | None) -> None:
         """Record what a target was built from, and keep a second name of its output where the project wants one."""
         is_extra = action.goal.is_extra
-        if row is not None and action.content.path is not None and not is_extra:
+        is_output = action.content.path is not None and not is_extra
+        if row is not None and is_output and not action.description.has_only_its_output:
             self._publisher.keep(row, self._options.link)
         if not is_extra and not action.is_part:
             self._record(action.judgement.description)

@@ -189,6 +189,11 @@ class Description:
         return (*self.notices, *self.blueprint.notes())
 
     @property
+    def has_only_its_output(self) -> bool:
+        """Whether the store gets no second name of it, neither now nor when it is replaced; `-o` asks for none."""
+        return self.blueprint.target.has_only_its_output and not self.goal.is_extra
+
+    @property
     def allows_nonfinite(self) -> bool:
         """Whether NaN and Inf may be written."""
         return self.blueprint.target.nonfinite == "allow"

@@ -27,7 +27,7 @@ from mergebuild.plan.actions import (
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import Made, TensorRow
 from mergebuild.results.build import Verdict
-from mergebuild.store import Shelf
+from mergebuild.store import Held, Shelf
 
 __all__ = ["weigh"]
 
@@ -36,16 +36,18 @@ def weigh(
     judged: Iterable[Judgement], refused: Mapping[Judgement, Refused], shelf: Shelf, origins: Origins
 ) -> tuple[Action, ...]:
     """Return an action for each judgement, in their order."""
-    weighing = _Weighing(shelf, origins)
+    judged = list(judged)
+    weighing = _Weighing(shelf, origins, _lost([each for each in judged if each not in refused]))
     return tuple(weighing.action(each, refused.get(each)) for each in judged)
 
 
 class _Weighing:
     """What the actions so far come to."""
 
-    def __init__(self, shelf: Shelf, origins: Origins) -> None:
+    def __init__(self, shelf: Shelf, origins: Origins, lost: frozenset[int]) -> None:
         self._shelf = shelf
         self._origins = origins
+        self._lost = lost
         self._making: dict[tuple[bytes, str], FileAction] = {}
         """What will be made, by digest and format: the first action of each."""
         self._kept: dict[Path, FileAction] = {}
@@ -120,13 +122,17 @@ class _Weighing:
         made -= seen
         copies -= seen | made
         allows_nonfinite = judgement.description.allows_nonfinite
-        held = self._shelf.find(copies, allow_nonfinite=True) | self._shelf.find(made, allow_nonfinite=allows_nonfinite)
+        held = self._find(copies, allow_nonfinite=True) | self._find(made, allow_nonfinite=allows_nonfinite)
         compute = frozenset((made | copies) - held.keys())
         self._claimed |= compute
         read: dict[bytes, int] = {}
         for row in file.tensors.rows:
             read |= _bytes_read(row, file.tensors.sizes, compute, seen, is_partly_there=bool(seen or held))
         return Work(compute, held, seen, sum(read.values()))
+
+    def _find(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Held]:
+        """Return where tensors lie that will still be there when something is computed."""
+        return self._shelf.find(digests, allow_nonfinite=allow_nonfinite, besides=self._lost)
 
     def _claim_intermediates(self) -> None:
         """Count among what is computed the intermediate tensors of earlier actions that are in no file.
@@ -138,10 +144,28 @@ class _Weighing:
         between: set[bytes] = set()
         while wanted:
             made = {digest: found for digest in wanted - between if (found := self._origins.unrounded(digest))}
-            held = self._shelf.find(made.keys(), allow_nonfinite=True)
+            held = self._find(made.keys(), allow_nonfinite=True)
             between |= made.keys() - held.keys()
             wanted = {each for digest, found in made.items() if digest not in held for each in _reads(found)}
         self._claimed |= between
+
+
+def _lost(judged: Sequence[Judgement]) -> frozenset[int]:
+    """Return the row numbers of outputs that are gone before anything is computed.
+
+    Whole artifacts come to their places first. Where one replaces the output of a target that has only its output, the
+    old one is nowhere then, but where it has gone to a place of its own.
+    """
+    restored = [each for each in judged if each.verdict is Verdict.RESTORE]
+    replaced = {
+        standing.row.id
+        for each in restored
+        if each.description.has_only_its_output
+        for standing in each.standings
+        if standing.row is not None and standing.verdict is Verdict.RESTORE
+    }
+    there = {standing.whole.id for each in restored for standing in each.standings if standing.whole is not None}
+    return frozenset(replaced - there) if replaced else frozenset()
 
 
 def _bytes_read(

@@ -15,7 +15,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache, wraps
@@ -333,7 +333,7 @@ class Project:
                 if not session.store.is_on_disk:  # a first build: what is wrong shows before anything is written
                     plan = checked_plan(session, hash_all=False)
                     session.store.create()
-                places = {*self._outputs(names), *([Path.cwd() / out] if out is not None else ())}
+                places = self._outputs(names) | ({Path.cwd() / out: ""} if out is not None else {})
                 stack.enter_context(self._changing(session, places, lock_timeout, emit))
                 if plan is None or not session.store.shelf.is_empty():  # another process may have been quicker
                     session.plan_anew()
@@ -485,7 +485,8 @@ class Project:
             known = self._known(session)
             outputs = self._outputs(known)
             with self._changing(session, outputs, lock_timeout):
-                return self._sweeper(session, outputs).collect(known, max_size, older_than, dry_run=dry_run)
+                needing = {name for name in known if not self._has_only_its_output(name)}
+                return self._sweeper(session, outputs).collect(needing, max_size, older_than, dry_run=dry_run)
 
     @_resilient
     def clean(
@@ -555,9 +556,12 @@ class Project:
 
     @contextmanager
     def _changing(
-        self, session: _Session, outputs: Collection[Path], timeout: float | None, emit: Emit = silent
+        self, session: _Session, outputs: Mapping[Path, str], timeout: float | None, emit: Emit = silent
     ) -> Iterator[None]:
-        """Hold the store's lock, with what killed processes left at these outputs removed; if there is a store."""
+        """Hold the store's lock, with what killed processes left at these outputs removed; if there is a store.
+
+        `outputs`: by path, the target that makes it; of what `-o` makes, none.
+        """
         if not session.store.root.is_dir():
             yield
             return
@@ -566,7 +570,8 @@ class Project:
             written = {path: path if registry.is_folder(path) else path.parent for path in outputs}
             allowed = {folder for folder in set(written.values()) if trust.may_write(root, folder / "any")}
             paths = [path for path, folder in written.items() if folder in allowed]
-            for place in session.store.begin(paths, [path for path in paths if registry.is_folder(path)]):
+            folders = {path: not self._has_only_its_output(outputs[path]) for path in paths if registry.is_folder(path)}
+            for place in session.store.begin(paths, folders):
                 emit(
                     Notice(
                         f"a file that is not ours, left in the middle of a build that was killed, is kept as {place}"
@@ -705,6 +710,10 @@ class Project:
                 with suppress(MergeBuildError):
                     found.update(self._reached([self.recipe.target(record.target).name]))
         return found
+
+    def _has_only_its_output(self, name: str) -> bool:
+        """Whether a target (or none, of what `-o` writes) is to have nothing in the store."""
+        return bool(name) and self.recipe.target(name).has_only_its_output
 
     def _sweeper(self, session: _Session, outputs: Mapping[Path, str]) -> Sweeper:
         found: list[Path] = []

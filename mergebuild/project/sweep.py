@@ -172,9 +172,9 @@ class Sweeper:
         return self._result(before)
 
     def collect(
-        self, known: Collection[str], max_size: int | None, older_than: float | None, *, dry_run: bool
+        self, needing: Collection[str], max_size: int | None, older_than: float | None, *, dry_run: bool
     ) -> CleanResult:
-        """Free the store of what no record of a known target needs, then of history beyond budget, age or size.
+        """Free the store of what no record of these targets needs, then of history beyond budget, age or size.
 
         Every project that ever built into the store is a root, by its records. Those of a project whose mergefile is
         gone count for `older_than` more seconds (None: 30 days) after its last build.
@@ -182,7 +182,7 @@ class Sweeper:
         before = self._size()
         gone = self._gone(_PATIENCE if older_than is None else older_than)
         wanted = self._ledger.wanted(besides=[*gone, self._project])
-        wanted |= {record.artifact for record in self._ledger.records() if record.target in known}
+        wanted |= {record.artifact for record in self._ledger.records() if record.target in needing}
         inside = [
             row for row in self._shelf.rows() if row.kind in ("history", "kept") and not self._sources.touch(row.path)
         ]

@@ -101,7 +101,7 @@ class Verifier:
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._store.root) as folder, scratch.noted([folder]):
             store = DiskStore(Path(folder) / "store", project=".", history_bytes=0)
             store.create()
-            store.begin((), ())
+            store.begin((), {})
             planner = Planner(
                 self._recipe,
                 self._sources,

@@ -276,6 +276,11 @@ class Target:
         """Whether it has no output, and so is exact and folds."""
         return self.output is None
 
+    @property
+    def has_only_its_output(self) -> bool:
+        """Whether the store is to hold nothing of it: `cache = false`. What has no output has no other place."""
+        return not self.cache and self.output is not None
+
 
 def _as_linear(formula: Formula) -> Linear:
     """Return the making of a formula, all of whose numbers are one for all inputs."""

@@ -38,8 +38,13 @@ class Shelf(Protocol):
     def is_intact(self, row: ArtifactRow) -> bool:
         """Say whether an artifact's file is still what was written."""
 
-    def find(self, digests: Iterable[bytes], *, allow_nonfinite: bool = False) -> dict[bytes, Held]:
-        """Return where tensors lie, for those that an intact artifact holds; none with NaN or Inf but if allowed."""
+    def find(
+        self, digests: Iterable[bytes], *, allow_nonfinite: bool = False, besides: Collection[int] = ()
+    ) -> dict[bytes, Held]:
+        """Return where tensors lie, for those that an intact artifact holds; none with NaN or Inf but if allowed.
+
+        `besides`: row numbers of artifacts that are left out.
+        """
 
     def entries(self, row: ArtifactRow) -> list[Entry]:
         """Return the table of an artifact."""
@@ -102,7 +107,10 @@ class Ledger(SourceMemory, Protocol):
 
 
 class Publisher(Protocol):
-    """Puts files at their places; what they supersede goes into a history, as far as its budget reaches."""
+    """Puts files at their places; what they supersede goes into a history, as far as its budget reaches.
+
+    Without `keeps_former` it goes nowhere: the file that stood at the place is gone once the new one is there.
+    """
 
     @property
     def project(self) -> str:
@@ -112,7 +120,14 @@ class Publisher(Protocol):
         """Return where a file lies, in a folder that is there, that is wanted for the time of a pass alone."""
 
     def publish(
-        self, temporary: Path, path: Path, fresh: Fresh, *, kind: str = "output", project: str = ""
+        self,
+        temporary: Path,
+        path: Path,
+        fresh: Fresh,
+        *,
+        kind: str = "output",
+        project: str = "",
+        keeps_former: bool = True,
     ) -> ArtifactRow:
         """Put a file that is written in full at its place; what stood there, if ours, goes into the history.
 
@@ -128,6 +143,7 @@ class Publisher(Protocol):
         foreign: Collection[Path],
         superfluous: Sequence[ArtifactRow],
         project: str = "",
+        keeps_former: bool = True,
     ) -> PublishedFolder:
         """Put all files of a stage at their places at once; what stood there goes into the history where it is ours.
 
@@ -138,7 +154,7 @@ class Publisher(Protocol):
             OSError: the folder is what it was, or, where it can't be replaced as a whole, some of its files are new.
         """
 
-    def move(self, row: ArtifactRow, path: Path, *, project: str = "") -> ArtifactRow:
+    def move(self, row: ArtifactRow, path: Path, *, project: str = "", keeps_former: bool = True) -> ArtifactRow:
         """Put an artifact of the history at an output's path again, superseding what stands there."""
 
     def keep(self, row: ArtifactRow, link: str) -> None:

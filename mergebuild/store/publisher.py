@@ -72,18 +72,19 @@ class DiskPublisher:
         path.parent.mkdir(exist_ok=True)
         return path
 
-    def go_on(self, outputs: Iterable[Path], folders: Sequence[Path]) -> list[Path]:
+    def go_on(self, outputs: Iterable[Path], folders: Mapping[Path, bool]) -> list[Path]:
         """Remove what killed processes left at these outputs and in the store, and go on where they had published.
 
-        `folders`: those outputs that are folders. Returns where files lie now that stood in one and that nobody knows.
+        `folders`: those outputs that are folders, each with whether what it was goes into the history. Returns where
+        files lie now that stood in one and that nobody knows.
         """
         aside: list[Path] = []
-        for folder in folders:
+        for folder, keeps_former in folders.items():
             stage = marked_stage(folder)
             if stage is not None:
-                aside += self._finish_exchange(stage, folder, ())[0]
+                aside += self._finish_exchange(stage, folder, (), keeps_former=keeps_former)[0]
             for former in left_of(folder):
-                self._take_apart(former, folder, aside)
+                self._take_apart(former, folder, aside, keeps_former=keeps_former)
         own = (self._root / name for name in ("kept", "history", _BETWEEN, "stamps"))
         publishing.remove_left_over([*outputs, self._state.path], [*folders, *own])
         places = {Path(os.path.realpath(folder)) for folder in folders}
@@ -101,10 +102,17 @@ class DiskPublisher:
         return aside
 
     def publish(
-        self, temporary: Path, path: Path, fresh: Fresh, *, kind: str = "output", project: str = ""
+        self,
+        temporary: Path,
+        path: Path,
+        fresh: Fresh,
+        *,
+        kind: str = "output",
+        project: str = "",
+        keeps_former: bool = True,
     ) -> ArtifactRow:
         """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
-        return self._take_place(self._intended(temporary, fresh, project), path, kind)
+        return self._take_place(self._intended(temporary, fresh, project), path, kind, keeps_former=keeps_former)
 
     def _intended(self, temporary: Path, fresh: Fresh, project: str) -> _Intended:
         """Date a file that is written in full, and write down what it is."""
@@ -112,8 +120,8 @@ class DiskPublisher:
         number = self._state.add_file(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
         return _Intended(number, temporary, portable.identity(temporary))
 
-    def _take_place(self, intended: _Intended, path: Path, kind: str) -> ArtifactRow:
-        superseded = self._supersede(path)
+    def _take_place(self, intended: _Intended, path: Path, kind: str, *, keeps_former: bool) -> ArtifactRow:
+        superseded = self._supersede(path, keeps_former=keeps_former)
         publishing.place(intended.path, path, durable=self._durable)
         self._settle(superseded)
         return self._moved(intended.number, path, kind, was=intended.identity)
@@ -127,6 +135,7 @@ class DiskPublisher:
         foreign: Collection[Path] = (),
         superfluous: Sequence[ArtifactRow] = (),
         project: str = "",
+        keeps_former: bool = True,
     ) -> PublishedFolder:
         """Put all files of a stage at their places at once; what stood there goes into the history where it is ours.
 
@@ -137,6 +146,7 @@ class DiskPublisher:
             foreign: those paths at which something stands that is not ours; it is set aside.
             superfluous: files of ours in the folder that the new one has no more.
             project: whose output it is.
+            keeps_former: whether what stood there goes into the history; else it is removed.
 
         Raises:
             OSError: the folder is what it was, or, where it can't be replaced as a whole, some of its files are new.
@@ -157,11 +167,12 @@ class DiskPublisher:
         except OSError:  # the folder can't be renamed
             is_placed = False
         if is_placed:
-            found = self._finish_exchange(stage.path, stage.folder, [former] if former else [])
+            formers = [former] if former else []
+            found = self._finish_exchange(stage.path, stage.folder, formers, keeps_former=keeps_former)
         else:
             aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
             for path, each in intended.items():
-                self._take_place(each, path, "output")
+                self._take_place(each, path, "output", keeps_former=keeps_former)
             stage.remove()
             found = aside, None
         for path, row in reused.items():
@@ -178,7 +189,9 @@ class DiskPublisher:
             raise DatabaseDamagedError(f"the row of {path} was lost as soon as it was written")
         return rows[0]
 
-    def _finish_exchange(self, stage: Path, folder: Path, former: Sequence[Path]) -> tuple[list[Path], Path | None]:
+    def _finish_exchange(
+        self, stage: Path, folder: Path, former: Sequence[Path], *, keeps_former: bool
+    ) -> tuple[list[Path], Path | None]:
         """Do what follows when a stage has taken the place of a folder: its rows, the mark, the former folder.
 
         Returns:
@@ -192,7 +205,7 @@ class DiskPublisher:
         aside: list[Path] = []
         left = None
         for each in former:
-            if not self._take_apart(each, folder, aside):
+            if not self._take_apart(each, folder, aside, keeps_former=keeps_former):
                 left = each
         return aside, left
 
@@ -217,22 +230,24 @@ class DiskPublisher:
                     is_same = row.identity is not None and now._replace(ctime_ns=row.identity.ctime_ns) == row.identity
                     self._state.move_artifact(row.id, path, "output", now if is_same else row.identity, epoch)
 
-    def _take_apart(self, former: Path, folder: Path, aside: list[Path]) -> bool:
+    def _take_apart(self, former: Path, folder: Path, aside: list[Path], *, keeps_former: bool) -> bool:
         """Remove what was an output until another folder took its place; return whether all of it is gone.
 
-        What is on record there goes into the history, while it is as written. What somebody put there in the moment of
-        the exchange is moved over, but never through a link; where the new folder has another file under its name, it
-        is set aside. One file that can't be dealt with keeps nobody from the others.
+        What is on record there goes into the history if that is to have it, while it is as written. What somebody put
+        there in the moment of the exchange is moved over, but never through a link; where the new folder has another
+        file under its name, it is set aside. One file that can't be dealt with keeps nobody from the others.
         """
         try:
             for old in list(files_below(former)):
                 with suppress(OSError):
-                    self._take_away(old, old.relative_to(former), former, folder, aside)
+                    self._take_away(old, old.relative_to(former), former, folder, aside, keeps_former=keeps_former)
             return remove_empty(former)
         except OSError:
             return False
 
-    def _take_away(self, old: Path, name: Path, former: Path, folder: Path, aside: list[Path]) -> None:
+    def _take_away(
+        self, old: Path, name: Path, former: Path, folder: Path, aside: list[Path], *, keeps_former: bool
+    ) -> None:
         """Deal with one file of a former folder, called so there."""
         path = folder / name
         row = next(iter(self._state.artifacts(path=former_of(former) / name)), None)
@@ -241,7 +256,7 @@ class DiskPublisher:
         if is_inside and is_taken and is_same_file(old, path):
             old.unlink()
         elif row is not None and self._is_as_written(old, row):
-            self._into_history(old, row)
+            self._into_history(old, row, is_wanted=keeps_former)
         elif self._is_in_history(old) or (is_inside and is_taken and self._is_no_loss(old, path)):
             old.unlink()
         elif is_taken:
@@ -268,9 +283,9 @@ class DiskPublisher:
         now = portable.identity(path)
         return (now == row.identity and row.epoch == portable.epoch(now.device)) or self._shelf.has_bytes(path, row)
 
-    def _into_history(self, path: Path, row: ArtifactRow) -> None:
+    def _into_history(self, path: Path, row: ArtifactRow, *, is_wanted: bool) -> None:
         """Move a file of ours that is superseded into the history, or remove it."""
-        if self._history_bytes != 0 and not path.is_symlink():
+        if is_wanted and self._history_bytes != 0 and not path.is_symlink():
             kept = self._history_path(row)
             try:
                 if not portable.link_or_none(path, kept):
@@ -293,9 +308,9 @@ class DiskPublisher:
         shutil.move(path, place)
         return place
 
-    def move(self, row: ArtifactRow, path: Path, *, project: str = "") -> ArtifactRow:
+    def move(self, row: ArtifactRow, path: Path, *, project: str = "", keeps_former: bool = True) -> ArtifactRow:
         """Put an artifact of the history at an output's path again, superseding what stands there."""
-        superseded = self._supersede(path)
+        superseded = self._supersede(path, keeps_former=keeps_former)
         row.path.replace(path)
         self._settle(superseded)
         return self._moved(row.id, path, "output", project, was=row.identity)
@@ -382,10 +397,10 @@ class DiskPublisher:
             raise DatabaseDamagedError(f"the row of {path} was lost as soon as it was written")
         return row
 
-    def _supersede(self, path: Path) -> ArtifactRow | None:
+    def _supersede(self, path: Path, *, keeps_former: bool) -> ArtifactRow | None:
         """Give what stands at `path` a name in the history, when it is ours and the history may hold it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = self._state.artifacts(path=path)
+        rows = self._state.artifacts(path=path) if keeps_former else []
         if not rows or self._history_bytes == 0 or not path.exists() or not self._shelf.is_intact(rows[0]):
             return None
         row = self._state.artifact(rows[0].id) or rows[0]

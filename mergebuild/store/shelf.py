@@ -129,12 +129,16 @@ class DiskShelf:
             if row is not None and row.kind != "intended" and self.is_intact(row):
                 yield row
 
-    def find(self, digests: Iterable[bytes], *, allow_nonfinite: bool = False) -> dict[bytes, Held]:
-        """Return where tensors lie, for those that an intact artifact holds."""
+    def find(
+        self, digests: Iterable[bytes], *, allow_nonfinite: bool = False, besides: Collection[int] = ()
+    ) -> dict[bytes, Held]:
+        """Return where tensors lie, for those that an intact artifact holds; `besides`: rows that are left out."""
         found: dict[bytes, Held] = {}
         rows: dict[int, ArtifactRow | None] = {}
         for digest, holders in self._state.holders(digests).items():
             for number, ordinal in holders:
+                if number in besides:
+                    continue
                 if number not in rows:
                     rows[number] = self._state.artifact(number)
                 row = rows[number]

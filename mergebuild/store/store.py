@@ -8,7 +8,7 @@ superseded, newest first, up to a budget.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,11 +69,11 @@ class DiskStore:
                     self.root.rmdir()
             raise
 
-    def begin(self, outputs: Iterable[Path], folders: Sequence[Path]) -> list[Path]:
+    def begin(self, outputs: Iterable[Path], folders: Mapping[Path, bool]) -> list[Path]:
         """Write down what is known so far, and remove what killed processes left at these outputs and in the store.
 
-        `folders`: those outputs that are folders. Returns where files lie now that stood in one and that nobody knows.
-        The caller holds the lock.
+        `folders`: those outputs that are folders, each with whether what it was goes into the history. Returns where
+        files lie now that stood in one and that nobody knows. The caller holds the lock.
         """
         self.state.write_to_disk()
         aside = self.publisher.go_on(outputs, folders)

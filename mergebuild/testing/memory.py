@@ -131,14 +131,16 @@ class MemoryStore:
             self._rows[row.id] = whole._replace(identity=state)
         return is_same
 
-    def find(self, digests: Iterable[bytes], *, allow_nonfinite: bool = False) -> dict[bytes, Held]:
-        """Return where tensors lie, for those that an intact artifact holds."""
+    def find(
+        self, digests: Iterable[bytes], *, allow_nonfinite: bool = False, besides: Collection[int] = ()
+    ) -> dict[bytes, Held]:
+        """Return where tensors lie, for those that an intact artifact holds; `besides`: rows that are left out."""
         wanted = set(digests)
         found: dict[bytes, Held] = {}
         for row in self._newest_first():
             held = {entry.digest: entry for entry in unpack(row.packed) if allow_nonfinite or not entry.nonfinite}
             here = wanted & held.keys() - found.keys()
-            if here and self.is_intact(row):
+            if here and row.id not in besides and self.is_intact(row):
                 found |= {digest: Held(row.path, held[digest]) for digest in here}
         return found
 
@@ -236,10 +238,17 @@ class MemoryStore:
         return publishing.temporary_path(_made(self._root / "between" / name))
 
     def publish(
-        self, temporary: Path, path: Path, fresh: Fresh, *, kind: str = "output", project: str = ""
+        self,
+        temporary: Path,
+        path: Path,
+        fresh: Fresh,
+        *,
+        kind: str = "output",
+        project: str = "",
+        keeps_former: bool = True,
     ) -> ArtifactRow:
         """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
-        self._supersede(path)
+        self._supersede(path, keeps_former=keeps_former)
         temporary.replace(_made(path))
         return self.offer(path, fresh, kind=kind, project=project)
 
@@ -252,6 +261,7 @@ class MemoryStore:
         foreign: Collection[Path],
         superfluous: Sequence[ArtifactRow],
         project: str = "",
+        keeps_former: bool = True,
     ) -> PublishedFolder:
         """Put the files of a stage at their places, one by one; what stood there goes into the history, if ours.
 
@@ -262,17 +272,20 @@ class MemoryStore:
         for number, path in enumerate(foreign):
             aside.append(_made(self._root / "by-hand" / f"{path.name}-{number}"))
             path.replace(aside[-1])
-        for row in superfluous:
-            self._supersede(row.path)
-        rows = {path: self.publish(stage.place(path), path, fresh, project=project) for path, fresh in files.items()}
+        for row in superfluous if keeps_former else ():
+            self._supersede(row.path, keeps_former=True)
+        rows = {
+            path: self.publish(stage.place(path), path, fresh, project=project, keeps_former=keeps_former)
+            for path, fresh in files.items()
+        }
         for row in reused.values():
             self.remove(row)
         stage.remove()
         return PublishedFolder(rows, aside, None)
 
-    def move(self, row: ArtifactRow, path: Path, *, project: str = "") -> ArtifactRow:
+    def move(self, row: ArtifactRow, path: Path, *, project: str = "", keeps_former: bool = True) -> ArtifactRow:
         """Put an artifact of the history at an output's path again, superseding what stands there."""
-        self._supersede(path)
+        self._supersede(path, keeps_former=keeps_former)
         return self._moved(row, path, "output", project)
 
     def keep(self, row: ArtifactRow, link: str) -> None:
@@ -307,10 +320,10 @@ class MemoryStore:
                 if room < 0:
                     self.remove(row)
 
-    def _supersede(self, path: Path) -> None:
-        """Move what stands at a path into the history, if it is ours and that may hold anything; else forget it."""
+    def _supersede(self, path: Path, *, keeps_former: bool) -> None:
+        """Move what stands at a path into the history, if it is ours and that may hold it; else forget it."""
         for row in self.rows(path=path):
-            if self._history_bytes != 0 and self.is_intact(row):
+            if keeps_former and self._history_bytes != 0 and self.is_intact(row):
                 self._moved(row, self._root / "history" / f"{row.digest.hex()}-{row.id}", "history", row.project)
             else:
                 del self._rows[row.id]

@@ -6,6 +6,7 @@ bytes are given. Each states what planner and builder rely on, and nothing of ho
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -77,14 +78,21 @@ class _StoreTests:
         return tmp_path / "out" / "mix.safetensors"
 
     def put(
-        self, store: Store, path: Path, what: Written = ONE, *, kind: str = "output", project: str | None = None
+        self,
+        store: Store,
+        path: Path,
+        what: Written = ONE,
+        *,
+        kind: str = "output",
+        project: str | None = None,
+        keeps_former: bool = True,
     ) -> ArtifactRow:
         """Publish a file; `project`: whose it is, None: the store's own."""
         temporary = publishing.temporary_path(path)
         temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(what.data)
         whose = store.publisher.project if project is None else project
-        return store.publisher.publish(temporary, path, what.fresh, kind=kind, project=whose)
+        return store.publisher.publish(temporary, path, what.fresh, kind=kind, project=whose, keeps_former=keeps_former)
 
 
 def _offered(store: Store, what: Written) -> list[ArtifactRow]:
@@ -214,6 +222,13 @@ class ShelfTests(_StoreTests):
         assert row.nonfinite == 1
         assert store.shelf.find([bad, good]).keys() == {good}
         assert store.shelf.find([bad, good], allow_nonfinite=True).keys() == {bad, good}
+
+    def test_a_tensor_is_not_found_in_what_is_left_out(self, store: Store, path: Path) -> None:
+        wanted = _digest(ONE, "w")
+        rows = [self.put(store, path.with_name(f"{name}.safetensors")) for name in "ab"]
+        for left_out, there in itertools.permutations(rows):
+            assert store.shelf.find([wanted], besides=[left_out.id])[wanted].path == there.path
+        assert store.shelf.find([wanted], besides=[row.id for row in rows]) == {}
 
     # What is on record
 
@@ -402,6 +417,25 @@ class PublisherTests(_StoreTests):
         assert not old.path.exists()
         assert [each.kind for each in _offered(store, OTHER)] == ["history"]
 
+    def test_a_former_file_that_is_not_to_be_kept_is_gone(self, store: Store, path: Path) -> None:
+        """What is in the history already stays there."""
+        self.put(store, path)
+        self.put(store, path, OTHER)
+        self.put(store, path, NOT_FINITE, keeps_former=False)
+        assert path.read_bytes() == NOT_FINITE.data
+        assert _offered(store, OTHER) == []
+        (old,) = _offered(store, ONE)
+        store.publisher.move(old, path, project=store.publisher.project, keeps_former=False)
+        assert path.read_bytes() == ONE.data
+        assert [each.kind for each in _offered(store, ONE)] == ["output"]
+        assert _offered(store, NOT_FINITE) == []
+
+    def test_an_equal_artifact_elsewhere_outlives_a_former_file(self, store: Store, path: Path) -> None:
+        other = self.put(store, path.with_name("second.safetensors"))
+        self.put(store, path)
+        self.put(store, path, OTHER, keeps_former=False)
+        assert [row.id for row in _offered(store, ONE)] == [other.id]
+
     def test_a_history_without_room_keeps_nothing(self, tmp_path: Path, path: Path) -> None:
         store = self.open_store(tmp_path / "store", history_bytes=0)
         self.put(store, path)
@@ -485,6 +519,18 @@ class PublisherTests(_StoreTests):
         assert left.kind == "history" or (left.id, left.path) == (superfluous.id, superfluous.path)
         assert (folder / "b.safetensors").exists() == (left.kind == "output")
 
+    def test_a_former_folder_that_is_not_to_be_kept_is_gone(self, store: Store, path: Path) -> None:
+        """What is not ours stays; a superfluous file may, until whoever asked removes it."""
+        folder = path.parent
+        before = self._publish(store, folder, {"a.safetensors": ONE, "b.safetensors": OTHER})
+        (folder / "notes.txt").write_bytes(FOREIGN)
+        superfluous = before.rows[folder / "b.safetensors"]
+        self._publish(store, folder, {"a.safetensors": NOT_FINITE}, superfluous=[superfluous], keeps_former=False)
+        assert (folder / "a.safetensors").read_bytes() == NOT_FINITE.data
+        assert (folder / "notes.txt").read_bytes() == FOREIGN
+        assert _offered(store, ONE) == []
+        assert {row.kind for row in _offered(store, OTHER)} <= {"output"}
+
     def test_what_is_in_the_way_in_a_folder_is_set_aside(self, store: Store, path: Path) -> None:
         path.parent.mkdir()
         path.write_bytes(FOREIGN)
@@ -511,6 +557,7 @@ class PublisherTests(_StoreTests):
         reused: Mapping[Path, ArtifactRow] | None = None,
         foreign: Collection[Path] = (),
         superfluous: Collection[ArtifactRow] = (),
+        keeps_former: bool = True,
     ) -> PublishedFolder:
         stage = Stage(folder)
         for name, each in files.items():
@@ -527,4 +574,5 @@ class PublisherTests(_StoreTests):
             foreign=foreign,
             superfluous=list(superfluous),
             project=store.publisher.project,
+            keeps_former=keeps_former,
         )

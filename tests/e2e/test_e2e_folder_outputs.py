@@ -455,6 +455,28 @@ def test_a_deleted_file_comes_back(built: Space, link: str) -> None:
     assert built.states() == {"mix": "up-to-date"}
 
 
+@pytest.mark.parametrize("link", ["hard", "auto"])
+def test_without_cache_the_store_keeps_nothing_of_a_folder(built: Space, link: str) -> None:
+    """Neither shards that changed nor those that it has no more; what did not change stays where it is."""
+    built.write(f'[project]\nlink = "{link}"\n' + (built / "mergefile.toml").read_text())
+    built.edit('max_shard_size = "10KB"', 'cache = false\nmax_shard_size = "10KB"')
+    before = {name: built.bytes(f"out/mix/{name}") for name in files(built)}
+    inodes = {name: (built / "out/mix" / name).stat().st_ino for name in shards(built)}
+    changed = holder(built, 2).name
+    for old, new in (("0.5", "0.75"), ("0.75", "0.5")):
+        built.edit(f"L02 = {old}", f"L02 = {new}")
+        assert built.build()["mix"]["tensors_computed"] == 8
+    assert {name for name in inodes if inodes[name] != (built / "out/mix" / name).stat().st_ino} == {changed}
+    for old, new in (("10KB", "1GB"), ("1GB", "10KB")):
+        built.edit(f'"{old}"', f'"{new}"')
+        assert built.build()["mix"]["tensors_computed"] == 0
+        assert built.states() == {"mix": "up-to-date"}
+    assert {name: built.bytes(f"out/mix/{name}") for name in files(built)} == before
+    assert [path for kind in ("history", "kept") for path in (built / ".mergebuild" / kind).glob("*")] == []
+    assert {path.stat().st_nlink for path in (built / "out/mix").iterdir()} == {1}
+    assert built.run("verify", "--rebuild").code == 0
+
+
 def test_other_shards_take_the_place_of_all(built: Space) -> None:
     """With no arithmetic; what the folder had before is gone, and comes back the same."""
     before = {name: built.bytes(f"out/mix/{name}") for name in files(built)}
@@ -597,12 +619,12 @@ from mergebuild.store.publisher import DiskPublisher
 
 left, taken = int(sys.argv.pop(1)), DiskPublisher._take_away
 
-def take_away(store, *args):
+def take_away(store, *args, **words):
     global left
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
-    return taken(store, *args)
+    return taken(store, *args, **words)
 
 DiskPublisher._take_away = take_away
 main(sys.argv[1:])

@@ -324,11 +324,11 @@ def test_one_file_that_can_t_be_moved_keeps_nobody_from_the_others(
     failed: list[Path] = []
     into_history = DiskPublisher._into_history
 
-    def move(publisher: DiskPublisher, path: Path, row: ArtifactRow) -> None:
+    def move(publisher: DiskPublisher, path: Path, row: ArtifactRow, *, is_wanted: bool) -> None:
         if not failed:
             failed.append(path)
             raise OSError(5, "input/output error")
-        into_history(publisher, path, row)
+        into_history(publisher, path, row, is_wanted=is_wanted)
 
     built.edit("alpha = 0.25", "alpha = 0.5")
     with monkeypatch.context() as patch:

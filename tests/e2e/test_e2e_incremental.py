@@ -341,6 +341,55 @@ def test_history_of_0_keeps_none(blocks: Space) -> None:
     assert built["tensors_computed"] == len(block_names("IN04"))
 
 
+@pytest.mark.parametrize("link", ["auto", "hard", "copy"])
+def test_without_cache_the_store_keeps_nothing_of_a_target(blocks: Space, link: str, new_space: NewSpace) -> None:
+    """Its output is all there is of it; tensors that did not change are still copied from there."""
+    blocks.write(
+        f'[project]\nlink = "{link}"\n' + BLOCKS.replace("[targets.orange]", "[targets.orange]\ncache = false")
+    )
+    assert blocks.build().verdicts == {"orange": "up-to-date"}
+    for before, after in (("0.35", "0.4"), ("0.4", "0.35")):
+        blocks.edit(f"IN04 = {before}", f"IN04 = {after}")
+        planned, built = blocks.plan()["orange"], blocks.build()["orange"]
+        assert (planned["verdict"], built["verdict"]) == ("build", "built")
+        assert planned["tensors_computed"] == built["tensors_computed"] == len(block_names("IN04"))
+        assert blocks.states() == {"orange": "up-to-date"}
+    store = blocks / ".mergebuild"
+    assert [path for kind in ("history", "kept") for path in (store / kind).glob("*")] == []
+    assert (blocks / "out/orange.safetensors").stat().st_nlink == 1
+    assert blocks.run("verify", "--rebuild").code == 0
+    assert blocks.bytes("out/orange.safetensors") == rebuilt(blocks, "out/orange.safetensors", new_space)
+
+    (blocks / "out/orange.safetensors").unlink()
+    assert blocks.plan().verdicts == {"orange": "build"}
+    assert blocks.build().verdicts == {"orange": "built"}
+
+
+def test_two_targets_without_cache_change_places(pair: Space) -> None:
+    """Each is the other's former output, and neither is in the history."""
+    target = '[targets.{}]\nmethod = "weighted_sum"\na = "one"\nb = "two"\nalpha = {}\noutput = "{}.safetensors"\n'
+    sources = '[sources]\none = "one.safetensors"\ntwo = "two.safetensors"\n'
+    texts = [
+        sources
+        + "".join(target.format(name, alpha, name) + "cache = false\n" for name, alpha in zip("mn", each, strict=True))
+        for each in ((0.25, 0.75), (0.75, 0.25))
+    ]
+    pair.write(texts[0])
+    pair.build()
+    m, n = pair.bytes("m.safetensors"), pair.bytes("n.safetensors")
+    pair.write(texts[1])
+
+    assert pair.plan().verdicts == {"m": "restore", "n": "restore"}
+    assert pair.build().verdicts == {"m": "restored", "n": "restored"}
+    assert (pair.bytes("m.safetensors"), pair.bytes("n.safetensors")) == (n, m)
+    assert list((pair / ".mergebuild").glob("history/*")) == []
+
+    pair.run("clean", "n")
+    pair.write(texts[0])
+    assert pair.plan("m").verdicts == {"m": "build"}
+    assert pair.build("m").verdicts == {"m": "built"}
+
+
 def test_history_is_trimmed_to_its_budget_newest_first(blocks: Space) -> None:
     size = (blocks / "out/orange.safetensors").stat().st_size
     blocks.write(f'[project]\nhistory = "{2 * size + 100}B"\n' + BLOCKS)

@@ -176,10 +176,12 @@ def _common(draw: Draw, output: str, row: Method | None, around: _Around) -> lis
         found.append(("drop", draw(st.sampled_from(sorted(family.keys)))))
     elif family.keys and _rarely(draw, 6) and not (row and row.makes.makes_lora):
         found.append(("merge", (draw(st.sampled_from(sorted(family.keys))),)))
+    if _rarely(draw, 3):
+        found.append(("cache", False))
     return found
 
 
-_COMMON_KEYS = ("dtype", "metadata", "max_shard_size", "ema", "missing", "nonfinite", "drop", "merge")
+_COMMON_KEYS = ("dtype", "metadata", "max_shard_size", "ema", "missing", "nonfinite", "drop", "merge", "cache")
 
 
 def _rules(draw: Draw, row: Method, inputs: Sequence[tuple[str, Any]], count: int, family: Family) -> tuple[Rule, ...]:

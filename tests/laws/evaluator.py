@@ -768,8 +768,8 @@ def _tensor_sum(x: Inputs, p: Numbers, shape: Shape) -> Array | None:
     if not shape or not 0 <= width <= 1 or not 0 <= offset < 1 or width + offset > 1 or p["rounding"] != "int":
         return None
     first, last = int(shape[0] * offset), int(shape[0] * (offset + width))
-    found = x[0].reshape(shape[0], -1).copy()
-    found[first:last] = x[1].reshape(shape[0], -1)[first:last]
+    found = x[0].reshape(shape).copy()
+    found[first:last] = x[1].reshape(shape)[first:last]
     return found.reshape(-1)
 
 

@@ -48,16 +48,112 @@ def values_ok(lab: Lab, **alphas: float) -> None:
 # Restoring from each other
 
 
-@pytest.mark.parametrize("head", ["", '[project]\nhistory = "0"\n'])
-def test_targets_can_change_places(pair: Lab, head: str) -> None:
+@pytest.mark.parametrize(("head", "more"), [("", ""), ('[project]\nhistory = "0"\n', ""), ("", "cache = false")])
+def test_targets_can_change_places(pair: Lab, head: str, more: str) -> None:
     """Each is restored from another's output, which is replaced in the same build."""
     alphas = {"a": 0.25, "b": 0.5, "c": 0.75}
     for turn in range(3):
-        pair.write(head + "#sources\n" + "".join(target(name, alpha) for name, alpha in alphas.items()))
+        pair.write(head + "#sources\n" + "".join(target(name, alpha, more=more) for name, alpha in alphas.items()))
         expected = "restored" if turn else "built"
         assert pair.verdicts() == dict.fromkeys(alphas, expected)
         values_ok(pair, **alphas)
         alphas = dict(zip(alphas, [*list(alphas.values())[1:], alphas["a"]], strict=True))
+
+
+def inside(lab: Lab) -> list[str]:
+    """Return the names of what the store holds of former and present outputs."""
+    return sorted(path.name for kind in ("history", "kept") for path in (lab / ".mergebuild" / kind).glob("*"))
+
+
+@pytest.mark.parametrize("link", ["auto", "hard", "copy"])
+def test_without_cache_a_target_has_only_its_output(pair: Lab, link: str) -> None:
+    """Whether it is built, restored from another's output, or brought back from what the history had before."""
+    head = f'[project]\nlink = "{link}"\n#sources\n'
+    for alpha in (0.25, 0.5, 0.25):
+        pair.write(head + target("a", alpha, more="cache = false"))
+        assert pair.verdicts() == {"a": "built"}
+        values_ok(pair, a=alpha)
+        assert inside(pair) == []
+    pair.write(head.replace(link, "auto") + target("a", 0.5))
+    assert pair.verdicts() == {"a": "built"}
+    (former,) = [
+        name for name in inside(pair) if name in {path.name for path in (pair / ".mergebuild/history").glob("*")}
+    ]
+    pair.write(head + target("a", 0.25, more="cache = false"))
+    assert pair.verdicts() == {"a": "restored"}
+    values_ok(pair, a=0.25)
+    assert former not in inside(pair)
+
+
+def test_a_change_of_cache_builds_nothing(pair: Lab) -> None:
+    """What the store has of it stays until `gc`; with `cache` again, it gets what `link` says."""
+    head = '[project]\nlink = "copy"\n#sources\n'
+    pair.write(head + target("a", 0.25))
+    pair.build()
+    (kept,) = inside(pair)
+    pair.write(head + target("a", 0.25, more="cache = false"))
+    assert pair.verdicts() == {"a": "up-to-date"}
+    assert pair.states() == {"a": "up-to-date"}
+    assert inside(pair) == [kept]
+    pair.project.gc()
+    assert inside(pair) == []
+    values_ok(pair, a=0.25)
+    pair.write(head + target("a", 0.25))
+    assert pair.verdicts() == {"a": "up-to-date"}
+    assert inside(pair) == [kept]
+
+
+def test_what_a_target_with_cache_shares_is_kept_for_that(pair: Lab) -> None:
+    head = '[project]\nlink = "copy"\n#sources\n'
+    pair.write(head + target("a", 0.25, more="cache = false") + target("b", 0.25))
+    assert pair.verdicts() == {"a": "built", "b": "restored"}
+    (kept,) = inside(pair)
+    pair.write(head + target("a", 0.5, more="cache = false") + target("b", 0.25))
+    assert pair.verdicts() == {"a": "built", "b": "up-to-date"}
+    pair.project.gc()
+    assert inside(pair) == [kept]
+    pair.project.clean(["a"])
+    assert inside(pair) == [kept]
+    (pair / "out/b.safetensors").unlink()
+    assert pair.verdicts("b") == {"b": "restored"}
+
+
+def test_without_cache_a_virtual_target_is_in_the_store_all_the_same(pair: Lab) -> None:
+    """It has no other place."""
+    pair.write(target("a", 0.25, virtual=True, more="cache = false"))
+    assert pair.verdicts("a") == {"a": "built"}
+    pair.project.gc()
+    assert pair.verdicts("a") == {"a": "up-to-date"}
+    assert len(inside(pair)) == 1
+
+
+@pytest.mark.parametrize(("more", "computed"), [("", 0), ("cache = false", 1)])
+def test_a_plan_counts_on_no_tensor_that_is_replaced_before(pair: Lab, more: str, computed: int) -> None:
+    """One target is restored, which replaces the only file that has a tensor of the other."""
+    pair.write(target("a", 0.25, more=more) + target("b", 0.5))
+    pair.build()
+    pair.write(target("a", 0.5, more=more) + target("b", 0.5) + target("c", 0.25, more='drop = "v"'))
+    planned = {each.target: each for each in pair.project.plan().targets}
+    built = {each.target: each for each in pair.build().targets}
+    assert [str(built[name].verdict) for name in "ac"] == ["restored", "built"]
+    assert planned["c"].tensors_computed == built["c"].tensors_computed == computed
+    values_ok(pair, a=0.5, b=0.5, c=0.25)
+
+
+def test_without_cache_tensors_are_found_in_the_output(pair: Lab) -> None:
+    pair.write(target("a", 0.25, more="cache = false"))
+    pair.build()
+    pair.write(target("a", 0.25, more="cache = false") + target("c", 0.25, more='drop = "v"'))
+    (_, other) = pair.build().targets
+    assert (str(other.verdict), other.tensors_computed) == ("built", 0)
+
+
+def test_what_o_writes_over_is_in_the_history_whatever_the_target_keeps(pair: Lab) -> None:
+    pair.write(target("a", 0.25, more="cache = false"))
+    pair.build("a", out=pair / "extra.safetensors")
+    pair.write(target("a", 0.5, more="cache = false"))
+    pair.build("a", out=pair / "extra.safetensors")
+    assert len(inside(pair)) == 1
 
 
 def test_two_targets_can_come_back_from_one_history(pair: Lab) -> None:

@@ -191,6 +191,25 @@ def test_a_tensor_in_the_history_is_copied_from_there(bench: Bench) -> None:
     assert (found.computed, found.held) == ({"w"}, {"v"})
 
 
+@pytest.mark.parametrize(("cache", "held"), [("true", {"w"}), ("false", frozenset())])
+def test_a_tensor_is_computed_whose_only_file_is_replaced_before(bench: Bench, cache: str, held: set[str]) -> None:
+    """Without `cache` the old output is nowhere once another artifact was restored to its place."""
+    more = f"cache = {cache}\n"
+    bench.build(mix("m", 0.25, more=more) + mix("n"))
+    found = bench.planned(mix("m", more=more) + mix("n") + mix("o", 0.25, more='drop = "v"\n'))
+    assert (found["m"].verdict, found["o"].verdict) == ("restore", "build")
+    assert (found["o"].held, found["o"].computed) == (held, {"w"} - held)
+
+
+def test_targets_without_cache_that_change_places_are_restored(bench: Bench) -> None:
+    """All copies are made before any file is replaced; and what goes to another place is there for who shares it."""
+    more = "cache = false\n"
+    bench.build(mix("m", 0.25, more=more) + mix("n", more=more))
+    found = bench.planned(mix("m", more=more) + mix("n", 0.25, more=more) + mix("o", 0.25, more='drop = "v"\n'))
+    assert [found[name].verdict for name in "mn"] == ["restore", "restore"]
+    assert (found["o"].held, found["o"].computed) == ({"w"}, frozenset())
+
+
 def test_a_file_that_several_targets_are_to_become_is_kept_once(bench: Bench) -> None:
     """Virtual targets that come to one artifact have one place in the store."""
     found = bench.planned(mix("m", output=None) + mix("n", output=None), "m", "n")

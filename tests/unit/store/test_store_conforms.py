@@ -13,7 +13,7 @@ class _OnDisk:
     def open_store(self, root: Path, *, history_bytes: int | None = None) -> Store:
         store = DiskStore(root, project="../mergefile.toml", history_bytes=history_bytes)
         store.create()
-        store.begin((), ())
+        store.begin((), {})
         return store
 
 

@@ -119,6 +119,32 @@ def test_a_crash_leaves_the_old_file_or_the_new_one(
     assert number > 6
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_what_a_killed_build_left_of_a_former_folder_goes_where_it_was_to_go(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, cache: bool
+) -> None:
+    """Into the history, or nowhere where the target has only its output."""
+    lab.model("x", w=[1.0])
+    lab.model("y", w=[5.0])
+    text = MIX.replace("mix.safetensors", "mix/") + f"cache = {str(cache).lower()}\n"
+    lab.write("#sources\n" + text.format(0.25))
+    lab.build()
+    lab.write("#sources\n" + text.format(0.75))
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskPublisher, "_finish_exchange", _crash)
+        with pytest.raises(CrashError):
+            lab.build()
+    assert lab.values("out/mix/model.safetensors") == [4.0]
+    assert lab.verdicts() == {"mix": "up-to-date"}
+    assert [path.name for path in (lab / "out").iterdir()] == ["mix"]
+    assert bool(list((lab / ".mergebuild").glob("history/*"))) is cache
+    assert lab.project.verify().problems == ()
+
+
+def _crash(*_args: object, **_words: object) -> None:
+    raise CrashError
+
+
 def test_what_is_superseded_comes_back_without_arithmetic(pair: Lab) -> None:
     before = (pair / "out/mix.safetensors").read_bytes()
     assert pair.verdicts() == {"mix": "built"}
