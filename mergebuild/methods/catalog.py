@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copyreg
-import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +52,8 @@ def _row(name: str) -> Method:
 
 def _pickled(row: Method) -> Any:
     """Return how a row travels: by its name, so that it is the same object there; a user's own by its parts."""
+    import pickle  # it is being used already, and a plan has no use for it
+
     return (_row, (row.name,)) if _ROWS.get(row.name) is row else row.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 

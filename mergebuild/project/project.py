@@ -45,7 +45,6 @@ from mergebuild.project import lockfile, trust
 from mergebuild.project.gate import Gate, Hold
 from mergebuild.project.stamp import Stamp, forget_stamps
 from mergebuild.project.sweep import SourcePlaces, Sweeper
-from mergebuild.project.tensor_why import tensor_why
 from mergebuild.recipe import Input, Recipe, load_recipe
 from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verdict
 from mergebuild.results.looks import (
@@ -254,7 +253,11 @@ class Project:
             action = plan.by_name[name]
             changes = action.judgement.changes
             description = action.judgement.description
-            told = tensor_why(description, plan.origins, session.store.ledger, tensor) if tensor is not None else None
+            told = None
+            if tensor is not None:
+                from mergebuild.project.tensor_why import tensor_why
+
+                told = tensor_why(description, plan.origins, session.store.ledger, tensor)
             if action.refused is not None:
                 blocked = action.result()
                 return WhyResult(name, blocked.verdict, changes, blocked.reasons, action.refused.error.problems, told)
