@@ -207,7 +207,7 @@ def gather(terms: Iterable[tuple[Place, Fraction]]) -> tuple[tuple[Place, Fracti
     for place, coefficient in terms:
         known = sums.get(place)
         sums[place] = coefficient if known is None else known + coefficient
-    return tuple((place, sums[place]) for place in sorted(sums) if sums[place])
+    return tuple([(place, sums[place]) for place in sorted(sums) if sums[place]])
 
 
 def resolve(terms: Iterable[tuple[Place, Fraction]], dtypes: Mapping[Place, str], dtype: str) -> Resolved[Place]:
@@ -276,7 +276,7 @@ class LinearDigests:
         """Return the digest of each tensor added, given which inputs are combined, and how; see `linear_key`."""
         texts = self._heads
         for index, coefficient in terms:
-            value = _valued(_text(coefficient))
+            value = _valued(str(coefficient))
             texts = [text + name + value for text, name in zip(texts, self._names[index], strict=True)]
         if narrowed:
             end = Key((Line(*_NARROWED),)).text

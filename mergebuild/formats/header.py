@@ -101,8 +101,7 @@ class TensorInfo:
         return DTYPES_BY_WORD[self.dtype].is_float
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What a file says of itself: tensors in the order of their bytes, metadata, and where the data start."""
 
     tensors: Mapping[str, TensorInfo]

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
+from json.encoder import encode_basestring
 from typing import Final, NamedTuple, Protocol
 
 from mergebuild.errors import TargetError
@@ -229,7 +230,7 @@ def encode_header(
 
 def texts_as_json(texts: Mapping[str, str]) -> str:
     """Return an object of texts as JSON, in its order and without blanks: thousands of headers have one."""
-    quoted = _ENCODER.encode
+    quoted = encode_basestring  # which an encoder comes to, after it has asked what it is given
     return f"{{{','.join([f'{quoted(key)}:{quoted(text)}' for key, text in texts.items()])}}}"
 
 

@@ -234,6 +234,8 @@ def structure(number: NumberPerTensor) -> tuple[object, ...]:
 def _structure(rule: Rule) -> tuple[object, ...]:
     """Return what of a rule decides which tensors it reaches: all but its numbers."""
     value = rule.value
+    if isinstance(value, Constant):
+        return (Constant, rule.key)
     if isinstance(value, Elemental):
         return (Elemental, value.blocks, value.not_blocks, value.elements, value.not_elements)
     if isinstance(value, Mbw):

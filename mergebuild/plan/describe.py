@@ -19,7 +19,7 @@ from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Kin, Spec
 from mergebuild.formats import registry
 from mergebuild.formats.layout import Packing
-from mergebuild.formats.registry import FileFormat
+from mergebuild.formats.registry import FileFormat, FolderFormat
 from mergebuild.plan import manifest, metadata, output_files
 from mergebuild.plan.actions import Description, FileContent, Goal, Ground
 from mergebuild.plan.origins import Origins
@@ -43,6 +43,8 @@ class Describer:
         self._ledger = ledger
         self._folding = folding
         self._origins = origins
+        self._inside = f"{recipe.root}{os.sep}"
+        """What the paths in the project's folder begin with."""
         self._leaves: dict[str, frozenset[str]] = {}
         self._grounds: dict[object, Ground] = {}
         """By the kin of a blueprint, or the name of a target that has none."""
@@ -136,12 +138,16 @@ class Describer:
 
     def shown(self, path: Path | None) -> str | None:
         """Return an output's path for people."""
+        return self._shown(path, registry.of_output(path))
+
+    def _shown(self, path: Path | None, found: FileFormat | FolderFormat) -> str | None:
+        """Return the path of an output in some format for people."""
         if path is None:
             return None
-        end = "/" if registry.is_folder(path) else ""
-        written, inside = str(path), f"{self._recipe.root}{os.sep}"
-        if os.sep == "/" and written.startswith(inside):  # what `relative_to` comes to, for thousands of them
-            return written[len(inside) :] + end
+        end = "/" if found is registry.FOLDER else ""
+        written = str(path)
+        if os.sep == "/" and written.startswith(self._inside):  # what `relative_to` comes to, for thousands of them
+            return written[len(self._inside) :] + end
         try:
             return path.relative_to(self._recipe.root).as_posix() + end
         except ValueError:
@@ -233,7 +239,7 @@ class Describer:
             facts = metadata.minimal(blueprint, bytes(16), stand_in)
         found = registry.of_output(goal.path)
         assert isinstance(found, FileFormat)  # the sources of a folder are hashed before
-        shown = self.shown(goal.path)
+        shown = self._shown(goal.path, found)
         content = _file(goal.path, shown, self._origins.packing(found, specs), facts)
         foreseen = self._bytes_of_sources(blueprint)
         return Description(goal, blueprint, ground, shown, (content,), notices=notices, foreseen_bytes=foreseen)
@@ -263,7 +269,7 @@ class Describer:
         lines = partial(self._lines, goal, blueprint, contents, (tensors, *below))
         found = registry.of_output(goal.path)
         facts = self._metadata(goal, blueprint, tensors.artifact, contents) if found.has_metadata else {}
-        shown = self.shown(goal.path)
+        shown = self._shown(goal.path, found)
         files: tuple[FileContent, ...] = ()
         if isinstance(found, FileFormat):
             files = (_file(goal.path, shown, self._origins.packing(found, specs), facts, tensors),)

@@ -89,7 +89,7 @@ class Origins:
         """Return the tensors of a target whose sources are hashed; what is common to targets made alike is kept."""
         forms = blueprint.forms
         slots = forms.slots
-        key = (forms.kinds, id(specs), slots)
+        key = (blueprint.kin, id(specs)) if blueprint.kin is not None else (forms.kinds, id(specs), slots)
         grid = self._grids.get(key)
         if grid is None:
             names = [spec.name for spec in self.packing(SAFETENSORS, specs).specs]

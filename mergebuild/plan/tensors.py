@@ -189,7 +189,7 @@ class _Batch:
     kind: int
     keys: tuple[int, ...]
     """By slot of the kind's form: the place of its tensor in the order of digests; equal tensors have one place."""
-    dtypes: tuple[str, ...]
+    dtypes: Mapping[int, str]
     """By place: the dtype in which the tensor lies."""
     are_made: tuple[bool, ...]
     """By place: whether a target makes the tensor; else it lies in a source."""
@@ -218,9 +218,9 @@ class _Batch:
     def _row(self, form: Form) -> TensorRow:
         if form.operation is not None:
             return self._operated(form.operation, form.slots)
-        shares = (share for _, share in form.terms)
-        found = resolve(zip(self.keys, shares, strict=True), dict(enumerate(self.dtypes)), self.dtype)
-        read = self._read(tuple(index for index, _ in found.terms))
+        shares = [share for _, share in form.terms]
+        found = resolve(zip(self.keys, shares, strict=True), self.dtypes, self.dtype)
+        read = self._read(tuple([index for index, _ in found.terms]))
         if found.is_copy:
             ((lone, _),) = found.terms
             digests = [list(inputs)[lone] for inputs in self.origins]
@@ -396,7 +396,7 @@ class Grid:
             inputs = {origin.digest: origin for origin in sorted(origins, key=_digest)}
             digests = tuple(inputs)
             keys = tuple(digests.index(origin.digest) for origin in origins)
-            dtypes = tuple(origin.dtype for origin in inputs.values())
+            dtypes = dict(enumerate(origin.dtype for origin in inputs.values()))
             are_made = tuple(origin.is_made for origin in inputs.values())
             alike = [origin._replace(digest=b"", size=None) for origin in inputs.values()]  # which each has of its own
             likeness = (kind, keys, spec._replace(shape=()), *alike)

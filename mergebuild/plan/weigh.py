@@ -118,12 +118,13 @@ class _Weighing:
                 made.update(row.digests)
         if self._origins.intermediate_among(made):
             self._claim_intermediates()
-        seen = frozenset((made | copies) & self._claimed)
+        wanted = made | copies
+        seen = frozenset(wanted & self._claimed)
         made -= seen
         copies -= seen | made
         allows_nonfinite = judgement.description.allows_nonfinite
         held = self._find(copies, allow_nonfinite=True) | self._find(made, allow_nonfinite=allows_nonfinite)
-        compute = frozenset((made | copies) - held.keys())
+        compute = frozenset(wanted - seen - held.keys())
         self._claimed |= compute
         read: dict[bytes, int] = {}
         for row in file.tensors.rows:

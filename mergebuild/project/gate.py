@@ -15,6 +15,7 @@ What only the work shows (values that are not finite, a source that changes mean
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -140,15 +141,18 @@ class Gate:
 
     def _ask_for_space(self, plan: Plan, refused: _Refusals) -> bool:
         """Refuse all that goes to a file system with less room than the build would write to it; say whether any."""
-        needed: dict[int, list[FileAction]] = {}
+        writing: dict[int, list[FileAction]] = {}
+        needed: Counter[int] = Counter()
         device_of = cache(_device)
         for file in plan.files:
-            if file.writes and file.refused is None:
-                folder = _folder_of(file.place(self._shelf))
-                needed.setdefault(device_of(folder), []).append(file)
+            size = file.writes
+            if size and file.refused is None:
+                device = device_of(_folder_of(file.place(self._shelf)))
+                writing.setdefault(device, []).append(file)
+                needed[device] += size
         found = False
-        for some in needed.values():
-            size = sum(file.writes for file in some)
+        for device, some in writing.items():
+            size = needed[device]
             free = portable.free_space(_existing(some[0].place(self._shelf).parent))
             if size > free:
                 error = NoSpaceError.one(

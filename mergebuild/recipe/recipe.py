@@ -100,6 +100,8 @@ class Recipe:
         self._templates: dict[str, Template | None] = {}
         """By family: how its members are made, once two of them are asked for."""
         self._below: dict[str, tuple[str, ...]] = {}
+        self._on_sources: set[object] = set()
+        """The kin of targets that read sources alone."""
         root = str(self.root)
         store = absolute(parts.project.store or ".mergebuild", root)
         self._outputs = OutputPaths(parts.sources.values(), root, store, map(os.path.abspath, self.files))
@@ -167,7 +169,11 @@ class Recipe:
         if known is not None:
             return known
         whole = self.target(name)
+        if whole.kin in self._on_sources:
+            return (whole.name,)
         if all(each.ref in self.sources for each in whole.reads):
+            if whole.kin is not None:
+                self._on_sources.add(whole.kin)
             return (whole.name,)
         done: dict[str, None] = {}
         stack = [(self.target(name), iter(self.target(name).reads))]
