@@ -19,6 +19,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mergebuild.digest import artifact_digest
 from mergebuild.key import Key, Line, Value, combination_key, copy_key, linear_key, operation_key, tensor_line
 from mergebuild.store import PackedKeys
 
@@ -29,6 +30,16 @@ __all__ = ["BuiltKeys", "InputsOfRow", "Owner", "pack_inputs", "packed_keys"]
 
 _VERSION = b"\1"
 _DIGEST = 16
+_MOST = 1 << 28
+"""Bytes of text: the keys of a hundred thousand tensors are a tenth of that."""
+_LONGEST = 10_000
+"""Signs of a number: the longest proportions that a mergefile comes to are two of 3,000 digits."""
+_OF_FRACTIONS = frozenset("-/0123456789")
+
+_FAILURES = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error, zlib.error
+)  # fmt: skip
+"""What reading another's text for ours fails with."""
 
 
 class InputsOfRow(NamedTuple):
@@ -125,7 +136,7 @@ def _value(plain: Any) -> Value:
     if not isinstance(plain, list):
         found: str | bool | int = plain
         return found
-    return Fraction(plain[0]) if len(plain) == 1 and isinstance(plain[0], str) else tuple(map(_value, plain))
+    return _fraction(plain[0]) if len(plain) == 1 and isinstance(plain[0], str) else tuple(map(_value, plain))
 
 
 def _text(value: object) -> bytes:
@@ -152,8 +163,11 @@ class BuiltKeys:
         self._intermediates = intermediates
 
     @staticmethod
-    def of(packed: PackedKeys) -> BuiltKeys | None:
-        """Return what was packed; None: in a format that is not known, or by nobody of ours. All of it is read."""
+    def of(packed: PackedKeys, artifact: bytes) -> BuiltKeys | None:
+        """Return the keys of an artifact's tensors; None: packed in a format that is not known, or another's.
+
+        All of it is read: what the lines come to is the artifact, so nobody else can have written them.
+        """
         if not packed.lines.startswith(_VERSION) or not packed.inputs.startswith(_VERSION):
             return None
         try:
@@ -161,9 +175,11 @@ class BuiltKeys:
             inputs, *below = _parts(packed.inputs)
             every = [_KeyTable(inputs, lines), *(_KeyTable(*below[at : at + 2]) for at in range(0, len(below), 2))]
             for each in every:
-                deque(each.all(), maxlen=0)
+                deque((key.digest for key in each.all()), maxlen=0)
                 deque(each.owners(None), maxlen=0)
-        except (ArithmeticError, LookupError, TypeError, ValueError, struct.error, zlib.error):
+            if every[0].artifact() != artifact:
+                return None
+        except _FAILURES:
             return None
         return BuiltKeys(every[0], every[1:])
 
@@ -192,14 +208,14 @@ class _KeyTable:
 
     def __init__(self, inputs: bytes, lines: bytes) -> None:
         facts, digests = _parts(inputs)
-        made = json.loads(zlib.decompress(lines))
+        made = json.loads(_unpacked(lines))
         self._rows: list[Mapping[str, Any]] = made["rows"]
         self._surveys: list[Mapping[str, Any]] = made["surveys"]
         self._inputs: list[InputsOfRow] = []
         self._places: dict[str, tuple[int, int]] = {}
         cut = [digests[at : at + _DIGEST] for at in range(0, len(digests), _DIGEST)]
         done = 0
-        for number, (dtype, names, shapes, owners) in enumerate(json.loads(zlib.decompress(facts))):
+        for number, (dtype, names, shapes, owners) in enumerate(json.loads(_unpacked(facts))):
             count = len(owners)
             inputs_of = [cut[done + count * index : done + count * (index + 1)] for index in range(len(names))]
             done += count * len(names)
@@ -214,6 +230,14 @@ class _KeyTable:
             row = self._inputs[number]
             for digest, owners in zip(row.inputs[index], row.owners, strict=True):
                 yield from ((digest, each.name, each.tensors[index] if each.tensors else tensor) for each in owners)
+
+    def artifact(self) -> bytes:
+        """Return the digest of all tensors together."""
+        return artifact_digest(
+            (row.names[index], row.dtype, row.shapes[index], self._key(number, index).digest)
+            for number, row in enumerate(self._inputs)
+            for index in range(len(row.names))
+        )
 
     def all(self) -> Iterator[Key]:
         """Yield the key of each tensor."""
@@ -253,7 +277,30 @@ class _KeyTable:
 
 
 def _terms(terms: Sequence[tuple[int, str]], inputs: Sequence[bytes]) -> list[tuple[bytes, Fraction]]:
-    return [(inputs[index], Fraction(share)) for index, share in terms]
+    return [(inputs[index], _fraction(share)) for index, share in terms]
+
+
+def _fraction(text: str) -> Fraction:
+    """Return a number from the text that `str` gives. An exponent of ten digits would take all memory."""
+    if len(text) > _LONGEST or not set(text) <= _OF_FRACTIONS:
+        message = f"not a fraction: {text[:40]!r}"
+        raise ValueError(message)
+    return Fraction(text)
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """Return a text that `_text` packed.
+
+    Raises:
+        ValueError: it is longer than that of any target.
+        zlib.error: it is none.
+    """
+    machine = zlib.decompressobj()
+    found = machine.decompress(packed, _MOST)
+    if machine.unconsumed_tail:
+        message = "longer than the keys of any target"
+        raise ValueError(message)
+    return found
 
 
 def _lines_of(facts: Sequence[tuple[str, Any]]) -> list[Line]:

@@ -24,9 +24,9 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
         UsageError: neither the target nor its last build has such a tensor.
     """
     assert description.tensors is not None  # its sources are hashed
-    now = BuiltKeys.of(packed_keys(description.tensors, description.intermediates))
-    packed = ledger.keys(description.name)
-    built = BuiltKeys.of(packed) if packed else None
+    now = BuiltKeys.of(packed_keys(description.tensors, description.intermediates), description.tensors.artifact)
+    packed, record = ledger.keys(description.name), ledger.record(description.name)
+    built = BuiltKeys.of(packed, record.artifact) if packed and record else None
     both = [each for each in (now, built) if each is not None]
     labels = labelled(  # one name for one tensor, whichever column it stands in
         ((digest, origins.label(*owned)) for each in both for digest, *owned in each.owners(tensor)),
@@ -34,9 +34,13 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
     )
     before, after = (_described(each, tensor, labels) for each in (built, now))
     if before is None and after is None:
-        hint = did_you_mean(tensor, description.blueprint.specs, otherwise="`mergebuild inspect --tensors` lists them")
+        hint = did_you_mean(
+            tensor,
+            description.blueprint.specs,
+            otherwise=f"`mergebuild inspect --tensors {description.name}` lists them",
+        )
         raise UsageError.one("unknown-tensor", f"target `{description.name}` has no tensor `{tensor}`", help=hint)
-    if ledger.record(description.name) is None:
+    if record is None:
         note = "never built"
     elif built is None:
         note = "built by an earlier version, which did not record what its tensors followed from"

@@ -214,7 +214,7 @@ def a_digest_is_its_lines_hashed(world: World) -> None:
         there = places.new(world)
         for name, item in planned(there, names_of(world)).items():
             assert item.tensors is not None
-            kept = BuiltKeys.of(packed_keys(item.tensors, item.intermediates))
+            kept = BuiltKeys.of(packed_keys(item.tensors, item.intermediates), item.tensors.artifact)
             assert kept is not None
             for made in item.tensors.made:
                 key, told = made.key, f"`{made.name}` of `{name}`"

@@ -6,13 +6,13 @@ import hashlib
 import zlib
 from fractions import Fraction
 
+import pytest
 from example_counts import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from test_plan_tensors import grids
 
 from mergebuild.fold.forms import Form, Kinds, Slot, Spec
-from mergebuild.key import Key
 from mergebuild.plan.built_keys import BuiltKeys, packed_keys
 from mergebuild.plan.tensors import Grid, Origin, Tensors
 from mergebuild.store import PackedKeys
@@ -36,7 +36,7 @@ def test_keys_are_read_back(
     grid = Grid(list(kinds), specs, Kinds(kinds, specs), slots, lambda owner, tensor: origins[owner, tensor])
     for palette in palettes:
         found = grid.tensors(palette)
-        built = BuiltKeys.of(packed_keys(found))
+        built = BuiltKeys.of(packed_keys(found), found.artifact)
         assert built is not None
         assert {made.name: built.key(made.name) for made in found.made} == {made.name: made.key for made in found.made}
         assert built.key("another") is None
@@ -51,7 +51,7 @@ def test_keys_are_read_back(
 def test_a_tensor_that_is_made_of_nothing_has_a_key() -> None:
     """Such as what a LoRA that changes nothing adds: 0."""
     (found,) = tensors(["w", "v"], [Form(())], {})
-    built = BuiltKeys.of(packed_keys(found))
+    built = BuiltKeys.of(packed_keys(found), found.artifact)
     assert built is not None
     assert [built.key(made.name) for made in found.made] == [made.key for made in found.made]
 
@@ -84,8 +84,8 @@ def test_bytes_are_the_same_on_every_machine() -> None:
 
 
 def test_keys_of_another_format_are_not_known() -> None:
-    assert BuiltKeys.of(PackedKeys(b"\2", b"\1")) is None
-    assert BuiltKeys.of(PackedKeys(b"", b"")) is None
+    assert BuiltKeys.of(PackedKeys(b"\2", b"\1"), bytes(16)) is None
+    assert BuiltKeys.of(PackedKeys(b"", b""), bytes(16)) is None
 
 
 @given(st.data())
@@ -104,5 +104,29 @@ def test_what_nobody_of_ours_packed_is_not_known_and_no_failure(data: st.DataObj
         PackedKeys(packed.lines, packed.inputs[:cut]),
         PackedKeys(packed.lines[: cut % len(packed.lines)], packed.inputs),
     ):
-        built = BuiltKeys.of(each)
-        assert built is None or isinstance(built.key("w"), Key)
+        built = BuiltKeys.of(each, found.artifact)
+        assert built is None or built.key("w") == found.made[0].key
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"[" * 200_000 + b"]" * 200_000,
+        b'{"rows":[{"facts":[[5,"x"]],"by_name":false,"inputs":[0],"shapes":[],"surveys":[]}],"surveys":[]}',
+        b'{"rows":[{"facts":[["x","\\ud800"]],"by_name":false,"inputs":[0],"shapes":[],"surveys":[]}],"surveys":[]}',
+        b'{"rows":[{"terms":[[0,"1e999999999"]],"narrowed":false}],"surveys":[]}',
+        b'{"rows":[{"copy":-1}],"surveys":[]}',
+        b'{"rows":[{"terms":[[0,"1/3"],[1,"2/3"]],"narrowed":false}],"surveys":[]}',
+        b" " * (1 << 29),
+    ],
+    ids=["deep", "a number for a name", "half a sign", "an exponent", "a place from behind", "another's", "endless"],
+)
+def test_lines_that_come_to_another_artifact_are_not_known(lines: bytes) -> None:
+    origins = {(owner, name): Origin(owner.encode() * 16, "float16", 64) for owner in "xy" for name in ("w", "v")}
+    (found,) = tensors(["w", "v"], [Form(((Slot("x"), Fraction(1, 2)), (Slot("y"), Fraction(1, 2))))], origins)
+    text = zlib.compress(lines)
+    packed = packed_keys(found)
+    forged = PackedKeys(packed.lines[:1] + len(text).to_bytes(8, "little") + text, packed.inputs)
+    assert BuiltKeys.of(packed, found.artifact) is not None
+    assert BuiltKeys.of(forged, found.artifact) is None
+    assert BuiltKeys.of(packed, bytes(16)) is None

@@ -176,10 +176,10 @@ def test_a_tensor_that_there_is_not_and_was_not_is_an_error(three: Lab) -> None:
         three.project.why("half", tensor="quite.another")
     (problem,) = caught.value.problems
     assert problem.code == "unknown-tensor"
-    assert problem.help == "`mergebuild inspect --tensors` lists them"
+    assert problem.help == "`mergebuild inspect --tensors half` lists them"
     with pytest.raises(UsageError) as caught:
         three.project.why("half", tensor="sam")
-    assert caught.value.problems[0].help == "did you mean `same`?  `mergebuild inspect --tensors` lists them"
+    assert caught.value.problems[0].help == "did you mean `same`?  `mergebuild inspect --tensors half` lists them"
 
 
 def test_what_an_earlier_version_built_has_one_column_and_says_so(three: Lab) -> None:
