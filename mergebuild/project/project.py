@@ -715,8 +715,8 @@ class Project:
         return found
 
     def _has_only_its_output(self, name: str) -> bool:
-        """Whether a target (or none, of what `-o` writes) is to have nothing in the store."""
-        return bool(name) and self.recipe.target(name).has_only_its_output
+        """Whether a target is to have nothing in the store; not of what `-o` writes, nor of what can't be made."""
+        return bool(name) and self._is_sound(name) and self.recipe.target(name).has_only_its_output
 
     def _sweeper(self, session: _Session, outputs: Mapping[Path, str]) -> Sweeper:
         found: list[Path] = []

@@ -82,7 +82,8 @@ class DiskPublisher:
         for folder, keeps_former in folders.items():
             stage = marked_stage(folder)
             if stage is not None:
-                aside += self._finish_exchange(stage, folder, (), keeps_former=keeps_former)[0]
+                self._exchange_rows(stage, folder)
+                aside += self._finish_exchange(folder, (), keeps_former=keeps_former)[0]
             for former in left_of(folder):
                 self._take_apart(former, folder, aside, keeps_former=keeps_former)
         own = (self._root / name for name in ("kept", "history", _BETWEEN, "stamps"))
@@ -167,8 +168,14 @@ class DiskPublisher:
         except OSError:  # the folder can't be renamed
             is_placed = False
         if is_placed:
+            try:
+                self._exchange_rows(stage.path, stage.folder)
+            except Exception:
+                with suppress(OSError):  # else the next build gives the rows to the folder as it is
+                    stage.step_back(former)
+                raise
             formers = [former] if former else []
-            found = self._finish_exchange(stage.path, stage.folder, formers, keeps_former=keeps_former)
+            found = self._finish_exchange(stage.folder, formers, keeps_former=keeps_former)
         else:
             aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
             for path, each in intended.items():
@@ -190,16 +197,13 @@ class DiskPublisher:
         return rows[0]
 
     def _finish_exchange(
-        self, stage: Path, folder: Path, former: Sequence[Path], *, keeps_former: bool
+        self, folder: Path, former: Sequence[Path], *, keeps_former: bool
     ) -> tuple[list[Path], Path | None]:
-        """Do what follows when a stage has taken the place of a folder: its rows, the mark, the former folder.
+        """Do what follows when a stage has taken the place of a folder, and its rows too: the mark, the former folder.
 
         Returns:
             Where files lie now that were set aside; and a former folder, if something had to be left in it.
         """
-        if self._durable:
-            portable.sync_folder(stage.parent)
-        self._exchange_rows(stage, folder)
         with suppress(OSError):  # of a mark that stays, the next build knows that the rows have followed
             unmark(Path(os.path.realpath(folder)))
         aside: list[Path] = []
@@ -214,6 +218,8 @@ class DiskPublisher:
 
         What a row says of a file of another epoch is believed when its bytes were read.
         """
+        if self._durable:
+            portable.sync_folder(stage.parent)
         new = {folder / row.path.relative_to(stage): row for row in self._state.below(stage, kind="intended")}
         with self._state.transaction():
             for old in self._state.below(folder, kind="output"):

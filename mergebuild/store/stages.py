@@ -142,6 +142,23 @@ class Stage:
             raise
         return former
 
+    def step_back(self, former: Path | None) -> None:
+        """Be a stage again, and let the former folder be the folder: what was to follow could not be done.
+
+        `former`: as `take_place` returned it.
+
+        Raises:
+            OSError: one of them can't be renamed; the next build goes on from what there is.
+        """
+        if former is None:
+            self._real.rename(self.path)
+        elif portable.exchange(former, self._real):
+            if former != self.path:
+                former.rename(self.path)
+        else:
+            self._real.rename(self.path)
+            former.rename(self._real)
+
 
 def former_of(stage: Path) -> Path:
     """Return where what a stage replaced lies until it is taken apart, and lies by the records."""

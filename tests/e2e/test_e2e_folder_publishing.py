@@ -14,6 +14,7 @@ from model_folders import llama_pair
 from project_space import NewSpace, Space
 
 from mergebuild.build import builder
+from mergebuild.errors import NoSpaceError
 from mergebuild.store import ArtifactRow, Stage, publisher
 from mergebuild.store.publisher import DiskPublisher
 from mergebuild.system import portable
@@ -313,6 +314,25 @@ def test_a_mark_that_can_t_be_removed_changes_nothing(
     assert built.build()["mix"]["verdict"] == "up-to-date"
     assert made(built) == fresh(built, new_space, "fresh")
     built.run("build", "--durable")
+    check_others(built)
+
+
+@pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
+def test_where_the_records_can_t_follow_the_folder_is_as_it_was(built: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be nobody's: so names are exchanged back, and the next build makes it again."""
+    before = made(built)
+    built.edit("alpha = 0.25", "alpha = { default = 0.25, L02 = 0.5 }")
+
+    def full(*_: object) -> None:
+        raise NoSpaceError.one("no-space", "no space is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskPublisher, "_exchange_rows", full)
+        built.refused("build", "mix", code=7)
+    assert made(built) == before
+    check_others(built)
+    assert built.build()["mix"]["verdict"] == "built"
+    assert made(built) != before
     check_others(built)
 
 

@@ -159,3 +159,29 @@ def test_a_mark_names_nothing_but_a_stage(folder: Path) -> None:
         assert marked_stage(folder) is None
     (folder / ".stage.mergebuild-7").write_bytes(b"\xff" * 5000)
     assert marked_stage(folder) is None
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_stage_that_steps_back_leaves_the_folder_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, exchanges: bool
+) -> None:
+    """Names are exchanged in one step, or one after the other where the file system can't."""
+    if not exchanges:
+        monkeypatch.setattr(portable, "exchange", lambda *_: False)
+    before = contents(folder)
+    stage = staged(folder)
+    assert stage.carry_over(without={folder / PART})
+    former = stage.take_place()
+    assert contents(folder)[PART] == "new"
+    stage.step_back(former)
+    assert contents(folder) == before
+    stage.remove()
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_stage_that_steps_back_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    folder = tmp_path / "mix"
+    stage = staged(folder)
+    stage.step_back(stage.take_place())
+    stage.remove()
+    assert list(tmp_path.iterdir()) == []
