@@ -255,6 +255,7 @@ class Wave:
         for operand in made.inputs:
             if operand.terms is not None and operand.digest not in self.draft.steps:
                 self.draft.make(operand.digest, "float32", made.count, operand.terms)
+                self.counted.add(operand.digest)
         self.draft.make(digest, made.spec.dtype, made.count, made.terms, _call(made))
         if made.operation is not None:
             self.operated[digest] = made

@@ -116,9 +116,9 @@ class _Weighing:
                 copies.update(digest for digest in row.digests if self._origins.source_of(digest) is None)
             else:
                 made.update(row.digests)
-        if self._origins.intermediate_among(made):
-            self._claim_intermediates()
         wanted = made | copies
+        if self._origins.intermediate_among(wanted) or _has_plain_combinations(file):
+            self._claim_intermediates()
         seen = frozenset(wanted & self._claimed)
         made -= seen
         copies -= seen | made
@@ -138,16 +138,20 @@ class _Weighing:
     def _claim_intermediates(self) -> None:
         """Count among what is computed the intermediate tensors of earlier actions that are in no file.
 
-        Few plans need to know: those that make what a virtual target is, too.
+        Few plans need to know: those that make what a virtual target is, too, or a combination in float32 that an
+        operation reads.
         """
-        wanted = {digest for action in self._computing for digest in _read_by(action)}
+        computed = [made for action in self._computing for made in _computed_by(action)]
+        wanted = {digest for made in computed for digest in _reads(made)}
         self._computing.clear()
-        between: set[bytes] = set()
+        between = {digest for made in computed for digest in _combined_for(made)}
         while wanted:
             made = {digest: found for digest in wanted - between if (found := self._origins.unrounded(digest))}
             held = self._find(made.keys(), allow_nonfinite=True)
+            computed = [found for digest, found in made.items() if digest not in held]
             between |= made.keys() - held.keys()
-            wanted = {each for digest, found in made.items() if digest not in held for each in _reads(found)}
+            between.update(digest for found in computed for digest in _combined_for(found))
+            wanted = {each for found in computed for each in _reads(found)}
         self._claimed |= between
 
 
@@ -185,10 +189,25 @@ def _bytes_read(
     return read
 
 
-def _read_by(action: FileAction) -> Iterator[bytes]:
-    """Yield the digests of all that a file's tensors which are computed are made of."""
-    compute = action.work.compute
-    return (digest for made in action.content.made if made.digest in compute for digest in _reads(made))
+def _has_plain_combinations(file: FileContent) -> bool:
+    """Whether some tensors of a file are combinations in float32: an operation may read the very same."""
+    if file.tensors is None:
+        return False
+    combined = (row for row in file.tensors.rows if row.operated is None and not row.is_copy)
+    return any(file.header.tensors[file.tensors.names_of(row)[0]].dtype == "float32" for row in combined)
+
+
+def _computed_by(action: FileAction) -> Iterator[Made]:
+    """Yield a file's tensors that are computed; none where no operation makes or precedes any."""
+    rows = action.content.tensors.rows if action.content.tensors else ()
+    if action.description.intermediates or any(row.operated for row in rows):
+        compute = action.work.compute
+        yield from (made for made in action.content.made if made.digest in compute)
+
+
+def _combined_for(made: Made) -> Iterator[bytes]:
+    """Yield the digests of the combinations, not rounded further, that the operation which makes a tensor reads."""
+    return (operand.digest for operand in made.inputs if operand.terms is not None)
 
 
 def _reads(made: Made) -> Iterator[bytes]:

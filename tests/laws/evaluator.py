@@ -176,8 +176,8 @@ class _Evaluation:
         for rule in target.rules:
             other = self._made(_as_target(target, rule), f"{name} {rule.tensors}")
             for tensor, each in found.items():
-                if each.is_float and keys[rule.tensors[0]](tensor):
-                    found[tensor] = other[tensor] if other else replace(each, terms=None)
+                if each.is_float and keys[rule.tensors[0]](tensor):  # what a rule's method lacks is the target's
+                    found[tensor] = other.get(tensor, each) if other else replace(each, terms=None)
         for part, table in target.components:
             found = self._with_component(found, part, dict(table.items), target)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 from drawing import Step
@@ -134,3 +135,16 @@ def test_what_gets_another_header_is_kept_once_for_all_that_are_it() -> None:
     steps = (Step("begin", World(sources, targets)), Step("another tensor of s0", World(edited, targets)))
     LAWS["incremental_is_fresh"](steps)
     LAWS["plan_says_what_build_does"](steps)
+
+
+def test_a_combination_that_an_operation_reads_is_computed_once() -> None:
+    """`plan` counted it again for a virtual target that is just that, and an intermediate one for who writes it."""
+    one = Target("t0", "add", (("a", "s1"), ("b", "s1")))
+    two = Target("t1", "add_opposite", (("a", "t0"), ("b", "t0"), ("c", "t0")), (("alpha", Decimal("0.3")),))
+    same = World((LLAMA[0], replace(LLAMA[0], name="s1")), (one, two, replace(one, name="t2")))
+    curved = Target("t0", "slerp", (("a", "s0"), ("b", "s1")), (("t", Decimal("0.4")),))
+    mixed = _file("t1", "weighted_sum", ("a", "t0"), ("b", "s1"), alpha="0.5")
+    plain = Target("t2", "", (), terms=(("1", "t0"),), values=(("dtype", "float32"),), output="out/t2.safetensors")
+    for order in range(4):
+        LAWS["plan_says_what_build_does"]((Step("begin", same), Step("delete", same, ("delete", 0))), order)
+        LAWS["plan_says_what_build_does"]((Step("begin", World(LLAMA, (curved, mixed, plain))),), order)
