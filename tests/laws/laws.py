@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import evaluator
 from drawing import Step
@@ -288,6 +289,28 @@ def threads_and_chunks_do_not_matter(world: World, threads: int, chunk: int) -> 
         same(there.build(names_of(world), threads=threads, chunk=chunk), there, world, wanted)
 
 
+def first_sight_makes_the_same(world: World, threads: int, wave: int, order: int) -> None:
+    """Sources that are hashed in the pass that merges them make the same bytes as sources that were hashed before.
+
+    However many targets a pass takes, and in whichever order they are asked for; and then nothing is left to do.
+    """
+    wanted = fresh(world)
+    names = names_of(world)
+    random.Random(order).shuffle(names)
+    with (
+        place() as places,
+        mock.patch("mergebuild.plan.describe.SMALL", -1),
+        mock.patch("mergebuild.build.builder._WAVE", wave),
+    ):
+        there = places.new(world)
+        answer = there.build(names, threads=threads)
+        same(answer, there, world, wanted, in_order=False)
+        again = there.build(names, threads=threads)
+        for name in names:
+            if name in answer.targets and answer.is_made(name):
+                assert again.of(name)["verdict"] == "up-to-date", f"`{name}` is {again.of(name)['verdict']} after that"
+
+
 def order_and_names_do_not_matter(world: World, other: World, names: Mapping[str, str]) -> None:
     """Tables in another order, sources and targets by other names: the same artifacts, and the same bytes."""
     wanted = fresh(world)
@@ -431,6 +454,7 @@ LAWS: Mapping[str, Callable[..., None]] = {
         a_digest_is_its_lines_hashed,
         together_is_alone,
         threads_and_chunks_do_not_matter,
+        first_sight_makes_the_same,
         order_and_names_do_not_matter,
         nothing_is_left_to_do,
         plan_says_what_build_does,

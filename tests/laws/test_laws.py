@@ -63,6 +63,11 @@ def _at_once(draw: Draw) -> Arguments:
 
 
 @st.composite
+def _unseen(draw: Draw) -> Arguments:
+    return draw(worlds()), draw(st.sampled_from((2, 1))), draw(st.sampled_from((200, 1, 2))), draw(st.integers(0, 5))
+
+
+@st.composite
 def _otherwise(draw: Draw) -> Arguments:
     """Draw a project, the same in another order with other names, and which name became which."""
     world = draw(worlds())
@@ -136,6 +141,7 @@ TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "a_digest_is_its_lines_hashed": (_kinds(), 60),
     "together_is_alone": (_together(), 14),
     "threads_and_chunks_do_not_matter": (_at_once(), 40),
+    "first_sight_makes_the_same": (_unseen(), 40),
     "order_and_names_do_not_matter": (_otherwise(), 30),
     "nothing_is_left_to_do": (_walk(), 14),
     "plan_says_what_build_does": (_planned(), 24),
