@@ -928,7 +928,7 @@ def _names(actions: Iterable[FileAction]) -> list[str]:
 def _made_before(actions: Iterable[FileAction]) -> set[FileAction]:
     """Return the files that are equal to one before them."""
     first: dict[tuple[bytes | None, str], FileAction] = {}
-    return {each for each in actions if first.setdefault((each.key, each.content.packing.layout), each) is not each}
+    return {each for each in actions if first.setdefault(each.content.data, each) is not each}
 
 
 def _framed(content: FileContent, temporary: Path) -> Iterator[Entry]:

@@ -109,6 +109,11 @@ class FileContent(NamedTuple):
     """The source's small file that it is, or is made of."""
 
     @property
+    def data(self) -> tuple[bytes | None, str]:
+        """Its digest, and how its tensors are laid out: of two files with equal ones each is made of the other."""
+        return self.digest, self.packing.layout
+
+    @property
     def made(self) -> tuple[Made, ...]:
         """Its tensors one by one, in the order of the file; none while they are not known."""
         return self.tensors.made if self.tensors else ()

@@ -509,6 +509,17 @@ class Tensors:
         return [self._grid.names[place] for place in row.places]
 
     @property
+    def operates(self) -> bool:
+        """Whether some of them are made by operations."""
+        return any(row.operated for row in self.rows)
+
+    @property
+    def has_float32_combinations(self) -> bool:
+        """Whether some of them are combinations in float32: an operation may read the very same."""
+        combined = (row for row in self.rows if row.operated is None and not row.is_copy)
+        return any(self._grid.specs[row.places[0]].dtype == "float32" for row in combined)
+
+    @property
     def looks_at_made(self) -> bool:
         """Whether statistics are taken for some of them of what a target makes."""
         return any(row.looks_at_made for row in self.rows)

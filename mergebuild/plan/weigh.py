@@ -48,8 +48,8 @@ class _Weighing:
         self._shelf = shelf
         self._origins = origins
         self._lost = lost
-        self._making: dict[tuple[bytes, str], FileAction] = {}
-        """What will be made, by digest and format: the first action of each."""
+        self._making: dict[tuple[bytes | None, str], FileAction] = {}
+        """What will be made, by its data: the first action of each."""
         self._kept: dict[Path, FileAction] = {}
         """What is made or restored for the store, by its place there: the first action of each."""
         self._leaving: set[int] = set()
@@ -57,7 +57,7 @@ class _Weighing:
         self._claimed: set[bytes] = set()
         """Tensors that are computed for some action."""
         self._computing: list[FileAction] = []
-        """Actions that compute, of whose intermediate tensors none is in `_claimed` yet."""
+        """Actions with operations in or below them, of whose intermediate tensors none is in `_claimed` yet."""
 
     def action(self, judgement: Judgement, refused: Refused | None) -> Action:
         """Return what is to be done about a target."""
@@ -73,7 +73,7 @@ class _Weighing:
         if refused is not None:
             return FileAction(judgement, file, standing, verdict, offers, refused=refused)
         if verdict is Verdict.BUILD and file.digest is not None:
-            twin = self._making.get((file.digest, file.packing.layout))
+            twin = self._making.get(file.data)
             if twin is not None:
                 verdict, offers = Verdict.RESTORE, (Twin(twin),)
             elif file.tensors is not None:
@@ -100,8 +100,8 @@ class _Weighing:
         if file.digest is None or action.verdict is Verdict.UP_TO_DATE:
             return
         if action.verdict is Verdict.BUILD:
-            self._making.setdefault((file.digest, file.packing.layout), action)
-            if file.tensors is not None:
+            self._making.setdefault(file.data, action)
+            if file.tensors is not None and (file.tensors.operates or action.description.intermediates):
                 self._computing.append(action)
         if file.path is None:
             self._kept.setdefault(self._shelf.kept_path(file.digest, file.header_checksum), action)
@@ -117,7 +117,7 @@ class _Weighing:
             else:
                 made.update(row.digests)
         wanted = made | copies
-        if self._origins.intermediate_among(wanted) or _has_plain_combinations(file):
+        if self._computing and (self._origins.intermediate_among(wanted) or file.tensors.has_float32_combinations):
             self._claim_intermediates()
         seen = frozenset(wanted & self._claimed)
         made -= seen
@@ -189,20 +189,10 @@ def _bytes_read(
     return read
 
 
-def _has_plain_combinations(file: FileContent) -> bool:
-    """Whether some tensors of a file are combinations in float32: an operation may read the very same."""
-    if file.tensors is None:
-        return False
-    combined = (row for row in file.tensors.rows if row.operated is None and not row.is_copy)
-    return any(file.header.tensors[file.tensors.names_of(row)[0]].dtype == "float32" for row in combined)
-
-
 def _computed_by(action: FileAction) -> Iterator[Made]:
-    """Yield a file's tensors that are computed; none where no operation makes or precedes any."""
-    rows = action.content.tensors.rows if action.content.tensors else ()
-    if action.description.intermediates or any(row.operated for row in rows):
-        compute = action.work.compute
-        yield from (made for made in action.content.made if made.digest in compute)
+    """Yield a file's tensors that are computed."""
+    compute = action.work.compute
+    return (made for made in action.content.made if made.digest in compute)
 
 
 def _combined_for(made: Made) -> Iterator[bytes]:

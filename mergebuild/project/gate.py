@@ -69,9 +69,7 @@ class Gate:
             for judgement in plan.judged:
                 if (error := hold(judgement.description)) is not None:
                     refused.add(judgement, error)
-        actions = [
-            each for each in plan.actions if each.verdict is not Verdict.UP_TO_DATE
-        ]  # nothing is done to the rest
+        actions = [each for each in plan.actions if each.verdict is not Verdict.UP_TO_DATE]  # the rest stays as it is
         files = [file for action in actions for file in action.files if file.verdict is not Verdict.UP_TO_DATE]
         if self._written is not None:
             self._ask_for_places(files, self._written, refused)
