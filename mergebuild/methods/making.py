@@ -3,7 +3,7 @@
 A row of the catalog `makes` its tensors as one of the classes below says. Nobody outside asks of which class it is: the
 fold asks which tensors it takes up and whether these are combinations of the inputs, the plan what a tensor's key has
 beside inputs and arguments and what must be known first, the engine which of its makers does the work, the report how
-inputs are read. `fold/folder.py` alone tells classes apart, where a target is to be a LoRA, and at one place.
+inputs are read. `fold/lora_made.py` alone tells classes apart, where a target is to be a LoRA, and at one place.
 
 A method of a new kind is one more class here, the class in `engine/makers.py` that it names as its `maker`, and its
 rows in `tables`. A kind without fields of its own is a plain class: a plan that takes 0.3 s should not define a dozen

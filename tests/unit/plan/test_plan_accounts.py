@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from mergebuild.errors import Place
-from mergebuild.fold import folder
-from mergebuild.fold.folder import LIKENESS
+from mergebuild.fold import folder, views
+from mergebuild.fold.frames import LIKENESS
 from mergebuild.fold.likeness import Likeness
 from mergebuild.key import Key, Line, written
 from mergebuild.methods.catalog import METHODS
@@ -217,8 +217,8 @@ def test_only_places_in_files_are_in_no_fingerprint() -> None:
 def test_every_field_of_a_view_and_of_a_rule_is_decided() -> None:
     """What frames, what LoRAs add and rules are found by, beside a target."""
     decided = {
-        folder._VIEW_LIKENESS: {"layout", "specs", "kinds", "ema_dropped"},
-        folder._MODEL_LIKENESS: {"layout", "specs", "kinds", "ema_dropped", "palette", "delta"},
+        views.VIEW_LIKENESS: {"layout", "specs", "kinds", "ema_dropped"},
+        views.MODEL_LIKENESS: {"layout", "specs", "kinds", "ema_dropped", "palette", "delta"},
         folder._RULE_LIKENESS: {"tensors"},
     }
     for likeness, names in decided.items():

@@ -1,0 +1,43 @@
+"""One object for equal forms, so that they can be compared and remembered by identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from mergebuild.fold.forms import Form, Slot
+from mergebuild.fold.naming import own
+
+__all__ = ["Interner"]
+
+
+@dataclass
+class Interner:
+    """Gives equal forms one object, so that they can be compared and remembered by identity."""
+
+    forms: dict[tuple[tuple[Slot, int, int], ...], Form] = field(default_factory=dict)
+    """By slots, and numerators and denominators of their coefficients, as a fraction is slow to hash."""
+
+    def __call__(self, terms: Mapping[Slot, Fraction]) -> Form:
+        """Return the combination of slots with these coefficients; those that are 0 are left out."""
+        kept = sorted([(slot, coefficient) for slot, coefficient in terms.items() if coefficient])
+        key = tuple([(slot, coefficient.numerator, coefficient.denominator) for slot, coefficient in kept])
+        form = self.forms.get(key)
+        if form is None:
+            form = self.forms[key] = Form(tuple(kept))
+        return form
+
+    def combined(self, factors: Sequence[Fraction], inputs: Sequence[Form]) -> Form:
+        """Return the sum of forms, each times a factor; none of them is an operation."""
+        terms: dict[Slot, Fraction] = {}
+        for factor, each in zip(factors, inputs, strict=True):
+            for slot, coefficient in each.terms:
+                share = factor if coefficient == 1 else factor * coefficient
+                known = terms.get(slot)
+                terms[slot] = share if known is None else known + share
+        return self(terms)
+
+    def under(self, form: Form, tensor: str) -> Form:
+        """Return a form with its slots naming what it reads for a tensor; whoever reads it has another name."""
+        return self({Slot(slot.owner, own(slot.tensor(tensor))): share for slot, share in form.terms})

@@ -1,0 +1,197 @@
+"""LoRAs that are made: extracted from two models, merged, or resized. Their tensors have names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+
+from mergebuild.errors import RecipeError
+from mergebuild.fold import compatible
+from mergebuild.fold.compatible import Spec
+from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
+from mergebuild.fold.interning import Interner
+from mergebuild.fold.lora_added import AddedLoras
+from mergebuild.fold.naming import own
+from mergebuild.fold.numbers import shown
+from mergebuild.fold.selection import TensorSelection
+from mergebuild.fold.views import Views
+from mergebuild.formats import registry
+from mergebuild.layouts import detect
+from mergebuild.lora import extractable, is_adapter, plans, products_of
+from mergebuild.methods.arguments import Argument, Arguments
+from mergebuild.methods.making import ExtractedLora, Making, MergedLoras
+from mergebuild.methods.tables.lora import FACTOR
+from mergebuild.recipe import Recipe
+from mergebuild.recipe.model import Target
+
+__all__ = ["MadeLoras", "no_rule"]
+
+_LoraTensors = tuple[Sequence[tuple[str, Spec, Form]], tuple[str, ...]]
+"""The tensors of a LoRA that is made, how each is made, and what the user should know, a sentence each."""
+
+
+class MadeLoras:
+    """Makes the blueprints of targets that make LoRAs."""
+
+    def __init__(
+        self, recipe: Recipe, intern: Interner, views: Views, added: AddedLoras, selection: TensorSelection
+    ) -> None:
+        self._recipe = recipe
+        self._intern = intern
+        self._views = views
+        self._added = added
+        self._selection = selection
+        self._makers: Mapping[type[Making], Callable[[Target], _LoraTensors]] = {
+            ExtractedLora: self._extracted,
+            MergedLoras: self._merged,
+        }
+        """By how a LoRA is made: what says which tensors it has."""
+
+    def blueprint(self, target: Target) -> Blueprint:
+        """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
+        if target.rules or target.components:
+            raise no_rule(target)
+        made, warnings = self._makers[type(target.making)](target)
+        specs = {name: spec for name, spec, _ in made}
+        _check_lora(target, specs)
+        kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
+        forms = Forms(kinds, tuple(form for _, _, form in made))
+        own = rounded(specs, target.dtype)
+        return Blueprint(target, None, specs, own, forms, missing={}, left_out={}, ema_dropped={}, warnings=warnings)
+
+    def _extracted(self, target: Target) -> _LoraTensors:
+        """Return the tensors of a LoRA that is extracted."""
+        base, tuned = views = [self._views.view(each, target) for each in target.inputs]
+        floats = tuple(name for name, spec in base.specs.items() if spec.is_float)
+        numbers_of = self._selection.numbers(target, base.layout, floats)
+        chosen = self._selection.chosen(target, base.layout, floats)
+        modules = extractable({name: base.specs[name].shape for name in floats if name in chosen})
+        both = [each for each in modules if each.tensor in tuned.specs and tuned.specs[each.tensor].is_float]
+        lacking = len(modules) - len(both)
+        compatible.check(target, [self._views.offer(each) for each in views], [each.tensor for each in both])
+        compatible.check_missing(target, [tuned.input.ref], [lacking], [0])
+        words = target.words
+        svd = (int(words["seed"]), int(words["iterations"])) if words["svd"] == "randomized" else None
+        found: list[tuple[str, Spec, Form]] = []
+        for module in both:
+            numbers = numbers_of(module.tensor)
+            cut = _cut(target, numbers, "conv_rank" if module.has_kernel else "rank", module.tensor)
+            if not cut.rank:
+                continue
+            tuned_form, base_form = (
+                self._intern.under(view.palette[view.kind(module.tensor)], module.tensor) for view in (tuned, base)
+            )
+            difference = self._intern.combined([Fraction(1), Fraction(-1)], [tuned_form, base_form])
+            dtype, shape, _ = base.specs[module.tensor]
+            found += (
+                (each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [shape]))
+                for each in plans.extracted(module, cut, _one(numbers["clamp_quantile"]), svd)
+            )
+        return found, (f"{lacking} layers that `{tuned.input.ref}` lacks are left out",) if lacking else ()
+
+    def _merged(self, target: Target) -> _LoraTensors:
+        """Return the tensors of LoRAs put together, or of one that is resized."""
+        loras: list[plans.Lora] = []
+        for each in target.inputs:
+            tensors, config, shown = self._added.tensors(each.ref)
+            loras.append(plans.Lora(each.ref, tensors, products_of(tensors, config, shown=shown)))
+        if len(loras) > 1:
+            plans.check(loras, target.where.place())
+        weights = plans.weights_of(loras)
+        layout = detect(dict(weights.values()), self._recipe.layouts)
+        names = tuple(name for name, _ in weights.values())
+        numbers_of, chosen = (
+            self._selection.numbers(target, layout, names),
+            self._selection.chosen(target, layout, names),
+        )
+        lacking = [
+            sum(module not in each.products.modules for module in loras[0].products.modules) for each in loras[1:]
+        ]
+        compatible.check_missing(target, [each.name for each in loras[1:]], lacking, [0] * len(lacking))
+
+        def amounts_of(module: str) -> plans.Amounts:
+            name, _ = weights[module]
+            numbers = numbers_of(name)
+            strengths = numbers.get("strength", (Fraction(1),))
+            assert isinstance(strengths, tuple)
+            return plans.Amounts(strengths, _cut(target, numbers, "rank", name))
+
+        found: list[tuple[str, Spec, Form]] = []
+        modules = [module for module, (name, _) in weights.items() if name in chosen]
+        for made in plans.merged(loras, amounts_of, modules):
+            inputs = [self._intern({Slot(loras[index].name, own(name)): Fraction(1)}) for index, name in made.reads]
+            index, first = next(((index, name) for index, name in made.reads if name == made.name), made.reads[0])
+            spec = _spec_in_lora(made, loras[index].tensors[first].dtype)
+            shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
+            form = self._intern.combined(made.shares, inputs) if made.role is None else _factor(made, inputs, shapes)
+            found.append((made.name, spec, form))
+        return found, ()
+
+
+def no_rule(target: Target) -> RecipeError:
+    """Return the error of rules of what makes a LoRA, and of rules that would make one."""
+    return RecipeError.one(
+        "bad-rule",
+        f"`{target.name}` makes a LoRA, and rules and components are for the tensors of a model",
+        where=target.where.place(),
+        help="its numbers may have selectors as keys: `rank = { default = 32, text_encoder = 0 }`",
+    )
+
+
+def _check_lora(target: Target, specs: Mapping[str, Spec]) -> None:
+    """Refuse a LoRA without modules, and one that would be a folder and is no adapter of PEFT.
+
+    Raises:
+        RecipeError: it is one of these.
+    """
+    if not specs:
+        raise RecipeError.one(
+            "nothing-left",
+            f"the LoRA that target `{target.name}` makes has no modules",
+            where=target.where.place(),
+            help="let its rank reach matrices of what they have in common, and drop fewer",
+        )
+    if target.output is not None and registry.is_folder_text(target.output) and not is_adapter(specs):
+        raise RecipeError.one(
+            "bad-output",
+            f"`output` of target `{target.name}` is a folder, and a LoRA with such names is one file",
+            where=target.where.place("output"),
+            help="let it end in `.safetensors`; the adapters of PEFT alone are folders",
+        )
+
+
+def _cut(target: Target, numbers: Mapping[str, Argument], rank: str, name: str) -> plans.RankCut:
+    """Return how much of a module is kept.
+
+    Raises:
+        RecipeError: the rank is no whole number.
+    """
+    found = _one(numbers[rank])
+    if found.denominator != 1:
+        raise RecipeError.one(
+            "not-whole",
+            f"`{rank}` of target `{target.name}` is {shown(found)} for `{name}`, expected a whole number",
+            where=target.where.place(),
+            help="ranks are counts; write one for each part, where it is to change over the layers",
+        )
+    return plans.RankCut(int(found), _one(numbers["energy"]))
+
+
+def _one(number: Argument) -> Fraction:
+    assert isinstance(number, Fraction)  # numbers of a list are one a model
+    return number
+
+
+def _spec_in_lora(made: plans.MadeFactor, dtype: str) -> Spec:
+    """Return what a tensor of a LoRA is. The number that scales a module is no weight, and never rounded."""
+    return (
+        Spec("float32", made.shape, is_float=False) if made.role == "alpha" else Spec(dtype, made.shape, is_float=True)
+    )
+
+
+def _factor(made: plans.MadeFactor, inputs: Sequence[Form], shapes: Sequence[tuple[int, ...]]) -> Form:
+    """Return the form of a tensor that is made together with the others of its module."""
+    assert made.making is not None
+    assert made.role is not None
+    arguments: Arguments = (("making", made.making), ("role", made.role))
+    return Form((), Operation(FACTOR, arguments, tuple(inputs), tuple(shapes)))

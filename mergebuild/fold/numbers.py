@@ -1,0 +1,157 @@
+"""The numbers of a target, put in the order of its method's parameters, and what a method makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from fractions import Fraction
+
+from mergebuild.errors import Problem, RecipeError
+from mergebuild.fold.forms import Form
+from mergebuild.layouts import Places, Selector, structure
+from mergebuild.methods.arguments import Argument, Numbers
+from mergebuild.methods.method import Method, UndefinedError
+from mergebuild.recipe.model import NumberPerTensor, Target
+
+__all__ = [
+    "check_digits",
+    "check_range",
+    "defaults_of",
+    "given_of",
+    "items",
+    "listed",
+    "places_of",
+    "shares_of",
+    "shown",
+    "structures",
+    "words_of",
+]
+
+_MOST_BITS = 10_000
+"""Of a coefficient's numerator and denominator: a chain of 1000 targets that weigh with two digits comes to 7000."""
+_ZERO = Fraction(0)
+
+
+def listed(number: NumberPerTensor | tuple[NumberPerTensor, ...]) -> tuple[NumberPerTensor, ...]:
+    """Return the numbers that a parameter is given, one by one."""
+    return number if isinstance(number, tuple) else (number,)
+
+
+def structures(numbers: Mapping[str, NumberPerTensor | tuple[NumberPerTensor, ...]]) -> Hashable:
+    """Return what of a target's numbers decides which of their values reach which tensors."""
+    return tuple((name, isinstance(number, tuple), *map(structure, listed(number))) for name, number in numbers.items())
+
+
+def items(found: Mapping[str, object]) -> Hashable:
+    """Return flags or words as something that a key may hold."""
+    return tuple(sorted(found.items()))
+
+
+def places_of(target: Target, selector: Selector) -> tuple[Places, ...]:
+    """Return which value of each number reaches each tensor.
+
+    Raises:
+        RecipeError: with what is wrong with any of the numbers.
+    """
+    found: list[Places] = []
+    problems: list[Problem] = []
+    for number in target.numbers.values():
+        for each in listed(number):
+            try:
+                found.append(selector.places(each))
+            except RecipeError as error:
+                problems.extend(error.problems)
+    if problems:
+        raise RecipeError(problems)
+    return tuple(found)
+
+
+def words_of(target: Target) -> Mapping[str, Fraction | str]:
+    """Return a target's words and whole numbers, these as fractions."""
+    return {key: Fraction(word) if isinstance(word, int) else word for key, word in target.words.items()}
+
+
+def defaults_of(target: Target) -> list[Fraction | None]:
+    """Return the method's default of each number, those of a list one by one; None where it has none."""
+    method = target.row
+    found: list[Fraction | None] = []
+    for name, number in target.numbers.items():
+        parameter = method.parameter(name) if method else None
+        default = parameter.default if parameter else None
+        found += [default if isinstance(default, Fraction) else None] * len(listed(number))
+    return found
+
+
+def given_of(target: Target, values: Sequence[Fraction]) -> dict[str, Fraction | tuple[Fraction, ...]]:
+    """Return one set of a target's numbers by parameter; they stand in the order of the target's."""
+    given: dict[str, Fraction | tuple[Fraction, ...]] = {}
+    at = 0
+    for parameter, number in target.numbers.items():
+        some = tuple(values[at : at + len(listed(number))])
+        at += len(some)
+        given[parameter] = some if isinstance(number, tuple) else some[0]
+    return given
+
+
+def check_range(target: Target, method: Method, given: Mapping[str, Argument], name: str) -> None:
+    """Refuse numbers that the method is not defined for.
+
+    Raises:
+        RecipeError: one is below or above what the catalog allows.
+    """
+    for parameter in method.parameters:
+        value = given.get(parameter.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            low, high = parameter.low, parameter.high
+            if not isinstance(each, Fraction) or ((low is None or each >= low) and (high is None or each <= high)):
+                continue
+            bounds = (
+                f"from {shown(low)} to {shown(high)}"
+                if low is not None and high is not None
+                else (f"at least {shown(low)}" if low is not None else f"at most {shown(high or _ZERO)}")
+            )
+            raise RecipeError.one(
+                "out-of-range",
+                f"`{parameter.name}` of target `{target.name}` is {shown(each)} for `{name}`, expected {bounds}",
+                where=target.where.place(),
+                help=f"`mergebuild methods {method.name}` says what it means",
+            )
+
+
+def shares_of(target: Target, given: Numbers, name: str) -> tuple[Fraction, ...] | None:
+    """Return the coefficients of the inputs whose sum a tensor is; None where it is no combination of them.
+
+    Raises:
+        RecipeError: there are none for these numbers.
+    """
+    try:
+        return target.making.shares(len(target.inputs), given, target.flags, name)
+    except (UndefinedError, ZeroDivisionError, OverflowError) as error:
+        why = "it divides by 0" if isinstance(error, ZeroDivisionError) else str(error)
+        raise RecipeError.one(
+            "undefined",
+            f"target `{target.name}` has no value for `{name}`: {why}",
+            where=target.where.place(),
+            rows=tuple(f"{parameter} = {shown(value)}" for parameter, value in given.items()),
+            help="change the numbers that reach it",
+        ) from error
+
+
+def check_digits(target: Target, form: Form) -> None:
+    """Refuse proportions that a long chain has made unwieldy: each target of it adds digits to all that follow.
+
+    Raises:
+        RecipeError: one has more than 3000 digits.
+    """
+    for _, coefficient in form.terms:
+        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > _MOST_BITS:
+            raise RecipeError.one(
+                "too-many-digits",
+                f"the proportions of sources in target `{target.name}` have more than 3000 digits",
+                where=target.where.place(),
+                help="give a target in the middle of the chain an `output`, or use numbers with fewer digits",
+            )
+
+
+def shown(value: Fraction | tuple[Fraction, ...]) -> str:
+    """Return a number, or one of each model, for people."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,234 @@
+"""Inputs as a target sees them: which tensors each offers, and what each of these is made of.
+
+A view has the names of the target's parameters. EMA copies stand in for weights or are left out, position ids that
+would drop tokens are put right, a convolution of fewer channels is widened, a component that is a file of its own gets
+the names of a checkpoint: all of it by names and headers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from mergebuild.fold import compatible
+from mergebuild.fold.compatible import Spec
+from mergebuild.fold.forms import Blueprint, Form, Kinds, Slot
+from mergebuild.fold.interning import Interner
+from mergebuild.fold.likeness import Likeness
+from mergebuild.fold.naming import EMA, EMA_PREFIX, own
+from mergebuild.formats.header import TensorInfo
+from mergebuild.layouts import Layout, detect
+from mergebuild.recipe import Recipe
+from mergebuild.recipe.model import Component, Input, Target
+from mergebuild.sources.opening import standalone, widened
+from mergebuild.sources.sources import Sources
+from mergebuild.sources.traits import marks, position_ids
+
+__all__ = ["MODEL_LIKENESS", "VIEW_LIKENESS", "View", "Views", "disagreements"]
+
+_EMA_OF = "model.diffusion_model."
+_CLIP_LENGTH = 77
+"""Tokens that CLIP's text encoder takes."""
+_CONV_IN = "input_blocks.0.0.weight"
+"""The first convolution of a UNet, whose channels say what it is for."""
+
+
+@dataclass(frozen=True)
+class View:
+    """An input as a target sees it."""
+
+    input: Input
+    layout: Layout | None
+    specs: Mapping[str, Spec]
+    palette: tuple[Form, ...]
+    kinds: Kinds | None = None
+    """None: all tensors are of kind 0."""
+    ema_dropped: int = 0
+    delta: str = ""
+    """Of a LoRA: the virtual target that is what it adds."""
+
+    def kind(self, name: str) -> int:
+        """Return the kind of a tensor."""
+        return self.kinds.of[name] if self.kinds else 0
+
+
+VIEW_LIKENESS = Likeness(
+    View,
+    left_out={
+        "input": "its role is in the target's likeness, and its name in messages alone",
+        "palette": "a frame has the forms that were made of it, by the forms of the inputs",
+        "delta": "a LoRA's view has its own kinds",
+    },
+    seen_as={"layout": id, "specs": id, "kinds": id},  # what a view names lives as long as the frame that it finds
+)
+"""What of an input decides how a target's tensors are made."""
+
+MODEL_LIKENESS = Likeness(
+    View,
+    left_out={"input": "a model's name and role are in nothing that a LoRA adds to it"},
+    seen_as={"layout": id, "specs": id, "kinds": id, "palette": lambda palette: tuple(map(id, palette))},
+)
+"""What of a model decides what a LoRA adds to it."""
+
+
+class Views:
+    """Makes views of the inputs of a recipe's targets."""
+
+    def __init__(
+        self, recipe: Recipe, sources: Sources, intern: Interner, blueprint: Callable[[str], Blueprint]
+    ) -> None:
+        """`blueprint`: gives that of a target."""
+        self._recipe = recipe
+        self._sources = sources
+        self._intern = intern
+        self._blueprint = blueprint
+        self._layouts: dict[str, Layout | None] = {}
+        self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
+        self._kinds_of_sources: dict[tuple[str, str], Kinds] = {}
+        self._ids: dict[str, tuple[str, ...]] = {}
+
+    def view(self, each: Input, target: Target) -> View:
+        """Return an input of a target."""
+        specs, ema_dropped = self._input_specs(each.ref, target.ema)
+        layout = self.layout(each.ref)
+        if each.ref not in self._sources:
+            made = self._blueprint(each.ref)
+            if made.target.is_virtual:
+                itself = self._intern({Slot(each.ref): Fraction(1)})
+                palette = tuple(itself if form.operation else form for form in made.forms.palette)
+                return View(each, layout, specs, palette, made.forms.kinds, ema_dropped)
+        plain = self._intern({Slot(each.ref): Fraction(1)})
+        uses_averages = target.ema == "use" and each.ref in self._sources
+        if not uses_averages and not self._broken_ids(each.ref):
+            return View(each, layout, specs, (plain,), None, ema_dropped)
+        averaged = self._intern({Slot(each.ref, EMA): Fraction(1)})
+        counting = self._intern({Slot(self._sources.position_ids(), own("position_ids")): Fraction(1)})
+        kinds = self._source_kinds(each.ref, target.ema, specs)
+        return View(each, layout, specs, (plain, averaged, counting), kinds, ema_dropped)
+
+    def _input_specs(self, ref: str, ema: str) -> tuple[Mapping[str, Spec], int]:
+        """Return the tensors that an input offers, and how many EMA copies are left behind."""
+        made = None if ref in self._sources else self._blueprint(ref).specs
+        key = (ref if made is None else id(made), ema)
+        found = self._offered.get(key)
+        if found is None:
+            specs = self._source_specs(ref, ema) if made is None else made
+            found = self._offered[key] = _without_averages(specs, ema)
+        return found
+
+    def _source_specs(self, ref: str, ema: str) -> Mapping[str, Spec]:
+        tensors = self._sources.file(ref).tensors
+        specs = {name: _spec(info) for name, info in tensors.items()}
+        if ema == "use":
+            for name in specs:
+                if name.startswith(_EMA_OF) and (copy := tensors.get(EMA(name))) and copy.is_float:
+                    specs[name] = _spec(copy)
+        for name in self._broken_ids(ref):
+            specs[name] = Spec("int64", (1, _CLIP_LENGTH), is_float=False)
+        return specs
+
+    def _source_kinds(self, ref: str, ema: str, specs: Mapping[str, Spec]) -> Kinds:
+        """Return the kinds of a source's tensors: 1 where an EMA copy is used, 2 for position ids to be repaired.
+
+        `specs`: what the source offers with this setting of `ema`.
+        """
+        found = self._kinds_of_sources.get((ref, ema))
+        if found is None:
+            own = self._sources.file(ref).tensors
+            of = {name: int(ema == "use" and name.startswith(_EMA_OF) and EMA(name) in own) for name in specs}
+            of |= dict.fromkeys((name for name in self._broken_ids(ref) if name in specs), 2)
+            found = self._kinds_of_sources[ref, ema] = Kinds(of, specs)
+        return found
+
+    def _broken_ids(self, ref: str) -> tuple[str, ...]:
+        """Return a source's position ids of CLIP that are not 0 to 76 as integers: tokens would be dropped."""
+        if ref not in self._sources:
+            return ()
+        found = self._ids.get(ref)
+        if found is None:
+            ids = (each for each in position_ids(self._sources.file(ref).model) if each.length == _CLIP_LENGTH)
+            found = self._ids[ref] = tuple(each.name for each in ids if each.wrong or each.dtype != "int64")
+        return found
+
+    def repaired(self, target: Target) -> list[str]:
+        """Return what of the first input is written otherwise than it is, a sentence each."""
+        ref = target.inputs[0].ref
+        return [f"`{name}` of `{ref}` is not 0 to 76 and is written as that" for name in self._broken_ids(ref)]
+
+    def widened(self, view: View, first: View, target: Target) -> View:
+        """Return an input whose first convolution has as many channels as the first input's: its own, then those.
+
+        So every method finds nothing to merge in channels that the input lacks.
+        """
+        name = next((name for name in view.specs if name.endswith(_CONV_IN) and name in first.specs), None)
+        if name is None:
+            return view
+        mine, wide = view.specs[name], first.specs[name]
+        if len(mine.shape) != 4 or mine.shape[1] >= wide.shape[1] or mine.shape[::2] != wide.shape[::2]:
+            return view
+        base = target.inputs[0].ref
+        while base not in self._sources:
+            base = self._recipe.target(base).inputs[0].ref
+        ref = view.input.ref
+        if ref not in self._sources or mine.dtype != self._sources.file(base).tensors[name].dtype:
+            return view  # whose shape is refused then
+        models = self._sources.file(ref).model, self._sources.file(base).model
+        owner = self._sources.renamed(ref, f"on {base}", widened(*models, name))
+        extra = self._intern({Slot(owner): Fraction(1)})
+        of = {each: view.kind(each) for each in view.specs} | {name: len(view.palette)}
+        specs = {**view.specs, name: mine._replace(shape=wide.shape)}
+        return replace(view, specs=specs, palette=(*view.palette, extra), kinds=Kinds(of, specs))
+
+    def component(self, each: Component, target: Target, whole: Blueprint) -> View:
+        """Return an input as a checkpoint with the names of the target's: a standalone component gets them."""
+        assert each.input is not None
+        ref = each.input.ref
+        if ref in self._sources:
+            model = self._sources.file(ref).model
+            renamed = standalone(model, each.name, {name: spec.shape for name, spec in whole.specs.items()})
+            if renamed is not None:
+                part, left = renamed
+                if left:
+                    raise compatible.unknown_in_component(target, each, left)
+                name = self._sources.renamed(ref, each.name, part)
+                specs = {tensor: _spec(info) for tensor, info in part.tensors.items()}
+                return View(each.input, whole.layout, specs, (self._intern({Slot(name): Fraction(1)}),))
+        return self.view(each.input, target)
+
+    def layout(self, ref: str) -> Layout | None:
+        """Return the layout of an input."""
+        if ref not in self._sources:
+            return self._blueprint(ref).layout
+        if ref not in self._layouts:
+            tensors = self._sources.file(ref).tensors
+            shapes = {name: info.shape for name, info in tensors.items()}
+            self._layouts[ref] = detect(shapes, self._recipe.layouts)
+        return self._layouts[ref]
+
+    def offer(self, view: View) -> compatible.Offer:
+        """Return an input as `compatible` sees it."""
+        ref = view.input.ref
+        shown = self._sources.file(ref).shown if ref in self._sources else "(a target)"
+        return compatible.Offer(ref, shown, view.layout, view.specs)
+
+
+def disagreements(views: Sequence[View]) -> list[str]:
+    """Return what marks say of some inputs and not of others: a model that predicts v and one that predicts noise."""
+    found = [(view.input.ref, marks(view.specs)) for view in views if not view.delta]
+    if len({each for _, each in found}) < 2:
+        return []
+    told = ", ".join(f"`{ref}` {' and '.join(f'`{mark}`' for mark in each) or 'none'}" for ref, each in found)
+    return [f"inputs are marked as made for different predictions, and a mix of them is noise: {told}"]
+
+
+def _spec(info: TensorInfo) -> Spec:
+    return Spec(info.dtype, info.shape, info.is_float)
+
+
+def _without_averages(specs: Mapping[str, Spec], ema: str) -> tuple[Mapping[str, Spec], int]:
+    """Return what of some tensors a target sees, and how many EMA copies it leaves behind without using them."""
+    if ema == "keep":
+        return specs, 0
+    kept = {name: spec for name, spec in specs.items() if not name.startswith(EMA_PREFIX)}
+    return kept, (len(specs) - len(kept) if ema == "drop" else 0)
