@@ -79,7 +79,8 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Bui
     """Make targets up to date.
 
     A target is a name, a member of a family (mix@alpha=0.3), a slice of one, or an output's path. Without any: what
-    [project] default names, else every target that has an output.
+    [project] default names, else every target that has an output. What should be known of a target and stops
+    nothing, such as tensors that an input lacks, is a note on stderr before the work, and one of its notices in JSON.
     """
     _check(targets, options)
     if options["dry_run"]:

@@ -519,7 +519,7 @@ def _result(action: Action, outcome: Outcome | None) -> TargetResult:
             bytes_written=outcome.bytes_written,
             error=outcome.problem,
             reasons=action.reasons,
-            notes=made.notes,
+            notices=made.notes,
         )
     if action.refused is not None:
         problems = action.refused.error.problems
@@ -527,7 +527,13 @@ def _result(action: Action, outcome: Outcome | None) -> TargetResult:
         why += [problem.message for problem in problems]
         why += action.reasons if judgement.presence is not Presence.FOREIGN else ()
         return TargetResult(
-            action.name, Verdict.BLOCKED, made.shown, artifact, error=problems[0], reasons=tuple(why), notes=made.notes
+            action.name,
+            Verdict.BLOCKED,
+            made.shown,
+            artifact,
+            error=problems[0],
+            reasons=tuple(why),
+            notices=made.notes,
         )
     computed = sum(each.computed for each in action.files)
     return TargetResult(
@@ -540,5 +546,5 @@ def _result(action: Action, outcome: Outcome | None) -> TargetResult:
         bytes_read=sum(each.bytes_read for each in action.files),
         bytes_written=sum(each.writes for each in action.files),
         reasons=action.reasons,
-        notes=made.notes,
+        notices=made.notes,
     )

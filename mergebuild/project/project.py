@@ -15,7 +15,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache, wraps
@@ -341,6 +341,7 @@ class Project:
                 if plan is None or not session.store.shelf.is_empty():  # another process may have been quicker
                     session.plan_anew()
                     plan = checked_plan(session, hash_all=False)
+                told = _tell(plan, emit)
                 builder = stack.enter_context(
                     Builder(session.sources, session.store, options, emit, session.freshness.fingerprint)
                 )
@@ -348,6 +349,7 @@ class Project:
                     builder.finish(session.plan_anew().plan(builder.looked_at, hash_all=True))
                     session.plan_anew()
                     plan = checked_plan(session, hash_all=True)
+                    _tell(plan, emit, besides=told)
                 results, exit_code = builder.run(plan)
                 if out is None and all(each.verdict is Verdict.UP_TO_DATE for each in results):
                     with suppress(OSError):  # it is only a memory
@@ -844,6 +846,23 @@ class _RefusedError(Exception):
         error = _together(self._errors)
         error.result = self._result
         raise error
+
+
+def _tell(plan: Plan, emit: Emit, *, besides: Collection[tuple[str, str]] = ()) -> set[tuple[str, str]]:
+    """Emit the notices of what is about to be made, one that many targets share once; return which they are.
+
+    `besides`: pairs of a target and a sentence that were told before.
+    """
+    found: dict[str, list[str]] = {}
+    for each in plan.results():
+        if each.verdict in (Verdict.BUILD, Verdict.RESTORE):
+            for text in dict.fromkeys(each.notices):
+                if (each.target, text) not in besides:
+                    found.setdefault(text, []).append(each.target)
+    for text, names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        emit(Notice(f"`{names[0]}`{more}: {text}"))
+    return {(name, text) for text, names in found.items() for name in names}
 
 
 def _not_built(plan: Plan) -> Iterator[TargetResult]:

@@ -31,7 +31,7 @@ def build_lines(result: BuildResult, *, verbose: bool = False, shown: Shown = as
     rows = table(_built_row(target, shown) for target in told)
     lines: list[str] = []
     for target, row in zip(told, rows, strict=True):
-        lines += [row, *(f"  {note}" for note in target.notes)]
+        lines.append(row)
         if verbose and target.artifact:
             lines.append(f"  {target.artifact}")
     if len(result.targets) > 1:
@@ -72,7 +72,7 @@ def plan_lines(plan: PlanResult, *, verbose: bool = False, shown: Shown = as_it_
     lines: list[str] = []
     for target, row in zip(plan.targets, table(_planned_row(each, shown) for each in plan.targets), strict=True):
         lines.append(row)
-        lines += (f"    {text}" for text in (*target.reasons, *target.notes))
+        lines += (f"    {text}" for text in (*target.reasons, *target.notices))
         if target.error and target.error.message not in target.reasons:
             lines.append(f"    {target.error.message}")
     if plan.bytes_to_hash:

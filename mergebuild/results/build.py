@@ -45,8 +45,8 @@ class TargetResult(NamedTuple):
     error: Problem | None = None
     reasons: tuple[str, ...] = ()
     """Why (plans only in JSON)."""
-    notes: tuple[str, ...] = ()
-    """Facts worth a line: tensors that an input lacks, bytes to be read to know more."""
+    notices: tuple[str, ...] = ()
+    """What the user should know and stops nothing, a sentence each: tensors that an input lacks, for example."""
 
     def to_json(self) -> dict[str, object]:
         """Return the contract's object of a target of `build`."""
@@ -61,6 +61,7 @@ class TargetResult(NamedTuple):
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "error": self.error.to_json() if self.error else None,
+            "notices": list(self.notices),
         }
 
 
@@ -111,7 +112,7 @@ class PlanResult(NamedTuple):
     """Everything that blocks targets, in their order."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `plan`: the build's, with `reasons` and the space."""
+        """Return the contract's object of `plan`: the build's, with `reasons`, `notes` (the notices) and space."""
         return {
             "ok": all(target.verdict is not Verdict.BLOCKED for target in self.targets),
             "seconds": round(self.seconds, 3),
@@ -122,7 +123,7 @@ class PlanResult(NamedTuple):
             "memory": self.memory._asdict(),
             "bytes_to_hash": self.bytes_to_hash,
             "targets": [
-                target.to_json() | {"reasons": list(target.reasons), "notes": list(target.notes)}
+                target.to_json() | {"reasons": list(target.reasons), "notes": list(target.notices)}
                 for target in self.targets
             ],
         }

@@ -78,7 +78,7 @@ class Bench:
         folders = [action for action in self.plan.actions if isinstance(action, FolderAction)]
         found |= {folder.judgement.name: _planned_folder(folder) for folder in folders}
         return found | {
-            each.target: Planned(str(each.verdict), each.reasons, None, b"", {}, *[frozenset()] * 3, 0, 0, each.notes)
+            each.target: Planned(str(each.verdict), each.reasons, None, b"", {}, *[frozenset()] * 3, 0, 0, each.notices)
             for each in self.plan.blocked
         }
 

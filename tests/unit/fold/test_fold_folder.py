@@ -277,7 +277,7 @@ def test_what_another_input_lacks_stays_and_what_only_it_has_is_left_out(lab: La
     (found,) = lab.build().targets
     assert lab.read("t.safetensors").keys() == {"a", "b", "only"}
     assert lab.values("t.safetensors", "only") == [5.0]
-    assert found.notes == (
+    assert found.notices == (
         "1 tensors that `q` lacks stay the first input's",
         "1 tensors that only `q` has are left out",
     )

@@ -116,7 +116,7 @@ def test_position_ids_are_repaired(pair: Lab, ids: torch.Tensor) -> None:
     )
     (result,) = pair.build("mix").targets
     assert torch.equal(pair.read("out/mix.safetensors")[IDS], torch.arange(77)[None])
-    assert any("0 to 76" in note for note in result.notes)
+    assert any("0 to 76" in note for note in result.notices)
     assert pair.verdicts() == {"mix": "up-to-date"}
 
 
@@ -164,7 +164,7 @@ def test_marks_that_disagree_are_told(pair: Lab) -> None:
         """
     )
     (result,) = pair.build("mix").targets
-    assert any("v_pred" in note for note in result.notes)
+    assert any("v_pred" in note for note in result.notices)
     assert pair.read("out/mix.safetensors")["v_pred"].shape == (0,)
 
 

@@ -66,7 +66,7 @@ def test_a_plan_gives_verdict_counts_bytes_reasons_and_space() -> None:
         bytes_read=10**8,
         bytes_written=2 * 10**9,
         reasons=("alpha[IN04] 0.35 -> 0.4",),
-        notes=("12 tensors of `merong` are left out",),
+        notices=("12 tensors of `merong` are left out",),
     )
     blocked = TargetResult("x", Verdict.BLOCKED, error=Problem("source-missing", "source `a` is missing"))
     plan = PlanResult(0.1, (target, blocked), 2 * 10**9, 10**11, 5 * 10**9, memory=MemoryBounds(10**9, 4 * 10**9))
