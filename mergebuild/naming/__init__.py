@@ -18,7 +18,7 @@ from mergebuild.naming.checkpoint import (
     unet_to_ldm,
     vae_to_ldm,
 )
-from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, View, view_of
 
 __all__ = [
     "DiffusersPart",
@@ -26,6 +26,7 @@ __all__ = [
     "Renamed",
     "RowsOf",
     "Shapes",
+    "View",
     "kind_of",
     "kind_of_pipeline",
     "parts_of",
@@ -34,4 +35,5 @@ __all__ = [
     "to_ldm",
     "unet_to_ldm",
     "vae_to_ldm",
+    "view_of",
 ]

@@ -1,4 +1,4 @@
-"""How a tensor of one naming is made of tensors of another: whole ones, ranges of rows, or a transposed one.
+"""How a tensor of one naming is made of tensors of another: whole ones, ranges of rows, one of a stack, or a transpose.
 
 Both ways are told by the same words. Nothing is computed here: names and shapes go in, and come out.
 """
@@ -9,23 +9,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Renamed", "RowsOf", "Shapes", "State", "StoredTensor", "renamed", "translated"]
+__all__ = ["Renamed", "RowsOf", "Shapes", "State", "StoredTensor", "View", "renamed", "translated", "view_of"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
 
 
 class RowsOf(NamedTuple):
-    """A part of a stored tensor."""
+    """A part of a stored tensor. Its fields are applied in their order, but for `transposed`, which is the last."""
 
     component: str
     """`unet`, `vae`, `text_encoder` or `text_encoder_2`; empty where everything is stored in a single file."""
     tensor: str
     """Its name there."""
     rows: tuple[int, int] | None = None
-    """The range of its first dimension; None: all of it."""
+    """The range of its first dimension; None: all of it. Of a stack, of the one that is taken."""
     transposed: bool = False
     """Whether the stored matrix is the transpose of what is wanted."""
+    at: int | None = None
+    """Which tensor of a stack, whose first dimension counts them: an expert of many. None: it is no stack."""
+    columns: tuple[int, int, int] | None = None
+    """Of its last dimension, from where, to where and in which steps (`range`); None: all of it."""
+
+
+class View(NamedTuple):
+    """Where the elements of a cut lie: all numbers count elements."""
+
+    begin: int
+    """The first, from where the stored tensor begins."""
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +77,19 @@ def translated(name: str, modules: Mapping[str, str]) -> str | None:
             return modules[module] + name[len(module) :]
         module = module.rpartition(".")[0]
     return None
+
+
+def view_of(cut: RowsOf, shape: tuple[int, ...], strides: tuple[int, ...]) -> View:
+    """Return where a cut of a stored tensor lies, which has this shape and these strides."""
+    begin = 0
+    if cut.at is not None:
+        begin += cut.at * strides[0]
+        shape, strides = shape[1:], strides[1:]
+    if cut.rows is not None:
+        begin += cut.rows[0] * strides[0]
+        shape = (cut.rows[1] - cut.rows[0], *shape[1:])
+    if cut.columns is not None:
+        begin += cut.columns[0] * strides[-1]
+        shape = (*shape[:-1], len(range(*cut.columns)))
+        strides = (*strides[:-1], strides[-1] * cut.columns[2])
+    return View(begin, shape[::-1], strides[::-1]) if cut.transposed else View(begin, shape, strides)

@@ -206,14 +206,12 @@ def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], 
 
 def _pieces(cut: RowsOf, info: TensorInfo, first: int) -> list[Piece]:
     """Return where a cut lies."""
+    from mergebuild.naming import view_of
+
     lying = info.pieces or (Piece(info.file, info.begin, info.shape, run_of(info.shape)),)
-    if cut.rows is None and not cut.transposed:
+    if (cut.rows, cut.at, cut.columns, cut.transposed) == (None, None, None, False):
         return [piece._replace(file=first + piece.file) for piece in lying]
     (piece,) = lying  # a cut of what is put together itself does not occur: no naming does both
-    shape, strides, begin = piece.shape, piece.strides, piece.begin
-    if cut.rows is not None:
-        begin += cut.rows[0] * strides[0] * DTYPES_BY_WORD[info.dtype].size
-        shape = (cut.rows[1] - cut.rows[0], *shape[1:])
-    if cut.transposed:
-        shape, strides = shape[::-1], strides[::-1]
-    return [Piece(first + piece.file, begin, shape, strides)]
+    view = view_of(cut, piece.shape, piece.strides)
+    begin = piece.begin + view.begin * DTYPES_BY_WORD[info.dtype].size
+    return [Piece(first + piece.file, begin, view.shape, view.strides)]
