@@ -4,16 +4,23 @@ A file's names are spelling. Programs write the same parameter under a wrapper (
 under another name (diffusers' for the authors'), fused with its neighbours (queries, keys and values in one tensor), or
 twice (the embedding and the head of a tied model). `canonical` says which parameters a file holds, and of which of its
 tensors each is made; everything that merges, selects, adapts or reports works on these names.
+
+The rules are data (`rules.py`): which family a file is of follows from its names and shapes (`templates.py`), and what
+its parts and modules are called from the family's rows. A name that no rule knows stays as it is, behind the canonical
+prefix of its part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
+from mergebuild.naming.rules import family, general
+from mergebuild.naming.spelled import Claim, Piece, Pieces, Whole, claims
+from mergebuild.naming.templates import Templates, family_of
 
-__all__ = ["Canonical", "canonical"]
+__all__ = ["Canonical", "canonical", "is_schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +48,74 @@ def canonical(
         same_place: names that share their bytes with an earlier one, as pickles store ties, and that name.
     """
     del facts, same_place
-    return Canonical({name: Renamed(shape, (RowsOf("", name),)) for name, shape in shapes.items()})
+    templates = Templates(shapes)
+    name = family_of(templates)
+    if not name:
+        found: Mapping[str, Claim] = {
+            each: Whole(bare, Renamed(shapes[each], (_all_of(each),))) for each, bare in templates.bare.items()
+        }
+        return Canonical(*_gathered(found))
+    made, twice = _gathered(claims(templates, name))
+    return Canonical(made, twice, {}, "" if family(name).generic else name)
+
+
+def is_schedule(name: str) -> bool:
+    """Return whether a tensor is a buffer of the noise schedule: a constant, which is never merged."""
+    return name in general().schedule
+
+
+def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mapping[str, str]]:
+    """Return what each parameter is made of, and the tensors that hold one which another tensor holds already."""
+    fused = _fused(found)
+    made: dict[str, Renamed] = {}
+    twice: dict[str, str] = {}
+    used: dict[str, set[str]] = {}
+    for stored, claim in found.items():
+        for name, renamed in _results(claim, fused):
+            known = made.setdefault(name, renamed)
+            sources = used.setdefault(name, {cut.tensor for cut in known.cuts})
+            if stored not in sources:
+                twice[stored] = name
+    return made, twice
+
+
+def _results(claim: Claim, fused: Mapping[str, Renamed]) -> Iterator[tuple[str, Renamed]]:
+    match claim:
+        case Whole(name, renamed):
+            yield name, renamed
+        case Pieces(parts):
+            yield from parts
+        case Piece(name, _, _, _, alone) if name not in fused:
+            yield alone
+        case Piece(name, _, _, _, _):
+            yield name, fused[name]
+
+
+def _fused(found: Mapping[str, Claim]) -> Mapping[str, Renamed]:
+    """Return the parameters that are made of several tensors of one after another: those of which all are there."""
+    pieces: dict[str, dict[int, tuple[str, Piece]]] = {}
+    for stored, claim in found.items():
+        if isinstance(claim, Piece):
+            pieces.setdefault(claim.name, {}).setdefault(claim.place, (stored, claim))
+    made: dict[str, Renamed] = {}
+    for name, parts in pieces.items():
+        ordered = [parts[place] for place in sorted(parts)]
+        if renamed := _one_after_another(ordered):
+            made[name] = renamed
+    return made
+
+
+def _one_after_another(parts: list[tuple[str, Piece]]) -> Renamed | None:
+    """Return the tensor that some make together, if none is missing and they fit."""
+    row, shapes = parts[0][1].row, [piece.shape for _, piece in parts]
+    if len(parts) < len(row.theirs) or not all(shapes) or len({shape[1:] for shape in shapes}) > 1:
+        return None
+    shares = row.shares or (1,) * len(parts)
+    sizes = [shape[0] for shape in shapes]
+    if any(size * shares[0] != sizes[0] * share for size, share in zip(sizes, shares, strict=True)):
+        return None
+    return Renamed((sum(sizes), *shapes[0][1:]), tuple(_all_of(stored) for stored, _ in parts))
+
+
+def _all_of(stored: str) -> RowsOf:
+    return RowsOf("", stored)

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, takewhile
 from typing import Final, NamedTuple
 
-from mergebuild.naming.renamed import Renamed, State, renamed, translated
+from mergebuild.naming.renamed import Renamed, Shapes, State, renamed, translated
 
-__all__ = ["canonical", "is_diffusers", "to_diffusers", "to_ldm"]
+__all__ = ["canonical", "in_original", "is_diffusers", "to_diffusers", "to_ldm"]
 
 _ENDS: Final = (
     ("time_embed.0", "time_embedding.linear_1"),
@@ -67,6 +67,14 @@ def canonical(state: State) -> Mapping[str, Renamed]:
     """Return the original's tensors as they are, without what is not known."""
     known = dict(_modules(*_levels_of_ldm(state)))
     return {name: renamed(stored) for name, stored in state.items() if translated(name, known)}
+
+
+def in_original(shapes: Shapes) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    """Return the original's names and shapes of tensors in diffusers' names; those that have none are left out."""
+    if not is_diffusers(shapes):
+        return {}
+    modules = {diffusers: ldm for ldm, diffusers in _modules(*_levels_of_diffusers(shapes))}
+    return {name: (new, shape) for name, shape in shapes.items() if (new := translated(name, modules))}
 
 
 def is_diffusers(names: Iterable[str]) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Final
 
-from mergebuild.naming.renamed import Renamed, State, renamed, translated
+from mergebuild.naming.renamed import Renamed, Shapes, State, renamed, translated
 
-__all__ = ["canonical", "is_diffusers", "to_diffusers", "to_ldm"]
+__all__ = ["canonical", "in_original", "is_diffusers", "to_diffusers", "to_ldm"]
 
 _RESNET: Final = (
     ("norm1", "norm1"),
@@ -56,6 +56,15 @@ def canonical(state: State) -> dict[str, Renamed]:
         for name, stored in state.items()
         if translated(name, known)
     }
+
+
+def in_original(shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the original's names and shapes of tensors in either naming; those that have none are left out."""
+    modules: dict[str, str] = {}
+    if is_diffusers(shapes):
+        modules = {diffusers: ldm for ldm, diffusers in [*_old_attention(), *_modules(shapes)]}
+    found = {name: translated(name, modules) or name for name in shapes}
+    return {name: (new, _convolved(new, shapes[name])) for name, new in found.items()}
 
 
 def is_diffusers(names: Iterable[str]) -> bool:

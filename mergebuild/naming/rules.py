@@ -1,0 +1,280 @@
+"""The rules of names: an architecture's signs, its parts, and how each part's modules are spelled.
+
+A file `data/FAMILY.toml` holds an architecture; `data/README.md` tells its keys. Which family a file is of is told by
+the keys that stand before the first table, so that the rest is read of the family that it is alone.
+
+A name that a rule matches has its numbers replaced by `{n}`: the *template* of `blocks.7.norm1.weight` is
+`blocks.{n}.norm1.weight`. A model of thousands of tensors has some hundred templates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = [
+    "NUMBER",
+    "Family",
+    "General",
+    "Part",
+    "Pattern",
+    "Row",
+    "Sign",
+    "Signs",
+    "Spelling",
+    "families",
+    "family",
+    "general",
+    "pattern",
+    "signs_of",
+]
+
+_DATA: Final = Path(str(files("mergebuild.naming"))) / "data"
+
+NUMBER: Final = re.compile(r"(?<![^.])[0-9]{1,9}(?![^.])")
+"""A number that stands alone between dots."""
+_SLOT: Final = "{n}"
+_FIRST_TABLE: Final = re.compile(r"^\[", re.MULTILINE)
+_GENERAL: Final = "general"
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A module's name, or the beginning of names: numbers are any (`{n}`) or those that it says."""
+
+    text: str
+    template: str
+    """With `{n}` for every number."""
+    fixed: tuple[tuple[int, str], ...]
+    """The places of the numbers that it says, among all numbers, and the numbers."""
+    free: tuple[int, ...]
+    """The places of those that may be any."""
+    parts: int
+    """The words between dots."""
+
+    def fits(self, numbers: list[str]) -> bool:
+        """Return whether the numbers of a name with this template are those that the pattern says."""
+        return all(numbers[place] == number for place, number in self.fixed)
+
+    def filled(self, numbers: list[str]) -> str:
+        """Return the name with these for its `{n}`, in their order."""
+        return self.text.replace(_SLOT, "{}").format(*numbers) if numbers else self.text
+
+
+@cache
+def pattern(text: str) -> Pattern:
+    """Return what a rule says of a name."""
+    bare = text.removesuffix(".")
+    words = bare.split(".")
+    numbers = [word for word in words if word == _SLOT or NUMBER.fullmatch(word)]
+    fixed = tuple((place, number) for place, number in enumerate(numbers) if number != _SLOT)
+    free = tuple(place for place, number in enumerate(numbers) if number == _SLOT)
+    return Pattern(text, NUMBER.sub(_SLOT, text), fixed, free, len(words) if bare else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A module under the canonical names, and under those of a spelling. One of the two may be several, in order."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    shares: tuple[int, ...] = ()
+    """How many rows each of the several has, in proportion; empty: equally many, or what there is of each."""
+    how: str = ""
+    """What differs beside the name: `swapped`, its halves are the other way round; `transposed`; `convolution`, ours is
+    a 1x1 convolution and theirs a linear map, `linear` the reverse."""
+    at: int = 0
+    """For `swapped`: only where the weight has so many times as many rows as columns; 0: always."""
+
+    def back(self) -> Row:
+        """Return the same, with the spelling's names for the canonical ones."""
+        how = {"convolution": "linear", "linear": "convolution"}.get(self.how, self.how)
+        return Row(self.theirs, self.ours, self.shares, how, self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a program writes the modules of a part."""
+
+    name: str
+    source: str
+    """The program or file that it was taken from."""
+    rows: tuple[Row, ...]
+    lora: bool = False
+    """Whether only LoRAs are written so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a model, such as its text encoder."""
+
+    name: str
+    prefix: str
+    """What its canonical names begin with."""
+    prefixes: Mapping[str, str]
+    """What else they begin with in files, and in whose."""
+    begins: tuple[str, ...]
+    """What names without any prefix begin with; not asked for where the canonical ones have none."""
+    spellings: tuple[Spelling, ...]
+    through: str
+    """The function that spells its modules, where that depends on how many there are."""
+    pipeline: str
+    """The folder of diffusers' pipelines that it is in."""
+    kohya: tuple[str, ...]
+    """What kohya's trainers put between `lora_` and the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An architecture."""
+
+    name: str
+    title: str
+    parts: tuple[Part, ...]
+    generic: bool
+    """Whether it is no architecture, but what is left for files of none that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A tensor by which a family is known: its name contains this, from the beginning or from behind a dot."""
+
+    template: re.Pattern[str]
+    """Looked for in templates."""
+    name: re.Pattern[str] | None
+    """Looked for in the names of those, where the sign says a number."""
+    dims: int | None
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """The signs of a family: one of `any_of`, and none of `unless`."""
+
+    family: str
+    any_of: tuple[Sign, ...]
+    unless: tuple[Sign, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class General:
+    """What holds for every family."""
+
+    wrappers: tuple[str, ...]
+    """What training puts before or between names."""
+    in_front: tuple[str, ...]
+    """The same, known in front only."""
+    copies: tuple[str, ...]
+    """What names of copies begin with, which are left as they are."""
+    schedule: frozenset[str]
+    """Buffers of the noise schedule: constants."""
+
+
+@cache
+def general() -> General:
+    """Return what holds for every family."""
+    table = _tables((_DATA / f"{_GENERAL}.toml").read_text(encoding="utf-8"))
+    return General(
+        tuple(table["wrappers"]), tuple(table["in_front"]), tuple(table["copies"]), frozenset(table["schedule"])
+    )
+
+
+@cache
+def signs_of() -> tuple[Signs, ...]:
+    """Return the signs of all families, in the order in which they are asked."""
+    found: list[tuple[int, str, Signs]] = []
+    for path in _DATA.glob("*.toml"):
+        head = _head(path)
+        if head.get("signs"):
+            signs = Signs(path.stem, tuple(map(_sign, head["signs"])), tuple(map(_sign, head.get("unless", ()))))
+            found.append((head.get("rank", 1), path.stem, signs))
+    return tuple(signs for _, _, signs in sorted(found, key=lambda each: each[:2]))
+
+
+def families() -> Iterator[Family]:
+    """Yield all families, by name; for tests and tables, as it reads every file."""
+    for path in sorted(_DATA.glob("*.toml")):
+        if path.stem != _GENERAL:
+            yield family(path.stem)
+
+
+@cache
+def family(name: str) -> Family:
+    """Return a family with its parts and those that it has of others."""
+    table = _table(name)
+    own = tuple(_part(name, part, each) for part, each in table.get("parts", {}).items())
+    others = tuple(part for other in table.get("uses", ()) for part in family(other).parts)
+    return Family(name, table["title"], (*own, *others), table.get("generic", False))
+
+
+@cache
+def _table(name: str) -> Mapping[str, Any]:
+    return _tables((_DATA / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _head(path: Path) -> Mapping[str, Any]:
+    """Return the keys before the first table."""
+    text = path.read_text(encoding="utf-8")
+    first = _FIRST_TABLE.search(text)
+    return _tables(text[: first.start()] if first else text)
+
+
+def _tables(text: str) -> Mapping[str, Any]:
+    import tomli
+
+    return tomli.loads(text)
+
+
+def _part(of: str, name: str, table: Mapping[str, Any]) -> Part:
+    spelled = [_spelling(of, each) for each in table.get("spellings", ())]
+    back = [_spelling(of, each) for each in table.get("spellings_back", ())]
+    turned = (Spelling(each.name, each.source, tuple(row.back() for row in each.rows), each.lora) for each in back)
+    return Part(
+        name,
+        table["prefix"],
+        table.get("prefixes", {}),
+        tuple(table.get("begins", ())),
+        (*spelled, *turned),
+        table.get("through", ""),
+        table.get("pipeline", ""),
+        tuple(table.get("kohya", ())),
+    )
+
+
+@cache
+def _spelling(of: str, reference: str) -> Spelling:
+    """Return a spelling by its name in a file, or by `FILE/NAME`."""
+    file, _, name = reference.rpartition("/")
+    table = _table(file or of)["spellings"][name]
+    return Spelling(name, table["source"], tuple(map(_row, table["rows"])), table.get("lora", False))
+
+
+def _row(cells: list[Any]) -> Row:
+    ours, theirs, *more = cells
+    said = more[0] if more else {}
+    return Row(_several(ours), _several(theirs), tuple(said.get("shares", ())), said.get("how", ""), said.get("at", 0))
+
+
+def _several(cell: str | list[str]) -> tuple[str, ...]:
+    return (cell,) if isinstance(cell, str) else tuple(cell)
+
+
+def _sign(cell: str | Mapping[str, Any]) -> Sign:
+    text = cell if isinstance(cell, str) else cell["name"]
+    said: Mapping[str, Any] = {} if isinstance(cell, str) else cell
+    anywhere = NUMBER.sub(_SLOT, text)
+    shape = tuple(None if size == "*" else size for size in said["shape"]) if "shape" in said else None
+    exact = _globbed(text, r"[0-9]+") if anywhere != text else None
+    return Sign(_globbed(anywhere, re.escape(_SLOT)), exact, said.get("dims"), shape)
+
+
+def _globbed(text: str, number: str) -> re.Pattern[str]:
+    start = "^" if text.startswith("^") else r"(?:^|\.)"
+    end = "$" if text.endswith("$") else ""
+    inner = re.escape(text.removeprefix("^").removesuffix("$")).replace(r"\*", r"[^\n]*")
+    return re.compile(start + inner.replace(re.escape(_SLOT), number) + end, re.MULTILINE)

@@ -1,0 +1,228 @@
+"""What each tensor of a file is by a family's rules: a parameter, a piece of one, or several one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import NamedTuple
+
+from mergebuild.naming.functions import FUNCTIONS
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, StoredTensor
+from mergebuild.naming.rules import NUMBER, Family, Part, Pattern, Row, family, pattern
+from mergebuild.naming.templates import Templates
+
+__all__ = ["Claim", "Piece", "Pieces", "Whole", "claims"]
+
+
+class Whole(NamedTuple):
+    """A tensor that is one parameter."""
+
+    name: str
+    renamed: Renamed
+
+
+class Piece(NamedTuple):
+    """A tensor that is some rows of a parameter, which the others of its row make up with it."""
+
+    name: str
+    place: int
+    """Which of the row's it is."""
+    row: Row
+    shape: tuple[int, ...]
+    alone: tuple[str, Renamed]
+    """What it is where one of the others is missing."""
+
+
+class Pieces(NamedTuple):
+    """A tensor that is several parameters, one after another."""
+
+    parts: tuple[tuple[str, Renamed], ...]
+
+
+Claim = Whole | Piece | Pieces
+
+
+class _Entry(NamedTuple):
+    """One of the names of a row in a spelling."""
+
+    row: Row
+    place: int
+    theirs: Pattern
+
+
+class _Use(NamedTuple):
+    """What the names of a template may be."""
+
+    fixed: tuple[tuple[int, str], ...]
+    """Numbers that a name must have for it, by place."""
+    part: Part
+    before: int
+    """The words in front of the inner name: those of the prefix."""
+    numbers: int
+    """How many of them are numbers."""
+    entry: _Entry | None
+
+    def fits(self, numbers: list[str]) -> bool:
+        """Return whether a name with these numbers is meant."""
+        return all(numbers[place] == number for place, number in self.fixed)
+
+
+def claims(templates: Templates, of: str) -> Mapping[str, Claim]:
+    """Return what each tensor of a file is by the rules of a family, by stored name, in the file's order."""
+    rules = _rules(of)
+    found: dict[str, Claim] = {}
+    through: dict[str, tuple[Part, dict[str, StoredTensor]]] = {}
+    for template, stored in templates.stored.items():
+        uses = rules.uses(template)
+        for name in stored:
+            bare = templates.bare[name]
+            shape = templates.shapes[name]
+            use, numbers = _fitting(uses, bare)
+            if use is None:
+                found[name] = Whole(bare, _same(name, shape))
+                continue
+            inner = _behind(bare, use.before)
+            if use.entry is not None:
+                found[name] = _claim(use, use.entry, inner, numbers[use.numbers :], name, templates)
+            elif use.part.through:
+                part, state = through.setdefault(use.part.name, (use.part, {}))
+                state[name] = StoredTensor("", inner, shape)
+            else:
+                found[name] = Whole(use.part.prefix + inner, _same(name, shape))
+    for part, state in through.values():
+        found |= _through(part, state)
+    return {name: found[name] for name in templates.shapes}
+
+
+def _through(part: Part, state: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Claim]]:
+    """Yield what the tensors of a part are that is spelled by a function; by it alone where it knows the name."""
+    spelled = FUNCTIONS[part.through]({each.tensor: each.shape for each in state.values()})
+    for name, each in state.items():
+        inner, shape = spelled.get(each.tensor, (each.tensor, each.shape))
+        yield name, Whole(part.prefix + inner, Renamed(shape, (RowsOf("", name),)))
+
+
+def _fitting(uses: tuple[_Use, ...], bare: str) -> tuple[_Use | None, list[str]]:
+    """Return what a name is, and its numbers where they are asked for."""
+    if len(uses) == 1 and not uses[0].fixed and uses[0].entry is None:
+        return uses[0], []
+    numbers = NUMBER.findall(bare)
+    return next((use for use in uses if use.fits(numbers)), None), numbers
+
+
+def _behind(name: str, words: int) -> str:
+    return name.split(".", words)[-1] if words else name
+
+
+def _same(name: str, shape: tuple[int, ...]) -> Renamed:
+    return Renamed(shape, (RowsOf("", name),))
+
+
+def _claim(use: _Use, entry: _Entry, inner: str, numbers: list[str], name: str, templates: Templates) -> Claim:
+    row, shape = entry.row, templates.shapes[name]
+    free = [numbers[place] for place in entry.theirs.free]
+    words = inner.split(".", entry.theirs.parts)
+    rest = f".{words[-1]}" if len(words) > entry.theirs.parts else ""
+    ours = [f"{use.part.prefix}{pattern(each).filled(free)}{rest}" for each in row.ours]
+    alone = Whole(use.part.prefix + inner, _same(name, shape))
+    if len(row.theirs) > 1:
+        return Piece(ours[0], entry.place, row, shape, alone)
+    if len(row.ours) > 1:
+        return _cut(ours, row, name, shape) or alone
+    renamed = _changed(row, name, shape, rest, templates.shapes)
+    return Whole(ours[0], renamed) if renamed else alone
+
+
+def _cut(ours: list[str], row: Row, name: str, shape: tuple[int, ...]) -> Pieces | None:
+    """Return the parameters that lie in a tensor one after another; None where its rows can't be shared so."""
+    shares = row.shares or (1,) * len(ours)
+    if not shape or shape[0] % sum(shares):
+        return None
+    unit, at, parts = shape[0] // sum(shares), 0, []
+    for each, share in zip(ours, shares, strict=True):
+        end = at + unit * share
+        parts.append((each, Renamed((end - at, *shape[1:]), (RowsOf("", name, (at, end)),))))
+        at = end
+    return Pieces(tuple(parts))
+
+
+def _changed(row: Row, name: str, shape: tuple[int, ...], rest: str, shapes: Shapes) -> Renamed | None:
+    """Return a tensor as the row says that it differs; None where it can't."""
+    match row.how:
+        case "swapped":
+            weight = shapes.get(f"{name.removesuffix(rest)}.weight", shape)
+            if row.at and (len(weight) < 2 or weight[0] != row.at * weight[1]):
+                return _same(name, shape)
+            if not shape or shape[0] % 2:
+                return None
+            half = shape[0] // 2
+            return Renamed(shape, (RowsOf("", name, (half, shape[0])), RowsOf("", name, (0, half))))
+        case "transposed":
+            return Renamed(shape[::-1], (RowsOf("", name, transposed=True),)) if len(shape) == 2 else None
+        case "convolution" if len(shape) == 2:
+            return Renamed((*shape, 1, 1), (RowsOf("", name),))
+        case "linear" if shape[2:] == (1, 1):
+            return Renamed(shape[:2], (RowsOf("", name),))
+    return _same(name, shape)
+
+
+class _Rules:
+    """A family's rows, to be looked up by template."""
+
+    def __init__(self, of: Family) -> None:
+        prefixes = [(each, part) for part in of.parts for each in (part.prefix, *part.prefixes) if each]
+        begins = [(each, part) for part in of.parts for each in part.begins]
+        self._prefixes = [(pattern(text), part) for text, part in sorted(prefixes, key=lambda each: -len(each[0]))]
+        self._begins = [(pattern(text), part) for text, part in sorted(begins, key=lambda each: -len(each[0]))]
+        self._rest = next((part for part in of.parts if not part.prefix), None)
+        self._entries = {part.name: _entries(part) for part in of.parts}
+        self._uses: dict[str, tuple[_Use, ...]] = {}
+
+    def uses(self, template: str) -> tuple[_Use, ...]:
+        """Return what names of a template may be; the first that fits a name's numbers is it."""
+        known = self._uses.get(template)
+        if known is None:
+            known = self._uses[template] = tuple(self._found(template))
+        return known
+
+    def _found(self, template: str) -> Iterator[_Use]:
+        for prefix, part in self._prefixes:
+            if template.startswith(prefix.template):
+                numbers = len(prefix.fixed) + len(prefix.free)
+                yield from self._inner(prefix.fixed, part, template[len(prefix.template) :], prefix.parts, numbers)
+                if not prefix.fixed:
+                    return
+        for begin, part in self._begins:
+            if template.startswith(begin.template):
+                yield from self._inner(begin.fixed, part, template, 0, 0)
+                if not begin.fixed:
+                    return
+        if self._rest is not None:
+            yield from self._inner((), self._rest, template, 0, 0)
+
+    def _inner(
+        self, fixed: tuple[tuple[int, str], ...], part: Part, inner: str, before: int, numbers: int
+    ) -> Iterator[_Use]:
+        entries, words = self._entries[part.name], inner.split(".")
+        for count in range(len(words), 0, -1):
+            for entry in entries.get(".".join(words[:count]), ()):
+                said = tuple((numbers + place, number) for place, number in entry.theirs.fixed)
+                yield _Use(fixed + said, part, before, numbers, entry)
+        yield _Use(fixed, part, before, numbers, None)
+
+
+def _entries(part: Part) -> Mapping[str, list[_Entry]]:
+    """Return the names of a part's modules in all spellings of models, by template."""
+    found: dict[str, list[_Entry]] = {}
+    for spelling in part.spellings:
+        if not spelling.lora:
+            for row in spelling.rows:
+                for place, theirs in enumerate(row.theirs):
+                    known = pattern(theirs)
+                    found.setdefault(known.template, []).append(_Entry(row, place, known))
+    return found
+
+
+@cache
+def _rules(name: str) -> _Rules:
+    return _Rules(family(name))

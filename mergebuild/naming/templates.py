@@ -1,0 +1,83 @@
+"""The names of a file by template, wrappers of training off: what rules are looked up by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+from mergebuild.naming.renamed import Shapes
+from mergebuild.naming.rules import NUMBER, Sign, Signs, general, signs_of
+
+__all__ = ["Templates", "family_of"]
+
+
+class Templates:
+    """The names of a file."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        """Take a file's names apart."""
+        self.shapes = shapes
+        self.bare = _unwrapped(shapes)
+        """Each name without the wrappers of training."""
+        self.stored: dict[str, list[str]] = {}
+        """The names as they are stored, by template of what they are without wrappers."""
+        for name, bare in self.bare.items():
+            self.stored.setdefault(NUMBER.sub("{n}", bare), []).append(name)
+
+    @cached_property
+    def text(self) -> str:
+        """All templates, one a line."""
+        return "\n".join(self.stored)
+
+    def have(self, sign: Sign) -> bool:
+        """Return whether there is a tensor that the sign means."""
+        if sign.name is None and sign.dims is None and sign.shape is None:
+            return sign.template.search(self.text) is not None
+        lines = {self.text.count("\n", 0, found.end()) for found in sign.template.finditer(self.text)}
+        templates = list(self.stored)
+        return any(self._is(sign, name) for line in lines for name in self.stored[templates[line]])
+
+    def _is(self, sign: Sign, name: str) -> bool:
+        shape = self.shapes[name]
+        return (
+            (sign.name is None or sign.name.search(self.bare[name]) is not None)
+            and (sign.dims is None or len(shape) == sign.dims)
+            and (sign.shape is None or _fits(shape, sign.shape))
+        )
+
+
+def family_of(templates: Templates) -> str:
+    """Return which family's signs a file has; empty where it has none's."""
+    return next((signs.family for signs in signs_of() if _has(templates, signs)), "")
+
+
+def _has(templates: Templates, signs: Signs) -> bool:
+    return any(map(templates.have, signs.any_of)) and not any(map(templates.have, signs.unless))
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(want in (None, have) for have, want in zip(shape, wanted, strict=True))
+
+
+def _unwrapped(names: Iterable[str]) -> Mapping[str, str]:
+    rules = general()
+    found = {name: name for name in names}
+    joined = "\n".join(found)
+    inside = [wrapper for wrapper in rules.wrappers if wrapper in joined]
+    in_front = any(f"\n{wrapper}" in f"\n{joined}" for wrapper in rules.in_front)
+    if not inside and not in_front:
+        return found
+    return {name: _without(name, inside, rules.in_front, rules.copies) for name in found}
+
+
+def _without(name: str, inside: list[str], in_front: tuple[str, ...], copies: tuple[str, ...]) -> str:
+    if name.startswith(copies):
+        return name
+    words = f".{name}"
+    for wrapper in inside:  # a word between dots: `_orig_mod.`
+        while f".{wrapper}" in words:
+            words = words.replace(f".{wrapper}", ".")
+    name = words[1:]
+    while front := next((each for each in in_front if name.startswith(each)), ""):
+        name = name[len(front) :]
+    return name
