@@ -5,10 +5,12 @@ How it makes tensors, and whatever else decides about them, its `makes` says (`m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from mergebuild.errors import Place
+from mergebuild.methods.arguments import Numbers
 from mergebuild.methods.making import Making
 
 __all__ = ["Method", "Parameter", "ProgramError", "UndefinedError"]
@@ -28,6 +30,8 @@ class ProgramError(UndefinedError):
 
 LISTS = ("models", "loras")
 """Inputs that are lists of sources and targets."""
+_IN_A_LIST = tuple(f"{each}[" for each in LISTS)
+"""What the roles of their inputs begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class Parameter:
     """The least value that it may have."""
     high: Fraction | None = None
     choices: tuple[str, ...] = ()
+    nothing_at_zero: bool = False
+    """Whether 0 leaves out what it weighs: one model, of a number per model; else all inputs but the first."""
+    second_at_one: bool = False
+    """Whether 1 leaves out all inputs but the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +95,28 @@ class Method:
     def parameter(self, name: str) -> Parameter | None:
         """Return the parameter of that name."""
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
+
+    def used(self, roles: Sequence[str], numbers: Numbers) -> frozenset[int]:
+        """Return which of its inputs a tensor depends on with these numbers, by place; all where nobody knows better.
+
+        Of combinations their coefficients say it. An input without which the result is the same need not have the
+        tensor at all, nor in the same shape.
+
+        Args:
+            roles: the inputs: `a`, `base`, `models[0]`.
+            numbers: those that reach the tensor.
+        """
+        left = set(range(len(roles)))
+        for parameter in self.parameters:
+            value = numbers.get(parameter.name)
+            if parameter.second_at_one and value == 1:
+                return frozenset({1})
+            if not parameter.nothing_at_zero:
+                continue
+            if value == 0:
+                return frozenset({0})
+            if isinstance(value, tuple):
+                models = [place for place, role in enumerate(roles) if role.startswith(_IN_A_LIST)]
+                left -= {place for place, each in zip(models, value, strict=True) if each == 0}
+        lone_base = left == {0} and roles[0] == "base" and "base" in self.optional  # weights of 0 alone weigh nobody
+        return frozenset(range(len(roles)) if lone_base or not left else left)

@@ -12,7 +12,7 @@ __all__ = ["ROWS"]
 
 _ZERO, _ONE = Fraction(0), Fraction(1)
 
-_GATED = Parameter("alpha", "how much of the gated difference is added")
+_GATED = Parameter("alpha", "how much of the gated difference is added", nothing_at_zero=True)
 _EPSILON = Parameter(
     "epsilon", "differences up to this magnitude do not count; absolute", default=Fraction(1, 10**5), low=_ZERO
 )
@@ -59,7 +59,7 @@ ROWS: Sequence[Method] = (
         "similarity_add_difference",
         ("a", "b", "c"),
         (
-            Parameter("alpha", "how much of b, or of the difference b - c, is added"),
+            Parameter("alpha", "how much of b, or of the difference b - c, is added", nothing_at_zero=True),
             Parameter("beta", "1 blends a and b where they are alike; 0 is add_difference"),
         ),
         "(1 - s) * (a + alpha * (b - c)) + s * ((1 - alpha / 2) * a + (alpha / 2) * b), "
@@ -85,7 +85,7 @@ ROWS: Sequence[Method] = (
     Method(
         "geometric",
         ("a", "b"),
-        (Parameter("alpha", "the share of b", low=_ZERO, high=_ONE),),
+        (Parameter("alpha", "the share of b", low=_ZERO, high=_ONE, nothing_at_zero=True, second_at_one=True),),
         "Re(a^(1 - alpha) * b^alpha) "
         "= |a|^(1 - alpha) * |b|^alpha * cos(pi * ((1 - alpha) * [a < 0] + alpha * [b < 0]))",
         "Blend two models by multiplication: where either is 0, so is the result.",
@@ -98,7 +98,7 @@ ROWS: Sequence[Method] = (
     Method(
         "multiply_quotient",
         ("a", "b", "c"),
-        (Parameter("alpha", "the power of the quotient b / c"),),
+        (Parameter("alpha", "the power of the quotient b / c", nothing_at_zero=True),),
         "Re(a * (b / c)^x), x = alpha * max(0, -r_a * r_b / max(|r_a|, |r_b|)^2), r_a = ln|a / c|, r_b = ln|b / c|; "
         "a where that has no value",
         "Multiply by the quotient b / c where a and b went opposite ways from c.",
@@ -131,7 +131,7 @@ ROWS: Sequence[Method] = (
     Method(
         "nearswap",
         ("a", "b"),
-        (Parameter("t", "how far a may go towards b", low=_ZERO),),
+        (Parameter("t", "how far a may go towards b", low=_ZERO, nothing_at_zero=True),),
         "a + clamp(b - a, -t, t), and b itself where |b - a| <= t",
         "Take b where it is close to a, and a small step towards it elsewhere.",
         Elementwise("elementwise"),

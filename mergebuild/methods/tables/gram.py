@@ -17,7 +17,7 @@ ROWS: Sequence[Method] = (
         "slerp",
         ("a", "b"),
         (
-            Parameter("t", "the share of b; 0 is a and 1 is b"),
+            Parameter("t", "the share of b; 0 is a and 1 is b", nothing_at_zero=True, second_at_one=True),
             Parameter(
                 "magnitude",
                 "raw: the inputs as they are; lerp: directions turn, and the length goes straight from a's to b's",
@@ -38,7 +38,7 @@ ROWS: Sequence[Method] = (
         "nuslerp",
         ("base", "models"),
         (
-            Parameter("weight", "the weight of each of the two models", per="model"),
+            Parameter("weight", "the weight of each of the two models", per="model", nothing_at_zero=True),
             Parameter(
                 "per",
                 "tensor: one angle for all; row: one for each vector along the last dimension; column: along the first",
@@ -61,7 +61,7 @@ ROWS: Sequence[Method] = (
         "multislerp",
         ("base", "models"),
         (
-            Parameter("weight", "the weight of each model", per="model"),
+            Parameter("weight", "the weight of each model", per="model", nothing_at_zero=True),
             Parameter("normalize", "divide the weights by their sum", kind="flag", default=True),
             Parameter("eps", "added to lengths before dividing by them", default=Fraction(1, 10**8), low=Fraction(0)),
             Parameter(
@@ -84,7 +84,7 @@ ROWS: Sequence[Method] = (
         "karcher",
         ("models",),
         (
-            Parameter("weight", "the weight of each model", per="model", default=Fraction(1)),
+            Parameter("weight", "the weight of each model", per="model", default=Fraction(1), nothing_at_zero=True),
             Parameter("max_iter", "steps at most", kind="integer", default=Fraction(10), low=Fraction(0)),
             Parameter("tol", "a length or an angle up to it counts as 0", default=Fraction(1, 10**5), low=Fraction(0)),
         ),
@@ -128,7 +128,7 @@ ROWS: Sequence[Method] = (
     Method(
         "add_perpendicular",
         ("a", "b", "c"),
-        (Parameter("alpha", "how much is added", default=Fraction(1)),),
+        (Parameter("alpha", "how much is added", default=Fraction(1), nothing_at_zero=True),),
         "a + alpha * (q - p * <p, q> / <p, p>), p = a - c, q = b - c; a where p is 0",
         "Add to a what b learned and a did not: the part of b - c that is perpendicular to a - c.",
         Statistical("gram"),
@@ -140,7 +140,7 @@ ROWS: Sequence[Method] = (
     Method(
         "norm_direction",
         ("a", "b"),
-        (Parameter("alpha", "the share of b"),),
+        (Parameter("alpha", "the share of b", nothing_at_zero=True, second_at_one=True),),
         "lerp(a/|a|, b/|b|, alpha), scaled to the length (1 - alpha) * |a| + alpha * |b|; a straight line where a or b "
         "is 0 or they are opposite",
         "Blend directions and lengths apart: a cheap slerp.",

@@ -17,7 +17,15 @@ ROWS: Sequence[Method] = (
         "crossover",
         ("a", "b"),
         (
-            Parameter("alpha", "how much of the spectrum is b's", default=Fraction(1, 2), low=_ZERO, high=_ONE),
+            Parameter(
+                "alpha",
+                "how much of the spectrum is b's",
+                default=Fraction(1, 2),
+                low=_ZERO,
+                high=_ONE,
+                nothing_at_zero=True,
+                second_at_one=True,
+            ),
             Parameter(
                 "tilt",
                 "how soft the cut between the frequencies is: 0 sharp, 0.5 a ramp of 45 degrees, 1 a weighted sum",
@@ -53,7 +61,14 @@ ROWS: Sequence[Method] = (
     Method(
         "smooth_add",
         ("a", "b", "c"),
-        (Parameter("alpha", "how much of the smoothed difference is added, often 0 to 2", default=_ONE),),
+        (
+            Parameter(
+                "alpha",
+                "how much of the smoothed difference is added, often 0 to 2",
+                default=_ONE,
+                nothing_at_zero=True,
+            ),
+        ),
         "a + alpha * gaussian(median(b - c)): median of 3, then a Gaussian of sigma 1 cut at 4, over all dimensions, "
         "mirrored at the edges",
         "Add a difference without its outliers. Slow.",

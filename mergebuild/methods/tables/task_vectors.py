@@ -11,9 +11,10 @@ from mergebuild.methods.method import Method, Parameter
 __all__ = ["ROWS"]
 
 _WEIGHT = Parameter(
-    "weight", "the weight of each model; a negative one takes its delta away, and turns its vote", per="model"
-)
-_LAMBDA = Parameter("lambda", "scales what is added to the base", default=Fraction(1))
+    "weight", "the weight of each model; a negative one takes its delta away, and turns its vote", per="model",
+    nothing_at_zero=True,
+)  # fmt: skip
+_LAMBDA = Parameter("lambda", "scales what is added to the base", default=Fraction(1), nothing_at_zero=True)
 _SEED = Parameter("seed", "which random numbers", kind="integer")
 _VOTE = (
     Parameter(
@@ -36,7 +37,10 @@ _ADDED = "base + lambda * sum(e_i), divided by sum(weight_i) if normalize"
 
 
 def _density(kept: str) -> Parameter:
-    return Parameter("density", f"the share of each delta that is kept: {kept}", per="model", default=Fraction(1))
+    return Parameter(
+        "density", f"the share of each delta that is kept: {kept}", per="model", default=Fraction(1),
+        nothing_at_zero=True,
+    )  # fmt: skip
 
 
 def _normalize(*, default: bool) -> Parameter:
@@ -211,7 +215,7 @@ ROWS: Sequence[Method] = (
         "topk_mask",
         ("a", "b"),
         (
-            Parameter("alpha", "the share of b where it is taken"),
+            Parameter("alpha", "the share of b where it is taken", nothing_at_zero=True),
             Parameter("density", "the share of the elements, of the largest differences, that is taken",
                       default=Fraction(1, 2)),
         ),

@@ -25,7 +25,7 @@ _PARAMETERS = (
     Parameter("eps", "median: the least distance that counts", default=Fraction(1, 10**6), low=Fraction(1, 10**30)),
     Parameter("maxiter", "median: steps at most", kind="integer", default=Fraction(100), low=Fraction(0)),
     Parameter("ftol", "median: ends where a step gains no larger share", default=Fraction(1, 10**20), low=Fraction(0)),
-    Parameter("lambda", "scales what is added to the base", default=Fraction(1)),
+    Parameter("lambda", "scales what is added to the base", default=Fraction(1), nothing_at_zero=True),
 )  # fmt: skip
 _THINNED = (
     "e_i = d_i where it is among the density * n largest magnitudes, else 0; m = sign(sum(sign(e_i))); base + lambda * "

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from importlib import import_module
 from math import prod
 from pkgutil import iter_modules
@@ -407,6 +408,48 @@ def test_the_order_of_inputs_does_not_matter_where_the_method_is_symmetric(name:
         return
     scale = max(float(each.abs().max()) for each in (made, *some.inputs))
     torch.testing.assert_close(made, again, rtol=0, atol=1e-5 * scale)
+
+
+ZEROS = [(name, each.name) for name, row in METHODS.items() for each in row.parameters if each.nothing_at_zero]
+ONES = [(name, each.name) for name, row in METHODS.items() for each in row.parameters if each.second_at_one]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"), [*((*each, 0) for each in ZEROS), *((*each, 1) for each in ONES)]
+)
+@examples(12)
+@given(data=st.data())
+def test_inputs_that_a_number_leaves_out_do_not_matter(
+    name: str, parameter: str, value: int, data: st.DataObject
+) -> None:
+    """What is left alone is that tensor; of several, any other may stand in for what is left out."""
+    some = _some(data, name, ["random", "fine-tunes"], coarse=False)
+    assume(some.call.count > 1)  # two directions are opposite, and their mean is any, where there is one dimension
+    number = some.call.arguments[parameter]
+    if isinstance(number, tuple):
+        out = data.draw(st.sets(st.integers(0, len(number) - 1), min_size=1), "models")
+        number = tuple(Fraction(0) if place in out else each for place, each in enumerate(number))
+    else:
+        number = Fraction(value)
+    some = replace(some, call=replace(some.call, arguments={**some.call.arguments, parameter: number}))
+    singles = [each for each in METHODS[name].inputs if each != "models"]
+    models = len(some.inputs) - len(singles) if "models" in METHODS[name].inputs else 0
+    if models < TRIALS[name].models and models:
+        singles, models = [], TRIALS[name].models  # the optional base is left out
+    roles = [*singles, *(f"models[{place}]" for place in range(models))]
+    numbers = {key: each for key, each in some.call.arguments.items() if isinstance(each, Fraction | tuple)}
+    used = METHODS[name].used(roles, numbers)
+    made, scale = some.made(), max(float(each.abs().max()) for each in some.inputs)
+    if len(used) == 1:
+        assert isinstance(made, Tensor), made
+        torch.testing.assert_close(made, some.inputs[min(used)], rtol=0, atol=1e-5 * scale)
+        return
+    standing = [each if place in used else some.inputs[min(used)] for place, each in enumerate(some.inputs)]
+    again = replace(some, inputs=standing).made()
+    if isinstance(made, str) or isinstance(again, str):
+        assert made == again
+    else:
+        torch.testing.assert_close(made, again, rtol=0, atol=1e-5 * scale)
 
 
 SEEDED = [name for name in TRIALS if METHODS[name].parameter("seed") is not None]
