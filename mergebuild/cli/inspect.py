@@ -33,8 +33,10 @@ def command(settings: Settings, asked: str, tensors: bool) -> int:
     A NAME is a source's or a target's of the mergefile. The whole file is read, for the hashes.
     """
     path, layouts = _asked_for(settings, asked)
+    mergefile = find_mergefile(settings)
+    within = (Path(mergefile).parent,) if mergefile is not None else ()
     with settings.console.listening() as emit:
-        found = inspect(path, layouts=layouts, with_tensors=tensors, emit=emit)
+        found = inspect(path, layouts=layouts, with_tensors=tensors, within=within, emit=emit)
     settings.console.answer(found.to_json(), inspection_lines(found))
     return 0
 

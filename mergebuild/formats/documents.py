@@ -11,12 +11,15 @@ import json
 import os
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from mergebuild.errors import Place, SourceError
+from mergebuild.formats.foreign import LOOKED_AT, recognize
 from mergebuild.formats.reading import UNFIT, clipped, quoted
 from mergebuild.system.bounded_text import what_is_wrong
+from mergebuild.system.missing import brought_back_by
 from mergebuild.system.portable import open_to_read, pread_into
 
 __all__ = ["MAX_CONFIG", "MAX_INDEX", "is_own", "is_plain", "quoted", "read_document"]
@@ -30,7 +33,13 @@ _AGAIN: Final = "the file is damaged: download or export it again"
 
 
 def read_document(
-    path: Path, *, home: Path, shown: str, most: int = MAX_CONFIG, is_strict: bool = False
+    path: Path,
+    *,
+    home: Path,
+    shown: str,
+    most: int = MAX_CONFIG,
+    is_strict: bool = False,
+    within: Sequence[Path] = (),
 ) -> dict[str, object]:
     """Return the JSON object that a file holds.
 
@@ -40,11 +49,12 @@ def read_document(
         shown: what to call it in errors.
         most: the bytes that it may have.
         is_strict: whether a key that stands twice in an object is an error; otherwise the last one counts.
+        within: folders that a link may end in too.
 
     Raises:
         SourceError: it is missing, a link out of its folder, not a file, too long, or no JSON object.
     """
-    if not is_own(path, home):
+    if not is_own(path, home, within):
         sentence = "is a link to a file outside of its folder"
         raise _error("link-outside", shown, sentence, "put a copy of the file there, if you trust the folder")
     raw = _content(path, shown, most)
@@ -56,19 +66,53 @@ def read_document(
         # without `from`: a traceback of a thousand frames helps nobody
         raise _error("json-too-deep", shown, "is JSON nested without end") from None
     except ValueError as error:
+        if (pointer := recognize(bytes(raw[:LOOKED_AT]))) is not None and pointer.is_pointer:
+            raise _error(pointer.code, shown, pointer.sentence, pointer.help) from None
         raise _error("json-invalid", shown, f"is not JSON: {clipped(what_is_wrong(error))}") from error
     if not isinstance(found, dict):
         raise _error("json-invalid", shown, "is not a JSON object")
     return found
 
 
-def is_own(path: Path, folder: Path) -> bool:
-    """Return whether a path inside a folder leads to a place in that folder, or in the cache that the folder is of."""
+def is_own(path: Path, folder: Path, within: Sequence[Path] = ()) -> bool:
+    """Return whether a path inside a folder leads to a place of that folder's owner.
+
+    That is the folder itself, the cache that it is of, or one of the folders `within` (the project, the user's folder
+    of models) but for what is hidden there, such as keys; the caches of DVC and git-annex are hidden, and hold models.
+    """
     real, home = (Path(os.path.realpath(each)) for each in (path, folder))  # loops of links raise nothing
     if real.is_relative_to(home):
         return True
     caches = (parent.parent for parent in home.parents if parent.name == "snapshots")
-    return any(cache.name.startswith("models--") and real.parent == cache / "blobs" for cache in caches)
+    if any(cache.name.startswith("models--") and real.parent == cache / "blobs" for cache in caches):
+        return True
+    if _is_in_hub(real):
+        return True
+    places = (Path(os.path.realpath(each)) for each in within)
+    return any(real.is_relative_to(each) and not _is_hidden(real.relative_to(each).parts) for each in places)
+
+
+def _is_in_hub(real: Path) -> bool:
+    """Return whether a file is one of a model in this user's cache of Hugging Face."""
+    home = Path(os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    try:
+        cache = Path(os.path.realpath(hub.expanduser()))
+    except RuntimeError:  # nobody's home
+        return False
+    if not real.is_relative_to(cache):
+        return False
+    parts = real.relative_to(cache).parts
+    return len(parts) == 3 and parts[0].startswith("models--") and parts[1] == "blobs"
+
+
+def _is_hidden(parts: Sequence[str]) -> bool:
+    """Return whether a path in a folder leads through what is hidden there, and no cache of models."""
+    if parts[:1] == (".dvc",) and "cache" in parts[1:3]:
+        parts = parts[1:]
+    elif parts[:3] == (".git", "annex", "objects"):
+        parts = parts[3:]
+    return any(part.startswith(".") for part in parts)
 
 
 def is_plain(name: str) -> bool:
@@ -80,7 +124,10 @@ def _content(path: Path, shown: str, most: int) -> bytearray:
     try:
         fd = open_to_read(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise _error("file-missing", shown, "does not exist", "download the whole folder") from None
+        sentence = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        command = brought_back_by(path)
+        mend = f"another program keeps it: {command} brings it back" if command else "download the whole folder"
+        raise _error("file-missing", shown, sentence, mend) from None
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise _error("file-not-regular", shown, "is a socket or a device, not a file") from error

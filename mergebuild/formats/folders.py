@@ -20,10 +20,12 @@ from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model, read_safetensors
 from mergebuild.formats.quantized import UNQUANTIZED, listed, refuse_packed
+from mergebuild.formats.ranks import ranks
 from mergebuild.formats.reading import quoted
 from mergebuild.formats.registry import FILES
 from mergebuild.formats.sidecars import Sidecars, has_own_code, sidecars_of
 from mergebuild.system.filestate import is_file, is_folder
+from mergebuild.system.missing import brought_back_by, near
 
 __all__ = ["Folder", "read_folder"]
 
@@ -76,19 +78,22 @@ class Folder:
     """What was decided and should be known, a sentence each."""
 
 
-def read_folder(folder: Path, *, shown: str, read_file: FileReader = read_safetensors) -> Folder:
+def read_folder(
+    folder: Path, *, shown: str, read_file: FileReader = read_safetensors, within: Sequence[Path] = ()
+) -> Folder:
     """Return what a folder of weights holds, by its small files and headers alone.
 
     Args:
         folder: the folder.
         shown: what to call it in errors.
         read_file: how to read a file of weights, by its suffix: safetensors and pickles may be asked for.
+        within: folders that links of small files may end in too.
 
     Raises:
         SourceError: it can't be read, something is missing from it, its files contradict each other, name what is not
             theirs, or hold quantized weights.
     """
-    place = _ShardPlace(folder, shown.rstrip("/\\") or shown, folder, read_file)
+    place = _ShardPlace(folder, shown.rstrip("/\\") or shown, folder, read_file, tuple(within))
     names = place.names()
     if "model_index.json" in names:
         return _pipeline(place)
@@ -104,6 +109,8 @@ class _ShardPlace(NamedTuple):
     shown: str
     home: Path
     read_file: FileReader
+    within: tuple[Path, ...] = ()
+    """Folders that links of small files may end in too."""
 
     def names(self) -> frozenset[str]:
         """Return the names of its entries."""
@@ -134,14 +141,15 @@ class _ShardPlace(NamedTuple):
 
     def document(self, name: str) -> dict[str, object]:
         """Return a JSON object in it."""
-        return read_document(self.path / name, home=self.home, shown=f"{self.shown}/{name}")
+        shown = f"{self.shown}/{name}"
+        return read_document(self.path / name, home=self.home, shown=shown, within=self.within)
 
     def beside(
         self, subfolders: Iterable[str] = (), modules: Iterable[str] = (), *, with_code: bool = False
     ) -> Sidecars:
         """Return its small files."""
         try:
-            return sidecars_of(self.path, subfolders, modules, with_code=with_code)
+            return sidecars_of(self.path, subfolders, modules, with_code=with_code, within=self.within)
         except OSError as error:
             raise self.unreadable(error) from error
 
@@ -301,6 +309,9 @@ def _only_one(place: _ShardPlace, names: frozenset[str]) -> str:
 
 
 def _ambiguous(place: _ShardPlace, found: Sequence[str]) -> SourceError:
+    parts = ranks(found)
+    if parts is not None:
+        return place.error("parts-of-tensors", f"has {len(parts.names)} files {parts.sentence}", parts.help, parts.rows)
     if all(_SHARD.fullmatch(name) for name in found):
         sentence = f"has {len(found)} shards of weights, and no index that says what is in them"
         return place.error("index-missing", sentence, "download `model.safetensors.index.json` too", listed(found))
@@ -319,6 +330,9 @@ def _no_weights(place: _ShardPlace, names: frozenset[str]) -> SourceError:
         return place.error(
             "weights-missing", sentence, "download the `.safetensors` files of the model", listed(others)
         )
+    parts = ranks(names)
+    if parts is not None:
+        return place.error("parts-of-tensors", f"has {len(parts.names)} files {parts.sentence}", parts.help, parts.rows)
     if {"blobs", "snapshots"} <= names:
         snapshots = place.below("snapshots")
         rows = listed([f"{snapshots.shown}/{name}" for name in sorted(snapshots.names())])
@@ -340,8 +354,7 @@ def _sharded(place: _ShardPlace, name: str) -> Model:
         raise place.error("bad-index", sentence, "the file is damaged or hostile: download it again")
     missing = [shard for shard in shards if not place.has(shard)]
     if missing:
-        sentence = f"lacks {len(missing)} of the {len(shards)} shards that its index names"
-        raise place.error("shard-missing", sentence, "download the missing files", listed(missing))
+        raise _shards_missing(place, missing, len(shards))
     tensors: dict[str, TensorInfo] = {}
     homes: dict[str, str] = {}
     files: list[Path] = []
@@ -377,11 +390,23 @@ def _sharded(place: _ShardPlace, name: str) -> Model:
     return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, index, notices=tuple(notices))
 
 
+def _shards_missing(place: _ShardPlace, missing: Sequence[str], count: int) -> SourceError:
+    sentence = f"lacks {len(missing)} of the {count} shards that its index names"
+    rows, mend = listed(missing), "download the missing files"
+    first = place.path / missing[0]
+    if (beside := near(first)) is not None:
+        rows, mend = (*rows, f"there is {quoted(beside.path.name)}: {beside.why}"), beside.help
+    elif (command := brought_back_by(first)) is not None:
+        mend = f"another program keeps them: {command} brings them back"
+    return place.error("shard-missing", sentence, mend, rows)
+
+
 def _weight_map(place: _ShardPlace, name: str) -> dict[str, str]:
     """Return the shard of each tensor by an index, every name checked."""
     inner = place._replace(shown=f"{place.shown}/{name}")
     again = "the file is damaged or hostile: download it again"
-    document = read_document(place.path / name, home=place.home, shown=inner.shown, most=MAX_INDEX, is_strict=True)
+    path, shown = place.path / name, inner.shown
+    document = read_document(path, home=place.home, shown=shown, most=MAX_INDEX, is_strict=True, within=place.within)
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise inner.error("bad-index", "has no `weight_map` that names a shard for each tensor", again)

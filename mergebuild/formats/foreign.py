@@ -24,6 +24,8 @@ class Foreign(NamedTuple):
     sentence: str
     help: str
     rows: tuple[str, ...] = ()
+    is_pointer: bool = False
+    """Whether it stands in place of a file that another program keeps."""
 
 
 _GGUF = Foreign(
@@ -33,8 +35,21 @@ _GGUF = Foreign(
 )
 _LFS = Foreign(
     "git-lfs-pointer",
-    "is a git-lfs pointer, not the model that it points to",
+    "is a git-lfs pointer, not the file that it points to",
     "run `git lfs pull` in its repository, or download the file itself",
+    is_pointer=True,
+)
+_ANNEX = Foreign(
+    "git-annex-pointer",
+    "is a git-annex pointer, not the file that it points to",
+    "run `git annex get` for it in its repository, or download the file itself",
+    is_pointer=True,
+)
+_DVC = Foreign(
+    "dvc-pointer",
+    "is what DVC keeps in place of a file, not the file itself",
+    "run `dvc pull` in its repository, and name the file without `.dvc`",
+    is_pointer=True,
 )
 _INDEX = Foreign("index-alone", "is the index of a model in several files", "name the folder that it stands in")
 _PAGE = Foreign("not-a-model", "is a web page, not a model", _DOWNLOAD)
@@ -46,6 +61,10 @@ def recognize(head: bytes) -> Foreign | None:
         return _GGUF
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return _LFS
+    if head.startswith(b"/annex/objects/"):
+        return _ANNEX
+    if re.match(rb"(?:md5: \w+\n|frozen: \w+\n)*outs:\s*\n- (?:md5|hash|size|path): ", head):
+        return _DVC
     return _recognize_text(head)
 
 

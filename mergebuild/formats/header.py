@@ -141,7 +141,7 @@ def _read(fd: int, file_size: int) -> Header:
     plausible = length <= MAX_HEADER and head[8:9] == b"{"
     foreign = None if plausible else recognize(head)
     if foreign is not None:
-        raise BrokenRuleError(*foreign)
+        raise BrokenRuleError(foreign.code, foreign.sentence, foreign.help, foreign.rows)
     if file_size < 8:
         sentence = f"is {in_bytes(file_size)} long, and the header's length alone takes 8"
         raise BrokenRuleError("file-too-short", sentence)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mergebuild.errors import Place, SourceError
+from mergebuild.system.missing import brought_back_by
 from mergebuild.system.portable import open_to_read, pread_into
 
 __all__ = [
@@ -38,6 +39,7 @@ UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 AGAIN: Final = "the file is damaged, or whatever wrote it is wrong: download or export it again"
 
+_PUT_THERE: Final = "mend the path, or put the file there"
 _WRITTEN_TO: Final = "wait until whatever writes it is done, and try again"
 
 
@@ -127,7 +129,9 @@ def _not_opened(path: Path, error: OSError | ValueError) -> BrokenRuleError:
         return BrokenRuleError("file-unreadable", f"is no possible path: {error}", "mend the path")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         sentence = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        return BrokenRuleError("file-missing", sentence, "mend the path, or put the file there")
+        command = brought_back_by(path)
+        mend = f"another program keeps it: {command} brings it back" if command else _PUT_THERE
+        return BrokenRuleError("file-missing", sentence, mend)
     if os.path.isdir(path):  # noqa: PTH112 -- never raises. Some systems refuse to open folders
         return _folder()
     if error.errno == errno.ENXIO:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mergebuild.formats.documents import is_own, is_plain
-from mergebuild.formats.reading import quoted
+from mergebuild.formats.foreign import LOOKED_AT, recognize
+from mergebuild.formats.reading import beginning, quoted
 from mergebuild.system.filestate import is_folder, leads_nowhere
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
 
 MAX_SIDECAR: Final = 64 << 20
 """The longest file that is copied (bytes); large tokenizers have half of it."""
+_POINTERS: Final = 2048
+"""Pointers to files that another program keeps have fewer bytes."""
 _FOREIGN: Final = "is a link to a file outside of its folder"
 INDEX: Final = ".safetensors.index.json"
 """What follows `model` in the name of an index of shards."""
@@ -92,7 +95,12 @@ def has_own_code(config: Mapping[str, object], names: Collection[str]) -> bool:
 
 
 def sidecars_of(
-    folder: Path, subfolders: Iterable[str] = (), modules: Iterable[str] = (), *, with_code: bool = False
+    folder: Path,
+    subfolders: Iterable[str] = (),
+    modules: Iterable[str] = (),
+    *,
+    with_code: bool = False,
+    within: Sequence[Path] = (),
 ) -> Sidecars:
     """Return the small non-weight files of a folder that a copy of it needs: tokenizer, templates, licence, ...
 
@@ -103,6 +111,7 @@ def sidecars_of(
         subfolders: folders in it to look into as well.
         modules: folders in it whose weights belong to the small files too, such as `2_Dense` of a sentence encoder.
         with_code: whether the folder's own Python files are needed; one imports another, so it is all or none.
+        within: folders that a link may end in too.
 
     Raises:
         OSError: a folder can't be read.
@@ -117,7 +126,7 @@ def sidecars_of(
         for name in sorted(entry.name for entry in place.iterdir()):
             shown = f"{inner}/{name}" if inner else name
             wanted, why = _judged(
-                place / name, folder, with_weights=inner in modules, with_code=with_code and not inner
+                place / name, folder, within, with_weights=inner in modules, with_code=with_code and not inner
             )
             if wanted:
                 names.append(shown)
@@ -126,7 +135,7 @@ def sidecars_of(
     return Sidecars(tuple(sorted(names)), tuple(left_out))
 
 
-def _judged(path: Path, home: Path, *, with_weights: bool, with_code: bool) -> tuple[bool, str]:
+def _judged(path: Path, home: Path, within: Sequence[Path], *, with_weights: bool, with_code: bool) -> tuple[bool, str]:
     """Return whether a file belongs to a folder's small files, or why it does not where that should be known."""
     name = path.name
     if name.startswith(".") or not is_plain(name) or _LEFT.fullmatch(name):
@@ -135,11 +144,11 @@ def _judged(path: Path, home: Path, *, with_weights: bool, with_code: bool) -> t
     is_kept = _KEPT.fullmatch(name) and not _WEIGHTS.fullmatch(name)
     if not (is_code or is_kept or (with_weights and name.endswith(".safetensors"))):
         return False, ""
-    why = _unfit(path, home, is_code=is_code and not with_code)
+    why = _unfit(path, home, within, is_code=is_code and not with_code)
     return why is None, why or ""
 
 
-def _unfit(path: Path, home: Path, *, is_code: bool) -> str | None:
+def _unfit(path: Path, home: Path, within: Sequence[Path], *, is_code: bool) -> str | None:
     """Return why a file is not copied, or nothing where there is nothing to say; None: it can be.
 
     Raises:
@@ -150,16 +159,19 @@ def _unfit(path: Path, home: Path, *, is_code: bool) -> str | None:
     except OSError as error:
         if leads_nowhere(error):
             return "leads nowhere"
-        if is_own(path, home):
+        if is_own(path, home, within):
             raise
         return _FOREIGN
     if not stat.S_ISREG(found.st_mode):
         return ""
     if is_code:
         return "is code"
-    if not is_own(path, home):
+    if not is_own(path, home, within):
         return _FOREIGN
-    return f"is larger than {MAX_SIDECAR >> 20} MiB" if found.st_size > MAX_SIDECAR else None
+    if found.st_size > MAX_SIDECAR:
+        return f"is larger than {MAX_SIDECAR >> 20} MiB"
+    known = recognize(beginning(path, LOOKED_AT)) if found.st_size <= _POINTERS else None
+    return known.sentence if known is not None and known.is_pointer else None
 
 
 # The configuration

@@ -127,7 +127,7 @@ def _model(file: Path, root: Path) -> _FoundModel:
     if "${" in path or any(ord(sign) < 32 for sign in path):
         return _FoundModel(path, None, f"a mergefile can't name `{path}`", frozenset())
     try:
-        model = read_model(file, shown=path)
+        model = read_model(file, shown=path, within=(root,))
     except SourceError as error:
         return _FoundModel(path, None, error.problems[0].message, frozenset())
     if not model.tensors:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mergebuild.errors import Place, SourceError
@@ -35,6 +35,7 @@ def inspect(
     layouts: Mapping[str, LayoutText] | None = None,
     with_tensors: bool = False,
     shown: str | None = None,
+    within: Sequence[Path] = (),
     emit: Emit = silent,
 ) -> Inspection:
     """Return what a model is, reading its files once from end to end.
@@ -44,13 +45,14 @@ def inspect(
         layouts: layouts that the user declares, asked before ours.
         with_tensors: whether to list every tensor.
         shown: the path as the answer shows it, `path` if None.
+        within: folders that links of a folder's small files may end in too.
         emit: told of the reading before it begins.
 
     Raises:
         SourceError: it is missing, unreadable or not a sound model file.
     """
     name = shown or str(path)
-    model = read_model(path, shown=name)
+    model = read_model(path, shown=name, within=within)
     return inspect_model(model, name, layouts=layouts, with_tensors=with_tensors, emit=emit)
 
 

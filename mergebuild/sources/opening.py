@@ -9,15 +9,16 @@ files with the names of single files.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mergebuild.errors import SourceError
+from mergebuild.errors import Place, SourceError
 from mergebuild.formats import registry
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
@@ -25,7 +26,7 @@ from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.formats.quantized import refuse_packed
-from mergebuild.formats.reading import beginning
+from mergebuild.formats.reading import beginning, quoted
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
@@ -43,27 +44,48 @@ _CHECKPOINT: Final = ("model.diffusion_model.", "first_stage_model.", "cond_stag
 """What names in a checkpoint begin with."""
 
 
-def read_model(path: Path, *, shown: str | None = None) -> Model:
+def read_model(path: Path, *, shown: str | None = None, within: Sequence[Path] = ()) -> Model:
     """Read what a model says of itself, and nothing of its tensors.
 
     Args:
         path: a file or a folder.
         shown: what to call it in errors; the path itself by default.
+        within: folders that links of a folder's small files may end in too, such as the project's.
 
     Raises:
         SourceError: it is missing, can't be read, or breaks a rule of its format.
     """
     name = str(path) if shown is None else shown
     if not path.is_dir():
+        _refuse_parts(path, name)
         found = _file(path, name)
         refuse_packed(found.tensors, name)
         return _with_text_model(found)
     from mergebuild.formats.folders import read_folder
 
-    folder = read_folder(path, shown=name, read_file=_file)
+    folder = read_folder(path, shown=name, read_file=_file, within=within)
     beside = tuple(path / each for each in folder.sidecars)
     model = _pipeline(folder) if folder.kind == "diffusers" else replace(folder.components[""], notices=folder.notices)
     return replace(model, folder=path, beside=beside, contents=folder)
+
+
+def _refuse_parts(path: Path, shown: str) -> None:
+    """Refuse one file of a checkpoint whose files each hold a part of the tensors.
+
+    Raises:
+        SourceError: it is one.
+    """
+    from mergebuild.formats.ranks import may_be_one, ranks
+
+    if not may_be_one(path.name):
+        return
+    try:
+        parts = ranks(os.listdir(path.parent))  # noqa: PTH208 -- names alone
+    except OSError:
+        return
+    if parts is not None and path.name in parts.names:
+        message = f"{quoted(shown)} is one of {len(parts.names)} files {parts.sentence}"
+        raise SourceError.one("parts-of-tensors", message, where=Place(shown), help=parts.help, rows=parts.rows)
 
 
 def _with_text_model(model: Model) -> Model:

@@ -48,6 +48,7 @@ from mergebuild.sources.opening import read_model
 from mergebuild.store import SourceMemory, SourceRow
 from mergebuild.system import portable
 from mergebuild.system.filestate import Moment, grain_of, is_gone, is_racy, is_rested
+from mergebuild.system.missing import brought_back_by, near
 from mergebuild.system.portable import Identity, identity
 
 __all__ = ["POSITION_IDS", "SMALL", "SourceFile", "Sources", "locate", "source_of_part"]
@@ -63,6 +64,8 @@ _GATHERED = 1 << 22
 
 _PATIENCE = 10.0
 """Seconds that a source may go on changing before it is given up."""
+
+_CHECK = "check that it is there, and its permissions"
 
 _LACKING = {"autov2": "a folder has only `sha256`", "autov3": "only a safetensors file has one"}
 """Why what is pinned may lack such a hash."""
@@ -172,19 +175,31 @@ def locate(source: Source, root: Path) -> Path:
     written = Path(source.path)
     candidates = [source.folder / written]
     if not written.is_absolute():
-        folders = os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep)
-        candidates += [Path(folder).expanduser() / written for folder in folders if folder]
+        candidates += [folder / written for folder in _folders_of_models()]
     for candidate in candidates:
         if not is_gone(candidate):
             return candidate
     mend = f"get it from {source.url}" if source.url else "check the path, or add its folder to MERGEBUILD_MODELS"
+    rows = [f"looked for {_shown(candidate, root)}" for candidate in candidates]
+    beside = next((found for candidate in candidates if (found := near(candidate))), None)
+    command = next((word for candidate in candidates if (word := brought_back_by(candidate))), None)
+    if beside is not None:
+        rows.append(f"there is   {_shown(beside.path, root)}: {beside.why}")
+        mend = beside.help
+    elif command is not None:
+        mend = f"another program keeps it: {command} brings it back"
     raise SourceError.one(
         "source-missing",
         f"source `{source.name}` is missing: no file `{source.path}`",
         where=source.where.place(),
-        rows=tuple(f"looked for {_shown(candidate, root)}" for candidate in candidates),
+        rows=rows,
         help=mend,
     )
+
+
+def _folders_of_models() -> list[Path]:
+    folders = os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep)
+    return [Path(folder).expanduser() for folder in folders if folder]
 
 
 class Sources:
@@ -340,7 +355,7 @@ class Sources:
         try:
             model = self._settle(source, path, shown)
         except OSError as error:
-            raise self._unreadable(source.name, shown, error) from error
+            raise self._unreadable(source.name, shown, error, brought_back_by(path)) from error
         except SourceError as error:  # the reader knows the file; the place in the recipe is ours to add
             place = source.where.place()
             raise SourceError(
@@ -358,7 +373,7 @@ class Sources:
         """
         began = time.monotonic()
         while True:
-            seen = _look(path, shown)
+            seen = _look(path, shown, self._within(path))
             if not seen.has_writer and not seen.is_racy:
                 if isinstance(seen.found, SourceError):
                     raise seen.found
@@ -376,6 +391,10 @@ class Sources:
                     help="let whatever writes it finish, then build again",
                 )
             time.sleep(max(map(grain_of, seen.states.values())) / 1e9)
+
+    def _within(self, path: Path) -> list[Path]:
+        """Return the folders that links of a source's small files may end in: the project's, the user's of models."""
+        return [self._folder, *(each for each in _folders_of_models() if path.is_relative_to(each))]
 
     def _remembered(self, found: SourceFile) -> SourceFile:
         """Return a source with what is remembered of it."""
@@ -435,13 +454,14 @@ class Sources:
             help="let whatever writes it finish, then build again",
         )
 
-    def _unreadable(self, name: str, shown: str, error: OSError) -> SourceError:
+    def _unreadable(self, name: str, shown: str, error: OSError, command: str | None = None) -> SourceError:
+        """Return the error of a source that can't be read; `command`: what would bring back what its link leads to."""
         return SourceError.one(
             "source-unreadable",
             f"source `{name}` cannot be read: {(error.strerror or str(error)).lower()}",
             where=self._declared[name].where.place(),
             rows=(shown,),
-            help="check that it is there, and its permissions",
+            help=f"another program keeps it: {command} brings it back" if command else _CHECK,
         )
 
 
@@ -456,7 +476,7 @@ class _SourceLook(NamedTuple):
     is_racy: bool
 
 
-def _look(path: Path, shown: str) -> _SourceLook:
+def _look(path: Path, shown: str, within: Sequence[Path]) -> _SourceLook:
     """Read what a source says of itself, and after that the states of its files.
 
     Raises:
@@ -466,7 +486,7 @@ def _look(path: Path, shown: str) -> _SourceLook:
     has_writer = portable.has_writer(path)
     found: Model | SourceError
     try:
-        found = read_model(path, shown=shown)
+        found = read_model(path, shown=shown, within=within)
     except SourceError as error:
         found, states = error, {path: there}
     else:

@@ -263,6 +263,51 @@ def test_blobs_that_are_a_link_are_no_cache(tmp_path: Path, blobs: str) -> None:
     assert found.sidecars == (("tokenizer.json",) if blobs == "folder" else ())
 
 
+@pytest.mark.parametrize(
+    ("end", "is_own"),
+    [
+        ("shared/tokenizer.json", True),
+        (".dvc/cache/files/md5/12/34", True),
+        (".git/annex/objects/x/y/k/k", True),
+        (".env", False),
+        (".git/config", False),
+        (".dvc/config.local", False),
+        ("hf/.secrets/key.json", False),
+        ("../outside.json", False),
+    ],
+)
+def test_a_link_is_judged_by_where_it_ends(tmp_path: Path, end: str, is_own: bool) -> None:
+    """In the project, but not in what is hidden there: keys stand in such files."""
+    root = tmp_path / "project"
+    weights(root / "hf/x/model.safetensors", "a")
+    path = root / end
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"key": SECRET}))
+    for name in ("config.json", "tokenizer.json"):
+        (root / "hf/x" / name).symlink_to(os.path.relpath(path, root / "hf/x"))
+    if is_own:
+        found = read_folder(root / "hf/x", shown="hf/x", within=(root,))
+        assert found.sidecars == ("config.json", "tokenizer.json")
+        return
+    with pytest.raises(SourceError) as caught:
+        read_folder(root / "hf/x", shown="hf/x", within=(root,))
+    assert caught.value.problems[0].code == "link-outside"
+    (root / "hf/x/config.json").unlink()
+    assert read_folder(root / "hf/x", shown="hf/x", within=(root,)).sidecars == ()
+
+
+def test_a_link_into_the_users_cache_of_models_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for place in ("hub/models--a--b/blobs/0", "hub/private.json", "other/models--a--b/blobs/0"):
+        folder = tmp_path / place.replace("/", "_")
+        weights(folder / "model.safetensors", "a")
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("{}")
+        (folder / "tokenizer.json").symlink_to(tmp_path / place)
+        found = read_folder(folder, shown="hf/x")
+        assert found.sidecars == (("tokenizer.json",) if place.startswith("hub/models--") else ())
+
+
 @given(st.text())
 def test_a_plain_name_stays_in_its_folder(name: str) -> None:
     if is_plain(name):

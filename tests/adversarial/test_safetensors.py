@@ -92,6 +92,8 @@ CORPUS: dict[str, tuple[bytes, str]] = {
     "a GGUF": (b"GGUF\x03\0\0\0" + bytes(100), "not-in-this-version"),
     "a shard index": (b'{"metadata": {"total_size": 5}, "weight_map": {"a": "b"}}', "index-alone"),
     "a git-lfs pointer": (LFS, "git-lfs-pointer"),
+    "a git-annex pointer": (b"/annex/objects/SHA256E-s9--0a.safetensors\n", "git-annex-pointer"),
+    "what DVC keeps": (b"outs:\n- md5: 0a1b\n  size: 9\n  path: a.safetensors\n", "dvc-pointer"),
     "a web page": (b"<!DOCTYPE html>\n<html><head><title>Sign in</title>" + b"x" * 900, "not-a-model"),
     "a web page with a mark": (b"\xef\xbb\xbf\r\n <html lang='en'>" + "ü".encode(), "not-a-model"),
     "an XML error": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "not-a-model"),

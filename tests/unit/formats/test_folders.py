@@ -202,7 +202,33 @@ def test_a_lone_file_is_a_model(tmp_path: Path) -> None:
     assert (model.format, model.files, model.size, model.folder) == ("safetensors", (path,), path.stat().st_size, None)
 
 
+def test_a_small_file_that_is_a_pointer_to_one_is_left_out(tmp_path: Path) -> None:
+    weights(tmp_path / "model.safetensors", "a")
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    found = read_folder(tmp_path, shown="hf/x")
+    assert found.sidecars == ()
+    assert found.left_out == (
+        "`tokenizer.json` is a git-lfs pointer, not the file that it points to, and is not copied",
+    )
+
+
 # what is refused
+
+
+def test_a_configuration_that_is_a_pointer_is_named(tmp_path: Path) -> None:
+    weights(tmp_path / "model.safetensors", "a")
+    (tmp_path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    assert refused(tmp_path).code == "git-lfs-pointer"
+
+
+def test_a_missing_shard_that_another_program_keeps_says_so(tmp_path: Path) -> None:
+    (sharded(tmp_path) / SHARDS[1]).unlink()
+    (tmp_path / SHARDS[1]).symlink_to("../.dvc/cache/files/md5/12/34")
+    assert refused(tmp_path).help == "another program keeps them: `dvc pull` in its repository brings them back"
+    (tmp_path / SHARDS[1]).unlink()
+    weights(tmp_path / SHARDS[1].replace("model", "Model"), "c")
+    there = f"there is `{SHARDS[1].replace('model', 'Model')}`: it differs in letter case"
+    assert refused(tmp_path).rows[1:] == (there,)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -157,11 +158,11 @@ def test_a_clock_that_is_set_while_a_source_is_opened_says_nothing(
     real = sources_module.read_model
     reads: list[Path] = []
 
-    def disturbed(path: Path, *, shown: str) -> object:
+    def disturbed(path: Path, *, shown: str, within: Sequence[Path]) -> object:
         if not reads:
             clock.wall -= 3600 * 10**9
         reads.append(path)
-        return real(path, shown=shown)
+        return real(path, shown=shown, within=within)
 
     monkeypatch.setattr(sources_module, "read_model", disturbed)
     session(one).file("x")
@@ -176,8 +177,8 @@ def test_header_and_state_of_a_source_are_of_one_content(one: Lab, monkeypatch: 
     after = raw.replace(b'"v"', b'"u"')
     reads: list[bool] = []
 
-    def disturbed(where: Path, *, shown: str) -> object:
-        found = real(where, shown=shown)
+    def disturbed(where: Path, *, shown: str, within: Sequence[Path]) -> object:
+        found = real(where, shown=shown, within=within)
         if not reads:
             before = path.stat()
             path.write_bytes(after)
@@ -205,8 +206,8 @@ def test_an_old_file_that_takes_a_sources_place_while_it_is_opened_is_seen(
     (one / "here").symlink_to("way")
     one.settle()
 
-    def disturbed(where: Path, *, shown: str) -> object:
-        found = real(where, shown=shown)
+    def disturbed(where: Path, *, shown: str, within: Sequence[Path]) -> object:
+        found = real(where, shown=shown, within=within)
         if (one / "there").is_symlink():
             (one / "there").replace(one / "here")
         return found
@@ -419,6 +420,31 @@ def test_a_missing_source_says_where_it_was_looked_for(
     assert one.build().ok
     recipe = load_recipe(one / "mergefile.toml")
     assert locate(recipe.sources["x"], one.root) == elsewhere / "x.safetensors"
+
+
+def test_a_missing_source_names_what_looks_alike(one: Lab) -> None:
+    (one / "x.safetensors").rename(one / "X.safetensors")
+    if (one / "x.safetensors").exists():
+        pytest.skip("the file system does not tell them apart")
+    with pytest.raises(SourceError) as caught:
+        one.build()
+    (problem,) = caught.value.problems
+    assert problem.rows == ("looked for x.safetensors", "there is   X.safetensors: it differs in letter case")
+    assert problem.help == "write the name as it is there"
+
+
+def test_a_source_that_another_program_keeps_says_what_brings_it_back(one: Lab) -> None:
+    (one / "x.safetensors").unlink()
+    (one / "x.safetensors.dvc").touch()
+    with pytest.raises(SourceError) as caught:
+        one.build()
+    assert caught.value.problems[0].help == (
+        "another program keeps it: `dvc pull x.safetensors.dvc` in its folder brings it back"
+    )
+    (one / "x.safetensors").symlink_to(".git/annex/objects/a/b/c/c")
+    with pytest.raises(SourceError) as caught:
+        one.build()
+    assert "`git annex get x.safetensors`" in caught.value.problems[0].help
 
 
 def test_a_damaged_source_blocks_only_what_reads_it(one: Lab) -> None:

@@ -108,3 +108,16 @@ def test_a_convolution_is_widened_by_the_channels_that_only_the_other_has(tmp_pa
     ]
     found = values(widened(*models, CONV_IN))
     assert torch.equal(found[CONV_IN], torch.cat([narrow, wide[:, 4:]], 1))
+
+
+@pytest.mark.parametrize("name", ["consolidated.00.pth", ""])
+def test_parts_of_every_tensor_are_refused_as_that(tmp_path: Path, name: str) -> None:
+    for number in range(2):
+        (tmp_path / f"consolidated.0{number}.pth").write_bytes(b"x" * 9)
+    with pytest.raises(SourceError) as caught:
+        read_model(tmp_path / name, shown="llama")
+    (found,) = caught.value.problems
+    assert found.code == "parts-of-tensors"
+    assert "each holds a part of every tensor" in found.message
+    assert found.rows == ("`consolidated.00.pth`", "`consolidated.01.pth`")
+    assert "release for transformers" in found.help
