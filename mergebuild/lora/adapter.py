@@ -1,18 +1,21 @@
 """What `adapter_config.json` says of an adapter, as far as its tensors don't: the scale, and what it stands on.
 
-The file comes from strangers, and its patterns are regular expressions: those that could take forever are refused.
+The file comes from strangers, and its patterns are regular expressions: all of them together have a few seconds. Most
+are plain paths, which need no time to speak of.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Final
 
 from mergebuild.errors import Place, SourceError
 from mergebuild.system.bounded_text import compiled
+from mergebuild.system.portable import time_limit
 
 __all__ = ["Adapter", "Fact"]
 
@@ -31,8 +34,11 @@ _OTHER_FORMS: Final = (
 )  # fmt: skip
 """Settings under which the adapter is more than a delta a tensor."""
 _NOTHING: Final[Mapping[str, object]] = {}
-_LONGEST_PATTERN: Final = 300
-_MOST_REPEATS: Final = 2
+_PLAIN: Final = re.compile(r"[\w.-]+")
+"""Patterns without anything that repeats."""
+_LIMIT: Final = 5.0
+"""Seconds of processor time that the other patterns of an adapter have, all together."""
+_AGAIN: Final = "the file is damaged, or whatever wrote it is wrong: download or export it again"
 _LARGEST: Final = sys.float_info.max
 """JSON has whole numbers of any length."""
 
@@ -52,6 +58,8 @@ class Adapter:
             part: {name[len(part) + 1 :]: value for name, value in config.items() if name.startswith(f"{part}.")}
             for part in parts
         } or {"": dict(config)}
+        self._compiled: dict[str, re.Pattern[str]] = {}
+        self._left = _LIMIT
         for settings in self._parts.values():
             self._check(settings)
 
@@ -126,13 +134,29 @@ class Adapter:
 
     def _matches(self, pattern: str, path: str, *, whole: bool = False) -> bool:
         """Return whether a pattern fits the path, or its end behind a dot unless `whole` is asked for."""
-        repeats = len(re.findall(r"(?<!\\)(?:\\\\)*[*+{]", pattern))
-        if len(pattern) > _LONGEST_PATTERN or repeats > _MOST_REPEATS or re.search(r"\)[*+?{]", pattern):
-            raise self._malformed(f"has the pattern `{pattern[:60]}`, which could take forever to match")
+        if _PLAIN.fullmatch(pattern) and not whole:
+            start = len(path) - len(pattern)
+            begins = start == 0 or (start > 0 and path[start - 1] == ".")
+            return begins and self._pattern(pattern).fullmatch(path, start) is not None
+        began = time.thread_time()
         try:
-            return compiled(pattern if whole else rf"(.*\.)?({pattern})").fullmatch(path) is not None
+            with time_limit(self._left):
+                return self._pattern(pattern if whole else rf"(.*\.)?({pattern})").fullmatch(path) is not None
         except re.error as error:
             raise self._malformed(f"has the pattern `{pattern[:60]}`, which is none: {error}") from error
+        except TimeoutError:
+            raise self._malformed(
+                f"has patterns that take more than {_LIMIT:g} seconds to match, such as `{pattern[:60]}`",
+                "write them without a repetition inside of a repetition, such as `(a*)*`",
+            ) from None
+        finally:
+            self._left = max(self._left - (time.thread_time() - began), 0.01)
+
+    def _pattern(self, text: str) -> re.Pattern[str]:
+        """Return a regular expression, made once."""
+        if text not in self._compiled:
+            self._compiled[text] = compiled(text)
+        return self._compiled[text]
 
     def _unsupported(self, what: str) -> SourceError:
         return SourceError.one(
@@ -140,8 +164,5 @@ class Adapter:
             help="merge it with the tool that made it, and use the merged model as a source",
         )  # fmt: skip
 
-    def _malformed(self, what: str) -> SourceError:
-        return SourceError.one(
-            "lora-config", f"the LoRA's `adapter_config.json` {what}", where=self._where,
-            help="the file is damaged, or whatever wrote it is wrong: download or export it again",
-        )  # fmt: skip
+    def _malformed(self, what: str, mend: str = _AGAIN) -> SourceError:
+        return SourceError.one("lora-config", f"the LoRA's `adapter_config.json` {what}", where=self._where, help=mend)
