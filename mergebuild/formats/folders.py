@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from mergebuild.errors import Place, SourceError
 from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo
-from mergebuild.formats.model import Model, read_safetensors
+from mergebuild.formats.model import ADAPTER_CONFIG, ADAPTERS, Model, read_safetensors
 from mergebuild.formats.quantized import UNQUANTIZED, listed, refuse_packed
 from mergebuild.formats.ranks import ranks
 from mergebuild.formats.reading import quoted
@@ -27,7 +27,7 @@ from mergebuild.formats.sidecars import Sidecars, has_own_code, sidecars_of
 from mergebuild.system.filestate import is_file, is_folder
 from mergebuild.system.missing import brought_back_by, near
 
-__all__ = ["Folder", "read_folder"]
+__all__ = ["Folder", "read_folder", "with_configuration"]
 
 _WEIGHTS: Final = {
     # the best first, as the clients see it; beside each what it would have been taken for
@@ -40,7 +40,6 @@ _WEIGHTS: Final = {
     "diffusion_pytorch_model.bin.index.json": "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.bin": "diffusion_pytorch_model.bin.index.json",
 }
-_ADAPTERS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 _VARIANT: Final = re.compile(
     r"(?P<base>(?:diffusion_pytorch_|pytorch_)?model)"
     r"(?:\.(?P<one>\w+)\.(?P<kind>safetensors|bin)|\.(?:safetensors|bin)\.index\.(?P<many>\w+)\.json)"
@@ -97,9 +96,34 @@ def read_folder(
     names = place.names()
     if "model_index.json" in names:
         return _pipeline(place)
-    if names & {"adapter_config.json", *_ADAPTERS} and not names & _WEIGHTS.keys():
-        return _adapter(place, names)
+    whole = [name for name in _WEIGHTS if name in names]
+    adapters = [name for name in ADAPTERS if name in names]
+    if whole and adapters:
+        raise _two_things(place, whole[0], adapters[0])
+    if not whole and (adapters or ADAPTER_CONFIG in names):
+        return _adapter(place, adapters)
     return _transformers(place, names)
+
+
+def with_configuration(model: Model, path: Path, *, shown: str, within: Sequence[Path] = ()) -> Model | None:
+    """Return an adapter of PEFT that was named as a file, with the configuration beside it; None where there is none.
+
+    Args:
+        model: the file.
+        path: where it is.
+        shown: what to call it in errors.
+        within: as for `read_folder`.
+
+    Raises:
+        SourceError: the configuration can't be read.
+    """
+    name = shown.replace("\\", "/").rpartition("/")[0] or "."
+    place = _ShardPlace(path.parent, name, path.parent, read_safetensors, tuple(within))
+    if not place.has(ADAPTER_CONFIG):
+        return None
+    config = place.document(ADAPTER_CONFIG)
+    read = replace(model, format="peft", documents=(path.parent / ADAPTER_CONFIG,), facts=config)
+    return replace(read, contents=Folder("peft", {"": read}, config, (ADAPTER_CONFIG,), (), read.notices))
 
 
 class _ShardPlace(NamedTuple):
@@ -173,20 +197,28 @@ def _transformers(place: _ShardPlace, names: frozenset[str]) -> Folder:
     return Folder("sharded", {"": model}, config, *beside, model.notices)
 
 
-def _adapter(place: _ShardPlace, names: frozenset[str]) -> Folder:
-    config = place.document("adapter_config.json")
-    name = next((each for each in _ADAPTERS if each in names), None)
-    if name is None:
-        expected = " nor ".join(f"`{each}`" for each in _ADAPTERS)
+def _adapter(place: _ShardPlace, adapters: Sequence[str]) -> Folder:
+    """Return an adapter; `adapters`: the files of its weights, the best first."""
+    config = place.document(ADAPTER_CONFIG)
+    if not adapters:
+        expected = " nor ".join(f"`{each}`" for each in ADAPTERS)
         raise place.error(
-            "weights-missing",
-            f"has an `adapter_config.json`, and neither {expected}",
-            "download the whole folder",
+            "weights-missing", f"has an `{ADAPTER_CONFIG}`, and neither {expected}", "download the whole folder"
         )
+    name = adapters[0]
     model = place.read_file(place.path / name, f"{place.shown}/{name}")
-    documents = (place.path / "adapter_config.json",)
+    documents = (place.path / ADAPTER_CONFIG,)
     model = replace(model, format="peft", documents=documents, folder=place.path, facts=config)
     return Folder("peft", {"": model}, config, *place.beside(), model.notices)
+
+
+def _two_things(place: _ShardPlace, whole: str, adapter: str) -> SourceError:
+    """Return the error of a folder with a model and an adapter: clients of one kind load this, of another that."""
+    names = [f"the adapter as `{place.shown}/{adapter}`"]
+    if not whole.endswith(".json"):
+        names.append(f"the model as `{place.shown}/{whole}`")
+    mend = f"name {', '.join(names)}, or move the files of one of them into a folder of their own"
+    return place.error("ambiguous-folder", "holds a model and an adapter", mend, (whole, adapter))
 
 
 def _pipeline(place: _ShardPlace) -> Folder:

@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mergebuild.formats.header import TensorInfo, read_header
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
 
-__all__ = ["Model", "read_safetensors"]
+__all__ = ["ADAPTERS", "ADAPTER_CONFIG", "Model", "read_safetensors"]
+
+ADAPTERS: Final = ("adapter_model.safetensors", "adapter_model.bin")
+"""What PEFT calls the weights of an adapter."""
+ADAPTER_CONFIG: Final = "adapter_config.json"
+"""What PEFT calls the file beside them that says what they mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,13 @@ class Model:
     facts: Mapping[str, object] = field(default_factory=dict)
     """What else a reader must know, such as the adapter's configuration: parsed JSON."""
     contents: Folder | None = None
-    """What the folder holds, under the names that its files give."""
+    """What the folder holds, under the names that its files give. Of an adapter that was named as a file: that file and
+    its configuration, as if they were a folder by themselves."""
+
+    @property
+    def home(self) -> Path | None:
+        """What it is called relative to where it is several files that were named as one; None where it is one file."""
+        return self.files[0].parent if self.folder is None and self.contents is not None else self.folder
 
     @property
     def own_files(self) -> tuple[Path, ...]:

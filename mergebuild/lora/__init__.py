@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mergebuild.lora.adapter import Fact
 from mergebuild.lora.configuration import ADAPTER_METADATA, adapter_config, adapter_json
+from mergebuild.lora.kind import is_lora, is_number, is_of_peft, lacks_scale
 from mergebuild.lora.making import DeltaSum, Extraction, Merging, Role, ShapedDelta, SketchWords, shaped
 from mergebuild.lora.match import Delta, LoraTensor, Match, match
 from mergebuild.lora.modules import Module, extractable, is_adapter
@@ -37,6 +38,10 @@ __all__ = [
     "adapter_json",
     "extractable",
     "is_adapter",
+    "is_lora",
+    "is_number",
+    "is_of_peft",
+    "lacks_scale",
     "match",
     "needs",
     "products_of",

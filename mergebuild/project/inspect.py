@@ -103,8 +103,8 @@ def inspect_model(
 
 
 def _hashes(model: Model) -> dict[str, str | None]:
-    if model.folder is not None:
-        return hashes.of_files(model.folder, model.own_files)
+    if model.home is not None:
+        return hashes.of_files(model.home, model.own_files)
     return hashes.of_file(model.files[0], has_length=registry.begins_with_length(model))
 
 

@@ -24,9 +24,10 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.header import Piece, TensorInfo
-from mergebuild.formats.model import Model
+from mergebuild.formats.model import ADAPTERS, Model
 from mergebuild.formats.quantized import refuse_packed
 from mergebuild.formats.reading import beginning, quoted
+from mergebuild.lora import adapter_config, is_of_peft, lacks_scale
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
@@ -60,7 +61,7 @@ def read_model(path: Path, *, shown: str | None = None, within: Sequence[Path] =
         _refuse_parts(path, name)
         found = _file(path, name)
         refuse_packed(found.tensors, name)
-        return _with_text_model(found)
+        return _with_meaning(_with_text_model(found), path, name, within)
     from mergebuild.formats.folders import read_folder
 
     folder = read_folder(path, shown=name, read_file=_file, within=within)
@@ -86,6 +87,29 @@ def _refuse_parts(path: Path, shown: str) -> None:
     if parts is not None and path.name in parts.names:
         message = f"{quoted(shown)} is one of {len(parts.names)} files {parts.sentence}"
         raise SourceError.one("parts-of-tensors", message, where=Place(shown), help=parts.help, rows=parts.rows)
+
+
+def _with_meaning(model: Model, path: Path, shown: str, within: Sequence[Path]) -> Model:
+    """Return an adapter of PEFT that was named as a file with what its configuration beside it says.
+
+    Raises:
+        SourceError: there is none, and the scale of its factors stands nowhere else.
+    """
+    said = adapter_config(model)
+    if said is not None or (path.name not in ADAPTERS and not is_of_peft(model.tensors)):
+        return model
+    from mergebuild.formats.folders import with_configuration
+
+    found = with_configuration(model, path, shown=shown, within=within)
+    if found is None and lacks_scale(model.tensors):
+        raise SourceError.one(
+            "adapter-config-missing",
+            f"{quoted(shown)} is an adapter of PEFT without an `adapter_config.json` beside it, which says its alpha",
+            where=Place(shown),
+            help="download that file too, or write one if you know what it says: "
+            '`{"peft_type": "LORA", "r": 16, "lora_alpha": 16}`',
+        )
+    return found or model
 
 
 def _with_text_model(model: Model) -> Model:

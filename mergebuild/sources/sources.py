@@ -39,7 +39,7 @@ from mergebuild.formats import registry
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.gathering import gather
 from mergebuild.formats.header import TensorInfo
-from mergebuild.formats.model import Model
+from mergebuild.formats.model import ADAPTER_CONFIG, Model
 from mergebuild.lora import ADAPTER_METADATA
 from mergebuild.recipe.model import Source
 from mergebuild.sources import hashes
@@ -84,7 +84,7 @@ class SourceFile:
     sha256: str | None = None
     autov3: str | None = None
     listing: Mapping[str, str] = field(default_factory=dict)
-    """Of a folder whose `sha256` is known, the SHA-256 of each of its files by path in it."""
+    """Of several files whose `sha256` is known, the SHA-256 of each by its path in their folder."""
     part: str = ""
     """Which part of the source it is, under other names; empty: all of it."""
 
@@ -130,7 +130,7 @@ class SourceFile:
     @property
     def has_hashes(self) -> Collection[str]:
         """The hashes that it has, of those that can be pinned."""
-        if self.model.folder is not None:
+        if self.model.home is not None:
             return ("sha256",)
         return ("sha256", "autov2", "autov3") if registry.begins_with_length(self.model) else ("sha256", "autov2")
 
@@ -143,16 +143,17 @@ class SourceFile:
     @property
     def small_files(self) -> Mapping[str, str]:
         """Of a folder whose `sha256` is known, the SHA-256 of each file without tensors by path; else nothing."""
-        return {path: self.listing[path] for path in sorted(self.listing.keys() - self._weights)}
+        return {path: self.listing[path] for path in sorted(self.listing.keys() - self.weights)}
 
     @property
     def sha256_of_weights(self) -> str:
         """Of a folder whose `sha256` is known, what that would be of its weights alone, as it once was; else empty."""
-        return hashes.of_listing({path: self.listing[path] for path in self._weights}) if self.listing else ""
+        return hashes.of_listing({path: self.listing[path] for path in self.weights}) if self.listing else ""
 
     @property
-    def _weights(self) -> set[str]:
-        folder = self.model.folder
+    def weights(self) -> set[str]:
+        """Of several files, the paths of those that hold tensors; else nothing."""
+        folder = self.model.home
         return {hashes.path_in(folder, path) for path in self.model.files} if folder else set()
 
     @property
@@ -267,7 +268,7 @@ class Sources:
         What reads these files once more, reads them after this.
         """
         for source in self._files.values():
-            if source.model.folder is not None:
+            if source.model.home is not None:
                 source.sha256, source.listing = None, {}
 
     def hashed(self, name: str, *, with_sha256: bool = False) -> SourceFile:
@@ -295,7 +296,11 @@ class Sources:
     def _mismatch(self, source: SourceFile, differs: hashes.Difference) -> SourceError:
         rows = [f"pinned  {differs.pinned}", f"found   {differs.found}  {source.shown}"]
         way_out = "get what is pinned, or change the pin (`mergebuild inspect` prints all hashes)"
-        if source.sha256_of_weights == differs.pinned:
+        weights = [source.listing.get(path, "") for path in source.weights]
+        if source.model.folder is None and len(weights) == 1 and weights[0].startswith(differs.pinned):
+            rows.append(f"what is pinned is the file alone, without the `{ADAPTER_CONFIG}` that says what it means")
+            way_out = "look at that file, and pin what was found"
+        elif source.sha256_of_weights == differs.pinned:
             rows.append("what is pinned are the weights alone, as it was before a pin was of all files of a folder")
             way_out = "look at its configuration, tokenizer and templates, and pin what was found"
         return SourceError.one(
@@ -322,7 +327,7 @@ class Sources:
             SourceError: it is missing or not a file that can be read.
         """
         source = self.file(name)
-        folder = source.model.folder
+        folder = source.model.home
         if source.sha256 is None and folder is not None:
             try:
                 found = {hashes.path_in(folder, path): self._hashes.known(path) for path in source.model.own_files}
@@ -337,7 +342,7 @@ class Sources:
         """Remember the checksums of a source; it must still be the file that was opened (`changed`)."""
         checksums = b"".join((source.checksums or {}).values())
         epoch = "" if is_rested(source.identity, Moment.now()) else _epoch_of(source)
-        sha256 = source.sha256 if source.model.folder is None else None  # of a folder, each file's is remembered
+        sha256 = source.sha256 if source.model.home is None else None  # of a folder, each file's is remembered
         row = SourceRow(source.remembered_by, checksums, source.content, sha256, source.autov3, epoch)
         self._memory.remember_source(row)
 
@@ -401,7 +406,7 @@ class Sources:
         known = self._memory.source(found.remembered_by, _epoch_of(found))
         if known:
             found.autov3 = known.autov3
-            found.sha256 = known.sha256 if found.model.folder is None else None
+            found.sha256 = known.sha256 if found.model.home is None else None
             if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):
                 remembered = replace(found, checksums=_by_name(found.model, known.checksums))
                 if remembered.content == known.content:  # else another version of us saw other tensors in it
@@ -435,14 +440,14 @@ class Sources:
 
     def _knows_weights(self, source: SourceFile) -> bool:
         """Whether the hash of a folder follows without reading its weights."""
-        return source.model.folder is not None and all(map(self._hashes.known, source.model.files))
+        return source.model.home is not None and all(map(self._hashes.known, source.model.files))
 
     def _hashes_of(self, source: SourceFile, wanted: Collection[str]) -> Mapping[str, str | None]:
         """Return hashes of the whole of a source."""
         model = source.model
-        if model.folder is None:
+        if model.home is None:
             return hashes.of_file(model.files[0], has_length=registry.begins_with_length(model), wanted=wanted)
-        source.listing = {hashes.path_in(model.folder, path): self._hashes.of(path) for path in model.own_files}
+        source.listing = {hashes.path_in(model.home, path): self._hashes.of(path) for path in model.own_files}
         return {"sha256": hashes.of_listing(source.listing)}
 
     def _changed(self, source: SourceFile) -> SourceError:
@@ -491,7 +496,7 @@ def _look(path: Path, shown: str, within: Sequence[Path]) -> _SourceLook:
         found, states = error, {path: there}
     else:
         states = {each: identity(each) for each in _decisive(found)}
-        has_writer = has_writer or (found.folder is not None and any(map(portable.has_writer, states)))
+        has_writer = has_writer or (found.home is not None and any(map(portable.has_writer, states)))
     is_same, until = identity(path) == there, Moment.now()
     racy = not is_same or any(is_racy(each, since, until) for each in states.values())
     return _SourceLook(found, states, has_writer, racy)
@@ -548,7 +553,7 @@ def _as_one(model: Model, states: Sequence[Identity]) -> Identity:
 
     Its inode stands for which files they are and its size for the states of all. The times are the newest.
     """
-    if model.folder is None and len(states) == 1:
+    if len(states) == 1 and model.home is None:
         return states[0]
     return Identity(
         -1,

@@ -475,9 +475,23 @@ def test_an_adapter_needs_both_its_files(tmp_path: Path) -> None:
     assert refused(tmp_path).message == "`hf/x/adapter_config.json` does not exist"
 
 
-def test_an_adapter_beside_whole_weights_is_not_meant(tmp_path: Path) -> None:
+def test_a_model_and_an_adapter_in_one_folder_are_two_things(tmp_path: Path) -> None:
+    """Some clients load the one, some the other, some both."""
     weights(sharded(tmp_path) / "adapter_model.safetensors", "a")
     document(tmp_path / "adapter_config.json", {})
+    problem = refused(tmp_path)
+    moved = "or move the files of one of them into a folder of their own"
+    assert (problem.code, problem.message) == ("ambiguous-folder", "`hf/x` holds a model and an adapter")
+    assert problem.rows == ("model.safetensors.index.json", "adapter_model.safetensors")
+    assert problem.help == f"name the adapter as `hf/x/adapter_model.safetensors`, {moved}"
+    weights(tmp_path / "model.safetensors", "a")
+    assert refused(tmp_path).help == (
+        f"name the adapter as `hf/x/adapter_model.safetensors`, the model as `hf/x/model.safetensors`, {moved}"
+    )
+
+
+def test_a_configuration_alone_makes_no_adapter_of_a_model(tmp_path: Path) -> None:
+    document(sharded(tmp_path) / "adapter_config.json", {})
     found = read_folder(tmp_path, shown="hf/x")
     assert (found.kind, found.sidecars) == ("sharded", ("config.json",))
 

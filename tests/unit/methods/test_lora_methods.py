@@ -668,7 +668,10 @@ def test_whole_tensors_can_not_be_added_up(lab: Lab) -> None:
         "base_model.model.x.lora_A.weight": random(2, 4),
         "base_model.model.x.lora_B.weight": random(5, 2),
     }
-    loras(lab, lora, {name: each for name, each in lora.items() if "lora" in name})
+    for name in ("one", "two"):
+        some = {key: each for key, each in lora.items() if name == "one" or "lora" in key}
+        write_model(lab / f"{name}.safetensors", some, {"lora_adapter_metadata": '{"r": 2, "lora_alpha": 2}'})
+        lab.sources[name] = f"{name}.safetensors"
     assert refusal(lab, merge()).problems[0].code == "lora-replaces"
     made = built(lab, resize("rank = 1"), "r.safetensors")
     assert torch.equal(made["base_model.model.head.weight"], lora["base_model.model.head.weight"])

@@ -515,6 +515,37 @@ def test_an_adapters_configuration_is_part_of_what_it_is(lab: Lab) -> None:
     assert Sources(recipe.sources, memory, folder=lab.root).file("x").content == later.hashed("x").content
 
 
+def test_an_adapter_that_is_named_as_a_file_is_that_of_its_folder(lab: Lab) -> None:
+    """Its configuration is watched and hashed with it, and a pin is of both."""
+    adapter(lab, lora_alpha=4)
+    lab.sources["x"] = "x/"
+    lab.write(COPY)
+    whole = session(lab).hashed("x", with_sha256=True)
+    lab.sources["x"] = "x/adapter_model.safetensors"
+    lab.write(COPY)
+    lab.settle()
+    file = session(lab).hashed("x", with_sha256=True)
+    assert (file.content, file.sha256, file.small_files) == (whole.content, whole.sha256, whole.small_files)
+    adapter(lab, lora_alpha=8)
+    lab.settle()
+    assert session(lab).hashed("x").content != file.content
+
+
+def test_a_pin_of_the_weights_of_an_adapter_alone_says_nothing_of_what_they_mean(lab: Lab) -> None:
+    adapter(lab, lora_alpha=4)
+    digits = hashlib.sha256((lab / "x/adapter_model.safetensors").read_bytes()).hexdigest()
+    text = f'[sources]\nx = {{ path = "x/adapter_model.safetensors", sha256 = "{digits}" }}\n{COPY}'
+    (lab / "mergefile.toml").write_text(text)
+    with pytest.raises(SourceError) as caught:
+        session(lab).hashed("x")
+    (problem,) = caught.value.problems
+    assert problem.code == "pin-mismatch"
+    assert problem.rows[-1] == (
+        "what is pinned is the file alone, without the `adapter_config.json` that says what it means"
+    )
+    assert problem.help == "look at that file, and pin what was found"
+
+
 def test_what_diffusers_says_of_an_adapter_in_its_metadata_is_part_of_what_it_is(lab: Lab) -> None:
     """Other metadata are not."""
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mergebuild.errors import SourceError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.gathering import gather
 from mergebuild.formats.model import Model
+from mergebuild.lora import adapter_config
 from mergebuild.sources.opening import read_model, standalone, widened
 
 UNET = "model.diffusion_model."
@@ -121,3 +123,62 @@ def test_parts_of_every_tensor_are_refused_as_that(tmp_path: Path, name: str) ->
     assert "each holds a part of every tensor" in found.message
     assert found.rows == ("`consolidated.00.pth`", "`consolidated.01.pth`")
     assert "release for transformers" in found.help
+
+
+# Adapters that are named as files
+
+ADAPTER = {"base_model.model.q.lora_A.weight": torch.ones(2, 3), "base_model.model.q.lora_B.weight": torch.ones(4, 2)}
+CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 8}
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin", "mine.safetensors"])
+def test_an_adapter_named_as_a_file_is_what_its_configuration_says(tmp_path: Path, name: str) -> None:
+    """The alpha stands in no tensor."""
+    path = tmp_path / name
+    if name.endswith(".bin"):
+        torch.save(ADAPTER, path)
+    else:
+        write_model(path, ADAPTER)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
+    found = read_model(path)
+    assert (found.format, found.facts, found.folder, found.home) == ("peft", CONFIG, None, tmp_path)
+    assert found.own_files == found.watched == (path, tmp_path / "adapter_config.json")
+    assert adapter_config(found) == CONFIG
+
+
+def test_an_adapter_without_its_configuration_is_refused(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "mine.safetensors", ADAPTER)
+    with pytest.raises(SourceError) as caught:
+        read_model(path, shown="loras/x.safetensors")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.message) == (
+        "adapter-config-missing",
+        "`loras/x.safetensors` is an adapter of PEFT without an `adapter_config.json` beside it, which says its alpha",
+    )
+    assert problem.help == (
+        "download that file too, or write one if you know what it says: "
+        '`{"peft_type": "LORA", "r": 16, "lora_alpha": 16}`'
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        (ADAPTER, {"lora_adapter_metadata": json.dumps(CONFIG)}),
+        ({**ADAPTER, "base_model.model.q.alpha": torch.tensor(8.0)}, {}),
+        ({name.removeprefix("base_model.model."): each for name, each in ADAPTER.items()}, {}),
+        ({}, {}),
+    ],
+    ids=["in its metadata", "in a tensor", "no names of PEFT", "nothing"],
+)
+def test_what_says_its_scale_itself_needs_no_configuration(
+    tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> None:
+    path = write_model(tmp_path / "mine.safetensors", tensors, metadata)
+    assert read_model(path).format == "safetensors"
+
+
+def test_a_configuration_beside_another_file_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
+    path = write_model(tmp_path / "model.safetensors", {"q.weight": torch.ones(2)})
+    assert read_model(path).format == "safetensors"
