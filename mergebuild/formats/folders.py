@@ -19,7 +19,7 @@ from mergebuild.errors import Place, SourceError
 from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import ADAPTER_CONFIG, ADAPTERS, Model, read_safetensors
-from mergebuild.formats.quantized import UNQUANTIZED, listed, refuse_packed
+from mergebuild.formats.quantized import UNQUANTIZED, listed, may_be_quantized, quantization_claimed, refuse_packed
 from mergebuild.formats.ranks import ranks
 from mergebuild.formats.reading import quoted
 from mergebuild.formats.registry import FILES
@@ -282,7 +282,7 @@ def _modules(place: _ShardPlace, names: frozenset[str]) -> list[str]:
 
 def _component(place: _ShardPlace, names: frozenset[str], config: Mapping[str, object], kind: str) -> Model:
     """Return the weights of a folder of transformers, or of one component of diffusers."""
-    _refuse_quantized(place, config)
+    claim = quantization_claimed(config)
     name, notices = _chosen(place, names, config)
     if name.endswith(".json"):
         try:
@@ -294,8 +294,18 @@ def _component(place: _ShardPlace, names: frozenset[str], config: Mapping[str, o
             notices = (f"{quoted(f'{place.shown}/{name}')} names missing shards; `{other}` was taken",)
             model = _single(place, other)
     else:
-        model = _single(place, name)
+        try:
+            model = _single(place, name)
+        except SourceError as error:
+            if claim is not None and error.problems[0].code == "unsupported-dtype":
+                raise _quantized(place, claim) from error
+            raise
     refuse_packed(model.tensors, place.shown)
+    if claim is not None:
+        if may_be_quantized(model.tensors.values()):
+            raise _quantized(place, claim)
+        told = f"{quoted(f'{place.shown}/config.json')} has a {claim}, and no tensor is quantized: it is not written"
+        notices = (*notices, told)
     return replace(model, format=kind, folder=place.path, notices=(*notices, *model.notices), facts=config)
 
 
@@ -467,16 +477,7 @@ def _moved(info: TensorInfo, by: int) -> TensorInfo:
     return replace(info, file=info.file + by, pieces=pieces)
 
 
-def _refuse_quantized(place: _ShardPlace, config: Mapping[str, object]) -> None:
-    """Refuse weights that a configuration says are quantized: the model itself, or a part of it (`text_config`)."""
-    parts = {"": config} | {f"{key}.": part for key, part in config.items() if key.endswith("_config")}
-    for prefix, part in parts.items():
-        for key in ("quantization_config", "compression_config"):
-            found = part.get(key) if isinstance(part, Mapping) else None
-            if not found:
-                continue
-            method = found.get("quant_method") if isinstance(found, Mapping) else None
-            what = f" ({method})" if isinstance(method, str) and re.fullmatch(r"[\w-]{1,40}", method) else ""
-            sentence = f"has a `{prefix}{key}`{what}: its weights are quantized, and can't be merged"
-            inner = place._replace(shown=f"{place.shown}/config.json")
-            raise inner.error("quantized-weights", sentence, UNQUANTIZED)
+def _quantized(place: _ShardPlace, claim: str) -> SourceError:
+    inner = place._replace(shown=f"{place.shown}/config.json")
+    sentence = f"has a {claim}: its weights are quantized, and can't be merged"
+    return inner.error("quantized-weights", sentence, UNQUANTIZED)

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from mergebuild.formats.documents import is_own, is_plain
 from mergebuild.formats.foreign import LOOKED_AT, recognize
+from mergebuild.formats.quantized import QUANTIZATIONS
 from mergebuild.formats.reading import beginning, quoted
 from mergebuild.system.filestate import is_folder, leads_nowhere
 
@@ -68,7 +69,7 @@ _OURS: Final = re.compile(
 _TEMPLATES: Final = "additional_chat_templates"
 _DTYPES: Final = frozenset({"float64", "float32", "float16", "bfloat16"})
 """What clients can compute in; the rest they widen as they load, and the donor's dtype says to what."""
-_DROPPED: Final = frozenset({"quantization_config", "transformers_weights"})
+_DROPPED: Final = frozenset({*QUANTIZATIONS, "transformers_weights"})
 _EMBEDDINGS: Final = (
     "embed_tokens.weight wte.weight word_embeddings.weight shared.weight embed_in.weight tok_embeddings.weight"
 ).split()
@@ -189,7 +190,8 @@ class _JsonMember(NamedTuple):
 def patched_config(text: bytes, *, dtype: str | None = None, tied: bool | None = None) -> bytes:
     """Return the text of a `config.json` that fits the tensors written beside it; all else stays as it is.
 
-    `quantization_config` is taken out, as what is written is never quantized; so is the name of a file of weights.
+    What says how weights are quantized is taken out, as what is written is never quantized; so is the name of a file of
+    weights.
 
     Args:
         text: the donor's, a JSON object.

@@ -17,6 +17,9 @@ from model_files import write_model
 from project_space import NewSpace, Space
 from tiny_models import block_names, sd15, sdxl
 
+from mergebuild.formats.layout import encode_header
+
+QUANTIZED = encode_header([("a.weight", "int8", (2, 2))], {})[0] + bytes(4)
 IN04 = block_names("IN04")[0]
 OUT03 = block_names("OUT03")[1]
 
@@ -202,7 +205,13 @@ def test_what_is_no_model_is_named(pair: Space, name: str, content: bytes, code:
             "shard-missing",
         ),
         ({"model.safetensors.index.json": b'{"weight_map": {"a": "../two.safetensors"}}'}, "index-outside"),
-        ({"config.json": b'{"quantization_config": {"quant_method": "gptq"}}'}, "quantized-weights"),
+        (
+            {
+                "config.json": b'{"quantization_config": {"quant_method": "gptq"}}',
+                "model.safetensors": QUANTIZED,
+            },
+            "quantized-weights",
+        ),
         ({"model_index.json": b'{"unet": ["diffusers", "UNet2DConditionModel"]}'}, "component-missing"),
         ({"adapter_config.json": b"{}"}, "weights-missing"),
     ],

@@ -341,14 +341,29 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "`text_config.quantization_config` (awq)"),
     ],
 )
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float8_e4m3fn"])
 def test_quantized_weights_are_refused_by_the_field_that_says_so(
-    tmp_path: Path, config: dict[str, object], field: str
+    tmp_path: Path, config: dict[str, object], field: str, dtype: str
 ) -> None:
-    document(sharded(tmp_path) / "config.json", config)
+    document(tmp_path / "config.json", config)
+    weights(tmp_path / "model.safetensors", "model.layers.0.mlp.up_proj.weight", dtype=dtype)
     found = refused(tmp_path)
     assert found.code == "quantized-weights"
     assert found.message == f"`hf/x/config.json` has a {field}: its weights are quantized, and can't be merged"
     assert found.help == "take the unquantized release of the model, or dequantize it first"
+
+
+@pytest.mark.parametrize("part", ["", "text_config"])
+def test_a_sentence_about_quantization_that_the_tensors_do_not_bear_out_is_told(tmp_path: Path, part: str) -> None:
+    """What was trained on a quantized model and saved in floats keeps it. Positions and counts are no weights."""
+    said = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    document(sharded(tmp_path) / "config.json", {part: said} if part else said)
+    weights(tmp_path / SHARDS[1], "c", "position_ids", dtype="int64")
+    index(tmp_path / "model.safetensors.index.json", {"a": SHARDS[0], "b": SHARDS[0], "c": SHARDS[1]})
+    field = f"{part}.quantization_config".lstrip(".")
+    assert read_folder(tmp_path, shown="x").notices[0] == (
+        f"`x/config.json` has a `{field}` (bitsandbytes), and no tensor is quantized: it is not written"
+    )
 
 
 @pytest.mark.parametrize("value", [None, {}])
@@ -445,6 +460,7 @@ def test_a_component_without_its_weights_is_named(tmp_path: Path) -> None:
 
 def test_a_quantized_component_is_named(tmp_path: Path) -> None:
     document(pipeline(tmp_path) / "unet" / "config.json", {"quantization_config": {"quant_method": "bitsandbytes"}})
+    weights(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", "conv_in.weight", dtype="uint8")
     assert refused(tmp_path).message.startswith("`hf/x/unet/config.json` has a `quantization_config` (bitsandbytes)")
 
 

@@ -198,6 +198,7 @@ def test_a_dtype_that_nothing_computes_in_leaves_the_donors(dtype: str | None) -
         ('{\n "b": 2,\n "quantization_config": null\n}', '{\n "b": 2\n}'),
         ('{"a": 1, "quantization_config": {}, "b": 2}', '{"a": 1, "b": 2}'),
         ('{"quantization_config": {}, "transformers_weights": "x"}', "{}"),
+        ('{"compression_config": {"format": "x"}, "b": 2}', '{"b": 2}'),
         ('{"vision_config": {"quantization_config": 1, "b": 2}}', '{"vision_config": {"b": 2}}'),
     ],
 )
