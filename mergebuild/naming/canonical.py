@@ -47,15 +47,15 @@ def canonical(
         facts: `config.json` of the folder, parsed; None where there is none.
         same_place: names that share their bytes with an earlier one, as pickles store ties, and that name.
     """
-    del facts, same_place
+    del same_place
     templates = Templates(shapes)
-    name = family_of(templates)
+    name = family_of(templates, facts)
     if not name:
         found: Mapping[str, Claim] = {
             each: Whole(bare, Renamed(shapes[each], (_all_of(each),))) for each, bare in templates.bare.items()
         }
         return Canonical(*_gathered(found))
-    made, twice = _gathered(claims(templates, name))
+    made, twice = _gathered(claims(templates, name, facts))
     return Canonical(made, twice, {}, "" if family(name).generic else name)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -87,14 +87,16 @@ class Row:
     """How many rows each of the several has, in proportion; empty: equally many, or what there is of each."""
     how: str = ""
     """What differs beside the name: `swapped`, its halves are the other way round; `transposed`; `convolution`, ours is
-    a 1x1 convolution and theirs a linear map, `linear` the reverse."""
+    a 1x1 convolution and theirs a linear map, `linear` the reverse; or how several lie in one (`fusing.py`)."""
     at: int = 0
     """For `swapped`: only where the weight has so many times as many rows as columns; 0: always."""
+    beside: str = ""
+    """A module of the spelling whose weight's shape says how several lie in one; empty: none does."""
 
     def back(self) -> Row:
         """Return the same, with the spelling's names for the canonical ones."""
         how = {"convolution": "linear", "linear": "convolution"}.get(self.how, self.how)
-        return Row(self.theirs, self.ours, self.shares, how, self.at)
+        return Row(self.theirs, self.ours, self.shares, how, self.at, self.beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,12 @@ class Spelling:
     rows: tuple[Row, ...]
     lora: bool = False
     """Whether only LoRAs are written so."""
+    signs: tuple[Sign, ...] = ()
+    """Tensors of which a file must have one to be spelled so; empty: it need not have any."""
+    unless: tuple[Sign, ...] = ()
+    """Tensors of which a file that is spelled so has none."""
+    model_types: frozenset[str] = frozenset()
+    """What configurations call the models that are spelled so; where there is a configuration it decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,10 @@ class Part:
     """What else they begin with in files, and in whose."""
     begins: tuple[str, ...]
     """What names without any prefix begin with; not asked for where the canonical ones have none."""
+    outside: tuple[str, ...]
+    """What names begin with that are no part of it, though they have its prefix."""
+    single: bool
+    """Whether a prefix is known only in files that have no other prefix of the part."""
     spellings: tuple[Spelling, ...]
     through: str
     """The function that spells its modules, where that depends on how many there are."""
@@ -159,6 +171,8 @@ class Signs:
     family: str
     any_of: tuple[Sign, ...]
     unless: tuple[Sign, ...]
+    model_types: frozenset[str]
+    """What configurations call it: one that says so is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +205,12 @@ def signs_of() -> tuple[Signs, ...]:
     for path in _DATA.glob("*.toml"):
         head = _head(path)
         if head.get("signs"):
-            signs = Signs(path.stem, tuple(map(_sign, head["signs"])), tuple(map(_sign, head.get("unless", ()))))
+            signs = Signs(
+                path.stem,
+                tuple(map(_sign, head["signs"])),
+                tuple(map(_sign, head.get("unless", ()))),
+                frozenset(head.get("model_types", ())),
+            )
             found.append((head.get("rank", 1), path.stem, signs))
     return tuple(signs for _, _, signs in sorted(found, key=lambda each: each[:2]))
 
@@ -233,12 +252,14 @@ def _tables(text: str) -> Mapping[str, Any]:
 def _part(of: str, name: str, table: Mapping[str, Any]) -> Part:
     spelled = [_spelling(of, each) for each in table.get("spellings", ())]
     back = [_spelling(of, each) for each in table.get("spellings_back", ())]
-    turned = (Spelling(each.name, each.source, tuple(row.back() for row in each.rows), each.lora) for each in back)
+    turned = (replace(each, rows=tuple(row.back() for row in each.rows)) for each in back)
     return Part(
         name,
         table["prefix"],
         table.get("prefixes", {}),
         tuple(table.get("begins", ())),
+        tuple(table.get("outside", ())),
+        table.get("single", False),
         (*spelled, *turned),
         table.get("through", ""),
         table.get("pipeline", ""),
@@ -251,13 +272,28 @@ def _spelling(of: str, reference: str) -> Spelling:
     """Return a spelling by its name in a file, or by `FILE/NAME`."""
     file, _, name = reference.rpartition("/")
     table = _table(file or of)["spellings"][name]
-    return Spelling(name, table["source"], tuple(map(_row, table["rows"])), table.get("lora", False))
+    return Spelling(
+        name,
+        table["source"],
+        tuple(map(_row, table["rows"])),
+        table.get("lora", False),
+        tuple(map(_sign, table.get("signs", ()))),
+        tuple(map(_sign, table.get("unless", ()))),
+        frozenset(table.get("model_types", ())),
+    )
 
 
 def _row(cells: list[Any]) -> Row:
     ours, theirs, *more = cells
     said = more[0] if more else {}
-    return Row(_several(ours), _several(theirs), tuple(said.get("shares", ())), said.get("how", ""), said.get("at", 0))
+    return Row(
+        _several(ours),
+        _several(theirs),
+        tuple(said.get("shares", ())),
+        said.get("how", ""),
+        said.get("at", 0),
+        said.get("beside", ""),
+    )
 
 
 def _several(cell: str | list[str]) -> tuple[str, ...]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
+from mergebuild.naming import fusing
 from mergebuild.naming.functions import FUNCTIONS
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, StoredTensor
-from mergebuild.naming.rules import NUMBER, Family, Part, Pattern, Row, family, pattern
-from mergebuild.naming.templates import Templates
+from mergebuild.naming.rules import NUMBER, Family, Part, Pattern, Row, Spelling, family, pattern
+from mergebuild.naming.templates import Templates, model_types
 
 __all__ = ["Claim", "Piece", "Pieces", "Whole", "claims"]
 
@@ -67,9 +68,16 @@ class _Use(NamedTuple):
         return all(numbers[place] == number for place, number in self.fixed)
 
 
-def claims(templates: Templates, of: str) -> Mapping[str, Claim]:
-    """Return what each tensor of a file is by the rules of a family, by stored name, in the file's order."""
-    rules = _rules(of)
+def claims(templates: Templates, of: str, facts: Mapping[str, object] | None = None) -> Mapping[str, Claim]:
+    """Return what each tensor of a file is by the rules of a family, by stored name, in the file's order.
+
+    Args:
+        templates: the file's names.
+        of: the family.
+        facts: `config.json`, parsed; None where there is none.
+    """
+    rules = _rules(of, _left_out(templates, family(of), model_types(facts)))
+    heads = fusing.heads_of(facts)
     found: dict[str, Claim] = {}
     through: dict[str, tuple[Part, dict[str, StoredTensor]]] = {}
     for template, stored in templates.stored.items():
@@ -83,7 +91,7 @@ def claims(templates: Templates, of: str) -> Mapping[str, Claim]:
                 continue
             inner = _behind(bare, use.before)
             if use.entry is not None:
-                found[name] = _claim(use, use.entry, inner, numbers[use.numbers :], name, templates)
+                found[name] = _claim(use, use.entry, inner, numbers[use.numbers :], name, templates, heads)
             elif use.part.through:
                 part, state = through.setdefault(use.part.name, (use.part, {}))
                 state[name] = StoredTensor("", inner, shape)
@@ -92,6 +100,25 @@ def claims(templates: Templates, of: str) -> Mapping[str, Claim]:
     for part, state in through.values():
         found |= _through(part, state)
     return {name: found[name] for name in templates.shapes}
+
+
+def _left_out(templates: Templates, of: Family, types: frozenset[str]) -> frozenset[str]:
+    """Return the spellings of a family that a file does not have, and the parts whose prefixes are none in it."""
+    absent = {each.name for part in of.parts for each in part.spellings if not _is_spelled(templates, each, types)}
+    return frozenset(
+        absent | {part.name for part in of.parts if part.single and len(_prefixes_in(templates, part)) > 1}
+    )
+
+
+def _is_spelled(templates: Templates, spelling: Spelling, types: frozenset[str]) -> bool:
+    if spelling.model_types and types:
+        return bool(types & spelling.model_types)
+    has_signs = not spelling.signs or any(map(templates.have, spelling.signs))
+    return has_signs and not any(map(templates.have, spelling.unless))
+
+
+def _prefixes_in(templates: Templates, part: Part) -> list[str]:
+    return [prefix for prefix in part.prefixes if f"\n{prefix}" in f"\n{templates.text}"]
 
 
 def _through(part: Part, state: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Claim]]:
@@ -118,7 +145,9 @@ def _same(name: str, shape: tuple[int, ...]) -> Renamed:
     return Renamed(shape, (RowsOf("", name),))
 
 
-def _claim(use: _Use, entry: _Entry, inner: str, numbers: list[str], name: str, templates: Templates) -> Claim:
+def _claim(
+    use: _Use, entry: _Entry, inner: str, numbers: list[str], name: str, templates: Templates, heads: int | None
+) -> Claim:
     row, shape = entry.row, templates.shapes[name]
     free = [numbers[place] for place in entry.theirs.free]
     words = inner.split(".", entry.theirs.parts)
@@ -127,6 +156,11 @@ def _claim(use: _Use, entry: _Entry, inner: str, numbers: list[str], name: str, 
     alone = Whole(use.part.prefix + inner, _same(name, shape))
     if len(row.theirs) > 1:
         return Piece(ours[0], entry.place, row, shape, alone)
+    if row.how in fusing.HOWS:
+        beside = f"{templates.bare[name].removesuffix(inner)}{pattern(row.beside).filled(free)}"
+        fused = fusing.Fused(name, shape, templates.shape_of(beside), heads)
+        parts = fusing.cut(row.how, ours, fused)
+        return alone if parts is None else Pieces(tuple(parts))
     if len(row.ours) > 1:
         return _cut(ours, row, name, shape) or alone
     renamed = _changed(row, name, shape, rest, templates.shapes)
@@ -167,15 +201,20 @@ def _changed(row: Row, name: str, shape: tuple[int, ...], rest: str, shapes: Sha
 
 
 class _Rules:
-    """A family's rows, to be looked up by template."""
+    """A family's rows, to be looked up by template, without some spellings, and without the prefixes of some parts."""
 
-    def __init__(self, of: Family) -> None:
-        prefixes = [(each, part) for part in of.parts for each in (part.prefix, *part.prefixes) if each]
+    def __init__(self, of: Family, left_out: frozenset[str]) -> None:
+        prefixes = [
+            (each, part)
+            for part in of.parts
+            for each in (part.prefix, *(() if part.name in left_out else part.prefixes))
+            if each
+        ]
         begins = [(each, part) for part in of.parts for each in part.begins]
         self._prefixes = [(pattern(text), part) for text, part in sorted(prefixes, key=lambda each: -len(each[0]))]
         self._begins = [(pattern(text), part) for text, part in sorted(begins, key=lambda each: -len(each[0]))]
         self._rest = next((part for part in of.parts if not part.prefix), None)
-        self._entries = {part.name: _entries(part) for part in of.parts}
+        self._entries = {part.name: _entries(part, left_out) for part in of.parts}
         self._uses: dict[str, tuple[_Use, ...]] = {}
 
     def uses(self, template: str) -> tuple[_Use, ...]:
@@ -187,7 +226,7 @@ class _Rules:
 
     def _found(self, template: str) -> Iterator[_Use]:
         for prefix, part in self._prefixes:
-            if template.startswith(prefix.template):
+            if template.startswith(prefix.template) and not template.startswith(part.outside, len(prefix.template)):
                 numbers = len(prefix.fixed) + len(prefix.free)
                 yield from self._inner(prefix.fixed, part, template[len(prefix.template) :], prefix.parts, numbers)
                 if not prefix.fixed:
@@ -211,11 +250,11 @@ class _Rules:
         yield _Use(fixed, part, before, numbers, None)
 
 
-def _entries(part: Part) -> Mapping[str, list[_Entry]]:
-    """Return the names of a part's modules in all spellings of models, by template."""
+def _entries(part: Part, left_out: frozenset[str]) -> Mapping[str, list[_Entry]]:
+    """Return the names of a part's modules in all spellings of models, but those that are left out, by template."""
     found: dict[str, list[_Entry]] = {}
     for spelling in part.spellings:
-        if not spelling.lora:
+        if not spelling.lora and spelling.name not in left_out:
             for row in spelling.rows:
                 for place, theirs in enumerate(row.theirs):
                     known = pattern(theirs)
@@ -224,5 +263,5 @@ def _entries(part: Part) -> Mapping[str, list[_Entry]]:
 
 
 @cache
-def _rules(name: str) -> _Rules:
-    return _Rules(family(name))
+def _rules(name: str, left_out: frozenset[str]) -> _Rules:
+    return _Rules(family(name), left_out)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import Final
 
 from mergebuild.naming.renamed import Shapes
 from mergebuild.naming.rules import NUMBER, Sign, Signs, general, signs_of
 
-__all__ = ["Templates", "family_of"]
+__all__ = ["TEXTS", "Templates", "family_of", "model_types"]
+
+TEXTS: Final = ("text_config", "llm_config", "language_config")
+"""Where a configuration says what its language model is."""
 
 
 class Templates:
@@ -29,6 +33,15 @@ class Templates:
         """All templates, one a line."""
         return "\n".join(self.stored)
 
+    @cached_property
+    def _by_bare(self) -> Mapping[str, str]:
+        return {bare: name for name, bare in self.bare.items()}
+
+    def shape_of(self, module: str) -> tuple[int, ...]:
+        """Return the shape of a module's weight, or of a tensor, by its name without wrappers; empty if absent."""
+        stored = self._by_bare.get(f"{module}.weight") or self._by_bare.get(module)
+        return self.shapes[stored] if stored is not None else ()
+
     def have(self, sign: Sign) -> bool:
         """Return whether there is a tensor that the sign means."""
         if sign.name is None and sign.dims is None and sign.shape is None:
@@ -46,9 +59,18 @@ class Templates:
         )
 
 
-def family_of(templates: Templates) -> str:
-    """Return which family's signs a file has; empty where it has none's."""
-    return next((signs.family for signs in signs_of() if _has(templates, signs)), "")
+def family_of(templates: Templates, facts: Mapping[str, object] | None = None) -> str:
+    """Return which family a file is of: that of its configuration, or whose signs it has; empty where it is of none."""
+    types = model_types(facts)
+    return next((signs.family for signs in signs_of() if types & signs.model_types or _has(templates, signs)), "")
+
+
+def model_types(facts: Mapping[str, object] | None) -> frozenset[str]:
+    """Return what a configuration calls the model, and its language model."""
+    said = facts or {}
+    tables = (said, *(said.get(name) for name in TEXTS))
+    found = (table.get("model_type") for table in tables if isinstance(table, Mapping))
+    return frozenset(each for each in found if isinstance(each, str))
 
 
 def _has(templates: Templates, signs: Signs) -> bool:

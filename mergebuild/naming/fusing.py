@@ -1,0 +1,179 @@
+"""Several parameters in one stored tensor: which rows of it each of them is.
+
+Most tensors of several parameters are equal parts one behind the other (gate and up; queries, keys and values where
+all have as many heads). The others are cut here: where there are fewer keys and values than queries, where the heads
+of one group lie together, and where the experts of a layer are stacked. What decides is the shape of a tensor beside
+it, so that no configuration is needed, but for heads in groups: their size stands nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from mergebuild.naming.renamed import Renamed, RowsOf, view_of
+from mergebuild.naming.templates import TEXTS
+
+__all__ = ["EACH", "HOWS", "Fused", "cut", "heads_of"]
+
+EACH: Final = "#"
+"""In the name of a parameter that is stored in a stack, the word that counts through it."""
+
+HOWS: Final = frozenset({"queries", "groups", "stack", "stack_in_turn", "long_stack", "long_stack_transposed"})
+"""The ways in which parameters lie in one tensor that are told here; `cut` says what each is."""
+
+_HEADS: Final = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_QUERIES_KEYS_VALUES: Final = 3
+
+
+class Fused(NamedTuple):
+    """A stored tensor that is several parameters."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    beside: tuple[int, ...]
+    """The shape of the tensor beside it that the rule names; empty where there is none."""
+    heads: int | None
+    """How many heads the queries have, where the configuration says it."""
+
+
+Parts = Sequence[tuple[str, Renamed]]
+
+
+def cut(how: str, ours: Sequence[str], fused: Fused) -> Parts | None:
+    """Return the parameters that a stored tensor is, with what each is made of; None where its shape does not allow it.
+
+    Args:
+        how: `queries`: as many rows as the tensor beside it has columns, and the rest in equal parts (`o_proj` takes
+            what the queries' heads give). `groups`: of each group of heads its queries, then its key, then its value;
+            beside it is the same as for `queries`. `stack`: one behind the other along a further first dimension, and
+            in each of them equal parts; beside it is the stack of the way back (`down_proj`), whose shape tells whether
+            both are transposed; without one they are not. `stack_in_turn`: the same, of transposed ones or of vectors,
+            with the parts by turns. `long_stack`: one behind the other along the first dimension; beside it is a tensor
+            of as many rows as there are (a router). `long_stack_transposed`: the same, each of them transposed.
+        ours: the parameters' names; in a stack, with `#` for the number.
+        fused: the tensor.
+    """
+    if not fused.shape or 0 in fused.shape:
+        return None
+    match how:
+        case "queries":
+            return _queries(ours, fused)
+        case "groups":
+            return _groups(ours, fused)
+        case "stack" | "stack_in_turn":
+            return _stack(ours, fused, in_turn=how == "stack_in_turn")
+        case "long_stack" | "long_stack_transposed":
+            return _long_stack(ours, fused, is_turned=how == "long_stack_transposed")
+    raise AssertionError(how)
+
+
+def heads_of(facts: Mapping[str, object] | None) -> int | None:
+    """Return how many heads of queries a configuration says that its language model has."""
+    said = facts or {}
+    for table in (*(said.get(name) for name in TEXTS), said):
+        if isinstance(table, Mapping):
+            for name in _HEADS:
+                number = table.get(name)
+                if isinstance(number, int) and not isinstance(number, bool) and number > 0:
+                    return number
+    return None
+
+
+def _queries(ours: Sequence[str], fused: Fused) -> Parts | None:
+    queries, rows, others = _width(fused), fused.shape[0], len(ours) - 1
+    rest = rows - queries
+    if not queries or rest <= 0 or rest % others:
+        return None
+    ends = [queries + rest // others * place for place in range(others + 1)]
+    cuts = [(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+    return [
+        (name, Renamed((end - begin, *fused.shape[1:]), (RowsOf("", fused.tensor, (begin, end)),)))
+        for name, (begin, end) in zip(ours, cuts, strict=True)
+    ]
+
+
+def _groups(ours: Sequence[str], fused: Fused) -> Parts | None:
+    width, rows = _width(fused), fused.shape[0]
+    if fused.heads is None or len(ours) != _QUERIES_KEYS_VALUES or not width or width % fused.heads:
+        return None
+    size = width // fused.heads
+    groups, left = divmod(rows - width, 2 * size)
+    if left or groups < 1 or fused.heads % groups:
+        return None
+    queries, group = width // groups, rows // groups
+    spans = ((0, queries), (queries, queries + size), (queries + size, group))
+    return [
+        (
+            name,
+            Renamed(
+                (groups * (end - begin), *fused.shape[1:]),
+                tuple(RowsOf("", fused.tensor, (at + begin, at + end)) for at in range(0, rows, group)),
+            ),
+        )
+        for name, (begin, end) in zip(ours, spans, strict=True)
+    ]
+
+
+def _width(fused: Fused) -> int:
+    """Return how many rows the queries have: the columns of the matrix beside them."""
+    return fused.beside[1] if len(fused.beside) == 2 else 0
+
+
+def _stack(ours: Sequence[str], fused: Fused, *, in_turn: bool) -> Parts | None:
+    if len(fused.shape) not in {2, 3}:
+        return None
+    is_turned = len(fused.shape) == 3 and (in_turn or _is_turned(fused, len(ours)))
+    count, rows = fused.shape[0], fused.shape[2 if is_turned else 1]
+    if rows % len(ours):
+        return None
+    share = rows // len(ours)
+    made: list[tuple[str, Renamed]] = []
+    for number in range(count):
+        for place, name in enumerate(ours):
+            lying = _within(fused, number, place, share, len(ours), is_turned=is_turned, in_turn=in_turn)
+            made.append((name.replace(EACH, str(number)), _made(lying, fused)))
+    return made
+
+
+def _within(fused: Fused, number: int, place: int, share: int, parts: int, *, is_turned: bool, in_turn: bool) -> RowsOf:
+    """Return where one part of one of a stack lies."""
+    if parts == 1:
+        return RowsOf("", fused.tensor, None, is_turned, number)
+    if in_turn:
+        return RowsOf("", fused.tensor, None, is_turned, number, (place, share * parts, parts))
+    if is_turned:
+        return RowsOf("", fused.tensor, None, is_turned, number, (place * share, (place + 1) * share, 1))
+    return RowsOf("", fused.tensor, (place * share, (place + 1) * share), at=number)
+
+
+def _is_turned(fused: Fused, parts: int) -> bool:
+    """Return whether the matrices of a stack are transposed, by the stack of the way back: gate and up, and down.
+
+    What goes in on the one side comes out on the other, and two of what goes on lie in the first. So both can't fit.
+    """
+    if len(fused.beside) != 3:
+        return False
+    (_, rows, columns), (_, rows_beside, columns_beside) = fused.shape, fused.beside
+    if parts > 1:
+        return columns == parts * rows_beside and rows == columns_beside
+    return columns_beside == 2 * rows and rows_beside == columns
+
+
+def _long_stack(ours: Sequence[str], fused: Fused, *, is_turned: bool) -> Parts | None:
+    count = fused.beside[0] if fused.beside else 0
+    if not count or len(ours) != 1 or fused.shape[0] % count or (is_turned and len(fused.shape) != 2):
+        return None
+    rows = fused.shape[0] // count
+    (name,) = ours
+    return [
+        (
+            name.replace(EACH, str(number)),
+            _made(RowsOf("", fused.tensor, (number * rows, (number + 1) * rows), is_turned), fused),
+        )
+        for number in range(count)
+    ]
+
+
+def _made(lying: RowsOf, fused: Fused) -> Renamed:
+    return Renamed(view_of(lying, fused.shape, (0,) * len(fused.shape)).shape, (lying,))
