@@ -16,7 +16,7 @@ from mergebuild.errors import SourceError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.lora.adapter import Adapter, Fact
 from mergebuild.lora.fitting import FitTarget, misfit
-from mergebuild.lora.names import Site, module_names
+from mergebuild.lora.names import Names, Site, module_names, own_names
 from mergebuild.lora.roles import UNSUPPORTED, Factor, role_of
 
 __all__ = ["Delta", "LoraTensor", "Match", "match"]
@@ -79,6 +79,8 @@ _WHOLE: Final = (
     ("bias", _BIAS, ("lora", "up_bias")),
 )  # fmt: skip
 """Families of one tensor."""
+_OWN: Final[_Role] = ("own", "weight")
+"""A tensor under the model's own name for it."""
 _COUNTS: Final = frozenset({"alpha", "scale", "on_input"})
 """Roles of a single number, which may be an integer."""
 
@@ -97,21 +99,23 @@ def match(
     config: Mapping[str, object] | None = None,
     *,
     shown: str = "",
+    by_itself: bool = False,
 ) -> Match:
     """Return what a LoRA file does to a model.
 
     Args:
         lora: The tensors of the file by name.
-        model: The shapes of the model's tensors by name, in the original naming or as transformers has them.
+        model: The shapes of the model's tensors by name, in any spelling.
         config: `adapter_config.json`, parsed, or the `lora_adapter_metadata` that diffusers puts into metadata.
         shown: The file's name, for messages.
+        by_itself: The model is what the LoRA's own shapes say, in its own names, and has no others.
 
     Raises:
         SourceError: the file does not fit the model (`lora-shape`), is of a family that we don't know how to apply
             (`lora-unsupported`), has factors that are no floating-point numbers (`lora-dtype`), means two tensors by
             one name, or one by two (`lora-ambiguous`), or has a malformed configuration (`lora-config`).
     """
-    return _Matching(lora, model, config, shown).result()
+    return _Matching(lora, model, config, shown).result(by_itself=by_itself)
 
 
 class _Matching:
@@ -128,11 +132,12 @@ class _Matching:
         self._deltas: dict[str, list[tuple[str, Delta]]] = {}
         self._unmatched: list[str] = []
 
-    def result(self) -> Match:
+    def result(self, *, by_itself: bool) -> Match:
         ignored = sorted(name for name in self._lora if name.startswith(_EMBEDDINGS))
         modules = self._modules()
         self._refuse_unsupported(modules)
-        names = module_names(self._model)
+        names = own_names(self._model) if by_itself else module_names(self._model, [*modules, *self._lora])
+        _take_scales_for_weights(modules, names)
         for module, have in modules.items():
             if module in names.ambiguous:
                 raise self._ambiguous(f"`{module}`", names.ambiguous[module], "of the model")
@@ -167,7 +172,8 @@ class _Matching:
 
     def _found(self, module: str, have: _Have, places: Mapping[str, tuple[Site, ...]]) -> Iterator[_Found]:
         """Make the deltas of a module, and yield those that found their place."""
-        for found in _families(have, replaces=self._adapter is not None or module.startswith("base_model.model.")):
+        replaces = self._adapter is not None or module.startswith("base_model.model.")
+        for found in _families(have, replaces=replaces):
             if found.part not in places:
                 continue
             for place in places[found.part]:
@@ -193,6 +199,8 @@ class _Matching:
         if "dora_scale" in tensors:
             is_peft = ("peft_dora", "dora_scale") in found.roles
             facts["dora"] = _dora(shapes["dora_scale"], target, is_peft=is_peft)
+            if facts["dora"] == "columns" and place.total:
+                raise self._unsupported_split(module, place)
         if found.family == "ia3" and "ia3" in tensors:
             facts |= {"peft": True, "on_input": self._on_input(module, shapes["ia3"])}
         factors = tuple(Factor(role, tensors[role]) for role in sorted(tensors))
@@ -212,7 +220,7 @@ class _Matching:
     ) -> tuple[FitTarget, bool]:
         """Return what is to be made, and whether the model's tensor is its transpose."""
         shape = self._model[place.tensor] or (1,)
-        rows = shape[0] if place.rows is None or place.taken is not None else place.rows[1] - place.rows[0]
+        rows = place.total or (shape[0] if place.rows is None else place.rows[1] - place.rows[0])
         straight = FitTarget(rows, shape[1:])
         if len(shape) != 2 or found.part == _BIAS:
             return straight, False
@@ -270,6 +278,14 @@ class _Matching:
                     where=self._where, help="quantized LoRAs can't be merged: take the release that is not quantized",
                 )  # fmt: skip
 
+    def _unsupported_split(self, module: str, place: Site) -> SourceError:
+        return SourceError.one(
+            "lora-unsupported", f"the LoRA's module `{module}` is a DoRA with norms of columns, which the model has in "
+            "several tensors: this version can't add it to them", where=self._where,
+            rows=(f"model   {place.tensor}",),
+            help="take the model under its authors' names, in which they are one tensor",
+        )  # fmt: skip
+
     def _misfit(self, name: str, shape: tuple[int, ...], wanted: str, place: Site) -> SourceError:
         rows = f", of which it is the rows {place.rows[0]} to {place.rows[1]}" if place.rows is not None else ""
         return SourceError.one(
@@ -289,6 +305,15 @@ class _Matching:
         )  # fmt: skip
 
 
+def _take_scales_for_weights(modules: dict[str, dict[_Role, str]], names: Names) -> None:
+    """Take the `scale` of a norm for what it is: files of Flux's authors hold new ones for theirs."""
+    for module, have in list(modules.items()):
+        name = have.get(("scale", "scale"))
+        if name is not None and len(have) == 1 and name in names.modules:
+            del modules[module]
+            modules[name] = {_OWN: name}
+
+
 def _families(have: _Have, *, replaces: bool) -> Iterator[_Found]:
     """Yield what the tensors of a module make up; `replaces`: plain weights are taken for those of the module."""
     scale = tuple(role for role in (("scale", "alpha"), ("scale", "scale")) if role in have)
@@ -302,6 +327,8 @@ def _families(have: _Have, *, replaces: bool) -> Iterator[_Found]:
         yield _Found("ia3", _WEIGHT, (("peft_ia3", "ia3"),))
     if ("ia3", "on_input") in have and ("plain", _WEIGHT) in have:
         yield _Found("ia3", _WEIGHT, (("plain", _WEIGHT), ("ia3", "on_input")))
+    elif _OWN in have:
+        yield _Found("replace", _WEIGHT, (_OWN,))
     elif replaces:
         for part in (_WEIGHT, _BIAS):
             if ("plain", part) in have:

@@ -1,21 +1,25 @@
 """Every name under which LoRA files know the modules of a model.
 
 Trainers join the parts of a module's path with `_`, which can't be undone: `to_out_0` is `to_out.0`, `text_model` is
-not `text.model`. So nothing is taken apart here. From the names of the model's tensors all names that any known tool
-would give their modules are made, and a LoRA's module is looked up among them. What a model's own path is called is
-always among them, so that adapters of architectures that nobody has heard of fit too.
+not `text.model`. So nothing is taken apart here. From the canonical names of the model's tensors all names that any
+known tool would give their modules are made, in every spelling of the rules (`mergebuild.naming`) and under every
+prefix, and a LoRA's module is looked up among them. What a model's own path is called is always among them, so that
+adapters of architectures that nobody has heard of fit too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from typing import Final, NamedTuple
 
-from mergebuild.lora import flux
-from mergebuild.naming import parts_of
+from mergebuild.naming.aliases import Alias, aliases
+from mergebuild.naming.canonical import canonical
+from mergebuild.naming.renamed import Renamed
+from mergebuild.naming.rules import Part
 
-__all__ = ["Names", "Site", "module_names"]
+__all__ = ["Names", "Site", "module_names", "own_names"]
 
 
 class Site(NamedTuple):
@@ -26,6 +30,8 @@ class Site(NamedTuple):
     """To which rows of the model's tensor; None: all of them."""
     taken: tuple[int, int] | None = None
     """Which rows of what the LoRA makes; None: all of them."""
+    total: int = 0
+    """How many rows the LoRA makes, where not all of them are for this tensor."""
     transposed: bool = False
     """Whether the model's tensor is the transpose of the module's."""
 
@@ -40,127 +46,138 @@ class Names(NamedTuple):
 
 
 _PEFT: Final = "base_model.model."
-_UNETS: Final = ("model.diffusion_model.", "diffusion_model.")
-_FLUX: Final = re.compile(
-    r"(?:double|single)_blocks\.\d+\.|(?:img_in|txt_in|time_in|vector_in|guidance_in|final_layer)\."
-)
-_TEXTS: Final = (
-    ("text_encoders.clip_l.transformer.", "text_encoder", ("te1",)),
-    ("text_encoders.clip_g.transformer.", "text_encoder_2", ("te2",)),
-)
-_T5: Final = "text_encoders.t5xxl.transformer."
+_UNKNOWN: Final = ("model.diffusion_model.", "diffusion_model.", "transformer.", "unet.")
+"""What trainers put in front of the paths of a model that no rule is of."""
+_JOINED_UNKNOWN: Final = ("unet", "transformer")
 _PROCESSED: Final = re.compile(r"\.to_(q|k|v|out)(?:\.0)?$")
+_UNET: Final = "unet"
 
 
-def module_names(model: Mapping[str, tuple[int, ...]]) -> Names:
-    """Return the names of the modules of a model, given the shapes of its tensors by name."""
-    table = _Table()
+def module_names(model: Mapping[str, tuple[int, ...]], wanted: Collection[str]) -> Names:
+    """Return the names of the modules of a model.
+
+    Args:
+        model: The shapes of its tensors by name, in any spelling.
+        wanted: The modules of a LoRA: names that begin as none of them does are left out.
+    """
+    table = _NameTable("\n" + "\n".join(wanted))
+    found = canonical(model)
     for tensor in model:
-        module, part = _split(tensor)
-        table.add(_dotted(module, ""), part, (Site(tensor),))
-    parts = parts_of(model)
-    slots = _slots({part.component for found in parts.values() for part in found})
-    for tensor, found in parts.items():
-        for each in found:
-            module, part = _split(each.tensor)
-            place = Site(tensor, each.rows, transposed=each.transposed)
-            table.add(_in_pipeline(each.component, module, slots), part, (place,))
-    for tensor, shape in model.items():
-        prefix = next((each for each in _UNETS if tensor.startswith(each)), "")
-        path = tensor[len(prefix) :]
-        is_flux = _FLUX.match(path) is not None
-        if prefix or is_flux:
-            module, part = _split(path)
-            table.add(_original(module), part, (Site(tensor),))
-        if is_flux and shape:
-            _add_flux(table, tensor, path, shape[0])
-    _add_texts(table, model)
+        table.add_own(tensor)
+    shapes = {name: renamed.shape for name, renamed in found.made.items()}
+    by_name: dict[tuple[str, str], list[Alias]] = {}
+    for alias in aliases(shapes, found.family):
+        part = alias.part.name if alias.part is not None else ""
+        by_name.setdefault((part, alias.path), []).append(alias)
+    for (_, path), meant in by_name.items():
+        sites = [site for alias in meant for site in _sites(alias, found.made[alias.tensor], model)]
+        if sites:
+            table.add(meant[0].part, path, tuple(dict.fromkeys(sites)))
     return Names(table.modules, table.ambiguous)
 
 
-class _Table:
-    def __init__(self) -> None:
+def own_names(model: Mapping[str, tuple[int, ...]]) -> Names:
+    """Return the modules of a model by no other names than its own."""
+    table = _NameTable("")
+    for tensor in model:
+        table.add_own(tensor)
+    return Names(table.modules, table.ambiguous)
+
+
+def _sites(alias: Alias, made: Renamed, model: Mapping[str, tuple[int, ...]]) -> Iterator[Site]:
+    """Yield where in the model's own tensors what has another name lies."""
+    rows = made.shape[0] if made.shape else 1
+    begin, end = alias.rows or (0, rows)
+    first, last = alias.taken or (0, end - begin)
+    total, at = alias.total or last, 0
+    for cut in made.cuts:
+        stored = model[cut.tensor]
+        whole = (stored[-1] if cut.transposed else stored[0]) if stored else 1
+        own = cut.rows or (0, whole)
+        low, high = max(begin, at), min(end, at + own[1] - own[0])
+        here = (own[0] + low - at, own[0] + high - at)
+        taken = (first + low - begin, first + high - begin)
+        at += own[1] - own[0]
+        is_part = here != (0, whole)
+        if low < high and cut.at is None and cut.columns is None and not (is_part and cut.transposed):
+            is_all = taken == (0, total)
+            yield Site(
+                cut.tensor,
+                here if is_part else None,
+                None if is_all else taken,
+                0 if is_all else total,
+                alias.transposed is not cut.transposed,
+            )
+
+
+class _NameTable:
+    """Names as they are made; those that begin as no wanted one does are passed over."""
+
+    def __init__(self, wanted: str) -> None:
+        """Take the names that are asked for, each behind a line's end."""
         self.modules: dict[str, dict[str, tuple[Site, ...]]] = {}
         self.ambiguous: dict[str, tuple[str, str]] = {}
+        self._wanted = wanted
+        self._own: set[tuple[str, str]] = set()
+        self._forms: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
-    def add(self, names: Iterator[str], part: str, places: tuple[Site, ...]) -> None:
-        for name in names:
-            known = self.modules.setdefault(name, {}).setdefault(part, places)
-            if known[0].tensor != places[0].tensor:
-                self.ambiguous[name] = (known[0].tensor, places[0].tensor)
+    def add_own(self, tensor: str) -> None:
+        """Add what the model itself calls a tensor: whatever else has that name, it is meant."""
+        module, part = _split(tensor)
+        for name in (module, _PEFT + module):
+            self.modules.setdefault(name, {})[part] = (Site(tensor),)
+            self._own.add((name, part))
+
+    def add(self, of: Part | None, path: str, sites: tuple[Site, ...]) -> None:
+        """Add a tensor in one of the spellings of its part."""
+        module, part = _split(path)
+        if of is not None and of.pipeline == _UNET and _PROCESSED.search(module):
+            self._put(of, _PROCESSED.sub(r".processor.to_\1", module), part, sites)  # as early diffusers had it
+        self._put(of, module, part, sites)
+
+    def _put(self, of: Part | None, module: str, part: str, sites: tuple[Site, ...]) -> None:
+        key = of.name if of is not None else ""
+        if key not in self._forms:
+            self._forms[key] = (self._asked(_in_front(of)), self._asked(_joined_with(of)))
+        dotted, joined = self._forms[key]
+        for prefix in dotted:
+            self._name(prefix + module, part, sites)
+        if joined:
+            flat = module.replace(".", "_")
+            for prefix in joined:
+                self._name(prefix + flat, part, sites)
+
+    def _asked(self, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(prefix for prefix in prefixes if f"\n{prefix}" in self._wanted)
+
+    def _name(self, name: str, part: str, sites: tuple[Site, ...]) -> None:
+        if (name, part) in self._own:
+            return
+        known = self.modules.setdefault(name, {}).setdefault(part, sites)
+        if known != sites and {site.tensor for site in known} != {site.tensor for site in sites}:
+            self.ambiguous[name] = (known[0].tensor, sites[0].tensor)
+
+
+@cache
+def _prefixes(prefix: str, prefixes: tuple[str, ...], pipeline: str) -> tuple[str, ...]:
+    plain = dict.fromkeys(("", prefix, *prefixes, f"{pipeline}." if pipeline else ""))
+    inside = (f"{pipeline}.{_PEFT}",) if pipeline else ()
+    return (*plain, *(_PEFT + each for each in plain), *inside)
+
+
+def _in_front(part: Part | None) -> tuple[str, ...]:
+    """Return what may stand in front of a module's path, where its dots are kept."""
+    return _prefixes("", _UNKNOWN, "") if part is None else _prefixes(part.prefix, tuple(part.prefixes), part.pipeline)
+
+
+def _joined_with(part: Part | None) -> tuple[str, ...]:
+    """Return what may stand in front of a module's path that is joined with `_`."""
+    slots = _JOINED_UNKNOWN if part is None else part.kohya
+    both = (f"{tool}_{slot}_" for slot in slots for tool in ("lora", "lycoris"))
+    return (*both, "lycoris_") if slots else ()
 
 
 def _split(tensor: str) -> tuple[str, str]:
     """Return a tensor's module, and whether it is its weight or its bias; what is neither is a module of its own."""
     module, _, last = tensor.rpartition(".")
     return (module, last) if module and last in {"weight", "bias"} else (tensor, "weight")
-
-
-def _slots(components: set[str]) -> Mapping[str, tuple[str, ...]]:
-    """Return the short names that kohya's trainers give to text encoders."""
-    first = ("te1",) if "text_encoder_2" in components else ("te", "te1")
-    return {"text_encoder": first, "text_encoder_2": ("te2",)}
-
-
-def _dotted(module: str, component: str) -> Iterator[str]:
-    """Yield the names that keep the dots, of a module of a pipeline's component or of a model by itself."""
-    yield module
-    yield _PEFT + module
-    if component:
-        yield f"{component}.{module}"
-        yield f"{component}.{_PEFT}{module}"
-
-
-def _joined(module: str, *slots: str) -> Iterator[str]:
-    """Yield the names that are joined with `_`, for each of the trainer's names of the component."""
-    joined = module.replace(".", "_")
-    yield f"lycoris_{joined}"
-    for slot in slots:
-        yield f"lora_{slot}_{joined}"
-        yield f"lycoris_{slot}_{joined}"
-
-
-def _in_pipeline(component: str, module: str, slots: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """Yield the names of a module that diffusers knows."""
-    yield from _dotted(module, component)
-    if component == "unet":
-        yield from _joined(module, "unet")
-        if _PROCESSED.search(module):  # the attention processors of early diffusers
-            processed = _PROCESSED.sub(r".processor.to_\1", module)
-            yield processed
-            yield f"unet.{processed}"
-    elif component in slots:
-        yield from _joined(module, *slots[component])
-        bare = module.removeprefix("text_model.")  # as of transformers 5
-        if bare != module:
-            yield from _dotted(bare, component)
-            yield from _joined(bare, *slots[component])
-
-
-def _original(module: str) -> Iterator[str]:
-    """Yield the names of a module of a UNet or transformer in the naming of its authors."""
-    for prefix in _UNETS:
-        yield from _dotted(prefix + module, "")
-    yield from _dotted(module, "")
-    yield from _joined(module, "unet")
-
-
-def _add_flux(table: _Table, tensor: str, path: str, rows: int) -> None:
-    module, part = _split(path)
-    by_name: dict[str, list[Site]] = {}
-    for each in flux.parts_of(module, rows):
-        by_name.setdefault(each.module, []).append(Site(tensor, each.rows, each.taken))
-    for name, places in by_name.items():
-        table.add(_dotted(name, "transformer"), part, tuple(places))
-        table.add(_joined(name, "unet", "transformer"), part, tuple(places))
-
-
-def _add_texts(table: _Table, model: Mapping[str, tuple[int, ...]]) -> None:
-    """Add the text encoders of files that hold a transformer with its text encoders."""
-    has_clip_g = any(name.startswith("text_encoders.clip_g.") for name in model)
-    component, slots = ("text_encoder_3", ("te3",)) if has_clip_g else ("text_encoder_2", ("te2", "te3"))
-    for prefix, name, short in (*_TEXTS, (_T5, component, slots)):
-        for tensor in model:
-            if tensor.startswith(prefix):
-                module, part = _split(tensor[len(prefix) :])
-                table.add(_in_pipeline(name, module, {name: short}), part, (Site(tensor),))

@@ -87,7 +87,7 @@ def products_of(
             one (`lora-incomplete`), or is not sound (as `match`).
     """
     where = Place(shown) if shown else None
-    found = match(lora, _model(lora, where), config, shown=shown)
+    found = match(lora, _model(lora, where), config, shown=shown, by_itself=True)
     if found.unmatched:
         raise SourceError.one(
             "lora-incomplete", f"the LoRA has {len(found.unmatched)} tensors that belong to no whole module",

@@ -79,8 +79,14 @@ _ADAPTER: Final = re.compile(
 """PEFT puts the adapter's name (`default`) behind what it saves, in files that were saved past `save_pretrained`."""
 
 
+_NUMBERED: Final = re.compile(r"(.+_lora[12])\.(up|down)\.weight")
+"""XLabs numbers the two streams of Flux in the module's name."""
+
+
 def role_of(name: str) -> Role | None:
     """Return what the tensor `name` is; None if nothing is known that ends so."""
+    if numbered := _NUMBERED.fullmatch(name):
+        return Role(numbered[1], "lora", numbered[2])
     plain = _ADAPTER.sub(r"\1", name)
     for ending, group, role in _ENDINGS:
         if plain.endswith(ending) and len(plain) > len(ending):

@@ -93,6 +93,10 @@ class Row:
     beside: str = ""
     """A module of the spelling whose weight's shape says how several lie in one; empty: none does."""
 
+    def is_swapped(self, weight: tuple[int, ...]) -> bool:
+        """Return whether the halves are the other way round in a module whose weight has this shape."""
+        return self.how == "swapped" and (not self.at or (len(weight) > 1 and weight[0] == self.at * weight[1]))
+
     def back(self) -> Row:
         """Return the same, with the spelling's names for the canonical ones."""
         how = {"convolution": "linear", "linear": "convolution"}.get(self.how, self.how)

@@ -123,7 +123,7 @@ def _prefixes_in(templates: Templates, part: Part) -> list[str]:
 
 def _through(part: Part, state: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Claim]]:
     """Yield what the tensors of a part are that is spelled by a function; by it alone where it knows the name."""
-    spelled = FUNCTIONS[part.through]({each.tensor: each.shape for each in state.values()})
+    spelled = FUNCTIONS[part.through].ours({each.tensor: each.shape for each in state.values()})
     for name, each in state.items():
         inner, shape = spelled.get(each.tensor, (each.tensor, each.shape))
         yield name, Whole(part.prefix + inner, Renamed(shape, (RowsOf("", name),)))
@@ -184,8 +184,7 @@ def _changed(row: Row, name: str, shape: tuple[int, ...], rest: str, shapes: Sha
     """Return a tensor as the row says that it differs; None where it can't."""
     match row.how:
         case "swapped":
-            weight = shapes.get(f"{name.removesuffix(rest)}.weight", shape)
-            if row.at and (len(weight) < 2 or weight[0] != row.at * weight[1]):
+            if not row.is_swapped(shapes.get(f"{name.removesuffix(rest)}.weight", shape)):
                 return _same(name, shape)
             if not shape or shape[0] % 2:
                 return None

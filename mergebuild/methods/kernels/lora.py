@@ -158,7 +158,9 @@ class FactorSource:
         if isinstance(self._form, _Whole):
             return self._form.rows(first + self._offset, last + self._offset).sub_(wide)
         assert isinstance(self._form, _Gains)
-        return wide.mul_(self._form.gains if self._form.on_columns else self._form.gains[first:last, None])
+        if self._form.on_columns:
+            return wide.mul_(self._form.gains)
+        return wide.mul_(self._form.gains[first + self._offset : last + self._offset, None])
 
     def _column_norms(self, weight: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the norms of V over all but the second dimension (float64 [channels])."""

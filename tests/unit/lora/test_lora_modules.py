@@ -45,7 +45,7 @@ def test_what_is_extracted_finds_its_place_again(model: Shapes, count: int) -> N
     """The very tensor, and the very rows of it."""
     found = by_name(model)
     assert len(found) >= count
-    known = module_names(model)
+    known = module_names(model, found)
     for name, module in found.items():
         assert name not in known.ambiguous
         (place,) = known.modules[name]["weight"]

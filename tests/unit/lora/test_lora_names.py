@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lora_files import flux, kohya, peft, real
+from lora_files import flux, kohya, peft, real, stored
 
 from mergebuild.errors import SourceError
 from mergebuild.lora import Match, match
@@ -199,3 +199,97 @@ def test_the_text_encoders_beside_a_transformer() -> None:
         assert only(match(peft(module, 16, 12), model))[0] == t5
     for module in ("lora_te1_text_model_encoder_layers_0_mlp_fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"):
         assert only(match(peft(module, 32, 8), model))[0] == clip
+
+
+def sites(found: Match) -> list[tuple[str, tuple[int, int] | None, object]]:
+    """Return which tensors are changed, which rows of each, and from which row on of what the LoRA makes."""
+    assert not found.unmatched
+    return [
+        (tensor, delta.rows, dict(delta.facts).get("offset"))
+        for tensor, deltas in found.deltas.items()
+        for delta in deltas
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "lora_unet_double_blocks_0_img_attn_qkv",
+        "diffusion_model.double_blocks.0.img_attn.qkv",
+        "double_blocks.0.processor.qkv_lora1",
+    ],
+)
+def test_of_flux_in_diffusers_names_by_a_lora_in_its_authors(prefix: str, module: str) -> None:
+    block = f"{prefix}transformer_blocks.0.attn"
+    model = {f"{block}.{name}.weight": (8, 8) for name in ("to_q", "to_k", "to_v", "add_q_proj")}
+    model[f"{prefix}single_transformer_blocks.0.proj_mlp.weight"] = (32, 8)
+    file = peft(module, 24, 8)
+    if "processor" in module:
+        file = {name.replace(".lora_A", ".down").replace(".lora_B", ".up"): info for name, info in file.items()}
+    assert sites(match(file, model)) == [
+        (f"{block}.to_{which}.weight", None, offset) for which, offset in (("k", 8), ("q", 0), ("v", 16))
+    ]
+
+
+def test_xlabs_reaches_the_attention_of_single_blocks() -> None:
+    file = {
+        name.replace("x.lora_", "single_blocks.0.processor.qkv_lora."): info
+        for name, info in kohya("x", 24, (8,)).items()
+        if "alpha" not in name
+    }
+    assert only(match(file, flux())) == ("single_blocks.0.linear1.weight", (0, 24), "lora")
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize(
+    ("module", "tensor", "rows", "out", "into"),
+    [
+        ("transformer.transformer_blocks.0.attn.to_k", "joint_blocks.0.x_block.attn.qkv", (8, 16), 8, 8),
+        (
+            "lora_transformer_transformer_blocks_0_attn_add_q_proj",
+            "joint_blocks.0.context_block.attn.qkv", (0, 8), 8, 8,
+        ),
+        ("lora_unet_joint_blocks_0_x_block_attn_qkv", "joint_blocks.0.x_block.attn.qkv", None, 24, 8),
+        ("transformer.transformer_blocks.0.ff.net.2", "joint_blocks.0.x_block.mlp.fc2", None, 8, 32),
+    ],
+)  # fmt: skip
+def test_of_sd3(prefix: str, module: str, tensor: str, rows: tuple[int, int] | None, out: int, into: int) -> None:
+    model = {
+        f"{prefix}joint_blocks.0.{block}.{name}.weight": shape
+        for block in ("x_block", "context_block")
+        for name, shape in {"attn.qkv": (24, 8), "mlp.fc2": (8, 32)}.items()
+    }
+    assert only(match(peft(module, out, into), model)) == (f"{prefix}{tensor}.weight", rows, "lora")
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model.", "module."])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "lora_unet_stack_3_mix", "lora_transformer_stack_3_mix", "diffusion_model.stack.3.mix",
+        "transformer.stack.3.mix", "base_model.model.stack.3.mix", "lycoris_stack_3_mix",
+    ],
+)  # fmt: skip
+def test_of_a_transformer_that_nobody_knows(prefix: str, module: str) -> None:
+    model = {f"{prefix}stack.3.mix.weight": (6, 5)}
+    assert only(match(peft(module, 6, 5), model))[0] == f"{prefix}stack.3.mix.weight"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.3.self_attn.q_proj",
+        "text_encoder.text_model.encoder.layers.3.self_attn.to_q",
+        "conditioner.embedders.0.transformer.text_model.encoder.layers.3.self_attn.q_proj",
+    ],
+)
+def test_of_sdxl_s_first_text_encoder(module: str) -> None:
+    name = "conditioner.embedders.0.transformer.text_model.encoder.layers.3.self_attn.q_proj.weight"
+    assert only(match(kohya(module, 768, (768,)), real("sdxl")))[0] == name
+
+
+def test_new_norms_of_flux_s_authors_take_the_place_of_the_model_s() -> None:
+    name = "double_blocks.0.img_attn.norm.query_norm.scale"
+    found = match(stored({name: (4,)}), {**flux(), name.replace("scale", "weight"): (4,)})
+    assert only(found) == (name.replace("scale", "weight"), None, "replace")
