@@ -68,6 +68,7 @@ LIKENESS = Likeness(
         "config": "what stands beside the tensors",
         "max_shard_size": "which tensors share a file",
         "components": "come over what the frame gives, for each target",
+        "architectures": "decides between an error and the same result",
         "on_channels": "decides which tensors an input's view has, and the view is in the key",
         "rules": "each rule is a target with a frame of its own",
         "row": "what `method` names, and a recipe has one of each name",

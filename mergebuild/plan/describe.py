@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergebuild.digest import checksum, tagged
-from mergebuild.errors import Problem, RecipeError, SourceError
+from mergebuild.errors import MismatchError, Problem, RecipeError, SourceError
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Kin, Spec
 from mergebuild.formats import registry
@@ -22,6 +22,8 @@ from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import FileFormat, FolderFormat
 from mergebuild.plan import manifest, metadata, output_files
 from mergebuild.plan.actions import Description, FileContent, Goal, Ground
+from mergebuild.plan.architectures import Architectures
+from mergebuild.plan.donors import donor
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import STATISTICS_OF_MADE, Tensors
 from mergebuild.recipe import Recipe
@@ -46,6 +48,7 @@ class Describer:
         self._inside = f"{recipe.root}{os.sep}"
         """What the paths in the project's folder begin with."""
         self._leaves: dict[str, frozenset[str]] = {}
+        self._architectures = Architectures(recipe, sources, folding)
         self._grounds: dict[object, Ground] = {}
         """By the kin of a blueprint, or the name of a target that has none."""
         self._hashed: set[Ground] = set()
@@ -157,7 +160,10 @@ class Describer:
 
     def _ground(self, target: str) -> Ground:
         """Return what follows from what a target reads."""
-        blueprint = self._folding.blueprint(target)
+        try:
+            blueprint = self._folding.blueprint(target)
+        except MismatchError as error:
+            raise self._architectures.explained(target, error) from None
         key = blueprint.kin or target
         found = self._grounds.get(key)
         if found is None:
@@ -168,7 +174,10 @@ class Describer:
                 bottom,
                 leaves,
                 needs=tuple(sorted(self._files_below(blueprint))),
-                notices=tuple(f"`{owner}`: {notice}" for owner in sorted(leaves) for notice in self._notices(owner)),
+                notices=(
+                    *(f"`{owner}`: {notice}" for owner in sorted(leaves) for notice in self._notices(owner)),
+                    *self._architectures.compare(target),
+                ),
                 programs=self._folding.programs(target),
                 waits_for_files=self._waits_for_files(blueprint),
                 operates=any(self._operates(self._folding.blueprint(name)) for name in self._recipe.below(target)),
@@ -338,19 +347,16 @@ class Describer:
             yield part._replace(digest=digest, origin=file.origin)
 
     def _donor(self, made: Description) -> tuple[str, Donor | None, Path | None]:
-        """Return whose small files go beside the weights: of what `config` names, else of the first source with some.
+        """Return whose small files go beside the weights: its name, what its folder holds, and that folder.
 
-        Its name, what its folder holds, and that folder. An adapter has a configuration for adapters alone.
+        An adapter has a configuration for adapters alone.
         """
-        config = made.blueprint.target.config
-        top = config.ref if config else made.name
-        below = () if top in self._sources else self._recipe.below(top)[::-1]
-        for ref in (top, *(each.ref for name in below for each in self._recipe.target(name).inputs)):
-            model = self._sources.file(ref).model if ref in self._sources else None
-            is_donor = model is not None and (model.format != "peft" or made.blueprint.target.making.makes_lora)
-            if is_donor and model is not None and model.contents is not None and model.facts:
-                return ref, model.contents, model.folder
-        if config:
+        target = made.blueprint.target
+        found = donor(self._recipe, self._sources, made.name, of_adapters=target.making.makes_lora)
+        if found is not None:
+            model = self._sources.file(found).model
+            return found, model.contents, model.folder
+        if (config := target.config) is not None:
             message = f"`config` of target `{made.name}` is `{config.ref}`, which has no configuration"
             hint = "name a source that is a folder of transformers or diffusers"
             raise RecipeError.one("no-config", message, where=config.where.place(), help=hint)

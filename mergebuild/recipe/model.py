@@ -236,6 +236,8 @@ class Target:
     """What of the model comes from elsewhere, or has a dtype of its own; the later wins."""
     on_channels: Literal["error", "common"] = "error"
     """Whether inputs with fewer input channels than the first may take part, in the channels that they have."""
+    architectures: Literal["error", "allow"] = "error"
+    """Whether the inputs' configurations may name different architectures."""
     rules: tuple[TensorRule, ...] = ()
     """For some tensors another method, or other numbers; the later wins."""
     row: Method | None = field(default=None, compare=False)

@@ -67,7 +67,7 @@ _DTYPE_HINTS = {
 COMMON_KEYS = (
     "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
     "compat", "seed", "cache", "rules", "config", "max_shard_size",
-    "components", "on_channels",
+    "components", "on_channels", "architectures",
 )  # fmt: skip
 """Keys that every target may have."""
 _OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
@@ -96,6 +96,7 @@ _FOREIGN_SAYINGS = {
     "preset": 'a preset belongs to a number: `alpha = { preset = "GRAD_V" }`',
     "elemental": 'elemental rules belong to a number: `alpha = { elemental = "OUT03:attn2:0.5" }`',
     "curve": "a curve belongs to a number: `alpha = { sigmoid = 0.3 }`",
+    "allow_crimes": 'models of different architectures are merged with `architectures = "allow"`',
     "int8_mask": "it would change nothing; leave it out",
     "include": "write it in `[project]`",
 }
@@ -296,6 +297,7 @@ class _TargetReading:
             cache=cache,
             where=self._node.at,
             on_channels=cast("Literal['error', 'common']", options["on_channels"]),
+            architectures=cast("Literal['error', 'allow']", options["architectures"]),
             config=config,
             max_shard_size=most,
             components=components,
@@ -790,6 +792,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "nonfinite": ("error", "allow"),
     "metadata": ("minimal", "full", "none"),
     "on_channels": ("error", "common"),
+    "architectures": ("error", "allow"),
 }
 """The first is the default."""
 

@@ -82,6 +82,7 @@ ACCOUNT: dict[str, dict[str, str]] = {
         "cache": OUT + "whether something is kept, not what it is",
         "where": OUT + "a place in a file is for messages",
         "components": IN + "which tensors are read, and each one's dtype",
+        "architectures": OUT + "decides between an error and the same result",
         "on_channels": IN + "the combinations of the tensors that differ in their input channels",
         "config": OUT + "what stands beside the tensors; each such file is compared by its bytes",
         "max_shard_size": OUT + "which tensors share a file; each file is compared by its header",

@@ -1,0 +1,148 @@
+"""Are the inputs of a target models of one architecture? Told by their configurations, for the parts that it merges.
+
+Weights of equal names and shapes mean other things in another architecture, or with other heads and other positions.
+Only what a target takes is looked at: an input whose share is 0, or a part that it has no tensors of, is not held
+against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Final, NamedTuple
+
+from mergebuild.configuration.facts import differing
+from mergebuild.configuration.parts import Config, config_of, model_type, part_of
+from mergebuild.errors import MismatchError
+from mergebuild.fold.folder import Folding
+from mergebuild.fold.forms import Blueprint
+from mergebuild.plan.donors import donor
+from mergebuild.recipe import Recipe
+from mergebuild.recipe.model import Target
+from mergebuild.sources.sources import Sources, source_of_part
+
+__all__ = ["Architectures"]
+
+
+_OF_OTHER_ARCHITECTURES: Final = frozenset({"shape-mismatch", "too-little-in-common", "missing-tensors"})
+"""What is wrong with inputs of different architectures too, as it shows in their tensors."""
+
+
+class _Described(NamedTuple):
+    """An input that has a configuration, and the parts that a target takes tensors of."""
+
+    ref: str
+    config: Config
+    shown: str
+    parts: frozenset[str]
+
+
+class Architectures:
+    """Compares the configurations of the inputs of a recipe's targets."""
+
+    def __init__(self, recipe: Recipe, sources: Sources, folding: Folding) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._folding = folding
+
+    def compare(self, target: str) -> tuple[str, ...]:
+        """Return in what the inputs of a target differ that changes what their weights mean, a sentence each.
+
+        Raises:
+            MismatchError: they are of different architectures, and the target does not say that this is meant.
+        """
+        blueprint = self._folding.blueprint(target)
+        inputs = self._inputs(blueprint)
+        if len(inputs) < 2:
+            return ()
+        agreed = self._agreed(target)
+        told: list[str] = []
+        for one, other in combinations(inputs, 2):
+            shared = sorted(one.parts & other.parts)
+            unlike = {part: pair for part in shared if len(set(pair := _types(one, other, part)) - {None}) > 1}
+            if unlike and not any({one.ref, other.ref} <= each for each in agreed):
+                raise _differ(blueprint.target, one, other, unlike)
+            if one is inputs[0] and not unlike:
+                told += _told(one, other, shared)
+        return tuple(told)
+
+    def explained(self, target: str, error: MismatchError) -> MismatchError:
+        """Return why inputs do not fit: that they are of different architectures, where they are."""
+        made = self._recipe.target(target)
+        if made.architectures == "allow" or error.problems[0].code not in _OF_OTHER_ARCHITECTURES:
+            return error
+        described = (self._described(each.ref, {"text"}) for each in made.inputs)
+        for one, other in combinations([each for each in described if each], 2):
+            pair = _types(one, other, "text")
+            if len({*pair} - {None}) > 1:
+                return _differ(made, one, other, {"text": pair})
+        return error
+
+    def _inputs(self, blueprint: Blueprint) -> list[_Described]:
+        """Return the inputs that a target takes tensors of, those that it names first before others."""
+        parts: dict[str, set[str]] = {}
+        owners = [{slot.owner for slot in slots} for slots in blueprint.forms.slots]
+        for name, kind in blueprint.forms.kinds.of.items():
+            for owner in owners[kind]:
+                parts.setdefault(owner, set()).add(part_of(name))
+        by_ref: dict[str, set[str]] = {}
+        for owner, some in parts.items():
+            if not self._folding.is_delta(owner):
+                ref = source_of_part(owner) if owner in self._sources else owner
+                by_ref.setdefault(ref, set()).update(some)
+        order = self._order(blueprint.target.name)
+        found = sorted(by_ref, key=lambda ref: order.get(ref, len(order)))
+        return [made for ref in found if (made := self._described(ref, by_ref[ref]))]
+
+    def _order(self, target: str) -> Mapping[str, int]:
+        """Return the places of sources and file targets below a target, as the text names them."""
+        names: dict[str, int] = {}
+        for name in reversed(self._recipe.below(target)):
+            for each in self._recipe.target(name).reads:
+                names.setdefault(each.ref, len(names))
+        return names
+
+    def _described(self, ref: str, parts: set[str]) -> _Described | None:
+        if not ref:
+            return None
+        owner = donor(self._recipe, self._sources, ref)
+        if owner is None:
+            return None
+        model = self._sources.file(owner).model
+        shown = f"{self._sources.file(owner).shown.rstrip('/')}/config.json"
+        return _Described(ref, model.facts, shown, frozenset(parts))
+
+    def _agreed(self, target: str) -> list[frozenset[str]]:
+        """Return what is merged with different architectures because a target says so: this one, or one below it."""
+        return [
+            self._folding.blueprint(name).owners
+            for name in self._recipe.below(target)
+            if self._recipe.target(name).architectures == "allow"
+        ]
+
+
+def _types(one: _Described, other: _Described, part: str) -> tuple[str | None, str | None]:
+    return model_type(one.config, part), model_type(other.config, part)
+
+
+def _told(one: _Described, other: _Described, parts: Sequence[str]) -> Iterator[str]:
+    """Yield the facts in which two inputs differ, a sentence for each part."""
+    for part in parts:
+        found = differing(config_of(one.config, part), config_of(other.config, part))
+        if found:
+            said = "; ".join(f"`{each.key}` {each.values[0]} and {each.values[1]}" for each in found)
+            yield f"the configurations of `{one.ref}` and `{other.ref}` differ in what their weights mean: {said}"
+
+
+def _differ(
+    target: Target, one: _Described, other: _Described, unlike: Mapping[str, tuple[str | None, str | None]]
+) -> MismatchError:
+    part, (ours, theirs) = next(iter(unlike.items()))
+    where = "" if part == "text" else f" in the part `{part}`"
+    return MismatchError.one(
+        "architectures-differ",
+        f"the inputs of `{target.name}` are of different architectures{where}: `{ours}` and `{theirs}`",
+        where=target.where.place(),
+        rows=(f"{one.ref}  {one.shown}: `{ours}`", f"{other.ref}  {other.shown}: `{theirs}`"),
+        help='equal shapes mean other things there; if it is meant all the same, say `architectures = "allow"`',
+    )

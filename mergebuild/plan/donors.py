@@ -1,0 +1,27 @@
+"""Whose small files, and so whose configuration, a target has."""
+
+from __future__ import annotations
+
+from mergebuild.recipe import Recipe
+from mergebuild.sources.sources import Sources
+
+__all__ = ["donor"]
+
+
+def donor(recipe: Recipe, sources: Sources, ref: str, *, of_adapters: bool = False) -> str | None:
+    """Return the source whose small files are those of a source or target; None where none has any.
+
+    Of a target that is what its `config` names, else the first source below it, in the order of the text, that is a
+    folder with a configuration. `of_adapters`: whether that of an adapter counts.
+    """
+    below: tuple[str, ...] = ()
+    if ref not in sources:
+        config = recipe.target(ref).config
+        ref = config.ref if config else ref
+        below = () if ref in sources else tuple(recipe.below(ref)[::-1])
+    for each in (ref, *(each.ref for name in below for each in recipe.target(name).inputs)):
+        model = sources.file(each).model if each in sources else None
+        is_donor = model is not None and (model.format != "peft" or of_adapters)
+        if is_donor and model is not None and model.contents is not None and model.facts:
+            return each
+    return None
