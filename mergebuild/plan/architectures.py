@@ -13,10 +13,12 @@ from typing import Final, NamedTuple
 
 from mergebuild.configuration.facts import differing
 from mergebuild.configuration.parts import Config, config_of, model_type, part_of
+from mergebuild.configuration.vocabulary import is_of_tokens
 from mergebuild.errors import MismatchError
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint
 from mergebuild.plan.donors import donor
+from mergebuild.plan.tokenizers import Tokenizers
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
 from mergebuild.sources.sources import Sources, source_of_part
@@ -35,6 +37,10 @@ class _Described(NamedTuple):
     config: Config
     shown: str
     parts: frozenset[str]
+    source: str
+    """Whose configuration and small files it has."""
+    has_rows: bool = False
+    """Whether rows of tokens are taken from it that are merged with others'."""
 
 
 class Architectures:
@@ -44,6 +50,7 @@ class Architectures:
         self._recipe = recipe
         self._sources = sources
         self._folding = folding
+        self._tokenizers = Tokenizers(sources)
 
     def compare(self, target: str) -> tuple[str, ...]:
         """Return in what the inputs of a target differ that changes what their weights mean, a sentence each.
@@ -64,7 +71,8 @@ class Architectures:
                 raise _differ(blueprint.target, one, other, unlike)
             if one is inputs[0] and not unlike:
                 told += _told(one, other, shared)
-        return tuple(told)
+        with_rows = [(each.ref, each.source) for each in inputs if each.has_rows]
+        return (*told, *(self._tokenizers.compare(with_rows) if len(with_rows) > 1 else ()))
 
     def explained(self, target: str, error: MismatchError) -> MismatchError:
         """Return why inputs do not fit: that they are of different architectures, where they are."""
@@ -82,17 +90,22 @@ class Architectures:
         """Return the inputs that a target takes tensors of, those that it names first before others."""
         parts: dict[str, set[str]] = {}
         owners = [{slot.owner for slot in slots} for slots in blueprint.forms.slots]
+        with_rows: set[str] = set()
         for name, kind in blueprint.forms.kinds.of.items():
+            if len(owners[kind]) > 1 and is_of_tokens(name):
+                with_rows |= owners[kind]
             for owner in owners[kind]:
                 parts.setdefault(owner, set()).add(part_of(name))
         by_ref: dict[str, set[str]] = {}
+        refs_with_rows: set[str] = set()
         for owner, some in parts.items():
             if not self._folding.is_delta(owner):
                 ref = source_of_part(owner) if owner in self._sources else owner
                 by_ref.setdefault(ref, set()).update(some)
+                refs_with_rows |= {ref} if owner in with_rows else set()
         order = self._order(blueprint.target.name)
         found = sorted(by_ref, key=lambda ref: order.get(ref, len(order)))
-        return [made for ref in found if (made := self._described(ref, by_ref[ref]))]
+        return [made for ref in found if (made := self._described(ref, by_ref[ref], has_rows=ref in refs_with_rows))]
 
     def _order(self, target: str) -> Mapping[str, int]:
         """Return the places of sources and file targets below a target, as the text names them."""
@@ -102,7 +115,7 @@ class Architectures:
                 names.setdefault(each.ref, len(names))
         return names
 
-    def _described(self, ref: str, parts: set[str]) -> _Described | None:
+    def _described(self, ref: str, parts: set[str], *, has_rows: bool = False) -> _Described | None:
         if not ref:
             return None
         owner = donor(self._recipe, self._sources, ref)
@@ -110,7 +123,7 @@ class Architectures:
             return None
         model = self._sources.file(owner).model
         shown = f"{self._sources.file(owner).shown.rstrip('/')}/config.json"
-        return _Described(ref, model.facts, shown, frozenset(parts))
+        return _Described(ref, model.facts, shown, frozenset(parts), owner, has_rows)
 
     def _agreed(self, target: str) -> list[frozenset[str]]:
         """Return what is merged with different architectures because a target says so: this one, or one below it."""

@@ -1,0 +1,78 @@
+"""Do the inputs whose embeddings are merged give the same numbers to their tokens? Told by their tokenizers' files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mergebuild.configuration.tokenizers import ADDED, KINDS, Difference, difference, vocabulary
+from mergebuild.formats.reading import clipped
+from mergebuild.sources.sources import Sources
+
+__all__ = ["Tokenizers"]
+
+
+class Tokenizers:
+    """Compares the tokenizers of sources, each pair once."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._found: dict[tuple[str, str], Difference | None] = {}
+        self._vocabularies: dict[tuple[str, str], Mapping[int, str] | None] = {}
+
+    def compare(self, inputs: Sequence[tuple[str, str]]) -> list[str]:
+        """Return in what the tokenizers of inputs differ from the first's, a sentence for each.
+
+        `inputs`: their names, and of each the source whose small files it has.
+        """
+        told: list[str] = []
+        (one, mine), *others = inputs
+        for other, theirs in others:
+            if (mine, theirs) not in self._found:
+                self._found[mine, theirs] = self._difference(mine, theirs)
+            found = self._found[mine, theirs]
+            if found is not None:
+                told.append(_sentence(one, other, found))
+        return told
+
+    def _difference(self, mine: str, theirs: str) -> Difference | None:
+        if mine == theirs:
+            return None
+        folders = [self._sources.file(each).model for each in (mine, theirs)]
+        names = [set(model.contents.sidecars) if model.contents else set() for model in folders]
+        kind = next((each for each in KINDS if all(each in some for some in names)), None)
+        if kind is None or all(self._read(mine, name) == self._read(theirs, name) for name in (kind, ADDED)):
+            return None
+        one, other = (self._vocabulary(each, kind) for each in (mine, theirs))
+        return difference(one, other) if one is not None and other is not None else None
+
+    def _vocabulary(self, ref: str, kind: str) -> Mapping[int, str] | None:
+        if (ref, kind) not in self._vocabularies:
+            self._vocabularies[ref, kind] = vocabulary(kind, lambda name: self._read(ref, name))
+        return self._vocabularies[ref, kind]
+
+    def _read(self, ref: str, name: str) -> bytes | None:
+        """Return what is in a small file of a source, None where it has no such file, or one that can't be read."""
+        model = self._sources.file(ref).model
+        if model.contents is None or model.folder is None or name not in model.contents.sidecars:
+            return None
+        try:
+            return (model.folder / name).read_bytes()
+        except OSError:
+            return None
+
+
+def _sentence(one: str, other: str, found: Difference) -> str:
+    begin = f"the tokenizers of `{one}` and `{other}` differ, and rows of embeddings are merged by number"
+    told: list[str] = []
+    if found.example is not None:
+        number, mine, theirs = found.example
+        example = f"{number} is `{_shown(mine)}` in `{one}` and `{_shown(theirs)}` in `{other}`"
+        told.append(f"{found.other} numbers are other tokens, such as {example}")
+    for name, count in zip((one, other), found.alone, strict=True):
+        if count:
+            told.append(f"{count} are tokens of `{name}` alone")
+    return f"{begin}: {'; '.join(told)}"
+
+
+def _shown(token: str) -> str:
+    return clipped(token, 40)
