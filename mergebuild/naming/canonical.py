@@ -19,8 +19,9 @@ from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.rules import family, general
 from mergebuild.naming.spelled import Claim, Piece, Pieces, Whole, claims
 from mergebuild.naming.templates import Templates, family_of
+from mergebuild.naming.ties import tied
 
-__all__ = ["Canonical", "canonical", "is_schedule"]
+__all__ = ["Canonical", "canonical", "is_constant", "is_schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +48,30 @@ def canonical(
         facts: `config.json` of the folder, parsed; None where there is none.
         same_place: names that share their bytes with an earlier one, as pickles store ties, and that name.
     """
-    del same_place
     templates = Templates(shapes)
     name = family_of(templates, facts)
     if not name:
         found: Mapping[str, Claim] = {
             each: Whole(bare, Renamed(shapes[each], (_all_of(each),))) for each, bare in templates.bare.items()
         }
-        return Canonical(*_gathered(found))
-    made, twice = _gathered(claims(templates, name, facts))
-    return Canonical(made, twice, {}, "" if family(name).generic else name)
+    else:
+        found = claims(templates, name, facts)
+    made, twice = _gathered(found)
+    ties = tied(made, facts, same_place)
+    return Canonical(ties.made, {**twice, **ties.twice}, ties.tied, "" if not name or family(name).generic else name)
 
 
 def is_schedule(name: str) -> bool:
     """Return whether a tensor is a buffer of the noise schedule: a constant, which is never merged."""
     return name in general().schedule
+
+
+def is_constant(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor is a constant, by its canonical name: never merged, and the first input's.
+
+    Those are buffers that follow from an architecture alone, such as causal masks and frequencies of positions.
+    """
+    return is_schedule(name) or any(each.fits(name, shape) for each in general().constants)
 
 
 def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mapping[str, str]]:

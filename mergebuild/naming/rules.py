@@ -19,6 +19,7 @@ from typing import Any, Final
 
 __all__ = [
     "NUMBER",
+    "Constant",
     "Family",
     "General",
     "Part",
@@ -27,9 +28,11 @@ __all__ = [
     "Sign",
     "Signs",
     "Spelling",
+    "data_of",
     "families",
     "family",
     "general",
+    "is_of_shape",
     "pattern",
     "signs_of",
 ]
@@ -41,6 +44,7 @@ NUMBER: Final = re.compile(r"(?<![^.])[0-9]{1,9}(?![^.])")
 _SLOT: Final = "{n}"
 _FIRST_TABLE: Final = re.compile(r"^\[", re.MULTILINE)
 _GENERAL: Final = "general"
+_NO_FAMILIES: Final = frozenset({_GENERAL, "ties"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,20 @@ class Signs:
 
 
 @dataclass(frozen=True, slots=True)
+class Constant:
+    """A buffer by the end of its name, in some shape or in any."""
+
+    end: str
+    shape: tuple[int | None, ...] | None
+
+    def fits(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Return whether a tensor is it."""
+        if not name.endswith(self.end) or name.removesuffix(self.end)[-1:] not in {"", "."}:
+            return False
+        return self.shape is None or is_of_shape(shape, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class General:
     """What holds for every family."""
 
@@ -191,6 +209,8 @@ class General:
     """What names of copies begin with, which are left as they are."""
     schedule: frozenset[str]
     """Buffers of the noise schedule: constants."""
+    constants: tuple[Constant, ...]
+    """Other buffers that follow from an architecture alone."""
 
 
 @cache
@@ -198,7 +218,11 @@ def general() -> General:
     """Return what holds for every family."""
     table = _tables((_DATA / f"{_GENERAL}.toml").read_text(encoding="utf-8"))
     return General(
-        tuple(table["wrappers"]), tuple(table["in_front"]), tuple(table["copies"]), frozenset(table["schedule"])
+        tuple(table["wrappers"]),
+        tuple(table["in_front"]),
+        tuple(table["copies"]),
+        frozenset(table["schedule"]),
+        tuple(Constant(each["end"], _shape(each)) for each in table["constants"]),
     )
 
 
@@ -222,21 +246,22 @@ def signs_of() -> tuple[Signs, ...]:
 def families() -> Iterator[Family]:
     """Yield all families, by name; for tests and tables, as it reads every file."""
     for path in sorted(_DATA.glob("*.toml")):
-        if path.stem != _GENERAL:
+        if path.stem not in _NO_FAMILIES:
             yield family(path.stem)
 
 
 @cache
 def family(name: str) -> Family:
     """Return a family with its parts and those that it has of others."""
-    table = _table(name)
+    table = data_of(name)
     own = tuple(_part(name, part, each) for part, each in table.get("parts", {}).items())
     others = tuple(part for other in table.get("uses", ()) for part in family(other).parts)
     return Family(name, table["title"], (*own, *others), table.get("generic", False))
 
 
 @cache
-def _table(name: str) -> Mapping[str, Any]:
+def data_of(name: str) -> Mapping[str, Any]:
+    """Return what a file of rules says."""
     return _tables((_DATA / f"{name}.toml").read_text(encoding="utf-8"))
 
 
@@ -275,7 +300,7 @@ def _part(of: str, name: str, table: Mapping[str, Any]) -> Part:
 def _spelling(of: str, reference: str) -> Spelling:
     """Return a spelling by its name in a file, or by `FILE/NAME`."""
     file, _, name = reference.rpartition("/")
-    table = _table(file or of)["spellings"][name]
+    table = data_of(file or of)["spellings"][name]
     return Spelling(
         name,
         table["source"],
@@ -308,9 +333,17 @@ def _sign(cell: str | Mapping[str, Any]) -> Sign:
     text = cell if isinstance(cell, str) else cell["name"]
     said: Mapping[str, Any] = {} if isinstance(cell, str) else cell
     anywhere = NUMBER.sub(_SLOT, text)
-    shape = tuple(None if size == "*" else size for size in said["shape"]) if "shape" in said else None
     exact = _globbed(text, r"[0-9]+") if anywhere != text else None
-    return Sign(_globbed(anywhere, re.escape(_SLOT)), exact, said.get("dims"), shape)
+    return Sign(_globbed(anywhere, re.escape(_SLOT)), exact, said.get("dims"), _shape(said))
+
+
+def _shape(said: Mapping[str, Any]) -> tuple[int | None, ...] | None:
+    return tuple(None if size == "*" else size for size in said["shape"]) if "shape" in said else None
+
+
+def is_of_shape(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Return whether a shape is the wanted one, in which None is any size."""
+    return len(shape) == len(wanted) and all(want in (None, have) for have, want in zip(shape, wanted, strict=True))
 
 
 def _globbed(text: str, number: str) -> re.Pattern[str]:

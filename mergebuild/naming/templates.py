@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Final
 
 from mergebuild.naming.renamed import Shapes
-from mergebuild.naming.rules import NUMBER, Sign, Signs, general, signs_of
+from mergebuild.naming.rules import NUMBER, Sign, Signs, general, is_of_shape, signs_of
 
 __all__ = ["TEXTS", "Templates", "family_of", "model_types"]
 
@@ -55,7 +55,7 @@ class Templates:
         return (
             (sign.name is None or sign.name.search(self.bare[name]) is not None)
             and (sign.dims is None or len(shape) == sign.dims)
-            and (sign.shape is None or _fits(shape, sign.shape))
+            and (sign.shape is None or is_of_shape(shape, sign.shape))
         )
 
 
@@ -75,10 +75,6 @@ def model_types(facts: Mapping[str, object] | None) -> frozenset[str]:
 
 def _has(templates: Templates, signs: Signs) -> bool:
     return any(map(templates.have, signs.any_of)) and not any(map(templates.have, signs.unless))
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(want in (None, have) for have, want in zip(shape, wanted, strict=True))
 
 
 def _unwrapped(names: Iterable[str]) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mergebuild.formats.gathering import gather
 from mergebuild.formats.header import Piece
 from mergebuild.naming import view_of
-from mergebuild.naming.canonical import canonical
+from mergebuild.naming.canonical import canonical, is_constant
 
 Model = Mapping[str, np.ndarray]
 Facts = Mapping[str, object] | None
@@ -302,3 +302,98 @@ def test_shapes_that_do_not_fit_are_left_whole() -> None:
         "model.layers.2.mlp.gate_up_proj.weight": (5, 5),
     }
     assert list(canonical(shapes).made) == list(shapes)
+
+
+# Other models
+
+
+@pytest.mark.parametrize(
+    ("prefix", "names"),
+    [
+        ("transformer.", "wte.weight h.0.attn.c_attn.weight h.0.ln_1.bias"),
+        ("transformer.", "word_embeddings.weight h.0.self_attention.query_key_value.weight"),
+        ("transformer.", "blocks.0.attn.Wqkv.weight norm_f.weight"),
+        ("transformer.", "encoder.block.0.layer.0.SelfAttention.q.weight shared.weight"),
+        ("model.", "decoder.layers.0.self_attn.q_proj.weight decoder.embed_positions.weight"),
+        ("model.", "encoder.layers.0.fc1.weight encoder.conv1.weight decoder.layers.0.fc1.weight"),
+        ("bert.", "encoder.layer.0.attention.self.query.weight embeddings.word_embeddings.weight pooler.dense.bias"),
+        ("roberta.", "encoder.layer.0.attention.self.query.weight embeddings.word_embeddings.weight"),
+        ("distilbert.", "transformer.layer.0.attention.q_lin.weight embeddings.word_embeddings.weight"),
+        ("gpt_neox.", "layers.0.attention.query_key_value.weight layers.0.input_layernorm.weight embed_in.weight"),
+        ("backbone.", "layers.0.mixer.A_log embeddings.weight norm_f.weight"),
+        ("vit.", "encoder.layer.0.attention.attention.query.weight embeddings.cls_token"),
+        ("wav2vec2.", "encoder.layers.0.attention.q_proj.weight feature_extractor.conv_layers.0.conv.weight"),
+    ],
+)
+def test_the_prefix_of_a_base_model_is_taken_off_and_heads_keep_their_names(prefix: str, names: str) -> None:
+    stored = [*(prefix + name for name in names.split()), "classifier.weight"]
+    found = canonical(dict.fromkeys(stored, (4, 4)))
+    assert list(found.made) == [*names.split(), "classifier.weight"]
+    assert [renamed.cuts[0].tensor for renamed in found.made.values()] == stored
+    again = canonical(dict.fromkeys(found.made, (4, 4)))
+    assert list(again.made) == list(found.made)
+    assert again.family == found.family
+
+
+def test_two_base_models_in_one_file_keep_their_prefixes() -> None:
+    names = ["bert.encoder.layer.0.output.dense.weight", "vit.encoder.layer.0.output.dense.weight"]
+    assert list(canonical(dict.fromkeys(names, (4, 4))).made) == names
+
+
+def test_chatglm_and_the_first_qwen_have_the_names_of_a_llama() -> None:
+    layer = "transformer.encoder.layers.0."
+    shapes = {
+        "transformer.embedding.word_embeddings.weight": (9, 4),
+        f"{layer}self_attention.query_key_value.weight": (8, 4),
+        f"{layer}self_attention.dense.weight": (4, 4),
+        f"{layer}mlp.dense_h_to_4h.weight": (12, 4),
+        "transformer.encoder.final_layernorm.weight": (4,),
+        "transformer.output_layer.weight": (9, 4),
+    }
+    made = canonical(shapes).made
+    layer = "model.layers.0."
+    assert {name: renamed.shape for name, renamed in made.items()} == {
+        "model.embed_tokens.weight": (9, 4), f"{layer}self_attn.q_proj.weight": (4, 4),
+        f"{layer}self_attn.k_proj.weight": (2, 4), f"{layer}self_attn.v_proj.weight": (2, 4),
+        f"{layer}self_attn.o_proj.weight": (4, 4), f"{layer}mlp.gate_proj.weight": (6, 4),
+        f"{layer}mlp.up_proj.weight": (6, 4), "model.norm.weight": (4,), "lm_head.weight": (9, 4),
+    }  # fmt: skip
+    qwen = {
+        "transformer.h.0.mlp.w1.weight": (4, 4),
+        "transformer.h.0.mlp.w2.weight": (4, 4),
+        "transformer.ln_f.weight": (4,),
+    }
+    cuts = {renamed.cuts[0].tensor: name for name, renamed in canonical(qwen).made.items()}
+    assert cuts["transformer.h.0.mlp.w2.weight"] == f"{layer}mlp.gate_proj.weight"
+    assert cuts["transformer.ln_f.weight"] == "model.norm.weight"
+
+
+def test_experts_in_one_long_tensor_of_dbrx() -> None:
+    at = "transformer.blocks.0.ffn"
+    model = counted(
+        {f"{at}.experts.mlp.w1": (6, 4), f"{at}.experts.mlp.w2": (6, 4), f"{at}.router.layer.weight": (3, 4)}
+    )
+    found = parameters_of(model)
+    at = "blocks.0.ffn.experts.mlp"
+    np.testing.assert_array_equal(found[f"{at}.1.w1.weight"], model[f"transformer.{at}.w1"][2:4])
+    np.testing.assert_array_equal(found[f"{at}.2.w2.weight"], model[f"transformer.{at}.w2"][4:6].T)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "constant"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", (8,), True),
+        ("h.0.attn.bias", (1, 1, 16, 16), True),
+        ("h.0.attn.bias", (16,), False),
+        ("h.0.attn.masked_bias", (), True),
+        ("embeddings.position_ids", (1, 512), True),
+        ("my_embeddings.position_ids_weight", (1, 512), False),
+        ("layers.0.attention.bias", (1, 1, 16, 16), True),
+        ("alphas_cumprod", (1000,), True),
+        ("model.norm.weight", (4,), False),
+    ],
+)
+def test_buffers_that_follow_from_the_architecture_are_constants(
+    name: str, shape: tuple[int, ...], constant: bool
+) -> None:
+    assert is_constant(name, shape) is constant
