@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mergebuild.naming.functions import FUNCTIONS
+from mergebuild.naming.fusing import HOWS
 from mergebuild.naming.renamed import Renamed, Shapes, StoredTensor
 from mergebuild.naming.rules import NUMBER, Part, Pattern, Row, family, pattern
 
 __all__ = ["Alias", "aliases"]
+
+_IN_ORDER: Final = ("", "queries")
+"""How several of ours lie in one of theirs, where that is one after another."""
 
 Rows = tuple[int, int]
 
@@ -50,7 +54,7 @@ def aliases(shapes: Shapes, of: str) -> Iterator[Alias]:
         part = _part(of, name)
         inner = name[len(part.prefix) :] if part is not None else name
         if part is not None:
-            yield from _spelled(of, part, inner, name, shapes)
+            yield from _spelled(of, part, inner, shapes)
         yield Alias(part, inner, name)
         if part is not None and part.through:
             through.setdefault(part.name, (part, {}))[1][inner] = StoredTensor("", inner, shape)
@@ -101,7 +105,7 @@ def _rows(of: str, name: str) -> Mapping[str, tuple[_Ours, ...]]:
     return found
 
 
-def _spelled(of: str, part: Part, inner: str, name: str, shapes: Shapes) -> Iterator[Alias]:
+def _spelled(of: str, part: Part, inner: str, shapes: Shapes) -> Iterator[Alias]:
     """Yield the names of a tensor in the spellings that are rows."""
     rows = _rows(of, part.name)
     if not rows:
@@ -113,23 +117,25 @@ def _spelled(of: str, part: Part, inner: str, name: str, shapes: Shapes) -> Iter
             if entry.pattern.fits(numbers):
                 free = [numbers[place] for place in entry.pattern.free]
                 rest = "".join(f".{word}" for word in inner.split(".", count)[count:])
+                ours = [part.prefix + pattern(each).filled(free) + rest for each in entry.row.ours]
                 theirs = [pattern(each).filled(free) + rest for each in entry.row.theirs]
-                yield from _of_row(part, entry, theirs, name, rest, shapes)
+                yield from _of_row(part, entry, ours, theirs, rest, shapes)
 
 
-def _of_row(part: Part, entry: _Ours, theirs: list[str], name: str, rest: str, shapes: Shapes) -> Iterator[Alias]:
-    row, shape = entry.row, shapes[name]
+def _of_row(part: Part, entry: _Ours, ours: list[str], theirs: list[str], rest: str, shapes: Shapes) -> Iterator[Alias]:
+    row, name = entry.row, ours[entry.place]
+    shape = shapes[name]
     rows = shape[0] if shape else 1
     if len(theirs) > 1:  # theirs are pieces of ours
-        spans = _spans(row, len(theirs), rows)
-        known = zip(row.theirs, theirs, spans, strict=False)
+        known = zip(row.theirs, theirs, _spans(row, len(theirs), rows), strict=False)
         yield from (Alias(part, path, name, span) for module, path, span in known if module)
-    elif len(row.ours) > 1:  # ours is a piece of theirs
-        shares = row.shares or (1,) * len(row.ours)
-        total = rows * sum(shares) // shares[entry.place]
-        spans = _spans(row, len(row.ours), total)
-        if spans:
-            yield Alias(part, theirs[0], name, None, spans[entry.place], total)
+    elif len(ours) > 1:  # ours is a piece of theirs
+        sizes = [shapes[each][0] for each in ours if shapes.get(each)]
+        if len(sizes) == len(ours) and row.how in _IN_ORDER:
+            begin = sum(sizes[: entry.place])
+            yield Alias(part, theirs[0], name, None, (begin, begin + rows), sum(sizes))
+    elif row.how in HOWS:
+        return
     elif row.is_swapped(shapes.get(f"{name.removesuffix(rest)}.weight", shape)) and rows % 2 == 0:
         half = rows // 2
         yield Alias(part, theirs[0], name, (0, half), (half, rows), rows)
