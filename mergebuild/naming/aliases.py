@@ -114,7 +114,7 @@ def _spelled(of: str, part: Part, inner: str, shapes: Shapes) -> Iterator[Alias]
     words = NUMBER.sub("{n}", inner).split(".")
     for count in range(len(words), 0, -1):
         for entry in rows.get(".".join(words[:count]), ()):
-            if entry.pattern.fits(numbers):
+            if entry.pattern.fits(numbers) and (count == len(words) or not entry.row.whole):
                 free = [numbers[place] for place in entry.pattern.free]
                 rest = "".join(f".{word}" for word in inner.split(".", count)[count:])
                 ours = [part.prefix + pattern(each).filled(free) + rest for each in entry.row.ours]

@@ -96,6 +96,8 @@ class Row:
     """For `swapped`: only where the weight has so many times as many rows as columns; 0: always."""
     beside: str = ""
     """A module of the spelling whose weight's shape says how several lie in one; empty: none does."""
+    whole: bool = False
+    """Whether the names are those of tensors, behind which nothing may stand."""
 
     def is_swapped(self, weight: tuple[int, ...]) -> bool:
         """Return whether the halves are the other way round in a module whose weight has this shape."""
@@ -104,7 +106,7 @@ class Row:
     def back(self) -> Row:
         """Return the same, with the spelling's names for the canonical ones."""
         how = {"convolution": "linear", "linear": "convolution"}.get(self.how, self.how)
-        return Row(self.theirs, self.ours, self.shares, how, self.at, self.beside)
+        return Row(self.theirs, self.ours, self.shares, how, self.at, self.beside, self.whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +176,10 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """The signs of a family: one of `any_of`, and none of `unless`."""
+    """The signs of a family: all of one of `any_of`, and none of `unless`."""
 
     family: str
-    any_of: tuple[Sign, ...]
+    any_of: tuple[tuple[Sign, ...], ...]
     unless: tuple[Sign, ...]
     model_types: frozenset[str]
     """What configurations call it: one that says so is believed."""
@@ -235,7 +237,7 @@ def signs_of() -> tuple[Signs, ...]:
         if head.get("signs"):
             signs = Signs(
                 path.stem,
-                tuple(map(_sign, head["signs"])),
+                tuple(tuple(map(_sign, each if isinstance(each, list) else [each])) for each in head["signs"]),
                 tuple(map(_sign, head.get("unless", ()))),
                 frozenset(head.get("model_types", ())),
             )
@@ -322,6 +324,7 @@ def _row(cells: list[Any]) -> Row:
         said.get("how", ""),
         said.get("at", 0),
         said.get("beside", ""),
+        said.get("whole", False),
     )
 
 

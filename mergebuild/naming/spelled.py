@@ -244,6 +244,8 @@ class _Rules:
         entries, words = self._entries[part.name], inner.split(".")
         for count in range(len(words), 0, -1):
             for entry in entries.get(".".join(words[:count]), ()):
+                if entry.row.whole and count < len(words):
+                    continue
                 said = tuple((numbers + place, number) for place, number in entry.theirs.fixed)
                 yield _Use(fixed + said, part, before, numbers, entry)
         yield _Use(fixed, part, before, numbers, None)

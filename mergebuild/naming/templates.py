@@ -74,7 +74,8 @@ def model_types(facts: Mapping[str, object] | None) -> frozenset[str]:
 
 
 def _has(templates: Templates, signs: Signs) -> bool:
-    return any(map(templates.have, signs.any_of)) and not any(map(templates.have, signs.unless))
+    found = any(all(map(templates.have, together)) for together in signs.any_of)
+    return found and not any(map(templates.have, signs.unless))
 
 
 def _unwrapped(names: Iterable[str]) -> Mapping[str, str]:
