@@ -79,12 +79,10 @@ def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mappin
     fused = _fused(found)
     made: dict[str, Renamed] = {}
     twice: dict[str, str] = {}
-    used: dict[str, set[str]] = {}
     for stored, claim in found.items():
         for name, renamed in _results(claim, fused):
             known = made.setdefault(name, renamed)
-            sources = used.setdefault(name, {cut.tensor for cut in known.cuts})
-            if stored not in sources:
+            if known is not renamed and all(cut.tensor != stored for cut in known.cuts):
                 twice[stored] = name
     return made, twice
 

@@ -166,12 +166,20 @@ class Family:
 class Sign:
     """A tensor by which a family is known: its name contains this, from the beginning or from behind a dot."""
 
-    template: re.Pattern[str]
-    """Looked for in templates."""
+    text: str
+    """As it stands in the rules."""
+    beginnings: tuple[str, ...]
+    """What one of the templates begins with, or has behind a dot, each line with the end of the one before in front;
+    empty where the sign has a `*` or an end, which `template` knows."""
     name: re.Pattern[str] | None
     """Looked for in the names of those, where the sign says a number."""
     dims: int | None
     shape: tuple[int | None, ...] | None
+
+    @property
+    def template(self) -> re.Pattern[str]:
+        """Looked for in templates."""
+        return _globbed(NUMBER.sub(_SLOT, self.text), re.escape(_SLOT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +345,13 @@ def _sign(cell: str | Mapping[str, Any]) -> Sign:
     said: Mapping[str, Any] = {} if isinstance(cell, str) else cell
     anywhere = NUMBER.sub(_SLOT, text)
     exact = _globbed(text, r"[0-9]+") if anywhere != text else None
-    return Sign(_globbed(anywhere, re.escape(_SLOT)), exact, said.get("dims"), _shape(said))
+    return Sign(text, _beginnings(anywhere), exact, said.get("dims"), _shape(said))
+
+
+def _beginnings(text: str) -> tuple[str, ...]:
+    if "*" in text or text.endswith("$"):
+        return ()
+    return (f"\n{text[1:]}",) if text.startswith("^") else (f"\n{text}", f".{text}")
 
 
 def _shape(said: Mapping[str, Any]) -> tuple[int | None, ...] | None:
@@ -349,6 +363,7 @@ def is_of_shape(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(want in (None, have) for have, want in zip(shape, wanted, strict=True))
 
 
+@cache
 def _globbed(text: str, number: str) -> re.Pattern[str]:
     start = "^" if text.startswith("^") else r"(?:^|\.)"
     end = "$" if text.endswith("$") else ""

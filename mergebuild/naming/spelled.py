@@ -118,7 +118,7 @@ def _is_spelled(templates: Templates, spelling: Spelling, types: frozenset[str])
 
 
 def _prefixes_in(templates: Templates, part: Part) -> list[str]:
-    return [prefix for prefix in part.prefixes if f"\n{prefix}" in f"\n{templates.text}"]
+    return [prefix for prefix in part.prefixes if f"\n{prefix}" in templates.text]
 
 
 def _through(part: Part, state: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Claim]]:

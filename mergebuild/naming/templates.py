@@ -30,8 +30,8 @@ class Templates:
 
     @cached_property
     def text(self) -> str:
-        """All templates, one a line."""
-        return "\n".join(self.stored)
+        """All templates, each behind a line's end."""
+        return "".join(f"\n{template}" for template in self.stored)
 
     @cached_property
     def _by_bare(self) -> Mapping[str, str]:
@@ -44,9 +44,11 @@ class Templates:
 
     def have(self, sign: Sign) -> bool:
         """Return whether there is a tensor that the sign means."""
+        if sign.beginnings and not any(each in self.text for each in sign.beginnings):
+            return False
         if sign.name is None and sign.dims is None and sign.shape is None:
-            return sign.template.search(self.text) is not None
-        lines = {self.text.count("\n", 0, found.end()) for found in sign.template.finditer(self.text)}
+            return bool(sign.beginnings) or sign.template.search(self.text) is not None
+        lines = {self.text.count("\n", 0, found.end()) - 1 for found in sign.template.finditer(self.text)}
         templates = list(self.stored)
         return any(self._is(sign, name) for line in lines for name in self.stored[templates[line]])
 
