@@ -12,7 +12,7 @@ prefix of its part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
@@ -82,21 +82,20 @@ def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mappin
     for stored, claim in found.items():
         for name, renamed in _results(claim, fused):
             known = made.setdefault(name, renamed)
-            if known is not renamed and all(cut.tensor != stored for cut in known.cuts):
+            if (known is not renamed or isinstance(claim, Piece)) and all(cut.tensor != stored for cut in known.cuts):
                 twice[stored] = name
     return made, twice
 
 
-def _results(claim: Claim, fused: Mapping[str, Renamed]) -> Iterator[tuple[str, Renamed]]:
+def _results(claim: Claim, fused: Mapping[str, Renamed]) -> Sequence[tuple[str, Renamed]]:
+    """Return the parameters that a tensor is, or is a piece of."""
     match claim:
-        case Whole(name, renamed):
-            yield name, renamed
+        case Whole():
+            return (claim,)
         case Pieces(parts):
-            yield from parts
-        case Piece(name, _, _, _, alone) if name not in fused:
-            yield alone
-        case Piece(name, _, _, _, _):
-            yield name, fused[name]
+            return parts
+        case Piece(name, _, _, _, alone):
+            return ((name, fused[name]),) if name in fused else (alone,)
 
 
 def _fused(found: Mapping[str, Claim]) -> Mapping[str, Renamed]:

@@ -167,19 +167,29 @@ class Sign:
     """A tensor by which a family is known: its name contains this, from the beginning or from behind a dot."""
 
     text: str
-    """As it stands in the rules."""
-    beginnings: tuple[str, ...]
-    """What one of the templates begins with, or has behind a dot, each line with the end of the one before in front;
-    empty where the sign has a `*` or an end, which `template` knows."""
-    name: re.Pattern[str] | None
-    """Looked for in the names of those, where the sign says a number."""
-    dims: int | None
-    shape: tuple[int | None, ...] | None
+    template: str
+    """With `{n}` for every number."""
+    at_start: bool
+    """Whether the name begins so."""
+    at_end: bool
+    """Whether it ends so."""
+    dims: int | None = None
+    shape: tuple[int | None, ...] | None = None
 
     @property
-    def template(self) -> re.Pattern[str]:
-        """Looked for in templates."""
-        return _globbed(NUMBER.sub(_SLOT, self.text), re.escape(_SLOT))
+    def is_plain(self) -> bool:
+        """Whether templates tell it."""
+        return self.text == self.template and self.dims is None and self.shape is None
+
+    def is_in(self, lines: str) -> bool:
+        """Return whether one of some templates has it, each in a line of its own, with an end in front of the first."""
+        end = "\n" if self.at_end else ""
+        return f"\n{self.template}{end}" in lines or (not self.at_start and f".{self.template}{end}" in lines)
+
+    def in_name(self) -> re.Pattern[str]:
+        """Return the pattern of it in names."""
+        inner = re.escape(self.text).replace(re.escape(_SLOT), "[0-9]+")
+        return re.compile(("^" if self.at_start else r"(?:^|\.)") + inner + ("$" if self.at_end else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,17 +351,10 @@ def _several(cell: str | list[str]) -> tuple[str, ...]:
 
 
 def _sign(cell: str | Mapping[str, Any]) -> Sign:
-    text = cell if isinstance(cell, str) else cell["name"]
-    said: Mapping[str, Any] = {} if isinstance(cell, str) else cell
-    anywhere = NUMBER.sub(_SLOT, text)
-    exact = _globbed(text, r"[0-9]+") if anywhere != text else None
-    return Sign(text, _beginnings(anywhere), exact, said.get("dims"), _shape(said))
-
-
-def _beginnings(text: str) -> tuple[str, ...]:
-    if "*" in text or text.endswith("$"):
-        return ()
-    return (f"\n{text[1:]}",) if text.startswith("^") else (f"\n{text}", f".{text}")
+    said: Mapping[str, Any] = {"name": cell} if isinstance(cell, str) else cell
+    text = said["name"].removeprefix("^").removesuffix("$")
+    at_start, at_end = said["name"].startswith("^"), said["name"].endswith("$")
+    return Sign(text, NUMBER.sub(_SLOT, text), at_start, at_end, said.get("dims"), _shape(said))
 
 
 def _shape(said: Mapping[str, Any]) -> tuple[int | None, ...] | None:
@@ -361,11 +364,3 @@ def _shape(said: Mapping[str, Any]) -> tuple[int | None, ...] | None:
 def is_of_shape(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     """Return whether a shape is the wanted one, in which None is any size."""
     return len(shape) == len(wanted) and all(want in (None, have) for have, want in zip(shape, wanted, strict=True))
-
-
-@cache
-def _globbed(text: str, number: str) -> re.Pattern[str]:
-    start = "^" if text.startswith("^") else r"(?:^|\.)"
-    end = "$" if text.endswith("$") else ""
-    inner = re.escape(text.removeprefix("^").removesuffix("$")).replace(r"\*", r"[^\n]*")
-    return re.compile(start + inner.replace(re.escape(_SLOT), number) + end, re.MULTILINE)

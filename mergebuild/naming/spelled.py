@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mergebuild.naming import fusing
 from mergebuild.naming.functions import FUNCTIONS
-from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, StoredTensor
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.rules import NUMBER, Family, Part, Pattern, Row, Spelling, family, pattern
 from mergebuild.naming.templates import Templates, model_types
 
@@ -79,26 +79,24 @@ def claims(templates: Templates, of: str, facts: Mapping[str, object] | None = N
     rules = _rules(of, _left_out(templates, family(of), model_types(facts)))
     heads = fusing.heads_of(facts)
     found: dict[str, Claim] = {}
-    through: dict[str, tuple[Part, dict[str, StoredTensor]]] = {}
+    through: dict[str, tuple[Part, dict[str, str]]] = {}
     for template, stored in templates.stored.items():
         uses = rules.uses(template)
         for name in stored:
             bare = templates.bare[name]
-            shape = templates.shapes[name]
             use, numbers = _fitting(uses, bare)
             if use is None:
-                found[name] = Whole(bare, _same(name, shape))
+                found[name] = Whole(bare, _same(name, templates.shapes[name]))
                 continue
             inner = _behind(bare, use.before)
             if use.entry is not None:
                 found[name] = _claim(use, use.entry, inner, numbers[use.numbers :], name, templates, heads)
             elif use.part.through:
-                part, state = through.setdefault(use.part.name, (use.part, {}))
-                state[name] = StoredTensor("", inner, shape)
+                through.setdefault(use.part.name, (use.part, {}))[1][name] = inner
             else:
-                found[name] = Whole(use.part.prefix + inner, _same(name, shape))
-    for part, state in through.values():
-        found |= _through(part, state)
+                found[name] = Whole(use.part.prefix + inner, _same(name, templates.shapes[name]))
+    for part, inners in through.values():
+        found |= _through(part, inners, templates.shapes)
     return {name: found[name] for name in templates.shapes}
 
 
@@ -121,12 +119,14 @@ def _prefixes_in(templates: Templates, part: Part) -> list[str]:
     return [prefix for prefix in part.prefixes if f"\n{prefix}" in templates.text]
 
 
-def _through(part: Part, state: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Claim]]:
-    """Yield what the tensors of a part are that is spelled by a function; by it alone where it knows the name."""
-    spelled = FUNCTIONS[part.through].ours({each.tensor: each.shape for each in state.values()})
-    for name, each in state.items():
-        inner, shape = spelled.get(each.tensor, (each.tensor, each.shape))
-        yield name, Whole(part.prefix + inner, Renamed(shape, (RowsOf("", name),)))
+def _through(part: Part, inners: Mapping[str, str], shapes: Shapes) -> dict[str, Claim]:
+    """Return what the tensors of a part are that is spelled by a function; by it alone where it knows the name."""
+    spelled = FUNCTIONS[part.through].ours({inner: shapes[name] for name, inner in inners.items()})
+    found: dict[str, Claim] = {}
+    for name, inner in inners.items():
+        new, shape = spelled.get(inner) or (inner, shapes[name])
+        found[name] = Whole(part.prefix + new, _same(name, shape))
+    return found
 
 
 def _fitting(uses: tuple[_Use, ...], bare: str) -> tuple[_Use | None, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Final
@@ -10,6 +11,9 @@ from mergebuild.naming.renamed import Shapes
 from mergebuild.naming.rules import NUMBER, Sign, Signs, general, is_of_shape, signs_of
 
 __all__ = ["TEXTS", "Templates", "family_of", "model_types"]
+
+_NUMBER: Final = re.compile(r"(?<![^.\n])[0-9]{1,9}(?![^.\n])")
+"""`NUMBER` in names of a line each."""
 
 TEXTS: Final = ("text_config", "llm_config", "language_config")
 """Where a configuration says what its language model is."""
@@ -25,13 +29,13 @@ class Templates:
         """Each name without the wrappers of training."""
         self.stored: dict[str, list[str]] = {}
         """The names as they are stored, by template of what they are without wrappers."""
-        for name, bare in self.bare.items():
-            self.stored.setdefault(NUMBER.sub("{n}", bare), []).append(name)
+        for name, template in zip(self.bare, _templates(self.bare.values()), strict=True):
+            self.stored.setdefault(template, []).append(name)
 
     @cached_property
     def text(self) -> str:
-        """All templates, each behind a line's end."""
-        return "".join(f"\n{template}" for template in self.stored)
+        """All templates, one a line, with an end of a line in front and behind."""
+        return "\n".join(("", *self.stored, ""))
 
     @cached_property
     def _by_bare(self) -> Mapping[str, str]:
@@ -44,20 +48,18 @@ class Templates:
 
     def have(self, sign: Sign) -> bool:
         """Return whether there is a tensor that the sign means."""
-        if sign.beginnings and not any(each in self.text for each in sign.beginnings):
+        if not sign.is_in(self.text):
             return False
-        if sign.name is None and sign.dims is None and sign.shape is None:
-            return bool(sign.beginnings) or sign.template.search(self.text) is not None
-        lines = {self.text.count("\n", 0, found.end()) - 1 for found in sign.template.finditer(self.text)}
-        templates = list(self.stored)
-        return any(self._is(sign, name) for line in lines for name in self.stored[templates[line]])
-
-    def _is(self, sign: Sign, name: str) -> bool:
-        shape = self.shapes[name]
-        return (
-            (sign.name is None or sign.name.search(self.bare[name]) is not None)
-            and (sign.dims is None or len(shape) == sign.dims)
-            and (sign.shape is None or is_of_shape(shape, sign.shape))
+        if sign.is_plain:
+            return True
+        pattern = sign.in_name()
+        return any(
+            pattern.search(self.bare[name])
+            and (sign.dims is None or len(self.shapes[name]) == sign.dims)
+            and (sign.shape is None or is_of_shape(self.shapes[name], sign.shape))
+            for template, names in self.stored.items()
+            if sign.is_in(f"\n{template}\n")
+            for name in names
         )
 
 
@@ -78,6 +80,13 @@ def model_types(facts: Mapping[str, object] | None) -> frozenset[str]:
 def _has(templates: Templates, signs: Signs) -> bool:
     found = any(all(map(templates.have, together)) for together in signs.any_of)
     return found and not any(map(templates.have, signs.unless))
+
+
+def _templates(names: Iterable[str]) -> list[str]:
+    """Return each name with `{n}` for its numbers."""
+    each = list(names)
+    together = _NUMBER.sub("{n}", "\n".join(each)).split("\n")  # one call for all
+    return together if len(together) == len(each) else [NUMBER.sub("{n}", name) for name in each]
 
 
 def _unwrapped(names: Iterable[str]) -> Mapping[str, str]:

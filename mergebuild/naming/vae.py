@@ -60,10 +60,10 @@ def canonical(state: State) -> dict[str, Renamed]:
 
 def in_original(shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return the original's names and shapes of tensors in either naming; those that have none are left out."""
-    modules: dict[str, str] = {}
+    found = {name: name for name, shape in shapes.items() if len(shape) == 2}
     if is_diffusers(shapes):
         modules = {diffusers: ldm for ldm, diffusers in [*_old_attention(), *_modules(shapes)]}
-    found = {name: translated(name, modules) or name for name in shapes}
+        found = {name: translated(name, modules) or name for name in shapes}
     return {name: (new, _convolved(new, shapes[name])) for name, new in found.items()}
 
 
