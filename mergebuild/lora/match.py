@@ -16,7 +16,7 @@ from mergebuild.errors import SourceError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.lora.adapter import Adapter, Fact
 from mergebuild.lora.fitting import FitTarget, misfit
-from mergebuild.lora.names import Names, Site, module_names, own_names
+from mergebuild.lora.names import Names, Site, Stored, module_names, own_names
 from mergebuild.lora.roles import UNSUPPORTED, Factor, role_of
 
 __all__ = ["Delta", "LoraTensor", "Match", "match"]
@@ -100,6 +100,7 @@ def match(
     *,
     shown: str = "",
     by_itself: bool = False,
+    stored: Stored | None = None,
 ) -> Match:
     """Return what a LoRA file does to a model.
 
@@ -109,13 +110,14 @@ def match(
         config: `adapter_config.json`, parsed, or the `lora_adapter_metadata` that diffusers puts into metadata.
         shown: The file's name, for messages.
         by_itself: The model is what the LoRA's own shapes say, in its own names, and has no others.
+        stored: How the model's file spells it, where `model` has canonical names.
 
     Raises:
         SourceError: the file does not fit the model (`lora-shape`), is of a family that we don't know how to apply
             (`lora-unsupported`), has factors that are no floating-point numbers (`lora-dtype`), means two tensors by
             one name, or one by two (`lora-ambiguous`), or has a malformed configuration (`lora-config`).
     """
-    return _Matching(lora, model, config, shown).result(by_itself=by_itself)
+    return _Matching(lora, model, config, shown).result(by_itself=by_itself, stored=stored)
 
 
 class _Matching:
@@ -132,11 +134,12 @@ class _Matching:
         self._deltas: dict[str, list[tuple[str, Delta]]] = {}
         self._unmatched: list[str] = []
 
-    def result(self, *, by_itself: bool) -> Match:
+    def result(self, *, by_itself: bool, stored: Stored | None) -> Match:
         ignored = sorted(name for name in self._lora if name.startswith(_EMBEDDINGS))
         modules = self._modules()
         self._refuse_unsupported(modules)
-        names = own_names(self._model) if by_itself else module_names(self._model, [*modules, *self._lora])
+        wanted = [*modules, *self._lora]
+        names = own_names(self._model) if by_itself else module_names(self._model, wanted, stored)
         _take_scales_for_weights(modules, names)
         for module, have in modules.items():
             if module in names.ambiguous:

@@ -12,14 +12,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
+from itertools import chain
 from typing import Final, NamedTuple
 
 from mergebuild.naming.aliases import Alias, aliases
 from mergebuild.naming.canonical import canonical
-from mergebuild.naming.renamed import Renamed
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.rules import Part
 
-__all__ = ["Names", "Site", "module_names", "own_names"]
+__all__ = ["Names", "Site", "Stored", "module_names", "own_names"]
 
 
 class Site(NamedTuple):
@@ -49,24 +50,39 @@ _PEFT: Final = "base_model.model."
 _UNKNOWN: Final = ("model.diffusion_model.", "diffusion_model.", "transformer.", "unet.")
 """What trainers put in front of the paths of a model that no rule is of."""
 _JOINED_UNKNOWN: Final = ("unet", "transformer")
+_PLAIN: Final = "transformers"
+"""The rules of models that have the names of transformers, where no rule is of their architecture alone."""
 _PROCESSED: Final = re.compile(r"\.to_(q|k|v|out)(?:\.0)?$")
 _UNET: Final = "unet"
 
 
-def module_names(model: Mapping[str, tuple[int, ...]], wanted: Collection[str]) -> Names:
+class Stored(NamedTuple):
+    """How the file of a model spells it, which is known here by canonical names."""
+
+    made: Mapping[str, Renamed]
+    """What each of the model's tensors is made of."""
+    shapes: Shapes
+    """Of the tensors of the file, by their names."""
+
+
+def module_names(model: Mapping[str, tuple[int, ...]], wanted: Collection[str], stored: Stored | None = None) -> Names:
     """Return the names of the modules of a model.
 
     Args:
         model: The shapes of its tensors by name, in any spelling.
         wanted: The modules of a LoRA: names that begin as none of them does are left out.
+        stored: How its file spells it, where that is another spelling.
     """
     table = _NameTable("\n" + "\n".join(wanted))
     found = canonical(model)
     for tensor in model:
         table.add_own(tensor)
+    if stored is not None:
+        table.add_stored(model, stored)
     shapes = {name: renamed.shape for name, renamed in found.made.items()}
     by_name: dict[tuple[str, str], list[Alias]] = {}
-    for alias in aliases(shapes, found.family):
+    known = aliases(shapes, found.family)
+    for alias in known if found.family else chain(known, aliases(shapes, _PLAIN)):
         part = alias.part.name if alias.part is not None else ""
         by_name.setdefault((part, alias.path), []).append(alias)
     for (_, path), meant in by_name.items():
@@ -82,6 +98,28 @@ def own_names(model: Mapping[str, tuple[int, ...]]) -> Names:
     for tensor in model:
         table.add_own(tensor)
     return Names(table.modules, table.ambiguous)
+
+
+def _in_file(tensor: str, made: Renamed, shapes: Shapes) -> Iterator[tuple[str, Site]]:
+    """Yield the tensors of a file that one is made of, and which of its rows each of them makes.
+
+    Those of a stack, or by turns, have no name of a module.
+    """
+    at = 0
+    for cut in made.cuts:
+        rows = _rows_of(cut, shapes[cut.tensor])
+        begin, end = at, at + rows[1] - rows[0]
+        at = end
+        if cut.at is None and cut.columns is None and not (cut.transposed and len(made.cuts) > 1):
+            total = _rows_of(cut._replace(rows=None), shapes[cut.tensor])[1]
+            is_all = rows == (0, total)
+            span = (begin, end) if len(made.cuts) > 1 else None
+            yield cut.tensor, Site(tensor, span, None if is_all else rows, 0 if is_all else total, cut.transposed)
+
+
+def _rows_of(cut: RowsOf, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return which rows of a stored tensor a cut is, as a module counts them."""
+    return cut.rows or (0, (shape[-1] if cut.transposed else shape[0]) if shape else 1)
 
 
 def _sites(alias: Alias, made: Renamed, model: Mapping[str, tuple[int, ...]]) -> Iterator[Site]:
@@ -127,6 +165,19 @@ class _NameTable:
         for name in (module, _PEFT + module):
             self.modules.setdefault(name, {})[part] = (Site(tensor),)
             self._own.add((name, part))
+
+    def add_stored(self, model: Mapping[str, tuple[int, ...]], stored: Stored) -> None:
+        """Add what the file of a model calls its tensors, or several of them in one."""
+        sites: dict[str, list[Site]] = {}
+        for tensor, made in stored.made.items():
+            for name, site in _in_file(tensor, made, stored.shapes) if tensor in model else ():
+                sites.setdefault(name, []).append(site)
+        for name, found in sites.items():
+            module, part = _split(name)
+            for each in (module, _PEFT + module):
+                if (each, part) not in self._own:
+                    self.modules.setdefault(each, {})[part] = tuple(found)
+                    self._own.add((each, part))
 
     def add(self, of: Part | None, path: str, sites: tuple[Site, ...]) -> None:
         """Add a tensor in one of the spellings of its part."""
