@@ -1,4 +1,4 @@
-"""Write the pages of the documentation that the program itself knows best: `methods.md` and `cli.md`.
+"""Write the pages of the documentation that the program itself knows best: `methods.md`, `cli.md`, `names.md`.
 
     python docs/generate.py            write them
     python docs/generate.py --check    exit with 1 if one is not what it should be
@@ -18,9 +18,10 @@ import click
 
 from mergebuild.cli.program import COMMANDS, PROGRAM_NAME, program
 from mergebuild.methods.catalog import METHODS, Method
+from mergebuild.naming.rules import Family, Part, Row, data_of, families, general
 from mergebuild.report.catalog import default_text, kind_text
 
-__all__ = ["PAGES", "cli_page", "main", "methods_page"]
+__all__ = ["PAGES", "cli_page", "main", "methods_page", "names_page"]
 
 _METHODS_HEAD = """\
 <!-- Written by docs/generate.py from mergebuild/methods/tables. -->
@@ -87,6 +88,99 @@ of the section *Everywhere* may stand before the command or behind it.
 """
 
 
+_NAMES_HEAD = """\
+<!-- Written by docs/generate.py from mergebuild/naming/data. -->
+# Names
+
+How the programs of the field spell one parameter. Every source is opened into *canonical names*, in the last tables the
+left column behind the prefix that each part is given; whatever is spelled otherwise is the same parameter, and a LoRA
+may name a module in any of these ways. What a model's tensors are written as is how the first input spells them.
+
+`{n}` is a number. What stands behind a module, such as `.weight`, is the same on both sides. Several names in one cell
+lie one after another in the one tensor on the other side: in equal parts, or in the proportions that are told.
+
+"""
+
+_HOWS = {
+    "swapped": "the halves the other way round",
+    "transposed": "transposed",
+    "convolution": "a linear map for a 1x1 convolution",
+    "linear": "a 1x1 convolution for a linear map",
+    "queries": "queries first, as many as `{beside}` has columns",
+    "groups": "by groups of heads: queries, a key, a value",
+    "stack": "stacked along a further first dimension",
+    "stack_in_turn": "stacked, transposed, the parts by turns",
+    "long_stack": "one behind the other along the first dimension",
+    "long_stack_transposed": "one behind the other, each transposed",
+}
+_THROUGH = {
+    "unet": "In diffusers' names too, which count levels apart: `naming/unet.py`.",
+    "vae": "In diffusers' names too, which count levels from the other end: `naming/vae.py`.",
+}
+
+
+def names_page() -> str:
+    """Return the page of the names."""
+    rules = general()
+    words = [
+        f"- Taken off before all else: {_code(rules.wrappers)} anywhere, {_code(rules.in_front)} in front.",
+        f"- Copies, left as they are: names that begin with {_code(rules.copies)}.",
+        f"- Constants, never merged: {_code(tuple(sorted(rules.schedule)))}.",
+    ]
+    told: dict[tuple[Row, ...], str] = {}
+    sections = "\n".join("\n".join(_family_section(family, told)) for family in families())
+    return _NAMES_HEAD + "\n".join(words) + f"\n\n{sections}\n{_ties()}"
+
+
+def _ties() -> str:
+    ties = (
+        f"| `{tie['name']}` | {'<br>'.join(f'`{name}`' for name in tie['of'])} |" for tie in data_of("ties")["ties"]
+    )
+    head = "## Ties\n\nNames of one parameter, under one prefix; the first that a file has, where it is tied.\n"
+    return "\n".join((head, "| name | is |\n|---|---|", *ties)) + "\n"
+
+
+def _family_section(family: Family, told: dict[tuple[Row, ...], str]) -> Iterator[str]:
+    yield f"## {family.title}\n"
+    yield "| part | canonical prefix | other prefixes | LoRAs, joined with `_` |\n|---|---|---|---|"
+    for part in family.parts:
+        others = "<br>".join(f"`{prefix}` ({source})" for prefix, source in part.prefixes.items())
+        begun = "none, where names begin as its own do" if part.begins else ""
+        joined = ", ".join(f"`lora_{slot}_`" for slot in part.kohya)
+        prefix = f"`{part.prefix}`" if part.prefix else "none"
+        yield f"| {part.name} | {prefix} | {'<br>'.join(filter(None, (others, begun)))} | {joined} |"
+    yield ""
+    for part in family.parts:
+        yield from _part_section(family, part, told)
+
+
+def _part_section(family: Family, part: Part, told: dict[tuple[Row, ...], str]) -> Iterator[str]:
+    if part.through:
+        yield f"The part `{part.name}`: {_THROUGH[part.through]}\n"
+    for spelling in part.spellings:
+        title = f"{part.name}: {spelling.name.replace('_', ' ')}"
+        if spelling.rows in told:
+            yield f"- {title}: as in *{told[spelling.rows]}*.\n"
+            continue
+        told[spelling.rows] = f"{family.title}, {title}"
+        use = "LoRAs alone; " if spelling.lora else ""
+        yield f"### {title}\n\nFrom: {use}{spelling.source}.\n"
+        yield "| canonical | there | |\n|---|---|---|"
+        yield from (f"| {_cell(row.ours)} | {_cell(row.theirs)} | {_how(row)} |" for row in spelling.rows)
+        yield ""
+
+
+def _cell(names: tuple[str, ...]) -> str:
+    return "<br>".join(f"`{name}`" if name else "the rest" for name in names)
+
+
+def _how(row: Row) -> str:
+    shares = ":".join(map(str, row.shares))
+    how = _HOWS[row.how].format(beside=row.beside) if row.how else ""
+    at = f", where it has {row.at} times as many rows as columns" if row.at else ""
+    return "; ".join(filter(None, (shares, how + at)))
+
+
 def methods_page() -> str:
     """Return the page of the methods."""
     sections = "\n".join("\n".join(_method_section(method)) for method in METHODS.values())
@@ -141,7 +235,11 @@ def _block(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in text.splitlines()) + "\n"
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"methods.md": methods_page, "cli.md": cli_page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "methods.md": methods_page,
+    "cli.md": cli_page,
+    "names.md": names_page,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from mergebuild.cli.program import COMMANDS
 from mergebuild.methods.catalog import METHODS
+from mergebuild.naming.rules import families
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -26,7 +27,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["methods.md", "cli.md"])
+@pytest.mark.parametrize("name", ["methods.md", "cli.md", "names.md"])
 def test_a_generated_page_is_current(name: str, generate: ModuleType) -> None:
     assert (DOCS / name).read_text("utf-8") == generate.PAGES[name](), "run `python docs/generate.py`"
 
@@ -40,6 +41,17 @@ def test_the_check_fails_for_a_stale_page_and_writing_mends_it(
     assert (tmp_path / "cli.md").read_text() == "old"
     assert generate.main([]) == 0
     assert generate.main(["--check"]) == 0
+
+
+def test_the_page_of_names_shows_every_row_and_where_it_is_from() -> None:
+    page = (DOCS / "names.md").read_text("utf-8")
+    for family in families():
+        assert f"## {family.title}\n" in page
+        for part in family.parts:
+            assert all(f"`{prefix}` ({source})" in page for prefix, source in part.prefixes.items())
+            for spelling in part.spellings:
+                assert spelling.source in page
+                assert all(f"`{name}`" in page for row in spelling.rows for name in (*row.ours, *row.theirs) if name)
 
 
 def test_pages_show_every_command_and_every_method() -> None:
