@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from mergebuild.formats.header import Header, TensorInfo
-from mergebuild.formats.layout import TensorSpec, layout_of
+from mergebuild.formats.layout import PLAIN, StoredRun, Written, runs_of
 from mergebuild.formats.unpickling import STORAGES
 from mergebuild.formats.zips import END, END64, ENTRY, FULL16, FULL32, LOCAL, LOCATOR
 from mergebuild.system.portable import PAGE, pread_into, pwrite_all
@@ -84,40 +84,38 @@ class CheckpointLayout:
     The tensors' bytes at `begin(name)`, `fixed`, and what `late` returns cover the file without holes or overlaps.
     """
 
-    layout = "checkpoint"
-
-    def __init__(self, tensors: Iterable[tuple[str, str, Sequence[int]]]) -> None:
-        """Lay out tensors, given as (name, dtype, shape) in any order.
+    def __init__(self, tensors: Iterable[tuple[str, str, Sequence[int]]], written: Written = PLAIN) -> None:
+        """Lay out tensors, given as (name, dtype, shape) in any order; `written`: what the file calls them.
 
         Raises:
             ValueError: two tensors have one name, a name can't stand in a file, or a dtype is unknown.
         """
-        self.specs: list[TensorSpec] = sorted(layout_of(tensors))
+        self._runs = sorted(runs_of(tensors, written), key=lambda run: run.whole.name)
+        self.layout = " ".join(filter(None, ("checkpoint", written.mark)))
+        self.specs = [spec for run in self._runs for spec in run.tensors]
         """The tensors in the order of the file, which is that of their names."""
-        described = (("data.pkl", _pickle(self.specs)), ("version", _VERSION))
+        described = (("data.pkl", _pickle(self._runs)), ("version", _VERSION))
         at = 0
         own: list[tuple[_Placed, bytes]] = []
         for name, content in described:
             own.append((_placed(name, at, len(content), _ALIGNMENT), content))
             at = own[-1][0].end
-        self._tensors: list[_Placed] = []
-        for number, spec in enumerate(self.specs):
-            alignment = PAGE if spec.nbytes >= PAGE else _ALIGNMENT
-            self._tensors.append(_placed(f"data/{number}", at, spec.nbytes, alignment))
-            at = self._tensors[-1].end
-        self._begins = {spec.name: each.begin for spec, each in zip(self.specs, self._tensors, strict=True)}
-        self._sizes = {spec.name: spec.nbytes for spec in self.specs}
+        self._storages: list[_Placed] = []
+        self._begins: dict[str, int] = {}
+        for number, run in enumerate(self._runs):
+            size = run.whole.nbytes
+            self._storages.append(_placed(f"data/{number}", at, size, PAGE if size >= PAGE else _ALIGNMENT))
+            at = self._storages[-1].begin
+            for spec in run.tensors:
+                self._begins[spec.name] = at
+                at += spec.nbytes
         self._own = [(each, zlib.crc32(content)) for each, content in own]
         self._directory = at
-        self.size: int = at + len(self._tail([0] * len(self.specs)))
+        self.size: int = at + len(self._tail([0] * len(self._runs)))
         """The length of the file."""
-        self.fixed: Sequence[tuple[int, bytes]] = _fixed(own, self._tensors)
+        self.fixed: Sequence[tuple[int, bytes]] = _fixed(own, self._storages)
         """What is known beforehand: (offset, bytes) from the beginning of the file on."""
-
-    @property
-    def turned(self) -> frozenset[str]:
-        """Return nothing: every matrix lies as it is."""
-        return frozenset()
+        self.turned = written.turned
 
     def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- there is no room for any
         """Return where the tensors lie; the data begin where the first of what surrounds them does."""
@@ -137,24 +135,25 @@ class CheckpointLayout:
 
     def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:
         """Write the checksums of the tensors' bytes and the directory that has them; return what surrounds tensors."""
-        late = self.late(lambda name: _crc32(fd, self._begins[name], self._sizes[name]))
+        late = self.late(lambda begin, size: _crc32(fd, begin, size))
         for offset, content in late:
             pwrite_all(fd, memoryview(content), offset)
         return sorted([*self.fixed[1:], *late])
 
-    def late(self, crc32_of: Callable[[str], int]) -> Sequence[tuple[int, bytes]]:
-        """Return what depends on the tensors' bytes as (offset, bytes), ascending; `crc32_of` is asked once for each.
+    def late(self, crc32_of: Callable[[int, int], int]) -> Sequence[tuple[int, bytes]]:
+        """Return what depends on the tensors' bytes as (offset, bytes), ascending.
 
-        The CRC-32 of a tensor without elements is 0 and not asked for.
+        `crc32_of`: gives that of a range of the file, its beginning and size, and is asked once for each run; the
+        CRC-32 of one without elements is 0 and not asked for.
         """
-        crcs = [crc32_of(spec.name) if spec.nbytes else 0 for spec in self.specs]
-        marks = zip(self._tensors, crcs, strict=True)
+        crcs = [crc32_of(each.begin, each.size) if each.size else 0 for each in self._storages]
+        marks = zip(self._storages, crcs, strict=True)
         found = [(each.header + _CRC_AT, crc.to_bytes(4, "little")) for each, crc in marks]
         return [*found, (self._directory, self._tail(crcs))]
 
     def _tail(self, crcs: Sequence[int]) -> bytes:
         """Return the directory and its end."""
-        listed = [*self._own, *zip(self._tensors, crcs, strict=True)]
+        listed = [*self._own, *zip(self._storages, crcs, strict=True)]
         directory = b"".join(each.listed(crc) for each, crc in listed)
         return directory + _end(len(listed), len(directory), self._directory)
 
@@ -202,7 +201,7 @@ def _end(count: int, size: int, begin: int) -> bytes:
 _CLASSES: Final = {word: name for name, (word, _) in STORAGES.items() if "Untyped" not in name}
 
 
-def _pickle(specs: Sequence[TensorSpec]) -> bytes:
+def _pickle(runs: Sequence[StoredRun]) -> bytes:
     """Return the pickle of the state dict: what `torch.save` would describe, in opcodes that every reader knows."""
     memo: dict[bytes, bytes] = {}
 
@@ -214,16 +213,26 @@ def _pickle(specs: Sequence[TensorSpec]) -> bytes:
         return code + b"q" + memo[code][1:]
 
     parts = [b"\x80\x02}", _text("state_dict"), b"}("]
-    for number, spec in enumerate(specs):
-        storage, count = _CLASSES.get(spec.dtype), spec.nbytes
+    for number, run in enumerate(runs):
+        dtype, size, begin = run.whole.dtype, run.whole.nbytes, 0
+        storage, count = _CLASSES.get(dtype), size
         rebuild, kind = _named("torch._utils", "_rebuild_tensor_v3"), _named("torch.storage", "UntypedStorage")
         if storage is not None:
             rebuild, kind = _named("torch._utils", "_rebuild_tensor_v2"), _named("torch", storage)
-            count = math.prod(spec.shape)
-        parts += [_text(spec.name), once(rebuild), b"((", once(_text("storage")), once(kind), _text(str(number))]
-        parts += [once(_text("cpu")), _integer(count), b"tQK\0", _tuple(spec.shape), _tuple(_strides(spec.shape))]
-        parts += [b"\x89", once(_named("collections", "OrderedDict")), b")R"]
-        parts += [b"tR"] if storage is not None else [once(_named("torch", spec.dtype)), b"tR"]
+            count = run.elements
+        for name, shape in run.stored:
+            parts += [_text(name), once(rebuild), b"((", once(_text("storage")), once(kind), _text(str(number))]
+            parts += [
+                once(_text("cpu")),
+                _integer(count),
+                b"tQ",
+                _integer(begin),
+                _tuple(shape),
+                _tuple(_strides(shape)),
+            ]
+            parts += [b"\x89", once(_named("collections", "OrderedDict")), b")R"]
+            parts += [b"tR"] if storage is not None else [once(_named("torch", dtype)), b"tR"]
+            begin += math.prod(shape)
     return b"".join((*parts, b"us."))
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from json.encoder import encode_basestring
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 from mergebuild.errors import TargetError
@@ -23,13 +24,17 @@ from mergebuild.system.portable import PAGE
 
 __all__ = [
     "LAYOUT_VERSION",
+    "PLAIN",
     "Arrangement",
     "Packing",
     "StoredName",
+    "StoredRun",
     "TensorSpec",
     "Text",
+    "Written",
     "encode_header",
     "layout_of",
+    "runs_of",
     "texts_as_json",
 ]
 
@@ -55,6 +60,57 @@ class StoredName(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
+
+
+class Written(NamedTuple):
+    """How a file writes tensors, where not each by its own name."""
+
+    stored: Mapping[str, Sequence[StoredName]] = MappingProxyType({})
+    """By tensor: what it is called; several names share out its rows in order."""
+    fused: Mapping[StoredName, Sequence[str]] = MappingProxyType({})
+    """What several tensors are called that are one in the file, in the order of its rows."""
+    turned: frozenset[str] = frozenset()
+    """The matrices that lie transposed."""
+    copies: frozenset[str] = frozenset()
+    """Tensors that are others a second time, and no part of what the file is."""
+
+    @property
+    def mark(self) -> str:
+        """What of it decides where tensors lie; empty where they lie as under their own names."""
+        found = sorted(map(tuple, self.fused.values())), sorted(self.turned), sorted(self.copies)
+        return repr(found) if any(found) else ""
+
+    def among(self, tensors: Collection[str]) -> Written:
+        """Return what of it is of some tensors, among which all of those are that are one in the file."""
+        return Written(
+            {name: self.stored[name] for name in tensors if name in self.stored},
+            {stored: members for stored, members in self.fused.items() if members[0] in tensors},
+            self.turned.intersection(tensors),
+            self.copies.intersection(tensors),
+        )
+
+
+PLAIN: Final = Written()
+"""Every tensor under its own name."""
+
+
+class StoredRun(NamedTuple):
+    """Tensors that lie one behind the other and have names in common: one tensor mostly, under one name."""
+
+    tensors: tuple[TensorSpec, ...]
+    stored: tuple[StoredName, ...]
+    """What the file calls them: one name for several tensors, or several that share out the rows of one."""
+
+    @property
+    def whole(self) -> TensorSpec:
+        """All of it, under the name of its first tensor."""
+        first, *others = self.tensors
+        return TensorSpec(first.name, first.dtype, (self.elements,)) if others else first
+
+    @property
+    def elements(self) -> int:
+        """The number of its elements."""
+        return sum(math.prod(each.shape) for each in self.tensors)
 
 
 class Packing(Protocol):
@@ -118,6 +174,31 @@ class Text:
         return ()
 
 
+def runs_of(tensors: Iterable[tuple[str, str, Sequence[int]]], written: Written) -> list[StoredRun]:
+    """Return tensors as the runs that a file has of them, in the order of the file's bytes.
+
+    Raises:
+        ValueError: two have one name, a name can't stand in a header, or a dtype is unknown.
+    """
+    given = sorted((TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in tensors), key=_by_name)
+    _check(given)
+    specs = {spec.name: spec for spec in given}
+    runs: dict[str, StoredRun] = {}
+    for stored, members in written.fused.items():
+        found = tuple(specs.pop(name) for name in members if name in specs)
+        if found and (len(found) < len(members) or len({each.dtype for each in found}) > 1):
+            message = f"{stored.name!r} is made of tensors that are not there, or of different dtypes"
+            raise ValueError(message)
+        if found:
+            runs[found[0].name] = StoredRun(found, (stored,))
+    for name, spec in specs.items():
+        runs[name] = StoredRun((spec,), tuple(written.stored.get(name, (StoredName(name, spec.shape),))))
+    if written.stored or written.fused:
+        names = (TensorSpec(each.name, "uint8", ()) for run in runs.values() for each in run.stored)
+        _check(sorted(names, key=_by_name))
+    return [runs[spec.name] for spec in layout_of(run.whole for run in runs.values())]
+
+
 def layout_of(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> list[TensorSpec]:
     """Return tensors, given as (name, dtype, shape) in any order, in the order of a file's bytes.
 
@@ -139,31 +220,29 @@ class Arrangement:
     Files that differ in their metadata alone share one.
     """
 
-    layout = "safetensors"
     fixed: Sequence[tuple[int, bytes]] = ()
 
     def __init__(
         self,
         tensors: Iterable[tuple[str, str, Sequence[int]]],
-        stored: Mapping[str, Sequence[StoredName]] | None = None,
-        turned: frozenset[str] = frozenset(),
+        written: Written = PLAIN,
     ) -> None:
-        """Arrange tensors, given as (name, dtype, shape) in any order.
-
-        `stored`: what a tensor is called in the file, if not by its name: several names share out its rows in order.
-        `turned`: the matrices that lie transposed.
+        """Arrange tensors, given as (name, dtype, shape) in any order; `written`: what the file calls them.
 
         Raises:
             ValueError: two tensors have one name, a name can't stand in a header, or a dtype is unknown.
         """
-        self.specs = layout_of(tensors)
+        runs = runs_of(tensors, written)
+        self.specs = [spec for run in runs for spec in run.tensors]
         """The tensors in the order of the file's bytes."""
+        self.layout = " ".join(filter(None, ("safetensors", written.mark)))
         self._spans = list(pairwise(accumulate((spec.nbytes for spec in self.specs), initial=0)))
-        self.turned = turned
+        self.turned = written.turned
+        begins = accumulate((run.whole.nbytes for run in runs), initial=0)
         about = {
-            part.name: {"dtype": DTYPES_BY_WORD[spec.dtype].tag, "shape": part.shape, "data_offsets": place}
-            for spec, span in zip(self.specs, self._spans, strict=True)
-            for part, place in _parted(spec, span[0], (stored or {}).get(spec.name))
+            part.name: {"dtype": DTYPES_BY_WORD[run.whole.dtype].tag, "shape": part.shape, "data_offsets": place}
+            for run, begin in zip(runs, begins, strict=False)
+            for part, place in _parted(run, begin)
         }
         self._entries = _json(about)[1:-1]
         self._infos: dict[int, dict[str, TensorInfo]] = {}
@@ -241,12 +320,10 @@ def _json(value: object) -> bytes:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-def _parted(
-    spec: TensorSpec, begin: int, stored: Sequence[StoredName] | None
-) -> Iterator[tuple[StoredName, tuple[int, int]]]:
-    """Yield what a tensor is called in the file, and where that lies."""
-    size = DTYPES_BY_WORD[spec.dtype].size
-    for part in stored or (StoredName(spec.name, spec.shape),):
+def _parted(run: StoredRun, begin: int) -> Iterator[tuple[StoredName, tuple[int, int]]]:
+    """Yield what a run is called in the file, and where that lies."""
+    size = DTYPES_BY_WORD[run.whole.dtype].size
+    for part in run.stored:
         end = begin + math.prod(part.shape) * size
         yield part, (begin, end)
         begin = end

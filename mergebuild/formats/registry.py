@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from mergebuild.formats.layout import Packing
+    from mergebuild.formats.layout import Packing, Written
     from mergebuild.formats.model import Model
 
 __all__ = [
@@ -49,8 +49,8 @@ class FileFormat:
     """What a model that is read from such a file has as `Model.format`."""
     suffixes: tuple[str, ...]
     """What the paths of outputs in it end in, each with its one dot."""
-    packing: Callable[[Tensors], Packing]
-    """How tensors, given in any order, are laid out in one file."""
+    packing: Callable[[Tensors, Written], Packing]
+    """How tensors, given in any order, are laid out in one file, and what that calls them."""
     recognizes: Callable[[bytes], bool]
     """Whether a file that begins so (`foreign.LOOKED_AT` bytes of it) is one."""
     read: Callable[[Path, str], Model]
@@ -84,10 +84,10 @@ class FolderFormat:
     is_foreseen: bool = False
 
 
-def _arranged(tensors: Tensors) -> Packing:
+def _arranged(tensors: Tensors, written: Written) -> Packing:
     from mergebuild.formats.layout import Arrangement
 
-    return Arrangement(tensors)
+    return Arrangement(tensors, written)
 
 
 def _begins_with_json(head: bytes) -> bool:
@@ -100,10 +100,10 @@ def _safetensors(path: Path, shown: str) -> Model:
     return read_safetensors(path, shown)
 
 
-def _archived(tensors: Tensors) -> Packing:
+def _archived(tensors: Tensors, written: Written) -> Packing:
     from mergebuild.formats.checkpoint import CheckpointLayout
 
-    return CheckpointLayout(tensors)
+    return CheckpointLayout(tensors, written)
 
 
 def _begins_as_pickle(head: bytes) -> bool:

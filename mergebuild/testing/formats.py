@@ -21,7 +21,7 @@ from mergebuild.formats import registry
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.header import Header
-from mergebuild.formats.layout import Packing
+from mergebuild.formats.layout import PLAIN, Packing, StoredName, Written
 from mergebuild.formats.model import Model
 from mergebuild.formats.registry import FileFormat
 from mergebuild.system.portable import PAGE
@@ -85,7 +85,7 @@ class FormatTests:
 
     def pack(self, tensors: Tensors) -> Packing:
         """Return how tensors are laid out."""
-        return self.format.packing(_given(tensors))
+        return self.format.packing(_given(tensors), PLAIN)
 
     def file(self, folder: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> Path:
         """Return a file of tensors."""
@@ -162,7 +162,7 @@ class FormatTests:
     @CASES
     def test_names_dtypes_and_shapes_alone_decide_where_tensors_lie(self, tensors: Tensors) -> None:
         """Not the order in which they are given, and, behind a header of the same length, not metadata."""
-        packing, other = self.pack(tensors), self.format.packing(_given(tensors)[::-1])
+        packing, other = self.pack(tensors), self.format.packing(_given(tensors)[::-1], PLAIN)
         header, again = packing.header(FACTS), other.header(FACTS)
         assert packing.encoded(header) == other.encoded(again)
         assert (packing.specs, packing.fixed, packing.layout) == (other.specs, other.fixed, other.layout)
@@ -178,6 +178,30 @@ class FormatTests:
         assert sorted(spec.name for spec in packing.specs) == sorted(tensors)
         places = [header.tensors[spec.name] for spec in packing.specs]
         assert all(one.end <= other.begin for one, other in pairwise(places))
+
+    def test_names_in_the_file_may_be_others(self, tmp_path: Path) -> None:
+        """A tensor of another name and shape, one that is two in the file, and two that are one in it."""
+        tensors = {
+            "a": ("float32", (2, 2)),
+            "b": ("float32", (4, 2)),
+            "c": ("float32", (2, 2)),
+            "d": ("float32", (1, 2)),
+        }
+        renamed = {"a": [StoredName("x.a", (2, 2, 1))], "b": [StoredName("b1", (1, 2)), StoredName("b2", (3, 2))]}
+        packing = self.format.packing(_given(tensors), Written(renamed, {StoredName("cd", (3, 2)): ("d", "c")}))
+        values, path = _values(tensors), tmp_path / f"model{self.format.suffixes[0]}"
+        written(path, packing, values, {})
+        model = self.read(path)
+        raw = path.read_bytes()
+        found = {name: (info.shape, raw[info.begin : info.end]) for name, info in model.tensors.items()}
+        assert found == {
+            "x.a": ((2, 2, 1), values["a"]),
+            "b1": ((1, 2), values["b"][:8]),
+            "b2": ((3, 2), values["b"][8:]),
+            "cd": ((3, 2), values["d"] + values["c"]),
+        }
+        assert packing.layout != self.format.packing(_given(tensors), PLAIN).layout
+        assert packing.layout != self.format.packing(_given(tensors), Written(renamed)).layout
 
     def test_metadata_are_read_back_where_there_is_room_for_them(self, tmp_path: Path) -> None:
         """Where there is none, nothing takes their place."""
@@ -219,7 +243,7 @@ class FormatTests:
         """Two tensors of one name, and a dtype that is none, are the caller's mistakes."""
         for wrong in ([("w", "float32", (1,)), ("w", "float16", (1,))], [("w", "float31", (1,))]):
             with pytest.raises(ValueError, match=r"w|float31"):
-                self.format.packing(wrong)
+                self.format.packing(wrong, PLAIN)
 
     def test_a_file_that_is_cut_short_is_refused(self, tmp_path: Path) -> None:
         """A download that broke off is told, wherever it did."""

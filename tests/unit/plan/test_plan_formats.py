@@ -9,6 +9,7 @@ import pytest
 from lab import Lab
 
 from mergebuild.formats import registry
+from mergebuild.formats.layout import PLAIN
 from mergebuild.sources.opening import read_model
 
 MIX = '[targets.{}]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = 0.5\noutput = "{}"\n{}\n'
@@ -39,7 +40,7 @@ def test_a_file_is_restored_from_one_that_needs_another_header_at_most(
     The tensors themselves are computed once, whatever they are written into.
     """
     pair.write(MIX.format("a", f"a{first}", "") + MIX.format("b", f"b{second}", 'metadata = "none"'))
-    layouts = {suffix: each.packing(()).layout for each in registry.FILES for suffix in each.suffixes}
+    layouts = {suffix: each.packing((), PLAIN).layout for each in registry.FILES for suffix in each.suffixes}
     if not together:
         pair.build("a")
     targets = {each.target: each for each in pair.build(*(["a", "b"] if together else ["b"])).targets}
