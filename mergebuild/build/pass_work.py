@@ -292,7 +292,7 @@ def _call(made: Made) -> KernelCall | None:
         return None
     return KernelCall(
         made.operation.method,
-        made.name,
+        made.parameter,
         made.spec.shape,
         dict(made.operation.arguments),
         tuple(operand.digest for operand in made.inputs),

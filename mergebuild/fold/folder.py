@@ -33,7 +33,7 @@ from mergebuild.fold.numbers import (
     structures,
     words_of,
 )
-from mergebuild.fold.selection import TensorSelection
+from mergebuild.fold.selection import TensorSelection, Vocabulary
 from mergebuild.fold.views import View, Views, disagreements
 from mergebuild.layouts import Layout
 from mergebuild.methods.arguments import Argument
@@ -157,6 +157,8 @@ class Folding:
             left_out=alike.left_out,
             ema_dropped=alike.ema_dropped,
             warnings=alike.warnings,
+            spelling=alike.views[0].spelling,
+            tied=_tied(alike),
             kin=self._kin_of(forms, alike) if target.kin is not None else None,
         )
 
@@ -181,7 +183,7 @@ class Folding:
             found.append(
                 self._views.widened(view, found[0], target) if found and target.on_channels == "common" else view
             )
-        views = tuple(found)
+        views = self._frames.untied(target, tuple(found))
         frame = self._frames.frame(target, views)
         others = [view.input.ref for view in views[1:]]
         alike = _Alike(
@@ -256,7 +258,7 @@ class Folding:
     def _ruled_by(self, target: Target, whole: Blueprint, parts: Sequence[Kinds]) -> _Ruled:
         specs = whole.source_specs
         floats = tuple(name for name, spec in specs.items() if spec.is_float)
-        selector = self._selection.selector(whole.layout, floats)
+        selector = self._selection.selector(Vocabulary(whole.layout), floats)
         part_of: dict[str, int] = {}
         for number, rule in enumerate(target.rules, 1):
             part_of |= dict.fromkeys(selector.select(rule.tensors), number)
@@ -338,6 +340,14 @@ class Folding:
         arguments |= {f"has_{role}": any(each.role == role for each in target.inputs) for role in method.optional}
         arguments |= method.makes.layout_arguments(layout.name if layout else "")
         return Form((), Operation(method, tuple(sorted(arguments.items())), tuple(inputs)))
+
+
+def _tied(alike: _Alike) -> Mapping[str, str]:
+    """Return the ties that a target keeps: the first input's, but where a name has become a parameter of its own."""
+    first, specs = alike.views[0], alike.frame.specs
+    if all(other in specs and name not in first.specs for name, other in first.tied.items()):
+        return first.tied
+    return {name: other for name, other in first.tied.items() if other in specs and name not in first.specs}
 
 
 def _unknown_component(target: Target, each: Component, layout: Layout | None) -> RecipeError:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mergebuild.fold.compatible import Spec
@@ -23,6 +24,7 @@ from mergebuild.fold.naming import SAME, Naming
 from mergebuild.layouts import Layout
 from mergebuild.methods.arguments import Arguments
 from mergebuild.methods.method import Method
+from mergebuild.naming.spelling import AS_IS, FileSpelling
 from mergebuild.recipe.model import Target
 
 __all__ = [
@@ -179,8 +181,17 @@ class Blueprint(NamedTuple):
     """By input: EMA copies left behind."""
     warnings: tuple[str, ...] = ()
     """What else the user should know, a sentence each."""
+    spelling: FileSpelling = AS_IS
+    """What the first input calls the tensors, and so the files of the target."""
+    tied: Mapping[str, str] = MappingProxyType({})
+    """By name, the tensor whose values it has: the head of a model whose head is its embedding."""
     kin: Kin | None = None
     """The same object for blueprints that differ in their targets' names and outputs and in coefficients alone."""
+
+    @property
+    def copies(self) -> Mapping[str, str]:
+        """Of `tied`, those that the target's files hold all the same: layout, and no parameters."""
+        return {name: other for name, other in self.tied.items() if name in self.specs}
 
     def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
         """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""

@@ -95,7 +95,7 @@ class Frames:
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
 
     def frame(self, target: Target, views: tuple[View, ...]) -> Frame:
-        """Return what a target has in common with all that are made like it.
+        """Return what a target has in common with all that are made like it; ties of its inputs are `untied` before.
 
         Raises:
             RecipeError: a selector selects nothing.
@@ -111,16 +111,17 @@ class Frames:
         """Return what a target has in common with all that are made like it; refuse inputs that do not fit."""
         first, others = views[0], views[1:]
         union = target.making.union_of_tensors
+        words = self._selection.vocabulary(views)
         specs = (
             first.specs if not union else {name: spec for view in reversed(views) for name, spec in view.specs.items()}
         )
         if target.drop:
-            dropped = self._selection.select(target, "drop", list(specs), first.layout)
+            dropped = self._selection.select(target, "drop", words, list(specs))
             specs = {name: spec for name, spec in specs.items() if name not in dropped}
         floats = tuple(name for name, spec in specs.items() if spec.is_float)
-        selector = self._selection.selector(first.layout, floats)
+        selector = self._selection.selector(words, floats)
         places = places_of(target, selector)
-        reached = self._selection.reached(target, floats, places, first.layout)
+        reached = self._selection.reached(target, words, floats, places)
         shapes = {
             name: specs[name].shape
             for name in floats
@@ -135,7 +136,35 @@ class Frames:
         left_out = tuple(0 if union else sum(name not in first.specs for name in view.specs) for view in others)
         compatible.check_missing(target, [view.input.ref for view in others], missing, left_out)
         kinds, recipes = _sorted_into_kinds(target, specs, views, set(common), places)
+        copies = {name: first.tied[name] for name in first.copies if first.tied[name] in specs and name not in specs}
+        if copies:
+            specs = {**specs, **{name: specs[other] for name, other in copies.items()}}
+            kinds = Kinds({**kinds.of, **{name: kinds.of[other] for name, other in copies.items()}}, specs)
         return Frame(views, specs, kinds, recipes, selector, places, missing, left_out, {})
+
+    def untied(self, target: Target, views: tuple[View, ...]) -> tuple[View, ...]:
+        """Return the inputs of a target, those that are tied with the tie's values under a name that others hold.
+
+        A head of its own that takes part makes an untied model of all; where it takes none, the tie of the first input
+        holds.
+        """
+        tied = dict.fromkeys(name for view in views for name in view.tied if name not in view.specs)
+        names = [name for name in tied if any(name in view.specs for view in views)]
+        for name in names:
+            if name in views[0].specs or self._takes_part(target, views, name):
+                views = tuple(self._views.untied(view, name) for view in views)
+        return views
+
+    def _takes_part(self, target: Target, views: tuple[View, ...], name: str) -> bool:
+        """Whether a tensor that the first input has as a tie is merged with one that another input has itself."""
+        words = self._selection.vocabulary(views)
+        spec = views[0].specs[views[0].tied[name]]
+        floats = (
+            *(each for each, other in views[0].specs.items() if other.is_float),
+            *((name,) if spec.is_float else ()),
+        )
+        places = places_of(target, self._selection.selector(words, floats))
+        return name in self._selection.reached(target, words, floats, places)
 
     def in_dtype(self, specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:
         """Return `_rounded`, the same object for the same specs, which a frame keeps alive."""

@@ -13,7 +13,7 @@ from mergebuild.fold.interning import Interner
 from mergebuild.fold.lora_added import AddedLoras
 from mergebuild.fold.naming import own
 from mergebuild.fold.numbers import shown
-from mergebuild.fold.selection import TensorSelection
+from mergebuild.fold.selection import TensorSelection, Vocabulary
 from mergebuild.fold.views import Views
 from mergebuild.formats import registry
 from mergebuild.layouts import detect
@@ -63,15 +63,16 @@ class MadeLoras:
         """Return the tensors of a LoRA that is extracted."""
         base, tuned = views = [self._views.view(each, target) for each in target.inputs]
         floats = tuple(name for name, spec in base.specs.items() if spec.is_float)
-        numbers_of = self._selection.numbers(target, base.layout, floats)
-        chosen = self._selection.chosen(target, base.layout, floats)
+        words = self._selection.vocabulary(views)
+        numbers_of = self._selection.numbers(target, words, floats)
+        chosen = self._selection.chosen(target, words, floats)
         modules = extractable({name: base.specs[name].shape for name in floats if name in chosen})
         both = [each for each in modules if each.tensor in tuned.specs and tuned.specs[each.tensor].is_float]
         lacking = len(modules) - len(both)
         compatible.check(target, [self._views.offer(each) for each in views], [each.tensor for each in both])
         compatible.check_missing(target, [tuned.input.ref], [lacking], [0])
-        words = target.words
-        svd = (int(words["seed"]), int(words["iterations"])) if words["svd"] == "randomized" else None
+        given = target.words
+        svd = (int(given["seed"]), int(given["iterations"])) if given["svd"] == "randomized" else None
         found: list[tuple[str, Spec, Form]] = []
         for module in both:
             numbers = numbers_of(module.tensor)
@@ -98,11 +99,11 @@ class MadeLoras:
         if len(loras) > 1:
             plans.check(loras, target.where.place())
         weights = plans.weights_of(loras)
-        layout = detect(dict(weights.values()), self._recipe.layouts)
+        words = Vocabulary(detect(dict(weights.values()), self._recipe.layouts))
         names = tuple(name for name, _ in weights.values())
         numbers_of, chosen = (
-            self._selection.numbers(target, layout, names),
-            self._selection.chosen(target, layout, names),
+            self._selection.numbers(target, words, names),
+            self._selection.chosen(target, words, names),
         )
         lacking = [
             sum(module not in each.products.modules for module in loras[0].products.modules) for each in loras[1:]

@@ -4,58 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from mergebuild.fold.numbers import check_range, defaults_of, given_of, listed, places_of
+from mergebuild.fold.views import View
 from mergebuild.layouts import Layout, Patience, Places, Selector
+from mergebuild.naming.spelling import AS_IS
 from mergebuild.recipe.model import Target
 
-__all__ = ["TensorSelection"]
+__all__ = ["TensorSelection", "Vocabulary"]
 
 _ZERO = Fraction(0)
+NO_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+
+
+class Vocabulary(NamedTuple):
+    """What keys may name, beside the names of tensors."""
+
+    layout: Layout | None
+    spellings: Mapping[str, tuple[str, ...]] = NO_SPELLINGS
+    """What inputs call tensors, where that is another name; the same object for the same inputs."""
 
 
 class TensorSelection:
     """Resolves selectors over the tensors of targets; what was resolved once is kept."""
 
     def __init__(self) -> None:
-        self._selectors: dict[tuple[str | None, tuple[str, ...]], Selector] = {}
+        self._selectors: dict[tuple[str | None, tuple[str, ...], int], tuple[Selector, Vocabulary]] = {}
+        self._spellings: dict[object, tuple[Mapping[str, tuple[str, ...]], Sequence[View]]] = {}
+        """By the spellings and ties of views, which are kept alive."""
         self._patience = Patience()
 
-    def selector(self, layout: Layout | None, names: tuple[str, ...]) -> Selector:
+    def vocabulary(self, views: Sequence[View]) -> Vocabulary:
+        """Return what keys of a target with these inputs may name; where they differ, the first input's word counts."""
+        spelled = [view for view in views if view.spelling is not AS_IS or view.tied]
+        if not spelled:
+            return Vocabulary(views[0].layout)
+        key = tuple((id(view.spelling), id(view.tied)) for view in spelled)
+        if key not in self._spellings:
+            found: dict[str, tuple[str, ...]] = {}
+            for view in reversed(spelled):
+                found |= {name: (other,) for name, other in view.tied.items()}
+                found |= view.spelling.aliases
+            self._spellings[key] = (found, spelled)
+        return Vocabulary(views[0].layout, self._spellings[key][0])
+
+    def selector(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
         """Return what resolves numbers per tensor over these names, made once."""
-        key = (layout.name if layout else None, names)
+        layout = words.layout
+        key = (layout.name if layout else None, names, id(words.spellings))
         found = self._selectors.get(key)
         if found is None:
-            found = self._selectors[key] = Selector(layout, names, self._patience)
-        return found
+            found = self._selectors[key] = (Selector(layout, names, self._patience, words.spellings), words)
+        return found[0]
 
-    def select(self, target: Target, which: str, names: Sequence[str], layout: Layout | None) -> frozenset[str]:
+    def select(self, target: Target, which: str, words: Vocabulary, names: Sequence[str]) -> frozenset[str]:
         """Return which of some tensors the target's `merge` or `drop` (`which`) selects."""
         selectors = target.drop if which == "drop" else target.merge or ()
-        return self.selector(layout, tuple(names)).select(selectors)
+        return self.selector(words, tuple(names)).select(selectors)
 
     def reached(
-        self, target: Target, floats: tuple[str, ...], places: Sequence[Places], layout: Layout | None
+        self, target: Target, words: Vocabulary, floats: tuple[str, ...], places: Sequence[Places]
     ) -> frozenset[str]:
         """Return the tensors that the target's amounts reach; all of them where it has none."""
         amounts = [each for each, default in zip(places, defaults_of(target), strict=True) if default is None]
         reached = frozenset().union(*(each.of for each in amounts)) if amounts else frozenset(floats)
-        return reached if target.merge is None else reached & self.select(target, "merge", floats, layout)
+        return reached if target.merge is None else reached & self.select(target, "merge", words, floats)
 
-    def chosen(self, target: Target, layout: Layout | None, names: tuple[str, ...]) -> frozenset[str]:
+    def chosen(self, target: Target, words: Vocabulary, names: tuple[str, ...]) -> frozenset[str]:
         """Return which weights a LoRA is made for, of those that it could be."""
-        chosen = frozenset(names) if target.merge is None else self.select(target, "merge", names, layout)
-        return chosen - self.select(target, "drop", names, layout) if target.drop else chosen
+        chosen = frozenset(names) if target.merge is None else self.select(target, "merge", words, names)
+        return chosen - self.select(target, "drop", words, names) if target.drop else chosen
 
     def numbers(
-        self, target: Target, layout: Layout | None, names: tuple[str, ...]
+        self, target: Target, words: Vocabulary, names: tuple[str, ...]
     ) -> Callable[[str], Mapping[str, Fraction | tuple[Fraction, ...]]]:
         """Return what gives the numbers that reach a weight, by parameter; 0 where none does and there is no default.
 
         Raises:
             RecipeError: a selector selects nothing; and the function: a number is out of the method's range.
         """
-        selector = self.selector(layout, names)
+        selector = self.selector(words, names)
         places = places_of(target, selector)
         numbers = (number for each in target.numbers.values() for number in listed(each))
         values = [selector.values(*each) for each in zip(numbers, places, strict=True)]

@@ -8,22 +8,26 @@ the names of a checkpoint: all of it by names and headers alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from types import MappingProxyType
 
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint, Form, Kinds, Slot
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.likeness import Likeness
-from mergebuild.fold.naming import EMA, EMA_PREFIX, own
+from mergebuild.fold.naming import EMA, EMA_PREFIX, Naming, own, table
 from mergebuild.formats.header import TensorInfo
 from mergebuild.layouts import Layout, detect
+from mergebuild.naming.spelling import AS_IS, FileSpelling
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Input, Target
 from mergebuild.sources.opening import standalone, widened
 from mergebuild.sources.sources import Sources
 from mergebuild.sources.traits import marks, position_ids
+
+NO_TIES: Mapping[str, str] = MappingProxyType({})
 
 __all__ = ["MODEL_LIKENESS", "VIEW_LIKENESS", "View", "Views", "disagreements"]
 
@@ -47,6 +51,12 @@ class View:
     ema_dropped: int = 0
     delta: str = ""
     """Of a LoRA: the virtual target that is what it adds."""
+    spelling: FileSpelling = AS_IS
+    """What it calls its tensors."""
+    tied: Mapping[str, str] = field(default_factory=lambda: NO_TIES)
+    """By name, the tensor whose values it has; unless `specs` have it, it is no tensor of its own."""
+    copies: tuple[str, ...] = ()
+    """Of `tied`, those that its files hold all the same."""
 
     def kind(self, name: str) -> int:
         """Return the kind of a tensor."""
@@ -60,14 +70,27 @@ VIEW_LIKENESS = Likeness(
         "palette": "a frame has the forms that were made of it, by the forms of the inputs",
         "delta": "a LoRA's view has its own kinds",
     },
-    seen_as={"layout": id, "specs": id, "kinds": id},  # what a view names lives as long as the frame that it finds
+    seen_as={
+        "layout": id,
+        "specs": id,
+        "kinds": id,
+        "spelling": id,
+        "tied": id,
+    },  # what a view names lives as long as the frame that it finds
 )
 """What of an input decides how a target's tensors are made."""
 
 MODEL_LIKENESS = Likeness(
     View,
     left_out={"input": "a model's name and role are in nothing that a LoRA adds to it"},
-    seen_as={"layout": id, "specs": id, "kinds": id, "palette": lambda palette: tuple(map(id, palette))},
+    seen_as={
+        "layout": id,
+        "specs": id,
+        "kinds": id,
+        "spelling": id,
+        "tied": id,
+        "palette": lambda palette: tuple(map(id, palette)),
+    },
 )
 """What of a model decides what a LoRA adds to it."""
 
@@ -87,25 +110,44 @@ class Views:
         self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
         self._kinds_of_sources: dict[tuple[str, str], Kinds] = {}
         self._ids: dict[str, tuple[str, ...]] = {}
+        self._copied: dict[str, Mapping[str, str]] = {}
+        self._untied: dict[tuple[int, int, str], tuple[View, Mapping[str, Spec], Kinds | None]] = {}
+        """By the ids of a view's specs and kinds, which the view keeps alive."""
 
     def view(self, each: Input, target: Target) -> View:
         """Return an input of a target."""
         specs, ema_dropped = self._input_specs(each.ref, target.ema)
         layout = self.layout(each.ref)
-        if each.ref not in self._sources:
-            made = self._blueprint(each.ref)
-            if made.target.is_virtual:
-                itself = self._intern({Slot(each.ref): Fraction(1)})
-                palette = tuple(itself if form.operation else form for form in made.forms.palette)
-                return View(each, layout, specs, palette, made.forms.kinds, ema_dropped)
-        plain = self._intern({Slot(each.ref): Fraction(1)})
+        made = None if each.ref in self._sources else self._blueprint(each.ref)
+        model = self._sources.file(each.ref).model if made is None else None
+        offered = made or model
+        assert offered is not None
+        bare = View(
+            each, layout, specs, (), None, ema_dropped, "", offered.spelling, offered.tied, tuple(offered.copies)
+        )
+        plain = self._intern({Slot(each.ref, table(offered.tied)): Fraction(1)})
+        if made is not None and made.target.is_virtual:
+            palette = tuple(plain if form.operation else form for form in made.forms.palette)
+            return replace(bare, palette=palette, kinds=made.forms.kinds)
         uses_averages = target.ema == "use" and each.ref in self._sources
         if not uses_averages and not self._broken_ids(each.ref):
-            return View(each, layout, specs, (plain,), None, ema_dropped)
-        averaged = self._intern({Slot(each.ref, EMA): Fraction(1)})
+            return replace(bare, palette=(plain,))
+        averaged = self._intern({Slot(each.ref, self._averages(each.ref)): Fraction(1)})
         counting = self._intern({Slot(self._sources.position_ids(), own("position_ids")): Fraction(1)})
-        kinds = self._source_kinds(each.ref, target.ema, specs)
-        return View(each, layout, specs, (plain, averaged, counting), kinds, ema_dropped)
+        return replace(bare, palette=(plain, averaged, counting), kinds=self._source_kinds(each.ref, target.ema, specs))
+
+    def untied(self, view: View, name: str) -> View:
+        """Return a view in which a name that is tied is a tensor of its own, with the tie's values."""
+        other = view.tied.get(name)
+        if other is None or name in view.specs or other not in view.specs:
+            return view
+        key = (id(view.specs), id(view.kinds), name)
+        found = self._untied.get(key)
+        if found is None:
+            specs: Mapping[str, Spec] = {**view.specs, name: view.specs[other]}
+            kinds = view.kinds and Kinds({**view.kinds.of, name: view.kinds.of[other]}, specs)
+            found = self._untied[key] = (view, specs, kinds)
+        return replace(view, specs=found[1], kinds=found[2])
 
     def _input_specs(self, ref: str, ema: str) -> tuple[Mapping[str, Spec], int]:
         """Return the tensors that an input offers, and how many EMA copies are left behind."""
@@ -113,17 +155,22 @@ class Views:
         key = (ref if made is None else id(made), ema)
         found = self._offered.get(key)
         if found is None:
-            specs = self._source_specs(ref, ema) if made is None else made
+            specs = self._source_specs(ref, ema) if made is None else self._own_specs(ref)
             found = self._offered[key] = _without_averages(specs, ema)
         return found
+
+    def _own_specs(self, ref: str) -> Mapping[str, Spec]:
+        """Return the parameters of a target, without those that its file holds a second time."""
+        made = self._blueprint(ref)
+        copies = made.copies
+        return {name: spec for name, spec in made.specs.items() if name not in copies} if copies else made.specs
 
     def _source_specs(self, ref: str, ema: str) -> Mapping[str, Spec]:
         tensors = self._sources.file(ref).tensors
         specs = {name: _spec(info) for name, info in tensors.items()}
         if ema == "use":
-            for name in specs:
-                if name.startswith(_EMA_OF) and (copy := tensors.get(EMA(name))) and copy.is_float:
-                    specs[name] = _spec(copy)
+            for name, copy in self._averaged(ref).items():
+                specs[name] = _spec(tensors[copy])
         for name in self._broken_ids(ref):
             specs[name] = Spec("int64", (1, _CLIP_LENGTH), is_float=False)
         return specs
@@ -135,11 +182,26 @@ class Views:
         """
         found = self._kinds_of_sources.get((ref, ema))
         if found is None:
-            own = self._sources.file(ref).tensors
-            of = {name: int(ema == "use" and name.startswith(_EMA_OF) and EMA(name) in own) for name in specs}
+            averaged = self._averaged(ref) if ema == "use" else {}
+            of = {name: int(name in averaged) for name in specs}
             of |= dict.fromkeys((name for name in self._broken_ids(ref) if name in specs), 2)
             found = self._kinds_of_sources[ref, ema] = Kinds(of, specs)
         return found
+
+    def _averaged(self, ref: str) -> Mapping[str, str]:
+        """Return the EMA copy of each tensor of a source that has one; copies are named after the file's own names."""
+        if ref not in self._copied:
+            model = self._sources.file(ref).model
+            stored = {name: model.spelling.stored(name) for name in model.tensors}
+            found = {name: EMA(other) for name, other in stored.items() if other.startswith(_EMA_OF)}
+            floats = {name for name, info in model.tensors.items() if info.is_float}
+            self._copied[ref] = {name: copy for name, copy in found.items() if copy in floats and name in floats}
+        return self._copied[ref]
+
+    def _averages(self, ref: str) -> Naming:
+        """Return the naming that reads the EMA copies of a source."""
+        is_plain = self._sources.file(ref).model.spelling is AS_IS
+        return EMA if is_plain else table(self._averaged(ref))
 
     def _broken_ids(self, ref: str) -> tuple[str, ...]:
         """Return a source's position ids of CLIP that are not 0 to 76 as integers: tokens would be dropped."""

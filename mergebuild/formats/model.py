@@ -12,16 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mergebuild.formats.header import TensorInfo, read_header
+from mergebuild.naming.spelling import AS_IS, FileSpelling
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
 
-__all__ = ["ADAPTERS", "ADAPTER_CONFIG", "Model", "read_safetensors"]
+__all__ = ["ADAPTERS", "ADAPTER_CONFIG", "Model", "SecondCopy", "read_safetensors"]
 
 ADAPTERS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 """What PEFT calls the weights of an adapter."""
 ADAPTER_CONFIG: Final = "adapter_config.json"
 """What PEFT calls the file beside them that says what they mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecondCopy:
+    """A tensor that a file holds beside another of the same parameter; their bytes must be equal."""
+
+    parameter: str
+    info: TensorInfo
+    """Where it lies, and its name in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,14 @@ class Model:
     contents: Folder | None = None
     """What the folder holds, under the names that its files give. Of an adapter that was named as a file: that file and
     its configuration, as if they were a folder by themselves."""
+    spelling: FileSpelling = AS_IS
+    """What the files call the tensors, which have their canonical names here."""
+    tied: Mapping[str, str] = field(default_factory=dict)
+    """By canonical name, the tensor whose values it has: the head of a model whose head is its embedding."""
+    twins: tuple[SecondCopy, ...] = ()
+    """Tensors that are there a second time."""
+    copies: tuple[str, ...] = ()
+    """Of `tied`, those that the files hold all the same."""
 
     @property
     def home(self) -> Path | None:

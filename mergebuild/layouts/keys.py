@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
+from types import MappingProxyType
 
 from mergebuild.errors import RecipeError, did_you_mean
 from mergebuild.layouts.blocks import BlockId, block_id, drawn_together, in_order
@@ -48,8 +49,19 @@ class Keys:
     A mergefile may have thousands of keys, so what all of them ask of the names and blocks is found once.
     """
 
-    def __init__(self, layout: Layout | None, names: Names, patience: Patience | None = None) -> None:
-        """Take the tensors; `patience` is what all `re:` and globs of a mergefile may take (None: just these)."""
+    def __init__(
+        self,
+        layout: Layout | None,
+        names: Names,
+        patience: Patience | None = None,
+        spellings: Mapping[str, Names] = MappingProxyType({}),
+    ) -> None:
+        """Take the tensors.
+
+        `patience` is what all `re:` and globs of a mergefile may take (None: just these); `spellings` are other names,
+        which a key may name as well, and the tensors that each is of.
+        """
+        self._spellings = {other: tuple(found) for other, some in spellings.items() if (found := set(some) & {*names})}
         self.layout = layout
         self.names = names
         self._patience = patience or Patience()
@@ -146,8 +158,8 @@ class Keys:
             pattern = _regex(key)
             return self._matching(key, lambda names: _searched(pattern, names, self._patience))
         names = self._block(key) or self._group(key)
-        if names is None and key in self._place:
-            names = (key,)
+        if names is None and (key in self._place or key in self._spellings):
+            names = (key,) if key in self._place else self._in_order(self._spellings[key])
         if names is None and is_glob(key):
             glob = Glob(key)
             names = self._matching(key, lambda among: self._globbed(glob, among))
@@ -162,6 +174,8 @@ class Keys:
 
     def _matching(self, key: str, find: Callable[[Names], Names]) -> Names:
         names = find(self.names)
+        if self._spellings and (others := find(tuple(self._spellings))):
+            names = self._in_order([*names, *(name for other in others for name in self._spellings[other])])
         if names:
             return names
         advice = "globs and `re:` are for whole tensor names; `mergebuild inspect FILE --tensors` shows them"
@@ -170,6 +184,9 @@ class Keys:
             listed = ", ".join(f"`{entry}`" for entry in drawn_together(blocks))
             advice = f"globs are for tensor names; for blocks write {listed}"
         raise BadSelectorError("selector-matches-nothing", f"`{key}` matches no tensor", advice)
+
+    def _in_order(self, names: Iterable[str]) -> Names:
+        return tuple(sorted(set(names), key=self._place.__getitem__))
 
     def _globbed(self, glob: Glob, names: Names) -> Names:
         with self._patience.limit():

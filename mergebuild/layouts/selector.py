@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mergebuild.errors import Place, Problem, RecipeError, clipped
@@ -58,11 +59,17 @@ class Places(NamedTuple):
 class Selector:
     """Gives numbers to one set of tensors: `names` are those that numbers may reach. Remembers selections."""
 
-    def __init__(self, layout: Layout | None, names: Sequence[str], patience: Patience | None = None) -> None:
-        """Take the tensors; `patience` is what all `re:` and globs of a mergefile may take (None: just these)."""
+    def __init__(
+        self,
+        layout: Layout | None,
+        names: Sequence[str],
+        patience: Patience | None = None,
+        spellings: Mapping[str, Names] = MappingProxyType({}),
+    ) -> None:
+        """Take the tensors, as `Keys` does."""
         self.layout = layout
         self.names: Names = tuple(names)
-        self._keys = Keys(layout, self.names, patience)
+        self._keys = Keys(layout, self.names, patience, spellings)
         self._positions: Mapping[str, Fraction] | None = None
         self._places: dict[tuple[object, ...], Places] = {}
 

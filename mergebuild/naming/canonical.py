@@ -21,7 +21,7 @@ from mergebuild.naming.spelled import Claim, Piece, Pieces, Whole, claims
 from mergebuild.naming.templates import Templates, family_of
 from mergebuild.naming.ties import tied
 
-__all__ = ["Canonical", "canonical", "is_constant", "is_schedule"]
+__all__ = ["Canonical", "canonical", "is_constant", "is_outdated", "is_schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,11 @@ def canonical(
     made, twice = _gathered(found)
     ties = tied(made, facts, same_place)
     return Canonical(ties.made, {**twice, **ties.twice}, ties.tied, "" if not name or family(name).generic else name)
+
+
+def is_outdated(name: str, stored: str) -> bool:
+    """Return whether a file calls a parameter as no program does any more: whoever writes it takes the name of now."""
+    return any(name.startswith(new) and stored == old + name[len(new) :] for old, new in general().outdated)
 
 
 def is_schedule(name: str) -> bool:

@@ -227,6 +227,8 @@ class General:
     """The same, known in front only."""
     copies: tuple[str, ...]
     """What names of copies begin with, which are left as they are."""
+    outdated: tuple[tuple[str, str], ...]
+    """What names in files begin with that no program writes any more, and what canonical ones begin with then."""
     schedule: frozenset[str]
     """Buffers of the noise schedule: constants."""
     constants: tuple[Constant, ...]
@@ -241,6 +243,7 @@ def general() -> General:
         tuple(table["wrappers"]),
         tuple(table["in_front"]),
         tuple(table["copies"]),
+        tuple((old, new) for old, new in table["outdated"]),
         frozenset(table["schedule"]),
         tuple(Constant(each["end"], _shape(each)) for each in table["constants"]),
     )

@@ -118,6 +118,7 @@ class Describer:
             or self._recipe.target(goal.target).metadata == "full"
             or not registry.of_output(goal.path).is_foreseen
             or ground.operates
+            or any(self._sources.file(owner).model.twins for owner in ground.bottom)
         )
         owners = [owner for owner in sorted(ground.bottom) if hash_first or self._sources.is_pinned(owner)]
         others = [owner for owner in ground.sources if owner not in ground.bottom]
@@ -249,7 +250,7 @@ class Describer:
         found = registry.of_output(goal.path)
         assert isinstance(found, FileFormat)  # the sources of a folder are hashed before
         shown = self._shown(goal.path, found)
-        content = _file(goal.path, shown, self._origins.packing(found, specs), facts)
+        content = _file(goal.path, shown, self._origins.packing(found, blueprint, specs), facts)
         foreseen = self._bytes_of_sources(blueprint)
         return Description(goal, blueprint, ground, shown, (content,), notices=notices, foreseen_bytes=foreseen)
 
@@ -281,7 +282,7 @@ class Describer:
         shown = self._shown(goal.path, found)
         files: tuple[FileContent, ...] = ()
         if isinstance(found, FileFormat):
-            files = (_file(goal.path, shown, self._origins.packing(found, specs), facts, tensors),)
+            files = (_file(goal.path, shown, self._origins.packing(found, blueprint, specs), facts, tensors),)
         made = Description(
             goal,
             blueprint,
@@ -319,7 +320,8 @@ class Describer:
         assert whole.tensors is not None
         name, donor, home = self._donor(whole)
         target = whole.blueprint.target
-        packed = output_files.files_of(specs, whole.tensors.by_name, facts, donor, home, target.max_shard_size)
+        written = output_files.written(whole.blueprint, specs)
+        packed = output_files.files_of(specs, whole.tensors.by_name, facts, donor, home, target.max_shard_size, written)
         left_out = donor.left_out if donor and not target.making.makes_lora else ()
         origins = [file.origin for file in packed.files if file.origin]
         small = {f"input {name}: {each.path}": tagged(each.checksum) for each in origins}

@@ -14,6 +14,8 @@ from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Spec
 from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import SAFETENSORS, FileFormat
+from mergebuild.naming.spelling import FileSpelling
+from mergebuild.plan import output_files
 from mergebuild.plan.actions import Description
 from mergebuild.plan.tensors import Grid, Made, Origin, Tensors
 from mergebuild.sources.sources import Sources
@@ -36,8 +38,8 @@ class Origins:
         self._dtypes: dict[bytes, str] = {}
         self._unrounded: dict[str, Tensors] = {}
         self._made_unrounded: dict[bytes, Made] = {}
-        self._packings: dict[tuple[str, int], tuple[Mapping[str, Spec], Packing]] = {}
-        """By format and the id of the specs, which are kept alive; so the grids, over sources alone."""
+        self._packings: dict[tuple[str, int, int], tuple[Mapping[str, Spec], FileSpelling, Packing]] = {}
+        """By format and the ids of specs and spelling, which are kept alive; so the grids, over sources alone."""
         self._grids: dict[tuple[object, ...], Grid] = {}
 
     def add(self, description: Description) -> None:
@@ -92,19 +94,21 @@ class Origins:
         key = (blueprint.kin, id(specs)) if blueprint.kin is not None else (forms.kinds, id(specs), slots)
         grid = self._grids.get(key)
         if grid is None:
-            names = [spec.name for spec in self.packing(SAFETENSORS, specs).specs]
-            grid = Grid(names, specs, forms.kinds, slots, self._origin, self._device)
+            names = [spec.name for spec in self.packing(SAFETENSORS, blueprint, specs).specs]
+            grid = Grid(names, specs, forms.kinds, slots, self._origin, self._device, blueprint.copies)
             if all(owner in self._sources for owner in blueprint.owners):  # what a file is made of differs by target
                 self._grids[key] = grid
         return grid.tensors(forms.palette)
 
-    def packing(self, into: FileFormat, specs: Mapping[str, Spec]) -> Packing:
-        """Return how a file of a format with these tensors is laid out."""
-        known = self._packings.get((into.name, id(specs)))
+    def packing(self, into: FileFormat, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Packing:
+        """Return how a file of a format is laid out that has the tensors of a target, with these dtypes."""
+        key = (into.name, id(specs), id(blueprint.spelling))
+        known = self._packings.get(key)
         if known is None:
-            packing = into.packing((name, spec.dtype, spec.shape) for name, spec in specs.items())
-            known = self._packings[into.name, id(specs)] = (specs, packing)
-        return known[1]
+            tensors = ((name, spec.dtype, spec.shape) for name, spec in specs.items())
+            packing = into.packing(tensors, output_files.written(blueprint, specs))
+            known = self._packings[key] = (specs, blueprint.spelling, packing)
+        return known[2]
 
     def _origin(self, owner: str, tensor: str) -> Origin:
         """Return what an input's tensor is."""

@@ -9,7 +9,7 @@ names, shapes, dtypes and the donor, never from values. What only folders need i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mergebuild.digest import checksum
 from mergebuild.errors import MismatchError
 from mergebuild.fold.compatible import Spec
-from mergebuild.formats.dtypes import DTYPES_BY_WORD
-from mergebuild.formats.layout import Arrangement, Packing, StoredName, Text
+from mergebuild.fold.forms import Blueprint
+from mergebuild.formats.layout import PLAIN, Arrangement, Packing, StoredName, Text, Written, runs_of
+from mergebuild.naming.spelling import AS_IS
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
 
-__all__ = ["PlannedFile", "PlannedFiles", "SmallFile", "files_of"]
+__all__ = ["PlannedFile", "PlannedFiles", "SmallFile", "files_of", "written"]
 
 _MOST: Final = 5_000_000_000
 """Bytes of tensors a shard, where a target does not say."""
@@ -65,6 +66,23 @@ class PlannedFiles(NamedTuple):
     """What has no place in it, a sentence."""
 
 
+def written(blueprint: Blueprint, specs: Mapping[str, Spec]) -> Written:
+    """Return how a target's files write its tensors: as its first input does."""
+    spelling, copies = blueprint.spelling, blueprint.copies
+    if spelling is AS_IS and not copies:
+        return PLAIN
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    one_dtype = (
+        (stored, members)
+        for stored, members in spelling.fused(shapes).items()
+        if len({specs[name].dtype for name in members}) == 1
+    )
+    fused = {StoredName(*stored): members for stored, members in one_dtype}
+    left = {name: shape for name, shape in shapes.items() if not any(name in members for members in fused.values())}
+    split = {name: [StoredName(*each) for each in some] for name, some in spelling.split(left).items()}
+    return Written(split, fused, copies=frozenset(copies))
+
+
 def files_of(
     specs: Mapping[str, Spec],
     digests: Mapping[str, bytes],
@@ -72,16 +90,18 @@ def files_of(
     donor: Folder | None,
     home: Path | None,
     most: int | None,
+    written: Written = PLAIN,
 ) -> PlannedFiles:
     """Return the files of a folder.
 
     Args:
-        specs: the tensors.
+        specs: the tensors, in the dtypes in which they are written.
         digests: what they are; equal ones have equal values.
         facts: the metadata of the whole.
         donor: where configuration and tokenizer come from, if there is one.
         home: the donor's folder.
         most: how many bytes of tensors a shard holds, unless one tensor is larger; None: the usual.
+        written: how a folder of transformers writes the tensors.
 
     Raises:
         MismatchError: the donor is a pipeline, and none of the tensors has a place in it.
@@ -94,7 +114,7 @@ def files_of(
     if pipeline:
         files = list(pipeline.weights(most or _MOST_OF_A_COMPONENT))
     else:
-        files = list(_shards(specs, "", "model", most or _MOST))
+        files = list(_shards(specs, "", "model", most or _MOST, written))
     files += _recipe(facts)
     if donor is not None and home is not None:
         files += _beside(specs, digests, donor, home, pipeline)
@@ -194,7 +214,11 @@ class _Pipeline:
         """Yield the weights by component."""
         for component, stored in self._places.items():
             yield from _shards(
-                self.specs(component), f"{component}/", self._base(component), most, stored, self._turned
+                self.specs(component),
+                f"{component}/",
+                self._base(component),
+                most,
+                Written(stored, turned=self._turned),
             )
 
     def specs(self, component: str) -> Mapping[str, Spec]:
@@ -225,28 +249,19 @@ class _Pipeline:
         return "model" if known.files[0].name.startswith(("model", "pytorch_model")) else "diffusion_pytorch_model"
 
 
-def _shards(
-    specs: Mapping[str, Spec],
-    folder: str,
-    base: str,
-    most: int,
-    stored: Mapping[str, Sequence[StoredName]] | None = None,
-    turned: frozenset[str] = frozenset(),
-) -> Iterator[PlannedFile]:
+def _shards(specs: Mapping[str, Spec], folder: str, base: str, most: int, written: Written) -> Iterator[PlannedFile]:
     """Yield the weights of one model, and the index of the shards where there are several."""
     from mergebuild.formats.sidecars import INDEX, index_json, shard_names, shards
 
-    sizes = {name: prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for name, spec in specs.items()}
+    runs = {run.whole.name: run for run in runs_of(((name, *spec[:2]) for name, spec in specs.items()), written)}
+    sizes = {name: runs[name].whole.nbytes for name in specs if name in runs}
     found = shards(sizes.items(), most)
     names = shard_names(len(found), base)
     where: dict[str, str] = {}
-    for shard, tensors in zip(names, found, strict=True):
+    for shard, firsts in zip(names, found, strict=True):
+        tensors = [each.name for name in firsts for each in runs[name].tensors]
         some = [(name, *specs[name][:2]) for name in tensors]
-        yield PlannedFile(folder + shard, tensors, Arrangement(some, stored, turned.intersection(tensors)))
-        where |= {each: shard for name in tensors for each in _names(name, stored)}
+        yield PlannedFile(folder + shard, tensors, Arrangement(some, written.among(tensors)))
+        where |= {part.name: shard for name in firsts for part in runs[name].stored}
     if len(found) > 1:
         yield _text(f"{folder}{base}{INDEX}", index_json(where, sum(sizes.values())))
-
-
-def _names(name: str, stored: Mapping[str, Iterable[StoredName]] | None) -> list[str]:
-    return [part.name for part in stored[name]] if stored and name in stored else [name]

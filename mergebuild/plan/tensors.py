@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mergebuild.digest import ArtifactDigests, artifact_digest
@@ -125,6 +126,8 @@ class Made:
     """What decides of the operation besides what it reads."""
     narrowed: bool = False
     """Whether it is a lone float64 tensor, rounded at once; see `narrows`."""
+    parameter: str = ""
+    """What an operation knows it by: of a tensor that is written a second time, the name of the first."""
 
     @property
     def key(self) -> Key:
@@ -375,19 +378,23 @@ class Grid:
         slots: Sequence[Sequence[Slot]],
         origin_of: Callable[[str, str], Origin],
         device: str = "cpu",
+        copies: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Gather the tensors.
 
         `names` in the order of the file; `slots` by kind; `origin_of` says what an owner's tensor is; `device` is the
-        class of devices (`cpu`, `cuda`) that makes what is not the same on all of them.
+        class of devices (`cpu`, `cuda`) that makes what is not the same on all of them; `copies` are names of tensors
+        that are written a second time, and whose: they are no part of the artifact.
         """
+        self._copies = copies
         self._device = device
         self._slots = slots
         self.names = names
         self.specs = [specs[name] for name in names]
         self.sizes = [math.prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for spec in self.specs]
+        self._parameters = [place for place, name in enumerate(names) if name not in copies]
         self._artifacts = ArtifactDigests(
-            [(name, spec.dtype, spec.shape) for name, spec in zip(names, self.specs, strict=True)]
+            [(names[place], self.specs[place].dtype, self.specs[place].shape) for place in self._parameters]
         )
         batches: dict[tuple[object, ...], _Batch] = {}
         for place, (name, spec) in enumerate(zip(names, self.specs, strict=True)):
@@ -405,7 +412,7 @@ class Grid:
                 batch = _Batch(kind, keys, dtypes, are_made, spec.dtype, LinearDigests(len(digests)), device)
                 batches[likeness] = batch
             batch.places.append(place)
-            batch.named.append((name, spec))
+            batch.named.append((copies.get(name, name), spec))
             batch.origins.append(
                 {each.digest: self.sizes[place] if each.size is None else each.size for each in inputs.values()}
             )
@@ -424,7 +431,11 @@ class Grid:
         for row in rows:
             for place, digest in zip(row.places, row.digests, strict=True):
                 digests[place] = digest
-        return Tensors(self, rows, digests, self._artifacts.of(digests))
+        return Tensors(self, rows, digests, self._artifacts.of([digests[place] for place in self._parameters]))
+
+    def parameter(self, place: int) -> str:
+        """Return what parameter the tensor at a place of the file is."""
+        return self._copies.get(self.names[place], self.names[place])
 
     def _with_surveys(self, rows: list[TensorRow]) -> list[TensorRow]:
         """Return the rows; what a method must know of several tensors is part of what each of them is."""
@@ -446,7 +457,8 @@ class Grid:
         tensors: dict[str, SurveyedTensor] = {}
         for row in rows:
             for place, operands in zip(row.places, row.operated.operands if row.operated else (), strict=True):
-                tensors[self.names[place]] = SurveyedTensor(self.names[place], self.specs[place].shape, operands)
+                name = self.parameter(place)
+                tensors[name] = SurveyedTensor(name, self.specs[place].shape, operands)
         facts = [Line("survey", f"{method.name}@{method.version}"), *lines_of(arguments)]
         facts += [] if method.exact else [Line("device", self._device)]
         found: dict[str, SurveyKey] = {}
@@ -459,7 +471,7 @@ class Grid:
         return found
 
     def _surveyed(self, row: TensorRow, surveys: Mapping[str, SurveyKey]) -> TensorRow:
-        of = [surveys.get(self.names[place]) for place in row.places]
+        of = [surveys.get(self.parameter(place)) for place in row.places]
         specs = [self.specs[place] for place in row.places]
         made = OperationDigests(specs[0].dtype, ())
         digests = [
@@ -552,8 +564,9 @@ class Tensors:
                 inputs = list(origins)
                 terms = () if operated else tuple(Term(inputs[index], share) for index, share in row.terms)
                 name, spec = self._grid.names[place], self._grid.specs[place]
-                operation, facts = (operated.operation, operated.facts_of(name)) if operated else (None, ())
+                parameter = self._grid.parameter(place)
+                operation, facts = (operated.operation, operated.facts_of(parameter)) if operated else (None, ())
                 found[place] = Made(
-                    name, spec, digest, terms, row.is_copy, operation, some, survey, facts, row.narrowed
+                    name, spec, digest, terms, row.is_copy, operation, some, survey, facts, row.narrowed, parameter
                 )
         return tuple(each for each in found if each is not None)

@@ -10,7 +10,6 @@ files with the names of single files.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -24,25 +23,31 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.header import Piece, TensorInfo
-from mergebuild.formats.model import ADAPTERS, Model
+from mergebuild.formats.model import ADAPTERS, Model, SecondCopy
 from mergebuild.formats.quantized import refuse_packed
 from mergebuild.formats.reading import beginning, quoted
-from mergebuild.lora import adapter_config, is_of_peft, lacks_scale
+from mergebuild.lora import adapter_config, is_lora, is_of_peft, lacks_scale
+from mergebuild.naming.canonical import Canonical, canonical
+from mergebuild.naming.renamed import Renamed, RowsOf
+from mergebuild.naming.spelling import AS_IS, spelling_of
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
     from mergebuild.naming import Renamed, RowsOf
 
-__all__ = ["read_model", "renamed_model", "standalone", "widened"]
+__all__ = ["read_model", "renamed_model", "standalone", "twice_named", "widened"]
 
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
 
-_OLD_TEXT: Final = "cond_stage_model.transformer."
-_OLD: Final = re.compile(re.escape(_OLD_TEXT) + r"(?:embeddings|encoder|final_layer_norm)\.")
-
 _CHECKPOINT: Final = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
 """What names in a checkpoint begin with."""
+
+
+_INSIDE: Final = {"vae": "first_stage_model.", "unet": "model.diffusion_model."}
+"""What canonical names of a component begin with."""
+_TRAINING: Final = ("loss.", "model_ema.")
+"""What a VAE's file may hold of its training."""
 
 
 def read_model(path: Path, *, shown: str | None = None, within: Sequence[Path] = ()) -> Model:
@@ -61,12 +66,16 @@ def read_model(path: Path, *, shown: str | None = None, within: Sequence[Path] =
         _refuse_parts(path, name)
         found = _file(path, name)
         refuse_packed(found.tensors, name)
-        return _with_meaning(_with_text_model(found), path, name, within)
+        if is_lora(found.tensors):
+            return _with_meaning(found, path, name, within)
+        return _canonical(found, name)
     from mergebuild.formats.folders import read_folder
 
     folder = read_folder(path, shown=name, read_file=_file, within=within)
     beside = tuple(path / each for each in folder.sidecars)
     model = _pipeline(folder) if folder.kind == "diffusers" else replace(folder.components[""], notices=folder.notices)
+    if folder.kind == "sharded":
+        model = _canonical(model, name, folder.config)
     return replace(model, folder=path, beside=beside, contents=folder)
 
 
@@ -112,14 +121,64 @@ def _with_meaning(model: Model, path: Path, shown: str, within: Sequence[Path]) 
     return found or model
 
 
-def _with_text_model(model: Model) -> Model:
-    """Return a checkpoint with today's names of its text encoder: NovelAI's first file lacks `text_model.` in them."""
-    old = {name: f"{_OLD_TEXT}text_model.{name[len(_OLD_TEXT) :]}" for name in model.tensors if _OLD.match(name)}
-    if not old or not model.tensors.keys().isdisjoint(old.values()):
-        return model
-    tensors = {old.get(name, name): replace(info, name=old.get(name, name)) for name, info in model.tensors.items()}
-    notice = f"{len(old)} tensors of the text encoder have names of before, and get those of now"
-    return replace(model, tensors=tensors, notices=(*model.notices, notice))
+def _canonical(model: Model, shown: str, config: Mapping[str, object] | None = None) -> Model:
+    """Return a model with its tensors by canonical name.
+
+    Raises:
+        SourceError: two tensors are one parameter, and differ in shape or dtype.
+    """
+    shapes = {name: info.shape for name, info in model.tensors.items()}
+    same_place = _same_place(model)
+    found = canonical(shapes, config, same_place)
+    copies = {name: stored for stored, name in _copies(found).items() if stored not in same_place}
+    again = {name: Renamed(shapes[stored], (RowsOf("", stored),)) for name, stored in copies.items()}
+    spelling = spelling_of({**found.made, **again}, shapes)
+    if found.made.keys() == shapes.keys() and spelling is AS_IS:  # every name is canonical
+        return replace(model, tied=found.tied)
+    tensors = renamed_model({"": model}, found.made, model.format).tensors
+    twins = tuple(
+        SecondCopy(parameter, model.tensors[stored])
+        for stored, parameter in found.twice.items()
+        if stored not in same_place
+    )
+    for twin in twins:
+        own = tensors[twin.parameter]
+        if (own.dtype, own.shape) != (twin.info.dtype, twin.info.shape):
+            raise twice_named(shown, found.made[twin.parameter].cuts[0].tensor, twin.info.name)
+    return replace(model, tensors=tensors, spelling=spelling, tied=found.tied, twins=twins, copies=tuple(copies))
+
+
+def _copies(found: Canonical) -> Mapping[str, str]:
+    """Return the tensors that are there a second time because of a tie, and the name that is tied."""
+    return {
+        stored: name
+        for stored, parameter in found.twice.items()
+        for name, other in found.tied.items()
+        if other == parameter and stored.endswith(name)
+    }
+
+
+def twice_named(shown: str, first: str, second: str) -> SourceError:
+    """Return the error of a file that holds a parameter under two names, with different values."""
+    return SourceError.one(
+        "twice-named",
+        f"`{shown}` holds one parameter under two names, and not with the same values",
+        where=Place(shown),
+        rows=(first, second),
+        help="take out the one that is not meant; which of them a client loads differs from client to client",
+    )
+
+
+def _same_place(model: Model) -> Mapping[str, str]:
+    """Return the tensors that lie where an earlier one does, and that: what a pickle stores once for two names."""
+    places: dict[tuple[object, ...], str] = {}
+    found: dict[str, str] = {}
+    for name, info in model.tensors.items():
+        place = (info.file, info.begin, info.end, info.pieces, info.dtype, info.shape)
+        first = places.setdefault(place, name) if info.nbytes else name
+        if first != name:
+            found[name] = first
+    return found
 
 
 def _file(path: Path, shown: str) -> Model:
@@ -163,21 +222,20 @@ def standalone(model: Model, component: str, shapes: Mapping[str, tuple[int, ...
         component: `vae`, `text_encoder` or `unet`.
         shapes: the tensors of the checkpoint that it is for.
     """
-    from mergebuild.naming import kind_of, text_encoder_to_ldm, unet_to_ldm, vae_to_ldm
+    from mergebuild.naming import kind_of, text_encoder_to_ldm
 
     own = {name: info.shape for name, info in model.tensors.items()}
     kind = kind_of(shapes)
-    if kind is None or any(name.startswith(_CHECKPOINT) for name in own):
+    inside = _INSIDE.get(component)
+    if kind is None or any(name.startswith(_CHECKPOINT) and not (inside and name.startswith(inside)) for name in own):
         return None
-    if component == "vae":
-        made, left = vae_to_ldm(own)
-    elif component == "text_encoder":
+    if component == "text_encoder":
         made, left = text_encoder_to_ldm(own, kind)
-    elif component == "unet":
-        made, left = unet_to_ldm(own)
-    else:
+        return renamed_model({"": model}, made, model.format), left
+    if inside is None:
         return None
-    return renamed_model({"": model}, made, model.format), left
+    mine = {name: info for name, info in model.tensors.items() if name.startswith(inside)}
+    return replace(model, tensors=mine), [name for name in own if name not in mine and not name.startswith(_TRAINING)]
 
 
 def widened(narrow: Model, wide: Model, name: str) -> Model:

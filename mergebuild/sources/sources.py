@@ -44,7 +44,7 @@ from mergebuild.lora import ADAPTER_METADATA
 from mergebuild.recipe.model import Source
 from mergebuild.sources import hashes
 from mergebuild.sources.file_hashes import FileHashes
-from mergebuild.sources.opening import read_model
+from mergebuild.sources.opening import read_model, twice_named
 from mergebuild.store import SourceMemory, SourceRow
 from mergebuild.system import portable
 from mergebuild.system.filestate import Moment, grain_of, is_gone, is_racy, is_rested
@@ -419,7 +419,7 @@ class Sources:
             is_read = not source.is_hashed or not self._knows_weights(source)
             if is_read:
                 self._emit(Hashing(source.shown, source.size))
-            checksums = source.checksums or _by_name(source.model, b"".join(_checksums(source)))
+            checksums = source.checksums or self._checksums(source)
             found = self._hashes_of(source, wanted) if wanted else {}
         except Exception as error:  # a file that is cut short fails in many ways
             if not _still(source):
@@ -437,6 +437,20 @@ class Sources:
         source.sha256 = found.get("sha256") or source.sha256
         source.autov3 = found.get("autov3") or source.autov3
         self.learn(source)
+
+    def _checksums(self, source: SourceFile) -> Mapping[str, bytes]:
+        """Return the checksum of every tensor by name.
+
+        Raises:
+            SourceError: two that are one parameter are not the same bytes.
+        """
+        found = _checksums(source, source.tensors.values())
+        by_name = dict(zip(source.tensors, found, strict=True))
+        twins = source.model.twins
+        for twin, mark in zip(twins, _checksums(source, [twin.info for twin in twins]), strict=True):
+            if by_name[twin.parameter] != mark:
+                raise twice_named(source.shown, source.tensors[twin.parameter].name, twin.info.name)
+        return by_name
 
     def _knows_weights(self, source: SourceFile) -> bool:
         """Whether the hash of a folder follows without reading its weights."""
@@ -502,12 +516,12 @@ def _look(path: Path, shown: str, within: Sequence[Path]) -> _SourceLook:
     return _SourceLook(found, states, has_writer, racy)
 
 
-def _checksums(source: SourceFile) -> list[bytes]:
-    """Return the checksum of every tensor; those of a large source are taken on all processors.
+def _checksums(source: SourceFile, tensors: Collection[TensorInfo]) -> list[bytes]:
+    """Return the checksums of tensors; those of a large source are taken on all processors.
 
     A folder may have more files than a process may have open: each is open while a tensor of it is read.
     """
-    tensors, paths = source.tensors.values(), source.model.files
+    paths = source.model.files
 
     def checksum_of(info: TensorInfo) -> bytes:
         with ExitStack() as files:

@@ -117,7 +117,7 @@ def test_a_checkpoints_leftovers_are_told(pair: Space) -> None:
 
     told = "`two`: left out what training needs, not the model: `optimizer_states` (1 tensor)"
     assert planned["notes"] == [told]
-    assert told in pair.run("build").out
+    assert told in pair.run("build").err
 
 
 # Pins

@@ -78,7 +78,7 @@ def test_a_model_without_a_vae_gets_one(pair: Lab) -> None:
     [
         ("vaee", "one", "unknown-component"),
         ("vae", "junk", "component-unknown"),
-        ("text_encoder", "vae", "component-unknown"),
+        ("text_encoder", "vae", "component-missing"),
         ("vae", "novae", "component-missing"),
         ("vae", "wide", "shape-mismatch"),
     ],

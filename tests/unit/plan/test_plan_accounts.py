@@ -219,8 +219,18 @@ def test_only_places_in_files_are_in_no_fingerprint() -> None:
 def test_every_field_of_a_view_and_of_a_rule_is_decided() -> None:
     """What frames, what LoRAs add and rules are found by, beside a target."""
     decided = {
-        views.VIEW_LIKENESS: {"layout", "specs", "kinds", "ema_dropped"},
-        views.MODEL_LIKENESS: {"layout", "specs", "kinds", "ema_dropped", "palette", "delta"},
+        views.VIEW_LIKENESS: {"layout", "specs", "kinds", "ema_dropped", "spelling", "tied", "copies"},
+        views.MODEL_LIKENESS: {
+            "layout",
+            "specs",
+            "kinds",
+            "ema_dropped",
+            "palette",
+            "delta",
+            "spelling",
+            "tied",
+            "copies",
+        },
         folder._RULE_LIKENESS: {"tensors"},
     }
     for likeness, names in decided.items():

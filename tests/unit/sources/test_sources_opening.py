@@ -68,13 +68,18 @@ def test_a_pickle_is_known_by_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_text_encoder_of_before_gets_the_names_of_now(tmp_path: Path) -> None:
-    """NovelAI's first file has no `text_model.`; one that has both is left as it is."""
+    """NovelAI's first file has no `text_model.`; one that has both holds a parameter twice."""
     old = {"cond_stage_model.transformer.final_layer_norm.weight": torch.ones(2), CONV_IN: torch.ones(1)}
     found = read_model(write_model(tmp_path / "nai.safetensors", old))
     assert set(found.tensors) == {f"{TEXT}final_layer_norm.weight", CONV_IN}
-    assert len(found.notices) == 1
-    both = old | {f"{TEXT}final_layer_norm.weight": torch.zeros(2)}
-    assert set(read_model(write_model(tmp_path / "both.safetensors", both)).tensors) == set(both)
+    both = read_model(
+        write_model(tmp_path / "both.safetensors", old | {f"{TEXT}final_layer_norm.weight": torch.zeros(2)})
+    )
+    assert both.tensors.keys() == found.tensors.keys()
+    assert [(each.parameter, each.info.name) for each in both.twins] in (
+        [(f"{TEXT}final_layer_norm.weight", "cond_stage_model.transformer.final_layer_norm.weight")],
+        [(f"{TEXT}final_layer_norm.weight", f"{TEXT}final_layer_norm.weight")],
+    )
 
 
 @pytest.mark.parametrize("component", ["vae", "text_encoder", "unet"])

@@ -1,0 +1,156 @@
+"""How a file spells parameters, and how another file is written as it would spell them.
+
+The way back from canonical names: what the first input of a target calls each parameter, which of them it keeps in one
+tensor, and in which shape. What it does not hold itself is named as it names the neighbours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise, takewhile
+from math import prod
+from typing import NamedTuple
+
+from mergebuild.naming.canonical import is_outdated
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
+
+__all__ = ["AS_IS", "FileSpelling", "SpelledTensor", "spelling_of"]
+
+
+class SpelledTensor(NamedTuple):
+    """A tensor of a file, in the file's words."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FileSpelling:
+    """What a file calls parameters. Compared by identity."""
+
+    made: Mapping[str, Renamed] = field(default_factory=dict)
+    """By parameter, the stored tensors that it is made of."""
+    shapes: Shapes = field(default_factory=dict)
+    """Of the stored tensors."""
+
+    def stored(self, name: str) -> str:
+        """Return what the file calls a parameter, or the first tensor that it is in."""
+        return self.made[name].cuts[0].tensor if name in self.made else name
+
+    def split(self, shapes: Shapes) -> Mapping[str, Sequence[SpelledTensor]]:
+        """Return what the file would call parameters that are no part of a larger tensor; only what differs.
+
+        Several names share out the rows of one. Parameters are given by their shapes.
+        """
+        found: dict[str, Sequence[SpelledTensor]] = {}
+        fused = {name for members in self.fused(shapes).values() for name in members}
+        taken = {cut.tensor for name in shapes if name in self.made for cut in self.made[name].cuts}
+        for name, shape in shapes.items():
+            if name in fused:
+                continue
+            renamed = self.made.get(name)
+            if renamed is not None and all(cut.rows is None for cut in renamed.cuts):
+                stored = [SpelledTensor(cut.tensor, self._shape(cut, renamed, shape)) for cut in renamed.cuts]
+                if sum(prod(each.shape) for each in stored) != prod(shape):  # it has grown: as many rows as there are
+                    stored = [SpelledTensor(renamed.cuts[0].tensor, shape)] if len(stored) == 1 else []
+            else:
+                other = self._neighbour(name)
+                stored = [SpelledTensor(name if other in taken else other, shape)]
+            if stored and stored != [(name, shape)]:
+                found[name] = stored
+        return found
+
+    def fused(self, shapes: Shapes) -> Mapping[SpelledTensor, Sequence[str]]:
+        """Return the tensors that hold several parameters each, all of which are given, in the order of their rows."""
+        found: dict[SpelledTensor, Sequence[str]] = {}
+        for stored, members in self._members.items():
+            if all(shapes.get(name) == self.made[name].shape for name in members):
+                found[SpelledTensor(stored, self.shapes[stored])] = members
+        return found
+
+    @cached_property
+    def aliases(self) -> Mapping[str, tuple[str, ...]]:
+        """By what the file calls a tensor, the parameters that lie in it; only names that are no parameter's."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for name, renamed in self.made.items():
+            for stored in dict.fromkeys(cut.tensor for cut in renamed.cuts):
+                if stored != name and stored not in self.made:
+                    found[stored].append(name)
+        return {stored: tuple(names) for stored, names in found.items()}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file calls every parameter by its canonical name."""
+        return all(
+            len(each.cuts) == 1 and each.cuts[0] == RowsOf("", name) and each.shape == self.shapes.get(name)
+            for name, each in self.made.items()
+        )
+
+    @cached_property
+    def _members(self) -> Mapping[str, Sequence[str]]:
+        """By stored tensor that holds several parameters one behind the other: these, in order, where they fill it."""
+        rows: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for name, renamed in self.made.items():
+            for cut in renamed.cuts:
+                if cut.rows is not None:
+                    rows[cut.tensor].append((*cut.rows, name if len(renamed.cuts) == 1 and not cut.transposed else ""))
+        found: dict[str, Sequence[str]] = {}
+        for stored, parts in rows.items():
+            parts.sort()
+            follows = all(one[1] == other[0] for one, other in pairwise(parts))
+            fills = parts[0][0] == 0 and parts[-1][1] == self.shapes[stored][0]
+            if follows and fills and all(name for _, _, name in parts):
+                found[stored] = [name for _, _, name in parts]
+        return found
+
+    def _shape(self, cut: RowsOf, renamed: Renamed, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape that a cut of a parameter has in the file."""
+        stored = self.shapes[cut.tensor]
+        return stored if renamed.shape == shape else shape
+
+    def _neighbour(self, name: str) -> str:
+        """Return what the file would call a parameter that it does not hold: as it calls the nearest that it does."""
+        parts = name.split(".")
+        nearest = self._nearest.get(tuple(parts[:1]), ("", ""))
+        for length in range(len(parts) - 1, 0, -1):
+            if (front := tuple(parts[:length])) in self._nearest:
+                nearest = self._nearest[front]
+                break
+        ours, theirs = nearest
+        return theirs + name[len(ours) :] if name.startswith(ours) else name
+
+    @cached_property
+    def _nearest(self) -> Mapping[tuple[str, ...], tuple[str, str]]:
+        """By the first parts of a parameter's name, what stands in front of it here and in the file."""
+        found: dict[tuple[str, ...], tuple[str, str]] = {}
+        for name, renamed in self.made.items():
+            ours, theirs = name.split("."), renamed.cuts[0].tensor.split(".")
+            same = sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours[::-1], theirs[::-1], strict=False))
+            )
+            if same == 0 and name != renamed.cuts[0].tensor:
+                continue
+            front = tuple("".join(f"{part}." for part in parts[: len(parts) - same]) for parts in (ours, theirs))
+            for length in range(len(ours) - 1, 0, -1):
+                key = tuple(ours[:length])
+                if key in found:
+                    break
+                found[key] = (front[0], front[1])
+        return found
+
+
+AS_IS = FileSpelling()
+"""Every parameter under its canonical name."""
+
+
+def spelling_of(made: Mapping[str, Renamed], shapes: Shapes) -> FileSpelling:
+    """Return how a file spells parameters, given what each is made of and the shapes of its tensors by stored name.
+
+    Names that no program writes any more are left out: what is written takes the canonical ones.
+    """
+    kept = {name: each for name, each in made.items() if not is_outdated(name, each.cuts[0].tensor)}
+    found = FileSpelling(kept, shapes)
+    return AS_IS if found.is_plain else found
