@@ -9,26 +9,25 @@ text encoder's layer, else any that is no embedding. What is no module, norms an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
 from mergebuild.naming import DiffusersPart, kind_of, parts_of
+from mergebuild.naming.aliases import part_of
+from mergebuild.naming.canonical import canonical
 
 __all__ = ["PEFT", "Module", "Style", "extractable", "is_adapter", "names_of"]
 
 Style = Literal["kohya", "peft"]
 
 PEFT: Final = "base_model.model."
+_PIPELINES: Final = ("unet", "transformer")
+"""The parts that image models have."""
 _UNETS: Final = ("model.diffusion_model.", "diffusion_model.")
 _NUMBERED: Final = re.compile(r"(?:blocks?|layers?)\.\d+\.")
 _BARE: Final = re.compile(r"(?:double|single|joint)_blocks\.\d+\.")
 _IN_UNET: Final = re.compile(r"\.(?:attentions|resnets|downsamplers|upsamplers)\.\d+\.")
 _IN_TEXT: Final = ".encoder.layers."
-_TEXTS: Final = (
-    ("text_encoders.clip_l.transformer.", "te1"),
-    ("text_encoders.clip_g.transformer.", "te2"),
-    ("text_encoders.t5xxl.transformer.", "te3"),
-)
 _OTHERS: Final = ("first_stage_model.", "vae.", "model_ema.", "cond_stage_model.", "conditioner.", "text_encoders.")
 """Parts of image models that have no modules beside those that are named."""
 _EMBEDDINGS: Final = re.compile(
@@ -55,9 +54,14 @@ class Module(NamedTuple):
         return any(size > 1 for size in self.shape[2:])
 
 
-def extractable(model: Mapping[str, tuple[int, ...]]) -> tuple[Module, ...]:
-    """Return the modules that a LoRA can be extracted for, given the shapes of a model's tensors by name."""
-    return tuple(_modules(model))
+def extractable(model: Mapping[str, tuple[int, ...]], spelled: Collection[str] = ()) -> tuple[Module, ...]:
+    """Return the modules that a LoRA can be extracted for.
+
+    Args:
+        model: the shapes of its tensors by name.
+        spelled: what its file calls them, which may show that it is an image model where the canonical names don't.
+    """
+    return tuple(_modules(model, spelled))
 
 
 def names_of(module: str, style: Style) -> Mapping[str, str]:
@@ -74,9 +78,12 @@ def is_adapter(names: Mapping[str, object]) -> bool:
     )
 
 
-def _modules(model: Mapping[str, tuple[int, ...]]) -> Iterator[Module]:
+def _modules(model: Mapping[str, tuple[int, ...]], spelled: Collection[str]) -> Iterator[Module]:
     parts, kind = parts_of(model), kind_of(model)
-    is_image = kind is not None or any(name.startswith(_UNETS) or _BARE.match(name) for name in model)
+    known = canonical(model)
+    names = {made.cuts[0].tensor: name for name, made in known.made.items() if len(made.cuts) == 1}
+    of_image = any(_is_of_image(known.family, name) for name in known.made)
+    is_image = kind is not None or of_image or any(map(_is_in_transformer, (*model, *spelled)))
     for tensor, shape in model.items():
         if len(shape) < 2 or 0 in shape:
             continue
@@ -88,11 +95,20 @@ def _modules(model: Mapping[str, tuple[int, ...]]) -> Iterator[Module]:
                     rows = shape[0] if part.rows is None else part.rows[1] - part.rows[0]
                     yield Module(name, "kohya", tensor, part.rows, (rows, *shape[1:]))
         elif is_image:
-            name = _in_image_model(path) if path != tensor else None
+            name = _in_image_model(known.family, names.get(tensor, tensor)) if path != tensor else None
             if name is not None:
                 yield Module(name, "kohya", tensor, None, shape)
         elif path != tensor and not _EMBEDDINGS.fullmatch(path):
             yield Module(PEFT + path, "peft", tensor, None, shape)
+
+
+def _is_of_image(family: str, name: str) -> bool:
+    part = part_of(family, name)
+    return part is not None and part.pipeline in _PIPELINES
+
+
+def _is_in_transformer(name: str) -> bool:
+    return name.startswith(_UNETS) or _BARE.match(name) is not None
 
 
 def _in_pipeline(part: DiffusersPart, path: str, kind: str) -> str | None:
@@ -110,14 +126,16 @@ def _in_pipeline(part: DiffusersPart, path: str, kind: str) -> str | None:
     return None
 
 
-def _in_image_model(path: str) -> str | None:
+def _in_image_model(family: str, name: str) -> str | None:
     """Return the name of a module of an image model that is not known to diffusers; None if it is none."""
-    if not _NUMBERED.search(path) or _EMBEDDINGS.fullmatch(path):
+    part = part_of(family, name)
+    if part is not None and not part.kohya:
         return None
-    for prefix, word in _TEXTS:
-        if path.startswith(prefix):
-            return _joined(word, path[len(prefix) :])
-    return None if path.startswith(_OTHERS) else _joined("unet", _without(path, _UNETS))
+    prefixes = (part.prefix,) if part is not None else _UNETS
+    path = _without(name.removesuffix(".weight"), prefixes)
+    if not _NUMBERED.search(path) or _EMBEDDINGS.fullmatch(path) or (part is None and path.startswith(_OTHERS)):
+        return None
+    return _joined(part.kohya[0] if part is not None else "unet", path)
 
 
 def _joined(word: str, path: str) -> str:

@@ -16,7 +16,7 @@ from mergebuild.naming.fusing import HOWS
 from mergebuild.naming.renamed import Renamed, Shapes, StoredTensor
 from mergebuild.naming.rules import NUMBER, Part, Pattern, Row, family, pattern
 
-__all__ = ["Alias", "aliases"]
+__all__ = ["Alias", "aliases", "part_of"]
 
 _IN_ORDER: Final = ("", "queries")
 """How several of ours lie in one of theirs, where that is one after another."""
@@ -51,7 +51,7 @@ def aliases(shapes: Shapes, of: str) -> Iterator[Alias]:
     """
     through: dict[str, tuple[Part, dict[str, StoredTensor]]] = {}
     for name, shape in shapes.items():
-        part = _part(of, name)
+        part = part_of(of, name)
         inner = name[len(part.prefix) :] if part is not None else name
         if part is not None:
             yield from _spelled(of, part, inner, shapes)
@@ -63,7 +63,8 @@ def aliases(shapes: Shapes, of: str) -> Iterator[Alias]:
             yield from _made(part, path, renamed, state)
 
 
-def _part(of: str, name: str) -> Part | None:
+def part_of(of: str, name: str) -> Part | None:
+    """Return which part of a family a canonical name is in; None where the family is not known, or has none for it."""
     return next((part for part in _by_prefix(of) if name.startswith(part.prefix)), None)
 
 

@@ -108,3 +108,17 @@ def test_an_adapter_is_told_by_all_of_its_names() -> None:
     assert not is_adapter({**names, "x.weight": None})
     assert not is_adapter(dict.fromkeys(names_of("lora_unet_x", "kohya").values()))
     assert not is_adapter({"base_model.model.x.weight": None})
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_a_transformer_of_known_architecture_has_kohyas_names_without_a_prefix_too(prefix: str) -> None:
+    names = ("blocks.0.self_attn.q", "blocks.0.cross_attn.q", "text_embedding.0")
+    model = {f"{prefix}{name}.weight": (8, 8) for name in names}
+    assert list(by_name(model)) == ["lora_unet_blocks_0_self_attn_q", "lora_unet_blocks_0_cross_attn_q"]
+
+
+def test_of_an_unknown_one_its_file_says_that_it_is_an_image_model() -> None:
+    model = {"layers.0.wild.weight": (8, 8)}
+    assert [each.name for each in extractable(model)] == ["base_model.model.layers.0.wild"]
+    spelled = ["model.diffusion_model.layers.0.wild.weight"]
+    assert [each.name for each in extractable(model, spelled)] == ["lora_unet_layers_0_wild"]
