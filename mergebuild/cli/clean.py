@@ -9,8 +9,8 @@ from mergebuild.cli.options import dry_run_option, lock_timeout_option, reads_re
 from mergebuild.cli.settings import Settings
 from mergebuild.errors import UsageError
 from mergebuild.report.looks import clean_lines
-from mergebuild.report.quantities import count_text, size_text
 from mergebuild.results.looks import CleanResult
+from mergebuild.results.quantities import count_text, size_text
 
 __all__ = ["command"]
 

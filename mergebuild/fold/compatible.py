@@ -6,25 +6,25 @@ the smaller one's tensors, are refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from mergebuild.errors import MismatchError
+from mergebuild.fold.counterparts import Accounting, Spec, percent
 from mergebuild.layouts import Layout
+from mergebuild.naming.difference import explained
 from mergebuild.recipe.model import Component, Input, Target
+from mergebuild.results.quantities import count_text
 
-__all__ = ["Offer", "Spec", "check", "check_component", "check_missing", "unknown_in_component", "unmatched"]
+__all__ = ["Offer", "Spec", "check", "check_accounts", "check_component", "unknown_in_component", "unmatched"]
 
 _LISTED = 8
+_WRITTEN_OUT = 3
+_AMOUNTS = ("alpha", "t", "weight")
+"""What methods call the number by which an input takes part."""
+_GENERAL = frozenset({"transformer"})
+"""Layouts of whatever has layers: a model of one may be of any architecture."""
 _LISTED_OF_A_LORA = 40
-
-
-class Spec(NamedTuple):
-    """What a tensor is from outside."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    is_float: bool
 
 
 class Offer(NamedTuple):
@@ -40,53 +40,105 @@ class Offer(NamedTuple):
         return f"{self.ref:{width}}  {self.shown}"
 
 
-def check(target: Target, offers: Sequence[Offer], common: Sequence[str]) -> None:
-    """Refuse inputs that do not fit. `common`: the tensors that are merged.
+def check(target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collection[int]]) -> None:
+    """Refuse inputs that do not fit.
+
+    Args:
+        target: what is made of them.
+        offers: the inputs.
+        unequal: the tensors that are merged and that inputs have in several shapes; which inputs these are, by place.
 
     Raises:
-        MismatchError: shapes or architectures differ, or there is too little in common.
+        MismatchError: shapes or architectures differ.
     """
     first = offers[0]
-    for offer in offers[1:]:
-        wrong = [name for name in common if offer.specs[name].shape != first.specs[name].shape]
-        ours, theirs = first.layout, offer.layout
-        differ = ours is not None and theirs is not None and ours.name != theirs.name
-        if wrong:
-            raise _shape_mismatch(target, offers, wrong, offer if differ else None)
-        if differ:
-            assert ours is not None
-            assert theirs is not None
-            raise MismatchError.one(
-                "layout-mismatch",
-                f"the inputs of `{target.name}` are of different architectures: `{ours.name}` and `{theirs.name}`",
-                where=target.where.place(),
-                rows=(first.row(), offer.row()),
-                help="checkpoints of different architectures can't be merged",
-            )
-        shared = sum(name in first.specs for name in offer.specs)
-        smaller = min(len(first.specs), len(offer.specs))
-        if 2 * shared < smaller and not target.making.union_of_tensors:
-            raise MismatchError.one(
-                "too-little-in-common",
-                f"inputs of `{target.name}` share only {shared} tensors, less than half of the smaller one's {smaller}",
-                where=target.where.place(),
-                rows=(first.row(), offer.row()),
-                help="`mergebuild inspect FILE --tensors` shows the names",
-            )
+    differ = next((offer for offer in offers[1:] if _are_different(first.layout, offer.layout)), None)
+    if unequal:
+        raise _shape_mismatch(target, offers, unequal, differ)
+    if differ is not None:
+        assert first.layout is not None
+        assert differ.layout is not None
+        raise MismatchError.one(
+            "layout-mismatch",
+            f"the inputs of `{target.name}` are of different architectures: `{first.layout.name}` and "
+            f"`{differ.layout.name}`",
+            where=target.where.place(),
+            rows=(first.row(), differ.row()),
+            help="checkpoints of different architectures can't be merged",
+        )
+
+
+def _are_different(one: Layout | None, other: Layout | None) -> bool:
+    """Whether two layouts are of different architectures. One that is known by its layers alone may be anything."""
+    return one is not None and other is not None and one.name != other.name and not {one.name, other.name} & _GENERAL
+
+
+def check_accounts(target: Target, accounts: Sequence[Accounting]) -> None:
+    """Refuse inputs most of which would take no part, as nothing stands opposite; any, where the target says so.
+
+    Raises:
+        MismatchError: so it is.
+    """
+    if target.missing == "error":
+        _refuse_missing(target, [sentence for account in accounts for sentence in account.sentences])
+    for account in accounts:
+        side = account.smaller
+        if 2 * side.taken >= side.asked and account.first.taken:
+            continue
+        known = explained(account.first.apart, account.other.apart)
+        share = f"only {percent(side.taken, side.asked)}" if side.taken else "none"
+        raise MismatchError.one(
+            "too-little-in-common",
+            f"{share} of what `{target.name}` asks of `{side.ref}` has a counterpart in "
+            f"`{account.first.ref if side is account.other else account.other.ref}`",
+            where=target.where.place(),
+            rows=account.sentences[:_LISTED],
+            help=known or "`mergebuild inspect FILE --tensors` shows the names",
+        )
+
+
+def check_modules(target: Target, others: Sequence[str], lacking: Sequence[Sequence[str]]) -> None:
+    """Refuse LoRAs with different modules, where the target says so; by LoRA behind the first, those that it lacks.
+
+    Raises:
+        MismatchError: it says `missing = "error"`, and some do.
+    """
+    if target.missing == "error":
+        _refuse_missing(
+            target,
+            [
+                f"`{ref}` lacks {count_text(len(names), 'module')} of the first LoRA, such as `{names[0]}`"
+                for ref, names in zip(others, lacking, strict=True)
+                if names
+            ],
+        )
+
+
+def _refuse_missing(target: Target, rows: Sequence[str]) -> None:
+    if rows:
+        raise MismatchError.one(
+            "missing-tensors",
+            f'the inputs of `{target.name}` have different tensors, and it says `missing = "error"`',
+            where=target.where.place(),
+            rows=rows,
+            help='`missing = "keep"` takes from the first input what another lacks',
+        )
 
 
 def _shape_mismatch(
-    target: Target, offers: Sequence[Offer], wrong: Sequence[str], other: Offer | None
+    target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collection[int]], other: Offer | None
 ) -> MismatchError:
+    wrong = list(unequal)
     name = wrong[0]
-    longest = max(len(offer.ref) for offer in offers)
-    cells = [(offer.row(longest), offer.specs[name]) for offer in offers if name in offer.specs]
+    used = [offer for at, offer in enumerate(offers) if at in unequal[name]]
+    longest = max(len(offer.ref) for offer in used)
+    cells = [(offer.row(longest), offer.specs[name]) for offer in used]
     width = max(len(row) for row, _ in cells)
     rows = [f"{row:{width}}  {spec.dtype} {list(spec.shape)}" for row, spec in cells]
     if len(wrong) > 1:
         listed = ", ".join(wrong[1:4])
         rows.append(f"and {len(wrong) - 1} more: {listed}{', ...' if len(wrong) > 4 else ''}")
-    mend = "take tensors that differ from one input only, with `merge` or a number that does not reach them"
+    mend = _from_one_alone(target, wrong)
     if name.endswith("input_blocks.0.0.weight") and len({spec.shape[::2] for _, spec in cells}) == 1:
         mend = '`on_channels = "common"` merges the channels that all have, and keeps the rest of the first input'
     if other and offers[0].layout and other.layout:
@@ -101,6 +153,21 @@ def _shape_mismatch(
         rows=rows,
         help=mend,
     )
+
+
+def _from_one_alone(target: Target, names: Sequence[str]) -> str:
+    """Return how to take some tensors from one input only, written out."""
+    amount = next((each for each in _AMOUNTS if each in target.numbers), None)
+    if amount is None:
+        return "take such tensors from one input only: with `merge`, or by a rule whose method is `copy`"
+    number = target.numbers[amount]
+    constant = number[-1].constant if isinstance(number, tuple) else number.constant
+    keys = ", ".join(f'"{name}" = 0' for name in names[:_WRITTEN_OUT])
+    more = ", …" if len(names) > _WRITTEN_OUT else ""
+    table = f"{{ default = {'…' if constant is None else f'{float(constant):g}'}, {keys}{more} }}"
+    if isinstance(number, tuple):
+        table = f"[{', '.join(['…'] * (len(number) - 1) + [table])}]"
+    return f"take such tensors from one input only: `{amount} = {table}`"
 
 
 def check_component(target: Target, component: Component, specs: Mapping[str, Spec], taken: Mapping[str, Spec]) -> None:
@@ -153,29 +220,3 @@ def unmatched(target: Target, lora: Input, names: Sequence[str], *, found: int) 
         rows=listed,
         help="it was made for another model, or parts that this one lacks; `allow_unmatched = true` leaves them out",
     )
-
-
-def check_missing(target: Target, others: Sequence[str], missing: Sequence[int], left_out: Sequence[int]) -> None:
-    """Refuse inputs with different tensors where the target says so; by input behind the first, how many.
-
-    Raises:
-        MismatchError: it says `missing = "error"`, and some do.
-    """
-    if target.missing != "error":
-        return
-    rows = [
-        f"{ref}  lacks {count} tensors of the first input" for ref, count in zip(others, missing, strict=True) if count
-    ]
-    rows += [
-        f"{ref}  has {count} tensors that the first input lacks"
-        for ref, count in zip(others, left_out, strict=True)
-        if count
-    ]
-    if rows:
-        raise MismatchError.one(
-            "missing-tensors",
-            f'the inputs of `{target.name}` have different tensors, and it says `missing = "error"`',
-            where=target.where.place(),
-            rows=rows,
-            help='`missing = "keep"` takes from the first input what another lacks',
-        )

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from mergebuild.errors import RecipeError, did_you_mean
 from mergebuild.fold import compatible
-from mergebuild.fold.compatible import Spec
+from mergebuild.fold.counterparts import Accounting, Spec, together
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Kinds, Operation, Slot, rounded
-from mergebuild.fold.frames import Frame, Frames
+from mergebuild.fold.frames import ALL, Draft, Frame, Frames, Pattern, Scope
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.lora_added import AddedLoras
@@ -33,7 +33,7 @@ from mergebuild.fold.numbers import (
     structures,
     words_of,
 )
-from mergebuild.fold.selection import TensorSelection, Vocabulary
+from mergebuild.fold.selection import TensorSelection
 from mergebuild.fold.views import View, Views, disagreements
 from mergebuild.layouts import Layout
 from mergebuild.methods.arguments import Argument
@@ -55,16 +55,13 @@ _RULE_LIKENESS = Likeness(TensorRule, left_out={"target": "its frame is in the k
 class _Alike(NamedTuple):
     """What targets have in common that differ in their names, outputs and the values of their numbers alone."""
 
-    of: object
-    """`Target.kin` of these, kept alive, as it is found by its identity; None where there is one target alone."""
     views: tuple[View, ...]
     frame: Frame
     specs: Mapping[str, Spec]
-    missing: Mapping[str, int]
-    left_out: Mapping[str, int]
+    accounts: tuple[Accounting, ...]
     ema_dropped: Mapping[str, int]
     warnings: tuple[str, ...]
-    """As in a blueprint, these five."""
+    """As in a blueprint, these four."""
     defaults: Sequence[Fraction]
     """The method's, of each number, those of a list one by one; 0 where it has none."""
     inputs: tuple[tuple[Form, ...], ...]
@@ -73,14 +70,38 @@ class _Alike(NamedTuple):
     """`Blueprint.kin`, by the slots of each kind: a coefficient that is 0 takes one out."""
 
 
+class _Kindred(NamedTuple):
+    """What is known of targets that differ in their names, outputs and the values of their numbers alone."""
+
+    of: object
+    """`Target.kin` of these, kept alive, as it is found by its identity; None where there is one target alone."""
+    views: tuple[View, ...]
+    draft: Draft
+    alike: dict[Pattern, _Alike]
+    """By which inputs they use where."""
+
+
+class _Division(NamedTuple):
+    """Which part of a target makes which of its tensors: itself, its rules, its components."""
+
+    part_of: Mapping[str, int]
+    """By tensor, the rule that makes it, from 1; others the target makes itself."""
+    scopes: tuple[Scope, ...]
+    """Of the target itself, and of each rule."""
+    baked: Mapping[str, View]
+    """By component that comes from elsewhere, where from."""
+
+
 class _Ruled(NamedTuple):
     """How the tensors of targets with the same rules are made."""
 
+    specs: Mapping[str, Spec]
+    """As `Blueprint.source_specs`."""
     kinds: Kinds
     of: tuple[tuple[int, int], ...]
     """By kind: the part (0: the target itself, else the rule's number) that makes it, and the kind there."""
-    parts: tuple[Kinds, ...]
-    """Kept alive, as it is found by their identities."""
+    parts: tuple[Blueprint, ...]
+    """Kept alive, as it is found by the identities of their kinds and tensors."""
 
 
 class Folding:
@@ -98,7 +119,7 @@ class Folding:
         self._made_loras = MadeLoras(recipe, self._intern, self._views, self._added, self._selection)
         self._depths: dict[str, int] = {}
         """How many operations stand above each other in a virtual target that has any."""
-        self._alike: dict[tuple[object, ...], _Alike] = {}
+        self._kindred: dict[tuple[object, ...], _Kindred] = {}
         self._ruled: dict[tuple[object, ...], _Ruled] = {}
 
     def blueprint(self, name: str) -> Blueprint:
@@ -113,9 +134,8 @@ class Folding:
             for each in self._recipe.below(name):  # the deepest first, so that no chain is too long for the stack
                 if each not in self._blueprints:
                     target = self._recipe.target(each)
-                    made = self._make(target)
-                    made = self._with_rules(made) if target.rules else made
-                    made = self._with_components(made) if target.components else made
+                    made = self._made(target)
+                    compatible.check_accounts(target, made.accounts)
                     self._check_depth(target, made)
                     self._blueprints[each] = made
         return self._blueprints[name]
@@ -142,10 +162,73 @@ class Folding:
         """Return the user's own methods that making a target runs."""
         return self._recipe.programs(name)
 
-    def _make(self, target: Target) -> Blueprint:
+    def _made(self, target: Target) -> Blueprint:
+        """Return what a target is, with what its rules and components make otherwise."""
+        if not target.rules and not target.components:
+            return self._make(target)
+        if target.making.makes_lora:
+            raise no_rule(target)
+        for rule in target.rules:
+            if rule.target.making.makes_lora:
+                raise no_rule(rule.target)
+        division = self._division(target)
+        made = self._make(target, division.scopes[0])
+        made = self._with_rules(made, division) if target.rules else made
+        return self._with_components(made, division) if target.components else made
+
+    def _division(self, target: Target) -> _Division:
+        """Return which part of a target makes which of its tensors."""
+        views = self._views_of(target)
+        first = views[0]
+        specs = self._frames.specs(target, views)
+        known = dict(first.layout.components) if first.layout else {}
+        baked: dict[str, View] = {}
+        elsewhere: dict[str, None] = {}
+        for each in target.components:
+            if each.name not in known:
+                raise _unknown_component(target, each, first.layout)
+            if each.input is not None:
+                view = baked[each.name] = self._views.component(each, target, first.layout, specs)
+                elsewhere |= dict.fromkeys(name for name in view.specs if known[each.name].search(name))
+        floats = tuple(name for name, spec in specs.items() if spec.is_float)
+        part_of = self._ruled_names(target, views, floats)
+        names: list[set[str]] = [set() for _ in range(1 + len(target.rules))]
+        for name in floats:
+            if name not in elsewhere:
+                names[part_of.get(name, 0)].add(name)
+        patterns = tuple(known[name] for name in baked)
+        selectors = [rule.tensors for rule in target.rules]
+        scopes = [
+            Scope(
+                frozenset(some),
+                selectors[part - 1] if part else (),
+                tuple(each for later in selectors[part:] for each in later),
+                patterns,
+            )
+            for part, some in enumerate(names)
+        ]
+        return _Division(part_of, tuple(scopes), baked)
+
+    def _ruled_names(self, target: Target, views: tuple[View, ...], floats: tuple[str, ...]) -> Mapping[str, int]:
+        """Return which rule makes a tensor, by number from 1; the others are the target's."""
+        selector = self._selection.selector(self._selection.vocabulary(views), floats)
+        part_of: dict[str, int] = {}
+        for number, rule in enumerate(target.rules, 1):
+            part_of |= dict.fromkeys(selector.select(rule.tensors), number)
+        for number, rule in enumerate(target.rules, 1):
+            if number not in part_of.values():
+                raise RecipeError.one(
+                    "selector-overridden",
+                    f"`{rule.target.name}` decides nothing: later rules select all of its tensors",
+                    where=rule.target.where.place(),
+                    help="take it out, or move it behind them: the later rule wins",
+                )
+        return part_of
+
+    def _make(self, target: Target, scope: Scope = ALL) -> Blueprint:
         if target.making.makes_lora:
             return self._made_loras.blueprint(target)
-        alike = self._alike_of(target)
+        alike = self._alike_of(target, scope)
         forms = Forms(alike.frame.kinds, self._palette(target, alike))
         return Blueprint(
             target=target,
@@ -153,8 +236,7 @@ class Folding:
             source_specs=alike.frame.specs,
             specs=alike.specs,
             forms=forms,
-            missing=alike.missing,
-            left_out=alike.left_out,
+            accounts=alike.accounts,
             ema_dropped=alike.ema_dropped,
             warnings=alike.warnings,
             spelling=alike.views[0].spelling,
@@ -168,12 +250,23 @@ class Folding:
             kin = alike.kin[forms.slots] = Kin(forms.owners)
         return kin
 
-    def _alike_of(self, target: Target) -> _Alike:
-        """Return what a target has in common with its kin, found out once."""
-        key = (id(target.kin), structures(target.numbers))
-        known = self._alike.get(key) if target.kin is not None else None
-        if known is not None:
-            return known
+    def _alike_of(self, target: Target, scope: Scope) -> _Alike:
+        """Return what a target has in common with its kin that use the same inputs, found out once."""
+        key = (id(target.kin), structures(target.numbers), scope)
+        kindred = self._kindred.get(key) if target.kin is not None else None
+        if kindred is None:
+            views = self._views_of(target)
+            kindred = _Kindred(target.kin, views, self._frames.draft(target, views, scope), {})
+            if target.kin is not None:
+                self._kindred[key] = kindred
+        pattern = kindred.draft.pattern(target)
+        alike = kindred.alike.get(pattern)
+        if alike is None:
+            alike = kindred.alike[pattern] = self._alike_anew(target, kindred, pattern)
+        return alike
+
+    def _views_of(self, target: Target) -> tuple[View, ...]:
+        """Return the inputs of a target as it sees them."""
         found: list[View] = []
         for each in target.inputs:
             if target.making.adds_lora(each.role):
@@ -183,51 +276,50 @@ class Folding:
             found.append(
                 self._views.widened(view, found[0], target) if found and target.on_channels == "common" else view
             )
-        views = self._frames.untied(target, tuple(found))
-        frame = self._frames.frame(target, views)
-        others = [view.input.ref for view in views[1:]]
-        alike = _Alike(
-            target.kin,
+        return self._frames.untied(target, tuple(found))
+
+    def _alike_anew(self, target: Target, kindred: _Kindred, pattern: Pattern) -> _Alike:
+        views = kindred.views
+        frame = self._frames.frame(target, views, kindred.draft, pattern)
+        return _Alike(
             views,
             frame,
             self._frames.in_dtype(frame.specs, target.dtype),
-            missing={ref: count for ref, count in zip(others, frame.missing, strict=True) if count},
-            left_out={ref: count for ref, count in zip(others, frame.left_out, strict=True) if count},
+            accounts=tuple(account.of(views[0].input.ref, views[at].input.ref) for at, account in frame.accounts),
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
             warnings=(*self._views.repaired(target), *self._added.lost(views), *disagreements(views)),
             defaults=[default or _ZERO for default in defaults_of(target)],
             inputs=tuple(
                 ()
                 if recipe.values is None
-                else tuple(view.palette[kind] for view, kind in zip(views, recipe.inputs, strict=True))
+                else tuple(
+                    views[at].palette[kind]
+                    for at, kind in zip(recipe.read or range(len(views)), recipe.inputs, strict=True)
+                )
                 for recipe in frame.recipes
             ),
             kin={},
         )
-        if target.kin is not None:
-            self._alike[key] = alike
-        return alike
 
-    def _with_rules(self, whole: Blueprint) -> Blueprint:
+    def _with_rules(self, whole: Blueprint, division: _Division) -> Blueprint:
         """Return a blueprint in which the tensors of each rule are made as the rule says."""
-        target = whole.target
-        for rule in target.rules:
-            if rule.target.making.makes_lora:
-                raise no_rule(rule.target)
-        parts = [whole, *(self._make(rule.target) for rule in target.rules)]
-        key = (*map(_RULE_LIKENESS, target.rules), *(id(part.forms.kinds) for part in parts))
+        rules = whole.target.rules
+        others = [self._make(rule.target, scope) for rule, scope in zip(rules, division.scopes[1:], strict=True)]
+        parts = (whole, *others)
+        key = (*map(_RULE_LIKENESS, rules), *((id(part.forms.kinds), id(part.source_specs)) for part in parts))
         found = self._ruled.get(key)
         if found is None:
-            found = self._ruled[key] = self._ruled_by(target, whole, [part.forms.kinds for part in parts])
+            found = self._ruled[key] = _ruled_by(division.part_of, parts)
         return whole._replace(
             kin=None,
+            source_specs=found.specs,
+            specs=self._frames.in_dtype(found.specs, whole.target.dtype),
             forms=Forms(found.kinds, tuple(parts[part].forms.palette[kind] for part, kind in found.of)),
-            missing={ref: count for part in reversed(parts) for ref, count in part.missing.items()},
-            left_out={ref: count for part in reversed(parts) for ref, count in part.left_out.items()},
+            accounts=together(account for part in parts for account in part.accounts),
             ema_dropped={ref: count for part in reversed(parts) for ref, count in part.ema_dropped.items()},
         )
 
-    def _with_components(self, whole: Blueprint) -> Blueprint:
+    def _with_components(self, whole: Blueprint, division: _Division) -> Blueprint:
         """Return a blueprint in which some components are another input's, or have a dtype of their own."""
         target, layout = whole.target, whole.layout
         known = dict(layout.components) if layout else {}
@@ -235,10 +327,8 @@ class Folding:
         palette = list(whole.forms.palette)
         of = dict(whole.forms.kinds.of)
         for each in target.components:
-            if each.name not in known:
-                raise _unknown_component(target, each, layout)
             if each.input is not None:
-                view = self._views.component(each, target, whole)
+                view = division.baked[each.name]
                 taken = {name: spec for name, spec in view.specs.items() if known[each.name].search(name)}
                 compatible.check_component(target, each, source_specs, taken)
                 first = len(palette)
@@ -254,30 +344,6 @@ class Folding:
         kinds = Kinds({name: used[of[name]] for name in specs}, specs)
         forms = Forms(kinds, tuple(palette[kind] for kind in used))
         return whole._replace(specs=specs, source_specs=source_specs, forms=forms, kin=None)
-
-    def _ruled_by(self, target: Target, whole: Blueprint, parts: Sequence[Kinds]) -> _Ruled:
-        specs = whole.source_specs
-        floats = tuple(name for name, spec in specs.items() if spec.is_float)
-        selector = self._selection.selector(Vocabulary(whole.layout), floats)
-        part_of: dict[str, int] = {}
-        for number, rule in enumerate(target.rules, 1):
-            part_of |= dict.fromkeys(selector.select(rule.tensors), number)
-        for number, rule in enumerate(target.rules, 1):
-            if number not in part_of.values():
-                raise RecipeError.one(
-                    "selector-overridden",
-                    f"`{rule.target.name}` decides nothing: later rules select all of its tensors",
-                    where=rule.target.where.place(),
-                    help="take it out, or move it behind them: the later rule wins",
-                )
-        of: dict[str, int] = {}
-        numbers: dict[tuple[int, int], int] = {}
-        for name in specs:
-            part = part_of.get(name, 0)
-            if name not in parts[part].of:  # the rule's method has nothing to begin with: its first input lacks it
-                part = 0
-            of[name] = numbers.setdefault((part, parts[part].of[name]), len(numbers))
-        return _Ruled(Kinds(of, specs), tuple(numbers), tuple(parts))
 
     def _palette(self, target: Target, alike: _Alike) -> tuple[Form, ...]:
         """Return the form of each kind; equal combinations of equal forms are computed once."""
@@ -324,7 +390,12 @@ class Folding:
             self._depths[target.name] = depth
 
     def _made_of(
-        self, target: Target, values: Sequence[Fraction], name: str, inputs: Sequence[Form], layout: Layout | None
+        self,
+        target: Target,
+        values: Sequence[Fraction],
+        name: str,
+        inputs: Sequence[Form],
+        layout: Layout | None,
     ) -> Form:
         """Return the form of what a target's method makes of its inputs with one set of numbers."""
         given = given_of(target, values)
@@ -348,6 +419,21 @@ def _tied(alike: _Alike) -> Mapping[str, str]:
     if all(other in specs and name not in first.specs for name, other in first.tied.items()):
         return first.tied
     return {name: other for name, other in first.tied.items() if other in specs and name not in first.specs}
+
+
+def _ruled_by(part_of: Mapping[str, int], parts: tuple[Blueprint, ...]) -> _Ruled:
+    """Return how the tensors of a target are made, whose parts make them as `part_of` says."""
+    specs, copies = dict(parts[0].source_specs), parts[0].copies
+    of: dict[str, int] = {}
+    numbers: dict[tuple[int, int], int] = {}
+    for name in specs:
+        part = part_of.get(copies.get(name, name), 0)
+        kinds = parts[part].forms.kinds
+        if name not in kinds.of:  # the rule's method has nothing to begin with: its first input lacks it
+            part, kinds = 0, parts[0].forms.kinds
+        specs[name] = parts[part].source_specs[name]
+        of[name] = numbers.setdefault((part, kinds.of[name]), len(numbers))
+    return _Ruled(specs, Kinds(of, specs), tuple(numbers), parts)
 
 
 def _unknown_component(target: Target, each: Component, layout: Layout | None) -> RecipeError:

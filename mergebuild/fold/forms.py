@@ -19,7 +19,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
-from mergebuild.fold.compatible import Spec
+from mergebuild.fold.counterparts import Accounting, Spec
 from mergebuild.fold.naming import SAME, Naming
 from mergebuild.layouts import Layout
 from mergebuild.methods.arguments import Arguments
@@ -173,11 +173,9 @@ class Blueprint(NamedTuple):
     specs: Mapping[str, Spec]
     """The tensors as whoever reads the target sees them: floats in its dtype, if it has one of its own."""
     forms: Forms
-    missing: Mapping[str, int]
-    """By input: tensors that it lacks, and that stay the first input's."""
-    left_out: Mapping[str, int]
-    """By input: tensors that only it has."""
-    ema_dropped: Mapping[str, int]
+    accounts: tuple[Accounting, ...] = ()
+    """Of the inputs of which something takes no part, as it has no counterpart."""
+    ema_dropped: Mapping[str, int] = MappingProxyType({})
     """By input: EMA copies left behind."""
     warnings: tuple[str, ...] = ()
     """What else the user should know, a sentence each."""
@@ -204,8 +202,7 @@ class Blueprint(NamedTuple):
 
     def notes(self) -> list[str]:
         """Return what the user should know, a sentence each."""
-        found = [f"{count} tensors that `{name}` lacks stay the first input's" for name, count in self.missing.items()]
-        found += [f"{count} tensors that only `{name}` has are left out" for name, count in self.left_out.items()]
+        found = [sentence for account in self.accounts for sentence in account.sentences]
         found += [
             f'{count} EMA tensors of `{name}` are left out (`ema = "keep"` or `"use"`)'
             for name, count in self.ema_dropped.items()

@@ -84,9 +84,7 @@ class AddedLoras:
         )
         kinds = Kinds({tensor: kind for kind, tensor in enumerate(specs)}, specs)
         own = replace(target, name=name, inputs=(each,), output=None, output_path=None, dtype=None, rules=())
-        self._blueprints[name] = Blueprint(
-            own, base.layout, specs, specs, Forms(kinds, palette), missing={}, left_out={}, ema_dropped={}
-        )
+        self._blueprints[name] = Blueprint(own, base.layout, specs, specs, Forms(kinds, palette))
         nothing, something = self._intern({}), self._intern({Slot(name): Fraction(1)})
         of = {tensor: int(tensor in specs) for tensor in base.specs}
         return View(each, base.layout, base.specs, (nothing, something), Kinds(of, base.specs), delta=name)

@@ -7,14 +7,14 @@ from fractions import Fraction
 
 from mergebuild.errors import RecipeError
 from mergebuild.fold import compatible
-from mergebuild.fold.compatible import Spec
+from mergebuild.fold.counterparts import Accounting, Side, Spec, bytes_of
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.lora_added import AddedLoras
 from mergebuild.fold.naming import own
 from mergebuild.fold.numbers import shown
 from mergebuild.fold.selection import TensorSelection, Vocabulary
-from mergebuild.fold.views import Views
+from mergebuild.fold.views import View, Views
 from mergebuild.formats import registry
 from mergebuild.layouts import detect
 from mergebuild.lora import extractable, is_adapter, plans, products_of
@@ -26,8 +26,8 @@ from mergebuild.recipe.model import Target
 
 __all__ = ["MadeLoras", "no_rule"]
 
-_LoraTensors = tuple[Sequence[tuple[str, Spec, Form]], tuple[str, ...]]
-"""The tensors of a LoRA that is made, how each is made, and what the user should know, a sentence each."""
+_LoraTensors = tuple[Sequence[tuple[str, Spec, Form]], tuple[Accounting, ...]]
+"""The tensors of a LoRA that is made, how each is made, and what of the inputs takes no part."""
 
 
 class MadeLoras:
@@ -51,13 +51,13 @@ class MadeLoras:
         """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
         if target.rules or target.components:
             raise no_rule(target)
-        made, warnings = self._makers[type(target.making)](target)
+        made, accounts = self._makers[type(target.making)](target)
         specs = {name: spec for name, spec, _ in made}
         _check_lora(target, specs)
         kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
         forms = Forms(kinds, tuple(form for _, _, form in made))
         own = rounded(specs, target.dtype)
-        return Blueprint(target, None, specs, own, forms, missing={}, left_out={}, ema_dropped={}, warnings=warnings)
+        return Blueprint(target, None, specs, own, forms, accounts)
 
     def _extracted(self, target: Target) -> _LoraTensors:
         """Return the tensors of a LoRA that is extracted."""
@@ -67,28 +67,32 @@ class MadeLoras:
         numbers_of = self._selection.numbers(target, words, floats)
         chosen = self._selection.chosen(target, words, floats)
         modules = extractable({name: base.specs[name].shape for name in floats if name in chosen})
-        both = [each for each in modules if each.tensor in tuned.specs and tuned.specs[each.tensor].is_float]
-        lacking = len(modules) - len(both)
-        compatible.check(target, [self._views.offer(each) for each in views], [each.tensor for each in both])
-        compatible.check_missing(target, [tuned.input.ref], [lacking], [0])
+        cuts = {
+            each.tensor: _cut(target, numbers_of(each.tensor), "conv_rank" if each.has_kernel else "rank", each.tensor)
+            for each in modules
+        }
+        asked = [each for each in modules if cuts[each.tensor].rank]
+        both = [each for each in asked if each.tensor in tuned.specs and tuned.specs[each.tensor].is_float]
+        unequal = {
+            each.tensor: (0, 1) for each in both if base.specs[each.tensor].shape != tuned.specs[each.tensor].shape
+        }
+        compatible.check(target, [self._views.offer(each) for each in views], unequal)
+        account = _account(base, tuned, [each.tensor for each in asked], [each.tensor for each in both])
         given = target.words
         svd = (int(given["seed"]), int(given["iterations"])) if given["svd"] == "randomized" else None
         found: list[tuple[str, Spec, Form]] = []
         for module in both:
-            numbers = numbers_of(module.tensor)
-            cut = _cut(target, numbers, "conv_rank" if module.has_kernel else "rank", module.tensor)
-            if not cut.rank:
-                continue
             tuned_form, base_form = (
                 self._intern.under(view.palette[view.kind(module.tensor)], module.tensor) for view in (tuned, base)
             )
             difference = self._intern.combined([Fraction(1), Fraction(-1)], [tuned_form, base_form])
             dtype, shape, _ = base.specs[module.tensor]
+            clamp = _one(numbers_of(module.tensor)["clamp_quantile"])
             found += (
                 (each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [shape]))
-                for each in plans.extracted(module, cut, _one(numbers["clamp_quantile"]), svd)
+                for each in plans.extracted(module, cuts[module.tensor], clamp, svd)
             )
-        return found, (f"{lacking} layers that `{tuned.input.ref}` lacks are left out",) if lacking else ()
+        return found, () if account.is_even else (account,)
 
     def _merged(self, target: Target) -> _LoraTensors:
         """Return the tensors of LoRAs put together, or of one that is resized."""
@@ -106,9 +110,10 @@ class MadeLoras:
             self._selection.chosen(target, words, names),
         )
         lacking = [
-            sum(module not in each.products.modules for module in loras[0].products.modules) for each in loras[1:]
+            [module for module in loras[0].products.modules if module not in each.products.modules]
+            for each in loras[1:]
         ]
-        compatible.check_missing(target, [each.name for each in loras[1:]], lacking, [0] * len(lacking))
+        compatible.check_modules(target, [each.name for each in loras[1:]], lacking)
 
         def amounts_of(module: str) -> plans.Amounts:
             name, _ = weights[module]
@@ -127,6 +132,18 @@ class MadeLoras:
             form = self._intern.combined(made.shares, inputs) if made.role is None else _factor(made, inputs, shapes)
             found.append((made.name, spec, form))
         return found, ()
+
+
+def _account(base: View, tuned: View, asked: Sequence[str], both: Sequence[str]) -> Accounting:
+    """Return what takes part in an extraction, of the weights asked for and those of them that both models have."""
+    there = set(both)
+    apart = tuple(name for name in asked if name not in there)
+    taken = bytes_of(base.specs, both)
+    return Accounting(
+        Side(base.input.ref, base.layout, base.specs, bytes_of(base.specs, asked), taken, apart),
+        Side(tuned.input.ref, tuned.layout, tuned.specs, bytes_of(tuned.specs, both), bytes_of(tuned.specs, both)),
+        is_copied=False,
+    )
 
 
 def no_rule(target: Target) -> RecipeError:

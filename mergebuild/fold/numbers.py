@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 from mergebuild.errors import Problem, RecipeError
 from mergebuild.fold.forms import Form
@@ -13,6 +14,7 @@ from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.recipe.model import NumberPerTensor, Target
 
 __all__ = [
+    "Usage",
     "check_digits",
     "check_range",
     "defaults_of",
@@ -20,9 +22,11 @@ __all__ = [
     "items",
     "listed",
     "places_of",
+    "reached_by_amounts",
     "shares_of",
     "shown",
     "structures",
+    "used_of",
     "words_of",
 ]
 
@@ -79,6 +83,40 @@ def defaults_of(target: Target) -> list[Fraction | None]:
         default = parameter.default if parameter else None
         found += [default if isinstance(default, Fraction) else None] * len(listed(number))
     return found
+
+
+def reached_by_amounts(target: Target, names: Iterable[str], places: Sequence[Places]) -> frozenset[str]:
+    """Return which of some tensors the target's amounts reach; all of them where it has none.
+
+    Amounts are the numbers that must be given. `places`: of the target's numbers over these tensors.
+    """
+    amounts = [each for each, default in zip(places, defaults_of(target), strict=True) if default is None]
+    return frozenset().union(*(each.of for each in amounts)) if amounts else frozenset(names)
+
+
+class Usage(NamedTuple):
+    """Which inputs a tensor depends on."""
+
+    inputs: frozenset[int]
+    """By place."""
+    is_itself: bool = False
+    """Whether the tensor is that of its only input."""
+
+
+def used_of(target: Target, values: Sequence[Fraction], name: str) -> Usage:
+    """Return which inputs a tensor depends on with one set of the target's numbers.
+
+    Raises:
+        RecipeError: the method has no value for these numbers.
+    """
+    given = given_of(target, values)
+    shares = shares_of(target, given, name)
+    if shares is not None:
+        found = frozenset(place for place, share in enumerate(shares) if share)
+        return Usage(found, is_itself=len(found) == 1 and shares[min(found)] == 1)
+    assert target.row is not None  # a formula has shares
+    found = target.row.used([each.role for each in target.inputs], given)
+    return Usage(found, is_itself=len(found) == 1)
 
 
 def given_of(target: Target, values: Sequence[Fraction]) -> dict[str, Fraction | tuple[Fraction, ...]]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from mergebuild.fold.numbers import check_range, defaults_of, given_of, listed, places_of
+from mergebuild.fold.numbers import check_range, defaults_of, given_of, listed, places_of, reached_by_amounts
 from mergebuild.fold.views import View
 from mergebuild.layouts import Layout, Patience, Places, Selector
 from mergebuild.naming.spelling import AS_IS
@@ -59,6 +59,10 @@ class TensorSelection:
             found = self._selectors[key] = (Selector(layout, names, self._patience, words.spellings), words)
         return found[0]
 
+    def forgiving(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
+        """Return what resolves numbers over tensors that a recipe may well say nothing of."""
+        return Selector(words.layout, names, self._patience, words.spellings, forgiving=True)
+
     def select(self, target: Target, which: str, words: Vocabulary, names: Sequence[str]) -> frozenset[str]:
         """Return which of some tensors the target's `merge` or `drop` (`which`) selects."""
         selectors = target.drop if which == "drop" else target.merge or ()
@@ -68,9 +72,8 @@ class TensorSelection:
         self, target: Target, words: Vocabulary, floats: tuple[str, ...], places: Sequence[Places]
     ) -> frozenset[str]:
         """Return the tensors that the target's amounts reach; all of them where it has none."""
-        amounts = [each for each, default in zip(places, defaults_of(target), strict=True) if default is None]
-        reached = frozenset().union(*(each.of for each in amounts)) if amounts else frozenset(floats)
-        return reached if target.merge is None else reached & self.select(target, "merge", words, floats)
+        found = reached_by_amounts(target, floats, places)
+        return found if target.merge is None else found & self.select(target, "merge", words, floats)
 
     def chosen(self, target: Target, words: Vocabulary, names: tuple[str, ...]) -> frozenset[str]:
         """Return which weights a LoRA is made for, of those that it could be."""

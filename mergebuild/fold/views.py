@@ -242,20 +242,23 @@ class Views:
         specs = {**view.specs, name: mine._replace(shape=wide.shape)}
         return replace(view, specs=specs, palette=(*view.palette, extra), kinds=Kinds(of, specs))
 
-    def component(self, each: Component, target: Target, whole: Blueprint) -> View:
-        """Return an input as a checkpoint with the names of the target's: a standalone component gets them."""
+    def component(self, each: Component, target: Target, layout: Layout | None, specs: Mapping[str, Spec]) -> View:
+        """Return an input as a checkpoint with the names of the target's: a standalone component gets them.
+
+        `layout`, `specs`: the target's.
+        """
         assert each.input is not None
         ref = each.input.ref
         if ref in self._sources:
             model = self._sources.file(ref).model
-            renamed = standalone(model, each.name, {name: spec.shape for name, spec in whole.specs.items()})
+            renamed = standalone(model, each.name, {name: spec.shape for name, spec in specs.items()})
             if renamed is not None:
                 part, left = renamed
                 if left:
                     raise compatible.unknown_in_component(target, each, left)
                 name = self._sources.renamed(ref, each.name, part)
-                specs = {tensor: _spec(info) for tensor, info in part.tensors.items()}
-                return View(each.input, whole.layout, specs, (self._intern({Slot(name): Fraction(1)}),))
+                own_specs = {tensor: _spec(info) for tensor, info in part.tensors.items()}
+                return View(each.input, layout, own_specs, (self._intern({Slot(name): Fraction(1)}),))
         return self.view(each.input, target)
 
     def layout(self, ref: str) -> Layout | None:

@@ -65,9 +65,15 @@ class Selector:
         names: Sequence[str],
         patience: Patience | None = None,
         spellings: Mapping[str, Names] = MappingProxyType({}),
+        *,
+        forgiving: bool = False,
     ) -> None:
-        """Take the tensors, as `Keys` does."""
+        """Take the tensors, as `Keys` does.
+
+        `forgiving`: whether what selects nothing here is no mistake: these are not the tensors that it is meant for.
+        """
         self.layout = layout
+        self._forgiving = forgiving
         self.names: Names = tuple(names)
         self._keys = Keys(layout, self.names, patience, spellings)
         self._positions: Mapping[str, Fraction] | None = None
@@ -131,7 +137,7 @@ class Selector:
                 chosen.update(self._keys.select(selector.text))
             except BadSelectorError as bad:
                 problems.append(_problem(bad, selector.where.place()))
-        if problems:
+        if problems and not self._forgiving:
             raise RecipeError(problems)
         return frozenset(chosen)
 
@@ -162,7 +168,7 @@ class Selector:
         for index, names in reached.items():
             if index not in won and rules[index].key != "default":
                 problems.append(_overridden(rules, index, {winner[name] for name in names}))
-        if problems:
+        if problems and not self._forgiving:
             raise RecipeError(problems)
         return tuple(_Win(index, tuple(won[index])) for index in sorted(won))
 

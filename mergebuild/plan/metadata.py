@@ -19,6 +19,7 @@ from mergebuild.fold.forms import Blueprint, Spec
 from mergebuild.fold.lineage import proportions
 from mergebuild.fold.naming import SAME
 from mergebuild.formats.layout import texts_as_json
+from mergebuild.naming.canonical import is_schedule
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import NumberPerTensor, Target
 
@@ -196,14 +197,16 @@ def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, .
     """Return method, models and multiplier of a target that is `A (1 - m) + B m` or `A + m (B - C)` of sources.
 
     That is so however the recipe says it, but for all tensors alike: those that are just the first input's, as an
-    input lacks them, are so in that tool too.
+    input lacks them or as they are constants, are so in that tool too.
     """
     target = blueprint.target
     kinds, palette = blueprint.forms.kinds, blueprint.forms.palette
     sums = [form for form, count in zip(palette, kinds.float_counts, strict=True) if count and form.lone is None]
     copied = len(kinds.floats) - blueprint.forms.combined
     is_whole = target.merge is None and not target.rules and not target.drop
-    if len(sums) != 1 or not is_whole or copied > min(blueprint.missing.values(), default=0):
+    lacking = min((account.lacking for account in blueprint.accounts if account.lacking), default=0)
+    constants = sum(is_schedule(name) for name in kinds.floats)
+    if len(sums) != 1 or not is_whole or copied > lacking + constants:
         return None
     if any(slot.naming is not SAME for slot, _ in sums[0].terms):
         return None

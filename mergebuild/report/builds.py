@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from mergebuild.report.columns import table
-from mergebuild.report.quantities import count_text, size_text, time_text
 from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verdict
+from mergebuild.results.quantities import count_text, size_text, time_text
 
 __all__ = ["Shown", "as_it_is", "build_lines", "plan_lines"]
 

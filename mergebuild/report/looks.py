@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from mergebuild.report.builds import Shown, as_it_is
 from mergebuild.report.columns import table
-from mergebuild.report.quantities import count_text, size_text
 from mergebuild.results.build import Verdict
+from mergebuild.results.quantities import count_text, size_text
 
 if TYPE_CHECKING:
     from mergebuild.results.looks import (

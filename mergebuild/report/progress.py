@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from mergebuild.events import Event, Hashing, Notice, PassBegun, PassEnded, Progress, TargetDone
 from mergebuild.report.columns import clean
-from mergebuild.report.quantities import count_text, size_text
 from mergebuild.results.build import Verdict
+from mergebuild.results.quantities import count_text, size_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -278,8 +278,9 @@ def test_what_another_input_lacks_stays_and_what_only_it_has_is_left_out(lab: La
     assert lab.read("t.safetensors").keys() == {"a", "b", "only"}
     assert lab.values("t.safetensors", "only") == [5.0]
     assert found.notices == (
-        "1 tensors that `q` lacks stay the first input's",
-        "1 tensors that only `q` has are left out",
+        "1 tensor that `q` lacks stays the first input's: 4 B (33 % of `p`), `only`",
+        "1 tensor that only `q` has is left out: 4 B (33 % of `q`), `extra`",
+        "`q` lacks as many tensors as only it has: `only` and its `extra` may be two names for one",
     )
     (lab / "t.safetensors").unlink()
     assert error_of(lab, SUM.format("0.5") + 'missing = "error"\n').exit_code == 9
@@ -347,7 +348,7 @@ def test_members_of_a_family_share_what_does_not_follow_from_their_numbers(lab: 
         for each, name in zip(found, members, strict=True):
             alone = folder_of(lab.root, text).blueprint(name)
             assert (dict(each.forms), dict(each.specs)) == (dict(alone.forms), dict(alone.specs))
-            assert (each.missing, each.left_out, each.owners) == (alone.missing, alone.left_out, alone.owners)
+            assert (each.notes(), each.owners) == (alone.notes(), alone.owners)
         assert len({each.forms["w"] for each in found}) == 4
         assert found[0].forms == found[0].forms != found[1].forms
 

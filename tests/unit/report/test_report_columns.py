@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mergebuild.report.columns import clean, table, width
-from mergebuild.report.quantities import count_text, size_text, time_text
+from mergebuild.results.quantities import count_text, size_text, time_text
 
 
 @pytest.mark.parametrize(

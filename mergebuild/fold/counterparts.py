@@ -1,0 +1,231 @@
+"""What of an input takes part in a target, and what does not because nothing stands opposite it.
+
+Inputs meet by the names of their tensors. What one has and another lacks stays as it is, or is left out: that may be
+meant, as for a UNet without text encoders, or two names for one thing. So it is named by component and block, with its
+share of the bytes, and a merge in which most of an input takes no part is refused (`compatible.check_accounts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import NamedTuple
+
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.layouts import Layout
+from mergebuild.layouts.blocks import drawn_together
+from mergebuild.results.quantities import count_text, size_text
+
+__all__ = ["Accounting", "Side", "Spec", "bytes_of", "percent", "together"]
+
+_LISTED = 3
+"""Tensors that are named one by one."""
+
+
+class Spec(NamedTuple):
+    """What a tensor is from outside."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    is_float: bool
+
+
+class Side(NamedTuple):
+    """One of two inputs that meet."""
+
+    ref: str
+    layout: Layout | None
+    specs: Mapping[str, Spec]
+    asked: int = 0
+    """Bytes of the floating-point tensors that the recipe asks of it."""
+    taken: int = 0
+    """Bytes of those of them that take part."""
+    apart: tuple[str, ...] = ()
+    """The tensors asked of it that nothing stands opposite, by name."""
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """How an input meets the first one."""
+
+    first: Side
+    other: Side
+    is_copied: bool = True
+    """Whether tensors that the other lacks are the first one's in the result; else they are left out."""
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all that is asked of both takes part."""
+        return all(side.taken == side.asked and not side.apart for side in (self.first, self.other))
+
+    @property
+    def smaller(self) -> Side:
+        """The one of which less is asked."""
+        return min(self.first, self.other, key=lambda side: side.asked)
+
+    def of(self, first: str, other: str) -> Accounting:
+        """Return the same of inputs with other names."""
+        if (first, other) == (self.first.ref, self.other.ref):
+            return self
+        return Accounting(self.first._replace(ref=first), self.other._replace(ref=other), is_copied=self.is_copied)
+
+    @property
+    def lacking(self) -> int:
+        """How many tensors of the first input the other one lacks."""
+        return len(self.first.apart)
+
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """What takes no part, a sentence each."""
+        ref = self.other.ref
+        found = [
+            f"{group.counted} that `{ref}` lacks {self._fate(group)}: {group.told}" for group in _groups(self.first)
+        ]
+        found += [
+            f"{group.counted} that only `{ref}` has {group.verb('is', 'are')} left out: {group.told}"
+            for group in _groups(self.other)
+        ]
+        pair = self._two_names_for_one()
+        if pair is not None:
+            mine, theirs = pair
+            found.append(
+                f"`{ref}` lacks as many tensors as only it has: `{mine}` and its `{theirs}` may be two names for one"
+            )
+        return tuple(found)
+
+    def _fate(self, group: _Group) -> str:
+        """Return what becomes of tensors that the other lacks."""
+        return (
+            f"{group.verb('stays', 'stay')} the first input's"
+            if self.is_copied
+            else f"{group.verb('is', 'are')} left out"
+        )
+
+    def _two_names_for_one(self) -> tuple[str, str] | None:
+        """Return a tensor that the other lacks and one that only it has, where there are as many of these as of those.
+
+        Those of one shape are the likeliest.
+        """
+        mine, theirs = self.first.apart, [name for name in self.other.apart if self.other.specs[name].is_float]
+        if not mine or len(mine) != len(theirs):
+            return None
+        by_shape = {self.other.specs[name].shape: name for name in reversed(theirs)}
+        alike = ((name, by_shape.get(self.first.specs[name].shape)) for name in mine)
+        return next(((name, other) for name, other in alike if other is not None), (mine[0], theirs[0]))
+
+
+def together(accounts: Iterable[Accounting]) -> tuple[Accounting, ...]:
+    """Return one account of each input, from those of the parts of a target that rules make in other ways."""
+    found: dict[str, Accounting] = {}
+    for each in accounts:
+        known = found.get(each.other.ref)
+        found[each.other.ref] = (
+            each if known is None else Accounting(_sum(known.first, each.first), _sum(known.other, each.other))
+        )
+    return tuple(found.values())
+
+
+def _sum(one: Side, other: Side) -> Side:
+    return one._replace(
+        asked=one.asked + other.asked,
+        taken=one.taken + other.taken,
+        apart=tuple(dict.fromkeys(one.apart + other.apart)),
+    )
+
+
+def bytes_of(specs: Mapping[str, Spec], names: Iterable[str]) -> int:
+    """Return the size of those of some tensors that are of floating-point numbers."""
+    return sum(_size(spec) for name in names if (spec := specs[name]).is_float)
+
+
+def _size(spec: Spec) -> int:
+    return prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size
+
+
+# For people
+
+
+class _Group(NamedTuple):
+    """Tensors of one component that nothing stands opposite."""
+
+    what: str
+    """Which they are: all of a component, some blocks; empty where no layout tells."""
+    names: Sequence[str]
+    nbytes: int
+    of: str
+    """The share of what is asked of the input, and the input."""
+
+    @property
+    def counted(self) -> str:
+        """Their number."""
+        return count_text(len(self.names), "tensor")
+
+    @property
+    def told(self) -> str:
+        """Which they are, how large, and some names."""
+        few = len(self.names) <= _LISTED
+        listed = ", ".join(f"`{name}`" for name in self.names) if few else f"such as `{self.names[0]}`"
+        return ", ".join(part for part in (self.what, f"{size_text(self.nbytes)}{self.of}", listed) if part)
+
+    def verb(self, one: str, many: str) -> str:
+        """Return the form that goes with their number."""
+        return one if len(self.names) == 1 else many
+
+
+def _groups(side: Side) -> Iterator[_Group]:
+    """Yield what of an input takes no part, by component: all of it, whole blocks of it, then the rest."""
+    apart = set(side.apart)
+    layout = side.layout
+    components: dict[str | None, list[str]] = {}
+    for name in side.apart:
+        components.setdefault(layout.component(name) if layout else None, []).append(name)
+    for component, names in components.items():
+        there = [
+            name
+            for name, spec in side.specs.items()
+            if spec.is_float and (layout is None or layout.component(name) == component)
+        ]
+        if component is not None and apart.issuperset(there):
+            yield _group(side, f"all of `{component}`", names)
+            continue
+        beginning = _beginning(names)
+        if beginning and apart.issuperset(name for name in there if name.startswith(beginning)):
+            yield _group(side, f"all of `{beginning}`", names)
+            continue
+        if layout is None:
+            yield _group(side, "", names)
+            continue
+        cut = {layout.block(name) for name in there if name not in apart}
+        whole = [name for name in names if layout.block(name) not in cut]
+        rest = [name for name in names if layout.block(name) in cut]
+        for some, word in ((whole, ""), (rest, "some of ")):
+            if some:
+                yield _group(side, word + _blocks(layout, some), some)
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """Return what several names begin with, up to a dot; empty where that is nothing."""
+    low, high = min(names), max(names)
+    alike = next((at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
+    head, dot, _ = low[:alike].rpartition(".")
+    return head + dot if len(names) > 1 else ""
+
+
+def _blocks(layout: Layout, names: Sequence[str]) -> str:
+    blocks = drawn_together(layout.blocks(names))
+    return f"{'block' if len(blocks) == 1 and '-' not in blocks[0] else 'blocks'} {', '.join(blocks)}" if blocks else ""
+
+
+def _group(side: Side, what: str, names: Sequence[str]) -> _Group:
+    size = bytes_of(side.specs, names)
+    return _Group(what, names, size, f" ({percent(size, side.asked)} of `{side.ref}`)" if side.asked else "")
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a share as people read it: `12 %`, `0.3 %`, `under 0.1 %`."""
+    share = 100 * part / whole
+    if 0 < share < 0.1:
+        return "under 0.1 %"
+    return f"{share:.0f} %" if share >= 10 or not share else f"{share:.1f} %"
