@@ -5,7 +5,15 @@ a file from its header; a `Selector` turns the keys of a number per tensor into 
 """
 
 from mergebuild.layouts.declare import parse_layout
-from mergebuild.layouts.detection import BUILT_IN, ListedLayout, built_in, detect, list_layouts, user_layout
+from mergebuild.layouts.detection import (
+    BUILT_IN,
+    ListedLayout,
+    built_in,
+    declared_for,
+    detect,
+    list_layouts,
+    user_layout,
+)
 from mergebuild.layouts.layout import Layout
 from mergebuild.layouts.patience import Patience
 from mergebuild.layouts.presets import PRESETS, preset_numbers
@@ -20,6 +28,7 @@ __all__ = [
     "Places",
     "Selector",
     "built_in",
+    "declared_for",
     "detect",
     "list_layouts",
     "parse_layout",

@@ -21,7 +21,7 @@ from mergebuild.layouts.layout import Layout, Marker
 from mergebuild.layouts.patience import LIMIT, SHORTER, SIMPLER, Patience
 from mergebuild.recipe.model import LayoutText
 
-__all__ = ["BUILT_IN", "ListedLayout", "built_in", "detect", "list_layouts", "user_layout"]
+__all__ = ["BUILT_IN", "ListedLayout", "built_in", "declared_for", "detect", "list_layouts", "user_layout"]
 
 BUILT_IN = ("sd15", "sd2", "sdxl", "sd3", "flux", "llama", "transformer")
 """Our layouts, as they are listed."""
@@ -170,6 +170,26 @@ def detect(names_to_shapes: Mapping[str, Sequence[int]], user: Mapping[str, Layo
         RecipeError: a layout of `user` is not sound, or takes too long to look for its signs in these names.
     """
     names = _NamesOfFile(names_to_shapes)
+    if (found := _of_user(names, user)) is not None:
+        return found
+    ours = (built_in(name) for name in _ASKED)
+    return next((layout for layout in ours if _has_signs(layout, names) and _is_whole(layout, names)), None)
+
+
+def declared_for(
+    stored: Mapping[str, Sequence[int]], canonical: Mapping[str, Sequence[int]], user: Mapping[str, LayoutText]
+) -> bool:
+    """Return whether the user declared a layout for the names in a file, and it is not one for the canonical ones.
+
+    Raises:
+        RecipeError: as `detect`.
+    """
+    return bool(user) and (
+        _of_user(_NamesOfFile(canonical), user) is None and _of_user(_NamesOfFile(stored), user) is not None
+    )
+
+
+def _of_user(names: _NamesOfFile, user: Mapping[str, LayoutText]) -> Layout | None:
     patience = Patience()
     for text in user.values():
         layout = user_layout(text)
@@ -177,8 +197,7 @@ def detect(names_to_shapes: Mapping[str, Sequence[int]], user: Mapping[str, Layo
             _try(text, layout, names.shapes)
             if _is_whole(layout, names):
                 return layout
-    ours = (built_in(name) for name in _ASKED)
-    return next((layout for layout in ours if _has_signs(layout, names) and _is_whole(layout, names)), None)
+    return None
 
 
 def list_layouts(user: Mapping[str, LayoutText]) -> list[ListedLayout]:

@@ -89,6 +89,11 @@ def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mappin
             known = made.setdefault(name, renamed)
             if (known is not renamed or isinstance(claim, Piece)) and all(cut.tensor != stored for cut in known.cuts):
                 twice[stored] = name
+    for name in [stored for stored, name in twice.items() if stored == name and len(made[name].cuts) == 1]:
+        (other,) = made[name].cuts  # of two names, the canonical one is what the file calls it
+        made[name] = next(renamed for each, renamed in _results(found[name], fused) if each == name)
+        del twice[name]
+        twice[other.tensor] = name
     return made, twice
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -37,6 +37,7 @@ from mergebuild.errors import (
 from mergebuild.events import Emit, Event, Hashing, Notice, silent
 from mergebuild.fold import lineage as lineages
 from mergebuild.formats import registry
+from mergebuild.layouts import declared_for
 from mergebuild.plan.actions import Action, Description, Goal
 from mergebuild.plan.freshness import Freshness
 from mergebuild.plan.plan import Plan
@@ -107,7 +108,8 @@ class _Session:
         self._recipe = recipe
         self._device = device
         self.store = store
-        self.sources = Sources(recipe.sources, store.ledger, folder=recipe.root, emit=emit)
+        keeps_names = partial(declared_for, user=recipe.layouts)
+        self.sources = Sources(recipe.sources, store.ledger, folder=recipe.root, emit=emit, keeps_names=keeps_names)
         self.planner = self.plan_anew()
         self.freshness = Freshness(recipe, self.sources, store.shelf, store.ledger)
 

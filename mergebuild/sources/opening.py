@@ -10,7 +10,7 @@ files with the names of single files.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from math import prod
@@ -28,14 +28,13 @@ from mergebuild.formats.quantized import refuse_packed
 from mergebuild.formats.reading import beginning, quoted
 from mergebuild.lora import adapter_config, is_lora, is_of_peft, lacks_scale
 from mergebuild.naming.canonical import Canonical, canonical
-from mergebuild.naming.renamed import Renamed, RowsOf
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.spelling import AS_IS, spelling_of
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
-    from mergebuild.naming import Renamed, RowsOf
 
-__all__ = ["read_model", "renamed_model", "standalone", "twice_named", "widened"]
+__all__ = ["KeepsNames", "never", "read_model", "renamed_model", "standalone", "twice_named", "widened"]
 
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
@@ -50,13 +49,25 @@ _TRAINING: Final = ("loss.", "model_ema.")
 """What a VAE's file may hold of its training."""
 
 
-def read_model(path: Path, *, shown: str | None = None, within: Sequence[Path] = ()) -> Model:
+KeepsNames = Callable[[Shapes, Shapes], bool]
+"""Whether a file's tensors, given by their stored names and by their canonical ones, are to keep the former."""
+
+
+def never(_stored: Shapes, _canonical: Shapes) -> bool:
+    """Say that no file keeps its names."""
+    return False
+
+
+def read_model(
+    path: Path, *, shown: str | None = None, within: Sequence[Path] = (), keeps_names: KeepsNames = never
+) -> Model:
     """Read what a model says of itself, and nothing of its tensors.
 
     Args:
         path: a file or a folder.
         shown: what to call it in errors; the path itself by default.
         within: folders that links of a folder's small files may end in too, such as the project's.
+        keeps_names: whether its tensors keep their names: those of a layout that the user declares.
 
     Raises:
         SourceError: it is missing, can't be read, or breaks a rule of its format.
@@ -68,14 +79,14 @@ def read_model(path: Path, *, shown: str | None = None, within: Sequence[Path] =
         refuse_packed(found.tensors, name)
         if is_lora(found.tensors):
             return _with_meaning(found, path, name, within)
-        return _canonical(found, name)
+        return _canonical(found, name, keeps_names)
     from mergebuild.formats.folders import read_folder
 
     folder = read_folder(path, shown=name, read_file=_file, within=within)
     beside = tuple(path / each for each in folder.sidecars)
     model = _pipeline(folder) if folder.kind == "diffusers" else replace(folder.components[""], notices=folder.notices)
     if folder.kind == "sharded":
-        model = _canonical(model, name, folder.config)
+        model = _canonical(model, name, keeps_names, folder.config)
     return replace(model, folder=path, beside=beside, contents=folder)
 
 
@@ -121,7 +132,7 @@ def _with_meaning(model: Model, path: Path, shown: str, within: Sequence[Path]) 
     return found or model
 
 
-def _canonical(model: Model, shown: str, config: Mapping[str, object] | None = None) -> Model:
+def _canonical(model: Model, shown: str, keeps_names: KeepsNames, config: Mapping[str, object] | None = None) -> Model:
     """Return a model with its tensors by canonical name.
 
     Raises:
@@ -130,6 +141,8 @@ def _canonical(model: Model, shown: str, config: Mapping[str, object] | None = N
     shapes = {name: info.shape for name, info in model.tensors.items()}
     same_place = _same_place(model)
     found = canonical(shapes, config, same_place)
+    if keeps_names(shapes, {name: each.shape for name, each in found.made.items()}):
+        return model
     copies = {name: stored for stored, name in _copies(found).items() if stored not in same_place}
     again = {name: Renamed(shapes[stored], (RowsOf("", stored),)) for name, stored in copies.items()}
     spelling = spelling_of({**found.made, **again}, shapes)

@@ -44,7 +44,7 @@ from mergebuild.lora import ADAPTER_METADATA
 from mergebuild.recipe.model import Source
 from mergebuild.sources import hashes
 from mergebuild.sources.file_hashes import FileHashes
-from mergebuild.sources.opening import read_model, twice_named
+from mergebuild.sources.opening import KeepsNames, never, read_model, twice_named
 from mergebuild.store import SourceMemory, SourceRow
 from mergebuild.system import portable
 from mergebuild.system.filestate import Moment, grain_of, is_gone, is_racy, is_rested
@@ -207,8 +207,15 @@ class Sources:
     """The sources of a recipe, opened when they are asked for."""
 
     def __init__(
-        self, declared: Mapping[str, Source], memory: SourceMemory, *, folder: Path, emit: Emit = silent
+        self,
+        declared: Mapping[str, Source],
+        memory: SourceMemory,
+        *,
+        folder: Path,
+        emit: Emit = silent,
+        keeps_names: KeepsNames = never,
     ) -> None:
+        self._keeps_names = keeps_names
         self._declared = declared
         self._memory = memory
         self._folder = folder
@@ -378,7 +385,7 @@ class Sources:
         """
         began = time.monotonic()
         while True:
-            seen = _look(path, shown, self._within(path))
+            seen = _look(path, shown, self._within(path), self._keeps_names)
             if not seen.has_writer and not seen.is_racy:
                 if isinstance(seen.found, SourceError):
                     raise seen.found
@@ -495,7 +502,7 @@ class _SourceLook(NamedTuple):
     is_racy: bool
 
 
-def _look(path: Path, shown: str, within: Sequence[Path]) -> _SourceLook:
+def _look(path: Path, shown: str, within: Sequence[Path], keeps_names: KeepsNames) -> _SourceLook:
     """Read what a source says of itself, and after that the states of its files.
 
     Raises:
@@ -505,7 +512,7 @@ def _look(path: Path, shown: str, within: Sequence[Path]) -> _SourceLook:
     has_writer = portable.has_writer(path)
     found: Model | SourceError
     try:
-        found = read_model(path, shown=shown, within=within)
+        found = read_model(path, shown=shown, within=within, keeps_names=keeps_names)
     except SourceError as error:
         found, states = error, {path: there}
     else:

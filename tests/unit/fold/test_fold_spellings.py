@@ -1,0 +1,257 @@
+"""What merges are parameters, whatever files call them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from lab import Lab
+from model_files import write_model
+from torch import Tensor
+
+EMBED, HEAD, Q = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.q_proj.weight"
+SHAPES = {
+    "self_attn.q_proj": (8, 8),
+    "self_attn.k_proj": (4, 8),
+    "self_attn.v_proj": (4, 8),
+    "self_attn.o_proj": (8, 8),
+    "mlp.gate_proj": (12, 8),
+    "mlp.up_proj": (12, 8),
+    "mlp.down_proj": (8, 12),
+}
+MIX = """
+[targets.{name}]
+method = "{method}"
+a = "{a}"
+b = "{b}"
+{numbers}
+output = "out/{name}.safetensors"
+"""
+
+
+def llama(seed: int, *, head: bool = False) -> dict[str, Tensor]:
+    """Return a small model in the names of transformers."""
+    noise = torch.Generator().manual_seed(seed)
+    found = {EMBED: torch.randn(16, 8, generator=noise), "model.norm.weight": torch.randn(8, generator=noise)}
+    for layer in range(2):
+        for module, shape in SHAPES.items():
+            found[f"model.layers.{layer}.{module}.weight"] = torch.randn(shape, generator=noise)
+        found[f"model.layers.{layer}.input_layernorm.weight"] = torch.randn(8, generator=noise)
+    if head:
+        found[HEAD] = torch.randn(16, 8, generator=noise)
+    return found
+
+
+def bare(model: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model as a base class saves it."""
+    return {name.removeprefix("model."): each for name, each in model.items()}
+
+
+def fused(model: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model as Phi-3 has it."""
+    found = {name: each for name, each in model.items() if name.split(".")[-2] not in {"k_proj", "v_proj", "up_proj"}}
+    for layer in range(2):
+        at = f"model.layers.{layer}."
+        del found[f"{at}self_attn.q_proj.weight"], found[f"{at}mlp.gate_proj.weight"]
+        parts = [model[f"{at}self_attn.{part}_proj.weight"] for part in "qkv"]
+        found[f"{at}self_attn.qkv_proj.weight"] = torch.cat(parts)
+        found[f"{at}mlp.gate_up_proj.weight"] = torch.cat(
+            [model[f"{at}mlp.{part}_proj.weight"] for part in ("gate", "up")]
+        )
+    return found
+
+
+def half(one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the mean of two models, with the names of the first."""
+    return {name: each + (two[name] - each) / 2 for name, each in one.items()}
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are the same but for rounding."""
+    return torch.allclose(one, other, atol=1e-6)
+
+
+def recipe(lab: Lab, a: str = "a", b: str = "b", *, method: str = "weighted_sum", numbers: str = "alpha = 0.5") -> None:
+    """Write a mergefile with one target, `m`."""
+    lab.write(MIX.format(name="m", a=a, b=b, method=method, numbers=numbers))
+
+
+def same(lab: Lab, wanted: dict[str, Tensor], file: str = "out/m.safetensors") -> bool:
+    """Return whether an output has these tensors."""
+    found = lab.read(file)
+    return found.keys() == wanted.keys() and all(close(found[name], wanted[name]) for name in wanted)
+
+
+def artifact(lab: Lab) -> str | None:
+    """Build, and return the artifact's digest."""
+    (built,) = lab.build("m").targets
+    assert built.verdict != "failed"
+    return built.artifact
+
+
+@pytest.mark.parametrize("spelled", [bare, fused])
+@pytest.mark.parametrize("first", [True, False])
+def test_another_spelling_is_the_same_artifact(lab: Lab, spelled: object, first: bool) -> None:
+    """It is written as the first input has it; a respelling writes a file and computes nothing."""
+    assert callable(spelled)
+    one, two = llama(1), llama(2)
+    lab.model("a", **one)
+    lab.model("b", **two)
+    recipe(lab)
+    plain = artifact(lab)
+    write_model(lab / ("a.safetensors" if first else "b.safetensors"), spelled(one if first else two))
+    (built,) = lab.build("m").targets
+    assert (built.artifact, built.tensors_computed) == (plain, 0)
+    assert same(lab, spelled(half(one, two)) if first else half(one, two))
+    assert lab.verdicts() == {"m": "up-to-date"}
+
+
+def test_parts_of_a_fused_tensor_have_numbers_of_their_own(lab: Lab) -> None:
+    one, two = llama(1), llama(2)
+    lab.model("a", **fused(one))
+    lab.model("b", **two)
+    recipe(lab, numbers='alpha = { default = 0.5, "*.q_proj.*" = 0 }')
+    assert lab.build("m").ok
+    wanted = half(one, two) | {name: each for name, each in one.items() if ".q_proj." in name}
+    assert same(lab, fused(wanted))
+
+
+@pytest.mark.parametrize("key", ["*.qkv_proj.*", "layers.0.self_attn.qkv_proj.weight", "re:qkv", "attn"])
+def test_selectors_take_either_spelling(lab: Lab, key: str) -> None:
+    one, two = llama(1), llama(2)
+    lab.model("a", **bare(fused(one)))
+    lab.model("b", **two)
+    recipe(lab, numbers=f"alpha = {{ default = 0.5, '{key}' = 0 }}")
+    assert lab.build("m").ok
+    found, wanted = lab.read("out/m.safetensors"), bare(fused(one))
+    assert torch.equal(found["layers.0.self_attn.qkv_proj.weight"], wanted["layers.0.self_attn.qkv_proj.weight"])
+
+
+def test_fused_tensors_are_written_in_checkpoints_and_shards(lab: Lab) -> None:
+    one, two = llama(1), llama(2)
+    lab.model("a", **fused(one))
+    lab.model("b", **two)
+    text = MIX.format(name="m", a="a", b="b", method="weighted_sum", numbers="alpha = 0.5")
+    lab.write(
+        text.replace("m.safetensors", "m.ckpt")
+        + text.replace("targets.m", "targets.n")
+        .replace("m.safetensors", "n/")
+        .replace("0.5", "0.5\nmax_shard_size = '1kB'")
+    )
+    assert lab.build().ok
+    wanted = fused(half(one, two))
+    found = torch.load(lab / "out/m.ckpt", weights_only=True)["state_dict"]
+    assert found.keys() == wanted.keys()
+    assert all(close(found[name], wanted[name]) for name in wanted)
+    where = json.loads((lab / "out/n/model.safetensors.index.json").read_text())["weight_map"]
+    assert where.keys() == wanted.keys()
+    shards = {name: lab.read(f"out/n/{shard}")[name] for name, shard in where.items()}
+    assert all(close(shards[name], wanted[name]) for name in wanted)
+    assert lab.verdicts() == {"m": "up-to-date", "n": "up-to-date"}
+
+
+def test_what_is_left_of_a_fused_tensor_has_names_of_its_own(lab: Lab) -> None:
+    one, two = llama(1), llama(2)
+    lab.model("a", **fused(one))
+    lab.model("b", **two)
+    recipe(lab, numbers='alpha = 0.5\ndrop = ["*.k_proj.*"]')
+    assert lab.build("m").ok
+    found = lab.read("out/m.safetensors")
+    assert close(found[Q], half(one, two)[Q])
+    assert not any("qkv_proj" in name or "k_proj" in name for name in found)
+
+
+@pytest.mark.parametrize("method", ["weighted_sum", "dare_linear"])
+def test_a_tie_is_one_parameter(lab: Lab, method: str) -> None:
+    """A file that holds the head as well has it written as well; masks are one."""
+    one, two = llama(1), llama(2)
+    folder(lab, "a", one | {HEAD: one[EMBED]}, tied=True)
+    folder(lab, "b", two, tied=True)
+    extra = "alpha = 0.5"
+    if method == "dare_linear":
+        text = (
+            '[targets.m]\nmethod = "dare_linear"\nbase = "a"\nmodels = ["b"]\nweight = [1]\ndensity = 0.5\nseed = 1\n'
+        )
+        lab.write(text + 'output = "out/m.safetensors"\n')
+    else:
+        recipe(lab, numbers=extra)
+    (built,) = lab.build("m").targets
+    assert built.tensors_computed == len(one)
+    found = lab.read("out/m.safetensors")
+    assert torch.equal(found[HEAD], found[EMBED])
+    folder(lab, "a", one, tied=True)
+    (again,) = lab.build("m").targets
+    assert (again.artifact, again.tensors_computed) == (built.artifact, 0)
+    assert HEAD not in lab.read("out/m.safetensors")
+
+
+@pytest.mark.parametrize("first", ["tied", "untied"])
+def test_a_tied_model_with_an_untied_one_is_untied(lab: Lab, first: str) -> None:
+    """Also by way of virtual targets."""
+    one, two = llama(1), llama(2, head=True)
+    folder(lab, "tied", one, tied=True)
+    folder(lab, "untied", two, tied=False)
+    second = "untied" if first == "tied" else "tied"
+    lab.write(
+        f'[targets.v]\nmethod = "scale"\na = "{first}"\nalpha = 1\n'
+        + MIX.format(name="m", a="v", b=second, method="weighted_sum", numbers="alpha = 0.5")
+        + MIX.format(name="n", a=first, b=second, method="weighted_sum", numbers="alpha = { default = 0, L00 = 1 }")
+    )
+    assert lab.build().ok
+    wanted = half(one | {HEAD: one[EMBED]}, two)
+    assert same(lab, wanted)
+
+
+def test_a_head_that_takes_no_part_leaves_the_tie(lab: Lab) -> None:
+    one, two = llama(1), llama(2, head=True)
+    folder(lab, "a", one, tied=True)
+    folder(lab, "b", two, tied=False)
+    recipe(lab, numbers='alpha = 0.5\nmerge = ["L00"]')
+    assert lab.build("m").ok
+    assert HEAD not in lab.read("out/m.safetensors")
+
+
+def test_a_parameter_under_two_names_must_be_one(lab: Lab) -> None:
+    """Their bytes tell; what differs is named."""
+    one, two = llama(1), llama(2)
+    lab.model("a", **one, **bare({EMBED: one[EMBED]}))
+    lab.model("b", **two)
+    recipe(lab)
+    assert lab.build("m").ok
+    assert same(lab, half(one, two))
+    write_model(lab / "a.safetensors", one | bare({EMBED: two[EMBED]}))
+    (built,) = lab.build("m").targets
+    assert built.error is not None
+    assert built.error.problems[0].code == "twice-named"
+    assert built.error.problems[0].rows == (EMBED, "embed_tokens.weight")
+
+
+def test_a_layout_of_the_users_keeps_its_names(lab: Lab) -> None:
+    """They declared it for just these."""
+    one, two = bare(llama(1)), bare(llama(2))
+    lab.model("a", **one)
+    lab.model("b", **two)
+    lab.write(
+        '[layouts.mine]\ndetect = ["layers.*"]\n'
+        "blocks = [['^layers\\.(\\d+)\\.', 'L{:02}'], ['', 'REST']]\n#sources\n"
+        + MIX.format(name="m", a="a", b="b", method="weighted_sum", numbers="alpha = { default = 0.5, REST = 0 }")
+    )
+    assert lab.build("m").ok
+    wanted = half(one, two)
+    assert same(lab, {name: each if name.startswith("layers") else one[name] for name, each in wanted.items()})
+
+
+def folder(lab: Lab, name: str, tensors: dict[str, Tensor], *, tied: bool) -> None:
+    """Write a source that is a folder of transformers."""
+    lab.sources[name] = f"{name}/"
+    (lab / name).mkdir(exist_ok=True)
+    write_model(lab / name / "model.safetensors", tensors)
+    config = {
+        "model_type": "llama",
+        "tie_word_embeddings": tied,
+        "num_hidden_layers": 2,
+        "vocab_size": 16,
+        "hidden_size": 8,
+    }
+    (lab / name / "config.json").write_text(json.dumps(config))
