@@ -10,6 +10,8 @@ from lab import Lab
 from model_files import write_model
 from torch import Tensor
 
+from mergebuild.errors import SourceError
+
 EMBED, HEAD, Q = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.q_proj.weight"
 SHAPES = {
     "self_attn.q_proj": (8, 8),
@@ -221,10 +223,10 @@ def test_a_parameter_under_two_names_must_be_one(lab: Lab) -> None:
     assert lab.build("m").ok
     assert same(lab, half(one, two))
     write_model(lab / "a.safetensors", one | bare({EMBED: two[EMBED]}))
-    (built,) = lab.build("m").targets
-    assert built.error is not None
-    assert built.error.problems[0].code == "twice-named"
-    assert built.error.problems[0].rows == (EMBED, "embed_tokens.weight")
+    with pytest.raises(SourceError) as caught:
+        lab.build("m")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.rows) == ("twice-named", (EMBED, "embed_tokens.weight"))
 
 
 def test_a_layout_of_the_users_keeps_its_names(lab: Lab) -> None:
