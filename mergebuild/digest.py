@@ -18,6 +18,9 @@ __all__ = [
     "artifact_digest",
     "checksum",
     "file_checksum",
+    "is_scaled",
+    "scaled_as",
+    "scaled_checksum",
     "source_tensor_digest",
     "tagged",
 ]
@@ -26,6 +29,8 @@ SCHEMA = 1
 """Raised when the meaning of digests changes; everything is then built anew."""
 
 _TAG = "xxh3-128:"
+
+_SCALED = " scaled by "
 
 _WINDOW = 1 << 20
 """Bytes read at a time: they stay in the processor's cache."""
@@ -54,10 +59,28 @@ def file_checksum(fd: int, begin: int, end: int) -> bytes:
     return running.digest()
 
 
-def source_tensor_digest(dtype: str, shape: Sequence[int], bytes_checksum: bytes) -> bytes:
-    """Return the identity of a source's tensor: its dtype, its shape and the checksum of its bytes."""
+def scaled_as(numbers: str, scales: str, over: str) -> str:
+    """Return what the bytes of a tensor are that is a product, given the dtypes of both factors: no dtype of a file.
+
+    `over`: how the scales lie over the numbers, exactly.
+    """
+    return f"{numbers}{_SCALED}{scales} over {over}"
+
+
+def is_scaled(stored: str) -> bool:
+    """Whether what a tensor's bytes are is of `scaled_as`."""
+    return _SCALED in stored
+
+
+def scaled_checksum(numbers: bytes, scales: bytes) -> bytes:
+    """Return the checksum of a tensor that is a product, given those of both factors' bytes."""
+    return checksum(numbers + scales)
+
+
+def source_tensor_digest(stored: str, shape: Sequence[int], bytes_checksum: bytes) -> bytes:
+    """Return the identity of a source's tensor: what its bytes are (a dtype), its shape and their checksum."""
     shown = ",".join(map(str, shape))
-    return xxhash.xxh3_128_digest(b"source %d %s [%s] " % (SCHEMA, dtype.encode(), shown.encode()) + bytes_checksum)
+    return xxhash.xxh3_128_digest(b"source %d %s [%s] " % (SCHEMA, stored.encode(), shown.encode()) + bytes_checksum)
 
 
 class ArtifactDigests:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, Union
 
 import xxhash
 
-from mergebuild.digest import SCHEMA, tagged
+from mergebuild.digest import SCHEMA, is_scaled, tagged
 
 __all__ = [
     "Key",
@@ -49,7 +49,7 @@ _INPUT = "input"
 _TENSOR = "tensor"
 
 _NARROWED = ("rounded", "once, from float64")
-"""The line of what `narrows`."""
+"""The line of what `narrows`; products with scales are exact in float64."""
 
 
 class Fields(Protocol):
@@ -214,7 +214,7 @@ def resolve(terms: Iterable[tuple[Place, Fraction]], dtypes: Mapping[Place, str]
     """Say what a combination rounded to `dtype` comes to.
 
     `terms` by what each tensor is: its digest, or its place in the order of the digests; `dtypes`: the dtype in which
-    each is stored.
+    each is stored, or what else its bytes are.
     """
     found = gather(terms)
     lone = dtypes[found[0][0]] if len(found) == 1 and found[0][1] == 1 else ""
@@ -229,8 +229,8 @@ def digest_of(found: Resolved[bytes], dtype: str, shape: Sequence[int]) -> bytes
 
 
 def narrows(source: str, dtype: str) -> bool:
-    """Whether a lone tensor in the dtype `source` is rounded to another dtype past float32, which is between them."""
-    return source == "float64" and dtype not in ("float64", "float32")
+    """Whether a lone tensor stored as `source` is rounded to another dtype past float32, which is between them."""
+    return (source == "float64" or is_scaled(source)) and dtype not in ("float64", "float32")
 
 
 def copy_key(digest: bytes) -> Key:

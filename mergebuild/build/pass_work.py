@@ -14,6 +14,7 @@ from pathlib import Path
 from mergebuild.engine.work import (
     KernelCall,
     Leaf,
+    LeafScale,
     Location,
     OutputFile,
     OutputRange,
@@ -24,6 +25,7 @@ from mergebuild.engine.work import (
     Way,
 )
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.header import TensorInfo
 from mergebuild.plan.actions import FileAction, FileContent
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import Made, Operand, SurveyKey
@@ -72,10 +74,7 @@ class Whereabouts:
         source = self._sources.file(owner)
         info = source.tensors[tensor]
         checksum = source.checksums[tensor] if source.checksums is not None else b""
-        first = info.pieces[0] if info.pieces else info
-        files = source.model.files
-        location = Location(files[first.file], first.begin, info.nbytes, info.pieces, files if info.pieces else ())
-        return Lying(Leaf(digest, info.dtype, info.count, location), checksum, 0)
+        return Lying(_leaf(digest, info, source.model.files), checksum, 0)
 
     def unrounded(self, digest: bytes) -> Made | None:
         """Return how a tensor is made that only stands between others."""
@@ -230,8 +229,9 @@ class Wave:
         return sum(size for (path, _), size in self._regions().items() if path in paths)
 
     def _regions(self) -> Mapping[tuple[Path, int], int]:
-        read = [each.location for some in (self.draft.leaves.values(), self.draft.copies) for each in some]
-        return {(path, offset): size for each in read for path, offset, size in each.ranges if size}
+        read = [range_ for leaf in self.draft.leaves.values() for range_ in leaf.ranges]
+        read += [range_ for copy in self.draft.copies for range_ in copy.location.ranges]
+        return {(path, offset): size for path, offset, size in read if size}
 
     def _lying(self, action: FileAction) -> dict[bytes, Lying]:
         """Return where the file's tensors lie as they are.
@@ -276,6 +276,15 @@ class Wave:
                 between = self.whereabouts.unrounded(digest)
                 assert between is not None  # else whoever needs it stands behind whoever makes it
                 self._add_step(between)
+
+
+def _leaf(digest: bytes, info: TensorInfo, files: tuple[Path, ...]) -> Leaf:
+    """Return a source's tensor as what a pass reads; of its scales none is known by digest. `files`: the source's."""
+    first = info.pieces[0] if info.pieces else info
+    size = info.end - info.begin
+    location = Location(files[first.file], first.begin, size, info.pieces, files if info.pieces else ())
+    scale = LeafScale(_leaf(b"", info.scale.info, files), info.scale.scaling) if info.scale else None
+    return Leaf(digest, info.dtype, info.count, location, scale)
 
 
 def _turned(content: FileContent, made: Made) -> tuple[int, int] | None:

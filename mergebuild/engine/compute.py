@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.schedule import Cluster
-from mergebuild.engine.work import Combination, Leaf, OutputRange, Step, StepResult, SurveyJob
+from mergebuild.engine.work import Combination, Leaf, LeafScale, OutputRange, Step, StepResult, SurveyJob
 from mergebuild.methods.method import ProgramError, UndefinedError
 from mergebuild.system import portable
 
@@ -45,6 +45,7 @@ with warnings.catch_warnings():
         makers_of,
         memory_for,
     )
+    from mergebuild.engine.scaling import multiply
     from mergebuild.engine.transfers import Direct, Sending, Staged, Transfers
     from mergebuild.methods.kernels.kernel import all_finite
 
@@ -62,6 +63,9 @@ _Result = TypeVar("_Result")
 
 _HOST = torch.device("cpu")
 """Where what is found out is kept, for whoever needs it where."""
+
+_MOST_SCALES = 16
+"""Leaves whose scales are kept for their next chunks."""
 
 _SMALL = 1 << 24
 """Elements that are looked at together without waiting for another worker that does."""
@@ -267,6 +271,8 @@ class Worker:
         self._chunk = chunk
         self._stop = stop
         self._findings = findings
+        self._scales_of: dict[bytes, torch.Tensor] = {}
+        """The scales of leaves last read, by digest."""
         with transfers.entered():
             self._room = _Room(chunk, transfers)
 
@@ -282,7 +288,7 @@ class Worker:
     def release(self, leaves: Iterable[Leaf]) -> None:
         """Say that whole leaves are done with."""
         for leaf in leaves:
-            self._mappings.release_all(leaf.location)
+            self._mappings.release_all(leaf)
 
     def close(self) -> None:
         """Wait until its buffers are not in use any more."""
@@ -350,13 +356,13 @@ class Worker:
 
     def part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
         """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
-        if len(part) == 1 and part[0][1] == 1:
+        if len(part) == 1 and part[0][1] == 1 and part[0][0].scale is None:
             whole = self._whole(part[0][0])
             return self._transfers.whole(whole if span is None else whole[span[0] : span[1]])
         return self._combined(part, span)
 
     def _whole(self, leaf: Leaf) -> torch.Tensor:
-        """Return a leaf as it lies, flat: a view of the file where that is possible."""
+        """Return a leaf as it lies, not scaled, flat: a view of the file where that is possible."""
         dtype = getattr(torch, leaf.dtype)
         lying = leaf.location
         if lying.pieces:
@@ -379,10 +385,23 @@ class Worker:
             data = self._mappings.gathered(lying, start, count)
         else:
             data = self._mappings.view(lying.path, lying.offset + start * dtype.itemsize, count * dtype.itemsize)
-        return self._transfers.bring(data, dtype, room[:count], to_odd=to_odd)
+        if leaf.scale is None:
+            return self._transfers.bring(data, dtype, room[:count], to_odd=to_odd)
+        values = self._transfers.bring(data, dtype, room[:count])
+        return multiply(values, start, self._scales(leaf.digest, leaf.scale), leaf.scale.scaling, odd=to_odd)
+
+    def _scales(self, digest: bytes, scale: LeafScale) -> torch.Tensor:
+        """Return the scales of the leaf of a digest, row by row, where they are computed with."""
+        found = self._scales_of.get(digest)
+        if found is None:
+            if len(self._scales_of) == _MOST_SCALES:
+                self._scales_of.clear()
+            across = math.ceil(scale.scaling.columns / scale.scaling.block_columns)
+            found = self._scales_of[digest] = self._transfers.whole(self._whole(scale.leaf)).clone().view(-1, across)
+        return found
 
     def load_to_odd(self, leaf: Leaf, start: int, out: torch.Tensor) -> torch.Tensor:
-        """Write values of a float64 leaf, rounded to odd, into a buffer; return it."""
+        """Write values of a leaf, float64 or scaled, rounded to odd, into a buffer; return it."""
         return self._load(leaf, start, len(out), out, to_odd=True)
 
     # What must be known of several tensors

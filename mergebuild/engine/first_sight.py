@@ -35,7 +35,7 @@ def seen(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
     found: list[bytes] = []
     for leaf, shape, checksum in group.inputs:
         found.append(checksum or next(hashed))
-        digest = leaf.digest if checksum else source_tensor_digest(leaf.dtype, shape, found[-1])
+        digest = leaf.digest if checksum else source_tensor_digest(leaf.stored, shape, found[-1])
         leaves.append(replace(leaf, digest=digest))
     draft, lying = PassDraft(), {leaf.digest: leaf for leaf in leaves}
     digests = [leaf.digest for leaf in leaves]
@@ -51,7 +51,8 @@ def seen(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
 def _made(tensor: UnseenTensor, draft: PassDraft, digests: Sequence[bytes], lying: Mapping[bytes, Leaf]) -> SeenTensor:
     """Add to a draft what makes a tensor; return what it came to."""
     terms = [(digests[index], share) for index, share in tensor.terms]
-    dtypes = {digest: (draft.steps.get(digest) or lying[digest]).dtype for digest, _ in terms}
+    steps = draft.steps
+    dtypes = {digest: steps[digest].dtype if digest in steps else lying[digest].stored for digest, _ in terms}
     found = resolve(terms, dtypes, tensor.dtype)
     digest = digest_of(found, tensor.dtype, tensor.shape)
     match draft.put(digest, tensor.place, lying.get(digest)):

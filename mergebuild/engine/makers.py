@@ -150,7 +150,7 @@ class LinearMaker(Maker):
 
 
 class Narrowing(Maker):
-    """A lone float64 tensor in a narrower dtype than float32. It is read anew: its chunk was rounded to float32."""
+    """A lone tensor that `narrows`. It is read anew: its chunk was rounded to float32."""
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None) -> None:
         super().__init__(step, inputs, kept)
@@ -161,7 +161,7 @@ class Narrowing(Maker):
         self._read = bench.reader_to_odd(self.inputs[0])
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
-        """Return float32 values, in `out`, that round to what the float64 ones round to."""
+        """Return float32 values, in `out`, that round to what the exact ones round to."""
         assert self._read is not None  # it was prepared
         return self._read(start, out)
 
@@ -368,9 +368,10 @@ def _range(dtype: str) -> float:
 def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
     """Return what makes the steps, and the number of chunks that must be at hand at once."""
     slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
-    dtypes = {step.digest: step.dtype for step in cluster.steps} | {leaf.digest: leaf.dtype for leaf in cluster.leaves}
+    dtypes = {step.digest: step.dtype for step in cluster.steps}
+    dtypes |= {leaf.digest: leaf.value_dtype for leaf in cluster.leaves}
     last = {digest: step.digest for step in cluster.steps for digest in step.reads}
-    leaves = {leaf.digest: leaf.dtype for leaf in cluster.leaves}
+    stored = {leaf.digest: leaf.stored for leaf in cluster.leaves}
     views = {leaf.digest for leaf in cluster.leaves if leaf.dtype == "float32"}
     found: list[Maker] = []
     for step in cluster.steps:
@@ -381,7 +382,7 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
         if step.operation is not None:
             found.append(_maker_of(step.operation)(step, inputs, kept, step.operation))
             continue
-        if step.lone is not None and narrows(leaves.get(step.lone, ""), step.dtype):
+        if step.lone is not None and narrows(stored.get(step.lone, ""), step.dtype):
             found.append(Narrowing(step, inputs, kept))
             continue
         pivot = _shares_of(tuple(coefficient for _, coefficient in step.terms)).pivot

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mergebuild.engine.work import Location
+from mergebuild.engine.work import Leaf, Location
 from mergebuild.errors import SourceError
 from mergebuild.formats.gathering import gather
 from mergebuild.system import portable
@@ -161,9 +161,9 @@ class Mappings:
         """Return elements of a tensor in pieces."""
         return gather(location.pieces, lambda file: _Slices(self, location.files[file]), location.width, start, count)
 
-    def release_all(self, location: Location) -> None:
-        """Say that all that lies at a location was read and is not needed again."""
-        for path, begin, size in location.ranges:
+    def release_all(self, lying: Leaf | Location) -> None:
+        """Say that all that lies at a location, or of a leaf, was read and is not needed again."""
+        for path, begin, size in lying.ranges:
             self.release(path, begin, size)
 
     def release(self, path: Path, offset: int, size: int) -> None:

@@ -65,7 +65,7 @@ class Prefetch:
     def _run(self) -> None:
         asked = 0
         for leaf in self._leaves:
-            for path, begin, length in leaf.location.ranges:
+            for path, begin, length in leaf.ranges:
                 try:
                     file = self._mappings.opened(path)
                     mapping = file.mapping

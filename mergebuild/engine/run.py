@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from mergebuild.digest import scaled_checksum
 from mergebuild.engine import limits
 from mergebuild.engine.bounds import DEVICE_MEMORY, PER_DEVICE
 from mergebuild.engine.first_sight import seen
@@ -448,7 +449,7 @@ class _Crew:
                 self._copy(copy)
         if cluster is None or not _torch.is_there.is_set():
             for leaf in unhashed:
-                self._mappings.release_all(leaf.location)
+                self._mappings.release_all(leaf)
         if cluster is not None:
             with self._lock:
                 self._put_off.append(cluster)
@@ -492,7 +493,8 @@ class _Crew:
             if self._stop.is_set():
                 break
             running.update(piece)
-        return running.digest()
+        own = running.digest()
+        return scaled_checksum(own, self._checksum(leaf.scale.leaf)) if leaf.scale else own
 
     def _pieces(self, leaf: Leaf) -> Iterator[memoryview | bytearray]:
         """Yield the bytes of a tensor, each piece to be used before the next is asked for.

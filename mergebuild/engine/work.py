@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild import errors
+from mergebuild.digest import scaled_as
 from mergebuild.formats.gathering import span_of
-from mergebuild.formats.header import Piece
+from mergebuild.formats.header import Piece, Scaling
 from mergebuild.methods.arguments import Argument
 from mergebuild.methods.method import Method
 
@@ -26,6 +27,7 @@ __all__ = [
     "Copy",
     "KernelCall",
     "Leaf",
+    "LeafScale",
     "Location",
     "OutputFile",
     "OutputRange",
@@ -104,18 +106,47 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True)
+class LeafScale:
+    """What the elements of a leaf are multiplied by."""
+
+    leaf: Leaf
+    """One scale for each block, row by row."""
+    scaling: Scaling
+
+
+@dataclass(frozen=True, slots=True)
 class Leaf:
-    """A tensor in a file: `count` elements of `dtype`."""
+    """A tensor in a file: `count` elements of `dtype`; or, with a `scale`, the product of these with scales."""
 
     digest: bytes
     dtype: str
     count: int
     location: Location
+    scale: LeafScale | None = None
 
     @property
     def size(self) -> int:
         """Its size in bytes."""
-        return self.location.size
+        return self.location.size + (self.scale.leaf.size if self.scale else 0)
+
+    @property
+    def stored(self) -> str:
+        """What its bytes are, as `TensorInfo.stored`."""
+        if self.scale is None:
+            return self.dtype
+        return scaled_as(self.dtype, self.scale.leaf.dtype, self.scale.scaling.shown)
+
+    @property
+    def value_dtype(self) -> str:
+        """A dtype that has room for its values."""
+        return "float32" if self.scale else self.dtype
+
+    @property
+    def ranges(self) -> Iterator[tuple[Path, int, int]]:
+        """Yield all files, offsets and sizes in bytes where it lies."""
+        yield from self.location.ranges
+        if self.scale:
+            yield from self.scale.leaf.ranges
 
     def copied_to(self, place: OutputRange) -> Copy:
         """Return the copy of all of it to a place."""

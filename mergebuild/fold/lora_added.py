@@ -12,7 +12,6 @@ from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import own
 from mergebuild.fold.views import MODEL_LIKENESS, View
-from mergebuild.formats.header import TensorInfo
 from mergebuild.lora import Delta, DeltaSum, adapter_config, match, needs, shaped
 from mergebuild.methods.arguments import Arguments
 from mergebuild.methods.tables.lora import DELTA
@@ -89,14 +88,15 @@ class AddedLoras:
         of = {tensor: int(tensor in specs) for tensor in base.specs}
         return View(each, base.layout, base.specs, (nothing, something), Kinds(of, base.specs), delta=name)
 
-    def tensors(self, ref: str) -> tuple[Mapping[str, TensorInfo | Spec], Mapping[str, object] | None, str]:
+    def tensors(self, ref: str) -> tuple[Mapping[str, Spec], Mapping[str, object] | None, str]:
         """Return a LoRA's tensors, its configuration, and what to call it."""
         if ref in self._sources:
             source = self._sources.file(ref)
-            return source.tensors, adapter_config(source.model), source.shown
+            tensors = {name: Spec(each.offered, each.shape, each.is_float) for name, each in source.tensors.items()}
+            return tensors, adapter_config(source.model), source.shown
         return self._blueprint(ref).specs, None, f"target `{ref}`"
 
-    def _added(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, TensorInfo | Spec], weight: Form) -> Form:
+    def _added(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, Spec], weight: Form) -> Form:
         """Return the form of what a LoRA adds to one tensor."""
         weighed = any(needs(each.family, dict(each.facts)) != "nothing" for each in deltas)
         factors = [factor.tensor for each in deltas for factor in each.factors]

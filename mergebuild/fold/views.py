@@ -233,9 +233,11 @@ class Views:
         while base not in self._sources:
             base = self._recipe.target(base).inputs[0].ref
         ref = view.input.ref
-        if ref not in self._sources or mine.dtype != self._sources.file(base).tensors[name].dtype:
+        if ref not in self._sources:
             return view  # whose shape is refused then
         models = self._sources.file(ref).model, self._sources.file(base).model
+        if mine.dtype != models[1].tensors[name].dtype or any(model.tensors[name].scale for model in models):
+            return view
         owner = self._sources.renamed(ref, f"on {base}", widened(*models, name))
         extra = self._intern({Slot(owner): Fraction(1)})
         of = {each: view.kind(each) for each in view.specs} | {name: len(view.palette)}
@@ -288,7 +290,7 @@ def disagreements(views: Sequence[View]) -> list[str]:
 
 
 def _spec(info: TensorInfo) -> Spec:
-    return Spec(info.dtype, info.shape, info.is_float)
+    return Spec(info.offered, info.shape, info.is_float)
 
 
 def _without_averages(specs: Mapping[str, Spec], ema: str) -> tuple[Mapping[str, Spec], int]:

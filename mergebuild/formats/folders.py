@@ -19,7 +19,7 @@ from mergebuild.errors import Place, SourceError
 from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import ADAPTER_CONFIG, ADAPTERS, Model, read_safetensors
-from mergebuild.formats.quantized import UNQUANTIZED, listed, may_be_quantized, quantization_claimed, refuse_packed
+from mergebuild.formats.quantized import UNQUANTIZED, listed, quantization_claimed, with_scales
 from mergebuild.formats.ranks import ranks
 from mergebuild.formats.reading import quoted
 from mergebuild.formats.registry import FILES
@@ -206,7 +206,7 @@ def _adapter(place: _ShardPlace, adapters: Sequence[str]) -> Folder:
             "weights-missing", f"has an `{ADAPTER_CONFIG}`, and neither {expected}", "download the whole folder"
         )
     name = adapters[0]
-    model = place.read_file(place.path / name, f"{place.shown}/{name}")
+    model = with_scales(place.read_file(place.path / name, f"{place.shown}/{name}"), place.shown)
     documents = (place.path / ADAPTER_CONFIG,)
     model = replace(model, format="peft", documents=documents, folder=place.path, facts=config)
     return Folder("peft", {"": model}, config, *place.beside(), model.notices)
@@ -282,7 +282,6 @@ def _modules(place: _ShardPlace, names: frozenset[str]) -> list[str]:
 
 def _component(place: _ShardPlace, names: frozenset[str], config: Mapping[str, object], kind: str) -> Model:
     """Return the weights of a folder of transformers, or of one component of diffusers."""
-    claim = quantization_claimed(config)
     name, notices = _chosen(place, names, config)
     if name.endswith(".json"):
         try:
@@ -297,15 +296,11 @@ def _component(place: _ShardPlace, names: frozenset[str], config: Mapping[str, o
         try:
             model = _single(place, name)
         except SourceError as error:
+            claim = quantization_claimed(config)
             if claim is not None and error.problems[0].code == "unsupported-dtype":
                 raise _quantized(place, claim) from error
             raise
-    refuse_packed(model.tensors, place.shown)
-    if claim is not None:
-        if may_be_quantized(model.tensors.values()):
-            raise _quantized(place, claim)
-        told = f"{quoted(f'{place.shown}/config.json')} has a {claim}, and no tensor is quantized: it is not written"
-        notices = (*notices, told)
+    model = with_scales(model, place.shown, config)
     return replace(model, format=kind, folder=place.path, notices=(*notices, *model.notices), facts=config)
 
 

@@ -17,6 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
+from mergebuild.digest import scaled_as
 from mergebuild.errors import did_you_mean
 from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED
 from mergebuild.formats.foreign import LOOKED_AT, recognize
@@ -34,7 +35,17 @@ from mergebuild.formats.reading import (
 )
 from mergebuild.system.bounded_text import what_is_wrong
 
-__all__ = ["MAX_HEADER", "METADATA", "Header", "Piece", "TensorInfo", "read_header", "read_header_fd"]
+__all__ = [
+    "MAX_HEADER",
+    "METADATA",
+    "Header",
+    "Piece",
+    "Scale",
+    "Scaling",
+    "TensorInfo",
+    "read_header",
+    "read_header_fd",
+]
 
 MAX_HEADER: Final = 100_000_000
 """The longest header that safetensors allows (bytes of JSON)."""
@@ -69,11 +80,38 @@ class Piece(NamedTuple):
     """How many elements lie between neighbours, by dimension."""
 
 
+class Scaling(NamedTuple):
+    """How scales lie over a tensor: over its elements in rows of `columns`, one scale for each block of them.
+
+    The blocks at the end of rows and of columns may be cut short.
+    """
+
+    columns: int
+    """How many elements a row has; the tensor's last dimensions together."""
+    block_rows: int
+    block_columns: int
+
+    @property
+    def shown(self) -> str:
+        """All of it as text."""
+        return f"{self.block_rows}x{self.block_columns} of {self.columns}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What the elements of a tensor are multiplied by."""
+
+    info: TensorInfo
+    """Where the scales lie: floating-point numbers, a matrix with one for each block."""
+    scaling: Scaling
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where a tensor is: `dtype` in the contract's word, bytes `begin` to `end` counted from the file's beginning.
 
-    A tensor that does not lie in one run is put together of `pieces`, one behind the other; it then has `begin` 0.
+    A tensor that does not lie in one run is put together of `pieces`, one behind the other; it then has `begin` 0. One
+    with a `scale` is the product of the numbers that lie there with those.
     """
 
     name: str
@@ -84,11 +122,29 @@ class TensorInfo:
     file: int = 0
     """Which of the model's files."""
     pieces: tuple[Piece, ...] = ()
+    scale: Scale | None = None
 
     @property
     def nbytes(self) -> int:
-        """How many bytes it takes."""
-        return self.end - self.begin
+        """How many bytes it takes, its scales included."""
+        return self.end - self.begin + (self.scale.info.nbytes if self.scale else 0)
+
+    @property
+    def offered(self) -> str:
+        """The dtype that `source` means: products of 8-bit floats with scales were of one with 16 bits before."""
+        return "bfloat16" if self.scale else self.dtype
+
+    @property
+    def shown_dtype(self) -> str:
+        """Its dtype for people."""
+        return f"scaled {self.dtype}" if self.scale else self.dtype
+
+    @property
+    def stored(self) -> str:
+        """What its bytes are: their dtype, and how they are scaled. With their checksum it is the tensor's identity."""
+        if self.scale is None:
+            return self.dtype
+        return scaled_as(self.dtype, self.scale.info.dtype, self.scale.scaling.shown)
 
     @property
     def count(self) -> int:

@@ -117,7 +117,7 @@ class Origins:
             digest = source.digests[tensor]
             if digest not in self._sources_by_digest:
                 self._sources_by_digest[digest] = (owner, tensor)
-                self._dtypes[digest] = source.tensors[tensor].dtype
+                self._dtypes[digest] = source.tensors[tensor].stored
             return Origin(digest, self._dtypes[digest], self._size_in_source(digest))
         if self._folding.is_virtual(owner):
             return self._made(self._unrounded_of(owner).by_name[tensor], "float32")

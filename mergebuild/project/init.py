@@ -139,7 +139,7 @@ def _model(file: Path, root: Path) -> _FoundModel:
 def _facts(model: Model) -> str:
     sizes: dict[str, int] = {}
     for tensor in model.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+        sizes[tensor.shown_dtype] = sizes.get(tensor.shown_dtype, 0) + tensor.nbytes
     dtype = max(sizes, key=lambda each: sizes[each], default="empty")
     return f"{dtype}, {len(model.tensors)} tensors, {_size(model.size)}"
 

@@ -98,7 +98,9 @@ def inspect_model(
         adapter=low_rank.to_json() if low_rank else None,
         origin=provenance.told(model.metadata),
         notices=model.notices,
-        tensor_list=tuple((each.name, each.dtype, each.shape, each.nbytes) for each in tensors) if with_tensors else (),
+        tensor_list=tuple((each.name, each.shown_dtype, each.shape, each.nbytes) for each in tensors)
+        if with_tensors
+        else (),
     )
 
 
@@ -109,7 +111,7 @@ def _hashes(model: Model) -> dict[str, str | None]:
 
 
 def _dtypes(tensors: Iterable[TensorInfo]) -> dict[str, int]:
-    return dict(Counter(tensor.dtype for tensor in tensors).most_common())
+    return dict(Counter(tensor.shown_dtype for tensor in tensors).most_common())
 
 
 def _weights(names: Iterable[str]) -> str:
@@ -170,7 +172,7 @@ def _precision(tensors: Iterable[TensorInfo]) -> str:
     sizes: Counter[str] = Counter()
     for tensor in tensors:
         if DTYPES_BY_WORD[tensor.dtype].is_float:
-            sizes[tensor.dtype] += tensor.nbytes
+            sizes[tensor.shown_dtype] += tensor.nbytes
     if len(sizes) < 2:
         return next(iter(sizes), "no floats")
     whole = sizes.total() or 1

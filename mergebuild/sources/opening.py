@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.formats import registry
+from mergebuild.formats import registry, scales
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import ADAPTERS, Model, SecondCopy
-from mergebuild.formats.quantized import refuse_packed
+from mergebuild.formats.quantized import UNQUANTIZED, with_scales
 from mergebuild.formats.reading import beginning, quoted
+from mergebuild.formats.scales import ScaledPart
 from mergebuild.lora import adapter_config, is_lora, is_of_peft, lacks_scale
 from mergebuild.naming.canonical import Canonical, canonical
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
@@ -75,8 +76,7 @@ def read_model(
     name = str(path) if shown is None else shown
     if not path.is_dir():
         _refuse_parts(path, name)
-        found = _file(path, name)
-        refuse_packed(found.tensors, name)
+        found = with_scales(_file(path, name), name)
         if is_lora(found.tensors):
             return _with_meaning(found, path, name, within)
         return _canonical(found, name, keeps_names)
@@ -156,7 +156,7 @@ def _canonical(model: Model, shown: str, keeps_names: KeepsNames, config: Mappin
     )
     for twin in twins:
         own = tensors[twin.parameter]
-        if (own.dtype, own.shape) != (twin.info.dtype, twin.info.shape):
+        if (own.stored, own.shape) != (twin.info.stored, twin.info.shape):
             raise twice_named(shown, found.made[twin.parameter].cuts[0].tensor, twin.info.name)
     return replace(model, tensors=tensors, spelling=spelling, tied=found.tied, twins=twins, copies=tuple(copies))
 
@@ -187,7 +187,7 @@ def _same_place(model: Model) -> Mapping[str, str]:
     places: dict[tuple[object, ...], str] = {}
     found: dict[str, str] = {}
     for name, info in model.tensors.items():
-        place = (info.file, info.begin, info.end, info.pieces, info.dtype, info.shape)
+        place = (info.file, info.begin, info.end, info.pieces, info.dtype, info.shape, info.scale)
         first = places.setdefault(place, name) if info.nbytes else name
         if first != name:
             found[name] = first
@@ -300,25 +300,34 @@ def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], 
 def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], first: Mapping[str, int]) -> TensorInfo:
     """Return a tensor that is made of cuts: in one run where they lie so."""
     infos = [components[cut.component].tensors[cut.tensor] for cut in renamed.cuts]
+    both = list(zip(renamed.cuts, infos, strict=True))
     dtype = infos[0].dtype
-    if any(info.dtype != dtype for info in infos):
+    scale = None
+    if any(info.scale for info in infos):
+        parts = [
+            ScaledPart(info, first[cut.component], cut.at, cut.rows, cut.columns, cut.transposed) for cut, info in both
+        ]
+        scale = scales.put_together(parts)
+        if scale is None and len({info.stored for info in infos}) == 1:
+            raise SourceError.one(
+                "quantized-weights",
+                f"`{infos[0].name}` is read as part of `{name}`, and its scales can't be cut so ({infos[0].stored})",
+                help=UNQUANTIZED,
+            )
+    if any(info.dtype != dtype or (info.scale and not scale) for info in infos):
         raise SourceError.one(
             "mixed-dtypes",
-            f"`{name}` is made of tensors of different dtypes: {', '.join(info.dtype for info in infos)}",
-            rows=tuple(f"{info.dtype}  {info.name}" for info in infos),
+            f"`{name}` is made of tensors of different dtypes: {', '.join(info.stored for info in infos)}",
+            rows=tuple(f"{info.stored}  {info.name}" for info in infos),
             help="save the model in one dtype",
         )
-    pieces = [
-        piece
-        for cut, info in zip(renamed.cuts, infos, strict=True)
-        for piece in _pieces(cut, info, first[cut.component])
-    ]
+    pieces = [piece for cut, info in both for piece in _pieces(cut, info, first[cut.component])]
     size = DTYPES_BY_WORD[dtype].size
     if len(pieces) == 1 and is_run(pieces[0].shape, pieces[0].strides):
         begin = pieces[0].begin
         end = begin + prod(pieces[0].shape) * size
-        return TensorInfo(name, dtype, renamed.shape, begin, end, pieces[0].file)
-    return TensorInfo(name, dtype, renamed.shape, 0, prod(renamed.shape) * size, pieces[0].file, tuple(pieces))
+        return TensorInfo(name, dtype, renamed.shape, begin, end, pieces[0].file, scale=scale)
+    return TensorInfo(name, dtype, renamed.shape, 0, prod(renamed.shape) * size, pieces[0].file, tuple(pieces), scale)
 
 
 def _pieces(cut: RowsOf, info: TensorInfo, first: int) -> list[Piece]:

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from mergebuild.digest import artifact_digest, checksum, file_checksum, source_tensor_digest
+from mergebuild.digest import artifact_digest, checksum, file_checksum, scaled_checksum, source_tensor_digest
 from mergebuild.errors import Problem, SourceError
 from mergebuild.events import Emit, Hashing, silent
 from mergebuild.formats import registry
@@ -111,7 +111,7 @@ class SourceFile:
         """The digest of each tensor; the source must be hashed."""
         assert self.checksums is not None
         return {
-            name: source_tensor_digest(info.dtype, info.shape, self.checksums[name])
+            name: source_tensor_digest(info.stored, info.shape, self.checksums[name])
             for name, info in self.tensors.items()
         }
 
@@ -119,7 +119,7 @@ class SourceFile:
     def content(self) -> bytes:
         """The digest of the whole set of tensors, and of what is said of those of an adapter; it must be hashed."""
         found = artifact_digest(
-            (name, info.dtype, info.shape, self.digests[name]) for name, info in self.tensors.items()
+            (name, info.stored, info.shape, self.digests[name]) for name, info in self.tensors.items()
         )
         if self.model.format == "peft":
             said = json.dumps(self.model.facts, sort_keys=True)
@@ -531,6 +531,10 @@ def _checksums(source: SourceFile, tensors: Collection[TensorInfo]) -> list[byte
     paths = source.model.files
 
     def checksum_of(info: TensorInfo) -> bytes:
+        own = checksum_of_bytes(info)
+        return scaled_checksum(own, checksum_of_bytes(info.scale.info)) if info.scale else own
+
+    def checksum_of_bytes(info: TensorInfo) -> bytes:
         with ExitStack() as files:
             needed = {piece.file for piece in info.pieces} or {info.file}
             fds = {each: files.enter_context(paths[each].open("rb")).fileno() for each in needed}

@@ -95,7 +95,7 @@ def _source(draw: Draw, name: str, family: str) -> Source:
     kin = FAMILIES[family]
     seed = draw(st.integers(0, 3))
     dtype = draw(st.sampled_from(_DTYPES))
-    traits = ["ties", "zeros", "small", "mixed", "missing", "extra", "alike"]
+    traits = ["ties", "zeros", "small", "mixed", "missing", "extra", "alike", "scaled"]
     if family == "sd1":
         traits += ["ema", "ids", "broken-ids"] * 2
     if family.startswith("lora"):

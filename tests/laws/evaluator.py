@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensor_files import FLOATS, Stored, encode, read_model
+from tensor_files import FLOATS, Scaled, Stored, encode, read_model
 from worlds import FAMILIES, Rule, Table, Target, World, tensors_of
 
 __all__ = ["check"]
@@ -94,7 +94,7 @@ class _Evaluation:
             self._views[ref, ema] = found
         return self._views[ref, ema]
 
-    def _source(self, tensors: Mapping[str, Stored], ema: str) -> View:
+    def _source(self, tensors: Mapping[str, Stored | Scaled], ema: str) -> View:
         found = {}
         for name, stored in tensors.items():
             each = stored
@@ -103,13 +103,13 @@ class _Evaluation:
                 each = tensors[copy]
             if name.endswith(".position_ids"):
                 each = Stored("int64", (1, 77), encode(range(77), "int64"))
-            found[name] = self._stored(each, ("bytes", each.dtype, each.shape, each.data))
+            found[name] = self._stored(each, (type(each), each.dtype, each.shape, each.data))
         return found
 
-    def _stored(self, each: Stored, key: Key) -> Tensor:
+    def _stored(self, each: Stored | Scaled, key: Key) -> Tensor:
         if not each.is_float:
             return Tensor(each.dtype, each.shape, (), each.data)
-        self._leaves[key] = Leaf(each.values, each.dtype)
+        self._leaves[key] = Leaf(each.values, "a product" if isinstance(each, Scaled) else each.dtype)
         return Tensor(each.dtype, each.shape, ((key, Fraction(1)),))
 
     def _file(self, name: str) -> View | None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tensor_files import Stored, read_model, write_model
+from tensor_files import Stored, files_of, read_model, write_model
 from worlds import World, beside, mergefile, program, tensors_of
 
 import mergebuild.build.builder
@@ -112,7 +112,7 @@ class Place:
                 path = self.root / source.place
                 if path.is_dir():
                     shutil.rmtree(path)
-                write_model(path, *content[:1], source.form, content[1])  # type: ignore[arg-type]
+                write_model(path, files_of(content[0]), source.form, content[1])
                 self._there = {each: it for each, it in self._there.items() if each.split()[0] != source.place}
                 self._there[key] = content
         for own in world.methods:

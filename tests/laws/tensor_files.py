@@ -15,7 +15,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-__all__ = ["FLOATS", "Stored", "decode", "encode", "largest", "read_model", "rounded", "write_model"]
+__all__ = [
+    "FLOATS",
+    "Scaled",
+    "Stored",
+    "decode",
+    "encode",
+    "files_of",
+    "largest",
+    "read_model",
+    "rounded",
+    "scaled",
+    "write_model",
+]
 
 
 class _Float(NamedTuple):
@@ -56,6 +68,79 @@ class Stored(NamedTuple):
     def values(self) -> np.ndarray:
         """Its numbers, flat."""
         return decode(self.data, self.dtype)
+
+
+class Scaled(NamedTuple):
+    """A weight that is 8-bit floats with scales beside them: of the tensor, its rows, or blocks."""
+
+    numbers: Stored
+    scales: Stored
+    name: str
+    """What the scales are called, `{}` standing for the name of the module."""
+
+    dtype = "bfloat16"
+    """What it is to whoever reads it."""
+    is_float = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.numbers.shape
+
+    @property
+    def data(self) -> bytes:
+        """All that it follows from."""
+        return repr((self.numbers, self.scales)).encode()
+
+    @property
+    def values(self) -> np.ndarray:
+        """The exact products, flat."""
+        factors = self.scales.values.reshape(self.scales.shape)
+        for axis, size in enumerate(self.shape if self.scales.shape else ()):
+            factors = factors.repeat(size // factors.shape[axis], axis)
+        with np.errstate(invalid="ignore"):
+            return (self.numbers.values.reshape(self.shape) * factors).reshape(-1)
+
+
+def scaled(values: Sequence[float], shape: tuple[int, ...], number: int) -> Scaled:
+    """Return a weight as 8-bit floats: with one scale, one a row, or one a block of two by two, as a number says."""
+    array = np.asarray(values, dtype=np.float64).reshape(shape)
+    dtype = ("float8_e4m3fn", "float8_e5m2")[number % 5 == 4]
+    kind = ("tensor", "rows", "blocks")[number % 3]
+    grid: tuple[int, ...] = ()
+    if kind == "rows":
+        grid = (shape[0], *[1] * (len(shape) - 1))
+    elif kind == "blocks" and len(shape) == 2 and not (shape[0] % 2 or shape[1] % 2):
+        grid = (shape[0] // 2, shape[1] // 2)
+    word = ("float32", "bfloat16")[number % 2]
+    sizes = [each // own for each, own in zip(shape, grid, strict=True)] if grid else []
+    magnitudes = np.abs(np.nan_to_num(array, nan=0.0))
+    if grid:
+        split = magnitudes.reshape([part for pair in zip(grid, sizes, strict=True) for part in pair])
+        most = split.max(axis=tuple(range(1, 2 * len(grid), 2)))
+    else:
+        most = magnitudes.max(initial=0.0)
+    factors = np.where(most > 0, most / 400, 1.0)
+    scales = Stored(word, grid, encode(factors, word))
+    spread = Scaled(Stored("float32", shape, encode(np.ones(shape), "float32")), scales, "").values.reshape(shape)
+    name = ("{}.scale_weight", "{}.weight_scale", "{}.weight_scale_inv")[number // 2 % 3]
+    return Scaled(Stored(dtype, shape, encode(array / spread, dtype)), scales, name)
+
+
+def files_of(tensors: Mapping[str, Stored | Scaled]) -> dict[str, Stored]:
+    """Return the tensors that a file of a model has: scales beside their weights, and a mark."""
+    found: dict[str, Stored] = {}
+    for name, each in tensors.items():
+        if isinstance(each, Scaled):
+            module = name.removesuffix(".weight")
+            found |= {name: each.numbers, each.name.format(module): each.scales}
+            if each.name.endswith("scale_weight"):
+                found["scaled_fp8"] = Stored("float8_e4m3fn", (0,), b"")
+            else:
+                found[f"{module}.input_scale"] = Stored("float32", (), encode([0.5], "float32"))
+        else:
+            found[name] = each
+    return found
 
 
 def largest(dtype: str) -> float:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from tensor_files import Stored, encode
+from tensor_files import Scaled, Stored, encode, scaled
 
 __all__ = [
     "FAMILIES",
@@ -346,16 +346,17 @@ def _numbers(key: str, count: int, traits: Sequence[str]) -> list[float]:
 
 
 @lru_cache(maxsize=512)
-def tensors_of(source: Source) -> Mapping[str, Stored]:
+def tensors_of(source: Source) -> Mapping[str, Stored | Scaled]:
     """Return what a source holds.
 
     Traits: `mixed` dtypes; `missing` and `extra` tensors; `ema` copies; `ids` right and `broken-ids`; `ties` and
-    `zeros` among the values; `alike`: tensors of one shape are equal; `small`: trained little; `nan`: a value is none.
+    `zeros` among the values; `alike`: tensors of one shape are equal; `small`: trained little; `nan`: a value is none;
+    `scaled`: half of the matrices are 8-bit floats with scales.
     """
     family = FAMILIES[source.family]
     traits = source.traits
     patches = dict(source.patches)
-    found: dict[str, Stored] = {}
+    found: dict[str, Stored | Scaled] = {}
     for number, (name, shape) in enumerate(family.shapes.items()):
         if "missing" in traits and number % 5 == 3:
             continue
@@ -376,7 +377,10 @@ def tensors_of(source: Source) -> Mapping[str, Stored]:
         if "nan" in traits and number == 2:
             values = [float("nan"), *values[1:]]
         dtype = _MIXED[number % 3] if "mixed" in traits else source.dtype
-        found[name] = Stored(dtype, shape, encode(values, dtype))
+        if "scaled" in traits and number % 2 and len(shape) > 1 and name.endswith(".weight"):
+            found[name] = scaled(values, shape, number // 2 + source.seed)
+        else:
+            found[name] = Stored(dtype, shape, encode(values, dtype))
     if "extra" in traits:
         found["extra.weight"] = Stored("float32", (3,), encode([1, 2, source.seed], "float32"))
     if source.family == "sd1":
@@ -384,7 +388,7 @@ def tensors_of(source: Source) -> Mapping[str, Stored]:
     return found
 
 
-def _add_odd(found: dict[str, Stored], source: Source) -> None:
+def _add_odd(found: dict[str, Stored | Scaled], source: Source) -> None:
     """Add position ids, right or averaged as floats once, and EMA copies."""
     if "broken-ids" in source.traits:
         ids = [each * (0.99 if source.seed % 2 else 1.0) for each in range(77)]

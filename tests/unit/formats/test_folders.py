@@ -14,7 +14,6 @@ from mergebuild.errors import Problem, SourceError
 from mergebuild.formats.folders import Folder, read_folder
 from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import Model, read_safetensors
-from mergebuild.formats.quantized import refuse_packed
 
 
 def refused(folder: Path) -> Problem:
@@ -386,11 +385,18 @@ def test_quantized_weights_are_refused_by_their_names_too(tmp_path: Path, name: 
     weights(tmp_path / "model.safetensors", "lm_head.weight", name)
     found = refused(tmp_path)
     assert found.message == "`hf/x` holds quantized weights, which can't be merged"
-    assert found.rows == (f"`{name}`",)
+    assert found.rows == (f"`{name}` is a part of a quantized weight",)
 
 
-def test_scales_that_models_learn_are_not_packed_weights() -> None:
-    refuse_packed(["logit_scale", "layer_scale.lambda1", "conv.weight_g", "norm.weight", "model.scale"], "x")
+def test_scales_lie_in_another_shard_than_their_weights(tmp_path: Path) -> None:
+    weights(tmp_path / SHARDS[0], "a.weight", dtype="float8_e4m3fn", shape=(256, 128))
+    weights(tmp_path / SHARDS[1], "a.weight_scale_inv", dtype="float32", shape=(2, 1))
+    index(tmp_path / "model.safetensors.index.json", {"a.weight": SHARDS[0], "a.weight_scale_inv": SHARDS[1]})
+    document(tmp_path / "config.json", {"quantization_config": {"quant_method": "fp8"}})
+    found = read_folder(tmp_path, shown="x").components[""]
+    (weight,) = found.tensors.values()
+    assert weight.scale is not None
+    assert (weight.file, weight.scale.info.file) == (0, 1)
 
 
 # diffusers

@@ -1,0 +1,220 @@
+"""The scales of a tensor that is put together of others: ranges of rows and columns, transposes, several in a row.
+
+Each part brings its own scales, over its own blocks. Below each other they lie over blocks of so many rows as divide
+the blocks of all parts; a part with larger ones has each of its scales several times. No number is read: the scales are
+a tensor in pieces, as the weight is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.gathering import is_run, run_of
+from mergebuild.formats.header import Piece, Scale, Scaling, TensorInfo
+
+__all__ = ["ScaledPart", "put_together"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledPart:
+    """A scaled tensor of which a part is wanted: what is said of the part is done in this order."""
+
+    info: TensorInfo
+    first_file: int = 0
+    """Which of the files of what is put together is the first of its model."""
+    at: int | None = None
+    """Which tensor of a stack; None: it is no stack."""
+    rows: tuple[int, int] | None = None
+    """The range of its first dimension; None: all of it."""
+    columns: tuple[int, int, int] | None = None
+    """The `range` of its last dimension; None: all of it."""
+    transposed: bool = False
+    """Whether the stored matrix is the transpose of what is wanted."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the tensor as it is."""
+        return self.at is None and self.rows is None and self.columns is None and not self.transposed
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The elements of the tensor that its rows are, first and past the last."""
+        begin, past, shape = 0, self.info.count, self.info.shape
+        if self.at is not None:
+            size, shape = past // shape[0], shape[1:]
+            begin, past = self.at * size, (self.at + 1) * size
+        if self.rows is not None:
+            size = (past - begin) // shape[0]
+            begin, past = begin + self.rows[0] * size, begin + self.rows[1] * size
+        return begin, past
+
+
+class _Rows(NamedTuple):
+    """Scales, of which those of some rows are meant: the first, and past the last."""
+
+    scale: Scale
+    first: int
+    past: int
+
+
+class _RowsOfBlocks(NamedTuple):
+    """Scales one below the other: so many rows of blocks, from the first on."""
+
+    info: TensorInfo
+    first: int
+    blocks: int
+    rows: int
+    """How many rows of the tensor each is for."""
+
+
+def put_together(parts: Sequence[ScaledPart]) -> Scale | None:
+    """Return the scales of parts one behind the other; None where one has none, or their blocks do not fit."""
+    cut = [_part(part) for part in parts]
+    found = [each for each in cut if each is not None]
+    if not found or len(found) < len(cut):
+        return None
+    scales = [scale for scale, _ in found]
+    if len(found) == 1:
+        return scales[0]
+    columns = math.gcd(*(each.scaling.columns for each in scales))
+    over = [_over(scale, columns) for scale in scales]
+    return _below([_Rows(scale, 0, count // columns) for scale, (_, count) in zip(over, found, strict=True) if scale])
+
+
+def _part(part: ScaledPart) -> tuple[Scale, int] | None:
+    """Return the scales of a part, and its number of elements; None where they can't be told."""
+    scale = part.info.scale
+    if scale is None or not part.info.count:
+        return None
+    scale = replace(scale, info=_moved(scale.info, part.first_file))
+    if part.is_whole:
+        return scale, part.info.count
+    width, (begin, past) = part.info.shape[-1], part.span
+    found = _over(scale, width)
+    if found and (begin % width or past % width):
+        return None
+    if found and past - begin < part.info.count:
+        found = _below([_Rows(found, begin // width, past // width)])
+    count = past - begin
+    if found and part.columns is not None:
+        found = _across(found, part.columns)
+        wide = len(range(*part.columns))
+        count, width = count // width * wide, wide
+    if found and part.transposed:
+        found = _turned(found, count)
+    return (found, count) if found else None
+
+
+def _over(scale: Scale, columns: int) -> Scale | None:
+    """Return scales over rows of so many columns; None where blocks would not be rectangles there."""
+    own = scale.scaling
+    if scale.info.shape[1] > 1:
+        return scale if own.columns == columns else None
+    if not columns or own.columns % columns:
+        return None
+    return Scale(scale.info, Scaling(columns, own.block_rows * own.columns // columns, columns))
+
+
+def _below(parts: Sequence[_Rows]) -> Scale | None:
+    """Return the scales of rows below each other, over as many columns each; None where their blocks do not fit."""
+    alike = {(each.scale.info.shape[1], each.scale.scaling.block_columns, each.scale.info.dtype) for each in parts}
+    runs = [run for each in parts for run in _runs(*each)]
+    if len(alike) > 1 or not runs or len({each.scale.scaling.columns for each in parts}) > 1:
+        return None
+    ((wide, block_columns, dtype),) = alike
+    *others, last = (run.rows for run in runs)
+    block_rows = math.gcd(*others) if others else last
+    if last > block_rows or runs[-1].blocks > 1:  # only what stands alone at the end may be cut short
+        block_rows = math.gcd(block_rows, last)
+    pieces = [piece for run in runs for piece in _pieces(run, math.ceil(run.rows / block_rows))]
+    tall = sum(run.blocks * math.ceil(run.rows / block_rows) for run in runs)
+    return Scale(
+        _tensor(dtype, (tall, wide), pieces), Scaling(parts[0].scale.scaling.columns, block_rows, block_columns)
+    )
+
+
+def _runs(scale: Scale, first: int, past: int) -> Iterator[_RowsOfBlocks]:
+    """Yield the scales of some rows."""
+    block = scale.scaling.block_rows
+    while first < past:
+        rows = min(block - first % block, past - first)
+        blocks = (past - first) // block if rows == block else 1
+        yield _RowsOfBlocks(scale.info, first // block, blocks, rows)
+        first += blocks * rows
+
+
+def _pieces(run: _RowsOfBlocks, times: int) -> Iterator[Piece]:
+    """Yield where the scales of a run lie, each row of them so many times."""
+    width, begin, past = DTYPES_BY_WORD[run.info.dtype].size, 0, run.first + run.blocks
+    for piece in _lying(run.info):
+        *outer, wide = piece.shape
+        *steps, step = piece.strides
+        tall = math.prod(outer)
+        low, high = max(begin, run.first), min(begin + tall, past)
+        if low < high and len(outer) == 1:
+            at = piece.begin + (low - begin) * steps[0] * width
+            if times == 1:
+                yield Piece(piece.file, at, (high - low, wide), (steps[0], step))
+            else:
+                yield Piece(piece.file, at, (high - low, times, wide), (steps[0], 0, step))
+        elif low < high:  # rows that stand there several times already
+            for row in range(low - begin, high - begin):
+                at = piece.begin + row // outer[1] * steps[0] * width
+                yield Piece(piece.file, at, (times, wide), (0, step))
+        begin += tall
+
+
+def _across(scale: Scale, columns: tuple[int, int, int]) -> Scale | None:
+    """Return the scales of some columns, given as a `range`."""
+    first, _, step = columns
+    count, block, info = len(range(*columns)), scale.scaling.block_columns, scale.info
+    if info.shape[1] == 1:
+        return Scale(info, Scaling(count, scale.scaling.block_rows, count))
+    if block % step == 0 and first % block < step:
+        each, stride = block // step, 1
+    elif step % block == 0:
+        each, stride = 1, step // block
+    else:
+        return None
+    wide, width = math.ceil(count / each), DTYPES_BY_WORD[info.dtype].size
+    pieces = [
+        piece._replace(
+            begin=piece.begin + first // block * piece.strides[-1] * width,
+            shape=(*piece.shape[:-1], wide),
+            strides=(*piece.strides[:-1], piece.strides[-1] * stride),
+        )
+        for piece in _lying(info)
+    ]
+    made = _tensor(info.dtype, (info.shape[0], wide), pieces)
+    return Scale(made, Scaling(count, scale.scaling.block_rows, each))
+
+
+def _turned(scale: Scale, count: int) -> Scale | None:
+    """Return the scales of the transpose of a matrix of so many elements."""
+    own, lying = scale.scaling, _lying(scale.info)
+    if len(lying) > 1 or len(lying[0].shape) > 2:
+        return None
+    pieces = [lying[0]._replace(shape=lying[0].shape[::-1], strides=lying[0].strides[::-1])]
+    made = _tensor(scale.info.dtype, scale.info.shape[::-1], pieces)
+    return Scale(made, Scaling(count // own.columns, own.block_columns, own.block_rows))
+
+
+def _lying(info: TensorInfo) -> Sequence[Piece]:
+    return info.pieces or (Piece(info.file, info.begin, info.shape, run_of(info.shape)),)
+
+
+def _tensor(dtype: str, shape: tuple[int, ...], pieces: Sequence[Piece]) -> TensorInfo:
+    size = math.prod(shape) * DTYPES_BY_WORD[dtype].size
+    if len(pieces) == 1 and is_run(pieces[0].shape, pieces[0].strides):
+        return TensorInfo("", dtype, shape, pieces[0].begin, pieces[0].begin + size, pieces[0].file)
+    return TensorInfo("", dtype, shape, 0, size, pieces[0].file, tuple(pieces))
+
+
+def _moved(info: TensorInfo, by: int) -> TensorInfo:
+    """Return where a tensor is when so many files come before its own."""
+    pieces = tuple(piece._replace(file=piece.file + by) for piece in info.pieces)
+    return replace(info, file=info.file + by, pieces=pieces)
