@@ -77,8 +77,13 @@ class Whereabouts:
         return Lying(_leaf(digest, info, source.model.files), checksum, 0)
 
     def unrounded(self, digest: bytes) -> Made | None:
-        """Return how a tensor is made that only stands between others."""
-        return self._origins.unrounded(digest)
+        """Return how a tensor is made that only stands between others: of what lies somewhere by now, if it can be."""
+        ways = self._origins.ways(digest)
+        return next(filter(self._can_be_made, ways), ways[0]) if len(ways) > 1 else next(iter(ways), None)
+
+    def _can_be_made(self, made: Made) -> bool:
+        lying = self.of(made.reads, allow_nonfinite=True)
+        return all(digest in lying or self._origins.ways(digest) for digest in made.reads)
 
     def source_paths(self) -> set[Path]:
         """Return the files of all sources opened."""

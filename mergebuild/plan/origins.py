@@ -37,7 +37,8 @@ class Origins:
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
         self._dtypes: dict[bytes, str] = {}
         self._unrounded: dict[str, Tensors] = {}
-        self._made_unrounded: dict[bytes, Made] = {}
+        self._made_unrounded: dict[bytes, tuple[Made, ...]] = {}
+        """All ways to make each: what one target combines, another may read from a file that holds just that."""
         self._packings: dict[tuple[str, int, int], tuple[Mapping[str, Spec], FileSpelling, Packing]] = {}
         """By format and the ids of specs and spelling, which are kept alive; so the grids, over sources alone."""
         self._grids: dict[tuple[object, ...], Grid] = {}
@@ -55,8 +56,16 @@ class Origins:
         return self._dtypes.get(digest)
 
     def unrounded(self, digest: bytes) -> Made | None:
-        """Return how an intermediate tensor is made: one of a virtual target, in float32."""
-        return self._made_unrounded.get(digest)
+        """Return how an intermediate tensor is made: one of a virtual target, in float32. Of sources, where it can."""
+        ways = self._made_unrounded.get(digest, ())
+        return min(ways, key=self._not_of_sources) if len(ways) > 1 else next(iter(ways), None)
+
+    def ways(self, digest: bytes) -> tuple[Made, ...]:
+        """Return all ways to make an intermediate tensor, those of sources first."""
+        return tuple(sorted(self._made_unrounded.get(digest, ()), key=self._not_of_sources))
+
+    def _not_of_sources(self, made: Made) -> int:
+        return sum(digest not in self._sources_by_digest for digest in made.reads)
 
     def label(self, owner: str, tensor: str) -> str:
         """Return what people call a tensor of an owner, which may be one that the recipe had before."""
@@ -135,7 +144,11 @@ class Origins:
         if name not in self._unrounded:
             blueprint = self._folding.blueprint(name)
             found = self._unrounded[name] = self.tensors(blueprint, blueprint.specs_in("float32"))
-            self._made_unrounded |= {each.digest: each for each in found.made if not each.is_copy}
+            for each in found.made:
+                if not each.is_copy:
+                    known = self._made_unrounded.get(each.digest, ())
+                    if all(each.reads != other.reads for other in known):
+                        self._made_unrounded[each.digest] = (*known, each)
         return self._unrounded[name]
 
     def _size_in_source(self, digest: bytes) -> int | None:

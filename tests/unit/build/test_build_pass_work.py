@@ -118,3 +118,22 @@ def test_what_is_not_finite_is_not_taken_from_an_artifact(lab: Lab) -> None:
     with planned(lab, "b") as (wave, _):
         assert [file.computed for file in wave.files] == [0]
         assert wave.artifacts() == {lab / "a.safetensors"}
+
+
+def test_an_intermediate_tensor_is_made_of_what_there_is(lab: Lab) -> None:
+    """One target combines what another reads from a file that is not there yet; what both make of it is one tensor."""
+    lab.model("a", w=[1.0, 2.0])
+    lab.model("b", w=[3.0, -1.0])
+    lab.model("c", w=[0.5, 0.25])
+    parts = [
+        '[targets.m]\nmethod = "copy"\na = "a"\noutput = "m.safetensors"\n',
+        '[targets.f]\nmethod = "copy"\na = "a"\nmetadata = "none"\noutput = "f.safetensors"\n',
+        '[targets.v]\nmethod = "scale"\na = "a"\nalpha = 0.5\n',
+        '[targets.s]\nmethod = "scale"\na = "a"\nalpha = 0.5\noutput = "s.safetensors"\n',
+    ]
+    for name in "mfvs":
+        parts.append(f'[targets.d{name}]\nmethod = "slerp"\na = "{name}"\nb = "b"\nt = 0.3\n')
+        parts.append(f'[targets.n{name}]\nmethod = "add"\na = "c"\nb = "d{name}"\noutput = "n{name}.safetensors"\n')
+    lab.write("".join(parts))
+    assert lab.build("nm", "nf", "nv", "ns").exit_code == 0
+    assert lab.values("nv.safetensors") == lab.values("ns.safetensors")
