@@ -22,6 +22,7 @@ from mergebuild.fold.frames import ALL, Draft, Frame, Frames, Pattern, Scope
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.lora_added import AddedLoras
+from mergebuild.fold.lora_kept import KeptLoras
 from mergebuild.fold.lora_made import MadeLoras, no_rule
 from mergebuild.fold.numbers import (
     check_digits,
@@ -117,6 +118,7 @@ class Folding:
         self._frames = Frames(self._views, self._selection)
         self._added = AddedLoras(sources, self._intern, self._blueprints, self.blueprint)
         self._made_loras = MadeLoras(recipe, self._intern, self._views, self._added, self._selection)
+        self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
         self._depths: dict[str, int] = {}
         """How many operations stand above each other in a virtual target that has any."""
         self._kindred: dict[tuple[object, ...], _Kindred] = {}
@@ -164,13 +166,18 @@ class Folding:
 
     def _made(self, target: Target) -> Blueprint:
         """Return what a target is, with what its rules and components make otherwise."""
+        kept = self._kept_loras.blueprint(target)
+        if kept is not None:
+            return kept
         if not target.rules and not target.components:
             return self._make(target)
         if target.making.makes_lora:
             raise no_rule(target)
+        self._kept_loras.refuse(target)
         for rule in target.rules:
             if rule.target.making.makes_lora:
                 raise no_rule(rule.target)
+            self._kept_loras.refuse(rule.target)
         division = self._division(target)
         made = self._make(target, division.scopes[0])
         made = self._with_rules(made, division) if target.rules else made

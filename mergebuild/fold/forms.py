@@ -183,6 +183,10 @@ class Blueprint(NamedTuple):
     """What the first input calls the tensors, and so the files of the target."""
     tied: Mapping[str, str] = MappingProxyType({})
     """By name, the tensor whose values it has: the head of a model whose head is its embedding."""
+    is_lora: bool = False
+    """Whether it is a LoRA, and no model."""
+    adapter: Mapping[str, object] | None = None
+    """Of a LoRA whose tensors alone don't say what they mean: its configuration."""
     kin: Kin | None = None
     """The same object for blueprints that differ in their targets' names and outputs and in coefficients alone."""
 

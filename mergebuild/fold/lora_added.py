@@ -12,7 +12,7 @@ from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import own
 from mergebuild.fold.views import MODEL_LIKENESS, View
-from mergebuild.lora import Delta, DeltaSum, adapter_config, match, needs, shaped
+from mergebuild.lora import Delta, DeltaSum, adapter_config, is_lora, match, needs, shaped
 from mergebuild.methods.arguments import Arguments
 from mergebuild.methods.tables.lora import DELTA
 from mergebuild.recipe.model import Input, Target
@@ -38,6 +38,8 @@ class AddedLoras:
         self._blueprint = blueprint
         self._unmatched: dict[str, tuple[str, ...]] = {}
         """By the name of what a LoRA adds to a model: those of its tensors that found no place."""
+        self._are_loras: dict[str, bool] = {}
+        """By source."""
         self._views: dict[tuple[object, ...], tuple[View, View]] = {}
         """With the model's view, which is found by its identity and so must live."""
 
@@ -94,13 +96,32 @@ class AddedLoras:
             source = self._sources.file(ref)
             tensors = {name: Spec(each.offered, each.shape, each.is_float) for name, each in source.tensors.items()}
             return tensors, adapter_config(source.model), source.shown
-        return self._blueprint(ref).specs, None, f"target `{ref}`"
+        made = self._blueprint(ref)
+        return made.specs, made.adapter, f"target `{ref}`"
+
+    def form(self, ref: str, tensor: str) -> Form:
+        """Return what a LoRA's tensor is made of, for whoever calls what is made of it otherwise."""
+        if ref not in self._sources:
+            made = self._blueprint(ref)
+            if made.target.is_virtual and made.forms[tensor].operation is None:
+                return self._intern.under(made.forms[tensor], tensor)
+        return self._intern({Slot(ref, own(tensor)): Fraction(1)})
+
+    def is_lora(self, ref: str) -> bool:
+        """Whether an input is a LoRA: a source or a target, by what it has."""
+        if ref not in self._sources:
+            return self._blueprint(ref).is_lora
+        found = self._are_loras.get(ref)
+        if found is None:
+            model = self._sources.file(ref).model
+            found = self._are_loras[ref] = model.format == "peft" or is_lora(model.tensors)
+        return found
 
     def _added(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, Spec], weight: Form) -> Form:
         """Return the form of what a LoRA adds to one tensor."""
         weighed = any(needs(each.family, dict(each.facts)) != "nothing" for each in deltas)
         factors = [factor.tensor for each in deltas for factor in each.factors]
-        inputs = [self._intern({Slot(ref, own(name)): Fraction(1)}) for name in factors]
+        inputs = [self.form(ref, name) for name in factors]
         arguments: Arguments = (("deltas", DeltaSum(tuple(shaped(each, tensors) for each in deltas))),)
         shapes = tuple(tensors[name].shape for name in factors)
         return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs), shapes))

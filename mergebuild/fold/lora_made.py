@@ -8,23 +8,22 @@ from fractions import Fraction
 from mergebuild.errors import RecipeError
 from mergebuild.fold import compatible
 from mergebuild.fold.counterparts import Accounting, Side, Spec, bytes_of
-from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot, rounded
+from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, rounded
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.lora_added import AddedLoras
-from mergebuild.fold.naming import own
 from mergebuild.fold.numbers import shown
 from mergebuild.fold.selection import TensorSelection, Vocabulary
 from mergebuild.fold.views import View, Views
 from mergebuild.formats import registry
 from mergebuild.layouts import detect
-from mergebuild.lora import extractable, is_adapter, plans, products_of
+from mergebuild.lora import extractable, is_adapter, is_number, is_of_peft, plans, products_of
 from mergebuild.methods.arguments import Argument, Arguments
 from mergebuild.methods.making import ExtractedLora, Making, MergedLoras
 from mergebuild.methods.tables.lora import FACTOR
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
 
-__all__ = ["MadeLoras", "no_rule"]
+__all__ = ["MadeLoras", "check_lora", "no_rule"]
 
 _LoraTensors = tuple[Sequence[tuple[str, Spec, Form]], tuple[Accounting, ...]]
 """The tensors of a LoRA that is made, how each is made, and what of the inputs takes no part."""
@@ -53,11 +52,11 @@ class MadeLoras:
             raise no_rule(target)
         made, accounts = self._makers[type(target.making)](target)
         specs = {name: spec for name, spec, _ in made}
-        _check_lora(target, specs)
+        check_lora(target, specs)
         kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
         forms = Forms(kinds, tuple(form for _, _, form in made))
         own = rounded(specs, target.dtype)
-        return Blueprint(target, None, specs, own, forms, accounts)
+        return Blueprint(target, None, specs, own, forms, accounts, is_lora=True)
 
     def _extracted(self, target: Target) -> _LoraTensors:
         """Return the tensors of a LoRA that is extracted."""
@@ -125,7 +124,7 @@ class MadeLoras:
         found: list[tuple[str, Spec, Form]] = []
         modules = [module for module, (name, _) in weights.items() if name in chosen]
         for made in plans.merged(loras, amounts_of, modules):
-            inputs = [self._intern({Slot(loras[index].name, own(name)): Fraction(1)}) for index, name in made.reads]
+            inputs = [self._added.form(loras[index].name, name) for index, name in made.reads]
             index, first = next(((index, name) for index, name in made.reads if name == made.name), made.reads[0])
             spec = _spec_in_lora(made, loras[index].tensors[first].dtype)
             shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
@@ -156,8 +155,10 @@ def no_rule(target: Target) -> RecipeError:
     )
 
 
-def _check_lora(target: Target, specs: Mapping[str, Spec]) -> None:
+def check_lora(target: Target, specs: Mapping[str, Spec], config: Mapping[str, object] | None = None) -> None:
     """Refuse a LoRA without modules, and one that would be a folder and is no adapter of PEFT.
+
+    `config`: its configuration, where it has one of its own.
 
     Raises:
         RecipeError: it is one of these.
@@ -169,7 +170,8 @@ def _check_lora(target: Target, specs: Mapping[str, Spec]) -> None:
             where=target.where.place(),
             help="let its rank reach matrices of what they have in common, and drop fewer",
         )
-    if target.output is not None and registry.is_folder_text(target.output) and not is_adapter(specs):
+    is_peft = is_of_peft(specs) if config is not None else is_adapter(specs) and not any(map(is_number, specs))
+    if target.output is not None and registry.is_folder_text(target.output) and not is_peft:
         raise RecipeError.one(
             "bad-output",
             f"`output` of target `{target.name}` is a folder, and a LoRA with such names is one file",

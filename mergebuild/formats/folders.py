@@ -123,7 +123,7 @@ def with_configuration(model: Model, path: Path, *, shown: str, within: Sequence
         return None
     config = place.document(ADAPTER_CONFIG)
     read = replace(model, format="peft", documents=(path.parent / ADAPTER_CONFIG,), facts=config)
-    return replace(read, contents=Folder("peft", {"": read}, config, (ADAPTER_CONFIG,), (), read.notices))
+    return replace(read, contents=Folder("peft", {"": read}, config, (), (), read.notices))
 
 
 class _ShardPlace(NamedTuple):

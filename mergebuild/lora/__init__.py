@@ -8,7 +8,7 @@ found.unmatched                                                                 
 from __future__ import annotations
 
 from mergebuild.lora.adapter import Fact
-from mergebuild.lora.configuration import ADAPTER_METADATA, adapter_config, adapter_json
+from mergebuild.lora.configuration import ADAPTER_METADATA, adapter_config, adapter_json, adapter_metadata
 from mergebuild.lora.kind import is_lora, is_number, is_of_peft, lacks_scale
 from mergebuild.lora.making import DeltaSum, Extraction, Merging, Role, ShapedDelta, SketchWords, shaped
 from mergebuild.lora.match import Delta, LoraTensor, Match, match
@@ -16,6 +16,7 @@ from mergebuild.lora.modules import Module, extractable, is_adapter
 from mergebuild.lora.needs import Needs, needs
 from mergebuild.lora.products import LoraProduct, Products, products_of
 from mergebuild.lora.roles import Factor
+from mergebuild.lora.scaling import KeptModule, UnscalableError, kept_modules, scaled
 
 __all__ = [
     "ADAPTER_METADATA",
@@ -24,6 +25,7 @@ __all__ = [
     "Extraction",
     "Fact",
     "Factor",
+    "KeptModule",
     "LoraProduct",
     "LoraTensor",
     "Match",
@@ -34,16 +36,20 @@ __all__ = [
     "Role",
     "ShapedDelta",
     "SketchWords",
+    "UnscalableError",
     "adapter_config",
     "adapter_json",
+    "adapter_metadata",
     "extractable",
     "is_adapter",
     "is_lora",
     "is_number",
     "is_of_peft",
+    "kept_modules",
     "lacks_scale",
     "match",
     "needs",
     "products_of",
+    "scaled",
     "shaped",
 ]

@@ -33,6 +33,7 @@ __all__ = [
     "ExtractedLora",
     "Linear",
     "LinearByName",
+    "LinearOfLoras",
     "LinearUnion",
     "LoraFactors",
     "LoraSum",
@@ -98,6 +99,11 @@ class Making:
     """Whether tensors that only another input has are taken from there; else they are left out."""
     shares_by_name: ClassVar[bool] = False
     """Whether `shares` depends on the name of the tensor."""
+
+    reads_loras: ClassVar[bool] = False
+    """Whether all its inputs are LoRAs."""
+    keeps_loras: ClassVar[bool] = False
+    """Whether its input may be a LoRA, which it keeps one: what that adds to a model is what is combined."""
 
     def adds_lora(self, role: str) -> bool:  # noqa: ARG002
         """Whether the input of this role is a LoRA that enters as what it adds to the first input."""
@@ -210,10 +216,25 @@ class LinearUnion(Linear):
     union_of_tensors: ClassVar[bool] = True
 
 
+class LinearOfLoras(Linear):
+    """A combination of one input, which may be a LoRA."""
+
+    __slots__ = ()
+
+    reads_loras: ClassVar[bool] = False
+    """Whether all its inputs are LoRAs."""
+    keeps_loras: ClassVar[bool] = True
+
+
 class LoraSum(Linear):
     """A combination of the first input and of what each of the `loras` adds to it."""
 
     __slots__ = ()
+
+    reads_loras: ClassVar[bool] = False
+    """Whether all its inputs are LoRAs."""
+    keeps_loras: ClassVar[bool] = False
+    """Whether its input may be a LoRA, which it keeps one: what that adds to a model is what is combined."""
 
     def adds_lora(self, role: str) -> bool:
         """Whether it is one of the list `loras`."""
@@ -400,6 +421,8 @@ class MergedLoras(Making):
     """A LoRA that does what several others do together, or that comes near to a larger one."""
 
     __slots__ = ()
+
+    reads_loras: ClassVar[bool] = True
 
     reads: ClassVar[str] = WholeTensor.reads
     makes_lora: ClassVar[bool] = True

@@ -249,6 +249,7 @@ class Describer:
             facts = metadata.minimal(blueprint, bytes(16), stand_in)
         found = registry.of_output(goal.path)
         assert isinstance(found, FileFormat)  # the sources of a folder are hashed before
+        facts = {**facts, **self._meaning(goal, blueprint, found)}
         shown = self._shown(goal.path, found)
         content = _file(goal.path, shown, self._origins.packing(found, blueprint, specs), facts)
         foreseen = self._bytes_of_sources(blueprint)
@@ -282,6 +283,7 @@ class Describer:
         shown = self._shown(goal.path, found)
         files: tuple[FileContent, ...] = ()
         if isinstance(found, FileFormat):
+            facts = {**facts, **self._meaning(goal, blueprint, found)}
             files = (_file(goal.path, shown, self._origins.packing(found, blueprint, specs), facts, tensors),)
         made = Description(
             goal,
@@ -318,11 +320,12 @@ class Describer:
     def _folder(self, whole: Description, specs: Mapping[str, Spec], facts: Mapping[str, str]) -> Description:
         """Return the description of a folder with its files."""
         assert whole.tensors is not None
-        name, donor, home = self._donor(whole)
-        target = whole.blueprint.target
+        target, adapter = whole.blueprint.target, whole.blueprint.adapter
+        name, beside, home = self._donor(whole.blueprint)
+        by_name, most = whole.tensors.by_name, target.max_shard_size
         written = output_files.written(whole.blueprint, specs)
-        packed = output_files.files_of(specs, whole.tensors.by_name, facts, donor, home, target.max_shard_size, written)
-        left_out = donor.left_out if donor and not target.making.makes_lora else ()
+        packed = output_files.files_of(specs, by_name, facts, beside, home, most, written, adapter)
+        left_out = beside.left_out if beside and not whole.blueprint.is_lora else ()
         origins = [file.origin for file in packed.files if file.origin]
         small = {f"input {name}: {each.path}": tagged(each.checksum) for each in origins}
         return replace(
@@ -348,21 +351,44 @@ class Describer:
             part = _file(folder / file.path, f"{made.shown}{file.path}", file.packing, facts, tensors)
             yield part._replace(digest=digest, origin=file.origin)
 
-    def _donor(self, made: Description) -> tuple[str, Donor | None, Path | None]:
+    def _donor(self, made: Blueprint) -> tuple[str, Donor | None, Path | None]:
         """Return whose small files go beside the weights: its name, what its folder holds, and that folder.
 
         An adapter has a configuration for adapters alone.
         """
-        target = made.blueprint.target
-        found = donor(self._recipe, self._sources, made.name, of_adapters=target.making.makes_lora)
+        target = made.target
+        found = donor(self._recipe, self._sources, target.name, of_adapters=made.is_lora)
         if found is not None:
             model = self._sources.file(found).model
             return found, model.contents, model.folder
         if (config := target.config) is not None:
-            message = f"`config` of target `{made.name}` is `{config.ref}`, which has no configuration"
+            message = f"`config` of target `{target.name}` is `{config.ref}`, which has no configuration"
             hint = "name a source that is a folder of transformers or diffusers"
             raise RecipeError.one("no-config", message, where=config.where.place(), help=hint)
         return "", None, None
+
+    def _meaning(self, goal: Goal, blueprint: Blueprint, found: FileFormat) -> Mapping[str, str]:
+        """Return what one file must say of a LoRA whose tensors alone don't say what they mean.
+
+        Raises:
+            RecipeError: the file has no room for it.
+        """
+        if not blueprint.is_lora:
+            return {}
+        from mergebuild.lora import adapter_metadata
+
+        _, beside, _ = self._donor(blueprint)
+        shapes = {name: spec.shape for name, spec in blueprint.specs.items()}
+        facts = adapter_metadata(shapes, beside.config if beside else {}, blueprint.adapter)
+        if facts and not found.has_metadata:
+            suffix = goal.path.suffix if goal.path else ""
+            raise RecipeError.one(
+                "bad-output",
+                f"`output` of target `{goal.target}` is a `{suffix}`, which has no room for what a LoRA's tensors mean",
+                where=blueprint.target.where.place("output"),
+                help="let it end in `.safetensors`, or in `/` for a folder of PEFT",
+            )
+        return facts
 
     def _metadata(self, goal: Goal, blueprint: Blueprint, digest: bytes, contents: Mapping[str, str]) -> dict[str, str]:
         target = blueprint.target

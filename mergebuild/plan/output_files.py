@@ -91,6 +91,7 @@ def files_of(
     home: Path | None,
     most: int | None,
     written: Written = PLAIN,
+    adapter: Mapping[str, object] | None = None,
 ) -> PlannedFiles:
     """Return the files of a folder.
 
@@ -102,14 +103,15 @@ def files_of(
         home: the donor's folder.
         most: how many bytes of tensors a shard holds, unless one tensor is larger; None: the usual.
         written: how a folder of transformers writes the tensors.
+        adapter: of an adapter whose factors we did not make, what says what they mean.
 
     Raises:
         MismatchError: the donor is a pipeline, and none of the tensors has a place in it.
     """
     from mergebuild.lora import is_adapter
 
-    if is_adapter(specs):
-        return PlannedFiles(list(_adapter(specs, facts, donor)), ())
+    if adapter is not None or is_adapter(specs):
+        return PlannedFiles(list(_adapter(specs, facts, donor, home, adapter)), ())
     pipeline = _Pipeline(specs, donor) if donor is not None and donor.kind == "diffusers" else None
     if pipeline:
         files = list(pipeline.weights(most or _MOST_OF_A_COMPONENT))
@@ -144,13 +146,27 @@ def _beside(
         yield _text(name, content)._replace(origin=origin)
 
 
-def _adapter(specs: Mapping[str, Spec], facts: Mapping[str, str], donor: Folder | None) -> Iterator[PlannedFile]:
-    """Yield the files of an adapter of PEFT; what stands beside the weights of its model is not part of it."""
+def _adapter(
+    specs: Mapping[str, Spec],
+    facts: Mapping[str, str],
+    donor: Folder | None,
+    home: Path | None,
+    adapter: Mapping[str, object] | None,
+) -> Iterator[PlannedFile]:
+    """Yield the files of an adapter of PEFT; what stands beside the weights of its model is not part of it.
+
+    One that is copied keeps what stands beside its own: a tokenizer with the words that it was trained for.
+    """
     from mergebuild.lora import adapter_json
 
     yield PlannedFile(_ADAPTER, tuple(specs), Arrangement((name, *spec[:2]) for name, spec in specs.items()))
     yield from _recipe(facts)
-    content = adapter_json({name: spec.shape for name, spec in specs.items()}, donor.config if donor else {})
+    if adapter is not None and donor is not None and donor.kind == "peft" and home is not None:
+        for name in donor.sidecars:
+            content = (home / name).read_bytes()
+            yield _text(name, content)._replace(origin=SmallFile(name, checksum(content)))
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    content = adapter_json(shapes, donor.config if donor else {}, adapter)
     origin = SmallFile(_CONFIGS[donor.kind], checksum(json.dumps(donor.config).encode())) if donor else None
     yield _text(_CONFIGS["peft"], content)._replace(origin=origin)
 

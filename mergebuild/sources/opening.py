@@ -77,8 +77,10 @@ def read_model(
     if not path.is_dir():
         _refuse_parts(path, name)
         found = with_scales(_file(path, name), name)
-        if is_lora(found.tensors):
-            return _with_meaning(found, path, name, within)
+        if path.name in ADAPTERS or is_lora(found.tensors):
+            found = _with_meaning(found, path, name, within)
+        if found.format == "peft" or is_lora(found.tensors):
+            return found
         return _canonical(found, name, keeps_names)
     from mergebuild.formats.folders import read_folder
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from mergebuild.methods.arguments import Flags, Numbers
-from mergebuild.methods.making import Linear, LinearByName, LinearUnion
+from mergebuild.methods.making import Linear, LinearByName, LinearOfLoras, LinearUnion
 from mergebuild.methods.method import Method, Parameter, UndefinedError
 
 __all__ = ["ROWS"]
@@ -217,10 +217,18 @@ ROWS: Sequence[Method] = (
     Method("subtract", ("a", "b"), (), "a - b", "The difference of two models.", Linear(_subtract), cite="sd-mecha"),
     Method("add", ("a", "b"), (), "a + b", "The sum of two inputs, such as a model and a difference.", Linear(_add),
            aliases=("ModelMergeAdd",), cite="ComfyUI"),
-    Method("scale", ("a",), (Parameter("alpha", "the factor"),), "alpha * a", "Multiply by a number.", Linear(_scale),
-           aliases=("passthrough with scale",), cite="sd-mecha; mergekit"),
-    Method("copy", ("a",), (), "a", "The model as it is: to change dtype, drop tensors or take EMA weights.",
-           Linear(_copy), aliases=("No interpolation", "passthrough"), cite="AUTOMATIC1111 webui; mergekit"),
+    Method(
+        "scale",
+        ("a",),
+        (Parameter("alpha", "the factor"),),
+        "alpha * a",
+        "Multiply by a number; of a LoRA, what it adds.",
+        LinearOfLoras(_scale),
+        aliases=("passthrough with scale",),
+        cite="sd-mecha; mergekit",
+    ),
+    Method("copy", ("a",), (), "a", "The model or LoRA as it is: to change dtype, drop tensors or take EMA weights.",
+           LinearOfLoras(_copy), aliases=("No interpolation", "passthrough"), cite="AUTOMATIC1111 webui; mergekit"),
     Method(
         "scale_self",
         ("a",),

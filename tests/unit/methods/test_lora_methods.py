@@ -340,17 +340,16 @@ def test_what_a_method_makes_is_extracted_from_too(lab: Lab, output: str) -> Non
     assert not [path for path in lab.root.rglob("*.mergebuild-*") if path.is_file()]
 
 
-def test_a_lora_that_a_virtual_target_makes_is_a_model_to_others(lab: Lab) -> None:
-    """Its tensors may be summed up like any others, each as whoever wrote it to a file would have it."""
+def test_a_lora_that_a_virtual_target_makes_is_copied_as_one_of_a_file(lab: Lab) -> None:
     models(lab, llama(0), llama(1))
     text = extract("rank = 2").replace('output = "x.safetensors"\n', "") + (
         extract("rank = 2", name="file")
-        + '[targets.twice]\nmethod = "add"\na = "x"\nb = "x"\noutput = "twice.safetensors"\n'
+        + '[targets.twice]\nmethod = "scale"\na = "x"\nalpha = 2\noutput = "twice.safetensors"\n'
     )
     twice = built(lab, text, "twice.safetensors")
     once = lab.read("x.safetensors")
     assert twice.keys() == once.keys()
-    assert all(torch.equal(each, 2 * once[name]) for name, each in twice.items())
+    assert all(torch.equal(each, once[name] * (2 if "lora_B" in name else 1)) for name, each in twice.items())
 
 
 def test_the_bits_follow_from_neither_threads_nor_chunks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
