@@ -629,7 +629,9 @@ class Builder:
             made = written.steps.get(each.digest)
             found, nonfinite = (made.checksum, made.nonfinite) if made else written.copied[each.digest]
             digest = each.digest
-            if each.name in content.packing.turned:  # other bytes, which nobody is to take for the tensor
+            if (
+                each.name in content.packing.turned or each.name in content.packing.scattered
+            ):  # other bytes, which nobody is to take for the tensor
                 digest = checksum(b"turned" + digest)
                 with written.path.open("rb") as file:
                     found = file_checksum(file.fileno(), info.begin, info.end)

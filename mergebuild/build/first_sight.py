@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from mergebuild.build.pass_work import Wave, WaveFile
-from mergebuild.engine.work import OutputRange, Pass, SeenGroup, UnseenGroup, UnseenInput, UnseenTensor
+from mergebuild.build.pass_work import Wave, WaveFile, place_of
+from mergebuild.engine.work import Pass, SeenGroup, UnseenGroup, UnseenInput, UnseenTensor
 from mergebuild.plan.actions import FileAction
 from mergebuild.sources.sources import SourceFile, Sources
 
@@ -138,7 +138,8 @@ class FirstSight:
     def _tensor(self, key: _NamedTensor, order: Mapping[_NamedTensor, int]) -> UnseenTensor:
         """Return a tensor of a target. `order`: the inputs and tensors of its group."""
         index, file = self._files[key.owner]
-        info = file.action.content.header.tensors[key.tensor]
+        content = file.action.content
+        info = content.header.tensors[key.tensor]
         form = file.action.description.blueprint.forms[key.tensor]
         terms = tuple((order[_NamedTensor(slot.owner, slot.tensor(key.tensor))], share) for slot, share in form.terms)
-        return UnseenTensor(OutputRange(index, info.begin), info.dtype, info.shape, terms)
+        return UnseenTensor(place_of(content, key.tensor, index), info.dtype, info.shape, terms)

@@ -25,14 +25,14 @@ from mergebuild.engine.work import (
     Way,
 )
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
-from mergebuild.formats.header import TensorInfo
+from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.plan.actions import FileAction, FileContent
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import Made, Operand, SurveyKey
 from mergebuild.sources.sources import Sources
 from mergebuild.store import Held, Shelf
 
-__all__ = ["Lying", "Wave", "WaveFile", "Whereabouts"]
+__all__ = ["Lying", "Wave", "WaveFile", "Whereabouts", "place_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Wave:
         lying = self._lying(action)
         read: dict[bytes, int] = {}
         for each in content.made:
-            place = OutputRange(index, content.header.tensors[each.name].begin, _turned(content, each))
+            place = place_of(content, each.name, index)
             there = lying.get(each.digest)
             match self.draft.put(each.digest, place, there.leaf if there else None):
                 case Way.COPY if there is not None:
@@ -292,12 +292,19 @@ def _leaf(digest: bytes, info: TensorInfo, files: tuple[Path, ...]) -> Leaf:
     return Leaf(digest, info.dtype, info.count, location, scale)
 
 
-def _turned(content: FileContent, made: Made) -> tuple[int, int] | None:
-    """Return the rows and columns of a matrix that is stored transposed in a file."""
-    if made.name not in content.packing.turned:
-        return None
-    rows, columns = made.spec.shape
-    return rows, columns
+def place_of(content: FileContent, name: str, output: int) -> OutputRange:
+    """Return where a tensor of a file goes, which is the output of that number."""
+    tensors = content.header.tensors
+    info = tensors[name]
+    if name in content.packing.turned:
+        rows, columns = info.shape
+        return OutputRange(output, info.begin, (rows, columns))
+    if name not in content.packing.scattered:
+        return OutputRange(output, info.begin)
+    beginning, views = content.packing.scattered[name]
+    begin, width = tensors[beginning].begin, DTYPES_BY_WORD[info.dtype].size
+    pieces = tuple(Piece(0, begin + view.begin * width, view.shape, view.strides) for view in views)
+    return OutputRange(output, 0, views=pieces, width=width)
 
 
 def _call(made: Made) -> KernelCall | None:

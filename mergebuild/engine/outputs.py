@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from mergebuild.engine.work import OutputFile, OutputRange
 from mergebuild.events import Emit, Progress
+from mergebuild.formats.gathering import scatter
 from mergebuild.system import portable
 
 __all__ = ["DIRECT_SHARE", "Block", "Outputs"]
@@ -194,7 +195,11 @@ class Outputs:
     def _write(self, filled: _Filled) -> None:
         data = filled.block.memory[: filled.size]
         for place in filled.places:
-            self._files[place.output].write(data, place.offset)
+            file = self._files[place.output]
+            if place.views:
+                file.scatter(data, place)
+            else:
+                file.write(data, place.offset)
             self._emit(Progress(len(data)))
 
 
@@ -213,6 +218,8 @@ class _OpenOutput:
         self._durable = durable
         self._cached = (0, 0)
         """The range of bytes that the disk was not asked for yet."""
+        self._mapping: mmap.mmap | None = None
+        """All of it in memory, where something does not lie in one run."""
         try:
             for offset, content in ((0, output.header), *output.fixed):
                 portable.pwrite_all(self.fd, memoryview(content), offset)
@@ -234,6 +241,14 @@ class _OpenOutput:
             portable.pwrite_all(self.fd, data[done:], offset + done)
             if self._durable:
                 self._hurry(offset + done, offset + len(data))
+
+    def scatter(self, data: memoryview, place: OutputRange) -> None:
+        """Write elements of a tensor that does not lie in one run."""
+        with self._lock:
+            if self._mapping is None:
+                self._mapping = mmap.mmap(self.fd, self.output.size)
+        with memoryview(self._mapping) as target:
+            scatter(place.views, target, place.width, place.offset // place.width, data)
 
     def _hurry(self, begin: int, end: int) -> None:
         """Ask the disk to begin with what was written, once it is much."""
@@ -258,7 +273,11 @@ class _OpenOutput:
 
     def close(self) -> None:
         direct, self._direct = self._direct, None
+        mapping, self._mapping = self._mapping, None
         try:
+            if mapping is not None:
+                with suppress(BufferError):  # an error that is on its way holds views of it
+                    mapping.close()
             os.close(self.fd)
         finally:
             if direct is not None:

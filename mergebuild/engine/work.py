@@ -49,12 +49,15 @@ __all__ = [
 class OutputRange(NamedTuple):
     """A place in an output: its index among the pass's outputs, and the offset in bytes.
 
-    `turned`: rows and columns of a matrix that is written transposed.
+    `turned`: rows and columns of a matrix that is written transposed. `views`: where the elements of a tensor lie that
+    does not lie in one run, each so many bytes wide; the offset counts from its own first byte then.
     """
 
     output: int
     offset: int
     turned: tuple[int, int] | None = None
+    views: tuple[Piece, ...] = ()
+    width: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,9 @@ class Leaf:
 
     def copied_to(self, place: OutputRange) -> Copy:
         """Return the copy of all of it to a place."""
+        if place.views and not self.location.pieces:  # to be read by elements, as it is written
+            lying = (Piece(0, self.location.offset, (self.count,), (1,)),)
+            return Copy(replace(self.location, pieces=lying, files=(self.location.path,)), place)
         if place.turned is None:
             return Copy(self.location, place)
         return Copy(self.location.turned(*place.turned), place._replace(turned=None))

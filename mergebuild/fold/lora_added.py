@@ -12,9 +12,10 @@ from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import own
 from mergebuild.fold.views import MODEL_LIKENESS, View
-from mergebuild.lora import Delta, DeltaSum, adapter_config, is_lora, match, needs, shaped
+from mergebuild.lora import Delta, DeltaSum, Stored, adapter_config, is_lora, match, needs, shaped
 from mergebuild.methods.arguments import Arguments
 from mergebuild.methods.tables.lora import DELTA
+from mergebuild.naming.spelling import AS_IS
 from mergebuild.recipe.model import Input, Target
 from mergebuild.sources.sources import Sources
 
@@ -76,7 +77,9 @@ class AddedLoras:
     def _anew(self, each: Input, target: Target, base: View) -> View:
         tensors, config, shown = self.tensors(each.ref)
         floats = {name: spec.shape for name, spec in base.specs.items() if spec.is_float}
-        matched = match(tensors, floats, config, shown=shown)
+        spelling = base.spelling
+        stored = None if spelling is AS_IS else Stored(spelling.made, spelling.shapes)
+        matched = match(tensors, floats, config, shown=shown, stored=stored)
         name = f"{each.ref}@{len(self._unmatched)}"
         self._unmatched[name] = matched.unmatched
         specs = {tensor: base.specs[tensor] for tensor in base.specs if tensor in matched.deltas}

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from mergebuild.formats.header import Header, TensorInfo
-from mergebuild.formats.layout import PLAIN, StoredRun, Written, runs_of
+from mergebuild.formats.layout import PLAIN, StoredRun, Written, runs_of, scattered_in
 from mergebuild.formats.unpickling import STORAGES
 from mergebuild.formats.zips import END, END64, ENTRY, FULL16, FULL32, LOCAL, LOCATOR
 from mergebuild.system.portable import PAGE, pread_into, pwrite_all
@@ -116,6 +116,7 @@ class CheckpointLayout:
         self.fixed: Sequence[tuple[int, bytes]] = _fixed(own, self._storages)
         """What is known beforehand: (offset, bytes) from the beginning of the file on."""
         self.turned = written.turned
+        self.scattered = scattered_in(self._runs, written)
 
     def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- there is no room for any
         """Return where the tensors lie; the data begin where the first of what surrounds them does."""

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from mergebuild.formats.header import Piece
 
-__all__ = ["Bytes", "gather", "is_run", "run_of", "span_of"]
+__all__ = ["Bytes", "gather", "is_run", "run_of", "scatter", "span_of"]
 
 _FORMATS: Mapping[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 """By the size of an element: what a memory view counts in."""
@@ -67,6 +67,49 @@ def gather(pieces: Sequence[Piece], bytes_of: Callable[[int], Bytes], width: int
             _fill(target[low - start : high - start], source, piece.shape, piece.strides, low - begin)
         begin += size
     return found
+
+
+def scatter(pieces: Sequence[Piece], target: memoryview, width: int, start: int, data: memoryview) -> None:
+    """Put elements of a tensor where they lie in a file: the reverse of `gather`.
+
+    Args:
+        pieces: where the tensor's elements lie, one behind the other; all in one file.
+        target: that file's bytes.
+        width: bytes of an element: 1, 2, 4 or 8.
+        start: the number of the first element.
+        data: the elements' bytes.
+    """
+    source = data.cast(_FORMATS[width])
+    begin = 0
+    for piece in pieces:
+        size = prod(piece.shape)
+        low, high = max(start, begin), min(start + len(source), begin + size)
+        if low < high:
+            end = piece.begin + span_of(piece.shape, piece.strides) * width
+            into = target[piece.begin : end].cast(_FORMATS[width])
+            _spread(source[low - start : high - start], into, piece.shape, piece.strides, low - begin)
+        begin += size
+
+
+def _spread(source: memoryview, target: memoryview, shape: Sequence[int], strides: Sequence[int], first: int) -> None:
+    """Put elements into a view, from its `first` on."""
+    if is_run(shape, strides):
+        target[first : first + len(source)] = source
+        return
+    dimensions = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size > 1]
+    (_, step), inner = dimensions[0], dimensions[1:]
+    if not inner:
+        begin = first * step
+        target[begin : begin + (len(source) - 1) * step + 1 : step] = source
+        return
+    sizes, steps = [size for size, _ in inner], [stride for _, stride in inner]
+    row = prod(sizes)
+    index, done = first // row, -(first % row)
+    while done < len(source):
+        low, high = max(done, 0), min(done + row, len(source))
+        _spread(source[low:high], target[index * step :], sizes, steps, low - done)
+        done += row
+        index += 1
 
 
 def _fill(target: memoryview, source: memoryview, shape: Sequence[int], strides: Sequence[int], first: int) -> None:

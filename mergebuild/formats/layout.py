@@ -20,6 +20,7 @@ from mergebuild.errors import TargetError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.header import MAX_HEADER, METADATA, Header, TensorInfo
 from mergebuild.formats.reading import UNFIT
+from mergebuild.naming.renamed import View
 from mergebuild.system.portable import PAGE
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PLAIN",
     "Arrangement",
     "Packing",
+    "Scattered",
     "StoredName",
     "StoredRun",
     "TensorSpec",
@@ -35,6 +37,7 @@ __all__ = [
     "encode_header",
     "layout_of",
     "runs_of",
+    "scattered_in",
     "texts_as_json",
 ]
 
@@ -73,12 +76,16 @@ class Written(NamedTuple):
     """The matrices that lie transposed."""
     copies: frozenset[str] = frozenset()
     """Tensors that are others a second time, and no part of what the file is."""
+    views: Mapping[str, Sequence[View]] = MappingProxyType({})
+    """Of those that are fused and not one behind the other: where each lies in the tensor of the file."""
 
     @property
     def mark(self) -> str:
         """What of it decides where tensors lie; empty where they lie as under their own names."""
-        found = sorted(map(tuple, self.fused.values())), sorted(self.turned), sorted(self.copies)
-        return repr(found) if any(found) else ""
+        found: list[object] = [sorted(map(tuple, self.fused.values())), sorted(self.turned), sorted(self.copies)]
+        if self.views:
+            found.append(sorted((name, tuple(views)) for name, views in self.views.items()))
+        return repr(tuple(found)) if any(found) else ""
 
     def among(self, tensors: Collection[str]) -> Written:
         """Return what of it is of some tensors, among which all of those are that are one in the file."""
@@ -87,6 +94,7 @@ class Written(NamedTuple):
             {stored: members for stored, members in self.fused.items() if members[0] in tensors},
             self.turned.intersection(tensors),
             self.copies.intersection(tensors),
+            {name: views for name, views in self.views.items() if name in tensors},
         )
 
 
@@ -113,6 +121,15 @@ class StoredRun(NamedTuple):
         return sum(math.prod(each.shape) for each in self.tensors)
 
 
+class Scattered(NamedTuple):
+    """Where the elements of a tensor lie that is no run of the file."""
+
+    beginning: str
+    """The tensor whose bytes are the first of the run that it lies in."""
+    views: tuple[View, ...]
+    """One behind the other; in elements, from there."""
+
+
 class Packing(Protocol):
     """How one file is laid out: what stands where, but for the values."""
 
@@ -127,6 +144,10 @@ class Packing(Protocol):
     @property
     def turned(self) -> frozenset[str]:
         """The matrices that lie transposed."""
+
+    @property
+    def scattered(self) -> Mapping[str, Scattered]:
+        """The tensors that do not lie in one run."""
 
     def header(self, metadata: Mapping[str, str]) -> Header:
         """Return where the tensors lie in the file."""
@@ -156,6 +177,7 @@ class Text:
     layout = "text"
     specs: Sequence[TensorSpec] = ()
     turned: frozenset[str] = frozenset()
+    scattered: Mapping[str, Scattered] = MappingProxyType({})
     fixed: Sequence[tuple[int, bytes]] = ()
 
     def __init__(self, content: bytes) -> None:
@@ -172,6 +194,18 @@ class Text:
     def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
         """Return nothing: it is all header."""
         return ()
+
+
+def scattered_in(runs: Iterable[StoredRun], written: Written) -> Mapping[str, Scattered]:
+    """Return the tensors of some runs that do not lie in one."""
+    if not written.views:
+        return {}
+    return {
+        spec.name: Scattered(run.tensors[0].name, tuple(written.views[spec.name]))
+        for run in runs
+        for spec in run.tensors
+        if spec.name in written.views
+    }
 
 
 def runs_of(tensors: Iterable[tuple[str, str, Sequence[int]]], written: Written) -> list[StoredRun]:
@@ -238,6 +272,7 @@ class Arrangement:
         self.layout = " ".join(filter(None, ("safetensors", written.mark)))
         self._spans = list(pairwise(accumulate((spec.nbytes for spec in self.specs), initial=0)))
         self.turned = written.turned
+        self.scattered = scattered_in(runs, written)
         begins = accumulate((run.whole.nbytes for run in runs), initial=0)
         about = {
             part.name: {"dtype": DTYPES_BY_WORD[run.whole.dtype].tag, "shape": part.shape, "data_offsets": place}

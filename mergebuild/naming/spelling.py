@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from math import prod
 from typing import NamedTuple
 
 from mergebuild.naming.canonical import is_outdated
-from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, View, view_of
 
 __all__ = ["AS_IS", "FileSpelling", "SpelledTensor", "spelling_of"]
 
@@ -52,7 +52,7 @@ class FileSpelling:
             if name in fused:
                 continue
             renamed = self.made.get(name)
-            if renamed is not None and all(cut.rows is None for cut in renamed.cuts):
+            if renamed is not None and not any(map(_is_part, renamed.cuts)):
                 stored = [SpelledTensor(cut.tensor, self._shape(cut, renamed, shape)) for cut in renamed.cuts]
                 if sum(prod(each.shape) for each in stored) != prod(shape):  # it has grown: as many rows as there are
                     stored = [SpelledTensor(renamed.cuts[0].tensor, shape)] if len(stored) == 1 else []
@@ -90,21 +90,48 @@ class FileSpelling:
         )
 
     @cached_property
-    def _members(self) -> Mapping[str, Sequence[str]]:
-        """By stored tensor that holds several parameters one behind the other: these, in order, where they fill it."""
-        rows: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
-        for name, renamed in self.made.items():
-            for cut in renamed.cuts:
-                if cut.rows is not None:
-                    rows[cut.tensor].append((*cut.rows, name if len(renamed.cuts) == 1 and not cut.transposed else ""))
-        found: dict[str, Sequence[str]] = {}
-        for stored, parts in rows.items():
-            parts.sort()
-            follows = all(one[1] == other[0] for one, other in pairwise(parts))
-            fills = parts[0][0] == 0 and parts[-1][1] == self.shapes[stored][0]
-            if follows and fills and all(name for _, _, name in parts):
-                found[stored] = [name for _, _, name in parts]
+    def turned(self) -> frozenset[str]:
+        """The parameters that are matrices which the file has transposed."""
+        return frozenset(
+            name
+            for name, renamed in self.made.items()
+            if len(renamed.cuts) == 1 and renamed.cuts[0].transposed and not _is_part(renamed.cuts[0])
+        )
+
+    @cached_property
+    def views(self) -> Mapping[str, Sequence[View]]:
+        """Of the parameters that share a tensor and do not lie one behind the other: where in it each of them lies."""
+        found: dict[str, Sequence[View]] = {}
+        for stored, members in self._members.items():
+            shape, at = self.shapes[stored], 0
+            for name in members:
+                views = [view_of(cut, shape, _run(shape)) for cut in self.made[name].cuts]
+                found[name] = views
+                if views == [View(at, views[0].shape, _run(views[0].shape))]:
+                    at += prod(views[0].shape)
+            if at == prod(shape):  # all of them lie one behind the other
+                for name in members:
+                    del found[name]
         return found
+
+    @cached_property
+    def _members(self) -> Mapping[str, Sequence[str]]:
+        """By stored tensor of which parameters are parts: these, as they begin, where they fill it."""
+        parts: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        left: dict[str, int] = {stored: prod(shape) for stored, shape in self.shapes.items()}
+        for name, renamed in self.made.items():
+            if any(map(_is_part, renamed.cuts)):
+                for cut in renamed.cuts:
+                    shape = self.shapes[cut.tensor]
+                    view = view_of(cut, shape, _run(shape))
+                    parts[cut.tensor].setdefault(name, view.begin)
+                    left[cut.tensor] -= prod(view.shape)
+        shared = {name for name, renamed in self.made.items() if len({cut.tensor for cut in renamed.cuts}) > 1}
+        return {
+            stored: sorted(begins, key=begins.__getitem__)
+            for stored, begins in parts.items()
+            if left[stored] == 0 and shared.isdisjoint(begins)
+        }
 
     def _shape(self, cut: RowsOf, renamed: Renamed, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a cut of a parameter has in the file."""
@@ -140,6 +167,16 @@ class FileSpelling:
                     break
                 found[key] = (front[0], front[1])
         return found
+
+
+def _is_part(cut: RowsOf) -> bool:
+    """Whether a cut is not all of the stored tensor."""
+    return cut.rows is not None or cut.at is not None or cut.columns is not None
+
+
+def _run(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a tensor whose elements lie one behind the other."""
+    return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 AS_IS = FileSpelling()

@@ -345,7 +345,7 @@ class Describer:
         for file in files:
             tensors = whole.among(file.tensors) if file.tensors else None
             digest = tensors.artifact if tensors else checksum(file.content)
-            if file.packing.turned:  # the same tensors, and not the same bytes
+            if file.packing.turned or file.packing.scattered:  # the same tensors, and not the same bytes
                 digest = checksum(b"turned" + digest)
             facts = metadata.of_a_part(digest) if with_metadata else metadata.none()
             part = _file(folder / file.path, f"{made.shown}{file.path}", file.packing, facts, tensors)

@@ -80,7 +80,9 @@ def written(blueprint: Blueprint, specs: Mapping[str, Spec]) -> Written:
     fused = {StoredName(*stored): members for stored, members in one_dtype}
     left = {name: shape for name, shape in shapes.items() if not any(name in members for members in fused.values())}
     split = {name: [StoredName(*each) for each in some] for name, some in spelling.split(left).items()}
-    return Written(split, fused, copies=frozenset(copies))
+    turned = frozenset(name for name in spelling.turned if shapes.get(name) == spelling.made[name].shape)
+    views = {name: spelling.views[name] for some in fused.values() for name in some if name in spelling.views}
+    return Written(split, fused, turned, frozenset(copies), views)
 
 
 def files_of(

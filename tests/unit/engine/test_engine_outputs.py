@@ -14,6 +14,8 @@ import pytest
 from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
 from mergebuild.engine.work import OutputFile, OutputRange
 from mergebuild.events import Event, Progress, silent
+from mergebuild.formats.gathering import gather
+from mergebuild.formats.header import Piece
 from mergebuild.system import portable
 from mergebuild.system.portable import PAGE
 
@@ -273,3 +275,28 @@ def outputs_of(paths: Sequence[Path]) -> Outputs:
     return Outputs(
         [OutputFile(path, b"", 0) for path in paths], silent, stop=threading.Event(), threads=1, durable=False
     )
+
+
+def test_a_tensor_that_lies_in_no_run_is_written_where_its_elements_lie(tmp_path: Path, way: str) -> None:
+    """Two matrices by turns of columns, in blocks of odd sizes, beside a run."""
+    path, rows, columns = tmp_path / "file", 50, 60
+    begin = 2 * PAGE + 8
+    size = begin + 2 * rows * columns * 2
+    views = [(Piece(0, begin + 2 * turn, (columns, rows), (2, 2 * columns)),) for turn in (0, 1)]
+    values = [bytes(random.Random(turn).randbytes(rows * columns * 2)) for turn in (0, 1)]
+    with Outputs([OutputFile(path, b"", size)], silent, stop=threading.Event(), threads=2, durable=False) as outputs:
+        outputs.allocate(0)
+        outputs.start(PAGE)
+        for turn in (0, 1):
+            for start in range(0, len(values[turn]), 1238):
+                part = values[turn][start : start + 1238]
+                block = outputs.block()
+                block.memory[: len(part)] = part
+                outputs.put(block, len(part), [OutputRange(0, start, views=views[turn], width=2)])
+        block = outputs.block()
+        block.memory[:] = b"x" * PAGE
+        outputs.put(block, PAGE, [OutputRange(0, PAGE)])
+    content = memoryview(path.read_bytes())
+    assert bytes(content[PAGE : 2 * PAGE]) == b"x" * PAGE
+    for turn in (0, 1):
+        assert bytes(gather(views[turn], lambda _: content, 2, 0, rows * columns)) == values[turn]
