@@ -257,3 +257,36 @@ def folder(lab: Lab, name: str, tensors: dict[str, Tensor], *, tied: bool) -> No
         "hidden_size": 8,
     }
     (lab / name / "config.json").write_text(json.dumps(config))
+
+
+def by_turns(model: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model as InternLM2 has it: two heads of queries, then one of keys and of values, for each group."""
+    found = {
+        name.replace("self_attn.o_proj", "attention.wo").replace("embed_tokens", "tok_embeddings"): each
+        for name, each in model.items()
+        if name.split(".")[-2] not in {"q_proj", "k_proj", "v_proj"}
+    }
+    for layer in range(2):
+        q, k, v = (model[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv")
+        groups = [torch.cat([q[4 * g : 4 * g + 4], k[2 * g : 2 * g + 2], v[2 * g : 2 * g + 2]]) for g in range(2)]
+        found[f"model.layers.{layer}.attention.wqkv.weight"] = torch.cat(groups)
+    return found
+
+
+@pytest.mark.parametrize("first", ["turns", "split"])
+@pytest.mark.parametrize("second", ["turns", "split"])
+def test_heads_that_lie_by_turns_are_merged(lab: Lab, first: str, second: str) -> None:
+    """They are written as the first input has them."""
+    one, two = llama(1), llama(2)
+    config = {"model_type": "internlm2", "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 8}
+    for name, model in (("a", one), ("b", two)):
+        spelled = by_turns(model) if (first if name == "a" else second) == "turns" else model
+        lab.sources[name] = f"{name}/"
+        (lab / name).mkdir()
+        write_model(lab / name / "model.safetensors", spelled)
+        (lab / name / "config.json").write_text(json.dumps(config))
+    recipe(lab, numbers="alpha = 0.5")
+    assert lab.build("m").ok
+    wanted = half(one, two)
+    assert same(lab, by_turns(wanted) if first == "turns" else wanted)
+    assert lab.verdicts() == {"m": "up-to-date"}

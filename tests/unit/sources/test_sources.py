@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,11 +158,11 @@ def test_a_clock_that_is_set_while_a_source_is_opened_says_nothing(
     real = sources_module.read_model
     reads: list[Path] = []
 
-    def disturbed(path: Path, *, shown: str, within: Sequence[Path]) -> object:
+    def disturbed(path: Path, **how: Any) -> object:
         if not reads:
             clock.wall -= 3600 * 10**9
         reads.append(path)
-        return real(path, shown=shown, within=within)
+        return real(path, **how)
 
     monkeypatch.setattr(sources_module, "read_model", disturbed)
     session(one).file("x")
@@ -177,8 +177,8 @@ def test_header_and_state_of_a_source_are_of_one_content(one: Lab, monkeypatch: 
     after = raw.replace(b'"v"', b'"u"')
     reads: list[bool] = []
 
-    def disturbed(where: Path, *, shown: str, within: Sequence[Path]) -> object:
-        found = real(where, shown=shown, within=within)
+    def disturbed(where: Path, **how: Any) -> object:
+        found = real(where, **how)
         if not reads:
             before = path.stat()
             path.write_bytes(after)
@@ -206,8 +206,8 @@ def test_an_old_file_that_takes_a_sources_place_while_it_is_opened_is_seen(
     (one / "here").symlink_to("way")
     one.settle()
 
-    def disturbed(where: Path, *, shown: str, within: Sequence[Path]) -> object:
-        found = real(where, shown=shown, within=within)
+    def disturbed(where: Path, **how: Any) -> object:
+        found = real(where, **how)
         if (one / "there").is_symlink():
             (one / "there").replace(one / "here")
         return found
