@@ -22,16 +22,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
+from mergebuild.configuration.text import QUANTIZATIONS
 from mergebuild.errors import Place, SourceError
 from mergebuild.formats.header import Scale, Scaling, TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.formats.reading import quoted
 from mergebuild.system.portable import open_to_read, pread_into
 
-__all__ = ["QUANTIZATIONS", "UNQUANTIZED", "listed", "quantization_claimed", "with_scales"]
-
-QUANTIZATIONS: Final = ("quantization_config", "compression_config")
-"""Members of a configuration that say that, and how, weights are quantized."""
+__all__ = ["UNQUANTIZED", "listed", "quantization_claimed", "with_scales"]
 
 UNQUANTIZED: Final = "take the unquantized release of the model, or dequantize it first"
 """What to do."""

@@ -1,9 +1,10 @@
-"""What stands beside the weights of a folder: the donor's small files, its configuration patched, shards and index.
+"""What stands beside the weights of a folder: the donor's small files, shards and index.
 
 A client loads a folder by names: `config.json` says what to build, the tokenizer's files how to feed it, an index which
 shard holds a tensor. Small files are copied from one donor as they are; its configuration alone is changed, in the text
-itself, and only where it would contradict the tensors. Shards are a function of names and sizes alone: the same tensors
-lie in the same files whatever their values, a layer's side by side, so that a changed layer touches few files.
+itself, and only where it would contradict the tensors (the room `configuration`). Shards are a function of names and
+sizes alone: the same tensors lie in the same files whatever their values, a layer's side by side, so that a changed
+layer touches few files.
 
 Code of its own decides as much what a model is as its configuration does: where `auto_map` names some, the Python files
 of the folder are small files as all others. They are copied and hashed, and never run.
@@ -15,13 +16,12 @@ import json
 import re
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from mergebuild.formats.documents import is_own, is_plain
 from mergebuild.formats.foreign import LOOKED_AT, recognize
-from mergebuild.formats.quantized import QUANTIZATIONS
 from mergebuild.formats.reading import beginning, quoted
 from mergebuild.system.filestate import is_folder, leads_nowhere
 
@@ -31,12 +31,10 @@ __all__ = [
     "Sidecars",
     "has_own_code",
     "index_json",
-    "patched_config",
     "shard_names",
     "shards",
     "sidecars_of",
     "stale",
-    "tying",
 ]
 
 MAX_SIDECAR: Final = 64 << 20
@@ -67,13 +65,6 @@ _OURS: Final = re.compile(
     rf"|(?:model|diffusion_pytorch_model){re.escape(INDEX)}"
 )
 _TEMPLATES: Final = "additional_chat_templates"
-_DTYPES: Final = frozenset({"float64", "float32", "float16", "bfloat16"})
-"""What clients can compute in; the rest they widen as they load, and the donor's dtype says to what."""
-_DROPPED: Final = frozenset({*QUANTIZATIONS, "transformers_weights"})
-_EMBEDDINGS: Final = (
-    "embed_tokens.weight wte.weight word_embeddings.weight shared.weight embed_in.weight tok_embeddings.weight"
-).split()
-_HEAD: Final = "lm_head.weight"
 
 
 class Sidecars(NamedTuple):
@@ -173,124 +164,6 @@ def _unfit(path: Path, home: Path, within: Sequence[Path], *, is_code: bool) -> 
         return f"is larger than {MAX_SIDECAR >> 20} MiB"
     known = recognize(beginning(path, LOOKED_AT)) if found.st_size <= _POINTERS else None
     return known.sentence if known is not None and known.is_pointer else None
-
-
-# The configuration
-
-
-class _JsonMember(NamedTuple):
-    """A member of a JSON object: where its key, its value and its end are in the text."""
-
-    key: str
-    begin: int
-    value: int
-    end: int
-
-
-def patched_config(text: bytes, *, dtype: str | None = None, tied: bool | None = None) -> bytes:
-    """Return the text of a `config.json` that fits the tensors written beside it; all else stays as it is.
-
-    What says how weights are quantized is taken out, as what is written is never quantized; so is the name of a file of
-    weights.
-
-    Args:
-        text: the donor's, a JSON object.
-        dtype: what the floating-point tensors are now, in the contract's word; None: as the donor's. Configurations of
-            transformers say it as `dtype` or `torch_dtype`, those of diffusers don't.
-        tied: what `tying` says.
-
-    Raises:
-        ValueError: it is no JSON object in UTF-8.
-    """
-    document = text.decode()
-    json.loads(document)
-    if not document.lstrip().startswith("{"):
-        message = "a configuration is a JSON object"
-        raise ValueError(message)
-    begin = document.index("{")
-    keys = {member.key for member in _members(document, begin)[0]}
-    changes: dict[str, object] = {}
-    if dtype in _DTYPES:
-        changes |= {"dtype": dtype, "torch_dtype": dtype}
-    if tied is not None:
-        changes["tie_word_embeddings"] = tied
-    added = {key: value for key, value in changes.items() if key == "tie_word_embeddings"}
-    if dtype in _DTYPES and not keys & {"dtype", "torch_dtype", "_diffusers_version"}:
-        added["torch_dtype"] = dtype
-    patched, end = _patched(document, begin, changes, added)
-    return (document[:begin] + patched + document[end:]).encode()
-
-
-def tying(donor: Collection[str], written: Mapping[str, bytes]) -> bool | None:
-    """Return what `tie_word_embeddings` must become, None to leave it: whether the head is the embedding, or differs.
-
-    A head of its own values must not be tied, or clients overwrite it with the embedding; where a head was dropped they
-    must tie it, or they draw a random one.
-
-    Args:
-        donor: the names of the donor's tensors.
-        written: digests of what is written, by name; equal digests mean equal values.
-    """
-    head = next((name for name in written if name == _HEAD or name.endswith(f".{_HEAD}")), None)
-    if head is None:
-        return True if any(name == _HEAD or name.endswith(f".{_HEAD}") for name in donor) else None
-    embeddings = [
-        digest
-        for name, digest in written.items()
-        if any(name == each or name.endswith(f".{each}") for each in _EMBEDDINGS)
-    ]
-    return False if embeddings and written[head] not in embeddings else None
-
-
-def _patched(
-    text: str, at: int, changes: Mapping[str, object], added: Mapping[str, object], *, levels: int = 3
-) -> tuple[str, int]:
-    """Return the object that begins at a place in a text with changes to its members, and where it ends in the text.
-
-    Members of `added` that it lacks come last; objects in it whose key ends in `_config` are changed, nothing added,
-    down to so many levels.
-    """
-    members, end = _members(text, at)
-    opening = text[at : members[0].begin if members else end - 1]
-    between = [text[before.end : member.begin] for before, member in pairwise(members)]
-    parts: list[tuple[str, str]] = []
-    for separator, member in zip([f",{opening[1:]}", *between], members, strict=False):
-        if member.key in _DROPPED:
-            continue
-        value = text[member.value : member.end]
-        if member.key in changes:
-            value = json.dumps(changes[member.key])
-        elif levels and member.key.endswith("_config") and value.startswith("{"):
-            value = _patched(text, member.value, changes, {}, levels=levels - 1)[0]
-        parts.append((separator, text[member.begin : member.value] + value))
-    known = {member.key for member in members}
-    last = between[-1] if between else f",{opening[1:]}"
-    parts += [(last, f"{json.dumps(key)}: {json.dumps(value)}") for key, value in added.items() if key not in known]
-    body = "".join(separator + part if number else part for number, (separator, part) in enumerate(parts))
-    return opening + body + (text[members[-1].end : end] if members else "}"), end
-
-
-def _members(text: str, at: int) -> tuple[list[_JsonMember], int]:
-    """Return the members of the object that begins at a place in a text of valid JSON, and where it ends."""
-    decode = json.JSONDecoder().raw_decode
-    members: list[_JsonMember] = []
-    place = _skipped(text, at + 1)
-    while text[place] != "}":
-        key, colon = decode(text, place)
-        value = _skipped(text, _skipped(text, colon) + 1)
-        end = decode(text, value)[1]
-        members.append(_JsonMember(key, place, value, end))
-        place = _skipped(text, end)
-        if text[place] == ",":
-            place = _skipped(text, place + 1)
-    return members, place + 1
-
-
-def _skipped(text: str, place: int) -> int:
-    """Return the place of what follows the white space at a place."""
-    while text[place] in " \t\n\r":
-        place += 1
-    return place
 
 
 # Shards

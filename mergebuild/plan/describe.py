@@ -22,6 +22,7 @@ from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import FileFormat, FolderFormat
 from mergebuild.plan import manifest, metadata, output_files
 from mergebuild.plan.actions import Description, FileContent, Goal, Ground
+from mergebuild.plan.agreeing import agree
 from mergebuild.plan.architectures import Architectures
 from mergebuild.plan.donors import donor
 from mergebuild.plan.origins import Origins
@@ -31,6 +32,7 @@ from mergebuild.sources.sources import SMALL, Sources, source_of_part
 from mergebuild.store import Ledger
 
 if TYPE_CHECKING:
+    from mergebuild.configuration.text import Path as Keys
     from mergebuild.formats.folders import Folder as Donor
 
 __all__ = ["Describer"]
@@ -322,18 +324,36 @@ class Describer:
         assert whole.tensors is not None
         target, adapter = whole.blueprint.target, whole.blueprint.adapter
         name, beside, home = self._donor(whole.blueprint)
-        by_name, most = whole.tensors.by_name, target.max_shard_size
+        most = target.max_shard_size
         written = output_files.written(whole.blueprint, specs)
-        packed = output_files.files_of(specs, by_name, facts, beside, home, most, written, adapter)
+        changes, told = self._agreement(whole, name, specs)
+        packed = output_files.files_of(specs, changes, facts, beside, home, most, written, adapter)
         left_out = beside.left_out if beside and not whole.blueprint.is_lora else ()
         origins = [file.origin for file in packed.files if file.origin]
         small = {f"input {name}: {each.path}": tagged(each.checksum) for each in origins}
         return replace(
             whole,
             manifest=lambda: {**whole.lines, **small},
-            notices=(*whole.notices, *left_out, *packed.notices),
+            notices=(*whole.notices, *left_out, *packed.notices, *told),
             files=tuple(self._parts(whole, packed.files, with_metadata=facts != metadata.none())),
         )
+
+    def _agreement(
+        self, whole: Description, owner: str, specs: Mapping[str, Spec]
+    ) -> tuple[Mapping[Keys, object], tuple[str, ...]]:
+        """Return what the configuration of a folder must say, where it has one that says what its tensors are.
+
+        Changes to it, and what should be known of them.
+
+        Raises:
+            MismatchError: it can't be made to agree with the tensors.
+        """
+        made, tensors = whole.blueprint, whole.tensors
+        if not owner or made.is_lora or self._sources.file(owner).model.format != "sharded":
+            return {}, ()
+        assert tensors is not None
+        found = agree(self._recipe, self._sources, made.target, owner, specs, tensors.by_name)
+        return found.changes, found.notices
 
     def _parts(
         self, made: Description, files: list[output_files.PlannedFile], *, with_metadata: bool

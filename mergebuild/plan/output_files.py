@@ -22,6 +22,7 @@ from mergebuild.formats.layout import PLAIN, Arrangement, Packing, StoredName, T
 from mergebuild.naming.spelling import AS_IS
 
 if TYPE_CHECKING:
+    from mergebuild.configuration.text import Path as Keys
     from mergebuild.formats.folders import Folder
 
 __all__ = ["PlannedFile", "PlannedFiles", "SmallFile", "files_of", "written"]
@@ -87,7 +88,7 @@ def written(blueprint: Blueprint, specs: Mapping[str, Spec]) -> Written:
 
 def files_of(
     specs: Mapping[str, Spec],
-    digests: Mapping[str, bytes],
+    changes: Mapping[Keys, object],
     facts: Mapping[str, str],
     donor: Folder | None,
     home: Path | None,
@@ -99,7 +100,7 @@ def files_of(
 
     Args:
         specs: the tensors, in the dtypes in which they are written.
-        digests: what they are; equal ones have equal values.
+        changes: new values of members of the donor's configuration, by the keys that lead to them.
         facts: the metadata of the whole.
         donor: where configuration and tokenizer come from, if there is one.
         home: the donor's folder.
@@ -121,28 +122,27 @@ def files_of(
         files = list(_shards(specs, "", "model", most or _MOST, written))
     files += _recipe(facts)
     if donor is not None and home is not None:
-        files += _beside(specs, digests, donor, home, pipeline)
+        files += _beside(specs, donor, home, pipeline, changes)
     return PlannedFiles(files, pipeline.notices() if pipeline else ())
 
 
 def _beside(
     specs: Mapping[str, Spec],
-    digests: Mapping[str, bytes],
     donor: Folder,
     home: Path,
     pipeline: _Pipeline | None,
+    changes: Mapping[Keys, object],
 ) -> Iterator[PlannedFile]:
     """Yield the small files of the donor."""
-    from mergebuild.formats.sidecars import patched_config, tying
+    from mergebuild.configuration.text import patched_config
 
     last = _CONFIGS[donor.kind]
     for name in sorted(donor.sidecars, key=lambda name: (name == last, name)):
         content = (home / name).read_bytes()
         origin = SmallFile(name, checksum(content))
         if name.endswith(_CONFIG) and name.count("/") <= 1 and _is_of_weights(name, donor):
-            tied = None if pipeline else tying(donor.components[""].tensors, digests)
             held = pipeline.specs(name.rpartition("/")[0]) if pipeline else specs
-            content = patched_config(content, dtype=_common_dtype(held), tied=tied)
+            content = patched_config(content, dtype=_common_dtype(held), changes=None if pipeline else changes)
         elif name == last and pipeline:
             content = pipeline.index(content)
         yield _text(name, content)._replace(origin=origin)

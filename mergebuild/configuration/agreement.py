@@ -1,0 +1,141 @@
+"""What a configuration must say beside tensors that are written, so that a client loads just these.
+
+The configuration of a folder is one model's (the donor's), and is true of that one. What the written tensors have
+otherwise (rows of tokens, layers, a head) is changed in it where it follows from them. What does not follow is an error
+before any work: a client would draw random values for what it misses, or refuse the folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from mergebuild.configuration.labels import labelled
+from mergebuild.configuration.layers import Stack, counted, stacks
+from mergebuild.configuration.parts import Config, config_of, part_of, path_of
+from mergebuild.configuration.sizes import is_implied, sized
+from mergebuild.configuration.text import Path
+from mergebuild.configuration.ties import TIE, Heads, agreed
+from mergebuild.configuration.vocabulary import embedding_of, head_of
+
+__all__ = ["Agreement", "Written", "agreement"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+_VOCAB: Final = "vocab_size"
+_UNNEEDED: Final = re.compile(
+    r"(?:.*\.)?(?:inv_freq|position_ids|masked_bias|num_batches_tracked|cos_cached|sin_cached|rotary_emb\..*"
+    r"|attn\.bias|attention\.bias|embed_positions\.weights|logit_scale_buffer)"
+)
+"""Tensors that clients make by themselves."""
+
+
+class Written(NamedTuple):
+    """The tensors beside a configuration, and those of the models behind them; all names are spelled alike."""
+
+    shapes: Shapes
+    """What is written."""
+    donor: Shapes
+    """The model that the configuration is of."""
+    heads: Heads
+
+
+class Agreement(NamedTuple):
+    """What becomes of a configuration: changes, what should be known, and what can't be made to agree."""
+
+    changes: Mapping[Path, object]
+    notices: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+
+
+def agreement(config: Config, written: Written) -> Agreement:
+    """Return what a configuration must say beside what is written."""
+    sizes = sized(config, written.shapes, written.donor)
+    layers = counted(config, written.shapes, written.donor)
+    ties = agreed(config, written.heads)
+    labels = labelled(config, written.shapes, written.heads.first_config)
+    rows = _rows(config, written)
+    changes = {**rows, **sizes.changes, **layers.changes, **ties.changes, **labels.changes}
+    missing, wrong = _missing(config, written)
+    told = [_told(config, path, value) for path, value in {**rows, **sizes.changes, **layers.changes}.items()]
+    notices = (*told, *sizes.notices, ties.notice, labels.notice, missing)
+    wrong = [*sizes.contradictions, *layers.contradictions, ties.contradiction, *_heads(config, written), *wrong]
+    return Agreement(changes, tuple(filter(None, notices)), tuple(filter(None, wrong)))
+
+
+def _rows(config: Config, written: Written) -> Mapping[Path, object]:
+    """Return how many tokens a configuration must say, where its architecture is not known.
+
+    What it says stays in the same relation to the rows of the embedding: some models have more rows than tokens.
+    """
+    path, said = path_of(config, "text"), config_of(config, "text").get(_VOCAB)
+    name, before = embedding_of(written.shapes), embedding_of(written.donor)
+    if not isinstance(said, int) or isinstance(said, bool) or name is None or before is None:
+        return {}
+    if is_implied(config, name):
+        return {}
+    now = said + written.shapes[name][0] - written.donor[before][0]
+    if now == said or now < 1:
+        return {}
+    found: dict[Path, object] = {(*path, _VOCAB): now}
+    if config.get(_VOCAB) == said:
+        found[(_VOCAB,)] = now
+    return found
+
+
+def _heads(config: Config, written: Written) -> list[str]:
+    """Return what is wrong with a head that has not as many rows as the embedding, unless the donor's is so too."""
+    pairs = [(embedding_of(each), head_of(each)) for each in (written.shapes, written.donor)]
+    gaps = [
+        each[head][0] - each[embedding][0] if embedding and head and each[head] and each[embedding] else None
+        for each, (embedding, head) in zip((written.shapes, written.donor), pairs, strict=True)
+    ]
+    embedding, head = pairs[0]
+    if embedding is None or head is None or gaps[0] in (None, 0, gaps[1]) or is_implied(config, head):
+        return []
+    count = f"{written.shapes[embedding][0]} and {written.shapes[head][0]}"
+    return [f"`{embedding}` and `{head}` have {count} rows, and one size is said of both"]
+
+
+def _missing(config: Config, written: Written) -> tuple[str, list[str]]:
+    """Return what should be known of tensors of the donor that are not written, and what is wrong with that."""
+    kept, head = stacks(written.shapes), head_of(written.donor)
+    lost = [
+        name
+        for name in written.donor
+        if name not in written.shapes
+        and name != head
+        and not _UNNEEDED.fullmatch(name)
+        and not _is_of_a_layer_left_out(name, kept)
+    ]
+    parts = {part_of(name) for name in lost} - {part_of(name) for name in written.shapes}
+    wrong = [
+        f"nothing of the part `{part}` is written, and `{'.'.join(path_of(config, part))}` describes one"
+        for part in sorted(parts)
+        if path_of(config, part)
+    ]
+    implied = [name for name in lost if is_implied(config, name)]
+    if implied:
+        more = f" and {len(implied) - 1} more are" if len(implied) > 1 else " is"
+        wrong.append(f"`{implied[0]}`{more} not written, and a model of this configuration has it")
+    rest = [name for name in lost if name not in implied and part_of(name) not in parts]
+    if not rest:
+        return "", wrong
+    count = "1 tensor" if len(rest) == 1 else f"{len(rest)} tensors"
+    sentence = f"{count} of the model whose configuration is written, such as `{rest[0]}`, are left out"
+    return f"{sentence}: a client that needs them draws random values", wrong
+
+
+def _is_of_a_layer_left_out(name: str, kept: Mapping[str, Stack]) -> bool:
+    """Return whether a tensor is of a layer of which nothing is written, of a stack of which something is."""
+    return any(stack in kept and each.numbers.isdisjoint(kept[stack].numbers) for stack, each in stacks([name]).items())
+
+
+def _told(config: Config, path: Path, value: object) -> str:
+    """Return the sentence about a member that was changed, where it is one to be known."""
+    before: object = config
+    for key in path:
+        before = before.get(key) if isinstance(before, Mapping) else None
+    if path[-1] == TIE or isinstance(value, list | dict):
+        return ""
+    return f"`{'.'.join(path)}` of the configuration is written as {value} and not {before}, as the tensors have it"

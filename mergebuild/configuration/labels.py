@@ -1,0 +1,64 @@
+"""The labels of a classifier: as many as its head has rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from mergebuild.configuration.parts import Config
+from mergebuild.configuration.text import Path
+
+__all__ = ["Labelled", "labelled"]
+
+_HEAD: Final = re.compile(r"(?:score|classifier|classifier\.out_proj|classification_head\.out_proj)\.weight")
+_CLASSIFIER: Final = re.compile(r".*For(?:Sequence|Token|Image|Audio|Video)Classification")
+_USUAL: Final = 2
+"""Labels of a classifier whose configuration names none."""
+_NAMES, _NUMBERS, _COUNT = "id2label", "label2id", "num_labels"
+
+
+class Labelled(NamedTuple):
+    """What becomes of the labels: changes to the configuration, and what should be known."""
+
+    changes: Mapping[Path, object]
+    notice: str = ""
+
+
+def labelled(config: Config, written: Mapping[str, tuple[int, ...]], first: Config) -> Labelled:
+    """Return what a configuration must say of labels.
+
+    Where they are as many as the head of the model has whose weights come first, its labels are taken.
+
+    Args:
+        config: the configuration.
+        written: shapes of the tensors that are written.
+        first: what the first input's own configuration says.
+    """
+    rows = next((shape[0] for name, shape in written.items() if _HEAD.fullmatch(name) and shape), None)
+    said = _said(config)
+    if rows is None or said is None or said == rows:
+        return Labelled({})
+    names = first.get(_NAMES) if _said(first) == rows else None
+    notice = ""
+    if not isinstance(names, Mapping):
+        names = {str(number): f"LABEL_{number}" for number in range(rows)}
+        notice = f"the head has {rows} labels and the configuration names {said}: they are called `LABEL_0` and so on"
+    numbers = {str(name): int(str(number)) for number, name in names.items() if str(number).isdecimal()}
+    changes: dict[Path, object] = {(_NAMES,): dict(names), (_NUMBERS,): numbers}
+    if _COUNT in config:
+        changes[(_COUNT,)] = rows
+    return Labelled(changes, notice)
+
+
+def _said(config: Config) -> int | None:
+    """Return how many labels a configuration says, None where it is of no classifier."""
+    for key in (_NAMES, _COUNT):
+        found = config.get(key)
+        if isinstance(found, Mapping):
+            return len(found)
+        if isinstance(found, int) and not isinstance(found, bool):
+            return found
+    classes = config.get("architectures")
+    named = classes if isinstance(classes, list) else []
+    return _USUAL if any(isinstance(each, str) and _CLASSIFIER.fullmatch(each) for each in named) else None

@@ -1,0 +1,180 @@
+"""The layers of a model: which it has by its tensors, how many its configuration says, and its lists of one a layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, NamedTuple
+
+from mergebuild.configuration.parts import Config, config_of, part_of, path_of
+from mergebuild.configuration.text import Path
+
+__all__ = ["Counted", "Stack", "counted", "stacks"]
+
+_NUMBERED: Final = re.compile(r"(?P<stack>(?:.*?\.)??(?P<last>[^.]*))\.(?P<number>[0-9]{1,6})\.(?P<rest>.*)")
+
+_WORDS: Final = frozenset("layers layer h block blocks resblocks decoder_layers encoder_layers".split())
+"""The last words before the number of a layer."""
+
+_KEYS: Final = {
+    "encoder": "encoder_layers num_encoder_layers num_hidden_layers num_layers n_layer n_layers".split(),
+    "decoder": "decoder_layers num_decoder_layers num_hidden_layers num_layers n_layer n_layers".split(),
+    "": "num_hidden_layers n_layer num_layers n_layers depth num_blocks n_blocks layers".split(),
+}
+"""By the half of a model that a stack is of (all where there is one stack alone), the members that count its layers."""
+
+_MORE: Final = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
+"""Layers behind those that are counted, which predict further tokens."""
+
+_A_LAYER_EACH: Final = re.compile(r".*(?:layer|block|pattern|sliding_window).*")
+"""Names of lists that have an item for each layer."""
+
+_ALSO_A_LAYER_EACH: Final = frozenset(
+    "intermediate_size num_attention_heads num_key_value_heads num_query_heads num_kv_heads head_dim ffn_multipliers"
+    " activation_sparsity_pattern hidden_size rope_theta num_experts".split()
+)
+"""Lists with an item for each layer where they are lists."""
+
+
+class Stack(NamedTuple):
+    """The layers of one stack of a model, `model.layers` for example."""
+
+    name: str
+    part: str
+    numbers: frozenset[int]
+
+    @property
+    def half(self) -> str:
+        """`encoder`, `decoder`, or nothing where its name does not say so."""
+        return next((word for word in self.name.split(".") if word in ("encoder", "decoder")), "")
+
+    @property
+    def gaps(self) -> list[int]:
+        """The numbers below the last that it lacks."""
+        return sorted(set(range(max(self.numbers) + 1)) - self.numbers)
+
+
+class Counted(NamedTuple):
+    """What becomes of a count: changes to the configuration, and what can't be made to agree, a sentence each."""
+
+    changes: Mapping[Path, object]
+    contradictions: tuple[str, ...] = ()
+
+
+def stacks(names: Iterable[str]) -> dict[str, Stack]:
+    """Return the stacks that some tensors are of, by name: the outermost number of a name counts."""
+    found: dict[str, set[int]] = {}
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        if match and match["last"] in _WORDS:
+            found.setdefault(match["stack"], set()).add(int(match["number"]))
+    return {name: Stack(name, part_of(f"{name}.weight"), frozenset(numbers)) for name, numbers in found.items()}
+
+
+def counted(config: Config, written: Collection[str], donor: Collection[str]) -> Counted:
+    """Return what a configuration must say of layers.
+
+    Args:
+        config: the configuration.
+        written: names of the tensors that are written.
+        donor: names of those of the model that the configuration is of, spelled alike.
+    """
+    found, before = stacks(written), stacks(donor)
+    wrong: list[str] = []
+    wanted: dict[Path, list[tuple[Stack, int]]] = {}
+    for name, stack in found.items():
+        had = before.get(name)
+        if stack.gaps:
+            wrong += [_gap(stack)] if had is None or not had.gaps else []
+        elif stack.part == "text" or path_of(config, stack.part):
+            is_alone = sum(each.part == stack.part for each in found.values()) == 1
+            for path, count in _counts(config, stack, had, is_alone=is_alone).items():
+                wanted.setdefault(path, []).append((stack, count))
+    changes: dict[Path, object] = {}
+    for path, counts in wanted.items():
+        wrong += _put(config, path, counts, changes)
+    return Counted(changes, tuple(wrong))
+
+
+def _counts(config: Config, stack: Stack, had: Stack | None, *, is_alone: bool) -> Mapping[Path, int]:
+    """Return what the members that count the layers of a stack must be; none where nothing counts them."""
+    path, part = path_of(config, stack.part), config_of(config, stack.part)
+    keys = [*_KEYS[stack.half], *(_KEYS[""] if is_alone else ())]
+    key = next((each for each in keys if _is_count(part.get(each))), None)
+    if key is None:
+        return {}
+    said, count = int(str(part[key])), len(stack.numbers)
+    more = [each for each in _MORE if _is_count(part.get(each))]
+    all_said = said + sum(int(str(part[each])) for each in more)
+    before = len(had.numbers) if had is not None else None
+    if count in (said, all_said):
+        # layers that predict further tokens are there or not, as written
+        return {(*path, key): said} | ({(*path, each): 0 for each in more} if count == said != before else {})
+    if before not in (None, said, all_said) and not (is_alone and before == count):
+        return {}  # it counts something else
+    if before is None and not is_alone and not stack.half:
+        return {}
+    found = {(*path, key): count - (all_said - said if before == all_said else 0)}
+    if stack.half == "encoder" and part.get("num_hidden_layers") == said:
+        found[(*path, "num_hidden_layers")] = count
+    return found
+
+
+def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: dict[Path, object]) -> list[str]:
+    """Note what a member that counts layers must be, and the lists with it; return what can't be said."""
+    *inner, key = path
+    part = config
+    for each in inner:
+        below = part[each]
+        assert isinstance(below, Mapping)
+        part = below
+    said, now = part.get(key), counts[0][1]
+    for stack, count in counts[1:]:
+        if count != now and stack.half == "decoder" and key == "num_layers":
+            changes[(*inner, "num_decoder_layers")] = count
+        elif count != now:
+            both = f"`{counts[0][0].name}` has {now} layers and `{stack.name}` {count}"
+            return [f"{both}, and `{key}` is said of both"]
+    if now == said or not isinstance(said, int):
+        return []
+    if key in _MORE:
+        changes[path] = now
+        return []
+    if now < 1:
+        return [f"`{counts[0][0].name}` has fewer layers than those that the configuration counts besides"]
+    lists = _lists(part, said)
+    if now > said and lists:
+        names = ", ".join(f"`{each}`" for each in lists)
+        return [f"`{counts[0][0].name}` has {now} layers, and {names} say what each of {said} is"]
+    changes[path] = now
+    changes |= {(*inner, each): value[:now] for each, value in lists.items()}
+    for each, value in _numbers(part, said).items():
+        kept = [number for number in value if isinstance(number, int) and number < now]
+        changes |= {(*inner, each): kept} if kept != value else {}
+    return []
+
+
+def _lists(part: Config, count: int) -> dict[str, list[object]]:
+    """Return the lists of a configuration that have an item for each of so many layers."""
+    found = {key: value for key, value in part.items() if isinstance(value, list) and len(value) == count}
+    return {key: value for key, value in found.items() if _A_LAYER_EACH.fullmatch(key) or key in _ALSO_A_LAYER_EACH}
+
+
+def _numbers(part: Config, count: int) -> dict[str, list[object]]:
+    """Return the lists of a configuration that name some layers by number."""
+    found = {key: value for key, value in part.items() if isinstance(value, list) and len(value) != count}
+    return {
+        key: value
+        for key, value in found.items()
+        if _A_LAYER_EACH.fullmatch(key) and all(isinstance(each, int) and 0 <= each < count for each in value)
+    }
+
+
+def _gap(stack: Stack) -> str:
+    lacking = ", ".join(map(str, stack.gaps[:8]))
+    last = max(stack.numbers)
+    return f"`{stack.name}` lacks {lacking} of its layers 0 to {last}, and clients load them by number"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,182 @@
+"""What a configuration says of the shapes of tensors, for architectures that are known: `data/sizes.toml`.
+
+Some sizes say nothing but a size (how many tokens there are, how wide the layers are inside), and follow from the
+tensors. Others also say what weights mean (how many heads share a matrix), which no shape tells: where these don't fit,
+the configuration is of another model.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from mergebuild.configuration.parts import Config, config_of, model_type, part_of, path_of
+from mergebuild.configuration.text import Path
+
+__all__ = ["Sized", "is_implied", "sized"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+_Row = tuple[tuple[int, ...], tuple[str, ...]]
+_NUMBER: Final = "{n}"
+_VOCAB: Final = "vocab_size"
+_DEEPEST: Final = 4
+"""Members that are said by others, above each other."""
+_LISTED: Final = 4
+
+
+@dataclass(frozen=True)
+class Form:
+    """The rows of an architecture."""
+
+    rows: Mapping[str, tuple[str, ...]]
+    """By the end of a name, with `{n}` for its numbers."""
+    usual: Mapping[str, str]
+    follows: frozenset[str]
+    widths: frozenset[str]
+    _known: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    """By a whole name with `{n}` for its numbers."""
+
+    def row(self, name: str) -> tuple[str, ...] | None:
+        """Return the dimensions of a tensor, None where no row is of it."""
+        words = [_NUMBER if word.isdecimal() else word for word in name.split(".")]
+        template = ".".join(words)
+        if template not in self._known:
+            ends = (".".join(words[begin:]) for begin in range(len(words)))
+            self._known[template] = next((self.rows[end] for end in ends if end in self.rows), None)
+        return self._known[template]
+
+
+class Sized(NamedTuple):
+    """What becomes of sizes: changes to the configuration, what should be known, and what can't be made to agree."""
+
+    changes: Mapping[Path, object]
+    notices: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+
+
+def is_implied(config: Config, name: str) -> bool:
+    """Return whether a model of the architecture that a configuration names is known to have such a tensor."""
+    form = _form_of(config)
+    return form is not None and part_of(name) == "text" and form.row(name) is not None
+
+
+def sized(config: Config, written: Shapes, donor: Shapes) -> Sized:
+    """Return what a configuration must say of sizes.
+
+    Args:
+        config: the configuration.
+        written: shapes of the tensors that are written.
+        donor: shapes of those of the model that the configuration is of. Where it does not fit these, that model is not
+            as it should be, and no recipe can help it.
+    """
+    form = _form_of(config)
+    if form is None:
+        return Sized({})
+    text = dict(config_of(config, "text"))
+    rows, own = _rows(form, written), _rows(form, donor)
+    found = _sizes(form, text, own, form.follows | form.widths)
+    if any(_wrong(form, {**text, **found}, own)):
+        found = _sizes(form, text, own, form.follows)
+    found |= _sizes(form, {**text, **found}, rows, form.follows)
+    text |= found
+    wrong = dict(_wrong(form, text, rows))
+    known = [name for name in wrong if donor.get(name) == written[name]]
+    path = path_of(config, "text")
+    changes: dict[Path, object] = {
+        (*path, key): size for key, size in found.items() if size != config_of(config, "text").get(key)
+    }
+    whole = config.get(_VOCAB)
+    if (*path, _VOCAB) in changes and path and whole == config_of(config, "text").get(_VOCAB):
+        changes[(_VOCAB,)] = found[_VOCAB]  # said twice
+    return Sized(
+        changes, _listed([wrong[name] for name in known]), _listed([wrong[name] for name in wrong if name not in known])
+    )
+
+
+def _rows(form: Form, shapes: Shapes) -> dict[str, _Row]:
+    """Return the shapes of the tensors that rows are of, with what these say."""
+    return {
+        name: (shape, sizes)
+        for name, shape in shapes.items()
+        if part_of(name) == "text" and (sizes := form.row(name)) is not None and len(sizes) == len(shape)
+    }
+
+
+def _sizes(form: Form, text: Mapping[str, object], rows: Mapping[str, _Row], follows: frozenset[str]) -> dict[str, int]:
+    """Return what members must be, that may follow from tensors, by the first tensor that has them otherwise."""
+    found: dict[str, int] = {}
+    for shape, sizes in rows.values():
+        for size, wanted in zip(shape, sizes, strict=True):
+            if wanted in follows and wanted not in found and _value(wanted, text, form) is not None:
+                found[wanted] = size
+    return {key: size for key, size in found.items() if size != _value(key, text, form)}
+
+
+def _wrong(form: Form, text: Mapping[str, object], rows: Mapping[str, _Row]) -> Iterator[tuple[str, str]]:
+    """Yield the tensors that a configuration contradicts, and a sentence for each."""
+    for name, (shape, sizes) in rows.items():
+        expected = [_value(size, text, form) for size in sizes]
+        if any(wanted not in (None, size) for wanted, size in zip(expected, shape, strict=True)):
+            yield name, f"`{name}` is {list(shape)}, and the configuration says {_shown(expected)}"
+
+
+def _listed(sentences: list[str]) -> tuple[str, ...]:
+    more = len(sentences) - _LISTED
+    return (*sentences[:_LISTED], f"and {more} more") if more > 0 else tuple(sentences)
+
+
+def _form_of(config: Config) -> Form | None:
+    name = model_type(config, "text")
+    return _forms().get(name) if name else None
+
+
+def _value(size: str, config: Mapping[str, object], form: Form, depth: int = 0) -> int | None:
+    """Return what sums and products of a configuration's members come to; None where one is not said."""
+    if depth > _DEEPEST or not size:
+        return None
+    total = 0
+    for term in size.split("+"):
+        product = 1
+        for factor in term.split("*"):
+            above, _, below = factor.partition("/")
+            value, divisor = _member(above, config, form, depth), _member(below or "1", config, form, depth)
+            if value is None or not divisor:
+                return None
+            product *= value // divisor
+        total += product
+    return total
+
+
+def _member(word: str, config: Mapping[str, object], form: Form, depth: int) -> int | None:
+    if word.isdecimal():
+        return int(word)
+    value = config.get(word)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return _value(form.usual[word], config, form, depth + 1) if value is None and word in form.usual else None
+
+
+def _shown(expected: list[int | None]) -> str:
+    return f"[{', '.join('?' if each is None else str(each) for each in expected)}]"
+
+
+@cache
+def _forms() -> Mapping[str, Form]:
+    """Return the rows of each architecture."""
+    text = (files("mergebuild.configuration") / "data" / "sizes.toml").read_text("utf-8")
+    return dict(_read(tomllib.loads(text)))
+
+
+def _read(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Form]]:
+    for table in tables.values():
+        form = Form(
+            {name: tuple(sizes) for name, sizes in table["rows"].items()},
+            table.get("usual", {}),
+            frozenset(table["follows"]),
+            frozenset(table.get("widths", ())),
+        )
+        yield from ((name, form) for name in table["types"].split())

@@ -1,0 +1,131 @@
+"""The text of a `config.json` with some members changed: all else in it stays as it is, down to its white space."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+__all__ = ["QUANTIZATIONS", "Path", "patched_config"]
+
+QUANTIZATIONS: Final = ("quantization_config", "compression_config")
+"""Members that say that, and how, weights are quantized."""
+
+Path = tuple[str, ...]
+"""The keys that lead to a member."""
+
+_DTYPES: Final = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""What clients can compute in; the rest they widen as they load, and the donor's dtype says to what."""
+_DROPPED: Final = frozenset({*QUANTIZATIONS, "transformers_weights"})
+_BITS: Final = "bits"
+_QUANTIZATION: Final = "quantization"
+"""What MLX calls it: an object with `bits`. Other models call the settings of a codebook so."""
+
+
+class _JsonMember(NamedTuple):
+    """A member of a JSON object: where its key, its value and its end are in the text."""
+
+    key: str
+    begin: int
+    value: int
+    end: int
+
+
+def patched_config(text: bytes, *, dtype: str | None = None, changes: Mapping[Path, object] | None = None) -> bytes:
+    """Return the text of a `config.json` that fits the tensors written beside it; all else stays as it is.
+
+    What says how weights are quantized is taken out, as what is written is never quantized; so is the name of a file of
+    weights.
+
+    Args:
+        text: the donor's, a JSON object.
+        dtype: what the floating-point tensors are now, in the contract's word; None: as the donor's. Configurations of
+            transformers say it as `dtype` or `torch_dtype`, those of diffusers don't.
+        changes: new values of members; one that is not there comes last in its object, which must be there.
+
+    Raises:
+        ValueError: it is no JSON object in UTF-8.
+    """
+    document = text.decode()
+    json.loads(document)
+    if not document.lstrip().startswith("{"):
+        message = "a configuration is a JSON object"
+        raise ValueError(message)
+    begin = document.index("{")
+    keys = {member.key for member in _members(document, begin)[0]}
+    given = dict(changes or {})
+    dtypes: dict[str, object] = {}
+    if dtype in _DTYPES:
+        dtypes = {"dtype": dtype, "torch_dtype": dtype}
+        if not keys & {"dtype", "torch_dtype", "_diffusers_version"}:
+            given[("torch_dtype",)] = dtype
+    patched, end = _patched(document, begin, dtypes, given)
+    return (document[:begin] + patched + document[end:]).encode()
+
+
+def _patched(
+    text: str, at: int, everywhere: Mapping[str, object], given: Mapping[Path, object], *, levels: int = 3
+) -> tuple[str, int]:
+    """Return the object that begins at a place in a text with changes to its members, and where it ends in the text.
+
+    Args:
+        text: the text.
+        at: the place.
+        everywhere: changes to members of it, and of objects in it whose key ends in `_config`, down to so many levels.
+        given: changes to single members, by the keys that lead to them from it.
+        levels: how many.
+    """
+    members, end = _members(text, at)
+    opening = text[at : members[0].begin if members else end - 1]
+    between = [text[before.end : member.begin] for before, member in pairwise(members)]
+    own = {path[0]: value for path, value in given.items() if len(path) == 1}
+    parts: list[tuple[str, str]] = []
+    for separator, member in zip([f",{opening[1:]}", *between], members, strict=False):
+        value = text[member.value : member.end]
+        if member.key in _DROPPED or (member.key == _QUANTIZATION and _says_bits(value)):
+            continue
+        inner = {path[1:]: each for path, each in given.items() if len(path) > 1 and path[0] == member.key}
+        is_object = value.startswith("{")
+        if member.key in own:
+            value = json.dumps(own[member.key])
+        elif member.key in everywhere:
+            value = json.dumps(everywhere[member.key])
+        elif is_object and (inner or (levels and member.key.endswith("_config"))):
+            deeper = everywhere if levels and member.key.endswith("_config") else {}
+            value = _patched(text, member.value, deeper, inner, levels=max(levels - 1, 0))[0]
+        parts.append((separator, text[member.begin : member.value] + value))
+    known = {member.key for member in members}
+    last = between[-1] if between else f",{opening[1:]}"
+    parts += [(last, f"{json.dumps(key)}: {json.dumps(value)}") for key, value in own.items() if key not in known]
+    body = "".join(separator + part if number else part for number, (separator, part) in enumerate(parts))
+    return opening + body + (text[members[-1].end : end] if members else "}"), end
+
+
+def _says_bits(value: str) -> bool:
+    """Return whether a value is an object that says into how many bits weights were quantized."""
+    found = json.loads(value)
+    return isinstance(found, dict) and _BITS in found
+
+
+def _members(text: str, at: int) -> tuple[list[_JsonMember], int]:
+    """Return the members of the object that begins at a place in a text of valid JSON, and where it ends."""
+    decode = json.JSONDecoder().raw_decode
+    members: list[_JsonMember] = []
+    place = _skipped(text, at + 1)
+    while text[place] != "}":
+        key, colon = decode(text, place)
+        value = _skipped(text, _skipped(text, colon) + 1)
+        end = decode(text, value)[1]
+        members.append(_JsonMember(key, place, value, end))
+        place = _skipped(text, end)
+        if text[place] == ",":
+            place = _skipped(text, place + 1)
+    return members, place + 1
+
+
+def _skipped(text: str, place: int) -> int:
+    """Return the place of what follows the white space at a place."""
+    while text[place] in " \t\n\r":
+        place += 1
+    return place

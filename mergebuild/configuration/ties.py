@@ -1,0 +1,102 @@
+"""Whether the head of a language model is its embedding: what a configuration says, and what the tensors are."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Final, NamedTuple
+
+from mergebuild.configuration.parts import Config, config_of, path_of
+from mergebuild.configuration.text import Path
+from mergebuild.configuration.vocabulary import head_of, is_embedding
+
+__all__ = ["TIE", "Heads", "agreed", "said"]
+
+TIE: Final = "tie_word_embeddings"
+_WITH_A_HEAD: Final = re.compile(r".*(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM)")
+
+
+class Heads(NamedTuple):
+    """What is known of a model's head besides its configuration."""
+
+    written: Mapping[str, bytes]
+    """Digests of what is written, by name; equal digests mean equal values."""
+    donor: Collection[str]
+    """Names of the tensors of the model whose configuration is written."""
+    first: Collection[str]
+    """Names of the tensors of the first input."""
+    first_config: Config
+    """What the first input's own configuration says; empty where it has none."""
+    equal: bool
+    """Whether the head that one of them has is known to be its embedding."""
+
+
+class Agreed(NamedTuple):
+    """What becomes of a tie: changes to the configuration, what should be known, and what can't be made to agree."""
+
+    changes: Mapping[Path, object]
+    notice: str = ""
+    contradiction: str = ""
+
+
+def said(config: Config) -> bool | None:
+    """Return whether a configuration says, or leaves it at what is usual, that the head is the embedding."""
+    text = config_of(config, "text")
+    for each in (config, text):
+        if isinstance(each.get(TIE), bool):
+            return bool(each[TIE])
+    usual = (_usual().get(str(each.get("model_type"))) for each in (config, text))
+    return next((each for each in usual if each is not None), None)
+
+
+def agreed(config: Config, heads: Heads) -> Agreed:
+    """Return what a configuration must say of the tie, so that clients neither overwrite a head nor draw one.
+
+    A head of its own values must not be tied, or clients overwrite it with the embedding. Where none is written, the
+    model must be tied, or they draw a random one.
+    """
+    head = head_of(heads.written)
+    tied = said(config)
+    if head is not None:
+        embeddings = [digest for name, digest in heads.written.items() if is_embedding(name)]
+        differs = bool(embeddings) and heads.written[head] not in embeddings
+        return Agreed(_changed(config, value=False) if differs else {})
+    had = head_of(heads.donor) or head_of(heads.first)
+    if tied or not any(map(is_embedding, heads.written)) or not _has_a_head(config, otherwise=had is not None):
+        return Agreed({})
+    if said(heads.first_config) or (had is not None and heads.equal):
+        return Agreed(_changed(config, value=True))
+    if had is not None:
+        sentence = f"the head `{had}` is not written, and `{TIE}` does not say that it is the embedding"
+        return Agreed({}, contradiction=f"{sentence}: clients would draw a random one")
+    if tied is False:
+        return Agreed({}, notice=f"`{TIE}` is false, and no input has a head: clients draw a random one")
+    return Agreed({})
+
+
+def _changed(config: Config, *, value: bool) -> Mapping[Path, object]:
+    """Return the members that are to say it: the whole model's, and its text's where that says or means otherwise."""
+    found: dict[Path, object] = {} if config.get(TIE) is value else {(TIE,): value}
+    inner, text = path_of(config, "text"), config_of(config, "text")
+    meant = text.get(TIE, _usual().get(str(text.get("model_type")), value))
+    if inner and meant is not value:
+        found[(*inner, TIE)] = value
+    return found
+
+
+def _has_a_head(config: Config, *, otherwise: bool) -> bool:
+    """Return whether the class that a configuration names has a head that scores tokens; `otherwise`: it names none."""
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes:
+        return otherwise
+    return any(isinstance(each, str) and _WITH_A_HEAD.fullmatch(each) for each in classes)
+
+
+@cache
+def _usual() -> Mapping[str, bool]:
+    """Return whether the head is the embedding where a configuration does not say so, by architecture."""
+    found = tomllib.loads((files("mergebuild.configuration") / "data" / "ties.toml").read_text("utf-8"))
+    return dict.fromkeys(found["tied"].split(), True) | dict.fromkeys(found["untied"].split(), False)

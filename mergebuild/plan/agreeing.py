@@ -1,0 +1,110 @@
+"""Have the configuration of a folder agree with the tensors that are written beside it, or refuse the target.
+
+What a configuration must say is `configuration`'s; here is whose it is, and what the models behind it have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mergebuild.configuration.agreement import Agreement, Written, agreement
+from mergebuild.configuration.ties import Heads
+from mergebuild.configuration.tokenizers import KINDS, vocabulary
+from mergebuild.configuration.vocabulary import embedding_of, head_of
+from mergebuild.errors import MismatchError
+from mergebuild.fold.compatible import Spec
+from mergebuild.formats.model import Model
+from mergebuild.recipe import Recipe
+from mergebuild.recipe.model import Target
+from mergebuild.sources.sources import SourceFile, Sources
+
+__all__ = ["agree"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def agree(
+    recipe: Recipe,
+    sources: Sources,
+    target: Target,
+    owner: str,
+    specs: Mapping[str, Spec],
+    digests: Mapping[str, bytes],
+) -> Agreement:
+    """Return what the configuration of a folder must say.
+
+    Args:
+        recipe: the recipe.
+        sources: its sources.
+        target: the target that is written.
+        owner: the source whose configuration it is.
+        specs: the tensors that are written.
+        digests: what they are; equal ones have equal values.
+
+    Raises:
+        MismatchError: the configuration can't be made to agree with the tensors.
+    """
+    source, first = sources.file(owner), _first(recipe, sources, target)
+    heads = Heads(
+        digests,
+        _shapes(source.model),
+        _shapes(first.model),
+        first.model.facts if first.model.format != "peft" else {},
+        equal=_is_tied(source) or _is_tied(first),
+    )
+    written = {name: spec.shape for name, spec in specs.items()}
+    found = agreement(source.model.facts, Written(written, _shapes(source.model), heads))
+    if found.contradictions:
+        raise MismatchError.one(
+            "configuration-differs",
+            f"the configuration of `{owner}` does not fit the tensors of `{target.name}`: {found.contradictions[0]}",
+            where=target.where.place("config") if target.config else target.where.place(),
+            rows=found.contradictions[1:],
+            help="take in what the configuration says, or name as `config` a model that has just these tensors",
+        )
+    beyond = _tokens_beyond(source, written) if any(path[-1] == "vocab_size" for path in found.changes) else ""
+    return found._replace(notices=(*found.notices, beyond)) if beyond else found
+
+
+def _first(recipe: Recipe, sources: Sources, target: Target) -> SourceFile:
+    """Return the source that a target begins with."""
+    ref = target.inputs[0].ref
+    while ref not in sources:
+        ref = recipe.target(ref).inputs[0].ref
+    return sources.file(ref)
+
+
+def _shapes(model: Model) -> Shapes:
+    """Return the shapes of a model's parameters, and of those that its files hold twice."""
+    twice = {name: model.tensors[model.tied[name]].shape for name in model.copies if model.tied[name] in model.tensors}
+    return {**{name: info.shape for name, info in model.tensors.items()}, **twice}
+
+
+def _is_tied(source: SourceFile) -> bool:
+    """Return whether the head of a source is known to be its embedding."""
+    head = head_of((*source.tensors, *source.model.tied))
+    if head in source.model.tied:
+        return True
+    embedding = embedding_of(source.tensors)
+    if embedding is None or head is None or not source.is_hashed:
+        return False
+    return source.digests[embedding] == source.digests[head]
+
+
+def _tokens_beyond(source: SourceFile, written: Shapes) -> str:
+    """Return the sentence about tokens of a tokenizer that have no row in the embedding that is written."""
+    contents, folder, embedding = source.model.contents, source.model.folder, embedding_of(written)
+    if contents is None or folder is None or embedding is None:
+        return ""
+    kind = next((each for each in KINDS if each in contents.sidecars), None)
+
+    def read(name: str) -> bytes | None:
+        return (folder / name).read_bytes() if name in contents.sidecars else None
+
+    found = vocabulary(kind, read) if kind else None
+    rows = written[embedding][0]
+    beyond = sorted(number for number in found or () if number >= rows)
+    if not found or not beyond:
+        return ""
+    count = "1 token" if len(beyond) == 1 else f"{len(beyond)} tokens"
+    return f"the tokenizer of `{source.name}` has {count} from {beyond[0]} on, and the embedding only {rows} rows"
