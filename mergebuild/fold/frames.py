@@ -36,7 +36,7 @@ from mergebuild.fold.numbers import (
 from mergebuild.fold.selection import TensorSelection
 from mergebuild.fold.views import VIEW_LIKENESS, View, Views
 from mergebuild.layouts import Places, Selector
-from mergebuild.naming.canonical import is_schedule
+from mergebuild.naming.canonical import is_constant
 from mergebuild.recipe.model import SelectorText, Target
 
 __all__ = ["ALL", "LIKENESS", "Draft", "Frame", "Frames", "KindPlan", "Scope"]
@@ -236,7 +236,7 @@ class Frames:
         selector = self._selection.selector(words, floats)
         places = places_of(target, selector)
         reached = self._selection.reached(target, words, floats, places)
-        reached = frozenset(name for name in reached if not is_schedule(name))
+        reached = frozenset(name for name in reached if not is_constant(name, specs[name].shape))
         if scope.names is not None:
             reached &= scope.names
         alike = frozenset(name for name in reached if _has(views, name, specs[name].shape))
@@ -275,7 +275,7 @@ class Frames:
         names = tuple(
             name
             for name, spec in view.specs.items()
-            if name not in first.specs and spec.is_float and not is_schedule(name)
+            if name not in first.specs and spec.is_float and not is_constant(name, spec.shape)
         )
         selector = self._selection.forgiving(words._replace(layout=words.layout or view.layout), names)
         places = places_of(target, selector)

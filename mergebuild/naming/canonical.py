@@ -76,7 +76,10 @@ def is_constant(name: str, shape: tuple[int, ...]) -> bool:
 
     Those are buffers that follow from an architecture alone, such as causal masks and frequencies of positions.
     """
-    return is_schedule(name) or any(each.fits(name, shape) for each in general().constants)
+    rules = general()
+    if name in rules.schedule:
+        return True
+    return name.endswith(rules.constant_ends) and any(each.fits(name, shape) for each in rules.constants)
 
 
 def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mapping[str, str]]:

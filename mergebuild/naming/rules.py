@@ -233,6 +233,8 @@ class General:
     """Buffers of the noise schedule: constants."""
     constants: tuple[Constant, ...]
     """Other buffers that follow from an architecture alone."""
+    constant_ends: tuple[str, ...]
+    """How their names end."""
 
 
 @cache
@@ -246,6 +248,7 @@ def general() -> General:
         tuple((old, new) for old, new in table["outdated"]),
         frozenset(table["schedule"]),
         tuple(Constant(each["end"], _shape(each)) for each in table["constants"]),
+        tuple(each["end"] for each in table["constants"]),
     )
 
 

@@ -19,7 +19,7 @@ from mergebuild.fold.forms import Blueprint, Spec
 from mergebuild.fold.lineage import proportions
 from mergebuild.fold.naming import SAME
 from mergebuild.formats.layout import texts_as_json
-from mergebuild.naming.canonical import is_schedule
+from mergebuild.naming.canonical import is_constant
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import NumberPerTensor, Target
 
@@ -205,7 +205,7 @@ def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, .
     copied = len(kinds.floats) - blueprint.forms.combined
     is_whole = target.merge is None and not target.rules and not target.drop
     lacking = min((account.lacking for account in blueprint.accounts if account.lacking), default=0)
-    constants = sum(is_schedule(name) for name in kinds.floats)
+    constants = sum(is_constant(name, blueprint.source_specs[name].shape) for name in kinds.floats)
     if len(sums) != 1 or not is_whole or copied > lacking + constants:
         return None
     if any(slot.naming is not SAME for slot, _ in sums[0].terms):
