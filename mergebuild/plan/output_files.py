@@ -19,7 +19,7 @@ from mergebuild.errors import MismatchError
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint
 from mergebuild.formats.layout import PLAIN, Arrangement, Packing, StoredName, Text, Written, runs_of
-from mergebuild.naming.spelling import AS_IS
+from mergebuild.naming.spelling import AS_IS, FileSpelling
 
 if TYPE_CHECKING:
     from mergebuild.configuration.text import Path as Keys
@@ -37,6 +37,7 @@ _RECIPE: Final = "mergebuild.json"
 _CONFIG: Final = "config.json"
 _CONFIGS: Final = {"sharded": _CONFIG, "diffusers": "model_index.json", "peft": "adapter_config.json"}
 """What clients look for first in a folder, by its kind."""
+_UNET: Final = "unet"
 _ADAPTER: Final = "adapter_model.safetensors"
 
 
@@ -72,6 +73,11 @@ def written(blueprint: Blueprint, specs: Mapping[str, Spec]) -> Written:
     spelling, copies = blueprint.spelling, blueprint.copies
     if spelling is AS_IS and not copies:
         return PLAIN
+    return _as_spelled(spelling, specs)._replace(copies=frozenset(copies))
+
+
+def _as_spelled(spelling: FileSpelling, specs: Mapping[str, Spec]) -> Written:
+    """Return how files are written that spell tensors so."""
     shapes = {name: spec.shape for name, spec in specs.items()}
     one_dtype = (
         (stored, members)
@@ -83,7 +89,7 @@ def written(blueprint: Blueprint, specs: Mapping[str, Spec]) -> Written:
     split = {name: [StoredName(*each) for each in some] for name, some in spelling.split(left).items()}
     turned = frozenset(name for name in spelling.turned if shapes.get(name) == spelling.made[name].shape)
     views = {name: spelling.views[name] for some in fused.values() for name in some if name in spelling.views}
-    return Written(split, fused, turned, frozenset(copies), views)
+    return Written(split, fused, turned, views=views)
 
 
 def files_of(
@@ -201,26 +207,13 @@ class _Pipeline:
     """Where tensors go in a pipeline of diffusers."""
 
     def __init__(self, specs: Mapping[str, Spec], donor: Folder) -> None:
-        from mergebuild.naming import parts_of, to_diffusers
-
         self._specs = specs
         self._donor = donor
-        self._turned: frozenset[str] = frozenset()
-        shapes = {name: spec.shape for name, spec in specs.items()}
-        made, _ = to_diffusers(shapes)
-        self._places: dict[str, dict[str, list[StoredName]]] = {component: {} for component in made}
-        """By component: what each of its tensors is called there."""
-        if made:
-            parts = parts_of(shapes)
-            for name, some in parts.items():
-                stored = [StoredName(part.tensor, made[part.component][part.tensor].shape) for part in some]
-                self._places[some[0].component][name] = stored
-            self._turned = frozenset(name for name, some in parts.items() if any(part.transposed for part in some))
-        else:  # as `opening` names the tensors of a pipeline that it does not know
-            for name, shape in shapes.items():
-                component, _, rest = name.partition(".")
-                if component in donor.components:
-                    self._places.setdefault(component, {})[name] = [StoredName(rest, shape)]
+        self._places: dict[str, dict[str, Sequence[StoredName]]] = {}
+        """By component: what each of its tensors is called there; a tensor that several are is called so by all."""
+        self._fused: dict[str, dict[StoredName, Sequence[str]]] = {}
+        """By component: its tensors that are several of ours."""
+        self._written = self._of_stable_diffusion() if _UNET in donor.components else self._of_others()
         if not self._places:
             raise MismatchError.one(
                 "no-pipeline",
@@ -236,8 +229,43 @@ class _Pipeline:
                 f"{component}/",
                 self._base(component),
                 most,
-                Written(stored, turned=self._turned),
+                self._written._replace(stored=stored, fused=self._fused.get(component, {})),
             )
+
+    def _of_stable_diffusion(self) -> Written:
+        """Find the places of what has the names of a checkpoint, and return how it is written."""
+        from mergebuild.naming import parts_of, to_diffusers
+
+        shapes = {name: spec.shape for name, spec in self._specs.items()}
+        made, _ = to_diffusers(shapes)
+        parts = parts_of(shapes)
+        self._places |= {component: {} for component in made}
+        for name, some in parts.items():
+            stored = [StoredName(part.tensor, made[part.component][part.tensor].shape) for part in some]
+            self._places[some[0].component][name] = stored
+        return Written(turned=frozenset(name for name, some in parts.items() if any(part.transposed for part in some)))
+
+    def _of_others(self) -> Written:
+        """Find the places of all else: what the donor calls it, with the component in front, as `opening` does."""
+        from mergebuild.naming.canonical import canonical
+        from mergebuild.naming.spelling import spelling_of
+
+        shapes = {
+            f"{component}.{name}": info.shape
+            for component, model in self._donor.components.items()
+            for name, info in model.tensors.items()
+        }
+        written = _as_spelled(spelling_of(canonical(shapes).made, shapes), self._specs)
+        inside = {member: stored for stored, members in written.fused.items() for member in members}
+        for name, spec in self._specs.items():
+            whole = [inside[name]] if name in inside else written.stored.get(name, (StoredName(name, spec.shape),))
+            component = whole[0].name.partition(".")[0]
+            if component in self._donor.components:
+                stored = [each._replace(name=each.name.partition(".")[2]) for each in whole]
+                self._places.setdefault(component, {})[name] = stored
+                if name in inside:
+                    self._fused.setdefault(component, {})[stored[0]] = written.fused[whole[0]]
+        return written
 
     def specs(self, component: str) -> Mapping[str, Spec]:
         """Return the tensors of a component."""

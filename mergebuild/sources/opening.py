@@ -86,7 +86,10 @@ def read_model(
 
     folder = read_folder(path, shown=name, read_file=_file, within=within)
     beside = tuple(path / each for each in folder.sidecars)
-    model = _pipeline(folder) if folder.kind == "diffusers" else replace(folder.components[""], notices=folder.notices)
+    if folder.kind == "diffusers":
+        model = _pipeline(folder, name, keeps_names)
+    else:
+        model = replace(folder.components[""], notices=folder.notices)
     if folder.kind == "sharded":
         model = _canonical(model, name, keeps_names, folder.config)
     return replace(model, folder=path, beside=beside, contents=folder)
@@ -201,10 +204,10 @@ def _file(path: Path, shown: str) -> Model:
     return registry.recognized(beginning(path, LOOKED_AT)).read(path, shown)
 
 
-def _pipeline(folder: Folder) -> Model:
+def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
     """Return the components of a pipeline as one model in the naming of single files; what has no place there is left.
 
-    A pipeline whose architecture is not known keeps its own names, with the component in front.
+    One that is no Stable Diffusion 1, 2 or XL is a file whose names have the component in front.
     """
     from mergebuild.naming import Renamed, RowsOf, to_ldm
 
@@ -220,6 +223,8 @@ def _pipeline(folder: Folder) -> Model:
             for component, model in components.items()
             for name, info in model.tensors.items()
         }
+        model = _canonical(renamed_model(components, made, "diffusers"), shown, keeps_names)
+        return replace(model, notices=folder.notices, facts=folder.config)
     others = sorted(folder.components.keys() - components.keys())
     notices = [*folder.notices, *(f"the component `{name}` is not merged" for name in others)]
     if left:

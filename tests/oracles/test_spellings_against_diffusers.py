@@ -1,0 +1,89 @@
+"""The rows of diffusion transformers against diffusers: each row of each tensor is where its converters put it.
+
+A model of diffusers has no weights here, only names and shapes. Its canonical tensors are made with a number of its own
+in each row, given to diffusers' converter, and found in the tensors that our map says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import diffusers
+import pytest
+import torch
+from diffusers.loaders import single_file_utils as converters
+from torch import Tensor
+
+from mergebuild.naming.canonical import canonical
+
+State = dict[str, Tensor]
+
+
+class Case(NamedTuple):
+    """A model of diffusers, and what converts to it."""
+
+    family: str
+    model: str
+    config: Mapping[str, object]
+    convert: str
+
+
+_CASES = (
+    Case("flux", "FluxTransformer2DModel", {"num_layers": 2, "num_single_layers": 2, "guidance_embeds": True},
+         "convert_flux_transformer_checkpoint_to_diffusers"),
+    Case("flux", "ChromaTransformer2DModel", {"num_layers": 2, "num_single_layers": 2},
+         "convert_chroma_transformer_checkpoint_to_diffusers"),
+    Case("flux2", "Flux2Transformer2DModel", {"num_layers": 2, "num_single_layers": 2},
+         "convert_flux2_transformer_checkpoint_to_diffusers"),
+    Case("sd3", "SD3Transformer2DModel",
+         {"num_layers": 3, "dual_attention_layers": (0,), "qk_norm": "rms_norm", "caption_projection_dim": 1152},
+         "convert_sd3_transformer_checkpoint_to_diffusers"),
+    Case("hunyuan_video", "HunyuanVideoTransformer3DModel", {"num_layers": 2, "num_single_layers": 2},
+         "convert_hunyuan_video_transformer_to_diffusers"),
+    Case("wan", "WanTransformer3DModel", {"num_layers": 2, "image_dim": 1280, "added_kv_proj_dim": 5120},
+         "convert_wan_transformer_to_diffusers"),
+    Case("ltx_video", "LTXVideoTransformer3DModel", {"num_layers": 2},
+         "convert_ltx_transformer_checkpoint_to_diffusers"),
+    Case("auraflow", "AuraFlowTransformer2DModel", {"num_mmdit_layers": 2, "num_single_dit_layers": 2},
+         "convert_auraflow_transformer_checkpoint_to_diffusers"),
+    Case("lumina2", "Lumina2Transformer2DModel", {"num_layers": 2}, "convert_lumina2_to_diffusers"),
+    Case("mochi", "MochiTransformer3DModel", {"num_layers": 48},
+         "convert_mochi_transformer_checkpoint_to_diffusers"),
+    Case("z_image", "ZImageTransformer2DModel", {"n_layers": 2},
+         "convert_z_image_transformer_checkpoint_to_diffusers"),
+)  # fmt: skip
+
+
+def _of_authors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[State, dict[str, list[int]]]:
+    """Return the canonical tensors, a number in each row, and the numbers that belong into each row of each tensor."""
+    found = canonical(shapes)
+    state: State = {}
+    wanted = {name: [-1] * (shape[0] if shape else 1) for name, shape in shapes.items()}
+    begin = 0
+    for name, made in found.made.items():
+        rows = made.shape[0] if made.shape else 1
+        state[name] = torch.arange(begin, begin + rows, dtype=torch.float64).view(-1, *(1 for _ in made.shape[1:]))
+        at = begin
+        for cut in made.cuts:
+            first, last = cut.rows or (0, len(wanted[cut.tensor]))
+            wanted[cut.tensor][first:last] = range(at, at + last - first)
+            at += last - first
+        begin += rows
+    return state, wanted
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("case", _CASES, ids=lambda case: case.model)
+def test_every_row_is_where_diffusers_puts_it(case: Case) -> None:
+    with torch.device("meta"):
+        model = getattr(diffusers, case.model)(**case.config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = canonical(shapes)
+    assert found.family == case.family
+    assert not found.twice
+    state, wanted = _of_authors(shapes)
+    convert: Callable[..., State] = getattr(converters, case.convert)
+    converted = convert(dict(state))
+    for name, numbers in wanted.items():
+        assert converted[name].flatten().tolist() == numbers, name
