@@ -18,7 +18,7 @@ import click
 
 from mergebuild.cli.program import COMMANDS, PROGRAM_NAME, program
 from mergebuild.methods.catalog import METHODS, Method
-from mergebuild.naming.rules import Family, Part, Row, data_of, families, general
+from mergebuild.naming.rules import Constant, Family, Part, Row, data_of, families, general
 from mergebuild.report.catalog import default_text, kind_text
 
 __all__ = ["PAGES", "cli_page", "main", "methods_page", "names_page"]
@@ -126,10 +126,17 @@ def names_page() -> str:
         f"- Taken off before all else: {_code(rules.wrappers)} anywhere, {_code(rules.in_front)} in front.",
         f"- Copies, left as they are: names that begin with {_code(rules.copies)}.",
         f"- Constants, never merged: {_code(tuple(sorted(rules.schedule)))}.",
+        f"- Constants by how their names end, of floats too: {', '.join(map(_constant, rules.constants))}.",
     ]
     told: dict[tuple[Row, ...], str] = {}
     sections = "\n".join("\n".join(_family_section(family, told)) for family in families())
     return _NAMES_HEAD + "\n".join(words) + f"\n\n{sections}\n{_ties()}"
+
+
+def _constant(each: Constant) -> str:
+    if each.shape is None:
+        return f"`{each.end}`"
+    return f"`{each.end}` [{', '.join('n' if size is None else str(size) for size in each.shape)}]"
 
 
 def _ties() -> str:
