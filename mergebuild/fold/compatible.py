@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mergebuild.errors import MismatchError
 from mergebuild.fold.counterparts import Accounting, Spec, percent
 from mergebuild.layouts import Layout
+from mergebuild.naming.canonical import is_first_layer
 from mergebuild.naming.difference import explained
 from mergebuild.recipe.model import Component, Input, Target
 from mergebuild.results.quantities import count_text
@@ -138,9 +139,7 @@ def _shape_mismatch(
     if len(wrong) > 1:
         listed = ", ".join(wrong[1:4])
         rows.append(f"and {len(wrong) - 1} more: {listed}{', ...' if len(wrong) > 4 else ''}")
-    mend = _from_one_alone(target, wrong)
-    if name.endswith("input_blocks.0.0.weight") and len({spec.shape[::2] for _, spec in cells}) == 1:
-        mend = '`on_channels = "common"` merges the channels that all have, and keeps the rest of the first input'
+    mend = _by_channels(target, offers, unequal) or _from_one_alone(target, wrong)
     if other and offers[0].layout and other.layout:
         mend = (
             f"these are `{offers[0].layout.name}` and `{other.layout.name}`; checkpoints of different"
@@ -153,6 +152,30 @@ def _shape_mismatch(
         rows=rows,
         help=mend,
     )
+
+
+def _by_channels(target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collection[int]]) -> str:
+    """Return how to merge first layers of inputs that have other numbers of channels; empty where that is not all."""
+    for name, used in unequal.items():
+        specs = [offers[at].specs[name] for at in used]
+        if not is_first_layer(name) or any(_but_channels(each) != _but_channels(specs[0]) for each in specs):
+            return ""
+    name, used = next(iter(unequal.items()))
+    channels = {offers[at].ref: offers[at].specs[name].shape[1] for at in sorted(used)}
+    wide, narrow = max(channels, key=lambda ref: channels[ref]), min(channels, key=lambda ref: channels[ref])
+    if target.on_channels == "common":
+        return (
+            f"`{wide}` has {channels[wide]} input channels and `{narrow}` {channels[narrow]}; channels are taken from "
+            "sources, and from virtual targets of them, whose weights have no scales: take one, or leave the layer out"
+        )
+    return (
+        f'`on_channels = "common"` merges the first {channels[narrow]} channels, which `{wide}` has too; '
+        f"the result has the {offers[0].specs[name].shape[1]} of the first input, `{offers[0].ref}`"
+    )
+
+
+def _but_channels(spec: Spec) -> tuple[int, ...]:
+    return (*spec.shape[:1], *spec.shape[2:])
 
 
 def _from_one_alone(target: Target, names: Sequence[str]) -> str:

@@ -280,9 +280,9 @@ class Folding:
                 found.append(self._added.view(each, target, found[0]))
                 continue
             view = self._views.view(each, target)
-            found.append(
-                self._views.widened(view, found[0], target) if found and target.on_channels == "common" else view
-            )
+            if found and target.on_channels == "common":
+                view = self._views.fitted(view, found[0], adds_up=not target.making.maker)
+            found.append(view)
         return self._frames.untied(target, tuple(found))
 
     def _alike_anew(self, target: Target, kindred: _Kindred, pattern: Pattern) -> _Alike:

@@ -7,10 +7,11 @@ the names of a checkpoint: all of it by names and headers alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from types import MappingProxyType
+from typing import NamedTuple
 
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
@@ -19,23 +20,24 @@ from mergebuild.fold.interning import Interner
 from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.naming import EMA, EMA_PREFIX, Naming, own, table
 from mergebuild.formats.header import TensorInfo
+from mergebuild.formats.model import Model
 from mergebuild.layouts import Layout, detect
+from mergebuild.naming.canonical import is_first_layer
 from mergebuild.naming.spelling import AS_IS, FileSpelling
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Input, Target
-from mergebuild.sources.opening import standalone, widened
+from mergebuild.sources.channels import Joint, Lying, cut, is_served, joined
+from mergebuild.sources.opening import standalone
 from mergebuild.sources.sources import Sources
 from mergebuild.sources.traits import marks, position_ids
 
 NO_TIES: Mapping[str, str] = MappingProxyType({})
 
-__all__ = ["MODEL_LIKENESS", "VIEW_LIKENESS", "View", "Views", "disagreements"]
+__all__ = ["MODEL_LIKENESS", "VIEW_LIKENESS", "View", "Views", "differ_in_channels", "disagreements"]
 
 _EMA_OF = "model.diffusion_model."
 _CLIP_LENGTH = 77
 """Tokens that CLIP's text encoder takes."""
-_CONV_IN = "input_blocks.0.0.weight"
-"""The first convolution of a UNet, whose channels say what it is for."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class View:
     def kind(self, name: str) -> int:
         """Return the kind of a tensor."""
         return self.kinds.of[name] if self.kinds else 0
+
+
+class _Term(NamedTuple):
+    """A term of a combination, and where it lies."""
+
+    slot: Slot
+    share: Fraction
+    of: Lying
 
 
 VIEW_LIKENESS = Likeness(
@@ -109,7 +119,7 @@ class Views:
         self._layouts: dict[str, Layout | None] = {}
         self._offered: dict[tuple[str | int, str], tuple[Mapping[str, Spec], int]] = {}
         self._kinds_of_sources: dict[tuple[str, str], Kinds] = {}
-        self._ids: dict[str, tuple[str, ...]] = {}
+        self._ids: dict[str, Mapping[str, bool]] = {}
         self._copied: dict[str, Mapping[str, str]] = {}
         self._untied: dict[tuple[int, int, str], tuple[View, Mapping[str, Spec], Kinds | None]] = {}
         """By the ids of a view's specs and kinds, which the view keeps alive."""
@@ -203,46 +213,130 @@ class Views:
         is_plain = self._sources.file(ref).model.spelling is AS_IS
         return EMA if is_plain else table(self._averaged(ref))
 
-    def _broken_ids(self, ref: str) -> tuple[str, ...]:
-        """Return a source's position ids of CLIP that are not 0 to 76 as integers: tokens would be dropped."""
+    def _broken_ids(self, ref: str) -> Mapping[str, bool]:
+        """Return a source's position ids of CLIP that are not 0 to 76 as integers, and whether it is by their values.
+
+        Wrong ones drop tokens; in some clients floats do too.
+        """
         if ref not in self._sources:
-            return ()
+            return {}
         found = self._ids.get(ref)
         if found is None:
             ids = (each for each in position_ids(self._sources.file(ref).model) if each.length == _CLIP_LENGTH)
-            found = self._ids[ref] = tuple(each.name for each in ids if each.wrong or each.dtype != "int64")
+            found = self._ids[ref] = {
+                each.name: bool(each.wrong) for each in ids if each.wrong or each.dtype != "int64"
+            }
         return found
 
     def repaired(self, target: Target) -> list[str]:
         """Return what of the first input is written otherwise than it is, a sentence each."""
         ref = target.inputs[0].ref
-        return [f"`{name}` of `{ref}` is not 0 to 76 and is written as that" for name in self._broken_ids(ref)]
+        found: list[str] = []
+        for name, is_wrong in self._broken_ids(ref).items():
+            dtype = self._sources.file(ref).tensors[name].dtype
+            found.append(
+                f"`{name}` of `{ref}` is not 0 to 76 and is written as that"
+                if is_wrong
+                else f"`{name}` of `{ref}` is 0 to 76 as {dtype} and is written as int64"
+            )
+        return found
 
-    def widened(self, view: View, first: View, target: Target) -> View:
-        """Return an input whose first convolution has as many channels as the first input's: its own, then those.
+    def fitted(self, view: View, first: View, *, adds_up: bool) -> View:
+        """Return an input whose first layers have as many channels as the first input's.
 
-        So every method finds nothing to merge in channels that the input lacks.
+        Of more, the first ones take part. Of fewer, these, and behind them stand the first input's own: so every method
+        finds nothing to merge in channels that the input lacks. What can't be put together stays, and its shape is
+        refused.
+
+        Args:
+            view: the input.
+            first: the first input.
+            adds_up: whether it enters a combination: then what the first input has is left as it is, to the last bit.
         """
-        name = next((name for name in view.specs if name.endswith(_CONV_IN) and name in first.specs), None)
-        if name is None:
+        forms: dict[str, Form] = {}
+        for name, spec in view.specs.items():
+            wanted = first.specs.get(name)
+            if wanted is not None and is_first_layer(name) and differ_in_channels(spec, wanted):
+                form = self._fitted_form(view, first, name, adds_up=adds_up)
+                if form is not None:
+                    forms[name] = form
+        if not forms:
             return view
-        mine, wide = view.specs[name], first.specs[name]
-        if len(mine.shape) != 4 or mine.shape[1] >= wide.shape[1] or mine.shape[::2] != wide.shape[::2]:
-            return view
-        base = target.inputs[0].ref
-        while base not in self._sources:
-            base = self._recipe.target(base).inputs[0].ref
-        ref = view.input.ref
-        if ref not in self._sources:
-            return view  # whose shape is refused then
-        models = self._sources.file(ref).model, self._sources.file(base).model
-        if mine.dtype != models[1].tensors[name].dtype or any(model.tensors[name].scale for model in models):
-            return view
-        owner = self._sources.renamed(ref, f"on {base}", widened(*models, name))
-        extra = self._intern({Slot(owner): Fraction(1)})
-        of = {each: view.kind(each) for each in view.specs} | {name: len(view.palette)}
-        specs = {**view.specs, name: mine._replace(shape=wide.shape)}
-        return replace(view, specs=specs, palette=(*view.palette, extra), kinds=Kinds(of, specs))
+        of = {each: view.kind(each) for each in view.specs}
+        of |= {name: len(view.palette) + at for at, name in enumerate(forms)}
+        specs = {**view.specs, **{name: view.specs[name]._replace(shape=first.specs[name].shape) for name in forms}}
+        return replace(view, specs=specs, palette=(*view.palette, *forms.values()), kinds=Kinds(of, specs))
+
+    def _fitted_form(self, view: View, first: View, name: str, *, adds_up: bool) -> Form | None:
+        """Return a first layer with the channels that the first input has; None where it can't be put together."""
+        own, wanted = view.specs[name].shape[1], first.specs[name].shape
+        lying = self._lying(view.palette[view.kind(name)], name)
+        if lying is None:
+            return None
+        if own > wanted[1]:
+            return self._sum((each.share, self._cut(each, name, wanted[1])) for each in lying)
+        rest = self._lying(first.palette[first.kind(name)], name) or self._beginning(first, name, wanted)
+        if rest is None:
+            return None
+        mine, other = lying[0], rest[0]
+        dtype = mine.of.info.dtype
+        if len(lying) == len(rest) == mine.share == other.share == 1 and dtype == other.of.info.dtype:
+            made = joined(mine.of, other.of, mine.of, Joint(name, dtype, wanted, own))
+            return self._sum([(mine.share, self._part(mine.slot, f"on {other.slot.owner}", made))])
+        parts = [(each.share, self._padded(each, name, wanted, own)) for each in lying]
+        if adds_up:
+            parts += [(each.share, each.slot) for each in rest]
+            parts += [(-each.share, self._padded(each, name, wanted, own)) for each in rest]
+        else:
+            parts += [(each.share, self._padded(each, name, wanted, own, behind=True)) for each in rest]
+        return self._sum(parts)
+
+    def _beginning(self, first: View, name: str, shape: tuple[int, ...]) -> list[_Term] | None:
+        """Return the source that the first input began with, where it is a file that is still to be made."""
+        ref = first.input.ref
+        while ref not in self._sources:
+            ref = self._recipe.target(ref).inputs[0].ref
+        model = self._sources.file(ref).model
+        if name not in model.tensors or model.tensors[name].shape != shape:
+            return None
+        found = _Term(Slot(ref), Fraction(1), Lying(model, name))
+        return [found] if is_served(found.of) else None
+
+    def _cut(self, each: _Term, name: str, channels: int) -> Slot:
+        """Return the slot of the first channels of a tensor."""
+        return self._part(each.slot, f"channels to {channels}", cut(each.of, name, channels))
+
+    def _padded(self, each: _Term, name: str, shape: tuple[int, ...], channels: int, *, behind: bool = False) -> Slot:
+        """Return the slot of the first channels of a tensor with zeros behind them, or of those `behind` them."""
+        zero = Lying(self._sources.file(self._sources.position_ids()).model, "position_ids")
+        joint = Joint(name, each.of.info.dtype, shape, channels)
+        if behind:
+            return self._part(each.slot, f"channels from {channels}", joined(None, each.of, zero, joint))
+        return self._part(each.slot, f"channels to {channels} of {shape[1]}", joined(each.of, None, zero, joint))
+
+    def _lying(self, form: Form, name: str) -> list[_Term] | None:
+        """Return where the terms of a combination lie; None where some of them can't be put together anew."""
+        found = [
+            _Term(slot, share, Lying(self._sources.file(slot.owner).model, slot.tensor(name)))
+            for slot, share in form.terms
+            if slot.owner in self._sources
+        ]
+        return (
+            found
+            if form.terms and len(found) == len(form.terms) and all(is_served(each.of) for each in found)
+            else None
+        )
+
+    def _part(self, slot: Slot, what: str, made: Model) -> Slot:
+        """Return the slot of a tensor that is put together of another's."""
+        (name,) = made.tensors
+        return Slot(self._sources.renamed(slot.owner, f"{what}, {slot.tensor(name)}", made))
+
+    def _sum(self, terms: Iterable[tuple[Fraction, Slot]]) -> Form:
+        found: dict[Slot, Fraction] = {}
+        for share, slot in terms:
+            found[slot] = found.get(slot, Fraction(0)) + share
+        return self._intern(found)
 
     def component(self, each: Component, target: Target, layout: Layout | None, specs: Mapping[str, Spec]) -> View:
         """Return an input as a checkpoint with the names of the target's: a standalone component gets them.
@@ -278,6 +372,17 @@ class Views:
         ref = view.input.ref
         shown = self._sources.file(ref).shown if ref in self._sources else "(a target)"
         return compatible.Offer(ref, shown, view.layout, view.specs)
+
+
+def differ_in_channels(one: Spec, other: Spec) -> bool:
+    """Whether two layers `[out, channels, ...]` are alike but for their channels."""
+    return (
+        len(one.shape) == len(other.shape) >= 2
+        and one.shape[1] != other.shape[1]
+        and (one.shape[0], *one.shape[2:]) == (other.shape[0], *other.shape[2:])
+        and one.is_float
+        and other.is_float
+    )
 
 
 def disagreements(views: Sequence[View]) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.rules import family, general
@@ -21,7 +22,10 @@ from mergebuild.naming.spelled import Claim, Piece, Pieces, Whole, claims
 from mergebuild.naming.templates import Templates, family_of
 from mergebuild.naming.ties import tied
 
-__all__ = ["Canonical", "canonical", "is_constant", "is_outdated", "is_schedule"]
+__all__ = ["Canonical", "canonical", "is_constant", "is_first_layer", "is_outdated", "is_schedule"]
+
+
+_WEIGHT: Final = ".weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,21 @@ def is_constant(name: str, shape: tuple[int, ...]) -> bool:
     if name in rules.schedule:
         return True
     return name.endswith(rules.constant_ends) and any(each.fits(name, shape) for each in rules.constants)
+
+
+def is_first_layer(name: str) -> bool:
+    """Return whether a tensor is the weight of a layer that takes an image or its latents, channels along dimension 1.
+
+    Variants of an architecture, such as those for inpainting, have more channels there.
+    """
+    module, weight = name[: -len(_WEIGHT)], name[-len(_WEIGHT) :]
+    if weight != _WEIGHT:
+        return False
+    known = general()
+    return any(
+        module == each or (module.endswith(f".{each}") and not any(word in name for word in known.no_first_layers))
+        for each in known.first_layers
+    )
 
 
 def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mapping[str, str]]:

@@ -235,6 +235,10 @@ class General:
     """Other buffers that follow from an architecture alone."""
     constant_ends: tuple[str, ...]
     """How their names end."""
+    first_layers: tuple[str, ...]
+    """Modules that take an image or its latents."""
+    no_first_layers: tuple[str, ...]
+    """What stands in front of a module of that name that takes none."""
 
 
 @cache
@@ -249,6 +253,8 @@ def general() -> General:
         frozenset(table["schedule"]),
         tuple(Constant(each["end"], _shape(each)) for each in table["constants"]),
         tuple(each["end"] for each in table["constants"]),
+        tuple(table["first_layers"]),
+        tuple(table["no_first_layers"]),
     )
 
 

@@ -35,7 +35,7 @@ from mergebuild.naming.spelling import AS_IS, spelling_of
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
 
-__all__ = ["KeepsNames", "never", "read_model", "renamed_model", "standalone", "twice_named", "widened"]
+__all__ = ["KeepsNames", "never", "read_model", "renamed_model", "standalone", "twice_named"]
 
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
@@ -256,31 +256,6 @@ def standalone(model: Model, component: str, shapes: Mapping[str, tuple[int, ...
         return None
     mine = {name: info for name, info in model.tensors.items() if name.startswith(inside)}
     return replace(model, tensors=mine), [name for name in own if name not in mine and not name.startswith(_TRAINING)]
-
-
-def widened(narrow: Model, wide: Model, name: str) -> Model:
-    """Return a convolution with the input channels of one model, and behind them those that only another has.
-
-    Args:
-        narrow: has the first channels.
-        wide: has the rest.
-        name: what both call the tensor, `[out, channels, ...]` in both, of one dtype.
-    """
-    few, many = narrow.tensors[name], wide.tensors[name]
-    kernel = prod(many.shape[2:])
-    size = DTYPES_BY_WORD[many.dtype].size
-    width, full = few.shape[1] * kernel, many.shape[1] * kernel
-    pieces = [
-        piece
-        for row in range(many.shape[0])
-        for piece in (
-            Piece(few.file, few.begin + row * width * size, (width,), (1,)),
-            Piece(len(narrow.files) + many.file, many.begin + (row * full + width) * size, (full - width,), (1,)),
-        )
-    ]
-    made = TensorInfo(name, many.dtype, many.shape, 0, many.nbytes, few.file, tuple(pieces))
-    files, sizes = (*narrow.files, *wide.files), (*narrow.sizes, *wide.sizes)
-    return Model(narrow.format, files, sizes, {name: made}, {})
 
 
 def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], format_: str) -> Model:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.gathering import gather
 from mergebuild.formats.header import read_header
 from mergebuild.formats.layout import encode_header
+from mergebuild.formats.model import Model
 
-__all__ = ["TORCH", "Tensors", "as_bytes", "read_model", "same_bits", "tensor_of", "write_model"]
+__all__ = ["TORCH", "Tensors", "as_bytes", "read_model", "same_bits", "tensor_of", "values", "write_model"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -58,3 +60,16 @@ def read_model(path: Path) -> dict[str, Tensor]:
         name: tensor_of(data[info.begin : info.end], info.dtype, info.shape)
         for name, info in read_header(path).tensors.items()
     }
+
+
+def values(model: Model) -> dict[str, Tensor]:
+    """Return all tensors of a model, read as a leaf would be."""
+    files = [path.read_bytes() for path in model.files]
+    found = {}
+    for name, info in model.tensors.items():
+        width = DTYPES_BY_WORD[info.dtype].size
+        data = files[info.file][info.begin : info.end]
+        if info.pieces:
+            data = bytes(gather(info.pieces, lambda file: memoryview(files[file]), width, 0, info.count))
+        found[name] = tensor_of(data, info.dtype, info.shape)
+    return found

@@ -150,6 +150,106 @@ def test_narrow_inputs_take_part_in_the_channels_that_they_have(pair: Lab) -> No
     assert torch.allclose(found[:, :4], wide[:, :4] + two[CONV_IN] - one[CONV_IN], atol=1e-6)
 
 
+CHANNELS = """
+    [targets.mix]
+    {body}
+    on_channels = "{channels}"
+    output = "out/mix.safetensors"
+"""
+SUM = 'method = "weighted_sum"\na = "{}"\nb = "{}"\nalpha = 0.25'
+
+
+def first_layers(lab: Lab, name: str, wide: tuple[int, ...], channels: int, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Write a model with more channels and two with fewer, whose other tensor is alike."""
+    narrow = (wide[0], channels, *wide[2:])
+    for model, shape, dtype in zip(("wide", "narrow", "other"), (wide, narrow, narrow), dtypes, strict=True):
+        lab.model(model, **{name: torch.randn(shape).to(dtype), "blocks.0.w": torch.randn(64).to(dtype)})
+
+
+FULL, HALF = torch.float32, torch.float16
+FIRST_LAYERS = [
+    ("model.diffusion_model.input_blocks.0.0.weight", (8, 9, 3, 3), 4),
+    ("img_in.weight", (6, 24), 4),
+    ("x_embedder.proj.weight", (6, 5, 2, 2), 3),
+    ("patch_embedding.weight", (6, 7, 1, 2, 2), 3),
+]
+
+
+@pytest.mark.parametrize(("name", "wide", "channels"), FIRST_LAYERS, ids=[each[0] for each in FIRST_LAYERS])
+@pytest.mark.parametrize("dtypes", [(FULL, FULL, FULL), (HALF, FULL, HALF), (FULL, torch.bfloat16, HALF)], ids=str)
+def test_any_first_layer_in_any_order_of_inputs_and_dtypes(
+    lab: Lab, name: str, wide: tuple[int, ...], channels: int, dtypes: tuple[torch.dtype, ...]
+) -> None:
+    """The result has the first input's channels: those of its own are left as they are, the common ones are merged."""
+    first_layers(lab, name, wide, channels, dtypes)
+    many, few, more = (lab.read(f"{each}.safetensors")[name].double() for each in ("wide", "narrow", "other"))
+    expected = {
+        SUM.format("wide", "narrow"): torch.cat([0.75 * many[:, :channels] + 0.25 * few, many[:, channels:]], 1),
+        SUM.format("narrow", "wide"): 0.75 * few + 0.25 * many[:, :channels],
+        'formula = "wide + narrow - other"': torch.cat([many[:, :channels] + few - more, many[:, channels:]], 1),
+        'method = "max"\na = "wide"\nb = "narrow"': torch.cat(
+            [torch.maximum(many[:, :channels], few), many[:, channels:]], 1
+        ),
+        'method = "max"\na = "narrow"\nb = "wide"': torch.maximum(few, many[:, :channels]),
+    }
+    for body, values in expected.items():
+        lab.write(CHANNELS.format(body=body, channels="common") + 'dtype = "float32"\n')
+        (result,) = lab.build().targets
+        found = lab.read("out/mix.safetensors")[name]
+        assert torch.allclose(found.double(), values, atol=1e-5), body
+        if values.shape == many.shape:
+            assert torch.equal(found[:, channels:], many[:, channels:].float()), body
+        assert result.notices == ()
+        lab.write(CHANNELS.format(body=body, channels="error"))
+        with pytest.raises(MismatchError) as refused:
+            lab.build()
+        help_ = refused.value.problems[0].help or ""
+        assert f'`on_channels = "common"` merges the first {channels} channels, which `wide` has too' in help_, body
+        assert help_.endswith(f"the result has the {values.shape[1]} of the first input, `{body_first(body)}`")
+
+
+def body_first(body: str) -> str:
+    return "narrow" if 'a = "narrow"' in body else "wide"
+
+
+def test_virtual_targets_have_channels_too(lab: Lab) -> None:
+    """In either place; the first one's own channels are those that it comes to."""
+    name = "img_in.weight"
+    first_layers(lab, name, (6, 24), 4, (FULL, FULL, FULL))
+    lab.model("wider", **{name: torch.randn(6, 24), "blocks.0.w": torch.randn(64)})
+    virtual = '[targets.v]\nmethod = "weighted_sum"\na = "{}"\nb = "{}"\nalpha = 0.5\n'
+    wide, wider, few, more = (
+        lab.read(f"{each}.safetensors")[name].double() for each in ("wide", "wider", "narrow", "other")
+    )
+    lab.write(virtual.format("wide", "wider") + CHANNELS.format(body=SUM.format("v", "narrow"), channels="common"))
+    assert lab.build().ok
+    both = (wide + wider) / 2
+    expected = torch.cat([0.75 * both[:, :4] + 0.25 * few, both[:, 4:]], 1)
+    assert torch.allclose(lab.read("out/mix.safetensors")[name].double(), expected, atol=1e-6)
+    lab.write(virtual.format("narrow", "other") + CHANNELS.format(body=SUM.format("wide", "v"), channels="common"))
+    assert lab.build().ok
+    expected = torch.cat([0.75 * wide[:, :4] + 0.25 * (few + more) / 2, wide[:, 4:]], 1)
+    assert torch.allclose(lab.read("out/mix.safetensors")[name].double(), expected, atol=1e-6)
+
+
+def test_no_help_is_given_that_the_mergefile_has_already(lab: Lab) -> None:
+    """A file that a target makes has no channels yet; and other layers are no first ones."""
+    first_layers(lab, "img_in.weight", (6, 24), 4, (FULL, FULL, FULL))
+    made = '[targets.f]\nmethod = "weighted_sum"\na = "narrow"\nb = "other"\nalpha = 0.5\noutput = "f.safetensors"\n'
+    lab.write(made + CHANNELS.format(body=SUM.format("wide", "f"), channels="common"))
+    with pytest.raises(MismatchError) as refused:
+        lab.build()
+    help_ = refused.value.problems[0].help or ""
+    assert "`wide` has 24 input channels and `f` 4" in help_
+    assert "on_channels" not in help_
+    lab.model("odd", **{"img_in.weight": torch.randn(6, 24), "blocks.0.w": torch.randn(65)})
+    for channels in ("error", "common"):
+        lab.write(CHANNELS.format(body=SUM.format("narrow", "odd"), channels=channels))
+        with pytest.raises(MismatchError) as refused:
+            lab.build()
+        assert "on_channels" not in (refused.value.problems[0].help or "")
+
+
 def test_marks_that_disagree_are_told(pair: Lab) -> None:
     """A mix of a model that predicts noise with one that predicts v is noise."""
     pair.model("v", **pair.read("one.safetensors") | {"v_pred": torch.empty(0)})

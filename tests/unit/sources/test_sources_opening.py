@@ -7,34 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_files import tensor_of, write_model
+from model_files import values, write_model
 from model_folders import as_pipeline, pipeline, stored_in_pipeline
 from tiny_models import full_checkpoint
 from torch import Tensor
 
 from mergebuild.errors import SourceError
-from mergebuild.formats.dtypes import DTYPES_BY_WORD
-from mergebuild.formats.gathering import gather
-from mergebuild.formats.model import Model
 from mergebuild.lora import adapter_config
-from mergebuild.sources.opening import read_model, standalone, widened
+from mergebuild.sources.opening import read_model, standalone
 
 UNET = "model.diffusion_model."
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
 TEXT = "cond_stage_model.transformer.text_model."
-
-
-def values(model: Model) -> dict[str, Tensor]:
-    """Return all tensors of a model, read as a leaf would be."""
-    files = [path.read_bytes() for path in model.files]
-    found = {}
-    for name, info in model.tensors.items():
-        width = DTYPES_BY_WORD[info.dtype].size
-        data = files[info.file][info.begin : info.end]
-        if info.pieces:
-            data = bytes(gather(info.pieces, lambda file: memoryview(files[file]), width, 0, info.count))
-        found[name] = tensor_of(data, info.dtype, info.shape)
-    return found
 
 
 @pytest.mark.parametrize("layout", ["sd15", "sdxl"])
@@ -104,17 +88,6 @@ def test_a_component_alone_gets_the_names_of_the_checkpoint(tmp_path: Path, comp
     assert all(torch.equal(found[name], tensors[name]) for name in found)
     whole = read_model(write_model(tmp_path / "whole.safetensors", tensors))
     assert standalone(whole, component, shapes) is None
-
-
-def test_a_convolution_is_widened_by_the_channels_that_only_the_other_has(tmp_path: Path) -> None:
-    """The first channels are its own."""
-    narrow, wide = torch.randn(6, 4, 3, 3), torch.randn(6, 9, 3, 3)
-    models = [
-        read_model(write_model(tmp_path / f"{number}.safetensors", {CONV_IN: each}))
-        for number, each in enumerate((narrow, wide))
-    ]
-    found = values(widened(*models, CONV_IN))
-    assert torch.equal(found[CONV_IN], torch.cat([narrow, wide[:, 4:]], 1))
 
 
 @pytest.mark.parametrize("name", ["consolidated.00.pth", ""])

@@ -1,0 +1,99 @@
+"""First layers with other numbers of input channels: fewer of them, or those of several models one behind the other.
+
+The channels of a layer `[out, channels, ...]` lie along its second dimension, so a tensor with other channels is put
+together of rows: no byte is read for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from math import prod
+from typing import NamedTuple
+
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.gathering import run_of
+from mergebuild.formats.header import Piece, TensorInfo
+from mergebuild.formats.model import Model
+
+__all__ = ["Joint", "Lying", "cut", "is_served", "joined"]
+
+
+class Lying(NamedTuple):
+    """A tensor of a model."""
+
+    model: Model
+    tensor: str
+
+    @property
+    def info(self) -> TensorInfo:
+        """Where it lies."""
+        return self.model.tensors[self.tensor]
+
+
+class Joint(NamedTuple):
+    """What channels are joined to."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    """`[out, channels, ...]`."""
+    channels: int
+    """How many of them come from the first."""
+
+
+def is_served(of: Lying) -> bool:
+    """Whether a tensor can be put together anew: its numbers mean themselves, and its pieces are whole rows."""
+    info = of.info
+    return info.scale is None and all(piece.shape[1:] == info.shape[1:] for piece in info.pieces)
+
+
+def cut(of: Lying, name: str, channels: int) -> Model:
+    """Return a model of one tensor: the first channels of another."""
+    info = of.info
+    shape = (info.shape[0], channels, *info.shape[2:])
+    pieces = tuple(piece._replace(shape=(piece.shape[0], *shape[1:])) for piece in _pieces(info))
+    size = prod(shape) * DTYPES_BY_WORD[info.dtype].size
+    made = TensorInfo(name, info.dtype, shape, 0, size, info.file, pieces)
+    return Model(of.model.format, of.model.files, of.model.sizes, {name: made}, {})
+
+
+def joined(first: Lying | None, then: Lying | None, zero: Lying, made: Joint) -> Model:
+    """Return a model of one tensor: some channels of one tensor, then those of another.
+
+    Args:
+        first: has the first channels; None: they are zeros.
+        then: has the others, at their places; None: they are zeros.
+        zero: begins with eight bytes of zeros.
+        made: the tensor.
+    """
+    channels, (rows, full, *kernel) = made.channels, made.shape
+    low = _rows(first or zero, (channels, *kernel), 0 if first else None)
+    high = _rows(then or zero, (full - channels, *kernel), channels if then else None)
+    models = [(first or zero).model, (then or zero).model]
+    pieces = [
+        piece
+        for _, one, other in zip(range(rows), low, high, strict=False)  # zeros have no end
+        for piece in (one, other._replace(file=len(models[0].files) + other.file))
+    ]
+    size = prod(made.shape) * DTYPES_BY_WORD[made.dtype].size
+    info = TensorInfo(made.name, made.dtype, made.shape, 0, size, pieces[0].file, tuple(pieces))
+    files, sizes = ((*models[0].files, *models[1].files), (*models[0].sizes, *models[1].sizes))
+    return Model(models[0].format, files, sizes, {made.name: info}, {})
+
+
+def _rows(of: Lying, shape: tuple[int, ...], begin: int | None) -> Iterator[Piece]:
+    """Yield some channels of each row of a tensor, from the channel `begin` on; None: its first number throughout."""
+    info = of.info
+    if begin is None:
+        yield from repeat(Piece(info.file, info.begin, (prod(shape),), (0,)))
+        return
+    size = DTYPES_BY_WORD[info.dtype].size
+    for piece in _pieces(info):
+        for row in range(piece.shape[0]):
+            at = row * piece.strides[0] + begin * piece.strides[1]
+            yield Piece(piece.file, piece.begin + at * size, shape, piece.strides[1:])
+
+
+def _pieces(info: TensorInfo) -> tuple[Piece, ...]:
+    return info.pieces or (Piece(info.file, info.begin, info.shape, run_of(info.shape)),)
