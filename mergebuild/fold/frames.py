@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -264,7 +264,7 @@ class Frames:
         if target.making.union_of_tensors:
             specs = {name: spec for view in reversed(views) for name, spec in view.specs.items()}
         if target.drop:
-            dropped = self._selection.select(target, "drop", self._selection.vocabulary(views), list(specs))
+            dropped = self._selection.dropped(target, views, specs)
             specs = {name: spec for name, spec in specs.items() if name not in dropped}
         return specs
 
@@ -316,6 +316,10 @@ class Frames:
         for name in names:
             if name in views[0].specs or self._takes_part(target, views, name):
                 views = tuple(self._views.untied(view, name) for view in views)
+        if target.drop and views[0].copies:
+            dropped = self._selection.dropped(target, views, views[0].specs)
+            copies = tuple(name for name in views[0].copies if name not in dropped)
+            views = (replace(views[0], copies=copies), *views[1:])
         return views
 
     def _takes_part(self, target: Target, views: tuple[View, ...], name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -36,16 +36,19 @@ class TensorSelection:
         """By the spellings and ties of views, which are kept alive."""
         self._patience = Patience()
 
-    def vocabulary(self, views: Sequence[View]) -> Vocabulary:
-        """Return what keys of a target with these inputs may name; where they differ, the first input's word counts."""
+    def vocabulary(self, views: Sequence[View], *, with_ties: bool = True) -> Vocabulary:
+        """Return what keys of a target with these inputs may name; where they differ, the first input's word counts.
+
+        `with_ties`: whether the name of a tie is another one of the tensor whose values it has.
+        """
         spelled = [view for view in views if view.spelling is not AS_IS or view.tied]
         if not spelled:
             return Vocabulary(views[0].layout)
-        key = tuple((id(view.spelling), id(view.tied)) for view in spelled)
+        key = (with_ties, *((id(view.spelling), id(view.tied)) for view in spelled))
         if key not in self._spellings:
             found: dict[str, tuple[str, ...]] = {}
             for view in reversed(spelled):
-                found |= {name: (other,) for name, other in view.tied.items()}
+                found |= {name: (other,) for name, other in view.tied.items()} if with_ties else {}
                 found |= view.spelling.aliases
             self._spellings[key] = (found, spelled)
         return Vocabulary(views[0].layout, self._spellings[key][0])
@@ -62,6 +65,14 @@ class TensorSelection:
     def forgiving(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
         """Return what resolves numbers over tensors that a recipe may well say nothing of."""
         return Selector(words.layout, names, self._patience, words.spellings, forgiving=True)
+
+    def dropped(self, target: Target, views: Sequence[View], names: Iterable[str]) -> frozenset[str]:
+        """Return which of some tensors, and of the names of ties, the target's `drop` selects.
+
+        Who drops the head of a tied model drops the name, not the embedding that it is.
+        """
+        every = dict.fromkeys((*names, *(name for view in views for name in view.tied)))
+        return self.selector(self.vocabulary(views, with_ties=False), tuple(every)).select(target.drop)
 
     def select(self, target: Target, which: str, words: Vocabulary, names: Sequence[str]) -> frozenset[str]:
         """Return which of some tensors the target's `merge` or `drop` (`which`) selects."""

@@ -214,6 +214,21 @@ def test_a_head_that_takes_no_part_leaves_the_tie(lab: Lab) -> None:
     assert HEAD not in lab.read("out/m.safetensors")
 
 
+def test_who_drops_the_head_of_a_tied_model_drops_its_name_alone(lab: Lab) -> None:
+    one = llama(1)
+    folder(lab, "a", one | {HEAD: one[EMBED]}, tied=True)
+    folder(lab, "b", llama(2, head=True), tied=False)
+    recipe(lab, numbers=f'alpha = 0.5\ndrop = ["{HEAD}"]')
+    assert lab.build().ok
+    found = lab.read("out/m.safetensors")
+    assert EMBED in found
+    assert HEAD not in found
+    folder(lab, "b", llama(2), tied=True)
+    recipe(lab, "b", "a", numbers=f'alpha = 0.5\ndrop = ["{HEAD}"]')
+    assert lab.build().ok
+    assert lab.read("out/m.safetensors").keys() == one.keys()
+
+
 def test_a_parameter_under_two_names_must_be_one(lab: Lab) -> None:
     """Their bytes tell; what differs is named."""
     one, two = llama(1), llama(2)
