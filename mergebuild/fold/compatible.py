@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from mergebuild.configuration.vocabulary import is_of_tokens
 from mergebuild.errors import MismatchError
 from mergebuild.fold.counterparts import Accounting, Spec, percent
 from mergebuild.layouts import Layout
@@ -145,9 +146,14 @@ def _shape_mismatch(
             f"these are `{offers[0].layout.name}` and `{other.layout.name}`; checkpoints of different"
             " architectures can't be merged"
         )
+    sentence = f"`{name}` differs between the inputs of `{target.name}`"
+    counts = [spec.shape[0] for _, spec in cells if spec.shape]
+    if is_of_tokens(name) and len({spec.shape[1:] for _, spec in cells}) == 1 and len(counts) == len(cells):
+        vocabularies = " and ".join(str(count) for count in dict.fromkeys(counts))
+        sentence = f"the vocabularies of the inputs of `{target.name}` differ: `{name}` has {vocabularies} rows"
     return MismatchError.one(
         "shape-mismatch",
-        f"`{name}` differs between the inputs of `{target.name}`",
+        sentence,
         where=target.where.place(),
         rows=rows,
         help=mend,

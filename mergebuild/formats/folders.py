@@ -420,9 +420,9 @@ def _sharded(place: _ShardPlace, name: str) -> Model:
             "index-mismatch", sentence, "index and shards are of different downloads: get both again", rows
         )
     if len(tensors) > len(weight_map):
-        notices.append(
-            f"{quoted(place.shown)} has {len(tensors) - len(weight_map)} tensors that its index does not name"
-        )
+        beyond = next(tensor for tensor in tensors if tensor not in weight_map)
+        count = f"{len(tensors) - len(weight_map)} tensors that its index does not name, such as {quoted(beyond)}"
+        notices.append(f"{quoted(place.shown)} has {count}")
     index = (place.path / name,)
     return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, index, notices=tuple(notices))
 

@@ -492,3 +492,17 @@ def test_a_rule_leaves_what_its_first_input_lacks_to_the_target(lab: Lab) -> Non
     )
     assert lab.verdicts() == {"t": "built"}
     assert {name: lab.values("t.safetensors", name) for name in "wxy"} == {"w": [1.0], "x": [2.0], "y": [5.0]}
+
+
+def test_vocabularies_of_other_sizes_are_called_that(lab: Lab) -> None:
+    for name, rows in (("p", 3), ("q", 4)):
+        embedding = {
+            "model.embed_tokens.weight": torch.zeros(rows, 2),
+            "model.layers.0.mlp.up_proj.weight": torch.ones(2),
+        }
+        lab.model(name, **embedding)
+    problem = error_of(lab, SUM.format("0.5")).problems[0]
+    assert problem.code == "shape-mismatch"
+    assert problem.message == (
+        "the vocabularies of the inputs of `t` differ: `model.embed_tokens.weight` has 3 and 4 rows"
+    )

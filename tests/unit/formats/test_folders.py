@@ -169,7 +169,7 @@ def test_tensors_that_the_index_does_not_name_belong_to_the_model(tmp_path: Path
     index(sharded(tmp_path) / "model.safetensors.index.json", {"a": SHARDS[0], "c": SHARDS[1]})
     found = read_folder(tmp_path, shown="hf/x")
     assert found.components[""].tensors.keys() == {"a", "b", "c"}
-    assert found.notices == ("`hf/x` has 1 tensors that its index does not name",)
+    assert found.notices == ("`hf/x` has 1 tensors that its index does not name, such as `b`",)
 
 
 def test_a_folder_of_links_into_the_cache_is_read(tmp_path: Path) -> None:
