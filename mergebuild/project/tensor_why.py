@@ -18,11 +18,12 @@ __all__ = ["tensor_why"]
 def tensor_why(description: Description, origins: Origins, ledger: Ledger, tensor: str) -> TensorWhy:
     """Say what a tensor of a target follows from, and what it was built from as far as that is on record.
 
-    `description`: the target with its sources hashed.
+    `description`: the target, its sources hashed; `tensor`: by its canonical name, or as the target's files call it.
 
     Raises:
-        UsageError: neither the target nor its last build has such a tensor.
+        UsageError: neither the target nor its last build has such a tensor, or several parameters are in it.
     """
+    tensor = _parameter(description, tensor)
     assert description.tensors is not None  # its sources are hashed
     now = BuiltKeys.of(packed_keys(description.tensors, description.intermediates), description.tensors.artifact)
     packed, record = ledger.keys(description.name), ledger.record(description.name)
@@ -49,6 +50,24 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
     else:
         note = "" if after is not None else "the mergefile makes no such tensor now"
     return explained(tensor, before, after, note)
+
+
+def _parameter(description: Description, tensor: str) -> str:
+    """Return the canonical name of a tensor.
+
+    Raises:
+        UsageError: several parameters are in it.
+    """
+    blueprint = description.blueprint
+    found = blueprint.spelling.aliases.get(tensor, (blueprint.tied.get(tensor, tensor),))
+    if len(found) > 1:
+        raise UsageError.one(
+            "several-parameters",
+            f"`{tensor}` of target `{description.name}` is {len(found)} parameters, each made by itself",
+            rows=found[:8],
+            help="name one of them",
+        )
+    return found[0]
 
 
 def _described(keys: BuiltKeys | None, tensor: str, labels: Mapping[bytes, str]) -> ExplainedTensor | None:

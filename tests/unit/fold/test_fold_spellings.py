@@ -10,7 +10,7 @@ from lab import Lab
 from model_files import write_model
 from torch import Tensor
 
-from mergebuild.errors import SourceError
+from mergebuild.errors import SourceError, UsageError
 
 EMBED, HEAD, Q = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.q_proj.weight"
 SHAPES = {
@@ -305,3 +305,18 @@ def test_heads_that_lie_by_turns_are_merged(lab: Lab, first: str, second: str) -
     wanted = half(one, two)
     assert same(lab, by_turns(wanted) if first == "turns" else wanted)
     assert lab.verdicts() == {"m": "up-to-date"}
+
+
+def test_why_takes_either_spelling(lab: Lab) -> None:
+    """What is several parameters is said to be."""
+    lab.model("a", **bare(fused(llama(1))))
+    lab.model("b", **llama(2))
+    recipe(lab)
+    assert lab.build("m").ok
+    found = [lab.project.why("m", tensor=name).tensor for name in ("norm.weight", "model.norm.weight")]
+    assert found[0] == found[1] is not None
+    with pytest.raises(UsageError) as caught:
+        lab.project.why("m", tensor="layers.0.mlp.gate_up_proj.weight")
+    (problem,) = caught.value.problems
+    at = "model.layers.0.mlp."
+    assert (problem.code, problem.rows) == ("several-parameters", (f"{at}gate_proj.weight", f"{at}up_proj.weight"))
