@@ -10,15 +10,27 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from mergebuild.configuration.vocabulary import is_of_tokens
-from mergebuild.errors import MismatchError
+from mergebuild.errors import MergeBuildError, MismatchError, Problem, SourceError
 from mergebuild.fold.counterparts import Accounting, Spec, percent
 from mergebuild.layouts import Layout
+from mergebuild.lora import Match
 from mergebuild.naming.canonical import is_first_layer
 from mergebuild.naming.difference import explained
 from mergebuild.recipe.model import Component, Input, Target
 from mergebuild.results.quantities import count_text
 
-__all__ = ["Offer", "Spec", "check", "check_accounts", "check_component", "unknown_in_component", "unmatched"]
+__all__ = [
+    "Offer",
+    "Spec",
+    "check",
+    "check_accounts",
+    "check_component",
+    "misfits",
+    "other_rows",
+    "refusal",
+    "unknown_in_component",
+    "unmatched",
+]
 
 _LISTED = 8
 _WRITTEN_OUT = 3
@@ -234,6 +246,39 @@ def unknown_in_component(target: Target, component: Component, names: Sequence[s
         where=target.where.place("components", component.name),
         rows=names[:_LISTED],
         help="`mergebuild inspect FILE --tensors` shows the names",
+    )
+
+
+def refusal(problems: Sequence[Problem]) -> MergeBuildError:
+    """Return the error of LoRAs that can't be added to some tensors; it tells of the first."""
+    first = problems[0]
+    if len(problems) > 1:
+        first = first._replace(rows=(*first.rows, f"and {len(problems) - 1} more tensors like it"))
+    return (MismatchError if first.code == "lora-rows" else SourceError)((first,))
+
+
+def misfits(matched: Match) -> Mapping[str, Problem]:
+    """Return the tensors of a model that a LoRA does not fit, and what is wrong there."""
+    many = 2 * len(matched.misfits) > len(matched.misfits) + len(matched.deltas)
+    found: dict[str, Problem] = {}
+    for each in matched.misfits:
+        mend = "`allow_unmatched = true` leaves it out, and so does a strength of 0 for this tensor"
+        if many:
+            mend = "the LoRA was made for another kind of model: take one of the kind that it was trained on"
+        elif is_first_layer(each.tensor):
+            mend = f'`on_channels = "common"` adds it to the channels that both have; {mend}'
+        found.setdefault(each.tensor, each.problem._replace(help=mend))
+    return found
+
+
+def other_rows(ref: str, tensor: str, model: tuple[int, ...], lora: tuple[int, ...]) -> Problem:
+    """Return what is wrong where a tensor with other rows than the model's is not taken whole."""
+    return Problem(
+        "lora-rows",
+        f"LoRA `{ref}` has {lora[0]} rows of `{tensor}`, and the model {model[0]}: its vocabulary is another",
+        rows=(f"found   {list(lora)}", f"model   {list(model)}"),
+        help="it can take the place of the model's, at strength 1 and as the only LoRA there, or be left at strength 0:"
+        f' `strength = {{ default = 0.5, "{tensor}" = 1 }}`',
     )
 
 

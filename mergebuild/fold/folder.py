@@ -277,6 +277,8 @@ class Folding:
         found: list[View] = []
         for each in target.inputs:
             if target.making.adds_lora(each.role):
+                if len(found) == 1:
+                    found[0] = self._with_own_heads(target, found[0])
                 found.append(self._added.view(each, target, found[0]))
                 continue
             view = self._views.view(each, target)
@@ -284,6 +286,12 @@ class Folding:
                 view = self._views.fitted(view, found[0], adds_up=not target.making.maker)
             found.append(view)
         return self._frames.untied(target, tuple(found))
+
+    def _with_own_heads(self, target: Target, base: View) -> View:
+        """Return a model with those of its ties as tensors of their own that LoRAs change by themselves: a head."""
+        loras = [each for each in target.inputs if target.making.adds_lora(each.role)]
+        names = dict.fromkeys(name for each in loras for name in self._added.untied(each, target, base))
+        return self._frames.with_ties(target, base, tuple(names)) if names else base
 
     def _alike_anew(self, target: Target, kindred: _Kindred, pattern: Pattern) -> _Alike:
         views = kindred.views

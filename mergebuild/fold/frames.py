@@ -12,12 +12,12 @@ where. Members whose numbers are 0 in the same places share it.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from mergebuild.errors import RecipeError
+from mergebuild.errors import Problem, RecipeError
 from mergebuild.fold import compatible
 from mergebuild.fold.counterparts import Accounting, Side, Spec, bytes_of
 from mergebuild.fold.forms import Form, Kinds, rounded
@@ -63,8 +63,8 @@ class Scope(NamedTuple):
 ALL = Scope()
 """The scope of a target without rules and components."""
 
-_FIRST = Usage(frozenset({0}), is_itself=True)
-"""The first input's tensor as it is."""
+_FIRST = frozenset({0})
+"""The first input alone."""
 
 
 class KindPlan(NamedTuple):
@@ -239,7 +239,8 @@ class Frames:
         reached = frozenset(name for name in reached if not is_constant(name, specs[name].shape))
         if scope.names is not None:
             reached &= scope.names
-        alike = frozenset(name for name in reached if _has(views, name, specs[name].shape))
+        refused = frozenset().union(*(view.refused for view in views))
+        alike = frozenset(name for name in reached - refused if _has(views, name, specs[name].shape))
         draft = Draft(views, specs, floats, selector, places, reached, alike)
         left = (
             ()
@@ -297,6 +298,9 @@ class Frames:
             if name in draft.alike or name in meeting.shapes
         }
         taken = frozenset(target.making.taken_up(shapes, words_of(target)))
+        refused = [problem for name, problem in meeting.refused.items() if name in taken]
+        if refused:
+            raise compatible.refusal(refused)
         unequal = {name: used for name, used in meeting.unequal.items() if name in taken}
         compatible.check(target, [self._views.offer(view) for view in views], unequal)
         makings = tuple((name, use) for name, use in meeting.made.items() if name in taken)
@@ -321,6 +325,13 @@ class Frames:
             copies = tuple(name for name in views[0].copies if name not in dropped)
             views = (replace(views[0], copies=copies), *views[1:])
         return views
+
+    def with_ties(self, target: Target, view: View, names: Collection[str]) -> View:
+        """Return the first input of a target with some of its ties as tensors of their own, where these take part."""
+        for name in names:
+            if self._takes_part(target, (view,), name):
+                view = self._views.untied(view, name)
+        return view
 
     def _takes_part(self, target: Target, views: tuple[View, ...], name: str) -> bool:
         """Whether a tensor that the first input has as a tie is merged with one that another input has itself."""
@@ -355,6 +366,8 @@ class _Meeting:
         """What tensors are made of, where it is more than the first input's: these have them in one shape."""
         self.unequal: dict[str, frozenset[int]] = {}
         """By tensor, the inputs that it would be made of, and have it in several shapes."""
+        self.refused: dict[str, Problem] = {}
+        """By tensor, why an input that it would be made of can't take part."""
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Of the tensors that are made, and of those that would be if the inputs agreed."""
         self._lacking: dict[int, list[str]] = {at: [] for at in range(len(self._views))}
@@ -368,8 +381,16 @@ class _Meeting:
         lacking = [at for at in sorted(use.inputs) if not _has(self._views[at : at + 1], name)]
         for at in lacking:
             self._lacking[at].append(name)
-        if lacking or use == _FIRST:
+        if lacking or (use.is_itself and use.inputs == _FIRST):
             return
+        barred = [at for at in sorted(use.inputs) if name in self._views[at].refused]
+        if barred:
+            whole = self._taken_whole(name, use, barred)
+            if whole is None:
+                self.refused[name] = self._views[barred[0]].refused[name]
+                self.shapes[name] = self._draft.specs[name].shape
+                return
+            use = whole
         shapes = [self._views[at].specs[name].shape for at in sorted(use.inputs)] or [self._draft.specs[name].shape]
         if len(set(shapes)) == 1:
             self.made[name] = use
@@ -377,6 +398,13 @@ class _Meeting:
         else:
             self.unequal[name] = use.inputs
             self.shapes[name] = self._draft.specs[name].shape
+
+    def _taken_whole(self, name: str, use: Usage, barred: Sequence[int]) -> Usage | None:
+        """Return that a tensor is a LoRA's, where one has it whole and is the only one there, with the factor 1."""
+        loras = [at for at in sorted(use.inputs) if self._views[at].delta]
+        if loras == list(barred) and len(loras) == 1 and loras[0] in use.ones and name in self._views[loras[0]].whole:
+            return Usage(frozenset(loras), is_itself=True)
+        return None
 
     def use(self, reach: int, name: str) -> Usage:
         """Return which inputs a tensor of a reach is made of."""

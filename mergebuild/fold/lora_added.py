@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import NamedTuple
 
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
@@ -22,6 +23,18 @@ from mergebuild.sources.sources import Sources
 __all__ = ["AddedLoras"]
 
 
+class _Added(NamedTuple):
+    """A LoRA on a model."""
+
+    view: View
+    base: View
+    """The model's, which is found by its identity and so must live."""
+    unmatched: tuple[str, ...]
+    """The LoRA's tensors that found no place."""
+    changed: tuple[str, ...]
+    """The model's tensors that the LoRA changes, those that are tied among them."""
+
+
 class AddedLoras:
     """Makes views of LoRAs: what each adds to a model, with the model's own tensors."""
 
@@ -37,61 +50,100 @@ class AddedLoras:
         self._intern = intern
         self._blueprints = blueprints
         self._blueprint = blueprint
-        self._unmatched: dict[str, tuple[str, ...]] = {}
-        """By the name of what a LoRA adds to a model: those of its tensors that found no place."""
+        self._lost: dict[str, tuple[str, ...]] = {}
+        """By the name of what a LoRA adds to a model: those of its tensors that are left out."""
         self._are_loras: dict[str, bool] = {}
         """By source."""
-        self._views: dict[tuple[object, ...], tuple[View, View]] = {}
-        """With the model's view, which is found by its identity and so must live."""
+        self._added: dict[tuple[object, ...], _Added] = {}
 
     def __contains__(self, owner: str) -> bool:
         """Whether an owner of slots is what a LoRA adds."""
-        return owner in self._unmatched
+        return owner in self._lost
 
     def view(self, each: Input, target: Target, base: View) -> View:
         """Return what a LoRA adds to a model, as an input with the model's own tensors: 0 where it adds nothing.
 
+        A tensor whose place it takes with other rows has its own shape there. What does not fit is `refused`, unless
+        the target lets it go.
+
         Raises:
-            SourceError: its shapes are not the model's, or its family is not known.
+            SourceError: its family is not known.
             MismatchError: some of its tensors find no place in the model.
         """
-        key = (each.ref, *MODEL_LIKENESS(base))
-        known = self._views.get(key)
-        if known is None:
-            known = self._views[key] = (self._anew(each, target, base), base)
-        view, _ = known
-        unmatched = self._unmatched[view.delta]
-        if unmatched and not target.flags["allow_unmatched"]:
-            raise compatible.unmatched(target, each, unmatched, found=len(self._blueprints[view.delta].specs))
-        return replace(view, input=each)
+        found = self._on(each, target, base)
+        if found.unmatched and not target.flags["allow_unmatched"]:
+            raise compatible.unmatched(target, each, found.unmatched, found=len(found.changed))
+        return replace(found.view, input=each)
+
+    def untied(self, each: Input, target: Target, base: View) -> tuple[str, ...]:
+        """Return the names that a model has as ties, and that a LoRA makes tensors of their own: a head for itself."""
+        return tuple(name for name in self._on(each, target, base).changed if name not in base.specs)
 
     def lost(self, views: Iterable[View]) -> list[str]:
         """Return what of LoRAs the user lets go."""
-        found = ((view.input.ref, self._unmatched.get(view.delta)) for view in views)
+        found = ((view.input.ref, self._lost.get(view.delta)) for view in views)
         return [
             f"{len(names)} tensors of LoRA `{ref}` have no place in the model and are left out, such as `{names[0]}`"
             for ref, names in found
             if names
         ]
 
-    def _anew(self, each: Input, target: Target, base: View) -> View:
+    def _on(self, each: Input, target: Target, base: View) -> _Added:
+        key = (each.ref, target.flags["allow_unmatched"], target.on_channels, *MODEL_LIKENESS(base))
+        found = self._added.get(key)
+        if found is None:
+            found = self._added[key] = self._anew(each, target, base)
+        return found
+
+    def _anew(self, each: Input, target: Target, base: View) -> _Added:
         tensors, config, shown = self.tensors(each.ref)
-        floats = {name: spec.shape for name, spec in base.specs.items() if spec.is_float}
+        tied = {name: base.specs[other] for name, other in base.tied.items() if other in base.specs}
+        offered = {**tied, **base.specs}
+        floats = {name: spec.shape for name, spec in offered.items() if spec.is_float}
         spelling = base.spelling
         stored = None if spelling is AS_IS else Stored(spelling.made, spelling.shapes)
-        matched = match(tensors, floats, config, shown=shown, stored=stored)
-        name = f"{each.ref}@{len(self._unmatched)}"
-        self._unmatched[name] = matched.unmatched
-        specs = {tensor: base.specs[tensor] for tensor in base.specs if tensor in matched.deltas}
-        palette = tuple(
-            self._added(each.ref, matched.deltas[tensor], tensors, base.palette[base.kind(tensor)]) for tensor in specs
-        )
-        kinds = Kinds({tensor: kind for kind, tensor in enumerate(specs)}, specs)
+        common = target.on_channels == "common"
+        matched = match(tensors, floats, config, shown=shown, stored=stored, on_channels=common)
+        name = f"{each.ref}@{len(self._lost)}"
+        specs = {
+            tensor: spec._replace(shape=matched.reshaped[tensor]) if tensor in matched.reshaped else spec
+            for tensor, spec in base.specs.items()
+        }
+        palette = [self._intern({}), self._intern({Slot(name): Fraction(1)})]
+        of = dict.fromkeys(specs, 0)
+        made: dict[str, Form] = {}
+        for tensor in specs:
+            deltas = matched.deltas.get(tensor, ())
+            weight = base.palette[base.kind(tensor)]
+            parts: list[tuple[int, Form]] = []
+            if deltas and _takes_place(deltas[0]):
+                new = self.form(each.ref, deltas[0].factors[0].tensor)
+                parts = [(1, new)] if tensor in matched.reshaped else [(1, new), (-1, weight)]
+                deltas, weight = deltas[1:], new
+            if deltas:
+                made[tensor] = self._made(each.ref, deltas, tensors, weight)
+                parts.append((1, palette[1]))
+                of[tensor] = 1
+            if len(parts) > 1 or (parts and not deltas):
+                of[tensor] = len(palette)
+                palette.append(
+                    self._intern.combined([Fraction(share) for share, _ in parts], [form for _, form in parts])
+                )
+        added = {tensor: specs[tensor] for tensor in made}
+        kinds = Kinds({tensor: kind for kind, tensor in enumerate(added)}, added)
         own = replace(target, name=name, inputs=(each,), output=None, output_path=None, dtype=None, rules=())
-        self._blueprints[name] = Blueprint(own, base.layout, specs, specs, Forms(kinds, palette))
-        nothing, something = self._intern({}), self._intern({Slot(name): Fraction(1)})
-        of = {tensor: int(tensor in specs) for tensor in base.specs}
-        return View(each, base.layout, base.specs, (nothing, something), Kinds(of, base.specs), delta=name)
+        self._blueprints[name] = Blueprint(own, base.layout, added, added, Forms(kinds, tuple(made.values())))
+        lets_go = target.flags["allow_unmatched"]
+        left = [lost for misfit in matched.misfits for lost in misfit.names] if lets_go else []
+        self._lost[name] = (*matched.unmatched, *left)
+        view = View(
+            each, base.layout, specs, tuple(palette), Kinds(of, specs), delta=name,
+            refused={} if lets_go else compatible.misfits(matched), whole=frozenset(matched.reshaped),
+        )  # fmt: skip
+        rows = {tensor: compatible.other_rows(each.ref, tensor, floats[tensor], shape)
+                for tensor, shape in matched.reshaped.items()}  # fmt: skip
+        view = replace(view, refused={**view.refused, **rows})
+        return _Added(view, base, matched.unmatched, tuple(matched.deltas))
 
     def tensors(self, ref: str) -> tuple[Mapping[str, Spec], Mapping[str, object] | None, str]:
         """Return a LoRA's tensors, its configuration, and what to call it."""
@@ -120,7 +172,7 @@ class AddedLoras:
             found = self._are_loras[ref] = model.format == "peft" or is_lora(model.tensors)
         return found
 
-    def _added(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, Spec], weight: Form) -> Form:
+    def _made(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, Spec], weight: Form) -> Form:
         """Return the form of what a LoRA adds to one tensor."""
         weighed = any(needs(each.family, dict(each.facts)) != "nothing" for each in deltas)
         factors = [factor.tensor for each in deltas for factor in each.factors]
@@ -128,3 +180,8 @@ class AddedLoras:
         arguments: Arguments = (("deltas", DeltaSum(tuple(shaped(each, tensors) for each in deltas))),)
         shapes = tuple(tensors[name].shape for name in factors)
         return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs), shapes))
+
+
+def _takes_place(delta: Delta) -> bool:
+    """Whether a delta is a whole tensor for the model's: one that was trained as it is."""
+    return delta.family == "replace" and delta.rows is None and not delta.facts

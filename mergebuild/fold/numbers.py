@@ -101,6 +101,8 @@ class Usage(NamedTuple):
     """By place."""
     is_itself: bool = False
     """Whether the tensor is that of its only input."""
+    ones: frozenset[int] = frozenset()
+    """Of a model to which LoRAs are added, the inputs that enter with the factor 1."""
 
 
 def used_of(target: Target, values: Sequence[Fraction], name: str) -> Usage:
@@ -113,7 +115,10 @@ def used_of(target: Target, values: Sequence[Fraction], name: str) -> Usage:
     shares = shares_of(target, given, name)
     if shares is not None:
         found = frozenset(place for place, share in enumerate(shares) if share)
-        return Usage(found, is_itself=len(found) == 1 and shares[min(found)] == 1)
+        is_itself = len(found) == 1 and shares[min(found)] == 1
+        has_loras = any(target.making.adds_lora(each.role) for each in target.inputs)
+        ones = frozenset(place for place in found if shares[place] == 1) if has_loras else frozenset[int]()
+        return Usage(found, is_itself, ones)
     assert target.row is not None  # a formula has shares
     found = target.row.used([each.role for each in target.inputs], given)
     return Usage(found, is_itself=len(found) == 1)

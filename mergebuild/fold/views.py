@@ -13,6 +13,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import NamedTuple
 
+from mergebuild.errors import Problem
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint, Form, Kinds, Slot
@@ -32,6 +33,7 @@ from mergebuild.sources.sources import Sources
 from mergebuild.sources.traits import marks, position_ids
 
 NO_TIES: Mapping[str, str] = MappingProxyType({})
+NO_REFUSALS: Mapping[str, Problem] = MappingProxyType({})
 
 __all__ = ["MODEL_LIKENESS", "VIEW_LIKENESS", "View", "Views", "differ_in_channels", "disagreements"]
 
@@ -59,6 +61,10 @@ class View:
     """By name, the tensor whose values it has; unless `specs` have it, it is no tensor of its own."""
     copies: tuple[str, ...] = ()
     """Of `tied`, those that its files hold all the same."""
+    refused: Mapping[str, Problem] = field(default_factory=lambda: NO_REFUSALS)
+    """Of a LoRA: the tensors that it can't be added to, and why. Where its number is 0, nobody asks."""
+    whole: frozenset[str] = frozenset()
+    """Of these, those whose place it may take: alone, with the factor 1."""
 
     def kind(self, name: str) -> int:
         """Return the kind of a tensor."""
@@ -79,6 +85,8 @@ VIEW_LIKENESS = Likeness(
         "input": "its role is in the target's likeness, and its name in messages alone",
         "palette": "a frame has the forms that were made of it, by the forms of the inputs",
         "delta": "a LoRA's view has its own kinds",
+        "refused": "as the delta",
+        "whole": "as the delta",
     },
     seen_as={
         "layout": id,
@@ -92,7 +100,11 @@ VIEW_LIKENESS = Likeness(
 
 MODEL_LIKENESS = Likeness(
     View,
-    left_out={"input": "a model's name and role are in nothing that a LoRA adds to it"},
+    left_out={
+        "input": "a model's name and role are in nothing that a LoRA adds to it",
+        "refused": "of LoRAs alone",
+        "whole": "of LoRAs alone",
+    },
     seen_as={
         "layout": id,
         "specs": id,

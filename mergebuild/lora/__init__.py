@@ -11,7 +11,7 @@ from mergebuild.lora.adapter import Fact
 from mergebuild.lora.configuration import ADAPTER_METADATA, adapter_config, adapter_json, adapter_metadata
 from mergebuild.lora.kind import is_lora, is_number, is_of_peft, lacks_scale
 from mergebuild.lora.making import DeltaSum, Extraction, Merging, Role, ShapedDelta, SketchWords, shaped
-from mergebuild.lora.match import Delta, LoraTensor, Match, match
+from mergebuild.lora.match import Delta, LoraTensor, Match, Misfit, match
 from mergebuild.lora.modules import Module, extractable, is_adapter
 from mergebuild.lora.names import Stored
 from mergebuild.lora.needs import Needs, needs
@@ -31,6 +31,7 @@ __all__ = [
     "LoraTensor",
     "Match",
     "Merging",
+    "Misfit",
     "Module",
     "Needs",
     "Products",

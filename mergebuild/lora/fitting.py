@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
 
-__all__ = ["FitTarget", "misfit"]
+__all__ = ["FitTarget", "channels_of", "misfit"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Problem = tuple[str, str] | None
@@ -56,6 +56,30 @@ def misfit(family: str, shapes: Shapes, target: FitTarget) -> Problem:
     (role,) = shapes
     wanted = (target.rows, *target.row)
     return None if _same(shapes[role], wanted) else (role, str(list(wanted)))
+
+
+def channels_of(family: str, shapes: Shapes, kernel: int) -> int:
+    """Return the input channels of what a family's factors make, with kernels of so many points; 0: they don't tell.
+
+    Of families whose delta does not follow from the weight.
+    """
+    match family:
+        case "lora":
+            columns = prod(shapes["down"][1:])
+        case "tucker":
+            columns = shapes["down"][1] * kernel if len(shapes["down"]) > 1 else 0
+        case "loha" if "t1" in shapes:
+            columns = shapes["w1_b"][1] * kernel if len(shapes["w1_b"]) > 1 else 0
+        case "loha":
+            columns = prod(shapes["w1_b"][1:])
+        case "lokr":
+            first = shapes.get("w1", shapes.get("w1_b", ()))
+            _, second = _second(shapes)
+            columns = first[1] * prod(second[1:]) if len(first) > 1 and second else 0
+        case _:
+            (shape,) = shapes.values()
+            columns = prod(shape[1:])
+    return columns // kernel if kernel and columns % kernel == 0 else 0
 
 
 def _product(shapes: Shapes, left: str, right: str, rows: int, row: tuple[int, ...]) -> Problem:

@@ -7,19 +7,20 @@ listed, all of it: a LoRA that silently does half of what it should is the commo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Final, NamedTuple, Protocol
 
 from mergebuild.errors import Place as Where
-from mergebuild.errors import SourceError
+from mergebuild.errors import Problem, SourceError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.lora.adapter import Adapter, Fact
-from mergebuild.lora.fitting import FitTarget, misfit
+from mergebuild.lora.fitting import FitTarget, channels_of, misfit
 from mergebuild.lora.names import Names, Site, Stored, module_names, own_names
 from mergebuild.lora.roles import UNSUPPORTED, Factor, role_of
+from mergebuild.naming.canonical import is_first_layer
 
-__all__ = ["Delta", "LoraTensor", "Match", "match"]
+__all__ = ["Delta", "LoraTensor", "Match", "Misfit", "match"]
 
 
 class LoraTensor(Protocol):
@@ -49,6 +50,8 @@ class Delta:
     `rank`: by which alpha is divided; without it nothing is scaled. `alpha`: where no tensor says it. `rslora`: divided
     by the root. `transposed`: the model's tensor is the transpose of what is made. `offset`: the first row of what is
     made that lands in `rows`. `dora`: `rows` or `columns`, what its norm is taken of. `on_input`, `peft`: of IA3.
+    `channels`: how many what is made has, where it is narrower or wider than the model's tensor: only the channels
+    that both have are changed.
     """
 
 
@@ -62,6 +65,20 @@ class Match:
     """The file's tensors that found no place, sorted."""
     ignored: tuple[str, ...]
     """The file's tensors that are known to be no part of a delta: embeddings of new words, sorted."""
+    misfits: tuple[Misfit, ...] = ()
+    """What found its place and does not fit there."""
+    reshaped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By the model's tensor, the shape of the one that takes its place, with more rows or fewer: of added words."""
+
+
+class Misfit(NamedTuple):
+    """A module of a LoRA whose shapes are not those of the model's tensor."""
+
+    tensor: str
+    """The model's."""
+    names: tuple[str, ...]
+    """The LoRA's tensors of the module."""
+    problem: Problem
 
 
 _Role = tuple[str, str]
@@ -81,6 +98,8 @@ _WHOLE: Final = (
 """Families of one tensor."""
 _OWN: Final[_Role] = ("own", "weight")
 """A tensor under the model's own name for it."""
+_BY_THEMSELVES: Final = frozenset({"lora", "tucker", "loha", "lokr", "full"})
+"""Families whose delta does not follow from the weight."""
 _COUNTS: Final = frozenset({"alpha", "scale", "on_input"})
 """Roles of a single number, which may be an integer."""
 
@@ -101,6 +120,7 @@ def match(
     shown: str = "",
     by_itself: bool = False,
     stored: Stored | None = None,
+    on_channels: bool = False,
 ) -> Match:
     """Return what a LoRA file does to a model.
 
@@ -111,13 +131,14 @@ def match(
         shown: The file's name, for messages.
         by_itself: The model is what the LoRA's own shapes say, in its own names, and has no others.
         stored: How the model's file spells it, where `model` has canonical names.
+        on_channels: Whether what is made for a first layer of fewer or more channels is taken in those that both have.
 
     Raises:
-        SourceError: the file does not fit the model (`lora-shape`), is of a family that we don't know how to apply
-            (`lora-unsupported`), has factors that are no floating-point numbers (`lora-dtype`), means two tensors by
-            one name, or one by two (`lora-ambiguous`), or has a malformed configuration (`lora-config`).
+        SourceError: the file is of a family that we don't know how to apply (`lora-unsupported`), has factors that are
+            no floating-point numbers (`lora-dtype`), means two tensors by one name, or one by two (`lora-ambiguous`),
+            or has a malformed configuration (`lora-config`).
     """
-    return _Matching(lora, model, config, shown).result(by_itself=by_itself, stored=stored)
+    return _Matching(lora, model, config, shown, on_channels).result(by_itself=by_itself, stored=stored)
 
 
 class _Matching:
@@ -125,8 +146,11 @@ class _Matching:
 
     def __init__(
         self, lora: Mapping[str, LoraTensor], model: Mapping[str, tuple[int, ...]], config: Mapping[str, object] | None,
-        shown: str,
+        shown: str, on_channels: bool,
     ) -> None:  # fmt: skip
+        self._on_channels = on_channels
+        self._misfits: list[Misfit] = []
+        self._reshaped: dict[str, tuple[int, ...]] = {}
         self._lora = lora
         self._model = model
         self._where = Where(shown) if shown else None
@@ -150,7 +174,8 @@ class _Matching:
                 used.add(("scale", "alpha"))  # some write one beside whole tensors, where it says nothing
             self._unmatched += (name for role, name in have.items() if role not in used)
         deltas = {tensor: self._checked(tensor, found) for tensor, found in sorted(self._deltas.items())}
-        return Match(deltas, tuple(sorted(self._unmatched)), tuple(ignored))
+        unmatched, misfits = tuple(sorted(self._unmatched)), tuple(self._misfits)
+        return Match(deltas, unmatched, tuple(ignored), misfits, self._reshaped)
 
     def _modules(self) -> dict[str, dict[_Role, str]]:
         """Return the tensors of the file by module and role."""
@@ -176,7 +201,7 @@ class _Matching:
     def _found(self, module: str, have: _Have, places: Mapping[str, tuple[Site, ...]]) -> Iterator[_Found]:
         """Make the deltas of a module, and yield those that found their place."""
         replaces = self._adapter is not None or module.startswith("base_model.model.")
-        for found in _families(have, replaces=replaces):
+        for found in sorted(_families(have, replaces=replaces), key=lambda each: each.family != "replace"):
             if found.part not in places:
                 continue
             for place in places[found.part]:
@@ -191,10 +216,15 @@ class _Matching:
         shapes = {role: tuple(self._lora[name].shape) for role, name in tensors.items()}
         target, transposed = self._target(module, found, shapes, place)
         problem = misfit(found.family, shapes, target)
-        if problem is not None:
+        channels = self._channels(found.family, shapes, target, place) if problem is not None else 0
+        if problem is not None and not channels and not self._takes_place(found, shapes, place):
             role, wanted = problem
-            raise self._misfit(tensors[role], shapes[role], wanted, place)
+            told = self._misfit(tensors[role], shapes[role], wanted, place)
+            self._misfits.append(Misfit(place.tensor, tuple(sorted(tensors.values())), told))
+            return
         facts = dict(self._scale(module, found, shapes, tensors))
+        if channels:
+            facts["channels"] = channels
         if transposed:
             facts["transposed"] = True
         if place.taken is not None:
@@ -210,6 +240,27 @@ class _Matching:
         delta = Delta(found.family, factors, place.rows, tuple(sorted(facts.items())))
         self._deltas.setdefault(place.tensor, []).append((module, delta))
 
+    def _takes_place(self, found: _Found, shapes: Mapping[str, tuple[int, ...]], place: Site) -> bool:
+        """Take note of a whole tensor with other rows than the model's, whose place it takes: that of a vocabulary."""
+        if found.family != "replace" or place.rows is not None or place.total or place.transposed:
+            return False
+        (shape,) = shapes.values()
+        model = self._model[place.tensor]
+        if not shape or len(shape) != len(model) or shape[1:] != model[1:] or not shape[0]:
+            return False
+        self._reshaped[place.tensor] = shape
+        return True
+
+    def _channels(self, family: str, shapes: Mapping[str, tuple[int, ...]], target: FitTarget, place: Site) -> int:
+        """Return how many channels what is made has for a first layer of another width; 0 where it is none."""
+        if not self._on_channels or place.rows is not None or place.transposed or not is_first_layer(place.tensor):
+            return 0
+        if family not in _BY_THEMSELVES or "dora_scale" in shapes:
+            return 0
+        found = channels_of(family, shapes, prod(target.kernel))
+        other = FitTarget(target.rows, (found, *target.kernel))
+        return found if found and misfit(family, shapes, other) is None else 0
+
     def _add_ia3_bias(self, module: str, found: _Found, have: _Have, places: tuple[Site, ...]) -> None:
         """PEFT's IA3 scales what comes out of a module, and so its bias too."""
         if ("peft_ia3", "ia3") in found.roles:
@@ -222,7 +273,7 @@ class _Matching:
         self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], place: Site
     ) -> tuple[FitTarget, bool]:
         """Return what is to be made, and whether the model's tensor is its transpose."""
-        shape = self._model[place.tensor] or (1,)
+        shape = self._reshaped.get(place.tensor, self._model[place.tensor]) or (1,)
         rows = place.total or (shape[0] if place.rows is None else place.rows[1] - place.rows[0])
         straight = FitTarget(rows, shape[1:])
         if len(shape) != 2 or found.part == _BIAS:
@@ -289,16 +340,12 @@ class _Matching:
             help="take the model under its authors' names, in which they are one tensor",
         )  # fmt: skip
 
-    def _misfit(self, name: str, shape: tuple[int, ...], wanted: str, place: Site) -> SourceError:
-        rows = f", of which it is the rows {place.rows[0]} to {place.rows[1]}" if place.rows is not None else ""
-        return SourceError.one(
-            "lora-shape", f"the LoRA's tensor `{name}` does not fit the model's `{place.tensor}`", where=self._where,
-            rows=(
-                f"found   {list(shape)}", f"wanted  {wanted}",
-                f"model   {list(self._model[place.tensor])}{rows}",
-            ),
-            help="the LoRA was made for another kind of model: take one of the kind that it was trained on",
-        )  # fmt: skip
+    def _misfit(self, name: str, shape: tuple[int, ...], wanted: str, place: Site) -> Problem:
+        part = f", of which it is the rows {place.rows[0]} to {place.rows[1]}" if place.rows is not None else ""
+        model = f"model   {list(self._model[place.tensor])}{part}"
+        message = f"the LoRA's tensor `{name}` does not fit the model's `{place.tensor}`"
+        rows = (f"found   {list(shape)}", f"wanted  {wanted}", model)
+        return Problem("lora-shape", message, self._where, rows=rows)
 
     def _ambiguous(self, what: str, meant: tuple[str, str], whose: str) -> SourceError:
         return SourceError.one(

@@ -22,6 +22,7 @@ __all__ = ["LoraNaming", "LoraProduct", "Products", "products_of"]
 _SUMS: Final = frozenset({"full", "norm"})
 """Families of one tensor that is added as it is."""
 _SHOWN: Final = 8
+_DAMAGED: Final = "the file is damaged, or no LoRA: download or export it again"
 _WEIGHTS: Final = {("full", "diff"), ("norm", "w_norm"), ("plain", "weight")}
 _BIASES: Final = {("full", "diff_b"), ("norm", "b_norm"), ("plain", "bias"), ("lora", "up_bias")}
 _NO_PRODUCTS: Final = {
@@ -88,11 +89,13 @@ def products_of(
     """
     where = Place(shown) if shown else None
     found = match(lora, _model(lora, where), config, shown=shown, by_itself=True)
+    if found.misfits:
+        raise SourceError((found.misfits[0].problem._replace(help=_DAMAGED),))
     if found.unmatched:
         raise SourceError.one(
             "lora-incomplete", f"the LoRA has {len(found.unmatched)} tensors that belong to no whole module",
             where=where, rows=found.unmatched[:_SHOWN],
-            help="the file is damaged, or no LoRA: download or export it again",
+            help=_DAMAGED,
         )  # fmt: skip
     modules: dict[str, LoraProduct] = {}
     sums: dict[str, str] = {}

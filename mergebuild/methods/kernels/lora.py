@@ -111,6 +111,11 @@ class FactorSource:
                 norms = self._column_norms(weight.reshape(self._shape), shape)
                 self._magnitude = _quotient(self._magnitude, norms).repeat_interleave(self._kernel)
 
+    @property
+    def columns(self) -> int:
+        """How many columns what is made has."""
+        return self._shape[1]
+
     def rows(self, first: int, last: int, weight: Tensor | None = None) -> Tensor:
         """Return the rows from `first` to before `last` of what is added at strength 1 (float32 [rows, columns], new).
 
@@ -201,7 +206,8 @@ class LoraDeltas:
                 self._one(delta, factors, weight) for delta, factors in zip(self._deltas, self._factors, strict=True)
             ]
         matrix = out.view(-1, self._columns)
-        is_whole = len(self._deltas) == 1 and self._deltas[0].rows is None
+        lone = self._deltas[0] if len(self._deltas) == 1 else None
+        is_whole = lone is not None and lone.rows is None and self._made[0].columns == self._columns
         if not is_whole:
             matrix.zero_()
         beside = weight.view(-1, self._columns) if weight is not None else None
@@ -216,6 +222,9 @@ class LoraDeltas:
                     place = matrix[begin - above : end - above]
                     if is_whole:
                         place.copy_(made.exact_rows(begin, end, rows, self._room))
+                    elif made.columns != self._columns:  # of another width: what both have comes first
+                        both = min(made.columns, self._columns)
+                        place[:, :both] += made.rows(begin - low, end - low)[:, :both]
                     else:
                         place += made.rows(begin - low, end - low, rows)
         return out
@@ -223,6 +232,8 @@ class LoraDeltas:
     def _one(self, delta: ShapedDelta, factors: Mapping[str, Tensor], weight: Tensor | None) -> FactorSource:
         shape = self._shape if delta.rows is None else (delta.rows[1] - delta.rows[0], *self._shape[1:])
         facts = dict(delta.facts)
+        if "channels" in facts:
+            shape = (shape[0], int(facts["channels"]), *shape[2:])
         whole = None
         if needs(delta.family, facts) == "whole":
             assert weight is not None

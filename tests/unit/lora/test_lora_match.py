@@ -156,10 +156,14 @@ def test_an_alpha_beside_a_whole_tensor_says_nothing() -> None:
     ],
 )
 def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], wanted: str) -> None:
-    code, message, rows = refusal(stored(shapes))
-    assert code == "lora-shape"
-    assert any(f"`{name}`" in message for name in shapes)
-    assert rows[1] == f"wanted  {wanted}"
+    """They are told, and stop nothing yet: nobody may ask for them."""
+    found = match(stored(shapes), MODEL)
+    assert not found.deltas
+    misfit = found.misfits[0]
+    assert misfit.problem.code == "lora-shape"
+    assert f"`{misfit.tensor}`" in misfit.problem.message
+    assert any(f"`{name}`" in misfit.problem.message for name in shapes)
+    assert misfit.problem.rows[1] == f"wanted  {wanted}"
 
 
 @pytest.mark.parametrize(
@@ -232,6 +236,7 @@ def test_every_tensor_is_used_listed_or_refused(
     except SourceError:
         return
     used = {name for deltas in found.deltas.values() for each in deltas for _, name in each.factors}
+    used |= {name for misfit in found.misfits for name in misfit.names}
     silent = {name for name in shapes if name.endswith(".alpha")}
     assert used | set(found.unmatched) | silent == set(shapes)
     assert not used & set(found.unmatched)
