@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["DTYPES", "DTYPES_BY_WORD", "UNSUPPORTED", "DType"]
+__all__ = ["DTYPES", "DTYPES_BY_WORD", "QUANTIZED", "UNSUPPORTED", "DType"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +52,8 @@ DTYPES: Mapping[str, DType] = {row.tag: row for row in _ROWS}
 DTYPES_BY_WORD: Mapping[str, DType] = {row.word: row for row in _ROWS}
 """By the word of the contract."""
 
-UNSUPPORTED = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
-"""Tags of safetensors 0.8 that this version refuses: packed or scaled weights, which mean nothing as they are."""
+QUANTIZED = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"})
+"""Tags of safetensors 0.8 that only quantized weights have: packed numbers, and exponents that scale others."""
+
+UNSUPPORTED = QUANTIZED | {"F8_E4M3FNUZ", "F8_E5M2FNUZ"}
+"""Tags that this version refuses."""

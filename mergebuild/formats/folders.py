@@ -19,9 +19,9 @@ from mergebuild.errors import Place, SourceError
 from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
 from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import ADAPTER_CONFIG, ADAPTERS, Model, read_safetensors
-from mergebuild.formats.quantized import UNQUANTIZED, listed, quantization_claimed, with_scales
+from mergebuild.formats.quantized import listed, quantization_claimed, with_scales
 from mergebuild.formats.ranks import ranks
-from mergebuild.formats.reading import quoted
+from mergebuild.formats.reading import UNQUANTIZED, quoted
 from mergebuild.formats.registry import FILES
 from mergebuild.formats.sidecars import Sidecars, has_own_code, sidecars_of
 from mergebuild.system.filestate import is_file, is_folder

@@ -19,10 +19,11 @@ from typing import Final, NamedTuple, NoReturn
 
 from mergebuild.digest import scaled_as
 from mergebuild.errors import did_you_mean
-from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, UNSUPPORTED
+from mergebuild.formats.dtypes import DTYPES, DTYPES_BY_WORD, QUANTIZED, UNSUPPORTED
 from mergebuild.formats.foreign import LOOKED_AT, recognize
 from mergebuild.formats.reading import (
     UNFIT,
+    UNQUANTIZED,
     BrokenRuleError,
     bytes_at,
     checked,
@@ -361,6 +362,9 @@ def _bad_entry(name: str, entry: object) -> BrokenRuleError:
 
 def _bad_dtype(name: str, tag: object) -> BrokenRuleError:
     allowed = ", ".join(DTYPES)
+    if isinstance(tag, str) and tag in QUANTIZED:
+        sentence = f"holds quantized weights, which can't be merged: {quoted(name)} is {tag}"
+        return BrokenRuleError("quantized-weights", sentence, UNQUANTIZED)
     if isinstance(tag, str) and tag in UNSUPPORTED:
         sentence = f"stores {quoted(name)} as {tag}, which this version can't merge or copy"
         return BrokenRuleError("unsupported-dtype", sentence, f"take a release of the model in one of {allowed}")

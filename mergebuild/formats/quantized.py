@@ -26,13 +26,10 @@ from mergebuild.configuration.text import QUANTIZATIONS
 from mergebuild.errors import Place, SourceError
 from mergebuild.formats.header import Scale, Scaling, TensorInfo
 from mergebuild.formats.model import Model
-from mergebuild.formats.reading import quoted
+from mergebuild.formats.reading import UNQUANTIZED, quoted
 from mergebuild.system.portable import open_to_read, pread_into
 
-__all__ = ["UNQUANTIZED", "listed", "quantization_claimed", "with_scales"]
-
-UNQUANTIZED: Final = "take the unquantized release of the model, or dequantize it first"
-"""What to do."""
+__all__ = ["listed", "quantization_claimed", "with_scales"]
 
 _FLOATS: Final = frozenset({"float8_e4m3fn", "float8_e5m2"})
 _INTEGERS: Final = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32"})

@@ -22,6 +22,7 @@ from mergebuild.system.portable import open_to_read, pread_into
 __all__ = [
     "AGAIN",
     "UNFIT",
+    "UNQUANTIZED",
     "BrokenRuleError",
     "beginning",
     "bytes_at",
@@ -40,6 +41,9 @@ UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 AGAIN: Final = "the file is damaged, or whatever wrote it is wrong: download or export it again"
 
 _PUT_THERE: Final = "mend the path, or put the file there"
+UNQUANTIZED: Final = "take the unquantized release of the model, or dequantize it first"
+"""What to do about quantized weights."""
+
 _WRITTEN_TO: Final = "wait until whatever writes it is done, and try again"
 
 

@@ -24,8 +24,8 @@ from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import ADAPTERS, Model, SecondCopy
-from mergebuild.formats.quantized import UNQUANTIZED, with_scales
-from mergebuild.formats.reading import beginning, quoted
+from mergebuild.formats.quantized import with_scales
+from mergebuild.formats.reading import UNQUANTIZED, beginning, quoted
 from mergebuild.formats.scales import ScaledPart
 from mergebuild.lora import adapter_config, is_lora, is_of_peft, lacks_scale
 from mergebuild.naming.canonical import Canonical, canonical

@@ -25,9 +25,20 @@ from mergebuild.engine.choice import Choice, Rates, measured
 from mergebuild.engine.devices import Stream
 from mergebuild.engine.run import run_pass
 from mergebuild.engine.schedule import Cluster
-from mergebuild.engine.work import KernelCall, Leaf, Location, OutputFile, OutputRange, Pass, Step, StepResult
+from mergebuild.engine.work import (
+    KernelCall,
+    Leaf,
+    LeafScale,
+    Location,
+    OutputFile,
+    OutputRange,
+    Pass,
+    Step,
+    StepResult,
+)
 from mergebuild.errors import UsageError
 from mergebuild.events import Event, Notice
+from mergebuild.formats.header import Scaling
 from mergebuild.methods.catalog import METHODS
 
 pytestmark = pytest.mark.slow
@@ -112,6 +123,27 @@ def test_a_device_gives_the_processors_bytes(tmp_path: Path, device: FakeDevice,
     here, there = bench.run(steps, "cpu"), bench.run(steps, "cuda")
     assert here == there
     assert {"in", "out"} <= set(device.notes)
+
+
+@pytest.mark.parametrize("scaling", [Scaling(3000, 1, 3000), Scaling(50, 1, 50), Scaling(50, 7, 16)])
+@pytest.mark.parametrize("scales", ["float32", "bfloat16"])
+def test_a_device_multiplies_by_scales_as_the_processor_does(
+    tmp_path: Path, device: FakeDevice, scaling: Scaling, scales: str
+) -> None:
+    """Chunks end in the middle of rows; a lone product is rounded once, others in float32 first."""
+    bench = Bench(tmp_path, dtype="float8_e4m3fn")
+    count = -(-bench.count // scaling.columns // scaling.block_rows) * -(-scaling.columns // scaling.block_columns)
+    raw = as_bytes(tensors("random", (count,), 1, 5)[0].to(getattr(torch, scales)))
+    (tmp_path / "scales").write_bytes(raw)
+    scale = LeafScale(Leaf(b"", scales, count, Location(tmp_path / "scales", 0, len(raw))), scaling)
+    bench.leaves = {digest: replace(leaf, scale=scale) for digest, leaf in bench.leaves.items()}
+    steps = [
+        mean(b"x", "float16", bench.count, b"0", b"1"),
+        mean(b"y", "bfloat16", bench.count, b"2"),
+        operation("slerp", 3000, 2, b"z", t=Fraction(1, 3)),
+    ]
+    assert bench.run(steps, "cpu") == bench.run(steps, "cuda")
+    assert "in" in device.notes
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -12,6 +12,8 @@ from lab import Lab
 from model_files import same_bits, write_model
 from torch import Tensor
 
+from mergebuild.project.inspect import inspect
+
 FP8 = torch.float8_e4m3fn
 
 MIX = """
@@ -31,7 +33,7 @@ output = "t.safetensors"
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
@@ -250,3 +252,142 @@ def test_a_folder_is_written_without_what_says_that_it_was_quantized(lab: Lab) -
     meant = product(weight, scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[:200, :130])
     assert same_bits(lab.read("t/model.safetensors")[f"{name}.weight"], meant.float().bfloat16())
     assert json.loads((lab / "t/config.json").read_text()) == {"model_type": "deepseek_v3", "torch_dtype": "bfloat16"}
+
+
+# Under other names
+
+
+def test_one_scaled_text_encoder_within_a_checkpoint_is_its_products(lab: Lab) -> None:
+    name = "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q"
+    model = {
+        "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": drawn(1, 12, 4),
+        f"{name}.weight": drawn(2, 4, 4),
+    }
+    weight, scale = numbers(3, 4, 4), torch.tensor([0.01])
+    mark = {"text_encoders.t5xxl.transformer.scaled_fp8": torch.empty(0, dtype=FP8)}
+    source(lab, "a", model)
+    source(lab, "b", {**model, f"{name}.weight": weight, f"{name}.scale_weight": scale, **mark})
+    lab.write(MIX)
+    lab.build()
+    found = lab.read("t.safetensors")
+    assert found.keys() == model.keys()
+    wanted = 0.7 * model[f"{name}.weight"].double() + 0.3 * product(weight, scale)
+    torch.testing.assert_close(found[f"{name}.weight"].double(), wanted, rtol=1e-6, atol=1e-7)
+
+
+ATTENTION = "model.layers.0.self_attn."
+MLP = "model.layers.0.mlp."
+WIDTHS = {"q": 8, "k": 2, "v": 2}
+
+
+def split_llama() -> dict[str, Tensor]:
+    made = {f"{ATTENTION}{each}_proj.weight": drawn(seed, rows, 8) for seed, (each, rows) in enumerate(WIDTHS.items())}
+    made |= {f"{ATTENTION}o_proj.weight": drawn(4, 8, 8), f"{MLP}down_proj.weight": drawn(5, 8, 6)}
+    made |= {f"{MLP}{each}_proj.weight": drawn(seed, 6, 8) for seed, each in enumerate(("gate", "up"), 6)}
+    made |= {"model.embed_tokens.weight": drawn(8, 10, 8), "model.norm.weight": drawn(9, 8)}
+    return made | {"lm_head.weight": drawn(10, 10, 8)}
+
+
+@pytest.mark.parametrize("kind", ["tensor", "rows", "blocks"])
+def test_fused_layers_with_scales_merge_with_split_ones_both_ways(lab: Lab, kind: str) -> None:
+    split = split_llama()
+    parts = {f"{ATTENTION}{each}_proj.weight" for each in "qkv"} | {
+        f"{MLP}{each}_proj.weight" for each in ("gate", "up")
+    }
+    fused = {name: each for name, each in split.items() if name not in parts}
+    shape = {"tensor": (), "rows": (12, 1), "blocks": (6, 2)}[kind]
+    qkv, qkv_scale = numbers(11, 12, 8), drawn(12, *shape).abs() / 10
+    gate_up, gate_up_scale = numbers(13, 12, 8), drawn(14, *shape).abs() / 10
+    spread = [
+        each if not shape else each.repeat_interleave(12 // shape[0], 0).repeat_interleave(8 // shape[1], 1)
+        for each in (qkv_scale, gate_up_scale)
+    ]
+    meant = {
+        f"{ATTENTION}qkv_proj.weight": product(qkv, spread[0]),
+        f"{MLP}gate_up_proj.weight": product(gate_up, spread[1]),
+    }
+    stored = {
+        **fused,
+        f"{ATTENTION}qkv_proj.weight": qkv,
+        f"{ATTENTION}qkv_proj.weight_scale": qkv_scale,
+        f"{MLP}gate_up_proj.weight": gate_up,
+        f"{MLP}gate_up_proj.weight_scale": gate_up_scale,
+    }
+    source(lab, "a", split)
+    source(lab, "b", stored)
+    lab.write(
+        MIX
+        + MIX.replace("targets.t", "targets.u")
+        .replace('a = "a"\nb = "b"', 'a = "b"\nb = "a"')
+        .replace("t.safe", "u.safe")
+        + 'dtype = "float32"'
+    )
+    lab.build()
+    cut = dict(zip("qkv", meant[f"{ATTENTION}qkv_proj.weight"].split([8, 2, 2]), strict=True))
+    found = lab.read("t.safetensors")
+    assert found.keys() == split.keys()
+    for each, part in cut.items():
+        name = f"{ATTENTION}{each}_proj.weight"
+        wanted = 0.7 * split[name].double() + 0.3 * part
+        torch.testing.assert_close(found[name].double(), wanted, rtol=1e-6, atol=1e-6)
+    found = lab.read("u.safetensors")
+    assert found.keys() == {*fused, *meant}
+    ours = torch.cat([split[f"{MLP}{each}_proj.weight"] for each in ("gate", "up")]).double()
+    wanted = 0.7 * meant[f"{MLP}gate_up_proj.weight"] + 0.3 * ours
+    torch.testing.assert_close(found[f"{MLP}gate_up_proj.weight"].double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_a_text_encoder_with_a_scale_for_each_of_three_becomes_one_tensor(lab: Lab) -> None:
+    """The text encoder of SD2 in names of transformers has queries, keys and values apart."""
+    part = "cond_stage_model.model.transformer.resblocks.0.attn"
+    model = {
+        "model.diffusion_model.input_blocks.0.0.weight": drawn(1, 4, 4, 3, 3),
+        "cond_stage_model.model.ln_final.weight": drawn(2, 8),
+        f"{part}.in_proj_weight": drawn(3, 24, 8),
+        f"{part}.out_proj.weight": drawn(4, 8, 8),
+    }
+    inner = "text_model.encoder.layers.0.self_attn"
+    scales = {"q": torch.tensor(0.01), "k": torch.tensor(0.02), "v": torch.tensor(0.03)}
+    weights = {each: numbers(seed, 8, 8) for seed, each in enumerate(scales, 5)}
+    text = {f"{inner}.{each}_proj.weight": weight for each, weight in weights.items()}
+    text |= {f"{inner}.{each}_proj.scale_weight": scale for each, scale in scales.items()}
+    source(lab, "b", model)
+    source(lab, "text", text)
+    lab.write(COPY + 'components.text_encoder = "text"')
+    lab.build()
+    wanted = torch.cat([product(weights[each], scales[each]) for each in "qkv"])
+    assert same_bits(lab.read("t.safetensors")[f"{part}.in_proj_weight"], wanted.float().bfloat16())
+
+
+# What is said
+
+
+def test_what_says_that_a_file_was_quantized_is_in_no_header(lab: Lab) -> None:
+    said = json.dumps({"format_version": "1.0", "layers": {"x": {"format": "float8_e4m3fn"}}})
+    source(lab, "b", scaled(torch.tensor(0.5)), {"_quantization_metadata": said, "format": "pt"})
+    lab.write(COPY + 'metadata = "full"')
+    lab.build()
+    assert b"_quantization_metadata" not in (lab / "t.safetensors").read_bytes()
+
+
+def test_inspect_says_that_weights_are_scaled(lab: Lab) -> None:
+    path = source(lab, "b", scaled(torch.tensor(0.5)))
+    found = inspect(path, with_tensors=True)
+    assert found.dtypes == {"float32": 2, "scaled float8_e4m3fn": 1}
+    assert ("x.weight", "scaled float8_e4m3fn", (6, 4), 28) in found.tensor_list
+    assert "scaled float8_e4m3fn 41 %" in found.facts["precision"]
+    assert "times scales" in found.notices[0]
+
+
+def test_a_checkpoint_of_pytorch_has_scales_as_well(lab: Lab) -> None:
+    tensors = scaled(SCALES["rows"])
+    torch.save({"state_dict": tensors}, lab / "b.ckpt")
+    lab.sources["b"] = "b.ckpt"
+    lab.write(COPY + 'dtype = "float32"')
+    lab.build()
+    assert same_bits(lab.read("t.safetensors")["x.weight"], product(tensors["x.weight"], SCALES["rows"]).float())
+    digest = lab.build().targets[0].artifact
+    source(lab, "b", tensors)
+    lab.write(COPY + 'dtype = "float32"')
+    (target,) = lab.build().targets
+    assert (target.artifact, str(target.verdict)) == (digest, "up-to-date")

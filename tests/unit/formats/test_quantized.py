@@ -14,7 +14,8 @@ from mergebuild.errors import SourceError
 from mergebuild.formats.header import Scaling, TensorInfo
 from mergebuild.formats.layout import encode_header
 from mergebuild.formats.model import Model, read_safetensors
-from mergebuild.formats.quantized import UNQUANTIZED, with_scales
+from mergebuild.formats.quantized import with_scales
+from mergebuild.formats.reading import UNQUANTIZED
 
 Spec = tuple[str, Sequence[int]]
 
