@@ -35,6 +35,8 @@ class FileSpelling:
     """By parameter, the stored tensors that it is made of."""
     shapes: Shapes = field(default_factory=dict)
     """Of the stored tensors."""
+    is_read_only: bool = False
+    """Whether files are written under canonical names all the same, as those of a pipeline that becomes one file."""
 
     def stored(self, name: str) -> str:
         """Return what the file calls a parameter, or the first tensor that it is in."""

@@ -113,6 +113,14 @@ class FileContent(NamedTuple):
         """Its digest, and how its tensors are laid out: of two files with equal ones each is made of the other."""
         return self.digest, self.packing.layout
 
+    def lying(self, name: str, digest: bytes) -> bytes:
+        """Return what the bytes in a tensor's place are: the tensor, unless its elements lie in another order."""
+        if name in self.packing.turned:
+            return checksum(b"turned" + digest)
+        if name in self.packing.scattered:
+            return checksum(repr(self.packing.scattered[name].views).encode() + digest)
+        return digest
+
     @property
     def made(self) -> tuple[Made, ...]:
         """Its tensors one by one, in the order of the file; none while they are not known."""

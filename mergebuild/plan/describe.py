@@ -366,7 +366,8 @@ class Describer:
             tensors = whole.among(file.tensors) if file.tensors else None
             digest = tensors.artifact if tensors else checksum(file.content)
             if file.packing.turned or file.packing.scattered:  # the same tensors, and not the same bytes
-                digest = checksum(b"turned" + digest)
+                mark = repr(sorted(file.packing.scattered.items())) if file.packing.scattered else "turned"
+                digest = checksum(mark.encode() + digest)
             facts = metadata.of_a_part(digest) if with_metadata else metadata.none()
             part = _file(folder / file.path, f"{made.shown}{file.path}", file.packing, facts, tensors)
             yield part._replace(digest=digest, origin=file.origin)

@@ -92,8 +92,11 @@ def _is_so_with_its_header(file: FileContent, entries: Sequence[Entry]) -> bool:
     """Whether an artifact of a file's tensors, which lie at these places, is the file once it has its header."""
     if file.packing.fixed:
         return False
-    tensors = file.header.tensors
+    tensors, digests = file.header.tensors, file.tensors.by_name if file.tensors else {}
     shift = file.header.data_start - min((entry.begin for entry in entries), default=0)
     return len(tensors) == len(entries) and all(
-        entry.name in tensors and tensors[entry.name].begin == entry.begin + shift for entry in entries
+        entry.name in tensors
+        and tensors[entry.name].begin == entry.begin + shift
+        and file.lying(entry.name, digests[entry.name]) == entry.digest
+        for entry in entries
     )

@@ -307,6 +307,32 @@ def test_heads_that_lie_by_turns_are_merged(lab: Lab, first: str, second: str) -
     assert lab.verdicts() == {"m": "up-to-date"}
 
 
+def test_a_file_whose_elements_lie_in_another_order_is_no_other_file(lab: Lab) -> None:
+    """Diffusers has the halves of Flux's last modulation the other way round; both files are one artifact."""
+    at = torch.arange(16.0).reshape(8, 2)
+    both = torch.arange(14.0).reshape(14, 1)
+    authors = {"single_blocks.0.linear1.weight": both, "final_layer.adaLN_modulation.1.weight": at}
+    names = [
+        f"single_transformer_blocks.0.{part}.weight" for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+    ]
+    parts = dict(zip(names, both.split([2, 2, 2, 8]), strict=True))
+    theirs = parts | {"norm_out.linear.weight": torch.cat([at[4:], at[:4]])}
+    lab.model("a", **theirs)
+    lab.model("b", **authors)
+    mix = MIX.format(name="x", a="a", b="b", method="weighted_sum", numbers="alpha = 0.5")
+    lab.write(
+        mix
+        + mix.replace("targets.x", "targets.y")
+        .replace("x.safetensors", "y.safetensors")
+        .replace('a = "a"\nb = "b"', 'a = "b"\nb = "a"')
+    )
+    one, other = lab.build("x").targets + lab.build("y").targets
+    assert one.artifact == other.artifact
+    assert same(lab, theirs, "out/x.safetensors")
+    assert same(lab, authors, "out/y.safetensors")
+    assert lab.verdicts() == {"x": "up-to-date", "y": "up-to-date"}
+
+
 def test_why_takes_either_spelling(lab: Lab) -> None:
     """What is several parameters is said to be."""
     lab.model("a", **bare(fused(llama(1))))
