@@ -155,7 +155,8 @@ def _family_section(family: Family, told: dict[tuple[Row, ...], str]) -> Iterato
         begun = "none, where names begin as its own do" if part.begins else ""
         joined = ", ".join(f"`lora_{slot}_`" for slot in part.kohya)
         prefix = f"`{part.prefix}`" if part.prefix else "none"
-        yield f"| {part.name} | {prefix} | {'<br>'.join(filter(None, (others, begun)))} | {joined} |"
+        name = ", ".join(dict.fromkeys((part.name, *part.called)))
+        yield f"| {name} | {prefix} | {'<br>'.join(filter(None, (others, begun)))} | {joined} |"
     yield ""
     for part in family.parts:
         yield from _part_section(family, part, told)

@@ -20,11 +20,13 @@ from mergebuild.recipe.model import Component, Input, Target
 from mergebuild.results.quantities import count_text
 
 __all__ = [
+    "GENERAL",
     "Offer",
     "Spec",
     "check",
     "check_accounts",
     "check_component",
+    "doubtful_component",
     "misfits",
     "other_rows",
     "refusal",
@@ -36,7 +38,7 @@ _LISTED = 8
 _WRITTEN_OUT = 3
 _AMOUNTS = ("alpha", "t", "weight")
 """What methods call the number by which an input takes part."""
-_GENERAL = frozenset({"transformer"})
+GENERAL = frozenset({"transformer"})
 """Layouts of whatever has layers: a model of one may be of any architecture."""
 _LISTED_OF_A_LORA = 40
 
@@ -84,7 +86,7 @@ def check(target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collect
 
 def _are_different(one: Layout | None, other: Layout | None) -> bool:
     """Whether two layouts are of different architectures. One that is known by its layers alone may be anything."""
-    return one is not None and other is not None and one.name != other.name and not {one.name, other.name} & _GENERAL
+    return one is not None and other is not None and one.name != other.name and not {one.name, other.name} & GENERAL
 
 
 def check_accounts(target: Target, accounts: Sequence[Accounting]) -> None:
@@ -279,6 +281,18 @@ def other_rows(ref: str, tensor: str, model: tuple[int, ...], lora: tuple[int, .
         rows=(f"found   {list(lora)}", f"model   {list(model)}"),
         help="it can take the place of the model's, at strength 1 and as the only LoRA there, or be left at strength 0:"
         f' `strength = {{ default = 0.5, "{tensor}" = 1 }}`',
+    )
+
+
+def doubtful_component(target: Target, component: Component, names: Sequence[str]) -> MismatchError:
+    """Return the error of a standalone component that may be one part of a model or another."""
+    ref = component.input.ref if component.input else ""
+    either = " or ".join(f"`{name}`" for name in names)
+    return MismatchError.one(
+        "component-doubtful",
+        f"`{ref}` may be {either} of `{target.name}`, and nothing in it tells which",
+        where=target.where.place("components", component.name),
+        help=f'say which: `components.{names[0]} = "{ref}"`',
     )
 
 

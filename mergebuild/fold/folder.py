@@ -10,7 +10,8 @@ fit together before any tensor is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -89,8 +90,12 @@ class _Division(NamedTuple):
     """By tensor, the rule that makes it, from 1; others the target makes itself."""
     scopes: tuple[Scope, ...]
     """Of the target itself, and of each rule."""
+    first: View
+    """The first input."""
     baked: Mapping[str, View]
     """By component that comes from elsewhere, where from."""
+    known: Mapping[str, re.Pattern[str]]
+    """The names of the first input's components, by what they are called."""
 
 
 class _Ruled(NamedTuple):
@@ -188,14 +193,14 @@ class Folding:
         views = self._views_of(target)
         first = views[0]
         specs = self._frames.specs(target, views)
-        known = dict(first.layout.components) if first.layout else {}
+        known = self._views.components(first)
         baked: dict[str, View] = {}
         elsewhere: dict[str, None] = {}
         for each in target.components:
             if each.name not in known:
-                raise _unknown_component(target, each, first.layout)
+                raise _unknown_component(target, each, first.layout, known)
             if each.input is not None:
-                view = baked[each.name] = self._views.component(each, target, first.layout, specs)
+                view = baked[each.name] = self._views.component(each, target, first)
                 elsewhere |= dict.fromkeys(name for name in view.specs if known[each.name].search(name))
         floats = tuple(name for name, spec in specs.items() if spec.is_float)
         part_of = self._ruled_names(target, views, floats)
@@ -214,7 +219,7 @@ class Folding:
             )
             for part, some in enumerate(names)
         ]
-        return _Division(part_of, tuple(scopes), baked)
+        return _Division(part_of, tuple(scopes), first, baked, known)
 
     def _ruled_names(self, target: Target, views: tuple[View, ...], floats: tuple[str, ...]) -> Mapping[str, int]:
         """Return which rule makes a tensor, by number from 1; the others are the target's."""
@@ -336,8 +341,7 @@ class Folding:
 
     def _with_components(self, whole: Blueprint, division: _Division) -> Blueprint:
         """Return a blueprint in which some components are another input's, or have a dtype of their own."""
-        target, layout = whole.target, whole.layout
-        known = dict(layout.components) if layout else {}
+        target, known = whole.target, division.known
         specs, source_specs = dict(whole.specs), dict(whole.source_specs)
         palette = list(whole.forms.palette)
         of = dict(whole.forms.kinds.of)
@@ -349,6 +353,11 @@ class Folding:
                 first = len(palette)
                 palette += view.palette
                 of |= {name: first + view.kind(name) for name in taken}
+                for copy, other in whole.copies.items():
+                    if other in taken:
+                        of[copy] = len(palette)
+                        palette.append(self._intern.under(view.palette[view.kind(other)], other))
+                        taken[copy] = taken[other]
                 source_specs |= taken
                 specs |= rounded(taken, target.dtype)
             if each.dtype is not None:
@@ -358,7 +367,10 @@ class Folding:
         used = {kind: number for number, kind in enumerate(dict.fromkeys(of[name] for name in specs))}
         kinds = Kinds({name: used[of[name]] for name in specs}, specs)
         forms = Forms(kinds, tuple(palette[kind] for kind in used))
-        return whole._replace(specs=specs, source_specs=source_specs, forms=forms, kin=None)
+        new = [name for name in specs if name not in whole.specs]
+        prefixes = self._views.prefixes_of_new(division.first, new) if new else {}
+        spelling = whole.spelling.with_prefixes(prefixes)
+        return whole._replace(specs=specs, source_specs=source_specs, forms=forms, spelling=spelling, kin=None)
 
     def _palette(self, target: Target, alike: _Alike) -> tuple[Form, ...]:
         """Return the form of each kind; equal combinations of equal forms are computed once."""
@@ -451,12 +463,15 @@ def _ruled_by(part_of: Mapping[str, int], parts: tuple[Blueprint, ...]) -> _Rule
     return _Ruled(specs, Kinds(of, specs), tuple(numbers), parts)
 
 
-def _unknown_component(target: Target, each: Component, layout: Layout | None) -> RecipeError:
-    known = [name for name, _ in layout.components if name != "ema"] if layout else []
+def _unknown_component(
+    target: Target, each: Component, layout: Layout | None, components: Collection[str]
+) -> RecipeError:
+    known = [name for name in components if name != "ema"]
+    whose = f"which `{layout.name}` does not have" if layout else "which its first input does not have"
     return RecipeError.one(
         "unknown-component",
         f"target `{target.name}` names the component `{each.name}`, "
-        + (f"which `{layout.name}` does not have" if layout else "and the layout of its first input is not known"),
+        + (whose if known else "and the layout of its first input is not known"),
         where=target.where.place("components", each.name, key=True),
         help=did_you_mean(each.name, known, otherwise=f"it has: {', '.join(known)}") if known else
         "`[layouts.NAME]` declares a layout with its components",

@@ -7,6 +7,7 @@ the names of a checkpoint: all of it by names and headers alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -24,6 +25,7 @@ from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.layouts import Layout, detect
 from mergebuild.naming.canonical import is_first_layer
+from mergebuild.naming.parts import components, family_in, parts_called, prefixes_of_new
 from mergebuild.naming.spelling import AS_IS, FileSpelling
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Input, Target
@@ -133,6 +135,8 @@ class Views:
         self._kinds_of_sources: dict[tuple[str, str], Kinds] = {}
         self._ids: dict[str, Mapping[str, bool]] = {}
         self._copied: dict[str, Mapping[str, str]] = {}
+        self._families: dict[int, tuple[Mapping[str, Spec], str]] = {}
+        """By the id of tensors, which are kept alive, what the rules call their family."""
         self._untied: dict[tuple[int, int, str], tuple[View, Mapping[str, Spec], Kinds | None]] = {}
         """By the ids of a view's specs and kinds, which the view keeps alive."""
 
@@ -350,24 +354,46 @@ class Views:
             found[slot] = found.get(slot, Fraction(0)) + share
         return self._intern(found)
 
-    def component(self, each: Component, target: Target, layout: Layout | None, specs: Mapping[str, Spec]) -> View:
-        """Return an input as a checkpoint with the names of the target's: a standalone component gets them.
+    def components(self, view: View) -> Mapping[str, re.Pattern[str]]:
+        """Return what names the parts of an input have, by what they are called: as its layout or the rules say.
 
-        `layout`, `specs`: the target's.
+        A layout that is known by its layers alone knows no parts.
         """
+        own = dict(view.layout.components) if view.layout else {}
+        known = components(self._family(view.specs))
+        return {**own, **known} if view.layout is None or view.layout.name in compatible.GENERAL else {**known, **own}
+
+    def _family(self, specs: Mapping[str, Spec]) -> str:
+        """Return what the rules call the family of tensors; empty where they are of none."""
+        found = self._families.get(id(specs))
+        if found is None:
+            found = specs, family_in({name: spec.shape for name, spec in specs.items()})
+            self._families[id(specs)] = found
+        return found[1]
+
+    def component(self, each: Component, target: Target, first: View) -> View:
+        """Return an input as a checkpoint with the names of the target's first input: a part alone gets them."""
         assert each.input is not None
         ref = each.input.ref
-        if ref in self._sources:
-            model = self._sources.file(ref).model
-            renamed = standalone(model, each.name, {name: spec.shape for name, spec in specs.items()})
-            if renamed is not None:
-                part, left = renamed
-                if left:
-                    raise compatible.unknown_in_component(target, each, left)
-                name = self._sources.renamed(ref, each.name, part)
-                own_specs = {tensor: _spec(info) for tensor, info in part.tensors.items()}
-                return View(each.input, layout, own_specs, (self._intern({Slot(name): Fraction(1)}),))
-        return self.view(each.input, target)
+        if ref not in self._sources:
+            return self.view(each.input, target)
+        family, there = self._family(first.specs), {name: spec.shape for name, spec in first.specs.items()}
+        wanted = parts_called(family, each.name, self.components(first)[each.name])
+        found = standalone(self._sources.file(ref).model, family, wanted, there) if wanted else None
+        if found is None:
+            return self.view(each.input, target)
+        part, placed = found
+        if placed.doubtful:
+            raise compatible.doubtful_component(target, each, placed.doubtful)
+        if placed.left:
+            raise compatible.unknown_in_component(target, each, placed.left)
+        name = self._sources.renamed(ref, f"{each.name} of {family}", part)
+        return replace(self.view(replace(each.input, ref=name), target), input=each.input, layout=first.layout)
+
+    def prefixes_of_new(self, first: View, new: Iterable[str]) -> Mapping[str, str]:
+        """Return what an input would put in front of the names of parts that it gets and does not have."""
+        stored = {name: first.spelling.stored(name) for name in first.specs}
+        return prefixes_of_new(self._family(first.specs), new, stored)
 
     def layout(self, ref: str) -> Layout | None:
         """Return the layout of an input."""

@@ -43,7 +43,10 @@ class Canonical:
 
 
 def canonical(
-    shapes: Shapes, facts: Mapping[str, object] | None = None, same_place: Mapping[str, str] | None = None
+    shapes: Shapes,
+    facts: Mapping[str, object] | None = None,
+    same_place: Mapping[str, str] | None = None,
+    of: str = "",
 ) -> Canonical:
     """Return the canonical names of a file's tensors.
 
@@ -51,9 +54,10 @@ def canonical(
         shapes: the tensors' shapes by stored name.
         facts: `config.json` of the folder, parsed; None where there is none.
         same_place: names that share their bytes with an earlier one, as pickles store ties, and that name.
+        of: the family, where it is known.
     """
     templates = Templates(shapes)
-    name = family_of(templates, facts)
+    name = of or family_of(templates, facts)
     if not name:
         found: Mapping[str, Claim] = {
             each: Whole(bare, Renamed(shapes[each], (_all_of(each),))) for each, bare in templates.bare.items()

@@ -149,6 +149,20 @@ class Part:
     """The folder of diffusers' pipelines that it is in."""
     kohya: tuple[str, ...]
     """What kohya's trainers put between `lora_` and the path."""
+    called: tuple[str, ...] = ()
+    """What else people call it."""
+    kind: str = ""
+    """The family that files of it alone are of, such as `clip`; empty where there are none."""
+    width: int = 0
+    """How wide its tokens' embeddings are, where other parts of its kind have another width; 0: not said."""
+    inside: tuple[str, ...] = ()
+    """What canonical names in it begin with, where others are none of it; empty: any may be."""
+    spare: tuple[str, ...] = ()
+    """What names of tensors begin with that some programs leave out."""
+    marks: tuple[str, ...] = ()
+    """What names begin with that it has, and others of its kind in the family do not."""
+    written: str = ""
+    """What its names begin with where a file gets it that has none; empty: as the canonical ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +301,12 @@ def family(name: str) -> Family:
     """Return a family with its parts and those that it has of others."""
     table = data_of(name)
     own = tuple(_part(name, part, each) for part, each in table.get("parts", {}).items())
-    others = tuple(part for other in table.get("uses", ()) for part in family(other).parts)
+    written = table.get("written", {})
+    others = tuple(
+        replace(part, written=written.get(part.name, ""))
+        for other in table.get("uses", ())
+        for part in family(other).parts
+    )
     return Family(name, table["title"], (*own, *others), table.get("generic", False))
 
 
@@ -314,6 +333,8 @@ def _part(of: str, name: str, table: Mapping[str, Any]) -> Part:
     spelled = [_spelling(of, each) for each in table.get("spellings", ())]
     back = [_spelling(of, each) for each in table.get("spellings_back", ())]
     turned = (replace(each, rows=tuple(row.back() for row in each.rows)) for each in back)
+    kind = table.get("kind", "")
+    alone = table if not kind or kind == of else next(iter(data_of(kind)["parts"].values()))
     return Part(
         name,
         table["prefix"],
@@ -325,6 +346,12 @@ def _part(of: str, name: str, table: Mapping[str, Any]) -> Part:
         table.get("through", ""),
         table.get("pipeline", ""),
         tuple(table.get("kohya", ())),
+        tuple(table.get("called", ())),
+        kind,
+        table.get("width", 0),
+        tuple(table.get("inside", alone.get("inside", ()))),
+        tuple(alone.get("spare", ())),
+        tuple(table.get("marks", ())),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from math import prod
@@ -37,6 +37,12 @@ class FileSpelling:
     """Of the stored tensors."""
     is_read_only: bool = False
     """Whether files are written under canonical names all the same, as those of a pipeline that becomes one file."""
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """By what the names of parts begin with that it does not hold, what it would put in front of them instead."""
+
+    def with_prefixes(self, prefixes: Mapping[str, str]) -> FileSpelling:
+        """Return the same with prefixes for parts that it does not hold."""
+        return replace(self, prefixes={**self.prefixes, **prefixes}) if prefixes else self
 
     def stored(self, name: str) -> str:
         """Return what the file calls a parameter, or the first tensor that it is in."""
@@ -142,6 +148,9 @@ class FileSpelling:
 
     def _neighbour(self, name: str) -> str:
         """Return what the file would call a parameter that it does not hold: as it calls the nearest that it does."""
+        for prefix, written in self.prefixes.items():
+            if name.startswith(prefix):
+                return written + name[len(prefix) :]
         parts = name.split(".")
         nearest = self._nearest.get(tuple(parts[:1]), ("", ""))
         for length in range(len(parts) - 1, 0, -1):

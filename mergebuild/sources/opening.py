@@ -34,20 +34,13 @@ from mergebuild.naming.spelling import AS_IS, spelling_of
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
+    from mergebuild.naming.parts import Placed
+    from mergebuild.naming.rules import Part
 
 __all__ = ["KeepsNames", "never", "read_model", "renamed_model", "standalone", "twice_named"]
 
 _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Components of a pipeline that a single file has too."""
-
-_CHECKPOINT: Final = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
-"""What names in a checkpoint begin with."""
-
-
-_INSIDE: Final = {"vae": "first_stage_model.", "unet": "model.diffusion_model."}
-"""What canonical names of a component begin with."""
-_TRAINING: Final = ("loss.", "model_ema.")
-"""What a VAE's file may hold of its training."""
 
 
 KeepsNames = Callable[[Shapes, Shapes], bool]
@@ -235,30 +228,23 @@ def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
     return replace(renamed_model(components, made, "diffusers"), notices=tuple(notices), facts=folder.config)
 
 
-def standalone(model: Model, component: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Model, list[str]] | None:
-    """Return a file that is one component alone with the names of a checkpoint, and its tensors that have none.
+def standalone(model: Model, of: str, wanted: Sequence[Part], there: Shapes) -> tuple[Model, Placed] | None:
+    """Return what of a file are some parts of a model, under the names that they have there, and what is told of it.
 
-    None where it is no such file, or needs no other names: it is a checkpoint itself.
+    None where the file needs no other names: it is a model of that kind itself, or has nothing of them.
 
     Args:
         model: the file.
-        component: `vae`, `text_encoder` or `unet`.
-        shapes: the tensors of the checkpoint that it is for.
+        of: what the rules call the family of the model.
+        wanted: the parts.
+        there: the tensors of the model.
     """
-    from mergebuild.naming import kind_of, text_encoder_to_ldm
+    from mergebuild.naming.parts import place
 
-    own = {name: info.shape for name, info in model.tensors.items()}
-    kind = kind_of(shapes)
-    inside = _INSIDE.get(component)
-    if kind is None or any(name.startswith(_CHECKPOINT) and not (inside and name.startswith(inside)) for name in own):
+    placed = place({name: info.shape for name, info in model.tensors.items()}, of, wanted, there)
+    if placed.is_same and not placed.left and not placed.doubtful:
         return None
-    if component == "text_encoder":
-        made, left = text_encoder_to_ldm(own, kind)
-        return renamed_model({"": model}, made, model.format), left
-    if inside is None:
-        return None
-    mine = {name: info for name, info in model.tensors.items() if name.startswith(inside)}
-    return replace(model, tensors=mine), [name for name in own if name not in mine and not name.startswith(_TRAINING)]
+    return renamed_model({"": model}, placed.made, model.format), placed
 
 
 def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], format_: str) -> Model:

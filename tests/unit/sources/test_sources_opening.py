@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mergebuild.errors import SourceError
 from mergebuild.lora import adapter_config
+from mergebuild.naming.rules import family
 from mergebuild.sources.opening import read_model, standalone
 
 UNET = "model.diffusion_model."
@@ -79,15 +80,15 @@ def test_a_component_alone_gets_the_names_of_the_checkpoint(tmp_path: Path, comp
     else:
         bare = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
         path = write_model(tmp_path / "bare.safetensors", bare)
-    renamed = standalone(read_model(path), component, shapes)
-    assert renamed is not None
-    model, left = renamed
-    assert not left
-    found = values(model)
+    wanted = [part for part in family("sd15").parts if part.name == component]
+    lone = read_model(path)
+    renamed = standalone(lone, "sd15", wanted, shapes)
+    assert renamed is None or not renamed[1].left
+    found = values(lone if renamed is None else renamed[0])
     assert found.keys() == {name for name in tensors if name.startswith(prefix)}
     assert all(torch.equal(found[name], tensors[name]) for name in found)
     whole = read_model(write_model(tmp_path / "whole.safetensors", tensors))
-    assert standalone(whole, component, shapes) is None
+    assert standalone(whole, "sd15", wanted, shapes) is None
 
 
 @pytest.mark.parametrize("name", ["consolidated.00.pth", ""])

@@ -1,0 +1,276 @@
+"""The parts of models: what people call them, and which part of another model a file is, or holds.
+
+A text encoder or an autoencoder is a file of its own in one place, and part of a whole checkpoint in another, under
+other names. The rules say of each part what *kind* it is: the family that a file of it alone is of. So a part of one
+model is found in any file that holds one of its kind: alone, in a checkpoint of the same family, or of another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from math import prod
+from typing import Final, NamedTuple
+
+from mergebuild.naming.aliases import part_of
+from mergebuild.naming.canonical import canonical
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
+from mergebuild.naming.rules import Part, family
+from mergebuild.naming.templates import Templates, family_of
+
+__all__ = ["Placed", "components", "family_in", "parts_called", "place", "prefixes_of_new"]
+
+_TEXT_ENCODER: Final = "text_encoder"
+_EMBEDDINGS: Final = ("token_embedding.weight", "shared.weight", "embed_tokens.weight")
+"""How the names of matrices end that have a row for each token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Tensors of a file under the names of the model that they are for."""
+
+    made: Mapping[str, Renamed] = field(default_factory=dict)
+    """What each is made of, by the name that it has in the model; cuts are of the file's canonical names."""
+    left: tuple[str, ...] = ()
+    """Tensors of the file that are none of the part that the file is."""
+    doubtful: tuple[str, ...] = ()
+    """Where nothing tells which of several parts the file is: what these are called."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every tensor has the name that it had."""
+        return all(
+            len(each.cuts) == 1 and each.cuts[0].tensor == name and not any(each.cuts[0][2:])
+            for name, each in self.made.items()
+        )
+
+
+def family_in(shapes: Shapes) -> str:
+    """Return which family tensors are of; empty where they are of none."""
+    return family_of(Templates(shapes))
+
+
+def components(of: str) -> Mapping[str, re.Pattern[str]]:
+    """Return the parts of a family by what people call them, each as what its canonical names begin with.
+
+    Those are the names of the rules (`clip_l`, `t5xxl`), others in use (`t5`), and the folders of diffusers' pipelines;
+    but `text_encoder` is all text encoders.
+    """
+    return _components(of) if of else {}
+
+
+@cache
+def _components(of: str) -> Mapping[str, re.Pattern[str]]:
+    parts = _parts(of)
+    if not any(part.kind or part.pipeline for part in parts) or parts[0].kind == of:
+        return {}
+    named: dict[str, list[Part]] = {}
+    encoders = [part for part in parts if part.pipeline.startswith(_TEXT_ENCODER)]
+    if encoders:
+        named[_TEXT_ENCODER] = encoders
+    for part in parts:
+        for word in (part.name, *part.called):
+            named.setdefault(word, [part])
+    for part in parts:
+        if part.pipeline:
+            named.setdefault(part.pipeline, [part])
+    return {word: _pattern(some, parts) for word, some in named.items()}
+
+
+def _pattern(some: Sequence[Part], parts: Sequence[Part]) -> re.Pattern[str]:
+    """Return what finds the names of some parts of all."""
+    prefixes = [part.prefix for part in some]
+    if all(prefixes):
+        return re.compile(f"^(?:{'|'.join(map(re.escape, prefixes))})")
+    others = (part.prefix for part in parts if part.prefix and part.prefix not in prefixes)
+    return re.compile(f"^(?!{'|'.join(map(re.escape, others))})")
+
+
+def parts_called(of: str, word: str, pattern: re.Pattern[str]) -> tuple[Part, ...]:
+    """Return the parts of a family that a component is, given its name and what finds its tensors."""
+    if not of:
+        return ()
+    return tuple(
+        part
+        for part in _parts(of)
+        if (pattern.search(part.prefix) if part.prefix else word in {part.name, *part.called, part.pipeline})
+    )
+
+
+def prefixes_of_new(of: str, new: Iterable[str], stored: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what a file would put in front of the names of parts that it does not hold; only what differs.
+
+    Args:
+        of: its family.
+        new: the tensors that it gets, by canonical name.
+        stored: what it calls its own, by canonical name.
+    """
+    lacking = {part.prefix: part for name in new if (part := part_of(of, name)) is not None and part.prefix}
+    words = {name.partition(".")[0] for name in stored.values()}
+    found: dict[str, str] = {}
+    for prefix, part in lacking.items():
+        if any(name.startswith(prefix) for name in stored):
+            continue
+        alone = _parts(part.kind)[0] if part.kind else part
+        others = part.prefixes if {*part.inside} <= {*alone.inside} else ()
+        beside = (each for each in others if each.partition(".")[0] in words and each != f"{part.pipeline}.")
+        written = next(beside, part.written or prefix)
+        if written != prefix:
+            found[prefix] = written
+    return found
+
+
+def _parts(of: str) -> tuple[Part, ...]:
+    return family(of).parts
+
+
+class _Held(NamedTuple):
+    """A part that a file holds."""
+
+    kind: str
+    prefix: str
+    """What stands in front of its names in the file."""
+    shapes: Shapes
+    """Of its tensors, without the prefix."""
+    is_alone: bool
+    """Whether the file is meant to be nothing else."""
+
+
+def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> Placed:
+    """Return the tensors of a file that are some parts of a model, under the model's names.
+
+    Args:
+        own: the shapes of the file's tensors by canonical name.
+        of: the family of the model.
+        wanted: the parts.
+        there: the shapes of the model's tensors by canonical name; it may lack those of the parts.
+    """
+    family_of_own = family_in(own)
+    held = list(_held(own, family_of_own))
+    made: dict[str, Renamed] = {}
+    rest: list[Part] = []
+    for part in wanted:
+        found = _with_its_names(part, own, of, family_of_own)
+        made |= found
+        if not found:
+            rest.append(part)
+    doubtful: tuple[str, ...] = ()
+    for each in held:
+        choice = _choices(each, rest, of, there) if not made or not each.is_alone else []
+        if len(choice) == 1:
+            made |= _as_part(each, choice[0], of, there)
+            rest.remove(choice[0])
+        doubtful = doubtful or tuple((*part.called, part.name)[0] for part in choice[1:] and choice)
+    is_alone = any(each.is_alone for each in held)
+    if not made and not family_of_own:
+        made = _by_names(own, rest, there)
+        is_alone = bool(made)
+    if not is_alone or not made:
+        return Placed(made, (), doubtful)
+    used = {cut.tensor for renamed in made.values() for cut in renamed.cuts}
+    silent = tuple(each for one in held for part in _parts(one.kind) for each in (*part.outside, *part.spare))
+    return Placed(made, tuple(name for name in own if name not in used and not name.startswith(silent)), doubtful)
+
+
+def _with_its_names(part: Part, own: Shapes, of: str, family_of_own: str) -> Mapping[str, Renamed]:
+    """Return what of a file has the names of a part already, or begins as it does in other files."""
+    if not part.prefix:
+        same = {name: shape for name, shape in own.items() if part_of(of, name) == part} if family_of_own == of else {}
+        return {name: Renamed(shape, (RowsOf("", name),)) for name, shape in same.items()}
+    prefixes = (part.prefix, *part.prefixes)
+    found = next((each for each in prefixes if any(name.startswith(each) for name in own)), None)
+    if found is None:
+        return {}
+    return canonical({name: shape for name, shape in own.items() if name.startswith(found)}, of=of).made
+
+
+def _held(own: Shapes, of: str) -> Iterator[_Held]:
+    """Yield the parts that a file of some family holds, and that may be parts of others."""
+    parts = [part for part in _parts(of) if part.kind] if of else []
+    is_alone = bool(parts) and parts[0].kind == of
+    for part in parts:
+        prefix = "" if is_alone else part.prefix
+        shapes = {name[len(prefix) :]: shape for name, shape in own.items() if part_of(of, name) == part}
+        if shapes:
+            yield _Held(part.kind, prefix, shapes, is_alone)
+
+
+def _choices(held: _Held, parts: Sequence[Part], of: str, there: Shapes) -> Sequence[Part]:
+    """Return which of some parts one may be that a file holds; one where that can be told.
+
+    One that the model has is told by its shapes. One that it lacks, by its width, which only models of real size have,
+    or by what others of its kind do not have; so is one of a file alone that fits nowhere, which is refused then.
+    """
+    found = [part for part in parts if part.kind == held.kind]
+    absent = [part for part in found if not _is_in(part, there)]
+    fitting = [part for part in found if part not in absent and _fits(held, part, of, there)]
+    if fitting:
+        return _narrowed(
+            fitting, lambda part: _covers(held, part, of, there), lambda part: _is_marked(held, part, found)
+        )
+    unlike = list({(part.width, part.marks): part for part in reversed(absent)}.values())[::-1]
+    of_width = [part for part in unlike if part.width == _width(held)]
+    if of_width or not held.is_alone:
+        return of_width
+    return _narrowed(unlike or found, lambda part: _is_marked(held, part, found))
+
+
+def _narrowed(parts: Sequence[Part], *tests: Callable[[Part], bool]) -> Sequence[Part]:
+    """Return those of some parts that pass tests, of which each counts where several are left and some pass it."""
+    for test in tests:
+        if len(parts) > 1:
+            parts = [part for part in parts if test(part)] or parts
+    return parts
+
+
+def _is_in(part: Part, there: Shapes) -> bool:
+    return any(name.startswith(part.prefix) for name in there)
+
+
+def _covers(held: _Held, part: Part, of: str, there: Shapes) -> bool:
+    """Whether one in a file has as many tensors as a part of a model."""
+    return sum(name.startswith(part.prefix) for name in there) == len(_as_part(held, part, of, there))
+
+
+def _is_marked(held: _Held, part: Part, others: Sequence[Part]) -> bool:
+    """Whether one in a file has the marks of a part, or none where the part has none."""
+    marks = tuple(mark for each in others for mark in each.marks)
+    return any(name.startswith(marks) for name in held.shapes) is bool(part.marks)
+
+
+def _fits(held: _Held, part: Part, of: str, there: Shapes) -> bool:
+    """Whether most of a part of a model is of the shapes that the one in a file has."""
+    made = _as_part(held, part, of, there)
+    sizes = [(prod(each.shape), each.shape == there[name]) for name, each in made.items() if name in there]
+    return 2 * sum(size for size, is_equal in sizes if is_equal) > sum(size for size, _ in sizes)
+
+
+def _width(held: _Held) -> int:
+    """Return how many columns the matrix has that has a row for each token; 0 where there is none."""
+    matrices = (shape for name, shape in held.shapes.items() if name.endswith(_EMBEDDINGS))
+    return next((shape[1] for shape in matrices if len(shape) == 2), 0)
+
+
+def _as_part(held: _Held, part: Part, of: str, there: Shapes) -> Mapping[str, Renamed]:
+    """Return the tensors of a part that one in a file makes."""
+    spelled = {part.prefix + name: shape for name, shape in held.shapes.items()}
+    spare = tuple(part.prefix + each for each in part.spare)
+    is_there = _is_in(part, there)
+    made: dict[str, Renamed] = {}
+    for name, renamed in canonical(spelled, of=of).made.items():
+        is_spare = is_there and name not in there and all(cut.tensor.startswith(spare) for cut in renamed.cuts)
+        if not is_spare and name.startswith(part.prefix) and name[len(part.prefix) :].startswith(part.inside or ("",)):
+            cuts = (cut._replace(tensor=held.prefix + cut.tensor[len(part.prefix) :]) for cut in renamed.cuts)
+            made[name] = Renamed(renamed.shape, tuple(cuts))
+    return made
+
+
+def _by_names(own: Shapes, parts: Sequence[Part], there: Shapes) -> dict[str, Renamed]:
+    """Return what of a file whose family no rule knows has the names that a model has in a part, but for the prefix."""
+    for part in parts:
+        shared = [name for name in own if part.prefix and part.prefix + name in there]
+        if 2 * len(shared) > len(own):
+            return {part.prefix + name: Renamed(own[name], (RowsOf("", name),)) for name in shared}
+    return {}
