@@ -11,18 +11,19 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from mergebuild.configuration.labels import labelled
+from mergebuild.configuration.labels import is_of_labels, labelled
 from mergebuild.configuration.layers import Stack, counted, stacks
 from mergebuild.configuration.parts import Config, config_of, part_of, path_of
 from mergebuild.configuration.sizes import is_implied, sized
 from mergebuild.configuration.text import Path
 from mergebuild.configuration.ties import TIE, Heads, agreed
-from mergebuild.configuration.vocabulary import embedding_of, head_of
+from mergebuild.configuration.vocabulary import embedding_of, head_of, is_of_tokens
 
 __all__ = ["Agreement", "Written", "agreement"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 _VOCAB: Final = "vocab_size"
+_LISTED: Final = 4
 _UNNEEDED: Final = re.compile(
     r"(?:.*\.)?(?:inv_freq|position_ids|masked_bias|num_batches_tracked|cos_cached|sin_cached|rotary_emb\..*"
     r"|attn\.bias|attention\.bias|embed_positions\.weights|logit_scale_buffer)"
@@ -50,16 +51,17 @@ class Agreement(NamedTuple):
 
 def agreement(config: Config, written: Written) -> Agreement:
     """Return what a configuration must say beside what is written."""
-    sizes = sized(config, written.shapes, written.donor)
     layers = counted(config, written.shapes, written.donor)
+    sizes = sized(config, written.shapes, written.donor, layers.changes)
     ties = agreed(config, written.heads)
     labels = labelled(config, written.shapes, written.heads.first_config)
     rows = _rows(config, written)
     changes = {**rows, **sizes.changes, **layers.changes, **ties.changes, **labels.changes}
-    missing, wrong = _missing(config, written)
+    missing, lost = _missing(config, written)
     told = [_told(config, path, value) for path, value in {**rows, **sizes.changes, **layers.changes}.items()]
     notices = (*told, *sizes.notices, ties.notice, labels.notice, missing)
-    wrong = [*sizes.contradictions, *layers.contradictions, ties.contradiction, *_heads(config, written), *wrong]
+    wrong = [*sizes.contradictions, *layers.contradictions, ties.contradiction, *_heads(config, written), *lost]
+    wrong += _reshaped(config, written)
     return Agreement(changes, tuple(filter(None, notices)), tuple(filter(None, wrong)))
 
 
@@ -95,6 +97,18 @@ def _heads(config: Config, written: Written) -> list[str]:
         return []
     count = f"{written.shapes[embedding][0]} and {written.shapes[head][0]}"
     return [f"`{embedding}` and `{head}` have {count} rows, and one size is said of both"]
+
+
+def _reshaped(config: Config, written: Written) -> list[str]:
+    """Return what is wrong with tensors that have other shapes than the donor's, where no row of sizes is of them."""
+    found = [
+        f"`{name}` is {list(shape)}, and {list(before)} in the model that the configuration is of"
+        for name, shape in written.shapes.items()
+        if (before := written.donor.get(name, shape)) != shape
+        and not is_implied(config, name)
+        and not ((is_of_tokens(name) or is_of_labels(name)) and before[1:] == shape[1:])
+    ]
+    return found if len(found) <= _LISTED else [*found[:_LISTED], f"and {len(found) - _LISTED} more"]
 
 
 def _missing(config: Config, written: Written) -> tuple[str, list[str]]:

@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 from mergebuild.configuration.parts import Config
 from mergebuild.configuration.text import Path
 
-__all__ = ["Labelled", "labelled"]
+__all__ = ["Labelled", "is_of_labels", "labelled"]
 
 _HEAD: Final = re.compile(r"(?:score|classifier|classifier\.out_proj|classification_head\.out_proj)\.weight")
+_BIAS: Final = re.compile(_HEAD.pattern.replace("weight", "bias"))
 _CLASSIFIER: Final = re.compile(r".*For(?:Sequence|Token|Image|Audio|Video)Classification")
 _USUAL: Final = 2
 """Labels of a classifier whose configuration names none."""
@@ -23,6 +24,11 @@ class Labelled(NamedTuple):
 
     changes: Mapping[Path, object]
     notice: str = ""
+
+
+def is_of_labels(name: str) -> bool:
+    """Return whether a tensor has a row, or a number, for each label."""
+    return _HEAD.fullmatch(name) is not None or _BIAS.fullmatch(name) is not None
 
 
 def labelled(config: Config, written: Mapping[str, tuple[int, ...]], first: Config) -> Labelled:

@@ -36,6 +36,10 @@ _ALSO_A_LAYER_EACH: Final = frozenset(
 """Lists with an item for each layer where they are lists."""
 
 
+_BY_TURNS: Final = "attention_types"
+"""Kinds of layers that take turns, and how often: `[[["global", "local"], 6]]`."""
+
+
 class Stack(NamedTuple):
     """The layers of one stack of a model, `model.layers` for example."""
 
@@ -148,15 +152,20 @@ def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: d
         return [f"`{counts[0][0].name}` has {now} layers, and {names} say what each of {said} is"]
     changes[path] = now
     changes |= {(*inner, each): value[:now] for each, value in lists.items()}
+    if isinstance(part.get(_BY_TURNS), list):
+        kinds = next((value for value in lists.values() if all(isinstance(each, str) for each in value)), None)
+        if kinds is None:
+            return [f"`{counts[0][0].name}` has {now} layers, and `{_BY_TURNS}` says what each of {said} is"]
+        changes[*inner, _BY_TURNS] = [[list(kinds[:now]), 1]]
     for each, value in _numbers(part, said).items():
         kept = [number for number in value if isinstance(number, int) and number < now]
         changes |= {(*inner, each): kept} if kept != value else {}
     return []
 
 
-def _lists(part: Config, count: int) -> dict[str, list[object]]:
-    """Return the lists of a configuration that have an item for each of so many layers."""
-    found = {key: value for key, value in part.items() if isinstance(value, list) and len(value) == count}
+def _lists(part: Config, count: int) -> dict[str, list[object] | str]:
+    """Return the lists of a configuration that have an item, or a letter, for each of so many layers."""
+    found = {key: value for key, value in part.items() if isinstance(value, list | str) and len(value) == count}
     return {key: value for key, value in found.items() if _A_LAYER_EACH.fullmatch(key) or key in _ALSO_A_LAYER_EACH}
 
 

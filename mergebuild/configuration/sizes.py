@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from mergebuild.configuration.parts import Config, config_of, model_type, part_of, path_of
@@ -23,6 +24,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _Row = tuple[tuple[int, ...], tuple[str, ...]]
 _NUMBER: Final = "{n}"
 _VOCAB: Final = "vocab_size"
+NOTHING: Final[Mapping[Path, object]] = MappingProxyType({})
 _DEEPEST: Final = 4
 """Members that are said by others, above each other."""
 _LISTED: Final = 4
@@ -64,7 +66,7 @@ def is_implied(config: Config, name: str) -> bool:
     return form is not None and part_of(name) == "text" and form.row(name) is not None
 
 
-def sized(config: Config, written: Shapes, donor: Shapes) -> Sized:
+def sized(config: Config, written: Shapes, donor: Shapes, decided: Mapping[Path, object] = NOTHING) -> Sized:
     """Return what a configuration must say of sizes.
 
     Args:
@@ -72,20 +74,22 @@ def sized(config: Config, written: Shapes, donor: Shapes) -> Sized:
         written: shapes of the tensors that are written.
         donor: shapes of those of the model that the configuration is of. Where it does not fit these, that model is not
             as it should be, and no recipe can help it.
+        decided: what it says otherwise already.
     """
     form = _form_of(config)
     if form is None:
         return Sized({})
-    text = dict(config_of(config, "text"))
+    path, text = path_of(config, "text"), dict(config_of(config, "text"))
     rows, own = _rows(form, written), _rows(form, donor)
     found = _sizes(form, text, own, form.follows | form.widths)
     if any(_wrong(form, {**text, **found}, own)):
         found = _sizes(form, text, own, form.follows)
+    odd = dict(_wrong(form, {**text, **found}, own))
+    text |= {keys[-1]: value for keys, value in decided.items() if keys[:-1] == path}
     found |= _sizes(form, {**text, **found}, rows, form.follows)
     text |= found
     wrong = dict(_wrong(form, text, rows))
-    known = [name for name in wrong if donor.get(name) == written[name]]
-    path = path_of(config, "text")
+    known = [name for name in wrong if name in odd and donor[name] == written[name]]
     changes: dict[Path, object] = {
         (*path, key): size for key, size in found.items() if size != config_of(config, "text").get(key)
     }

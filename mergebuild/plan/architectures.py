@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from mergebuild.configuration.facts import differing
 from mergebuild.configuration.parts import Config, config_of, model_type, part_of
-from mergebuild.configuration.vocabulary import is_of_tokens
+from mergebuild.configuration.vocabulary import is_embedding, is_of_tokens
 from mergebuild.errors import MismatchError
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint
@@ -60,6 +60,9 @@ class Architectures:
         """
         blueprint = self._folding.blueprint(target)
         inputs = self._inputs(blueprint)
+        said = self._configuration(blueprint)
+        if said is not None and all(each.ref != said.ref for each in inputs):
+            inputs.append(said)
         if len(inputs) < 2:
             return ()
         agreed = self._agreed(target)
@@ -67,12 +70,17 @@ class Architectures:
         for one, other in combinations(inputs, 2):
             shared = sorted(one.parts & other.parts)
             unlike = {part: pair for part in shared if len(set(pair := _types(one, other, part)) - {None}) > 1}
-            if unlike and not any({one.ref, other.ref} <= each for each in agreed):
+            is_meant = blueprint.target.architectures == "allow" or any({one.ref, other.ref} <= each for each in agreed)
+            if unlike and not is_meant:
                 raise _differ(blueprint.target, one, other, unlike)
             if one is inputs[0] and not unlike:
                 told += _told(one, other, shared)
         with_rows = [(each.ref, each.source) for each in inputs if each.has_rows]
-        return (*told, *(self._tokenizers.compare(with_rows) if len(with_rows) > 1 else ()))
+        told += self._tokenizers.compare(with_rows) if len(with_rows) > 1 else ()
+        first = inputs[0]
+        if said is not None and (said.ref, said.source) not in with_rows and any(map(is_embedding, blueprint.specs)):
+            told += self._tokenizers.written((first.ref, first.source), (said.ref, said.source))
+        return tuple(told)
 
     def explained(self, target: str, error: MismatchError) -> MismatchError:
         """Return why inputs do not fit: that they are of different architectures, where they are."""
@@ -85,6 +93,13 @@ class Architectures:
             if len({*pair} - {None}) > 1:
                 return _differ(made, one, other, {"text": pair})
         return error
+
+    def _configuration(self, blueprint: Blueprint) -> _Described | None:
+        """Return the input whose configuration is written, where the target names one."""
+        config = blueprint.target.config
+        if config is None:
+            return None
+        return self._described(config.ref, {part_of(name) for name in blueprint.specs})
 
     def _inputs(self, blueprint: Blueprint) -> list[_Described]:
         """Return the inputs that a target takes tensors of, those that it names first before others."""
@@ -126,10 +141,10 @@ class Architectures:
         return _Described(ref, model.facts, shown, frozenset(parts), owner, has_rows)
 
     def _agreed(self, target: str) -> list[frozenset[str]]:
-        """Return what is merged with different architectures because a target says so: this one, or one below it."""
+        """Return what is merged with different architectures because a target below this one says so."""
         return [
             self._folding.blueprint(name).owners
-            for name in self._recipe.below(target)
+            for name in self._recipe.below(target)[:-1]
             if self._recipe.target(name).architectures == "allow"
         ]
 

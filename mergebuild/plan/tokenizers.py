@@ -34,6 +34,16 @@ class Tokenizers:
                 told.append(_sentence(one, other, found))
         return told
 
+    def written(self, first: tuple[str, str], config: tuple[str, str]) -> list[str]:
+        """Return in what the tokenizer that is written differs from that of the model whose rows are."""
+        found = self._difference(first[1], config[1])
+        if found is None or found.example is None:
+            return []
+        number, mine, theirs = found.example
+        count = f"{found.other} numbers are other tokens than in `{first[0]}`, whose rows are written"
+        example = f"{number} is `{_shown(theirs)}` there and `{_shown(mine)}` in `{first[0]}`"
+        return [f"the tokenizer that is written is that of `{config[0]}`: {count}, such as {example}"]
+
     def _difference(self, mine: str, theirs: str) -> Difference | None:
         if mine == theirs:
             return None

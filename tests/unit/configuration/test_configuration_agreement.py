@@ -56,6 +56,15 @@ def test_an_embedding_and_a_head_of_other_sizes_are_refused_unless_the_donor_has
     )
 
 
+def test_shapes_of_an_unknown_architecture_are_the_donors() -> None:
+    config = {**UNKNOWN, "tie_word_embeddings": False}
+    written = {**model(), LAYER.format(0): (24, 8), LAYER.format(1): (24, 8)}
+    found = agreed(config, written, model()).contradictions
+    assert found == tuple(
+        f"`{LAYER.format(n)}` is [24, 8], and [16, 8] in the model that the configuration is of" for n in range(2)
+    )
+
+
 def test_a_tensor_that_the_architecture_has_is_not_left_out() -> None:
     written = {name: shape for name, shape in model().items() if name != LAYER.format(1)}
     written["model.layers.1.input_layernorm.weight"] = (8,)

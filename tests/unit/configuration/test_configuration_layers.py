@@ -39,6 +39,21 @@ def test_layers_that_are_left_out_at_the_end_are_counted_no_more(key: str) -> No
     assert found == {(key,): 3, ("layer_types",): ["x", "y", "x"], ("mlp_only_layers",): [0]}
 
 
+def test_letters_and_turns_of_layers_are_cut() -> None:
+    key = "num_hidden_layers"
+    config = {key: 4, "hybrid_override_pattern": "M-M*", "name": "four"}
+    written, donor = names(("h", 3)), names(("h", 4))
+    assert changes(config, written, donor) == {(key,): 3, ("hybrid_override_pattern",): "M-M"}
+    turns = {key: 4, "attention_layers": ["g", "l", "g", "l"], "attention_types": [[["g", "l"], 2]]}
+    assert changes(turns, written, donor) == {
+        (key,): 3,
+        ("attention_layers",): ["g", "l", "g"],
+        ("attention_types",): [[["g", "l", "g"], 1]],
+    }
+    found = counted({key: 4, "attention_types": [[["g", "l"], 2]]}, written, donor).contradictions
+    assert found == ("`h` has 3 layers, and `attention_types` says what each of 4 is",)
+
+
 def test_what_counts_right_stays() -> None:
     config = {"num_hidden_layers": 4, "layer_types": ["x"] * 4}
     assert changes(config, names(("model.layers", 4)), names(("model.layers", 4))) == {}

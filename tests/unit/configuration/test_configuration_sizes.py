@@ -70,6 +70,23 @@ def test_a_model_that_its_own_configuration_does_not_fit_is_no_fault_of_a_recipe
     assert found.notices == ("`model.layers.0.self_attn.k_proj.weight` is [6, 8], and the configuration says [4, 8]",)
 
 
+def test_sizes_that_count_layers_too_are_checked_with_their_new_count() -> None:
+    config = {
+        "model_type": "gemma3n_text",
+        "num_hidden_layers": 3,
+        "hidden_size": 8,
+        "hidden_size_per_layer_input": 2,
+        "vocab_size": 5,
+    }
+    shapes = {"model.per_layer_model_projection.weight": (6, 8)}
+    assert sized(config, shapes, shapes) == Sized({})
+    found = sized(config, shapes, shapes, {("num_hidden_layers",): 2})
+    assert found.notices == ()
+    assert found.contradictions == (
+        "`model.per_layer_model_projection.weight` is [6, 8], and the configuration says [4, 8]",
+    )
+
+
 def test_what_is_not_said_contradicts_nothing() -> None:
     assert sized({"model_type": "llama"}, llama(34), llama()) == Sized({})
     assert sized({"model_type": "unheard-of", "vocab_size": 32}, llama(34), llama()) == Sized({})

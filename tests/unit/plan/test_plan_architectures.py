@@ -94,15 +94,27 @@ def test_what_was_allowed_below_a_target_is_not_asked_for_again(lab: Lab) -> Non
     [
         ("alpha = 0.5", "alpha = 0"),
         ("alpha = 0.5", 'alpha = { default = 0, "lm_head.weight" = 0 }'),
-        ('method = "weighted_sum"\na = "a"\nb = "b"\nalpha = 0.5', 'method = "copy"\na = "a"\nconfig = "b"'),
     ],
 )
 def test_an_input_that_nothing_is_taken_from_is_not_held_against_a_target(lab: Lab, change: tuple[str, str]) -> None:
     put(lab, "a", LLAMA)
     put(lab, "b", {**LLAMA, "model_type": "mistral"})
-    text = MIX.replace(*change)
-    lab.write(text.replace('"m.safetensors"', '"m/"') if "config" in text else text)
+    lab.write(MIX.replace(*change))
     assert lab.build().ok
+
+
+def test_a_configuration_is_that_of_an_architecture_too(lab: Lab) -> None:
+    """That which is written beside weights says what they mean."""
+    put(lab, "a", LLAMA)
+    put(lab, "b", {**LLAMA, "model_type": "mistral"})
+    text = '[targets.m]\nmethod = "copy"\na = "a"\nconfig = "b"\noutput = "m/"\n'
+    lab.write(text)
+    assert "`llama` and `mistral`" in refused(lab).message
+    lab.write(text + 'architectures = "allow"\n')
+    assert lab.build().ok
+    put(lab, "b", {**LLAMA, "rope_theta": 5e5})
+    lab.write(text)
+    assert any("`rope_theta` 10000.0 and 500000.0" in each for each in notices(lab))
 
 
 def test_only_the_parts_that_are_merged_are_compared(lab: Lab) -> None:

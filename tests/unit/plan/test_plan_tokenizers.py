@@ -61,6 +61,17 @@ def test_rows_of_one_input_alone_are_compared_with_nobodys(lab: Lab, change: tup
     assert notices(lab) == ()
 
 
+def test_the_tokenizer_that_is_written_is_compared_with_that_of_the_rows(lab: Lab) -> None:
+    put(lab, "a", {"x": 0, "y": 1})
+    put(lab, "b", {"y": 0, "x": 1})
+    lab.write('[targets.m]\nmethod = "copy"\na = "a"\nconfig = "b"\noutput = "m/"\n')
+    (notice,) = notices(lab)
+    assert notice == (
+        "the tokenizer that is written is that of `b`: 2 numbers are other tokens than in `a`, whose rows are written,"
+        " such as 0 is `y` there and `x` in `a`"
+    )
+
+
 def test_files_of_one_kind_are_compared(lab: Lab) -> None:
     put(lab, "a", {"x": 0, "y": 1})
     put(lab, "b", {"y": 0, "x": 1}, "vocab.json")
