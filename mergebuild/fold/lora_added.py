@@ -13,7 +13,7 @@ from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import own
 from mergebuild.fold.views import MODEL_LIKENESS, View
-from mergebuild.lora import Delta, DeltaSum, Stored, adapter_config, is_lora, match, needs, shaped
+from mergebuild.lora import Delta, DeltaSum, Match, Stored, adapter_config, is_embedding, is_lora, match, needs, shaped
 from mergebuild.methods.arguments import Arguments
 from mergebuild.methods.tables.lora import DELTA
 from mergebuild.naming.spelling import AS_IS
@@ -143,7 +143,8 @@ class AddedLoras:
         rows = {tensor: compatible.other_rows(each.ref, tensor, floats[tensor], shape)
                 for tensor, shape in matched.reshaped.items()}  # fmt: skip
         view = replace(view, refused={**view.refused, **rows})
-        return _Added(view, base, matched.unmatched, tuple(matched.deltas))
+        own_heads = _heads_left(tied, base, matched, config)
+        return _Added(view, base, matched.unmatched, (*matched.deltas, *own_heads))
 
     def tensors(self, ref: str) -> tuple[Mapping[str, Spec], Mapping[str, object] | None, str]:
         """Return a LoRA's tensors, its configuration, and what to call it."""
@@ -180,6 +181,30 @@ class AddedLoras:
         arguments: Arguments = (("deltas", DeltaSum(tuple(shaped(each, tensors) for each in deltas))),)
         shapes = tuple(tensors[name].shape for name in factors)
         return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs), shapes))
+
+
+def _heads_left(
+    tied: Mapping[str, Spec], base: View, matched: Match, config: Mapping[str, object] | None
+) -> tuple[str, ...]:
+    """Return the heads that a LoRA leaves as they were: PEFT trains a copy of an embedding whole, not the tied head.
+
+    Of other rows than before there is no head, so that is tied still; and so is what low ranks are added to.
+    """
+    if config is not None and config.get("ensure_weight_tying"):
+        return ()
+    return tuple(
+        name
+        for name in tied
+        if name not in base.specs
+        and name not in matched.deltas
+        and not is_embedding(name.removesuffix(".weight"))
+        and base.tied[name] not in matched.reshaped
+        and [_is_trained_whole(each) for each in matched.deltas.get(base.tied[name], ())] == [True]
+    )
+
+
+def _is_trained_whole(delta: Delta) -> bool:
+    return _takes_place(delta) and not delta.factors[0].tensor.endswith(".base_layer.weight")
 
 
 def _takes_place(delta: Delta) -> bool:

@@ -12,7 +12,7 @@ from mergebuild.lora.configuration import ADAPTER_METADATA, adapter_config, adap
 from mergebuild.lora.kind import is_lora, is_number, is_of_peft, lacks_scale
 from mergebuild.lora.making import DeltaSum, Extraction, Merging, Role, ShapedDelta, SketchWords, shaped
 from mergebuild.lora.match import Delta, LoraTensor, Match, Misfit, match
-from mergebuild.lora.modules import Module, extractable, is_adapter
+from mergebuild.lora.modules import Module, extractable, is_adapter, is_embedding
 from mergebuild.lora.names import Stored
 from mergebuild.lora.needs import Needs, needs
 from mergebuild.lora.products import LoraProduct, Products, products_of
@@ -45,6 +45,7 @@ __all__ = [
     "adapter_metadata",
     "extractable",
     "is_adapter",
+    "is_embedding",
     "is_lora",
     "is_number",
     "is_of_peft",

@@ -22,7 +22,7 @@ __all__ = ["Adapter", "Fact"]
 Fact = str | Fraction | bool | int
 """What the kernel is told beside the tensors."""
 
-_TYPES: Final = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "IA3": ""}
+_TYPES: Final = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "IA3": "", "TRAINABLE_TOKENS": ""}
 """The adapters of PEFT that are deltas of weights, and what each calls its alpha."""
 _DEFAULT: Final = 8
 """PEFT's rank and alpha where the file names none."""
@@ -30,7 +30,7 @@ _ON_OTHER_WEIGHTS: Final = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Beginnings that take something out of the base weights first."""
 _OTHER_FORMS: Final = (
     "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config",
-    "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config",
+    "monteclora_config", "target_parameters", "use_bdlora", "use_qalora", "velora_config",
 )  # fmt: skip
 """Settings under which the adapter is more than a delta a tensor."""
 _NOTHING: Final[Mapping[str, object]] = {}
@@ -98,6 +98,16 @@ class Adapter:
         if not isinstance(listed, list | tuple):
             raise self._malformed("has `feedforward_modules` that are no list")
         return any(path == each or path.endswith(f".{each}") for each in listed)
+
+    def tokens(self, module: str) -> tuple[int, ...]:
+        """Return which rows of a module the rows of what it was trained for take the place of, in their order."""
+        settings, path = self._of(module)
+        listed = settings.get("trainable_token_indices") or settings.get("token_indices") or ()
+        if isinstance(listed, Mapping):
+            listed = next((some for name, some in listed.items() if path == name or path.endswith(f".{name}")), ())
+        if not isinstance(listed, list | tuple) or not all(type(each) is int and each >= 0 for each in listed):
+            raise self._malformed("has trained words that are no list of numbers")
+        return tuple(listed)
 
     def _of(self, module: str) -> tuple[Mapping[str, object], str]:
         """Return the settings that hold for a module, and its path for patterns."""

@@ -54,7 +54,7 @@ def misfit(family: str, shapes: Shapes, target: FitTarget) -> Problem:
         case "ia3":
             return _ia3(shapes, target)
     (role,) = shapes
-    wanted = (target.rows, *target.row)
+    wanted = (shapes[role][0] if shapes[role] and family == "tokens" else target.rows, *target.row)
     return None if _same(shapes[role], wanted) else (role, str(list(wanted)))
 
 

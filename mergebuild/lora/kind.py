@@ -16,13 +16,14 @@ __all__ = ["is_lora", "is_number", "is_of_peft", "lacks_scale"]
 
 _MARKS: Final = (
     "lora", "hada_", "lokr_", ".diff", "dora_scale", "ia3_l", ".on_input", "w_norm", "b_norm", "oft_", "vera_",
+    "trainable_tokens",
 )  # fmt: skip
 """What stands in some name of every LoRA."""
 _OF_LORAS: Final = frozenset(
-    "lora embedding loha lokr full norm dora peft_dora ia3 peft_ia3 OFT BOFT AdaLoRA VeRA".split()
+    "lora embedding loha lokr full norm dora peft_dora ia3 peft_ia3 tokens OFT BOFT AdaLoRA VeRA".split()
 )
 """Groups of roles that no tensor of a model has."""
-_SCALED: Final = frozenset("lora embedding loha lokr peft_ia3".split())
+_SCALED: Final = frozenset("lora embedding loha lokr peft_ia3 tokens".split())
 """Groups whose meaning for PEFT is not in the tensors alone."""
 _WEIGHTS: Final = frozenset({("plain", "weight")})
 _NUMBERS: Final = frozenset({"alpha", "scale", "on_input"})

@@ -40,7 +40,8 @@ class Delta:
     """What a LoRA file does to one tensor of a model, or to some of its rows."""
 
     family: str
-    """`lora` (linear or not), `tucker`, `peft_embedding`, `loha`, `lokr`, `ia3`, `full`, `norm`, `bias`, `replace`."""
+    """`lora` (linear or not), `tucker`, `peft_embedding`, `loha`, `lokr`, `ia3`, `full`, `norm`, `bias`, `replace`,
+    `tokens`."""
     factors: tuple[Factor, ...]
     rows: tuple[int, int] | None
     """The rows of the model's tensor that it changes; None: all of them."""
@@ -50,8 +51,8 @@ class Delta:
     `rank`: by which alpha is divided; without it nothing is scaled. `alpha`: where no tensor says it. `rslora`: divided
     by the root. `transposed`: the model's tensor is the transpose of what is made. `offset`: the first row of what is
     made that lands in `rows`. `dora`: `rows` or `columns`, what its norm is taken of. `on_input`, `peft`: of IA3.
-    `channels`: how many what is made has, where it is narrower or wider than the model's tensor: only the channels
-    that both have are changed.
+    `tokens`: the rows that are replaced, by number, as text. `channels`: how many what is made has, where it is
+    narrower or wider than the model's tensor: only the channels that both have are changed.
     """
 
 
@@ -64,7 +65,8 @@ class Match:
     unmatched: tuple[str, ...]
     """The file's tensors that found no place, sorted."""
     ignored: tuple[str, ...]
-    """The file's tensors that are known to be no part of a delta: embeddings of new words, sorted."""
+    """The file's tensors that are known to be no part of a delta, sorted: embeddings of new words of a text encoder,
+    the model's own beside what was trained."""
     misfits: tuple[Misfit, ...] = ()
     """What found its place and does not fit there."""
     reshaped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -98,6 +100,8 @@ _WHOLE: Final = (
 """Families of one tensor."""
 _OWN: Final[_Role] = ("own", "weight")
 """A tensor under the model's own name for it."""
+_AS_STORED: Final = frozenset({"replace", "tokens"})
+"""Families whose tensors lie as the model's do."""
 _BY_THEMSELVES: Final = frozenset({"lora", "tucker", "loha", "lokr", "full"})
 """Families whose delta does not follow from the weight."""
 _COUNTS: Final = frozenset({"alpha", "scale", "on_input"})
@@ -159,7 +163,7 @@ class _Matching:
         self._unmatched: list[str] = []
 
     def result(self, *, by_itself: bool, stored: Stored | None) -> Match:
-        ignored = sorted(name for name in self._lora if name.startswith(_EMBEDDINGS))
+        ignored = sorted(filter(_is_beside, self._lora))
         modules = self._modules()
         self._refuse_unsupported(modules)
         wanted = [*modules, *self._lora]
@@ -181,7 +185,7 @@ class _Matching:
         """Return the tensors of the file by module and role."""
         modules: dict[str, dict[_Role, str]] = {}
         for name in self._lora:
-            if name.startswith(_EMBEDDINGS):
+            if _is_beside(name):
                 continue
             role = role_of(name)
             if role is None or modules.setdefault(role.module, {}).setdefault((role.group, role.role), name) != name:
@@ -234,6 +238,19 @@ class _Matching:
             facts["dora"] = _dora(shapes["dora_scale"], target, is_peft=is_peft)
             if facts["dora"] == "columns" and place.total:
                 raise self._unsupported_split(module, place)
+        if found.family == "tokens":
+            rows = self._adapter.tokens(module) if self._adapter is not None else ()
+            if (
+                not rows
+                or len(rows) != shapes["tokens"][0]
+                or max(rows, default=0) >= target.rows
+                or place.rows is not None
+            ):
+                wanted = f"rows for the words {list(rows[:8])}, of {target.rows}"
+                told = self._misfit(tensors["tokens"], shapes["tokens"], wanted, place)
+                self._misfits.append(Misfit(place.tensor, tuple(tensors.values()), told))
+                return
+            facts["tokens"] = ",".join(map(str, rows))
         if found.family == "ia3" and "ia3" in tensors:
             facts |= {"peft": True, "on_input": self._on_input(module, shapes["ia3"])}
         factors = tuple(Factor(role, tensors[role]) for role in sorted(tensors))
@@ -281,7 +298,7 @@ class _Matching:
         flipped = FitTarget(shape[1], (rows,))
         if place.transposed or found.family == "peft_embedding":
             return flipped, True
-        if self._adapter is None or found.family == "replace" or not self._adapter.fan_in_fan_out(module):
+        if self._adapter is None or found.family in _AS_STORED or not self._adapter.fan_in_fan_out(module):
             return straight, False
         if misfit(found.family, shapes, flipped) is not None and misfit(found.family, shapes, straight) is None:
             return straight, False  # a layer that is stored as [out, in] beside those that are not
@@ -364,6 +381,12 @@ def _take_scales_for_weights(modules: dict[str, dict[_Role, str]], names: Names)
             modules[name] = {_OWN: name}
 
 
+def _is_beside(name: str) -> bool:
+    """Whether a tensor is no part of what is added: a text encoder's words, or the model's own too."""
+    role = role_of(name)
+    return name.startswith(_EMBEDDINGS) or (role is not None and role.group == "original")
+
+
 def _families(have: _Have, *, replaces: bool) -> Iterator[_Found]:
     """Yield what the tensors of a module make up; `replaces`: plain weights are taken for those of the module."""
     scale = tuple(role for role in (("scale", "alpha"), ("scale", "scale")) if role in have)
@@ -373,6 +396,8 @@ def _families(have: _Have, *, replaces: bool) -> Iterator[_Found]:
     for family, part, role in _WHOLE:
         if role in have:
             yield _Found(family, part, (role,))
+    if ("tokens", "tokens") in have:
+        yield _Found("tokens", _WEIGHT, (("tokens", "tokens"),))
     if ("peft_ia3", "ia3") in have:
         yield _Found("ia3", _WEIGHT, (("peft_ia3", "ia3"),))
     if ("ia3", "on_input") in have and ("plain", _WEIGHT) in have:

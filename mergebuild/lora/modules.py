@@ -16,7 +16,7 @@ from mergebuild.naming import DiffusersPart, kind_of, parts_of
 from mergebuild.naming.aliases import part_of
 from mergebuild.naming.canonical import canonical
 
-__all__ = ["PEFT", "Module", "Style", "extractable", "is_adapter", "names_of"]
+__all__ = ["PEFT", "Module", "Style", "extractable", "is_adapter", "is_embedding", "names_of"]
 
 Style = Literal["kohya", "peft"]
 
@@ -62,6 +62,11 @@ def extractable(model: Mapping[str, tuple[int, ...]], spelled: Collection[str] =
         spelled: what its file calls them, which may show that it is an image model where the canonical names don't.
     """
     return tuple(_modules(model, spelled))
+
+
+def is_embedding(module: str) -> bool:
+    """Whether a module is a table of embeddings, by its name."""
+    return _EMBEDDINGS.fullmatch(module) is not None
 
 
 def names_of(module: str, style: Style) -> Mapping[str, str]:

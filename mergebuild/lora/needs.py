@@ -11,7 +11,7 @@ __all__ = ["OF_THE_WEIGHT", "PRODUCTS", "Needs", "by_columns", "needs"]
 
 Needs = Literal["nothing", "rows", "whole"]
 
-OF_THE_WEIGHT: Final = frozenset({"ia3", "replace"})
+OF_THE_WEIGHT: Final = frozenset({"ia3", "replace", "tokens"})
 """Families whose delta is a function of the weight, row by row."""
 PRODUCTS: Final = frozenset({"lora", "tucker", "peft_embedding"})
 """Families whose delta is a product of two matrices, unless it is decomposed (DoRA)."""

@@ -27,6 +27,7 @@ _WEIGHTS: Final = {("full", "diff"), ("norm", "w_norm"), ("plain", "weight")}
 _BIASES: Final = {("full", "diff_b"), ("norm", "b_norm"), ("plain", "bias"), ("lora", "up_bias")}
 _NO_PRODUCTS: Final = {
     "loha": "LoHa", "lokr": "LoKr", "ia3": "IA3", "peft_ia3": "IA3", "dora": "DoRA", "peft_dora": "DoRA",
+    "tokens": "trained words",
 }  # fmt: skip
 _PATHS: Final = (
     ("diffusers' paths", re.compile(r"(?:^|[._])(?:down_blocks|up_blocks|mid_block)[._]")),

@@ -17,7 +17,8 @@ class Factor(NamedTuple):
 
     role: str
     """`up`, `down`, `mid`, `up_bias`; `w1_a` to `t2` of LoHa and LoKr; `alpha`, `scale`; `dora_scale`; `diff`,
-    `diff_b`, `w_norm`, `b_norm`; `ia3`, `on_input`; `weight` and `bias`, which replace."""
+    `diff_b`, `w_norm`, `b_norm`; `ia3`, `on_input`; `weight` and `bias`, which replace; `tokens`, which replaces rows.
+    """
     tensor: str
     """Its name in the file."""
 
@@ -63,6 +64,8 @@ _ENDINGS: Final[tuple[tuple[str, str, str], ...]] = (
     (".lora_E", "AdaLoRA", "E"),
     (".vera_lambda_b", "VeRA", "b"),
     (".vera_lambda_d", "VeRA", "d"),
+    (".token_adapter.trainable_tokens_delta", "tokens", "tokens"),
+    (".trainable_tokens_delta", "tokens", "tokens"),
     (".base_layer.weight", "plain", "weight"),
     (".base_layer.bias", "plain", "bias"),
     (".weight", "plain", "weight"),
@@ -73,12 +76,15 @@ UNSUPPORTED: Final = frozenset({"OFT", "BOFT", "GLoRA", "AdaLoRA", "VeRA"})
 """Groups that are recognised to be refused by name."""
 
 _ADAPTER: Final = re.compile(
-    r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?|ia3_l))"
+    r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?|ia3_l"
+    r"|trainable_tokens_delta))"
     r"\.(?!(?:weight|bias)$)[^.]+(?=$|\.weight$|\.bias$)"
 )
 """PEFT puts the adapter's name (`default`) behind what it saves, in files that were saved past `save_pretrained`."""
-
-
+_SAVED: Final = re.compile(r"\.modules_to_save\.[^.]+(?=\.)")
+"""What PEFT puts into the names of modules that are trained whole, in such files."""
+_ORIGINAL: Final = ".original_module."
+"""Beside which it keeps the model's own, in such files: they are no part of what was trained."""
 _NUMBERED: Final = re.compile(r"(.+_lora[12])\.(up|down)\.weight")
 """XLabs numbers the two streams of Flux in the module's name."""
 
@@ -87,7 +93,9 @@ def role_of(name: str) -> Role | None:
     """Return what the tensor `name` is; None if nothing is known that ends so."""
     if numbered := _NUMBERED.fullmatch(name):
         return Role(numbered[1], "lora", numbered[2])
-    plain = _ADAPTER.sub(r"\1", name)
+    if _ORIGINAL in name:
+        return Role(name.rpartition(".")[0], "original", "original")
+    plain = _SAVED.sub("", _ADAPTER.sub(r"\1", name))
     for ending, group, role in _ENDINGS:
         if plain.endswith(ending) and len(plain) > len(ending):
             return Role(plain[: -len(ending)], group, role)

@@ -100,6 +100,8 @@ _WHY: Final[Mapping[str, Callable[[Mapping[tuple[str, str], str]], str]]] = {
     **dict.fromkeys(("lora", "embedding", "loha", "lokr", "scale", "full", "norm", "ia3"), _nothing),
     **dict.fromkeys(("dora", "peft_dora"), lambda _: "the weight is decomposed (DoRA)"),
     "peft_ia3": lambda _: "the weight is multiplied by it (IA3)",
+    "tokens": lambda _: "its rows take the place of the model's",
+    "original": _nothing,
     "plain": _plain,
 }
 """By group, why a module with such a tensor can't be scaled; empty where it can."""

@@ -127,6 +127,7 @@ def test_a_vocabulary_of_other_rows_takes_the_place_of_the_model_s(lab: Lab, row
     made = built(lab, add())
     assert same_bits(made[EMBED], words)
     assert same_bits(made[HEAD], head)
+    assert config_of(lab)["vocab_size"] == rows
 
 
 def test_at_strength_0_the_model_s_vocabulary_stays(lab: Lab) -> None:
@@ -179,6 +180,41 @@ def test_a_trained_head_makes_an_untied_model(lab: Lab) -> None:
     assert same_bits(made[HEAD], random(12, 6, seed=9))
     assert same_bits(made[EMBED], base[EMBED])
     assert config_of(lab)["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize("keeps_ties", [False, True])
+def test_an_embedding_that_was_trained_whole_leaves_the_head_of_a_tied_model(lab: Lab, keeps_ties: bool) -> None:
+    """PEFT trains a copy of it, unless it is asked to keep ties."""
+    base = llama(lab, tied=True)
+    words = random(12, 6, seed=9)
+    adapter(lab, {EMBED: words, **low_rank(Q)}, modules_to_save=["embed_tokens"], ensure_weight_tying=keeps_ties)
+    made = built(lab, add())
+    assert same_bits(made[EMBED], words)
+    assert config_of(lab)["tie_word_embeddings"] is keeps_ties
+    assert HEAD not in made if keeps_ties else same_bits(made[HEAD], base[EMBED])
+
+
+def test_added_words_of_a_tied_model_are_tied_too(lab: Lab) -> None:
+    """Of a head with as many rows nothing is known."""
+    llama(lab, tied=True)
+    adapter(lab, {EMBED: random(14, 6, seed=9), **low_rank(Q)}, modules_to_save=["embed_tokens"])
+    made = built(lab, add())
+    assert made[EMBED].shape == (14, 6)
+    assert HEAD not in made
+    assert (config_of(lab)["tie_word_embeddings"], config_of(lab)["vocab_size"]) == (True, 14)
+
+
+def test_trained_words(lab: Lab) -> None:
+    """At a strength between, rows go from the model's to the LoRA's."""
+    base = llama(lab)
+    rows = random(2, 6, seed=9)
+    name = "model.embed_tokens.token_adapter.trainable_tokens_delta"
+    adapter(lab, {name: rows, **low_rank(Q)}, trainable_token_indices=[3, 1])
+    made = built(lab, add(strength="0.5"))
+    expected = base[EMBED].clone()
+    expected[3] = (expected[3] + rows[0]) / 2
+    expected[1] = (expected[1] + rows[1]) / 2
+    torch.testing.assert_close(made[EMBED], expected)
 
 
 def test_a_lora_on_a_tied_head_is_added_to_the_tie_s_values(lab: Lab) -> None:

@@ -99,6 +99,46 @@ def test_modules_that_were_trained_whole_replace() -> None:
     }
 
 
+@pytest.mark.parametrize("joint", [".modules_to_save.default", ".modules_to_save.my_adapter", ".base_layer"])
+def test_modules_that_were_trained_whole_in_files_saved_past_peft(joint: str) -> None:
+    """Beside them may stand the model's own, which is no part of the adapter."""
+    file = stored({f"{PEFT}head{joint}.weight": (5, 8), f"{PEFT}head.original_module.weight": (5, 8)})
+    found = match(file, MODEL, {"modules_to_save": ["head"]})
+    assert [each.family for each in found.deltas["head.weight"]] == ["replace"]
+    assert (found.unmatched, found.ignored) == ((), (f"{PEFT}head.original_module.weight",))
+
+
+def test_a_whole_tensor_may_have_other_rows() -> None:
+    """Words that were added to a vocabulary."""
+    found = match(stored({f"{PEFT}head.weight": (7, 8), f"{PEFT}head.bias": (7,)}), MODEL, {})
+    assert found.reshaped == {"head.weight": (7, 8), "head.bias": (7,)}
+    assert not found.misfits
+    assert match(stored({f"{PEFT}head.weight": (7, 9)}), MODEL, {}).misfits
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ({"trainable_token_indices": [3, 11]}, "words.token_adapter.trainable_tokens_delta"),
+        ({"trainable_token_indices": {"words": [3, 11]}}, "words.token_adapter.trainable_tokens_delta.default"),
+        ({"peft_type": "TRAINABLE_TOKENS", "token_indices": [3, 11]}, "words.trainable_tokens_delta"),
+    ],
+)
+def test_trained_words_take_the_place_of_rows(said: dict[str, object], name: str) -> None:
+    found = match(stored({f"{PEFT}model.{name}": (2, 8)}), MODEL, said)
+    assert found.deltas["model.words.weight"][0].family == "tokens"
+    assert facts(found, "model.words.weight") == {"tokens": "3,11"}
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"trainable_token_indices": [3]}, {"trainable_token_indices": [3, 12]}, {"token_indices": [3, 4, 5]}]
+)
+def test_words_that_the_model_does_not_have(said: dict[str, object]) -> None:
+    file = stored({f"{PEFT}model.words.token_adapter.trainable_tokens_delta": (2, 8)})
+    (misfit,) = match(file, MODEL, said).misfits
+    assert misfit.problem.rows[1].startswith("wanted  rows for the words [")
+
+
 def test_the_bias_of_a_factor_is_scaled_with_it() -> None:
     file = {**peft(f"{PEFT}head", 5, 8), **stored({f"{PEFT}head.lora_B.bias": (5,)})}
     found = match(file, MODEL, {"r": 4, "lora_alpha": 6, "lora_bias": True})
@@ -143,7 +183,6 @@ def test_what_diffusers_packs_into_the_metadata() -> None:
         {"init_lora_weights": "olora"},
         {"layer_replication": [[0, 2], [1, 3]]},
         {"alora_invocation_tokens": [1, 2]},
-        {"trainable_token_indices": [3]},
     ],
     ids=str,
 )
