@@ -122,7 +122,7 @@ class Folding:
         self._views = Views(recipe, sources, self._intern, self.blueprint)
         self._frames = Frames(self._views, self._selection)
         self._added = AddedLoras(sources, self._intern, self._blueprints, self.blueprint)
-        self._made_loras = MadeLoras(recipe, self._intern, self._views, self._added, self._selection)
+        self._made_loras = MadeLoras(recipe, sources, self._intern, self._views, self._added, self._selection)
         self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
         self._depths: dict[str, int] = {}
         """How many operations stand above each other in a virtual target that has any."""

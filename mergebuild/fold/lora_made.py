@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 from mergebuild.errors import RecipeError
 from mergebuild.fold import compatible
@@ -13,28 +15,71 @@ from mergebuild.fold.interning import Interner
 from mergebuild.fold.lora_added import AddedLoras
 from mergebuild.fold.numbers import shown
 from mergebuild.fold.selection import TensorSelection, Vocabulary
+from mergebuild.fold.units import Unit, Units, stacked_in, units_in
 from mergebuild.fold.views import View, Views
 from mergebuild.formats import registry
 from mergebuild.layouts import detect
-from mergebuild.lora import extractable, is_adapter, is_number, is_of_peft, plans, products_of
+from mergebuild.lora import Module, adapter_json, extractable, is_adapter, is_number, is_of_peft, plans, products_of
 from mergebuild.methods.arguments import Argument, Arguments
 from mergebuild.methods.making import ExtractedLora, Making, MergedLoras
 from mergebuild.methods.tables.lora import FACTOR
+from mergebuild.naming.memory import in_memory, is_transposed
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
+from mergebuild.sources.sources import Sources
 
 __all__ = ["MadeLoras", "check_lora", "no_rule"]
 
-_LoraTensors = tuple[Sequence[tuple[str, Spec, Form]], tuple[Accounting, ...]]
-"""The tensors of a LoRA that is made, how each is made, and what of the inputs takes no part."""
+
+class _LoraTensors(NamedTuple):
+    """The tensors of a LoRA that is made."""
+
+    made: Sequence[tuple[str, Spec, Form]]
+    """How each is made."""
+    accounts: tuple[Accounting, ...] = ()
+    """What of the inputs takes no part."""
+    lost: tuple[str, ...] = ()
+    """What else to know, a sentence each."""
+    turned_by: Mapping[str, object] | None = None
+    """The model's configuration, where some of its matrices are the transposes of what the LoRA makes."""
+
+
+_TEXT, _OLD_TEXT, _TURNED = "model.", "language_model.model.", "transposed."
+
+
+class _Parts(NamedTuple):
+    """What LoRAs are extracted of."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """By name: parameters, and tensors that are several of them."""
+    called: Mapping[str, str]
+    """What clients call them in memory, where that is another name."""
+    units: Mapping[str, Unit]
+    """Those that are several parameters."""
+    lost: tuple[str, ...]
+    """What is left out, a sentence."""
+    forms: tuple[Mapping[str, Form], ...] = ()
+    """For each model: what the units are made of."""
+
+    def parameters(self, module: Module) -> tuple[str, ...]:
+        """Return the parameters that a module is."""
+        return self.units[module.tensor].members if module.tensor in self.units else (module.tensor,)
 
 
 class MadeLoras:
     """Makes the blueprints of targets that make LoRAs."""
 
     def __init__(
-        self, recipe: Recipe, intern: Interner, views: Views, added: AddedLoras, selection: TensorSelection
+        self,
+        recipe: Recipe,
+        sources: Sources,
+        intern: Interner,
+        views: Views,
+        added: AddedLoras,
+        selection: TensorSelection,
     ) -> None:
+        self._sources = sources
+        self._units = Units(sources, intern)
         self._recipe = recipe
         self._intern = intern
         self._views = views
@@ -50,13 +95,16 @@ class MadeLoras:
         """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
         if target.rules or target.components:
             raise no_rule(target)
-        made, accounts = self._makers[type(target.making)](target)
+        made, accounts, lost, turned_by = self._makers[type(target.making)](target)
         specs = {name: spec for name, spec, _ in made}
         check_lora(target, specs)
         kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
         forms = Forms(kinds, tuple(form for _, _, form in made))
         own = rounded(specs, target.dtype)
-        return Blueprint(target, None, specs, own, forms, accounts, is_lora=True)
+        adapter = None
+        if turned_by is not None:
+            adapter = json.loads(adapter_json({name: spec.shape for name, spec in specs.items()}, turned_by))
+        return Blueprint(target, None, specs, own, forms, accounts, warnings=lost, is_lora=True, adapter=adapter)
 
     def _extracted(self, target: Target) -> _LoraTensors:
         """Return the tensors of a LoRA that is extracted."""
@@ -65,33 +113,86 @@ class MadeLoras:
         words = self._selection.vocabulary(views)
         numbers_of = self._selection.numbers(target, words, floats)
         chosen = self._selection.chosen(target, words, floats)
-        modules = extractable({name: base.specs[name].shape for name in floats if name in chosen})
+        parts = self._parts(views, {name: base.specs[name].shape for name in floats if name in chosen})
+        modules = extractable(parts.shapes, called=parts.called)
+
+        def first(module: Module) -> str:
+            """Return the parameter that a module is, or the first of those."""
+            return parts.units[module.tensor].members[0] if module.tensor in parts.units else module.tensor
+
         cuts = {
-            each.tensor: _cut(target, numbers_of(each.tensor), "conv_rank" if each.has_kernel else "rank", each.tensor)
+            each.tensor: _cut(target, numbers_of(first(each)), "conv_rank" if each.has_kernel else "rank", each.tensor)
             for each in modules
         }
         asked = [each for each in modules if cuts[each.tensor].rank]
-        both = [each for each in asked if each.tensor in tuned.specs and tuned.specs[each.tensor].is_float]
+        both = [each for each in asked if first(each) in tuned.specs and tuned.specs[first(each)].is_float]
         unequal = {
-            each.tensor: (0, 1) for each in both if base.specs[each.tensor].shape != tuned.specs[each.tensor].shape
+            name: (0, 1)
+            for each in both
+            for name in parts.parameters(each)
+            if base.specs[name].shape != tuned.specs[name].shape
         }
         compatible.check(target, [self._views.offer(each) for each in views], unequal)
-        account = _account(base, tuned, [each.tensor for each in asked], [each.tensor for each in both])
+        names = [[name for each in some for name in parts.parameters(each)] for some in (asked, both)]
+        account = _account(base, tuned, *names)
         given = target.words
         svd = (int(given["seed"]), int(given["iterations"])) if given["svd"] == "randomized" else None
         found: list[tuple[str, Spec, Form]] = []
         for module in both:
-            tuned_form, base_form = (
-                self._intern.under(view.palette[view.kind(module.tensor)], module.tensor) for view in (tuned, base)
-            )
+            base_form, tuned_form = self._sides(views, parts, module)
             difference = self._intern.combined([Fraction(1), Fraction(-1)], [tuned_form, base_form])
-            dtype, shape, _ = base.specs[module.tensor]
-            clamp = _one(numbers_of(module.tensor)["clamp_quantile"])
+            dtype = base.specs[first(module)].dtype
+            clamp = _one(numbers_of(first(module))["clamp_quantile"])
             found += (
-                (each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [shape]))
+                (each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [parts.shapes[module.tensor]]))
                 for each in plans.extracted(module, cuts[module.tensor], clamp, svd)
             )
-        return found, () if account.is_even else (account,)
+        turned_by = self._facts(base.input.ref) if any(unit.turned for unit in parts.units.values()) else None
+        return _LoraTensors(found, () if account.is_even else (account,), parts.lost, turned_by)
+
+    def _parts(self, views: Sequence[View], shapes: Mapping[str, tuple[int, ...]]) -> _Parts:
+        """Return what LoRAs are extracted of: of a language model its modules in memory, and not its parameters."""
+        base = views[0]
+        if any(each.style != "peft" for each in extractable(shapes)):
+            return _Parts(shapes, {}, {}, ())
+        stacked = stacked_in(base.spelling).intersection(shapes)
+        units = {each.name: each for each in units_in(base.spelling, shapes) if stacked.isdisjoint(each.members)}
+        facts = self._facts(base.input.ref)
+        units |= {
+            each.name: each
+            for name, shape in shapes.items()
+            if len(shape) == 2 and is_transposed(name, facts)
+            for each in [Unit(f"{_TURNED}{name}", shape[::-1], ((name, 0, shape[0]),), turned=True)]
+        }
+        forms = tuple(self._units.forms(view, list(units.values())) for view in views)
+        units = {name: unit for name, unit in units.items() if all(name in some for some in forms)}
+        inside = stacked.union(*(unit.members for unit in units.values()))
+        left = {name: shape for name, shape in shapes.items() if name not in inside}
+        called = {name: in_memory(name, base.spelling.stored(name), facts) for name in left}
+        for unit in units.values():
+            name = unit.members[0] if unit.turned else f"{_TEXT}{unit.name.removeprefix(_OLD_TEXT)}"
+            if unit.turned or unit.name.startswith(_OLD_TEXT):
+                stored = base.spelling.stored(name) if unit.turned else unit.name
+                called[unit.name] = in_memory(name, stored, facts)
+        lost: tuple[str, ...] = ()
+        if stacked:
+            text = f"{len(stacked)} parameters lie in stacks, which are no modules, and are left out of the LoRA"
+            lost = (f"{text}, such as `{base.spelling.stored(min(stacked))}`",)
+        whole = {name: unit.shape for name, unit in units.items()}
+        return _Parts({**left, **whole}, called, units, lost, forms)
+
+    def _sides(self, views: Sequence[View], parts: _Parts, module: Module) -> list[Form]:
+        """Return what a module is made of in each of the models."""
+        if module.tensor in parts.units:
+            return [forms[module.tensor] for forms in parts.forms]
+        return [self._intern.under(view.palette[view.kind(module.tensor)], module.tensor) for view in views]
+
+    def _facts(self, ref: str) -> Mapping[str, object] | None:
+        """Return the configuration of a model, or of the one that a target begins with."""
+        while ref not in self._sources:
+            ref = self._recipe.target(ref).inputs[0].ref
+        contents = self._sources.file(ref).model.contents
+        return contents.config if contents is not None else None
 
     def _merged(self, target: Target) -> _LoraTensors:
         """Return the tensors of LoRAs put together, or of one that is resized."""
@@ -130,7 +231,7 @@ class MadeLoras:
             shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
             form = self._intern.combined(made.shares, inputs) if made.role is None else _factor(made, inputs, shapes)
             found.append((made.name, spec, form))
-        return found, ()
+        return _LoraTensors(found)
 
 
 def _account(base: View, tuned: View, asked: Sequence[str], both: Sequence[str]) -> Accounting:

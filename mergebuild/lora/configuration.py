@@ -17,6 +17,7 @@ from mergebuild.formats.model import Model
 from mergebuild.lora.kind import lacks_scale
 from mergebuild.lora.modules import PEFT
 from mergebuild.lora.roles import role_of
+from mergebuild.naming.memory import has_transposed
 
 __all__ = ["ADAPTER_METADATA", "adapter_config", "adapter_json", "adapter_metadata"]
 
@@ -93,7 +94,7 @@ def _made(tensors: Mapping[str, tuple[int, ...]], beside: Mapping[str, object]) 
     found: dict[str, object] = {
         "base_model_name_or_path": None,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": has_transposed(beside),
         "inference_mode": True,
         "lora_alpha": most,
         "lora_dropout": 0.0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from mergebuild.naming import DiffusersPart, kind_of, parts_of
@@ -54,14 +55,19 @@ class Module(NamedTuple):
         return any(size > 1 for size in self.shape[2:])
 
 
-def extractable(model: Mapping[str, tuple[int, ...]], spelled: Collection[str] = ()) -> tuple[Module, ...]:
+def extractable(
+    model: Mapping[str, tuple[int, ...]],
+    spelled: Collection[str] = (),
+    called: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Module, ...]:
     """Return the modules that a LoRA can be extracted for.
 
     Args:
         model: the shapes of its tensors by name.
         spelled: what its file calls them, which may show that it is an image model where the canonical names don't.
+        called: what PEFT's clients call a tensor in memory, where that is another name.
     """
-    return tuple(_modules(model, spelled))
+    return tuple(_modules(model, spelled, called))
 
 
 def is_embedding(module: str) -> bool:
@@ -83,7 +89,9 @@ def is_adapter(names: Mapping[str, object]) -> bool:
     )
 
 
-def _modules(model: Mapping[str, tuple[int, ...]], spelled: Collection[str]) -> Iterator[Module]:
+def _modules(
+    model: Mapping[str, tuple[int, ...]], spelled: Collection[str], called: Mapping[str, str]
+) -> Iterator[Module]:
     parts, kind = parts_of(model), kind_of(model)
     known = canonical(model)
     names = {made.cuts[0].tensor: name for name, made in known.made.items() if len(made.cuts) == 1}
@@ -104,7 +112,8 @@ def _modules(model: Mapping[str, tuple[int, ...]], spelled: Collection[str]) -> 
             if name is not None:
                 yield Module(name, "kohya", tensor, None, shape)
         elif path != tensor and not _EMBEDDINGS.fullmatch(path):
-            yield Module(PEFT + path, "peft", tensor, None, shape)
+            name = called.get(tensor, tensor).removesuffix(".weight")
+            yield Module(PEFT + name, "peft", tensor, None, shape)
 
 
 def _is_of_image(family: str, name: str) -> bool:

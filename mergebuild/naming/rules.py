@@ -44,7 +44,7 @@ NUMBER: Final = re.compile(r"(?<![^.])[0-9]{1,9}(?![^.])")
 _SLOT: Final = "{n}"
 _FIRST_TABLE: Final = re.compile(r"^\[", re.MULTILINE)
 _GENERAL: Final = "general"
-_NO_FAMILIES: Final = frozenset({_GENERAL, "ties"})
+_NO_FAMILIES: Final = frozenset({_GENERAL, "ties", "memory"})
 
 
 @dataclass(frozen=True, slots=True)

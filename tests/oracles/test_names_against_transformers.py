@@ -98,13 +98,13 @@ def _maker(name: str) -> Callable[[int], Any]:
     return make
 
 
-_MAKERS = {name: _maker(name) for name in _MODELS} | {"llava": _llava, "gemma3": _gemma3}
+MAKERS = {name: _maker(name) for name in _MODELS} | {"llava": _llava, "gemma3": _gemma3}
 
 
 @pytest.mark.parametrize("first", ["disk", "memory"])
-@pytest.mark.parametrize("name", list(_MAKERS))
+@pytest.mark.parametrize("name", list(MAKERS))
 def test_a_folder_and_what_is_in_memory_merge_in_either_order(tmp_path: Path, name: str, first: str) -> None:
-    one, other = _MAKERS[name](1), _MAKERS[name](2)
+    one, other = MAKERS[name](1), MAKERS[name](2)
     order = ("a", "b") if first == "disk" else ("b", "a")
     one.save_pretrained(tmp_path / order[0])
     in_memory = tmp_path / order[1]
