@@ -186,7 +186,7 @@ def _by_channels(target: Target, offers: Sequence[Offer], unequal: Mapping[str, 
     if target.on_channels == "common":
         return (
             f"`{wide}` has {channels[wide]} input channels and `{narrow}` {channels[narrow]}; channels are taken from "
-            "sources, and from virtual targets of them, whose weights have no scales: take one, or leave the layer out"
+            "sources, and from virtual targets of them, with one scale a row at most: take one, or leave the layer out"
         )
     return (
         f'`on_channels = "common"` merges the first {channels[narrow]} channels, which `{wide}` has too; '

@@ -296,7 +296,8 @@ class Views:
             return None
         mine, other = lying[0], rest[0]
         dtype = mine.of.info.dtype
-        if len(lying) == len(rest) == mine.share == other.share == 1 and dtype == other.of.info.dtype:
+        is_one = len(lying) == len(rest) == mine.share == other.share == 1
+        if is_one and mine.of.info.stored == other.of.info.stored == dtype:  # scales of both have no place in one
             made = joined(mine.of, other.of, mine.of, Joint(name, dtype, wanted, own))
             return self._sum([(mine.share, self._part(mine.slot, f"on {other.slot.owner}", made))])
         parts = [(each.share, self._padded(each, name, wanted, own)) for each in lying]

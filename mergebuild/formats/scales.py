@@ -16,7 +16,7 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.gathering import is_run, run_of
 from mergebuild.formats.header import Piece, Scale, Scaling, TensorInfo
 
-__all__ = ["ScaledPart", "put_together"]
+__all__ = ["ScaledPart", "put_together", "scales_of_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,20 @@ def put_together(parts: Sequence[ScaledPart]) -> Scale | None:
     columns = math.gcd(*(each.scaling.columns for each in scales))
     over = [_over(scale, columns) for scale in scales]
     return _below([_Rows(scale, 0, count // columns) for scale, (_, count) in zip(over, found, strict=True) if scale])
+
+
+def scales_of_rows(info: TensorInfo, columns: int, *, first_file: int = 0) -> Scale | None:
+    """Return the scales of a tensor whose rows have so many elements now; None where a row has several, or none.
+
+    Args:
+        info: the tensor.
+        columns: how many elements stand behind each index of its first dimension now.
+        first_file: which of the files of what is put together is the first of its model.
+    """
+    over = _over(info.scale, math.prod(info.shape[1:])) if info.scale else None
+    if over is None or over.info.shape[1] > 1:
+        return None
+    return Scale(_moved(over.info, first_file), Scaling(columns, over.scaling.block_rows, columns))
 
 
 def _part(part: ScaledPart) -> tuple[Scale, int] | None:

@@ -15,6 +15,7 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.gathering import run_of
 from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import Model
+from mergebuild.formats.scales import scales_of_rows
 
 __all__ = ["Joint", "Lying", "cut", "is_served", "joined"]
 
@@ -43,9 +44,10 @@ class Joint(NamedTuple):
 
 
 def is_served(of: Lying) -> bool:
-    """Whether a tensor can be put together anew: its numbers mean themselves, and its pieces are whole rows."""
+    """Whether a tensor can be put together anew: its pieces are whole rows, and so are the blocks of its scales."""
     info = of.info
-    return info.scale is None and all(piece.shape[1:] == info.shape[1:] for piece in info.pieces)
+    has_rows = info.scale is None or scales_of_rows(info, prod(info.shape[1:])) is not None
+    return has_rows and all(piece.shape[1:] == info.shape[1:] for piece in info.pieces)
 
 
 def cut(of: Lying, name: str, channels: int) -> Model:
@@ -54,7 +56,7 @@ def cut(of: Lying, name: str, channels: int) -> Model:
     shape = (info.shape[0], channels, *info.shape[2:])
     pieces = tuple(piece._replace(shape=(piece.shape[0], *shape[1:])) for piece in _pieces(info))
     size = prod(shape) * DTYPES_BY_WORD[info.dtype].size
-    made = TensorInfo(name, info.dtype, shape, 0, size, info.file, pieces)
+    made = TensorInfo(name, info.dtype, shape, 0, size, info.file, pieces, scales_of_rows(info, prod(shape[1:])))
     return Model(of.model.format, of.model.files, of.model.sizes, {name: made}, {})
 
 
@@ -63,7 +65,7 @@ def joined(first: Lying | None, then: Lying | None, zero: Lying, made: Joint) ->
 
     Args:
         first: has the first channels; None: they are zeros.
-        then: has the others, at their places; None: they are zeros.
+        then: has the others, at their places; None: they are zeros. Of two neither has scales.
         zero: begins with eight bytes of zeros.
         made: the tensor.
     """
@@ -77,7 +79,9 @@ def joined(first: Lying | None, then: Lying | None, zero: Lying, made: Joint) ->
         for piece in (one, other._replace(file=len(models[0].files) + other.file))
     ]
     size = prod(made.shape) * DTYPES_BY_WORD[made.dtype].size
-    info = TensorInfo(made.name, made.dtype, made.shape, 0, size, pieces[0].file, tuple(pieces))
+    own, before = (then.info, len(models[0].files)) if then and not first else ((first or zero).info, 0)
+    scale = scales_of_rows(own, prod(made.shape[1:]), first_file=before)
+    info = TensorInfo(made.name, made.dtype, made.shape, 0, size, pieces[0].file, tuple(pieces), scale)
     files, sizes = ((*models[0].files, *models[1].files), (*models[0].sizes, *models[1].sizes))
     return Model(models[0].format, files, sizes, {made.name: info}, {})
 

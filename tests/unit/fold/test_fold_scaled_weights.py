@@ -359,6 +359,40 @@ def test_a_text_encoder_with_a_scale_for_each_of_three_becomes_one_tensor(lab: L
     assert same_bits(lab.read("t.safetensors")[f"{part}.in_proj_weight"], wanted.float().bfloat16())
 
 
+@pytest.mark.parametrize("shape", [(), (6, 1)], ids=["tensor", "rows"])
+@pytest.mark.parametrize("method", ["weighted_sum", "max"])
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_first_layers_of_other_channels_merge_in_those_that_both_have(
+    lab: Lab, shape: tuple[int, ...], method: str, is_wide: bool
+) -> None:
+    """Whichever of them is scaled, or both, and whichever is first."""
+    rest = {"double_blocks.0.img_attn.qkv.weight": drawn(1, 12, 4), "img_in.bias": drawn(2, 6)}
+    wide, narrow = numbers(3, 6, 8), numbers(4, 6, 4)
+    scales = [drawn(seed, *shape).abs() / 10 for seed in (5, 6)]
+    meant = [product(weight, scale) for weight, scale in zip((wide, narrow), scales, strict=True)]
+    source(lab, "wide", {**rest, "img_in.weight": wide, "img_in.weight_scale": scales[0]})
+    source(lab, "narrow", {**rest, "img_in.weight": narrow, "img_in.weight_scale": scales[1]})
+    first, second = ("wide", "narrow") if is_wide else ("narrow", "wide")
+    amount = "alpha = 0.3" if method == "weighted_sum" else ""
+    lab.write(
+        f"""
+        [targets.t]
+        method = "{method}"
+        a = "{first}"
+        b = "{second}"
+        {amount}
+        on_channels = "common"
+        dtype = "float32"
+        output = "t.safetensors"
+        """
+    )
+    lab.build()
+    one, other = meant[not is_wide], meant[is_wide]
+    common = torch.maximum(one[:, :4], other[:, :4]) if method == "max" else 0.7 * one[:, :4] + 0.3 * other[:, :4]
+    wanted = torch.cat([common, one[:, 4:]], 1)
+    torch.testing.assert_close(lab.read("t.safetensors")["img_in.weight"].double(), wanted, rtol=1e-6, atol=1e-6)
+
+
 # What is said
 
 
