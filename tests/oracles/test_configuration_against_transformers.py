@@ -57,8 +57,9 @@ def test_ties_are_usual_where_the_class_of_a_configuration_has_them(is_tied: boo
 
 def config_of(name: str) -> Any:
     """Return the usual configuration of an architecture: of the text alone, where it is one that can be had alone."""
-    alone = CONFIG_MAPPING.get(f"{name}_text", None)
-    return (alone if alone in AutoModelForCausalLM._model_mapping else CONFIG_MAPPING[name])()
+    names = [each for each in (f"{name}_text", name) if each in CONFIG_MAPPING]  # its `get` finds nothing
+    classes = [CONFIG_MAPPING[each] for each in names]
+    return next((each for each in classes if each in AutoModelForCausalLM._model_mapping), classes[-1])()
 
 
 def client_of(name: str) -> Any:
