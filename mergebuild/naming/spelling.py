@@ -35,8 +35,6 @@ class FileSpelling:
     """By parameter, the stored tensors that it is made of."""
     shapes: Shapes = field(default_factory=dict)
     """Of the stored tensors."""
-    is_read_only: bool = False
-    """Whether files are written under canonical names all the same, as those of a pipeline that becomes one file."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """By what the names of parts begin with that it does not hold, what it would put in front of them instead."""
 

@@ -71,7 +71,7 @@ class PlannedFiles(NamedTuple):
 def written(blueprint: Blueprint, specs: Mapping[str, Spec]) -> Written:
     """Return how a target's files write its tensors: as its first input does."""
     spelling, copies = blueprint.spelling, blueprint.copies
-    if (spelling is AS_IS or spelling.is_read_only) and not copies:
+    if spelling is AS_IS and not copies:
         return PLAIN
     return _as_spelled(spelling, specs)._replace(copies=frozenset(copies))
 

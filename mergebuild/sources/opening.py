@@ -200,7 +200,7 @@ def _file(path: Path, shown: str) -> Model:
 def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
     """Return the components of a pipeline as one model in the naming of single files; what has no place there is left.
 
-    One of no architecture that is known is a file whose names have the component in front.
+    One that is no Stable Diffusion 1, 2 or XL is a file whose names have the component in front.
     """
     from mergebuild.naming import Renamed, RowsOf, to_ldm
 
@@ -216,10 +216,7 @@ def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
             for component, model in components.items()
             for name, info in model.tensors.items()
         }
-        whole = renamed_model(components, made, "diffusers")
-        model = _canonical(whole, shown, keeps_names)
-        if canonical({name: info.shape for name, info in whole.tensors.items()}).family:  # clients have files of it
-            model = replace(model, spelling=replace(model.spelling, is_read_only=True))
+        model = _canonical(renamed_model(components, made, "diffusers"), shown, keeps_names)
         return replace(model, notices=folder.notices, facts=folder.config)
     others = sorted(folder.components.keys() - components.keys())
     notices = [*folder.notices, *(f"the component `{name}` is not merged" for name in others)]
