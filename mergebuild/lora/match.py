@@ -17,7 +17,7 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.lora.adapter import Adapter, Fact
 from mergebuild.lora.fitting import FitTarget, channels_of, misfit
 from mergebuild.lora.names import Names, Site, Stored, module_names, own_names
-from mergebuild.lora.roles import UNSUPPORTED, Factor, role_of
+from mergebuild.lora.roles import UNSUPPORTED, Factor, is_saved, role_of
 from mergebuild.naming.canonical import is_first_layer
 
 __all__ = ["Delta", "LoraTensor", "Match", "Misfit", "match"]
@@ -163,7 +163,7 @@ class _Matching:
         self._unmatched: list[str] = []
 
     def result(self, *, by_itself: bool, stored: Stored | None) -> Match:
-        ignored = sorted(filter(_is_beside, self._lora))
+        ignored = sorted(filter(self._is_beside, self._lora))
         modules = self._modules()
         self._refuse_unsupported(modules)
         wanted = [*modules, *self._lora]
@@ -185,12 +185,24 @@ class _Matching:
         """Return the tensors of the file by module and role."""
         modules: dict[str, dict[_Role, str]] = {}
         for name in self._lora:
-            if _is_beside(name):
+            if self._is_beside(name):
                 continue
             role = role_of(name)
             if role is None or modules.setdefault(role.module, {}).setdefault((role.group, role.role), name) != name:
                 self._unmatched.append(name)
         return modules
+
+    def _is_beside(self, name: str) -> bool:
+        """Whether a tensor is no part of what is added.
+
+        Words of a text encoder; the model's own beside what was trained; a second copy of that, which PEFT saves.
+        """
+        if name.startswith(_EMBEDDINGS):
+            return True
+        role = role_of(name)
+        if role is None or role.group == "original":
+            return role is not None
+        return is_saved(name) and f"{role.module}.{role.role}" in self._lora
 
     def _refuse_unsupported(self, modules: Mapping[str, _Have]) -> None:
         for have in modules.values():
@@ -379,12 +391,6 @@ def _take_scales_for_weights(modules: dict[str, dict[_Role, str]], names: Names)
         if name is not None and len(have) == 1 and name in names.modules:
             del modules[module]
             modules[name] = {_OWN: name}
-
-
-def _is_beside(name: str) -> bool:
-    """Whether a tensor is no part of what is added: a text encoder's words, or the model's own too."""
-    role = role_of(name)
-    return name.startswith(_EMBEDDINGS) or (role is not None and role.group == "original")
 
 
 def _families(have: _Have, *, replaces: bool) -> Iterator[_Found]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["UNSUPPORTED", "Factor", "Role", "role_of"]
+__all__ = ["UNSUPPORTED", "Factor", "Role", "is_saved", "role_of"]
 
 
 class Factor(NamedTuple):
@@ -81,12 +81,17 @@ _ADAPTER: Final = re.compile(
     r"\.(?!(?:weight|bias)$)[^.]+(?=$|\.weight$|\.bias$)"
 )
 """PEFT puts the adapter's name (`default`) behind what it saves, in files that were saved past `save_pretrained`."""
-_SAVED: Final = re.compile(r"\.modules_to_save\.[^.]+(?=\.)")
+_SAVED: Final = re.compile(r"\.modules_to_save(?:(?=\.(?:weight|bias)$)|\.[^.]+(?=\.))")
 """What PEFT puts into the names of modules that are trained whole, in such files."""
 _ORIGINAL: Final = ".original_module."
 """Beside which it keeps the model's own, in such files: they are no part of what was trained."""
 _NUMBERED: Final = re.compile(r"(.+_lora[12])\.(up|down)\.weight")
 """XLabs numbers the two streams of Flux in the module's name."""
+
+
+def is_saved(name: str) -> bool:
+    """Return whether a tensor is of a module that PEFT trained whole, and its name says so."""
+    return _SAVED.search(name) is not None
 
 
 def role_of(name: str) -> Role | None:

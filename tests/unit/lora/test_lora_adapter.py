@@ -99,13 +99,20 @@ def test_modules_that_were_trained_whole_replace() -> None:
     }
 
 
-@pytest.mark.parametrize("joint", [".modules_to_save.default", ".modules_to_save.my_adapter", ".base_layer"])
+@pytest.mark.parametrize(
+    "joint", [".modules_to_save", ".modules_to_save.default", ".modules_to_save.my_adapter", ".base_layer"]
+)
 def test_modules_that_were_trained_whole_in_files_saved_past_peft(joint: str) -> None:
     """Beside them may stand the model's own, which is no part of the adapter."""
     file = stored({f"{PEFT}head{joint}.weight": (5, 8), f"{PEFT}head.original_module.weight": (5, 8)})
     found = match(file, MODEL, {"modules_to_save": ["head"]})
     assert [each.family for each in found.deltas["head.weight"]] == ["replace"]
     assert (found.unmatched, found.ignored) == ((), (f"{PEFT}head.original_module.weight",))
+    file |= stored({f"{PEFT}head.weight": (5, 8)})
+    if "modules_to_save" in joint:  # PEFT may save both, the same
+        assert [each.factors[0].tensor for each in match(file, MODEL, {}).deltas["head.weight"]] == [
+            f"{PEFT}head.weight"
+        ]
 
 
 def test_a_whole_tensor_may_have_other_rows() -> None:
