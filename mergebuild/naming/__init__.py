@@ -1,7 +1,9 @@
-"""Two namings of Stable Diffusion: that of diffusers' folders, and the original one of single files (`ldm`).
+"""What parameter each tensor of a file is, however it is spelled, and the two namings of Stable Diffusion.
 
-made, unknown = to_ldm({"unet": {"conv_in.weight": (320, 4, 3, 3)}})
-made["model.diffusion_model.input_blocks.0.0.weight"]     # Renamed((320, 4, 3, 3), (Cut("unet", "conv_in.weight"),))
+found = canonical({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (9216, 3072)})      # naming.canonical
+found.made                      # {"double_blocks.0.img_attn.qkv.weight": Renamed((9216, 3072), ...)}
+made, unknown = to_ldm({"unet": {"conv_in.weight": (320, 4, 3, 3)}})           # a pipeline as one checkpoint
+made["model.diffusion_model.input_blocks.0.0.weight"]    # Renamed((320, 4, 3, 3), (RowsOf("unet", "conv_in.weight"),))
 """
 
 from __future__ import annotations
@@ -12,11 +14,8 @@ from mergebuild.naming.checkpoint import (
     kind_of,
     kind_of_pipeline,
     parts_of,
-    text_encoder_to_ldm,
     to_diffusers,
     to_ldm,
-    unet_to_ldm,
-    vae_to_ldm,
 )
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, View, view_of
 
@@ -30,10 +29,7 @@ __all__ = [
     "kind_of",
     "kind_of_pipeline",
     "parts_of",
-    "text_encoder_to_ldm",
     "to_diffusers",
     "to_ldm",
-    "unet_to_ldm",
-    "vae_to_ldm",
     "view_of",
 ]

@@ -19,11 +19,8 @@ __all__ = [
     "kind_of",
     "kind_of_pipeline",
     "parts_of",
-    "text_encoder_to_ldm",
     "to_diffusers",
     "to_ldm",
-    "unet_to_ldm",
-    "vae_to_ldm",
 ]
 
 Kind = Literal["sd1", "sd2", "sdxl"]
@@ -44,9 +41,6 @@ _TEXT_ENCODERS: Final[Mapping[Kind, tuple[str, ...]]] = {
 }
 _SD2_WIDTH: Final = 1024
 _SD1_WIDTH: Final = 768
-
-_TRAINING: Final = ("loss.", "model_ema.")
-"""What a VAE's file may hold of its training."""
 
 
 class DiffusersPart(NamedTuple):
@@ -118,48 +112,6 @@ def parts_of(tensors: Shapes) -> Mapping[str, tuple[DiffusersPart, ...]]:
             (cut,) = result.cuts
             found.setdefault(cut.tensor, []).append(DiffusersPart(component, name, cut.rows, cut.transposed))
     return {name: tuple(sorted(parts, key=lambda part: part.rows or (0, 0))) for name, parts in found.items()}
-
-
-def unet_to_ldm(tensors: Shapes) -> tuple[Mapping[str, Renamed], list[str]]:
-    """Return the tensors of a UNet's file as those of a checkpoint, and the names that are not known.
-
-    The file is in the naming of diffusers, or in the original with or without its prefix.
-    """
-    return _alone(_UNET, tensors, unet.to_ldm if unet.is_diffusers(tensors) else unet.canonical)
-
-
-def vae_to_ldm(tensors: Shapes) -> tuple[Mapping[str, Renamed], list[str]]:
-    """Return the tensors of a VAE's file as those of a checkpoint, and the names that are not known.
-
-    The file is in the naming of diffusers, or in the original with or without its prefix. What is left of its training
-    (`loss.*`, `model_ema.*`) is neither returned nor reported.
-    """
-    made, left = _alone(_VAE, tensors, vae.to_ldm if vae.is_diffusers(tensors) else vae.canonical)
-    return made, [name for name in left if not name.startswith(_TRAINING)]
-
-
-def text_encoder_to_ldm(
-    tensors: Shapes, kind: Kind, component: str | None = None
-) -> tuple[Mapping[str, Renamed], list[str]]:
-    """Return the tensors of a text encoder's file as those of a checkpoint, and the names that are not known.
-
-    Args:
-        tensors: In the naming of transformers, with or without `text_model.`, or in that of OpenCLIP.
-        kind: What the checkpoint is.
-        component: `text_encoder` or `text_encoder_2`. None: of SDXL, a file with a text projection is the second.
-    """
-    is_open = clip.is_open(tensors)
-    projected = is_open or f"{clip.PROJECTION}.weight" in tensors
-    component = component or ("text_encoder_2" if kind == "sdxl" and projected else "text_encoder")
-    prefix = _text_prefix(kind, component, alone=False)
-    if not is_open:
-        made = _text_to_ldm(prefix, _state(tensors, ""))
-    elif prefix in _OPEN_TEXT:
-        made = _prefixed(prefix, clip.canonical_open(_state(tensors, "")))
-    else:
-        made = {}
-    used = {cut.tensor for result in made.values() for cut in result.cuts}
-    return made, [name for name in tensors if name not in used and not _is_silent(name)]
 
 
 def kind_of(tensors: Shapes) -> Kind | None:
@@ -235,14 +187,6 @@ _PLACES: Final[tuple[tuple[str, str, Callable[[State], Mapping[str, Renamed]]], 
     (_XL_TEXT_2, "text_encoder_2", clip.to_transformers),
     (_REFINER_TEXT, "text_encoder_2", clip.to_transformers),
 )
-
-
-def _alone(
-    prefix: str, tensors: Shapes, convert: Callable[[State], Mapping[str, Renamed]]
-) -> tuple[Mapping[str, Renamed], list[str]]:
-    made = _prefixed(prefix, convert(_state(tensors, "", prefix)))
-    used = {cut.tensor for result in made.values() for cut in result.cuts}
-    return made, [name for name in tensors if name not in used]
 
 
 def _state(tensors: Shapes, component: str, prefix: str = "") -> State:

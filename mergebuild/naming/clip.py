@@ -17,9 +17,7 @@ from mergebuild.naming.renamed import Renamed, RowsOf, State, StoredTensor, rena
 __all__ = [
     "POSITION_IDS",
     "PROJECTION",
-    "canonical_open",
     "in_text_model",
-    "is_open",
     "layer",
     "only_text",
     "to_open",
@@ -92,21 +90,6 @@ def to_transformers(state: State) -> Mapping[str, Renamed]:
         elif new := translated(name, modules):
             made[new] = renamed(stored)
     return made
-
-
-def canonical_open(state: State) -> Mapping[str, Renamed]:
-    """Return OpenCLIP's tensors as they are, without what is not known: those of its image encoder."""
-    known = _modules(state, _OPEN_LAYER)
-    return {
-        name: renamed(stored)
-        for name, stored in state.items()
-        if name in {PROJECTION, "logit_scale"} or _OPEN_ATTENTION.fullmatch(name) or translated(name, known)
-    }
-
-
-def is_open(names: Iterable[str]) -> bool:
-    """Whether an encoder's names are those of OpenCLIP."""
-    return any(_OPEN_LAYER.match(name) for name in names)
 
 
 def layer(name: str) -> int:

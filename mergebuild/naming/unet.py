@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from mergebuild.naming.renamed import Renamed, Shapes, State, renamed, translated
 
-__all__ = ["canonical", "in_original", "is_diffusers", "to_diffusers", "to_ldm"]
+__all__ = ["in_original", "is_diffusers", "to_diffusers", "to_ldm"]
 
 _ENDS: Final = (
     ("time_embed.0", "time_embedding.linear_1"),
@@ -61,12 +61,6 @@ def to_ldm(state: State) -> Mapping[str, Renamed]:
 def to_diffusers(state: State) -> Mapping[str, Renamed]:
     """Return the tensors of diffusers, made of the original's; what has no place there is left out."""
     return _through(state, dict(_modules(*_levels_of_ldm(state))))
-
-
-def canonical(state: State) -> Mapping[str, Renamed]:
-    """Return the original's tensors as they are, without what is not known."""
-    known = dict(_modules(*_levels_of_ldm(state)))
-    return {name: renamed(stored) for name, stored in state.items() if translated(name, known)}
 
 
 def in_original(shapes: Shapes) -> Mapping[str, tuple[str, tuple[int, ...]]]:

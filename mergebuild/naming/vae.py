@@ -14,7 +14,7 @@ from typing import Final
 
 from mergebuild.naming.renamed import Renamed, Shapes, State, renamed, translated
 
-__all__ = ["canonical", "in_original", "is_diffusers", "to_diffusers", "to_ldm"]
+__all__ = ["in_original", "is_diffusers", "to_diffusers", "to_ldm"]
 
 _RESNET: Final = (
     ("norm1", "norm1"),
@@ -45,16 +45,6 @@ def to_diffusers(state: State) -> dict[str, Renamed]:
         new: renamed(stored, _linear(name, stored.shape))
         for name, stored in state.items()
         if (new := translated(name, modules))
-    }
-
-
-def canonical(state: State) -> dict[str, Renamed]:
-    """Return the original's tensors, without what is not known; attention that was stored as linear is convolved."""
-    known = dict(_modules(state))
-    return {
-        name: renamed(stored, _convolved(name, stored.shape))
-        for name, stored in state.items()
-        if translated(name, known)
     }
 
 

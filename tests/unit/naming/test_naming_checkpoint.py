@@ -20,12 +20,10 @@ from mergebuild.naming import (
     kind_of,
     kind_of_pipeline,
     parts_of,
-    text_encoder_to_ldm,
     to_diffusers,
     to_ldm,
-    unet_to_ldm,
-    vae_to_ldm,
 )
+from mergebuild.naming.canonical import canonical
 
 _LAYOUTS = Path(__file__).parents[3] / "examples" / "sd15" / "layouts"
 _UNET = "model.diffusion_model."
@@ -400,67 +398,23 @@ def test_a_vae_is_known_in_every_naming() -> None:
     real = _inside(_real("sd15"), _VAE, _VAE)
     bare, diffusers = _inside(real, _VAE), _pipeline(real)["vae"]
     for tensors in (real, bare, diffusers):
-        made, unknown = vae_to_ldm(tensors)
-        assert unknown == []
+        made = canonical(tensors).made
         assert _shapes(made) == real
         _assert_sound({"": tensors}, made)
 
 
-def test_of_a_vaes_training_nothing_is_said() -> None:
-    bare = _inside(_real("sd15"), _VAE)
-    training = {"loss.logvar": (), "model_ema.decay": (), "model_ema.num_updates": ()}
-    made, unknown = vae_to_ldm({**bare, **training, "mystery": (1,)})
-    assert len(made) == len(bare)
-    assert unknown == ["mystery"]
-
-
 def test_linear_attention_in_a_vae_with_the_original_names_is_convolved() -> None:
-    made, _ = vae_to_ldm({"encoder.mid.attn_1.q.weight": (8, 8), "encoder.mid.attn_1.q.bias": (8,)})
-    assert _shapes(made) == {
-        f"{_VAE}encoder.mid.attn_1.q.weight": (8, 8, 1, 1),
-        f"{_VAE}encoder.mid.attn_1.q.bias": (8,),
-    }
+    attention = {"encoder.mid.attn_1.q.weight": (8, 8), "encoder.mid.attn_1.q.bias": (8,)}
+    made = canonical({**attention, "encoder.down.0.block.0.norm1.bias": (8,)}).made
+    assert made[f"{_VAE}encoder.mid.attn_1.q.weight"].shape == (8, 8, 1, 1)
+    assert made[f"{_VAE}encoder.mid.attn_1.q.bias"].shape == (8,)
 
 
 @pytest.mark.parametrize("layout", ["sd15", "sdxl"])
 def test_a_unet_is_known_in_every_naming(layout: str) -> None:
     real = _inside(_real(layout), _UNET, _UNET)
     for tensors in (real, _inside(real, _UNET), _pipeline(real)["unet"]):
-        made, unknown = unet_to_ldm({**tensors, "mystery": (1,)})
-        assert unknown == ["mystery"]
-        assert _shapes(made) == real
-
-
-def test_a_text_encoder_finds_its_place() -> None:
-    pipeline, real = _pipeline(_real("sdxl")), _real("sdxl")
-    first, second = pipeline["text_encoder"], pipeline["text_encoder_2"]
-    bare = {name.removeprefix("text_model."): shape for name, shape in first.items()}
-    for tensors in (first, bare, first | {_IDS: (1, 77)}):
-        made, unknown = text_encoder_to_ldm(tensors, "sdxl")
-        assert unknown == []
-        assert all(name.startswith("conditioner.embedders.0.transformer.text_model.") for name in made)
-        assert len(made) == len(tensors)
-        assert len(text_encoder_to_ldm(tensors, "sd1")[0]) == len(tensors)
-    open_clip = _inside(real, _XL_TEXT_2)
-    made, unknown = text_encoder_to_ldm({**open_clip, "visual.proj": (1,)}, "sdxl")
-    assert unknown == ["visual.proj"]
-    assert _shapes(made) == _inside(real, _XL_TEXT_2, _XL_TEXT_2)
-    made, unknown = text_encoder_to_ldm(second, "sdxl")
-    assert unknown == []
-    assert _shapes(made).keys() == {_XL_TEXT_2 + name for name in open_clip} - {f"{_XL_TEXT_2}logit_scale"}
-    assert all(name.startswith(_SD2_TEXT) for name in text_encoder_to_ldm(open_clip, "sd2")[0])
-
-
-def test_the_caller_may_name_the_encoder() -> None:
-    second = _pipeline(_real("sdxl"))["text_encoder_2"]
-    made, unknown = text_encoder_to_ldm(second, "sdxl", "text_encoder")
-    assert unknown == ["text_projection.weight"]
-    assert all(name.startswith("conditioner.embedders.0.") for name in made)
-
-
-def test_openclip_has_no_place_in_a_checkpoint_of_sd1() -> None:
-    tensors = _inside(_real("sdxl"), _XL_TEXT_2)
-    assert text_encoder_to_ldm(tensors, "sd1") == ({}, list(tensors))
+        assert _shapes(canonical({**tensors, "mystery": (1,)}).made) == {**real, "mystery": (1,)}
 
 
 # Models of any build
