@@ -45,7 +45,7 @@ with warnings.catch_warnings():
         makers_of,
         memory_for,
     )
-    from mergebuild.engine.scaling import multiply
+    from mergebuild.engine.scaling import Factors, factors_of, multiply
     from mergebuild.engine.transfers import Direct, Sending, Staged, Transfers
     from mergebuild.methods.kernels.kernel import all_finite
 
@@ -271,7 +271,7 @@ class Worker:
         self._chunk = chunk
         self._stop = stop
         self._findings = findings
-        self._scales_of: dict[bytes, torch.Tensor] = {}
+        self._scales_of: dict[bytes, Factors] = {}
         """The scales of leaves last read, by digest."""
         with transfers.entered():
             self._room = _Room(chunk, transfers)
@@ -390,14 +390,15 @@ class Worker:
         values = self._transfers.bring(data, dtype, room[:count])
         return multiply(values, start, self._scales(leaf.digest, leaf.scale), leaf.scale.scaling, odd=to_odd)
 
-    def _scales(self, digest: bytes, scale: LeafScale) -> torch.Tensor:
-        """Return the scales of the leaf of a digest, row by row, where they are computed with."""
+    def _scales(self, digest: bytes, scale: LeafScale) -> Factors:
+        """Return the scales of the leaf of a digest."""
         found = self._scales_of.get(digest)
         if found is None:
             if len(self._scales_of) == _MOST_SCALES:
                 self._scales_of.clear()
             across = math.ceil(scale.scaling.columns / scale.scaling.block_columns)
-            found = self._scales_of[digest] = self._transfers.whole(self._whole(scale.leaf)).clone().view(-1, across)
+            scales = self._whole(scale.leaf).view(-1, across)
+            found = self._scales_of[digest] = factors_of(scales, self._transfers.whole)
         return found
 
     def load_to_odd(self, leaf: Leaf, start: int, out: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,7 @@ _LEFT: Final = re.compile(
     | (?: trainer_state | (?: all | train | eval | test | predict ) _results ) \. json
     | adapter_config \. json                    # beside whole weights it would make clients look for an adapter
     | mergebuild \. json                          # how the donor itself was made
+    | (?: (?: hf_ )? quant | quanti[sz] (?: e | ation ) ) _config \. json | quanto_qmap \. json  # nothing written is so
     | requirements.* \. txt | README .*""",
 )
 _WEIGHTS: Final = re.compile(

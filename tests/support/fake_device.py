@@ -35,7 +35,8 @@ _MOVES = frozenset({"copy_", "_to_copy"})
 
 
 _ROUNDED_ONCE = """
-    abs add amax amin ceil clamp copysign div floor maximum minimum mul neg remainder round rsub sign sqrt sub where
+    abs add amax amin bitwise_and ceil clamp copysign div floor maximum minimum mul nan_to_num neg remainder round rsub
+    sign sqrt sub where
 """
 """What IEEE 754 rounds in one way, or not at all, element by element."""
 

@@ -10,8 +10,15 @@ from example_counts import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebuild.engine.scaling import multiply
+from mergebuild.engine.rounding import to_odd
+from mergebuild.engine.scaling import factors_of, multiply
 from mergebuild.formats.header import Scaling
+
+
+def same(tensor: torch.Tensor) -> torch.Tensor:
+    """The host's is where it is computed with."""
+    return tensor
+
 
 NUMBERS = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(torch.float8_e4m3fn).float().nan_to_num(1.0)
 
@@ -42,14 +49,14 @@ def test_each_element_is_multiplied_by_its_own_scale_wherever_it_is_cut(
     for size in (*cuts, len(values)):
         part = values[start : start + size].clone()
         if len(part):
-            found.append(multiply(part, start, scales, scaling))
+            found.append(multiply(part, start, factors_of(scales, same), scaling))
         start += size
     assert torch.equal(torch.cat(found), wanted)
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=2.0**-100, max_value=2.0**100))
 def test_rounded_to_odd_is_the_exact_product_where_float32_has_it_and_else_its_odd_neighbour(scale: float) -> None:
-    found = multiply(NUMBERS.clone(), 0, torch.tensor([[scale]]), Scaling(256, 1, 256), odd=True)
+    found = multiply(NUMBERS.clone(), 0, factors_of(torch.tensor([[scale]]), same), Scaling(256, 1, 256), odd=True)
     for number, product in zip(NUMBERS.tolist(), found.tolist(), strict=True):
         exact = Fraction(number) * Fraction(scale)
         if Fraction(product) != exact:
@@ -60,6 +67,23 @@ def test_rounded_to_odd_is_the_exact_product_where_float32_has_it_and_else_its_o
             assert abs(exact - Fraction(product)) < abs(Fraction(away.item()) - Fraction(product))
 
 
+@examples(60)
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20), st.sampled_from(["float8_e4m3fn", "float8_e5m2"]))
+def test_rounded_to_odd_is_what_the_product_in_float64_comes_to(bits: list[int], dtype: str) -> None:
+    """Of all scales, zeros, infinities and what is none among them."""
+    scales = torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32)
+    every = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(getattr(torch, dtype)).float()
+    for some in (scales, scales[scales.abs().log2().abs() < 50]):
+        if not len(some):
+            continue
+        values = every.repeat(len(some))
+        wanted = to_odd((every.double()[None] * some.double()[:, None]).view(-1), torch.empty(len(values)))
+        found = multiply(values, 0, factors_of(some[:, None], same), Scaling(256, 1, 256), odd=True)
+        bad = found.isnan() | wanted.isnan()
+        assert torch.equal(found.isnan(), wanted.isnan())
+        assert torch.equal(found[~bad].view(torch.int32), wanted[~bad].view(torch.int32))
+
+
 def test_a_scale_that_is_no_number_makes_none() -> None:
-    found = multiply(torch.ones(4), 0, torch.tensor([[1.0], [math.nan]]), Scaling(2, 1, 2))
+    found = multiply(torch.ones(4), 0, factors_of(torch.tensor([[1.0], [math.nan]]), same), Scaling(2, 1, 2))
     assert found.isnan().tolist() == [False, False, True, True]

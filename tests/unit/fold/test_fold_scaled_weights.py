@@ -246,11 +246,13 @@ def test_a_folder_is_written_without_what_says_that_it_was_quantized(lab: Lab) -
     write_model(folder / "model.safetensors", {f"{name}.weight": weight, f"{name}.weight_scale_inv": scale})
     config = {"model_type": "deepseek_v3", "torch_dtype": "bfloat16", "quantization_config": {"quant_method": "fp8"}}
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
     lab.sources["b"] = "b/"
     lab.write('[targets.t]\nmethod = "copy"\na = "b"\noutput = "t/"\n')
     lab.build()
     meant = product(weight, scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[:200, :130])
     assert same_bits(lab.read("t/model.safetensors")[f"{name}.weight"], meant.float().bfloat16())
+    assert not (lab / "t/hf_quant_config.json").exists()
     assert json.loads((lab / "t/config.json").read_text()) == {"model_type": "deepseek_v3", "torch_dtype": "bfloat16"}
 
 

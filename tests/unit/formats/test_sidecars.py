@@ -34,6 +34,7 @@ def test_a_tokenizer_and_templates_and_licences_are_copied(tmp_path: Path) -> No
         ".gitattributes README.md all_results.json flax_model.msgpack model.onnx model.safetensors training_args.bin "
         "model.safetensors.index.json model.safetensors.index.fp16.json pytorch_model.bin pytorch_model.bin.index.json "
         "requirements.txt scheduler.pt trainer_state.json x.Q4.gguf preview.png adapter_config.json .hidden.json "
+        "hf_quant_config.json quantize_config.json quanto_qmap.json "
         "mergebuild.json"
     ).split()
     for name in kept + left:
