@@ -135,6 +135,8 @@ class Draft:
     frames: dict[Pattern, Frame] = field(default_factory=dict)
     makings: dict[tuple[tuple[str, Usage], ...], Frame] = field(default_factory=dict)
     """Frames without accounts, by what becomes of tensors that are not alike: patterns may come to the same."""
+    usages: dict[tuple[object, ...], Usage] = field(default_factory=dict)
+    """What was found out by numbers that reach a tensor."""
 
     def pattern(self, target: Target) -> Pattern:
         """Return which inputs a target uses in each situation.
@@ -155,15 +157,21 @@ class Draft:
                 default if index is None else each[index]
                 for each, default, index in zip(values[which], defaults, places, strict=True)
             ]
-            try:
-                found.append(used_of(target, reaching, name))
-            except RecipeError:
-                if not which:
-                    raise
-                found.append(
-                    Usage(frozenset(range(len(target.inputs))))
-                )  # no tensor is made of what only one input has
+            key = (bool(which), name, *[each.as_integer_ratio() for each in reaching])  # a fraction is slow to hash
+            usage = self.usages.get(key)
+            if usage is None:
+                usage = self.usages[key] = self._usage(target, reaching, name, needed=not which)
+            found.append(usage)
         return tuple(found)
+
+    def _usage(self, target: Target, values: Sequence[Fraction], name: str, *, needed: bool) -> Usage:
+        """Return which inputs a tensor is made of; `needed`: whether it is, or there is no such tensor."""
+        try:
+            return used_of(target, values, name)
+        except RecipeError:
+            if needed:
+                raise
+            return Usage(frozenset(range(len(target.inputs))))
 
 
 LIKENESS = Likeness(
