@@ -23,9 +23,12 @@ __all__ = [
     "GENERAL",
     "Offer",
     "Spec",
-    "check",
     "check_accounts",
     "check_component",
+    "check_latents",
+    "check_layouts",
+    "check_modules",
+    "check_shapes",
     "doubtful_component",
     "misfits",
     "other_rows",
@@ -56,32 +59,44 @@ class Offer(NamedTuple):
         return f"{self.ref:{width}}  {self.shown}"
 
 
-def check(target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collection[int]]) -> None:
-    """Refuse inputs that do not fit.
+def check_shapes(target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collection[int]]) -> None:
+    """Refuse inputs that have tensors in several shapes.
 
     Args:
         target: what is made of them.
         offers: the inputs.
-        unequal: the tensors that are merged and that inputs have in several shapes; which inputs these are, by place.
+        unequal: such tensors, and which inputs have them so and are to be merged, by place.
 
     Raises:
-        MismatchError: shapes or architectures differ.
+        MismatchError: there are such tensors.
     """
-    first = offers[0]
-    differ = next((offer for offer in offers[1:] if _are_different(first.layout, offer.layout)), None)
     if unequal:
-        raise _shape_mismatch(target, offers, unequal, differ)
-    if differ is not None:
-        assert first.layout is not None
-        assert differ.layout is not None
-        raise MismatchError.one(
-            "layout-mismatch",
-            f"the inputs of `{target.name}` are of different architectures: `{first.layout.name}` and "
-            f"`{differ.layout.name}`",
-            where=target.where.place(),
-            rows=(first.row(), differ.row()),
-            help="checkpoints of different architectures can't be merged",
-        )
+        raise _shape_mismatch(target, offers, unequal, _of_another_layout(offers))
+
+
+def check_layouts(target: Target, offers: Sequence[Offer]) -> None:
+    """Refuse inputs of different layouts, unless the target says that this is meant.
+
+    Raises:
+        MismatchError: there are such.
+    """
+    first, differ = offers[0], _of_another_layout(offers)
+    if differ is None or target.architectures == "allow":
+        return
+    assert first.layout is not None
+    assert differ.layout is not None
+    raise MismatchError.one(
+        "layout-mismatch",
+        f"the inputs of `{target.name}` are of different architectures: `{first.layout.name}` and "
+        f"`{differ.layout.name}`",
+        where=target.where.place(),
+        rows=(first.row(), differ.row()),
+        help="checkpoints of different architectures can't be merged",
+    )
+
+
+def _of_another_layout(offers: Sequence[Offer]) -> Offer | None:
+    return next((offer for offer in offers[1:] if _are_different(offers[0].layout, offer.layout)), None)
 
 
 def _are_different(one: Layout | None, other: Layout | None) -> bool:
@@ -211,6 +226,27 @@ def _from_one_alone(target: Target, names: Sequence[str]) -> str:
     if isinstance(number, tuple):
         table = f"[{', '.join(['…'] * (len(number) - 1) + [table])}]"
     return f"take such tensors from one input only: `{amount} = {table}`"
+
+
+def check_latents(target: Target, ours: frozenset[str], theirs: frozenset[str], ref: str, *where: str) -> None:
+    """Refuse an autoencoder whose latents are those of other models. `ours`: whose the target's are.
+
+    Raises:
+        MismatchError: so it is, and the target does not say that this is meant.
+    """
+    if not ours or not theirs or ours & theirs or target.architectures == "allow":
+        return
+    raise MismatchError.one(
+        "architectures-differ",
+        f"the VAE of `{ref}` is one of {_one_of(theirs)}, and `{target.name}` is {_one_of(ours)}",
+        where=target.where.place(*where),
+        help="equal shapes mean other things there, and pictures would be noise; if it is meant all the same, say "
+        '`architectures = "allow"`',
+    )
+
+
+def _one_of(titles: Collection[str]) -> str:
+    return " or ".join(sorted(titles))
 
 
 def check_component(target: Target, component: Component, specs: Mapping[str, Spec], taken: Mapping[str, Spec]) -> None:

@@ -40,6 +40,7 @@ from mergebuild.fold.views import View, Views, disagreements
 from mergebuild.layouts import Layout
 from mergebuild.methods.arguments import Argument
 from mergebuild.methods.method import Method
+from mergebuild.naming.latents import AUTOENCODER
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Target, TensorRule
 from mergebuild.sources.sources import Sources, source_of_part
@@ -68,6 +69,10 @@ class _Alike(NamedTuple):
     """The method's, of each number, those of a list one by one; 0 where it has none."""
     inputs: tuple[tuple[Form, ...], ...]
     """By kind, what the method makes its tensors of; none where they are just an input's."""
+    autoencoder: tuple[int, ...]
+    """The kinds of the tensors of an autoencoder."""
+    latents: tuple[frozenset[str], ...]
+    """Whose latents each input's makes, where it is known."""
     kin: dict[tuple[tuple[Slot, ...], ...], Kin]
     """`Blueprint.kin`, by the slots of each kind: a coefficient that is 0 takes one out."""
 
@@ -201,6 +206,9 @@ class Folding:
                 raise _unknown_component(target, each, first.layout, known)
             if each.input is not None:
                 view = baked[each.name] = self._views.component(each, target, first)
+                if any(name.startswith(AUTOENCODER) and known[each.name].search(name) for name in view.specs):
+                    ours, theirs = (self._views.latents(one) for one in (first, view))
+                    compatible.check_latents(target, ours, theirs, each.input.ref, "components", each.name)
                 elsewhere |= dict.fromkeys(name for name in view.specs if known[each.name].search(name))
         floats = tuple(name for name, spec in specs.items() if spec.is_float)
         part_of = self._ruled_names(target, views, floats)
@@ -242,6 +250,7 @@ class Folding:
             return self._made_loras.blueprint(target)
         alike = self._alike_of(target, scope)
         forms = Forms(alike.frame.kinds, self._palette(target, alike))
+        _check_latents(target, alike, forms)
         return Blueprint(
             target=target,
             layout=alike.views[0].layout,
@@ -301,6 +310,8 @@ class Folding:
     def _alike_anew(self, target: Target, kindred: _Kindred, pattern: Pattern) -> _Alike:
         views = kindred.views
         frame = self._frames.frame(target, views, kindred.draft, pattern)
+        compatible.check_layouts(target, [self._views.offer(view) for view in views])
+        autoencoder = {kind for name, kind in frame.kinds.of.items() if name.startswith(AUTOENCODER)}
         return _Alike(
             views,
             frame,
@@ -318,7 +329,14 @@ class Folding:
                 )
                 for recipe in frame.recipes
             ),
+            autoencoder=tuple(sorted(autoencoder)),
+            latents=self._latents(views) if autoencoder else (),
             kin={},
+        )
+
+    def _latents(self, views: Sequence[View]) -> tuple[frozenset[str], ...]:
+        return (
+            tuple(frozenset() if view.delta else self._views.latents(view) for view in views) if len(views) > 1 else ()
         )
 
     def _with_rules(self, whole: Blueprint, division: _Division) -> Blueprint:
@@ -438,6 +456,20 @@ class Folding:
         arguments |= {f"has_{role}": any(each.role == role for each in target.inputs) for role in method.optional}
         arguments |= method.makes.layout_arguments(layout.name if layout else "")
         return Form((), Operation(method, tuple(sorted(arguments.items())), tuple(inputs)))
+
+
+def _check_latents(target: Target, alike: _Alike, forms: Forms) -> None:
+    """Refuse a merge with an autoencoder of other models; one of which nothing is taken is not compared.
+
+    Raises:
+        MismatchError: so it is.
+    """
+    for view, theirs in zip(alike.views[1:], alike.latents[1:], strict=False):
+        if not alike.latents[0].isdisjoint(theirs) or not theirs:
+            continue
+        own = {slot for form in view.palette for slot in form.slots}
+        if any(not own.isdisjoint(forms.slots[kind]) for kind in alike.autoencoder):
+            compatible.check_latents(target, alike.latents[0], theirs, view.input.ref)
 
 
 def _tied(alike: _Alike) -> Mapping[str, str]:

@@ -310,7 +310,7 @@ class Frames:
         if refused:
             raise compatible.refusal(refused)
         unequal = {name: used for name, used in meeting.unequal.items() if name in taken}
-        compatible.check(target, [self._views.offer(view) for view in views], unequal)
+        compatible.check_shapes(target, [self._views.offer(view) for view in views], unequal)
         makings = tuple((name, use) for name, use in meeting.made.items() if name in taken)
         found = draft.makings.get(makings)
         if found is None:

@@ -132,7 +132,9 @@ class MadeLoras:
             for name in parts.parameters(each)
             if base.specs[name].shape != tuned.specs[name].shape
         }
-        compatible.check(target, [self._views.offer(each) for each in views], unequal)
+        offers = [self._views.offer(each) for each in views]
+        compatible.check_shapes(target, offers, unequal)
+        compatible.check_layouts(target, offers)
         names = [[name for each in some for name in parts.parameters(each)] for some in (asked, both)]
         account = _account(base, tuned, *names)
         given = target.words

@@ -25,6 +25,7 @@ from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.layouts import Layout, detect
 from mergebuild.naming.canonical import is_first_layer
+from mergebuild.naming.latents import AUTOENCODER, latents_of
 from mergebuild.naming.parts import components, family_in, parts_called, prefixes_of_new
 from mergebuild.naming.spelling import AS_IS, FileSpelling
 from mergebuild.recipe import Recipe
@@ -371,6 +372,19 @@ class Views:
             found = specs, family_in({name: spec.shape for name, spec in specs.items()})
             self._families[id(specs)] = found
         return found[1]
+
+    def latents(self, view: View) -> frozenset[str]:
+        """Return whose latents the autoencoder of an input makes, or may make; empty where nothing is known."""
+        shapes = {name: spec.shape for name, spec in view.specs.items() if name.startswith(AUTOENCODER)}
+        ref = view.input.ref
+        model = self._sources.file(ref).model if ref in self._sources else None
+        facts, metadata = (model.facts, model.metadata) if model else (None, None)
+        return latents_of(self._family(self.whole(view)), shapes, facts, metadata)
+
+    def whole(self, view: View) -> Mapping[str, Spec]:
+        """Return all tensors of an input of which a view may show a part."""
+        ref = view.input.ref
+        return self._input_specs(ref, "drop")[0] if ref in self._sources else view.specs
 
     def component(self, each: Component, target: Target, first: View) -> View:
         """Return an input as a checkpoint with the names of the target's first input: a part alone gets them."""

@@ -232,6 +232,21 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
+class Latents:
+    """What autoencoders of one kind turn pictures into."""
+
+    title: str
+    """Whose they are, for people."""
+    families: frozenset[str]
+    """The families whose models have such autoencoders."""
+    channels: int
+    scaling_factor: float | None
+    """What a configuration of diffusers says."""
+    modelspec: tuple[str, ...]
+    """What `modelspec.architecture` begins with."""
+
+
+@dataclass(frozen=True, slots=True)
 class General:
     """What holds for every family."""
 
@@ -253,6 +268,7 @@ class General:
     """Modules that take an image or its latents."""
     no_first_layers: tuple[str, ...]
     """What stands in front of a module of that name that takes none."""
+    latents: tuple[Latents, ...]
 
 
 @cache
@@ -269,6 +285,16 @@ def general() -> General:
         tuple(each["end"] for each in table["constants"]),
         tuple(table["first_layers"]),
         tuple(table["no_first_layers"]),
+        tuple(
+            Latents(
+                each["title"],
+                frozenset(each["families"]),
+                each["channels"],
+                each.get("scaling_factor"),
+                tuple(each.get("modelspec", ())),
+            )
+            for each in table["latents"]
+        ),
     )
 
 

@@ -120,6 +120,62 @@ def test_position_ids_are_repaired(pair: Lab, ids: torch.Tensor) -> None:
     assert pair.verdicts() == {"mix": "up-to-date"}
 
 
+KL, XL = 0.18215, 0.13025
+
+
+def vae_folder(lab: Lab, name: str, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> None:
+    """Write a VAE as diffusers does, with its configuration."""
+    (lab / name).mkdir(parents=True, exist_ok=True)
+    write_model(lab / name / "diffusion_pytorch_model.safetensors", as_pipeline(tensors)["vae"])
+    (lab / name / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"} | facts))
+    lab.sources[name] = f"{name}/"
+
+
+@pytest.mark.parametrize(
+    "how", ['components.vae = "{}"\n', 'b = "{}"\nmethod = "weighted_sum"\nalpha = 0.5\nmerge = ["vae"]\n']
+)
+def test_a_vae_of_another_family_is_refused_by_what_it_is(lab: Lab, how: str) -> None:
+    """Stable Diffusion 1's and XL's have the same tensors and shapes, and other latents."""
+    xl, old = full_checkpoint("sdxl", 1, torch.float32), full_checkpoint("sd15", 2, torch.float32)
+    lab.model("xl", **xl)
+    lab.model("old", **old)
+    vae_folder(lab, "kl", old, {})
+    vae_folder(lab, "kl2", old, {"scaling_factor": KL})
+    vae_folder(lab, "fix", old, {"scaling_factor": XL})
+    lab.model("alone", **{name: each for name, each in old.items() if name.startswith(VAE)})
+    method = "" if "method" in how else 'method = "copy"\n'
+    text = f'[targets.t]\na = "xl"\n{method}{how}output = "out/t.safetensors"\n'
+    for name in ("old", "kl", "kl2"):
+        lab.write(text.format(name))
+        with pytest.raises(MismatchError) as refused:
+            lab.build()
+        (problem,) = refused.value.problems
+        if name == "old" and "method" in how:
+            assert problem.code == "layout-mismatch"
+        else:
+            assert problem.code == "architectures-differ"
+            assert problem.message.startswith(f"the VAE of `{name}` is one of Stable Diffusion 1 and 2, and `t` is ")
+        assert refused.value.exit_code == 9
+        lab.write(text.format(name) + 'architectures = "allow"\n')
+        assert lab.build().ok, name
+    for name in ("fix", "alone"):
+        lab.write(text.format(name))
+        assert lab.build().ok, name
+
+
+def test_a_vae_that_is_not_taken_is_not_compared(lab: Lab) -> None:
+    """Its number is 0, or `merge` leaves it out."""
+    one, two = (full_checkpoint("sd15", seed, torch.float32) for seed in (1, 2))
+    lab.model("one", **one)
+    vae_folder(lab, "fix", two, {"scaling_factor": XL})
+    text = '[targets.t]\nmethod = "linear"\nmodels = ["one", "fix"]\nweight = [1, {}]\noutput = "t.safetensors"\n'
+    lab.write(text.format("0.5"))
+    with pytest.raises(MismatchError):
+        lab.build()
+    lab.write(text.format("0"))
+    assert lab.build().ok
+
+
 def test_narrow_inputs_take_part_in_the_channels_that_they_have(pair: Lab) -> None:
     """An inpainting model keeps the channels of the mask; without `on_channels` the shapes do not fit."""
     one, two = pair.read("one.safetensors"), pair.read("two.safetensors")
