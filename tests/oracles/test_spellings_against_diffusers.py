@@ -6,13 +6,17 @@ in each row, given to diffusers' converter, and found in the tensors that our ma
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import diffusers
 import pytest
 import torch
+from client_models import ALPHA, assert_same_parameters, build, merged_module, perturbed
 from diffusers.loaders import single_file_utils as converters
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mergebuild.naming.canonical import canonical
@@ -92,3 +96,78 @@ def test_every_row_is_where_diffusers_puts_it(case: Case) -> None:
     converted = convert(state | {name: torch.zeros(1) for name in _UNUSED.get(case.family, ())})
     for name, numbers in wanted.items():
         assert converted[name].flatten().tolist() == numbers, name
+
+
+_FLUX: Mapping[str, object] = {
+    "num_layers": 2, "num_single_layers": 2, "guidance_embeds": True, "attention_head_dim": 16,
+    "num_attention_heads": 2, "in_channels": 16, "joint_attention_dim": 24, "pooled_projection_dim": 20,
+    "axes_dims_rope": (4, 6, 6),
+}  # fmt: skip
+_SD3: Mapping[str, object] = {
+    "num_layers": 3, "dual_attention_layers": (0,), "qk_norm": "rms_norm", "caption_projection_dim": 32,
+    "attention_head_dim": 16, "num_attention_heads": 2, "in_channels": 4, "joint_attention_dim": 24,
+    "pooled_projection_dim": 20, "sample_size": 8, "pos_embed_max_size": 8,
+}  # fmt: skip
+
+
+def _flux_inputs() -> dict[str, Tensor]:
+    return {
+        "hidden_states": torch.randn(1, 4, 16), "encoder_hidden_states": torch.randn(1, 3, 24),
+        "pooled_projections": torch.randn(1, 20), "timestep": torch.ones(1), "guidance": torch.ones(1),
+        "img_ids": torch.zeros(4, 3), "txt_ids": torch.zeros(3, 3),
+    }  # fmt: skip
+
+
+def _sd3_inputs() -> dict[str, Tensor]:
+    return {
+        "hidden_states": torch.randn(1, 4, 8, 8), "encoder_hidden_states": torch.randn(1, 3, 24),
+        "pooled_projections": torch.randn(1, 20), "timestep": torch.ones(1),
+    }  # fmt: skip
+
+
+def _in_authors_names(state: State) -> State:
+    made = canonical({name: tuple(tensor.shape) for name, tensor in state.items()}).made
+    return {
+        f"model.diffusion_model.{name}": torch.cat(
+            [state[cut.tensor] if cut.rows is None else state[cut.tensor][slice(*cut.rows)] for cut in renamed.cuts]
+        )
+        for name, renamed in made.items()
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("model", "config", "inputs"),
+    [("FluxTransformer2DModel", _FLUX, _flux_inputs), ("SD3Transformer2DModel", _SD3, _sd3_inputs)],
+    ids=["flux", "sd3"],
+)
+@torch.no_grad()
+def test_a_pipeline_merged_with_its_authors_file_loads_and_computes(
+    tmp_path: Path, model: str, config: Mapping[str, object], inputs: Callable[[], dict[str, Tensor]]
+) -> None:
+    """In either order: a folder of diffusers, and a file in its authors' names that is read back."""
+    torch.manual_seed(1)
+    made = getattr(diffusers, model)
+    a, b = perturbed(made(**config), 1), perturbed(made(**config), 2)
+    a.save_pretrained(tmp_path / "a/transformer")
+    index = {"_class_name": "DiffusionPipeline", "transformer": ["diffusers", model]}
+    (tmp_path / "a/model_index.json").write_text(json.dumps(index))
+    authors = _in_authors_names(b.state_dict())
+    save_file(authors, tmp_path / "b.safetensors")
+    target = '[targets.{}]\nmethod = "weighted_sum"\na = "{}"\nb = "{}"\nalpha = {}\noutput = "{}"\n'
+    build(
+        tmp_path,
+        '[sources]\na = "a/"\nb = "b.safetensors"\n'
+        + target.format("folder", "a", "b", ALPHA, "out/merged/")
+        + target.format("file", "b", "a", round(1 - ALPHA, 9), "out/merged.safetensors"),
+    )
+    expected = merged_module(a, b)
+    found = made.from_pretrained(tmp_path / "out/merged/transformer")
+    assert_same_parameters(found, expected)
+    given = inputs()
+    torch.testing.assert_close(found(**given).sample, expected(**given).sample, rtol=0, atol=1e-5)
+    file = load_file(tmp_path / "out/merged.safetensors")
+    assert file.keys() == authors.keys()
+    wanted = _in_authors_names(expected.state_dict())
+    for name, tensor in file.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=1e-6)
