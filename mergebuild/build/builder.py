@@ -847,6 +847,7 @@ class Builder:
                 self._fingerprint_of(made.name),
                 header,
                 len(made.blueprint.specs),
+                made.notes,
             ),
             packed_keys(made.tensors, made.intermediates),
         )

@@ -626,6 +626,7 @@ class Project:
                 self._shown(row.path),
                 tagged(record.artifact),
                 tensors_reused=record.tensors,
+                notices=record.notices,
             )
             for name, (record, row) in fresh.items()
         }

@@ -75,8 +75,8 @@ class Stamp:
             if any(epoch(device) != known for device, known in kept["epochs"]):
                 return None
             targets = tuple(
-                TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors)
-                for name, output, artifact, tensors in kept["targets"]
+                TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors, notices=tuple(notices))
+                for name, output, artifact, tensors, notices in kept["targets"]
             )
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return None
@@ -115,7 +115,9 @@ class Stamp:
             "texts": list(words.items()),
             "files": [[path, *state] for path, state in states.items() if path not in words],
             "epochs": [[device, epoch(device)] for device in {state[0] for state in states.values()}],
-            "targets": [[each.target, each.output, each.artifact, each.tensors_reused] for each in targets],
+            "targets": [
+                [each.target, each.output, each.artifact, each.tensors_reused, each.notices] for each in targets
+            ],
         }
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         write_text(Path(self._path), json.dumps(kept, separators=(",", ":")))

@@ -32,6 +32,9 @@ _FIELDS = len(RECORD.split(", ")) + 1
 _CHECKSUM = 16
 """Bytes of the checksum before packed keys."""
 
+_LINE = "\n"
+"""What stands between two notices, in which no line ends."""
+
 _FINDINGS = 100_000
 """How many findings are kept: each is some numbers about a tensor."""
 
@@ -103,9 +106,10 @@ class DiskLedger:
             self._db.rows("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (inputs, keys.inputs))
         self._db.rows(
             f"INSERT OR REPLACE INTO record (project, {RECORD}, built, seal, keys, inputs)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                self._project, record.target, record.artifact, output, sealed(record.manifest), record.fingerprint,
+                self._project, record.target, record.artifact, output, sealed(record.manifest),
+                sealed(_LINE.join(record.notices)) if record.notices else None, record.fingerprint,
                 record.header, record.tensors, time.time(), seal(self._project, *facts),
                 checksum(keys.lines) + keys.lines if keys else None, inputs,
             ),
@@ -209,10 +213,12 @@ class DiskLedger:
 
 def record_of(state: State, row: Sequence[Any], project: str) -> Record | None:
     """Return the record of a row, its seal last; None if that is broken."""
-    target, artifact, output, manifest, *rest, kept = row
-    if kept != seal(project, target, artifact, output, *rest):
+    target, artifact, output, manifest, notices, fingerprint, header, tensors, kept = row
+    if kept != seal(project, target, artifact, output, fingerprint, header, tensors):
         return None
-    return Record(target, artifact, state.path_of(output) if output else None, text_of(manifest) or "", *rest)
+    told = tuple(text.split(_LINE)) if (text := text_of(notices)) else ()
+    path = state.path_of(output) if output else None
+    return Record(target, artifact, path, text_of(manifest) or "", fingerprint, header, tensors, told)
 
 
 def source_of(row: Sequence[Any]) -> SourceRow | None:

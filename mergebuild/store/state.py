@@ -32,7 +32,7 @@ __all__ = ["ARTIFACT", "RECORD", "SOURCE", "STATE", "State", "five", "opened_sta
 STATE = "state.sqlite3"
 """The database's name in the store."""
 
-_VERSION = 6
+_VERSION = 7
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS tensor ( -- no seals: the artifact's own table has th
 CREATE INDEX IF NOT EXISTS tensor_artifact ON tensor (artifact);
 CREATE TABLE IF NOT EXISTS record (
     project TEXT, target TEXT, artifact BLOB NOT NULL, output TEXT, manifest TEXT NOT NULL, built REAL NOT NULL,
-    fingerprint BLOB, header BLOB, tensors INTEGER, seal TEXT, keys BLOB, inputs BLOB,
+    fingerprint BLOB, header BLOB, tensors INTEGER, seal TEXT, keys BLOB, inputs BLOB, notices TEXT,
     PRIMARY KEY (project, target)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS record_inputs ON record (inputs);
@@ -73,7 +73,7 @@ _SEALED = ARTIFACT.removeprefix("id, ").replace("contents, ", "")
 
 SOURCE = "device, inode, size, mtime_ns, ctime_ns, checksums, content, sha256, autov3, used, boot, seal"
 
-RECORD = "target, artifact, output, manifest, fingerprint, header, tensors"
+RECORD = "target, artifact, output, manifest, notices, fingerprint, header, tensors"
 
 
 def opened_state(path: Path | None, *, durable: bool = False, patience: float | None = None) -> Database:
@@ -341,13 +341,15 @@ _MOST_KEPT = 500_000
 
 def _grow(db: Database, version: int) -> None:
     """Bring the rows of an older database to this version."""
+    db.rows("ALTER TABLE record ADD COLUMN notices TEXT")
     if version < _SEALED_SINCE:
         _add_seals(db)
-    for column in ("keys", "inputs"):
+    for column in ("keys", "inputs") if version < _KEYS_SINCE else ():
         db.rows(f"ALTER TABLE record ADD COLUMN {column} BLOB")
 
 
 _SEALED_SINCE = 5
+_KEYS_SINCE = 6
 
 
 def _add_seals(db: Database) -> None:
@@ -357,7 +359,7 @@ def _add_seals(db: Database) -> None:
         db.rows(
             "UPDATE artifact SET seal = ?, contents = ? WHERE id = ?", (seal(*fields), sealed_table(packed), number)
         )
-    for project, target, artifact, output, manifest, *rest in db.rows(f"SELECT project, {RECORD} FROM record"):
+    for project, target, artifact, output, manifest, _, *rest in db.rows(f"SELECT project, {RECORD} FROM record"):
         values = (seal(project, target, artifact, output, *rest), sealed(manifest), project, target)
         db.rows("UPDATE record SET seal = ?, manifest = ? WHERE project = ? AND target = ?", values)
     for table in ("source", "finding"):  # made anew by the schema, and found out again

@@ -99,6 +99,8 @@ class Record(NamedTuple):
     header: bytes = b""
     """The checksum of everything before the data."""
     tensors: int = 0
+    notices: tuple[str, ...] = ()
+    """What was to be known of it, a sentence each."""
 
 
 class PackedKeys(NamedTuple):

@@ -300,7 +300,7 @@ class LedgerTests(_StoreTests):
     def test_a_record_is_what_was_put(self, store: Store, path: Path) -> None:
         ledger = store.ledger
         assert ledger.record("mix") is None
-        record = Record("mix", b"a" * 16, path, "manifest", b"f" * 16, b"h" * 16, 3)
+        record = Record("mix", b"a" * 16, path, "manifest", b"f" * 16, b"h" * 16, 3, ("one thing", "another"))
         ledger.put_record(record)
         assert ledger.record("mix") == record
         ledger.put_record(record._replace(artifact=b"b" * 16, output=None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lab import Lab
 
 from mergebuild.events import Notice, PassBegun
+from mergebuild.project.stamp import Stamp
 
 SENTENCE = "1 tensor that `q` lacks stays the first input's: 4 B (33 % of `p`), `only`"
 
@@ -48,9 +49,16 @@ def test_json_has_the_notices_of_build_and_plan_and_of_plan_as_notes_too(lab: La
     assert [each["notices"] for each in built] == [[SENTENCE]] * 2
 
 
-def test_what_is_up_to_date_is_told_of_no_more(lab: Lab) -> None:
+def test_what_is_up_to_date_is_told_of_no_more_and_stands_in_its_result(lab: Lab) -> None:
     family(lab)
     lab.build()
     lab.events.clear()
-    lab.build()
+    assert [each.notices for each in lab.build().targets] == [(SENTENCE,)] * 2
     assert told(lab) == []
+    assert [each.notices for each in lab.project.plan().targets] == [(SENTENCE,)] * 2
+    stamp = Stamp(lab / "mergefile.toml", (), None, ())
+    lab.settle()
+    lab.build()
+    answer = stamp.answer()
+    assert answer is not None
+    assert [each.notices for each in answer.targets] == [(SENTENCE,)] * 2

@@ -40,6 +40,7 @@ def as_before(state: Path) -> None:
             "DROP TABLE inputs",
             "ALTER TABLE record DROP COLUMN keys",
             "ALTER TABLE record DROP COLUMN inputs",
+            "ALTER TABLE record DROP COLUMN notices",
             "PRAGMA user_version = 5",
         ):
             db.execute(statement)

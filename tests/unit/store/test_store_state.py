@@ -130,6 +130,21 @@ def test_a_state_of_an_older_version_keeps_what_it_knew(tmp_path: Path, version:
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_a_state_without_notices_keeps_what_it_knew(tmp_path: Path) -> None:
+    state = state_of(tmp_path)
+    told = record("t", tmp_path / "t", b"d" * 16)._replace(notices=("one thing", "another"))
+    keys = PackedKeys(b"lines", b"inputs")
+    ledger_of(state).put_record(told, keys)
+    assert ledger_of(state).record("t") == told
+    state.close()
+    with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
+        db.execute("ALTER TABLE record DROP COLUMN notices")
+        db.execute("PRAGMA user_version = 6")
+    state = State(state.path)
+    assert ledger_of(state).record("t") == told._replace(notices=())
+    assert ledger_of(state).keys("t") == keys
+
+
 def test_a_state_without_keys_keeps_what_it_knew(tmp_path: Path) -> None:
     """Of a target that was built before keys were kept none are known, until it is built again."""
     state = state_of(tmp_path)
@@ -146,6 +161,7 @@ def test_a_state_without_keys_keeps_what_it_knew(tmp_path: Path) -> None:
             "DROP TABLE inputs",
             "ALTER TABLE record DROP COLUMN keys",
             "ALTER TABLE record DROP COLUMN inputs",
+            "ALTER TABLE record DROP COLUMN notices",
             "PRAGMA user_version = 5",
         ):
             db.execute(statement)
@@ -231,7 +247,7 @@ def test_a_row_in_which_anything_is_another_is_none(tmp_path: Path, table: str) 
     with contextlib.closing(sqlite3.connect(state.path, isolation_level=None)) as db:
         columns = [name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")]
         for column in columns:
-            if column in ("id", "used", "built", "found", "manifest", "keys", "inputs"):
+            if column in ("id", "used", "built", "found", "manifest", "notices", "keys", "inputs"):
                 continue
             db.execute(f"UPDATE {table} SET {column} = CAST(COALESCE({column}, '') || 'x' AS BLOB)")
             assert not known()[TABLES.index(table)], column
