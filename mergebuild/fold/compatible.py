@@ -6,6 +6,7 @@ the smaller one's tensors, are refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from mergebuild.configuration.vocabulary import is_of_tokens
 from mergebuild.errors import MergeBuildError, MismatchError, Problem, SourceError
 from mergebuild.fold.counterparts import Accounting, Spec, percent
 from mergebuild.layouts import Layout
-from mergebuild.lora import Match
+from mergebuild.lora import Match, weight_of
 from mergebuild.naming.canonical import is_first_layer
 from mergebuild.naming.difference import explained
 from mergebuild.recipe.model import Component, Input, Target
@@ -37,6 +38,7 @@ __all__ = [
     "unmatched",
 ]
 
+_NUMBER = re.compile(r"\.\d+\.")
 _LISTED = 8
 _WRITTEN_OUT = 3
 _AMOUNTS = ("alpha", "t", "weight")
@@ -332,15 +334,40 @@ def doubtful_component(target: Target, component: Component, names: Sequence[str
     )
 
 
-def unmatched(target: Target, lora: Input, names: Sequence[str], *, found: int) -> MismatchError:
-    """Return the error of a LoRA some of whose tensors find no place in the model."""
+def unmatched(
+    target: Target, lora: Input, names: Sequence[str], model: Collection[str], *, found: int
+) -> MismatchError:
+    """Return the error of a LoRA some of whose tensors find no place in the model.
+
+    Args:
+        target: what it is added to.
+        lora: the LoRA.
+        names: its tensors that find none.
+        model: the names of the model's tensors.
+        found: how many tensors of the model the others change.
+    """
     most = _LISTED_OF_A_LORA
     listed = [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
+    why = _why_unmatched(names, model, is_rest=bool(found))
     return MismatchError.one(
         "lora-unmatched",
         f"{len(names)} tensors of LoRA `{lora.ref}` have no place in the model of `{target.name}`"
         + (f"; the others change {found} tensors" if found else ""),
         where=target.where.place(),
         rows=listed,
-        help="it was made for another model, or parts that this one lacks; `allow_unmatched = true` leaves them out",
+        help=f"{why}; `allow_unmatched = true` leaves them out",
     )
+
+
+def _why_unmatched(names: Sequence[str], model: Collection[str], *, is_rest: bool) -> str:
+    """Return what a LoRA's tensors without a place have in common, as far as names tell."""
+    weights = {weight_of(name) for name in names}
+    first = {_NUMBER.sub(".0.", weight, count=1) for weight in weights}
+    if first <= set(model) and not weights & first:
+        return "the model has fewer layers: the LoRA was made for a deeper one"
+    clause = explained(model, weights)
+    if clause:
+        return f"they seem to be the model's under other names, which no rule knows: {clause}"
+    if is_rest:
+        return "they are of parts that this model lacks"
+    return "none of it is for this model: it was made for another one"

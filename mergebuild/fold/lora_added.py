@@ -72,7 +72,7 @@ class AddedLoras:
         """
         found = self._on(each, target, base)
         if found.unmatched and not target.flags["allow_unmatched"]:
-            raise compatible.unmatched(target, each, found.unmatched, found=len(found.changed))
+            raise compatible.unmatched(target, each, found.unmatched, base.specs, found=len(found.changed))
         return replace(found.view, input=each)
 
     def untied(self, each: Input, target: Target, base: View) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from mergebuild.lora.names import Stored
 from mergebuild.lora.needs import Needs, needs
 from mergebuild.lora.products import LoraProduct, Products, products_of
 from mergebuild.lora.roles import Factor
-from mergebuild.lora.scaling import KeptModule, UnscalableError, kept_modules, scaled
+from mergebuild.lora.scaling import KeptModule, UnscalableError, kept_modules, scaled, weight_of
 
 __all__ = [
     "ADAPTER_METADATA",
@@ -56,4 +56,5 @@ __all__ = [
     "products_of",
     "scaled",
     "shaped",
+    "weight_of",
 ]

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from mergebuild.lora.modules import PEFT
 from mergebuild.lora.roles import role_of
 
-__all__ = ["KeptModule", "UnscalableError", "kept_modules", "scaled"]
+__all__ = ["KeptModule", "UnscalableError", "kept_modules", "scaled", "weight_of"]
 
 _FACTORS: Final = (
     ("lora", "up"), ("embedding", "up"), ("loha", "w1_a"), ("lokr", "w1"), ("lokr", "w1_a"),
@@ -44,6 +44,12 @@ class KeptModule(NamedTuple):
     weight: str
     """What the weight is called that it changes, for selectors."""
     tensors: tuple[str, ...]
+
+
+def weight_of(tensor: str) -> str:
+    """Return what the weight is called that a LoRA's tensor changes, as its own names have it."""
+    role = role_of(tensor)
+    return f"{role.module.removeprefix(PEFT)}.weight" if role else tensor
 
 
 def kept_modules(names: Iterable[str]) -> tuple[KeptModule, ...]:

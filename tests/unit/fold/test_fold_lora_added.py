@@ -15,6 +15,7 @@ from torch import Tensor
 from mergebuild.errors import MergeBuildError
 
 PEFT = "base_model.model."
+OTHER_HEADS = "names begin with `model.` in the one and with `odd.thing.` in the other"
 EMBED, HEAD, Q = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -289,6 +290,31 @@ def test_a_tensor_that_does_not_fit_is_refused_where_it_is_asked_for(lab: Lab) -
     assert refusal(lab, add()).problems[0].help == (
         "the LoRA was made for another kind of model: take one of the kind that it was trained on"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "help_"),
+    [
+        (
+            ["model.layers.2.self_attn.q_proj.weight", "model.layers.3.self_attn.q_proj.weight"],
+            "the model has fewer layers: the LoRA was made for a deeper one",
+        ),
+        (
+            [f"odd.thing.layers.{layer}.self_attn.q_proj.weight" for layer in range(2)],
+            "they seem to be the model's under other names, which no rule knows: " + OTHER_HEADS,
+        ),
+        (["model.vision.q.weight", Q], "they are of parts that this model lacks"),
+        (["unet.conv.weight"], "none of it is for this model: it was made for another one"),
+    ],
+    ids=["layers", "a prefix", "parts", "another model"],
+)
+def test_why_nothing_fits_is_told_where_names_tell(lab: Lab, names: list[str], help_: str) -> None:
+    """That a LoRA is for another model is said only where nothing of it is for this one."""
+    llama(lab)
+    adapter(lab, {key: each for name in names for key, each in low_rank(name).items()})
+    (problem,) = refusal(lab, add()).problems
+    assert problem.code == "lora-unmatched"
+    assert problem.help == f"{help_}; `allow_unmatched = true` leaves them out"
 
 
 # First layers of other widths
