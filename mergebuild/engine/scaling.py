@@ -103,7 +103,7 @@ def _product(values: Tensor, factors: Factors, *, odd: bool) -> None:
         values.mul_(factors.whole)
         return
     head, rest = values * factors.head, values * factors.rest
-    torch.add(head, rest, out=values)
+    values.mul_(factors.whole)  # the nearest to their sum; an infinity stays one
     lacks = rest.sub_(torch.sub(values, head, out=head))
     away = lacks.sign_().mul_(torch.sign(values)).nan_to_num_()  # 1: of a larger magnitude
     bits = values.view(torch.int32)  # one more is one further from zero
