@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from example_counts import examples
+from hypothesis import given
+from hypothesis import strategies as st
 from lab import Lab
 from model_files import same_bits, write_model
 from tiny_models import full_checkpoint
@@ -234,6 +237,35 @@ def test_a_copy_is_added_as_the_lora_itself(peft: Lab, config: dict[str, Any], o
         read_header(peft / f"{name}.safetensors").metadata["mergebuild"][:60] for name in ("direct", "chained")
     }
     assert len(artifacts) == 1
+
+
+@examples(8)
+@given(
+    config=st.fixed_dictionaries(
+        {"lora_alpha": st.integers(-4, 40), "use_rslora": st.booleans()},
+        optional={"alpha_pattern": st.just({r".*\.[a-z]_proj": 3}), "use_dora": st.just(True)},
+    ),
+    chain=st.lists(st.sampled_from(["", "v{}.safetensors", "v{}/"]), min_size=1, max_size=3),
+    strength=st.sampled_from(["1", "0.3", "-2"]),
+)
+def test_any_chain_of_copies_is_added_as_the_lora_itself(
+    tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any], chain: list[str], strength: str
+) -> None:
+    """Virtual, as files and as folders, one after another."""
+    lab = Lab(tmp_path_factory.mktemp("chain"))
+    lab.model("base", **{f"{module}.weight": random(8, 6, seed=at) for at, module in enumerate((Q, V))})
+    vectors = {f"{PEFT}{module}.lora_magnitude_vector": random(8, seed=7) for module in (Q, V)}
+    adapter(lab, "one", vectors if "use_dora" in config else None, **config)
+    text, last = "", "one"
+    for number, output in enumerate(chain):
+        text += target(f"v{number}", "copy", f'output = "{output.format(number)}"' if output else "", a=last)
+        last = f"v{number}"
+    for name, lora in (("direct", "one"), ("chained", last)):
+        more = f'strength = {strength}\noutput = "{name}.safetensors"'
+        text += target(name, "add_lora", more, base="base", loras=[lora])
+    built(lab, text)
+    direct, chained = (lab.read(f"{name}.safetensors") for name in ("direct", "chained"))
+    assert all(same_bits(each, chained[name]) for name, each in direct.items())
 
 
 def test_a_changed_alpha_reaches_all_that_is_made_of_it(peft: Lab) -> None:
