@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model
+from mergebuild.lora import adapter_config
 from mergebuild.system.portable import open_to_read, pread_into
 
 __all__ = [
@@ -185,8 +186,8 @@ def _alphas(model: Model, infos: Sequence[TensorInfo]) -> Iterator[float]:
 
 
 def _configured(model: Model) -> dict[float, int]:
-    """Return the alpha of an adapter's configuration, which the folders of PEFT have."""
-    alpha = model.facts.get("lora_alpha")
+    """Return the alpha of an adapter's configuration: of a folder of PEFT, or in a file's metadata."""
+    alpha = (adapter_config(model) or model.facts).get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         return {}
     try:

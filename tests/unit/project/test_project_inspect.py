@@ -151,6 +151,10 @@ def test_a_folder_of_peft_is_an_adapter_with_the_alpha_of_its_configuration(tmp_
     assert found.format == "peft"
     assert found.adapter is not None
     assert (found.adapter["ranks"], found.adapter["alphas"]) == ({"4": 1}, {"8": 0})
+    file = inspect(tmp_path / "adapter_model.safetensors")
+    assert (file.format, file.adapter, file.hashes) == (found.format, found.adapter, found.hashes)
+    write(tmp_path / "one.safetensors", tensors, {"lora_adapter_metadata": '{"r": 4, "lora_alpha": 8}'})
+    assert inspect(tmp_path / "one.safetensors").adapter == found.adapter
 
 
 def test_a_folder_of_shards_is_one_model(tmp_path: Path) -> None:
