@@ -36,6 +36,7 @@ from mergebuild.fold.numbers import (
     words_of,
 )
 from mergebuild.fold.selection import TensorSelection
+from mergebuild.fold.units import Units
 from mergebuild.fold.views import View, Views, disagreements
 from mergebuild.layouts import Layout
 from mergebuild.methods.arguments import Argument
@@ -129,6 +130,7 @@ class Folding:
         self._added = AddedLoras(sources, self._intern, self._blueprints, self.blueprint)
         self._made_loras = MadeLoras(recipe, sources, self._intern, self._views, self._added, self._selection)
         self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
+        self._units = Units(sources, self._intern)
         self._depths: dict[str, int] = {}
         """How many operations stand above each other in a virtual target that has any."""
         self._kindred: dict[tuple[object, ...], _Kindred] = {}
@@ -276,7 +278,7 @@ class Folding:
         key = (id(target.kin), structures(target.numbers), scope)
         kindred = self._kindred.get(key) if target.kin is not None else None
         if kindred is None:
-            views = self._views_of(target)
+            views = self._units.together(self._views_of(target), whole=scope == ALL and _looks_at_whole(target))
             kindred = _Kindred(target.kin, views, self._frames.draft(target, views, scope), {})
             if target.kin is not None:
                 self._kindred[key] = kindred
@@ -470,6 +472,12 @@ def _check_latents(target: Target, alike: _Alike, forms: Forms) -> None:
         own = {slot for form in view.palette for slot in form.slots}
         if any(not own.isdisjoint(forms.slots[kind]) for kind in alike.autoencoder):
             compatible.check_latents(target, alike.latents[0], theirs, view.input.ref)
+
+
+def _looks_at_whole(target: Target) -> bool:
+    """Whether a target's method finds out something of each tensor as a whole."""
+    making = target.making
+    return (making.takes_statistics or making.whole_tensors) and not making.surveys
 
 
 def _tied(alike: _Alike) -> Mapping[str, str]:

@@ -164,7 +164,7 @@ class MadeLoras:
             each.name: each
             for name, shape in shapes.items()
             if len(shape) == 2 and is_transposed(name, facts)
-            for each in [Unit(f"{_TURNED}{name}", shape[::-1], ((name, 0, shape[0]),), turned=True)]
+            for each in [Unit(f"{_TURNED}{name}", shape[::-1], ((name, 0, shape[0]),), shape[1:], turned=True)]
         }
         forms = tuple(self._units.forms(view, list(units.values())) for view in views)
         units = {name: unit for name, unit in units.items() if all(name in some for some in forms)}

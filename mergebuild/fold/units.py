@@ -7,19 +7,20 @@ A model is opened into its parameters. A module of a client is what the file has
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
-from mergebuild.fold.forms import Form, Slot
+from mergebuild.fold.forms import Form, Kinds, Slot, Spec
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import own
-from mergebuild.fold.views import View
+from mergebuild.fold.views import MODEL_LIKENESS, View
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.gathering import run_of
 from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.naming.renamed import Renamed
-from mergebuild.naming.spelling import FileSpelling
+from mergebuild.naming.spelling import AS_IS, FileSpelling
 from mergebuild.sources.sources import Sources
 
 __all__ = ["Unit", "Units", "stacked_in", "units_in"]
@@ -33,6 +34,8 @@ class Unit(NamedTuple):
     shape: tuple[int, ...]
     rows: tuple[tuple[str, int, int], ...]
     """A parameter and from which to which of its rows, one after another."""
+    row: tuple[int, ...]
+    """The shape of a row."""
     turned: bool = False
     """Whether it is the transpose of the one parameter that it is."""
 
@@ -43,18 +46,39 @@ class Unit(NamedTuple):
 
 
 def units_in(spelling: FileSpelling, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Unit]:
-    """Yield the tensors of a file that several of these parameters lie in by whole rows."""
+    """Yield the tensors of a file that several of these parameters lie in by whole rows, also of each in a stack."""
     for stored, members in spelling.fused(shapes).items():
-        rows = sorted(
-            (begin, name, first, last) for name in members for begin, first, last in _rows_in(spelling.made[name])
-        )
-        if len(members) > 1 and sum(last - first for _, _, first, last in rows) == stored.shape[0]:
-            yield Unit(stored.name, stored.shape, tuple((name, first, last) for _, name, first, last in rows))
+        row = shapes[members[0]][1:]
+        if spelling.views.keys().isdisjoint(members):
+            rows = [(name, 0, shapes[name][0]) for name in members]
+        else:
+            found = [
+                (begin, name, first, last) for name in members for begin, first, last in _rows_in(spelling.made[name])
+            ]
+            rows = [(name, first, last) for _, name, first, last in sorted(found)]
+        count = sum(last - first for _, first, last in rows)
+        if (
+            len(members) > 1
+            and count * prod(row) == prod(stored.shape)
+            and all(shapes[name][1:] == row for name in members)
+        ):
+            yield Unit(stored.name, stored.shape, tuple(rows), row)
 
 
 def stacked_in(spelling: FileSpelling) -> frozenset[str]:
     """Return the parameters that a file has in stacks, as no module of any client is."""
     return frozenset(name for name, renamed in spelling.made.items() if any(cut.at is not None for cut in renamed.cuts))
+
+
+def _has(view: View, unit: Unit) -> bool:
+    """Whether an input has all parameters of a unit, of the rows that it is made of, in one dtype."""
+    specs = [view.specs[name] for name in unit.members if name in view.specs]
+    if len(specs) < len(unit.members) or any(spec.dtype != specs[0].dtype for spec in specs):
+        return False
+    rows = dict.fromkeys(unit.members, 0)
+    for name, first, last in unit.rows:
+        rows[name] += last - first
+    return all(view.specs[name].shape == (count, *unit.row) for name, count in rows.items())
 
 
 def _rows_in(renamed: Renamed) -> Iterator[tuple[int, int, int]]:
@@ -74,6 +98,66 @@ class Units:
     def __init__(self, sources: Sources, intern: Interner) -> None:
         self._sources = sources
         self._intern = intern
+        self._of: dict[int, tuple[tuple[Unit, ...], FileSpelling]] = {}
+        """By the identity of a spelling, which is kept alive."""
+        self._known: dict[tuple[object, ...], tuple[View, View]] = {}
+        """By what a view is found by; with that, which is kept alive."""
+
+    def together(self, views: tuple[View, ...], *, whole: bool) -> tuple[View, ...]:
+        """Return inputs that have the first's tensors of several parameters where all of them can have them.
+
+        Args:
+            views: the inputs.
+            whole: whether something is found out of whole tensors, whose unit is what the first input stores. Else
+                only what an input has so already is taken together in the others: a target that was made so.
+        """
+        wanted = {
+            unit.name: unit
+            for at, view in enumerate(views)
+            for unit in self._units(view.spelling)
+            if unit.name in view.specs or (whole and at == 0 and _has(view, unit))
+        }
+        for view in views if wanted else ():
+            apart = [unit for unit in wanted.values() if unit.name not in view.specs]
+            forms = self.forms(view, [unit for unit in apart if _has(view, unit)])
+            for unit in apart:
+                if unit.name not in forms and any(name in view.specs for name in unit.members):
+                    del wanted[unit.name]
+        return tuple(self._with(view, tuple(wanted.values())) for view in views) if wanted else views
+
+    def _units(self, spelling: FileSpelling) -> tuple[Unit, ...]:
+        if spelling is AS_IS:
+            return ()
+        known = self._of.get(id(spelling))
+        if known is None:
+            shapes = {name: renamed.shape for name, renamed in spelling.made.items()}
+            known = self._of[id(spelling)] = (tuple(units_in(spelling, shapes)), spelling)
+        return known[0]
+
+    def _with(self, view: View, units: tuple[Unit, ...]) -> View:
+        """Return a view that has units in place of their parameters."""
+        units = tuple(unit for unit in units if unit.name not in view.specs and _has(view, unit))
+        if not units:
+            return view
+        key = (view.input.ref, *MODEL_LIKENESS(view), tuple(unit.name for unit in units))
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = (self._anew(view, units), view)
+        return replace(known[0], input=view.input)
+
+    def _anew(self, view: View, units: tuple[Unit, ...]) -> View:
+        forms = self.forms(view, units)
+        first = {unit.members[0]: unit for unit in units}
+        inside = {name for unit in units for name in unit.members}
+        specs: dict[str, Spec] = {}
+        for name, spec in view.specs.items():
+            if name in first:
+                specs[first[name].name] = spec._replace(shape=first[name].shape)
+            elif name not in inside:
+                specs[name] = spec
+        palette = [*view.palette, *dict.fromkeys(forms.values())]
+        of = {name: palette.index(forms[name]) if name in forms else view.kind(name) for name in specs}
+        return replace(view, specs=specs, palette=tuple(palette), kinds=Kinds(of, specs))
 
     def forms(self, view: View, units: Sequence[Unit]) -> Mapping[str, Form]:
         """Return what the units are made of that an input has, by name.
@@ -99,9 +183,8 @@ class Units:
         model = self._sources.file(ref).model
         infos = [model.tensors.get(name) for name in unit.members]
         first = infos[0]
-        row = unit.shape[:1] if unit.turned else unit.shape[1:]
         if first is None or any(
-            info is None or info.dtype != first.dtype or info.scale is not None or info.shape[1:] != row
+            info is None or info.dtype != first.dtype or info.scale is not None or info.shape[1:] != unit.row
             for info in infos
         ):
             return ""

@@ -55,8 +55,8 @@ class FileSpelling:
         fused = {name for members in self.fused(shapes).values() for name in members}
         taken = {cut.tensor for name in shapes if name in self.made for cut in self.made[name].cuts}
         for name, shape in shapes.items():
-            if name in fused:
-                continue
+            if name in fused or (name in self.shapes and name not in self.made):
+                continue  # with others in one tensor, or one that is several as the file has it
             renamed = self.made.get(name)
             if renamed is not None and not any(map(_is_part, renamed.cuts)):
                 stored = [SpelledTensor(cut.tensor, self._shape(cut, renamed, shape)) for cut in renamed.cuts]

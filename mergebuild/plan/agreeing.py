@@ -52,7 +52,7 @@ def agree(
         first.model.facts if first.model.format != "peft" else {},
         equal=_is_tied(source) or _is_tied(first),
     )
-    written = {name: spec.shape for name, spec in specs.items()}
+    written = _parameters({name: spec.shape for name, spec in specs.items()}, first.model)
     found = agreement(source.model.facts, Written(written, _shapes(source.model), heads))
     if found.contradictions:
         raise MismatchError.one(
@@ -78,6 +78,15 @@ def _shapes(model: Model) -> Shapes:
     """Return the shapes of a model's parameters, and of those that its files hold twice."""
     twice = {name: model.tensors[model.tied[name]].shape for name in model.copies if model.tied[name] in model.tensors}
     return {**{name: info.shape for name, info in model.tensors.items()}, **twice}
+
+
+def _parameters(written: Shapes, first: Model) -> Shapes:
+    """Return the shapes of the parameters that are written: some may be one tensor, as the first input has them."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in written.items():
+        members = first.spelling.aliases.get(name, ())
+        found |= {each: first.spelling.made[each].shape for each in members} if members else {name: shape}
+    return found
 
 
 def _is_tied(source: SourceFile) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import torch
 from lab import Lab
 from safetensors.torch import load_file, save_file
@@ -91,3 +92,106 @@ def test_stacks_are_no_modules_and_named(tmp_path: Path) -> None:
     (notice,) = next(each for each in lab.project.plan().targets if each.target == "adapter").notices
     assert "6 parameters lie in stacks" in notice
     assert "experts" in notice
+
+
+def _ties(*tensors: Tensor) -> Tensor:
+    """Return the sum of task vectors of a base and others, each trimmed to half of its elements, by sign."""
+    base, *others = (each.double() for each in tensors)
+    deltas = []
+    for other in others:
+        delta = other - base
+        kept = delta.abs().flatten().topk(delta.numel() // 2).indices
+        mask = torch.zeros(delta.numel(), dtype=torch.bool).index_fill(0, kept, True).view_as(delta)
+        deltas.append(delta * mask)
+    stacked = torch.stack(deltas)
+    sign = stacked.sum(0).sign()
+    agreeing = stacked * (stacked.sign() == sign)
+    return base + agreeing.sum(0) / agreeing.ne(0).sum(0).clamp(min=1)
+
+
+def _models(tmp_path: Path, spelled: str) -> tuple[Lab, list[dict[str, Tensor]]]:
+    """Write a base and two models, those that `spelled` has an F for with one tensor for three; return all split."""
+    lab, models = Lab(tmp_path), []
+    at = "model.layers.0.self_attn."
+    for number, name in enumerate(("base", "one", "two")):
+        torch.manual_seed(number)
+        parts = [torch.randn(8, 6) * 3, torch.randn(4, 6), torch.randn(4, 6) / 3]
+        out = torch.randn(6, 8)
+        models.append({f"{at}{part}_proj.weight": value for part, value in zip("qkvo", (*parts, out), strict=True)})
+        fused = {f"{at}qkv_proj.weight": torch.cat(parts), f"{at}o_proj.weight": out}
+        (lab / name).mkdir()
+        save_file(fused if spelled[number] == "F" else models[-1], lab / name / "model.safetensors")
+        (lab / name / "config.json").write_text('{"model_type": "phi3"}')
+        lab.sources[name] = f"{name}/"
+    return lab, models
+
+
+_TIES = """
+[targets.merged]
+method = "ties"
+base = "base"
+models = ["one", "two"]
+weight = [1.0, 1.0]
+density = 0.5
+output = "out/"
+"""
+
+
+@pytest.mark.parametrize("spelled", ["FFF", "FSF", "FSS", "SSS", "SFF", "SFS"])
+def test_the_unit_of_a_statistic_is_the_tensor_as_the_first_input_stores_it(tmp_path: Path, spelled: str) -> None:
+    lab, models = _models(tmp_path, spelled)
+    lab.write(_TIES)
+    assert lab.verdicts() == {"merged": "built"}
+    found = load_file(lab / "out/model.safetensors")
+    at = "model.layers.0.self_attn."
+    names = [f"{at}{part}_proj.weight" for part in "qkv"]
+    if spelled[0] == "F":
+        whole = _ties(*(torch.cat([model[name] for name in names]) for model in models))
+        torch.testing.assert_close(found[f"{at}qkv_proj.weight"].double(), whole, rtol=0, atol=1e-5)
+    else:
+        for name in names:
+            torch.testing.assert_close(
+                found[name].double(), _ties(*(model[name] for model in models)), rtol=0, atol=1e-5
+            )
+    assert len(found) == (2 if spelled[0] == "F" else 4)
+    assert lab.verdicts() == {"merged": "up-to-date"}
+
+
+def test_what_was_made_of_whole_tensors_merges_with_those_that_are_split(tmp_path: Path) -> None:
+    lab, models = _models(tmp_path, "FSS")
+    lab.write(
+        _TIES.replace('output = "out/"\n', "")
+        + '[targets.half]\nmethod = "weighted_sum"\na = "merged"\nb = "one"\nalpha = 0.5\noutput = "half/"\n'
+    )
+    assert lab.verdicts("half") == {"half": "built"}
+    at = "model.layers.0.self_attn."
+    whole = [torch.cat([model[f"{at}{part}_proj.weight"] for part in "qkv"]) for model in models]
+    right = (_ties(*whole) + whole[1].double()) / 2
+    found = load_file(lab / "half/model.safetensors")
+    torch.testing.assert_close(found[f"{at}qkv_proj.weight"].double(), right, rtol=0, atol=1e-5)
+
+
+def test_numbers_of_what_is_taken_whole_are_given_by_the_name_that_it_has(tmp_path: Path) -> None:
+    lab, models = _models(tmp_path, "FSS")
+    numbers = 'weight = [{ default = 1.0, "*.qkv_proj.*" = 0.0 }, { default = 1.0, "attn" = 0.0 }]'
+    lab.write(_TIES.replace("weight = [1.0, 1.0]", numbers))
+    assert lab.verdicts() == {"merged": "built"}
+    at = "model.layers.0.self_attn."
+    found = load_file(lab / "out/model.safetensors")
+    fused = torch.cat([models[0][f"{at}{part}_proj.weight"] for part in "qkv"])
+    torch.testing.assert_close(found[f"{at}qkv_proj.weight"], fused, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["weighted_sum", "ties"])
+def test_every_order_and_spelling_of_linear_methods_is_one_artifact(tmp_path: Path, method: str) -> None:
+    """Of others it is so where the first input is spelled alike."""
+    artifacts = set()
+    for spelled in ("SSS", "SFF", "SFS") + (("FFF", "FSF") if method == "weighted_sum" else ()):
+        folder = tmp_path / spelled
+        folder.mkdir()
+        lab, _ = _models(folder, spelled)
+        sums = '[targets.merged]\nmethod = "weighted_sum"\na = "base"\nb = "one"\nalpha = 0.25\noutput = "out/"\n'
+        lab.write(_TIES if method == "ties" else sums)
+        (found,) = lab.build().targets
+        artifacts.add(found.artifact)
+    assert len(artifacts) == 1
