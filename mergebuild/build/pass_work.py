@@ -25,7 +25,7 @@ from mergebuild.engine.work import (
     Way,
 )
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
-from mergebuild.formats.header import Piece, TensorInfo
+from mergebuild.formats.header import TensorInfo
 from mergebuild.plan.actions import FileAction, FileContent
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import Made, Operand, SurveyKey
@@ -95,10 +95,15 @@ class Whereabouts:
 
     def _in_artifact(self, digest: bytes, held: Held) -> Lying:
         dtype = self._origins.dtype(digest) or "uint8"  # what no step reads is only copied
-        size = held.entry.end - held.entry.begin
-        location = Location(held.path, held.entry.begin, size)
+        entry = held.entry
+        size = entry.end - entry.begin
+        location, known = Location(held.path, entry.begin, size), entry.checksum
+        if entry.scattered is not None:
+            pieces = tuple(piece._replace(begin=entry.begin + piece.begin) for piece in entry.scattered.pieces)
+            location = Location(held.path, pieces[0].begin, size, pieces, (held.path,))
+            known = entry.scattered.checksum
         leaf = Leaf(digest, dtype, size // DTYPES_BY_WORD[dtype].size, location)
-        return Lying(leaf, held.entry.checksum, held.entry.nonfinite)
+        return Lying(leaf, known, entry.nonfinite)
 
 
 @dataclass(eq=False, slots=True)
@@ -301,10 +306,8 @@ def place_of(content: FileContent, name: str, output: int) -> OutputRange:
         return OutputRange(output, info.begin, (rows, columns))
     if name not in content.packing.scattered:
         return OutputRange(output, info.begin)
-    beginning, views = content.packing.scattered[name]
-    begin, width = tensors[beginning].begin, DTYPES_BY_WORD[info.dtype].size
-    pieces = tuple(Piece(0, begin + view.begin * width, view.shape, view.strides) for view in views)
-    return OutputRange(output, 0, views=pieces, width=width)
+    pieces = tuple(piece._replace(begin=info.begin + piece.begin) for piece in content.pieces(name))
+    return OutputRange(output, 0, views=pieces, width=DTYPES_BY_WORD[info.dtype].size)
 
 
 def _call(made: Made) -> KernelCall | None:

@@ -38,6 +38,8 @@ class Canonical:
     """By stored name, the parameter that it is, where the file holds that under another name already."""
     tied: Mapping[str, str] = field(default_factory=dict)
     """By canonical name, the parameter whose values it has, where the file does not hold it by itself."""
+    copies: Mapping[str, Renamed] = field(default_factory=dict)
+    """What those of `tied` are made of that the file holds all the same, a second time."""
     family: str = ""
     """What the rules call the architecture; empty where no rule is of it alone."""
 
@@ -66,7 +68,8 @@ def canonical(
         found = claims(templates, name, facts)
     made, twice = _gathered(found)
     ties = tied(made, facts, same_place)
-    return Canonical(ties.made, {**twice, **ties.twice}, ties.tied, "" if not name or family(name).generic else name)
+    known = "" if not name or family(name).generic else name
+    return Canonical(ties.made, {**twice, **ties.twice}, ties.tied, ties.copies, known)
 
 
 def is_outdated(name: str, stored: str) -> bool:

@@ -29,6 +29,8 @@ class Ties(NamedTuple):
     """By stored name, the parameter that it is, which another tensor holds already."""
     tied: Mapping[str, str]
     """By canonical name, the parameter whose values it has: of names that are no parameter of their own."""
+    copies: Mapping[str, Renamed]
+    """What those of `tied` are made of that the file holds all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class _Tying:
         self._ending_in = _ending_in(made)
         self._twice: dict[str, str] = {}
         self._tied: dict[str, str] = {}
+        self._copies: dict[str, Renamed] = {}
 
     def result(self) -> Ties:
         for tie in _ties():
@@ -89,7 +92,7 @@ class _Tying:
                 self._tie(tie, prefix)
         if self._same_place:
             self._tie_by_place()
-        return Ties(self._made, self._twice, self._tied)
+        return Ties(self._made, self._twice, self._tied, self._copies)
 
     def _prefixes(self, tie: _Tie) -> Sequence[str]:
         """Return what stands in front of the names of a tie in the file, where it has some of them."""
@@ -130,8 +133,8 @@ class _Tying:
         return self._same_place.get(renamed.cuts[0].tensor, renamed.cuts[0].tensor)
 
     def _join(self, name: str, of: str) -> None:
-        for cut in self._made.pop(name).cuts:
-            self._twice[cut.tensor] = of
+        copy = self._copies[name] = self._made.pop(name)
+        self._twice |= {cut.tensor: of for cut in copy.cuts}
         self._tied[name] = of
 
     def _tie_by_place(self) -> None:

@@ -24,7 +24,8 @@ from typing import NamedTuple, Protocol
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MergeBuildError, Problem
 from mergebuild.fold.forms import Blueprint
-from mergebuild.formats.header import Header
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
+from mergebuild.formats.header import Header, Piece
 from mergebuild.formats.layout import Packing
 from mergebuild.methods.method import Method
 from mergebuild.plan.output_files import SmallFile
@@ -113,13 +114,18 @@ class FileContent(NamedTuple):
         """Its digest, and how its tensors are laid out: of two files with equal ones each is made of the other."""
         return self.digest, self.packing.layout
 
-    def lying(self, name: str, digest: bytes) -> bytes:
-        """Return what the bytes in a tensor's place are: the tensor, unless its elements lie in another order."""
+    def pieces(self, name: str) -> tuple[Piece, ...]:
+        """Return where a tensor lies that is no run of the file, in bytes from where it is said to; none for a run."""
+        tensors = self.header.tensors
+        info = tensors[name]
         if name in self.packing.turned:
-            return checksum(b"turned" + digest)
-        if name in self.packing.scattered:
-            return checksum(repr(self.packing.scattered[name].views).encode() + digest)
-        return digest
+            rows, columns = info.shape
+            return (Piece(0, 0, (rows, columns), (1, rows)),)
+        if name not in self.packing.scattered:
+            return ()
+        beginning, views = self.packing.scattered[name]
+        begin, width = tensors[beginning].begin - info.begin, DTYPES_BY_WORD[info.dtype].size
+        return tuple(Piece(0, begin + view.begin * width, view.shape, view.strides) for view in views)
 
     @property
     def made(self) -> tuple[Made, ...]:

@@ -97,6 +97,7 @@ def _is_so_with_its_header(file: FileContent, entries: Sequence[Entry]) -> bool:
     return len(tensors) == len(entries) and all(
         entry.name in tensors
         and tensors[entry.name].begin == entry.begin + shift
-        and file.lying(entry.name, digests[entry.name]) == entry.digest
+        and digests[entry.name] == entry.digest
+        and file.pieces(entry.name) == (entry.scattered.pieces if entry.scattered else ())
         for entry in entries
     )

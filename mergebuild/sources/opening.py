@@ -28,7 +28,7 @@ from mergebuild.formats.quantized import with_scales
 from mergebuild.formats.reading import UNQUANTIZED, beginning, quoted
 from mergebuild.formats.scales import ScaledPart
 from mergebuild.lora import adapter_config, is_lora, is_of_peft, lacks_scale
-from mergebuild.naming.canonical import Canonical, canonical
+from mergebuild.naming.canonical import canonical
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.spelling import AS_IS, spelling_of
 
@@ -141,9 +141,7 @@ def _canonical(model: Model, shown: str, keeps_names: KeepsNames, config: Mappin
     found = canonical(shapes, config, same_place)
     if keeps_names(shapes, {name: each.shape for name, each in found.made.items()}):
         return model
-    copies = {name: stored for stored, name in _copies(found).items() if stored not in same_place}
-    again = {name: Renamed(shapes[stored], (RowsOf("", stored),)) for name, stored in copies.items()}
-    spelling = spelling_of({**found.made, **again}, shapes)
+    spelling = spelling_of({**found.made, **found.copies}, shapes)
     if found.made.keys() == shapes.keys() and spelling is AS_IS:  # every name is canonical
         return replace(model, tied=found.tied)
     tensors = renamed_model({"": model}, found.made, model.format).tensors
@@ -156,17 +154,7 @@ def _canonical(model: Model, shown: str, keeps_names: KeepsNames, config: Mappin
         own = tensors[twin.parameter]
         if (own.stored, own.shape) != (twin.info.stored, twin.info.shape):
             raise twice_named(shown, found.made[twin.parameter].cuts[0].tensor, twin.info.name)
-    return replace(model, tensors=tensors, spelling=spelling, tied=found.tied, twins=twins, copies=tuple(copies))
-
-
-def _copies(found: Canonical) -> Mapping[str, str]:
-    """Return the tensors that are there a second time because of a tie, and the name that is tied."""
-    return {
-        stored: name
-        for stored, parameter in found.twice.items()
-        for name, other in found.tied.items()
-        if other == parameter and stored.endswith(name)
-    }
+    return replace(model, tensors=tensors, spelling=spelling, tied=found.tied, twins=twins, copies=tuple(found.copies))
 
 
 def twice_named(shown: str, first: str, second: str) -> SourceError:

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mergebuild.digest import checksum
+from mergebuild.formats.header import Piece
 
-__all__ = ["FRAME", "Contents", "Entry", "is_whole", "pack", "sealed_table", "unpack"]
+__all__ = ["FRAME", "Contents", "Entry", "Scattered", "is_whole", "pack", "sealed_table", "unpack"]
 
 _SEAL = 16
 _VERSION = b"\1"
@@ -29,8 +30,16 @@ FRAME = "(between tensors)"
 """The name of entries for what lies between tensors and behind them, in files where something does."""
 
 
+class Scattered(NamedTuple):
+    """Where the elements of a tensor lie that is no run of its file, and their checksum in the tensor's own order."""
+
+    pieces: tuple[Piece, ...]
+    """One behind the other; in bytes from the beginning of the entry, from which they may go back."""
+    checksum: bytes
+
+
 class Entry(NamedTuple):
-    """One tensor of an artifact, `begin` and `end` in bytes from the start of the file."""
+    """One tensor of an artifact, `begin` and `end` in bytes from the start of the file; the checksum is of these."""
 
     name: str
     begin: int
@@ -38,6 +47,8 @@ class Entry(NamedTuple):
     digest: bytes
     checksum: bytes
     nonfinite: int
+    scattered: Scattered | None = None
+    """Of a tensor whose elements do not lie one behind the other: what lies in its place then is not it."""
 
 
 Contents = Sequence[Entry]
@@ -46,7 +57,7 @@ Contents = Sequence[Entry]
 def pack(contents: Contents) -> bytes:
     """Return the table as bytes."""
     facts = [number for entry in contents for number in (entry.begin, entry.end, entry.nonfinite)]
-    names = zlib.compress(json.dumps([entry.name for entry in contents]).encode(), 1)
+    names = zlib.compress(json.dumps([_named(entry) for entry in contents]).encode(), 1)
     hashes = b"".join(entry.digest + entry.checksum for entry in contents)
     table = b"".join((_VERSION, struct.pack("<Q", len(names)), names, struct.pack(f"<{len(facts)}Q", *facts), hashes))
     return _seal(table) + table
@@ -68,6 +79,13 @@ def unpack(packed: bytes) -> list[Entry]:
     return list(_entries(packed[begin:]))
 
 
+def _named(entry: Entry) -> object:
+    """Return the name of an entry, with where it lies if that is no run."""
+    if entry.scattered is None:
+        return entry.name
+    return [entry.name, entry.scattered.pieces, entry.scattered.checksum.hex()]
+
+
 def _is_numbered(packed: bytes) -> bool:
     table = packed[_SEAL:]
     return table[: len(_VERSION)] == _VERSION and packed[:_SEAL] == _seal(table)
@@ -83,7 +101,13 @@ def _entries(table: bytes) -> Iterator[Entry]:
     names = json.loads(zlib.decompress(table[8:names_end]))
     facts = struct.unpack_from(f"<{3 * len(names)}Q", table, names_end)
     facts_end = names_end + 8 * len(facts)
-    for index, name in enumerate(names):
+    for index, named in enumerate(names):
         at = facts_end + 32 * index
         begin, end, nonfinite = facts[3 * index : 3 * index + 3]
-        yield Entry(name, begin, end, table[at : at + 16], table[at + 16 : at + 32], nonfinite)
+        name, scattered = (named, None) if isinstance(named, str) else (named[0], _scattered(*named[1:]))
+        yield Entry(name, begin, end, table[at : at + 16], table[at + 16 : at + 32], nonfinite, scattered)
+
+
+def _scattered(pieces: Sequence[tuple[int, int, Sequence[int], Sequence[int]]], hexed: str) -> Scattered:
+    read = (Piece(file, begin, tuple(shape), tuple(strides)) for file, begin, shape, strides in pieces)
+    return Scattered(tuple(read), bytes.fromhex(hexed))

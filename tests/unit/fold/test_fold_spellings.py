@@ -346,3 +346,59 @@ def test_why_takes_either_spelling(lab: Lab) -> None:
     (problem,) = caught.value.problems
     at = "model.layers.0.mlp."
     assert (problem.code, problem.rows) == ("several-parameters", (f"{at}gate_proj.weight", f"{at}up_proj.weight"))
+
+
+@pytest.mark.parametrize("names", [("cls.predictions.bias", "cls.predictions.decoder.bias"), ("a.one", "a.other")])
+@pytest.mark.parametrize("end", ["ckpt", "safetensors"])
+def test_what_a_pickle_stores_once_for_two_names_has_both_again(lab: Lab, names: tuple[str, str], end: str) -> None:
+    """Whoever loads it may ask for each."""
+    value, rest = torch.arange(4.0), {"b.weight": torch.ones(3)}
+    torch.save({"state_dict": rest | dict.fromkeys(names, value)}, lab / "a.ckpt")
+    torch.save({"state_dict": rest | dict.fromkeys(names, value + 2)}, lab / "b.ckpt")
+    lab.sources = {"a": "a.ckpt", "b": "b.ckpt"}
+    lab.write(
+        MIX.format(name="m", a="a", b="b", method="weighted_sum", numbers="alpha = 0.5").replace("safetensors", end)
+    )
+    (built,) = lab.build("m").targets
+    assert built.tensors_computed == 1
+    path = lab / f"out/m.{end}"
+    found = torch.load(path, weights_only=True)["state_dict"] if end == "ckpt" else lab.read(f"out/m.{end}")
+    assert found.keys() == rest.keys() | set(names)
+    assert torch.equal(found[names[0]], value + 1)
+    assert torch.equal(found[names[1]], value + 1)
+
+
+def projection(seed: int) -> dict[str, Tensor]:
+    """Return a text encoder in OpenCLIP's names beside what tells that it is one of SDXL."""
+    noise, large = torch.Generator().manual_seed(seed), "conditioner.embedders.1.model."
+    shapes = {"model.diffusion_model.label_emb.0.0.weight": (4, 4), f"{large}text_projection": (4, 6)}
+    return {name: torch.randn(shape, generator=noise) for name, shape in shapes.items()}
+
+
+def turned(model: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return it in the names of transformers, where the projection is transposed."""
+    large, theirs = "conditioner.embedders.1.model.text_projection", "text_encoders.clip_g.transformer.text_projection"
+    return {name: each for name, each in model.items() if name != large} | {f"{theirs}.weight": model[large].t()}
+
+
+@pytest.mark.parametrize("cache", ["true", "false"])
+def test_a_tensor_that_lies_otherwise_is_read_as_what_it_is(lab: Lab, cache: str) -> None:
+    """By who reads the file, and by the same target in another spelling: nothing is computed again."""
+    one, two = projection(1), projection(2)
+    lab.model("a", **{name: each.contiguous() for name, each in turned(one).items()})
+    lab.model("b", **two)
+    mixed = MIX.format(name="m", a="a", b="b", method="weighted_sum", numbers=f"alpha = 0.5\ncache = {cache}")
+    lab.write(mixed + MIX.format(name="n", a="m", b="b", method="weighted_sum", numbers="alpha = 0.5"))
+    assert lab.build("m").ok
+    (_, built) = lab.build("m", "n").targets
+    assert built.verdict == "built"
+    assert same(lab, turned(half(half(one, two), two)), "out/n.safetensors")
+    assert same(lab, turned(half(one, two)))
+    lab.model("a", **one)
+    found = lab.build("m", "n").targets
+    assert [(each.verdict, each.tensors_computed) for each in found] == [("built", 0)] * 2
+    assert same(lab, half(one, two))
+    assert same(lab, half(half(one, two), two), "out/n.safetensors")
+    lab.model("a", **{name: each.contiguous() for name, each in turned(one).items()})
+    assert [each.tensors_computed for each in lab.build("m", "n").targets] == [0, 0]
+    assert same(lab, turned(half(one, two)))

@@ -81,6 +81,7 @@ def test_one_place_of_a_pickle_is_one_parameter() -> None:
         assert list(found.made) == [_EMBED, _LAYER]
         assert found.twice == {_HEAD: _EMBED}
         assert found.tied == {_HEAD: _EMBED}
+        assert [cut.tensor for cut in found.copies[_HEAD].cuts] == [_HEAD]
     # and so is what no rule knows
     found = canonical({"a.weight": (3,), "b.weight": (3,), "c.weight": (3,)}, None, {"c.weight": "a.weight"})
     assert list(found.made) == ["a.weight", "b.weight"]
