@@ -214,7 +214,7 @@ class _Evaluation:
         views = [base, *(self._added(ref, base or {}) if adds else self.view(ref, ema) for ref in refs[1:])]
         if target.method in _UNKNOWN_NAMES or any(view is None for view in views):
             return None
-        known: list[View] = [view for view in views if view is not None]
+        known = self._untied(target, [view for view in views if view is not None])
         first = known[0]
         names = dict(first)
         if target.method == "fallback":
@@ -232,6 +232,17 @@ class _Evaluation:
                 inputs = [view[tensor] for view in known]
                 found[tensor] = replace(each, terms=self._combined(target, numbers, inputs, tensor, name))
         return found
+
+    def _untied(self, target: Target, views: list[View]) -> list[View]:
+        """Return the inputs, those that lack a head with their embedding as head where another has one of its own."""
+        if not any(_HEAD in view for view in views):
+            return views
+        takes_part = target.get("merge") is None or self._keys[target.get("merge")[0]](_HEAD)
+        if _HEAD not in views[0] and (self._reaching(target, _HEAD) is None or not takes_part):
+            return views
+        return [
+            {**view, _HEAD: view[_EMBEDDING]} if _EMBEDDING in view and _HEAD not in view else view for view in views
+        ]
 
     def _reaching(self, target: Target, tensor: str) -> dict[str, Any] | None:
         """Return the numbers that reach a tensor; None: no amount does."""
@@ -456,6 +467,8 @@ def _is_of(part: str, tensor: str) -> bool:
 
 # Methods
 
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+"""Of a language model: where the former is lacking, the latter is both."""
 _UNKNOWN_NAMES = ("extract_lora", "resize_lora", "merge_loras")
 """What has other tensors than its inputs."""
 
