@@ -23,6 +23,7 @@ from mergebuild.lora import Module, adapter_json, extractable, is_adapter, is_nu
 from mergebuild.methods.arguments import Argument, Arguments
 from mergebuild.methods.making import ExtractedLora, Making, MergedLoras
 from mergebuild.methods.tables.lora import FACTOR
+from mergebuild.naming.canonical import is_constant
 from mergebuild.naming.memory import in_memory, is_transposed
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
@@ -135,8 +136,8 @@ class MadeLoras:
         offers = [self._views.offer(each) for each in views]
         compatible.check_shapes(target, offers, unequal)
         compatible.check_layouts(target, offers)
-        names = [[name for each in some for name in parts.parameters(each)] for some in (asked, both)]
-        account = _account(base, tuned, *names)
+        wanted, there = ([name for each in some for name in parts.parameters(each)] for some in (asked, both))
+        account = _account(base, tuned, wanted, there, _only_tuned(base, tuned) if target.merge is None else ())
         given = target.words
         svd = (int(given["seed"]), int(given["iterations"])) if given["svd"] == "randomized" else None
         found: list[tuple[str, Spec, Form]] = []
@@ -236,14 +237,38 @@ class MadeLoras:
         return _LoraTensors(found)
 
 
-def _account(base: View, tuned: View, asked: Sequence[str], both: Sequence[str]) -> Accounting:
-    """Return what takes part in an extraction, of the weights asked for and those of them that both models have."""
+def _only_tuned(base: View, tuned: View) -> tuple[str, ...]:
+    """Return the matrices that only the tuned model has: nothing of them can be in a LoRA for the other."""
+    return tuple(
+        name
+        for name, spec in tuned.specs.items()
+        if spec.is_float and len(spec.shape) > 1 and name not in base.specs and not is_constant(name, spec.shape)
+    )
+
+
+def _account(base: View, tuned: View, asked: Sequence[str], both: Sequence[str], left: tuple[str, ...]) -> Accounting:
+    """Return what takes part in an extraction.
+
+    Args:
+        base: the model that the LoRA is for.
+        tuned: the other model.
+        asked: the weights asked for.
+        both: those of them that both models have.
+        left: those that only the tuned model has.
+    """
     there = set(both)
     apart = tuple(name for name in asked if name not in there)
     taken = bytes_of(base.specs, both)
     return Accounting(
         Side(base.input.ref, base.layout, base.specs, bytes_of(base.specs, asked), taken, apart),
-        Side(tuned.input.ref, tuned.layout, tuned.specs, bytes_of(tuned.specs, both), bytes_of(tuned.specs, both)),
+        Side(
+            tuned.input.ref,
+            tuned.layout,
+            tuned.specs,
+            bytes_of(tuned.specs, [*both, *left]),
+            bytes_of(tuned.specs, both),
+            left,
+        ),
         is_copied=False,
     )
 
