@@ -151,7 +151,7 @@ class FactorSource:
 
     def _plain(self, first: int, last: int) -> Tensor:
         """Return rows of dW (float64, new)."""
-        assert not isinstance(self._form, _Gains | _Rows)
+        assert not isinstance(self._form, _Gains | _ReplacedRows)
         if self._scale == 0:
             return torch.zeros(last - first, self._shape[1], dtype=torch.float64, device=self._form.device)
         made = self._form.rows(first + self._offset, last + self._offset)
@@ -160,7 +160,7 @@ class FactorSource:
     def _of_weight(self, first: int, last: int, weight: Tensor) -> Tensor:
         """Return rows of what is a function of the weight (float64)."""
         wide = weight.reshape(last - first, -1).to(torch.float64)
-        if isinstance(self._form, _Rows):
+        if isinstance(self._form, _ReplacedRows):
             made = torch.zeros_like(wide)
             for row, place in enumerate(self._form.places):
                 if first <= place < last:
@@ -323,7 +323,7 @@ class _Whole(NamedTuple):
         return _Whole(self.matrix.T)
 
 
-class _Rows(NamedTuple):
+class _ReplacedRows(NamedTuple):
     """Rows [n, columns] that take the place of some of the weight's."""
 
     matrix: Tensor
@@ -343,12 +343,12 @@ _Form = _MatrixProduct | _Hadamard | _Kronecker | _Whole
 
 def _form(
     family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]
-) -> _Form | _Gains | _Rows:
+) -> _Form | _Gains | _ReplacedRows:
     """Return the form of a family's delta, laid out as the model has it."""
     if family == "ia3":
         return _gains(factors, facts, shape)
     if family == "tokens":
-        return _Rows(factors["tokens"], tuple(map(int, str(facts["tokens"]).split(","))))
+        return _ReplacedRows(factors["tokens"], tuple(map(int, str(facts["tokens"]).split(","))))
     form = _FORMS.get(family, _whole)(factors)
     return form.transposed() if facts.get("transposed") else form
 
