@@ -124,8 +124,8 @@ class Folding:
         self._sources = sources
         self._intern = Interner()
         self._blueprints: dict[str, Blueprint] = {}
-        self._selection = TensorSelection()
         self._views = Views(recipe, sources, self._intern, self.blueprint)
+        self._selection = TensorSelection(self._views.parts)
         self._frames = Frames(self._views, self._selection)
         self._added = AddedLoras(sources, self._intern, self._blueprints, self.blueprint)
         self._made_loras = MadeLoras(recipe, sources, self._intern, self._views, self._added, self._selection)
@@ -298,6 +298,7 @@ class Folding:
                 found.append(self._added.view(each, target, found[0]))
                 continue
             view = self._views.view(each, target)
+            view = self._views.beside(view, found[0]) if found else view
             if found and target.on_channels == "common":
                 view = self._views.fitted(view, found[0], adds_up=not target.making.maker)
             found.append(view)

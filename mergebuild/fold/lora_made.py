@@ -109,7 +109,9 @@ class MadeLoras:
 
     def _extracted(self, target: Target) -> _LoraTensors:
         """Return the tensors of a LoRA that is extracted."""
-        base, tuned = views = [self._views.view(each, target) for each in target.inputs]
+        base, tuned = (self._views.view(each, target) for each in target.inputs)
+        tuned = self._views.beside(tuned, base)
+        views = [base, tuned]
         floats = tuple(name for name, spec in base.specs.items() if spec.is_float)
         words = self._selection.vocabulary(views)
         numbers_of = self._selection.numbers(target, words, floats)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from mergebuild.fold.numbers import check_range, defaults_of, given_of, listed, places_of, reached_by_amounts
 from mergebuild.fold.views import View
-from mergebuild.layouts import Layout, Patience, Places, Selector
+from mergebuild.layouts import Layout, Parts, Patience, Places, Selector, no_parts
 from mergebuild.naming.spelling import AS_IS
 from mergebuild.recipe.model import Target
 
@@ -25,12 +27,16 @@ class Vocabulary(NamedTuple):
     layout: Layout | None
     spellings: Mapping[str, tuple[str, ...]] = NO_SPELLINGS
     """What inputs call tensors, where that is another name; the same object for the same inputs."""
+    parts: Parts = no_parts
+    """Gives the parts of the first input that the rules of names know."""
 
 
 class TensorSelection:
     """Resolves selectors over the tensors of targets; what was resolved once is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts_of: Callable[[View], Mapping[str, re.Pattern[str]]]) -> None:
+        """`parts_of`: gives the parts of an input that the rules of names know, by what they are called."""
+        self._parts_of = parts_of
         self._selectors: dict[tuple[str | None, tuple[str, ...], int], tuple[Selector, Vocabulary]] = {}
         self._spellings: dict[object, tuple[Mapping[str, tuple[str, ...]], Sequence[View]]] = {}
         """By the spellings and ties of views, which are kept alive."""
@@ -41,9 +47,10 @@ class TensorSelection:
 
         `with_ties`: whether the name of a tie is another one of the tensor whose values it has.
         """
+        parts = partial(self._parts_of, views[0])
         spelled = [view for view in views if view.spelling is not AS_IS or view.tied]
         if not spelled:
-            return Vocabulary(views[0].layout)
+            return Vocabulary(views[0].layout, parts=parts)
         key = (with_ties, *((id(view.spelling), id(view.tied)) for view in spelled))
         if key not in self._spellings:
             found: dict[str, tuple[str, ...]] = {}
@@ -51,7 +58,7 @@ class TensorSelection:
                 found |= {name: (other,) for name, other in view.tied.items()} if with_ties else {}
                 found |= view.spelling.aliases
             self._spellings[key] = (found, spelled)
-        return Vocabulary(views[0].layout, self._spellings[key][0])
+        return Vocabulary(views[0].layout, self._spellings[key][0], parts)
 
     def selector(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
         """Return what resolves numbers per tensor over these names, made once."""
@@ -59,12 +66,15 @@ class TensorSelection:
         key = (layout.name if layout else None, names, id(words.spellings))
         found = self._selectors.get(key)
         if found is None:
-            found = self._selectors[key] = (Selector(layout, names, self._patience, words.spellings), words)
+            found = self._selectors[key] = (
+                Selector(layout, names, self._patience, words.spellings, words.parts),
+                words,
+            )
         return found[0]
 
     def forgiving(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
         """Return what resolves numbers over tensors that a recipe may well say nothing of."""
-        return Selector(words.layout, names, self._patience, words.spellings, forgiving=True)
+        return Selector(words.layout, names, self._patience, words.spellings, words.parts, forgiving=True)
 
     def dropped(self, target: Target, views: Sequence[View], names: Iterable[str]) -> frozenset[str]:
         """Return which of some tensors, and of the names of ties, the target's `drop` selects.

@@ -8,7 +8,7 @@ the names of a checkpoint: all of it by names and headers alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from types import MappingProxyType
@@ -26,12 +26,13 @@ from mergebuild.formats.model import Model
 from mergebuild.layouts import Layout, detect
 from mergebuild.naming.canonical import is_first_layer
 from mergebuild.naming.latents import AUTOENCODER, latents_of
-from mergebuild.naming.parts import components, family_in, parts_called, prefixes_of_new
+from mergebuild.naming.parts import components, family_in, parts_called, parts_of_kind, place, prefixes_of_new
+from mergebuild.naming.renamed import Renamed
 from mergebuild.naming.spelling import AS_IS, FileSpelling
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Input, Target
 from mergebuild.sources.channels import Joint, Lying, cut, is_served, joined
-from mergebuild.sources.opening import standalone
+from mergebuild.sources.opening import renamed_model, standalone
 from mergebuild.sources.sources import Sources
 from mergebuild.sources.traits import marks, position_ids
 
@@ -138,6 +139,8 @@ class Views:
         self._copied: dict[str, Mapping[str, str]] = {}
         self._families: dict[int, tuple[Mapping[str, Spec], str]] = {}
         """By the id of tensors, which are kept alive, what the rules call their family."""
+        self._beside: dict[tuple[int, ...], tuple[View, View, View]] = {}
+        """By the ids of what decides it, which are kept alive, an input as part of another, or beside a part."""
         self._untied: dict[tuple[int, int, str], tuple[View, Mapping[str, Spec], Kinds | None]] = {}
         """By the ids of a view's specs and kinds, which the view keeps alive."""
 
@@ -361,9 +364,12 @@ class Views:
 
         A layout that is known by its layers alone knows no parts.
         """
-        own = dict(view.layout.components) if view.layout else {}
-        known = components(self._family(view.specs))
+        own, known = dict(view.layout.components) if view.layout else {}, self.parts(view)
         return {**own, **known} if view.layout is None or view.layout.name in compatible.GENERAL else {**known, **own}
+
+    def parts(self, view: View) -> Mapping[str, re.Pattern[str]]:
+        """Return what names the parts of an input have that the rules know, by what they are called."""
+        return components(self._family(view.specs))
 
     def _family(self, specs: Mapping[str, Spec]) -> str:
         """Return what the rules call the family of tensors; empty where they are of none."""
@@ -405,6 +411,57 @@ class Views:
         name = self._sources.renamed(ref, f"{each.name} of {family}", part)
         return replace(self.view(replace(each.input, ref=name), target), input=each.input, layout=first.layout)
 
+    def beside(self, view: View, first: View) -> View:
+        """Return an input under the names of the first, where either of them is a part of models that the other has.
+
+        A text encoder by itself meets the one of a checkpoint so, in either order.
+        """
+        if view.specs.keys() == first.specs.keys():
+            return view
+        of, other = self._family(first.specs), self._family(view.specs)
+        wanted = parts_of_kind(of, other)
+        if not wanted:
+            return view
+        key = (id(first.specs), id(view.specs), id(view.kinds), *map(id, view.palette))
+        found = self._beside.get(key)
+        if found is None:
+            own, there = ({name: spec.shape for name, spec in each.specs.items()} for each in (view, first))
+            made = place(own, of, wanted, there).made
+            found = self._beside[key] = first, view, self._renamed(view, of, made)
+        return replace(found[2], input=view.input)
+
+    def _renamed(self, view: View, of: str, made: Mapping[str, Renamed]) -> View:
+        """Return an input with other names for some of its tensors, each made of its own; all others stay.
+
+        One whose tensors would have to be cut must be a source: others stay as they are.
+        """
+        names = {name: each.cuts[0].tensor for name, each in made.items() if each.is_whole}
+        if len(names) < len(made):
+            ref = view.input.ref
+            if ref not in self._sources:
+                return view
+            model = self._sources.file(ref).model
+            part = self._sources.renamed(ref, f"parts of {of}", renamed_model({"": model}, made, model.format))
+            specs = {name: _spec(info) for name, info in self._sources.file(part).tensors.items()}
+            return replace(view, specs=specs, palette=(self._intern({Slot(part): Fraction(1)}),), kinds=None, tied={})
+        taken = frozenset(names.values())
+        names |= {name: name for name in view.specs if name not in taken}
+        back = {own: name for name, own in names.items()}
+        palette = tuple(
+            self._intern(
+                {
+                    Slot(slot.owner, table({name: slot.tensor(own) for name, own in names.items()})): share
+                    for slot, share in form.terms
+                }
+            )
+            for form in view.palette
+        )
+        specs = {name: view.specs[own] for name, own in names.items()}
+        kinds = view.kinds and Kinds({name: view.kinds.of[own] for name, own in names.items()}, specs)
+        spelling = view.spelling.under(names, {name: spec.shape for name, spec in view.specs.items()})
+        tied = dict(_renamed_ties(view.tied, back))
+        return replace(view, specs=specs, palette=palette, kinds=kinds, spelling=spelling, tied=tied, copies=())
+
     def prefixes_of_new(self, first: View, new: Iterable[str]) -> Mapping[str, str]:
         """Return what an input would put in front of the names of parts that it gets and does not have."""
         stored = {name: first.spelling.stored(name) for name in first.specs}
@@ -436,6 +493,19 @@ def differ_in_channels(one: Spec, other: Spec) -> bool:
         and one.is_float
         and other.is_float
     )
+
+
+def _renamed_ties(tied: Mapping[str, str], back: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield ties under other names: what stands in front of the tensor that has the values, stands in front of both.
+
+    `back`: by name as it was, the name as it is.
+    """
+    for name, other in tied.items():
+        now = back.get(other, other)
+        if now.endswith(other):
+            yield now.removesuffix(other) + name, now
+        elif other.endswith(now) and name.startswith(other.removesuffix(now)):
+            yield name.removeprefix(other.removesuffix(now)), now
 
 
 def disagreements(views: Sequence[View]) -> list[str]:

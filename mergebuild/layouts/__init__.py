@@ -14,6 +14,7 @@ from mergebuild.layouts.detection import (
     list_layouts,
     user_layout,
 )
+from mergebuild.layouts.keys import Parts, no_parts
 from mergebuild.layouts.layout import Layout
 from mergebuild.layouts.patience import Patience
 from mergebuild.layouts.presets import PRESETS, preset_numbers
@@ -24,6 +25,7 @@ __all__ = [
     "PRESETS",
     "Layout",
     "ListedLayout",
+    "Parts",
     "Patience",
     "Places",
     "Selector",
@@ -31,6 +33,7 @@ __all__ = [
     "declared_for",
     "detect",
     "list_layouts",
+    "no_parts",
     "parse_layout",
     "preset_numbers",
     "resolve",

@@ -21,7 +21,7 @@ from mergebuild.layouts.patience import LIMIT, SHORTER, SIMPLER, Patience, Untri
 from mergebuild.recipe.model import Elemental
 from mergebuild.system.bounded_text import compiled
 
-__all__ = ["BadSelectorError", "Keys", "Names", "near"]
+__all__ = ["BadSelectorError", "Keys", "Names", "Parts", "near", "no_parts"]
 
 Names = tuple[str, ...]
 
@@ -31,6 +31,15 @@ _DECLARE = (
     'declare a layout: `[layouts.NAME]` with `detect = ["layers.0.*"]` and '
     "`blocks = [['^layers\\.(\\d+)\\.', \"L{:02}\"], ['', \"BASE\"]]`"
 )
+
+
+Parts = Callable[[], Mapping[str, re.Pattern[str]]]
+"""Gives the parts of a model by what they are called, each as what its names are found by."""
+
+
+def no_parts() -> Mapping[str, re.Pattern[str]]:
+    """Give none."""
+    return {}
 
 
 class BadSelectorError(Exception):
@@ -55,13 +64,20 @@ class Keys:
         names: Names,
         patience: Patience | None = None,
         spellings: Mapping[str, Names] = MappingProxyType({}),
+        parts: Parts = no_parts,
     ) -> None:
         """Take the tensors.
 
-        `patience` is what all `re:` and globs of a mergefile may take (None: just these); `spellings` are other names,
-        which a key may name as well, and the tensors that each is of.
+        Args:
+            layout: what blocks and groups are.
+            names: the tensors.
+            patience: what all `re:` and globs of a mergefile may take; None: just these.
+            spellings: other names, which a key may name as well, and the tensors that each is of.
+            parts: gives the parts of the model that have names beside those of the layout, when they are asked for.
         """
-        self._spellings = {other: tuple(found) for other, some in spellings.items() if (found := set(some) & {*names})}
+        present = frozenset(names)
+        self._spellings = {other: tuple(found) for other, some in spellings.items() if (found := present & set(some))}
+        self._parts = parts
         self.layout = layout
         self.names = names
         self._patience = patience or Patience()
@@ -138,6 +154,8 @@ class Keys:
         groups = [family for family, count in families.items() if count > 1]
         with suppress(TimeoutError):  # then whoever names one is told
             groups += [component for component, _ in layout.components if self._components.get(component)]
+        groups += [name for name, part in self._parts().items() if any(map(part.search, self.names))]
+        groups = list(dict.fromkeys(groups))
         groups += dict(layout.groups)
         there = f"blocks: {', '.join(drawn_together(self.blocks))}; groups: {', '.join(groups)}"
         return there if layout.stack is None else f"{there}; for other blocks {_DECLARE}"
@@ -160,6 +178,8 @@ class Keys:
         names = self._block(key) or self._group(key)
         if names is None and (key in self._place or key in self._spellings):
             names = (key,) if key in self._place else self._in_order(self._spellings[key])
+        if names is None and (part := self._parts().get(key)) is not None:
+            names = tuple(filter(part.search, self.names))
         if names is None and is_glob(key):
             glob = Glob(key)
             names = self._matching(key, lambda among: self._globbed(glob, among))
@@ -266,7 +286,7 @@ class Keys:
             message = f"`{key}` is no tensor; blocks and groups need a layout, and none is known for these tensors"
             advice = f"{_DECLARE}; names of tensors, globs and `re:` work without"
             return BadSelectorError("unknown-layout", message, advice)
-        words = [*self.blocks, *dict(self.layout.groups), *dict(self.layout.components)]
+        words = [*self.blocks, *dict(self.layout.groups), *dict(self.layout.components), *self._parts()]
         if "." in key:
             words += self.names
         message = f"`{key}` matches nothing: no block, group or tensor of layout `{self.layout.name}`"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from mergebuild.errors import Place, Problem, RecipeError, clipped
 from mergebuild.layouts.blocks import drawn_together
 from mergebuild.layouts.gradients import at, positions
-from mergebuild.layouts.keys import BadSelectorError, Keys, Names, near
+from mergebuild.layouts.keys import BadSelectorError, Keys, Names, Parts, near, no_parts
 from mergebuild.layouts.layout import Layout
 from mergebuild.layouts.patience import Patience
 from mergebuild.layouts.presets import PRESETS, preset_blocks, preset_numbers
@@ -65,6 +65,7 @@ class Selector:
         names: Sequence[str],
         patience: Patience | None = None,
         spellings: Mapping[str, Names] = MappingProxyType({}),
+        parts: Parts = no_parts,
         *,
         forgiving: bool = False,
     ) -> None:
@@ -75,7 +76,7 @@ class Selector:
         self.layout = layout
         self._forgiving = forgiving
         self.names: Names = tuple(names)
-        self._keys = Keys(layout, self.names, patience, spellings)
+        self._keys = Keys(layout, self.names, patience, spellings, parts)
         self._positions: Mapping[str, Fraction] | None = None
         self._places: dict[tuple[object, ...], Places] = {}
 

@@ -20,7 +20,7 @@ from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.rules import Part, family
 from mergebuild.naming.templates import Templates, family_of
 
-__all__ = ["Placed", "components", "family_in", "parts_called", "place", "prefixes_of_new"]
+__all__ = ["Placed", "components", "family_in", "parts_called", "parts_of_kind", "place", "prefixes_of_new"]
 
 _TEXT_ENCODER: Final = "text_encoder"
 _EMBEDDINGS: Final = ("token_embedding.weight", "shared.weight", "embed_tokens.weight")
@@ -41,10 +41,7 @@ class Placed:
     @property
     def is_same(self) -> bool:
         """Whether every tensor has the name that it had."""
-        return all(
-            len(each.cuts) == 1 and each.cuts[0].tensor == name and not any(each.cuts[0][2:])
-            for name, each in self.made.items()
-        )
+        return all(each.is_whole and each.cuts[0].tensor == name for name, each in self.made.items())
 
 
 def family_in(shapes: Shapes) -> str:
@@ -64,7 +61,7 @@ def components(of: str) -> Mapping[str, re.Pattern[str]]:
 @cache
 def _components(of: str) -> Mapping[str, re.Pattern[str]]:
     parts = _parts(of)
-    if not any(part.kind or part.pipeline for part in parts) or parts[0].kind == of:
+    if not any(part.kind or part.pipeline for part in parts) or (_is_alone(of) and len(parts) > 1):
         return {}
     named: dict[str, list[Part]] = {}
     encoders = [part for part in parts if part.pipeline.startswith(_TEXT_ENCODER)]
@@ -84,8 +81,8 @@ def _pattern(some: Sequence[Part], parts: Sequence[Part]) -> re.Pattern[str]:
     prefixes = [part.prefix for part in some]
     if all(prefixes):
         return re.compile(f"^(?:{'|'.join(map(re.escape, prefixes))})")
-    others = (part.prefix for part in parts if part.prefix and part.prefix not in prefixes)
-    return re.compile(f"^(?!{'|'.join(map(re.escape, others))})")
+    others = [part.prefix for part in parts if part.prefix and part.prefix not in prefixes]
+    return re.compile(f"^(?!{'|'.join(map(re.escape, others))})" if others else "")
 
 
 def parts_called(of: str, word: str, pattern: re.Pattern[str]) -> tuple[Part, ...]:
@@ -97,6 +94,19 @@ def parts_called(of: str, word: str, pattern: re.Pattern[str]) -> tuple[Part, ..
         for part in _parts(of)
         if (pattern.search(part.prefix) if part.prefix else word in {part.name, *part.called, part.pipeline})
     )
+
+
+def parts_of_kind(of: str, other: str) -> tuple[Part, ...]:
+    """Return the parts of a family that a model of another one may hold: where either of them is such a part alone."""
+    if not of or not other or of == other:
+        return ()
+    mine, theirs = _parts(of), _parts(other)
+    kinds = {part.kind for part in theirs if part.kind} if _is_alone(of) else {other} if _is_alone(other) else set()
+    return tuple(part for part in mine if part.kind in kinds)
+
+
+def _is_alone(of: str) -> bool:
+    return _parts(of)[0].kind == of
 
 
 def prefixes_of_new(of: str, new: Iterable[str], stored: Mapping[str, str]) -> Mapping[str, str]:
@@ -189,7 +199,7 @@ def _with_its_names(part: Part, own: Shapes, of: str, family_of_own: str) -> Map
 def _held(own: Shapes, of: str) -> Iterator[_Held]:
     """Yield the parts that a file of some family holds, and that may be parts of others."""
     parts = [part for part in _parts(of) if part.kind] if of else []
-    is_alone = bool(parts) and parts[0].kind == of
+    is_alone = bool(parts) and _is_alone(of)
     for part in parts:
         prefix = "" if is_alone else part.prefix
         shapes = {name[len(prefix) :]: shape for name, shape in own.items() if part_of(of, name) == part}
@@ -261,7 +271,8 @@ def _as_part(held: _Held, part: Part, of: str, there: Shapes) -> Mapping[str, Re
     made: dict[str, Renamed] = {}
     for name, renamed in canonical(spelled, of=of).made.items():
         is_spare = is_there and name not in there and all(cut.tensor.startswith(spare) for cut in renamed.cuts)
-        if not is_spare and name.startswith(part.prefix) and name[len(part.prefix) :].startswith(part.inside or ("",)):
+        is_inside = name.startswith(part.prefix) and name[len(part.prefix) :].startswith(part.inside or ("",))
+        if (is_inside or name in there) and not is_spare:
             cuts = (cut._replace(tensor=held.prefix + cut.tensor[len(part.prefix) :]) for cut in renamed.cuts)
             made[name] = Renamed(renamed.shape, tuple(cuts))
     return made

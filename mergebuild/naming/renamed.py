@@ -51,6 +51,11 @@ class Renamed:
     shape: tuple[int, ...]
     cuts: tuple[RowsOf, ...]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a tensor as it is."""
+        return len(self.cuts) == 1 and not any(self.cuts[0][2:])
+
 
 class StoredTensor(NamedTuple):
     """A tensor as it is stored."""

@@ -42,6 +42,17 @@ class FileSpelling:
         """Return the same with prefixes for parts that it does not hold."""
         return replace(self, prefixes={**self.prefixes, **prefixes}) if prefixes else self
 
+    def under(self, names: Mapping[str, str], shapes: Shapes) -> FileSpelling:
+        """Return what the file calls parameters that go by other names elsewhere.
+
+        Args:
+            names: by the name there, the one that is known here.
+            shapes: of the parameters, by the names of here.
+        """
+        whole = {own: self.made.get(own, Renamed(shapes[own], (RowsOf("", own),))) for own in names.values()}
+        stored = {own: shapes[own] for own in names.values() if own not in self.made}
+        return FileSpelling({name: whole[own] for name, own in names.items()}, {**self.shapes, **stored})
+
     def stored(self, name: str) -> str:
         """Return what the file calls a parameter, or the first tensor that it is in."""
         return self.made[name].cuts[0].tensor if name in self.made else name

@@ -160,3 +160,102 @@ def test_parts_of_a_model_whose_architecture_has_no_layout_are_known_by_the_rule
     for number, component in enumerate(("umt5xxl", "t5", "text_encoder")):
         part = weights(t5(), 2 + number)
         _assert_same(_baked(lab, there, part, component), there | renamed(prefix, part))
+
+
+MERGED = """
+[targets.x]
+method = "weighted_sum"
+a = "a"
+b = "b"
+alpha = {alpha}
+output = "out/x.safetensors"
+{more}
+"""
+PARTS = {
+    "clip_l": (clip(), CLIP_L),
+    "t5": (t5(), T5),
+    "vae": (vae(), "vae."),
+}
+
+
+def _halves(one: State, other: State, prefix: str) -> dict[str, Tensor]:
+    return {name: (each + other[prefix + name]) / 2 for name, each in one.items()}
+
+
+@pytest.mark.parametrize("more", ["", 'merge = ["{part}"]'])
+@pytest.mark.parametrize("part", list(PARTS))
+def test_a_part_alone_merges_with_that_of_a_whole_model(lab: Lab, part: str, more: str) -> None:
+    """In either order; what is written is spelled, and has all tensors, as the first input."""
+    shapes, prefix = PARTS[part]
+    model, alone = weights(whole("flux"), 1), weights(shapes, 2)
+    for number, (a, b) in enumerate(((model, alone), (alone, model))):
+        lab.model("a", file=f"a{number}.safetensors", **a)
+        lab.model("b", file=f"b{number}.safetensors", **b)
+        lab.write(
+            MERGED.format(alpha=0.5, more=more.format(part=part if a is model or part == "vae" else "text_encoder"))
+        )
+        assert lab.build("x").ok
+        mixed = _halves(alone, model, prefix)
+        _assert_same(lab.read("out/x.safetensors"), mixed if a is alone else model | renamed(prefix, mixed))
+        assert lab.verdicts() == {"x": str(Verdict.UP_TO_DATE)}
+
+
+def test_an_encoder_that_is_cut_otherwise_merges_with_that_of_a_whole_model(lab: Lab) -> None:
+    """Three projections in one tensor here, and three tensors there."""
+    prefix = "conditioner.embedders.1.model."
+    bare = weights(clip(8, 3, projected=True), 1)
+    model: dict[str, Tensor] = {"model.diffusion_model.label_emb.0.0.weight": torch.ones(2, 2)}
+    model |= renamed(prefix, open_clip(bare))
+    alone = weights(clip(8, 3, projected=True), 2)
+    mixed = _halves(alone, bare, "")
+    for number, (a, b, expected) in enumerate(
+        ((model, alone, model | renamed(prefix, open_clip(mixed))), (alone, model, mixed))
+    ):
+        lab.model("a", file=f"a{number}.safetensors", **a)
+        lab.model("b", file=f"b{number}.safetensors", **b)
+        lab.write(MERGED.format(alpha=0.5, more=""))
+        assert lab.build("x").ok
+        _assert_same(lab.read("out/x.safetensors"), expected)
+
+
+def test_what_a_target_makes_is_such_a_part_too(lab: Lab) -> None:
+    model, one, two = weights(whole("flux"), 1), weights(clip(), 2), weights(clip(), 3)
+    for name, state in (("a", model), ("one", one), ("two", two)):
+        lab.model(name, **state)
+    between = '[targets.b]\nmethod = "weighted_sum"\na = "one"\nb = "two"\nalpha = 0.5\n{output}\n'
+    mixed = {name: (model[CLIP_L + name] + (one[name] + two[name]) / 2) / 2 for name in one}
+    for output in ("", 'output = "out/b.safetensors"'):
+        lab.write(between.format(output=output) + MERGED.format(alpha=0.5, more=""))
+        assert lab.build("x").ok
+        _assert_same(lab.read("out/x.safetensors"), model | renamed(CLIP_L, mixed))
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "code"),
+    [
+        (clip(10), whole("flux"), "shape-mismatch"),
+        (t5(), whole("flux", without="t5"), "too-little-in-common"),
+    ],
+)
+def test_a_part_that_the_model_does_not_have_is_no_half_of_it(
+    lab: Lab, part: dict[str, tuple[int, ...]], other: dict[str, tuple[int, ...]], code: str
+) -> None:
+    lab.model("a", **weights(other, 1))
+    lab.model("b", **weights(part, 2))
+    lab.write(MERGED.format(alpha=0.5, more=""))
+    with pytest.raises(MismatchError) as refused:
+        lab.build("x")
+    assert refused.value.problems[0].code == code
+
+
+@pytest.mark.parametrize("word", ["clip_l", "t5", "t5xxl", "text_encoder_2", "vae", "transformer"])
+def test_the_parts_of_the_rules_are_selectors(lab: Lab, word: str) -> None:
+    prefix = {"clip_l": CLIP_L, "vae": "vae.", "transformer": "model.diffusion_model."}.get(word, T5)
+    one, two = weights(whole("flux"), 1), weights(whole("flux"), 2)
+    lab.model("a", **one)
+    lab.model("b", **two)
+    lab.write(MERGED.format(alpha=f"{{ default = 0, {word} = 1 }}", more=""))
+    assert lab.build("x").ok
+    _assert_same(
+        lab.read("out/x.safetensors"), {name: two[name] if name.startswith(prefix) else one[name] for name in one}
+    )
