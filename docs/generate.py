@@ -18,7 +18,7 @@ import click
 
 from mergebuild.cli.program import COMMANDS, PROGRAM_NAME, program
 from mergebuild.methods.catalog import METHODS, Method
-from mergebuild.naming.rules import Constant, Family, Part, Row, data_of, families, general
+from mergebuild.naming.rules import ConstantTensor, FamilyRules, Part, Row, data_of, families, general
 from mergebuild.report.catalog import default_text, kind_text
 
 __all__ = ["PAGES", "cli_page", "main", "methods_page", "names_page"]
@@ -133,7 +133,7 @@ def names_page() -> str:
     return _NAMES_HEAD + "\n".join(words) + f"\n\n{sections}\n{_ties()}"
 
 
-def _constant(each: Constant) -> str:
+def _constant(each: ConstantTensor) -> str:
     if each.shape is None:
         return f"`{each.end}`"
     return f"`{each.end}` [{', '.join('n' if size is None else str(size) for size in each.shape)}]"
@@ -147,7 +147,7 @@ def _ties() -> str:
     return "\n".join((head, "| name | is |\n|---|---|", *ties)) + "\n"
 
 
-def _family_section(family: Family, told: dict[tuple[Row, ...], str]) -> Iterator[str]:
+def _family_section(family: FamilyRules, told: dict[tuple[Row, ...], str]) -> Iterator[str]:
     yield f"## {family.title}\n"
     yield "| part | canonical prefix | other prefixes | LoRAs, joined with `_` |\n|---|---|---|---|"
     for part in family.parts:
@@ -162,7 +162,7 @@ def _family_section(family: Family, told: dict[tuple[Row, ...], str]) -> Iterato
         yield from _part_section(family, part, told)
 
 
-def _part_section(family: Family, part: Part, told: dict[tuple[Row, ...], str]) -> Iterator[str]:
+def _part_section(family: FamilyRules, part: Part, told: dict[tuple[Row, ...], str]) -> Iterator[str]:
     if part.through:
         yield f"The part `{part.name}`: {_THROUGH[part.through]}\n"
     for spelling in part.spellings:

@@ -43,7 +43,7 @@ from mergebuild.plan.plan import Plan
 from mergebuild.plan.tensors import Made
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import Sources, source_of_part
-from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, Scattered, Stage, Store, has_bytes
+from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record, ScatteredEntry, Stage, Store, has_bytes
 from mergebuild.system import portable, scratch
 from mergebuild.system.filestate import is_gone
 from mergebuild.system.publishing import fitting, temporary_path
@@ -630,7 +630,7 @@ class Builder:
             found, nonfinite = (made.checksum, made.nonfinite) if made else written.copied[each.digest]
             scattered = None
             if pieces := content.pieces(each.name):
-                scattered = Scattered(pieces, found)
+                scattered = ScatteredEntry(pieces, found)
                 with written.path.open("rb") as file:
                     found = file_checksum(file.fileno(), info.begin, info.end)
             entries.append(Entry(each.name, info.begin, info.end, each.digest, found, nonfinite, scattered))

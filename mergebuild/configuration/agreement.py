@@ -19,7 +19,7 @@ from mergebuild.configuration.text import Path
 from mergebuild.configuration.ties import TIE, Heads, agreed
 from mergebuild.configuration.vocabulary import embedding_of, head_of, is_of_tokens
 
-__all__ = ["Agreement", "Written", "agreement"]
+__all__ = ["Agreement", "WrittenTensors", "agreement"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 _VOCAB: Final = "vocab_size"
@@ -31,7 +31,7 @@ _UNNEEDED: Final = re.compile(
 """Tensors that clients make by themselves."""
 
 
-class Written(NamedTuple):
+class WrittenTensors(NamedTuple):
     """The tensors beside a configuration, and those of the models behind them; all names are spelled alike."""
 
     shapes: Shapes
@@ -49,7 +49,7 @@ class Agreement(NamedTuple):
     contradictions: tuple[str, ...] = ()
 
 
-def agreement(config: Config, written: Written) -> Agreement:
+def agreement(config: Config, written: WrittenTensors) -> Agreement:
     """Return what a configuration must say beside what is written."""
     layers = counted(config, written.shapes, written.donor)
     sizes = sized(config, written.shapes, written.donor, layers.changes)
@@ -65,7 +65,7 @@ def agreement(config: Config, written: Written) -> Agreement:
     return Agreement(changes, tuple(filter(None, notices)), tuple(filter(None, wrong)))
 
 
-def _rows(config: Config, written: Written) -> Mapping[Path, object]:
+def _rows(config: Config, written: WrittenTensors) -> Mapping[Path, object]:
     """Return how many tokens a configuration must say, where its architecture is not known.
 
     What it says stays in the same relation to the rows of the embedding: some models have more rows than tokens.
@@ -85,7 +85,7 @@ def _rows(config: Config, written: Written) -> Mapping[Path, object]:
     return found
 
 
-def _heads(config: Config, written: Written) -> list[str]:
+def _heads(config: Config, written: WrittenTensors) -> list[str]:
     """Return what is wrong with a head that has not as many rows as the embedding, unless the donor's is so too."""
     pairs = [(embedding_of(each), head_of(each)) for each in (written.shapes, written.donor)]
     gaps = [
@@ -99,7 +99,7 @@ def _heads(config: Config, written: Written) -> list[str]:
     return [f"`{embedding}` and `{head}` have {count} rows, and one size is said of both"]
 
 
-def _reshaped(config: Config, written: Written) -> list[str]:
+def _reshaped(config: Config, written: WrittenTensors) -> list[str]:
     """Return what is wrong with tensors that have other shapes than the donor's, where no row of sizes is of them."""
     found = [
         f"`{name}` is {list(shape)}, and {list(before)} in the model that the configuration is of"
@@ -111,7 +111,7 @@ def _reshaped(config: Config, written: Written) -> list[str]:
     return found if len(found) <= _LISTED else [*found[:_LISTED], f"and {len(found) - _LISTED} more"]
 
 
-def _missing(config: Config, written: Written) -> tuple[str, list[str]]:
+def _missing(config: Config, written: WrittenTensors) -> tuple[str, list[str]]:
     """Return what should be known of tensors of the donor that are not written, and what is wrong with that."""
     kept, head = stacks(written.shapes), head_of(written.donor)
     lost = [

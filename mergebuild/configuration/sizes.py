@@ -31,7 +31,7 @@ _LISTED: Final = 4
 
 
 @dataclass(frozen=True)
-class Form:
+class SizeForm:
     """The rows of an architecture."""
 
     rows: Mapping[str, tuple[str, ...]]
@@ -101,7 +101,7 @@ def sized(config: Config, written: Shapes, donor: Shapes, decided: Mapping[Path,
     )
 
 
-def _rows(form: Form, shapes: Shapes) -> dict[str, _Row]:
+def _rows(form: SizeForm, shapes: Shapes) -> dict[str, _Row]:
     """Return the shapes of the tensors that rows are of, with what these say."""
     return {
         name: (shape, sizes)
@@ -110,7 +110,9 @@ def _rows(form: Form, shapes: Shapes) -> dict[str, _Row]:
     }
 
 
-def _sizes(form: Form, text: Mapping[str, object], rows: Mapping[str, _Row], follows: frozenset[str]) -> dict[str, int]:
+def _sizes(
+    form: SizeForm, text: Mapping[str, object], rows: Mapping[str, _Row], follows: frozenset[str]
+) -> dict[str, int]:
     """Return what members must be, that may follow from tensors, by the first tensor that has them otherwise."""
     found: dict[str, int] = {}
     for shape, sizes in rows.values():
@@ -120,7 +122,7 @@ def _sizes(form: Form, text: Mapping[str, object], rows: Mapping[str, _Row], fol
     return {key: size for key, size in found.items() if size != _value(key, text, form)}
 
 
-def _wrong(form: Form, text: Mapping[str, object], rows: Mapping[str, _Row]) -> Iterator[tuple[str, str]]:
+def _wrong(form: SizeForm, text: Mapping[str, object], rows: Mapping[str, _Row]) -> Iterator[tuple[str, str]]:
     """Yield the tensors that a configuration contradicts, and a sentence for each."""
     for name, (shape, sizes) in rows.items():
         expected = [_value(size, text, form) for size in sizes]
@@ -133,12 +135,12 @@ def _listed(sentences: list[str]) -> tuple[str, ...]:
     return (*sentences[:_LISTED], f"and {more} more") if more > 0 else tuple(sentences)
 
 
-def _form_of(config: Config) -> Form | None:
+def _form_of(config: Config) -> SizeForm | None:
     name = model_type(config, "text")
     return _forms().get(name) if name else None
 
 
-def _value(size: str, config: Mapping[str, object], form: Form, depth: int = 0) -> int | None:
+def _value(size: str, config: Mapping[str, object], form: SizeForm, depth: int = 0) -> int | None:
     """Return what sums and products of a configuration's members come to; None where one is not said."""
     if depth > _DEEPEST or not size:
         return None
@@ -155,7 +157,7 @@ def _value(size: str, config: Mapping[str, object], form: Form, depth: int = 0) 
     return total
 
 
-def _member(word: str, config: Mapping[str, object], form: Form, depth: int) -> int | None:
+def _member(word: str, config: Mapping[str, object], form: SizeForm, depth: int) -> int | None:
     if word.isdecimal():
         return int(word)
     value = config.get(word)
@@ -169,15 +171,15 @@ def _shown(expected: list[int | None]) -> str:
 
 
 @cache
-def _forms() -> Mapping[str, Form]:
+def _forms() -> Mapping[str, SizeForm]:
     """Return the rows of each architecture."""
     text = (files("mergebuild.configuration") / "data" / "sizes.toml").read_text("utf-8")
     return dict(_read(tomllib.loads(text)))
 
 
-def _read(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Form]]:
+def _read(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, SizeForm]]:
     for table in tables.values():
-        form = Form(
+        form = SizeForm(
             {name: tuple(sizes) for name, sizes in table["rows"].items()},
             table.get("usual", {}),
             frozenset(table["follows"]),

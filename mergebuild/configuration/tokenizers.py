@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["ADDED", "KINDS", "Difference", "difference", "vocabulary"]
+__all__ = ["ADDED", "KINDS", "TokenDifference", "difference", "vocabulary"]
 
 KINDS: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 """The files that say it. A folder may have several, which need not say the same; clients take the first."""
@@ -22,7 +22,7 @@ Read = Callable[[str], bytes | None]
 """Returns what is in a file of the folder, None where there is none."""
 
 
-class Difference(NamedTuple):
+class TokenDifference(NamedTuple):
     """In what two vocabularies differ."""
 
     other: int
@@ -42,7 +42,7 @@ def vocabulary(kind: str, read: Read) -> Mapping[int, str] | None:
     return found or None
 
 
-def difference(one: Mapping[int, str], other: Mapping[int, str]) -> Difference | None:
+def difference(one: Mapping[int, str], other: Mapping[int, str]) -> TokenDifference | None:
     """Return in what two vocabularies differ, None where they are one."""
     both = [number for number in one if number in other]
     unlike = sorted(number for number in both if one[number] != other[number])
@@ -50,7 +50,7 @@ def difference(one: Mapping[int, str], other: Mapping[int, str]) -> Difference |
     if not unlike and alone == (0, 0):
         return None
     example = (unlike[0], one[unlike[0]], other[unlike[0]]) if unlike else None
-    return Difference(len(unlike), example, alone)
+    return TokenDifference(len(unlike), example, alone)
 
 
 def _pairs(kind: str, read: Read) -> Iterator[tuple[int, str]]:

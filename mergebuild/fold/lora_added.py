@@ -13,7 +13,18 @@ from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import own
 from mergebuild.fold.views import MODEL_LIKENESS, View
-from mergebuild.lora import Delta, DeltaSum, Match, Stored, adapter_config, is_embedding, is_lora, match, needs, shaped
+from mergebuild.lora import (
+    Delta,
+    DeltaSum,
+    Match,
+    StoredModule,
+    adapter_config,
+    is_embedding,
+    is_lora,
+    match,
+    needs,
+    shaped,
+)
 from mergebuild.methods.arguments import Arguments
 from mergebuild.methods.tables.lora import DELTA
 from mergebuild.naming.spelling import AS_IS
@@ -101,7 +112,7 @@ class AddedLoras:
         offered = {**tied, **base.specs}
         floats = {name: spec.shape for name, spec in offered.items() if spec.is_float}
         spelling = base.spelling
-        stored = None if spelling is AS_IS else Stored(spelling.made, spelling.shapes)
+        stored = None if spelling is AS_IS else StoredModule(spelling.made, spelling.shapes)
         common = target.on_channels == "common"
         matched = match(tensors, floats, config, shown=shown, stored=stored, on_channels=common)
         name = f"{each.ref}@{len(self._lost)}"

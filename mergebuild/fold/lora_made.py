@@ -48,7 +48,7 @@ class _LoraTensors(NamedTuple):
 _TEXT, _OLD_TEXT, _TURNED = "model.", "language_model.model.", "transposed."
 
 
-class _Parts(NamedTuple):
+class _LoraParts(NamedTuple):
     """What LoRAs are extracted of."""
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -155,11 +155,11 @@ class MadeLoras:
         turned_by = self._facts(base.input.ref) if any(unit.turned for unit in parts.units.values()) else None
         return _LoraTensors(found, () if account.is_even else (account,), parts.lost, turned_by)
 
-    def _parts(self, views: Sequence[View], shapes: Mapping[str, tuple[int, ...]]) -> _Parts:
+    def _parts(self, views: Sequence[View], shapes: Mapping[str, tuple[int, ...]]) -> _LoraParts:
         """Return what LoRAs are extracted of: of a language model its modules in memory, and not its parameters."""
         base = views[0]
         if any(each.style != "peft" for each in extractable(shapes)):
-            return _Parts(shapes, {}, {}, ())
+            return _LoraParts(shapes, {}, {}, ())
         stacked = stacked_in(base.spelling).intersection(shapes)
         units = {each.name: each for each in units_in(base.spelling, shapes) if stacked.isdisjoint(each.members)}
         facts = self._facts(base.input.ref)
@@ -184,9 +184,9 @@ class MadeLoras:
             text = f"{len(stacked)} parameters lie in stacks, which are no modules, and are left out of the LoRA"
             lost = (f"{text}, such as `{base.spelling.stored(min(stacked))}`",)
         whole = {name: unit.shape for name, unit in units.items()}
-        return _Parts({**left, **whole}, called, units, lost, forms)
+        return _LoraParts({**left, **whole}, called, units, lost, forms)
 
-    def _sides(self, views: Sequence[View], parts: _Parts, module: Module) -> list[Form]:
+    def _sides(self, views: Sequence[View], parts: _LoraParts, module: Module) -> list[Form]:
         """Return what a module is made of in each of the models."""
         if module.tensor in parts.units:
             return [forms[module.tensor] for forms in parts.forms]

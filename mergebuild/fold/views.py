@@ -31,7 +31,7 @@ from mergebuild.naming.renamed import Renamed
 from mergebuild.naming.spelling import AS_IS, FileSpelling
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Input, Target
-from mergebuild.sources.channels import Joint, Lying, cut, is_served, joined
+from mergebuild.sources.channels import Joint, LyingChannels, cut, is_served, joined
 from mergebuild.sources.opening import renamed_model, standalone
 from mergebuild.sources.sources import Sources
 from mergebuild.sources.traits import marks, position_ids
@@ -75,12 +75,12 @@ class View:
         return self.kinds.of[name] if self.kinds else 0
 
 
-class _Term(NamedTuple):
+class _ViewTerm(NamedTuple):
     """A term of a combination, and where it lies."""
 
     slot: Slot
     share: Fraction
-    of: Lying
+    of: LyingChannels
 
 
 VIEW_LIKENESS = Likeness(
@@ -312,7 +312,7 @@ class Views:
             parts += [(each.share, self._padded(each, name, wanted, own, behind=True)) for each in rest]
         return self._sum(parts)
 
-    def _beginning(self, first: View, name: str, shape: tuple[int, ...]) -> list[_Term] | None:
+    def _beginning(self, first: View, name: str, shape: tuple[int, ...]) -> list[_ViewTerm] | None:
         """Return the source that the first input began with, where it is a file that is still to be made."""
         ref = first.input.ref
         while ref not in self._sources:
@@ -320,25 +320,27 @@ class Views:
         model = self._sources.file(ref).model
         if name not in model.tensors or model.tensors[name].shape != shape:
             return None
-        found = _Term(Slot(ref), Fraction(1), Lying(model, name))
+        found = _ViewTerm(Slot(ref), Fraction(1), LyingChannels(model, name))
         return [found] if is_served(found.of) else None
 
-    def _cut(self, each: _Term, name: str, channels: int) -> Slot:
+    def _cut(self, each: _ViewTerm, name: str, channels: int) -> Slot:
         """Return the slot of the first channels of a tensor."""
         return self._part(each.slot, f"channels to {channels}", cut(each.of, name, channels))
 
-    def _padded(self, each: _Term, name: str, shape: tuple[int, ...], channels: int, *, behind: bool = False) -> Slot:
+    def _padded(
+        self, each: _ViewTerm, name: str, shape: tuple[int, ...], channels: int, *, behind: bool = False
+    ) -> Slot:
         """Return the slot of the first channels of a tensor with zeros behind them, or of those `behind` them."""
-        zero = Lying(self._sources.file(self._sources.position_ids()).model, "position_ids")
+        zero = LyingChannels(self._sources.file(self._sources.position_ids()).model, "position_ids")
         joint = Joint(name, each.of.info.dtype, shape, channels)
         if behind:
             return self._part(each.slot, f"channels from {channels}", joined(None, each.of, zero, joint))
         return self._part(each.slot, f"channels to {channels} of {shape[1]}", joined(each.of, None, zero, joint))
 
-    def _lying(self, form: Form, name: str) -> list[_Term] | None:
+    def _lying(self, form: Form, name: str) -> list[_ViewTerm] | None:
         """Return where the terms of a combination lie; None where some of them can't be put together anew."""
         found = [
-            _Term(slot, share, Lying(self._sources.file(slot.owner).model, slot.tensor(name)))
+            _ViewTerm(slot, share, LyingChannels(self._sources.file(slot.owner).model, slot.tensor(name)))
             for slot, share in form.terms
             if slot.owner in self._sources
         ]

@@ -20,7 +20,7 @@ from mergebuild.errors import TargetError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.header import MAX_HEADER, METADATA, Header, TensorInfo
 from mergebuild.formats.reading import UNFIT
-from mergebuild.naming.renamed import View
+from mergebuild.naming.renamed import TensorView
 from mergebuild.system.portable import PAGE
 
 __all__ = [
@@ -76,7 +76,7 @@ class Written(NamedTuple):
     """The matrices that lie transposed."""
     copies: frozenset[str] = frozenset()
     """Tensors that are others a second time, and no part of what the file is."""
-    views: Mapping[str, Sequence[View]] = MappingProxyType({})
+    views: Mapping[str, Sequence[TensorView]] = MappingProxyType({})
     """Of those that are fused and not one behind the other: where each lies in the tensor of the file."""
 
     @property
@@ -126,7 +126,7 @@ class Scattered(NamedTuple):
 
     beginning: str
     """The tensor whose bytes are the first of the run that it lies in."""
-    views: tuple[View, ...]
+    views: tuple[TensorView, ...]
     """One behind the other; in elements, from there."""
 
 

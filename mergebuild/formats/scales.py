@@ -53,7 +53,7 @@ class ScaledPart:
         return begin, past
 
 
-class _Rows(NamedTuple):
+class _RowScales(NamedTuple):
     """Scales, of which those of some rows are meant: the first, and past the last."""
 
     scale: Scale
@@ -82,7 +82,9 @@ def put_together(parts: Sequence[ScaledPart]) -> Scale | None:
         return scales[0]
     columns = math.gcd(*(each.scaling.columns for each in scales))
     over = [_over(scale, columns) for scale in scales]
-    return _below([_Rows(scale, 0, count // columns) for scale, (_, count) in zip(over, found, strict=True) if scale])
+    return _below(
+        [_RowScales(scale, 0, count // columns) for scale, (_, count) in zip(over, found, strict=True) if scale]
+    )
 
 
 def scales_of_rows(info: TensorInfo, columns: int, *, first_file: int = 0) -> Scale | None:
@@ -112,7 +114,7 @@ def _part(part: ScaledPart) -> tuple[Scale, int] | None:
     if found and (begin % width or past % width):
         return None
     if found and past - begin < part.info.count:
-        found = _below([_Rows(found, begin // width, past // width)])
+        found = _below([_RowScales(found, begin // width, past // width)])
     count = past - begin
     if found and part.columns is not None:
         found = _across(found, part.columns)
@@ -133,7 +135,7 @@ def _over(scale: Scale, columns: int) -> Scale | None:
     return Scale(scale.info, Scaling(columns, own.block_rows * own.columns // columns, columns))
 
 
-def _below(parts: Sequence[_Rows]) -> Scale | None:
+def _below(parts: Sequence[_RowScales]) -> Scale | None:
     """Return the scales of rows below each other, over as many columns each; None where their blocks do not fit."""
     alike = {(each.scale.info.shape[1], each.scale.scaling.block_columns, each.scale.info.dtype) for each in parts}
     runs = [run for each in parts for run in _runs(*each)]

@@ -13,7 +13,7 @@ from mergebuild.lora.kind import is_lora, is_number, is_of_peft, lacks_scale
 from mergebuild.lora.making import DeltaSum, Extraction, Merging, Role, ShapedDelta, SketchWords, shaped
 from mergebuild.lora.match import Delta, LoraTensor, Match, Misfit, match
 from mergebuild.lora.modules import Module, extractable, is_adapter, is_embedding
-from mergebuild.lora.names import Stored
+from mergebuild.lora.names import StoredModule
 from mergebuild.lora.needs import Needs, needs
 from mergebuild.lora.products import LoraProduct, Products, products_of
 from mergebuild.lora.roles import Factor
@@ -38,7 +38,7 @@ __all__ = [
     "Role",
     "ShapedDelta",
     "SketchWords",
-    "Stored",
+    "StoredModule",
     "UnscalableError",
     "adapter_config",
     "adapter_json",

@@ -16,7 +16,7 @@ from mergebuild.errors import Problem, SourceError
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.lora.adapter import Adapter, Fact
 from mergebuild.lora.fitting import FitTarget, channels_of, misfit
-from mergebuild.lora.names import Names, Site, Stored, module_names, own_names
+from mergebuild.lora.names import Names, Site, StoredModule, module_names, own_names
 from mergebuild.lora.roles import UNSUPPORTED, Factor, is_saved, role_of
 from mergebuild.naming.canonical import is_first_layer
 
@@ -123,7 +123,7 @@ def match(
     *,
     shown: str = "",
     by_itself: bool = False,
-    stored: Stored | None = None,
+    stored: StoredModule | None = None,
     on_channels: bool = False,
 ) -> Match:
     """Return what a LoRA file does to a model.
@@ -162,7 +162,7 @@ class _Matching:
         self._deltas: dict[str, list[tuple[str, Delta]]] = {}
         self._unmatched: list[str] = []
 
-    def result(self, *, by_itself: bool, stored: Stored | None) -> Match:
+    def result(self, *, by_itself: bool, stored: StoredModule | None) -> Match:
         ignored = sorted(filter(self._is_beside, self._lora))
         modules = self._modules()
         self._refuse_unsupported(modules)

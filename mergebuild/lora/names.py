@@ -20,7 +20,7 @@ from mergebuild.naming.canonical import canonical
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.rules import Part
 
-__all__ = ["Names", "Site", "Stored", "module_names", "own_names"]
+__all__ = ["Names", "Site", "StoredModule", "module_names", "own_names"]
 
 
 class Site(NamedTuple):
@@ -56,7 +56,7 @@ _PROCESSED: Final = re.compile(r"\.to_(q|k|v|out)(?:\.0)?$")
 _UNET: Final = "unet"
 
 
-class Stored(NamedTuple):
+class StoredModule(NamedTuple):
     """How the file of a model spells it, which is known here by canonical names."""
 
     made: Mapping[str, Renamed]
@@ -65,7 +65,9 @@ class Stored(NamedTuple):
     """Of the tensors of the file, by their names."""
 
 
-def module_names(model: Mapping[str, tuple[int, ...]], wanted: Collection[str], stored: Stored | None = None) -> Names:
+def module_names(
+    model: Mapping[str, tuple[int, ...]], wanted: Collection[str], stored: StoredModule | None = None
+) -> Names:
     """Return the names of the modules of a model.
 
     Args:
@@ -166,7 +168,7 @@ class _NameTable:
             self.modules.setdefault(name, {})[part] = (Site(tensor),)
             self._own.add((name, part))
 
-    def add_stored(self, model: Mapping[str, tuple[int, ...]], stored: Stored) -> None:
+    def add_stored(self, model: Mapping[str, tuple[int, ...]], stored: StoredModule) -> None:
         """Add what the file of a model calls its tensors, or several of them in one."""
         sites: dict[str, list[Site]] = {}
         for tensor, made in stored.made.items():

@@ -17,7 +17,7 @@ from mergebuild.naming.checkpoint import (
     to_diffusers,
     to_ldm,
 )
-from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, View, view_of
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, TensorView, view_of
 
 __all__ = [
     "DiffusersPart",
@@ -25,7 +25,7 @@ __all__ = [
     "Renamed",
     "RowsOf",
     "Shapes",
-    "View",
+    "TensorView",
     "kind_of",
     "kind_of_pipeline",
     "parts_of",

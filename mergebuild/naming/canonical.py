@@ -18,7 +18,7 @@ from typing import Final
 
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.rules import family, general
-from mergebuild.naming.spelled import Claim, Piece, Pieces, Whole, claims
+from mergebuild.naming.spelled import Claim, PieceOf, Pieces, WholeParameter, claims
 from mergebuild.naming.templates import Templates, family_of
 from mergebuild.naming.ties import tied
 
@@ -62,7 +62,7 @@ def canonical(
     name = of or family_of(templates, facts)
     if not name:
         found: Mapping[str, Claim] = {
-            each: Whole(bare, Renamed(shapes[each], (_all_of(each),))) for each, bare in templates.bare.items()
+            each: WholeParameter(bare, Renamed(shapes[each], (_all_of(each),))) for each, bare in templates.bare.items()
         }
     else:
         found = claims(templates, name, facts)
@@ -116,7 +116,7 @@ def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mappin
     for stored, claim in found.items():
         for name, renamed in _results(claim, fused):
             known = made.setdefault(name, renamed)
-            if (known is not renamed or isinstance(claim, Piece)) and all(cut.tensor != stored for cut in known.cuts):
+            if (known is not renamed or isinstance(claim, PieceOf)) and all(cut.tensor != stored for cut in known.cuts):
                 twice[stored] = name
     for name in [stored for stored, name in twice.items() if stored == name and len(made[name].cuts) == 1]:
         (other,) = made[name].cuts  # of two names, the canonical one is what the file calls it
@@ -129,19 +129,19 @@ def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mappin
 def _results(claim: Claim, fused: Mapping[str, Renamed]) -> Sequence[tuple[str, Renamed]]:
     """Return the parameters that a tensor is, or is a piece of."""
     match claim:
-        case Whole():
+        case WholeParameter():
             return (claim,)
         case Pieces(parts):
             return parts
-        case Piece(name, _, _, _, alone):
+        case PieceOf(name, _, _, _, alone):
             return ((name, fused[name]),) if name in fused else (alone,)
 
 
 def _fused(found: Mapping[str, Claim]) -> Mapping[str, Renamed]:
     """Return the parameters that are made of several tensors of one after another: those of which all are there."""
-    pieces: dict[str, dict[int, tuple[str, Piece]]] = {}
+    pieces: dict[str, dict[int, tuple[str, PieceOf]]] = {}
     for stored, claim in found.items():
-        if isinstance(claim, Piece):
+        if isinstance(claim, PieceOf):
             pieces.setdefault(claim.name, {}).setdefault(claim.place, (stored, claim))
     made: dict[str, Renamed] = {}
     for name, parts in pieces.items():
@@ -151,7 +151,7 @@ def _fused(found: Mapping[str, Claim]) -> Mapping[str, Renamed]:
     return made
 
 
-def _one_after_another(parts: list[tuple[str, Piece]]) -> Renamed | None:
+def _one_after_another(parts: list[tuple[str, PieceOf]]) -> Renamed | None:
     """Return the tensor that some make together, if none is missing and they fit."""
     row, shapes = parts[0][1].row, [piece.shape for _, piece in parts]
     if len(parts) < len(row.theirs) or not all(shapes) or len({shape[1:] for shape in shapes}) > 1:

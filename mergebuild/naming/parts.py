@@ -20,7 +20,7 @@ from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 from mergebuild.naming.rules import Part, family
 from mergebuild.naming.templates import Templates, family_of
 
-__all__ = ["Placed", "components", "family_in", "parts_called", "parts_of_kind", "place", "prefixes_of_new"]
+__all__ = ["PlacedPart", "components", "family_in", "parts_called", "parts_of_kind", "place", "prefixes_of_new"]
 
 _TEXT_ENCODER: Final = "text_encoder"
 _EMBEDDINGS: Final = ("token_embedding.weight", "shared.weight", "embed_tokens.weight")
@@ -28,7 +28,7 @@ _EMBEDDINGS: Final = ("token_embedding.weight", "shared.weight", "embed_tokens.w
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedPart:
     """Tensors of a file under the names of the model that they are for."""
 
     made: Mapping[str, Renamed] = field(default_factory=dict)
@@ -136,7 +136,7 @@ def _parts(of: str) -> tuple[Part, ...]:
     return family(of).parts
 
 
-class _Held(NamedTuple):
+class _HeldPart(NamedTuple):
     """A part that a file holds."""
 
     kind: str
@@ -148,7 +148,7 @@ class _Held(NamedTuple):
     """Whether the file is meant to be nothing else."""
 
 
-def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> Placed:
+def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> PlacedPart:
     """Return the tensors of a file that are some parts of a model, under the model's names.
 
     Args:
@@ -178,10 +178,10 @@ def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> Placed
         made = _by_names(own, rest, there)
         is_alone = bool(made)
     if not is_alone or not made:
-        return Placed(made, (), doubtful)
+        return PlacedPart(made, (), doubtful)
     used = {cut.tensor for renamed in made.values() for cut in renamed.cuts}
     silent = tuple(each for one in held for part in _parts(one.kind) for each in (*part.outside, *part.spare))
-    return Placed(made, tuple(name for name in own if name not in used and not name.startswith(silent)), doubtful)
+    return PlacedPart(made, tuple(name for name in own if name not in used and not name.startswith(silent)), doubtful)
 
 
 def _with_its_names(part: Part, own: Shapes, of: str, family_of_own: str) -> Mapping[str, Renamed]:
@@ -196,7 +196,7 @@ def _with_its_names(part: Part, own: Shapes, of: str, family_of_own: str) -> Map
     return canonical({name: shape for name, shape in own.items() if name.startswith(found)}, of=of).made
 
 
-def _held(own: Shapes, of: str) -> Iterator[_Held]:
+def _held(own: Shapes, of: str) -> Iterator[_HeldPart]:
     """Yield the parts that a file of some family holds, and that may be parts of others."""
     parts = [part for part in _parts(of) if part.kind] if of else []
     is_alone = bool(parts) and _is_alone(of)
@@ -204,10 +204,10 @@ def _held(own: Shapes, of: str) -> Iterator[_Held]:
         prefix = "" if is_alone else part.prefix
         shapes = {name[len(prefix) :]: shape for name, shape in own.items() if part_of(of, name) == part}
         if shapes:
-            yield _Held(part.kind, prefix, shapes, is_alone)
+            yield _HeldPart(part.kind, prefix, shapes, is_alone)
 
 
-def _choices(held: _Held, parts: Sequence[Part], of: str, there: Shapes) -> Sequence[Part]:
+def _choices(held: _HeldPart, parts: Sequence[Part], of: str, there: Shapes) -> Sequence[Part]:
     """Return which of some parts one may be that a file holds; one where that can be told.
 
     One that the model has is told by its shapes. One that it lacks, by its width, which only models of real size have,
@@ -239,31 +239,31 @@ def _is_in(part: Part, there: Shapes) -> bool:
     return any(name.startswith(part.prefix) for name in there)
 
 
-def _covers(held: _Held, part: Part, of: str, there: Shapes) -> bool:
+def _covers(held: _HeldPart, part: Part, of: str, there: Shapes) -> bool:
     """Whether one in a file has as many tensors as a part of a model."""
     return sum(name.startswith(part.prefix) for name in there) == len(_as_part(held, part, of, there))
 
 
-def _is_marked(held: _Held, part: Part, others: Sequence[Part]) -> bool:
+def _is_marked(held: _HeldPart, part: Part, others: Sequence[Part]) -> bool:
     """Whether one in a file has the marks of a part, or none where the part has none."""
     marks = tuple(mark for each in others for mark in each.marks)
     return any(name.startswith(marks) for name in held.shapes) is bool(part.marks)
 
 
-def _fits(held: _Held, part: Part, of: str, there: Shapes) -> bool:
+def _fits(held: _HeldPart, part: Part, of: str, there: Shapes) -> bool:
     """Whether most of a part of a model is of the shapes that the one in a file has."""
     made = _as_part(held, part, of, there)
     sizes = [(prod(each.shape), each.shape == there[name]) for name, each in made.items() if name in there]
     return 2 * sum(size for size, is_equal in sizes if is_equal) > sum(size for size, _ in sizes)
 
 
-def _width(held: _Held) -> int:
+def _width(held: _HeldPart) -> int:
     """Return how many columns the matrix has that has a row for each token; 0 where there is none."""
     matrices = (shape for name, shape in held.shapes.items() if name.endswith(_EMBEDDINGS))
     return next((shape[1] for shape in matrices if len(shape) == 2), 0)
 
 
-def _as_part(held: _Held, part: Part, of: str, there: Shapes) -> Mapping[str, Renamed]:
+def _as_part(held: _HeldPart, part: Part, of: str, there: Shapes) -> Mapping[str, Renamed]:
     """Return the tensors of a part that one in a file makes."""
     spelled = {part.prefix + name: shape for name, shape in held.shapes.items()}
     spare = tuple(part.prefix + each for each in part.spare)

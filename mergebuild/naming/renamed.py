@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Renamed", "RowsOf", "Shapes", "State", "StoredTensor", "View", "renamed", "translated", "view_of"]
+__all__ = ["Renamed", "RowsOf", "Shapes", "State", "StoredTensor", "TensorView", "renamed", "translated", "view_of"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
@@ -32,7 +32,7 @@ class RowsOf(NamedTuple):
     """Of its last dimension, from where, to where and in which steps (`range`); None: all of it."""
 
 
-class View(NamedTuple):
+class TensorView(NamedTuple):
     """Where the elements of a cut lie: all numbers count elements."""
 
     begin: int
@@ -84,7 +84,7 @@ def translated(name: str, modules: Mapping[str, str]) -> str | None:
     return None
 
 
-def view_of(cut: RowsOf, shape: tuple[int, ...], strides: tuple[int, ...]) -> View:
+def view_of(cut: RowsOf, shape: tuple[int, ...], strides: tuple[int, ...]) -> TensorView:
     """Return where a cut of a stored tensor lies, which has this shape and these strides."""
     begin = 0
     if cut.at is not None:
@@ -97,4 +97,4 @@ def view_of(cut: RowsOf, shape: tuple[int, ...], strides: tuple[int, ...]) -> Vi
         begin += cut.columns[0] * strides[-1]
         shape = (*shape[:-1], len(range(*cut.columns)))
         strides = (*strides[:-1], strides[-1] * cut.columns[2])
-    return View(begin, shape[::-1], strides[::-1]) if cut.transposed else View(begin, shape, strides)
+    return TensorView(begin, shape[::-1], strides[::-1]) if cut.transposed else TensorView(begin, shape, strides)

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 __all__ = [
     "NUMBER",
-    "Constant",
-    "Family",
+    "ConstantTensor",
+    "FamilyRules",
     "General",
     "Part",
     "Pattern",
@@ -166,7 +166,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class FamilyRules:
     """An architecture."""
 
     name: str
@@ -218,7 +218,7 @@ class Signs:
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class ConstantTensor:
     """A buffer by the end of its name, in some shape or in any."""
 
     end: str
@@ -260,7 +260,7 @@ class General:
     """What names in files begin with that no program writes any more, and what canonical ones begin with then."""
     schedule: frozenset[str]
     """Buffers of the noise schedule: constants."""
-    constants: tuple[Constant, ...]
+    constants: tuple[ConstantTensor, ...]
     """Other buffers that follow from an architecture alone."""
     constant_ends: tuple[str, ...]
     """How their names end."""
@@ -281,7 +281,7 @@ def general() -> General:
         tuple(table["copies"]),
         tuple((old, new) for old, new in table["outdated"]),
         frozenset(table["schedule"]),
-        tuple(Constant(each["end"], _shape(each)) for each in table["constants"]),
+        tuple(ConstantTensor(each["end"], _shape(each)) for each in table["constants"]),
         tuple(each["end"] for each in table["constants"]),
         tuple(table["first_layers"]),
         tuple(table["no_first_layers"]),
@@ -315,7 +315,7 @@ def signs_of() -> tuple[Signs, ...]:
     return tuple(signs for _, _, signs in sorted(found, key=lambda each: each[:2]))
 
 
-def families() -> Iterator[Family]:
+def families() -> Iterator[FamilyRules]:
     """Yield all families, by name; for tests and tables, as it reads every file."""
     for path in sorted(_DATA.glob("*.toml")):
         if path.stem not in _NO_FAMILIES:
@@ -323,7 +323,7 @@ def families() -> Iterator[Family]:
 
 
 @cache
-def family(name: str) -> Family:
+def family(name: str) -> FamilyRules:
     """Return a family with its parts and those that it has of others."""
     table = data_of(name)
     own = tuple(_part(name, part, each) for part, each in table.get("parts", {}).items())
@@ -333,7 +333,7 @@ def family(name: str) -> Family:
         for other in table.get("uses", ())
         for part in family(other).parts
     )
-    return Family(name, table["title"], (*own, *others), table.get("generic", False))
+    return FamilyRules(name, table["title"], (*own, *others), table.get("generic", False))
 
 
 @cache

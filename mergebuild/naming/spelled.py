@@ -9,20 +9,20 @@ from typing import NamedTuple
 from mergebuild.naming import fusing
 from mergebuild.naming.functions import FUNCTIONS
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
-from mergebuild.naming.rules import NUMBER, Family, Part, Pattern, Row, Spelling, family, pattern
+from mergebuild.naming.rules import NUMBER, FamilyRules, Part, Pattern, Row, Spelling, family, pattern
 from mergebuild.naming.templates import Templates, model_types
 
-__all__ = ["Claim", "Piece", "Pieces", "Whole", "claims"]
+__all__ = ["Claim", "PieceOf", "Pieces", "WholeParameter", "claims"]
 
 
-class Whole(NamedTuple):
+class WholeParameter(NamedTuple):
     """A tensor that is one parameter."""
 
     name: str
     renamed: Renamed
 
 
-class Piece(NamedTuple):
+class PieceOf(NamedTuple):
     """A tensor that is some rows of a parameter, which the others of its row make up with it."""
 
     name: str
@@ -40,10 +40,10 @@ class Pieces(NamedTuple):
     parts: tuple[tuple[str, Renamed], ...]
 
 
-Claim = Whole | Piece | Pieces
+Claim = WholeParameter | PieceOf | Pieces
 
 
-class _Entry(NamedTuple):
+class _RowEntry(NamedTuple):
     """One of the names of a row in a spelling."""
 
     row: Row
@@ -61,7 +61,7 @@ class _Use(NamedTuple):
     """The words in front of the inner name: those of the prefix."""
     numbers: int
     """How many of them are numbers."""
-    entry: _Entry | None
+    entry: _RowEntry | None
 
     def fits(self, numbers: list[str]) -> bool:
         """Return whether a name with these numbers is meant."""
@@ -86,7 +86,7 @@ def claims(templates: Templates, of: str, facts: Mapping[str, object] | None = N
             bare = templates.bare[name]
             use, numbers = _fitting(uses, bare)
             if use is None:
-                found[name] = Whole(bare, _same(name, templates.shapes[name]))
+                found[name] = WholeParameter(bare, _same(name, templates.shapes[name]))
                 continue
             inner = _behind(bare, use.before)
             if use.entry is not None:
@@ -94,13 +94,13 @@ def claims(templates: Templates, of: str, facts: Mapping[str, object] | None = N
             elif use.part.through:
                 through.setdefault(use.part.name, (use.part, {}))[1][name] = inner
             else:
-                found[name] = Whole(use.part.prefix + inner, _same(name, templates.shapes[name]))
+                found[name] = WholeParameter(use.part.prefix + inner, _same(name, templates.shapes[name]))
     for part, inners in through.values():
         found |= _through(part, inners, templates.shapes)
     return {name: found[name] for name in templates.shapes}
 
 
-def _left_out(templates: Templates, of: Family, types: frozenset[str]) -> frozenset[str]:
+def _left_out(templates: Templates, of: FamilyRules, types: frozenset[str]) -> frozenset[str]:
     """Return the spellings of a family that a file does not have, and the parts whose prefixes are none in it."""
     absent = {each.name for part in of.parts for each in part.spellings if not _is_spelled(templates, each, types)}
     return frozenset(
@@ -125,7 +125,7 @@ def _through(part: Part, inners: Mapping[str, str], shapes: Shapes) -> dict[str,
     found: dict[str, Claim] = {}
     for name, inner in inners.items():
         new, shape = spelled.get(inner) or (inner, shapes[name])
-        found[name] = Whole(part.prefix + new, _same(name, shape))
+        found[name] = WholeParameter(part.prefix + new, _same(name, shape))
     return found
 
 
@@ -146,16 +146,16 @@ def _same(name: str, shape: tuple[int, ...]) -> Renamed:
 
 
 def _claim(
-    use: _Use, entry: _Entry, inner: str, numbers: list[str], name: str, templates: Templates, heads: int | None
+    use: _Use, entry: _RowEntry, inner: str, numbers: list[str], name: str, templates: Templates, heads: int | None
 ) -> Claim:
     row, shape = entry.row, templates.shapes[name]
     free = [numbers[place] for place in entry.theirs.free]
     words = inner.split(".", entry.theirs.parts)
     rest = f".{words[-1]}" if len(words) > entry.theirs.parts else ""
     ours = [f"{use.part.prefix}{pattern(each).filled(free)}{rest}" for each in row.ours]
-    alone = Whole(use.part.prefix + inner, _same(name, shape))
+    alone = WholeParameter(use.part.prefix + inner, _same(name, shape))
     if len(row.theirs) > 1:
-        return Piece(ours[0], entry.place, row, shape, alone)
+        return PieceOf(ours[0], entry.place, row, shape, alone)
     if row.how in fusing.HOWS:
         beside = f"{templates.bare[name].removesuffix(inner)}{pattern(row.beside).filled(free)}"
         fused = fusing.Fused(name, shape, templates.shape_of(beside), heads)
@@ -164,7 +164,7 @@ def _claim(
     if len(row.ours) > 1:
         return _cut(ours, row, name, shape) or alone
     renamed = _changed(row, name, shape, rest, templates.shapes)
-    return Whole(ours[0], renamed) if renamed else alone
+    return WholeParameter(ours[0], renamed) if renamed else alone
 
 
 def _cut(ours: list[str], row: Row, name: str, shape: tuple[int, ...]) -> Pieces | None:
@@ -202,7 +202,7 @@ def _changed(row: Row, name: str, shape: tuple[int, ...], rest: str, shapes: Sha
 class _Rules:
     """A family's rows, to be looked up by template, without some spellings, and without the prefixes of some parts."""
 
-    def __init__(self, of: Family, left_out: frozenset[str]) -> None:
+    def __init__(self, of: FamilyRules, left_out: frozenset[str]) -> None:
         prefixes = [
             (each, part)
             for part in of.parts
@@ -251,15 +251,15 @@ class _Rules:
         yield _Use(fixed, part, before, numbers, None)
 
 
-def _entries(part: Part, left_out: frozenset[str]) -> Mapping[str, list[_Entry]]:
+def _entries(part: Part, left_out: frozenset[str]) -> Mapping[str, list[_RowEntry]]:
     """Return the names of a part's modules in all spellings of models, but those that are left out, by template."""
-    found: dict[str, list[_Entry]] = {}
+    found: dict[str, list[_RowEntry]] = {}
     for spelling in part.spellings:
         if not spelling.lora and spelling.name not in left_out:
             for row in spelling.rows:
                 for place, theirs in enumerate(row.theirs):
                     known = pattern(theirs)
-                    found.setdefault(known.template, []).append(_Entry(row, place, known))
+                    found.setdefault(known.template, []).append(_RowEntry(row, place, known))
     return found
 
 

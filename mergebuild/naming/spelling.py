@@ -15,7 +15,7 @@ from math import prod
 from typing import NamedTuple
 
 from mergebuild.naming.canonical import is_outdated
-from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, View, view_of
+from mergebuild.naming.renamed import Renamed, RowsOf, Shapes, TensorView, view_of
 
 __all__ = ["AS_IS", "FileSpelling", "SpelledTensor", "spelling_of"]
 
@@ -116,15 +116,15 @@ class FileSpelling:
         )
 
     @cached_property
-    def views(self) -> Mapping[str, Sequence[View]]:
+    def views(self) -> Mapping[str, Sequence[TensorView]]:
         """Of the parameters that share a tensor and do not lie one behind the other: where in it each of them lies."""
-        found: dict[str, Sequence[View]] = {}
+        found: dict[str, Sequence[TensorView]] = {}
         for stored, members in self._members.items():
             shape, at = self.shapes[stored], 0
             for name in members:
                 views = [view_of(cut, shape, _run(shape)) for cut in self.made[name].cuts]
                 found[name] = views
-                if views == [View(at, views[0].shape, _run(views[0].shape))]:
+                if views == [TensorView(at, views[0].shape, _run(views[0].shape))]:
                     at += prod(views[0].shape)
             if at == prod(shape):  # all of them lie one behind the other
                 for name in members:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mergebuild.configuration.agreement import Agreement, Written, agreement
+from mergebuild.configuration.agreement import Agreement, WrittenTensors, agreement
 from mergebuild.configuration.ties import Heads
 from mergebuild.configuration.tokenizers import KINDS, vocabulary
 from mergebuild.configuration.vocabulary import embedding_of, head_of
@@ -53,7 +53,7 @@ def agree(
         equal=_is_tied(source) or _is_tied(first),
     )
     written = _parameters({name: spec.shape for name, spec in specs.items()}, first.model)
-    found = agreement(source.model.facts, Written(written, _shapes(source.model), heads))
+    found = agreement(source.model.facts, WrittenTensors(written, _shapes(source.model), heads))
     if found.contradictions:
         raise MismatchError.one(
             "configuration-differs",

@@ -30,7 +30,7 @@ _OF_OTHER_ARCHITECTURES: Final = frozenset({"shape-mismatch", "too-little-in-com
 """What is wrong with inputs of different architectures too, as it shows in their tensors."""
 
 
-class _Described(NamedTuple):
+class _DescribedInput(NamedTuple):
     """An input that has a configuration, and the parts that a target takes tensors of."""
 
     ref: str
@@ -94,14 +94,14 @@ class Architectures:
                 return _differ(made, one, other, {"text": pair})
         return error
 
-    def _configuration(self, blueprint: Blueprint) -> _Described | None:
+    def _configuration(self, blueprint: Blueprint) -> _DescribedInput | None:
         """Return the input whose configuration is written, where the target names one."""
         config = blueprint.target.config
         if config is None:
             return None
         return self._described(config.ref, {part_of(name) for name in blueprint.specs})
 
-    def _inputs(self, blueprint: Blueprint) -> list[_Described]:
+    def _inputs(self, blueprint: Blueprint) -> list[_DescribedInput]:
         """Return the inputs that a target takes tensors of, those that it names first before others."""
         parts: dict[str, set[str]] = {}
         owners = [{slot.owner for slot in slots} for slots in blueprint.forms.slots]
@@ -130,7 +130,7 @@ class Architectures:
                 names.setdefault(each.ref, len(names))
         return names
 
-    def _described(self, ref: str, parts: set[str], *, has_rows: bool = False) -> _Described | None:
+    def _described(self, ref: str, parts: set[str], *, has_rows: bool = False) -> _DescribedInput | None:
         if not ref:
             return None
         owner = donor(self._recipe, self._sources, ref)
@@ -138,7 +138,7 @@ class Architectures:
             return None
         model = self._sources.file(owner).model
         shown = f"{self._sources.file(owner).shown.rstrip('/')}/config.json"
-        return _Described(ref, model.facts, shown, frozenset(parts), owner, has_rows)
+        return _DescribedInput(ref, model.facts, shown, frozenset(parts), owner, has_rows)
 
     def _agreed(self, target: str) -> list[frozenset[str]]:
         """Return what is merged with different architectures because a target below this one says so."""
@@ -149,11 +149,11 @@ class Architectures:
         ]
 
 
-def _types(one: _Described, other: _Described, part: str) -> tuple[str | None, str | None]:
+def _types(one: _DescribedInput, other: _DescribedInput, part: str) -> tuple[str | None, str | None]:
     return model_type(one.config, part), model_type(other.config, part)
 
 
-def _told(one: _Described, other: _Described, parts: Sequence[str]) -> Iterator[str]:
+def _told(one: _DescribedInput, other: _DescribedInput, parts: Sequence[str]) -> Iterator[str]:
     """Yield the facts in which two inputs differ, a sentence for each part."""
     for part in parts:
         found = differing(config_of(one.config, part), config_of(other.config, part))
@@ -163,7 +163,7 @@ def _told(one: _Described, other: _Described, parts: Sequence[str]) -> Iterator[
 
 
 def _differ(
-    target: Target, one: _Described, other: _Described, unlike: Mapping[str, tuple[str | None, str | None]]
+    target: Target, one: _DescribedInput, other: _DescribedInput, unlike: Mapping[str, tuple[str | None, str | None]]
 ) -> MismatchError:
     part, (ours, theirs) = next(iter(unlike.items()))
     where = "" if part == "text" else f" in the part `{part}`"

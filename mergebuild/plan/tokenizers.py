@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mergebuild.configuration.tokenizers import ADDED, KINDS, Difference, difference, vocabulary
+from mergebuild.configuration.tokenizers import ADDED, KINDS, TokenDifference, difference, vocabulary
 from mergebuild.formats.reading import clipped
 from mergebuild.sources.sources import Sources
 
@@ -16,7 +16,7 @@ class Tokenizers:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._found: dict[tuple[str, str], Difference | None] = {}
+        self._found: dict[tuple[str, str], TokenDifference | None] = {}
         self._vocabularies: dict[tuple[str, str], Mapping[int, str] | None] = {}
 
     def compare(self, inputs: Sequence[tuple[str, str]]) -> list[str]:
@@ -44,7 +44,7 @@ class Tokenizers:
         example = f"{number} is `{_shown(theirs)}` there and `{_shown(mine)}` in `{first[0]}`"
         return [f"the tokenizer that is written is that of `{config[0]}`: {count}, such as {example}"]
 
-    def _difference(self, mine: str, theirs: str) -> Difference | None:
+    def _difference(self, mine: str, theirs: str) -> TokenDifference | None:
         if mine == theirs:
             return None
         folders = [self._sources.file(each).model for each in (mine, theirs)]
@@ -71,7 +71,7 @@ class Tokenizers:
             return None
 
 
-def _sentence(one: str, other: str, found: Difference) -> str:
+def _sentence(one: str, other: str, found: TokenDifference) -> str:
     begin = f"the tokenizers of `{one}` and `{other}` differ, and rows of embeddings are merged by number"
     told: list[str] = []
     if found.example is not None:

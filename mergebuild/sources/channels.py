@@ -17,10 +17,10 @@ from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.formats.scales import scales_of_rows
 
-__all__ = ["Joint", "Lying", "cut", "is_served", "joined"]
+__all__ = ["Joint", "LyingChannels", "cut", "is_served", "joined"]
 
 
-class Lying(NamedTuple):
+class LyingChannels(NamedTuple):
     """A tensor of a model."""
 
     model: Model
@@ -43,14 +43,14 @@ class Joint(NamedTuple):
     """How many of them come from the first."""
 
 
-def is_served(of: Lying) -> bool:
+def is_served(of: LyingChannels) -> bool:
     """Whether a tensor can be put together anew: its pieces are whole rows, and so are the blocks of its scales."""
     info = of.info
     has_rows = info.scale is None or scales_of_rows(info, prod(info.shape[1:])) is not None
     return has_rows and all(piece.shape[1:] == info.shape[1:] for piece in info.pieces)
 
 
-def cut(of: Lying, name: str, channels: int) -> Model:
+def cut(of: LyingChannels, name: str, channels: int) -> Model:
     """Return a model of one tensor: the first channels of another."""
     info = of.info
     shape = (info.shape[0], channels, *info.shape[2:])
@@ -60,7 +60,7 @@ def cut(of: Lying, name: str, channels: int) -> Model:
     return Model(of.model.format, of.model.files, of.model.sizes, {name: made}, {})
 
 
-def joined(first: Lying | None, then: Lying | None, zero: Lying, made: Joint) -> Model:
+def joined(first: LyingChannels | None, then: LyingChannels | None, zero: LyingChannels, made: Joint) -> Model:
     """Return a model of one tensor: some channels of one tensor, then those of another.
 
     Args:
@@ -86,7 +86,7 @@ def joined(first: Lying | None, then: Lying | None, zero: Lying, made: Joint) ->
     return Model(models[0].format, files, sizes, {made.name: info}, {})
 
 
-def _rows(of: Lying, shape: tuple[int, ...], begin: int | None) -> Iterator[Piece]:
+def _rows(of: LyingChannels, shape: tuple[int, ...], begin: int | None) -> Iterator[Piece]:
     """Yield some channels of each row of a tensor, from the channel `begin` on; None: its first number throughout."""
     info = of.info
     if begin is None:

@@ -34,7 +34,7 @@ from mergebuild.naming.spelling import AS_IS, spelling_of
 
 if TYPE_CHECKING:
     from mergebuild.formats.folders import Folder
-    from mergebuild.naming.parts import Placed
+    from mergebuild.naming.parts import PlacedPart
     from mergebuild.naming.rules import Part
 
 __all__ = ["KeepsNames", "never", "read_model", "renamed_model", "standalone", "twice_named"]
@@ -213,7 +213,7 @@ def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
     return replace(renamed_model(components, made, "diffusers"), notices=tuple(notices), facts=folder.config)
 
 
-def standalone(model: Model, of: str, wanted: Sequence[Part], there: Shapes) -> tuple[Model, Placed] | None:
+def standalone(model: Model, of: str, wanted: Sequence[Part], there: Shapes) -> tuple[Model, PlacedPart] | None:
     """Return what of a file are some parts of a model, under the names that they have there, and what is told of it.
 
     None where the file needs no other names: it is a model of that kind itself, or has nothing of them.

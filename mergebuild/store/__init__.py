@@ -7,7 +7,7 @@ their places, `comparing.py` knows an artifact by its bytes, and `contents.py` p
 """
 
 from mergebuild.store.comparing import has_bytes
-from mergebuild.store.contents import FRAME, Contents, Entry, Scattered
+from mergebuild.store.contents import FRAME, Contents, Entry, ScatteredEntry
 from mergebuild.store.database import DatabaseDamagedError
 from mergebuild.store.locking import LOCK_FILES, REBUILDS, locked
 from mergebuild.store.names import SCRATCH, own_files, scratch_folders
@@ -36,7 +36,7 @@ __all__ = [
     "Presence",
     "Publisher",
     "Record",
-    "Scattered",
+    "ScatteredEntry",
     "Shelf",
     "SourceMemory",
     "SourceRow",

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from mergebuild.digest import checksum
 from mergebuild.formats.header import Piece
 
-__all__ = ["FRAME", "Contents", "Entry", "Scattered", "is_whole", "pack", "sealed_table", "unpack"]
+__all__ = ["FRAME", "Contents", "Entry", "ScatteredEntry", "is_whole", "pack", "sealed_table", "unpack"]
 
 _SEAL = 16
 _VERSION = b"\1"
@@ -30,7 +30,7 @@ FRAME = "(between tensors)"
 """The name of entries for what lies between tensors and behind them, in files where something does."""
 
 
-class Scattered(NamedTuple):
+class ScatteredEntry(NamedTuple):
     """Where the elements of a tensor lie that is no run of its file, and their checksum in the tensor's own order."""
 
     pieces: tuple[Piece, ...]
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
     digest: bytes
     checksum: bytes
     nonfinite: int
-    scattered: Scattered | None = None
+    scattered: ScatteredEntry | None = None
     """Of a tensor whose elements do not lie one behind the other: what lies in its place then is not it."""
 
 
@@ -108,6 +108,6 @@ def _entries(table: bytes) -> Iterator[Entry]:
         yield Entry(name, begin, end, table[at : at + 16], table[at + 16 : at + 32], nonfinite, scattered)
 
 
-def _scattered(pieces: Sequence[tuple[int, int, Sequence[int], Sequence[int]]], hexed: str) -> Scattered:
+def _scattered(pieces: Sequence[tuple[int, int, Sequence[int], Sequence[int]]], hexed: str) -> ScatteredEntry:
     read = (Piece(file, begin, tuple(shape), tuple(strides)) for file, begin, shape, strides in pieces)
-    return Scattered(tuple(read), bytes.fromhex(hexed))
+    return ScatteredEntry(tuple(read), bytes.fromhex(hexed))

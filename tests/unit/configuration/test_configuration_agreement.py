@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mergebuild.configuration.agreement import Agreement, Written, agreement
+from mergebuild.configuration.agreement import Agreement, WrittenTensors, agreement
 from mergebuild.configuration.ties import Heads
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -19,7 +19,7 @@ def model(vocab: int = 32, layers: int = 2) -> dict[str, tuple[int, ...]]:
 
 def agreed(config: Mapping[str, object], written: Shapes, donor: Shapes) -> Agreement:
     digests = {name: name.encode() for name in written}
-    return agreement(config, Written(written, donor, Heads(digests, donor, donor, config, equal=False)))
+    return agreement(config, WrittenTensors(written, donor, Heads(digests, donor, donor, config, equal=False)))
 
 
 def test_what_fits_stays() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebuild.configuration.tokenizers import ADDED, KINDS, Difference, difference, vocabulary
+from mergebuild.configuration.tokenizers import ADDED, KINDS, TokenDifference, difference, vocabulary
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -73,5 +73,5 @@ def test_a_file_of_any_content_raises_nothing(kind: str, raw: bytes) -> None:
 
 def test_a_difference_counts_numbers_of_other_tokens_and_has_an_example() -> None:
     assert difference({0: "x", 1: "y"}, {0: "x", 1: "y"}) is None
-    assert difference({0: "x", 2: "y", 1: "z"}, {0: "x", 1: "y", 2: "z"}) == Difference(2, (1, "z", "y"), (0, 0))
-    assert difference({0: "x"}, {0: "x", 1: "y", 2: "z"}) == Difference(0, None, (0, 2))
+    assert difference({0: "x", 2: "y", 1: "z"}, {0: "x", 1: "y", 2: "z"}) == TokenDifference(2, (1, "z", "y"), (0, 0))
+    assert difference({0: "x"}, {0: "x", 1: "y", 2: "z"}) == TokenDifference(0, None, (0, 2))

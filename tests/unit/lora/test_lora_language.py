@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from mergebuild.lora import Match, match
-from mergebuild.lora.names import Stored
+from mergebuild.lora.names import StoredModule
 from mergebuild.naming.canonical import canonical
 
 _PEFT = "base_model.model."
@@ -36,7 +36,7 @@ def _matched(
     }
     made = canonical(base, facts).made
     opened = {name: renamed.shape for name, renamed in made.items()}
-    return match(adapter, opened, {"r": 2, "lora_alpha": 4, **config}, stored=Stored(made, base))
+    return match(adapter, opened, {"r": 2, "lora_alpha": 4, **config}, stored=StoredModule(made, base))
 
 
 def _places(found: Match) -> dict[str, list[tuple[tuple[int, int] | None, object]]]:

@@ -4,7 +4,7 @@ import pytest
 from parts_of_models import PREFIXES, clip, sd3, t5, under, vae, whole
 
 from mergebuild.naming.canonical import canonical
-from mergebuild.naming.parts import Placed, components, parts_called, place, prefixes_of_new
+from mergebuild.naming.parts import PlacedPart, components, parts_called, place, prefixes_of_new
 from mergebuild.naming.renamed import Shapes
 from mergebuild.naming.rules import families
 
@@ -16,7 +16,7 @@ def _named(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     return {name: made.shape for name, made in canonical(shapes).made.items()}
 
 
-def _placed(own: Shapes, of: str, component: str, there: Shapes) -> Placed:
+def _placed(own: Shapes, of: str, component: str, there: Shapes) -> PlacedPart:
     wanted = parts_called(of, component, components(of)[component])
     return place(_named(own), of, wanted, _named(there))
 
@@ -78,7 +78,7 @@ def test_of_two_encoders_of_one_shape_a_projection_tells_where_one_alone_has_it(
 
 def test_where_nothing_tells_what_is_meant_that_is_told() -> None:
     found = _placed(clip(), "sd3", "text_encoder", under("model.diffusion_model.", sd3()))
-    assert found == Placed({}, (), ("clip_l", "clip_g"))
+    assert found == PlacedPart({}, (), ("clip_l", "clip_g"))
 
 
 def test_what_a_file_holds_beside_the_encoder_is_left_out_in_silence_or_told() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mergebuild.naming.canonical import canonical
-from mergebuild.naming.renamed import Shapes, View
+from mergebuild.naming.renamed import Shapes, TensorView
 from mergebuild.naming.spelling import FileSpelling, SpelledTensor, spelling_of
 
 _LAYER = "model.layers.0."
@@ -38,7 +38,10 @@ def test_heads_in_groups_lie_in_several_places() -> None:
     spelling, parameters = _spelling(shapes, {"num_attention_heads": 4})
     fused = spelling.fused(parameters)
     assert list(fused) == [SpelledTensor(wqkv, (16, 6))]
-    assert spelling.views[f"{_LAYER}self_attn.k_proj.weight"] == [View(24, (2, 6), (6, 1)), View(72, (2, 6), (6, 1))]
+    assert spelling.views[f"{_LAYER}self_attn.k_proj.weight"] == [
+        TensorView(24, (2, 6), (6, 1)),
+        TensorView(72, (2, 6), (6, 1)),
+    ]
     assert sum(len(views) for views in spelling.views.values()) == 6
 
 
@@ -46,8 +49,8 @@ def test_transposed_stacks_lie_by_columns() -> None:
     up, down = f"{_LAYER}mlp.experts.gate_up_proj", f"{_LAYER}mlp.experts.down_proj"
     spelling, shapes = _spelling({up: (2, 6, 10), down: (2, 5, 6)}, {"model_type": "qwen3_moe"})
     assert len(spelling.fused(shapes)) == 2
-    assert spelling.views[f"{_LAYER}mlp.experts.1.up_proj.weight"] == [View(65, (5, 6), (1, 10))]
-    assert spelling.views[f"{_LAYER}mlp.experts.1.down_proj.weight"] == [View(30, (6, 5), (1, 6))]
+    assert spelling.views[f"{_LAYER}mlp.experts.1.up_proj.weight"] == [TensorView(65, (5, 6), (1, 10))]
+    assert spelling.views[f"{_LAYER}mlp.experts.1.down_proj.weight"] == [TensorView(30, (6, 5), (1, 6))]
 
 
 def test_a_matrix_that_is_all_of_a_transposed_tensor_is_turned() -> None:

@@ -14,7 +14,7 @@ from spelled_models import NEEDED, Shape, Spelled, canonical_tensors, ours, spel
 
 from mergebuild.naming import to_diffusers
 from mergebuild.naming.canonical import Canonical, canonical
-from mergebuild.naming.rules import Family, families, pattern, signs_of
+from mergebuild.naming.rules import FamilyRules, families, pattern, signs_of
 
 _LAYOUTS = Path(__file__).parents[3] / "examples" / "sd15" / "layouts"
 _KNOWN = [signs.family for signs in signs_of()]
@@ -127,7 +127,7 @@ def test_no_name_of_a_spelling_means_two_things(each: Spelled) -> None:
 
 
 @pytest.mark.parametrize("family", list(families()), ids=lambda family: family.name)
-def test_rows_are_written_as_they_must_be(family: Family) -> None:
+def test_rows_are_written_as_they_must_be(family: FamilyRules) -> None:
     for part in family.parts:
         assert all(prefix.endswith((".", "_")) for prefix in (part.prefix, *part.prefixes) if prefix)
         for spelling in part.spellings:

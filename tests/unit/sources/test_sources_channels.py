@@ -9,15 +9,15 @@ import torch
 from model_files import values, write_model
 
 from mergebuild.formats.model import Model
-from mergebuild.sources.channels import Joint, Lying, cut, is_served, joined
+from mergebuild.sources.channels import Joint, LyingChannels, cut, is_served, joined
 from mergebuild.sources.opening import read_model
 
 NAME = "img_in.weight"
 SHAPES = [(6, 9, 3, 3), (6, 12), (4, 5, 1, 2, 2)]
 
 
-def lying(path: Path, tensor: torch.Tensor) -> Lying:
-    return Lying(read_model(write_model(path, {NAME: tensor})), NAME)
+def lying(path: Path, tensor: torch.Tensor) -> LyingChannels:
+    return LyingChannels(read_model(write_model(path, {NAME: tensor})), NAME)
 
 
 def value(model: Model) -> torch.Tensor:
@@ -30,7 +30,7 @@ def test_channels_are_cut_and_joined(tmp_path: Path, shape: tuple[int, ...], dty
     """The first ones, those of one model and then another's, and zeros for either."""
     wide, narrow = torch.randn(shape).to(dtype), torch.randn((shape[0], 3, *shape[2:])).to(dtype)
     many, few = lying(tmp_path / "wide.safetensors", wide), lying(tmp_path / "narrow.safetensors", narrow)
-    zero = Lying(read_model(write_model(tmp_path / "z.safetensors", {"z": torch.arange(3)})), "z")
+    zero = LyingChannels(read_model(write_model(tmp_path / "z.safetensors", {"z": torch.arange(3)})), "z")
     word = {torch.float32: "float32", torch.float16: "float16"}[dtype]
     joint = Joint(NAME, word, shape, 3)
     assert torch.equal(value(cut(many, NAME, 3)), wide[:, :3])
@@ -44,6 +44,6 @@ def test_what_is_joined_of_rows_in_parts_is_not_put_together_again(tmp_path: Pat
     """A cut one is: its pieces are whole rows."""
     many = lying(tmp_path / "wide.safetensors", torch.randn(4, 6))
     few = lying(tmp_path / "narrow.safetensors", torch.randn(4, 2))
-    assert is_served(Lying(cut(many, NAME, 3), NAME))
-    assert torch.equal(value(cut(Lying(cut(many, NAME, 3), NAME), NAME, 2)), value(cut(many, NAME, 2)))
-    assert not is_served(Lying(joined(few, many, few, Joint(NAME, "float32", (4, 6), 2)), NAME))
+    assert is_served(LyingChannels(cut(many, NAME, 3), NAME))
+    assert torch.equal(value(cut(LyingChannels(cut(many, NAME, 3), NAME), NAME, 2)), value(cut(many, NAME, 2)))
+    assert not is_served(LyingChannels(joined(few, many, few, Joint(NAME, "float32", (4, 6), 2)), NAME))
