@@ -163,6 +163,19 @@ class Kin:
     """The sources and file targets whose tensors they are made of."""
 
 
+class Behind(NamedTuple):
+    """What of the difference between two models a LoRA does not hold, as no module is for it."""
+
+    base: str
+    tuned: str
+    inside: tuple[str, ...]
+    """The tensors that modules are for."""
+    left: tuple[str, ...]
+    """The tensors that both models have, and that were asked for, and none is for."""
+    specs: Mapping[str, Spec]
+    """Of the base."""
+
+
 class Blueprint(NamedTuple):
     """What a target will be: its tensors and how each is made; and what was noticed on the way."""
 
@@ -183,6 +196,8 @@ class Blueprint(NamedTuple):
     """What the first input calls the tensors, and so the files of the target."""
     tied: Mapping[str, str] = MappingProxyType({})
     """By name, the tensor whose values it has: the head of a model whose head is its embedding."""
+    behind: Behind | None = None
+    """Of a LoRA that is extracted: what it leaves behind."""
     is_lora: bool = False
     """Whether it is a LoRA, and no model."""
     adapter: Mapping[str, object] | None = None

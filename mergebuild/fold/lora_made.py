@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mergebuild.errors import RecipeError
 from mergebuild.fold import compatible
 from mergebuild.fold.counterparts import Accounting, Side, Spec, bytes_of
-from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, rounded
+from mergebuild.fold.forms import Behind, Blueprint, Form, Forms, Kinds, Operation, rounded
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.lora_added import AddedLoras
 from mergebuild.fold.numbers import shown
@@ -43,6 +43,8 @@ class _LoraTensors(NamedTuple):
     """What else to know, a sentence each."""
     turned_by: Mapping[str, object] | None = None
     """The model's configuration, where some of its matrices are the transposes of what the LoRA makes."""
+    behind: Behind | None = None
+    """What of the difference between the models it leaves behind."""
 
 
 _TEXT, _OLD_TEXT, _TURNED = "model.", "language_model.model.", "transposed."
@@ -96,7 +98,7 @@ class MadeLoras:
         """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
         if target.rules or target.components:
             raise no_rule(target)
-        made, accounts, lost, turned_by = self._makers[type(target.making)](target)
+        made, accounts, lost, turned_by, behind = self._makers[type(target.making)](target)
         specs = {name: spec for name, spec, _ in made}
         check_lora(target, specs)
         kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
@@ -105,7 +107,9 @@ class MadeLoras:
         adapter = None
         if turned_by is not None:
             adapter = json.loads(adapter_json({name: spec.shape for name, spec in specs.items()}, turned_by))
-        return Blueprint(target, None, specs, own, forms, accounts, warnings=lost, is_lora=True, adapter=adapter)
+        return Blueprint(
+            target, None, specs, own, forms, accounts, warnings=lost, behind=behind, is_lora=True, adapter=adapter
+        )
 
     def _extracted(self, target: Target) -> _LoraTensors:
         """Return the tensors of a LoRA that is extracted."""
@@ -153,7 +157,10 @@ class MadeLoras:
                 for each in plans.extracted(module, cuts[module.tensor], clamp, svd)
             )
         turned_by = self._facts(base.input.ref) if any(unit.turned for unit in parts.units.values()) else None
-        return _LoraTensors(found, () if account.is_even else (account,), parts.lost, turned_by)
+        modular = {name for each in modules for name in parts.parameters(each)}
+        left = [name for name in floats if name in chosen and name in tuned.specs and name not in modular]
+        behind = Behind(base.input.ref, tuned.input.ref, tuple(there), tuple(left), base.specs)
+        return _LoraTensors(found, () if account.is_even else (account,), parts.lost, turned_by, behind)
 
     def _parts(self, views: Sequence[View], shapes: Mapping[str, tuple[int, ...]]) -> _LoraParts:
         """Return what LoRAs are extracted of: of a language model its modules in memory, and not its parameters."""

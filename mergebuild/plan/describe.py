@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MismatchError, Problem, RecipeError, SourceError
+from mergebuild.fold.counterparts import bytes_of, percent
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Kin, Spec
 from mergebuild.formats import registry
@@ -298,9 +299,27 @@ class Describer:
             tensors=tensors,
             intermediates=below,
             manifest=lines,
-            notices=notices,
+            notices=(*notices, *self._left_behind(blueprint)),
         )
         return self._folder(made, specs, facts) if made.is_folder else made
+
+    def _left_behind(self, blueprint: Blueprint) -> Iterator[str]:
+        """Yield what a LoRA that is extracted does not hold of the difference between its models, a sentence."""
+        behind = blueprint.behind
+        if behind is None:
+            return
+        left, inside = (
+            self._origins.differ(behind.base, behind.tuned, names) for names in (behind.left, behind.inside)
+        )
+        if left is None or inside is None or not left:
+            return
+        lost, held = bytes_of(behind.specs, left), bytes_of(behind.specs, inside)
+        largest = sorted(left, key=lambda name: -bytes_of(behind.specs, [name]))[:3]
+        named = ", ".join(f"`{name}`" for name in largest)
+        yield (
+            f"{percent(lost, lost + held)} of the bytes in which `{behind.tuned}` differs from `{behind.base}` are in"
+            f" no module of the LoRA and are left out: {len(left)} tensors, the largest {named}"
+        )
 
     def _contents_of(self, blueprint: Blueprint) -> Mapping[str, str]:
         """Return the content digest of each input, as text; they are known by now."""

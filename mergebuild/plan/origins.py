@@ -7,7 +7,7 @@ build and the texts of errors read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from mergebuild.digest import tagged
 from mergebuild.fold.folder import Folding
@@ -85,6 +85,15 @@ class Origins:
         if self._folding.is_virtual(owner):
             return tagged(self._unrounded_of(owner).artifact)
         return tagged(self._targets[owner].digest or b"")
+
+    def differ(self, one: str, other: str, names: Iterable[str]) -> list[str] | None:
+        """Return which tensors are not the same in two owners that both have them; None where their digests don't say.
+
+        What a virtual target makes has other digests than tensors of files, whatever its values.
+        """
+        if any(owner not in self._sources and self._folding.is_virtual(owner) for owner in (one, other)):
+            return None
+        return [name for name in names if self._origin(one, name).digest != self._origin(other, name).digest]
 
     def intermediates(self, blueprint: Blueprint) -> Iterator[Tensors]:
         """Yield what the virtual targets below a target are in float32, where they make it by operations."""
