@@ -32,6 +32,8 @@ class Heads(NamedTuple):
     """What the first input's own configuration says; empty where it has none."""
     equal: bool
     """Whether the head that one of them has is known to be its embedding."""
+    others: Collection[str] = ()
+    """Names of the tensors of all inputs."""
 
 
 class Agreed(NamedTuple):
@@ -71,6 +73,9 @@ def agreed(config: Config, heads: Heads) -> Agreed:
         return Agreed(_changed(config, value=True))
     if had is not None:
         sentence = f"the head `{had}` is not written, and `{TIE}` does not say that it is the embedding"
+        return Agreed({}, contradiction=f"{sentence}: clients would draw a random one")
+    if tied is False and (left := head_of(heads.others)) is not None:
+        sentence = f"`{TIE}` is false, and no head is written, which an input has: `{left}`"
         return Agreed({}, contradiction=f"{sentence}: clients would draw a random one")
     if tied is False:
         return Agreed({}, notice=f"`{TIE}` is false, and no input has a head: clients draw a random one")

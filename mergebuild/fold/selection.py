@@ -29,6 +29,8 @@ class Vocabulary(NamedTuple):
     """What inputs call tensors, where that is another name; the same object for the same inputs."""
     parts: Parts = no_parts
     """Gives the parts of the first input that the rules of names know."""
+    shared: Mapping[str, frozenset[str]] = MappingProxyType({})
+    """By tensor that is several in an input, what that calls these."""
 
 
 class TensorSelection:
@@ -51,14 +53,18 @@ class TensorSelection:
         spelled = [view for view in views if view.spelling is not AS_IS or view.tied]
         if not spelled:
             return Vocabulary(views[0].layout, parts=parts)
-        key = (with_ties, *((id(view.spelling), id(view.tied)) for view in spelled))
+        own = {name for view in spelled for name in view.tied if name in views[0].specs}
+        key = (with_ties, frozenset(own), *((id(view.spelling), id(view.tied)) for view in spelled))
         if key not in self._spellings:
             found: dict[str, tuple[str, ...]] = {}
             for view in reversed(spelled):
-                found |= {name: (other,) for name, other in view.tied.items()} if with_ties else {}
+                found |= {name: (other,) for name, other in view.tied.items() if name not in own} if with_ties else {}
                 found |= view.spelling.aliases
             self._spellings[key] = (found, spelled)
-        return Vocabulary(views[0].layout, self._spellings[key][0], parts)
+        shared: dict[str, frozenset[str]] = {}
+        for view in reversed(spelled):
+            shared |= view.spelling.shared
+        return Vocabulary(views[0].layout, self._spellings[key][0], parts, shared)
 
     def selector(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
         """Return what resolves numbers per tensor over these names, made once."""
@@ -67,14 +73,14 @@ class TensorSelection:
         found = self._selectors.get(key)
         if found is None:
             found = self._selectors[key] = (
-                Selector(layout, names, self._patience, words.spellings, words.parts),
+                Selector(layout, names, self._patience, words.spellings, words.parts, words.shared),
                 words,
             )
         return found[0]
 
     def forgiving(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
         """Return what resolves numbers over tensors that a recipe may well say nothing of."""
-        return Selector(words.layout, names, self._patience, words.spellings, words.parts, forgiving=True)
+        return Selector(words.layout, names, self._patience, words.spellings, words.parts, words.shared, forgiving=True)
 
     def dropped(self, target: Target, views: Sequence[View], names: Iterable[str]) -> frozenset[str]:
         """Return which of some tensors, and of the names of ties, the target's `drop` selects.

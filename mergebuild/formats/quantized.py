@@ -220,6 +220,8 @@ class _WeightsOfFewBits:
                 continue
             is_float = info.dtype in _FLOATS
             told = sorted(each for each in others if each != leaf and _tells_of(each, leaf, is_float=is_float))
+            if is_float and leaf == "weight":  # a single number beside 8-bit floats is a scale, whatever it is called
+                told += [each for each in others if each not in few and each not in told and module[each].count == 1]
             if name in self._modules:  # some lay what tells of a tensor below its own name
                 told += filter(_is_told, self._modules[name])
             if told:

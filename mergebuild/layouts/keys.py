@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from types import MappingProxyType
@@ -65,6 +65,7 @@ class Keys:
         patience: Patience | None = None,
         spellings: Mapping[str, Names] = MappingProxyType({}),
         parts: Parts = no_parts,
+        shared: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> None:
         """Take the tensors.
 
@@ -74,7 +75,9 @@ class Keys:
             patience: what all `re:` and globs of a mergefile may take; None: just these.
             spellings: other names, which a key may name as well, and the tensors that each is of.
             parts: gives the parts of the model that have names beside those of the layout, when they are asked for.
+            shared: by tensor that is several in a file, the other names of these.
         """
+        self._shared = shared
         present = frozenset(names)
         self._spellings = {other: tuple(found) for other, some in spellings.items() if (found := present & set(some))}
         self._parts = parts
@@ -177,7 +180,7 @@ class Keys:
             return self._matching(key, lambda names: _searched(pattern, names, self._patience))
         names = self._block(key) or self._group(key)
         if names is None and (key in self._place or key in self._spellings):
-            names = (key,) if key in self._place else self._in_order(self._spellings[key])
+            names = (key,) if key in self._place else self._spelled(key, (key,))
         if names is None and (part := self._parts().get(key)) is not None:
             names = tuple(filter(part.search, self.names))
         if names is None and is_glob(key):
@@ -195,7 +198,9 @@ class Keys:
     def _matching(self, key: str, find: Callable[[Names], Names]) -> Names:
         names = find(self.names)
         if self._spellings and (others := find(tuple(self._spellings))):
-            names = self._in_order([*names, *(name for other in others for name in self._spellings[other])])
+            names = self._in_order(
+                [*names, *self._spelled(key, [each for each in others if not self._is_in(each, names)])]
+            )
         if names:
             return names
         advice = "globs and `re:` are for whole tensor names; `mergebuild inspect FILE --tensors` shows them"
@@ -204,6 +209,26 @@ class Keys:
             listed = ", ".join(f"`{entry}`" for entry in drawn_together(blocks))
             advice = f"globs are for tensor names; for blocks write {listed}"
         raise BadSelectorError("selector-matches-nothing", f"`{key}` matches no tensor", advice)
+
+    def _is_in(self, other: str, names: Names) -> bool:
+        """Whether all tensors that another name is of are among some."""
+        return set(self._spellings[other]).issubset(names)
+
+    def _spelled(self, key: str, others: Sequence[str]) -> Names:
+        """Return the tensors that other names are of.
+
+        Raises:
+            BadSelectorError: they are some rows of one only, which has one number.
+        """
+        names = self._in_order(name for other in others for name in self._spellings[other])
+        for name in names:
+            missing = sorted(set(self._shared.get(name, ())) - {*others})
+            if missing and any(other in self._shared[name] for other in others):
+                own = next(other for other in others if other in self._shared[name])
+                message = f"`{key}` selects `{own}`, which is one parameter with `{missing[0]}` here: `{name}`"
+                advice = f"select all of it: {', '.join(f'`{each}`' for each in sorted(self._shared[name]))}"
+                raise BadSelectorError("part-of-a-parameter", message, advice)
+        return names
 
     def _in_order(self, names: Iterable[str]) -> Names:
         return tuple(sorted(set(names), key=self._place.__getitem__))

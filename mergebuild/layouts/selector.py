@@ -8,7 +8,7 @@ them are reported at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
 from typing import NamedTuple
@@ -66,6 +66,7 @@ class Selector:
         patience: Patience | None = None,
         spellings: Mapping[str, Names] = MappingProxyType({}),
         parts: Parts = no_parts,
+        shared: Mapping[str, Collection[str]] = MappingProxyType({}),
         *,
         forgiving: bool = False,
     ) -> None:
@@ -76,7 +77,7 @@ class Selector:
         self.layout = layout
         self._forgiving = forgiving
         self.names: Names = tuple(names)
-        self._keys = Keys(layout, self.names, patience, spellings, parts)
+        self._keys = Keys(layout, self.names, patience, spellings, parts, shared)
         self._positions: Mapping[str, Fraction] | None = None
         self._places: dict[tuple[object, ...], Places] = {}
 

@@ -98,6 +98,12 @@ class FileSpelling:
                     found[stored].append(name)
         return {stored: tuple(names) for stored, names in found.items()}
 
+    @cached_property
+    def shared(self) -> Mapping[str, frozenset[str]]:
+        """By parameter that several tensors of the file share out, what the file calls these."""
+        found = {name: frozenset(cut.tensor for cut in each.cuts) for name, each in self.made.items()}
+        return {name: stored for name, stored in found.items() if len(stored) > 1}
+
     @property
     def is_plain(self) -> bool:
         """Whether the file calls every parameter by its canonical name."""

@@ -51,6 +51,7 @@ def agree(
         _shapes(first.model),
         first.model.facts if first.model.format != "peft" else {},
         equal=_is_tied(source) or _is_tied(first),
+        others=_names_below(recipe, sources, target),
     )
     written = _parameters({name: spec.shape for name, spec in specs.items()}, first.model)
     found = agreement(source.model.facts, WrittenTensors(written, _shapes(source.model), heads))
@@ -64,6 +65,12 @@ def agree(
         )
     beyond = _tokens_beyond(source, written) if any(path[-1] == "vocab_size" for path in found.changes) else ""
     return found._replace(notices=(*found.notices, beyond)) if beyond else found
+
+
+def _names_below(recipe: Recipe, sources: Sources, target: Target) -> frozenset[str]:
+    """Return the names of the tensors of all sources that a target is made of."""
+    refs = {each.ref for name in recipe.below(target.name) for each in recipe.target(name).inputs}
+    return frozenset(name for ref in refs if ref in sources for name in sources.file(ref).tensors)
 
 
 def _first(recipe: Recipe, sources: Sources, target: Target) -> SourceFile:

@@ -89,10 +89,12 @@ class Origins:
     def differ(self, one: str, other: str, names: Iterable[str]) -> list[str] | None:
         """Return which tensors are not the same in two owners that both have them; None where their digests don't say.
 
-        What a virtual target makes has other digests than tensors of files, whatever its values.
+        What a virtual target makes has other digests than tensors of files, whatever its values; and a source of which
+        only parts under other names are read may not be hashed by itself.
         """
-        if any(owner not in self._sources and self._folding.is_virtual(owner) for owner in (one, other)):
-            return None
+        for owner in (one, other):
+            if not self._sources.file(owner).is_hashed if owner in self._sources else self._folding.is_virtual(owner):
+                return None
         return [name for name in names if self._origin(one, name).digest != self._origin(other, name).digest]
 
     def intermediates(self, blueprint: Blueprint) -> Iterator[Tensors]:

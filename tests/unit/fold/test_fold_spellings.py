@@ -10,7 +10,7 @@ from lab import Lab
 from model_files import write_model
 from torch import Tensor
 
-from mergebuild.errors import SourceError, UsageError
+from mergebuild.errors import RecipeError, SourceError, UsageError
 
 EMBED, HEAD, Q = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.q_proj.weight"
 SHAPES = {
@@ -22,6 +22,7 @@ SHAPES = {
     "mlp.up_proj": (12, 8),
     "mlp.down_proj": (8, 12),
 }
+FLUX = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
 MIX = """
 [targets.{name}]
 method = "{method}"
@@ -402,3 +403,21 @@ def test_a_tensor_that_lies_otherwise_is_read_as_what_it_is(lab: Lab, cache: str
     lab.model("a", **{name: each.contiguous() for name, each in turned(one).items()})
     assert [each.tensors_computed for each in lab.build("m", "n").targets] == [0, 0]
     assert same(lab, turned(half(one, two)))
+
+
+@pytest.mark.parametrize("text", ["alpha = { default = 0.5, '*.to_q.*' = 0 }", "alpha = 0.5\ndrop = ['*.proj_mlp.*']"])
+def test_some_rows_of_a_parameter_can_not_be_selected(lab: Lab, text: str) -> None:
+    """Flux's authors have queries, keys and values in one tensor: it is one parameter, however a file has it."""
+    both = torch.arange(14.0).reshape(14, 1)
+    names = [f"single_transformer_blocks.0.{part}.weight" for part in FLUX]
+    for name in "ab":
+        lab.model(name, **dict(zip(names, both.split([2, 2, 2, 8]), strict=True)))
+    recipe(lab, numbers=text)
+    with pytest.raises(RecipeError) as caught:
+        lab.build("m")
+    assert caught.value.problems[0].code == "part-of-a-parameter"
+    recipe(lab, numbers="alpha = { default = 0.5, '*.to_[qkv].*' = 0, 'single_transformer_blocks.0.*' = 0.25 }")
+    with pytest.raises(RecipeError):
+        lab.build("m")
+    recipe(lab, numbers="alpha = { default = 0.5, 'single_transformer_blocks.0.*' = 0.25 }")
+    assert lab.build("m").ok
