@@ -399,7 +399,8 @@ class Grid:
         batches: dict[tuple[object, ...], _Batch] = {}
         for place, (name, spec) in enumerate(zip(names, self.specs, strict=True)):
             kind = kinds.of[name]
-            origins = [origin_of(slot.owner, slot.tensor(name)) for slot in slots[kind]]
+            own = copies.get(name, name)  # an input may know the parameter alone
+            origins = [origin_of(slot.owner, slot.tensor(own)) for slot in slots[kind]]
             inputs = {origin.digest: origin for origin in sorted(origins, key=_digest)}
             digests = tuple(inputs)
             keys = tuple(digests.index(origin.digest) for origin in origins)
@@ -412,7 +413,7 @@ class Grid:
                 batch = _Batch(kind, keys, dtypes, are_made, spec.dtype, LinearDigests(len(digests)), device)
                 batches[likeness] = batch
             batch.places.append(place)
-            batch.named.append((copies.get(name, name), spec))
+            batch.named.append((own, spec))
             batch.origins.append(
                 {each.digest: self.sizes[place] if each.size is None else each.size for each in inputs.values()}
             )

@@ -421,3 +421,17 @@ def test_some_rows_of_a_parameter_can_not_be_selected(lab: Lab, text: str) -> No
         lab.build("m")
     recipe(lab, numbers="alpha = { default = 0.5, 'single_transformer_blocks.0.*' = 0.25 }")
     assert lab.build("m").ok
+
+
+def test_a_second_name_that_one_input_alone_knows(lab: Lab) -> None:
+    """`KeyError`, exit 70: the other inputs have the parameter, under its first name."""
+    value, rest = torch.arange(4.0), {"b.weight": torch.ones(3)}
+    torch.save({"state_dict": rest | {"a.one": value, "a.other": value}}, lab / "a.ckpt")
+    lab.model("b", **rest, **{"a.one": value + 2})
+    lab.sources = {"a": "a.ckpt", "b": "b.safetensors"}
+    recipe(lab)
+    assert lab.build("m").ok
+    found = lab.read("out/m.safetensors")
+    assert found.keys() == rest.keys() | {"a.one", "a.other"}
+    assert torch.equal(found["a.one"], value + 1)
+    assert torch.equal(found["a.other"], value + 1)
