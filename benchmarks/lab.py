@@ -254,8 +254,8 @@ def _trained(model: Path) -> dict[str, tuple[int, ...]]:
     """Return kohya's names of the linear layers and convolutions, and the shapes of their weights."""
     shapes = {info.name: info.shape for info in read_header(model).tensors.values()}
     found: dict[str, str] = {}  # by tensor: the first of its names, which is that of diffusers
-    for name, parts in module_names(shapes).modules.items():
-        if name.startswith(_KOHYA) and "weight" in parts:
+    for name, parts in module_names(shapes, ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")).modules.items():
+        if name.startswith(_KOHYA) and "weight" in parts and parts["weight"][0].tensor.endswith(".weight"):
             found.setdefault(parts["weight"][0].tensor, name)
     return {
         name: shapes[tensor]

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from mergebuild.fold.folder import Folding
 from mergebuild.fold.forms import Blueprint, Kinds
 from mergebuild.layouts import Layout
+from mergebuild.naming.canonical import is_constant
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
 from mergebuild.results.looks import Lineage
@@ -130,7 +131,10 @@ def _expand(folder: Folding, name: str, below: Mapping[str, Mapping[str, Shares]
     forms = folder.blueprint(name).forms
     known: dict[tuple[int, tuple[Shares, ...]], Shares] = {}
     found: dict[str, Shares] = {}
+    specs = folder.blueprint(name).specs
     for tensor in forms.kinds.floats:
+        if is_constant(tensor, specs[tensor].shape):  # the first input's, whatever is merged
+            continue
         kind = forms.kinds.of[tensor]
         terms = forms.palette[kind].terms
         parts = tuple(

@@ -19,7 +19,7 @@ from mergebuild.methods.catalog import METHODS
 
 TARGET_KEYS = {
     "target", "verdict", "output", "artifact", "seconds", "tensors_computed", "tensors_reused", "bytes_read",
-    "bytes_written", "error",
+    "bytes_written", "error", "notices",
 }  # fmt: skip
 ARTIFACT = re.compile(r"xxh3-128:[0-9a-f]{32}")
 

@@ -235,7 +235,10 @@ class _Evaluation:
 
     def _untied(self, target: Target, views: list[View]) -> list[View]:
         """Return the inputs, those that lack a head with their embedding as head where another has one of its own."""
-        if not any(_HEAD in view for view in views):
+        folders = any(each.form not in ("file", "ckpt") for each in self._world.sources)
+        if folders or not any(
+            _HEAD in view for view in views
+        ):  # folders say in their configuration that they are not tied
             return views
         takes_part = target.get("merge") is None or self._keys[target.get("merge")[0]](_HEAD)
         if _HEAD not in views[0] and (self._reaching(target, _HEAD) is None or not takes_part):
