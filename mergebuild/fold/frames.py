@@ -128,6 +128,9 @@ class Draft:
     """The tensors that are to be merged."""
     alike: frozenset[str]
     """Those of them that all inputs have in one shape."""
+    outside: frozenset[str] = frozenset()
+    """The tensors that it would merge like them and that others make, as rules say: a method of several tensors
+    together is refused a part of them, and not silently without them."""
     reaches: tuple[_Reach, ...] = ()
     """Where something is not alike: what the first input is asked for, and what only each other input has."""
     situations: tuple[_Situation, ...] = ()
@@ -245,11 +248,13 @@ class Frames:
         places = places_of(target, selector)
         reached = self._selection.reached(target, words, floats, places)
         reached = frozenset(name for name in reached if not is_constant(name, specs[name].shape))
+        every = reached
         if scope.names is not None:
             reached &= scope.names
         refused = frozenset().union(*(view.refused for view in views))
-        alike = frozenset(name for name in reached - refused if _has(views, name, specs[name].shape))
-        draft = Draft(views, specs, floats, selector, places, reached, alike)
+        common = frozenset(name for name in every - refused if _has(views, name, specs[name].shape))
+        alike = reached & common
+        draft = Draft(views, specs, floats, selector, places, reached, alike, common - reached)
         left = (
             ()
             if target.making.union_of_tensors
@@ -264,7 +269,7 @@ class Frames:
             for at, reach in enumerate(reaches)
             for name in reach.names
         )
-        return Draft(views, specs, floats, selector, places, reached, alike, reaches, tuple(dict.fromkeys(situations)))
+        return replace(draft, reaches=reaches, situations=tuple(dict.fromkeys(situations)))
 
     def specs(self, target: Target, views: Sequence[View]) -> Mapping[str, Spec]:
         """Return the tensors that a target has, as its first input has them."""
@@ -303,9 +308,9 @@ class Frames:
         shapes = {
             name: meeting.shapes.get(name, draft.specs[name].shape)
             for name in draft.floats
-            if name in draft.alike or name in meeting.shapes
+            if name in draft.alike or name in draft.outside or name in meeting.shapes
         }
-        taken = frozenset(target.making.taken_up(shapes, words_of(target)))
+        taken = frozenset(target.making.taken_up(shapes, words_of(target))) - draft.outside
         refused = [problem for name, problem in meeting.refused.items() if name in taken]
         if refused:
             raise compatible.refusal(refused)
