@@ -234,18 +234,24 @@ class _Evaluation:
         return found
 
     def _untied(self, target: Target, views: list[View]) -> list[View]:
-        """Return the inputs, those that lack a head with their embedding as head where another has one of its own."""
-        folders = any(each.form not in ("file", "ckpt") for each in self._world.sources)
-        if folders or not any(
-            _HEAD in view for view in views
-        ):  # folders say in their configuration that they are not tied
+        """Return the inputs, tied ones with their embedding as head where another has a head of its own."""
+        if not any(_HEAD in view for view in views):
             return views
         takes_part = target.get("merge") is None or self._keys[target.get("merge")[0]](_HEAD)
         if _HEAD not in views[0] and (self._reaching(target, _HEAD) is None or not takes_part):
             return views
         return [
-            {**view, _HEAD: view[_EMBEDDING]} if _EMBEDDING in view and _HEAD not in view else view for view in views
+            {**view, _HEAD: view[_EMBEDDING]} if self._is_tied(ref, view) else view
+            for ref, view in zip(_inputs(target), views, strict=True)
         ]
+
+    def _is_tied(self, ref: str, view: View) -> bool:
+        """Whether an input's embedding is its head too: it has no other, and no configuration of llama says so."""
+        source = self._world.source(ref)
+        while source is None:
+            ref = _inputs(self._world.target(ref))[0]
+            source = self._world.source(ref)
+        return source.form in ("file", "ckpt") and _EMBEDDING in view and _HEAD not in view
 
     def _reaching(self, target: Target, tensor: str) -> dict[str, Any] | None:
         """Return the numbers that reach a tensor; None: no amount does."""
