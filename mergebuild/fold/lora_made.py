@@ -201,9 +201,7 @@ class MadeLoras:
 
     def _facts(self, ref: str) -> Mapping[str, object] | None:
         """Return the configuration of a model, or of the one that a target begins with."""
-        while ref not in self._sources:
-            ref = self._recipe.target(ref).inputs[0].ref
-        contents = self._sources.file(ref).model.contents
+        contents = self._sources.file(self._recipe.beginning(ref)).model.contents
         return contents.config if contents is not None else None
 
     def _merged(self, target: Target) -> _LoraTensors:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mergebuild.errors import Problem
 from mergebuild.fold import compatible
@@ -83,6 +83,9 @@ class _ViewTerm(NamedTuple):
     of: LyingChannels
 
 
+_BY_IDENTITY: Final = {"layout": id, "specs": id, "kinds": id, "spelling": id, "tied": id}
+"""Fields of a view that are told apart by which object they are: it lives as long as what is found by it."""
+
 VIEW_LIKENESS = Likeness(
     View,
     left_out={
@@ -92,13 +95,7 @@ VIEW_LIKENESS = Likeness(
         "refused": "as the delta",
         "whole": "as the delta",
     },
-    seen_as={
-        "layout": id,
-        "specs": id,
-        "kinds": id,
-        "spelling": id,
-        "tied": id,
-    },  # what a view names lives as long as the frame that it finds
+    seen_as=_BY_IDENTITY,
 )
 """What of an input decides how a target's tensors are made."""
 
@@ -109,14 +106,7 @@ MODEL_LIKENESS = Likeness(
         "refused": "of LoRAs alone",
         "whole": "of LoRAs alone",
     },
-    seen_as={
-        "layout": id,
-        "specs": id,
-        "kinds": id,
-        "spelling": id,
-        "tied": id,
-        "palette": lambda palette: tuple(map(id, palette)),
-    },
+    seen_as={**_BY_IDENTITY, "palette": lambda palette: tuple(map(id, palette))},
 )
 """What of a model decides what a LoRA adds to it."""
 
@@ -314,9 +304,7 @@ class Views:
 
     def _beginning(self, first: View, name: str, shape: tuple[int, ...]) -> list[_ViewTerm] | None:
         """Return the source that the first input began with, where it is a file that is still to be made."""
-        ref = first.input.ref
-        while ref not in self._sources:
-            ref = self._recipe.target(ref).inputs[0].ref
+        ref = self._recipe.beginning(first.input.ref)
         model = self._sources.file(ref).model
         if name not in model.tensors or model.tensors[name].shape != shape:
             return None

@@ -22,7 +22,7 @@ from mergebuild.naming.spelled import Claim, PieceOf, Pieces, WholeParameter, cl
 from mergebuild.naming.templates import Templates, family_of
 from mergebuild.naming.ties import tied
 
-__all__ = ["Canonical", "canonical", "is_constant", "is_first_layer", "is_outdated", "is_schedule"]
+__all__ = ["Canonical", "canonical", "is_constant", "is_first_layer", "is_outdated"]
 
 
 _WEIGHT: Final = ".weight"
@@ -77,15 +77,11 @@ def is_outdated(name: str, stored: str) -> bool:
     return any(name.startswith(new) and stored == old + name[len(new) :] for old, new in general().outdated)
 
 
-def is_schedule(name: str) -> bool:
-    """Return whether a tensor is a buffer of the noise schedule: a constant, which is never merged."""
-    return name in general().schedule
-
-
 def is_constant(name: str, shape: tuple[int, ...]) -> bool:
     """Return whether a tensor is a constant, by its canonical name: never merged, and the first input's.
 
-    Those are buffers that follow from an architecture alone, such as causal masks and frequencies of positions.
+    Those are buffers of the noise schedule, and others that follow from an architecture alone, such as causal masks and
+    frequencies of positions.
     """
     rules = general()
     if name in rules.schedule:

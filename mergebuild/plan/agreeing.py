@@ -44,7 +44,7 @@ def agree(
     Raises:
         MismatchError: the configuration can't be made to agree with the tensors.
     """
-    source, first = sources.file(owner), _first(recipe, sources, target)
+    source, first = sources.file(owner), sources.file(recipe.beginning(target.inputs[0].ref))
     heads = Heads(
         digests,
         _shapes(source.model),
@@ -71,14 +71,6 @@ def _names_below(recipe: Recipe, sources: Sources, target: Target) -> frozenset[
     """Return the names of the tensors of all sources that a target is made of."""
     refs = {each.ref for name in recipe.below(target.name) for each in recipe.target(name).inputs}
     return frozenset(name for ref in refs if ref in sources for name in sources.file(ref).tensors)
-
-
-def _first(recipe: Recipe, sources: Sources, target: Target) -> SourceFile:
-    """Return the source that a target begins with."""
-    ref = target.inputs[0].ref
-    while ref not in sources:
-        ref = recipe.target(ref).inputs[0].ref
-    return sources.file(ref)
 
 
 def _shapes(model: Model) -> Shapes:

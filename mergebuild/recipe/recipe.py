@@ -159,6 +159,16 @@ class Recipe:
         self._targets[name] = reading
         return reading.target
 
+    def beginning(self, ref: str) -> str:
+        """Return the source that an input is, or that begins the chain of first inputs of which it is made.
+
+        Raises:
+            UsageError, RecipeError: as `target`.
+        """
+        while ref not in self.sources:
+            ref = self.target(ref).inputs[0].ref
+        return ref
+
     def below(self, name: str) -> tuple[str, ...]:
         """Return a target and all targets that it needs, each once and behind what it needs itself.
 

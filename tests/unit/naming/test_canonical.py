@@ -8,7 +8,7 @@ from time import process_time
 
 import pytest
 
-from mergebuild.naming.canonical import Canonical, canonical, is_schedule
+from mergebuild.naming.canonical import Canonical, canonical, is_constant
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
 
 _LAYOUTS = Path(__file__).parents[3] / "examples" / "sd15" / "layouts"
@@ -108,8 +108,8 @@ def test_names_that_no_rule_knows_stay() -> None:
 
 
 def test_buffers_of_the_noise_schedule_are_known() -> None:
-    assert is_schedule("alphas_cumprod")
-    assert not is_schedule("model.betas.weight")
+    assert is_constant("alphas_cumprod", (1000,))
+    assert not is_constant("model.betas.weight", (1000,))
 
 
 def test_naming_a_checkpoint_and_a_model_of_70_billion_takes_less_than_a_moment() -> None:
