@@ -113,7 +113,7 @@ def nonfinite(
     rows = []
     for made, result in bad[:_SHOWN]:
         inputs = ", ".join(f"{count} in {name_of(digest, made.name)}" for digest, count in result.bad_inputs.items())
-        rows.append(f"{made.name}: {_bad_values(made, result)}{f' ({inputs})' if inputs else ''}")
+        rows.append(f"{_called(file, made.name)}: {_bad_values(made, result)}{f' ({inputs})' if inputs else ''}")
     if len(bad) > _SHOWN:
         rows.append(f"and {len(bad) - _SHOWN} more tensors")
     problem = Problem(
@@ -128,7 +128,7 @@ def nonfinite(
 
 def undefined(file: FileAction, bad: Sequence[tuple[Made, StepResult]]) -> Refusal:
     """The method has no value for some tensors, or a user's own program failed for them."""
-    rows = [f"{made.name}: {result.problem}" for made, result in bad[:_SHOWN]]
+    rows = [f"{_called(file, made.name)}: {result.problem}" for made, result in bad[:_SHOWN]]
     if len(bad) > _SHOWN:
         rows.append(f"and {len(bad) - _SHOWN} more tensors")
     failed_at = next((result.failed_at for _, result in bad if result.failed_at), None)
@@ -145,11 +145,16 @@ def undefined(file: FileAction, bad: Sequence[tuple[Made, StepResult]]) -> Refus
     return Refusal(problem, TargetError.exit_code)
 
 
+def _called(file: FileAction, tensor: str) -> str:
+    """Return what a target's files call a tensor, or the one that it is in."""
+    return file.description.blueprint.spelling.stored(tensor)
+
+
 def _failed(file: FileAction, bad: Sequence[tuple[Made, StepResult]], at: Place) -> Refusal:
     """A user's own program failed for some tensors, most often for all of them alike."""
     names: dict[str, list[str]] = {}
     for made, result in bad:
-        names.setdefault(result.problem, []).append(made.name)
+        names.setdefault(result.problem, []).append(_called(file, made.name))
     rows = [f"{why}  ({some[0]}{f' and {len(some) - 1} more' if some[1:] else ''})" for why, some in names.items()]
     tensors = f"{len(bad)} {'tensor' if len(bad) == 1 else 'tensors'}"
     problem = Problem(
@@ -173,7 +178,7 @@ def too_large(file: FileAction, method: str, tensor: str, needed: int, available
     """A method needs a tensor whole, and there is not so much memory."""
     problem = Problem(
         "too-large",
-        f"`{method}` needs {needed:,} bytes of memory for `{tensor}`, and the machine has {available:,}",
+        f"`{method}` needs {needed:,} bytes of memory for `{_called(file, tensor)}`, and the machine has {available:,}",
         file.description.blueprint.target.where.place(),
         "leave the tensor out with `merge`, or take a method that makes tensors in pieces",
     )

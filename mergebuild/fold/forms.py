@@ -172,8 +172,12 @@ class Behind(NamedTuple):
     """The tensors that modules are for."""
     left: tuple[str, ...]
     """The tensors that both models have, and that were asked for, and none is for."""
+    stacked: frozenset[str]
+    """Those of them that lie in stacks, as no module of any client does."""
     specs: Mapping[str, Spec]
     """Of the base."""
+    spelling: FileSpelling
+    """What the base calls its tensors."""
 
 
 class Blueprint(NamedTuple):

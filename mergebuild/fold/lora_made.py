@@ -39,8 +39,6 @@ class _LoraTensors(NamedTuple):
     """How each is made."""
     accounts: tuple[Accounting, ...] = ()
     """What of the inputs takes no part."""
-    lost: tuple[str, ...] = ()
-    """What else to know, a sentence each."""
     turned_by: Mapping[str, object] | None = None
     """The model's configuration, where some of its matrices are the transposes of what the LoRA makes."""
     behind: Behind | None = None
@@ -59,8 +57,8 @@ class _LoraParts(NamedTuple):
     """What clients call them in memory, where that is another name."""
     units: Mapping[str, Unit]
     """Those that are several parameters."""
-    lost: tuple[str, ...]
-    """What is left out, a sentence."""
+    stacked: frozenset[str]
+    """The parameters that lie in stacks, which are no modules."""
     forms: tuple[Mapping[str, Form], ...] = ()
     """For each model: what the units are made of."""
 
@@ -98,7 +96,7 @@ class MadeLoras:
         """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
         if target.rules or target.components:
             raise no_rule(target)
-        made, accounts, lost, turned_by, behind = self._makers[type(target.making)](target)
+        made, accounts, turned_by, behind = self._makers[type(target.making)](target)
         specs = {name: spec for name, spec, _ in made}
         check_lora(target, specs)
         kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
@@ -107,9 +105,7 @@ class MadeLoras:
         adapter = None
         if turned_by is not None:
             adapter = json.loads(adapter_json({name: spec.shape for name, spec in specs.items()}, turned_by))
-        return Blueprint(
-            target, None, specs, own, forms, accounts, warnings=lost, behind=behind, is_lora=True, adapter=adapter
-        )
+        return Blueprint(target, None, specs, own, forms, accounts, behind=behind, is_lora=True, adapter=adapter)
 
     def _extracted(self, target: Target) -> _LoraTensors:
         """Return the tensors of a LoRA that is extracted."""
@@ -159,14 +155,16 @@ class MadeLoras:
         turned_by = self._facts(base.input.ref) if any(unit.turned for unit in parts.units.values()) else None
         modular = {name for each in modules for name in parts.parameters(each)}
         left = [name for name in floats if name in chosen and name in tuned.specs and name not in modular]
-        behind = Behind(base.input.ref, tuned.input.ref, tuple(there), tuple(left), base.specs)
-        return _LoraTensors(found, () if account.is_even else (account,), parts.lost, turned_by, behind)
+        behind = Behind(
+            base.input.ref, tuned.input.ref, tuple(there), tuple(left), parts.stacked, base.specs, base.spelling
+        )
+        return _LoraTensors(found, () if account.is_even else (account,), turned_by, behind)
 
     def _parts(self, views: Sequence[View], shapes: Mapping[str, tuple[int, ...]]) -> _LoraParts:
         """Return what LoRAs are extracted of: of a language model its modules in memory, and not its parameters."""
         base = views[0]
         if any(each.style != "peft" for each in extractable(shapes)):
-            return _LoraParts(shapes, {}, {}, ())
+            return _LoraParts(shapes, {}, {}, frozenset())
         stacked = stacked_in(base.spelling).intersection(shapes)
         units = {each.name: each for each in units_in(base.spelling, shapes) if stacked.isdisjoint(each.members)}
         facts = self._facts(base.input.ref)
@@ -186,12 +184,8 @@ class MadeLoras:
             if unit.turned or unit.name.startswith(_OLD_TEXT):
                 stored = base.spelling.stored(name) if unit.turned else unit.name
                 called[unit.name] = in_memory(name, stored, facts)
-        lost: tuple[str, ...] = ()
-        if stacked:
-            text = f"{len(stacked)} parameters lie in stacks, which are no modules, and are left out of the LoRA"
-            lost = (f"{text}, such as `{base.spelling.stored(min(stacked))}`",)
         whole = {name: unit.shape for name, unit in units.items()}
-        return _LoraParts({**left, **whole}, called, units, lost, forms)
+        return _LoraParts({**left, **whole}, called, units, stacked, forms)
 
     def _sides(self, views: Sequence[View], parts: _LoraParts, module: Module) -> list[Form]:
         """Return what a module is made of in each of the models."""

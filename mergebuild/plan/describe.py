@@ -311,15 +311,20 @@ class Describer:
         left, inside = (
             self._origins.differ(behind.base, behind.tuned, names) for names in (behind.left, behind.inside)
         )
-        if left is None or inside is None or not left:
-            return
-        lost, held = bytes_of(behind.specs, left), bytes_of(behind.specs, inside)
-        largest = sorted(left, key=lambda name: -bytes_of(behind.specs, [name]))[:3]
-        named = ", ".join(f"`{name}`" for name in largest)
-        yield (
-            f"{percent(lost, lost + held)} of the bytes in which `{behind.tuned}` differs from `{behind.base}` are in"
-            f" no module of the LoRA and are left out: {len(left)} tensors, the largest {named}"
-        )
+        called = behind.spelling.stored
+        stacks = f"{len(behind.stacked)} parameters lie in stacks, which are no modules" if behind.stacked else ""
+        if left is None or inside is None:
+            if stacks:
+                yield f"{stacks}, and are left out of the LoRA, such as `{called(min(behind.stacked))}`"
+        elif left:
+            lost, held = bytes_of(behind.specs, left), bytes_of(behind.specs, inside)
+            largest = sorted(left, key=lambda name: -bytes_of(behind.specs, [name]))
+            named = ", ".join(f"`{each}`" for each in list(dict.fromkeys(map(called, largest)))[:3])
+            yield (
+                f"{percent(lost, lost + held)} of the bytes in which `{behind.tuned}` differs from `{behind.base}` are"
+                f" in no module of the LoRA and are left out: {len(left)} parameters, the largest {named}"
+                f"{f'; {stacks}' if stacks else ''}"
+            )
 
     def _contents_of(self, blueprint: Blueprint) -> Mapping[str, str]:
         """Return the content digest of each input, as text; they are known by now."""

@@ -284,7 +284,7 @@ def test_a_file_between_is_read_rounded(space: Space, models: Any) -> None:
 
 def test_a_method_without_a_value_is_told_by_tensor(space: Space) -> None:
     """Nothing is published."""
-    name = "first_stage_model.decoder.norm_out.weight"
+    name = "model.diffusion_model.out.0.weight"
     space.model("one.safetensors", {name: torch.tensor([1.0, 2.0, 3.0])})
     space.model("two.safetensors", {name: torch.tensor([-1.0, -2.0, -3.0])})
     space.model("three.safetensors", {name: torch.tensor([0.0, 0.0, 0.0])})

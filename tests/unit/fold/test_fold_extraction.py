@@ -36,8 +36,8 @@ def test_what_is_in_no_module_is_said_with_its_share_of_the_difference(lab: Lab)
     models(lab, MATRIX, EMBEDDING, NORM)
     (told,) = notices(lab)
     assert told == (
-        "53 % of the bytes in which `b` differs from `a` are in no module of the LoRA and are left out: 2 tensors, the"
-        f" largest `{EMBEDDING}`, `{NORM}`"
+        "53 % of the bytes in which `b` differs from `a` are in no module of the LoRA and are left out: 2 parameters,"
+        f" the largest `{EMBEDDING}`, `{NORM}`"
     )
 
 

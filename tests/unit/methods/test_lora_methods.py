@@ -417,7 +417,11 @@ def test_a_layer_that_one_of_them_lacks_is_left_out(lab: Lab) -> None:
     lab.write(extract("rank = 2"))
     (found,) = lab.build().targets
     sentence = "1 tensor that `tuned` lacks is left out: some of block L02, 5.8 kB (18 % of `base`), "
-    assert sentence + "`model.layers.2.mlp.up_proj.weight`" in found.notices
+    behind, lacking = found.notices
+    assert lacking == sentence + "`model.layers.2.mlp.up_proj.weight`"
+    assert (
+        "are in no module of the LoRA and are left out: 4 parameters, the largest `model.embed_tokens.weight`" in behind
+    )
     assert not any("layers.2.mlp" in name for name in lab.read("x.safetensors"))
     assert refusal(lab, extract("rank = 2", 'missing = "error"')).exit_code == 9
 
