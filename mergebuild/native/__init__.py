@@ -1,0 +1,145 @@
+"""Compiled kernels: loops in C that give the bits of the torch kernels, without torch, in a part of the time.
+
+They are written once and compiled for several instruction sets (`kernels.h`); the best that the processor has is taken
+when this is imported. Where the package was installed without a C compiler there are none. `MERGEBUILD_NATIVE` in the
+environment, read at import, chooses: `0` none, else the name of an instruction set (`avx512`, `avx2`, `neon`, `plain`).
+Nothing but time depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+try:
+    from mergebuild.native import _compiled
+except ImportError:
+    _IS_BUILT = False  # the package was installed without a compiler
+else:
+    _IS_BUILT = True
+
+__all__ = ["DTYPES", "Hash", "Prepared", "Seen", "apply", "choose", "count_nonfinite", "packed", "variant", "variants"]
+
+DTYPES: Mapping[str, tuple[int, int]] = {
+    "float64": (0, 8),
+    "float32": (1, 4),
+    "float16": (2, 2),
+    "bfloat16": (3, 2),
+    "float8_e4m3fn": (4, 1),
+    "float8_e5m2": (5, 1),
+}
+"""What kernels read and write: the number that stands for a dtype (`enum dtype`), and the bytes of an element."""
+
+MOST_INPUTS = 64
+"""Inputs at most that one call takes."""
+
+
+class Seen(NamedTuple):
+    """What was seen of values that were rounded."""
+
+    nonfinite: int
+    overflowed: int
+    """Finite, and beyond the dtype's largest."""
+
+
+class Hash:
+    """A running XXH3-128, as `xxhash.xxh3_128`; values can be added while they are made."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.state = _compiled.xxh3_begin()
+
+    def update(self, data: Buffer) -> None:
+        """Add bytes."""
+        _compiled.xxh3_update(self.state, data)
+
+    def digest(self) -> bytes:
+        """Return the 16 bytes of the hash so far."""
+        return _compiled.xxh3_digest(self.state)
+
+
+class Prepared(NamedTuple):
+    """A kernel, and what it is called with besides values."""
+
+    name: str
+    option: int = 0
+    """A number that the kernel knows."""
+    numbers: bytes = b""
+    """The float32 values that it computes with: `packed`."""
+
+
+def packed(numbers: Sequence[float]) -> bytes:
+    """Return float32 values as kernels have them."""
+    return struct.pack(f"={len(numbers)}f", *numbers)
+
+
+def apply(
+    kernel: Prepared,
+    inputs: Sequence[tuple[Buffer, str]],
+    out: Buffer,
+    dtype: str,
+    span: tuple[int, int],
+    *,
+    hash: Hash | None = None,
+    odd: bool = False,
+) -> Seen:
+    """Make elements of a tensor, and round them once.
+
+    Args:
+        kernel: what makes them.
+        inputs: the bytes of each, from the first element on, and its dtype.
+        out: room for the result.
+        dtype: the result's.
+        span: the index in the tensor of the first element, and how many.
+        hash: what the bytes of the result are added to.
+        odd: inputs of float64 are rounded to odd, not to the nearest.
+
+    Raises:
+        ValueError: a buffer is too small, or the kernel does not take these.
+    """
+    pairs = tuple((buffer, DTYPES[each][0]) for buffer, each in inputs)
+    state = None if hash is None else hash.state
+    start, count = span
+    return Seen(*_compiled.apply(*kernel, start, pairs, count, DTYPES[dtype][0], out, state, odd))
+
+
+def count_nonfinite(data: Buffer, dtype: str, count: int) -> int:
+    """Return how many of `count` elements are NaN or infinite as float32."""
+    return _compiled.count_nonfinite(((data, DTYPES[dtype][0]),), count)
+
+
+def variants() -> list[str]:
+    """Return the instruction sets that the kernels can be run with here, best first; none without compiled kernels."""
+    return _compiled.variants() if _IS_BUILT else []
+
+
+def choose(name: str) -> None:
+    """Have kernels run with an instruction set.
+
+    Raises:
+        ValueError: there is none of that name here.
+    """
+    global variant  # noqa: PLW0603 -- what C was told is remembered beside it
+    _compiled.choose(name)
+    variant = name
+
+
+variant = ""
+"""The instruction set that kernels run with; empty: there are no compiled kernels, or they were not wanted."""
+
+
+def _begin() -> None:
+    wanted = os.environ.get("MERGEBUILD_NATIVE", "")
+    there = variants()
+    if there and wanted != "0":
+        choose(wanted if wanted in there else there[0])
+
+
+_begin()

@@ -1,0 +1,85 @@
+/* What every variant of the kernels offers, and the values that go in and come out.
+ *
+ * A kernel is written once (`*.inc`) and compiled once for each instruction set (`variant_*.c`), which decides how many
+ * values one instruction takes and nothing else: no product and sum are fused, no order of additions depends on width,
+ * and subnormal numbers are kept. So all variants give the same bits, which are those of the torch kernels.
+ *
+ * Nothing here allocates, raises, or knows Python; `module.c` checks sizes before it calls.
+ */
+#ifndef MERGEBUILD_KERNELS_H
+#define MERGEBUILD_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Dtypes of files, in the order of `DTYPES` in `__init__.py`. */
+enum dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2, DTYPE_COUNT };
+
+/* Float32 values that are computed together: three such tiles stay in the first level of the cache. */
+#define TILE 2048
+
+/* Inputs at most that one call takes. */
+#define MOST_INPUTS 64
+
+/* A tensor's elements as they lie in a file. No alignment is assumed. */
+struct source {
+    const unsigned char *bytes;
+    enum dtype dtype;
+};
+
+/* What a kernel is called with besides values: the numbers that its Python caller packs for it. */
+struct call {
+    const float *numbers;
+    size_t number_count;
+    int64_t option;
+    uint64_t start; /* the index in the tensor of the first element of the call */
+};
+
+/* Makes `count` (at most TILE) values of `out` from as many of each input; `at` is the index in the call of the first. */
+typedef void (*element_kernel)(const struct call *call, const float *const *inputs, size_t input_count, float *out,
+                               size_t count, size_t at);
+
+/* Whether a kernel can be called with so many inputs and these numbers; asked before it is. */
+typedef int (*kernel_check)(const struct call *call, size_t input_count);
+
+struct named_kernel {
+    const char *name;
+    element_kernel apply;
+    kernel_check takes;
+};
+
+/* What was seen of the values that were rounded. */
+struct seen {
+    uint64_t nonfinite;
+    uint64_t overflowed; /* finite, and beyond the dtype's largest */
+};
+
+struct xxh3_state; /* xxh3.h */
+
+struct variant {
+    const char *name;
+
+    /* Widen `count` elements, from element `first` on, to float32: those of float64 to the nearest, or to odd. */
+    void (*load)(const struct source *source, size_t first, size_t count, float *out, int odd);
+
+    /* Round float32 values to a dtype, to nearest even, any NaN to the one that `convert.inc` says; add up what is seen. */
+    void (*store)(const float *values, size_t count, enum dtype dtype, unsigned char *out, struct seen *seen);
+
+    /* Apply a kernel to `count` elements, tile by tile, and hash what is written, unless `hash` is NULL. */
+    struct seen (*apply)(element_kernel kernel, const struct call *call, const struct source *inputs,
+                         size_t input_count, size_t count, enum dtype dtype, unsigned char *out,
+                         struct xxh3_state *hash, int odd);
+
+    /* Count the values that are NaN or infinite as float32. */
+    uint64_t (*count_nonfinite)(const struct source *source, size_t count);
+
+    void (*xxh3_begin)(struct xxh3_state *state);
+    void (*xxh3_update)(struct xxh3_state *state, const unsigned char *data, size_t size);
+    void (*xxh3_digest)(const struct xxh3_state *state, unsigned char out[16]);
+
+    const struct named_kernel *kernels; /* ends with a row without a name */
+};
+
+extern const struct variant variant_plain, variant_avx2, variant_avx512, variant_neon;
+
+#endif

@@ -1,0 +1,23 @@
+/* The kernels for x86-64 processors with AVX-512 (F, BW, DQ, VL). */
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define VARIANT_AVX512
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,f16c,prefer-vector-width=512")
+#endif
+#include "all_kernels.inc"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const struct variant variant_avx512 = {
+    "avx512", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest, KERNELS,
+};
+#else
+typedef int variant_avx512_is_elsewhere;
+#endif

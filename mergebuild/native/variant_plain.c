@@ -1,0 +1,6 @@
+/* The kernels in plain C, for every processor. */
+#include "all_kernels.inc"
+
+const struct variant variant_plain = {
+    "plain", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest, KERNELS,
+};
