@@ -7,18 +7,25 @@ makes it: see `key.py`. An artifact is its tensors by name. xxh3-128 is identity
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import xxhash
 
+from mergebuild import native
 from mergebuild.system import portable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "SCHEMA",
     "ArtifactDigests",
+    "RunningChecksum",
     "artifact_digest",
     "checksum",
     "file_checksum",
     "is_scaled",
+    "new_checksum",
     "scaled_as",
     "scaled_checksum",
     "source_tensor_digest",
@@ -36,6 +43,16 @@ _WINDOW = 1 << 20
 """Bytes read at a time: they stay in the processor's cache."""
 
 
+class RunningChecksum(Protocol):
+    """The xxh3-128 of bytes that come one after another."""
+
+    def update(self, data: Buffer, /) -> None:
+        """Add bytes."""
+
+    def digest(self) -> bytes:
+        """Return the checksum of the bytes so far."""
+
+
 def tagged(digest: bytes) -> str:
     """Return a digest as text: `xxh3-128:` and 32 hexadecimal digits."""
     return _TAG + digest.hex()
@@ -46,12 +63,17 @@ def checksum(data: bytes | memoryview) -> bytes:
     return xxhash.xxh3_128_digest(data)
 
 
+def new_checksum() -> RunningChecksum:
+    """Return a checksum of nothing so far."""
+    return native.Hash() if native.variant else xxhash.xxh3_128()
+
+
 def file_checksum(fd: int, begin: int, end: int) -> bytes:
     """Return the checksum of a range of a file, as far as the file reaches.
 
     Read, not mapped: a file that is cut short meanwhile gives another checksum, and ends no process.
     """
-    running = xxhash.xxh3_128()
+    running = new_checksum()
     buffer = memoryview(bytearray(min(_WINDOW, end - begin)))
     for start in range(begin, end, _WINDOW):
         window = buffer[: min(_WINDOW, end - start)]

@@ -14,7 +14,7 @@ threads nor on the processor. `UndefinedError` says that there is no value. Thes
 not.
 """
 
-from mergebuild.methods.kernels.blend import float32_of, lerp
+from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, Statistic
 from mergebuild.methods.kernels.randomness import bernoulli, bits, normal
 from mergebuild.methods.kernels.reduction import ColumnSums, Gram, vector_sums
@@ -22,6 +22,7 @@ from mergebuild.methods.kernels.reduction import RunningSum as Sum
 from mergebuild.methods.kernels.selection import LargestCut as Cut
 from mergebuild.methods.kernels.selection import Selection, magnitude_keys, ordered_keys
 from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.shares import float32_of
 
 __all__ = [
     "Call",

@@ -10,17 +10,17 @@ what it follows from, for the other members of a family, and for the next build.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any, TypeVar
 
+from mergebuild.engine.findings import Findings
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.schedule import Cluster
@@ -61,6 +61,19 @@ LEAST_DEVICE_CHUNK = 1 << 16
 
 _Result = TypeVar("_Result")
 
+
+def rates_in(findings: Findings) -> Callable[[bytes, Callable[[], Rates]], Rates]:
+    """Return what gives back how fast this machine is; measured, and kept, when that is not known."""
+
+    def rates(key: bytes, measure: Callable[[], Rates]) -> Rates:
+        known = findings.get(key)
+        if known is None:
+            findings.put(key, known := tuple(measure()))
+        return Rates(*known)
+
+    return rates
+
+
 _HOST = torch.device("cpu")
 """Where what is found out is kept, for whoever needs it where."""
 
@@ -80,54 +93,8 @@ __all__ = [
     "device_named",
     "kernel_of",
     "memory_for",
+    "rates_in",
 ]
-
-
-class Findings:
-    """What is known of whole tensors, by what it follows from; shared by all workers of a pass."""
-
-    def __init__(self, known: Mapping[bytes, str]) -> None:
-        """Begin with what earlier passes learnt."""
-        self._texts = known
-        self._known: dict[bytes, Any] = {}
-        self.learnt: dict[bytes, str] = {}
-        """What was not known before and can be kept as text."""
-        self.problems: dict[bytes, UndefinedError] = {}
-        """Why there is nothing to be known."""
-        self.whole = threading.RLock()
-        """Held by whoever has a large tensor whole in memory."""
-
-    def get(self, key: bytes) -> Any:
-        """Return what was found; None when nothing was."""
-        if key not in self._known:
-            text = self._texts.get(key)
-            if text is None:
-                return None
-            self._known[key] = _frozen(json.loads(text))
-        return self._known[key]
-
-    def rates(self, key: bytes, measure: Callable[[], Rates]) -> Rates:
-        """Return how fast this machine is; measured when that is not known."""
-        known = self.get(key)
-        if known is None:
-            self.put(key, known := tuple(measure()))
-        return Rates(*known)
-
-    def put(self, key: bytes, state: Any) -> None:
-        """Keep what was found."""
-        self._known[key] = state
-        try:
-            text = json.dumps(state)
-        except (TypeError, ValueError):  # tensors, such as a number a column: too much to keep, and quickly found again
-            return
-        if _frozen(json.loads(text)) == state:
-            self.learnt[key] = text
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _frozen(each) for key, each in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 class _Room:
@@ -540,16 +507,17 @@ class Worker:
 
     def _write(self, maker: Maker, value: torch.Tensor, chunks: list[torch.Tensor], start: int) -> None:
         """Round a chunk, have it hashed, and written to all its places."""
-        self._transfers.check(maker, value)
+        may_have_nan = self._transfers.check(maker, value)
         straight = [place for place in maker.step.places if place.turned is None]
         for begin, part in self._parts(value, maker.dtype):
             places = _moved(straight, start + begin, maker.dtype)
             kept = None if maker.kept is None else chunks[maker.kept][begin : begin + len(part)]
-            self._transfers.send(part, Sending(maker.dtype, places, maker.running, kept))
+            self._transfers.send(part, Sending(maker.dtype, places, maker.running, kept, may_have_nan))
         for place in maker.step.places:
             if place.turned is not None:  # never a part of a tensor
                 for begin, part in self._parts(value.view(place.turned).t().reshape(-1), maker.dtype):
-                    self._transfers.send(part, Sending(maker.dtype, _moved([place], begin, maker.dtype)))
+                    places = _moved([place], begin, maker.dtype)
+                    self._transfers.send(part, Sending(maker.dtype, places, may_have_nan=may_have_nan))
 
     def _parts(self, value: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield parts that can be sent at once, each with its first element: a tensor that is whole is larger."""

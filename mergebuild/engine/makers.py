@@ -6,25 +6,26 @@ import math
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fractions import Fraction
 from functools import cache
 from math import prod
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
-import xxhash
 from torch import Tensor
 
+from mergebuild.digest import new_checksum
+from mergebuild.engine.findings import statistic_key
 from mergebuild.engine.schedule import Cluster
 from mergebuild.engine.work import Combination, KernelCall, Step
-from mergebuild.key import Key, Line, narrows
+from mergebuild.key import narrows
 from mergebuild.lora import DeltaSum, Extraction, Merging, Role
-from mergebuild.methods.kernels.blend import float32_of
+from mergebuild.methods.call import unit_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
-from mergebuild.methods.kernels.linear import combine, pivot_of
+from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.kernels.lora import LoraDeltas
 from mergebuild.methods.kernels.lora_making import LoraModule
 from mergebuild.methods.method import Method, UndefinedError
+from mergebuild.methods.shares import shares_of
 
 __all__ = [
     "DTYPES",
@@ -51,9 +52,6 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 Found = TypeVar("Found")
-
-_STATISTICS = "2"
-"""Part of the key of every statistic: those kept under an earlier one may be of memory that nothing had filled."""
 
 LARGEST: Mapping[str, float] = {
     "float16": 65519.99609375,
@@ -106,7 +104,7 @@ class Maker(ABC):
         """The indices of the chunks that it reads, in order."""
         self.kept = kept
         """The index under which later steps read its values, rounded if it has a place; None when none does."""
-        self.running = xxhash.xxh3_128()
+        self.running = new_checksum()
         self.nonfinite = 0
         self.overflowed = 0
         self.problem: UndefinedError | None = None
@@ -129,7 +127,7 @@ class LinearMaker(Maker):
         self, step: Step, inputs: Sequence[int], kept: int | None, dtypes: Mapping[bytes, str], *, takes_first: bool
     ) -> None:
         super().__init__(step, inputs, kept)
-        shares = _shares_of(tuple(coefficient for _, coefficient in step.terms))
+        shares = shares_of(tuple(coefficient for _, coefficient in step.terms))
         self._centre = None if shares.pivot is None else inputs[shares.pivot]
         self._others = [slot for index, slot in enumerate(inputs) if index != shares.pivot]
         self._coefficients = shares.others
@@ -187,7 +185,7 @@ class Operating(OperationMaker):
         super().__init__(step, inputs, kept, operation)
         self.call = Call(operation.tensor, operation.shape, operation.arguments)
         self.kernel = kernel_of(operation.method)
-        self.unit = _unit(self.kernel.grain, self.call)
+        self.unit = unit_of(self.kernel.grain, self.call)
         self.survey = operation.survey
         self.state: Any = None
         self.unknowable = False
@@ -220,16 +218,7 @@ class Operating(OperationMaker):
         statistic = self.kernel.statistic
         if statistic is None:
             return None
-        lines = [Line("schema", _STATISTICS), Line("statistic", statistic.name), Line("version", statistic.version)]
-        lines.append(Line("shape", str(self.call.shape)))
-        method = self._operation.method
-        if not method.exact and place.type != "cpu":
-            lines.append(Line("device", place.type))
-        lines += method.makes.statistic_lines(method.name)
-        if statistic.arguments or method.makes.name_in_key:
-            lines.append(Line("tensor", self.call.tensor))
-            lines += [Line("argument", f"{name}={self.call.arguments[name]}") for name in statistic.arguments]
-        return Key((*lines, *(Line("input", digest) for digest in self._operation.inputs))).digest_of_values
+        return statistic_key(self._operation, statistic.name, statistic.arguments, statistic.version, device=place.type)
 
 
 class Adding(OperationMaker):
@@ -306,20 +295,6 @@ class Factoring(OperationMaker):
         return out.fill_(math.nan) if self._value is None else out.copy_(self._value[start : start + len(out)])
 
 
-def _unit(grain: Grain, call: Call) -> int:
-    """Return how many elements a kernel must have together."""
-    shape, count = call.shape, max(1, call.count)
-    match grain:
-        case Grain.ELEMENT:
-            return 1
-        case Grain.VECTOR:
-            return max(1, shape[-1]) if len(shape) > 1 else count
-        case Grain.ROW:
-            return max(1, count // max(1, shape[0])) if len(shape) > 1 else count
-        case Grain.TENSOR:
-            return count
-
-
 def memory_for(operation: KernelCall) -> int:
     """Return how many bytes an operation needs beside chunks: 0 unless its kernel needs the tensor whole."""
     return _maker_of(operation).memory_for(operation)
@@ -342,22 +317,6 @@ def kernel_of(method: Method) -> Kernel:
         ProgramError: it is the user's own, and its program fails or has none.
     """
     return method.makes.kernel(method)
-
-
-class _Shares(NamedTuple):
-    """The numbers of a linear form: the pivot's index, the others as float32, and whether all of it is a mean."""
-
-    pivot: int | None
-    others: Sequence[float]
-    is_mean: bool
-
-
-@cache
-def _shares_of(coefficients: tuple[Fraction, ...]) -> _Shares:
-    """Return what a form's exact coefficients come to; most tensors of a model have the same."""
-    pivot = pivot_of(coefficients)
-    others = [float32_of(each) for index, each in enumerate(coefficients) if index != pivot]
-    return _Shares(pivot, others, pivot is not None and min(coefficients) >= 0)
 
 
 def _range(dtype: str) -> float:
@@ -385,7 +344,7 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
         if step.lone is not None and narrows(stored.get(step.lone, ""), step.dtype):
             found.append(Narrowing(step, inputs, kept))
             continue
-        pivot = _shares_of(tuple(coefficient for _, coefficient in step.terms)).pivot
+        pivot = shares_of(tuple(coefficient for _, coefficient in step.terms)).pivot
         first = next((digest for index, (digest, _) in enumerate(step.terms) if index != pivot), None)
         takes_first = first is not None and last[first] == step.digest and first not in views
         found.append(LinearMaker(step, inputs, kept, dtypes, takes_first=takes_first))

@@ -22,11 +22,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import xxhash
-
-from mergebuild.digest import scaled_checksum
-from mergebuild.engine import limits
+from mergebuild.digest import new_checksum, scaled_checksum
+from mergebuild.engine import compiled, limits
 from mergebuild.engine.bounds import DEVICE_MEMORY, PER_DEVICE
+from mergebuild.engine.findings import Findings
 from mergebuild.engine.first_sight import seen
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
@@ -48,7 +47,7 @@ from mergebuild.methods.method import Method
 from mergebuild.system import portable
 
 if TYPE_CHECKING:
-    from mergebuild.engine.compute import Choice, Findings, Hands
+    from mergebuild.engine.compute import Choice, Hands
 
 __all__ = [
     "DEFAULT_CHUNK",
@@ -72,6 +71,9 @@ to compute with, and should still be in the page cache."""
 
 _LOOK = 0.05
 """Seconds between two looks at whether to stop, of who waits for torch."""
+
+_PROCESSORS = ("auto", "cpu")
+"""Devices to choose with which the compiled kernels do what they can."""
 
 _POLITE = 0.0003
 """Seconds after which the import of torch lets others have the interpreter: planning and hashing need it briefly, and
@@ -121,15 +123,15 @@ def run_pass(
             jobs = [job for job in shared if job is not None]
             outputs.allocate(_bytes_copied(work.copies) - _bytes_copied(jobs))
             outputs.start(8 * chunk)  # room for float64
-            if work.computes:
-                warm_up()
             crew = _Crew(outputs, emit, chunk, stop, work, threads=count, device=device)
+            if crew.needs_torch(jobs):
+                warm_up()
             crew.survey()
             crew.run(jobs)
     finally:
         emit(PassEnded())
     groups = [crew.seen[id(group)] for group in work.unseen]
-    return PassResult(crew.results, groups, max(0.0, _torch.since - began) if work.computes else 0.0, crew.learnt)
+    return PassResult(crew.results, groups, max(0.0, _torch.since - began) if crew.waits else 0.0, crew.learnt)
 
 
 def _bytes_copied(jobs: Iterable[Job]) -> int:
@@ -214,7 +216,7 @@ def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
     Raises:
         ProgramError: a user's own program fails to say so.
     """
-    operations = [step for step in work.steps.values() if step.operation is not None]
+    operations = [step for step in work.steps.values() if step.operation is not None and not compiled.can_make(step)]
     if operations:
         compute = _compute()
         for step in operations:
@@ -292,7 +294,7 @@ class _Crew:
         self._work = work
         self._threads = threads
         self._device = device
-        self._findings: Findings | None = None
+        self._findings = Findings(work.known)
         self._choice: Choice | None = None
         self._choosing = threading.Lock()
         self._told: set[str] = set()
@@ -312,11 +314,30 @@ class _Crew:
         """What came of unseen groups, by the identity of each."""
         self._looks: dict[int, Any] = {}
         """What came of looks, by the identity of each."""
+        self.waits = False
+        """Whether some of the work needs torch."""
 
     @property
     def learnt(self) -> Mapping[bytes, str]:
         """What was found out about whole tensors."""
-        return self._findings.learnt if self._findings else {}
+        return self._findings.learnt
+
+    def needs_torch(self, jobs: Sequence[Job]) -> bool:
+        """Whether there is work that the compiled kernels don't do; remembered as `waits`."""
+        self.waits = bool(looks(self._work)) or not all(map(self._is_compiled, jobs))
+        return self.waits
+
+    def _is_compiled(self, job: Job) -> bool:
+        """Whether a job is done without torch."""
+        match job:
+            case Copy():
+                return True
+            case Look():
+                return False
+            case Cluster():
+                return self._device in _PROCESSORS and compiled.can(job)
+            case UnseenGroup():
+                return self._device in _PROCESSORS and compiled.can_group(job)
 
     def survey(self) -> None:
         """Find out what steps must know first, all that is not known."""
@@ -375,8 +396,9 @@ class _Crew:
         device has no use for wait too, and end if there is one.
         """
         hands: Hands | None = None
+        worker = compiled.CompiledWorker(self._outputs, self._mappings, self._stop, self._findings, chunk=self._chunk)
         is_last = 0 < number == count - 1
-        is_extra = number >= PER_DEVICE and self._device != "cpu" and self._work.computes
+        is_extra = number >= PER_DEVICE and self._device != "cpu" and self.waits
         while (is_last or is_extra) and not self._stop.is_set() and not _torch.came(within=_LOOK):
             pass
         if is_extra and not self._stop.is_set() and 0 < self._devices() * PER_DEVICE <= number:
@@ -385,7 +407,9 @@ class _Crew:
             if isinstance(job, Copy):
                 self._copy(job)
             elif isinstance(job, UnseenGroup):
-                self._begin(job)
+                self._begin(job, worker)
+            elif isinstance(job, Cluster) and self._is_compiled(job):
+                self.results.update(worker.run(job))
             else:
                 if hands is None:
                     hands = self._hands(number)
@@ -396,12 +420,12 @@ class _Crew:
 
     def _hands(self, number: int) -> Hands:
         """Return what the thread of that number computes with: of several devices one."""
-        findings, choice = self._chosen()
+        choice = self._chosen()
         hands: Hands = _compute().Hands(
             self._outputs,
             self._mappings,
             self._stop,
-            findings,
+            self._findings,
             chunk=self._chunk,
             choice=choice,
             device=choice.devices[number % len(choice.devices)] if choice.devices else None,
@@ -409,28 +433,28 @@ class _Crew:
         )
         return hands
 
-    def _chosen(self) -> tuple[Findings, Choice]:
-        """Return what all threads share, made by the first that asks."""
+    def _chosen(self) -> Choice:
+        """Return what is computed where, as the first that asks finds it out."""
         compute = _compute()
         with self._choosing:
-            if self._findings is None or self._choice is None:
-                self._findings = findings = compute.Findings(self._work.known)
+            if self._choice is None:
+                rates = compute.rates_in(self._findings)
                 steps = list(self._work.steps.values())
                 try:
-                    self._choice = compute.chosen(self._device, steps, self._threads, findings.rates)
+                    self._choice = compute.chosen(self._device, steps, self._threads, rates)
                 except RuntimeError as error:  # a driver that torch is too new for, a device that others have all of
                     reason, _, _ = str(error).partition("\n")
                     self._tell(f"the device does not work, the processor computes: {reason}")
-                    self._choice = compute.chosen("cpu", steps, self._threads, findings.rates)
+                    self._choice = compute.chosen("cpu", steps, self._threads, rates)
                 if self._choice.devices:
                     whole = max((needed for _, needed in needs_memory(self._work)), default=0)
                     for device in self._choice.devices:
                         device.limit(DEVICE_MEMORY + whole)
-            return self._findings, self._choice
+            return self._choice
 
     def _devices(self) -> int:
         """Return how many devices the pass has."""
-        return len(self._chosen()[1].devices)
+        return len(self._chosen().devices)
 
     def _tell(self, text: str) -> None:
         """Tell people, once a pass."""
@@ -440,13 +464,16 @@ class _Crew:
         if is_new:
             self._emit(Notice(text, warning=True))
 
-    def _begin(self, group: UnseenGroup) -> None:
+    def _begin(self, group: UnseenGroup, worker: compiled.CompiledWorker) -> None:
         """Hash what is to be known, do what needs no torch, and put the rest off: it is next when torch is there."""
         unhashed = group.unhashed
         cluster, copies, self.seen[id(group)] = seen(group, [self._checksum(leaf) for leaf in unhashed])
         for copy in [_shared(each, self._outputs, self._emit) for each in copies]:
             if copy is not None:
                 self._copy(copy)
+        if cluster is not None and self._is_compiled(cluster):
+            self.results.update(worker.run(cluster))
+            return
         if cluster is None or not _torch.is_there.is_set():
             for leaf in unhashed:
                 self._mappings.release_all(leaf)
@@ -488,7 +515,7 @@ class _Crew:
 
     def _checksum(self, leaf: Leaf) -> bytes:
         """Return the checksum of a tensor's bytes; they are in the page cache then for whoever computes with them."""
-        running = xxhash.xxh3_128()
+        running = new_checksum()
         for piece in self._pieces(leaf):
             if self._stop.is_set():
                 break
@@ -506,7 +533,7 @@ class _Crew:
         if lying.pieces:
             for start in range(0, leaf.count, _PIECE // 8):
                 yield self._mappings.gathered(lying, start, min(_PIECE // 8, leaf.count - start))
-        elif _torch.is_there.is_set():
+        elif _torch.is_there.is_set() or not self.waits:
             for start in range(0, lying.size, _PIECE):
                 yield self._mappings.view(lying.path, lying.offset + start, min(_PIECE, lying.size - start))
         else:

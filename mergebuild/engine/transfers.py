@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle
 
 import torch
-import xxhash
 from torch import Tensor
 
+from mergebuild.digest import RunningChecksum
 from mergebuild.engine import rounding
 from mergebuild.engine.bounds import RING, STAGED
 from mergebuild.engine.devices import Device, Event
@@ -33,6 +33,16 @@ __all__ = ["Direct", "Sending", "Staged", "Transfers"]
 
 Bytes = memoryview | bytearray
 
+_NAN: Mapping[torch.dtype, tuple[torch.dtype, int]] = {
+    torch.float64: (torch.int64, 0x7FF8000000000000),
+    torch.float32: (torch.int32, 0x7FC00000),
+    torch.float16: (torch.int16, 0x7E00),
+    torch.bfloat16: (torch.int16, 0x7FC0),
+    torch.float8_e4m3fn: (torch.uint8, 0x7F),
+    torch.float8_e5m2: (torch.uint8, 0x7F),
+}
+"""The NaN that is written, as an integer of the same size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sending:
@@ -42,10 +52,23 @@ class Sending:
     """What it is rounded to."""
     places: Sequence[OutputRange]
     """Where it is written."""
-    running: xxhash.xxh3_128 | None = None
+    running: RunningChecksum | None = None
     """What it is hashed into."""
     kept: Tensor | None = None
     """Where it is kept as it was rounded, for others to compute with."""
+    may_have_nan: bool = True
+    """Whether there may be a NaN among its values."""
+
+    def round(self, values: Tensor, room: Tensor) -> Tensor:
+        """Write values (float32) to `room`, in its dtype, which is the dtype of this; return it.
+
+        Any NaN becomes the one NaN of the dtype: what else a NaN's bits say depends on the processor.
+        """
+        room.copy_(values)
+        if self.may_have_nan:
+            word, bits = _NAN[self.dtype]
+            room.view(word).masked_fill_(values.isnan(), bits)
+        return room
 
     def keep(self, rounded: Tensor) -> None:
         """Keep it if that is wanted."""
@@ -86,8 +109,8 @@ class Transfers(ABC):
         """Return a tensor of any dtype that lies in the host's memory, where it can be computed with."""
 
     @abstractmethod
-    def check(self, maker: Maker, value: Tensor) -> None:
-        """Count what is not finite, or too large for the maker's dtype."""
+    def check(self, maker: Maker, value: Tensor) -> bool:
+        """Count what is not finite, or too large for the maker's dtype; return whether there may be such values."""
 
     @abstractmethod
     def send(self, value: Tensor, sending: Sending) -> None:
@@ -129,22 +152,23 @@ class Direct(Transfers):
         """The very same."""
         return values
 
-    def check(self, maker: Maker, value: Tensor) -> None:
+    def check(self, maker: Maker, value: Tensor) -> bool:
         """The common case is one look at one or two numbers."""
         if maker.cannot_overflow and math.isfinite(value.sum().item()):
-            return
+            return False
         low, high = torch.aminmax(value)
         largest = _largest(maker)
         if -largest <= low.item() and high.item() <= largest:
-            return
+            return False
         finite = torch.isfinite(value)
         maker.nonfinite += int((~finite).sum())
         maker.overflowed += int((finite & (value.abs() > largest)).sum())
+        return True
 
     def send(self, value: Tensor, sending: Sending) -> None:
         """At once."""
         block = self._outputs.block()
-        rounded = _view(block, sending.dtype, len(value)).copy_(value)
+        rounded = sending.round(value, _view(block, sending.dtype, len(value)))
         sending.keep(rounded)
         sending.hash(block.memory[: rounded.nbytes])
         self._outputs.put(block, rounded.nbytes, sending.places)  # and somebody else's from now on
@@ -212,12 +236,13 @@ class Staged(Transfers):
         """A copy."""
         return values.to(self.place)
 
-    def check(self, maker: Maker, value: Tensor) -> None:
+    def check(self, maker: Maker, value: Tensor) -> bool:
         """Nobody waits for the counts before the cluster's end."""
         finite = torch.isfinite(value)
         found = torch.stack([(~finite).sum(), (finite & (value.abs() > _largest(maker))).sum()])
         before = self._counts.get(id(maker))
         self._counts[id(maker)] = found if before is None else before.add_(found)
+        return True
 
     def send(self, value: Tensor, sending: Sending) -> None:
         """As soon as it is there."""
@@ -225,7 +250,7 @@ class Staged(Transfers):
             self._deliver()  # the next buffer's
         buffer = next(self._out)
         size = len(value) * sending.dtype.itemsize
-        sending.keep(buffer.device[:size].view(sending.dtype).copy_(value))
+        sending.keep(sending.round(value, buffer.device[:size].view(sending.dtype)))
         self._leaving.wait(self._computing.record())
         self._leaving.copy(buffer.host[:size], buffer.device[:size])
         buffer.copied = self._leaving.record()

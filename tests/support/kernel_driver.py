@@ -12,11 +12,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic, all_finite
-from mergebuild.methods.kernels.linear import combine, pivot_of
+from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.making import Linear
 from mergebuild.methods.method import Method
+from mergebuild.methods.shares import float32_of, pivot_of
 
 __all__ = ["cut", "kernel_of", "run", "state_of"]
 

@@ -12,9 +12,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Kernel, State
 from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS"]
 

@@ -1,33 +1,15 @@
-"""A step from one tensor towards another by an exact share: `a + t * (b - a)`, each operation rounded on its own.
-
-The share is rounded to float32 once: by way of float64 it would be rounded twice, which goes wrong near the middle
-between two float32.
-"""
+"""A step from one tensor towards another by an exact share: `a + t * (b - a)`, each operation rounded on its own."""
 
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-__all__ = ["float32_of", "lerp"]
+from mergebuild.methods.shares import float32_of
 
-
-@lru_cache(maxsize=1 << 14)
-def float32_of(number: Fraction) -> float:
-    """Return the float32 nearest to `number`, ties to even; an infinity beyond the largest."""
-    if not number:
-        return 0.0
-    magnitude = abs(number)
-    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    if Fraction(2) ** exponent > magnitude:
-        exponent -= 1
-    unit = Fraction(2) ** (max(exponent, -126) - 23)
-    rounded = round(magnitude / unit) * unit  # Fraction rounds half to even
-    value = float(rounded) if rounded < Fraction(2) ** 128 else float("inf")
-    return value if number > 0 else -value
+__all__ = ["lerp"]
 
 
 def lerp(a: Tensor, b: Tensor, share: Fraction) -> Tensor:

@@ -16,11 +16,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from mergebuild.methods.kernels.blend import float32_of, lerp
+from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.elementary import cos_pi, exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Kernel, Statistic
 from mergebuild.methods.kernels.randomness import bernoulli, normal
 from mergebuild.methods.kernels.scalars import cos_pi_of, power_of
+from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS"]
 

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from mergebuild.methods.kernels.angles import angle_of, sine_of
-from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
-from mergebuild.methods.kernels.linear import combine, pivot_of
+from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.kernels.reduction import BLOCK, ColumnSums, Gram, vector_sums
 from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.shares import float32_of, pivot_of
 
 __all__ = ["KERNELS", "median_of", "stock_ratio"]
 

@@ -17,11 +17,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from mergebuild.methods.kernels.blend import float32_of, lerp
+from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.elementary import exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
 from mergebuild.methods.kernels.reduction import BLOCK, RunningSum, vector_sums
 from mergebuild.methods.kernels.selection import LargestCut, Selection, magnitude_keys, ordered_keys, value_of
+from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS"]
 

@@ -16,76 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from fractions import Fraction
-from math import isfinite, prod
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mergebuild.methods.arguments import Argument
+from mergebuild.methods.call import Call, Grain, State
 
 __all__ = ["Argument", "Call", "Grain", "Kernel", "State", "Statistic", "Survey", "all_finite"]
-
-
-class Grain(Enum):
-    """Where a tensor may be cut. Tensors lie row-major, so each of these is a run of consecutive elements."""
-
-    ELEMENT = "element"
-    """Anywhere."""
-    VECTOR = "vector"
-    """Between vectors along the last dimension: chunks hold whole ones. 0-d and 1-d tensors are one vector."""
-    ROW = "row"
-    """Between indices of the first dimension: chunks hold all that lies behind one. 0-d is one row; 1-d tensors are
-    one row too, as a bias is not cut into single numbers."""
-    TENSOR = "tensor"
-    """Nowhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One tensor to be made: all that decides about it besides the inputs' values."""
-
-    tensor: str
-    """Its name."""
-    shape: tuple[int, ...]
-    arguments: Mapping[str, Argument]
-    """By parameter: an exact number, one a model, a flag, or a word."""
-
-    @property
-    def count(self) -> int:
-        """The number of elements."""
-        return prod(self.shape)
-
-    def number(self, name: str) -> Fraction:
-        """Return a number that is one for all inputs, exact."""
-        found = self.arguments[name]
-        assert isinstance(found, Fraction)
-        return found
-
-    def numbers(self, name: str) -> tuple[Fraction, ...]:
-        """Return a number for each model, exact."""
-        found = self.arguments[name]
-        assert isinstance(found, tuple)
-        return found
-
-    def flag(self, name: str) -> bool:
-        """Return a switch."""
-        found = self.arguments[name]
-        assert isinstance(found, bool)
-        return found
-
-    def word(self, name: str) -> str:
-        """Return a word of a few that are allowed."""
-        found = self.arguments[name]
-        assert isinstance(found, str)
-        return found
-
-
-State = Any
-"""What a statistic comes to: a tuple of Python floats and integers where it is small and worth keeping; any value that
-the kernel understands otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

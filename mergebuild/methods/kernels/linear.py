@@ -1,26 +1,18 @@
 """Linear combinations in float32, every product, difference and sum rounded on its own.
 
 Fused operations (`torch.lerp`, `add` with `alpha`) give other bits where the processor has no fused multiply-add;
-separate ones agree everywhere, on CPU and GPU, for any chunk. Coefficients that add up to 1 take the pivot form
-`p + sum(c_i * (x_i - p))`, which costs the same, gives equal inputs back exactly and is closer to the true value.
+separate ones agree everywhere, on CPU and GPU, for any chunk. The coefficients, and which input is the centre, are
+those of `methods/shares.py`; `native/linear.inc` is the same without torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-__all__ = ["combine", "pivot_of"]
-
-
-def pivot_of(coefficients: Sequence[Fraction]) -> int | None:
-    """Return the index of the pivot, the first of the largest magnitude; None when the sum is not exactly 1."""
-    if sum(coefficients, Fraction(0)) != 1:
-        return None
-    return max(range(len(coefficients)), key=lambda index: abs(coefficients[index]))
+__all__ = ["combine"]
 
 
 def combine(

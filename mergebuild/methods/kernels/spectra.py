@@ -23,9 +23,10 @@ from math import floor, prod
 import torch
 from torch import Tensor
 
-from mergebuild.methods.kernels.blend import float32_of, lerp
+from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State
 from mergebuild.methods.kernels.scalars import cos_pi_of
+from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS", "region", "smoothed", "tilted_filter"]
 

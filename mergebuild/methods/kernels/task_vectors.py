@@ -25,12 +25,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mergebuild.methods.kernels.blend import float32_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
 from mergebuild.methods.kernels.randomness import bernoulli, bits
 from mergebuild.methods.kernels.reduction import BLOCK, RunningSum
 from mergebuild.methods.kernels.selection import LargestCut, Selection, magnitude_keys
 from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS"]
 

@@ -399,7 +399,7 @@ def test_auto_without_devices_measures_nothing(monkeypatch: pytest.MonkeyPatch) 
 def test_rates_are_measured_and_kept(device: FakeDevice) -> None:
     """With what else was found out about this machine."""
     findings = compute.Findings({})
-    rates = findings.rates(b"key", lambda: measured(device))
+    rates = compute.rates_in(findings)(b"key", lambda: measured(device))
     assert min(rates) > 0
     assert Rates(*json.loads(findings.learnt[b"key"])) == rates
 
@@ -407,7 +407,7 @@ def test_rates_are_measured_and_kept(device: FakeDevice) -> None:
         raise AssertionError
 
     later = compute.Findings(findings.learnt)
-    assert later.rates(b"key", never) == rates
+    assert compute.rates_in(later)(b"key", never) == rates
     assert not later.learnt
 
 

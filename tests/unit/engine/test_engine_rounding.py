@@ -166,7 +166,7 @@ def test_what_was_rounded_twice_counts_as_stale(lab: Lab, monkeypatch: pytest.Mo
     )
     lab.settle()  # else nothing is remembered
     with monkeypatch.context() as before:
-        for room in ("engine.makers", "key"):
+        for room in ("engine.makers", "engine.compiled", "key"):
             before.setattr(f"mergebuild.{room}.narrows", lambda *_: False)
         for room in ("plan.freshness", "project.stamp"):
             before.setattr(f"mergebuild.{room}.REVISION", 1)

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebuild.methods.kernels.blend import float32_of, lerp
+from mergebuild.methods.kernels.blend import lerp
+from mergebuild.methods.shares import float32_of
 
 
 def exact(bits: int) -> Fraction:

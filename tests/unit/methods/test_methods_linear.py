@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mergebuild.methods.kernels.blend import float32_of
-from mergebuild.methods.kernels.linear import combine, pivot_of
+from mergebuild.methods.kernels.linear import combine
+from mergebuild.methods.shares import float32_of, pivot_of
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64]
 

@@ -71,7 +71,7 @@ def test_a_statistic_that_was_kept_under_an_earlier_key_is_not_used(
         compute.Findings, "put", lambda self, key, state: (kept.__setitem__(key, state), put(self, key, state))
     )
     with monkeypatch.context() as earlier:
-        earlier.setattr("mergebuild.engine.makers._STATISTICS", "1")
+        earlier.setattr("mergebuild.engine.findings._STATISTICS", "1")
         chain.build("t2")
     before, asked = set(kept), []
     assert before

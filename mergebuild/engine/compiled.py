@@ -1,0 +1,361 @@
+"""Compute clusters with compiled kernels, straight from the files' bytes to those of the outputs. No torch.
+
+What a cluster comes to is what `compute.py` makes of it, to the bit; `can` says which clusters can be done here. No
+chunk of an input is widened as a whole: kernels do that tile by tile, in the processor's cache, and round and hash
+what they make there. The interpreter's lock is held between chunks alone.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mergebuild import native
+from mergebuild.engine.findings import Findings, statistic_key
+from mergebuild.engine.mappings import Mappings
+from mergebuild.engine.outputs import Block, Outputs
+from mergebuild.engine.schedule import Cluster
+from mergebuild.engine.work import KernelCall, Leaf, OutputRange, Step, StepResult, UnseenGroup, UnseenTensor
+from mergebuild.key import narrows
+from mergebuild.methods.call import Call, State, unit_of
+from mergebuild.methods.compiled.catalog import compiled_method
+from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
+from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.shares import shares_of
+
+__all__ = ["CompiledWorker", "can", "can_group", "can_make"]
+
+
+def can(cluster: Cluster) -> bool:
+    """Whether all of a cluster can be computed with compiled kernels."""
+    return (
+        bool(native.variant)
+        and not cluster.siblings
+        and all(map(_can_read, cluster.leaves))
+        and all(map(can_make, cluster.steps))
+    )
+
+
+def can_make(step: Step) -> bool:
+    """Whether a step can be made with compiled kernels, if what it reads can be read."""
+    return (
+        bool(native.variant)
+        and step.dtype in native.DTYPES
+        and len(step.reads) <= native.MOST_INPUTS
+        and not any(place.turned for place in step.places)
+        and (step.operation is None or _form_of(step.operation) is not None)
+    )
+
+
+def _form_of(operation: KernelCall) -> CompiledMethod | None:
+    """Return the compiled form of an operation, if it has one."""
+    found = compiled_method(operation.method.name) if operation.method.makes.program is None else None
+    return found if found is not None and found.takes(_call_of(operation), len(operation.inputs)) else None
+
+
+def _call_of(operation: KernelCall) -> Call:
+    return Call(operation.tensor, operation.shape, operation.arguments)
+
+
+def can_group(group: UnseenGroup) -> bool:
+    """Whether all that may become of an unseen group can be computed with compiled kernels, or is copied."""
+    stored = [each.leaf.stored for each in group.inputs] + [each.dtype for each in group.tensors]
+    made = [each for each in group.tensors if not (_is_lone(each) and stored[each.terms[0][0]] == each.dtype)]
+    read = {index for each in made for index, _ in each.terms if index < len(group.inputs)}
+    return (
+        bool(native.variant)
+        and all(_can_read(group.inputs[index].leaf) for index in read)
+        and all(
+            each.dtype in native.DTYPES and len(each.terms) <= native.MOST_INPUTS and each.place.turned is None
+            for each in made
+        )
+    )
+
+
+def _is_lone(tensor: UnseenTensor) -> bool:
+    return len(tensor.terms) == 1 and tensor.terms[0][1] == 1
+
+
+def _can_read(leaf: Leaf) -> bool:
+    return leaf.scale is None and leaf.dtype in native.DTYPES
+
+
+@dataclass(slots=True)
+class _Maker:
+    """A step, ready to run."""
+
+    step: Step
+    inputs: Sequence[int]
+    """The indices of the chunks that it reads, in order."""
+    odd: bool
+    """Whether what it reads is rounded to odd."""
+    slot: int | None = None
+    """The index under which later steps read its chunks; None when none does."""
+    room: memoryview | None = None
+    """Where its chunks are made; None: in the blocks that are written."""
+    unit: int = 1
+    """How many elements must be made together."""
+    applied: Applied | None = None
+    """What makes its chunks, once that is known; its inputs are counted among those of the step."""
+    unknowable: bool = False
+    """Whether an input has a NaN or an infinity, so that there is no statistic and all of it is NaN."""
+    problem: UndefinedError | None = None
+    """Why it has no value."""
+    running: native.Hash = field(default_factory=native.Hash)
+    nonfinite: int = 0
+    overflowed: int = 0
+
+
+class CompiledWorker:
+    """Computes clusters, one after another, on one thread."""
+
+    def __init__(
+        self, outputs: Outputs, mappings: Mappings, stop: threading.Event, findings: Findings, *, chunk: int
+    ) -> None:
+        self._outputs = outputs
+        self._mappings = mappings
+        self._stop = stop
+        self._findings = findings
+        self._chunk = chunk
+        self._kept: list[Block] = []
+        """Room for what steps keep for each other, a chunk each."""
+
+    def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
+        """Compute and write all steps of a cluster; return what came of each."""
+        makers = self._makers(cluster)
+        size = _chunk_for(makers, self._chunk)
+        for number, maker in enumerate(makers):
+            if maker.slot is not None or size > self._chunk:
+                maker.room = self._room(number, 8 * size)
+        for maker in makers:
+            self._prepare(maker, makers, cluster, size)
+        for span in _spans(cluster.count, size):
+            if self._stop.is_set():
+                return {}
+            chunks = self._chunks(cluster, span)
+            for maker in makers:
+                self._make(maker, chunks, span)
+            for leaf in cluster.leaves:
+                self._release(leaf, *span)
+        return {maker.step.digest: self._result(maker, cluster) for maker in makers}
+
+    def _makers(self, cluster: Cluster) -> list[_Maker]:
+        """Return what makes the steps."""
+        slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
+        stored = {leaf.digest: leaf.stored for leaf in cluster.leaves}
+        read = {digest for step in cluster.steps for digest in step.reads}
+        found: list[_Maker] = []
+        for step in cluster.steps:
+            odd = step.lone is not None and narrows(stored.get(step.lone, ""), step.dtype)
+            maker = _Maker(step, [slots[digest] for digest in step.reads], odd)
+            if step.operation is not None:
+                maker.unit = _unit_of(step.operation)
+            if step.digest in read and step.digest not in slots:  # else its readers have it from a file
+                maker.slot = slots[step.digest] = len(slots)
+            if step.operation is None:
+                maker.applied = _linear(step)
+            found.append(maker)
+        return found
+
+    def _chunks(self, cluster: Cluster, span: tuple[int, int]) -> dict[int, Chunk]:
+        """Return the chunks of all leaves, by index."""
+        return {index: (self._bytes(leaf, *span), leaf.dtype) for index, leaf in enumerate(cluster.leaves)}
+
+    # What must be known of whole tensors
+
+    def _prepare(self, maker: _Maker, makers: Sequence[_Maker], cluster: Cluster, size: int) -> None:
+        """Find out what makes the chunks of an operation."""
+        reasons = (each.problem for each in makers if each.slot in maker.inputs)
+        maker.problem = next(filter(None, reasons), None)
+        operation = maker.step.operation
+        if operation is None or maker.problem is not None or self._stop.is_set():
+            return
+        method, call, state = _form_of(operation), _call_of(operation), None
+        assert method is not None  # else torch would make it
+        try:
+            if method.statistic is not None:
+                state = self._state(maker, method.statistic, makers, cluster, size)
+            if not maker.unknowable and not self._stop.is_set():
+                maker.applied = method.apply(call, len(maker.inputs), state)
+        except UndefinedError as error:
+            maker.problem = error
+
+    def _state(
+        self, maker: _Maker, statistic: CompiledStatistic, makers: Sequence[_Maker], cluster: Cluster, size: int
+    ) -> State:
+        """Return the state of a statistic: what is known, or what looks at all chunks come to."""
+        operation = maker.step.operation
+        assert operation is not None
+        key = statistic_key(operation, statistic.name, statistic.arguments, statistic.version, device="cpu")
+        state = self._findings.get(key)
+        if state is None:
+            state = self._looked_through(maker, statistic, makers, cluster, size)
+            if state is not None:
+                self._findings.put(key, state)
+        return state
+
+    def _looked_through(
+        self, maker: _Maker, statistic: CompiledStatistic, makers: Sequence[_Maker], cluster: Cluster, size: int
+    ) -> State:
+        """Look at a maker's inputs as often as its statistic wants; return the state, None when there is none."""
+        operation = maker.step.operation
+        assert operation is not None
+        call, below = _call_of(operation), _below(maker, makers)
+        account = statistic.begin(call, len(maker.inputs))
+        first = more = account is not None  # None: nothing needs to be known with these arguments
+        while more:
+            for span in _spans(cluster.count, size):
+                if self._stop.is_set():
+                    return None
+                chunks = self._chunks(cluster, span)
+                for each in below:
+                    self._make(each, chunks, span, looks=True)
+                inputs = [chunks[slot] for slot in maker.inputs]
+                if first and any(native.count_nonfinite(*chunk, span[1]) for chunk in inputs):
+                    maker.unknowable = True
+                    return None
+                statistic.look(call, account, inputs, span)
+            first = False
+            more = statistic.turn(call, account)
+        return statistic.end(call, account) if account is not None else None
+
+    # Making
+
+    def _room(self, number: int, size: int) -> memoryview:
+        """Return room of so many bytes for the chunks of a step."""
+        while number >= len(self._kept):
+            self._kept.append(Block(0))
+        if len(self._kept[number].memory) < size:
+            self._kept[number] = Block(size)
+        return self._kept[number].memory
+
+    def _make(self, maker: _Maker, chunks: dict[int, Chunk], span: tuple[int, int], *, looks: bool = False) -> None:
+        """Make a chunk of a step: keep it for others, and have it written to its places unless one only `looks`."""
+        step, (start, count) = maker.step, span
+        if maker.problem is not None or not (step.places or maker.slot is not None):
+            return
+        width = native.DTYPES[step.dtype][1]
+        block = self._outputs.block() if maker.room is None else None
+        room = block.memory if block is not None else maker.room
+        assert room is not None
+        seen = self._apply(maker, chunks, room, span, None if looks else maker.running)
+        if maker.slot is not None:
+            chunks[maker.slot] = (room[: count * width], step.dtype)
+        if looks or not step.places:
+            return
+        if block is not None:
+            self._outputs.put(block, count * width, _moved(step.places, start * width))
+        else:
+            self._write(room[: count * width], step.places, start * width)
+        maker.nonfinite += seen.nonfinite + seen.overflowed
+        maker.overflowed += seen.overflowed
+
+    def _apply(
+        self,
+        maker: _Maker,
+        chunks: Mapping[int, Chunk],
+        room: memoryview,
+        span: tuple[int, int],
+        running: native.Hash | None,
+    ) -> native.Seen:
+        """Have a kernel make a chunk."""
+        applied = _UNKNOWN if maker.unknowable else maker.applied
+        assert applied is not None  # it was prepared
+        inputs = [chunks[maker.inputs[index]] for index in applied.inputs]
+        return native.apply(applied.kernel, inputs, room, maker.step.dtype, span, hash=running, odd=maker.odd)
+
+    def _write(self, made: memoryview, places: Sequence[OutputRange], offset: int) -> None:
+        """Have what was made written, block by block."""
+        for begin in range(0, len(made), self._outputs.block_size):
+            block = self._outputs.block()
+            part = made[begin : begin + self._outputs.block_size]
+            block.memory[: len(part)] = part
+            self._outputs.put(block, len(part), _moved(places, offset + begin))
+
+    def _bytes(self, leaf: Leaf, start: int, count: int) -> memoryview | bytearray:
+        """Return a chunk of a leaf as it lies, or put together of its pieces."""
+        lying, width = leaf.location, native.DTYPES[leaf.dtype][1]
+        if not count:
+            return bytearray()
+        if lying.pieces:
+            return self._mappings.gathered(lying, start, count)
+        return self._mappings.view(lying.path, lying.offset + start * width, count * width)
+
+    def _release(self, leaf: Leaf, start: int, count: int) -> None:
+        """Say that a chunk of a leaf is done with; of one in pieces, with its last chunk all of it."""
+        lying, width = leaf.location, native.DTYPES[leaf.dtype][1]
+        if not lying.pieces:
+            self._mappings.release(lying.path, lying.offset + start * width, count * width)
+        elif start + count == leaf.count:
+            self._mappings.release_all(lying)
+
+    def _result(self, maker: _Maker, cluster: Cluster) -> StepResult:
+        read = _read_by(maker.step, cluster.steps) if maker.nonfinite else ()
+        leaves = [leaf for digest in read for leaf in cluster.leaves if leaf.digest == digest]
+        bad = {leaf.digest: count for leaf in leaves if (count := self._count_bad(leaf))}
+        problem = str(maker.problem) if maker.problem else ""
+        return StepResult(maker.running.digest(), maker.nonfinite, maker.overflowed, bad, problem)
+
+    def _count_bad(self, leaf: Leaf) -> int:
+        """Return how many values of a leaf are NaN or Inf."""
+        spans = _spans(leaf.count, self._chunk)
+        return sum(native.count_nonfinite(self._bytes(leaf, *span), leaf.dtype, span[1]) for span in spans)
+
+
+_UNKNOWN = Applied(native.Prepared("constant", 0, native.packed([math.nan])), ())
+"""What makes a tensor of which nothing is known."""
+
+
+def _linear(step: Step) -> Applied:
+    """Return what makes a combination."""
+    shares = shares_of(tuple(coefficient for _, coefficient in step.terms))
+    centre = -1 if shares.pivot is None else shares.pivot
+    kernel = native.Prepared("linear", centre, native.packed(shares.others))
+    return Applied(kernel, range(len(step.terms)))
+
+
+def _unit_of(operation: KernelCall) -> int:
+    """Return how many elements must be made together."""
+    method, call = _form_of(operation), _call_of(operation)
+    assert method is not None  # else torch would make it
+    return unit_of(method.grain, call)
+
+
+def _chunk_for(makers: Sequence[_Maker], chunk: int) -> int:
+    """Return how many elements to make at a time, so that every kernel gets what must not be cut."""
+    unit = math.lcm(*(maker.unit for maker in makers))
+    return max(unit, chunk // unit * unit)
+
+
+def _spans(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the chunks of a tensor: the index of the first element, and how many."""
+    return ((start, min(size, count - start)) for start in range(0, count, size))
+
+
+def _moved(places: Sequence[OutputRange], offset: int) -> Sequence[OutputRange]:
+    """Return places so many bytes further on."""
+    return [place._replace(offset=place.offset + offset) for place in places]
+
+
+def _below(maker: _Maker, makers: Sequence[_Maker]) -> list[_Maker]:
+    """Return the makers that one depends on, each behind those that it depends on itself."""
+    needed = set(maker.inputs)
+    found = []
+    for each in reversed(makers):
+        if each is not maker and each.slot in needed:
+            needed |= set(each.inputs)
+            found.append(each)
+    return found[::-1]
+
+
+def _read_by(step: Step, steps: Sequence[Step]) -> Mapping[bytes, None]:
+    """Return the digests of all that a step is made of, by way of others too, in the order of these."""
+    wanted = {step.digest}
+    involved: list[Step] = []
+    for each in reversed(steps):  # each stands behind what it reads
+        if each.digest in wanted:
+            wanted.update(each.reads)
+            involved.append(each)
+    return dict.fromkeys(digest for each in reversed(involved) for digest in each.reads)

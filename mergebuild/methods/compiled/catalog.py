@@ -1,0 +1,23 @@
+"""The compiled methods by name. A family's module is imported when one of its methods is first asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+from mergebuild.methods.compiled.method import CompiledMethod
+
+__all__ = ["compiled_method"]
+
+_FAMILIES = {"max": "elementwise"}
+"""By method: the module of this folder that has its compiled form."""
+
+
+@cache
+def compiled_method(name: str) -> CompiledMethod | None:
+    """Return the compiled form of a method; None where it has none."""
+    family = _FAMILIES.get(name)
+    if family is None:
+        return None
+    found: CompiledMethod = import_module(f"mergebuild.methods.compiled.{family}").COMPILED[name]
+    return found

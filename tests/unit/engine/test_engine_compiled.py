@@ -1,0 +1,137 @@
+"""Compiled kernels make the bytes that torch makes, say the same of values that are not finite, and need no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lab import Lab
+from real_passes import PROJECTS
+
+from mergebuild import native
+from mergebuild.build import builder
+
+OUTPUTS = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+"""Dtypes that targets may have."""
+
+Answer = tuple[Mapping[str, bytes], Mapping[str, tuple[object, ...]]]
+"""The bytes of all outputs, and what is said of each target."""
+
+
+def built(lab: Lab) -> Answer:
+    """Build all that a project has, and return what came of it."""
+    files = lab.root.rglob("*")
+    before = {path for path in files if path.is_file()}
+    result = lab.build(keep_going=True)
+    made = {path for path in lab.root.rglob("*") if path.is_file() and ".mergebuild" not in str(path)} - before
+    told = {
+        each.target: (str(each.verdict), each.artifact, each.tensors_computed, each.error and each.error.message)
+        for each in result.targets
+    }
+    return {str(path.relative_to(lab.root)): path.read_bytes() for path in made}, told
+
+
+def both_ways(root: Path, monkeypatch: pytest.MonkeyPatch, fill: object, variant: str = "") -> Answer:
+    """Build a project in two folders, by torch and by compiled kernels; they must agree. Return what came of it."""
+    answers = []
+    for name, chosen in (("torch", ""), ("compiled", variant or native.variant)):
+        lab = Lab(root / name)
+        lab.root.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "variant", chosen)
+            if chosen and variant:
+                native.choose(variant)
+            fill(lab, patch)  # type: ignore[operator]
+            answers.append(built(lab))
+    first, second = answers
+    assert second[1] == first[1]
+    assert second[0].keys() == first[0].keys()
+    assert [name for name in first[0] if first[0][name] != second[0][name]] == []
+    return first
+
+
+@pytest.fixture(autouse=True)
+def _compiled_kernels() -> None:
+    assert native.variants(), "the package was installed without compiled kernels: a C compiler is needed"
+
+
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_every_kind_of_pass_makes_the_same(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = both_ways(tmp_path, monkeypatch, PROJECTS[kind])
+    assert made
+
+
+def _of_all_dtypes(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
+    """Inputs of every dtype, combined, kept for each other, and rounded to every dtype."""
+    generator = torch.Generator().manual_seed(3)
+    for number, name in enumerate(("x", "y", "z")):
+        tensors = {}
+        for dtype in native.DTYPES:
+            values = torch.randn(3, 67, generator=generator) * (number + 1)
+            tensors[f"w.{dtype}"] = values.to(torch.float64).add(1e-9).to(getattr(torch, dtype))
+        lab.model(name, odd=number == 1, **tensors)
+    lab.write(
+        '[targets.half]\nformula = "x/2 + y/2"\n'
+        + "".join(
+            f'[targets.{name}_{dtype}]\n{lines}\ndtype = "{dtype}"\noutput = "{name}-{dtype}.safetensors"\n'
+            for dtype in OUTPUTS
+            for name, lines in (
+                ("c", 'method = "copy"\na = "x"'),
+                ("m", 'formula = "0.3*x + 0.7*y"'),
+                ("d", 'formula = "x + 0.7*(y - z)"'),
+                ("r", f'formula = "m_{dtype} - 2*half"'),
+                ("g", f'method = "max"\na = "half"\nb = "m_{dtype}"'),
+            )
+        )
+    )
+
+
+@pytest.mark.parametrize("variant", native.variants())
+@pytest.mark.parametrize("chunk", [5, 64, 1 << 19])
+def test_every_dtype_comes_out_the_same(
+    variant: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "BuildOptions", partial(builder.BuildOptions, chunk=chunk))
+    made, _ = both_ways(tmp_path, monkeypatch, _of_all_dtypes, variant)
+    assert len(made) == 5 * len(OUTPUTS)
+
+
+def _not_finite(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
+    bits = torch.tensor([0x7E01, -0x0200, 0x7C00, -0x0400, 0x7BFF, -0x0401, 0x3C00] * 9, dtype=torch.int16)
+    lab.model("x", w=bits.view(torch.float16), v=[1.0, 2.0])
+    lab.model("y", w=torch.full((63,), -60000.0, dtype=torch.float16), v=[3e38, -3e38])
+    text = ""
+    for dtype in OUTPUTS:
+        for word in ("allow", "error"):
+            text += f'[targets.{word}-{dtype}]\nformula = "2*x - y"\ndtype = "{dtype}"\nnonfinite = "{word}"\n'
+            text += f'output = "{word}-{dtype}.safetensors"\n'
+    lab.write(text)
+
+
+def test_values_not_finite_are_counted_and_written_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any NaN is written as the one NaN of its dtype."""
+    made, told = both_ways(tmp_path, monkeypatch, _not_finite)
+    assert {name.partition("-")[0] for name in made} == {"allow"}
+    assert {each[0] for name, each in told.items() if name.startswith("error")} == {"failed"}
+
+
+@pytest.mark.processes
+def test_a_build_of_combinations_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.model("x", w=torch.randn(300).half(), i=torch.tensor([7]))
+    lab.model("y", w=torch.randn(300).half(), i=torch.tensor([7]))
+    lab.write('[targets.t]\nformula = "0.3*x + 0.7*y"\noutput = "t.safetensors"\n')
+    program = (
+        "import sys, mergebuild\n"
+        "result = mergebuild.load(sys.argv[1]).build()\n"
+        "print(result.targets[0].tensors_computed, sorted({'torch', 'numpy'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(lab / "mergefile.toml")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1 []\n"

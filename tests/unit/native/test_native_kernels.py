@@ -1,0 +1,120 @@
+"""Compiled kernels have the bits of the torch kernels, whatever is given to them, and refuse what they can't take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import pytest
+import torch
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mergebuild import native
+from mergebuild.methods.kernels.linear import combine
+from mergebuild.methods.shares import shares_of
+
+DTYPES = {name: getattr(torch, name) for name in native.DTYPES}
+
+
+def raw(values: torch.Tensor) -> bytes:
+    return values.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+@st.composite
+def combinations(draw: st.DrawFn) -> tuple[list[tuple[bytes, str]], list[Fraction], str, int]:
+    """Draw inputs of any dtypes, exact coefficients (often with the sum 1), a dtype, and a length."""
+    count = draw(st.sampled_from((0, 1, 3, 16, 31, 2048, 2049, 4500)))
+    number = draw(st.integers(1, 6))
+    seed = draw(st.integers(0, 1000))
+    generator = torch.Generator().manual_seed(seed)
+    inputs = []
+    for _ in range(number):
+        dtype = draw(st.sampled_from(sorted(native.DTYPES)))
+        values = torch.randn(count, generator=generator) * draw(st.sampled_from((1e-6, 1.0, 300.0)))
+        inputs.append((raw(values.to(DTYPES[dtype])), dtype))
+    shares = [Fraction(draw(st.integers(-20, 20)), draw(st.sampled_from((1, 3, 10)))) for _ in range(number)]
+    if draw(st.booleans()):
+        shares[-1] = 1 - sum(shares[:-1], Fraction(0))
+    return inputs, shares, draw(st.sampled_from(sorted(native.DTYPES))), count
+
+
+def by_torch(inputs: Sequence[tuple[bytes, str]], shares: Sequence[Fraction], dtype: str, count: int) -> bytes:
+    found = shares_of(tuple(shares))
+    values = [
+        torch.frombuffer(bytearray(data), dtype=DTYPES[each]).float() if count else torch.empty(0)
+        for data, each in inputs
+    ]
+    others = [each for index, each in enumerate(values) if index != found.pivot]
+    centre = None if found.pivot is None else values[found.pivot]
+    return raw(combine(centre, others, found.others, torch.empty(count), torch.empty(count)).to(DTYPES[dtype]))
+
+
+@pytest.mark.parametrize("variant", native.variants())
+@given(drawn=combinations())
+def test_combinations_have_the_bits_of_torch(
+    variant: str, drawn: tuple[list[tuple[bytes, str]], list[Fraction], str, int]
+) -> None:
+    inputs, shares, dtype, count = drawn
+    before = native.variant
+    native.choose(variant)
+    try:
+        found = shares_of(tuple(shares))
+        kernel = native.Prepared("linear", -1 if found.pivot is None else found.pivot, native.packed(found.others))
+        out, running = bytearray(count * native.DTYPES[dtype][1]), native.Hash()
+        native.apply(kernel, inputs, out, dtype, (0, count), hash=running)
+    finally:
+        native.choose(before)
+    assert bytes(out) == by_torch(inputs, shares, dtype, count)
+    assert running.digest() == xxhash.xxh3_128_digest(bytes(out))
+
+
+@pytest.mark.parametrize("variant", native.variants())
+@given(parts=st.lists(st.integers(0, 3000), max_size=8), seed=st.integers(0, 99))
+def test_a_hash_does_not_depend_on_how_bytes_come(variant: str, parts: list[int], seed: int) -> None:
+    data = bytes(torch.randint(0, 256, (sum(parts),), generator=torch.Generator().manual_seed(seed)).tolist())
+    before = native.variant
+    native.choose(variant)
+    try:
+        running, done = native.Hash(), 0
+        for part in parts:
+            running.update(memoryview(data)[done : done + part])
+            done += part
+            assert running.digest() == xxhash.xxh3_128_digest(data[:done])
+    finally:
+        native.choose(before)
+
+
+@pytest.mark.parametrize("length", range(0, 300, 7))
+def test_short_texts_are_hashed_as_xxhash_does(length: int) -> None:
+    running = native.Hash()
+    running.update(bytes(range(256)) * 2 if length > 256 else bytes(range(length)))
+    assert running.digest() == xxhash.xxh3_128_digest(bytes(range(256)) * 2 if length > 256 else bytes(range(length)))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "inputs", "room", "count"),
+    [
+        (native.Prepared("linear", 0), [(bytes(3), "float32")], 4, 1),  # an input ends early
+        (native.Prepared("linear", 0), [(bytes(4), "float32")], 3, 1),  # no room
+        (native.Prepared("linear", 1), [(bytes(4), "float32")], 4, 1),  # no such input
+        (native.Prepared("linear", -1), [(bytes(4), "float32")], 4, 1),  # no coefficient
+        (native.Prepared("linear", 0, bytes(4)), [(bytes(4), "float32")], 4, 1),  # one too many
+        (native.Prepared("greater"), [(bytes(4), "float32")], 4, 1),
+        (native.Prepared("nothing"), [(bytes(4), "float32")], 4, 1),
+        (native.Prepared("linear", 0), [(bytes(4), "float32")], 4, -1),
+        (native.Prepared("linear", -1, bytes(4 * 65)), [(bytes(4), "float32")] * 65, 4, 1),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    kernel: native.Prepared, inputs: list[tuple[bytes, str]], room: int, count: int
+) -> None:
+    with pytest.raises(ValueError, match=r"input|output|kernel|count|take"):
+        native.apply(kernel, inputs, bytearray(room), "float32", (0, count))
+
+
+def test_values_not_finite_are_counted() -> None:
+    values = torch.tensor([1.0, float("nan"), float("inf"), -float("inf"), 1e30])
+    assert native.count_nonfinite(raw(values), "float32", 5) == 3
+    assert native.count_nonfinite(raw(values.double() * 1e300), "float64", 5) == 5  # as float32
