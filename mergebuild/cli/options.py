@@ -7,7 +7,7 @@ the group to the command.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -97,6 +97,21 @@ class EverywhereOption(click.Option):
     """An option of every command; help shows these in a section of their own."""
 
 
+class VersionOption(EverywhereOption):
+    """`--version`, which ends the run before other options are read, but says more with `-v`."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Say the version if it is asked for, and how verbosely."""
+        is_asked = bool(opts.get(self.name or ""))
+        if is_asked and not ctx.resilient_parsing:
+            settings = ctx.ensure_object(Settings)
+            _show_version(settings, is_verbose=bool(settings.verbose or opts.get("verbose")))
+            ctx.exit()
+        return super().handle_parse_result(ctx, opts, args)
+
+
 class SectionedHelp(click.Command):
     """A command whose help shows its own options apart from those of every command."""
 
@@ -182,14 +197,22 @@ def _set_no_color(settings: Settings, _value: bool) -> None:
     settings.color = False
 
 
-def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    if not value or context.resilient_parsing:
-        return
+def _show_version(settings: Settings, *, is_verbose: bool) -> None:
     from mergebuild import __version__
 
-    settings = context.ensure_object(Settings)
-    settings.console.answer({"version": __version__}, [f"mergebuild {__version__}"])
-    context.exit()
+    document: dict[str, object] = {"version": __version__}
+    lines = [f"mergebuild {__version__}"]
+    if is_verbose:
+        from mergebuild import native
+
+        document["kernels"] = {
+            "compiled": bool(native.variant),
+            "instructions": native.variant or None,
+            "reason": native.reason or None,
+        }
+        kernels = f"compiled, {native.variant}" if native.variant else "torch"
+        lines.append(f"kernels: {kernels} ({native.reason})" if native.reason else f"kernels: {kernels}")
+    settings.console.answer(document, lines)
 
 
 def _shared(*names: str, store: Store, **attributes: Any) -> Callable[[Decorated], Decorated]:
@@ -221,12 +244,11 @@ _EVERYWHERE: tuple[Callable[[Any], Any], ...] = (
     _shared("--no-color", is_flag=True, store=_set_no_color, help="No colours and no bars."),
     click.option(
         "--version",
-        cls=EverywhereOption,
+        cls=VersionOption,
         is_flag=True,
         is_eager=True,
         expose_value=False,
-        callback=_show_version,
-        help="Show the version and exit.",
+        help="Show the version and exit; with -v, also which kernels merge.",
     ),
 )
 

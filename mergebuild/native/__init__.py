@@ -17,13 +17,27 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 try:
-    from mergebuild.native import _compiled
-except ImportError:
-    _IS_BUILT = False  # the package was installed without a compiler
+    import mergebuild.native._compiled as _compiled  # noqa: PLR0402 -- so what is not there and what can't be loaded differ
+except ModuleNotFoundError:
+    _UNUSABLE = "installed without a C compiler"
+except ImportError as error:
+    _UNUSABLE = str(error)
 else:
-    _IS_BUILT = True
+    _UNUSABLE = ""
 
-__all__ = ["DTYPES", "Hash", "Prepared", "Seen", "apply", "choose", "count_nonfinite", "packed", "variant", "variants"]
+__all__ = [
+    "DTYPES",
+    "Hash",
+    "Prepared",
+    "Seen",
+    "apply",
+    "choose",
+    "count_nonfinite",
+    "packed",
+    "reason",
+    "variant",
+    "variants",
+]
 
 DTYPES: Mapping[str, tuple[int, int]] = {
     "float64": (0, 8),
@@ -117,7 +131,7 @@ def count_nonfinite(data: Buffer, dtype: str, count: int) -> int:
 
 def variants() -> list[str]:
     """Return the instruction sets that the kernels can be run with here, best first; none without compiled kernels."""
-    return _compiled.variants() if _IS_BUILT else []
+    return [] if _UNUSABLE else _compiled.variants()
 
 
 def choose(name: str) -> None:
@@ -135,9 +149,17 @@ variant = ""
 """The instruction set that kernels run with; empty: there are no compiled kernels, or they were not wanted."""
 
 
+reason = ""
+"""Why there are no compiled kernels, or why not those of the best instruction set; empty: they are the best."""
+
+
 def _begin() -> None:
-    wanted = os.environ.get("MERGEBUILD_NATIVE", "")
-    there = variants()
+    global reason  # noqa: PLW0603 -- set once, here
+    wanted, there = os.environ.get("MERGEBUILD_NATIVE", ""), variants()
+    is_known = wanted in ("", "0", *there)
+    reason = _UNUSABLE or (
+        wanted and f"MERGEBUILD_NATIVE={wanted}" + ("" if is_known else ", which this processor lacks")
+    )
     if there and wanted != "0":
         choose(wanted if wanted in there else there[0])
 

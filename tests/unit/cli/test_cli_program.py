@@ -16,7 +16,7 @@ import pytest
 from program_under_test import Mergebuild
 
 import mergebuild as mergebuild_package
-from mergebuild import __version__
+from mergebuild import __version__, native
 from mergebuild.cli.program import COMMANDS
 
 pytestmark = pytest.mark.processes
@@ -87,6 +87,55 @@ def test_completion_of_commands_imports_no_command() -> None:
 def test_version_is_the_packages(mergebuild: Mergebuild) -> None:
     assert mergebuild("--version").out == f"mergebuild {__version__}\n"
     assert mergebuild("build", "--version", "--json").json == {"version": __version__}
+
+
+def test_version_says_more_where_more_is_asked_for(mergebuild: Mergebuild) -> None:
+    """Wherever the options stand."""
+    best = native.variants()[0]
+    first = f"mergebuild {__version__}\nkernels: "
+    for arguments in (
+        ("--version", "-v"),
+        ("-v", "--version"),
+        ("-v", "build", "--version"),
+        ("build", "--version", "-v"),
+    ):
+        assert mergebuild(*arguments).out.startswith(first)
+    asked = ("-m", "mergebuild", "--version", "-v")
+    assert run(*asked, MERGEBUILD_NATIVE="").stdout == f"{first}compiled, {best}\n"
+    assert run(*asked, MERGEBUILD_NATIVE="plain").stdout == f"{first}compiled, plain (MERGEBUILD_NATIVE=plain)\n"
+    assert run(*asked, MERGEBUILD_NATIVE="0").stdout == f"{first}torch (MERGEBUILD_NATIVE=0)\n"
+    unknown = run(*asked, MERGEBUILD_NATIVE="mmx").stdout
+    assert unknown == f"{first}compiled, {best} (MERGEBUILD_NATIVE=mmx, which this processor lacks)\n"
+
+
+def test_version_in_json_says_which_kernels_merge() -> None:
+    asked = ("-m", "mergebuild", "--version", "-v", "--json")
+    compiled = {"compiled": True, "instructions": "plain", "reason": "MERGEBUILD_NATIVE=plain"}
+    assert json.loads(run(*asked, MERGEBUILD_NATIVE="plain").stdout) == {"version": __version__, "kernels": compiled}
+    torch = {"compiled": False, "instructions": None, "reason": "MERGEBUILD_NATIVE=0"}
+    assert json.loads(run(*asked, MERGEBUILD_NATIVE="0").stdout) == {"version": __version__, "kernels": torch}
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ("ModuleNotFoundError('no such module')", "installed without a C compiler"),
+        ("ImportError('wrong ELF class')", "wrong ELF class"),
+    ],
+)
+def test_version_says_why_kernels_are_torchs(failure: str, reason: str) -> None:
+    code = f"""
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mergebuild.native._compiled":
+            raise {failure}
+sys.meta_path.insert(0, Broken())
+from mergebuild.cli import run
+run(["--version", "-v"])
+"""
+    found = run("-c", code, MERGEBUILD_NATIVE="")
+    assert found.stdout == f"mergebuild {__version__}\nkernels: torch ({reason})\n"
 
 
 def test_the_module_is_the_same_program() -> None:
