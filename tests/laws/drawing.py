@@ -11,12 +11,23 @@ from decimal import Decimal
 from typing import Any
 
 from hypothesis import strategies as st
-from worlds import FAMILIES, Family, Own, Rule, Source, Table, Target, World
+from worlds import FAMILIES, Family, Own, Rule, Source, Table, Target, World, root_of, spelling_of
 
 from mergebuild.methods.catalog import METHODS, Method, Parameter
-from mergebuild.methods.making import Linear, OwnProgram, Program, Statistical
+from mergebuild.methods.making import Elementwise, Linear, OwnProgram, Program, Statistical
 
-__all__ = ["STATISTICS", "Step", "family_of", "parameter_values", "row_of", "targets_by", "trained", "walks", "worlds"]
+__all__ = [
+    "STATISTICS",
+    "Step",
+    "family_of",
+    "parameter_values",
+    "respelled",
+    "row_of",
+    "targets_by",
+    "trained",
+    "walks",
+    "worlds",
+]
 
 Draw = Callable[..., Any]
 
@@ -90,8 +101,28 @@ def _parameters(draw: Draw, row: Method, models: int, family: Family | None) -> 
 # Sources
 
 
+_CANONICAL = ("llama", "plain", "sd1", "sdxl")
+"""Families of models that are drawn where all files are spelled alike."""
+_SPELLED = ("llama", "moe", "gpt2", "bert", "t5", "llava", "sd1", "sdxl", "unet", "vae", "flux", "sd3", "plain")
+"""Families of models that are written in several ways."""
+
+
+def _spelling(draw: Draw, source: Source) -> str:
+    """Draw how a source's file spells its parameters."""
+    kin = FAMILIES[source.family]
+    known = [name for name, each in kin.spellings.items() if source.form in each.forms]
+    if "scaled" in source.traits:  # scales lie beside one tensor each
+        known = [name for name in known if kin.spellings[name].of_names == kin.spellings[name]]
+    if "ema" in source.traits:  # copies are named after the tensors of a UNet that has its own prefix
+        known = [name for name in known if name in ("forge", "novelai")]
+    elif _rarely(draw, 5) and known:
+        wrapper = draw(st.sampled_from(("compiled", "parallel")))
+        return f"{wrapper}+{draw(st.sampled_from(known))}"
+    return draw(st.sampled_from(["", *known])) if known else ""
+
+
 @st.composite
-def _source(draw: Draw, name: str, family: str) -> Source:
+def _source(draw: Draw, name: str, family: str, *, spelled: bool = False) -> Source:
     kin = FAMILIES[family]
     seed = draw(st.integers(0, 3))
     dtype = draw(st.sampled_from(_DTYPES))
@@ -103,7 +134,51 @@ def _source(draw: Draw, name: str, family: str) -> Source:
     chosen = set(draw(st.lists(st.sampled_from(traits), max_size=3))) if traits else set()
     if _rarely(draw, 40) and traits:
         chosen.add("nan")
-    return Source(name, family, seed, 0, dtype, draw(st.sampled_from(kin.forms)), tuple(sorted(chosen)))
+    found = Source(name, family, seed, 0, dtype, draw(st.sampled_from(kin.forms)), tuple(sorted(chosen)))
+    if not spelled or family.startswith("lora"):
+        return found
+    if kin.is_whole:
+        chosen -= {"missing", "mixed"}
+    if kin.ties:
+        chosen |= set(draw(st.lists(st.sampled_from(("tied", "copied")), max_size=2)))
+    elif kin.copies and draw(st.booleans()):
+        chosen.add("copied")
+    found = replace(found, traits=tuple(sorted(chosen)))
+    return replace(found, spelling=_spelling(draw, found))
+
+
+@st.composite
+def respelled(draw: Draw, world: World) -> World:
+    """Draw the same project with files that spell their parameters otherwise.
+
+    A statistic is of a tensor as the first input stores it. So where a method needs one, what comes first stays in as
+    many pieces as it is.
+    """
+    first = {root_of(world, each.name) for each in world.targets}
+    is_loose = all(_by_elements(world, each) for each in world.targets)
+    found = []
+    for source in world.sources:
+        other = replace(source, spelling=_spelling(draw, source))
+        if kept := FAMILIES[source.family].ties or FAMILIES[source.family].copies:
+            traits = {each for each in source.traits if each != "copied"}
+            other = replace(
+                other, traits=tuple(sorted(traits | ({"copied"} if kept and draw(st.booleans()) else set())))
+            )
+        refits = spelling_of(source).refits or spelling_of(other).refits
+        if refits and source in first and not is_loose:
+            other = replace(other, spelling=source.spelling)
+        found.append(other)
+    return replace(world, sources=tuple(found))
+
+
+def _by_elements(world: World, target: Target) -> bool:
+    """Return whether each element of a target follows from those that lie there in its inputs.
+
+    What a project's own method does nobody knows.
+    """
+    methods = [target.method, *(rule.method for rule in target.rules)]
+    own = {each.name for each in world.methods}
+    return all(name not in own and isinstance(METHODS[name].makes, Linear | Elementwise) for name in methods if name)
 
 
 # Targets
@@ -267,11 +342,13 @@ def _formula(draw: Draw, around: _Around, name: str) -> Target:
 
 
 @st.composite
-def worlds(draw: Draw, methods: Sequence[str] | None = None, least: int = 1, most: int = 4) -> World:
-    """Draw a project."""
-    family = draw(st.sampled_from(("llama", "plain", "sd1", "sdxl", "llama", "sd1")))
+def worlds(
+    draw: Draw, methods: Sequence[str] | None = None, least: int = 1, most: int = 4, *, spelled: bool = False
+) -> World:
+    """Draw a project; `spelled`: its files spell their parameters in several ways."""
+    family = draw(st.sampled_from(_SPELLED if spelled else (*_CANONICAL, "llama", "sd1")))
     kin = FAMILIES[family]
-    sources = [draw(_source(f"s{number}", family)) for number in range(draw(st.integers(2, 3)))]
+    sources = [draw(_source(f"s{number}", family, spelled=spelled)) for number in range(draw(st.integers(2, 3)))]
     if kin.lora and (draw(st.booleans()) or (methods and set(methods) & set(_LORA))):
         sources += [draw(_source(f"l{number}", kin.lora)) for number in range(draw(st.integers(1, 2)))]
     own: tuple[Own, ...] = ()
@@ -403,8 +480,22 @@ def _with_source(world: World, which: int, source: Source) -> World:
 def _other_source(draw: Draw, world: World) -> tuple[str, World]:
     which = draw(st.integers(0, len(world.sources) - 1))
     source = world.sources[which]
-    changed = draw(_source(source.name, source.family))
+    changed = draw(_source(source.name, source.family, spelled=_is_spelled(world)))
     return f"another {source.name}", _with_source(world, which, replace(changed, path=source.path))
+
+
+def _is_spelled(world: World) -> bool:
+    """Return whether a world's files spell their parameters in several ways."""
+    return family_of(world) not in _CANONICAL or any(each.spelling for each in world.sources)
+
+
+def _otherwise_spelled(draw: Draw, world: World) -> tuple[str, World]:
+    """Have one model spell its parameters as another program does; which they are stays."""
+    models = [each.family in _SPELLED and bool(FAMILIES[each.family].spellings) for each in world.sources]
+    which = draw(st.sampled_from([number for number, is_model in enumerate(models) if is_model]))
+    source = world.sources[which]
+    changed = replace(source, spelling=_spelling(draw, source))
+    return f"another spelling of {source.name}", _with_source(world, which, changed)
 
 
 def _renamed(draw: Draw, world: World) -> tuple[str, World]:
@@ -484,7 +575,7 @@ def _other_program(draw: Draw, world: World) -> tuple[str, World]:
 
 _EDITS = (
     _other_number, _other_number, _trained, _other_source, _renamed, _reordered, _removed, _added, _other_key,
-    _other_key, _other_dtype, _other_program,
+    _other_key, _other_dtype, _other_program, _otherwise_spelled,
 )  # fmt: skip
 _ACTS = ("", "", "", "delete", "gc", "clean", "lose", "kill", "kill")
 
@@ -492,7 +583,7 @@ _ACTS = ("", "", "", "delete", "gc", "clean", "lose", "kill", "kill")
 @st.composite
 def walks(draw: Draw, most: int = 5) -> tuple[Step, ...]:
     """Draw a project and what is done to it, one thing after another."""
-    found = [Step("begin", draw(worlds()), threads=draw(st.sampled_from((1, 2))))]
+    found = [Step("begin", draw(worlds(spelled=_rarely(draw, 3))), threads=draw(st.sampled_from((1, 2))))]
     for _ in range(draw(st.integers(1, most))):
         act = draw(st.sampled_from(_ACTS))
         world = found[-1].world

@@ -5,13 +5,16 @@ what virtual targets make by methods that are not linear. Where all leaves are k
 in float32, up to the order of its terms, which is that of digests and not ours to know: any order will do. What other
 methods make is computed in float64 from their formulas, and compared within a few units of float32 and of the dtype.
 What has no closed form here (random numbers, whole models, LoRAs) is unknown, and so is what follows from it.
+
+All of it is about parameters, by canonical name. A file is taken back to them by the spelling of the first input.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -20,10 +23,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from spellings import Spelling, parameters
 from tensor_files import FLOATS, Scaled, Stored, encode, read_model
-from worlds import FAMILIES, Rule, Table, Target, World, tensors_of
+from worlds import (
+    FAMILIES,
+    Rule,
+    Source,
+    Table,
+    Target,
+    World,
+    copies_of,
+    inputs_of,
+    root_of,
+    spelling_of,
+    tensors_of,
+    ties_of,
+)
 
-__all__ = ["check"]
+__all__ = ["check", "parameters_of"]
 
 Key = tuple[Any, ...]
 Array = np.ndarray
@@ -56,7 +73,21 @@ class Tensor:
         return self.dtype in FLOATS
 
 
-View = dict[str, Tensor]
+class View(dict[str, Tensor]):
+    """The parameters of an input or a target."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], like: View | None = None) -> None:
+        """`like`: has the same ties."""
+        super().__init__(tensors)
+        self.tied: Mapping[str, str] = like.tied if like else {}
+        """By name, the parameter that it is, where it is none of its own."""
+        self.copies: Collection[str] = like.copies if like else ()
+        """Those of them that are written all the same."""
+
+    def keep_ties(self) -> None:
+        """Leave out ties of what is not there, or is a parameter by now."""
+        self.tied = {name: other for name, other in self.tied.items() if name not in self and other in self}
+        self.copies = [name for name in self.copies if name in self.tied]
 
 
 def check(world: World, made: Mapping[str, Any], root: Path, counts: Counter[str]) -> None:
@@ -69,6 +100,19 @@ def check(world: World, made: Mapping[str, Any], root: Path, counts: Counter[str
     for name in world.outputs:
         if name in made:
             evaluation.compare(name, counts)
+
+
+def parameters_of(world: World, name: str, root: Path, path: Path | None = None) -> Mapping[str, Stored]:
+    """Return what a target's file holds, by canonical name; as it is, where it is no model.
+
+    Args:
+        world: the project.
+        name: the target.
+        root: where the project is.
+        path: a file of the store that keeps a virtual target; None: the target's output.
+    """
+    evaluation = _Evaluation(world, root)
+    return evaluation.read(name, evaluation.target(name), path)
 
 
 class _Evaluation:
@@ -85,17 +129,19 @@ class _Evaluation:
         if (ref, ema) not in self._views:
             source = self._world.source(ref)
             if source is not None:
-                found: View | None = self._source(tensors_of(source), ema)
+                found: View | None = self._source(source, ema)
             else:
                 target = self._world.target(ref)
-                found = self._file(ref) if target.output else self._target(ref)
+                found = self._file(ref) if target.output else self.target(ref)
             if found is not None and ema != "keep":
-                found = {name: each for name, each in found.items() if not name.startswith("model_ema.")}
+                found = View({name: each for name, each in found.items() if not name.startswith("model_ema.")}, found)
             self._views[ref, ema] = found
         return self._views[ref, ema]
 
-    def _source(self, tensors: Mapping[str, Stored | Scaled], ema: str) -> View:
-        found = {}
+    def _source(self, source: Source, ema: str) -> View:
+        found = View({})
+        found.tied, found.copies = ties_of(source), tuple(copies_of(source))
+        tensors = tensors_of(source)
         for name, stored in tensors.items():
             each = stored
             copy = "model_ema." + name.removeprefix("model.").replace(".", "")
@@ -115,12 +161,16 @@ class _Evaluation:
     def _file(self, name: str) -> View | None:
         """Return the tensors of a file that was made: a target with an output is its file."""
         path = self._root / self._output(name)
-        if not path.exists():
-            return None
-        made = self._target(name)
+        made = self.target(name)
         dtypes = self.dtypes(name, made) if made else {}
-        found = {}
-        for tensor, stored in read_model(path).items():
+        if not path.exists():  # no value of it was needed; what it offers is known
+            offered = {
+                tensor: replace(each, dtype=dtypes.get(tensor, each.dtype)) for tensor, each in (made or {}).items()
+            }
+            unread = {tensor: replace(each, terms=None) if each.is_float else each for tensor, each in offered.items()}
+            return View(unread, made) if made is not None else None
+        found = View({}, made)
+        for tensor, stored in self.read(name, made, may_be_old=True).items():
             key: Key = ("file", name, tensor)
             form = (made or {}).get(tensor)
             if form is not None and form.terms is not None:
@@ -133,13 +183,42 @@ class _Evaluation:
     def _output(self, name: str) -> str:
         return self._world.target(name).output_of(name)
 
+    def read(
+        self, name: str, made: View | None, path: Path | None = None, *, may_be_old: bool = False
+    ) -> Mapping[str, Stored]:
+        """Return the parameters that a target's file holds.
+
+        Args:
+            name: the target.
+            made: what it must hold; None: unknown.
+            path: a file of the store that keeps a virtual target, in float32; None: the target's output.
+            may_be_old: whether it may be spelled as another time: a build does not touch what it only reads.
+        """
+        found = read_model(path or self._root / self._output(name))
+        source = root_of(self._world, name)
+        if made is None or source is None:
+            return found
+        dtypes = self.dtypes(name, made) if path is None else dict.fromkeys(made, "float32")
+        dtypes |= {tensor: each.dtype for tensor, each in made.items() if not each.is_float}
+        like = {tensor: Stored(dtypes[tensor], each.shape, b"") for tensor, each in made.items()}
+        like |= {copy: like[made.tied[copy]] for copy in made.copies}
+        known = FAMILIES[source.family].spellings if may_be_old else {}
+        others = ["", *known, *(f"{wrapper}+{each}" for wrapper in ("compiled", "parallel") for each in known)]
+        spellings = [spelling_of(source)]
+        if may_be_old:
+            spellings += [spelling_of(replace(source, spelling=each)) for each in others]
+        read = _read_as(found, like, spellings)
+        for copy in made.copies:
+            assert read.get(copy) == read.get(made.tied[copy]), f"`{copy}` of `{name}` is not `{made.tied[copy]}`"
+        return {tensor: each for tensor, each in read.items() if tensor not in made.copies}
+
     def _added(self, ref: str, base: View) -> View:
         """Return what a LoRA adds to a model, with the model's tensors: 0 where it adds nothing."""
         source = self._world.source(ref)
         if source is None:
-            return {name: replace(each, terms=None) for name, each in base.items()}
+            return View({name: replace(each, terms=None) for name, each in base.items()})
         tensors = tensors_of(source)
-        found = {}
+        found = View({})
         for name, each in base.items():
             stem = name.removesuffix(".weight")
             kohya = "lora_unet_" + stem.removeprefix("model.diffusion_model.").replace(".", "_")
@@ -160,8 +239,8 @@ class _Evaluation:
 
     # Targets
 
-    def _target(self, name: str) -> View | None:
-        """Return what a target makes, unrounded."""
+    def target(self, name: str) -> View | None:
+        """Return what a target makes, unrounded; None: unknown."""
         target = self._world.target(name)
         if target.axis is not None:
             value = Decimal(name.partition("=")[2])
@@ -171,7 +250,7 @@ class _Evaluation:
         if found is None:
             return None
         if target.rules and target.get("merge") is not None:
-            return None
+            return View({name: replace(each, terms=None) for name, each in found.items()}, found)
         keys = self._keys
         for rule in target.rules:
             other = self._made(_as_target(target, rule), f"{name} {rule.tensors}")
@@ -184,14 +263,15 @@ class _Evaluation:
 
     @property
     def _keys(self) -> Mapping[str, Callable[[str], bool]]:
-        return FAMILIES[self._world.sources[0].family].keys
+        models = (each for each in self._world.sources if not each.family.startswith("lora"))
+        return FAMILIES[next(models).family].keys
 
     def _with_component(self, found: View, part: str, table: Mapping[str, Any], target: Target) -> View:
         if "model" in table:
             other = self.view(table["model"], target.get("ema", "drop"))
             if other is None:
-                return {name: replace(each, terms=None) for name, each in found.items()}
-            found = found | {name: each for name, each in other.items() if _is_of(part, name)}
+                return View({name: replace(each, terms=None) for name, each in found.items()}, found)
+            found.update({name: each for name, each in other.items() if _is_of(part, name)})
         return found
 
     def dtypes(self, name: str, made: View) -> dict[str, str]:
@@ -208,10 +288,10 @@ class _Evaluation:
     def _made(self, target: Target, name: str) -> View | None:
         """Return what a method makes of a target's inputs."""
         ema = target.get("ema", "drop")
-        refs = _inputs(target)
+        refs = inputs_of(target)
         base = self.view(refs[0], ema)
         adds = target.method == "add_lora" and base is not None
-        views = [base, *(self._added(ref, base or {}) if adds else self.view(ref, ema) for ref in refs[1:])]
+        views = [base, *(self._added(ref, base or View({})) if adds else self.view(ref, ema) for ref in refs[1:])]
         if target.method in _UNKNOWN_NAMES or any(view is None for view in views):
             return None
         known = self._untied(target, [view for view in views if view is not None])
@@ -222,36 +302,43 @@ class _Evaluation:
         keys = self._keys
         if target.get("drop"):
             names = {tensor: each for tensor, each in names.items() if not keys[target.get("drop")](tensor)}
-        found = {}
+        found = View({}, first)
         for tensor, each in names.items():
             numbers = self._reaching(target, tensor)
-            is_merged = target.get("merge") is None or keys[target.get("merge")[0]](tensor)
-            if numbers is None or not is_merged or not all(tensor in view and view[tensor].is_float for view in known):
-                found[tensor] = next(view[tensor] for view in known if tensor in view)
+            is_merged = self._is_merged(target, tensor)
+            owned = next(view[tensor] for view in known if tensor in view)
+            if numbers is None or not is_merged or not owned.is_float:
+                found[tensor] = owned
+                continue
+            inputs = [view.get(tensor) for view in known]
+            there = [one for one in inputs if one is not None and one.is_float]
+            shares = self._shares(target, numbers, tensor, len(inputs))
+            if shares is not None and any(share and one is None for share, one in zip(shares, inputs, strict=True)):
+                found[tensor] = owned  # of inputs that it is made of, one lacks it
+            elif shares is not None:
+                found[tensor] = replace(each, terms=_sum(shares, inputs))
+            elif len(there) < len(inputs):  # which of them it is made of is the method's to say
+                found[tensor] = replace(owned, terms=None)
             else:
-                inputs = [view[tensor] for view in known]
-                found[tensor] = replace(each, terms=self._combined(target, numbers, inputs, tensor, name))
+                found[tensor] = replace(each, terms=self._operated(target, numbers, there, tensor, name))
+        found.keep_ties()
         return found
 
-    def _untied(self, target: Target, views: list[View]) -> list[View]:
-        """Return the inputs, tied ones with their embedding as head where another has a head of its own."""
-        if not any(_HEAD in view for view in views):
-            return views
-        takes_part = target.get("merge") is None or self._keys[target.get("merge")[0]](_HEAD)
-        if _HEAD not in views[0] and (self._reaching(target, _HEAD) is None or not takes_part):
-            return views
-        return [
-            {**view, _HEAD: view[_EMBEDDING]} if self._is_tied(ref, view) else view
-            for ref, view in zip(_inputs(target), views, strict=True)
-        ]
+    def _untied(self, target: Target, views: Sequence[View]) -> list[View]:
+        """Return inputs, those that are tied with what others have apart: where the first has, or that is asked for."""
+        first = views[0]
+        ties = [name for view in views for name in view.tied if any(name in other for other in views)]
+        apart = [name for name in ties if name in first or self._is_merged(target, name)]
+        found = []
+        for view in views:
+            added = {name: view[view.tied[name]] for name in apart if name in view.tied and name not in view}
+            found.append(View({**view, **added}, view) if added else view)
+        return found
 
-    def _is_tied(self, ref: str, view: View) -> bool:
-        """Whether an input's embedding is its head too: it has no other, and no configuration of llama says so."""
-        source = self._world.source(ref)
-        while source is None:
-            ref = _inputs(self._world.target(ref))[0]
-            source = self._world.source(ref)
-        return source.form in ("file", "ckpt") and _EMBEDDING in view and _HEAD not in view
+    def _is_merged(self, target: Target, tensor: str) -> bool:
+        """Return whether a target asks for a tensor."""
+        selected = target.get("merge") is None or self._keys[target.get("merge")[0]](tensor)
+        return selected and self._reaching(target, tensor) is not None
 
     def _reaching(self, target: Target, tensor: str) -> dict[str, Any] | None:
         """Return the numbers that reach a tensor; None: no amount does."""
@@ -266,7 +353,7 @@ class _Evaluation:
             amounts = set(known)
         found: dict[str, Any] = {}
         reached = not amounts
-        count = len(_inputs(target)) - (1 if "base" in dict(target.inputs) else 0)
+        count = len(inputs_of(target)) - (1 if "base" in dict(target.inputs) else 0)
         for key, default in known.items():
             value = given.get(key)
             if isinstance(value, bool | str) or (value is None and isinstance(default, bool | str)):
@@ -294,32 +381,21 @@ class _Evaluation:
                 found = Fraction(number)
         return found
 
-    def _combined(
-        self, target: Target, numbers: Mapping[str, Any], inputs: Sequence[Tensor], tensor: str, name: str
-    ) -> tuple[tuple[Key, Fraction], ...] | None:
-        """Return the form that a method makes of forms."""
+    def _shares(self, target: Target, numbers: Mapping[str, Any], tensor: str, count: int) -> Sequence[Fraction] | None:
+        """Return the coefficients of a target's inputs; None where its method is not linear."""
         if not target.method:
-            shares: Sequence[Fraction] | None = [
-                numbers[number] if number.startswith("x") else Fraction(number) for number, _ in target.terms
-            ]
-        else:
-            linear = _LINEAR.get(target.method)
-            shares = linear(len(inputs), numbers, tensor) if linear else None
-        if shares is None:
-            return self._operated(target, numbers, inputs, tensor, name)
-        if any(each.terms is None for each in inputs):
-            return None
-        terms: dict[Key, Fraction] = {}
-        for share, each in zip(shares, inputs, strict=True):
-            for key, coefficient in each.terms or ():
-                terms[key] = terms.get(key, Fraction(0)) + share * coefficient
-        return tuple((key, coefficient) for key, coefficient in terms.items() if coefficient)
+            return [numbers[number] if number.startswith("x") else Fraction(number) for number, _ in target.terms]
+        linear = _LINEAR.get(target.method)
+        return linear(count, numbers, tensor) if linear else None
 
     def _operated(
         self, target: Target, numbers: Mapping[str, Any], inputs: Sequence[Tensor], tensor: str, name: str
     ) -> tuple[tuple[Key, Fraction], ...] | None:
         """Return what a method that is not linear makes, as a leaf of its own."""
         formula = _OPERATIONS.get(target.method)
+        source = root_of(self._world, target.name)
+        if source is not None and spelling_of(source).refits:
+            return None  # what a method finds out is of the tensors that the first input stores, which are others
         if formula is None or any(each.terms is None for each in inputs):
             return None
         values, off = [], 0.0
@@ -364,11 +440,11 @@ class _Evaluation:
 
     def compare(self, name: str, counts: Counter[str]) -> None:
         """Compare a target's file with what it must hold."""
-        made = self._target(name)
+        made = self.target(name)
         if made is None:
             counts["outputs not compared"] += 1
             return
-        found = read_model(self._root / self._output(name))
+        found = self.read(name, made)
         assert found.keys() == made.keys(), f"`{name}` has other tensors: {sorted(found.keys() ^ made.keys())}"
         dtypes = self.dtypes(name, made)
         for tensor, each in made.items():
@@ -404,8 +480,37 @@ class _Evaluation:
         bad = np.flatnonzero(~(near | both | (np.abs(wanted) + off > form.largest)))
         told = [(int(at), float(stored.values[at]), float(wanted[at])) for at in bad[:4]]
         what = "to the bit" if exact and len(leaves) <= 5 else f"within {off}"
-        is_close = not (exact and len(leaves) <= 5) and not bad.size
+        is_close = not (exact and len(leaves) <= 5 and np.isfinite(wanted).all()) and not bad.size  # a NaN is any NaN
         assert is_close, f"{where} is not what it must be {what}: {told}"
+
+
+def _read_as(
+    file: Mapping[str, Stored], like: Mapping[str, Stored], spellings: Sequence[Spelling]
+) -> Mapping[str, Stored]:
+    """Return a file's parameters in the first spelling that it can be in.
+
+    Raises:
+        AssertionError: it is in none of them; what the first lacks.
+    """
+    for each in spellings[1:]:
+        with suppress(AssertionError):
+            return parameters(file, like, spellings[0])
+        with suppress(AssertionError):
+            return parameters(file, like, each)
+    return parameters(file, like, spellings[0])
+
+
+def _sum(shares: Sequence[Fraction], inputs: Sequence[Tensor | None]) -> tuple[tuple[Key, Fraction], ...] | None:
+    """Return the form of a combination; None: unknown."""
+    terms: dict[Key, Fraction] = {}
+    for share, each in zip(shares, inputs, strict=True):
+        if each is None:
+            continue
+        if each.terms is None:
+            return None
+        for key, coefficient in each.terms:
+            terms[key] = terms.get(key, Fraction(0)) + share * coefficient
+    return tuple((key, coefficient) for key, coefficient in terms.items() if coefficient)
 
 
 def _allowed(leaves: Sequence[tuple[Leaf, Fraction]], count: int, dtype: str) -> Iterator[bytes]:
@@ -451,13 +556,6 @@ def _float32(share: Fraction) -> np.float32:
     return min(around, key=lambda each: (abs(Fraction(float(each)) - share), int(each.view(np.uint32)) & 1))
 
 
-def _inputs(target: Target) -> list[str]:
-    """Return the inputs in the order of the method: a base, single ones, then lists."""
-    if not target.method:
-        return [ref for _, ref in target.terms]
-    return [ref for _, each in target.inputs for ref in ((each,) if isinstance(each, str) else each)]
-
-
 def _as_target(target: Target, rule: Rule) -> Target:
     kept = tuple(each for each in target.values if each[0] in ("ema", "missing"))
     return replace(target, method=rule.method, values=(*rule.values, *kept), rules=(), components=(), terms=())
@@ -476,8 +574,6 @@ def _is_of(part: str, tensor: str) -> bool:
 
 # Methods
 
-_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-"""Of a language model: where the former is lacking, the latter is both."""
 _UNKNOWN_NAMES = ("extract_lora", "resize_lora", "merge_loras")
 """What has other tensors than its inputs."""
 

@@ -7,6 +7,7 @@ remembered by the world, and each output of it is compared with the independent 
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import sqlite3
 import time
@@ -22,7 +23,7 @@ import evaluator
 from drawing import Step
 from runner import CONTENTS, COUNTS, Answer, Place, place
 from tensor_files import read_model
-from worlds import FAMILIES, World, mergefile
+from worlds import FAMILIES, Source, World, inputs_of, mergefile, root_of, stored_of
 
 import mergebuild
 from mergebuild.events import silent
@@ -74,18 +75,25 @@ def everything(there: Place, answer: Answer, world: World) -> dict[str, Mapping[
     """Return the bytes of all that is made: outputs, and what the store keeps of virtual targets."""
     found: dict[str, Mapping[str, bytes]] = dict(there.made(answer, world))
     state = there.root / ".mergebuild" / "state.sqlite3"
-    kept: dict[str, Path] = {}
+    kept: dict[str, list[Path]] = {}
     if state.exists():
         with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as opened:
             for path, digest in opened.execute("SELECT path, digest FROM artifact WHERE kind = 'kept'"):
-                kept[f"xxh3-128:{digest.hex()}"] = state.parent / path
+                kept.setdefault(f"xxh3-128:{digest.hex()}", []).append(state.parent / path)
     for name in answer.targets:
         artifact = answer.artifacts.get(name)
         if name not in world.outputs and artifact in kept:
-            path = kept[artifact]
+            path = _spelled_as(root_of(world, name), kept[artifact])
             found[name] = {"": _data_of(path)}
-            CONTENTS.hold(artifact, read_model(path), f"{name} of\n{mergefile(world)}")
+            read = evaluator.parameters_of(world, name, there.root, path)
+            CONTENTS.hold(artifact, read, f"{name} of\n{mergefile(world)}")
     return found
+
+
+def _spelled_as(first: Source | None, paths: Sequence[Path]) -> Path:
+    """Return which of an artifact's files in the store is spelled as the first input is."""
+    called = set(stored_of(first) if first is not None else ())
+    return max(sorted(paths), key=lambda path: len(read_model(path).keys() & called))
 
 
 def _data_of(path: Path) -> bytes:
@@ -446,6 +454,71 @@ def a_parameter_rebuilds_what_it_reaches(before: World, after: World, changed: s
         assert plan.of(name)["artifact"] == second.of(name)["artifact"]
 
 
+def spellings_do_not_matter(world: World, other: World) -> None:
+    """Files that spell the same parameters otherwise: the same artifacts and values, and nothing is computed again."""
+    wanted, found = fresh(world), fresh(other)
+    assert found.errors == wanted.errors, f"errors {found.errors}, expected {wanted.errors}"
+    assert found.wrong == wanted.wrong, f"wrong {found.wrong}, expected {wanted.wrong}"
+    assert found.artifacts == wanted.artifacts, f"artifacts {found.artifacts}, expected {wanted.artifacts}"
+    names = names_of(world)
+    with place() as places:
+        there = places.new(world)
+        made = [name for name in world.outputs if name in wanted.artifacts]
+        there.build(names)
+        values = {name: evaluator.parameters_of(world, name, there.root) for name in made}
+        there.lay(other)
+        answer = there.build(names)
+        same(answer, there, other, found)
+        for name in wanted.artifacts:
+            computed = answer.of(name)["tensors_computed"]
+            assert not computed, f"`{name}` computes {computed} tensors again"
+        for name in made:
+            again = evaluator.parameters_of(other, name, there.root)
+            differ = sorted(tensor for tensor in values[name] | again if values[name].get(tensor) != again.get(tensor))
+            assert not differ, f"`{name}` has other parameters: {differ}"
+
+
+_UNFIT = {"too-little-in-common", "layout-mismatch", "shape-mismatch"}
+"""Errors of inputs that are no models of one architecture."""
+
+
+def nonsense_is_refused_or_named(world: World) -> None:
+    """Where tensors of an input have names that nobody knows, its target is refused, or says what takes no part."""
+    with place() as places:
+        there = places.new(world)
+        answer = there.build(names_of(world))
+        is_low = any(map(_looks_quantized, world.sources))
+        assert set(answer.wrong.values()) <= (_UNFIT | {"quantized-weights"} if is_low else _UNFIT), answer.wrong
+        for target in world.targets:
+            if target.name in answer.wrong:
+                continue
+            first, other = inputs_of(target)
+            told = " ".join(answer.of(target.name)["notices"])
+            for ref, said in ((first, f"`{other}` lacks stay"), (other, f"only `{other}` has")):
+                source = world.source(ref)
+                assert source is not None
+                count = _nameless(source)
+                named = sum(int(each) for each in re.findall(rf"(\d+) tensors? that {said}", told))
+                assert named >= count, f"{count} tensors of `{ref}` have no name, and {named} are told of: {told}"
+
+
+def _nameless(source: Source) -> int:
+    """Return how many tensors of floats have a name that nobody knows, and no other name of the same place."""
+    stored = list(enumerate(stored_of(source).values()))
+    lost = {number: each for number, each in stored if number in source.nonsense and each.is_float}
+    if source.form != "ckpt":
+        return len(lost)
+    known = {id(each) for number, each in stored if number not in lost}
+    return len({id(each) for each in lost.values()} - known)
+
+
+def _looks_quantized(source: Source) -> bool:
+    """Return whether a source's file holds a weight in 8 bits, and beside it what its name says is a scale."""
+    there = stored_of(source)
+    low = [name for name, each in there.items() if each.dtype.startswith("float8") and name.endswith(".weight")]
+    return any(f"{name.removesuffix('.weight')}.scale" in there for name in low)
+
+
 LAWS: Mapping[str, Callable[..., None]] = {
     each.__name__: each
     for each in (
@@ -459,5 +532,7 @@ LAWS: Mapping[str, Callable[..., None]] = {
         nothing_is_left_to_do,
         plan_says_what_build_does,
         a_parameter_rebuilds_what_it_reaches,
+        spellings_do_not_matter,
+        nonsense_is_refused_or_named,
     )
 }

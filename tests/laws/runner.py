@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tensor_files import Stored, files_of, read_model, write_model
-from worlds import World, beside, mergefile, program, tensors_of
+from evaluator import parameters_of
+from tensor_files import Stored, write_model
+from worlds import World, beside, mergefile, program, stored_of
 
 import mergebuild.build.builder
 from mergebuild.cli import run
@@ -106,13 +107,13 @@ class Place:
     def lay(self, world: World) -> None:
         """Make the folder's files what a world says, touching no other."""
         for source in world.sources:
-            content = (tensors_of(source), beside(source) if source.form in ("folder", "shards") else None)
+            content = (stored_of(source), beside(source) if source.form in ("folder", "shards") else None)
             key = f"{source.place} {source.form}"
             if self._there.get(key) != content:
                 path = self.root / source.place
                 if path.is_dir():
                     shutil.rmtree(path)
-                write_model(path, files_of(content[0]), source.form, content[1])
+                write_model(path, content[0], source.form, content[1])
                 self._there = {each: it for each, it in self._there.items() if each.split()[0] != source.place}
                 self._there[key] = content
         for own in world.methods:
@@ -194,10 +195,6 @@ class Place:
             }
         return {"": path.read_bytes()}
 
-    def tensors(self, output: str) -> dict[str, Stored]:
-        """Return the tensors of an output."""
-        return read_model(self.root / output)
-
     def made(self, answer: Answer, world: World) -> dict[str, dict[str, bytes]]:
         """Return the bytes of all outputs that are up to date now; each must be what its artifact has always been."""
         found = {}
@@ -205,7 +202,7 @@ class Place:
             if name in answer.targets and answer.is_made(name):
                 found[name] = self.files(output)
                 where = f"{name} of\n{mergefile(world)}"
-                CONTENTS.hold(answer.of(name)["artifact"], self.tensors(output), where)
+                CONTENTS.hold(answer.of(name)["artifact"], parameters_of(world, name, self.root), where)
         return found
 
     def check_clean(self) -> None:

@@ -274,7 +274,8 @@ def write_model(
     if form == "file":
         path.write_bytes(_safetensors(tensors, {"format": "pt"}))
     elif form == "ckpt":
-        torch.save({"state_dict": {name: _of_torch(each) for name, each in tensors.items()}}, path)
+        each_once = {id(each): _of_torch(each) for each in tensors.values()}  # names of one lie in one place
+        torch.save({"state_dict": {name: each_once[id(each)] for name, each in tensors.items()}}, path)
     else:
         path.mkdir(exist_ok=True)
         for name, document in (beside or {}).items():

@@ -21,16 +21,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from drawing import Step, family_of, parameter_values, row_of, targets_by, trained, walks, worlds
+from drawing import Step, family_of, parameter_values, respelled, row_of, targets_by, trained, walks, worlds
 from hypothesis import HealthCheck, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 from laws import LAWS, names_of
 from runner import COUNTS
-from worlds import FAMILIES, Table, Target, World, mergefile
+from worlds import FAMILIES, Table, Target, World, mergefile, stored_of
 
 from mergebuild.methods.catalog import METHODS
 
@@ -53,7 +54,7 @@ def _planned(draw: Draw) -> Arguments:
 
 @st.composite
 def _together(draw: Draw) -> Arguments:
-    world = draw(worlds(least=2))
+    world = draw(worlds(least=2, spelled=draw(st.booleans())))
     return world, tuple(draw(st.permutations(range(len(names_of(world))))))
 
 
@@ -135,6 +136,41 @@ def _kinds(draw: Draw) -> Arguments:
     return (_with(world, draw(targets_by(world, family_of(world), f"t{len(world.targets)}", _POOL))),)
 
 
+@st.composite
+def _spelled(draw: Draw) -> Arguments:
+    """Draw a project whose files spell their parameters in several ways, and the same in other spellings."""
+    world = draw(worlds(spelled=True))
+    return world, draw(respelled(world))
+
+
+@st.composite
+def _nonsense(draw: Draw) -> Arguments:
+    """Draw two models, a half of the tensors of one of them under names that nobody knows, and targets of both."""
+    world = draw(worlds(spelled=True))
+    one, other = world.sources[:2]
+    one, other = (replace(each, traits=tuple(sorted(set(each.traits) - {"nan", "scaled"}))) for each in (one, other))
+    there = range(len(stored_of(other)))
+    other = replace(other, nonsense=tuple(sorted(draw(st.permutations(there))[: max(1, len(there) // 2)])))
+    half = (Decimal("0.5"),)
+    method = draw(st.sampled_from(("weighted_sum", "ties", "slerp", "max", "linear")))
+    targets = []
+    for number, pair in enumerate(((one.name, other.name), (other.name, one.name))):
+        roles = {"ties": (("base", pair[0]), ("models", pair[1:])), "linear": (("models", pair),)}
+        inputs = roles.get(method, (("a", pair[0]), ("b", pair[1])))
+        values = {
+            "ties": (("weight", half[0]),),
+            "linear": (("weight", half[0]),),
+            "max": (),
+            "slerp": (("t", half[0]),),
+        }
+        targets.append(
+            Target(
+                f"t{number}", method, inputs, values.get(method, (("alpha", half[0]),)), f"out/t{number}.safetensors"
+            )
+        )
+    return (World((one, other), tuple(targets)),)
+
+
 TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "incremental_is_fresh": (_walk(), 20),
     "planned_together_is_planned_alone": (_many(), 80),
@@ -146,6 +182,8 @@ TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "nothing_is_left_to_do": (_walk(), 14),
     "plan_says_what_build_does": (_planned(), 24),
     "a_parameter_rebuilds_what_it_reaches": (_parameter(), 40),
+    "spellings_do_not_matter": (_spelled(), 25),
+    "nonsense_is_refused_or_named": (_nonsense(), 25),
 }
 """By law: what it is tried on, and how many in the short form."""
 

@@ -2,22 +2,24 @@
 
 A `World` is frozen and its `repr` is Python that makes it again, so a case that a law found can be pasted. What a
 source holds follows from a few words and seeds: two sources of one base share what they did not train, as fine-tunes
-do.
+do. What it is, its parameters by canonical name, is one thing (`tensors_of`), and how its file spells them another
+(`stored_of`).
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from math import prod
 from typing import Any
 
-from tensor_files import Scaled, Stored, encode, scaled
+from families import CLIP, FAMILIES, UNET, Family
+from spellings import PLAIN, Spelling
+from tensor_files import Scaled, Stored, encode, files_of, scaled
 
 __all__ = [
     "FAMILIES",
@@ -29,8 +31,14 @@ __all__ = [
     "Table",
     "Target",
     "World",
+    "copies_of",
+    "inputs_of",
     "mergefile",
+    "root_of",
+    "spelling_of",
+    "stored_of",
     "tensors_of",
+    "ties_of",
 ]
 
 Value = Any
@@ -59,6 +67,10 @@ class Source:
     """(number of a tensor, seed): tensors that were changed since."""
     path: str = ""
     """Its own, where it is not named as the source is."""
+    spelling: str = ""
+    """One of its family's, or two joined by `+`, the first a wrapper around the second; empty: canonical names."""
+    nonsense: tuple[int, ...] = ()
+    """The tensors of its file, by number, that have names that nobody knows."""
 
     @property
     def place(self) -> str:
@@ -96,8 +108,7 @@ class Target:
     @property
     def refs(self) -> tuple[str, ...]:
         """All that it reads, in order."""
-        found = [ref for _, each in self.inputs for ref in ((each,) if isinstance(each, str) else each)]
-        found += [ref for _, ref in self.terms]
+        found = inputs_of(self)
         for _, table in self.components:
             found += [value for key, value in table.items if key == "model"]
         found += [value for key, value in self.values if key == "config"]
@@ -117,6 +128,13 @@ class Target:
     def output_of(self, member: str) -> str:
         """Return the output of a member."""
         return self.output.replace("${" + self.axis[0] + "}", member.partition("=")[2]) if self.axis else self.output
+
+
+def inputs_of(target: Target) -> list[str]:
+    """Return the inputs of a target in the order of its method: a base, single ones, then lists."""
+    if not target.method:
+        return [ref for _, ref in target.terms]
+    return [ref for _, each in target.inputs for ref in ((each,) if isinstance(each, str) else each)]
 
 
 @dataclass(frozen=True)
@@ -177,160 +195,7 @@ class World:
         return replace(self, sources=tuple(sources), targets=tuple(map(target, self.targets)))
 
 
-# Families of models
-
-
-@dataclass(frozen=True)
-class Family:
-    """Models of one kind: names and shapes, and selectors with what they select."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    keys: Mapping[str, Callable[[str], bool]]
-    """Selectors that select some tensors and not all."""
-    layers: Sequence[str] = ()
-    """Names of blocks for `gradient`."""
-    lora: str = ""
-    """The family of LoRAs for it."""
-    forms: tuple[str, ...] = ("file", "ckpt")
-    components: tuple[str, ...] = ()
-
-
-def _glob(pattern: str) -> Callable[[str], bool]:
-    return lambda name: fnmatchcase(name, pattern)
-
-
-def _has(pattern: str) -> Callable[[str], bool]:
-    return lambda name: re.search(pattern, name) is not None
-
-
-def _llama() -> Family:
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (8, 4)}
-    for layer in range(2):
-        inner = f"model.layers.{layer}."
-        shapes |= {f"{inner}self_attn.{name}_proj.weight": (4, 4) for name in "qkvo"}
-        shapes |= {f"{inner}mlp.{name}_proj.weight": (8, 4) for name in ("gate", "up")}
-        shapes |= {f"{inner}mlp.down_proj.weight": (4, 8), f"{inner}input_layernorm.weight": (4,)}
-    shapes |= {"model.norm.weight": (4,), "lm_head.weight": (8, 4)}
-    keys = {
-        "L00": _has(r"^model\.layers\.0\."),
-        "L01": _has(r"^model\.layers\.1\."),
-        "attn": _has(r"\.self_attn\."),
-        "*.mlp.*": _glob("*.mlp.*"),
-        "re:norm": _has("norm"),
-        "embed": _has("embed_tokens"),
-        "*q_proj*": _glob("*q_proj*"),
-    }
-    return Family(shapes, keys, ("L00", "L01"), "lora-llama", ("file", "ckpt", "folder", "shards"))
-
-
-_UNET = "model.diffusion_model."
-_CLIP = "cond_stage_model.transformer.text_model."
-
-
-def _sd1() -> Family:
-    attention = "1.transformer_blocks.0."
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{_UNET}input_blocks.0.0.weight": (2, 4, 3, 3),
-        f"{_UNET}input_blocks.0.0.bias": (4,),
-        f"{_UNET}input_blocks.1.{attention}attn1.to_q.weight": (4, 4),
-        f"{_UNET}input_blocks.1.{attention}attn2.to_k.weight": (4, 6),
-        f"{_UNET}input_blocks.1.{attention}norm1.weight": (4,),
-        f"{_UNET}middle_block.{attention}attn1.to_out.0.weight": (4, 4),
-        f"{_UNET}middle_block.0.in_layers.2.weight": (4, 4, 3, 3),
-        f"{_UNET}output_blocks.3.{attention}attn2.to_k.weight": (4, 6),
-        f"{_UNET}output_blocks.3.{attention}ff.net.2.weight": (4, 8),
-        f"{_UNET}out.0.weight": (4,),
-        f"{_UNET}out.2.bias": (4,),
-        f"{_CLIP}embeddings.token_embedding.weight": (10, 4),
-        f"{_CLIP}encoder.layers.0.self_attn.q_proj.weight": (4, 4),
-        f"{_CLIP}encoder.layers.0.mlp.fc1.weight": (8, 4),
-        f"{_CLIP}final_layer_norm.weight": (4,),
-        "first_stage_model.encoder.conv_in.weight": (4, 3, 3, 3),
-        "first_stage_model.decoder.conv_out.bias": (3,),
-    }
-    keys = {
-        "IN01": _has(r"diffusion_model\.input_blocks\.1\."),
-        "IN00-IN01": _has(r"diffusion_model\.input_blocks\.[01]\."),
-        "M00": _has(r"diffusion_model\.middle_block\."),
-        "OUT": _has(r"diffusion_model\.(?:output_blocks|out)\."),
-        "text_encoder": _has(r"^cond_stage_model\."),
-        "vae": _has(r"^first_stage_model\."),
-        "*.attn2.*": _glob("*.attn2.*"),
-        "re:norm": _has("norm"),
-    }
-    return Family(shapes, keys, (), "lora-sd1", ("file", "ckpt"), ("unet", "text_encoder", "vae"))
-
-
-def _sdxl() -> Family:
-    attention = "1.transformer_blocks.0."
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{_UNET}label_emb.0.0.weight": (4, 6),
-        f"{_UNET}input_blocks.0.0.weight": (2, 4, 3, 3),
-        f"{_UNET}input_blocks.4.{attention}attn2.to_k.weight": (4, 8),
-        f"{_UNET}middle_block.{attention}attn1.to_q.weight": (4, 4),
-        f"{_UNET}output_blocks.0.{attention}norm2.weight": (4,),
-        f"{_UNET}out.2.weight": (2, 4, 3, 3),
-        "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (6,),
-        "conditioner.embedders.1.model.ln_final.weight": (6,),
-        "first_stage_model.encoder.conv_in.weight": (4, 3, 3, 3),
-    }
-    keys = {
-        "IN": _has(r"diffusion_model\.(?:input_blocks|label_emb)\."),
-        "M00": _has(r"diffusion_model\.middle_block\."),
-        "text_encoder": _has(r"^conditioner\."),
-        "*.attn?.*": _glob("*.attn?.*"),
-    }
-    return Family(shapes, keys, (), "", ("file", "ckpt"), ("unet", "text_encoder", "vae"))
-
-
-def _plain() -> Family:
-    """Return models that nobody knows: no layout, some tensors longer than a chunk, one empty and one a number."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "net.0.weight": (9, 7),
-        "net.0.bias": (9,),
-        "net.1.weight": (3, 5, 4),
-        "net.1.scale": (),
-        "net.1.nothing": (0, 3),
-        "tail.to_out.weight": (5, 5),
-        "tail.steps": (3,),
-    }
-    keys = {"net.0.*": _glob("net.0.*"), "*.weight": _glob("*.weight"), r"re:net\.\d": _has(r"net\.\d")}
-    return Family(shapes, keys, (), "", ("file", "ckpt", "folder"))
-
-
-def _lora_llama() -> Family:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in range(2):
-        for module in ("self_attn.q_proj", "mlp.down_proj"):
-            rows, columns = (4, 4) if module.endswith("q_proj") else (4, 8)
-            inner = f"base_model.model.model.layers.{layer}.{module}"
-            shapes |= {f"{inner}.lora_A.weight": (2, columns), f"{inner}.lora_B.weight": (rows, 2)}
-    return Family(shapes, {}, forms=("folder",))
-
-
-def _lora_sd1() -> Family:
-    shapes: dict[str, tuple[int, ...]] = {}
-    modules = {
-        "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k": (4, 6),
-        "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_out_0": (4, 4),
-        "lora_te_text_model_encoder_layers_0_mlp_fc1": (8, 4),
-    }
-    for module, (rows, columns) in modules.items():
-        shapes |= {f"{module}.lora_up.weight": (rows, 2), f"{module}.lora_down.weight": (2, columns)}
-        shapes[f"{module}.alpha"] = ()
-    return Family(shapes, {}, forms=("file", "ckpt"))
-
-
-FAMILIES: Mapping[str, Family] = {
-    "llama": _llama(),
-    "sd1": _sd1(),
-    "sdxl": _sdxl(),
-    "plain": _plain(),
-    "lora-llama": _lora_llama(),
-    "lora-sd1": _lora_sd1(),
-}
-
-_IDS = f"{_CLIP}embeddings.position_ids"
+_IDS = f"{CLIP}embeddings.position_ids"
 _MIXED = ("float32", "bfloat16", "float16")
 
 
@@ -351,7 +216,7 @@ def tensors_of(source: Source) -> Mapping[str, Stored | Scaled]:
 
     Traits: `mixed` dtypes; `missing` and `extra` tensors; `ema` copies; `ids` right and `broken-ids`; `ties` and
     `zeros` among the values; `alike`: tensors of one shape are equal; `small`: trained little; `nan`: a value is none;
-    `scaled`: half of the matrices are 8-bit floats with scales.
+    `scaled`: half of the matrices are 8-bit floats with scales; `tied`: names of the family's ties are no parameters.
     """
     family = FAMILIES[source.family]
     traits = source.traits
@@ -359,6 +224,8 @@ def tensors_of(source: Source) -> Mapping[str, Stored | Scaled]:
     found: dict[str, Stored | Scaled] = {}
     for number, (name, shape) in enumerate(family.shapes.items()):
         if "missing" in traits and number % 5 == 3:
+            continue
+        if name in family.copies or ("tied" in traits and name in family.ties):
             continue
         count = prod(shape)
         if name.endswith(".steps"):
@@ -388,6 +255,60 @@ def tensors_of(source: Source) -> Mapping[str, Stored | Scaled]:
     return found
 
 
+def root_of(world: World, name: str) -> Source | None:
+    """Return the source that comes first in what a target or a source is; None: it is none of a model."""
+    while world.source(name) is None:
+        name = inputs_of(world.target(name))[0]
+    found = world.source(name)
+    return None if found is None or found.family.startswith("lora") else found
+
+
+def ties_of(source: Source) -> Mapping[str, str]:
+    """Return the names that are no parameters of a source, and the parameter that each is.
+
+    A file that lacks a name is tied where no configuration beside it says that it is not.
+    """
+    family, there = FAMILIES[source.family], tensors_of(source)
+    is_told = source.form in ("folder", "shards") and "tied" not in source.traits
+    ties = {**family.copies, **({} if is_told else family.ties)}
+    return {name: other for name, other in ties.items() if name not in there and other in there}
+
+
+def copies_of(source: Source) -> Mapping[str, str]:
+    """Return those of `ties_of` that its file holds all the same, with trait `copied`.
+
+    What is tied by the configuration's word alone is known to be so where there is one, or one place for both.
+    """
+    family = FAMILIES[source.family]
+    if "copied" not in source.traits:
+        return {}
+    return {name: other for name, other in ties_of(source).items() if name in family.copies or source.form != "file"}
+
+
+def spelling_of(source: Source) -> Spelling:
+    """Return how a source's file spells its parameters."""
+    known = FAMILIES[source.family].spellings
+    *wrappers, inner = source.spelling.split("+")
+    found = known[inner] if inner else PLAIN
+    return replace(found, steps=(*found.steps, *(step for each in wrappers for step in known[each].steps)))
+
+
+@lru_cache(maxsize=512)
+def stored_of(source: Source) -> Mapping[str, Stored]:
+    """Return what a source's file holds; names of one tensor hold the same object."""
+    there = dict(tensors_of(source))
+    there |= {name: there[other] for name, other in copies_of(source).items()}
+    numbers = {name: each.numbers if isinstance(each, Scaled) else each for name, each in there.items()}
+    scales = {id(each.numbers): each for each in there.values() if isinstance(each, Scaled)}
+    spelled = spelling_of(source).of(numbers)
+    return files_of(
+        {
+            (f"n{number}.x{number * 7919 % 997}" if number in source.nonsense else name): scales.get(id(each), each)
+            for number, (name, each) in enumerate(spelled.items())
+        }
+    )
+
+
 def _add_odd(found: dict[str, Stored | Scaled], source: Source) -> None:
     """Add position ids, right or averaged as floats once, and EMA copies."""
     if "broken-ids" in source.traits:
@@ -396,7 +317,7 @@ def _add_odd(found: dict[str, Stored | Scaled], source: Source) -> None:
     elif "ids" in source.traits:
         found[_IDS] = Stored("int64", (1, 77), encode(range(77), "int64"))
     if "ema" in source.traits:
-        for name in [each for each in found if each.startswith(_UNET)][:6]:
+        for name in [each for each in found if each.startswith(UNET)][:6]:
             copy = "model_ema." + name.removeprefix("model.").replace(".", "")
             shape = found[name].shape
             values = _numbers(f"{source.seed} {copy}", prod(shape), source.traits)
@@ -409,10 +330,13 @@ def beside(source: Source) -> Mapping[str, object]:
     if source.family == "lora-llama":
         adapter = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]}
         return {"adapter_config.json": adapter | {"base_model_name_or_path": None}}
-    return {
-        "config.json": {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": source.dtype},
-        "tokenizer.json": {"version": source.seed},
-    }
+    family = FAMILIES[source.family]
+    config: dict[str, object] = {"model_type": family.model_type, "torch_dtype": source.dtype}
+    if family.model_type == "llama":
+        config["architectures"] = ["LlamaForCausalLM"]
+    if family.ties and ("tied" in source.traits or family.model_type != "llama"):
+        config["tie_word_embeddings"] = "tied" in source.traits
+    return {"config.json": {**config, **dict(spelling_of(source).config)}, "tokenizer.json": {"version": source.seed}}
 
 
 # The mergefile
