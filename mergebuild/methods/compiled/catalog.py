@@ -7,16 +7,16 @@ from importlib import import_module
 
 from mergebuild.methods.compiled.method import CompiledMethod
 
-__all__ = ["compiled_method"]
+__all__ = ["FAMILIES", "compiled_method"]
 
-_FAMILIES = {"max": "elementwise"}
+FAMILIES = {"max": "elementwise"}
 """By method: the module of this folder that has its compiled form."""
 
 
 @cache
 def compiled_method(name: str) -> CompiledMethod | None:
     """Return the compiled form of a method; None where it has none."""
-    family = _FAMILIES.get(name)
+    family = FAMILIES.get(name)
     if family is None:
         return None
     found: CompiledMethod = import_module(f"mergebuild.methods.compiled.{family}").COMPILED[name]

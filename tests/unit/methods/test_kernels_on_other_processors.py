@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from test_every_method import TRIALS
+from method_trials import TRIALS
 
 from mergebuild.methods.catalog import METHODS
 
@@ -17,7 +17,7 @@ _PROGRAM = """
 import torch, xxhash
 from kernel_driver import kernel_of, run
 from model_files import as_bytes
-from test_every_method import METHODS, TRIALS, call_for, count_for
+from method_trials import METHODS, TRIALS, call_for, count_for
 
 for name, trial in TRIALS.items():
     if not METHODS[name].exact:
