@@ -1,17 +1,20 @@
 """The build of the compiled kernels; all else about the package is in pyproject.toml.
 
-The extension is optional: where it can't be compiled, the package is installed without it, and torch does the work.
+The extension is optional: where there is no C compiler, or it fails, the package is installed without it, and torch
+does the work. `mergebuild --version -v` says which it is.
 """
 
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 NATIVE = Path("mergebuild/native")
-FLAGS = [
+GCC_AND_CLANG = [
     "-std=c11",
     "-O3",
+    "-fno-fast-math",  # whatever CFLAGS says
     "-ffp-contract=off",  # a fused product and sum round once where separate ones round twice
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -19,11 +22,22 @@ FLAGS = [
     "-Wall",
     "-Wextra",
 ]
+MSVC = ["/std:c11", "/O2", "/fp:precise"]  # fusing is switched off in kernels.h
 
 
 def files(*patterns: str) -> list[str]:
     """Return the files of the kernels that match."""
-    return sorted(str(path.relative_to(HERE)) for each in patterns for path in (HERE / NATIVE).glob(each))
+    return sorted(path.relative_to(HERE).as_posix() for each in patterns for path in (HERE / NATIVE).glob(each))
+
+
+class BuildKernels(build_ext):
+    """Compile with the flags that the compiler at hand knows."""
+
+    def build_extensions(self) -> None:
+        """Choose the flags, once the compiler is known."""
+        for extension in self.extensions:
+            extension.extra_compile_args = MSVC if self.compiler.compiler_type == "msvc" else GCC_AND_CLANG
+        super().build_extensions()
 
 
 setup(
@@ -32,10 +46,10 @@ setup(
             "mergebuild.native._compiled",
             files("*.c"),
             depends=files("*.h", "*.inc"),
-            extra_compile_args=FLAGS,
             py_limited_api=True,
             optional=True,
         )
     ],
+    cmdclass={"build_ext": BuildKernels},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -12,6 +12,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__FAST_MATH__)
+#error "the kernels' bits are those of IEEE 754: compile them without -ffast-math"
+#elif defined(_MSC_VER)
+#pragma fp_contract(off) /* gcc and clang are told by an option: setup.py */
+#endif
+
 /* Dtypes of files, in the order of `DTYPES` in `__init__.py`. */
 enum dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2, DTYPE_COUNT };
 

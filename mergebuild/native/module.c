@@ -4,6 +4,9 @@
 #include <Python.h>
 
 #include <string.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
 
 #include "kernels.h"
 #include "xxh3.h"
@@ -12,17 +15,30 @@ static const struct variant *chosen = &variant_plain;
 
 static const size_t SIZES[DTYPE_COUNT] = {8, 4, 2, 2, 1, 1};
 
+#if defined(__x86_64__) && defined(__GNUC__)
+/* Whether the processor has AVX2 and F16C (1), AVX-512 F, BW, DQ and VL too (2), and the system keeps their registers.
+ * Asked of the processor itself, as not every compiler's library can be. */
+static int widest(void) {
+    unsigned int a, b, c, d, kept, unused;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    const unsigned int osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
+    if ((c & (osxsave | avx | f16c)) != (osxsave | avx | f16c)) return 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(unused) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const unsigned int avx2 = 1u << 5, avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    if ((kept & 0x6) != 0x6 || !(b & avx2)) return 0;
+    return (kept & 0xe6) == 0xe6 && (b & avx512) == avx512 ? 2 : 1;
+}
+#endif
+
 /* The variants that this processor can run, best first; ends with NULL. */
 static const struct variant *const *runnable(void) {
     static const struct variant *found[4];
     size_t count = 0;
 #if defined(__x86_64__) && defined(__GNUC__)
-    __builtin_cpu_init();
-    const int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        found[count++] = &variant_avx512;
-    if (has_avx2) found[count++] = &variant_avx2;
+    const int width = widest();
+    if (width >= 2) found[count++] = &variant_avx512;
+    if (width >= 1) found[count++] = &variant_avx2;
 #elif defined(__aarch64__)
     found[count++] = &variant_neon;
 #endif

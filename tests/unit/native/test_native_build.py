@@ -1,0 +1,76 @@
+"""The package is built with compiled kernels where they can be compiled, and without them where not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mergebuild
+
+pytestmark = pytest.mark.processes
+
+PACKAGE = Path(mergebuild.__file__).parent
+CLONE = PACKAGE.parent
+
+
+def setup(*arguments: str, **environment: str) -> str:
+    """Run the package's own build and return what it said."""
+    found = subprocess.run(
+        [sys.executable, "setup.py", *arguments],
+        cwd=CLONE,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout
+    return found.stdout
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"CC": "false"},
+        {"CC": "no-such-compiler"},
+        {"CFLAGS": "-include no-such-file.h"},
+    ],
+    ids=["fails", "missing", "an error"],
+)
+def test_without_a_compiler_that_works_the_package_is_built_without_kernels(
+    broken: dict[str, str], tmp_path: Path
+) -> None:
+    said = setup("build_ext", "--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "made"), **broken)
+    assert "mergebuild.native._compiled" in said
+    assert not list((tmp_path / "lib").rglob("*.so"))
+
+
+def test_the_package_holds_its_data_and_neither_tests_nor_sources_in_c(tmp_path: Path) -> None:
+    setup("build_py", "--build-lib", str(tmp_path))
+    built = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    there = {path.relative_to(CLONE).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
+    left_out = (".pyc", ".so", ".c", ".h", ".inc")
+    assert built == {name for name in there if not name.endswith(left_out)}
+    assert "mergebuild/py.typed" in built
+    assert "mergebuild/layouts/data/position_ids.safetensors" in built
+
+
+def test_a_package_without_kernels_works_by_torch(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "mergebuild", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    found = subprocess.run(
+        [sys.executable, "-c", "from mergebuild.cli import main; main(['--version', '-v'])"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    version = f"mergebuild {mergebuild.__version__}"
+    assert found.stdout.splitlines() == [version, "kernels: torch (installed without a C compiler)"]
