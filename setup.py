@@ -14,7 +14,6 @@ NATIVE = Path("mergebuild/native")
 GCC_AND_CLANG = [
     "-std=c11",
     "-O3",
-    "-fno-fast-math",  # whatever CFLAGS says
     "-ffp-contract=off",  # a fused product and sum round once where separate ones round twice
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -22,6 +21,8 @@ GCC_AND_CLANG = [
     "-Wall",
     "-Wextra",
 ]
+LOOSE = {"-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-mdaz-ftz"}
+"""Not even if CFLAGS says so: gcc then links code that flushes subnormal numbers, in all of the process."""
 MSVC = ["/std:c11", "/O2", "/fp:precise"]  # fusing is switched off in kernels.h
 
 
@@ -35,6 +36,9 @@ class BuildKernels(build_ext):
 
     def build_extensions(self) -> None:
         """Choose the flags, once the compiler is known."""
+        for name in ("compiler_so", "linker_so"):
+            if command := getattr(self.compiler, name, None):
+                self.compiler.set_executable(name, [each for each in command if each not in LOOSE])
         for extension in self.extensions:
             extension.extra_compile_args = MSVC if self.compiler.compiler_type == "msvc" else GCC_AND_CLANG
         super().build_extensions()

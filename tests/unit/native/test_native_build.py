@@ -51,6 +51,18 @@ def test_without_a_compiler_that_works_the_package_is_built_without_kernels(
     assert not list((tmp_path / "lib").rglob("*.so"))
 
 
+@pytest.mark.slow
+def test_flags_that_would_change_bits_are_left_out(tmp_path: Path) -> None:
+    """With `-ffast-math` at linking, gcc has every program that loads the extension flush subnormal numbers."""
+    folders = ("--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "made"))
+    setup("build_ext", *folders, CFLAGS="-ffast-math -Ofast -O1")
+    [extension] = (tmp_path / "lib").rglob("*.so")
+    read = ["objdump", "-d", "--no-show-raw-insn", str(extension)]
+    text = subprocess.run(read, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "vmulps" in text or "fmul" in text
+    assert "ldmxcsr" not in text
+
+
 def test_the_package_holds_its_data_and_neither_tests_nor_sources_in_c(tmp_path: Path) -> None:
     setup("build_py", "--build-lib", str(tmp_path))
     built = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
