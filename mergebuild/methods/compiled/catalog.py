@@ -9,7 +9,11 @@ from mergebuild.methods.compiled.method import CompiledMethod
 
 __all__ = ["FAMILIES", "compiled_method"]
 
-FAMILIES = {"max": "elementwise"}
+FAMILIES = {
+    **dict.fromkeys(("train_difference", "add_opposite", "add_strict_opposite"), "elementwise"),
+    **dict.fromkeys(("similarity_add_difference", "max", "clamp", "nearswap", "ram", "adjust"), "elementwise"),
+    **dict.fromkeys(("tensor_sum", "tensor_sum2"), "rows"),
+}
 """By method: the module of this folder that has its compiled form."""
 
 

@@ -3,16 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 
 from mergebuild.methods.call import Call
 from mergebuild.methods.compiled.method import Applied, CompiledMethod
-from mergebuild.native import Prepared
+from mergebuild.methods.latents import factor_of, offset_of
+from mergebuild.methods.shares import float32_of
+from mergebuild.native import Prepared, packed
 
 __all__ = ["COMPILED"]
+
+
+def _gate(name: str, scale: Fraction) -> CompiledMethod:
+    """Return the form of a gate, whose amount is alpha times a scale."""
+
+    def apply(call: Call, _count: int, _state: object) -> Applied:
+        alpha = call.number("alpha")
+        if not alpha:
+            return Applied.copy_of(0)
+        return Applied(Prepared(name, 0, packed([float32_of(scale * alpha)])), (0, 1, 2))
+
+    return CompiledMethod(apply)
+
+
+def _similarity_add_difference(call: Call, _count: int, _state: object) -> Applied:
+    alpha, beta = call.number("alpha"), call.number("beta")
+    if not alpha:
+        return Applied.copy_of(0)
+    numbers = packed([float32_of(each) for each in (alpha, beta / 2, beta)])
+    return Applied(Prepared("similarity_add_difference", int(beta != 0), numbers), (0, 1, 2))
 
 
 def _max(_call: Call, _count: int, _state: object) -> Applied:
     return Applied(Prepared("greater"), (0, 1))
 
 
-COMPILED: Mapping[str, CompiledMethod] = {"max": CompiledMethod(_max)}
+def _clamp(call: Call, count: int, _state: object) -> Applied:
+    stiffness = call.number("stiffness")
+    how = 2 if stiffness == 1 else int(stiffness != 0)
+    return Applied(Prepared("clamp", how, packed([float32_of(stiffness)])), range(count))
+
+
+def _nearswap(call: Call, _count: int, _state: object) -> Applied:
+    threshold = float32_of(call.number("t"))
+    if not threshold:
+        return Applied.copy_of(0)
+    return Applied(Prepared("nearswap", 0, packed([threshold])), (0, 1))
+
+
+def _ram(call: Call, count: int, _state: object) -> Applied:
+    return Applied(Prepared("ram", 0, packed([float32_of(call.number("epsilon"))])), range(count))
+
+
+def _adjust(call: Call, _count: int, _state: object) -> Applied:
+    offset = offset_of(call)
+    if offset is None:
+        return Applied(Prepared("linear", -1, packed([factor_of(call)])), (0,))
+    return Applied(Prepared("add_numbers", 0, packed(offset)), (0,))
+
+
+COMPILED: Mapping[str, CompiledMethod] = {
+    "train_difference": _gate("train_difference", Fraction(9, 5)),
+    "add_opposite": _gate("add_opposite", Fraction(2)),
+    "add_strict_opposite": _gate("add_strict_opposite", Fraction(2)),
+    "similarity_add_difference": CompiledMethod(_similarity_add_difference),
+    "max": CompiledMethod(_max),
+    "clamp": CompiledMethod(_clamp),
+    "nearswap": CompiledMethod(_nearswap),
+    "ram": CompiledMethod(_ram),
+    "adjust": CompiledMethod(_adjust),
+}

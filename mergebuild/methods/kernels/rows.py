@@ -1,7 +1,7 @@
 """Methods that see a tensor as rows: runs of them swapped, or a gate that follows from the cosine of two vectors.
 
-`tensor_sum` and `tensor_sum2` put a band of one model's rows (of the first or the second dimension) into another. The
-bounds come from exact numbers, so that 0.29 of 100 rows are 29. `extract` weighs each vector along the last dimension
+`tensor_sum` and `tensor_sum2` put a band of one model's rows (of the first or the second dimension) into another
+(`methods/bands.py`). `extract` weighs each vector along the last dimension
 by how alike two differences are in it. `cosine_gate` blends each column (all places along the first dimension) by how
 alike it is in both models.
 
@@ -11,13 +11,13 @@ Dot products are taken in float64 in an order that only the shape decides (`redu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mergebuild.methods.bands import band_along, longer_dimension
 from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.elementary import exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, Statistic
@@ -28,32 +28,6 @@ __all__ = ["KERNELS"]
 _BLOCK = 1 << 16
 """About so many values are taken through float64 at a time: the temporaries stay in the processor's cache."""
 
-_WIDE = 100
-"""`tensor_sum2` cuts a second dimension longer than this; a shorter one is a kernel's, or a few channels."""
-
-
-class _Band(NamedTuple):
-    """Rows from `begin` up to `end` are b's and the others a's; the other way round if `inverted`."""
-
-    begin: int
-    end: int
-    inverted: bool
-
-
-def _band(call: Call, rows: int) -> _Band:
-    """Return the rows that `width` and `offset` mean: the band starts at the offset and wraps around at the end."""
-    width, offset = call.number("width"), call.number("offset")
-    if width < 0:
-        width, offset = -width, offset + width
-    width = min(width, Fraction(1))
-    if offset < 0:
-        offset = 1 + offset - int(offset)
-    offset %= 1
-    bound = round if call.word("rounding") == "round" else int
-    if width + offset <= 1:
-        return _Band(bound(offset * rows), bound((width + offset) * rows), inverted=False)
-    return _Band(bound((width + offset - 1) * rows), bound(offset * rows), inverted=True)
-
 
 def _tensor_sum(call: Call, chunks: Sequence[Tensor], start: int, _state: object) -> Tensor:
     """Return a with a band of b's rows along the first dimension (float32 [n])."""
@@ -62,33 +36,19 @@ def _tensor_sum(call: Call, chunks: Sequence[Tensor], start: int, _state: object
 
 def _tensor_sum2(call: Call, chunks: Sequence[Tensor], start: int, _state: object) -> Tensor:
     """Return a with a band of b along the second dimension, where that is a long one, else along the first."""
-    return _with_band(call, chunks, start, 1 if len(call.shape) > 1 and call.shape[1] > _WIDE else 0)
+    return _with_band(call, chunks, start, longer_dimension(call))
 
 
 def _with_band(call: Call, chunks: Sequence[Tensor], start: int, dimension: int) -> Tensor:
     """Return a with the band of b along a dimension (float32 [n])."""
-    a, b = chunks
-    if not call.shape:
-        return b if _takes_number(call) else a
-    rows = call.shape[dimension]
-    band = _band(call, rows)
-    outside, inside = (b, a) if band.inverted else (a, b)
-    if band.begin == band.end:
-        return outside
-    if band.end - band.begin == rows:
-        return inside
-    inner = prod(call.shape[dimension + 1 :])
-    result = outside.clone()
-    for run in _runs(result.numel(), start, rows * inner):
-        first, last = (min(max(bound * inner - run.column, 0), run.width) for bound in (band.begin, band.end))
-        run.of(result)[:, first:last] = run.of(inside)[:, first:last]
+    band = band_along(call, dimension)
+    if band.only is not None:
+        return chunks[band.only]
+    result = chunks[band.outside].clone()
+    for run in _runs(result.numel(), start, band.width):
+        first, last = (min(max(bound - run.column, 0), run.width) for bound in (band.begin, band.end))
+        run.of(result)[:, first:last] = run.of(chunks[band.inside])[:, first:last]
     return result
-
-
-def _takes_number(call: Call) -> bool:
-    """Return whether a tensor without dimensions is b's: with all of a band, or by sd-mecha's rule."""
-    width = call.number("width")
-    return width > Fraction(1, 2) if call.word("rounding") == "round" else abs(width) >= 1
 
 
 def _extract(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:

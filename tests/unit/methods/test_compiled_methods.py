@@ -37,8 +37,18 @@ COMPILED: Mapping[str, CompiledMethod] = {
 }
 KERNELS: Mapping[str, Kernel] = {name: kernel_of(METHODS[name]) for name in FAMILIES}
 
-ON: Mapping[str, Mapping[str, tuple[int, ...] | None]] = {}
+ON: Mapping[str, Mapping[str, tuple[int, ...] | None]] = {
+    "adjust": {
+        "model.diffusion_model.input_blocks.0.0.weight": None,
+        "model.diffusion_model.out.0.bias": None,
+        "model.diffusion_model.out.2.weight": None,
+        "model.diffusion_model.out.2.bias": (4,),
+    }
+}
 """The tensors that a method which knows them by name is tried on, and their shapes, where only one will do."""
+
+WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {"adjust": {"layout": ("sd15", "sdxl", "flux")}}
+"""What a method is told of its target beside its parameters."""
 
 HOSTILE = (
     0.0, -0.0, 1.0, -1.0, 1 + 2.0**-23, 0.5, 3.0, 2.0**-149, -(2.0**-149), 2.0**-126, -(2.0**-127), 2.0**-75, 1e-30,
@@ -117,7 +127,9 @@ def _call(data: st.DataObject, name: str, chosen: Given, shapes: st.SearchStrate
     names = ON.get(name, {TRIALS[name].tensor: None})
     tensor = data.draw(st.sampled_from(tuple(names)), "tensor")
     shape = names[tensor] or data.draw(shapes, "shape")
-    return replace(call_for(name, shape, chosen), tensor=tensor)
+    words = {key: data.draw(st.sampled_from(each), key) for key, each in WORDS.get(name, {}).items()}
+    call = call_for(name, shape, chosen)
+    return replace(call, tensor=tensor, arguments={**call.arguments, **words})
 
 
 def _by_torch(name: str, call: Call, inputs: Sequence[Stored], dtype: str) -> bytes | str:
@@ -176,7 +188,9 @@ def test_large_tensors_come_out_alike(name: str, shape: tuple[int, ...]) -> None
         if number % 2 and COMPILED[name].statistic is None:
             values[-1].view(-1)[-7:-3] = torch.tensor(NOT_FINITE)
         for index, (tensor, fixed) in enumerate(ON.get(name, {TRIALS[name].tensor: None}).items()):
-            call = replace(call_for(name, fixed or shape, chosen), tensor=tensor)
+            call = call_for(name, fixed or shape, chosen)
+            words = {key: each[0] for key, each in WORDS.get(name, {}).items()}
+            call = replace(call, tensor=tensor, arguments={**call.arguments, **words})
             inputs = [stored(each.reshape(-1)[: call.count].reshape(call.shape), "float16") for each in values]
             if not COMPILED[name].takes(call, count):
                 continue
