@@ -347,9 +347,9 @@ class Frames:
         return view
 
     def _takes_part(self, target: Target, views: tuple[View, ...], name: str) -> bool:
-        """Whether a tensor that the first input has as a tie is merged with one that another input has itself."""
+        """Whether a tensor that an input has as a tie is merged with one that another input has itself."""
         words = self._selection.vocabulary(views)
-        spec = views[0].specs[views[0].tied[name]]
+        spec = next(view.specs[view.tied[name]] for view in views if name in view.tied)
         floats = (
             *(each for each, other in views[0].specs.items() if other.is_float),
             *((name,) if spec.is_float else ()),

@@ -215,6 +215,18 @@ def test_a_head_that_takes_no_part_leaves_the_tie(lab: Lab) -> None:
     assert HEAD not in lab.read("out/m.safetensors")
 
 
+def test_a_first_input_without_a_head_gets_none_of_others(lab: Lab) -> None:
+    """Whether these are tied or not: what it lacks is named, and nothing of it is asked for."""
+    one, two, three = llama(1), llama(2), llama(3, head=True)
+    folder(lab, "a", one, tied=False)
+    folder(lab, "b", two, tied=True)
+    folder(lab, "c", three, tied=False)
+    lab.write('[targets.m]\nformula = "0*a + 0.5*b + 0.5*c"\noutput = "out/m.safetensors"\n')
+    (built,) = lab.build("m").targets
+    assert any(HEAD in each for each in built.notices)
+    assert same(lab, half(two, three))
+
+
 def test_who_drops_the_head_of_a_tied_model_drops_its_name_alone(lab: Lab) -> None:
     one = llama(1)
     folder(lab, "a", one | {HEAD: one[EMBED]}, tied=True)
