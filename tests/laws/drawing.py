@@ -11,14 +11,16 @@ from decimal import Decimal
 from typing import Any
 
 from hypothesis import strategies as st
-from worlds import FAMILIES, Family, Own, Rule, Source, Table, Target, World, root_of, spelling_of
+from worlds import FAMILIES, WRAPPERS, Family, Own, Rule, Source, Table, Target, World, root_of, spelling_of
 
 from mergebuild.methods.catalog import METHODS, Method, Parameter
 from mergebuild.methods.making import Elementwise, Linear, OwnProgram, Program, Statistical
 
 __all__ = [
+    "SPELLED",
     "STATISTICS",
     "Step",
+    "every_spelling",
     "family_of",
     "parameter_values",
     "respelled",
@@ -44,6 +46,7 @@ _OWN_ROWS = {
 }  # fmt: skip
 STATISTICS = tuple(name for name, row in METHODS.items() if isinstance(row.makes, Statistical))
 _LINEAR = tuple(name for name, row in METHODS.items() if isinstance(row.makes, Linear) and "loras" not in row.inputs)
+_OF_MODELS = tuple(name for name, row in METHODS.items() if "loras" not in row.inputs and not row.makes.makes_lora)
 _LORA = tuple(name for name, row in METHODS.items() if "loras" in row.inputs or row.makes.makes_lora)
 
 
@@ -103,7 +106,7 @@ def _parameters(draw: Draw, row: Method, models: int, family: Family | None) -> 
 
 _CANONICAL = ("llama", "plain", "sd1", "sdxl")
 """Families of models that are drawn where all files are spelled alike."""
-_SPELLED = ("llama", "moe", "gpt2", "bert", "t5", "llava", "sd1", "sdxl", "unet", "vae", "flux", "sd3", "plain")
+SPELLED = ("llama", "moe", "gpt2", "bert", "t5", "llava", "sd1", "sdxl", "unet", "vae", "flux", "sd3", "plain")
 """Families of models that are written in several ways."""
 
 
@@ -138,7 +141,7 @@ def _source(draw: Draw, name: str, family: str, *, spelled: bool = False) -> Sou
     if not spelled or family.startswith("lora"):
         return found
     if kin.is_whole:
-        chosen -= {"missing", "mixed"}
+        chosen -= {"missing", "mixed", "extra"}  # names of no part belong to none
     if kin.ties:
         chosen |= set(draw(st.lists(st.sampled_from(("tied", "copied")), max_size=2)))
     elif kin.copies and draw(st.booleans()):
@@ -155,7 +158,7 @@ def respelled(draw: Draw, world: World) -> World:
     many pieces as it is.
     """
     first = {root_of(world, each.name) for each in world.targets}
-    is_loose = all(_by_elements(world, each) for each in world.targets)
+    is_loose = all(is_by_elements(world, each) for each in world.targets)
     found = []
     for source in world.sources:
         other = replace(source, spelling=_spelling(draw, source))
@@ -171,7 +174,7 @@ def respelled(draw: Draw, world: World) -> World:
     return replace(world, sources=tuple(found))
 
 
-def _by_elements(world: World, target: Target) -> bool:
+def is_by_elements(world: World, target: Target) -> bool:
     """Return whether each element of a target follows from those that lie there in its inputs.
 
     What a project's own method does nobody knows.
@@ -182,6 +185,41 @@ def _by_elements(world: World, target: Target) -> bool:
 
 
 # Targets
+
+
+@st.composite
+def every_spelling(draw: Draw, family: str) -> tuple[World, World]:
+    """Draw a project with a model for each spelling and each way to store ties, and the same with these spellings.
+
+    Each model is the first and the second input of a linear target, and an input of one by a method of the catalog,
+    whose turn it is: in the simplest draws, all families together have each method several times.
+    """
+    kin = FAMILIES[family]
+    one = Source("one", family, 1, form=draw(st.sampled_from(kin.forms)))
+    own = [each for each in kin.spellings if each not in WRAPPERS]
+    ways = [(each, ()) for each in own or kin.spellings]
+    if kin.ties or kin.copies:
+        ways += [("", each) for each in (("tied",), ("copied",), ("copied", "tied"))]
+    models, others, targets = [one], [one], []
+    for number, (spelling, traits) in enumerate(ways):
+        forms = [each for each in kin.forms if not spelling or each in kin.spellings[spelling].forms]
+        kept = tuple(each for each in traits if each != "copied")
+        model = Source(f"m{number}", family, 2 + number, form=draw(st.sampled_from(forms)), traits=kept)
+        other = replace(model, spelling=spelling, traits=traits)
+        models.append(model)
+        others.append(other)
+        for place, pair in enumerate(((one.name, model.name), (model.name, one.name))):
+            name, inputs = f"t{number}-{place}", tuple(zip("ab", pair, strict=True))
+            values = (("alpha", Decimal("0.3")),)
+            targets.append(Target(name, "weighted_sum", inputs, values, f"out/{name}.safetensors"))
+        turn = SPELLED.index(family) * len(_OF_MODELS) // len(SPELLED) + number + draw(st.integers(0, 99))
+        method = _OF_MODELS[turn % len(_OF_MODELS)]
+        target = draw(targets_by(World((one, model), ()), family, f"t{number}-x", [method]))
+        world = World((one, model), (target,))
+        if root_of(world, target.name) == model and spelling_of(other).refits and not is_by_elements(world, target):
+            target = world.renamed({one.name: model.name, model.name: one.name}).targets[0]
+        targets.append(target)
+    return World(tuple(models), tuple(targets)), World(tuple(others), tuple(targets))
 
 
 @dataclass(frozen=True)
@@ -346,7 +384,7 @@ def worlds(
     draw: Draw, methods: Sequence[str] | None = None, least: int = 1, most: int = 4, *, spelled: bool = False
 ) -> World:
     """Draw a project; `spelled`: its files spell their parameters in several ways."""
-    family = draw(st.sampled_from(_SPELLED if spelled else (*_CANONICAL, "llama", "sd1")))
+    family = draw(st.sampled_from(SPELLED if spelled else (*_CANONICAL, "llama", "sd1")))
     kin = FAMILIES[family]
     sources = [draw(_source(f"s{number}", family, spelled=spelled)) for number in range(draw(st.integers(2, 3)))]
     if kin.lora and (draw(st.booleans()) or (methods and set(methods) & set(_LORA))):
@@ -491,7 +529,7 @@ def _is_spelled(world: World) -> bool:
 
 def _otherwise_spelled(draw: Draw, world: World) -> tuple[str, World]:
     """Have one model spell its parameters as another program does; which they are stays."""
-    models = [each.family in _SPELLED and bool(FAMILIES[each.family].spellings) for each in world.sources]
+    models = [each.family in SPELLED and bool(FAMILIES[each.family].spellings) for each in world.sources]
     which = draw(st.sampled_from([number for number, is_model in enumerate(models) if is_model]))
     source = world.sources[which]
     changed = replace(source, spelling=_spelling(draw, source))

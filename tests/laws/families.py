@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from spellings import Called, Cut, Flat, Fused, Grouped, Spelling, Stacked, Step, Swapped, Turned
 
-__all__ = ["CLIP", "FAMILIES", "UNET", "Family"]
+__all__ = ["CLIP", "FAMILIES", "UNET", "WRAPPERS", "Family"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -49,14 +49,17 @@ def _front(prefix: str, *, but: str = "") -> Called:
     return Called(((rf"^(?!{but})" if but else "^", prefix),))
 
 
+WRAPPERS: Mapping[str, Spelling] = {
+    "compiled": Spelling((_front("_orig_mod."),)),
+    "parallel": Spelling((_front("module."),)),
+    "spread": Spelling((Called(((r"^(\w+)\.(?!\w+$)", r"\1._fsdp_wrapped_module."),)),)),
+}
+"""What training makes of canonical names."""
+
+
 def _wrapped(spellings: Mapping[str, Spelling]) -> Mapping[str, Spelling]:
-    """Return spellings, and what training makes of canonical names."""
-    return {
-        **spellings,
-        "compiled": Spelling((_front("_orig_mod."),)),
-        "parallel": Spelling((_front("module."),)),
-        "spread": Spelling((Called(((r"^(\w+)\.(?!\w+$)", r"\1._fsdp_wrapped_module."),)),)),
-    }
+    """Return spellings, and those of training."""
+    return {**spellings, **WRAPPERS}
 
 
 def _glob(pattern: str) -> Callable[[str], bool]:

@@ -478,6 +478,13 @@ def spellings_do_not_matter(world: World, other: World) -> None:
             assert not differ, f"`{name}` has other parameters: {differ}"
 
 
+def every_spelling_is_the_same_model(world: World, other: World) -> None:
+    """What a family's spellings are is known of each: nothing is refused that is linear and takes no other key."""
+    spellings_do_not_matter(world, other)
+    refused = [name for name in fresh(other).wrong if not name.endswith("-x")]
+    assert not refused, f"{refused} of models that differ in spelling alone"
+
+
 _UNFIT = {"too-little-in-common", "layout-mismatch", "shape-mismatch"}
 """Errors of inputs that are no models of one architecture."""
 
@@ -533,6 +540,7 @@ LAWS: Mapping[str, Callable[..., None]] = {
         plan_says_what_build_does,
         a_parameter_rebuilds_what_it_reaches,
         spellings_do_not_matter,
+        every_spelling_is_the_same_model,
         nonsense_is_refused_or_named,
     )
 }

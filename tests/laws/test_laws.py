@@ -26,7 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawing import Step, family_of, parameter_values, respelled, row_of, targets_by, trained, walks, worlds
+from drawing import (
+    SPELLED,
+    Step,
+    every_spelling,
+    family_of,
+    parameter_values,
+    respelled,
+    row_of,
+    targets_by,
+    trained,
+    walks,
+    worlds,
+)
 from hypothesis import HealthCheck, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 from laws import LAWS, names_of
@@ -183,9 +195,10 @@ TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "plan_says_what_build_does": (_planned(), 24),
     "a_parameter_rebuilds_what_it_reaches": (_parameter(), 40),
     "spellings_do_not_matter": (_spelled(), 25),
+    "every_spelling_is_the_same_model": (st.sampled_from(SPELLED).flatmap(every_spelling), 0),
     "nonsense_is_refused_or_named": (_nonsense(), 25),
 }
-"""By law: what it is tried on, and how many in the short form."""
+"""By law: what it is tried on, and how many in the short form; 0: see `test_every_spelling_of`."""
 
 # Trying
 
@@ -244,11 +257,13 @@ _QUIET: Mapping[str, Any] = {
 }
 
 
-def _search(law: str, origin: str, until: float = math.inf, **options: Any) -> Callable[[], None]:
+def _search(
+    law: str, origin: str, until: float = math.inf, tried: st.SearchStrategy[Arguments] | None = None, **options: Any
+) -> Callable[[], None]:
     """Return a search for what breaks a law. After `until` it does no more: a find may be shrunk so long."""
 
     @settings(**_QUIET, **options)
-    @given(TRIED[law][0])
+    @given(TRIED[law][0] if tried is None else tried)
     def hold(arguments: Arguments) -> None:
         if time.monotonic() < until:
             _hold(law, arguments, origin)
@@ -256,10 +271,17 @@ def _search(law: str, origin: str, until: float = math.inf, **options: Any) -> C
     return hold
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", [law for law in LAWS if TRIED[law][1]])
 def test_law(law: str) -> None:
     """Each law on a few projects, the same each time."""
     _search(law, "short form", max_examples=TRIED[law][1], derandomize=True)()
+
+
+@pytest.mark.parametrize("family", SPELLED)
+def test_every_spelling_of(family: str) -> None:
+    """Each spelling of a family, in both orders of inputs, and each way to store its ties."""
+    law, origin = "every_spelling_is_the_same_model", f"short form, {family}"
+    _search(law, origin, tried=every_spelling(family), max_examples=1, derandomize=True)()
 
 
 @pytest.mark.laws

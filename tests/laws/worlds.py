@@ -17,13 +17,14 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from families import CLIP, FAMILIES, UNET, Family
+from families import CLIP, FAMILIES, UNET, WRAPPERS, Family
 from spellings import PLAIN, Spelling
 from tensor_files import Scaled, Stored, encode, files_of, scaled
 
 __all__ = [
     "FAMILIES",
     "PROGRAMS",
+    "WRAPPERS",
     "Family",
     "Own",
     "Rule",
