@@ -15,10 +15,10 @@ from fractions import Fraction
 from functools import cache
 
 import torch
-import xxhash
 from torch import Tensor
 
 from mergebuild.methods.kernels.elementary import normal_quantile
+from mergebuild.methods.streams import key_of, threshold_of
 
 __all__ = ["bernoulli", "bits", "normal"]
 
@@ -48,7 +48,7 @@ def bits(seed: int, tensor: str, position: int, start: int, count: int, device: 
         device: Where the numbers are made and lie; it does not change them.
     """
     result = torch.empty(count, dtype=torch.int64, device=device)
-    for at, block, spare in _mixed(_key(seed, tensor, position), start, count, device):
+    for at, block, spare in _mixed(key_of(seed, tensor, position), start, count, device):
         _fold(block, 31, spare)
         torch.bitwise_right_shift(block, 32, out=spare)
         torch.bitwise_and(spare, (1 << 32) - 1, out=result[at : at + len(block)])
@@ -62,11 +62,11 @@ def bernoulli(
 
     A mask of a higher probability contains those of the lower ones of the same stream. See `bits` for the others.
     """
-    threshold = (probability.numerator << 32) // probability.denominator
+    threshold = threshold_of(probability)
     if threshold <= 0 or threshold >= 1 << 32:
         return torch.full((count,), threshold > 0, dtype=torch.bool, device=device)
     result = torch.empty(count, dtype=torch.bool, device=device)
-    for at, block, spare in _mixed(_key(seed, tensor, position), start, count, device):
+    for at, block, spare in _mixed(key_of(seed, tensor, position), start, count, device):
         # Of the upper half, the last fold changes the lowest bit alone, and that only in the upper half of all numbers:
         # it takes none across a threshold that is even or in the lower half.
         if threshold % 2 and threshold >> 31:
@@ -84,11 +84,6 @@ def normal(seed: int, tensor: str, position: int, start: int, count: int, device
         drawn = bits(seed, tensor, position, start + at, len(block), device)
         block.copy_(normal_quantile(drawn.to(torch.float64).add_(0.5).mul_(2.0**-32)))
     return result
-
-
-def _key(seed: int, tensor: str, position: int) -> int:
-    """Return the key of a stream. The name comes last: nothing in it can be taken for a number."""
-    return xxhash.xxh3_64_intdigest(f"{seed}\n{position}\n{tensor}".encode("utf-8", "surrogatepass"))
 
 
 def _mixed(key: int, start: int, count: int, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
