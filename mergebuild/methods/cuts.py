@@ -64,8 +64,8 @@ class Cuts(ABC, Generic[H]):
         self._searches: list[Search] = []
 
     @abstractmethod
-    def _empty(self, known: H) -> H:
-        """Return a histogram of nothing, beside one that there is."""
+    def _empty(self, upper: int, known: H) -> H:
+        """Return a histogram of no keys yet, of this upper half, beside one that there is."""
 
     @abstractmethod
     def _digit_of(self, histogram: H, wanted: int) -> tuple[int, int, int]:
@@ -101,7 +101,7 @@ class Cuts(ABC, Generic[H]):
             else:
                 digit, search.wanted, _ = self._digit_of(histograms[0], take)
                 search.upper = digit - DIGITS // 2
-                self._histograms[search.upper] = self._empty(histograms[0])
+                self._histograms[search.upper] = self._empty(search.upper, histograms[0])
             self._searches.append(search)
 
     def _end_keys(self) -> None:

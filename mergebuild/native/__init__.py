@@ -118,10 +118,75 @@ def apply(
     Raises:
         ValueError: a buffer is too small, or the kernel does not take these.
     """
-    pairs = tuple((buffer, DTYPES[each][0]) for buffer, each in inputs)
     state = None if hash is None else hash.state
+    return Seen(*_compiled.apply(_work(kernel, inputs, span), DTYPES[dtype][0], out, state, odd))
+
+
+def _work(
+    kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int]
+) -> tuple[str, int, bytes, int, tuple[tuple[Buffer, int], ...], int]:
+    """Return a kernel with what it is called with."""
     start, count = span
-    return Seen(*_compiled.apply(*kernel, start, pairs, count, DTYPES[dtype][0], out, state, odd))
+    return (*kernel, start, tuple((buffer, DTYPES[each][0]) for buffer, each in inputs), count)
+
+
+class Histogram:
+    """Counts of half a key: of the upper halves of all keys, or of the lower halves of those with a certain upper one.
+
+    A key is the bits of a value's magnitude, as a number.
+    """
+
+    __slots__ = ("counts", "upper")
+
+    def __init__(self, upper: int | None = None) -> None:
+        """Begin with no keys. `upper`: the upper half of the keys whose lower halves are counted."""
+        self.upper = upper
+        self.counts = bytearray(4 * 2 * 65_536)
+
+    def digit_of(self, wanted: int) -> tuple[int, int, int]:
+        """Return the digit at which the `wanted` largest end, how many of it are among them, and how many there are.
+
+        Digits of the upper half begin at the least number of 16 bits, which counts as 0.
+        """
+        return _compiled.digit_of(self.counts, wanted)
+
+
+def tally(
+    kernel: Prepared,
+    inputs: Sequence[tuple[Buffer, str]],
+    span: tuple[int, int],
+    histograms: Sequence[Histogram],
+) -> None:
+    """Count the keys of what a kernel makes; see `apply` for the other arguments. All of them less than 2**32."""
+    pairs = tuple((-(1 << 31) if each.upper is None else each.upper, each.counts) for each in histograms)
+    _compiled.tally(_work(kernel, inputs, span), pairs)
+
+
+def find(
+    kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int], key: int, nth: int
+) -> tuple[int, int]:
+    """Return how many elements have a key, and which place among those of the call the `nth` of them has, from 1."""
+    return _compiled.find(_work(kernel, inputs, span), key, nth)
+
+
+class MagnitudeSum:
+    """The sum of the magnitudes of a stream of numbers, as `RunningSum` of the torch kernels takes it."""
+
+    __slots__ = ("_room",)
+
+    def __init__(self) -> None:
+        """Begin at 0."""
+        self._room: bytearray | None = None
+
+    def add(self, kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int]) -> None:
+        """Add what a kernel makes; see `apply` for the arguments."""
+        if self._room is None:
+            self._room = _compiled.sum_begin()
+        _compiled.sum_magnitudes(_work(kernel, inputs, span), self._room)
+
+    def value(self) -> float:
+        """Return the sum. Nothing can be added after that."""
+        return 0.0 if self._room is None else _compiled.sum_end(self._room)
 
 
 def count_nonfinite(data: Buffer, dtype: str, count: int) -> int:

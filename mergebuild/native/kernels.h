@@ -54,6 +54,29 @@ struct named_kernel {
     kernel_check takes;
 };
 
+/* A kernel, and all that it is called with. */
+struct work {
+    element_kernel kernel;
+    struct call call;
+    struct source inputs[MOST_INPUTS];
+    size_t input_count;
+    int odd; /* whether inputs of float64 are rounded to odd */
+};
+
+/* Counts of half a key's digits; `upper`: of those keys whose upper half it is, or of the upper halves themselves. */
+struct histogram {
+    int32_t upper;
+    uint32_t *counts;
+};
+
+/* A sum in the making: `sums.inc`. */
+#define SUM_BLOCK 65536
+struct running_sum {
+    double total;
+    uint64_t fill; /* values of the block that came */
+    double room[SUM_BLOCK / 2];
+};
+
 /* What was seen of the values that were rounded. */
 struct seen {
     uint64_t nonfinite;
@@ -71,10 +94,9 @@ struct variant {
     /* Round float32 values to a dtype, to nearest even, any NaN to the one that `convert.inc` says; add up what is seen. */
     void (*store)(const float *values, size_t count, enum dtype dtype, unsigned char *out, struct seen *seen);
 
-    /* Apply a kernel to `count` elements, tile by tile, and hash what is written, unless `hash` is NULL. */
-    struct seen (*apply)(element_kernel kernel, const struct call *call, const struct source *inputs,
-                         size_t input_count, size_t count, enum dtype dtype, unsigned char *out,
-                         struct xxh3_state *hash, int odd);
+    /* Make `count` elements, tile by tile, and hash what is written, unless `hash` is NULL. */
+    struct seen (*apply)(const struct work *work, size_t count, enum dtype dtype, unsigned char *out,
+                         struct xxh3_state *hash);
 
     /* Count the values that are NaN or infinite as float32. */
     uint64_t (*count_nonfinite)(const struct source *source, size_t count);
@@ -82,6 +104,13 @@ struct variant {
     void (*xxh3_begin)(struct xxh3_state *state);
     void (*xxh3_update)(struct xxh3_state *state, const unsigned char *data, size_t size);
     void (*xxh3_digest)(const struct xxh3_state *state, unsigned char out[16]);
+
+    /* What is counted and added up of all that a kernel makes: `selection.inc`, `sums.inc`. */
+    void (*tally)(const struct work *work, size_t count, const struct histogram *histograms, size_t histogram_count);
+    void (*digit_of)(const uint32_t *counts, uint64_t wanted, uint64_t found[3]);
+    uint64_t (*find)(const struct work *work, size_t count, uint32_t key, uint64_t nth, uint64_t *index);
+    void (*sum_magnitudes)(const struct work *work, size_t count, struct running_sum *sum);
+    double (*total_of)(struct running_sum *sum);
 
     const struct named_kernel *kernels; /* ends with a row without a name */
 };

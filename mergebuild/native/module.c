@@ -108,54 +108,192 @@ static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, str
     return 0;
 }
 
-/* apply(kernel, option, numbers, start, inputs, count, dtype, out, hash, odd) -> (nonfinite, overflowed) */
-static PyObject *apply(PyObject *Py_UNUSED(module), PyObject *arguments) {
+/* Take what comes first among the arguments of all that runs a kernel: (kernel, option, numbers, start, inputs, count). */
+static int take_work(struct held *held, PyObject *given, struct work *work, size_t *count) {
     const char *name;
     long long option;
     unsigned long long start;
-    PyObject *numbers, *pairs, *output, *state;
-    Py_ssize_t count;
-    int dtype, odd;
-    if (!PyArg_ParseTuple(arguments, "sLOKOniOOp", &name, &option, &numbers, &start, &pairs, &count, &dtype, &output,
-                          &state, &odd))
-        return NULL;
+    PyObject *numbers, *pairs;
+    Py_ssize_t length;
+    if (!PyTuple_Check(given)) {
+        PyErr_SetString(PyExc_ValueError, "the kernel and what it is called with must be a tuple");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(given, "sLOKOn", &name, &option, &numbers, &start, &pairs, &length)) return -1;
     const struct named_kernel *kernel = chosen->kernels;
     while (kernel->name != NULL && strcmp(kernel->name, name) != 0) kernel++;
-    if (kernel->name == NULL) return PyErr_Format(PyExc_ValueError, "there is no kernel '%s'", name);
-    if (count < 0 || dtype < 0 || dtype >= DTYPE_COUNT) {
-        PyErr_SetString(PyExc_ValueError, "a negative count, or no dtype");
+    if (kernel->name == NULL) {
+        PyErr_Format(PyExc_ValueError, "there is no kernel '%s'", name);
+        return -1;
+    }
+    if (length < 0) {
+        PyErr_SetString(PyExc_ValueError, "a negative count");
+        return -1;
+    }
+    const Py_buffer *packed = hold(held, numbers, PyBUF_SIMPLE);
+    if (packed == NULL || take_inputs(held, pairs, length, work->inputs, &work->input_count) < 0) return -1;
+    work->kernel = kernel->apply;
+    work->call = (struct call){packed->buf, (size_t)packed->len / sizeof(float), option, start};
+    work->odd = 0;
+    *count = (size_t)length;
+    if (kernel->takes(&work->call, work->input_count)) return 0;
+    PyErr_Format(PyExc_ValueError, "'%s' does not take these inputs and numbers", name);
+    return -1;
+}
+
+/* Take room for something of C, of at least `size` bytes. */
+static void *take_room(struct held *held, PyObject *object, size_t size, size_t alignment) {
+    const Py_buffer *room = hold(held, object, PyBUF_WRITABLE);
+    if (room == NULL) return NULL;
+    if ((size_t)room->len >= size && (uintptr_t)room->buf % alignment == 0) return room->buf;
+    PyErr_SetString(PyExc_ValueError, "there is too little room for counts or a sum");
+    return NULL;
+}
+
+/* apply(work, dtype, out, hash, odd) -> (nonfinite, overflowed) */
+static PyObject *apply(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *given, *output, *state;
+    int dtype, odd;
+    if (!PyArg_ParseTuple(arguments, "OiOOp", &given, &dtype, &output, &state, &odd)) return NULL;
+    if (dtype < 0 || dtype >= DTYPE_COUNT) {
+        PyErr_SetString(PyExc_ValueError, "no dtype of an output has that number");
         return NULL;
     }
     struct held held = {.count = 0};
-    struct source sources[MOST_INPUTS];
-    struct call call = {.option = option, .start = start};
-    size_t input_count = 0;
+    struct work work;
+    size_t count;
     PyObject *result = NULL;
-    const Py_buffer *packed = hold(&held, numbers, PyBUF_SIMPLE);
-    if (packed == NULL) goto end;
-    call.numbers = packed->buf;
-    call.number_count = (size_t)packed->len / sizeof(float);
+    if (take_work(&held, given, &work, &count) < 0) goto end;
+    work.odd = odd;
     const Py_buffer *out = hold(&held, output, PyBUF_WRITABLE);
     if (out == NULL) goto end;
     const Py_buffer *hash = state == Py_None ? NULL : hold(&held, state, PyBUF_WRITABLE);
     if (hash == NULL && state != Py_None) goto end;
-    if (out->len / (Py_ssize_t)SIZES[dtype] < count ||
+    if ((size_t)out->len / SIZES[dtype] < count ||
         (hash != NULL && hash->len < (Py_ssize_t)sizeof(struct xxh3_state))) {
         PyErr_SetString(PyExc_ValueError, "the output or the state of the hash is too small");
         goto end;
     }
-    if (take_inputs(&held, pairs, count, sources, &input_count) < 0) goto end;
-    if (!kernel->takes(&call, input_count)) {
-        PyErr_Format(PyExc_ValueError, "'%s' does not take these inputs and numbers", name);
-        goto end;
-    }
     struct seen seen;
     Py_BEGIN_ALLOW_THREADS
-    seen = chosen->apply(kernel->apply, &call, sources, input_count, (size_t)count, (enum dtype)dtype, out->buf,
-                         hash != NULL ? hash->buf : NULL, odd);
+    seen = chosen->apply(&work, count, (enum dtype)dtype, out->buf, hash != NULL ? hash->buf : NULL);
     Py_END_ALLOW_THREADS
     result = Py_BuildValue("KK", (unsigned long long)seen.nonfinite, (unsigned long long)seen.overflowed);
 end:
+    let_go(&held);
+    return result;
+}
+
+/* Histograms of one call at most. */
+#define MOST_HISTOGRAMS 3
+#define COUNTS (2 * 65536 * sizeof(uint32_t)) /* bytes of a histogram */
+
+/* tally(work, ((upper, counts), ...)): count digits of keys */
+static PyObject *tally(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *given, *pairs;
+    if (!PyArg_ParseTuple(arguments, "OO!", &given, &PyTuple_Type, &pairs)) return NULL;
+    const Py_ssize_t histogram_count = PyTuple_Size(pairs);
+    if (histogram_count > MOST_HISTOGRAMS) {
+        PyErr_Format(PyExc_ValueError, "there must be at most %d histograms", MOST_HISTOGRAMS);
+        return NULL;
+    }
+    struct held held = {.count = 0};
+    struct work work;
+    struct histogram histograms[MOST_HISTOGRAMS];
+    size_t count;
+    int is_right = take_work(&held, given, &work, &count) == 0;
+    for (Py_ssize_t each = 0; is_right && each < histogram_count; each++) {
+        int upper;
+        PyObject *counts;
+        is_right = PyArg_ParseTuple(PyTuple_GetItem(pairs, each), "iO", &upper, &counts);
+        if (!is_right) break;
+        histograms[each] = (struct histogram){upper, take_room(&held, counts, COUNTS, sizeof(uint32_t))};
+        is_right = histograms[each].counts != NULL;
+    }
+    if (is_right) {
+        Py_BEGIN_ALLOW_THREADS
+        chosen->tally(&work, count, histograms, (size_t)histogram_count);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    if (!is_right) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* digit_of(counts, wanted) -> (digit, how many of it are wanted, how many there are) */
+static PyObject *digit_of(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *counts;
+    unsigned long long wanted;
+    if (!PyArg_ParseTuple(arguments, "OK", &counts, &wanted)) return NULL;
+    struct held held = {.count = 0};
+    uint64_t found[3];
+    const uint32_t *room = take_room(&held, counts, COUNTS, sizeof(uint32_t));
+    if (room != NULL) chosen->digit_of(room, wanted, found);
+    let_go(&held);
+    if (room == NULL) return NULL;
+    return Py_BuildValue("KKK", (unsigned long long)found[0], (unsigned long long)found[1],
+                         (unsigned long long)found[2]);
+}
+
+/* find(work, key, nth) -> (how many elements have the key, the index in the call of the nth) */
+static PyObject *find(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *given;
+    unsigned int key;
+    unsigned long long nth;
+    if (!PyArg_ParseTuple(arguments, "OIK", &given, &key, &nth)) return NULL;
+    struct held held = {.count = 0};
+    struct work work;
+    size_t count;
+    uint64_t found = 0, index = 0;
+    const int is_right = take_work(&held, given, &work, &count) == 0;
+    if (is_right) {
+        Py_BEGIN_ALLOW_THREADS
+        found = chosen->find(&work, count, key, nth, &index);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    if (!is_right) return NULL;
+    return Py_BuildValue("KK", (unsigned long long)found, (unsigned long long)index);
+}
+
+/* sum_begin() -> room for a sum, which is 0 */
+static PyObject *sum_begin(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+    PyObject *room = PyByteArray_FromStringAndSize(NULL, sizeof(struct running_sum));
+    if (room != NULL) memset(PyByteArray_AsString(room), 0, sizeof(struct running_sum));
+    return room;
+}
+
+/* sum_magnitudes(work, sum): add the magnitudes of all that is made */
+static PyObject *sum_magnitudes(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *given, *sum;
+    if (!PyArg_ParseTuple(arguments, "OO", &given, &sum)) return NULL;
+    struct held held = {.count = 0};
+    struct work work;
+    size_t count;
+    struct running_sum *room = NULL;
+    if (take_work(&held, given, &work, &count) == 0)
+        room = take_room(&held, sum, sizeof(struct running_sum), sizeof(double));
+    if (room != NULL && room->fill >= SUM_BLOCK) {
+        PyErr_SetString(PyExc_ValueError, "that is no sum");
+        room = NULL;
+    }
+    if (room != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        chosen->sum_magnitudes(&work, count, room);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    if (room == NULL) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* sum_end(sum) -> its value; nothing can be added any more */
+static PyObject *sum_end(PyObject *Py_UNUSED(module), PyObject *sum) {
+    struct held held = {.count = 0};
+    struct running_sum *room = take_room(&held, sum, sizeof(struct running_sum), sizeof(double));
+    PyObject *result = NULL;
+    if (room != NULL && room->fill < SUM_BLOCK) result = PyFloat_FromDouble(chosen->total_of(room));
+    else if (room != NULL) PyErr_SetString(PyExc_ValueError, "that is no sum");
     let_go(&held);
     return result;
 }
@@ -233,6 +371,12 @@ static PyMethodDef methods[] = {
     {"variants", variants, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
     {"apply", apply, METH_VARARGS, NULL},
+    {"tally", tally, METH_VARARGS, NULL},
+    {"digit_of", digit_of, METH_VARARGS, NULL},
+    {"find", find, METH_VARARGS, NULL},
+    {"sum_begin", sum_begin, METH_NOARGS, NULL},
+    {"sum_magnitudes", sum_magnitudes, METH_VARARGS, NULL},
+    {"sum_end", sum_end, METH_O, NULL},
     {"count_nonfinite", count_nonfinite, METH_VARARGS, NULL},
     {"xxh3_begin", xxh3_begin, METH_NOARGS, NULL},
     {"xxh3_update", xxh3_update, METH_VARARGS, NULL},

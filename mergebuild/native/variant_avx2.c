@@ -16,7 +16,8 @@
 #endif
 
 const struct variant variant_avx2 = {
-    "avx2", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest, KERNELS,
+    "avx2", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest,
+    tally, digit_of, find, sum_magnitudes, total_of, KERNELS,
 };
 #else
 typedef int variant_avx2_is_elsewhere;

@@ -16,7 +16,8 @@
 #endif
 
 const struct variant variant_avx512 = {
-    "avx512", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest, KERNELS,
+    "avx512", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest,
+    tally, digit_of, find, sum_magnitudes, total_of, KERNELS,
 };
 #else
 typedef int variant_avx512_is_elsewhere;

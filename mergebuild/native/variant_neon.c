@@ -5,7 +5,8 @@
 #include "all_kernels.inc"
 
 const struct variant variant_neon = {
-    "neon", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest, KERNELS,
+    "neon", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest,
+    tally, digit_of, find, sum_magnitudes, total_of, KERNELS,
 };
 #else
 typedef int variant_neon_is_elsewhere;

@@ -2,5 +2,6 @@
 #include "all_kernels.inc"
 
 const struct variant variant_plain = {
-    "plain", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest, KERNELS,
+    "plain", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest,
+    tally, digit_of, find, sum_magnitudes, total_of, KERNELS,
 };

@@ -80,7 +80,7 @@ class Selection(Cuts[Tensor]):
             search.cut = (search.cut[0], start + int(places[missing - 1]))
         search.seen += len(places)
 
-    def _empty(self, known: Tensor) -> Tensor:
+    def _empty(self, _upper: int, known: Tensor) -> Tensor:
         return torch.zeros_like(known)
 
     def _digit_of(self, histogram: Tensor, wanted: int) -> tuple[int, int, int]:
