@@ -15,10 +15,10 @@ from mergebuild.lora.roles import role_of
 __all__ = ["is_lora", "is_number", "is_of_peft", "lacks_scale"]
 
 _MARKS: Final = (
-    "lora", "hada_", "lokr_", ".diff", "dora_scale", "ia3_l", ".on_input", "w_norm", "b_norm", "oft_", "vera_",
-    "trainable_tokens",
+    "lora", "hada_", "lokr_", ".diff\n", ".diff_b\n", "dora_scale", "ia3_l", ".on_input", "w_norm", "b_norm", "oft_",
+    "vera_", "trainable_tokens",
 )  # fmt: skip
-"""What stands in some name of every LoRA."""
+"""What stands in some name of every LoRA, with the end of a line behind it."""
 _OF_LORAS: Final = frozenset(
     "lora embedding loha lokr full norm dora peft_dora ia3 peft_ia3 tokens OFT BOFT AdaLoRA VeRA".split()
 )
@@ -35,7 +35,7 @@ def is_lora(names: Collection[str]) -> bool:
     A model may hold factors beside the weights that they are for; a LoRA has no such weights. A few modules of other
     names do not make it a model: embeddings and heads that were trained whole.
     """
-    text = "\n".join(names)  # of a model, which most are, nothing more is asked
+    text = "\n".join(names) + "\n"  # of a model, which most are, nothing more is asked
     if not any(mark in text for mark in _MARKS):
         return False
     modules: dict[str, set[tuple[str, str]]] = {}
