@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mergebuild import native
+from mergebuild.digest import RunningChecksum
 from mergebuild.engine.findings import Findings, statistic_key
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Block, Outputs
@@ -122,8 +123,16 @@ class CompiledWorker:
         self._kept: list[Block] = []
         """Room for what steps keep for each other, a chunk each."""
 
-    def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
-        """Compute and write all steps of a cluster; return what came of each."""
+    def run(self, cluster: Cluster, hashes: Mapping[bytes, RunningChecksum] | None = None) -> dict[bytes, StepResult]:
+        """Compute and write all steps of a cluster; return what came of each.
+
+        `hashes`: of leaves that are hashed on the way, by digest.
+        """
+        hashed = (
+            [(index, hashes[leaf.digest]) for index, leaf in enumerate(cluster.leaves) if leaf.digest in hashes]
+            if hashes
+            else ()
+        )
         makers = self._makers(cluster)
         size = _chunk_for(makers, self._chunk)
         for number, maker in enumerate(makers):
@@ -135,6 +144,8 @@ class CompiledWorker:
             if self._stop.is_set():
                 return {}
             chunks = self._chunks(cluster, span)
+            for index, running in hashed:
+                running.update(chunks[index][0])
             for maker in makers:
                 self._make(maker, chunks, span)
             for leaf in cluster.leaves:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from mergebuild.digest import source_tensor_digest
 from mergebuild.engine.schedule import Cluster
-from mergebuild.engine.work import Copy, Leaf, PassDraft, SeenGroup, SeenTensor, UnseenGroup, UnseenTensor, Way
+from mergebuild.engine.work import Copy, Leaf, PassDraft, SeenGroup, SeenTensor, Step, UnseenGroup, UnseenTensor, Way
 from mergebuild.key import digest_of, resolve
+from mergebuild.methods.shares import is_order_free
 
-__all__ = ["SeenWork", "seen"]
+__all__ = ["SeenWork", "guessed", "names_of", "seen"]
 
 
 class SeenWork(NamedTuple):
@@ -46,6 +47,52 @@ def seen(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
     return SeenWork(
         _cluster(draft, lying), draft.copies, SeenGroup(tuple(found), tuple(digests[: len(leaves)]), tuple(tensors))
     )
+
+
+def guessed(group: UnseenGroup) -> Cluster | None:
+    """Return what can be done while the inputs are hashed, if they all differ; None where that follows from digests.
+
+    Digests are stand-ins: the index among the inputs, and behind them the tensors.
+    """
+    if not group.tensors or not all(_is_order_free(each, group) for each in group.tensors):
+        return None
+    leaves = [replace(each.leaf, digest=_stand_in(index)) for index, each in enumerate(group.inputs)]
+    steps = [
+        Step(
+            _stand_in(len(leaves) + index),
+            each.dtype,
+            prod(each.shape),
+            [(_stand_in(term), share) for term, share in each.terms],
+            (each.place,),
+        )
+        for index, each in enumerate(group.tensors)
+    ]
+    return Cluster(leaves, steps)
+
+
+def names_of(group: UnseenGroup, known: SeenWork) -> Mapping[bytes, bytes] | None:
+    """Return the digests by the stand-ins of `guessed` if that has the bits of what is known now; None if not."""
+    digests = (*known.found.inputs, *(each.digest for each in known.found.tensors))
+    made = {step.digest: step for step in known.cluster.steps} if known.cluster else {}
+    if len(set(digests)) < len(digests) or len(made) < len(group.tensors) or known.copies:
+        return None
+    for tensor, digest in zip(group.tensors, digests[len(group.inputs) :], strict=True):
+        terms = {digests[index]: share for index, share in tensor.terms}
+        if digest not in made or dict(made[digest].terms) != terms:
+            return None
+    return {_stand_in(index): digest for index, digest in enumerate(digests)}
+
+
+def _is_order_free(tensor: UnseenTensor, group: UnseenGroup) -> bool:
+    """Whether a tensor is made of different ones, is no copy, and has the same bits in whichever order these stand."""
+    indices, shares = [index for index, _ in tensor.terms], tuple(share for _, share in tensor.terms)
+    if len(shares) == 1 and shares[0] == 1:
+        return indices[0] < len(group.inputs) and group.inputs[indices[0]].leaf.stored != tensor.dtype
+    return len(set(indices)) == len(indices) and all(shares) and is_order_free(shares)
+
+
+def _stand_in(index: int) -> bytes:
+    return b"%d" % index
 
 
 def _made(tensor: UnseenTensor, draft: PassDraft, digests: Sequence[bytes], lying: Mapping[bytes, Leaf]) -> SeenTensor:

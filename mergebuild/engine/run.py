@@ -26,7 +26,7 @@ from mergebuild.digest import new_checksum, scaled_checksum
 from mergebuild.engine import compiled, limits
 from mergebuild.engine.bounds import DEVICE_MEMORY, PER_DEVICE
 from mergebuild.engine.findings import Findings
-from mergebuild.engine.first_sight import seen
+from mergebuild.engine.first_sight import guessed, names_of, seen
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.prefetch import Prefetch
@@ -71,6 +71,9 @@ to compute with, and should still be in the page cache."""
 
 _LOOK = 0.05
 """Seconds between two looks at whether to stop, of who waits for torch."""
+
+_HEAD = 1 << 12
+"""Bytes of tensors that are compared before it is supposed that these are different."""
 
 _PROCESSORS = ("auto", "cpu")
 """Devices to choose with which the compiled kernels do what they can."""
@@ -467,10 +470,19 @@ class _Crew:
     def _begin(self, group: UnseenGroup, worker: compiled.CompiledWorker) -> None:
         """Hash what is to be known, do what needs no torch, and put the rest off: it is next when torch is there."""
         unhashed = group.unhashed
-        cluster, copies, self.seen[id(group)] = seen(group, [self._checksum(leaf) for leaf in unhashed])
+        guess = guessed(group)
+        if guess is not None and (not self._is_compiled(guess) or self._has_twins(unhashed)):
+            guess = None
+        made, checksums = self._made_as_hashed(group, guess, worker)
+        work = seen(group, checksums)
+        cluster, copies, self.seen[id(group)] = work
+        names = names_of(group, work) if guess is not None else None
         for copy in [_shared(each, self._outputs, self._emit) for each in copies]:
             if copy is not None:
                 self._copy(copy)
+        if names is not None:
+            self.results.update((names[digest], each.called(names)) for digest, each in made.items())
+            return
         if cluster is not None and self._is_compiled(cluster):
             self.results.update(worker.run(cluster))
             return
@@ -481,6 +493,30 @@ class _Crew:
             with self._lock:
                 self._put_off.append(cluster)
                 self._ahead += sum(leaf.size for leaf in unhashed)
+
+    def _made_as_hashed(
+        self, group: UnseenGroup, guess: Cluster | None, worker: compiled.CompiledWorker
+    ) -> tuple[Mapping[bytes, StepResult], Sequence[bytes]]:
+        """Hash the inputs of a group, and make what is guessed of them on the way, so that they are read once.
+
+        Return what came of the steps, and the checksums.
+        """
+        unhashed = group.unhashed
+        if guess is None:
+            return {}, [self._checksum(leaf) for leaf in unhashed]
+        stand_ins = [leaf.digest for leaf, each in zip(guess.leaves, group.inputs, strict=True) if not each.checksum]
+        hashes = {digest: new_checksum() for digest in stand_ins}
+        made = worker.run(guess, hashes)
+        return made, [each.digest() for each in hashes.values()]
+
+    def _has_twins(self, leaves: Sequence[Leaf]) -> bool:
+        """Whether two leaves begin alike: two models share a tensor more often than its first bytes."""
+        heads = [
+            bytes(self._mappings.view(leaf.location.path, leaf.location.offset, min(_HEAD, leaf.location.size)))
+            for leaf in leaves
+            if not leaf.location.pieces
+        ]
+        return len(set(heads)) < len(heads)
 
     def _copy(self, copy: Copy) -> None:
         """Copy in the kernel; past the page cache, by way of blocks."""

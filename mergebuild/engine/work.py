@@ -259,6 +259,12 @@ class StepResult(NamedTuple):
     failed_at: errors.Place | None = None
     """Where in a user's own program that is, if that is why."""
 
+    def called(self, names: Mapping[bytes, bytes]) -> StepResult:
+        """Return it with other digests of inputs."""
+        if not self.bad_inputs:
+            return self
+        return self._replace(bad_inputs={names.get(digest, digest): each for digest, each in self.bad_inputs.items()})
+
 
 class UnseenInput(NamedTuple):
     """A source's tensor that tensors of a group are made of. While its bytes are not hashed, its digest is empty."""

@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-__all__ = ["Shares", "float32_of", "pivot_of", "shares_of"]
+__all__ = ["Shares", "float32_of", "is_order_free", "pivot_of", "shares_of"]
 
 
 @lru_cache(maxsize=1 << 14)
@@ -53,3 +53,12 @@ def shares_of(coefficients: tuple[Fraction, ...]) -> Shares:
     pivot = pivot_of(coefficients)
     others = [float32_of(each) for index, each in enumerate(coefficients) if index != pivot]
     return Shares(pivot, others, pivot is not None and min(coefficients) >= 0)
+
+
+@cache
+def is_order_free(coefficients: tuple[Fraction, ...]) -> bool:
+    """Whether a combination has the same bits in whichever order its terms stand: sums of two terms do not tell."""
+    pivot = pivot_of(coefficients)
+    magnitudes = [abs(each) for each in coefficients]
+    is_sure = pivot is None or magnitudes.count(magnitudes[pivot]) == 1
+    return is_sure and len(coefficients) - (pivot is not None) <= 2

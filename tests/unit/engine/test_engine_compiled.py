@@ -30,7 +30,7 @@ def built(lab: Lab) -> Answer:
     result = lab.build(keep_going=True)
     made = {path for path in lab.root.rglob("*") if path.is_file() and ".mergebuild" not in str(path)} - before
     told = {
-        each.target: (str(each.verdict), each.artifact, each.tensors_computed, each.error and each.error.message)
+        each.target: (str(each.verdict), each.artifact, each.tensors_computed, repr(each.error))
         for each in result.targets
     }
     return {str(path.relative_to(lab.root)): path.read_bytes() for path in made}, told
@@ -135,3 +135,47 @@ def test_a_build_of_combinations_imports_neither_torch_nor_numpy(tmp_path: Path)
         [sys.executable, "-c", program, str(lab / "mergefile.toml")], capture_output=True, text=True, check=True
     )
     assert done.stdout == "1 []\n"
+
+
+def _at_first_sight(lab: Lab, patch: pytest.MonkeyPatch) -> None:
+    """Tensors that are shared, begin alike, or are the same but for their ends; and some that are not finite."""
+    generator = torch.Generator().manual_seed(9)
+    for number, name in enumerate(("x", "y", "z")):
+        values = torch.randn(5000, generator=generator)
+        head = torch.ones(5000)
+        head[-1] = number
+        lab.model(
+            name,
+            own=values.half(),
+            alike=head.half(),
+            shared=torch.arange(4000.0),
+            twice=torch.full((10,), float(number // 2)),
+            bad=torch.tensor([1.0, float("nan") if number == 1 else 2.0]),
+            i=torch.tensor([number]),
+        )
+    patch.setattr("mergebuild.plan.describe.SMALL", -1)
+    lines = (
+        ("a", 'formula = "0.3*x + 0.7*y"'),
+        ("b", 'formula = "x/2 + y/2"'),
+        ("c", 'formula = "x + 0.7*(y - z)"'),
+        ("d", 'formula = "x + y - z"'),
+        ("e", 'formula = "0.25*a + 0.75*z"'),
+        ("f", 'method = "copy"\na = "x"\ndtype = "bfloat16"'),
+    )
+    lab.write(
+        "".join(
+            f'[targets.{name}]\n{text}\nnonfinite = "{word}"\noutput = "{name}.safetensors"\n'
+            for name, text in lines
+            for word in ("error" if name == "c" else "allow",)
+        )
+    )
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 19])
+def test_what_is_made_while_it_is_hashed_is_the_same(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "BuildOptions", partial(builder.BuildOptions, chunk=chunk))
+    made, told = both_ways(tmp_path, monkeypatch, _at_first_sight)
+    assert sorted(made) == ["a.safetensors", "b.safetensors", "d.safetensors", "e.safetensors", "f.safetensors"]
+    assert "bad: 1 values are NaN or Inf (1 in `y`)" in str(told["c"][3])

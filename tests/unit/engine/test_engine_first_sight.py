@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from mergebuild.digest import source_tensor_digest
-from mergebuild.engine.first_sight import seen
+from mergebuild.engine.first_sight import guessed, names_of, seen
 from mergebuild.engine.work import Leaf, Location, OutputRange, UnseenGroup, UnseenInput, UnseenTensor
 from mergebuild.key import linear_key
 
@@ -95,3 +95,49 @@ def test_what_nothing_is_made_of_is_hashed_all_the_same() -> None:
 def test_a_group_that_travelled_comes_to_the_same() -> None:
     group = UnseenGroup((unhashed("x"), unhashed("y")), (tensor((0, HALF), (1, HALF)), tensor((2, HALF), output=1)))
     assert seen(pickle.loads(pickle.dumps(group)), [A, B]) == seen(group, [A, B])
+
+
+# What is made while its inputs are hashed
+
+
+def _guessed_right(group: UnseenGroup, checksums: list[bytes]) -> bool:
+    """Whether what is guessed has the bits of what follows from digests; it is told by the stand-ins of all of it."""
+    guess = guessed(group)
+    names = names_of(group, seen(group, checksums)) if guess is not None else None
+    if names is not None:
+        assert guess is not None
+        assert len(names) == len(group.inputs) + len(group.tensors)
+        known = seen(group, checksums).cluster
+        assert known is not None
+        assert {names[step.digest] for step in guess.steps} == {step.digest for step in known.steps}
+    return names is not None
+
+
+def _sum(*shares: Fraction | int) -> UnseenGroup:
+    lying = [Leaf(b"", "float16", 6, Location(Path("x"), 12 * index, 12)) for index in range(len(shares))]
+    terms = tuple((index, Fraction(share)) for index, share in enumerate(shares))
+    made = UnseenTensor(OutputRange(0, 0), "float16", (2, 3), terms)
+    return UnseenGroup(tuple(UnseenInput(leaf, (2, 3), b"") for leaf in lying), (made,))
+
+
+def test_sums_of_two_are_made_while_they_are_hashed() -> None:
+    for shares in (
+        (Fraction(3, 10), Fraction(7, 10)),
+        (2, 3),
+        (1, Fraction(7, 10), Fraction(-7, 10)),
+        (Fraction(1, 2),),
+    ):
+        checksums = [b"%d" % each for each in range(len(shares))]
+        assert _guessed_right(_sum(*shares), checksums)
+        assert _guessed_right(_sum(*shares), checksums[::-1])
+
+
+def test_what_the_order_of_digests_decides_is_not_guessed() -> None:
+    for shares in ((Fraction(1, 2), Fraction(1, 2)), (1, 1, -1), (1, 2, 3), (1,), (0, 1)):
+        assert guessed(_sum(*shares)) is None
+
+
+def test_inputs_that_turn_out_to_be_the_same_are_no_sum() -> None:
+    """Their proportions are added up, and where they come to 1 the tensor is a copy."""
+    for shares in ((Fraction(3, 10), Fraction(7, 10)), (2, 3)):
+        assert not _guessed_right(_sum(*shares), [b"same", b"same"])
