@@ -26,6 +26,7 @@ from tensor_files import read_model
 from worlds import FAMILIES, Source, World, inputs_of, mergefile, root_of, stored_of
 
 import mergebuild
+from mergebuild import native
 from mergebuild.events import silent
 from mergebuild.plan.actions import Description
 from mergebuild.plan.built_keys import BuiltKeys, packed_keys
@@ -297,6 +298,20 @@ def threads_and_chunks_do_not_matter(world: World, threads: int, chunk: int) -> 
         same(there.build(names_of(world), threads=threads, chunk=chunk), there, world, wanted)
 
 
+def compiled_kernels_make_the_same(world: World, variant: str, chunk: int) -> None:
+    """Torch, and compiled kernels of any instruction set, make the same bytes, and say the same where they can't."""
+    wanted = fresh(world)
+    before = native.variant
+    if variant:
+        native.choose(variant)
+    try:
+        with place() as places, mock.patch("mergebuild.native.variant", variant):
+            there = places.new(world)
+            same(there.build(names_of(world), chunk=chunk), there, world, wanted)
+    finally:
+        native.choose(before)
+
+
 def first_sight_makes_the_same(world: World, threads: int, wave: int, order: int) -> None:
     """Sources that are hashed in the pass that merges them make the same bytes as sources that were hashed before.
 
@@ -534,6 +549,7 @@ LAWS: Mapping[str, Callable[..., None]] = {
         a_digest_is_its_lines_hashed,
         together_is_alone,
         threads_and_chunks_do_not_matter,
+        compiled_kernels_make_the_same,
         first_sight_makes_the_same,
         order_and_names_do_not_matter,
         nothing_is_left_to_do,

@@ -45,6 +45,7 @@ from laws import LAWS, names_of
 from runner import COUNTS
 from worlds import FAMILIES, Table, Target, World, mergefile, stored_of
 
+from mergebuild import native
 from mergebuild.methods.catalog import METHODS
 
 Draw = Callable[..., Any]
@@ -73,6 +74,11 @@ def _together(draw: Draw) -> Arguments:
 @st.composite
 def _at_once(draw: Draw) -> Arguments:
     return draw(worlds()), draw(st.sampled_from((2, 1, 3))), draw(st.sampled_from((3, 16, 7, 1, 64)))
+
+
+@st.composite
+def _compiled(draw: Draw) -> Arguments:
+    return draw(worlds()), draw(st.sampled_from(("", *native.variants()))), draw(st.sampled_from((64, 7, 1 << 19)))
 
 
 @st.composite
@@ -189,6 +195,7 @@ TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "a_digest_is_its_lines_hashed": (_kinds(), 60),
     "together_is_alone": (_together(), 14),
     "threads_and_chunks_do_not_matter": (_at_once(), 40),
+    "compiled_kernels_make_the_same": (_compiled(), 40),
     "first_sight_makes_the_same": (_unseen(), 40),
     "order_and_names_do_not_matter": (_otherwise(), 30),
     "nothing_is_left_to_do": (_walk(), 14),
