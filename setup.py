@@ -1,9 +1,11 @@
 """The build of the compiled kernels; all else about the package is in pyproject.toml.
 
 The extension is optional: where there is no C compiler, or it fails, the package is installed without it, and torch
-does the work. `mergebuild --version -v` says which it is.
+does the work. `mergebuild --version -v` says which it is. With `MERGEBUILD_KERNELS=required` in the environment, as for
+wheels and in CI, the installation fails instead.
 """
 
+import os
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -51,7 +53,7 @@ setup(
             files("*.c"),
             depends=files("*.h", "*.inc"),
             py_limited_api=True,
-            optional=True,
+            optional=os.environ.get("MERGEBUILD_KERNELS") != "required",
         )
     ],
     cmdclass={"build_ext": BuildKernels},

@@ -23,7 +23,7 @@ def setup(*arguments: str, **environment: str) -> str:
     found = subprocess.run(
         [sys.executable, "setup.py", *arguments],
         cwd=CLONE,
-        env=os.environ | environment,
+        env=os.environ | {"MERGEBUILD_KERNELS": ""} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,6 +49,11 @@ def test_without_a_compiler_that_works_the_package_is_built_without_kernels(
     said = setup("build_ext", "--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "made"), **broken)
     assert "mergebuild.native._compiled" in said
     assert not list((tmp_path / "lib").rglob("*.so"))
+
+
+def test_without_a_compiler_that_works_the_build_fails_where_kernels_are_required(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="_compiled"):
+        setup("build_ext", "--build-lib", str(tmp_path), CC="false", MERGEBUILD_KERNELS="required")
 
 
 @pytest.mark.slow
