@@ -27,6 +27,7 @@ else:
 
 __all__ = [
     "DTYPES",
+    "Gram",
     "Hash",
     "Prepared",
     "Seen",
@@ -77,6 +78,34 @@ class Hash:
     def digest(self) -> bytes:
         """Return the 16 bytes of the hash so far."""
         return _compiled.xxh3_digest(self.state)
+
+
+class Gram:
+    """The dot product of each of some vectors with each, in float64: in the order of `methods/kernels/reduction.py`.
+
+    With an origin, the vectors are the differences of the other inputs from that one.
+    """
+
+    __slots__ = ("_vectors", "state")
+
+    def __init__(self, inputs: int, origin: int | None = None) -> None:
+        """Begin with so many inputs, and the index of the origin among them."""
+        self.state = _compiled.gram_begin(inputs, -1 if origin is None else origin)
+        self._vectors = inputs - (origin is not None)
+
+    def add(self, chunks: Sequence[tuple[Buffer, str]], count: int) -> None:
+        """Add the next `count` elements of each input: the bytes of each, and its dtype. Nothing is kept.
+
+        Raises:
+            ValueError: there are more or fewer inputs, or one is too small.
+        """
+        _compiled.gram_add(self.state, tuple((buffer, DTYPES[each][0]) for buffer, each in chunks), count)
+
+    def value(self) -> tuple[tuple[float, ...], ...]:
+        """Return the matrix so far, symmetric."""
+        found, places = iter(_compiled.gram_value(self.state)), range(self._vectors)
+        entries = {(i, j): next(found) for i in places for j in places[i:]}
+        return tuple(tuple(entries[min(i, j), max(i, j)] for j in places) for i in places)
 
 
 class Prepared(NamedTuple):

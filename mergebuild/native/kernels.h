@@ -84,6 +84,7 @@ struct seen {
 };
 
 struct xxh3_state; /* xxh3.h */
+struct gram_state; /* gram.h */
 
 struct variant {
     const char *name;
@@ -111,6 +112,10 @@ struct variant {
     uint64_t (*find)(const struct work *work, size_t count, uint32_t key, uint64_t nth, uint64_t *index);
     void (*sum_magnitudes)(const struct work *work, size_t count, struct running_sum *sum);
     double (*total_of)(struct running_sum *sum);
+
+    /* Add the next `count` elements of each input to the sums; `totals` gets those so far, one a pair of vectors. */
+    void (*gram_add)(struct gram_state *state, const struct source *inputs, size_t count);
+    void (*gram_value)(struct gram_state *state, double *totals);
 
     const struct named_kernel *kernels; /* ends with a row without a name */
 };

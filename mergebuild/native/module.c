@@ -8,6 +8,7 @@
 #include <cpuid.h>
 #endif
 
+#include "gram.h"
 #include "kernels.h"
 #include "xxh3.h"
 
@@ -367,6 +368,80 @@ static PyObject *xxh3_digest(PyObject *Py_UNUSED(module), PyObject *arguments) {
     return result;
 }
 
+/* Take a state of sums that `gram_begin` has made: NULL where it can't be one. */
+static struct gram_state *take_gram(struct held *held, PyObject *object) {
+    const Py_buffer *buffer = hold(held, object, PyBUF_WRITABLE);
+    if (buffer == NULL) return NULL;
+    struct gram_state *state = buffer->buf;
+    if (buffer->len < (Py_ssize_t)sizeof *state || state->inputs > MOST_INPUTS || state->origin < -1 ||
+        state->origin >= (int64_t)state->inputs || state->waiting >= GRAM_BLOCK ||
+        (size_t)buffer->len < gram_size(state->inputs, state->origin)) {
+        PyErr_SetString(PyExc_ValueError, "this is no state of sums");
+        return NULL;
+    }
+    return state;
+}
+
+/* gram_begin(inputs, origin) -> the state of sums over nothing */
+static PyObject *gram_begin(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    int inputs, origin;
+    if (!PyArg_ParseTuple(arguments, "ii", &inputs, &origin)) return NULL;
+    if (inputs < 0 || inputs > MOST_INPUTS || origin < -1 || origin >= inputs)
+        return PyErr_Format(PyExc_ValueError, "inputs must be at most %d, and the origin one of them", MOST_INPUTS);
+    PyObject *made = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)gram_size((size_t)inputs, origin));
+    if (made == NULL) return NULL;
+    struct gram_state *state = (struct gram_state *)PyByteArray_AsString(made);
+    *state = (struct gram_state){.inputs = (uint64_t)inputs, .origin = origin};
+    memset(state->totals, 0, gram_pairs(gram_vectors(state->inputs, origin)) * sizeof(double));
+    return made;
+}
+
+/* gram_add(state, inputs, count) */
+static PyObject *gram_add(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *object, *pairs;
+    Py_ssize_t count;
+    if (!PyArg_ParseTuple(arguments, "OOn", &object, &pairs, &count)) return NULL;
+    struct held held = {.count = 0};
+    struct source inputs[MOST_INPUTS];
+    size_t taken = 0;
+    struct gram_state *state = take_gram(&held, object);
+    int is_right = state != NULL && take_inputs(&held, pairs, count, inputs, &taken) == 0;
+    if (is_right && (taken != state->inputs || count < 0)) {
+        PyErr_SetString(PyExc_ValueError, "the sums are over another number of inputs, or the count is negative");
+        is_right = 0;
+    }
+    if (is_right) {
+        Py_BEGIN_ALLOW_THREADS
+        chosen->gram_add(state, inputs, (size_t)count);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    if (!is_right) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* gram_value(state) -> <x_i, x_j> for each i, j from i on */
+static PyObject *gram_value(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *object, *result = NULL;
+    if (!PyArg_ParseTuple(arguments, "O", &object)) return NULL;
+    struct held held = {.count = 0};
+    struct gram_state *state = take_gram(&held, object);
+    if (state != NULL) {
+        const size_t pairs = gram_pairs(gram_vectors(state->inputs, state->origin));
+        double totals[MOST_INPUTS * (MOST_INPUTS + 1) / 2];
+        Py_BEGIN_ALLOW_THREADS
+        chosen->gram_value(state, totals);
+        Py_END_ALLOW_THREADS
+        result = PyTuple_New((Py_ssize_t)pairs);
+        for (size_t each = 0; result != NULL && each < pairs; each++) {
+            PyObject *value = PyFloat_FromDouble(totals[each]);
+            if (value == NULL || PyTuple_SetItem(result, (Py_ssize_t)each, value) < 0) Py_CLEAR(result);
+        }
+    }
+    let_go(&held);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"variants", variants, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
@@ -381,6 +456,9 @@ static PyMethodDef methods[] = {
     {"xxh3_begin", xxh3_begin, METH_NOARGS, NULL},
     {"xxh3_update", xxh3_update, METH_VARARGS, NULL},
     {"xxh3_digest", xxh3_digest, METH_VARARGS, NULL},
+    {"gram_begin", gram_begin, METH_VARARGS, NULL},
+    {"gram_add", gram_add, METH_VARARGS, NULL},
+    {"gram_value", gram_value, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
