@@ -14,13 +14,14 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from mergebuild.methods.kernels.gram import median_of, stock_ratio
+from mergebuild.methods.kernels.gram import stock_ratio
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State
 from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.kernels.randomness import bits
 from mergebuild.methods.kernels.reduction import Gram, vector_sums
 from mergebuild.methods.kernels.selection import Selection, magnitude_keys
 from mergebuild.methods.shares import float32_of, pivot_of
+from mergebuild.methods.spheres import median_of
 
 __all__ = ["KERNELS"]
 

@@ -1,0 +1,96 @@
+"""Merges on spheres and in spans: linear combinations, but for one of them; see `methods/kernels/gram.py`.
+
+Of nuslerp and model_stock the forms for whole tensors (`per = "tensor"`) are compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from mergebuild.methods.call import Call, State
+from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
+from mergebuild.methods.shares import float32_of, pivot_of
+from mergebuild.methods.spheres import COEFFICIENTS, REMEMBERED, Coefficients, Matrix, euclidean_factors
+from mergebuild.native import Gram, Prepared, packed
+
+__all__ = ["COMPILED"]
+
+
+def _begin_gram(_call: Call, inputs: int) -> Gram:
+    return Gram(inputs)
+
+
+def _begin_from_first(_call: Call, inputs: int) -> Gram:
+    return Gram(inputs, 0)
+
+
+def _begin_from_last(_call: Call, inputs: int) -> Gram:
+    return Gram(inputs, inputs - 1)
+
+
+def _begin_from_base(call: Call, inputs: int) -> Gram:
+    return Gram(inputs, 0 if call.flag("has_base") else None)
+
+
+def _look(_call: Call, account: Gram, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+    account.add(chunks, span[1])
+
+
+def _end(_call: Call, account: Gram) -> Matrix:
+    return account.value()
+
+
+_GRAM = CompiledStatistic("gram", _begin_gram, _look, _end)
+_FROM_FIRST = CompiledStatistic("gram of differences from the first", _begin_from_first, _look, _end)
+_FROM_LAST = CompiledStatistic("gram of differences from the last", _begin_from_last, _look, _end)
+_FROM_BASE = CompiledStatistic(
+    "gram of differences from a base", _begin_from_base, _look, _end, arguments=("has_base",)
+)
+_GRAM_OR_COLUMNS = CompiledStatistic("gram or columns", _begin_from_base, _look, _end, arguments=("has_base", "per"))
+_OF_OFFSETS = CompiledStatistic("gram of offsets", _begin_from_first, _look, _end, arguments=("per",))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _combined(coefficients: Coefficients) -> Applied:
+    """Return what makes the linear combination, as the linear family does it: an input itself where it is that."""
+    pivot = pivot_of(coefficients)
+    shares = [float32_of(each) for each in coefficients]
+    inputs = [index for index, share in enumerate(shares) if share or index == pivot]
+    centre = -1 if pivot is None else inputs.index(pivot)
+    return Applied(Prepared("linear", centre, packed([shares[index] for index in inputs if index != pivot])), inputs)
+
+
+def _method(name: str, statistic: CompiledStatistic) -> CompiledMethod:
+    """Return the form of a method that needs the Gram matrix of whole tensors and the number of inputs."""
+    coefficients = COEFFICIENTS[name]
+
+    def apply(call: Call, count: int, state: State) -> Applied:
+        return _combined(coefficients(call, state, count))
+
+    return CompiledMethod(apply, statistic, takes=_is_of_whole_tensors)
+
+
+def _is_of_whole_tensors(call: Call, _count: int) -> bool:
+    return call.arguments.get("per", "tensor") == "tensor"
+
+
+def _euclidean(call: Call, _count: int, state: State) -> Applied:
+    alpha = call.number("alpha")
+    if alpha in (0, 1):
+        return Applied.copy_of(int(alpha))
+    factors = euclidean_factors(state, alpha)
+    return Applied(Prepared("euclidean", 0, packed([*factors, float32_of(alpha)])), (0, 1, 2))
+
+
+COMPILED: Mapping[str, CompiledMethod] = {
+    "slerp": _method("slerp", _GRAM),
+    "nuslerp": _method("nuslerp", _GRAM_OR_COLUMNS),
+    "multislerp": _method("multislerp", _FROM_BASE),
+    "karcher": _method("karcher", _GRAM),
+    "model_stock": _method("model_stock", _OF_OFFSETS),
+    "add_perpendicular": _method("add_perpendicular", _FROM_LAST),
+    "norm_direction": _method("norm_direction", _GRAM),
+    "geometric_median": _method("geometric_median", _FROM_FIRST),
+    "euclidean_add_difference": CompiledMethod(_euclidean, _FROM_LAST),
+}

@@ -1,0 +1,426 @@
+"""The numbers of merges on spheres and in spans: from the inputs' dot products to their coefficients. No torch.
+
+Lengths, angles, projections and geodesics within the span of N tensors need nothing of them but the Gram matrix
+G_ij = <x_i, x_j>. What a method says about its parameters is then arithmetic of small matrices, in 80 bits where it has
+roots and angles, and the result is one linear combination. Both forms of these methods compute with it:
+`methods/kernels/gram.py` and `methods/compiled/gram.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from functools import cache, lru_cache
+from itertools import combinations, pairwise
+from math import sqrt
+from typing import Any
+
+from mergebuild.methods.call import Call
+from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.shares import float32_of
+
+__all__ = [
+    "COEFFICIENTS",
+    "LEAST_DENOMINATOR",
+    "LEAST_PRODUCT",
+    "REMEMBERED",
+    "SINGULAR",
+    "Coefficients",
+    "Matrix",
+    "euclidean_factors",
+    "median_of",
+    "nuslerp_share",
+    "pairs_of",
+]
+
+Matrix = tuple[tuple[float, ...], ...]
+Coefficients = tuple[Fraction, ...]
+
+SINGULAR = 1e-12
+"""The squared sine of an angle below which vectors are taken for colinear, and the squared length below which a sum of
+unit vectors is taken for 0: what sums in float64 can tell from rounding."""
+_AFFINE = 1e-12
+"""Coefficients whose sum is that near to 1 are made to add up to 1."""
+_LEAST_NORM = 1e-8
+"""slerp: a norm up to it counts as 1."""
+_PARALLEL = 0.9995
+"""slerp: a cosine beyond it is that of a straight line."""
+_LEAST_WEIGHT = Fraction(1, 10**6)
+"""nuslerp: weights whose sum is nearer to 0 share alike."""
+LEAST_DENOMINATOR = 1e-6
+"""model_stock: no interpolation is estimated below it."""
+LEAST_PRODUCT = 1e-6
+"""model_stock, compat mergekit: the least product of two norms."""
+
+REMEMBERED = 256
+"""Coefficients kept, so that the chunks of a tensor work them out once."""
+
+_remember = lru_cache(maxsize=REMEMBERED)
+
+
+# ---- arithmetic ----
+
+
+def _exact(values: Sequence[Any], *, affine: bool = True) -> Coefficients:
+    """Return coefficients as rationals; those that add up to 1 but for rounding do so exactly if `affine`."""
+    found = [Fraction(float(value)) for value in values]
+    if affine and abs(sum(found, Fraction(-1))) <= _AFFINE:
+        largest = max(range(len(found)), key=lambda index: abs(found[index]))
+        found[largest] += 1 - sum(found)
+    return tuple(found)
+
+
+def _around(coefficients: Coefficients, *, base: bool) -> Coefficients:
+    """Return the coefficients of all inputs from those of the differences from a base, if there is one."""
+    return (1 - sum(coefficients, Fraction(0)), *coefficients) if base else coefficients
+
+
+@cache
+def _context() -> Any:
+    """Return a context of our own with 80 bits; what is used of it reads its precision and changes nothing."""
+    from mpmath.ctx_mp import MPContext
+
+    context = MPContext()
+    context.prec = 80
+    return context
+
+
+def _real(value: Fraction | float) -> Any:
+    """Return a number in 80 bits."""
+    exact = Fraction(value)
+    return _context().mpf(exact.numerator) / exact.denominator
+
+
+def _root(value: Any) -> Any:
+    """Return the square root of a number that only rounding makes negative."""
+    return _context().sqrt(max(value, _context().zero))
+
+
+def _form(left: Sequence[Any], gram: Matrix, right: Sequence[Any]) -> Any:
+    """Return the dot product of two combinations of the vectors."""
+    return sum(
+        (a * _real(entry) * b for a, row in zip(left, gram, strict=True) for b, entry in zip(right, row, strict=True)),
+        _context().zero,
+    )
+
+
+def _arc(t: Fraction, angle: Any) -> tuple[Any, Any]:
+    """Return sin((1 - t) * angle) / sin(angle) and sin(t * angle) / sin(angle)."""
+    sin = _context().sin
+    return sin(_real(1 - t) * angle) / sin(angle), sin(_real(t) * angle) / sin(angle)
+
+
+def _lerp(t: Fraction) -> Coefficients:
+    """Return the coefficients of the straight line."""
+    return (1 - t, t)
+
+
+# ---- slerp ----
+
+
+def _slerp(call: Call, gram: Matrix, _inputs: int) -> Coefficients:
+    t = call.number("t")
+    if t in (0, 1):
+        return _lerp(t)
+    return (_slerp_raw if call.word("magnitude") == "raw" else _slerp_lerp)(gram, t)
+
+
+@_remember
+def _slerp_raw(gram: Matrix, t: Fraction) -> Coefficients:
+    """Return the coefficients of the inputs as they are."""
+    norms = [_root(_real(gram[i][i])) for i in range(2)]
+    first, second = (norm if norm > _LEAST_NORM else _real(1) for norm in norms)
+    cosine = min(max(_real(gram[0][1]) / (first * second), _real(-1)), _real(1))
+    if abs(cosine) > _PARALLEL:
+        return _lerp(t)
+    return _exact(_arc(t, _context().acos(cosine)))
+
+
+@_remember
+def _slerp_lerp(gram: Matrix, t: Fraction) -> Coefficients:
+    """Return the coefficients of directions that turn and a length that goes straight."""
+    first, second = (_root(_real(gram[i][i])) for i in range(2))
+    if not first or not second:
+        return _lerp(t)
+    cosine = _real(gram[0][1]) / (first * second)
+    if 1 - cosine * cosine <= SINGULAR:
+        return _lerp(t)
+    length = first + _real(t) * (second - first)
+    arc = _arc(t, _context().acos(cosine))
+    return _exact([arc[0] * length / first, arc[1] * length / second])
+
+
+# ---- nuslerp ----
+
+
+def nuslerp_share(call: Call) -> Fraction:
+    """Return the share of the second model."""
+    first, second = call.numbers("weight")
+    total = first + second
+    return second / total if abs(total) >= _LEAST_WEIGHT else Fraction(1, 2)
+
+
+def _nuslerp(call: Call, gram: Matrix, _inputs: int) -> Coefficients:
+    base, t = call.flag("has_base"), nuslerp_share(call)
+    if t in (0, 1):
+        return (*(Fraction(0),) * base, *_lerp(t))
+    return _around(_turned(gram, t), base=base)
+
+
+@_remember
+def _turned(gram: Matrix, t: Fraction) -> Coefficients:
+    first, second = (max(_root(_real(gram[i][i])), _real(1e-7)) for i in range(2))
+    cosine = min(max(_real(gram[0][1]) / (first * second), _real(-1)), _real(1))
+    if 1 - cosine * cosine <= SINGULAR:
+        return _lerp(t)
+    return _exact(_arc(t, _context().acos(cosine)), affine=False)
+
+
+# ---- multislerp ----
+
+
+def _multislerp(call: Call, gram: Matrix, inputs: int) -> Coefficients:
+    base = call.flag("has_base")
+    if inputs - base == 1:
+        return _around((Fraction(1),), base=base)
+    weights = call.numbers("weight")
+    if call.flag("normalize"):
+        weights = _normalized(weights)
+    found = _barycentre(gram, weights, call.number("eps"), call.flag("linear_fallback"))
+    if found is None:
+        message = "the weighted directions of the inputs cancel out, and `linear_fallback` is off"
+        raise UndefinedError(message)
+    return _around(found, base=base)
+
+
+def _normalized(weights: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
+    """Return weights that add up to 1."""
+    total = sum(weights, Fraction(0))
+    if not total:
+        message = "the weights add up to 0 and cannot be normalized"
+        raise UndefinedError(message)
+    return tuple(weight / total for weight in weights)
+
+
+@_remember
+def _barycentre(gram: Matrix, weights: Coefficients, eps: Fraction, straight: bool) -> Coefficients | None:
+    """Return the coefficients; None where the weighted directions cancel out and no straight line is taken."""
+    if not any(gram[i][i] for i in range(len(gram))):
+        return weights  # zeros, whatever the weights
+    shares = [_real(weight) for weight in weights]
+    norms = [_root(_real(gram[i][i])) for i in range(len(gram))]
+    mean = [share / (norm + _real(eps)) if norm else norm for share, norm in zip(shares, norms, strict=True)]
+    squared = _form(mean, gram, mean)
+    if squared < max(_real(eps) ** 2, SINGULAR):
+        return weights if straight else None
+    towards = [each / _root(squared) for each in mean]
+    along = _form(mean, gram, towards)
+    tangent = [each - along * other for each, other in zip(mean, towards, strict=True)]
+    length = _root(_form(tangent, gram, tangent)) + _real(eps)
+    ahead, aside = _context().cos(length), _context().sin(length) / length if length else length
+    scale = sum((share * norm for share, norm in zip(shares, norms, strict=True)), _context().zero)
+    return _exact([(ahead * m + aside * t) * scale for m, t in zip(towards, tangent, strict=True)])
+
+
+# ---- karcher ----
+
+
+def _karcher(call: Call, gram: Matrix, inputs: int) -> Coefficients:
+    if inputs == 1:
+        return (Fraction(1),)
+    weights = _normalized(call.numbers("weight"))
+    return _karcher_mean(gram, weights, int(call.number("max_iter")), call.number("tol"))
+
+
+@_remember
+def _karcher_mean(gram: Matrix, weights: Coefficients, most: int, tol: Fraction) -> Coefficients:
+    """Return the coefficients of the mean direction, as long as the mean length."""
+    least = _real(tol)
+    norms = [_root(_real(gram[i][i])) for i in range(len(gram))]
+    valid = [i for i, norm in enumerate(norms) if norm > least]
+    if not valid:
+        return tuple(Fraction(0) for _ in gram)
+    kept = tuple(weights[i] for i in valid)
+    alphas = [_real(weight) for weight in _normalized(kept)]
+    units = tuple(tuple(float(_real(gram[i][j]) / (norms[i] * norms[j])) for j in valid) for i in valid)
+    mean = _scaled(alphas, units, least)
+    if mean is None:
+        mean = [_real(int(i == 0)) for i in range(len(valid))]
+    for _ in range(most):
+        tangent = _tangent(mean, units, alphas, least)
+        length = _root(_form(tangent, units, tangent))
+        if length <= least:
+            break
+        ahead, aside = _context().cos(length), _context().sin(length) / length
+        mean = [ahead * m + aside * t for m, t in zip(mean, tangent, strict=True)]
+        mean = _scaled(mean, units, least) or mean
+    scale = sum((_real(weight) * norm for weight, norm in zip(weights, norms, strict=True)), _context().zero)
+    found = {i: m * scale / norms[i] for i, m in zip(valid, mean, strict=True)}
+    return _exact([found.get(i, 0) for i in range(len(gram))])
+
+
+def _scaled(vector: list[Any], gram: Matrix, least: Any) -> list[Any] | None:
+    """Return a combination scaled to length 1; None for one shorter than `least`."""
+    length = _root(_form(vector, gram, vector))
+    return None if length <= least else [each / length for each in vector]
+
+
+def _tangent(mean: list[Any], units: Matrix, alphas: Sequence[Any], least: Any) -> list[Any]:
+    """Return the weighted mean of the directions in which the unit vectors lie from `mean`, as far as they are."""
+    tangent = [_context().zero for _ in mean]
+    for i, alpha in enumerate(alphas):
+        dot = sum((_real(entry) * m for entry, m in zip(units[i], mean, strict=True)), _context().zero)
+        dot = min(max(dot, _real(-1)), _real(1))
+        angle = _context().acos(dot)
+        if angle <= least or (dot < 0 and 1 - dot * dot <= SINGULAR):
+            continue  # it lies there already, or opposite: in no direction
+        factor = alpha * angle / _context().sin(angle)
+        for j, m in enumerate(mean):
+            tangent[j] += factor * (int(i == j) - dot * m)
+    return tangent
+
+
+# ---- model_stock ----
+
+
+def _model_stock(call: Call, gram: Matrix, inputs: int) -> Coefficients:
+    plain = call.word("compat") == "mergekit"
+    return _stock(gram, pairs_of(inputs - 1, call.word("pairs")), call.flag("clamp") and not plain, plain)
+
+
+def pairs_of(models: int, which: str) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of models whose angles count."""
+    return tuple(combinations(range(models), 2) if which == "all" else pairwise(range(models)))
+
+
+@_remember
+def _stock(gram: Matrix, pairs: tuple[tuple[int, int], ...], clamp: bool, plain: bool) -> Coefficients:
+    """Return the coefficients of base and models."""
+    exact = Fraction(_stock_ratio(gram, pairs, clamp=clamp, plain=plain))
+    if abs(exact - 1) <= _AFFINE:
+        exact = Fraction(1)
+    return _around((exact / len(gram),) * len(gram), base=True)
+
+
+def _stock_ratio(gram: Matrix, pairs: tuple[tuple[int, int], ...], *, clamp: bool, plain: bool) -> float:
+    """Return how far to go from the base to the mean, by the operations of `stock_ratio` of the torch kernels."""
+    models = len(gram)
+    norms = [sqrt(gram[i][i]) for i in range(models)]
+    total = 0.0
+    for i, j in pairs:
+        product = norms[i] * norms[j]
+        product = max(product, LEAST_PRODUCT) if plain else product or 1.0
+        total += min(max(gram[i][j] / product, -1.0), 1.0)
+    cosine = total * (1 / len(pairs))
+    below = cosine * (models - 1) + 1
+    ratio = 0.0 if abs(below) < LEAST_DENOMINATOR else cosine * models / below
+    return min(max(ratio, 0.0), 1.0) if clamp else ratio
+
+
+# ---- other forms in the span ----
+
+
+def _add_perpendicular(call: Call, gram: Matrix, _inputs: int) -> Coefficients:
+    return _perpendicular(gram, call.number("alpha"))
+
+
+@_remember
+def _perpendicular(gram: Matrix, alpha: Fraction) -> Coefficients:
+    """Return the coefficients of a, b and c from the Gram matrix of a - c and b - c."""
+    if not gram[0][0]:
+        return (Fraction(1), Fraction(0), Fraction(0))
+    along = alpha * Fraction(gram[0][1]) / Fraction(gram[0][0])
+    return (1 - along, alpha, along - alpha)
+
+
+def _norm_direction(call: Call, gram: Matrix, _inputs: int) -> Coefficients:
+    alpha = call.number("alpha")
+    return _lerp(alpha) if alpha in (0, 1) else _directed(gram, alpha)
+
+
+@_remember
+def _directed(gram: Matrix, alpha: Fraction) -> Coefficients:
+    first, second = (_root(_real(gram[i][i])) for i in range(2))
+    if not first or not second:
+        return _lerp(alpha)
+    share = _real(alpha)
+    direction = [(1 - share) / first, share / second]
+    squared = _form(direction, gram, direction)
+    if squared < SINGULAR:
+        return _lerp(alpha)
+    scale = (first + share * (second - first)) / _root(squared)
+    return _exact([each * scale for each in direction])
+
+
+def _geometric_median(call: Call, gram: Matrix, inputs: int) -> Coefficients:
+    if inputs == 1:
+        return (Fraction(1),)
+    eps, ftol = float(call.number("eps")), float(call.number("ftol"))
+    return median_of(gram, eps, int(call.number("maxiter")), ftol)
+
+
+@_remember
+def median_of(gram: Matrix, eps: float, most: int, ftol: float) -> Coefficients:
+    """Return the coefficients by Weiszfeld's iteration. `gram` is that of the differences from the first input."""
+    count = len(gram) + 1
+    weights = [1.0] * count
+    distances = _distances(gram, weights)
+    objective = _plain_sum(distances) / count
+    for _ in range(most):
+        before = objective
+        weights = [1 / max(distance, eps) for distance in distances]
+        distances = _distances(gram, weights)
+        objective = _plain_sum(distances) / count
+        if abs(before - objective) <= ftol * objective:
+            break
+    return _normalized(tuple(Fraction(weight) for weight in weights))
+
+
+def _distances(gram: Matrix, weights: Sequence[float]) -> list[float]:
+    """Return how far each input is from the weighted mean of them."""
+    total = _plain_sum(weights)
+    mean = [weight / total for weight in weights[1:]]  # the first input is the origin
+    found = []
+    for i in range(len(weights)):
+        away = [(1.0 if i == j + 1 else 0.0) - share for j, share in enumerate(mean)]
+        squared = _plain_sum(
+            [a * entry * b for a, row in zip(away, gram, strict=True) for b, entry in zip(away, row, strict=True)]
+        )
+        found.append(sqrt(max(squared, 0.0)))
+    return found
+
+
+def _plain_sum(values: Sequence[float]) -> float:
+    """Return the sum in the order given: the built-in one's rounding depends on Python's version."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+@_remember
+def euclidean_factors(gram: Matrix, alpha: Fraction) -> tuple[float, float]:
+    """Return by what the two differences are multiplied before they are squared."""
+    share = _real(alpha)
+    parts = [share_of / _real(gram[i][i]) if gram[i][i] else _real(0) for i, share_of in enumerate((1 - share, share))]
+    present = [share_of for i, share_of in enumerate((1 - share, share)) if gram[i][i]]
+    if not present:
+        return 0.0, 0.0
+    straight = [1 - share, share]
+    scale = _form(straight, gram, straight) / sum(present)
+    first, second = (float32_of(Fraction(float(_root(part * scale)))) for part in parts)
+    return first, second
+
+
+COEFFICIENTS: Mapping[str, Callable[[Call, Matrix, int], Coefficients]] = {
+    "slerp": _slerp,
+    "nuslerp": _nuslerp,
+    "multislerp": _multislerp,
+    "karcher": _karcher,
+    "model_stock": _model_stock,
+    "add_perpendicular": _add_perpendicular,
+    "norm_direction": _norm_direction,
+    "geometric_median": _geometric_median,
+}
+"""By method: the coefficients of the inputs, from a call, the matrix, and the number of inputs. Those of nuslerp and
+model_stock are for whole tensors (`per = "tensor"`)."""
