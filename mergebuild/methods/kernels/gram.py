@@ -112,13 +112,15 @@ def _evaluate(coefficients: Coefficients, chunks: Sequence[Tensor]) -> Tensor:
     for at in range(0, len(result), BLOCK):
         parts = [chunk[at : at + BLOCK] for chunk in chunks]
         out = result[at : at + BLOCK]
-        combine(
+        made = combine(
             None if pivot is None else parts[pivot],
             [parts[index] for index in others],
             [shares[index] for index in others],
             out,
             spare[: len(out)],
         )
+        if made is not out:  # what rounding leaves is an input itself
+            out.copy_(made)
     return result
 
 

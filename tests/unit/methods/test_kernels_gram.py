@@ -323,3 +323,10 @@ def test_gram_states_are_numbers_that_can_be_kept() -> None:
     for i, row in enumerate(state):
         assert row == pytest.approx([math.fsum((x[i].double() * each.double()).tolist()) for each in x], rel=1e-13)
     assert hash(state)
+
+
+def test_a_coefficient_that_rounds_to_zero_leaves_the_other_input() -> None:
+    """Of 1 and 1e-50, which do not add up to 1, float32 has 1 and 0."""
+    x = [torch.full((3, 5), 2.5), torch.zeros(3, 5)]
+    call = call_of(METHODS["nuslerp"], (3, 5), 2, {"weight": [1, 1e-50]}, has_base=False)
+    assert torch.equal(run(KERNELS["nuslerp"], call, x, None), x[0])
