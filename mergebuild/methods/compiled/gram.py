@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from mergebuild.methods.call import Call, State
+from mergebuild.methods.call import Call, Grain, State
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
 from mergebuild.methods.shares import float32_of, pivot_of
 from mergebuild.methods.spheres import COEFFICIENTS, REMEMBERED, Coefficients, Matrix, euclidean_factors
@@ -61,14 +61,14 @@ def _combined(coefficients: Coefficients) -> Applied:
     return Applied(Prepared("linear", centre, packed([shares[index] for index in inputs if index != pivot])), inputs)
 
 
-def _method(name: str, statistic: CompiledStatistic) -> CompiledMethod:
+def _method(name: str, statistic: CompiledStatistic, grain: Grain = Grain.ELEMENT) -> CompiledMethod:
     """Return the form of a method that needs the Gram matrix of whole tensors and the number of inputs."""
     coefficients = COEFFICIENTS[name]
 
     def apply(call: Call, count: int, state: State) -> Applied:
         return _combined(coefficients(call, state, count))
 
-    return CompiledMethod(apply, statistic, takes=_is_of_whole_tensors)
+    return CompiledMethod(apply, statistic, grain, takes=_is_of_whole_tensors)
 
 
 def _is_of_whole_tensors(call: Call, _count: int) -> bool:
@@ -85,10 +85,10 @@ def _euclidean(call: Call, _count: int, state: State) -> Applied:
 
 COMPILED: Mapping[str, CompiledMethod] = {
     "slerp": _method("slerp", _GRAM),
-    "nuslerp": _method("nuslerp", _GRAM_OR_COLUMNS),
+    "nuslerp": _method("nuslerp", _GRAM_OR_COLUMNS, Grain.VECTOR),
     "multislerp": _method("multislerp", _FROM_BASE),
     "karcher": _method("karcher", _GRAM),
-    "model_stock": _method("model_stock", _OF_OFFSETS),
+    "model_stock": _method("model_stock", _OF_OFFSETS, Grain.VECTOR),
     "add_perpendicular": _method("add_perpendicular", _FROM_LAST),
     "norm_direction": _method("norm_direction", _GRAM),
     "geometric_median": _method("geometric_median", _FROM_FIRST),
