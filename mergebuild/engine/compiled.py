@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mergebuild import native
-from mergebuild.digest import RunningChecksum
 from mergebuild.engine.findings import Findings, statistic_key
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Block, Outputs
@@ -122,17 +121,16 @@ class CompiledWorker:
         self._chunk = chunk
         self._kept: list[Block] = []
         """Room for what steps keep for each other, a chunk each."""
+        self._unhashed: dict[int, native.Hash] = {}
+        """The chunks at hand, by index, whose bytes are still to be hashed: by whoever reads them first."""
 
-    def run(self, cluster: Cluster, hashes: Mapping[bytes, RunningChecksum] | None = None) -> dict[bytes, StepResult]:
+    def run(self, cluster: Cluster, hashes: Mapping[bytes, native.Hash] | None = None) -> dict[bytes, StepResult]:
         """Compute and write all steps of a cluster; return what came of each.
 
         `hashes`: of leaves that are hashed on the way, by digest.
         """
-        hashed = (
-            [(index, hashes[leaf.digest]) for index, leaf in enumerate(cluster.leaves) if leaf.digest in hashes]
-            if hashes
-            else ()
-        )
+        wanted = hashes or {}
+        hashed = {index: wanted[leaf.digest] for index, leaf in enumerate(cluster.leaves) if leaf.digest in wanted}
         makers = self._makers(cluster)
         size = _chunk_for(makers, self._chunk)
         for number, maker in enumerate(makers):
@@ -144,10 +142,11 @@ class CompiledWorker:
             if self._stop.is_set():
                 return {}
             chunks = self._chunks(cluster, span)
-            for index, running in hashed:
-                running.update(chunks[index][0])
+            self._unhashed = dict(hashed)
             for maker in makers:
                 self._make(maker, chunks, span)
+            for index, running in self._unhashed.items():
+                running.update(chunks[index][0])
             for leaf in cluster.leaves:
                 self._release(leaf, *span)
         return {maker.step.digest: self._result(maker, cluster) for maker in makers}
@@ -274,8 +273,12 @@ class CompiledWorker:
         """Have a kernel make a chunk."""
         applied = _UNKNOWN if maker.unknowable else maker.applied
         assert applied is not None  # it was prepared
-        inputs = [chunks[maker.inputs[index]] for index in applied.inputs]
-        return native.apply(applied.kernel, inputs, room, maker.step.dtype, span, hash=running, odd=maker.odd)
+        slots = [maker.inputs[index] for index in applied.inputs]
+        hashes = {index: self._unhashed.pop(slot) for index, slot in enumerate(slots) if slot in self._unhashed}
+        inputs = [chunks[slot] for slot in slots]
+        return native.apply(
+            applied.kernel, inputs, room, maker.step.dtype, span, hash=running, hashes=hashes, odd=maker.odd
+        )
 
     def _write(self, made: memoryview, places: Sequence[OutputRange], offset: int) -> None:
         """Have what was made written, block by block."""

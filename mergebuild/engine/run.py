@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mergebuild import native
 from mergebuild.digest import new_checksum, scaled_checksum
 from mergebuild.engine import compiled, limits
 from mergebuild.engine.bounds import DEVICE_MEMORY, PER_DEVICE
@@ -505,7 +506,7 @@ class _Crew:
         if guess is None:
             return {}, [self._checksum(leaf) for leaf in unhashed]
         stand_ins = [leaf.digest for leaf, each in zip(guess.leaves, group.inputs, strict=True) if not each.checksum]
-        hashes = {digest: new_checksum() for digest in stand_ins}
+        hashes = {digest: native.Hash() for digest in stand_ins}
         made = worker.run(guess, hashes)
         return made, [each.digest() for each in hashes.values()]
 

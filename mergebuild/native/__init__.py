@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def apply(
     span: tuple[int, int],
     *,
     hash: Hash | None = None,
+    hashes: Mapping[int, Hash] | None = None,
     odd: bool = False,
 ) -> Seen:
     """Make elements of a tensor, and round them once.
@@ -142,21 +144,27 @@ def apply(
         dtype: the result's.
         span: the index in the tensor of the first element, and how many.
         hash: what the bytes of the result are added to.
+        hashes: what the bytes of inputs are added to, by index.
         odd: inputs of float64 are rounded to odd, not to the nearest.
 
     Raises:
         ValueError: a buffer is too small, or the kernel does not take these.
     """
     state = None if hash is None else hash.state
-    return Seen(*_compiled.apply(_work(kernel, inputs, span), DTYPES[dtype][0], out, state, odd))
+    return Seen(*_compiled.apply(_work(kernel, inputs, span, hashes or {}), DTYPES[dtype][0], out, state, odd))
 
 
 def _work(
-    kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int]
-) -> tuple[str, int, bytes, int, tuple[tuple[Buffer, int], ...], int]:
+    kernel: Prepared,
+    inputs: Sequence[tuple[Buffer, str]],
+    span: tuple[int, int],
+    hashes: Mapping[int, Hash] = MappingProxyType({}),
+) -> tuple[str, int, bytes, int, tuple[tuple[Buffer, int, bytearray | None], ...], int]:
     """Return a kernel with what it is called with."""
     start, count = span
-    return (*kernel, start, tuple((buffer, DTYPES[each][0]) for buffer, each in inputs), count)
+    states = [hashes[index].state if index in hashes else None for index in range(len(inputs))]
+    taken = tuple((buffer, DTYPES[each][0], state) for (buffer, each), state in zip(inputs, states, strict=True))
+    return (*kernel, start, taken, count)
 
 
 class Histogram:

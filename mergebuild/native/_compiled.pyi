@@ -3,8 +3,11 @@ from typing_extensions import Buffer
 def variants() -> list[str]: ...
 def choose(name: str, /) -> None: ...
 
-Work = tuple[str, int, Buffer, int, tuple[tuple[Buffer, int], ...], int]
-"""The kernel's name, its option and its numbers, the index of the first element, inputs, and how many elements."""
+Work = tuple[str, int, Buffer, int, tuple[tuple[Buffer, int, bytearray | None], ...], int]
+"""The kernel's name, its option and its numbers, the index of the first element, inputs, and how many elements.
+
+Of an input its bytes, its dtype, and the state of a hash that these bytes are added to.
+"""
 
 def apply(work: Work, dtype: int, out: Buffer, hash: bytearray | None, odd: bool, /) -> tuple[int, int]: ...
 def tally(work: Work, histograms: tuple[tuple[int, bytearray], ...], /) -> None: ...

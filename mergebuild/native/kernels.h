@@ -27,10 +27,13 @@ enum dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2, DT
 /* Inputs at most that one call takes. */
 #define MOST_INPUTS 64
 
+struct xxh3_state; /* xxh3.h */
+
 /* A tensor's elements as they lie in a file. No alignment is assumed. */
 struct source {
     const unsigned char *bytes;
     enum dtype dtype;
+    struct xxh3_state *hash; /* what the bytes are added to as they are read; NULL: nothing */
 };
 
 /* What a kernel is called with besides values: the numbers that its Python caller packs for it. */
@@ -83,7 +86,6 @@ struct seen {
     uint64_t overflowed; /* finite, and beyond the dtype's largest */
 };
 
-struct xxh3_state; /* xxh3.h */
 struct gram_state; /* gram.h */
 
 struct variant {

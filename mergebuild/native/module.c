@@ -71,7 +71,7 @@ static PyObject *choose(PyObject *Py_UNUSED(module), PyObject *arguments) {
 
 /* Buffers held for the time of a call. */
 struct held {
-    Py_buffer buffers[MOST_INPUTS + 4];
+    Py_buffer buffers[2 * MOST_INPUTS + 4];
     size_t count;
 };
 
@@ -86,7 +86,7 @@ static void let_go(struct held *held) {
     while (held->count > 0) PyBuffer_Release(&held->buffers[--held->count]);
 }
 
-/* Take inputs: pairs of a buffer and a dtype's number, each of at least `count` elements. */
+/* Take inputs: a buffer of at least `count` elements, a dtype's number, and perhaps the state of a hash, for each. */
 static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, struct source *sources, size_t *taken) {
     const Py_ssize_t length = PyTuple_Check(pairs) ? PyTuple_Size(pairs) : -1;
     if (length < 0 || length > MOST_INPUTS) {
@@ -94,16 +94,22 @@ static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, str
         return -1;
     }
     for (Py_ssize_t index = 0; index < length; index++) {
-        PyObject *object;
+        PyObject *object, *state = Py_None;
         int dtype;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(pairs, index), "Oi", &object, &dtype)) return -1;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(pairs, index), "Oi|O", &object, &dtype, &state)) return -1;
         const Py_buffer *buffer = hold(held, object, PyBUF_SIMPLE);
         if (buffer == NULL) return -1;
+        const Py_buffer *hash = state == Py_None ? NULL : hold(held, state, PyBUF_WRITABLE);
+        if (hash == NULL && state != Py_None) return -1;
+        if (hash != NULL && hash->len < (Py_ssize_t)sizeof(struct xxh3_state)) {
+            PyErr_SetString(PyExc_ValueError, "the state of a hash of an input is too small");
+            return -1;
+        }
         if (dtype < 0 || dtype >= DTYPE_COUNT || buffer->len / (Py_ssize_t)SIZES[dtype] < count) {
             PyErr_SetString(PyExc_ValueError, "an input has another dtype, or fewer elements");
             return -1;
         }
-        sources[index] = (struct source){buffer->buf, (enum dtype)dtype};
+        sources[index] = (struct source){buffer->buf, (enum dtype)dtype, hash != NULL ? hash->buf : NULL};
     }
     *taken = (size_t)length;
     return 0;

@@ -63,11 +63,14 @@ def test_combinations_have_the_bits_of_torch(
         found = shares_of(tuple(shares))
         kernel = native.Prepared("linear", -1 if found.pivot is None else found.pivot, native.packed(found.others))
         out, running = bytearray(count * native.DTYPES[dtype][1]), native.Hash()
-        native.apply(kernel, inputs, out, dtype, (0, count), hash=running)
+        hashes = {index: native.Hash() for index in range(len(inputs))}
+        native.apply(kernel, inputs, out, dtype, (0, count), hash=running, hashes=hashes)
     finally:
         native.choose(before)
     assert bytes(out) == by_torch(inputs, shares, dtype, count)
     assert running.digest() == xxhash.xxh3_128_digest(bytes(out))
+    for index, (data, _) in enumerate(inputs):
+        assert hashes[index].digest() == xxhash.xxh3_128_digest(data)
 
 
 @pytest.mark.parametrize("variant", native.variants())
