@@ -34,8 +34,10 @@ __all__ = [
     "Seen",
     "apply",
     "choose",
+    "count_active",
     "count_nonfinite",
     "packed",
+    "packed_doubles",
     "reason",
     "variant",
     "variants",
@@ -116,12 +118,17 @@ class Prepared(NamedTuple):
     option: int = 0
     """A number that the kernel knows."""
     numbers: bytes = b""
-    """The float32 values that it computes with: `packed`."""
+    """The values that it computes with: `packed`, of most."""
 
 
 def packed(numbers: Sequence[float]) -> bytes:
     """Return float32 values as kernels have them."""
     return struct.pack(f"={len(numbers)}f", *numbers)
+
+
+def packed_doubles(numbers: Sequence[float]) -> bytes:
+    """Return float64 values as those kernels have them that compute with these."""
+    return struct.pack(f"={len(numbers)}d", *numbers)
 
 
 def apply(
@@ -229,6 +236,14 @@ class MagnitudeSum:
 def count_nonfinite(data: Buffer, dtype: str, count: int) -> int:
     """Return how many of `count` elements are NaN or infinite as float32."""
     return _compiled.count_nonfinite(((data, DTYPES[dtype][0]),), count)
+
+
+def count_active(inputs: Sequence[tuple[Buffer, str]], count: int, epsilon: float) -> tuple[int, ...]:
+    """Return two counts of each of `count` elements' inputs but the first, in order.
+
+    At how many places only it differs from the first by more than a float32 `epsilon`, and at how many others do too.
+    """
+    return _compiled.count_active(tuple((data, DTYPES[each][0]) for data, each in inputs), count, epsilon)
 
 
 def variants() -> list[str]:

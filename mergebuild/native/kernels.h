@@ -119,6 +119,10 @@ struct variant {
     void (*gram_add)(struct gram_state *state, const struct source *inputs, size_t count);
     void (*gram_value)(struct gram_state *state, double *totals);
 
+    /* Add to `totals`, of each input but the first: at how many places only it differs from the first by more than
+     * epsilon, and at how many others do too. */
+    void (*count_active)(const struct work *work, size_t count, float epsilon, uint64_t *totals);
+
     const struct named_kernel *kernels; /* ends with a row without a name */
 };
 

@@ -325,6 +325,31 @@ static PyObject *count_nonfinite(PyObject *Py_UNUSED(module), PyObject *argument
     return result;
 }
 
+/* count_active(inputs, count, epsilon) -> of each input but the first, two counts */
+static PyObject *count_active(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *pairs;
+    Py_ssize_t count;
+    double epsilon;
+    if (!PyArg_ParseTuple(arguments, "Ond", &pairs, &count, &epsilon)) return NULL;
+    struct held held = {.count = 0};
+    struct work work = {0};
+    PyObject *result = NULL;
+    if (take_inputs(&held, pairs, count, work.inputs, &work.input_count) == 0) {
+        uint64_t totals[2 * MOST_INPUTS] = {0};
+        Py_BEGIN_ALLOW_THREADS
+        if (count > 0) chosen->count_active(&work, (size_t)count, (float)epsilon, totals);
+        Py_END_ALLOW_THREADS
+        const Py_ssize_t length = work.input_count > 0 ? 2 * (Py_ssize_t)work.input_count - 2 : 0;
+        result = PyTuple_New(length);
+        for (Py_ssize_t index = 0; result != NULL && index < length; index++) {
+            PyObject *number = PyLong_FromUnsignedLongLong(totals[index]);
+            if (number == NULL || PyTuple_SetItem(result, index, number) < 0) Py_CLEAR(result);
+        }
+    }
+    let_go(&held);
+    return result;
+}
+
 /* xxh3_begin() -> the state of a hash of nothing */
 static PyObject *xxh3_begin(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
     struct xxh3_state state;
@@ -459,6 +484,7 @@ static PyMethodDef methods[] = {
     {"sum_magnitudes", sum_magnitudes, METH_VARARGS, NULL},
     {"sum_end", sum_end, METH_O, NULL},
     {"count_nonfinite", count_nonfinite, METH_VARARGS, NULL},
+    {"count_active", count_active, METH_VARARGS, NULL},
     {"xxh3_begin", xxh3_begin, METH_NOARGS, NULL},
     {"xxh3_update", xxh3_update, METH_VARARGS, NULL},
     {"xxh3_digest", xxh3_digest, METH_VARARGS, NULL},

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from mergebuild.methods.call import Call
-from mergebuild.methods.compiled.method import Applied, CompiledMethod
+from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
+from mergebuild.methods.emphases import emphases
+from mergebuild.methods.kernels.scalars import cos_pi_of
 from mergebuild.methods.latents import factor_of, offset_of
 from mergebuild.methods.shares import float32_of
-from mergebuild.native import Prepared, packed
+from mergebuild.native import Prepared, count_active, packed, packed_doubles
 
 __all__ = ["COMPILED"]
 
@@ -55,6 +57,49 @@ def _ram(call: Call, count: int, _state: object) -> Applied:
     return Applied(Prepared("ram", 0, packed([float32_of(call.number("epsilon"))])), range(count))
 
 
+def _ramplus_tl(call: Call, count: int, state: Sequence[int]) -> Applied:
+    numbers = packed([float32_of(call.number("epsilon")), *emphases(call, state)])
+    return Applied(Prepared("ram", 1, numbers), range(count))
+
+
+def _begin_counts(_call: Call, inputs: int) -> list[int]:
+    return [0] * (2 * (inputs - 1))
+
+
+def _look_at_counts(call: Call, account: list[int], chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+    for index, more in enumerate(count_active(chunks, span[1], float32_of(call.number("epsilon")))):
+        account[index] += more
+
+
+def _end_counts(_call: Call, account: list[int]) -> tuple[int, ...]:
+    return tuple(account)
+
+
+def _multiply_difference(call: Call, _count: int, _state: object) -> Applied:
+    alpha, beta = call.number("alpha"), call.number("beta")
+    if alpha == beta and alpha in {0, 1}:
+        return Applied.copy_of(int(alpha))
+    simpler = {Fraction(0): 1, Fraction(1): 2}
+    option = simpler.get(alpha, 0) | simpler.get(beta, 0) << 2
+    numbers = packed_doubles([float(1 - alpha), float(alpha), float32_of(beta)])
+    return Applied(Prepared("multiply_difference", option, numbers), (0, 1, 2))
+
+
+def _geometric(call: Call, _count: int, _state: object) -> Applied:
+    alpha = call.number("alpha")
+    if alpha in {0, 1}:
+        return Applied.copy_of(int(alpha))
+    numbers = packed_doubles([float(1 - alpha), float(alpha), cos_pi_of(alpha)])
+    return Applied(Prepared("geometric", 0, numbers), (0, 1))
+
+
+def _multiply_quotient(call: Call, _count: int, _state: object) -> Applied:
+    alpha = call.number("alpha")
+    if not alpha:
+        return Applied.copy_of(0)
+    return Applied(Prepared("multiply_quotient", 0, packed_doubles([float(alpha)])), (0, 1, 2))
+
+
 def _adjust(call: Call, _count: int, _state: object) -> Applied:
     offset = offset_of(call)
     if offset is None:
@@ -71,5 +116,14 @@ COMPILED: Mapping[str, CompiledMethod] = {
     "clamp": CompiledMethod(_clamp),
     "nearswap": CompiledMethod(_nearswap),
     "ram": CompiledMethod(_ram),
+    "ramplus_tl": CompiledMethod(
+        _ramplus_tl,
+        CompiledStatistic(
+            "lone and shared differences", _begin_counts, _look_at_counts, _end_counts, arguments=("epsilon",)
+        ),
+    ),
+    "multiply_difference": CompiledMethod(_multiply_difference),
+    "geometric": CompiledMethod(_geometric),
+    "multiply_quotient": CompiledMethod(_multiply_quotient),
     "adjust": CompiledMethod(_adjust),
 }

@@ -16,6 +16,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from mergebuild.methods.emphases import emphases
 from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.elementary import cos_pi, exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Kernel, Statistic
@@ -215,21 +216,11 @@ def _ramplus_tl(call: Call, chunks: Sequence[Tensor], _start: int, state: tuple[
     active = _active(base, models, epsilon)
     lone = active == 1
     total = torch.zeros_like(base)
-    for model, factor in zip(models, _emphases(call, state), strict=True):
+    for model, factor in zip(models, emphases(call, state), strict=True):
         difference = model - base
         difference.masked_fill_(_inactive(difference, epsilon), 0)
         total.add_(torch.where(lone, difference * factor, difference))
     return total.div_(active.clamp_(min=1)).add_(base)
-
-
-def _emphases(call: Call, counts: tuple[int, ...]) -> list[float]:
-    """Return lambda = 1 + r clamp(shared / max(lone, epsilon), 0, alpha) of each model, from its counts of both."""
-    epsilon, rate, most = call.number("epsilon"), call.number("r"), call.number("alpha")
-    found = []
-    for lone, shared in zip(counts[::2], counts[1::2], strict=True):
-        ratio = shared / max(Fraction(lone), epsilon) if lone else Fraction(0)  # without a lone one it is never used
-        found.append(float32_of(1 + rate * min(ratio, most)))
-    return found
 
 
 def _begin_counts(_call: Call, inputs: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -105,6 +106,20 @@ def test_short_texts_are_hashed_as_xxhash_does(length: int) -> None:
         (native.Prepared("linear", -1), [(bytes(4), "float32")], 4, 1),  # no coefficient
         (native.Prepared("linear", 0, bytes(4)), [(bytes(4), "float32")], 4, 1),  # one too many
         (native.Prepared("greater"), [(bytes(4), "float32")], 4, 1),
+        (native.Prepared("train_difference", 0, bytes(4)), [(bytes(4), "float32")] * 2, 4, 1),
+        (native.Prepared("train_difference"), [(bytes(4), "float32")] * 3, 4, 1),
+        (native.Prepared("similarity_add_difference", 1, bytes(4)), [(bytes(4), "float32")] * 3, 4, 1),
+        (native.Prepared("nearswap"), [(bytes(4), "float32")] * 2, 4, 1),
+        (native.Prepared("clamp", 0, bytes(4)), [(bytes(4), "float32")], 4, 1),
+        (native.Prepared("ram", 1, bytes(4)), [(bytes(4), "float32")] * 3, 4, 1),
+        (native.Prepared("ram", 0, bytes(4)), [], 4, 1),
+        (native.Prepared("geometric", 0, bytes(23)), [(bytes(4), "float32")] * 2, 4, 1),
+        (native.Prepared("multiply_difference", 0, bytes(12)), [(bytes(4), "float32")] * 3, 4, 1),
+        (native.Prepared("multiply_quotient", 0, bytes(4)), [(bytes(4), "float32")] * 3, 4, 1),
+        (native.Prepared("band", 0, bytes(24)), [(bytes(4), "float32")] * 2, 4, 1),  # rows of no length
+        (native.Prepared("band", 0, struct.pack("=3q", 5, 4, 3)), [(bytes(4), "float32")] * 2, 4, 1),
+        (native.Prepared("band", 0, struct.pack("=3q", 5, 1, 6)), [(bytes(4), "float32")] * 2, 4, 1),
+        (native.Prepared("add_numbers"), [(bytes(4), "float32")], 4, 1),
         (native.Prepared("nothing"), [(bytes(4), "float32")], 4, 1),
         (native.Prepared("linear", 0), [(bytes(4), "float32")], 4, -1),
         (native.Prepared("linear", -1, bytes(4 * 65)), [(bytes(4), "float32")] * 65, 4, 1),
@@ -121,3 +136,14 @@ def test_values_not_finite_are_counted() -> None:
     values = torch.tensor([1.0, float("nan"), float("inf"), -float("inf"), 1e30])
     assert native.count_nonfinite(raw(values), "float32", 5) == 3
     assert native.count_nonfinite(raw(values.double() * 1e300), "float64", 5) == 5  # as float32
+
+
+def test_differences_that_count_are_counted() -> None:
+    base, one, other = (
+        raw(torch.tensor(each)) for each in ([0.0, 0.0, 0.0, 1.0], [1.0, 0.5, 2.0, 1.0], [0.5, 3.0, -1.0, 9.0])
+    )
+    chunks = [(each, "float32") for each in (base, one, other)]
+    assert native.count_active(chunks, 4, 0.5) == (1, 1, 2, 1)
+    assert native.count_active(chunks, 0, 0.5) == (0, 0, 0, 0)
+    with pytest.raises(ValueError, match="fewer elements"):
+        native.count_active(chunks, 5, 0.5)

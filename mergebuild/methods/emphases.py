@@ -1,0 +1,21 @@
+"""What `ramplus_tl` multiplies the changes of single models by, from exact numbers. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from mergebuild.methods.call import Call
+from mergebuild.methods.shares import float32_of
+
+__all__ = ["emphases"]
+
+
+def emphases(call: Call, counts: Sequence[int]) -> list[float]:
+    """Return lambda = 1 + r clamp(shared / max(lone, epsilon), 0, alpha) of each model, from its counts of both."""
+    epsilon, rate, most = call.number("epsilon"), call.number("r"), call.number("alpha")
+    found = []
+    for lone, shared in zip(counts[::2], counts[1::2], strict=True):
+        ratio = shared / max(Fraction(lone), epsilon) if lone else Fraction(0)  # without a lone one it is never used
+        found.append(float32_of(1 + rate * min(ratio, most)))
+    return found
