@@ -13,6 +13,7 @@ FAMILIES = {
     **dict.fromkeys(("train_difference", "add_opposite", "add_strict_opposite"), "elementwise"),
     **dict.fromkeys(("similarity_add_difference", "max", "clamp", "nearswap", "ram", "adjust"), "elementwise"),
     **dict.fromkeys(("ramplus_tl", "multiply_difference", "geometric", "multiply_quotient"), "elementwise"),
+    **dict.fromkeys(("plus_random", "dropout"), "elementwise"),
     **dict.fromkeys(("tensor_sum", "tensor_sum2"), "rows"),
     **dict.fromkeys(("ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties"), "task_vectors"),
     **dict.fromkeys(("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "add_perpendicular"), "gram"),

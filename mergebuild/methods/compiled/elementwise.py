@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from mergebuild.methods.call import Call
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
 from mergebuild.methods.emphases import emphases
-from mergebuild.methods.kernels.scalars import cos_pi_of
 from mergebuild.methods.latents import factor_of, offset_of
+from mergebuild.methods.noise import rescaling, takes_noise
+from mergebuild.methods.scalars import cos_pi_of
 from mergebuild.methods.shares import float32_of
+from mergebuild.methods.streams import key_of, threshold_of
 from mergebuild.native import Prepared, count_active, packed, packed_doubles
 
 __all__ = ["COMPILED"]
@@ -100,6 +103,26 @@ def _multiply_quotient(call: Call, _count: int, _state: object) -> Applied:
     return Applied(Prepared("multiply_quotient", 0, packed_doubles([float(alpha)])), (0, 1, 2))
 
 
+def _plus_random(call: Call, _count: int, _state: object) -> Applied:
+    alpha = float32_of(call.number("alpha"))
+    if not alpha or not takes_noise(call.tensor):
+        return Applied.copy_of(0)
+    numbers = struct.pack("=Qf4x", key_of(int(call.number("seed")), call.tensor, 0), alpha)
+    return Applied(Prepared("plus_random", 0, numbers), (0,))
+
+
+def _dropout(call: Call, count: int, _state: object) -> Applied:
+    kept = 1 - call.number("probability")
+    if kept <= 0:
+        return Applied.copy_of(0)
+    if kept >= 1 and count == 2:
+        return Applied.copy_of(1)
+    keys = [key_of(int(call.number("seed")), call.tensor, position) for position in range(1, count)]
+    factor = rescaling(kept, call.number("rescale"))
+    numbers = struct.pack(f"=Qf4x{len(keys)}Q", threshold_of(kept), factor, *keys)
+    return Applied(Prepared("dropout", 0, numbers), range(count))
+
+
 def _adjust(call: Call, _count: int, _state: object) -> Applied:
     offset = offset_of(call)
     if offset is None:
@@ -125,5 +148,7 @@ COMPILED: Mapping[str, CompiledMethod] = {
     "multiply_difference": CompiledMethod(_multiply_difference),
     "geometric": CompiledMethod(_geometric),
     "multiply_quotient": CompiledMethod(_multiply_quotient),
+    "plus_random": CompiledMethod(_plus_random),
+    "dropout": CompiledMethod(_dropout),
     "adjust": CompiledMethod(_adjust),
 }

@@ -21,19 +21,14 @@ from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.elementary import cos_pi, exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Kernel, Statistic
 from mergebuild.methods.kernels.randomness import bernoulli, normal
-from mergebuild.methods.kernels.scalars import cos_pi_of, power_of
+from mergebuild.methods.noise import rescaling, takes_noise
+from mergebuild.methods.scalars import cos_pi_of
 from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS"]
 
 _BLOCK = 1 << 15
 """Values taken at a time through float64: their temporaries stay in the processor's cache."""
-
-_BEYOND = 2.0**127
-"""Half of what float32 has no room for."""
-
-_UNTOUCHED = ("to_out", "proj_out", "norm")
-"""Tensors with these in their names get no noise."""
 
 
 def _train_difference(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
@@ -261,7 +256,7 @@ def _plus_random(call: Call, chunks: Sequence[Tensor], start: int, _state: objec
     """Return a + alpha N(0, 1)."""
     (a,) = chunks
     alpha = float32_of(call.number("alpha"))
-    if not alpha or any(part in call.tensor for part in _UNTOUCHED):
+    if not alpha or not takes_noise(call.tensor):
         return a
     noise = normal(int(call.number("seed")), call.tensor, 0, start, a.numel(), a.device)
     return noise.mul_(alpha).add_(a)
@@ -281,13 +276,7 @@ def _dropout(call: Call, chunks: Sequence[Tensor], start: int, _state: object) -
         mask = bernoulli(kept, seed, call.tensor, position, start, base.numel(), base.device)
         count.add_(mask)
         total.add_((model - base).masked_fill_(mask.logical_not_(), 0))
-    return total.div_(count.clamp_(min=1)).mul_(_rescaling(kept, call.number("rescale"))).add_(base)
-
-
-def _rescaling(kept: Fraction, rescale: Fraction) -> float:
-    """Return 1 / kept**rescale as a float32, 1 where float32 cannot hold it."""
-    factor = power_of(kept, -rescale)
-    return float32_of(Fraction(factor)) if 0 < factor < _BEYOND else 1.0
+    return total.div_(count.clamp_(min=1)).mul_(rescaling(kept, call.number("rescale"))).add_(base)
 
 
 def _gated(a: Tensor, gate: Tensor, amount: Fraction, difference: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State
-from mergebuild.methods.kernels.scalars import cos_pi_of
+from mergebuild.methods.scalars import cos_pi_of
 from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS", "region", "smoothed", "tilted_filter"]

@@ -43,7 +43,8 @@ ON: Mapping[str, Mapping[str, tuple[int, ...] | None]] = {
         "model.diffusion_model.out.0.bias": None,
         "model.diffusion_model.out.2.weight": None,
         "model.diffusion_model.out.2.bias": (4,),
-    }
+    },
+    "plus_random": {"block.0.weight": None, "block.0.norm.weight": None},
 }
 """The tensors that a method which knows them by name is tried on, and their shapes, where only one will do."""
 

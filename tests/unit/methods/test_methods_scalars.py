@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebuild.methods.kernels.scalars import cos_pi_of, power_of
+from mergebuild.methods.scalars import cos_pi_of, power_of
 
 
 @given(st.fractions(-1000, 1000))
