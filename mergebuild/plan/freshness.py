@@ -1,9 +1,10 @@
 """See quickly that a target is up to date, without folding it.
 
-A *fingerprint* covers everything that a target's artifact and metadata follow from: its recipe fields, the content of
-its sources (and their SHA-256, where its metadata name that), and the fingerprints of the targets that it reads. A
-record of the last build keeps it. If it is the same, and the output is still the file that was published, the target is
-up to date; nothing else need be known. If it is not, nothing follows: the planner decides.
+A *fingerprint* covers everything that a target's artifact, names and metadata follow from: its recipe fields, the
+content of its sources and what they call their tensors (and their SHA-256, where its metadata name that), and the
+fingerprints of the targets that it reads. A record of the last build keeps it. If it is the same, and the output is
+still the file that was published, the target is up to date; nothing else need be known. If it is not, nothing follows:
+the planner decides.
 
 What goes into a fingerprint is every field that takes part in comparing recipe values, names included, so it changes
 more often than the digests do. That only costs a closer look.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mergebuild import REVISION, __version__
-from mergebuild.digest import SCHEMA
+from mergebuild.digest import SCHEMA, checksum
 from mergebuild.errors import MergeBuildError
 from mergebuild.formats.layout import LAYOUT_VERSION
 from mergebuild.key import Key, Line, written
@@ -80,7 +81,8 @@ class Freshness:
                 source = self._sources.file(name)
             except MergeBuildError:
                 return None
-            return source.content if source.is_hashed and self._sources.meets_pin(name) else None
+            known = source.is_hashed and self._sources.meets_pin(name)
+            return checksum(source.content + source.said) if known else None
         target = self._recipe.target(name)
         below = [self.fingerprint(each.ref) for each in target.reads]
         if target.metadata == "full" and None not in below:

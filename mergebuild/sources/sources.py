@@ -127,6 +127,14 @@ class SourceFile:
             said = self.model.metadata.get(ADAPTER_METADATA, "")
         return checksum(found + said.encode()) if said else found
 
+    @cached_property
+    def said(self) -> bytes:
+        """The digest of what its files say beside values: what they call tensors, which are tied, the configuration."""
+        model, spelling = self.model, self.model.spelling
+        made = {name: (each.shape, each.cuts) for name, each in spelling.made.items()}
+        names = made, dict(spelling.shapes), dict(spelling.prefixes), dict(model.tied), model.copies
+        return checksum(json.dumps((names, dict(model.facts)), sort_keys=True, default=str).encode())
+
     @property
     def has_hashes(self) -> Collection[str]:
         """The hashes that it has, of those that can be pinned."""

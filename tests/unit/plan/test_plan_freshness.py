@@ -97,6 +97,24 @@ def test_a_changed_source_is_looked_at(chain: Lab) -> None:
     assert chain.verdicts() == {"file": "built", "last": "built"}
 
 
+def test_a_source_in_another_spelling_is_looked_at(lab: Lab) -> None:
+    """Its content is the same, and may be known since another target was built; the output has its names."""
+    names = [f"model.layers.0.self_attn.{each}_proj.weight" for each in "qk"]
+    lab.model("x", **{name: [[1.0]] for name in names})
+    lab.write(
+        '[targets.a]\nformula = "x/2"\noutput = "a.safetensors"\n'
+        '[targets.b]\nformula = "x/4"\noutput = "b.safetensors"\n'
+    )
+    lab.settle()
+    lab.build()
+    lab.model("x", **{f"module.{name}": [[1.0]] for name in names})
+    lab.settle()
+    for target in ("a", "b"):
+        (found,) = lab.build(target).targets
+        assert (str(found.verdict), found.tensors_computed) == ("restored", 0)
+        assert sorted(lab.read(f"{target}.safetensors")) == sorted(f"module.{name}" for name in names)
+
+
 def test_a_renamed_source_costs_a_look_and_no_more(chain: Lab, looked_at: list[str]) -> None:
     chain.sources["z"] = chain.sources.pop("y")
     chain.write(CHAIN.replace('"y"', '"z"'))
