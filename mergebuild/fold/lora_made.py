@@ -98,6 +98,7 @@ class MadeLoras:
             raise no_rule(target)
         made, accounts, turned_by, behind = self._makers[type(target.making)](target)
         specs = {name: spec for name, spec, _ in made}
+        assert len(specs) == len(made), "two modules have one name"
         check_lora(target, specs)
         kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
         forms = Forms(kinds, tuple(form for _, _, form in made))
@@ -175,8 +176,9 @@ class MadeLoras:
             for each in [Unit(f"{_TURNED}{name}", shape[::-1], ((name, 0, shape[0]),), shape[1:], turned=True)]
         }
         forms = tuple(self._units.forms(view, list(units.values())) for view in views)
-        units = {name: unit for name, unit in units.items() if all(name in some for some in forms)}
+        # Of what a model has in several dtypes, or lacks a piece of, no module is made: it is left out, and told of.
         inside = stacked.union(*(unit.members for unit in units.values()))
+        units = {name: unit for name, unit in units.items() if all(name in some for some in forms)}
         left = {name: shape for name, shape in shapes.items() if name not in inside}
         called = {name: in_memory(name, base.spelling.stored(name), facts) for name in left}
         for unit in units.values():
