@@ -275,7 +275,7 @@ class CompiledWorker:
         assert applied is not None  # it was prepared
         slots = [maker.inputs[index] for index in applied.inputs]
         hashes = {index: self._unhashed.pop(slot) for index, slot in enumerate(slots) if slot in self._unhashed}
-        inputs = [chunks[slot] for slot in slots]
+        inputs = applied.given([chunks[slot] for slot in slots], span)
         return native.apply(
             applied.kernel, inputs, room, maker.step.dtype, span, hash=running, hashes=hashes, odd=maker.odd
         )

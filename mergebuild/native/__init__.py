@@ -30,15 +30,21 @@ __all__ = [
     "DTYPES",
     "Gram",
     "Hash",
+    "Histogram",
+    "MagnitudeSum",
     "Prepared",
+    "Ranking",
     "Seen",
     "apply",
     "choose",
     "count_active",
     "count_nonfinite",
+    "find",
+    "keep_by_rank",
     "packed",
     "packed_doubles",
     "reason",
+    "tally",
     "variant",
     "variants",
 ]
@@ -211,6 +217,39 @@ def find(
 ) -> tuple[int, int]:
     """Return how many elements have a key, and which place among those of the call the `nth` of them has, from 1."""
     return _compiled.find(_work(kernel, inputs, span), key, nth)
+
+
+class Ranking(NamedTuple):
+    """With which probability elements are kept, by the rank of their magnitude among `length`, from the smallest up.
+
+    The probability is `rank * step + least`. Between two that are ranked with each other lie `behind - 1` of others.
+    """
+
+    length: int
+    behind: int
+    stream: int
+    """The key of the random numbers."""
+    least: float
+    step: float
+
+
+def keep_by_rank(
+    kernel: Prepared,
+    inputs: Sequence[tuple[Buffer, str]],
+    span: tuple[int, int],
+    ranking: Ranking,
+    *,
+    with_chances: bool = False,
+) -> list[tuple[bytearray, str]]:
+    """Return which elements of what a kernel makes are kept, as 1 or 0, and their probabilities if asked; all float32.
+
+    See `apply` for the other arguments. Rows must be whole, and less than 2**31 elements.
+    """
+    room = bytearray(16 * ranking.length + 4 * ranking.length * ranking.behind)
+    found = [bytearray(4 * span[1]) for _ in range(2 if with_chances else 1)]
+    kept, chances = found[0], found[1] if with_chances else None
+    _compiled.keep_by_rank(_work(kernel, inputs, span), *ranking, room, kept, chances)
+    return [(each, "float32") for each in found]
 
 
 class MagnitudeSum:

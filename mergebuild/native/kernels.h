@@ -72,6 +72,14 @@ struct histogram {
     uint32_t *counts;
 };
 
+/* With which probability an element is kept: `rank * step + least`, by the rank of its magnitude in its row. A row's
+ * `length` elements have `behind - 1` others between them, of as many other rows; less than 2**31 elements. */
+struct ranking {
+    size_t length, behind;
+    uint64_t stream; /* the key of the random numbers */
+    double least, step;
+};
+
 /* A sum in the making: `sums.inc`. */
 #define SUM_BLOCK 65536
 struct running_sum {
@@ -114,6 +122,11 @@ struct variant {
     uint64_t (*find)(const struct work *work, size_t count, uint32_t key, uint64_t nth, uint64_t *index);
     void (*sum_magnitudes)(const struct work *work, size_t count, struct running_sum *sum);
     double (*total_of)(struct running_sum *sum);
+
+    /* Say of `count` elements, whole rows, which are kept (1, else 0) and, unless `chances` is NULL, their probabilities.
+     * `room`: for two numbers an element of a row, and one of 32 bits for each element of the rows between each other. */
+    void (*keep_by_rank)(const struct work *work, size_t count, const struct ranking *ranking, uint64_t *room,
+                         float *kept, float *chances);
 
     /* Add the next `count` elements of each input to the sums; `totals` gets those so far, one a pair of vectors. */
     void (*gram_add)(struct gram_state *state, const struct source *inputs, size_t count);

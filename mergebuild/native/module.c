@@ -153,7 +153,7 @@ static void *take_room(struct held *held, PyObject *object, size_t size, size_t 
     const Py_buffer *room = hold(held, object, PyBUF_WRITABLE);
     if (room == NULL) return NULL;
     if ((size_t)room->len >= size && (uintptr_t)room->buf % alignment == 0) return room->buf;
-    PyErr_SetString(PyExc_ValueError, "there is too little room for counts or a sum");
+    PyErr_SetString(PyExc_ValueError, "there is too little room");
     return NULL;
 }
 
@@ -261,6 +261,49 @@ static PyObject *find(PyObject *Py_UNUSED(module), PyObject *arguments) {
     let_go(&held);
     if (!is_right) return NULL;
     return Py_BuildValue("KK", (unsigned long long)found, (unsigned long long)index);
+}
+
+/* keep_by_rank(work, length, behind, stream, least, step, room, kept, chances): say which elements are kept */
+static PyObject *keep_by_rank(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *given, *room, *kept, *chances;
+    Py_ssize_t length, behind;
+    unsigned long long stream;
+    double least, step;
+    if (!PyArg_ParseTuple(arguments, "OnnKddOOO", &given, &length, &behind, &stream, &least, &step, &room, &kept,
+                          &chances))
+        return NULL;
+    if (length <= 0 || behind <= 0 || length > INT32_MAX / behind) {
+        PyErr_SetString(PyExc_ValueError, "rows have too few elements, or too many");
+        return NULL;
+    }
+    struct held held = {.count = 0};
+    struct work work;
+    size_t count;
+    const struct ranking ranking = {(size_t)length, (size_t)behind, stream, least, step};
+    const size_t unit = ranking.length * ranking.behind;
+    int is_right = take_work(&held, given, &work, &count) == 0;
+    if (is_right && (count % unit != 0 || count > SIZE_MAX / sizeof(float))) {
+        PyErr_SetString(PyExc_ValueError, "rows must be whole");
+        is_right = 0;
+    }
+    uint64_t *rows = NULL;
+    float *ones = NULL, *shares = NULL;
+    if (is_right) {
+        rows = take_room(&held, room, 2 * sizeof(uint64_t) * ranking.length + sizeof(uint32_t) * unit, sizeof(uint64_t));
+        ones = rows != NULL ? take_room(&held, kept, sizeof(float) * count, sizeof(float)) : NULL;
+        shares = ones != NULL && chances != Py_None
+                     ? take_room(&held, chances, sizeof(float) * count, sizeof(float))
+                     : NULL;
+        is_right = ones != NULL && (chances == Py_None || shares != NULL);
+    }
+    if (is_right) {
+        Py_BEGIN_ALLOW_THREADS
+        chosen->keep_by_rank(&work, count, &ranking, rows, ones, shares);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    if (!is_right) return NULL;
+    Py_RETURN_NONE;
 }
 
 /* sum_begin() -> room for a sum, which is 0 */
@@ -480,6 +523,7 @@ static PyMethodDef methods[] = {
     {"tally", tally, METH_VARARGS, NULL},
     {"digit_of", digit_of, METH_VARARGS, NULL},
     {"find", find, METH_VARARGS, NULL},
+    {"keep_by_rank", keep_by_rank, METH_VARARGS, NULL},
     {"sum_begin", sum_begin, METH_NOARGS, NULL},
     {"sum_magnitudes", sum_magnitudes, METH_VARARGS, NULL},
     {"sum_end", sum_end, METH_O, NULL},

@@ -80,7 +80,8 @@ def run_compiled(
     for start, stop in cut(method.grain, call, cuts):
         out = bytearray(b"\xa5" * ((stop - start) * width + 8))
         chunks = [_chunk(inputs[index], start, stop) for index in applied.inputs]
-        each = native.apply(applied.kernel, chunks, out, dtype, (start, stop - start), hash=running)
+        given = applied.given(chunks, (start, stop - start))
+        each = native.apply(applied.kernel, given, out, dtype, (start, stop - start), hash=running)
         seen = native.Seen(seen.nonfinite + each.nonfinite, seen.overflowed + each.overflowed)
         assert out[-8:] == b"\xa5" * 8
         made += out[:-8]

@@ -16,6 +16,7 @@ FAMILIES = {
     **dict.fromkeys(("plus_random", "dropout"), "elementwise"),
     **dict.fromkeys(("tensor_sum", "tensor_sum2"), "rows"),
     **dict.fromkeys(("ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties"), "task_vectors"),
+    **dict.fromkeys(("della", "della_linear"), "task_vectors"),
     **dict.fromkeys(("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "add_perpendicular"), "gram"),
     **dict.fromkeys(("norm_direction", "geometric_median"), "gram"),
 }

@@ -20,6 +20,13 @@ class Applied(NamedTuple):
 
     kernel: Prepared
     inputs: Sequence[int]
+    more: Callable[[Sequence[Chunk], tuple[int, int]], Sequence[Chunk]] | None = None
+    """What it is given besides: it follows from chunks of these inputs, and the index of their first element and how
+    many there are."""
+
+    def given(self, chunks: Sequence[Chunk], span: tuple[int, int]) -> Sequence[Chunk]:
+        """Return all that the kernel is given: the chunks of the inputs, and more."""
+        return chunks if self.more is None else [*chunks, *self.more(chunks, span)]
 
     @staticmethod
     def copy_of(index: int) -> Applied:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
-from mergebuild.methods.call import Call, State
+from mergebuild.methods.call import Call, Grain, State
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
 from mergebuild.methods.compiled.selection import MOST_KEYS, Selection
 from mergebuild.methods.cuts import Cut, value_of
@@ -19,19 +19,24 @@ from mergebuild.methods.thinning import (
     Account,
     Election,
     begin,
+    chances_of,
     input_alone,
     is_thinned,
+    row_of,
+    scale_of,
     shares_of,
 )
-from mergebuild.native import MagnitudeSum, Prepared, packed
+from mergebuild.native import MOST_INPUTS, MagnitudeSum, Prepared, Ranking, keep_by_rank, packed
 
 __all__ = ["COMPILED"]
 
 _Account = Account[Selection, MagnitudeSum]
 
+MOST_RANKED = 1 << 31
+"""Elements of a tensor, of which there must be less to be ranked."""
 _DIFFERENCE = Prepared("difference")
 
-_ALL, _LARGEST, _MIDDLE, _RANDOM = range(4)
+_ALL, _LARGEST, _MIDDLE, _RANDOM, _GIVEN = range(5)
 """`enum keeps` of `native/task_vectors.inc`."""
 _VOTER = struct.Struct("=QQqqffIffI")
 """`struct voter` there."""
@@ -43,21 +48,33 @@ def _voter(
     rule: Election, call: Call, position: int, cuts: Sequence[Cut], *, share: float = 1.0, weight: float = 1.0
 ) -> bytes:
     """Return what decides about a model's delta, as the kernel has it."""
-    keeps, stream, threshold = _ALL, 0, 0
+    keeps, stream, threshold, divides = _ALL, 0, 0, False
     if is_thinned(call, position):
         match rule.keeps:
             case "largest":
                 keeps = _LARGEST
             case "middle":
                 keeps = _MIDDLE
+            case "ranked":
+                keeps, divides = _GIVEN, scale_of(rule, call) == "1/p"
             case _:
-                keeps = _RANDOM
-                stream = key_of(int(call.number("seed")), call.tensor, position + 1)
+                keeps, stream = _RANDOM, _stream(call, position)
                 threshold = threshold_of(call.numbers("density")[position])
     (first, first_last), (second, second_last) = (*cuts, (0, 0), (0, 0))[:2]
     return _VOTER.pack(
-        stream, threshold, first_last, second_last, value_of(first), value_of(second), keeps, share, weight, 0
+        stream, threshold, first_last, second_last, value_of(first), value_of(second), keeps, share, weight, divides
     )
+
+
+def _stream(call: Call, position: int) -> int:
+    """Return the key of the random numbers of a model."""
+    return key_of(int(call.number("seed")), call.tensor, position + 1)
+
+
+def _ranking(call: Call, position: int) -> Ranking:
+    """Return with which probabilities elements of a model are kept."""
+    chances = chances_of(call, position)
+    return Ranking(chances.length, row_of(call)[2], _stream(call, position), chances.least, chances.step)
 
 
 # ---- the statistic ----
@@ -78,9 +95,10 @@ def _look(rule: Election, call: Call, account: _Account, chunks: Sequence[Chunk]
         else:
             assert account.sums is not None
             kept = Prepared("thinned", 0, packed([1.0]) + _voter(rule, call, position, account.cuts(position)))
+            given = keep_by_rank(_DIFFERENCE, pair, span, _ranking(call, position)) if rule.keeps == "ranked" else ()
             before, after = account.sums[position]
             before.add(_DIFFERENCE, pair, span)
-            after.add(kept, pair, span)
+            after.add(kept, (*pair, *given), span)
 
 
 def _turn(_call: Call, account: _Account) -> bool:
@@ -96,8 +114,8 @@ def _end(_call: Call, account: _Account) -> State:
 
 def _apply(rule: Election, call: Call, _inputs: int, state: State) -> Applied:
     alone = input_alone(rule, call)
-    if alone is not None:
-        return Applied.copy_of(alone)
+    if alone is not None or not call.count:
+        return Applied.copy_of(alone or 0)
     weights, scale = call.numbers("weight"), call.number("lambda")
     voters = b""
     shares = shares_of(rule, call, state)
@@ -106,7 +124,24 @@ def _apply(rule: Election, call: Call, _inputs: int, state: State) -> Applied:
         cuts = list(pairwise(numbers))[::2]
         voters += _voter(rule, call, i, cuts, share=share, weight=float32_of(weights[i]))
     kernel = Prepared("task_vectors", _option(rule, call), packed([float32_of(scale)]) + voters)
-    return Applied(kernel, (0, *(1 + i for i in shares)))
+    ranked = rule.keeps == "ranked" and any(is_thinned(call, i) for i in shares)
+    return Applied(kernel, (0, *(1 + i for i in shares)), _kept_by_rank(rule, call, tuple(shares)) if ranked else None)
+
+
+def _kept_by_rank(
+    rule: Election, call: Call, voters: Sequence[int]
+) -> Callable[[Sequence[Chunk], tuple[int, int]], Sequence[Chunk]]:
+    """Return what says which elements of the voters' deltas are kept, and by what they are divided if they are."""
+    rankings = {1 + at: _ranking(call, i) for at, i in enumerate(voters) if is_thinned(call, i)}
+    divides = scale_of(rule, call) == "1/p"
+
+    def kept(chunks: Sequence[Chunk], span: tuple[int, int]) -> Sequence[Chunk]:
+        found: list[Chunk] = []
+        for at, ranking in rankings.items():
+            found += keep_by_rank(_DIFFERENCE, (chunks[0], chunks[at]), span, ranking, with_chances=divides)
+        return found
+
+    return kept
 
 
 def _option(rule: Election, call: Call) -> int:
@@ -123,7 +158,9 @@ def _option(rule: Election, call: Call) -> int:
     )
 
 
-def _takes(call: Call, _inputs: int) -> bool:
+def _takes(rule: Election, call: Call, inputs: int) -> bool:
+    if rule.keeps == "ranked":  # a model brings at most two more
+        return call.count < MOST_RANKED and 3 * inputs <= MOST_INPUTS
     return call.count <= MOST_KEYS
 
 
@@ -131,7 +168,8 @@ def _form(rule: Election) -> CompiledMethod:
     """Return the compiled form of a method."""
     name, arguments = STATISTICS[rule.keeps]
     statistic = CompiledStatistic(name, partial(_begin, rule), partial(_look, rule), _end, _turn, arguments=arguments)
-    return CompiledMethod(partial(_apply, rule), statistic, takes=_takes)
+    grain = Grain.ROW if rule.keeps == "ranked" else Grain.ELEMENT
+    return CompiledMethod(partial(_apply, rule), statistic, grain, takes=partial(_takes, rule))
 
 
-COMPILED: Mapping[str, CompiledMethod] = {name: _form(rule) for name, rule in METHODS.items() if rule.keeps != "ranked"}
+COMPILED: Mapping[str, CompiledMethod] = {name: _form(rule) for name, rule in METHODS.items()}

@@ -9,7 +9,9 @@ import torch
 from model_files import as_bytes
 
 from mergebuild import native
+from mergebuild.methods.kernels.randomness import bits
 from mergebuild.methods.kernels.reduction import RunningSum
+from mergebuild.methods.streams import key_of
 
 DIFFERENCE = native.Prepared("difference")
 
@@ -84,3 +86,28 @@ def test_what_is_no_histogram_or_sum_is_refused() -> None:
         native.tally(DIFFERENCE, changes(torch.ones(3)), (0, 3), [native.Histogram()] * 4)
     with pytest.raises(ValueError, match="fewer elements"):
         native.find(DIFFERENCE, changes(torch.ones(3)), (0, 4), 0, 1)
+
+
+@pytest.mark.parametrize(("rows", "length", "behind"), [(3, 1, 1), (1, 1, 4), (2, 5000, 1), (4, 33, 9), (5, 8, 300)])
+def test_elements_are_kept_by_the_ranks_of_their_magnitudes(rows: int, length: int, behind: int) -> None:
+    """Of equal magnitudes the first is the smallest; random numbers are those of the elements' indices."""
+    count, start = rows * length * behind, 77
+    values = torch.randn(count, generator=torch.Generator().manual_seed(length)).mul(9).round().mul(0.3)
+    ranking = native.Ranking(length, behind, key_of(5, "w", 1), 0.2, 0.5 / length)
+    found = native.keep_by_rank(DIFFERENCE, changes(values), (start, count), ranking, with_chances=True)
+    kept, chances = (torch.frombuffer(each, dtype=torch.float32) for each, _ in found)
+    order = values.abs().view(rows, length, behind).argsort(dim=1, stable=True)
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(length).view(1, -1, 1).expand_as(order))
+    wanted = ranks.flatten().double() * ranking.step + ranking.least
+    assert torch.equal(chances, wanted.float())
+    drawn = bits(5, "w", 1, start, count)
+    assert torch.equal(kept, (drawn < (wanted * 2**32).floor().long()).float())
+
+
+def test_parts_of_rows_are_refused() -> None:
+    work, room, kept = native._work(DIFFERENCE, changes(torch.ones(3)), (0, 3)), bytearray(99), bytearray(12)
+    for length, behind, message in ((2, 1, "whole"), (0, 1, "too few"), (1 << 20, 1 << 20, "too many")):
+        with pytest.raises(ValueError, match=message):
+            native._compiled.keep_by_rank(work, length, behind, 0, 0.5, 0.0, room, kept, None)
+    with pytest.raises(ValueError, match="too little room"):
+        native._compiled.keep_by_rank(work, 3, 1, 0, 0.5, 0.0, bytearray(59), kept, None)
