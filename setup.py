@@ -6,6 +6,8 @@ wheels and in CI, the installation fails instead.
 """
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -33,6 +35,17 @@ def files(*patterns: str) -> list[str]:
     return sorted(path.relative_to(HERE).as_posix() for each in patterns for path in (HERE / NATIVE).glob(each))
 
 
+def beside_each_other(compile_files: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Have a compiler take each file by itself, on all cores: the instruction sets are files of equal length."""
+
+    def compile_each(sources: list[str], **options: object) -> list[str]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = pool.map(lambda source: compile_files([source], **options), sources)
+            return [each for found in objects for each in found]
+
+    return compile_each
+
+
 class BuildKernels(build_ext):
     """Compile with the flags that the compiler at hand knows."""
 
@@ -43,6 +56,8 @@ class BuildKernels(build_ext):
                 self.compiler.set_executable(name, [each for each in command if each not in LOOSE])
         for extension in self.extensions:
             extension.extra_compile_args = MSVC if self.compiler.compiler_type == "msvc" else GCC_AND_CLANG
+        if self.compiler.compiler_type == "unix":
+            self.compiler.compile = beside_each_other(self.compiler.compile)
         super().build_extensions()
 
 
