@@ -18,7 +18,7 @@ FAMILIES = {
     **dict.fromkeys(("ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties"), "task_vectors"),
     **dict.fromkeys(("della", "della_linear"), "task_vectors"),
     **dict.fromkeys(("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "add_perpendicular"), "gram"),
-    **dict.fromkeys(("norm_direction", "geometric_median"), "gram"),
+    **dict.fromkeys(("norm_direction", "geometric_median", "euclidean_add_difference"), "gram"),
 }
 """By method: the module of this folder that has its compiled form."""
 

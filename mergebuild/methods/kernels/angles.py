@@ -14,6 +14,8 @@ from math import factorial
 import torch
 from torch import Tensor
 
+from mergebuild.methods.kernels.roots import square_root
+
 __all__ = ["angle_of", "sine_of"]
 
 _PI = 3.141592653589793
@@ -28,7 +30,7 @@ def angle_of(sine: Tensor, cosine: Tensor) -> Tensor:
     """Return the angles (float64, 0 to pi) of unit vectors: `sine` at least 0, float64, both of any one shape."""
     quarter = sine / (1 + cosine.abs())
     for _ in range(2):
-        quarter = quarter / (1 + torch.sqrt(1 + quarter * quarter))
+        quarter = quarter / (1 + square_root(1 + quarter * quarter))
     acute = 8 * quarter * _series(_ARC_TANGENT, quarter * quarter)
     return torch.where(cosine < 0, _PI - acute + _PI_REST, acute)
 

@@ -20,6 +20,8 @@ from math import factorial
 import torch
 from torch import Tensor
 
+from mergebuild.methods.kernels.roots import square_root
+
 __all__ = ["cos_pi", "exp2", "log2", "normal_quantile"]
 
 _LN2 = 0.6931471805599453
@@ -90,7 +92,7 @@ def normal_quantile(uniform: Tensor) -> Tensor:
     if outside.numel():
         side = centred[outside]
         nearer = torch.where(side < 0, uniform[outside], 1 - uniform[outside])
-        distance = log2(nearer).mul_(-_LN2).sqrt_().sub_(1.6)
+        distance = square_root(log2(nearer).mul_(-_LN2)).sub_(1.6)
         tail = _horner(_TAIL_ABOVE, distance).div_(_horner(_TAIL_BELOW, distance))
         result[outside] = tail.copysign_(side)
     return result

@@ -24,6 +24,7 @@ from mergebuild.methods.kernels.angles import angle_of, sine_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
 from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.kernels.reduction import BLOCK, ColumnSums, Gram, vector_sums
+from mergebuild.methods.kernels.roots import square_root
 from mergebuild.methods.shares import float32_of, pivot_of
 from mergebuild.methods.spheres import (
     COEFFICIENTS,
@@ -248,11 +249,11 @@ def _arcs(t: Fraction, squared: Tensor, dot: Tensor, other_squared: Tensor) -> t
     The result is first + rest * first + share * (second - first): on a straight line the rest is 0, and equal vectors
     come back unchanged.
     """
-    norms = torch.sqrt(squared).clamp_(min=1e-7), torch.sqrt(other_squared).clamp_(min=1e-7)
+    norms = square_root(squared).clamp_(min=1e-7), square_root(other_squared).clamp_(min=1e-7)
     cosine = (dot / (norms[0] * norms[1])).clamp_(-1, 1)
     squared_sine = (1 - cosine) * (1 + cosine)
     straight = squared_sine <= SINGULAR
-    angle = angle_of(torch.sqrt(squared_sine), cosine)
+    angle = angle_of(square_root(squared_sine), cosine)
     sine = sine_of(angle).masked_fill_(straight, 1)
     first, second = sine_of(angle * float(1 - t)) / sine, sine_of(angle * float(t)) / sine
     rest = (first + second - 1).masked_fill_(straight, 0)
@@ -307,7 +308,7 @@ def stock_ratio(
     dot: Callable[[int, int], Tensor], models: int, pairs: Sequence[tuple[int, int]], *, clamp: bool, plain: bool
 ) -> Tensor:
     """Return how far to go from the base to the mean of the models: `N c / (1 + (N - 1) c)` (float64, as `dot`)."""
-    norms = [torch.sqrt(dot(i, i)) for i in range(models)]
+    norms = [square_root(dot(i, i)) for i in range(models)]
     total = torch.zeros_like(norms[0])
     for i, j in pairs:
         product = norms[i] * norms[j]
@@ -335,7 +336,7 @@ def _apply_euclidean(call: Call, chunks: Sequence[Tensor], _start: int, state: S
         sign = (b - a).mul_(float32_of(alpha)).add_(a).add_(0.0)  # -0 + 0 is 0
         a.mul_(first)
         b.mul_(second)
-        length = a.mul_(a).add_(b.mul_(b)).sqrt_()
+        length = square_root(a.mul_(a).add_(b.mul_(b)))
         torch.add(length.copysign_(sign), origin, out=result[at : at + BLOCK])
     return result
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mergebuild.methods.kernels.kernel import Argument, Call, Grain, Kernel, State, Survey
 from mergebuild.methods.kernels.reduction import ColumnSums, RunningSum
+from mergebuild.methods.kernels.roots import square_root
 from mergebuild.methods.method import UndefinedError
 
 __all__ = ["KERNELS", "similarities", "similarity_range"]
@@ -75,7 +76,7 @@ def _cosines(method: str, a: Tensor, b: Tensor) -> tuple[Tensor, float | None]:
     For `cosine_a` the vectors along the first dimension have the length 1 before the whole is taken.
     """
     along, first, second = _column_sums(a, b)
-    lengths = (first * second).sqrt_()
+    lengths = square_root(first * second)
     cosines = torch.where(lengths > 0, along / lengths, 0.0).clamp_(-1, 1)
     if method == "cosine_a":
         along, first, second = cosines, (first > 0).to(torch.float64), (second > 0).to(torch.float64)

@@ -22,6 +22,7 @@ from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.elementary import exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, Statistic
 from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
+from mergebuild.methods.kernels.roots import square_root
 
 __all__ = ["KERNELS"]
 
@@ -132,7 +133,7 @@ def _products(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _cosines(products: Sequence[Tensor]) -> Tensor:
     """Return the cosines from the dot products <a, b>, <a, a> and <b, b>; 0 for a vector of length 0."""
     mixed, first, second = products
-    lengths = torch.sqrt(first * second)
+    lengths = square_root(first * second)
     return (mixed / lengths).clamp_(-1, 1).masked_fill_(lengths == 0, 0)
 
 
@@ -169,6 +170,6 @@ KERNELS: Mapping[str, Kernel] = {
     "tensor_sum2": Kernel(_tensor_sum2),
     "extract": Kernel(_extract, grain=Grain.VECTOR),
     "cosine_gate": Kernel(
-        _cosine_gate, Statistic("cosines of columns", _begin_columns, _look_at_columns, _end_columns)
+        _cosine_gate, Statistic("cosines of columns", _begin_columns, _look_at_columns, _end_columns, version=2)
     ),
 }

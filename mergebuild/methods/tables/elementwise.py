@@ -177,6 +177,7 @@ ROWS: Sequence[Method] = (
         aliases=("plusRandom", "plus random"),
         differs="supermerger's noise is another in each run.",
         cite="supermerger",
+        version=2,
     ),
     Method(
         "dropout",

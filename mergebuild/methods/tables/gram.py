@@ -56,6 +56,7 @@ ROWS: Sequence[Method] = (
         "per = row. Exactly two models. Colinear means a squared sine up to 1e-12 (mergekit 1e-16, in float32).",
         cite="mergekit",
         reference="mergekit",
+        version=2,
     ),
     Method(
         "multislerp",
@@ -124,6 +125,7 @@ ROWS: Sequence[Method] = (
         "per row.",
         cite="Jang et al. 2024, arXiv:2403.19522; mergekit",
         reference="mergekit",
+        version=2,
     ),
     Method(
         "add_perpendicular",
@@ -172,5 +174,6 @@ ROWS: Sequence[Method] = (
         "Add two differences elementwise as sides of a right angle, which keeps what is large in either.",
         Statistical("gram"),
         cite="sd-meh",
+        version=2,
     ),
 )  # fmt: skip

@@ -29,6 +29,7 @@ ROWS: Sequence[Method] = (
         differs="A third model, which supermerger ignores, is an error; so are models without common tensors or that "
         "are equally alike everywhere. Tensors of whatever name take part, where supermerger wants `model` in it.",
         cite="supermerger; losslessmix",
+        version=2,
     ),
     Method(
         "cosine_b",
@@ -41,6 +42,7 @@ ROWS: Sequence[Method] = (
         aliases=("cosineB", "CosineB"),
         differs="As for cosine_a.",
         cite="supermerger; losslessmix",
+        version=2,
     ),
     Method(
         "balance_attention",

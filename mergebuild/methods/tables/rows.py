@@ -61,6 +61,7 @@ ROWS: Sequence[Method] = (
         optional=("base",),
         differs="A difference of 0 has the cosine 0.",
         cite="supermerger",
+        version=2,
     ),
     Method(
         "cosine_gate",
@@ -79,5 +80,6 @@ ROWS: Sequence[Method] = (
         "sd-mecha's form b is NaN for a tensor of zeros.",
         cite="sd-mecha",
         reference="sd-mecha",
+        version=2,
     ),
 )  # fmt: skip

@@ -48,6 +48,7 @@ ROWS: Sequence[Method] = (
         differs=_DIFFERS,
         cite="sd-mecha; Yadav et al. 2023, arXiv:2306.01708",
         reference="sd-mecha",
+        version=2,
     ),
     Method(
         "ties_sum_with_dropout",
@@ -73,5 +74,6 @@ ROWS: Sequence[Method] = (
         "on what was drawn before; here they follow from seed, tensor name, the model's place and the element's index.",
         cite="sd-mecha; Deep et al. 2024, arXiv:2406.11617",
         reference="sd-mecha",
+        version=2,
     ),
 )  # fmt: skip
