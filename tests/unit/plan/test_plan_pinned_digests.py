@@ -71,7 +71,8 @@ def operation(method: Method, arguments: Mapping[str, Argument], *inputs: Form) 
 
 
 def surveyed() -> list[Made]:
-    return made_of(operation(METHODS["cosine_a"], {"alpha": Fraction(1, 4)}, X, Y), names=("w.weight", "v.weight"))
+    first = replace(METHODS["cosine_a"], version=1)  # it has another since
+    return made_of(operation(first, {"alpha": Fraction(1, 4)}, X, Y), names=("w.weight", "v.weight"))
 
 
 def survey() -> bytes:
