@@ -62,6 +62,19 @@ def test_no_kernel_has_an_instruction_that_would_give_other_bits() -> None:
         assert not [name for name in found if re.fullmatch(pattern, name)], what
 
 
+@pytest.mark.processes
+def test_no_kernel_asks_a_library_for_a_function() -> None:
+    """A logarithm or a power has other bits in every library. A square root is an instruction."""
+    extension = native._compiled.__file__
+    assert extension is not None
+    read = ["objdump", "-T", extension]
+    text = subprocess.run(read, capture_output=True, text=True, timeout=60, check=True).stdout
+    wanted = set(re.findall(r"\*UND\*\s.*\s(\w+)$", text, re.MULTILINE))
+    wanted = {name for name in wanted if not name.startswith(("Py", "_Py", "__", "_ITM"))}
+    assert "memcpy" in wanted
+    assert wanted <= {"memcpy", "memset", "memmove", "memcmp", "strcmp", "sqrt", "sqrtf"}
+
+
 @pytest.mark.parametrize(
     "name", ["vfmadd213ps", "vfnmsub231sd", "vfmaddsub132pd", "fmla", "fmls", "fmadd", "fnmsub", "vrcp14ps", "rsqrtss",
              "frecpe", "vcvtneps2bf16", "bfcvtn", "vldmxcsr", "msr"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,19 @@ def test_without_a_compiler_that_works_the_package_is_built_without_kernels(
 def test_without_a_compiler_that_works_the_build_fails_where_kernels_are_required(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="_compiled"):
         setup("build_ext", "--build-lib", str(tmp_path), CC="false", MERGEBUILD_KERNELS="required")
+
+
+@pytest.mark.parametrize("variant", ["plain", "avx2", "avx512", "neon"])
+def test_a_compiler_that_is_not_like_gcc_is_given_c11_alone(variant: str) -> None:
+    """MSVC, for one: of the instruction sets it compiles plain C, and the other files hold nothing for it."""
+    source = str(PACKAGE / f"native/variant_{variant}.c")
+    strict = ["cc", "-std=c11", "-pedantic-errors", "-Werror=vla", "-fsyntax-only", source]
+    subprocess.run(strict, timeout=60, check=True)
+    unlike = ["cc", "-std=c11", "-U__GNUC__", "-U__aarch64__", "-E", source]
+    read = subprocess.run(unlike, capture_output=True, text=True, timeout=60, check=True).stdout
+    ours = "".join(part for part in re.split(r"^# \d+ ", read, flags=re.MULTILINE) if "mergebuild/native" in part[:200])
+    assert not re.findall(r"__builtin_\w+|__attribute__|__asm__|__int128|__restrict", ours)
+    assert ("struct variant variant_plain =" in ours) == (variant == "plain")
 
 
 @pytest.mark.slow
