@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from lab import Lab
+from mergefiles import target_table
+from method_trials import TRIALS, call_for, count_for
 from real_passes import PROJECTS
 
 from mergebuild import native
 from mergebuild.build import builder
+from mergebuild.methods.call import Call
+from mergebuild.methods.catalog import METHODS
+from mergebuild.methods.compiled.catalog import FAMILIES, compiled_method
 
 OUTPUTS = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 """Dtypes that targets may have."""
@@ -135,6 +140,63 @@ def test_a_build_of_combinations_imports_neither_torch_nor_numpy(tmp_path: Path)
         [sys.executable, "-c", program, str(lab / "mergefile.toml")], capture_output=True, text=True, check=True
     )
     assert done.stdout == "1 []\n"
+
+
+def _takes(name: str, call: Call, count: int) -> bool:
+    method = compiled_method(name)
+    return method is not None and method.takes(call, count)
+
+
+def _every_method(lab: Lab, _patch: object = None, *, only_taken: bool = False) -> None:
+    """Each method that has a compiled form, with the arguments that it is tried with; one of its inputs is virtual."""
+    generator = torch.Generator().manual_seed(11)
+    base = {"w": torch.randn(16, 24, generator=generator), "v": torch.randn(7, generator=generator)}
+    for name in ("x", "y", "z"):
+        lab.model(
+            name,
+            **{key: (each + 0.1 * torch.randn(each.shape, generator=generator)).half() for key, each in base.items()},
+        )
+    text = target_table("mix", formula="0.6*y + 0.4*z", output=None)
+    for name in FAMILIES:
+        row, trial = METHODS[name], TRIALS[name]
+        for number, chosen in enumerate(trial.settings if name != "adjust" else ()):  # which knows a layout's tensors
+            calls = [call_for(name, tuple(each.shape), chosen) for each in base.values()]
+            if only_taken and not all(_takes(name, call, count_for(name, chosen)) for call in calls):
+                continue
+            numbers = {key: each for key, each in chosen.items() if key != "has_base"}
+            roles = [each for each in row.inputs if each not in row.optional or chosen.get("has_base", True)]
+            inputs: dict[str, object] = dict(
+                zip((each for each in roles if each != "models"), ("x", "mix", "z"), strict=False)
+            )
+            if "models" in roles:
+                inputs["models"] = ["y", "mix", "z"][: trial.models]
+            text += target_table(f"{name}-{number}", method=name, **inputs, **numbers)
+    lab.write(text)
+
+
+@pytest.mark.parametrize("chunk", [100, 1 << 19])
+def test_every_compiled_method_makes_the_same_in_a_build(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "BuildOptions", partial(builder.BuildOptions, chunk=chunk))
+    made, told = both_ways(tmp_path, monkeypatch, _every_method)
+    assert len(made) == sum(len(TRIALS[name].settings) for name in FAMILIES if name != "adjust")
+    assert {str(each[3]) for each in told.values()} == {"None"}
+
+
+@pytest.mark.processes
+def test_a_build_of_compiled_methods_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    _every_method(lab, only_taken=True)
+    program = (
+        "import sys, mergebuild\n"
+        "result = mergebuild.load(sys.argv[1]).build()\n"
+        "print({str(each.verdict) for each in result.targets}, sorted({'torch', 'numpy'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(lab / "mergefile.toml")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "{'built'} []\n"
 
 
 def _at_first_sight(lab: Lab, patch: pytest.MonkeyPatch) -> None:
