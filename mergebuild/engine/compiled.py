@@ -215,6 +215,7 @@ class CompiledWorker:
         call, below = _call_of(operation), _below(maker, makers)
         account = statistic.begin(call, len(maker.inputs))
         first = more = account is not None  # None: nothing needs to be known with these arguments
+        is_finite = statistic.is_finite if len(maker.inputs) > 1 else None
         while more:
             for span in _spans(cluster.count, size):
                 if self._stop.is_set():
@@ -223,13 +224,17 @@ class CompiledWorker:
                 for each in below:
                     self._make(each, chunks, span, looks=True)
                 inputs = [chunks[slot] for slot in maker.inputs]
-                if first and any(native.count_nonfinite(*chunk, span[1]) for chunk in inputs):
+                if first and is_finite is None and any(native.count_nonfinite(*chunk, span[1]) for chunk in inputs):
                     maker.unknowable = True
                     return None
                 statistic.look(call, account, inputs, span)
             first = False
             more = statistic.turn(call, account)
-        return statistic.end(call, account) if account is not None else None
+        if account is None:
+            return None
+        state = statistic.end(call, account)
+        maker.unknowable = is_finite is not None and not is_finite(state)
+        return None if maker.unknowable else state
 
     # Making
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import isfinite
 
 from mergebuild.methods.call import Call, Grain, State
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
@@ -41,14 +42,25 @@ def _end(_call: Call, account: Gram) -> Matrix:
     return account.value()
 
 
-_GRAM = CompiledStatistic("gram", _begin_gram, _look, _end)
-_FROM_FIRST = CompiledStatistic("gram of differences from the first", _begin_from_first, _look, _end)
-_FROM_LAST = CompiledStatistic("gram of differences from the last", _begin_from_last, _look, _end)
-_FROM_BASE = CompiledStatistic(
-    "gram of differences from a base", _begin_from_base, _look, _end, arguments=("has_base",)
+def _is_finite(gram: Matrix) -> bool:
+    """Whether no value was NaN or infinite: each shows in a square, and squares of float32 add up to no infinity."""
+    return all(isfinite(row[index]) for index, row in enumerate(gram))
+
+
+_GRAM = CompiledStatistic("gram", _begin_gram, _look, _end, is_finite=_is_finite)
+_FROM_FIRST = CompiledStatistic(
+    "gram of differences from the first", _begin_from_first, _look, _end, is_finite=_is_finite
 )
-_GRAM_OR_COLUMNS = CompiledStatistic("gram or columns", _begin_from_base, _look, _end, arguments=("has_base", "per"))
-_OF_OFFSETS = CompiledStatistic("gram of offsets", _begin_from_first, _look, _end, arguments=("per",))
+_FROM_LAST = CompiledStatistic("gram of differences from the last", _begin_from_last, _look, _end, is_finite=_is_finite)
+_FROM_BASE = CompiledStatistic(
+    "gram of differences from a base", _begin_from_base, _look, _end, is_finite=_is_finite, arguments=("has_base",)
+)
+_GRAM_OR_COLUMNS = CompiledStatistic(
+    "gram or columns", _begin_from_base, _look, _end, is_finite=_is_finite, arguments=("has_base", "per")
+)
+_OF_OFFSETS = CompiledStatistic(
+    "gram of offsets", _begin_from_first, _look, _end, is_finite=_is_finite, arguments=("per",)
+)
 
 
 @lru_cache(maxsize=REMEMBERED)

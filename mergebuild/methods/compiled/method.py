@@ -39,7 +39,7 @@ class CompiledStatistic:
     """As `Statistic` of the torch kernels, over chunks as they lie. Name, arguments and version are that one's.
 
     `look(call, account, chunks, span)` adds chunks; `span` is the index of their first element, and how many there are.
-    No value of them is NaN or infinite.
+    No value of them is NaN or infinite, but for a statistic that tells itself of several inputs whether one was.
     """
 
     name: str
@@ -49,6 +49,8 @@ class CompiledStatistic:
     turn: Callable[[Call, Any], bool] = lambda _call, _account: False
     arguments: tuple[str, ...] = ()
     version: int = 1
+    is_finite: Callable[[State], bool] | None = None
+    """Whether no value of the inputs, if there are several, was NaN or infinite; None: that is looked for first."""
 
 
 @dataclass(frozen=True, slots=True)

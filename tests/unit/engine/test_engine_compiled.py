@@ -125,6 +125,36 @@ def test_values_not_finite_are_counted_and_written_alike(tmp_path: Path, monkeyp
     assert {each[0] for name, each in told.items() if name.startswith("error")} == {"failed"}
 
 
+def _not_known(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
+    """Three models, each with tensors in which it alone has a value that is not finite, at either end."""
+    generator = torch.Generator().manual_seed(9)
+    for number, name in enumerate(("x", "y", "z")):
+        tensors = {f"w{each}{end}": torch.randn(40, 30, generator=generator) for each in range(4) for end in (0, -1)}
+        for end, bad in ((0, float("nan")), (-1, -float("inf"))):
+            tensors[f"w{number}{end}"].view(-1)[end] = bad
+        tensors["beyond"] = torch.full((3,), 1.0 + number)
+        lab.model(name, **tensors)
+    lab.write(
+        "".join(
+            f'[targets.{method}]\nmethod = "{method}"\n{lines}\nnonfinite = "allow"\noutput = "{method}.safetensors"\n'
+            for method, lines in (
+                ("slerp", 'a = "x"\nb = "y"\nt = 0.3'),
+                ("karcher", 'models = ["x", "y", "z"]'),
+                ("geometric_median", 'models = ["x", "y", "z"]'),
+                ("model_stock", 'base = "x"\nmodels = ["y", "z"]'),
+                ("add_perpendicular", 'a = "x"\nb = "y"\nc = "z"'),
+                ("multislerp", 'models = ["z"]\nweight = 1'),
+            )
+        )
+    )
+
+
+def test_of_a_tensor_that_is_not_finite_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether that is looked for first, or shows in what is found out."""
+    made, _ = both_ways(tmp_path, monkeypatch, _not_known)
+    assert len(made) == 6
+
+
 @pytest.mark.processes
 def test_a_build_of_combinations_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
