@@ -67,7 +67,8 @@ TRIALS: Mapping[str, Trial] = {
     "add_strict_opposite": Trial([{"alpha": 1}, {"alpha": -0.7}]),
     "similarity_add_difference": Trial([{"alpha": 0.3, "beta": 0.6}, {"alpha": 1, "beta": 0}]),
     "multiply_difference": Trial(
-        [{"alpha": 0.3, "beta": 0.6}], symmetric=("a", "b"), evenly={"alpha": 0.5, "beta": 0.5}
+        [{"alpha": 0.3, "beta": 0.6}, {"alpha": 1, "beta": 0.3}, {"alpha": 0, "beta": 1}],
+        symmetric=("a", "b"), evenly={"alpha": 0.5, "beta": 0.5},
     ),
     "geometric": Trial(
         [{"alpha": 0.3}], rounds="powers are rounded", symmetric=("a", "b"), evenly={"alpha": 0.5}

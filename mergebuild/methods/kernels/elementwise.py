@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from math import nan
 
 import torch
 from torch import Tensor
@@ -91,8 +92,8 @@ def _multiply_difference(call: Call, chunks: Sequence[Tensor], _start: int, _sta
     if alpha == beta and alpha in {0, 1}:
         return b if alpha else a
     first, second = a - c, b - c
-    magnitude = _power_product(first, second, alpha)
-    return magnitude.copysign_(lerp(first, second, beta)).add_(c)
+    magnitude, side = _power_product(first, second, alpha), lerp(first, second, beta)
+    return magnitude.copysign_(side).add_(c).masked_fill_(side.isnan(), nan)  # whose sign is the processor's
 
 
 def _power_product(first: Tensor, second: Tensor, alpha: Fraction) -> Tensor:

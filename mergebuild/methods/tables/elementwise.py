@@ -81,6 +81,7 @@ ROWS: Sequence[Method] = (
         Elementwise("elementwise"),
         differs="sd-meh takes any alpha and divides by 0 outside 0..1; here that is an error.",
         cite="sd-meh",
+        version=2,
     ),
     Method(
         "geometric",
