@@ -31,9 +31,9 @@ __all__ = [
     "Gram",
     "Hash",
     "Histogram",
-    "MagnitudeSum",
     "Prepared",
     "Ranking",
+    "RunningSum",
     "Seen",
     "apply",
     "choose",
@@ -252,8 +252,8 @@ def keep_by_rank(
     return [(each, "float32") for each in found]
 
 
-class MagnitudeSum:
-    """The sum of the magnitudes of a stream of numbers, as `RunningSum` of the torch kernels takes it."""
+class RunningSum:
+    """The sum of a stream of magnitudes or squares, as that of the torch kernels takes it."""
 
     __slots__ = ("_room",)
 
@@ -262,10 +262,23 @@ class MagnitudeSum:
         self._room: bytearray | None = None
 
     def add(self, kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int]) -> None:
-        """Add what a kernel makes; see `apply` for the arguments."""
+        """Add the magnitudes of what a kernel makes; see `apply` for the arguments."""
         if self._room is None:
             self._room = _compiled.sum_begin()
         _compiled.sum_magnitudes(_work(kernel, inputs, span), self._room)
+
+    def add_squares(
+        self,
+        pair: Sequence[tuple[Buffer, str]],
+        kernel: Prepared,
+        inputs: Sequence[tuple[Buffer, str]],
+        span: tuple[int, int],
+    ) -> None:
+        """Add the squares of the second of two inputs less the first, each difference times what a kernel makes."""
+        if self._room is None:
+            self._room = _compiled.sum_begin()
+        taken = tuple((buffer, DTYPES[each][0], None) for buffer, each in pair)
+        _compiled.sum_squares(_work(kernel, inputs, span), taken, self._room)
 
     def value(self) -> float:
         """Return the sum. Nothing can be added after that."""

@@ -121,6 +121,8 @@ struct variant {
     void (*digit_of)(const uint32_t *counts, uint64_t wanted, uint64_t found[3]);
     uint64_t (*find)(const struct work *work, size_t count, uint32_t key, uint64_t nth, uint64_t *index);
     void (*sum_magnitudes)(const struct work *work, size_t count, struct running_sum *sum);
+    void (*sum_squares)(const struct work *work, size_t count, const struct source *first, const struct source *second,
+                        struct running_sum *sum);
     double (*total_of)(struct running_sum *sum);
 
     /* Say of `count` elements, whole rows, which are kept (1, else 0) and, unless `chances` is NULL, their probabilities.

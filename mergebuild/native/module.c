@@ -337,6 +337,33 @@ static PyObject *sum_magnitudes(PyObject *Py_UNUSED(module), PyObject *arguments
     Py_RETURN_NONE;
 }
 
+/* sum_squares(work, (first, second), sum): add the squares of differences, each times what is made */
+static PyObject *sum_squares(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *given, *pair, *sum;
+    if (!PyArg_ParseTuple(arguments, "OOO", &given, &pair, &sum)) return NULL;
+    struct held held = {.count = 0}, others = {.count = 0};
+    struct work work;
+    struct source sources[MOST_INPUTS];
+    size_t count, taken = 0;
+    struct running_sum *room = NULL;
+    if (take_work(&held, given, &work, &count) == 0 &&
+        take_inputs(&others, pair, (Py_ssize_t)count, sources, &taken) == 0)
+        room = take_room(&held, sum, sizeof(struct running_sum), sizeof(double));
+    if (room != NULL && (taken != 2 || room->fill >= SUM_BLOCK)) {
+        PyErr_SetString(PyExc_ValueError, "that is no sum, or there are not two inputs");
+        room = NULL;
+    }
+    if (room != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        chosen->sum_squares(&work, count, &sources[0], &sources[1], room);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&others);
+    let_go(&held);
+    if (room == NULL) return NULL;
+    Py_RETURN_NONE;
+}
+
 /* sum_end(sum) -> its value; nothing can be added any more */
 static PyObject *sum_end(PyObject *Py_UNUSED(module), PyObject *sum) {
     struct held held = {.count = 0};
@@ -526,6 +553,7 @@ static PyMethodDef methods[] = {
     {"keep_by_rank", keep_by_rank, METH_VARARGS, NULL},
     {"sum_begin", sum_begin, METH_NOARGS, NULL},
     {"sum_magnitudes", sum_magnitudes, METH_VARARGS, NULL},
+    {"sum_squares", sum_squares, METH_VARARGS, NULL},
     {"sum_end", sum_end, METH_O, NULL},
     {"count_nonfinite", count_nonfinite, METH_VARARGS, NULL},
     {"count_active", count_active, METH_VARARGS, NULL},

@@ -17,7 +17,7 @@
 
 const struct variant variant_avx2 = {
     "avx2", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest,
-    tally, digit_of, find, sum_magnitudes, total_of, keep_by_rank, gram_add, gram_value, count_active, KERNELS,
+    tally, digit_of, find, sum_magnitudes, sum_squares, total_of, keep_by_rank, gram_add, gram_value, count_active, KERNELS,
 };
 #else
 typedef int variant_avx2_is_elsewhere;

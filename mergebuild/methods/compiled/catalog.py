@@ -17,6 +17,7 @@ FAMILIES = {
     **dict.fromkeys(("tensor_sum", "tensor_sum2"), "rows"),
     **dict.fromkeys(("ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties"), "task_vectors"),
     **dict.fromkeys(("della", "della_linear"), "task_vectors"),
+    **dict.fromkeys(("sce", "topk_mask"), "importance"),
     **dict.fromkeys(("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "add_perpendicular"), "gram"),
     **dict.fromkeys(("norm_direction", "geometric_median", "euclidean_add_difference"), "gram"),
 }

@@ -26,11 +26,11 @@ from mergebuild.methods.thinning import (
     scale_of,
     shares_of,
 )
-from mergebuild.native import MOST_INPUTS, MagnitudeSum, Prepared, Ranking, keep_by_rank, packed
+from mergebuild.native import MOST_INPUTS, Prepared, Ranking, RunningSum, keep_by_rank, packed
 
 __all__ = ["COMPILED"]
 
-_Account = Account[Selection, MagnitudeSum]
+_Account = Account[Selection, RunningSum]
 
 MOST_RANKED = 1 << 31
 """Elements of a tensor, of which there must be less to be ranked."""
@@ -81,7 +81,7 @@ def _ranking(call: Call, position: int) -> Ranking:
 
 
 def _begin(rule: Election, call: Call, inputs: int) -> _Account | None:
-    return begin(rule, call, inputs, Selection, MagnitudeSum)
+    return begin(rule, call, inputs, Selection, RunningSum)
 
 
 def _look(rule: Election, call: Call, account: _Account, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:

@@ -17,6 +17,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from mergebuild.methods.energies import weights_of
 from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.elementary import exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
@@ -26,8 +27,6 @@ from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS"]
 
-_LEAST_ENERGY = 1e-6
-"""sce, compat mergekit: mean squares whose sum is below it count as equal."""
 _LEAST_SHARE = 1e-6
 """sce: weights less than it are not divided by."""
 _LN2 = 0.6931471805599453
@@ -99,22 +98,12 @@ def _spread(models: Sequence[Tensor]) -> Tensor:
     return spread
 
 
-def _sce_weights(call: Call, energies: Sequence[float]) -> list[float]:
-    """Return the weights of the models, float32."""
-    exact = [Fraction(energy) for energy in energies]
-    total = sum(exact, Fraction(0))
-    least = Fraction(_LEAST_ENERGY) * call.count if call.word("compat") == "mergekit" else 0
-    if not total or total < least:
-        return [float32_of(Fraction(1, len(exact)))] * len(exact)
-    return [float32_of(energy / total) for energy in exact]
-
-
 def _apply_sce(call: Call, chunks: Sequence[Tensor], start: int, state: State) -> Tensor:
     share = call.number("select_topk")
     if share <= 0:
         return chunks[0]
     cut = LargestCut(int(state[0]), int(state[1]))
-    weights = _sce_weights(call, state[2:])
+    weights = weights_of(call, state[2:])
     result = torch.empty_like(chunks[0])
     for at in range(0, len(result), BLOCK):
         base, *models = (chunk[at : at + BLOCK] for chunk in chunks)

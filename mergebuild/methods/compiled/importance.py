@@ -1,0 +1,141 @@
+"""Merges that let through only the elements that matter most; see `methods/kernels/importance.py`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mergebuild.methods.call import Call, State
+from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
+from mergebuild.methods.compiled.selection import MOST_KEYS, Selection
+from mergebuild.methods.cuts import Cut, value_of
+from mergebuild.methods.energies import weights_of
+from mergebuild.methods.shares import float32_of
+from mergebuild.native import Prepared, RunningSum, find, packed
+
+__all__ = ["COMPILED"]
+
+_DIFFERENCE = Prepared("difference")
+_EVERYWHERE = Prepared("constant", 0, packed([1.0]))
+
+
+def _largest(cut: Cut | None) -> bytes:
+    """Return which elements are let through, as `struct largest` of `native/importance.inc`: all without a cut."""
+    key, last = cut or (0, -1)
+    return struct.pack("=qfI", last, value_of(key), cut is not None)
+
+
+def _takes(call: Call, _inputs: int) -> bool:
+    return call.count <= MOST_KEYS
+
+
+# ---- sce ----
+
+
+@dataclass(slots=True)
+class _Energies:
+    """Looks for the cut of the variances first, if there is one, then at the squares of what is left."""
+
+    selection: Selection | None
+    sums: list[RunningSum]
+    selecting: bool
+    not_zero: int = 0
+    """Variances above 0."""
+    is_first: bool = True
+
+
+def _begin_sce(call: Call, inputs: int) -> _Energies:
+    share = call.number("select_topk")
+    account = _Energies(None, [RunningSum() for _ in range(inputs - 1)], selecting=0 < share < 1)
+    if account.selecting:
+        account.selection = Selection(lambda _: (int(share * account.not_zero),))
+    return account
+
+
+def _look_sce(call: Call, account: _Energies, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+    if call.number("select_topk") <= 0:
+        return
+    base, *models = chunks
+    per_model = _per_model(models)
+    if account.selecting:
+        assert account.selection is not None
+        spread = Prepared("spread", 0, packed([per_model]))
+        account.selection.look(spread, models, span)
+        if account.is_first:
+            account.not_zero += span[1] - find(spread, models, span, 0, 1)[0]
+        return
+    kept, given = _EVERYWHERE, models[:0]
+    if account.selection is not None:
+        kept, given = Prepared("widely_spread", 0, _largest(account.selection.found()[0]) + packed([per_model])), models
+    for total, model in zip(account.sums, models, strict=True):
+        total.add_squares((base, model), kept, given, span)
+
+
+def _per_model(models: Sequence[object]) -> float:
+    return float32_of(Fraction(1, len(models)))
+
+
+def _turn_sce(_call: Call, account: _Energies) -> bool:
+    account.is_first = False
+    if not account.selecting:
+        return False
+    assert account.selection is not None
+    account.selecting = account.selection.turn()
+    return True
+
+
+def _end_sce(_call: Call, account: _Energies) -> State:
+    cut = (0, -1) if account.selection is None else account.selection.found()[0]
+    return (*cut, *(total.value() for total in account.sums))
+
+
+def _apply_sce(call: Call, inputs: int, state: State) -> Applied:
+    share = call.number("select_topk")
+    if share <= 0:
+        return Applied.copy_of(0)
+    key, last, *energies = state
+    numbers = packed([_per_model(energies), *weights_of(call, energies)])
+    return Applied(Prepared("sce", 0, _largest((key, last) if share < 1 else None) + numbers), range(inputs))
+
+
+# ---- topk_mask ----
+
+
+def _begin_topk(call: Call, _inputs: int) -> Selection | None:
+    density = call.number("density")
+    return Selection([max(1, int(density * call.count))]) if 0 < density < 1 else None
+
+
+def _look_topk(_call: Call, account: Selection, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+    account.look(_DIFFERENCE, chunks, span)
+
+
+def _turn_topk(_call: Call, account: Selection) -> bool:
+    return account.turn()
+
+
+def _end_topk(_call: Call, account: Selection) -> State:
+    return account.found()[0]
+
+
+def _apply_topk(call: Call, _inputs: int, state: State) -> Applied:
+    share = call.number("alpha")
+    if call.number("density") <= 0 or not share:
+        return Applied.copy_of(0)
+    return Applied(Prepared("topk_mask", share == 1, _largest(state) + packed([float32_of(share)])), (0, 1))
+
+
+COMPILED: Mapping[str, CompiledMethod] = {
+    "sce": CompiledMethod(
+        _apply_sce,
+        CompiledStatistic("energies", _begin_sce, _look_sce, _end_sce, _turn_sce, arguments=("select_topk",)),
+        takes=_takes,
+    ),
+    "topk_mask": CompiledMethod(
+        _apply_topk,
+        CompiledStatistic("largest change", _begin_topk, _look_topk, _end_topk, _turn_topk, arguments=("density",)),
+        takes=_takes,
+    ),
+}
