@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -172,6 +173,31 @@ def test_a_compiled_form_has_the_bits_of_the_torch_kernel(name: str, data: st.Da
     for variant in native.variants():
         with running_with(variant):
             assert _compiled(name, call, inputs, dtype, cuts) == wanted, variant
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, method in COMPILED.items() if method.grain is Grain.ELEMENT and method.statistic is None]
+)
+def test_hostile_values_meet_each_other_and_all_turns_of_a_formula(name: str) -> None:
+    """Every two of them, and every three, with the numbers at which formulas take another turn."""
+    pool = torch.tensor((*HOSTILE, *NOT_FINITE))
+    grid = torch.meshgrid([pool] * 3, indexing="ij")
+    parameters = [each for each in METHODS[name].parameters if each.kind == "number" and each.per == "target"]
+    usual = [
+        [each for each in (0, 1, 0.5, -0.7, 1e-50) if parameter.low is None or each >= parameter.low]
+        for parameter in parameters[:2]
+    ]
+    for numbers in product(*usual):
+        chosen = dict(TRIALS[name].settings[0])
+        chosen.update(zip((each.name for each in parameters), numbers, strict=False))
+        inputs = [stored(grid[index % 3], "float32") for index in range(count_for(name, chosen))]
+        call = call_for(name, (len(pool) ** 3,), chosen)
+        if not COMPILED[name].takes(call, len(inputs)):
+            continue
+        wanted = _by_torch(name, call, inputs, "float32")
+        for variant in native.variants():
+            with running_with(variant):
+                assert _compiled(name, call, inputs, "float32") == wanted, (variant, chosen)
 
 
 LARGE = ((2049,), (3, 1367), (150, 500), (65_537,))
