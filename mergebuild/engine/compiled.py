@@ -20,12 +20,12 @@ from mergebuild.engine.schedule import Cluster
 from mergebuild.engine.work import KernelCall, Leaf, OutputRange, Step, StepResult, UnseenGroup, UnseenTensor
 from mergebuild.key import narrows
 from mergebuild.methods.call import Call, State, unit_of
-from mergebuild.methods.compiled.catalog import compiled_method
+from mergebuild.methods.compiled.catalog import FAMILIES, compiled_method
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
-from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.shares import shares_of
 
-__all__ = ["CompiledWorker", "can", "can_group", "can_make"]
+__all__ = ["CompiledWorker", "can", "can_group", "can_make", "can_often"]
 
 
 def can(cluster: Cluster) -> bool:
@@ -47,6 +47,11 @@ def can_make(step: Step) -> bool:
         and not any(place.turned for place in step.places)
         and (step.operation is None or _form_of(step.operation) is not None)
     )
+
+
+def can_often(method: Method) -> bool:
+    """Whether compiled kernels make most of a method's tensors: combinations, and what has a compiled form."""
+    return bool(native.variant) and (not method.makes.maker or method.name in FAMILIES)
 
 
 def _form_of(operation: KernelCall) -> CompiledMethod | None:

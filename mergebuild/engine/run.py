@@ -55,6 +55,7 @@ __all__ = [
     "PassResult",
     "check_device",
     "check_program",
+    "may_need_torch",
     "needs_memory",
     "run_pass",
     "warm_up",
@@ -245,6 +246,11 @@ def check_program(method: Method) -> None:
         ProgramError: it fails, or defines no kernel of that name.
     """
     _compute().kernel_of(method)
+
+
+def may_need_torch(methods: Iterable[Method], device: str) -> bool:
+    """Whether tensors of some methods may have to be made by torch."""
+    return device not in _PROCESSORS or not all(map(compiled.can_often, methods))
 
 
 def warm_up() -> None:

@@ -74,7 +74,7 @@ from mergebuild.system.filestate import Moment
 from mergebuild.system.portable import free_space
 
 if TYPE_CHECKING:
-    pass
+    from mergebuild.methods.method import Method
 
 __all__ = ["Project", "load"]
 
@@ -302,7 +302,7 @@ class Project:
                 interrupt.
         """
         from mergebuild.build.builder import Builder, BuildOptions  # what only looks has no use for the engine
-        from mergebuild.engine.run import check_device, warm_up
+        from mergebuild.engine.run import check_device, may_need_torch, warm_up
 
         began = time.perf_counter()
         if _device_class(device) != "cpu":
@@ -324,8 +324,9 @@ class Project:
             return plan
 
         def watched(event: Event) -> None:
-            """Have the engine get ready while a large source is hashed: most often work follows."""
-            if isinstance(event, Hashing) and event.size > _LARGE:
+            """Have torch loaded while a large source is hashed, if it may be needed: most often work follows."""
+            is_large = isinstance(event, Hashing) and event.size > _LARGE
+            if is_large and may_need_torch(self._methods_below(names), device):
                 warm_up()
             emit(event)
 
@@ -407,6 +408,12 @@ class Project:
             since=self._began,
             holds=lambda: not session.sources.changed(sorted(needed)),
         )
+
+    def _methods_below(self, names: Sequence[str]) -> Iterator[Method]:
+        """Yield the methods of targets and of all that they need, their rules' too; a formula has none."""
+        for each in dict.fromkeys(below for name in names for below in self.recipe.below(name)):
+            target = self.recipe.target(each)
+            yield from (row for row in (target.row, *(rule.target.row for rule in target.rules)) if row is not None)
 
     def _inputs_below(self, name: str) -> Iterator[Input]:
         for each in self.recipe.below(name):
