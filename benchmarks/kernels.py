@@ -177,7 +177,7 @@ def _compiled(row: Method, call: Call, views: Sequence[memoryview], out: memoryv
         while more:
             for start, count in _spans(grain, call):
                 chunks = [(each[2 * start : 2 * (start + count)], "float16") for each in views]
-                if passes == 1:  # what is not finite is looked for in the first pass, while it is in the cache
+                if passes == 1 and statistic.is_finite is None:  # else what is not finite shows in the state
                     for chunk in chunks:
                         native.count_nonfinite(*chunk, count)
                 statistic.look(call, account, chunks, (start, count))

@@ -71,7 +71,10 @@ def run_compiled(
     is_known = method.statistic is None or not any(
         native.count_nonfinite(each.bytes, each.dtype, call.count) for each in inputs
     )
-    if method.statistic is not None and is_known:
+    if method.statistic is not None and method.statistic.is_finite is not None and len(inputs) > 1:
+        state = compiled_state_of(method.statistic, method, call, inputs, cuts)
+        assert method.statistic.is_finite(state) == is_known
+    elif method.statistic is not None and is_known:
         state = compiled_state_of(method.statistic, method, call, inputs, cuts)
     nothing = Applied(native.Prepared("constant", 0, native.packed([math.nan])), ())
     applied = method.apply(call, len(inputs), state) if is_known else nothing
