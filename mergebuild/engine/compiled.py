@@ -88,7 +88,7 @@ def _can_read(leaf: Leaf) -> bool:
 
 
 @dataclass(slots=True)
-class _Maker:
+class _StepMaker:
     """A step, ready to run."""
 
     step: Step
@@ -156,15 +156,15 @@ class CompiledWorker:
                 self._release(leaf, *span)
         return {maker.step.digest: self._result(maker, cluster) for maker in makers}
 
-    def _makers(self, cluster: Cluster) -> list[_Maker]:
+    def _makers(self, cluster: Cluster) -> list[_StepMaker]:
         """Return what makes the steps."""
         slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
         stored = {leaf.digest: leaf.stored for leaf in cluster.leaves}
         read = {digest for step in cluster.steps for digest in step.reads}
-        found: list[_Maker] = []
+        found: list[_StepMaker] = []
         for step in cluster.steps:
             odd = step.lone is not None and narrows(stored.get(step.lone, ""), step.dtype)
-            maker = _Maker(step, [slots[digest] for digest in step.reads], odd)
+            maker = _StepMaker(step, [slots[digest] for digest in step.reads], odd)
             if step.operation is not None:
                 maker.unit = _unit_of(step.operation)
             if step.digest in read and step.digest not in slots:  # else its readers have it from a file
@@ -180,7 +180,7 @@ class CompiledWorker:
 
     # What must be known of whole tensors
 
-    def _prepare(self, maker: _Maker, makers: Sequence[_Maker], cluster: Cluster, size: int) -> None:
+    def _prepare(self, maker: _StepMaker, makers: Sequence[_StepMaker], cluster: Cluster, size: int) -> None:
         """Find out what makes the chunks of an operation."""
         reasons = (each.problem for each in makers if each.slot in maker.inputs)
         maker.problem = next(filter(None, reasons), None)
@@ -198,7 +198,7 @@ class CompiledWorker:
             maker.problem = error
 
     def _state(
-        self, maker: _Maker, statistic: CompiledStatistic, makers: Sequence[_Maker], cluster: Cluster, size: int
+        self, maker: _StepMaker, statistic: CompiledStatistic, makers: Sequence[_StepMaker], cluster: Cluster, size: int
     ) -> State:
         """Return the state of a statistic: what is known, or what looks at all chunks come to."""
         operation = maker.step.operation
@@ -212,7 +212,7 @@ class CompiledWorker:
         return state
 
     def _looked_through(
-        self, maker: _Maker, statistic: CompiledStatistic, makers: Sequence[_Maker], cluster: Cluster, size: int
+        self, maker: _StepMaker, statistic: CompiledStatistic, makers: Sequence[_StepMaker], cluster: Cluster, size: int
     ) -> State:
         """Look at a maker's inputs as often as its statistic wants; return the state, None when there is none."""
         operation = maker.step.operation
@@ -251,7 +251,7 @@ class CompiledWorker:
             self._kept[number] = Block(size)
         return self._kept[number].memory
 
-    def _make(self, maker: _Maker, chunks: dict[int, Chunk], span: tuple[int, int], *, looks: bool = False) -> None:
+    def _make(self, maker: _StepMaker, chunks: dict[int, Chunk], span: tuple[int, int], *, looks: bool = False) -> None:
         """Make a chunk of a step: keep it for others, and have it written to its places unless one only `looks`."""
         step, (start, count) = maker.step, span
         if maker.problem is not None or not (step.places or maker.slot is not None):
@@ -274,7 +274,7 @@ class CompiledWorker:
 
     def _apply(
         self,
-        maker: _Maker,
+        maker: _StepMaker,
         chunks: Mapping[int, Chunk],
         room: memoryview,
         span: tuple[int, int],
@@ -315,7 +315,7 @@ class CompiledWorker:
         elif start + count == leaf.count:
             self._mappings.release_all(lying)
 
-    def _result(self, maker: _Maker, cluster: Cluster) -> StepResult:
+    def _result(self, maker: _StepMaker, cluster: Cluster) -> StepResult:
         read = _read_by(maker.step, cluster.steps) if maker.nonfinite else ()
         leaves = [leaf for digest in read for leaf in cluster.leaves if leaf.digest == digest]
         bad = {leaf.digest: count for leaf in leaves if (count := self._count_bad(leaf))}
@@ -347,7 +347,7 @@ def _unit_of(operation: KernelCall) -> int:
     return unit_of(method.grain, call)
 
 
-def _chunk_for(makers: Sequence[_Maker], chunk: int) -> int:
+def _chunk_for(makers: Sequence[_StepMaker], chunk: int) -> int:
     """Return how many elements to make at a time, so that every kernel gets what must not be cut."""
     unit = math.lcm(*(maker.unit for maker in makers))
     return max(unit, chunk // unit * unit)
@@ -363,7 +363,7 @@ def _moved(places: Sequence[OutputRange], offset: int) -> Sequence[OutputRange]:
     return [place._replace(offset=place.offset + offset) for place in places]
 
 
-def _below(maker: _Maker, makers: Sequence[_Maker]) -> list[_Maker]:
+def _below(maker: _StepMaker, makers: Sequence[_StepMaker]) -> list[_StepMaker]:
     """Return the makers that one depends on, each behind those that it depends on itself."""
     needed = set(maker.inputs)
     found = []
