@@ -188,7 +188,8 @@ def _compiled(row: Method, call: Call, views: Sequence[memoryview], out: memoryv
     running = native.Hash() if hashed else None
     for start, count in _spans(grain, call):
         chunks = [(views[index][2 * start : 2 * (start + count)], "float16") for index in applied.inputs]
-        native.apply(applied.kernel, chunks, out[2 * start :], "float16", (start, count), hash=running)
+        given = applied.given(chunks, (start, count))
+        native.apply(applied.kernel, given, out[2 * start :], "float16", (start, count), hash=running)
     return passes
 
 
