@@ -38,7 +38,7 @@ class PassBegun:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """So many more bytes of outputs are written."""
+    """So many more bytes of outputs are written; a negative number are to be written anew."""
 
     bytes_written: int
 

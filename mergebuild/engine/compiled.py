@@ -25,7 +25,7 @@ from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, C
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.shares import shares_of
 
-__all__ = ["CompiledWorker", "can", "can_group", "can_make", "can_often"]
+__all__ = ["CompiledWorker", "can", "can_group", "can_make", "can_often", "read_by"]
 
 
 def can(cluster: Cluster) -> bool:
@@ -316,7 +316,7 @@ class CompiledWorker:
             self._mappings.release_all(lying)
 
     def _result(self, maker: _StepMaker, cluster: Cluster) -> StepResult:
-        read = _read_by(maker.step, cluster.steps) if maker.nonfinite else ()
+        read = read_by(maker.step, cluster.steps) if maker.nonfinite else ()
         leaves = [leaf for digest in read for leaf in cluster.leaves if leaf.digest == digest]
         bad = {leaf.digest: count for leaf in leaves if (count := self._count_bad(leaf))}
         problem = str(maker.problem) if maker.problem else ""
@@ -374,7 +374,7 @@ def _below(maker: _StepMaker, makers: Sequence[_StepMaker]) -> list[_StepMaker]:
     return found[::-1]
 
 
-def _read_by(step: Step, steps: Sequence[Step]) -> Mapping[bytes, None]:
+def read_by(step: Step, steps: Sequence[Step]) -> Mapping[bytes, None]:
     """Return the digests of all that a step is made of, by way of others too, in the order of these."""
     wanted = {step.digest}
     involved: list[Step] = []

@@ -51,6 +51,8 @@ class _Filled(NamedTuple):
     block: Block
     size: int
     places: Sequence[OutputRange]
+    number: int = 0
+    """How many were there with it, of those that wait for a thread that writes."""
 
 
 class Outputs:
@@ -78,6 +80,11 @@ class Outputs:
         self._filled: SimpleQueue[_Filled | None] = SimpleQueue()
         self._writers: list[threading.Thread] = []
         self._free: SimpleQueue[Block] = SimpleQueue()
+        self._under_way: set[int] = set()
+        """The numbers of the blocks that wait to be written, or are."""
+        self._last = 0
+        self._written = threading.Condition()
+        """Said whenever a block was written; guards the two above."""
         self._failed: Exception | None = None
         self.is_direct = False
         self.block_size = 0
@@ -160,12 +167,23 @@ class Outputs:
         Raises:
             OSError: writing fails, if it is done at once; else leaving the context raises that.
         """
-        filled = _Filled(block, size, places)
         if self._writers and places:
-            self._filled.put(filled)
+            with self._written:
+                self._last += 1
+                self._under_way.add(self._last)
+                self._filled.put(_Filled(block, size, places, self._last))
         else:
-            self._write(filled)
+            self._write(_Filled(block, size, places))
             self._free.put(block)
+
+    def settle(self) -> None:
+        """Wait until nothing is under way any more of what was put before: the same places may be written anew.
+
+        Several threads write, each as fast as it can: of two blocks for one place, either may be the last.
+        """
+        with self._written:
+            last = self._last
+            self._written.wait_for(lambda: all(number > last for number in self._under_way))
 
     def fill(self, fd: int, offset: int, size: int, place: OutputRange) -> int:
         """Have as many of these bytes of a file written to a place as a block holds; return how many.
@@ -190,6 +208,9 @@ class Outputs:
                 except Exception as error:  # noqa: BLE001 -- raised when the outputs are left
                     self._failed = self._failed or error
                     self._stop.set()
+            with self._written:
+                self._under_way.discard(filled.number)
+                self._written.notify_all()
             self._free.put(filled.block)
 
     def _write(self, filled: _Filled) -> None:

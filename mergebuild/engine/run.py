@@ -258,6 +258,11 @@ def warm_up() -> None:
     _torch.begin()
 
 
+def _bytes_made(cluster: Cluster) -> int:
+    """Return how many bytes a cluster that compiled kernels make has written."""
+    return sum(step.count * native.DTYPES[step.dtype][1] * len(step.places) for step in cluster.steps)
+
+
 def _reads(job: Job) -> Sequence[Leaf]:
     """Return all leaves that a job reads."""
     match job:
@@ -484,11 +489,17 @@ class _Crew:
         work = seen(group, checksums)
         cluster, copies, self.seen[id(group)] = work
         names = names_of(group, work) if guess is not None else None
+        if made and guess is not None and names is None:
+            self._outputs.settle()  # what is there was made for nothing: all of it is written anew
+            self._emit(Progress(-_bytes_made(guess)))
         for copy in [_shared(each, self._outputs, self._emit) for each in copies]:
             if copy is not None:
                 self._copy(copy)
         if names is not None:
-            self.results.update((names[digest], each.called(names)) for digest, each in made.items())
+            assert cluster is not None  # else nothing would have its bits
+            order = {step.digest: compiled.read_by(step, cluster.steps) for step in cluster.steps}
+            for stand_in, each in made.items():
+                self.results[names[stand_in]] = each.called(names, order[names[stand_in]])
             return
         if cluster is not None and self._is_compiled(cluster):
             self.results.update(worker.run(cluster))

@@ -7,7 +7,7 @@ them together; `schedule.py` cuts a pass into jobs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
@@ -259,11 +259,12 @@ class StepResult(NamedTuple):
     failed_at: errors.Place | None = None
     """Where in a user's own program that is, if that is why."""
 
-    def called(self, names: Mapping[bytes, bytes]) -> StepResult:
-        """Return it with other digests of inputs."""
+    def called(self, names: Mapping[bytes, bytes], order: Iterable[bytes]) -> StepResult:
+        """Return it with other digests of inputs, these in the order of `order`."""
         if not self.bad_inputs:
             return self
-        return self._replace(bad_inputs={names.get(digest, digest): each for digest, each in self.bad_inputs.items()})
+        bad = {names[digest]: each for digest, each in self.bad_inputs.items()}
+        return self._replace(bad_inputs={digest: bad[digest] for digest in order if digest in bad})
 
 
 class UnseenInput(NamedTuple):

@@ -131,6 +131,31 @@ def test_pages_go_past_the_cache_only_when_outputs_are_large(tmp_path: Path, mon
             assert outputs.is_direct is expected
 
 
+def test_who_writes_anew_waits_for_what_was_put_before(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the thread that has the first block is slow, and others are not."""
+    slow = threading.Event()
+    real = portable.pwrite_all
+
+    def write(fd: int, data: memoryview, offset: int) -> None:
+        if bytes(data[:1]) == b"a":
+            slow.wait(0.2)
+        real(fd, data, offset)
+
+    with opened(tmp_path, 1, 4) as outputs:
+        outputs.allocate(0)
+        outputs.start(BLOCK)
+        monkeypatch.setattr(portable, "pwrite_all", write)
+        for letter in (b"a", b"b"):
+            block = outputs.block()
+            block.memory[:100] = letter * 100
+            outputs.put(block, 100, [OutputRange(0, PAGE)])
+            outputs.settle()
+    assert (tmp_path / "out0").read_bytes()[PAGE : PAGE + 100] == b"b" * 100
+    assert way
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_bytes_of_a_file_are_moved_by_way_of_blocks(tmp_path: Path, way: str, threads: int) -> None:
     """As many at a time as a block holds."""
