@@ -117,10 +117,15 @@ def _geometric(call: Call, chunks: Sequence[Tensor], _start: int, _state: object
 
     def real_part(one: Tensor, other: Tensor) -> Tensor:
         # Both negative: cos(pi) = -1. Only b: cos(pi alpha). Only a: cos(pi (1 - alpha)) = -cos(pi alpha).
-        magnitude = _magnitude(one, other, alpha).copysign_(one)
+        magnitude = _magnitude(one, other, alpha).copysign_(_signs_of(one))
         return torch.where((one < 0) ^ (other < 0), magnitude * cosine, magnitude)
 
     return _blockwise(real_part, chunks)
+
+
+def _signs_of(values: Tensor) -> Tensor:
+    """Return what has the signs of values: 0 of a NaN, whose sign says nothing, and depends on the processor."""
+    return values.masked_fill(values.isnan(), 0)
 
 
 def _magnitude(one: Tensor, other: Tensor, alpha: Fraction) -> Tensor:

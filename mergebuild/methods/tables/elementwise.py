@@ -95,6 +95,7 @@ ROWS: Sequence[Method] = (
         differs="Chattiori takes real powers, which negative weights do not have.",
         cite="sd-mecha",
         reference="sd-mecha",
+        version=2,
     ),
     Method(
         "multiply_quotient",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,11 @@ from real_passes import PROJECTS
 
 from mergebuild import native
 from mergebuild.build import builder
+from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
 from mergebuild.methods.call import Call
 from mergebuild.methods.catalog import METHODS
 from mergebuild.methods.compiled.catalog import FAMILIES, compiled_method
+from mergebuild.system import portable
 
 OUTPUTS = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 """Dtypes that targets may have."""
@@ -153,6 +156,81 @@ def test_of_a_tensor_that_is_not_finite_nothing_is_known(tmp_path: Path, monkeyp
     """Whether that is looked for first, or shows in what is found out."""
     made, _ = both_ways(tmp_path, monkeypatch, _not_known)
     assert len(made) == 6
+
+
+def _signs_of_nans(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
+    """NaNs of both signs, in files and kept for a step, where the other input makes the magnitude 0, or all of it."""
+    nans = torch.tensor([-0x400000, 0x7FC00000] * 2, dtype=torch.int32).view(torch.float32)
+    eighths = torch.tensor([0xFF, 0x7F] * 2, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    lab.model("x", w=nans, e=eighths)
+    lab.model("y", w=torch.tensor([0.0, 0.0, 2.0, 2.0]), e=torch.tensor([0.0, 0.0, 2.0, 2.0]).to(torch.float8_e4m3fn))
+    lab.model("z", w=-torch.zeros(4), e=(-torch.zeros(4)).to(torch.float8_e4m3fn))
+    lab.write(
+        '[targets.v]\nformula = "0.3*x + 0.4*y"\n'
+        + "".join(
+            f'[targets.{name}]\n{lines}\ndtype = "float32"\nnonfinite = "allow"\noutput = "{name}.safetensors"\n'
+            for name, lines in (
+                ("g", 'method = "geometric"\na = "x"\nb = "y"\nalpha = 0.3'),
+                ("k", 'method = "geometric"\na = "v"\nb = "y"\nalpha = 0.3'),
+                ("m", 'method = "multiply_difference"\na = "x"\nb = "y"\nc = "z"\nalpha = 0.3\nbeta = 0.6'),
+                ("n", 'method = "multiply_difference"\na = "y"\nb = "x"\nc = "z"\nalpha = 0\nbeta = 0.6'),
+                ("o", 'method = "multiply_difference"\na = "v"\nb = "y"\nc = "z"\nalpha = 1\nbeta = 0'),
+            )
+        )
+    )
+
+
+def test_the_sign_of_a_nan_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_ways(tmp_path, monkeypatch, _signs_of_nans)
+    lab = Lab(tmp_path / "compiled")
+    for name in "gkmno":
+        for values in lab.read(f"{name}.safetensors").values():
+            assert values.view(torch.int32)[::2].tolist() == values.view(torch.int32)[1::2].tolist(), name
+
+
+def _blamed(lab: Lab, patch: pytest.MonkeyPatch) -> None:
+    """Inputs that are not finite, of many tensors: digests order them in both ways."""
+    patch.setattr("mergebuild.plan.describe.SMALL", -1)
+    for number, name in enumerate(("x", "y")):
+        made = torch.randn(8, 30, generator=torch.Generator().manual_seed(number))
+        made[:, number] = float("inf")
+        lab.model(name, **{f"w{index}": each.clone() for index, each in enumerate(made)})
+    lab.write('[targets.t]\nformula = "0.3*x + 0.4*y"\noutput = "t.safetensors"\n')
+
+
+def test_inputs_are_blamed_in_one_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, told = both_ways(tmp_path, monkeypatch, _blamed)
+    assert "1 in `x`, 1 in `y`" in str(told["t"][3])
+
+
+def _known_and_unknown(lab: Lab, patch: pytest.MonkeyPatch) -> None:
+    """A model that is known, and one that is not, with a tensor in common; the first block is written slowly."""
+    patch.setattr("mergebuild.plan.describe.SMALL", -1)
+    patch.setattr(portable, "memory_bytes", lambda: DIRECT_SHARE)
+    values = torch.randn(3, 5000, generator=torch.Generator().manual_seed(1))
+    for name, each in zip(("x", "y", "z"), (0, 0, 1), strict=True):
+        lab.model(name, w=values[each])
+    targets = "".join(
+        f'[targets.{name}]\nformula = "0.3*x + 0.4*{other}"\noutput = "{name}.safetensors"\n'
+        for name, other in (("one", "z"), ("two", "y"))
+    )
+    lab.write(targets)
+    lab.build("one")
+    real, is_first = Outputs._write, [True]
+
+    def write(outputs: Outputs, filled: object) -> None:
+        if is_first.pop() if is_first else False:
+            time.sleep(0.1)
+        real(outputs, filled)
+
+    patch.setattr(Outputs, "_write", write)
+
+
+def test_what_was_made_for_nothing_is_never_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first sight a tensor is made while it is hashed; if it comes to another, that one is written, and stays."""
+    both_ways(tmp_path, monkeypatch, _known_and_unknown)
+    lab = Lab(tmp_path / "compiled")
+    assert torch.equal(lab.read("two.safetensors")["w"], lab.read("y.safetensors")["w"] * torch.tensor(0.7))
 
 
 @pytest.mark.processes
