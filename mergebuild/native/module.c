@@ -86,6 +86,19 @@ static void let_go(struct held *held) {
     while (held->count > 0) PyBuffer_Release(&held->buffers[--held->count]);
 }
 
+/* Take the state of a hash that `xxh3_begin` has made: NULL where it can't be one. */
+static struct xxh3_state *take_hash(struct held *held, PyObject *object, int flags) {
+    const Py_buffer *buffer = hold(held, object, flags);
+    if (buffer == NULL) return NULL;
+    struct xxh3_state *state = buffer->buf;
+    if (buffer->len >= (Py_ssize_t)sizeof *state && (uintptr_t)buffer->buf % sizeof(uint64_t) == 0 &&
+        state->waiting <= XXH3_WAITING && state->waiting <= state->size &&
+        (state->waiting > 0 || state->size == 0) && (state->size > XXH3_WAITING || state->waiting == state->size))
+        return state;
+    PyErr_SetString(PyExc_ValueError, "this is no state of a hash");
+    return NULL;
+}
+
 /* Take inputs: a buffer of at least `count` elements, a dtype's number, and perhaps the state of a hash, for each. */
 static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, struct source *sources, size_t *taken) {
     const Py_ssize_t length = PyTuple_Check(pairs) ? PyTuple_Size(pairs) : -1;
@@ -93,23 +106,27 @@ static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, str
         PyErr_Format(PyExc_ValueError, "inputs must be a tuple of at most %d", MOST_INPUTS);
         return -1;
     }
+    if (count < 0) {
+        PyErr_SetString(PyExc_ValueError, "a negative count");
+        return -1;
+    }
     for (Py_ssize_t index = 0; index < length; index++) {
         PyObject *object, *state = Py_None;
         int dtype;
+        if (!PyTuple_Check(PyTuple_GetItem(pairs, index))) {
+            PyErr_SetString(PyExc_ValueError, "an input must be a tuple");
+            return -1;
+        }
         if (!PyArg_ParseTuple(PyTuple_GetItem(pairs, index), "Oi|O", &object, &dtype, &state)) return -1;
         const Py_buffer *buffer = hold(held, object, PyBUF_SIMPLE);
         if (buffer == NULL) return -1;
-        const Py_buffer *hash = state == Py_None ? NULL : hold(held, state, PyBUF_WRITABLE);
+        struct xxh3_state *hash = state == Py_None ? NULL : take_hash(held, state, PyBUF_WRITABLE);
         if (hash == NULL && state != Py_None) return -1;
-        if (hash != NULL && hash->len < (Py_ssize_t)sizeof(struct xxh3_state)) {
-            PyErr_SetString(PyExc_ValueError, "the state of a hash of an input is too small");
-            return -1;
-        }
         if (dtype < 0 || dtype >= DTYPE_COUNT || buffer->len / (Py_ssize_t)SIZES[dtype] < count) {
             PyErr_SetString(PyExc_ValueError, "an input has another dtype, or fewer elements");
             return -1;
         }
-        sources[index] = (struct source){buffer->buf, (enum dtype)dtype, hash != NULL ? hash->buf : NULL};
+        sources[index] = (struct source){buffer->buf, (enum dtype)dtype, hash};
     }
     *taken = (size_t)length;
     return 0;
@@ -131,10 +148,6 @@ static int take_work(struct held *held, PyObject *given, struct work *work, size
     while (kernel->name != NULL && strcmp(kernel->name, name) != 0) kernel++;
     if (kernel->name == NULL) {
         PyErr_Format(PyExc_ValueError, "there is no kernel '%s'", name);
-        return -1;
-    }
-    if (length < 0) {
-        PyErr_SetString(PyExc_ValueError, "a negative count");
         return -1;
     }
     const Py_buffer *packed = hold(held, numbers, PyBUF_SIMPLE);
@@ -174,16 +187,15 @@ static PyObject *apply(PyObject *Py_UNUSED(module), PyObject *arguments) {
     work.odd = odd;
     const Py_buffer *out = hold(&held, output, PyBUF_WRITABLE);
     if (out == NULL) goto end;
-    const Py_buffer *hash = state == Py_None ? NULL : hold(&held, state, PyBUF_WRITABLE);
+    struct xxh3_state *hash = state == Py_None ? NULL : take_hash(&held, state, PyBUF_WRITABLE);
     if (hash == NULL && state != Py_None) goto end;
-    if ((size_t)out->len / SIZES[dtype] < count ||
-        (hash != NULL && hash->len < (Py_ssize_t)sizeof(struct xxh3_state))) {
-        PyErr_SetString(PyExc_ValueError, "the output or the state of the hash is too small");
+    if ((size_t)out->len / SIZES[dtype] < count) {
+        PyErr_SetString(PyExc_ValueError, "the output is too small");
         goto end;
     }
     struct seen seen;
     Py_BEGIN_ALLOW_THREADS
-    seen = chosen->apply(&work, count, (enum dtype)dtype, out->buf, hash != NULL ? hash->buf : NULL);
+    seen = chosen->apply(&work, count, (enum dtype)dtype, out->buf, hash);
     Py_END_ALLOW_THREADS
     result = Py_BuildValue("KK", (unsigned long long)seen.nonfinite, (unsigned long long)seen.overflowed);
 end:
@@ -433,16 +445,12 @@ static PyObject *xxh3_update(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *state, *data;
     if (!PyArg_ParseTuple(arguments, "OO", &state, &data)) return NULL;
     struct held held = {.count = 0};
-    const Py_buffer *known = hold(&held, state, PyBUF_WRITABLE);
+    struct xxh3_state *known = take_hash(&held, state, PyBUF_WRITABLE);
     const Py_buffer *more = known != NULL ? hold(&held, data, PyBUF_SIMPLE) : NULL;
-    int is_right = more != NULL;
-    if (is_right && known->len < (Py_ssize_t)sizeof(struct xxh3_state)) {
-        PyErr_SetString(PyExc_ValueError, "the state of the hash is too small");
-        is_right = 0;
-    }
+    const int is_right = more != NULL;
     if (is_right) {
         Py_BEGIN_ALLOW_THREADS
-        chosen->xxh3_update(known->buf, more->buf, (size_t)more->len);
+        chosen->xxh3_update(known, more->buf, (size_t)more->len);
         Py_END_ALLOW_THREADS
     }
     let_go(&held);
@@ -455,14 +463,11 @@ static PyObject *xxh3_digest(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *state;
     if (!PyArg_ParseTuple(arguments, "O", &state)) return NULL;
     struct held held = {.count = 0};
-    const Py_buffer *known = hold(&held, state, PyBUF_SIMPLE);
-    if (known == NULL) return NULL;
+    const struct xxh3_state *known = take_hash(&held, state, PyBUF_SIMPLE);
     PyObject *result = NULL;
-    if (known->len < (Py_ssize_t)sizeof(struct xxh3_state)) {
-        PyErr_SetString(PyExc_ValueError, "the state of the hash is too small");
-    } else {
+    if (known != NULL) {
         unsigned char digest[16];
-        chosen->xxh3_digest(known->buf, digest);
+        chosen->xxh3_digest(known, digest);
         result = PyBytes_FromStringAndSize((const char *)digest, sizeof digest);
     }
     let_go(&held);
@@ -507,8 +512,8 @@ static PyObject *gram_add(PyObject *Py_UNUSED(module), PyObject *arguments) {
     size_t taken = 0;
     struct gram_state *state = take_gram(&held, object);
     int is_right = state != NULL && take_inputs(&held, pairs, count, inputs, &taken) == 0;
-    if (is_right && (taken != state->inputs || count < 0)) {
-        PyErr_SetString(PyExc_ValueError, "the sums are over another number of inputs, or the count is negative");
+    if (is_right && taken != state->inputs) {
+        PyErr_SetString(PyExc_ValueError, "the sums are over another number of inputs");
         is_right = 0;
     }
     if (is_right) {

@@ -147,3 +147,24 @@ def test_differences_that_count_are_counted() -> None:
     assert native.count_active(chunks, 0, 0.5) == (0, 0, 0, 0)
     with pytest.raises(ValueError, match="fewer elements"):
         native.count_active(chunks, 5, 0.5)
+
+
+def test_counts_and_states_that_cannot_be_are_refused() -> None:
+    """A negative count is no large one, and a hash's state is one that was begun."""
+    with pytest.raises(ValueError, match="negative"):
+        native.count_nonfinite(b"", "float32", -1)
+    with pytest.raises(ValueError, match="negative"):
+        native.count_active([(b"", "float32")] * 2, -1, 0.5)
+    with pytest.raises(ValueError, match="negative"):
+        native.Gram(1).add([(b"", "float32")], -1)
+    running = native.Hash()
+    for state in (running.state[:-1], bytearray(b"\xff" * len(running.state))):
+        running.state = state
+        with pytest.raises(ValueError, match="state of a hash"):
+            running.update(b"x")
+        with pytest.raises(ValueError, match="state of a hash"):
+            running.digest()
+        with pytest.raises(ValueError, match="state of a hash"):
+            native.apply(
+                native.Prepared("linear", 0), [(bytes(4), "float32")], bytearray(4), "float32", (0, 1), hash=running
+            )
