@@ -23,6 +23,8 @@ from torch import Tensor
 from mergebuild.build.builder import BuildOptions
 from mergebuild.engine.makers import kernel_of
 from mergebuild.methods.catalog import METHODS, Method
+from mergebuild.methods.compiled.catalog import compiled_method
+from mergebuild.methods.compiled.method import CompiledMethod
 from mergebuild.methods.kernels.kernel import Argument, Call, Kernel
 from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.making import CatalogKernel
@@ -182,21 +184,28 @@ def test_what_no_number_reaches_is_the_first_inputs(space: Space, models: Any) -
 
 
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the tensors whose statistics are taken from now on."""
+    """Return the names of the tensors whose statistics are taken from now on, by torch or by compiled kernels."""
     found: list[str] = []
 
-    def watched(method: Method) -> Kernel:
-        kernel = kernel_of(method)
-        statistic = kernel.statistic
-        assert statistic is not None
+    def noting(form: Any) -> Any:
+        statistic = form.statistic
 
         def noted(call: Call, inputs: int) -> Any:
             found.append(call.tensor)
             return statistic.begin(call, inputs)
 
-        return replace(kernel, statistic=replace(statistic, begin=noted))
+        return replace(form, statistic=replace(statistic, begin=noted))
+
+    def watched(method: Method) -> Kernel:
+        kernel: Kernel = noting(kernel_of(method))
+        return kernel
+
+    def watched_form(name: str) -> CompiledMethod | None:
+        form = compiled_method(name)
+        return form if form is None or form.statistic is None else noting(form)
 
     monkeypatch.setattr("mergebuild.engine.makers.kernel_of", watched)
+    monkeypatch.setattr("mergebuild.engine.compiled.compiled_method", watched_form)
     return found
 
 
