@@ -6,6 +6,7 @@ wheels and in CI, the installation fails instead.
 """
 
 import os
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,12 @@ MSVC = ["/std:c11", "/O2", "/fp:precise"]  # fusing is switched off in kernels.h
 def files(*patterns: str) -> list[str]:
     """Return the files of the kernels that match."""
     return sorted(path.relative_to(HERE).as_posix() for each in patterns for path in (HERE / NATIVE).glob(each))
+
+
+def checksum() -> int:
+    """Return what says of which sources kernels were compiled; `native/__init__.py` looks whether these lie there."""
+    content = b"".join((HERE / each).read_bytes() for each in files("*.c", "*.h", "*.inc"))
+    return zlib.crc32(content) >> 1
 
 
 def beside_each_other(compile_files: Callable[..., list[str]]) -> Callable[..., list[str]]:
@@ -67,6 +74,7 @@ setup(
             "mergebuild.native._compiled",
             files("*.c"),
             depends=files("*.h", "*.inc"),
+            define_macros=[("MERGEBUILD_SOURCES", str(checksum()))],
             py_limited_api=True,
             optional=os.environ.get("MERGEBUILD_KERNELS") != "required",
         )

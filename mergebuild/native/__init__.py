@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +27,22 @@ except ImportError as error:
     _UNUSABLE = str(error)
 else:
     _UNUSABLE = ""
+
+
+def _is_outdated() -> bool:
+    """Whether the kernels were compiled of other sources than lie here: those of a clone that was brought up to date.
+
+    An installed package has no sources in C.
+    """
+    folder, known = Path(__file__).parent, getattr(_compiled, "SOURCES", -1)
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in {".c", ".h", ".inc"})
+    if not names or not known:
+        return False
+    return known != zlib.crc32(b"".join((folder / name).read_bytes() for name in names)) >> 1
+
+
+if not _UNUSABLE and _is_outdated():
+    _UNUSABLE = "compiled of other sources: install the package anew"
 
 __all__ = [
     "DTYPES",

@@ -1,5 +1,8 @@
 from typing_extensions import Buffer
 
+SOURCES: int
+"""What says of which sources it was compiled; 0: nobody said."""
+
 def variants() -> list[str]: ...
 def choose(name: str, /) -> None: ...
 

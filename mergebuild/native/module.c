@@ -575,8 +575,14 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "_compiled", .m_size = 0, .m_methods = methods,
 };
 
+/* What says of which sources this was compiled (setup.py); 0: nobody said. */
+#if !defined(MERGEBUILD_SOURCES)
+#define MERGEBUILD_SOURCES 0
+#endif
+
 PyMODINIT_FUNC PyInit__compiled(void) {
     PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddIntConstant(module, "SOURCES", MERGEBUILD_SOURCES) < 0) Py_CLEAR(module);
     if (module != NULL) chosen = runnable()[0];
     return module;
 }

@@ -105,3 +105,31 @@ def test_a_package_without_kernels_works_by_torch(tmp_path: Path) -> None:
     )
     version = f"mergebuild {mergebuild.__version__}"
     assert found.stdout.splitlines() == [version, "kernels: torch (installed without a C compiler)"]
+
+
+def test_kernels_of_other_sources_are_not_used(tmp_path: Path) -> None:
+    """As in a clone that was brought up to date: what Python packs, they might take for something else."""
+    shutil.copytree(PACKAGE, tmp_path / "mergebuild", ignore=shutil.ignore_patterns("__pycache__"))
+    program = "from mergebuild import native; print(bool(native.variant), native.reason)"
+
+    def said() -> str:
+        found = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path), "MERGEBUILD_NATIVE": ""},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return found.stdout.strip()
+
+    assert said() == "True"
+    with (tmp_path / "mergebuild/native/linear.inc").open("a") as file:
+        file.write("/* changed */")
+    assert said() == "False compiled of other sources: install the package anew"
+    for path in (tmp_path / "mergebuild/native").glob("*.inc"):
+        path.unlink()
+    for path in (tmp_path / "mergebuild/native").glob("*.[ch]"):
+        path.unlink()
+    assert said() == "True"
