@@ -21,6 +21,7 @@ __all__ = [
     "SOURCES",
     "Arm",
     "Project",
+    "answer_numbers",
     "bare_python",
     "copies",
     "dd",
@@ -121,7 +122,7 @@ class Project:
             (self.lab.cool if cold else self.lab.warm)(self.models)
 
         made = tuple(self.folder / output for output in outputs)
-        return Arm(name, self.command("build", *arguments), prepare, _answer_numbers, made)
+        return Arm(name, self.command("build", *arguments), prepare, answer_numbers, made)
 
     def first(self, name: str, verb: str) -> Arm:
         """Return an arm that only looks, where nothing was ever built."""
@@ -143,10 +144,10 @@ class Project:
                 self.write(edited(number))
                 self.lab.warm(self.models)
 
-        return Arm(name, self.command(verb), prepare, _answer_numbers)
+        return Arm(name, self.command(verb), prepare, answer_numbers)
 
 
-def _answer_numbers(said: str) -> dict[str, float]:
+def answer_numbers(said: str) -> dict[str, float]:
     """Return what the program's own `--json` answer tells of time and bytes."""
     answer = json.loads(said)
     targets = [each for each in answer.get("targets", []) if each.get("verdict") == "built"]
