@@ -5,7 +5,7 @@
 
 `process` measures one process, `lab` has what stands ready before the clock starts, `arms` are the programs that are
 compared, `cases` the table of what is measured and what must come out, `results` the figures, and their comparison
-over time. What the figures mean is told in `docs/performance.md`. Linux and the standard library are enough; the
+over time. What the figures mean is told in `docs/measuring.md`. Linux and the standard library are enough; the
 peers are installed where they are asked for.
 """
 

@@ -47,7 +47,7 @@ def _run(arguments: Sequence[str]) -> int:
     parser.add_argument("--python", default=sys.executable, help="the Python that runs mergebuild, with its packages")
     parser.add_argument("--shrink", type=_count, default=1, metavar="N", help="divide every dimension, for trying out")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"), help="where results go")
-    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/performance.md")
+    parser.add_argument("--markdown", action="store_true", help="print tables as in docs/figures")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a figure misses its bound")
     options = parser.parse_args(arguments)
     if options.list:

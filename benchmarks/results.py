@@ -111,7 +111,7 @@ def table(document: Mapping[str, Any]) -> str:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """Return the same as the table of `docs/performance.md`: a row a figure, and a row an arm."""
+    """Return the same as the tables of `docs/figures`: a row a figure, and a row an arm."""
     lines = ["| case | figure | median | bound | |", "|---|---|---|---|---|"]
     for case in document["cases"].values():
         title = case["title"]
