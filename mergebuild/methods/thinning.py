@@ -114,21 +114,21 @@ def chances_of(call: Call, position: int) -> Chances:
 # ---- the statistic ----
 
 
-class _Selection(Protocol):
+class _CutsOfAStream(Protocol):
     """The cuts of one stream of keys."""
 
     def turn(self) -> bool: ...
     def found(self) -> Sequence[Cut]: ...
 
 
-class _Sum(Protocol):
+class _SumOfAStream(Protocol):
     """The sum of one stream of numbers."""
 
     def value(self) -> float: ...
 
 
-S = TypeVar("S", bound=_Selection)
-R = TypeVar("R", bound=_Sum)
+S = TypeVar("S", bound=_CutsOfAStream)
+R = TypeVar("R", bound=_SumOfAStream)
 
 
 @dataclass(slots=True)

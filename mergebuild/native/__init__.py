@@ -46,12 +46,12 @@ if not _UNUSABLE and _is_outdated():
 
 __all__ = [
     "DTYPES",
-    "Gram",
+    "GramMatrix",
     "Hash",
     "Histogram",
+    "MagnitudeSum",
     "Prepared",
     "Ranking",
-    "RunningSum",
     "Seen",
     "apply",
     "choose",
@@ -107,7 +107,7 @@ class Hash:
         return _compiled.xxh3_digest(self.state)
 
 
-class Gram:
+class GramMatrix:
     """The dot product of each of some vectors with each, in float64: in the order of `methods/kernels/reduction.py`.
 
     With an origin, the vectors are the differences of the other inputs from that one.
@@ -270,7 +270,7 @@ def keep_by_rank(
     return [(each, "float32") for each in found]
 
 
-class RunningSum:
+class MagnitudeSum:
     """The sum of a stream of magnitudes or squares, as that of the torch kernels takes it."""
 
     __slots__ = ("_room",)

@@ -13,32 +13,32 @@ from mergebuild.methods.call import Call, Grain, State
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
 from mergebuild.methods.shares import float32_of, pivot_of
 from mergebuild.methods.spheres import COEFFICIENTS, REMEMBERED, Coefficients, Matrix, euclidean_factors
-from mergebuild.native import Gram, Prepared, packed
+from mergebuild.native import GramMatrix, Prepared, packed
 
 __all__ = ["COMPILED"]
 
 
-def _begin_gram(_call: Call, inputs: int) -> Gram:
-    return Gram(inputs)
+def _begin_gram(_call: Call, inputs: int) -> GramMatrix:
+    return GramMatrix(inputs)
 
 
-def _begin_from_first(_call: Call, inputs: int) -> Gram:
-    return Gram(inputs, 0)
+def _begin_from_first(_call: Call, inputs: int) -> GramMatrix:
+    return GramMatrix(inputs, 0)
 
 
-def _begin_from_last(_call: Call, inputs: int) -> Gram:
-    return Gram(inputs, inputs - 1)
+def _begin_from_last(_call: Call, inputs: int) -> GramMatrix:
+    return GramMatrix(inputs, inputs - 1)
 
 
-def _begin_from_base(call: Call, inputs: int) -> Gram:
-    return Gram(inputs, 0 if call.flag("has_base") else None)
+def _begin_from_base(call: Call, inputs: int) -> GramMatrix:
+    return GramMatrix(inputs, 0 if call.flag("has_base") else None)
 
 
-def _look(_call: Call, account: Gram, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+def _look(_call: Call, account: GramMatrix, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
     account.add(chunks, span[1])
 
 
-def _end(_call: Call, account: Gram) -> Matrix:
+def _end(_call: Call, account: GramMatrix) -> Matrix:
     return account.value()
 
 

@@ -9,11 +9,11 @@ from fractions import Fraction
 
 from mergebuild.methods.call import Call, State
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
-from mergebuild.methods.compiled.selection import MOST_KEYS, Selection
+from mergebuild.methods.compiled.selection import MOST_KEYS, CountedSelection
 from mergebuild.methods.cuts import Cut, value_of
 from mergebuild.methods.energies import weights_of
 from mergebuild.methods.shares import float32_of
-from mergebuild.native import Prepared, RunningSum, find, packed
+from mergebuild.native import MagnitudeSum, Prepared, find, packed
 
 __all__ = ["COMPILED"]
 
@@ -35,26 +35,26 @@ def _takes(call: Call, _inputs: int) -> bool:
 
 
 @dataclass(slots=True)
-class _Energies:
+class _CountedEnergies:
     """Looks for the cut of the variances first, if there is one, then at the squares of what is left."""
 
-    selection: Selection | None
-    sums: list[RunningSum]
+    selection: CountedSelection | None
+    sums: list[MagnitudeSum]
     selecting: bool
     not_zero: int = 0
     """Variances above 0."""
     is_first: bool = True
 
 
-def _begin_sce(call: Call, inputs: int) -> _Energies:
+def _begin_sce(call: Call, inputs: int) -> _CountedEnergies:
     share = call.number("select_topk")
-    account = _Energies(None, [RunningSum() for _ in range(inputs - 1)], selecting=0 < share < 1)
+    account = _CountedEnergies(None, [MagnitudeSum() for _ in range(inputs - 1)], selecting=0 < share < 1)
     if account.selecting:
-        account.selection = Selection(lambda _: (int(share * account.not_zero),))
+        account.selection = CountedSelection(lambda _: (int(share * account.not_zero),))
     return account
 
 
-def _look_sce(call: Call, account: _Energies, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+def _look_sce(call: Call, account: _CountedEnergies, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
     if call.number("select_topk") <= 0:
         return
     base, *models = chunks
@@ -77,7 +77,7 @@ def _per_model(models: Sequence[object]) -> float:
     return float32_of(Fraction(1, len(models)))
 
 
-def _turn_sce(_call: Call, account: _Energies) -> bool:
+def _turn_sce(_call: Call, account: _CountedEnergies) -> bool:
     account.is_first = False
     if not account.selecting:
         return False
@@ -86,7 +86,7 @@ def _turn_sce(_call: Call, account: _Energies) -> bool:
     return True
 
 
-def _end_sce(_call: Call, account: _Energies) -> State:
+def _end_sce(_call: Call, account: _CountedEnergies) -> State:
     cut = (0, -1) if account.selection is None else account.selection.found()[0]
     return (*cut, *(total.value() for total in account.sums))
 
@@ -103,20 +103,20 @@ def _apply_sce(call: Call, inputs: int, state: State) -> Applied:
 # ---- topk_mask ----
 
 
-def _begin_topk(call: Call, _inputs: int) -> Selection | None:
+def _begin_topk(call: Call, _inputs: int) -> CountedSelection | None:
     density = call.number("density")
-    return Selection([max(1, int(density * call.count))]) if 0 < density < 1 else None
+    return CountedSelection([max(1, int(density * call.count))]) if 0 < density < 1 else None
 
 
-def _look_topk(_call: Call, account: Selection, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+def _look_topk(_call: Call, account: CountedSelection, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
     account.look(_DIFFERENCE, chunks, span)
 
 
-def _turn_topk(_call: Call, account: Selection) -> bool:
+def _turn_topk(_call: Call, account: CountedSelection) -> bool:
     return account.turn()
 
 
-def _end_topk(_call: Call, account: Selection) -> State:
+def _end_topk(_call: Call, account: CountedSelection) -> State:
     return account.found()[0]
 
 

@@ -8,13 +8,13 @@ from mergebuild.methods.compiled.method import Chunk
 from mergebuild.methods.cuts import Cuts
 from mergebuild.native import Histogram, Prepared, find, tally
 
-__all__ = ["MOST_KEYS", "Selection"]
+__all__ = ["MOST_KEYS", "CountedSelection"]
 
 MOST_KEYS = (1 << 32) - 1
 """Elements at most of a tensor: histograms count no further."""
 
 
-class Selection(Cuts[Histogram]):
+class CountedSelection(Cuts[Histogram]):
     """The cuts of one stream of magnitudes: looks at all of it, in order, as long as `turn` asks for another look."""
 
     def look(self, kernel: Prepared, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:

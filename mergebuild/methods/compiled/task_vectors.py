@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from mergebuild.methods.call import Call, Grain, State
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
-from mergebuild.methods.compiled.selection import MOST_KEYS, Selection
+from mergebuild.methods.compiled.selection import MOST_KEYS, CountedSelection
 from mergebuild.methods.cuts import Cut, value_of
 from mergebuild.methods.shares import float32_of
 from mergebuild.methods.streams import key_of, threshold_of
@@ -26,11 +26,11 @@ from mergebuild.methods.thinning import (
     scale_of,
     shares_of,
 )
-from mergebuild.native import MOST_INPUTS, Prepared, Ranking, RunningSum, keep_by_rank, packed
+from mergebuild.native import MOST_INPUTS, MagnitudeSum, Prepared, Ranking, keep_by_rank, packed
 
 __all__ = ["COMPILED"]
 
-_Account = Account[Selection, RunningSum]
+_Account = Account[CountedSelection, MagnitudeSum]
 
 MOST_RANKED = 1 << 31
 """Elements of a tensor, of which there must be less to be ranked."""
@@ -81,7 +81,7 @@ def _ranking(call: Call, position: int) -> Ranking:
 
 
 def _begin(rule: Election, call: Call, inputs: int) -> _Account | None:
-    return begin(rule, call, inputs, Selection, RunningSum)
+    return begin(rule, call, inputs, CountedSelection, MagnitudeSum)
 
 
 def _look(rule: Election, call: Call, account: _Account, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:

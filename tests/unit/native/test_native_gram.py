@@ -66,7 +66,7 @@ def test_a_matrix_has_the_bits_of_torch(count: int, dtypes: list[str], seed: int
     origin = data.draw(st.none() | st.integers(0, len(dtypes) - 1), "origin")
     values = drawn(count, dtypes, seed)
     wanted = by_torch(values, origin)
-    whole, parts = native.Gram(len(dtypes), origin), native.Gram(len(dtypes), origin)
+    whole, parts = native.GramMatrix(len(dtypes), origin), native.GramMatrix(len(dtypes), origin)
     whole.add([(raw(each), dtype) for each, dtype in zip(values, dtypes, strict=True)], count)
     assert whole.value() == wanted
     cuts, done = random.Random(seed), 0
@@ -86,7 +86,7 @@ def test_a_matrix_has_the_bits_of_torch(count: int, dtypes: list[str], seed: int
 @pytest.mark.parametrize("vectors", [16, 64])
 def test_as_many_inputs_as_a_call_takes_have_a_matrix(vectors: int) -> None:
     values = drawn(700, ["float16"] * vectors, 3)
-    found = native.Gram(vectors, 5)
+    found = native.GramMatrix(vectors, 5)
     found.add([(raw(each), "float16") for each in values], 700)
     assert found.value() == by_torch(values, 5)
 
@@ -94,7 +94,7 @@ def test_as_many_inputs_as_a_call_takes_have_a_matrix(vectors: int) -> None:
 def test_values_at_odd_addresses_are_added() -> None:
     (values,) = drawn(BLOCK + 5, ["float32"], 1)
     shifted = memoryview(b"x" + bytes(raw(values)))[1:]
-    found = native.Gram(1)
+    found = native.GramMatrix(1)
     found.add([(shifted, "float32")], len(values))
     assert found.value() == by_torch([values], None)
 
@@ -103,7 +103,7 @@ def test_a_value_that_is_not_finite_shows_in_the_diagonal() -> None:
     for bad in (float("nan"), float("inf"), -float("inf")):
         values = torch.ones(600)
         values[599] = bad
-        found = native.Gram(1)
+        found = native.GramMatrix(1)
         found.add([(raw(values), "float32")], 600)
         assert not torch.isfinite(torch.tensor(found.value())).all()
 
@@ -118,7 +118,7 @@ def test_a_value_that_is_not_finite_shows_in_the_diagonal() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(inputs: int, sizes: list[int], count: int) -> None:
-    found = native.Gram(inputs)
+    found = native.GramMatrix(inputs)
     with pytest.raises(ValueError, match=r"input|count"):
         found.add([(bytes(size), "float32") for size in sizes], count)
     assert found.value() == by_torch([torch.zeros(0)] * inputs, None)
@@ -127,11 +127,11 @@ def test_what_does_not_fit_is_refused(inputs: int, sizes: list[int], count: int)
 @pytest.mark.parametrize(("inputs", "origin"), [(65, None), (-1, None), (2, 2), (2, -2), (0, 0)])
 def test_sums_over_what_cannot_be_are_not_begun(inputs: int, origin: int | None) -> None:
     with pytest.raises(ValueError, match="inputs must be"):
-        native.Gram(inputs, origin)
+        native.GramMatrix(inputs, origin)
 
 
 def test_only_a_state_of_sums_is_taken_for_one() -> None:
-    found = native.Gram(1)
+    found = native.GramMatrix(1)
     for state in (bytearray(8), bytearray(b"\xff" * len(found.state)), found.state[:-100]):
         found.state = state
         with pytest.raises(ValueError, match="no state of sums"):

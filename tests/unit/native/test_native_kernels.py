@@ -156,7 +156,7 @@ def test_counts_and_states_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         native.count_active([(b"", "float32")] * 2, -1, 0.5)
     with pytest.raises(ValueError, match="negative"):
-        native.Gram(1).add([(b"", "float32")], -1)
+        native.GramMatrix(1).add([(b"", "float32")], -1)
     running = native.Hash()
     for state in (running.state[:-1], bytearray(b"\xff" * len(running.state))):
         running.state = state

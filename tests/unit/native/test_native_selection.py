@@ -63,7 +63,7 @@ def test_the_place_of_one_among_equal_keys_is_found() -> None:
 @pytest.mark.parametrize("parts", [[1], [3], [40_000, 1], [65_536], [65_535, 2, 70_000], [32_768, 32_768, 5]])
 def test_magnitudes_are_added_up_in_one_order(parts: list[int]) -> None:
     values = torch.randn(sum(parts), generator=torch.Generator().manual_seed(len(parts))) * 1e3
-    found, wanted, done = native.RunningSum(), RunningSum(), 0
+    found, wanted, done = native.MagnitudeSum(), RunningSum(), 0
     for part in parts:
         found.add(DIFFERENCE, changes(values[done : done + part]), (done, part))
         done += part
@@ -72,7 +72,7 @@ def test_magnitudes_are_added_up_in_one_order(parts: list[int]) -> None:
 
 
 def test_nothing_adds_up_to_0() -> None:
-    assert native.RunningSum().value() == 0.0
+    assert native.MagnitudeSum().value() == 0.0
 
 
 def test_what_is_no_histogram_or_sum_is_refused() -> None:
@@ -118,7 +118,7 @@ def test_squares_of_differences_are_added_up_in_float64(parts: list[int]) -> Non
     """Each difference times what a kernel makes, here the first input."""
     generator = torch.Generator().manual_seed(parts[0])
     kept, one, other = (torch.randn(sum(parts), generator=generator) for _ in range(3))
-    found, wanted, done = native.RunningSum(), RunningSum(), 0
+    found, wanted, done = native.MagnitudeSum(), RunningSum(), 0
     for part in parts:
         mask, *pair = [(as_bytes(each[done : done + part]), "float32") for each in (kept, one, other)]
         found.add_squares(pair, native.Prepared("linear", 0), [mask], (done, part))
