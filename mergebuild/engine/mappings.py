@@ -95,7 +95,8 @@ class Mappings:
     def __init__(self) -> None:
         self._files: dict[Path, OpenFile] = {}
         """The one that was asked for last is the last."""
-        self._most = portable.files_at_once()
+        self.most = portable.files_at_once()
+        """Files that may be open at once."""
         self._looked = 0.0
         self._lock = threading.Lock()
         self._done: list[tuple[Path, int, int]] = []
@@ -111,7 +112,7 @@ class Mappings:
         with self._lock:
             found = self._files.pop(path, None)
             if found is None:
-                while len(self._files) >= self._most:
+                while len(self._files) >= self.most:
                     del self._files[next(iter(self._files))]
                 found = OpenFile(path)
             self._files[path] = found
@@ -138,7 +139,8 @@ class Mappings:
         Raises:
             OSError: as `view`.
         """
-        read = portable.pread_into(self.opened(path).fd, room, offset)
+        file = self.opened(path)  # had until all is read: else another thread's next file may get its number
+        read = portable.pread_into(file.fd, room, offset)
         if read < len(room):
             raise OSError(errno.EIO, f"the file ends {len(room) - read} bytes early", str(path))
 

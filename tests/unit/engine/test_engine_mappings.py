@@ -117,3 +117,23 @@ def test_a_file_that_was_read_and_is_not_closed_well_is_no_news(
     del file
     assert not said
     assert not descriptors(tmp_path)
+
+
+def test_a_file_stays_open_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's next file may take its place among those open, and its number."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"1" * 8)
+    other.write_bytes(b"2" * 8)
+    monkeypatch.setattr(portable, "files_at_once", lambda: 1)
+    read = portable.pread_into
+    with Mappings() as mappings:
+
+        def while_another_opens_a_file(fd: int, room: memoryview, offset: int) -> int:
+            mappings.opened(other)
+            return read(fd, room, offset)
+
+        monkeypatch.setattr(portable, "pread_into", while_another_opens_a_file)
+        room = bytearray(8)
+        mappings.read_into(memoryview(room), one, 0)
+
+    assert room == b"1" * 8
