@@ -126,6 +126,8 @@ class CompiledWorker:
         self._chunk = chunk
         self._kept: list[Block] = []
         """Room for what steps keep for each other, a chunk each."""
+        self._reads = False
+        """Whether chunks are read, not mapped: a cluster's are at hand together, and mappings keep files open."""
         self._unhashed: dict[int, native.Hash] = {}
         """The chunks at hand, by index, whose bytes are still to be hashed: by whoever reads them first."""
 
@@ -136,6 +138,8 @@ class CompiledWorker:
         """
         wanted = hashes or {}
         hashed = {index: wanted[leaf.digest] for index, leaf in enumerate(cluster.leaves) if leaf.digest in wanted}
+        files = {leaf.location.path for leaf in cluster.leaves}
+        self._reads = 2 * len(files) > self._mappings.most
         makers = self._makers(cluster)
         size = _chunk_for(makers, self._chunk)
         for number, maker in enumerate(makers):
@@ -305,6 +309,10 @@ class CompiledWorker:
             return bytearray()
         if lying.pieces:
             return self._mappings.gathered(lying, start, count)
+        if self._reads:
+            room = bytearray(count * width)
+            self._mappings.read_into(memoryview(room), lying.path, lying.offset + start * width)
+            return room
         return self._mappings.view(lying.path, lying.offset + start * width, count * width)
 
     def _release(self, leaf: Leaf, start: int, count: int) -> None:
