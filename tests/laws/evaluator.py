@@ -20,6 +20,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import combinations, islice, permutations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def check(world: World, made: Mapping[str, Any], root: Path, counts: Counter[str
     Raises:
         AssertionError: one holds something else.
     """
-    evaluation = _Evaluation(world, root)
+    evaluation = _Evaluation(world, root, made)
     for name in world.outputs:
         if name in made:
             evaluation.compare(name, counts)
@@ -116,8 +117,10 @@ def parameters_of(world: World, name: str, root: Path, path: Path | None = None)
 
 
 class _Evaluation:
-    def __init__(self, world: World, root: Path) -> None:
+    def __init__(self, world: World, root: Path, artifacts: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._world = world
+        self._artifacts = artifacts
+        """Of targets: those with the same artifact are made alike, so that their tensors are the same."""
         self._root = root
         self._leaves: dict[Key, Leaf] = {}
         self._views: dict[tuple[str, str], View | None] = {}
@@ -171,7 +174,7 @@ class _Evaluation:
             return View(unread, made) if made is not None else None
         found = View({}, made)
         for tensor, stored in self.read(name, made, may_be_old=True).items():
-            key: Key = ("file", name, tensor)
+            key: Key = ("file", self._artifacts.get(name) or name, tensor)
             form = (made or {}).get(tensor)
             if form is not None and form.terms is not None:
                 lone = len(form.terms) == 1 and form.terms[0][1] == 1
@@ -312,7 +315,11 @@ class _Evaluation:
                 continue
             inputs = [view.get(tensor) for view in known]
             there = [one for one in inputs if one is not None and one.is_float]
-            shares = self._shares(target, numbers, tensor, len(inputs))
+            try:
+                shares = self._shares(target, numbers, tensor, len(inputs))
+            except ZeroDivisionError:  # it has no value: a rule has it, or the target is refused
+                found[tensor] = replace(owned, terms=None)
+                continue
             if shares is not None and any(share and one is None for share, one in zip(shares, inputs, strict=True)):
                 found[tensor] = owned  # of inputs that it is made of, one lacks it
             elif shares is not None:

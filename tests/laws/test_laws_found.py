@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from drawing import Step
 from laws import LAWS
-from worlds import Own, Rule, Source, Target, World
+from worlds import Own, Rule, Source, Table, Target, World
 
 LLAMA = (Source("s0", "llama", 0), Source("s1", "llama", 1), Source("s2", "llama", 2))
 
@@ -148,3 +148,21 @@ def test_a_combination_that_an_operation_reads_is_computed_once() -> None:
     for order in range(4):
         LAWS["plan_says_what_build_does"]((Step("begin", same), Step("delete", same, ("delete", 0))), order)
         LAWS["plan_says_what_build_does"]((Step("begin", World(LLAMA, (curved, mixed, plain))),), order)
+
+
+def test_a_combination_of_two_that_are_made_alike_is_one_of_them() -> None:
+    """It keeps the signs of its zeros; the evaluator took the two for different tensors."""
+    sources = (Source("s0", "sd1", 0), replace(Source("s1", "sd1", 0), traits=("zeros",)))
+    inputs = (("base", "s1"), ("models", ("s1",)))
+    values = (("weight", Decimal("0.3")), ("seed", Decimal("1")))
+    alike = tuple(Target(name, "della", inputs, values, f"out/{name}.safetensors") for name in ("t0", "t1"))
+    both = _file("t2", "weighted_sum", ("a", "t1"), ("b", "t0"), alpha="0.3")
+    LAWS["compiled_kernels_make_the_same"](World(sources, (*alike, both)), "", 64)
+
+
+def test_a_number_that_a_rule_covers_may_have_no_value() -> None:
+    """Weights of 0 can't be normalized, and nobody asks it of those that a rule has; the evaluator divided by them."""
+    weights = (("weight", Table((("default", Decimal("0.3")), ("re:norm", Decimal(0))))),)
+    rule = Rule(("re:norm",), "linear", (("weight", Decimal("0.3")),))
+    target = Target("t0", "linear", (("models", ("s0", "s1")),), weights, "out/t0.safetensors", (rule,))
+    LAWS["threads_and_chunks_do_not_matter"](World(LLAMA, (target,)), 1, 64)
