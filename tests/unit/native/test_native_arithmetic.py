@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
@@ -28,17 +28,6 @@ FORBIDDEN = {
 def instructions(text: str) -> set[str]:
     """Return the names of the instructions in a disassembly."""
     return set(re.findall(r"^\s*[0-9a-f]+:\s+(?:rep[nz]* )?([a-z][a-z0-9]*)", text, re.MULTILINE))
-
-
-@pytest.fixture(params=native.variants() or ["none"])
-def _variant(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "none":
-        pytest.fail("the package was installed without compiled kernels: a C compiler is needed")
-    before = native.variant
-    native.choose(request.param)
-    yield
-    if before:
-        native.choose(before)
 
 
 def combined(inputs: Sequence[bytes], dtype: str, numbers: Sequence[float], count: int, out: str = "float32") -> bytes:
@@ -85,7 +74,7 @@ def test_such_an_instruction_would_be_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 16, 40])
-@pytest.mark.usefixtures("_variant")
+@pytest.mark.usefixtures("variant")
 def test_products_are_rounded_before_they_are_added(count: int) -> None:
     """(1 + 2^-12)^2 lies half way between two float32 values: beside the lower one 0 is left of it, or 2^-24."""
     x = 1 + 2.0**-12
@@ -96,7 +85,7 @@ def test_products_are_rounded_before_they_are_added(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 16, 40])
-@pytest.mark.usefixtures("_variant")
+@pytest.mark.usefixtures("variant")
 def test_subnormal_numbers_go_in_and_come_out(count: int) -> None:
     least = 2.0**-149
     lying = native.packed([3 * least] * count)
@@ -112,7 +101,7 @@ def test_subnormal_numbers_go_in_and_come_out(count: int) -> None:
 @pytest.mark.parametrize(
     ("dtype", "least"), [("float16", -24), ("bfloat16", -133), ("float8_e4m3fn", -9), ("float8_e5m2", -16)]
 )
-@pytest.mark.usefixtures("_variant")
+@pytest.mark.usefixtures("variant")
 def test_subnormal_numbers_of_narrow_dtypes_go_in_and_come_out(dtype: str, least: int) -> None:
     width = native.DTYPES[dtype][1]
     lying = (1).to_bytes(width, "little") * 40

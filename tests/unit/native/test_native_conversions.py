@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
 
 from mergebuild import native
 
+pytestmark = pytest.mark.usefixtures("variant")
+
 DTYPES = {name: getattr(torch, name) for name in native.DTYPES}
 NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 NAN = {"float32": 0x7FC00000, "float16": 0x7E00, "bfloat16": 0x7FC0, "float8_e4m3fn": 0x7F, "float8_e5m2": 0x7F}
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
-
-
-@pytest.fixture(params=native.variants() or ["none"], autouse=True)
-def _variant(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "none":
-        pytest.fail("the package was installed without compiled kernels: a C compiler is needed")
-    before = native.variant
-    native.choose(request.param)
-    yield
-    if before:
-        native.choose(before)
 
 
 def converted(values: torch.Tensor, dtype: str, *, odd: bool = False) -> tuple[torch.Tensor, native.Seen]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,19 +14,10 @@ from hypothesis import strategies as st
 from mergebuild import native
 from mergebuild.methods.kernels.reduction import BLOCK, Gram
 
+pytestmark = pytest.mark.usefixtures("variant")
+
 DTYPES = {name: getattr(torch, name) for name in native.DTYPES}
 COUNTS = (0, 1, 2, 63, 64, 511, 512, 513, 4099, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 640, 3 * BLOCK + 12_345)
-
-
-@pytest.fixture(params=native.variants() or ["none"], autouse=True, scope="module")
-def _variant(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "none":
-        pytest.fail("the package was installed without compiled kernels: a C compiler is needed")
-    before = native.variant
-    native.choose(request.param)
-    yield
-    if before:
-        native.choose(before)
 
 
 def drawn(count: int, dtypes: Sequence[str], seed: int) -> list[torch.Tensor]:

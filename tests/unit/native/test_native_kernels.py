@@ -52,42 +52,32 @@ def by_torch(inputs: Sequence[tuple[bytes, str]], shares: Sequence[Fraction], dt
     return raw(combine(centre, others, found.others, torch.empty(count), torch.empty(count)).to(DTYPES[dtype]))
 
 
-@pytest.mark.parametrize("variant", native.variants())
+@pytest.mark.usefixtures("variant")
 @given(drawn=combinations())
 def test_combinations_have_the_bits_of_torch(
-    variant: str, drawn: tuple[list[tuple[bytes, str]], list[Fraction], str, int]
+    drawn: tuple[list[tuple[bytes, str]], list[Fraction], str, int],
 ) -> None:
     inputs, shares, dtype, count = drawn
-    before = native.variant
-    native.choose(variant)
-    try:
-        found = shares_of(tuple(shares))
-        kernel = native.Prepared("linear", -1 if found.pivot is None else found.pivot, native.packed(found.others))
-        out, running = bytearray(count * native.DTYPES[dtype][1]), native.Hash()
-        hashes = {index: native.Hash() for index in range(len(inputs))}
-        native.apply(kernel, inputs, out, dtype, (0, count), hash=running, hashes=hashes)
-    finally:
-        native.choose(before)
+    found = shares_of(tuple(shares))
+    kernel = native.Prepared("linear", -1 if found.pivot is None else found.pivot, native.packed(found.others))
+    out, running = bytearray(count * native.DTYPES[dtype][1]), native.Hash()
+    hashes = {index: native.Hash() for index in range(len(inputs))}
+    native.apply(kernel, inputs, out, dtype, (0, count), hash=running, hashes=hashes)
     assert bytes(out) == by_torch(inputs, shares, dtype, count)
     assert running.digest() == xxhash.xxh3_128_digest(bytes(out))
     for index, (data, _) in enumerate(inputs):
         assert hashes[index].digest() == xxhash.xxh3_128_digest(data)
 
 
-@pytest.mark.parametrize("variant", native.variants())
+@pytest.mark.usefixtures("variant")
 @given(parts=st.lists(st.integers(0, 3000), max_size=8), seed=st.integers(0, 99))
-def test_a_hash_does_not_depend_on_how_bytes_come(variant: str, parts: list[int], seed: int) -> None:
+def test_a_hash_does_not_depend_on_how_bytes_come(parts: list[int], seed: int) -> None:
     data = bytes(torch.randint(0, 256, (sum(parts),), generator=torch.Generator().manual_seed(seed)).tolist())
-    before = native.variant
-    native.choose(variant)
-    try:
-        running, done = native.Hash(), 0
-        for part in parts:
-            running.update(memoryview(data)[done : done + part])
-            done += part
-            assert running.digest() == xxhash.xxh3_128_digest(data[:done])
-    finally:
-        native.choose(before)
+    running, done = native.Hash(), 0
+    for part in parts:
+        running.update(memoryview(data)[done : done + part])
+        done += part
+        assert running.digest() == xxhash.xxh3_128_digest(data[:done])
 
 
 @pytest.mark.parametrize("length", range(0, 300, 7))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from model_files import as_bytes
@@ -13,18 +11,9 @@ from mergebuild.methods.kernels.randomness import bits
 from mergebuild.methods.kernels.reduction import RunningSum
 from mergebuild.methods.streams import key_of
 
+pytestmark = pytest.mark.usefixtures("variant")
+
 DIFFERENCE = native.Prepared("difference")
-
-
-@pytest.fixture(params=native.variants() or ["none"], autouse=True)
-def _variant(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "none":
-        pytest.fail("the package was installed without compiled kernels: a C compiler is needed")
-    before = native.variant
-    native.choose(request.param)
-    yield
-    if before:
-        native.choose(before)
 
 
 def changes(values: torch.Tensor) -> list[tuple[bytes, str]]:
