@@ -8,17 +8,14 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c")
 #endif
+#define VARIANT variant_avx2
+#define VARIANT_NAME "avx2"
 #include "all_kernels.inc"
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
-
-const struct variant variant_avx2 = {
-    "avx2", load, store, apply, count_nonfinite, xxh3_begin, xxh3_update, xxh3_digest,
-    tally, digit_of, find, sum_magnitudes, sum_squares, total_of, keep_by_rank, gram_add, gram_value, count_active, KERNELS,
-};
 #else
 typedef int variant_avx2_is_elsewhere;
 #endif
