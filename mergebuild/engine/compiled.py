@@ -221,7 +221,8 @@ class CompiledWorker:
         """Look at a maker's inputs as often as its statistic wants; return the state, None when there is none."""
         operation = maker.step.operation
         assert operation is not None
-        call, below = _call_of(operation), _below(maker, makers)
+        call = _call_of(operation)
+        below = [each for step in cluster.below(maker.step) for each in makers if each.step is step]
         account = statistic.begin(call, len(maker.inputs))
         first = more = account is not None  # None: nothing needs to be known with these arguments
         is_finite = statistic.is_finite if len(maker.inputs) > 1 else None
@@ -324,9 +325,9 @@ class CompiledWorker:
             self._mappings.release_all(lying)
 
     def _result(self, maker: _StepMaker, cluster: Cluster) -> StepResult:
-        read = read_by(maker.step, cluster.steps) if maker.nonfinite else ()
-        leaves = [leaf for digest in read for leaf in cluster.leaves if leaf.digest == digest]
-        bad = {leaf.digest: count for leaf in leaves if (count := self._count_bad(leaf))}
+        leaves = {leaf.digest: leaf for leaf in cluster.leaves}
+        read = read_by(maker.step, cluster) if maker.nonfinite else ()
+        bad = {digest: count for digest in read if digest in leaves and (count := self._count_bad(leaves[digest]))}
         problem = str(maker.problem) if maker.problem else ""
         return StepResult(maker.running.digest(), maker.nonfinite, maker.overflowed, bad, problem)
 
@@ -371,23 +372,6 @@ def _moved(places: Sequence[OutputRange], offset: int) -> Sequence[OutputRange]:
     return [place._replace(offset=place.offset + offset) for place in places]
 
 
-def _below(maker: _StepMaker, makers: Sequence[_StepMaker]) -> list[_StepMaker]:
-    """Return the makers that one depends on, each behind those that it depends on itself."""
-    needed = set(maker.inputs)
-    found = []
-    for each in reversed(makers):
-        if each is not maker and each.slot in needed:
-            needed |= set(each.inputs)
-            found.append(each)
-    return found[::-1]
-
-
-def read_by(step: Step, steps: Sequence[Step]) -> Mapping[bytes, None]:
-    """Return the digests of all that a step is made of, by way of others too, in the order of these."""
-    wanted = {step.digest}
-    involved: list[Step] = []
-    for each in reversed(steps):  # each stands behind what it reads
-        if each.digest in wanted:
-            wanted.update(each.reads)
-            involved.append(each)
-    return dict.fromkeys(digest for each in reversed(involved) for digest in each.reads)
+def read_by(step: Step, cluster: Cluster) -> Mapping[bytes, None]:
+    """Return the digests of all that a step of a cluster is made of, by way of others too, in the order of these."""
+    return dict.fromkeys(digest for each in (*cluster.below(step), step) for digest in each.reads)

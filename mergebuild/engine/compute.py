@@ -459,7 +459,7 @@ class Worker:
         self, maker: Operating, makers: Sequence[Maker], cluster: Cluster, room: _Room, size: int
     ) -> Any:
         """Look at a maker's inputs as often as its statistic wants; return the state, None when there is none."""
-        statistic, below = maker.kernel.statistic, _below(maker, makers)
+        statistic, below = maker.kernel.statistic, _below(maker, makers, cluster)
         assert statistic is not None  # else there would be no key
         account = statistic.begin(maker.call, len(maker.inputs))
         first = more = account is not None  # None: nothing needs to be known with these arguments
@@ -526,7 +526,7 @@ class Worker:
 
     def _result(self, maker: Maker, makers: Sequence[Maker], cluster: Cluster) -> StepResult:
         bad = maker.nonfinite + maker.overflowed
-        involved = [*_below(maker, makers), maker] if bad else []  # what a LoRA adds is a step of its own
+        involved = [*_below(maker, makers, cluster), maker] if bad else []  # what a LoRA adds is a step of its own
         slots = [slot for each in involved for slot in each.inputs if slot < len(cluster.leaves)]
         leaves = [cluster.leaves[slot] for slot in slots]
         leaves += [leaf for each in involved for part in each.parts for leaf, _ in part]
@@ -571,15 +571,9 @@ def _moved(places: Sequence[OutputRange], elements: int, dtype: torch.dtype) -> 
     return [place._replace(offset=place.offset + elements * dtype.itemsize) for place in places] if elements else places
 
 
-def _below(maker: Maker, makers: Sequence[Maker]) -> list[Maker]:
+def _below(maker: Maker, makers: Sequence[Maker], cluster: Cluster) -> list[Maker]:
     """Return the makers that one depends on, each behind those that it depends on itself."""
-    needed = set(maker.inputs)
-    found = []
-    for each in reversed(makers):
-        if each is not maker and each.kept in needed:
-            needed |= set(each.inputs)
-            found.append(each)
-    return found[::-1]
+    return [each for step in cluster.below(maker.step) for each in makers if each.step is step]
 
 
 def _chunk_for(makers: Sequence[Maker], count: int, chunk: int) -> int:

@@ -497,7 +497,7 @@ class _Crew:
                 self._copy(copy)
         if names is not None:
             assert cluster is not None  # else nothing would have its bits
-            order = {step.digest: compiled.read_by(step, cluster.steps) for step in cluster.steps}
+            order = {step.digest: compiled.read_by(step, cluster) for step in cluster.steps}
             for stand_in, each in made.items():
                 self.results[names[stand_in]] = each.called(names, order[names[stand_in]])
             return

@@ -31,6 +31,20 @@ class Cluster:
         """The number of elements; the same for all of its tensors."""
         return self.steps[0].count
 
+    def below(self, step: Step) -> list[Step]:
+        """Return its steps that one is made of, also by way of others, each behind what it reads itself.
+
+        What lies in a file is read from there, also where a step makes it.
+        """
+        lying = {leaf.digest for leaf in self.leaves}
+        needed = {*step.reads} - lying
+        found = []
+        for each in reversed(self.steps):
+            if each is not step and each.digest in needed:
+                needed |= {*each.reads} - lying
+                found.append(each)
+        return found[::-1]
+
     @property
     def reads(self) -> Sequence[Leaf]:
         """All that it and its siblings read, each once: the leaves, and what operations take whole."""

@@ -334,11 +334,6 @@ class Pass:
     """What earlier passes found out about whole tensors (`PassResult.learnt`)."""
 
     @property
-    def computes(self) -> bool:
-        """Whether torch may be needed."""
-        return bool(self.steps or self.unseen)
-
-    @property
     def operates(self) -> bool:
         """Whether some steps are operations."""
         return any(step.operation for step in self.steps.values())

@@ -63,6 +63,15 @@ def test_clusters_are_what_hangs_together() -> None:
     assert [{leaf.digest for leaf in cluster.leaves} for cluster in found] == [{b"a", b"b", b"c"}, {b"d"}]
 
 
+def test_a_step_is_made_of_what_is_below_it() -> None:
+    """By way of others too, each behind what it reads; what lies in a file is read from there."""
+    terms = {b"t": [b"a"], b"u": [b"a"], b"v": [b"t", b"u"], b"w": [b"v", b"t"], b"x": [b"lies"], b"lies": [b"t"]}
+    steps = [Step(name, "float32", 1, [(term, HALF) for term in some]) for name, some in terms.items()]
+    cluster = Cluster([leaf(b"a"), leaf(b"lies", 4)], steps)
+    found = {step.digest: [each.digest for each in cluster.below(step)] for step in steps}
+    assert found == {b"t": [], b"u": [], b"v": [b"t", b"u"], b"w": [b"t", b"u", b"v"], b"x": [], b"lies": [b"t"]}
+
+
 def test_jobs_stand_in_the_order_of_the_files() -> None:
     """Copies first, which need no torch; then what is to be hashed; each kind by where it begins to read."""
     places = [(path, offset) for path in ("one", "two") for offset in (0, 8, 16)]
