@@ -351,3 +351,17 @@ def test_what_is_made_while_it_is_hashed_is_the_same(
     made, told = both_ways(tmp_path, monkeypatch, _at_first_sight)
     assert sorted(made) == ["a.safetensors", "b.safetensors", "d.safetensors", "e.safetensors", "f.safetensors"]
     assert "bad: 1 values are NaN or Inf (1 in `y`)" in str(told["c"][3])
+
+
+@pytest.mark.parametrize("formula", ["x/2 + y/2", "y/2 + x/2", "x + y - z", "z - y + x"])
+def test_what_the_order_of_digests_decides_is_made_in_that_order(
+    formula: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(lab: Lab, patch: pytest.MonkeyPatch) -> None:
+        generator = torch.Generator().manual_seed(9)
+        for name in "xyz":
+            lab.model(name, w=torch.randn(5000, generator=generator))
+        patch.setattr("mergebuild.plan.describe.SMALL", -1)
+        lab.write(f'[targets.t]\nformula = "{formula}"\noutput = "t.safetensors"\n')
+
+    both_ways(tmp_path, monkeypatch, fill)
