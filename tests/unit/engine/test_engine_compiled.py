@@ -353,12 +353,15 @@ def test_what_is_made_while_it_is_hashed_is_the_same(
     assert "bad: 1 values are NaN or Inf (1 in `y`)" in str(told["c"][3])
 
 
-@pytest.mark.parametrize("formula", ["x/2 + y/2", "y/2 + x/2", "x + y - z", "z - y + x"])
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("formula", ["x/2 + y/2", "x + y - z"])
 def test_what_the_order_of_digests_decides_is_made_in_that_order(
-    formula: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    formula: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whichever it is: of eight draws, some are in another order than the recipe's."""
+
     def fill(lab: Lab, patch: pytest.MonkeyPatch) -> None:
-        generator = torch.Generator().manual_seed(9)
+        generator = torch.Generator().manual_seed(seed)
         for name in "xyz":
             lab.model(name, w=torch.randn(5000, generator=generator))
         patch.setattr("mergebuild.plan.describe.SMALL", -1)
