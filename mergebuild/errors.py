@@ -8,7 +8,7 @@ all its problems in one run. Nothing here prints; `report` renders.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
@@ -37,6 +37,8 @@ __all__ = [
     "bounded",
     "clipped",
     "did_you_mean",
+    "problems_of",
+    "together",
 ]
 
 MOST_PROBLEMS = 500
@@ -250,3 +252,13 @@ def did_you_mean(found: str, allowed: Iterable[str], *, otherwise: str = "") -> 
     close = difflib.get_close_matches(found, islice(near, _MOST_WORDS), n=1) if len(found) <= _LONGEST_WORD else []
     hint = f"did you mean `{close[0]}`?" if close else ""
     return "  ".join(part for part in (hint, otherwise) if part)
+
+
+def problems_of(errors: Iterable[MergeBuildError]) -> tuple[Problem, ...]:
+    """Return the problems of all errors, each once."""
+    return tuple(dict.fromkeys(problem for error in errors for problem in error.problems))
+
+
+def together(errors: Sequence[MergeBuildError]) -> MergeBuildError:
+    """Return one error with the problems of all, and the first one's exit code."""
+    return type(errors[0])(problems_of(errors))

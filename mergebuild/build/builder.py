@@ -48,7 +48,7 @@ from mergebuild.system import portable, scratch
 from mergebuild.system.filestate import is_gone
 from mergebuild.system.publishing import fitting, temporary_path
 
-__all__ = ["BuildOptions", "Builder"]
+__all__ = ["Builder", "BuilderOptions"]
 
 _WAVE = 200
 """Targets a wave at most: each holds one file open."""
@@ -61,7 +61,7 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno
 
 
 @dataclass(frozen=True, slots=True)
-class BuildOptions:
+class BuilderOptions:
     """How to build."""
 
     keep_going: bool = False
@@ -98,7 +98,7 @@ class Builder:
         self,
         sources: Sources,
         store: Store,
-        options: BuildOptions,
+        options: BuilderOptions,
         emit: Emit,
         fingerprint_of: Callable[[str], bytes | None],
     ) -> None:

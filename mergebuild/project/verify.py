@@ -7,25 +7,48 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mergebuild.build.builder import Builder, BuildOptions
+from mergebuild.build.builder import Builder, BuilderOptions
 from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
 from mergebuild.events import Emit
 from mergebuild.plan.actions import FileAction
 from mergebuild.plan.planner import Elsewhere, Planner
 from mergebuild.project.gate import Gate
+from mergebuild.project.stamp import forget_stamps
 from mergebuild.recipe import Recipe
 from mergebuild.results.build import Verdict
 from mergebuild.results.looks import VerifyResult
 from mergebuild.sources.sources import Sources
-from mergebuild.store import SCRATCH, ArtifactRow, DiskStore, Presence, Record, scratch_folders
+from mergebuild.store import REBUILDS, SCRATCH, ArtifactRow, DiskStore, Presence, Record, scratch_folders
 from mergebuild.system import scratch
 from mergebuild.system.filestate import is_gone
 
-__all__ = ["Verifier"]
+if TYPE_CHECKING:
+    from mergebuild.project.session import Session
+
+__all__ = ["Verifier", "verify"]
 
 _SHOWN = 20
 _MADE = (Verdict.BUILT, Verdict.RESTORED, Verdict.UP_TO_DATE)
+
+
+def verify(session: Session, names: Sequence[str] | None, *, rebuild: bool) -> VerifyResult:
+    """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes.
+
+    Raises:
+        TrustError: a rebuild would run code that the user does not trust.
+    """
+    store = session.store
+    store.remove_scratch()
+    verifier = Verifier(session.recipe, session.sources, store, session.locked)
+    found = verifier.read_again(names)
+    if found.problems:
+        forget_stamps(store.root)
+    if not rebuild or found.problems or not store.root.is_dir():
+        return found
+    with session.locked(REBUILDS):
+        return verifier.rebuild(found, names, session.emit)
 
 
 class Verifier:
@@ -111,7 +134,7 @@ class Verifier:
             )
             plan = planner.plan(list(records), hash_all=True)
             plan = Gate(self._recipe, store.shelf, written=None).ask(plan, planner)  # outputs go to a place of our own
-            with Builder(self._sources, store, BuildOptions(keep_going=True), emit, lambda _name: None) as builder:
+            with Builder(self._sources, store, BuilderOptions(keep_going=True), emit, lambda _name: None) as builder:
                 results, exit_code = builder.run(plan)
             failed = {result.target for result in results if result.verdict not in _MADE}
             for file in plan.files:

@@ -497,7 +497,7 @@ def test_the_output_of_a_failed_target_stays_as_it_was(pair: Space) -> None:
 def test_no_space_is_told_before_any_work(pair: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 7, with what is needed and what is free; nothing is written."""
     monkeypatch.setattr("mergebuild.system.portable.free_space", lambda _path: 1000)
-    monkeypatch.setattr("mergebuild.project.project.free_space", lambda _path: 1000)
+    monkeypatch.setattr("mergebuild.project.looking.free_space", lambda _path: 1000)
 
     outcome = pair.refused("build", code=7)
 
@@ -673,7 +673,7 @@ def test_a_bug_of_ours_is_exit_70_with_a_traceback(pair: Space, monkeypatch: pyt
     def fail(*_arguments: object, **_options: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("mergebuild.project.project.Planner", fail)
+    monkeypatch.setattr("mergebuild.project.session.Planner", fail)
 
     outcome = pair.run("build", "--json", code=70)
 

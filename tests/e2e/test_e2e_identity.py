@@ -323,9 +323,9 @@ def test_any_chunk_size_gives_the_same_bytes(
         shutil.rmtree(space / ".mergebuild")
     else:
         wanted = expected
-    options = build_module.BuildOptions
+    options = build_module.BuilderOptions
     monkeypatch.setattr(
-        "mergebuild.build.builder.BuildOptions", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
+        "mergebuild.build.builder.BuilderOptions", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
     )
 
     space.build()

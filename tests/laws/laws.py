@@ -284,7 +284,7 @@ def arguments_of(there: Place, names: Sequence[str]) -> dict[str, list[tuple[Any
 def planned(there: Place, names: Sequence[str]) -> dict[str, Description]:
     """Plan targets, and return those that can be made."""
     project = mergebuild.load(there.root / "mergefile.toml")
-    with project._session(silent) as session:
+    with project._sessions.open(silent) as session:
         plan = session.planner.plan([session.planner.goal_of(name) for name in names], hash_all=True)
         found = {each.name: each.description for each in plan.judged}
         return {name: found[name] for name in names if name in found and found[name].tensors is not None}

@@ -135,10 +135,10 @@ class Place:
         """Run a command line."""
         COUNTS["runs"] += 1
         out, err = io.StringIO(), io.StringIO()
-        plain = mergebuild.build.builder.BuildOptions
+        plain = mergebuild.build.builder.BuilderOptions
         options = partial(plain, chunk=chunk) if chunk else plain
         with (
-            mock.patch.object(mergebuild.build.builder, "BuildOptions", options),
+            mock.patch.object(mergebuild.build.builder, "BuilderOptions", options),
             redirect_stdout(out),
             redirect_stderr(err),
             chdir(self.root),

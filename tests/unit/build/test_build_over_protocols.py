@@ -7,7 +7,7 @@ import shutil
 import pytest
 from lab import Lab
 
-from mergebuild.build.builder import Builder, BuildOptions
+from mergebuild.build.builder import Builder, BuilderOptions
 from mergebuild.events import silent
 from mergebuild.plan.planner import Planner
 from mergebuild.recipe import load_recipe
@@ -48,7 +48,7 @@ def build(lab: Lab, store: MemoryStore) -> dict[str, str]:
     sources = Sources(recipe.sources, store.ledger, folder=lab.root)
     planner = Planner(recipe, sources, store.shelf, store.ledger)
     plan = planner.plan(list(recipe.target_names()), hash_all=True)
-    with Builder(sources, store, BuildOptions(), silent, lambda _: None) as builder:
+    with Builder(sources, store, BuilderOptions(), silent, lambda _: None) as builder:
         results, exit_code = builder.run(plan)
     assert exit_code == 0
     return {each.target: str(each.verdict) for each in results}

@@ -104,7 +104,7 @@ def _of_all_dtypes(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
 def test_every_dtype_comes_out_the_same(
     variant: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "BuildOptions", partial(builder.BuildOptions, chunk=chunk))
+    monkeypatch.setattr(builder, "BuilderOptions", partial(builder.BuilderOptions, chunk=chunk))
     made, _ = both_ways(tmp_path, monkeypatch, _of_all_dtypes, variant)
     assert len(made) == 5 * len(OUTPUTS)
 
@@ -286,7 +286,7 @@ def _every_method(lab: Lab, _patch: object = None, *, only_taken: bool = False) 
 def test_every_compiled_method_makes_the_same_in_a_build(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "BuildOptions", partial(builder.BuildOptions, chunk=chunk))
+    monkeypatch.setattr(builder, "BuilderOptions", partial(builder.BuilderOptions, chunk=chunk))
     made, told = both_ways(tmp_path, monkeypatch, _every_method)
     assert len(made) == sum(len(TRIALS[name].settings) for name in FAMILIES if name != "adjust")
     assert {str(each[3]) for each in told.values()} == {"None"}
@@ -298,8 +298,8 @@ def test_a_build_of_compiled_methods_imports_neither_torch_nor_numpy(tmp_path: P
     _every_method(lab, only_taken=True)
     program = (
         "import sys, mergebuild\n"
-        "from mergebuild.project import project\n"
-        "project._LARGE = -1\n"  # while sources so large are hashed, what may be needed is loaded
+        "from mergebuild.project import building\n"
+        "building._LARGE = -1\n"  # while sources so large are hashed, what may be needed is loaded
         "result = mergebuild.load(sys.argv[1]).build()\n"
         "print({str(each.verdict) for each in result.targets}, sorted({'torch', 'numpy'} & sys.modules.keys()))\n"
     )
@@ -347,7 +347,7 @@ def _at_first_sight(lab: Lab, patch: pytest.MonkeyPatch) -> None:
 def test_what_is_made_while_it_is_hashed_is_the_same(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "BuildOptions", partial(builder.BuildOptions, chunk=chunk))
+    monkeypatch.setattr(builder, "BuilderOptions", partial(builder.BuilderOptions, chunk=chunk))
     made, told = both_ways(tmp_path, monkeypatch, _at_first_sight)
     assert sorted(made) == ["a.safetensors", "b.safetensors", "d.safetensors", "e.safetensors", "f.safetensors"]
     assert "bad: 1 values are NaN or Inf (1 in `y`)" in str(told["c"][3])

@@ -193,7 +193,7 @@ def test_a_fingerprint_covers_what_only_folders_have(chain: Lab, key: str) -> No
     found = []
     for text in ("", key):
         chain.write(CHAIN.replace('output = "last.safetensors"', f'output = "last/"\n{text}'))
-        with chain.project._session(silent) as session:
+        with chain.project._sessions.open(silent) as session:
             found.append(session.freshness.fingerprint("last"))
     assert None not in found
     assert found[0] != found[1]

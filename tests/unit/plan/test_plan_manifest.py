@@ -144,7 +144,7 @@ def facts_of(lab: Lab, changed: dict[str, str], head: str = "") -> tuple[str, li
 
 def records(lab: Lab) -> list[dict[str, str]]:
     """Return the manifests that the store holds."""
-    with lab.project._session(lambda _event: None) as session:
+    with lab.project._sessions.open(lambda _event: None) as session:
         found = [session.store.ledger.record(each.target) for each in session.store.ledger.records()]
         return [decode(record.manifest) for record in found if record]
 

@@ -528,7 +528,7 @@ def test_clean_takes_no_more_than_was_foreseen(one: Lab) -> None:
 def test_clean_of_a_folder_without_a_record_takes_what_is_ours_there(folder: Lab, names: list[str]) -> None:
     """A first build that failed or was killed leaves files and no record of the target."""
     (folder / "out/x/mine.txt").write_text("mine")
-    with folder.project._session(silent) as session:
+    with folder.project._sessions.open(silent) as session:
         session.store.ledger.forget_record("x")
     folder.project.clean(names)
     assert there(folder) == {"out/x/mine.txt"}
@@ -539,7 +539,7 @@ def test_clean_knows_the_files_of_a_folder_whose_rows_did_not_follow(folder: Lab
     (folder / "out/x/mine.txt").write_text("mine")
     stage = folder / "out/.x.mergebuild-77"
     (folder / "out/x/.stage.mergebuild-77").write_text(stage.name)
-    with folder.project._session(silent) as session:
+    with folder.project._sessions.open(silent) as session:
         session.store.ledger.forget_record("x")
         for row in session.store.state.outputs(session.store.project):
             place = stage / row.path.relative_to(folder / "out/x")
@@ -551,7 +551,7 @@ def test_clean_knows_the_files_of_a_folder_whose_rows_did_not_follow(folder: Lab
 @pytest.mark.parametrize("home", [".x.mergebuild-77", ".x.mergebuild-77-former"])
 def test_what_lies_in_a_hidden_folder_of_a_build_is_no_orphan(folder: Lab, home: str) -> None:
     (folder / "out/x").rename(folder / "out" / home)
-    with folder.project._session(silent) as session:
+    with folder.project._sessions.open(silent) as session:
         for row in session.store.state.outputs(session.store.project):
             place = folder / "out" / home / row.path.name
             session.store.state.move_artifact(row.id, place, "output", row.identity, row.epoch)
@@ -634,7 +634,7 @@ def test_a_second_name_goes_only_if_it_was_foreseen(one: Lab) -> None:
     one.build()
     (second,) = (one / ".mergebuild/kept").iterdir()
     (one / "out/2.safetensors").unlink()
-    with one.project._session(silent) as session:
+    with one.project._sessions.open(silent) as session:
         session.store.ledger.forget_record("y")
         (row,) = session.store.state.artifacts(path=one / "out/2.safetensors")
         session.store.state.forget_artifact(row.id)

@@ -108,7 +108,7 @@ def test_a_crash_leaves_the_old_file_or_the_new_one(
         assert [path.name for path in (lab / "out").iterdir()] == ["mix.safetensors"], at
         assert lab.verdicts() == {"mix": "up-to-date"}, at
         assert lab.project.verify().problems == (), at
-        with lab.project._session(lambda _event: None) as session:
+        with lab.project._sessions.open(lambda _event: None) as session:
             intents = session.store.state.artifacts(kind="intended")
             assert {row.path.exists() for row in intents} <= {False}, at
             assert all(row.path != lab / "out/mix.safetensors" for row in intents), at

@@ -1,0 +1,166 @@
+"""What a recipe lays claim to: the targets that it reaches, the paths that it would write to, where its store is.
+
+Names and paths alone. Families are open, so a recipe claims more than it lists: whoever refines a member has targets
+that no list names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from mergebuild.errors import MergeBuildError, UsageError
+from mergebuild.formats import registry
+from mergebuild.plan.actions import Goal
+from mergebuild.recipe import Recipe
+from mergebuild.store import Ledger
+
+__all__ = ["Claims"]
+
+
+class Claims:
+    """What one recipe claims."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    # Places
+
+    @property
+    def store(self) -> Path:
+        """Where the store is that its user names, or else its own."""
+        given = os.environ.get("MERGEBUILD_STORE")
+        return Path(given).expanduser().absolute() if given else self.own_store
+
+    @property
+    def own_store(self) -> Path:
+        """Where the project has its store unless its user says otherwise."""
+        return self._recipe.root / os.path.expanduser(self._recipe.project.store or ".mergebuild")  # noqa: PTH111 -- never raises
+
+    @property
+    def lock_file(self) -> Path:
+        """Where its sources and results are written down."""
+        return self._recipe.root / "mergefile.lock"
+
+    def written(self) -> Iterator[Path]:
+        """Yield every path that the recipe would write to."""
+        for path in self._recipe.outputs():
+            yield path / "any" if registry.is_folder(path) else path
+        yield self.own_store / "any"
+
+    def outputs(self, names: Iterable[str]) -> dict[Path, str]:
+        """Return the outputs that are listed, and those of these targets and of the members that they name, by path."""
+        found = dict(self._recipe.outputs())
+        for name in self.reached(names):
+            with suppress(MergeBuildError):  # a member that is wrong; if it is listed, its output is there already
+                if path := self._recipe.target(name).output_path:
+                    found[path] = name
+        return found
+
+    def shown(self, path: Path) -> str:
+        """Return a path as the user would write it."""
+        try:
+            return path.relative_to(self._recipe.root).as_posix()
+        except ValueError:
+            return path.as_posix()
+
+    # Targets
+
+    def one(self, target: str) -> str:
+        """Return the one target that a word means.
+
+        Raises:
+            UsageError: it means none, or several.
+        """
+        names = self._recipe.resolve((target,))
+        if len(names) != 1:
+            raise UsageError.one(
+                "one-target", f"`{target}` is {len(names)} targets", help=f"name one, such as `{names[0]}`"
+            )
+        return names[0]
+
+    def listed(self) -> tuple[str, ...]:
+        """Return the targets that the mergefile names.
+
+        To name all members of a large family has them all made, which takes seconds.
+        """
+        return self.reached(self._recipe.target_names())
+
+    def known(self, ledger: Ledger) -> set[str]:
+        """Return the targets that the mergefile names, and the members of its families that were built by name.
+
+        Families are open: who refines one has targets that no list names, and these are no orphans.
+        """
+        found = set(self.listed())
+        for record in ledger.records():
+            if "@" in record.target and record.target not in found:
+                with suppress(MergeBuildError):
+                    found.update(self.reached([self._recipe.target(record.target).name]))
+        return found
+
+    def reached(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return these targets and all that they read, members among them that no list names."""
+        found: dict[str, None] = {}
+        waiting = list(names)[::-1]
+        while waiting:
+            name = waiting.pop()
+            if name not in found and name not in self._recipe.sources:
+                found[name] = None
+                with suppress(MergeBuildError):  # whoever plans it says what is wrong with it
+                    waiting += [each.ref for each in self._recipe.target(name).reads]
+        return tuple(found)
+
+    def is_sound(self, name: str) -> bool:
+        """Whether a target can be made of the text; of members only their first is read with the mergefile."""
+        try:
+            self._recipe.target(name)
+        except MergeBuildError:
+            return False
+        return True
+
+    def has_only_its_output(self, name: str) -> bool:
+        """Whether a target is to have nothing in the store; not of what `-o` writes, nor of what can't be made."""
+        return bool(name) and self.is_sound(name) and self._recipe.target(name).has_only_its_output
+
+    # What is written elsewhere
+
+    def elsewhere(self, names: tuple[str, ...], out: Path | str, dtype: str | None) -> Goal:
+        """Return the goal of `-o`: one target at a path that nothing else has a claim to.
+
+        Raises:
+            UsageError: it is not one target, or not such a path.
+        """
+        path = Path.cwd() / out
+        if len(names) != 1:
+            raise UsageError.one("one-target", f"`-o` writes one target, and {len(names)} were named")
+        is_folder = str(out).endswith(("/", os.sep))
+        if is_folder != registry.is_folder(path):
+            suffixes = registry.shown_suffixes(", ")
+            raise UsageError.one("bad-output", f"`{out}` does not end in {suffixes} or `/`")
+        if reserved := self._recipe.reserved(path):
+            raise UsageError.one("bad-output", f"`{out}` {reserved}", help="name another path")
+        self._check_outputs(path, out, is_folder=is_folder)
+        self._check_sources(path, out, is_folder=is_folder)
+        target = self._recipe.target(names[0])
+        return Goal(target.name, path, dtype or target.dtype or self._recipe.default_dtype, is_extra=True)
+
+    def _check_outputs(self, path: Path, out: Path | str, *, is_folder: bool) -> None:
+        for taken, owner in self._recipe.outputs().items():
+            if path == taken:
+                message = f"`{out}` is the output of `{owner}`"
+                raise UsageError.one("output-taken", message, help="build that, or name another")
+            if (registry.is_folder(taken) and taken in path.parents) or (is_folder and path in taken.parents):
+                inner, outer = (f"`{out}`", f"`{owner}`") if taken in path.parents else (f"`{owner}`", f"`{out}`")
+                message = f"{inner} would lie in the folder of {outer}"
+                raise UsageError.one("output-taken", message, help="name a path of its own")
+
+    def _check_sources(self, path: Path, out: Path | str, *, is_folder: bool) -> None:
+        for name, source in self._recipe.sources.items():
+            there, here = (source.folder / source.path).resolve(), path.resolve()
+            if there == here or there in here.parents or (is_folder and here in there.parents):
+                what = "is" if there == here else "lies in the folder of" if there in here.parents else "holds"
+                raise UsageError.one(
+                    "output-is-source", f"`{out}` {what} the source `{name}`", help="name another path"
+                )

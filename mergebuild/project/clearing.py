@@ -1,0 +1,60 @@
+"""The verbs that make room: `gc` frees what no target needs, `clean` removes what was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mergebuild.errors import SourceError
+from mergebuild.project import trust
+from mergebuild.project.sweep import SourcePlaces, Sweeper
+from mergebuild.results.looks import CleanResult
+from mergebuild.sources.sources import locate
+
+if TYPE_CHECKING:
+    from mergebuild.project.session import Session
+
+__all__ = ["clean", "gc", "sweeper"]
+
+
+def gc(session: Session, max_size: int | None, older_than: float | None, *, dry_run: bool) -> CleanResult:
+    """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
+    known = session.claims.known(session.store.ledger)
+    outputs = session.claims.outputs(known)
+    with session.changing(outputs):
+        needing = {name for name in known if not session.claims.has_only_its_output(name)}
+        return sweeper(session, outputs).collect(needing, max_size, older_than, dry_run=dry_run)
+
+
+def clean(
+    session: Session, names: set[str], *, former: bool, orphans: bool, dry_run: bool, foreseen: CleanResult | None
+) -> CleanResult:
+    """Remove outputs and artifacts that we made of these targets; `former`: also those of builds before."""
+    outputs = session.claims.outputs(session.claims.known(session.store.ledger))
+    with session.changing(outputs):
+        return sweeper(session, outputs).clean(
+            names, former=former, orphans=orphans, dry_run=dry_run, foreseen=foreseen
+        )
+
+
+def sweeper(session: Session, outputs: Mapping[Path, str]) -> Sweeper:
+    """Return what sweeps the store and the outputs of a project. `outputs`: by path, which target makes it."""
+    recipe = session.recipe
+    found: list[Path] = []
+    missing: dict[str, str] = {}
+    for name, source in recipe.sources.items():
+        found.append(source.folder / source.path)  # where it would be, whatever else is found
+        try:
+            found.append(locate(source, recipe.root))
+        except SourceError:
+            missing[name] = source.path
+    is_ours = bool(os.environ.get("MERGEBUILD_STORE"))  # a store that no project brought along
+    return Sweeper(
+        session.store,
+        outputs,
+        SourcePlaces(found, missing),
+        recipe.root,
+        lambda path: is_ours or trust.may_write(recipe.root, path),
+    )

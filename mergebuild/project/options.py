@@ -1,0 +1,42 @@
+"""How a build is made, as one value: what the options of the command say, one for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mergebuild.build.builder import BuilderOptions
+
+__all__ = ["BuildOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """How to build. Equal options are equal values; `dataclasses.replace` changes some of them."""
+
+    keep_going: bool = False
+    """Whether what can be built is built when a target fails."""
+    threads: int | None = None
+    """How many compute; None: as many as there are processors."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    force: bool = False
+    """Whether outputs that were changed by hand are put aside and made anew."""
+    locked: bool = False
+    """Whether sources and results other than those of `mergefile.lock` are refused."""
+    durable: bool = False
+    """Whether to wait until the disk has what is written."""
+    out: Path | str | None = None
+    """Where one target is written in place of its output; nothing else changes then."""
+    dtype: str | None = None
+    """The dtype of what goes to `out`; None: the target's."""
+    lock_timeout: float | None = None
+    """Seconds for which another process is waited for that uses the store; None: as long as it takes."""
+
+    def of_builder(self, link: str) -> BuilderOptions:
+        """Return what of it the builder has a use for. `link`: what the project says of second names."""
+        from mergebuild.build.builder import BuilderOptions
+
+        return BuilderOptions(self.keep_going, self.threads, self.force, link, self.durable, device=self.device)

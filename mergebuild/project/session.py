@@ -1,0 +1,225 @@
+"""What the verbs of a project work with: its sources, its store, and a planner over both, open for the time of a verb.
+
+The state of a store may be damaged: a verb that meets that begins again, and what is damaged twice is begun afresh.
+Verbs that only look leave no trace on disk, and take no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from mergebuild.digest import tagged
+from mergebuild.errors import CorruptionError
+from mergebuild.events import Emit, Notice
+from mergebuild.formats import registry
+from mergebuild.layouts import declared_for
+from mergebuild.plan.freshness import Freshness
+from mergebuild.plan.plan import Plan
+from mergebuild.plan.planner import Planner
+from mergebuild.project import trust
+from mergebuild.project.claims import Claims
+from mergebuild.project.gate import Gate, Hold
+from mergebuild.project.stamp import forget_stamps
+from mergebuild.recipe import Recipe
+from mergebuild.results.build import TargetResult, Verdict
+from mergebuild.sources.sources import Sources
+from mergebuild.store import STATE, DatabaseDamagedError, DiskStore, begin_afresh, locked
+
+__all__ = ["Session", "Sessions", "device_class"]
+
+Answer = TypeVar("Answer")
+
+
+class Session:
+    """Sources, store and planner of one verb. `emit` is told what happens; a lock is waited for `timeout` seconds."""
+
+    def __init__(
+        self, recipe: Recipe, store: DiskStore, emit: Emit, *, device: str = "auto", timeout: float | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.claims = Claims(recipe)
+        self.store = store
+        self.emit = emit
+        self.device = device_class(device)
+        """The class of devices that makes what is not the same on all of them."""
+        self._timeout = timeout
+        keeps_names = partial(declared_for, user=recipe.layouts)
+        self.sources = Sources(recipe.sources, store.ledger, folder=recipe.root, emit=emit, keeps_names=keeps_names)
+        self.planner = self.plan_anew()
+        self.freshness = Freshness(recipe, self.sources, store.shelf, store.ledger)
+
+    def plan_anew(self) -> Planner:
+        """Return a planner that knows of nothing planned before."""
+        self.sources.look_again()
+        self.planner = Planner(
+            self.recipe,
+            self.sources,
+            self.store.shelf,
+            self.store.ledger,
+            device=self.device,
+        )
+        return self.planner
+
+    def plan(self, names: Sequence[str], *, hash_all: bool = False, look_closely: bool = False) -> Plan:
+        """Plan targets, but for those that are seen at once to be up to date."""
+        fresh = {} if look_closely else self.freshness.fresh(list(filter(self.claims.is_sound, names)))
+        plan = self.planner.plan([name for name in names if name not in fresh], hash_all=hash_all)
+        results = {
+            name: TargetResult(
+                name,
+                Verdict.UP_TO_DATE,
+                self.claims.shown(row.path),
+                tagged(record.artifact),
+                tensors_reused=record.tensors,
+                notices=record.notices,
+            )
+            for name, (record, row) in fresh.items()
+        }
+        return replace(plan, asked=tuple(names), fresh=results)
+
+    def gated(self, plan: Plan, *, force: bool = False, holds: Iterable[Hold] = ()) -> Plan:
+        """Return a plan without what a build would refuse. `holds`: what else targets are held to."""
+        gate = Gate(self.recipe, self.store.shelf, written=self.claims.written, force=force, holds=holds)
+        return gate.ask(plan, self.planner)
+
+    @contextmanager
+    def changing(self, outputs: Mapping[Path, str]) -> Iterator[None]:
+        """Hold the store's lock, with what killed processes left at these outputs removed; if there is a store.
+
+        `outputs`: by path, the target that makes it; of what `-o` makes, none.
+        """
+        if not self.store.root.is_dir():
+            yield
+            return
+        with self.locked():
+            root = self.recipe.root  # where is no trust nothing was written, and nothing is removed
+            written = {path: path if registry.is_folder(path) else path.parent for path in outputs}
+            allowed = {folder for folder in set(written.values()) if trust.may_write(root, folder / "any")}
+            paths = [path for path, folder in written.items() if folder in allowed]
+            folders = {
+                path: not self.claims.has_only_its_output(outputs[path]) for path in paths if registry.is_folder(path)
+            }
+            for place in self.store.begin(paths, folders):
+                what = "a file that is not ours, left in the middle of a build that was killed"
+                self.emit(Notice(f"{what}, is kept as {place}"))
+            yield
+
+    def locked(self, name: str = "lock") -> AbstractContextManager[None]:
+        """Hold a lock of the store."""
+        return locked(self.store.root, timeout=self._timeout, what=_command(), emit=self.emit, name=name)
+
+
+class Sessions:
+    """Opens sessions over one recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._claims = Claims(recipe)
+        self._state_seen = 0
+        """Which file the state was when it was opened last."""
+
+    @contextmanager
+    def open(
+        self, emit: Emit, *, durable: bool = False, device: str = "auto", timeout: float | None = None
+    ) -> Iterator[Session]:
+        """Open sources and store.
+
+        Raises:
+            TrustError: the project names a store outside it, and the user did not say that it may.
+        """
+        recipe, root = self._recipe, self._claims.store
+        if not os.environ.get("MERGEBUILD_STORE"):
+            trust.require_store(recipe.root, root, self._claims.written())
+        self._state_seen = _inode(root / STATE)
+        store = DiskStore(
+            root,
+            project=_relative(recipe.path, root),
+            history_bytes=recipe.project.history_bytes,
+            durable=durable,
+            patience=timeout,
+        )
+        try:
+            yield Session(recipe, store, emit, device=device, timeout=timeout)
+        finally:
+            store.close()
+
+    def run(
+        self,
+        verb: Callable[[Session], Answer],
+        emit: Emit,
+        *,
+        durable: bool = False,
+        device: str = "auto",
+        timeout: float | None = None,
+    ) -> Answer:
+        """Return what a verb answers in a session, having it begin again where the store's state can't be read.
+
+        It may have been a read that failed once; what is damaged, or fails again, is begun afresh.
+        """
+
+        def once() -> Answer:
+            with self.open(emit, durable=durable, device=device, timeout=timeout) as session:
+                return verb(session)
+
+        try:
+            for is_first in (True, False):
+                try:
+                    return once()
+                except DatabaseDamagedError:
+                    self._begin_afresh(emit, look_again=is_first)
+            return once()
+        except DatabaseDamagedError as error:
+            raise CorruptionError.one(
+                "state-damaged",
+                f"the store's state is damaged as soon as it is written: {error}",
+                help="check the disk that the store is on",
+            ) from error
+
+    def _begin_afresh(self, emit: Emit, *, look_again: bool) -> None:
+        """Put a damaged state aside, unless another process was quicker."""
+        root = self._claims.store
+        with locked(root, timeout=None, what=_command(), emit=emit):
+            path = root / STATE
+            if _inode(path) != self._state_seen:
+                return
+            done = begin_afresh(path, look_again=look_again)
+            if done is not None:
+                forget_stamps(root)  # or no build would find out anew whose the outputs are
+                aside, rows = done
+                emit(
+                    Notice(
+                        f"{self._claims.shown(path)} is damaged: it is kept as {aside.name}, and begun afresh"
+                        f" with {rows} rows that could be read"
+                    )
+                )
+
+
+def device_class(device: str) -> str:
+    """Return the class of devices that makes what is not the same on all: `auto` leaves that to the processor."""
+    return "cpu" if device in ("auto", "cpu") else "cuda"
+
+
+def _command() -> str:
+    return shlex.join(["mergebuild", *sys.argv[1:]])
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
+def _relative(path: Path, base: Path) -> str:
+    try:
+        return os.path.relpath(path, base)
+    except ValueError:  # another drive
+        return str(path)
