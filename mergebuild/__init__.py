@@ -3,7 +3,7 @@
     import mergebuild
     result = mergebuild.load("mergefile.toml").build(["orange"])
 
-What is named here is imported when it is first used, so that `import mergebuild` costs nothing.
+The names in `__all__` are imported when they are first used, so that `import mergebuild` alone is fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["REVISION", "MergeBuildError", "Project", "__version__", "load"]
 __version__ = "0.1.0"
 
 REVISION = 2
-"""Raised when digests of some targets change. What an earlier program remembered to be up to date is planned anew."""
+"""Raised when the digests of some targets change: what an earlier version left up to date is then planned anew."""
 
 _HOMES = {
     "MergeBuildError": "mergebuild.errors",
@@ -29,7 +29,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what the package exports when it is first asked for."""
+    """Import one of the package's exported names when it is first asked for."""
     home = _HOMES.get(name)
     if home is None:
         message = f"module {__name__!r} has no attribute {name!r}"

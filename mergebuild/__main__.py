@@ -1,16 +1,16 @@
-"""`python -m mergebuild` is the same program as `mergebuild`.
+"""`python -m mergebuild` runs the same program as `mergebuild`.
 
-Python puts the folder that one stands in before all others that it imports from. That folder may be a stranger's
-project, whose `click.py` nobody has trusted: it is taken out before anything is imported.
+Python puts the current folder first on its import path. That folder may be an untrusted project with a `click.py` of
+its own, so it is removed from the path before anything else is imported.
 """
 
 import os
 import sys
 
 try:
-    if sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109 -- to import pathlib is what must not be done here
+    if sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109 -- pathlib must not be imported yet
         del sys.path[0]
-except OSError:  # the folder is gone, and so is whatever was in it
+except OSError:  # the current folder was deleted: nothing can be imported from it
     del sys.path[0]
 
 from mergebuild.cli import main

@@ -1,8 +1,8 @@
-"""Everything that can go wrong, as values with a place and a way out.
+"""Everything that can go wrong, as values: each says where it is and how to fix it.
 
-A *problem* is one thing to mend: a code, one lower-case sentence, where it was found, and help. An *error* carries
-one or more problems and the exit code of the contract (`docs/mergefile.md`, "Exit codes"), so a recipe can report
-all its problems in one run. Nothing here prints; `report` renders.
+A *problem* is one thing to fix: a code, one lower-case sentence, its place, and help. An *error* carries one or more
+problems and the exit code of the contract (`docs/mergefile.md`, "Exit codes"), so that one run can report all mistakes
+of a recipe. Nothing here prints; `report` renders.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ __all__ = [
 ]
 
 MOST_PROBLEMS = 500
-"""What is told at once; a file that a script got wrong may have millions of mistakes."""
+"""The most problems shown at once: a generated file may have millions of mistakes."""
 _LONGEST_TEXT = 2000
-"""Signs of a message, and of its help: names stand in them, and may be of any length."""
+"""Characters of a message, and of its help: they quote names, which may be of any length."""
 
 UNSHOWN = "its text is not shown, as it is no `.toml` file in the project's folder"
-"""What is said instead of what is quoted from such a file."""
+"""The help of a problem in such a file, in place of one that would quote the file."""
 _QUOTED = (
-    (re.compile(r"`.*`", re.DOTALL), "`…`"),  # from the first to the last: a text may have some of its own
+    (re.compile(r"`.*`", re.DOTALL), "`…`"),  # greedy: the quoted text may contain backquotes
     (re.compile(r"\[.*\]|\{.*\}|\".*\"|'.*'", re.DOTALL), "…"),
     (re.compile(r"[0-9](?:[\w.,/:+-]*\w)?"), "…"),
 )
-"""What may be of the text of a file in a message, and what stands for it."""
+"""Patterns of what a message may quote from a file, and what is shown in its place."""
 
 _LONGEST_WORD = 200
-"""Signs of a word that may be a misspelt one, or that one that is meant."""
+"""Characters of a misspelt word, and of a word that it is compared with."""
 _MOST_WORDS = 2000
-"""Words that a misspelt one is compared with."""
+"""Words that a misspelt one is compared with, at most."""
 
 
 class Place(NamedTuple):
@@ -69,11 +69,11 @@ class Place(NamedTuple):
     column: int = 0
     length: int = 0
     text: str = ""
-    """The line itself, without its line break; empty when there is nothing to point at."""
+    """The line itself, without its line break; empty if there is no line to show."""
     note: str = ""
-    """What the place is, such as `[targets.orange]`; shown behind the position."""
+    """What the place is, such as `[targets.orange]`; shown after the position."""
     is_closed: bool = False
-    """Whether nothing of the text of its file is told: who runs this may have no right to it, or its author none."""
+    """Whether the text of its file must not be shown: the file may hold anything that the user's account can read."""
 
     def __str__(self) -> str:
         position = f":{self.line}" if self.line else ""
@@ -81,7 +81,7 @@ class Place(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong. `rows` are facts shown between the place and the help, one a line."""
+    """One thing that is wrong. `rows` are facts shown between the place and the help, one per line."""
 
     code: str
     message: str
@@ -90,7 +90,7 @@ class Problem(NamedTuple):
     rows: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's error object: `code`, `message`, `where`, `help` (and `rows` when there are any)."""
+        """Return the contract's error object: `code`, `message`, `where`, `help`, and `rows` if it has any."""
         found: dict[str, object] = {
             "code": self.code,
             "message": self.message,
@@ -101,10 +101,10 @@ class Problem(NamedTuple):
 
 
 def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Return the problems that are told at once: the first 500, and how many more there are."""
+    """Return the problems to show at once: the first 500, and one that says how many more were found."""
     found = tuple(problems)
     more = len(found) - MOST_PROBLEMS
-    if more <= 1:  # one takes no more room than to say that there is one, and may be the one that says so
+    if more <= 1:  # the one problem left out takes no more room than a line about it, and may itself be that line
         return found
     message = f"these are the first {MOST_PROBLEMS} mistakes, and there are {more} more"
     return (
@@ -114,12 +114,12 @@ def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def clipped(text: str) -> str:
-    """Return a text that is too long to be told without its middle."""
+    """Return a text, cut in its middle if it is too long to show."""
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 200]}…{text[-199:]}"
 
 
 def _short(problem: Problem) -> Problem:
-    """Return a problem in texts that are not too long to be told."""
+    """Return a problem with its texts cut to a length that can be shown."""
     where = problem.where
     if where is not None and len(where.file) > _LONGEST_TEXT:  # `--set ...`
         where = where._replace(file=clipped(where.file))
@@ -128,7 +128,7 @@ def _short(problem: Problem) -> Problem:
 
 
 def _without_text(problem: Problem) -> Problem:
-    """Return a problem without what it quotes, where the file that it is in may be anything that the user may read."""
+    """Return a problem with its quotations removed if its place is closed, else as it is."""
     if problem.where is None or not problem.where.is_closed:
         return problem
     message = problem.message
@@ -140,12 +140,12 @@ def _without_text(problem: Problem) -> Problem:
 class MergeBuildError(Exception):
     """The base of all errors that a user can meet; `exit_code` is the process's.
 
-    Its problems are of a length to be read, whatever names they quote.
+    The texts of its problems are cut to a readable length, whatever names they quote.
     """
 
     exit_code: ClassVar[int] = 1
     result: BuildResult | None = None
-    """Of a build that is refused before any work: what it comes to, target by target."""
+    """If a build is refused before any work: its result, target by target."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(map(_short, problems))
@@ -163,13 +163,13 @@ class MergeBuildError(Exception):
 
 
 class TargetError(MergeBuildError):
-    """A target failed: values that are not finite, an output changed by hand."""
+    """A target failed, for example: its values are not finite, or its output was changed by hand."""
 
     exit_code = 1
 
 
 class UsageError(MergeBuildError):
-    """The command line is wrong: an unknown target, a flag without sense, no such device."""
+    """The command line is wrong: an unknown target, a flag that makes no sense here, a missing device."""
 
     exit_code = 2
 
@@ -190,7 +190,7 @@ class SourceError(MergeBuildError):
 
 
 class CorruptionError(MergeBuildError):
-    """Bytes that we wrote are not what we wrote."""
+    """A file that we wrote no longer has the bytes that we wrote."""
 
     exit_code = 5
 
@@ -220,7 +220,7 @@ class MismatchError(MergeBuildError):
 
 
 class TrustError(MergeBuildError):
-    """The recipe asks for what needs the user's word first: `mergebuild trust`."""
+    """The recipe asks for something that the user must allow first, with `mergebuild trust`."""
 
     exit_code = 10
 
@@ -232,22 +232,22 @@ class InternalError(MergeBuildError):
 
 
 class LockTimeoutError(MergeBuildError):
-    """Another process holds the store, and `--lock-timeout` passed."""
+    """Another process has held the store's lock for longer than `--lock-timeout`."""
 
     exit_code = 75
 
 
-class Interrupted(MergeBuildError):  # noqa: N818 -- it is no error of anyone's
+class Interrupted(MergeBuildError):  # noqa: N818 -- an interrupt is not an error
     """The user pressed Ctrl-C, or the process was asked to end."""
 
     exit_code = 130
 
 
 def did_you_mean(found: str, allowed: Iterable[str], *, otherwise: str = "") -> str:
-    """Return `did you mean ...?` for the nearest allowed word, joined with `otherwise`; or just `otherwise`."""
-    import difflib  # no word needs a suggestion where nothing is wrong
+    """Return `did you mean ...?` for the nearest allowed word, joined with `otherwise`; or `otherwise` alone."""
+    import difflib  # imported here, as it is needed only when something is wrong
 
-    # To compare two texts takes as long as their product. What strangers name, they may name at length, and often.
+    # Comparing takes time in proportion to the product of the lengths, and names from untrusted files may be long.
     near = (each for each in allowed if len(each) <= _LONGEST_WORD)
     close = difflib.get_close_matches(found, islice(near, _MOST_WORDS), n=1) if len(found) <= _LONGEST_WORD else []
     hint = f"did you mean `{close[0]}`?" if close else ""

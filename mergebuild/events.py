@@ -1,6 +1,6 @@
-"""What a build tells whoever listens, while it runs.
+"""Events that a running build sends to its caller.
 
-The engine and the build emit these; `report` shows them; nothing else depends on them. An `Emit` must be cheap and
+The engine and the build emit them, and `report` shows them; nothing else depends on them. An `Emit` must be cheap and
 may be called from any thread.
 """
 
@@ -14,7 +14,7 @@ __all__ = ["Emit", "Event", "Hashing", "Notice", "PassBegun", "PassEnded", "Prog
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A sentence that the user should read, but that stops nothing."""
+    """A sentence that the user should read; the build goes on."""
 
     text: str
     warning: bool = False
@@ -38,19 +38,19 @@ class PassBegun:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """So many more bytes of outputs are written; a negative number are to be written anew."""
+    """So many more bytes of outputs are written. A negative number: bytes that were counted must be written again."""
 
     bytes_written: int
 
 
 @dataclass(frozen=True, slots=True)
 class PassEnded:
-    """The pass is over, published or not."""
+    """The pass is over, whether its outputs were published or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetDone:
-    """A target's verdict is known; `detail` says what it came to, in a few words."""
+    """A target's verdict is known; `detail` describes it in a few words."""
 
     target: str
     verdict: str
@@ -62,4 +62,4 @@ Emit = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Listen to nothing."""
+    """Ignore an event."""

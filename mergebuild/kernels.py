@@ -1,4 +1,4 @@
-"""What a method of one's own is written with: the names that a Python file of `[methods.NAME]` may build on.
+"""The public names that a Python file of `[methods.NAME]` may import to define a method of the user's own.
 
     from mergebuild.kernels import Kernel, lerp
 
@@ -9,9 +9,9 @@
     KERNELS = {"my_blend": Kernel(my_blend)}
 
 `Kernel`, `Statistic`, `Grain` and `Call` say what a kernel is. Sums by `Sum`, `Gram`, `ColumnSums` and `vector_sums`,
-order statistics by `Selection`, random numbers by `bernoulli`, `normal` and `bits` depend neither on chunks nor on
-threads nor on the processor. `UndefinedError` says that there is no value. These names stay; those in other modules may
-not.
+order statistics by `Selection`, and random numbers by `bernoulli`, `normal` and `bits` do not depend on chunks, threads
+or the processor. Raise `UndefinedError` if the method has no value. These names stay stable; names in other modules may
+change.
 """
 
 from mergebuild.methods.kernels.blend import lerp

@@ -1,12 +1,12 @@
-"""Keys: what a thing follows from, as lines of a name and a value. Hashed they are its digest, shown its explanation.
+"""Keys: the lines, each a name and a value, that a digest is the hash of. Shown to people, they explain the digest.
 
-There is one writer of values, and one framing: each line is a name and a value with a length each, so that nothing can
-slide from one line into the next. What people are shown is read from the very lines that are hashed. A line whose
-value is a key itself is hashed by that key's digest, and shown by its lines. Dataclasses are written by their fields,
-as these are found: a field that is added later is in every key, and in every cache (`Likeness`), until it is left out.
+All values are written by one function. Each name and each value is hashed with its length, so that two different lists
+of lines never hash the same text. People are shown the very lines that are hashed. A line whose value is itself a key
+is hashed by that key's digest, and shown with its lines below it. Dataclasses are written field by field, by
+reflection: a field added later is part of every key, and of every cache (`Likeness`), until it is left out explicitly.
 
-`resolve` says what a linear combination comes to for one tensor: terms gathered by what their tensors are, in the order
-of the digests, a copy or a step. The tensors of a plan and those of sources seen for the first time ask it alike.
+`resolve` says what a linear combination is for one tensor: its terms, those of equal tensors added up, in the order of
+their digests, and whether it is a copy or a step. Plans and sources seen for the first time both use it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ __all__ = [
 ]
 
 _COPY = "copy"
-"""The name of the one line of a copy's key."""
+"""The name of the only line in the key of a copy."""
 
 _INPUT = "input"
 _TENSOR = "tensor"
 
 _NARROWED = ("rounded", "once, from float64")
-"""The line of what `narrows`; products with scales are exact in float64."""
+"""The line of a tensor that `narrows`. A product with scales is exact in float64, so it counts as one."""
 
 
 class Fields(Protocol):
@@ -59,14 +59,14 @@ class Fields(Protocol):
 
 
 Value = Union[str, bool, int, Fraction, bytes, "Key", "Fields", "tuple[Value, ...]"]
-"""Bytes are a digest. A number and a word may have the same text: a line's name says which of them its value is."""
+"""Bytes are a digest. A number and a word may be the same text; the line's name says which of them its value is."""
 
 Place = TypeVar("Place", bytes, int)
-"""What a tensor is known by: its digest, or its place in the order of digests."""
+"""How a tensor is identified: by its digest, or by its index among the digests in order."""
 
 
 class Line(NamedTuple):
-    """One line of a key. A name that is a digest is that of a tensor, and the value its coefficient."""
+    """One line of a key. If the name is a tensor's digest, the value is that tensor's coefficient."""
 
     name: str | bytes
     value: Value
@@ -74,29 +74,29 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What something follows from, in a fixed order."""
+    """The lines that something follows from, in a fixed order."""
 
     lines: tuple[Line, ...]
 
     @property
     def text(self) -> bytes:
-        """What is hashed."""
+        """The bytes that are hashed."""
         return b"".join([_named(_text(name)) + _valued(_text(value)) for name, value in self.lines])
 
     @property
     def digest(self) -> bytes:
-        """The 16 bytes by which whatever has this key is known: of a copy, those of what it is a copy of."""
+        """The digest of what has this key (16 bytes); of a copy, the digest of the tensor that it copies."""
         first = self.lines[0].value if self.is_copy else None
         return first if isinstance(first, bytes) else xxhash.xxh3_128_digest(self.text)
 
     @property
     def is_copy(self) -> bool:
-        """Whether it is that of a tensor that is another's copy; see `copy_key`."""
+        """Whether this is the key of a copy; see `copy_key`."""
         return bool(self.lines) and self.lines[0].name == _COPY
 
     @property
     def digest_of_values(self) -> bytes:
-        """The hash of the values alone, digests as they are: by this a store knows the statistics that it keeps."""
+        """The hash of the values without their names, digests as raw bytes. The store finds statistics by it."""
         running = xxhash.xxh3_128()
         for _, value in self.lines:
             raw = value if isinstance(value, bytes) else _text(value).encode()
@@ -105,7 +105,7 @@ class Key:
 
 
 def _text(value: Value) -> str:
-    """Return a value as it is hashed."""
+    """Return a value as the text that is hashed."""
     match value:
         case str():
             return value
@@ -122,9 +122,9 @@ def _text(value: Value) -> str:
 
 
 def written(value: object) -> str:
-    """Return a value of the recipe as text; equal values, and only these, have equal texts.
+    """Return a value of the recipe as text; two values have the same text if and only if they are equal.
 
-    A dataclass is the fields that take part in comparing it, names included.
+    A dataclass is written as the fields that take part in comparing it, with their names.
     """
     kind = type(value)
     write = _WRITERS.get(kind)
@@ -134,12 +134,12 @@ def written(value: object) -> str:
 
 
 def _writer(kind: type) -> Callable[[Any], str]:
-    """Return what writes values of a kind."""
+    """Return the function that writes values of a type."""
     if dataclasses.is_dataclass(kind):
         return _dataclass_writer(kind.__name__, tuple(each.name for each in dataclasses.fields(kind) if each.compare))
     if issubclass(kind, Mapping):
         return lambda value: f"{{{','.join(f'{written(key)}={written(each)}' for key, each in value.items())}}}"
-    return lambda value: f"{kind.__name__} {value}"  # a number, a path, None, what TOML may have in a layout's table
+    return lambda value: f"{kind.__name__} {value}"  # a number, a path, None, or another TOML value of a layout's table
 
 
 def _dataclass_writer(kind: str, names: Sequence[str]) -> Callable[[Any], str]:
@@ -148,7 +148,7 @@ def _dataclass_writer(kind: str, names: Sequence[str]) -> Callable[[Any], str]:
 
 
 def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """Return what gives the values of some fields; of a single one `attrgetter` gives no tuple."""
+    """Return a function that gives the values of some fields as a tuple (`attrgetter` gives none for one field)."""
     if len(names) > 1:
         return attrgetter(*names)
     return lambda value: tuple(getattr(value, name) for name in names)
@@ -188,20 +188,20 @@ class Term(NamedTuple):
 
 
 class Resolved(NamedTuple, Generic[Place]):
-    """What a linear combination comes to for one tensor."""
+    """What a linear combination is for one tensor."""
 
     terms: tuple[tuple[Place, Fraction], ...]
-    """Each tensor once, in the order of the digests; no coefficient is 0."""
+    """Each tensor once, in the order of the digests, with a coefficient that is not 0."""
     is_copy: bool
-    """Whether it is the lone term's tensor as it is."""
+    """Whether the result is the tensor of its only term, unchanged."""
     narrowed: bool
-    """Whether it is a lone tensor that `narrows`."""
+    """Whether it is a single tensor that `narrows`."""
 
 
 def gather(terms: Iterable[tuple[Place, Fraction]]) -> tuple[tuple[Place, Fraction], ...]:
-    """Return terms with those of equal tensors added up, without zeros, in the order of the tensors.
+    """Return terms in the order of their tensors, the coefficients of equal tensors added up, and zeros left out.
 
-    So neither names nor the order of merging can reach what is made.
+    So the result depends neither on names nor on the order of merging.
     """
     sums: dict[Place, Fraction] = {}
     for place, coefficient in terms:
@@ -211,10 +211,12 @@ def gather(terms: Iterable[tuple[Place, Fraction]]) -> tuple[tuple[Place, Fracti
 
 
 def resolve(terms: Iterable[tuple[Place, Fraction]], dtypes: Mapping[Place, str], dtype: str) -> Resolved[Place]:
-    """Say what a combination rounded to `dtype` comes to.
+    """Return what a combination rounded to `dtype` is.
 
-    `terms` by what each tensor is: its digest, or its place in the order of the digests; `dtypes`: the dtype in which
-    each is stored, or what else its bytes are.
+    Args:
+        terms: Pairs of a tensor (its digest, or its index among the digests in order) and its coefficient.
+        dtypes: The dtype in which each tensor is stored, or its stored form if that is no dtype.
+        dtype: The dtype of the result.
     """
     found = gather(terms)
     lone = dtypes[found[0][0]] if len(found) == 1 and found[0][1] == 1 else ""
@@ -222,19 +224,22 @@ def resolve(terms: Iterable[tuple[Place, Fraction]], dtypes: Mapping[Place, str]
 
 
 def digest_of(found: Resolved[bytes], dtype: str, shape: Sequence[int]) -> bytes:
-    """Return the digest of a tensor: that of the one that it is a copy of, or of what makes it."""
+    """Return the digest of a resolved combination: of a copy the copied tensor's, else the hash of its linear key."""
     if found.is_copy:
         return found.terms[0][0]
     return linear_key(dtype, shape, found.terms, narrowed=found.narrowed).digest
 
 
 def narrows(source: str, dtype: str) -> bool:
-    """Whether a lone tensor stored as `source` is rounded to another dtype past float32, which is between them."""
+    """Whether a single tensor stored as `source` (float64, or scaled) is rounded to a dtype narrower than float32.
+
+    It is then rounded once, from float64; rounding by way of float32 could give other bits.
+    """
     return (source == "float64" or is_scaled(source)) and dtype not in ("float64", "float32")
 
 
 def copy_key(digest: bytes) -> Key:
-    """Return the key of a tensor that is a copy, and so has this digest as well."""
+    """Return the key of a tensor that is a copy of the tensor with this digest, and so has the same digest."""
     return Key((Line(_COPY, digest),))
 
 
@@ -243,7 +248,8 @@ def linear_key(
 ) -> Key:
     """Return the key of a linear combination rounded to `dtype`, its terms already gathered.
 
-    `narrowed`: it is a lone tensor that `narrows`. (These were rounded by way of float32 once, under the other digest.)
+    `narrowed`: it is a single tensor that `narrows`. Earlier versions rounded these by way of float32, under the digest
+    without that line.
     """
     lines = [Line("method", f"linear@{SCHEMA}"), Line("dtype", dtype), _shape(shape)]
     lines += [Line(digest, coefficient) for digest, coefficient in terms]
@@ -251,15 +257,15 @@ def linear_key(
 
 
 def combination_key(shape: Sequence[int], terms: Iterable[tuple[bytes, Fraction]]) -> Key:
-    """Return the key of a combination that an operation reads: in float32, not rounded further."""
+    """Return the key of a combination that an operation reads: in float32, not rounded any further."""
     return linear_key("float32", shape, terms)
 
 
 class LinearDigests:
-    """The digests of combinations of one form: tensors that differ in what is combined, with coefficients in common.
+    """Digests of the tensors that share a form: the same coefficients, applied to different input tensors.
 
-    What is hashed of each is the text of its `linear_key`, kept but for the coefficients: a thousand members of a
-    family put in theirs, and hash.
+    The part of each `linear_key` that does not depend on the coefficients is made once. A thousand members of a family
+    then only add their coefficients, and hash.
     """
 
     def __init__(self, terms: int) -> None:
@@ -267,13 +273,16 @@ class LinearDigests:
         self._names: tuple[list[bytes], ...] = tuple([] for _ in range(terms))
 
     def add(self, dtype: str, shape: Sequence[int], inputs: Sequence[bytes]) -> None:
-        """Add a tensor with the digests of what it may be made of, in order."""
+        """Add a tensor with the digests of its possible inputs, in order."""
         self._heads.append(linear_key(dtype, shape, ()).text)
         for names, digest in zip(self._names, inputs, strict=True):
             names.append(_named(tagged(digest)))
 
     def of(self, terms: Iterable[tuple[int, Fraction]], *, narrowed: bool = False) -> list[bytes]:
-        """Return the digest of each tensor added, given which inputs are combined, and how; see `linear_key`."""
+        """Return the digest of each tensor added, in order.
+
+        `terms`: the index of each input that is combined, and its coefficient; `narrowed`: see `linear_key`.
+        """
         texts = self._heads
         for index, coefficient in terms:
             value = _valued(str(coefficient))
@@ -288,19 +297,19 @@ class LinearDigests:
 
 
 def operation_key(dtype: str, shape: Sequence[int], facts: Iterable[Line], inputs: Iterable[bytes | Key]) -> Key:
-    """Return the key of what an operation makes, rounded to `dtype`.
+    """Return the key of the result of an operation, rounded to `dtype`.
 
-    `facts`: all that decides besides the inputs (method, its version, arguments, the tensor's name where that
-    matters), in a fixed order.
+    `facts`: everything that decides besides the inputs (method, version, arguments, and the tensor's name if the result
+    depends on it), in a fixed order.
     """
     head = (Line("operation", str(SCHEMA)), Line("dtype", dtype), _shape(shape))
     return Key((*head, *facts, *(Line(_INPUT, each) for each in inputs)))
 
 
 class OperationDigests:
-    """The digests of what operations make that have a dtype and facts in common; see `operation_key`.
+    """Digests of the results of operations that share a dtype and facts; see `operation_key`.
 
-    What is hashed of each is the text of its key, of which all that they have in common is kept.
+    The part of the key's text that they share is made once.
     """
 
     def __init__(self, dtype: str, facts: Iterable[Line]) -> None:
@@ -310,7 +319,7 @@ class OperationDigests:
         self._heads: dict[tuple[int, ...], bytes] = {}
 
     def of(self, shape: tuple[int, ...], inputs: Iterable[bytes], *, tensor: str | None = None) -> bytes:
-        """Return the digest of one tensor. `tensor`: its name, where that is the last of the facts."""
+        """Return the digest of one tensor. `tensor`: its name, if that is the last of the facts."""
         head = self._heads.get(shape)
         if head is None:
             head = self._heads[shape] = operation_key(self._dtype, shape, (), ()).text + self._facts
@@ -320,5 +329,5 @@ class OperationDigests:
 
 
 def tensor_line(name: str) -> Line:
-    """Return the fact of an operation to which the tensor's name matters."""
+    """Return the line with a tensor's name, for an operation whose result depends on it."""
     return Line(_TENSOR, name)
