@@ -1,4 +1,4 @@
-"""What a method is told beside its inputs: an argument for each parameter, and the lines that keys have of it."""
+"""Arguments: the values of a method's parameters for one tensor, and their lines in keys."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class Described(Protocol):
 
     @property
     def key_text(self) -> str:
-        """Its text in keys: equal for equal values, and only for these."""
+        """Its text in keys; two values have the same text if and only if they are equal."""
 
 
 Argument = Fraction | tuple[Fraction, ...] | bool | str | Described
-"""What a parameter of an operation is: a number, one a model, a switch, a word, or a description."""
+"""The value of a parameter: a number, one number per model, a flag, a word, or a description."""
 
 Arguments = tuple[tuple[str, Argument], ...]
-"""Arguments by parameter, in the order of their names."""
+"""Pairs of parameter and argument, in the order of the parameters' names."""
 
 Numbers = Mapping[str, Fraction | tuple[Fraction, ...]]
 Flags = Mapping[str, bool]
 
 
 def lines_of(arguments: Arguments) -> Iterator[Line]:
-    """Yield the lines that keys have of arguments."""
+    """Yield the lines of arguments in a key."""
     for name, value in arguments:
         yield Line(name, value if isinstance(value, Fraction | tuple | bool | str) else value.key_text)

@@ -1,4 +1,7 @@
-"""Bands of rows that one model gives another, from exact numbers, so that 0.29 of 100 rows are 29. No torch."""
+"""The band of rows that `tensor_sum` and `tensor_sum2` take from b, from exact numbers: 0.29 of 100 rows are 29.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +14,45 @@ from mergebuild.methods.call import Call
 __all__ = ["Band", "band_along", "longer_dimension"]
 
 _WIDE = 100
-"""`tensor_sum2` cuts a second dimension longer than this; a shorter one is a kernel's, or a few channels."""
+"""`tensor_sum2` cuts the second dimension only if it is longer than this; a shorter one is a kernel's size or few
+channels."""
 
 
 class Band(NamedTuple):
-    """Where a tensor is b's and where a's: all that lies behind an index of the dimension is a run of elements."""
+    """Which elements of a tensor are taken from b and which from a.
+
+    All elements of one row (one index of the cut dimension) are consecutive, so the band is a run of elements that
+    repeats after every `width` elements.
+    """
 
     outside: int
-    """The index of the input that the elements outside are of."""
+    """The index of the input (0: a, 1: b) that gives the elements outside the run."""
     inside: int
     width: int
-    """How many elements lie behind all indices of the dimension together: after so many, the band comes again."""
+    """How many elements all rows have together: the run comes again after so many."""
     begin: int
-    """The first of them that is inside."""
+    """The first element of the run."""
     end: int
-    """The first behind the band."""
+    """The first element after the run."""
 
     @property
     def only(self) -> int | None:
-        """The index of the input that all elements are of, if there is one such."""
+        """The index of the input that gives all elements; None if both give some."""
         if self.begin == self.end:
             return self.outside
         return self.inside if self.end - self.begin == self.width else None
 
 
 def longer_dimension(call: Call) -> int:
-    """Return which dimension `tensor_sum2` cuts: the second where that is a long one, else the first."""
+    """Return the dimension that `tensor_sum2` cuts: the second if it is longer than 100, else the first."""
     return 1 if len(call.shape) > 1 and call.shape[1] > _WIDE else 0
 
 
 def band_along(call: Call, dimension: int) -> Band:
-    """Return the band of b's rows in a that `width`, `offset` and `rounding` mean: it wraps around at the end."""
+    """Return the band that the arguments `width`, `offset` and `rounding` describe.
+
+    A band past the last row goes on at row 0.
+    """
     if not call.shape:
         number = int(_takes_number(call))
         return Band(number, number, 1, 0, 0)
@@ -62,6 +73,6 @@ def band_along(call: Call, dimension: int) -> Band:
 
 
 def _takes_number(call: Call) -> bool:
-    """Return whether a tensor without dimensions is b's: with all of a band, or by sd-mecha's rule."""
+    """Whether a tensor without dimensions is b's: if `width` is 1, or, by sd-mecha's rule, if it is above 1/2."""
     width = call.number("width")
     return width > Fraction(1, 2) if call.word("rounding") == "round" else abs(width) >= 1

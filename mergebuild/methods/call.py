@@ -1,4 +1,4 @@
-"""What a kernel is called with beside values, and where it lets a tensor be cut. No torch."""
+"""`Call` and `Grain`: what a kernel is called with besides values, and where it lets a tensor be cut. No torch."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ __all__ = ["Call", "Grain", "State", "unit_of"]
 
 
 class Grain(Enum):
-    """Where a tensor may be cut. Tensors lie row-major, so each of these is a run of consecutive elements."""
+    """Where a tensor may be cut into chunks.
+
+    Tensors are stored row by row, so each of these is a run of consecutive elements.
+    """
 
     ELEMENT = "element"
-    """Anywhere."""
+    """Between any two elements."""
     VECTOR = "vector"
-    """Between vectors along the last dimension: chunks hold whole ones. 0-d and 1-d tensors are one vector."""
+    """Between vectors along the last dimension: a chunk holds whole vectors. 0-d and 1-d tensors are one vector."""
     ROW = "row"
-    """Between indices of the first dimension: chunks hold all that lies behind one. 0-d is one row; 1-d tensors are
-    one row too, as a bias is not cut into single numbers."""
+    """Between indices of the first dimension: a chunk holds whole rows. 0-d and 1-d tensors are one row, as a bias is
+    not cut into single numbers."""
     TENSOR = "tensor"
-    """Nowhere."""
+    """Nowhere: the chunk is the whole tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tensor to be made: all that decides about it besides the inputs' values."""
+    """One tensor to be made: everything that decides about it besides the values of the inputs."""
 
     tensor: str
-    """Its name."""
+    """The tensor's name."""
     shape: tuple[int, ...]
     arguments: Mapping[str, Argument]
-    """By parameter: an exact number, one a model, a flag, or a word."""
+    """By parameter: an exact number, one number per model, a flag, or a word."""
 
     @property
     def count(self) -> int:
@@ -44,37 +47,37 @@ class Call:
         return prod(self.shape)
 
     def number(self, name: str) -> Fraction:
-        """Return a number that is one for all inputs, exact."""
+        """Return the exact value of a parameter that is one number."""
         found = self.arguments[name]
         assert isinstance(found, Fraction)
         return found
 
     def numbers(self, name: str) -> tuple[Fraction, ...]:
-        """Return a number for each model, exact."""
+        """Return the exact values of a parameter that has one number per model."""
         found = self.arguments[name]
         assert isinstance(found, tuple)
         return found
 
     def flag(self, name: str) -> bool:
-        """Return a switch."""
+        """Return the value of a parameter that is a flag."""
         found = self.arguments[name]
         assert isinstance(found, bool)
         return found
 
     def word(self, name: str) -> str:
-        """Return a word of a few that are allowed."""
+        """Return the value of a parameter that is one of a few words."""
         found = self.arguments[name]
         assert isinstance(found, str)
         return found
 
 
 State = Any
-"""What a statistic comes to: a tuple of Python floats and integers where it is small and worth keeping; any value that
-the kernel understands otherwise."""
+"""The result of a statistic or survey. A tuple of Python floats and integers is kept for later builds; it may also be
+any other value that the kernel understands."""
 
 
 def unit_of(grain: Grain, call: Call) -> int:
-    """Return how many elements a kernel must have together."""
+    """Return the number of elements that must not be cut apart: chunks hold a multiple of it."""
     shape, count = call.shape, max(1, call.count)
     match grain:
         case Grain.ELEMENT:

@@ -1,4 +1,7 @@
-"""The methods by name. What a row is: `method.py`; the rows: `tables`. Pages made from it: `docs/methods.md`."""
+"""All methods by name.
+
+`method.py` says what a row is, `tables/` has the rows; `docs/methods.md` is generated from them.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ METHODS: Mapping[str, Method] = {row.name: row for table in _TABLES for row in t
 
 
 _ROWS = {**METHODS, lora.DELTA.name: lora.DELTA, lora.FACTOR.name: lora.FACTOR}
-"""Those too that have no name in a recipe."""
+"""`METHODS`, and the rows that LoRAs use internally and that no recipe can name."""
 
 
 def _row(name: str) -> Method:
@@ -51,8 +54,11 @@ def _row(name: str) -> Method:
 
 
 def _pickled(row: Method) -> Any:
-    """Return how a row travels: by its name, so that it is the same object there; a user's own by its parts."""
-    import pickle  # it is being used already, and a plan has no use for it
+    """Return how to pickle a row: one of ours by name, so that unpickling gives the same object.
+
+    A user's own by its fields.
+    """
+    import pickle  # imported here: a plan that pickles nothing does not need it
 
     return (_row, (row.name,)) if _ROWS.get(row.name) is row else row.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 

@@ -1,7 +1,9 @@
-"""The search for cuts: which key the r-th largest of a stream is, by histograms of its upper and then its lower half.
+"""The search for cuts: which key is the r-th largest of a stream, found by histograms of the keys' two halves.
 
-A cut is a key and an index: those above the key are taken, and of those at the key the ones up to the index. Counting
-is done elsewhere (`kernels/selection.py`, `compiled/selection.py`); what the counts say is the same. No torch.
+A *cut* is a key and an index. Elements above the key are taken, and of the elements at the key those up to the index. A
+first look through the stream counts the upper halves of the keys, a second one the lower halves, and a third finds the
+index where only some elements at the key are taken. `kernels/selection.py` and `compiled/selection.py` count; the
+conclusions are drawn here. No torch.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Generic, TypeVar
 __all__ = ["DIGITS", "Cut", "Cuts", "Search", "value_of"]
 
 DIGITS = 1 << 16
-"""Values of half a key; the upper half, which has a sign, counts from the least one."""
+"""How many values half a key can have. The upper half has a sign; it is counted from the least value up."""
 _WITHOUT_SIGN = (1 << 31) - 1
 _MOST = 0x7F800000
 """The key of infinity."""
@@ -23,10 +25,10 @@ _LEAST = -_MOST - 1
 """The key of minus infinity."""
 
 Cut = tuple[int, int]
-"""The key, and the index of the last element at the key that is taken (-1: of none)."""
+"""The key, and the index of the last element at the key that is taken (-1: none is)."""
 
 _NOTHING: Cut = (_MOST, -1)
-"""Above infinity there is none."""
+"""The cut that takes no element: above infinity."""
 
 H = TypeVar("H")
 """A histogram."""
@@ -37,42 +39,53 @@ class Search:
     """The search for the cut of one r."""
 
     wanted: int
-    """How many of what is left to search through are to be taken."""
+    """How many elements are still to be taken among those not yet decided."""
     upper: int = 0
-    """The upper half of the key."""
+    """The upper half of the key, once the first look has found it."""
     cut: Cut | None = None
-    """What is known of it once the key is: the index -1 as long as that is not."""
+    """The cut; None until the key is known. Its index is -1 until that is known."""
     seen: int = 0
-    """Keys at the cut that a third look has passed."""
+    """How many elements at the key the third look has passed so far."""
 
     def missing(self) -> int:
-        """Return how many keys at the cut are still to be passed."""
+        """Return how many more elements at the key are to be taken."""
         return self.wanted - self.seen
 
 
 class Cuts(ABC, Generic[H]):
-    """The cuts of one stream of keys: looks at all of it, in order, as long as `turn` asks for another look."""
+    """The cuts of one stream of keys.
+
+    Its user shows it all keys in order, calls `turn`, and repeats that as long as `turn` returns True.
+    """
 
     def __init__(self, takes: Sequence[int] | Callable[[int], Sequence[int]]) -> None:
-        """Begin with the numbers of elements to take, or what says them once the number of keys not 0 is known."""
+        """Begin a search for each number of elements to take.
+
+        `takes` is these numbers, or a function that returns them, given how many keys are not 0.
+        """
         self._takes = takes
         self._looks = 0
         self._count = 0
         self._not_zero = 0
         self._histograms: dict[int, H] = {}
-        """In the first look one, under 0; in the second by the upper half of the keys counted."""
+        """In the first look a single one, under 0; in the second, one for each upper half of a key that a search has
+        found."""
         self._searches: list[Search] = []
 
     @abstractmethod
     def _empty(self, upper: int, known: H) -> H:
-        """Return a histogram of no keys yet, of this upper half, beside one that there is."""
+        """Return an empty histogram for keys with this upper half, of the same form as `known`."""
 
     @abstractmethod
     def _digit_of(self, histogram: H, wanted: int) -> tuple[int, int, int]:
-        """Return the digit at which the `wanted` largest end, how many of it are among them, and how many there are."""
+        """Return where the `wanted` largest keys of a histogram end.
+
+        Returns:
+            The digit of the last of them, how many keys with this digit are among them, and how many have it in all.
+        """
 
     def turn(self) -> bool:
-        """End a look; return whether another is needed."""
+        """End a look through all keys; return whether another one is needed."""
         self._looks += 1
         if self._looks == 1:
             self._begin_searches()
@@ -81,15 +94,15 @@ class Cuts(ABC, Generic[H]):
         return bool(self._open())
 
     def found(self) -> Sequence[Cut]:
-        """Return the cut of each number to take, once no look is needed any more."""
+        """Return the cut for each number of elements to take, once `turn` has returned False."""
         return [search.cut or _NOTHING for search in self._searches]
 
     def _open(self) -> list[Search]:
-        """Return the searches that are not done."""
+        """Return the searches that have not ended."""
         return [search for search in self._searches if search.cut is None or search.cut[1] < 0 < search.wanted]
 
     def _begin_searches(self) -> None:
-        """Find the upper halves of the keys."""
+        """Find the upper half of each key."""
         takes = self._takes(self._not_zero) if callable(self._takes) else self._takes
         histograms, self._histograms = self._histograms, {}
         for take in takes:
@@ -105,7 +118,7 @@ class Cuts(ABC, Generic[H]):
             self._searches.append(search)
 
     def _end_keys(self) -> None:
-        """Find the lower halves of the keys, and the indices where all keys there are taken."""
+        """Find the lower half of each key, and its index if all elements at the key are taken."""
         for search in self._open():
             digit, search.wanted, there = self._digit_of(self._histograms[search.upper], search.wanted)
             search.cut = (search.upper * DIGITS + digit, self._count if search.wanted == there else -1)
@@ -113,7 +126,7 @@ class Cuts(ABC, Generic[H]):
 
 
 def value_of(key: int) -> float:
-    """Return the float32 of an ordered key or of a magnitude's."""
+    """Return the float32 that has this key, one that `ordered_keys` or `magnitude_keys` of a torch kernel makes."""
     bits = key if key >= 0 else key ^ _WITHOUT_SIGN
     found: float = struct.unpack("=f", struct.pack("=i", bits))[0]
     return found

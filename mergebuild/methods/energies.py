@@ -1,4 +1,4 @@
-"""By what models weigh in `sce`: their share of all that is left of the deltas, squared. No torch."""
+"""The weights of models in `sce`: each model's share of the sum of squares of all selected deltas. No torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mergebuild.methods.shares import float32_of
 __all__ = ["weights_of"]
 
 _LEAST_ENERGY = 1e-6
-"""compat mergekit: mean squares whose sum is below it count as equal."""
+"""With compat = "mergekit": if the mean squares sum up to less, all models get equal weights."""
 
 
 def weights_of(call: Call, energies: Sequence[float]) -> list[float]:
-    """Return the weights of the models, float32."""
+    """Return the weight of each model as a float32, given the sum of squares of its delta."""
     exact = [Fraction(energy) for energy in energies]
     total = sum(exact, Fraction(0))
     least = Fraction(_LEAST_ENERGY) * call.count if call.word("compat") == "mergekit" else 0

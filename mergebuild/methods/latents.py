@@ -1,7 +1,7 @@
-"""What `adjust` does to a UNet's first and last layers: factors, and an offset in the latent space. No torch.
+"""The numbers of `adjust`: factors for a UNet's first and last layers, and an offset in the latent space. No torch.
 
-What a latent's channels mean differs between the autoencoders of SD and SDXL; so does the matrix that turns brightness
-and three axes of color into an offset of the channels 1 to 3. Channel 0 is contrast.
+Channel 0 of a latent is contrast. The other three are a mix of brightness and three axes of color, which differs
+between the autoencoders of SD and SDXL.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _THIRD = Fraction(1, 3)
 _SD = ((-1, _THIRD, 2 * _THIRD), (1, 1, 0), (0, -1, -1), (1, 0, 1))
 _SDXL = ((0, 0, 1), (1, 0, 0), (-1, -1, 0), (-1, 1, 0))
 _COLORS: Mapping[str, Sequence[Sequence[Fraction | int]]] = {"sd15": _SD, "sd2": _SD, "sdxl": _SDXL}
-"""By layout: what brightness and each axis of color (rows) add to the channels 1 to 3."""
+"""For each layout a matrix: how much brightness and each axis of color (rows) add to the channels 1 to 3 (columns)."""
 
 _SCALES = {"input_blocks.0.0": "in", "out.0": "out", "out.2": "out2"}
 
 
 def offset_of(call: Call) -> list[float] | None:
-    """Return what is added to each channel of the latent, rounded to float32 once; None of a tensor that is scaled.
+    """Return the float32 that is added to each channel of the latent; None for a tensor that is multiplied instead.
 
     Raises:
-        UndefinedError: it is not known what the channels mean.
+        UndefinedError: the channels' meaning is unknown, as the layout is none of SD1, SD2 and SDXL.
     """
     if _place(call) != ("out.2", "bias"):
         return None
@@ -42,7 +42,7 @@ def offset_of(call: Call) -> list[float] | None:
 
 
 def factor_of(call: Call) -> float:
-    """Return the float32 by which all other tensors are multiplied."""
+    """Return the float32 by which a tensor is multiplied to which nothing is added."""
     layer, part = _place(call)
     amount = call.number(_SCALES[layer])
     return float32_of(1 - amount / 100 if part == "weight" else 1 + amount / 50)

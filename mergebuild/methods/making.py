@@ -1,13 +1,13 @@
-"""How a method makes tensors: an object of one of a few kinds, which answers all that others must know. No torch here.
+"""The kinds of methods: an object that answers whatever other rooms must know of how a method makes tensors. No torch.
 
-A row of the catalog `makes` its tensors as one of the classes below says. Nobody outside asks of which class it is: the
-fold asks which tensors it takes up and whether these are combinations of the inputs, the plan what a tensor's key has
-beside inputs and arguments and what must be known first, the engine which of its makers does the work, the report how
-inputs are read. `fold/lora_made.py` alone tells classes apart, where a target is to be a LoRA, and at one place.
+A row of the catalog has such an object as `makes`. Other rooms ask it and never look at its class. The fold asks which
+tensors are changed and whether these are combinations of the inputs; the plan asks what a tensor's key has besides
+inputs and arguments, and what must be known first; the engine asks which of its makers does the work; the report asks
+how inputs are read. Only `fold/lora_made.py` tells classes apart, at one place, if a target is to be a LoRA.
 
-A method of a new kind is one more class here, the class in `engine/makers.py` that it names as its `maker`, and its
-rows in `tables`. A kind without fields of its own is a plain class: a plan that takes 0.3 s should not define a dozen
-dataclasses, at half a millisecond each.
+A new kind is one more class here, the class in `engine/makers.py` that it names as its `maker`, and its rows in
+`tables`. A kind without fields of its own is a plain class, not a dataclass: defining a dataclass takes half a
+millisecond, and a whole plan may take 0.3 s.
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ __all__ = [
 ]
 
 Coefficients = Callable[[int, Numbers, Flags, str], tuple[Fraction, ...]]
-"""(number of inputs, numbers, flags, tensor name) -> one coefficient an input, in the order of the inputs."""
+"""(number of inputs, numbers, flags, tensor name) -> one coefficient per input, in the order of the inputs."""
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""The shapes of tensors, by name."""
+"""Shapes of tensors by name."""
 
 Scopes = Callable[[Shapes, Mapping[str, object]], Sequence[tuple[str, ...]]]
-"""(shapes of the tensors, arguments) -> the tensors that must be known together, by name."""
+"""(shapes of the tensors, arguments) -> the scopes: for each, the names of the tensors that must be known together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The Python text that a user's own method is defined by, and what the mergefile says of it."""
+    """The Python text that defines a user's own method, and what the mergefile says about it."""
 
     file: str
-    """Its path as people know it, relative to the project where it lies in there."""
+    """The path as shown to people: relative to the project's folder if it is inside."""
     text: str
     table: str
-    """The method's table in the mergefile, as one text that changes whenever the table does."""
+    """The method's table in the mergefile, as text that changes whenever the table does."""
 
     @property
     def content(self) -> str:
@@ -80,84 +80,92 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """How tensors are made. The answers here are those of most kinds."""
+    """How a method makes tensors. The answers of this class are those of most kinds."""
 
     reads: ClassVar[str] = ""
-    """How it reads its inputs, for people, which says what memory it takes; empty where nobody knows."""
+    """How it reads its inputs, for people; this decides how much memory it takes. Empty: not known."""
     passes: ClassVar[int] = 15
-    """About how often it goes over the values of each input: an estimate, from what some of each kind take."""
+    """About how often it goes over the values of each input: an estimate, measured for some methods of each kind."""
     maker: ClassVar[str] = ""
-    """The class of `engine/makers.py` that makes its tensors; empty where these are combinations, or made by others."""
+    """The class of `engine/makers.py` that makes its tensors; empty if they are combinations, or other methods make
+    them."""
 
     # What the fold asks
 
     makes_lora: ClassVar[bool] = False
-    """Whether a target of it is a LoRA: tensors with names and shapes that no input has."""
+    """Whether its target is a LoRA, whose tensors have names and shapes that no input has."""
     alpha_is_rank: ClassVar[bool] = False
-    """Of a LoRA: whether the alpha of each module is its rank."""
+    """For a LoRA: whether the alpha of each module equals its rank."""
     union_of_tensors: ClassVar[bool] = False
-    """Whether tensors that only another input has are taken from there; else they are left out."""
+    """Whether a tensor that the first input lacks is taken from the next input that has it; else it is left out."""
     shares_by_name: ClassVar[bool] = False
-    """Whether `shares` depends on the name of the tensor."""
+    """Whether `shares` depends on the tensor's name."""
 
     reads_loras: ClassVar[bool] = False
     """Whether all its inputs are LoRAs."""
     keeps_loras: ClassVar[bool] = False
-    """Whether its input may be a LoRA, which it keeps one: what that adds to a model is what is combined."""
+    """Whether its input may be a LoRA. The target is a LoRA then, and its delta is what is combined."""
 
     def adds_lora(self, role: str) -> bool:  # noqa: ARG002
-        """Whether the input of this role is a LoRA that enters as what it adds to the first input."""
+        """Whether the input with this role is a LoRA whose deltas are added to the first input."""
         return False
 
     def taken_up(self, shapes: Shapes, arguments: Mapping[str, object]) -> Sequence[str]:  # noqa: ARG002
-        """Return which tensors it changes, in the order of `shapes`; the others stay the first input's.
+        """Return the names of the tensors that it changes, in the order of `shapes`.
+
+        The others stay as in the first input.
 
         Args:
-            shapes: Of the tensors that all inputs have and its numbers reach.
+            shapes: The tensors that all inputs have and that its numbers reach.
             arguments: Its whole numbers and words, which are the same for all tensors.
         """
         return list(shapes)
 
     def shares(self, count: int, numbers: Numbers, flags: Flags, name: str) -> tuple[Fraction, ...] | None:  # noqa: ARG002
-        """Return the exact coefficients of `count` inputs whose sum is the tensor; None: it is no combination of them.
+        """Return the exact coefficient of each of `count` inputs in a tensor.
+
+        None if the tensor is no combination of them.
 
         Raises:
-            UndefinedError, ZeroDivisionError, OverflowError: there are none for these numbers.
+            UndefinedError, ZeroDivisionError, OverflowError: these numbers give no coefficients.
         """
         return None
 
     def layout_arguments(self, layout: str) -> Mapping[str, Argument]:  # noqa: ARG002
-        """Return the arguments that follow from the model's layout, whose name is empty where it is not known."""
+        """Return the arguments that follow from the layout's name; that is empty for an unknown layout."""
         return {}
 
     # What the plan asks
 
     takes_statistics: ClassVar[bool] = False
-    """Whether it finds out a statistic of whole tensors first, or may."""
+    """Whether it needs a statistic of whole tensors first, or may need one."""
     whole_tensors: ClassVar[bool] = False
     """Whether all inputs and the result must be in memory at once."""
     surveys: ClassVar[bool] = False
-    """Whether it must know the tensors of a scope before it makes one of them."""
+    """Whether it must know all tensors of a scope before it makes one of them."""
     looks_at_each: ClassVar[bool] = False
-    """Whether a survey looks at each tensor of a scope by itself; else at all together, in memory at once."""
+    """Whether a survey looks at the tensors of a scope one at a time; else all of them are in memory at once."""
     name_in_key: ClassVar[bool] = False
-    """Whether what a tensor becomes depends on its name, though inputs and arguments are the same."""
+    """Whether the result depends on the tensor's name, for equal inputs and arguments."""
 
     @property
     def key_lines(self) -> Sequence[Line]:
-        """What the key of each of its tensors has beside method, arguments and inputs."""
+        """The lines in the key of each tensor besides method, arguments and inputs."""
         return ()
 
     def scopes(self, shapes: Shapes, arguments: Mapping[str, object]) -> Sequence[tuple[str, ...]]:  # noqa: ARG002
-        """Return which of some tensors must be known together, by name: each stands in one scope at most."""
+        """Return the scopes among some tensors: for each, the names of the tensors that must be known together.
+
+        A tensor is in one scope at most.
+        """
         return ()
 
     def survey_arguments(self, arguments: Arguments) -> Arguments:  # noqa: ARG002
-        """Return the arguments that what must be known depends on. The others change without another look."""
+        """Return the arguments that the survey depends on. Changing any other one reuses the survey's result."""
         return ()
 
     def module_arguments(self, arguments: Arguments) -> Arguments | None:  # noqa: ARG002
-        """Return the arguments that the tensors of one module have in common, which are made by one computation.
+        """Return the arguments that the tensors of a LoRA's module share. One computation makes them together.
 
         None: each tensor is a computation of its own.
         """
@@ -167,19 +175,19 @@ class Making:
 
     @property
     def program(self) -> Program | None:
-        """The user's own program that it runs."""
+        """The user's program that it runs; None for methods of the catalog."""
         return None
 
     def kernel(self, method: Method) -> Kernel:
-        """Return the arithmetic of a method that is made so. Brings torch.
+        """Return the kernel of a method of this kind. Imports torch.
 
         Raises:
-            ProgramError: it is the user's own, and its program fails or has none.
+            ProgramError: it is a user's own method, and its program fails or defines no such kernel.
         """
         raise NotImplementedError(method.name)
 
     def statistic_lines(self, name: str) -> Sequence[Line]:  # noqa: ARG002
-        """Return what the keys of the statistics of the method `name` have beside those of all methods."""
+        """Return the lines that the keys of this method's statistics have besides those of all methods."""
         return ()
 
 
@@ -188,7 +196,10 @@ class Making:
 
 @dataclass(frozen=True, slots=True)
 class Linear(Making):
-    """A combination of the inputs, with an exact coefficient for each. Chains of these fold into one."""
+    """A combination of the inputs with an exact coefficient for each.
+
+    Chains of linear targets become one combination.
+    """
 
     coefficients: Coefficients
 
@@ -201,7 +212,7 @@ class Linear(Making):
 
 
 class LinearByName(Linear):
-    """A combination whose coefficients depend on the name of the tensor."""
+    """A combination whose coefficients depend on the tensor's name."""
 
     __slots__ = ()
 
@@ -209,7 +220,10 @@ class LinearByName(Linear):
 
 
 class LinearUnion(Linear):
-    """A combination that has the tensors of all inputs: those that the first lacks are the next one's that has them."""
+    """A combination that has the tensors of all inputs.
+
+    One that the first input lacks is that of the next one that has it.
+    """
 
     __slots__ = ()
 
@@ -227,17 +241,17 @@ class LinearOfLoras(Linear):
 
 
 class LoraSum(Linear):
-    """A combination of the first input and of what each of the `loras` adds to it."""
+    """The first input plus the deltas of the `loras`, each with its strength."""
 
     __slots__ = ()
 
     reads_loras: ClassVar[bool] = False
     """Whether all its inputs are LoRAs."""
     keeps_loras: ClassVar[bool] = False
-    """Whether its input may be a LoRA, which it keeps one: what that adds to a model is what is combined."""
+    """Whether its input may be a LoRA."""
 
     def adds_lora(self, role: str) -> bool:
-        """Whether it is one of the list `loras`."""
+        """Whether the input is in the list `loras`."""
         return role.startswith("loras[")
 
 
@@ -246,21 +260,21 @@ class LoraSum(Linear):
 
 @dataclass(frozen=True, slots=True)
 class CatalogKernel(Making):
-    """A kernel of our own; of which kind is for the classes below it to say."""
+    """A kernel of the catalog. Its subclasses say of which kind."""
 
     module: str
-    """The module of `mergebuild.methods.kernels` that has it, under the method's name."""
+    """The module of `mergebuild.methods.kernels` whose `KERNELS` has it, under the method's name."""
 
     maker: ClassVar[str] = "Operating"
 
     def kernel(self, method: Method) -> Kernel:
-        """Return the module's kernel for the method."""
+        """Return the method's kernel from that module."""
         found: Kernel = import_module(f"mergebuild.methods.kernels.{self.module}").KERNELS[method.name]
         return found
 
 
 class Elementwise(CatalogKernel):
-    """A kernel that makes any chunk of a tensor from the same chunks of the inputs."""
+    """A kernel that makes any chunk of a tensor from the same elements of the inputs."""
 
     __slots__ = ()
 
@@ -269,19 +283,19 @@ class Elementwise(CatalogKernel):
 
 @dataclass(frozen=True, slots=True)
 class NamedTensors(Elementwise):
-    """A kernel for some tensors, which it knows by their names and by the layout of the model."""
+    """A kernel for some tensors only, chosen by their names and the model's layout."""
 
     touches: Callable[[str], bool]
-    """Whether it changes the tensor of a name."""
+    """Whether it changes the tensor with a name."""
 
     name_in_key: ClassVar[bool] = True
 
     def taken_up(self, shapes: Shapes, arguments: Mapping[str, object]) -> Sequence[str]:  # noqa: ARG002
-        """Return those that it knows."""
+        """Return the tensors that it touches."""
         return [name for name in shapes if self.touches(name)]
 
     def layout_arguments(self, layout: str) -> Mapping[str, Argument]:
-        """Return the name of the layout as the argument `layout`."""
+        """Return the layout's name as the argument `layout`."""
         return {"layout": layout}
 
 
@@ -295,7 +309,7 @@ class Rowwise(CatalogKernel):
 
 
 class Statistical(CatalogKernel):
-    """A kernel that makes any chunk, or rows, once it knows a few numbers about the whole tensor."""
+    """A kernel that makes any chunk, or any rows, once it knows a few numbers about the whole tensor."""
 
     __slots__ = ()
 
@@ -305,7 +319,7 @@ class Statistical(CatalogKernel):
 
 
 class WholeTensor(CatalogKernel):
-    """A kernel that must have all inputs of a tensor whole."""
+    """A kernel that needs all inputs of a tensor whole."""
 
     __slots__ = ()
 
@@ -316,11 +330,14 @@ class WholeTensor(CatalogKernel):
 
 @dataclass(frozen=True, slots=True)
 class Surveyed(CatalogKernel):
-    """A kernel that must know all tensors of a scope, such as a layer, before it makes one; those in none it leaves."""
+    """A kernel that must know all tensors of a scope, such as a layer, before it makes one.
+
+    It changes no tensor outside them.
+    """
 
     scopes_of: Scopes
     parameters: tuple[str, ...] = ()
-    """Those that what must be known depends on."""
+    """The parameters that the survey depends on."""
 
     reads: ClassVar[str] = "several tensors together, in memory; then each alone"
     passes: ClassVar[int] = 200
@@ -329,7 +346,7 @@ class Surveyed(CatalogKernel):
     name_in_key: ClassVar[bool] = True
 
     def taken_up(self, shapes: Shapes, arguments: Mapping[str, object]) -> Sequence[str]:
-        """Return those that are in a scope."""
+        """Return the tensors that are in a scope."""
         known = {name for scope in self.scopes_of(shapes, arguments) for name in scope}
         return [name for name in shapes if name in known]
 
@@ -338,12 +355,12 @@ class Surveyed(CatalogKernel):
         return self.scopes_of(shapes, arguments)
 
     def survey_arguments(self, arguments: Arguments) -> Arguments:
-        """Return those of its `parameters`."""
+        """Return the arguments of its `parameters`."""
         return tuple((name, value) for name, value in arguments if name in self.parameters)
 
 
 class SurveyedOneByOne(Surveyed):
-    """A kernel that must know all tensors of a scope, each of which can be looked at by itself."""
+    """A kernel that must know all tensors of a scope, and whose survey looks at them one at a time."""
 
     __slots__ = ()
 
@@ -355,18 +372,18 @@ class SurveyedOneByOne(Surveyed):
 
 @dataclass(frozen=True, slots=True)
 class OwnProgram(Making):
-    """What a user's own program makes, of which nothing is known but its text."""
+    """A user's own method: nothing is known of it but the text of its program."""
 
     defined_by: Program
 
     maker: ClassVar[str] = "Operating"
     takes_statistics: ClassVar[bool] = True
     name_in_key: ClassVar[bool] = True
-    """It is told the tensor's name, and may make something of it."""
+    """The program is told the tensor's name, so its result may depend on it."""
 
     @property
     def key_lines(self) -> Sequence[Line]:
-        """The program, by its content."""
+        """The digest of the program's text."""
         return (Line("program", self.defined_by.content),)
 
     @property
@@ -375,12 +392,12 @@ class OwnProgram(Making):
         return self.defined_by
 
     def kernel(self, method: Method) -> Kernel:
-        """Return the kernel that the program defines."""
+        """Return the kernel that the program defines for the method."""
         found: Kernel = import_module("mergebuild.methods.kernels.programs").kernel_in(method, self.defined_by)
         return found
 
     def statistic_lines(self, name: str) -> Sequence[Line]:
-        """Return the method's name and the program's text, which may define several methods."""
+        """Return the method's name and the program's text: one program may define several methods."""
         return (Line("method", name), Line("program", self.defined_by.text))
 
 
@@ -388,7 +405,7 @@ class OwnProgram(Making):
 
 
 class ModelDelta(Making):
-    """What a LoRA adds to a tensor of a model: of factors that have shapes of their own and are read whole."""
+    """The delta that a LoRA adds to a tensor of a model, made of factors with other shapes, which are read whole."""
 
     __slots__ = ()
 
@@ -396,19 +413,19 @@ class ModelDelta(Making):
 
 
 class LoraFactors(Making):
-    """The tensors of a module of a LoRA that is made: all of them by one computation, of what is read whole."""
+    """The tensors of one module of a LoRA that is made, all by one computation on operands that are read whole."""
 
     __slots__ = ()
 
     maker: ClassVar[str] = "Factoring"
 
     def module_arguments(self, arguments: Arguments) -> Arguments:
-        """Return all but which tensor of the module it is."""
+        """Return all arguments but `role`, which says which tensor of the module it is."""
         return tuple((name, value) for name, value in arguments if name != "role")
 
 
 class ExtractedLora(Making):
-    """A LoRA that comes near to the difference of two models."""
+    """A LoRA that approximates the difference of two models."""
 
     __slots__ = ()
 
@@ -418,7 +435,7 @@ class ExtractedLora(Making):
 
 
 class MergedLoras(Making):
-    """A LoRA that does what several others do together, or that comes near to a larger one."""
+    """A LoRA that does what several LoRAs do together, or that approximates a larger one."""
 
     __slots__ = ()
 

@@ -1,6 +1,6 @@
-"""What a method is, as a row of the catalog: names, inputs, parameters, formula, citation. No torch here.
+"""`Method`: a row of the catalog, with names, inputs, parameters, formula and citation. No torch here.
 
-How it makes tensors, and whatever else decides about them, its `makes` says (`making.py`).
+Its field `makes` says how it makes tensors, and answers all other questions about it (`making.py`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ __all__ = ["Method", "Parameter", "ProgramError", "UndefinedError"]
 
 
 class UndefinedError(ValueError):
-    """The method has no value for these numbers, such as weights that sum to 0 and are to be normalized."""
+    """The method has no value for these numbers, for example if weights that are to be normalized sum to 0."""
 
 
 class ProgramError(UndefinedError):
-    """A user's own program fails, or is not what the engine can run. `where`: its file, and the line where known."""
+    """A user's own program fails, or gives something that the engine can't run.
+
+    `where`: its file, and the line if known.
+    """
 
     def __init__(self, message: str, where: Place) -> None:
         super().__init__(message)
@@ -31,33 +34,36 @@ class ProgramError(UndefinedError):
 LISTS = ("models", "loras")
 """Inputs that are lists of sources and targets."""
 _IN_A_LIST = tuple(f"{each}[" for each in LISTS)
-"""What the roles of their inputs begin with."""
+"""The beginnings of the roles of inputs in a list: `models[`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a method. `default` None: it must be given."""
+    """A parameter of a method. If `default` is None it must be given."""
 
     name: str
     summary: str
     kind: str = "number"
     """`number` (per tensor), `integer` (one for the target), `flag`, or `word` (one of `choices`)."""
     per: str = "target"
-    """`target`: one for all; `model`: one for each of `models` (a single one serves all)."""
+    """`target`: one value for all inputs; `model`: one value for each of `models` (a single value is used for all)."""
     default: Fraction | bool | str | None = None
     low: Fraction | None = None
-    """The least value that it may have."""
+    """The least value allowed."""
     high: Fraction | None = None
     choices: tuple[str, ...] = ()
     nothing_at_zero: bool = False
-    """Whether 0 leaves out what it weighs: one model, of a number per model; else all inputs but the first."""
+    """Whether inputs drop out at 0: for a number per model that model, else all inputs but the first."""
     second_at_one: bool = False
-    """Whether 1 leaves out all inputs but the second."""
+    """Whether at 1 all inputs but the second drop out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row. `inputs`: names of single inputs in order (`a`, `b`, `base`), and `models` for any number of them."""
+    """One row.
+
+    `inputs` names the inputs in order: single ones (`a`, `b`, `base`), and `models` or `loras` for a list of them.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -67,29 +73,33 @@ class Method:
     makes: Making
     """How it makes tensors."""
     optional: tuple[str, ...] = ()
-    """Inputs of these that may be left out."""
+    """The inputs that may be left out."""
     least_models: int = 1
-    """How many `models` there must be."""
+    """The least number of `models`."""
     most_models: int | None = None
-    """How many `models` there may be; None: any number."""
+    """The greatest number of `models`; None: any number."""
     aliases: tuple[str, ...] = ()
     differs: str = ""
-    """How it differs from the tools it comes from."""
+    """How its results differ from those of the tools it comes from."""
     cite: str = ""
     version: int = 1
     exact: bool = True
-    """Whether the bytes are the same on every machine and device; if not, only on one processor and its libraries."""
+    """Whether the bytes are the same on every machine and device; if not, only for equal processors and libraries."""
     reference: str = ""
-    """`mergekit`, `sd-mecha`: the tool whose implementation it is tested against; else a transcription in float64."""
+    """The tool that it is tested against: `mergekit` or `sd-mecha`. Empty: a transcription of its formula in
+    float64."""
 
     @property
     def name_in_key(self) -> bool:
-        """Whether the name of a tensor is in its key: random numbers follow from it too."""
+        """Whether the tensor's name is in its key.
+
+        It also is for methods with a seed, as random numbers depend on the name.
+        """
         return self.makes.name_in_key or self.parameter("seed") is not None
 
     @property
     def listed(self) -> str:
-        """The input that is a list: `models`, `loras`, or none."""
+        """The name of the input that is a list, `models` or `loras`; empty if none is."""
         return next((each for each in self.inputs if each in LISTS), "")
 
     def parameter(self, name: str) -> Parameter | None:
@@ -97,14 +107,16 @@ class Method:
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
 
     def used(self, roles: Sequence[str], numbers: Numbers) -> frozenset[int]:
-        """Return which of its inputs a tensor depends on with these numbers, by place; all where nobody knows better.
+        """Return the indexes of the inputs that a tensor depends on with these numbers.
 
-        Of combinations their coefficients say it. An input without which the result is the same need not have the
-        tensor at all, nor in the same shape.
+        All of them if that is not known.
+
+        An input on which the result does not depend need not have the tensor, nor the same shape of it. (For
+        combinations the coefficients decide this, not this function.)
 
         Args:
-            roles: the inputs: `a`, `base`, `models[0]`.
-            numbers: those that reach the tensor.
+            roles: The role of each input: `a`, `base`, `models[0]`.
+            numbers: The numbers that reach the tensor.
         """
         left = set(range(len(roles)))
         for parameter in self.parameters:
@@ -118,5 +130,5 @@ class Method:
             if isinstance(value, tuple):
                 models = [place for place, role in enumerate(roles) if role.startswith(_IN_A_LIST)]
                 left -= {place for place, each in zip(models, value, strict=True) if each == 0}
-        lone_base = left == {0} and roles[0] == "base" and "base" in self.optional  # weights of 0 alone weigh nobody
+        lone_base = left == {0} and roles[0] == "base" and "base" in self.optional  # all weights are 0
         return frozenset(range(len(roles)) if lone_base or not left else left)

@@ -1,6 +1,6 @@
-"""Functions of a recipe's exact numbers, taken in software to 80 bits: the same float64 on every machine.
+"""Cosines and powers of a recipe's exact numbers, computed in software with 80 bits: the same float64 on every machine.
 
-A platform's mathematics library may round in its own way.
+The functions of a platform's mathematics library may differ in the last bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["cos_pi_of", "power_of"]
 
 
 def cos_pi_of(turns: Fraction) -> float:
-    """Return cos(pi * turns) in float64, right to the last bit but for rare ties; half-integers give exactly 0."""
+    """Return cos(pi * turns) in float64, correctly rounded but for rare ties; exactly 0 for half-integers."""
     reduced = turns % 2
     if reduced.denominator == 2:
         return 0.0
@@ -22,7 +22,7 @@ def cos_pi_of(turns: Fraction) -> float:
 
 
 def power_of(base: Fraction, exponent: Fraction) -> float:
-    """Return `base ** exponent` in float64 for a base above 0; Inf or 0 where it lies beyond float64."""
+    """Return `base ** exponent` in float64, for a base above 0; Inf or 0 if that is beyond the range of float64."""
     context = _context()
     return float(
         context.power(
@@ -33,7 +33,7 @@ def power_of(base: Fraction, exponent: Fraction) -> float:
 
 @cache
 def _context() -> Any:
-    """Return a context of our own: the global one's precision is anybody's to change."""
+    """Return a private context: other code may change the precision of the global one."""
     from mpmath.ctx_mp import MPContext
 
     context = MPContext()

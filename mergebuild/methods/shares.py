@@ -1,7 +1,7 @@
-"""The numbers of a linear combination: exact coefficients, as the float32 values that kernels compute with. No torch.
+"""Linear combinations as kernels compute them: from exact coefficients to float32 values. No torch.
 
-Coefficients that add up to 1 take the pivot form `p + sum(c_i * (x_i - p))`, which costs the same, gives equal inputs
-back exactly and is closer to the true value.
+If the coefficients add up to 1, the combination is computed as `p + sum(c_i * (x_i - p))` with one input p as the
+*pivot*. That costs the same, returns equal inputs exactly, and is closer to the true value.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["Shares", "float32_of", "is_order_free", "pivot_of", "shares_of"]
 
 @lru_cache(maxsize=1 << 14)
 def float32_of(number: Fraction) -> float:
-    """Return the float32 nearest to `number`, ties to even; an infinity beyond the largest.
+    """Return the float32 nearest to `number`, ties to even; an infinity if it is beyond the largest float32.
 
-    By way of float64 it would be rounded twice, which goes wrong near the middle between two float32.
+    Converting by way of float64 would round twice, which can give the wrong neighbour.
     """
     if not number:
         return 0.0
@@ -33,14 +33,23 @@ def float32_of(number: Fraction) -> float:
 
 
 def pivot_of(coefficients: Sequence[Fraction]) -> int | None:
-    """Return the index of the pivot, the first of the largest magnitude; None when the sum is not exactly 1."""
+    """Return the index of the pivot: the first coefficient of the largest magnitude.
+
+    None if their sum is not exactly 1.
+    """
     if sum(coefficients, Fraction(0)) != 1:
         return None
     return max(range(len(coefficients)), key=lambda index: abs(coefficients[index]))
 
 
 class Shares(NamedTuple):
-    """The numbers of a linear form: the pivot's index, the others as float32, and whether all of it is a mean."""
+    """A linear combination in float32.
+
+    Attributes:
+        pivot: The pivot's index; None if there is none.
+        others: The coefficients of the other inputs, as float32 values.
+        is_mean: Whether the coefficients add up to 1 and none is negative.
+    """
 
     pivot: int | None
     others: Sequence[float]
@@ -49,7 +58,10 @@ class Shares(NamedTuple):
 
 @cache
 def shares_of(coefficients: tuple[Fraction, ...]) -> Shares:
-    """Return what a form's exact coefficients come to; most tensors of a model have the same."""
+    """Return the combination with these exact coefficients, in float32.
+
+    Cached, as most tensors of a model have the same.
+    """
     pivot = pivot_of(coefficients)
     others = [float32_of(each) for index, each in enumerate(coefficients) if index != pivot]
     return Shares(pivot, others, pivot is not None and min(coefficients) >= 0)
@@ -57,7 +69,10 @@ def shares_of(coefficients: tuple[Fraction, ...]) -> Shares:
 
 @cache
 def is_order_free(coefficients: tuple[Fraction, ...]) -> bool:
-    """Whether a combination has the same bits in whichever order its terms stand: sums of two terms do not tell."""
+    """Whether a combination has the same bits for any order of its terms.
+
+    It has if at most two numbers are added up, and if the pivot, if any, is the only coefficient of its magnitude.
+    """
     pivot = pivot_of(coefficients)
     magnitudes = [abs(each) for each in coefficients]
     is_sure = pivot is None or magnitudes.count(magnitudes[pivot]) == 1

@@ -1,9 +1,9 @@
-"""The numbers of merges on spheres and in spans: from the inputs' dot products to their coefficients. No torch.
+"""Coefficients of merges on spheres and in spans, from the inputs' dot products. No torch.
 
-Lengths, angles, projections and geodesics within the span of N tensors need nothing of them but the Gram matrix
-G_ij = <x_i, x_j>. What a method says about its parameters is then arithmetic of small matrices, in 80 bits where it has
-roots and angles, and the result is one linear combination. Both forms of these methods compute with it:
-`methods/kernels/gram.py` and `methods/compiled/gram.py`.
+All lengths, angles, projections and geodesics within the span of N tensors follow from the Gram matrix G_ij = <x_i,
+x_j>. So each of these methods is arithmetic on a small matrix, with 80 bits if it takes roots or angles, and its result
+is one linear combination. `methods/kernels/gram.py` and `methods/compiled/gram.py` both compute with these
+coefficients.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ Matrix = tuple[tuple[float, ...], ...]
 Coefficients = tuple[Fraction, ...]
 
 SINGULAR = 1e-12
-"""The squared sine of an angle below which vectors are taken for colinear, and the squared length below which a sum of
-unit vectors is taken for 0: what sums in float64 can tell from rounding."""
+"""Vectors whose angle has a smaller squared sine count as colinear, and a sum of unit vectors with a smaller squared
+length counts as 0: sums in float64 can't tell such small numbers from rounding errors."""
 _AFFINE = 1e-12
-"""Coefficients whose sum is that near to 1 are made to add up to 1."""
+"""Coefficients whose sum is this near to 1 are corrected to add up to 1 exactly."""
 _LEAST_NORM = 1e-8
-"""slerp: a norm up to it counts as 1."""
+"""slerp: a norm up to this counts as 1."""
 _PARALLEL = 0.9995
-"""slerp: a cosine beyond it is that of a straight line."""
+"""slerp: beyond this cosine the blend is a straight line."""
 _LEAST_WEIGHT = Fraction(1, 10**6)
-"""nuslerp: weights whose sum is nearer to 0 share alike."""
+"""nuslerp: if the weights' sum is nearer to 0 than this, both models get half."""
 LEAST_DENOMINATOR = 1e-6
-"""model_stock: no interpolation is estimated below it."""
+"""model_stock: if the ratio's denominator is smaller, the ratio is 0."""
 LEAST_PRODUCT = 1e-6
-"""model_stock, compat mergekit: the least product of two norms."""
+"""model_stock with compat = "mergekit": the least value that a product of two norms counts as."""
 
 REMEMBERED = 256
-"""Coefficients kept, so that the chunks of a tensor work them out once."""
+"""How many results each function keeps, so that the chunks of a tensor compute the coefficients once."""
 
 _remember = lru_cache(maxsize=REMEMBERED)
 
@@ -62,7 +62,10 @@ _remember = lru_cache(maxsize=REMEMBERED)
 
 
 def _exact(values: Sequence[Any], *, affine: bool = True) -> Coefficients:
-    """Return coefficients as rationals; those that add up to 1 but for rounding do so exactly if `affine`."""
+    """Return coefficients as rationals.
+
+    If `affine`, coefficients that add up to nearly 1 are made to add up to 1 exactly.
+    """
     found = [Fraction(float(value)) for value in values]
     if affine and abs(sum(found, Fraction(-1))) <= _AFFINE:
         largest = max(range(len(found)), key=lambda index: abs(found[index]))
@@ -71,13 +74,16 @@ def _exact(values: Sequence[Any], *, affine: bool = True) -> Coefficients:
 
 
 def _around(coefficients: Coefficients, *, base: bool) -> Coefficients:
-    """Return the coefficients of all inputs from those of the differences from a base, if there is one."""
+    """Return coefficients for the base and the models, given those of the models' deltas.
+
+    Unchanged if there is no base.
+    """
     return (1 - sum(coefficients, Fraction(0)), *coefficients) if base else coefficients
 
 
 @cache
 def _context() -> Any:
-    """Return a context of our own with 80 bits; what is used of it reads its precision and changes nothing."""
+    """Return a private context with 80 bits. It is shared by all threads, as nothing that is called here changes it."""
     from mpmath.ctx_mp import MPContext
 
     context = MPContext()
@@ -86,18 +92,18 @@ def _context() -> Any:
 
 
 def _real(value: Fraction | float) -> Any:
-    """Return a number in 80 bits."""
+    """Return a number with 80 bits."""
     exact = Fraction(value)
     return _context().mpf(exact.numerator) / exact.denominator
 
 
 def _root(value: Any) -> Any:
-    """Return the square root of a number that only rounding makes negative."""
+    """Return the square root of a number that can be negative by rounding only; it then counts as 0."""
     return _context().sqrt(max(value, _context().zero))
 
 
 def _form(left: Sequence[Any], gram: Matrix, right: Sequence[Any]) -> Any:
-    """Return the dot product of two combinations of the vectors."""
+    """Return the dot product of two combinations of the vectors, given the combinations' coefficients."""
     return sum(
         (a * _real(entry) * b for a, row in zip(left, gram, strict=True) for b, entry in zip(right, row, strict=True)),
         _context().zero,
@@ -111,7 +117,7 @@ def _arc(t: Fraction, angle: Any) -> tuple[Any, Any]:
 
 
 def _lerp(t: Fraction) -> Coefficients:
-    """Return the coefficients of the straight line."""
+    """Return the coefficients of a blend along the straight line."""
     return (1 - t, t)
 
 
@@ -127,7 +133,7 @@ def _slerp(call: Call, gram: Matrix, _inputs: int) -> Coefficients:
 
 @_remember
 def _slerp_raw(gram: Matrix, t: Fraction) -> Coefficients:
-    """Return the coefficients of the inputs as they are."""
+    """Return the coefficients of slerp between the inputs as they are."""
     norms = [_root(_real(gram[i][i])) for i in range(2)]
     first, second = (norm if norm > _LEAST_NORM else _real(1) for norm in norms)
     cosine = min(max(_real(gram[0][1]) / (first * second), _real(-1)), _real(1))
@@ -138,7 +144,7 @@ def _slerp_raw(gram: Matrix, t: Fraction) -> Coefficients:
 
 @_remember
 def _slerp_lerp(gram: Matrix, t: Fraction) -> Coefficients:
-    """Return the coefficients of directions that turn and a length that goes straight."""
+    """Return the coefficients of slerp between the inputs' directions, the length going linearly from a's to b's."""
     first, second = (_root(_real(gram[i][i])) for i in range(2))
     if not first or not second:
         return _lerp(t)
@@ -154,7 +160,7 @@ def _slerp_lerp(gram: Matrix, t: Fraction) -> Coefficients:
 
 
 def nuslerp_share(call: Call) -> Fraction:
-    """Return the share of the second model."""
+    """Return the share of the second model, from 0 to 1 for weights that are not negative."""
     first, second = call.numbers("weight")
     total = first + second
     return second / total if abs(total) >= _LEAST_WEIGHT else Fraction(1, 2)
@@ -194,7 +200,11 @@ def _multislerp(call: Call, gram: Matrix, inputs: int) -> Coefficients:
 
 
 def _normalized(weights: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
-    """Return weights that add up to 1."""
+    """Return weights scaled to add up to 1.
+
+    Raises:
+        UndefinedError: they add up to 0.
+    """
     total = sum(weights, Fraction(0))
     if not total:
         message = "the weights add up to 0 and cannot be normalized"
@@ -204,9 +214,9 @@ def _normalized(weights: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
 
 @_remember
 def _barycentre(gram: Matrix, weights: Coefficients, eps: Fraction, straight: bool) -> Coefficients | None:
-    """Return the coefficients; None where the weighted directions cancel out and no straight line is taken."""
+    """Return the coefficients of multislerp; None if the weighted directions cancel out and `straight` is False."""
     if not any(gram[i][i] for i in range(len(gram))):
-        return weights  # zeros, whatever the weights
+        return weights  # all inputs are 0
     shares = [_real(weight) for weight in weights]
     norms = [_root(_real(gram[i][i])) for i in range(len(gram))]
     mean = [share / (norm + _real(eps)) if norm else norm for share, norm in zip(shares, norms, strict=True)]
@@ -234,7 +244,7 @@ def _karcher(call: Call, gram: Matrix, inputs: int) -> Coefficients:
 
 @_remember
 def _karcher_mean(gram: Matrix, weights: Coefficients, most: int, tol: Fraction) -> Coefficients:
-    """Return the coefficients of the mean direction, as long as the mean length."""
+    """Return the coefficients of a vector with the inputs' mean direction and mean length."""
     least = _real(tol)
     norms = [_root(_real(gram[i][i])) for i in range(len(gram))]
     valid = [i for i, norm in enumerate(norms) if norm > least]
@@ -260,20 +270,20 @@ def _karcher_mean(gram: Matrix, weights: Coefficients, most: int, tol: Fraction)
 
 
 def _scaled(vector: list[Any], gram: Matrix, least: Any) -> list[Any] | None:
-    """Return a combination scaled to length 1; None for one shorter than `least`."""
+    """Return a combination scaled to length 1; None if its length is `least` or less."""
     length = _root(_form(vector, gram, vector))
     return None if length <= least else [each / length for each in vector]
 
 
 def _tangent(mean: list[Any], units: Matrix, alphas: Sequence[Any], least: Any) -> list[Any]:
-    """Return the weighted mean of the directions in which the unit vectors lie from `mean`, as far as they are."""
+    """Return the weighted mean of the tangents that lead from `mean` along the sphere to each unit vector."""
     tangent = [_context().zero for _ in mean]
     for i, alpha in enumerate(alphas):
         dot = sum((_real(entry) * m for entry, m in zip(units[i], mean, strict=True)), _context().zero)
         dot = min(max(dot, _real(-1)), _real(1))
         angle = _context().acos(dot)
         if angle <= least or (dot < 0 and 1 - dot * dot <= SINGULAR):
-            continue  # it lies there already, or opposite: in no direction
+            continue  # equal to the mean, or opposite to it: no direction leads there
         factor = alpha * angle / _context().sin(angle)
         for j, m in enumerate(mean):
             tangent[j] += factor * (int(i == j) - dot * m)
@@ -289,13 +299,13 @@ def _model_stock(call: Call, gram: Matrix, inputs: int) -> Coefficients:
 
 
 def pairs_of(models: int, which: str) -> tuple[tuple[int, int], ...]:
-    """Return the pairs of models whose angles count."""
+    """Return the pairs of models whose angles enter model_stock: all pairs, or each model and the next."""
     return tuple(combinations(range(models), 2) if which == "all" else pairwise(range(models)))
 
 
 @_remember
 def _stock(gram: Matrix, pairs: tuple[tuple[int, int], ...], clamp: bool, plain: bool) -> Coefficients:
-    """Return the coefficients of base and models."""
+    """Return the coefficients of the base and the models for model_stock."""
     exact = Fraction(_stock_ratio(gram, pairs, clamp=clamp, plain=plain))
     if abs(exact - 1) <= _AFFINE:
         exact = Fraction(1)
@@ -303,7 +313,10 @@ def _stock(gram: Matrix, pairs: tuple[tuple[int, int], ...], clamp: bool, plain:
 
 
 def _stock_ratio(gram: Matrix, pairs: tuple[tuple[int, int], ...], *, clamp: bool, plain: bool) -> float:
-    """Return how far to go from the base to the mean, by the operations of `stock_ratio` of the torch kernels."""
+    """Return the share of the way from the base to the models' mean.
+
+    The same operations as `stock_ratio` of the torch kernels.
+    """
     models = len(gram)
     norms = [sqrt(gram[i][i]) for i in range(models)]
     total = 0.0
@@ -326,7 +339,7 @@ def _add_perpendicular(call: Call, gram: Matrix, _inputs: int) -> Coefficients:
 
 @_remember
 def _perpendicular(gram: Matrix, alpha: Fraction) -> Coefficients:
-    """Return the coefficients of a, b and c from the Gram matrix of a - c and b - c."""
+    """Return the coefficients of a, b and c, given the Gram matrix of a - c and b - c."""
     if not gram[0][0]:
         return (Fraction(1), Fraction(0), Fraction(0))
     along = alpha * Fraction(gram[0][1]) / Fraction(gram[0][0])
@@ -361,7 +374,14 @@ def _geometric_median(call: Call, gram: Matrix, inputs: int) -> Coefficients:
 
 @_remember
 def median_of(gram: Matrix, eps: float, most: int, ftol: float) -> Coefficients:
-    """Return the coefficients by Weiszfeld's iteration. `gram` is that of the differences from the first input."""
+    """Return the coefficients of the geometric median by Weiszfeld's iteration.
+
+    Args:
+        gram: The Gram matrix of the differences of all other inputs from the first.
+        eps: The least distance that counts as such.
+        most: The greatest number of steps.
+        ftol: The iteration ends when a step changes the objective by no larger a share.
+    """
     count = len(gram) + 1
     weights = [1.0] * count
     distances = _distances(gram, weights)
@@ -377,7 +397,7 @@ def median_of(gram: Matrix, eps: float, most: int, ftol: float) -> Coefficients:
 
 
 def _distances(gram: Matrix, weights: Sequence[float]) -> list[float]:
-    """Return how far each input is from the weighted mean of them."""
+    """Return each input's distance from the weighted mean of all inputs."""
     total = _plain_sum(weights)
     mean = [weight / total for weight in weights[1:]]  # the first input is the origin
     found = []
@@ -391,7 +411,7 @@ def _distances(gram: Matrix, weights: Sequence[float]) -> list[float]:
 
 
 def _plain_sum(values: Sequence[float]) -> float:
-    """Return the sum in the order given: the built-in one's rounding depends on Python's version."""
+    """Return the sum in the given order; how the built-in `sum` rounds depends on Python's version."""
     total = 0.0
     for value in values:
         total += value
@@ -400,7 +420,7 @@ def _plain_sum(values: Sequence[float]) -> float:
 
 @_remember
 def euclidean_factors(gram: Matrix, alpha: Fraction) -> tuple[float, float]:
-    """Return by what the two differences are multiplied before they are squared."""
+    """Return the float32 factors that a - c and b - c get in euclidean_add_difference before they are squared."""
     share = _real(alpha)
     parts = [share_of / _real(gram[i][i]) if gram[i][i] else _real(0) for i, share_of in enumerate((1 - share, share))]
     present = [share_of for i, share_of in enumerate((1 - share, share)) if gram[i][i]]
@@ -422,5 +442,5 @@ COEFFICIENTS: Mapping[str, Callable[[Call, Matrix, int], Coefficients]] = {
     "norm_direction": _norm_direction,
     "geometric_median": _geometric_median,
 }
-"""By method: the coefficients of the inputs, from a call, the matrix, and the number of inputs. Those of nuslerp and
-model_stock are for whole tensors (`per = "tensor"`)."""
+"""By method: a function from a call, the Gram matrix and the number of inputs to the coefficient of each input. Those
+of nuslerp and model_stock apply to whole tensors (`per = "tensor"`)."""

@@ -1,6 +1,6 @@
-"""Merges of task vectors, but for arithmetic of tensors: what is kept of each, and by what it is multiplied. No torch.
+"""The numbers of merges of task vectors: which elements of each delta are kept, and the factors they get. No torch.
 
-`kernels/task_vectors.py` says what the methods compute; it and the compiled form take their numbers from here.
+`kernels/task_vectors.py` says what the methods compute. It and the compiled form take their numbers from here.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ __all__ = ["METHODS", "STATISTICS", "Account", "Chances", "Election", "Sparsity"
 __all__ += ["is_thinned", "row_of", "scale_of", "shares_of", "takes", "voters"]
 
 _LEAST_L1 = 1e-7
-"""Sums of magnitudes below it say nothing about a scale."""
+"""A sum of magnitudes below this says nothing about scale."""
 _LEAST_TOTAL = Fraction(1, 10**8)
-"""Without a vote, weights whose sum is nearer to 0 are not divided by it."""
+"""Without a vote, the result is not divided by a sum of weights that is nearer to 0 than this."""
 
 Sparsity = tuple[tuple[float | int, ...], ...]
-"""For each model: the sum of magnitudes before and after, then the key and the index of each cut."""
+"""For each model: the sum of magnitudes before and after thinning, then the key and the index of each cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Election:
-    """What distinguishes the methods."""
+    """What distinguishes the methods from each other."""
 
     keeps: str
-    """`largest`, `middle`, `random`, `ranked`."""
+    """Which elements of a delta are kept: `largest`, `middle`, `random` or `ranked`."""
     votes: bool
 
 
@@ -55,19 +55,19 @@ STATISTICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "random": ("sparsity, random", _AT_RANDOM),
     "ranked": ("sparsity, ranked", (*_AT_RANDOM, "epsilon")),
 }
-"""By way to keep: the name and the arguments of its statistic, the same for methods that vote and that do not."""
+"""By way to keep: the name and the arguments of its statistic, the same for methods with and without a vote."""
 
 
 # ---- what is kept ----
 
 
 def is_thinned(call: Call, position: int) -> bool:
-    """Return whether some but not all of a model's delta is kept. `position`: the model's, from 0."""
+    """Return whether some but not all of a model's delta is kept. `position`: the model's index."""
     return 0 < call.numbers("density")[position] < 1
 
 
 def takes(rule: Election, call: Call, position: int) -> tuple[int, ...]:
-    """Return how many of the largest magnitudes end what is kept, and how many of them are dropped again."""
+    """Return how many of the largest magnitudes are kept; for `middle`, also how many of these are dropped again."""
     count, density = call.count, call.numbers("density")[position]
     kept = int(density * count)
     if rule.keeps == "largest":
@@ -77,7 +77,7 @@ def takes(rule: Election, call: Call, position: int) -> tuple[int, ...]:
 
 
 def row_of(call: Call) -> tuple[int, int, int]:
-    """Return the shape as (rows, magnitudes ranked among themselves, values behind each)."""
+    """Return the shape for ranking as (rows, magnitudes of a row that are ranked, values after each of them)."""
     if len(call.shape) < 2:
         return 1, call.count, 1
     if call.word("compat") == "mergekit":
@@ -87,19 +87,19 @@ def row_of(call: Call) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Chances:
-    """The probability to be kept by rank, from the smallest magnitude up: `rank * step + least` in float64."""
+    """The probability to be kept, `rank * step + least` in float64; rank 0 is the smallest magnitude of a row."""
 
     length: int
-    """How many magnitudes are ranked among themselves."""
+    """How many magnitudes are ranked among each other."""
     least: float
     step: float
 
 
 def chances_of(call: Call, position: int) -> Chances:
-    """Return the probabilities of a model's ranks.
+    """Return the probability to be kept by rank, for a model's delta.
 
     Raises:
-        UndefinedError: they would not lie between 0 and 1.
+        UndefinedError: a probability would not be between 0 and 1.
     """
     density, epsilon = call.numbers("density")[position], call.numbers("epsilon")[position]
     if density <= epsilon or density + epsilon >= 1:
@@ -115,14 +115,14 @@ def chances_of(call: Call, position: int) -> Chances:
 
 
 class _CutsOfAStream(Protocol):
-    """The cuts of one stream of keys."""
+    """The search for the cuts of one stream of keys."""
 
     def turn(self) -> bool: ...
     def found(self) -> Sequence[Cut]: ...
 
 
 class _SumOfAStream(Protocol):
-    """The sum of one stream of numbers."""
+    """A running sum of one stream of numbers."""
 
     def value(self) -> float: ...
 
@@ -133,15 +133,15 @@ R = TypeVar("R", bound=_SumOfAStream)
 
 @dataclass(slots=True)
 class Account(Generic[S, R]):
-    """Looks for the cuts of each model first, then, where the scale depends on them, at the sums of magnitudes."""
+    """The state of a statistic: first it finds each model's cuts, then sums of magnitudes if the scale needs them."""
 
     selections: list[S | None]
     sums: list[tuple[R, R]] | None
-    """Of what there is, and of what is kept."""
+    """For each model: the sum of all magnitudes, and of those that are kept. None: not needed."""
     selecting: bool
 
     def turn(self) -> bool:
-        """End a look; return whether another is needed."""
+        """End a look through all chunks; return whether another one is needed."""
         if not self.selecting:
             return False
         open_still = [selection.turn() for selection in self.selections if selection is not None]
@@ -149,12 +149,12 @@ class Account(Generic[S, R]):
         return self.selecting or self.sums is not None
 
     def cuts(self, position: int) -> Sequence[Cut]:
-        """Return the cuts of a model."""
+        """Return the cuts of a model, by its index."""
         selection = self.selections[position]
         return () if selection is None else selection.found()
 
     def end(self) -> Sparsity:
-        """Return what was found."""
+        """Return what the statistic found."""
         found = []
         for position in range(len(self.selections)):
             before, after = (0.0, 0.0)
@@ -167,7 +167,7 @@ class Account(Generic[S, R]):
 def begin(
     rule: Election, call: Call, inputs: int, selection: Callable[[Sequence[int]], S], running_sum: Callable[[], R]
 ) -> Account[S, R] | None:
-    """Return the account of a statistic; None when nothing needs to be known."""
+    """Return the account of a new statistic; None if nothing needs to be known."""
     models = range(inputs - 1)
     thinned = [is_thinned(call, i) for i in models]
     sums = [(running_sum(), running_sum()) for _ in models] if scale_of(rule, call) == "l1" else None
@@ -182,19 +182,22 @@ def begin(
 
 
 def scale_of(rule: Election, call: Call) -> str:
-    """Return how what is kept is scaled: `none`, `l1`, `1/p`."""
+    """Return how kept elements are scaled: `none`, `l1` or `1/p`."""
     if rule.keeps == "random" and call.word("compat") == "mergekit":
         return "l1"
     return call.word("rescale")
 
 
 def voters(call: Call) -> Sequence[int]:
-    """Return the models that have something to say."""
+    """Return the indexes of the models that take part: their weight and density are not 0."""
     return [i for i, weight in enumerate(call.numbers("weight")) if weight and call.numbers("density")[i] > 0]
 
 
 def input_alone(rule: Election, call: Call) -> int | None:
-    """Return the input that is the result: the base, or the only model, whole, with the weight 1 in the end."""
+    """Return the index of the input that the result equals: the base's, or that of an only model of weight 1.
+
+    None: the result is no single input.
+    """
     there = voters(call)
     if not there or not call.number("lambda"):
         return 0
@@ -209,7 +212,7 @@ def input_alone(rule: Election, call: Call) -> int | None:
 
 
 def shares_of(rule: Election, call: Call, state: Sparsity | None) -> Mapping[int, float]:
-    """Return by what all that is kept of a voter's delta is multiplied, float32."""
+    """Return, by the index of each model that takes part, the float32 factor of its kept elements."""
     weights = call.numbers("weight")
     whole = Fraction(1)
     if not rule.votes:
@@ -218,13 +221,13 @@ def shares_of(rule: Election, call: Call, state: Sparsity | None) -> Mapping[int
 
 
 def _total(weights: Sequence[Fraction]) -> Fraction:
-    """Return what a sum without a vote is divided by."""
+    """Return the number by which a sum without a vote is divided."""
     total = sum(weights, Fraction(0))
     return total if abs(total) >= _LEAST_TOTAL else Fraction(1)
 
 
 def _factor(rule: Election, call: Call, position: int, state: Sparsity | None) -> Fraction:
-    """Return by what all that is kept of a delta is multiplied, its weight aside."""
+    """Return the factor of a model's kept elements, without its weight."""
     scale = scale_of(rule, call)
     if not is_thinned(call, position) or scale == "none":
         return Fraction(1)

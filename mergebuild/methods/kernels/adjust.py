@@ -1,4 +1,4 @@
-"""Changes of a UNet's first and last layers: scales, and an offset in the latent space (`methods/latents.py`)."""
+"""`adjust`: scales a UNet's first and last layers, and adds an offset in the latent space (`methods/latents.py`)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Angles and sines of many vectors at once, in float64, of nothing but what IEEE 754 rounds in one way.
+"""Angles and sines of many vectors at once in float64, from operations that IEEE 754 rounds in only one way.
 
-- the angle of (sine, cosine): halved three times by tan(x/2) = tan(x) / (1 + sqrt(1 + tan(x)**2)), then the series of
-  the arc tangent, which below 0.2 needs eleven terms
-- the sine: less the nearest multiple of pi, then its series
+- the angle, given its sine and cosine: halved three times by tan(x/2) = tan(x) / (1 + sqrt(1 + tan(x)**2)), then the
+  series of the arc tangent, which needs eleven terms below 0.2
+- the sine: the nearest multiple of pi is subtracted, then its series
 
-Relative errors are a few units in the last place, for the smallest angles too.
+Relative errors are a few units in the last place, also for the smallest angles.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ __all__ = ["angle_of", "sine_of"]
 
 _PI = 3.141592653589793
 _PI_REST = 1.2246467991473532e-16
-"""Pi is the sum of the two, to 107 bits."""
+"""Pi is `_PI + _PI_REST`, to 107 bits."""
 
 _ARC_TANGENT = tuple((-1) ** power / (2 * power + 1) for power in range(11, -1, -1))
 _SINE = tuple((-1) ** power / factorial(2 * power + 1) for power in range(11, -1, -1))
 
 
 def angle_of(sine: Tensor, cosine: Tensor) -> Tensor:
-    """Return the angles (float64, 0 to pi) of unit vectors: `sine` at least 0, float64, both of any one shape."""
+    """Return the angles between 0 and pi with these sines and cosines.
+
+    All are float64 of any one shape; sines are at least 0.
+    """
     quarter = sine / (1 + cosine.abs())
     for _ in range(2):
         quarter = quarter / (1 + square_root(1 + quarter * quarter))
@@ -44,7 +47,7 @@ def sine_of(angles: Tensor) -> Tensor:
 
 
 def _series(coefficients: tuple[float, ...], at: Tensor) -> Tensor:
-    """Return a polynomial's value, its coefficients from the highest power down."""
+    """Return the value of a polynomial times `at`, its coefficients from the highest power down."""
     value = at * coefficients[0]
     for coefficient in coefficients[1:-1]:
         value = (value + coefficient) * at

@@ -1,13 +1,13 @@
-"""Assignment problems: who goes where so that the sum of the scores is greatest. Exact, many of one size at a time.
+"""Assignment problems: give each row a column of its own so that the sum of scores is greatest. Exact, many at a time.
 
-A dual solution proves an assignment right: numbers u_i and v_j with `u_i + v_j >= score_ij` everywhere and equality in
-the pairs that are chosen (Kuhn 1955). Every row starts with `u_i` its greatest score and takes that column if it is
-free, which settles inputs that are already in order. Then, as Jonker & Volgenant (1987) do, rows without a column bid:
-a column's price rises by what its best bidder would lose by the second best, the row that held it bids again. What is
-left is settled by shortest augmenting paths, one row a problem at a time, all problems in step.
+A solution is proved optimal by prices: numbers u_i of rows and v_j of columns with `u_i + v_j >= score_ij` everywhere,
+and equality for the chosen pairs (Kuhn 1955). Each row starts with its greatest score and takes that column if it is
+free; inputs that are in order already are done then. Next, as in Jonker & Volgenant (1987), rows without a column bid:
+the price of a column rises by what its best bidder would lose with its second best, and the row that had it bids again.
+The remaining rows are assigned by shortest augmenting paths, one row per problem at a time, all problems in parallel.
 
-Scores are rounded to integers first, so that all this is exact arithmetic, the same everywhere, and the
-result the true optimum of the rounded scores.
+Scores are first rounded to integers. So the arithmetic is exact and the same everywhere, and the result is optimal for
+the rounded scores.
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ from torch import Tensor
 __all__ = ["BITS", "assignment", "rounded"]
 
 BITS = 44
-"""Of the largest magnitude of a score: sums of up to 2**16, and prices, stay far inside 63 bits."""
+"""Bits of the largest score: then sums of up to 2**16 scores, and prices, are far below 2**63."""
 _FAR = 1 << 61
 _SCANS = 24
-"""How many rows, on average, may bid before paths take over."""
+"""How many times each row may bid on average before augmenting paths take over."""
 
 
 def rounded(scores: Tensor, largest: float, bits: int = BITS) -> Tensor:
-    """Return `scores` as integers (int64, the same shape), `largest`, a positive bound of them, as `2 ** bits`."""
+    """Return scores as integers (int64, same shape), scaled so that `largest` becomes `2 ** bits`.
+
+    `largest` is positive, and no score has a larger magnitude.
+    """
     return scores.to(torch.float64).div(largest).mul_(2.0**bits).round_().to(torch.int64)
 
 
 def assignment(scores: Tensor) -> Tensor:
-    """Return for each row the column that it is assigned to, so that the sum of the scores is greatest.
+    """Return the column that each row is assigned to, so that the sum of the scores is greatest.
 
     Args:
         scores: int64 [problems, n, n], magnitudes up to `2 ** BITS`.
 
     Returns:
-        int64 [problems, n], a permutation in each row.
+        int64 [problems, n]; each row is a permutation.
     """
     problems, size, _ = scores.shape
     if not problems or not size:
@@ -49,7 +52,7 @@ def assignment(scores: Tensor) -> Tensor:
 
 
 class _Task:
-    """The state of the solution: prices of columns, and who has whom (-1: nobody)."""
+    """The state of the solution: the columns' prices, each row's column and each column's row (-1: none)."""
 
     def __init__(self, scores: Tensor) -> None:
         problems, size, _ = scores.shape
@@ -59,9 +62,9 @@ class _Task:
         self.row_of = torch.full_like(self.prices, -1)
 
     def bid(self, budget: int) -> None:
-        """Let rows without a column bid for their best one, until none gains by it or the budget is used up.
+        """Let rows without a column bid for their best one, until no bid gains anything or the budget is used up.
 
-        Whoever has a column keeps being among its best ones: prices of the others only rise.
+        A row that has a column keeps having one of its best ones, as only the prices of other columns rise.
         """
         size = self.scores.shape[1]
         while budget > 0:
@@ -82,7 +85,7 @@ class _Task:
             self._give(problem[able], row[able], column[able], rise[able])
 
     def _give(self, problem: Tensor, row: Tensor, column: Tensor, rise: Tensor) -> None:
-        """Give each column that is bid for to the bidder of the highest rise, the first of several."""
+        """Give each column that rows bid for to the row with the highest bid; of several, to the first."""
         size = self.scores.shape[1]
         place = problem * size + column
         highest = torch.full((self.prices.numel(),), -1, dtype=torch.int64, device=rise.device)
@@ -109,19 +112,19 @@ class _Task:
 
 
 class _Paths:
-    """Shortest paths from a row to a free column, in several problems in step."""
+    """Shortest paths from a row to a free column, for several problems in parallel."""
 
     def __init__(self, task: _Task, problem: Tensor, start: Tensor) -> None:
         self.task, self.problem, self.start = task, problem, start
         shape = (len(problem), task.scores.shape[1])
         self.distance = torch.full(shape, _FAR, dtype=torch.int64, device=start.device)
         self.came_from = torch.full_like(self.distance, -1)
-        self.behind = torch.zeros_like(self.distance)  # _FAR for columns that a path has reached
+        self.behind = torch.zeros_like(self.distance)  # _FAR for columns that the search has already visited
         self.sink = torch.full_like(start, -1)
         self.length = torch.zeros_like(start)
 
     def search(self) -> None:
-        """Extend the shortest path of each problem until it ends in a free column."""
+        """Extend the shortest path of each problem until it reaches a free column."""
         task, going = self.task, torch.arange(len(self.problem), device=self.start.device)
         problem, row = self.problem, self.start
         prices, owners = task.prices[problem], task.row_of[problem]
@@ -147,11 +150,11 @@ class _Paths:
                 if not len(going):
                     return
             values = task.scores[problem, row].sub_(prices)
-            # what the row has now is worth as much to it as the path to it is long
+            # the row's own column costs nothing beyond the length of the path so far
             reach = (values.gather(1, column) + length) - values
 
     def settle(self) -> None:
-        """Raise the prices along the paths and shift every row on them by one column."""
+        """Raise the prices along the paths, and move every row on them to its new column."""
         rise = (self.length[:, None] - self.distance).masked_fill_(self.behind == 0, 0)
         self.task.prices[self.problem] += rise
         for index, (problem, start) in enumerate(zip(self.problem.tolist(), self.start.tolist(), strict=True)):

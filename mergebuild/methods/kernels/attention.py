@@ -1,17 +1,17 @@
-"""Balancing attention: each head's tensors scaled so that what two sides share is spread over both as asked.
+"""`balance_attention`: scales the tensors of each attention head without changing what the head computes.
 
-An attention head sees its queries and keys only through `Q^T K`, its values and output only through `O V`. So for any
-symmetric, invertible S of a head, `S Q` and `S^-1 K` do the same as Q and K; likewise V and O^T. With the energies
-`P = Q Q^T` and `R = K K^T`, the matrix
+An attention head uses its queries and keys only in `Q^T K`, and its values and output only in `O V`. So for any
+symmetric, invertible matrix S, `S Q` and `S^-1 K` do the same as Q and K; likewise for V and O^T. With `P = Q Q^T` and
+`R = K K^T`,
 
     T = P^-1/2 (P^1/2 R P^1/2)^1/2 P^-1/2
 
-is the one with `T P T = R`. `S = T` gives each side the energy of the other: that is what sd-mecha does. `S = T^1/2`
-gives both sides the same energy. Then models that went different ways through this freedom are as close to each other
-as scales can bring them, and doing it again changes nothing.
-All in float64, rounded to float32 once. The survey of a layer finds S for each of its heads; each tensor is made alone.
+is the matrix for which `T P T = R`. `S = T` swaps the two energies P and R, which is what sd-mecha does. `S = T^1/2`
+makes them equal. Then models that differ only by such scales become as close to each other as scales can make them, and
+balancing again changes nothing.
 
-Any split of a head's rows into smaller ones is right too, only less is balanced; a split across heads is wrong.
+All in float64, rounded to float32 once. The survey of a layer finds S for each of its heads; then each tensor is made
+alone. Cutting a head's rows into smaller groups is also correct but balances less; a group across two heads is wrong.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ __all__ = ["KERNELS", "Scales", "balance", "scales_of"]
 
 
 class Scales(NamedTuple):
-    """What the tensors of a layer are multiplied by, float64 [heads, width, width] each."""
+    """The matrices that a layer's tensors are multiplied by, float64 [heads, width, width] each."""
 
     layer: Attention
     query: Tensor
-    """S of queries (S Q) and keys (S^-1 K)."""
+    """S for queries (S Q) and keys (S^-1 K)."""
     value: Tensor
-    """S of values (S V) and output (O S^-1)."""
+    """S for values (S V) and output (O S^-1)."""
 
 
 def scales_of(
     layer: Attention, tensors: Mapping[str, Tensor], epsilon: float = 1e-6, *, halfway: bool = False
 ) -> Scales:
-    """Return the scales that balance a layer. `tensors` has all of `layer.tensors`.
+    """Return the scales that balance a layer.
 
-    `epsilon` is added to the energies and is the least that they count as. `halfway`: both sides get the same energy,
-    instead of each that of the other.
+    Args:
+        layer: The layer.
+        tensors: By name, all of `layer.tensors`.
+        epsilon: Added to the diagonal of the energies, and the least eigenvalue that these count as having.
+        halfway: Make both sides' energies equal, instead of swapping them.
     """
     query, key, value = (_heads(layer, tensors, part) for part in range(3))
     output = tensors[layer.output].to(torch.float64).flatten(1).T
@@ -54,7 +57,10 @@ def scales_of(
 
 
 def balance(scales: Scales, name: str, tensor: Tensor) -> Tensor:
-    """Return the layer's tensor of that name balanced: float32, new, of its shape. The output's bias is not touched."""
+    """Return a tensor of the layer balanced: float32, new, of the same shape.
+
+    `name` says which of the layer's it is.
+    """
     layer = scales.layer
     exact = tensor.to(torch.float64)
     if name == layer.output:
@@ -85,7 +91,7 @@ def _solved(scale: Tensor, rows: Tensor) -> Tensor:
 
 
 def _heads(layer: Attention, tensors: Mapping[str, Tensor], part: int) -> Tensor:
-    """Return the rows of the queries (`part` 0), keys (1) or values (2), the bias in one more column.
+    """Return the rows of the queries (`part` 0), keys (1) or values (2), with the bias as one more column.
 
     float64 [heads, rows of a head, columns + 1]; without a bias that column is 0.
     """
@@ -99,7 +105,7 @@ def _heads(layer: Attention, tensors: Mapping[str, Tensor], part: int) -> Tensor
 
 
 def _scale(first: Tensor, second: Tensor, epsilon: float, *, halfway: bool) -> Tensor:
-    """Return S for the two sides of each head (float64 [heads, rows, columns of each])."""
+    """Return S for the two sides of each head (float64 [heads, rows, columns of each side])."""
     ridge = epsilon * torch.eye(first.shape[1], dtype=torch.float64, device=first.device)
     root, inverse = _roots(first @ first.mT + ridge, epsilon)
     middle, _ = _roots(root @ (second @ second.mT + ridge) @ root, epsilon)
@@ -108,7 +114,10 @@ def _scale(first: Tensor, second: Tensor, epsilon: float, *, halfway: bool) -> T
 
 
 def _roots(matrices: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """Return the square roots of symmetric matrices, and their inverses; eigenvalues count as `least` at least."""
+    """Return the square roots of symmetric matrices, and the inverses of these.
+
+    Smaller eigenvalues count as `least`.
+    """
     sizes, vectors = torch.linalg.eigh(matrices)
     roots = sizes.clamp_min(least).sqrt()[:, None, :]
     return (vectors * roots) @ vectors.mT, (vectors / roots) @ vectors.mT
@@ -127,7 +136,7 @@ def _apply(call: Call, chunks: Sequence[Tensor], _start: int, state: State) -> T
 
 
 def _memory(call: Call, _inputs: int) -> int:
-    """The tensors of a layer are of about one size: all of them, and float64 copies of one or two."""
+    """Return the bytes needed: the tensors of a layer, all of about one size, and float64 copies of one or two."""
     return call.count * (4 * 4 + 3 * 8)
 
 

@@ -1,4 +1,4 @@
-"""A step from one tensor towards another by an exact share: `a + t * (b - a)`, each operation rounded on its own."""
+"""`a + t * (b - a)` for an exact share t, each operation rounded on its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["lerp"]
 
 
 def lerp(a: Tensor, b: Tensor, share: Fraction) -> Tensor:
-    """Return `a + share * (b - a)` (float32, new), which at 0 and 1 has an input's bits."""
+    """Return `a + share * (b - a)` (float32, new). For the shares 0 and 1 it has the bits of a or b."""
     if share in {0, 1}:
         return (b if share else a).clone()
     return torch.sub(b, a).mul_(float32_of(share)).add_(a)

@@ -1,15 +1,15 @@
 """Logarithm, power of two, cosine and normal quantile of every element, with the same bits on every machine.
 
 A platform's `exp`, `log`, `cos` and `pow` differ in their last bits between processors and libraries, and even between
-the body of a vector and its tail, so that a result would depend on where its chunk was cut. Here they are polynomials
-in float64, made of nothing but what IEEE 754 rounds in one way (`+ - * /`, square root) and of the bits of a float64.
-The absolute error of the logarithm and the cosine and the relative one of the power are below 1e-11: the float32 made
-from them is the correctly rounded one but for about one value in 10,000.
+the vectorized part of a tensor and the rest, so a result would depend on how the tensor was cut into chunks. Here these
+functions are polynomials in float64, made of operations that IEEE 754 rounds in only one way (`+ - * /`, square root)
+and of operations on a float64's bits. The absolute errors of logarithm and cosine and the relative error of the power
+are below 1e-11. Rounded to float32, about one value in 10,000 is not the correctly rounded one.
 
 - log2(m * 2**k) = k + 2/ln 2 * (s + s**3/3 + s**5/5 + ...), s = (m - 1)/(m + 1), m from sqrt(1/2) to sqrt(2)
 - 2**(n + f) = 2**n * (1 + z + z**2/2! + ...), z = f * ln 2, |f| <= 1/2
 - cos(pi * (n + f)) = (-1)**n * (1 - z**2/2! + z**4/4! - ...), z = pi * f, |f| <= 1/2
-- the normal quantile: rational approximations of Wichura 1988, algorithm AS 241 (PPND7), right to 1e-7
+- the normal quantile: rational approximations of Wichura 1988, algorithm AS 241 (PPND7), accurate to 1e-7
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _PI = 3.141592653589793
 _ROOT_HALF = 0x3FE6A09E667F3BCD
 """The bits of the square root of 1/2."""
 _EXPONENT = 1 << 52
-"""One in the exponent of a float64, as bits."""
+"""1 in the exponent field of a float64, as bits."""
 _FARTHEST = 1000.0
-"""Powers of two beyond it are taken as those at it: still finite in float64, and 0 or Inf in float32."""
+"""Exponents of larger magnitude count as this: 2 to it is finite in float64, and 0 or Inf in float32."""
 
 _LOG2_SERIES = tuple(2 / (_LN2 * power) for power in range(15, 0, -2))
 _EXP2_SERIES = tuple(1 / factorial(power) for power in range(11, -1, -1))
 _COS_SERIES = tuple((-1) ** (power // 2) / factorial(power) for power in range(20, -1, -2))
 
 _CENTRE = 0.425
-"""How far from 1/2 the first of the quantile's approximations reaches."""
+"""The first approximation of the quantile covers probabilities this near to 1/2."""
 _CENTRE_ABOVE = (59.109374720, 159.29113202, 50.434271938, 3.3871327179)
 _CENTRE_BELOW = (67.187563600, 78.757757664, 17.895169469, 1.0)
 _TAIL_ABOVE = (0.17023821103, 1.3067284816, 2.7568153900, 1.4234372777)
@@ -46,11 +46,13 @@ _TAIL_BELOW = (0.12021132975, 0.73700164250, 1.0)
 
 
 def log2(values: Tensor) -> Tensor:
-    """Return the logarithm to base 2 of the magnitudes of `values` (float32 or float64, any shape), new, in float64.
+    """Return the base-2 logarithm of the magnitudes of `values` in float64, new.
 
-    That of 0 is about -1023, finite: the caller knows what a 0 means to it. That of Inf or NaN is NaN.
+    `values`: float32 or float64, any shape.
+
+    For 0 it is about -1023, not -Inf: callers treat a 0 themselves. For Inf and NaN it is NaN.
     """
-    magnitude = values.to(torch.float64).abs()  # a float32 below the normal ones is a normal float64
+    magnitude = values.to(torch.float64).abs()  # a subnormal float32 is a normal float64
     bits = magnitude.view(torch.int64)
     whole = (bits - _ROOT_HALF).bitwise_right_shift_(52)
     mantissa = (bits - whole * _EXPONENT).view(torch.float64)
@@ -62,7 +64,7 @@ def log2(values: Tensor) -> Tensor:
 
 
 def exp2(exponents: Tensor) -> Tensor:
-    """Return 2 to the power of `exponents` (float64, any shape; taken over), in float64. NaN stays NaN."""
+    """Return 2 ** `exponents` in float64. NaN stays NaN. `exponents`: float64, any shape; overwritten."""
     exponents.clamp_(-_FARTHEST, _FARTHEST)
     whole = torch.round(exponents)
     result = _horner(_EXP2_SERIES, exponents.sub_(whole).mul_(_LN2))
@@ -71,7 +73,7 @@ def exp2(exponents: Tensor) -> Tensor:
 
 
 def cos_pi(turns: Tensor) -> Tensor:
-    """Return cos(pi * `turns`) (float64, any shape; taken over), in float64. Half-integers give exactly 0."""
+    """Return cos(pi * `turns`) in float64; exactly 0 for half-integers. `turns`: float64, any shape; overwritten."""
     whole = torch.round(turns)
     turns.sub_(whole).mul_(_PI)
     result = _horner(_COS_SERIES, turns.mul_(turns))
@@ -81,9 +83,9 @@ def cos_pi(turns: Tensor) -> Tensor:
 
 
 def normal_quantile(uniform: Tensor) -> Tensor:
-    """Return the values below which a standard normal lies with the probabilities `uniform` (float64 [n]), in float64.
+    """Return the quantiles of the standard normal distribution at probabilities `uniform` (float64 [n]), in float64.
 
-    The probabilities lie between 2**-36 and 1 - 2**-36.
+    The probabilities are between 2**-36 and 1 - 2**-36.
     """
     centred = uniform - 0.5
     squared = torch.mul(centred, centred).neg_().add_(_CENTRE * _CENTRE)
@@ -99,7 +101,7 @@ def normal_quantile(uniform: Tensor) -> Tensor:
 
 
 def _horner(series: Sequence[float], at: Tensor) -> Tensor:
-    """Return a polynomial's value, its coefficients from the highest power down, new."""
+    """Return the value of a polynomial, its coefficients from the highest power down, new."""
     result = torch.mul(at, series[0])
     for coefficient in series[1:-1]:
         result.add_(coefficient).mul_(at)

@@ -1,11 +1,12 @@
-"""Methods whose every value follows from the inputs' values at the same place, but not linearly.
+"""Methods that make each value from the inputs' values at the same place, but not linearly.
 
-Most are a gate on a difference, `a + gate * (b - c)`, the gate between 0 and an amount: 0/0 in it has a stated value.
-Quotients of squares are taken as products of quotients, as squares of small weights underflow float32. What needs
-powers goes through `elementary`, in float64, and is rounded to float32 once.
+Most add a gated difference, `a + gate * (b - c)`, with a gate between 0 and an amount; if the gate's formula is 0/0, a
+stated value is used. Quotients of squares are computed as products of quotients, as squares of small weights underflow
+float32. Powers are computed with `elementary`, in float64, and rounded to float32 once.
 
-All functions: chunks float32 [n] -> float32 [n]. Where a parameter makes the result one of the inputs, it is that
-input itself. Signs of zero are never left to `max`, `min` or `clamp`, which take either of two zeros.
+All functions take chunks float32 [n] and return float32 [n]. If a parameter makes the result equal to an input, that
+input itself is returned. `max`, `min` and `clamp` are not used where they could see zeros of both signs, as they may
+return either.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mergebuild.methods.shares import float32_of
 __all__ = ["KERNELS"]
 
 _BLOCK = 1 << 15
-"""Values taken at a time through float64: their temporaries stay in the processor's cache."""
+"""Values processed in float64 at a time, few enough for the temporaries to stay in the processor's cache."""
 
 
 def _train_difference(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
@@ -71,7 +72,7 @@ def _add_strict_opposite(call: Call, chunks: Sequence[Tensor], _start: int, _sta
 def _similarity_add_difference(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
     """Return lerp(a + alpha (b - c), lerp(a, b, alpha / 2), s), s = beta (a b / max(|a|, |b|)**2 + 1) / 2, 0/0 -> beta.
 
-    It is a + alpha lerp(b - c, (b - a) / 2, s), which costs less and loses nothing to cancellation.
+    It is computed as a + alpha lerp(b - c, (b - a) / 2, s), which costs less and avoids cancellation.
     """
     a, b, c = chunks
     alpha, beta = call.number("alpha"), call.number("beta")
@@ -93,7 +94,7 @@ def _multiply_difference(call: Call, chunks: Sequence[Tensor], _start: int, _sta
         return b if alpha else a
     first, second = a - c, b - c
     magnitude, side = _power_product(first, second, alpha), lerp(first, second, beta)
-    return magnitude.copysign_(side).add_(c).masked_fill_(side.isnan(), nan)  # whose sign is the processor's
+    return magnitude.copysign_(side).add_(c).masked_fill_(side.isnan(), nan)  # a NaN's sign depends on the processor
 
 
 def _power_product(first: Tensor, second: Tensor, alpha: Fraction) -> Tensor:
@@ -124,7 +125,7 @@ def _geometric(call: Call, chunks: Sequence[Tensor], _start: int, _state: object
 
 
 def _signs_of(values: Tensor) -> Tensor:
-    """Return what has the signs of values: 0 of a NaN, whose sign says nothing, and depends on the processor."""
+    """Return values with the signs of `values`, and 0 for NaN, whose sign depends on the processor."""
     return values.masked_fill(values.isnan(), 0)
 
 
@@ -173,12 +174,15 @@ def _clamp(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) ->
 
 
 def _stiffened(bounds: Sequence[Tensor], low: Tensor, high: Tensor, stiffness: Fraction) -> tuple[Tensor, Tensor]:
-    """Return the bounds, drawn to the greatest value not above the mean and to the least not below it."""
-    # In float64 the mean never leaves the span of the values, so that there is one on either side of it.
+    """Return the bounds moved towards the mean.
+
+    `low` is moved towards the greatest value up to the mean, `high` towards the least value from the mean up.
+    """
+    # In float64 the mean is never outside the range of the values, so each side of it has one.
     mean = torch.zeros_like(low, dtype=torch.float64)
     for bound in bounds:
         mean.add_(bound)
-    mean.div_(mean.new_full((), len(bounds)))  # a device multiplies by the inverse of a plain number
+    mean.div_(mean.new_full((), len(bounds)))  # dividing by a Python number, a device would multiply by its inverse
     under, over = low, high
     for bound in bounds:
         under = torch.where((bound > under) & (bound <= mean), bound, under)
@@ -187,7 +191,7 @@ def _stiffened(bounds: Sequence[Tensor], low: Tensor, high: Tensor, stiffness: F
 
 
 def _nearswap(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
-    """Return a + clamp(b - a, -t, t): b itself where it is no farther than t."""
+    """Return a + clamp(b - a, -t, t); exactly b if it is no farther from a than t."""
     a, b = chunks
     threshold = float32_of(call.number("t"))
     if not threshold:
@@ -198,7 +202,7 @@ def _nearswap(call: Call, chunks: Sequence[Tensor], _start: int, _state: object)
 
 
 def _ram(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
-    """Return base + the mean of the active differences, those of a magnitude above epsilon."""
+    """Return base + the mean of the active differences: those with a magnitude above epsilon."""
     base, *models = chunks
     epsilon = float32_of(call.number("epsilon"))
     total, active = torch.zeros_like(base), torch.zeros_like(base)
@@ -211,7 +215,7 @@ def _ram(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> T
 
 
 def _ramplus_tl(call: Call, chunks: Sequence[Tensor], _start: int, state: tuple[int, ...]) -> Tensor:
-    """Return `ram` with what a single model changed times that model's lambda."""
+    """Return `ram`, with each element that a single model changed multiplied by that model's lambda."""
     base, *models = chunks
     epsilon = float32_of(call.number("epsilon"))
     active = _active(base, models, epsilon)
@@ -229,7 +233,7 @@ def _begin_counts(_call: Call, inputs: int) -> list[int]:
 
 
 def _look_at_counts(call: Call, account: list[int], chunks: Sequence[Tensor], _start: int) -> None:
-    """Add, of each model, how many of its differences are active alone, and how many together with others'."""
+    """Count for each model its active differences: those at elements that no other model changed, and the rest."""
     base, *models = chunks
     epsilon = float32_of(call.number("epsilon"))
     active = _active(base, models, epsilon)
@@ -246,7 +250,7 @@ def _end_counts(_call: Call, account: list[int]) -> tuple[int, ...]:
 
 
 def _active(base: Tensor, models: Sequence[Tensor], epsilon: float) -> Tensor:
-    """Return how many models' differences are active at each place (float32 [n])."""
+    """Return how many models have an active difference at each element (float32 [n])."""
     count = torch.zeros_like(base)
     for model in models:
         count.add_(_inactive(model - base, epsilon).logical_not_())
@@ -269,7 +273,7 @@ def _plus_random(call: Call, chunks: Sequence[Tensor], start: int, _state: objec
 
 
 def _dropout(call: Call, chunks: Sequence[Tensor], start: int, _state: object) -> Tensor:
-    """Return base + the mean of the differences that each model's mask keeps / (1 - probability)**rescale."""
+    """Return base + the mean of the differences that each model's mask keeps, divided by (1 - probability)**rescale."""
     base, *models = chunks
     kept = 1 - call.number("probability")
     if kept <= 0:
@@ -291,23 +295,23 @@ def _gated(a: Tensor, gate: Tensor, amount: Fraction, difference: Tensor) -> Ten
 
 
 def _scaled_product(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return first * second / max(|first|, |second|)**2, and where it is 0/0. Neither input may be used up."""
+    """Return first * second / max(|first|, |second|)**2, and where that is 0/0. Neither input is changed."""
     largest = torch.maximum(first.abs(), second.abs())
     return (first / largest).mul_(second / largest), largest == 0
 
 
 def _greater(first: Tensor, second: Tensor) -> Tensor:
-    """Return the greater; of equal ones (zeros of two signs) the first; NaN where either is."""
+    """Return the greater value; of two equal ones (zeros of different sign) the first; NaN if either is NaN."""
     return torch.where((second > first).logical_or_(second.isnan()), second, first)
 
 
 def _lesser(first: Tensor, second: Tensor) -> Tensor:
-    """Return the lesser; of equal ones (zeros of two signs) the first; NaN where either is."""
+    """Return the lesser value; of two equal ones (zeros of different sign) the first; NaN if either is NaN."""
     return torch.where((second < first).logical_or_(second.isnan()), second, first)
 
 
 def _blockwise(function: Callable[..., Tensor], chunks: Sequence[Tensor]) -> Tensor:
-    """Return `function` of the chunks, taken block by block through float64 and rounded to float32."""
+    """Return `function` of the chunks, computed in float64 block by block and rounded to float32."""
     result = torch.empty_like(chunks[0])
     for at in range(0, result.numel(), _BLOCK):
         result[at : at + _BLOCK].copy_(function(*(chunk[at : at + _BLOCK] for chunk in chunks)))

@@ -1,13 +1,13 @@
 """Merges on spheres and in spans: linear combinations whose coefficients follow from the inputs' dot products.
 
-Lengths, angles, projections and geodesics within the span of N tensors need nothing of them but the Gram matrix
-G_ij = <x_i, x_j>: one streamed pass in float64, N * N numbers, which no parameter of the method enters, so that all
-members of a sweep share them. What the method says about its parameters is then arithmetic of small matrices
-(`methods/spheres.py`), and the result is one linear combination, evaluated like those of the linear family.
-Coefficients that add up to 1 take the pivot form, so that equal inputs come back unchanged.
+All lengths, angles, projections and geodesics within the span of N tensors follow from the Gram matrix G_ij = <x_i,
+x_j>, which is N * N numbers and takes one pass in float64. No parameter of the method enters it, so all members of a
+sweep share it. The coefficients are then arithmetic on that small matrix (`methods/spheres.py`), and the combination is
+computed as those of the linear methods are. If the coefficients add up to 1 it has a pivot, so that equal inputs come
+back unchanged.
 
-Where a method works on differences from a first input, the Gram matrix is that of the differences (each exact in
-float64): that of the inputs would lose those of a light fine-tune to cancellation.
+If a method works on differences from a base, the Gram matrix is that of the differences, each exact in float64. For a
+light fine-tune, the inputs' own Gram matrix would lose the differences to cancellation.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _end(_call: Call, account: Gram) -> Matrix:
 
 
 class _Differences:
-    """The Gram matrix of the differences of all inputs but one from that one."""
+    """The Gram matrix of the differences of all other inputs from the one with the index `origin`."""
 
     def __init__(self, inputs: int, origin: int) -> None:
         self._gram = Gram(inputs - 1)
@@ -103,7 +103,7 @@ _FROM_BASE = Statistic("gram of differences from a base", _begin_from_base, _loo
 
 
 def _evaluate(coefficients: Coefficients, chunks: Sequence[Tensor]) -> Tensor:
-    """Return the linear combination, as the linear family does it: an input itself where it is that."""
+    """Return the linear combination, as the linear methods compute it; if it equals an input, that input itself."""
     shares, pivot = _shares_of(coefficients)
     others = [index for index, share in enumerate(shares) if index != pivot and share]
     if pivot is not None and not others:
@@ -120,19 +120,19 @@ def _evaluate(coefficients: Coefficients, chunks: Sequence[Tensor]) -> Tensor:
             out,
             spare[: len(out)],
         )
-        if made is not out:  # what rounding leaves is an input itself
+        if made is not out:  # `combine` returned an input itself
             out.copy_(made)
     return result
 
 
 @lru_cache(maxsize=REMEMBERED)
 def _shares_of(coefficients: Coefficients) -> tuple[tuple[float, ...], int | None]:
-    """Return the coefficients as float32, and the pivot."""
+    """Return the coefficients as float32, and the index of the pivot."""
     return tuple(float32_of(each) for each in coefficients), pivot_of(coefficients)
 
 
 def _kernel(method: str, statistic: Statistic) -> Kernel:
-    """Return the kernel of a method that needs the Gram matrix of whole tensors and the number of inputs."""
+    """Return the kernel of a method whose coefficients follow from a Gram matrix of whole tensors."""
     coefficients = COEFFICIENTS[method]
 
     def apply(call: Call, chunks: Sequence[Tensor], _start: int, state: State) -> Tensor:
@@ -145,7 +145,7 @@ def _kernel(method: str, statistic: Statistic) -> Kernel:
 
 
 class _Columns:
-    """The squared norms and the dot products of the columns of two vectors of columns."""
+    """Squared norms and dot products of the columns of two tensors."""
 
     def __init__(self, columns: int) -> None:
         self._sums = [ColumnSums(columns) for _ in range(3)]
@@ -158,12 +158,12 @@ class _Columns:
                 total.add(product)
 
     def value(self) -> tuple[Tensor, ...]:
-        """Return them, float64 [columns] each."""
+        """Return <x, x>, <x, y> and <y, y> of each column (float64 [columns] each)."""
         return tuple(total.value() for total in self._sums)
 
 
 def _columns_of(call: Call) -> int:
-    """Return how many columns (along the first dimension) a tensor has."""
+    """Return how many columns (vectors along the first dimension) a tensor has."""
     return max(1, prod(call.shape[1:]))
 
 
@@ -187,7 +187,7 @@ def _end_nuslerp(_call: Call, account: Gram | _Differences | _Columns | None) ->
 
 
 def _pair_of(call: Call, chunks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the two vectors between which nuslerp turns."""
+    """Return the two tensors between which nuslerp turns."""
     if call.flag("has_base"):
         return chunks[1] - chunks[0], chunks[2] - chunks[0]
     return chunks[0], chunks[1]
@@ -221,14 +221,17 @@ def _width_of(call: Call) -> int:
 
 
 def _whole_rows(call: Call, count: int) -> Iterator[tuple[int, int]]:
-    """Yield parts of a chunk, of whole vectors along the last dimension, that stay in the processor's cache."""
+    """Yield the begin and end of parts of a chunk.
+
+    Each part is whole vectors along the last dimension and fits the processor's cache.
+    """
     step = max(1, BLOCK // _width_of(call)) * _width_of(call)
     for begin in range(0, count, step):
         yield begin, min(count, begin + step)
 
 
 def _turn_rows(t: Fraction, moved: Tensor, pair: tuple[Tensor, Tensor], width: int) -> None:
-    """Replace the second vectors less the first by what is to be added to the first, every row by its own angle."""
+    """Replace `moved`, which is second - first, by what is added to first, each row with its own angle."""
     first, second = (each.view(-1, width) for each in pair)
     x, y = first.to(torch.float64), second.to(torch.float64)
     dot = vector_sums(x * y)
@@ -237,17 +240,17 @@ def _turn_rows(t: Fraction, moved: Tensor, pair: tuple[Tensor, Tensor], width: i
 
 
 def _turn_columns(arcs: tuple[Tensor, Tensor], moved: Tensor, first: Tensor, start: int) -> None:
-    """Do the same to columns, every one by its own angle."""
+    """Do the same as `_turn_rows` for columns, each with its own angle."""
     rest, share = arcs
     columns = torch.arange(start, start + len(first), device=first.device) % len(rest)
     moved.mul_(share[columns]).add_(first * rest[columns])
 
 
 def _arcs(t: Fraction, squared: Tensor, dot: Tensor, other_squared: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for each pair of vectors, what to add to the first (its coefficient less 1, and the second's), float32.
+    """Return two float32 coefficients for each pair of vectors, `rest` and `share`.
 
-    The result is first + rest * first + share * (second - first): on a straight line the rest is 0, and equal vectors
-    come back unchanged.
+    The result of nuslerp is first + rest * first + share * (second - first). On a straight line the rest is 0, so equal
+    vectors come back unchanged.
     """
     norms = square_root(squared).clamp_(min=1e-7), square_root(other_squared).clamp_(min=1e-7)
     cosine = (dot / (norms[0] * norms[1])).clamp_(-1, 1)
@@ -293,7 +296,7 @@ def _apply_stock(call: Call, chunks: Sequence[Tensor], _start: int, state: State
 def _stock_rows(
     chunks: Sequence[Tensor], width: int, pairs: tuple[tuple[int, int], ...], *, clamp: bool, plain: bool
 ) -> Tensor:
-    """Return what to add to the base's rows, each moved by a ratio of its own."""
+    """Return what is added to the base's rows, each with a ratio of its own."""
     base, *models = (chunk.view(-1, width) for chunk in chunks)
     offsets = [model.to(torch.float64).sub_(base) for model in models]
     ratio = stock_ratio(lambda i, j: vector_sums(offsets[i] * offsets[j]), len(models), pairs, clamp=clamp, plain=plain)
@@ -307,7 +310,17 @@ def _stock_rows(
 def stock_ratio(
     dot: Callable[[int, int], Tensor], models: int, pairs: Sequence[tuple[int, int]], *, clamp: bool, plain: bool
 ) -> Tensor:
-    """Return how far to go from the base to the mean of the models: `N c / (1 + (N - 1) c)` (float64, as `dot`)."""
+    """Return the share of the way from the base to the models' mean: `N c / (1 + (N - 1) c)` (float64, as `dot`).
+
+    c is the mean cosine between the models' deltas.
+
+    Args:
+        dot: Returns the dot product of the deltas of two models, given their indexes.
+        models: N, how many models there are.
+        pairs: The pairs of models whose cosines count.
+        clamp: Keep the share between 0 and 1.
+        plain: Treat small norms as mergekit does.
+    """
     norms = [square_root(dot(i, i)) for i in range(models)]
     total = torch.zeros_like(norms[0])
     for i, j in pairs:

@@ -1,11 +1,12 @@
-"""Merges that let through only the elements that matter most, by rules of their own.
+"""Merges that keep only the most important elements, each by a rule of its own.
 
-- sce: where the models differ most among themselves; each model weighs as much as what is left of its delta, squared
-- arcee_fusion: where a change is large in a row whose softmax it changes much, against the quartiles of that product
-- topk_mask: where two models differ most
+- sce: where the models differ most from each other; each model's weight is its share of the squares of the kept deltas
+- arcee_fusion: where a change is large and in a row whose softmax changes much, compared with the quartiles of the
+  product of both
+- topk_mask: where the two models differ most
 
-Exponentials and logarithms are those of `elementary.py`, sums those of `reduction.py`, ranks those of `selection.py`:
-the bits are the same on every machine.
+Exponentials and logarithms are those of `elementary.py`, sums those of `reduction.py`, and ranks those of
+`selection.py`, so the bits are the same on every machine.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from mergebuild.methods.shares import float32_of
 __all__ = ["KERNELS"]
 
 _LEAST_SHARE = 1e-6
-"""sce: weights less than it are not divided by."""
+"""sce: sums of weights smaller than this count as this when they divide."""
 _LN2 = 0.6931471805599453
 _PER_LN2 = 1.4426950408889634
 _SMOOTHING = 1e-8
-"""arcee_fusion: is added to probabilities."""
+"""arcee_fusion: added to probabilities."""
 
 
 # ---- sce ----
@@ -40,7 +41,7 @@ _SMOOTHING = 1e-8
 
 @dataclass(slots=True)
 class _Energies:
-    """Looks for the cut of the variances first, if there is one, then at the squares of what is left."""
+    """First the search for the cut of the variances, if there is one; then the sums of squares of the kept deltas."""
 
     selection: Selection | None
     sums: list[RunningSum]
@@ -79,13 +80,13 @@ def _turn_sce(_call: Call, account: _Energies) -> bool:
 
 
 def _end_sce(_call: Call, account: _Energies) -> tuple[float | int, ...]:
-    """Return the key and the index of the cut, then the squares' sums."""
+    """Return the key and the index of the cut, then the sum of squares of each model."""
     cut = LargestCut(0, -1) if account.selection is None else account.selection.cuts[0]
     return (*cut, *(total.value() for total in account.sums))
 
 
 def _spread(models: Sequence[Tensor]) -> Tensor:
-    """Return the variance over the models (times their number); exactly 0 where all are equal."""
+    """Return the variance over the models, times their number; exactly 0 where all are equal."""
     away = [model - models[0] for model in models]
     mean = torch.zeros_like(models[0])
     for each in away:
@@ -117,14 +118,14 @@ def _apply_sce(call: Call, chunks: Sequence[Tensor], start: int, state: State) -
 
 
 def _sce_elected(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return the weighted mean of the deltas whose sign is that of their sum. They are used up."""
+    """Return the weighted mean of the deltas whose sign is that of their sum. The deltas are overwritten."""
     total = deltas[0].clone()
     for delta in deltas[1:]:
         total.add_(delta)
     side = total.ge_(0).mul_(2).sub_(1)
     merged, below, one = torch.zeros_like(side), torch.zeros_like(side), torch.empty_like(side)
     for delta, weight in zip(deltas, weights, strict=True):
-        delta.mul_(side)  # those on the elected side are now above 0
+        delta.mul_(side)  # now those with the elected sign are above 0
         below.add_(torch.gt(delta, 0, out=one).mul_(weight))
         merged.add_(delta.clamp_(min=0).mul_(weight))
     return merged.mul_(side).div_(below.clamp_(min=_LEAST_SHARE))
@@ -135,9 +136,10 @@ def _sce_elected(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 @dataclass(slots=True)
 class _Quartiles:
-    """The divergences of the rows, found in the first look, and the selection of the quartiles of importance.
+    """The divergences of the rows, from the first look, and the search for the quartiles of importance.
 
-    They are written into one tensor: a small one a block, kept, would pin the block's temporaries in the heap.
+    All divergences are in one tensor: keeping a small tensor per block would keep the blocks' freed memory from being
+    reused.
     """
 
     selection: Selection
@@ -175,7 +177,7 @@ def _turn_arcee(_call: Call, account: _Quartiles) -> bool:
 
 
 def _end_arcee(call: Call, account: _Quartiles) -> tuple[float, Tensor]:
-    """Return the threshold, float32, and the rows' divergences (float32 [rows])."""
+    """Return the threshold (float32) and the rows' divergences (float32 [rows])."""
     if not call.count:
         return 0.0, torch.empty(0)
     assert account.divergences is not None
@@ -199,7 +201,7 @@ def _softmax(rows: Tensor) -> Tensor:
 
 
 def _importance(model: Tensor, base: Tensor, divergences: Tensor) -> Tensor:
-    """Return the size of each change times its row's divergence (float32 [n])."""
+    """Return the magnitude of each change times its row's divergence (float32 [n])."""
     change = (model - base).abs_()
     change.view(len(divergences), -1).mul_(divergences[:, None])
     return change

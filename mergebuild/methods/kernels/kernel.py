@@ -1,15 +1,16 @@
 """What a kernel is: a pure function from chunks of the inputs to the chunk of the result, and what it must know first.
 
-A tensor is made in chunks, so that one larger than memory passes. Some methods need a few numbers about the whole
-tensor before the first chunk can be made: a dot product, the k-th largest magnitude. That is a `Statistic`: looks at
-all chunks in order, then a small state. `Kernel.apply` gets that state with every chunk. How a tensor may be cut is
-the kernel's `Grain`. What must be known of several tensors together, such as a layer's, is a `Survey`.
+A tensor is made in chunks, so that a tensor larger than memory can be made too. Some methods need a few numbers about
+the whole tensor before they can make the first chunk, such as a dot product or the k-th largest magnitude. Such numbers
+are a `Statistic`: it looks at all chunks in order, and returns a small state, which `Kernel.apply` gets with every
+chunk. How a tensor may be cut is the kernel's `Grain`. A `Survey` is the same for several tensors together, such as a
+layer's.
 
-Values are float32, whatever the files hold; sums are taken by `reduction.py`, order statistics by `selection.py`,
-random numbers by `randomness.py`, so that a result depends neither on chunks nor on threads nor on the processor.
+Values are float32, whatever dtype the files have. Sums come from `reduction.py`, order statistics from `selection.py`
+and random numbers from `randomness.py`, so that a result depends neither on chunks nor on threads nor on the processor.
 
-What sees a whole tensor (a statistic, a survey, a kernel of grain TENSOR) never sees a NaN or an infinity: of such a
-tensor nothing is known, and its result is NaN throughout. Elsewhere a NaN goes where its value would have gone.
+A statistic, a survey and a kernel of grain TENSOR never see a NaN or an infinity: if an input has one, nothing is found
+out about the tensor, and its result is NaN throughout. Other kernels treat a NaN as a value like any other.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ __all__ = ["Argument", "Call", "Grain", "Kernel", "State", "Statistic", "Survey"
 class Statistic:
     """Numbers about whole tensors, found by looking at all their chunks in order, perhaps several times.
 
-    `begin(call, inputs)` returns a mutable account for so many inputs, or None when nothing needs to be known;
-    `look(call, account, chunks, start)` adds chunks, float32 [n] each, the first of whose elements has the index
-    `start`; `turn(call, account)` is called after each look through all chunks and says whether one more is needed;
+    `begin(call, inputs)` returns a mutable account for that many inputs, or None if nothing needs to be known;
+    `look(call, account, chunks, start)` adds chunks, float32 [n] each, whose first element has the index `start`;
+    `turn(call, account)` is called after each look through all chunks, and returns whether another one is needed;
     `end(call, account)` returns the state.
     """
 
@@ -44,18 +45,18 @@ class Statistic:
     end: Callable[[Call, Any], State]
     turn: Callable[[Call, Any], bool] = lambda _call, _account: False
     arguments: tuple[str, ...] = ()
-    """The parameters that it depends on. With none it follows from the inputs alone, and a sweep over the method's
-    parameters takes it once."""
+    """The parameters that it depends on. If there are none it depends on the inputs alone, and a sweep over the
+    method's parameters takes it once."""
     version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What must be known of several tensors together, before any of them is made: those of a scope of the method.
+    """What must be known of all tensors of a scope before any of them is made.
 
-    `look(arguments, tensors)` gets each tensor's inputs by its name, float32 and in their shapes: of all the scope, or
-    of one tensor at a time, as the method's making says; `end(looks)` makes the state of what the looks returned, in
-    the order of the names.
+    `look(arguments, tensors)` gets the inputs of each tensor by its name, float32 and in their shapes: of all tensors
+    of the scope, or of one at a time, as the method's `makes.looks_at_each` says. `end(looks)` makes the state of the
+    results of all looks, in the order of the tensors' names.
     """
 
     look: Callable[[Mapping[str, Argument], Mapping[str, Sequence[Tensor]]], Any]
@@ -66,20 +67,20 @@ class Survey:
 class Kernel:
     """The arithmetic of a method.
 
-    `apply(call, chunks, start, state)` returns float32 [n] (or, of grain TENSOR, any shape of as many elements) from
-    chunks of the same n, the inputs in the order of the method's inputs; `start` is the index of the first element.
-    Chunks come in the order of their indices. It changes neither chunks nor state, but for what a state says is its
-    own to change (a count of ties that were let through). `state` is the statistic's or the survey's, else None.
+    `apply(call, chunks, start, state)` gets a chunk float32 [n] of each input, in the order of the method's inputs, and
+    returns float32 [n]; of grain TENSOR, any shape with as many elements. `start` is the index of the first element.
+    Chunks come in the order of their indices. It changes neither chunks nor state, except for parts of a state that are
+    there to be changed, such as a count of ties taken so far. `state` is that of the statistic or the survey, or None.
     """
 
     apply: Callable[[Call, Sequence[Tensor], int, State], Tensor]
     statistic: Statistic | None = None
     grain: Grain = Grain.ELEMENT
     working_set: Callable[[Call, int], int] | None = None
-    """Of grain TENSOR: bytes of memory needed for a call with so many inputs, these included."""
+    """For grain TENSOR: the bytes of memory needed for a call with that many inputs, including the inputs."""
     survey: Survey | None = None
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no value of float32 tensors is NaN or infinite."""
+    """Whether no value of some float32 tensors is NaN or infinite."""
     return all(isfinite(each.sum().item()) or bool(torch.isfinite(each).all()) for each in tensors)

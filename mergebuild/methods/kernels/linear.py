@@ -1,8 +1,8 @@
-"""Linear combinations in float32, every product, difference and sum rounded on its own.
+"""Linear combinations in float32; every product, difference and sum is rounded on its own.
 
-Fused operations (`torch.lerp`, `add` with `alpha`) give other bits where the processor has no fused multiply-add;
-separate ones agree everywhere, on CPU and GPU, for any chunk. The coefficients, and which input is the centre, are
-those of `methods/shares.py`; `native/linear.inc` is the same without torch.
+Fused operations (`torch.lerp`, `add` with `alpha`) give other bits on processors without a fused multiply-add. Separate
+operations agree on all processors and devices, for any chunk. The coefficients and the choice of the pivot are those of
+`methods/shares.py`; `native/linear.inc` does the same without torch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ __all__ = ["combine"]
 def combine(
     centre: Tensor | None, inputs: Sequence[Tensor], coefficients: Sequence[float], out: Tensor, spare: Tensor
 ) -> Tensor:
-    """Write `centre + sum(c_i * (x_i - centre))` (without one, `sum(c_i * x_i)`) into `out`; return what holds it.
+    """Write a linear combination into `out`, and return the tensor with the result: `out`, or an input that equals it.
 
-    Shapes: all [n]. Dtypes: all float32; `coefficients` are float32 values. `out` and `spare` are buffers that no
-    input overlaps, but `out` may be the first input itself, which is then lost. The terms are taken in the order
-    given: it is part of the result.
+    It is `centre + sum(c_i * (x_i - centre))`, or `sum(c_i * x_i)` if there is no centre. All tensors are float32 [n],
+    and `coefficients` are float32 values. `out` and `spare` are buffers that overlap no input, except that `out` may be
+    the first input itself, which is then overwritten. The terms are added in the order given, on which the result
+    depends.
     """
     if not inputs:
         return out.zero_() if centre is None else centre
@@ -34,7 +35,7 @@ def combine(
             part.mul_(coefficient)
         elif coefficient != 1:
             torch.mul(each, coefficient, out=part)
-        else:  # its product with 1 is itself, and a pass over memory less
+        else:  # no product with 1: it saves a pass over memory
             part = each
         total = part if total is None else torch.add(total, part, out=out)
     assert total is not None

@@ -1,16 +1,16 @@
-"""LoRA factors out of a difference of weights, and out of other LoRAs.
+"""Factors of LoRAs, made from a difference of weights or from other LoRAs.
 
-The nearest matrix of rank r to D is `U S V^T` cut to its r largest singular values. With V from the small Gram matrix
-(`low_rank.py`), `U S = D V`, so nothing larger than the factors is made. Half of each singular value goes to either
-factor, `up = U sqrt(S)` and `down = sqrt(S) V^T`, which suits half precision best; kohya's form keeps S with U and
-clamps both at a quantile of their values.
+The nearest matrix of rank r to D is its singular value decomposition `U S V^T` cut to the r largest singular values. V
+comes from the small Gram matrix (`low_rank.py`), and `U S = D V`, so no matrix larger than the factors is made. Each
+factor gets the square root of the singular values, `up = U sqrt(S)` and `down = sqrt(S) V^T`, which suits half
+precision best. In kohya's form `up` has all of S, and both factors are clamped at a quantile of their values.
 
-Of LoRAs the full matrix is never built. `sum_i s_i up_i down_i` is one product of longer factors, exactly. To cut
-it to a rank, `up = Q R` and `down^T = P T` leave the small core `R T^T`, whose singular value decomposition is that of
-the product.
+From LoRAs the full matrix is never made. `sum_i s_i up_i down_i` is exactly one product of longer factors. To cut it to
+a rank, QR decompositions `up = Q R` and `down^T = P T` leave the small core `R T^T`, whose singular value decomposition
+gives that of the product.
 
-A singular vector's sign means nothing; here the largest entry of each right one is positive. Bits are those of the
-library that decomposes matrices.
+The sign of a singular vector is arbitrary; here the largest entry of each right one is positive. The bits are those of
+the library that decomposes matrices.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ __all__ = ["Pair", "SpectrumCut", "clamped", "concatenated", "extracted", "reran
 
 
 class Pair(NamedTuple):
-    """The factors of a delta `up @ down` (float32): [rows, r] and [r, columns], kernels laid flat."""
+    """The factors of a delta `up @ down` (float32): [rows, r] and [r, columns].
+
+    The dimensions of a kernel are flattened.
+    """
 
     up: Tensor
     down: Tensor
@@ -42,14 +45,17 @@ class Pair(NamedTuple):
 
 
 class SpectrumCut(NamedTuple):
-    """How many singular values are kept: the fewest that hold a share `energy` of all squares, `rank` at most."""
+    """How many singular values are kept.
+
+    They are the fewest whose squares are a share `energy` of all squares, and at most `rank`.
+    """
 
     rank: int
     energy: Fraction | None = None
 
 
 class _Decomposed(NamedTuple):
-    """`left @ diag(sizes) @ right`, sizes from the largest down (float64)."""
+    """A matrix as `left @ diag(sizes) @ right`, the sizes in descending order (float64)."""
 
     left: Tensor
     sizes: Tensor
@@ -60,11 +66,12 @@ def extracted(delta: Tensor, cut: SpectrumCut, *, sketch: Sketch | None = None, 
     """Return factors of the matrix nearest to a difference of weights.
 
     Args:
-        delta: float32, of 1 dimension or more; all behind the first is laid flat.
+        delta: float32, 1-d or more; all dimensions after the first are flattened.
         cut: How much is kept, at least rank 1.
-        sketch: Makes the directions approximate, and much cheaper for large matrices.
-        clamp: A quantile, 99/100 of kohya's tools: the singular values go to `up`, and both factors are clamped at that
-            quantile of all their values. None: half of each singular value to either factor, and nothing clamped.
+        sketch: Makes the directions approximate, which is much cheaper for large matrices.
+        clamp: A quantile, 99/100 in kohya's tools: the singular values go into `up`, and both factors are clamped at
+            that
+            quantile of all their values. None: each factor gets the square roots, and nothing is clamped.
     """
     matrix = delta.reshape(len(delta), -1)
     found = _kept(_of_matrix(matrix, cut, sketch), cut, _energy(matrix) if cut.energy is not None else 0.0)
@@ -74,9 +81,10 @@ def extracted(delta: Tensor, cut: SpectrumCut, *, sketch: Sketch | None = None, 
 
 
 def concatenated(pairs: Sequence[tuple[Tensor, Tensor, float]]) -> Pair:
-    """Return one pair that makes the sum of `strength * up @ down` over pairs (up, down, strength), of any float dtype.
+    """Return one pair whose product is the sum of `strength * up @ down` over pairs (up, down, strength).
 
-    Exact but for the rounding of `strength * up` to float32; the rank is the sum of all ranks.
+    It is exact but for rounding `strength * up` to float32; its rank is the sum of all ranks. Factors may be of any
+    float dtype.
     """
     ups, downs = _wide(pairs)
     return Pair(ups.to(torch.float32), downs.to(torch.float32))
@@ -93,7 +101,7 @@ def reranked(pairs: Sequence[tuple[Tensor, Tensor, float]], cut: SpectrumCut) ->
 
 
 def clamped(pair: Pair, quantile: Fraction) -> Pair:
-    """Return a pair with all values above that quantile of both factors together, or below less it, set to it."""
+    """Return a pair with all values clamped to a range [-q, q], q being a quantile of both factors' values together."""
     values = torch.cat([pair.up.reshape(-1), pair.down.reshape(-1)]).sort().values
     place = quantile * (len(values) - 1)
     at = int(place)
@@ -102,7 +110,7 @@ def clamped(pair: Pair, quantile: Fraction) -> Pair:
 
 
 def _wide(pairs: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor]:
-    """Return the pairs side by side (float64), strengths folded in."""
+    """Return the pairs side by side as one pair (float64), each `up` times its strength."""
     ups = torch.cat([_flat(up) * strength for up, _, strength in pairs], dim=1)
     return ups, torch.cat([_flat(down) for _, down, _ in pairs])
 
@@ -112,7 +120,7 @@ def _flat(factor: Tensor) -> Tensor:
 
 
 def _of_matrix(matrix: Tensor, cut: SpectrumCut, sketch: Sketch | None) -> _Decomposed:
-    """Return the leading part of a matrix's decomposition, as much as may be kept."""
+    """Return the leading part of a matrix's singular value decomposition, as much as the cut may keep."""
     if matrix.shape[0] < matrix.shape[1]:
         found = _of_matrix(matrix.T, cut, sketch)
         return _Decomposed(found.right.T, found.sizes, found.left.T)
@@ -125,7 +133,7 @@ def _of_matrix(matrix: Tensor, cut: SpectrumCut, sketch: Sketch | None) -> _Deco
 
 
 def _kept(found: _Decomposed, cut: SpectrumCut, energy: float) -> _Decomposed:
-    """Return what is kept of a decomposition, with signs that follow from the right vectors."""
+    """Return the part of a decomposition that the cut keeps, with each sign chosen by the right vector."""
     rank = min(cut.rank, len(found.sizes))
     if cut.energy is not None:
         held = (found.sizes[:rank] * found.sizes[:rank]).cumsum(0)
@@ -142,7 +150,7 @@ def _halved(found: _Decomposed) -> Pair:
 
 
 def _energy(matrix: Tensor) -> float:
-    """Return the sum of all squares."""
+    """Return the sum of all squares of a matrix."""
     rows = [vector_sums(matrix[rows].to(torch.float64).square_()) for rows in row_blocks(matrix)]
     return float(vector_sums(torch.cat(rows)[None]))
 
@@ -152,5 +160,5 @@ def _squares(sizes: Tensor) -> float:
 
 
 def _quotient(image: Tensor, sizes: Tensor) -> Tensor:
-    """Return columns divided by their norms, 0 where the norm is 0."""
+    """Return columns divided by their norms; 0 if the norm is 0."""
     return (image / sizes).masked_fill_(sizes == 0, 0)

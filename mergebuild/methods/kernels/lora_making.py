@@ -1,8 +1,8 @@
-"""The tensors of one module of a new LoRA, all of them in one computation.
+"""The tensors of one module of a new LoRA, all made by one computation.
 
-What is taken out of a difference of weights has the alpha of its rank, so that its scale is 1. Factors that are laid
-side by side keep the largest scale among them as their alpha: LoRAs of equal scale are put together byte for byte, and
-small scales do not push half precision below what it can hold.
+Factors extracted from a difference of weights have their rank as alpha, so their scale is 1. Factors that are
+concatenated get the largest of their scales as the common one: then LoRAs of equal scale are concatenated byte for
+byte, and small scales do not make values smaller than half precision can hold.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mergebuild.methods.kernels.low_rank import Sketch, memory_of_directions
 __all__ = ["LoraModule"]
 
 _LARGE: Final = 1 << 24
-"""Elements of a matrix that is not to be in memory several times over."""
+"""A matrix with more elements should not be in memory several times."""
 
 
 class LoraModule:
-    """What makes the tensors of a module: `up`, `down` and `alpha`, flat float32."""
+    """Makes the tensors of a module: `up`, `down` and `alpha`, flat float32."""
 
     def __init__(self, making: Extraction | Merging) -> None:
-        """Take how it is made."""
+        """Take the description of how it is made."""
         self._making = making
         self._matrix = (self._making.shape[0], prod(self._making.shape[1:]))
 
@@ -41,12 +41,12 @@ class LoraModule:
 
     @property
     def is_large(self) -> bool:
-        """Whether only one of its kind should be in memory at a time."""
+        """Whether only one such module should be in memory at a time."""
         return isinstance(self._making, Extraction) and self.count > _LARGE
 
     @property
     def memory(self) -> int:
-        """The bytes that it needs at once, if it needs a whole weight; else 0."""
+        """The bytes that it needs at once if it needs a whole weight; else 0."""
         if isinstance(self._making, Merging):
             return 0
         is_sketched = self._making.sketch is not None
@@ -54,20 +54,20 @@ class LoraModule:
 
     @property
     def span(self) -> tuple[int, int] | None:
-        """Which elements of what it reads it needs, first and past the last; None: all of them."""
+        """The range of elements of its operand that it needs, as (first, past the last); None: all of them."""
         if isinstance(self._making, Merging) or self._making.rows is None:
             return None
         first, last = self._making.rows
         return first * self._matrix[1], last * self._matrix[1]
 
     def made(self, parts: Sequence[Tensor]) -> Mapping[Role, Tensor] | None:
-        """Return the tensors; None where a value that they are made of is NaN or infinite.
+        """Return the tensors by role; None if a value that they are made of is NaN or infinite.
 
         Args:
-            parts: The difference of weights; or all factors of all LoRAs, flat and in any float dtype.
+            parts: The difference of weights; or all factors of all LoRAs, flat and of any float dtype.
 
         Raises:
-            UndefinedError: values are too large to be decomposed.
+            UndefinedError: the values are too large to be decomposed.
         """
         if isinstance(self._making, Extraction):
             return self._extracted(self._making, parts[0].to(torch.float32))
@@ -99,7 +99,7 @@ class LoraModule:
 
 
 def _filled(pair: Pair, rank: int, alpha: float) -> Mapping[Role, Tensor]:
-    """Return a pair's tensors flat, zeros where it has less than the rank."""
+    """Return the tensors of a pair, flat, filled up with zeros to the rank."""
     more = rank - pair.rank
     up = torch.nn.functional.pad(pair.up, (0, more)) if more else pair.up
     down = torch.nn.functional.pad(pair.down, (0, 0, 0, more)) if more else pair.down

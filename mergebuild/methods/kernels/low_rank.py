@@ -1,15 +1,15 @@
 """The nearest matrix of low rank, and the nearest Kronecker product.
 
-The nearest matrix of rank r (Eckart & Young 1936) is M projected on its r largest singular directions, `M V V^T`. V
-are the eigenvectors of the small Gram matrix `M^T M`, made in float64 a few rows at a time: far faster than a singular
-value decomposition, and of float32 inputs more exact than one in float32, since the error of float64 squares is below
-what float32 resolves. The long side is never held in float64.
+The nearest matrix of rank r (Eckart & Young 1936) is M projected onto its r leading right singular vectors, `M V V^T`.
+V are eigenvectors of the small Gram matrix `M^T M`, which is summed in float64 a few rows at a time. That is much
+faster than a singular value decomposition, and for float32 inputs more exact than one in float32, as the error of
+squares in float64 is below the precision of float32. The long side is never in float64 as a whole.
 
-The nearest Kronecker product `kron(X, Y)` is the nearest matrix of rank 1 once the elements are arranged so that each
+The nearest Kronecker product `kron(X, Y)` is the nearest matrix of rank 1, once the elements are arranged so that each
 column holds the multiples of one element of Y (Van Loan & Pitsianis 1993).
 
-Approximate bases (Halko, Martinsson & Tropp 2011): M times a few random vectors, some power iterations; the vectors
-come from the seed, the tensor's name and their index alone.
+Approximate bases (Halko, Martinsson & Tropp 2011) come from M times a few random vectors and some power iterations. The
+random vectors depend only on the seed, the tensor's name and their index.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 _BLOCK = 1 << 21
 """Elements that are in float64 at a time."""
 _MORE = 8
-"""Random vectors beyond the rank, which a sketch needs to be close."""
+"""Random vectors that a sketch uses beyond the rank, to be accurate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class Sketch:
 
 
 def nearest_of_rank(matrix: Tensor, rank: int, sketch: Sketch | None = None) -> Tensor:
-    """Return the matrix of `rank` nearest to `matrix` (float32 [m, n], new), a close one if there is a `sketch`.
+    """Return the matrix of `rank` nearest to `matrix` (float32 [m, n], new), or one close to it if there is a `sketch`.
 
-    `rank` is at least 1 and below m and n, where the answer is plain.
+    `rank` is at least 1 and less than m and n.
     """
     if matrix.shape[0] < matrix.shape[1]:
         return nearest_of_rank(matrix.T, rank, sketch).T
@@ -66,15 +66,17 @@ def nearest_of_rank(matrix: Tensor, rank: int, sketch: Sketch | None = None) -> 
 
 
 def leading_directions(matrix: Tensor, rank: int, sketch: Sketch | None = None) -> Tensor:
-    """Return the `rank` leading right singular vectors of `matrix` (float32 [m, n], m >= n), the largest last.
+    """Return the `rank` leading right singular vectors of `matrix` (float32 [m, n], m >= n).
 
-    They are the columns (float64 [n, rank]); those of a `sketch` are close to them. `rank` is 1 to n.
+    With a `sketch`, close ones.
+
+    They are columns (float64 [n, rank]), the largest last. `rank` is 1 to n.
     """
     return _leading(_gram(matrix, None), rank) if sketch is None else _sketched(matrix, rank, sketch)
 
 
 def memory_of_directions(shape: tuple[int, int], rank: int, *, is_sketched: bool) -> int:
-    """Return the bytes that finding the leading directions of a matrix and its image needs, beside the matrix."""
+    """Return the bytes needed to find a matrix's leading directions and their image, besides the matrix itself."""
     short, long = sorted(shape)
     width = min(rank + _MORE, short)
     found = 4 * short * width if is_sketched else 6 * short * short
@@ -82,7 +84,7 @@ def memory_of_directions(shape: tuple[int, int], rank: int, *, is_sketched: bool
 
 
 def row_blocks(matrix: Tensor) -> Iterator[slice]:
-    """Yield the rows of `matrix` a few at a time."""
+    """Return slices of the rows of `matrix`, a few rows each."""
     rows = max(1, _BLOCK // matrix.shape[1])
     return (slice(first, first + rows) for first in range(0, len(matrix), rows))
 
@@ -120,7 +122,7 @@ def _sketched(matrix: Tensor, rank: int, sketch: Sketch) -> Tensor:
 
 
 def rank_of(call: Call, greatest: int) -> int:
-    """Return the rank that the call asks for, from 0 to `greatest`: a share of it if `ratio` is above 0."""
+    """Return the rank that the call asks for, from 0 to `greatest`; a share of `greatest` if `ratio` is above 0."""
     ratio = call.number("ratio")
     return min(max(round(greatest * ratio) if ratio > 0 else round(call.number("rank")), 0), greatest)
 
@@ -132,7 +134,7 @@ def _sketch_of(call: Call) -> Sketch | None:
 
 
 def _truncated(call: Call, delta: Tensor) -> Tensor:
-    """Return `delta` cut to the rank that the call asks for: `delta` itself if that cuts nothing."""
+    """Return `delta` cut to the rank that the call asks for; `delta` itself if nothing is cut."""
     if len(call.shape) < 2 or not call.count:
         return delta
     matrix = delta.view(call.shape[0], -1)
@@ -157,17 +159,17 @@ def _lowrank_diff(call: Call, chunks: Sequence[Tensor], _start: int, _state: Sta
 
 
 def factor_dims(shape: Sequence[int], ratio: Fraction) -> tuple[int, int, int, int]:
-    """Return m1, m2, n1, n2: the shapes [m1, n1] and [m2, n2, ...] of the factors of a tensor of `shape`, 2-d or more.
+    """Return m1, m2, n1, n2: the factors of a tensor of `shape` (2-d or more) are [m1, n1] and [m2, n2, ...].
 
-    `ratio` 0 makes the first factor small, 1 the second, 1/2 both alike. Of equally good shapes the squarest is taken,
-    then the one with the smallest m1, then n1.
+    `ratio` 0 makes the first factor small, 1 the second; at 1/2 both have about one size. Of equally good shapes the
+    squarest is taken, then the one with the smallest m1, then n1.
     """
     half = log(prod(shape)) / 2
     pairs = [(m1, n1) for m1 in _divisors(shape[0]) for n1 in _divisors(shape[1])]
     sizes = [log(m1 * n1) - half for m1, n1 in pairs]
     target = float(2 * ratio - 1) * max(abs(min(sizes)), abs(max(sizes)))
 
-    def badness(index: int) -> tuple[float, float]:  # rounded: what is equal must not differ by its rounding error
+    def badness(index: int) -> tuple[float, float]:  # rounded, so that equal values do not differ by rounding errors
         m1, n1 = pairs[index]
         squareness = abs(log(m1 * m1 / shape[0])) + abs(log(n1 * n1 / shape[1]))
         return (round(abs(sizes[index] - target), 9), round(squareness, 9))
@@ -195,7 +197,7 @@ def _truncate_kronecker(call: Call, chunks: Sequence[Tensor], _start: int, _stat
 
 
 def _memory(inputs: int, shape: tuple[int, int]) -> int:
-    """Return the bytes needed for a matrix: float32 copies, the Gram matrix and its eigenvectors in float64."""
+    """Return the bytes needed for a matrix: float32 copies, and the Gram matrix and its eigenvectors in float64."""
     short = min(shape)
     return 4 * (inputs + 4) * prod(shape) + 8 * 6 * short * short + 8 * 4 * max(_BLOCK, *shape)
 

@@ -1,11 +1,11 @@
-"""Blending by likeness: what two models have alike comes from one of them, as far as the whole model's likeness says.
+"""`cosine_a` and `cosine_b`: blend two models by how similar they are, relative to the similarity in the whole model.
 
-The cosine between two tensors along the first dimension says, for each place behind it, how alike the models are there.
-The survey collects these over all tensors of the model (`similarities`, one tensor at a time) and finds the range that
-they lie in without their outliers (`similarity_range`). Each tensor's cosines, placed in that range, are the shares
-then. The range depends on the models alone, so that a sweep over `alpha` finds it once.
+For each place after the first dimension, the cosine of the two tensors along that dimension is their similarity there.
+The survey collects the similarities of all tensors (`similarities`, one tensor at a time), and finds their range
+without outliers (`similarity_range`). A tensor's shares are its similarities, scaled to that range. The range depends
+only on the models, so a sweep over `alpha` finds it once.
 
-Sums are those of `reduction.py`, the same on every machine. A zero vector has the cosine 0.
+Sums are those of `reduction.py`, the same on every machine. The cosine with a zero vector is 0.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _AT_ONCE = 1 << 18
 
 
 def similarities(method: str, a: Tensor, b: Tensor) -> Tensor:
-    """Return what one tensor adds to stage 0 of `method` (`cosine_a` or `cosine_b`): float64 [k], perhaps none.
+    """Return the similarities that one tensor adds to the survey of `method` (`cosine_a`, `cosine_b`): float64 [k].
 
-    `a` and `b` are of one shape. k is the number of elements behind the first dimension, 1 for one dimension or none.
+    `a` and `b` have one shape. k is the number of elements after the first dimension (1 if there is none), or 0.
     """
     if not a.numel():
         return torch.zeros(0, dtype=torch.float64, device=a.device)
@@ -43,10 +43,13 @@ def similarities(method: str, a: Tensor, b: Tensor) -> Tensor:
 
 
 def similarity_range(collected: Sequence[Tensor]) -> tuple[float, float]:
-    """Return `low` and `high` of the similarities of all tensors that take part.
+    """Return the least and the greatest similarity over all tensors, outliers left out.
 
-    Those below the 1st percentile are left out, then those above the 99th of the rest (between two values: the middle).
-    UndefinedError if there are none, or if they are all the same.
+    These are values below the 1st percentile, then values above the 99th of the rest. (A percentile between two values
+    is their mean.)
+
+    Raises:
+        UndefinedError: there are no similarities, or all are the same.
     """
     values = torch.cat([part.reshape(-1) for part in collected]) if collected else torch.zeros(0)
     if not values.numel():
@@ -63,7 +66,7 @@ def similarity_range(collected: Sequence[Tensor]) -> tuple[float, float]:
 
 
 def _percentile(values: Tensor, percent: int) -> float:
-    """Return the percentile of sorted values: the middle of the two that its place lies between."""
+    """Return the percentile of sorted values; between two values it is their mean."""
     place = Fraction(percent * (len(values) - 1), 100)
     below = place.numerator // place.denominator
     above = min(below + 1, len(values) - 1) if place.denominator != 1 else below
@@ -71,9 +74,9 @@ def _percentile(values: Tensor, percent: int) -> float:
 
 
 def _cosines(method: str, a: Tensor, b: Tensor) -> tuple[Tensor, float | None]:
-    """Return the cosines along the first dimension, and that of the whole tensors (None: one of them is 0).
+    """Return the cosines along the first dimension, and the cosine of the whole tensors (None if one of them is 0).
 
-    For `cosine_a` the vectors along the first dimension have the length 1 before the whole is taken.
+    For `cosine_a`, vectors along the first dimension are scaled to length 1 before the whole tensors are compared.
     """
     along, first, second = _column_sums(a, b)
     lengths = square_root(first * second)
@@ -86,7 +89,7 @@ def _cosines(method: str, a: Tensor, b: Tensor) -> tuple[Tensor, float | None]:
 
 
 def _column_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sums over the first dimension of a * b, a * a and b * b (float64 [elements behind it])."""
+    """Return the sums over the first dimension of a * b, a * a and b * b (float64 [elements after it])."""
     columns = a.numel() // a.shape[0] if a.dim() else 1
     sums = [ColumnSums(columns) for _ in range(3)]
     left, right = a.reshape(-1), b.reshape(-1)
@@ -104,7 +107,7 @@ def _total(values: Tensor) -> float:
 
 
 def _apply(method: str, call: Call, chunks: Sequence[Tensor], _start: int, state: State) -> Tensor:
-    """Blend a tensor; `state` is the range of the model."""
+    """Return the blended tensor; `state` is the model's range of similarity."""
     a, b = (chunk.view(call.shape) for chunk in chunks)
     if not call.count:
         return a.clone()

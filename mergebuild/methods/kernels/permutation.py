@@ -1,13 +1,13 @@
-"""Git Re-Basin: the hidden channels of one model in the order of another's, where a network does not see the order.
+"""`rebasin` (Git Re-Basin): puts the hidden channels of one model into the order of another's.
 
-Reordering the channels between two layers, in both, changes nothing in what the network computes, but much in what an
-average with another model means (Ainsworth et al. 2022). Blocks of channels (`scopes/channels.py`) can be reordered
-each without any other, so each is solved alone, exactly and in one pass: there is no order of solving, hence no chance
-in it.
+Reordering the channels between two layers, in both of them, does not change what the network computes, but changes the
+average with another model (Ainsworth et al. 2022). Blocks of channels (`scopes/channels.py`) can be reordered
+independently, so each is solved alone and exactly, in one pass. So the result depends neither on an order of solving
+nor on chance.
 
-Groups and the channels in them are one problem of two floors: the best order inside for each pair of groups gives the
-pair's score, and then the groups are assigned. Most pairs need not be solved: the sum of a pair's best scores is a
-bound from above, and once the assignment by bounds uses only pairs whose score is known, it is the best one.
+Groups and the channels inside them are assigned on two levels: the best order of channels for a pair of groups gives
+the score of that pair, and with these scores groups are assigned. Most pairs are never solved: the sum of the best
+score of each channel is an upper bound, and an assignment by bounds that uses only pairs with known scores is optimal.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from mergebuild.methods.scopes.channels import ChannelBlock, ChannelFamily, Chan
 __all__ = ["KERNELS", "Order", "matched", "moves", "reordered"]
 
 Moves = dict[str, list[tuple[int, list[int]]]]
-"""By tensor: along which axes which index comes to each place."""
+"""By tensor: the axes along which it is reordered, and for each the index that comes to each position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How a block is reordered: the group that comes to each place, and of each family the channels in it."""
+    """The new order of a block: the group that comes to each position, and for each family the channels inside it."""
 
     groups: Tensor
     """int64 [groups]."""
     channels: tuple[Tensor, ...]
-    """Of each family, int64 [groups, size]: channels of the group that came, for each place in the new one."""
+    """For each family, int64 [groups, size]: which channel of the moved group comes to each position."""
 
 
 def matched(block: ChannelBlock, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Order:
-    """Return the order of the channels of `a` in which their scalar product with those of `b` is greatest.
+    """Return the order of the channels of `a` in which their dot product with those of `b` is greatest.
 
-    Both have the block's tensors by name, float32. An order that gains nothing is not taken: what is best as it is
-    stays so. Products are summed in float32, so where orders are about equally good, machines may differ.
+    Both have the block's tensors by name, float32. The present order is kept unless another one is better. Products are
+    summed in float32, so for orders that are about equally good the result may differ between machines.
     """
     tables = [_scores(block, family, a, b) for family in block.families]
     largest = max((float(table.abs().max()) for table in tables if table.numel()), default=0.0)
     if largest == 0:
         return _as_is(block, tables[0].device)
     channels = sum(family.size for family in block.families)
-    bits = BITS - (channels.bit_length() if block.groups > 1 else 0)  # a pair's score is a sum of as many
+    bits = BITS - (channels.bit_length() if block.groups > 1 else 0)  # a pair's score is a sum of that many scores
     return _solved(block, [rounded(table, largest, bits) for table in tables])
 
 
@@ -60,14 +60,14 @@ def _as_is(block: ChannelBlock, device: torch.device) -> Order:
 
 
 def _columns(block: ChannelBlock, family: ChannelFamily, device: torch.device) -> Tensor:
-    """Return room for the channels of each pair of groups (int64 [groups, groups, size])."""
+    """Return zeros for the channels of each pair of groups (int64 [groups, groups, size])."""
     return torch.zeros((block.groups, block.groups, family.size), dtype=torch.int64, device=device)
 
 
 def _scores(block: ChannelBlock, family: ChannelFamily, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
-    """Return what each channel of `a` in the place of each of `b` is worth: float64 [groups, groups, size, size].
+    """Return the score of each channel of `a` at the position of each of `b`: float64 [groups, groups, size, size].
 
-    Indices: group of b, group of a, channel of b, channel of a. Of a fixed family [groups, groups, 1, 1].
+    Indices: group of b, group of a, channel of b, channel of a. For a fixed family the shape is [groups, groups, 1, 1].
     """
     groups, size = block.groups, 1 if family.fixed else family.size
     total: Tensor | None = None
@@ -84,7 +84,7 @@ def _scores(block: ChannelBlock, family: ChannelFamily, a: Mapping[str, Tensor],
 
 
 def _solved(block: ChannelBlock, tables: Sequence[Tensor]) -> Order:
-    """Return the best order for integer scores as of `_scores`."""
+    """Return the best order, given the scores of each family (as from `_scores`) as integers."""
     device = tables[0].device
     order = _as_is(block, device)
     value = torch.zeros((block.groups, block.groups), dtype=torch.int64, device=device)
@@ -122,7 +122,7 @@ def _solved(block: ChannelBlock, tables: Sequence[Tensor]) -> Order:
 
 
 def moves(block: ChannelBlock, order: Order, shapes: Shapes) -> Moves:
-    """Return how the block's tensors are reordered, by name: along which axes which index comes to each place."""
+    """Return how each of the block's tensors is reordered, given its new order."""
     found: dict[tuple[str, int], Tensor] = {}
     for family, channels in zip(block.families, order.channels, strict=True):
         for part in family.parts:
@@ -136,7 +136,7 @@ def moves(block: ChannelBlock, order: Order, shapes: Shapes) -> Moves:
 
 
 def reordered(tensor: Tensor, along: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
-    """Return a tensor in another order, new."""
+    """Return a tensor reordered along some axes, new."""
     result = tensor.clone()
     for axis, places in along:
         result = result.index_select(axis, torch.tensor(places).to(tensor.device))
@@ -163,7 +163,7 @@ def _apply(call: Call, chunks: Sequence[Tensor], _start: int, state: State) -> T
 
 
 def _memory(call: Call, inputs: int) -> int:
-    """A block has up to seven tensors of about one size, and tables of scores that are no larger than the widest."""
+    """Return the bytes needed: a block has up to seven tensors of about one size, and tables of scores."""
     widest = max((*call.shape[:2], 1))
     return 4 * (7 * inputs + 2) * call.count + 5 * 8 * widest * widest
 

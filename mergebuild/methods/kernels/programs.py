@@ -1,8 +1,8 @@
-"""The kernels of a user's own methods: the program's text is run once, and what it defines is held to what a kernel is.
+"""Kernels of users' own methods: runs the program's text once, checks what it defines, and makes it safe to call.
 
-The text is the one that was hashed, not what the file holds by now. It is nobody's but its writer's, so it is kept
-from harm as far as that is cheap: it gets copies of chunks (those of the engine may be a file's own pages), what it
-prints goes to stderr, and whatever it raises or returns wrongly is a `ProgramError` with its file and line.
+The text is the one that was hashed, even if the file has changed since. The program may have bugs, so some cheap
+precautions are taken: it gets copies of chunks (the engine's may be pages of a mapped file), its prints go to stderr,
+and an exception or a wrong result becomes a `ProgramError` with file and line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["kernel_in"]
 
 
 def kernel_in(method: Method, program: Program) -> Kernel:
-    """Return the kernel of a user's own method, which raises nothing but what kernels do.
+    """Return the kernel of a user's own method, made safe to call: it raises only `UndefinedError`s.
 
     Raises:
         ProgramError: the program fails, or defines no such kernel.
@@ -46,7 +46,7 @@ def kernel_in(method: Method, program: Program) -> Kernel:
 
 
 def _mistake(method: Method, grain: object, statistic: object) -> str:
-    """Return what the engine could not make sense of in a kernel, before any of it is called."""
+    """Return what is wrong with a kernel as the engine sees it, found without calling the kernel; empty if nothing."""
     if not isinstance(grain, Grain):
         return f"the grain of `{method.name}` is no `Grain`"
     if statistic is None:
@@ -60,10 +60,10 @@ def _mistake(method: Method, grain: object, statistic: object) -> str:
 
 @cache
 def _module(file: str, text: str) -> ModuleType:
-    """Return what a program's text defines; two methods of one file share it."""
+    """Return the module that a program's text defines. Methods of one file share it."""
     module = ModuleType(f"mergebuild_program_{checksum(f'{file}:{text}'.encode()).hex()}")
-    vars(module)["print"] = partial(print, file=sys.stderr)  # stdout is for answers
-    sys.modules[module.__name__] = module  # where dataclasses look for the names in their annotations
+    vars(module)["print"] = partial(print, file=sys.stderr)  # stdout is for results
+    sys.modules[module.__name__] = module  # dataclasses look up names of annotations there
     with _blamed(Program(file, text, "")):
         exec(compile(text, file, "exec", dont_inherit=True), vars(module))  # noqa: S102 -- what the user asked for
     return module
@@ -83,7 +83,11 @@ class _Guarded:
         )
 
     def _apply(self, call: Call, chunks: Sequence[Tensor], start: int, state: Any) -> Tensor:
-        """Return what the program makes; refuse what is not float32, or of another size."""
+        """Return the program's chunk.
+
+        Raises:
+            ProgramError: it is not float32, or has another size or device than the inputs.
+        """
         count = len(chunks[0])
         with _blamed(self._program):
             made: object = self._own.apply(call, _copies(chunks), start, state)
@@ -97,7 +101,7 @@ class _Guarded:
         raise ProgramError(message, _place(self._program, _line_of(self._own.apply)))
 
     def _statistic(self, own: Statistic) -> Statistic:
-        """Return a statistic that sees only the parameters that it names: what it finds is kept by these."""
+        """Return a statistic that can see only the parameters it names: results are kept under these."""
         return Statistic(
             own.name,
             self._guarded(own.begin, own.arguments),
@@ -111,7 +115,10 @@ class _Guarded:
         )
 
     def _working_set(self, call: Call, inputs: int) -> int:
-        """Return what the program says that it needs, else room for the inputs, their copies and the result."""
+        """Return the bytes that the program says it needs.
+
+        By default, room for the inputs, their copies and the result.
+        """
         if self._own.working_set is None:
             return 4 * call.count * (2 * inputs + 1)
         with _blamed(self._program):
@@ -132,7 +139,7 @@ def _copies(chunks: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def _blamed(program: Program) -> Iterator[None]:
-    """Turn whatever a program raises into a `ProgramError`, but for its own word that there is no value."""
+    """Turn any exception of a program into a `ProgramError`, except its own `UndefinedError`s."""
     try:
         yield
     except UndefinedError:
@@ -147,7 +154,7 @@ def _blamed(program: Program) -> Iterator[None]:
 
 
 def _last_line(program: Program, trace: TracebackType | None) -> int:
-    """Return the innermost line of the program in a traceback; 0 when there is none."""
+    """Return the innermost line of the program in a traceback; 0 if there is none."""
     line = 0
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == program.file:
@@ -157,7 +164,7 @@ def _last_line(program: Program, trace: TracebackType | None) -> int:
 
 
 def _line_of(function: object) -> int:
-    """Return where a function begins, 0 where that is not known."""
+    """Return the line on which a function begins; 0 if that is not known."""
     code = getattr(function, "__code__", None)
     return code.co_firstlineno if code is not None else 0
 

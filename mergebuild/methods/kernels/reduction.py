@@ -1,13 +1,12 @@
-"""Sums in float64 that come out the same to the bit, however a tensor is cut and wherever they are taken.
+"""Sums in float64 with the same bits on every machine and device, however a tensor is cut into chunks.
 
-A library's sum of the same numbers differs between thread counts, vector widths and devices, since addition of
-floating-point numbers is not associative. Here the order is a property of the numbers' places alone: blocks of 65,536
-consecutive values are halved over and over, the upper half added to the lower elementwise (an operation that IEEE 754
-rounds in one way), and the blocks' sums are added up in order. What a chunk leaves of a block waits for the next
-chunk; what is missing of the last block is zeros. The tree also keeps the error small: it grows with the logarithm of
-a block's length.
+Floating-point addition is not associative, so a library's sum differs between thread counts, vector widths and devices.
+Here the order of additions follows from the positions of the numbers alone. Blocks of 65,536 consecutive values are
+halved again and again, the upper half added to the lower one elementwise (IEEE 754 rounds that in only one way), and
+the sums of blocks are added in order. If a chunk ends inside a block, the values wait for the next chunk; the last
+block is filled up with zeros. The tree also keeps errors small: they grow with the logarithm of the block's length.
 
-Vectors (rows, columns) are summed the same way, all of them at once.
+Vectors (rows, columns) are summed in the same way, all of them at once.
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ BLOCK = 65_536
 """Values in a block."""
 
 _TAIL = 512
-"""Values left of a block when it waits, to be halved on with others: below it, calls cost more than numbers."""
+"""Halving of a block stops at this many values; it goes on for several blocks together, as calls cost more than
+additions."""
 _TAILS = 16
 
 
 class _Tree:
-    """The sums of whole blocks, added up in order."""
+    """The sum of whole blocks, added in order."""
 
     def __init__(self, device: torch.device) -> None:
         self._total = 0.0
@@ -37,7 +37,7 @@ class _Tree:
         self._waiting = 0
 
     def take(self, halves: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add a block, which is used up: `halves` as `_halves` gives them."""
+        """Add a block, which is overwritten. `halves`: its halves as `_halves` returns them."""
         for lower, upper in halves[:-1]:
             lower.add_(upper)
         lower, upper = halves[-1]
@@ -47,17 +47,17 @@ class _Tree:
             self.total()
 
     def total(self) -> float:
-        """Return the sum of the blocks so far."""
+        """Return the sum of all blocks so far."""
         if self._waiting:
             self._total = _add_rows(self._total, self._tails[: self._waiting])
             self._waiting = 0
         return self._total
 
     def total_with(self, values: Tensor, count: int) -> float:
-        """Return the sum with the first `count` of one more block (float64 [65,536], used up)."""
+        """Return the sum including the first `count` values of one more block (float64 [65,536], overwritten)."""
         if not count:
             return self.total()
-        width = 1 << (count - 1).bit_length()  # zeros that would fill the block up to 65,536 change nothing
+        width = 1 << (count - 1).bit_length()  # more zeros would not change the sum
         values[count:width] = 0
         return _add_rows(self.total(), values[:width].unsqueeze(0))
 
@@ -71,7 +71,7 @@ class RunningSum:
         self._fill = 0
 
     def add(self, values: Tensor) -> None:
-        """Add `values` (any float dtype, [n]), which follow those added before. They are not kept."""
+        """Add the next `values` (any float dtype, [n]) of the stream. They are not kept."""
         if self._tree is None:
             self._tree = _Tree(values.device)
             self._room = _room_on(values.device)
@@ -89,21 +89,21 @@ class RunningSum:
 
 
 class Gram:
-    """The dot product of each of some vectors with each: G_ij = <x_i, x_j>. Products of float32 are exact in float64.
+    """The Gram matrix of some vectors: G_ij = <x_i, x_j>. Products of two float32 are exact in float64.
 
-    An entry has the bits of the `Sum` of the products.
+    Each entry has the bits that `RunningSum` gives for the products.
     """
 
     def __init__(self, n: int) -> None:
-        """Begin with `n` vectors."""
+        """Begin with `n` empty vectors."""
         self._n = n
         self._trees: dict[tuple[int, int], _Tree] = {}
         self._fill = 0
 
     def add(self, chunks: Sequence[Tensor], origin: Tensor | None = None) -> None:
-        """Add the next elements of each vector (float32 or float64, all [n]), less those of `origin` if it is given.
+        """Add the next elements of each vector (float32 or float64, all [n]), minus those of `origin` if it is given.
 
-        The differences of float32 are taken in float64, where they are exact. Nothing is kept.
+        Differences of float32 are computed in float64. Nothing is kept.
         """
         if not self._trees:
             device = chunks[0].device
@@ -137,19 +137,22 @@ class Gram:
 
 
 class ColumnSums:
-    """The sums over the first dimension of a tensor, one for each place behind it."""
+    """The sums over the first dimension of a tensor, one for each column (each place after that dimension)."""
 
     def __init__(self, columns: int) -> None:
-        """Begin with so many columns, at least one."""
+        """Begin with this many columns, at least one."""
         self._columns = columns
         self._block = columns << max(0, (BLOCK // columns).bit_length() - 1)
-        """Values in a block: a power of two of rows, as many as about fill a block of `Sum`."""
+        """Values in a block: a power of two of rows, about as many values as `BLOCK`."""
         self._total: Tensor | None = None
         self._room: Tensor | None = None
         self._fill = 0
 
     def add(self, values: Tensor) -> None:
-        """Add `values` (any float dtype, [n]): the next ones of the tensor, row-major, cut anywhere."""
+        """Add the next `values` (any float dtype, [n]) of the tensor, row by row.
+
+        They may begin and end inside a row.
+        """
         if self._room is None:
             self._room = torch.empty(self._block, dtype=torch.float64, device=values.device)
             self._total = torch.zeros(self._columns, dtype=torch.float64, device=values.device)
@@ -171,7 +174,7 @@ class ColumnSums:
         return self._with(held)
 
     def _with(self, block: Tensor) -> Tensor:
-        """Return the sums with a whole block, which is used up."""
+        """Return the sums including a whole block, which is overwritten."""
         assert self._total is not None
         rows = block.view(-1, self._columns)
         half = len(rows)
@@ -182,9 +185,9 @@ class ColumnSums:
 
 
 def vector_sums(values: Tensor) -> Tensor:
-    """Return the sums along the last of two dimensions (float64 [r] of any float [r, d]), each a tree of halvings.
+    """Return the sum of each row (float64 [r], from any float dtype [r, d]), by halving again and again.
 
-    The order of the additions follows from `d` alone. The sums of vectors without elements are 0.
+    The order of the additions depends on `d` alone. Rows without elements have the sum 0.
     """
     width = values.shape[1]
     if width == 0:
@@ -201,12 +204,12 @@ def vector_sums(values: Tensor) -> Tensor:
 
 
 def _room_on(device: torch.device) -> Tensor:
-    """Return a buffer for a block to be summed."""
+    """Return a buffer for one block."""
     return torch.empty(BLOCK, dtype=torch.float64, device=device)
 
 
 def _halves(block: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the lower and the upper half of a block, of its lower half, and so on down to `_TAIL` values."""
+    """Return the halves of a block (lower, upper), then those of its lower half, and so on down to `_TAIL` values."""
     found = []
     width = len(block)
     while width > _TAIL:
@@ -216,7 +219,10 @@ def _halves(block: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _pieces(fill: int, count: int, room: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of `count` values (begin and end) that fill a room each, the first of which holds `fill`."""
+    """Yield the begin and end of parts of `count` values.
+
+    Each part fills one room; the first room already has `fill` values.
+    """
     begin = 0
     while begin < count:
         end = min(count, begin + room - fill)
@@ -225,7 +231,7 @@ def _pieces(fill: int, count: int, room: int) -> Iterator[tuple[int, int]]:
 
 
 def _add_rows(total: float, rows: Tensor) -> float:
-    """Return `total` and the sums of rows of a power of two values (float64 [r, w]), which are used up, in order."""
+    """Return `total` plus the sum of each row in order. `rows`: float64 [r, a power of two], overwritten."""
     width = rows.shape[1]
     while width > 1:
         width //= 2

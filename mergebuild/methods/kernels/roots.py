@@ -1,7 +1,7 @@
-"""Square roots with the same bits on every machine: those that IEEE 754 asks for.
+"""Square roots with the same bits on every machine: correctly rounded, as IEEE 754 requires.
 
-The library's own are a unit in the last place off for one value in a hundred where it takes many at once by a vector
-library, and right where it takes few: they depend on where a tensor was cut.
+torch computes many roots at a time with a vector library, which is off by one unit in the last place for one value in a
+hundred, and few of them correctly. So its results depend on how a tensor was cut into chunks.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from torch import Tensor
 __all__ = ["square_root"]
 
 _HALVES = float((1 << 27) + 1)
-"""A product with it parts a float64 in two halves, whose products are exact."""
+"""Multiplying by it splits a float64 into two halves whose products are exact."""
 
 
 def square_root(values: Tensor) -> Tensor:
-    """Return the square roots, new, rounded to nearest: of float32, or of float64 from 1e-280 to 1e280, or 0.
+    """Return the square roots, new, rounded to nearest.
 
-    Those of NaN and of numbers below 0 are NaN; that of an infinity is that.
+    `values`: float32; or float64 that are 0 or from 1e-280 to 1e280.
+
+    For NaN and for negative numbers it is NaN, for infinity infinity.
     """
-    if values.dtype == torch.float32:  # none lies so near to the middle of two float32 that an error in float64 matters
+    if values.dtype == torch.float32:  # an error in float64 is too small to change the rounding to float32
         return values.to(torch.float64).sqrt_().to(torch.float32)
     root = torch.sqrt(values)
     squared = root * root
@@ -30,6 +32,6 @@ def square_root(values: Tensor) -> Tensor:
     rest = (values - squared) - (((high * high - squared) + 2 * (high * low)) + low * low)
     bits = root.view(torch.int64)
     above, below = (bits + 1).view(torch.float64), (bits - 1).view(torch.float64)
-    # (root + unit / 2) ** 2 = root ** 2 + root * unit + a quarter of what `rest` is a multiple of
+    # (root + unit / 2) ** 2 = root ** 2 + root * unit + unit ** 2 / 4, and `rest` is a multiple of unit ** 2
     nearest = torch.where(rest > root * (above - root), above, root)
     return torch.where(rest <= root * (below - root), below, nearest)

@@ -1,19 +1,19 @@
-"""Turning one model towards another by an orthogonal matrix: the Procrustes problem.
+"""`rotate`: turns one model towards another by an orthogonal matrix, the solution of the Procrustes problem.
 
 Of all orthogonal Q, `U V^T` with `U S V^T = A^T B` brings the rows of A Q closest to those of B (Schoenemann 1966). All
-is in float64, rounded to float32 once.
+is computed in float64, and rounded to float32 once.
 
-Directions that A or B do not have (their singular value is 0 up to rounding) leave Q open; a library's choice there is
-chance. Here Q is as close to the identity as it can be, so that what is not determined is not turned.
+In directions that A or B lacks (a singular value of 0, up to rounding), Q is not determined, and a library's choice
+would be arbitrary. Here Q is as near to the identity as possible, so these directions are not turned.
 
-A fractional power turns every plane of Q by a part of its angle. Q is normal, so its symmetric and its antisymmetric
-part have the same eigenvectors, and the Hermitian matrix `C + g S` of `Q = C + i S` finds them: orthonormal whatever
-the multiplicities, unlike those of a general eigenvalue solver. Half turns (angle pi) have no plane of their own: of
-their power the real part is taken, `cos(pi t)`.
+A fractional power turns every plane of Q by a share of its angle. Q is normal, so its symmetric part C and
+antisymmetric part S (`Q = C + S`) have the same eigenvectors, and they are found by the Hermitian matrix `C - i g S`.
+These are orthonormal for any multiplicities, unlike those of a general eigenvalue solver. A half turn (angle pi) has no
+unique plane: the real part of its power, `cos(pi t)`, is used.
 
-Matrices with fewer rows than columns have no full Q worth its size. There, the form `x - x V V^T + x U V^T` carries the
-directions U to V and leaves the rest as it is; its fractional powers move along the geodesic from V to U on the
-Stiefel manifold (Zimmermann & Hueper 2022).
+If the matrices have fewer rows than columns, a full Q would be needlessly large. Then the form `x - x V V^T + x U V^T`
+moves the directions U to V and leaves the rest unchanged; its fractional powers move along the geodesic from V to U on
+the Stiefel manifold (Zimmermann & Hueper 2022).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 _ROUNDING = 2.0**-52
 _SLOPE = 0.7390851332151607
-"""How much of the antisymmetric part is mixed in: any number that angles do not favour."""
+"""The factor g of the antisymmetric part: any number that angles in practice don't make special."""
 
 
 def _rotate(call: Call, chunks: Sequence[Tensor], _start: int, _state: State) -> Tensor:
@@ -63,12 +63,12 @@ def _rotate(call: Call, chunks: Sequence[Tensor], _start: int, _state: State) ->
 
 
 def _rows(shape: tuple[int, ...]) -> int:
-    """Return how many rows the matrix of a tensor has: a convolution's kernels are rows."""
+    """Return how many rows the matrix of a tensor has; of a convolution each kernel is a row."""
     return shape[0] * shape[1] if len(shape) == 4 and prod(shape[2:]) != 1 else shape[0]
 
 
 def _centred(values: Tensor, rows: int, centralization: Fraction) -> tuple[Tensor, Tensor]:
-    """Return a matrix less its mean row, and that row (times `centralization`)."""
+    """Return a matrix minus its mean row (times `centralization`), and what was subtracted."""
     matrix = values.to(torch.float64).view(rows, -1)
     mean = matrix.mean(0) * float(centralization)
     return matrix - mean, mean
@@ -84,14 +84,15 @@ def _turned(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 def closest_rotation(product: Tensor, *, proper: bool) -> Tensor:
-    """Return the orthogonal Q that makes the trace of `Q^T product` greatest (float64 [n, n]).
+    """Return the orthogonal Q for which the trace of `Q^T product` is greatest (float64 [n, n]).
 
-    `proper`: only rotations are allowed; where a reflection would be best, the least direction is not reflected.
+    `proper`: only rotations are allowed. If a reflection would be best, the direction that gains least is not
+    reflected.
     """
     left, sizes, right = torch.linalg.svd(product)
     right = right.T
     rank = _rank(sizes, len(product))
-    if rank < len(product):  # turn what is open as little as can be
+    if rank < len(product):  # turn undetermined directions as little as possible
         open_left, _, open_right = torch.linalg.svd(left[:, rank:].T @ right[:, rank:])
         left = torch.cat((left[:, :rank], left[:, rank:] @ open_left), dim=1)
         right = torch.cat((right[:, :rank], right[:, rank:] @ open_right.T), dim=1)
@@ -102,7 +103,7 @@ def closest_rotation(product: Tensor, *, proper: bool) -> Tensor:
 
 
 def _rank(sizes: Tensor, side: int) -> int:
-    """Return how many singular values, greatest first, are more than rounding errors."""
+    """Return how many singular values (in descending order) are larger than rounding errors."""
     if not len(sizes) or sizes[0] == 0:
         return 0
     return int((sizes > sizes[0] * (16 * side * _ROUNDING)).sum())
@@ -120,14 +121,14 @@ def orthogonal_power(rotation: Tensor, power: Fraction) -> Tensor:
 
 
 def orthogonal_log(rotation: Tensor) -> Tensor:
-    """Return the antisymmetric logarithm of a rotation (float64 [n, n]); half turns count as none."""
+    """Return the antisymmetric logarithm of a rotation (float64 [n, n]); half turns count as no turn."""
     angles, vectors = _planes(rotation)
     found = ((vectors * angles) @ vectors.mH).imag  # i * angle is the logarithm of an eigenvalue
     return (found.T - found) / 2
 
 
 def _planes(rotation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the angles (-pi to pi) of the eigenvalues of an orthogonal matrix, and the eigenvectors in columns."""
+    """Return the angles (-pi to pi) of an orthogonal matrix's eigenvalues, and its eigenvectors as columns."""
     symmetric, antisymmetric = rotation + rotation.T, rotation - rotation.T
     vectors = torch.linalg.eigh(torch.complex(symmetric, -_SLOPE * antisymmetric)).eigenvectors
     eigenvalues = (vectors.conj() * (rotation.to(vectors.dtype) @ vectors)).sum(0)
@@ -136,7 +137,7 @@ def _planes(rotation: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Geodesic:
-    """The way from V to U, for powers of the low-rank form."""
+    """The geodesic from V to U, for fractional powers of the low-rank form."""
 
     start: Tensor
     velocity: Tensor
@@ -146,7 +147,7 @@ class _Geodesic:
 
 
 def _carried(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Return the rows of `a`, mixed with those of `b` carried back, carried towards those of `b` ([m, n], m < n)."""
+    """Return the rows of `a`, mixed with those of `b` moved back, moved towards those of `b` ([m, n], m < n)."""
     alignment, alpha = call.number("alignment"), call.number("alpha")
     u, v = aligned_directions(a, b)
     if alpha != 0:
@@ -161,14 +162,14 @@ def _carried(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _carry(rows: Tensor, source: Tensor, goal: Tensor) -> Tensor:
-    """Return `rows` with what they have along `goal` replaced by what they have along `source`."""
+    """Return `rows` with their components along `goal` replaced by their components along `source`."""
     return rows + (rows @ source - rows @ goal) @ goal.T
 
 
 def aligned_directions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return U and V (float64 [n, k], orthonormal columns), the singular vectors of `a^T b` ([m, n] each, m < n).
+    """Return U and V (float64 [n, k], orthonormal columns): the singular vectors of `a^T b`, a and b [m, n] with m < n.
 
-    k is the rank: directions that one of the two does not have are in neither.
+    k is the rank: directions that a or b lacks are in neither.
     """
     basis, factor = torch.linalg.qr(b.T)
     u, sizes, v = torch.linalg.svd(a.T @ factor.T, full_matrices=False)
@@ -177,7 +178,10 @@ def aligned_directions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stiefel_exp(start: Tensor, velocity: Tensor) -> Tensor:
-    """Return where the geodesic from `start` (float64 [n, k], orthonormal columns) is after time 1."""
+    """Return the point that the geodesic from `start` with `velocity` reaches at time 1.
+
+    All are float64 [n, k], `start` with orthonormal columns.
+    """
     along = start.T @ velocity
     normal, size = torch.linalg.qr(velocity - start @ along)
     generator = torch.cat((torch.cat((along, -size.T), 1), torch.cat((size, torch.zeros_like(along)), 1)), 0)
@@ -188,9 +192,12 @@ def stiefel_exp(start: Tensor, velocity: Tensor) -> Tensor:
 
 
 def stiefel_log(start: Tensor, goal: Tensor, tolerance: float, rounds: int, tensor: str) -> Tensor:
-    """Return the velocity that brings `start` to `goal` (float64 [n, k], orthonormal columns, k < n) in time 1.
+    """Return the velocity with which the geodesic from `start` reaches `goal` at time 1 (float64 [n, k], k < n).
 
-    UndefinedError if it is not found to within `tolerance` in so many `rounds`, as `tensor`'s are too far apart.
+    `start` and `goal` have orthonormal columns. `tensor` is the name for the error.
+
+    Raises:
+        UndefinedError: it is not found to within `tolerance` in `rounds` steps, as the two are too far apart.
     """
     width = start.shape[1]
     shared = start.T @ goal
@@ -209,7 +216,7 @@ def stiefel_log(start: Tensor, goal: Tensor, tolerance: float, rounds: int, tens
 
 
 def _completed(columns: Tensor) -> Tensor:
-    """Return a rotation whose first columns are these (float64 [2k, k], orthonormal), near the identity."""
+    """Return a rotation near the identity whose first columns are `columns` (float64 [2k, k], orthonormal)."""
     width = columns.shape[1]
     complement = torch.linalg.qr(columns, mode="complete").Q[:, width:]
     left, _, right = torch.linalg.svd(complement[width:])
@@ -221,14 +228,14 @@ def _completed(columns: Tensor) -> Tensor:
 
 
 def _sylvester(symmetric: Tensor, right: Tensor) -> Tensor:
-    """Return X with `symmetric X + X symmetric = right`, antisymmetric as `right` is."""
+    """Return the X with `symmetric X + X symmetric = right`; antisymmetric, as `right` is."""
     values, vectors = torch.linalg.eigh(symmetric)
     found: Tensor = vectors @ ((vectors.T @ right @ vectors) / (values[:, None] + values[None, :])) @ vectors.T
     return (found - found.T) / 2
 
 
 def _memory(call: Call, inputs: int) -> int:
-    """Return the bytes needed: float64 copies of the matrices, and of one of the shorter side squared."""
+    """Return the bytes needed: float64 copies of the matrices, and of square ones of the shorter side."""
     if len(call.shape) <= 1 or not call.count:
         return 16 * (inputs + 2) * call.count
     rows = _rows(call.shape)

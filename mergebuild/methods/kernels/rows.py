@@ -1,11 +1,10 @@
-"""Methods that see a tensor as rows: runs of them swapped, or a gate that follows from the cosine of two vectors.
+"""Methods that treat a tensor as rows: `tensor_sum`, `tensor_sum2`, `extract`, `cosine_gate`.
 
-`tensor_sum` and `tensor_sum2` put a band of one model's rows (of the first or the second dimension) into another
-(`methods/bands.py`). `extract` weighs each vector along the last dimension
-by how alike two differences are in it. `cosine_gate` blends each column (all places along the first dimension) by how
-alike it is in both models.
+`tensor_sum` and `tensor_sum2` replace a band of one model's rows by another's, along the first or the second dimension
+(`methods/bands.py`). `extract` scales each vector along the last dimension by how similar two differences are in it.
+`cosine_gate` blends each column (all places along the first dimension) by how similar it is in both models.
 
-Dot products are taken in float64 in an order that only the shape decides (`reduction`).
+Dot products are summed in float64, in an order that depends on the shape alone (`reduction`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mergebuild.methods.kernels.roots import square_root
 __all__ = ["KERNELS"]
 
 _BLOCK = 1 << 16
-"""About so many values are taken through float64 at a time: the temporaries stay in the processor's cache."""
+"""About how many values are processed in float64 at a time, so that the temporaries stay in the processor's cache."""
 
 
 def _tensor_sum(call: Call, chunks: Sequence[Tensor], start: int, _state: object) -> Tensor:
@@ -36,7 +35,7 @@ def _tensor_sum(call: Call, chunks: Sequence[Tensor], start: int, _state: object
 
 
 def _tensor_sum2(call: Call, chunks: Sequence[Tensor], start: int, _state: object) -> Tensor:
-    """Return a with a band of b along the second dimension, where that is a long one, else along the first."""
+    """Return a with a band of b along the second dimension if that is long, else along the first (float32 [n])."""
     return _with_band(call, chunks, start, longer_dimension(call))
 
 
@@ -73,7 +72,7 @@ def _extract(call: Call, chunks: Sequence[Tensor], _start: int, _state: object) 
 
 
 def _shares(call: Call, cosines: Tensor) -> Tensor:
-    """Return lerp(d, 1 - d, beta), d = ((cos + 1) / 2)**gamma (float64 [r]; takes over its input)."""
+    """Return lerp(d, 1 - d, beta), d = ((cos + 1) / 2)**gamma (float64 [r]; overwrites its input)."""
     gamma, beta = call.number("gamma"), call.number("beta")
     alike = cosines.add_(1).mul_(0.5)
     if gamma != 1:
@@ -131,21 +130,21 @@ def _products(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _cosines(products: Sequence[Tensor]) -> Tensor:
-    """Return the cosines from the dot products <a, b>, <a, a> and <b, b>; 0 for a vector of length 0."""
+    """Return the cosines, given the dot products <a, b>, <a, a> and <b, b>; 0 if a vector has length 0."""
     mixed, first, second = products
     lengths = square_root(first * second)
     return (mixed / lengths).clamp_(-1, 1).masked_fill_(lengths == 0, 0)
 
 
 class _Run(NamedTuple):
-    """A part of a chunk that holds whole rows, or one row's beginning or end."""
+    """A part of a chunk: whole rows, or the begin or end of a single row."""
 
     begin: int
     end: int
     column: int
-    """Where in their rows the parts of rows start."""
+    """The index in their rows at which the parts of rows begin."""
     width: int
-    """How much of its row each part holds."""
+    """How many elements of its row each part has."""
 
     def of(self, chunk: Tensor) -> Tensor:
         """Return this part of a chunk as a view [rows, width]."""
@@ -153,7 +152,10 @@ class _Run(NamedTuple):
 
 
 def _runs(count: int, start: int, width: int) -> Iterator[_Run]:
-    """Cut a chunk of `count` elements from the index `start` on where rows of `width` begin and end."""
+    """Yield parts of a chunk, cut where rows of `width` begin and end.
+
+    The chunk has `count` elements, from the index `start` on.
+    """
     column = start % width
     at = min(width - column, count) if column else 0
     if at:

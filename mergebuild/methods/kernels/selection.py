@@ -1,10 +1,10 @@
-"""Which elements are the `r` largest, exactly, in a few looks and little memory, without a sort.
+"""Which elements are the `r` largest, exactly, with a few looks and little memory, without sorting.
 
 The bits of a float32, read as an integer (`magnitude_keys`, `ordered_keys`), are in the order of the values. A radix
-select finds the r-th largest key: a first look counts the keys by their upper 16 bits, a second one counts the lower
-16 bits of those whose upper bits are the right ones. Elements with the very same key are taken in the order of their
-indices until exactly r are taken; only where that splits them does a third look find the last of them. What comes out
-is a `Cut`: a key and an index. With it every chunk knows on its own which of its elements are taken.
+select finds the r-th largest key: a first look counts keys by their upper 16 bits, a second one counts the lower 16
+bits of keys with the right upper bits. Elements with equal keys are taken in the order of their indices until r are
+taken; a third look finds the last of them, if only some are. The result is a cut: a key and an index. From it alone,
+every chunk can tell which of its elements are taken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WITHOUT_SIGN = (1 << 31) - 1
 
 
 class LargestCut(NamedTuple):
-    """The r largest: those above a key, and of those at the key the ones up to an index."""
+    """The r largest elements: those above a key, and of those at the key the ones up to the index `last`."""
 
     key: int
     last: int
@@ -30,8 +30,8 @@ class LargestCut(NamedTuple):
     def kept(self, values: Tensor, start: int) -> Tensor:
         """Return 1 for each of `values` that is among the r largest, else 0 (float32 [n]).
 
-        `values`: float32 [n], in the order of the keys (of magnitude keys: the magnitudes); the first has the index
-        `start`. Numbers rather than booleans: multiplying by them is several times as fast as filling by a mask.
+        `values`: float32 [n] (for magnitude keys: the magnitudes), the first with the index `start`. The result is
+        numbers and not booleans, as multiplying is several times as fast as filling by a mask.
         """
         inner = min(max(self.last + 1 - start, 0), len(values))
         threshold = value_of(self.key)
@@ -42,10 +42,13 @@ class LargestCut(NamedTuple):
 
 
 class Selection(Cuts[Tensor]):
-    """The cuts of one stream of keys: looks at all of it, in order, as long as `turn` asks for another look."""
+    """The cuts of one stream of keys.
+
+    Show it all keys in order, call `turn`, and repeat that as long as it returns True.
+    """
 
     def look(self, keys: Tensor, start: int) -> None:
-        """Look at `keys` (int32 [n]), the first of which has the index `start`."""
+        """Count the next `keys` (int32 [n]), the first of which has the index `start`."""
         if self._looks == 0:
             self._count += len(keys)
             if callable(self._takes):
@@ -62,17 +65,17 @@ class Selection(Cuts[Tensor]):
 
     @property
     def cuts(self) -> tuple[LargestCut, ...]:
-        """Return the cut of each number to take, once no look is needed any more."""
+        """The cut for each number of elements to take, once `turn` has returned False."""
         return tuple(LargestCut(*cut) for cut in self.found())
 
     def _tally(self, name: int, digits: Tensor) -> None:
-        """Count digits (int32 [n], from 0) into a histogram."""
+        """Count digits (int32 [n], from 0) in the histogram with this name."""
         counts = torch.bincount(digits, minlength=DIGITS)
         known = self._histograms.get(name)
         self._histograms[name] = counts if known is None else known.add_(counts)
 
     def _find_last(self, search: Search, keys: Tensor, start: int) -> None:
-        """Find the index of the last key at the cut that is taken, if it is in this chunk."""
+        """Find the index of the last element at the key that is taken, if it is in this chunk."""
         assert search.cut is not None
         (places,) = torch.nonzero(keys == search.cut[0], as_tuple=True)
         missing = search.missing()
@@ -94,7 +97,7 @@ class Selection(Cuts[Tensor]):
 def magnitude_keys(values: Tensor, out: Tensor | None = None) -> Tensor:
     """Return integers (int32 [n]) in the order of the magnitudes of `values` (float32 [n]).
 
-    `out`: a float32 buffer [n] for them, which may be `values` itself.
+    `out`: a float32 buffer [n] for the result, which may be `values` itself.
     """
     return torch.abs(values, out=out).view(torch.int32)
 

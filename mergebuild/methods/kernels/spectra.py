@@ -1,12 +1,12 @@
-"""Methods that see a tensor as a signal: its frequencies, its neighbourhoods, the order of its values.
+"""Methods that treat a tensor as a signal: by frequencies, by neighbouring values, or by the order of values.
 
 The Fourier transform is linear, so a mix of two spectra, `(1 - F) a^ + F b^`, is `a^ + F (b - a)^`: one transform of
-the small difference instead of two of the weights. It costs half, and its rounding error is that of the difference.
+the small difference instead of two of the weights. It costs half, and its rounding error is relative to the difference.
 
-The median of 3 in every direction and the Gaussian (sigma 1, cut at 4) follow scipy.ndimage with mode `reflect`: behind
-the edge the signal runs backwards (d c b a | a b c d | d c b a). A dimension of size 1 has only copies of itself as
-neighbours, which changes neither, so it is left out. The Gaussian is one pass a dimension, summed in float64 and
-rounded to float32 after each.
+The median of 3 in every direction and the Gaussian (sigma 1, cut at 4) are those of scipy.ndimage with mode `reflect`:
+at the edge the signal is mirrored (d c b a | a b c d | d c b a). Dimensions of size 1 are left out, as neither filter
+changes anything along them. The Gaussian takes one pass per dimension, summed in float64 and rounded to float32 after
+each.
 
 Sorts are stable: equal values keep their order.
 """
@@ -31,14 +31,15 @@ from mergebuild.methods.shares import float32_of
 __all__ = ["KERNELS", "region", "smoothed", "tilted_filter"]
 
 _SLAB = 1 << 21
-"""Elements that filters work on at a time."""
+"""Elements that filters process at a time."""
 _AXES = 7
-"""Axes that the processor's library transforms together; of more, one after another. The format allows 64."""
+"""The most axes that torch's CPU library transforms together; with more (the format allows 64), axes are transformed
+one by one."""
 _RADIUS = 4
 _ALIKE = Fraction(1, 10**10)
-"""Tilts and widths closer together than this are the same."""
+"""Tilts and widths that differ by less count as equal."""
 _NOISE = 1e-12
-"""A frequency that is nearer than this to a cut lies on it, whatever its rounding error."""
+"""A frequency nearer to a cut than this counts as being at the cut, so that rounding errors don't decide."""
 
 
 def _crossover(call: Call, chunks: Sequence[Tensor], _start: int, _state: State) -> Tensor:
@@ -53,7 +54,7 @@ def _crossover(call: Call, chunks: Sequence[Tensor], _start: int, _state: State)
 
 
 def _spectrum(values: Tensor) -> Tensor:
-    """Return the half spectrum (complex64) of a signal (float32), the last axis halved."""
+    """Return the half spectrum (complex64) of a signal (float32); the last axis is halved."""
     together = values.dim() <= _AXES
     found: Tensor = torch.fft.rfftn(values) if together else torch.fft.rfft(values)
     for axis, size in enumerate(() if together else values.shape[:-1]):
@@ -63,7 +64,7 @@ def _spectrum(values: Tensor) -> Tensor:
 
 
 def _signal(spectrum: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the signal (float32, of this shape) that has a half spectrum."""
+    """Return the signal (float32, of this shape) with a half spectrum."""
     together = len(shape) <= _AXES
     for axis, size in enumerate(() if together else shape[:-1]):
         if size > 1:
@@ -73,7 +74,7 @@ def _signal(spectrum: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _along(axis: int, transform: Callable[..., Tensor], values: Tensor) -> Tensor:
-    """Transform along one axis."""
+    """Apply a transform along one axis."""
     shape = values.shape
     table = values.reshape(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
     return transform(table, dim=1).reshape(shape)
@@ -82,8 +83,8 @@ def _along(axis: int, transform: Callable[..., Tensor], values: Tensor) -> Tenso
 def tilted_filter(shape: tuple[int, ...], alpha: Fraction, tilt: Fraction, device: torch.device) -> Tensor:
     """Return the share of b (float32, 0..1) in each frequency of a half spectrum of `shape`.
 
-    The mean square of the frequencies along the axes is cut at `1 - alpha`; `tilt` (0 to 4) turns the cut: 0 is sharp
-    with b above, 2 sharp with b below, 1 and 3 the same share everywhere.
+    The frequencies' root mean square over the axes is cut at `1 - alpha`. `tilt` (0 to 4) turns the cut: 0 is sharp
+    with b above it, 2 sharp with b below it, and at 1 and 3 the share is the same everywhere.
     """
     inverted = tilt > 2
     if inverted:
@@ -103,7 +104,7 @@ def tilted_filter(shape: tuple[int, ...], alpha: Fraction, tilt: Fraction, devic
 
 
 def _frequencies(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return the root mean square over the axes of each frequency as a share of the highest (float64)."""
+    """Return the root mean square over the axes of each frequency, as a share of the highest (float64)."""
     squares = torch.zeros(shape, dtype=torch.float64, device=device)
     for axis, size in enumerate(shape):
         if size == 1:
@@ -152,7 +153,7 @@ def smoothed(values: Tensor) -> Tensor:
 
 
 def _median(values: Tensor) -> Tensor:
-    """Return the median of the 3 ** d values around each."""
+    """Return the median of the 3 ** d values around each value."""
     if not values.dim():
         return values.clone()
     result = torch.empty_like(values)
@@ -166,14 +167,14 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _median_of_slab(slab: Tensor) -> Tensor:
-    """Return the medians of a slab that has one row more on each side of dimension 0."""
+    """Return the medians of a slab that has one extra row at each end of dimension 0."""
     for axis in range(1, slab.dim()):
         at = torch.arange(-1, slab.shape[axis] + 1, device=slab.device)
         slab = slab.index_select(axis, _reflected(at, slab.shape[axis]))
     if slab.dim() == 1:
         low, middle, high = _sorted_three(slab.unfold(0, 3, 1))
         return middle
-    if slab.dim() == 2:  # sort the columns of each three rows; the median of 9 lies between these three
+    if slab.dim() == 2:  # sort each column of 3; the median of 9 is the median of these three values
         low, middle, high = _sorted_three(slab.unfold(0, 3, 1))
         return _middle(
             low.unfold(1, 3, 1).amax(-1), _sorted_three(middle.unfold(1, 3, 1))[1], high.unfold(1, 3, 1).amin(-1)
@@ -187,7 +188,7 @@ def _median_of_slab(slab: Tensor) -> Tensor:
 
 
 def _sorted_three(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the least, the middle and the greatest along the last dimension, of size 3."""
+    """Return the least, the middle and the greatest value along the last dimension, of size 3."""
     first, second, third = values.unbind(-1)
     return (
         torch.minimum(torch.minimum(first, second), third),
@@ -203,7 +204,7 @@ def _middle(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
 
 @cache
 def _gaussian() -> tuple[float, ...]:
-    """Return the weights of the places at the distances 0 to 4."""
+    """Return the weights of values at the distances 0 to 4."""
     context = Context(prec=40)
     heights = [context.exp(Decimal(-distance * distance) / 2) for distance in range(_RADIUS + 1)]
     total = heights[0]
@@ -233,7 +234,10 @@ def _blur(values: Tensor, axis: int) -> None:
 
 
 def _reflected(places: Tensor, size: int) -> Tensor:
-    """Return where the signal of `size` is read for places before its begin and behind its end."""
+    """Return the index at which a signal of `size` is read for each place.
+
+    Places may be before its begin or after its end.
+    """
     around = places.remainder(2 * size)
     return torch.where(around < size, around, 2 * size - 1 - around)
 
@@ -259,10 +263,10 @@ def _top_k_tensor_sum(call: Call, chunks: Sequence[Tensor], _start: int, _state:
 
 
 def region(width: Fraction, offset: Fraction, size: int) -> tuple[int, int, bool]:
-    """Return from where to where of `size` things a region reaches, and whether it is what lies outside that is meant.
+    """Return the begin and end of a region of `size` things, and whether the things outside it are meant instead.
 
-    A negative width reaches backwards from the offset; what runs over the end goes on at the start. Bounds are rounded
-    to the nearest, halves to even.
+    A region with a negative width ends at the offset; one that reaches beyond the end goes on at the start. Bounds are
+    rounded to the nearest integer, halves to even.
     """
     if width < 0:
         offset, width = offset + width, -width
@@ -276,13 +280,13 @@ def region(width: Fraction, offset: Fraction, size: int) -> tuple[int, int, bool
 
 
 def _memory(per_element: int) -> Callable[[Call, int], int]:
-    """Return the bytes needed at so many an element."""
+    """Return a function that returns the bytes needed, at this many per element."""
     return lambda call, _inputs: per_element * call.count
 
 
 def _smooth_memory(call: Call, _inputs: int) -> int:
     sizes = [size for size in call.shape if size > 1]
-    window = 8 * 3 ** len(sizes) if len(sizes) > 2 else 48  # a value's neighbours are laid side by side
+    window = 8 * 3 ** len(sizes) if len(sizes) > 2 else 48  # all neighbours of a value are copied next to each other
     return 32 * call.count + 64 * _SLAB + window * prod(sizes[1:])
 
 

@@ -1,17 +1,18 @@
-"""Merges of task vectors: what fine-tunes learned since their base, thinned out, put to a vote and added up.
+"""Merges of task vectors: the changes that fine-tunes made to their base, thinned out, voted on and added up.
 
-A task vector is delta_i = model_i - base. Most of it can go: the smallest magnitudes (TIES), the largest as well
-(breadcrumbs), or any at random, the rest scaled up (DARE), small ones more likely than large ones (DELLA). Where the
-deltas that are left disagree in sign, the sign of their weighted sum wins and the others abstain (`ties`, in the names
-that have it); else they are simply added.
+A task vector is delta_i = model_i - base. Most of its elements can be dropped: the smallest magnitudes (TIES), the
+largest too (breadcrumbs), or any at random with the rest scaled up (DARE), small ones more likely than large ones
+(DELLA). In the methods with `ties` in their names, and in `della`, the remaining deltas vote on each element's sign:
+the sign of their weighted sum wins, and deltas of the other sign are left out. In the other methods they are simply
+added.
 
-    e_i = weight_i * rescale_i * (delta_i where it is kept, else 0)
-    with a vote: m = sign of sum(e_i), 0 as +; num = sum(e_i where its sign is m); den = sum(weight_i there)
+    e_i = weight_i * rescale_i * (delta_i if it is kept, else 0)
+    with a vote: m = sign of sum(e_i), 0 counts as +; num = sum(e_i of sign m); den = sum(their weight_i)
     without:     num = sum(e_i); den = sum(weight_i)
     base + lambda * num (divided by den with `normalize`; a den of 0 counts as 1)
 
-What is kept by magnitude is decided exactly, equal ones in the order of their indices (`selection.py`); what is kept
-at random follows from the seed, the tensor's name, the model's place and the element's index alone (`randomness.py`).
+Selection by magnitude is exact; equal magnitudes are taken in the order of their indices (`selection.py`). Random
+selection depends only on the seed, the tensor's name, the model's position and the element's index (`randomness.py`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from mergebuild.methods.thinning import (
 __all__ = ["KERNELS"]
 
 _KEY_BITS = 31
-"""Those of a magnitude's key."""
+"""Bits of a magnitude's key."""
 
 _Account = Account[Selection, RunningSum]
 
@@ -55,7 +56,10 @@ _Account = Account[Selection, RunningSum]
 
 
 def _kept(rule: Election, call: Call, position: int, delta: Tensor, start: int, cuts: Sequence[LargestCut]) -> Tensor:
-    """Return 1 where a part of a delta (float32 [n], from the index `start` on) is kept, else 0 (float32 [n])."""
+    """Return 1 where an element of a delta is kept, else 0 (float32 [n]).
+
+    `delta`: float32 [n], from the index `start` on.
+    """
     if rule.keeps == "random":
         seed, density = int(call.number("seed")), call.numbers("density")[position]
         return bernoulli(density, seed, call.tensor, position + 1, start, len(delta), delta.device).to(torch.float32)
@@ -66,22 +70,22 @@ def _kept(rule: Election, call: Call, position: int, delta: Tensor, start: int, 
     magnitudes = delta.abs()
     kept = cuts[0].kept(magnitudes, start)
     for cut in cuts[1:]:
-        kept.sub_(cut.kept(magnitudes, start))  # the outliers, all of them among the first
+        kept.sub_(cut.kept(magnitudes, start))  # the outliers, which the first cut contains
     return kept
 
 
 def _chances(call: Call, position: int, device: torch.device) -> Tensor:
-    """Return the probability to be kept by rank, from the smallest magnitude up (float64 [length of a row])."""
+    """Return the probability to be kept by rank, smallest magnitude first (float64 [length of a row])."""
     chances = chances_of(call, position)
     ranks = torch.arange(chances.length, dtype=torch.float64, device=device)
     return ranks.mul_(chances.step).add_(chances.least)
 
 
 def _by_rank(call: Call, keys: Tensor, table: Tensor) -> Tensor:
-    """Return the entry of `table` at each key's rank in its row, equal keys in the order of their indices.
+    """Return the entry of `table` at each key's rank in its row; equal keys are ranked in the order of their indices.
 
-    All rows are sorted as one run of integers, the row in front of the key: torch sorts such a run by its digits, and
-    rows of their own, or floats, by comparing, which takes three times as long.
+    All rows are sorted together, as integers with the row's number before the key: torch sorts those by radix, which is
+    three times as fast as sorting rows or floats by comparison.
     """
     _, length, behind = row_of(call)
     rows = keys.view(-1, length, behind)
@@ -128,7 +132,7 @@ def _end(_call: Call, account: _Account | None) -> Sparsity | None:
 
 
 def _pieces(call: Call, rule: Election, count: int, blocks: int) -> Iterator[tuple[int, int]]:
-    """Yield parts of a chunk that stay in the processor's cache, whole rows where those are ranked."""
+    """Yield the begin and end of parts of a chunk that fit the processor's cache; whole rows if elements are ranked."""
     unit = call.count // row_of(call)[0] if rule.keeps == "ranked" else 1
     step = max(1, (1 if rule.keeps == "ranked" else blocks) * BLOCK // unit) * unit  # ranks take several integers each
     for at in range(0, count, step):
@@ -157,7 +161,7 @@ def _apply(rule: Election, call: Call, chunks: Sequence[Tensor], start: int, sta
 
 
 def _edit(rule: Election, call: Call, position: int, delta: Tensor, start: int, state: Sparsity | None) -> Tensor:
-    """Return what is kept of a delta, which is used up."""
+    """Return the kept elements of a delta, which is overwritten."""
     if not is_thinned(call, position):
         return delta
     numbers = () if state is None else state[position][2:]
@@ -170,20 +174,20 @@ def _edit(rule: Election, call: Call, position: int, delta: Tensor, start: int, 
 
 
 def _added(edits: Sequence[Tensor]) -> Tensor:
-    """Return the sum, in the first."""
+    """Return the sum, in the first tensor."""
     for edit in edits[1:]:
         edits[0].add_(edit)
     return edits[0]
 
 
 def _elected(call: Call, edits: Sequence[Tensor], weights: Sequence[Fraction]) -> Tensor:
-    """Return the sum of the edits whose sign is the elected one, divided by their weights or number if so asked."""
+    """Return the sum of the edits with the elected sign, divided by their weights or number if so asked."""
     side = _side(call, edits)
     merged, one = torch.zeros_like(side), torch.empty_like(side)
     below = torch.zeros_like(side) if call.flag("normalize") else None
     counted = call.word("average") == "count"
     for edit, weight in zip(edits, weights, strict=True):
-        edit.mul_(side)  # those on the elected side are now above 0
+        edit.mul_(side)  # now those with the elected sign are above 0
         if below is not None:
             torch.gt(edit, 0, out=one)
             below.add_(one if counted else one.mul_(float32_of(weight)))
@@ -196,7 +200,7 @@ def _elected(call: Call, edits: Sequence[Tensor], weights: Sequence[Fraction]) -
 
 
 def _side(call: Call, edits: Sequence[Tensor]) -> Tensor:
-    """Return the elected sign of each element: 1, -1, or 0 where nobody is elected."""
+    """Return the elected sign of each element: 1, -1, or 0 if neither sign wins."""
     by_count = call.word("vote") == "count"
     total = edits[0].sign() if by_count else edits[0].clone()
     for edit in edits[1:]:
@@ -207,7 +211,7 @@ def _side(call: Call, edits: Sequence[Tensor]) -> Tensor:
 
 
 def _statistic(keeps: str) -> Statistic:
-    """Return the statistic of a way to keep: the same for methods that vote and for those that do not."""
+    """Return the statistic of a way to keep elements, the same for methods with and without a vote."""
     rule = Election(keeps, votes=False)
     name, arguments = STATISTICS[keeps]
     return Statistic(name, partial(_begin, rule), partial(_look, rule), _end, _turn, arguments=arguments)

@@ -1,9 +1,9 @@
-"""TIES with other ends than a mean, and with elements dropped at random before it: sd-mecha's longer forms.
+"""sd-mecha's longer forms of TIES: `ties_sum_extended` and `ties_sum_with_dropout`.
 
-Each delta is thinned at random (`ties_sum_with_dropout` only), then to its largest magnitudes; the deltas vote on each
-element's sign, and those of the other sign abstain there. What is left is averaged over those that agree; or that mean
-is taken as far as the deltas' angles say that they agree, row by row (model stock); or their geometric median is taken
-instead of a mean. These ends, and ranks, need the tensor whole.
+Each delta is thinned at random (`ties_sum_with_dropout` only), then to its largest magnitudes. The deltas vote on each
+element's sign, and those of the other sign are left out there. The result is the mean of the rest; or that mean scaled,
+row by row, by how much the deltas' angles agree (model stock); or the geometric median of the rest. These, and ranks,
+need the whole tensor.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _drawn(call: Call, delta: Tensor, position: int) -> Tensor:
         ranks = torch.empty(count, dtype=torch.float64, device=delta.device)
         order = delta.abs().argsort(stable=True)
         ranks[order] = torch.arange(1, count + 1, dtype=torch.float64, device=delta.device)
-        # Divided by a tensor: a device multiplies by the inverse of a plain number.
+        # Divided by a tensor: dividing by a Python number, a device would multiply by its inverse.
         chances += ranks.sub_((count + 1) / 2).div_(ranks.new_full((), max(count, 1))).mul_(float(epsilon))
     thresholds = chances.clamp_(0, 1).mul_(2.0**32).floor_().to(torch.int64)
     drawn = bits(int(call.number("seed")), call.tensor, position, 0, count, delta.device)
@@ -60,7 +60,7 @@ def _drawn(call: Call, delta: Tensor, position: int) -> Tensor:
 
 
 def _ended(call: Call, deltas: Sequence[Tensor], scale: Fraction) -> Tensor:
-    """Return what the deltas (float32 [n] each, used up) come to together, times `scale`."""
+    """Return the merged deltas (float32 [n] each, overwritten), times `scale`."""
     for delta in deltas:
         delta.mul_(_largest(delta, call.number("density")))
     votes = [delta.sign() if call.word("vote") == "count" else delta for delta in deltas]
@@ -84,7 +84,10 @@ def _ended(call: Call, deltas: Sequence[Tensor], scale: Fraction) -> Tensor:
 
 
 def _largest(delta: Tensor, density: Fraction) -> Tensor | float:
-    """Return 1 for each of the largest magnitudes, as many as the density says, else 0."""
+    """Return 1 for each of the largest magnitudes, as many as the density says, else 0.
+
+    A number if that is the same for all.
+    """
     if density >= 1:
         return 1.0
     if density <= 0:
@@ -106,7 +109,7 @@ def _median(call: Call, deltas: Sequence[Tensor]) -> Tensor:
     eps, ftol = float(call.number("eps")), float(call.number("ftol"))
     shares = median_of(gram.value(), eps, int(call.number("maxiter")), ftol)
     pivot = pivot_of(shares)
-    assert pivot is not None  # a mean
+    assert pivot is not None  # the coefficients of a mean add up to 1
     rest = [index for index in range(len(deltas)) if index != pivot]
     out, spare = torch.empty_like(deltas[0]), torch.empty_like(deltas[0])
     others, factors = [deltas[index] for index in rest], [float32_of(shares[index]) for index in rest]
@@ -114,7 +117,7 @@ def _median(call: Call, deltas: Sequence[Tensor]) -> Tensor:
 
 
 def _stock(call: Call, deltas: Sequence[Tensor]) -> Tensor:
-    """Return how far to go along the mean in each row (float32 [rows])."""
+    """Return the share of the mean that is taken in each row (float32 [rows])."""
     width = call.shape[-1] if call.shape else 1
     rows = [delta.view(-1, max(width, 1)).to(torch.float64) for delta in deltas]
     pairs = [(index, index + 1) for index in range(len(rows) - 1)]
@@ -125,7 +128,7 @@ def _stock(call: Call, deltas: Sequence[Tensor]) -> Tensor:
 
 
 def _memory(call: Call, inputs: int) -> int:
-    """Deltas, masks and votes of each model; float64 copies where an end needs them; ranks of one."""
+    """Return the bytes needed: each model's delta, mask, vote and float64 copy, and one delta's ranks."""
     return call.count * (4 * inputs * 4 + 8 * inputs + 8 * 4)
 
 

@@ -1,4 +1,4 @@
-"""Attention layers: which tensors of a model make one up."""
+"""Attention layers: which tensors of a model form one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 __all__ = ["Attention", "attentions"]
 
 _WIDTH = 64
-"""The rows of a head, where nothing says otherwise: CLIP, SDXL and SD2; the VAE's only head is cut into such."""
+"""The rows of a head unless the layer is SD1's: right for CLIP, SDXL and SD2. The VAE's single head is cut into such
+parts."""
 _SD1_HEADS = 8
 _SD1_CONTEXT = 768
-"""The width of the text that the UNet of SD1 attends to; it has 8 heads in every layer, of 40, 80 or 160 rows."""
+"""The width of the text embedding in SD1, whose UNet has 8 heads in every layer, of 40, 80 or 160 rows."""
 
 _SEPARATE = {
     "text": ("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -29,7 +30,7 @@ _FUSED = re.compile(r"(.*\.attn\.)in_proj_weight")
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One attention layer. `query`, `key` and `value` are the same tensor where they are fused, in that order."""
+    """One attention layer, by the names of its tensors. If fused, `query`, `key` and `value` name the same tensor."""
 
     query: str
     key: str
@@ -43,28 +44,28 @@ class Attention:
 
     @property
     def fused(self) -> bool:
-        """Whether queries, keys and values lie in one tensor."""
+        """Whether one tensor holds queries, keys and values, in this order."""
         return self.query == self.key
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The names of all that balancing reads and changes, each once."""
+        """The names of all tensors that balancing reads or changes, each once."""
         found = (self.query, self.key, self.value, self.output, self.query_bias, self.key_bias, self.value_bias)
         return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
 def attentions(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Attention, ...]:
-    """Return the attention layers among tensors of these names and shapes, in the order of their names.
+    """Return the attention layers among tensors with these names and shapes, in the order of their names.
 
-    Known are the text encoders of CLIP, as of transformers (separate projections) and of OpenCLIP (fused), the middle
-    of the VAE, and the transformer blocks of the UNet. A layer that lacks a tensor is none.
+    It knows the text encoders of CLIP, in the form of transformers (separate projections) and of OpenCLIP (fused), the
+    middle of the VAE, and the transformer blocks of the UNet. A layer without all its tensors is left out.
     """
     found = (_attention(name, shapes) for name in sorted(shapes))
     return tuple(each for each in found if each is not None)
 
 
 def _attention(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Attention | None:
-    """Return the layer whose queries the tensor `name` holds."""
+    """Return the layer whose queries are in the tensor `name`; None if there is none."""
     fused = _FUSED.fullmatch(name)
     if fused:
         bias, output = f"{fused[1]}in_proj_bias", f"{fused[1]}out_proj.weight"
@@ -91,13 +92,13 @@ def _separate(prefix: str, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 
 def _context(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the width of what the block of an attention layer attends to."""
+    """Return the width of the input that an attention layer's cross attention attends to; 0 if not known."""
     across = f"{prefix.removesuffix('attn1.').removesuffix('attn2.')}attn2.to_k.weight"
     return shapes[across][1] if across in shapes else 0
 
 
 def _fits(layer: Attention, rows: int, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether keys, values and output have as many rows or columns as the queries, in whole heads."""
+    """Whether keys, values and output have as many rows or columns as the queries, and these are whole heads."""
     parts = 3 if layer.fused else 1
     return (
         rows > 0

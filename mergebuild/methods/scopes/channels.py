@@ -1,18 +1,18 @@
-"""Blocks of hidden channels that a network does not see the order of.
+"""Blocks of hidden channels whose order does not matter to the network.
 
-Reordering the channels between two layers, in both, changes nothing in what the network computes. A `Block` is a set of
-channels that can be reordered without any other:
+Reordering the channels between two layers, in both of them, does not change what the network computes. A `ChannelBlock`
+is a set of channels that can be reordered independently of all others:
 
-- the hidden channels of a feed-forward layer (in GEGLU and SwiGLU, of both its halves);
-- the heads of an attention layer; in a head, the channels between queries and keys, and those between values and
-  output. With rotary positions (Llama) channels of queries and keys have their places; heads that share keys move
-  together;
-- the channels inside a residual block of the UNet, whose group norm takes them in 32 groups: groups are reordered, and
-  the channels in a group;
+- the hidden channels of a feed-forward layer (in GEGLU and SwiGLU, of both halves);
+- the heads of an attention layer, and in each head the channels between queries and keys, and those between values and
+  output. With rotary positions (Llama) the channels of queries and keys keep their order, and heads that share keys
+  move together;
+- the channels inside a residual block of the UNet, whose group norm has 32 groups: the groups are reordered, and the
+  channels in each group;
 - the hidden channels of the UNet's embeddings of time and label.
 
-The channels that pass by these (the residual stream) are left alone: in the UNet, skip connections and group norms tie
-them down.
+The channels of the residual stream, which pass by all these, keep their order: in the UNet, skip connections and group
+norms depend on it.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ _NORM_GROUPS = 32
 
 @dataclass(frozen=True, slots=True)
 class ChannelPart:
-    """Where channels lie: channel c of group g at `offset + g * stride + c` along an axis of a tensor."""
+    """Where channels are in a tensor: channel c of group g is at index `offset + g * stride + c` of an axis."""
 
     tensor: str
     axis: int
     offset: int = 0
     stride: int = 0
-    """0: the size of the group."""
+    """From one group to the next; 0: the size of a group."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelFamily:
-    """Channels that move together in several tensors, `size` a group."""
+    """Channels that are reordered in the same way in several tensors. `size`: the channels of one group."""
 
     size: int
     parts: tuple[ChannelPart, ...]
     fixed: bool = False
-    """Whether they keep their order in the group, and move only with it."""
+    """Whether channels keep their order inside the group, which only moves as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelBlock:
-    """Groups of channels that can be reordered, and the channels in each: no tensor is in two blocks."""
+    """Groups of channels that can be reordered, and the channels in each group. No tensor is in two blocks."""
 
     groups: int
     families: tuple[ChannelFamily, ...]
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The names of all that it touches, each once."""
+        """The names of all tensors that it reorders, each once."""
         return tuple(dict.fromkeys(part.tensor for family in self.families for part in family.parts))
 
 
 def blocks(shapes: Shapes, head_width: int | None = None) -> tuple[ChannelBlock, ...]:
-    """Return the blocks of a model with tensors of these names and shapes, in the order of their names.
+    """Return the blocks of a model whose tensors have these names and shapes.
 
-    Known are the UNets of SD1, SD2 and SDXL with their text encoders, and models named as Llama is. `head_width` is the
-    size of the latter's heads, which shapes do not tell: without it, their attention layers are left as they are.
+    It knows the UNets of SD1, SD2 and SDXL with their text encoders, and models with the names of Llama. `head_width`:
+    the size of Llama's heads, which shapes do not tell; if None, Llama's attention layers are left out.
     """
     layers = (layer for layer in attentions(shapes) if ".mid.attn_1." not in layer.query)
     found: list[ChannelBlock | None] = [_of_attention(layer, shapes) for layer in layers]
@@ -81,7 +81,7 @@ def blocks(shapes: Shapes, head_width: int | None = None) -> tuple[ChannelBlock,
 
 
 def _whole(block: ChannelBlock, shapes: Shapes) -> bool:
-    """Whether all its tensors are there and long enough."""
+    """Whether all tensors of a block exist and are long enough."""
     return all(
         part.tensor in shapes
         and len(shapes[part.tensor]) > part.axis
@@ -93,7 +93,7 @@ def _whole(block: ChannelBlock, shapes: Shapes) -> bool:
 
 
 def _both(name: str, shapes: Shapes, offset: int = 0, stride: int = 0) -> tuple[ChannelPart, ...]:
-    """Return the rows of a weight, and of its bias if it has one. `name` is without `.weight`."""
+    """Return the rows of a module's weight, and of its bias if it has one. `name`: the module's."""
     names = (f"{name}.weight", f"{name}.bias")
     return tuple(ChannelPart(each, 0, offset, stride) for each in names if each in shapes)
 
@@ -113,7 +113,7 @@ def _of_attention(layer: Attention, shapes: Shapes) -> ChannelBlock:
 
 
 def _hidden(first: tuple[str, ...], second: str, shapes: Shapes) -> ChannelBlock | None:
-    """Return the channels between layers `first` and the layer `second`."""
+    """Return the channels between the layers `first` and the layer `second`; None if their widths differ."""
     width = shapes[f"{second}.weight"][1]
     if any(shapes.get(f"{name}.weight", (0,))[0] != width for name in first):
         return None
@@ -134,7 +134,7 @@ def _geglu(prefix: str, shapes: Shapes, _head_width: int | None) -> ChannelBlock
 def _residual(prefix: str, shapes: Shapes, _head_width: int | None) -> ChannelBlock | None:
     width = shapes[f"{prefix}in_layers.2.weight"][0]
     if width % _NORM_GROUPS or shapes.get(f"{prefix}emb_layers.1.weight", (0,))[0] != width:
-        return None  # twice as many: a scale and a shift, which another kind of block has
+        return None  # another kind of block has a scale and a shift there, so twice as many rows
     rows = [
         part for name in ("in_layers.2", "emb_layers.1", "out_layers.0") for part in _both(f"{prefix}{name}", shapes)
     ]

@@ -1,4 +1,4 @@
-"""Changes of a UNet's first and last layers that people know as detail, contrast, brightness and color."""
+"""The row of `adjust`: changes to a UNet's first and last layers that affect detail, contrast, brightness and color."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods that take each value from the inputs' values at the same place, and are not linear."""
+"""Rows of the methods that make each value from the inputs' values at the same place, and are not linear."""
 
 from __future__ import annotations
 

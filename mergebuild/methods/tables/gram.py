@@ -1,4 +1,4 @@
-"""The methods on spheres and in spans: coefficients that follow from the dot products of the inputs."""
+"""Rows of the methods on spheres and in spans: their coefficients follow from the inputs' dot products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear methods: an exact coefficient for each input."""
+"""Rows of the linear methods, and the functions that give an exact coefficient for each input."""
 
 from __future__ import annotations
 

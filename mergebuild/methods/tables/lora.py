@@ -1,7 +1,7 @@
-"""LoRAs baked into a model, and LoRAs made: out of a difference of models, or of other LoRAs.
+"""Rows of the methods that add LoRAs to a model, and that make LoRAs from a difference of models or from other LoRAs.
 
-What a LoRA adds to a tensor is made of its factors, and summed up like any other input. A LoRA that is made has tensors
-with names and shapes of its own; those of a module are made together.
+A LoRA's delta for a tensor is made of its factors, and added up like any other input. The tensors of a LoRA that is
+made have names and shapes of their own; those of one module are made together.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DELTA = Method(
     makes=ModelDelta(),
     exact=False,
 )
-"""Makes what `add_lora` sums up. Not in the catalog: it has no name that a recipe could use."""
+"""Makes the deltas that `add_lora` adds up. No recipe can name it, so it is not in the catalog."""
 
 FACTOR = Method(
     name="lora_factor",
@@ -43,7 +43,7 @@ FACTOR = Method(
     makes=LoraFactors(),
     exact=False,
 )
-"""Makes the tensors of a LoRA. Not in the catalog either."""
+"""Makes the tensors of a LoRA. It is not in the catalog either."""
 
 _ENERGY = Parameter(
     "energy", "the share of the squares of all singular values that is enough; factors beyond it are zeros",

@@ -1,4 +1,4 @@
-"""Methods that keep only the largest directions of a difference."""
+"""Rows of the methods that keep only the leading directions of a difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that need more than one tensor at a time: the whole model's likeness, or the tensors of a layer together."""
+"""Rows of the methods that need several tensors at a time: those of the whole model, or of a layer."""
 
 from __future__ import annotations
 

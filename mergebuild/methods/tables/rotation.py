@@ -1,4 +1,4 @@
-"""Methods that turn one model towards another."""
+"""The row of `rotate`, which turns one model towards another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods that see a tensor as rows: bands of them, or gates from the cosine of two vectors."""
+"""Rows of the methods that treat a tensor as rows: bands of them, or gates by the cosine of two vectors."""
 
 from __future__ import annotations
 

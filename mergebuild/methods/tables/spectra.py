@@ -1,4 +1,4 @@
-"""Methods that see a tensor as a signal: crossovers, smoothing, exchange of value distributions."""
+"""Rows of the methods that treat a tensor as a signal: crossovers, smoothing, exchange of value distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods on task vectors: what fine-tunes learned, thinned out, put to a vote, added to their base."""
+"""Rows of the methods on task vectors: what fine-tunes changed, thinned out, put to a vote and added to their base."""
 
 from __future__ import annotations
 

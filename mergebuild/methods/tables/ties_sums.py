@@ -1,4 +1,4 @@
-"""sd-mecha's longer forms of TIES."""
+"""Rows of sd-mecha's longer forms of TIES."""
 
 from __future__ import annotations
 
