@@ -1,7 +1,10 @@
-"""Which tensor is in which block and component of which architecture, and the number that reaches each tensor.
+"""Layouts: which tensor is in which block and component of an architecture, and which number reaches each tensor.
 
-Layouts are data (`data/*.toml`, and `[layouts.NAME]` of a mergefile, in the same keys). `detect` finds the layout of
-a file from its header; a `Selector` turns the keys of a number per tensor into one number a tensor.
+Begin with `layout.py` (what a layout is) and `selector.py` (from a number's keys to one number per tensor). Layouts are
+data: ours are `data/*.toml`, and users declare more in `[layouts.NAME]`, with the same keys (`declare.py`).
+`detection.py` finds the layout of a file by its header, and `keys.py` finds the tensors that one key selects.
+
+May import the recipe's values, and what is below it; `sources` not, which is on the same floor.
 """
 
 from mergebuild.layouts.declare import parse_layout

@@ -1,6 +1,6 @@
-"""Names of blocks: `IN04` is number 4 of the family `IN`, and so is `IN4`; `BASE` has no number.
+"""Names of blocks: `IN04` and `IN4` are number 4 of the family `IN`; `BASE` has no number.
 
-Lists of blocks are written with ranges (`IN00-IN11`) and, where the count is the model's, with open families (`L*`).
+Lists of blocks may have ranges (`IN00-IN11`), and open families (`L*`) if the model decides how many blocks there are.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Iterable, Sequence
 __all__ = ["BlockId", "block_id", "drawn_together", "expand", "in_order", "layer_number", "natural"]
 
 BlockId = tuple[str, int]
-"""Family and number; -1 for a block without a number."""
+"""Family and number; the number is -1 for a block without one."""
 
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 _RANGE = re.compile(r"(.*?)(\d+)-(.*?)(\d+)", re.DOTALL)
 _DIGITS = re.compile(r"([0-9]+)")
 _LONGEST = 200
-"""Signs of what may be a block; real ones have five."""
+"""The longest text that is tried as the name of a block, in characters; real ones have five."""
 _MOST = 10_000
-"""Blocks of a list; real ones have a hundred."""
+"""The most blocks of a list; real ones have a hundred."""
 _MOST_DIGITS = 18
-"""Of the number of a layer that can exist. Names come from strangers, and may have thousands."""
+"""The most digits of a layer's number. Names in untrusted files may have thousands."""
 
 
 def block_id(name: str) -> BlockId:
@@ -31,22 +31,22 @@ def block_id(name: str) -> BlockId:
 
 
 def layer_number(digits: str) -> int | None:
-    """Return the number of a layer; None for what is no whole number, or longer than that of any layer."""
+    """Return the number of a layer; None if the text is no whole number, or has too many digits."""
     return int(digits) if digits.isdecimal() and len(digits) <= _MOST_DIGITS else None
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a sort key that counts, numbers of any length: `layers.2` before `layers.10`."""
+    """Return a sort key that orders numbers in a text by value: `layers.2` comes before `layers.10`."""
     parts = _DIGITS.split(text)
     parts[1::2] = [digits.lstrip("0") for digits in parts[1::2]]
     return [(len(part) if index % 2 else 0, part) for index, part in enumerate(parts)]
 
 
 def expand(spec: Iterable[str]) -> tuple[str, ...]:
-    """Return a list of blocks with its ranges written out; open families (`L*`) stay as they are.
+    """Return a list of blocks with its ranges expanded; open families (`L*`) stay as they are.
 
     Raises:
-        ValueError: a range over two families, one that runs downwards, or more than 10,000 blocks.
+        ValueError: a range spans two families or runs downwards, or there are more than 10,000 blocks.
     """
     blocks: list[str] = []
     for entry in spec:
@@ -66,7 +66,10 @@ def expand(spec: Iterable[str]) -> tuple[str, ...]:
 
 
 def in_order(blocks: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
-    """Return `blocks` as `order` has them, families without end at their `FAMILY*`, and all others behind."""
+    """Return `blocks` in the order of `order`.
+
+    Blocks of an open family are at its `FAMILY*`, blocks that are not in `order` at the end.
+    """
     places = {entry: place for place, entry in enumerate(order)}
 
     def key(block: str) -> tuple[int, str, int]:
@@ -78,7 +81,7 @@ def in_order(blocks: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
 
 
 def drawn_together(blocks: Sequence[str]) -> tuple[str, ...]:
-    """Return a list of blocks for people, neighbours as ranges: `("BASE", "IN00-IN11", "M00")`."""
+    """Return a list of blocks for people, with consecutive ones as ranges: `("BASE", "IN00-IN11", "M00")`."""
     runs: list[list[str]] = []
     for block in blocks:
         family, number = block_id(block)

@@ -1,10 +1,10 @@
-r"""A declared layout, ours or a user's, from plain TOML values to a `Layout`, or to all that is wrong with it.
+r"""Turns a declared layout, ours or a user's, from plain TOML values into a `Layout`, or reports all its mistakes.
 
     [layouts.NAME]
     detect = ["layers.*.attention.qkv.weight"]            # or a table of name -> shape, or an array of such tables
     blocks = [['^layers\.(\d+)\.', "L{:02}"], ['', "BASE"]]
 
-Our own layouts are written in the same keys, so the files in `data/` show what a declaration can say.
+Our own layouts use the same keys, so the files in `data/` show what a declaration can say.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEYS = (
     "groups",
 )
 RESERVED = frozenset({"default", "mbw", "preset", "elemental"})
-"""Keys of a number per tensor that are no names of blocks or groups."""
+"""Keys of a number per tensor that can't be names of blocks or groups."""
 
 _NAME = re.compile(r"[\w.]+")
 _TEMPLATE = re.compile(r"([^{}]*)(?:\{(?::0[1-9])?\}([^{}]*))?")
@@ -44,7 +44,7 @@ _Path = tuple[str | int, ...]
 
 
 class _LayoutTable:
-    """Reads one table, gathering problems; whatever is returned beside a problem is a harmless stand-in."""
+    """Reads one table and collects problems. A value that has a problem is replaced by a harmless one."""
 
     def __init__(self, text: LayoutText) -> None:
         self.text = text
@@ -54,7 +54,7 @@ class _LayoutTable:
         self._open: list[str] = []
 
     def layout(self) -> Layout:
-        """Return what the table says; only of use where there are no problems."""
+        """Return the layout that the table declares; it is valid only if `problems` is empty."""
         for key in self.text.table:
             if key not in KEYS:
                 advice = did_you_mean(key, KEYS, otherwise=f"keys of a layout: {', '.join(KEYS)}")
@@ -142,7 +142,10 @@ class _LayoutTable:
         return tuple(rows)
 
     def _template(self, value: object, path: _Path) -> bool | None:
-        """Return whether `value` is a template (True) or a block's name (False); None, and a problem, for neither."""
+        """Return True if `value` is a template, False if it is a block's name.
+
+        None, and add a problem, if it is neither.
+        """
         found = _TEMPLATE.fullmatch(value) if isinstance(value, str) else None
         if found is None:
             message = f"{value!r} is not the name of a block"
@@ -163,7 +166,7 @@ class _LayoutTable:
         return behind is not None
 
     def _blocks(self, value: object, *path: str | int) -> tuple[str, ...]:
-        """Return a list of blocks, ranges written out, each of which some row can make."""
+        """Return a list of blocks with its ranges expanded. Add a problem for each block that no row can give."""
         try:
             blocks = expand(self._strings(value, path))
         except ValueError as error:
@@ -236,7 +239,10 @@ class _LayoutTable:
         return tuple(self._name(name, ("unless", place)) for place, name in enumerate(names))
 
     def _name(self, name: str, path: _Path) -> str:
-        """Return what tells an architecture, a name or glob of a tensor."""
+        """Return the name or glob of a tensor that identifies an architecture.
+
+        Add a problem if it is a regular expression.
+        """
         if name.startswith("re:"):
             message = f"`{name}` in `{path[0]}` is a regular expression, expected the name of a tensor, or a glob"
             self._wrong(path, message, "such as `layers.*.attention.qkv.weight`, where `*` is any text")
@@ -261,7 +267,7 @@ def parse_layout(text: LayoutText) -> Layout:
     """Return the layout that a `[layouts.NAME]` table declares.
 
     Raises:
-        RecipeError: with everything that is wrong with it.
+        RecipeError: with all problems of the table.
     """
     declaration = _LayoutTable(text)
     layout = declaration.layout()

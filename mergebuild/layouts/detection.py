@@ -1,7 +1,7 @@
-"""Which layout a set of tensors has, told by the tensors that must and must not be there. Headers suffice.
+"""Finds the layout of a set of tensors by which tensors it has and lacks; headers are enough.
 
-The user's layouts are asked first, in the order declared; then ours, from those with the surest signs to the most
-general. A layout's data file is read when it is asked for the first time.
+The user's layouts are tried first, in the order of their declaration; then ours, from the most specific to the most
+general. The data file of a layout is read when that layout is first tried.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from mergebuild.recipe.model import LayoutText
 __all__ = ["BUILT_IN", "ListedLayout", "built_in", "declared_for", "detect", "list_layouts", "user_layout"]
 
 BUILT_IN = ("sd15", "sd2", "sdxl", "sd3", "flux", "llama", "transformer")
-"""Our layouts, as they are listed."""
+"""Our layouts, in the order in which they are listed."""
 
 _ASKED = ("sdxl", "sd2", "sd15", "flux", "sd3", "llama", "transformer")
 _DATA = Path(str(files("mergebuild.layouts"))) / "data"
 
 
 class ListedLayout(NamedTuple):
-    """A layout for people: its blocks with ranges drawn together, `L*` where their count is the model's."""
+    """A layout as shown to people, its blocks with ranges; `L*` if the model decides how many there are."""
 
     name: str
     title: str
@@ -39,22 +39,22 @@ class ListedLayout(NamedTuple):
 
 
 class _DataFile:
-    """Where our own layouts stand."""
+    """The place of our own layouts in messages."""
 
     def __init__(self, path: Path) -> None:
         self._place = Place(path.name)
 
     def place(self, *_path: str | int, key: bool = False) -> Place:  # noqa: ARG002 -- what `Where` asks for
-        """Return the file; which line, only its author wants to know."""
+        """Return the place of the whole file: only its author would need the line."""
         return self._place
 
 
 @cache
 def built_in(name: str) -> Layout:
-    """Return our layout of that name.
+    """Return our layout with this name.
 
     Raises:
-        KeyError: there is none.
+        KeyError: we have none with this name.
     """
     if name not in BUILT_IN:
         raise KeyError(name)
@@ -69,13 +69,13 @@ _PARSED_AT_MOST = 64
 
 
 def user_layout(text: LayoutText) -> Layout:
-    """Return the layout that `text` declares; the same object each time for the same `text`.
+    """Return the layout that `text` declares; for the same object `text` always the same layout.
 
     Raises:
-        RecipeError: with everything that is wrong with it.
+        RecipeError: with all problems of the declaration.
     """
     known = _parsed.get(id(text))
-    if known is not None:  # the entry keeps its text alive, so the id is still its own
+    if known is not None:  # the entry keeps its text alive, so no other object has this id
         return known[1]
     layout = parse_layout(text)
     if len(_parsed) >= _PARSED_AT_MOST:
@@ -85,7 +85,7 @@ def user_layout(text: LayoutText) -> Layout:
 
 
 class _NamesOfFile:
-    """Tensor names, sorted, so that a glob is looked for only among names that begin as it does."""
+    """Tensor names, sorted, so that a glob is compared only with names that have its beginning."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
         self.shapes = shapes
@@ -105,7 +105,7 @@ class _NamesOfFile:
                 yield name
 
     def has(self, marker: Marker) -> bool:
-        """Return whether there is a tensor of that name (or glob) and shape."""
+        """Whether a tensor with this name (or glob) and shape exists."""
         return any(marker.shape is None or _fits(self.shapes[name], marker.shape) for name in self._like(marker.name))
 
 
@@ -114,7 +114,7 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
 
 
 def _is_stack(layout: Layout, names: Mapping[str, Sequence[int]]) -> bool:
-    """Return whether the numbers of the layout's stack run from 0 without a gap, at least to 1."""
+    """Whether the numbers of the layout's stack run from 0 without a gap, at least to 1."""
     ids = (block_id(block) for name in names if (block := layout.block(name)) is not None)
     numbers = {number for family, number in ids if family == layout.stack}
     return len(numbers) >= 2 and max(numbers) == len(numbers) - 1
@@ -127,7 +127,7 @@ def _has_signs(layout: Layout, names: _NamesOfFile) -> bool:
 
 
 def _has_signs_in_time(layout: Layout, names: _NamesOfFile, text: LayoutText, patience: Patience) -> bool:
-    """Return whether a stranger's layout has its signs in names.
+    """Whether the names have the signs of a user's layout.
 
     Raises:
         RecipeError: its globs take too long.
@@ -145,10 +145,10 @@ def _is_whole(layout: Layout, names: _NamesOfFile) -> bool:
 
 
 def _try(text: LayoutText, layout: Layout, names: Iterable[str]) -> None:
-    """Look for a stranger's patterns in names once, in time: then whoever does it again needs no limit.
+    """Search a user's patterns in all names once, with a time limit, so that later searches need none.
 
     Raises:
-        RecipeError: one takes too long.
+        RecipeError: a pattern takes too long.
     """
     patience = Patience()
     searches: list[tuple[str, Callable[[str], object]]] = [("blocks", layout.block)]
@@ -164,10 +164,10 @@ def _try(text: LayoutText, layout: Layout, names: Iterable[str]) -> None:
 
 
 def detect(names_to_shapes: Mapping[str, Sequence[int]], user: Mapping[str, LayoutText]) -> Layout | None:
-    """Return the layout of tensors given as name -> shape, or None where none of `user` and ours is it.
+    """Return the layout of tensors given as name -> shape; None if none of `user` and none of ours fits.
 
     Raises:
-        RecipeError: a layout of `user` is not sound, or takes too long to look for its signs in these names.
+        RecipeError: a layout of `user` is invalid, or its signs take too long to find in these names.
     """
     names = _NamesOfFile(names_to_shapes)
     if (found := _of_user(names, user)) is not None:
@@ -179,7 +179,7 @@ def detect(names_to_shapes: Mapping[str, Sequence[int]], user: Mapping[str, Layo
 def declared_for(
     stored: Mapping[str, Sequence[int]], canonical: Mapping[str, Sequence[int]], user: Mapping[str, LayoutText]
 ) -> bool:
-    """Return whether the user declared a layout for the names in a file, and it is not one for the canonical ones.
+    """Return whether one of the user's layouts fits a file's stored names, and none fits its canonical names.
 
     Raises:
         RecipeError: as `detect`.
@@ -201,10 +201,10 @@ def _of_user(names: _NamesOfFile, user: Mapping[str, LayoutText]) -> Layout | No
 
 
 def list_layouts(user: Mapping[str, LayoutText]) -> list[ListedLayout]:
-    """Return the layouts that there are, the user's first; one of ours that they redefine is left out.
+    """Return all layouts, the user's first; one of ours that the user redefines is left out.
 
     Raises:
-        RecipeError: a layout of `user` is not sound.
+        RecipeError: a layout of `user` is invalid.
     """
     layouts = [user_layout(text) for text in user.values()]
     layouts += [built_in(name) for name in BUILT_IN if name not in user]

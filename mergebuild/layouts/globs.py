@@ -1,18 +1,18 @@
-"""Globs over tensor names: `*` is any text, `?` any sign, `[abc]` and `[!a-z]` one of a set, as `fnmatch` has them.
+"""Globs over tensor names, as in `fnmatch`: `*` is any text, `?` any character, `[abc]` and `[!a-z]` one of a set.
 
-A glob is texts with a `*` between two. The first stands at the beginning of a name and the last at its end; the others
-are looked for from left to right, each at the first place behind the one before. That is always right, as a later
-place leaves less of the name to the rest, so nothing is ever tried twice.
+A glob is a list of pieces separated by `*`. The first piece must be at the beginning of the name and the last at its
+end; each of the others is searched from left to right, and the first match after the previous piece is taken. That is
+always right, as a later match leaves less of the name for the rest, so nothing is ever tried twice.
 
-A text without sets is looked for by `str.find`. One with sets is by a regular expression, which tries each place of the
-name, and so takes the signs of the name times those of the text. Where that is much, all places are tried at once: they
-are the bits of a whole number, and each sign of the text leaves those that it may stand behind. That takes as many
-steps as the text has signs, each over an eighth of a byte for a sign of the name. What many such globs take over many
-long names is bounded by time all the same, see `patience.py`.
+A piece without sets is found by `str.find`. One with sets is found by a regular expression, which tries each place of
+the name, so it takes time in proportion to both lengths. If these are large, all places are tried at once: they are the
+bits of an integer, and each character of the piece clears the bits of places where it does not match. That takes one
+step per character of the piece, each on an eighth of a byte per character of the name. The time that many such globs
+take on many long names is limited besides (`patience.py`).
 
-A mergefile may have thousands of globs over thousands of names, mostly with a beginning of their own. So the names are
-kept in the order of their beginnings and in that of their ends, and only those that begin (or end) as a glob does are
-compared with it. Names without either in common with it are asked for its longest text first, which is a search in C.
+A mergefile may have thousands of globs over thousands of names, most of them with different beginnings. So names are
+sorted by their beginnings and by their ends, and a glob is compared only with names that share its beginning or end. If
+a glob has neither, names are first searched for its longest literal text, which is fast.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ __all__ = ["Glob", "SortedNames", "is_glob"]
 
 _WILD: Final = re.compile(r"[*?\[]")
 _FEW: Final = 4096
-"""Signs of a name times those of a text with sets: up to so many an expression is quicker than bits."""
+"""Up to this product of both lengths (of the name and of a piece with sets), a regular expression is faster than
+bits."""
 
 
 def is_glob(text: str) -> bool:
-    """Return whether a text has signs that stand for others."""
+    """Return whether a text has wildcards."""
     return _WILD.search(text) is not None
 
 
 class _Marks(dict[int, str]):
-    """By the code of a sign of a name: `1` if one sign of a glob may stand for it, else `0`."""
+    """By character code of a name: `1` if one item of a glob matches that character, else `0`."""
 
     def __init__(self, sign: str) -> None:
         super().__init__()
@@ -49,31 +50,31 @@ class _Marks(dict[int, str]):
 
 
 class _GlobPiece:
-    """What stands between two `*`: a text of fixed length, in which some signs may be any, or any of a set."""
+    """The text between two `*`, of fixed length; some of its characters may be `?` or sets."""
 
     def __init__(self, signs: Sequence[str]) -> None:
-        """Take the signs one by one: `a`, `?`, `[a-z]`."""
+        """Take the items of the piece one by one: `a`, `?`, `[a-z]`."""
         self.length: Final = len(signs)
         self.is_plain: Final = all(len(sign) == 1 and sign != "?" for sign in signs)
         self.text: Final = "".join(signs)
         self._pattern = None if self.is_plain else re.compile(translate(f"{self.text}*"))
-        """It matches to the end of a name, so where it begins to match is all that is asked of it."""
+        """It ends in `*` and so matches to the end of the name; only the place where a match begins is used."""
         self._signs: Final = signs
         self._marks: Final[dict[str, _Marks]] = {}
 
     @cached_property
     def literals(self) -> list[str]:
-        """The texts in it that stand for themselves."""
+        """The literal texts in it."""
         return [self.text] if self.is_plain else _literals(self.text)
 
     def stands_at(self, name: str, place: int) -> bool:
-        """Return whether a name has it at a place."""
+        """Return whether it matches at a place of a name."""
         if self._pattern is None:
             return name.startswith(self.text, place)
         return self._pattern.match(name, place) is not None
 
     def end_in(self, name: str, place: int) -> int:
-        """Return where it ends in a name when it begins as early as it can from a place on; -1 where it doesn't."""
+        """Return where its first match at or after a place of a name ends; -1 if there is none."""
         if self._pattern is None:
             found = name.find(self.text, place)
         elif self.length * len(name) > _FEW:
@@ -84,7 +85,10 @@ class _GlobPiece:
         return found + self.length if found >= 0 else -1
 
     def _first_of_all(self, name: str, place: int) -> int:
-        """Return where it begins in a name, at a place or behind; -1 where it doesn't. Places are bits of a number."""
+        """Return the first place, at or after `place`, where it matches; -1 if there is none.
+
+        Places are bits of an integer.
+        """
         places = (1 << len(name)) - (1 << place)
         backward = name[::-1]  # the last digit is bit 0
         fitting: dict[str, int] = {}
@@ -115,13 +119,13 @@ class Glob:
         self._shortest = self._first.length + sum(piece.length for piece in others)
         whole = [self._first, *others]
         self.beginning: Final = _run(pieces[0])
-        """What each name that it matches begins with."""
+        """The literal beginning of every name that it matches."""
         self.end: Final = _run(pieces[-1][::-1])[::-1]
-        """What each name that it matches ends with."""
+        """The literal end of every name that it matches."""
         self.longest: Final = max((text for piece in whole for text in piece.literals), key=len, default="")
-        """The longest text that stands for itself."""
+        """Its longest literal text."""
         self.is_beginning: Final = text == f"{self.beginning}*"
-        """Whether it matches whatever has its beginning."""
+        """Whether it matches every name with its beginning."""
 
     def matches(self, name: str) -> bool:
         """Return whether it matches a whole name."""
@@ -140,7 +144,7 @@ class Glob:
 
 
 class SortedNames:
-    """Names, each once, in which globs are looked for."""
+    """Distinct names, among which globs are searched."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(names)
@@ -173,7 +177,7 @@ class SortedNames:
 
 
 def _range(ordered: Sequence[str], beginning: str) -> range:
-    """Return the places of what begins so, in a sorted list."""
+    """Return the indexes of the items of a sorted list that have a beginning."""
     length = len(beginning)
     if not length:
         return range(len(ordered))
@@ -182,7 +186,7 @@ def _range(ordered: Sequence[str], beginning: str) -> range:
 
 
 def _signs(text: str) -> Iterable[str]:
-    """Yield what stands for one sign, and each `*`; a bracket that is never closed is one itself."""
+    """Yield the items of a glob: each matches one character, or is `*`. A `[` that is never closed matches itself."""
     place = 0
     while place < len(text):
         end = _end_of_set(text, place) if text[place] == "[" else 0
@@ -194,7 +198,10 @@ def _signs(text: str) -> Iterable[str]:
 
 
 def _end_of_set(text: str, place: int) -> int:
-    """Return where the set that begins at a place ends; 0 where it doesn't. Its first sign may be a bracket."""
+    """Return the index after the set that begins at an index; 0 if no set begins there.
+
+    Its first character may be `]`.
+    """
     first = place + 1
     if text[first : first + 1] == "!":
         first += 1
@@ -204,7 +211,7 @@ def _end_of_set(text: str, place: int) -> int:
 
 
 def _run(signs: Iterable[str]) -> str:
-    """Return the first signs up to one that is none for itself."""
+    """Return the literal characters at the beginning, up to the first wildcard."""
     found: list[str] = []
     for sign in signs:
         if len(sign) > 1 or sign == "?":
@@ -214,7 +221,7 @@ def _run(signs: Iterable[str]) -> str:
 
 
 def _literals(text: str) -> list[str]:
-    """Return the runs of signs that stand for themselves in a piece with others."""
+    """Return the literal texts between the wildcards of a piece."""
     found = [""]
     for sign in _signs(text):
         if len(sign) > 1 or sign == "?":

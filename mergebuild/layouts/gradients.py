@@ -1,6 +1,6 @@
-"""Gradients: anchors spread evenly over the layers of a model, linear between them.
+"""Gradients: anchors at equal distances over the layers of a model, with linear interpolation between them.
 
-Layer k of n stands at `t = k / (n - 1)`, a lone one at 1. The embedding stands at 0, the final norm and the head at 1.
+Layer k of n is at `t = k / (n - 1)`, an only layer at 1. The embedding is at 0, the final norm and the head at 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["at", "positions"]
 
 
 def positions(layout: Layout, names: Sequence[str]) -> Mapping[str, Fraction]:
-    """Return where each block stands, 0 to 1; blocks that gradients do not reach are absent."""
+    """Return the position of each block, 0 to 1; blocks that gradients don't reach are absent."""
     layers = layout.layers(names)
     last = len(layers) - 1
     found = {block: Fraction(place, last) if last else Fraction(1) for place, block in enumerate(layers)}
@@ -22,7 +22,7 @@ def positions(layout: Layout, names: Sequence[str]) -> Mapping[str, Fraction]:
 
 
 def at(anchors: Sequence[Fraction], t: Fraction) -> Fraction:
-    """Return the gradient's number at `t`, 0 to 1; exact. There is at least one anchor."""
+    """Return the exact number of a gradient at position `t` (0 to 1). There is at least one anchor."""
     place = t * (len(anchors) - 1)
     before = min(int(place), len(anchors) - 2)
     if before < 0:

@@ -1,7 +1,7 @@
-"""What one key selects: a block, a group, a component, a range of blocks, a tensor, a glob, a regular expression.
+"""What one key selects: a block, a group, a component, a range of blocks, a tensor, a glob or a regular expression.
 
-A key means the first of these that it names, so a block wins over a tensor of the same name. What selects nothing is
-refused with what there is, because a silent empty selection is the costliest mistake in a merge.
+A key means the first of these that it names, so a block is preferred to a tensor of the same name. A key that selects
+nothing is an error that lists what could be selected: selecting nothing silently is the costliest mistake in a merge.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["BadSelectorError", "Keys", "Names", "Parts", "near", "no_parts"]
 Names = tuple[str, ...]
 
 _MOST_SUGGESTIONS = 40
-"""What nobody reads takes a moment each."""
+"""Each suggestion takes time, and nobody reads more of them."""
 _DECLARE = (
     'declare a layout: `[layouts.NAME]` with `detect = ["layers.0.*"]` and '
     "`blocks = [['^layers\\.(\\d+)\\.', \"L{:02}\"], ['', \"BASE\"]]`"
@@ -34,16 +34,16 @@ _DECLARE = (
 
 
 Parts = Callable[[], Mapping[str, re.Pattern[str]]]
-"""Gives the parts of a model by what they are called, each as what its names are found by."""
+"""Returns the parts of a model by their names, each as the pattern that finds the names of its tensors."""
 
 
 def no_parts() -> Mapping[str, re.Pattern[str]]:
-    """Give none."""
+    """Return no parts."""
     return {}
 
 
 class BadSelectorError(Exception):
-    """A key that selects nothing. Whoever has the key knows the place, and makes a `Problem` of it."""
+    """A key selects nothing. Its place is not known here: the caller adds it, and makes a `Problem`."""
 
     def __init__(self, code: str, message: str, help: str) -> None:
         super().__init__(message)
@@ -53,9 +53,9 @@ class BadSelectorError(Exception):
 
 
 class Keys:
-    """The keys of one set of tensors in one layout (None: no layout is known). Remembers what each key selects.
+    """The keys for one set of tensors in one layout (None: the layout is unknown). Remembers what each key selects.
 
-    A mergefile may have thousands of keys, so what all of them ask of the names and blocks is found once.
+    A mergefile may have thousands of keys, so whatever they all need of names and blocks is computed once.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Keys:
         """Take the tensors.
 
         Args:
-            layout: what blocks and groups are.
-            names: the tensors.
-            patience: what all `re:` and globs of a mergefile may take; None: just these.
-            spellings: other names, which a key may name as well, and the tensors that each is of.
-            parts: gives the parts of the model that have names beside those of the layout, when they are asked for.
-            shared: by tensor that is several in a file, the other names of these.
+            layout: Defines blocks and groups.
+            names: The names of the tensors.
+            patience: The time that all `re:` and globs of a mergefile may take; None: a limit for these alone.
+            spellings: Other names that a key may use, and the tensors that each of them is in.
+            parts: Returns the parts of the model whose names keys may use besides those of the layout.
+            shared: By tensor that is several stored tensors in a file, these stored tensors' names.
         """
         self._shared = shared
         present = frozenset(names)
@@ -102,7 +102,7 @@ class Keys:
         """Return the tensors that a key selects, at least one, in the order of `names`.
 
         Raises:
-            BadSelectorError: there is none.
+            BadSelectorError: it selects none.
         """
         names = self._found.get(key)
         if names is None:
@@ -116,10 +116,10 @@ class Keys:
         return names
 
     def elemental(self, rule: Elemental) -> Names:
-        """Return the tensors of an elemental rule, at least one.
+        """Return the tensors that an elemental rule selects, at least one.
 
         Raises:
-            BadSelectorError: there is none, or a block or an element of the rule is nowhere.
+            BadSelectorError: it selects none, or one of its blocks or elements does not exist.
         """
         in_blocks: set[str] = set()
         for token in rule.blocks:
@@ -140,7 +140,7 @@ class Keys:
         """Return the layout, which `what` needs.
 
         Raises:
-            BadSelectorError: none is known.
+            BadSelectorError: the layout is unknown.
         """
         if self.layout is None:
             message = f"{what} needs a layout, and none is known for these tensors"
@@ -155,7 +155,7 @@ class Keys:
             return _DECLARE
         families = Counter(family for family, number in map(block_id, self.blocks) if number >= 0)
         groups = [family for family, count in families.items() if count > 1]
-        with suppress(TimeoutError):  # then whoever names one is told
+        with suppress(TimeoutError):  # a key that names a component reports the error
             groups += [component for component, _ in layout.components if self._components.get(component)]
         groups += [name for name, part in self._parts().items() if any(map(part.search, self.names))]
         groups = list(dict.fromkeys(groups))
@@ -211,14 +211,14 @@ class Keys:
         raise BadSelectorError("selector-matches-nothing", f"`{key}` matches no tensor", advice)
 
     def _is_in(self, other: str, names: Names) -> bool:
-        """Whether all tensors that another name is of are among some."""
+        """Whether all tensors that the name `other` stands for are among `names`."""
         return set(self._spellings[other]).issubset(names)
 
     def _spelled(self, key: str, others: Sequence[str]) -> Names:
-        """Return the tensors that other names are of.
+        """Return the tensors that some other names stand for.
 
         Raises:
-            BadSelectorError: they are some rows of one only, which has one number.
+            BadSelectorError: the names are only some of the stored tensors of one parameter, which gets one number.
         """
         names = self._in_order(name for other in others for name in self._spellings[other])
         for name in names:
@@ -243,7 +243,7 @@ class Keys:
 
     @cached_property
     def _ids(self) -> Mapping[BlockId, str]:
-        """The blocks that can be named: those that the layout always has, and those found here."""
+        """The blocks that keys can name: those that the layout always has, and those found in these tensors."""
         if self.layout is None:
             return {}
         fixed = (block for block in self.layout.order if not block.endswith("*"))
@@ -251,7 +251,7 @@ class Keys:
 
     @cached_property
     def _families(self) -> Mapping[str, set[str]]:
-        """The blocks with a number, by family."""
+        """The blocks that have a number, by family."""
         found: dict[str, set[str]] = {}
         for (family, number), block in self._ids.items():
             if number >= 0:
@@ -260,7 +260,7 @@ class Keys:
 
     @cached_property
     def _components(self) -> Mapping[str | None, list[str]]:
-        """The tensors of each component that has some."""
+        """The tensors of each component that has any."""
         found: dict[str | None, list[str]] = {}
         if self.layout is not None:
             with Patience().limit():
@@ -273,7 +273,7 @@ class Keys:
         return None if block is None else tuple(self._by_block.get(block, ()))
 
     def _group(self, key: str) -> Names | None:
-        """Return the tensors of a group, a component or a family of blocks; None where `key` is none of these."""
+        """Return the tensors of a group, a component or a family of blocks; None if `key` is none of these."""
         layout = self.layout
         if layout is None:
             return None
@@ -289,7 +289,7 @@ class Keys:
         return tuple(sorted(found, key=self._place.__getitem__))
 
     def _range(self, key: str) -> Names | None:
-        """Return the tensors from one block to another, in either order; None where `key` is no range."""
+        """Return the tensors of a range of blocks, whose ends may be in either order; None if `key` is no range."""
         ids = self._ids
         first, dash, last = key.partition("-")
         if not dash or not ids:
@@ -318,24 +318,24 @@ class Keys:
         return BadSelectorError("selector-matches-nothing", message, self._near(key, words))
 
     def _near(self, key: str, words: Iterable[str]) -> str:
-        """Return what may be meant by a key that is nothing, and what there is."""
+        """Return a suggestion for a key that names nothing, or what can be named."""
         self._suggested += 1
         if self._suggested > _MOST_SUGGESTIONS:
             return self.what_there_is
         return near(self._nearest(key), words, self.what_there_is)
 
     def _nearest(self, key: str) -> str:
-        """Return the block of the same family whose number is nearest; `key` itself where it has none."""
+        """Return the block of the same family with the nearest number; `key` itself if the family has none."""
         family, number = block_id(key)
         others = [block for block in self.blocks if number >= 0 and block_id(block)[0] == family]
         return min(others, key=lambda block: abs(block_id(block)[1] - number), default=key)
 
 
 def _blocks(layout: Layout, names: Names) -> list[tuple[str, str]]:
-    """Return the names that are in a block, with it.
+    """Return the names that are in a block, each with its block.
 
     Raises:
-        RecipeError: the layout's patterns take for ever.
+        RecipeError: the layout's patterns take too long.
     """
     try:
         with Patience().limit():
@@ -346,7 +346,7 @@ def _blocks(layout: Layout, names: Names) -> list[tuple[str, str]]:
 
 
 def _searched(pattern: re.Pattern[str], names: Names, patience: Patience) -> Names:
-    """Return those of some names that a pattern finds something in; in time, else it raises what `limit` does."""
+    """Return the names in which a pattern is found; raises as `Patience.limit` does if that takes too long."""
     with patience.limit():
         return tuple(name for name in names if pattern.search(name))
 
@@ -365,7 +365,7 @@ def _regex(key: str) -> re.Pattern[str]:
 
 
 def near(found: str, words: Iterable[str], otherwise: str) -> str:
-    """Return `did you mean` the nearest of `words`, one that differs in case only before all others."""
+    """Return a suggestion of the nearest of `words`, preferring a word that differs only in case; else `otherwise`."""
     known = list(words)
     same = next((word for word in known if word.casefold() == found.casefold()), found)
     return did_you_mean(same, known, otherwise=otherwise)

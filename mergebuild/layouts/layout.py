@@ -1,8 +1,8 @@
-"""A layout: which tensor is in which block, component and group of an architecture. Data, and how it is read.
+"""A layout: which tensor is in which block, component and group of an architecture.
 
-A layout is ordered rows of a regular expression and a block; the first row that fits a tensor's name says its block.
-`IN{:02}` is filled with the integer that the expression's first group found. Everything else (gradients over layers,
-lists of block weights, groups) is said in terms of blocks and names, so a new architecture is a table and no code.
+A layout is an ordered list of rows, each a regular expression and a block. The first row that matches a tensor's name
+decides its block; `IN{:02}` is filled with the integer that the first group of the expression matched. Gradients, lists
+of block weights and groups refer to blocks and names, so a new architecture needs a table and no code.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mergebuild.layouts.blocks import block_id, in_order, layer_number, natural
 __all__ = ["BlockRow", "Layout", "Marker"]
 
 Shape = tuple[int | None, ...]
-"""A shape with None for any length."""
+"""A shape, with None for any size."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockRow:
-    """A rule: tensors whose name `pattern` finds are in `block`, a name or a template such as `IN{:02}`."""
+    """A row: tensors whose name `pattern` finds are in `block`, which is a name or a template such as `IN{:02}`."""
 
     pattern: re.Pattern[str]
     block: str
@@ -29,7 +29,7 @@ class BlockRow:
     """Whether `block` is a template."""
 
     def block_of(self, name: str) -> str | None:
-        """Return the block of a tensor, or None where this row does not fit."""
+        """Return the block of a tensor; None if the row does not match."""
         found = self.pattern.search(name)
         if found is None:
             return None
@@ -41,7 +41,7 @@ class BlockRow:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A tensor that must be there: a name or a glob, and its shape (None: any)."""
+    """A tensor that a layout requires: its name or a glob, and its shape (None: any)."""
 
     name: str
     shape: Shape | None = None
@@ -49,33 +49,34 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One architecture's blocks, components and groups. Methods remember what they found by tensor name."""
+    """The blocks, components and groups of one architecture. The block of each name is remembered."""
 
     name: str
     title: str
     rows: tuple[BlockRow, ...]
     detect: tuple[tuple[Marker, ...], ...]
-    """Alternatives; of one, all markers must be there."""
+    """Alternatives; all markers of one of them must exist."""
     unless: tuple[str, ...] = ()
-    """Globs of tensors that must not be there."""
+    """Globs of tensors that must not exist."""
     stack: str | None = None
     """A family of blocks whose numbers must run from 0 without a gap, at least to 1."""
     components: tuple[tuple[str, re.Pattern[str]], ...] = ()
     groups: tuple[tuple[str, re.Pattern[str]], ...] = ()
     mbw: tuple[tuple[str, ...], ...] = ()
-    """The blocks of a list of block weights, one tuple for each length that such a list may have."""
+    """The blocks of a list of block weights: one tuple for each length that such a list may have."""
     order: tuple[str, ...] = ()
-    """All blocks, families without end as `L*`."""
+    """All blocks in order; open families as `L*`."""
     layer_order: tuple[str, ...] | None = None
-    """The blocks that are layers, first to last, as `order`; None: those with a number, as they come."""
+    """The blocks that are layers, first to last, in the form of `order`. None: all blocks with a number, in natural
+    order."""
     first: tuple[str, ...] = ()
-    """Blocks that stand where gradients begin, such as the embedding."""
+    """Blocks at the start of gradients, such as the embedding."""
     last: tuple[str, ...] = ()
-    """Blocks that stand where gradients end, such as the head."""
+    """Blocks at the end of gradients, such as the head."""
     _blocks: dict[str, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def block(self, name: str) -> str | None:
-        """Return the block of a tensor, or None for a tensor of no block."""
+        """Return the block of a tensor; None if it is in no block."""
         try:
             return self._blocks[name]
         except KeyError:
@@ -84,7 +85,10 @@ class Layout:
             return found
 
     def component(self, name: str) -> str | None:
-        """Return the component of a tensor (`unet`, `text_encoder`, `vae`, ...): the first that fits, or None."""
+        """Return the component of a tensor (`unet`, `text_encoder`, `vae`, ...), the first that matches.
+
+        None if none does.
+        """
         return next((component for component, pattern in self.components if pattern.search(name)), None)
 
     def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -93,7 +97,7 @@ class Layout:
         return in_order(present, self.order)
 
     def layers(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the blocks over which gradients run, first to last: those layers that have a tensor among `names`."""
+        """Return the blocks over which gradients run, first to last: the layers that have a tensor among `names`."""
         if self.layer_order is None:
             met = dict.fromkeys(self.block(name) for name in sorted(names, key=natural))
             found = tuple(block for block in met if block is not None)
@@ -103,5 +107,5 @@ class Layout:
         return in_order(present, self.layer_order)
 
     def mbw_of(self, length: int) -> tuple[str, ...] | None:
-        """Return the blocks of a list of that many block weights, or None where the layout has no such list."""
+        """Return the blocks of a list of that many block weights; None if the layout has no list of that length."""
         return next((blocks for blocks in self.mbw if len(blocks) == length), None)

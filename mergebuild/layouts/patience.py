@@ -1,16 +1,16 @@
-"""How long the regular expressions and globs of a mergefile may take.
+"""A limit to the time that the regular expressions and globs of a mergefile may take.
 
-To look for a pattern among the tensors of a model takes milliseconds, but one with a repetition in a repetition may
-take for ever, and a mergefile may come from anybody. So each pattern has a limit by itself, of processor time
-(`portable.time_limit` says whose): whether a mergefile is sound must not depend on how many patterns it has, nor on
-what else the machine does. A glob goes back nowhere (`globs.py`), and takes milliseconds over the names of any model;
-but long names in their thousands are a stranger's too, so it has the same limit. Names need none.
+Finding a pattern among a model's tensors takes milliseconds, but a repetition inside a repetition may take practically
+forever, and mergefiles may come from anybody. So each pattern has its own limit of processor time
+(`portable.time_limit` says which threads it counts): whether a mergefile is valid must not depend on how many patterns
+it has, or on other load on the machine. A glob never backtracks (`globs.py`) and takes milliseconds on the names of any
+real model; it has the same limit, as an untrusted file may have thousands of long names. Plain names need no limit.
 
-A pattern that takes longer is a mistake. Then the mergefile is refused anyway, and the other patterns are only tried
-because all mistakes are told at once. For that they have as long again, all together: so a file of a thousand such
-patterns is refused within two limits, not a thousand.
+A pattern that takes longer is a mistake, and the mergefile is refused. The other patterns are still tried, so that all
+mistakes are reported at once; for that they have the same time again, all together. So a file with a thousand such
+patterns is refused within twice the limit.
 
-All that is of the keys, `re:` and globs. The patterns of a layout are tried when it is found to be that of a file, see
+This is for keys: `re:` and globs. The patterns of a layout are tried when it is found to be a file's layout; see
 `detect`.
 """
 
@@ -31,23 +31,23 @@ SIMPLER = "no repetition inside of a repetition, such as `(a*)*`; simpler than p
 
 
 class UntriedError(Exception):
-    """What a pattern finds is not known, because another one took too long."""
+    """It is not known what a pattern finds, because another one took too long."""
 
 
 class Patience:
-    """What is left to the patterns and globs of one mergefile."""
+    """The time left for the patterns and globs of one mergefile."""
 
     def __init__(self) -> None:
         self._rest: float | None = None
-        """Seconds of all patterns together; None while none took too long."""
+        """Seconds for all patterns together; None as long as none took too long."""
 
     @contextmanager
     def limit(self) -> Iterator[None]:
-        """Interrupt a pattern that is looked for inside, once it takes too long.
+        """Interrupt the search for a pattern inside the `with` block once it takes too long.
 
         Raises:
-            TimeoutError: it does.
-            UntriedError: another one did, and this one takes longer than it may.
+            TimeoutError: it took too long.
+            UntriedError: another one took too long before, and the rest of the time is used up.
         """
         rest = self._rest
         if rest is not None and rest <= 0:

@@ -1,8 +1,8 @@
 """The named curves of block weights, from closed forms: 26 exact numbers, BASE first, then IN00 to OUT11.
 
-`i` counts the 25 blocks of the UNet from 0, `x = i/24`, `S(x) = x^2 (3 - 2x)`, `fold(u)` is the triangle wave
-`1 - |1 - (u mod 2)|`. BASE is 0 but in ALL_B. All are rational but the cosines, which are computed to more than 50
-digits and rounded to 30. Names are those of supermerger (`SMOOTHSTEP*2`, `R_SMOOTHSTEP/3`) and of sd-meh
+`i` counts the 25 blocks of the UNet from 0, `x = i/24`, `S(x) = x^2 (3 - 2x)`, and `fold(u)` is the triangle wave `1 -
+|1 - (u mod 2)|`. BASE is 0 except in ALL_B. All numbers are rational except the cosines, which are computed to more
+than 50 digits and rounded to 30. Names are those of supermerger (`SMOOTHSTEP*2`, `R_SMOOTHSTEP/3`) and of sd-meh
 (`2SMOOTHSTEP`, `ONE_THIRD_R_SMOOTHSTEP`).
 """
 
@@ -26,13 +26,13 @@ BLOCKS: tuple[str, ...] = (
     "M00",
     *(f"OUT{number:02}" for number in range(12)),
 )
-"""The blocks of the 26 numbers."""
+"""The blocks of the 26 numbers, in their order."""
 SHORT_BLOCKS: tuple[str, ...] = tuple(block for block in BLOCKS if block[-2:] not in {"09", "10", "11"})
-"""The 20 that SDXL has of them; its numbers are those of the blocks of the same name."""
+"""The 20 of these blocks that SDXL has; each gets the number of the block with the same name."""
 
 _HALF = Fraction(1, 2)
 Curve = Callable[[int], Fraction]
-"""From the block's place, 0 to 24, to its number."""
+"""A function from a block's index, 0 to 24, to its number."""
 
 
 def _x(i: int) -> Fraction:
@@ -68,7 +68,7 @@ def _wrap(blocks: int) -> Curve:
 
 
 def _on(*ranges: tuple[str, str], value: Fraction | int = 1) -> Curve:
-    """A curve of `value` on ranges of blocks, 0 elsewhere."""
+    """Return a curve that is `value` on ranges of blocks and 0 elsewhere."""
     places = [(BLOCKS.index(first) - 1, BLOCKS.index(last) - 1) for first, last in ranges]
     return lambda i: Fraction(value) if any(first <= i <= last for first, last in places) else Fraction(0)
 
@@ -87,7 +87,7 @@ def _true_hermite(i: int) -> Fraction:
 
 
 def _cosine(i: int) -> Fraction:
-    """Return `(1 + cos(pi x)) / 2`. The second half is 1 - the first, so that nothing cancels and 0 is exact."""
+    """Return `(1 + cos(pi x)) / 2`. The second half is 1 minus the first, so nothing cancels and 0 is exact."""
     with localcontext(Context(prec=60)):
         half = (1 + _cos(_pi() * min(i, _COUNT - 1 - i) / (_COUNT - 1))) / 2
         value = half if 2 * i < _COUNT else 1 - half
@@ -95,7 +95,7 @@ def _cosine(i: int) -> Fraction:
 
 
 def _pi() -> Decimal:
-    """Return pi to the digits of the context (Machin: pi = 16 atan(1/5) - 4 atan(1/239))."""
+    """Return pi to the context's precision (Machin: pi = 16 atan(1/5) - 4 atan(1/239))."""
     with localcontext() as context:
         context.prec += 10
         return 16 * _arctan_of_inverse(5) - 4 * _arctan_of_inverse(239)
@@ -113,7 +113,7 @@ def _arctan_of_inverse(n: int) -> Decimal:
 
 
 def _cos(x: Decimal) -> Decimal:
-    """Return the cosine of 0 <= x <= pi/2 by its series, which loses nothing there in ten digits more."""
+    """Return the cosine of 0 <= x <= pi/2 by its series; ten extra digits are enough to lose no precision there."""
     with localcontext() as context:
         context.prec += 10
         term = total = Decimal(1)
@@ -169,7 +169,7 @@ def _curves() -> dict[str, Curve]:
 
 
 PRESETS: Mapping[str, Curve] = MappingProxyType(_curves())
-"""Every preset by each of its names. A curve tells the number of the block at places 0 (IN00) to 24 (OUT11)."""
+"""The curve of every preset, by each of its names. It maps indexes 0 (IN00) to 24 (OUT11) to numbers."""
 
 
 @cache
@@ -177,7 +177,7 @@ def preset_values(name: str) -> Mapping[str, Fraction]:
     """Return the 26 numbers of a preset by block, BASE first.
 
     Raises:
-        KeyError: there is no preset of that name.
+        KeyError: no preset has this name.
     """
     curve = PRESETS[name]
     base = Fraction(name == "ALL_B")
@@ -185,17 +185,20 @@ def preset_values(name: str) -> Mapping[str, Fraction]:
 
 
 def preset_blocks(layout: Layout) -> tuple[str, ...] | None:
-    """Return the blocks that presets reach in a layout: those of its lists of block weights; None: no presets."""
+    """Return the blocks of a layout that presets reach.
+
+    None if presets don't apply to it, by its lists of block weights.
+    """
     lists = {frozenset(blocks) for blocks in layout.mbw}
     return next((blocks for blocks in (BLOCKS, SHORT_BLOCKS) if frozenset(blocks) in lists), None)
 
 
 def preset_numbers(preset: Preset, layout: Layout) -> Mapping[str, Fraction]:
-    """Return the numbers of a preset by block of the layout, its 0 and 1 mapped to `low` and `high`.
+    """Return the numbers of a preset by block of the layout, with 0 and 1 mapped to `low` and `high`.
 
     Raises:
-        KeyError: there is no preset of that name.
-        ValueError: presets are not for this layout.
+        KeyError: no preset has this name.
+        ValueError: presets don't apply to this layout.
     """
     values = preset_values(preset.name)
     blocks = preset_blocks(layout)

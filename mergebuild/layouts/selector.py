@@ -1,9 +1,9 @@
 """From the keys of a number per tensor to the number that reaches each tensor.
 
-Keys apply in order, the later winning; a tensor that none selects gets no number. What a key selects depends on the
-layout and the tensor names alone, never on numbers, so a `Selector` remembers it: a thousand members of a sweep with
-the same keys cost one selection. A key that selects nothing, or that later keys wholly override, is a mistake; all of
-them are reported at once.
+Keys apply in order, and the last one that selects a tensor decides; a tensor that none selects gets no number. What a
+key selects depends on the layout and the tensors' names only, never on numbers, so a `Selector` remembers it: a
+thousand members of a sweep with the same keys cost one selection. A key that selects nothing, or that later keys
+override completely, is a mistake; all mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -38,26 +38,29 @@ _REMEMBERED = 64
 
 
 _ONE_NUMBER = (Constant, Elemental)
-"""The values of a rule that are one number, whatever block it reaches."""
+"""Types of values that are one number for all blocks."""
 
 
 class _Win(NamedTuple):
-    """The tensors that keep the number of the rule at that index."""
+    """The tensors for which the rule with this index decides."""
 
     rule: int
     names: Names
 
 
 class Places(NamedTuple):
-    """Which of a number's values each tensor gets: an index by name, absent where nothing reaches; see `Selector`."""
+    """Which value of a number each tensor gets.
+
+    `of` has an index into `values` by tensor name; tensors that no value reaches are absent.
+    """
 
     of: Mapping[str, int]
     values: tuple[tuple[int, str | None], ...]
-    """The rule that a value comes from, and the block, where the rule has one for each block."""
+    """For each value the index of its rule, and the block if the rule has one number per block."""
 
 
 class Selector:
-    """Gives numbers to one set of tensors: `names` are those that numbers may reach. Remembers selections."""
+    """Gives numbers to one set of tensors. `names` are the tensors that numbers can reach. Remembers selections."""
 
     def __init__(
         self,
@@ -70,9 +73,9 @@ class Selector:
         *,
         forgiving: bool = False,
     ) -> None:
-        """Take the tensors, as `Keys` does.
+        """Take the tensors; the arguments are those of `Keys`.
 
-        `forgiving`: whether what selects nothing here is no mistake: these are not the tensors that it is meant for.
+        `forgiving`: a key that selects nothing is no mistake, because it is meant for other tensors than these.
         """
         self.layout = layout
         self._forgiving = forgiving
@@ -83,22 +86,23 @@ class Selector:
 
     @property
     def blocks(self) -> Names:
-        """The blocks that have a tensor here, in the layout's order."""
+        """The blocks that have a tensor, in the layout's order."""
         return self._keys.blocks
 
     def resolve(self, number: NumberPerTensor) -> dict[str, Fraction]:
-        """Return the number that reaches each tensor, by name; what nothing reaches is absent.
+        """Return the number that reaches each tensor, by name; tensors that none reaches are absent.
 
         Raises:
-            RecipeError: with every key that selects nothing or is wholly overridden, and every list or preset that
-                is not for this layout.
+            RecipeError: with every key that selects nothing or is overridden completely, and every list or preset that
+                is
+                not for this layout.
         """
         places = self.places(number)
         values = self.values(number, places)
         return {name: values[index] for name, index in places.of.items()}
 
     def places(self, number: NumberPerTensor) -> Places:
-        """Return which value of a number each tensor gets: the same for all numbers of one `structure`.
+        """Return which value of a number each tensor gets. It is the same for all numbers with one `structure`.
 
         Raises:
             RecipeError: as `resolve`.
@@ -113,7 +117,10 @@ class Selector:
         return known
 
     def values(self, number: NumberPerTensor, places: Places) -> list[Fraction]:
-        """Return the values of a number, in the order of places that are those of its structure."""
+        """Return the values of a number, in the order of `places.values`.
+
+        `places` belongs to the number's structure.
+        """
         numbers: dict[int, Mapping[str, Fraction]] = {}
         found: list[Fraction] = []
         for rule, block in places.values:
@@ -127,7 +134,7 @@ class Selector:
         return found
 
     def select(self, selectors: Iterable[SelectorText]) -> frozenset[str]:
-        """Return the tensors that any of the selectors selects.
+        """Return the tensors that at least one of the selectors selects.
 
         Raises:
             RecipeError: with every selector that selects nothing.
@@ -175,7 +182,7 @@ class Selector:
         return tuple(_Win(index, tuple(won[index])) for index in sorted(won))
 
     def _reach(self, rule: Rule) -> Names:
-        """Return the tensors that a rule has a number for, at least one; `default` may have none of none."""
+        """Return the tensors for which a rule has a number, at least one (for `default` perhaps none)."""
         value = rule.value
         if isinstance(value, Elemental):
             return self._keys.elemental(value)
@@ -192,7 +199,11 @@ class Selector:
         return reached
 
     def _blocks_with_numbers(self, value: Gradient | Preset | Mbw) -> frozenset[str]:
-        """Return the blocks that `value` has numbers for; refuse what is not for this layout."""
+        """Return the blocks for which `value` has numbers.
+
+        Raises:
+            BadSelectorError: it does not apply to this layout.
+        """
         if isinstance(value, Gradient):
             self._keys.layout_for("a gradient")
             return frozenset(self._layer_positions())
@@ -223,7 +234,7 @@ class Selector:
         return frozenset(blocks)
 
     def _numbers(self, value: Gradient | Preset | Mbw) -> Mapping[str, Fraction]:
-        """Return the numbers by block; `_blocks_with_numbers` has refused what has none."""
+        """Return the numbers by block, of a value that `_blocks_with_numbers` has accepted."""
         layout = self._keys.layout_for("a number per block")
         if isinstance(value, Gradient):
             return {block: at(value.anchors, t) for block, t in self._layer_positions().items()}
@@ -242,12 +253,12 @@ def _problem(bad: BadSelectorError, where: Place) -> Problem:
 
 
 def structure(number: NumberPerTensor) -> tuple[object, ...]:
-    """Return what of a number decides which of its values reach which tensors: all but the values."""
+    """Return whatever decides which of a number's values reaches which tensor: everything but the values."""
     return tuple(map(_structure, number.rules))
 
 
 def _structure(rule: Rule) -> tuple[object, ...]:
-    """Return what of a rule decides which tensors it reaches: all but its numbers."""
+    """Return whatever decides which tensors a rule reaches: everything but its numbers."""
     value = rule.value
     if isinstance(value, Constant):
         return (Constant, rule.key)
@@ -273,12 +284,15 @@ _selectors: dict[tuple[int, int], Selector] = {}
 
 
 def selector_for(layout: Layout | None, names: Sequence[str]) -> Selector:
-    """Return the selector of these tensors; for the same tuple and layout the same one, with all that it remembers."""
+    """Return the selector of these tensors.
+
+    For the same tuple and layout the same object, with all that it remembers.
+    """
     if not isinstance(names, tuple):
         return Selector(layout, names)
     identity = (id(layout), id(names))
     known = _selectors.get(identity)
-    if known is not None:  # it keeps both alive, so the ids are still theirs
+    if known is not None:  # it keeps both alive, so no other objects have these ids
         return known
     if len(_selectors) >= _REMEMBERED:
         _selectors.clear()
@@ -292,5 +306,5 @@ def resolve(number: NumberPerTensor, names: Sequence[str], layout: Layout | None
 
 
 def select(selectors: Iterable[SelectorText], names: Sequence[str], layout: Layout | None) -> frozenset[str]:
-    """Return those of `names` that any of the selectors selects; see `Selector.select`."""
+    """Return the names that at least one of the selectors selects; see `Selector.select`."""
     return selector_for(layout, names).select(selectors)
