@@ -1,8 +1,9 @@
-"""What a configuration must say beside tensors that are written, so that a client loads just these.
+"""What a configuration must say beside the tensors that are written, so that a client loads exactly these.
 
-The configuration of a folder is one model's (the donor's), and is true of that one. What the written tensors have
-otherwise (rows of tokens, layers, a head) is changed in it where it follows from them. What does not follow is an error
-before any work: a client would draw random values for what it misses, or refuse the folder.
+A folder gets the configuration of one model, the donor. If the written tensors differ from the donor's (in the number
+of tokens, in layers, in the head), members that follow from tensors are changed. If the configuration can't be made to
+agree, that is an error before any work, because a client would fill missing tensors with random values or refuse the
+folder.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ _UNNEEDED: Final = re.compile(
     r"(?:.*\.)?(?:inv_freq|position_ids|masked_bias|num_batches_tracked|cos_cached|sin_cached|rotary_emb\..*"
     r"|attn\.bias|attention\.bias|embed_positions\.weights|logit_scale_buffer)"
 )
-"""Tensors that clients make by themselves."""
+"""Tensors that clients compute themselves."""
 
 
 class WrittenTensors(NamedTuple):
-    """The tensors beside a configuration, and those of the models behind them; all names are spelled alike."""
+    """The tensors written beside a configuration, and those of the donor, spelled in the same way."""
 
     shapes: Shapes
-    """What is written."""
+    """Shapes of the tensors that are written."""
     donor: Shapes
-    """The model that the configuration is of."""
+    """Shapes of the tensors of the model whose configuration it is."""
     heads: Heads
 
 
 class Agreement(NamedTuple):
-    """What becomes of a configuration: changes, what should be known, and what can't be made to agree."""
+    """What is done about a configuration: changes to its members, notices, and contradictions that make it an error."""
 
     changes: Mapping[Path, object]
     notices: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(config: Config, written: WrittenTensors) -> Agreement:
-    """Return what a configuration must say beside what is written."""
+    """Return what is done about a configuration, so that it agrees with what is written."""
     layers = counted(config, written.shapes, written.donor)
     sizes = sized(config, written.shapes, written.donor, layers.changes)
     ties = agreed(config, written.heads)
@@ -66,9 +67,10 @@ def agreement(config: Config, written: WrittenTensors) -> Agreement:
 
 
 def _rows(config: Config, written: WrittenTensors) -> Mapping[Path, object]:
-    """Return how many tokens a configuration must say, where its architecture is not known.
+    """Return the changes to the number of tokens, if the architecture is unknown.
 
-    What it says stays in the same relation to the rows of the embedding: some models have more rows than tokens.
+    The difference between this number and the rows of the embedding stays as it is: some models have more rows than
+    tokens.
     """
     path, said = path_of(config, "text"), config_of(config, "text").get(_VOCAB)
     name, before = embedding_of(written.shapes), embedding_of(written.donor)
@@ -86,7 +88,7 @@ def _rows(config: Config, written: WrittenTensors) -> Mapping[Path, object]:
 
 
 def _heads(config: Config, written: WrittenTensors) -> list[str]:
-    """Return what is wrong with a head that has not as many rows as the embedding, unless the donor's is so too."""
+    """Return what is wrong if head and embedding differ in their number of rows, unless the donor's differ as much."""
     pairs = [(embedding_of(each), head_of(each)) for each in (written.shapes, written.donor)]
     gaps = [
         each[head][0] - each[embedding][0] if embedding and head and each[head] and each[embedding] else None
@@ -100,7 +102,7 @@ def _heads(config: Config, written: WrittenTensors) -> list[str]:
 
 
 def _reshaped(config: Config, written: WrittenTensors) -> list[str]:
-    """Return what is wrong with tensors that have other shapes than the donor's, where no row of sizes is of them."""
+    """Return what is wrong with tensors whose shapes differ from the donor's and that no known size explains."""
     found = [
         f"`{name}` is {list(shape)}, and {list(before)} in the model that the configuration is of"
         for name, shape in written.shapes.items()
@@ -112,7 +114,7 @@ def _reshaped(config: Config, written: WrittenTensors) -> list[str]:
 
 
 def _missing(config: Config, written: WrittenTensors) -> tuple[str, list[str]]:
-    """Return what should be known of tensors of the donor that are not written, and what is wrong with that."""
+    """Return a notice about tensors of the donor that are not written, and what is wrong with leaving them out."""
     kept, head = stacks(written.shapes), head_of(written.donor)
     lost = [
         name
@@ -141,12 +143,12 @@ def _missing(config: Config, written: WrittenTensors) -> tuple[str, list[str]]:
 
 
 def _is_of_a_layer_left_out(name: str, kept: Mapping[str, Stack]) -> bool:
-    """Return whether a tensor is of a layer of which nothing is written, of a stack of which something is."""
+    """Return whether a tensor is in a layer that is left out completely, of a stack that is written in part."""
     return any(stack in kept and each.numbers.isdisjoint(kept[stack].numbers) for stack, each in stacks([name]).items())
 
 
 def _told(config: Config, path: Path, value: object) -> str:
-    """Return the sentence about a member that was changed, where it is one to be known."""
+    """Return the notice about a changed member; empty if users need not know."""
     before: object = config
     for key in path:
         before = before.get(key) if isinstance(before, Mapping) else None

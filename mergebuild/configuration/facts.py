@@ -1,6 +1,6 @@
-"""What a configuration says that changes what weights of equal shapes mean: heads, rotary positions, norms.
+"""Facts in configurations that change the meaning of weights with equal shapes: heads, rotary positions, norms.
 
-The same thing is called otherwise by other architectures, and not said where it is the usual.
+Architectures have different names for the same fact, and leave it out if it has its usual value.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _PLAIN: Final = (
     ("num_experts_per_tok", "num_experts_per_token", "moe_top_k"),
     ("qk_rope_head_dim",),
 )
-"""Facts that are compared where both configurations say them: each by the names that it has."""
+"""Facts that are compared if both configurations have them, each with its possible names."""
 _THETA: Final = "rope_theta"
 _THETAS: Final = (_THETA, "rotary_emb_base", "rope_base", "rotary_base")
 _USUAL_THETA: Final = 10000.0
 _UNSAID: Final = frozenset({"type", "rope_type", _THETA, "partial_rotary_factor"})
-"""Members of what is said of rotary positions that are compared by themselves."""
+"""Members of the settings for rotary positions that are compared separately."""
 
 
 class Fact(NamedTuple):
-    """Something that two configurations say otherwise: what it is called, and both values as text."""
+    """A fact in which two configurations differ: its name, and both values as text."""
 
     key: str
     values: tuple[str, str]
@@ -53,7 +53,7 @@ def differing(one: Config, other: Config) -> list[Fact]:
 
 
 def _facts(config: Config) -> dict[str, tuple[str, object]]:
-    """Return the name and the value of each fact, in one order for all configurations; None: it is not said."""
+    """Return the name and value of each fact, in the same order for all configurations. None: it is absent."""
     heads = _first(config, _HEADS)
     kv_heads = _first(config, _KV_HEADS)
     width = _first(config, _WIDTH)
@@ -68,7 +68,10 @@ def _facts(config: Config) -> dict[str, tuple[str, object]]:
 
 
 def _rotary(config: Config) -> tuple[tuple[str, object], tuple[str, object]]:
-    """Return the base of rotary positions and how they are stretched; both as usual where nothing is said."""
+    """Return the base of rotary positions and how they are stretched, each with its name.
+
+    By default the usual values.
+    """
     said = config.get("rope_parameters")
     theta = _first(config, _THETAS)
     if isinstance(said, Mapping):
@@ -101,6 +104,6 @@ def _is_count(value: object) -> bool:
 
 
 def _text(value: object) -> str:
-    """Return a value as JSON, cut where it is long."""
+    """Return a value as JSON, cut off if it is long."""
     text = json.dumps(value, sort_keys=True, default=str) if value != {} else "(none)"
     return text if len(text) <= 120 else f"{text[:119]}…"

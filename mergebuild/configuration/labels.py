@@ -1,4 +1,4 @@
-"""The labels of a classifier: as many as its head has rows."""
+"""The labels of a classifier: its configuration must name as many as its head has rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _HEAD: Final = re.compile(r"(?:score|classifier|classifier\.out_proj|classificat
 _BIAS: Final = re.compile(_HEAD.pattern.replace("weight", "bias"))
 _CLASSIFIER: Final = re.compile(r".*For(?:Sequence|Token|Image|Audio|Video)Classification")
 _USUAL: Final = 2
-"""Labels of a classifier whose configuration names none."""
+"""How many labels a classifier has whose configuration names none."""
 _NAMES, _NUMBERS, _COUNT = "id2label", "label2id", "num_labels"
 
 
 class Labelled(NamedTuple):
-    """What becomes of the labels: changes to the configuration, and what should be known."""
+    """What is done about labels: changes to the configuration, and a notice."""
 
     changes: Mapping[Path, object]
     notice: str = ""
@@ -32,14 +32,14 @@ def is_of_labels(name: str) -> bool:
 
 
 def labelled(config: Config, written: Mapping[str, tuple[int, ...]], first: Config) -> Labelled:
-    """Return what a configuration must say of labels.
+    """Return what is done about the labels of a configuration.
 
-    Where they are as many as the head of the model has whose weights come first, its labels are taken.
+    If the first input's configuration names as many labels as the written head has rows, its labels are used.
 
     Args:
-        config: the configuration.
-        written: shapes of the tensors that are written.
-        first: what the first input's own configuration says.
+        config: The configuration.
+        written: Shapes of the tensors that are written.
+        first: The first input's own configuration.
     """
     rows = next((shape[0] for name, shape in written.items() if _HEAD.fullmatch(name) and shape), None)
     said = _said(config)
@@ -58,7 +58,7 @@ def labelled(config: Config, written: Mapping[str, tuple[int, ...]], first: Conf
 
 
 def _said(config: Config) -> int | None:
-    """Return how many labels a configuration says, None where it is of no classifier."""
+    """Return how many labels a configuration says; None if it is not a classifier's."""
     for key in (_NAMES, _COUNT):
         found = config.get(key)
         if isinstance(found, Mapping):

@@ -1,4 +1,4 @@
-"""The layers of a model: which it has by its tensors, how many its configuration says, and its lists of one a layer."""
+"""Layers of a model: how many its tensors and its configuration have, and lists with an item per layer."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ __all__ = ["Counted", "Stack", "counted", "stacks"]
 _NUMBERED: Final = re.compile(r"(?P<stack>(?:.*?\.)??(?P<last>[^.]*))\.(?P<number>[0-9]{1,6})\.(?P<rest>.*)")
 
 _WORDS: Final = frozenset("layers layer h block blocks resblocks decoder_layers encoder_layers".split())
-"""The last words before the number of a layer."""
+"""Words that come before the number of a layer in names."""
 
 _KEYS: Final = {
     "encoder": "encoder_layers num_encoder_layers num_hidden_layers num_layers n_layer n_layers".split(),
     "decoder": "decoder_layers num_decoder_layers num_hidden_layers num_layers n_layer n_layers".split(),
     "": "num_hidden_layers n_layer num_layers n_layers depth num_blocks n_blocks layers".split(),
 }
-"""By the half of a model that a stack is of (all where there is one stack alone), the members that count its layers."""
+"""By half of a model (empty: its only stack), the members of a configuration that count layers."""
 
 _MORE: Final = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
-"""Layers behind those that are counted, which predict further tokens."""
+"""Members that count additional layers at the end, which predict further tokens."""
 
 _A_LAYER_EACH: Final = re.compile(r".*(?:layer|block|pattern|sliding_window).*")
-"""Names of lists that have an item for each layer."""
+"""Names of lists that have an item per layer."""
 
 _ALSO_A_LAYER_EACH: Final = frozenset(
     "intermediate_size num_attention_heads num_key_value_heads num_query_heads num_kv_heads head_dim ffn_multipliers"
     " activation_sparsity_pattern hidden_size rope_theta num_experts".split()
 )
-"""Lists with an item for each layer where they are lists."""
+"""Other members that, if they are lists, have an item per layer."""
 
 
 _BY_TURNS: Final = "attention_types"
-"""Kinds of layers that take turns, and how often: `[[["global", "local"], 6]]`."""
+"""A member with kinds of layers that alternate, and how often: `[[["global", "local"], 6]]`."""
 
 
 class Stack(NamedTuple):
-    """The layers of one stack of a model, `model.layers` for example."""
+    """The layers of one stack of a model, for example of `model.layers`."""
 
     name: str
     part: str
@@ -49,24 +49,24 @@ class Stack(NamedTuple):
 
     @property
     def half(self) -> str:
-        """`encoder`, `decoder`, or nothing where its name does not say so."""
+        """`encoder` or `decoder`; empty if the stack's name contains neither."""
         return next((word for word in self.name.split(".") if word in ("encoder", "decoder")), "")
 
     @property
     def gaps(self) -> list[int]:
-        """The numbers below the last that it lacks."""
+        """The numbers below its last layer that it lacks."""
         return sorted(set(range(max(self.numbers) + 1)) - self.numbers)
 
 
 class Counted(NamedTuple):
-    """What becomes of a count: changes to the configuration, and what can't be made to agree, a sentence each."""
+    """What is done about the number of layers: changes to the configuration, and contradictions, one sentence each."""
 
     changes: Mapping[Path, object]
     contradictions: tuple[str, ...] = ()
 
 
 def stacks(names: Iterable[str]) -> dict[str, Stack]:
-    """Return the stacks that some tensors are of, by name: the outermost number of a name counts."""
+    """Return the stacks that some tensors are in, by name. If a name has several numbers, the outermost counts."""
     found: dict[str, set[int]] = {}
     for name in names:
         match = _NUMBERED.fullmatch(name)
@@ -76,12 +76,12 @@ def stacks(names: Iterable[str]) -> dict[str, Stack]:
 
 
 def counted(config: Config, written: Collection[str], donor: Collection[str]) -> Counted:
-    """Return what a configuration must say of layers.
+    """Return what is done about the number of layers.
 
     Args:
-        config: the configuration.
-        written: names of the tensors that are written.
-        donor: names of those of the model that the configuration is of, spelled alike.
+        config: The configuration.
+        written: Names of the tensors that are written.
+        donor: Names of the tensors of the model whose configuration it is, in the same spelling.
     """
     found, before = stacks(written), stacks(donor)
     wrong: list[str] = []
@@ -101,7 +101,7 @@ def counted(config: Config, written: Collection[str], donor: Collection[str]) ->
 
 
 def _counts(config: Config, stack: Stack, had: Stack | None, *, is_alone: bool) -> Mapping[Path, int]:
-    """Return what the members that count the layers of a stack must be; none where nothing counts them."""
+    """Return the values that members counting a stack's layers must have; empty if no member counts them."""
     path, part = path_of(config, stack.part), config_of(config, stack.part)
     keys = [*_KEYS[stack.half], *(_KEYS[""] if is_alone else ())]
     key = next((each for each in keys if _is_count(part.get(each))), None)
@@ -112,10 +112,10 @@ def _counts(config: Config, stack: Stack, had: Stack | None, *, is_alone: bool) 
     all_said = said + sum(int(str(part[each])) for each in more)
     before = len(had.numbers) if had is not None else None
     if count in (said, all_said):
-        # layers that predict further tokens are there or not, as written
+        # the additional layers, which predict further tokens, are either all written or all left out
         return {(*path, key): said} | ({(*path, each): 0 for each in more} if count == said != before else {})
     if before not in (None, said, all_said) and not (is_alone and before == count):
-        return {}  # it counts something else
+        return {}  # the member counts something else
     if before is None and not is_alone and not stack.half:
         return {}
     found = {(*path, key): count - (all_said - said if before == all_said else 0)}
@@ -125,7 +125,7 @@ def _counts(config: Config, stack: Stack, had: Stack | None, *, is_alone: bool) 
 
 
 def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: dict[Path, object]) -> list[str]:
-    """Note what a member that counts layers must be, and the lists with it; return what can't be said."""
+    """Add to `changes` what a member that counts layers and its lists must be; return the contradictions."""
     *inner, key = path
     part = config
     for each in inner:
@@ -164,7 +164,7 @@ def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: d
 
 
 def _lists(part: Config, count: int) -> dict[str, list[object] | str]:
-    """Return the lists of a configuration that have an item, or a letter, for each of so many layers."""
+    """Return the members of a configuration that are lists, or texts, with an item for each of `count` layers."""
     found = {key: value for key, value in part.items() if isinstance(value, list | str) and len(value) == count}
     return {key: value for key, value in found.items() if _A_LAYER_EACH.fullmatch(key) or key in _ALSO_A_LAYER_EACH}
 

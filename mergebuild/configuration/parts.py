@@ -1,7 +1,7 @@
-"""The parts of a model (text, vision, audio, what joins them): which a tensor is of, and what is said of each.
+"""The parts of a model (text, vision, audio, connectors): which part a tensor is in, and its configuration.
 
-The configuration of a model of several kinds of input has one for each part in it: `text_config`, `vision_config`. That
-of a language model is all text. Which part a tensor is of, its name tells: words such as `vision_tower` stand in it.
+The configuration of a multimodal model has one for each part inside it, such as `text_config` and `vision_config`. That
+of a language model is all text. A tensor's part follows from words in its name, such as `vision_tower`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WORDS: Final = {
     "talker": "talker",
     "token2wav": "token2wav code2wav",
 }
-"""By part, the words in names that tell it."""
+"""By part, the words in tensors' names that identify it."""
 _PARTS: Final = {word: part for part, words in _WORDS.items() for word in words.split()}
 
 _KEYS: Final = {
@@ -38,10 +38,10 @@ _KEYS: Final = {
     "talker": ["talker_config"],
     "token2wav": "token2wav_config code2wav_config".split(),
 }
-"""By part, the members of a configuration that are of it alone."""
+"""By part, the members of a configuration that describe this part alone."""
 
 _WRAPPERS: Final = ("thinker_config",)
-"""Members that hold the configuration of a whole model, but for parts that stand beside it."""
+"""Members that hold the configuration of a whole model, except for parts beside it."""
 
 _USUAL: Final = {
     ("llava", "text"): "llama",
@@ -58,20 +58,20 @@ _USUAL: Final = {
     ("qwen2_audio", "text"): "qwen2",
     ("fuyu", "text"): "persimmon",
 }
-"""What a part is where its configuration does not say so, by the whole model's `model_type`."""
+"""The architecture of a part whose configuration does not say it, by the whole model's `model_type`."""
 
 _TEXT_MODEL: Final = "_text"
-"""What stands at the end of the `model_type` of a part that is used alone too: `gemma3_text`."""
+"""The end of the `model_type` of a part that is also used alone: `gemma3_text`."""
 
 
 @lru_cache(1 << 16)
 def part_of(name: str) -> str:
-    """Return the part of a model that a tensor is of, by its name: `text` where nothing else is said."""
+    """Return the part of a model that a tensor is in, by its name; `text` if no word in it says otherwise."""
     return next((part for word in name.split(".") if (part := _PARTS.get(word))), "text")
 
 
 def path_of(config: Config, part: str) -> tuple[str, ...]:
-    """Return the keys that lead to what a configuration says of a part; none where it is all of that part."""
+    """Return the keys that lead to the configuration of a part; empty if the whole configuration is that part's."""
     for key in _WRAPPERS:
         inner = config.get(key)
         if isinstance(inner, Mapping) and part not in ("talker", "token2wav"):
@@ -80,7 +80,7 @@ def path_of(config: Config, part: str) -> tuple[str, ...]:
 
 
 def config_of(config: Config, part: str) -> Config:
-    """Return what a configuration says of a part: all of it, where it does not tell parts apart."""
+    """Return the configuration of a part; the whole one if it does not distinguish parts."""
     found = config
     for key in path_of(config, part):
         inner = found[key]
@@ -90,7 +90,7 @@ def config_of(config: Config, part: str) -> Config:
 
 
 def model_type(config: Config, part: str) -> str | None:
-    """Return the architecture of a part, None where it is not said."""
+    """Return the architecture of a part; None if the configuration does not say it."""
     said = config_of(config, part).get("model_type")
     if not isinstance(said, str) or not said:
         whole = config.get("model_type")

@@ -1,8 +1,8 @@
-"""What a configuration says of the shapes of tensors, for architectures that are known: `data/sizes.toml`.
+"""What a configuration says of tensors' shapes, for known architectures: `data/sizes.toml`.
 
-Some sizes say nothing but a size (how many tokens there are, how wide the layers are inside), and follow from the
-tensors. Others also say what weights mean (how many heads share a matrix), which no shape tells: where these don't fit,
-the configuration is of another model.
+Some members are just sizes (the number of tokens, the inner width of layers) and can follow from the tensors. Others
+also decide what weights mean (how many heads share a matrix), which no shape tells: if these don't fit, the
+configuration is another model's.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _NUMBER: Final = "{n}"
 _VOCAB: Final = "vocab_size"
 NOTHING: Final[Mapping[Path, object]] = MappingProxyType({})
 _DEEPEST: Final = 4
-"""Members that are said by others, above each other."""
+"""How many levels deep members may be defined by other members."""
 _LISTED: Final = 4
 
 
 @dataclass(frozen=True)
 class SizeForm:
-    """The rows of an architecture."""
+    """The rows of one architecture in `data/sizes.toml`."""
 
     rows: Mapping[str, tuple[str, ...]]
-    """By the end of a name, with `{n}` for its numbers."""
+    """The dimensions of tensors by the end of their names, with `{n}` for numbers."""
     usual: Mapping[str, str]
     follows: frozenset[str]
     widths: frozenset[str]
     _known: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
-    """By a whole name with `{n}` for its numbers."""
+    """A cache by the whole name, with `{n}` for numbers."""
 
     def row(self, name: str) -> tuple[str, ...] | None:
-        """Return the dimensions of a tensor, None where no row is of it."""
+        """Return the dimensions of a tensor, as expressions over members; None if no row covers it."""
         words = [_NUMBER if word.isdecimal() else word for word in name.split(".")]
         template = ".".join(words)
         if template not in self._known:
@@ -53,7 +53,7 @@ class SizeForm:
 
 
 class Sized(NamedTuple):
-    """What becomes of sizes: changes to the configuration, what should be known, and what can't be made to agree."""
+    """What is done about sizes: changes to the configuration, notices, and contradictions."""
 
     changes: Mapping[Path, object]
     notices: tuple[str, ...] = ()
@@ -61,20 +61,21 @@ class Sized(NamedTuple):
 
 
 def is_implied(config: Config, name: str) -> bool:
-    """Return whether a model of the architecture that a configuration names is known to have such a tensor."""
+    """Return whether a model of the configuration's architecture is known to have this tensor."""
     form = _form_of(config)
     return form is not None and part_of(name) == "text" and form.row(name) is not None
 
 
 def sized(config: Config, written: Shapes, donor: Shapes, decided: Mapping[Path, object] = NOTHING) -> Sized:
-    """Return what a configuration must say of sizes.
+    """Return what is done about sizes.
 
     Args:
-        config: the configuration.
-        written: shapes of the tensors that are written.
-        donor: shapes of those of the model that the configuration is of. Where it does not fit these, that model is not
-            as it should be, and no recipe can help it.
-        decided: what it says otherwise already.
+        config: The configuration.
+        written: Shapes of the tensors that are written.
+        donor: Shapes of the tensors of the model whose configuration it is. If it does not fit these either, the model
+            itself
+            is faulty, and no recipe can fix that.
+        decided: Members for which other values are already decided.
     """
     form = _form_of(config)
     if form is None:
@@ -95,14 +96,14 @@ def sized(config: Config, written: Shapes, donor: Shapes, decided: Mapping[Path,
     }
     whole = config.get(_VOCAB)
     if (*path, _VOCAB) in changes and path and whole == config_of(config, "text").get(_VOCAB):
-        changes[(_VOCAB,)] = found[_VOCAB]  # said twice
+        changes[(_VOCAB,)] = found[_VOCAB]  # it was at both places
     return Sized(
         changes, _listed([wrong[name] for name in known]), _listed([wrong[name] for name in wrong if name not in known])
     )
 
 
 def _rows(form: SizeForm, shapes: Shapes) -> dict[str, _Row]:
-    """Return the shapes of the tensors that rows are of, with what these say."""
+    """Return, for the tensors that rows cover, their shapes and their dimensions as expressions."""
     return {
         name: (shape, sizes)
         for name, shape in shapes.items()
@@ -113,7 +114,7 @@ def _rows(form: SizeForm, shapes: Shapes) -> dict[str, _Row]:
 def _sizes(
     form: SizeForm, text: Mapping[str, object], rows: Mapping[str, _Row], follows: frozenset[str]
 ) -> dict[str, int]:
-    """Return what members must be, that may follow from tensors, by the first tensor that has them otherwise."""
+    """Return new values of the members in `follows`; the first tensor that has another size decides."""
     found: dict[str, int] = {}
     for shape, sizes in rows.values():
         for size, wanted in zip(shape, sizes, strict=True):
@@ -123,7 +124,7 @@ def _sizes(
 
 
 def _wrong(form: SizeForm, text: Mapping[str, object], rows: Mapping[str, _Row]) -> Iterator[tuple[str, str]]:
-    """Yield the tensors that a configuration contradicts, and a sentence for each."""
+    """Yield the tensors that a configuration contradicts, each with a sentence about it."""
     for name, (shape, sizes) in rows.items():
         expected = [_value(size, text, form) for size in sizes]
         if any(wanted not in (None, size) for wanted, size in zip(expected, shape, strict=True)):
@@ -141,7 +142,7 @@ def _form_of(config: Config) -> SizeForm | None:
 
 
 def _value(size: str, config: Mapping[str, object], form: SizeForm, depth: int = 0) -> int | None:
-    """Return what sums and products of a configuration's members come to; None where one is not said."""
+    """Return the value of an expression of sums and products of members; None if a member is absent."""
     if depth > _DEEPEST or not size:
         return None
     total = 0

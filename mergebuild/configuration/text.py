@@ -1,4 +1,4 @@
-"""The text of a `config.json` with some members changed: all else in it stays as it is, down to its white space."""
+"""Changes members in the text of a `config.json`; everything else stays as it is, including white space."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Final, NamedTuple
 __all__ = ["QUANTIZATIONS", "Path", "patched_config"]
 
 QUANTIZATIONS: Final = ("quantization_config", "compression_config")
-"""Members that say that, and how, weights are quantized."""
+"""Members that say how weights are quantized."""
 
 Path = tuple[str, ...]
 """The keys that lead to a member."""
 
 _DTYPES: Final = frozenset({"float64", "float32", "float16", "bfloat16"})
-"""What clients can compute in; the rest they widen as they load, and the donor's dtype says to what."""
+"""The dtypes that clients compute in. They widen others when loading, to the dtype that the donor's configuration
+says."""
 _DROPPED: Final = frozenset({*QUANTIZATIONS, "transformers_weights"})
 _BITS: Final = "bits"
 _QUANTIZATION: Final = "quantization"
-"""What MLX calls it: an object with `bits`. Other models call the settings of a codebook so."""
+"""MLX's name for it: an object with `bits`. In other models the settings of a codebook have this name."""
 
 
 class _JsonMember(NamedTuple):
-    """A member of a JSON object: where its key, its value and its end are in the text."""
+    """A member of a JSON object: its key, and where in the text its key and its value begin and where it ends."""
 
     key: str
     begin: int
@@ -33,19 +34,20 @@ class _JsonMember(NamedTuple):
 
 
 def patched_config(text: bytes, *, dtype: str | None = None, changes: Mapping[Path, object] | None = None) -> bytes:
-    """Return the text of a `config.json` that fits the tensors written beside it; all else stays as it is.
+    """Return the text of a `config.json` changed to fit the tensors written beside it.
 
-    What says how weights are quantized is taken out, as what is written is never quantized; so is the name of a file of
-    weights.
+    Members that say how weights are quantized are removed, as we never write quantized weights; so are names of files
+    of weights.
 
     Args:
-        text: the donor's, a JSON object.
-        dtype: what the floating-point tensors are now, in the contract's word; None: as the donor's. Configurations of
-            transformers say it as `dtype` or `torch_dtype`, those of diffusers don't.
-        changes: new values of members; one that is not there comes last in its object, which must be there.
+        text: The donor's text, a JSON object.
+        dtype: The dtype of the floating-point tensors now, in the contract's word; None: as in the donor.
+            Configurations of
+            transformers have it as `dtype` or `torch_dtype`, those of diffusers not at all.
+        changes: New values of members. A new member is added at the end of its object, which must exist.
 
     Raises:
-        ValueError: it is no JSON object in UTF-8.
+        ValueError: the text is not a JSON object in UTF-8.
     """
     document = text.decode()
     json.loads(document)
@@ -67,14 +69,14 @@ def patched_config(text: bytes, *, dtype: str | None = None, changes: Mapping[Pa
 def _patched(
     text: str, at: int, everywhere: Mapping[str, object], given: Mapping[Path, object], *, levels: int = 3
 ) -> tuple[str, int]:
-    """Return the object that begins at a place in a text with changes to its members, and where it ends in the text.
+    """Return the changed text of the object that begins at an index, and the index after it in the original text.
 
     Args:
-        text: the text.
-        at: the place.
-        everywhere: changes to members of it, and of objects in it whose key ends in `_config`, down to so many levels.
-        given: changes to single members, by the keys that lead to them from it.
-        levels: how many.
+        text: The text.
+        at: The index.
+        everywhere: Changes to members of it, and of objects in it whose key ends in `_config`, down to `levels` levels.
+        given: Changes to single members, by the keys that lead to them from this object.
+        levels: The number of levels.
     """
     members, end = _members(text, at)
     opening = text[at : members[0].begin if members else end - 1]
@@ -103,13 +105,13 @@ def _patched(
 
 
 def _says_bits(value: str) -> bool:
-    """Return whether a value is an object that says into how many bits weights were quantized."""
+    """Return whether a value is an object that says to how many bits weights were quantized."""
     found = json.loads(value)
     return isinstance(found, dict) and _BITS in found
 
 
 def _members(text: str, at: int) -> tuple[list[_JsonMember], int]:
-    """Return the members of the object that begins at a place in a text of valid JSON, and where it ends."""
+    """Return the members of the object that begins at an index of valid JSON, and the index after the object."""
     decode = json.JSONDecoder().raw_decode
     members: list[_JsonMember] = []
     place = _skipped(text, at + 1)
@@ -125,7 +127,7 @@ def _members(text: str, at: int) -> tuple[list[_JsonMember], int]:
 
 
 def _skipped(text: str, place: int) -> int:
-    """Return the place of what follows the white space at a place."""
+    """Return the index of the next character that is not white space."""
     while text[place] in " \t\n\r":
         place += 1
     return place

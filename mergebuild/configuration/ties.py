@@ -1,4 +1,4 @@
-"""Whether the head of a language model is its embedding: what a configuration says, and what the tensors are."""
+"""Whether the head of a language model is tied to its embedding, by the configuration and by the tensors."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Heads(NamedTuple):
     """What is known of a model's head besides its configuration."""
 
     written: Mapping[str, bytes]
-    """Digests of what is written, by name; equal digests mean equal values."""
+    """Digests of the written tensors by name; equal digests mean equal values."""
     donor: Collection[str]
     """Names of the tensors of the model whose configuration is written."""
     first: Collection[str]
     """Names of the tensors of the first input."""
     first_config: Config
-    """What the first input's own configuration says; empty where it has none."""
+    """The first input's own configuration; empty if it has none."""
     equal: bool
-    """Whether the head that one of them has is known to be its embedding."""
+    """Whether the head that the donor or the first input has is known to equal its embedding."""
     others: Collection[str] = ()
     """Names of the tensors of all inputs."""
 
 
 class Agreed(NamedTuple):
-    """What becomes of a tie: changes to the configuration, what should be known, and what can't be made to agree."""
+    """What is done about a tie: changes to the configuration, a notice, and a contradiction."""
 
     changes: Mapping[Path, object]
     notice: str = ""
@@ -45,7 +45,10 @@ class Agreed(NamedTuple):
 
 
 def said(config: Config) -> bool | None:
-    """Return whether a configuration says, or leaves it at what is usual, that the head is the embedding."""
+    """Return whether a configuration ties head and embedding, explicitly or by its architecture's default.
+
+    None: unknown.
+    """
     text = config_of(config, "text")
     for each in (config, text):
         if isinstance(each.get(TIE), bool):
@@ -55,10 +58,10 @@ def said(config: Config) -> bool | None:
 
 
 def agreed(config: Config, heads: Heads) -> Agreed:
-    """Return what a configuration must say of the tie, so that clients neither overwrite a head nor draw one.
+    """Return what is done about the tie, so that clients neither overwrite a head nor fill it with random values.
 
-    A head of its own values must not be tied, or clients overwrite it with the embedding. Where none is written, the
-    model must be tied, or they draw a random one.
+    If the written head has its own values, the model must not be tied: clients would overwrite it with the embedding.
+    If no head is written, the model must be tied: clients would fill it with random values.
     """
     head = head_of(heads.written)
     tied = said(config)
@@ -83,7 +86,7 @@ def agreed(config: Config, heads: Heads) -> Agreed:
 
 
 def _changed(config: Config, *, value: bool) -> Mapping[Path, object]:
-    """Return the members that are to say it: the whole model's, and its text's where that says or means otherwise."""
+    """Return the changes: to the whole configuration, and to its text part if that says or means otherwise."""
     found: dict[Path, object] = {} if config.get(TIE) is value else {(TIE,): value}
     inner, text = path_of(config, "text"), config_of(config, "text")
     meant = text.get(TIE, _usual().get(str(text.get("model_type")), value))
@@ -93,7 +96,7 @@ def _changed(config: Config, *, value: bool) -> Mapping[Path, object]:
 
 
 def _has_a_head(config: Config, *, otherwise: bool) -> bool:
-    """Return whether the class that a configuration names has a head that scores tokens; `otherwise`: it names none."""
+    """Return whether the configuration's class has a head that scores tokens; `otherwise` if it names no class."""
     classes = config.get("architectures")
     if not isinstance(classes, list) or not classes:
         return otherwise
@@ -102,6 +105,6 @@ def _has_a_head(config: Config, *, otherwise: bool) -> bool:
 
 @cache
 def _usual() -> Mapping[str, bool]:
-    """Return whether the head is the embedding where a configuration does not say so, by architecture."""
+    """Return the default of each architecture: whether the head is tied if a configuration does not say it."""
     found = tomllib.loads((files("mergebuild.configuration") / "data" / "ties.toml").read_text("utf-8"))
     return dict.fromkeys(found["tied"].split(), True) | dict.fromkeys(found["untied"].split(), False)

@@ -1,6 +1,7 @@
-"""Which token has which number, from a folder's small files; and in what two such vocabularies differ.
+"""The vocabulary of a model, which token has which number, from its folder's small files; and how two of them differ.
 
-Rows of embeddings are merged by number. Where two tokenizers give a number to other tokens, rows of other words are.
+Rows of embeddings are merged by number. If two tokenizers use a number for different tokens, rows of different words
+are merged.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ from typing import Any, Final, NamedTuple
 __all__ = ["ADDED", "KINDS", "TokenDifference", "difference", "vocabulary"]
 
 KINDS: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
-"""The files that say it. A folder may have several, which need not say the same; clients take the first."""
+"""The files with a vocabulary. A folder may have several, which may disagree; clients read the first of them."""
 ADDED: Final = "added_tokens.json"
-"""Says which tokens a model has beside those of any other file but the first."""
+"""The file with tokens added to those of any of these files but the first."""
 
 JsonObject = Mapping[str, Any]
 
 Read = Callable[[str], bytes | None]
-"""Returns what is in a file of the folder, None where there is none."""
+"""Returns the content of a file of the folder; None if there is no such file."""
 
 
 class TokenDifference(NamedTuple):
-    """In what two vocabularies differ."""
+    """How two vocabularies differ."""
 
     other: int
-    """Numbers that are other tokens."""
+    """How many numbers have different tokens."""
     example: tuple[int, str, str] | None
-    """The first such number, and the tokens that it is."""
+    """The first such number, and its two tokens."""
     alone: tuple[int, int]
-    """Numbers that are a token in the one, and in the other, alone."""
+    """How many numbers only the first, and only the second, vocabulary has."""
 
 
 def vocabulary(kind: str, read: Read) -> Mapping[int, str] | None:
-    """Return the token of each number by a file of some kind; None where it does not say it in a way that is known."""
+    """Return the token of each number, from a file of this kind; None if its format is unknown."""
     try:
         found = dict(_pairs(kind, read))
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError):
@@ -43,7 +44,7 @@ def vocabulary(kind: str, read: Read) -> Mapping[int, str] | None:
 
 
 def difference(one: Mapping[int, str], other: Mapping[int, str]) -> TokenDifference | None:
-    """Return in what two vocabularies differ, None where they are one."""
+    """Return how two vocabularies differ; None if they are equal."""
     both = [number for number in one if number in other]
     unlike = sorted(number for number in both if one[number] != other[number])
     alone = (len(one) - len(both), len(other) - len(both))
@@ -54,7 +55,7 @@ def difference(one: Mapping[int, str], other: Mapping[int, str]) -> TokenDiffere
 
 
 def _pairs(kind: str, read: Read) -> Iterator[tuple[int, str]]:
-    """Yield numbers and tokens, those that replace others last."""
+    """Yield numbers and tokens; a later pair replaces an earlier one with the same number."""
     raw = read(kind)
     if raw is None:
         return
@@ -86,24 +87,24 @@ def _of_model(model: JsonObject) -> Iterator[tuple[int, str]]:
     vocab = model["vocab"]
     if isinstance(vocab, Mapping):
         yield from _by_number(vocab)
-    else:  # with a score each, in their order
+    else:  # a list of tokens, in order, each with a score
         yield from enumerate(str(token) for token, *_ in vocab)
 
 
 def _by_number(vocab: Mapping[str, object]) -> Iterator[tuple[int, str]]:
     for token, number in vocab.items():
-        yield int(number), token  # type: ignore[call-overload]  # another kind raises, which says that nothing is known
+        yield int(number), token  # type: ignore[call-overload]  # raises for other types: the format is unknown
 
 
 def _pieces(raw: bytes) -> Iterator[str]:
-    """Yield the pieces of a SentencePiece model: the first field of each message in the first field of its message."""
+    """Yield the pieces of a SentencePiece model: field 1 of each message in field 1 of the whole message."""
     for number, content in _fields(raw):
         if number == 1 and isinstance(content, bytes):
             yield next(text for inner, text in _fields(content) if inner == 1 and isinstance(text, bytes)).decode()
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Yield the fields of a message of protobuf: their numbers and contents."""
+    """Yield the number and the content of each field of a protobuf message."""
     place = 0
     while place < len(raw):
         tag, place = _varint(raw, place)

@@ -1,4 +1,4 @@
-"""Tensors with a row for each token: embeddings, and heads that give a score to each token."""
+"""Tensors with a row for each token: embeddings, and heads that score tokens."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def is_of_tokens(name: str) -> bool:
 
 
 def embedding_of(names: Iterable[str]) -> str | None:
-    """Return the embedding of a language model, the nearest to its root; None where none is known."""
+    """Return the embedding of a language model, the least nested of several; None if none is known."""
     return min(filter(is_embedding, names), key=lambda name: (name.count("."), name), default=None)
 
 
 def head_of(names: Iterable[str]) -> str | None:
-    """Return the head of a language model that scores tokens; None where it has none."""
+    """Return the head of a language model that scores tokens, the least nested of several; None if there is none."""
     return min(filter(_HEAD.fullmatch, names), key=lambda name: (name.count("."), name), default=None)

@@ -4,7 +4,7 @@ Begin with `layout.py` (what a layout is) and `selector.py` (from a number's key
 data: ours are `data/*.toml`, and users declare more in `[layouts.NAME]`, with the same keys (`declare.py`).
 `detection.py` finds the layout of a file by its header, and `keys.py` finds the tensors that one key selects.
 
-May import the recipe's values, and what is below it; `sources` not, which is on the same floor.
+May import the recipe and what is below it; not `sources`, which is in the same import layer.
 """
 
 from mergebuild.layouts.declare import parse_layout
