@@ -1,9 +1,14 @@
-"""What parameter each tensor of a file is, however it is spelled, and the two namings of Stable Diffusion.
+"""Names of tensors: which parameter each tensor of a file is, however it is spelled, and how a file would spell it.
 
-found = canonical({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (9216, 3072)})      # naming.canonical
-found.made                      # {"double_blocks.0.img_attn.qkv.weight": Renamed((9216, 3072), ...)}
-made, unknown = to_ldm({"unet": {"conv_in.weight": (320, 4, 3, 3)}})           # a pipeline as one checkpoint
-made["model.diffusion_model.input_blocks.0.0.weight"]    # Renamed((320, 4, 3, 3), (RowsOf("unet", "conv_in.weight"),))
+Begin with `canonical.py` (from a file's names to canonical ones) and `spelling.py` (the way back). `rules.py` reads the
+rules, one file of `data/` per architecture, and `data/README.md` explains their keys; `renamed.py` has the values in
+which a tensor is described as made of others. `checkpoint.py` maps Stable Diffusion between diffusers' names and the
+original ones.
+
+    found = canonical({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (9216, 3072)})
+    found.made                      # {"double_blocks.0.img_attn.qkv.weight": Renamed((9216, 3072), ...)}
+
+No file but those of `data/` is opened. May import digests, results, errors and the system.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every name that the modules of a model have somewhere: the rules, read from the canonical names outwards.
+"""All names that the modules of a model have in any spelling, made from its canonical names by the rules.
 
-LoRAs name modules in the spelling of the program that trained them. Joined with `_` such a name can't be taken apart,
-so the names that there are for a model are made, and looked up.
+LoRAs name modules as the program that trained them does. A name joined with `_` can't be taken apart, so all possible
+names for a model are made, and the LoRA's names are looked up among them.
 """
 
 from __future__ import annotations
@@ -19,35 +19,41 @@ from mergebuild.naming.rules import NUMBER, Part, Pattern, Row, family, pattern
 __all__ = ["Alias", "aliases", "part_of"]
 
 _IN_ORDER: Final = ("", "queries")
-"""How several of ours lie in one of theirs, where that is one after another."""
+"""Values of `Row.how` for which several of our modules are in one of theirs one after another."""
 
 Rows = tuple[int, int]
 
 
 class Alias(NamedTuple):
-    """A name of a tensor, or of some of its rows."""
+    """Another name of a tensor, or of some of its rows."""
 
     part: Part | None
-    """The part that it is in; None where no rule is of it."""
+    """The part that the tensor is in; None if no rule covers it."""
     path: str
-    """Its name in the part, in one of the part's spellings."""
+    """The name inside the part, in one of the part's spellings."""
     tensor: str
     """The canonical name."""
     rows: Rows | None = None
-    """Which rows of the canonical tensor it is; None: all."""
+    """The rows of the canonical tensor that the name covers; None: all."""
     taken: Rows | None = None
-    """Which rows of what has this name they are; None: all."""
+    """The rows that these are in the tensor with this name; None: all of it."""
     total: int = 0
-    """How many rows that has, where not all are meant."""
+    """How many rows the tensor with this name has, if `taken` is not all of it."""
     transposed: bool = False
-    """Whether the canonical tensor is the transpose of it."""
+    """Whether the canonical tensor is the transpose of the one with this name."""
 
 
 def aliases(shapes: Shapes, of: str) -> Iterator[Alias]:
-    """Yield the names of tensors, given their shapes by canonical name, and what the rules call the architecture.
+    """Yield the names of a model's tensors.
 
-    The canonical name of each is the last but for those of functions: where another one looks the same, that is meant.
-    Of an architecture that no rule knows there is the canonical one alone.
+    A tensor's canonical name comes after its other names, except those that functions make. If another name is the same
+    text, it comes first, and it is the one that is meant. If no rule covers the architecture, only canonical names are
+    made.
+
+
+    Args:
+        shapes: The tensors' shapes by canonical name.
+        of: The family of the model in the rules.
     """
     through: dict[str, tuple[Part, dict[str, StoredTensor]]] = {}
     for name, shape in shapes.items():
@@ -64,7 +70,7 @@ def aliases(shapes: Shapes, of: str) -> Iterator[Alias]:
 
 
 def part_of(of: str, name: str) -> Part | None:
-    """Return which part of a family a canonical name is in; None where the family is not known, or has none for it."""
+    """Return the part of a family that a canonical name is in; None if the family is unknown or has none for it."""
     return next((part for part in _by_prefix(of) if name.startswith(part.prefix)), None)
 
 
@@ -75,7 +81,7 @@ def _by_prefix(of: str) -> tuple[Part, ...]:
 
 
 def _made(part: Part, path: str, renamed: Renamed, state: Mapping[str, StoredTensor]) -> Iterator[Alias]:
-    """Yield a name for each tensor that what has it is made of."""
+    """Yield an alias for each canonical tensor that the tensor with the name `path` is made of."""
     at, total = 0, renamed.shape[0] if renamed.shape else 1
     for cut in renamed.cuts:
         shape = state[cut.tensor].shape
@@ -95,7 +101,7 @@ class _Ours(NamedTuple):
 
 @cache
 def _rows(of: str, name: str) -> Mapping[str, tuple[_Ours, ...]]:
-    """Return the rows of a part by the template of each canonical module."""
+    """Return the rows of a part, by the template of each canonical module."""
     part = next(part for part in family(of).parts if part.name == name)
     found: dict[str, tuple[_Ours, ...]] = {}
     for spelling in part.spellings:
@@ -107,7 +113,7 @@ def _rows(of: str, name: str) -> Mapping[str, tuple[_Ours, ...]]:
 
 
 def _spelled(of: str, part: Part, inner: str, shapes: Shapes) -> Iterator[Alias]:
-    """Yield the names of a tensor in the spellings that are rows."""
+    """Yield the names of a tensor in the spellings that are given by rows."""
     rows = _rows(of, part.name)
     if not rows:
         return
@@ -127,10 +133,10 @@ def _of_row(part: Part, entry: _Ours, ours: list[str], theirs: list[str], rest: 
     row, name = entry.row, ours[entry.place]
     shape = shapes[name]
     rows = shape[0] if shape else 1
-    if len(theirs) > 1:  # theirs are pieces of ours
+    if len(theirs) > 1:  # several of their modules are pieces of ours
         known = zip(row.theirs, theirs, _spans(row, len(theirs), rows), strict=False)
         yield from (Alias(part, path, name, span) for module, path, span in known if module)
-    elif len(ours) > 1:  # ours is a piece of theirs
+    elif len(ours) > 1:  # our module is a piece of theirs
         sizes = [shapes[each][0] for each in ours if shapes.get(each)]
         if len(sizes) == len(ours) and row.how in _IN_ORDER:
             begin = sum(sizes[: entry.place])
@@ -146,7 +152,7 @@ def _of_row(part: Part, entry: _Ours, ours: list[str], theirs: list[str], rest: 
 
 
 def _spans(row: Row, count: int, rows: int) -> list[Rows]:
-    """Return which rows each of several has that lie one after another; none where they can't be shared so."""
+    """Return the rows of each of several consecutive pieces; empty if the rows can't be divided in these shares."""
     shares = row.shares or (1,) * count
     if rows % sum(shares):
         return []

@@ -1,13 +1,13 @@
-"""The canonical names of a file's tensors: what parameter each of them is.
+"""The canonical names of a file's tensors: which parameter each of them is.
 
-A file's names are spelling. Programs write the same parameter under a wrapper (`module.`, `model.diffusion_model.`),
-under another name (diffusers' for the authors'), fused with its neighbours (queries, keys and values in one tensor), or
-twice (the embedding and the head of a tied model). `canonical` says which parameters a file holds, and of which of its
-tensors each is made; everything that merges, selects, adapts or reports works on these names.
+The names in a file are one spelling of many. Programs write the same parameter with a wrapper's prefix (`module.`,
+`model.diffusion_model.`), under another name (diffusers' instead of the authors'), fused with others (queries, keys and
+values in one tensor), or twice (the embedding and the head of a tied model). `canonical` says which parameters a file
+holds and of which of its tensors each is made. Everything that merges, selects, adapts or reports uses canonical names.
 
-The rules are data (`rules.py`): which family a file is of follows from its names and shapes (`templates.py`), and what
-its parts and modules are called from the family's rows. A name that no rule knows stays as it is, behind the canonical
-prefix of its part.
+The rules are data (`rules.py`). A file's family follows from its names and shapes (`templates.py`), and the names of
+its parts and modules from the family's rows. A name that no rule covers is kept, after the canonical prefix of its
+part.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ class Canonical:
     """The parameters of a file, by canonical name."""
 
     made: Mapping[str, Renamed]
-    """What each parameter is made of, in the order of the file. A tensor of no known name keeps its own."""
+    """What each parameter is made of, in the order of the file. A tensor that no rule covers keeps its name."""
     twice: Mapping[str, str] = field(default_factory=dict)
-    """By stored name, the parameter that it is, where the file holds that under another name already."""
+    """Stored tensors that are a parameter which the file holds under another name too: stored name -> that
+    parameter."""
     tied: Mapping[str, str] = field(default_factory=dict)
-    """By canonical name, the parameter whose values it has, where the file does not hold it by itself."""
+    """Parameters that the file does not hold by themselves: canonical name -> the parameter whose values it has."""
     copies: Mapping[str, Renamed] = field(default_factory=dict)
-    """What those of `tied` are made of that the file holds all the same, a second time."""
+    """For the names in `tied` that the file holds nevertheless, as a second copy: what they are made of."""
     family: str = ""
-    """What the rules call the architecture; empty where no rule is of it alone."""
+    """The architecture's name in the rules; empty if the rules that apply are general ones."""
 
 
 def canonical(
@@ -53,10 +54,11 @@ def canonical(
     """Return the canonical names of a file's tensors.
 
     Args:
-        shapes: the tensors' shapes by stored name.
-        facts: `config.json` of the folder, parsed; None where there is none.
-        same_place: names that share their bytes with an earlier one, as pickles store ties, and that name.
-        of: the family, where it is known.
+        shapes: The tensors' shapes by stored name.
+        facts: The folder's `config.json`, parsed; None if there is none.
+        same_place: Names of tensors that share their bytes with an earlier one, as pickles store ties -> the earlier
+            name.
+        of: The family, if it is known.
     """
     templates = Templates(shapes)
     name = of or family_of(templates, facts)
@@ -73,15 +75,17 @@ def canonical(
 
 
 def is_outdated(name: str, stored: str) -> bool:
-    """Return whether a file calls a parameter as no program does any more: whoever writes it takes the name of now."""
+    """Return whether a stored name is one that no program writes any more: a new file gets the present name."""
     return any(name.startswith(new) and stored == old + name[len(new) :] for old, new in general().outdated)
 
 
 def is_constant(name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether a tensor is a constant, by its canonical name: never merged, and the first input's.
+    """Return whether a tensor is a constant, by its canonical name.
 
-    Those are buffers of the noise schedule, and others that follow from an architecture alone, such as causal masks and
-    frequencies of positions.
+    Constants are never merged but taken from the first input.
+
+    They are buffers of the noise schedule, and others that follow from the architecture alone, such as causal masks and
+    the frequencies of positions.
     """
     rules = general()
     if name in rules.schedule:
@@ -90,9 +94,9 @@ def is_constant(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def is_first_layer(name: str) -> bool:
-    """Return whether a tensor is the weight of a layer that takes an image or its latents, channels along dimension 1.
+    """Return whether a tensor is the weight of a layer whose input is an image or its latents.
 
-    Variants of an architecture, such as those for inpainting, have more channels there.
+    Dimension 1 is the input's channels, of which variants of an architecture, such as those for inpainting, have more.
     """
     module, weight = name[: -len(_WEIGHT)], name[-len(_WEIGHT) :]
     if weight != _WEIGHT:
@@ -105,7 +109,7 @@ def is_first_layer(name: str) -> bool:
 
 
 def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mapping[str, str]]:
-    """Return what each parameter is made of, and the tensors that hold one which another tensor holds already."""
+    """Return what each parameter is made of, and the stored tensors whose parameter another tensor holds already."""
     fused = _fused(found)
     made: dict[str, Renamed] = {}
     twice: dict[str, str] = {}
@@ -115,7 +119,7 @@ def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mappin
             if (known is not renamed or isinstance(claim, PieceOf)) and all(cut.tensor != stored for cut in known.cuts):
                 twice[stored] = name
     for name in [stored for stored, name in twice.items() if stored == name and len(made[name].cuts) == 1]:
-        (other,) = made[name].cuts  # of two names, the canonical one is what the file calls it
+        (other,) = made[name].cuts  # of two stored names, the canonical one is preferred
         made[name] = next(renamed for each, renamed in _results(found[name], fused) if each == name)
         del twice[name]
         twice[other.tensor] = name
@@ -123,7 +127,7 @@ def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mappin
 
 
 def _results(claim: Claim, fused: Mapping[str, Renamed]) -> Sequence[tuple[str, Renamed]]:
-    """Return the parameters that a tensor is, or is a piece of."""
+    """Return the parameters that a stored tensor is, or is a piece of, each with what it is made of."""
     match claim:
         case WholeParameter():
             return (claim,)
@@ -134,7 +138,7 @@ def _results(claim: Claim, fused: Mapping[str, Renamed]) -> Sequence[tuple[str, 
 
 
 def _fused(found: Mapping[str, Claim]) -> Mapping[str, Renamed]:
-    """Return the parameters that are made of several tensors of one after another: those of which all are there."""
+    """Return the parameters that are made of several consecutive stored tensors, all of which exist."""
     pieces: dict[str, dict[int, tuple[str, PieceOf]]] = {}
     for stored, claim in found.items():
         if isinstance(claim, PieceOf):
@@ -148,7 +152,10 @@ def _fused(found: Mapping[str, Claim]) -> Mapping[str, Renamed]:
 
 
 def _one_after_another(parts: list[tuple[str, PieceOf]]) -> Renamed | None:
-    """Return the tensor that some make together, if none is missing and they fit."""
+    """Return the parameter that several stored tensors make together.
+
+    None if one is missing or the shapes don't fit.
+    """
     row, shapes = parts[0][1].row, [piece.shape for _, piece in parts]
     if len(parts) < len(row.theirs) or not all(shapes) or len({shape[1:] for shape in shapes}) > 1:
         return None

@@ -1,8 +1,9 @@
-"""A pipeline of diffusers as if it were one checkpoint of the original naming, and the other way round.
+"""Maps a pipeline of diffusers to one checkpoint with the original names, and back.
 
-Stable Diffusion 1, 2 and XL (base, refiner, and their inpainting kin, which differ in shapes only). Every map is exact
-and by names and shapes alone; the number of levels, layers and transformer blocks is read off the names, so small
-models of the same build are mapped too. Each result says of what it is made; whatever no result is made of is left.
+For Stable Diffusion 1, 2 and XL (base, refiner, and their inpainting variants, which differ only in shapes). All maps
+are exact and use names and shapes alone. The number of levels, layers and transformer blocks follows from the names, so
+small models of the same structure are mapped too. Each result says what it is made of; a tensor that is in no result is
+reported.
 """
 
 from __future__ import annotations
@@ -44,25 +45,26 @@ _SD1_WIDTH: Final = 768
 
 
 class DiffusersPart(NamedTuple):
-    """What a tensor of the original naming, or some rows of it, is in diffusers."""
+    """The tensor of diffusers that a tensor with an original name, or some rows of it, is."""
 
     component: str
     tensor: str
-    """Its name there."""
+    """The tensor's name in the component."""
     rows: tuple[int, int] | None
-    """Which rows of the original tensor it is; None: all of them."""
+    """The rows of the original tensor that it is; None: all of them."""
     transposed: bool
 
 
 def to_ldm(components: Mapping[str, Shapes], kind: Kind | None = None) -> tuple[Mapping[str, Renamed], list[str]]:
-    """Return a pipeline's tensors in the original naming, and the names that have no place there, as `unet/NAME`.
+    """Return a pipeline's tensors with original names, and the names that have no counterpart, as `unet/NAME`.
 
     Args:
-        components: Shapes by name, of `unet`, `vae`, `text_encoder`, `text_encoder_2`; each may be absent. Names that
-            older versions of diffusers and transformers wrote are known too.
-        kind: What the model is, where the caller knows; it decides where text encoders go. None: from the tensors.
+        components: Shapes by name of `unet`, `vae`, `text_encoder`, `text_encoder_2`; each may be absent. Names that
+            older
+            versions of diffusers and transformers wrote are known too.
+        kind: The kind of model, if the caller knows it; it decides where text encoders go. None: from the tensors.
 
-    `position_ids` of an encoder that goes to OpenCLIP are neither returned nor reported: they say 0, 1, 2...
+    `position_ids` of an encoder that becomes OpenCLIP's are neither returned nor reported: they are just 0, 1, 2...
     """
     kind = kind or kind_of_pipeline(components)
     made: dict[str, Renamed] = {}
@@ -85,11 +87,11 @@ def to_ldm(components: Mapping[str, Shapes], kind: Kind | None = None) -> tuple[
 
 
 def to_diffusers(tensors: Shapes) -> tuple[Mapping[str, Mapping[str, Renamed]], list[str]]:
-    """Return a checkpoint's tensors by component in the naming of diffusers, and the names that have no place there.
+    """Return a checkpoint's tensors by component with diffusers' names, and the names that have no counterpart.
 
-    Names are those that every version of diffusers and transformers reads. Left over are the noise schedule,
-    `model_ema.*`, `position_ids`, `logit_scale`, and, of SD2's text encoder, the last layer and the projection: the
-    model is conditioned on the layer before, and diffusers has no more of it.
+    The names are those that every version of diffusers and transformers reads. No counterpart have the noise schedule,
+    `model_ema.*`, `position_ids`, `logit_scale`, and, in SD2's text encoder, the last layer and the projection: the
+    model is conditioned on the layer before, and diffusers leaves out the rest.
     """
     made: dict[str, Mapping[str, Renamed]] = {}
     for prefix, component, convert in _PLACES:
@@ -101,10 +103,12 @@ def to_diffusers(tensors: Shapes) -> tuple[Mapping[str, Mapping[str, Renamed]], 
 
 
 def parts_of(tensors: Shapes) -> Mapping[str, tuple[DiffusersPart, ...]]:
-    """Return what each tensor of a checkpoint is in diffusers, in the order of its rows; unknown names are absent.
+    """Return the tensors of diffusers that each tensor of a checkpoint is, in the order of its rows.
 
-    `model.diffusion_model.input_blocks.4.1.proj_in.weight` is `down_blocks.1.attentions.0.proj_in.weight` of `unet`;
-    an `in_proj_weight` of OpenCLIP is three parts.
+    Unknown names are absent.
+
+    `model.diffusion_model.input_blocks.4.1.proj_in.weight` is `down_blocks.1.attentions.0.proj_in.weight` of `unet`; an
+    `in_proj_weight` of OpenCLIP is three tensors.
     """
     found: dict[str, list[DiffusersPart]] = {}
     for component, made in to_diffusers(tensors)[0].items():
@@ -115,7 +119,7 @@ def parts_of(tensors: Shapes) -> Mapping[str, tuple[DiffusersPart, ...]]:
 
 
 def kind_of(tensors: Shapes) -> Kind | None:
-    """Return what a checkpoint in the original naming is; None if neither UNet nor text encoder tell."""
+    """Return which kind a checkpoint with original names is; None if neither UNet nor text encoder tell."""
     if any(name.startswith((_XL_TEXT, _XL_TEXT_2, _REFINER_TEXT)) for name in tensors):
         return "sdxl"
     if any(name.startswith(_SD2_TEXT) for name in tensors):
@@ -127,9 +131,9 @@ def kind_of(tensors: Shapes) -> Kind | None:
 
 
 def kind_of_pipeline(components: Mapping[str, Shapes]) -> Kind | None:
-    """Return what a pipeline of diffusers is; None if neither UNet nor text encoder tell.
+    """Return which kind a pipeline of diffusers is; None if neither UNet nor text encoder tell.
 
-    A text encoder on its own is told by its width, which only models of real size have.
+    For a text encoder alone, the kind follows from its width, which is right only for models of real size.
     """
     if components.get("text_encoder_2"):
         return "sdxl"
@@ -142,7 +146,7 @@ def kind_of_pipeline(components: Mapping[str, Shapes]) -> Kind | None:
 
 
 def _kind_of_unet(tensors: Shapes, label: str) -> Kind | None:
-    """Tell by the embedding of sizes, which only SDXL has, and the way into attention, linear since SD2."""
+    """Return the kind of a UNet: only SDXL has the embedding of sizes, and SD1's `proj_in` is a convolution."""
     if label in tensors:
         return "sdxl"
     way_in = next((shape for name, shape in tensors.items() if name.endswith("proj_in.weight")), None)
@@ -152,7 +156,10 @@ def _kind_of_unet(tensors: Shapes, label: str) -> Kind | None:
 
 
 def _text_prefix(kind: Kind, component: str, *, alone: bool) -> str:
-    """Return where a text encoder goes; the refiner has the second of SDXL's two, `alone`."""
+    """Return the prefix of a text encoder in the checkpoint.
+
+    The refiner has only the second of SDXL's encoders (`alone`).
+    """
     if kind != "sdxl":
         return _SD1_TEXT if kind == "sd1" else _SD2_TEXT
     if component == "text_encoder":
@@ -171,7 +178,7 @@ def _text_from_ldm(state: State) -> Mapping[str, Renamed]:
 
 
 def _penultimate_from_ldm(state: State) -> Mapping[str, Renamed]:
-    """Leave out the last layer of a whole encoder. One without its projection has been cut already."""
+    """Leave out the last layer of a complete encoder. One without its projection has lost that layer already."""
     if clip.PROJECTION in state:
         last = max(0, *map(clip.layer, state))
         state = {name: each for name, each in state.items() if name != clip.PROJECTION and clip.layer(name) < last}

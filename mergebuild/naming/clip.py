@@ -1,8 +1,8 @@
-"""CLIP's text encoder in the naming of transformers, and in that of OpenCLIP.
+"""CLIP's text encoder in the names of transformers and in those of OpenCLIP.
 
-The same network: OpenCLIP keeps the three projections of an attention in one tensor, query over key over value, and
-multiplies by its text projection from the other side. Positions counted from 0 (`position_ids`) are stored in
-older files of transformers only, and the temperature of the training (`logit_scale`) in OpenCLIP only.
+The network is the same. OpenCLIP has the three projections of an attention in one tensor (query, key, value) and its
+text projection transposed. Positions counted from 0 (`position_ids`) are only in older files of transformers, and the
+temperature used in training (`logit_scale`) only in OpenCLIP's.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ _TEXT_ATTENTION: Final = re.compile(
 
 
 def in_text_model(state: State) -> State:
-    """Return an encoder's tensors by the names of transformers 4.
+    """Return an encoder's tensors with the names of transformers 4.
 
-    Version 5 writes them without `text_model.` where no projection stands beside them, and so did NovelAI's first file.
+    Version 5 leaves out `text_model.` if the file has no projection; so did NovelAI's first file.
     """
     bare = ("embeddings.", "encoder.", "final_layer_norm.")
     return {f"text_model.{name}" if name.startswith(bare) else name: stored for name, stored in state.items()}
 
 
 def only_text(state: State) -> Mapping[str, Renamed]:
-    """Return the tensors that a text encoder without projection has, as they are."""
+    """Return the tensors of a text encoder without projection, unchanged."""
     parts = ("text_model.embeddings.", "text_model.encoder.layers.", "text_model.final_layer_norm.")
     return {name: renamed(stored) for name, stored in state.items() if name.startswith(parts)}
 
 
 def to_open(state: State) -> Mapping[str, Renamed]:
-    """Return OpenCLIP's tensors, made of those of transformers; what has no place there is left out."""
+    """Return OpenCLIP's tensors, made of those of transformers; tensors without a counterpart are left out."""
     modules = {text: open_ for open_, text in _modules(state, _TEXT_LAYER).items()}
     made: dict[str, Renamed] = {}
     split: defaultdict[str, dict[str, StoredTensor]] = defaultdict(dict)
@@ -79,7 +79,7 @@ def to_open(state: State) -> Mapping[str, Renamed]:
 
 
 def to_transformers(state: State) -> Mapping[str, Renamed]:
-    """Return the tensors of transformers, made of OpenCLIP's; what has no place there is left out."""
+    """Return the tensors of transformers, made of OpenCLIP's; tensors without a counterpart are left out."""
     modules = _modules(state, _OPEN_LAYER)
     made: dict[str, Renamed] = {}
     for name, stored in state.items():
@@ -93,13 +93,13 @@ def to_transformers(state: State) -> Mapping[str, Renamed]:
 
 
 def layer(name: str) -> int:
-    """Return in which layer one of OpenCLIP's tensors is; -1 beside them."""
+    """Return the layer that one of OpenCLIP's tensors is in; -1 if it is in none."""
     match = _OPEN_LAYER.match(name)
     return int(match[1]) if match else -1
 
 
 def _modules(names: Iterable[str], layer_of: re.Pattern[str]) -> Mapping[str, str]:
-    """Return the modules of transformers by those of OpenCLIP, for the layers that are there."""
+    """Return the modules of transformers by those of OpenCLIP, for the layers that exist."""
     modules = dict(_ENDS)
     for i in {match[1] for match in map(layer_of.match, names) if match}:
         for open_, text in _LAYER.items():
@@ -108,7 +108,7 @@ def _modules(names: Iterable[str], layer_of: re.Pattern[str]) -> Mapping[str, st
 
 
 def _fused(name: str, parts: Mapping[str, StoredTensor]) -> Mapping[str, Renamed]:
-    """Put three projections of a shape into one; if one of them is missing or differs, nothing is made."""
+    """Return one tensor made of three projections with equal shapes; nothing if one is missing or differs."""
     shapes = {part.shape for part in parts.values()}
     if len(parts) < 3 or len(shapes) > 1 or shapes == {()}:
         return {}
@@ -119,7 +119,7 @@ def _fused(name: str, parts: Mapping[str, StoredTensor]) -> Mapping[str, Renamed
 
 
 def _split(attention: str, kind: str, stored: StoredTensor) -> Mapping[str, Renamed]:
-    """Cut one projection into three; if it is no three, nothing is made."""
+    """Return three projections made of one tensor; nothing if its rows can't be divided by three."""
     if not stored.shape or stored.shape[0] % 3:
         return {}
     rows = stored.shape[0] // 3

@@ -1,7 +1,7 @@
-"""What would explain that two files have few names in common: a prefix, tensors stacked in one, fused in the other.
+"""Explains why two files have few names in common: other prefixes, or tensors that one file stacks or fuses.
 
-Names that the rules know are the same in both by then. What is left may still be the same parameters, under names that
-no rule knows; then people should hear in what the names differ, and not only that they do.
+Names that the rules know are the same in both files by now. The others may still be the same parameters under unknown
+names; then the error should say how the names differ, not only that they do.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator
 __all__ = ["explained"]
 
 _MOST = 20_000
-"""Names of each side that are looked at; models have fewer."""
+"""The most names of each file that are compared; models have fewer."""
 _LONGEST = 500
-"""Longer names are nobody's."""
+"""Longer names are left out; real ones are shorter."""
 _FORMS = (
     (
         re.compile(r"\.experts\.(?:[a-z_]*_)?(?:proj|weight|w\d)"),
@@ -36,15 +36,15 @@ _FORMS = (
         "apart",
     ),
 )
-"""How a tensor is called that holds several, how these are called, and both in words."""
+"""A pattern of names of tensors that hold several, a pattern of names of the single ones, and words for both forms."""
 
 
 def explained(ours: Collection[str], theirs: Collection[str]) -> str:
-    """Return what the names of tensors that found no counterpart differ in, as a clause; empty where nothing is known.
+    """Return how the names of tensors without a counterpart differ, as a clause; empty if no difference is recognized.
 
     Args:
-        ours: those of the first of two files.
-        theirs: those of the second.
+        ours: The names in the first file.
+        theirs: The names in the second file.
     """
     if not ours or not theirs:
         return ""
@@ -60,7 +60,7 @@ def explained(ours: Collection[str], theirs: Collection[str]) -> str:
 
 
 def _heads(ours: Collection[str], theirs: Collection[str]) -> tuple[str, str] | None:
-    """Return what most names of either side begin with, where they are the same behind it."""
+    """Return the beginnings in which most names of the two files differ, if the rest of these names is the same."""
     tails: dict[str, str] = {}
     for name in ours:
         for head, tail in _cuts(name):
@@ -77,7 +77,7 @@ def _heads(ours: Collection[str], theirs: Collection[str]) -> tuple[str, str] | 
 
 
 def _cuts(name: str) -> Iterator[tuple[str, str]]:
-    """Yield what a name begins with and the rest, the longest rest first; a rest of one word says nothing."""
+    """Yield each beginning of a name with the rest of it, the longest rest first, down to rests of two words."""
     if len(name) > _LONGEST:
         return
     yield "", name

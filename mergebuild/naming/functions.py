@@ -1,4 +1,4 @@
-"""Spellings that depend on how many levels and layers a part has, and so are no rows: functions that rules name."""
+"""Spellings that depend on how many levels and layers a part has, so that rules name a function and have no rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["FUNCTIONS", "Function"]
 
 
 class Function(NamedTuple):
-    """Both ways between the canonical names of a part and those of a program, without prefixes."""
+    """The conversions between canonical names of a part and a program's names, both without prefixes."""
 
     ours: Callable[[Shapes], Mapping[str, tuple[str, tuple[int, ...]]]]
-    """From the tensors of a part to the canonical names and shapes of those that are spelled otherwise."""
+    """From a part's tensors to the canonical names and shapes of those whose names differ."""
     theirs: Callable[[State], Mapping[str, Renamed]]
-    """From canonical tensors to those of the program."""
+    """From canonical tensors to the program's."""
 
 
 FUNCTIONS: Final[Mapping[str, Function]] = {

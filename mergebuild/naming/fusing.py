@@ -1,9 +1,9 @@
-"""Several parameters in one stored tensor: which rows of it each of them is.
+"""Several parameters in one stored tensor: which elements of it each parameter has.
 
-Most tensors of several parameters are equal parts one behind the other (gate and up; queries, keys and values where
-all have as many heads). The others are cut here: where there are fewer keys and values than queries, where the heads
-of one group lie together, and where the experts of a layer are stacked. What decides is the shape of a tensor beside
-it, so that no configuration is needed, but for heads in groups: their size stands nowhere else.
+Most such tensors are equal parts one after another (gate and up; queries, keys and values with equally many heads).
+This module handles the others: fewer keys and values than queries, heads of one group next to each other, and stacked
+experts of a layer. The shape of a neighbouring tensor decides, so no configuration is needed, except for heads in
+groups, whose size no shape tells.
 """
 
 from __future__ import annotations
@@ -17,42 +17,46 @@ from mergebuild.naming.templates import TEXTS
 __all__ = ["EACH", "HOWS", "Fused", "cut", "heads_of"]
 
 EACH: Final = "#"
-"""In the name of a parameter that is stored in a stack, the word that counts through it."""
+"""In the name of a parameter that is in a stack, the placeholder for its index."""
 
 HOWS: Final = frozenset({"queries", "groups", "stack", "stack_in_turn", "long_stack", "long_stack_transposed"})
-"""The ways in which parameters lie in one tensor that are told here; `cut` says what each is."""
+"""The arrangements that this module handles; `cut` describes them."""
 
 _HEADS: Final = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _QUERIES_KEYS_VALUES: Final = 3
 
 
 class Fused(NamedTuple):
-    """A stored tensor that is several parameters."""
+    """A stored tensor that holds several parameters."""
 
     tensor: str
     shape: tuple[int, ...]
     beside: tuple[int, ...]
-    """The shape of the tensor beside it that the rule names; empty where there is none."""
+    """The shape of the neighbouring tensor that the rule names; empty if there is none."""
     heads: int | None
-    """How many heads the queries have, where the configuration says it."""
+    """How many heads of queries there are, if the configuration says it."""
 
 
 Parts = Sequence[tuple[str, Renamed]]
 
 
 def cut(how: str, ours: Sequence[str], fused: Fused) -> Parts | None:
-    """Return the parameters that a stored tensor is, with what each is made of; None where its shape does not allow it.
+    """Return the parameters that a stored tensor holds, with what each is made of; None if its shape does not allow it.
 
     Args:
-        how: `queries`: as many rows as the tensor beside it has columns, and the rest in equal parts (`o_proj` takes
-            what the queries' heads give). `groups`: of each group of heads its queries, then its key, then its value;
-            beside it is the same as for `queries`. `stack`: one behind the other along a further first dimension, and
-            in each of them equal parts; beside it is the stack of the way back (`down_proj`), whose shape tells whether
-            both are transposed; without one they are not. `stack_in_turn`: the same, of transposed ones or of vectors,
-            with the parts by turns. `long_stack`: one behind the other along the first dimension; beside it is a tensor
-            of as many rows as there are (a router). `long_stack_transposed`: the same, each of them transposed.
-        ours: the parameters' names; in a stack, with `#` for the number.
-        fused: the tensor.
+        how: The arrangement.
+            `queries`: first as many rows of queries as the neighbour has columns, then the rest in equal parts. (The
+            neighbour is `o_proj`, whose input is the output of the queries' heads.)
+            `groups`: for each group of heads its queries, its key and its value. The neighbour is as for `queries`.
+        `stack`: modules along an additional first dimension, each with equal parts one after another. The neighbour is
+        the stack of the way back (`down_proj`), whose shape tells whether both are transposed; without one they are
+            not.
+            `stack_in_turn`: the same, of transposed modules or of vectors, with the parts' elements alternating.
+            `long_stack`: modules one after another along the first dimension. The neighbour has one row per module (a
+            router).
+            `long_stack_transposed`: the same, with each module transposed.
+        ours: The parameters' names; in a stack, with `#` for the index.
+        fused: The stored tensor.
     """
     if not fused.shape or 0 in fused.shape:
         return None
@@ -69,7 +73,7 @@ def cut(how: str, ours: Sequence[str], fused: Fused) -> Parts | None:
 
 
 def heads_of(facts: Mapping[str, object] | None) -> int | None:
-    """Return how many heads of queries a configuration says that its language model has."""
+    """Return how many heads of queries the language model has by its configuration; None if that does not say it."""
     said = facts or {}
     for table in (*(said.get(name) for name in TEXTS), said):
         if isinstance(table, Mapping):
@@ -116,7 +120,7 @@ def _groups(ours: Sequence[str], fused: Fused) -> Parts | None:
 
 
 def _width(fused: Fused) -> int:
-    """Return how many rows the queries have: the columns of the matrix beside them."""
+    """Return how many rows the queries have: the columns of the neighbouring matrix."""
     return fused.beside[1] if len(fused.beside) == 2 else 0
 
 
@@ -137,7 +141,7 @@ def _stack(ours: Sequence[str], fused: Fused, *, in_turn: bool) -> Parts | None:
 
 
 def _within(fused: Fused, number: int, place: int, share: int, parts: int, *, is_turned: bool, in_turn: bool) -> RowsOf:
-    """Return where one part of one of a stack lies."""
+    """Return where one part of one module of a stack is."""
     if parts == 1:
         return RowsOf("", fused.tensor, None, is_turned, number)
     if in_turn:
@@ -148,9 +152,10 @@ def _within(fused: Fused, number: int, place: int, share: int, parts: int, *, is
 
 
 def _is_turned(fused: Fused, parts: int) -> bool:
-    """Return whether the matrices of a stack are transposed, by the stack of the way back: gate and up, and down.
+    """Return whether the matrices of a stack are transposed, by the shape of the stack beside it.
 
-    What goes in on the one side comes out on the other, and two of what goes on lie in the first. So both can't fit.
+    The stack is that of gate and up, the one beside it that of down. The outputs of the first are the inputs of the
+    second, and the first holds two parts, so only one of both orientations fits.
     """
     if len(fused.beside) != 3:
         return False

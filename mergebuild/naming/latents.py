@@ -1,7 +1,7 @@
-"""Whose latents an autoencoder makes: those of one size mean other things in another model.
+"""Which model's latents an autoencoder makes: latents of equal shape mean different things for different models.
 
-The autoencoders of Stable Diffusion 1 and XL have the same tensors in the same shapes, and what one writes the other
-can't read. So it is not their shapes that tell them apart, but what they are part of, or what is said of them.
+The autoencoders of Stable Diffusion 1 and XL have the same tensors with the same shapes, but can't read each other's
+latents. So they are told apart by the model that they are part of, or by a configuration or metadata.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from mergebuild.naming.rules import general
 __all__ = ["AUTOENCODER", "latents_of"]
 
 AUTOENCODER: Final = "first_stage_model."
-"""What the canonical names of its tensors begin with."""
+"""The prefix of an autoencoder's canonical names."""
 
 _FROM_LATENTS: Final = f"{AUTOENCODER}decoder.conv_in.weight"
 _CLASS: Final = "AutoencoderKL"
 _DEFAULT: Final = 0.18215
-"""The `scaling_factor` of a configuration of diffusers that says none."""
+"""The `scaling_factor` in diffusers if the configuration has none."""
 
 
 def latents_of(
     family: str, shapes: Shapes, facts: Mapping[str, object] | None = None, metadata: Mapping[str, str] | None = None
 ) -> frozenset[str]:
-    """Return whose latents the autoencoder of a model makes, or may make; empty where nothing is known.
+    """Return the models whose latents a model's autoencoder may make; empty if nothing is known.
 
     Args:
-        family: that of the model, by its canonical names.
-        shapes: its tensors, by canonical name.
-        facts: the configuration of an autoencoder that is a folder of its own.
-        metadata: what a file says of itself.
+        family: The family of the model in the rules.
+        shapes: Shapes of its tensors by canonical name.
+        facts: The configuration, if the autoencoder is a folder of its own.
+        metadata: The metadata of the file.
     """
     known = general().latents
     said = (metadata or {}).get("modelspec.architecture", "")

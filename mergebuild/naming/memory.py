@@ -1,7 +1,7 @@
-"""What a client has in memory under which name, which adapters go by: transformers' classes, where files differ.
+"""The names that transformers' classes have in memory, where they differ from those in files: adapters use them.
 
-A file of a base model by itself has no prefix, and its class with a head has one; since version 4.52 the parts of
-multimodal models are kept under `model.`, and files have their old names.
+The file of a base model has no prefix where the class with a head has one. Since version 4.52 the parts of multimodal
+models are under `model.` in memory, while their files keep the old names.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from mergebuild.naming.templates import model_types
 __all__ = ["has_transposed", "in_memory", "is_transposed"]
 
 _TEXT = "model."
-"""What canonical names of a text part begin with."""
+"""The prefix of canonical names of a text part."""
 _OLD = "language_model."
-"""What files of multimodal models had in front of it."""
+"""The prefix before that one in files of multimodal models."""
 
 
 def in_memory(name: str, stored: str, facts: Mapping[str, object] | None) -> str:
-    """Return what transformers calls a tensor in memory.
+    """Return the name of a tensor in transformers' memory.
 
     Args:
-        name: its canonical name.
-        stored: what the file calls it.
-        facts: `config.json`, parsed; None where there is none.
+        name: Its canonical name.
+        stored: Its name in the file.
+        facts: `config.json`, parsed; None if there is none.
     """
     types = model_types(facts)
     front = next((_of("text")[each] for each in types if each in _of("text")), "")
@@ -42,12 +42,12 @@ def in_memory(name: str, stored: str, facts: Mapping[str, object] | None) -> str
 
 
 def has_transposed(facts: Mapping[str, object] | None) -> bool:
-    """Return whether a model's class has matrices with inputs for rows."""
+    """Return whether the model's class has matrices whose rows are inputs."""
     return not model_types(facts).isdisjoint(data_of("memory")["transposed"]["model_types"])
 
 
 def is_transposed(name: str, facts: Mapping[str, object] | None) -> bool:
-    """Return whether a tensor is a matrix with inputs for rows, and its module's is the transpose."""
+    """Return whether a tensor is such a matrix, whose transpose is the weight of the module."""
     ends = tuple(f".{module}.weight" for module in data_of("memory")["transposed"]["modules"])
     return name.endswith(ends) and has_transposed(facts)
 
@@ -62,7 +62,7 @@ def _in_multimodal(name: str, front: str) -> str:
 
 
 def _is_base(facts: Mapping[str, object] | None) -> bool:
-    """Whether a configuration's class is a base model by itself, such as `BertModel`."""
+    """Whether a configuration's class is a base model without a head, such as `BertModel`."""
     said = (facts or {}).get("architectures")
     first = said[0] if isinstance(said, list) and said else ""
     return isinstance(first, str) and first.endswith("Model") and not first.endswith(("HeadModel", "HeadsModel"))
@@ -70,7 +70,7 @@ def _is_base(facts: Mapping[str, object] | None) -> bool:
 
 @cache
 def _of(table: str) -> Mapping[str, str]:
-    """Return what stands in front by model type."""
+    """Return the prefixes in memory by model type."""
     return {each: front for front, types in data_of("memory")[table].items() for each in types}
 
 

@@ -1,8 +1,8 @@
-"""The parts of models: what people call them, and which part of another model a file is, or holds.
+"""The parts of models: what people call them, and which part of another model a file is or holds.
 
-A text encoder or an autoencoder is a file of its own in one place, and part of a whole checkpoint in another, under
-other names. The rules say of each part what *kind* it is: the family that a file of it alone is of. So a part of one
-model is found in any file that holds one of its kind: alone, in a checkpoint of the same family, or of another.
+A text encoder or autoencoder may be a file of its own, or a part of a whole checkpoint under other names. The rules say
+of each part its *kind*: the family of files that hold this part alone. So a part of one model can be taken from any
+file that holds a part of its kind: alone, in a checkpoint of the same family, or in one of another family.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PlacedPart", "components", "family_in", "parts_called", "parts_of_ki
 
 _TEXT_ENCODER: Final = "text_encoder"
 _EMBEDDINGS: Final = ("token_embedding.weight", "shared.weight", "embed_tokens.weight")
-"""How the names of matrices end that have a row for each token."""
+"""The ends of names of matrices with a row for each token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +32,28 @@ class PlacedPart:
     """Tensors of a file under the names of the model that they are for."""
 
     made: Mapping[str, Renamed] = field(default_factory=dict)
-    """What each is made of, by the name that it has in the model; cuts are of the file's canonical names."""
+    """What each tensor is made of, by its name in the model; cuts refer to the file's canonical names."""
     left: tuple[str, ...] = ()
-    """Tensors of the file that are none of the part that the file is."""
+    """The file's tensors that are not in the part that the file is."""
     doubtful: tuple[str, ...] = ()
-    """Where nothing tells which of several parts the file is: what these are called."""
+    """If the file could be several parts of the model: what these are called."""
 
     @property
     def is_same(self) -> bool:
-        """Whether every tensor has the name that it had."""
+        """Whether every tensor keeps its name."""
         return all(each.is_whole and each.cuts[0].tensor == name for name, each in self.made.items())
 
 
 def family_in(shapes: Shapes) -> str:
-    """Return which family tensors are of; empty where they are of none."""
+    """Return the family of some tensors; empty if no rule covers them."""
     return family_of(Templates(shapes))
 
 
 def components(of: str) -> Mapping[str, re.Pattern[str]]:
-    """Return the parts of a family by what people call them, each as what its canonical names begin with.
+    """Return the parts of a family by their names for people, each as the pattern of how its canonical names begin.
 
-    Those are the names of the rules (`clip_l`, `t5xxl`), others in use (`t5`), and the folders of diffusers' pipelines;
-    but `text_encoder` is all text encoders.
+    These are the names in the rules (`clip_l`, `t5xxl`), other names in use (`t5`), and the folders of diffusers'
+    pipelines. `text_encoder` is all text encoders together.
     """
     return _components(of) if of else {}
 
@@ -77,7 +77,7 @@ def _components(of: str) -> Mapping[str, re.Pattern[str]]:
 
 
 def _pattern(some: Sequence[Part], parts: Sequence[Part]) -> re.Pattern[str]:
-    """Return what finds the names of some parts of all."""
+    """Return the pattern that finds the names of `some` parts among all `parts`."""
     prefixes = [part.prefix for part in some]
     if all(prefixes):
         return re.compile(f"^(?:{'|'.join(map(re.escape, prefixes))})")
@@ -86,7 +86,7 @@ def _pattern(some: Sequence[Part], parts: Sequence[Part]) -> re.Pattern[str]:
 
 
 def parts_called(of: str, word: str, pattern: re.Pattern[str]) -> tuple[Part, ...]:
-    """Return the parts of a family that a component is, given its name and what finds its tensors."""
+    """Return the parts of a family that a component is, given its name and the pattern of its tensors."""
     if not of:
         return ()
     return tuple(
@@ -97,7 +97,7 @@ def parts_called(of: str, word: str, pattern: re.Pattern[str]) -> tuple[Part, ..
 
 
 def parts_of_kind(of: str, other: str) -> tuple[Part, ...]:
-    """Return the parts of a family that a model of another one may hold: where either of them is such a part alone."""
+    """Return the parts of a family that a model of another may hold, if one of the two is such a part alone."""
     if not of or not other or of == other:
         return ()
     mine, theirs = _parts(of), _parts(other)
@@ -110,12 +110,12 @@ def _is_alone(of: str) -> bool:
 
 
 def prefixes_of_new(of: str, new: Iterable[str], stored: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what a file would put in front of the names of parts that it does not hold; only what differs.
+    """Return the prefixes that a file would use for parts that it lacks, by canonical prefix; only those that differ.
 
     Args:
-        of: its family.
-        new: the tensors that it gets, by canonical name.
-        stored: what it calls its own, by canonical name.
+        of: The file's family.
+        new: The tensors that are added to it, by canonical name.
+        stored: The stored names of its own tensors, by canonical name.
     """
     lacking = {part.prefix: part for name in new if (part := part_of(of, name)) is not None and part.prefix}
     words = {name.partition(".")[0] for name in stored.values()}
@@ -141,21 +141,21 @@ class _HeldPart(NamedTuple):
 
     kind: str
     prefix: str
-    """What stands in front of its names in the file."""
+    """The prefix of its names in the file."""
     shapes: Shapes
-    """Of its tensors, without the prefix."""
+    """Shapes of its tensors, by name without the prefix."""
     is_alone: bool
-    """Whether the file is meant to be nothing else."""
+    """Whether the file consists of this part alone."""
 
 
 def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> PlacedPart:
-    """Return the tensors of a file that are some parts of a model, under the model's names.
+    """Return the tensors of a file that are certain parts of a model, under the model's names.
 
     Args:
-        own: the shapes of the file's tensors by canonical name.
-        of: the family of the model.
-        wanted: the parts.
-        there: the shapes of the model's tensors by canonical name; it may lack those of the parts.
+        own: Shapes of the file's tensors by canonical name.
+        of: The family of the model.
+        wanted: The parts.
+        there: Shapes of the model's tensors by canonical name; it may lack those of the parts.
     """
     family_of_own = family_in(own)
     held = list(_held(own, family_of_own))
@@ -185,7 +185,7 @@ def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> Placed
 
 
 def _with_its_names(part: Part, own: Shapes, of: str, family_of_own: str) -> Mapping[str, Renamed]:
-    """Return what of a file has the names of a part already, or begins as it does in other files."""
+    """Return the tensors of a file that already have a part's names, or its prefix in other files."""
     if not part.prefix:
         same = {name: shape for name, shape in own.items() if part_of(of, name) == part} if family_of_own == of else {}
         return {name: Renamed(shape, (RowsOf("", name),)) for name, shape in same.items()}
@@ -197,7 +197,7 @@ def _with_its_names(part: Part, own: Shapes, of: str, family_of_own: str) -> Map
 
 
 def _held(own: Shapes, of: str) -> Iterator[_HeldPart]:
-    """Yield the parts that a file of some family holds, and that may be parts of others."""
+    """Yield the parts of a file that may be parts of other models."""
     parts = [part for part in _parts(of) if part.kind] if of else []
     is_alone = bool(parts) and _is_alone(of)
     for part in parts:
@@ -208,10 +208,11 @@ def _held(own: Shapes, of: str) -> Iterator[_HeldPart]:
 
 
 def _choices(held: _HeldPart, parts: Sequence[Part], of: str, there: Shapes) -> Sequence[Part]:
-    """Return which of some parts one may be that a file holds; one where that can be told.
+    """Return the parts that one held by a file may be; a single one if that can be decided.
 
-    One that the model has is told by its shapes. One that it lacks, by its width, which only models of real size have,
-    or by what others of its kind do not have; so is one of a file alone that fits nowhere, which is refused then.
+    A part that the model has is recognized by its shapes. One that the model lacks is recognized by its width, which
+    only works for models of real size, or by tensors that others of its kind lack. So is a file of a part alone that
+    fits nowhere, which is refused later.
     """
     found = [part for part in parts if part.kind == held.kind]
     absent = [part for part in found if not _is_in(part, there)]
@@ -228,7 +229,10 @@ def _choices(held: _HeldPart, parts: Sequence[Part], of: str, there: Shapes) -> 
 
 
 def _narrowed(parts: Sequence[Part], *tests: Callable[[Part], bool]) -> Sequence[Part]:
-    """Return those of some parts that pass tests, of which each counts where several are left and some pass it."""
+    """Return the parts that pass some tests.
+
+    A test counts only if several parts are left and at least one passes it.
+    """
     for test in tests:
         if len(parts) > 1:
             parts = [part for part in parts if test(part)] or parts
@@ -240,31 +244,31 @@ def _is_in(part: Part, there: Shapes) -> bool:
 
 
 def _covers(held: _HeldPart, part: Part, of: str, there: Shapes) -> bool:
-    """Whether one in a file has as many tensors as a part of a model."""
+    """Whether a held part has as many tensors as a part of the model."""
     return sum(name.startswith(part.prefix) for name in there) == len(_as_part(held, part, of, there))
 
 
 def _is_marked(held: _HeldPart, part: Part, others: Sequence[Part]) -> bool:
-    """Whether one in a file has the marks of a part, or none where the part has none."""
+    """Whether a held part has the marks of `part`, or no marks if `part` has none."""
     marks = tuple(mark for each in others for mark in each.marks)
     return any(name.startswith(marks) for name in held.shapes) is bool(part.marks)
 
 
 def _fits(held: _HeldPart, part: Part, of: str, there: Shapes) -> bool:
-    """Whether most of a part of a model is of the shapes that the one in a file has."""
+    """Whether most elements of a model's part are in tensors with the same shapes in the held part."""
     made = _as_part(held, part, of, there)
     sizes = [(prod(each.shape), each.shape == there[name]) for name, each in made.items() if name in there]
     return 2 * sum(size for size, is_equal in sizes if is_equal) > sum(size for size, _ in sizes)
 
 
 def _width(held: _HeldPart) -> int:
-    """Return how many columns the matrix has that has a row for each token; 0 where there is none."""
+    """Return how many columns the matrix with a row for each token has; 0 if there is none."""
     matrices = (shape for name, shape in held.shapes.items() if name.endswith(_EMBEDDINGS))
     return next((shape[1] for shape in matrices if len(shape) == 2), 0)
 
 
 def _as_part(held: _HeldPart, part: Part, of: str, there: Shapes) -> Mapping[str, Renamed]:
-    """Return the tensors of a part that one in a file makes."""
+    """Return the tensors that a held part becomes as `part` of the model."""
     spelled = {part.prefix + name: shape for name, shape in held.shapes.items()}
     spare = tuple(part.prefix + each for each in part.spare)
     is_there = _is_in(part, there)
@@ -279,7 +283,7 @@ def _as_part(held: _HeldPart, part: Part, of: str, there: Shapes) -> Mapping[str
 
 
 def _by_names(own: Shapes, parts: Sequence[Part], there: Shapes) -> dict[str, Renamed]:
-    """Return what of a file whose family no rule knows has the names that a model has in a part, but for the prefix."""
+    """Return the tensors of a file of unknown family that have the names of a model's part, without its prefix."""
     for part in parts:
         shared = [name for name in own if part.prefix and part.prefix + name in there]
         if 2 * len(shared) > len(own):

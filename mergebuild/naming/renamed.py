@@ -1,6 +1,6 @@
-"""How a tensor of one naming is made of tensors of another: whole ones, ranges of rows, one of a stack, or a transpose.
+"""How a renamed tensor is made of stored tensors: whole ones, ranges of rows, one of a stack, or a transpose.
 
-Both ways are told by the same words. Nothing is computed here: names and shapes go in, and come out.
+The same values describe both directions. Nothing is computed here: these are names and shapes.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class RowsOf(NamedTuple):
-    """A part of a stored tensor. Its fields are applied in their order, but for `transposed`, which is the last."""
+    """A part of a stored tensor. The fields apply in their order, except that `transposed` applies last."""
 
     component: str
-    """`unet`, `vae`, `text_encoder` or `text_encoder_2`; empty where everything is stored in a single file."""
+    """`unet`, `vae`, `text_encoder` or `text_encoder_2`; empty if everything is in a single file."""
     tensor: str
-    """Its name there."""
+    """The stored tensor's name."""
     rows: tuple[int, int] | None = None
-    """The range of its first dimension; None: all of it. Of a stack, of the one that is taken."""
+    """The range of its first dimension (for a stack: of the chosen tensor's); None: all of it."""
     transposed: bool = False
-    """Whether the stored matrix is the transpose of what is wanted."""
+    """Whether the stored matrix is the transpose of the wanted one."""
     at: int | None = None
-    """Which tensor of a stack, whose first dimension counts them: an expert of many. None: it is no stack."""
+    """The index of a tensor in a stack, along the first dimension, such as one expert of many. None: it is no stack."""
     columns: tuple[int, int, int] | None = None
-    """Of its last dimension, from where, to where and in which steps (`range`); None: all of it."""
+    """Start, stop and step (as in `range`) along its last dimension; None: all of it."""
 
 
 class TensorView(NamedTuple):
-    """Where the elements of a cut lie: all numbers count elements."""
+    """Where the elements of a cut are; all numbers count elements."""
 
     begin: int
-    """The first, from where the stored tensor begins."""
+    """The first element, from the beginning of the stored tensor."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A tensor under its new name: its cuts one behind the other along the first dimension, in that shape.
+    """A tensor under a new name: its cuts one after another along the first dimension, in this shape.
 
-    The shape may differ from what the cuts give by dimensions of size 1 at the end: a linear map as a 1x1 convolution.
+    The shape may have additional dimensions of size 1 at the end: a linear map as a 1x1 convolution.
     """
 
     shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class Renamed:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is a tensor as it is."""
+        """Whether it is one stored tensor, unchanged."""
         return len(self.cuts) == 1 and not any(self.cuts[0][2:])
 
 
@@ -66,16 +66,16 @@ class StoredTensor(NamedTuple):
 
 
 State = Mapping[str, StoredTensor]
-"""The tensors of one component, by the name that the naming in use knows them by; stored names may have a prefix."""
+"""The tensors of one component, by their names without a prefix; stored names may have one."""
 
 
 def renamed(stored: StoredTensor, shape: tuple[int, ...] | None = None) -> Renamed:
-    """Return a stored tensor as it is, or in another shape of as many elements."""
+    """Return a stored tensor unchanged, or in another shape with as many elements."""
     return Renamed(stored.shape if shape is None else shape, (RowsOf(stored.component, stored.tensor),))
 
 
 def translated(name: str, modules: Mapping[str, str]) -> str | None:
-    """Return a tensor's name with the longest known module in front exchanged; None if none of them is known."""
+    """Return a tensor's name with its longest known module replaced; None if none is known."""
     module = name
     while module:
         if module in modules:
@@ -85,7 +85,7 @@ def translated(name: str, modules: Mapping[str, str]) -> str | None:
 
 
 def view_of(cut: RowsOf, shape: tuple[int, ...], strides: tuple[int, ...]) -> TensorView:
-    """Return where a cut of a stored tensor lies, which has this shape and these strides."""
+    """Return where a cut of a stored tensor with this shape and these strides is."""
     begin = 0
     if cut.at is not None:
         begin += cut.at * strides[0]

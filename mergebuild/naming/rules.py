@@ -1,10 +1,10 @@
-"""The rules of names: an architecture's signs, its parts, and how each part's modules are spelled.
+"""The rules of names: the signs of an architecture, its parts, and how each part's modules are spelled.
 
-A file `data/FAMILY.toml` holds an architecture; `data/README.md` tells its keys. Which family a file is of is told by
-the keys that stand before the first table, so that the rest is read of the family that it is alone.
+A file `data/FAMILY.toml` describes one architecture; `data/README.md` explains its keys. The keys before the first
+table decide whether a file is of this family, so the rest is read only for the one family that it is.
 
-A name that a rule matches has its numbers replaced by `{n}`: the *template* of `blocks.7.norm1.weight` is
-`blocks.{n}.norm1.weight`. A model of thousands of tensors has some hundred templates.
+In a name, rules replace numbers by `{n}`: the *template* of `blocks.7.norm1.weight` is `blocks.{n}.norm1.weight`. A
+model with thousands of tensors has about a hundred templates.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 _DATA: Final = Path(str(files("mergebuild.naming"))) / "data"
 
 NUMBER: Final = re.compile(r"(?<![^.])[0-9]{1,9}(?![^.])")
-"""A number that stands alone between dots."""
+"""A number that is a whole word between dots."""
 _SLOT: Final = "{n}"
 _FIRST_TABLE: Final = re.compile(r"^\[", re.MULTILINE)
 _GENERAL: Final = "general"
@@ -49,30 +49,30 @@ _NO_FAMILIES: Final = frozenset({_GENERAL, "ties", "memory"})
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A module's name, or the beginning of names: numbers are any (`{n}`) or those that it says."""
+    """A module's name, or the beginning of names, in a rule. Its numbers are arbitrary (`{n}`) or given."""
 
     text: str
     template: str
-    """With `{n}` for every number."""
+    """The text with `{n}` for every number."""
     fixed: tuple[tuple[int, str], ...]
-    """The places of the numbers that it says, among all numbers, and the numbers."""
+    """The given numbers, each with its index among all numbers."""
     free: tuple[int, ...]
-    """The places of those that may be any."""
+    """The indexes of the arbitrary numbers."""
     parts: int
-    """The words between dots."""
+    """How many words it has, between dots."""
 
     def fits(self, numbers: list[str]) -> bool:
-        """Return whether the numbers of a name with this template are those that the pattern says."""
+        """Return whether a name with this template and these numbers has the given ones."""
         return all(numbers[place] == number for place, number in self.fixed)
 
     def filled(self, numbers: list[str]) -> str:
-        """Return the name with these for its `{n}`, in their order."""
+        """Return the text with these numbers in place of its `{n}`, in order."""
         return self.text.replace(_SLOT, "{}").format(*numbers) if numbers else self.text
 
 
 @cache
 def pattern(text: str) -> Pattern:
-    """Return what a rule says of a name."""
+    """Return the pattern of a text in a rule."""
     bare = text.removesuffix(".")
     words = bare.split(".")
     numbers = [word for word in words if word == _SLOT or NUMBER.fullmatch(word)]
@@ -83,48 +83,51 @@ def pattern(text: str) -> Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A module under the canonical names, and under those of a spelling. One of the two may be several, in order."""
+    """A module under its canonical name and under that of a spelling.
+
+    One of both sides may be several modules, in order.
+    """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     shares: tuple[int, ...] = ()
-    """How many rows each of the several has, in proportion; empty: equally many, or what there is of each."""
+    """The proportions of the rows of the several modules; empty: equally many, or however many each has."""
     how: str = ""
-    """What differs beside the name: `swapped`, its halves are the other way round; `transposed`; `convolution`, ours is
-    a 1x1 convolution and theirs a linear map, `linear` the reverse; or how several lie in one (`fusing.py`)."""
+    """What differs besides the name. `swapped`: its halves are exchanged; `transposed`; `convolution`: ours is a 1x1
+    convolution and theirs a linear map; `linear`: the reverse; or how several are in one tensor (`fusing.py`)."""
     at: int = 0
-    """For `swapped`: only where the weight has so many times as many rows as columns; 0: always."""
+    """For `swapped`: applies only if the weight has this many times as many rows as columns; 0: always."""
     beside: str = ""
-    """A module of the spelling whose weight's shape says how several lie in one; empty: none does."""
+    """A module of the spelling whose weight's shape says how several are in one tensor; empty: none."""
     whole: bool = False
-    """Whether the names are those of tensors, behind which nothing may stand."""
+    """Whether these are complete names of tensors, not beginnings."""
 
     def is_swapped(self, weight: tuple[int, ...]) -> bool:
-        """Return whether the halves are the other way round in a module whose weight has this shape."""
+        """Return whether the halves are exchanged in a module whose weight has this shape."""
         return self.how == "swapped" and (not self.at or (len(weight) > 1 and weight[0] == self.at * weight[1]))
 
     def back(self) -> Row:
-        """Return the same, with the spelling's names for the canonical ones."""
+        """Return the row with canonical names and the spelling's names exchanged."""
         how = {"convolution": "linear", "linear": "convolution"}.get(self.how, self.how)
         return Row(self.theirs, self.ours, self.shares, how, self.at, self.beside, self.whole)
 
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How a program writes the modules of a part."""
+    """How a program spells the modules of a part."""
 
     name: str
     source: str
-    """The program or file that it was taken from."""
+    """The program or file from which the names were taken."""
     rows: tuple[Row, ...]
     lora: bool = False
-    """Whether only LoRAs are written so."""
+    """Whether only LoRAs use it."""
     signs: tuple[Sign, ...] = ()
-    """Tensors of which a file must have one to be spelled so; empty: it need not have any."""
+    """Tensors of which a file with this spelling has at least one; empty: not required."""
     unless: tuple[Sign, ...] = ()
-    """Tensors of which a file that is spelled so has none."""
+    """Tensors of which a file with this spelling has none."""
     model_types: frozenset[str] = frozenset()
-    """What configurations call the models that are spelled so; where there is a configuration it decides."""
+    """The `model_type`s of models with this spelling. If there is a configuration, it decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,99 +136,102 @@ class Part:
 
     name: str
     prefix: str
-    """What its canonical names begin with."""
+    """The beginning of its canonical names."""
     prefixes: Mapping[str, str]
-    """What else they begin with in files, and in whose."""
+    """Other beginnings of its names in files, and who writes them."""
     begins: tuple[str, ...]
-    """What names without any prefix begin with; not asked for where the canonical ones have none."""
+    """Beginnings of its names without a prefix; not used if its canonical prefix is empty."""
     outside: tuple[str, ...]
-    """What names begin with that are no part of it, though they have its prefix."""
+    """Beginnings of names that are not in it although they have its prefix."""
     single: bool
-    """Whether a prefix is known only in files that have no other prefix of the part."""
+    """Whether a prefix is recognized only in files that have no other prefix of the part."""
     spellings: tuple[Spelling, ...]
     through: str
-    """The function that spells its modules, where that depends on how many there are."""
+    """The function that spells its modules, if that depends on how many there are."""
     pipeline: str
-    """The folder of diffusers' pipelines that it is in."""
+    """Its folder in pipelines of diffusers."""
     kohya: tuple[str, ...]
-    """What kohya's trainers put between `lora_` and the path."""
+    """Words that kohya's trainers put between `lora_` and the path."""
     called: tuple[str, ...] = ()
-    """What else people call it."""
+    """Other names that people use for it."""
     kind: str = ""
-    """The family that files of it alone are of, such as `clip`; empty where there are none."""
+    """The family of files that hold it alone, such as `clip`; empty if there are none."""
     width: int = 0
-    """How wide its tokens' embeddings are, where other parts of its kind have another width; 0: not said."""
+    """The width of its token embeddings, if other parts of its kind have another width; 0: not given."""
     inside: tuple[str, ...] = ()
-    """What canonical names in it begin with, where others are none of it; empty: any may be."""
+    """Beginnings of canonical names inside it; others are not in it. Empty: any."""
     spare: tuple[str, ...] = ()
-    """What names of tensors begin with that some programs leave out."""
+    """Beginnings of names of tensors that some programs leave out."""
     marks: tuple[str, ...] = ()
-    """What names begin with that it has, and others of its kind in the family do not."""
+    """Beginnings of names that it has and others of its kind in the family don't have."""
     written: str = ""
-    """What its names begin with where a file gets it that has none; empty: as the canonical ones."""
+    """The prefix it gets in a file to which it is added; empty: the canonical one."""
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyRules:
-    """An architecture."""
+    """The rules of an architecture."""
 
     name: str
     title: str
     parts: tuple[Part, ...]
     generic: bool
-    """Whether it is no architecture, but what is left for files of none that is known."""
+    """Whether it is no architecture, but general rules for files of unknown ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A tensor by which a family is known: its name contains this, from the beginning or from behind a dot."""
+    """A tensor that identifies a family: its name contains `text`, at the beginning or after a dot."""
 
     text: str
     template: str
-    """With `{n}` for every number."""
+    """The text with `{n}` for every number."""
     at_start: bool
-    """Whether the name begins so."""
+    """Whether the name must begin with it."""
     at_end: bool
-    """Whether it ends so."""
+    """Whether the name must end with it."""
     dims: int | None = None
     shape: tuple[int | None, ...] | None = None
 
     @property
     def is_plain(self) -> bool:
-        """Whether templates tell it."""
+        """Whether templates are enough to find it."""
         return self.text == self.template and self.dims is None and self.shape is None
 
     def is_in(self, lines: str) -> bool:
-        """Return whether one of some templates has it, each in a line of its own, with an end in front of the first."""
+        """Return whether one of some templates has it.
+
+        `lines`: the templates, one per line, with a line break before the first.
+        """
         end = "\n" if self.at_end else ""
         return f"\n{self.template}{end}" in lines or (not self.at_start and f".{self.template}{end}" in lines)
 
     def in_name(self) -> re.Pattern[str]:
-        """Return the pattern of it in names."""
+        """Return the regular expression that finds it in names."""
         inner = re.escape(self.text).replace(re.escape(_SLOT), "[0-9]+")
         return re.compile(("^" if self.at_start else r"(?:^|\.)") + inner + ("$" if self.at_end else ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """The signs of a family: all of one of `any_of`, and none of `unless`."""
+    """The signs of a family: all signs of one entry of `any_of`, and none of `unless`."""
 
     family: str
     any_of: tuple[tuple[Sign, ...], ...]
     unless: tuple[Sign, ...]
     model_types: frozenset[str]
-    """What configurations call it: one that says so is believed."""
+    """Its `model_type`s in configurations, which are trusted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConstantTensor:
-    """A buffer by the end of its name, in some shape or in any."""
+    """A buffer, identified by the end of its name, and by its shape if that is given."""
 
     end: str
     shape: tuple[int | None, ...] | None
 
     def fits(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Return whether a tensor is it."""
+        """Return whether a tensor is this one."""
         if not name.endswith(self.end) or name.removesuffix(self.end)[-1:] not in {"", "."}:
             return False
         return self.shape is None or is_of_shape(shape, self.shape)
@@ -233,47 +239,47 @@ class ConstantTensor:
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """What autoencoders of one kind turn pictures into."""
+    """The latents that one kind of autoencoder makes of images."""
 
     title: str
-    """Whose they are, for people."""
+    """The model's name, for people."""
     families: frozenset[str]
-    """The families whose models have such autoencoders."""
+    """The families whose models have such an autoencoder."""
     channels: int
     scaling_factor: float | None
-    """What a configuration of diffusers says."""
+    """The factor in configurations of diffusers."""
     modelspec: tuple[str, ...]
-    """What `modelspec.architecture` begins with."""
+    """Beginnings of `modelspec.architecture`."""
 
 
 @dataclass(frozen=True, slots=True)
 class General:
-    """What holds for every family."""
+    """Rules for every family."""
 
     wrappers: tuple[str, ...]
-    """What training puts before or between names."""
+    """Words that training puts before or inside names."""
     in_front: tuple[str, ...]
-    """The same, known in front only."""
+    """The same, recognized at the beginning only."""
     copies: tuple[str, ...]
-    """What names of copies begin with, which are left as they are."""
+    """Beginnings of the names of copies, which are left unchanged."""
     outdated: tuple[tuple[str, str], ...]
-    """What names in files begin with that no program writes any more, and what canonical ones begin with then."""
+    """Beginnings of stored names that no program writes any more, with the canonical beginning of each."""
     schedule: frozenset[str]
     """Buffers of the noise schedule: constants."""
     constants: tuple[ConstantTensor, ...]
     """Other buffers that follow from an architecture alone."""
     constant_ends: tuple[str, ...]
-    """How their names end."""
+    """The ends of their names."""
     first_layers: tuple[str, ...]
-    """Modules that take an image or its latents."""
+    """Modules whose input is an image or its latents."""
     no_first_layers: tuple[str, ...]
-    """What stands in front of a module of that name that takes none."""
+    """Words in names of modules with such a name that have another input."""
     latents: tuple[Latents, ...]
 
 
 @cache
 def general() -> General:
-    """Return what holds for every family."""
+    """Return the rules for every family."""
     table = _tables((_DATA / f"{_GENERAL}.toml").read_text(encoding="utf-8"))
     return General(
         tuple(table["wrappers"]),
@@ -300,7 +306,7 @@ def general() -> General:
 
 @cache
 def signs_of() -> tuple[Signs, ...]:
-    """Return the signs of all families, in the order in which they are asked."""
+    """Return the signs of all families, in the order in which families are tried."""
     found: list[tuple[int, str, Signs]] = []
     for path in _DATA.glob("*.toml"):
         head = _head(path)
@@ -316,7 +322,7 @@ def signs_of() -> tuple[Signs, ...]:
 
 
 def families() -> Iterator[FamilyRules]:
-    """Yield all families, by name; for tests and tables, as it reads every file."""
+    """Yield all families, by name. It reads every file, so it is for tests and tables."""
     for path in sorted(_DATA.glob("*.toml")):
         if path.stem not in _NO_FAMILIES:
             yield family(path.stem)
@@ -324,7 +330,7 @@ def families() -> Iterator[FamilyRules]:
 
 @cache
 def family(name: str) -> FamilyRules:
-    """Return a family with its parts and those that it has of others."""
+    """Return the rules of a family, including the parts that it uses of other families."""
     table = data_of(name)
     own = tuple(_part(name, part, each) for part, each in table.get("parts", {}).items())
     written = table.get("written", {})
@@ -338,7 +344,7 @@ def family(name: str) -> FamilyRules:
 
 @cache
 def data_of(name: str) -> Mapping[str, Any]:
-    """Return what a file of rules says."""
+    """Return the content of a file of rules."""
     return _tables((_DATA / f"{name}.toml").read_text(encoding="utf-8"))
 
 
@@ -383,7 +389,7 @@ def _part(of: str, name: str, table: Mapping[str, Any]) -> Part:
 
 @cache
 def _spelling(of: str, reference: str) -> Spelling:
-    """Return a spelling by its name in a file, or by `FILE/NAME`."""
+    """Return a spelling by its name in a file, or as `FILE/NAME`."""
     file, _, name = reference.rpartition("/")
     table = data_of(file or of)["spellings"][name]
     return Spelling(

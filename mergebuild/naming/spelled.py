@@ -1,4 +1,4 @@
-"""What each tensor of a file is by a family's rules: a parameter, a piece of one, or several one after another."""
+"""Which parameter each tensor of a file is by a family's rules: a whole one, a piece of one, or several."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class WholeParameter(NamedTuple):
 
 
 class PieceOf(NamedTuple):
-    """A tensor that is some rows of a parameter, which the others of its row make up with it."""
+    """A tensor that is some rows of a parameter; the other tensors of its row have the rest."""
 
     name: str
     place: int
-    """Which of the row's it is."""
+    """Its index among the row's tensors."""
     row: Row
     shape: tuple[int, ...]
     alone: tuple[str, Renamed]
-    """What it is where one of the others is missing."""
+    """What it is if one of the others is missing."""
 
 
 class Pieces(NamedTuple):
-    """A tensor that is several parameters, one after another."""
+    """A tensor that holds several parameters."""
 
     parts: tuple[tuple[str, Renamed], ...]
 
@@ -52,19 +52,19 @@ class _RowEntry(NamedTuple):
 
 
 class _Use(NamedTuple):
-    """What the names of a template may be."""
+    """One meaning of the names with a template."""
 
     fixed: tuple[tuple[int, str], ...]
-    """Numbers that a name must have for it, by place."""
+    """The numbers that a name must have for this meaning, by index."""
     part: Part
     before: int
-    """The words in front of the inner name: those of the prefix."""
+    """How many words the prefix has."""
     numbers: int
-    """How many of them are numbers."""
+    """How many of these words are numbers."""
     entry: _RowEntry | None
 
     def fits(self, numbers: list[str]) -> bool:
-        """Return whether a name with these numbers is meant."""
+        """Return whether a name with these numbers has this meaning."""
         return all(numbers[place] == number for place, number in self.fixed)
 
 
@@ -72,9 +72,9 @@ def claims(templates: Templates, of: str, facts: Mapping[str, object] | None = N
     """Return what each tensor of a file is by the rules of a family, by stored name, in the file's order.
 
     Args:
-        templates: the file's names.
-        of: the family.
-        facts: `config.json`, parsed; None where there is none.
+        templates: The file's names.
+        of: The family.
+        facts: `config.json`, parsed; None if there is none.
     """
     rules = _rules(of, _left_out(templates, family(of), model_types(facts)))
     heads = fusing.heads_of(facts)
@@ -101,7 +101,7 @@ def claims(templates: Templates, of: str, facts: Mapping[str, object] | None = N
 
 
 def _left_out(templates: Templates, of: FamilyRules, types: frozenset[str]) -> frozenset[str]:
-    """Return the spellings of a family that a file does not have, and the parts whose prefixes are none in it."""
+    """Return the spellings that a file does not use, and the parts whose additional prefixes don't count in it."""
     absent = {each.name for part in of.parts for each in part.spellings if not _is_spelled(templates, each, types)}
     return frozenset(
         absent | {part.name for part in of.parts if part.single and len(_prefixes_in(templates, part)) > 1}
@@ -120,7 +120,7 @@ def _prefixes_in(templates: Templates, part: Part) -> list[str]:
 
 
 def _through(part: Part, inners: Mapping[str, str], shapes: Shapes) -> dict[str, Claim]:
-    """Return what the tensors of a part are that is spelled by a function; by it alone where it knows the name."""
+    """Return what the tensors of a part are that a function spells. A name that the function does not know is kept."""
     spelled = FUNCTIONS[part.through].ours({inner: shapes[name] for name, inner in inners.items()})
     found: dict[str, Claim] = {}
     for name, inner in inners.items():
@@ -130,7 +130,7 @@ def _through(part: Part, inners: Mapping[str, str], shapes: Shapes) -> dict[str,
 
 
 def _fitting(uses: tuple[_Use, ...], bare: str) -> tuple[_Use | None, list[str]]:
-    """Return what a name is, and its numbers where they are asked for."""
+    """Return the meaning of a name, and its numbers if they matter."""
     if len(uses) == 1 and not uses[0].fixed and uses[0].entry is None:
         return uses[0], []
     numbers = NUMBER.findall(bare)
@@ -168,7 +168,10 @@ def _claim(
 
 
 def _cut(ours: list[str], row: Row, name: str, shape: tuple[int, ...]) -> Pieces | None:
-    """Return the parameters that lie in a tensor one after another; None where its rows can't be shared so."""
+    """Return the parameters that are one after another in a tensor.
+
+    None if its rows can't be divided in their shares.
+    """
     shares = row.shares or (1,) * len(ours)
     if not shape or shape[0] % sum(shares):
         return None
@@ -181,7 +184,7 @@ def _cut(ours: list[str], row: Row, name: str, shape: tuple[int, ...]) -> Pieces
 
 
 def _changed(row: Row, name: str, shape: tuple[int, ...], rest: str, shapes: Shapes) -> Renamed | None:
-    """Return a tensor as the row says that it differs; None where it can't."""
+    """Return a tensor with the change that the row describes; None if that does not fit its shape."""
     match row.how:
         case "swapped":
             if not row.is_swapped(shapes.get(f"{name.removesuffix(rest)}.weight", shape)):
@@ -200,7 +203,7 @@ def _changed(row: Row, name: str, shape: tuple[int, ...], rest: str, shapes: Sha
 
 
 class _Rules:
-    """A family's rows, to be looked up by template, without some spellings, and without the prefixes of some parts."""
+    """A family's rows, found by template, without some spellings and without the additional prefixes of some parts."""
 
     def __init__(self, of: FamilyRules, left_out: frozenset[str]) -> None:
         prefixes = [
@@ -217,7 +220,7 @@ class _Rules:
         self._uses: dict[str, tuple[_Use, ...]] = {}
 
     def uses(self, template: str) -> tuple[_Use, ...]:
-        """Return what names of a template may be; the first that fits a name's numbers is it."""
+        """Return the meanings of names with a template; the first that fits a name's numbers applies."""
         known = self._uses.get(template)
         if known is None:
             known = self._uses[template] = tuple(self._found(template))
@@ -252,7 +255,7 @@ class _Rules:
 
 
 def _entries(part: Part, left_out: frozenset[str]) -> Mapping[str, list[_RowEntry]]:
-    """Return the names of a part's modules in all spellings of models, but those that are left out, by template."""
+    """Return the names of a part's modules by template, in all spellings of models that are not left out."""
     found: dict[str, list[_RowEntry]] = {}
     for spelling in part.spellings:
         if not spelling.lora and spelling.name not in left_out:

@@ -1,7 +1,7 @@
-"""How a file spells parameters, and how another file is written as it would spell them.
+"""How a file spells parameters, and how another file is written in the same spelling.
 
-The way back from canonical names: what the first input of a target calls each parameter, which of them it keeps in one
-tensor, and in which shape. What it does not hold itself is named as it names the neighbours.
+This is the way back from canonical names: what a target's first input calls each parameter, which of them it has in one
+stored tensor, and in which shape. A parameter that it lacks is named as the file names similar ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["AS_IS", "FileSpelling", "SpelledTensor", "spelling_of"]
 
 
 class SpelledTensor(NamedTuple):
-    """A tensor of a file, in the file's words."""
+    """A stored tensor: its name and its shape in the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -29,45 +29,45 @@ class SpelledTensor(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FileSpelling:
-    """What a file calls parameters. Compared by identity."""
+    """How a file spells parameters. Compared by identity."""
 
     made: Mapping[str, Renamed] = field(default_factory=dict)
-    """By parameter, the stored tensors that it is made of."""
+    """By parameter, what it is made of in the file."""
     shapes: Shapes = field(default_factory=dict)
-    """Of the stored tensors."""
+    """Shapes of the stored tensors."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    """By what the names of parts begin with that it does not hold, what it would put in front of them instead."""
+    """Prefixes for parts that the file lacks: canonical prefix -> the prefix that the file would use."""
 
     def with_prefixes(self, prefixes: Mapping[str, str]) -> FileSpelling:
-        """Return the same with prefixes for parts that it does not hold."""
+        """Return the same spelling with prefixes for parts that the file lacks."""
         return replace(self, prefixes={**self.prefixes, **prefixes}) if prefixes else self
 
     def under(self, names: Mapping[str, str], shapes: Shapes) -> FileSpelling:
-        """Return what the file calls parameters that go by other names elsewhere.
+        """Return the spelling of the same parameters under other canonical names.
 
         Args:
-            names: by the name there, the one that is known here.
-            shapes: of the parameters, by the names of here.
+            names: The other name -> the name that is known here.
+            shapes: Shapes of the parameters, by the names known here.
         """
         whole = {own: self.made.get(own, Renamed(shapes[own], (RowsOf("", own),))) for own in names.values()}
         stored = {own: shapes[own] for own in names.values() if own not in self.made}
         return FileSpelling({name: whole[own] for name, own in names.items()}, {**self.shapes, **stored})
 
     def stored(self, name: str) -> str:
-        """Return what the file calls a parameter, or the first tensor that it is in."""
+        """Return the stored name of a parameter, or of the first tensor that it is in."""
         return self.made[name].cuts[0].tensor if name in self.made else name
 
     def split(self, shapes: Shapes) -> Mapping[str, Sequence[SpelledTensor]]:
-        """Return what the file would call parameters that are no part of a larger tensor; only what differs.
+        """Return the stored tensors of parameters that share no tensor with others; only where name or shape differ.
 
-        Several names share out the rows of one. Parameters are given by their shapes.
+        Several stored tensors share the rows of one parameter. `shapes`: the parameters.
         """
         found: dict[str, Sequence[SpelledTensor]] = {}
         fused = {name for members in self.fused(shapes).values() for name in members}
         taken = {cut.tensor for name in shapes if name in self.made for cut in self.made[name].cuts}
         for name, shape in shapes.items():
             if name in fused or (name in self.shapes and name not in self.made):
-                continue  # with others in one tensor, or one that is several as the file has it
+                continue  # it shares a tensor with others, or is a stored tensor that holds several
             renamed = self.made.get(name)
             if renamed is not None and not any(map(_is_part, renamed.cuts)):
                 stored = [SpelledTensor(cut.tensor, self._shape(cut, renamed, shape)) for cut in renamed.cuts]
@@ -81,7 +81,10 @@ class FileSpelling:
         return found
 
     def fused(self, shapes: Shapes) -> Mapping[SpelledTensor, Sequence[str]]:
-        """Return the tensors that hold several parameters each, all of which are given, in the order of their rows."""
+        """Return the stored tensors that hold several parameters, if all of them are in `shapes`.
+
+        Parameters in the order of rows.
+        """
         found: dict[SpelledTensor, Sequence[str]] = {}
         for stored, members in self._members.items():
             if all(shapes.get(name) == self.made[name].shape for name in members):
@@ -90,7 +93,7 @@ class FileSpelling:
 
     @cached_property
     def aliases(self) -> Mapping[str, tuple[str, ...]]:
-        """By what the file calls a tensor, the parameters that lie in it; only names that are no parameter's."""
+        """By stored name that is no parameter's, the parameters in that tensor."""
         found: defaultdict[str, list[str]] = defaultdict(list)
         for name, renamed in self.made.items():
             for stored in dict.fromkeys(cut.tensor for cut in renamed.cuts):
@@ -100,7 +103,7 @@ class FileSpelling:
 
     @cached_property
     def shared(self) -> Mapping[str, frozenset[str]]:
-        """By parameter that several tensors of the file share out, what the file calls these."""
+        """By parameter that is spread over several stored tensors, the names of these."""
         found = {name: frozenset(cut.tensor for cut in each.cuts) for name, each in self.made.items()}
         return {name: stored for name, stored in found.items() if len(stored) > 1}
 
@@ -114,7 +117,7 @@ class FileSpelling:
 
     @cached_property
     def turned(self) -> frozenset[str]:
-        """The parameters that are matrices which the file has transposed."""
+        """The parameters whose matrices are transposed in the file."""
         return frozenset(
             name
             for name, renamed in self.made.items()
@@ -123,7 +126,7 @@ class FileSpelling:
 
     @cached_property
     def views(self) -> Mapping[str, Sequence[TensorView]]:
-        """Of the parameters that share a tensor and do not lie one behind the other: where in it each of them lies."""
+        """Where parameters that share a tensor without being one after another are in it."""
         found: dict[str, Sequence[TensorView]] = {}
         for stored, members in self._members.items():
             shape, at = self.shapes[stored], 0
@@ -132,14 +135,14 @@ class FileSpelling:
                 found[name] = views
                 if views == [TensorView(at, views[0].shape, _run(views[0].shape))]:
                     at += prod(views[0].shape)
-            if at == prod(shape):  # all of them lie one behind the other
+            if at == prod(shape):  # all of them are one after another
                 for name in members:
                     del found[name]
         return found
 
     @cached_property
     def _members(self) -> Mapping[str, Sequence[str]]:
-        """By stored tensor of which parameters are parts: these, as they begin, where they fill it."""
+        """By stored tensor with several parameters: these parameters in order, if they fill it completely."""
         parts: defaultdict[str, dict[str, int]] = defaultdict(dict)
         left: dict[str, int] = {stored: prod(shape) for stored, shape in self.shapes.items()}
         for name, renamed in self.made.items():
@@ -157,12 +160,12 @@ class FileSpelling:
         }
 
     def _shape(self, cut: RowsOf, renamed: Renamed, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape that a cut of a parameter has in the file."""
+        """Return the shape of a parameter's cut in the file."""
         stored = self.shapes[cut.tensor]
         return stored if renamed.shape == shape else shape
 
     def _neighbour(self, name: str) -> str:
-        """Return what the file would call a parameter that it does not hold: as it calls the nearest that it does."""
+        """Return the name that the file would use for a parameter that it lacks, following the most similar one."""
         for prefix, written in self.prefixes.items():
             if name.startswith(prefix):
                 return written + name[len(prefix) :]
@@ -177,7 +180,7 @@ class FileSpelling:
 
     @cached_property
     def _nearest(self) -> Mapping[tuple[str, ...], tuple[str, str]]:
-        """By the first parts of a parameter's name, what stands in front of it here and in the file."""
+        """By the first words of parameters' names, the beginning that differs: here, and in the file."""
         found: dict[tuple[str, ...], tuple[str, str]] = {}
         for name, renamed in self.made.items():
             ours, theirs = name.split("."), renamed.cuts[0].tensor.split(".")
@@ -196,23 +199,23 @@ class FileSpelling:
 
 
 def _is_part(cut: RowsOf) -> bool:
-    """Whether a cut is not all of the stored tensor."""
+    """Whether a cut is not the whole stored tensor."""
     return cut.rows is not None or cut.at is not None or cut.columns is not None
 
 
 def _run(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides of a tensor whose elements lie one behind the other."""
+    """Return the strides of a contiguous tensor."""
     return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 AS_IS = FileSpelling()
-"""Every parameter under its canonical name."""
+"""The spelling in which every parameter has its canonical name."""
 
 
 def spelling_of(made: Mapping[str, Renamed], shapes: Shapes) -> FileSpelling:
     """Return how a file spells parameters, given what each is made of and the shapes of its tensors by stored name.
 
-    Names that no program writes any more are left out: what is written takes the canonical ones.
+    Outdated names are left out, so new files get the canonical ones.
     """
     kept = {name: each for name, each in made.items() if not is_outdated(name, each.cuts[0].tensor)}
     found = FileSpelling(kept, shapes)

@@ -1,4 +1,4 @@
-"""The names of a file by template, wrappers of training off: what rules are looked up by."""
+"""The names of a file by template, without the wrappers of training: rules are looked up by them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from mergebuild.naming.rules import NUMBER, Sign, Signs, general, is_of_shape, s
 __all__ = ["TEXTS", "Templates", "family_of", "model_types"]
 
 _NUMBER: Final = re.compile(r"(?<![^.\n])[0-9]{1,9}(?![^.\n])")
-"""`NUMBER` in names of a line each."""
+"""`NUMBER`, for names that are one per line."""
 
 TEXTS: Final = ("text_config", "llm_config", "language_config")
-"""Where a configuration says what its language model is."""
+"""Members of a configuration that describe its language model."""
 
 
 class Templates:
     """The names of a file."""
 
     def __init__(self, shapes: Shapes) -> None:
-        """Take a file's names apart."""
+        """Take the shapes of a file's tensors, by stored name."""
         self.shapes = shapes
         self.bare = _unwrapped(shapes)
-        """Each name without the wrappers of training."""
+        """Stored name -> name without the wrappers of training."""
         self.stored: dict[str, list[str]] = {}
-        """The names as they are stored, by template of what they are without wrappers."""
+        """Template of the bare name -> stored names."""
         for name, template in zip(self.bare, _templates(self.bare.values()), strict=True):
             self.stored.setdefault(template, []).append(name)
 
     @cached_property
     def text(self) -> str:
-        """All templates, one a line, with an end of a line in front and behind."""
+        """All templates, one per line, with a line break before the first and after the last."""
         return "\n".join(("", *self.stored, ""))
 
     @cached_property
@@ -42,12 +42,12 @@ class Templates:
         return {bare: name for name, bare in self.bare.items()}
 
     def shape_of(self, module: str) -> tuple[int, ...]:
-        """Return the shape of a module's weight, or of a tensor, by its name without wrappers; empty if absent."""
+        """Return the shape of a module's weight, or of a tensor, by its bare name; empty if absent."""
         stored = self._by_bare.get(f"{module}.weight") or self._by_bare.get(module)
         return self.shapes[stored] if stored is not None else ()
 
     def have(self, sign: Sign) -> bool:
-        """Return whether there is a tensor that the sign means."""
+        """Return whether a tensor has this sign."""
         if not sign.is_in(self.text):
             return False
         if sign.is_plain:
@@ -64,13 +64,13 @@ class Templates:
 
 
 def family_of(templates: Templates, facts: Mapping[str, object] | None = None) -> str:
-    """Return which family a file is of: that of its configuration, or whose signs it has; empty where it is of none."""
+    """Return the family of a file, by its configuration or by its signs; empty if no rule covers it."""
     types = model_types(facts)
     return next((signs.family for signs in signs_of() if types & signs.model_types or _has(templates, signs)), "")
 
 
 def model_types(facts: Mapping[str, object] | None) -> frozenset[str]:
-    """Return what a configuration calls the model, and its language model."""
+    """Return the `model_type` of a model and of its language model."""
     said = facts or {}
     tables = (said, *(said.get(name) for name in TEXTS))
     found = (table.get("model_type") for table in tables if isinstance(table, Mapping))
@@ -83,7 +83,7 @@ def _has(templates: Templates, signs: Signs) -> bool:
 
 
 def _templates(names: Iterable[str]) -> list[str]:
-    """Return each name with `{n}` for its numbers."""
+    """Return each name with `{n}` in place of its numbers."""
     each = list(names)
     together = _NUMBER.sub("{n}", "\n".join(each)).split("\n")  # one call for all
     return together if len(together) == len(each) else [NUMBER.sub("{n}", name) for name in each]

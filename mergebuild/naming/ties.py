@@ -1,7 +1,7 @@
-"""Names that are one parameter: the embedding and the head of a tied model, and a parameter that is stored twice.
+"""Ties: names that are one parameter, such as the embedding and the head of a tied model.
 
-The rows are in `data/ties.toml`. What speaks for a tie, the strongest first: that both names lie in one place of a
-pickle; the configuration's word, or what is usual where it has none; that a file lacks one of the two.
+The rows are in `data/ties.toml`. Evidence of a tie, strongest first: both names have the same place in a pickle; the
+configuration, or its architecture's default; one of the two names is missing in the file.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _WORD = "tie_word_embeddings"
 
 
 class Ties(NamedTuple):
-    """A file's parameters once names of one are one."""
+    """A file's parameters after tied names have been joined."""
 
     made: Mapping[str, Renamed]
     """What each parameter is made of."""
     twice: Mapping[str, str]
-    """By stored name, the parameter that it is, which another tensor holds already."""
+    """Stored tensors whose parameter another tensor holds already: stored name -> that parameter."""
     tied: Mapping[str, str]
-    """By canonical name, the parameter whose values it has: of names that are no parameter of their own."""
+    """Canonical names that are no parameter of their own: name -> the parameter whose values it has."""
     copies: Mapping[str, Renamed]
-    """What those of `tied` are made of that the file holds all the same."""
+    """For the names in `tied` that the file holds nevertheless: what they are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +43,21 @@ class _Tie:
 
 
 def tied(made: Mapping[str, Renamed], facts: Mapping[str, object] | None, same_place: Mapping[str, str] | None) -> Ties:
-    """Return the parameters of a file, those that are one under one name.
+    """Return the parameters of a file, with tied names joined.
 
     Args:
-        made: what each canonical name is made of.
-        facts: `config.json`, parsed; None where there is none.
-        same_place: names of tensors that lie in one place with an earlier one, and that one's.
+        made: What each canonical name is made of.
+        facts: `config.json`, parsed; None if there is none.
+        same_place: Names of tensors with the same place as an earlier one -> the earlier name.
     """
     return _Tying(made, says_tied(facts), same_place or {}).result()
 
 
 def says_tied(facts: Mapping[str, object] | None) -> bool | None:
-    """Return whether a configuration says that the head is the embedding; None where it does not, or says both."""
+    """Return whether a configuration ties the head to the embedding.
+
+    None if it does not say it, or contradicts itself.
+    """
     tables = _tables_of(facts or {})
     said = {word for each in tables if isinstance(word := each.get(_WORD), bool)}
     if said:
@@ -65,7 +68,7 @@ def says_tied(facts: Mapping[str, object] | None) -> bool | None:
 
 
 def _tables_of(facts: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """Return the configurations of the language model, the innermost first, and of the whole."""
+    """Return the configurations of the language model, the innermost first, then the whole one."""
     found = [facts]
     for name in TEXTS:
         inner = facts.get(name)
@@ -95,7 +98,7 @@ class _Tying:
         return Ties(self._made, self._twice, self._tied, self._copies)
 
     def _prefixes(self, tie: _Tie) -> Sequence[str]:
-        """Return what stands in front of the names of a tie in the file, where it has some of them."""
+        """Return the prefixes that a tie's names have in the file."""
         found = (
             name[: len(name) - len(each)] for each in (*tie.of, tie.name) for name in self._ending_in.get(each, ())
         )
@@ -127,7 +130,7 @@ class _Tying:
         return always or self._words is True or self._place(one) == self._place(other) != ""
 
     def _place(self, renamed: Renamed) -> str:
-        """Return the first name of the tensor that a parameter is; empty where it is no tensor by itself."""
+        """Return the first name of the stored tensor that a parameter is; empty if it is not a whole stored tensor."""
         if len(renamed.cuts) != 1 or any(renamed.cuts[0][2:]):
             return ""
         return self._same_place.get(renamed.cuts[0].tensor, renamed.cuts[0].tensor)
@@ -138,7 +141,7 @@ class _Tying:
         self._tied[name] = of
 
     def _tie_by_place(self) -> None:
-        """Join what else lies in one place."""
+        """Join all other names that have the same place."""
         first: dict[tuple[str, tuple[int, ...]], str] = {}
         for name, renamed in list(self._made.items()):
             if place := self._place(renamed):
@@ -148,7 +151,7 @@ class _Tying:
 
 
 def _ending_in(names: Iterable[str]) -> Mapping[str, Sequence[str]]:
-    """Return the names by the longest end that ties know, which is the whole name or behind a dot."""
+    """Return the names by the longest end known to ties: the whole name, or the rest after a dot."""
     found: dict[str, list[str]] = {}
     for name in (each for each in names if each.endswith(_ends())):
         end = next((each for each in _ends() if name == each or name.endswith(f".{each}")), None)
@@ -176,6 +179,6 @@ def _rows() -> Iterator[_Tie]:
 
 @cache
 def _usual() -> Mapping[str, bool]:
-    """Return by model type whether models are tied whose configuration does not say it."""
+    """Return by model type the default: whether models are tied if the configuration does not say it."""
     defaults = data_of("ties")["defaults"]
     return dict.fromkeys(defaults["tied"], True) | dict.fromkeys(defaults["untied"], False)

@@ -1,10 +1,10 @@
-"""The UNet under its two names.
+"""The UNet of Stable Diffusion in its original names and in those of diffusers.
 
-diffusers groups what belongs to a resolution: `down_blocks.LEVEL.{resnets,attentions}.LAYER`, with a sampler behind.
-The original counts through: `input_blocks.0` is the first convolution, and each layer and each downsampler is a block;
-in `output_blocks`, an upsampler is the last module of the level's last block. So both tell the same tree, and a table
-of modules follows from the number of layers in each level. Where the numbers have holes the tree is not known: what
-lies behind the hole is not in the table.
+diffusers groups modules by resolution: `down_blocks.LEVEL.{resnets,attentions}.LAYER`, followed by a sampler. The
+original names count through: `input_blocks.0` is the first convolution, and each layer and each downsampler is a block;
+in `output_blocks`, an upsampler is the last module of the level's last block. Both describe the same tree, so a table
+of modules follows from the number of layers in each level. If numbers are missing in between, the tree is unknown from
+there on, and modules after the gap are not in the table.
 """
 
 from __future__ import annotations
@@ -49,22 +49,31 @@ class _Level(NamedTuple):
 
     layers: int
     sampler: int | None
-    """In which place of its block the sampler to the next level is; None at the end."""
+    """The index, in its block, of the sampler to the next level; None for the last level."""
 
 
 def to_ldm(state: State) -> Mapping[str, Renamed]:
-    """Return the original's tensors, made of those of diffusers; what has no place there is left out."""
+    """Return the tensors with original names, made of those of diffusers.
+
+    Tensors without a counterpart are left out.
+    """
     modules = {diffusers: ldm for ldm, diffusers in _modules(*_levels_of_diffusers(state))}
     return _through(state, modules)
 
 
 def to_diffusers(state: State) -> Mapping[str, Renamed]:
-    """Return the tensors of diffusers, made of the original's; what has no place there is left out."""
+    """Return the tensors of diffusers, made of those with original names.
+
+    Tensors without a counterpart are left out.
+    """
     return _through(state, dict(_modules(*_levels_of_ldm(state))))
 
 
 def in_original(shapes: Shapes) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-    """Return the original's names and shapes of tensors in diffusers' names; those that have none are left out."""
+    """Return the original names and shapes of tensors with diffusers' names.
+
+    Tensors without a counterpart are left out.
+    """
     if not is_diffusers(shapes):
         return {}
     modules = {diffusers: ldm for ldm, diffusers in _modules(*_levels_of_diffusers(shapes))}
@@ -81,7 +90,7 @@ def _through(state: State, modules: Mapping[str, str]) -> Mapping[str, Renamed]:
 
 
 def _modules(down: Iterable[_Level], up: Iterable[_Level]) -> Iterator[tuple[str, str]]:
-    """Yield every module under both names."""
+    """Yield every module under both names, the original one first."""
     yield from _ENDS
     block = 1
     for i, level in enumerate(down):

@@ -1,8 +1,8 @@
-"""The autoencoder under its two names.
+"""The autoencoder of Stable Diffusion in its original names and in those of diffusers.
 
-Both group by resolution. In the original's decoder level 0 is the finest, and in that of diffusers the coarsest; and
-the attention in the middle is four 1x1 convolutions in the one, four linear maps in the other (older files of diffusers
-call them `query`, `key`, `value`, `proj_attn`).
+Both group modules by resolution. In the decoder level 0 is the finest in the original names, and the coarsest in
+diffusers'. The attention in the middle is four 1x1 convolutions in the one, and four linear maps in the other, which
+older files of diffusers call `query`, `key`, `value` and `proj_attn`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,20 @@ _OF_DIFFUSERS: Final = re.compile(r"(?:en|de)coder\.(?:down_blocks|mid_block|up_
 
 
 def to_ldm(state: State) -> dict[str, Renamed]:
-    """Return the original's tensors, made of those of diffusers; what has no place there is left out."""
+    """Return the tensors with original names, made of those of diffusers.
+
+    Tensors without a counterpart are left out.
+    """
     modules = {diffusers: ldm for ldm, diffusers in [*_old_attention(), *_modules(state)]}
     found = {new: stored for name, stored in state.items() if (new := translated(name, modules))}
     return {name: renamed(stored, _convolved(name, stored.shape)) for name, stored in found.items()}
 
 
 def to_diffusers(state: State) -> dict[str, Renamed]:
-    """Return the tensors of diffusers, made of the original's; what has no place there is left out."""
+    """Return the tensors of diffusers, made of those with original names.
+
+    Tensors without a counterpart are left out.
+    """
     modules = dict(_modules(state))
     return {
         new: renamed(stored, _linear(name, stored.shape))
@@ -49,7 +55,7 @@ def to_diffusers(state: State) -> dict[str, Renamed]:
 
 
 def in_original(shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the original's names and shapes of tensors in either naming; those that have none are left out."""
+    """Return the original names and shapes of tensors with either names; tensors without a counterpart are left out."""
     found = {name: name for name, shape in shapes.items() if len(shape) == 2}
     if is_diffusers(shapes):
         modules = {diffusers: ldm for ldm, diffusers in [*_old_attention(), *_modules(shapes)]}
@@ -71,7 +77,7 @@ def _linear(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield every module under both names, for a state in either naming."""
+    """Yield every module under both names, the original one first, for tensors with either names."""
     yield "quant_conv", "quant_conv"
     yield "post_quant_conv", "post_quant_conv"
     for coder in ("encoder", "decoder"):
@@ -83,7 +89,7 @@ def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
         yield from _parts(_ATTENTION, f"{coder}.mid.attn_1", f"{coder}.mid_block.attentions.0")
     layers = {(match[1], match[2], int(match[3]), int(match[4])) for match in map(_LAYER.match, names) if match}
     ups = {i for coder, _, i, _ in layers if coder == "decoder.up"}
-    last = next(i for i in count() if i not in ups) - 1  # levels behind a hole are not known
+    last = next(i for i in count() if i not in ups) - 1  # levels after a gap are unknown
     for coder, of_diffusers, i, j in layers:
         if coder == "encoder.down":
             ldm, diffusers, sampler = f"encoder.down.{i}", f"encoder.down_blocks.{i}", "downsample"
