@@ -1,8 +1,16 @@
-"""LoRA files: which tensors of a model they change, and what each of their own tensors is for. No torch here.
+"""LoRA files: which tensors of a model a LoRA changes, what its own tensors are for, and which ones a new LoRA has.
 
-found = match(lora.tensors, {name: info.shape for name, info in model.tensors.items()}, config)
-found.deltas["model.diffusion_model.input_blocks.1.1.proj_in.weight"][0].family     # "lora"
-found.unmatched                                                                     # what would be lost
+Begin with `match.py`, which finds the delta of each of a model's tensors, and `roles.py` (what a tensor's name says).
+`names.py` makes all names that modules may have in LoRA files, and `adapter.py` reads `adapter_config.json`.
+`products.py` and `plans.py` are about LoRAs that are made of other LoRAs, `modules.py` about those extracted from
+models, and `making.py` has what kernels are told of either. Deltas are computed in `methods/kernels/lora.py`; no torch
+here.
+
+    found = match(lora.tensors, {name: info.shape for name, info in model.tensors.items()}, config)
+    found.deltas["model.diffusion_model.input_blocks.1.1.proj_in.weight"][0].family     # "lora"
+    found.unmatched                                                                     # what would be lost
+
+May import formats, names, and what is below them; not the store, which is in the same import layer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What `adapter_config.json` says of an adapter, as far as its tensors don't: the scale, and what it stands on.
+"""What `adapter_config.json` says of an adapter that its tensors don't: scales, and the weights that it was made for.
 
-The file comes from strangers, and its patterns are regular expressions: all of them together have a few seconds. Most
-are plain paths, which need no time to speak of.
+The file may be untrusted, and its patterns are regular expressions, so all of them together have a limit of a few
+seconds. Most are plain paths, which take practically no time.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from mergebuild.system.portable import time_limit
 __all__ = ["Adapter", "Fact"]
 
 Fact = str | Fraction | bool | int
-"""What the kernel is told beside the tensors."""
+"""The value of a fact that the kernel is told besides the tensors."""
 
 _TYPES: Final = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "IA3": "", "TRAINABLE_TOKENS": ""}
-"""The adapters of PEFT that are deltas of weights, and what each calls its alpha."""
+"""The types of PEFT's adapters that are deltas of weights, and each one's name for alpha."""
 _DEFAULT: Final = 8
-"""PEFT's rank and alpha where the file names none."""
+"""PEFT's rank and alpha if the file has none."""
 _ON_OTHER_WEIGHTS: Final = ("pissa", "corda", "olora", "loftq", "lora_ga")
-"""Beginnings that take something out of the base weights first."""
+"""Initializations that first subtract something from the base weights."""
 _OTHER_FORMS: Final = (
     "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config",
     "monteclora_config", "target_parameters", "use_bdlora", "use_qalora", "velora_config",
 )  # fmt: skip
-"""Settings under which the adapter is more than a delta a tensor."""
+"""Settings with which an adapter is more than a delta per tensor."""
 _NOTHING: Final[Mapping[str, object]] = {}
 _PLAIN: Final = re.compile(r"[\w.-]+")
-"""Patterns without anything that repeats."""
+"""Patterns without repetitions."""
 _LIMIT: Final = 5.0
-"""Seconds of processor time that the other patterns of an adapter have, all together."""
+"""Seconds of processor time for all other patterns of an adapter together."""
 _AGAIN: Final = "the file is damaged, or whatever wrote it is wrong: download or export it again"
 _LARGEST: Final = sys.float_info.max
-"""JSON has whole numbers of any length."""
+"""Integers in JSON may be of any length; larger ones are refused."""
 
 
 class Adapter:
-    """An adapter's configuration: parsed JSON, or what diffusers packs of several into a file's metadata."""
+    """An adapter's configuration: parsed JSON, or those of several components as diffusers packs them in metadata."""
 
     def __init__(self, config: Mapping[str, object], shown: str = "") -> None:
         """Read a configuration; `shown` is the file's name in messages.
 
         Raises:
-            SourceError: it says what we can't do (`lora-unsupported`), or is malformed (`lora-config`).
+            SourceError: it asks for something that we can't do (`lora-unsupported`), or is malformed (`lora-config`).
         """
         self._where = Place(shown) if shown else None
         parts = {name.rpartition(".")[0] for name in config if name.endswith((".r", ".peft_type"))}
@@ -64,7 +64,7 @@ class Adapter:
             self._check(settings)
 
     def rank(self, module: str) -> int:
-        """Return the rank that the adapter was made with, for a module as the file names it."""
+        """Return the rank with which the adapter was made for a module; `module` is its name in the file."""
         settings, path = self._of(module)
         rank = self._number(settings, "rank_pattern", "r", path)
         if rank.denominator != 1 or rank < 1:
@@ -74,7 +74,7 @@ class Adapter:
     def facts(self, module: str) -> tuple[tuple[str, Fact], ...]:
         """Return the alpha of a module, and whether it is divided by the root of the rank (`rslora`).
 
-        Of a component that diffusers packed no settings for, nothing is known.
+        Empty for a component for which diffusers packed no settings.
         """
         settings, path = self._of(module)
         if settings is _NOTHING:
@@ -90,7 +90,7 @@ class Adapter:
         return bool(self._of(module)[0].get("fan_in_fan_out"))
 
     def is_feedforward(self, module: str) -> bool:
-        """Return whether IA3 scales what goes into the module, not what comes out."""
+        """Return whether IA3 scales the module's input, not its output."""
         settings, path = self._of(module)
         listed = settings.get("feedforward_modules") or ()
         if isinstance(listed, str):
@@ -100,7 +100,7 @@ class Adapter:
         return any(path == each or path.endswith(f".{each}") for each in listed)
 
     def tokens(self, module: str) -> tuple[int, ...]:
-        """Return which rows of a module the rows of what it was trained for take the place of, in their order."""
+        """Return the rows of a module that the trained rows replace, in their order."""
         settings, path = self._of(module)
         listed = settings.get("trainable_token_indices") or settings.get("token_indices") or ()
         if isinstance(listed, Mapping):
@@ -110,7 +110,7 @@ class Adapter:
         return tuple(listed)
 
     def _of(self, module: str) -> tuple[Mapping[str, object], str]:
-        """Return the settings that hold for a module, and its path for patterns."""
+        """Return the settings for a module, and its path for patterns."""
         if "" in self._parts:
             return self._parts[""], module.removeprefix("base_model.model.")
         part, _, path = module.partition(".")
@@ -132,7 +132,7 @@ class Adapter:
                 raise self._unsupported(f"uses `{other}`")
 
     def _number(self, settings: Mapping[str, object], patterns: str, word: str, path: str) -> Fraction:
-        """Return the number of the first pattern that fits the path, or else the one of `word`."""
+        """Return the number of the first pattern that matches the path, or else the number of `word`."""
         table = settings.get(patterns) or {}
         if not isinstance(table, Mapping):
             raise self._malformed(f"has a `{patterns}` that is no table")
@@ -143,7 +143,7 @@ class Adapter:
         raise self._malformed(f"has a `{patterns if fitting else word}` that holds no number")
 
     def _matches(self, pattern: str, path: str, *, whole: bool = False) -> bool:
-        """Return whether a pattern fits the path, or its end behind a dot unless `whole` is asked for."""
+        """Return whether a pattern matches the path, or, unless `whole`, the rest of it after some dot."""
         if _PLAIN.fullmatch(pattern) and not whole:
             start = len(path) - len(pattern)
             begins = start == 0 or (start > 0 and path[start - 1] == ".")
@@ -163,7 +163,7 @@ class Adapter:
             self._left = max(self._left - (time.thread_time() - began), 0.01)
 
     def _pattern(self, text: str) -> re.Pattern[str]:
-        """Return a regular expression, made once."""
+        """Return the compiled pattern, cached."""
         if text not in self._compiled:
             self._compiled[text] = compiled(text)
         return self._compiled[text]

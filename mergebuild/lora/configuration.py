@@ -1,8 +1,8 @@
 """`adapter_config.json`: where an adapter has it, and the one for an adapter that we make, so that PEFT loads it.
 
-In that of an adapter whose factors we made the ranks are those of the tensors, every alpha is its rank, and the modules
-that it adapts are named in full: a short name such as `q_proj` would mean those of other layers too. Factors that were
-only copied or scaled mean what their own configuration says, and keep it, whole.
+For factors that we made, ranks are those of the tensors, every alpha equals its rank, and adapted modules are listed by
+their full names, as a short name such as `q_proj` would also match other layers. Factors that were only copied or
+scaled keep their own configuration unchanged, which defines their meaning.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mergebuild.naming.memory import has_transposed
 __all__ = ["ADAPTER_METADATA", "adapter_config", "adapter_json", "adapter_metadata"]
 
 ADAPTER_METADATA = "lora_adapter_metadata"
-"""What diffusers calls an adapter's configuration in a file's metadata."""
+"""The key that diffusers uses for an adapter's configuration in a file's metadata."""
 _MOST: Final = 1 << 24
-"""Characters of a configuration in a file's metadata."""
+"""The most characters of a configuration in a file's metadata."""
 
 _TASKS: Final = {
     "ForCausalLM": "CAUSAL_LM",
@@ -34,14 +34,14 @@ _TASKS: Final = {
     "ForTokenClassification": "TOKEN_CLS",
     "ForQuestionAnswering": "QUESTION_ANS",
 }
-"""PEFT's words for what a model is for, by how its class's name ends."""
+"""PEFT's names for a model's task, by the end of its class's name."""
 _HUB: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _KEPT: Final = ("base_model_name_or_path", "revision", "task_type", "fan_in_fan_out", "modules_to_save", "bias")
-"""What an adapter keeps of the one that it is made of."""
+"""Members that a new adapter keeps from the one that it is made of."""
 
 
 def adapter_config(model: Model) -> Mapping[str, object] | None:
-    """Return an adapter's configuration: of a folder of PEFT, or what diffusers writes into a file's metadata."""
+    """Return an adapter's configuration, from a folder of PEFT or from a file's metadata; None if it has none."""
     if model.format == "peft":
         return model.facts
     text = model.metadata.get(ADAPTER_METADATA, "")
@@ -57,13 +57,13 @@ def adapter_json(
     beside: Mapping[str, object],
     own: Mapping[str, object] | None = None,
 ) -> bytes:
-    """Return the text of the configuration of an adapter.
+    """Return the text of the configuration of a new adapter.
 
     Args:
-        tensors: their shapes.
-        beside: the configuration of the adapter which it was made of, or `config.json` of the model; empty where there
-            is none.
-        own: what says what its factors mean, where we did not make them.
+        tensors: Shapes of its tensors by name.
+        beside: The configuration of the adapter that it is made of, or `config.json` of the model; empty if there is
+            none.
+        own: The configuration that defines the meaning of its factors, if we did not make them.
     """
     found = _made(tensors, beside) if own is None else own
     return (json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -74,7 +74,7 @@ def adapter_metadata(
     beside: Mapping[str, object],
     own: Mapping[str, object] | None = None,
 ) -> Mapping[str, str]:
-    """Return what a single file says in its metadata of what its factors mean; nothing where its tensors say it.
+    """Return the metadata of a single file that defines the meaning of its factors; empty if its tensors do.
 
     The arguments are those of `adapter_json`.
     """
@@ -83,7 +83,7 @@ def adapter_metadata(
 
 
 def _made(tensors: Mapping[str, tuple[int, ...]], beside: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the configuration of an adapter whose factors are all that is to be said."""
+    """Return the configuration of an adapter whose factors we made."""
     ranks = {
         role.module.removeprefix(PEFT): shape[0]
         for name, shape in tensors.items()
@@ -109,7 +109,7 @@ def _made(tensors: Mapping[str, tuple[int, ...]], beside: Mapping[str, object]) 
     }
     if "peft_type" in beside:
         found |= {name: beside[name] for name in _KEPT if name in beside}
-        if not _HUB.fullmatch(str(found["base_model_name_or_path"])):  # a path of somebody's machine
+        if not _HUB.fullmatch(str(found["base_model_name_or_path"])):  # a path on the machine where it was trained
             found["base_model_name_or_path"] = None
     return found
 

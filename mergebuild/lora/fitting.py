@@ -1,4 +1,4 @@
-"""Whether the factors of a delta fit together, and make what a tensor of the model needs."""
+"""Checks whether the factors of a delta fit together, and make the shape that a tensor of the model needs."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ __all__ = ["FitTarget", "channels_of", "misfit"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Problem = tuple[str, str] | None
-"""The role of the factor that does not fit, and what shape was wanted."""
+"""The role of the factor that does not fit, and the shape it should have; None if all fit."""
 
 
 class FitTarget(NamedTuple):
-    """What is to be made: so many rows, each of this shape."""
+    """The shape of the delta: this many rows, each of this shape."""
 
     rows: int
     row: tuple[int, ...]
 
     @property
     def columns(self) -> int:
-        """The elements of a row."""
+        """The number of elements of a row."""
         return prod(self.row)
 
     @property
     def channels(self) -> int:
-        """The inputs of the module."""
+        """The number of inputs of the module."""
         return self.row[0] if self.row else 1
 
     @property
     def kernel(self) -> tuple[int, ...]:
-        """The size of a convolution's kernel; empty for a linear map."""
+        """The kernel size of a convolution; empty for a linear map."""
         return self.row[1:]
 
 
 def misfit(family: str, shapes: Shapes, target: FitTarget) -> Problem:
-    """Return what is wrong with the shapes of a family's factors (by role), None if they make the target."""
+    """Return the first factor of a family (shapes by role) that does not fit the target; None if all fit."""
     for role in ("alpha", "scale", "on_input"):
         if role in shapes and prod(shapes[role]) != 1:
             return role, "a single number"
@@ -59,9 +59,11 @@ def misfit(family: str, shapes: Shapes, target: FitTarget) -> Problem:
 
 
 def channels_of(family: str, shapes: Shapes, kernel: int) -> int:
-    """Return the input channels of what a family's factors make, with kernels of so many points; 0: they don't tell.
+    """Return the input channels of the delta that a family's factors make, for kernels of `kernel` points.
 
-    Of families whose delta does not follow from the weight.
+    0: not known.
+
+    Only for families whose delta does not depend on the weight.
     """
     match family:
         case "lora":
@@ -83,7 +85,10 @@ def channels_of(family: str, shapes: Shapes, kernel: int) -> int:
 
 
 def _product(shapes: Shapes, left: str, right: str, rows: int, row: tuple[int, ...]) -> Problem:
-    """Check `left [rows, r] @ right [r, *row]`, either of which may be flat or end in dimensions of 1."""
+    """Check `left [rows, r] @ right [r, *row]`.
+
+    Either may be flattened, or have additional dimensions of 1 at the end.
+    """
     rank = shapes[right][0] if shapes[right] else 0
     if rank < 1 or not (_same(shapes[right], (rank, *row)) or shapes[right] == (rank, prod(row))):
         return right, f"[r, {', '.join(map(str, row)) or 1}]"
@@ -91,7 +96,10 @@ def _product(shapes: Shapes, left: str, right: str, rows: int, row: tuple[int, .
 
 
 def _tucker(shapes: Shapes, core: str, left: str, right: str, target: FitTarget, *, is_wide: bool) -> Problem:
-    """Check a core [r, s, *kernel] between `left` and `right [s, channels]`; `is_wide`: left is [r, rows]."""
+    """Check a core [r, s, *kernel] between `left` and `right [s, channels]`.
+
+    `is_wide`: left is [r, rows], not [rows, r].
+    """
     if len(shapes[core]) < 2 or min(shapes[core][:2]) < 1 or not _same(shapes[core][2:], target.kernel):
         return core, f"[r, s, {', '.join(map(str, target.kernel)) or 1}]"
     outer, inner = shapes[core][:2]
@@ -116,7 +124,7 @@ def _loha(shapes: Shapes, target: FitTarget) -> Problem:
 
 
 def _lokr(shapes: Shapes, target: FitTarget) -> Problem:
-    """Check `kron(w1 [a, c], w2 [b, d, *kernel])`, where a * b rows and c * d channels are wanted."""
+    """Check `kron(w1 [a, c], w2 [b, d, *kernel])` against a * b rows and c * d channels."""
     if "w1" in shapes:
         if len(shapes["w1"]) != 2:
             return "w1", "two dimensions"
@@ -135,7 +143,7 @@ def _lokr(shapes: Shapes, target: FitTarget) -> Problem:
 
 
 def _second(shapes: Shapes) -> tuple[str, tuple[int, ...] | None]:
-    """Return the role that tells of the second factor of a Kronecker product, and its shape, if it has one."""
+    """Return the shape of the second factor of a Kronecker product (None: invalid), after the role that decides it."""
     if "w2" in shapes:
         return "w2", shapes["w2"] if len(shapes["w2"]) >= 2 else None
     left, right = shapes["w2_a"], shapes["w2_b"]
@@ -158,6 +166,6 @@ def _ia3(shapes: Shapes, target: FitTarget) -> Problem:
 
 
 def _same(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Return whether two shapes are the same but for dimensions of size 1 at the end."""
+    """Return whether two shapes are the same, except for dimensions of size 1 at the end."""
     longest = max(len(shape), len(wanted))
     return shape + (1,) * (longest - len(shape)) == wanted + (1,) * (longest - len(wanted))

@@ -1,7 +1,7 @@
-"""Whether tensors are those of a LoRA, told by their names: what a LoRA's tensors mean is no sum of parts.
+"""Whether tensors are a LoRA's, by their names.
 
-`up`, `down` and `alpha` are numbers of one product, and an adapter's scale may stand in a file beside its tensors. So
-what treats tensors one by one, as the methods for models do, makes something else of a LoRA than people mean.
+`up`, `down` and `alpha` are factors of one product, and an adapter's scale may be in a file beside its tensors. So
+methods that treat tensors one by one, as those for models do, would not do to a LoRA what people expect.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ _MARKS: Final = (
     "lora", "hada_", "lokr_", ".diff\n", ".diff_b\n", "dora_scale", "ia3_l", ".on_input", "w_norm", "b_norm", "oft_",
     "vera_", "trainable_tokens",
 )  # fmt: skip
-"""What stands in some name of every LoRA, with the end of a line behind it."""
+r"""Every LoRA has one of these in some name; `\n` is the end of a name."""
 _OF_LORAS: Final = frozenset(
     "lora embedding loha lokr full norm dora peft_dora ia3 peft_ia3 tokens OFT BOFT AdaLoRA VeRA".split()
 )
 """Groups of roles that no tensor of a model has."""
 _SCALED: Final = frozenset("lora embedding loha lokr peft_ia3 tokens".split())
-"""Groups whose meaning for PEFT is not in the tensors alone."""
+"""Groups whose meaning in PEFT does not follow from the tensors alone."""
 _WEIGHTS: Final = frozenset({("plain", "weight")})
 _NUMBERS: Final = frozenset({"alpha", "scale", "on_input"})
 
 
 def is_lora(names: Collection[str]) -> bool:
-    """Return whether tensors of these names are a LoRA's, of any family.
+    """Return whether tensors with these names are a LoRA's, of any family.
 
-    A model may hold factors beside the weights that they are for; a LoRA has no such weights. A few modules of other
-    names do not make it a model: embeddings and heads that were trained whole.
+    A model may hold factors beside the weights that they are for, while a LoRA has no such weights. A few modules with
+    other names, such as embeddings and heads that were trained whole, do not make it a model.
     """
-    text = "\n".join(names) + "\n"  # of a model, which most are, nothing more is asked
+    text = "\n".join(names) + "\n"  # a quick check, enough for models, which most files are
     if not any(mark in text for mark in _MARKS):
         return False
     modules: dict[str, set[tuple[str, str]]] = {}
@@ -51,12 +51,12 @@ def is_lora(names: Collection[str]) -> bool:
 
 
 def is_of_peft(names: Collection[str]) -> bool:
-    """Return whether tensors have the names that PEFT gives to those of its adapters."""
+    """Return whether tensors have the names of PEFT's adapters."""
     return bool(names) and all(name.startswith(PEFT) for name in names)
 
 
 def lacks_scale(names: Iterable[str]) -> bool:
-    """Return whether an adapter of PEFT has modules of which no tensor says by what they are scaled."""
+    """Return whether an adapter of PEFT has modules whose scale is in no tensor."""
     modules: dict[str, set[str]] = {}
     for name in names:
         role = role_of(name)
@@ -66,6 +66,9 @@ def lacks_scale(names: Iterable[str]) -> bool:
 
 
 def is_number(name: str) -> bool:
-    """Return whether a LoRA's tensor is a number of a module, such as its alpha, and no weight: it is never rounded."""
+    """Return whether a LoRA's tensor is a number of a module, such as its alpha, and not a weight.
+
+    Numbers are never rounded.
+    """
     role = role_of(name)
     return role is not None and role.role in _NUMBERS and role.group in {"scale", "ia3"}

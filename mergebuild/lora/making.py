@@ -1,9 +1,9 @@
-"""What kernels are told of LoRAs, as frozen values: what a module adds to a tensor, and how a new module is made.
+"""What kernels are told of LoRAs, as frozen values: the delta of a tensor, and how a new module is made.
 
-A module's factors are made of a difference of weights, or of the factors of other LoRAs. Either way their shapes follow
-from headers: where a share of the squares asks for less than the rank, the factors beyond it are zeros.
+The factors of a new module are made from a difference of weights, or from the factors of other LoRAs. Their shapes
+follow from headers in both cases: if a share of the squares needs less than the rank, the rest of the factors is zeros.
 
-All of it is in the digests of what is made, as the text that `key_text` returns: JSON of all fields, in their order.
+All of this is in the digests of the results, as the text of `key_text`: JSON of all fields, in order.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mergebuild.lora.match import Delta, LoraTensor
 __all__ = ["ROLES", "DeltaSum", "Extraction", "Merging", "Role", "ShapedDelta", "SketchWords", "shaped"]
 
 Role = Literal["up", "down", "alpha"]
-"""What a tensor is to its module: `up [rows, r]`, `down [r, columns]`, or the number that scales their product."""
+"""What a tensor is in its module: `up [rows, r]`, `down [r, columns]`, or the number that scales their product."""
 ROLES: Final[tuple[Role, ...]] = ("up", "down", "alpha")
 
 
 @dataclass(frozen=True, slots=True)
 class ShapedDelta:
-    """A `Delta` by itself: its tensors have shapes in place of names, and are read in the order of the factors."""
+    """A `Delta` whose tensors have shapes instead of names. The tensors are read in the order of `factors`."""
 
     family: str
     factors: tuple[tuple[str, tuple[int, ...]], ...]
@@ -37,18 +37,18 @@ class ShapedDelta:
 
 @dataclass(frozen=True, slots=True)
 class DeltaSum:
-    """What one or several modules add to a tensor of a model."""
+    """The delta of a tensor of a model, from one or several modules."""
 
     deltas: tuple[ShapedDelta, ...]
 
     @property
     def key_text(self) -> str:
-        """Return the text that digests have of it."""
+        """Its text in digests."""
         return _json(list(map(_plain, self.deltas)))
 
 
 class SketchWords(NamedTuple):
-    """How directions are found approximately: from random vectors that follow from a seed and a name."""
+    """How directions are approximated: from random vectors that depend on a seed and a name."""
 
     seed: int
     name: str
@@ -57,53 +57,54 @@ class SketchWords(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """A module's factors out of a difference of weights."""
+    """How a module's factors are extracted from a difference of weights."""
 
     shape: tuple[int, ...]
-    """Of the module's weight."""
+    """The shape of the module's weight."""
     rows: tuple[int, int] | None
-    """Which rows of the tensor that is read it is; None: all of them."""
+    """Which rows of the tensor that is read are the weight; None: all of them."""
     rank: int
-    """As wide as the factors are."""
+    """The rank of the factors."""
     energy: Fraction | None
-    """The share of all squares that is enough; None: all."""
+    """The share of all squares that is enough to keep; None: all."""
     clamp: Fraction | None
-    """The quantile at which both factors are clamped; None: nothing is, and both take half of the singular values."""
+    """The quantile at which both factors are clamped; None: they are not, and each has the roots of the singular
+    values."""
     sketch: SketchWords | None
 
     @property
     def key_text(self) -> str:
-        """Return the text that digests have of it."""
+        """Its text in digests."""
         return _json(["extraction", _fields(self)])
 
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """A module's factors out of those of LoRAs, which are read one after another."""
+    """How a module's factors are made from those of several LoRAs, which are read one after another."""
 
     shape: tuple[int, ...]
-    """Of the product, kernels not laid flat."""
+    """The shape of the product, a kernel's dimensions not flattened."""
     rank: int
-    """As wide as the factors are."""
+    """The rank of the factors."""
     is_cut: bool
-    """Whether they are decomposed anew; else laid side by side, which is exact."""
+    """Whether they are decomposed again; else they are concatenated, which is exact."""
     energy: Fraction | None
     """As in `Extraction`."""
     has_alpha: bool
-    """Whether a tensor says the scale; else it is part of the factors."""
+    """Whether a tensor has the scale; else the factors include it."""
     deltas: tuple[ShapedDelta, ...]
-    """What each LoRA has of the module."""
+    """The delta of each LoRA for this module."""
     strengths: tuple[Fraction, ...]
-    """What each is multiplied by."""
+    """The number by which each is multiplied."""
 
     @property
     def key_text(self) -> str:
-        """Return the text that digests have of it, in which each delta is a text itself."""
+        """Its text in digests, in which each delta is a text of its own."""
         return _json(["merging", _fields(self) | {"deltas": [DeltaSum((each,)).key_text for each in self.deltas]}])
 
 
 def shaped(delta: Delta, tensors: Mapping[str, LoraTensor]) -> ShapedDelta:
-    """Return a delta of a LoRA with these tensors by itself."""
+    """Return a delta of a LoRA with the shapes of its tensors instead of their names."""
     factors = tuple((factor.role, tuple(tensors[factor.tensor].shape)) for factor in delta.factors)
     return ShapedDelta(delta.family, factors, delta.rows, delta.facts)
 
@@ -114,7 +115,7 @@ def _plain(delta: ShapedDelta) -> Mapping[str, object]:
 
 
 def _fields(value: Any) -> dict[str, object]:
-    """Return the fields of a dataclass in their order."""
+    """Return the fields of a dataclass, in order."""
     return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
@@ -123,5 +124,5 @@ def _json(value: object) -> str:
 
 
 def _fraction(value: object) -> str:
-    assert isinstance(value, Fraction)  # all other fields are what JSON has
+    assert isinstance(value, Fraction)  # JSON has all other types
     return str(value)

@@ -1,7 +1,7 @@
-"""What a LoRA file does to each tensor of a model: headers in, a list of deltas out, shapes checked.
+"""What a LoRA file does to each tensor of a model: from headers to a list of deltas with checked shapes.
 
-A delta is a family, the tensors that it is made of, and what the kernel must know beside them. What found no place is
-listed, all of it: a LoRA that silently does half of what it should is the commonest complaint about every merger.
+A delta is a family, the tensors that it is made of, and other facts for the kernel. Tensors that belong to no tensor of
+the model are all listed: the commonest complaint about merge tools is a LoRA of which half is silently ignored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LoraTensor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a LoRA file does to one tensor of a model, or to some of its rows."""
+    """What a LoRA file adds to one tensor of a model, or to some of its rows."""
 
     family: str
     """`lora` (linear or not), `tucker`, `peft_embedding`, `loha`, `lokr`, `ia3`, `full`, `norm`, `bias`, `replace`,
@@ -46,13 +46,13 @@ class Delta:
     rows: tuple[int, int] | None
     """The rows of the model's tensor that it changes; None: all of them."""
     facts: tuple[tuple[str, Fact], ...]
-    """What the kernel must know, sorted by name.
+    """Other facts for the kernel, sorted by name.
 
-    `rank`: by which alpha is divided; without it nothing is scaled. `alpha`: where no tensor says it. `rslora`: divided
-    by the root. `transposed`: the model's tensor is the transpose of what is made. `offset`: the first row of what is
-    made that lands in `rows`. `dora`: `rows` or `columns`, what its norm is taken of. `on_input`, `peft`: of IA3.
-    `tokens`: the rows that are replaced, by number, as text. `channels`: how many what is made has, where it is
-    narrower or wider than the model's tensor: only the channels that both have are changed.
+    `rank`: the number that alpha is divided by; without it there is no scale. `alpha`: if no tensor has it. `rslora`:
+    alpha is divided by the root of the rank. `transposed`: the model's tensor is the transpose of the delta. `offset`:
+    the first row of the delta that goes to `rows`. `dora`: `rows` or `columns`, over which its norm is taken.
+    `on_input`, `peft`: for IA3. `tokens`: the numbers of the rows that are replaced, as text. `channels`: the channels
+    of the delta, if they are fewer or more than the model's: only channels that both have are changed.
     """
 
 
@@ -61,31 +61,32 @@ class Match:
     """What a LoRA file does to a model."""
 
     deltas: Mapping[str, tuple[Delta, ...]]
-    """By the name of the model's tensor."""
+    """By name of the model's tensor."""
     unmatched: tuple[str, ...]
-    """The file's tensors that found no place, sorted."""
+    """The file's tensors that belong to no tensor of the model, sorted."""
     ignored: tuple[str, ...]
-    """The file's tensors that are known to be no part of a delta, sorted: embeddings of new words of a text encoder,
-    the model's own beside what was trained."""
+    """The file's tensors that are known to be no part of a delta, sorted: embeddings of a text encoder's new words, and
+    the model's own tensors that are saved beside trained ones."""
     misfits: tuple[Misfit, ...] = ()
-    """What found its place and does not fit there."""
+    """Modules whose shapes don't fit the model."""
     reshaped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """By the model's tensor, the shape of the one that takes its place, with more rows or fewer: of added words."""
+    """By name of the model's tensor, the shape of the tensor that replaces it if that has more or fewer rows, for added
+    words."""
 
 
 class Misfit(NamedTuple):
-    """A module of a LoRA whose shapes are not those of the model's tensor."""
+    """A module of a LoRA whose shapes don't fit the model's tensor."""
 
     tensor: str
-    """The model's."""
+    """The model's tensor."""
     names: tuple[str, ...]
-    """The LoRA's tensors of the module."""
+    """The LoRA's tensors in the module."""
     problem: Problem
 
 
 _Role = tuple[str, str]
 _Have = Mapping[_Role, str]
-"""The tensors of one module, by group and role."""
+"""The tensors of one module by group and role."""
 
 _EMBEDDINGS: Final = "bundle_emb."
 _WEIGHT, _BIAS = "weight", "bias"
@@ -97,19 +98,19 @@ _WHOLE: Final = (
     ("norm", _BIAS, ("norm", "b_norm")),
     ("bias", _BIAS, ("lora", "up_bias")),
 )  # fmt: skip
-"""Families of one tensor."""
+"""Families with one tensor."""
 _OWN: Final[_Role] = ("own", "weight")
-"""A tensor under the model's own name for it."""
+"""A tensor that has the model's own name."""
 _AS_STORED: Final = frozenset({"replace", "tokens"})
-"""Families whose tensors lie as the model's do."""
+"""Families whose tensors are stored in the model's orientation."""
 _BY_THEMSELVES: Final = frozenset({"lora", "tucker", "loha", "lokr", "full"})
-"""Families whose delta does not follow from the weight."""
+"""Families whose delta does not depend on the weight."""
 _COUNTS: Final = frozenset({"alpha", "scale", "on_input"})
-"""Roles of a single number, which may be an integer."""
+"""Roles of single numbers, which may be integers."""
 
 
 class _Found(NamedTuple):
-    """A delta that a module's tensors make up, for its weight or its bias."""
+    """A delta that a module's tensors form, for its weight or its bias."""
 
     family: str
     part: str
@@ -129,18 +130,19 @@ def match(
     """Return what a LoRA file does to a model.
 
     Args:
-        lora: The tensors of the file by name.
-        model: The shapes of the model's tensors by name, in any spelling.
-        config: `adapter_config.json`, parsed, or the `lora_adapter_metadata` that diffusers puts into metadata.
+        lora: The file's tensors by name.
+        model: Shapes of the model's tensors by name, in any spelling.
+        config: `adapter_config.json`, parsed, or the `lora_adapter_metadata` of diffusers.
         shown: The file's name, for messages.
-        by_itself: The model is what the LoRA's own shapes say, in its own names, and has no others.
-        stored: How the model's file spells it, where `model` has canonical names.
-        on_channels: Whether what is made for a first layer of fewer or more channels is taken in those that both have.
+        by_itself: The model has exactly the shapes and names that the LoRA's own tensors imply.
+        stored: How the model's file spells it, if `model` has canonical names.
+        on_channels: Whether a delta for a first layer may have fewer or more channels, of which the common ones are
+            used.
 
     Raises:
-        SourceError: the file is of a family that we don't know how to apply (`lora-unsupported`), has factors that are
-            no floating-point numbers (`lora-dtype`), means two tensors by one name, or one by two (`lora-ambiguous`),
-            or has a malformed configuration (`lora-config`).
+        SourceError: the file is of a family that we can't apply (`lora-unsupported`), has factors that are no
+            floating-point numbers (`lora-dtype`), a name that means two tensors or two names that mean one
+            (`lora-ambiguous`), or a malformed configuration (`lora-config`).
     """
     return _Matching(lora, model, config, shown, on_channels).result(by_itself=by_itself, stored=stored)
 
@@ -175,14 +177,14 @@ class _Matching:
             places = names.modules.get(module, {})
             used = {role for found in self._found(module, have, places) for role in found.roles}
             if used:
-                used.add(("scale", "alpha"))  # some write one beside whole tensors, where it says nothing
+                used.add(("scale", "alpha"))  # some programs write one beside whole tensors, where it has no meaning
             self._unmatched += (name for role, name in have.items() if role not in used)
         deltas = {tensor: self._checked(tensor, found) for tensor, found in sorted(self._deltas.items())}
         unmatched, misfits = tuple(sorted(self._unmatched)), tuple(self._misfits)
         return Match(deltas, unmatched, tuple(ignored), misfits, self._reshaped)
 
     def _modules(self) -> dict[str, dict[_Role, str]]:
-        """Return the tensors of the file by module and role."""
+        """Return the file's tensors by module and role."""
         modules: dict[str, dict[_Role, str]] = {}
         for name in self._lora:
             if self._is_beside(name):
@@ -193,9 +195,10 @@ class _Matching:
         return modules
 
     def _is_beside(self, name: str) -> bool:
-        """Whether a tensor is no part of what is added.
+        """Whether a tensor is not part of any delta.
 
-        Words of a text encoder; the model's own beside what was trained; a second copy of that, which PEFT saves.
+        Such are embeddings of a text encoder's new words, the model's own tensors saved beside trained ones, and the
+        second copies of trained tensors that PEFT saves.
         """
         if name.startswith(_EMBEDDINGS):
             return True
@@ -215,7 +218,7 @@ class _Matching:
                 )  # fmt: skip
 
     def _found(self, module: str, have: _Have, places: Mapping[str, tuple[Site, ...]]) -> Iterator[_Found]:
-        """Make the deltas of a module, and yield those that found their place."""
+        """Add the deltas of a module, and yield those that belong to a tensor of the model."""
         replaces = self._adapter is not None or module.startswith("base_model.model.")
         for found in sorted(_families(have, replaces=replaces), key=lambda each: each.family != "replace"):
             if found.part not in places:
@@ -270,7 +273,7 @@ class _Matching:
         self._deltas.setdefault(place.tensor, []).append((module, delta))
 
     def _takes_place(self, found: _Found, shapes: Mapping[str, tuple[int, ...]], place: Site) -> bool:
-        """Take note of a whole tensor with other rows than the model's, whose place it takes: that of a vocabulary."""
+        """Return whether a tensor replaces the model's with more or fewer rows (of tokens), and remember its shape."""
         if found.family != "replace" or place.rows is not None or place.total or place.transposed:
             return False
         (shape,) = shapes.values()
@@ -281,7 +284,10 @@ class _Matching:
         return True
 
     def _channels(self, family: str, shapes: Mapping[str, tuple[int, ...]], target: FitTarget, place: Site) -> int:
-        """Return how many channels what is made has for a first layer of another width; 0 where it is none."""
+        """Return how many channels the delta of a first layer has, if other than the model's.
+
+        0 if it is no such delta.
+        """
         if not self._on_channels or place.rows is not None or place.transposed or not is_first_layer(place.tensor):
             return 0
         if family not in _BY_THEMSELVES or "dora_scale" in shapes:
@@ -291,7 +297,7 @@ class _Matching:
         return found if found and misfit(family, shapes, other) is None else 0
 
     def _add_ia3_bias(self, module: str, found: _Found, have: _Have, places: tuple[Site, ...]) -> None:
-        """PEFT's IA3 scales what comes out of a module, and so its bias too."""
+        """Add the delta of the bias too, if PEFT's IA3 scales the output of a module."""
         if ("peft_ia3", "ia3") in found.roles:
             shape = tuple(self._lora[have["peft_ia3", "ia3"]].shape)
             if not self._on_input(module, shape):
@@ -301,7 +307,7 @@ class _Matching:
     def _target(
         self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], place: Site
     ) -> tuple[FitTarget, bool]:
-        """Return what is to be made, and whether the model's tensor is its transpose."""
+        """Return the shape of the delta, and whether the model's tensor is its transpose."""
         shape = self._reshaped.get(place.tensor, self._model[place.tensor]) or (1,)
         rows = place.total or (shape[0] if place.rows is None else place.rows[1] - place.rows[0])
         straight = FitTarget(rows, shape[1:])
@@ -313,13 +319,13 @@ class _Matching:
         if self._adapter is None or found.family in _AS_STORED or not self._adapter.fan_in_fan_out(module):
             return straight, False
         if misfit(found.family, shapes, flipped) is not None and misfit(found.family, shapes, straight) is None:
-            return straight, False  # a layer that is stored as [out, in] beside those that are not
+            return straight, False  # this layer is stored as [out, in], unlike the others
         return flipped, True
 
     def _scale(
         self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, str]
     ) -> Iterable[tuple[str, Fact]]:
-        """Return what makes up the scale, beside the tensors `alpha` and `scale`."""
+        """Return the facts that define the scale, besides the tensors `alpha` and `scale`."""
         if found.family not in _SCALED and found.family != "bias":
             return ()
         is_peft = self._adapter is not None and "alpha" not in tensors
@@ -328,24 +334,24 @@ class _Matching:
         return (*facts, ("rank", rank)) if rank is not None else ()
 
     def _rank(self, module: str, found: _Found, shapes: Mapping[str, tuple[int, ...]], *, is_peft: bool) -> int | None:
-        """Return the rank that alpha is divided by; None: nothing is scaled."""
+        """Return the rank that alpha is divided by; None if there is no scale."""
         match found.family:
             case "loha":
                 return shapes["w1_b"][0]
-            case "lokr" if not is_peft:  # of kohya's, one whose matrices are both whole has no scale
+            case "lokr" if not is_peft:  # in kohya's files, a LoKr of two whole matrices has no scale
                 return next((shapes[role][0] for role in ("w2_b", "w1_b") if role in shapes), None)
             case "lokr" | "bias":
                 return self._adapter.rank(module) if is_peft and self._adapter is not None else None
         return shapes["down"][0]
 
     def _on_input(self, module: str, shape: tuple[int, ...]) -> bool:
-        """Return whether PEFT's IA3 scales columns: a row of numbers then, where the weight is a matrix."""
+        """Return whether PEFT's IA3 scales columns: for a matrix, it is a row of numbers then."""
         if len(shape) == 2 and shape[0] != shape[1]:
             return shape[0] == 1
         return self._adapter is not None and self._adapter.is_feedforward(module)
 
     def _checked(self, tensor: str, found: list[tuple[str, Delta]]) -> tuple[Delta, ...]:
-        """Return the deltas of a tensor, after making sure that no two modules of the file mean the same rows."""
+        """Return the deltas of a tensor; raises if two modules of the file change the same rows."""
         for at, (module, delta) in enumerate(found):
             for other, after in found[at + 1 :]:
                 if module != other and "replace" not in {delta.family, after.family} and _overlap(delta, after):
@@ -385,7 +391,7 @@ class _Matching:
 
 
 def _take_scales_for_weights(modules: dict[str, dict[_Role, str]], names: Names) -> None:
-    """Take the `scale` of a norm for what it is: files of Flux's authors hold new ones for theirs."""
+    """Treat the `scale` of a norm as a weight: files of Flux's authors contain new ones."""
     for module, have in list(modules.items()):
         name = have.get(("scale", "scale"))
         if name is not None and len(have) == 1 and name in names.modules:
@@ -394,7 +400,7 @@ def _take_scales_for_weights(modules: dict[str, dict[_Role, str]], names: Names)
 
 
 def _families(have: _Have, *, replaces: bool) -> Iterator[_Found]:
-    """Yield what the tensors of a module make up; `replaces`: plain weights are taken for those of the module."""
+    """Yield the deltas that a module's tensors form. `replaces`: plain weights replace those of the module."""
     scale = tuple(role for role in (("scale", "alpha"), ("scale", "scale")) if role in have)
     dora = next(((role,) for role in (("dora", "dora_scale"), ("peft_dora", "dora_scale")) if role in have), ())
     for family, roles in _products(have):
@@ -417,7 +423,7 @@ def _families(have: _Have, *, replaces: bool) -> Iterator[_Found]:
 
 
 def _products(have: _Have) -> Iterator[tuple[str, tuple[_Role, ...]]]:
-    """Yield the families that are products of factors, with their tensors."""
+    """Yield the families that are products of factors, with the roles of their tensors."""
 
     def complete(group: str, words: str) -> tuple[_Role, ...]:
         roles = tuple((group, role) for role in words.split())
@@ -438,7 +444,7 @@ def _products(have: _Have) -> Iterator[tuple[str, tuple[_Role, ...]]]:
 
 
 def _dora(shape: tuple[int, ...], target: FitTarget, *, is_peft: bool) -> str:
-    """Return whether a norm is taken of rows or of columns of what is made: PEFT's of rows, kohya's by its shape."""
+    """Return whether a norm is over rows or columns of the delta: PEFT's over rows, kohya's by its shape."""
     if is_peft or (len(shape) == 1 and shape[0] == target.rows):
         return "rows"
     return "rows" if len(shape) > 1 and shape[0] == target.rows and prod(shape[1:]) == 1 else "columns"

@@ -1,9 +1,10 @@
-"""Which modules of a model a LoRA is extracted for, and what such a file calls them.
+"""Which modules of a model a LoRA is extracted for, and their names in the new file.
 
-Names are those that most programs load: of image models kohya's, `lora_unet_` and `lora_te_` before the path joined
-with `_`, the path of SD1 and SD2 as diffusers has it, and of later ones as their authors have it; of all others PEFT's,
-`base_model.model.` before the path. A module is a matrix or a convolution of a numbered block of an image model or of a
-text encoder's layer, else any that is no embedding. What is no module, norms and biases among it, is no part of a LoRA.
+The names are those that most programs load. For image models they are kohya's: `lora_unet_` or `lora_te_`, then the
+path joined with `_`, for SD1 and SD2 in diffusers' spelling, for later ones in their authors'. For all other models
+they are PEFT's: `base_model.model.`, then the path. In image models a module is a matrix or convolution in a numbered
+block, or in a text encoder's layer; in others it is any matrix or convolution but embeddings. Norms, biases and other
+tensors are not part of a LoRA.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ Style = Literal["kohya", "peft"]
 
 PEFT: Final = "base_model.model."
 _PIPELINES: Final = ("unet", "transformer")
-"""The parts that image models have."""
+"""Parts that only image models have."""
 _UNETS: Final = ("model.diffusion_model.", "diffusion_model.")
 _NUMBERED: Final = re.compile(r"(?:blocks?|layers?)\.\d+\.")
 _BARE: Final = re.compile(r"(?:double|single|joint)_blocks\.\d+\.")
 _IN_UNET: Final = re.compile(r"\.(?:attentions|resnets|downsamplers|upsamplers)\.\d+\.")
 _IN_TEXT: Final = ".encoder.layers."
 _OTHERS: Final = ("first_stage_model.", "vae.", "model_ema.", "cond_stage_model.", "conditioner.", "text_encoders.")
-"""Parts of image models that have no modules beside those that are named."""
+"""Parts of image models without modules, except those named by diffusers."""
 _EMBEDDINGS: Final = re.compile(
     r"(?:.*[._])?(?:\w*embeddings?|embed_(?:tokens|positions|in)|wte|wpe|relative_attention_bias|shared)"
 )
@@ -40,18 +41,18 @@ class Module(NamedTuple):
     """A module of a model."""
 
     name: str
-    """What a LoRA's file calls it."""
+    """Its name in a LoRA's file."""
     style: Style
     tensor: str
-    """The model's tensor that holds its weight."""
+    """The model's tensor that has its weight."""
     rows: tuple[int, int] | None
-    """Which rows of it are the weight; None: all of them."""
+    """Which rows of that tensor are the weight; None: all of them."""
     shape: tuple[int, ...]
-    """Of the weight."""
+    """The shape of the weight."""
 
     @property
     def has_kernel(self) -> bool:
-        """Whether it is a convolution of more than one point."""
+        """Whether it is a convolution with a kernel of more than one point."""
         return any(size > 1 for size in self.shape[2:])
 
 
@@ -63,9 +64,9 @@ def extractable(
     """Return the modules that a LoRA can be extracted for.
 
     Args:
-        model: the shapes of its tensors by name.
-        spelled: what its file calls them, which may show that it is an image model where the canonical names don't.
-        called: what PEFT's clients call a tensor in memory, where that is another name.
+        model: Shapes of its tensors by name.
+        spelled: Their stored names, which may show an image model if the canonical names don't.
+        called: Names of tensors in memory for PEFT, if they differ.
     """
     return tuple(_modules(model, spelled, called))
 
@@ -76,14 +77,14 @@ def is_embedding(module: str) -> bool:
 
 
 def names_of(module: str, style: Style) -> Mapping[str, str]:
-    """Return the names of the tensors of a module by their role: `up`, `down`, and `alpha` where there is one."""
+    """Return the names of a module's tensors by role: `up`, `down`, and `alpha` if there is one."""
     if style == "peft":
         return {"up": f"{module}.lora_B.weight", "down": f"{module}.lora_A.weight"}
     return {"up": f"{module}.lora_up.weight", "down": f"{module}.lora_down.weight", "alpha": f"{module}.alpha"}
 
 
 def is_adapter(names: Mapping[str, object]) -> bool:
-    """Whether tensors are those of an adapter that PEFT saves."""
+    """Whether tensors are those of an adapter saved by PEFT."""
     return any(".lora_A." in name or name.endswith(".lora_embedding_A") for name in names) and all(
         name.startswith(PEFT) for name in names
     )
@@ -126,7 +127,7 @@ def _is_in_transformer(name: str) -> bool:
 
 
 def _in_pipeline(part: DiffusersPart, path: str, kind: str) -> str | None:
-    """Return the name of a module that diffusers knows, whose path in the model is `path`; None if it is none."""
+    """Return the name of a module that diffusers knows; None if it is none. `path`: its path in the model."""
     module = part.tensor.removesuffix(".weight")
     if module == part.tensor or part.transposed:
         return None
@@ -141,7 +142,7 @@ def _in_pipeline(part: DiffusersPart, path: str, kind: str) -> str | None:
 
 
 def _in_image_model(family: str, name: str) -> str | None:
-    """Return the name of a module of an image model that is not known to diffusers; None if it is none."""
+    """Return the name of a module of an image model that diffusers does not know; None if it is none."""
     part = part_of(family, name)
     if part is not None and not part.kohya:
         return None

@@ -1,10 +1,10 @@
-"""Every name under which LoRA files know the modules of a model.
+"""All names that the modules of a model may have in LoRA files.
 
-Trainers join the parts of a module's path with `_`, which can't be undone: `to_out_0` is `to_out.0`, `text_model` is
-not `text.model`. So nothing is taken apart here. From the canonical names of the model's tensors all names that any
-known tool would give their modules are made, in every spelling of the rules (`mergebuild.naming`) and under every
-prefix, and a LoRA's module is looked up among them. What a model's own path is called is always among them, so that
-adapters of architectures that nobody has heard of fit too.
+Trainers join a module's path with `_`, which can't be undone: `to_out_0` is `to_out.0`, but `text_model` is not
+`text.model`. So names are not taken apart. From the canonical names of a model's tensors all names that any known tool
+would give to their modules are made, in every spelling of the rules (`mergebuild.naming`) and with every prefix, and
+the LoRA's names are looked up among them. The model's own paths are always included, so adapters of unknown
+architectures work too.
 """
 
 from __future__ import annotations
@@ -24,56 +24,56 @@ __all__ = ["Names", "Site", "StoredModule", "module_names", "own_names"]
 
 
 class Site(NamedTuple):
-    """Where what a LoRA makes for a module is added."""
+    """Where the delta of a module is added."""
 
     tensor: str
     rows: tuple[int, int] | None = None
-    """To which rows of the model's tensor; None: all of them."""
+    """The rows of the model's tensor to which it is added; None: all of them."""
     taken: tuple[int, int] | None = None
-    """Which rows of what the LoRA makes; None: all of them."""
+    """The rows of the delta that are added; None: all of them."""
     total: int = 0
-    """How many rows the LoRA makes, where not all of them are for this tensor."""
+    """How many rows the delta has, if not all of them are for this tensor."""
     transposed: bool = False
     """Whether the model's tensor is the transpose of the module's."""
 
 
 class Names(NamedTuple):
-    """The modules of a model by all their names: where the weight is, and the bias."""
+    """The modules of a model by all their names."""
 
     modules: Mapping[str, Mapping[str, tuple[Site, ...]]]
-    """By name, then by `weight` or `bias`."""
+    """By name, then by `weight` or `bias`: where it is."""
     ambiguous: Mapping[str, tuple[str, str]]
-    """Names that mean two tensors, such as `text_model.…` where there are two text encoders."""
+    """Names that mean two tensors, such as `text_model.…` if there are two text encoders."""
 
 
 _PEFT: Final = "base_model.model."
 _UNKNOWN: Final = ("model.diffusion_model.", "diffusion_model.", "transformer.", "unet.")
-"""What trainers put in front of the paths of a model that no rule is of."""
+"""Prefixes that trainers use for models that no rule covers."""
 _JOINED_UNKNOWN: Final = ("unet", "transformer")
 _PLAIN: Final = "transformers"
-"""The rules of models that have the names of transformers, where no rule is of their architecture alone."""
+"""The rules for models with the names of transformers, if no rule is for their architecture alone."""
 _PROCESSED: Final = re.compile(r"\.to_(q|k|v|out)(?:\.0)?$")
 _UNET: Final = "unet"
 
 
 class StoredModule(NamedTuple):
-    """How the file of a model spells it, which is known here by canonical names."""
+    """How the file of a model spells it; here the model has canonical names."""
 
     made: Mapping[str, Renamed]
     """What each of the model's tensors is made of."""
     shapes: Shapes
-    """Of the tensors of the file, by their names."""
+    """Shapes of the file's tensors by stored name."""
 
 
 def module_names(
     model: Mapping[str, tuple[int, ...]], wanted: Collection[str], stored: StoredModule | None = None
 ) -> Names:
-    """Return the names of the modules of a model.
+    """Return the names of a model's modules.
 
     Args:
-        model: The shapes of its tensors by name, in any spelling.
-        wanted: The modules of a LoRA: names that begin as none of them does are left out.
-        stored: How its file spells it, where that is another spelling.
+        model: Shapes of its tensors by name, in any spelling.
+        wanted: The modules of a LoRA: names with other prefixes than all of these are left out.
+        stored: How the model's file spells it, if that differs.
     """
     table = _NameTable("\n" + "\n".join(wanted))
     found = canonical(model)
@@ -95,7 +95,7 @@ def module_names(
 
 
 def own_names(model: Mapping[str, tuple[int, ...]]) -> Names:
-    """Return the modules of a model by no other names than its own."""
+    """Return the modules of a model by their own names only."""
     table = _NameTable("")
     for tensor in model:
         table.add_own(tensor)
@@ -103,9 +103,9 @@ def own_names(model: Mapping[str, tuple[int, ...]]) -> Names:
 
 
 def _in_file(tensor: str, made: Renamed, shapes: Shapes) -> Iterator[tuple[str, Site]]:
-    """Yield the tensors of a file that one is made of, and which of its rows each of them makes.
+    """Yield the stored tensors that a tensor is made of, and where the rows of each go.
 
-    Those of a stack, or by turns, have no name of a module.
+    Tensors in a stack, or with alternating elements, have no name as a module, and are left out.
     """
     at = 0
     for cut in made.cuts:
@@ -120,12 +120,12 @@ def _in_file(tensor: str, made: Renamed, shapes: Shapes) -> Iterator[tuple[str, 
 
 
 def _rows_of(cut: RowsOf, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return which rows of a stored tensor a cut is, as a module counts them."""
+    """Return the rows of a stored tensor that a cut is, counted as a module's rows."""
     return cut.rows or (0, (shape[-1] if cut.transposed else shape[0]) if shape else 1)
 
 
 def _sites(alias: Alias, made: Renamed, model: Mapping[str, tuple[int, ...]]) -> Iterator[Site]:
-    """Yield where in the model's own tensors what has another name lies."""
+    """Yield where in the model's own tensors the tensor with another name is."""
     rows = made.shape[0] if made.shape else 1
     begin, end = alias.rows or (0, rows)
     first, last = alias.taken or (0, end - begin)
@@ -151,10 +151,10 @@ def _sites(alias: Alias, made: Renamed, model: Mapping[str, tuple[int, ...]]) ->
 
 
 class _NameTable:
-    """Names as they are made; those that begin as no wanted one does are passed over."""
+    """The table of names that are made; names with prefixes that no wanted name has are left out."""
 
     def __init__(self, wanted: str) -> None:
-        """Take the names that are asked for, each behind a line's end."""
+        """Take the wanted names, each after a line break."""
         self.modules: dict[str, dict[str, tuple[Site, ...]]] = {}
         self.ambiguous: dict[str, tuple[str, str]] = {}
         self._wanted = wanted
@@ -162,14 +162,14 @@ class _NameTable:
         self._forms: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
     def add_own(self, tensor: str) -> None:
-        """Add what the model itself calls a tensor: whatever else has that name, it is meant."""
+        """Add the model's own name for a tensor; it takes precedence over all others."""
         module, part = _split(tensor)
         for name in (module, _PEFT + module):
             self.modules.setdefault(name, {})[part] = (Site(tensor),)
             self._own.add((name, part))
 
     def add_stored(self, model: Mapping[str, tuple[int, ...]], stored: StoredModule) -> None:
-        """Add what the file of a model calls its tensors, or several of them in one."""
+        """Add the stored names of a model's tensors, or of tensors that hold several of them."""
         sites: dict[str, list[Site]] = {}
         for tensor, made in stored.made.items():
             for name, site in _in_file(tensor, made, stored.shapes) if tensor in model else ():
@@ -182,10 +182,10 @@ class _NameTable:
                     self._own.add((each, part))
 
     def add(self, of: Part | None, path: str, sites: tuple[Site, ...]) -> None:
-        """Add a tensor in one of the spellings of its part."""
+        """Add a tensor under its name in one spelling of its part."""
         module, part = _split(path)
         if of is not None and of.pipeline == _UNET and _PROCESSED.search(module):
-            self._put(of, _PROCESSED.sub(r".processor.to_\1", module), part, sites)  # as early diffusers had it
+            self._put(of, _PROCESSED.sub(r".processor.to_\1", module), part, sites)  # early diffusers' name
         self._put(of, module, part, sites)
 
     def _put(self, of: Part | None, module: str, part: str, sites: tuple[Site, ...]) -> None:
@@ -219,18 +219,21 @@ def _prefixes(prefix: str, prefixes: tuple[str, ...], pipeline: str) -> tuple[st
 
 
 def _in_front(part: Part | None) -> tuple[str, ...]:
-    """Return what may stand in front of a module's path, where its dots are kept."""
+    """Return the possible prefixes of a module's path with dots."""
     return _prefixes("", _UNKNOWN, "") if part is None else _prefixes(part.prefix, tuple(part.prefixes), part.pipeline)
 
 
 def _joined_with(part: Part | None) -> tuple[str, ...]:
-    """Return what may stand in front of a module's path that is joined with `_`."""
+    """Return the possible prefixes of a module's path that is joined with `_`."""
     slots = _JOINED_UNKNOWN if part is None else part.kohya
     both = (f"{tool}_{slot}_" for slot in slots for tool in ("lora", "lycoris"))
     return (*both, "lycoris_") if slots else ()
 
 
 def _split(tensor: str) -> tuple[str, str]:
-    """Return a tensor's module, and whether it is its weight or its bias; what is neither is a module of its own."""
+    """Return a tensor's module, and `weight` or `bias`.
+
+    Any other tensor counts as the weight of a module of its own name.
+    """
     module, _, last = tensor.rpartition(".")
     return (module, last) if module and last in {"weight", "bias"} else (tensor, "weight")

@@ -1,4 +1,4 @@
-"""The tensors of a LoRA that is to be made: names, shapes, and what makes each, from headers alone."""
+"""The tensors of a LoRA that is to be made: names, shapes, and how each is made, from headers alone."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class RankCut(NamedTuple):
     """How much of a module is kept."""
 
     rank: int
-    """0: as much as there is."""
+    """The greatest rank; 0: no limit."""
     energy: Fraction = Fraction(1)
-    """The share of all squares that is enough."""
+    """The share of all squares that is enough to keep."""
 
 
 class Amounts(NamedTuple):
-    """What a module of LoRAs that are put together gets."""
+    """The numbers for one module when LoRAs are merged."""
 
     strengths: tuple[Fraction, ...]
     cut: RankCut
 
 
 class Lora(NamedTuple):
-    """A LoRA that others are made of."""
+    """A LoRA of which others are made."""
 
     name: str
     tensors: Mapping[str, LoraTensor]
@@ -43,28 +43,29 @@ class Lora(NamedTuple):
 
 
 class MadeFactor(NamedTuple):
-    """A tensor of a LoRA, made of tensors that are read whole."""
+    """A tensor of a new LoRA, made of tensors that are read whole."""
 
     name: str
     shape: tuple[int, ...]
     reads: tuple[tuple[int, str], ...]
-    """The tensors that it is made of: which input's, and which. Those of a module are made of the same ones."""
+    """The tensors that it is made of, each as the input's index and the name. They are the same for all tensors of a
+    module."""
     role: Role | None = None
     """None: it is a sum of what it reads."""
     making: Extraction | Merging | None = None
-    """How its module is made; None where it is a sum."""
+    """How its module is made; None for a sum."""
     shares: tuple[Fraction, ...] = ()
-    """Of a sum: what each is multiplied by."""
+    """For a sum: the factor of each tensor."""
 
 
 def extracted(module: Module, cut: RankCut, clamp: Fraction, svd: tuple[int, int] | None) -> Iterator[MadeFactor]:
-    """Yield the tensors that the difference of two models becomes for a module.
+    """Yield the tensors for one module of a LoRA extracted from the difference of two models.
 
     Args:
-        module: the module.
-        cut: `rank` at least 1.
-        clamp: a quantile; 0: nothing is clamped.
-        svd: seed and iterations of an approximate decomposition; None: an exact one.
+        module: The module.
+        cut: How much is kept; `rank` is at least 1.
+        clamp: A quantile; 0: no clamping.
+        svd: Seed and iterations of an approximate decomposition; None: an exact one.
     """
     rows, *row = module.shape
     rank = min(cut.rank, rows, prod(row))
@@ -79,7 +80,7 @@ def extracted(module: Module, cut: RankCut, clamp: Fraction, svd: tuple[int, int
 
 
 def weights_of(loras: Sequence[Lora]) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-    """Return the modules of LoRAs with the name and the shape of the weight that each changes, for selectors."""
+    """Return the modules of LoRAs, each with the name and shape of the weight that it changes, for selectors."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for each in loras:
         for module, product in each.products.modules.items():
@@ -90,7 +91,7 @@ def weights_of(loras: Sequence[Lora]) -> Mapping[str, tuple[str, tuple[int, ...]
 
 
 def check(loras: Sequence[Lora], where: Place | None) -> None:
-    """Refuse LoRAs that can't be put together.
+    """Check that LoRAs can be merged.
 
     Raises:
         MismatchError: they name modules differently (`lora-naming`), differ in the shape of one (`shape-mismatch`), or
@@ -130,12 +131,12 @@ def _check_shapes(first: Lora, other: Lora, where: Place | None) -> None:
 
 
 def merged(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules: Sequence[str]) -> Iterator[MadeFactor]:
-    """Yield the tensors of LoRAs put together, or of one that is resized; they are named as the first names them.
+    """Yield the tensors of merged LoRAs, or of a resized one, with the names of the first LoRA that has each.
 
     Args:
-        loras: as `check` lets them pass.
-        amounts_of: what a module gets.
-        modules: the modules that are written.
+        loras: LoRAs that `check` accepts.
+        amounts_of: Returns the numbers for a module.
+        modules: The modules that are written.
     """
     for module in modules:
         amounts = amounts_of(module)
@@ -159,7 +160,7 @@ def merged(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules:
 
 
 def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amounts: Amounts) -> Iterator[MadeFactor]:
-    """Yield the tensors that a module becomes. `holders`: the LoRAs that have it, with their indices."""
+    """Yield the tensors of a merged module. `holders`: the LoRAs that have it; `indices`: their indexes among all."""
     products = [each.products.modules[module] for each in holders]
     first, cut = products[0], amounts.cut
     total = sum(product.rank for product in products)
@@ -181,7 +182,7 @@ def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amount
 
 
 def _shape(role: Role, rank: int, before: tuple[int, ...], module: LoraProduct) -> tuple[int, ...]:
-    """Return the shape of a module's new tensor, given that of the old one."""
+    """Return the shape of a module's new tensor, given the shape of the old one."""
     if role == "alpha":
         return before
     return (before[0], rank, *before[2:]) if role == "up" else (rank, *module.shape[1:])

@@ -1,7 +1,7 @@
-"""A LoRA by itself, without a model: its modules as products of two matrices, and what it adds as it lies.
+"""A LoRA without a model: its modules as products of two matrices, and the tensors that it adds unchanged.
 
-To be resized or put together with others, a module must be such a product. A LoRA is the adapter of a model that its
-own shapes describe, so that `match` says here too what each tensor is for, and what of a file is not sound.
+Only modules that are such products can be resized or merged. A LoRA is treated as the adapter of a model with the
+shapes that its own tensors imply, so that `match` can say what each tensor is for, and what is wrong with the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mergebuild.lora.roles import role_of
 __all__ = ["LoraNaming", "LoraProduct", "Products", "products_of"]
 
 _SUMS: Final = frozenset({"full", "norm"})
-"""Families of one tensor that is added as it is."""
+"""Families with one tensor, which is added unchanged."""
 _SHOWN: Final = 8
 _DAMAGED: Final = "the file is damaged, or no LoRA: download or export it again"
 _WEIGHTS: Final = {("full", "diff"), ("norm", "w_norm"), ("plain", "weight")}
@@ -36,14 +36,14 @@ _PATHS: Final = (
 
 
 class LoraNaming(NamedTuple):
-    """How a LoRA names its modules, as far as that keeps it from being put together with another."""
+    """How a LoRA names its modules, as far as it decides whether it can be merged with another."""
 
     form: str
     paths: str
-    """Of an image model; empty where no module tells."""
+    """For an image model; empty if no module tells."""
 
     def fits(self, other: LoraNaming) -> bool:
-        """Whether what both name alike is the same module."""
+        """Whether equal names in both mean the same module."""
         return self.form == other.form and (self.paths == other.paths or not (self.paths and other.paths))
 
     def __str__(self) -> str:
@@ -56,37 +56,37 @@ class LoraProduct:
 
     delta: Delta
     shape: tuple[int, ...]
-    """Of the product, kernels not laid flat."""
+    """The shape of the product, a kernel's dimensions not flattened."""
     rank: int
 
     def tensor(self, role: str) -> str | None:
-        """Return the name of the module's tensor that has a role, if it has one."""
+        """Return the name of the module's tensor with a role; None if it has none."""
         return next((factor.tensor for factor in self.delta.factors if factor.role == role), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """What a LoRA is."""
+    """The contents of a LoRA."""
 
     modules: Mapping[str, LoraProduct]
-    """By the name of the module."""
+    """By name of the module."""
     sums: Mapping[str, str]
-    """Tensors that are added to the model's as they are, and the module of each."""
+    """Tensors that are added to the model's unchanged, and the module of each."""
     replaced: tuple[str, ...]
-    """Tensors that take the place of the model's."""
+    """Tensors that replace the model's."""
     words: tuple[str, ...]
-    """Tensors that are no part of the model: embeddings of new words."""
+    """Tensors that are not part of the model: embeddings of new words."""
     naming: LoraNaming
 
 
 def products_of(
     lora: Mapping[str, LoraTensor], config: Mapping[str, object] | None = None, *, shown: str = ""
 ) -> Products:
-    """Return the modules of a LoRA.
+    """Return the contents of a LoRA.
 
     Raises:
-        SourceError: it has modules that are no product of two matrices (`lora-no-product`), tensors that are no part of
-            one (`lora-incomplete`), or is not sound (as `match`).
+        SourceError: it has modules that are no product of two matrices (`lora-no-product`), tensors that belong to no
+            complete module (`lora-incomplete`), or other faults (as `match`).
     """
     where = Place(shown) if shown else None
     found = match(lora, _model(lora, where), config, shown=shown, by_itself=True)
@@ -116,7 +116,7 @@ def products_of(
 
 
 def _product(delta: Delta, lora: Mapping[str, LoraTensor]) -> LoraProduct:
-    """Return a module; its factors make it as they are, even where a model would have to be transposed."""
+    """Return a module. Its factors make it in their own orientation, even if the model's tensor is the transpose."""
     facts = tuple((name, value) for name, value in delta.facts if name != "transposed")
     shapes = {factor.role: tuple(lora[factor.tensor].shape) for factor in delta.factors}
     row = (shapes["down"][1], *shapes["mid"][2:]) if "mid" in shapes else shapes["down"][1:]
@@ -124,7 +124,7 @@ def _product(delta: Delta, lora: Mapping[str, LoraTensor]) -> LoraProduct:
 
 
 def _model(lora: Mapping[str, LoraTensor], where: Place | None) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of the weights that a LoRA's own shapes say its modules have."""
+    """Return the shapes of the weights that a LoRA's own shapes imply."""
     modules: dict[str, dict[tuple[str, str], str]] = {}
     for name in lora:
         role = role_of(name)
@@ -140,7 +140,7 @@ def _model(lora: Mapping[str, LoraTensor], where: Place | None) -> Mapping[str, 
 
 
 def _weights(shapes: Mapping[tuple[str, str], tuple[int, ...]]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the shapes of a module's weight and bias, as its tensors say."""
+    """Yield the shapes of a module's weight and bias, as its tensors imply."""
     for group in ("lora", "embedding"):
         up, down = shapes.get((group, "up"), ()), shapes.get((group, "down"), ())
         if len(up) > 1 and len(down) > 1:

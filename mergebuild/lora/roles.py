@@ -1,7 +1,7 @@
-"""What a tensor of a LoRA file is, told by how its name ends: `lora_up`, `hada_w1_a`, `dora_scale`, ...
+"""What a tensor of a LoRA file is, by the end of its name: `lora_up`, `hada_w1_a`, `dora_scale`, ...
 
-A name is a module, then an ending. Endings are a short known list and come last, so they are safe to cut off; what
-stands before them is never taken apart (`names.py`).
+A name is a module followed by an ending. The known endings are few, so they can be cut off safely; the module before
+them is never taken apart (`names.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["UNSUPPORTED", "Factor", "Role", "is_saved", "role_of"]
 
 
 class Factor(NamedTuple):
-    """One tensor of a LoRA file, and what it is to its family."""
+    """One tensor of a LoRA file, and its role in its family."""
 
     role: str
     """`up`, `down`, `mid`, `up_bias`; `w1_a` to `t2` of LoHa and LoKr; `alpha`, `scale`; `dora_scale`; `diff`,
@@ -24,7 +24,7 @@ class Factor(NamedTuple):
 
 
 class Role(NamedTuple):
-    """A name of a LoRA file, taken apart: `group` tells LoHa's `w1_a` from LoKr's."""
+    """The name of a tensor of a LoRA file, taken apart; `group` distinguishes LoHa's `w1_a` from LoKr's."""
 
     module: str
     group: str
@@ -73,29 +73,29 @@ _ENDINGS: Final[tuple[tuple[str, str, str], ...]] = (
 )  # fmt: skip
 
 UNSUPPORTED: Final = frozenset({"OFT", "BOFT", "GLoRA", "AdaLoRA", "VeRA"})
-"""Groups that are recognised to be refused by name."""
+"""Groups that are recognized only to be refused by name."""
 
 _ADAPTER: Final = re.compile(
     r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?|ia3_l"
     r"|trainable_tokens_delta))"
     r"\.(?!(?:weight|bias)$)[^.]+(?=$|\.weight$|\.bias$)"
 )
-"""PEFT puts the adapter's name (`default`) behind what it saves, in files that were saved past `save_pretrained`."""
+"""PEFT appends the adapter's name (`default`) in files that were not saved with `save_pretrained`."""
 _SAVED: Final = re.compile(r"\.modules_to_save(?:(?=\.(?:weight|bias)$)|\.[^.]+(?=\.))")
-"""What PEFT puts into the names of modules that are trained whole, in such files."""
+"""What PEFT inserts in such files into names of modules that are trained whole."""
 _ORIGINAL: Final = ".original_module."
-"""Beside which it keeps the model's own, in such files: they are no part of what was trained."""
+"""In such files, names of the model's own tensors beside trained ones contain this."""
 _NUMBERED: Final = re.compile(r"(.+_lora[12])\.(up|down)\.weight")
-"""XLabs numbers the two streams of Flux in the module's name."""
+"""XLabs puts the number of one of Flux's two streams into the module's name."""
 
 
 def is_saved(name: str) -> bool:
-    """Return whether a tensor is of a module that PEFT trained whole, and its name says so."""
+    """Return whether a tensor's name says that PEFT trained its module whole."""
     return _SAVED.search(name) is not None
 
 
 def role_of(name: str) -> Role | None:
-    """Return what the tensor `name` is; None if nothing is known that ends so."""
+    """Return the role of a tensor by its name; None if its ending is unknown."""
     if numbered := _NUMBERED.fullmatch(name):
         return Role(numbered[1], "lora", numbered[2])
     if _ORIGINAL in name:

@@ -1,9 +1,9 @@
-"""A LoRA by itself, copied or scaled: what it adds to a model times a number.
+"""A LoRA copied or scaled: its delta times a number, without a model.
 
-What a module adds is linear in one of its tensors, which is multiplied: `up` of a product, one side of LoHa and LoKr, a
-difference as it is. So alphas, ranks and all that an adapter's configuration says stay what they are. Where what is
-added follows from the model's weight too (DoRA, IA3 of PEFT, tensors that take the place of the model's), no tensor of
-the LoRA times a number adds that many times as much.
+The delta of a module is linear in one of its tensors, and only this one is multiplied: `up` of a product, one side of
+LoHa and LoKr, or a whole difference. So alphas, ranks and everything in an adapter's configuration stay as they are. If
+the delta depends on the model's weight too (DoRA, PEFT's IA3, tensors that replace the model's), multiplying a tensor
+does not multiply the delta.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _FACTORS: Final = (
 _AS_THEY_ARE: Final = frozenset(
     {("lora", "up_bias"), ("full", "diff"), ("full", "diff_b"), ("norm", "w_norm"), ("norm", "b_norm")}
 )
-"""Tensors that are added as they are."""
+"""Tensors that are added unchanged."""
 _EMBEDDINGS: Final = "bundle_emb."
 
 
 class UnscalableError(Exception):
-    """What a module adds is no multiple of any of its tensors."""
+    """The delta of a module can't be scaled by multiplying one of its tensors."""
 
     def __init__(self, tensor: str, why: str) -> None:
         super().__init__(tensor, why)
         self.tensor = tensor
-        """One of the module's."""
+        """One of the module's tensors."""
         self.why = why
 
 
@@ -42,18 +42,18 @@ class KeptModule(NamedTuple):
     """A module of a LoRA that is copied or scaled."""
 
     weight: str
-    """What the weight is called that it changes, for selectors."""
+    """The name of the weight that it changes, for selectors."""
     tensors: tuple[str, ...]
 
 
 def weight_of(tensor: str) -> str:
-    """Return what the weight is called that a LoRA's tensor changes, as its own names have it."""
+    """Return the name of the weight that a LoRA's tensor changes, in the LoRA's own names."""
     role = role_of(tensor)
     return f"{role.module.removeprefix(PEFT)}.weight" if role else tensor
 
 
 def kept_modules(names: Iterable[str]) -> tuple[KeptModule, ...]:
-    """Return the modules of a LoRA's tensors; a tensor that belongs to none is one by itself."""
+    """Return the modules of a LoRA's tensors; a tensor that is in none is a module by itself."""
     found: dict[str, list[str]] = {}
     for name in names:
         role = None if name.startswith(_EMBEDDINGS) else role_of(name)
@@ -65,10 +65,10 @@ def kept_modules(names: Iterable[str]) -> tuple[KeptModule, ...]:
 
 
 def scaled(module: KeptModule, share: Fraction) -> Mapping[str, Fraction]:
-    """Return by what each tensor of a module is multiplied so that it adds `share` times as much.
+    """Return the factor of each tensor of a module that makes its delta `share` times as large.
 
     Raises:
-        UnscalableError: nothing does that.
+        UnscalableError: no factors do that.
     """
     found = dict.fromkeys(module.tensors, Fraction(1))
     if share == 1 or module.weight.startswith(_EMBEDDINGS):
@@ -98,7 +98,10 @@ def _unknown(_roles: Mapping[tuple[str, str], str]) -> str:
 
 
 def _plain(roles: Mapping[tuple[str, str], str]) -> str:
-    """IA3 of kohya's trainers adds the weight times such a tensor."""
+    """Return why a plain weight can't be scaled.
+
+    Empty for IA3 of kohya's trainers, whose delta is the weight times it.
+    """
     return "" if ("ia3", "on_input") in roles else "it takes the place of the model's"
 
 
@@ -110,4 +113,4 @@ _WHY: Final[Mapping[str, Callable[[Mapping[tuple[str, str], str]], str]]] = {
     "original": _nothing,
     "plain": _plain,
 }
-"""By group, why a module with such a tensor can't be scaled; empty where it can."""
+"""By group of roles: a function that returns why a module with such a tensor can't be scaled; empty if it can."""

@@ -47,9 +47,8 @@ def aliases(shapes: Shapes, of: str) -> Iterator[Alias]:
     """Yield the names of a model's tensors.
 
     A tensor's canonical name comes after its other names, except those that functions make. If another name is the same
-    text, it comes first, and it is the one that is meant. If no rule covers the architecture, only canonical names are
+    text, it comes first, and is the one that is meant. If no rule covers the architecture, only canonical names are
     made.
-
 
     Args:
         shapes: The tensors' shapes by canonical name.
