@@ -20,6 +20,7 @@ from mergebuild.cli.program import COMMANDS, PROGRAM_NAME, program
 from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.naming.rules import ConstantTensor, FamilyRules, Part, Row, data_of, families, general
 from mergebuild.report.catalog import default_text, kind_text
+from mergebuild.system.spans import KINDS, Kind
 
 __all__ = ["PAGES", "cli_page", "main", "methods_page", "names_page"]
 
@@ -84,6 +85,23 @@ of the section *Everywhere* may stand before the command or behind it.
     eval "$(_MERGEBUILD_COMPLETE=bash_source mergebuild)"          # in ~/.bashrc
     eval "$(_MERGEBUILD_COMPLETE=zsh_source mergebuild)"           # in ~/.zshrc
     _MERGEBUILD_COMPLETE=fish_source mergebuild | source           # in ~/.config/fish/completions/mergebuild.fish
+
+## Environment
+
+| variable | meaning |
+|---|---|
+| `MERGEBUILD_MODELS` | more folders in which sources are looked for, separated as in `PATH` |
+| `MERGEBUILD_NATIVE` | `0`: torch makes what compiled kernels would |
+| `MERGEBUILD_STORE` | the store, in place of what the mergefile says |
+| `MERGEBUILD_TRACE` | a file that gets a trace of the command: below |
+| `NO_COLOR` | no colours and no bars |
+
+## A trace
+
+`MERGEBUILD_TRACE=trace.json mergebuild build` writes down what the command does when, whichever command it is. Open
+the file at ui.perfetto.dev or chrome://tracing: a row a thread, a bar a *span*, with targets, tensors and bytes as its
+arguments. The file is whole also when the command fails, is interrupted or killed; what had not ended is shown as
+begun. A trace that was there is replaced, any other file is an error. A span is called one of these:
 
 """
 
@@ -236,7 +254,16 @@ def cli_page() -> str:
         text = command.get_help(click.Context(command, info_name=name, parent=context, terminal_width=100))
         # what every command has is shown once, above
         parts.append(f"## {PROGRAM_NAME} {name}\n\n{_block(text.partition('Everywhere:')[0].rstrip())}")
-    return _CLI_HEAD + "\n".join(parts)
+    return f"{_CLI_HEAD}{_spans()}\n" + "\n".join(parts)
+
+
+def _spans() -> str:
+    """Return the names of the spans, by kind."""
+    rows = ((kind, [f"`{name}`" for name, each in KINDS.items() if each is kind]) for kind in Kind)
+    return (
+        "\n".join(("| kind | spans |", "|---|---|", *(f"| {kind} | {', '.join(names)} |" for kind, names in rows)))
+        + "\n"
+    )
 
 
 def _block(text: str) -> str:

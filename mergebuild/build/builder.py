@@ -47,6 +47,7 @@ from mergebuild.store import FRAME, ArtifactRow, Entry, Fresh, Presence, Record,
 from mergebuild.system import portable, scratch
 from mergebuild.system.filestate import is_gone
 from mergebuild.system.publishing import fitting, temporary_path
+from mergebuild.system.spans import span
 
 __all__ = ["Builder", "BuilderOptions"]
 
@@ -334,10 +335,12 @@ class Builder:
             for action, row in ready:
                 is_made = (awaits and action.same_place is not None) or self._is_there(action, row)
                 if not is_made and not self._can_move(action, row):
-                    copies[action] = self._copied(action, row, self._temporary(action))
+                    with span("restore", target=action.name, file=action.content.shown):
+                        copies[action] = self._copied(action, row, self._temporary(action))
             for action, row in ready:
                 now = self._whole(action) or row if awaits and action.same_place is not None else row
-                self._place(action, now, copies.get(action))
+                with span("publish", target=action.name, file=action.content.shown):
+                    self._place(action, now, copies.get(action))
 
     def _is_there(self, action: FileAction, row: ArtifactRow) -> bool:
         """Whether an artifact is where the file goes already: another target is kept at the same place."""
@@ -597,6 +600,10 @@ class Builder:
 
     def _finish(self, action: FileAction, written: _WrittenFile, *, is_again: bool) -> None:
         """Publish a file that a pass wrote, or say why not. `is_again`: the pass wrote an equal one before it."""
+        with span("publish", target=action.name, file=action.content.shown):
+            self._finish_one(action, written, is_again=is_again)
+
+    def _finish_one(self, action: FileAction, written: _WrittenFile, *, is_again: bool) -> None:
         content = action.content
         stale = sorted({own for each in written.changed if (own := source_of_part(each))} & action.description.sources)
         if any(self._failed(need) for need in action.needs):
@@ -839,19 +846,20 @@ class Builder:
         assert made.digest is not None
         assert made.tensors is not None
         header = b"" if made.is_folder else made.files[0].header_checksum
-        self._ledger.put_record(
-            Record(
-                made.name,
-                made.digest,
-                made.goal.path,
-                manifest.encode(made.lines),
-                self._fingerprint_of(made.name),
-                header,
-                len(made.blueprint.specs),
-                made.notes,
-            ),
-            packed_keys(made.tensors, made.intermediates),
-        )
+        with span("record", target=made.name):
+            self._ledger.put_record(
+                Record(
+                    made.name,
+                    made.digest,
+                    made.goal.path,
+                    manifest.encode(made.lines),
+                    self._fingerprint_of(made.name),
+                    header,
+                    len(made.blueprint.specs),
+                    made.notes,
+                ),
+                packed_keys(made.tensors, made.intermediates),
+            )
 
     def _failed(self, need: str) -> bool:
         """Whether a target that another reads was not made."""

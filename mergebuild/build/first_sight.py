@@ -142,4 +142,4 @@ class FirstSight:
         info = content.header.tensors[key.tensor]
         form = file.action.description.blueprint.forms[key.tensor]
         terms = tuple((order[_NamedTensor(slot.owner, slot.tensor(key.tensor))], share) for slot, share in form.terms)
-        return UnseenTensor(place_of(content, key.tensor, index), info.dtype, info.shape, terms)
+        return UnseenTensor(place_of(content, key.tensor, index), info.dtype, info.shape, terms, key.tensor)

@@ -264,9 +264,9 @@ class Wave:
         self._add_leaves(made)
         for operand in made.inputs:
             if operand.terms is not None and operand.digest not in self.draft.steps:
-                self.draft.make(operand.digest, "float32", made.count, operand.terms)
+                self.draft.make(operand.digest, "float32", made.count, operand.terms, name=made.name)
                 self.counted.add(operand.digest)
-        self.draft.make(digest, made.spec.dtype, made.count, made.terms, _call(made))
+        self.draft.make(digest, made.spec.dtype, made.count, made.terms, _call(made), made.name)
         if made.operation is not None:
             self.operated[digest] = made
         self.counted.update((digest, *made.reads), _reads(made.survey) if made.survey else ())

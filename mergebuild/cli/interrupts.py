@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from mergebuild.system import scratch
+from mergebuild.system import scratch, spans
 
 __all__ = ["PATIENCE", "Ending"]
 
@@ -97,6 +97,7 @@ class Ending:
             pass  # a signal of someone else's
         time.sleep(PATIENCE)
         scratch.remove_all()
+        spans.tell_of_the_end()
         with suppress(RuntimeError):
             words = threading.Thread(target=self._say, daemon=True)
             words.start()

@@ -18,6 +18,7 @@ import click
 from mergebuild.cli.interrupts import Ending
 from mergebuild.cli.program import PROGRAM_NAME, program
 from mergebuild.cli.settings import Settings
+from mergebuild.cli.tracing import traced_if_asked
 from mergebuild.errors import InternalError, Interrupted, TargetError
 from mergebuild.report.console import make_streams_safe
 
@@ -76,7 +77,10 @@ def run(arguments: Sequence[str], ending: Ending | None = None) -> int:
 def _run(arguments: Sequence[str], settings: Settings) -> int:
     if instruction := os.environ.get(f"_{PROGRAM_NAME.upper()}_COMPLETE"):
         return _complete(instruction)
-    with program.make_context(PROGRAM_NAME, list(arguments), obj=settings) as context:
+    with (
+        traced_if_asked(arguments, settings),
+        program.make_context(PROGRAM_NAME, list(arguments), obj=settings) as context,
+    ):
         code = program.invoke(context)
     return code if isinstance(code, int) else 0
 

@@ -64,6 +64,7 @@ def guessed(group: UnseenGroup) -> Cluster | None:
             prod(each.shape),
             [(_stand_in(term), share) for term, share in each.terms],
             (each.place,),
+            name=each.name,
         )
         for index, each in enumerate(group.tensors)
     ]
@@ -107,7 +108,7 @@ def _made(tensor: UnseenTensor, draft: PassDraft, digests: Sequence[bytes], lyin
             return SeenTensor(digest, is_computed=False, bytes_read=0)
         case Way.COPY:
             return SeenTensor(digest, is_computed=False, bytes_read=lying[digest].size)
-    draft.make(digest, tensor.dtype, prod(tensor.shape), found.terms)
+    draft.make(digest, tensor.dtype, prod(tensor.shape), found.terms, name=tensor.name)
     read = sum(lying[term].size for term, _ in found.terms if term in lying)
     return SeenTensor(digest, is_computed=True, bytes_read=read)
 

@@ -25,6 +25,7 @@ from mergebuild.engine.work import Leaf, Location
 from mergebuild.errors import SourceError
 from mergebuild.formats.gathering import gather
 from mergebuild.system import portable
+from mergebuild.system.spans import span
 
 __all__ = ["RESIDENT", "Mappings", "OpenFile"]
 
@@ -140,7 +141,8 @@ class Mappings:
             OSError: as `view`.
         """
         file = self.opened(path)  # had until all is read: else another thread's next file may get its number
-        read = portable.pread_into(file.fd, room, offset)
+        with span("read", file=path, offset=offset, bytes=len(room)):
+            read = portable.pread_into(file.fd, room, offset)
         if read < len(room):
             raise OSError(errno.EIO, f"the file ends {len(room) - read} bytes early", str(path))
 

@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from mergebuild.engine.work import OutputFile, OutputRange
 from mergebuild.events import Emit, Progress
 from mergebuild.formats.gathering import scatter
 from mergebuild.system import portable
+from mergebuild.system.spans import span
 
 __all__ = ["DIRECT_SHARE", "Block", "Outputs"]
 
@@ -154,12 +155,17 @@ class Outputs:
         for _ in range(2 * self._threads + 2):
             self._free.put(Block(block))
         for _ in range(min(_WRITERS, self._threads) if self.is_direct else 0):
-            self._writers.append(threading.Thread(target=self._write_all, name="mergebuild-write"))
+            name = f"mergebuild-write_{len(self._writers)}"
+            self._writers.append(threading.Thread(target=self._write_all, name=name))
             self._writers[-1].start()
 
     def block(self) -> Block:
         """Return a block to fill, when there is one."""
-        return self._free.get()
+        try:
+            return self._free.get_nowait()
+        except Empty:
+            with span("wait for a block"):
+                return self._free.get()
 
     def put(self, block: Block, size: int, places: Sequence[OutputRange]) -> None:
         """Have the first bytes of a block written to all these places, and the block taken back then.
@@ -193,7 +199,8 @@ class Outputs:
         """
         block = self.block()
         size = min(size, len(block.memory))
-        read = portable.pread_into(fd, block.memory[:size], offset)
+        with span("read", offset=offset, bytes=size):
+            read = portable.pread_into(fd, block.memory[:size], offset)
         self.put(block, size, [place])
         if read < size:
             raise OSError(errno.EIO, f"the source of a copy ends {size - read} bytes early")
@@ -217,10 +224,11 @@ class Outputs:
         data = filled.block.memory[: filled.size]
         for place in filled.places:
             file = self._files[place.output]
-            if place.views:
-                file.scatter(data, place)
-            else:
-                file.write(data, place.offset)
+            with span("write", file=file.output.path, offset=place.offset, bytes=len(data)):
+                if place.views:
+                    file.scatter(data, place)
+                else:
+                    file.write(data, place.offset)
             self._emit(Progress(len(data)))
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.work import Leaf
 from mergebuild.system import portable
+from mergebuild.system.spans import span
 
 __all__ = ["AHEAD", "Prefetch"]
 
@@ -76,12 +77,13 @@ class Prefetch:
                     if asked - self._begun >= AHEAD and not self._waited(asked - AHEAD + _STRIDE):
                         return
                     if mapping is not None and not portable.is_cached(file.fd, start + size - 1):
-                        portable.advise(mapping, "willneed", start, size)
+                        with span("read ahead", file=path, offset=start, bytes=size):
+                            portable.advise(mapping, "willneed", start, size)
                     asked += size
 
     def _waited(self, begun: int) -> bool:
         """Wait until workers began with so many bytes; False when there is no more use in it."""
-        with self._moved:
+        with self._moved, span("wait for workers"):
             self._awaited = begun
             self._moved.wait_for(lambda: self._ended or self._begun >= begun)
             return not self._ended

@@ -46,6 +46,7 @@ from mergebuild.errors import TargetError
 from mergebuild.events import Emit, Notice, PassBegun, PassEnded, Progress
 from mergebuild.methods.method import Method
 from mergebuild.system import portable
+from mergebuild.system.spans import span
 
 if TYPE_CHECKING:
     from mergebuild.engine.compute import Choice, Hands
@@ -122,7 +123,10 @@ def run_pass(
     stop = threading.Event()
     count = threads or portable.cpu_count()
     try:
-        with Outputs(work.outputs, emit, stop=stop, threads=count, durable=durable) as outputs:
+        with (
+            span("pass", targets=targets, outputs=len(work.outputs), steps=len(work.steps)),
+            Outputs(work.outputs, emit, stop=stop, threads=count, durable=durable) as outputs,
+        ):
             # Pages are shared before space is allocated: what is shared takes none.
             shared = [_shared(job, outputs, emit) if isinstance(job, Copy) else job for job in schedule(work)]
             jobs = [job for job in shared if job is not None]
@@ -164,7 +168,7 @@ class _Torch:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(_POLITE)
         try:
-            with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
+            with suppress(Exception), span("import torch"):  # whoever needs it imports it again, and says what is wrong
                 if limits.fits():
                     _load_library()
                     import_module("mergebuild.engine.compute")
@@ -382,7 +386,8 @@ class _Crew:
             futures: list[Future[None]] = []
             try:
                 futures += (pool.submit(self._labour, number, count) for number in range(count))
-                done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+                with span("wait for workers"):
+                    done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
                 if waiting or any(future.exception() for future in done):
                     self._stop.set()
             except BaseException:  # an interrupt of the main thread
@@ -414,24 +419,36 @@ class _Crew:
         worker = compiled.CompiledWorker(self._outputs, self._mappings, self._stop, self._findings, chunk=self._chunk)
         is_last = 0 < number == count - 1
         is_extra = number >= PER_DEVICE and self._device != "cpu" and self.waits
-        while (is_last or is_extra) and not self._stop.is_set() and not _torch.came(within=_LOOK):
-            pass
+        if is_last or is_extra:
+            self._wait_for_torch()
         if is_extra and not self._stop.is_set() and 0 < self._devices() * PER_DEVICE <= number:
             return
         while (job := self._next()) is not None:
             if isinstance(job, Copy):
                 self._copy(job)
             elif isinstance(job, UnseenGroup):
-                self._begin(job, worker)
+                with span("make at first sight", tensors=job.tensors):
+                    self._begin(job, worker)
             elif isinstance(job, Cluster) and self._is_compiled(job):
-                self.results.update(worker.run(job))
+                with span("make", tensors=job.steps, by="compiled"):
+                    self.results.update(worker.run(job))
             else:
                 if hands is None:
-                    hands = self._hands(number)
+                    with span("wait for torch"):
+                        hands = self._hands(number)
                 if isinstance(job, Look):
-                    self._looks[id(job)] = hands.look(job.part)
+                    with span("look", method=job.part.method.name, tensors=job.part.tensors):
+                        self._looks[id(job)] = hands.look(job.part)
                 else:
-                    self.results.update(hands.run(job))
+                    with span("make", tensors=job.steps, by="torch"):
+                        self.results.update(hands.run(job))
+
+    def _wait_for_torch(self) -> None:
+        """Wait while torch is imported, if it is."""
+        if not _torch.came(within=0):
+            with span("wait for torch"):
+                while not self._stop.is_set() and not _torch.came(within=_LOOK):
+                    pass
 
     def _hands(self, number: int) -> Hands:
         """Return what the thread of that number computes with: of several devices one."""
@@ -538,6 +555,10 @@ class _Crew:
 
     def _copy(self, copy: Copy) -> None:
         """Copy in the kernel; past the page cache, by way of blocks."""
+        with span("copy", file=copy.location.path, offset=copy.location.offset, bytes=copy.location.size):
+            self._copy_bytes(copy)
+
+    def _copy_bytes(self, copy: Copy) -> None:
         lying = copy.location
         if lying.pieces:
             self._put_together(lying, copy.place)
@@ -570,10 +591,11 @@ class _Crew:
     def _checksum(self, leaf: Leaf) -> bytes:
         """Return the checksum of a tensor's bytes; they are in the page cache then for whoever computes with them."""
         running = new_checksum()
-        for piece in self._pieces(leaf):
-            if self._stop.is_set():
-                break
-            running.update(piece)
+        with span("checksum", file=leaf.location.path, offset=leaf.location.offset, bytes=leaf.location.size):
+            for piece in self._pieces(leaf):
+                if self._stop.is_set():
+                    break
+                running.update(piece)
         own = running.digest()
         return scaled_checksum(own, self._checksum(leaf.scale.leaf)) if leaf.scale else own
 

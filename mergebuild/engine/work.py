@@ -227,6 +227,8 @@ class Step:
     terms: Sequence[tuple[bytes, Fraction]]
     places: Sequence[OutputRange] = ()
     operation: KernelCall | None = None
+    name: str = field(default="", compare=False)
+    """What people call the tensor."""
 
     @property
     def reads(self) -> Sequence[bytes]:
@@ -286,6 +288,8 @@ class UnseenTensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     terms: tuple[tuple[int, Fraction], ...]
+    name: str = ""
+    """What people call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +375,8 @@ class PassDraft:
         count: int,
         terms: Sequence[tuple[bytes, Fraction]],
         operation: KernelCall | None = None,
+        name: str = "",
     ) -> None:
-        """Add a step, at the places that it was put at and will be."""
+        """Add a step, at the places that it was put at and will be. `name`: for people."""
         places = self._places.setdefault(digest, [])
-        self.steps[digest] = Step(digest, dtype, count, terms, places, operation)
+        self.steps[digest] = Step(digest, dtype, count, terms, places, operation, name)

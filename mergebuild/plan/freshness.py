@@ -22,6 +22,7 @@ from mergebuild.key import Key, Line, written
 from mergebuild.recipe import Recipe
 from mergebuild.sources.sources import Sources
 from mergebuild.store import ArtifactRow, Ledger, Record, Shelf
+from mergebuild.system.spans import span
 
 __all__ = ["Freshness"]
 
@@ -47,13 +48,14 @@ class Freshness:
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
         """Return the targets of these that are surely up to date, with what is known of them."""
-        return {
-            record.target: (record, row)
-            for record, row in self._ledger.published(names)
-            if str(record.output) == str(self._recipe.target(record.target).output_path)
-            and record.fingerprint == self.fingerprint(record.target)
-            and self._shelf.is_intact(row)
-        }
+        with span("fresh", targets=len(names)):
+            return {
+                record.target: (record, row)
+                for record, row in self._ledger.published(names)
+                if str(record.output) == str(self._recipe.target(record.target).output_path)
+                and record.fingerprint == self.fingerprint(record.target)
+                and self._shelf.is_intact(row)
+            }
 
     def fingerprint(self, name: str) -> bytes | None:
         """Return the fingerprint of a target or source; None while a source's content is not known."""

@@ -7,14 +7,14 @@ data and the store; it reads tensors only to learn what a source is, and writes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from mergebuild.errors import MergeBuildError
 from mergebuild.fold.folder import Folding
-from mergebuild.plan.actions import Description, Goal, Judgement, Refused
+from mergebuild.plan.actions import Action, Description, Goal, Judgement, Refused
 from mergebuild.plan.describe import Describer
 from mergebuild.plan.judge import Judge
 from mergebuild.plan.origins import Origins
@@ -24,6 +24,7 @@ from mergebuild.recipe import Recipe
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import Sources
 from mergebuild.store import Ledger, Shelf
+from mergebuild.system.spans import span
 
 __all__ = ["Elsewhere", "Planner"]
 
@@ -90,6 +91,10 @@ class Planner:
 
         Every problem that keeps a target from being planned is collected; the target is then blocked.
         """
+        with span("plan", targets=len(goals)):
+            return self._planned(goals, hash_all=hash_all)
+
+    def _planned(self, goals: Sequence[Goal | str], *, hash_all: bool) -> Plan:
         blocked: list[TargetResult] = []
         errors: list[MergeBuildError] = []
         for each in goals:
@@ -108,7 +113,7 @@ class Planner:
             for owner in self._describer.unhashed(judgement.name)
         }
         return Plan(
-            weigh(self._order.values(), {}, self._shelf, self._origins),
+            self._weighed(self._order.values(), {}),
             tuple(each if isinstance(each, str) else each.target for each in goals),
             tuple(blocked),
             tuple(errors),
@@ -118,7 +123,11 @@ class Planner:
 
     def without(self, plan: Plan, refused: Mapping[Judgement, Refused]) -> Plan:
         """Return a plan that leaves out what is refused, and what would have been shared with that."""
-        return replace(plan, actions=weigh(plan.judged, refused, self._shelf, self._origins), refused=refused)
+        return replace(plan, actions=self._weighed(plan.judged, refused), refused=refused)
+
+    def _weighed(self, judged: Iterable[Judgement], refused: Mapping[Judgement, Refused]) -> tuple[Action, ...]:
+        with span("weigh"):
+            return weigh(judged, refused, self._shelf, self._origins)
 
     def as_declared(self, target: str) -> Description:
         """Return what a build of a target by name would make; it is not taken into the work.
@@ -178,11 +187,18 @@ class Planner:
             for name in self._recipe.below(goal.target)[:-1]:
                 if name in self._judged:
                     self._caught_up(self._judged[name])
-        found = self._judge.judge(self._describer.describe(goal))
+        found = self._judged_now(goal)
         if not goal.is_extra:  # only now: of one that can't be described, nobody who reads it may find a half
             self._judged[goal.target] = found
             self._origins.add(found.description)
         return found
+
+    def _judged_now(self, goal: Goal) -> Judgement:
+        """Return a goal described and judged, by what is known now."""
+        with span("describe", target=goal.target):
+            made = self._describer.describe(goal)
+        with span("judge", target=goal.target):
+            return self._judge.judge(made)
 
     def _caught_up(self, judgement: Judgement) -> Judgement:
         """Return a judgement, made anew if its sources were not known then and another target has made them known."""
@@ -191,7 +207,7 @@ class Planner:
         known = self._judged.get(judgement.name)
         if known is not None and known.description.is_known and known.description.goal == judgement.description.goal:
             return known
-        found = self._judge.judge(self._describer.describe(judgement.description.goal))
+        found = self._judged_now(judgement.description.goal)
         if not found.description.goal.is_extra:
             self._judged[judgement.name] = found
             self._origins.add(found.description)

@@ -32,6 +32,7 @@ from mergebuild.recipe import Recipe
 from mergebuild.results.build import Verdict
 from mergebuild.store import Presence, Shelf
 from mergebuild.system import portable
+from mergebuild.system.spans import span
 
 __all__ = ["Gate", "Hold"]
 
@@ -64,6 +65,10 @@ class Gate:
 
     def ask(self, plan: Plan, planner: Planner) -> Plan:
         """Return the plan without what is refused, with why."""
+        with span("refuse"):
+            return self._asked(plan, planner)
+
+    def _asked(self, plan: Plan, planner: Planner) -> Plan:
         refused = _Refusals()
         for hold in self._holds:
             for judgement in plan.judged:

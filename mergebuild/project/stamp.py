@@ -25,6 +25,7 @@ import xxhash
 from mergebuild import REVISION, __version__
 from mergebuild.results.build import BuildResult, TargetResult, Verdict
 from mergebuild.system.filestate import Identity, Moment, epoch, is_racy
+from mergebuild.system.spans import span
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +64,10 @@ class Stamp:
 
     def answer(self) -> BuildResult | None:
         """Return the result of a build that has nothing to do; None when that is not certain."""
+        with span("stamp"):
+            return self._answer()
+
+    def _answer(self) -> BuildResult | None:
         began = time.perf_counter()
         try:
             kept = json.loads(_read(self._path))

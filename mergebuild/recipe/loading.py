@@ -27,6 +27,7 @@ from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.recipe import Parts, Recipe
 from mergebuild.recipe.targets import Declaration
 from mergebuild.recipe.variables import Scope
+from mergebuild.system.spans import span
 
 __all__ = ["load_methods", "load_names", "load_recipe"]
 
@@ -46,9 +47,10 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping
         RecipeError: everything that is wrong with the files, at once.
         UsageError: an override or a variable that the mergefile does not have, or whose value it can't take.
     """
-    problems = Problems()
-    parts, default = _read(path, overrides, variables or {}, problems)
-    return Recipe(parts, default, problems)
+    with span("recipe", file=str(path)):
+        problems = Problems()
+        parts, default = _read(path, overrides, variables or {}, problems)
+        return Recipe(parts, default, problems)
 
 
 def load_names(

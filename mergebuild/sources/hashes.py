@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from mergebuild.system.spans import span
+
 __all__ = ["EVERY", "Difference", "differs", "of_file", "of_files", "of_listing", "path_in", "sha256"]
 
 EVERY: Final = ("sha256", "autov1", "autov2", "autov3")
@@ -71,7 +73,8 @@ def of_file(path: Path, *, has_length: bool, wanted: Collection[str] = EVERY) ->
         if "autov1" in wanted:
             parts.append(_HashedRange(window.update, _WINDOW.start, _WINDOW.stop))
         if parts:
-            _read(file.readinto, parts)
+            with span("checksum", file=path):
+                _read(file.readinto, parts)
     found = {
         "sha256": whole.hexdigest(),
         "autov1": window.hexdigest()[:8],

@@ -50,6 +50,7 @@ from mergebuild.system import portable
 from mergebuild.system.filestate import Moment, grain_of, is_gone, is_racy, is_rested
 from mergebuild.system.missing import brought_back_by, near
 from mergebuild.system.portable import Identity, identity
+from mergebuild.system.spans import span
 
 __all__ = ["POSITION_IDS", "SMALL", "SourceFile", "Sources", "locate", "source_of_part"]
 
@@ -248,7 +249,8 @@ class Sources:
         """
         found = self._files.get(name)
         if found is None:
-            found = self._files[name] = self._open(self._declared[name])
+            with span("open", source=name):
+                found = self._files[name] = self._open(self._declared[name])
         return found
 
     def position_ids(self) -> str:
@@ -302,7 +304,8 @@ class Sources:
         wanted = {"sha256" if pin == "autov2" else pin for pin in pins} | ({"sha256"} if with_sha256 else set())
         missing = {each for each in wanted if source.hashes[each] is None}
         if missing or not source.is_hashed:
-            self._hash(source, missing)
+            with span("hash", source=name, bytes=source.size):
+                self._hash(source, missing)
         differs = hashes.differs(pins, source.hashes)
         if differs is not None:
             raise self._mismatch(source, differs)
@@ -539,8 +542,9 @@ def _checksums(source: SourceFile, tensors: Collection[TensorInfo]) -> list[byte
     paths = source.model.files
 
     def checksum_of(info: TensorInfo) -> bytes:
-        own = checksum_of_bytes(info)
-        return scaled_checksum(own, checksum_of_bytes(info.scale.info)) if info.scale else own
+        with span("checksum", tensor=info.name, bytes=info.nbytes):
+            own = checksum_of_bytes(info)
+            return scaled_checksum(own, checksum_of_bytes(info.scale.info)) if info.scale else own
 
     def checksum_of_bytes(info: TensorInfo) -> bytes:
         with ExitStack() as files:

@@ -16,6 +16,7 @@ from pathlib import Path
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Emit, Notice, silent
 from mergebuild.system import portable
+from mergebuild.system.spans import span
 
 __all__ = ["LOCK_FILES", "REBUILDS", "held_if_free", "locked"]
 
@@ -45,7 +46,8 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
             who = holder.read_text(encoding="utf-8", errors="replace").strip() or who
         emit(Notice(f"waiting for {who}, which uses the store"))
         try:
-            lock.acquire(timeout=-1 if timeout is None else timeout)
+            with span("wait for the store", holder=who):
+                lock.acquire(timeout=-1 if timeout is None else timeout)
         except filelock.Timeout:
             raise LockTimeoutError.one(
                 "store-locked",

@@ -1,0 +1,60 @@
+"""`MERGEBUILD_TRACE=FILE`: what a command did when, of whichever command, written to a file.
+
+Nothing is imported for it where nobody asks. Completion is no command: a shell that has the variable set asks for it at
+each key.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mergebuild.errors import UsageError
+from mergebuild.system.spans import span
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from mergebuild.cli.settings import Settings
+    from mergebuild.system.trace import TraceFile
+
+__all__ = ["VARIABLE", "traced_if_asked"]
+
+VARIABLE = "MERGEBUILD_TRACE"
+
+
+@contextmanager
+def traced_if_asked(arguments: Sequence[str], settings: Settings) -> Iterator[None]:
+    """Have what this block does written to the file that the environment names, if it does.
+
+    Raises:
+        UsageError: the file can't be written; before anything is done.
+    """
+    path = os.environ.get(VARIABLE)
+    if not path:
+        yield
+        return
+    command = shlex.join(arguments)
+    trace: TraceFile | None = None
+    try:
+        with _traced(path, command) as trace, span("command", words=command):
+            yield
+    finally:
+        if trace is not None and trace.lost:
+            settings.console.message(f"the trace `{path}` ends early: {trace.lost}")
+
+
+def _traced(path: str, command: str) -> AbstractContextManager[TraceFile]:
+    from mergebuild.system.trace import NoTraceFileError, TraceFile
+
+    try:
+        return TraceFile(path, command)
+    except NoTraceFileError as error:
+        raise UsageError.one(
+            "no-trace-file",
+            f"the trace `{path}` {error}",
+            help=f"{VARIABLE} names it: a new file, or a trace that is to be replaced",
+        ) from error

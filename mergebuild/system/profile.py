@@ -1,0 +1,76 @@
+"""Where the time of a command went: spans added up.
+
+A phase gets what it took without the phases inside it, so that phases add up to what the command took. What threads did
+is added up over all of them, and each second counts once: for the innermost span.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from mergebuild.system.spans import KINDS, Kind, Span, Track, listening
+
+__all__ = ["Profile", "Seconds"]
+
+_OF_THREADS = (Kind.COMPUTING, Kind.READING, Kind.WRITING, Kind.WAITING)
+
+
+class Seconds(NamedTuple):
+    """What a profile comes to."""
+
+    total: float
+    """From its beginning to its end."""
+    phases: dict[str, float]
+    """By name, in the order of `KINDS`; those that there were. The rest of the total is `other`."""
+    threads: dict[str, float]
+    """What threads did, by kind, of all threads together."""
+
+
+class Profile:
+    """Adds up the spans that end while it is entered: phases of the thread that enters it, and what all threads do."""
+
+    def __init__(self) -> None:
+        self._phases: Counter[str] = Counter()
+        self._threads: Counter[Kind] = Counter()
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._own = threading.current_thread()
+        self._began = 0
+        self._took = 0
+
+    def __enter__(self) -> Self:
+        self._own, self._began = threading.current_thread(), time.perf_counter_ns()
+        self._stack.enter_context(listening(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._took = time.perf_counter_ns() - self._began
+
+    def ended(self, track: Track, ended: Span) -> None:
+        """Take a span that ended in a thread."""
+        with self._lock:
+            if ended.kind is not Kind.PHASE:
+                self._threads[ended.kind] += ended.took - ended.inside
+            elif track.thread is self._own:
+                self._phases[ended.name] += ended.took - ended.phases
+
+    def process_ends(self) -> None:
+        """Nobody will ask."""
+
+    def seconds(self) -> Seconds:
+        """Return what it came to."""
+        phases = {name: self._phases[name] / 1e9 for name in KINDS if name in self._phases}
+        rest = self._took / 1e9 - sum(phases.values())
+        return Seconds(
+            self._took / 1e9,
+            {**phases, "other": max(0.0, rest)},
+            {str(kind): self._threads[kind] / 1e9 for kind in _OF_THREADS},
+        )

@@ -1,0 +1,210 @@
+"""Spans: what a process is busy with, from when to when, told to whoever listens.
+
+    with span("hash", source="opk", bytes=4_000_000_000):
+        ...
+
+A span has a name of the table below, whose kind says what it counts as, and facts for people. Spans of one thread lie
+inside each other, so what a span takes is its own time and that of those inside it. Listeners (`profile.py` and
+`trace.py`) are told of each span when it ends, with both. While nobody listens, `span` returns a context that does
+nothing: that is all that is on the way of a build, some hundred nanoseconds a tensor.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+__all__ = ["KINDS", "Kind", "Listener", "Span", "Track", "listening", "span", "tell_of_the_end", "tracks"]
+
+
+class Kind(StrEnum):
+    """What the time of a span is counted as."""
+
+    PHASE = "phase"
+    """A part of a command, one after another in the main thread."""
+    COMPUTING = "computing"
+    """Arithmetic, and the reading of mapped files that goes with it."""
+    READING = "reading"
+    WRITING = "writing"
+    WAITING = "waiting"
+    """For another thread, another process, or torch, with work to do."""
+    IDLE = "idle"
+    """Without work: the main thread while others work, a thread that has read far enough ahead."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "command": Kind.PHASE,
+    "stamp": Kind.PHASE,
+    "recipe": Kind.PHASE,
+    "open": Kind.PHASE,
+    "fresh": Kind.PHASE,
+    "plan": Kind.PHASE,
+    "describe": Kind.PHASE,
+    "judge": Kind.PHASE,
+    "weigh": Kind.PHASE,
+    "refuse": Kind.PHASE,
+    "hash": Kind.PHASE,
+    "pass": Kind.PHASE,
+    "restore": Kind.PHASE,
+    "publish": Kind.PHASE,
+    "record": Kind.PHASE,
+    "make": Kind.COMPUTING,
+    "look": Kind.COMPUTING,
+    "make at first sight": Kind.COMPUTING,
+    "import torch": Kind.COMPUTING,
+    "checksum": Kind.READING,
+    "read": Kind.READING,
+    "read ahead": Kind.READING,
+    "copy": Kind.WRITING,
+    "write": Kind.WRITING,
+    "wait for a block": Kind.WAITING,
+    "wait for torch": Kind.WAITING,
+    "wait for the store": Kind.WAITING,
+    "wait for workers": Kind.IDLE,
+}
+"""Every span that there is, by name."""
+
+
+class Listener(Protocol):
+    """Who is told of spans, from any thread; one call at a time for each thread."""
+
+    def ended(self, track: Track, ended: Span) -> None:
+        """Take a span that ended in a thread."""
+
+    def process_ends(self) -> None:
+        """Do what must be done before the process ends at once, from a thread that must not wait."""
+
+
+class Track:
+    """The spans of one thread that have not ended, the outermost first."""
+
+    def __init__(self, thread: threading.Thread, number: int) -> None:
+        self.thread = thread
+        self.name = thread.name
+        self.number = number
+        self.open: list[Span] = []
+
+
+class _Tracks(threading.local):
+    """The track of each thread; a thread that ended leaves its track to the next of its name."""
+
+    track: Track | None = None
+
+
+_listeners: tuple[Listener, ...] = ()
+_lock = threading.Lock()
+_every: list[Track] = []
+_own = _Tracks()
+
+
+def tracks() -> list[Track]:
+    """Return the tracks of all threads that had a span while somebody listened."""
+    with _lock:
+        return list(_every)
+
+
+def _track() -> Track:
+    found = _own.track
+    if found is None:
+        thread = threading.current_thread()
+        with _lock:
+            found = next((each for each in _every if each.name == thread.name and not each.thread.is_alive()), None)
+            if found is None:
+                _every.append(found := Track(thread, len(_every)))
+            found.thread, found.open = thread, []
+        _own.track = found
+    return found
+
+
+class Span:
+    """Something that a thread does, with its times in nanoseconds by `time.perf_counter_ns`."""
+
+    __slots__ = ("began", "facts", "inside", "kind", "name", "phases", "took")
+
+    def __init__(self, name: str, facts: dict[str, object]) -> None:
+        self.name = name
+        self.kind = KINDS[name]
+        self.facts = facts
+        self.began = 0
+        self.took = 0
+        self.inside = 0
+        """Of that, what the spans right inside it took."""
+        self.phases = 0
+        """Of that, what the phases inside it took."""
+
+    def note(self, **facts: object) -> None:
+        """Add facts that show only meanwhile."""
+        self.facts.update(facts)
+
+    def __enter__(self) -> Self:
+        _track().open.append(self)
+        self.began = time.perf_counter_ns()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.took = time.perf_counter_ns() - self.began
+        if kind is not None:
+            self.facts["error"] = kind.__name__
+        track = _track()
+        while track.open and track.open.pop() is not self:
+            pass  # an interrupt came between the beginning of one inside and its block
+        if track.open:
+            track.open[-1].inside += self.took
+        if self.kind is Kind.PHASE:
+            above = next((each for each in reversed(track.open) if each.kind is Kind.PHASE), None)
+            if above is not None:
+                above.phases += self.took
+        for listener in _listeners:
+            listener.ended(track, self)
+
+
+class _NoSpan:
+    """What a span is while nobody listens."""
+
+    __slots__ = ()
+
+    def note(self, **facts: object) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        return None
+
+
+_NO_SPAN = _NoSpan()
+
+
+def span(name: str, **facts: object) -> Span | _NoSpan:
+    """Return a context: what the process does in it is called so. `name`: one of `KINDS`.
+
+    Facts are texts, numbers, or sequences of what has a `name`; they are only looked at when somebody listens.
+    """
+    return Span(name, facts) if _listeners else _NO_SPAN
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have somebody told of the spans of all threads in this block."""
+    global _listeners  # noqa: PLW0603 -- one process, one answer to what it does
+    with _lock:
+        _listeners = (*_listeners, listener)
+    try:
+        yield
+    finally:
+        with _lock:
+            _listeners = tuple(each for each in _listeners if each is not listener)
+
+
+def tell_of_the_end() -> None:
+    """Tell whoever listens that the process ends now, whatever its threads are at."""
+    for listener in _listeners:
+        listener.process_ends()

@@ -1,0 +1,173 @@
+"""`MERGEBUILD_TRACE=FILE`: what a command did when, whole whatever became of it; nothing else depends on it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from project_space import Space
+from tiny_models import sd15
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    """Return the spans of a trace; it must be one JSON document."""
+    found: list[dict[str, Any]] = json.loads(path.read_text())["traceEvents"]
+    return [each for each in found if each["ph"] != "M"]
+
+
+@pytest.fixture
+def path(space: Space, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the trace of each command of this test goes."""
+    monkeypatch.setenv("MERGEBUILD_TRACE", "trace.json")
+    return space / "trace.json"
+
+
+@pytest.fixture
+def large(space: Space) -> Space:
+    """A project whose build takes a while."""
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        space.model(f"{name}.safetensors", {"w": torch.full((2, 400_000), value), "v": torch.ones(64, 64) * value})
+    space.write(
+        """
+        [sources]
+        one = "one.safetensors"
+        two = "two.safetensors"
+        [targets.mix]
+        foreach.alpha = { from = 0.005, to = 0.15, step = 0.005 }
+        method = "weighted_sum"
+        a = "one"
+        b = "two"
+        alpha = "${alpha}"
+        output = "out/mix-${alpha}.safetensors"
+        """
+    )
+    return space
+
+
+def test_a_build_is_told_from_the_recipe_to_the_record(pair: Space, path: Path) -> None:
+    """With targets and tensors, in each thread in order."""
+    pair.run("build", "-j", "2")
+
+    found = events(path)
+    names = Counter(each["name"] for each in found)
+    order = [each["name"] for each in sorted(found, key=lambda each: float(each["ts"])) if each["cat"] == "phase"]
+    assert list(dict.fromkeys(order)) == [
+        "command", "stamp", "recipe", "fresh", "plan", "open", "hash", "describe", "judge", "weigh", "refuse", "pass",
+        "publish", "record",
+    ]  # fmt: skip
+    of = {each["name"]: each["args"] for each in found}
+    assert of["command"] == {"words": "build -j 2"}
+    assert of["pass"]["targets"] == ["mix"]
+    assert of["publish"] == {"target": "mix", "file": "out/mix.safetensors"}
+    made = {tensor for each in found if each["name"] == "make" for tensor in each["args"]["tensors"]}
+    assert made == set(pair.read("out/mix.safetensors"))
+    assert names["write"] >= len(made)
+    whole = next(each for each in found if each["name"] == "command")
+    assert all(each["ts"] >= whole["ts"] for each in found)
+
+
+def test_sources_never_seen_are_merged_while_they_are_hashed(
+    pair: Space, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mergebuild.plan.describe.SMALL", 0)
+
+    pair.run("build")
+
+    made = [each["args"]["tensors"] for each in events(path) if each["name"] == "make at first sight"]
+    assert {tensor for tensors in made for tensor in tensors} == set(pair.read("out/mix.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("plan",), ("status",), ("why", "mix"), ("lineage", "mix"), ("list",), ("verify",), ("gc", "-n"), ("lock",)],
+    ids=" ".join,
+)
+def test_every_verb_has_one(pair: Space, path: Path, arguments: tuple[str, ...]) -> None:
+    pair.run(*arguments)
+
+    (whole,) = [each for each in events(path) if each["name"] == "command"]
+    assert whole["args"]["words"] == " ".join(arguments)
+
+
+def test_it_changes_no_byte(pair: Space, path: Path) -> None:
+    pair.run("build")
+    traced = pair.bytes("out/mix.safetensors")
+    pair.process("clean", "-y", env={"MERGEBUILD_TRACE": ""})
+    path.unlink()
+
+    pair.process("build", env={"MERGEBUILD_TRACE": ""})
+
+    assert pair.bytes("out/mix.safetensors") == traced
+    assert not path.exists()
+
+
+def test_a_build_that_fails_has_a_whole_one(pair: Space, path: Path) -> None:
+    model = sd15(2)
+    next(iter(model.values())).view(-1)[0] = float("nan")
+    pair.model("two.safetensors", model)
+
+    pair.run("build", code=1)
+
+    assert {"pass", "publish", "command"} <= {each["name"] for each in events(path)}
+
+
+def test_a_mistake_of_the_mergefile_is_in_it(pair: Space, path: Path) -> None:
+    pair.edit("alpha = 0.3", "alpah = 0.3")
+
+    pair.run("build", code=3)
+
+    assert {each["name"]: each["args"].get("error") for each in events(path)}["command"] == "RecipeError"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_a_build_that_is_ended_has_a_whole_one(large: Space, path: Path, number: signal.Signals) -> None:
+    """An interrupt ends what was under way; of a kill it is whole, too, as far as it goes."""
+    process = large.spawn("build", "-j", "1")
+    deadline = time.monotonic() + 60
+    while not list(large.root.glob("out/.*mergebuild-*")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+
+    found = {each["name"]: each for each in events(path)}
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert number == signal.SIGKILL or found["command"]["args"]["error"] == "KeyboardInterrupt"
+    assert "recipe" in found
+
+
+def test_one_that_cant_be_written_is_told_before_any_work(pair: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no reason to lose a model: what is there and is no trace stays."""
+    monkeypatch.setenv("MERGEBUILD_TRACE", "one.safetensors")
+
+    refused = pair.refused("build", code=2)
+
+    assert refused.err == (
+        "error[no-trace-file]: the trace `one.safetensors` is there, and is no trace of mergebuild\n"
+        "  help: MERGEBUILD_TRACE names it: a new file, or a trace that is to be replaced\n"
+    )
+
+
+def test_one_that_ends_early_is_told_and_the_build_is_done(
+    pair: Space, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = "mergebuild.system.trace.TraceFile._flush"
+    calls: list[int] = []
+
+    def flush(_file: object) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(real, flush)
+
+    built = pair.run("build")
+
+    assert built.err.endswith("the trace `trace.json` ends early: no space left on device\n")
+    assert (pair / "out/mix.safetensors").exists()
+    assert events(path) == []
