@@ -101,7 +101,14 @@ of the section *Everywhere* may stand before the command or behind it.
 `MERGEBUILD_TRACE=trace.json mergebuild build` writes down what the command does when, whichever command it is. Open
 the file at ui.perfetto.dev or chrome://tracing: a row a thread, a bar a *span*, with targets, tensors and bytes as its
 arguments. The file is whole also when the command fails, is interrupted or killed; what had not ended is shown as
-begun. A trace that was there is replaced, any other file is an error. A span is called one of these:
+begun. A trace that was there is replaced, any other file is an error.
+
+`build --profile` adds the same spans up. The seconds of a phase are without those of the phases inside it, so that they
+add up to all of it; `other` is what is in no phase. What threads did is added up over all of them: *computing* is
+arithmetic, with the reading of mapped files that goes with it and the copies that make room; *reading* is what is read
+or hashed by itself; *waiting* is for a block of memory that is still being written, for torch, or for another process.
+
+A span is called one of these:
 
 """
 

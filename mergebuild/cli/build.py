@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         out: str | None
         dtype: str | None
         lock_timeout: float | None
+        profile: bool
 
 
 def _check(targets: tuple[str, ...], options: _BuildFlags) -> None:
@@ -47,6 +48,9 @@ def _check(targets: tuple[str, ...], options: _BuildFlags) -> None:
     if kind not in _DEVICES or (colon and not (kind == "cuda" and number.isascii() and number.isdecimal())):
         message = f"there is no device `{options['device']}`"
         raise UsageError.one("no-such-device", message, help="expected `auto`, `cpu`, `cuda` or `cuda:0`")
+    if options["dry_run"] and options["profile"]:
+        what = "`-n` builds nothing that could have a profile"
+        raise UsageError.one("dry-run-with-profile", what, help="MERGEBUILD_TRACE=FILE shows where a plan's time goes")
     if options["out"] is None:
         if options["dtype"] is not None:
             raise UsageError.one(
@@ -73,6 +77,7 @@ def _check(targets: tuple[str, ...], options: _BuildFlags) -> None:
 @click.option(
     "--dtype", metavar="DTYPE", type=click.Choice(_DTYPES), help=f"The dtype of what -o writes: {', '.join(_DTYPES)}."
 )
+@click.option("--profile", is_flag=True, help="Show where the time went: seconds by phase, and of threads.")
 @lock_timeout_option
 @reads_recipe
 def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_BuildFlags]) -> int:
@@ -88,15 +93,30 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Bui
 
         return show_plan(settings, targets, options["device"], force=options["force"], locked=options["locked"])
     try:
-        result = _nothing_to_do(settings, targets, options) or _build(settings, targets, options)
+        result = _profiled(settings, targets, options) if options["profile"] else _done(settings, targets, options)
     except MergeBuildError as error:
         if error.result is None:
             raise
         result = error.result  # what is refused before any work has a row for each target, too
     shown = shown_from_here(settings)
     lines = [] if settings.quiet or settings.as_json else build_lines(result, verbose=settings.verbose > 0, shown=shown)
+    if result.profile is not None:
+        from mergebuild.report.profile import profile_lines
+
+        lines += profile_lines(result.profile)
     settings.console.answer(result.to_json(), lines, problems=result.problems)
     return result.exit_code
+
+
+def _profiled(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult:
+    """Build with a profile, of which reading the mergefile is a part."""
+    from mergebuild.project.profiled import profiled
+
+    return profiled(lambda: _done(settings, targets, options))
+
+
+def _done(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult:
+    return _nothing_to_do(settings, targets, options) or _build(settings, targets, options)
 
 
 def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult | None:

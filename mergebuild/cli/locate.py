@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mergebuild.cli.settings import Settings
 from mergebuild.errors import Place, RecipeError, UsageError
 from mergebuild.system.filestate import is_file
+from mergebuild.system.spans import span
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,8 @@ def open_project(settings: Settings) -> Project:
     """Load the mergefile that the settings name, with what `--set` and `--vars` say."""
     from pathlib import Path
 
-    from mergebuild.project.project import load
+    with span("import"):
+        from mergebuild.project.project import load
 
     return load(Path(path_of_mergefile(settings)), overrides=settings.overrides, variables=settings.variables)
 

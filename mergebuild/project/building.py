@@ -17,6 +17,7 @@ from mergebuild.errors import MergeBuildError, TargetError, problems_of, togethe
 from mergebuild.events import Emit, Event, Hashing, Notice
 from mergebuild.project.lock import holds_of
 from mergebuild.results.build import BuildResult, TargetResult, Verdict
+from mergebuild.system.spans import span
 
 if TYPE_CHECKING:
     from mergebuild.build.builder import Builder
@@ -57,7 +58,8 @@ class Building:
             return refused.answer()
 
     def _run(self) -> BuildResult:
-        from mergebuild.build.builder import Builder  # what only looks has no use for the engine
+        with span("import"):
+            from mergebuild.build.builder import Builder  # what only looks has no use for the engine
 
         session, options = self.session, self.options
         with ExitStack() as stack:

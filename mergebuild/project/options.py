@@ -35,6 +35,9 @@ class BuildOptions:
     lock_timeout: float | None = None
     """Seconds for which another process is waited for that uses the store; None: as long as it takes."""
 
+    profile: bool = False
+    """Whether the result says how many seconds each part of the build took."""
+
     def of_builder(self, link: str) -> BuilderOptions:
         """Return what of it the builder has a use for. `link`: what the project says of second names."""
         from mergebuild.build.builder import BuilderOptions

@@ -23,6 +23,7 @@ from mergebuild.project import lock as locks
 from mergebuild.project.building import Building, with_torch_ahead
 from mergebuild.project.claims import Claims
 from mergebuild.project.options import BuildOptions
+from mergebuild.project.profiled import profiled
 from mergebuild.project.session import Session, Sessions, device_class
 from mergebuild.project.stamp import Stamp
 from mergebuild.project.stamping import keep_stamp
@@ -134,12 +135,13 @@ class Project:
         out: Path | str | None = None,
         dtype: str | None = None,
         lock_timeout: float | None = None,
+        profile: bool = False,
         emit: Emit = silent,
     ) -> BuildResult:
         """Make targets (none: the default ones) up to date.
 
         A target that fails does not raise: its result says so, and `exit_code` is the first one's. `out` writes one
-        target there, in `dtype`, and changes nothing else.
+        target there, in `dtype`, and changes nothing else. With `profile` the result says where the time went.
 
         Raises:
             MergeBuildError: what is known before any work, unless `keep_going`, with the `result`; no space; an
@@ -155,8 +157,10 @@ class Project:
             out=out,
             dtype=dtype,
             lock_timeout=lock_timeout,
+            profile=profile,
         )
-        return self._build(tuple(targets), options, emit)
+        build = partial(self._build, tuple(targets), options, emit)
+        return profiled(build) if options.profile else build()
 
     def _build(self, targets: tuple[str, ...], options: BuildOptions, emit: Emit) -> BuildResult:
         began = time.perf_counter()

@@ -8,9 +8,12 @@ verbs answer is in `looks.py`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mergebuild.errors import Problem
+
+if TYPE_CHECKING:
+    from mergebuild.system.profile import Seconds
 
 __all__ = ["BuildResult", "PlanResult", "TargetResult", "Verdict"]
 
@@ -76,16 +79,19 @@ class BuildResult(NamedTuple):
     exit_code: int = 0
     problems: tuple[Problem, ...] = ()
     """Everything that kept targets from being built, in their order."""
+    profile: Seconds | None = None
+    """Where the time went, when that was asked for."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `build`."""
-        return {
+        """Return the contract's object of `build`; `profile` is there when that was asked for."""
+        found: dict[str, object] = {
             "ok": self.ok,
             "seconds": round(self.seconds, 3),
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "targets": [target.to_json() for target in self.targets],
         }
+        return found if self.profile is None else found | {"profile": self.profile.to_json()}
 
 
 class MemoryBounds(NamedTuple):

@@ -30,6 +30,14 @@ class Seconds(NamedTuple):
     threads: dict[str, float]
     """What threads did, by kind, of all threads together."""
 
+    def to_json(self) -> dict[str, object]:
+        """Return the contract's object `profile`."""
+        return {
+            "seconds": round(self.total, 3),
+            "phases": {name: round(seconds, 3) for name, seconds in self.phases.items()},
+            "threads": {name: round(seconds, 3) for name, seconds in self.threads.items()},
+        }
+
 
 class Profile:
     """Adds up the spans that end while it is entered: phases of the thread that enters it, and what all threads do."""

@@ -40,6 +40,7 @@ class Kind(StrEnum):
 KINDS: Mapping[str, Kind] = {
     "command": Kind.PHASE,
     "stamp": Kind.PHASE,
+    "import": Kind.PHASE,
     "recipe": Kind.PHASE,
     "open": Kind.PHASE,
     "fresh": Kind.PHASE,
@@ -137,10 +138,6 @@ class Span:
         self.phases = 0
         """Of that, what the phases inside it took."""
 
-    def note(self, **facts: object) -> None:
-        """Add facts that show only meanwhile."""
-        self.facts.update(facts)
-
     def __enter__(self) -> Self:
         _track().open.append(self)
         self.began = time.perf_counter_ns()
@@ -169,9 +166,6 @@ class _NoSpan:
     """What a span is while nobody listens."""
 
     __slots__ = ()
-
-    def note(self, **facts: object) -> None:
-        """Do nothing."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""`MERGEBUILD_TRACE=FILE`: what a command did when, whole whatever became of it; nothing else depends on it."""
+"""`MERGEBUILD_TRACE=FILE` and `build --profile`: what a command did when; nothing else depends on it."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_a_build_is_told_from_the_recipe_to_the_record(pair: Space, path: Path) 
     names = Counter(each["name"] for each in found)
     order = [each["name"] for each in sorted(found, key=lambda each: float(each["ts"])) if each["cat"] == "phase"]
     assert list(dict.fromkeys(order)) == [
-        "command", "stamp", "recipe", "fresh", "plan", "open", "hash", "describe", "judge", "weigh", "refuse", "pass",
-        "publish", "record",
+        "command", "stamp", "import", "recipe", "fresh", "plan", "open", "hash", "describe", "judge", "weigh", "refuse",
+        "pass", "publish", "record",
     ]  # fmt: skip
     of = {each["name"]: each["args"] for each in found}
     assert of["command"] == {"words": "build -j 2"}
@@ -171,3 +171,46 @@ def test_one_that_ends_early_is_told_and_the_build_is_done(
     assert built.err.endswith("the trace `trace.json` ends early: no space left on device\n")
     assert (pair / "out/mix.safetensors").exists()
     assert events(path) == []
+
+
+# Profiles
+
+
+def test_a_profile_stands_below_what_was_built(pair: Space) -> None:
+    """Phases in the order of work, then what threads did; asked for, it is shown to the quiet too."""
+    lines = pair.run("build", "--profile", "-q").out.splitlines()
+
+    begin, threads = lines.index("where the time went:"), lines.index("in all threads:")
+    assert begin == 0
+    names = [line.split()[0] for line in lines[1:threads]]
+    assert names[-2:] == ["other", "in"]
+    assert {"recipe", "open", "hash", "plan", "pass", "publish", "record"} <= set(names)
+    assert [line.split()[0] for line in lines[threads + 1 :]] == ["computing", "reading", "writing", "waiting"]
+
+
+def test_a_profile_is_in_the_document_when_it_is_asked_for(pair: Space) -> None:
+    assert "profile" not in pair.build().document
+    pair.edit("alpha = 0.3", "alpha = 0.4")
+
+    found = pair.build("--profile").document["profile"]
+
+    assert found.keys() == {"seconds", "phases", "threads"}
+    assert sum(found["phases"].values()) == pytest.approx(found["seconds"], abs=0.02)
+    assert found["phases"].keys() >= {"stamp", "recipe", "pass", "other"}
+
+
+def test_a_build_that_is_refused_has_a_profile(pair: Space) -> None:
+    (pair / "one.safetensors").unlink()
+
+    found = pair.json("build", "--profile", code=4)
+
+    assert found["profile"]["phases"].keys() >= {"recipe", "plan"}
+
+
+def test_what_builds_nothing_has_no_profile(pair: Space) -> None:
+    refused = pair.refused("build", "-n", "--profile", code=2)
+
+    assert refused.err == (
+        "error[dry-run-with-profile]: `-n` builds nothing that could have a profile\n"
+        "  help: MERGEBUILD_TRACE=FILE shows where a plan's time goes\n"
+    )

@@ -1,0 +1,28 @@
+"""A build with a profile: where its time went is part of its result, also of one that is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mergebuild.errors import MergeBuildError
+from mergebuild.results.build import BuildResult
+from mergebuild.system.profile import Profile
+
+__all__ = ["profiled"]
+
+
+def profiled(build: Callable[[], BuildResult]) -> BuildResult:
+    """Return what a build comes to, with the seconds that each part of it took.
+
+    Raises:
+        MergeBuildError: as `build` does; its result has them, too.
+    """
+    profile = Profile()
+    try:
+        with profile:
+            result = build()
+    except MergeBuildError as error:
+        if error.result is not None:
+            error.result = error.result._replace(profile=profile.seconds())
+        raise
+    return result._replace(profile=profile.seconds())
