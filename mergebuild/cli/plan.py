@@ -9,6 +9,9 @@ from mergebuild.report.builds import plan_lines
 
 __all__ = ["command", "show_plan"]
 
+MOST_TENSORS = 200
+"""What is said of each target with one `-v`: a model of many experts has fifty thousand."""
+
 
 @subcommand("plan")
 @targets_argument
@@ -18,7 +21,8 @@ def command(settings: Settings, targets: tuple[str, ...]) -> int:
 
     For each target: the verdict, the reasons, the tensors to compute and to reuse, the bytes to read and to write;
     then the space needed and free. What a build would refuse is blocked, and the exit code is the build's. Nothing is
-    changed.
+    changed. With -v, also what becomes of single tensors, and from where: of each target the first 200; with -vv, and
+    in JSON with -v, all of them.
     """
     return show_plan(settings, targets)
 
@@ -33,8 +37,16 @@ def show_plan(
 ) -> int:
     """Make the plan and print it."""
     named = targets_from_here(settings, targets)
-    plan = open_project(settings).plan(named, device=device, force=force, locked=locked)
+    most = _most_tensors(settings)
+    plan = open_project(settings).plan(named, device=device, force=force, locked=locked, tensors=most)
     lines = [] if settings.as_json else plan_lines(plan, verbose=settings.verbose > 0, shown=shown_from_here(settings))
     document = plan.to_json() if settings.as_json else {}
     settings.console.answer(document, lines, problems=plan.problems)
     return plan.exit_code
+
+
+def _most_tensors(settings: Settings) -> int | None:
+    """Return of how many tensors of each target something is to be said; None: of all."""
+    if not settings.verbose:
+        return 0
+    return MOST_TENSORS if settings.verbose == 1 and not settings.as_json else None

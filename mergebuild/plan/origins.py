@@ -51,6 +51,10 @@ class Origins:
         """Return a source and the name in it of a tensor with this digest, if a target described reads one."""
         return self._sources_by_digest.get(digest)
 
+    def digest(self, owner: str, tensor: str) -> bytes:
+        """Return the digest of a tensor of a source that is hashed, or of a target that is described."""
+        return self._origin(owner, tensor).digest
+
     def dtype(self, digest: bytes) -> str | None:
         """Return the dtype in which a tensor that some target reads is stored; None where none reads it."""
         return self._dtypes.get(digest)

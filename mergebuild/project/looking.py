@@ -34,15 +34,19 @@ def plan(
     began: float,
     force: bool = False,
     lock: Locked | None = None,
+    tensors: int | None = 0,
 ) -> PlanResult:
-    """Say what a build of targets would do, and why. Of those held to a `lock` all sources are read."""
+    """Say what a build of targets would do, and why. Of those held to a `lock` all sources are read.
+
+    `tensors`: of how many tensors of each target; None: of all.
+    """
     is_held = lock is not None
     found = session.plan(names, hash_all=is_held, look_closely=is_held)
     found = session.gated(found, force=force, holds=holds_of(session, lock))
     refusals = found.refusals.values()
     return PlanResult(
         time.perf_counter() - began,
-        found.results(),
+        _with_tensors(session, found, tensors) if tensors != 0 else found.results(),
         found.space_needed,
         free_space(session.recipe.root),
         found.bytes_to_hash,
@@ -50,6 +54,14 @@ def plan(
         memory_bounds(found.largest_whole, device=session.device != "cpu"),
         bounded(problems_of(refusals)),
     )
+
+
+def _with_tensors(session: Session, found: Plan, most: int | None) -> tuple[TargetResult, ...]:
+    """Return the results of a plan with what becomes of single tensors."""
+    from mergebuild.plan.tensor_work import tensor_work
+
+    work = tensor_work(found, session.recipe.root, most)
+    return tuple(each._replace(tensors=work.get(each.target, ())) for each in found.results())
 
 
 def status(session: Session, names: Iterable[str]) -> StatusResult:

@@ -84,13 +84,20 @@ class Project:
     # Looking
 
     def plan(
-        self, targets: Sequence[str] = (), *, device: str = "auto", force: bool = False, locked: bool = False
+        self,
+        targets: Sequence[str] = (),
+        *,
+        device: str = "auto",
+        force: bool = False,
+        locked: bool = False,
+        tensors: int | None = 0,
     ) -> PlanResult:
         """Say what a build of these targets (none: the default ones) would do, and why.
 
         What a build would refuse (with `force`, `locked`, or without) is `blocked`, and `exit_code` is that of the
         first such target. Sources of targets never built are not read, unless they are held to a lock:
-        `bytes_to_hash` says how much more would have to be. Whether there is such a device is not looked at.
+        `bytes_to_hash` says how much more would have to be. Whether there is such a device is not looked at. `tensors`:
+        of how many tensors of each target it is said what becomes of them (None: of all).
 
         Raises:
             RecipeError: with `locked`, there is no lock.
@@ -98,7 +105,7 @@ class Project:
         began = time.perf_counter()
         lock = lockfile.read(self._claims.lock_file) if locked else None
         names = self.recipe.resolve(targets)
-        verb = partial(looking.plan, names=names, began=began, force=force, lock=lock)
+        verb = partial(looking.plan, names=names, began=began, force=force, lock=lock, tensors=tensors)
         return self._sessions.run(verb, silent, device=device)
 
     def status(self, targets: Sequence[str] = ()) -> StatusResult:

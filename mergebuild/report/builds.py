@@ -7,7 +7,7 @@ user stands.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mergebuild.report.columns import table
 from mergebuild.results.build import BuildResult, PlanResult, TargetResult, Verdict
@@ -16,6 +16,9 @@ from mergebuild.results.quantities import count_text, size_text, time_text
 __all__ = ["Shown", "as_it_is", "build_lines", "plan_lines"]
 
 Shown = Callable[[str], str]
+
+_MOST_ORIGINS = 4
+"""Models that are named in a tensor's row."""
 
 
 def as_it_is(path: str) -> str:
@@ -75,12 +78,27 @@ def plan_lines(plan: PlanResult, *, verbose: bool = False, shown: Shown = as_it_
         lines += (f"    {text}" for text in (*target.reasons, *target.notices))
         if target.error and target.error.message not in target.reasons:
             lines.append(f"    {target.error.message}")
+        lines += _tensor_lines(target)
     if plan.bytes_to_hash:
         lines.append(f"{size_text(plan.bytes_to_hash)} of sources are not hashed yet, and would be read to know more")
     lines.append(f"space: {size_text(plan.space_needed)} needed, {size_text(plan.space_free)} free")
     device = f", {size_text(plan.memory.device)} of each device's" if plan.memory.device else ""
     lines.append(f"memory: at most {size_text(plan.memory.host)} beside the page cache{device}")
     return lines
+
+
+def _tensor_lines(target: TargetResult) -> list[str]:
+    """Return a row a tensor; its name is last, as it is the longest."""
+    told = target.tensors or ()
+    rows = table(((str(each.how), _origins_text(each.origins), each.tensor) for each in told), indent=4)
+    more = target.tensors_computed + target.tensors_reused - len(told) if told else 0
+    return [*rows, f"    and {count_text(more, 'more tensor')} (-vv shows all)"] if more > 0 else rows
+
+
+def _origins_text(origins: Sequence[str]) -> str:
+    """Return what a tensor comes from in a row's width: sources by name alone, of many models the first."""
+    shown = ", ".join(each.removeprefix("source ") for each in origins[:_MOST_ORIGINS])
+    return f"{shown} and {len(origins) - _MOST_ORIGINS} more" if len(origins) > _MOST_ORIGINS else shown
 
 
 def _planned_row(target: TargetResult, shown: Shown) -> tuple[str, ...]:

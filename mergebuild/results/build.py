@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from mergebuild.errors import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mergebuild.results.tensor_work import TensorWork
     from mergebuild.system.profile import Seconds
 
 __all__ = ["BuildResult", "PlanResult", "TargetResult", "Verdict"]
@@ -50,6 +53,8 @@ class TargetResult(NamedTuple):
     """Why (plans only in JSON)."""
     notices: tuple[str, ...] = ()
     """What the user should know and stops nothing, a sentence each: tensors that an input lacks, for example."""
+    tensors: Sequence[TensorWork] | None = None
+    """What becomes of single tensors, when that was asked for (plans only)."""
 
     def to_json(self) -> dict[str, object]:
         """Return the contract's object of a target of `build`."""
@@ -128,8 +133,11 @@ class PlanResult(NamedTuple):
             "space_free": self.space_free,
             "memory": self.memory._asdict(),
             "bytes_to_hash": self.bytes_to_hash,
-            "targets": [
-                target.to_json() | {"reasons": list(target.reasons), "notes": list(target.notices)}
-                for target in self.targets
-            ],
+            "targets": [_planned(target) for target in self.targets],
         }
+
+
+def _planned(target: TargetResult) -> dict[str, object]:
+    """Return the contract's object of a target of `plan`."""
+    found = target.to_json() | {"reasons": list(target.reasons), "notes": list(target.notices)}
+    return found if target.tensors is None else found | {"tensors": [each.to_json() for each in target.tensors]}

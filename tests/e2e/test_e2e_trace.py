@@ -173,6 +173,29 @@ def test_one_that_ends_early_is_told_and_the_build_is_done(
     assert events(path) == []
 
 
+# Single tensors
+
+
+def test_a_verbose_plan_lists_tensors_with_what_becomes_of_each(pair: Space) -> None:
+    """Of each target the first 200; then how many more there are."""
+    pair.model("one.safetensors", {f"w{each:03}": torch.tensor([float(each)]) for each in range(203)})
+    pair.model("two.safetensors", {f"w{each:03}": torch.tensor([float(each % 200)]) for each in range(203)})
+
+    lines = pair.run("plan", "-v").out.splitlines()
+
+    assert lines[1:3] == ["    never built", "    copied    one       w000"]
+    assert lines[202] == "    and 3 more tensors (-vv shows all)"
+    assert [line for line in pair.run("plan", "-vv").out.splitlines() if "w20" in line] == [
+        "    computed  one, two  w200",
+        "    computed  one, two  w201",
+        "    computed  one, two  w202",
+    ]
+    tensors = pair.json("plan", "-v")["targets"][0]["tensors"]
+    assert len(tensors) == 203
+    assert tensors[200] == {"tensor": "w200", "how": "computed", "from": ["source one", "source two"], "bytes": 4}
+    assert "tensors" not in pair.json("plan")["targets"][0]
+
+
 # Profiles
 
 

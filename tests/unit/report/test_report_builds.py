@@ -5,6 +5,7 @@ from __future__ import annotations
 from mergebuild.errors import Problem
 from mergebuild.report.builds import build_lines, plan_lines
 from mergebuild.results.build import BuildResult, MemoryBounds, PlanResult, TargetResult, Verdict
+from mergebuild.results.tensor_work import How, TensorWork
 
 BUILT = TargetResult(
     "orange",
@@ -84,3 +85,22 @@ def test_a_plan_gives_verdict_counts_bytes_reasons_and_space() -> None:
 
 def test_a_plan_with_nothing_to_do_is_one_line() -> None:
     assert plan_lines(PlanResult(0.04, (CURRENT,), 0, 1)) == ["nothing to do: 1 target is up to date (0.04 s)"]
+
+
+def test_tensors_of_a_plan_are_rows_with_their_names_last() -> None:
+    """Of many models the first are named; of many tensors that are not told there is the number."""
+    tensors = (
+        TensorWork("model.layers.0.mlp.weight", How.COMPUTED, tuple(f"source m{each}" for each in range(6)), 4096),
+        TensorWork("norm", How.HELD, ("out/mix.safetensors",), 64),
+        TensorWork("head", How.SHARED, ("target mix",), 64),
+    )
+    target = TargetResult("mix", Verdict.BUILD, "out/mix.safetensors", None, tensors_computed=5, tensors=tensors)
+
+    lines = plan_lines(PlanResult(0.1, (target,), 0, 1000), verbose=True)
+
+    assert lines[1:5] == [
+        "    computed  m0, m1, m2, m3 and 2 more  model.layers.0.mlp.weight",
+        "    held      out/mix.safetensors        norm",
+        "    shared    target mix                 head",
+        "    and 2 more tensors (-vv shows all)",
+    ]
