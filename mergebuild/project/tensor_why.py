@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.plan.actions import Description
@@ -28,10 +28,9 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
     now = BuiltKeys.of(packed_keys(description.tensors, description.intermediates), description.tensors.artifact)
     packed, record = ledger.keys(description.name), ledger.record(description.name)
     built = BuiltKeys.of(packed, record.artifact) if packed and record else None
-    both = [each for each in (now, built) if each is not None]
     labels = labelled(  # one name for one tensor, whichever column it stands in
-        ((digest, origins.label(*owned)) for each in both for digest, *owned in each.owners(tensor)),
-        ((digest, origins.label(*owned)) for each in both for digest, *owned in each.owners()),
+        _labels(now.owners(tensor) if now else (), built.owners(tensor) if built else (), origins),
+        _labels(now.owners() if now else (), built.owners() if built else (), origins),
     )
     before, after = (_described(each, tensor, labels) for each in (built, now))
     if before is None and after is None:
@@ -50,6 +49,24 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
     else:
         note = "" if after is not None else "the mergefile makes no such tensor now"
     return explained(tensor, before, after, note)
+
+
+def _labels(
+    now: Iterable[tuple[bytes, str, str]], built: Iterable[tuple[bytes, str, str]], origins: Origins
+) -> Iterator[tuple[bytes, str]]:
+    """Yield what people call digests: of inputs as they are `now`, and else as they were `built` from.
+
+    Whose a digest is now is not taken from the key that is explained: a key that has two inputs mixed up would explain
+    itself wrongly, too.
+    """
+    known: set[bytes] = set()
+    for digest, owner, tensor in now:
+        if origins.digest(owner, tensor) == digest:
+            yield digest, origins.label(owner, tensor)
+        elif source := origins.source_of(digest):
+            yield digest, origins.label(*source)
+        known.add(digest)
+    yield from ((digest, origins.label(owner, tensor)) for digest, owner, tensor in built if digest not in known)
 
 
 def _parameter(description: Description, tensor: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from mergebuild.system.spans import KINDS, Kind, Span, Track, listening
+from mergebuild.system.spans import KINDS, Kind, TimeSpan, Track, listening
 
 __all__ = ["Profile", "Seconds"]
 
@@ -62,7 +62,7 @@ class Profile:
         self._stack.close()
         self._took = time.perf_counter_ns() - self._began
 
-    def ended(self, track: Track, ended: Span) -> None:
+    def ended(self, track: Track, ended: TimeSpan) -> None:
         """Take a span that ended in a thread."""
         with self._lock:
             if ended.kind is not Kind.PHASE:

@@ -19,7 +19,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["KINDS", "Kind", "Listener", "Span", "Track", "listening", "span", "tell_of_the_end", "tracks"]
+__all__ = ["KINDS", "Kind", "Listener", "TimeSpan", "Track", "listening", "span", "tell_of_the_end", "tracks"]
 
 
 class Kind(StrEnum):
@@ -74,7 +74,7 @@ KINDS: Mapping[str, Kind] = {
 class Listener(Protocol):
     """Who is told of spans, from any thread; one call at a time for each thread."""
 
-    def ended(self, track: Track, ended: Span) -> None:
+    def ended(self, track: Track, ended: TimeSpan) -> None:
         """Take a span that ended in a thread."""
 
     def process_ends(self) -> None:
@@ -88,7 +88,7 @@ class Track:
         self.thread = thread
         self.name = thread.name
         self.number = number
-        self.open: list[Span] = []
+        self.open: list[TimeSpan] = []
 
 
 class _Tracks(threading.local):
@@ -122,7 +122,7 @@ def _track() -> Track:
     return found
 
 
-class Span:
+class TimeSpan:
     """Something that a thread does, with its times in nanoseconds by `time.perf_counter_ns`."""
 
     __slots__ = ("began", "facts", "inside", "kind", "name", "phases", "took")
@@ -177,12 +177,12 @@ class _NoSpan:
 _NO_SPAN = _NoSpan()
 
 
-def span(name: str, **facts: object) -> Span | _NoSpan:
+def span(name: str, **facts: object) -> TimeSpan | _NoSpan:
     """Return a context: what the process does in it is called so. `name`: one of `KINDS`.
 
     Facts are texts, numbers, or sequences of what has a `name`; they are only looked at when somebody listens.
     """
-    return Span(name, facts) if _listeners else _NO_SPAN
+    return TimeSpan(name, facts) if _listeners else _NO_SPAN
 
 
 @contextmanager

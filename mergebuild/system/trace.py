@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mergebuild.system.spans import Span, Track, listening, tracks
+from mergebuild.system.spans import TimeSpan, Track, listening, tracks
 
 __all__ = ["NoTraceFileError", "TraceFile"]
 
@@ -79,7 +79,7 @@ class TraceFile:
         self._listening.close()
         self.close()
 
-    def ended(self, track: Track, ended: Span) -> None:
+    def ended(self, track: Track, ended: TimeSpan) -> None:
         """Take a span that ended in a thread."""
         with self._lock:
             if self._is_closed:
@@ -106,7 +106,7 @@ class TraceFile:
         finally:
             self._lock.release()
 
-    def _event(self, track: Track, each: Span, **more: object) -> None:
+    def _event(self, track: Track, each: TimeSpan, **more: object) -> None:
         if track.number not in self._named:
             self._named.add(track.number)
             self._add(ph="M", name="thread_name", tid=track.number, args={"name": track.name})

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
 from lab import Lab
 
 from mergebuild.errors import UsageError
+from mergebuild.project.tensor_why import _labels
 from mergebuild.results.looks import KeyLine, TensorWhy
+
+if TYPE_CHECKING:
+    from mergebuild.plan.origins import Origins
 
 TEXT = """
 [targets.half]
@@ -226,3 +231,25 @@ def test_json_has_both_sides_of_each_line(three: Lab) -> None:
     assert list(found["before"]) == ["digest", "copy_of"]
     assert found["lines"][0] == {"what": "method", "before": "linear@1", "after": "linear@1", "depth": 0}
     assert found["note"] is None
+
+
+class KnownOrigins:
+    """Knows whose tensors digests are."""
+
+    def digest(self, owner: str, tensor: str) -> bytes:
+        return {"x": b"1", "y": b"2"}[owner] + tensor.encode()
+
+    def source_of(self, digest: bytes) -> tuple[str, str] | None:
+        return {b"1w": ("x", "w"), b"2w": ("y", "w")}.get(digest)
+
+    def label(self, owner: str, tensor: str) -> str:
+        return f"source {owner}: {tensor}"
+
+
+def test_whose_a_tensor_is_does_not_follow_from_the_key_that_is_explained() -> None:
+    """A key that has two inputs mixed up shows them mixed up, not by the names that it should have."""
+    mixed = [(b"1w", "y", "w"), (b"2w", "x", "w")]
+
+    found = list(_labels(mixed, [(b"1w", "y", "w"), (b"3w", "z", "w")], cast("Origins", KnownOrigins())))
+
+    assert found == [(b"1w", "source x: w"), (b"2w", "source y: w"), (b"3w", "source z: w")]

@@ -10,7 +10,7 @@ import pytest
 
 import mergebuild
 from mergebuild.system.profile import Profile
-from mergebuild.system.spans import KINDS, Kind, Span, Track, listening, span, tell_of_the_end
+from mergebuild.system.spans import KINDS, Kind, TimeSpan, Track, listening, span, tell_of_the_end
 
 PACKAGE = Path(mergebuild.__file__).parent
 
@@ -19,10 +19,10 @@ class Heard:
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.spans: list[tuple[str, Span]] = []
+        self.spans: list[tuple[str, TimeSpan]] = []
         self.ends = 0
 
-    def ended(self, track: Track, ended: Span) -> None:
+    def ended(self, track: Track, ended: TimeSpan) -> None:
         self.spans.append((track.name, ended))
 
     def process_ends(self) -> None:
@@ -91,7 +91,7 @@ def test_threads_of_one_name_after_each_other_have_one_row() -> None:
     heard: list[int] = []
 
     class Rows:
-        def ended(self, track: Track, _ended: Span) -> None:
+        def ended(self, track: Track, _ended: TimeSpan) -> None:
             heard.append(track.number)
 
         def process_ends(self) -> None:
