@@ -1,7 +1,13 @@
-"""The command line: arguments in, calls of the library, exit codes out. No logic lives here.
+"""The command line: it turns arguments into calls of the library, and results into output and exit codes.
 
-A module a command, imported when it is called. Some have the names of builtins (`list`), which hide those in this
-file once they are imported; so nothing but what starts it lives here.
+Begin with `program.py` (the table of commands) and any short command, such as `lineage.py`. Each command is one module,
+imported only when it is called. `options.py` has the options that commands share, `settings.py` their values,
+`locate.py` finds and loads the mergefile, `process.py` turns exceptions into exit codes, `interrupts.py` ends the
+process on Ctrl-C.
+
+A command decides nothing: it calls `mergebuild.project` and gives the answer to `mergebuild.report`. It may import any
+room; only this one imports click. Some modules are named as builtins (`list`): once imported, they hide these in this
+file, so it has only the start of the program.
 """
 
 from __future__ import annotations
@@ -17,10 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["main", "run"]
 
 _OBJECTS_BEFORE_COLLECTING = 50_000
-"""A recipe of ten thousand targets is a million objects that stay, and imports leave many more than garbage: looking
-for garbage as often as Python does by itself takes a sixth of the time of a plan, and a twentieth of a start."""
+"""New objects before Python's garbage collector runs. A recipe of ten thousand targets is a million objects that stay
+in use, and so do most that imports create: with Python's own threshold, collecting takes a sixth of the time of a plan,
+and a twentieth of a start."""
 _YOUNG_BEFORE_OLDER = 50
-"""How often what is new is looked through before what outlived that is: it stays, and is as much as all the rest."""
+"""Collections of a young generation before the next older one is collected: old objects are many, and nearly all stay
+in use."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -44,12 +52,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fill_closed_streams() -> None:
-    """Put something harmless where stdin, stdout or stderr is closed.
+    """Open the null device in place of each of stdin, stdout and stderr that is closed.
 
-    Else the next file that is opened, an output perhaps, takes its number, and gets what libraries print there.
+    Otherwise the next file that is opened, such as an output, gets that number, and what libraries print goes into it.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `descriptor`

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def _check(targets: tuple[str, ...], options: _BuildFlags) -> None:
-    """Refuse options that make no sense together."""
+    """Raise UsageError for a device that doesn't exist, and for options that make no sense together."""
     kind, colon, number = options["device"].partition(":")
     if kind not in _DEVICES or (colon and not (kind == "cuda" and number.isascii() and number.isdecimal())):
         message = f"there is no device `{options['device']}`"
@@ -97,7 +97,7 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Bui
     except MergeBuildError as error:
         if error.result is None:
             raise
-        result = error.result  # what is refused before any work has a row for each target, too
+        result = error.result  # refused before any work: the result still has a row for each target
     shown = shown_from_here(settings)
     lines = [] if settings.quiet or settings.as_json else build_lines(result, verbose=settings.verbose > 0, shown=shown)
     if result.profile is not None:
@@ -120,7 +120,7 @@ def _done(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) ->
 
 
 def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult | None:
-    """Return the answer to a build that has nothing to do, where that shows before the mergefile is parsed."""
+    """Return the result of a build that has nothing to do, if the stamp shows that without parsing; else None."""
     if options["force"] or options["locked"] or options["out"] is not None or options["device"] not in ("auto", "cpu"):
         return None
     named = targets_from_here(settings, targets)

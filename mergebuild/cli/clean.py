@@ -49,14 +49,14 @@ def command(
         if not _is_wanted(settings, foreseen):
             settings.console.answer(CleanResult(()).to_json(), ["nothing was removed"])
             return 0
-        agreed["foreseen"] = foreseen  # a build may have ended since it was shown
+        agreed["foreseen"] = foreseen  # only these are removed: a build may have added files since they were shown
     cleaned = clean(dry_run=dry_run, **agreed)
     settings.console.answer(cleaned.to_json(), clean_lines(cleaned, shown=shown_from_here(settings)))
     return 0
 
 
 def _is_wanted(settings: Settings, foreseen: CleanResult) -> bool:
-    """Show what would go, and ask whether it may."""
+    """Show which files would be removed, and return whether the user agrees. Without files, don't ask: yes."""
     if not foreseen.removed:
         return True
     for line in clean_lines(foreseen, shown=shown_from_here(settings)):

@@ -1,4 +1,4 @@
-"""Names for the shell to complete, from the text of the mergefile alone. Whatever goes wrong, there are just none."""
+"""Names for shell completion, read from the mergefile's text alone. If it can't be read, there are no names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["own_methods", "source_names", "target_names"]
 
 
 def target_names(settings: Settings, incomplete: str) -> tuple[str, ...]:
-    """Return the names of targets; the members of a family only once its name and an `@` are there."""
+    """Return names of targets; after a family's name and `@` are typed, the names of its members instead."""
     _, targets = _names(settings)
     name, at, _ = incomplete.partition("@")
     if not at:
@@ -32,7 +32,7 @@ def source_names(settings: Settings) -> tuple[str, ...]:
 
 
 def own_methods(settings: Settings) -> Mapping[str, Method]:
-    """Return the methods that the mergefile declares itself."""
+    """Return the methods that the mergefile declares, by name; none if it can't be read."""
     try:
         return open_methods(settings)
     except (MergeBuildError, OSError):

@@ -1,7 +1,8 @@
-"""Exceptions as problems with an exit code.
+"""Exceptions as problems (texts for the user), with an exit code.
 
-Ours carry both. click's are mistakes in the command line. A full disk is a full disk wherever it was met, and so with
-whatever else a machine may be short of. What is left is a bug of ours, and says so.
+Exceptions of mergebuild have both. Those of click are mistakes in the command line. A full disk, too little memory, and
+everything else that the operating system or SQLite refuses are recognized wherever they were raised. Any other
+exception is a bug in mergebuild, and the message says so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _ELSEWHERE = "check the permissions of the store's folder, or name another one i
 
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_MEMORY = re.compile("DefaultCPUAllocator|can't allocate memory|SQLITE_NOMEM|SQLITE_IOERR_NOMEM")
-"""What torch says of an allocation that failed, and SQLite's names for it."""
+"""Parts of torch's messages about allocations that failed, and SQLite's names for the same."""
 _NO_THREADS = "can't start new thread"
 
 _RECORDS = {
@@ -44,11 +45,11 @@ _RECORDS = {
     "SQLITE_CANTOPEN": (TargetError, "store-unreadable", "cannot be opened", _ELSEWHERE),
     "SQLITE_IOERR": (TargetError, "store-unreadable", "cannot be read or written", "check the disk that they are on"),
 }
-"""By the beginning of SQLite's name for it: what is wrong with the records of the store."""
+"""Errors of the store's database, by the beginning of SQLite's name: class, code, and parts of message and help."""
 
 
 def explained(error: BaseException) -> tuple[int, tuple[Problem, ...]]:
-    """Return the exit code and the problems of whatever ended a command."""
+    """Return the exit code and the problems for an exception that ended a command."""
     if isinstance(error, MergeBuildError):
         return error.exit_code, error.problems
     if isinstance(error, KeyboardInterrupt | click.Abort):
@@ -80,7 +81,7 @@ def _nearest(found: str, possibilities: Sequence[str] | None, otherwise: str) ->
 
 
 def _is_no_space(error: BaseException) -> bool:
-    # sqlite3 need not be imported to be recognized
+    # SQLite's errors are recognized by an attribute, so that sqlite3 need not be imported
     return (isinstance(error, OSError) and error.errno in NO_SPACE) or (
         getattr(error, "sqlite_errorname", None) == "SQLITE_FULL"
     )
@@ -95,7 +96,7 @@ def _no_space_problem(error: BaseException) -> Problem:
 
 
 def _shortage(error: BaseException) -> Problem | None:
-    """Return what the machine, or a limit on the process, is short of, if that is why."""
+    """Return a problem if an exception says that files, memory or threads ran out, else None."""
     number = error.errno if isinstance(error, OSError) else None
     said = f"{error} {getattr(error, 'sqlite_errorname', '')}"
     if number in _NO_FILES:
@@ -120,7 +121,7 @@ def _shortage(error: BaseException) -> Problem | None:
 
 
 def _of_records(error: BaseException) -> tuple[int, tuple[Problem, ...]] | None:
-    """Return what is wrong with the records of the store, if SQLite's name for it says that it is no bug."""
+    """Return exit code and problem if an exception is SQLite's and in `_RECORDS`, so no bug of ours; else None."""
     name = getattr(error, "sqlite_errorname", None) or ""
     for beginning, (kind, code, what, mend) in _RECORDS.items():
         if name.startswith(beginning) and not name.endswith("NOMEM"):
@@ -131,8 +132,8 @@ def _of_records(error: BaseException) -> tuple[int, tuple[Problem, ...]] | None:
 
 
 def _refusal(error: BaseException) -> Problem | None:
-    """Return what the system said no to, if that is why."""
-    if isinstance(error, UnicodeEncodeError):  # what streams can't show they escape
+    """Return a problem if an exception says that the operating system refused something, else None."""
+    if isinstance(error, UnicodeEncodeError):  # about a file's name: streams escape what they can't show
         shown = error.object.encode(errors="backslashreplace").decode()
         return Problem(
             "unwritable-name",

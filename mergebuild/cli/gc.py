@@ -1,4 +1,4 @@
-"""`mergebuild gc`: free what no target needs."""
+"""`mergebuild gc`: remove artifacts that no target needs."""
 
 from __future__ import annotations
 

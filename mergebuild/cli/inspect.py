@@ -42,7 +42,10 @@ def command(settings: Settings, asked: str, tensors: bool) -> int:
 
 
 def _asked_for(settings: Settings, asked: str) -> tuple[Path, Mapping[str, LayoutText]]:
-    """Return the file to look at, and the layouts that the mergefile around declares. A file wins over a name."""
+    """Return the path to inspect, and the layouts that the mergefile declares.
+
+    `asked` is the path of a file if there is such a file, else the name of a source or target, else any other path.
+    """
     path = Path(asked)
     if path.is_file():
         return path, _layouts_nearby(settings)
@@ -51,7 +54,7 @@ def _asked_for(settings: Settings, asked: str) -> tuple[Path, Mapping[str, Layou
     recipe = open_recipe(settings)
     if asked in recipe.sources:
         return _source_file(recipe, asked), recipe.layouts
-    if path.name != asked or path.suffix.lower() in READ_SUFFIXES:  # no target's name ends so by accident
+    if path.name != asked or path.suffix.lower() in READ_SUFFIXES:  # it is meant as a path
         return path, recipe.layouts
     try:
         return _output(recipe, asked), recipe.layouts
@@ -62,7 +65,7 @@ def _asked_for(settings: Settings, asked: str) -> tuple[Path, Mapping[str, Layou
 
 
 def _layouts_nearby(settings: Settings) -> Mapping[str, LayoutText]:
-    """Return the layouts of the mergefile around, if there is one that can be read."""
+    """Return the layouts that the mergefile declares; none if there is no mergefile, or it can't be read."""
     if find_mergefile(settings) is None:
         return {}
     try:
@@ -78,7 +81,7 @@ def _source_file(recipe: Recipe, name: str) -> Path:
 
 
 def _output(recipe: Recipe, name: str) -> Path:
-    """Return the file of a target."""
+    """Return the path of a target's output; raise UsageError if it has none, or the name stands for several targets."""
     members = recipe.resolve([name])
     if len(members) != 1:
         raise UsageError.one(

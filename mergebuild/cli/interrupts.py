@@ -1,11 +1,11 @@
-"""Ending when asked to: in order if that is soon, and in any case before anyone wonders.
+"""Requests to end (Ctrl-C, SIGTERM, SIGHUP): an orderly end if it comes soon, a forced one after half a second.
 
-Ctrl-C, SIGTERM and SIGHUP raise `KeyboardInterrupt` in the main thread, once; on its way up locks are given back, files
-closed and scratch files removed. But Python runs handlers only between two steps of its own, and the main thread waits
-for those that work for it: a call that decomposes a matrix may take a minute. So a thread listens too, by way of the
-descriptor that the system's handler itself writes to. When there was no end within `PATIENCE` seconds it removes the
-scratch files, says what there is to say, and ends the process whatever the others do: as a kill would, which a build
-survives at any instruction.
+A signal raises `KeyboardInterrupt` in the main thread, once; while it propagates, locks are released, files closed and
+scratch files removed. But Python runs signal handlers only between two bytecodes of the main thread, and that may be
+waiting for worker threads: decomposing a matrix takes up to a minute. So a second thread, the watcher, also learns of
+signals, through the descriptor that C's own handler writes to (`signal.set_wakeup_fd`). If the process has not ended
+within `PATIENCE` seconds, the watcher removes scratch files, shows the error, and ends the process whatever the other
+threads do. That is like a kill, which a build survives at any instruction.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from mergebuild.system import scratch, spans
 __all__ = ["PATIENCE", "Ending"]
 
 PATIENCE = 0.5
-"""Seconds from a request to end to the end that waits for nobody: on a busy machine what is left of the two that are
-promised may pass before the listening thread has the interpreter, and the kernel has given back some gigabytes."""
+"""Seconds from a request to the forced end. Users are promised an end within two: on a busy machine the rest may pass
+before the watcher gets the interpreter, and before the operating system has freed some gigabytes."""
 
 _LAST_WORDS = 0.3
-"""Seconds for the last words: nobody may be reading them."""
+"""Seconds that the watcher waits for the message to be written: a pipe that is not read would block it for ever."""
 
 _INTERRUPTED = 130
 
 
 class Ending:
-    """Requests to end, as one process sees them. `last_words` tells the user, when nobody else has."""
+    """Requests to end one process. Set `last_words` to the function that shows the user the error at a forced end."""
 
     def __init__(self) -> None:
         self.last_words: Callable[[], None] = lambda: None
@@ -44,28 +44,31 @@ class Ending:
         self._numbers = [number for number in map(_number, ("SIGINT", "SIGTERM", "SIGHUP")) if number is not None]
 
     def listen(self) -> None:
-        """Take requests to end from now on. They have no effect before `begin`, unless it is long in coming."""
+        """Handle requests to end from now on.
+
+        Until `begin`, a request raises nothing; if the process still runs `PATIENCE` seconds later, it is ended.
+        """
         receive = self._channel()
         sys.unraisablehook = self._unraisable
-        # who ignores one for us (nohup) means it
+        # a signal that our parent process has set to be ignored (nohup) stays ignored
         self._numbers = [each for each in self._numbers if signal.getsignal(each) is not signal.SIG_IGN]
         for number in self._numbers:
             signal.signal(number, self._asked)
-        with suppress(RuntimeError):  # no more threads: the main thread alone will have to do
+        with suppress(RuntimeError):  # no thread can be started: only the main thread handles requests
             threading.Thread(target=self._watch, args=(receive,), name="mergebuild-end", daemon=True).start()
 
     def begin(self) -> None:
-        """Let a request to end raise `KeyboardInterrupt` in the main thread: now, if there was one already."""
+        """Let a request to end raise `KeyboardInterrupt` in the main thread; raise it now if one came already."""
         self._may_raise = True
         if self._is_asked:
             raise KeyboardInterrupt
 
     def finish(self) -> None:
-        """Let requests to end be: there is nothing left to be interrupted."""
+        """Let requests to end raise nothing from now on: the work is done."""
         self._may_raise = False
 
     def tell(self) -> None:
-        """Return to the one who is to say the last words; whoever else asks waits for the end of the process."""
+        """Return in the first thread that calls this, which then shows the error; block any later caller for ever."""
         self._telling.acquire()
 
     def _asked(self, _number: int, _frame: FrameType | None) -> None:
@@ -74,12 +77,19 @@ class Ending:
             raise KeyboardInterrupt
 
     def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
-        """Say nothing of a request that came where Python can't raise, such as in a callback: the watcher ends it."""
+        """Hide a `KeyboardInterrupt` raised where Python can't propagate it, such as in a callback.
+
+        The watcher then ends the process.
+        """
         if not isinstance(lost.exc_value, KeyboardInterrupt):
             sys.__unraisablehook__(lost)
 
     def _channel(self) -> Callable[[], bytes]:
-        """Have the system's handler write the number of each signal somewhere; return what waits for such numbers."""
+        """Have C's handler write the number of each signal to a pipe or socket.
+
+        Returns:
+            A function that blocks until numbers are there, and returns them, a byte each.
+        """
         if os.name == "nt":
             import socket
 
@@ -94,7 +104,7 @@ class Ending:
 
     def _watch(self, receive: Callable[[], bytes]) -> None:
         while not set(receive()).intersection(self._numbers):
-            pass  # a signal of someone else's
+            pass  # another signal, with a handler of its own
         time.sleep(PATIENCE)
         scratch.remove_all()
         spans.tell_of_the_end()
@@ -106,7 +116,7 @@ class Ending:
 
     def _say(self) -> None:
         self.tell()
-        with suppress(Exception):  # such as a closed pipe: there is nowhere left to say it
+        with suppress(Exception):  # such as a closed pipe: the error can't be shown anywhere
             self.last_words()
 
 

@@ -1,4 +1,4 @@
-"""`mergebuild list`: what there is, from the text alone."""
+"""`mergebuild list`: sources, targets and layouts, from the mergefile's text alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Entry = dict[str, object]
 @reads_recipe
 def command(settings: Settings, kind: str | None) -> int:
     """List sources, targets and layouts, from the text of the mergefile alone."""
-    # our own layouts are there without any mergefile
+    # built-in layouts can be listed without a mergefile
     alone = kind == "layouts" and find_mergefile(settings) is None
     recipe = None if alone else open_recipe(settings)
     wanted = [kind] if kind else list(_KINDS)
@@ -60,7 +60,7 @@ def _sources(recipe: Recipe) -> list[Entry]:
 
 
 def _targets(recipe: Recipe) -> list[Entry]:
-    """Return the targets; a family as one, with the names of its members and the method of the first."""
+    """Return the targets; a family is one entry, with the names of its members and the first member's method."""
     families: dict[str, list[str]] = {}
     for name in recipe.target_names():
         families.setdefault(name.partition("@")[0], []).append(name)

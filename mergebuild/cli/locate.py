@@ -1,4 +1,4 @@
-"""Finding and loading the mergefile, and reading amounts and variables that the command line gives."""
+"""Finds and loads the mergefile, and reads amounts and variables given on the command line."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ Amount = TypeVar("Amount", int, float)
 
 
 def find_mergefile(settings: Settings) -> str | None:
-    """Return the mergefile: the one given, else the nearest here or above; None when there is none.
+    """Return the path of the mergefile: the one given, else the nearest in this folder or above; None if none is found.
 
     Raises:
-        RecipeError: it can't be known whether there is one. One further up would be another project's.
+        RecipeError: A folder can't be read, so it may have one; a mergefile further up would be another project's.
     """
     if settings.mergefile is not None:
         return settings.mergefile
@@ -60,7 +60,7 @@ def find_mergefile(settings: Settings) -> str | None:
 
 
 def _is_file(path: str, *, may_be_closed: bool = False) -> bool:
-    """Whether there is a file. `may_be_closed`: what may not be looked at counts as if it was not there."""
+    """Return whether a path is a file. With `may_be_closed`, one that we have no permission to look at is not."""
     try:
         return is_file(path)
     except OSError as error:
@@ -75,10 +75,10 @@ def _is_file(path: str, *, may_be_closed: bool = False) -> bool:
 
 
 def path_of_mergefile(settings: Settings) -> str:
-    """Return the mergefile.
+    """Return the path of the mergefile.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: There is none.
     """
     found = find_mergefile(settings)
     if found is None:
@@ -99,7 +99,7 @@ def path_of_mergefile(settings: Settings) -> str:
 
 
 def open_project(settings: Settings) -> Project:
-    """Load the mergefile that the settings name, with what `--set` and `--vars` say."""
+    """Load the project of the mergefile that the settings name, with the values of `--set` and `--vars`."""
     from pathlib import Path
 
     with span("import"):
@@ -109,7 +109,7 @@ def open_project(settings: Settings) -> Project:
 
 
 def open_recipe(settings: Settings) -> Recipe:
-    """Load the text alone: no sources, no store."""
+    """Load the recipe alone, from text: sources and the store are not opened."""
     from pathlib import Path
 
     from mergebuild.recipe import load_recipe
@@ -118,7 +118,7 @@ def open_recipe(settings: Settings) -> Recipe:
 
 
 def open_names(settings: Settings) -> tuple[tuple[str, ...], Mapping[str, Family | None]]:
-    """Load the names alone: of sources; and of targets, with what makes one a family."""
+    """Load only names: those of sources, and those of targets with the family that each one is (None: no family)."""
     from pathlib import Path
 
     from mergebuild.recipe import load_names
@@ -127,7 +127,7 @@ def open_names(settings: Settings) -> tuple[tuple[str, ...], Mapping[str, Family
 
 
 def open_methods(settings: Settings) -> Mapping[str, Method]:
-    """Load the project's own methods alone."""
+    """Load only the methods that the mergefile declares, by name."""
     from pathlib import Path
 
     from mergebuild.recipe import load_methods
@@ -160,7 +160,7 @@ def from_here(path: Path) -> Path:
 
 
 def targets_from_here(settings: Settings, targets: tuple[str, ...]) -> tuple[str, ...]:
-    """Return targets, with those that are paths of files turned from the current folder's to the project's."""
+    """Return targets; those given as paths, relative to the current folder, become relative to the project's folder."""
     root = os.path.dirname(path_of_mergefile(settings))
     if not root:
         return targets
@@ -174,10 +174,10 @@ def _is_path(target: str) -> bool:
 
 
 def read_variables(file: str) -> Mapping[str, object]:
-    """Return the variables of a TOML or JSON file or pipe (`-`: standard input), numbers as a mergefile's are.
+    """Return the variables of a TOML or JSON file or pipe (`-`: standard input); numbers are exact, as in mergefiles.
 
     Raises:
-        UsageError: it cannot be read, or is neither.
+        UsageError: It can't be read, or is neither TOML nor a JSON object.
     """
     from mergebuild.system.bounded_text import what_is_wrong
 
@@ -213,13 +213,13 @@ def _text_of_variables(file: str) -> str:
 
 
 def _parsed(text: str) -> object:
-    """Return what a TOML or JSON text holds; raise ValueError for another."""
+    """Return the table or object of a TOML or JSON text; raise ValueError for any other text."""
     import json
     import tomllib
 
     from mergebuild.recipe.toml_text import excess, toml_number
 
-    # no TOML document begins with a brace, and every JSON object does
+    # JSON objects begin with a brace, TOML documents never
     if text.lstrip().startswith("{"):
         return json.loads(text, parse_float=toml_number)
     if too_much := excess(text):
@@ -241,7 +241,7 @@ def size(option: str, text: str) -> int:
     """Return the bytes of an option's value such as `20GB`.
 
     Raises:
-        UsageError: it is no size.
+        UsageError: It is not a size.
     """
     from mergebuild.recipe.sizes import parse_size
 
@@ -252,7 +252,7 @@ def duration(option: str, text: str) -> float:
     """Return the seconds of an option's value such as `30d`.
 
     Raises:
-        UsageError: it is no time.
+        UsageError: It is not a time.
     """
     from mergebuild.recipe.sizes import parse_duration
 
@@ -260,10 +260,10 @@ def duration(option: str, text: str) -> float:
 
 
 def timeout(option: str, text: str) -> float:
-    """Return the seconds of an option's value such as `5m`; a bare number is seconds, as in all timeouts.
+    """Return the seconds of an option's value such as `5m`; a number without a unit is seconds.
 
     Raises:
-        UsageError: it is no time.
+        UsageError: It is not a time.
     """
     bare = text.replace(".", "", 1).isdecimal() and text.isascii()
     return duration(option, f"{text}s" if bare else text)

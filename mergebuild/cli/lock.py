@@ -1,4 +1,4 @@
-"""`mergebuild lock`: write down what the sources are, and what every target comes to."""
+"""`mergebuild lock`: write mergefile.lock, with hashes of the sources and digests of the targets."""
 
 from __future__ import annotations
 

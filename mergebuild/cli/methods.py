@@ -54,7 +54,7 @@ def command(settings: Settings, name: str | None) -> int:
 
 
 def _method(settings: Settings, name: str) -> Method:
-    """Return a method by its name or by what other tools call it."""
+    """Return a method by its name, or by its name in another tool; raise UsageError if there is none."""
     if name in METHODS:
         return METHODS[name]
     for method in METHODS.values():
@@ -68,7 +68,10 @@ def _method(settings: Settings, name: str) -> Method:
 
 
 def _own(settings: Settings) -> Mapping[str, Method]:
-    """Return the project's own methods; of a mergefile that nobody named and that can't be read there are none."""
+    """Return the methods that the mergefile declares.
+
+    If it can't be read, that is an error when the command line names it; otherwise there are none.
+    """
     if settings.mergefile is not None:
         return open_methods(settings)
     return own_methods(settings)

@@ -1,7 +1,7 @@
-"""Options that several commands share, and what they come to.
+"""Options and arguments that several commands share.
 
-Those of `everywhere` stand before the command or behind it; both write into one `Settings`, which click hands from
-the group to the command.
+Options of `everywhere` may be given before or after the command's name; both write into one `Settings`, which click
+passes from the group to the command.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class FileName(TextType):
 
 
 class OutputName(FileName):
-    """The path of a file, or of a folder with a `/` behind; it need not exist."""
+    """The path of a file, or of a folder if it ends with `/`; it need not exist."""
 
     name = "output"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse a folder that is not written as one."""
+        """Refuse a folder whose path does not end with `/`."""
         return value if value.endswith(("/", os.sep)) else super().convert(value, param, ctx)
 
 
@@ -94,16 +94,16 @@ settings_of = click.make_pass_decorator(Settings, ensure=True)
 
 
 class EverywhereOption(click.Option):
-    """An option of every command; help shows these in a section of their own."""
+    """An option that every command has; help shows these in a section of their own."""
 
 
 class VersionOption(EverywhereOption):
-    """`--version`, which ends the run before other options are read, but says more with `-v`."""
+    """`--version`: it ends the run before other options are read, and shows more if `-v` is given too."""
 
     def handle_parse_result(
         self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
     ) -> tuple[Any, list[str]]:
-        """Say the version if it is asked for, and how verbosely."""
+        """Show the version and end the run, if the option is given."""
         is_asked = bool(opts.get(self.name or ""))
         if is_asked and not ctx.resilient_parsing:
             settings = ctx.ensure_object(Settings)
@@ -116,7 +116,7 @@ class SectionedHelp(click.Command):
     """A command whose help shows its own options apart from those of every command."""
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return `--help`. click's own looks for translations of its text, in every run."""
+        """Return the option `--help`. click's own looks for translations of its text in every run, which takes time."""
         if self._own_help is None:
             self._own_help = click.Option(
                 self.get_help_option_names(ctx) or ["--help"],
@@ -158,7 +158,10 @@ Store = Callable[[Settings, Any], None]
 
 
 def _storing(store: Store) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """Return a callback that stores a given value; one left out changes nothing that stood before the command."""
+    """Return a callback that stores an option's value, if it was given.
+
+    An option that is left out after the command's name keeps the value given before it.
+    """
 
     def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
         settings = context.ensure_object(Settings)
@@ -261,7 +264,7 @@ def everywhere(command: Decorated) -> Decorated:
 
 
 def subcommand(name: str) -> Callable[[Callable[..., int]], click.Command]:
-    """Make a command of a function that returns an exit code; its first argument is the settings."""
+    """Return a decorator that makes a command of a function of settings and options, which returns an exit code."""
 
     def decorate(function: Callable[..., int]) -> click.Command:
         return click.command(name, cls=SectionedHelp)(everywhere(settings_of(function)))
@@ -309,7 +312,7 @@ def reads_recipe(function: Decorated) -> Decorated:
 
 
 class TargetName(TextType):
-    """A target, a member or slice of a family, or an output's path; completed from the mergefile's text."""
+    """A target, a member or slice of a family, or an output's path. Completion reads only the mergefile's text."""
 
     name = "target"
 
@@ -326,7 +329,7 @@ class SourceOrFile(TextType):
     name = "file"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Complete names of sources and targets where one fits, else files."""
+        """Complete names of sources and targets; add files if no name fits, or nothing is typed yet."""
         from click.shell_completion import CompletionItem
 
         from mergebuild.cli.completion import source_names, target_names

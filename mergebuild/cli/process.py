@@ -1,7 +1,7 @@
-"""One run of the program: streams, and the exit code. How a request to end is met is `ending`'s.
+"""One run of the program: its streams, and its exit code. `interrupts.py` handles requests to end it.
 
-The only place where exceptions become exit codes, so every command behaves alike: messages on stderr in the form of
-the contract, one JSON document on stdout under `--json`, and the error class's own exit code.
+Only here do exceptions become exit codes, so all commands behave alike: messages go to stderr in the form of the
+contract, one JSON document to stdout under `--json`, and the class of the error decides the exit code.
 """
 
 from __future__ import annotations
@@ -25,34 +25,36 @@ from mergebuild.report.console import make_streams_safe
 __all__ = ["main", "run"]
 
 _BROKEN_PIPE = 141
-"""What a shell shows for a program that a closed pipe ended (128 + SIGPIPE)."""
+"""The exit code that a shell shows for a program that a closed pipe ended (128 + SIGPIPE)."""
 
 
 def main(arguments: Sequence[str] | None, ending: Ending) -> NoReturn:
-    """Run the program and end the process with its exit code. `arguments`: those of the process if None.
+    """Run the program and end the process with its exit code.
 
-    `ending` listens already.
+    Args:
+        arguments: The command line; None takes that of the process.
+        ending: Requests to end; its `listen` was called already.
     """
     make_streams_safe()
     try:
         code = run(sys.argv[1:] if arguments is None else arguments, ending)
-    except KeyboardInterrupt:  # while another failure was told, or when all was done
+    except KeyboardInterrupt:  # while another failure was being shown, or after the work was done
         code = Interrupted.exit_code
     ending.finish()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            with suppress(OSError, ValueError):  # `run` has said whatever there was to say about it
+            with suppress(OSError, ValueError):  # `run` has already reported failing streams
                 stream.flush()
-    # All is published, closed and flushed, and who asked to be told of the end is told. To take torch down in order
-    # takes a third of a second, and only gives back what the kernel takes back anyway.
+    # All files are published, closed and flushed; only functions registered with `atexit` are left to run. An orderly
+    # exit with torch takes a third of a second, and only frees what the operating system frees anyway.
     atexit._run_exitfuncs()  # noqa: SLF001 -- there is no other way to do what `sys.exit` would
     os._exit(code)
 
 
 def run(arguments: Sequence[str], ending: Ending | None = None) -> int:
-    """Run one command line and return its exit code. Every failure is already shown.
+    """Run one command line and return its exit code, with any failure already shown.
 
-    `ending`: what requests to end come from, if the process is ours.
+    `ending`: requests to end, if the process runs nothing but this; None ignores them.
     """
     settings = Settings(as_json=_asks_for_json(arguments))
     ending = ending or Ending()
@@ -70,7 +72,7 @@ def run(arguments: Sequence[str], ending: Ending | None = None) -> int:
     except KeyboardInterrupt as error:
         ending.tell()
         return _fail(error, settings)
-    except Exception as error:  # noqa: BLE001 -- the last place that can tell the user
+    except Exception as error:  # noqa: BLE001 -- the last place that can show it to the user
         return _fail(error, settings)
 
 
@@ -88,7 +90,7 @@ def _run(arguments: Sequence[str], settings: Settings) -> int:
 def _fail(error: BaseException, settings: Settings) -> int:
     try:
         return _told(error, settings)
-    except MemoryError:  # not even to say so in the usual way
+    except MemoryError:  # too little memory even for the usual message
         with suppress(OSError):
             os.write(2, b"error[no-memory]: there is not enough memory, or this process may not have as much\n")
         return TargetError.exit_code
@@ -96,8 +98,8 @@ def _fail(error: BaseException, settings: Settings) -> int:
 
 def _told(error: BaseException, settings: Settings) -> int:
     if isinstance(error, MemoryError):
-        error.__traceback__ = None  # and all that its frames held
-    from mergebuild.cli.failures import explained  # no run that goes well needs it
+        error.__traceback__ = None  # frees all that its frames refer to
+    from mergebuild.cli.failures import explained  # only failures need it
 
     code, problems = explained(error)
     try:
@@ -107,7 +109,7 @@ def _told(error: BaseException, settings: Settings) -> int:
     except BrokenPipeError:
         return _BROKEN_PIPE
     except OSError:
-        return code  # such as a full disk behind stdout: there is nowhere left to say it
+        return code  # for example stdout is a file on a full disk: the failure can't be shown anywhere
     return code
 
 
@@ -118,7 +120,7 @@ def _traceback_text(error: BaseException) -> str:
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether `--json` is given, known before parsing, for a mistake in the arguments is an answer too."""
+    """Return whether `--json` is given. Needed before parsing, as mistakes in arguments are also shown as JSON."""
     before = list(arguments[: arguments.index("--")]) if "--" in arguments else arguments
     return "--json" in before
 

@@ -36,7 +36,7 @@ COMMANDS = {
     "trust": "Let this project write outside its folder, or run code.",
     "init": "Write a mergefile for the models of a folder.",
 }
-"""Each command lives in the module of its name in `mergebuild.cli`, under the name `command`."""
+"""Names with one-line summaries. Each is the function `command` in the module of that name in `mergebuild.cli`."""
 
 
 class LazyGroup(SectionedHelp, click.Group):
@@ -57,7 +57,11 @@ class LazyGroup(SectionedHelp, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments begin with, with a suggestion when there is none."""
+        """Return the command that the first argument names.
+
+        Raises:
+            UsageError: There is no such command; the help suggests the nearest name.
+        """
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             found = did_you_mean(name, COMMANDS, otherwise="`mergebuild --help` shows all commands")
@@ -65,7 +69,7 @@ class LazyGroup(SectionedHelp, click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the table."""
+        """Write the table of commands."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

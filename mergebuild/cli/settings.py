@@ -1,7 +1,7 @@
-"""The settings of one command line: what the options that all commands share come to.
+"""The settings of one command line: values of the options that all commands share.
 
-`options` fills them in, `locate` finds the mergefile that they name, and every command is given them; so they lie below
-the three.
+`options.py` fills them in, `locate.py` finds the mergefile that they name, and every command gets them as its first
+argument. So this module imports none of these.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Settings"]
 
 
 class Settings:
-    """What the shared options of one command line say; filled in while click reads them."""
+    """Values of the shared options of one command line; filled in while click reads them."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -28,5 +28,5 @@ class Settings:
 
     @cached_property
     def console(self) -> Console:
-        """The console that these settings ask for; asked for once all options are read."""
+        """The console with these settings. It keeps their values, so it is first used after all options are read."""
         return Console(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose, color=self.color)

@@ -1,4 +1,4 @@
-"""`mergebuild status`: a line a target."""
+"""`mergebuild status`: the state of each target, in a line."""
 
 from __future__ import annotations
 

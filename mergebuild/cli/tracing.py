@@ -1,7 +1,7 @@
-"""`MERGEBUILD_TRACE=FILE`: what a command did when, of whichever command, written to a file.
+"""`MERGEBUILD_TRACE=FILE`: a trace of any command, which says what each thread did when.
 
-Nothing is imported for it where nobody asks. Completion is no command: a shell that has the variable set asks for it at
-each key.
+The modules that write it are imported only if the variable is set. Shell completion is not traced: a shell in which the
+variable is set runs the program at each press of the completion key.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ VARIABLE = "MERGEBUILD_TRACE"
 
 @contextmanager
 def traced_if_asked(arguments: Sequence[str], settings: Settings) -> Iterator[None]:
-    """Have what this block does written to the file that the environment names, if it does.
+    """Trace the block of this context manager into the file that the environment names; if it names none, do nothing.
 
     Raises:
-        UsageError: the file can't be written; before anything is done.
+        UsageError: The file can't be written; raised before the block begins.
     """
     path = os.environ.get(VARIABLE)
     if not path:

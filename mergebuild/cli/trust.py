@@ -1,4 +1,4 @@
-"""`mergebuild trust`: the user's word for what a mergefile must not do on its own."""
+"""`mergebuild trust`: the user's permission to write outside the project's folder, and to run its own methods."""
 
 from __future__ import annotations
 

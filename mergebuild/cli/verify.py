@@ -1,4 +1,4 @@
-"""`mergebuild verify`: read again what was built."""
+"""`mergebuild verify`: read artifacts and outputs again, and compare them with what was written."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def command(settings: Settings, target: str, tensor: str | None) -> int:
     if tensor is None:
         why = project.why(asked)
     else:
-        with settings.console.listening() as emit:  # sources that were not read yet are
+        with settings.console.listening() as emit:  # reads sources that were not hashed yet, which may take long
             why = project.why(asked, tensor=tensor, emit=emit)
     settings.console.answer(why.to_json(), tensor_lines(why.tensor) if why.tensor else why_lines(why))
     settings.console.problems(why.problems)
