@@ -44,7 +44,7 @@ class Building:
     lock: Locked | None
     began: float
     keep: Callable[[Session, Plan, Sequence[TargetResult]], None]
-    """Called when there was nothing to do, with what that follows from."""
+    """Called when all is up to date, with what that follows from."""
 
     def run(self) -> BuildResult:
         """Make the targets up to date.
@@ -79,7 +79,7 @@ class Building:
             )
             plan = self._looked_at(builder, plan)
             results, exit_code = builder.run(plan)
-            if options.out is None and all(each.verdict is Verdict.UP_TO_DATE for each in results):
+            if options.out is None and exit_code == 0:
                 self.keep(session, plan, results)
             return self._result(plan, results, exit_code, builder.source_bytes_read)
 

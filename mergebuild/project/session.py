@@ -31,7 +31,7 @@ from mergebuild.project.stamp import forget_stamps
 from mergebuild.recipe import Recipe
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import Sources
-from mergebuild.store import STATE, DatabaseDamagedError, DiskStore, begin_afresh, locked
+from mergebuild.store import STATE, ArtifactRow, DatabaseDamagedError, DiskStore, Record, begin_afresh, locked
 
 __all__ = ["Session", "Sessions", "device_class"]
 
@@ -70,20 +70,26 @@ class Session:
 
     def plan(self, names: Sequence[str], *, hash_all: bool = False, look_closely: bool = False) -> Plan:
         """Plan targets, but for those that are seen at once to be up to date."""
-        fresh = {} if look_closely else self.freshness.fresh(list(filter(self.claims.is_sound, names)))
+        fresh = {} if look_closely else self.fresh(names)
         plan = self.planner.plan([name for name in names if name not in fresh], hash_all=hash_all)
-        results = {
-            name: TargetResult(
-                name,
-                Verdict.UP_TO_DATE,
-                self.claims.shown(row.path),
-                tagged(record.artifact),
-                tensors_reused=record.tensors,
-                notices=record.notices,
-            )
-            for name, (record, row) in fresh.items()
+        return replace(plan, asked=tuple(names), fresh={name: result for name, (result, _) in fresh.items()})
+
+    def fresh(self, names: Sequence[str]) -> dict[str, tuple[TargetResult, ArtifactRow]]:
+        """Return those of some targets that are seen at once to be up to date: what is said of each, and its output."""
+        return {
+            name: (self._up_to_date(record, row), row)
+            for name, (record, row) in self.freshness.fresh(list(filter(self.claims.is_sound, names))).items()
         }
-        return replace(plan, asked=tuple(names), fresh=results)
+
+    def _up_to_date(self, record: Record, row: ArtifactRow) -> TargetResult:
+        return TargetResult(
+            record.target,
+            Verdict.UP_TO_DATE,
+            self.claims.shown(row.path),
+            tagged(record.artifact),
+            tensors_reused=record.tensors,
+            notices=record.notices,
+        )
 
     def gated(self, plan: Plan, *, force: bool = False, holds: Iterable[Hold] = ()) -> Plan:
         """Return a plan without what a build would refuse. `holds`: what else targets are held to."""

@@ -8,6 +8,11 @@ the same. A stamp is only a memory: without it, or when anything in it differs, 
 What is looked at when the stamp is written must be what the answer followed from, some time before. So none is kept
 when a file may have changed since the command began, by its times; when it was dated in that time by a clock that was
 set meanwhile; or when a source is not the one that was opened, which needs no clock to tell.
+
+What the build itself put at its place did change, and is stamped all the same while it is as it was recorded then: it
+has a time of its own (`filestate.date`), so whatever befell it since shows, in the same tick too. The folders that it
+went into get such a time here, and are then looked through. Where times are too coarse for that, the next build that
+finds nothing to do keeps a stamp.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import xxhash
 
 from mergebuild import REVISION, __version__
 from mergebuild.results.build import BuildResult, TargetResult, Verdict
-from mergebuild.system.filestate import Identity, Moment, epoch, is_racy
+from mergebuild.system.filestate import Identity, Moment, date, epoch, has_fine_times, is_racy
 from mergebuild.system.spans import span
 
 if TYPE_CHECKING:
@@ -91,9 +96,11 @@ class Stamp:
         self,
         texts: Iterable[Path],
         files: Iterable[Path],
+        folders: Iterable[Path],
         targets: Sequence[TargetResult],
         *,
         since: Moment,
+        placed: Mapping[Path, Identity],
         holds: Callable[[], bool],
     ) -> None:
         """Keep the stamp of a build whose targets are all up to date now, if that is sure to be so still.
@@ -101,14 +108,25 @@ class Stamp:
         Args:
             texts: the recipe's files.
             files: every source and output that the answer follows from.
+            folders: those that outputs lie in.
             targets: the answer.
             since: from before any of them was read.
-            holds: asked once all were looked at: whether the sources are those that the answer follows from.
+            placed: the outputs that this build put at their places, as each was recorded then.
+            holds: asked once all were looked at: whether the sources are those that the answer follows from, and
+                nothing is left in the folders by a build that was killed.
         """
         words = {path: _text_of(path) for path in map(str, texts)}
-        states = {path: _state_of(path) for path in (*words, *map(str, files))}
+        own_times = {str(path): state for path, state in placed.items()}
+        if placed:  # the folders changed too
+            own_times |= _dated(map(str, folders), since)
+        states = {path: _state_of(path) for path in (*words, *map(str, files), *map(str, folders))}
         until = Moment.now()
-        if any(is_racy(Identity(*state), since, until) for state in states.values()) or not holds():
+
+        def is_sure(path: str, state: Identity) -> bool:
+            """Whether a file is what the answer follows from, and every later change of it shows."""
+            return not is_racy(state, since, until) or (own_times.get(path) == state and has_fine_times(state))
+
+        if not all(is_sure(path, Identity(*state)) for path, state in states.items()) or not holds():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
             return
@@ -127,6 +145,16 @@ class Stamp:
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         write_text(Path(self._path), json.dumps(kept, separators=(",", ":")))
         _forget_old(os.path.dirname(self._path))
+
+
+def _dated(folders: Iterable[str], since: Moment) -> dict[str, Identity]:
+    """Give the folders that may have changed since then times of their own, and return the states that these have."""
+    found = {}
+    for folder in folders:
+        if is_racy(Identity(*_state_of(folder)), since, Moment.now()):
+            date(folder)
+            found[folder] = Identity(*_state_of(folder))
+    return found
 
 
 def forget_stamps(store: Path) -> None:

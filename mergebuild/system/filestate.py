@@ -25,8 +25,10 @@ __all__ = [
     "Identity",
     "Moment",
     "boot_id",
+    "date",
     "epoch",
     "grain_of",
+    "has_fine_times",
     "identity",
     "identity_of",
     "is_file",
@@ -143,6 +145,24 @@ def grain_of(state: Identity) -> int:
     """
     is_coarse = state.mtime_ns % 1_000_000 == 0 == state.ctime_ns % 1_000_000
     return _COARSE_GRAIN_NS if is_coarse else _FINE_GRAIN_NS
+
+
+def has_fine_times(state: Identity) -> bool:
+    """Whether a file's times are kept finer than clocks of file systems tick.
+
+    Of one that was given a time of its own (`date`) every change shows then, in the same tick too.
+    """
+    return grain_of(state) == _FINE_GRAIN_NS
+
+
+def date(path: str | os.PathLike[str]) -> None:
+    """Give a file or folder a time of its own: now, and finer than the tick by which a file system dates changes.
+
+    Raises:
+        OSError: some file systems let nobody set times, and none lets everybody.
+    """
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
 
 
 def is_racy(state: Identity, since: Moment, until: Moment) -> bool:

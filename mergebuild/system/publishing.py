@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import xxhash
 
 from mergebuild.system import portable, scratch
+from mergebuild.system.filestate import date
 
 __all__ = [
     "MARK",
@@ -94,9 +94,8 @@ def finish(temporary: Path, *, durable: bool = False) -> None:
     Raises:
         OSError: it does not come there.
     """
-    now = time.time_ns()
-    with suppress(OSError):  # some file systems let nobody set times
-        os.utime(temporary, ns=(now, now))
+    with suppress(OSError):
+        date(temporary)
     if durable:
         with temporary.open("rb+") as file:
             portable.sync(file.fileno())

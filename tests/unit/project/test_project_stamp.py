@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
+from mergebuild.project import stamp
 from mergebuild.project.stamp import Stamp
 from mergebuild.sources.sources import Sources
+from mergebuild.store.publisher import DiskPublisher
 
 MIX = """
 [targets.mix]
@@ -35,6 +37,16 @@ def mix(lab: Lab) -> Lab:
     return lab
 
 
+@pytest.fixture
+def first(lab: Lab) -> Lab:
+    """A project that was never built, of files that are old enough."""
+    lab.model("x", w=[1.0])
+    lab.model("y", w=[3.0])
+    lab.write(MIX)
+    lab.settle()
+    return lab
+
+
 def answers(lab: Lab, *targets: str, overrides: tuple[str, ...] = ()) -> bool:
     """Say whether the stamp answers."""
     return Stamp(lab / "mergefile.toml", overrides, None, targets).answer() is not None
@@ -48,12 +60,128 @@ def test_a_stamp_gives_the_answer_of_the_build(mix: Lab) -> None:
     assert (found.ok, found.bytes_read, found.bytes_written) == (True, 0, 0)
 
 
-def test_a_build_that_did_something_leaves_no_stamp(lab: Lab) -> None:
-    lab.model("x", w=[1.0])
-    lab.model("y", w=[3.0])
-    lab.write(MIX)
-    lab.build()
-    assert not answers(lab)
+def test_a_build_that_did_something_leaves_the_answer_of_the_next(first: Lab) -> None:
+    first.write(MIX + MIX.replace("mix", "other").replace("0.5", "0.25"))
+    first.settle()
+    first.build("mix")
+    first.settle()
+    assert first.verdicts() == {"mix": "up-to-date", "other": "built"}
+    left = Stamp(first / "mergefile.toml", (), None, ()).answer()
+    assert left is not None
+    assert left.targets == first.build().targets
+
+
+def _write_one_byte(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x40")
+
+
+def _replace(path: Path) -> None:
+    shutil.copy2(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+
+
+AT_ONCE = {"write": _write_one_byte, "touch": os.utime, "replace": _replace, "remove": Path.unlink}
+
+
+@pytest.mark.parametrize("name", ["mix.safetensors", "x.safetensors"])
+@pytest.mark.parametrize("change", AT_ONCE)
+def test_a_change_right_after_a_first_build_voids_its_stamp(first: Lab, change: str, name: str) -> None:
+    """In the same tick of the file system's clock, if it can be."""
+    for _ in range(5):
+        first.build(force=True)
+        assert answers(first)
+        AT_ONCE[change](first / name)
+        assert not answers(first)
+        first.model("x", w=[1.0])
+        first.settle()
+
+
+@pytest.mark.parametrize("change", AT_ONCE)
+def test_an_output_that_was_changed_before_it_is_stamped_is_not(
+    first: Lab, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """By somebody who was quick: between the rename that published it, and the end of the build."""
+    trim = DiskPublisher.trim_history
+
+    def quick(self: DiskPublisher) -> None:
+        AT_ONCE[change](first / "mix.safetensors")
+        trim(self)
+
+    monkeypatch.setattr(DiskPublisher, "trim_history", quick)
+    assert first.verdicts() == {"mix": "built"}
+    assert not answers(first)
+
+
+def test_what_changes_while_it_is_stamped_is_not(first: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the records were asked, which know of an output's state when it was published."""
+    write = Stamp.write
+
+    def late(*args: object, **words: object) -> None:
+        _write_one_byte(first / "mix.safetensors")
+        write(*args, **words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Stamp, "write", late)
+    first.build()
+    assert not answers(first)
+
+
+def test_what_a_killed_build_left_while_this_one_worked_is_not_overlooked(
+    first: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = first / ".mix.safetensors.mergebuild-1"
+    trim = DiskPublisher.trim_history
+
+    def crowded(self: DiskPublisher) -> None:
+        left.touch()
+        trim(self)
+
+    with monkeypatch.context() as once:
+        once.setattr(DiskPublisher, "trim_history", crowded)
+        first.build()
+    assert not answers(first)
+    first.build()
+    assert not left.exists()
+
+
+def test_a_file_that_comes_into_a_folder_right_after_voids_its_stamp(first: Lab) -> None:
+    for number in range(3):
+        first.write(MIX.replace("0.5", f"0.2{number}"))
+        first.settle()
+        first.build()
+        assert answers(first)
+        (first / f"new-{number}").touch()
+        assert not answers(first)
+
+
+def test_nothing_is_stamped_at_once_where_times_are_coarse(first: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time of its own tells nothing where it is rounded to whole seconds."""
+    monkeypatch.setattr(stamp, "has_fine_times", lambda _state: False)
+    first.build()
+    assert not answers(first)
+
+
+def test_a_folder_that_we_may_not_date_is_not_stamped_at_once(first: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write to a folder of another user may still not set its time. The next build keeps a stamp."""
+
+    def refuse(path: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(stamp, "date", refuse)
+    assert first.verdicts() == {"mix": "built"}
+    assert not answers(first)
+    first.settle()
+    first.build()
+    assert answers(first)
+
+
+def test_a_build_of_which_something_failed_leaves_no_stamp(first: Lab) -> None:
+    first.model("bad", w=[float("nan")])
+    first.write(MIX + MIX.replace("mix", "other").replace('"y"', '"bad"'))
+    first.settle()
+    assert first.verdicts(keep_going=True) == {"mix": "built", "other": "failed"}
+    assert not answers(first)
 
 
 def test_other_words_have_other_stamps(mix: Lab) -> None:
@@ -92,13 +220,22 @@ def test_a_change_of_anything_voids_it(mix: Lab) -> None:
         assert not answers(mix), change.__name__
 
 
-@pytest.mark.parametrize("name", ["x.safetensors", "mix.safetensors", "mergefile.toml"])
+@pytest.mark.parametrize("name", ["x.safetensors", "mergefile.toml"])
 def test_a_file_that_changed_since_the_build_began_is_not_stamped(mix: Lab, name: str) -> None:
     """The answer may follow from what it was before, and the stamp would be of what it is now."""
     (mix / ".mergebuild/stamps").rename(mix / ".mergebuild/earlier")
     project = mix.project
     mix.edit_in_place(name)
-    project.build(force=True)
+    project.build()
+    assert [str(each.verdict) for each in project.build().targets] == ["up-to-date"]
+    assert not (mix / ".mergebuild/stamps").exists()
+
+
+def test_an_output_that_changed_since_the_build_began_is_not_stamped(mix: Lab) -> None:
+    """It was read, and is what it was; but what was read may have been another content than the one of its times."""
+    (mix / ".mergebuild/stamps").rename(mix / ".mergebuild/earlier")
+    project = mix.project
+    os.utime(mix / "mix.safetensors")
     assert [str(each.verdict) for each in project.build().targets] == ["up-to-date"]
     assert not (mix / ".mergebuild/stamps").exists()
 
