@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from mergebuild.cli.locate import open_project, path_of_mergefile, shown_from_here, targets_from_here
+from mergebuild.cli.at_once import nothing_to_do, show
+from mergebuild.cli.locate import open_project, targets_from_here
 from mergebuild.cli.options import (
     OutputName,
     dry_run_option,
@@ -17,8 +18,6 @@ from mergebuild.cli.options import (
 )
 from mergebuild.cli.settings import Settings
 from mergebuild.errors import MergeBuildError, UsageError
-from mergebuild.project.stamp import Stamp
-from mergebuild.report.builds import build_lines
 from mergebuild.results.build import BuildResult
 
 __all__ = ["command"]
@@ -98,13 +97,7 @@ def command(settings: Settings, targets: tuple[str, ...], **options: Unpack[_Bui
         if error.result is None:
             raise
         result = error.result  # refused before any work: the result still has a row for each target
-    shown = shown_from_here(settings)
-    lines = [] if settings.quiet or settings.as_json else build_lines(result, verbose=settings.verbose > 0, shown=shown)
-    if result.profile is not None:
-        from mergebuild.report.profile import profile_lines
-
-        lines += profile_lines(result.profile)
-    settings.console.answer(result.to_json(), lines, problems=result.problems)
+    show(settings, result)
     return result.exit_code
 
 
@@ -116,19 +109,17 @@ def _profiled(settings: Settings, targets: tuple[str, ...], options: _BuildFlags
 
 
 def _done(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult:
-    return _nothing_to_do(settings, targets, options) or _build(settings, targets, options)
+    return _at_once(settings, targets, options) or _build(settings, targets, options)
 
 
-def _nothing_to_do(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult | None:
+def _at_once(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult | None:
     """Return the result of a build that has nothing to do, if the stamp shows that without parsing; else None."""
     if options["force"] or options["locked"] or options["out"] is not None or options["device"] not in ("auto", "cpu"):
         return None
-    named = targets_from_here(settings, targets)
-    return Stamp(path_of_mergefile(settings), settings.overrides, settings.variables, named).answer()
+    return nothing_to_do(settings, targets)
 
 
 def _build(settings: Settings, targets: tuple[str, ...], options: _BuildFlags) -> BuildResult:
-
     project = open_project(settings)
     with settings.console.listening() as emit:
         return project.build(

@@ -13,10 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-import click
-
 from mergebuild.cli.interrupts import Ending
-from mergebuild.cli.program import PROGRAM_NAME, program
 from mergebuild.cli.settings import Settings
 from mergebuild.cli.tracing import traced_if_asked
 from mergebuild.errors import InternalError, Interrupted, TargetError
@@ -24,6 +21,8 @@ from mergebuild.report.console import make_streams_safe
 
 __all__ = ["main", "run"]
 
+_COMPLETION = "_MERGEBUILD_COMPLETE"
+"""The variable by which a shell asks for completions."""
 _BROKEN_PIPE = 141
 """The exit code that a shell shows for a program that a closed pipe ended (128 + SIGPIPE)."""
 
@@ -65,8 +64,6 @@ def run(arguments: Sequence[str], ending: Ending | None = None) -> int:
             return _run(arguments, settings)
         finally:
             ending.finish()
-    except click.exceptions.Exit as done:
-        return done.exit_code
     except BrokenPipeError:
         return _BROKEN_PIPE
     except KeyboardInterrupt as error:
@@ -77,13 +74,31 @@ def run(arguments: Sequence[str], ending: Ending | None = None) -> int:
 
 
 def _run(arguments: Sequence[str], settings: Settings) -> int:
-    if instruction := os.environ.get(f"_{PROGRAM_NAME.upper()}_COMPLETE"):
+    if instruction := os.environ.get(_COMPLETION):
         return _complete(instruction)
-    with (
-        traced_if_asked(arguments, settings),
-        program.make_context(PROGRAM_NAME, list(arguments), obj=settings) as context,
-    ):
-        code = program.invoke(context)
+    with traced_if_asked(arguments, settings):
+        return 0 if _is_answered(arguments, settings) else _by_command(arguments, settings)
+
+
+def _is_answered(arguments: Sequence[str], settings: Settings) -> bool:
+    """Answer a plain build with nothing to do; return whether it was one."""
+    if arguments[:1] != ["build"]:
+        return False
+    from mergebuild.cli.at_once import is_answered
+
+    return is_answered(arguments, settings)
+
+
+def _by_command(arguments: Sequence[str], settings: Settings) -> int:
+    import click  # takes longer to import than a build with nothing to do
+
+    from mergebuild.cli.program import PROGRAM_NAME, program
+
+    try:
+        with program.make_context(PROGRAM_NAME, list(arguments), obj=settings) as context:
+            code = program.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     return code if isinstance(code, int) else 0
 
 
@@ -128,5 +143,6 @@ def _asks_for_json(arguments: Sequence[str]) -> bool:
 def _complete(instruction: str) -> int:
     from click.shell_completion import shell_complete
 
-    variable = f"_{PROGRAM_NAME.upper()}_COMPLETE"
-    return shell_complete(program, {"obj": Settings()}, PROGRAM_NAME, variable, instruction)
+    from mergebuild.cli.program import PROGRAM_NAME, program
+
+    return shell_complete(program, {"obj": Settings()}, PROGRAM_NAME, _COMPLETION, instruction)

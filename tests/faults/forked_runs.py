@@ -41,6 +41,7 @@ _IMPORTED = (
     "mergebuild.cli.interrupts",
     "mergebuild.cli.lock",
     "mergebuild.cli.process",
+    "mergebuild.cli.program",
     "mergebuild.cli.status",
     "mergebuild.cli.verify",
     "mergebuild.engine.run",
