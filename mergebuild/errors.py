@@ -49,9 +49,9 @@ _LONGEST_TEXT = 2000
 UNSHOWN = "its text is not shown, as it is no `.toml` file in the project's folder"
 """The help of a problem in such a file, in place of one that would quote the file."""
 _QUOTED = (
-    (re.compile(r"`.*`", re.DOTALL), "`…`"),  # greedy: the quoted text may contain backquotes
-    (re.compile(r"\[.*\]|\{.*\}|\".*\"|'.*'", re.DOTALL), "…"),
-    (re.compile(r"[0-9](?:[\w.,/:+-]*\w)?"), "…"),
+    (r"(?s)`.*`", "`…`"),  # greedy: the quoted text may contain backquotes
+    (r"(?s)\[.*\]|\{.*\}|\".*\"|'.*'", "…"),
+    (r"[0-9](?:[\w.,/:+-]*\w)?", "…"),
 )
 """Patterns of what a message may quote from a file, and what is shown in its place."""
 
@@ -133,7 +133,7 @@ def _without_text(problem: Problem) -> Problem:
         return problem
     message = problem.message
     for quoted, instead in _QUOTED:
-        message = quoted.sub(instead, message)
+        message = re.sub(quoted, instead, message)
     return Problem(problem.code, message, problem.where, UNSHOWN)
 
 

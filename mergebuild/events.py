@@ -7,49 +7,43 @@ may be called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Emit", "Event", "Hashing", "Notice", "PassBegun", "PassEnded", "Progress", "TargetDone", "silent"]
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):
     """A sentence that the user should read; the build goes on."""
 
     text: str
     warning: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hashing:
+class Hashing(NamedTuple):
     """A source of `size` bytes is about to be hashed."""
 
     path: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class PassBegun:
+class PassBegun(NamedTuple):
     """A pass begins: it will write `bytes_total` bytes for these targets."""
 
     targets: tuple[str, ...]
     bytes_total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """So many more bytes of outputs are written. A negative number: bytes that were counted must be written again."""
 
     bytes_written: int
 
 
-@dataclass(frozen=True, slots=True)
-class PassEnded:
+class PassEnded(NamedTuple):
     """The pass is over, whether its outputs were published or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetDone:
+class TargetDone(NamedTuple):
     """A target's verdict is known; `detail` describes it in a few words."""
 
     target: str

@@ -7,11 +7,11 @@ configuration is another model's.
 
 from __future__ import annotations
 
+import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -174,7 +174,7 @@ def _shown(expected: list[int | None]) -> str:
 @cache
 def _forms() -> Mapping[str, SizeForm]:
     """Return the rows of each architecture."""
-    text = (files("mergebuild.configuration") / "data" / "sizes.toml").read_text("utf-8")
+    text = (pathlib.Path(__file__).with_name("data") / "sizes.toml").read_text("utf-8")
     return dict(_read(tomllib.loads(text)))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 import tomllib
 from collections.abc import Collection, Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Final, NamedTuple
 
 from mergebuild.configuration.parts import Config, config_of, path_of
@@ -106,5 +106,5 @@ def _has_a_head(config: Config, *, otherwise: bool) -> bool:
 @cache
 def _usual() -> Mapping[str, bool]:
     """Return the default of each architecture: whether the head is tied if a configuration does not say it."""
-    found = tomllib.loads((files("mergebuild.configuration") / "data" / "ties.toml").read_text("utf-8"))
+    found = tomllib.loads((pathlib.Path(__file__).with_name("data") / "ties.toml").read_text("utf-8"))
     return dict.fromkeys(found["tied"].split(), True) | dict.fromkeys(found["untied"].split(), False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ BUILT_IN = ("sd15", "sd2", "sdxl", "sd3", "flux", "llama", "transformer")
 """Our layouts, in the order in which they are listed."""
 
 _ASKED = ("sdxl", "sd2", "sd15", "flux", "sd3", "llama", "transformer")
-_DATA = Path(str(files("mergebuild.layouts"))) / "data"
+_DATA = Path(__file__).with_name("data")
 
 
 class ListedLayout(NamedTuple):

@@ -5,17 +5,17 @@ table decide whether a file is of this family, so the rest is read only for the 
 
 In a name, rules replace numbers by `{n}`: the *template* of `blocks.7.norm1.weight` is `blocks.{n}.norm1.weight`. A
 model with thousands of tensors has about a hundred templates.
+
+Every build reads rules, so they are named tuples: ten dataclasses would take six milliseconds to define.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 __all__ = [
     "NUMBER",
@@ -37,7 +37,7 @@ __all__ = [
     "signs_of",
 ]
 
-_DATA: Final = Path(str(files("mergebuild.naming"))) / "data"
+_DATA: Final = Path(__file__).with_name("data")
 
 NUMBER: Final = re.compile(r"(?<![^.])[0-9]{1,9}(?![^.])")
 """A number that is a whole word between dots."""
@@ -47,8 +47,7 @@ _GENERAL: Final = "general"
 _NO_FAMILIES: Final = frozenset({_GENERAL, "ties", "memory"})
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """A module's name, or the beginning of names, in a rule. Its numbers are arbitrary (`{n}`) or given."""
 
     text: str
@@ -81,8 +80,7 @@ def pattern(text: str) -> Pattern:
     return Pattern(text, NUMBER.sub(_SLOT, text), fixed, free, len(words) if bare else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A module under its canonical name and under that of a spelling.
 
     One of both sides may be several modules, in order.
@@ -112,8 +110,7 @@ class Row:
         return Row(self.theirs, self.ours, self.shares, how, self.at, self.beside, self.whole)
 
 
-@dataclass(frozen=True, slots=True)
-class Spelling:
+class Spelling(NamedTuple):
     """How a program spells the modules of a part."""
 
     name: str
@@ -130,8 +127,7 @@ class Spelling:
     """The `model_type`s of models with this spelling. If there is a configuration, it decides."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A part of a model, such as its text encoder."""
 
     name: str
@@ -168,8 +164,7 @@ class Part:
     """The prefix it gets in a file to which it is added; empty: the canonical one."""
 
 
-@dataclass(frozen=True, slots=True)
-class FamilyRules:
+class FamilyRules(NamedTuple):
     """The rules of an architecture."""
 
     name: str
@@ -179,8 +174,7 @@ class FamilyRules:
     """Whether it is no architecture, but general rules for files of unknown ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sign:
+class Sign(NamedTuple):
     """A tensor that identifies a family: its name contains `text`, at the beginning or after a dot."""
 
     text: str
@@ -212,8 +206,7 @@ class Sign:
         return re.compile(("^" if self.at_start else r"(?:^|\.)") + inner + ("$" if self.at_end else ""))
 
 
-@dataclass(frozen=True, slots=True)
-class Signs:
+class Signs(NamedTuple):
     """The signs of a family: all signs of one entry of `any_of`, and none of `unless`."""
 
     family: str
@@ -223,8 +216,7 @@ class Signs:
     """Its `model_type`s in configurations, which are trusted."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConstantTensor:
+class ConstantTensor(NamedTuple):
     """A buffer, identified by the end of its name, and by its shape if that is given."""
 
     end: str
@@ -237,8 +229,7 @@ class ConstantTensor:
         return self.shape is None or is_of_shape(shape, self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Latents:
+class Latents(NamedTuple):
     """The latents that one kind of autoencoder makes of images."""
 
     title: str
@@ -252,8 +243,7 @@ class Latents:
     """Beginnings of `modelspec.architecture`."""
 
 
-@dataclass(frozen=True, slots=True)
-class General:
+class General(NamedTuple):
     """Rules for every family."""
 
     wrappers: tuple[str, ...]
@@ -335,7 +325,7 @@ def family(name: str) -> FamilyRules:
     own = tuple(_part(name, part, each) for part, each in table.get("parts", {}).items())
     written = table.get("written", {})
     others = tuple(
-        replace(part, written=written.get(part.name, ""))
+        part._replace(written=written.get(part.name, ""))
         for other in table.get("uses", ())
         for part in family(other).parts
     )
@@ -364,7 +354,7 @@ def _tables(text: str) -> Mapping[str, Any]:
 def _part(of: str, name: str, table: Mapping[str, Any]) -> Part:
     spelled = [_spelling(of, each) for each in table.get("spellings", ())]
     back = [_spelling(of, each) for each in table.get("spellings_back", ())]
-    turned = (replace(each, rows=tuple(row.back() for row in each.rows)) for each in back)
+    turned = (each._replace(rows=tuple(row.back() for row in each.rows)) for each in back)
     kind = table.get("kind", "")
     alone = table if not kind or kind == of else next(iter(data_of(kind)["parts"].values()))
     return Part(

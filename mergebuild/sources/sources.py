@@ -26,7 +26,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -257,7 +256,7 @@ class Sources:
         """Return the name of the source that holds what the position ids of CLIP's text encoder must be."""
         if POSITION_IDS not in self._files:
             where = next(iter(self._declared.values())).where
-            path = Path(str(files("mergebuild.layouts"))) / "data" / f"{POSITION_IDS[1:]}.safetensors"
+            path = Path(__file__).parents[1] / "layouts" / "data" / f"{POSITION_IDS[1:]}.safetensors"
             own = Source(POSITION_IDS, str(path), path.parent, None, None, where)
             self._declared = {**self._declared, POSITION_IDS: own}
             self._files[POSITION_IDS] = self._open(own)
