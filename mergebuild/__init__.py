@@ -18,7 +18,7 @@ __all__ = ["REVISION", "MergeBuildError", "Project", "__version__", "load"]
 
 __version__ = "0.1.0"
 
-REVISION = 2
+REVISION = 3
 """Raised when the digests of some targets change: what an earlier version left up to date is then planned anew."""
 
 _HOMES = {

@@ -3,9 +3,10 @@
 Every family comes down to few forms once its small factors are put together: a product `L R` (LoRA, convolutions with
 their kernels laid flat, a Tucker core contracted with one side), the elementwise product of two of them (LoHa), a
 Kronecker product (LoKr), a vector that scales rows or columns of the weight (IA3), a whole matrix. All of it is done in
-float64 and rounded to float32 once. The products of float16 and bfloat16 factors and their sums are nearly always exact
-there, so that neither the order of the additions nor the processor matters; the scale is folded into a factor where
-that is exact too, and multiplied afterwards where it is not.
+float64 and rounded to float32 once. The terms of a product are added up one after another, in the order of the rank,
+each operation rounded by itself, and what comes of it is multiplied by the scale: so neither rows, columns, processors
+nor devices matter, which they would to a library's product. The terms themselves are exact, where factors are no more
+than float32.
 
 With V = W + dW, a decomposed weight (DoRA, Liu et al. 2024) is `V * m / |V|`, the norm taken of rows or of columns; the
 delta is that less W. Where a norm is 0 so is V, and its quotient is taken as 0.
@@ -28,11 +29,15 @@ from mergebuild.errors import SourceError
 from mergebuild.lora import DeltaSum, Fact, ShapedDelta, needs
 from mergebuild.lora.needs import OF_THE_WEIGHT, by_columns
 from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
+from mergebuild.methods.kernels.roots import square_root
 
 __all__ = ["FactorSource", "LoraDeltas", "blocks", "delta", "factored"]
 
 _BLOCK: Final = 1 << 18
 """Elements of a block: in float64 they fit into a processor's second cache."""
+
+_TERMS: Final = 1 << 16
+"""Elements to which the terms of a product are added at a time: all ranks, while they are in the cache."""
 
 
 def blocks(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -97,9 +102,6 @@ class FactorSource:
         self._family = family
         self._form = _form(family, factors, facts, shape)
         self._scale = 1.0 if family in OF_THE_WEIGHT else _scale(factors, facts)
-        if isinstance(self._form, _MatrixProduct) and self._scale != 0 and _is_float32(self._scale):
-            self._form = self._form.times(self._scale)
-            self._scale = 1.0
         self._magnitude: Tensor | None = None
         """By what rows of V are multiplied once they are divided by their norms; columns already are."""
         self._by_columns = by_columns(facts)
@@ -122,39 +124,35 @@ class FactorSource:
         `weight` are the same rows of the model's weight (float32), flat behind the first dimension, where `needs` asks
         for any of it.
         """
-        return self._exact_rows(first, last, weight).to(torch.float32)
+        return self.exact_rows(first, last, weight).to(torch.float32)
 
-    def exact_rows(self, first: int, last: int, weight: Tensor | None, room: Tensor) -> Tensor:
+    def exact_rows(self, first: int, last: int, weight: Tensor | None, room: Tensor | None = None) -> Tensor:
         """Return the same before it is rounded (float64), in `room` (as many rows and columns) or new."""
-        if isinstance(self._form, _MatrixProduct) and self._magnitude is None and self._scale == 1:
-            rows = self._form.left[first + self._offset : last + self._offset]
-            return torch.mm(rows, self._form.right, out=room[: last - first])
-        return self._exact_rows(first, last, weight)
-
-    def _exact_rows(self, first: int, last: int, weight: Tensor | None) -> Tensor:
         if self._family in OF_THE_WEIGHT:
             assert weight is not None
             return self._of_weight(first, last, weight)
         if self._magnitude is None:
-            return self._plain(first, last)
+            return self._plain(first, last, room)
         assert weight is not None
         wide = weight.reshape(last - first, -1).to(torch.float64)
         direction = self._plain(first, last).add_(wide)
         if self._by_columns:
             direction *= self._magnitude
         else:
-            norms = vector_sums(direction * direction).sqrt_()
+            norms = square_root(vector_sums(direction * direction))
             direction *= (self._magnitude[first + self._offset : last + self._offset] / norms).nan_to_num_(0, 0, 0)[
                 :, None
             ]
         return direction.sub_(wide)
 
-    def _plain(self, first: int, last: int) -> Tensor:
-        """Return rows of dW (float64, new)."""
+    def _plain(self, first: int, last: int, room: Tensor | None = None) -> Tensor:
+        """Return rows of dW (float64), in `room` or new."""
         assert not isinstance(self._form, _Gains | _ReplacedRows)
         if self._scale == 0:
             return torch.zeros(last - first, self._shape[1], dtype=torch.float64, device=self._form.device)
-        made = self._form.rows(first + self._offset, last + self._offset)
+        first, last = first + self._offset, last + self._offset
+        form = self._form
+        made = form.rows(first, last, room) if isinstance(form, _MatrixProduct) else form.rows(first, last)
         return made if self._scale == 1 else made.mul_(self._scale)
 
     def _of_weight(self, first: int, last: int, weight: Tensor) -> Tensor:
@@ -179,7 +177,7 @@ class FactorSource:
         for first, last in blocks(shape):
             direction = self._plain(first, last).add_(weight[first:last])
             sums.add(direction.mul_(direction).reshape(-1))
-        return vector_sums(sums.value().view(-1, self._kernel)).sqrt_()
+        return square_root(vector_sums(sums.value().view(-1, self._kernel)))
 
 
 class LoraDeltas:
@@ -250,25 +248,41 @@ class LoraDeltas:
 
 @dataclass(frozen=True, slots=True)
 class _MatrixProduct:
-    """`left @ right`: float64 [m, r] and [r, n]."""
+    """`left @ right`: float64 [m, r] and [r, n]. Its terms are added up in the order of the rank."""
 
     left: Tensor
     right: Tensor
+    is_exact: bool
+    """Whether products of two values are exact in float64."""
+
+    @classmethod
+    def of(cls, left: Tensor, right: Tensor) -> _MatrixProduct:
+        return cls(left, right, _is_float32(left) and _is_float32(right))
 
     @property
     def device(self) -> torch.device:
         return self.left.device
 
-    def times(self, scale: float) -> _MatrixProduct:
-        if self.left.numel() < self.right.numel():
-            return _MatrixProduct(self.left * scale, self.right)
-        return _MatrixProduct(self.left, self.right * scale)
+    def rows(self, first: int, last: int, room: Tensor | None = None) -> Tensor:
+        """Return some rows, in `room` or new. Terms are added to as many at a time as stay in the cache."""
+        left, columns = self.left[first:last], self.right.shape[1]
+        out = left.new_empty(len(left), columns) if room is None else room[: len(left)]
+        step = max(1, _TERMS // max(1, columns))
+        for begin in range(0, len(left), step):
+            self._add_terms(out[begin : begin + step].zero_(), left[begin : begin + step])
+        return out
 
-    def rows(self, first: int, last: int) -> Tensor:
-        return self.left[first:last] @ self.right
+    def _add_terms(self, made: Tensor, left: Tensor) -> None:
+        """Add the products of columns of `left` with the rows of the right side, one after another."""
+        term = made if self.is_exact else torch.empty_like(made)
+        for column, row in zip(left.unbind(1), self.right.unbind(), strict=True):
+            if self.is_exact:  # then it does not matter whether the product is rounded before it is added
+                made.addcmul_(column[:, None], row)
+            else:
+                made.add_(torch.mul(column[:, None], row, out=term))
 
     def transposed(self) -> _MatrixProduct:
-        return _MatrixProduct(self.right.T, self.left.T)
+        return _MatrixProduct(self.right.T, self.left.T.contiguous(), self.is_exact)
 
 
 class _Hadamard(NamedTuple):
@@ -354,11 +368,11 @@ def _form(
 
 
 def _lora(factors: Mapping[str, Tensor]) -> _MatrixProduct:
-    return _MatrixProduct(_flat(factors["up"]), _flat(factors["down"]))
+    return _MatrixProduct.of(_flat(factors["up"]), _flat(factors["down"]))
 
 
 def _tucker(factors: Mapping[str, Tensor]) -> _MatrixProduct:
-    return _MatrixProduct(_flat(factors["up"]), _contracted(factors["mid"], factors["down"]))
+    return _MatrixProduct.of(_flat(factors["up"]), _contracted(factors["mid"], factors["down"]))
 
 
 def _loha(factors: Mapping[str, Tensor]) -> _Hadamard:
@@ -369,17 +383,18 @@ def _loha(factors: Mapping[str, Tensor]) -> _Hadamard:
 def _loha_side(factors: Mapping[str, Tensor], which: str) -> _MatrixProduct:
     left, right = factors[f"w{which}_a"], factors[f"w{which}_b"]
     if f"t{which}" in factors:
-        return _MatrixProduct(_flat(left).T, _contracted(factors[f"t{which}"], right))
-    return _MatrixProduct(_flat(left), _flat(right))
+        return _MatrixProduct.of(_flat(left).T, _contracted(factors[f"t{which}"], right))
+    return _MatrixProduct.of(_flat(left), _flat(right))
 
 
 def _lokr(factors: Mapping[str, Tensor]) -> _Kronecker:
-    outer = _flat(factors["w1"]) if "w1" in factors else _flat(factors["w1_a"]) @ _flat(factors["w1_b"])
+    outer = _flat(factors["w1"]) if "w1" in factors else _multiplied(_flat(factors["w1_a"]), _flat(factors["w1_b"]))
     if "w2" in factors:
         return _Kronecker(outer, _flat(factors["w2"]))
     left, right = _flat(factors["w2_a"]), factors["w2_b"]
-    inner = left.T @ _contracted(factors["t2"], right) if "t2" in factors else left @ _flat(right)
-    return _Kronecker(outer, inner)
+    if "t2" in factors:
+        return _Kronecker(outer, _multiplied(left.T, _contracted(factors["t2"], right)))
+    return _Kronecker(outer, _multiplied(left, _flat(right)))
 
 
 def _whole(factors: Mapping[str, Tensor]) -> _Whole:
@@ -429,11 +444,6 @@ def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:
     return alpha / sqrt(rank) if facts.get("rslora") else alpha / rank
 
 
-def _is_float32(number: float) -> bool:
-    """Return whether a number times one of float32 is exact in float64."""
-    return torch.tensor(number, dtype=torch.float64).to(torch.float32).item() == number
-
-
 def _quotient(magnitude: Tensor, norms: Tensor) -> Tensor:
     """Return `magnitude / norms`, 0 where the norm is 0."""
     return (magnitude / norms).masked_fill_(norms == 0, 0)
@@ -442,8 +452,19 @@ def _quotient(magnitude: Tensor, norms: Tensor) -> Tensor:
 def _contracted(core: Tensor, right: Tensor) -> Tensor:
     """Return a Tucker core [r, s, kernel...] times `right` [s, channels] on its second side: [r, channels * kernel]."""
     outer, inner = core.shape[:2]
-    flat = core.reshape(outer, inner, -1).to(torch.float64)
-    return torch.einsum("rsk,sc->rck", flat, _flat(right)).reshape(outer, -1)
+    points = core.reshape(outer, inner, -1).to(torch.float64).transpose(1, 2)
+    made = _multiplied(points.reshape(-1, inner), _flat(right))
+    return made.view(outer, points.shape[1], -1).transpose(1, 2).reshape(outer, -1)
+
+
+def _multiplied(left: Tensor, right: Tensor) -> Tensor:
+    """Return all of `left @ right`."""
+    return _MatrixProduct.of(left, right).rows(0, len(left))
+
+
+def _is_float32(values: Tensor) -> bool:
+    """Return whether float64 values are such as float32 has, so that products of two are exact."""
+    return bool((values.to(torch.float32).to(torch.float64) == values).all())
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ DELTA = Method(
     formula="scale (up @ down)",
     summary="what a LoRA adds to a tensor at strength 1",
     makes=ModelDelta(),
-    exact=False,
+    version=2,
 )
 """Makes the deltas that `add_lora` adds up. No recipe can name it, so it is not in the catalog."""
 
@@ -42,6 +42,7 @@ FACTOR = Method(
     summary="a tensor of a module of a LoRA that is made",
     makes=LoraFactors(),
     exact=False,
+    version=2,
 )
 """Makes the tensors of a LoRA. It is not in the catalog either."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -140,11 +141,57 @@ def test_half_precision_does_not_depend_on_the_order_of_the_sum(scale: float) ->
     assert torch.equal(pieces, found)
 
 
+def summed(left: Tensor, right: Tensor) -> Tensor:
+    """Return a product whose terms are added up in the order of the rank, each operation rounded by itself."""
+    return torch.tensor(
+        [[reduce(lambda total, k: total + row[k] * column[k], range(len(row)), 0.0) for column in right.T.tolist()]
+         for row in left.tolist()],
+        dtype=torch.float64,
+    ).view(len(left), right.shape[1])  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(5, 31, 7), (1, 1, 1), (0, 3, 4), (64, 3, 1), (3, 0, 5)], ids=str)
+def test_terms_are_added_up_in_the_order_of_the_rank(dtype: torch.dtype, shape: Shape) -> None:
+    """Then what they come to is multiplied, and rounded once: rows, columns, rank of any number."""
+    rows, rank, columns = shape
+    factors = made({"up": (rows, rank), "down": (rank, columns)}, dtype, seed=5)
+    factors["up"] *= 10.0 ** torch.arange(rank).remainder(9).sub(4).to(dtype)
+    if dtype == torch.float64:
+        factors = {role: each * (1 + 2.0**-40) for role, each in factors.items()}
+    scale = torch.tensor(1 / 3, dtype=torch.float64)
+    wanted = (summed(factors["up"], factors["down"]) * scale).float()
+    assert torch.equal(delta("lora", factors | {"scale": scale}, {}, (rows, columns)), wanted)
+
+
+def test_products_of_what_was_multiplied_before_are_rounded_before_they_are_added() -> None:
+    """A contracted core has digits beyond float32's, so that its products are not exact."""
+    factors = made({"up": (40, 8, 1, 1), "mid": (8, 8, 3, 3), "down": (8, 30, 1, 1)}, torch.float32)
+    up, mid, down = (factors[role].double() for role in ("up", "mid", "down"))
+    points = torch.stack([summed(mid[:, :, i, j], down.flatten(1)) for i in range(3) for j in range(3)], dim=2)
+    wanted = summed(up.flatten(1), points.flatten(1)).float()
+    assert torch.equal(delta("tucker", factors, {}, (40, 30, 3, 3)), wanted.view(40, 30, 3, 3))
+
+
+@every_family
+def test_blocks_and_neighbours_do_not_matter(family: str, shapes: dict[str, Shape], shape: Shape) -> None:
+    """Rows of what is large, alone and in any blocks; every family, and decomposed weights too."""
+    factors = made(shapes, torch.float32, seed=3)
+    weight = made({"w": shape}, torch.float32, seed=4)["w"]
+    for facts in ({}, {"dora": "rows"}) if len(shape) > 1 and family not in {"full", "norm", "bias"} else ({},):
+        more = {"dora_scale": torch.rand(shape[0])} if facts else {}
+        whole = delta(family, factors | more, facts, shape, weight).view(shape[0], -1)
+        found = FactorSource(family, factors | more, facts, shape, weight)
+        flat = weight.view(shape[0], -1)
+        pieces = [found.rows(first, last, flat[first:last]) for first, last in pairwise([0, 1, 6, 7, 12])]
+        assert torch.equal(torch.cat(pieces).view_as(whole), whole)
+
+
 @pytest.mark.parametrize(("family", "shapes", "shape"), [case for case in FAMILIES if len(case[2]) == 2], ids=str)
 def test_transposed(family: str, shapes: dict[str, Shape], shape: Shape) -> None:
     factors = made(shapes, torch.float32)
     found = delta(family, factors, {"transposed": True}, shape[::-1])
-    torch.testing.assert_close(found, delta(family, factors, {}, shape).T)
+    assert torch.equal(found, delta(family, factors, {}, shape).T)
 
 
 def test_an_embedding_is_the_transpose_of_the_product() -> None:

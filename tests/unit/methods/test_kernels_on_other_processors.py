@@ -32,19 +32,53 @@ for name, trial in TRIALS.items():
     print(name, running.hexdigest())
 """
 
+_LORAS = """
+import torch, xxhash
+from model_files import as_bytes
+from mergebuild.methods.kernels.lora import delta
 
-def test_the_bits_do_not_depend_on_the_instructions() -> None:
-    """Without vector instructions and fused multiply-add, and with all that this processor has."""
+draw = torch.Generator().manual_seed(0)
+drawn = lambda *shape: torch.randint(-(2**23), 2**23, shape, generator=draw).float() * 2.0**-24
+shapes = {"lora": {"up": (96, 40), "down": (40, 300)},
+          "tucker": {"up": (96, 8), "mid": (8, 9, 3, 3), "down": (9, 100)},
+          "loha": {"w1_a": (96, 7), "w1_b": (7, 300), "w2_a": (96, 7), "w2_b": (7, 300)},
+          "lokr": {"w1_a": (3, 2), "w1_b": (2, 10), "w2_a": (32, 5), "w2_b": (5, 30)}}
+for family, factors in shapes.items():
+    shape = (96, 100, 3, 3) if family == "tucker" else (96, 300)
+    weight = drawn(*shape)
+    for facts in ({}, {"dora": "rows"}, {"dora": "columns"}):
+        made = {role: drawn(*each) for role, each in factors.items()}
+        made["scale"] = torch.tensor(0.3)
+        if facts:
+            made["dora_scale"] = drawn(shape[facts["dora"] == "columns"])
+        print(family, facts, xxhash.xxh3_64_hexdigest(as_bytes(delta(family, made, facts, shape, weight))))
+"""
+
+
+def _said(program: str) -> list[list[str]]:
+    """Return what a program says without vector instructions and fused multiply-add, and with all that are here."""
     found = []
     for capability in ({"ATEN_CPU_CAPABILITY": "default"}, {}):
         environment = {name: each for name, each in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", _PROGRAM],
+            [sys.executable, "-W", "ignore", "-c", program],
             env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)} | capability,
             capture_output=True,
             text=True,
             check=True,
         )
         found.append(done.stdout.splitlines())
-    assert len(found[0]) == sum(METHODS[name].exact for name in TRIALS)
-    assert found[0] == found[1]
+    return found
+
+
+def test_the_bits_do_not_depend_on_the_instructions() -> None:
+    without, every = _said(_PROGRAM)
+    assert len(without) == sum(METHODS[name].exact for name in TRIALS)
+    assert without == every
+
+
+def test_nor_do_those_of_what_loras_add() -> None:
+    """Of products, of what was multiplied before, and of decomposed weights."""
+    without, every = _said(_LORAS)
+    assert len(without) == 12
+    assert without == every

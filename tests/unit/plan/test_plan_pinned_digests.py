@@ -142,7 +142,7 @@ PINNED = {
     "a tensor of a survey": "35a9fe9d82a7f872c15ae22c8aeeeef0",
     "another tensor of a survey": "e839ff79d33e29af4627c19bcbba123e",
     "a computation of several tensors": "9be6d11d0d53bfee193b81e0a86e6c2c",
-    "a tensor of a computation of several": "821f2849c86444215535c0ab90582b7d",
+    "a tensor of a computation of several": "c9f1e3b6f2e424119ca769445f76d93b",
     "a statistic": "883417de31fbe3d8d85a702fc0e61d40",
     "a statistic with words": "2ba6bd22c6b414323b46e0e98bacd173",
     "a statistic with numbers": "20598fde1049539c52ce219ea1dd00df",
