@@ -50,6 +50,7 @@ __all__ = [
     "Hash",
     "Histogram",
     "MagnitudeSum",
+    "MatrixProduct",
     "Prepared",
     "Ranking",
     "Seen",
@@ -59,6 +60,7 @@ __all__ = [
     "count_nonfinite",
     "find",
     "keep_by_rank",
+    "make_rows",
     "packed",
     "packed_doubles",
     "reason",
@@ -133,6 +135,53 @@ class GramMatrix:
         found, places = iter(_compiled.gram_value(self.state)), range(self._vectors)
         entries = {(i, j): next(found) for i in places for j in places[i:]}
         return tuple(tuple(entries[min(i, j), max(i, j)] for j in places) for i in places)
+
+
+class MatrixProduct:
+    """`left @ right` of a small inner size, the rank: terms in float64, added up in the order of the rank."""
+
+    __slots__ = ("columns", "rows", "state")
+
+    def __init__(
+        self,
+        left: tuple[Buffer, str],
+        right: tuple[Buffer, str],
+        sizes: tuple[int, int, int],
+        *,
+        turned: bool = False,
+    ) -> None:
+        """Take both sides, of a dtype up to float32. Nothing of them is kept.
+
+        Args:
+            left: the bytes of `[rows, rank]`, and their dtype.
+            right: those of `[rank, columns]`.
+            sizes: rows, rank and columns.
+            turned: the sides lie transposed, `[rank, rows]` and `[columns, rank]`.
+
+        Raises:
+            ValueError: a side is too small, or of float64.
+        """
+        self.rows, _, self.columns = sizes
+        one, other = ((buffer, DTYPES[dtype][0]) for buffer, dtype in (left, right))
+        self.state = _compiled.product_begin((one,), (other,), *sizes, turned)
+
+
+def make_rows(
+    products: Sequence[MatrixProduct], scale: float, span: tuple[int, int], out: Buffer, *, add: bool = False
+) -> None:
+    """Make rows of a product, or of two multiplied element by element, times a scale, and round them to float32.
+
+    Args:
+        products: one, or two of the same columns.
+        scale: what they are multiplied by, in float64.
+        span: the first row, and how many.
+        out: room for them, whole rows.
+        add: they are added in float32 to what is there.
+
+    Raises:
+        ValueError: there are no such rows, or `out` is too small.
+    """
+    _compiled.product_rows(tuple(each.state for each in products), scale, *span, out, add)
 
 
 class Prepared(NamedTuple):

@@ -95,6 +95,7 @@ struct seen {
 };
 
 struct gram_state; /* gram.h */
+struct product;    /* products.h */
 
 struct variant {
     const char *name;
@@ -137,6 +138,13 @@ struct variant {
     /* Add to `totals`, of each input but the first: at how many places only it differs from the first by more than
      * epsilon, and at how many others do too. */
     void (*count_active)(const struct work *work, size_t count, float epsilon, uint64_t *totals);
+
+    /* Take both sides of a product, which has its sizes; `turned`: each side lies transposed. */
+    void (*product_begin)(struct product *product, const struct source *left, const struct source *right, int turned);
+
+    /* Make rows of a product, or of two of them multiplied element by element, times `scale`: put into `out`, or added. */
+    void (*product_rows)(const struct product *const *products, size_t product_count, double scale, size_t first,
+                         size_t rows, float *out, int adds);
 
     const struct named_kernel *kernels; /* ends with a row without a name */
 };

@@ -10,6 +10,7 @@
 
 #include "gram.h"
 #include "kernels.h"
+#include "products.h"
 #include "xxh3.h"
 
 static const struct variant *chosen = &variant_plain;
@@ -548,6 +549,95 @@ static PyObject *gram_value(PyObject *Py_UNUSED(module), PyObject *arguments) {
     return result;
 }
 
+/* Whether the sides of a product can have these sizes, so that all that is computed of them is a size too. */
+static int product_fits(uint64_t rows, uint64_t rank, uint64_t columns) {
+    const uint64_t most = PY_SSIZE_T_MAX / (4 * sizeof(double));
+    return rows < most && columns < most && rank <= most / (rows + STRIP) && rank <= most / (columns + PANEL);
+}
+
+/* Take a product that `product_begin` has made: NULL where it can't be one. */
+static const struct product *take_product(struct held *held, PyObject *object) {
+    const Py_buffer *buffer = hold(held, object, PyBUF_SIMPLE);
+    if (buffer == NULL) return NULL;
+    const struct product *product = buffer->buf;
+    if (buffer->len >= (Py_ssize_t)sizeof *product && (uintptr_t)buffer->buf % sizeof(uint64_t) == 0 &&
+        product_fits(product->rows, product->rank, product->columns) &&
+        (size_t)buffer->len >= product_size(product->rows, product->rank, product->columns))
+        return product;
+    PyErr_SetString(PyExc_ValueError, "this is no product");
+    return NULL;
+}
+
+/* product_begin(left, right, rows, rank, columns, turned) -> a product; each side is a tuple of one input */
+static PyObject *product_begin(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *one, *other, *made = NULL;
+    Py_ssize_t rows, rank, columns;
+    int turned;
+    if (!PyArg_ParseTuple(arguments, "OOnnnp", &one, &other, &rows, &rank, &columns, &turned)) return NULL;
+    if (rows < 0 || rank < 0 || columns < 0 || !product_fits((uint64_t)rows, (uint64_t)rank, (uint64_t)columns))
+        return PyErr_Format(PyExc_ValueError, "a product has sides of other sizes");
+    struct held held = {.count = 0};
+    struct source left[MOST_INPUTS], right[MOST_INPUTS];
+    size_t lefts = 0, rights = 0;
+    if (take_inputs(&held, one, rows * rank, left, &lefts) < 0) goto end;
+    if (take_inputs(&held, other, rank * columns, right, &rights) < 0) goto end;
+    if (lefts != 1 || rights != 1 || left[0].dtype == FLOAT64 || right[0].dtype == FLOAT64) {
+        PyErr_SetString(PyExc_ValueError, "each side of a product must be one input, of no more than float32");
+        goto end;
+    }
+    made = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)product_size((size_t)rows, (size_t)rank, (size_t)columns));
+    if (made == NULL) goto end;
+    struct product *product = (struct product *)PyByteArray_AsString(made);
+    *product = (struct product){.rows = (uint64_t)rows, .rank = (uint64_t)rank, .columns = (uint64_t)columns};
+    Py_BEGIN_ALLOW_THREADS
+    chosen->product_begin(product, &left[0], &right[0], turned);
+    Py_END_ALLOW_THREADS
+end:
+    let_go(&held);
+    return made;
+}
+
+/* product_rows(products, scale, first, rows, out, adds): make rows */
+static PyObject *product_rows(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *given, *output;
+    double scale;
+    Py_ssize_t first, rows;
+    int adds;
+    if (!PyArg_ParseTuple(arguments, "O!dnnOp", &PyTuple_Type, &given, &scale, &first, &rows, &output, &adds)) return NULL;
+    const Py_ssize_t product_count = PyTuple_Size(given);
+    if (product_count < 1 || product_count > MOST_PRODUCTS || first < 0 || rows < 0) {
+        PyErr_Format(PyExc_ValueError, "there must be one to %d products, and no negative numbers", MOST_PRODUCTS);
+        return NULL;
+    }
+    struct held held = {.count = 0};
+    const struct product *products[MOST_PRODUCTS];
+    int is_right = 1;
+    for (Py_ssize_t each = 0; is_right && each < product_count; each++) {
+        products[each] = take_product(&held, PyTuple_GetItem(given, each));
+        is_right = products[each] != NULL;
+        if (is_right && (products[each]->columns != products[0]->columns || (uint64_t)first > products[each]->rows ||
+                         (uint64_t)rows > products[each]->rows - (uint64_t)first)) {
+            PyErr_SetString(PyExc_ValueError, "a product has no such rows, or other columns");
+            is_right = 0;
+        }
+    }
+    float *out = NULL;
+    if (is_right) {
+        const uint64_t columns = products[0]->columns;
+        if (columns > 0 && (uint64_t)rows > PY_SSIZE_T_MAX / sizeof(float) / columns)
+            PyErr_SetString(PyExc_ValueError, "there is too little room");
+        else out = take_room(&held, output, (size_t)rows * columns * sizeof(float), sizeof(float));
+    }
+    if (out != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        chosen->product_rows(products, (size_t)product_count, scale, (size_t)first, (size_t)rows, out, adds);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    if (out == NULL) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"variants", variants, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
@@ -568,6 +658,8 @@ static PyMethodDef methods[] = {
     {"gram_begin", gram_begin, METH_VARARGS, NULL},
     {"gram_add", gram_add, METH_VARARGS, NULL},
     {"gram_value", gram_value, METH_VARARGS, NULL},
+    {"product_begin", product_begin, METH_VARARGS, NULL},
+    {"product_rows", product_rows, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,0 +1,29 @@
+/* Matrix products in the making: both sides as the kernels want them, plain values in one piece of memory (8-byte aligned). */
+#ifndef MERGEBUILD_PRODUCTS_H
+#define MERGEBUILD_PRODUCTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define STRIP 8  /* rows that are made together */
+#define PANEL 16 /* columns that are made together */
+
+/* Products of one call at most. */
+#define MOST_PRODUCTS 2
+
+struct product {
+    uint64_t rows, rank, columns;
+    double left[]; /* row by row (double [rows + STRIP, rank]) */
+    /* Behind it: the right side in panels (float [panels, rank, PANEL]). Zeros fill up both. */
+};
+
+static inline size_t product_panels(size_t columns) { return columns / PANEL + (columns % PANEL != 0); }
+static inline size_t product_left(size_t rows, size_t rank) { return (rows + STRIP) * rank; }
+static inline size_t product_right(size_t rank, size_t columns) { return product_panels(columns) * rank * PANEL; }
+
+static inline size_t product_size(size_t rows, size_t rank, size_t columns) {
+    return sizeof(struct product) + product_left(rows, rank) * sizeof(double) +
+           product_right(rank, columns) * sizeof(float);
+}
+
+#endif
