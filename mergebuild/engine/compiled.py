@@ -11,15 +11,27 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from mergebuild import native
 from mergebuild.engine.findings import Findings, statistic_key
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Block, Outputs
 from mergebuild.engine.schedule import Cluster
-from mergebuild.engine.work import KernelCall, Leaf, OutputRange, Step, StepResult, UnseenGroup, UnseenTensor
+from mergebuild.engine.work import (
+    Combination,
+    KernelCall,
+    Leaf,
+    OutputRange,
+    Step,
+    StepResult,
+    UnseenGroup,
+    UnseenTensor,
+)
 from mergebuild.key import narrows
+from mergebuild.lora import DeltaSum
 from mergebuild.methods.call import Call, State, unit_of
+from mergebuild.methods.compiled import lora
 from mergebuild.methods.compiled.catalog import FAMILIES, compiled_method
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
 from mergebuild.methods.method import Method, UndefinedError
@@ -45,7 +57,7 @@ def can_make(step: Step) -> bool:
         and step.dtype in native.DTYPES
         and len(step.reads) <= native.MOST_INPUTS
         and not any(place.turned for place in step.places)
-        and (step.operation is None or _form_of(step.operation) is not None)
+        and (step.operation is None or _can_add(step.operation) or _form_of(step.operation) is not None)
     )
 
 
@@ -58,6 +70,24 @@ def _form_of(operation: KernelCall) -> CompiledMethod | None:
     """Return the compiled form of an operation, if it has one."""
     found = compiled_method(operation.method.name) if operation.method.makes.program is None else None
     return found if found is not None and found.takes(_call_of(operation), len(operation.inputs)) else None
+
+
+def _can_add(operation: KernelCall) -> bool:
+    """Whether it is what LoRAs add to a tensor, of factors that can be read, and compiled kernels make it."""
+    return (
+        isinstance(added := operation.arguments.get("deltas"), DeltaSum)
+        and all(part and all(_can_read(leaf) for leaf, _ in part) for part in operation.parts)
+        and lora.takes(added, operation.shape, list(map(_dtype_of, operation.parts)))
+    )
+
+
+def _dtype_of(part: Combination) -> str:
+    """Return the dtype in which a kernel has what it takes whole: a lone tensor's own."""
+    return part[0][0].dtype if _is_lying(part) else "float32"
+
+
+def _is_lying(part: Combination) -> bool:
+    return len(part) == 1 and part[0][1] == 1
 
 
 def _call_of(operation: KernelCall) -> Call:
@@ -191,6 +221,9 @@ class CompiledWorker:
         operation = maker.step.operation
         if operation is None or maker.problem is not None or self._stop.is_set():
             return
+        if _can_add(operation):
+            maker.applied = self._adding(operation)
+            return
         method, call, state = _form_of(operation), _call_of(operation), None
         assert method is not None  # else torch would make it
         try:
@@ -200,6 +233,26 @@ class CompiledWorker:
                 maker.applied = method.apply(call, len(maker.inputs), state)
         except UndefinedError as error:
             maker.problem = error
+
+    def _adding(self, operation: KernelCall) -> Applied:
+        """Return what makes what LoRAs add to a tensor, of factors that are read whole."""
+        added = operation.arguments["deltas"]
+        assert isinstance(added, DeltaSum)
+        found = lora.applied(added, operation.shape, list(map(self._whole, operation.parts)))
+        for part in operation.parts:
+            for leaf, _ in part:
+                self._mappings.release_all(leaf)
+        return found
+
+    def _whole(self, part: Combination) -> Chunk:
+        """Return what an operation takes whole: a lone tensor as it lies."""
+        chunks = [(self._bytes(leaf, 0, leaf.count), leaf.dtype) for leaf, _ in part]
+        if _is_lying(part):
+            return chunks[0]
+        count = part[0][0].count
+        room = bytearray(4 * count)
+        native.apply(_combined([share for _, share in part]), chunks, room, "float32", (0, count))
+        return room, "float32"
 
     def _state(
         self, maker: _StepMaker, statistic: CompiledStatistic, makers: Sequence[_StepMaker], cluster: Cluster, size: int
@@ -260,6 +313,9 @@ class CompiledWorker:
         """Make a chunk of a step: keep it for others, and have it written to its places unless one only `looks`."""
         step, (start, count) = maker.step, span
         if maker.problem is not None or not (step.places or maker.slot is not None):
+            return
+        if maker.slot is not None and not step.places and maker.applied is not None and maker.applied.is_given:
+            (chunks[maker.slot],) = maker.applied.given((), span)
             return
         width = native.DTYPES[step.dtype][1]
         block = self._outputs.block() if maker.room is None else None
@@ -325,9 +381,8 @@ class CompiledWorker:
             self._mappings.release_all(lying)
 
     def _result(self, maker: _StepMaker, cluster: Cluster) -> StepResult:
-        leaves = {leaf.digest: leaf for leaf in cluster.leaves}
-        read = read_by(maker.step, cluster) if maker.nonfinite else ()
-        bad = {digest: count for digest in read if digest in leaves and (count := self._count_bad(leaves[digest]))}
+        leaves = _involved(maker.step, cluster) if maker.nonfinite else ()
+        bad = {leaf.digest: count for leaf in leaves if (count := self._count_bad(leaf))}
         problem = str(maker.problem) if maker.problem else ""
         return StepResult(maker.running.digest(), maker.nonfinite, maker.overflowed, bad, problem)
 
@@ -341,16 +396,30 @@ _UNKNOWN = Applied(native.Prepared("constant", 0, native.packed([math.nan])), ()
 """What makes a tensor of which nothing is known."""
 
 
+def _involved(step: Step, cluster: Cluster) -> Sequence[Leaf]:
+    """Return all that a step is made of, by way of others too, behind it what is read whole."""
+    leaves = {leaf.digest: leaf for leaf in cluster.leaves}
+    operations = [each.operation for each in (*cluster.below(step), step) if each.operation]
+    whole = [leaf for operation in operations for part in operation.parts for leaf, _ in part]
+    return [*(leaves[digest] for digest in read_by(step, cluster) if digest in leaves), *whole]
+
+
 def _linear(step: Step) -> Applied:
     """Return what makes a combination."""
-    shares = shares_of(tuple(coefficient for _, coefficient in step.terms))
+    return Applied(_combined([coefficient for _, coefficient in step.terms]), range(len(step.terms)))
+
+
+def _combined(coefficients: Sequence[Fraction]) -> native.Prepared:
+    """Return the kernel of a combination."""
+    shares = shares_of(tuple(coefficients))
     centre = -1 if shares.pivot is None else shares.pivot
-    kernel = native.Prepared("linear", centre, native.packed(shares.others))
-    return Applied(kernel, range(len(step.terms)))
+    return native.Prepared("linear", centre, native.packed(shares.others))
 
 
 def _unit_of(operation: KernelCall) -> int:
     """Return how many elements must be made together."""
+    if _can_add(operation):
+        return lora.unit_of(operation.shape)
     method, call = _form_of(operation), _call_of(operation)
     assert method is not None  # else torch would make it
     return unit_of(method.grain, call)

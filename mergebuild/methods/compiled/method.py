@@ -28,6 +28,11 @@ class Applied(NamedTuple):
         """Return all that the kernel is given: the chunks of the inputs, and more."""
         return chunks if self.more is None else [*chunks, *self.more(chunks, span)]
 
+    @property
+    def is_given(self) -> bool:
+        """Whether it makes what it is given besides, as it is."""
+        return self.more is not None and not self.inputs and self.kernel == Prepared("linear", 0)
+
     @staticmethod
     def copy_of(index: int) -> Applied:
         """Return what makes an input itself."""

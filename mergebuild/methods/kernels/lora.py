@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from math import prod, sqrt
+from math import prod
 from typing import Final, NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from mergebuild.errors import SourceError
 from mergebuild.lora import DeltaSum, Fact, ShapedDelta, needs
+from mergebuild.lora.factors import matrix_of, scale_of
 from mergebuild.lora.needs import OF_THE_WEIGHT, by_columns
 from mergebuild.methods.kernels.reduction import ColumnSums, vector_sums
 from mergebuild.methods.kernels.roots import square_root
@@ -42,7 +42,7 @@ _TERMS: Final = 1 << 16
 
 def blocks(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield the rows, first and past the last, that are made at a time of a tensor of this shape."""
-    rows, columns = _matrix(shape)
+    rows, columns = matrix_of(shape)
     step = max(1, _BLOCK // max(1, columns))
     return ((first, min(rows, first + step)) for first in range(0, rows, step))
 
@@ -56,8 +56,8 @@ def delta(
 ) -> Tensor:
     """Return all of what a LoRA adds at strength 1 (float32, of `shape`). See `Made` for the arguments."""
     made = FactorSource(family, factors, facts, shape, weight)
-    matrix = weight.reshape(_matrix(shape)) if weight is not None else None
-    result = torch.empty(_matrix(shape), dtype=torch.float32, device=next(iter(factors.values())).device)
+    matrix = weight.reshape(matrix_of(shape)) if weight is not None else None
+    result = torch.empty(matrix_of(shape), dtype=torch.float32, device=next(iter(factors.values())).device)
     for first, last in blocks(shape):
         result[first:last] = made.rows(first, last, matrix[first:last] if matrix is not None else None)
     return result.view(tuple(shape))
@@ -97,7 +97,7 @@ class FactorSource:
         Raises:
             SourceError: numbers contradict shapes, which a header can't tell (`lora-shape`).
         """
-        self._shape = _matrix(shape)
+        self._shape = matrix_of(shape)
         self._offset = int(facts.get("offset", 0))
         self._family = family
         self._form = _form(family, factors, facts, shape)
@@ -187,7 +187,7 @@ class LoraDeltas:
         """Take what is added to a tensor of the model of this shape."""
         self._deltas = added.deltas
         self._shape = tuple(shape)
-        self._columns = max(1, _matrix(shape)[1])
+        self._columns = max(1, matrix_of(shape)[1])
         self._made: list[FactorSource] = []
         self._factors: list[Mapping[str, Tensor]] = []
         self._room = torch.empty(0, dtype=torch.float64)
@@ -219,7 +219,7 @@ class LoraDeltas:
         for first in range(0, len(matrix), self.unit // self._columns):
             last = min(len(matrix), first + self.unit // self._columns)
             for delta, made in zip(self._deltas, self._made, strict=True):
-                low, high = delta.rows or (0, _matrix(self._shape)[0])
+                low, high = delta.rows or (0, matrix_of(self._shape)[0])
                 begin, end = max(above + first, low), min(above + last, high)
                 if begin < end:
                     rows = beside[begin - above : end - above] if beside is not None else None
@@ -241,7 +241,7 @@ class LoraDeltas:
         whole = None
         if needs(delta.family, facts) == "whole":
             assert weight is not None
-            low, high = delta.rows or (0, _matrix(self._shape)[0])
+            low, high = delta.rows or (0, matrix_of(self._shape)[0])
             whole = weight.view(-1, self._columns)[low:high].reshape(shape)
         return FactorSource(delta.family, factors, facts, shape, whole)
 
@@ -399,7 +399,7 @@ def _lokr(factors: Mapping[str, Tensor]) -> _Kronecker:
 
 def _whole(factors: Mapping[str, Tensor]) -> _Whole:
     (matrix,) = factors.values()
-    return _Whole(matrix.reshape(_matrix(matrix.shape)))
+    return _Whole(matrix.reshape(matrix_of(matrix.shape)))
 
 
 _FORMS: Final[Mapping[str, Callable[[Mapping[str, Tensor]], _Form]]] = {
@@ -421,27 +421,19 @@ def _gains(factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequ
     if facts.get("transposed"):
         on_columns = not on_columns
     channels = shape[1] if len(shape) > 1 else 1
-    wanted = channels if on_columns else _matrix(shape)[0]
+    wanted = channels if on_columns else matrix_of(shape)[0]
     if len(gains) != wanted:
         raise SourceError.one(
             "lora-shape", f"a tensor of the LoRA holds {len(gains)} numbers where {wanted} are needed",
             rows=(f"model   {list(shape)}, of which it scales the {'columns' if on_columns else 'rows'}",),
             help="the file is damaged, or whatever wrote it is wrong: download or export it again",
         )  # fmt: skip
-    return _Gains(gains.repeat_interleave(_matrix(shape)[1] // channels) if on_columns else gains, on_columns)
+    return _Gains(gains.repeat_interleave(matrix_of(shape)[1] // channels) if on_columns else gains, on_columns)
 
 
 def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:
     """Return what dW is multiplied by."""
-    if "scale" in factors:
-        return float(factors["scale"].item())
-    if "rank" not in facts:
-        return 1.0
-    rank = int(facts["rank"])
-    fact = facts.get("alpha", rank)
-    assert isinstance(fact, int | Fraction)
-    alpha = float(factors["alpha"].item()) if "alpha" in factors else float(fact)
-    return alpha / sqrt(rank) if facts.get("rslora") else alpha / rank
+    return scale_of(factors, lambda role: float(factors[role].item()), facts)
 
 
 def _quotient(magnitude: Tensor, norms: Tensor) -> Tensor:
@@ -469,9 +461,4 @@ def _is_float32(values: Tensor) -> bool:
 
 def _flat(tensor: Tensor) -> Tensor:
     """Return a factor as a matrix (float64), kernels laid flat."""
-    return tensor.reshape(_matrix(tensor.shape)).to(torch.float64)
-
-
-def _matrix(shape: Sequence[int]) -> tuple[int, int]:
-    """Return a shape as that of a matrix: its first dimension, and all behind it."""
-    return (shape[0], prod(shape[1:])) if shape else (1, 1)
+    return tensor.reshape(matrix_of(tensor.shape)).to(torch.float64)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from both_ways import both_ways
 from lab import Lab
 from mergefiles import target_table
 from method_trials import TRIALS, call_for, count_for
@@ -26,41 +26,6 @@ from mergebuild.system import portable
 
 OUTPUTS = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 """Dtypes that targets may have."""
-
-Answer = tuple[Mapping[str, bytes], Mapping[str, tuple[object, ...]]]
-"""The bytes of all outputs, and what is said of each target."""
-
-
-def built(lab: Lab) -> Answer:
-    """Build all that a project has, and return what came of it."""
-    files = lab.root.rglob("*")
-    before = {path for path in files if path.is_file()}
-    result = lab.build(keep_going=True)
-    made = {path for path in lab.root.rglob("*") if path.is_file() and ".mergebuild" not in str(path)} - before
-    told = {
-        each.target: (str(each.verdict), each.artifact, each.tensors_computed, repr(each.error))
-        for each in result.targets
-    }
-    return {str(path.relative_to(lab.root)): path.read_bytes() for path in made}, told
-
-
-def both_ways(root: Path, monkeypatch: pytest.MonkeyPatch, fill: object, variant: str = "") -> Answer:
-    """Build a project in two folders, by torch and by compiled kernels; they must agree. Return what came of it."""
-    answers = []
-    for name, chosen in (("torch", ""), ("compiled", variant or native.variant)):
-        lab = Lab(root / name)
-        lab.root.mkdir()
-        with monkeypatch.context() as patch:
-            patch.setattr(native, "variant", chosen)
-            if chosen and variant:
-                native.choose(variant)
-            fill(lab, patch)  # type: ignore[operator]
-            answers.append(built(lab))
-    first, second = answers
-    assert second[1] == first[1]
-    assert second[0].keys() == first[0].keys()
-    assert [name for name in first[0] if first[0][name] != second[0][name]] == []
-    return first
 
 
 @pytest.fixture(autouse=True)
