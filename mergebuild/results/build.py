@@ -1,8 +1,8 @@
-"""What `build` and `plan` answer, as frozen values that `report` prints and `--json` shows.
+"""The answers of `build` and `plan`, as frozen values that `report` prints and `--json` shows.
 
 The keys that `to_json` gives are part of the contract (`docs/mergefile.md`, "JSON"). A build with nothing to do needs
-these at its start, so they are few, and named tuples: a dataclass takes ten times as long to define. What the other
-verbs answer is in `looks.py`.
+these classes at its start, so they are few, and named tuples: a dataclass takes ten times as long to define. The
+answers of other verbs are in `looks.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ __all__ = ["BuildResult", "PlanResult", "TargetResult", "Verdict"]
 
 
 class Verdict(StrEnum):
-    """What becomes of a target. The first four are a build's, UP_TO_DATE and the last three a plan's."""
+    """What a build did with a target (RESTORED to SKIPPED), or what a plan says about it (RESTORE to BLOCKED).
+
+    UP_TO_DATE is a verdict of both.
+    """
 
     UP_TO_DATE = "up-to-date"
     RESTORED = "restored"
@@ -35,14 +38,14 @@ class Verdict(StrEnum):
 
 
 class TargetResult(NamedTuple):
-    """One target of a build or a plan. Bytes are of this target's reading and writing."""
+    """One target of a build or a plan. Bytes are those read and written for this target."""
 
     target: str
     verdict: Verdict
     output: str | None = None
-    """As the user would write it, relative to the project; None for what is kept in the store."""
+    """The path as the user would write it, relative to the project; None for an artifact that is only in the store."""
     artifact: str | None = None
-    """`xxh3-128:...`, None while it is not known."""
+    """`xxh3-128:...`; None while it is not known."""
     seconds: float = 0.0
     tensors_computed: int = 0
     tensors_reused: int = 0
@@ -50,14 +53,14 @@ class TargetResult(NamedTuple):
     bytes_written: int = 0
     error: Problem | None = None
     reasons: tuple[str, ...] = ()
-    """Why (plans only in JSON)."""
+    """Why it has its verdict (in JSON only for plans)."""
     notices: tuple[str, ...] = ()
-    """What the user should know and stops nothing, a sentence each: tensors that an input lacks, for example."""
+    """Notices for the user, one sentence each, for example about tensors that an input lacks."""
     tensors: Sequence[TensorWork] | None = None
     """What becomes of single tensors, when that was asked for (plans only)."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's object of a target of `build`."""
+        """Return the contract's object for a target of `build`."""
         return {
             "target": self.target,
             "verdict": str(self.verdict),
@@ -83,12 +86,12 @@ class BuildResult(NamedTuple):
     targets: tuple[TargetResult, ...]
     exit_code: int = 0
     problems: tuple[Problem, ...] = ()
-    """Everything that kept targets from being built, in their order."""
+    """All problems that kept targets from being built, in their order."""
     profile: Seconds | None = None
     """Where the time went, when that was asked for."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `build`; `profile` is there when that was asked for."""
+        """Return the contract's object for `build`."""
         found: dict[str, object] = {
             "ok": self.ok,
             "seconds": round(self.seconds, 3),
@@ -100,11 +103,11 @@ class BuildResult(NamedTuple):
 
 
 class MemoryBounds(NamedTuple):
-    """Bytes of memory that a build takes at most, whatever the size of its models; the page cache is not its own."""
+    """The most bytes of memory that a build uses, however large its models are; the page cache does not count."""
 
     host: int
     device: int
-    """Of each device; 0 where none is used."""
+    """For each device; 0 if none is used."""
 
 
 class PlanResult(NamedTuple):
@@ -117,13 +120,13 @@ class PlanResult(NamedTuple):
     bytes_to_hash: int = 0
     """Bytes of sources that would have to be read to know more."""
     exit_code: int = 0
-    """Of the first problem that blocks a target."""
+    """The exit code of the first problem that blocks a target."""
     memory: MemoryBounds = MemoryBounds(0, 0)
     problems: tuple[Problem, ...] = ()
-    """Everything that blocks targets, in their order."""
+    """All problems that block targets, in their order."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `plan`: the build's, with `reasons`, `notes` (the notices) and space."""
+        """Return the contract's object for `plan`: that of `build`, with `reasons`, `notes` (the notices) and space."""
         return {
             "ok": all(target.verdict is not Verdict.BLOCKED for target in self.targets),
             "seconds": round(self.seconds, 3),

@@ -1,4 +1,4 @@
-"""What the verbs answer that look, check or clean up, as frozen values that `report` prints and `--json` shows.
+"""The answers of all verbs but `build` and `plan`, as frozen values that `report` prints and `--json` shows.
 
 The keys that `to_json` gives are part of the contract (`docs/mergefile.md`, "JSON").
 """
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class OutputState(StrEnum):
-    """What `status` says of a target."""
+    """The state of a target in `status`."""
 
     UP_TO_DATE = "up-to-date"
     STALE = "stale"
@@ -46,17 +46,17 @@ class TargetState(NamedTuple):
     state: OutputState
     output: str | None
     reason: str = ""
-    """Why it can't be planned, if it can't."""
+    """Why it can't be planned; empty if it can."""
 
 
 class StatusResult(NamedTuple):
-    """`status`: targets and orphans (outputs of ours that no target makes now)."""
+    """`status`: targets, and orphans (outputs of ours that no target makes any more)."""
 
     targets: tuple[TargetState, ...]
     orphans: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `status`."""
+        """Return the contract's object for `status`."""
         return {
             "targets": [
                 {"target": each.target, "state": str(each.state), "output": each.output} for each in self.targets
@@ -75,40 +75,40 @@ class Change(NamedTuple):
 
 
 class WhatItIs(NamedTuple):
-    """What a tensor is: its digest as text and, of a copy, what it is a copy of."""
+    """What a tensor is: its digest as text, and for a copy the digest of the tensor that it copies."""
 
     digest: str
     copy_of: str | None
 
     def to_json(self) -> dict[str, object]:
-        """Return it as part of the object of `why`."""
+        """Return it as part of the object for `why`."""
         return {"digest": self.digest, "copy_of": self.copy_of}
 
 
 class KeyLine(NamedTuple):
-    """One line that a tensor's digest is made of, as it was when the tensor was built, and now. None: no such line."""
+    """One line of a tensor's key, at the last build and now. None: that key has no such line."""
 
     what: str
     before: str | None
     after: str | None
     depth: int = 0
-    """How many lines it stands below: those of what an operation reads stand below the line that names it."""
+    """Its level of indentation: lines of a key that an operation reads are below the line that names it."""
 
 
 class TensorWhy(NamedTuple):
-    """`why --tensor`: what one tensor follows from, as it was last built and as the mergefile says now."""
+    """`why --tensor`: the key of one tensor, at the last build and by the mergefile now."""
 
     name: str
     before: WhatItIs | None
-    """None: it was not built, or it is not known what it was built from; see `note`."""
+    """None: it was not built, or its key is not on record; see `note`."""
     after: WhatItIs | None
     """None: the target has no such tensor now."""
     lines: tuple[KeyLine, ...]
     note: str = ""
-    """Why there is nothing to compare with, if there is nothing."""
+    """Why there is nothing to compare with; empty if there is."""
 
     def to_json(self) -> dict[str, object]:
-        """Return it as part of the object of `why`."""
+        """Return it as part of the object for `why`."""
         return {
             "name": self.name,
             "before": self.before.to_json() if self.before else None,
@@ -122,20 +122,20 @@ class TensorWhy(NamedTuple):
 
 
 class WhyResult(NamedTuple):
-    """`why`: what differs from the last build of a target; no changes means up to date."""
+    """`why`: the differences from a target's last build; none if it is up to date."""
 
     target: str
     verdict: Verdict
     changes: tuple[Change, ...]
     reasons: tuple[str, ...]
-    """Everything that makes it not up to date, the changes' texts among them; of a blocked target, what blocks it."""
+    """Everything that makes it not up to date, including the texts of changes; for a blocked target, what blocks it."""
     problems: tuple[Problem, ...] = ()
-    """What blocks it, with places and help."""
+    """The problems that block it, with places and help."""
     tensor: TensorWhy | None = None
-    """The tensor that was asked for; None where none was, or where it can't be planned."""
+    """The tensor that was asked for; None if none was, or if the target can't be planned."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the object of `why`."""
+        """Return the object for `why`."""
         found: dict[str, object] = {
             "target": self.target,
             "verdict": str(self.verdict),
@@ -148,7 +148,7 @@ class WhyResult(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """`lineage`: exact proportions of sources as text (`3/10`), and the targets where values were rounded."""
+    """`lineage`: exact proportions of sources as text (`3/10`), and the targets at which values were rounded."""
 
     target: str
     linear: bool
@@ -156,10 +156,10 @@ class Lineage(NamedTuple):
     by_block: Mapping[str, Mapping[str, str]]
     rounded_at: tuple[str, ...]
     tree: tuple[str, ...] = ()
-    """The way down, a line a step, for people."""
+    """The path down to sources, one line per step, for people."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `lineage`."""
+        """Return the contract's object for `lineage`."""
         return {
             "target": self.target,
             "linear": self.linear,
@@ -178,27 +178,27 @@ class Inspection(NamedTuple):
     tensors: int
     bytes: int
     dtypes: Mapping[str, int]
-    """Number of tensors by dtype, in the contract's words (`float16`)."""
+    """Numbers of tensors by dtype, in the contract's words (`float16`)."""
     components: Mapping[str, Mapping[str, object]]
     """By component (`unet`, `text_encoder`, `vae`, `ema`, ...): `tensors`, `bytes`, `dtypes`."""
     metadata: Mapping[str, str]
     hashes: Mapping[str, str | None]
-    """`sha256`, `autov1`, `autov2`, `autov3`; None where the format has none."""
+    """`sha256`, `autov1`, `autov2`, `autov3`; None if the format has none."""
     weights: str = ""
-    """`full` (with EMA copies), `pruned` or `ema-only`; empty where the words mean nothing."""
+    """`full` (with EMA copies), `pruned` or `ema-only`; empty if these words don't apply."""
     facts: Mapping[str, str] = MappingProxyType({})
-    """What else there is to say in a few words: `precision`, `vae`, `input channels`, `position ids`, ..."""
+    """Other short facts: `precision`, `vae`, `input channels`, `position ids`, ..."""
     adapter: Mapping[str, object] | None = None
-    """Of a LoRA: `families`, `ranks`, `alphas`, `for`, `text_encoder`."""
+    """For a LoRA: `families`, `ranks`, `alphas`, `for`, `text_encoder`."""
     origin: tuple[str, ...] = ()
-    """What its metadata say of how it was made, a sentence each."""
+    """What its metadata say about how it was made, one sentence each."""
     notices: tuple[str, ...] = ()
-    """What the reader left out and should be known."""
+    """What the reader left out and users should know."""
     tensor_list: tuple[tuple[str, str, tuple[int, ...], int], ...] = ()
     """(name, dtype, shape, bytes), for `--tensors`."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract's object of `inspect`."""
+        """Return the contract's object for `inspect`."""
         found: dict[str, object] = {
             "path": self.path,
             "format": self.format,
@@ -224,7 +224,7 @@ class Inspection(NamedTuple):
 
 
 class VerifyResult(NamedTuple):
-    """`verify`: what was read again, and what is not what was written."""
+    """`verify`: the artifacts that were read again, and problems with those that have changed."""
 
     checked: tuple[str, ...]
     bytes_read: int
@@ -232,7 +232,7 @@ class VerifyResult(NamedTuple):
     exit_code: int = 0
 
     def to_json(self) -> dict[str, object]:
-        """Return the object of `verify`."""
+        """Return the object for `verify`."""
         return {
             "ok": not self.problems,
             "checked": list(self.checked),
@@ -242,18 +242,18 @@ class VerifyResult(NamedTuple):
 
 
 class Trusted(NamedTuple):
-    """`trust`: the folders outside the project that it may write into, and the files whose code it may run."""
+    """`trust`: the folders outside the project that it may write to, and the files whose code it may run."""
 
     folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Return the object of `trust`."""
+        """Return the object for `trust`."""
         return {"ok": True, "trusted": [*self.folders, *self.files]}
 
 
 class CleanResult(NamedTuple):
-    """`clean` and `gc`: what went, what stayed and why, and the bytes."""
+    """`clean` and `gc`: what was removed, what was kept and why, and the bytes freed."""
 
     removed: tuple[str, ...]
     kept: tuple[str, ...] = ()
@@ -262,10 +262,10 @@ class CleanResult(NamedTuple):
     bytes_after: int = 0
     dry_run: bool = False
     files: frozenset[tuple[int, str]] = frozenset()
-    """Of a dry run of `clean`: which files these are, so that no other goes in their place. Not for people."""
+    """For a dry run of `clean`: the identity of each file, so that only these are removed later. Not shown."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the object of `clean` and `gc`."""
+        """Return the object for `clean` and `gc`."""
         return {
             "removed": list(self.removed),
             "kept": list(self.kept),

@@ -1,4 +1,4 @@
-"""Bytes, seconds and counts as people read them: decimal units, as disks are sold, few digits."""
+"""Bytes, seconds and counts as text for people: decimal units, few digits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def size_text(size_bytes: int) -> str:
     value = float(size_bytes)
     for unit in _UNITS:
         value /= 1000
-        # what rounds up to 1000 belongs to the next unit
+        # a value that rounds up to 1000 is written in the next unit
         if abs(value) < 999.5 or unit == _UNITS[-1]:
             return f"{value:.1f} {unit}" if abs(value) < 99.95 else f"{value:.0f} {unit}"
     raise AssertionError
@@ -33,5 +33,5 @@ def time_text(seconds: float) -> str:
 
 
 def count_text(count: int, noun: str) -> str:
-    """Return a count with its noun in the right number: `1 target`, `14 targets`."""
+    """Return a count with its noun in singular or plural: `1 target`, `14 targets`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
