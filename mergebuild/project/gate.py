@@ -9,7 +9,7 @@ planned without it.
 
 There may be thousands of files in one folder: folders are texts here, as a `Path` takes long to hash.
 
-What only the work shows (values that are not finite, a source that changes meanwhile) is in `build/builder.py`.
+What only the work shows (values that are not finite, a source that changes meanwhile) is in `build/passes.py`.
 """
 
 from __future__ import annotations

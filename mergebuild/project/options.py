@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mergebuild.build.builder import BuilderOptions
+    from mergebuild.build.options import BuilderOptions
 
 __all__ = ["BuildOptions"]
 
@@ -40,6 +40,6 @@ class BuildOptions:
 
     def of_builder(self, link: str) -> BuilderOptions:
         """Return what of it the builder has a use for. `link`: what the project says of second names."""
-        from mergebuild.build.builder import BuilderOptions
+        from mergebuild.build.options import BuilderOptions
 
         return BuilderOptions(self.keep_going, self.threads, self.force, link, self.durable, device=self.device)

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergebuild.build.builder import Builder, BuilderOptions
+from mergebuild.build.builder import Builder
+from mergebuild.build.options import BuilderOptions
 from mergebuild.errors import CorruptionError, Place, Problem, ResultDiffersError
 from mergebuild.events import Emit
 from mergebuild.plan.actions import FileAction

@@ -13,7 +13,7 @@ from model_files import write_model
 from model_folders import llama_pair
 from project_space import NewSpace, Space
 
-from mergebuild.build import builder
+from mergebuild.build import waves
 from mergebuild.errors import NoSpaceError
 from mergebuild.store import ArtifactRow, Stage, publisher
 from mergebuild.store.publisher import DiskPublisher
@@ -234,7 +234,7 @@ def test_a_folder_that_takes_several_waves_is_published_once(
     built: Space, new_space: NewSpace, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who reads it is made behind all of it, of the values that were written."""
-    monkeypatch.setattr(builder, "_WAVE", most)
+    monkeypatch.setattr(waves, "_WAVE", most)
     monkeypatch.setattr(Stage, "take_place", counted := Counted(Stage.take_place))
     with (built / "mergefile.toml").open("a") as file:
         file.write(READER)

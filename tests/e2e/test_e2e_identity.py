@@ -18,7 +18,7 @@ from project_space import NewSpace, Space
 from tiny_models import NAMES, block_names, sd15
 
 import mergebuild
-from mergebuild.build import builder as build_module
+from mergebuild.build import options as build_module
 
 pytestmark = pytest.mark.portable
 
@@ -325,7 +325,7 @@ def test_any_chunk_size_gives_the_same_bytes(
         wanted = expected
     options = build_module.BuilderOptions
     monkeypatch.setattr(
-        "mergebuild.build.builder.BuilderOptions", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
+        "mergebuild.build.options.BuilderOptions", lambda *args, **kwargs: options(*args, **{**kwargs, "chunk": chunk})
     )
 
     space.build()

@@ -20,7 +20,7 @@ from project_space import Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 from torch import Tensor
 
-from mergebuild.build.builder import BuilderOptions
+from mergebuild.build.options import BuilderOptions
 from mergebuild.engine.makers import kernel_of
 from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.methods.compiled.catalog import compiled_method
@@ -131,7 +131,7 @@ def test_chunks_and_threads_change_no_byte(
         def cut(*args: Any, chunk: int = chunk, **kwargs: Any) -> Any:
             return options(*args, **{**kwargs, "chunk": chunk})
 
-        monkeypatch.setattr("mergebuild.build.builder.BuilderOptions", cut)
+        monkeypatch.setattr("mergebuild.build.options.BuilderOptions", cut)
         space.run("clean", "--yes")
         (space / "mix.safetensors").unlink(missing_ok=True)
         space.run("gc")

@@ -14,7 +14,7 @@ from model_files import same_bits
 from project_space import Space
 from torch import Tensor
 
-from mergebuild.build.builder import BuilderOptions
+from mergebuild.build.options import BuilderOptions
 from mergebuild.engine.compute import Worker
 from mergebuild.methods.kernels.attention import balance, scales_of
 from mergebuild.methods.kernels.kernel import Call
@@ -237,7 +237,7 @@ def test_chunks_and_threads_change_no_byte(
     def cut(*args: Any, **kwargs: Any) -> Any:
         return options(*args, **{**kwargs, "chunk": 1000})
 
-    monkeypatch.setattr("mergebuild.build.builder.BuilderOptions", cut)
+    monkeypatch.setattr("mergebuild.build.options.BuilderOptions", cut)
     space.run("clean", "--yes")
     space.run("gc", "--max-size", "0")
     assert set(space.build("-j", "3").verdicts.values()) == {"built"}

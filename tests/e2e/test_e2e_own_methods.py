@@ -14,7 +14,7 @@ from model_files import same_bits
 from project_space import Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 
-from mergebuild.build.builder import BuilderOptions
+from mergebuild.build.options import BuilderOptions
 
 MERGEFILE = """
 [sources]
@@ -211,7 +211,7 @@ def test_chunks_and_threads_change_no_byte(trusted: Space, program: str, monkeyp
         def cut(*args: Any, chunk: int = chunk, **kwargs: Any) -> Any:
             return options(*args, **{**kwargs, "chunk": chunk})
 
-        monkeypatch.setattr("mergebuild.build.builder.BuilderOptions", cut)
+        monkeypatch.setattr("mergebuild.build.options.BuilderOptions", cut)
         trusted.run("clean", "--yes")
         trusted.run("gc", "--max-size", "0")
         assert trusted.build("mix", "-j", str(threads)).verdicts == {"mix": "built"}

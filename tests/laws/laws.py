@@ -329,7 +329,7 @@ def first_sight_makes_the_same(world: World, threads: int, wave: int, order: int
     with (
         place() as places,
         mock.patch("mergebuild.plan.describe.SMALL", -1),
-        mock.patch("mergebuild.build.builder._WAVE", wave),
+        mock.patch("mergebuild.build.waves._WAVE", wave),
     ):
         there = places.new(world)
         answer = there.build(names, threads=threads)

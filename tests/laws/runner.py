@@ -28,7 +28,7 @@ from evaluator import parameters_of
 from tensor_files import Stored, write_model
 from worlds import World, beside, mergefile, program, stored_of
 
-import mergebuild.build.builder
+import mergebuild.build.options
 from mergebuild.cli import run
 
 __all__ = ["COUNTS", "Answer", "Contents", "Place", "place"]
@@ -135,10 +135,10 @@ class Place:
         """Run a command line."""
         COUNTS["runs"] += 1
         out, err = io.StringIO(), io.StringIO()
-        plain = mergebuild.build.builder.BuilderOptions
+        plain = mergebuild.build.options.BuilderOptions
         options = partial(plain, chunk=chunk) if chunk else plain
         with (
-            mock.patch.object(mergebuild.build.builder, "BuilderOptions", options),
+            mock.patch.object(mergebuild.build.options, "BuilderOptions", options),
             redirect_stdout(out),
             redirect_stderr(err),
             chdir(self.root),

@@ -12,7 +12,7 @@ from lab import Lab
 from model_folders import as_pipeline, checkpoint, pipeline, sharded
 from tiny_models import llama, sd15
 
-from mergebuild.build import builder
+from mergebuild.build import passes
 from mergebuild.engine.run import PassResult
 from mergebuild.engine.work import Pass
 
@@ -144,7 +144,7 @@ PROJECTS: Mapping[str, Callable[[Lab, pytest.MonkeyPatch], None]] = {
 @contextmanager
 def passed_through(patch: pytest.MonkeyPatch, run: Callable[[Run, Pass, dict[str, Any]], PassResult]) -> Iterator[None]:
     """Have builds give each pass to `run(real, work, options)`, with the function that runs it."""
-    real = builder.run_pass
+    real = passes.run_pass
     with patch.context() as patched:
-        patched.setattr(builder, "run_pass", lambda work, **options: run(real, work, options))
+        patched.setattr(passes, "run_pass", lambda work, **options: run(real, work, options))
         yield

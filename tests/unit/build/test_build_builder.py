@@ -11,7 +11,7 @@ import torch
 from lab import Lab
 from mergefiles import target_table
 
-from mergebuild.build import builder as build_module
+from mergebuild.build import passes, waves
 from mergebuild.engine.run import PassResult
 from mergebuild.engine.work import Pass
 from mergebuild.errors import MergeBuildError, UsageError
@@ -195,7 +195,7 @@ def test_of_equal_targets_left_by_one_that_fails_the_next_is_built_and_the_other
 @pytest.mark.parametrize("wave", [200, 1])
 def test_what_reads_a_twin_waits_for_it(pair: Lab, monkeypatch: pytest.MonkeyPatch, wave: int) -> None:
     """With the first of two equal targets built or in the way: whoever reads the second has it."""
-    monkeypatch.setattr(build_module, "_WAVE", wave)
+    monkeypatch.setattr(waves, "_WAVE", wave)
     text = target("a", 0.25) + target("b", 0.25) + target("g", 0.5, a="b") + target("h", 0.5, a="g")
     pair.write(text)
     assert pair.verdicts() == {"a": "built", "b": "restored", "g": "built", "h": "built"}
@@ -307,20 +307,20 @@ def test_a_build_that_ends_early_keeps_the_waves_before(pair: Lab, monkeypatch: 
     pair.settle()
     pair.write(target("a", 0.25) + target("b", 0.5) + target("c", 0.5, a="z", b="u"))
     pair.project.lock()  # which hashes the sources: else all are read in one pass
-    monkeypatch.setattr(build_module, "_MUCH", 1)
-    real, passes = build_module.run_pass, []
+    monkeypatch.setattr(waves, "_MUCH", 1)
+    real, written = passes.run_pass, []
 
     def run_pass(work: Pass, **words: Any) -> PassResult:
-        passes.append(len(work.outputs))
-        if len(passes) == 2:
+        written.append(len(work.outputs))
+        if len(written) == 2:
             raise KeyboardInterrupt
         return real(work, **words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "run_pass", run_pass)
+        patch.setattr(passes, "run_pass", run_pass)
         with pytest.raises(KeyboardInterrupt):
             pair.build()
-    assert passes == [2, 1]
+    assert written == [2, 1]
     assert pair.verdicts() == {"a": "up-to-date", "b": "up-to-date", "c": "built"}
 
 
@@ -331,7 +331,7 @@ def test_waves_change_no_byte(pair: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
     whole = {path.name: path.read_bytes() for path in (pair / "out").iterdir()}
     pair.project.clean()
     assert not list((pair / "out").iterdir())
-    monkeypatch.setattr(build_module, "_WAVE", 1)
+    monkeypatch.setattr(waves, "_WAVE", 1)
     again = pair.build(threads=1)
     assert {path.name: path.read_bytes() for path in (pair / "out").iterdir()} == whole
     assert [(each.target, each.verdict, each.tensors_computed, each.artifact) for each in again.targets] == [
@@ -348,12 +348,12 @@ def test_chunks_and_threads_change_no_byte(pair: Lab, monkeypatch: pytest.Monkey
     pair.build(threads=1)
     whole = {path.name: path.read_bytes() for path in (pair / "out").iterdir()}
     pair.project.clean()
-    real = build_module.run_pass
+    real = passes.run_pass
 
     def chunked(*args: Any, **kwargs: Any) -> Any:
         return real(*args, **(kwargs | {"chunk": chunk}))
 
-    monkeypatch.setattr(build_module, "run_pass", chunked)
+    monkeypatch.setattr(passes, "run_pass", chunked)
     pair.build(threads=3)
     assert {path.name: path.read_bytes() for path in (pair / "out").iterdir()} == whole
 
@@ -380,7 +380,7 @@ def broken(lab: Lab) -> Lab:
 def test_a_failure_takes_down_what_reads_it_and_nothing_else(
     broken: Lab, monkeypatch: pytest.MonkeyPatch, wave: int
 ) -> None:
-    monkeypatch.setattr(build_module, "_WAVE", wave)
+    monkeypatch.setattr(waves, "_WAVE", wave)
     result = broken.build(keep_going=True)
     found = {each.target: each for each in result.targets}
     assert {name: str(each.verdict) for name, each in found.items()} == {
@@ -403,7 +403,7 @@ def test_an_output_in_the_way_takes_down_what_reads_it(broken: Lab) -> None:
 
 
 def test_without_keep_going_a_failure_stops_the_next_wave(broken: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "_WAVE", 1)
+    monkeypatch.setattr(waves, "_WAVE", 1)
     assert broken.verdicts() == {"bad": "failed", "above": "skipped", "top": "skipped", "good": "skipped"}
     assert not list((broken / "out").iterdir())
 
@@ -454,14 +454,14 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
     """Do something when a pass is over and nothing is published yet."""
 
     def after(what: Callable[[], object]) -> None:
-        real = build_module.run_pass
+        real = passes.run_pass
 
         def run(*args: Any, **kwargs: Any) -> Any:
             found = real(*args, **kwargs)
             what()
             return found
 
-        monkeypatch.setattr(build_module, "run_pass", run)
+        monkeypatch.setattr(passes, "run_pass", run)
 
     return after
 

@@ -20,11 +20,11 @@ from mergefiles import target_table
 from model_files import TORCH, as_bytes
 from torch import Tensor
 
-from mergebuild.build import builder as build_module
+from mergebuild.build import passes, waves
 from mergebuild.errors import MergeBuildError, NoSpaceError, SourceError
 from mergebuild.events import Event, Hashing, PassBegun, Progress, TargetDone
 from mergebuild.formats.header import read_header
-from mergebuild.project.project import Project
+from mergebuild.project.session import Session
 from mergebuild.system import portable
 
 ALWAYS = ("mergebuild.plan.describe.SMALL", -1)
@@ -192,8 +192,8 @@ def test_chunks_and_threads_change_no_byte(
 ) -> None:
     fresh.write(CHAIN)
     expected = files(hashed_before(fresh, tmp_path / "before") / "out")
-    real = build_module.run_pass
-    monkeypatch.setattr(build_module, "run_pass", lambda *args, **more: real(*args, **(more | {"chunk": chunk})))
+    real = passes.run_pass
+    monkeypatch.setattr(passes, "run_pass", lambda *args, **more: real(*args, **(more | {"chunk": chunk})))
     result = fresh.build(threads=threads)
     assert result.ok
     assert {each.target: str(each.verdict) for each in result.targets} == dict.fromkeys(
@@ -349,7 +349,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
     """Do something when the first pass is over and nothing is published yet."""
 
     def after(what: Callable[[], object]) -> None:
-        real, waiting = build_module.run_pass, [what]
+        real, waiting = passes.run_pass, [what]
 
         def run(*args: Any, **kwargs: Any) -> Any:
             found = real(*args, **kwargs)
@@ -357,7 +357,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
                 waiting.pop()()
             return found
 
-        monkeypatch.setattr(build_module, "run_pass", run)
+        monkeypatch.setattr(passes, "run_pass", run)
 
     return after
 
@@ -402,13 +402,13 @@ def test_a_source_that_is_cut_short_before_the_pass_reads_it_has_changed(
     """However the pass fails of it; what it had written is gone."""
     monkeypatch.setenv("MERGEBUILD_PORTABLE", hidden)
     fresh.write(target("a", "x/2 + y/2"))
-    real = build_module.run_pass
+    real = passes.run_pass
 
     def run(*args: Any, **kwargs: Any) -> Any:
         os.truncate(fresh / "x.safetensors", 100)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(build_module, "run_pass", run)
+    monkeypatch.setattr(passes, "run_pass", run)
     with pytest.raises(SourceError) as caught:
         fresh.build()
     assert caught.value.problems[0].code == "source-changed"
@@ -424,15 +424,15 @@ def test_a_pass_that_fails_of_a_source_does_not_keep_others_from_being_built(
     fresh.settle()
     fresh.write(target("a", "x/2 + y/2") + target("b", "z/2"))
     fresh.project.lock()
-    monkeypatch.setattr(build_module, "_WAVE", 1)
-    real = build_module.run_pass
+    monkeypatch.setattr(waves, "_WAVE", 1)
+    real = passes.run_pass
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if (fresh / "x.safetensors").stat().st_size > 100:
             os.truncate(fresh / "x.safetensors", 100)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(build_module, "run_pass", run)
+    monkeypatch.setattr(passes, "run_pass", run)
     assert fresh.verdicts(keep_going=True) == {"a": "failed", "b": "built"}
 
 
@@ -459,7 +459,7 @@ def test_what_the_pass_made_is_published_whatever_comes_then(
         meanwhile((fresh / "x.safetensors").unlink)
         assert fresh.build(keep_going=keep_going).exit_code == 4
     else:
-        real, calls = Project._planned, []
+        real, calls = Session.plan, []
 
         def planned(*args: Any, **kwargs: Any) -> Any:
             if calls:
@@ -467,7 +467,7 @@ def test_what_the_pass_made_is_published_whatever_comes_then(
             calls.append(1)
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(Project, "_planned", planned)
+        monkeypatch.setattr(Session, "plan", planned)
         with pytest.raises(KeyboardInterrupt):
             fresh.build(keep_going=keep_going)
     left = {"a.safetensors"} if what == "a place that is taken" else set()
@@ -492,14 +492,14 @@ def test_a_disk_needs_room_for_the_files_once(fresh: Lab, monkeypatch: pytest.Mo
 def test_a_pass_that_fails_leaves_no_file_when_the_rest_goes_on(fresh: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass wrote some of its files, and then a source turns out to be cut short."""
     fresh.write(target("a", "x/2 + y/2") + target("b", "y/2 - z"))
-    real = build_module.run_pass
+    real = passes.run_pass
 
     def run(*args: Any, **kwargs: Any) -> Any:
         real(*args, **kwargs)
         os.truncate(fresh / "x.safetensors", 100)
         raise RuntimeError
 
-    monkeypatch.setattr(build_module, "run_pass", run)
+    monkeypatch.setattr(passes, "run_pass", run)
     assert fresh.verdicts(keep_going=True) == {"a": "failed", "b": "failed"}
     assert files(fresh / "out") == {}
 
@@ -552,7 +552,7 @@ def test_a_nan_takes_down_what_reads_it_and_nothing_else(broken: Lab) -> None:
 
 
 def test_without_keep_going_no_pass_follows_a_failure(broken: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "_WAVE", 1)
+    monkeypatch.setattr(waves, "_WAVE", 1)
     assert broken.verdicts() == {
         "bad": "failed", "above": "skipped", "top": "skipped", "good": "skipped", "good2": "skipped",
     }  # fmt: skip
@@ -725,7 +725,7 @@ def test_what_another_target_made_known_is_restored(fresh: Lab) -> None:
 
 def test_more_targets_than_a_pass_takes(fresh: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest follows in ordinary waves, a chain across them too."""
-    monkeypatch.setattr(build_module, "_WAVE", 3)
+    monkeypatch.setattr(waves, "_WAVE", 3)
     text = "".join(target(f"t{number}", f"x/{number + 2} + y") for number in range(7))
     text += target("over", "t0/2 + t6/2") + target("chain", "over/2 + z")
     fresh.write(text)

@@ -7,7 +7,8 @@ import shutil
 import pytest
 from lab import Lab
 
-from mergebuild.build.builder import Builder, BuilderOptions
+from mergebuild.build.builder import Builder
+from mergebuild.build.options import BuilderOptions
 from mergebuild.events import silent
 from mergebuild.plan.planner import Planner
 from mergebuild.recipe import load_recipe

@@ -17,7 +17,7 @@ from method_trials import TRIALS, call_for, count_for
 from real_passes import PROJECTS
 
 from mergebuild import native
-from mergebuild.build import builder
+from mergebuild.build import options
 from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
 from mergebuild.methods.call import Call
 from mergebuild.methods.catalog import METHODS
@@ -69,7 +69,7 @@ def _of_all_dtypes(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
 def test_every_dtype_comes_out_the_same(
     variant: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "BuilderOptions", partial(builder.BuilderOptions, chunk=chunk))
+    monkeypatch.setattr(options, "BuilderOptions", partial(options.BuilderOptions, chunk=chunk))
     made, _ = both_ways(tmp_path, monkeypatch, _of_all_dtypes, variant)
     assert len(made) == 5 * len(OUTPUTS)
 
@@ -251,7 +251,7 @@ def _every_method(lab: Lab, _patch: object = None, *, only_taken: bool = False) 
 def test_every_compiled_method_makes_the_same_in_a_build(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "BuilderOptions", partial(builder.BuilderOptions, chunk=chunk))
+    monkeypatch.setattr(options, "BuilderOptions", partial(options.BuilderOptions, chunk=chunk))
     made, told = both_ways(tmp_path, monkeypatch, _every_method)
     assert len(made) == sum(len(TRIALS[name].settings) for name in FAMILIES if name != "adjust")
     assert {str(each[3]) for each in told.values()} == {"None"}
@@ -312,7 +312,7 @@ def _at_first_sight(lab: Lab, patch: pytest.MonkeyPatch) -> None:
 def test_what_is_made_while_it_is_hashed_is_the_same(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "BuilderOptions", partial(builder.BuilderOptions, chunk=chunk))
+    monkeypatch.setattr(options, "BuilderOptions", partial(options.BuilderOptions, chunk=chunk))
     made, told = both_ways(tmp_path, monkeypatch, _at_first_sight)
     assert sorted(made) == ["a.safetensors", "b.safetensors", "d.safetensors", "e.safetensors", "f.safetensors"]
     assert "bad: 1 values are NaN or Inf (1 in `y`)" in str(told["c"][3])

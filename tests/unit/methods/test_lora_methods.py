@@ -15,7 +15,7 @@ from model_files import write_model
 from tiny_models import full_checkpoint
 from torch import Tensor
 
-import mergebuild.build.builder as build_module
+import mergebuild.build.passes as build_module
 from mergebuild.engine.run import DEFAULT_CHUNK
 from mergebuild.errors import MergeBuildError
 from mergebuild.formats.header import read_header

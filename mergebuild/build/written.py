@@ -1,0 +1,107 @@
+"""Files that a pass wrote in full at their temporary paths: what was found out about each, its table, its faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergebuild.build.pass_work import Wave
+from mergebuild.digest import checksum, file_checksum
+from mergebuild.engine.run import PassResult
+from mergebuild.engine.work import StepResult
+from mergebuild.plan.actions import FileAction, FileContent
+from mergebuild.plan.origins import Origins
+from mergebuild.plan.tensors import Made
+from mergebuild.store import FRAME, Entry, ScatteredEntry
+
+__all__ = ["WrittenFile", "entries", "made_before", "nonfinite", "undefined", "written_files"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class WrittenFile:
+    """What a pass found out about a file that it wrote."""
+
+    path: Path
+    steps: Mapping[bytes, StepResult]
+    """By digest: what became of the tensors that were computed."""
+    copied: Mapping[bytes, tuple[bytes, int]]
+    """By digest: checksum and count of values not finite, for what was copied."""
+    computed: int
+    bytes_read: int
+    seconds: float
+    changed: frozenset[str]
+    """Sources that changed while they were read."""
+    header_size: int
+    """Bytes before the data, as they were left room for."""
+
+
+def written_files(wave: Wave, done: PassResult, changed: frozenset[str], seconds: float) -> Iterator[WrittenFile]:
+    """Yield what a wave that was run wrote, file by file. `seconds`: of all of them together."""
+    for file in wave.files:
+        yield WrittenFile(
+            file.output.path,
+            done.steps,
+            wave.copied,
+            file.computed,
+            file.bytes_read,
+            seconds / len(wave.files),
+            changed,
+            len(file.output.header),
+        )
+
+
+def made_before(actions: Iterable[FileAction]) -> set[FileAction]:
+    """Return the files that are equal to one before them."""
+    first: dict[tuple[bytes | None, str], FileAction] = {}
+    return {each for each in actions if first.setdefault(each.content.data, each) is not each}
+
+
+def undefined(action: FileAction, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
+    """Return the tensors that a method has no value for."""
+    return [(each, result) for each, result in _results(action, steps) if result.problem]
+
+
+def nonfinite(action: FileAction, steps: Mapping[bytes, StepResult], origins: Origins) -> list[tuple[Made, StepResult]]:
+    """Return the tensors that arithmetic made with values that are NaN or Inf, unless these may be written.
+
+    A copy may be of what a virtual target is.
+    """
+    if action.description.allows_nonfinite:
+        return []
+    return [
+        (each, result)
+        for each, result in _results(action, steps)
+        if result.nonfinite and (not each.is_copy or origins.unrounded(each.digest) is not None)
+    ]
+
+
+def _results(action: FileAction, steps: Mapping[bytes, StepResult]) -> Iterator[tuple[Made, StepResult]]:
+    return ((each, steps[each.digest]) for each in action.content.made if each.digest in steps)
+
+
+def entries(content: FileContent, written: WrittenFile) -> list[Entry]:
+    """Return the table of a file that was written; what follows from its bytes is added to it first."""
+    found = []
+    for each in content.made:
+        info = content.header.tensors[each.name]
+        made = written.steps.get(each.digest)
+        mark, count = (made.checksum, made.nonfinite) if made else written.copied[each.digest]
+        scattered = None
+        if pieces := content.pieces(each.name):
+            scattered = ScatteredEntry(pieces, mark)
+            with written.path.open("rb") as file:
+                mark = file_checksum(file.fileno(), info.begin, info.end)
+        found.append(Entry(each.name, info.begin, info.end, each.digest, mark, count, scattered))
+    return [*found, *_framed(content, written.path)]
+
+
+def _framed(content: FileContent, temporary: Path) -> Iterator[Entry]:
+    """Yield what lies between the tensors of a file and behind them, once the rest of it was written."""
+    if not content.packing.fixed:
+        return
+    with temporary.open("rb+") as file:
+        between = content.packing.finish(file.fileno())
+    for offset, some in between:
+        known = checksum(some)
+        yield Entry(FRAME, offset, offset + len(some), known, known, 0)
