@@ -1,7 +1,7 @@
-"""What `build` and `plan` answer, as lines of text for people. The same values as JSON are `results`.
+"""Answers of `build` and `plan` as lines of text for people. Their JSON form is in `results/build.py`.
 
-Pure: from values to lines. `shown` turns an output's path, relative to the project, into one relative to where the
-user stands.
+Pure functions from values to lines. `shown` turns an output's path, relative to the project, into one relative to the
+current folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Shown", "as_it_is", "build_lines", "plan_lines"]
 Shown = Callable[[str], str]
 
 _MOST_ORIGINS = 4
-"""Models that are named in a tensor's row."""
+"""How many models are named at most in a tensor's row."""
 
 
 def as_it_is(path: str) -> str:
@@ -27,7 +27,10 @@ def as_it_is(path: str) -> str:
 
 
 def build_lines(result: BuildResult, *, verbose: bool = False, shown: Shown = as_it_is) -> list[str]:
-    """Return a line a target that something happened to, and a summary; one line when there was nothing to do."""
+    """Return a line for each target that was not up to date, and a summary; one line if all were up to date.
+
+    With `verbose`, every target has a line, and its artifact's digest a line below that.
+    """
     if all(target.verdict is Verdict.UP_TO_DATE for target in result.targets) and not verbose:
         return [_nothing_to_do(len(result.targets), result.seconds)]
     told = [target for target in result.targets if verbose or target.verdict is not Verdict.UP_TO_DATE]
@@ -69,7 +72,7 @@ def _summary(result: BuildResult) -> str:
 
 
 def plan_lines(plan: PlanResult, *, verbose: bool = False, shown: Shown = as_it_is) -> list[str]:
-    """Return what a build would do: a row a target, its reasons below it, then the space."""
+    """Return what a build would do: a row per target with its reasons below it, then disk space and memory."""
     if all(target.verdict is Verdict.UP_TO_DATE for target in plan.targets) and not verbose:
         return [_nothing_to_do(len(plan.targets), plan.seconds)]
     lines: list[str] = []
@@ -88,7 +91,7 @@ def plan_lines(plan: PlanResult, *, verbose: bool = False, shown: Shown = as_it_
 
 
 def _tensor_lines(target: TargetResult) -> list[str]:
-    """Return a row a tensor; its name is last, as it is the longest."""
+    """Return a row for each tensor of a target that is listed; names come last, as they are the longest."""
     told = target.tensors or ()
     rows = table(((str(each.how), _origins_text(each.origins), each.tensor) for each in told), indent=4)
     more = target.tensors_computed + target.tensors_reused - len(told) if told else 0
@@ -96,7 +99,7 @@ def _tensor_lines(target: TargetResult) -> list[str]:
 
 
 def _origins_text(origins: Sequence[str]) -> str:
-    """Return what a tensor comes from in a row's width: sources by name alone, of many models the first."""
+    """Return the first models that a tensor is made of, and how many more there are; sources by name alone."""
     shown = ", ".join(each.removeprefix("source ") for each in origins[:_MOST_ORIGINS])
     return f"{shown} and {len(origins) - _MOST_ORIGINS} more" if len(origins) > _MOST_ORIGINS else shown
 

@@ -19,19 +19,19 @@ __all__ = [
 
 
 def inputs_text(method: Method) -> str:
-    """Return the inputs as a user writes them: `a, b`, `base, models`; in brackets what may be left out."""
+    """Return the inputs as a user writes them: `a, b`, `base, models`; those that may be left out in brackets."""
     return ", ".join(f"[{role}]" if role in method.optional else role for role in method.inputs)
 
 
 def parameters_text(method: Method) -> str:
-    """Return the names of the parameters, a default behind those that have one."""
+    """Return the names of the parameters; those with a default as `name = default`."""
     return ", ".join(
         each.name if each.default is None else f"{each.name} = {default_text(each)}" for each in method.parameters
     )
 
 
 def default_text(parameter: Parameter) -> str | None:
-    """Return the default as TOML, None when the parameter must be given."""
+    """Return the default as TOML; None if the parameter must be given."""
     if parameter.default is None:
         return None
     if isinstance(parameter.default, bool):
@@ -40,12 +40,12 @@ def default_text(parameter: Parameter) -> str | None:
 
 
 def methods_lines(methods: Iterable[Method]) -> list[str]:
-    """Return a row a method: name, inputs, parameters, what it does."""
+    """Return a row per method: name, inputs, parameters, summary."""
     return table((each.name, inputs_text(each), parameters_text(each), each.summary) for each in methods)
 
 
 def method_lines(method: Method) -> list[str]:
-    """Return everything that the catalog knows of a method."""
+    """Return everything that the catalog says about a method."""
     lines = [method.name, *([f"  {method.summary}"] if method.summary else []), ""]
     lines += [f"  {method.formula}", ""] if method.formula else []
     lines += [f"  inputs: {inputs_text(method)}"]
@@ -64,7 +64,7 @@ def method_lines(method: Method) -> list[str]:
 
 
 def kind_text(parameter: Parameter) -> str:
-    """Return what may be given for a parameter."""
+    """Return which arguments a parameter takes: `true or false`, `a number per tensor, from 0 to 1`."""
     match parameter.kind:
         case "flag":
             return "true or false"
@@ -93,7 +93,7 @@ def _parameter_row(parameter: Parameter) -> tuple[str, ...]:
 
 
 def method_document(method: Method) -> dict[str, object]:
-    """Return a method as `methods --json` shows it. `default` is text, for it may be a fraction."""
+    """Return a method as `methods --json` shows it. `default` is text, as it may be a fraction."""
     program = method.makes.program
     return {
         "name": method.name,

@@ -1,7 +1,7 @@
-"""The two streams. An answer is text or one JSON document on stdout, exactly one; everything else goes to stderr.
+"""The two output streams: exactly one answer, text or a JSON document, goes to stdout; everything else to stderr.
 
-Nothing here can fail for want of a character: what a console's encoding lacks is written as an escape. Colours and
-bars are for terminals alone, and not under `NO_COLOR`, `--no-color` or `TERM=dumb`.
+Characters that a console's encoding lacks are written as escapes, so printing never fails because of them. Colours and
+bars appear only on terminals, and not with `NO_COLOR`, `--no-color` or `TERM=dumb`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def make_streams_safe() -> None:
 
 
 class Console:
-    """Prints answers, problems and events the way that the flags of the command line say."""
+    """Prints answers, problems and events, as the options of the command line (`--json`, `--quiet`, …) ask."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: int = 0, color: bool = True) -> None:
         self.as_json = as_json
@@ -46,7 +46,7 @@ class Console:
     def answer(self, document: Mapping[str, object], lines: Iterable[str], *, problems: Sequence[Problem] = ()) -> None:
         """Print the answer of a command: the document under `--json`, else the lines.
 
-        `problems` that it met are the document's `errors`, and stand on stderr; of very many the first.
+        `problems` go to stderr, and into the document as `errors`; if there are very many, only the first ones.
         """
         problems = bounded(problems)
         if problems:
@@ -62,11 +62,11 @@ class Console:
             import json
 
             text = json.dumps(document, indent=2, ensure_ascii=True) + "\n"
-        self._answered = True  # before it is written: whatever cuts this short must not add a second document
+        self._answered = True  # before writing: an interruption while writing must not print a second document
         _write(sys.stdout, text)
 
     def problems(self, problems: Sequence[Problem]) -> None:
-        """Print problems on stderr, an empty line between two."""
+        """Print problems on stderr, separated by empty lines."""
         if not problems:
             return
         from mergebuild.report.problems import problem_lines
@@ -78,7 +78,7 @@ class Console:
     def failure(self, problems: Sequence[Problem]) -> None:
         """Print problems on stderr, and under `--json` the contract's error document on stdout.
 
-        From any thread, also while events are listened to: a terminal gets its cursor back.
+        May be called in any thread, also inside `listening`: a progress bar is closed first, which restores the cursor.
         """
         self._close_bar()
         problems = bounded(problems)
@@ -87,15 +87,15 @@ class Console:
             self._answer({"ok": False, "errors": [problem.to_json() for problem in problems]}, ())
 
     def message(self, text: str) -> None:
-        """Print a line on stderr, whatever `--quiet` says."""
+        """Print a line on stderr, even with `--quiet`."""
         _write(sys.stderr, clean(text) + "\n")
 
     def can_ask(self) -> bool:
-        """Whether somebody sits there who reads a question and can answer it."""
+        """Return whether a question can be asked and answered: stdin and stderr are terminals."""
         return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
 
     def asked(self, question: str) -> bool:
-        """Ask on stderr; return whether the answer is yes. Nothing, or the end of the input, is no."""
+        """Ask on stderr; return whether the answer is yes. An empty line, or the end of the input, means no."""
         _write(sys.stderr, f"{clean(question)} [y/N] ")
         answer = sys.stdin.readline() if sys.stdin is not None else ""
         if not answer:
@@ -104,7 +104,7 @@ class Console:
 
     @contextmanager
     def listening(self) -> Iterator[Emit]:
-        """Show the events of a build while it runs: a bar on a terminal, else a line an event."""
+        """Show events while this block runs: a bar on a terminal, otherwise a line per event."""
         from mergebuild.report.progress import BarListener, PlainListener
 
         plain = PlainListener(self._event_line, quiet=self.quiet, verbose=self.verbose)
@@ -132,7 +132,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _understands_escapes() -> bool:
-    # the classic Windows console shows them as text; the newer terminals say who they are
+    # the classic Windows console shows escapes as text; newer terminals set one of these variables
     return os.name != "nt" or bool({"WT_SESSION", "ANSICON", "TERM", "ConEmuANSI"} & os.environ.keys())
 
 

@@ -1,7 +1,7 @@
-"""What the verbs answer that look, check or clean up, as lines of text. The same values as JSON are `findings`.
+"""Answers of the verbs that look, check or clean up, as lines of text. Their JSON form is in `results/looks.py`.
 
-Pure: from values to lines, so every answer can be tested without a terminal. `shown` turns an output's path, relative
-to the project, into one relative to where the user stands.
+Pure functions from values to lines, so every answer can be tested without a terminal. `shown` turns an output's path,
+relative to the project, into one relative to the current folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def status_lines(status: StatusResult, *, shown: Shown = as_it_is) -> list[str]:
-    """Return a line a target, and a line an orphan."""
+    """Return a line per target, then a line per orphan."""
     rows = [
         (str(each.state), each.target, shown(each.output) if each.output else "", each.reason)
         for each in status.targets
@@ -49,7 +49,7 @@ def status_lines(status: StatusResult, *, shown: Shown = as_it_is) -> list[str]:
 
 
 def why_lines(why: WhyResult) -> list[str]:
-    """Return a line a reason."""
+    """Return a line per reason."""
     if why.verdict is Verdict.UP_TO_DATE and not why.reasons:
         return [f"{why.target} is up to date"]
     return list(why.reasons) or [f"{why.target}: {why.verdict}"]
@@ -59,7 +59,7 @@ _BESIDE = ("as it was built", "as the mergefile says")
 
 
 def tensor_lines(tensor: TensorWhy) -> list[str]:
-    """Return what a tensor is, and the lines that its digest is made of; those that differ are marked."""
+    """Return a tensor's name and digests, then the lines of its key; lines that differ are marked with `*`."""
     columns = [(head, each) for head, each in zip(_BESIDE, (tensor.before, tensor.after), strict=True) if each]
     heads = [(head, each.digest, f"a copy of {each.copy_of}" if each.copy_of else "made") for head, each in columns]
     lines = [tensor.name, *table(heads, indent=2), *([f"  {tensor.note}"] if tensor.note else []), ""]
@@ -72,7 +72,7 @@ def tensor_lines(tensor: TensorWhy) -> list[str]:
 
 
 def combination_text(shares: Mapping[str, str]) -> str:
-    """Return proportions as a sum: `3/10 opk + 7/10 merong`, `opk - 1/2 base`; `0` when there are none."""
+    """Return proportions as a sum: `3/10 opk + 7/10 merong`, `opk - 1/2 base`; `0` if there are none."""
     text = ""
     for name, share in shares.items():
         negative = share.startswith("-")
@@ -84,7 +84,7 @@ def combination_text(shares: Mapping[str, str]) -> str:
 
 
 def lineage_lines(lineage: Lineage) -> list[str]:
-    """Return the proportions of the sources, by block where they differ, and the way down."""
+    """Return the proportions of the sources, by block if blocks differ, then the tree of what the target is made of."""
     lines: list[str] = []
     if lineage.proportions is not None:
         lines.append(f"{lineage.target} = {combination_text(_by_size(lineage.proportions))}")
@@ -102,7 +102,7 @@ def _by_size(shares: Mapping[str, str]) -> dict[str, str]:
 
 
 def _block_rows(by_block: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield runs of neighbouring blocks (`IN03`, `IN04`) with equal shares as one row each."""
+    """Yield a row for each run of neighbouring blocks (`IN03`, `IN04`) with equal shares."""
     run: list[str] = []
     for block, shares in by_block.items():
         if run and not (_follows(run[-1], block) and dict(shares) == dict(by_block[run[0]])):
@@ -114,8 +114,8 @@ def _block_rows(by_block: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str
 
 
 def _follows(before: str, block: str) -> bool:
-    """Return whether a block is the next of its family; what has no number (`M`, a group, most tensors) never is."""
-    from mergebuild.layouts.blocks import block_id  # with it come the recipe's rooms, which a null build has no use for
+    """Return whether `block` comes right after `before`; False without a number (`M`, a group, most tensors)."""
+    from mergebuild.layouts.blocks import block_id  # imports the recipe's rooms, which a null build does not need
 
     family, number = block_id(block)
     return number > 0 and block_id(before) == (family, number - 1)
@@ -126,7 +126,7 @@ def _run_text(run: Sequence[str]) -> str:
 
 
 def verify_lines(verified: VerifyResult, *, verbose: bool = False, shown: Shown = as_it_is) -> list[str]:
-    """Return what was read, and how much of it is not what was written."""
+    """Return how many artifacts and bytes were read, and how many problems were found; with `verbose`, each path."""
     lines = [f"checked  {shown(path)}" for path in verified.checked] if verbose else []
     found = f"{count_text(len(verified.problems), 'problem')} found" if verified.problems else "all as written"
     read = size_text(verified.bytes_read)
@@ -134,7 +134,7 @@ def verify_lines(verified: VerifyResult, *, verbose: bool = False, shown: Shown 
 
 
 def clean_lines(cleaned: CleanResult, *, shown: Shown = as_it_is) -> list[str]:
-    """Return what went, what stayed and why, and the bytes freed."""
+    """Return the paths that were removed, those that were kept and why, and the bytes freed."""
     would = "would remove" if cleaned.dry_run else "removed"
     lines = [f"{would} {shown(path)}" for path in cleaned.removed]
     lines += (f"kept {text}" for text in cleaned.kept)
@@ -145,7 +145,7 @@ def clean_lines(cleaned: CleanResult, *, shown: Shown = as_it_is) -> list[str]:
 
 
 def inspection_lines(found: Inspection) -> list[str]:
-    """Return what a file is: a head, how it was made, components, metadata, and its tensors if they were asked for."""
+    """Return the facts about a file, how it was made, components, metadata, and tensors if they were asked for."""
     facts = [
         ("format", f"{found.format}, {count_text(found.tensors, 'tensor')}, {size_text(found.bytes)}"),
         ("layout", found.layout or "unknown"),
@@ -172,7 +172,7 @@ def _dtypes_text(dtypes: Mapping[str, int]) -> str:
 
 
 def _adapter_rows(adapter: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield what a LoRA is; of ranks and alphas those that most modules have come first."""
+    """Yield the facts about a LoRA; ranks and alphas of most modules come first."""
     families, ranks, alphas = adapter.get("families"), adapter.get("ranks"), adapter.get("alphas")
     made = " and ".join(families) if isinstance(families, Mapping) else ""
     meant = adapter.get("for")
@@ -183,7 +183,7 @@ def _adapter_rows(adapter: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def _few(counts: Mapping[str, int], most: int = 4) -> str:
-    """Return the values with how many modules have each, if they differ."""
+    """Return the only value, or the first `most` of several values with the number of modules that have each."""
     if len(counts) < 2:
         return next(iter(counts), "")
     shown = [f"{value} ({count_text(count, 'module')})" for value, count in list(counts.items())[:most]]

@@ -21,10 +21,10 @@ Paint = Callable[[str, str], str]
 """(style, text) -> text; styles are `error`, `warning`, `help` and `place`."""
 
 _LINE_CELLS = 110
-"""Longer source lines are cut around the place."""
+"""Lines of a mergefile that take more cells of a terminal are shortened around the place."""
 
 _BEFORE_CELLS = 60
-"""How much of a cut line is shown before the place."""
+"""How many characters of a shortened line are shown before the place."""
 
 
 def unpainted(_style: str, text: str) -> str:
@@ -33,7 +33,7 @@ def unpainted(_style: str, text: str) -> str:
 
 
 def problem_lines(problem: Problem, paint: Paint = unpainted) -> list[str]:
-    """Return a problem as lines without line breaks."""
+    """Return a problem as lines, each without a line break."""
     first, *more = clean(problem.message).splitlines() or [""]
     lines = [f"{paint('error', f'error[{problem.code}]')}: {first}", *(f"  {line}" for line in more)]
     if problem.where:
@@ -56,14 +56,14 @@ def _place_lines(place: Place, paint: Paint) -> list[str]:
     shown, before, marked = _cut(place)
     lines += [empty, f"{paint('place', f'{number} |')} {shown}"]
     if place.column:
-        # tabs stay tabs, so that the caret stands below its character whatever a tab's width
+        # tabs stay tabs, so that the caret is below its character at any width of tabs
         space = "".join("\t" if each == "\t" else " " * width(each) for each in before)
         lines.append(f"{empty} {space}{paint('error', '^' * max(1, width(marked)))}")
     return lines
 
 
 def _cut(place: Place) -> tuple[str, str, str]:
-    """Return the line as shown, its part before the place, and the place itself."""
+    """Return a place's line as shown, shortened if too long; the part before the place; the text of the place."""
     text = place.text.rstrip("\r\n")
     start = min(max(place.column - 1, 0), len(text))
     end = min(start + max(place.length, 1), len(text))

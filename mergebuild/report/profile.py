@@ -1,4 +1,4 @@
-"""Where the time of a build went, as lines of text for people: seconds of its phases, and what threads did."""
+"""Where the time of a build went, as lines of text for people: the seconds of its phases and of its threads' work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["profile_lines"]
 
 
 def profile_lines(seconds: Seconds) -> list[str]:
-    """Return a row a phase, which add up to all of it, and a row for each thing that threads did, all together."""
+    """Return a row per phase, with their sum, then a row per kind of work, with its seconds summed over all threads."""
     phases = _rows(seconds.phases.items(), seconds.total)
     whole = ("in all", _digits(seconds.total))
     threads = _rows(seconds.threads.items(), None)

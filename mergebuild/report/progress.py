@@ -1,6 +1,7 @@
 """Events as a user sees them: a bar with bytes per second and time left on a terminal, plain lines elsewhere.
 
-rich is imported when a pass begins, so what never writes never pays for it. Listeners may be called from any thread.
+rich is imported when the first pass begins, so a command that writes no tensors doesn't pay for it. Listeners may be
+called from any thread.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["BarListener", "PlainListener"]
 
 WriteLine = Callable[[str, str, str], None]
-"""(style, label, text): write one line; an empty style means no label of its own."""
+"""(style, label, text): write one line; with an empty style the label is not painted, and has no colon after it."""
 
 _WORTH_SAYING = 64_000_000
-"""Hashing less than this many bytes takes no time that anyone would wonder about."""
+"""Bytes of a file from which its hashing is reported: less is done before anyone would notice."""
 
 
 class PlainListener:
-    """One line an event, on stderr."""
+    """Writes a line for each event that is worth showing."""
 
     def __init__(self, write: WriteLine, *, quiet: bool, verbose: int) -> None:
         self.write = write
@@ -37,14 +38,14 @@ class PlainListener:
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
-        """Show an event, if it is news."""
+        """Write the line of an event, if it has one."""
         found = self.line(event)
         if found is not None:
             with self._lock:
                 self.write(*found)
 
     def line(self, event: Event) -> tuple[str, str, str] | None:
-        """Return an event as (style, label, text), None when it is not news."""
+        """Return an event as (style, label, text); None if it is not shown at this verbosity."""
         if isinstance(event, Notice) and event.warning:
             return "warning", "warning", event.text
         if self._quiet:
@@ -63,7 +64,7 @@ class PlainListener:
 
 
 class BarListener:
-    """A progress bar for each pass; all else as lines above it."""
+    """Shows a progress bar for each pass, and other events as lines above it."""
 
     def __init__(self, plain: PlainListener) -> None:
         self._plain = plain
@@ -81,12 +82,12 @@ class BarListener:
             case PassEnded():
                 self.close()
             case TargetDone():
-                pass  # the answer says it, in a moment and on the same screen
+                pass  # the answer, printed on the same screen when the build ends, says it
             case _:
                 self._line(event)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar from the screen, if there is one."""
         with self._lock:
             bar, self._bar = self._bar, None
         if bar is not None:

@@ -1,4 +1,4 @@
-"""What a build does for single tensors: what `plan -v` lists."""
+"""What a build does for each tensor: the rows that `plan -v` lists."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["How", "TensorWork"]
 
 
 class How(StrEnum):
-    """How a tensor comes to its place."""
+    """How a tensor gets into the output."""
 
     COMPUTED = "computed"
     COPIED = "copied"
-    """It is a source's, as it lies there; read from an artifact where one has it, too."""
+    """Equal to a source's tensor, and copied, from the source or from an artifact that has it too."""
     HELD = "held"
-    """An artifact has it: it is copied from there, or shared."""
+    """Made by an earlier build: it is in an artifact, and is copied from there, or shared."""
     SHARED = "shared"
-    """Something else that this build makes before it is the same."""
+    """Equal to a tensor that this build makes earlier."""
 
 
 class TensorWork(NamedTuple):
@@ -26,9 +26,9 @@ class TensorWork(NamedTuple):
     tensor: str
     how: How
     origins: tuple[str, ...]
-    """What it is made of: `source opk`, `target mix`, or an artifact's path; with the name there if that is another."""
+    """What it is made of: `source opk`, `target mix`, or an artifact's path, with its name there if that differs."""
     bytes: int
-    """Its size in the file."""
+    """Its size in the output."""
 
     def to_json(self) -> dict[str, object]:
         """Return the contract's object of a tensor of `plan -v`."""
