@@ -86,7 +86,7 @@ def _baked(lab: Lab, _patch: object = None) -> None:
 def test_loras_that_are_baked_in_come_out_the_same(
     variant: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "BuildOptions", partial(builder.BuildOptions, chunk=chunk))
+    monkeypatch.setattr(builder, "BuilderOptions", partial(builder.BuilderOptions, chunk=chunk))
     made, told = both_ways(tmp_path, monkeypatch, _baked, variant)
     assert len(made) == 6
     assert {str(each[3]) for each in told.values()} == {"None"}
