@@ -57,17 +57,18 @@ class Planner:
         *,
         elsewhere: Elsewhere | None = None,
         device: str = "cpu",
+        folding: Folding | None = None,
     ) -> None:
         """Plan for a recipe.
 
         `elsewhere` says where outputs go instead; `device` is the class of devices (`cpu`, `cuda`) that makes what is
-        not the same on all of them.
+        not the same on all of them; `folding` is one of the same recipe and sources, which may have folded before.
         """
         self._recipe = recipe
         self._sources = sources
         self._shelf = shelf
         self._elsewhere = elsewhere
-        self.folding = Folding(recipe, sources)
+        self.folding = folding or Folding(recipe, sources)
         self._origins = Origins(sources, self.folding, device)
         self._describer = Describer(recipe, sources, ledger, self.folding, self._origins)
         self._judge = Judge(shelf, ledger)

@@ -5,8 +5,9 @@
     project = mergebuild.load("mergefile.toml")
     result = project.build(["orange"])
 
-A `Project` holds the recipe. Each verb opens sources and store for itself and closes them again (`session.py`); what it
-then does is in a module of its kind: `looking.py`, `building.py`, `verify.py`, `lock.py`, `clearing.py`.
+A `Project` holds the recipe. Each verb opens sources and store for itself and closes them again, unless a `with` keeps
+them open (`session.py`); what it then does is in a module of its kind: `looking.py`, `building.py`, `verify.py`,
+`lock.py`, `clearing.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from mergebuild.events import Emit, silent
 from mergebuild.plan.plan import Plan
@@ -49,13 +51,18 @@ def load(
         RecipeError: the mergefile is wrong; all of its problems at once.
         UsageError: an override names what is not there.
     """
-    began = Moment.now()
+    began, place = Moment.now(), Path(path).absolute()
     recipe = load_recipe(Path(path), overrides=overrides, variables=variables)
-    return Project(recipe, lambda targets: Stamp(Path(path), overrides, variables, targets), began)
+    return Project(recipe, lambda targets: Stamp(place, overrides, variables, targets), began)
 
 
 class Project:
-    """A mergefile that was read, and the verbs over it."""
+    """A mergefile that was read, and the verbs over it.
+
+    In a `with` it is a session: what a verb opened and found out is there for the next one. Each answers and does what
+    it would by itself, only sooner; files may change in between, and other processes use the store. The mergefile is
+    not read again. A session serves the thread that began it; verbs of others open what they need for themselves.
+    """
 
     def __init__(
         self, recipe: Recipe, stamp_of: Callable[[Sequence[str]], Stamp] | None = None, began: Moment | None = None
@@ -66,6 +73,15 @@ class Project:
         self._began = began or Moment.now()
         self._claims = Claims(recipe)
         self._sessions = Sessions(recipe)
+
+    def __enter__(self) -> Self:
+        """Begin a session."""
+        self._sessions.keep()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it: what is open is closed."""
+        self._sessions.let_go()
 
     # What there is, from the text alone
 

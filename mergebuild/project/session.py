@@ -1,7 +1,12 @@
-"""What the verbs of a project work with: its sources, its store, and a planner over both, open for the time of a verb.
+"""What the verbs of a project work with: its sources, its store, and a planner over both.
+
+Each verb opens them for itself and closes them; or one `Session` serves verb after verb (`with project:`), as long as
+it is what one that is opened now would be. That is asked before each verb, of all at once: whether the files of every
+source, and the state of the store, are those that it was opened by. If not, it is closed, and another opened. So a
+verb in a session answers and does what it would by itself, whatever others did to files and store meanwhile.
 
 The state of a store may be damaged: a verb that meets that begins again, and what is damaged twice is begun afresh.
-Verbs that only look leave no trace on disk, and take no lock.
+Verbs that only look leave no trace on disk, and take no lock. No lock outlives a verb.
 """
 
 from __future__ import annotations
@@ -9,16 +14,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mergebuild.digest import tagged
 from mergebuild.errors import CorruptionError
 from mergebuild.events import Emit, Notice
+from mergebuild.fold.folder import Folding
 from mergebuild.formats import registry
 from mergebuild.layouts import declared_for
 from mergebuild.plan.freshness import Freshness
@@ -38,23 +45,58 @@ __all__ = ["Session", "Sessions", "device_class"]
 Answer = TypeVar("Answer")
 
 
-class Session:
-    """Sources, store and planner of one verb. `emit` is told what happens; a lock is waited for `timeout` seconds."""
+class Opening(NamedTuple):
+    """What a session was opened by: with another one it would be another."""
 
-    def __init__(
-        self, recipe: Recipe, store: DiskStore, emit: Emit, *, device: str = "auto", timeout: float | None = None
-    ) -> None:
+    root: Path
+    """Where the store is."""
+    durable: bool
+
+
+class Session:
+    """Sources and store of one recipe, for one verb after another; `begin` says which verb it is.
+
+    What was found out of sources and forms is kept from verb to verb. What is at the places of outputs, and what a lock
+    or a person's trust says, is asked anew by each.
+    """
+
+    planner: Planner
+
+    def __init__(self, recipe: Recipe, opening: Opening, *, timeout: float | None) -> None:
         self.recipe = recipe
         self.claims = Claims(recipe)
-        self.store = store
+        self.store = DiskStore(
+            opening.root,
+            project=_relative(recipe.path, opening.root),
+            history_bytes=recipe.project.history_bytes,
+            durable=opening.durable,
+            patience=timeout,
+        )
+        self._opening = opening
+        ledger, keeps_names = self.store.ledger, partial(declared_for, user=recipe.layouts)
+        self.sources = Sources(recipe.sources, ledger, folder=recipe.root, keeps_names=keeps_names)
+        self.freshness = Freshness(recipe, self.sources, self.store.shelf, ledger)
+        self._folding = Folding(recipe, self.sources)
+        self.is_sound = True
+        """Whether nothing was wrong so far with what it was asked for: else no other verb is to go on with it."""
+
+    def begin(self, emit: Emit, *, device: str = "auto", timeout: float | None = None) -> None:
+        """Begin a verb. `emit` is told what happens; a lock is waited for `timeout` seconds."""
         self.emit = emit
         self.device = device_class(device)
         """The class of devices that makes what is not the same on all of them."""
         self._timeout = timeout
-        keeps_names = partial(declared_for, user=recipe.layouts)
-        self.sources = Sources(recipe.sources, store.ledger, folder=recipe.root, emit=emit, keeps_names=keeps_names)
-        self.planner = self.plan_anew()
-        self.freshness = Freshness(recipe, self.sources, store.shelf, store.ledger)
+        self.store.look_again(patience=timeout)
+        self.sources.begin(emit)
+        self.plan_anew()
+
+    def holds(self, opening: Opening) -> bool:
+        """Whether one that is opened now would find what this one found."""
+        return self._opening == opening and self.store.is_current() and self.sources.are_unchanged()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
 
     def plan_anew(self) -> Planner:
         """Return a planner that knows of nothing planned before."""
@@ -65,6 +107,7 @@ class Session:
             self.store.shelf,
             self.store.ledger,
             device=self.device,
+            folding=self._folding,
         )
         return self.planner
 
@@ -72,6 +115,7 @@ class Session:
         """Plan targets, but for those that are seen at once to be up to date."""
         fresh = {} if look_closely else self.fresh(names)
         plan = self.planner.plan([name for name in names if name not in fresh], hash_all=hash_all)
+        self.is_sound = self.is_sound and not plan.errors
         return replace(plan, asked=tuple(names), fresh={name: result for name, (result, _) in fresh.items()})
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[TargetResult, ArtifactRow]]:
@@ -124,38 +168,73 @@ class Session:
 
 
 class Sessions:
-    """Opens sessions over one recipe."""
+    """Opens sessions over one recipe, one for each verb; between `keep` and `let_go` one for many, while it holds.
+
+    The one that is kept belongs to the thread that asked for it. A verb takes it, and gives it back when all went well:
+    so a verb that is called meanwhile, from a callback, has one of its own, and what a failure left is never used.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._claims = Claims(recipe)
+        self._kept: Session | None = None
+        self._keeper: tuple[int, int] | None = None
+        """The process and the thread that one is kept for."""
+        self._times = 0
+        """How often that thread asked to keep one."""
         self._state_seen = 0
         """Which file the state was when it was opened last."""
+
+    def keep(self) -> None:
+        """Keep a session open from now on, for verbs of this thread."""
+        if self._times == 0:
+            self._keeper = _thread()
+        self._times += 1
+
+    def let_go(self) -> None:
+        """Undo one `keep`; with the last one the session is closed."""
+        self._times -= 1
+        if self._times == 0:
+            kept, self._kept = self._kept, None
+            if kept is not None and self._keeper == _thread():
+                kept.close()
+            self._keeper = None
 
     @contextmanager
     def open(
         self, emit: Emit, *, durable: bool = False, device: str = "auto", timeout: float | None = None
     ) -> Iterator[Session]:
-        """Open sources and store.
+        """Give a session for one verb.
 
         Raises:
             TrustError: the project names a store outside it, and the user did not say that it may.
         """
-        recipe, root = self._recipe, self._claims.store
+        root = self._claims.store
         if not os.environ.get("MERGEBUILD_STORE"):
-            trust.require_store(recipe.root, root, self._claims.written())
+            trust.require_store(self._recipe.root, root, self._claims.written())
         self._state_seen = _inode(root / STATE)
-        store = DiskStore(
-            root,
-            project=_relative(recipe.path, root),
-            history_bytes=recipe.project.history_bytes,
-            durable=durable,
-            patience=timeout,
-        )
+        opening = Opening(root, durable)
+        session = self._taken(opening) or Session(self._recipe, opening, timeout=timeout)
+        is_done = False
         try:
-            yield Session(recipe, store, emit, device=device, timeout=timeout)
+            session.begin(emit, device=device, timeout=timeout)
+            yield session
+            is_done = session.is_sound
         finally:
-            store.close()
+            if is_done and self._kept is None and self._keeper == _thread():
+                self._kept = session
+            else:
+                session.close()
+
+    def _taken(self, opening: Opening) -> Session | None:
+        """Return the session that is kept, if it is as one that is opened now would be; it is kept no more."""
+        if self._kept is None or self._keeper != _thread():
+            return None
+        kept, self._kept = self._kept, None
+        if kept.holds(opening):
+            return kept
+        kept.close()
+        return None
 
     def run(
         self,
@@ -215,6 +294,10 @@ def device_class(device: str) -> str:
 
 def _command() -> str:
     return shlex.join(["mergebuild", *sys.argv[1:]])
+
+
+def _thread() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
 
 
 def _inode(path: Path) -> int:

@@ -43,6 +43,7 @@ from mergebuild.lora import ADAPTER_METADATA
 from mergebuild.recipe.model import Source
 from mergebuild.sources import hashes
 from mergebuild.sources.file_hashes import FileHashes
+from mergebuild.sources.looked_at import Seen
 from mergebuild.sources.opening import KeepsNames, never, read_model, twice_named
 from mergebuild.store import SourceMemory, SourceRow
 from mergebuild.system import portable
@@ -236,6 +237,24 @@ class Sources:
         """Bytes of sources read for hashing so far."""
         self.at_hand: set[Path] = set()
         """Small files that were just read whole: to read them once more reads no disk."""
+        self._seen: dict[str, Seen] = {}
+        """By source, all that was looked at when it was opened."""
+
+    def begin(self, emit: Emit) -> None:
+        """Tell `emit` from now on, and count anew what is read: another verb begins."""
+        self._emit = emit
+        self.bytes_read = 0
+        self.at_hand = set()
+
+    def are_unchanged(self) -> bool:
+        """Whether all that was opened is still what it was, and would be found at the same place."""
+        try:
+            return all(
+                seen.holds() and locate(self._declared[name], self._folder) == self._files[name].path
+                for name, seen in self._seen.items()
+            )
+        except SourceError:  # it is gone
+            return False
 
     def __contains__(self, name: str) -> bool:
         return name in self._declared
@@ -372,7 +391,7 @@ class Sources:
         return [name for name in names if not _still(self._files[name])]
 
     def _open(self, source: Source) -> SourceFile:
-        path = locate(source, self._folder)
+        since, path = Moment.now(), locate(source, self._folder)
         shown = _shown(path, self._folder)
         try:
             model = self._settle(source, path, shown)
@@ -383,7 +402,9 @@ class Sources:
             raise SourceError(
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
-        state = _as_one(model, [self._settled[each] for each in _decisive(model)])
+        settled = {each: self._settled[each] for each in _decisive(model)}
+        self._seen[source.name] = Seen.of(path, model, settled, since)
+        state = _as_one(model, list(settled.values()))
         return self._remembered(SourceFile(source.name, path, shown, model, state))
 
     def _settle(self, source: Source, path: Path, shown: str) -> Model:

@@ -77,9 +77,11 @@ class Database:
         """
         is_fixed = path is not None and path.exists() and not os.access(path.parent, os.W_OK)
         self._path = None if is_fixed else path
+        self.is_copy = is_fixed
+        """Whether it is what a file held when it was opened, and shows nothing that was written to that since."""
         with self._told():
             where = ":memory:" if path is None or is_fixed else path
-            self._db = sqlite3.connect(where, timeout=60 if patience is None else patience, isolation_level=None)
+            self._db = sqlite3.connect(where, timeout=_seconds(patience), isolation_level=None)
         try:
             if path is not None and is_fixed:
                 self._read(path)
@@ -100,6 +102,15 @@ class Database:
     def close(self) -> None:
         """Close it."""
         self._db.close()
+
+    def wait_for(self, patience: float | None) -> None:
+        """Wait for a lock of SQLite's own for so many seconds from now on; see `__init__`."""
+        self.rows(f"PRAGMA busy_timeout = {round(1000 * _seconds(patience))}")
+
+    def version(self) -> int:
+        """Return the version of what is in it."""
+        (version,) = self.row("PRAGMA user_version")
+        return int(version)
 
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         """Run a statement and return its rows.
@@ -201,14 +212,14 @@ def opened(
     """
     db = Database(path, patience=patience)
     try:
-        if (found := _version(db)) > version:  # before anything else, for what it has may be of another kind
+        if (found := db.version()) > version:  # before anything else, for what it has may be of another kind
             raise _of_a_later_version(path, found, version)
         db.make_ready(durable=durable)
         if runs_statements(db):
             raise DatabaseDamagedError("it runs statements of its own, and none of ours does")
-        if _version(db) != version:
+        if db.version() != version:
             with db.transaction():
-                found = _version(db)  # another process may have been quicker
+                found = db.version()  # another process may have been quicker
                 if not 0 <= found <= version:
                     raise DatabaseDamagedError(f"the state is of version {found}")
                 if 0 < found < version:
@@ -284,6 +295,5 @@ def text_of(found: object, key: bytes = b"") -> str | None:
     return found[_SEAL:]
 
 
-def _version(db: Database) -> int:
-    (version,) = db.row("PRAGMA user_version")
-    return int(version)
+def _seconds(patience: float | None) -> float:
+    return 60.0 if patience is None else patience

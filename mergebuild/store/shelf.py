@@ -22,7 +22,7 @@ __all__ = ["DiskShelf"]
 
 
 class DiskShelf:
-    """The artifacts on record in a store, each looked at once a command. `project`: whose outputs are taken back."""
+    """The artifacts on record in a store, each looked at once a verb. `project`: whose outputs are taken back."""
 
     def __init__(self, state: State, root: Path, project: str) -> None:
         self._state = state
@@ -32,6 +32,12 @@ class DiskShelf:
         """By row number, whether a file was what was written; whoever moves or doubts it takes that away."""
         self.found_damaged: dict[int, ArtifactRow] = {}
         self._unpacked: dict[int, list[Entry]] = {}
+
+    def forget(self) -> None:
+        """Forget what was seen of files: each is looked at once more."""
+        self.checked.clear()
+        self.found_damaged.clear()
+        self._unpacked.clear()
 
     def is_empty(self) -> bool:
         """Whether nothing was ever built, or all of it is forgotten."""

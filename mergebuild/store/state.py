@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergebuild.store.contents import Contents, is_whole, pack, sealed_table
-from mergebuild.store.database import (
-    Database,
-    opened,
-    seal,
-    sealed,
-)
+from mergebuild.store.database import Database, DatabaseDamagedError, opened, runs_statements, seal, sealed
 from mergebuild.store.names import is_own
 from mergebuild.store.values import DOUBTED, ArtifactRow
 from mergebuild.system import portable, publishing
@@ -98,6 +94,8 @@ class State:
         self._asked = 0
         self._digests: set[bytes] | None = None
         self._digests_version = -1
+        self._file: tuple[int, int] | None = None
+        """Which file is open; None: none is."""
         self.is_on_disk = is_new or path.is_file()
         self.is_blank = not self.is_on_disk
         """Whether nothing was ever built into it: it is in memory, and nobody else can. Nothing need be asked then."""
@@ -123,7 +121,24 @@ class State:
         self.is_on_disk = True
 
     def _open(self, path: Path | None) -> Database:
+        self._file = _file_at(path) if path else None  # before it is opened: another that comes then shows
         return opened_state(path, durable=self._durable, patience=self._patience)
+
+    def is_current(self) -> bool:
+        """Whether what is open is what would be opened now, and shows what others write to it.
+
+        Others may have made one, put it aside, or brought it to a later version.
+        """
+        try:
+            is_ours = not self.is_on_disk or (self.db.version() == _VERSION and not runs_statements(self.db))
+            return is_ours and not self.db.is_copy and _file_at(self.path) == self._file
+        except (DatabaseDamagedError, sqlite3.Error):  # to open it says what is wrong
+            return False
+
+    def wait_for(self, patience: float | None) -> None:
+        """Wait for other processes so long from now on; see `Database`."""
+        self._patience = patience
+        self.db.wait_for(patience)
 
     def close(self) -> None:
         """Close the database."""
@@ -385,3 +400,12 @@ def five(identity: Identity) -> tuple[int, int, int, int, int]:
 
 def five_or_none(identity: Identity | None) -> tuple[int | None, ...]:
     return five(identity) if identity else (None,) * 5
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Return which file is at a path; None: there is none that can be asked."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

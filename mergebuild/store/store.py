@@ -23,7 +23,7 @@ __all__ = ["DiskStore"]
 
 
 class DiskStore:
-    """A store in a folder of its own. Open for one command; not to be shared between threads."""
+    """A store in a folder of its own. Open for one verb after another (`look_again`); not shared between threads."""
 
     def __init__(
         self,
@@ -49,6 +49,15 @@ class DiskStore:
     def is_on_disk(self) -> bool:
         """Whether it was ever built into; else what is learnt is kept in memory until `begin`."""
         return self.state.is_on_disk
+
+    def is_current(self) -> bool:
+        """Whether what is open is what would be opened now."""
+        return self.state.is_current()
+
+    def look_again(self, *, patience: float | None) -> None:
+        """Believe nothing that was seen of files so far: another verb begins. `patience`: see `Database`."""
+        self.state.wait_for(patience)
+        self.shelf.forget()
 
     def close(self) -> None:
         """Close the database."""

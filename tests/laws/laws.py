@@ -6,13 +6,14 @@ remembered by the world, and each output of it is compared with the independent 
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, chdir, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -547,6 +548,80 @@ def _looks_quantized(source: Source) -> bool:
     return any(f"{name.removesuffix('.weight')}.scale" in there for name in low)
 
 
+def session_is_fresh(steps: Sequence[Step]) -> None:
+    """Verbs of one session answer and build what each would by itself, whatever befalls files and store in between.
+
+    Beside it lies the same project, of which each verb is asked of a project that was loaded for it.
+    """
+    with place() as places, ExitStack() as session:
+        warm, cold = places.new(), places.new()
+        before: Answer | None = None
+        project, text = None, ""
+        for step in steps:
+            COUNTS["edits"] += 1
+            if step.act[0] == "kill":  # which is of a fork, and SQLite's connections must not go through one
+                session.close()
+                text = ""
+            for there in (warm, cold):
+                befall(there, step, before)
+            if project is None or text != mergefile(step.world):  # a session's is read once
+                session.close()
+                text = mergefile(step.world)
+                project = session.enter_context(mergebuild.load(warm.root / "mergefile.toml"))
+            for number, ask in enumerate(_verbs(step)):
+                if number % 3 == 2:
+                    time.sleep(0.03)  # else files are too new to be remembered
+                ours, alone = _asked(warm, project, ask), _asked(cold, None, ask)
+                assert ours == alone, f"verb {number} in a session: {ours}\nalone: {alone}"
+            before = cold.build(names_of(step.world))
+            same_bytes(everything(warm, before, step.world), everything(cold, before, step.world))
+            assert warm.build(names_of(step.world)).artifacts == before.artifacts
+
+
+def _verbs(step: Step) -> list[Callable[[mergebuild.Project], Any]]:
+    """Return what is asked of a project after a step, in order."""
+    names = names_of(step.world)
+    some = names[step.act[1] % len(names) :]
+
+    def build(project: mergebuild.Project) -> Any:
+        return project.build(names, keep_going=True, threads=step.threads)
+
+    return [
+        lambda project: project.plan(names),
+        lambda project: project.why(some[0]),
+        lambda project: project.build(some, keep_going=True),
+        lambda project: project.status(names),
+        build,
+        build,
+        build,
+        lambda project: project.plan(names),
+        lambda project: project.lineage(some[0]),
+    ]
+
+
+_BY_THE_WAY = ("seconds", "bytes_read", "bytes_to_hash", "space_free")
+"""What may be another number each time, or less for who read a source before."""
+
+
+def _asked(there: Place, project: mergebuild.Project | None, ask: Callable[[mergebuild.Project], Any]) -> Any:
+    """Return what a project answers, of one that is loaded for it if none is given; or what is wrong."""
+    COUNTS["runs"] += 1
+    try:
+        with chdir(there.root):
+            found = ask(project or mergebuild.load(there.root / "mergefile.toml")).to_json()
+    except mergebuild.MergeBuildError as error:
+        found = {"error": type(error).__name__, "problems": [each.to_json() for each in error.problems]}
+    there.check_clean()
+    text = json.dumps(found).replace(str(there.root), "")
+    return _but(json.loads(text), _BY_THE_WAY)
+
+
+def _but(found: Any, names: Sequence[str]) -> Any:
+    if isinstance(found, dict):
+        return {key: _but(value, names) for key, value in found.items() if key not in names}
+    return [_but(each, names) for each in found] if isinstance(found, list) else found
+
+
 LAWS: Mapping[str, Callable[..., None]] = {
     each.__name__: each
     for each in (
@@ -559,6 +634,7 @@ LAWS: Mapping[str, Callable[..., None]] = {
         first_sight_makes_the_same,
         order_and_names_do_not_matter,
         nothing_is_left_to_do,
+        session_is_fresh,
         plan_says_what_build_does,
         a_parameter_rebuilds_what_it_reaches,
         spellings_do_not_matter,

@@ -199,6 +199,7 @@ TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "first_sight_makes_the_same": (_unseen(), 40),
     "order_and_names_do_not_matter": (_otherwise(), 30),
     "nothing_is_left_to_do": (_walk(), 14),
+    "session_is_fresh": (walks(most=3).map(lambda steps: (steps,)), 8),
     "plan_says_what_build_does": (_planned(), 24),
     "a_parameter_rebuilds_what_it_reaches": (_parameter(), 40),
     "spellings_do_not_matter": (_spelled(), 25),
