@@ -11,10 +11,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mergebuild import results
     from mergebuild.errors import MergeBuildError
+    from mergebuild.project.options import BuildOptions
     from mergebuild.project.project import Project, load
+    from mergebuild.results import (
+        BuildResult,
+        CleanResult,
+        Inspection,
+        Lineage,
+        PlanResult,
+        StatusResult,
+        TargetResult,
+        Trusted,
+        Verdict,
+        VerifyResult,
+        WhyResult,
+    )
 
-__all__ = ["REVISION", "MergeBuildError", "Project", "__version__", "load"]
+__all__ = [
+    "REVISION",
+    "BuildOptions",
+    "BuildResult",
+    "CleanResult",
+    "Inspection",
+    "Lineage",
+    "MergeBuildError",
+    "PlanResult",
+    "Project",
+    "StatusResult",
+    "TargetResult",
+    "Trusted",
+    "Verdict",
+    "VerifyResult",
+    "WhyResult",
+    "__version__",
+    "load",
+    "results",
+]
 
 __version__ = "0.1.0"
 
@@ -22,18 +56,20 @@ REVISION = 3
 """Raised when the digests of some targets change: what an earlier version left up to date is then planned anew."""
 
 _HOMES = {
+    "BuildOptions": "mergebuild.project.options",
     "MergeBuildError": "mergebuild.errors",
     "Project": "mergebuild.project.project",
     "load": "mergebuild.project.project",
 }
+"""Where what is exported is, if not in `mergebuild.results`."""
 
 
 def __getattr__(name: str) -> object:
     """Import one of the package's exported names when it is first asked for."""
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     from importlib import import_module
 
-    return getattr(import_module(home), name)
+    home = import_module(_HOMES.get(name, "mergebuild.results"))
+    return home if name == "results" else getattr(home, name)

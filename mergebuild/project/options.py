@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from mergebuild.build.options import BuilderOptions
 
-__all__ = ["BuildOptions"]
+__all__ = ["BuildOptions", "BuildWords"]
+
+
+class BuildWords(TypedDict, total=False):
+    """The fields of `BuildOptions`, as keywords of a call."""
+
+    keep_going: bool
+    threads: int | None
+    device: str
+    force: bool
+    locked: bool
+    durable: bool
+    out: Path | str | None
+    dtype: str | None
+    lock_timeout: float | None
+    profile: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """How to build. Equal options are equal values; `dataclasses.replace` changes some of them."""
+    """How to build."""
 
     keep_going: bool = False
     """Whether what can be built is built when a target fails."""
@@ -34,9 +49,12 @@ class BuildOptions:
     """The dtype of what goes to `out`; None: the target's."""
     lock_timeout: float | None = None
     """Seconds for which another process is waited for that uses the store; None: as long as it takes."""
-
     profile: bool = False
     """Whether the result says how many seconds each part of the build took."""
+
+    def changed(self, **words: Unpack[BuildWords]) -> BuildOptions:
+        """Return these options with some of them changed."""
+        return replace(self, **words) if words else self
 
     def of_builder(self, link: str) -> BuilderOptions:
         """Return what of it the builder has a use for. `link`: what the project says of second names."""

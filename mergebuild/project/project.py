@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 from mergebuild.events import Emit, silent
 from mergebuild.plan.plan import Plan
@@ -24,7 +24,7 @@ from mergebuild.project import clearing, lockfile, looking, trust
 from mergebuild.project import lock as locks
 from mergebuild.project.building import Building, with_torch_ahead
 from mergebuild.project.claims import Claims
-from mergebuild.project.options import BuildOptions
+from mergebuild.project.options import BuildOptions, BuildWords
 from mergebuild.project.profiled import profiled
 from mergebuild.project.session import Session, Sessions, device_class
 from mergebuild.project.stamp import Stamp
@@ -107,6 +107,7 @@ class Project:
         force: bool = False,
         locked: bool = False,
         tensors: int | None = 0,
+        emit: Emit = silent,
     ) -> PlanResult:
         """Say what a build of these targets (none: the default ones) would do, and why.
 
@@ -122,12 +123,12 @@ class Project:
         lock = lockfile.read(self._claims.lock_file) if locked else None
         names = self.recipe.resolve(targets)
         verb = partial(looking.plan, names=names, began=began, force=force, lock=lock, tensors=tensors)
-        return self._sessions.run(verb, silent, device=device)
+        return self._sessions.run(verb, emit, device=device)
 
-    def status(self, targets: Sequence[str] = ()) -> StatusResult:
+    def status(self, targets: Sequence[str] = (), *, emit: Emit = silent) -> StatusResult:
         """Say of each target (none: every one with an output) how it stands, and which outputs nothing makes now."""
         names = self.recipe.resolve(targets) if targets else tuple(self.recipe.outputs().values())
-        return self._sessions.run(partial(looking.status, names=names), silent)
+        return self._sessions.run(partial(looking.status, names=names), emit)
 
     def why(self, target: str, *, tensor: str | None = None, emit: Emit = silent) -> WhyResult:
         """Say what differs from a target's last build; of one that a build would refuse, why.
@@ -145,43 +146,25 @@ class Project:
 
     # Building
 
-    def build(  # noqa: PLR0913 -- they are the command's options, one for one
+    def build(
         self,
         targets: Sequence[str] = (),
+        options: BuildOptions | None = None,
         *,
-        keep_going: bool = False,
-        threads: int | None = None,
-        device: str = "auto",
-        force: bool = False,
-        locked: bool = False,
-        durable: bool = False,
-        out: Path | str | None = None,
-        dtype: str | None = None,
-        lock_timeout: float | None = None,
-        profile: bool = False,
         emit: Emit = silent,
+        **changes: Unpack[BuildWords],
     ) -> BuildResult:
         """Make targets (none: the default ones) up to date.
 
-        A target that fails does not raise: its result says so, and `exit_code` is the first one's. `out` writes one
-        target there, in `dtype`, and changes nothing else. With `profile` the result says where the time went.
+        `options` says how; keywords with the names of its fields stand for it, or change it. A target that fails does
+        not raise: its result says so, and `exit_code` is the first one's. With `out` one target is written there, in
+        `dtype`, and nothing else changes. With `profile` the result says where the time went.
 
         Raises:
             MergeBuildError: what is known before any work, unless `keep_going`, with the `result`; no space; an
                 interrupt.
         """
-        options = BuildOptions(
-            keep_going=keep_going,
-            threads=threads,
-            device=device,
-            force=force,
-            locked=locked,
-            durable=durable,
-            out=out,
-            dtype=dtype,
-            lock_timeout=lock_timeout,
-            profile=profile,
-        )
+        options = (options or BuildOptions()).changed(**changes)
         build = partial(self._build, tuple(targets), options, emit)
         return profiled(build) if options.profile else build()
 

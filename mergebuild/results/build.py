@@ -7,6 +7,7 @@ answers of other verbs are in `looks.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mergebuild.results.tensor_work import TensorWork
     from mergebuild.system.profile import Seconds
 
-__all__ = ["BuildResult", "PlanResult", "TargetResult", "Verdict"]
+__all__ = ["BuildResult", "MemoryBounds", "PlanResult", "TargetResult", "Verdict"]
 
 
 class Verdict(StrEnum):
@@ -75,6 +76,9 @@ class TargetResult(NamedTuple):
             "notices": list(self.notices),
         }
 
+    def _repr_html_(self) -> str:
+        return _targets_table((self,))
+
 
 class BuildResult(NamedTuple):
     """What a build did. `targets`: those asked for, then the file targets built for them."""
@@ -100,6 +104,16 @@ class BuildResult(NamedTuple):
             "targets": [target.to_json() for target in self.targets],
         }
         return found if self.profile is None else found | {"profile": self.profile.to_json()}
+
+    def _repr_html_(self) -> str:
+        from mergebuild.results import html
+        from mergebuild.results.quantities import size_text, time_text
+
+        sizes = f"{size_text(self.bytes_read)} read, {size_text(self.bytes_written)} written"
+        title = f"build {'done' if self.ok else 'failed'} in {time_text(self.seconds)}: {sizes}"
+        phases = self.profile.phases.items() if self.profile else ()
+        profile = html.table(("phase", "time"), ((name, time_text(seconds)) for name, seconds in phases))
+        return html.page(title, _targets_table(self.targets), html.problems(self.problems), profile)
 
 
 class MemoryBounds(NamedTuple):
@@ -138,6 +152,42 @@ class PlanResult(NamedTuple):
             "bytes_to_hash": self.bytes_to_hash,
             "targets": [_planned(target) for target in self.targets],
         }
+
+    def _repr_html_(self) -> str:
+        from mergebuild.results import html
+        from mergebuild.results.quantities import size_text
+
+        title = f"plan: {size_text(self.space_needed)} needed, {size_text(self.space_free)} free"
+        work = (
+            (each.target, tensor.tensor, tensor.how, html.joined(tensor.origins), size_text(tensor.bytes))
+            for each in self.targets
+            for tensor in each.tensors or ()
+        )
+        tensors = html.table(("target", "tensor", "how", "from", "size"), work)
+        return html.page(title, _targets_table(self.targets), tensors, html.problems(self.problems))
+
+
+def _targets_table(targets: Iterable[TargetResult]) -> str:
+    """Return a table of targets for a notebook."""
+    from mergebuild.results import html
+    from mergebuild.results.quantities import size_text
+
+    columns = ("target", "verdict", "output", "computed", "reused", "read", "written", "why", "notes")
+    rows = (
+        (
+            each.target,
+            each.verdict,
+            each.output,
+            each.tensors_computed,
+            each.tensors_reused,
+            size_text(each.bytes_read),
+            size_text(each.bytes_written),
+            each.error.message if each.error else html.joined(each.reasons),
+            html.joined(each.notices),
+        )
+        for each in targets
+    )
+    return html.table(columns, rows)
 
 
 def _planned(target: TargetResult) -> dict[str, object]:

@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mergebuild.errors import Problem
+from mergebuild.results import html
 from mergebuild.results.build import Verdict
+from mergebuild.results.quantities import size_text
 
 __all__ = [
     "Change",
@@ -63,6 +65,11 @@ class StatusResult(NamedTuple):
             ],
             "orphans": list(self.orphans),
         }
+
+    def _repr_html_(self) -> str:
+        rows = ((each.target, each.state, each.output, each.reason) for each in self.targets)
+        orphans = html.table(("orphan",), ((each,) for each in self.orphans))
+        return html.page("status", html.table(("target", "state", "output", "why"), rows), orphans)
 
 
 class Change(NamedTuple):
@@ -120,6 +127,11 @@ class TensorWhy(NamedTuple):
             "note": self.note or None,
         }
 
+    def _repr_html_(self) -> str:
+        rows = (("\u2003" * each.depth + each.what, each.before, each.after) for each in self.lines)
+        title = f"tensor {self.name}{f': {self.note}' if self.note else ''}"
+        return html.page(title, html.table(("what", "as it was built", "now"), rows))
+
 
 class WhyResult(NamedTuple):
     """`why`: the differences from a target's last build; none if it is up to date."""
@@ -146,6 +158,17 @@ class WhyResult(NamedTuple):
             found["tensor"] = self.tensor.to_json()
         return found
 
+    def _repr_html_(self) -> str:
+        texts = {each.text for each in self.changes}
+        others = html.table(("why",), ((each,) for each in self.reasons if each not in texts))
+        return html.page(
+            f"{self.target}: {self.verdict}",
+            html.table(("what", "before", "now"), ((each.what, each.before, each.after) for each in self.changes)),
+            others,
+            html.problems(self.problems),
+            self.tensor._repr_html_() if self.tensor is not None else "",
+        )
+
 
 class Lineage(NamedTuple):
     """`lineage`: exact proportions of sources as text (`3/10`), and the targets at which values were rounded."""
@@ -167,6 +190,18 @@ class Lineage(NamedTuple):
             "by_block": {block: dict(shares) for block, shares in self.by_block.items()},
             "rounded_at": list(self.rounded_at),
         }
+
+    def _repr_html_(self) -> str:
+        blocks = (
+            (block, html.joined(f"{source} {share}" for source, share in shares.items()))
+            for block, shares in self.by_block.items()
+        )
+        return html.page(
+            f"{self.target}: {'linear' if self.linear else 'not linear'}",
+            html.table(("source", "share"), (self.proportions or {}).items()),
+            html.table(("block", "shares"), blocks),
+            html.table(("rounded at",), ((each,) for each in self.rounded_at)),
+        )
 
 
 class Inspection(NamedTuple):
@@ -222,6 +257,17 @@ class Inspection(NamedTuple):
             ]
         return found
 
+    def _repr_html_(self) -> str:
+        facts = {"layout": self.layout, "tensors": f"{self.tensors:,}", "bytes": f"{self.bytes:,}", **self.facts}
+        facts |= {"dtypes": html.joined(f"{count} {dtype}" for dtype, count in self.dtypes.items())}
+        return html.page(
+            f"{self.path}: {self.format}",
+            html.table(("what", "is"), [*facts.items(), *self.hashes.items()]),
+            html.table(("metadata", "says"), self.metadata.items()),
+            html.table(("note",), ((each,) for each in (*self.origin, *self.notices))),
+            html.table(("tensor", "dtype", "shape", "bytes"), self.tensor_list),
+        )
+
 
 class VerifyResult(NamedTuple):
     """`verify`: the artifacts that were read again, and problems with those that have changed."""
@@ -240,6 +286,10 @@ class VerifyResult(NamedTuple):
             "errors": [problem.to_json() for problem in self.problems],
         }
 
+    def _repr_html_(self) -> str:
+        title = f"{len(self.checked):,} files checked, {size_text(self.bytes_read)} read"
+        return html.page(title, html.problems(self.problems))
+
 
 class Trusted(NamedTuple):
     """`trust`: the folders outside the project that it may write to, and the files whose code it may run."""
@@ -250,6 +300,10 @@ class Trusted(NamedTuple):
     def to_json(self) -> dict[str, object]:
         """Return the object for `trust`."""
         return {"ok": True, "trusted": [*self.folders, *self.files]}
+
+    def _repr_html_(self) -> str:
+        rows = [(each, "may be written to") for each in self.folders] + [(each, "may be run") for each in self.files]
+        return html.page("trusted now", html.table(("what", "may"), rows))
 
 
 class CleanResult(NamedTuple):
@@ -274,3 +328,8 @@ class CleanResult(NamedTuple):
             "bytes_after": self.bytes_after,
             "dry_run": self.dry_run,
         }
+
+    def _repr_html_(self) -> str:
+        rows = [(each, "would go" if self.dry_run else "gone") for each in self.removed]
+        rows += [(each, "stays") for each in self.kept]
+        return html.page(f"{size_text(self.bytes_freed)} freed", html.table(("what", "becomes of it"), rows))

@@ -15,11 +15,11 @@ from mergebuild.formats.model import ADAPTER_CONFIG, Model
 from mergebuild.formats.ranks import may_be_one
 from mergebuild.system.filestate import Identity, Moment, epoch, identity, is_racy
 
-__all__ = ["Seen"]
+__all__ = ["LookedAt"]
 
 
 @dataclass(frozen=True)
-class Seen:
+class LookedAt:
     """What was there when a source was opened."""
 
     states: Mapping[Path, Identity | None]

@@ -43,7 +43,7 @@ from mergebuild.lora import ADAPTER_METADATA
 from mergebuild.recipe.model import Source
 from mergebuild.sources import hashes
 from mergebuild.sources.file_hashes import FileHashes
-from mergebuild.sources.looked_at import Seen
+from mergebuild.sources.looked_at import LookedAt
 from mergebuild.sources.opening import KeepsNames, never, read_model, twice_named
 from mergebuild.store import SourceMemory, SourceRow
 from mergebuild.system import portable
@@ -237,7 +237,7 @@ class Sources:
         """Bytes of sources read for hashing so far."""
         self.at_hand: set[Path] = set()
         """Small files that were just read whole: to read them once more reads no disk."""
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, LookedAt] = {}
         """By source, all that was looked at when it was opened."""
 
     def begin(self, emit: Emit) -> None:
@@ -403,7 +403,7 @@ class Sources:
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
         settled = {each: self._settled[each] for each in _decisive(model)}
-        self._seen[source.name] = Seen.of(path, model, settled, since)
+        self._seen[source.name] = LookedAt.of(path, model, settled, since)
         state = _as_one(model, list(settled.values()))
         return self._remembered(SourceFile(source.name, path, shown, model, state))
 
