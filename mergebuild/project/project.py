@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self, Unpack
 
+from mergebuild.errors import UsageError
 from mergebuild.events import Emit, silent
 from mergebuild.plan.plan import Plan
 from mergebuild.project import clearing, lockfile, looking, trust
@@ -29,7 +30,7 @@ from mergebuild.project.profiled import profiled
 from mergebuild.project.session import Session, Sessions, device_class
 from mergebuild.project.stamp import Stamp
 from mergebuild.project.stamping import keep_stamp
-from mergebuild.recipe import Recipe, load_recipe
+from mergebuild.recipe import Recipe, load_recipe, recipe_of
 from mergebuild.results.build import BuildResult, PlanResult, TargetResult
 from mergebuild.results.looks import CleanResult, Lineage, StatusResult, Trusted, VerifyResult, WhyResult
 from mergebuild.system.filestate import Moment
@@ -38,19 +39,25 @@ __all__ = ["Project", "load"]
 
 
 def load(
-    path: Path | str = "mergefile.toml",
+    path: Path | str | Mapping[str, object] = "mergefile.toml",
     *,
     overrides: Sequence[str] = (),
     variables: Mapping[str, object] | None = None,
+    root: Path | str | None = None,
 ) -> Project:
-    """Read a mergefile.
+    """Read a mergefile; or take what would stand in one, its tables as Python values.
 
-    `overrides` are what `--set` takes (`m=0.4`, `orange.alpha.IN04=0.4`); `variables` replace `[vars]`.
+    `overrides` are what `--set` takes (`m=0.4`, `orange.alpha.IN04=0.4`); `variables` replace `[vars]`. `root` is the
+    folder that the paths in such values are relative to, and the project's; by default the current one.
 
     Raises:
         RecipeError: the mergefile is wrong; all of its problems at once.
         UsageError: an override names what is not there.
     """
+    if isinstance(path, Mapping):
+        return Project(recipe_of(path, Path(root or "."), overrides=overrides, variables=variables))
+    if root is not None:
+        raise UsageError.one("root-of-a-file", "`root` goes with values; a mergefile's paths are relative to itself")
     began, place = Moment.now(), Path(path).absolute()
     recipe = load_recipe(Path(path), overrides=overrides, variables=variables)
     return Project(recipe, lambda targets: Stamp(place, overrides, variables, targets), began)

@@ -1,6 +1,6 @@
 """The mergefile: TOML text in, frozen and checked values with their places out."""
 
-from mergebuild.recipe.loading import load_methods, load_names, load_recipe
+from mergebuild.recipe.loading import load_methods, load_names, load_recipe, recipe_of
 from mergebuild.recipe.model import (
     Constant,
     Elemental,
@@ -46,5 +46,6 @@ __all__ = [
     "load_recipe",
     "parse_duration",
     "parse_size",
+    "recipe_of",
     "shortest_text",
 ]

@@ -7,11 +7,12 @@ files that no one writes by hand. What the command line says is here too, as edi
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mergebuild.errors import Place, Problem, RecipeError, did_you_mean
+from mergebuild.recipe.given import GivenDocument, given_tables
 from mergebuild.recipe.later import LATER_TABLES
 from mergebuild.recipe.nodes import Reader, among, resolve
 from mergebuild.recipe.places import At, Document
@@ -20,7 +21,7 @@ from mergebuild.recipe.targets import absolute
 from mergebuild.recipe.toml_text import count_values, read_toml
 from mergebuild.system.bounded_text import read_text
 
-__all__ = ["File", "read_files"]
+__all__ = ["File", "given_files", "read_files"]
 
 _DEEPEST = 8
 _MOST_FILES = 256
@@ -73,6 +74,23 @@ def read_files(path: Path, problems: Problems) -> list[File]:
     return files.found
 
 
+def given_files(contents: Mapping[str, object], root: Path, problems: Problems) -> list[File]:
+    """Return a mergefile that a program gives as values, and everything that it includes; `root`: its folder.
+
+    Raises:
+        RecipeError: as `read_files`; or a value is none that TOML has.
+    """
+    document = GivenDocument(Path(os.path.abspath(root)))  # noqa: PTH100 -- as there
+    files = _FileReading(document.path.parent, problems)
+    raw = given_tables(contents, document, problems)
+    if problems:
+        problems.fail()
+    files.add_tables(document, raw, ())
+    if not files.complete:
+        problems.fail()
+    return files.found
+
+
 def _unreadable(name: str, error: OSError | UnicodeDecodeError) -> Problem:
     if isinstance(error, UnicodeDecodeError):
         return Problem(
@@ -104,6 +122,10 @@ class _FileReading:
         if raw is None:
             self.complete = False
             return
+        self.add_tables(document, raw, above)
+
+    def add_tables(self, document: Document, raw: dict[str, object], above: Sequence[Document]) -> None:
+        """Take up what a file says, and read what it includes."""
         self.found.append(File(document, raw))
         self._check_tables(document, raw, included=bool(above))
         project = raw.get("project")

@@ -17,7 +17,7 @@ from mergebuild.recipe.declared import (
     read_variables,
 )
 from mergebuild.recipe.families import MOST_MEMBERS, Family, read_axes
-from mergebuild.recipe.files import File, read_files
+from mergebuild.recipe.files import File, given_files, read_files
 from mergebuild.recipe.methods import read_methods
 from mergebuild.recipe.namespace import Namespace
 from mergebuild.recipe.nodes import Reader, count_nested, resolve
@@ -29,7 +29,7 @@ from mergebuild.recipe.targets import Declaration
 from mergebuild.recipe.variables import Scope
 from mergebuild.system.spans import span
 
-__all__ = ["load_methods", "load_names", "load_recipe"]
+__all__ = ["load_methods", "load_names", "load_recipe", "recipe_of"]
 
 _MOST_VALUES = 3_000_000
 """Of the members of all families: 100,000 with 30 numbers each, such as block weights."""
@@ -49,7 +49,25 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping
     """
     with span("recipe", file=str(path)):
         problems = Problems()
-        parts, default = _read(path, overrides, variables or {}, problems)
+        parts, default = _read(read_files(path, problems), overrides, variables or {}, problems)
+        return Recipe(parts, default, problems)
+
+
+def recipe_of(
+    contents: Mapping[str, object],
+    root: Path,
+    *,
+    overrides: Sequence[str] = (),
+    variables: Mapping[str, object] | None = None,
+) -> Recipe:
+    """Return the recipe of a mergefile whose contents a program gives as values; `root`: the folder that it is of.
+
+    Raises:
+        RecipeError, UsageError: as `load_recipe`.
+    """
+    with span("recipe", file=str(root)):
+        problems = Problems()
+        parts, default = _read(given_files(contents, root, problems), overrides, variables or {}, problems)
         return Recipe(parts, default, problems)
 
 
@@ -63,7 +81,8 @@ def load_names(
     Raises:
         RecipeError, UsageError: a file or an override that cannot be read at all.
     """
-    parts, _ = _read(path, overrides, variables or {}, Problems())
+    problems = Problems()
+    parts, _ = _read(read_files(path, problems), overrides, variables or {}, problems)
     return tuple(parts.sources), {name: parts.families.get(name) for name in parts.declared}
 
 
@@ -73,15 +92,15 @@ def load_methods(path: Path) -> Mapping[str, Method]:
     Raises:
         RecipeError: a file that cannot be read at all.
     """
-    parts, _ = _read(path, (), {}, Problems())
+    problems = Problems()
+    parts, _ = _read(read_files(path, problems), (), {}, problems)
     return parts.methods.rows
 
 
 def _read(
-    path: Path, overrides: Sequence[str], variables: Mapping[str, object], problems: Problems
+    files: Sequence[File], overrides: Sequence[str], variables: Mapping[str, object], problems: Problems
 ) -> tuple[Parts, Sequence[tuple[str, At]]]:
     """Return what the files say, but for what only reading the targets tells; and what `default` names."""
-    files = read_files(path, problems)
     edits = _parsed(overrides)
     scope, edits = _variables(files, edits, variables, problems)
     names = Declared(problems)
