@@ -81,14 +81,20 @@ class Project:
         self._claims = Claims(recipe)
         self._sessions = Sessions(recipe)
 
-    def __enter__(self) -> Self:
-        """Begin a session."""
+    def open(self) -> Self:
+        """Begin a session, as `with` does, which lasts until `close`: for a notebook, whose cells are no block."""
         self._sessions.keep()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End it: what is open is closed."""
+    def close(self) -> None:
+        """End the session that was begun last; with the first one, what is open is closed."""
         self._sessions.let_go()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # What there is, from the text alone
 

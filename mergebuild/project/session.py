@@ -192,8 +192,8 @@ class Sessions:
         self._times += 1
 
     def let_go(self) -> None:
-        """Undo one `keep`; with the last one the session is closed."""
-        self._times -= 1
+        """Undo one `keep`, if there was one; with the first of them undone, the session is closed."""
+        self._times = max(0, self._times - 1)
         if self._times == 0:
             kept, self._kept = self._kept, None
             if kept is not None and self._keeper == _thread():

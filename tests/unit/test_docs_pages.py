@@ -95,7 +95,9 @@ def test_the_python_examples_run(
     assert shown.startswith("orange build 1")
     assert "did you mean `orange`?" in shown
     assert (tmp_path / "out/orange.safetensors").is_file()
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert "\nreading " not in shown  # all of them were seen by then
+    assert shown.endswith("bytes for orange\norange built\n")
+    assert len(list((tmp_path / "out").iterdir())) == 7
 
 
 def test_what_shows_a_deviation_exists() -> None:
