@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import xxhash
 
 from mergebuild import native
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -79,7 +79,7 @@ def file_checksum(fd: int, begin: int, end: int) -> bytes:
     buffer = memoryview(bytearray(min(_WINDOW, end - begin)))
     for start in range(begin, end, _WINDOW):
         window = buffer[: min(_WINDOW, end - start)]
-        running.update(window[: portable.pread_into(fd, window, start)])
+        running.update(window[: platform.pread_into(fd, window, start)])
     return running.digest()
 
 

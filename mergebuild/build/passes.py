@@ -30,7 +30,7 @@ from mergebuild.plan.actions import FileAction, Goal, Outcome
 from mergebuild.results.build import Verdict
 from mergebuild.sources.sources import source_of_part
 from mergebuild.store import Fresh, Presence
-from mergebuild.system import portable
+from mergebuild.system import platform
 from mergebuild.system.publishing import temporary_path
 from mergebuild.system.spans import span
 
@@ -248,7 +248,7 @@ class Passes:
 
 def _short_of_memory(work: Pass) -> tuple[str, str, int, int] | None:
     """Return a method, a tensor that it needs whole, and the bytes that this takes, if there is less memory."""
-    available = portable.memory_bytes()
+    available = platform.memory_bytes()
     for digest, needed in needs_memory(work) if available else ():
         operation = work.steps[digest].operation
         if needed > available and operation is not None:

@@ -18,7 +18,7 @@ from mergebuild.plan.actions import FileAction, Outcome
 from mergebuild.plan.judge import whole_artifact
 from mergebuild.results.build import Verdict
 from mergebuild.store import ArtifactRow, Fresh
-from mergebuild.system import portable
+from mergebuild.system import platform
 from mergebuild.system.spans import span
 
 __all__ = ["Restoring"]
@@ -111,7 +111,7 @@ class Restoring:
         if row.header != action.content.header_checksum:
             return self._under_another_header(action, row, temporary)
         fresh = Fresh(row.digest, row.header, self._context.shelf.entries(row))
-        if self._is_linked(action, row, temporary) or portable.clone_file(row.path, temporary):
+        if self._is_linked(action, row, temporary) or platform.clone_file(row.path, temporary):
             return fresh, 0
         shutil.copyfile(row.path, temporary)
         return fresh, action.content.size
@@ -120,11 +120,11 @@ class Restoring:
         """Give an artifact a second name, where one of the two will be gone or the project wants that; or not."""
         moving = self._folders.moving
         is_spare = row.kind == "history" and action.is_part
-        if is_spare and row not in moving.values() and portable.link_or_none(row.path, temporary):
+        if is_spare and row not in moving.values() and platform.link_or_none(row.path, temporary):
             moving[action] = row
             return True
         is_shared = self._context.options.link == "hard" and row.kind == "kept"
-        return is_shared and bool(portable.link_or_none(row.path, temporary))
+        return is_shared and bool(platform.link_or_none(row.path, temporary))
 
     def _under_another_header(self, action: FileAction, row: ArtifactRow, temporary: Path) -> tuple[Fresh, int]:
         content, entries = action.content, self._context.shelf.entries(row)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from mergebuild.plan.actions import FileAction
-from mergebuild.system import portable
+from mergebuild.system import limits
 
 __all__ = ["most_files", "waves"]
 
@@ -22,7 +22,7 @@ _MUCH = 4 << 30
 
 def most_files() -> int:
     """Return how many targets a wave has at most."""
-    return min(_WAVE, portable.files_at_once())
+    return min(_WAVE, limits.files_at_once())
 
 
 def waves(actions: Sequence[FileAction]) -> Iterator[list[FileAction]]:

@@ -25,7 +25,7 @@ from mergebuild.errors import (
     UsageError,
     did_you_mean,
 )
-from mergebuild.system.portable import NO_SPACE
+from mergebuild.system.space import NO_SPACE
 
 __all__ = ["explained"]
 

@@ -26,7 +26,7 @@ from mergebuild.engine.outputs import Outputs
 from mergebuild.engine.schedule import Cluster
 from mergebuild.engine.work import Combination, Leaf, LeafScale, OutputRange, Step, StepResult, SurveyJob
 from mergebuild.methods.method import ProgramError, UndefinedError
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # in whichever thread it is noticed
 with warnings.catch_warnings():
@@ -52,7 +52,7 @@ with warnings.catch_warnings():
     # What torch looks up when it first converts values it looks up here, where a failure is known to be torch's own.
     torch.empty(1).copy_(torch.frombuffer(bytes(2), dtype=torch.float16))
 torch.set_num_threads(1)
-portable.keep_freed_memory()
+platform.keep_freed_memory()
 
 DEVICE_CHUNK = 1 << 21
 """Elements that a device computes at a time: enough to keep it and the bus busy while the next ones are asked for."""

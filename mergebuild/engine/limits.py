@@ -9,12 +9,11 @@ imports torch first, beside as much as this one has already. Without a limit not
 from __future__ import annotations
 
 import json
-import mmap
 import subprocess
 import sys
 import threading
-from contextlib import suppress
-from pathlib import Path
+
+from mergebuild.system import limits
 
 __all__ = ["fits", "memory_limit"]
 
@@ -31,12 +30,8 @@ _TRIAL = """
 import json, mmap, os, sys
 size, path = json.loads(sys.argv[1])
 sys.path[:] = path
-try:
-    with open("/proc/self/statm") as file:
-        size -= int(file.read().split()[0]) * mmap.PAGESIZE
-except OSError:
-    pass
-beside = mmap.mmap(-1, max(size, 0) + int(sys.argv[2]))
+from mergebuild.system.limits import address_space
+beside = mmap.mmap(-1, max(size - address_space(), 0) + int(sys.argv[2]))
 import mergebuild.engine.compute
 os.write(1, b"fits")
 os._exit(0)
@@ -49,13 +44,8 @@ _found: dict[int, bool] = {}
 
 def memory_limit() -> int | None:
     """Return how many bytes of address space or of data this process may have; None where that is no limit to torch."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    limits = [resource.getrlimit(each)[0] for each in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    least = min((each for each in limits if each != resource.RLIM_INFINITY), default=_PLENTY)
-    return least if least < _PLENTY else None
+    limit = limits.memory_limit()
+    return limit if limit is not None and limit < _PLENTY else None
 
 
 def fits() -> bool:
@@ -70,10 +60,7 @@ def fits() -> bool:
 
 
 def _tried() -> bool:
-    size = 0
-    with suppress(OSError):
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    given = json.dumps([size, sys.path])
+    given = json.dumps([limits.address_space(), sys.path])
     try:  # isolated: nothing that a stranger put into the current folder is imported
         done = subprocess.run(
             [sys.executable, "-I", "-c", _TRIAL, given, str(_RESERVE)],

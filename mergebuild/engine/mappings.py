@@ -24,7 +24,7 @@ from pathlib import Path
 from mergebuild.engine.work import Leaf, Location
 from mergebuild.errors import SourceError
 from mergebuild.formats.gathering import gather
-from mergebuild.system import portable
+from mergebuild.system import limits, platform
 from mergebuild.system.spans import span
 
 __all__ = ["RESIDENT", "Mappings", "OpenFile"]
@@ -50,11 +50,11 @@ class OpenFile:
 
     def __init__(self, path: Path) -> None:
         self._is_held = False
-        self.fd = portable.open_to_read(path)
+        self.fd = platform.open_to_read(path)
         self._mapping: mmap.mmap | None = None
         self._lock = threading.Lock()
         self._is_tried = False
-        self._is_held = portable.hold_still(self.fd)
+        self._is_held = platform.hold_still(self.fd)
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -66,13 +66,13 @@ class OpenFile:
     @property
     def is_wanted(self) -> bool:
         """Whether somebody waits to write to it."""
-        return self._is_held and portable.is_wanted(self.fd)
+        return self._is_held and platform.is_wanted(self.fd)
 
     def let_go(self) -> None:
         """Hold up nobody any more who is to write to it; to close it is not enough while its mapping is in use."""
         if self._is_held:
             self._is_held = False
-            portable.let_go(self.fd)
+            platform.let_go(self.fd)
 
     @property
     def mapping(self) -> mmap.mmap | None:
@@ -96,7 +96,7 @@ class Mappings:
     def __init__(self) -> None:
         self._files: dict[Path, OpenFile] = {}
         """The one that was asked for last is the last."""
-        self.most = portable.files_at_once()
+        self.most = limits.files_at_once()
         """Files that may be open at once."""
         self._looked = 0.0
         self._lock = threading.Lock()
@@ -142,7 +142,7 @@ class Mappings:
         """
         file = self.opened(path)  # had until all is read: else another thread's next file may get its number
         with span("read", file=path, offset=offset, bytes=len(room)):
-            read = portable.pread_into(file.fd, room, offset)
+            read = platform.pread_into(file.fd, room, offset)
         if read < len(room):
             raise OSError(errno.EIO, f"the file ends {len(room) - read} bytes early", str(path))
 
@@ -181,7 +181,7 @@ class Mappings:
         for file, begin, end in _joined(done):
             found = self._files.get(file)
             if found is not None and found.mapping is not None:
-                portable.advise(found.mapping, "dontneed", begin, end - begin)
+                platform.advise(found.mapping, "dontneed", begin, end - begin)
 
     def __enter__(self) -> Mappings:
         return self

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from mergebuild.engine.work import OutputFile, OutputRange
 from mergebuild.events import Emit, Progress
 from mergebuild.formats.gathering import scatter
-from mergebuild.system import portable
+from mergebuild.system import platform
 from mergebuild.system.spans import span
 
 __all__ = ["DIRECT_SHARE", "Block", "Outputs"]
@@ -142,9 +142,9 @@ class Outputs:
         """
         size = 0
         for file in self._files:
-            portable.preallocate(file.fd, file.output.size)
+            platform.preallocate(file.fd, file.output.size)
             size += file.output.size
-        self.is_direct = size - shared > portable.memory_bytes() // DIRECT_SHARE > 0
+        self.is_direct = size - shared > platform.memory_bytes() // DIRECT_SHARE > 0
         if self.is_direct:
             for file in self._files:
                 file.go_direct()
@@ -200,7 +200,7 @@ class Outputs:
         block = self.block()
         size = min(size, len(block.memory))
         with span("read", offset=offset, bytes=size):
-            read = portable.pread_into(fd, block.memory[:size], offset)
+            read = platform.pread_into(fd, block.memory[:size], offset)
         self.put(block, size, [place])
         if read < size:
             raise OSError(errno.EIO, f"the source of a copy ends {size - read} bytes early")
@@ -251,7 +251,7 @@ class _OpenOutput:
         """All of it in memory, where something does not lie in one run."""
         try:
             for offset, content in ((0, output.header), *output.fixed):
-                portable.pwrite_all(self.fd, memoryview(content), offset)
+                platform.pwrite_all(self.fd, memoryview(content), offset)
         except BaseException:
             self.close()
             output.path.unlink(missing_ok=True)
@@ -259,7 +259,7 @@ class _OpenOutput:
 
     def go_direct(self) -> None:
         """Write whole pages past the page cache from now on, where the file system can."""
-        self._direct = portable.open_direct(self.output.path)
+        self._direct = platform.open_direct(self.output.path)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write bytes that begin on a page of memory."""
@@ -267,7 +267,7 @@ class _OpenOutput:
         if done == len(data):
             return
         with self._lock:
-            portable.pwrite_all(self.fd, data[done:], offset + done)
+            platform.pwrite_all(self.fd, data[done:], offset + done)
             if self._durable:
                 self._hurry(offset + done, offset + len(data))
 
@@ -283,17 +283,17 @@ class _OpenOutput:
         """Ask the disk to begin with what was written, once it is much."""
         begin, end = min(begin, self._cached[0] or begin), max(end, self._cached[1])
         if end - begin >= _EARLY:
-            portable.start_writeback(self.fd, begin, end - begin)
+            platform.start_writeback(self.fd, begin, end - begin)
             begin = end = 0
         self._cached = begin, end
 
     def _write_directly(self, data: memoryview, offset: int) -> int:
         """Return how many bytes of the whole pages among these are on the disk."""
-        size = len(data) // portable.PAGE * portable.PAGE
-        if self._direct is None or self._is_refused or offset % portable.PAGE or not size:
+        size = len(data) // platform.PAGE * platform.PAGE
+        if self._direct is None or self._is_refused or offset % platform.PAGE or not size:
             return 0
         try:
-            return os.pwrite(self._direct, data[:size], offset)
+            return platform.pwrite(self._direct, data[:size], offset)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise

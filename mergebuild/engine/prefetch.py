@@ -12,7 +12,7 @@ from types import TracebackType
 
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.work import Leaf
-from mergebuild.system import portable
+from mergebuild.system import platform
 from mergebuild.system.spans import span
 
 __all__ = ["AHEAD", "Prefetch"]
@@ -76,9 +76,9 @@ class Prefetch:
                     size = min(_PIECE, begin + length - start)
                     if asked - self._begun >= AHEAD and not self._waited(asked - AHEAD + _STRIDE):
                         return
-                    if mapping is not None and not portable.is_cached(file.fd, start + size - 1):
+                    if mapping is not None and not platform.is_cached(file.fd, start + size - 1):
                         with span("read ahead", file=path, offset=start, bytes=size):
-                            portable.advise(mapping, "willneed", start, size)
+                            platform.advise(mapping, "willneed", start, size)
                     asked += size
 
     def _waited(self, begun: int) -> bool:

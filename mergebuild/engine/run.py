@@ -45,7 +45,7 @@ from mergebuild.engine.work import (
 from mergebuild.errors import TargetError
 from mergebuild.events import Emit, Notice, PassBegun, PassEnded, Progress
 from mergebuild.methods.method import Method
-from mergebuild.system import portable
+from mergebuild.system import platform
 from mergebuild.system.spans import span
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def run_pass(
     began = time.perf_counter()
     emit(PassBegun(targets, sum(output.size for output in work.outputs)))
     stop = threading.Event()
-    count = threads or portable.cpu_count()
+    count = threads or platform.cpu_count()
     try:
         with (
             span("pass", targets=targets, outputs=len(work.outputs), steps=len(work.steps)),
@@ -182,7 +182,7 @@ def _load_library() -> None:
     """Load the largest of torch's libraries, a fifth of the import, while others have the interpreter."""
     found = find_spec("torch")
     for folder in found.submodule_search_locations or () if found else ():
-        portable.load_library(Path(folder) / "lib" / "libtorch_cpu.so")
+        platform.load_library(Path(folder) / "lib" / "libtorch_cpu.so")
 
 
 _torch = _Torch()
@@ -283,9 +283,9 @@ def _reads(job: Job) -> Sequence[Leaf]:
 def _shared(copy: Copy, outputs: Outputs, emit: Emit) -> Copy | None:
     """Share with an output the whole pages that it takes from another file; return what is left to be copied."""
     lying = copy.location
-    pages = 0 if lying.pieces else lying.size // portable.PAGE * portable.PAGE
+    pages = 0 if lying.pieces else lying.size // platform.PAGE * platform.PAGE
     with lying.path.open("rb") as file:
-        if not pages or not portable.clone_range(
+        if not pages or not platform.clone_range(
             file.fileno(), lying.offset, outputs.descriptor(copy.place.output), copy.place.offset, pages
         ):
             return copy
@@ -327,7 +327,7 @@ class _Crew:
         self._put_off: deque[Cluster] = deque()
         """What was hashed while torch was not there, `_ahead` bytes in all."""
         self._ahead = 0
-        self._most_ahead = portable.memory_bytes() // _AHEAD_SHARE
+        self._most_ahead = platform.memory_bytes() // _AHEAD_SHARE
         self.results: dict[bytes, StepResult] = {}
         self.seen: dict[int, SeenGroup] = {}
         """What came of unseen groups, by the identity of each."""
@@ -572,7 +572,7 @@ class _Crew:
             else:
                 size = min(_PIECE, lying.size - done)
                 fd = self._outputs.descriptor(place.output)
-                portable.copy_range(file.fd, lying.offset + done, fd, place.offset, size)
+                platform.copy_range(file.fd, lying.offset + done, fd, place.offset, size)
                 self._emit(Progress(size))
                 done += size
 

@@ -22,7 +22,7 @@ from mergebuild.formats.header import Header, TensorInfo
 from mergebuild.formats.layout import PLAIN, StoredRun, Written, runs_of, scattered_in
 from mergebuild.formats.unpickling import STORAGES
 from mergebuild.formats.zips import END, END64, ENTRY, FULL16, FULL32, LOCAL, LOCATOR
-from mergebuild.system.portable import PAGE, pread_into, pwrite_all
+from mergebuild.system.platform import PAGE, pread_into, pwrite_all
 
 __all__ = ["CheckpointLayout"]
 

@@ -20,7 +20,7 @@ from mergebuild.formats.foreign import LOOKED_AT, recognize
 from mergebuild.formats.reading import UNFIT, clipped, quoted
 from mergebuild.system.bounded_text import what_is_wrong
 from mergebuild.system.missing import brought_back_by
-from mergebuild.system.portable import open_to_read, pread_into
+from mergebuild.system.platform import open_to_read, pread_into
 
 __all__ = ["MAX_CONFIG", "MAX_INDEX", "is_own", "is_plain", "quoted", "read_document"]
 

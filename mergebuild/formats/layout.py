@@ -21,7 +21,7 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.header import MAX_HEADER, METADATA, Header, TensorInfo
 from mergebuild.formats.reading import UNFIT
 from mergebuild.naming.renamed import TensorView
-from mergebuild.system.portable import PAGE
+from mergebuild.system.platform import PAGE
 
 __all__ = [
     "LAYOUT_VERSION",

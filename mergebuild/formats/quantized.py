@@ -27,7 +27,7 @@ from mergebuild.errors import Place, SourceError
 from mergebuild.formats.header import Scale, Scaling, TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.formats.reading import UNQUANTIZED, quoted
-from mergebuild.system.portable import open_to_read, pread_into
+from mergebuild.system.platform import open_to_read, pread_into
 
 __all__ = ["listed", "quantization_claimed", "with_scales"]
 

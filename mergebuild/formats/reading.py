@@ -17,7 +17,7 @@ from typing import Final
 
 from mergebuild.errors import Place, SourceError
 from mergebuild.system.missing import brought_back_by
-from mergebuild.system.portable import open_to_read, pread_into
+from mergebuild.system.platform import open_to_read, pread_into
 
 __all__ = [
     "AGAIN",

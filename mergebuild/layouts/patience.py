@@ -2,7 +2,7 @@
 
 Finding a pattern among a model's tensors takes milliseconds, but a repetition inside a repetition may take practically
 forever, and mergefiles may come from anybody. So each pattern has its own limit of processor time
-(`portable.time_limit` says which threads it counts): whether a mergefile is valid must not depend on how many patterns
+(`system.time_limit` says which threads it counts): whether a mergefile is valid must not depend on how many patterns
 it has, or on other load on the machine. A glob never backtracks (`globs.py`) and takes milliseconds on the names of any
 real model; it has the same limit, as an untrusted file may have thousands of long names. Plain names need no limit.
 
@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mergebuild.system.portable import time_limit
+from mergebuild.system.time_limit import time_limit
 
 __all__ = ["LIMIT", "SHORTER", "SIMPLER", "Patience", "UntriedError"]
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from mergebuild.errors import Place, SourceError
 from mergebuild.system.bounded_text import compiled
-from mergebuild.system.portable import time_limit
+from mergebuild.system.time_limit import time_limit
 
 __all__ = ["Adapter", "Fact"]
 

@@ -31,7 +31,7 @@ from mergebuild.project import trust
 from mergebuild.recipe import Recipe
 from mergebuild.results.build import Verdict
 from mergebuild.store import Presence, Shelf
-from mergebuild.system import portable
+from mergebuild.system import platform
 from mergebuild.system.spans import span
 
 __all__ = ["Gate", "Hold"]
@@ -156,7 +156,7 @@ class Gate:
         found = False
         for device, some in writing.items():
             size = needed[device]
-            free = portable.free_space(_existing(some[0].place(self._shelf).parent))
+            free = platform.free_space(_existing(some[0].place(self._shelf).parent))
             if size > free:
                 error = NoSpaceError.one(
                     "no-space",

@@ -16,7 +16,7 @@ from mergebuild.project.lock import holds_of
 from mergebuild.results.build import PlanResult, TargetResult, Verdict
 from mergebuild.results.looks import Lineage, OutputState, StatusResult, TargetState, TensorWhy, WhyResult
 from mergebuild.store import Presence
-from mergebuild.system.portable import free_space
+from mergebuild.system.platform import free_space
 
 if TYPE_CHECKING:
     from mergebuild.plan.actions import Action

@@ -28,7 +28,7 @@ from mergebuild.methods.making import Program
 from mergebuild.methods.method import Method
 from mergebuild.recipe.model import Where
 from mergebuild.results.looks import Trusted
-from mergebuild.system import portable
+from mergebuild.system import locks
 from mergebuild.system.bounded_text import read_text
 from mergebuild.system.publishing import write_text
 
@@ -189,7 +189,7 @@ def _locked() -> Iterator[Path]:
     """Give the file of all words while no other process changes it. Who reads takes no lock: it is always whole."""
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with portable.lock_at(path.with_suffix(".lock")):
+    with locks.lock_at(path.with_suffix(".lock")):
         yield path
 
 

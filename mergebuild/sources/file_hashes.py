@@ -10,9 +10,8 @@ from pathlib import Path
 
 from mergebuild.sources import hashes
 from mergebuild.store import SourceMemory, SourceRow
-from mergebuild.system import portable
-from mergebuild.system.filestate import Moment, epoch, is_racy, is_rested
-from mergebuild.system.portable import Identity, identity
+from mergebuild.system import platform
+from mergebuild.system.filestate import Identity, Moment, epoch, identity, is_racy, is_rested
 
 __all__ = ["FileHashes"]
 
@@ -42,7 +41,7 @@ class FileHashes:
         known = self._row(state)
         if known and known.sha256:
             return known.sha256
-        is_settled = not is_racy(state, since, Moment.now()) and not portable.has_writer(path)
+        is_settled = not is_racy(state, since, Moment.now()) and not platform.has_writer(path)
         found = hashes.sha256(path)
         if is_settled and identity(path) == state:
             own_epoch = "" if is_rested(state, Moment.now()) else epoch(state.device)

@@ -46,10 +46,9 @@ from mergebuild.sources.file_hashes import FileHashes
 from mergebuild.sources.looked_at import LookedAt
 from mergebuild.sources.opening import KeepsNames, never, read_model, twice_named
 from mergebuild.store import SourceMemory, SourceRow
-from mergebuild.system import portable
-from mergebuild.system.filestate import Moment, grain_of, is_gone, is_racy, is_rested
+from mergebuild.system import filestate, platform
+from mergebuild.system.filestate import Identity, Moment, grain_of, identity, is_gone, is_racy, is_rested
 from mergebuild.system.missing import brought_back_by, near
-from mergebuild.system.portable import Identity, identity
 from mergebuild.system.spans import span
 
 __all__ = ["POSITION_IDS", "SMALL", "SourceFile", "Sources", "locate", "source_of_part"]
@@ -540,7 +539,7 @@ def _look(path: Path, shown: str, within: Sequence[Path], keeps_names: KeepsName
         OSError: it can't be read.
     """
     since, there = Moment.now(), identity(path)
-    has_writer = portable.has_writer(path)
+    has_writer = platform.has_writer(path)
     found: Model | SourceError
     try:
         found = read_model(path, shown=shown, within=within, keeps_names=keeps_names)
@@ -548,7 +547,7 @@ def _look(path: Path, shown: str, within: Sequence[Path], keeps_names: KeepsName
         found, states = error, {path: there}
     else:
         states = {each: identity(each) for each in _decisive(found)}
-        has_writer = has_writer or (found.home is not None and any(map(portable.has_writer, states)))
+        has_writer = has_writer or (found.home is not None and any(map(platform.has_writer, states)))
     is_same, until = identity(path) == there, Moment.now()
     racy = not is_same or any(is_racy(each, since, until) for each in states.values())
     return _SourceLook(found, states, has_writer, racy)
@@ -576,7 +575,7 @@ def _checksums(source: SourceFile, tensors: Collection[TensorInfo]) -> list[byte
         return list(map(checksum_of, tensors))
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(portable.cpu_count()) as pool:
+    with ThreadPoolExecutor(platform.cpu_count()) as pool:
         return list(pool.map(checksum_of, tensors))
 
 
@@ -587,16 +586,16 @@ def _gathered(info: TensorInfo, fds: Mapping[int, int]) -> bytes:
     with ExitStack() as mappings:
         maps = {file: mmap.mmap(fd, 0, access=mmap.ACCESS_READ) for file, fd in fds.items()}
         views = {file: mappings.enter_context(memoryview(each)) for file, each in maps.items()}
-        held = [fd for fd in fds.values() if portable.hold_still(fd)]  # what is mapped must not be cut short
+        held = [fd for fd in fds.values() if platform.hold_still(fd)]  # what is mapped must not be cut short
         try:
             for start in range(0, info.count, _GATHERED):
-                if any(map(portable.is_wanted, held)):
+                if any(map(platform.is_wanted, held)):
                     raise OSError(errno.EBUSY, "another process is writing to it")
                 count = min(_GATHERED, info.count - start)
                 running.update(gather(info.pieces, views.__getitem__, width, start, count))
         finally:
             for fd in held:
-                portable.let_go(fd)
+                platform.let_go(fd)
     return running.digest()
 
 
@@ -631,7 +630,7 @@ def _by_name(model: Model, checksums: bytes) -> dict[str, bytes]:
 
 
 def _epoch_of(source: SourceFile) -> str:
-    return portable.epoch(source.path.stat().st_dev)
+    return filestate.epoch(source.path.stat().st_dev)
 
 
 def _still(source: SourceFile) -> bool:

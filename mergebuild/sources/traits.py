@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from mergebuild.formats.header import TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.lora import adapter_config
-from mergebuild.system.portable import open_to_read, pread_into
+from mergebuild.system.platform import open_to_read, pread_into
 
 __all__ = [
     "AdapterTraits",

@@ -17,7 +17,7 @@ from mergebuild.digest import checksum, file_checksum
 from mergebuild.formats.header import MAX_HEADER
 from mergebuild.store.contents import Contents, Entry
 from mergebuild.store.values import Fresh
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 __all__ = ["damage", "has_bytes", "header_checksum", "is_left_of", "may_be", "may_be_left_of"]
 
@@ -98,7 +98,7 @@ def _opened(path: Path) -> Iterator[tuple[int, int]]:
     Raises:
         OSError: it can't be opened, or is something else. A pipe would be waited for.
     """
-    fd = portable.open_to_read(path)
+    fd = platform.open_to_read(path)
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
@@ -112,8 +112,8 @@ def _is_left_of(found: bytes, whole: bytes) -> bool:
     """Whether bytes are these, but for pages of zeros."""
     return found == whole or all(
         page == whole[start : start + len(page)] or not any(page)
-        for start in range(0, len(found), portable.PAGE)
-        for page in (found[start : start + portable.PAGE],)
+        for start in range(0, len(found), platform.PAGE)
+        for page in (found[start : start + platform.PAGE],)
     )
 
 

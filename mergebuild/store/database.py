@@ -21,7 +21,7 @@ from typing import Any, Final
 import xxhash
 
 from mergebuild.errors import Place, UsageError
-from mergebuild.system import portable
+from mergebuild.system import platform, space
 from mergebuild.system.filestate import is_gone
 
 __all__ = [
@@ -164,8 +164,8 @@ class Database:
             name = getattr(error, "sqlite_errorname", None) or ""
             kind = name.removeprefix("SQLITE_").partition("_")[0]
             is_full = path is not None and (
-                (kind == "CANTOPEN" and portable.is_full(path.parent))
-                or (name in _PERHAPS_FULL and portable.is_kept_from_growing(path))
+                (kind == "CANTOPEN" and platform.is_full(path.parent))
+                or (name in _PERHAPS_FULL and space.is_kept_from_growing(path))
             )
             if is_full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error

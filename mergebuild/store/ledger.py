@@ -14,7 +14,7 @@ from mergebuild.digest import checksum
 from mergebuild.store.database import Database, seal, sealed, text_of
 from mergebuild.store.state import ARTIFACT, RECORD, SOURCE, State, five
 from mergebuild.store.values import ArtifactRow, PackedKeys, Record, SourceRow
-from mergebuild.system.portable import Identity
+from mergebuild.system.filestate import Identity
 
 __all__ = ["DiskLedger", "record_of", "source_of"]
 

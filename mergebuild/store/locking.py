@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Emit, Notice, silent
-from mergebuild.system import portable
+from mergebuild.system import locks
 from mergebuild.system.spans import span
 
 __all__ = ["LOCK_FILES", "REBUILDS", "held_if_free", "locked"]
@@ -36,7 +36,7 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
     """
     import filelock  # what only looks takes no lock
 
-    lock = portable.lock_at(root / name)
+    lock = locks.lock_at(root / name)
     holder = root / f"{name}.holder"
     try:
         lock.acquire(timeout=0)
@@ -71,7 +71,7 @@ def held_if_free(root: Path, name: str) -> Iterator[bool]:
     """
     import filelock
 
-    lock = portable.lock_at(root / name)
+    lock = locks.lock_at(root / name)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -15,7 +15,7 @@ from typing import Protocol
 from mergebuild.store.contents import Entry
 from mergebuild.store.stages import Stage
 from mergebuild.store.values import ArtifactRow, Fresh, Held, PackedKeys, Presence, PublishedFolder, Record, SourceRow
-from mergebuild.system.portable import Identity
+from mergebuild.system.filestate import Identity
 
 __all__ = ["Ledger", "Publisher", "Shelf", "SourceMemory", "Store"]
 

@@ -31,9 +31,8 @@ from mergebuild.store.stages import (
 )
 from mergebuild.store.state import State
 from mergebuild.store.values import ArtifactRow, Fresh, PublishedFolder
-from mergebuild.system import portable, publishing
-from mergebuild.system.filestate import is_gone
-from mergebuild.system.portable import Identity
+from mergebuild.system import filestate, platform, publishing
+from mergebuild.system.filestate import Identity, is_gone
 
 __all__ = ["DiskPublisher"]
 
@@ -119,7 +118,7 @@ class DiskPublisher:
         """Date a file that is written in full, and write down what it is."""
         publishing.finish(temporary, durable=self._durable)
         number = self._state.add_file(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
-        return _Intended(number, temporary, portable.identity(temporary))
+        return _Intended(number, temporary, filestate.identity(temporary))
 
     def _take_place(self, intended: _Intended, path: Path, kind: str, *, keeps_former: bool) -> ArtifactRow:
         superseded = self._supersede(path, keeps_former=keeps_former)
@@ -153,7 +152,7 @@ class DiskPublisher:
             OSError: the folder is what it was, or, where it can't be replaced as a whole, some of its files are new.
         """
         intended = {
-            path: _Intended(reused[path].id, stage.place(path), portable.identity(stage.place(path)))
+            path: _Intended(reused[path].id, stage.place(path), filestate.identity(stage.place(path)))
             if path in reused
             else self._intended(stage.place(path), fresh, project)
             for path, fresh in files.items()
@@ -219,7 +218,7 @@ class DiskPublisher:
         What a row says of a file of another epoch is believed when its bytes were read.
         """
         if self._durable:
-            portable.sync_folder(stage.parent)
+            platform.sync_folder(stage.parent)
         new = {folder / row.path.relative_to(stage): row for row in self._state.below(stage, kind="intended")}
         with self._state.transaction():
             for old in self._state.below(folder, kind="output"):
@@ -230,8 +229,8 @@ class DiskPublisher:
                 self._shelf.checked.pop(row.id, None)
                 if is_gone(path):
                     continue
-                now = portable.identity(path)
-                epoch = portable.epoch(now.device)
+                now = filestate.identity(path)
+                epoch = filestate.epoch(now.device)
                 if row.epoch == epoch or self._shelf.has_bytes(path, row):
                     is_same = row.identity is not None and now._replace(ctime_ns=row.identity.ctime_ns) == row.identity
                     self._state.move_artifact(row.id, path, "output", now if is_same else row.identity, epoch)
@@ -286,15 +285,15 @@ class DiskPublisher:
 
     def _is_as_written(self, path: Path, row: ArtifactRow) -> bool:
         """Whether a file that may have changed its name is what a row says."""
-        now = portable.identity(path)
-        return (now == row.identity and row.epoch == portable.epoch(now.device)) or self._shelf.has_bytes(path, row)
+        now = filestate.identity(path)
+        return (now == row.identity and row.epoch == filestate.epoch(now.device)) or self._shelf.has_bytes(path, row)
 
     def _into_history(self, path: Path, row: ArtifactRow, *, is_wanted: bool) -> None:
         """Move a file of ours that is superseded into the history, or remove it."""
         if is_wanted and self._history_bytes != 0 and not path.is_symlink():
             kept = self._history_path(row)
             try:
-                if not portable.link_or_none(path, kept):
+                if not platform.link_or_none(path, kept):
                     path.replace(kept)
             except OSError:  # it is another file system
                 pass
@@ -331,13 +330,13 @@ class DiskPublisher:
             return
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
-        if link == "hard" and portable.link_or_none(row.path, path):
+        if link == "hard" and platform.link_or_none(row.path, path):
             # The new name changed the file's ctime: both rows must know.
             self._moved(row.id, row.path, row.kind, was=row.identity)
         else:
             # Under a name of its own: a target that is kept at this place may be in writing.
             with publishing.being_written(path.with_name(f"{path.name}-second")) as temporary:
-                if not portable.clone_file(row.path, temporary):
+                if not platform.clone_file(row.path, temporary):
                     temporary.unlink(missing_ok=True)
                     if link == "auto":
                         self._without_clones.add(device)
@@ -374,7 +373,7 @@ class DiskPublisher:
         """Return how many bytes the history may hold."""
         if self._history_bytes is not None:
             return self._history_bytes
-        return min(_DEFAULT_HISTORY, portable.free_space(self._root) // 10)
+        return min(_DEFAULT_HISTORY, platform.free_space(self._root) // 10)
 
     def trim_history(self) -> None:
         """Remove the oldest of this project's history until the rest fits the budget."""
@@ -393,10 +392,10 @@ class DiskPublisher:
     ) -> ArtifactRow:
         """Say where a file is now. `was`: as for `State.add_file`; a new name changes a file's ctime alone."""
         with self._state.transaction():
-            state = portable.identity(path)
+            state = filestate.identity(path)
             if was is not None and state._replace(ctime_ns=was.ctime_ns) != was:
                 state = was
-            self._state.move_artifact(number, path, kind, state, portable.epoch(state.device), project)
+            self._state.move_artifact(number, path, kind, state, filestate.epoch(state.device), project)
         self._shelf.checked.pop(number, None)
         row = self._state.artifact(number)
         if row is None:
@@ -411,7 +410,7 @@ class DiskPublisher:
             return None
         row = self._state.artifact(rows[0].id) or rows[0]
         kept = self._history_path(row)
-        if not portable.link_or_none(path, kept):
+        if not platform.link_or_none(path, kept):
             try:
                 path.replace(kept)
             except OSError:  # another file system: the history cannot hold it
@@ -433,5 +432,5 @@ class DiskPublisher:
 
 def _is_inode_of(path: Path, row: ArtifactRow) -> bool:
     """Whether a file is the one that a row was written for, whatever became of its content."""
-    now = portable.identity(path)
+    now = filestate.identity(path)
     return row.identity is not None and (now.device, now.inode) == (row.identity.device, row.identity.inode)

@@ -1,6 +1,6 @@
 """What a store on disk offers: whole artifacts, tensors in them, and whether their files are still what was written.
 
-A file is believed while its stat data are those on record, in the epoch on record (`portable.epoch`); else its bytes
+A file is believed while its stat data are those on record, in the epoch on record (`filestate.epoch`); else its bytes
 are read. One that is not what was written though nobody wrote to it since is *damaged*: it goes into the quarantine
 and is made again. What shares tensors with it is believed no more before its bytes were read.
 """
@@ -15,8 +15,8 @@ from mergebuild.store import comparing
 from mergebuild.store.contents import Entry, unpack
 from mergebuild.store.state import State
 from mergebuild.store.values import ArtifactRow, Fresh, Held, Presence
-from mergebuild.system import portable, publishing
-from mergebuild.system.portable import Identity
+from mergebuild.system import filestate, publishing
+from mergebuild.system.filestate import Identity
 
 __all__ = ["DiskShelf"]
 
@@ -83,7 +83,7 @@ class DiskShelf:
         for row in rows:
             if self.is_intact(row):
                 return Presence.OURS, self._state.artifact(row.id)
-        before = portable.identity(path)
+        before = filestate.identity(path)
         for row in self._alike(path):
             if self.has_bytes(path, row):
                 of_folder = row.kind == "intended" and not publishing.is_temporary(row.path.name)
@@ -159,10 +159,10 @@ class DiskShelf:
 
     def _look(self, row: ArtifactRow) -> bool:
         try:
-            now = portable.identity(row.path)
+            now = filestate.identity(row.path)
         except OSError:
             return False
-        epoch = portable.epoch(now.device)
+        epoch = filestate.epoch(now.device)
         if now == row.identity and row.epoch == epoch:
             return True
         if not self.has_bytes(row.path, row):
@@ -199,7 +199,7 @@ class DiskShelf:
 
     def _was_whole(self, path: Path) -> bool:
         """Whether a file was seen whole in this epoch: what is there now is no crash's work."""
-        return any(row.epoch == portable.epoch(path.stat().st_dev) for row in self._state.artifacts(path=path))
+        return any(row.epoch == filestate.epoch(path.stat().st_dev) for row in self._state.artifacts(path=path))
 
     def doubt(self, row: ArtifactRow, names: Collection[str]) -> None:
         """Believe a damaged artifact no more, nor any that holds a tensor of these names: it may share their bytes."""

@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from mergebuild.system import portable, publishing
+from mergebuild.system import platform, publishing
 from mergebuild.system.filestate import is_folder, is_gone
 
 __all__ = ["Stage", "files_below", "former_of", "is_same_file", "left_of", "marked_stage", "remove_empty", "unmark"]
@@ -83,7 +83,7 @@ class Stage:
     def sync(self) -> None:
         """Wait until the names in it are on the disk."""
         for folder in (self.path, *_folders_below(self.path)):
-            portable.sync_folder(folder)
+            platform.sync_folder(folder)
 
     def carry_over(self, *, without: Collection[Path]) -> bool:
         """Give whatever is in the folder, but for the files at these paths, a second name in the stage.
@@ -130,7 +130,7 @@ class Stage:
         if not is_folder(self._real):
             self.path.rename(self._real)
             return None
-        if portable.exchange(self.path, self._real):
+        if platform.exchange(self.path, self._real):
             with suppress(OSError):  # the next build finds it under either name
                 self.path.rename(former)
             return former if is_folder(former) else self.path
@@ -152,7 +152,7 @@ class Stage:
         """
         if former is None:
             self._real.rename(self.path)
-        elif portable.exchange(former, self._real):
+        elif platform.exchange(former, self._real):
             if former != self.path:
                 former.rename(self.path)
         else:
@@ -234,7 +234,7 @@ def _second_name(path: Path, new: Path) -> bool:
     if path.is_symlink():
         new.symlink_to(path.readlink())
         return True
-    return portable.link_or_none(path, new)
+    return platform.link_or_none(path, new)
 
 
 def _is_made_alike(folder: Path, state: os.stat_result, model: Path) -> bool:

@@ -20,8 +20,8 @@ from mergebuild.store.contents import Contents, is_whole, pack, sealed_table
 from mergebuild.store.database import Database, DatabaseDamagedError, opened, runs_statements, seal, sealed
 from mergebuild.store.names import is_own
 from mergebuild.store.values import DOUBTED, ArtifactRow
-from mergebuild.system import portable, publishing
-from mergebuild.system.portable import Identity
+from mergebuild.system import filestate, platform, publishing
+from mergebuild.system.filestate import Identity
 
 __all__ = ["ARTIFACT", "RECORD", "SOURCE", "STATE", "State", "five", "opened_state"]
 
@@ -113,7 +113,7 @@ class State:
             self.db.copy_to(temporary)
             publishing.put_first(temporary, self.path)
         if self._durable:
-            portable.sync_folder(self.path.parent)
+            platform.sync_folder(self.path.parent)
         self.db.close()
         self.db = self._open(self.path)
         self._digests_version = -1
@@ -243,9 +243,9 @@ class State:
         `was`: the state in which its bytes were seen, if that is a while ago: a change since shows.
         """
         with self.transaction():
-            state = was or portable.identity(path)
+            state = was or filestate.identity(path)
             row = ArtifactRow(
-                0, digest, header, path, kind, state, portable.epoch(state.device),
+                0, digest, header, path, kind, state, filestate.epoch(state.device),
                 sum(entry.nonfinite for entry in contents), pack(contents), time.time(), project,
             )  # fmt: skip
             return self.add_artifact(row, [entry.digest for entry in contents])

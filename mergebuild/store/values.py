@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergebuild.store.contents import Contents, Entry
-from mergebuild.system.portable import Identity
+from mergebuild.system.filestate import Identity
 
 __all__ = [
     "DOUBTED",
@@ -48,7 +48,7 @@ class ArtifactRow(NamedTuple):
     kind: str
     identity: Identity | None
     epoch: str
-    """In which `identity` was true, or `DOUBTED`. See `portable.epoch`; the column is called `boot`."""
+    """In which `identity` was true, or `DOUBTED`. See `filestate.epoch`; the column is called `boot`."""
     nonfinite: int
     packed: bytes
     made: float

@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from mergebuild.system.portable import open_to_read, pread_into
+from mergebuild.system.platform import open_to_read, pread_into
 
 __all__ = ["MAX_TEXT", "MAX_VARIABLES", "compiled", "read_stream", "read_text", "read_text_or_pipe", "what_is_wrong"]
 

@@ -6,7 +6,7 @@ record is one that the clock shows once more: within the grain that times are ke
 than a grain from what the clock shows now, before it or behind, every later change shows. A time a year ahead is as
 good as one of last year.
 
-A build with nothing to do is little else, so this module imports next to nothing; `portable` offers it too.
+A build with nothing to do is little else, so this module imports next to nothing.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import xxhash
 
-from mergebuild.system import portable, scratch
+from mergebuild.system import platform, scratch
 from mergebuild.system.filestate import date
 
 __all__ = [
@@ -98,7 +98,7 @@ def finish(temporary: Path, *, durable: bool = False) -> None:
         date(temporary)
     if durable:
         with temporary.open("rb+") as file:
-            portable.sync(file.fileno())
+            platform.sync(file.fileno())
 
 
 def place(temporary: Path, path: Path, *, durable: bool = False) -> None:
@@ -109,7 +109,7 @@ def place(temporary: Path, path: Path, *, durable: bool = False) -> None:
     """
     temporary.replace(path)
     if durable:
-        portable.sync_folder(path.parent)
+        platform.sync_folder(path.parent)
 
 
 def put_first(temporary: Path, path: Path) -> None:
@@ -119,7 +119,7 @@ def put_first(temporary: Path, path: Path) -> None:
         OSError: it cannot; `path` is what it was.
     """
     with suppress(FileExistsError):
-        if not portable.link_or_none(temporary, path) and not path.exists():
+        if not platform.link_or_none(temporary, path) and not path.exists():
             temporary.replace(path)
 
 

@@ -24,7 +24,7 @@ from mergebuild.formats.header import Header
 from mergebuild.formats.layout import PLAIN, Packing, StoredName, Written
 from mergebuild.formats.model import Model
 from mergebuild.formats.registry import FileFormat
-from mergebuild.system.portable import PAGE
+from mergebuild.system.platform import PAGE
 
 __all__ = ["FormatTests", "Tensors", "written"]
 

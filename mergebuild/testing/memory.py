@@ -22,7 +22,7 @@ from mergebuild.store.comparing import is_left_of, may_be, may_be_left_of
 from mergebuild.store.contents import pack, unpack
 from mergebuild.store.values import PublishedFolder
 from mergebuild.system import publishing
-from mergebuild.system.portable import Identity, identity
+from mergebuild.system.filestate import Identity, identity
 
 if TYPE_CHECKING:
     from mergebuild.store import Store

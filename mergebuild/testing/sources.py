@@ -17,7 +17,7 @@ from mergebuild.formats.model import Model
 from mergebuild.recipe.model import Source
 from mergebuild.sources.sources import SourceFile, Sources
 from mergebuild.store import SourceMemory
-from mergebuild.system.portable import Identity
+from mergebuild.system.filestate import Identity
 
 __all__ = ["Declared", "DeclaredSources"]
 

@@ -19,7 +19,7 @@ from mergebuild.formats.layout import encode_header
 from mergebuild.store import Entry, Fresh, PackedKeys, Presence, Record, SourceRow, Stage, Store
 from mergebuild.store.values import ArtifactRow, PublishedFolder
 from mergebuild.system import publishing
-from mergebuild.system.portable import Identity
+from mergebuild.system.filestate import Identity
 
 __all__ = ["LedgerTests", "PublisherTests", "ShelfTests", "Written", "written"]
 

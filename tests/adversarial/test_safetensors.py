@@ -25,7 +25,7 @@ from mergebuild.errors import Problem, SourceError
 from mergebuild.formats import reading as reading_module
 from mergebuild.formats.header import Header, read_header
 from mergebuild.formats.layout import encode_header
-from mergebuild.system.portable import pread_into
+from mergebuild.system.platform import pread_into
 
 
 def framed(text: bytes | str, data: bytes = b"") -> bytes:

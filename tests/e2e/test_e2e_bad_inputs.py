@@ -496,7 +496,7 @@ def test_the_output_of_a_failed_target_stays_as_it_was(pair: Space) -> None:
 
 def test_no_space_is_told_before_any_work(pair: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 7, with what is needed and what is free; nothing is written."""
-    monkeypatch.setattr("mergebuild.system.portable.free_space", lambda _path: 1000)
+    monkeypatch.setattr("mergebuild.system.platform.free_space", lambda _path: 1000)
     monkeypatch.setattr("mergebuild.project.looking.free_space", lambda _path: 1000)
 
     outcome = pair.refused("build", code=7)

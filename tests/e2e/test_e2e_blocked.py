@@ -16,7 +16,7 @@ from project_space import Space
 from tiny_models import sd15
 
 from mergebuild.project import gate
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 GOOD = """
 [sources]
@@ -70,7 +70,7 @@ def unwritable(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_space(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "free_space", lambda _: 1000)
+    monkeypatch.setattr(platform, "free_space", lambda _: 1000)
 
 
 def nothing(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_a_disk_that_is_too_small_blocks_what_goes_there(models: Space, monkeypa
     models.write(GOOD)
     models.build()
     models.write(GOOD + BAD.format(FINE, "out/bad.safetensors"))
-    monkeypatch.setattr(portable, "free_space", lambda _: 1000)
+    monkeypatch.setattr(platform, "free_space", lambda _: 1000)
 
     planned = models.plan(code=7)
 
@@ -247,7 +247,7 @@ def test_what_shares_tensors_with_a_blocked_target_is_planned_without_it(models:
 def test_what_no_room_is_left_for_is_nobodys_twin(models: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     models.write(SHARING.format("full/x.safetensors"))
     monkeypatch.setattr(gate, "_device", lambda folder: "full" in Path(folder).parts)
-    monkeypatch.setattr(portable, "free_space", lambda folder: 1000 if "full" in Path(folder).parts else 1 << 40)
+    monkeypatch.setattr(platform, "free_space", lambda folder: 1000 if "full" in Path(folder).parts else 1 << 40)
     (models / "full").mkdir()
 
     planned, built = models.plan(code=7), models.build("-k", code=7)

@@ -17,7 +17,7 @@ from mergebuild.build import waves
 from mergebuild.errors import NoSpaceError
 from mergebuild.store import ArtifactRow, Stage, publisher
 from mergebuild.store.publisher import DiskPublisher
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 MERGEFILE = """
 [sources]
@@ -51,7 +51,7 @@ class KilledError(BaseException):
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How a folder takes its place: at once, where systems can't do that, and where it can't be renamed."""
     if request.param == "renamed":
-        monkeypatch.setattr(portable, "exchange", lambda _one, _other: False)
+        monkeypatch.setattr(platform, "exchange", lambda _one, _other: False)
     if request.param == "one by one":
         monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mix" and Path(path).is_dir())
     found: str = request.param

@@ -14,7 +14,7 @@ import torch
 from project_space import NewSpace, Space
 from tiny_models import INTEGERS, NAMES, block_names, sd15
 
-from mergebuild.system.portable import is_hidden
+from mergebuild.system.filestate import is_hidden
 
 pytestmark = pytest.mark.portable
 

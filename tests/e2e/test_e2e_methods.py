@@ -339,7 +339,7 @@ def test_a_tensor_too_large_to_have_whole_is_told_before_work(
 ) -> None:
     """With the bytes that it needs; nothing is written."""
     assert models
-    monkeypatch.setattr("mergebuild.system.portable.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("mergebuild.system.platform.memory_bytes", lambda: 1000)
     write(space, target_table("mix", method="crossover", a="one", b="two", alpha=0.5))
     outcome = space.run("build", "--json", code=1)
     (found,) = outcome.json["targets"]

@@ -320,7 +320,7 @@ def test_its_own_word_that_there_is_no_value_is_none_of_a_failure(trusted: Space
 
 def test_what_needs_a_tensor_whole_says_how_much_memory(trusted: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own word, or twice its inputs and the result; a word that fails is told."""
-    monkeypatch.setattr("mergebuild.system.portable.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("mergebuild.system.platform.memory_bytes", lambda: 1000)
     whole = PROGRAM.replace("import Kernel", "import Grain, Kernel")
     for grain, code in (
         ("grain=Grain.TENSOR", "too-large"),

@@ -27,7 +27,7 @@ from mergebuild.project.project import Project, load
 from mergebuild.results.build import BuildResult
 from mergebuild.sources.opening import read_model
 from mergebuild.store import FRAME
-from mergebuild.system import portable
+from mergebuild.system import filestate
 from mergebuild.system.filestate import Identity
 
 MERGEFILE = """
@@ -142,7 +142,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
     """In memory, where there is a file system for it: each case ends with the state written out, and disks are slow."""
     for name in ("MERGEBUILD_STORE", "MERGEBUILD_MODELS", "MERGEBUILD_BOOT_ID", "MERGEBUILD_PORTABLE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(portable, "identity", _plain_identity)
+    monkeypatch.setattr(filestate, "identity", _plain_identity)
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
         yield Small(Path(folder) / "project")

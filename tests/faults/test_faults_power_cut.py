@@ -23,7 +23,7 @@ from forty_targets import OTHER, Reference, outputs, published, strays
 from mounts import KINDS, loop, make_image
 
 from mergebuild.store import DiskStore
-from mergebuild.system import portable
+from mergebuild.system import filestate
 
 AFTER = {"MERGEBUILD_BOOT_ID": "after the cut"}
 _NO_UUID = {"xfs": "nouuid"}
@@ -96,7 +96,7 @@ def remember_later(store: DiskStore, path: Path) -> None:
     """Have a file be on record as touched after this: a power cut is not seen in its times, and what we just did is."""
     for row in store.state.artifacts(path=path):
         assert row.identity is not None
-        now = portable.identity(path)
+        now = filestate.identity(path)
         later = now._replace(size=row.identity.size, mtime_ns=now.mtime_ns + 1, ctime_ns=now.ctime_ns + 1)
         store.state.move_artifact(row.id, path, row.kind, later, row.epoch)
 

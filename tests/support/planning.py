@@ -16,7 +16,7 @@ from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.recipe import Recipe, load_recipe
 from mergebuild.store import Entry, Fresh, Record
-from mergebuild.system.portable import Identity
+from mergebuild.system.filestate import Identity
 from mergebuild.testing.memory import MemoryStore
 from mergebuild.testing.sources import Declared, DeclaredSources
 

@@ -25,7 +25,7 @@ from mergebuild.errors import MergeBuildError, NoSpaceError, SourceError
 from mergebuild.events import Event, Hashing, PassBegun, Progress, TargetDone
 from mergebuild.formats.header import read_header
 from mergebuild.project.session import Session
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 ALWAYS = ("mergebuild.plan.describe.SMALL", -1)
 """No source is so small that it is hashed before."""
@@ -485,7 +485,7 @@ def test_a_disk_needs_room_for_the_files_once(fresh: Lab, monkeypatch: pytest.Mo
     def free_space(_folder: Path) -> int:
         return room - sum(map(len, files(fresh / "out").values()))
 
-    monkeypatch.setattr(portable, "free_space", free_space)
+    monkeypatch.setattr(platform, "free_space", free_space)
     assert fresh.verdicts() == {"a": "built", "b": "built"}
 
 
@@ -583,7 +583,7 @@ def no_space(*_args: object) -> None:
 def test_a_full_disk_leaves_nothing(fresh: Lab, monkeypatch: pytest.MonkeyPatch, virtual: bool) -> None:
     fresh.write(target("a", "x/2 + y/2", virtual=virtual) + target("b", "x/2 - y", virtual=virtual))
     with monkeypatch.context() as patch:
-        patch.setattr(portable, "preallocate", no_space)
+        patch.setattr(platform, "preallocate", no_space)
         with pytest.raises(NoSpaceError):
             fresh.build("a", "b")
     assert files(fresh / "out") == {}

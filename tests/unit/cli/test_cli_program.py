@@ -237,7 +237,7 @@ def test_what_computes_nothing_imports_nothing_heavy(arguments: str, built: Path
 UNWANTED = {
     "dataclasses", "decimal", "difflib", "fractions", "locale", "pathlib", "sqlite3", "tomli", "unicodedata",
     "mergebuild.cli.failures", "mergebuild.cli.plan", "mergebuild.events", "mergebuild.results.looks",
-    "mergebuild.system.portable", "mergebuild.project.project", "mergebuild.recipe", "mergebuild.report.looks",
+    "mergebuild.system.platform", "mergebuild.project.project", "mergebuild.recipe", "mergebuild.report.looks",
     "mergebuild.report.problems", "mergebuild.report.progress", "mergebuild.store",
 }  # fmt: skip
 

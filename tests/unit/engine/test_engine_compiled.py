@@ -22,7 +22,7 @@ from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
 from mergebuild.methods.call import Call
 from mergebuild.methods.catalog import METHODS
 from mergebuild.methods.compiled.catalog import FAMILIES, compiled_method
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 OUTPUTS = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 """Dtypes that targets may have."""
@@ -171,7 +171,7 @@ def test_inputs_are_blamed_in_one_order(tmp_path: Path, monkeypatch: pytest.Monk
 def _known_and_unknown(lab: Lab, patch: pytest.MonkeyPatch) -> None:
     """A model that is known, and one that is not, with a tensor in common; the first block is written slowly."""
     patch.setattr("mergebuild.plan.describe.SMALL", -1)
-    patch.setattr(portable, "memory_bytes", lambda: DIRECT_SHARE)
+    patch.setattr(platform, "memory_bytes", lambda: DIRECT_SHARE)
     values = torch.randn(3, 5000, generator=torch.Generator().manual_seed(1))
     for name, each in zip(("x", "y", "z"), (0, 0, 1), strict=True):
         lab.model(name, w=values[each])

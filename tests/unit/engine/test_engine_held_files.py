@@ -11,7 +11,7 @@ import pytest
 
 from mergebuild.engine.mappings import Mappings
 from mergebuild.errors import SourceError
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 CUT = "import os, sys; os.truncate(sys.argv[1], 0)"
 
@@ -51,7 +51,7 @@ def test_a_file_that_is_cut_short_while_it_is_read_ends_the_reading(path: Path) 
 def test_a_file_is_let_go_of_though_a_view_of_it_outlives_the_pass(path: Path) -> None:
     with Mappings() as mappings:
         view = mappings.view(path, 0, 1)
-    assert not portable.has_writer(path)
+    assert not platform.has_writer(path)
     with path.open("r+b"):
         pass
     assert view == b"x"

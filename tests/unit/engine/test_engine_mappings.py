@@ -12,7 +12,7 @@ import pytest
 from mergebuild.engine.mappings import Mappings, OpenFile
 from mergebuild.engine.work import Location
 from mergebuild.formats.header import Piece
-from mergebuild.system import portable
+from mergebuild.system import limits, platform
 
 
 @pytest.fixture(params=["mapped", "read"])
@@ -80,7 +80,7 @@ def test_a_file_system_that_fails_is_no_file_system_without_mappings(
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux shows what is open")
 def test_no_more_files_are_open_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that was not used for longest is closed for the next, but never under whoever uses it."""
-    monkeypatch.setattr(portable, "files_at_once", lambda: 2)
+    monkeypatch.setattr(limits, "files_at_once", lambda: 2)
     for name in "abc":
         (tmp_path / name).write_text(name)
     with Mappings() as mappings:
@@ -124,15 +124,15 @@ def test_a_file_stays_open_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"1" * 8)
     other.write_bytes(b"2" * 8)
-    monkeypatch.setattr(portable, "files_at_once", lambda: 1)
-    read = portable.pread_into
+    monkeypatch.setattr(limits, "files_at_once", lambda: 1)
+    read = platform.pread_into
     with Mappings() as mappings:
 
         def while_another_opens_a_file(fd: int, room: memoryview, offset: int) -> int:
             mappings.opened(other)
             return read(fd, room, offset)
 
-        monkeypatch.setattr(portable, "pread_into", while_another_opens_a_file)
+        monkeypatch.setattr(platform, "pread_into", while_another_opens_a_file)
         room = bytearray(8)
         mappings.read_into(memoryview(room), one, 0)
 

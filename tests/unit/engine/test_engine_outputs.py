@@ -16,8 +16,8 @@ from mergebuild.engine.work import OutputFile, OutputRange
 from mergebuild.events import Event, Progress, silent
 from mergebuild.formats.gathering import gather
 from mergebuild.formats.header import Piece
-from mergebuild.system import portable
-from mergebuild.system.portable import PAGE
+from mergebuild.system import platform
+from mergebuild.system.platform import PAGE
 
 SIZE = 6 * PAGE + 100
 BLOCK = 2 * PAGE
@@ -34,7 +34,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A way for bytes to go: through the page cache, past it, or past it on a file system that then will not."""
     found: str = request.param
     if found != "cached":
-        monkeypatch.setattr(portable, "memory_bytes", lambda: DIRECT_SHARE)
+        monkeypatch.setattr(platform, "memory_bytes", lambda: DIRECT_SHARE)
     if found in ("refused", "partial"):
         real, opened = os.pwrite, direct_descriptors(monkeypatch)
 
@@ -52,7 +52,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def direct_descriptors(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Return the descriptors that write past the page cache, as they are opened."""
     opened: set[int] = set()
-    real = portable.open_direct
+    real = platform.open_direct
 
     def note(path: Path) -> int | None:
         fd = real(path)
@@ -60,7 +60,7 @@ def direct_descriptors(monkeypatch: pytest.MonkeyPatch) -> set[int]:
             opened.add(fd)
         return fd
 
-    monkeypatch.setattr(portable, "open_direct", note)
+    monkeypatch.setattr(platform, "open_direct", note)
     return opened
 
 
@@ -120,11 +120,11 @@ def test_what_lies_askew_is_written_all_the_same(tmp_path: Path, way: str) -> No
 def test_pages_go_past_the_cache_only_when_outputs_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared with the machine's memory; what is shared with other files is not written, and does not count."""
     for memory, shared, expected in [(0, 0, False), (DIRECT_SHARE, 0, True), (10**12, 0, False)]:
-        monkeypatch.setattr(portable, "memory_bytes", lambda memory=memory: memory)
+        monkeypatch.setattr(platform, "memory_bytes", lambda memory=memory: memory)
         with opened(tmp_path / f"{memory} {shared}", 1, 1) as outputs:
             outputs.allocate(shared)
             assert outputs.is_direct is expected
-    monkeypatch.setattr(portable, "memory_bytes", lambda: DIRECT_SHARE * (SIZE + PAGE))
+    monkeypatch.setattr(platform, "memory_bytes", lambda: DIRECT_SHARE * (SIZE + PAGE))
     for shared, expected in [(PAGE, False), (-1, True)]:
         with opened(tmp_path / str(shared), 1, 1) as outputs:
             outputs.allocate(shared)
@@ -136,7 +136,7 @@ def test_who_writes_anew_waits_for_what_was_put_before(
 ) -> None:
     """Though the thread that has the first block is slow, and others are not."""
     slow = threading.Event()
-    real = portable.pwrite_all
+    real = platform.pwrite_all
 
     def write(fd: int, data: memoryview, offset: int) -> None:
         if bytes(data[:1]) == b"a":
@@ -146,7 +146,7 @@ def test_who_writes_anew_waits_for_what_was_put_before(
     with opened(tmp_path, 1, 4) as outputs:
         outputs.allocate(0)
         outputs.start(BLOCK)
-        monkeypatch.setattr(portable, "pwrite_all", write)
+        monkeypatch.setattr(platform, "pwrite_all", write)
         for letter in (b"a", b"b"):
             block = outputs.block()
             block.memory[:100] = letter * 100
@@ -191,7 +191,7 @@ def test_a_failure_of_writing_is_raised_and_nobody_waits(
         raise OSError(errno.ENOSPC, "the disk is full")
 
     def body(outputs: Outputs) -> None:
-        monkeypatch.setattr(portable, "pwrite_all", fail)
+        monkeypatch.setattr(platform, "pwrite_all", fail)
         for _ in range(100):
             outputs.put(outputs.block(), PAGE, [OutputRange(index, PAGE) for index in range(3)])
 
@@ -224,7 +224,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 def test_the_disk_is_asked_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In ranges of a certain size, each once, if somebody will wait for it."""
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(portable, "start_writeback", lambda _fd, offset, size: asked.append((offset, size)))
+    monkeypatch.setattr(platform, "start_writeback", lambda _fd, offset, size: asked.append((offset, size)))
     monkeypatch.setattr("mergebuild.engine.outputs._EARLY", 2 * PAGE)
     for durable in (False, True):
         with opened(tmp_path / str(durable), 1, 1, durable=durable) as outputs:
@@ -237,7 +237,7 @@ def test_the_disk_is_asked_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_whole_pages_go_past_the_cache_where_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the descriptor that was opened for it."""
-    monkeypatch.setattr(portable, "memory_bytes", lambda: DIRECT_SHARE)
+    monkeypatch.setattr(platform, "memory_bytes", lambda: DIRECT_SHARE)
     opened_directly = direct_descriptors(monkeypatch)
     written: list[int] = []
     real = os.pwrite

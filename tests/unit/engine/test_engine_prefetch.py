@@ -11,7 +11,7 @@ import pytest
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.prefetch import Prefetch
 from mergebuild.engine.work import Leaf, Location
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 PIECE = 10
 
@@ -25,8 +25,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         assert what == "willneed"
         found.append((offset, size))
 
-    monkeypatch.setattr(portable, "advise", advise)
-    monkeypatch.setattr(portable, "is_cached", lambda _fd, _offset: False)
+    monkeypatch.setattr(platform, "advise", advise)
+    monkeypatch.setattr(platform, "is_cached", lambda _fd, _offset: False)
     monkeypatch.setattr("mergebuild.engine.prefetch._PIECE", PIECE)
     return found
 
@@ -56,7 +56,7 @@ def test_no_more_is_asked_for_than_is_needed_soon(
     monkeypatch.setattr("mergebuild.engine.prefetch.AHEAD", 20)
     monkeypatch.setattr("mergebuild.engine.prefetch._STRIDE", 10)
     arrived = threading.Semaphore(0)
-    monkeypatch.setattr(portable, "is_cached", lambda _fd, _offset: bool(arrived.release()))
+    monkeypatch.setattr(platform, "is_cached", lambda _fd, _offset: bool(arrived.release()))
     with Mappings() as mappings, Prefetch([leaf(source, 0, 50)], mappings) as prefetch:
         for _ in range(2):
             assert arrived.acquire(timeout=60)
@@ -71,7 +71,7 @@ def test_what_is_in_memory_is_not_asked_for(
     source: Path, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look at the end of each piece tells."""
-    monkeypatch.setattr(portable, "is_cached", lambda _fd, offset: offset < 20)
+    monkeypatch.setattr(platform, "is_cached", lambda _fd, offset: offset < 20)
     with Mappings() as mappings, Prefetch([leaf(source, 0, 40)], mappings) as prefetch:
         prefetch._thread.join()
     assert asked == [(20, 10), (30, 10)]

@@ -33,8 +33,8 @@ from mergebuild.engine.work import (
     UnseenTensor,
 )
 from mergebuild.events import Event, PassEnded, Progress, silent
-from mergebuild.system import portable
-from mergebuild.system.portable import PAGE
+from mergebuild.system import platform
+from mergebuild.system.platform import PAGE
 
 HALF = Fraction(1, 2)
 
@@ -334,7 +334,7 @@ def test_an_output_that_exists_is_not_written_over(tmp_path: Path, source: Path)
 def test_pages_that_were_only_hashed_are_let_go(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor that nothing is computed of does not stay in memory."""
     told: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(portable, "advise", lambda _map, what, offset, size: told.append((what, offset, size)))
+    monkeypatch.setattr(platform, "advise", lambda _map, what, offset, size: told.append((what, offset, size)))
     monkeypatch.setattr("mergebuild.engine.mappings.RESIDENT", 1)
     work = Pass([OutputFile(tmp_path / "out", b"", 8)], unseen=[group(source, 9)])
     run_pass(work, threads=1, emit=silent, targets=("t",))
@@ -351,7 +351,7 @@ def test_what_was_read_is_let_go_in_large_pieces(tmp_path: Path, monkeypatch: py
     with Mappings() as mappings:
         names = {id(mappings.opened(tmp_path / name).mapping): name for name in ("a", "b")}
         monkeypatch.setattr(
-            portable, "advise", lambda found, _what, offset, size: told.append((names[id(found)], offset, size))
+            platform, "advise", lambda found, _what, offset, size: told.append((names[id(found)], offset, size))
         )
 
         mappings.release(tmp_path / "a", 40, 20)

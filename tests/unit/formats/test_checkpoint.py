@@ -21,7 +21,7 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.layout import TensorSpec
 from mergebuild.formats.pickles import read_pickle
 from mergebuild.formats.zips import read_archive
-from mergebuild.system.portable import PAGE
+from mergebuild.system.platform import PAGE
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(lambda name: name != "__metadata__")
 SHAPES = st.one_of(

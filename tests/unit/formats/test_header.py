@@ -18,7 +18,7 @@ from mergebuild.formats import header as header_module
 from mergebuild.formats import reading as reading_module
 from mergebuild.formats.header import Header, TensorInfo, read_header, read_header_fd
 from mergebuild.formats.layout import encode_header
-from mergebuild.system.portable import pread_into
+from mergebuild.system.platform import pread_into
 
 
 def stock_file(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.header import Piece, TensorInfo
 from mergebuild.formats.model import Model
 from mergebuild.formats.pickles import is_pickle, read_pickle
-from mergebuild.system.portable import pread_into
+from mergebuild.system.platform import pread_into
 
 BASE = torch.arange(24.0).reshape(2, 3, 4)
 VIEWS: dict[str, torch.Tensor] = {

@@ -22,8 +22,8 @@ from mergebuild.sources import sources as sources_module
 from mergebuild.sources.sources import Sources, locate
 from mergebuild.store.ledger import DiskLedger
 from mergebuild.store.state import State
-from mergebuild.system import portable
-from mergebuild.system.portable import Identity
+from mergebuild.system import filestate
+from mergebuild.system.filestate import Identity
 
 COPY = '[targets.t]\nmethod = "copy"\na = "x"\noutput = "t.safetensors"\n'
 
@@ -563,7 +563,7 @@ def test_what_another_version_saw_of_a_source_is_not_believed(one: Lab) -> None:
     memory = a_memory(one)
     recipe = load_recipe(one / "mergefile.toml")
     right = Sources(recipe.sources, memory, folder=one.root).hashed("x")
-    row = memory.source(right.identity, portable.epoch(right.identity.device))
+    row = memory.source(right.identity, filestate.epoch(right.identity.device))
     assert row is not None
     assert row.checksums is not None
     memory.remember_source(row._replace(checksums=row.checksums[16:] + row.checksums[:16]))
@@ -597,7 +597,7 @@ def test_a_folders_hash_of_before_is_not_believed(lab: Lab) -> None:
     memory = a_memory(lab)
     recipe = load_recipe(lab / "mergefile.toml")
     right = Sources(recipe.sources, memory, folder=lab.root).hashed("x", with_sha256=True)
-    row = memory.source(right.identity, portable.epoch(right.path.stat().st_dev))
+    row = memory.source(right.identity, filestate.epoch(right.path.stat().st_dev))
     assert row is not None
     memory.remember_source(row._replace(sha256="0" * 64))
     again = Sources(recipe.sources, memory, folder=lab.root)

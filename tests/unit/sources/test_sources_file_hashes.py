@@ -14,7 +14,7 @@ from mergebuild.sources.file_hashes import FileHashes
 from mergebuild.store import STATE, SourceRow
 from mergebuild.store.ledger import DiskLedger
 from mergebuild.store.state import State
-from mergebuild.system.portable import identity
+from mergebuild.system.filestate import identity
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Notice
 from mergebuild.store import ArtifactRow, DiskStore, locked
 from mergebuild.store.shelf import DiskShelf
-from mergebuild.system import portable, publishing
-from mergebuild.system.portable import PAGE
+from mergebuild.system import filestate, publishing
+from mergebuild.system.platform import PAGE
 
 MIX = '[targets.{0}]\nmethod = "weighted_sum"\na = "x"\nb = "y"\nalpha = {1}\n'
 OUTPUT = 'output = "out/mix.safetensors"\n'
@@ -44,7 +44,7 @@ def rot(lab: Lab, path: Path, offset: int = -1) -> None:
     store = DiskStore(lab / ".mergebuild", project="../mergefile.toml")
     for row in store.state.artifacts():
         if row.path.exists() and row.path.samefile(path):
-            store.state.move_artifact(row.id, row.path, row.kind, portable.identity(path), row.epoch)
+            store.state.move_artifact(row.id, row.path, row.kind, filestate.identity(path), row.epoch)
     store.close()
 
 
@@ -62,7 +62,7 @@ def date_forward(lab: Lab, path: Path) -> None:
     store = DiskStore(lab / ".mergebuild", project="../mergefile.toml")
     (row,) = store.state.artifacts(path=path)
     assert row.identity is not None
-    later = portable.identity(path)._replace(size=row.identity.size)
+    later = filestate.identity(path)._replace(size=row.identity.size)
     later = later._replace(mtime_ns=later.mtime_ns + 1, ctime_ns=later.ctime_ns + 1)
     store.state.move_artifact(row.id, path, row.kind, later, row.epoch)
     store.close()

@@ -18,7 +18,7 @@ from mergebuild.cli.failures import explained
 from mergebuild.errors import LockTimeoutError
 from mergebuild.project.project import Project
 from mergebuild.store import REBUILDS, locked
-from mergebuild.system import portable
+from mergebuild.system import locks
 
 MIX = """
 [targets.mix]
@@ -49,7 +49,7 @@ def no_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(getattr(errno, request.param), "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr(portable, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(locks, "time", SimpleNamespace(sleep=lambda _: None))
 
 
 @pytest.mark.usefixtures("no_flock")

@@ -361,7 +361,7 @@ def test_whether_files_can_be_cloned_into_the_store_is_found_out_once(
         copy.touch()
         return False
 
-    monkeypatch.setattr(publisher_module.portable, "clone_file", clone)
+    monkeypatch.setattr(publisher_module.platform, "clone_file", clone)
     lab.model("x", w=[1.0])
     lab.write("".join(MIX.replace("mix", name).replace('b = "y"', 'b = "x"').format(1) for name in ("m1", "m2", "m3")))
     lab.build("m1")

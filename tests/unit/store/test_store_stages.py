@@ -10,7 +10,7 @@ import pytest
 
 from mergebuild.store import Stage
 from mergebuild.store.stages import files_below, former_of, left_of, marked_stage, remove_empty
-from mergebuild.system import portable
+from mergebuild.system import platform
 
 PART = "sub/model.safetensors"
 
@@ -102,7 +102,7 @@ def test_what_would_not_be_the_same_is_left_where_it_is(folder: Path, obstacle: 
 
 def test_where_there_are_no_links_nothing_is_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy is another file: who has the first one open would write to nothing."""
-    monkeypatch.setattr(portable, "link_or_none", lambda *_: False)
+    monkeypatch.setattr(platform, "link_or_none", lambda *_: False)
     assert not staged(folder).carry_over(without={folder / PART})
 
 
@@ -167,7 +167,7 @@ def test_a_stage_that_steps_back_leaves_the_folder_as_it_was(
 ) -> None:
     """Names are exchanged in one step, or one after the other where the file system can't."""
     if not exchanges:
-        monkeypatch.setattr(portable, "exchange", lambda *_: False)
+        monkeypatch.setattr(platform, "exchange", lambda *_: False)
     before = contents(folder)
     stage = staged(folder)
     assert stage.carry_over(without={folder / PART})

@@ -18,8 +18,8 @@ from mergebuild.store import state as state_module
 from mergebuild.store.contents import pack, unpack
 from mergebuild.store.ledger import DiskLedger
 from mergebuild.store.state import State
-from mergebuild.system import portable
-from mergebuild.system.portable import Identity
+from mergebuild.system import platform
+from mergebuild.system.filestate import Identity
 
 ONE, TWO = (SourceRow(Identity(1, inode, 3, 4, 5), b"c" * 16, b"d" * 16, None) for inode in (1, 2))
 
@@ -295,7 +295,7 @@ def test_a_disk_that_fails_is_not_full(
         if number is not None:
             raise OSError(number, "no")
 
-    monkeypatch.setattr(portable, "pwrite_all", write)
+    monkeypatch.setattr(platform, "pwrite_all", write)
     with pytest.raises((OSError, sqlite3.OperationalError)) as caught, state.db._told():
         raise refused(name)
     is_space = number not in (None, errno.EIO)
@@ -311,12 +311,12 @@ def test_a_limit_on_files_is_want_of_space(tmp_path: Path) -> None:
     program = f"""
 import resource, sys
 from pathlib import Path
-from mergebuild.system import portable
+from mergebuild.system import platform, space
 path = Path({str(tmp_path)!r}) / "state"
 path.write_bytes(bytes(100_000))
-before = portable.is_kept_from_growing(path)
+before = space.is_kept_from_growing(path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
-print(before, portable.is_kept_from_growing(path))
+print(before, space.is_kept_from_growing(path))
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout == "False True\n"

@@ -1,16 +1,12 @@
-"""Laws of `mergebuild.system.portable`: the same bytes with and without what only some systems have."""
+"""Laws of `mergebuild.system.platform`: the same bytes with and without what only some systems have."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import mmap
 import os
-import re
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +22,8 @@ from example_counts import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergebuild.system import portable
-from mergebuild.system.portable import PAGE
+from mergebuild.system import _linux, platform
+from mergebuild.system.platform import PAGE
 
 INABILITIES = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 ON_LINUX = sys.platform == "linux"
@@ -61,6 +57,29 @@ def written(file: BinaryIO) -> bytes:
     return Path(file.name).read_bytes()
 
 
+# Which implementation answers
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "hidden", "answers"),
+    [
+        ("posix", "linux", "", "Linux"),
+        ("posix", "darwin", "", "Posix"),
+        ("nt", "win32", "", "Portable"),
+        ("posix", "linux", "1", "Portable"),
+    ],
+)
+def test_a_system_is_asked_for_what_it_has(
+    kind: str, name: str, hidden: str, answers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for nothing else when the rest is hidden."""
+    monkeypatch.setattr(platform, "_native", platform._native.__wrapped__)
+    monkeypatch.setattr(platform, "os", SimpleNamespace(name=kind))
+    monkeypatch.setattr(sys, "platform", name)
+    monkeypatch.setenv("MERGEBUILD_PORTABLE", hidden)
+    assert type(platform._here()).__name__ == answers
+
+
 # Clones
 
 
@@ -70,7 +89,7 @@ def test_clone_range_shares_blocks_where_the_file_system_can(disk: Disk) -> None
     source, copy = two_files(disk.folder, content)
     with source, copy:
         os.ftruncate(copy.fileno(), len(content))
-        shared = portable.clone_range(source.fileno(), PAGE, copy.fileno(), 0, len(content) - PAGE)
+        shared = platform.clone_range(source.fileno(), PAGE, copy.fileno(), 0, len(content) - PAGE)
         expected = content[PAGE:] + bytes(PAGE) if shared else bytes(len(content))
         assert written(copy) == expected
         assert shared or not disk.shares
@@ -82,8 +101,8 @@ def test_clone_range_shares_an_odd_end_of_the_source(disk: Disk) -> None:
     content = pattern(3 * PAGE + 123)
     source, copy = two_files(disk.folder, content)
     with source, copy:
-        assert not portable.clone_range(source.fileno(), 0, copy.fileno(), 0, PAGE + 123)
-        shared = portable.clone_range(source.fileno(), PAGE, copy.fileno(), PAGE, 2 * PAGE + 123)
+        assert not platform.clone_range(source.fileno(), 0, copy.fileno(), 0, PAGE + 123)
+        shared = platform.clone_range(source.fileno(), PAGE, copy.fileno(), PAGE, 2 * PAGE + 123)
         assert written(copy) == (bytes(PAGE) + content[PAGE:] if shared else b"")
         assert shared or not disk.shares
 
@@ -92,7 +111,7 @@ def test_clone_range_shares_an_odd_end_of_the_source(disk: Disk) -> None:
 def test_clone_range_wants_whole_pages(disk: Disk, src_offset: int, dst_offset: int) -> None:
     source, copy = two_files(disk.folder, pattern(4 * PAGE))
     with source, copy:
-        assert portable.clone_range(source.fileno(), src_offset, copy.fileno(), dst_offset, PAGE) is False
+        assert platform.clone_range(source.fileno(), src_offset, copy.fileno(), dst_offset, PAGE) is False
         assert written(copy) == b""
 
 
@@ -100,7 +119,7 @@ def test_clone_range_of_nothing_writes_nothing(disk: Disk) -> None:
     """The kernel takes a length of 0 for the whole file; here it is nothing."""
     source, copy = two_files(disk.folder, pattern(4 * PAGE))
     with source, copy:
-        assert portable.clone_range(source.fileno(), 0, copy.fileno(), 0, 0) is ON_LINUX
+        assert platform.clone_range(source.fileno(), 0, copy.fileno(), 0, 0) is ON_LINUX
         assert written(copy) == b""
 
 
@@ -108,7 +127,7 @@ def test_clone_file_shares_all_or_leaves_no_file(disk: Disk) -> None:
     content = pattern(8 << 20)
     source, copy = disk.folder / "source", disk.folder / "copy"
     source.write_bytes(content)
-    shared = portable.clone_file(source, copy)
+    shared = platform.clone_file(source, copy)
     assert copy.exists() == shared
     assert shared or not disk.shares
     assert not shared or copy.read_bytes() == content
@@ -118,8 +137,8 @@ def test_nothing_is_cloned_when_hidden(disk: Disk, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MERGEBUILD_PORTABLE", "1")
     source, copy = two_files(disk.folder, pattern(PAGE))
     with source, copy:
-        assert not portable.clone_range(source.fileno(), 0, copy.fileno(), 0, PAGE)
-        assert not portable.clone_file(disk.folder / "source", disk.folder / "third")
+        assert not platform.clone_range(source.fileno(), 0, copy.fileno(), 0, PAGE)
+        assert not platform.clone_file(disk.folder / "source", disk.folder / "third")
         assert not (disk.folder / "third").exists()
         assert written(copy) == b""
 
@@ -129,9 +148,9 @@ def test_clone_file_never_replaces_a_file(disk: Disk) -> None:
     (disk.folder / "copy").write_bytes(b"old")
     if ON_LINUX:
         with pytest.raises(FileExistsError):
-            portable.clone_file(disk.folder / "source", disk.folder / "copy")
+            platform.clone_file(disk.folder / "source", disk.folder / "copy")
     else:
-        assert not portable.clone_file(disk.folder / "source", disk.folder / "copy")
+        assert not platform.clone_file(disk.folder / "source", disk.folder / "copy")
     assert (disk.folder / "copy").read_bytes() == b"old"
 
 
@@ -151,10 +170,10 @@ def test_only_inability_is_answered_with_false(
     source, copy = two_files(tmp_path, pattern(PAGE))
     with source, copy:
         if is_inability:
-            assert not portable.clone_range(source.fileno(), 0, copy.fileno(), 0, PAGE)
+            assert not platform.clone_range(source.fileno(), 0, copy.fileno(), 0, PAGE)
         else:
             with pytest.raises(OSError, match="no"):
-                portable.clone_range(source.fileno(), 0, copy.fileno(), 0, PAGE)
+                platform.clone_range(source.fileno(), 0, copy.fileno(), 0, PAGE)
 
 
 # Copies
@@ -174,7 +193,7 @@ def test_copy_range_copies_just_that_range(
         patch.setenv("MERGEBUILD_PORTABLE", hidden)
         source, copy = two_files(tmp_path_factory.mktemp("copy"), content)
         with source, copy:
-            portable.copy_range(source.fileno(), begin, copy.fileno(), at, length)
+            platform.copy_range(source.fileno(), begin, copy.fileno(), at, length)
             assert written(copy) == (bytes(at) + content[begin : begin + length] if length else b"")
 
 
@@ -182,14 +201,14 @@ def test_copy_range_passes_the_buffer_many_times(system: str, tmp_path: Path) ->
     content = pattern((3 << 20) + 77)
     source, copy = two_files(tmp_path, content)
     with source, copy:
-        portable.copy_range(source.fileno(), 0, copy.fileno(), 0, len(content))
+        platform.copy_range(source.fileno(), 0, copy.fileno(), 0, len(content))
         assert written(copy) == content
 
 
 def test_copy_range_refuses_a_source_that_ends_early(system: str, tmp_path: Path) -> None:
     source, copy = two_files(tmp_path, pattern(1000))
     with source, copy, pytest.raises(OSError, match="501 bytes early"):
-        portable.copy_range(source.fileno(), 500, copy.fileno(), 0, 1001)
+        platform.copy_range(source.fileno(), 500, copy.fileno(), 0, 1001)
 
 
 @pytest.mark.parametrize("number", INABILITIES)
@@ -210,7 +229,7 @@ def test_copy_range_goes_on_by_hand_where_the_kernel_cannot(
     monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
     source, copy = two_files(tmp_path, pattern(1000))
     with source, copy:
-        portable.copy_range(source.fileno(), 8, copy.fileno(), 0, 900)
+        platform.copy_range(source.fileno(), 8, copy.fileno(), 0, 900)
         assert (tmp_path / "copy").read_bytes() == pattern(1000)[8:908]
     assert len(calls) == after + 1
 
@@ -226,7 +245,7 @@ def test_copy_range_takes_short_copies_and_false_ends(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "copy_file_range", short, raising=False)
     source, copy = two_files(tmp_path, pattern(1000))
     with source, copy:
-        portable.copy_range(source.fileno(), 0, copy.fileno(), 0, 1000)
+        platform.copy_range(source.fileno(), 0, copy.fileno(), 0, 1000)
         assert written(copy) == pattern(1000)
 
 
@@ -237,7 +256,7 @@ def test_copy_range_lets_failures_through(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "copy_file_range", fail, raising=False)
     source, copy = two_files(tmp_path, pattern(10))
     with source, copy, pytest.raises(OSError, match="full") as caught:
-        portable.copy_range(source.fileno(), 0, copy.fileno(), 0, 10)
+        platform.copy_range(source.fileno(), 0, copy.fileno(), 0, 10)
     assert caught.value.errno == errno.ENOSPC
 
 
@@ -246,13 +265,13 @@ def test_copy_range_lets_failures_through(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_pread_into_fills_the_view_or_ends_with_the_file(system: str, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(pattern(100))
-    fd = portable.open_to_read(tmp_path / "f")
+    fd = platform.open_to_read(tmp_path / "f")
     try:
         whole, tail, beyond, nothing = bytearray(60), bytearray(60), bytearray(3), bytearray()
-        assert portable.pread_into(fd, whole, 10) == 60
-        assert portable.pread_into(fd, tail, 70) == 30
-        assert portable.pread_into(fd, beyond, 1000) == 0
-        assert portable.pread_into(fd, nothing, 0) == 0
+        assert platform.pread_into(fd, whole, 10) == 60
+        assert platform.pread_into(fd, tail, 70) == 30
+        assert platform.pread_into(fd, beyond, 1000) == 0
+        assert platform.pread_into(fd, nothing, 0) == 0
     finally:
         os.close(fd)
     assert whole == pattern(100)[10:70]
@@ -265,10 +284,10 @@ def test_pread_into_goes_on_after_short_reads(system: str, tmp_path: Path, monke
     monkeypatch.setattr(os, "preadv", lambda fd, views, at: vector(fd, [views[0][:7]], at), raising=False)
     monkeypatch.setattr(os, "read", lambda fd, count: plain(fd, min(count, 7)))
     (tmp_path / "f").write_bytes(pattern(100))
-    fd = portable.open_to_read(tmp_path / "f")
+    fd = platform.open_to_read(tmp_path / "f")
     try:
         found = bytearray(99)
-        assert portable.pread_into(fd, memoryview(found), 1) == 99
+        assert platform.pread_into(fd, memoryview(found), 1) == 99
     finally:
         os.close(fd)
     assert found == pattern(100)[1:]
@@ -279,13 +298,13 @@ def test_pwrite_all_goes_on_after_short_writes(system: str, tmp_path: Path, monk
     monkeypatch.setattr(os, "pwrite", lambda fd, view, at: at_offset(fd, view[:7], at), raising=False)
     monkeypatch.setattr(os, "write", lambda fd, view: plain(fd, view[:7]))
     with (tmp_path / "f").open("w+b") as file:
-        portable.pwrite_all(file.fileno(), pattern(100), 5)
+        platform.pwrite_all(file.fileno(), pattern(100), 5)
         assert written(file) == bytes(5) + pattern(100)
 
 
 def test_pwrite_all_takes_views_of_any_element(system: str, tmp_path: Path) -> None:
     with (tmp_path / "f").open("w+b") as file:
-        portable.pwrite_all(file.fileno(), memoryview(pattern(64)).cast("d"), 0)
+        platform.pwrite_all(file.fileno(), memoryview(pattern(64)).cast("d"), 0)
         assert written(file) == pattern(64)
 
 
@@ -296,7 +315,7 @@ def test_pwrite_all_refuses_a_system_that_writes_nothing(
     monkeypatch.setattr(os, "pwrite", lambda *_: 0, raising=False)
     monkeypatch.setattr(os, "write", lambda *_: 0)
     with (tmp_path / "f").open("w+b") as file, pytest.raises(OSError, match="nothing"):
-        portable.pwrite_all(file.fileno(), b"x", 0)
+        platform.pwrite_all(file.fileno(), b"x", 0)
 
 
 def test_threads_read_and_write_one_descriptor(system: str, tmp_path: Path) -> None:
@@ -307,8 +326,8 @@ def test_threads_read_and_write_one_descriptor(system: str, tmp_path: Path) -> N
         def work(number: int) -> bool:
             part = content[number * 1000 : (number + 1) * 1000]
             back = bytearray(1000)
-            portable.pwrite_all(file.fileno(), part, number * 1000)
-            return portable.pread_into(file.fileno(), back, number * 1000) == 1000 and back == part
+            platform.pwrite_all(file.fileno(), part, number * 1000)
+            return platform.pread_into(file.fileno(), back, number * 1000) == 1000 and back == part
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, range(64)))
@@ -344,15 +363,15 @@ def test_who_wants_to_write_to_a_file_that_is_held_waits(tmp_path: Path, code: s
     path = tmp_path / "file"
     path.write_bytes(pattern(100))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-        if not portable.hold_still(file.fileno()):
+        if not platform.hold_still(file.fileno()):
             assert not ON_LINUX
             return
-        assert not portable.is_wanted(file.fileno())
+        assert not platform.is_wanted(file.fileno())
         with process(code, path) as other:
-            assert eventually(lambda: portable.is_wanted(file.fileno()))
+            assert eventually(lambda: platform.is_wanted(file.fileno()))
             assert other.poll() is None
             assert mapping[:] == pattern(100)
-            portable.let_go(file.fileno())
+            platform.let_go(file.fileno())
         assert other.returncode == 0
 
 
@@ -360,10 +379,10 @@ def test_many_may_hold_a_file_and_all_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(pattern(100))
     with path.open("rb") as one, path.open("rb") as two:
-        assert portable.hold_still(one.fileno()) is portable.hold_still(two.fileno()) is ON_LINUX
+        assert platform.hold_still(one.fileno()) is platform.hold_still(two.fileno()) is ON_LINUX
         assert path.read_bytes() == pattern(100)
         if ON_LINUX:
-            assert not portable.is_wanted(one.fileno())
+            assert not platform.is_wanted(one.fileno())
 
 
 def test_a_file_that_can_be_written_to_already_cannot_be_held(tmp_path: Path, system: str) -> None:
@@ -371,31 +390,31 @@ def test_a_file_that_can_be_written_to_already_cannot_be_held(tmp_path: Path, sy
     path = tmp_path / "file"
     path.write_bytes(pattern(100))
     known = system == "native" and ON_LINUX
-    assert not portable.has_writer(path)
+    assert not platform.has_writer(path)
     with path.open("r+b") as file:
         mapping = mmap.mmap(file.fileno(), 0)
-        assert portable.has_writer(path) is known
-    assert portable.has_writer(path) is known
+        assert platform.has_writer(path) is known
+    assert platform.has_writer(path) is known
     with path.open("rb") as file:
-        assert not portable.hold_still(file.fileno())
+        assert not platform.hold_still(file.fileno())
     mapping.close()
-    assert not portable.has_writer(path)
+    assert not platform.has_writer(path)
     with path.open("rb") as file:
-        assert portable.hold_still(file.fileno()) is known
+        assert platform.hold_still(file.fileno()) is known
 
 
 def test_a_file_system_that_refuses_leases_for_other_reasons_tells_of_no_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of a network gives none unless the server has promised that nobody else writes."""
-    monkeypatch.setattr(portable, "_file_system", lambda _: 0x6969)
+    monkeypatch.setattr(_linux, "_file_system", lambda _: 0x6969)
     with (tmp_path / "file").open("wb"):
-        assert not portable.has_writer(tmp_path / "file")
+        assert not platform.has_writer(tmp_path / "file")
 
 
 def test_what_is_no_file_has_no_writer(tmp_path: Path) -> None:
-    assert not portable.has_writer(tmp_path)
-    assert not portable.has_writer(tmp_path / "none")
+    assert not platform.has_writer(tmp_path)
+    assert not platform.has_writer(tmp_path / "none")
 
 
 @pytest.mark.processes
@@ -403,7 +422,7 @@ def test_looking_for_writers_disturbs_none(tmp_path: Path) -> None:
     """The file is let go of at once."""
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    assert not portable.has_writer(path)
+    assert not platform.has_writer(path)
     with process(WRITE, path) as other:
         pass
     assert other.returncode == 0
@@ -417,7 +436,7 @@ def test_looking_for_writers_disturbs_none(tmp_path: Path) -> None:
 def test_preallocate_gives_the_final_size_and_keeps_bytes(system: str, tmp_path: Path, before: int, size: int) -> None:
     with (tmp_path / "f").open("w+b", buffering=0) as file:
         file.write(pattern(before))
-        portable.preallocate(file.fileno(), size)
+        platform.preallocate(file.fileno(), size)
     assert (tmp_path / "f").read_bytes() == pattern(before)[:size].ljust(size, b"\0")
 
 
@@ -425,10 +444,10 @@ def test_preallocate_tells_want_of_space_at_once(disk: Disk) -> None:
     """Where blocks can be reserved, and everywhere for a size that no file can have."""
     with (disk.folder / "f").open("w+b") as file:
         with pytest.raises(OSError):  # noqa: PT011 -- EFBIG, EINVAL or ENOSPC, as the system likes
-            portable.preallocate(file.fileno(), 2**63 - 1)
+            platform.preallocate(file.fileno(), 2**63 - 1)
         if disk.shares:
             with pytest.raises(OSError, match="space") as caught:
-                portable.preallocate(file.fileno(), 64 << 20)
+                platform.preallocate(file.fileno(), 64 << 20)
             assert caught.value.errno == errno.ENOSPC
 
 
@@ -438,10 +457,10 @@ def test_preallocate_leaves_clones_shared(disk: Disk) -> None:
     source, copy = two_files(disk.folder, content)
     with source, copy:
         os.ftruncate(copy.fileno(), len(content) + PAGE)
-        if not portable.clone_range(source.fileno(), 0, copy.fileno(), 0, len(content)):
+        if not platform.clone_range(source.fileno(), 0, copy.fileno(), 0, len(content)):
             assert not disk.shares
-            portable.copy_range(source.fileno(), 0, copy.fileno(), 0, len(content))
-        portable.preallocate(copy.fileno(), len(content) + PAGE)
+            platform.copy_range(source.fileno(), 0, copy.fileno(), 0, len(content))
+        platform.preallocate(copy.fileno(), len(content) + PAGE)
         assert written(copy) == content + bytes(PAGE)
 
 
@@ -451,20 +470,20 @@ def test_preallocate_lets_want_of_space_through_and_no_inability(
     monkeypatch.setattr(sys, "platform", "linux")
     with (tmp_path / "f").open("w+b") as file:
         answers = iter([errno.EINTR, errno.EOPNOTSUPP, errno.ENOSPC])
-        monkeypatch.setattr(portable, "_fallocate", lambda *_: next(answers))
-        portable.preallocate(file.fileno(), 100)
+        monkeypatch.setattr(_linux, "_fallocate", lambda *_: next(answers))
+        platform.preallocate(file.fileno(), 100)
         assert os.fstat(file.fileno()).st_size == 100
         with pytest.raises(OSError, match="space") as caught:
-            portable.preallocate(file.fileno(), 100)
+            platform.preallocate(file.fileno(), 100)
     assert caught.value.errno == errno.ENOSPC
     assert next(answers, None) is None
 
 
 def test_start_writeback_asks_for_the_range(system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(portable, "_system_call", lambda *_: lambda *found: asked.append(found))
-    portable.start_writeback(99, 4096, 8192)
-    portable.start_writeback(99, 4096, 0)
+    monkeypatch.setattr(_linux, "_system_call", lambda *_: lambda *found: asked.append(found))
+    platform.start_writeback(99, 4096, 8192)
+    platform.start_writeback(99, 4096, 0)
     assert asked == ([(99, 4096, 8192, 2)] if ON_LINUX and system == "native" else [])
 
 
@@ -472,10 +491,10 @@ def test_start_writeback_never_fails(system: str, tmp_path: Path) -> None:
     """Also on a descriptor that is none: whoever syncs learns of it."""
     with (tmp_path / "f").open("w+b", buffering=0) as file:
         file.write(pattern(5000))
-        portable.start_writeback(file.fileno(), 0, 5000)
+        platform.start_writeback(file.fileno(), 0, 5000)
         assert written(file) == pattern(5000)
         gone = file.fileno()
-    assert portable.start_writeback(gone, 0, 5000) is None
+    assert platform.start_writeback(gone, 0, 5000) is None
 
 
 def test_system_calls_are_found_by_either_name() -> None:
@@ -483,14 +502,14 @@ def test_system_calls_are_found_by_either_name() -> None:
     import ctypes
 
     kinds = (ctypes.c_int,)
-    found = portable._system_call("no_such_call64", "close", kinds)
+    found = _linux._system_call("no_such_call64", "close", kinds)
     assert found is not None
     assert found(-1) == -1
     assert ctypes.get_errno() == errno.EBADF
-    assert portable._system_call("no_such_call64", "no_such_call", kinds) is None
+    assert _linux._system_call("no_such_call64", "no_such_call", kinds) is None
     if ON_LINUX:
-        assert portable._system_call("fallocate64", "fallocate", kinds) is not None
-        assert portable._system_call("sync_file_range64", "sync_file_range", kinds) is not None
+        assert _linux._system_call("fallocate64", "fallocate", kinds) is not None
+        assert _linux._system_call("sync_file_range64", "sync_file_range", kinds) is not None
 
 
 @pytest.mark.processes
@@ -499,11 +518,11 @@ def test_a_library_is_loaded_while_others_have_the_interpreter(tmp_path: Path) -
     """In a process of its own: whoever imports it later has it at once. One that is not there is nobody's error."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
     code = (
-        "import sys; from pathlib import Path; from mergebuild.system import portable\n"
+        "import sys; from pathlib import Path; from mergebuild.system import platform\n"
         "maps, name = Path('/proc/self/maps'), sys.argv[1]\n"
-        "portable.load_library(Path(name + '.none'))\n"
+        "platform.load_library(Path(name + '.none'))\n"
         "before = name in maps.read_text()\n"
-        "portable.load_library(Path(name))\n"
+        "platform.load_library(Path(name))\n"
         "print(before, name in maps.read_text())"
     )
     run = subprocess.run([sys.executable, "-c", code, library], check=True, capture_output=True, text=True)
@@ -516,7 +535,7 @@ def test_sync_waits_for_the_file(system: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "fsync", lambda _: asked.append("fsync"))
     monkeypatch.setattr(os, "fdatasync", lambda _: asked.append("fdatasync"), raising=False)
-    portable.sync(0)
+    platform.sync(0)
     assert asked == ["fdatasync" if system == "native" else "fsync"]
 
 
@@ -524,19 +543,19 @@ def test_sync_waits_for_the_file(system: str, tmp_path: Path, monkeypatch: pytes
 def test_sync_waits_for_a_large_file_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing ends a process that waits for the disk; between two pieces it can."""
     asked: list[tuple[int, int]] = []
-    real = portable._sync_range
+    real = _linux._sync_range
 
     def noting(fd: int, offset: int, length: int, flags: int) -> int:
-        if flags == portable._SYNC_FILE_RANGE_WAIT:
+        if flags == _linux._SYNC_FILE_RANGE_WAIT:
             asked.append((offset, length))
         return real(fd, offset, length, flags)
 
-    monkeypatch.setattr(portable, "_PER_SYNC", PAGE)
-    monkeypatch.setattr(portable, "_sync_range", noting)
+    monkeypatch.setattr(_linux, "_PER_SYNC", PAGE)
+    monkeypatch.setattr(_linux, "_sync_range", noting)
     with (tmp_path / "a").open("wb+") as file:
         file.write(bytes(2 * PAGE + 1))
         file.flush()
-        portable.sync(file.fileno())
+        platform.sync(file.fileno())
     assert asked == [(0, PAGE), (PAGE, PAGE), (2 * PAGE, PAGE)]
 
 
@@ -545,16 +564,16 @@ def test_sync_waits_for_a_large_file_a_piece_at_a_time(tmp_path: Path, monkeypat
 def test_sync_lets_failures_of_a_piece_through_and_no_inability(
     number: int, is_failure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portable, "_PER_SYNC", PAGE)
-    monkeypatch.setattr(portable, "_sync_range", lambda *_: number)
+    monkeypatch.setattr(_linux, "_PER_SYNC", PAGE)
+    monkeypatch.setattr(_linux, "_sync_range", lambda *_: number)
     with (tmp_path / "a").open("wb+") as file:
         file.write(bytes(2 * PAGE))
         file.flush()
         if is_failure:
             with pytest.raises(OSError, match=os.strerror(number)):
-                portable.sync(file.fileno())
+                platform.sync(file.fileno())
         else:
-            portable.sync(file.fileno())
+            platform.sync(file.fileno())
 
 
 def test_sync_empties_the_cache_of_the_drive_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,15 +587,15 @@ def test_sync_empties_the_cache_of_the_drive_on_macos(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(os, "fsync", lambda _: asked.append("fsync"))
     monkeypatch.setitem(sys.modules, "fcntl", SimpleNamespace(fcntl=control, F_FULLFSYNC="full"))
-    portable.sync(0)
-    portable.sync(1)
+    platform.sync(0)
+    platform.sync(1)
     assert asked == ["full", "full", "fsync"]
 
 
 def test_sync_folder_syncs_where_folders_can_be(system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(os, "fsync", asked.append)
-    portable.sync_folder(tmp_path)
+    platform.sync_folder(tmp_path)
     assert len(asked) == (1 if hasattr(os, "O_DIRECTORY") and system == "native" else 0)
 
 
@@ -590,10 +609,10 @@ def test_sync_folder_forgives_inability_only(
     monkeypatch.setattr(os, "fsync", fail)
     monkeypatch.setattr(os, "O_DIRECTORY", getattr(os, "O_DIRECTORY", 0), raising=False)
     if passes:
-        assert portable.sync_folder(tmp_path) is None
+        assert platform.sync_folder(tmp_path) is None
     else:
         with pytest.raises(OSError, match="no"):
-            portable.sync_folder(tmp_path)
+            platform.sync_folder(tmp_path)
 
 
 def test_free_space_asks_the_nearest_folder_that_exists(
@@ -608,14 +627,14 @@ def test_free_space_asks_the_nearest_folder_that_exists(
         return SimpleNamespace(f_bavail=3, f_frsize=4096, f_blocks=9, f_bfree=4)
 
     monkeypatch.setattr(os, "statvfs", answer, raising=False)
-    assert portable.free_space(tmp_path / "not" / "yet") == 3 * 4096
+    assert platform.free_space(tmp_path / "not" / "yet") == 3 * 4096
     assert asked == [tmp_path / "not" / "yet", tmp_path / "not", tmp_path]
 
 
 def test_free_space_of_a_real_folder_is_less_than_its_disk(system: str, tmp_path: Path) -> None:
     import shutil
 
-    assert 0 < portable.free_space(tmp_path / "new") <= shutil.disk_usage(tmp_path).total
+    assert 0 < platform.free_space(tmp_path / "new") <= shutil.disk_usage(tmp_path).total
 
 
 # Links
@@ -623,7 +642,7 @@ def test_free_space_of_a_real_folder_is_less_than_its_disk(system: str, tmp_path
 
 def test_link_or_none_gives_a_second_name(system: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
-    linked = portable.link_or_none(tmp_path / "a", tmp_path / "b")
+    linked = platform.link_or_none(tmp_path / "a", tmp_path / "b")
     assert linked == (tmp_path / "b").exists()
     assert linked == (system == "native")
     assert not linked or (tmp_path / "a").samefile(tmp_path / "b")
@@ -633,9 +652,9 @@ def test_link_or_none_never_replaces_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "b").write_bytes(b"y")
     with pytest.raises(FileExistsError):
-        portable.link_or_none(tmp_path / "a", tmp_path / "b")
+        platform.link_or_none(tmp_path / "a", tmp_path / "b")
     with pytest.raises(FileNotFoundError):
-        portable.link_or_none(tmp_path / "none", tmp_path / "c")
+        platform.link_or_none(tmp_path / "none", tmp_path / "c")
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP])
@@ -646,7 +665,7 @@ def test_link_or_none_takes_a_refusal_for_an_answer(
         raise OSError(number, "no")
 
     monkeypatch.setattr(os, "link", refuse)
-    assert portable.link_or_none(tmp_path / "a", tmp_path / "b") is False
+    assert platform.link_or_none(tmp_path / "a", tmp_path / "b") is False
 
 
 # Mappings
@@ -684,7 +703,7 @@ def test_advice_reaches_whole_pages(
     recorder: Recorder, what: str, offset: int, length: int, pages: tuple[float, float] | None
 ) -> None:
     """`dontneed` spares pages that neighbours use; the others reach all that the range touches; none goes beyond."""
-    portable.advise(recorder, what, offset, length)  # type: ignore[arg-type]
+    platform.advise(recorder, what, offset, length)  # type: ignore[arg-type]
     begin, count = pages or (0, 0)
     expected = (begin * mmap.PAGESIZE, round(count * mmap.PAGESIZE))
     given = [(start, length) for _, start, length in recorder.notes]
@@ -694,7 +713,7 @@ def test_advice_reaches_whole_pages(
 
 def test_hidden_advice_is_not_given(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGEBUILD_PORTABLE", "1")
-    portable.advise(recorder, "willneed", 0, 100)
+    platform.advise(recorder, "willneed", 0, 100)
     assert recorder.notes == []
 
 
@@ -703,7 +722,7 @@ def test_advice_changes_no_byte(system: str, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(pattern(size))
     with (tmp_path / "f").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
         for what in ("sequential", "willneed", "dontneed"):
-            portable.advise(mapping, what, 3, size)  # type: ignore[arg-type]
+            platform.advise(mapping, what, 3, size)  # type: ignore[arg-type]
             assert mapping[:] == pattern(size)
 
 
@@ -713,18 +732,18 @@ def test_advice_changes_no_byte(system: str, tmp_path: Path) -> None:
 def test_cpu_count_is_what_this_process_may_use(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert portable.cpu_count() == (3 if system == "native" else 1)
+    assert platform.cpu_count() == (3 if system == "native" else 1)
 
 
 def test_memory_is_known_or_zero(system: str) -> None:
     """In bytes."""
-    assert (portable.memory_bytes() > 1 << 28) is (system == "native" and hasattr(os, "sysconf"))
+    assert (platform.memory_bytes() > 1 << 28) is (system == "native" and hasattr(os, "sysconf"))
 
 
 def test_memory_that_the_system_does_not_tell_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than an error."""
     monkeypatch.setattr(os, "sysconf", lambda _name: (_ for _ in ()).throw(ValueError("unrecognized name")))
-    assert portable.memory_bytes() == 0
+    assert platform.memory_bytes() == 0
 
 
 # Past the page cache
@@ -734,11 +753,11 @@ def test_pages_written_directly_are_in_the_file(disk: Disk) -> None:
     """Between others that were written through the page cache."""
     path = disk.folder / "file"
     path.write_bytes(b"a" * 3 * PAGE)
-    direct = portable.open_direct(path)
+    direct = platform.open_direct(path)
     fd = os.open(path, os.O_WRONLY) if direct is None else direct
     with mmap.mmap(-1, PAGE) as page, memoryview(page) as view:
         page.write(b"b" * PAGE)
-        portable.pwrite_all(fd, view, PAGE)
+        platform.pwrite_all(fd, view, PAGE)
     os.close(fd)
     assert path.read_bytes() == b"a" * PAGE + b"b" * PAGE + b"a" * PAGE
 
@@ -748,13 +767,13 @@ def test_open_direct_is_none_where_it_cannot_be(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "file"
     if ON_LINUX:
         with pytest.raises(FileNotFoundError):
-            portable.open_direct(path)
+            platform.open_direct(path)
     path.touch()
     monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EINVAL, "no direct access here")))
-    assert portable.open_direct(path) is None
+    assert platform.open_direct(path) is None
     monkeypatch.undo()
     monkeypatch.setenv("MERGEBUILD_PORTABLE", "1")
-    assert portable.open_direct(path) is None
+    assert platform.open_direct(path) is None
 
 
 def test_what_was_just_read_is_cached(tmp_path: Path, system: str) -> None:
@@ -763,15 +782,15 @@ def test_what_was_just_read_is_cached(tmp_path: Path, system: str) -> None:
     path.write_bytes(bytes(PAGE))
     with path.open("rb") as file:
         file.read()
-        assert portable.is_cached(file.fileno(), PAGE - 1) is (system == "native" and ON_LINUX)
-        assert not portable.is_cached(file.fileno(), PAGE)
+        assert platform.is_cached(file.fileno(), PAGE - 1) is (system == "native" and ON_LINUX)
+        assert not platform.is_cached(file.fileno(), PAGE)
 
 
 def test_is_cached_is_false_where_the_system_cannot_say(tmp_path: Path) -> None:
     """As of a folder."""
     if ON_LINUX:
         fd = os.open(tmp_path, os.O_RDONLY)
-        assert not portable.is_cached(fd, 0)
+        assert not platform.is_cached(fd, 0)
         os.close(fd)
 
 
@@ -784,154 +803,10 @@ def test_freed_memory_is_kept_where_the_library_can(can: bool, monkeypatch: pyte
         asked.append((key, value))
         return 1
 
-    monkeypatch.setattr(portable, "_is_linux", lambda: True)
-    monkeypatch.setattr(portable, "_system_call", lambda *_: setting if can else None)
-    portable.keep_freed_memory()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(_linux, "_system_call", lambda *_: setting if can else None)
+    platform.keep_freed_memory()
     assert asked == ([(-3, 32 << 20), (-1, 128 << 20)] if can else [])
-
-
-# Limits
-
-
-@pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A module `resource` that says `now` and `most`, and raises the first up to `really`."""
-
-    def get(_what: int) -> tuple[int, int]:
-        return found.now, found.most
-
-    def put(_what: int, both: tuple[int, int]) -> None:
-        if both[0] > found.really:
-            raise ValueError
-        found.now = both[0]
-
-    found = SimpleNamespace(now=0, most=0, really=1 << 30, RLIMIT_NOFILE=7, getrlimit=get, setrlimit=put)
-    monkeypatch.setitem(sys.modules, "resource", found)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("now", "most", "files", "after"),
-    [
-        (1024, 4096, 200, 1024), (256, 4096, 200, 816), (256, -1, 200, 816), (-1, -1, 200, -1), (256, 256, 60, 256),
-        (64, 128, 28, 128), (32, 32, 4, 32), (16, 16, 1, 16), (8, 8, 1, 8),
-    ],
-)  # fmt: skip
-def test_files_at_once_fit_the_limit_that_the_process_may_give_itself(
-    now: int, most: int, files: int, after: int, limits: SimpleNamespace
-) -> None:
-    limits.now, limits.most = now, most
-    assert portable.files_at_once() == files
-    assert limits.now == after
-
-
-def test_files_at_once_take_no_for_an_answer(limits: SimpleNamespace) -> None:
-    """Some systems name a higher limit than they give."""
-    limits.now, limits.most, limits.really = 256, -1, 256
-    assert portable.files_at_once() == 60
-
-
-def test_files_at_once_are_many_where_there_is_no_limit_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "resource", None)
-    assert portable.files_at_once() == 200
-
-
-def test_a_limit_of_time_ends_what_would_take_for_ever() -> None:
-    with pytest.raises(TimeoutError), portable.time_limit(0.05):
-        re.search(r"(a|a)*$x", "a" * 100)
-    with portable.time_limit(60):
-        assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 50
-        with portable.time_limit(0.001):  # another's alarm is left as it is
-            _spend(0.02)
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
-    assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
-
-
-def _spend(seconds: float) -> None:
-    """Take so much processor time."""
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        hashlib.sha256(bytes(1 << 20)).digest()
-
-
-@pytest.mark.processes
-def test_a_limit_of_time_does_not_count_while_the_process_is_suspended() -> None:
-    """Ctrl-Z, a closed lid, a paused container: the processor time that is left is the same after it."""
-    program = (
-        "import os, signal\n"
-        "from mergebuild.system.portable import time_limit\n"
-        "with time_limit(0.1):\n"
-        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "    print('went on')\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "MERGEBUILD_PORTABLE"}
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
-    _, status = os.waitpid(child.pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
-    time.sleep(0.3)  # longer than the limit is, by the wall clock
-    os.kill(child.pid, signal.SIGCONT)
-    assert child.communicate(timeout=60)[0] == b"went on\n"
-    assert child.returncode == 0
-
-
-def test_a_limit_of_time_does_not_count_what_other_threads_do() -> None:
-    """They take the time of the process, which the alarm goes by; the limit is of what happens inside."""
-    rings: list[float] = []
-    beside = threading.Thread(target=_spend, args=(0.3,))
-    set_alarm = signal.setitimer
-
-    def noted(which: int, seconds: float) -> tuple[float, float]:
-        rings.append(seconds)
-        return set_alarm(which, seconds)
-
-    with pytest.MonkeyPatch.context() as patch, portable.time_limit(0.1):
-        patch.setattr(signal, "setitimer", noted)
-        beside.start()
-        beside.join()
-    assert len(rings) > 1, "it never rang, so nothing was tried"
-
-
-def test_a_limit_of_time_ends_what_takes_too_long_while_other_threads_work() -> None:
-    """An alarm that rang early is set again."""
-    beside = threading.Thread(target=_spend, args=(0.2,))
-
-    def work() -> None:
-        beside.start()
-        beside.join()
-        re.search(r"(a|a)*$x", "a" * 100)
-
-    with pytest.raises(TimeoutError), portable.time_limit(0.1):
-        work()
-
-
-def test_a_limit_of_time_that_rang_is_not_heard_behind_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python hears a signal some instructions after it came: what was done in time is not undone then."""
-    handlers: list[Callable[[int, object], None]] = []
-    real = signal.signal
-
-    def noted(number: int, handler: Callable[[int, object], None]) -> object:
-        handlers.append(handler)
-        return real(number, handler)
-
-    monkeypatch.setattr(signal, "signal", noted)
-    with portable.time_limit(0.000001):
-        pass
-    handlers[0](signal.SIGVTALRM, None)
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
-
-
-def test_in_another_thread_there_is_no_limit_of_time() -> None:
-    found: list[bool] = []
-
-    def work() -> None:
-        with portable.time_limit(0.001):
-            _spend(0.02)
-        found.append(True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found == [True]
 
 
 @pytest.mark.parametrize(("free", "numbers", "full"), [(1 << 30, 9, False), (1 << 30, 3, True), (1000, 9, True)])
@@ -944,4 +819,4 @@ def test_a_disk_is_full_without_bytes_or_without_numbers_for_files(
     values[5] = 100  # f_files: some file systems count none
     monkeypatch.delenv("MERGEBUILD_PORTABLE", raising=False)
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
-    assert portable.is_full(tmp_path) is full
+    assert platform.is_full(tmp_path) is full
