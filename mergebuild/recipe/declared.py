@@ -25,7 +25,8 @@ from mergebuild.recipe.nodes import (
 )
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
-from mergebuild.recipe.targets import Declaration, read_dtype
+from mergebuild.recipe.target_table import Declaration
+from mergebuild.recipe.targets import read_dtype
 from mergebuild.recipe.variables import Scalar, Scope, VariableError, variables_of
 
 __all__ = [

@@ -15,9 +15,9 @@ from mergebuild.errors import Place, Problem, RecipeError, did_you_mean
 from mergebuild.recipe.given import GivenDocument, given_tables
 from mergebuild.recipe.later import LATER_TABLES
 from mergebuild.recipe.nodes import Reader, among, resolve
+from mergebuild.recipe.paths import absolute
 from mergebuild.recipe.places import At, Document
 from mergebuild.recipe.problems import Problems
-from mergebuild.recipe.targets import absolute
 from mergebuild.recipe.toml_text import count_values, read_toml
 from mergebuild.system.bounded_text import read_text
 

@@ -25,7 +25,7 @@ from mergebuild.recipe.overrides import Override, apply_to_target, parse_overrid
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.recipe import Parts, Recipe
-from mergebuild.recipe.targets import Declaration
+from mergebuild.recipe.target_table import Declaration
 from mergebuild.recipe.variables import Scope
 from mergebuild.system.spans import span
 

@@ -20,10 +20,12 @@ from mergebuild.methods.making import OwnProgram, Program
 from mergebuild.recipe.declared import Declared
 from mergebuild.recipe.files import File
 from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt, plain, resolve, resolve_key
+from mergebuild.recipe.paths import absolute
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
-from mergebuild.recipe.targets import COMMON_KEYS, INPUTS, Methods, absolute
+from mergebuild.recipe.target_table import Methods
 from mergebuild.recipe.variables import Scope
+from mergebuild.recipe.vocabulary import COMMON_KEYS, INPUTS
 from mergebuild.system.bounded_text import read_text
 
 __all__ = ["OwnMethods", "read_methods"]

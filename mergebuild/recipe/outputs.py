@@ -16,9 +16,9 @@ from pathlib import Path
 
 from mergebuild.formats.registry import SUFFIXES
 from mergebuild.recipe.model import Source
+from mergebuild.recipe.paths import absolute
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
-from mergebuild.recipe.targets import absolute
 from mergebuild.system.filestate import is_gone
 
 __all__ = ["OutputPaths"]

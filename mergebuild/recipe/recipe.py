@@ -24,18 +24,12 @@ from mergebuild.recipe.methods import OwnMethods
 from mergebuild.recipe.model import LayoutText, ProjectOptions, Source, Target, Where
 from mergebuild.recipe.namespace import Namespace, NoSuchNameError
 from mergebuild.recipe.outputs import OutputPaths
+from mergebuild.recipe.paths import SAFETENSORS, OutputError, absolute, check_output
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
-from mergebuild.recipe.targets import (
-    SAFETENSORS,
-    Declaration,
-    OutputError,
-    Reading,
-    Template,
-    absolute,
-    check_output,
-    read_target,
-)
+from mergebuild.recipe.target_table import Declaration
+from mergebuild.recipe.targets import Reading, read_target
+from mergebuild.recipe.template import Template
 from mergebuild.recipe.variables import Scalar, Scope, VariableError, render
 from mergebuild.recipe.walk import Walk
 
