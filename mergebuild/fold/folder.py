@@ -10,18 +10,19 @@ fit together before any tensor is read.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from mergebuild.errors import RecipeError, did_you_mean
+from mergebuild.errors import RecipeError
 from mergebuild.fold import compatible
-from mergebuild.fold.counterparts import Accounting, Spec, together
-from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Kinds, Operation, Slot, rounded
-from mergebuild.fold.frames import ALL, Draft, Frame, Frames, Pattern, Scope
+from mergebuild.fold.channels import FittedChannels
+from mergebuild.fold.counterparts import Accounting, Spec
+from mergebuild.fold.division import Divisions
+from mergebuild.fold.draft import ALL, Draft, Frame, Pattern, Scope
+from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Operation, Slot
+from mergebuild.fold.frames import Frames
 from mergebuild.fold.interning import Interner
-from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.lora_added import AddedLoras
 from mergebuild.fold.lora_kept import KeptLoras
 from mergebuild.fold.lora_made import MadeLoras, no_rule
@@ -37,13 +38,14 @@ from mergebuild.fold.numbers import (
 )
 from mergebuild.fold.selection import TensorSelection
 from mergebuild.fold.units import Units
-from mergebuild.fold.views import View, Views, disagreements
+from mergebuild.fold.view import View, disagreements
+from mergebuild.fold.views import Views
 from mergebuild.layouts import Layout
 from mergebuild.methods.arguments import Argument
 from mergebuild.methods.method import Method
 from mergebuild.naming.latents import AUTOENCODER
 from mergebuild.recipe import Recipe
-from mergebuild.recipe.model import Component, Target, TensorRule
+from mergebuild.recipe.model import Target
 from mergebuild.sources.sources import Sources, source_of_part
 
 __all__ = ["Folding"]
@@ -51,9 +53,6 @@ __all__ = ["Folding"]
 _ZERO = Fraction(0)
 _DEEPEST = 100
 """Operations in memory above each other: each waits for what is below it."""
-
-_RULE_LIKENESS = Likeness(TensorRule, left_out={"target": "its frame is in the key, by its kinds"})
-"""What of a rule decides which tensors it makes."""
 
 
 class _Alike(NamedTuple):
@@ -89,33 +88,6 @@ class _Kindred(NamedTuple):
     """By which inputs they use where."""
 
 
-class _Division(NamedTuple):
-    """Which part of a target makes which of its tensors: itself, its rules, its components."""
-
-    part_of: Mapping[str, int]
-    """By tensor, the rule that makes it, from 1; others the target makes itself."""
-    scopes: tuple[Scope, ...]
-    """Of the target itself, and of each rule."""
-    first: View
-    """The first input."""
-    baked: Mapping[str, View]
-    """By component that comes from elsewhere, where from."""
-    known: Mapping[str, re.Pattern[str]]
-    """The names of the first input's components, by what they are called."""
-
-
-class _Ruled(NamedTuple):
-    """How the tensors of targets with the same rules are made."""
-
-    specs: Mapping[str, Spec]
-    """As `Blueprint.source_specs`."""
-    kinds: Kinds
-    of: tuple[tuple[int, int], ...]
-    """By kind: the part (0: the target itself, else the rule's number) that makes it, and the kind there."""
-    parts: tuple[Blueprint, ...]
-    """Kept alive, as it is found by the identities of their kinds and tensors."""
-
-
 class Folding:
     """Makes blueprints for the targets of a recipe, each once."""
 
@@ -127,6 +99,8 @@ class Folding:
         self._views = Views(recipe, sources, self._intern, self.blueprint)
         self._selection = TensorSelection(self._views.parts)
         self._frames = Frames(self._views, self._selection)
+        self._channels = FittedChannels(recipe, sources, self._intern)
+        self._divisions = Divisions(self._intern, self._views, self._frames, self._selection)
         self._added = AddedLoras(sources, self._intern, self._blueprints, self.blueprint)
         self._made_loras = MadeLoras(recipe, sources, self._intern, self._views, self._added, self._selection)
         self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
@@ -134,7 +108,6 @@ class Folding:
         self._depths: dict[str, int] = {}
         """How many operations stand above each other in a virtual target that has any."""
         self._kindred: dict[tuple[object, ...], _Kindred] = {}
-        self._ruled: dict[tuple[object, ...], _Ruled] = {}
 
     def blueprint(self, name: str) -> Blueprint:
         """Return what a target is made of.
@@ -190,62 +163,12 @@ class Folding:
             if rule.target.making.makes_lora:
                 raise no_rule(rule.target)
             self._kept_loras.refuse(rule.target)
-        division = self._division(target)
+        division = self._divisions.of(target, self._views_of(target))
         made = self._make(target, division.scopes[0])
-        made = self._with_rules(made, division) if target.rules else made
-        return self._with_components(made, division) if target.components else made
-
-    def _division(self, target: Target) -> _Division:
-        """Return which part of a target makes which of its tensors."""
-        views = self._views_of(target)
-        first = views[0]
-        specs = self._frames.specs(target, views)
-        known = self._views.components(first)
-        baked: dict[str, View] = {}
-        elsewhere: dict[str, None] = {}
-        for each in target.components:
-            if each.name not in known:
-                raise _unknown_component(target, each, first.layout, known)
-            if each.input is not None:
-                view = baked[each.name] = self._views.component(each, target, first)
-                if any(name.startswith(AUTOENCODER) and known[each.name].search(name) for name in view.specs):
-                    ours, theirs = (self._views.latents(one) for one in (first, view))
-                    compatible.check_latents(target, ours, theirs, each.input.ref, "components", each.name)
-                elsewhere |= dict.fromkeys(name for name in view.specs if known[each.name].search(name))
-        floats = tuple(name for name, spec in specs.items() if spec.is_float)
-        part_of = self._ruled_names(target, views, floats)
-        names: list[set[str]] = [set() for _ in range(1 + len(target.rules))]
-        for name in floats:
-            if name not in elsewhere:
-                names[part_of.get(name, 0)].add(name)
-        patterns = tuple(known[name] for name in baked)
-        selectors = [rule.tensors for rule in target.rules]
-        scopes = [
-            Scope(
-                frozenset(some),
-                selectors[part - 1] if part else (),
-                tuple(each for later in selectors[part:] for each in later),
-                patterns,
-            )
-            for part, some in enumerate(names)
-        ]
-        return _Division(part_of, tuple(scopes), first, baked, known)
-
-    def _ruled_names(self, target: Target, views: tuple[View, ...], floats: tuple[str, ...]) -> Mapping[str, int]:
-        """Return which rule makes a tensor, by number from 1; the others are the target's."""
-        selector = self._selection.selector(self._selection.vocabulary(views), floats)
-        part_of: dict[str, int] = {}
-        for number, rule in enumerate(target.rules, 1):
-            part_of |= dict.fromkeys(selector.select(rule.tensors), number)
-        for number, rule in enumerate(target.rules, 1):
-            if number not in part_of.values():
-                raise RecipeError.one(
-                    "selector-overridden",
-                    f"`{rule.target.name}` decides nothing: later rules select all of its tensors",
-                    where=rule.target.where.place(),
-                    help="take it out, or move it behind them: the later rule wins",
-                )
-        return part_of
+        if target.rules:
+            pairs = zip(target.rules, division.scopes[1:], strict=True)
+            made = self._divisions.with_rules(made, division, [self._make(rule.target, scope) for rule, scope in pairs])
+        return self._divisions.with_components(made, division) if target.components else made
 
     def _make(self, target: Target, scope: Scope = ALL) -> Blueprint:
         if target.making.makes_lora:
@@ -300,7 +223,7 @@ class Folding:
             view = self._views.view(each, target)
             view = self._views.beside(view, found[0]) if found else view
             if found and target.on_channels == "common":
-                view = self._views.fitted(view, found[0], adds_up=not target.making.maker)
+                view = self._channels.fitted(view, found[0], adds_up=not target.making.maker)
             found.append(view)
         return self._frames.untied(target, tuple(found))
 
@@ -341,57 +264,6 @@ class Folding:
         return (
             tuple(frozenset() if view.delta else self._views.latents(view) for view in views) if len(views) > 1 else ()
         )
-
-    def _with_rules(self, whole: Blueprint, division: _Division) -> Blueprint:
-        """Return a blueprint in which the tensors of each rule are made as the rule says."""
-        rules = whole.target.rules
-        others = [self._make(rule.target, scope) for rule, scope in zip(rules, division.scopes[1:], strict=True)]
-        parts = (whole, *others)
-        key = (*map(_RULE_LIKENESS, rules), *((id(part.forms.kinds), id(part.source_specs)) for part in parts))
-        found = self._ruled.get(key)
-        if found is None:
-            found = self._ruled[key] = _ruled_by(division.part_of, parts)
-        return whole._replace(
-            kin=None,
-            source_specs=found.specs,
-            specs=self._frames.in_dtype(found.specs, whole.target.dtype),
-            forms=Forms(found.kinds, tuple(parts[part].forms.palette[kind] for part, kind in found.of)),
-            accounts=together(account for part in parts for account in part.accounts),
-            ema_dropped={ref: count for part in reversed(parts) for ref, count in part.ema_dropped.items()},
-        )
-
-    def _with_components(self, whole: Blueprint, division: _Division) -> Blueprint:
-        """Return a blueprint in which some components are another input's, or have a dtype of their own."""
-        target, known = whole.target, division.known
-        specs, source_specs = dict(whole.specs), dict(whole.source_specs)
-        palette = list(whole.forms.palette)
-        of = dict(whole.forms.kinds.of)
-        for each in target.components:
-            if each.input is not None:
-                view = division.baked[each.name]
-                taken = {name: spec for name, spec in view.specs.items() if known[each.name].search(name)}
-                compatible.check_component(target, each, source_specs, taken)
-                first = len(palette)
-                palette += view.palette
-                of |= {name: first + view.kind(name) for name in taken}
-                for copy, other in whole.copies.items():
-                    if other in taken:
-                        of[copy] = len(palette)
-                        palette.append(self._intern.under(view.palette[view.kind(other)], other))
-                        taken[copy] = taken[other]
-                source_specs |= taken
-                specs |= rounded(taken, target.dtype)
-            if each.dtype is not None:
-                mine = {name: spec for name, spec in source_specs.items() if known[each.name].search(name)}
-                specs |= rounded(mine, each.dtype)
-                source_specs |= rounded(mine, each.dtype)
-        used = {kind: number for number, kind in enumerate(dict.fromkeys(of[name] for name in specs))}
-        kinds = Kinds({name: used[of[name]] for name in specs}, specs)
-        forms = Forms(kinds, tuple(palette[kind] for kind in used))
-        new = [name for name in specs if name not in whole.specs]
-        prefixes = self._views.prefixes_of_new(division.first, new) if new else {}
-        spelling = whole.spelling.with_prefixes(prefixes)
-        return whole._replace(specs=specs, source_specs=source_specs, forms=forms, spelling=spelling, kin=None)
 
     def _palette(self, target: Target, alike: _Alike) -> tuple[Form, ...]:
         """Return the form of each kind; equal combinations of equal forms are computed once."""
@@ -487,33 +359,3 @@ def _tied(alike: _Alike) -> Mapping[str, str]:
     if all(other in specs and name not in first.specs for name, other in first.tied.items()):
         return first.tied
     return {name: other for name, other in first.tied.items() if other in specs and name not in first.specs}
-
-
-def _ruled_by(part_of: Mapping[str, int], parts: tuple[Blueprint, ...]) -> _Ruled:
-    """Return how the tensors of a target are made, whose parts make them as `part_of` says."""
-    specs, copies = dict(parts[0].source_specs), parts[0].copies
-    of: dict[str, int] = {}
-    numbers: dict[tuple[int, int], int] = {}
-    for name in specs:
-        part = part_of.get(copies.get(name, name), 0)
-        kinds = parts[part].forms.kinds
-        if name not in kinds.of:  # the rule's method has nothing to begin with: its first input lacks it
-            part, kinds = 0, parts[0].forms.kinds
-        specs[name] = parts[part].source_specs[name]
-        of[name] = numbers.setdefault((part, kinds.of[name]), len(numbers))
-    return _Ruled(specs, Kinds(of, specs), tuple(numbers), parts)
-
-
-def _unknown_component(
-    target: Target, each: Component, layout: Layout | None, components: Collection[str]
-) -> RecipeError:
-    known = [name for name in components if name != "ema"]
-    whose = f"which `{layout.name}` does not have" if layout else "which its first input does not have"
-    return RecipeError.one(
-        "unknown-component",
-        f"target `{target.name}` names the component `{each.name}`, "
-        + (whose if known else "and the layout of its first input is not known"),
-        where=target.where.place("components", each.name, key=True),
-        help=did_you_mean(each.name, known, otherwise=f"it has: {', '.join(known)}") if known else
-        "`[layouts.NAME]` declares a layout with its components",
-    )  # fmt: skip

@@ -12,7 +12,7 @@ from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import own
-from mergebuild.fold.views import MODEL_LIKENESS, View
+from mergebuild.fold.view import MODEL_LIKENESS, View
 from mergebuild.lora import (
     Delta,
     DeltaSum,

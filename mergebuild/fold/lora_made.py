@@ -16,7 +16,8 @@ from mergebuild.fold.lora_added import AddedLoras
 from mergebuild.fold.numbers import shown
 from mergebuild.fold.selection import TensorSelection, Vocabulary
 from mergebuild.fold.units import Unit, Units, stacked_in, units_in
-from mergebuild.fold.views import View, Views
+from mergebuild.fold.view import View
+from mergebuild.fold.views import Views
 from mergebuild.formats import registry
 from mergebuild.layouts import detect
 from mergebuild.lora import Module, adapter_json, extractable, is_adapter, is_number, is_of_peft, plans, products_of

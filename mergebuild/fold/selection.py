@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from mergebuild.fold.numbers import check_range, defaults_of, given_of, listed, places_of, reached_by_amounts
-from mergebuild.fold.views import View
+from mergebuild.fold.view import View
 from mergebuild.layouts import Layout, Parts, Patience, Places, Selector, no_parts
 from mergebuild.naming.spelling import AS_IS
 from mergebuild.recipe.model import Target

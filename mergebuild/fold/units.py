@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mergebuild.fold.forms import Form, Kinds, Slot, Spec
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import own
-from mergebuild.fold.views import MODEL_LIKENESS, View
+from mergebuild.fold.view import MODEL_LIKENESS, View
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.gathering import run_of
 from mergebuild.formats.header import Piece, TensorInfo

@@ -1,114 +1,40 @@
 """Inputs as a target sees them: which tensors each offers, and what each of these is made of.
 
 A view has the names of the target's parameters. EMA copies stand in for weights or are left out, position ids that
-would drop tokens are put right, a convolution of fewer channels is widened, a component that is a file of its own gets
-the names of a checkpoint: all of it by names and headers alone.
+would drop tokens are put right, a component that is a file of its own gets the names of a checkpoint: all of it by
+names and headers alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
-from types import MappingProxyType
-from typing import Final, NamedTuple
 
-from mergebuild.errors import Problem
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
-from mergebuild.fold.forms import Blueprint, Form, Kinds, Slot
+from mergebuild.fold.forms import Blueprint, Kinds, Slot
 from mergebuild.fold.interning import Interner
-from mergebuild.fold.likeness import Likeness
 from mergebuild.fold.naming import EMA, EMA_PREFIX, Naming, own, table
+from mergebuild.fold.view import View
 from mergebuild.formats.header import TensorInfo
-from mergebuild.formats.model import Model
 from mergebuild.layouts import Layout, detect
-from mergebuild.naming.canonical import is_first_layer
 from mergebuild.naming.latents import AUTOENCODER, latents_of
 from mergebuild.naming.parts import components, family_in, parts_called, parts_of_kind, place, prefixes_of_new
 from mergebuild.naming.renamed import Renamed
-from mergebuild.naming.spelling import AS_IS, FileSpelling
+from mergebuild.naming.spelling import AS_IS
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Component, Input, Target
-from mergebuild.sources.channels import Joint, LyingChannels, cut, is_served, joined
 from mergebuild.sources.opening import renamed_model, standalone
 from mergebuild.sources.sources import Sources
-from mergebuild.sources.traits import marks, position_ids
+from mergebuild.sources.traits import position_ids
 
-NO_TIES: Mapping[str, str] = MappingProxyType({})
-NO_REFUSALS: Mapping[str, Problem] = MappingProxyType({})
-
-__all__ = ["MODEL_LIKENESS", "VIEW_LIKENESS", "View", "Views", "differ_in_channels", "disagreements"]
+__all__ = ["Views"]
 
 _EMA_OF = "model.diffusion_model."
 _CLIP_LENGTH = 77
 """Tokens that CLIP's text encoder takes."""
-
-
-@dataclass(frozen=True)
-class View:
-    """An input as a target sees it."""
-
-    input: Input
-    layout: Layout | None
-    specs: Mapping[str, Spec]
-    palette: tuple[Form, ...]
-    kinds: Kinds | None = None
-    """None: all tensors are of kind 0."""
-    ema_dropped: int = 0
-    delta: str = ""
-    """Of a LoRA: the virtual target that is what it adds."""
-    spelling: FileSpelling = AS_IS
-    """What it calls its tensors."""
-    tied: Mapping[str, str] = field(default_factory=lambda: NO_TIES)
-    """By name, the tensor whose values it has; unless `specs` have it, it is no tensor of its own."""
-    copies: tuple[str, ...] = ()
-    """Of `tied`, those that its files hold all the same."""
-    refused: Mapping[str, Problem] = field(default_factory=lambda: NO_REFUSALS)
-    """Of a LoRA: the tensors that it can't be added to, and why. Where its number is 0, nobody asks."""
-    whole: frozenset[str] = frozenset()
-    """Of these, those whose place it may take: alone, with the factor 1."""
-
-    def kind(self, name: str) -> int:
-        """Return the kind of a tensor."""
-        return self.kinds.of[name] if self.kinds else 0
-
-
-class _ViewTerm(NamedTuple):
-    """A term of a combination, and where it lies."""
-
-    slot: Slot
-    share: Fraction
-    of: LyingChannels
-
-
-_BY_IDENTITY: Final = {"layout": id, "specs": id, "kinds": id, "spelling": id, "tied": id}
-"""Fields of a view that are told apart by which object they are: it lives as long as what is found by it."""
-
-VIEW_LIKENESS = Likeness(
-    View,
-    left_out={
-        "input": "its role is in the target's likeness, and its name in messages alone",
-        "palette": "a frame has the forms that were made of it, by the forms of the inputs",
-        "delta": "a LoRA's view has its own kinds",
-        "refused": "as the delta",
-        "whole": "as the delta",
-    },
-    seen_as=_BY_IDENTITY,
-)
-"""What of an input decides how a target's tensors are made."""
-
-MODEL_LIKENESS = Likeness(
-    View,
-    left_out={
-        "input": "a model's name and role are in nothing that a LoRA adds to it",
-        "refused": "of LoRAs alone",
-        "whole": "of LoRAs alone",
-    },
-    seen_as={**_BY_IDENTITY, "palette": lambda palette: tuple(map(id, palette))},
-)
-"""What of a model decides what a LoRA adds to it."""
 
 
 class Views:
@@ -251,104 +177,6 @@ class Views:
             )
         return found
 
-    def fitted(self, view: View, first: View, *, adds_up: bool) -> View:
-        """Return an input whose first layers have as many channels as the first input's.
-
-        Of more, the first ones take part. Of fewer, these, and behind them stand the first input's own: so every method
-        finds nothing to merge in channels that the input lacks. What can't be put together stays, and its shape is
-        refused.
-
-        Args:
-            view: the input.
-            first: the first input.
-            adds_up: whether it enters a combination: then what the first input has is left as it is, to the last bit.
-        """
-        forms: dict[str, Form] = {}
-        for name, spec in view.specs.items():
-            wanted = first.specs.get(name)
-            if wanted is not None and is_first_layer(name) and differ_in_channels(spec, wanted):
-                form = self._fitted_form(view, first, name, adds_up=adds_up)
-                if form is not None:
-                    forms[name] = form
-        if not forms:
-            return view
-        of = {each: view.kind(each) for each in view.specs}
-        of |= {name: len(view.palette) + at for at, name in enumerate(forms)}
-        specs = {**view.specs, **{name: view.specs[name]._replace(shape=first.specs[name].shape) for name in forms}}
-        return replace(view, specs=specs, palette=(*view.palette, *forms.values()), kinds=Kinds(of, specs))
-
-    def _fitted_form(self, view: View, first: View, name: str, *, adds_up: bool) -> Form | None:
-        """Return a first layer with the channels that the first input has; None where it can't be put together."""
-        own, wanted = view.specs[name].shape[1], first.specs[name].shape
-        lying = self._lying(view.palette[view.kind(name)], name)
-        if lying is None:
-            return None
-        if own > wanted[1]:
-            return self._sum((each.share, self._cut(each, name, wanted[1])) for each in lying)
-        rest = self._lying(first.palette[first.kind(name)], name) or self._beginning(first, name, wanted)
-        if rest is None:
-            return None
-        mine, other = lying[0], rest[0]
-        dtype = mine.of.info.dtype
-        is_one = len(lying) == len(rest) == mine.share == other.share == 1
-        if is_one and mine.of.info.stored == other.of.info.stored == dtype:  # scales of both have no place in one
-            made = joined(mine.of, other.of, mine.of, Joint(name, dtype, wanted, own))
-            return self._sum([(mine.share, self._part(mine.slot, f"on {other.slot.owner}", made))])
-        parts = [(each.share, self._padded(each, name, wanted, own)) for each in lying]
-        if adds_up:
-            parts += [(each.share, each.slot) for each in rest]
-            parts += [(-each.share, self._padded(each, name, wanted, own)) for each in rest]
-        else:
-            parts += [(each.share, self._padded(each, name, wanted, own, behind=True)) for each in rest]
-        return self._sum(parts)
-
-    def _beginning(self, first: View, name: str, shape: tuple[int, ...]) -> list[_ViewTerm] | None:
-        """Return the source that the first input began with, where it is a file that is still to be made."""
-        ref = self._recipe.beginning(first.input.ref)
-        model = self._sources.file(ref).model
-        if name not in model.tensors or model.tensors[name].shape != shape:
-            return None
-        found = _ViewTerm(Slot(ref), Fraction(1), LyingChannels(model, name))
-        return [found] if is_served(found.of) else None
-
-    def _cut(self, each: _ViewTerm, name: str, channels: int) -> Slot:
-        """Return the slot of the first channels of a tensor."""
-        return self._part(each.slot, f"channels to {channels}", cut(each.of, name, channels))
-
-    def _padded(
-        self, each: _ViewTerm, name: str, shape: tuple[int, ...], channels: int, *, behind: bool = False
-    ) -> Slot:
-        """Return the slot of the first channels of a tensor with zeros behind them, or of those `behind` them."""
-        zero = LyingChannels(self._sources.file(self._sources.position_ids()).model, "position_ids")
-        joint = Joint(name, each.of.info.dtype, shape, channels)
-        if behind:
-            return self._part(each.slot, f"channels from {channels}", joined(None, each.of, zero, joint))
-        return self._part(each.slot, f"channels to {channels} of {shape[1]}", joined(each.of, None, zero, joint))
-
-    def _lying(self, form: Form, name: str) -> list[_ViewTerm] | None:
-        """Return where the terms of a combination lie; None where some of them can't be put together anew."""
-        found = [
-            _ViewTerm(slot, share, LyingChannels(self._sources.file(slot.owner).model, slot.tensor(name)))
-            for slot, share in form.terms
-            if slot.owner in self._sources
-        ]
-        return (
-            found
-            if form.terms and len(found) == len(form.terms) and all(is_served(each.of) for each in found)
-            else None
-        )
-
-    def _part(self, slot: Slot, what: str, made: Model) -> Slot:
-        """Return the slot of a tensor that is put together of another's."""
-        (name,) = made.tensors
-        return Slot(self._sources.renamed(slot.owner, f"{what}, {slot.tensor(name)}", made))
-
-    def _sum(self, terms: Iterable[tuple[Fraction, Slot]]) -> Form:
-        found: dict[Slot, Fraction] = {}
-        for share, slot in terms:
-            found[slot] = found.get(slot, Fraction(0)) + share
-        return self._intern(found)
-
     def components(self, view: View) -> Mapping[str, re.Pattern[str]]:
         """Return what names the parts of an input have, by what they are called: as its layout or the rules say.
 
@@ -474,17 +302,6 @@ class Views:
         return compatible.Offer(ref, shown, view.layout, view.specs)
 
 
-def differ_in_channels(one: Spec, other: Spec) -> bool:
-    """Whether two layers `[out, channels, ...]` are alike but for their channels."""
-    return (
-        len(one.shape) == len(other.shape) >= 2
-        and one.shape[1] != other.shape[1]
-        and (one.shape[0], *one.shape[2:]) == (other.shape[0], *other.shape[2:])
-        and one.is_float
-        and other.is_float
-    )
-
-
 def _renamed_ties(tied: Mapping[str, str], back: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield ties under other names: what stands in front of the tensor that has the values, stands in front of both.
 
@@ -496,15 +313,6 @@ def _renamed_ties(tied: Mapping[str, str], back: Mapping[str, str]) -> Iterator[
             yield now.removesuffix(other) + name, now
         elif other.endswith(now) and name.startswith(other.removesuffix(now)):
             yield name.removeprefix(other.removesuffix(now)), now
-
-
-def disagreements(views: Sequence[View]) -> list[str]:
-    """Return what marks say of some inputs and not of others: a model that predicts v and one that predicts noise."""
-    found = [(view.input.ref, marks(view.specs)) for view in views if not view.delta]
-    if len({each for _, each in found}) < 2:
-        return []
-    told = ", ".join(f"`{ref}` {' and '.join(f'`{mark}`' for mark in each) or 'none'}" for ref, each in found)
-    return [f"inputs are marked as made for different predictions, and a mix of them is noise: {told}"]
 
 
 def _spec(info: TensorInfo) -> Spec:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from mergebuild.errors import Place
-from mergebuild.fold import folder, views
-from mergebuild.fold.frames import LIKENESS
+from mergebuild.fold import division, view
+from mergebuild.fold.draft import LIKENESS
 from mergebuild.fold.likeness import Likeness
 from mergebuild.key import Key, Line, written
 from mergebuild.methods.catalog import METHODS
@@ -219,8 +219,8 @@ def test_only_places_in_files_are_in_no_fingerprint() -> None:
 def test_every_field_of_a_view_and_of_a_rule_is_decided() -> None:
     """What frames, what LoRAs add and rules are found by, beside a target."""
     decided = {
-        views.VIEW_LIKENESS: {"layout", "specs", "kinds", "ema_dropped", "spelling", "tied", "copies"},
-        views.MODEL_LIKENESS: {
+        view.VIEW_LIKENESS: {"layout", "specs", "kinds", "ema_dropped", "spelling", "tied", "copies"},
+        view.MODEL_LIKENESS: {
             "layout",
             "specs",
             "kinds",
@@ -231,7 +231,7 @@ def test_every_field_of_a_view_and_of_a_rule_is_decided() -> None:
             "tied",
             "copies",
         },
-        folder._RULE_LIKENESS: {"tensors"},
+        division.RULE_LIKENESS: {"tensors"},
     }
     for likeness, names in decided.items():
         assert set(likeness.names) == names

@@ -1,0 +1,186 @@
+"""What targets have in common that are made alike, as values: a draft, a frame for each pattern of inputs used.
+
+See `frames`, which makes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import NamedTuple
+
+from mergebuild.errors import RecipeError
+from mergebuild.fold.counterparts import Accounting, Spec
+from mergebuild.fold.forms import Form, Kinds
+from mergebuild.fold.likeness import Likeness
+from mergebuild.fold.numbers import Usage, defaults_of, items, listed, structures, used_of
+from mergebuild.fold.view import View
+from mergebuild.layouts import Places, Selector
+from mergebuild.recipe.model import SelectorText, Target
+
+__all__ = ["ALL", "LIKENESS", "Draft", "Frame", "KindPlan", "Pattern", "Reach", "Scope"]
+
+_ZERO = Fraction(0)
+
+Pattern = tuple[Usage, ...]
+"""Which inputs are used in each situation of a draft."""
+
+
+class Scope(NamedTuple):
+    """Which tensors a target makes itself, where rules and components make others."""
+
+    names: frozenset[str] | None = None
+    """Of the tensors that there are; None: all of them."""
+    within: tuple[SelectorText, ...] = ()
+    """Of a rule: what it selects."""
+    without: tuple[SelectorText, ...] = ()
+    """What rules that come over it select."""
+    components: tuple[re.Pattern[str], ...] = ()
+    """What components that come from elsewhere are called."""
+
+
+ALL = Scope()
+"""The scope of a target without rules and components."""
+
+
+class KindPlan(NamedTuple):
+    """How the tensors of one kind are made."""
+
+    inputs: tuple[int, ...]
+    """The kind of each input's tensor; of one input's alone, where it is just that."""
+    values: tuple[int | None, ...] | None
+    """Which value of each number reaches it (None: none does); None where the tensor is just an input's."""
+    name: str
+    """The first tensor of the kind; the only one, where the method's numbers depend on the name."""
+    owner: int = 0
+    """Which input's it is, where it is just that."""
+    read: tuple[int, ...] = ()
+    """By input, whose tensor is read: another's stands in for one that does not matter. Empty: each its own."""
+
+
+class Frame(NamedTuple):
+    """What targets that are made alike have in common: everything but the values of their numbers."""
+
+    specs: Mapping[str, Spec]
+    kinds: Kinds
+    recipes: tuple[KindPlan, ...]
+    """By kind."""
+    selector: Selector
+    places: tuple[Places, ...]
+    """By number, those of a list one by one."""
+    accounts: tuple[tuple[int, Accounting], ...]
+    """By place, the inputs of which something takes no part, as of the target that it was made for."""
+    forms: dict[tuple[object, ...], Form]
+    """What was combined so far, by the numbers, the name where it matters, and the inputs' forms by id."""
+
+
+class Reach(NamedTuple):
+    """Some tensors, and which value of each number reaches them."""
+
+    names: tuple[str, ...]
+    selector: Selector
+    places: tuple[Places, ...]
+
+    def values(self, name: str) -> tuple[int | None, ...]:
+        """Return which value of each number reaches a tensor."""
+        return tuple(each.of.get(name) for each in self.places)
+
+
+_Situation = tuple[int, tuple[int | None, ...], str]
+"""A reach of a draft, the values that reach a tensor there, and its name where the method's numbers depend on it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """What targets have in common that are made alike, before any value of a number is looked at."""
+
+    views: tuple[View, ...]
+    """Of the target that it was made for: they keep alive what it is found by."""
+    specs: Mapping[str, Spec]
+    floats: tuple[str, ...]
+    selector: Selector
+    places: tuple[Places, ...]
+    reached: frozenset[str]
+    """The tensors that are to be merged."""
+    alike: frozenset[str]
+    """Those of them that all inputs have in one shape."""
+    outside: frozenset[str] = frozenset()
+    """The tensors that it would merge like them and that others make, as rules say: a method of several tensors
+    together is refused a part of them, and not silently without them."""
+    reaches: tuple[Reach, ...] = ()
+    """Where something is not alike: what the first input is asked for, and what only each other input has."""
+    situations: tuple[_Situation, ...] = ()
+    """Each once. None where all inputs have the same tensors in the same shapes."""
+    frames: dict[Pattern, Frame] = field(default_factory=dict)
+    makings: dict[tuple[tuple[str, Usage], ...], Frame] = field(default_factory=dict)
+    """Frames without accounts, by what becomes of tensors that are not alike: patterns may come to the same."""
+    usages: dict[tuple[object, ...], Usage] = field(default_factory=dict)
+    """What was found out by numbers that reach a tensor."""
+
+    def pattern(self, target: Target) -> Pattern:
+        """Return which inputs a target uses in each situation.
+
+        Raises:
+            RecipeError: the method has no value for the target's numbers.
+        """
+        if not self.situations:
+            return ()
+        defaults = [default or _ZERO for default in defaults_of(target)]
+        numbers = [number for each in target.numbers.values() for number in listed(each)]
+        values = [
+            [reach.selector.values(*each) for each in zip(numbers, reach.places, strict=True)] for reach in self.reaches
+        ]
+        found: list[Usage] = []
+        for which, places, name in self.situations:
+            reaching = [
+                default if index is None else each[index]
+                for each, default, index in zip(values[which], defaults, places, strict=True)
+            ]
+            key = (bool(which), name, *[each.as_integer_ratio() for each in reaching])  # a fraction is slow to hash
+            usage = self.usages.get(key)
+            if usage is None:
+                usage = self.usages[key] = self._usage(target, reaching, name, needed=not which)
+            found.append(usage)
+        return tuple(found)
+
+    def _usage(self, target: Target, values: Sequence[Fraction], name: str, *, needed: bool) -> Usage:
+        """Return which inputs a tensor is made of; `needed`: whether it is, or there is no such tensor."""
+        try:
+            return used_of(target, values, name)
+        except RecipeError:
+            if needed:
+                raise
+            return Usage(frozenset(range(len(target.inputs))))
+
+
+LIKENESS = Likeness(
+    Target,
+    left_out={
+        "name": "in messages alone",
+        "output": "a path",
+        "output_path": "a path",
+        "dtype": "a frame's tensors are in the first input's dtypes, and rounded for each target",
+        "nonfinite": "what is done with values, not how they are made",
+        "metadata": "in the header alone",
+        "cache": "whether something is kept, not what it is",
+        "where": "a place in a file is for messages",
+        "config": "what stands beside the tensors",
+        "max_shard_size": "which tensors share a file",
+        "components": "come over what the frame gives, for each target",
+        "architectures": "decides between an error and the same result",
+        "on_channels": "decides which tensors an input's view has, and the view is in the key",
+        "rules": "each rule is a target with a frame of its own",
+        "row": "what `method` names, and a recipe has one of each name",
+        "kin": "stands for the other fields",
+    },
+    seen_as={
+        "inputs": lambda inputs: tuple(each.role for each in inputs),  # the rest of an input is its view
+        "numbers": structures,  # the values are put into the frame
+        "flags": items,
+        "words": items,
+        "formula": lambda formula: formula.text if formula else "",
+    },
+)
+"""What of a target, beside its inputs and the values of its numbers, decides how tensors are made."""
