@@ -21,7 +21,8 @@ from typing import NamedTuple
 from mergebuild.build.pass_work import Wave, WaveFile, place_of
 from mergebuild.engine.work import Pass, SeenGroup, UnseenGroup, UnseenInput, UnseenTensor
 from mergebuild.plan.actions import FileAction
-from mergebuild.sources.sources import SourceFile, Sources
+from mergebuild.sources.source_file import SourceFile
+from mergebuild.sources.sources import Sources
 
 __all__ = ["FirstSight"]
 

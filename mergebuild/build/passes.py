@@ -28,7 +28,7 @@ from mergebuild.errors import SourceError
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan.actions import FileAction, Goal, Outcome
 from mergebuild.results.build import Verdict
-from mergebuild.sources.sources import source_of_part
+from mergebuild.sources.source_file import source_of_part
 from mergebuild.store import Fresh, Presence
 from mergebuild.system import platform
 from mergebuild.system.publishing import temporary_path

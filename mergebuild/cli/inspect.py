@@ -75,7 +75,7 @@ def _layouts_nearby(settings: Settings) -> Mapping[str, LayoutText]:
 
 
 def _source_file(recipe: Recipe, name: str) -> Path:
-    from mergebuild.sources.sources import locate
+    from mergebuild.sources.locating import locate
 
     return from_here(locate(recipe.sources[name], recipe.root))
 

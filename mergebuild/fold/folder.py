@@ -46,7 +46,8 @@ from mergebuild.methods.method import Method
 from mergebuild.naming.latents import AUTOENCODER
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
-from mergebuild.sources.sources import Sources, source_of_part
+from mergebuild.sources.source_file import source_of_part
+from mergebuild.sources.sources import Sources
 
 __all__ = ["Folding"]
 

@@ -16,7 +16,8 @@ from mergebuild.fold.compatible import Spec
 from mergebuild.formats.model import Model
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
-from mergebuild.sources.sources import SourceFile, Sources
+from mergebuild.sources.source_file import SourceFile
+from mergebuild.sources.sources import Sources
 
 __all__ = ["agree"]
 

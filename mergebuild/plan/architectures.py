@@ -21,7 +21,8 @@ from mergebuild.plan.donors import donor
 from mergebuild.plan.tokenizers import Tokenizers
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
-from mergebuild.sources.sources import Sources, source_of_part
+from mergebuild.sources.source_file import source_of_part
+from mergebuild.sources.sources import Sources
 
 __all__ = ["Architectures"]
 

@@ -29,7 +29,8 @@ from mergebuild.plan.donors import donor
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import STATISTICS_OF_MADE, Tensors
 from mergebuild.recipe import Recipe
-from mergebuild.sources.sources import SMALL, Sources, source_of_part
+from mergebuild.sources.source_file import source_of_part
+from mergebuild.sources.sources import SMALL, Sources
 from mergebuild.store import Ledger
 
 if TYPE_CHECKING:

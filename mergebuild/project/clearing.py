@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from mergebuild.errors import SourceError
 from mergebuild.project import trust
-from mergebuild.project.sweep import SourcePlaces, Sweeper
+from mergebuild.project.source_places import SourcePlaces
+from mergebuild.project.sweep import Sweeper
 from mergebuild.results.looks import CleanResult
-from mergebuild.sources.sources import locate
+from mergebuild.sources.locating import locate
 
 if TYPE_CHECKING:
     from mergebuild.project.session import Session

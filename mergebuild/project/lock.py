@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mergebuild.plan.actions import Description
     from mergebuild.project.gate import Hold
     from mergebuild.project.session import Session
-    from mergebuild.sources.sources import SourceFile
+    from mergebuild.sources.source_file import SourceFile
 
 __all__ = ["holds_of", "write_lock"]
 

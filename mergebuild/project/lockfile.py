@@ -25,7 +25,7 @@ from mergebuild.digest import tagged
 from mergebuild.errors import Place, Problem, RecipeError, ResultDiffersError, TargetError
 from mergebuild.plan.actions import Description
 from mergebuild.sources import hashes
-from mergebuild.sources.sources import SourceFile
+from mergebuild.sources.source_file import SourceFile
 from mergebuild.system import publishing
 from mergebuild.system.bounded_text import read_text
 

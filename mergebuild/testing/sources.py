@@ -15,7 +15,8 @@ from mergebuild.errors import SourceError
 from mergebuild.formats.layout import encode_header
 from mergebuild.formats.model import Model
 from mergebuild.recipe.model import Source
-from mergebuild.sources.sources import SourceFile, Sources
+from mergebuild.sources.source_file import SourceFile
+from mergebuild.sources.sources import Sources
 from mergebuild.store import SourceMemory
 from mergebuild.system.filestate import Identity
 

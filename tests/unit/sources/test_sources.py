@@ -18,8 +18,10 @@ from mergebuild.errors import MergeBuildError, SourceError
 from mergebuild.events import Hashing
 from mergebuild.formats.layout import encode_header
 from mergebuild.recipe import load_recipe
+from mergebuild.sources import checksums, settling
 from mergebuild.sources import sources as sources_module
-from mergebuild.sources.sources import Sources, locate
+from mergebuild.sources.locating import locate
+from mergebuild.sources.sources import Sources
 from mergebuild.store.ledger import DiskLedger
 from mergebuild.store.state import State
 from mergebuild.system import filestate
@@ -110,14 +112,14 @@ def clock(one: Lab, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no file's time have a fraction."""
-    real = sources_module.identity
+    real = filestate.identity
 
     def coarse(path: Path) -> Identity:
         found = real(path)
         times = (each // 10**9 * 10**9 for each in (found.mtime_ns, found.ctime_ns))
         return Identity(found.device, found.inode, found.size, *times)
 
-    monkeypatch.setattr(sources_module, "identity", coarse)
+    monkeypatch.setattr(filestate, "identity", coarse)
 
 
 def test_an_old_source_is_not_waited_for(one: Lab, clock: Clock) -> None:
@@ -155,7 +157,7 @@ def test_a_clock_that_is_set_while_a_source_is_opened_says_nothing(
     one: Lab, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What changed after it was set back an hour is dated an hour ago, which looks old."""
-    real = sources_module.read_model
+    real = settling.read_model
     reads: list[Path] = []
 
     def disturbed(path: Path, **how: Any) -> object:
@@ -164,14 +166,14 @@ def test_a_clock_that_is_set_while_a_source_is_opened_says_nothing(
         reads.append(path)
         return real(path, **how)
 
-    monkeypatch.setattr(sources_module, "read_model", disturbed)
+    monkeypatch.setattr(settling, "read_model", disturbed)
     session(one).file("x")
     assert len(reads) == 2
 
 
 def test_header_and_state_of_a_source_are_of_one_content(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit between the reading of one and the look at the other is seen: both are of what came after it."""
-    real = sources_module.read_model
+    real = settling.read_model
     path = one / "x.safetensors"
     raw = path.read_bytes()
     after = raw.replace(b'"v"', b'"u"')
@@ -186,7 +188,7 @@ def test_header_and_state_of_a_source_are_of_one_content(one: Lab, monkeypatch: 
         reads.append(True)
         return found
 
-    monkeypatch.setattr(sources_module, "read_model", disturbed)
+    monkeypatch.setattr(settling, "read_model", disturbed)
     sources = session(one)
     assert set(sources.file("x").tensors) == {"w", "u"}
     assert sources.changed(["x"]) == []
@@ -197,7 +199,7 @@ def test_an_old_file_that_takes_a_sources_place_while_it_is_opened_is_seen(
     one: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the way to it changes, and neither file: no time tells that."""
-    real = sources_module.read_model
+    real = settling.read_model
     one.model("other", file="other/x.safetensors", u=[1.0])
     (one / "there").symlink_to("other")
     (one / "way").mkdir()
@@ -212,7 +214,7 @@ def test_an_old_file_that_takes_a_sources_place_while_it_is_opened_is_seen(
             (one / "there").replace(one / "here")
         return found
 
-    monkeypatch.setattr(sources_module, "read_model", disturbed)
+    monkeypatch.setattr(settling, "read_model", disturbed)
     assert set(session(one).file("x").tensors) == {"u"}
 
 
@@ -366,13 +368,13 @@ def a_memory(lab: Lab) -> DiskLedger:
 
 
 def test_a_source_that_changes_while_it_is_hashed_is_refused(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sources_module.file_checksum
+    real = checksums.file_checksum
 
     def disturbed(fd: int, begin: int, end: int) -> bytes:
         one.edit_in_place("x.safetensors")
         return real(fd, begin, end)
 
-    monkeypatch.setattr(sources_module, "file_checksum", disturbed)
+    monkeypatch.setattr(checksums, "file_checksum", disturbed)
     with pytest.raises(SourceError) as caught:
         one.build()
     assert caught.value.problems[0].code == "source-changed"
@@ -381,13 +383,13 @@ def test_a_source_that_changes_while_it_is_hashed_is_refused(one: Lab, monkeypat
 
 def test_a_source_that_is_cut_short_while_it_is_hashed_has_changed(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """However reading it fails."""
-    real = sources_module.file_checksum
+    real = checksums.file_checksum
 
     def disturbed(fd: int, begin: int, end: int) -> bytes:
         os.truncate(one / "x.safetensors", 100)
         return real(fd, begin, end)
 
-    monkeypatch.setattr(sources_module, "file_checksum", disturbed)
+    monkeypatch.setattr(checksums, "file_checksum", disturbed)
     with pytest.raises(SourceError) as caught:
         session(one).hashed("x")
     assert caught.value.problems[0].code == "source-changed"
