@@ -27,4 +27,5 @@ from __future__ import annotations
 import sys
 
 if "pytest" in sys.modules:  # or its messages would not say what was compared
-    sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{each}" for each in ("formats", "methods", "stores")))
+    _WITH_TESTS = ("formats", "methods", "ledgers", "publishers", "shelves", "stored")
+    sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{each}" for each in _WITH_TESTS))

@@ -16,7 +16,8 @@ from mergebuild.fold.forms import Form, Kinds, Operation, Slot, Spec
 from mergebuild.methods.arguments import Argument, Described
 from mergebuild.methods.making import Shapes
 from mergebuild.methods.method import Method, Parameter
-from mergebuild.plan.tensors import Grid, Made, Origin, Tensors
+from mergebuild.plan.made import Made, Origin
+from mergebuild.plan.tensors import Grid, Tensors
 
 __all__ = ["SHAPES", "MethodTests", "OperationTests"]
 
