@@ -27,7 +27,8 @@ from mergebuild.build.waves import most_files, waves
 from mergebuild.build.written import WrittenFile, made_before
 from mergebuild.digest import tagged
 from mergebuild.events import Emit
-from mergebuild.plan.actions import Action, FileAction, FolderAction, Goal, Outcome
+from mergebuild.plan.actions import Action, FileAction, FolderAction, Outcome
+from mergebuild.plan.description import Goal
 from mergebuild.plan.plan import Plan
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import Sources

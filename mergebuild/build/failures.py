@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mergebuild.errors import Place, Problem, SourceError, TargetError
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan.actions import FileAction
-from mergebuild.plan.tensors import Made
+from mergebuild.plan.made import Made
 
 if TYPE_CHECKING:
     from mergebuild.engine.work import StepResult

@@ -10,7 +10,8 @@ from mergebuild.build.context import BuildContext
 from mergebuild.build.places import Places
 from mergebuild.events import Notice
 from mergebuild.formats.sidecars import stale
-from mergebuild.plan.actions import FileAction, FolderAction, Judgement, Outcome
+from mergebuild.plan.actions import FileAction, FolderAction, Outcome
+from mergebuild.plan.judgement import Judgement
 from mergebuild.plan.plan import Plan
 from mergebuild.results.build import Verdict
 from mergebuild.store import ArtifactRow, Fresh, Presence

@@ -26,9 +26,10 @@ from mergebuild.engine.work import (
 )
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.header import TensorInfo
-from mergebuild.plan.actions import FileAction, FileContent
+from mergebuild.plan.actions import FileAction
+from mergebuild.plan.description import FileContent
+from mergebuild.plan.made import Made, Operand, SurveyKey
 from mergebuild.plan.origins import Origins
-from mergebuild.plan.tensors import Made, Operand, SurveyKey
 from mergebuild.sources.sources import Sources
 from mergebuild.store import Held, Shelf
 

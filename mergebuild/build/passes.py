@@ -26,7 +26,8 @@ from mergebuild.engine.run import PassResult, check_program, needs_memory, run_p
 from mergebuild.engine.work import Pass
 from mergebuild.errors import SourceError
 from mergebuild.methods.method import ProgramError
-from mergebuild.plan.actions import FileAction, Goal, Outcome
+from mergebuild.plan.actions import FileAction, Outcome
+from mergebuild.plan.description import Goal
 from mergebuild.results.build import Verdict
 from mergebuild.sources.source_file import source_of_part
 from mergebuild.store import Fresh, Presence

@@ -12,8 +12,9 @@ from pathlib import Path
 from mergebuild.build.context import BuildContext
 from mergebuild.events import Notice
 from mergebuild.plan import manifest
-from mergebuild.plan.actions import Description, FileAction
+from mergebuild.plan.actions import FileAction
 from mergebuild.plan.built_keys import packed_keys
+from mergebuild.plan.description import Description
 from mergebuild.store import ArtifactRow, Fresh, Presence, Record, has_bytes
 from mergebuild.system.filestate import is_gone
 from mergebuild.system.publishing import fitting

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mergebuild.errors import NoSpaceError
-from mergebuild.plan.actions import FileAction, Judgement
+from mergebuild.plan.actions import FileAction
+from mergebuild.plan.judgement import Judgement
 from mergebuild.store import Shelf, Stage
 from mergebuild.system import scratch
 from mergebuild.system.publishing import temporary_path

@@ -10,9 +10,10 @@ from mergebuild.build.pass_work import Wave
 from mergebuild.digest import checksum, file_checksum
 from mergebuild.engine.run import PassResult
 from mergebuild.engine.work import StepResult
-from mergebuild.plan.actions import FileAction, FileContent
+from mergebuild.plan.actions import FileAction
+from mergebuild.plan.description import FileContent
+from mergebuild.plan.made import Made
 from mergebuild.plan.origins import Origins
-from mergebuild.plan.tensors import Made
 from mergebuild.store import FRAME, Entry, ScatteredEntry
 
 __all__ = ["WrittenFile", "entries", "made_before", "nonfinite", "undefined", "written_files"]

@@ -1,9 +1,10 @@
 """The values of a plan, in the order in which they come to be: a goal is described, judged, and becomes an action.
 
-- A `Goal` is a target and the place where it goes.
+- A `Goal` is a target and the place where it goes (`description`).
 - A `Description` says what it will be: its tensors, digests, files and their layout. It follows from the recipe and the
-  sources alone.
-- A `Judgement` compares that with what stands at its place, with the artifacts on offer and with the last build.
+  sources alone (`description`).
+- A `Judgement` compares that with what stands at its place, with the artifacts on offer and with the last build
+  (`judgement`).
 - An `Action` is what to do about it in one build, beside the actions before it: a `FileAction` for one file, a
   `FolderAction` for files that are published together. `offers` says where a whole file can come from without
   arithmetic, `work` what must be computed, copied and read otherwise.
@@ -14,265 +15,20 @@ identity. The rest are named tuples: a frozen dataclass takes three times as lon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from mergebuild.digest import checksum, tagged
-from mergebuild.errors import MergeBuildError, Problem
-from mergebuild.fold.forms import Blueprint
-from mergebuild.formats.dtypes import DTYPES_BY_WORD
-from mergebuild.formats.header import Header, Piece
-from mergebuild.formats.layout import Packing
-from mergebuild.methods.method import Method
-from mergebuild.plan.output_files import SmallFile
-from mergebuild.plan.tensors import Made, Tensors
+from mergebuild.errors import Problem
+from mergebuild.plan.description import Description, FileContent, Goal
+from mergebuild.plan.judgement import Judgement, Refused, Standing, joint_verdict
 from mergebuild.results.build import TargetResult, Verdict
-from mergebuild.results.looks import Change
 from mergebuild.store import ArtifactRow, Held, Presence, Shelf
 
-__all__ = [
-    "Action",
-    "Description",
-    "FileAction",
-    "FileContent",
-    "FolderAction",
-    "Goal",
-    "Ground",
-    "Judgement",
-    "Offer",
-    "Outcome",
-    "Refused",
-    "Standing",
-    "Stored",
-    "Twin",
-    "Work",
-    "joint_verdict",
-]
-
-
-class Goal(NamedTuple):
-    """What is to be made: a target, where it goes (None: into the store) and the dtype it is rounded to there."""
-
-    target: str
-    path: Path | None
-    dtype: str | None = None
-    """Overrides the target's own; None keeps it."""
-    is_extra: bool = False
-    """Written by `-o`: no record of the target, nothing else changes."""
-
-
-# Described
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Ground:
-    """What follows from what a target reads, whatever its coefficients are: kin have it in common."""
-
-    sources: tuple[str, ...]
-    """Every source that it, or a target below it, names: for tensors, or for small files."""
-    bottom: frozenset[str]
-    """The sources at its bottom, also parts of sources and what no recipe names."""
-    leaves: frozenset[str]
-    """The sources that these are, or are parts of."""
-    needs: tuple[str, ...]
-    """The file targets whose tensors it reads."""
-    notices: tuple[str, ...]
-    """What should be known of its sources, a sentence each."""
-    programs: tuple[Method, ...]
-    """The user's own methods that making it runs."""
-    waits_for_files: bool
-    """Whether it can only be made once the files that it reads are published: some of their tensors are read whole."""
-    operates: bool
-    """Whether something below it is not linear in tensors of sources, or is made of others' parts."""
-
-
-class FileContent(NamedTuple):
-    """What one file will be. While its sources are not hashed, its size and layout are known, and nothing else."""
-
-    path: Path | None
-    """None: it goes into the store."""
-    shown: str | None
-    """Its path for people."""
-    packing: Packing
-    """How it is laid out; with the header it is all but the tensors' bytes."""
-    header: Header
-    header_checksum: bytes
-    """The checksum of everything before the data."""
-    digest: bytes | None = None
-    """None: not known before its sources are hashed."""
-    tensors: Tensors | None = None
-    """None: not known, or a small file of a folder."""
-    origin: SmallFile | None = None
-    """The source's small file that it is, or is made of."""
-
-    @property
-    def data(self) -> tuple[bytes | None, str]:
-        """Its digest, and how its tensors are laid out: of two files with equal ones each is made of the other."""
-        return self.digest, self.packing.layout
-
-    def pieces(self, name: str) -> tuple[Piece, ...]:
-        """Return where a tensor lies that is no run of the file, in bytes from where it is said to; none for a run."""
-        tensors = self.header.tensors
-        info = tensors[name]
-        if name in self.packing.turned:
-            rows, columns = info.shape
-            return (Piece(0, 0, (rows, columns), (1, rows)),)
-        if name not in self.packing.scattered:
-            return ()
-        beginning, views = self.packing.scattered[name]
-        begin, width = tensors[beginning].begin - info.begin, DTYPES_BY_WORD[info.dtype].size
-        return tuple(Piece(0, begin + view.begin * width, view.shape, view.strides) for view in views)
-
-    @property
-    def made(self) -> tuple[Made, ...]:
-        """Its tensors one by one, in the order of the file; none while they are not known."""
-        return self.tensors.made if self.tensors else ()
-
-    @property
-    def size(self) -> int:
-        """The size of the file in bytes."""
-        return self.header.file_size
-
-    @property
-    def header_bytes(self) -> bytes:
-        """Everything before the data; made anew each time, for it is long, and only whoever writes it needs it."""
-        return self.packing.encoded(self.header)
-
-
-@dataclass(frozen=True, eq=False)
-class Description:
-    """What a goal will be."""
-
-    goal: Goal
-    blueprint: Blueprint
-    ground: Ground
-    shown: str | None
-    """Where it goes, for people."""
-    files: tuple[FileContent, ...]
-    """The files of a folder, or the one file that it is."""
-    is_folder: bool = False
-    digest: bytes | None = None
-    """The digest of all its tensors; None: not known before its sources are hashed."""
-    tensors: Tensors | None = None
-    intermediates: tuple[Tensors, ...] = ()
-    """The tensors in float32 of the virtual targets below it that make them by operations."""
-    manifest: Callable[[], Mapping[str, str]] = dict
-    """Returns its lines: they are written when somebody asks."""
-    notices: tuple[str, ...] = ()
-    """What should be known of its sources and its output, a sentence each."""
-    foreseen_bytes: int = 0
-    """While it is not known: bytes of sources that are read when all of it is computed."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The file targets whose tensors it reads."""
-        return self.ground.needs
-
-    @property
-    def sources(self) -> frozenset[str]:
-        """The sources whose tensors it comes from, through files as well."""
-        return self.ground.leaves
-
-    @property
-    def programs(self) -> tuple[Method, ...]:
-        """The user's own methods that making it runs."""
-        return self.ground.programs
-
-    @property
-    def waits_for_files(self) -> bool:
-        """Whether it can only be made once the files that it reads are published."""
-        return self.ground.waits_for_files
-
-    @cached_property
-    def lines(self) -> Mapping[str, str]:
-        """Its manifest."""
-        return self.manifest()
-
-    @property
-    def name(self) -> str:
-        """The target's name."""
-        return self.goal.target
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the digests of its sources are known, and so what it will be."""
-        return self.digest is not None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user should know, a sentence each."""
-        return (*self.notices, *self.blueprint.notes())
-
-    @property
-    def has_only_its_output(self) -> bool:
-        """Whether the store gets no second name of it, neither now nor when it is replaced; `-o` asks for none."""
-        return self.blueprint.target.has_only_its_output and not self.goal.is_extra
-
-    @property
-    def allows_nonfinite(self) -> bool:
-        """Whether NaN and Inf may be written."""
-        return self.blueprint.target.nonfinite == "allow"
-
-
-# Judged
-
-
-class Standing(NamedTuple):
-    """How one file stands, looked at by itself."""
-
-    presence: Presence = Presence.ABSENT
-    row: ArtifactRow | None = None
-    """The artifact at its path, when that is ours."""
-    verdict: Verdict = Verdict.BUILD
-    whole: ArtifactRow | None = None
-    """An artifact that is what is wanted, all of it."""
-    causes: tuple[str, ...] = ()
-    """Why it is not up to date."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Judgement:
-    """A description compared with what is there, and with the last build."""
-
-    description: Description
-    standings: tuple[Standing, ...]
-    """Of its files, in their order."""
-    changes: tuple[Change, ...] = ()
-    """What differs from the last build."""
-    causes: tuple[str, ...] = ()
-    """Why it is not up to date."""
-
-    @property
-    def name(self) -> str:
-        """The target's name."""
-        return self.description.name
-
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict of all its files together."""
-        return joint_verdict({each.verdict for each in self.standings})
-
-    @property
-    def presence(self) -> Presence:
-        """What stands at its place: of a folder's files the most notable."""
-        there = {each.presence for each in self.standings}
-        order = (Presence.FOREIGN, Presence.DAMAGED, Presence.OURS, Presence.ABSENT)
-        return next(each for each in order if each in there)
-
-
-class Refused(NamedTuple):
-    """Why a build would not do it, known before any work (`project/gate.py`)."""
-
-    error: MergeBuildError
-    target: str
-    """The target that it is refused for: itself, or one that it reads."""
-
-
-# Done
+__all__ = ["NO_WORK", "Action", "FileAction", "FolderAction", "Offer", "Outcome", "Stored", "Twin", "Work"]
 
 
 class Stored(NamedTuple):
@@ -503,11 +259,6 @@ class FolderAction:
     def result(self, outcome: Outcome | None = None) -> TargetResult:
         """Return the target as `build` shows it when it is done, and as `plan` does before."""
         return _result(self, outcome)
-
-
-def joint_verdict(verdicts: set[Verdict]) -> Verdict:
-    """Return the verdict of files that are published together."""
-    return next(each for each in (Verdict.BUILD, Verdict.RESTORE, Verdict.UP_TO_DATE) if each in verdicts)
 
 
 def _reasons(action: Action) -> tuple[str, ...]:

@@ -24,7 +24,9 @@ from mergebuild.key import Key, Line, Value, combination_key, copy_key, linear_k
 from mergebuild.store import PackedKeys
 
 if TYPE_CHECKING:
-    from mergebuild.plan.tensors import Operand, SurveyKey, TensorRow, Tensors
+    from mergebuild.plan.batch import TensorRow
+    from mergebuild.plan.made import Operand, SurveyKey
+    from mergebuild.plan.tensors import Tensors
 
 __all__ = ["BuiltKeys", "InputsOfRow", "Owner", "pack_inputs", "packed_keys"]
 

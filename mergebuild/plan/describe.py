@@ -22,12 +22,13 @@ from mergebuild.formats import registry
 from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import FileFormat, FolderFormat
 from mergebuild.plan import manifest, metadata, output_files
-from mergebuild.plan.actions import Description, FileContent, Goal, Ground
 from mergebuild.plan.agreeing import agree
 from mergebuild.plan.architectures import Architectures
+from mergebuild.plan.batch import STATISTICS_OF_MADE
+from mergebuild.plan.description import Description, FileContent, Goal, Ground
 from mergebuild.plan.donors import donor
 from mergebuild.plan.origins import Origins
-from mergebuild.plan.tensors import STATISTICS_OF_MADE, Tensors
+from mergebuild.plan.tensors import Tensors
 from mergebuild.recipe import Recipe
 from mergebuild.sources.source_file import source_of_part
 from mergebuild.sources.sources import SMALL, Sources

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mergebuild.plan import manifest
-from mergebuild.plan.actions import Description, FileContent, Judgement, Standing
+from mergebuild.plan.description import Description, FileContent
+from mergebuild.plan.judgement import Judgement, Standing
 from mergebuild.results.build import Verdict
 from mergebuild.results.looks import Change
 from mergebuild.store import ArtifactRow, Entry, Ledger, Presence, Shelf

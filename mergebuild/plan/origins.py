@@ -16,8 +16,9 @@ from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import SAFETENSORS, FileFormat
 from mergebuild.naming.spelling import FileSpelling
 from mergebuild.plan import output_files
-from mergebuild.plan.actions import Description
-from mergebuild.plan.tensors import Grid, Made, Origin, Tensors
+from mergebuild.plan.description import Description
+from mergebuild.plan.made import Made, Origin
+from mergebuild.plan.tensors import Grid, Tensors
 from mergebuild.sources.sources import Sources
 
 __all__ = ["Origins"]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from mergebuild.errors import MergeBuildError
-from mergebuild.plan.actions import Action, FileAction, Judgement, Refused
+from mergebuild.plan.actions import Action, FileAction
+from mergebuild.plan.judgement import Judgement, Refused
 from mergebuild.plan.origins import Origins
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.store import Presence

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from mergebuild.errors import MergeBuildError
 from mergebuild.fold.folder import Folding
-from mergebuild.plan.actions import Action, Description, Goal, Judgement, Refused
+from mergebuild.plan.actions import Action
 from mergebuild.plan.describe import Describer
+from mergebuild.plan.description import Description, Goal
 from mergebuild.plan.judge import Judge
+from mergebuild.plan.judgement import Judgement, Refused
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.plan import Plan
 from mergebuild.plan.weigh import weigh

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 
 from mergebuild.plan.actions import Action, FileAction
+from mergebuild.plan.made import Made
 from mergebuild.plan.plan import Plan
-from mergebuild.plan.tensors import Made
 from mergebuild.results.build import Verdict
 from mergebuild.results.tensor_work import How, TensorWork
 

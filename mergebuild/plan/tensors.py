@@ -10,361 +10,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple
 
 from mergebuild.digest import ArtifactDigests, artifact_digest
 from mergebuild.fold.forms import Form, Kinds, Operation, Slot, Spec
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.key import (
-    Key,
     Line,
     LinearDigests,
     OperationDigests,
     Term,
-    combination_key,
-    copy_key,
-    gather,
-    linear_key,
     operation_key,
-    resolve,
     tensor_line,
 )
 from mergebuild.methods.arguments import Arguments, lines_of
-from mergebuild.methods.method import Method
-from mergebuild.plan.built_keys import InputsOfRow, Owner, pack_inputs
+from mergebuild.plan.batch import Batch, TensorRow
+from mergebuild.plan.built_keys import pack_inputs
+from mergebuild.plan.made import Made, Origin, SurveyedTensor, SurveyKey
 
-__all__ = [
-    "STATISTICS_OF_MADE",
-    "Grid",
-    "Made",
-    "Operand",
-    "Origin",
-    "SurveyKey",
-    "SurveyedTensor",
-    "TensorRow",
-    "Tensors",
-]
-
-STATISTICS_OF_MADE = "2"
-"""Part of the digest of what follows from a statistic of a tensor that a target makes. Version 1 could take it, in the
-pass that made that tensor, from memory that nothing had filled: what was built so is built again."""
-
-
-class Origin(NamedTuple):
-    """An input's tensor: its digest, the dtype in which it lies in its file, and its size there in bytes."""
-
-    digest: bytes
-    dtype: str
-    size: int | None
-    """None: as large as what is made of it."""
-    is_made: bool = False
-    """Whether a target makes it; else it lies in a source."""
-
-
-class Operand(NamedTuple):
-    """What an operation reads: a tensor, or a combination of tensors in float32, not rounded further."""
-
-    digest: bytes
-    terms: tuple[Term, ...] | None
-    """None: the tensor that has this digest."""
-
-    @property
-    def reads(self) -> tuple[bytes, ...]:
-        """The digests of the tensors that it is made of."""
-        return (self.digest,) if self.terms is None else tuple(term.digest for term in self.terms)
-
-    def value(self, shape: Sequence[int]) -> bytes | Key:
-        """Return what stands for it in a key: the tensor that it is, or what the combination follows from."""
-        return self.digest if self.terms is None else combination_key(shape, self.terms)
-
-
-class SurveyedTensor(NamedTuple):
-    """A tensor that a method looks at before it makes others: its name, shape, and the method's inputs."""
-
-    name: str
-    shape: tuple[int, ...]
-    operands: tuple[Operand, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SurveyKey:
-    """What a method must know of several tensors together: those of one of its scopes."""
-
-    key: bytes
-    """What it follows from, hashed."""
-    facts: tuple[Line, ...]
-    """What it follows from besides the tensors' inputs: the method, its parameters that matter here, the tensors."""
-    method: Method
-    arguments: Arguments
-    tensors: tuple[SurveyedTensor, ...]
-
-    @property
-    def lines(self) -> Key:
-        """What it follows from."""
-        inputs = [operand.value(each.shape) for each in self.tensors for operand in each.operands]
-        return operation_key("", (), self.facts, inputs)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """One tensor of an artifact: what it is, and the combination (a copy when `is_copy`) or operation that makes it."""
-
-    name: str
-    spec: Spec
-    digest: bytes
-    terms: tuple[Term, ...]
-    is_copy: bool
-    operation: Operation | None = None
-    operands: tuple[Operand, ...] = ()
-    survey: SurveyKey | None = None
-    """What the operation must know first."""
-    facts: tuple[Line, ...] = ()
-    """What decides of the operation besides what it reads."""
-    narrowed: bool = False
-    """Whether it is a lone float64 tensor, rounded at once; see `narrows`."""
-    parameter: str = ""
-    """What an operation knows it by: of a tensor that is written a second time, the name of the first."""
-
-    @property
-    def key(self) -> Key:
-        """What it follows from: hashed, its digest."""
-        dtype, shape, _ = self.spec
-        if self.is_copy:
-            return copy_key(self.digest)
-        if self.operation is None:
-            return linear_key(dtype, shape, self.terms, narrowed=self.narrowed)
-        shapes = [shape] * self._split + list(self.operation.shapes)
-        inputs = [each.value(shape) for shape, each in zip(shapes, self.operands, strict=True)]
-        own = operation_key(dtype, shape, self.facts, inputs)
-        return own if self.survey is None else operation_key(dtype, shape, (), [own, self.survey.lines])
-
-    @property
-    def inputs(self) -> tuple[Operand, ...]:
-        """The operands that are read chunk by chunk, of the tensor's own shape."""
-        return self.operands[: self._split]
-
-    @property
-    def parts(self) -> tuple[Operand, ...]:
-        """The operands that have shapes of their own, and are read whole."""
-        return self.operands[self._split :]
-
-    @property
-    def _split(self) -> int:
-        operation = self.operation
-        return len(self.operands) - len(operation.shapes) if operation is not None else 0
-
-    @property
-    def together(self) -> bytes:
-        """The key of the computation that it is a part of; empty unless others may be parts of the same."""
-        operation = self.operation
-        arguments = operation.method.makes.module_arguments(operation.arguments) if operation else None
-        if operation is None or arguments is None:
-            return b""
-        facts = [*lines_of(arguments), Line("method", operation.method.name)]
-        return operation_key("", (), facts, [each.digest for each in self.operands]).digest
-
-    @property
-    def reads(self) -> tuple[bytes, ...]:
-        """The digests of the tensors that it is made of, each once."""
-        if self.operation is None:
-            return tuple(term.digest for term in self.terms)
-        return tuple(dict.fromkeys(digest for each in self.operands for digest in each.reads))
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in the file."""
-        return DTYPES_BY_WORD[self.spec.dtype].size * self.count
-
-    @property
-    def count(self) -> int:
-        """Its number of elements."""
-        return math.prod(self.spec.shape)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Tensors of one kind and dtype, the digests of whose inputs stand in one order."""
-
-    kind: int
-    keys: tuple[int, ...]
-    """By slot of the kind's form: the place of its tensor in the order of digests; equal tensors have one place."""
-    dtypes: Mapping[int, str]
-    """By place: the dtype in which the tensor lies."""
-    are_made: tuple[bool, ...]
-    """By place: whether a target makes the tensor; else it lies in a source."""
-    dtype: str
-    digests: LinearDigests
-    device: str
-    """The class of devices that makes what is not the same on all of them."""
-    places: list[int] = field(default_factory=list)
-    """Of the tensors, in the order of the file."""
-    named: list[tuple[str, Spec]] = field(default_factory=list)
-    """The tensors' names, and what they are."""
-    origins: list[dict[bytes, int]] = field(default_factory=list)
-    """By tensor: the digests of the inputs, in order, and their sizes."""
-    reads: dict[tuple[int, ...], dict[bytes, int]] = field(default_factory=dict)
-    """By places in the order: all inputs at these places, and their sizes."""
-
-    made: tuple[Form, TensorRow] | None = None
-    """The last form asked for: members of a family often differ in some of their forms alone."""
-
-    def row(self, form: Form) -> TensorRow:
-        """Return the tensors made by a form; forms that are equal are one object."""
-        if self.made is None or self.made[0] is not form:
-            self.made = (form, self._row(form))
-        return self.made[1]
-
-    def _row(self, form: Form) -> TensorRow:
-        if form.operation is not None:
-            return self._operated(form.operation, form.slots)
-        shares = [share for _, share in form.terms]
-        found = resolve(zip(self.keys, shares, strict=True), self.dtypes, self.dtype)
-        read = self._read(tuple([index for index, _ in found.terms]))
-        if found.is_copy:
-            ((lone, _),) = found.terms
-            digests = [list(inputs)[lone] for inputs in self.origins]
-        else:
-            digests = self.digests.of(found.terms, narrowed=found.narrowed)
-        return TensorRow(
-            self.places,
-            digests,
-            self.origins,
-            found.terms,
-            is_copy=found.is_copy,
-            read=read,
-            narrowed=found.narrowed,
-        )
-
-    def _operated(self, operation: Operation, slots: Sequence[Slot]) -> TensorRow:
-        """Return the tensors that an operation makes; there is less in common to them than to combinations."""
-        key = dict(zip(slots, self.keys, strict=True))
-        inputs = [gather((key[slot], share) for slot, share in each.terms) for each in operation.inputs]
-        method = operation.method
-        facts = [Line("method", f"{method.name}@{method.version}")]
-        facts += lines_of(operation.arguments)
-        if not method.exact:
-            facts.append(Line("device", self.device))
-        looks_at_made = method.makes.takes_statistics and any(
-            len(terms) != 1 or share != 1 or self.are_made[index] for terms in inputs for index, share in terms
-        )
-        if looks_at_made:
-            facts.append(Line("statistics", STATISTICS_OF_MADE))
-        facts += method.makes.key_lines
-        name_in_key = method.name_in_key
-        made = OperationDigests(self.dtype, facts)
-        digests: list[bytes] = []
-        operands: list[tuple[Operand, ...]] = []
-        for (name, spec), origins in zip(self.named, self.origins, strict=True):
-            own = list(origins)
-            shapes = [spec.shape] * (len(inputs) - len(operation.shapes)) + list(operation.shapes)
-            found = tuple(
-                _operand(shape, [Term(own[index], share) for index, share in terms])
-                for shape, terms in zip(shapes, inputs, strict=True)
-            )
-            known = [each.digest for each in found]
-            digests.append(made.of(spec.shape, known, tensor=name if name_in_key else None))
-            operands.append(found)
-        everything = tuple(range(len(self.dtypes)))
-        terms = [(index, Fraction(1)) for index in everything]
-        read = self._read(everything)
-        return TensorRow(
-            self.places,
-            digests,
-            self.origins,
-            terms,
-            is_copy=False,
-            read=read,
-            operated=Operated(operation, operands, tuple(facts), name_in_key),
-            looks_at_made=looks_at_made,
-        )
-
-    def inputs(self, slots: Sequence[Slot]) -> InputsOfRow:
-        """Return what its rows are made of, and whose that is, for the store. `slots`: of the kind's form."""
-        names = [name for name, _ in self.named]
-        owners: list[list[Owner]] = [[] for _ in self.dtypes]
-        for slot, key in zip(slots, self.keys, strict=True):
-            tensors = [slot.tensor(name) for name in names]
-            owners[key].append(Owner(slot.owner, None if tensors == names else tensors))
-        shapes = [spec.shape for _, spec in self.named]
-        return InputsOfRow(self.dtype, names, shapes, [tuple(each) for each in self.origins], owners)
-
-    def _read(self, places: tuple[int, ...]) -> Mapping[bytes, int]:
-        """Return the inputs at some places of the order with their sizes."""
-        if places not in self.reads:
-            found = [list(inputs.items()) for inputs in self.origins]
-            self.reads[places] = {digest: size for each in found for digest, size in [each[at] for at in places]}
-        return self.reads[places]
-
-
-class Operated(NamedTuple):
-    """How an operation makes the tensors of a row."""
-
-    operation: Operation
-    operands: Sequence[tuple[Operand, ...]]
-    """What it reads for each."""
-    facts: tuple[Line, ...]
-    """What decides besides that, for all of them."""
-    name_in_key: bool
-    """Whether each one's name does, too."""
-
-    def among(self, kept: Sequence[int]) -> Operated:
-        """Return those of some tensors, given by their places in the row."""
-        return self._replace(operands=[self.operands[index] for index in kept])
-
-    def facts_of(self, name: str) -> tuple[Line, ...]:
-        """Return what decides of one of them besides what it reads."""
-        return (*self.facts, tensor_line(name)) if self.name_in_key else self.facts
-
-
-class TensorRow(NamedTuple):
-    """What became of one batch in one target: its tensors have the same terms, but for the digests."""
-
-    places: Sequence[int]
-    """Of the tensors, in the order of the file."""
-    digests: Sequence[bytes]
-    """Of the tensors, in the order of `places`."""
-    origins: Sequence[Mapping[bytes, int]]
-    """Of each tensor: the digests of the inputs, in order, and their sizes."""
-    terms: Sequence[tuple[int, Fraction]]
-    """Which of the origins are combined, by their places in the order, and their coefficients; those that an operation
-    reads, with 1 for each."""
-    is_copy: bool
-    read: Mapping[bytes, int]
-    """What is read for all tensors of the row together: sizes by digest."""
-    operated: Operated | None = None
-    """How an operation makes them instead."""
-    surveys: Sequence[SurveyKey | None] = ()
-    """What the operation must know first, for each; empty when it need not."""
-    looks_at_made: bool = False
-    """Whether statistics are taken of what a target makes: `STATISTICS_OF_MADE` is part of the digests then."""
-    narrowed: bool = False
-    """Whether they are lone float64 tensors, rounded at once; see `narrows`."""
-
-    def among(self, places: Collection[int]) -> TensorRow:
-        """Return those at some places."""
-        kept = [index for index, place in enumerate(self.places) if place in places]
-        origins = [self.origins[index] for index in kept]
-        lying = [list(inputs.items()) for inputs in origins]
-        return self._replace(
-            places=[self.places[index] for index in kept],
-            digests=[self.digests[index] for index in kept],
-            origins=origins,
-            read=dict(each[at] for each in lying for at, _ in self.terms),
-            operated=self.operated
-            and self.operated._replace(operands=[self.operated.operands[index] for index in kept]),
-            surveys=[self.surveys[index] for index in kept] if self.surveys else (),
-        )
-
-
-def _operand(shape: tuple[int, ...], terms: Sequence[Term]) -> Operand:
-    """Return an input of an operation: equal tensors in it are added up, and just one, once, is the tensor itself."""
-    if len(terms) == 1 and terms[0].coefficient == 1:
-        return Operand(terms[0].digest, None)
-    return Operand(combination_key(shape, terms).digest, tuple(terms))
+__all__ = ["Grid", "Tensors"]
 
 
 class Grid:
@@ -396,7 +61,7 @@ class Grid:
         self._artifacts = ArtifactDigests(
             [(names[place], self.specs[place].dtype, self.specs[place].shape) for place in self._parameters]
         )
-        batches: dict[tuple[object, ...], _Batch] = {}
+        batches: dict[tuple[object, ...], Batch] = {}
         for place, (name, spec) in enumerate(zip(names, self.specs, strict=True)):
             kind = kinds.of[name]
             own = copies.get(name, name)  # an input may know the parameter alone
@@ -410,7 +75,7 @@ class Grid:
             likeness = (kind, keys, spec._replace(shape=()), *alike)
             batch = batches.get(likeness)
             if batch is None:
-                batch = _Batch(kind, keys, dtypes, are_made, spec.dtype, LinearDigests(len(digests)), device)
+                batch = Batch(kind, keys, dtypes, are_made, spec.dtype, LinearDigests(len(digests)), device)
                 batches[likeness] = batch
             batch.places.append(place)
             batch.named.append((own, spec))

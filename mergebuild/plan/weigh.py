@@ -10,22 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mergebuild.plan.actions import (
-    NO_WORK,
-    Action,
-    FileAction,
-    FileContent,
-    FolderAction,
-    Judgement,
-    Offer,
-    Refused,
-    Standing,
-    Stored,
-    Twin,
-    Work,
-)
+from mergebuild.plan.actions import NO_WORK, Action, FileAction, FolderAction, Offer, Stored, Twin, Work
+from mergebuild.plan.batch import TensorRow
+from mergebuild.plan.description import FileContent
+from mergebuild.plan.judgement import Judgement, Refused, Standing
+from mergebuild.plan.made import Made
 from mergebuild.plan.origins import Origins
-from mergebuild.plan.tensors import Made, TensorRow
 from mergebuild.results.build import Verdict
 from mergebuild.store import Held, Shelf
 

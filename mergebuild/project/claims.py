@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mergebuild.errors import MergeBuildError, UsageError
 from mergebuild.formats import registry
-from mergebuild.plan.actions import Goal
+from mergebuild.plan.description import Goal
 from mergebuild.recipe import Recipe
 from mergebuild.store import Ledger
 

@@ -24,7 +24,9 @@ from typing import ParamSpec
 from mergebuild.build import failures
 from mergebuild.build.failures import Refusal
 from mergebuild.errors import MergeBuildError, NoSpaceError, TargetError, TrustError
-from mergebuild.plan.actions import Action, Description, FileAction, FileContent, Judgement, Refused
+from mergebuild.plan.actions import Action, FileAction
+from mergebuild.plan.description import Description, FileContent
+from mergebuild.plan.judgement import Judgement, Refused
 from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.project import trust

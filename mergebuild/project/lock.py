@@ -14,7 +14,7 @@ from mergebuild.store import LOCK_FILES
 from mergebuild.system import publishing
 
 if TYPE_CHECKING:
-    from mergebuild.plan.actions import Description
+    from mergebuild.plan.description import Description
     from mergebuild.project.gate import Hold
     from mergebuild.project.session import Session
     from mergebuild.sources.source_file import SourceFile

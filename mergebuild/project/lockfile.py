@@ -23,7 +23,7 @@ import tomli
 
 from mergebuild.digest import tagged
 from mergebuild.errors import Place, Problem, RecipeError, ResultDiffersError, TargetError
-from mergebuild.plan.actions import Description
+from mergebuild.plan.description import Description
 from mergebuild.sources import hashes
 from mergebuild.sources.source_file import SourceFile
 from mergebuild.system import publishing

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from mergebuild.errors import UsageError, did_you_mean
-from mergebuild.plan.actions import Description
 from mergebuild.plan.built_keys import BuiltKeys, packed_keys
+from mergebuild.plan.description import Description
 from mergebuild.plan.explanation import ExplainedTensor, explained, labelled
 from mergebuild.plan.origins import Origins
 from mergebuild.results.looks import TensorWhy

@@ -29,8 +29,8 @@ from worlds import FAMILIES, Source, World, inputs_of, mergefile, root_of, store
 import mergebuild
 from mergebuild import native
 from mergebuild.events import silent
-from mergebuild.plan.actions import Description
 from mergebuild.plan.built_keys import BuiltKeys, packed_keys
+from mergebuild.plan.description import Description
 
 __all__ = ["LAWS", "Fresh", "fresh"]
 

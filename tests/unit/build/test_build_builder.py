@@ -15,7 +15,7 @@ from mergebuild.build import passes, waves
 from mergebuild.engine.run import PassResult
 from mergebuild.engine.work import Pass
 from mergebuild.errors import MergeBuildError, UsageError
-from mergebuild.plan.actions import Goal
+from mergebuild.plan.description import Goal
 from mergebuild.plan.plan import Plan
 from mergebuild.plan.planner import Planner
 from mergebuild.project.project import load

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from mergebuild.fold.forms import Form, Kinds, Slot, Spec
 from mergebuild.fold.naming import EMA, SAME, Naming, own, table
-from mergebuild.plan.tensors import Grid, Origin
+from mergebuild.plan.made import Origin
+from mergebuild.plan.tensors import Grid
 
 NAMES = st.sampled_from([f"layers.{index}.{part}" for index in range(4) for part in "qk"])
 TABLES = st.dictionaries(NAMES, NAMES)

@@ -14,7 +14,8 @@ from test_plan_tensors import grids
 
 from mergebuild.fold.forms import Form, Kinds, Slot, Spec
 from mergebuild.plan.built_keys import BuiltKeys, packed_keys
-from mergebuild.plan.tensors import Grid, Origin, Tensors
+from mergebuild.plan.made import Origin
+from mergebuild.plan.tensors import Grid, Tensors
 from mergebuild.store import PackedKeys
 
 

@@ -9,8 +9,8 @@ from lab import Lab
 
 from mergebuild.errors import SourceError
 from mergebuild.events import silent
-from mergebuild.plan.actions import Description, Goal
 from mergebuild.plan.describe import Describer
+from mergebuild.plan.description import Description, Goal
 from mergebuild.project.inspect import inspect
 
 CHAIN = """

@@ -20,7 +20,8 @@ from mergebuild.methods.arguments import Argument
 from mergebuild.methods.catalog import METHODS, Method
 from mergebuild.methods.making import OwnProgram, Program
 from mergebuild.methods.tables.lora import FACTOR
-from mergebuild.plan.tensors import Grid, Made, Origin
+from mergebuild.plan.made import Made, Origin
+from mergebuild.plan.tensors import Grid
 
 ORIGINS = {
     "x": Origin(bytes.fromhex("11" * 16), "float16", 64),

@@ -13,7 +13,8 @@ from lab import Lab
 from mergebuild.digest import artifact_digest
 from mergebuild.fold.forms import Form, Kinds, Slot, Spec
 from mergebuild.key import gather, linear_key
-from mergebuild.plan.tensors import Grid, Origin, Tensors
+from mergebuild.plan.made import Origin
+from mergebuild.plan.tensors import Grid, Tensors
 
 OWNERS = ("a", "b", "c")
 DTYPES = ("float16", "float32", "float64")
