@@ -4,11 +4,9 @@ Only files whose bytes are known to be ours go; never a source, never what was c
 for: of targets that are named, or of orphans, or of what no target needs. What goes is known before anything does, so
 that it can be shown.
 
-**Whose a file is.** Mergefiles are edited, so a path may be one target's today and another's tomorrow, or a source's. A
-file goes with the targets that own it, and only if all of them are asked for. An owner is the target that makes the
-file's path now; and where what lies there is not its own last build, the target whose last build it is, by path and
-digest. Where none makes the path now the latter alone owns it. Such a former output is an orphan as well: it goes when
-its target is named or orphans are asked for, not with all targets.
+A file goes with the targets that own it (`ownership`), and only if all of them are asked for. A former output, at a
+path that no target makes now, is an orphan as well: it goes when its target is named or orphans are asked for, not with
+all targets.
 
 **What is spared.** Nothing goes that is a source, lies in one or holds one, for whatever reason it would. A source that
 is missing may be anywhere (its folder may be one of `MERGEBUILD_MODELS`, which is not set now): what is called as it is
@@ -17,66 +15,23 @@ called counts as it, and no orphan goes while there is such a source.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
+from mergebuild.project.ownership import Ownership
+from mergebuild.project.source_places import SourcePlaces
 from mergebuild.results.looks import CleanResult
 from mergebuild.store import STATE, ArtifactRow, DiskStore, Presence, Record, own_files
 from mergebuild.system import publishing
 from mergebuild.system.filestate import is_gone
 
-__all__ = ["SourcePlaces", "Sweeper"]
+__all__ = ["Sweeper"]
 
 _PATIENCE = 30 * 24 * 3600.0
 """Seconds for which a project whose mergefile is gone is still a root: its disk may only be unplugged."""
-
-
-class SourcePlaces:
-    """Where the sources of a project lie: the places that nothing is swept from.
-
-    `found`: the paths of those that are there. `missing`: by name, the paths of the others as the mergefile has them.
-    """
-
-    def __init__(self, found: Iterable[Path], missing: Mapping[str, str]) -> None:
-        self.missing = missing
-        paths = list(found)
-        self._places = {place for path in paths for place in (_normal(path), _real(path))}
-        self._above = {folder for place in self._places for folder in place.parents}
-        self._tails = [parts for text in missing.values() if (parts := _tail(text))]
-
-    def touch(self, path: Path) -> bool:
-        """Whether a path is that of a source, lies in a source or holds one."""
-        return any(
-            each in self._above or not self._places.isdisjoint((each, *each.parents))
-            for each in {_normal(path), _real(path)}
-        )
-
-    def may_touch(self, path: Path) -> bool:
-        """Whether a path may be that of a source that is missing, or lie in it: it is called so."""
-        return any(_has_in_it(path.parts, tail) for tail in self._tails)
-
-
-def _normal(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 -- `..` goes, links stay
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
-
-
-def _tail(text: str) -> tuple[str, ...]:
-    """Return the end that the path of a source has, wherever it lies."""
-    return tuple(part for part in Path(os.path.normpath(text)).parts if part not in (os.pardir, os.curdir))
-
-
-def _has_in_it(parts: tuple[str, ...], some: tuple[str, ...]) -> bool:
-    return any(parts[start : start + len(some)] == some for start in range(len(parts) - len(some) + 1))
 
 
 class Sweeper:
@@ -108,8 +63,7 @@ class Sweeper:
         self._removed: list[str] = []
         self._kept: list[str] = []
         self._freed = 0
-        self._others: dict[str, bool] = {}
-        """By project, whether it is another one that is there."""
+        self._owning = Ownership(store, outputs)
 
     def orphans(self) -> list[ArtifactRow]:
         """Return outputs of this project that no target makes now, and that are still ours."""
@@ -117,12 +71,12 @@ class Sweeper:
         return [
             row
             for row in self._shelf.outputs(self._project, besides=made)
-            if self._maker(row.path) is None
+            if self._owning.maker(row.path) is None
             and not _is_in_writing(row.path)
             and not is_gone(row.path)
             and not self._sources.touch(row.path)
             and not self._sources.may_touch(row.path)
-            and not self._is_elsewhere(row)
+            and not self._owning.is_elsewhere(row)
             and self._may_remove(row.path)
             and self._shelf.is_intact(row)
         ]
@@ -144,7 +98,7 @@ class Sweeper:
         """
         before = self._size()
         places = {path for path, name in self._outputs.items() if name in names}
-        records = [record for record in self._records if record.target in names]
+        records = [record for record in self._owning.records if record.target in names]
         if former:
             places |= {record.output for record in records if record.output}
         for path in sorted(places):
@@ -235,9 +189,7 @@ class Sweeper:
 
     def _take(self, path: Path, names: Collection[str]) -> None:
         """Take what these targets own of what was built at an output's path, now or formerly; say of what stays."""
-        if path not in self._rows_below and path not in self._built_at and not self._intended_at(path):
-            return
-        if is_gone(path):
+        if not self._owning.knows(path) or is_gone(path):
             return
         if not self._may_remove(path / "any" if path.is_dir() else path):
             self._keep(path, "outside the project, which is not trusted with its folder")
@@ -250,9 +202,10 @@ class Sweeper:
 
         A build that was killed may have put a file there and not have written it down: then its bytes say so.
         """
-        rows = [row for row in self._rows_below.get(path, ()) if not _is_in_writing(row.path) and not is_gone(row.path)]
-        unknown = self._intended_at(path) - {row.path for row in rows}
-        if path in self._built_at and not path.is_dir() and not rows:
+        below = self._owning.rows_below.get(path, ())
+        rows = [row for row in below if not _is_in_writing(row.path) and not is_gone(row.path)]
+        unknown = self._owning.intended_at(path) - {row.path for row in rows}
+        if path in self._owning.built_at and not path.is_dir() and not rows:
             unknown.add(path)
         for place in sorted(unknown):
             presence, there = self._shelf.at(place)
@@ -266,12 +219,12 @@ class Sweeper:
         """Take a file that these targets own, and no other. `is_all`: it is the output, and not a file of a folder."""
         if self._sources.touch(row.path):
             self._keep(row.path, "a source now")
-        elif self._maker(row.path) is None and self._sources.may_touch(row.path):
+        elif self._owning.maker(row.path) is None and self._sources.may_touch(row.path):
             self._keep(row.path, "perhaps a source, for one is missing")
-        elif self._is_elsewhere(row):
+        elif self._owning.is_elsewhere(row):
             if is_all:
                 self._keep(row.path, "what another project made")
-        elif not self._is_owned(row, names):
+        elif not self._owning.is_owned(row, names):
             if is_all:
                 self._keep(row.path, self._made_by(row))
         elif not self._may_remove(row.path):
@@ -280,97 +233,15 @@ class Sweeper:
             presence, there = self._shelf.at(row.path)
             if presence is Presence.FOREIGN:
                 self._keep(row.path, "changed by hand")
-            elif there is not None and self._is_owned(there, names):
+            elif there is not None and self._owning.is_owned(there, names):
                 self._going.append(there)
 
     def _keep(self, path: Path, why: str) -> None:
         self._kept.append(f"{self._shown(path)} ({why})")
 
-    def _is_owned(self, row: ArtifactRow, names: Collection[str]) -> bool:
-        owners = self._owners(row)
-        return bool(owners) and owners <= set(names)
-
     def _made_by(self, row: ArtifactRow) -> str:
-        owners = ", ".join(f"`{name}`" for name in sorted(self._owners(row)))
+        owners = ", ".join(f"`{name}`" for name in sorted(self._owning.of(row)))
         return f"what {owners} made" if owners else "not what was built last"
-
-    def _owners(self, row: ArtifactRow) -> set[str]:
-        """Return the targets whose file this is: see the top of this module."""
-        built = {record.target for record in self._built_at.get(row.path, ()) if record.artifact == row.digest}
-        maker = self._maker(row.path)
-        if maker is None or not row.project:  # what `-o` wrote is nobody's by its path alone
-            folders = chain.from_iterable(self._built_at.get(folder, ()) for folder in row.path.parents)
-            return built or {record.target for record in folders}
-        if self._artifacts.get(maker) == row.digest:
-            return {maker}
-        return {maker} | (built & set(self._outputs.values()))
-
-    def _maker(self, path: Path) -> str | None:
-        """Return the target that makes a path now, perhaps as a file of its folder."""
-        found = next((self._outputs[each] for each in (path, *path.parents) if each in self._outputs), None)
-        if found is None:
-            real = _real(path)
-            places = self._real_outputs
-            found = next((places[each] for each in (real, *real.parents) if each in places), None)
-        return found
-
-    def _is_elsewhere(self, row: ArtifactRow) -> bool:
-        """Whether a file is another project's: it wrote it, or has it as its own last build.
-
-        Two projects with one store may name one path. Of a project whose mergefile is not there nothing is known, and
-        it makes nothing: a mergefile that was renamed is such a one to itself.
-        """
-        exact = self._built_elsewhere.get(row.path, ())
-        return (
-            self._is_other(row.project)
-            or any(record.artifact == row.digest for record in exact)
-            or any(folder in self._built_elsewhere for folder in row.path.parents)
-        )
-
-    def _intended_at(self, path: Path) -> set[Path]:
-        """Return for which paths, an output's or in it, files were written of which nobody knows whether they came."""
-        return {place for row in self._intended for place in _meant(row.path, path) if not is_gone(place)}
-
-    def _is_other(self, project: str) -> bool:
-        if project not in self._others:
-            is_own = project in ("", self._project)
-            self._others[project] = not is_own and (self._store_root / project).is_file()
-        return self._others[project]
-
-    @cached_property
-    def _rows_below(self) -> dict[Path, list[ArtifactRow]]:
-        """By path and by each folder above, the outputs of all projects."""
-        found: dict[Path, list[ArtifactRow]] = {}
-        for row in self._shelf.outputs(None):
-            for place in (row.path, *row.path.parents):
-                found.setdefault(place, []).append(row)
-        return found
-
-    @cached_property
-    def _intended(self) -> list[ArtifactRow]:
-        return self._shelf.rows(kind="intended")
-
-    @cached_property
-    def _real_outputs(self) -> dict[Path, str]:
-        return {_real(path): name for path, name in self._outputs.items()}
-
-    @cached_property
-    def _records(self) -> list[Record]:
-        return self._ledger.records()
-
-    @cached_property
-    def _artifacts(self) -> dict[str, bytes]:
-        """By target, what it was when it was built last."""
-        return {record.target: record.artifact for record in self._records}
-
-    @cached_property
-    def _built_at(self) -> dict[Path, list[Record]]:
-        return _by_output(self._records)
-
-    @cached_property
-    def _built_elsewhere(self) -> dict[Path, list[Record]]:
-        others = [each for each in self._ledger.projects() if self._is_other(each)]
-        return _by_output(chain.from_iterable(map(self._ledger.records, others)))
 
     def _hold_to(self, foreseen: CleanResult) -> None:
         """Let stay what a dry run did not name."""
@@ -385,9 +256,9 @@ class Sweeper:
         if output is None or is_gone(output):
             return False
         if output.is_dir():
-            rows = [row for row in self._rows_below.get(output, ()) if not is_gone(row.path)]
-            return any(row.path not in going and record.target in self._owners(row) for row in rows)
-        return output not in going and self._maker(output) in (None, record.target)
+            rows = [row for row in self._owning.rows_below.get(output, ()) if not is_gone(row.path)]
+            return any(row.path not in going and record.target in self._owning.of(row) for row in rows)
+        return output not in going and self._owning.maker(output) in (None, record.target)
 
     def _copies(self, cleaned: Sequence[Record]) -> list[ArtifactRow]:
         """Return what the store itself holds of what goes, but for what some other output or target is as well."""
@@ -454,23 +325,6 @@ class Sweeper:
 def _is_in_writing(path: Path) -> bool:
     """Whether a path lies in a hidden folder, or is a hidden file, that a build has for the time of its work."""
     return any(map(publishing.is_temporary, path.parts))
-
-
-def _meant(temporary: Path, output: Path) -> Iterator[Path]:
-    """Yield for which path, an output's or in it, a file was written that has or had a temporary one."""
-    real = _real(output)
-    homes = {output.parent, output, real.parent, real}  # of a folder that can't be renamed it lies inside
-    for each in (temporary, *temporary.parents):
-        if each.parent in homes and (publishing.is_for(each.name, output) or publishing.is_for(each.name, real)):
-            yield output / temporary.relative_to(each)
-
-
-def _by_output(records: Iterable[Record]) -> dict[Path, list[Record]]:
-    found: dict[Path, list[Record]] = {}
-    for record in records:
-        if record.output:
-            found.setdefault(record.output, []).append(record)
-    return found
 
 
 def _mark(row: ArtifactRow) -> tuple[int, str]:

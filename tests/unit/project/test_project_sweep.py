@@ -11,7 +11,7 @@ from lab import Lab
 from mergebuild.errors import TrustError
 from mergebuild.events import silent
 from mergebuild.project.project import load
-from mergebuild.project.sweep import SourcePlaces
+from mergebuild.project.source_places import SourcePlaces
 
 SUM = '[targets.{0}]\nmethod = "weighted_sum"\na = "{1}"\nb = "y"\nalpha = {2}\noutput = "out/{0}.safetensors"\n'
 
