@@ -163,11 +163,7 @@ class Database:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", None) or ""
             kind = name.removeprefix("SQLITE_").partition("_")[0]
-            is_full = path is not None and (
-                (kind == "CANTOPEN" and platform.is_full(path.parent))
-                or (name in _PERHAPS_FULL and space.is_kept_from_growing(path))
-            )
-            if is_full:
+            if path is not None and _is_for_want_of_space(path, name, kind):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             if path is not None:
                 error.filename = str(path)  # type: ignore[attr-defined]  # as an OSError's, for whoever tells people
@@ -191,6 +187,13 @@ class Database:
                 self._db.execute("ROLLBACK")
             raise
         self.rows("COMMIT")
+
+
+def _is_for_want_of_space(path: Path, name: str, kind: str) -> bool:
+    """Whether that is why SQLite failed at a file; `name` and `kind` are of its error."""
+    if kind == "CANTOPEN" and platform.is_full(path.parent):
+        return True
+    return name in _PERHAPS_FULL and space.is_kept_from_growing(path)
 
 
 def opened(
@@ -219,23 +222,28 @@ def opened(
             raise DatabaseDamagedError("it runs statements of its own, and none of ours does")
         if db.version() != version:
             with db.transaction():
-                found = db.version()  # another process may have been quicker
-                if not 0 <= found <= version:
-                    raise DatabaseDamagedError(f"the state is of version {found}")
-                if 0 < found < version:
-                    try:
-                        grow(db, found)
-                    except (TypeError, ValueError, AttributeError) as error:  # a field is of another kind than it was
-                        raise DatabaseDamagedError(str(error)) from error
-                for statement in schema.split(";\n"):
-                    db.rows(statement)
-                db.rows(f"PRAGMA user_version = {version}")
+                _bring_to_version(db, schema, version, grow)
         for (name,) in db.rows("SELECT name FROM sqlite_schema WHERE type = 'table'"):
             db.rows(f'SELECT 1 FROM "{name}" LIMIT 1')  # damage behind the first page shows now
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _bring_to_version(db: Database, schema: str, version: int, grow: Callable[[Database, int], None]) -> None:
+    """Make the tables of a new database, or have an older one grow, in a transaction of the caller's."""
+    found = db.version()  # another process may have been quicker
+    if not 0 <= found <= version:
+        raise DatabaseDamagedError(f"the state is of version {found}")
+    if 0 < found < version:
+        try:
+            grow(db, found)
+        except (TypeError, ValueError, AttributeError) as error:  # a field is of another kind than it was
+            raise DatabaseDamagedError(str(error)) from error
+    for statement in schema.split(";\n"):
+        db.rows(statement)
+    db.rows(f"PRAGMA user_version = {version}")
 
 
 def runs_statements(db: Database) -> bool:

@@ -84,38 +84,40 @@ class DiskLedger:
             f" AND a.kind = 'output' AND a.digest = r.artifact AND a.header = r.header{some}",
             (self._project, *(wanted if some else ())),
         )
-        pairs = []
-        for row in found:
-            if row[0] in wanted:
-                record = record_of(self._state, row[:_FIELDS], self._project)
-                artifact = self._state.artifact_of(row[_FIELDS:])
-                if record and artifact:
-                    pairs.append((record, artifact))
-        return pairs
+        return [pair for row in found if row[0] in wanted and (pair := self._pair(row))]
+
+    def _pair(self, row: Sequence[Any]) -> tuple[Record, ArtifactRow] | None:
+        """Return a record and its artifact, from one row of both; None where a seal is broken."""
+        record = record_of(self._state, row[:_FIELDS], self._project)
+        artifact = self._state.artifact_of(row[_FIELDS:])
+        return (record, artifact) if record and artifact else None
 
     def put_record(self, record: Record, keys: PackedKeys | None = None) -> None:
         """Remember the last build of a target, and what its tensors followed from."""
         if self.record(record.target) == record and self.keys(record.target) == keys:
             return
         self._state.is_blank = False
-        output = self._state.text(record.output) if record.output else None
-        facts = (record.target, record.artifact, output, record.fingerprint, record.header, record.tensors)
         before = self._inputs_of(record.target)
         inputs = checksum(keys.inputs) if keys else None
         if keys and inputs != before:
             self._db.rows("INSERT OR IGNORE INTO inputs VALUES (?, ?)", (inputs, keys.inputs))
+        self._insert_record(record, checksum(keys.lines) + keys.lines if keys else None, inputs)
+        if before != inputs:
+            self._forget_inputs(before)
+
+    def _insert_record(self, record: Record, lines: bytes | None, inputs: bytes | None) -> None:
+        """Write the row of a record; `lines`: the packed lines of its keys, `inputs`: the digest of their inputs."""
+        output = self._state.text(record.output) if record.output else None
+        facts = (record.target, record.artifact, output, record.fingerprint, record.header, record.tensors)
         self._db.rows(
             f"INSERT OR REPLACE INTO record (project, {RECORD}, built, seal, keys, inputs)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 self._project, record.target, record.artifact, output, sealed(record.manifest),
                 sealed(_LINE.join(record.notices)) if record.notices else None, record.fingerprint,
-                record.header, record.tensors, time.time(), seal(self._project, *facts),
-                checksum(keys.lines) + keys.lines if keys else None, inputs,
+                record.header, record.tensors, time.time(), seal(self._project, *facts), lines, inputs,
             ),
         )  # fmt: skip
-        if before != inputs:
-            self._forget_inputs(before)
 
     def keys(self, target: str) -> PackedKeys | None:
         """Return what the tensors of a target's last build followed from; None where that is not on record."""

@@ -12,11 +12,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Emit, Notice, silent
 from mergebuild.system import locks
 from mergebuild.system.spans import span
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 __all__ = ["LOCK_FILES", "REBUILDS", "held_if_free", "locked"]
 
@@ -41,25 +45,34 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        who = "another process"
-        with suppress(OSError):
-            who = holder.read_text(encoding="utf-8", errors="replace").strip() or who
-        emit(Notice(f"waiting for {who}, which uses the store"))
-        try:
-            with span("wait for the store", holder=who):
-                lock.acquire(timeout=-1 if timeout is None else timeout)
-        except filelock.Timeout:
-            raise LockTimeoutError.one(
-                "store-locked",
-                f"the store is in use by {who}",
-                help="wait for it, or give --lock-timeout more time",
-            ) from None
+        _wait(lock, holder, timeout, emit)
     try:
         with suppress(OSError):  # a full disk keeps nobody from `gc`
             holder.write_text(f"`{what}` (process {os.getpid()})\n", encoding="utf-8", errors="replace")
         yield
     finally:
         lock.release()
+
+
+def _wait(lock: BaseFileLock, holder: Path, timeout: float | None, emit: Emit) -> None:
+    """Wait for a lock that another process holds, and say for whom.
+
+    Raises:
+        LockTimeoutError: it was held too long.
+    """
+    import filelock
+
+    who = "another process"
+    with suppress(OSError):
+        who = holder.read_text(encoding="utf-8", errors="replace").strip() or who
+    emit(Notice(f"waiting for {who}, which uses the store"))
+    try:
+        with span("wait for the store", holder=who):
+            lock.acquire(timeout=-1 if timeout is None else timeout)
+    except filelock.Timeout:
+        message = f"the store is in use by {who}"
+        hint = "wait for it, or give --lock-timeout more time"
+        raise LockTimeoutError.one("store-locked", message, help=hint) from None
 
 
 @contextmanager

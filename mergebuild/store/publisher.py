@@ -87,19 +87,22 @@ class DiskPublisher:
                 self._take_apart(former, folder, aside, keeps_former=keeps_former)
         own = (self._root / name for name in ("kept", "history", _BETWEEN, "stamps"))
         publishing.remove_left_over([*outputs, self._state.path], [*folders, *own])
-        places = {Path(os.path.realpath(folder)) for folder in folders}
+        self._forget_intents({Path(os.path.realpath(folder)) for folder in folders})
+        return aside
+
+    def _forget_intents(self, folders: Collection[Path]) -> None:
+        """Forget the intents of killed processes that nothing follows from; `folders`: outputs, without links."""
         for row in self._state.artifacts(kind="intended"):
             top = next((each for each in row.path.parents if publishing.is_temporary(each.name)), None)
             if top is not None:
                 # What lies there may be a former folder's, with somebody's files. Where it was dealt with, the row has
                 # followed or is of no use; what another build left is for the next one that names that folder.
-                if any(top.parent in (each, each.parent) and publishing.is_for(top.name, each) for each in places):
+                if any(top.parent in (each, each.parent) and publishing.is_for(top.name, each) for each in folders):
                     self._state.forget_artifact(row.id)
             elif not is_gone(row.path):
                 # Else the rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
                 row.path.unlink(missing_ok=True)
                 self._state.forget_artifact(row.id)
-        return aside
 
     def publish(
         self,
@@ -158,29 +161,10 @@ class DiskPublisher:
             for path, fresh in files.items()
         }
         beside = self._state.below(stage.folder, kind="output")
-        former: Path | None = None
-        is_placed = stage.is_beside and stage.carry_over(without={*files, *(row.path for row in superfluous)})
-        if is_placed and self._durable:
-            stage.sync()
-        try:
-            former = stage.take_place() if is_placed else None
-        except OSError:  # the folder can't be renamed
-            is_placed = False
-        if is_placed:
-            try:
-                self._exchange_rows(stage.path, stage.folder)
-            except Exception:
-                with suppress(OSError):  # else the next build gives the rows to the folder as it is
-                    stage.step_back(former)
-                raise
-            formers = [former] if former else []
-            found = self._finish_exchange(stage.folder, formers, keeps_former=keeps_former)
-        else:
-            aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
-            for path, each in intended.items():
-                self._take_place(each, path, "output", keeps_former=keeps_former)
-            stage.remove()
-            found = aside, None
+        leaving = {*files, *(row.path for row in superfluous)}
+        found = self._place_at_once(stage, leaving, keeps_former=keeps_former)
+        if found is None:
+            found = self._place_one_by_one(stage, intended, foreign, keeps_former=keeps_former), None
         for path, row in reused.items():
             row.path.unlink(missing_ok=True)
             self._moved(row.id, path, "output", project, was=intended[path].identity)
@@ -188,6 +172,39 @@ class DiskPublisher:
             if row.path not in files and row not in superfluous and not is_gone(row.path):
                 self._moved(row.id, row.path, row.kind, was=row.identity)
         return PublishedFolder({path: self._row_at(path) for path in files}, *found)
+
+    def _place_at_once(
+        self, stage: Stage, leaving: Collection[Path], *, keeps_former: bool
+    ) -> tuple[list[Path], Path | None] | None:
+        """Have a stage become its folder; None where that can't be done as a whole, and nothing was.
+
+        `leaving`: what of the folder is not carried over. Returns what `_finish_exchange` does.
+        """
+        if not stage.is_beside or not stage.carry_over(without=leaving):
+            return None
+        if self._durable:
+            stage.sync()
+        try:
+            former = stage.take_place()
+        except OSError:  # the folder can't be renamed
+            return None
+        try:
+            self._exchange_rows(stage.path, stage.folder)
+        except Exception:
+            with suppress(OSError):  # else the next build gives the rows to the folder as it is
+                stage.step_back(former)
+            raise
+        return self._finish_exchange(stage.folder, [former] if former else [], keeps_former=keeps_former)
+
+    def _place_one_by_one(
+        self, stage: Stage, intended: Mapping[Path, _Intended], foreign: Collection[Path], *, keeps_former: bool
+    ) -> list[Path]:
+        """Put the files of a stage at their places in the folder that there is; return where others' are now."""
+        aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
+        for path, each in intended.items():
+            self._take_place(each, path, "output", keeps_former=keeps_former)
+        stage.remove()
+        return aside
 
     def _row_at(self, path: Path) -> ArtifactRow:
         rows = self._state.artifacts(path=path)
@@ -227,13 +244,16 @@ class DiskPublisher:
                     self._state.move_artifact(old.id, lies, old.kind, old.identity, old.epoch)
             for path, row in new.items():
                 self._shelf.checked.pop(row.id, None)
-                if is_gone(path):
-                    continue
-                now = filestate.identity(path)
-                epoch = filestate.epoch(now.device)
-                if row.epoch == epoch or self._shelf.has_bytes(path, row):
-                    is_same = row.identity is not None and now._replace(ctime_ns=row.identity.ctime_ns) == row.identity
-                    self._state.move_artifact(row.id, path, "output", now if is_same else row.identity, epoch)
+                if not is_gone(path):
+                    self._row_follows(row, path)
+
+    def _row_follows(self, row: ArtifactRow, path: Path) -> None:
+        """Have the row of a stage's file be for where the file is now, if that is what the row says."""
+        now = filestate.identity(path)
+        epoch = filestate.epoch(now.device)
+        if row.epoch == epoch or self._shelf.has_bytes(path, row):
+            is_same = row.identity is not None and now._replace(ctime_ns=row.identity.ctime_ns) == row.identity
+            self._state.move_artifact(row.id, path, "output", now if is_same else row.identity, epoch)
 
     def _take_apart(self, former: Path, folder: Path, aside: list[Path], *, keeps_former: bool) -> bool:
         """Remove what was an output until another folder took its place; return whether all of it is gone.
@@ -291,19 +311,26 @@ class DiskPublisher:
     def _into_history(self, path: Path, row: ArtifactRow, *, is_wanted: bool) -> None:
         """Move a file of ours that is superseded into the history, or remove it."""
         if is_wanted and self._history_bytes != 0 and not path.is_symlink():
-            kept = self._history_path(row)
-            try:
-                if not platform.link_or_none(path, kept):
-                    path.replace(kept)
-            except OSError:  # it is another file system
-                pass
-            else:
-                moved = self._moved(row.id, kept, "history", was=row.identity)
+            moved = self._named_in_history(path, row)
+            if moved is not None:
                 path.unlink(missing_ok=True)
                 self._settle(moved)
                 return
         path.unlink()
         self._state.forget_artifact(row.id)
+
+    def _named_in_history(self, path: Path, row: ArtifactRow) -> ArtifactRow | None:
+        """Give a file of ours a name in the history, its only one where there are no second names.
+
+        None: the history is on another file system, and can't hold it.
+        """
+        kept = self._history_path(row)
+        try:
+            if not platform.link_or_none(path, kept):
+                path.replace(kept)
+        except OSError:
+            return None
+        return self._moved(row.id, kept, "history", was=row.identity)
 
     def _set_aside(self, path: Path, name: Path, group: str) -> Path:
         """Move a file that is not ours to where nothing of the store's own lies; return where it is."""
@@ -333,17 +360,22 @@ class DiskPublisher:
         if link == "hard" and platform.link_or_none(row.path, path):
             # The new name changed the file's ctime: both rows must know.
             self._moved(row.id, row.path, row.kind, was=row.identity)
-        else:
-            # Under a name of its own: a target that is kept at this place may be in writing.
-            with publishing.being_written(path.with_name(f"{path.name}-second")) as temporary:
-                if not platform.clone_file(row.path, temporary):
-                    temporary.unlink(missing_ok=True)
-                    if link == "auto":
-                        self._without_clones.add(device)
-                        return
-                    shutil.copyfile(row.path, temporary)
-                publishing.put(temporary, path, durable=self._durable)
+        elif not self._copy(row.path, path, clones_only=link == "auto"):
+            self._without_clones.add(device)
+            return
         self._state.add_file(path, "kept", row.digest, row.header, self._shelf.entries(row))
+
+    def _copy(self, path: Path, kept: Path, *, clones_only: bool) -> bool:
+        """Make a copy of a file in the store; return whether there is one, which only clones may fail to be."""
+        # Under a name of its own: a target that is kept at this place may be in writing.
+        with publishing.being_written(kept.with_name(f"{kept.name}-second")) as temporary:
+            if not platform.clone_file(path, temporary):
+                temporary.unlink(missing_ok=True)
+                if clones_only:
+                    return False
+                shutil.copyfile(path, temporary)
+            publishing.put(temporary, kept, durable=self._durable)
+        return True
 
     def remove(self, row: ArtifactRow) -> int:
         """Remove an artifact's file and forget it; return the bytes that this freed."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mergebuild.store.contents import unpack
 from mergebuild.store.database import Database, DatabaseDamagedError, is_sound, put_aside, runs_statements, text_of
@@ -39,40 +40,72 @@ def begin_afresh(path: Path, *, look_again: bool = True) -> tuple[Path, int] | N
     return aside, kept
 
 
+class _Readable(NamedTuple):
+    """The rows of a damaged database that can be read, as they are."""
+
+    artifacts: list[Any]
+    records: list[Any]
+    sources: list[Any]
+    findings: list[Any]
+
+
 def _take_over(state: State, path: Path) -> int:
     """Take over the rows of a damaged database that can be read and whose seals hold; return how many."""
+    found = _readable(path)
+    if found is None:
+        return 0
+    with state.transaction():
+        known = {key: text for key, raw in found.findings if (text := text_of(raw, key)) is not None}
+        DiskLedger(state, "").keep_findings(known)
+        return (
+            _take_artifacts(state, found.artifacts)
+            + _take_records(state, found.records)
+            + _take_sources(state, found.sources)
+            + len(known)
+        )
+
+
+def _readable(path: Path) -> _Readable | None:
+    """Return what can be read of a database; None where nothing is to be believed."""
     try:
         damaged = Database(path)
     except (DatabaseDamagedError, sqlite3.Error):
-        return 0
+        return None
     with contextlib.closing(damaged):
         try:
             if runs_statements(damaged):
-                return 0
+                return None
         except (DatabaseDamagedError, sqlite3.Error):
-            return 0
-        artifacts = _all_of(damaged, f"{ARTIFACT}, seal", "artifact", "id")
-        records = _all_of(damaged, f"project, {RECORD}, seal", "record", "project, target")
-        sources = _all_of(damaged, SOURCE, "source", "device, inode")
-        findings = _all_of(damaged, "key, text", "finding", "key")
+            return None
+        return _Readable(
+            _all_of(damaged, f"{ARTIFACT}, seal", "artifact", "id"),
+            _all_of(damaged, f"project, {RECORD}, seal", "record", "project, target"),
+            _all_of(damaged, SOURCE, "source", "device, inode"),
+            _all_of(damaged, "key, text", "finding", "key"),
+        )
+
+
+def _take_artifacts(state: State, rows: Iterable[Any]) -> int:
+    found = [row for each in rows if (row := state.artifact_of(each)) is not None]
+    for row in found:
+        state.add_artifact(row, [entry.digest for entry in unpack(row.packed)])
+    return len(found)
+
+
+def _take_records(state: State, rows: Iterable[Any]) -> int:
     taken = 0
-    ledger = DiskLedger(state, "")
-    with state.transaction():
-        for each in artifacts:
-            if (row := state.artifact_of(each)) is not None:
-                state.add_artifact(row, [entry.digest for entry in unpack(row.packed)])
-                taken += 1
-        for project, *rest in records:
-            if (record := record_of(state, rest, project)) is not None:
-                DiskLedger(state, project).put_record(record)
-                taken += 1
-        for each in sources:
-            if (source := source_of(each)) is not None:
-                ledger.remember_source(source)
-                taken += 1
-        known = {key: text for key, found in findings if (text := text_of(found, key)) is not None}
-        ledger.keep_findings(known)
-    return taken + len(known)
+    for project, *rest in rows:
+        if (record := record_of(state, rest, project)) is not None:
+            DiskLedger(state, project).put_record(record)
+            taken += 1
+    return taken
+
+
+def _take_sources(state: State, rows: Iterable[Any]) -> int:
+    found = [source for each in rows if (source := source_of(each)) is not None]
+    for source in found:
+        DiskLedger(state, "").remember_source(source)
+    return len(found)
 
 
 def _all_of(db: Database, columns: str, table: str, order: str) -> list[Any]:

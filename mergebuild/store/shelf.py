@@ -147,15 +147,19 @@ class DiskShelf:
                     continue
                 if number not in rows:
                     rows[number] = self._state.artifact(number)
-                row = rows[number]
-                if row is None or row.kind == "intended" or not self.is_intact(row):
-                    continue
-                entries = self.entries(row)
-                entry = entries[ordinal] if ordinal in range(len(entries)) else None
-                if entry and entry.digest == digest and (allow_nonfinite or not entry.nonfinite):
-                    found[digest] = Held(row.path, entry)
+                held = self._held(rows[number], ordinal, digest)
+                if held is not None and (allow_nonfinite or not held.entry.nonfinite):
+                    found[digest] = held
                     break
         return found
+
+    def _held(self, row: ArtifactRow | None, ordinal: int, digest: bytes) -> Held | None:
+        """Return where a tensor lies in an artifact, if that is intact and has it in this place of its table."""
+        if row is None or row.kind == "intended" or not self.is_intact(row):
+            return None
+        entries = self.entries(row)
+        entry = entries[ordinal] if ordinal in range(len(entries)) else None
+        return Held(row.path, entry) if entry and entry.digest == digest else None
 
     def _look(self, row: ArtifactRow) -> bool:
         try:

@@ -105,20 +105,22 @@ class Stage:
             return False
         with os.scandir(here) as entries:
             found = [entry for entry in entries if not publishing.is_temporary(entry.name)]
-        for entry in found:
-            path, new = here / entry.name, there / entry.name
-            if path in without:
-                can_be = entry.is_file(follow_symlinks=False)
-            elif entry.is_dir(follow_symlinks=False):
-                new.mkdir(exist_ok=True)
-                can_be = self._carry_over(path, new, without)
-                if not os.listdir(new) and os.listdir(path):  # noqa: PTH208 -- what was in it is not carried over
-                    new.rmdir()
-            else:
-                can_be = is_gone(new) and _second_name(path, new)
-            if not can_be:
-                return False
+        if not all(self._carry_entry(entry, there / entry.name, without) for entry in found):
+            return False
         return _is_made_alike(there, state, here)
+
+    def _carry_entry(self, entry: os.DirEntry[str], new: Path, without: Collection[Path]) -> bool:
+        """Carry over one thing of a folder; return whether that is possible."""
+        path = Path(entry.path)
+        if path in without:
+            return entry.is_file(follow_symlinks=False)
+        if not entry.is_dir(follow_symlinks=False):
+            return is_gone(new) and _second_name(path, new)
+        new.mkdir(exist_ok=True)
+        can_be = self._carry_over(path, new, without)
+        if not os.listdir(new) and os.listdir(path):  # noqa: PTH208 -- what was in it is not carried over
+            new.rmdir()
+        return can_be
 
     def take_place(self) -> Path | None:
         """Become the folder, in one step; return where the former one is now, if there was one.
@@ -134,13 +136,17 @@ class Stage:
             with suppress(OSError):  # the next build finds it under either name
                 self.path.rename(former)
             return former if is_folder(former) else self.path
+        self._rename_both(former)
+        return former
+
+    def _rename_both(self, former: Path) -> None:
+        """Take the place of the folder in two steps, where names can't be exchanged in one."""
         self._real.rename(former)
         try:
             self.path.rename(self._real)
         except BaseException:
             former.rename(self._real)
             raise
-        return former
 
     def step_back(self, former: Path | None) -> None:
         """Be a stage again, and let the former folder be the folder: what was to follow could not be done.
