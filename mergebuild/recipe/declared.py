@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from mergebuild.errors import did_you_mean
 from mergebuild.recipe.files import File
@@ -31,7 +31,9 @@ from mergebuild.recipe.variables import Scalar, Scope, VariableError, variables_
 
 __all__ = [
     "Declared",
+    "Entry",
     "declarations",
+    "entries",
     "read_default_dtype",
     "read_layouts",
     "read_project",
@@ -71,16 +73,37 @@ class Declared:
                                help="write it without `,`, `=`, `@` and blanks at its ends")  # fmt: skip
             return False
         if name in self._places:
-            first = self._places[name].place(key=True)
-            message = f"`{name}` is declared twice"
-            hint = "rename one of them" + (
-                "; sources and targets have their names in common" if kind in _INPUTS else ""
-            )
-            rows = (f"first declared at {first}",)
-            self._problems.add("duplicate-name", message, at, key=True, help=hint, rows=rows)
+            self._twice(name, at, kind)
             return False
         self._places[name] = at
         return True
+
+    def _twice(self, name: str, at: At, kind: str) -> None:
+        common = "; sources and targets have their names in common" if kind in _INPUTS else ""
+        rows = (f"first declared at {self._places[name].place(key=True)}",)
+        message, hint = f"`{name}` is declared twice", f"rename one of them{common}"
+        self._problems.add("duplicate-name", message, at, key=True, help=hint, rows=rows)
+
+
+class Entry(NamedTuple):
+    """What a file declares under a name of the user's choice."""
+
+    name: str
+    raw: object
+    at: At
+    file: File
+
+
+def entries(
+    files: Sequence[File], table: str, kind: str, scope: Scope, names: Declared, problems: Problems
+) -> Iterator[Entry]:
+    """Yield what the files declare in a table, variables in its names filled in; a bad name is reported."""
+    for file in files:
+        for raw_name, raw in file.table(table, problems).items():
+            at = At(file.document, (table, raw_name))
+            name = resolve_key(raw_name, at, scope, problems)
+            if name is not None and names.add(name, at, kind):
+                yield Entry(name, raw, at, file)
 
 
 def read_variables(files: Sequence[File], given: Mapping[str, tuple[object, str]], problems: Problems) -> Scope:
@@ -141,38 +164,58 @@ class _Variables:
         except VariableError:
             return True  # reported when it is filled in
         for name in wanted:
-            if name in self._open:
-                circle = " -> ".join([*self._open[self._open.index(name) :], name])
-                self._problems.add("variable-cycle", f"variables need each other: {circle}", at,
-                                   help="give one of them a value of its own")  # fmt: skip
-                return False
             if name in self._raw:
-                if len(self._open) > 200:  # deeper than anyone writes, short of Python's own limit
-                    hint = "write the value itself instead of one of the variables"
-                    self._problems.add("too-deep", "variables need each other more than 200 deep", at, help=hint)
+                if self._is_endless(name, at):
                     return False
                 self._value(name)
         return all(self._values.get(name, True) is not None for name in wanted)
 
+    def _is_endless(self, name: str, at: At) -> bool:
+        """Report a variable that needs itself, or one at the end of a chain that is too long."""
+        if name in self._open:
+            circle = " -> ".join([*self._open[self._open.index(name) :], name])
+            self._problems.add("variable-cycle", f"variables need each other: {circle}", at,
+                               help="give one of them a value of its own")  # fmt: skip
+            return True
+        if len(self._open) > 200:  # deeper than anyone writes, short of Python's own limit
+            hint = "write the value itself instead of one of the variables"
+            self._problems.add("too-deep", "variables need each other more than 200 deep", at, help=hint)
+            return True
+        return False
+
 
 def read_sources(files: Sequence[File], scope: Scope, names: Declared, problems: Problems) -> dict[str, Source]:
     """Return the declared sources by name."""
-    found: dict[str, Source] = {}
     reader = Reader(problems)
-    for file in files:
-        for raw_name, raw in file.table("sources", problems).items():
-            at = At(file.document, ("sources", raw_name))
-            name = resolve_key(raw_name, at, scope, problems)
-            if name is not None and names.add(name, at, "source"):
-                source = _source(reader, name, resolve(raw, at, scope, problems), file)
-                if source is not None:
-                    found[name] = source
-    return found
+    found = {
+        each.name: _source(reader, each.name, resolve(each.raw, each.at, scope, problems), each.file)
+        for each in entries(files, "sources", "source", scope, names, problems)
+    }
+    return {name: source for name, source in found.items() if source is not None}
 
 
 def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
     what = f"source `{name}`"
     table = node.value if isinstance(node.value, dict) else {"path": node}
+    if not _has_known_keys(reader, table, node, what):
+        return None
+    if "path" not in table:
+        if not misspelt("path", table, _SOURCE):
+            hint = 'such as `path = "models/x.safetensors"`'
+            reader.problems.add("missing-key", f"{what} has no `path`", node.at, help=hint)
+        return None
+    path = _path_of(reader, table["path"], what)
+    pins = {key: _pin(reader, table[key], key, what) for key in _PINS if key in table}
+    url = reader.text(table["url"], f"`url` of {what}") if "url" in table else None
+    if path is None:
+        return None
+    folder = Path(file.document.folder)
+    sha256, autov2, autov3 = (pins.get(key) for key in ("sha256", "autov2", "autov3"))
+    return Source(name, path, folder, sha256, url, node.at, autov2=autov2, autov3=autov3)
+
+
+def _has_known_keys(reader: Reader, table: Mapping[str, Node], node: Node, what: str) -> bool:
+    """Report keys that a source has none of; return whether it is a table of keys, and not a name with a dot in it."""
     for key, below in table.items():
         if key == "autov1":
             message = f"`autov1` can't pin {what}: it is of 64 KiB of a file, and many merges have the same"
@@ -183,32 +226,19 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
             code = "dotted-key" if dotted_help(node) else "unknown-key"
             reader.problems.add(code, f"{what} has unknown key `{key}`", below.at, key=True, help=hint)
             if code == "dotted-key":
-                return None
-    if "path" not in table:
-        if not misspelt("path", table, _SOURCE):
-            hint = 'such as `path = "models/x.safetensors"`'
-            reader.problems.add("missing-key", f"{what} has no `path`", node.at, help=hint)
-        return None
-    path = _path(reader, table["path"], f"the path of {what}", "models/x.safetensors")
-    pins = {key: _pin(reader, table[key], key, what) for key in _PINS if key in table}
-    url = reader.text(table["url"], f"`url` of {what}") if "url" in table else None
-    if path is None:
-        return None
-    path = os.path.expanduser(path)  # noqa: PTH111 -- never raises
-    if path.startswith("~"):
+                return False
+    return True
+
+
+def _path_of(reader: Reader, node: Node, what: str) -> str | None:
+    """Return the path of a source, with the user's home in it."""
+    text = _path(reader, node, f"the path of {what}", "models/x.safetensors")
+    path = os.path.expanduser(text) if text is not None else None  # noqa: PTH111 -- never raises
+    if path is not None and path.startswith("~"):
         message = f"the path of {what} begins with `~`, and there is no such user"
-        reader.problems.add("bad-path", message, table["path"].at, help="write the whole path")
+        reader.problems.add("bad-path", message, node.at, help="write the whole path")
         return None
-    return Source(
-        name,
-        path,
-        Path(file.document.folder),
-        pins.get("sha256"),
-        url,
-        node.at,
-        autov2=pins.get("autov2"),
-        autov3=pins.get("autov3"),
-    )
+    return path
 
 
 def _path(reader: Reader, node: Node, what: str, example: str) -> str | None:
@@ -247,17 +277,11 @@ def _pin(reader: Reader, node: Node, key: str, what: str) -> str | None:
 def read_layouts(files: Sequence[File], scope: Scope, problems: Problems) -> dict[str, LayoutText]:
     """Return the layouts that the user declares, as plain values."""
     found: dict[str, LayoutText] = {}
-    names = Declared(problems)
     reader = Reader(problems)
-    for file in files:
-        for raw_name, raw in file.table("layouts", problems).items():
-            at = At(file.document, ("layouts", raw_name))
-            name = resolve_key(raw_name, at, scope, problems)
-            if name is None or not names.add(name, at, "layout"):
-                continue
-            node = resolve(raw, at, scope, problems)
-            if reader.table(node, f"layout `{name}`", f"it is written `[layouts.{name}]`") is not None:
-                found[name] = LayoutText(name, cast(Mapping[str, object], plain(node)), at)
+    for name, raw, at, _ in entries(files, "layouts", "layout", scope, Declared(problems), problems):
+        node = resolve(raw, at, scope, problems)
+        if reader.table(node, f"layout `{name}`", f"it is written `[layouts.{name}]`") is not None:
+            found[name] = LayoutText(name, cast(Mapping[str, object], plain(node)), at)
     return found
 
 
@@ -265,13 +289,11 @@ def read_default_dtype(root: File, scope: Scope, problems: Problems) -> str:
     """Return the dtype of targets with an output that name none."""
     node = resolve(root.table("defaults", problems), At(root.document, ("defaults",)), scope, problems)
     assert isinstance(node.value, dict)  # `table` gives one
-    for key, below in node.value.items():
-        if key != "dtype":
-            hint = did_you_mean(key, ("dtype",), otherwise="only `dtype` has a default")
-            problems.add("unknown-key", f"`[defaults]` has unknown key `{key}`", below.at, key=True, help=hint)
+    reader = Reader(problems)
+    reader.known_keys(node.value, "`[defaults]`", ("dtype",), "only `dtype` has a default")
     if "dtype" not in node.value:
         return "source"
-    return read_dtype(Reader(problems), node.value["dtype"], "`dtype` of `[defaults]`") or "source"
+    return read_dtype(reader, node.value["dtype"], "`dtype` of `[defaults]`") or "source"
 
 
 def read_project(root: File, scope: Scope, problems: Problems) -> tuple[ProjectOptions, tuple[tuple[str, At], ...]]:
@@ -280,45 +302,34 @@ def read_project(root: File, scope: Scope, problems: Problems) -> tuple[ProjectO
     table = node.value
     assert isinstance(table, dict)  # `table` gives one
     reader = Reader(problems)
-    for key, below in table.items():
-        if key not in _PROJECT:
-            hint = did_you_mean(key, _PROJECT, otherwise=f"allowed: {among(_PROJECT)}")
-            problems.add("unknown-key", f"`[project]` has unknown key `{key}`", below.at, key=True, help=hint)
+    reader.known_keys(table, "`[project]`", _PROJECT)
+    default: list[tuple[str, At]] | None = None
+    if "default" in table:
+        default = reader.texts(table["default"], "`default` of `[project]`", 'such as `default = ["orange"]`')
+    names = tuple(text for text, _ in default) if default is not None else None
+    return _options(reader, table, names), tuple(default or ())
+
+
+def _options(reader: Reader, table: Mapping[str, Node], default: tuple[str, ...] | None) -> ProjectOptions:
+    """Return the options in `[project]`."""
     name = reader.text(table["name"], "`name` of `[project]`") if "name" in table else None
     link = reader.choice(table["link"], "`link` of `[project]`", ("auto", "hard", "copy")) if "link" in table else None
-    default = (
-        reader.texts(table["default"], "`default` of `[project]`", 'such as `default = ["orange"]`')
-        if "default" in table
-        else None
-    )
     store = _path(reader, table["store"], "`store` of `[project]`", ".mergebuild") if "store" in table else None
-    history = (
-        reader.size(table["history"], "`history` of `[project]`", 'such as `history = "10GB"`; "0" keeps none')
-        if "history" in table
-        else None
-    )
-    options = ProjectOptions(
-        name=name,
-        default=tuple(text for text, _ in default) if default is not None else None,
-        link=cast(Literal["auto", "hard", "copy"], link or "auto"),
-        history_bytes=history,
-        store=store,
-    )
-    return options, tuple(default or ())
+    history: int | None = None
+    if "history" in table:
+        hint = 'such as `history = "10GB"`; "0" keeps none'
+        history = reader.size(table["history"], "`history` of `[project]`", hint)
+    link = cast(Literal["auto", "hard", "copy"], link or "auto")
+    return ProjectOptions(name=name, default=default, link=link, history_bytes=history, store=store)
 
 
 def declarations(files: Sequence[File], scope: Scope, names: Declared, problems: Problems) -> dict[str, Declaration]:
     """Return the targets as they stand in the files, by name."""
     found: dict[str, Declaration] = {}
-    for file in files:
-        for raw_name, raw in file.table("targets", problems).items():
-            at = At(file.document, ("targets", raw_name))
-            name = resolve_key(raw_name, at, scope, problems)
-            if name is None or not names.add(name, at, "target"):
-                continue
-            if isinstance(raw, dict):
-                found[name] = Declaration(name, raw, at)
-            else:
-                Reader(problems).wrong(resolve(raw, at, scope, problems), f"target `{name}`", "a table",
-                                       f"it is written `[targets.{name}]`")  # fmt: skip
+    for name, raw, at, _ in entries(files, "targets", "target", scope, names, problems):
+        if isinstance(raw, dict):
+            found[name] = Declaration(name, raw, at)
+        else:
+            node, hint = resolve(raw, at, scope, problems), f"it is written `[targets.{name}]`"
+            Reader(problems).wrong(node, f"target `{name}`", "a table", hint)
     return found

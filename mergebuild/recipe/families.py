@@ -79,8 +79,7 @@ class Axis:
             MemberError: the axis has numbers only, and this is none; or it is longer than any value.
         """
         if len(text) > _LONGEST:
-            message = f"a value of `{self.name}` has {len(text)} signs, expected at most {_LONGEST}"
-            raise MemberError(message, f"such as `{self.name}={self.texts[0]}`")
+            raise self._error(f"a value of `{self.name}` has {len(text)} signs, expected at most {_LONGEST}")
         if text in self.listed:
             return self.listed[text], text
         if Fraction in self._kinds:
@@ -88,21 +87,21 @@ class Axis:
                 number = exact_decimal(text)
             except ValueError:
                 if str not in self._kinds:
-                    message = f"`{text}` is no number, as `{self.name}` is"
-                    raise MemberError(message, f"such as `{self.name}={self.texts[0]}`") from None
+                    raise self._error(f"`{text}` is no number, as `{self.name}` is") from None
             else:
                 return number, self._short(number)
         if bad_axis_text(text):
-            message = f"`{text}` can't be a value of `{self.name}`"
-            raise MemberError(message, f"such as `{self.name}={self.texts[0]}`")
+            raise self._error(f"`{text}` can't be a value of `{self.name}`")
         return text, text
 
     def _short(self, number: Fraction) -> str:
         text = shortest_text(number)
         if len(text) > _LONGEST:  # 1e900 is a short text of a long one
-            message = f"a value of `{self.name}` has {len(text)} digits, expected at most {_LONGEST}"
-            raise MemberError(message, f"such as `{self.name}={self.texts[0]}`")
+            raise self._error(f"a value of `{self.name}` has {len(text)} digits, expected at most {_LONGEST}")
         return text
+
+    def _error(self, message: str) -> MemberError:
+        return MemberError(message, f"such as `{self.name}={self.texts[0]}`")
 
 
 @dataclass(frozen=True)
@@ -148,17 +147,16 @@ class Family:
         """
         axes = {axis.name: axis for axis in self.axes}
         found: dict[str, tuple[Fraction | str, str]] = {}
+        example = f"a member is named such as `{self.first}`"
         for part in text.split(","):
             name, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or not value:
-                message = f"`{part.strip()}` gives no axis a value"
-                raise MemberError(message, f"a member is named such as `{self.first}`")
+                raise MemberError(f"`{part.strip()}` gives no axis a value", example)
             if name not in axes:
-                message = f"`{self.name}` has no axis `{name}`"
-                raise MemberError(message, did_you_mean(name, axes, otherwise=f"its axes: {among(axes)}"))
+                hint = did_you_mean(name, axes, otherwise=f"its axes: {among(axes)}")
+                raise MemberError(f"`{self.name}` has no axis `{name}`", hint)
             if name in found:
-                message = f"`{name}` is given twice"
-                raise MemberError(message, f"a member is named such as `{self.first}`")
+                raise MemberError(f"`{name}` is given twice", example)
             found[name] = axes[name].read(value)
         return found
 
@@ -190,12 +188,7 @@ def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
     size = 1
     for name, below in table.items():
         label = f"axis `{name}` of {what}"
-        if bad_axis_text(name):
-            message = f"{label} has a name with a sign that is not allowed"
-            hint = "it is part of the members' names: no `,`, `=`, `@`, and no blanks at its ends"
-            reader.problems.add("bad-axis", message, below.at, key=True, help=hint)
-            continue
-        values = _values(reader, below, label)
+        values = _values(reader, below, label) if _is_axis_name(reader, name, below, label) else None
         if values is None:
             continue
         size *= len(values)
@@ -208,6 +201,16 @@ def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
     return tuple(found) if len(found) == len(table) else None
 
 
+def _is_axis_name(reader: Reader, name: str, node: Node, label: str) -> bool:
+    """Report a name that no axis can have."""
+    is_bad = bad_axis_text(name)
+    if is_bad:
+        message = f"{label} has a name with a sign that is not allowed"
+        hint = "it is part of the members' names: no `,`, `=`, `@`, and no blanks at its ends"
+        reader.problems.add("bad-axis", message, node.at, key=True, help=hint)
+    return not is_bad
+
+
 def _too_many(reader: Reader, node: Node, what: str, size: int) -> None:
     shown = str(size) if size < 10**30 else "endlessly many"
     message = f"{what} makes {shown} members, more than {MOST_MEMBERS}"
@@ -218,27 +221,34 @@ def _too_many(reader: Reader, node: Node, what: str, size: int) -> None:
 def _axis(reader: Reader, name: str, values: list[Fraction | str], node: Node, label: str) -> Axis | None:
     texts: dict[str, None] = {}
     for value in values:
-        if isinstance(value, str) and bad_axis_text(value):
-            message = f"{label} has the value `{value}`; names of members can't hold `,`, `=`, `@` or blank ends"
-            reader.problems.add("bad-axis", message, node.at, help="give it another value, such as `a-b`")
-            return None
-        try:
-            text = value if isinstance(value, str) else shortest_text(value)
-        except ValueError as error:
-            hint = "members are named by decimals"
-            reader.problems.add("not-a-decimal", f"{label} has a value that is none: {error}", node.at, help=hint)
-            return None
-        if len(text) > _LONGEST:
-            message = f"{label} has a value of {len(text)} signs, expected at most {_LONGEST}"
-            reader.problems.add("bad-axis", message, node.at, help="it is part of the members' names; write it shorter")
+        text = _axis_text(reader, value, node, label)
+        if text is None:
             return None
         if text in texts:
-            reader.problems.add(
-                "duplicate-member", f"{label} has the value `{text}` twice", node.at, help="take one of them out"
-            )
+            message = f"{label} has the value `{text}` twice"
+            reader.problems.add("duplicate-member", message, node.at, help="take one of them out")
             return None
         texts[text] = None
     return Axis(name, tuple(values), tuple(texts))
+
+
+def _axis_text(reader: Reader, value: Fraction | str, node: Node, label: str) -> str | None:
+    """Return a value as the names of members have it; one that no name can hold is reported."""
+    if isinstance(value, str) and bad_axis_text(value):
+        message = f"{label} has the value `{value}`; names of members can't hold `,`, `=`, `@` or blank ends"
+        reader.problems.add("bad-axis", message, node.at, help="give it another value, such as `a-b`")
+        return None
+    try:
+        text = value if isinstance(value, str) else shortest_text(value)
+    except ValueError as error:
+        hint = "members are named by decimals"
+        reader.problems.add("not-a-decimal", f"{label} has a value that is none: {error}", node.at, help=hint)
+        return None
+    if len(text) > _LONGEST:
+        message = f"{label} has a value of {len(text)} signs, expected at most {_LONGEST}"
+        reader.problems.add("bad-axis", message, node.at, help="it is part of the members' names; write it shorter")
+        return None
+    return text
 
 
 def _values(reader: Reader, node: Node, label: str) -> list[Fraction | str] | None:
@@ -265,24 +275,14 @@ def _values(reader: Reader, node: Node, label: str) -> list[Fraction | str] | No
 
 
 def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> list[Fraction | str] | None:
-    before = len(reader.problems)
-    wanted = ("from", "to", "step")
-    for key, below in table.items():
-        if key not in wanted:
-            hint = did_you_mean(key, wanted, otherwise=f"a range has {among(wanted)}")
-            reader.problems.add("unknown-key", f"{label} has unknown key `{key}`", below.at, key=True, help=hint)
-    for key in wanted:
-        if key not in table and not misspelt(key, table, wanted):
-            reader.problems.add("missing-key", f"{label} has no `{key}`", node.at, help=_RANGE_EXAMPLE)
-    numbers = [reader.number(table[key], f"`{key}` of {label}") for key in wanted if key in table]
-    if len(reader.problems) > before or None in numbers:
+    """Return the values of a range, its bounds included."""
+    numbers = _range_numbers(reader, node, table, label)
+    if numbers is None:
         return None
-    first, last, step = (number for number in numbers if number is not None)
+    first, last, step = numbers
     if any(_is_long(number) for number in (first, step)):
-        message = f"{label} has numbers of more than {_LONGEST} digits"
-        reader.problems.add(
-            "bad-axis", message, node.at, help="they are part of the members' names: write shorter ones"
-        )
+        message, hint = f"{label} has numbers of more than {_LONGEST} digits", "they are part of the members' names"
+        reader.problems.add("bad-axis", message, node.at, help=f"{hint}: write shorter ones")
         return None
     if step == 0 or (last - first) * step < 0:
         endless = step == 0 or last > first
@@ -295,9 +295,32 @@ def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> li
     if count > MOST_MEMBERS:
         _too_many(reader, node, label, count)
         return None
+    return list(_steps(first, step, count))
+
+
+def _range_numbers(
+    reader: Reader, node: Node, table: dict[str, Node], label: str
+) -> tuple[Fraction, Fraction, Fraction] | None:
+    """Return `from`, `to` and `step`; None where one is missing or no number, which is reported."""
+    before = len(reader.problems)
+    wanted = ("from", "to", "step")
+    reader.known_keys(table, label, wanted, f"a range has {among(wanted)}")
+    for key in wanted:
+        if key not in table and not misspelt(key, table, wanted):
+            reader.problems.add("missing-key", f"{label} has no `{key}`", node.at, help=_RANGE_EXAMPLE)
+    found = [reader.number(table[key], f"`{key}` of {label}") for key in wanted if key in table]
+    numbers = [number for number in found if number is not None]
+    if len(reader.problems) > before or len(numbers) < len(wanted):
+        return None
+    first, last, step = numbers
+    return first, last, step
+
+
+def _steps(first: Fraction, step: Fraction, count: int) -> Iterator[Fraction]:
+    """Yield so many values; with one denominator for all, so that none is reduced by itself."""
     whole = math.lcm(first.denominator, step.denominator)
     begin, stride = int(first * whole), int(step * whole)
-    return [Fraction(begin + number * stride, whole) for number in range(count)]
+    return (Fraction(begin + number * stride, whole) for number in range(count))
 
 
 def _is_long(number: Fraction) -> bool:

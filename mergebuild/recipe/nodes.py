@@ -289,6 +289,14 @@ class Reader:
         )
         return None
 
+    def known_keys(self, table: Mapping[str, Node], what: str, allowed: Collection[str], otherwise: str = "") -> None:
+        """Report the keys of a table that are none of these; `otherwise`: the help where none is alike."""
+        otherwise = otherwise or f"allowed: {among(allowed)}"
+        for key, below in table.items():
+            if key not in allowed:
+                hint = did_you_mean(key, allowed, otherwise=otherwise)
+                self.problems.add("unknown-key", f"{what} has unknown key `{key}`", below.at, key=True, help=hint)
+
     def wrong(self, node: Node, what: str, expected: str, hint: str, *, named: bool = False) -> None:
         """Report that something else was expected (once: an invalid node is reported already).
 

@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
-from mergebuild.errors import did_you_mean
 from mergebuild.recipe.made_by import made_by
 from mergebuild.recipe.model import Component, Input, SelectorText, Target
 from mergebuild.recipe.namespace import Namespace
-from mergebuild.recipe.nodes import Invalid, Node, Reader, among, resolve
+from mergebuild.recipe.nodes import Invalid, Node, Reader, resolve
 from mergebuild.recipe.paths import FOLDER, SAFETENSORS, OutputError, absolute, check_output, is_folder
 from mergebuild.recipe.per_tensor import selectors
 from mergebuild.recipe.places import At
@@ -215,7 +214,7 @@ class _TargetReading:
         if not isinstance(node.value, dict):
             whole = self._table.input(role, node)
             return Component(name, whole, None) if whole else None
-        self._check_component(role, node.value)
+        self._reader.known_keys(node.value, self._what(role), _OF_A_COMPONENT)
         model, dtype = node.value.get("model"), node.value.get("dtype")
         if dtype is not None and not has_output:
             self._dtype_of_nothing(f"`dtype` for its `{name}`", dtype)
@@ -225,14 +224,6 @@ class _TargetReading:
             self._problems.add("missing-key", message, node.at, help="name a `model`, or a `dtype`")
         rounded = read_dtype(self._reader, dtype, f"`dtype` of {role}") if dtype is not None else None
         return Component(name, given, rounded)
-
-    def _check_component(self, role: str, table: Mapping[str, Node]) -> None:
-        """Report the keys that a component has none of."""
-        for key, below in table.items():
-            if key not in _OF_A_COMPONENT:
-                message = f"{self._what(role)} has unknown key `{key}`"
-                hint = did_you_mean(key, _OF_A_COMPONENT, otherwise=f"allowed: {among(_OF_A_COMPONENT)}")
-                self._problems.add("unknown-key", message, below.at, key=True, help=hint)
 
     def _config(self) -> Input | None:
         """Read whose configuration goes beside the weights."""
