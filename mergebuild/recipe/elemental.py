@@ -7,6 +7,7 @@ list, an empty list means all. What other tools ignore in silence, such as a rul
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from mergebuild.recipe.model import Elemental
 from mergebuild.recipe.numbers import exact_decimal
@@ -55,16 +56,18 @@ def _rule(text: str, offset: int) -> Elemental:
             message = f"`{block}` in an elemental rule is no block such as `OUT03` and no range such as `OUT03-OUT06`"
             hint = "blocks stand with blanks between them: `IN04 OUT03-OUT06:attn2:0.5`"
             raise ElementalError("bad-elemental", message, start, end, hint)
-    written = parts[2].strip()
+    return Elemental(blocks, not_blocks, elements, not_elements, _number(parts[2].strip(), text.strip(), start, end))
+
+
+def _number(written: str, rule: str, start: int, end: int) -> Fraction:
     if written in ("R", "U", "X"):
         message = f"a random number (`{written}`) in an elemental rule is not in this version"
         raise ElementalError("not-in-this-version", message, start, end, "write the number itself")
     try:
-        number = exact_decimal(written)
+        return exact_decimal(written)
     except ValueError:
-        message = f"elemental rule `{text.strip()}` ends in `{written}`, expected a number"
+        message = f"elemental rule `{rule}` ends in `{written}`, expected a number"
         raise ElementalError("bad-elemental", message, start, end, _EXAMPLE) from None
-    return Elemental(blocks, not_blocks, elements, not_elements, number)
 
 
 def _words(text: str, start: int, end: int) -> tuple[tuple[str, ...], bool]:

@@ -146,23 +146,31 @@ def _evaluate(tree: Expression, lookup: Callable[[Name], Fraction]) -> Fraction:
         case Name():
             return lookup(tree)
         case Sum():
-            total = Fraction(0)
-            for sign, term in tree.terms:
-                total += sign * evaluate(term, lookup)
-                if is_unwieldy(total):
-                    raise ExpressionError(UNWIELDY, tree.start, tree.end, _ROUNDED)
-            return total
+            return _total(tree, lookup)
         case Product():
-            value = Fraction(1)
-            for divides, factor in tree.factors:
-                number = evaluate(factor, lookup)
-                if divides and number == 0:
-                    message = "division by 0"
-                    raise ExpressionError(message, factor.start, factor.end, NOT_ZERO)
-                value = value / number if divides else value * number
-                if is_unwieldy(value):
-                    raise ExpressionError(UNWIELDY, tree.start, tree.end, _ROUNDED)
-            return value
+            return _multiplied(tree, lookup)
+
+
+def _total(tree: Sum, lookup: Callable[[Name], Fraction]) -> Fraction:
+    total = Fraction(0)
+    for sign, term in tree.terms:
+        total += sign * evaluate(term, lookup)
+        if is_unwieldy(total):
+            raise ExpressionError(UNWIELDY, tree.start, tree.end, _ROUNDED)
+    return total
+
+
+def _multiplied(tree: Product, lookup: Callable[[Name], Fraction]) -> Fraction:
+    value = Fraction(1)
+    for divides, factor in tree.factors:
+        number = evaluate(factor, lookup)
+        if divides and number == 0:
+            message = "division by 0"
+            raise ExpressionError(message, factor.start, factor.end, NOT_ZERO)
+        value = value / number if divides else value * number
+        if is_unwieldy(value):
+            raise ExpressionError(UNWIELDY, tree.start, tree.end, _ROUNDED)
+    return value
 
 
 def names(tree: Expression) -> list[Name]:
@@ -257,13 +265,17 @@ class _Parser:
             token = self._take()
             operand = self._factor(depth + 1)
             return Sum(((1 if token.text == "+" else -1, operand),), token.start, operand.end)
-        if self._peek("("):
-            self._take()
-            inside = self.sum(depth + 1)
-            if not self._peek(")"):
-                raise self._fail("`)`")
-            self._take()
-            return inside
+        return self._parenthesis(depth) if self._peek("(") else self._atom()
+
+    def _parenthesis(self, depth: int) -> Expression:
+        self._take()
+        inside = self.sum(depth + 1)
+        if not self._peek(")"):
+            raise self._fail("`)`")
+        self._take()
+        return inside
+
+    def _atom(self) -> Expression:
         if self._next >= len(self._tokens) or self._tokens[self._next].kind == "sign":
             raise self._fail("a number or a name")
         token = self._take()

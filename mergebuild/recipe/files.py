@@ -130,14 +130,16 @@ class _FileReading:
         self._check_tables(document, raw, included=bool(above))
         project = raw.get("project")
         if isinstance(project, dict) and "include" in project:
-            at = At(document, ("project", "include"))
-            node = resolve(project["include"], at, {}, self._problems)
-            named = Reader(self._problems).texts(node, "`include`", 'such as `include = ["more.toml"]`') or []
-            if len(named) > _MOST_FILES:
-                self._too_many(f"{_MOST_FILES} files", at)
-                return
-            for text, where in named:
-                self._include(text, where, (*above, document))
+            self._include_all(project["include"], At(document, ("project", "include")), (*above, document))
+
+    def _include_all(self, raw: object, at: At, stack: tuple[Document, ...]) -> None:
+        node = resolve(raw, at, {}, self._problems)
+        named = Reader(self._problems).texts(node, "`include`", 'such as `include = ["more.toml"]`') or []
+        if len(named) > _MOST_FILES:
+            self._too_many(f"{_MOST_FILES} files", at)
+            return
+        for text, where in named:
+            self._include(text, where, stack)
 
     def _too_many(self, limit: str, at: At) -> None:
         self._problems.add("too-many-includes", f"includes go beyond {limit}", at,
@@ -204,12 +206,15 @@ class _FileReading:
                 self._problems.add("not-in-an-include", message, at, key=True, help=hint)
         project = raw.get("project")
         if included and isinstance(project, dict):
-            for key in project:
-                if key != "include":
-                    message = f"`{key}` of `[project]` in the included file `{document.name}`"
-                    hint = "only `include` stands there; the rest belongs in the mergefile"
-                    at = At(document, ("project", key))
-                    self._problems.add("not-in-an-include", message, at, key=True, help=hint)
+            self._check_included_project(document, project)
+
+    def _check_included_project(self, document: Document, project: dict[str, object]) -> None:
+        for key in project:
+            if key != "include":
+                message = f"`{key}` of `[project]` in the included file `{document.name}`"
+                hint = "only `include` stands there; the rest belongs in the mergefile"
+                at = At(document, ("project", key))
+                self._problems.add("not-in-an-include", message, at, key=True, help=hint)
 
     def _unknown(self, name: str, value: object, at: At) -> None:
         if name == "include":

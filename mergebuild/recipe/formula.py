@@ -102,15 +102,21 @@ def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], s
         )
     formula = LinearFormula(text, tuple(models), tuple(used), tree, MappingProxyType(spellings))
     if not used:  # with numbers only the plan can know
-        try:
-            formula.coefficients({})
-        except ZeroDivisionError:
-            message = "division by 0"
-            raise ExpressionError(message, tree.start, tree.end, NOT_ZERO) from None
-        except OverflowError as error:
-            hint = "write rounded numbers, or fewer of them"
-            raise ExpressionError(str(error), tree.start, tree.end, hint) from None
+        _check_value(formula)
     return formula
+
+
+def _check_value(formula: LinearFormula) -> None:
+    """Refuse a formula without named numbers that has no coefficients."""
+    tree = formula.tree
+    try:
+        formula.coefficients({})
+    except ZeroDivisionError:
+        message = "division by 0"
+        raise ExpressionError(message, tree.start, tree.end, NOT_ZERO) from None
+    except OverflowError as error:
+        hint = "write rounded numbers, or fewer of them"
+        raise ExpressionError(str(error), tree.start, tree.end, hint) from None
 
 
 def _holds_model(tree: Expression, models: Collection[str]) -> bool:
@@ -121,16 +127,20 @@ def _holds_model(tree: Expression, models: Collection[str]) -> bool:
         case Name():
             return tree.name in models
         case Sum():
-            kinds = [_holds_model(term, models) for _, term in tree.terms]
-            for (_, term), kind in zip(tree.terms, kinds, strict=True):
-                if kind != kinds[0]:
-                    alone = term if not kind else tree.terms[0][1]
-                    message = "a number is added to a model"
-                    hint = "a formula adds up models, each multiplied by a number"
-                    raise ExpressionError(message, alone.start, alone.end, hint)
-            return kinds[0]
+            return _sum_holds_model(tree, models)
         case Product():
             return _product_holds_model(tree, models)
+
+
+def _sum_holds_model(tree: Sum, models: Collection[str]) -> bool:
+    kinds = [_holds_model(term, models) for _, term in tree.terms]
+    for (_, term), kind in zip(tree.terms, kinds, strict=True):
+        if kind != kinds[0]:
+            alone = term if not kind else tree.terms[0][1]
+            message = "a number is added to a model"
+            hint = "a formula adds up models, each multiplied by a number"
+            raise ExpressionError(message, alone.start, alone.end, hint)
+    return kinds[0]
 
 
 def _product_holds_model(tree: Product, models: Collection[str]) -> bool:

@@ -157,19 +157,30 @@ def _variables(
         else:
             rest.append(edit)
     for label, name, value in asked:
-        if name not in known:
-            hint = did_you_mean(name, known, otherwise="`[vars]` of the mergefile declares them")
-            wrong.append(Problem("unknown-variable", f"unknown variable `{name}`", Place(label), hint))
-            continue
         try:
-            given[name] = (raw_variable(value), label)
-        except ValueError as error:
-            message = f"variable `{name}` is {error}, expected a number, a string or a boolean"
-            hint = f"such as `{name}=0.4`" if label.startswith("--set") else f"such as `{name} = 0.4`"
-            wrong.append(Problem("wrong-type", message, Place(label), hint))
+            given[name] = (_given_value(label, name, value, known), label)
+        except UsageError as error:
+            wrong.extend(error.problems)
     if wrong:
         raise UsageError(wrong)
     return read_variables(files, given, problems), rest
+
+
+def _given_value(label: str, name: str, value: object, known: Mapping[str, None]) -> object:
+    """Return the raw value that the command line gives a variable.
+
+    Raises:
+        UsageError: there is no such variable, or it is no value of one.
+    """
+    if name not in known:
+        hint = did_you_mean(name, known, otherwise="`[vars]` of the mergefile declares them")
+        raise UsageError.one("unknown-variable", f"unknown variable `{name}`", where=Place(label), help=hint)
+    try:
+        return raw_variable(value)
+    except ValueError as error:
+        message = f"variable `{name}` is {error}, expected a number, a string or a boolean"
+        hint = f"such as `{name}=0.4`" if label.startswith("--set") else f"such as `{name} = 0.4`"
+        raise UsageError.one("wrong-type", message, where=Place(label), help=hint) from None
 
 
 def _apply(edits: Sequence[Override], declared: Mapping[str, Declaration], scope: Scope) -> None:
@@ -202,17 +213,21 @@ def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Probl
                 continue
             found[name] = Family(name, axes)
             members += found[name].size
-            values += found[name].size * sum(
-                count_nested(raw) for key, raw in declaration.table.items() if key != "foreach"
-            )
-            if values > _MOST_VALUES:
-                message = f"the members of the families up to `{name}` have more than {_MOST_VALUES:,} values"
-                hint = "list fewer members, or give them fewer numbers"
-                problems.add("too-many-members", message, node.at, help=hint)
-                problems.fail()
-            if members > MOST_MEMBERS:
-                message = f"the families up to `{name}` make {members} members, more than {MOST_MEMBERS}"
-                hint = "families are open: list fewer, and ask for others by name"
-                problems.add("too-many-members", message, node.at, help=hint)
-                problems.fail()
+            each = sum(count_nested(raw) for key, raw in declaration.table.items() if key != "foreach")
+            values += found[name].size * each
+            _check_size(name, members, values, at, problems)
     return found
+
+
+def _check_size(name: str, members: int, values: int, at: At, problems: Problems) -> None:
+    """Report families up to one that make too many members, and end there."""
+    if values > _MOST_VALUES:
+        message = f"the members of the families up to `{name}` have more than {_MOST_VALUES:,} values"
+        hint = "list fewer members, or give them fewer numbers"
+        problems.add("too-many-members", message, at, help=hint)
+        problems.fail()
+    if members > MOST_MEMBERS:
+        message = f"the families up to `{name}` make {members} members, more than {MOST_MEMBERS}"
+        hint = "families are open: list fewer, and ask for others by name"
+        problems.add("too-many-members", message, at, help=hint)
+        problems.fail()

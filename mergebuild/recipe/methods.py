@@ -14,14 +14,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from mergebuild.errors import did_you_mean
 from mergebuild.methods.catalog import METHODS, Method, Parameter
 from mergebuild.methods.making import OwnProgram, Program
-from mergebuild.recipe.declared import Declared
+from mergebuild.recipe.declared import Declared, Entry, entries
 from mergebuild.recipe.files import File
-from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt, plain, resolve, resolve_key
+from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt, plain, resolve
 from mergebuild.recipe.paths import absolute
-from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.target_table import Methods
 from mergebuild.recipe.variables import Scope
@@ -48,6 +46,8 @@ _PARAMETERS = "such as `alpha = {}` (it must be given) or `gamma = 0.5` (its def
 _PARAMETER = 'such as `{}`, `0.5`, `true` or `{ default = "soft", choices = ["soft", "hard"] }`'
 _WORD = 'such as `{ kind = "word", choices = ["soft", "hard"] }`'
 _WHOLE = "a whole number from 0 on"
+_TAKEN = frozenset(word.casefold() for row in METHODS.values() for word in (row.name, *row.aliases))
+"""Names of the catalog, in small letters."""
 
 
 class OwnMethods(NamedTuple):
@@ -67,36 +67,32 @@ class OwnMethods(NamedTuple):
 
 def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> OwnMethods:
     """Return the methods that the files declare."""
-    rows: dict[str, Method] = {}
+    rows: dict[str, Method | None] = {}
     paths: dict[Path, None] = {}
-    broken: set[str] = set()
-    names = Declared(problems)
     programs = _Programs()
-    taken = {word.casefold(): row.name for row in METHODS.values() for word in (row.name, *row.aliases)}
-    for file in files:
-        for raw_name, raw in file.table("methods", problems).items():
-            at = At(file.document, ("methods", raw_name))
-            name = resolve_key(raw_name, at, scope, problems)
-            if name is None or not names.add(name, at, "method"):
-                continue
-            if name.casefold() in taken or name == "formula":
-                message = f"`{name}` can't be the name of a method of your own: it means another one"
-                help_ = f"take another name, such as `my_{name}`"
-                problems.add("duplicate-name", message, at, key=True, help=help_)
-                continue
-            if len(rows) == _MOST_METHODS:
-                message = f"there are more than {_MOST_METHODS} methods"
-                problems.add("too-much-text", message, at, key=True, help="one method can have many parameters")
-                problems.fail()
-            node = resolve(raw, at, scope, problems)
-            reading = _MethodReading(name, node, files[0].document.folder, programs, problems)
-            row = reading.read()
-            paths |= dict.fromkeys(reading.paths)
-            if row is None:
-                broken.add(name)
-            else:
-                rows[name] = row
-    return OwnMethods(rows, tuple(paths), frozenset(broken))
+    for each in entries(files, "methods", "method", scope, Declared(problems), problems):
+        if _is_taken(each, problems):
+            continue
+        if sum(row is not None for row in rows.values()) == _MOST_METHODS:
+            message = f"there are more than {_MOST_METHODS} methods"
+            problems.add("too-much-text", message, each.at, key=True, help="one method can have many parameters")
+            problems.fail()
+        node = resolve(each.raw, each.at, scope, problems)
+        reading = _MethodReading(each.name, node, files[0].document.folder, programs, problems)
+        rows[each.name] = reading.read()
+        paths |= dict.fromkeys(reading.paths)
+    broken = frozenset(name for name, row in rows.items() if row is None)
+    return OwnMethods({name: row for name, row in rows.items() if row is not None}, tuple(paths), broken)
+
+
+def _is_taken(each: Entry, problems: Problems) -> bool:
+    """Report a name that a method of the catalog has."""
+    is_taken = each.name.casefold() in _TAKEN or each.name == "formula"
+    if is_taken:
+        message = f"`{each.name}` can't be the name of a method of your own: it means another one"
+        hint = f"take another name, such as `my_{each.name}`"
+        problems.add("duplicate-name", message, each.at, key=True, help=hint)
+    return is_taken
 
 
 class _Programs:
@@ -169,10 +165,7 @@ class _MethodReading:
     def _check_keys(
         self, table: Mapping[str, Node], allowed: Sequence[str], what: str, node: Node, *, needed: Sequence[str] = ()
     ) -> None:
-        for key, below in table.items():
-            if key not in allowed:
-                help_ = did_you_mean(key, allowed, otherwise=f"allowed: {among(allowed)}")
-                self._problems.add("unknown-key", f"{what} has unknown key `{key}`", below.at, key=True, help=help_)
+        self._reader.known_keys(table, what, allowed)
         for key in needed:
             if key not in table and not misspelt(key, table, allowed):
                 help_ = _FILE if key == "file" else _INPUTS_HINT
@@ -196,17 +189,10 @@ class _MethodReading:
         shown = self._shown(path)
         try:
             return shown, self._programs.text(path)
-        except FileNotFoundError:
-            message = f"{what} is `{shown}`, and there is no such file"
-            help_ = "paths are relative to the file that names them"
-        except UnicodeDecodeError as error:
-            message = f"{what} is `{shown}`, which is not UTF-8: byte {error.start} is wrong"
-            help_ = "save it as UTF-8"
-        except OSError as error:
-            message = f"{what} is `{shown}`, which can't be read: {error.strerror or error}"
-            help_ = "it must be a file, and one that you may read"
-        self._problems.add("no-program", message, node.at, help=help_)
-        return "", ""
+        except (OSError, UnicodeDecodeError) as error:
+            message, hint = _unreadable(error)
+            self._problems.add("no-program", f"{what} is `{shown}`, {message}", node.at, help=hint)
+            return "", ""
 
     def _shown(self, path: Path) -> str:
         try:
@@ -273,26 +259,34 @@ class _MethodReading:
             message = f"{what} is a {kind}, and every target's `{name}` is a {_SHARED[name]}"
             hint = f'such as `{name} = {{ kind = "integer" }}`' if name == "seed" else _WORD
             self._problems.add("bad-value", message, node.at, help=hint)
-        per = self._reader.choice(table["per"], f"`per` of {what}", ("target", "model")) if "per" in table else "target"
-        if per == "model" and (kind != "number" or "models" not in inputs):
-            message = f"{what} is one for each model, expected a `number` of a method with `models`"
-            self._problems.add(
-                "bad-value", message, table["per"].at, help="leave `per` out, or add `models` to `inputs`"
-            )
+        per = self._per(table["per"], what, kind, inputs) if "per" in table else "target"
         low, high = (self._bound(key, table[key], what, kind) if key in table else None for key in ("low", "high"))
         summary = self._reader.text(table["summary"], f"`summary` of {what}") if "summary" in table else ""
         if len(self._problems) > before:
             return None
         value = self._default(default, what, kind, choices) if default is not None else None
-        if kind == "flag" and value is None:
-            value = False
-        if isinstance(value, Fraction) and ((low is not None and value < low) or (high is not None and value > high)):
-            assert default is not None  # where the value is from
-            message = f"`default` of {what} is outside of what it may be"
-            self._problems.add("bad-value", message, default.at, help="change it, or `low` and `high`")
+        if default is not None and isinstance(value, Fraction):
+            self._check_bounds(value, low, high, what, default)
         if len(self._problems) > before:
             return None
+        value = False if kind == "flag" and value is None else value
         return Parameter(name, summary or "", kind, per or "target", value, low, high, choices)
+
+    def _per(self, node: Node, what: str, kind: str, inputs: Sequence[str]) -> str | None:
+        """Return whether there is one for each model, or one for the target."""
+        per = self._reader.choice(node, f"`per` of {what}", ("target", "model"))
+        if per == "model" and (kind != "number" or "models" not in inputs):
+            message = f"{what} is one for each model, expected a `number` of a method with `models`"
+            self._problems.add("bad-value", message, node.at, help="leave `per` out, or add `models` to `inputs`")
+        return per
+
+    def _check_bounds(
+        self, value: Fraction, low: Fraction | None, high: Fraction | None, what: str, default: Node
+    ) -> None:
+        """Report a default that no target could give."""
+        if (low is not None and value < low) or (high is not None and value > high):
+            message = f"`default` of {what} is outside of what it may be"
+            self._problems.add("bad-value", message, default.at, help="change it, or `low` and `high`")
 
     def _kind(
         self, table: Mapping[str, Node], what: str, choices: Sequence[str], default: Node | None, node: Node
@@ -307,12 +301,7 @@ class _MethodReading:
         elif default is None or isinstance(default.value, (Fraction, Invalid)):
             kind = "number"
         else:
-            if isinstance(default.value, str):
-                message = f"{what} is a word without `choices`"
-                help_ = f'such as `{{ default = "{default.value}", choices = ["{default.value}", "other"] }}`'
-                self._problems.add("missing-key", message, node.at, help=help_)
-            else:
-                self._reader.wrong(default, what, "a default or a table", _PARAMETER)
+            self._no_default(default, what, node)
             return "word"
         if kind == "word" and "choices" not in table:
             self._problems.add("missing-key", f"{what} has no `choices`", node.at, help=_WORD)
@@ -320,6 +309,15 @@ class _MethodReading:
             message = f"{what} is a {kind}, and only a word has `choices`"
             self._problems.add("bad-value", message, table["choices"].at, key=True, help=_WORD)
         return kind
+
+    def _no_default(self, default: Node, what: str, node: Node) -> None:
+        """Report a default that is neither number nor flag, where nothing says that it is a word."""
+        if isinstance(default.value, str):
+            message = f"{what} is a word without `choices`"
+            help_ = f'such as `{{ default = "{default.value}", choices = ["{default.value}", "other"] }}`'
+            self._problems.add("missing-key", message, node.at, help=help_)
+        else:
+            self._reader.wrong(default, what, "a default or a table", _PARAMETER)
 
     def _choices(self, node: Node, what: str) -> tuple[str, ...]:
         hint = 'such as `choices = ["soft", "hard"]`'
@@ -348,3 +346,12 @@ class _MethodReading:
         if kind == "word":
             return self._reader.choice(node, label, choices)
         return self._number(node, label, kind)
+
+
+def _unreadable(error: OSError | UnicodeDecodeError) -> tuple[str, str]:
+    """Return what is wrong with a file of methods, as the end of a sentence, and how to mend it."""
+    if isinstance(error, FileNotFoundError):
+        return "and there is no such file", "paths are relative to the file that names them"
+    if isinstance(error, UnicodeDecodeError):
+        return f"which is not UTF-8: byte {error.start} is wrong", "save it as UTF-8"
+    return f"which can't be read: {error.strerror or error}", "it must be a file, and one that you may read"

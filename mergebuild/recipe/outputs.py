@@ -68,10 +68,13 @@ class OutputPaths:
         """From a path without its case to the first source there, its path and name."""
         for source in sources:
             for written in _source_paths(source):
-                for path in (os.path.normcase(written), os.path.normcase(os.path.realpath(written))):
-                    self._sources[path] = source.name
-                    self._alike_sources.setdefault(_folded(path), (path, source.name))
-                    self._above_sources.update(dict.fromkeys(_above(path), source.name))
+                self._note_source(os.path.normcase(written), source.name)
+                self._note_source(os.path.normcase(os.path.realpath(written)), source.name)
+
+    def _note_source(self, path: str, name: str) -> None:
+        self._sources[path] = name
+        self._alike_sources.setdefault(_folded(path), (path, name))
+        self._above_sources.update(dict.fromkeys(_above(path), name))
 
     def claim(self, path: str, name: str, at: At, problems: Problems, *, listed: bool) -> None:
         """Note a target's output; report one that another target has, or that is a source."""
@@ -80,22 +83,13 @@ class OutputPaths:
         compared = os.path.normcase(path)
         owner, first = self._owners.setdefault(compared, (name, at))
         if owner != name:
-            same_family = first.path == at.path and first.document is at.document
-            rows = () if same_family else (f"`{owner}` has it at {first.place()}",)
-            message = f"targets `{owner}` and `{name}` have the same output"
-            hint = (
-                "a family's output names every axis, such as `out/mix-${alpha}.safetensors`" if same_family
-                else "give one of them another path"
-            )  # fmt: skip
-            problems.add("duplicate-output", message, at, help=hint, rows=rows)
+            _report_same((owner, first), (name, at), problems)
             return
         self._note_case(path, name)
         reserved = self.reserved(compared)
         if reserved:
-            message = f"the output of target `{name}` {reserved}"
-            problems.add(
-                "bad-output", message, at, help='choose another path, such as `output = "out/name.safetensors"`'
-            )
+            hint = 'choose another path, such as `output = "out/name.safetensors"`'
+            problems.add("bad-output", f"the output of target `{name}` {reserved}", at, help=hint)
             return
         source = self._source(compared)
         if source is not None:
@@ -161,21 +155,26 @@ class OutputPaths:
         Files come in their thousands, and mostly into one folder: what lies above that is looked at once.
         """
         parent = path.rpartition(os.sep)[0]
-        if parent not in self._above or self._whole:
-            for folder in _above(path):
-                self._above.setdefault(folder, (name, at))
-                if folder in self._whole and self._whole[folder][0] != name:
-                    _report_nested(self._whole[folder], (name, at), at, problems)
-                    return True
-                if folder in self._sources:
-                    message = (
-                        f"the output of target `{name}` lies in the folder of the source `{self._sources[folder]}`"
-                    )
-                    hint = "nothing is written beside a source; choose another path"
-                    problems.add("output-is-source", message, at, help=hint)
-                    return True
-        if path.endswith(SUFFIXES):
-            return False
+        if (parent not in self._above or self._whole) and self._is_inside(path, name, at, problems):
+            return True
+        return not path.endswith(SUFFIXES) and self._is_around(path, name, at, problems)
+
+    def _is_inside(self, path: str, name: str, at: At, problems: Problems) -> bool:
+        """Report an output in another target's or a source's folder."""
+        for folder in _above(path):
+            self._above.setdefault(folder, (name, at))
+            if folder in self._whole and self._whole[folder][0] != name:
+                _report_nested(self._whole[folder], (name, at), at, problems)
+                return True
+            if folder in self._sources:
+                message = f"the output of target `{name}` lies in the folder of the source `{self._sources[folder]}`"
+                hint = "nothing is written beside a source; choose another path"
+                problems.add("output-is-source", message, at, help=hint)
+                return True
+        return False
+
+    def _is_around(self, path: str, name: str, at: At, problems: Problems) -> bool:
+        """Report a folder with another's output or a source in it."""
         self._whole[path] = (name, at)
         if path in self._above and self._above[path][0] != name:
             _report_nested((name, at), self._above[path], at, problems)
@@ -247,6 +246,17 @@ def _above(path: str) -> Iterator[str]:
     while (parent := path.rpartition(os.sep)[0]) and parent != path:
         yield parent
         path = parent
+
+
+def _report_same(first: tuple[str, At], second: tuple[str, At], problems: Problems) -> None:
+    """Report two targets, each with its place, that have one output."""
+    (owner, there), (name, at) = first, second
+    same_family = there.path == at.path and there.document is at.document
+    rows = () if same_family else (f"`{owner}` has it at {there.place()}",)
+    message = f"targets `{owner}` and `{name}` have the same output"
+    of_family = "a family's output names every axis, such as `out/mix-${alpha}.safetensors`"
+    hint = of_family if same_family else "give one of them another path"
+    problems.add("duplicate-output", message, at, help=hint, rows=rows)
 
 
 def _report_nested(outer: tuple[str, At], inner: tuple[str, At], at: At, problems: Problems) -> None:

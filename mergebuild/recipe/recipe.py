@@ -120,10 +120,14 @@ class Recipe:
             canonical = self._namespace.one(name)
         except NoSuchNameError as error:
             _raise_unknown(error)
+        return self._checked(canonical)
+
+    def _checked(self, name: str) -> Target:
+        """Read a target with all that it needs; what is wrong is raised, and forgotten."""
         problems = Problems()
         before = len(self._targets)
-        self._check([canonical], problems)
-        found = self._targets[canonical].target
+        self._check([name], problems)
+        found = self._targets[name].target
         if problems or found is None:
             for added in list(self._targets)[before:]:
                 del self._targets[added]
@@ -135,14 +139,7 @@ class Recipe:
         listed = self._listed.get(name)
         if listed is None:
             return None
-        family = name.partition("@")[0]
-        if family not in self._templates:
-            first = self._families[family].first
-            scope = _within(self._parts.scope, self._listed[first].values)
-            self._templates[family] = Template.of(
-                self._declared[family], first, scope, self._namespace, self._methods, self._parts.default_dtype
-            )
-        template = self._templates[family]
+        template = self._template(name.partition("@")[0])
         if template is None:
             return None
         problems = Problems()
@@ -152,6 +149,16 @@ class Recipe:
             return None
         self._targets[name] = reading
         return reading.target
+
+    def _template(self, family: str) -> Template | None:
+        """Return how the members of a family are made alike, if they are."""
+        if family not in self._templates:
+            first = self._families[family].first
+            scope = _within(self._parts.scope, self._listed[first].values)
+            self._templates[family] = Template.of(
+                self._declared[family], first, scope, self._namespace, self._methods, self._parts.default_dtype
+            )
+        return self._templates[family]
 
     def beginning(self, ref: str) -> str:
         """Return the source that an input is, or that begins the chain of first inputs of which it is made.
@@ -173,14 +180,26 @@ class Recipe:
         if known is not None:
             return known
         whole = self.target(name)
-        if whole.kin in self._on_sources:
+        if self._is_on_sources(whole):
             return (whole.name,)
-        if all(each.ref in self.sources for each in whole.reads):
-            if whole.kin is not None:
-                self._on_sources.add(whole.kin)
-            return (whole.name,)
+        found = self._below_anew(whole)
+        if len(found) <= _SHORT_CHAIN:  # of a long chain, what is below each would be its length squared
+            self._below[name] = found
+        return found
+
+    def _is_on_sources(self, target: Target) -> bool:
+        """Whether a target reads sources alone; its kin do as it does."""
+        if target.kin in self._on_sources:
+            return True
+        found = all(each.ref in self.sources for each in target.reads)
+        if found and target.kin is not None:
+            self._on_sources.add(target.kin)
+        return found
+
+    def _below_anew(self, top: Target) -> tuple[str, ...]:
+        """Return `below` of a target; chains may be longer than the stack is deep."""
         done: dict[str, None] = {}
-        stack = [(self.target(name), iter(self.target(name).reads))]
+        stack = [(top, iter(top.reads))]
         while stack:
             target, rest = stack[-1]
             need = next((each.ref for each in rest if each.ref not in done and each.ref not in self.sources), None)
@@ -189,10 +208,7 @@ class Recipe:
                 stack.pop()
             else:
                 stack.append((self.target(need), iter(self.target(need).reads)))
-        found = tuple(done)
-        if len(found) <= _SHORT_CHAIN:  # of a long chain, what is below each would be its length squared
-            self._below[name] = found
-        return found
+        return tuple(done)
 
     def programs(self, name: str) -> tuple[Method, ...]:
         """Return the user's own methods that making a target runs: its own, and those of virtual targets below it.
