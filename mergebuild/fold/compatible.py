@@ -115,19 +115,22 @@ def check_accounts(target: Target, accounts: Sequence[Accounting]) -> None:
     if target.missing == "error":
         _refuse_missing(target, [sentence for account in accounts for sentence in account.sentences])
     for account in accounts:
-        side = account.smaller
-        if 2 * side.taken >= side.asked and account.first.taken:
-            continue
-        known = explained(account.first.apart, account.other.apart)
-        share = f"only {percent(side.taken, side.asked)}" if side.taken else "none"
-        raise MismatchError.one(
-            "too-little-in-common",
-            f"{share} of what `{target.name}` asks of `{side.ref}` has a counterpart in "
-            f"`{account.first.ref if side is account.other else account.other.ref}`",
-            where=target.where.place(),
-            rows=account.sentences[:_LISTED],
-            help=known or "`mergebuild inspect FILE --tensors` shows the names",
-        )
+        if 2 * account.smaller.taken < account.smaller.asked or not account.first.taken:
+            raise _too_little(target, account)
+
+
+def _too_little(target: Target, account: Accounting) -> MismatchError:
+    side = account.smaller
+    opposite = account.first if side is account.other else account.other
+    share = f"only {percent(side.taken, side.asked)}" if side.taken else "none"
+    known = explained(account.first.apart, account.other.apart)
+    return MismatchError.one(
+        "too-little-in-common",
+        f"{share} of what `{target.name}` asks of `{side.ref}` has a counterpart in `{opposite.ref}`",
+        where=target.where.place(),
+        rows=account.sentences[:_LISTED],
+        help=known or "`mergebuild inspect FILE --tensors` shows the names",
+    )
 
 
 def check_modules(target: Target, others: Sequence[str], lacking: Sequence[Sequence[str]]) -> None:
@@ -164,31 +167,36 @@ def _shape_mismatch(
     wrong = list(unequal)
     name = wrong[0]
     used = [offer for at, offer in enumerate(offers) if at in unequal[name]]
-    longest = max(len(offer.ref) for offer in used)
-    cells = [(offer.row(longest), offer.specs[name]) for offer in used]
-    width = max(len(row) for row, _ in cells)
-    rows = [f"{row:{width}}  {spec.dtype} {list(spec.shape)}" for row, spec in cells]
-    if len(wrong) > 1:
-        listed = ", ".join(wrong[1:4])
-        rows.append(f"and {len(wrong) - 1} more: {listed}{', ...' if len(wrong) > 4 else ''}")
     mend = _by_channels(target, offers, unequal) or _from_one_alone(target, wrong)
     if other and offers[0].layout and other.layout:
         mend = (
             f"these are `{offers[0].layout.name}` and `{other.layout.name}`; checkpoints of different"
             " architectures can't be merged"
         )
-    sentence = f"`{name}` differs between the inputs of `{target.name}`"
-    counts = [spec.shape[0] for _, spec in cells if spec.shape]
-    if is_of_tokens(name) and len({spec.shape[1:] for _, spec in cells}) == 1 and len(counts) == len(cells):
+    sentence = _what_differs(target, name, [offer.specs[name] for offer in used])
+    rows = _rows_of(used, wrong)
+    return MismatchError.one("shape-mismatch", sentence, where=target.where.place(), rows=rows, help=mend)
+
+
+def _what_differs(target: Target, name: str, specs: Sequence[Spec]) -> str:
+    """Return what is said of a tensor of several shapes; of one that has a row a token, that vocabularies differ."""
+    counts = [spec.shape[0] for spec in specs if spec.shape]
+    if is_of_tokens(name) and len({spec.shape[1:] for spec in specs}) == 1 and len(counts) == len(specs):
         vocabularies = " and ".join(str(count) for count in dict.fromkeys(counts))
-        sentence = f"the vocabularies of the inputs of `{target.name}` differ: `{name}` has {vocabularies} rows"
-    return MismatchError.one(
-        "shape-mismatch",
-        sentence,
-        where=target.where.place(),
-        rows=rows,
-        help=mend,
-    )
+        return f"the vocabularies of the inputs of `{target.name}` differ: `{name}` has {vocabularies} rows"
+    return f"`{name}` differs between the inputs of `{target.name}`"
+
+
+def _rows_of(used: Sequence[Offer], names: Sequence[str]) -> list[str]:
+    """Return the shapes that the first of some tensors has in some inputs, a line each, and what others there are."""
+    longest = max(len(offer.ref) for offer in used)
+    cells = [(offer.row(longest), offer.specs[names[0]]) for offer in used]
+    width = max(len(row) for row, _ in cells)
+    rows = [f"{row:{width}}  {spec.dtype} {list(spec.shape)}" for row, spec in cells]
+    if len(names) > 1:
+        listed = ", ".join(names[1:4])
+        rows.append(f"and {len(names) - 1} more: {listed}{', ...' if len(names) > 4 else ''}")
+    return rows
 
 
 def _by_channels(target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collection[int]]) -> str:

@@ -187,22 +187,25 @@ def _groups(side: Side) -> Iterator[_Group]:
             for name, spec in side.specs.items()
             if spec.is_float and (layout is None or layout.component(name) == component)
         ]
+        beginning = _beginning(names)
         if component is not None and apart.issuperset(there):
             yield _group(side, f"all of `{component}`", names)
-            continue
-        beginning = _beginning(names)
-        if beginning and apart.issuperset(name for name in there if name.startswith(beginning)):
+        elif beginning and apart.issuperset(name for name in there if name.startswith(beginning)):
             yield _group(side, f"all of `{beginning}`", names)
-            continue
-        if layout is None:
+        elif layout is None:
             yield _group(side, "", names)
-            continue
-        cut = {layout.block(name) for name in there if name not in apart}
-        whole = [name for name in names if layout.block(name) not in cut]
-        rest = [name for name in names if layout.block(name) in cut]
-        for some, word in ((whole, ""), (rest, "some of ")):
-            if some:
-                yield _group(side, word + _blocks(layout, some), some)
+        else:
+            yield from _groups_of_blocks(side, layout, names, [name for name in there if name not in apart])
+
+
+def _groups_of_blocks(side: Side, layout: Layout, names: Sequence[str], others: Iterable[str]) -> Iterator[_Group]:
+    """Yield some tensors of a component: those of whole blocks, and of blocks that have `others`, too."""
+    cut = {layout.block(name) for name in others}
+    whole = [name for name in names if layout.block(name) not in cut]
+    rest = [name for name in names if layout.block(name) in cut]
+    for some, word in ((whole, ""), (rest, "some of ")):
+        if some:
+            yield _group(side, word + _blocks(layout, some), some)
 
 
 def _beginning(names: Sequence[str]) -> str:

@@ -138,21 +138,22 @@ class Draft:
                 default if index is None else each[index]
                 for each, default, index in zip(values[which], defaults, places, strict=True)
             ]
-            key = (bool(which), name, *[each.as_integer_ratio() for each in reaching])  # a fraction is slow to hash
-            usage = self.usages.get(key)
-            if usage is None:
-                usage = self.usages[key] = self._usage(target, reaching, name, needed=not which)
-            found.append(usage)
+            found.append(self._usage(target, reaching, name, needed=not which))
         return tuple(found)
 
     def _usage(self, target: Target, values: Sequence[Fraction], name: str, *, needed: bool) -> Usage:
         """Return which inputs a tensor is made of; `needed`: whether it is, or there is no such tensor."""
-        try:
-            return used_of(target, values, name)
-        except RecipeError:
-            if needed:
-                raise
-            return Usage(frozenset(range(len(target.inputs))))
+        key = (not needed, name, *[each.as_integer_ratio() for each in values])  # a fraction is slow to hash
+        found = self.usages.get(key)
+        if found is None:
+            try:
+                found = used_of(target, values, name)
+            except RecipeError:
+                if needed:
+                    raise
+                found = Usage(frozenset(range(len(target.inputs))))
+            self.usages[key] = found
+        return found
 
 
 LIKENESS = Likeness(

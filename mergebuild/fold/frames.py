@@ -79,16 +79,19 @@ class Frames:
             reached &= scope.names
         refused = frozenset().union(*(view.refused for view in views))
         common = frozenset(name for name in every - refused if have(views, name, specs[name].shape))
-        alike = reached & common
-        draft = Draft(views, specs, floats, selector, places, reached, alike, common - reached)
-        left = (
-            ()
-            if target.making.union_of_tensors
-            else [self._left(target, views, at, scope) for at in range(1, len(views))]
-        )
-        if alike == reached and not any(reach.names for reach in left):
+        draft = Draft(views, specs, floats, selector, places, reached, reached & common, common - reached)
+        return self._with_situations(target, draft, scope)
+
+    def _with_situations(self, target: Target, draft: Draft, scope: Scope) -> Draft:
+        """Return a draft with the situations in which an input may be used, where not all is alike."""
+        views, reached = draft.views, draft.reached
+        left: Sequence[Reach] = ()
+        if not target.making.union_of_tensors:
+            left = [self._left(target, views, at, scope) for at in range(1, len(views))]
+        if draft.alike == reached and not any(reach.names for reach in left):
             return draft
-        reaches = (Reach(tuple(name for name in floats if name in reached), selector, places), *left)
+        floats = tuple(name for name in draft.floats if name in reached)
+        reaches = (Reach(floats, draft.selector, draft.places), *left)
         by_name = target.making.shares_by_name
         situations = (
             (at, reach.values(name), name if by_name else "")
@@ -222,29 +225,31 @@ def _sorted_into_kinds(
         taken: the tensors that its method changes.
         made: of those that not all inputs have alike, what each is made of.
     """
-    views, by_name = draft.views, target.making.shares_by_name
+    by_name = target.making.shares_by_name
     of: dict[str, int] = {}
-    recipes: dict[tuple[object, ...], KindPlan] = {}
-    numbers: dict[tuple[object, ...], int] = {}
+    recipes: dict[KindPlan, KindPlan] = {}
+    numbers: dict[KindPlan, int] = {}
     for name in specs:
-        use = made.get(name)
-        owner: int | None = None
-        if name not in taken or (use is None and name not in draft.alike):
-            owner = next(at for at, view in enumerate(views) if name in view.specs)
-        elif use is not None and use.is_itself:
-            owner = min(use.inputs)
-        if owner is not None:
-            key: tuple[object, ...] = (owner, views[owner].kind(name))
-            recipe = KindPlan((views[owner].kind(name),), None, name, owner)
-        else:
-            read = () if use is None else _read(use.inputs, len(views))
-            inputs = tuple(views[at].kind(name) for at in read or range(len(views)))
-            values = tuple(each.of.get(name) for each in draft.places)
-            key = (inputs, values, name if by_name else "", read)
-            recipe = KindPlan(inputs, values, name, read=read)
+        recipe = _planned(name, draft, made.get(name), is_taken=name in taken)
+        key = recipe if by_name and recipe.values is not None else recipe._replace(name="")
         recipes.setdefault(key, recipe)
         of[name] = numbers.setdefault(key, len(numbers))
     return Kinds(of, specs), tuple(recipes.values())
+
+
+def _planned(name: str, draft: Draft, use: Usage | None, *, is_taken: bool) -> KindPlan:
+    """Return how a tensor is made; `use`: what of, where not all inputs have it alike."""
+    views = draft.views
+    owner: int | None = None
+    if not is_taken or (use is None and name not in draft.alike):
+        owner = next(at for at, view in enumerate(views) if name in view.specs)
+    elif use is not None and use.is_itself:
+        owner = min(use.inputs)
+    if owner is not None:
+        return KindPlan((views[owner].kind(name),), None, name, owner)
+    read = () if use is None else _read(use.inputs, len(views))
+    inputs = tuple(views[at].kind(name) for at in read or range(len(views)))
+    return KindPlan(inputs, tuple(each.of.get(name) for each in draft.places), name, read=read)
 
 
 def _read(used: frozenset[int], count: int) -> tuple[int, ...]:

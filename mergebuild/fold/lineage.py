@@ -14,7 +14,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from mergebuild.fold.folder import Folding
-from mergebuild.fold.forms import Blueprint, Kinds
+from mergebuild.fold.forms import Blueprint, Kinds, Slot
 from mergebuild.layouts import Layout
 from mergebuild.naming.canonical import is_constant
 from mergebuild.recipe import Recipe
@@ -51,17 +51,22 @@ def _summary(values: Mapping[str, Value], layout: Layout | None) -> tuple[Value 
         by_block.setdefault(block or "*", {})[name] = each
     found: dict[str, Value] = {}
     for block in sorted(by_block):
-        members = by_block[block]
-        ((common, _count),) = Counter(members.values()).most_common(1)
-        found[block] = common
-        others: dict[Value, list[str]] = {}
-        for name in sorted(members):
-            if members[name] != common:
-                others.setdefault(members[name], []).append(name)
-        for each, names in others.items():
-            group = _group(names, members, layout)
-            found |= {f"{block} {group}": each} if group else dict.fromkeys(names, each)
+        found |= _of_block(block, by_block[block], layout)
     return None, found
+
+
+def _of_block(block: str, members: Mapping[str, Value], layout: Layout | None) -> dict[str, Value]:
+    """Return the value that most tensors of a block have, and those of the others, by group or by name."""
+    ((common, _count),) = Counter(members.values()).most_common(1)
+    found = {block: common}
+    others: dict[Value, list[str]] = {}
+    for name in sorted(members):
+        if members[name] != common:
+            others.setdefault(members[name], []).append(name)
+    for each, names in others.items():
+        group = _group(names, members, layout)
+        found |= {f"{block} {group}": each} if group else dict.fromkeys(names, each)
+    return found
 
 
 def proportions(
@@ -101,13 +106,7 @@ def _of_kinds(blueprint: Blueprint, names: Mapping[str, str]) -> list[Shares]:
 def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
     """Return the proportions of sources in a target, through virtual targets and files alike."""
     expanded: dict[str, dict[str, Shares]] = {}
-    rounded: set[str] = set()
-    waiting = [target]
-    while waiting:
-        for owner in folder.blueprint(waiting.pop()).owners:
-            if not folder.is_leaf(owner) and owner not in rounded:
-                rounded.add(owner)
-                waiting.append(owner)
+    rounded = _rounded_below(folder, target)
     order = [name for name in recipe.below(target) if name in rounded or name == target]
     if any(folder.blueprint(name).forms.operates for name in order):
         files = tuple(name for name in order[:-1] if not folder.is_virtual(name))
@@ -126,6 +125,18 @@ def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
     )
 
 
+def _rounded_below(folder: Folding, target: str) -> set[str]:
+    """Return the targets whose own tensors, rounded or made by operations, go into a target."""
+    found: set[str] = set()
+    waiting = [target]
+    while waiting:
+        for owner in folder.blueprint(waiting.pop()).owners:
+            if not folder.is_leaf(owner) and owner not in found:
+                found.add(owner)
+                waiting.append(owner)
+    return found
+
+
 def _expand(folder: Folding, name: str, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
     """Return a target's shares of sources, those of the files that it reads being known."""
     forms = folder.blueprint(name).forms
@@ -137,21 +148,20 @@ def _expand(folder: Folding, name: str, below: Mapping[str, Mapping[str, Shares]
             continue
         kind = forms.kinds.of[tensor]
         terms = forms.palette[kind].terms
-        parts = tuple(
-            below[slot.owner].get(slot.tensor(tensor), ())
-            if slot.owner in below
-            else ((folder.known_as(slot.owner), Fraction(1)),)
-            for slot, _ in terms
-        )
+        parts = tuple(_shares_of(folder, slot, tensor, below) for slot, _ in terms)
         key = (kind, parts)
         if key not in known:
-            known[key] = _gathered(
-                (source, share * part)
-                for (_, share), shares in zip(terms, parts, strict=True)
-                for source, part in shares
-            )
+            pairs = zip(terms, parts, strict=True)
+            known[key] = _gathered((source, share * part) for (_, share), of in pairs for source, part in of)
         found[tensor] = known[key]
     return found
+
+
+def _shares_of(folder: Folding, slot: Slot, tensor: str, below: Mapping[str, Mapping[str, Shares]]) -> Shares:
+    """Return the shares of sources in what a slot is of a tensor."""
+    if slot.owner in below:
+        return below[slot.owner].get(slot.tensor(tensor), ())
+    return ((folder.known_as(slot.owner), Fraction(1)),)
 
 
 def _tree(recipe: Recipe, target: str) -> Iterator[str]:

@@ -109,8 +109,7 @@ class AddedLoras:
     def _anew(self, each: Input, target: Target, base: View) -> _Added:
         tensors, config, shown = self.tensors(each.ref)
         tied = {name: base.specs[other] for name, other in base.tied.items() if other in base.specs}
-        offered = {**tied, **base.specs}
-        floats = {name: spec.shape for name, spec in offered.items() if spec.is_float}
+        floats = {name: spec.shape for name, spec in {**tied, **base.specs}.items() if spec.is_float}
         spelling = base.spelling
         stored = None if spelling is AS_IS else StoredModule(spelling.made, spelling.shapes)
         common = target.on_channels == "common"
@@ -120,19 +119,40 @@ class AddedLoras:
             tensor: spec._replace(shape=matched.reshaped[tensor]) if tensor in matched.reshaped else spec
             for tensor, spec in base.specs.items()
         }
+        made, palette, of = self._placed(each.ref, name, tensors, matched, base)
+        self._declare(name, replace(target, name=name, inputs=(each,)), base, specs, made)
+        lets_go = target.flags["allow_unmatched"]
+        left = [lost for misfit in matched.misfits for lost in misfit.names] if lets_go else []
+        self._lost[name] = (*matched.unmatched, *left)
+        rows = {tensor: compatible.other_rows(each.ref, tensor, floats[tensor], shape)
+                for tensor, shape in matched.reshaped.items()}  # fmt: skip
+        view = View(
+            each, base.layout, specs, palette, Kinds(of, specs), delta=name,
+            refused={**({} if lets_go else compatible.misfits(matched)), **rows}, whole=frozenset(matched.reshaped),
+        )  # fmt: skip
+        own_heads = _heads_left(tied, base, matched, config)
+        return _Added(view, base, matched.unmatched, (*matched.deltas, *own_heads))
+
+    def _placed(
+        self, ref: str, name: str, tensors: Mapping[str, Spec], matched: Match, base: View
+    ) -> tuple[dict[str, Form], tuple[Form, ...], dict[str, int]]:
+        """Return what a LoRA computes by tensor of a model, and a palette with the kind of each of these tensors.
+
+        Kind 0 adds nothing and kind 1 what is computed. Where it takes the place of a weight it has one of its own.
+        """
         palette = [self._intern({}), self._intern({Slot(name): Fraction(1)})]
-        of = dict.fromkeys(specs, 0)
+        of = dict.fromkeys(base.specs, 0)
         made: dict[str, Form] = {}
-        for tensor in specs:
+        for tensor in base.specs:
             deltas = matched.deltas.get(tensor, ())
             weight = base.palette[base.kind(tensor)]
             parts: list[tuple[int, Form]] = []
             if deltas and _takes_place(deltas[0]):
-                new = self.form(each.ref, deltas[0].factors[0].tensor)
+                new = self.form(ref, deltas[0].factors[0].tensor)
                 parts = [(1, new)] if tensor in matched.reshaped else [(1, new), (-1, weight)]
                 deltas, weight = deltas[1:], new
             if deltas:
-                made[tensor] = self._made(each.ref, deltas, tensors, weight)
+                made[tensor] = self._made(ref, deltas, tensors, weight)
                 parts.append((1, palette[1]))
                 of[tensor] = 1
             if len(parts) > 1 or (parts and not deltas):
@@ -140,22 +160,16 @@ class AddedLoras:
                 palette.append(
                     self._intern.combined([Fraction(share) for share, _ in parts], [form for _, form in parts])
                 )
+        return made, tuple(palette), of
+
+    def _declare(
+        self, name: str, target: Target, base: View, specs: Mapping[str, Spec], made: Mapping[str, Form]
+    ) -> None:
+        """Put the blueprint of what a LoRA computes where those of targets are, under a name of its own."""
         added = {tensor: specs[tensor] for tensor in made}
         kinds = Kinds({tensor: kind for kind, tensor in enumerate(added)}, added)
-        own = replace(target, name=name, inputs=(each,), output=None, output_path=None, dtype=None, rules=())
+        own = replace(target, output=None, output_path=None, dtype=None, rules=())
         self._blueprints[name] = Blueprint(own, base.layout, added, added, Forms(kinds, tuple(made.values())))
-        lets_go = target.flags["allow_unmatched"]
-        left = [lost for misfit in matched.misfits for lost in misfit.names] if lets_go else []
-        self._lost[name] = (*matched.unmatched, *left)
-        view = View(
-            each, base.layout, specs, tuple(palette), Kinds(of, specs), delta=name,
-            refused={} if lets_go else compatible.misfits(matched), whole=frozenset(matched.reshaped),
-        )  # fmt: skip
-        rows = {tensor: compatible.other_rows(each.ref, tensor, floats[tensor], shape)
-                for tensor, shape in matched.reshaped.items()}  # fmt: skip
-        view = replace(view, refused={**view.refused, **rows})
-        own_heads = _heads_left(tied, base, matched, config)
-        return _Added(view, base, matched.unmatched, (*matched.deltas, *own_heads))
 
     def tensors(self, ref: str) -> tuple[Mapping[str, Spec], Mapping[str, object] | None, str]:
         """Return a LoRA's tensors, its configuration, and what to call it."""

@@ -18,6 +18,7 @@ from mergebuild.fold.lora_added import AddedLoras
 from mergebuild.fold.lora_made import check_lora, no_rule
 from mergebuild.fold.numbers import given_of, listed, places_of, shares_of, shown
 from mergebuild.fold.selection import TensorSelection, Vocabulary
+from mergebuild.fold.view import View
 from mergebuild.fold.views import Views
 from mergebuild.layouts import detect
 from mergebuild.lora import KeptModule, UnscalableError, is_number, kept_modules, scaled
@@ -88,18 +89,23 @@ class KeptLoras:
         view = self._views.view(lora, target)
         made: dict[str, tuple[Spec, Form]] = {}
         for module in modules:
-            if module.weight in dropped:
-                continue
-            for name, share in _scaled(target, module, shares.get(module.weight, _ONE)).items():
-                spec = view.specs[name]
-                spec = spec._replace(is_float=spec.is_float and not is_number(name))
-                made[name] = spec, self._intern.combined([share], [view.palette[view.kind(name)]])
+            if module.weight not in dropped:
+                made |= self._module(target, view, module, shares.get(module.weight, _ONE))
         specs = {name: made[name][0] for name in view.specs if name in made}
         check_lora(target, specs, config)
         numbers: dict[Form, int] = {}
         kinds = Kinds({name: numbers.setdefault(made[name][1], len(numbers)) for name in specs}, specs)
         own = rounded(specs, target.dtype)
         return Blueprint(target, None, specs, own, Forms(kinds, tuple(numbers)), is_lora=True, adapter=config)
+
+    def _module(self, target: Target, view: View, module: KeptModule, factor: Fraction) -> dict[str, tuple[Spec, Form]]:
+        """Return the tensors of a module that adds so many times what it added."""
+        made: dict[str, tuple[Spec, Form]] = {}
+        for name, share in _scaled(target, module, factor).items():
+            spec = view.specs[name]
+            spec = spec._replace(is_float=spec.is_float and not is_number(name))
+            made[name] = spec, self._intern.combined([share], [view.palette[view.kind(name)]])
+        return made
 
     def _shares(self, target: Target, words: Vocabulary, names: tuple[str, ...]) -> Mapping[str, Fraction]:
         """Return by what modules are multiplied, by the names of their weights; those that are not there by 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -67,6 +67,10 @@ class _LoraParts(NamedTuple):
         """Return the parameters that a module is."""
         return self.units[module.tensor].members if module.tensor in self.units else (module.tensor,)
 
+    def first(self, module: Module) -> str:
+        """Return the parameter that a module is, or the first of those."""
+        return self.parameters(module)[0]
+
 
 class MadeLoras:
     """Makes the blueprints of targets that make LoRAs."""
@@ -120,40 +124,21 @@ class MadeLoras:
         chosen = self._selection.chosen(target, words, floats)
         parts = self._parts(views, {name: base.specs[name].shape for name in floats if name in chosen})
         modules = extractable(parts.shapes, called=parts.called)
-
-        def first(module: Module) -> str:
-            """Return the parameter that a module is, or the first of those."""
-            return parts.units[module.tensor].members[0] if module.tensor in parts.units else module.tensor
-
         cuts = {
-            each.tensor: _cut(target, numbers_of(first(each)), "conv_rank" if each.has_kernel else "rank", each.tensor)
+            each.tensor: _cut(
+                target, numbers_of(parts.first(each)), "conv_rank" if each.has_kernel else "rank", each.tensor
+            )
             for each in modules
         }
         asked = [each for each in modules if cuts[each.tensor].rank]
-        both = [each for each in asked if first(each) in tuned.specs and tuned.specs[first(each)].is_float]
-        unequal = {
-            name: (0, 1)
-            for each in both
-            for name in parts.parameters(each)
-            if base.specs[name].shape != tuned.specs[name].shape
-        }
-        offers = [self._views.offer(each) for each in views]
-        compatible.check_shapes(target, offers, unequal)
-        compatible.check_layouts(target, offers)
+        both = [each for each in asked if _has_float(tuned, parts.first(each))]
+        self._check_both(target, views, [name for each in both for name in parts.parameters(each)])
         wanted, there = ([name for each in some for name in parts.parameters(each)] for some in (asked, both))
         account = _account(base, tuned, wanted, there, _only_tuned(base, tuned) if target.merge is None else ())
-        given = target.words
-        svd = (int(given["seed"]), int(given["iterations"])) if given["svd"] == "randomized" else None
         found: list[tuple[str, Spec, Form]] = []
         for module in both:
-            base_form, tuned_form = self._sides(views, parts, module)
-            difference = self._intern.combined([Fraction(1), Fraction(-1)], [tuned_form, base_form])
-            dtype = base.specs[first(module)].dtype
-            clamp = _one(numbers_of(first(module))["clamp_quantile"])
-            found += (
-                (each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [parts.shapes[module.tensor]]))
-                for each in plans.extracted(module, cuts[module.tensor], clamp, svd)
-            )
+            clamp = _one(numbers_of(parts.first(module))["clamp_quantile"])
+            found += self._factors(target, views, parts, module, cuts[module.tensor], clamp)
         turned_by = self._facts(base.input.ref) if any(unit.turned for unit in parts.units.values()) else None
         modular = {name for each in modules for name in parts.parameters(each)}
         left = [name for name in floats if name in chosen and name in tuned.specs and name not in modular]
@@ -161,6 +146,32 @@ class MadeLoras:
             base.input.ref, tuned.input.ref, tuple(there), tuple(left), parts.stacked, base.specs, base.spelling
         )
         return _LoraTensors(found, () if account.is_even else (account,), turned_by, behind)
+
+    def _check_both(self, target: Target, views: Sequence[View], names: Sequence[str]) -> None:
+        """Refuse models of which these parameters have several shapes, and models of different layouts."""
+        base, tuned = views
+        unequal = {name: (0, 1) for name in names if base.specs[name].shape != tuned.specs[name].shape}
+        offers = [self._views.offer(each) for each in views]
+        compatible.check_shapes(target, offers, unequal)
+        compatible.check_layouts(target, offers)
+
+    def _factors(
+        self,
+        target: Target,
+        views: Sequence[View],
+        parts: _LoraParts,
+        module: Module,
+        cut: plans.RankCut,
+        clamp: Fraction,
+    ) -> Iterator[tuple[str, Spec, Form]]:
+        """Yield the tensors that a LoRA has for a module, extracted of what the models differ in there."""
+        base_form, tuned_form = self._sides(views, parts, module)
+        difference = self._intern.combined([Fraction(1), Fraction(-1)], [tuned_form, base_form])
+        dtype = views[0].specs[parts.first(module)].dtype
+        given = target.words
+        svd = (int(given["seed"]), int(given["iterations"])) if given["svd"] == "randomized" else None
+        for each in plans.extracted(module, cut, clamp, svd):
+            yield each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [parts.shapes[module.tensor]])
 
     def _parts(self, views: Sequence[View], shapes: Mapping[str, tuple[int, ...]]) -> _LoraParts:
         """Return what LoRAs are extracted of: of a language model its modules in memory, and not its parameters."""
@@ -203,24 +214,15 @@ class MadeLoras:
 
     def _merged(self, target: Target) -> _LoraTensors:
         """Return the tensors of LoRAs put together, or of one that is resized."""
-        loras: list[plans.Lora] = []
-        for each in target.inputs:
-            tensors, config, shown = self._added.tensors(each.ref)
-            loras.append(plans.Lora(each.ref, tensors, products_of(tensors, config, shown=shown)))
-        if len(loras) > 1:
-            plans.check(loras, target.where.place())
+        loras = self._loras(target)
         weights = plans.weights_of(loras)
         words = Vocabulary(detect(dict(weights.values()), self._recipe.layouts))
         names = tuple(name for name, _ in weights.values())
-        numbers_of, chosen = (
-            self._selection.numbers(target, words, names),
-            self._selection.chosen(target, words, names),
-        )
-        lacking = [
-            [module for module in loras[0].products.modules if module not in each.products.modules]
-            for each in loras[1:]
-        ]
-        compatible.check_modules(target, [each.name for each in loras[1:]], lacking)
+        numbers_of = self._selection.numbers(target, words, names)
+        chosen = self._selection.chosen(target, words, names)
+        first, *others = loras
+        lacking = [[one for one in first.products.modules if one not in each.products.modules] for each in others]
+        compatible.check_modules(target, [each.name for each in others], lacking)
 
         def amounts_of(module: str) -> plans.Amounts:
             name, _ = weights[module]
@@ -229,16 +231,32 @@ class MadeLoras:
             assert isinstance(strengths, tuple)
             return plans.Amounts(strengths, _cut(target, numbers, "rank", name))
 
-        found: list[tuple[str, Spec, Form]] = []
         modules = [module for module, (name, _) in weights.items() if name in chosen]
-        for made in plans.merged(loras, amounts_of, modules):
-            inputs = [self._added.form(loras[index].name, name) for index, name in made.reads]
-            index, first = next(((index, name) for index, name in made.reads if name == made.name), made.reads[0])
-            spec = _spec_in_lora(made, loras[index].tensors[first].dtype)
-            shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
-            form = self._intern.combined(made.shares, inputs) if made.role is None else _factor(made, inputs, shapes)
-            found.append((made.name, spec, form))
-        return _LoraTensors(found)
+        return _LoraTensors([self._merged_tensor(loras, each) for each in plans.merged(loras, amounts_of, modules)])
+
+    def _loras(self, target: Target) -> list[plans.Lora]:
+        """Return the inputs of a target as LoRAs; refuse those that are not for one kind of model."""
+        found: list[plans.Lora] = []
+        for each in target.inputs:
+            tensors, config, shown = self._added.tensors(each.ref)
+            found.append(plans.Lora(each.ref, tensors, products_of(tensors, config, shown=shown)))
+        if len(found) > 1:
+            plans.check(found, target.where.place())
+        return found
+
+    def _merged_tensor(self, loras: Sequence[plans.Lora], made: plans.MadeFactor) -> tuple[str, Spec, Form]:
+        """Return a tensor of LoRAs put together, with how it is made."""
+        inputs = [self._added.form(loras[index].name, name) for index, name in made.reads]
+        index, first = next(((index, name) for index, name in made.reads if name == made.name), made.reads[0])
+        spec = _spec_in_lora(made, loras[index].tensors[first].dtype)
+        shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
+        form = self._intern.combined(made.shares, inputs) if made.role is None else _factor(made, inputs, shapes)
+        return made.name, spec, form
+
+
+def _has_float(view: View, name: str) -> bool:
+    """Whether an input has a tensor, of floating-point numbers."""
+    return name in view.specs and view.specs[name].is_float
 
 
 def _only_tuned(base: View, tuned: View) -> tuple[str, ...]:

@@ -147,17 +147,20 @@ def check_range(target: Target, method: Method, given: Mapping[str, Argument], n
             low, high = parameter.low, parameter.high
             if not isinstance(each, Fraction) or ((low is None or each >= low) and (high is None or each <= high)):
                 continue
-            bounds = (
-                f"from {shown(low)} to {shown(high)}"
-                if low is not None and high is not None
-                else (f"at least {shown(low)}" if low is not None else f"at most {shown(high or _ZERO)}")
-            )
+            expected = _bounds(low, high)
             raise RecipeError.one(
                 "out-of-range",
-                f"`{parameter.name}` of target `{target.name}` is {shown(each)} for `{name}`, expected {bounds}",
+                f"`{parameter.name}` of target `{target.name}` is {shown(each)} for `{name}`, expected {expected}",
                 where=target.where.place(),
                 help=f"`mergebuild methods {method.name}` says what it means",
             )
+
+
+def _bounds(low: Fraction | None, high: Fraction | None) -> str:
+    """Return what numbers are allowed, in words; one of the two is given."""
+    if low is not None and high is not None:
+        return f"from {shown(low)} to {shown(high)}"
+    return f"at least {shown(low)}" if low is not None else f"at most {shown(high or _ZERO)}"
 
 
 def shares_of(target: Target, given: Numbers, name: str) -> tuple[Fraction, ...] | None:

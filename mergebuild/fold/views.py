@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
-from mergebuild.fold.forms import Blueprint, Kinds, Slot
+from mergebuild.fold.forms import Blueprint, Form, Kinds, Slot
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import EMA, EMA_PREFIX, Naming, own, table
 from mergebuild.fold.view import View
@@ -255,30 +255,24 @@ class Views:
         """
         names = {name: each.cuts[0].tensor for name, each in made.items() if each.is_whole}
         if len(names) < len(made):
-            ref = view.input.ref
-            if ref not in self._sources:
-                return view
-            model = self._sources.file(ref).model
-            part = self._sources.renamed(ref, f"parts of {of}", renamed_model({"": model}, made, model.format))
-            specs = {name: _spec(info) for name, info in self._sources.file(part).tensors.items()}
-            return replace(view, specs=specs, palette=(self._intern({Slot(part): Fraction(1)}),), kinds=None, tied={})
+            return self._cut_up(view, of, made) if view.input.ref in self._sources else view
         taken = frozenset(names.values())
         names |= {name: name for name in view.specs if name not in taken}
         back = {own: name for name, own in names.items()}
-        palette = tuple(
-            self._intern(
-                {
-                    Slot(slot.owner, table({name: slot.tensor(own) for name, own in names.items()})): share
-                    for slot, share in form.terms
-                }
-            )
-            for form in view.palette
-        )
+        palette = tuple(self._intern(dict(_renamed_terms(form, names))) for form in view.palette)
         specs = {name: view.specs[own] for name, own in names.items()}
         kinds = view.kinds and Kinds({name: view.kinds.of[own] for name, own in names.items()}, specs)
         spelling = view.spelling.under(names, {name: spec.shape for name, spec in view.specs.items()})
         tied = dict(_renamed_ties(view.tied, back))
         return replace(view, specs=specs, palette=palette, kinds=kinds, spelling=spelling, tied=tied, copies=())
+
+    def _cut_up(self, view: View, of: str, made: Mapping[str, Renamed]) -> View:
+        """Return a source some of whose tensors are several of those with other names."""
+        ref = view.input.ref
+        model = self._sources.file(ref).model
+        part = self._sources.renamed(ref, f"parts of {of}", renamed_model({"": model}, made, model.format))
+        specs = {name: _spec(info) for name, info in self._sources.file(part).tensors.items()}
+        return replace(view, specs=specs, palette=(self._intern({Slot(part): Fraction(1)}),), kinds=None, tied={})
 
     def prefixes_of_new(self, first: View, new: Iterable[str]) -> Mapping[str, str]:
         """Return what an input would put in front of the names of parts that it gets and does not have."""
@@ -300,6 +294,12 @@ class Views:
         ref = view.input.ref
         shown = self._sources.file(ref).shown if ref in self._sources else "(a target)"
         return compatible.Offer(ref, shown, view.layout, view.specs)
+
+
+def _renamed_terms(form: Form, names: Mapping[str, str]) -> Iterator[tuple[Slot, Fraction]]:
+    """Yield the terms of a form under other names; `names`: by these, the names so far."""
+    for slot, share in form.terms:
+        yield Slot(slot.owner, table({name: slot.tensor(own) for name, own in names.items()})), share
 
 
 def _renamed_ties(tied: Mapping[str, str], back: Mapping[str, str]) -> Iterator[tuple[str, str]]:
