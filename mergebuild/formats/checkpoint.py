@@ -102,13 +102,8 @@ class CheckpointLayout:
             at = own[-1][0].end
         self._storages: list[_Placed] = []
         self._begins: dict[str, int] = {}
-        for number, run in enumerate(self._runs):
-            size = run.whole.nbytes
-            self._storages.append(_placed(f"data/{number}", at, size, PAGE if size >= PAGE else _ALIGNMENT))
-            at = self._storages[-1].begin
-            for spec in run.tensors:
-                self._begins[spec.name] = at
-                at += spec.nbytes
+        for run in self._runs:
+            at = self._place(run, at)
         self._own = [(each, zlib.crc32(content)) for each, content in own]
         self._directory = at
         self.size: int = at + len(self._tail([0] * len(self._runs)))
@@ -117,6 +112,17 @@ class CheckpointLayout:
         """What is known beforehand: (offset, bytes) from the beginning of the file on."""
         self.turned = written.turned
         self.scattered = scattered_in(self._runs, written)
+
+    def _place(self, run: StoredRun, at: int) -> int:
+        """Place a run behind what ends at `at`; return where it ends."""
+        size = run.whole.nbytes
+        name = f"data/{len(self._storages)}"
+        self._storages.append(_placed(name, at, size, PAGE if size >= PAGE else _ALIGNMENT))
+        at = self._storages[-1].begin
+        for spec in run.tensors:
+            self._begins[spec.name] = at
+            at += spec.nbytes
+        return at
 
     def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- there is no room for any
         """Return where the tensors lie; the data begin where the first of what surrounds them does."""

@@ -57,9 +57,16 @@ def read_document(
     if not is_own(path, home, within):
         sentence = "is a link to a file outside of its folder"
         raise _error("link-outside", shown, sentence, "put a copy of the file there, if you trust the folder")
-    raw = _content(path, shown, most)
+    found = _parsed(_content(path, shown, most), shown, is_strict=is_strict)
+    if not isinstance(found, dict):
+        raise _error("json-invalid", shown, "is not a JSON object")
+    return found
+
+
+def _parsed(raw: bytearray, shown: str, *, is_strict: bool) -> object:
+    """Return the JSON value in a file's bytes."""
     try:
-        found = json.loads(raw.decode(), object_pairs_hook=_unique if is_strict else None)
+        return json.loads(raw.decode(), object_pairs_hook=_unique if is_strict else None)
     except UnicodeDecodeError as error:
         raise _error("json-not-utf8", shown, f"is not UTF-8 (byte {error.start})") from error
     except RecursionError:
@@ -69,9 +76,6 @@ def read_document(
         if (pointer := recognize(bytes(raw[:LOOKED_AT]))) is not None and pointer.is_pointer:
             raise _error(pointer.code, shown, pointer.sentence, pointer.help) from None
         raise _error("json-invalid", shown, f"is not JSON: {clipped(what_is_wrong(error))}") from error
-    if not isinstance(found, dict):
-        raise _error("json-invalid", shown, "is not a JSON object")
-    return found
 
 
 def is_own(path: Path, folder: Path, within: Sequence[Path] = ()) -> bool:
@@ -120,9 +124,9 @@ def is_plain(name: str) -> bool:
     return bool(name) and name not in {".", ".."} and not UNFIT.search(name) and not set("/\\:") & set(name)
 
 
-def _content(path: Path, shown: str, most: int) -> bytearray:
+def _opened(path: Path, shown: str) -> int:
     try:
-        fd = open_to_read(path)
+        return open_to_read(path)
     except (FileNotFoundError, NotADirectoryError):
         sentence = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         command = brought_back_by(path)
@@ -132,6 +136,10 @@ def _content(path: Path, shown: str, most: int) -> bytearray:
         if error.errno == errno.ENXIO:
             raise _error("file-not-regular", shown, "is a socket or a device, not a file") from error
         raise _unreadable(shown, error) from error
+
+
+def _content(path: Path, shown: str, most: int) -> bytearray:
+    fd = _opened(path, shown)
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):

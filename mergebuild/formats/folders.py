@@ -48,6 +48,7 @@ _SHARD: Final = re.compile(r".*-\d{5,}-of-\d{5,}.*")
 _LEFTOVERS: Final = re.compile(r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states\w*)\.\w+")
 _OTHERS: Final = (".onnx", ".msgpack", ".h5", ".tflite", ".ot", ".mlmodel", ".mlpackage")
 _WEIGHTLESS: Final = re.compile(r".*(?:Scheduler|Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor)")
+_AGAIN: Final = "the file is damaged or hostile: download it again"
 _MOST_SHARDS: Final = 10_000
 """The most files of an index; models have a few hundred."""
 _OPTIONAL: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
@@ -265,7 +266,7 @@ def _classes(place: _ShardPlace, index: Mapping[str, object]) -> dict[str, str]:
             sentence = (
                 f"has {quoted(name)} in its `model_index.json`, and a folder's name, library and class are expected"
             )
-            raise place.error("bad-model-index", sentence, "the file is damaged or hostile: download it again")
+            raise place.error("bad-model-index", sentence, _AGAIN)
         found[name] = value[1]
     return found
 
@@ -293,15 +294,20 @@ def _component(place: _ShardPlace, names: frozenset[str], config: Mapping[str, o
             notices = (f"{quoted(f'{place.shown}/{name}')} names missing shards; `{other}` was taken",)
             model = _single(place, other)
     else:
-        try:
-            model = _single(place, name)
-        except SourceError as error:
-            claim = quantization_claimed(config)
-            if claim is not None and error.problems[0].code == "unsupported-dtype":
-                raise _quantized(place, claim) from error
-            raise
+        model = _single_claimed(place, name, config)
     model = with_scales(model, place.shown, config)
     return replace(model, format=kind, folder=place.path, notices=(*notices, *model.notices), facts=config)
+
+
+def _single_claimed(place: _ShardPlace, name: str, config: Mapping[str, object]) -> Model:
+    """Return one file; where it can't be read for what the configuration says of its weights, that is said."""
+    try:
+        return _single(place, name)
+    except SourceError as error:
+        claim = quantization_claimed(config)
+        if claim is not None and error.problems[0].code == "unsupported-dtype":
+            raise _quantized(place, claim) from error
+        raise
 
 
 def _chosen(place: _ShardPlace, names: frozenset[str], config: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
@@ -388,43 +394,65 @@ def _sharded(place: _ShardPlace, name: str) -> Model:
     shards = sorted(set(weight_map.values()))
     if len(shards) > _MOST_SHARDS:
         sentence = f"has an index that names {len(shards):,} files, and at most {_MOST_SHARDS:,} are read"
-        raise place.error("bad-index", sentence, "the file is damaged or hostile: download it again")
+        raise place.error("bad-index", sentence, _AGAIN)
     missing = [shard for shard in shards if not place.has(shard)]
     if missing:
         raise _shards_missing(place, missing, len(shards))
-    tensors: dict[str, TensorInfo] = {}
-    homes: dict[str, str] = {}
-    files: list[Path] = []
-    sizes: list[int] = []
-    metadata: dict[str, str] = {}
-    notices: list[str] = []
+    found = _Shards(place)
     for shard in shards:
-        part = _single(place, shard)
+        found.add(shard, _single(place, shard))
+    notices = found.checked(weight_map)
+    files, sizes, index = tuple(found.files), tuple(found.sizes), (place.path / name,)
+    return Model("safetensors", files, sizes, found.tensors, found.metadata, index, notices=notices)
+
+
+class _Shards:
+    """The tensors of shards, put together one by one."""
+
+    def __init__(self, place: _ShardPlace) -> None:
+        self._place = place
+        self.tensors: dict[str, TensorInfo] = {}
+        self._homes: dict[str, str] = {}
+        """By tensor, its shard."""
+        self.files: list[Path] = []
+        self.sizes: list[int] = []
+        self.metadata: dict[str, str] = {}
+        self._notices: list[str] = []
+
+    def add(self, shard: str, part: Model) -> None:
+        """Add a shard.
+
+        Raises:
+            SourceError: it has a tensor that another one has.
+        """
         for info in part.tensors.values():
-            if info.name in tensors:
-                sentence = f"has {quoted(info.name)} in two shards"
-                raise place.error(
-                    "duplicate-tensor", sentence, "download or export it again", (homes[info.name], shard)
-                )
-            tensors[info.name] = _moved(info, len(files))
-            homes[info.name] = shard
-        files += part.files
-        sizes += part.sizes
-        metadata = {**part.metadata, **metadata}
-        notices += part.notices
-    wrong = sorted(tensor for tensor, shard in weight_map.items() if homes.get(tensor) != shard)
-    if wrong:
-        sentence = f"has an index that names {len(wrong)} tensors in shards that don't hold them"
-        rows = tuple(f"{quoted(tensor)} is not in {quoted(weight_map[tensor])}" for tensor in wrong[:8])
-        raise place.error(
-            "index-mismatch", sentence, "index and shards are of different downloads: get both again", rows
-        )
-    if len(tensors) > len(weight_map):
-        beyond = next(tensor for tensor in tensors if tensor not in weight_map)
-        count = f"{len(tensors) - len(weight_map)} tensors that its index does not name, such as {quoted(beyond)}"
-        notices.append(f"{quoted(place.shown)} has {count}")
-    index = (place.path / name,)
-    return Model("safetensors", tuple(files), tuple(sizes), tensors, metadata, index, notices=tuple(notices))
+            if info.name in self.tensors:
+                sentence, rows = f"has {quoted(info.name)} in two shards", (self._homes[info.name], shard)
+                raise self._place.error("duplicate-tensor", sentence, "download or export it again", rows)
+            self.tensors[info.name] = _moved(info, len(self.files))
+            self._homes[info.name] = shard
+        self.files += part.files
+        self.sizes += part.sizes
+        self.metadata = {**part.metadata, **self.metadata}
+        self._notices += part.notices
+
+    def checked(self, weight_map: Mapping[str, str]) -> tuple[str, ...]:
+        """Return what should be known of them, once all are there.
+
+        Raises:
+            SourceError: they don't hold what an index says.
+        """
+        wrong = sorted(tensor for tensor, shard in weight_map.items() if self._homes.get(tensor) != shard)
+        if wrong:
+            sentence = f"has an index that names {len(wrong)} tensors in shards that don't hold them"
+            rows = tuple(f"{quoted(tensor)} is not in {quoted(weight_map[tensor])}" for tensor in wrong[:8])
+            mend = "index and shards are of different downloads: get both again"
+            raise self._place.error("index-mismatch", sentence, mend, rows)
+        if len(self.tensors) > len(weight_map):
+            beyond = next(tensor for tensor in self.tensors if tensor not in weight_map)
+            count = f"{len(self.tensors) - len(weight_map)} tensors that its index does not name"
+            self._notices.append(f"{quoted(self._place.shown)} has {count}, such as {quoted(beyond)}")
+        return tuple(self._notices)
 
 
 def _shards_missing(place: _ShardPlace, missing: Sequence[str], count: int) -> SourceError:
@@ -441,27 +469,29 @@ def _shards_missing(place: _ShardPlace, missing: Sequence[str], count: int) -> S
 def _weight_map(place: _ShardPlace, name: str) -> dict[str, str]:
     """Return the shard of each tensor by an index, every name checked."""
     inner = place._replace(shown=f"{place.shown}/{name}")
-    again = "the file is damaged or hostile: download it again"
     path, shown = place.path / name, inner.shown
     document = read_document(path, home=place.home, shown=shown, most=MAX_INDEX, is_strict=True, within=place.within)
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise inner.error("bad-index", "has no `weight_map` that names a shard for each tensor", again)
+        raise inner.error("bad-index", "has no `weight_map` that names a shard for each tensor", _AGAIN)
     suffix = ".bin" if ".bin.index." in name else ".safetensors"
-    found: dict[str, str] = {}
-    for tensor, shard in weight_map.items():
-        if not isinstance(shard, str):
-            raise inner.error("bad-index", f"names no file for {quoted(tensor)}", again)
-        if not is_plain(shard):
-            sentence = (
-                f"names the shard {quoted(shard)} for {quoted(tensor)}, and the name of a file beside it is expected"
-            )
-            raise inner.error("index-outside", sentence, again)
-        if not shard.endswith(suffix):
-            sentence = f"names the shard {quoted(shard)} for {quoted(tensor)}, and a `{suffix}` file is expected"
-            raise inner.error("bad-index", sentence, again)
-        found[tensor] = shard
-    return found
+    return {tensor: _shard(inner, tensor, shard, suffix) for tensor, shard in weight_map.items()}
+
+
+def _shard(index: _ShardPlace, tensor: str, shard: object, suffix: str) -> str:
+    """Return the name that an index gives of a shard.
+
+    Raises:
+        SourceError: it is none of a file beside it, with this suffix.
+    """
+    if not isinstance(shard, str):
+        raise index.error("bad-index", f"names no file for {quoted(tensor)}", _AGAIN)
+    named = f"names the shard {quoted(shard)} for {quoted(tensor)}"
+    if not is_plain(shard):
+        raise index.error("index-outside", f"{named}, and the name of a file beside it is expected", _AGAIN)
+    if not shard.endswith(suffix):
+        raise index.error("bad-index", f"{named}, and a `{suffix}` file is expected", _AGAIN)
+    return shard
 
 
 def _moved(info: TensorInfo, by: int) -> TensorInfo:

@@ -121,20 +121,9 @@ def _read(fd: int, file_size: int) -> tuple[dict[str, TensorInfo], tuple[str, ..
 
 def _from_zip(fd: int, file_size: int) -> tuple[object, _Places]:
     archive = read_archive(fd, file_size)
-    found = [name for name in archive.entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
-    if len(found) != 1:
-        shown = " and ".join(map(quoted, found[:2])) if found else "no `data.pkl`"
-        sentence = f"is a zip archive with {shown}, and a checkpoint has one"
-        raise BrokenRuleError("not-a-model", sentence, "name the model itself; if it is in the archive, unpack it")
-    prefix = found[0].removesuffix("data.pkl")
-    if f"{prefix}constants.pkl" in archive.entries:
-        sentence = "is a TorchScript program, not a model's state dict"
-        raise BrokenRuleError("not-a-state-dict", sentence, _RETRY)
-    order = _contents(archive, f"{prefix}byteorder", 100) if f"{prefix}byteorder" in archive.entries else b"little"
-    if order != b"little":
-        raise _big_endian()
+    prefix = _prefix(archive)
     try:
-        top, _ = unpickle(_contents(archive, found[0], MOST_BYTES))
+        top, _ = unpickle(_contents(archive, f"{prefix}data.pkl", MOST_BYTES))
     except ShortPickle:
         raise BrokenRuleError("bad-pickle", "has a pickle that ends too early", AGAIN) from None
     known: dict[str, tuple[int, int]] = {}
@@ -152,6 +141,27 @@ def _from_zip(fd: int, file_size: int) -> tuple[object, _Places]:
         return begin, _end(storage, begin, end - begin)
 
     return top, place
+
+
+def _prefix(archive: Archive) -> str:
+    """Return what the names of a checkpoint's entries begin with.
+
+    Raises:
+        BrokenRuleError: it is no checkpoint, or none that can be read.
+    """
+    found = [name for name in archive.entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(found) != 1:
+        shown = " and ".join(map(quoted, found[:2])) if found else "no `data.pkl`"
+        sentence = f"is a zip archive with {shown}, and a checkpoint has one"
+        raise BrokenRuleError("not-a-model", sentence, "name the model itself; if it is in the archive, unpack it")
+    prefix = found[0].removesuffix("data.pkl")
+    if f"{prefix}constants.pkl" in archive.entries:
+        sentence = "is a TorchScript program, not a model's state dict"
+        raise BrokenRuleError("not-a-state-dict", sentence, _RETRY)
+    order = _contents(archive, f"{prefix}byteorder", 100) if f"{prefix}byteorder" in archive.entries else b"little"
+    if order != b"little":
+        raise _big_endian()
+    return prefix
 
 
 def _contents(archive: Archive, name: str, most: int) -> bytes:
@@ -188,17 +198,7 @@ def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
     if not isinstance(keys, list):
         raise BrokenRuleError("bad-pickle", "has no list of its storages behind its pickle", AGAIN)
     roots = {storage.key: storage for storage in _reachable(top, set()) if isinstance(storage, Storage)}
-    known: dict[str, tuple[int, int]] = {}
-    for key in keys:
-        if not isinstance(key, str) or key in known or key not in roots:
-            shown = quoted(key) if isinstance(key, str) else "what is no string"
-            raise BrokenRuleError("bad-pickle", f"lists the storage {shown} twice, or without describing it", AGAIN)
-        count = int.from_bytes(bytes_at(fd, end, 8), "little") if end + 8 <= file_size else -1
-        begin = end + 8
-        end = begin + count * SIZES[roots[key].dtype]
-        if count < 0 or end > file_size:
-            raise BrokenRuleError("data-truncated", f"is cut short, in or before its storage {quoted(key)}", AGAIN)
-        known[key] = begin, end
+    known = _storages_in_row(fd, file_size, end, keys, roots)
 
     def place(storage: Storage) -> tuple[int, int]:
         if storage.key not in known:
@@ -216,6 +216,24 @@ def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
         return begin + offset * size, begin + (offset + count) * size
 
     return top, place
+
+
+def _storages_in_row(
+    fd: int, file_size: int, end: int, keys: Sequence[object], roots: Mapping[str, Storage]
+) -> dict[str, tuple[int, int]]:
+    """Return where the storages lie that follow the pickles, which end at `end`: each behind its number of elements."""
+    known: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        if not isinstance(key, str) or key in known or key not in roots:
+            shown = quoted(key) if isinstance(key, str) else "what is no string"
+            raise BrokenRuleError("bad-pickle", f"lists the storage {shown} twice, or without describing it", AGAIN)
+        count = int.from_bytes(bytes_at(fd, end, 8), "little") if end + 8 <= file_size else -1
+        begin = end + 8
+        end = begin + count * SIZES[roots[key].dtype]
+        if count < 0 or end > file_size:
+            raise BrokenRuleError("data-truncated", f"is cut short, in or before its storage {quoted(key)}", AGAIN)
+        known[key] = begin, end
+    return known
 
 
 def _row(fd: int, file_size: int) -> tuple[list[object], int]:
@@ -281,7 +299,20 @@ def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         raise BrokenRuleError("lone-tensor", "is a single tensor without a name, not a model", _RETRY)
     if not isinstance(top, Dict):
         raise BrokenRuleError("no-tensors", "holds no dict of tensors", _RETRY)
-    found = top
+    found, left = _unwrapped(top)
+    if not _holds_tensors(found):
+        raise _no_tensors(found)
+    tensors, inside = _sorted_out(found)
+    notices = []
+    if left:
+        notices.append(f"left out what training needs, not the model: {_listed(left)}")
+    if inside:
+        notices.append(f"left out what stands between the tensors and is none: {_listed(inside)}")
+    return tensors, tuple(notices)
+
+
+def _unwrapped(found: Dict) -> tuple[Dict, dict[str, object]]:
+    """Return the dict in the wrappers around it, and what stands beside it in these."""
     left: dict[str, object] = {}
     for _ in range(_MOST_WRAPPED):
         key = _wrapper(found)
@@ -291,8 +322,11 @@ def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         inner = found.named[key]
         assert isinstance(inner, Dict)  # what a wrapper is
         found = inner
-    if not _holds_tensors(found):
-        raise _no_tensors(found)
+    return found, left
+
+
+def _sorted_out(found: Dict) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Return the tensors of a dict, and what else is in it."""
     tensors: dict[str, Tensor] = {}
     inside: dict[str, object] = {}
     for name, value in found.named.items():
@@ -305,12 +339,7 @@ def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             inside[name] = value
     if found.others:
         inside["entries without a name"] = found.others
-    notices = []
-    if left:
-        notices.append(f"left out what training needs, not the model: {_listed(left)}")
-    if inside:
-        notices.append(f"left out what stands between the tensors and is none: {_listed(inside)}")
-    return tensors, tuple(notices)
+    return tensors, inside
 
 
 def _listed(left: Mapping[str, object], most: int = 8) -> str:
@@ -340,20 +369,8 @@ def _no_tensors(found: Dict) -> BrokenRuleError:
 
 def _tensor(name: str, found: Tensor, places: _Places) -> TensorInfo:
     """Return where a tensor lies; everything that the pickle says of it is checked against the file."""
-    if UNFIT.search(name) or name == METADATA:
-        sentence = f"has a control character or half a character in the name {quoted(name)}, or it is reserved"
-        raise BrokenRuleError("bad-tensor-name", sentence)
-    if found.dtype not in DTYPES_BY_WORD:
-        sentence = f"stores {quoted(name)} as {found.dtype}, which this version can't merge or copy"
-        way_out = f"take a release of the model in one of {', '.join(DTYPES_BY_WORD)}"
-        raise BrokenRuleError("unsupported-dtype", sentence, way_out)
+    _check_sayings(name, found)
     shape, strides = found.shape, found.strides
-    if len(shape) != len(strides) or found.offset < 0 or min((*shape, *strides), default=0) < 0:
-        sentence = f"gives {quoted(name)} the shape {shown_json(list(shape))} with strides {shown_json(list(strides))}"
-        raise BrokenRuleError("bad-view", f"{sentence} from element {shown_json(found.offset)} on, which no tensor has")
-    if math.prod(size or 1 for size in shape) > _MOST_REACH:
-        sentence = f"gives {quoted(name)} the shape {shown_json(list(shape))}, which is more than any file holds"
-        raise BrokenRuleError("shape-overflow", sentence)
     begin, end = places(found.storage)
     size = DTYPES_BY_WORD[found.dtype].size
     count = math.prod(shape)
@@ -370,6 +387,24 @@ def _tensor(name: str, found: Tensor, places: _Places) -> TensorInfo:
         sentence = f"makes {in_bytes(count * size)} for {quoted(name)} of a storage of {end - begin:,} by repeating it"
         raise BrokenRuleError("view-repeats", sentence, "it is made to do harm, or saved without `.contiguous()`")
     return TensorInfo(name, found.dtype, shape, 0, count * size, pieces=(Piece(0, first, shape, strides),))
+
+
+def _check_sayings(name: str, found: Tensor) -> None:
+    """Refuse what no tensor is, whatever the file holds."""
+    if UNFIT.search(name) or name == METADATA:
+        sentence = f"has a control character or half a character in the name {quoted(name)}, or it is reserved"
+        raise BrokenRuleError("bad-tensor-name", sentence)
+    if found.dtype not in DTYPES_BY_WORD:
+        sentence = f"stores {quoted(name)} as {found.dtype}, which this version can't merge or copy"
+        way_out = f"take a release of the model in one of {', '.join(DTYPES_BY_WORD)}"
+        raise BrokenRuleError("unsupported-dtype", sentence, way_out)
+    shape, strides = found.shape, found.strides
+    if len(shape) != len(strides) or found.offset < 0 or min((*shape, *strides), default=0) < 0:
+        sentence = f"gives {quoted(name)} the shape {shown_json(list(shape))} with strides {shown_json(list(strides))}"
+        raise BrokenRuleError("bad-view", f"{sentence} from element {shown_json(found.offset)} on, which no tensor has")
+    if math.prod(size or 1 for size in shape) > _MOST_REACH:
+        sentence = f"gives {quoted(name)} the shape {shown_json(list(shape))}, which is more than any file holds"
+        raise BrokenRuleError("shape-overflow", sentence)
 
 
 def _is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:

@@ -62,16 +62,15 @@ def of_file(path: Path, *, has_length: bool, wanted: Collection[str] = EVERY) ->
         OSError: it can't be read.
     """
     whole, window, data = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    parts: list[_HashedRange] = []
+    if not {"sha256", "autov2"}.isdisjoint(wanted):
+        parts.append(_HashedRange(whole.update))
+    if "autov1" in wanted:
+        parts.append(_HashedRange(window.update, _WINDOW.start, _WINDOW.stop))
     with path.open("rb", buffering=0) as file:
-        data_start = 8 + int.from_bytes(file.read(8), "little") if has_length else 0
-        file.seek(0)
-        parts: list[_HashedRange] = []
-        if not {"sha256", "autov2"}.isdisjoint(wanted):
-            parts.append(_HashedRange(whole.update))
         if "autov3" in wanted and has_length:
-            parts.append(_HashedRange(data.update, data_start))
-        if "autov1" in wanted:
-            parts.append(_HashedRange(window.update, _WINDOW.start, _WINDOW.stop))
+            parts.append(_HashedRange(data.update, 8 + int.from_bytes(file.read(8), "little")))
+            file.seek(0)
         if parts:
             with span("checksum", file=path):
                 _read(file.readinto, parts)

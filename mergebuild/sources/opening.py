@@ -22,7 +22,7 @@ from mergebuild.formats import registry, scales
 from mergebuild.formats.dtypes import DTYPES_BY_WORD
 from mergebuild.formats.foreign import LOOKED_AT
 from mergebuild.formats.gathering import is_run, run_of
-from mergebuild.formats.header import Piece, TensorInfo
+from mergebuild.formats.header import Piece, Scale, TensorInfo
 from mergebuild.formats.model import ADAPTERS, Model, SecondCopy
 from mergebuild.formats.quantized import with_scales
 from mergebuild.formats.reading import UNQUANTIZED, beginning, quoted
@@ -67,14 +67,18 @@ def read_model(
         SourceError: it is missing, can't be read, or breaks a rule of its format.
     """
     name = str(path) if shown is None else shown
-    if not path.is_dir():
-        _refuse_parts(path, name)
-        found = with_scales(_file(path, name), name)
-        if path.name in ADAPTERS or is_lora(found.tensors):
-            found = _with_meaning(found, path, name, within)
-        if found.format == "peft" or is_lora(found.tensors):
-            return found
-        return _canonical(found, name, keeps_names)
+    if path.is_dir():
+        return _read_folder(path, name, within, keeps_names)
+    _refuse_parts(path, name)
+    found = with_scales(_file(path, name), name)
+    if path.name in ADAPTERS or is_lora(found.tensors):
+        found = _with_meaning(found, path, name, within)
+    if found.format == "peft" or is_lora(found.tensors):
+        return found
+    return _canonical(found, name, keeps_names)
+
+
+def _read_folder(path: Path, name: str, within: Sequence[Path], keeps_names: KeepsNames) -> Model:
     from mergebuild.formats.folders import read_folder
 
     folder = read_folder(path, shown=name, read_file=_file, within=within)
@@ -190,7 +194,7 @@ def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
 
     One that is no Stable Diffusion 1, 2 or XL is a file whose names have the component in front.
     """
-    from mergebuild.naming import Renamed, RowsOf, to_ldm
+    from mergebuild.naming import to_ldm
 
     components = {name: model for name, model in folder.components.items() if name in _NAMED}
     shapes = {
@@ -198,19 +202,25 @@ def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
     }
     made, left = to_ldm(shapes) if "unet" in components else ({}, [])
     if not made:
-        components, left = dict(folder.components), []
-        made = {
-            f"{component}.{name}": Renamed(info.shape, (RowsOf(component, name),))
-            for component, model in components.items()
-            for name, info in model.tensors.items()
-        }
-        model = _canonical(renamed_model(components, made, "diffusers"), shown, keeps_names)
-        return replace(model, notices=folder.notices, facts=folder.config)
+        return _side_by_side(folder, shown, keeps_names)
     others = sorted(folder.components.keys() - components.keys())
     notices = [*folder.notices, *(f"the component `{name}` is not merged" for name in others)]
     if left:
         notices.append(f"{len(left)} tensors have no place in a single file and are left out, such as `{left[0]}`")
     return replace(renamed_model(components, made, "diffusers"), notices=tuple(notices), facts=folder.config)
+
+
+def _side_by_side(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
+    """Return the components of a pipeline as one model, each with its name in front of those of its tensors."""
+    from mergebuild.naming import Renamed, RowsOf
+
+    made = {
+        f"{component}.{name}": Renamed(info.shape, (RowsOf(component, name),))
+        for component, model in folder.components.items()
+        for name, info in model.tensors.items()
+    }
+    model = _canonical(renamed_model(folder.components, made, "diffusers"), shown, keeps_names)
+    return replace(model, notices=folder.notices, facts=folder.config)
 
 
 def standalone(model: Model, of: str, wanted: Sequence[Part], there: Shapes) -> tuple[Model, PlacedPart] | None:
@@ -258,18 +268,7 @@ def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], 
     infos = [components[cut.component].tensors[cut.tensor] for cut in renamed.cuts]
     both = list(zip(renamed.cuts, infos, strict=True))
     dtype = infos[0].dtype
-    scale = None
-    if any(info.scale for info in infos):
-        parts = [
-            ScaledPart(info, first[cut.component], cut.at, cut.rows, cut.columns, cut.transposed) for cut, info in both
-        ]
-        scale = scales.put_together(parts)
-        if scale is None and len({info.stored for info in infos}) == 1:
-            raise SourceError.one(
-                "quantized-weights",
-                f"`{infos[0].name}` is read as part of `{name}`, and its scales can't be cut so ({infos[0].stored})",
-                help=UNQUANTIZED,
-            )
+    scale = _scale_of(name, both, first) if any(info.scale for info in infos) else None
     if any(info.dtype != dtype or (info.scale and not scale) for info in infos):
         raise SourceError.one(
             "mixed-dtypes",
@@ -284,6 +283,26 @@ def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], 
         end = begin + prod(pieces[0].shape) * size
         return TensorInfo(name, dtype, renamed.shape, begin, end, pieces[0].file, scale=scale)
     return TensorInfo(name, dtype, renamed.shape, 0, prod(renamed.shape) * size, pieces[0].file, tuple(pieces), scale)
+
+
+def _scale_of(name: str, cuts: Sequence[tuple[RowsOf, TensorInfo]], first: Mapping[str, int]) -> Scale | None:
+    """Return the scales of a tensor that is made of cuts, some of which have scales; None: these differ in kind.
+
+    Raises:
+        SourceError: those of one kind can't be cut so.
+    """
+    parts = [
+        ScaledPart(info, first[cut.component], cut.at, cut.rows, cut.columns, cut.transposed) for cut, info in cuts
+    ]
+    found = scales.put_together(parts)
+    info = cuts[0][1]
+    if found is None and len({each.stored for _, each in cuts}) == 1:
+        raise SourceError.one(
+            "quantized-weights",
+            f"`{info.name}` is read as part of `{name}`, and its scales can't be cut so ({info.stored})",
+            help=UNQUANTIZED,
+        )
+    return found
 
 
 def _pieces(cut: RowsOf, info: TensorInfo, first: int) -> list[Piece]:

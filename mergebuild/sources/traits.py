@@ -145,38 +145,53 @@ class AdapterTraits(NamedTuple):
 
 def adapter(model: Model) -> AdapterTraits | None:
     """Return what a model is as a LoRA; None if most of its tensors are something else."""
-    families: Counter[str] = Counter()
-    ranks: Counter[int] = Counter()
-    beside = 0
-    alphas: list[TensorInfo] = []
-    is_conv = is_cp = False
+    found = _AdapterTensors()
     for name, info in model.tensors.items():
-        if len(name) > _LONGEST_NAME:
-            continue
-        family = next((family for family, pattern in _FAMILIES if pattern.search(name)), None)
-        if family is not None:
-            families[family] += 1
-            rank = next((info.shape[at] for each, at in _RANK if each.search(name) and len(info.shape) > at), None)
-            if rank is not None:
-                ranks[rank] += 1
-                is_conv |= len(info.shape) == 4 and info.shape[2:] != (1, 1)
-            is_cp |= "lora_mid" in name
-        elif _BESIDE.search(name):
-            beside += 1
-            if name.endswith(".alpha") and info.count == 1:
-                alphas.append(info)
-    if not families or 2 * (families.total() + beside) < len(model.tensors):
+        if len(name) <= _LONGEST_NAME:
+            found.count(name, info)
+    families = found.families
+    if not families or 2 * (families.total() + found.beside) < len(model.tensors):
         return None
-    if families["LoRA"] and (is_conv or is_cp):
-        label = "LoCon (Tucker)" if is_cp else "LoCon"
+    if families["LoRA"] and (found.is_conv or found.is_cp):
+        label = "LoCon (Tucker)" if found.is_cp else "LoCon"
         families[label] = families.pop("LoRA")
     return AdapterTraits(
         families=dict(families.most_common()),
-        ranks=dict(ranks.most_common()),
-        alphas=dict(Counter(_alphas(model, alphas)).most_common()) or _configured(model),
+        ranks=dict(found.ranks.most_common()),
+        alphas=dict(Counter(_alphas(model, found.alphas)).most_common()) or _configured(model),
         for_model=_meant_for(model.tensors),
         text_encoder=any(re.match(r"lora_te\d?_|text_encoder|.*\.text_model\.", name) for name in model.tensors),
     )
+
+
+class _AdapterTensors:
+    """Counts what the tensors of an adapter are, by their names and shapes."""
+
+    def __init__(self) -> None:
+        self.families: Counter[str] = Counter()
+        self.ranks: Counter[int] = Counter()
+        self.beside = 0
+        """What stands beside the factors of some family."""
+        self.alphas: list[TensorInfo] = []
+        self.is_conv = self.is_cp = False
+
+    def count(self, name: str, info: TensorInfo) -> None:
+        """Count one more."""
+        family = next((family for family, pattern in _FAMILIES if pattern.search(name)), None)
+        if family is not None:
+            self._count_factor(family, name, info)
+        elif _BESIDE.search(name):
+            self.beside += 1
+            if name.endswith(".alpha") and info.count == 1:
+                self.alphas.append(info)
+
+    def _count_factor(self, family: str, name: str, info: TensorInfo) -> None:
+        self.families[family] += 1
+        rank = next((info.shape[at] for each, at in _RANK if each.search(name) and len(info.shape) > at), None)
+        if rank is not None:
+            self.ranks[rank] += 1
+            self.is_conv |= len(info.shape) == 4 and info.shape[2:] != (1, 1)
+        self.is_cp |= "lora_mid" in name
 
 
 def _alphas(model: Model, infos: Sequence[TensorInfo]) -> Iterator[float]:
