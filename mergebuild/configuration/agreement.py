@@ -115,15 +115,7 @@ def _reshaped(config: Config, written: WrittenTensors) -> list[str]:
 
 def _missing(config: Config, written: WrittenTensors) -> tuple[str, list[str]]:
     """Return a notice about tensors of the donor that are not written, and what is wrong with leaving them out."""
-    kept, head = stacks(written.shapes), head_of(written.donor)
-    lost = [
-        name
-        for name in written.donor
-        if name not in written.shapes
-        and name != head
-        and not _UNNEEDED.fullmatch(name)
-        and not _is_of_a_layer_left_out(name, kept)
-    ]
+    lost = _lost(written)
     parts = {part_of(name) for name in lost} - {part_of(name) for name in written.shapes}
     wrong = [
         f"nothing of the part `{part}` is written, and `{'.'.join(path_of(config, part))}` describes one"
@@ -140,6 +132,19 @@ def _missing(config: Config, written: WrittenTensors) -> tuple[str, list[str]]:
     count = "1 tensor" if len(rest) == 1 else f"{len(rest)} tensors"
     sentence = f"{count} of the model whose configuration is written, such as `{rest[0]}`, are left out"
     return f"{sentence}: a client that needs them draws random values", wrong
+
+
+def _lost(written: WrittenTensors) -> list[str]:
+    """Return the tensors of the donor that are not written, though no count of layers says that they are not there."""
+    kept, head = stacks(written.shapes), head_of(written.donor)
+    return [
+        name
+        for name in written.donor
+        if name not in written.shapes
+        and name != head
+        and not _UNNEEDED.fullmatch(name)
+        and not _is_of_a_layer_left_out(name, kept)
+    ]
 
 
 def _is_of_a_layer_left_out(name: str, kept: Mapping[str, Stack]) -> bool:

@@ -127,11 +127,7 @@ def _counts(config: Config, stack: Stack, had: Stack | None, *, is_alone: bool) 
 def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: dict[Path, object]) -> list[str]:
     """Add to `changes` what a member that counts layers and its lists must be; return the contradictions."""
     *inner, key = path
-    part = config
-    for each in inner:
-        below = part[each]
-        assert isinstance(below, Mapping)
-        part = below
+    part = _inside(config, inner)
     said, now = part.get(key), counts[0][1]
     for stack, count in counts[1:]:
         if count != now and stack.half == "decoder" and key == "num_layers":
@@ -157,10 +153,17 @@ def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: d
         if kinds is None:
             return [f"`{counts[0][0].name}` has {now} layers, and `{_BY_TURNS}` says what each of {said} is"]
         changes[*inner, _BY_TURNS] = [[list(kinds[:now]), 1]]
-    for each, value in _numbers(part, said).items():
-        kept = [number for number in value if isinstance(number, int) and number < now]
-        changes |= {(*inner, each): kept} if kept != value else {}
+    changes |= {(*inner, each): kept for each, kept in _numbers_below(part, said, now).items()}
     return []
+
+
+def _inside(config: Config, keys: Iterable[str]) -> Config:
+    """Return the object that keys lead to."""
+    for each in keys:
+        below = config[each]
+        assert isinstance(below, Mapping)
+        config = below
+    return config
 
 
 def _lists(part: Config, count: int) -> dict[str, list[object] | str]:
@@ -177,6 +180,15 @@ def _numbers(part: Config, count: int) -> dict[str, list[object]]:
         for key, value in found.items()
         if _A_LAYER_EACH.fullmatch(key) and all(isinstance(each, int) and 0 <= each < count for each in value)
     }
+
+
+def _numbers_below(part: Config, count: int, now: int) -> dict[str, list[int]]:
+    """Return those lists of numbers of layers, of so many, that name some that are no more, without these."""
+    kept = {
+        key: [number for number in value if isinstance(number, int) and number < now]
+        for key, value in _numbers(part, count).items()
+    }
+    return {key: value for key, value in kept.items() if value != part[key]}
 
 
 def _gap(stack: Stack) -> str:

@@ -87,21 +87,30 @@ def _patched(
         value = text[member.value : member.end]
         if member.key in _DROPPED or (member.key == _QUANTIZATION and _says_bits(value)):
             continue
-        inner = {path[1:]: each for path, each in given.items() if len(path) > 1 and path[0] == member.key}
-        is_object = value.startswith("{")
-        if member.key in own:
-            value = json.dumps(own[member.key])
-        elif member.key in everywhere:
-            value = json.dumps(everywhere[member.key])
-        elif is_object and (inner or (levels and member.key.endswith("_config"))):
-            deeper = everywhere if levels and member.key.endswith("_config") else {}
-            value = _patched(text, member.value, deeper, inner, levels=max(levels - 1, 0))[0]
+        value = _patched_value(text, member, everywhere, given, levels)
         parts.append((separator, text[member.begin : member.value] + value))
     known = {member.key for member in members}
     last = between[-1] if between else f",{opening[1:]}"
     parts += [(last, f"{json.dumps(key)}: {json.dumps(value)}") for key, value in own.items() if key not in known]
     body = "".join(separator + part if number else part for number, (separator, part) in enumerate(parts))
     return opening + body + (text[members[-1].end : end] if members else "}"), end
+
+
+def _patched_value(
+    text: str, member: _JsonMember, everywhere: Mapping[str, object], given: Mapping[Path, object], levels: int
+) -> str:
+    """Return the value of a member with the changes to it, or in it."""
+    key, value = member.key, text[member.value : member.end]
+    inner = {path[1:]: each for path, each in given.items() if len(path) > 1 and path[0] == key}
+    if (key,) in given:
+        return json.dumps(given[(key,)])
+    if key in everywhere:
+        return json.dumps(everywhere[key])
+    is_deeper = levels > 0 and key.endswith("_config")
+    if value.startswith("{") and (inner or is_deeper):
+        deeper = everywhere if is_deeper else {}
+        return _patched(text, member.value, deeper, inner, levels=max(levels - 1, 0))[0]
+    return value
 
 
 def _says_bits(value: str) -> bool:

@@ -74,6 +74,11 @@ def agreed(config: Config, heads: Heads) -> Agreed:
         return Agreed({})
     if said(heads.first_config) or (had is not None and heads.equal):
         return Agreed(_changed(config, value=True))
+    return _without_head(heads, had, tied)
+
+
+def _without_head(heads: Heads, had: str | None, tied: bool | None) -> Agreed:
+    """Return what becomes of a model without a head that is not tied. `had`: the donor's head, or the first input's."""
     if had is not None:
         sentence = f"the head `{had}` is not written, and `{TIE}` does not say that it is the embedding"
         return Agreed({}, contradiction=f"{sentence}: clients would draw a random one")

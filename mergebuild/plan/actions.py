@@ -268,48 +268,51 @@ def _reasons(action: Action) -> tuple[str, ...]:
 
 
 def _result(action: Action, outcome: Outcome | None) -> TargetResult:
-    judgement = action.judgement
-    made = judgement.description
-    artifact = tagged(made.digest) if made.digest else None
     if outcome is not None:
-        return TargetResult(
-            action.name,
-            outcome.verdict,
-            made.shown,
-            artifact,
-            outcome.seconds,
-            tensors_computed=outcome.computed,
-            tensors_reused=len(made.blueprint.specs) - outcome.computed,
-            bytes_read=outcome.bytes_read,
-            bytes_written=outcome.bytes_written,
-            error=outcome.problem,
-            reasons=action.reasons,
-            notices=made.notes,
-        )
+        return _done(action, outcome)
     if action.refused is not None:
-        problems = action.refused.error.problems
-        why = [f"it reads `{action.refused.target}`, which is blocked"] if action.refused.target != made.name else []
-        why += [problem.message for problem in problems]
-        why += action.reasons if judgement.presence is not Presence.FOREIGN else ()
-        return TargetResult(
-            action.name,
-            Verdict.BLOCKED,
-            made.shown,
-            artifact,
-            error=problems[0],
-            reasons=tuple(why),
-            notices=made.notes,
-        )
+        return _blocked(action, action.refused)
+    made = action.judgement.description
     computed = sum(each.computed for each in action.files)
     return TargetResult(
         action.name,
         action.verdict,
         made.shown,
-        artifact,
+        tagged(made.digest) if made.digest else None,
         tensors_computed=computed,
         tensors_reused=len(made.blueprint.specs) - computed,
         bytes_read=sum(each.bytes_read for each in action.files),
         bytes_written=sum(each.writes for each in action.files),
         reasons=action.reasons,
         notices=made.notes,
+    )
+
+
+def _done(action: Action, outcome: Outcome) -> TargetResult:
+    made = action.judgement.description
+    return TargetResult(
+        action.name,
+        outcome.verdict,
+        made.shown,
+        tagged(made.digest) if made.digest else None,
+        outcome.seconds,
+        tensors_computed=outcome.computed,
+        tensors_reused=len(made.blueprint.specs) - outcome.computed,
+        bytes_read=outcome.bytes_read,
+        bytes_written=outcome.bytes_written,
+        error=outcome.problem,
+        reasons=action.reasons,
+        notices=made.notes,
+    )
+
+
+def _blocked(action: Action, refused: Refused) -> TargetResult:
+    judgement, made = action.judgement, action.judgement.description
+    problems = refused.error.problems
+    why = [f"it reads `{refused.target}`, which is blocked"] if refused.target != made.name else []
+    why += [problem.message for problem in problems]
+    why += action.reasons if judgement.presence is not Presence.FOREIGN else ()
+    artifact = tagged(made.digest) if made.digest else None
+    return TargetResult(
+        action.name, Verdict.BLOCKED, made.shown, artifact, error=problems[0], reasons=tuple(why), notices=made.notes
     )

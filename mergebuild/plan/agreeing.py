@@ -5,7 +5,7 @@ What a configuration must say is `configuration`'s; here is whose it is, and wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mergebuild.configuration.agreement import Agreement, WrittenTensors, agreement
 from mergebuild.configuration.ties import Heads
@@ -46,26 +46,35 @@ def agree(
         MismatchError: the configuration can't be made to agree with the tensors.
     """
     source, first = sources.file(owner), sources.file(recipe.beginning(target.inputs[0].ref))
-    heads = Heads(
+    heads = _heads(source, first, digests, _names_below(recipe, sources, target))
+    written = _parameters({name: spec.shape for name, spec in specs.items()}, first.model)
+    found = agreement(source.model.facts, WrittenTensors(written, _shapes(source.model), heads))
+    if found.contradictions:
+        raise _contradiction(target, owner, found.contradictions)
+    beyond = _tokens_beyond(source, written) if any(path[-1] == "vocab_size" for path in found.changes) else ""
+    return found._replace(notices=(*found.notices, beyond)) if beyond else found
+
+
+def _heads(source: SourceFile, first: SourceFile, digests: Mapping[str, bytes], others: frozenset[str]) -> Heads:
+    """Return what is known of heads: of the tensors written, the model of the configuration, and the first input."""
+    return Heads(
         digests,
         _shapes(source.model),
         _shapes(first.model),
         first.model.facts if first.model.format != "peft" else {},
         equal=_is_tied(source) or _is_tied(first),
-        others=_names_below(recipe, sources, target),
+        others=others,
     )
-    written = _parameters({name: spec.shape for name, spec in specs.items()}, first.model)
-    found = agreement(source.model.facts, WrittenTensors(written, _shapes(source.model), heads))
-    if found.contradictions:
-        raise MismatchError.one(
-            "configuration-differs",
-            f"the configuration of `{owner}` does not fit the tensors of `{target.name}`: {found.contradictions[0]}",
-            where=target.where.place("config") if target.config else target.where.place(),
-            rows=found.contradictions[1:],
-            help="take in what the configuration says, or name as `config` a model that has just these tensors",
-        )
-    beyond = _tokens_beyond(source, written) if any(path[-1] == "vocab_size" for path in found.changes) else ""
-    return found._replace(notices=(*found.notices, beyond)) if beyond else found
+
+
+def _contradiction(target: Target, owner: str, sentences: Sequence[str]) -> MismatchError:
+    return MismatchError.one(
+        "configuration-differs",
+        f"the configuration of `{owner}` does not fit the tensors of `{target.name}`: {sentences[0]}",
+        where=target.where.place("config") if target.config else target.where.place(),
+        rows=sentences[1:],
+        help="take in what the configuration says, or name as `config` a model that has just these tensors",
+    )
 
 
 def _names_below(recipe: Recipe, sources: Sources, target: Target) -> frozenset[str]:

@@ -66,7 +66,11 @@ class Architectures:
             inputs.append(said)
         if len(inputs) < 2:
             return ()
-        agreed = self._agreed(target)
+        return (*self._compared(blueprint, inputs), *self._compared_tokens(blueprint, inputs, said))
+
+    def _compared(self, blueprint: Blueprint, inputs: Sequence[_DescribedInput]) -> list[str]:
+        """Return in what the first of some inputs differs from each of the others, a sentence each."""
+        agreed = self._agreed(blueprint.target.name)
         told: list[str] = []
         for one, other in combinations(inputs, 2):
             shared = sorted(one.parts & other.parts)
@@ -76,12 +80,18 @@ class Architectures:
                 raise _differ(blueprint.target, one, other, unlike)
             if one is inputs[0] and not unlike:
                 told += _told(one, other, shared)
+        return told
+
+    def _compared_tokens(
+        self, blueprint: Blueprint, inputs: Sequence[_DescribedInput], said: _DescribedInput | None
+    ) -> Iterator[str]:
+        """Yield in what the tokenizers differ of inputs whose rows are merged, and of the one that is written."""
         with_rows = [(each.ref, each.source) for each in inputs if each.has_rows]
-        told += self._tokenizers.compare(with_rows) if len(with_rows) > 1 else ()
+        if len(with_rows) > 1:
+            yield from self._tokenizers.compare(with_rows)
         first = inputs[0]
         if said is not None and (said.ref, said.source) not in with_rows and any(map(is_embedding, blueprint.specs)):
-            told += self._tokenizers.written((first.ref, first.source), (said.ref, said.source))
-        return tuple(told)
+            yield from self._tokenizers.written((first.ref, first.source), (said.ref, said.source))
 
     def explained(self, target: str, error: MismatchError) -> MismatchError:
         """Return why inputs do not fit: that they are of different architectures, where they are."""

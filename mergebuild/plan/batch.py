@@ -56,6 +56,13 @@ class Batch:
     made: tuple[Form, TensorRow] | None = None
     """The last form asked for: members of a family often differ in some of their forms alone."""
 
+    def add(self, place: int, name: str, spec: Spec, digests: tuple[bytes, ...], sizes: dict[bytes, int]) -> None:
+        """Add a tensor; `sizes`: of its inputs, by their digests in order."""
+        self.places.append(place)
+        self.named.append((name, spec))
+        self.origins.append(sizes)
+        self.digests.add(spec.dtype, spec.shape, digests)
+
     def row(self, form: Form) -> TensorRow:
         """Return the tensors made by a form; forms that are equal are one object."""
         if self.made is None or self.made[0] is not form:
@@ -88,43 +95,40 @@ class Batch:
         key = dict(zip(slots, self.keys, strict=True))
         inputs = [gather((key[slot], share) for slot, share in each.terms) for each in operation.inputs]
         method = operation.method
-        facts = [Line("method", f"{method.name}@{method.version}")]
-        facts += lines_of(operation.arguments)
-        if not method.exact:
-            facts.append(Line("device", self.device))
         looks_at_made = method.makes.takes_statistics and any(
             len(terms) != 1 or share != 1 or self.are_made[index] for terms in inputs for index, share in terms
         )
-        if looks_at_made:
-            facts.append(Line("statistics", STATISTICS_OF_MADE))
-        facts += method.makes.key_lines
-        name_in_key = method.name_in_key
+        facts = self._facts(operation, looks_at_made=looks_at_made)
         made = OperationDigests(self.dtype, facts)
-        digests: list[bytes] = []
-        operands: list[tuple[Operand, ...]] = []
-        for (name, spec), origins in zip(self.named, self.origins, strict=True):
-            own = list(origins)
-            shapes = [spec.shape] * (len(inputs) - len(operation.shapes)) + list(operation.shapes)
-            found = tuple(
-                _operand(shape, [Term(own[index], share) for index, share in terms])
-                for shape, terms in zip(shapes, inputs, strict=True)
-            )
-            known = [each.digest for each in found]
-            digests.append(made.of(spec.shape, known, tensor=name if name_in_key else None))
-            operands.append(found)
+        operands = [
+            _operands(operation, spec, list(origins), inputs)
+            for (_, spec), origins in zip(self.named, self.origins, strict=True)
+        ]
+        digests = [
+            made.of(spec.shape, [each.digest for each in some], tensor=name if method.name_in_key else None)
+            for (name, spec), some in zip(self.named, operands, strict=True)
+        ]
         everything = tuple(range(len(self.dtypes)))
-        terms = [(index, Fraction(1)) for index in everything]
-        read = self._read(everything)
         return TensorRow(
             self.places,
             digests,
             self.origins,
-            terms,
+            [(index, Fraction(1)) for index in everything],
             is_copy=False,
-            read=read,
-            operated=Operated(operation, operands, tuple(facts), name_in_key),
+            read=self._read(everything),
+            operated=Operated(operation, operands, tuple(facts), method.name_in_key),
             looks_at_made=looks_at_made,
         )
+
+    def _facts(self, operation: Operation, *, looks_at_made: bool) -> list[Line]:
+        """Return what decides of what an operation makes besides what it reads."""
+        method = operation.method
+        facts = [Line("method", f"{method.name}@{method.version}"), *lines_of(operation.arguments)]
+        if not method.exact:
+            facts.append(Line("device", self.device))
+        if looks_at_made:
+            facts.append(Line("statistics", STATISTICS_OF_MADE))
+        return [*facts, *method.makes.key_lines]
 
     def inputs(self, slots: Sequence[Slot]) -> InputsOfRow:
         """Return what its rows are made of, and whose that is, for the store. `slots`: of the kind's form."""
@@ -202,6 +206,17 @@ class TensorRow(NamedTuple):
             and self.operated._replace(operands=[self.operated.operands[index] for index in kept]),
             surveys=[self.surveys[index] for index in kept] if self.surveys else (),
         )
+
+
+def _operands(
+    operation: Operation, spec: Spec, digests: Sequence[bytes], inputs: Sequence[Sequence[tuple[int, Fraction]]]
+) -> tuple[Operand, ...]:
+    """Return what an operation reads for one tensor; `inputs`: terms over its `digests`."""
+    shapes = [spec.shape] * (len(inputs) - len(operation.shapes)) + list(operation.shapes)
+    return tuple(
+        _operand(shape, [Term(digests[index], share) for index, share in terms])
+        for shape, terms in zip(shapes, inputs, strict=True)
+    )
 
 
 def _operand(shape: tuple[int, ...], terms: Sequence[Term]) -> Operand:

@@ -114,21 +114,22 @@ class Describer:
             MergeBuildError: the target can't be folded.
         """
         ground = self._ground(goal.target)
-        size = sum(self._sources.file(owner).size for owner in self._unhashed(ground))
-        was_built = self._ledger.record(goal.target) is not None
-        hash_first = (
-            hash_all
-            or was_built
-            or size <= SMALL
+        hash_first = hash_all or self._is_hashed_first(goal, ground)
+        owners = [owner for owner in sorted(ground.bottom) if hash_first or self._sources.is_pinned(owner)]
+        others = [owner for owner in ground.sources if owner not in ground.bottom]
+        owners += [owner for owner in others if self._sources.is_pinned(owner)]  # whose small files are read, perhaps
+        return owners
+
+    def _is_hashed_first(self, goal: Goal, ground: Ground) -> bool:
+        """Whether the sources of a goal must be known before it is planned, or are in a moment."""
+        return (
+            self._ledger.record(goal.target) is not None
+            or sum(self._sources.file(owner).size for owner in self._unhashed(ground)) <= SMALL
             or self._recipe.target(goal.target).metadata == "full"
             or not registry.of_output(goal.path).is_foreseen
             or ground.operates
             or any(self._sources.file(owner).model.twins for owner in ground.bottom)
         )
-        owners = [owner for owner in sorted(ground.bottom) if hash_first or self._sources.is_pinned(owner)]
-        others = [owner for owner in ground.sources if owner not in ground.bottom]
-        owners += [owner for owner in others if self._sources.is_pinned(owner)]  # whose small files are read, perhaps
-        return owners
 
     def describe(self, goal: Goal) -> Description:
         """Say what a goal will be, as far as the sources are known: those of `to_hash` are hashed.
@@ -173,22 +174,23 @@ class Describer:
         key = blueprint.kin or target
         found = self._grounds.get(key)
         if found is None:
-            bottom = self._bottom(target)
-            leaves = frozenset(own for each in bottom if (own := source_of_part(each)))
-            found = self._grounds[key] = Ground(
-                self.sources_of(target),
-                bottom,
-                leaves,
-                needs=tuple(sorted(self._files_below(blueprint))),
-                notices=(
-                    *(f"`{owner}`: {notice}" for owner in sorted(leaves) for notice in self._notices(owner)),
-                    *self._architectures.compare(target),
-                ),
-                programs=self._folding.programs(target),
-                waits_for_files=self._waits_for_files(blueprint),
-                operates=any(self._operates(self._folding.blueprint(name)) for name in self._recipe.below(target)),
-            )
+            found = self._grounds[key] = self._ground_anew(target, blueprint)
         return found
+
+    def _ground_anew(self, target: str, blueprint: Blueprint) -> Ground:
+        bottom = self._bottom(target)
+        leaves = frozenset(own for each in bottom if (own := source_of_part(each)))
+        notices = [f"`{owner}`: {notice}" for owner in sorted(leaves) for notice in self._notices(owner)]
+        return Ground(
+            self.sources_of(target),
+            bottom,
+            leaves,
+            needs=tuple(sorted(self._files_below(blueprint))),
+            notices=(*notices, *self._architectures.compare(target)),
+            programs=self._folding.programs(target),
+            waits_for_files=self._waits_for_files(blueprint),
+            operates=any(self._operates(self._folding.blueprint(name)) for name in self._recipe.below(target)),
+        )
 
     def _unhashed(self, ground: Ground) -> list[str]:
         return [owner for owner in ground.bottom if not self._sources.file(owner).is_hashed]

@@ -39,15 +39,7 @@ class Judge:
         self, made: Description, file: FileContent, changes: tuple[Change, ...], *, built_before: bool
     ) -> Standing:
         """Compare what a file is to be with what is there."""
-        presence, row = Presence.ABSENT, None
-        path = file.path
-        if path is None and file.digest is not None:
-            path = self._shelf.kept_path(file.digest, file.header_checksum)
-        if path is not None:
-            presence, there = self._shelf.at(path)
-            row = there if presence is Presence.OURS else None
-        if file.path is None and presence is Presence.FOREIGN:
-            presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
+        presence, row = self._there(file)
         causes: tuple[str, ...] = ()
         if presence is Presence.FOREIGN:
             causes = (f"{file.shown} was changed by hand, or is not ours",)
@@ -61,14 +53,32 @@ class Judge:
             return Standing(presence, row, Verdict.RESTORE, row, ("its metadata changed",))
         whole = whole_artifact(made, file, self._shelf)
         verdict = Verdict.BUILD if whole is None else Verdict.RESTORE
-        if not causes:
-            reasons = [change.text for change in changes]
-            if not built_before:
-                reasons.append("never built")
-            elif presence is Presence.ABSENT:
-                reasons.append(f"{file.shown or 'its artifact'} is missing")
-            causes = tuple(reasons) or ("what its tensors are made of changed",)
+        causes = causes or _causes(file, presence, changes, built_before=built_before)
         return Standing(presence, row, verdict, whole, causes)
+
+    def _there(self, file: FileContent) -> tuple[Presence, ArtifactRow | None]:
+        """Return what stands where a file is to be, and the artifact if it is ours."""
+        path = file.path
+        if path is None and file.digest is not None:
+            path = self._shelf.kept_path(file.digest, file.header_checksum)
+        if path is None:
+            return Presence.ABSENT, None
+        presence, there = self._shelf.at(path)
+        if file.path is None and presence is Presence.FOREIGN:
+            presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
+        return presence, there if presence is Presence.OURS else None
+
+
+def _causes(
+    file: FileContent, presence: Presence, changes: tuple[Change, ...], *, built_before: bool
+) -> tuple[str, ...]:
+    """Return why a file is not up to date at whose place nothing is wrong."""
+    reasons = [change.text for change in changes]
+    if not built_before:
+        reasons.append("never built")
+    elif presence is Presence.ABSENT:
+        reasons.append(f"{file.shown or 'its artifact'} is missing")
+    return tuple(reasons) or ("what its tensors are made of changed",)
 
 
 def whole_artifact(made: Description, file: FileContent, shelf: Shelf) -> ArtifactRow | None:

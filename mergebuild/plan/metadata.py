@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mergebuild.digest import tagged
-from mergebuild.fold.forms import Blueprint, Spec
+from mergebuild.fold.forms import Blueprint, Form, Spec
 from mergebuild.fold.lineage import proportions
 from mergebuild.fold.naming import SAME
 from mergebuild.formats.layout import texts_as_json
@@ -199,19 +199,11 @@ def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, .
     That is so however the recipe says it, but for all tensors alike: those that are just the first input's, as an
     input lacks them or as they are constants, are so in that tool too.
     """
-    target = blueprint.target
-    kinds, palette = blueprint.forms.kinds, blueprint.forms.palette
-    sums = [form for form, count in zip(palette, kinds.float_counts, strict=True) if count and form.lone is None]
-    copied = len(kinds.floats) - blueprint.forms.combined
-    is_whole = target.merge is None and not target.rules and not target.drop
-    lacking = min((account.lacking for account in blueprint.accounts if account.lacking), default=0)
-    constants = sum(is_constant(name, blueprint.source_specs[name].shape) for name in kinds.floats)
-    if len(sums) != 1 or not is_whole or copied > lacking + constants:
+    combined = _one_for_all(blueprint)
+    if combined is None:
         return None
-    if any(slot.naming is not SAME for slot, _ in sums[0].terms):
-        return None
-    share = {slot.owner: coefficient for slot, coefficient in sums[0].terms}
-    order = [each.ref for each in target.inputs if each.ref in share] + list(share)
+    share = {slot.owner: coefficient for slot, coefficient in combined.terms}
+    order = [each.ref for each in blueprint.target.inputs if each.ref in share] + list(share)
     names = tuple(dict.fromkeys(order))
     if len(share) == 2 and sum(share.values()) == 1:
         return "Weighted sum", names, share[names[1]]
@@ -222,18 +214,25 @@ def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, .
     return "Add difference", (first, *others), share[others[0]]
 
 
+def _one_for_all(blueprint: Blueprint) -> Form | None:
+    """Return the one combination by which all tensors of a target are made that are not just its first input's."""
+    target = blueprint.target
+    kinds, palette = blueprint.forms.kinds, blueprint.forms.palette
+    sums = [form for form, count in zip(palette, kinds.float_counts, strict=True) if count and form.lone is None]
+    copied = len(kinds.floats) - blueprint.forms.combined
+    is_whole = target.merge is None and not target.rules and not target.drop
+    lacking = min((account.lacking for account in blueprint.accounts if account.lacking), default=0)
+    constants = sum(is_constant(name, blueprint.source_specs[name].shape) for name in kinds.floats)
+    if len(sums) != 1 or not is_whole or copied > lacking + constants:
+        return None
+    return sums[0] if all(slot.naming is SAME for slot, _ in sums[0].terms) else None
+
+
 def _merge_models(sha256_of: Mapping[str, str | None], metadata_of: Mapping[str, Mapping[str, str]]) -> MergeModels:
     """Return the sources by their SHA-256, and behind them what they say of theirs, as far as there is room for it."""
     from mergebuild.sources import provenance
 
-    ancestors: MergeModels = {}
-    room = provenance.MOST_LINEAGE
-    for name in sorted(sha256_of):
-        for sha256, entry in sorted(provenance.merge_models(metadata_of.get(name, {})).items()):
-            size = len(_json(entry).encode())
-            if sha256 not in ancestors and size <= room:
-                ancestors[sha256] = entry
-                room -= size
+    ancestors = _ancestors([metadata_of.get(name, {}) for name in sorted(sha256_of)])
     own: MergeModels = {
         sha256: {
             "name": name,
@@ -244,6 +243,21 @@ def _merge_models(sha256_of: Mapping[str, str | None], metadata_of: Mapping[str,
         if sha256 is not None
     }
     return ancestors | own
+
+
+def _ancestors(said: Sequence[Mapping[str, str]]) -> MergeModels:
+    """Return the models behind sources, by what these say of themselves, as far as there is room for it."""
+    from mergebuild.sources import provenance
+
+    found: MergeModels = {}
+    room = provenance.MOST_LINEAGE
+    for facts in said:
+        for sha256, entry in sorted(provenance.merge_models(facts).items()):
+            size = len(_json(entry).encode())
+            if sha256 not in found and size <= room:
+                found[sha256] = entry
+                room -= size
+    return found
 
 
 # The recipe

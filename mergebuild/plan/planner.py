@@ -109,20 +109,20 @@ class Planner:
                 blocked.append(self._blocked(each, error))
         for key, judgement in self._order.items():
             self._order[key] = self._caught_up(judgement)
-        unhashed = {
-            owner
-            for judgement in self._order.values()
-            if not judgement.description.is_known
-            for owner in self._describer.unhashed(judgement.name)
-        }
         return Plan(
             self._weighed(self._order.values(), {}),
             tuple(each if isinstance(each, str) else each.target for each in goals),
             tuple(blocked),
             tuple(errors),
             self._origins,
-            bytes_to_hash=sum(self._sources.file(owner).size for owner in unhashed),
+            bytes_to_hash=self._bytes_to_hash(),
         )
+
+    def _bytes_to_hash(self) -> int:
+        """Return the size of the sources of what is in the work that are not hashed."""
+        unknown = (each.name for each in self._order.values() if not each.description.is_known)
+        unhashed = {owner for name in unknown for owner in self._describer.unhashed(name)}
+        return sum(self._sources.file(owner).size for owner in unhashed)
 
     def without(self, plan: Plan, refused: Mapping[Judgement, Refused]) -> Plan:
         """Return a plan that leaves out what is refused, and what would have been shared with that."""

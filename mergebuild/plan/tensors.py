@@ -9,7 +9,7 @@ one hash.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 
@@ -62,28 +62,30 @@ class Grid:
             [(names[place], self.specs[place].dtype, self.specs[place].shape) for place in self._parameters]
         )
         batches: dict[tuple[object, ...], Batch] = {}
-        for place, (name, spec) in enumerate(zip(names, self.specs, strict=True)):
-            kind = kinds.of[name]
+        for place, name in enumerate(names):
             own = copies.get(name, name)  # an input may know the parameter alone
-            origins = [origin_of(slot.owner, slot.tensor(own)) for slot in slots[kind]]
-            inputs = {origin.digest: origin for origin in sorted(origins, key=_digest)}
-            digests = tuple(inputs)
-            keys = tuple(digests.index(origin.digest) for origin in origins)
+            origins = [origin_of(slot.owner, slot.tensor(own)) for slot in slots[kinds.of[name]]]
+            self._add(batches, place, own, kinds.of[name], origins)
+        self._batches = list(batches.values())
+
+    def _add(
+        self, batches: dict[tuple[object, ...], Batch], place: int, name: str, kind: int, origins: Sequence[Origin]
+    ) -> None:
+        """Put the tensor at a place of the file, a parameter of this name, into the batch of those that are alike."""
+        spec = self.specs[place]
+        inputs = {origin.digest: origin for origin in sorted(origins, key=_digest)}
+        digests = tuple(inputs)
+        keys = tuple(digests.index(origin.digest) for origin in origins)
+        alike = [origin._replace(digest=b"", size=None) for origin in inputs.values()]  # which each has of its own
+        likeness = (kind, keys, spec._replace(shape=()), *alike)
+        batch = batches.get(likeness)
+        if batch is None:
             dtypes = dict(enumerate(origin.dtype for origin in inputs.values()))
             are_made = tuple(origin.is_made for origin in inputs.values())
-            alike = [origin._replace(digest=b"", size=None) for origin in inputs.values()]  # which each has of its own
-            likeness = (kind, keys, spec._replace(shape=()), *alike)
-            batch = batches.get(likeness)
-            if batch is None:
-                batch = Batch(kind, keys, dtypes, are_made, spec.dtype, LinearDigests(len(digests)), device)
-                batches[likeness] = batch
-            batch.places.append(place)
-            batch.named.append((own, spec))
-            batch.origins.append(
-                {each.digest: self.sizes[place] if each.size is None else each.size for each in inputs.values()}
-            )
-            batch.digests.add(spec.dtype, spec.shape, digests)
-        self._batches = list(batches.values())
+            digests_of = LinearDigests(len(digests))
+            batch = batches[likeness] = Batch(kind, keys, dtypes, are_made, spec.dtype, digests_of, self._device)
+        sizes = {each.digest: self.sizes[place] if each.size is None else each.size for each in inputs.values()}
+        batch.add(place, name, spec, digests, sizes)
 
     @cached_property
     def packed_inputs(self) -> bytes:
@@ -222,17 +224,20 @@ class Tensors:
         """The tensors one by one, in the order of the file."""
         found: list[Made | None] = [None] * len(self._grid.names)
         for row in self.rows:
-            operated = row.operated
-            operands = operated.operands if operated else [()] * len(row.places)
-            surveys = row.surveys or [None] * len(row.places)
-            parts = zip(row.places, row.digests, row.origins, operands, surveys, strict=True)
-            for place, digest, origins, some, survey in parts:
-                inputs = list(origins)
-                terms = () if operated else tuple(Term(inputs[index], share) for index, share in row.terms)
-                name, spec = self._grid.names[place], self._grid.specs[place]
-                parameter = self._grid.parameter(place)
-                operation, facts = (operated.operation, operated.facts_of(parameter)) if operated else (None, ())
-                found[place] = Made(
-                    name, spec, digest, terms, row.is_copy, operation, some, survey, facts, row.narrowed, parameter
-                )
+            for place, made in zip(row.places, self._made_of(row), strict=True):
+                found[place] = made
         return tuple(each for each in found if each is not None)
+
+    def _made_of(self, row: TensorRow) -> Iterator[Made]:
+        """Yield the tensors of a row one by one."""
+        operated = row.operated
+        operands = operated.operands if operated else [()] * len(row.places)
+        surveys = row.surveys or [None] * len(row.places)
+        parts = zip(row.places, row.digests, row.origins, operands, surveys, strict=True)
+        for place, digest, origins, some, survey in parts:
+            inputs = list(origins)
+            terms = () if operated else tuple(Term(inputs[index], share) for index, share in row.terms)
+            name, spec = self._grid.names[place], self._grid.specs[place]
+            parameter = self._grid.parameter(place)
+            operation, facts = (operated.operation, operated.facts_of(parameter)) if operated else (None, ())
+            yield Made(name, spec, digest, terms, row.is_copy, operation, some, survey, facts, row.narrowed, parameter)
