@@ -40,6 +40,7 @@ RESERVED = frozenset({"default", "mbw", "preset", "elemental"})
 _NAME = re.compile(r"[\w.]+")
 _TEMPLATE = re.compile(r"([^{}]*)(?:\{(?::0[1-9])?\}([^{}]*))?")
 _QUOTED = "in single quotes TOML leaves backslashes alone: '\\.(\\d+)\\.'"
+_ROWS = "such as blocks = [['^layers\\.(\\d+)\\.', \"L{:02}\"], ['', \"BASE\"]]"
 _Path = tuple[str | int, ...]
 
 
@@ -55,10 +56,7 @@ class _LayoutTable:
 
     def layout(self) -> Layout:
         """Return the layout that the table declares; it is valid only if `problems` is empty."""
-        for key in self.text.table:
-            if key not in KEYS:
-                advice = did_you_mean(key, KEYS, otherwise=f"keys of a layout: {', '.join(KEYS)}")
-                self._problem("unknown-key", f"`{key}` is no key of a layout", (key,), advice, key=True)
+        self._check_keys()
         table = self.text.table
         rows = self._rows()
         return Layout(
@@ -76,6 +74,12 @@ class _LayoutTable:
             first=self._blocks(table.get("first", ()), "first"),
             last=self._blocks(table.get("last", ()), "last"),
         )
+
+    def _check_keys(self) -> None:
+        for key in self.text.table:
+            if key not in KEYS:
+                advice = did_you_mean(key, KEYS, otherwise=f"keys of a layout: {', '.join(KEYS)}")
+                self._problem("unknown-key", f"`{key}` is no key of a layout", (key,), advice, key=True)
 
     def _problem(self, code: str, message: str, path: _Path, help: str, *, key: bool = False) -> None:
         where: Place = self.text.where.place(*path, key=key)
@@ -120,26 +124,26 @@ class _LayoutTable:
 
     def _rows(self) -> tuple[BlockRow, ...]:
         value = self.text.table.get("blocks")
-        example = "such as blocks = [['^layers\\.(\\d+)\\.', \"L{:02}\"], ['', \"BASE\"]]"
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             found = "has no `blocks`" if value is None else "`blocks` is not an array of rows"
-            self._wrong(("blocks",) if value is not None else (), found, example)
+            self._wrong(("blocks",) if value is not None else (), found, _ROWS)
             return ()
-        rows: list[BlockRow] = []
-        for index, entry in enumerate(value):
-            path = ("blocks", index)
-            if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
-                self._wrong(path, f"row {index + 1} of `blocks` is not a regular expression and a block", example)
-                continue
-            pattern, filled = self._regex(entry[0], (*path, 0)), self._template(entry[1], (*path, 1))
-            if pattern is None or filled is None:
-                continue
-            if filled and not pattern.groups:
-                message = f"`{entry[1]}` needs a number, and `{entry[0]}` has no group that finds one"
-                self._wrong(path, message, "put the number in parentheses: '\\.(\\d+)\\.'")
-                continue
-            rows.append(BlockRow(pattern, str(entry[1]), filled))
-        return tuple(rows)
+        rows = [self._row(index, entry) for index, entry in enumerate(value)]
+        return tuple(row for row in rows if row is not None)
+
+    def _row(self, index: int, entry: object) -> BlockRow | None:
+        path = ("blocks", index)
+        if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
+            self._wrong(path, f"row {index + 1} of `blocks` is not a regular expression and a block", _ROWS)
+            return None
+        pattern, filled = self._regex(entry[0], (*path, 0)), self._template(entry[1], (*path, 1))
+        if pattern is None or filled is None:
+            return None
+        if filled and not pattern.groups:
+            message = f"`{entry[1]}` needs a number, and `{entry[0]}` has no group that finds one"
+            self._wrong(path, message, "put the number in parentheses: '\\.(\\d+)\\.'")
+            return None
+        return BlockRow(pattern, str(entry[1]), filled)
 
     def _template(self, value: object, path: _Path) -> bool | None:
         """Return True if `value` is a template, False if it is a block's name.
@@ -157,13 +161,17 @@ class _LayoutTable:
             message = f"{value!r} cannot be the name of a block"
             self._wrong(path, message, "names have letters, digits, `_` and `.`, and are not `default` and the like")
             return None
+        self._note(before, behind)
+        return behind is not None
+
+    def _note(self, before: str, behind: str | None) -> None:
+        """Take note of a block that a row makes; `behind` the number, None where there is no number."""
         number = "" if behind is None else r"\d+"
         self._made.append(re.compile(re.escape(before) + number + re.escape(behind or "")))
         if behind is None:
             self._literal += [before] if before not in self._literal else []
         elif not behind:
             self._open += [f"{before}*"] if f"{before}*" not in self._open else []
-        return behind is not None
 
     def _blocks(self, value: object, *path: str | int) -> tuple[str, ...]:
         """Return a list of blocks with its ranges expanded. Add a problem for each block that no row can give."""

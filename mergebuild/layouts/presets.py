@@ -157,8 +157,12 @@ def _curves() -> dict[str, Curve]:
         "FAKE_REVERSE_CUBIC_HERMITE": _reverse(_fake_hermite),
         "TRUE_REVERSE_CUBIC_HERMITE": _reverse(_true_hermite),
     }
-    for name in ("REVERSE_SMOOTHSTEP", "REVERSE-SMOOTHSTEP", "R_SMOOTHSTEP"):
-        curves[name] = _reverse(curves["SMOOTHSTEP"])
+    return curves | _more_smoothsteps(curves["SMOOTHSTEP"])
+
+
+def _more_smoothsteps(smoothstep: Curve) -> dict[str, Curve]:
+    """Return the curve reversed, several times in a row, and a part of it, by all of their names."""
+    curves = dict.fromkeys(("REVERSE_SMOOTHSTEP", "REVERSE-SMOOTHSTEP", "R_SMOOTHSTEP"), _reverse(smoothstep))
     for m, part in ((2, "HALF"), (3, "ONE_THIRD"), (4, "ONE_FOURTH")):
         times, over = _smoothstep_times(m), _smoothstep_over(m)
         curves[f"SMOOTHSTEP*{m}"] = curves[f"{m}SMOOTHSTEP"] = times

@@ -6,7 +6,7 @@ the model are all listed: the commonest complaint about merge tools is a LoRA of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Final, NamedTuple, Protocol
@@ -249,21 +249,10 @@ class _Matching:
         if place.taken is not None:
             facts["offset"] = place.taken[0]
         if "dora_scale" in tensors:
-            is_peft = ("peft_dora", "dora_scale") in found.roles
-            facts["dora"] = _dora(shapes["dora_scale"], target, is_peft=is_peft)
-            if facts["dora"] == "columns" and place.total:
-                raise self._unsupported_split(module, place)
+            facts["dora"] = self._norms(module, found, shapes["dora_scale"], target, place)
         if found.family == "tokens":
-            rows = self._adapter.tokens(module) if self._adapter is not None else ()
-            if (
-                not rows
-                or len(rows) != shapes["tokens"][0]
-                or max(rows, default=0) >= target.rows
-                or place.rows is not None
-            ):
-                wanted = f"rows for the words {list(rows[:8])}, of {target.rows}"
-                told = self._misfit(tensors["tokens"], shapes["tokens"], wanted, place)
-                self._misfits.append(Misfit(place.tensor, tuple(tensors.values()), told))
+            rows = self._rows_of_words(module, tensors["tokens"], target, place)
+            if not rows:
                 return
             facts["tokens"] = ",".join(map(str, rows))
         if found.family == "ia3" and "ia3" in tensors:
@@ -271,6 +260,24 @@ class _Matching:
         factors = tuple(Factor(role, tensors[role]) for role in sorted(tensors))
         delta = Delta(found.family, factors, place.rows, tuple(sorted(facts.items())))
         self._deltas.setdefault(place.tensor, []).append((module, delta))
+
+    def _norms(self, module: str, found: _Found, shape: tuple[int, ...], target: FitTarget, place: Site) -> str:
+        """Return of what a DoRA's norms are, which have this shape."""
+        of = _dora(shape, target, is_peft=("peft_dora", "dora_scale") in found.roles)
+        if of == "columns" and place.total:
+            raise self._unsupported_split(module, place)
+        return of
+
+    def _rows_of_words(self, module: str, name: str, target: FitTarget, place: Site) -> Sequence[int]:
+        """Return which rows of a vocabulary a tensor is; none where it does not fit, which is noted."""
+        shape = tuple(self._lora[name].shape)
+        rows = self._adapter.tokens(module) if self._adapter is not None else ()
+        if rows and len(rows) == shape[0] and max(rows) < target.rows and place.rows is None:
+            return rows
+        wanted = f"rows for the words {list(rows[:8])}, of {target.rows}"
+        told = self._misfit(name, shape, wanted, place)
+        self._misfits.append(Misfit(place.tensor, (name,), told))
+        return ()
 
     def _takes_place(self, found: _Found, shapes: Mapping[str, tuple[int, ...]], place: Site) -> bool:
         """Return whether a tensor replaces the model's with more or fewer rows (of tokens), and remember its shape."""

@@ -99,12 +99,7 @@ def check(loras: Sequence[Lora], where: Place | None) -> None:
     """
     first = loras[0]
     for other in loras[1:]:
-        if not first.products.naming.fits(other.products.naming):
-            raise MismatchError.one(
-                "lora-naming", f"the LoRAs `{first.name}` and `{other.name}` name their modules differently",
-                where=where, rows=(f"{first.name}  {first.products.naming}", f"{other.name}  {other.products.naming}"),
-                help="bake both into their model with `add_lora`, and take the difference out with `extract_lora`",
-            )  # fmt: skip
+        _check_naming(first, other, where)
         _check_shapes(first, other, where)
     for each in loras:
         if each.products.replaced:
@@ -113,6 +108,15 @@ def check(loras: Sequence[Lora], where: Place | None) -> None:
                 where=where, rows=each.products.replaced[:_SHOWN],
                 help="bake the LoRAs into their model one after another with `add_lora`",
             )  # fmt: skip
+
+
+def _check_naming(first: Lora, other: Lora, where: Place | None) -> None:
+    if not first.products.naming.fits(other.products.naming):
+        raise MismatchError.one(
+            "lora-naming", f"the LoRAs `{first.name}` and `{other.name}` name their modules differently",
+            where=where, rows=(f"{first.name}  {first.products.naming}", f"{other.name}  {other.products.naming}"),
+            help="bake both into their model with `add_lora`, and take the difference out with `extract_lora`",
+        )  # fmt: skip
 
 
 def _check_shapes(first: Lora, other: Lora, where: Place | None) -> None:
@@ -143,14 +147,23 @@ def merged(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules:
         holders = [index for index, each in enumerate(loras) if module in each.products.modules]
         if holders:
             yield from _module([loras[index] for index in holders], module, holders, amounts)
-    kept = frozenset(modules)
-    sums = {tensor: module for each in loras for tensor, module in each.products.sums.items() if module in kept}
+    yield from _sums(loras, amounts_of, frozenset(modules))
+    yield from _copies(loras)
+
+
+def _sums(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules: frozenset[str]) -> Iterator[MadeFactor]:
+    """Yield the tensors of some modules that are added to a model's as they are."""
+    sums = {tensor: module for each in loras for tensor, module in each.products.sums.items() if module in modules}
     for tensor, module in sums.items():
         strengths = amounts_of(module).strengths
         holders = [index for index, each in enumerate(loras) if tensor in each.products.sums]
         shape = tuple(loras[holders[0]].tensors[tensor].shape)
         reads = tuple((index, tensor) for index in holders)
         yield MadeFactor(tensor, shape, reads, shares=tuple(strengths[index] for index in holders))
+
+
+def _copies(loras: Sequence[Lora]) -> Iterator[MadeFactor]:
+    """Yield the tensors that are no part of a module, from the first LoRA that has each."""
     copies: dict[str, int] = {}
     for index, each in enumerate(loras):
         for tensor in (*each.products.replaced, *each.products.words):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from mergebuild.errors import Place, SourceError
-from mergebuild.lora.match import Delta, LoraTensor, match
+from mergebuild.lora.match import Delta, LoraTensor, Match, match
 from mergebuild.lora.modules import PEFT
 from mergebuild.lora.needs import PRODUCTS
 from mergebuild.lora.roles import role_of
@@ -98,6 +98,11 @@ def products_of(
             where=where, rows=found.unmatched[:_SHOWN],
             help=_DAMAGED,
         )  # fmt: skip
+    return _sorted_out(found, lora, where)
+
+
+def _sorted_out(found: Match, lora: Mapping[str, LoraTensor], where: Place | None) -> Products:
+    """Return what the deltas of a LoRA are."""
     modules: dict[str, LoraProduct] = {}
     sums: dict[str, str] = {}
     replaced: list[str] = []

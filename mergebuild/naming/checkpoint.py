@@ -8,7 +8,7 @@ reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
 from mergebuild.naming import clip, unet, vae
@@ -76,14 +76,16 @@ def to_ldm(components: Mapping[str, Shapes], kind: Kind | None = None) -> tuple[
         elif kind is not None and component in _TEXT_ENCODERS[kind]:
             prefix = _text_prefix(kind, component, alone=not components.get("text_encoder"))
             made |= _text_to_ldm(prefix, _state(tensors, component))
+    return made, list(_left(components, made))
+
+
+def _left(components: Mapping[str, Shapes], made: Mapping[str, Renamed]) -> Iterator[str]:
+    """Yield the tensors of a pipeline that nothing is made of, but for those that say nothing."""
     used = {(cut.component, cut.tensor) for result in made.values() for cut in result.cuts}
-    left = [
-        f"{component}/{name}"
-        for component, tensors in components.items()
-        for name in tensors
-        if (component, name) not in used and not _is_silent(name)
-    ]
-    return made, left
+    for component, tensors in components.items():
+        for name in tensors:
+            if (component, name) not in used and not _is_silent(name):
+                yield f"{component}/{name}"
 
 
 def to_diffusers(tensors: Shapes) -> tuple[Mapping[str, Mapping[str, Renamed]], list[str]]:

@@ -107,16 +107,11 @@ def _groups(ours: Sequence[str], fused: Fused) -> Parts | None:
         return None
     queries, group = width // groups, rows // groups
     spans = ((0, queries), (queries, queries + size), (queries + size, group))
-    return [
-        (
-            name,
-            Renamed(
-                (groups * (end - begin), *fused.shape[1:]),
-                tuple(RowsOf("", fused.tensor, (at + begin, at + end)) for at in range(0, rows, group)),
-            ),
-        )
-        for name, (begin, end) in zip(ours, spans, strict=True)
-    ]
+    made: list[tuple[str, Renamed]] = []
+    for name, (begin, end) in zip(ours, spans, strict=True):
+        cuts = tuple(RowsOf("", fused.tensor, (at + begin, at + end)) for at in range(0, rows, group))
+        made.append((name, Renamed((groups * (end - begin), *fused.shape[1:]), cuts)))
+    return made
 
 
 def _width(fused: Fused) -> int:

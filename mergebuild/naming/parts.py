@@ -166,13 +166,7 @@ def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> Placed
         made |= found
         if not found:
             rest.append(part)
-    doubtful: tuple[str, ...] = ()
-    for each in held:
-        choice = _choices(each, rest, of, there) if not made or not each.is_alone else []
-        if len(choice) == 1:
-            made |= _as_part(each, choice[0], of, there)
-            rest.remove(choice[0])
-        doubtful = doubtful or tuple((*part.called, part.name)[0] for part in choice[1:] and choice)
+    doubtful = _take_held(held, rest, of, there, made)
     is_alone = any(each.is_alone for each in held)
     if not made and not family_of_own:
         made = _by_names(own, rest, there)
@@ -182,6 +176,23 @@ def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> Placed
     used = {cut.tensor for renamed in made.values() for cut in renamed.cuts}
     silent = tuple(each for one in held for part in _parts(one.kind) for each in (*part.outside, *part.spare))
     return PlacedPart(made, tuple(name for name in own if name not in used and not name.startswith(silent)), doubtful)
+
+
+def _take_held(
+    held: Iterable[_HeldPart], rest: list[Part], of: str, there: Shapes, made: dict[str, Renamed]
+) -> tuple[str, ...]:
+    """Take the parts that a file holds for those of `rest` that they are; return which one may be that can't be told.
+
+    What is taken goes from `rest` into `made`.
+    """
+    doubtful: tuple[str, ...] = ()
+    for each in held:
+        choice = _choices(each, rest, of, there) if not made or not each.is_alone else []
+        if len(choice) == 1:
+            made |= _as_part(each, choice[0], of, there)
+            rest.remove(choice[0])
+        doubtful = doubtful or tuple((*part.called, part.name)[0] for part in choice[1:] and choice)
+    return doubtful
 
 
 def _with_its_names(part: Part, own: Shapes, of: str, family_of_own: str) -> Mapping[str, Renamed]:
