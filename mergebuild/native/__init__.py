@@ -1,9 +1,12 @@
-"""Compiled kernels: loops in C that give the bits of the torch kernels, without torch, in a part of the time.
+"""Compiled kernels: loops in C that give the same bits as the torch kernels, faster and without torch.
 
-They are written once and compiled for several instruction sets (`kernels.h`); the best that the processor has is taken
-when this is imported. Where the package was installed without a C compiler there are none. `MERGEBUILD_NATIVE` in the
-environment, read at import, chooses: `0` none, else the name of an instruction set (`avx512`, `avx2`, `neon`, `plain`).
-Nothing but time depends on it.
+Begin with `kernels.h`, which says what a kernel gets and gives. Each is written once, in an `.inc` file, and compiled
+for several instruction sets (`variant_*.c`); importing this module chooses the best one that the processor has.
+`module.c` is the Python extension, and this file wraps it with types. A package installed without a C compiler has no
+compiled kernels, and torch is used.
+
+`MERGEBUILD_NATIVE` in the environment, read at import, chooses: `0` none, else an instruction set (`avx512`, `avx2`,
+`neon`, `plain`). Only time depends on it. Imports nothing else of mergebuild.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 try:
-    import mergebuild.native._compiled as _compiled  # noqa: PLR0402 -- so what is not there and what can't be loaded differ
+    import mergebuild.native._compiled as _compiled  # noqa: PLR0402 -- tells a missing module from one that fails to load
 except ModuleNotFoundError:
     _UNUSABLE = "installed without a C compiler"
 except ImportError as error:
@@ -30,9 +33,9 @@ else:
 
 
 def _is_outdated() -> bool:
-    """Whether the kernels were compiled of other sources than lie here: those of a clone that was brought up to date.
+    """Return whether the extension was compiled from other C sources than are in this folder.
 
-    An installed package has no sources in C.
+    That happens in a clone that was updated and not compiled again. An installed package has no C sources: False.
     """
     folder, known = Path(__file__).parent, getattr(_compiled, "SOURCES", -1)
     names = sorted(path.name for path in folder.iterdir() if path.suffix in {".c", ".h", ".inc"})
@@ -77,27 +80,28 @@ DTYPES: Mapping[str, tuple[int, int]] = {
     "float8_e4m3fn": (4, 1),
     "float8_e5m2": (5, 1),
 }
-"""What kernels read and write: the number that stands for a dtype (`enum dtype`), and the bytes of an element."""
+"""The dtypes that kernels read and write: for each, its number in C (`enum dtype`), and the bytes of an element."""
 
 MOST_INPUTS = 64
-"""Inputs at most that one call takes."""
+"""The most inputs that one call takes."""
 
 
 class Seen(NamedTuple):
-    """What was seen of values that were rounded."""
+    """Counts of values that a call rounded to a dtype."""
 
     nonfinite: int
+    """NaN or infinite before rounding."""
     overflowed: int
-    """Finite, and beyond the dtype's largest."""
+    """Finite before rounding, but larger than the dtype's largest value."""
 
 
 class Hash:
-    """A running XXH3-128, as `xxhash.xxh3_128`; values can be added while they are made."""
+    """A running XXH3-128, as `xxhash.xxh3_128`; `apply` can add the bytes that it reads or writes."""
 
     __slots__ = ("state",)
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin with no bytes."""
         self.state = _compiled.xxh3_begin()
 
     def update(self, data: Buffer) -> None:
@@ -105,40 +109,45 @@ class Hash:
         _compiled.xxh3_update(self.state, data)
 
     def digest(self) -> bytes:
-        """Return the 16 bytes of the hash so far."""
+        """Return the hash (16 bytes) of the bytes so far."""
         return _compiled.xxh3_digest(self.state)
 
 
 class GramMatrix:
-    """The dot product of each of some vectors with each, in float64: in the order of `methods/kernels/reduction.py`.
+    """The dot products of all pairs of some vectors, float64, in the order of sums of `methods/kernels/reduction.py`.
 
-    With an origin, the vectors are the differences of the other inputs from that one.
+    Without an origin the vectors are the inputs; with one, they are the differences of the other inputs from that one.
     """
 
     __slots__ = ("_vectors", "state")
 
     def __init__(self, inputs: int, origin: int | None = None) -> None:
-        """Begin with so many inputs, and the index of the origin among them."""
+        """Begin with no elements.
+
+        Args:
+            inputs: The number of inputs, at most `MOST_INPUTS`.
+            origin: The index of the origin among them, if there is one.
+        """
         self.state = _compiled.gram_begin(inputs, -1 if origin is None else origin)
         self._vectors = inputs - (origin is not None)
 
     def add(self, chunks: Sequence[tuple[Buffer, str]], count: int) -> None:
-        """Add the next `count` elements of each input: the bytes of each, and its dtype. Nothing is kept.
+        """Add the next `count` elements of each input, given as its bytes and its dtype. The bytes may change then.
 
         Raises:
-            ValueError: there are more or fewer inputs, or one is too small.
+            ValueError: The number of inputs is another one, or an input is too small.
         """
         _compiled.gram_add(self.state, tuple((buffer, DTYPES[each][0]) for buffer, each in chunks), count)
 
     def value(self) -> tuple[tuple[float, ...], ...]:
-        """Return the matrix so far, symmetric."""
+        """Return the symmetric matrix over the elements so far, as rows."""
         found, places = iter(_compiled.gram_value(self.state)), range(self._vectors)
         entries = {(i, j): next(found) for i in places for j in places[i:]}
         return tuple(tuple(entries[min(i, j), max(i, j)] for j in places) for i in places)
 
 
 class MatrixProduct:
-    """`left @ right` of a small inner size, the rank: terms in float64, added up in the order of the rank."""
+    """The matrix product `left @ right` with a small inner size, the rank. Float64 terms, added up in their order."""
 
     __slots__ = ("columns", "rows", "state")
 
@@ -150,16 +159,16 @@ class MatrixProduct:
         *,
         turned: bool = False,
     ) -> None:
-        """Take both sides, of a dtype up to float32. Nothing of them is kept.
+        """Copy both sides; their bytes may change afterwards. The product is not computed before `make_rows`.
 
         Args:
-            left: the bytes of `[rows, rank]`, and their dtype.
-            right: those of `[rank, columns]`.
-            sizes: rows, rank and columns.
-            turned: the sides lie transposed, `[rank, rows]` and `[columns, rank]`.
+            left: The bytes of `[rows, rank]`, and their dtype: any but float64.
+            right: The bytes of `[rank, columns]`, and their dtype: any but float64.
+            sizes: Rows, rank and columns.
+            turned: The bytes of both sides are of their transposes, `[rank, rows]` and `[columns, rank]`.
 
         Raises:
-            ValueError: a side is too small, or of float64.
+            ValueError: A side is too small, or float64.
         """
         self.rows, _, self.columns = sizes
         one, other = ((buffer, DTYPES[dtype][0]) for buffer, dtype in (left, right))
@@ -169,38 +178,38 @@ class MatrixProduct:
 def make_rows(
     products: Sequence[MatrixProduct], scale: float, span: tuple[int, int], out: Buffer, *, add: bool = False
 ) -> None:
-    """Make rows of a product, or of two multiplied element by element, times a scale, and round them to float32.
+    """Make rows of a product, or of two products multiplied element by element, times a scale; round them to float32.
 
     Args:
-        products: one, or two of the same columns.
-        scale: what they are multiplied by, in float64.
-        span: the first row, and how many.
-        out: room for them, whole rows.
-        add: they are added in float32 to what is there.
+        products: One, or two with the same number of columns.
+        scale: The factor, multiplied in float64 before rounding.
+        span: The first row, and the number of rows.
+        out: The float32 buffer that the rows are written to.
+        add: Add the rows, in float32, to the values in `out` instead of replacing them.
 
     Raises:
-        ValueError: there are no such rows, or `out` is too small.
+        ValueError: A product has no such rows, or `out` is too small.
     """
     _compiled.product_rows(tuple(each.state for each in products), scale, *span, out, add)
 
 
 class Prepared(NamedTuple):
-    """A kernel, and what it is called with besides values."""
+    """A kernel, with the option and the numbers that it is called with."""
 
     name: str
     option: int = 0
-    """A number that the kernel knows."""
+    """Chooses among forms of the kernel; its C file says what it means."""
     numbers: bytes = b""
-    """The values that it computes with: `packed`, of most."""
+    """The numbers that it computes with: most kernels take float32 values (`packed`)."""
 
 
 def packed(numbers: Sequence[float]) -> bytes:
-    """Return float32 values as kernels have them."""
+    """Return numbers as float32 values for a kernel."""
     return struct.pack(f"={len(numbers)}f", *numbers)
 
 
 def packed_doubles(numbers: Sequence[float]) -> bytes:
-    """Return float64 values as those kernels have them that compute with these."""
+    """Return numbers as float64 values for a kernel that computes in float64."""
     return struct.pack(f"={len(numbers)}d", *numbers)
 
 
@@ -215,20 +224,23 @@ def apply(
     hashes: Mapping[int, Hash] | None = None,
     odd: bool = False,
 ) -> Seen:
-    """Make elements of a tensor, and round them once.
+    """Make elements of a tensor with a kernel, and round them once.
 
     Args:
-        kernel: what makes them.
-        inputs: the bytes of each, from the first element on, and its dtype.
-        out: room for the result.
-        dtype: the result's.
-        span: the index in the tensor of the first element, and how many.
-        hash: what the bytes of the result are added to.
-        hashes: what the bytes of inputs are added to, by index.
-        odd: inputs of float64 are rounded to odd, not to the nearest.
+        kernel: The kernel.
+        inputs: For each input its bytes, from the first element of the span on, and its dtype.
+        out: The buffer that the result is written to.
+        dtype: The result's dtype.
+        span: The index in the tensor of the first element, and the number of elements.
+        hash: The hash that the bytes of the result are added to.
+        hashes: Hashes that the bytes of inputs are added to, by the input's index.
+        odd: Round inputs of float64 to odd instead of to the nearest float32, so that rounding again changes nothing.
+
+    Returns:
+        Counts of NaN, infinite and overflowed values of the result.
 
     Raises:
-        ValueError: a buffer is too small, or the kernel does not take these.
+        ValueError: A buffer is too small, or the kernel does not take these inputs and numbers.
     """
     state = None if hash is None else hash.state
     return Seen(*_compiled.apply(_work(kernel, inputs, span, hashes or {}), DTYPES[dtype][0], out, state, odd))
@@ -240,7 +252,7 @@ def _work(
     span: tuple[int, int],
     hashes: Mapping[int, Hash] = MappingProxyType({}),
 ) -> tuple[str, int, bytes, int, tuple[tuple[Buffer, int, bytearray | None], ...], int]:
-    """Return a kernel with what it is called with."""
+    """Return the arguments that every function of the extension takes which runs a kernel; see `apply`."""
     start, count = span
     states = [hashes[index].state if index in hashes else None for index in range(len(inputs))]
     taken = tuple((buffer, DTYPES[each][0], state) for (buffer, each), state in zip(inputs, states, strict=True))
@@ -248,22 +260,23 @@ def _work(
 
 
 class Histogram:
-    """Counts of half a key: of the upper halves of all keys, or of the lower halves of those with a certain upper one.
+    """How often each digit occurs: the upper halves of all keys, or the lower halves of keys with one upper half.
 
-    A key is the bits of a value's magnitude, as a number.
+    A key is the 32 bits of a float32's magnitude, as a number. A digit is a half of it.
     """
 
     __slots__ = ("counts", "upper")
 
     def __init__(self, upper: int | None = None) -> None:
-        """Begin with no keys. `upper`: the upper half of the keys whose lower halves are counted."""
+        """Begin with no keys. `upper`: count lower halves of keys with this upper half; None: count upper halves."""
         self.upper = upper
         self.counts = bytearray(4 * 2 * 65_536)
 
     def digit_of(self, wanted: int) -> tuple[int, int, int]:
-        """Return the digit at which the `wanted` largest end, how many of it are among them, and how many there are.
+        """Return the digit of the smallest of the `wanted` largest keys counted.
 
-        Digits of the upper half begin at the least number of 16 bits, which counts as 0.
+        After it come two counts: how many of the `wanted` largest have this digit, and how many of all. An upper half
+        is returned with 32,768 added.
         """
         return _compiled.digit_of(self.counts, wanted)
 
@@ -274,7 +287,10 @@ def tally(
     span: tuple[int, int],
     histograms: Sequence[Histogram],
 ) -> None:
-    """Count the keys of what a kernel makes; see `apply` for the other arguments. All of them less than 2**32."""
+    """Add the keys of the values that a kernel makes to histograms; see `apply` for the other arguments.
+
+    A histogram counts at most 2**32 - 1 keys in all calls together.
+    """
     pairs = tuple((-(1 << 31) if each.upper is None else each.upper, each.counts) for each in histograms)
     _compiled.tally(_work(kernel, inputs, span), pairs)
 
@@ -282,18 +298,23 @@ def tally(
 def find(
     kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int], key: int, nth: int
 ) -> tuple[int, int]:
-    """Return how many elements have a key, and which place among those of the call the `nth` of them has, from 1."""
+    """Return how many of the values that a kernel makes have a key, and the index in the span of the `nth` of them.
+
+    `nth` counts from 1. If fewer have the key, the index is the number of elements. See `apply` for other arguments.
+    """
     return _compiled.find(_work(kernel, inputs, span), key, nth)
 
 
 class Ranking(NamedTuple):
-    """With which probability elements are kept, by the rank of their magnitude among `length`, from the smallest up.
+    """The probabilities with which elements are kept: `rank * step + least`.
 
-    The probability is `rank * step + least`. Between two that are ranked with each other lie `behind - 1` of others.
+    An element's rank is that of its magnitude in its row; the smallest magnitude has rank 0.
     """
 
     length: int
+    """The number of elements of a row."""
     behind: int
+    """The distance of neighbouring elements of a row: as many rows are interleaved."""
     stream: int
     """The key of the random numbers."""
     least: float
@@ -308,9 +329,10 @@ def keep_by_rank(
     *,
     with_chances: bool = False,
 ) -> list[tuple[bytearray, str]]:
-    """Return which elements of what a kernel makes are kept, as 1 or 0, and their probabilities if asked; all float32.
+    """Return which of the values that a kernel makes are kept, as float32 chunks of ones and zeros.
 
-    See `apply` for the other arguments. Rows must be whole, and less than 2**31 elements.
+    With `with_chances`, a second chunk has their probabilities. See `apply` for the other arguments. The span must be
+    whole rows; a group of interleaved rows has less than 2**31 elements.
     """
     room = bytearray(16 * ranking.length + 4 * ranking.length * ranking.behind)
     found = [bytearray(4 * span[1]) for _ in range(2 if with_chances else 1)]
@@ -320,7 +342,7 @@ def keep_by_rank(
 
 
 class MagnitudeSum:
-    """The sum of a stream of magnitudes or squares, as that of the torch kernels takes it."""
+    """The sum of a stream of magnitudes or squares, added up in the same order as by the torch kernels."""
 
     __slots__ = ("_room",)
 
@@ -329,7 +351,7 @@ class MagnitudeSum:
         self._room: bytearray | None = None
 
     def add(self, kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int]) -> None:
-        """Add the magnitudes of what a kernel makes; see `apply` for the arguments."""
+        """Add the magnitudes of the values that a kernel makes; see `apply` for the arguments."""
         if self._room is None:
             self._room = _compiled.sum_begin()
         _compiled.sum_magnitudes(_work(kernel, inputs, span), self._room)
@@ -341,14 +363,14 @@ class MagnitudeSum:
         inputs: Sequence[tuple[Buffer, str]],
         span: tuple[int, int],
     ) -> None:
-        """Add the squares of the second of two inputs less the first, each difference times what a kernel makes."""
+        """Add the squares of `(second - first) * value`, for the two inputs of `pair` and the values of a kernel."""
         if self._room is None:
             self._room = _compiled.sum_begin()
         taken = tuple((buffer, DTYPES[each][0], None) for buffer, each in pair)
         _compiled.sum_squares(_work(kernel, inputs, span), taken, self._room)
 
     def value(self) -> float:
-        """Return the sum. Nothing can be added after that."""
+        """Return the sum. Nothing can be added afterwards."""
         return 0.0 if self._room is None else _compiled.sum_end(self._room)
 
 
@@ -358,35 +380,36 @@ def count_nonfinite(data: Buffer, dtype: str, count: int) -> int:
 
 
 def count_active(inputs: Sequence[tuple[Buffer, str]], count: int, epsilon: float) -> tuple[int, ...]:
-    """Return two counts of each of `count` elements' inputs but the first, in order.
+    """Return two counts for each input but the first, in order, over the first `count` elements.
 
-    At how many places only it differs from the first by more than a float32 `epsilon`, and at how many others do too.
+    The first counts elements at which only this input differs from the first one by more than `epsilon` (rounded to
+    float32); the second counts those at which others do too.
     """
     return _compiled.count_active(tuple((data, DTYPES[each][0]) for data, each in inputs), count, epsilon)
 
 
 def variants() -> list[str]:
-    """Return the instruction sets that the kernels can be run with here, best first; none without compiled kernels."""
+    """Return the instruction sets that this processor can run kernels with, best first; none without the extension."""
     return [] if _UNUSABLE else _compiled.variants()
 
 
 def choose(name: str) -> None:
-    """Have kernels run with an instruction set.
+    """Run kernels with an instruction set from now on.
 
     Raises:
-        ValueError: there is none of that name here.
+        ValueError: This processor has none of that name.
     """
-    global variant  # noqa: PLW0603 -- what C was told is remembered beside it
+    global variant  # noqa: PLW0603 -- the extension's choice, remembered here
     _compiled.choose(name)
     variant = name
 
 
 variant = ""
-"""The instruction set that kernels run with; empty: there are no compiled kernels, or they were not wanted."""
+"""The instruction set that kernels run with; empty if there are no compiled kernels, or they were not wanted."""
 
 
 reason = ""
-"""Why there are no compiled kernels, or why not those of the best instruction set; empty: they are the best."""
+"""Why compiled kernels are missing, or don't use the best instruction set; empty if they use the best."""
 
 
 def _begin() -> None:

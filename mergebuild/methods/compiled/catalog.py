@@ -21,12 +21,12 @@ FAMILIES = {
     **dict.fromkeys(("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "add_perpendicular"), "gram"),
     **dict.fromkeys(("norm_direction", "geometric_median", "euclidean_add_difference"), "gram"),
 }
-"""By method: the module of this folder that has its compiled form."""
+"""By method, the module of this folder that has its compiled form."""
 
 
 @cache
 def compiled_method(name: str) -> CompiledMethod | None:
-    """Return the compiled form of a method; None where it has none."""
+    """Return the compiled form of a method; None if it has none."""
     family = FAMILIES.get(name)
     if family is None:
         return None

@@ -1,4 +1,4 @@
-"""Methods whose every value follows from the inputs' values at the same place; see `methods/kernels/elementwise.py`."""
+"""Methods that make each element from the inputs' elements at the same index; see `methods/kernels/elementwise.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["COMPILED"]
 
 
 def _gate(name: str, scale: Fraction) -> CompiledMethod:
-    """Return the form of a gate, whose amount is alpha times a scale."""
+    """Return the form of a method that adds a gated difference to a, times `scale * alpha`."""
 
     def apply(call: Call, _count: int, _state: object) -> Applied:
         alpha = call.number("alpha")

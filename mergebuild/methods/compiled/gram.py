@@ -1,6 +1,7 @@
-"""Merges on spheres and in spans: linear combinations, but for one of them; see `methods/kernels/gram.py`.
+"""Merges on spheres and in spans: their numbers follow from a Gram matrix; see `methods/kernels/gram.py`.
 
-Of nuslerp and model_stock the forms for whole tensors (`per = "tensor"`) are compiled.
+All but `euclidean_add_difference` are linear combinations. Of nuslerp and model_stock, only the forms for whole tensors
+(`per = "tensor"`) are compiled.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def _end(_call: Call, account: GramMatrix) -> Matrix:
 
 
 def _is_finite(gram: Matrix) -> bool:
-    """Whether no value was NaN or infinite: each shows in a square, and squares of float32 add up to no infinity."""
+    """Return whether no value was NaN or infinite.
+
+    Such a value makes the square of its vector NaN or infinite; finite float32 values do not, as sums are float64.
+    """
     return all(isfinite(row[index]) for index, row in enumerate(gram))
 
 
@@ -65,7 +69,10 @@ _OF_OFFSETS = CompiledStatistic(
 
 @lru_cache(maxsize=REMEMBERED)
 def _combined(coefficients: Coefficients) -> Applied:
-    """Return what makes the linear combination, as the linear family does it: an input itself where it is that."""
+    """Return how to make a linear combination, with the pivot and rounding of the linear methods.
+
+    Inputs with the coefficient 0 are left out; a combination that is one input copies it.
+    """
     pivot = pivot_of(coefficients)
     shares = [float32_of(each) for each in coefficients]
     inputs = [index for index, share in enumerate(shares) if share or index == pivot]
@@ -74,7 +81,7 @@ def _combined(coefficients: Coefficients) -> Applied:
 
 
 def _method(name: str, statistic: CompiledStatistic, grain: Grain = Grain.ELEMENT) -> CompiledMethod:
-    """Return the form of a method that needs the Gram matrix of whole tensors and the number of inputs."""
+    """Return the form of a method whose coefficients follow from the Gram matrix of whole tensors."""
     coefficients = COEFFICIENTS[name]
 
     def apply(call: Call, count: int, state: State) -> Applied:

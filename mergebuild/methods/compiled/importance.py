@@ -1,4 +1,4 @@
-"""Merges that let through only the elements that matter most; see `methods/kernels/importance.py`."""
+"""Merges that take only the most important elements; see `methods/kernels/importance.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EVERYWHERE = Prepared("constant", 0, packed([1.0]))
 
 
 def _largest(cut: Cut | None) -> bytes:
-    """Return which elements are let through, as `struct largest` of `native/importance.inc`: all without a cut."""
+    """Return `struct largest` of `native/importance.inc`, which says which elements are taken. No cut: all of them."""
     key, last = cut or (0, -1)
     return struct.pack("=qfI", last, value_of(key), cut is not None)
 
@@ -36,13 +36,17 @@ def _takes(call: Call, _inputs: int) -> bool:
 
 @dataclass(slots=True)
 class _CountedEnergies:
-    """Looks for the cut of the variances first, if there is one, then at the squares of what is left."""
+    """The account of sce's statistic.
+
+    First it finds the cut of the variances, if only some elements are taken. Then it adds up, for each model, the
+    squares of the deltas of these elements.
+    """
 
     selection: CountedSelection | None
     sums: list[MagnitudeSum]
     selecting: bool
     not_zero: int = 0
-    """Variances above 0."""
+    """How many variances are above 0."""
     is_first: bool = True
 
 

@@ -1,4 +1,4 @@
-"""What the compiled form of a method is: from a call and what is known of whole tensors to a kernel and its numbers."""
+"""The compiled form of a method: it turns a call and a statistic into a compiled kernel and the numbers for it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mergebuild.native import Prepared
 __all__ = ["Applied", "Chunk", "CompiledMethod", "CompiledStatistic"]
 
 Chunk = tuple[memoryview | bytearray, str]
-"""The bytes of some elements of a tensor as they lie in a file, and their dtype."""
+"""The bytes of some elements of a tensor, as they are in a file, and their dtype."""
 
 
 class Applied(NamedTuple):
-    """What makes the chunks of a tensor: a compiled kernel, and which of the inputs it is given, in order."""
+    """How to make the chunks of a tensor: a compiled kernel, and the indices of the method's inputs that it takes."""
 
     kernel: Prepared
     inputs: Sequence[int]
     more: Callable[[Sequence[Chunk], tuple[int, int]], Sequence[Chunk]] | None = None
-    """What it is given besides: it follows from chunks of these inputs, and the index of their first element and how
-    many there are."""
+    """Computes further inputs of the kernel, from the chunks of `inputs` and their span: the index in the tensor of
+    the first element, and the number of elements."""
 
     def given(self, chunks: Sequence[Chunk], span: tuple[int, int]) -> Sequence[Chunk]:
-        """Return all that the kernel is given: the chunks of the inputs, and more."""
+        """Return all inputs of the kernel: the chunks of `inputs`, then those that `more` computes."""
         return chunks if self.more is None else [*chunks, *self.more(chunks, span)]
 
     @property
@@ -35,16 +35,17 @@ class Applied(NamedTuple):
 
     @staticmethod
     def copy_of(index: int) -> Applied:
-        """Return what makes an input itself."""
+        """Return the form that copies an input."""
         return Applied(Prepared("linear", 0), (index,))
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledStatistic:
-    """As `Statistic` of the torch kernels, over chunks as they lie. Name, arguments and version are that one's.
+    """`Statistic` of the torch kernels, on chunks as they are in files. Name, arguments and version must be equal.
 
-    `look(call, account, chunks, span)` adds chunks; `span` is the index of their first element, and how many there are.
-    No value of them is NaN or infinite, but for a statistic that tells itself of several inputs whether one was.
+    `look(call, account, chunks, span)` adds chunks; `span` is the index of their first element, and the number of
+    elements. They have no NaN and no infinite values, as the engine looks for these first; it doesn't if there are
+    several inputs and `is_finite` is given.
     """
 
     name: str
@@ -55,19 +56,19 @@ class CompiledStatistic:
     arguments: tuple[str, ...] = ()
     version: int = 1
     is_finite: Callable[[State], bool] | None = None
-    """Whether no value of the inputs, if there are several, was NaN or infinite; None: that is looked for first."""
+    """Returns, by the state, whether no value of several inputs was NaN or infinite. None: the engine looks first."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledMethod:
     """The compiled form of a method.
 
-    `apply(call, count, state)` says what makes all chunks of a tensor with `count` inputs, given the state of the
-    statistic, if there is one.
+    `apply(call, count, state)` returns how to make all chunks of a tensor with `count` inputs. `state` is that of the
+    statistic; None if there is none, or if it needs to know nothing with these arguments.
     """
 
     apply: Callable[[Call, int, State], Applied]
     statistic: CompiledStatistic | None = None
     grain: Grain = Grain.ELEMENT
     takes: Callable[[Call, int], bool] = lambda _call, _count: True
-    """Whether it makes a tensor with these arguments, and so many inputs; where not, torch does."""
+    """Returns whether it can make a tensor, by its call and the number of inputs; if not, torch makes it."""

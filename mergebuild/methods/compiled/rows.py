@@ -14,7 +14,7 @@ __all__ = ["COMPILED"]
 
 
 def _with_band(dimension: Callable[[Call], int]) -> CompiledMethod:
-    """Return the form of a method that puts a band of b along a dimension into a."""
+    """Return the form of a method that replaces a band of a, along a dimension, by that of b."""
 
     def apply(call: Call, _count: int, _state: object) -> Applied:
         band = band_along(call, dimension(call))

@@ -11,14 +11,17 @@ from mergebuild.native import Histogram, Prepared, find, tally
 __all__ = ["MOST_KEYS", "CountedSelection"]
 
 MOST_KEYS = (1 << 32) - 1
-"""Elements at most of a tensor: histograms count no further."""
+"""The most elements that a tensor may have: histograms count in 32 bits."""
 
 
 class CountedSelection(Cuts[Histogram]):
-    """The cuts of one stream of magnitudes: looks at all of it, in order, as long as `turn` asks for another look."""
+    """The cuts of one stream of magnitudes. Show it all chunks, in order, as often as `turn` asks for another look."""
 
     def look(self, kernel: Prepared, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
-        """Look at what a kernel makes of chunks; `span`: the index of the first element, and how many there are."""
+        """Look at the values that a kernel makes of chunks.
+
+        `span`: the index in the tensor of the first element, and the number of elements.
+        """
         start, count = span
         if self._looks == 0:
             self._count += count

@@ -33,21 +33,21 @@ __all__ = ["COMPILED"]
 _Account = Account[CountedSelection, MagnitudeSum]
 
 MOST_RANKED = 1 << 31
-"""Elements of a tensor, of which there must be less to be ranked."""
+"""Tensors whose elements are ranked must have fewer elements than this."""
 _DIFFERENCE = Prepared("difference")
 
 _ALL, _LARGEST, _MIDDLE, _RANDOM, _GIVEN = range(5)
 """`enum keeps` of `native/task_vectors.inc`."""
 _VOTER = struct.Struct("=QQqqffIffI")
-"""`struct voter` there."""
+"""`struct voter` of the same file."""
 _VOTES, _VOTE_BY_COUNT, _NONE_WINS_ZERO, _DIVIDED, _COUNTED, _SCALED = (1 << bit for bit in range(6))
-"""The bits of the kernel's option."""
+"""The bits of the kernel's option, as in the same file."""
 
 
 def _voter(
     rule: Election, call: Call, position: int, cuts: Sequence[Cut], *, share: float = 1.0, weight: float = 1.0
 ) -> bytes:
-    """Return what decides about a model's delta, as the kernel has it."""
+    """Return a model's `struct voter`: which elements of its delta are kept, and what they are multiplied by."""
     keeps, stream, threshold, divides = _ALL, 0, 0, False
     if is_thinned(call, position):
         match rule.keeps:
@@ -72,7 +72,7 @@ def _stream(call: Call, position: int) -> int:
 
 
 def _ranking(call: Call, position: int) -> Ranking:
-    """Return with which probabilities elements of a model are kept."""
+    """Return the probabilities with which a model's elements are kept, by the rank of their magnitude in their row."""
     chances = chances_of(call, position)
     return Ranking(chances.length, row_of(call)[2], _stream(call, position), chances.least, chances.step)
 
@@ -131,7 +131,10 @@ def _apply(rule: Election, call: Call, _inputs: int, state: State) -> Applied:
 def _kept_by_rank(
     rule: Election, call: Call, voters: Sequence[int]
 ) -> Callable[[Sequence[Chunk], tuple[int, int]], Sequence[Chunk]]:
-    """Return what says which elements of the voters' deltas are kept, and by what they are divided if they are."""
+    """Return the function `more` of `Applied`: for each thinned voter, which elements are kept (1 or 0).
+
+    If kept elements are divided by their probabilities, these follow as a second chunk of that voter.
+    """
     rankings = {1 + at: _ranking(call, i) for at, i in enumerate(voters) if is_thinned(call, i)}
     divides = scale_of(rule, call) == "1/p"
 
@@ -145,7 +148,7 @@ def _kept_by_rank(
 
 
 def _option(rule: Election, call: Call) -> int:
-    """Return how what is kept is brought together."""
+    """Return the kernel's option: how the deltas that are kept are combined."""
     if not rule.votes:
         return 0
     return (
@@ -159,7 +162,7 @@ def _option(rule: Election, call: Call) -> int:
 
 
 def _takes(rule: Election, call: Call, inputs: int) -> bool:
-    if rule.keeps == "ranked":  # a model brings at most two more
+    if rule.keeps == "ranked":  # each model has up to two further inputs: kept elements and probabilities
         return call.count < MOST_RANKED and 3 * inputs <= MOST_INPUTS
     return call.count <= MOST_KEYS
 
