@@ -56,6 +56,11 @@ class BuildOptions:
         """Return these options with some of them changed."""
         return replace(self, **words) if words else self
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to do where all is up to date, with no closer look."""
+        return not (self.force or self.locked or self.out is not None) and self.device in ("auto", "cpu")
+
     def of_builder(self, link: str) -> BuilderOptions:
         """Return what of it the builder has a use for. `link`: what the project says of second names."""
         from mergebuild.build.options import BuilderOptions

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self, Unpack
@@ -29,7 +30,7 @@ from mergebuild.project.options import BuildOptions, BuildWords
 from mergebuild.project.profiled import profiled
 from mergebuild.project.session import Session, Sessions, device_class
 from mergebuild.project.stamp import Stamp
-from mergebuild.project.stamping import keep_stamp
+from mergebuild.project.stamping import known_answer, may_be_stamped
 from mergebuild.recipe import Recipe, load_recipe, recipe_of
 from mergebuild.results.build import BuildResult, PlanResult, TargetResult
 from mergebuild.results.looks import CleanResult, Lineage, StatusResult, Trusted, VerifyResult, WhyResult
@@ -189,14 +190,21 @@ class Project:
             check_device(options.device)
         names = self.recipe.resolve(targets)
         lock = lockfile.read(self._claims.lock_file) if options.locked else None
-        stamp = self._stamp_of(targets) if self._stamp_of else None
+        since, stamp = Moment.now(), self._stamp_of(targets) if self._stamp_of else None
 
         def keep(session: Session, plan: Plan, results: Sequence[TargetResult]) -> None:
-            if stamp is not None:
-                keep_stamp(session, stamp, self._began, plan, names, results)
+            with suppress(OSError):  # it is only a memory
+                answer = known_answer(session, plan, names, results, since=since)
+                if answer is not None:
+                    session.remember(targets, answer)
+                if stamp is not None and answer is not None and may_be_stamped(session, stamp, names):
+                    stamp.write(self.recipe.files, answer, read=self._began)
+                elif stamp is not None:
+                    stamp.forget()
 
         def verb(session: Session) -> BuildResult:
-            return Building(session, names, options, lock, began, keep).run()
+            known = session.nothing_to_do(targets) if options.is_plain else None
+            return known.result(began) if known else Building(session, names, options, lock, began, keep).run()
 
         return self._sessions.run(
             verb,

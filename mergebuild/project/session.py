@@ -34,7 +34,7 @@ from mergebuild.plan.planner import Planner
 from mergebuild.project import trust
 from mergebuild.project.claims import Claims
 from mergebuild.project.gate import Gate, Hold
-from mergebuild.project.stamp import forget_stamps
+from mergebuild.project.stamp import KnownAnswer, forget_stamps
 from mergebuild.recipe import Recipe
 from mergebuild.results.build import TargetResult, Verdict
 from mergebuild.sources.sources import Sources
@@ -43,6 +43,9 @@ from mergebuild.store import STATE, ArtifactRow, DatabaseDamagedError, DiskStore
 __all__ = ["Session", "Sessions", "device_class"]
 
 Answer = TypeVar("Answer")
+
+_MOST_ANSWERS = 200
+"""Remembered at a time: words are used once and never again."""
 
 
 class Opening(NamedTuple):
@@ -77,6 +80,8 @@ class Session:
         self.sources = Sources(recipe.sources, ledger, folder=recipe.root, keeps_names=keeps_names)
         self.freshness = Freshness(recipe, self.sources, self.store.shelf, ledger)
         self._folding = Folding(recipe, self.sources)
+        self._answers: dict[tuple[str, ...], tuple[KnownAnswer, tuple[int, int]]] = {}
+        """By the targets asked for: that there is nothing to do, and the version of the store that this is of."""
         self.is_sound = True
         """Whether nothing was wrong so far with what it was asked for: else no other verb is to go on with it."""
 
@@ -93,6 +98,24 @@ class Session:
     def holds(self, opening: Opening) -> bool:
         """Whether one that is opened now would find what this one found."""
         return self._opening == opening and self.store.is_current() and self.sources.are_unchanged()
+
+    def remember(self, targets: tuple[str, ...], answer: KnownAnswer) -> None:
+        """Remember that there is nothing to do for targets, until anything changes."""
+        if len(self._answers) >= _MOST_ANSWERS:
+            self._answers.clear()
+        self._answers[targets] = answer, self.store.version()
+
+    def nothing_to_do(self, targets: tuple[str, ...]) -> KnownAnswer | None:
+        """Return that there is nothing to do for targets, if that is remembered, and nothing changed since.
+
+        Sources are what they were in a session that holds. Whatever anybody wrote into the store makes it look again:
+        also that a file was found to be damaged, which no stat data show.
+        """
+        answer, version = self._answers.get(targets, (None, None))
+        try:
+            return answer if answer is not None and version == self.store.version() and answer.holds() else None
+        except OSError:  # something is not there
+            return None
 
     def close(self) -> None:
         """Close the store."""

@@ -23,7 +23,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import xxhash
 
@@ -35,12 +35,81 @@ from mergebuild.system.spans import span
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Stamp", "forget_stamps"]
+__all__ = ["KnownAnswer", "Stamp", "forget_stamps"]
 
 _MOST = 200
 """Stamps kept in a store."""
 _STATE = "state.sqlite3"
 """As `store` has it, which takes a while to import."""
+
+
+class KnownAnswer(NamedTuple):
+    """That there is nothing to do, and what this follows from; plain lists, as JSON gives them."""
+
+    files: Sequence[Sequence[Any]]
+    """Of each file and folder its path, and what `stat` says of it."""
+    epochs: Sequence[Sequence[Any]]
+    """Of each device its number, and its epoch."""
+    targets: Sequence[Sequence[Any]]
+    """Of each target its name, output, artifact, number of tensors, and notices."""
+
+    @classmethod
+    def of(
+        cls,
+        files: Iterable[Path],
+        folders: Iterable[Path],
+        targets: Sequence[TargetResult],
+        *,
+        since: Moment,
+        placed: Mapping[Path, Identity],
+        holds: Callable[[], bool],
+    ) -> Self | None:
+        """Return the answer of a build whose targets are all up to date now; None if that is not sure to be so still.
+
+        Args:
+            files: every source and output that the answer follows from.
+            folders: those that outputs lie in.
+            targets: the answer.
+            since: from before any of the files was read.
+            placed: the outputs that this build put at their places, as each was recorded then.
+            holds: asked once all were looked at: whether the sources are those that the answer follows from, and
+                nothing is left in the folders by a build that was killed.
+        """
+        own_times = {str(path): state for path, state in placed.items()}
+        if placed:  # the folders changed too
+            own_times |= _dated(map(str, folders), since)
+        states = {path: _state_of(path) for path in (*map(str, files), *map(str, folders))}
+        until = Moment.now()
+
+        def is_sure(path: str, state: Identity) -> bool:
+            """Whether a file is what the answer follows from, and every later change of it shows."""
+            return not is_racy(state, since, until) or (own_times.get(path) == state and has_fine_times(state))
+
+        if not all(is_sure(path, Identity(*state)) for path, state in states.items()) or not holds():
+            return None
+        return cls(
+            [[path, *state] for path, state in states.items()],
+            [[device, epoch(device)] for device in {state[0] for state in states.values()}],
+            [[each.target, each.output, each.artifact, each.tensors_reused, each.notices] for each in targets],
+        )
+
+    def holds(self) -> bool:
+        """Whether all of what it follows from is as it was.
+
+        Raises:
+            OSError: something of it is not there.
+        """
+        return all(_state_of(path) == state for path, *state in self.files) and all(
+            epoch(device) == known for device, known in self.epochs
+        )
+
+    def result(self, began: float) -> BuildResult:
+        """Return it as the result of a build that began then."""
+        targets = tuple(
+            TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors, notices=tuple(notices))
+            for name, output, artifact, tensors, notices in self.targets
+        )
+        return BuildResult(ok=True, seconds=time.perf_counter() - began, bytes_read=0, bytes_written=0, targets=targets)
 
 
 class Stamp:
@@ -79,72 +148,35 @@ class Stamp:
             os.stat(os.path.join(self.store, _STATE))  # without records whose outputs these are, a build finds out anew
             if any(_text_of(path) != text for path, text in kept["texts"]):
                 return None
-            for path, *state in kept["files"]:
-                if _state_of(path) != state:
-                    return None
-            if any(epoch(device) != known for device, known in kept["epochs"]):
-                return None
-            targets = tuple(
-                TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors, notices=tuple(notices))
-                for name, output, artifact, tensors, notices in kept["targets"]
-            )
+            answer = KnownAnswer(kept["files"], kept["epochs"], kept["targets"])
+            return answer.result(began) if answer.holds() else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return None
-        return BuildResult(ok=True, seconds=time.perf_counter() - began, bytes_read=0, bytes_written=0, targets=targets)
 
-    def write(
-        self,
-        texts: Iterable[Path],
-        files: Iterable[Path],
-        folders: Iterable[Path],
-        targets: Sequence[TargetResult],
-        *,
-        since: Moment,
-        placed: Mapping[Path, Identity],
-        holds: Callable[[], bool],
-    ) -> None:
-        """Keep the stamp of a build whose targets are all up to date now, if that is sure to be so still.
+    def write(self, texts: Iterable[Path], answer: KnownAnswer, *, read: Moment) -> None:
+        """Keep an answer, if the recipe's files are what it follows from; else whatever was kept is forgotten.
 
-        Args:
-            texts: the recipe's files.
-            files: every source and output that the answer follows from.
-            folders: those that outputs lie in.
-            targets: the answer.
-            since: from before any of them was read.
-            placed: the outputs that this build put at their places, as each was recorded then.
-            holds: asked once all were looked at: whether the sources are those that the answer follows from, and
-                nothing is left in the folders by a build that was killed.
+        `read`: from before these were read.
         """
         words = {path: _text_of(path) for path in map(str, texts)}
-        own_times = {str(path): state for path, state in placed.items()}
-        if placed:  # the folders changed too
-            own_times |= _dated(map(str, folders), since)
-        states = {path: _state_of(path) for path in (*words, *map(str, files), *map(str, folders))}
+        states = [Identity(*_state_of(path)) for path in words]
         until = Moment.now()
-
-        def is_sure(path: str, state: Identity) -> bool:
-            """Whether a file is what the answer follows from, and every later change of it shows."""
-            return not is_racy(state, since, until) or (own_times.get(path) == state and has_fine_times(state))
-
-        if not all(is_sure(path, Identity(*state)) for path, state in states.items()) or not holds():
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
+        if any(is_racy(state, read, until) for state in states):
+            self.forget()
             return
         from pathlib import Path
 
         from mergebuild.system.publishing import write_text
 
-        kept = {
-            "texts": list(words.items()),
-            "files": [[path, *state] for path, state in states.items() if path not in words],
-            "epochs": [[device, epoch(device)] for device in {state[0] for state in states.values()}],
-            "targets": [
-                [each.target, each.output, each.artifact, each.tensors_reused, each.notices] for each in targets
-            ],
-        }
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        kept = {"texts": list(words.items()), **answer._asdict()}
         write_text(Path(self._path), json.dumps(kept, separators=(",", ":")))
         _forget_old(os.path.dirname(self._path))
+
+    def forget(self) -> None:
+        """Have the answer found out anew."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
 
 
 def _dated(folders: Iterable[str], since: Moment) -> dict[str, Identity]:

@@ -107,6 +107,11 @@ class Database:
         """Wait for a lock of SQLite's own for so many seconds from now on; see `__init__`."""
         self.rows(f"PRAGMA busy_timeout = {round(1000 * _seconds(patience))}")
 
+    def changes(self) -> tuple[int, int]:
+        """Return what is another after each change of another connection, and how many rows this one changed."""
+        (others,) = self.row("PRAGMA data_version")
+        return int(others), self._db.total_changes
+
     def version(self) -> int:
         """Return the version of what is in it."""
         (version,) = self.row("PRAGMA user_version")

@@ -135,6 +135,10 @@ class State:
         except (DatabaseDamagedError, sqlite3.Error):  # to open it says what is wrong
             return False
 
+    def version(self) -> tuple[int, int]:
+        """Return what is another after each change, by others and by us."""
+        return self.db.changes()
+
     def wait_for(self, patience: float | None) -> None:
         """Wait for other processes so long from now on; see `Database`."""
         self._patience = patience

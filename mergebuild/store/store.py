@@ -54,6 +54,10 @@ class DiskStore:
         """Whether what is open is what would be opened now."""
         return self.state.is_current()
 
+    def version(self) -> tuple[int, int]:
+        """Return what is another whenever anybody, we or others, wrote into the store since it was opened."""
+        return self.state.version()
+
     def look_again(self, *, patience: float | None) -> None:
         """Believe nothing that was seen of files so far: another verb begins. `patience`: see `Database`."""
         self.state.wait_for(patience)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, closing
 from pathlib import Path
@@ -432,7 +432,7 @@ def test_damage_that_one_verb_meets_is_mended_for_it(two: Lab, monkeypatch: pyte
             raise session_module.DatabaseDamagedError("a read that failed once")
 
         monkeypatch.setattr(kept.store.ledger, "published", damaged)
-        assert verdicts(project.build(["mix"])) == {"mix": "up-to-date"}
+        assert verdicts_of_plan(project, "mix") == ["up-to-date"]
         assert project._sessions._kept is not kept
 
 
@@ -444,7 +444,118 @@ def test_damage_that_stays_is_an_error(two: Lab, monkeypatch: pytest.MonkeyPatch
         project.build(["mix"])
         monkeypatch.setattr("mergebuild.store.ledger.DiskLedger.published", damaged)
         with pytest.raises(CorruptionError):
-            project.build(["mix"])
+            project.plan(["mix"])
+
+
+# That there is nothing to do
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What is planned, and not answered from memory."""
+    found: list[tuple[str, ...]] = []
+    plan = session_module.Session.plan
+
+    def noted(self: session_module.Session, names: Sequence[str], **words: bool) -> object:
+        found.append(tuple(names))
+        return plan(self, names, **words)
+
+    monkeypatch.setattr(session_module.Session, "plan", noted)
+    return found
+
+
+def test_a_build_that_has_nothing_to_do_is_remembered(two: Lab, looks: list[tuple[str, ...]]) -> None:
+    with two.project as project:
+        project.build(["mix", "twice"])
+        looks.clear()
+        again = [project.build(["mix", "twice"]) for _ in range(3)]
+        assert looks == []
+        project.build(["mix"])
+        assert looks == [("mix",)]
+    alone = two.project.build(["mix", "twice"])
+    assert [each.targets for each in again] == [alone.targets] * 3
+    assert {(each.ok, each.exit_code, each.bytes_read, each.bytes_written) for each in again} == {(True, 0, 0, 0)}
+
+
+def test_it_is_remembered_after_a_look_as_well(two: Lab, looks: list[tuple[str, ...]]) -> None:
+    """Where what was made a moment ago has no time of its own, or was made by another."""
+    two.build("mix")
+    two.settle()
+    with two.project as project:
+        project.build(["mix"])
+        looks.clear()
+        project.build(["mix"])
+        assert looks == []
+
+
+def test_of_values_it_is_remembered_too(two: Lab, looks: list[tuple[str, ...]]) -> None:
+    contents = {
+        "sources": {"x": "x.safetensors", "y": "y.safetensors"},
+        "targets": {"half": {"formula": "0.5 * x + 0.5 * y", "output": "half.safetensors"}},
+    }
+    with load(contents, root=two.root) as project:
+        project.build()
+        looks.clear()
+        assert verdicts(project.build()) == {"half": "up-to-date"}
+        assert looks == []
+
+
+def _touch_folder(lab: Lab) -> None:
+    (lab / "a file that is not ours").touch()
+
+
+def _write_into_the_store(lab: Lab) -> None:
+    """As a verify does that finds a file damaged: it may have the stat data that it had."""
+    with closing(sqlite3.connect(lab / ".mergebuild/state.sqlite3")) as db, db:
+        db.execute("UPDATE artifact SET boot = ''")
+
+
+VOIDED: dict[str, Callable[[Lab, Project], object]] = {
+    "an output is touched": lambda lab, _: (lab / "mix.safetensors").touch(),
+    "an output is deleted": lambda lab, _: (lab / "mix.safetensors").unlink(),
+    "an output is edited in place": lambda lab, _: lab.edit_in_place("mix.safetensors"),
+    "a source is touched": lambda lab, _: (lab / "x.safetensors").touch(),
+    "a source is edited in place": lambda lab, _: lab.edit_in_place("x.safetensors"),
+    "a file comes into the folder": lambda lab, _: _touch_folder(lab),
+    "another writes into the store": lambda lab, _: _write_into_the_store(lab),
+    "another builds": lambda lab, _: lab.build("twice"),
+    "the store is lost": lambda lab, _: shutil.rmtree(lab / ".mergebuild"),
+    "the session builds": lambda _, project: project.build(["twice"]),
+    "the session cleans": lambda _, project: project.clean(["mix"]),
+}
+
+
+@pytest.mark.parametrize("name", VOIDED)
+def test_what_is_remembered_is_forgotten_when_anything_changes(
+    two: Lab, looks: list[tuple[str, ...]], name: str
+) -> None:
+    with two.project as project:
+        project.build(["mix"])
+        assert verdicts(project.build(["mix"])) == {"mix": "up-to-date"}
+        VOIDED[name](two, project)
+        looks.clear()
+        project.build(["mix"], keep_going=True)
+        assert ("mix",) in looks
+
+
+def test_who_asks_for_a_closer_look_gets_it(two: Lab, looks: list[tuple[str, ...]]) -> None:
+    with two.project as project:
+        project.build(["mix"])
+        project.lock()
+        project.build(["mix"])
+        looks.clear()
+        project.build(["mix"], force=True)
+        project.build(["mix"], locked=True)
+        assert looks[:2] == [("mix",), ("mix",)]
+
+
+def test_a_build_that_has_nothing_to_do_keeps_its_stamp(two: Lab) -> None:
+    """Also of a project that was loaded before its outputs were made."""
+    project = two.project
+    for _ in range(3):
+        project.build(["mix"])
+        two.settle()
+        assert Stamp(two / "mergefile.toml", (), None, ["mix"]).answer() is not None
 
 
 # Verbs that fail, and verbs in verbs
