@@ -1,13 +1,13 @@
-"""How our own `.ckpt` files are laid out: the zip archive that `torch.save` writes, with every byte known beforehand.
+"""The layout of our own `.ckpt` files: the zip archive that `torch.save` writes, with every byte known beforehand.
 
-A function of names, dtypes and shapes alone, but for the CRC-32 of each tensor, which its local header and the
-directory hold. Tensors of a page or more begin on a page, so that whole pages can be shared with an older file; the
-gap is an extra field of the local header, as torch fills its own.
+It is a function of names, dtypes and shapes alone, except for the CRC-32 of each tensor, which is in its local header
+and in the directory. Tensors of a page or more begin on a page boundary, so that whole pages can be shared with an
+older file; the gap before them is an extra field of the local header, as in torch's files.
 
-The tensors stand under `state_dict`: scripts of CompVis look nowhere else, and all others look there first. The
-archive has `data.pkl`, `version` and `data/<number>` and nothing more, under the name `archive`: the check that A1111
-makes before it loads a checkpoint refuses other entries, `byteorder` among them; without it readers assume
-little-endian, as it is. Times are the first that a zip archive can tell.
+The tensors are under `state_dict`: scripts of CompVis look only there, and all others look there first. The archive,
+named `archive`, has `data.pkl`, `version` and `data/<number>` and nothing else: the check that A1111 makes before it
+loads a checkpoint refuses other entries, including `byteorder`; without that, readers assume little-endian, which is
+right. All times are the earliest that a zip archive can have.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _TIME: Final = 0
 _DATE: Final = 1 << 5 | 1
 """The first of January 1980."""
 _PLAIN: Final = 10
-"""The version of the format that readers must know; `_LARGE` for what takes more than 32 bits."""
+"""The version of the zip format that readers must support; `_LARGE` if something takes more than 32 bits."""
 _LARGE: Final = 45
 _PADDING: Final = 0x4246
-"""The kind of extra field that torch pads with (`FB`)."""
+"""The kind of extra field with which torch pads (`FB`)."""
 _CRC_AT: Final = 14
-"""Where the CRC-32 stands in a local header."""
+"""The offset of the CRC-32 in a local header."""
 _CRC_PIECE: Final = 1 << 22
-"""Bytes that are read at once for a CRC-32."""
+"""Bytes read at a time for a CRC-32."""
 
 
 class _Placed(NamedTuple):
-    """An entry of the archive: where its local header and its bytes begin."""
+    """An entry of the archive, with the offsets of its local header and of its bytes."""
 
     name: bytes
     header: int
@@ -56,7 +56,7 @@ class _Placed(NamedTuple):
         return self.begin + self.size
 
     def local(self, crc: int) -> bytes:
-        """Return everything from its header to its bytes."""
+        """Return its local header, up to where its bytes begin."""
         is_large = self.size >= FULL32
         size = FULL32 if is_large else self.size
         extra = struct.pack("<2H2Q", 1, 16, self.size, self.size) if is_large else b""
@@ -68,7 +68,7 @@ class _Placed(NamedTuple):
         return head + self.name + extra
 
     def listed(self, crc: int) -> bytes:
-        """Return its entry of the directory."""
+        """Return its entry in the directory."""
         wide = [value for value in (self.size, self.size, self.header) if value >= FULL32]
         extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
         version = _LARGE if wide else _PLAIN
@@ -79,16 +79,16 @@ class _Placed(NamedTuple):
 
 
 class CheckpointLayout:
-    """Where everything lies in a checkpoint of given tensors.
+    """The layout of a checkpoint of given tensors.
 
-    The tensors' bytes at `begin(name)`, `fixed`, and what `late` returns cover the file without holes or overlaps.
+    The tensors' bytes at `begin(name)`, `fixed`, and what `late` returns cover the file without gaps or overlaps.
     """
 
     def __init__(self, tensors: Iterable[tuple[str, str, Sequence[int]]], written: Written = PLAIN) -> None:
-        """Lay out tensors, given as (name, dtype, shape) in any order; `written`: what the file calls them.
+        """Lay out tensors, given as (name, dtype, shape) in any order. `written`: how the file writes them.
 
         Raises:
-            ValueError: two tensors have one name, a name can't stand in a file, or a dtype is unknown.
+            ValueError: two tensors have one name, a name is not allowed in a file, or a dtype is unknown.
         """
         self._runs = sorted(runs_of(tensors, written), key=lambda run: run.whole.name)
         self.layout = " ".join(filter(None, ("checkpoint", written.mark)))
@@ -109,12 +109,12 @@ class CheckpointLayout:
         self.size: int = at + len(self._tail([0] * len(self._runs)))
         """The length of the file."""
         self.fixed: Sequence[tuple[int, bytes]] = _fixed(own, self._storages)
-        """What is known beforehand: (offset, bytes) from the beginning of the file on."""
+        """The bytes that are known beforehand, with their offsets, beginning with offset 0."""
         self.turned = written.turned
         self.scattered = scattered_in(self._runs, written)
 
     def _place(self, run: StoredRun, at: int) -> int:
-        """Place a run behind what ends at `at`; return where it ends."""
+        """Place a run after an entry that ends at `at`; return where the run ends."""
         size = run.whole.nbytes
         name = f"data/{len(self._storages)}"
         self._storages.append(_placed(name, at, size, PAGE if size >= PAGE else _ALIGNMENT))
@@ -124,8 +124,8 @@ class CheckpointLayout:
             at += spec.nbytes
         return at
 
-    def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- there is no room for any
-        """Return where the tensors lie; the data begin where the first of what surrounds them does."""
+    def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- the format has no metadata
+        """Return where the tensors are; the data begin after the first of the fixed bytes."""
         infos = {
             spec.name: TensorInfo(*spec, self._begins[spec.name], self._begins[spec.name] + spec.nbytes)
             for spec in self.specs
@@ -133,7 +133,7 @@ class CheckpointLayout:
         return Header(infos, {}, len(self.fixed[0][1]), self.size)
 
     def encoded(self, header: Header) -> bytes:  # noqa: ARG002 -- there is one
-        """Return what describes the tensors: everything before what surrounds the first of them."""
+        """Return the bytes before the first tensor's local header, which describe the tensors."""
         return self.fixed[0][1]
 
     def begin(self, name: str) -> int:
@@ -141,17 +141,20 @@ class CheckpointLayout:
         return self._begins[name]
 
     def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:
-        """Write the checksums of the tensors' bytes and the directory that has them; return what surrounds tensors."""
+        """Write the CRC-32 of each tensor and the directory.
+
+        Return all bytes after and between tensors, with their offsets.
+        """
         late = self.late(lambda begin, size: _crc32(fd, begin, size))
         for offset, content in late:
             pwrite_all(fd, memoryview(content), offset)
         return sorted([*self.fixed[1:], *late])
 
     def late(self, crc32_of: Callable[[int, int], int]) -> Sequence[tuple[int, bytes]]:
-        """Return what depends on the tensors' bytes as (offset, bytes), ascending.
+        """Return the bytes that depend on the tensors' bytes, with their offsets, ascending.
 
-        `crc32_of`: gives that of a range of the file, its beginning and size, and is asked once for each run; the
-        CRC-32 of one without elements is 0 and not asked for.
+        `crc32_of`: returns the CRC-32 of a range of the file, given begin and size; it is called once for each stored
+        tensor, but not for one without elements, whose CRC-32 is 0.
         """
         crcs = [crc32_of(each.begin, each.size) if each.size else 0 for each in self._storages]
         marks = zip(self._storages, crcs, strict=True)
@@ -166,17 +169,17 @@ class CheckpointLayout:
 
 
 def _placed(name: str, at: int, size: int, alignment: int) -> _Placed:
-    """Return an entry whose header begins at `at`, and its bytes at the next place that can be reached."""
+    """Return an entry whose local header begins at `at`, and its bytes at the next offset that the alignment allows."""
     raw = f"{_FOLDER}{name}".encode()
     least = at + LOCAL.size + len(raw) + (20 if size >= FULL32 else 0)
     begin = least + -least % alignment
-    if 0 < begin - least < 4:  # less than an empty extra field takes
+    if 0 < begin - least < 4:  # shorter than an empty extra field
         begin += alignment
     return _Placed(raw, at, begin, size)
 
 
 def _crc32(fd: int, begin: int, size: int) -> int:
-    """Return what a zip file says of a range of bytes. Read, not mapped: the file may exceed the address space."""
+    """Return the CRC-32 of a range of a file. The file is read, not mapped: it may be larger than the address space."""
     found, buffer = 0, memoryview(bytearray(min(size, _CRC_PIECE)))
     for start in range(begin, begin + size, _CRC_PIECE):
         piece = buffer[: min(begin + size - start, _CRC_PIECE)]
@@ -194,7 +197,7 @@ def _fixed(own: Sequence[tuple[_Placed, bytes]], tensors: Sequence[_Placed]) -> 
 
 
 def _end(count: int, size: int, begin: int) -> bytes:
-    """Return what stands behind a directory of so many entries and bytes, which begins there."""
+    """Return the bytes after a directory of `count` entries and `size` bytes that begins at `begin`."""
     large = b""
     if count >= FULL16 or size >= FULL32 or begin >= FULL32:
         large = END64.pack(b"PK\6\6", END64.size - 12, _LARGE, _LARGE, 0, 0, count, count, size, begin)
@@ -209,11 +212,11 @@ _CLASSES: Final = {word: name for name, (word, _) in STORAGES.items() if "Untype
 
 
 def _pickle(runs: Sequence[StoredRun]) -> bytes:
-    """Return the pickle of the state dict: what `torch.save` would describe, in opcodes that every reader knows."""
+    """Return the pickle of the state dict as `torch.save` would describe it, in opcodes that every reader knows."""
     memo: dict[bytes, bytes] = {}
 
     def once(code: bytes) -> bytes:
-        """Return the code that pushes a value, by reference from the second time on."""
+        """Return the code that pushes a value, which from the second time on refers to the memo."""
         if code in memo:
             return memo[code]
         memo[code] = b"h" + bytes((len(memo),))

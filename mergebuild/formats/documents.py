@@ -1,7 +1,8 @@
-"""The small JSON files beside weights, read with limits: they come from strangers as the weights do.
+"""The small JSON files beside weights, read with limits, as they may be untrusted like the weights.
 
-A document is a file of its folder. A link out of the folder is not followed: what it leads to would end up in an
-output that its owner then publishes. The cache of Hugging Face is a folder of links to `blobs`, which belong to it.
+A document must be in its own folder: a link out of it is not followed, because the linked file would become part of an
+output that the user may publish. Exception: the cache of Hugging Face is a folder of links to `blobs`, which belong to
+it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from mergebuild.system.platform import open_to_read, pread_into
 __all__ = ["MAX_CONFIG", "MAX_INDEX", "is_own", "is_plain", "quoted", "read_document"]
 
 MAX_CONFIG: Final = 4 << 20
-"""The longest configuration (bytes); real ones have a few thousand, with names of a thousand classes 100,000."""
+"""The longest configuration (bytes). Real ones have a few thousand, and 100,000 with names of a thousand classes."""
 MAX_INDEX: Final = 32 << 20
-"""The longest index of shards (bytes); that of a model with 140,000 tensors has 15 million."""
+"""The longest index of shards (bytes). That of a model with 140,000 tensors has 15 million."""
 
 _AGAIN: Final = "the file is damaged: download or export it again"
 
@@ -41,18 +42,18 @@ def read_document(
     is_strict: bool = False,
     within: Sequence[Path] = (),
 ) -> dict[str, object]:
-    """Return the JSON object that a file holds.
+    """Return the JSON object in a file.
 
     Args:
-        path: the file.
-        home: the folder that it must be of, see `is_own`.
-        shown: what to call it in errors.
-        most: the bytes that it may have.
-        is_strict: whether a key that stands twice in an object is an error; otherwise the last one counts.
-        within: folders that a link may end in too.
+        path: The file.
+        home: The folder that it must belong to; see `is_own`.
+        shown: What to call it in errors.
+        most: The most bytes that it may have.
+        is_strict: Whether a key that is twice in one object is an error; otherwise the last one counts.
+        within: Folders in which links may also end.
 
     Raises:
-        SourceError: it is missing, a link out of its folder, not a file, too long, or no JSON object.
+        SourceError: it is missing, a link out of its folder, not a file, too long, or not a JSON object.
     """
     if not is_own(path, home, within):
         sentence = "is a link to a file outside of its folder"
@@ -70,7 +71,7 @@ def _parsed(raw: bytearray, shown: str, *, is_strict: bool) -> object:
     except UnicodeDecodeError as error:
         raise _error("json-not-utf8", shown, f"is not UTF-8 (byte {error.start})") from error
     except RecursionError:
-        # without `from`: a traceback of a thousand frames helps nobody
+        # without `from`: a traceback of a thousand frames is of no use
         raise _error("json-too-deep", shown, "is JSON nested without end") from None
     except ValueError as error:
         if (pointer := recognize(bytes(raw[:LOOKED_AT]))) is not None and pointer.is_pointer:
@@ -79,10 +80,11 @@ def _parsed(raw: bytearray, shown: str, *, is_strict: bool) -> object:
 
 
 def is_own(path: Path, folder: Path, within: Sequence[Path] = ()) -> bool:
-    """Return whether a path inside a folder leads to a place of that folder's owner.
+    """Return whether a path inside a folder leads to a place that belongs to the folder's owner.
 
-    That is the folder itself, the cache that it is of, or one of the folders `within` (the project, the user's folder
-    of models) but for what is hidden there, such as keys; the caches of DVC and git-annex are hidden, and hold models.
+    Such places are the folder itself, the cache that it is part of, and the folders `within` (the project, the user's
+    folder of models), but not hidden files in these, such as keys. The caches of DVC and git-annex are hidden but hold
+    models.
     """
     real, home = (Path(os.path.realpath(each)) for each in (path, folder))  # loops of links raise nothing
     if real.is_relative_to(home):
@@ -97,12 +99,12 @@ def is_own(path: Path, folder: Path, within: Sequence[Path] = ()) -> bool:
 
 
 def _is_in_hub(real: Path) -> bool:
-    """Return whether a file is one of a model in this user's cache of Hugging Face."""
+    """Return whether a file belongs to a model in this user's cache of Hugging Face."""
     home = Path(os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     try:
         cache = Path(os.path.realpath(hub.expanduser()))
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # this user has no home folder
         return False
     if not real.is_relative_to(cache):
         return False
@@ -111,7 +113,7 @@ def _is_in_hub(real: Path) -> bool:
 
 
 def _is_hidden(parts: Sequence[str]) -> bool:
-    """Return whether a path in a folder leads through what is hidden there, and no cache of models."""
+    """Return whether a path in a folder goes through something hidden that is not a cache of models."""
     if parts[:1] == (".dvc",) and "cache" in parts[1:3]:
         parts = parts[1:]
     elif parts[:3] == (".git", "annex", "objects"):
@@ -120,7 +122,7 @@ def _is_hidden(parts: Sequence[str]) -> bool:
 
 
 def is_plain(name: str) -> bool:
-    """Return whether a name can only be that of an entry of one folder, on any system."""
+    """Return whether a name is a valid name of an entry in one folder, on every system."""
     return bool(name) and name not in {".", ".."} and not UNFIT.search(name) and not set("/\\:") & set(name)
 
 

@@ -1,7 +1,8 @@
-"""The dtypes of safetensors files: their tags on disk, the words of the contract, their sizes.
+"""The dtypes of safetensors files: their tags, the words of the contract for them, and their sizes.
 
-A tag is what a header says (`F16`), a word what users write and read (`float16`). Floating-point tensors are merged;
-all others are copied. Tags that safetensors knows and this version can't handle are listed, to be told from typos.
+A tag is the word in a header (`F16`), a word the one that users write and read (`float16`). Floating-point tensors are
+merged, all others are copied. Tags that safetensors has but this version can't handle are listed too, to be
+distinguished from typos.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ __all__ = ["DTYPES", "DTYPES_BY_WORD", "QUANTIZED", "UNSUPPORTED", "DType"]
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """A dtype: tag on disk, word of the contract, size of one element in bytes, and whether it is merged."""
+    """A dtype: its tag, the word of the contract, the size of an element in bytes, and whether it is merged."""
 
     tag: str
     word: str
@@ -47,10 +48,10 @@ _ROWS = (
 )
 
 DTYPES: Mapping[str, DType] = {row.tag: row for row in _ROWS}
-"""By the tag of a safetensors header."""
+"""The dtypes by tag."""
 
 DTYPES_BY_WORD: Mapping[str, DType] = {row.word: row for row in _ROWS}
-"""By the word of the contract."""
+"""The dtypes by word of the contract."""
 
 QUANTIZED = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"})
 """Tags of safetensors 0.8 that only quantized weights have: packed numbers, and exponents that scale others."""

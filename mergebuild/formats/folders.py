@@ -1,9 +1,9 @@
-"""Folders of weights as their clients lay them out: transformers (and any folder with one file), diffusers, PEFT.
+"""Folders of weights: transformers (and any folder with one file of weights), diffusers, PEFT.
 
-Which of a folder's files hold the weights is decided as the client that loads it decides: transformers takes
-`model.safetensors` before an index, diffusers the index first. All of it is judged by small files (JSON) and headers.
-Names in those files come from strangers: a name is one of an entry of its folder, or it is refused. The weights
-themselves may be links, as in the cache of Hugging Face, for a link shows nobody what isn't a model.
+Which files of a folder hold the weights is decided as its client would: transformers prefers `model.safetensors` to an
+index, diffusers the index. Only small JSON files and headers are read. Names in those files are untrusted: each must be
+the name of an entry in the folder, or it is refused. Files of weights may be links, as in the cache of Hugging Face,
+since a link to anything that is not a model shows nothing of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mergebuild.system.missing import brought_back_by, near
 __all__ = ["Folder", "read_folder", "with_configuration"]
 
 _WEIGHTS: Final = {
-    # the best first, as the clients see it; beside each what it would have been taken for
+    # as clients prefer them, the best first; each with the name that it may be mistaken for
     "model.safetensors": "model.safetensors.index.json",
     "model.safetensors.index.json": "model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json": "diffusion_pytorch_model.safetensors",
@@ -50,48 +50,50 @@ _OTHERS: Final = (".onnx", ".msgpack", ".h5", ".tflite", ".ot", ".mlmodel", ".ml
 _WEIGHTLESS: Final = re.compile(r".*(?:Scheduler|Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor)")
 _AGAIN: Final = "the file is damaged or hostile: download it again"
 _MOST_SHARDS: Final = 10_000
-"""The most files of an index; models have a few hundred."""
+"""The most files in an index; models have a few hundred."""
 _OPTIONAL: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
-"""Components that pipelines run without, and that people delete."""
+"""Components that pipelines can do without, and that people delete."""
 
 FileReader = Callable[[Path, str], Model]
-"""Reads one file of weights; the second argument is what to call it in errors."""
+"""Reads one file of weights; the second argument is its name in errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What a folder of weights holds."""
+    """The contents of a folder of weights."""
 
     kind: str
     """`sharded` (transformers, or any folder with one file of weights), `diffusers` or `peft`."""
     components: Mapping[str, Model]
-    """By the name of their subfolder, for diffusers; else one, named with the empty string.
+    """By name of the component's subfolder, for diffusers; else one with an empty name.
 
-    Tensors have the names that the files give them. `Model.facts` is the component's own configuration."""
+    Tensors have the names in the files. `Model.facts` is the component's own configuration.
+    """
     config: Mapping[str, object]
-    """What `config.json`, `model_index.json` or `adapter_config.json` says; empty if there is no `config.json`."""
+    """The content of `config.json`, `model_index.json` or `adapter_config.json`; empty if there is no `config.json`."""
     sidecars: tuple[str, ...]
-    """The small files that a copy of the folder needs: paths in it, with `/`, sorted."""
+    """The small files that a copy of the folder needs: relative paths with `/`, sorted."""
     left_out: tuple[str, ...]
-    """Small files that a copy does without, and why, a sentence each; of interest only where a copy is made."""
+    """Small files that a copy does not need, and why, one sentence each; relevant only if a copy is made."""
     notices: tuple[str, ...]
-    """What was decided and should be known, a sentence each."""
+    """Decisions that users should know, one sentence each."""
 
 
 def read_folder(
     folder: Path, *, shown: str, read_file: FileReader = read_safetensors, within: Sequence[Path] = ()
 ) -> Folder:
-    """Return what a folder of weights holds, by its small files and headers alone.
+    """Return the contents of a folder of weights, from its small files and headers alone.
 
     Args:
-        folder: the folder.
-        shown: what to call it in errors.
-        read_file: how to read a file of weights, by its suffix: safetensors and pickles may be asked for.
-        within: folders that links of small files may end in too.
+        folder: The folder.
+        shown: What to call it in errors.
+        read_file: Reads a file of weights by its suffix: safetensors or a pickle.
+        within: Folders in which links of small files may also end.
 
     Raises:
-        SourceError: it can't be read, something is missing from it, its files contradict each other, name what is not
-            theirs, or hold quantized weights.
+        SourceError: it can't be read, is incomplete, its files contradict each other or refer to files elsewhere, or
+            its
+            weights are quantized.
     """
     place = _ShardPlace(folder, shown.rstrip("/\\") or shown, folder, read_file, tuple(within))
     names = place.names()
@@ -107,13 +109,13 @@ def read_folder(
 
 
 def with_configuration(model: Model, path: Path, *, shown: str, within: Sequence[Path] = ()) -> Model | None:
-    """Return an adapter of PEFT that was named as a file, with the configuration beside it; None where there is none.
+    """Return an adapter of PEFT, named as a file, together with the configuration beside it; None if there is none.
 
     Args:
-        model: the file.
-        path: where it is.
-        shown: what to call it in errors.
-        within: as for `read_folder`.
+        model: The file.
+        path: Its path.
+        shown: What to call it in errors.
+        within: As for `read_folder`.
 
     Raises:
         SourceError: the configuration can't be read.
@@ -128,14 +130,14 @@ def with_configuration(model: Model, path: Path, *, shown: str, within: Sequence
 
 
 class _ShardPlace(NamedTuple):
-    """A folder, what to call it, the folder that the user named, and how to read files."""
+    """A folder, its name in errors, the folder that the user named, and how to read files."""
 
     path: Path
     shown: str
     home: Path
     read_file: FileReader
     within: tuple[Path, ...] = ()
-    """Folders that links of small files may end in too."""
+    """Folders in which links of small files may also end."""
 
     def names(self) -> frozenset[str]:
         """Return the names of its entries."""
@@ -147,25 +149,25 @@ class _ShardPlace(NamedTuple):
             raise self.unreadable(error) from error
 
     def has(self, name: str) -> bool:
-        """Return whether a file of that name is there, or a link to one."""
+        """Return whether a file with this name exists, or a link to one."""
         try:
             return is_file(self.path / name)
         except OSError as error:
             raise self.unreadable(error) from error
 
     def is_there(self) -> bool:
-        """Return whether it is there, and a folder."""
+        """Return whether it exists and is a folder."""
         try:
             return is_folder(self.path)
         except OSError as error:
             raise self.unreadable(error) from error
 
     def below(self, name: str) -> _ShardPlace:
-        """Return a folder in it."""
+        """Return a folder inside it."""
         return self._replace(path=self.path / name, shown=f"{self.shown}/{name}")
 
     def document(self, name: str) -> dict[str, object]:
-        """Return a JSON object in it."""
+        """Return a JSON object inside it."""
         shown = f"{self.shown}/{name}"
         return read_document(self.path / name, home=self.home, shown=shown, within=self.within)
 
@@ -179,12 +181,12 @@ class _ShardPlace(NamedTuple):
             raise self.unreadable(error) from error
 
     def unreadable(self, error: OSError | ValueError) -> SourceError:
-        """Return the error for a folder whose names can't be had."""
+        """Return the error for a folder whose entries can't be listed."""
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         return self.error("folder-unreadable", f"can't be read: {reason}", "check the path and its permissions")
 
     def error(self, code: str, sentence: str, help: str, rows: Iterable[str] = ()) -> SourceError:
-        """Return the error that names it."""
+        """Return an error about it."""
         return SourceError.one(code, f"{quoted(self.shown)} {sentence}", where=Place(self.shown), help=help, rows=rows)
 
 
@@ -199,7 +201,7 @@ def _transformers(place: _ShardPlace, names: frozenset[str]) -> Folder:
 
 
 def _adapter(place: _ShardPlace, adapters: Sequence[str]) -> Folder:
-    """Return an adapter; `adapters`: the files of its weights, the best first."""
+    """Return an adapter. `adapters`: the files with its weights, the preferred one first."""
     config = place.document(ADAPTER_CONFIG)
     if not adapters:
         expected = " nor ".join(f"`{each}`" for each in ADAPTERS)
@@ -214,7 +216,7 @@ def _adapter(place: _ShardPlace, adapters: Sequence[str]) -> Folder:
 
 
 def _two_things(place: _ShardPlace, whole: str, adapter: str) -> SourceError:
-    """Return the error of a folder with a model and an adapter: clients of one kind load this, of another that."""
+    """Return the error for a folder with both a model and an adapter: some clients load the one, some the other."""
     names = [f"the adapter as `{place.shown}/{adapter}`"]
     if not whole.endswith(".json"):
         names.append(f"the model as `{place.shown}/{whole}`")
@@ -254,9 +256,9 @@ def _is_settings(names: frozenset[str]) -> bool:
 
 
 def _classes(place: _ShardPlace, index: Mapping[str, object]) -> dict[str, str]:
-    """Return the class of each component that a pipeline has, by name: `"unet": ["diffusers", "UNet2DConditionModel"]`.
+    """Return the class of each component of a pipeline by name: `"unet": ["diffusers", "UNet2DConditionModel"]`.
 
-    Components that were left out have nulls for both, and options of the pipeline are no lists.
+    Components that are left out have nulls for library and class; options of the pipeline are no lists.
     """
     found: dict[str, str] = {}
     for name, value in index.items():
@@ -272,7 +274,7 @@ def _classes(place: _ShardPlace, index: Mapping[str, object]) -> dict[str, str]:
 
 
 def _modules(place: _ShardPlace, names: frozenset[str]) -> list[str]:
-    """Return the folders of a sentence encoder's further modules, such as `1_Pooling`."""
+    """Return the folders of a sentence encoder's additional modules, such as `1_Pooling`."""
     if "modules.json" not in names or not place.has("modules.json"):
         return []
     return sorted(name for name in names if re.fullmatch(r"\d+_\w+", name) and not os.path.islink(place.path / name))  # noqa: PTH114
@@ -300,7 +302,7 @@ def _component(place: _ShardPlace, names: frozenset[str], config: Mapping[str, o
 
 
 def _single_claimed(place: _ShardPlace, name: str, config: Mapping[str, object]) -> Model:
-    """Return one file; where it can't be read for what the configuration says of its weights, that is said."""
+    """Read one file. If its dtype can't be read and the configuration says that it is quantized, the error says so."""
     try:
         return _single(place, name)
     except SourceError as error:
@@ -311,7 +313,7 @@ def _single_claimed(place: _ShardPlace, name: str, config: Mapping[str, object])
 
 
 def _chosen(place: _ShardPlace, names: frozenset[str], config: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
-    """Return the file or index that holds the weights, and what should be known about the choice."""
+    """Return the file or index with the weights, and notices about the choice."""
     named = config.get("transformers_weights")
     if isinstance(named, str) and is_plain(named) and named in names:
         return named, ()
@@ -330,7 +332,7 @@ def _chosen(place: _ShardPlace, names: frozenset[str], config: Mapping[str, obje
 
 
 def _variants(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names of weights in variants such as `fp16`, the best first, by variant."""
+    """Return the names of weights in variants such as `fp16`, by variant, the preferred format first."""
     found: dict[str, list[str]] = {}
     for name in sorted(names, key=lambda each: (".safetensors" not in each, each.endswith(".json"), each)):
         match = _VARIANT.fullmatch(name)
@@ -340,7 +342,7 @@ def _variants(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _only_one(place: _ShardPlace, names: frozenset[str]) -> str:
-    """Return the one file of weights in a folder that has none by a known name."""
+    """Return the only file of weights in a folder without a file of a known name."""
     for each in FILES:
         named = (name for name in names if name.lower().endswith(each.read_suffixes))
         found = sorted(name for name in named if not _LEFTOVERS.fullmatch(name))
@@ -389,7 +391,7 @@ def _single(place: _ShardPlace, name: str) -> Model:
 
 
 def _sharded(place: _ShardPlace, name: str) -> Model:
-    """Return the tensors of all shards that an index names, each found where the index says."""
+    """Return the tensors of all shards in an index; each tensor must be in the shard that the index says."""
     weight_map = _weight_map(place, name)
     shards = sorted(set(weight_map.values()))
     if len(shards) > _MOST_SHARDS:
@@ -437,10 +439,10 @@ class _Shards:
         self._notices += part.notices
 
     def checked(self, weight_map: Mapping[str, str]) -> tuple[str, ...]:
-        """Return what should be known of them, once all are there.
+        """Return notices, after all shards were read.
 
         Raises:
-            SourceError: they don't hold what an index says.
+            SourceError: a shard lacks a tensor that the index says it has.
         """
         wrong = sorted(tensor for tensor, shard in weight_map.items() if self._homes.get(tensor) != shard)
         if wrong:
@@ -467,7 +469,7 @@ def _shards_missing(place: _ShardPlace, missing: Sequence[str], count: int) -> S
 
 
 def _weight_map(place: _ShardPlace, name: str) -> dict[str, str]:
-    """Return the shard of each tensor by an index, every name checked."""
+    """Return the shard of each tensor in an index, with every name checked."""
     inner = place._replace(shown=f"{place.shown}/{name}")
     path, shown = place.path / name, inner.shown
     document = read_document(path, home=place.home, shown=shown, most=MAX_INDEX, is_strict=True, within=place.within)
@@ -479,10 +481,10 @@ def _weight_map(place: _ShardPlace, name: str) -> dict[str, str]:
 
 
 def _shard(index: _ShardPlace, tensor: str, shard: object, suffix: str) -> str:
-    """Return the name that an index gives of a shard.
+    """Return the name that an index gives for a tensor's shard.
 
     Raises:
-        SourceError: it is none of a file beside it, with this suffix.
+        SourceError: it is not the name of a file in the same folder, with this suffix.
     """
     if not isinstance(shard, str):
         raise index.error("bad-index", f"names no file for {quoted(tensor)}", _AGAIN)
@@ -495,7 +497,7 @@ def _shard(index: _ShardPlace, tensor: str, shard: object, suffix: str) -> str:
 
 
 def _moved(info: TensorInfo, by: int) -> TensorInfo:
-    """Return where a tensor is when so many files come before its own."""
+    """Return a tensor's place if this many files come before its own."""
     if by == 0:
         return info
     pieces = tuple(piece._replace(file=piece.file + by) for piece in info.pieces)

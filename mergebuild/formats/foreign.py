@@ -1,6 +1,6 @@
-"""What a file is, when it is clearly no model that we read: a page that was downloaded instead, a pointer, GGUF.
+"""Recognizes files that are no models, to say what they are: web pages from failed downloads, pointers, GGUF.
 
-Asked only after a file failed to look like safetensors (8 bytes of length, then `{`), so no valid file is ever
+It is used only for files that don't look like safetensors (8 bytes of length, then `{`), so a valid file is never
 mistaken for another format.
 """
 
@@ -12,20 +12,20 @@ from typing import NamedTuple
 __all__ = ["LOOKED_AT", "Foreign", "recognize"]
 
 LOOKED_AT = 512
-"""How many bytes of a file's beginning `recognize` wants."""
+"""How many bytes from a file's beginning `recognize` needs."""
 
 _DOWNLOAD = "the download failed and saved a page instead of the file: download it again"
 
 
 class Foreign(NamedTuple):
-    """What was recognized: an error code, `is ...` for the sentence, and what to do."""
+    """What was recognized: an error code, a clause `is ...` for the message, and what to do."""
 
     code: str
     sentence: str
     help: str
     rows: tuple[str, ...] = ()
     is_pointer: bool = False
-    """Whether it stands in place of a file that another program keeps."""
+    """Whether it is a pointer to a file that another program keeps elsewhere."""
 
 
 _GGUF = Foreign(
@@ -56,7 +56,7 @@ _PAGE = Foreign("not-a-model", "is a web page, not a model", _DOWNLOAD)
 
 
 def recognize(head: bytes) -> Foreign | None:
-    """Return what a file that begins with `head` (its first `LOOKED_AT` bytes) is, None if nothing known."""
+    """Return what a file with these first `LOOKED_AT` bytes is; None if it is not recognized."""
     if head.startswith(b"GGUF"):
         return _GGUF
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -69,7 +69,7 @@ def recognize(head: bytes) -> Foreign | None:
 
 
 def _recognize_text(head: bytes) -> Foreign | None:
-    """Return what a text is: a page, or lines such as `Access to this model is restricted`."""
+    """Return what a text file is: a web page, an index, or lines such as `Access to this model is restricted`."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if re.match(rb"<(!doctype|html|head|\?xml)\b", text, re.IGNORECASE):
         return _PAGE

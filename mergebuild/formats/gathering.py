@@ -1,8 +1,8 @@
-"""Tensors that do not lie in one run, put together byte for byte: views with strides, and several pieces in a row.
+"""Reads and writes tensors whose elements are not consecutive: views with strides, and several pieces in a row.
 
-No torch: to hash such a tensor must not take a second and a half of import. Elements are moved by slices with steps,
-along the longest dimension of a row, so that a transposed matrix or a convolution stored channels last takes some
-thousand slices and not some million elements.
+No torch: importing it takes a second and a half, too long just to hash a tensor. Elements are moved by slices with
+steps, along the longest dimension of a row, so a transposed matrix, or a convolution stored channels last, takes some
+thousand slices instead of millions of elements.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from mergebuild.formats.header import Piece
 __all__ = ["Bytes", "gather", "is_run", "run_of", "scatter", "span_of"]
 
 _FORMATS: Mapping[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
-"""By the size of an element: what a memory view counts in."""
+"""By size of an element: the format of a memory view."""
 
 
 class Bytes(Protocol):
-    """What gives bytes of a file by slices that have a start and a stop: a memory view does."""
+    """Gives bytes of a file by slices with a start and a stop, as a memory view does."""
 
     def __getitem__(self, span: slice, /) -> memoryview: ...
 
 
 def run_of(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides of a tensor whose elements lie one behind the other."""
+    """Return the strides of a contiguous tensor."""
     return tuple(prod(shape[index + 1 :]) for index in range(len(shape)))
 
 
 def is_run(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether elements with these strides lie one behind the other; a dimension of 1 may have any stride."""
+    """Whether elements with these strides are contiguous; a dimension of size 1 may have any stride."""
     if 0 in shape:
         return True
     return all(size == 1 or own == run for size, own, run in zip(shape, strides, run_of(shape), strict=True))
 
 
 def span_of(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Return how many elements lie from the first to the last of a view, both counted."""
+    """Return how many elements there are from the first to the last of a view, inclusive."""
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 def gather(pieces: Sequence[Piece], bytes_of: Callable[[int], Bytes], width: int, start: int, count: int) -> bytearray:
-    """Return elements of a tensor that is put together of pieces.
+    """Return elements of a tensor that is made of pieces.
 
     Args:
-        pieces: one behind the other.
-        bytes_of: gives the bytes of a file, by its number.
-        width: bytes of an element: 1, 2, 4 or 8.
-        start: the first element wanted.
-        count: how many are wanted; there must be as many.
+        pieces: The pieces, one after another.
+        bytes_of: Returns the bytes of a file, by its index.
+        width: Bytes of an element: 1, 2, 4 or 8.
+        start: The first element wanted.
+        count: How many are wanted; the pieces must have that many.
     """
     found = bytearray(count * width)
     target = memoryview(found).cast(_FORMATS[width])
@@ -70,14 +70,14 @@ def gather(pieces: Sequence[Piece], bytes_of: Callable[[int], Bytes], width: int
 
 
 def scatter(pieces: Sequence[Piece], target: memoryview, width: int, start: int, data: memoryview) -> None:
-    """Put elements of a tensor where they lie in a file: the reverse of `gather`.
+    """Write elements of a tensor to their places in a file: the reverse of `gather`.
 
     Args:
-        pieces: where the tensor's elements lie, one behind the other; all in one file.
-        target: that file's bytes.
-        width: bytes of an element: 1, 2, 4 or 8.
-        start: the number of the first element.
-        data: the elements' bytes.
+        pieces: The places of the tensor's elements, one after another; all in one file.
+        target: The file's bytes.
+        width: Bytes of an element: 1, 2, 4 or 8.
+        start: The index of the first element.
+        data: The elements' bytes.
     """
     source = data.cast(_FORMATS[width])
     begin = 0
@@ -92,7 +92,7 @@ def scatter(pieces: Sequence[Piece], target: memoryview, width: int, start: int,
 
 
 def _spread(source: memoryview, target: memoryview, shape: Sequence[int], strides: Sequence[int], first: int) -> None:
-    """Put elements into a view, from its `first` on."""
+    """Write elements to a view, from its element `first` on."""
     if is_run(shape, strides):
         target[first : first + len(source)] = source
         return
@@ -113,7 +113,7 @@ def _spread(source: memoryview, target: memoryview, shape: Sequence[int], stride
 
 
 def _fill(target: memoryview, source: memoryview, shape: Sequence[int], strides: Sequence[int], first: int) -> None:
-    """Fill a target with elements of a view, from its `first` on."""
+    """Fill a target with elements of a view, from its element `first` on."""
     if is_run(shape, strides):
         target[:] = source[first : first + len(target)]
         return
@@ -128,7 +128,7 @@ def _fill(target: memoryview, source: memoryview, shape: Sequence[int], strides:
     while done < len(target):
         if done >= 0 and done + row <= len(target):
             _row(target[done : done + row], source, inner, index * step)
-        else:  # a row of which only a part is wanted
+        else:  # only a part of this row is wanted
             _row(whole, source, inner, index * step)
             low, high = max(done, 0), min(done + row, len(target))
             target[low:high] = whole[low - done : high - done]
@@ -150,7 +150,7 @@ def _row(target: memoryview, source: memoryview, dimensions: Sequence[tuple[int,
 
 
 def _line(source: memoryview, begin: int, length: int, step: int) -> memoryview:
-    """Return elements at equal distances; at distance 0 it is one element again and again."""
+    """Return elements at equal distances; for distance 0, the same element again and again."""
     if step:
         return source[begin : begin + (length - 1) * step + 1 : step]
     return memoryview(bytes(source[begin : begin + 1]) * length).cast(_FORMATS[source.itemsize])

@@ -1,8 +1,8 @@
-"""The header of a safetensors file: 8 bytes of length (little-endian), JSON, then the tensors' bytes without holes.
+"""The header of a safetensors file: 8 bytes of length (little-endian), JSON, then the tensors' bytes without gaps.
 
-Everything that a plan needs stands in it, and it is read without touching a tensor. Files come from strangers and
-from downloads that broke: each rule of the format that a file can break has an error code of its own, and nothing
-is allocated that the file's real size does not bear out.
+It has everything that a plan needs, and is read without reading a tensor. Files may be untrusted or broken downloads:
+each rule of the format that a file can break has its own error code, and no memory is allocated that exceeds the file's
+actual size.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ MAX_HEADER: Final = 100_000_000
 """The longest header that safetensors allows (bytes of JSON)."""
 
 METADATA: Final = "__metadata__"
-"""The entry of a header that is no tensor."""
+"""The entry of a header that is not a tensor."""
 
 _MOST_TENSORS: Final = 250_000
-"""The most tensors of a file; a model of 671 billion parameters has 140,000, in many files."""
+"""The most tensors of a file. A model with 671 billion parameters has 140,000, in many files."""
 _MOST_METADATA: Final = 10_000
-"""The most entries of metadata; trainers write a hundred."""
+"""The most entries of metadata; trainers write about a hundred."""
 _MOST_BRACKETS: Final = 2_000_000
-"""The most lists and objects in the JSON, those that are written inside of its strings among them."""
+"""The most lists and objects in the JSON; brackets inside strings count too."""
 _LONGEST_NAME: Final = 10_000
-"""Signs of a tensor's name; 200 are many."""
+"""Characters of a tensor's name; real ones rarely have 200."""
 
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 _MOST_BYTES: Final = 2**63 - 1
@@ -73,22 +73,22 @@ class Piece(NamedTuple):
     """A block of elements in one file: a part of a tensor, in the order of its elements."""
 
     file: int
-    """Which of the model's files."""
+    """The index of the file in the model's files."""
     begin: int
-    """The byte of its first element, counted from the file's beginning."""
+    """The offset of its first element in the file, in bytes."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    """How many elements lie between neighbours, by dimension."""
+    """By dimension, the distance between neighbours, in elements."""
 
 
 class Scaling(NamedTuple):
-    """How scales lie over a tensor: over its elements in rows of `columns`, one scale for each block of them.
+    """Which elements of a tensor share a scale: it has rows of `columns` elements, with one scale for each block.
 
-    The blocks at the end of rows and of columns may be cut short.
+    The last blocks of rows and columns may be incomplete.
     """
 
     columns: int
-    """How many elements a row has; the tensor's last dimensions together."""
+    """How many elements a row has: those of the tensor's last dimensions together."""
     block_rows: int
     block_columns: int
 
@@ -100,19 +100,19 @@ class Scaling(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the elements of a tensor are multiplied by."""
+    """The scales by which the elements of a tensor are multiplied."""
 
     info: TensorInfo
-    """Where the scales lie: floating-point numbers, a matrix with one for each block."""
+    """Where the scales are: floating-point numbers, as a matrix with one for each block."""
     scaling: Scaling
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor is: `dtype` in the contract's word, bytes `begin` to `end` counted from the file's beginning.
+    """Where a tensor is: bytes `begin` to `end` of a file. `dtype` is the contract's word.
 
-    A tensor that does not lie in one run is put together of `pieces`, one behind the other; it then has `begin` 0. One
-    with a `scale` is the product of the numbers that lie there with those.
+    If the tensor is not contiguous it is made of `pieces`, one after another, and `begin` is 0. If it has a `scale`,
+    its value is the product of the stored numbers and their scales.
     """
 
     name: str
@@ -121,28 +121,31 @@ class TensorInfo:
     begin: int
     end: int
     file: int = 0
-    """Which of the model's files."""
+    """The index of the file in the model's files."""
     pieces: tuple[Piece, ...] = ()
     scale: Scale | None = None
 
     @property
     def nbytes(self) -> int:
-        """How many bytes it takes, its scales included."""
+        """How many bytes it has, including its scales."""
         return self.end - self.begin + (self.scale.info.nbytes if self.scale else 0)
 
     @property
     def offered(self) -> str:
-        """The dtype that `source` means: products of 8-bit floats with scales were of one with 16 bits before."""
+        """The dtype that `source` means.
+
+        Products of 8-bit floats with scales were 16-bit floats before they were quantized.
+        """
         return "bfloat16" if self.scale else self.dtype
 
     @property
     def shown_dtype(self) -> str:
-        """Its dtype for people."""
+        """Its dtype as shown to people."""
         return f"scaled {self.dtype}" if self.scale else self.dtype
 
     @property
     def stored(self) -> str:
-        """What its bytes are: their dtype, and how they are scaled. With their checksum it is the tensor's identity."""
+        """Its stored form: dtype and scaling. Together with a checksum of its bytes it identifies the tensor."""
         if self.scale is None:
             return self.dtype
         return scaled_as(self.dtype, self.scale.info.dtype, self.scale.scaling.shown)
@@ -154,12 +157,12 @@ class TensorInfo:
 
     @property
     def is_float(self) -> bool:
-        """Whether it holds floating-point numbers, and so can be merged."""
+        """Whether it has floating-point numbers, and so can be merged."""
         return DTYPES_BY_WORD[self.dtype].is_float
 
 
 class Header(NamedTuple):
-    """What a file says of itself: tensors in the order of their bytes, metadata, and where the data start."""
+    """What a file's header says: tensors in the order of their bytes, metadata, and where the data begin."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
@@ -168,14 +171,14 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path, *, shown: str | None = None) -> Header:
-    """Read and check the header of a file, and nothing of its tensors.
+    """Read and check the header of a file; tensors are not read.
 
     Args:
-        path: the file.
-        shown: what to call it in errors; the path itself by default.
+        path: The file.
+        shown: What to call it in errors; by default the path.
 
     Raises:
-        SourceError: there is no such file, it can't be read, or it breaks a rule of the format.
+        SourceError: the file does not exist, can't be read, or breaks a rule of the format.
     """
     name = str(path) if shown is None else shown
     with opened(path, name) as fd:
@@ -183,7 +186,7 @@ def read_header(path: Path, *, shown: str | None = None) -> Header:
 
 
 def read_header_fd(fd: int, shown: str) -> Header:
-    """Read and check the header of an open file, whatever its path leads to by now; its position may change.
+    """Read and check the header of an open file, even if its path now leads to another one. Its position may change.
 
     Raises:
         SourceError: it can't be read, breaks a rule of the format, or is being written to.
@@ -217,7 +220,7 @@ def _read(fd: int, file_size: int) -> Header:
 
 
 def _parse(raw: bytearray, file_size: int) -> Header:
-    """Return what the JSON says of a file of that size, with every rule checked."""
+    """Return what the JSON says of a file with this size, every rule checked."""
     if raw.count(b"{") + raw.count(b"[") > _MOST_BRACKETS:
         raise BrokenRuleError("header-too-large", f"has a header of more than {_MOST_BRACKETS:,} lists and objects")
     document = _document(raw)
@@ -246,7 +249,7 @@ def _document(raw: bytearray) -> dict[str, object]:
         sentence = f"has a header that is not UTF-8 (byte {8 + error.start} of the file)"
         raise BrokenRuleError("header-not-utf8", sentence) from error
     except RecursionError:
-        # without `from`: a traceback of a thousand frames helps nobody
+        # without `from`: a traceback of a thousand frames is of no use
         raise BrokenRuleError("header-too-deep", "has a header of JSON nested without end") from None
     except ValueError as error:
         raise BrokenRuleError(
@@ -299,7 +302,7 @@ def _check_names(document: Mapping[str, object]) -> None:
 
 
 def _tensor(name: str, entry: object, data_start: int) -> TensorInfo:
-    """Return what an entry of the header says; checked by loops and `type(...)`, since there are thousands."""
+    """Return what an entry of the header says. It uses plain checks, as headers have thousands of entries."""
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
         raise _bad_entry(name, entry)
     tag, shape = entry["dtype"], entry["shape"]
@@ -317,7 +320,10 @@ def _tensor(name: str, entry: object, data_start: int) -> TensorInfo:
 
 
 def _count(name: str, shape: object) -> int:
-    """Return how many elements a shape has; the product without its zeros must fit too, as readers may compute it."""
+    """Return how many elements a shape has.
+
+    The product without zeros must not overflow either, as readers may compute it.
+    """
     if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
         raise _bad_shape(name, shape)
     count = reach = 1
@@ -373,7 +379,7 @@ def _bad_dtype(name: str, tag: object) -> BrokenRuleError:
 
 
 def _check_places(infos: list[TensorInfo], data_start: int) -> int:
-    """Check that sorted tensors lie side by side from the beginning of the data, and return where they end."""
+    """Check that sorted tensors are consecutive from the beginning of the data, and return where they end."""
     end = data_start
     before = ""
     for info in infos:

@@ -1,9 +1,9 @@
-"""How our own files are laid out: where each tensor goes, and the header that says so (`docs/artifact-format.md`).
+"""The layout of our own files: where each tensor goes, and the header that says so (`docs/artifact-format.md`).
 
-A function of names, dtypes and shapes alone, so that the same tensors always lie at the same places, and whole runs
-of unchanged ones can be shared with an older file: the data start on a page, tensors of whole pages come first, and
-nothing lies between. The rest follows in an order that keeps every tensor at a multiple of its element's size, as
-readers that look at the bytes in place need it.
+It is a function of names, dtypes and shapes alone, so the same tensors are always at the same offsets, and unchanged
+ones can share their pages with an older file: the data begin on a page boundary, tensors of whole pages come first, and
+there are no gaps. The others follow in an order in which every tensor begins at a multiple of its element's size, as
+readers that use the bytes in place require.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ __all__ = [
 ]
 
 LAYOUT_VERSION: Final = 1
-"""Raised when the same tensors would lie elsewhere."""
+"""Raised when the same tensors would get other offsets."""
 
 
 class TensorSpec(NamedTuple):
-    """A tensor to be written: `dtype` in the contract's word."""
+    """A tensor to be written; `dtype` is the contract's word."""
 
     name: str
     dtype: str
@@ -54,41 +54,41 @@ class TensorSpec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes it takes."""
+        """How many bytes it has."""
         return math.prod(self.shape) * DTYPES_BY_WORD[self.dtype].size
 
 
 class StoredName(NamedTuple):
-    """What a tensor, or a run of its rows, is called in a file that has other names."""
+    """The name of a tensor, or of a range of its rows, in a file with other names, and its shape there."""
 
     name: str
     shape: tuple[int, ...]
 
 
 class Written(NamedTuple):
-    """How a file writes tensors, where not each by its own name."""
+    """How a file writes tensors that it does not write under their own names."""
 
     stored: Mapping[str, Sequence[StoredName]] = MappingProxyType({})
-    """By tensor: what it is called; several names share out its rows in order."""
+    """By tensor, its stored names; several of them share its rows, in order."""
     fused: Mapping[StoredName, Sequence[str]] = MappingProxyType({})
-    """What several tensors are called that are one in the file, in the order of its rows."""
+    """Stored tensors that hold several tensors, with these in the order of their rows."""
     turned: frozenset[str] = frozenset()
-    """The matrices that lie transposed."""
+    """Matrices that are stored transposed."""
     copies: frozenset[str] = frozenset()
-    """Tensors that are others a second time, and no part of what the file is."""
+    """Tensors that are second copies of others, and not part of the artifact."""
     views: Mapping[str, Sequence[TensorView]] = MappingProxyType({})
-    """Of those that are fused and not one behind the other: where each lies in the tensor of the file."""
+    """For fused tensors that are not one after another: where each is in the stored tensor."""
 
     @property
     def mark(self) -> str:
-        """What of it decides where tensors lie; empty where they lie as under their own names."""
+        """A text of everything that decides where tensors are; empty if they are as under their own names."""
         found: list[object] = [sorted(map(tuple, self.fused.values())), sorted(self.turned), sorted(self.copies)]
         if self.views:
             found.append(sorted((name, tuple(views)) for name, views in self.views.items()))
         return repr(tuple(found)) if any(found) else ""
 
     def among(self, tensors: Collection[str]) -> Written:
-        """Return what of it is of some tensors, among which all of those are that are one in the file."""
+        """Return the part of it that concerns some tensors; these include all or none of those in one stored tensor."""
         return Written(
             {name: self.stored[name] for name in tensors if name in self.stored},
             {stored: members for stored, members in self.fused.items() if members[0] in tensors},
@@ -99,43 +99,43 @@ class Written(NamedTuple):
 
 
 PLAIN: Final = Written()
-"""Every tensor under its own name."""
+"""Every tensor is written under its own name."""
 
 
 class StoredRun(NamedTuple):
-    """Tensors that lie one behind the other and have names in common: one tensor mostly, under one name."""
+    """Consecutive tensors that share stored names: mostly one tensor with one name."""
 
     tensors: tuple[TensorSpec, ...]
     stored: tuple[StoredName, ...]
-    """What the file calls them: one name for several tensors, or several that share out the rows of one."""
+    """The names in the file: one name for several tensors, or several names that share the rows of one."""
 
     @property
     def whole(self) -> TensorSpec:
-        """All of it, under the name of its first tensor."""
+        """The whole run as one tensor, under the name of its first."""
         first, *others = self.tensors
         return TensorSpec(first.name, first.dtype, (self.elements,)) if others else first
 
     @property
     def elements(self) -> int:
-        """The number of its elements."""
+        """How many elements it has."""
         return sum(math.prod(each.shape) for each in self.tensors)
 
 
 class Scattered(NamedTuple):
-    """Where the elements of a tensor lie that is no run of the file."""
+    """Where the elements of a tensor are that is not contiguous in its file."""
 
     beginning: str
-    """The tensor whose bytes are the first of the run that it lies in."""
+    """The tensor whose bytes are the first of the run that contains it."""
     views: tuple[TensorView, ...]
-    """One behind the other; in elements, from there."""
+    """The views, one after another; in elements from the beginning of that run."""
 
 
 class Packing(Protocol):
-    """How one file is laid out: what stands where, but for the values."""
+    """The layout of one file: where everything is, except the tensors' values."""
 
     @property
     def layout(self) -> str:
-        """What decides where tensors lie: files of one layout with equal tensors differ in their headers alone."""
+        """What decides where tensors are: files with equal layout and equal tensors differ only in their headers."""
 
     @property
     def specs(self) -> Sequence[TensorSpec]:
@@ -143,36 +143,37 @@ class Packing(Protocol):
 
     @property
     def turned(self) -> frozenset[str]:
-        """The matrices that lie transposed."""
+        """Matrices that are stored transposed."""
 
     @property
     def scattered(self) -> Mapping[str, Scattered]:
-        """The tensors that do not lie in one run."""
+        """Tensors that are not contiguous."""
 
     def header(self, metadata: Mapping[str, str]) -> Header:
-        """Return where the tensors lie in the file."""
+        """Return where the tensors are in the file."""
 
     def encoded(self, header: Header) -> bytes:
-        """Return everything that comes before the first tensor."""
+        """Return all bytes before the first tensor."""
 
     @property
     def fixed(self) -> Sequence[tuple[int, bytes]]:
-        """What stands between tensors and behind them and is known beforehand, with its offsets."""
+        """Bytes between and after tensors that are known beforehand, with their offsets."""
 
     def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:
-        """Write what follows from the tensors' bytes into a file that has all else.
+        """Write the bytes that depend on the tensors' bytes, when all else is in the file.
 
         Args:
-            fd: the file, to be read and written.
+            fd: The file, open for reading and writing.
 
         Returns:
-            What stands between tensors and behind them, `fixed` or not, with its offsets, ascending. Nothing where
-            `fixed` is empty: it is not asked then.
+            All bytes between and after tensors, `fixed` or not, with their offsets, ascending. If `fixed` is empty this
+                is
+            not called, and there are none.
         """
 
 
 class Text:
-    """A file without tensors: a packing that is all header."""
+    """The packing of a file without tensors: all of it is header."""
 
     layout = "text"
     specs: Sequence[TensorSpec] = ()
@@ -183,7 +184,7 @@ class Text:
     def __init__(self, content: bytes) -> None:
         self._content = content
 
-    def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- it has no room for any
+    def header(self, metadata: Mapping[str, str]) -> Header:  # noqa: ARG002 -- it has no metadata
         """Return a header without tensors."""
         return Header({}, {}, len(self._content), len(self._content))
 
@@ -192,12 +193,12 @@ class Text:
         return self._content
 
     def finish(self, fd: int) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002
-        """Return nothing: it is all header."""
+        """Return nothing: all of it is header."""
         return ()
 
 
 def scattered_in(runs: Iterable[StoredRun], written: Written) -> Mapping[str, Scattered]:
-    """Return the tensors of some runs that do not lie in one."""
+    """Return the tensors of some runs that are not contiguous."""
     if not written.views:
         return {}
     return {
@@ -209,10 +210,10 @@ def scattered_in(runs: Iterable[StoredRun], written: Written) -> Mapping[str, Sc
 
 
 def runs_of(tensors: Iterable[tuple[str, str, Sequence[int]]], written: Written) -> list[StoredRun]:
-    """Return tensors as the runs that a file has of them, in the order of the file's bytes.
+    """Return tensors as the runs of a file, in the order of its bytes.
 
     Raises:
-        ValueError: two have one name, a name can't stand in a header, or a dtype is unknown.
+        ValueError: two have one name, a name is not allowed in a header, or a dtype is unknown.
     """
     given = sorted((TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in tensors), key=_by_name)
     _check(given)
@@ -237,7 +238,7 @@ def layout_of(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> list[TensorS
     """Return tensors, given as (name, dtype, shape) in any order, in the order of a file's bytes.
 
     Raises:
-        ValueError: two have one name, a name can't stand in a header, or a dtype is unknown.
+        ValueError: two have one name, a name is not allowed in a header, or a dtype is unknown.
     """
     specs = sorted((TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in tensors), key=_by_name)
     _check(specs)
@@ -249,9 +250,9 @@ def layout_of(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> list[TensorS
 
 
 class Arrangement:
-    """Where the tensors of a file lie, and the header's text about them: what metadata do not touch.
+    """The layout of a safetensors file, and the text of its header without metadata.
 
-    Files that differ in their metadata alone share one.
+    Files that differ only in their metadata share one.
     """
 
     fixed: Sequence[tuple[int, bytes]] = ()
@@ -261,10 +262,10 @@ class Arrangement:
         tensors: Iterable[tuple[str, str, Sequence[int]]],
         written: Written = PLAIN,
     ) -> None:
-        """Arrange tensors, given as (name, dtype, shape) in any order; `written`: what the file calls them.
+        """Arrange tensors, given as (name, dtype, shape) in any order. `written`: how the file writes them.
 
         Raises:
-            ValueError: two tensors have one name, a name can't stand in a header, or a dtype is unknown.
+            ValueError: two tensors have one name, a name is not allowed in a header, or a dtype is unknown.
         """
         runs = runs_of(tensors, written)
         self.specs = [spec for run in runs for spec in run.tensors]
@@ -282,13 +283,13 @@ class Arrangement:
         self._entries = _json(about)[1:-1]
         self._infos: dict[int, dict[str, TensorInfo]] = {}
         self._latest: tuple[Mapping[str, str] | None, bytes] = (None, b"")
-        """Of a header's metadata, its text: who makes a header mostly wants its bytes next."""
+        """The latest metadata and the text of their header, as its bytes are mostly needed next."""
 
     def header(self, metadata: Mapping[str, str]) -> Header:
         """Return the header that a reader will find in the file.
 
         Raises:
-            ValueError: a text can't stand in a header.
+            ValueError: a text is not allowed in a header.
             TargetError: it would be longer than readers allow.
         """
         metadata = dict(sorted(metadata.items()))
@@ -309,7 +310,7 @@ class Arrangement:
         return Header(infos, metadata, start, start + (self._spans[-1][1] if self._spans else 0))
 
     def encoded(self, header: Header) -> bytes:
-        """Return everything of a file that comes before its data, for a header of this arrangement."""
+        """Return all bytes of a file before its data, for a header of this arrangement."""
         length = header.data_start - 8
         return length.to_bytes(8, "little") + self._text(header.metadata).ljust(length)
 
@@ -331,10 +332,10 @@ class Arrangement:
 def encode_header(
     tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, Header]:
-    """Return everything of a file that comes before its data, and the header that a reader will find in it.
+    """Return all bytes of a file before its data, and the header that a reader will find in it.
 
     Raises:
-        ValueError: two tensors have one name, a text can't stand in a header, or a dtype is unknown.
+        ValueError: two tensors have one name, a text is not allowed in a header, or a dtype is unknown.
         TargetError: the header would be longer than readers allow.
     """
     arrangement = Arrangement(tensors)
@@ -343,8 +344,11 @@ def encode_header(
 
 
 def texts_as_json(texts: Mapping[str, str]) -> str:
-    """Return an object of texts as JSON, in its order and without blanks: thousands of headers have one."""
-    quoted = encode_basestring  # which an encoder comes to, after it has asked what it is given
+    """Return an object of strings as JSON, in its order and without spaces.
+
+    A fast path: thousands of headers have one.
+    """
+    quoted = encode_basestring  # what an encoder would call for each string
     return f"{{{','.join([f'{quoted(key)}:{quoted(text)}' for key, text in texts.items()])}}}"
 
 
@@ -356,7 +360,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def _parted(run: StoredRun, begin: int) -> Iterator[tuple[StoredName, tuple[int, int]]]:
-    """Yield what a run is called in the file, and where that lies."""
+    """Yield the stored names of a run, each with its begin and end."""
     size = DTYPES_BY_WORD[run.whole.dtype].size
     for part in run.stored:
         end = begin + math.prod(part.shape) * size
@@ -373,7 +377,7 @@ def _element_size(spec: TensorSpec) -> int:
 
 
 def _check(specs: Sequence[TensorSpec]) -> None:
-    """Refuse what no header can say; `specs` are sorted by name."""
+    """Raise if a header can't describe the tensors, which are sorted by name."""
     for spec, after in pairwise(specs):
         if spec.name == after.name:
             message = f"two tensors are named {spec.name!r}"
@@ -388,6 +392,6 @@ def _check(specs: Sequence[TensorSpec]) -> None:
 
 
 def _is_aligned(rest: Sequence[TensorSpec]) -> bool:
-    """Return whether each begins at a multiple of its element's size when they follow a page's end in this order."""
+    """Return whether, after a page's end and in this order, each tensor begins at a multiple of its element's size."""
     begins = accumulate((spec.nbytes for spec in rest), initial=0)
     return all(begin % _element_size(spec) == 0 for spec, begin in zip(rest, begins, strict=False))

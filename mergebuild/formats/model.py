@@ -1,7 +1,7 @@
-"""What is at a path, as named tensors: one file or several, of whatever format.
+"""`Model`: what is at a path, as named tensors in one file or several, of any format.
 
-A model is headers and byte ranges until a tensor is needed. Each of its tensors lies in one run of a file, or is put
-together of pieces (views with strides in a pickle; a tensor that another naming cuts into three).
+A model is headers and byte ranges; tensors are read when they are needed. Each tensor is one range of a file, or is
+made of pieces (views with strides in a pickle, a tensor that is cut into three by its canonical names).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["ADAPTERS", "ADAPTER_CONFIG", "Model", "SecondCopy", "read_safetensors"]
 
 ADAPTERS: Final = ("adapter_model.safetensors", "adapter_model.bin")
-"""What PEFT calls the weights of an adapter."""
+"""PEFT's names for the weights of an adapter."""
 ADAPTER_CONFIG: Final = "adapter_config.json"
-"""What PEFT calls the file beside them that says what they mean."""
+"""PEFT's name for the configuration beside them, which defines their meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecondCopy:
-    """A tensor that a file holds beside another of the same parameter; their bytes must be equal."""
+    """A second tensor in a file for a parameter that another one already is; their bytes must be equal."""
 
     parameter: str
     info: TensorInfo
-    """Where it lies, and its name in the file."""
+    """Where it is, and its stored name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Named tensors, and where they lie."""
+    """Named tensors, and where they are."""
 
     format: str
     """`safetensors`, `pickle`, `sharded` (a folder of transformers), `diffusers` or `peft`."""
@@ -47,40 +47,44 @@ class Model:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     documents: tuple[Path, ...] = ()
-    """Files without tensors that say what these are: an index of shards, the configuration of an adapter."""
+    """Files without tensors that define what the tensors are: an index of shards, the configuration of an adapter."""
     beside: tuple[Path, ...] = ()
-    """Small files that belong to it and say nothing of its tensors: a tokenizer, a licence."""
+    """Small files that belong to the model and don't affect its tensors: a tokenizer, a licence."""
     folder: Path | None = None
-    """The folder that was named, with files beside the weights; None for a single file."""
+    """The folder that was named, with small files beside the weights; None for a single file."""
     notices: tuple[str, ...] = ()
-    """What was left out and should be known, a sentence each."""
+    """What was left out and users should know, one sentence each."""
     facts: Mapping[str, object] = field(default_factory=dict)
-    """What else a reader must know, such as the adapter's configuration: parsed JSON."""
+    """Other facts that readers need, such as an adapter's configuration: parsed JSON."""
     contents: Folder | None = None
-    """What the folder holds, under the names that its files give. Of an adapter that was named as a file: that file and
-    its configuration, as if they were a folder by themselves."""
+    """The contents of the folder, under the names in its files. For an adapter that was named as a file: that file and
+    its configuration, as if they were a folder."""
     spelling: FileSpelling = AS_IS
-    """What the files call the tensors, which have their canonical names here."""
+    """The stored names of the tensors, which have canonical names here."""
     tied: Mapping[str, str] = field(default_factory=dict)
-    """By canonical name, the tensor whose values it has: the head of a model whose head is its embedding."""
+    """Canonical names without a tensor of their own -> the tensor whose values they have: a head that is the
+    embedding."""
     twins: tuple[SecondCopy, ...] = ()
-    """Tensors that are there a second time."""
+    """Tensors that are in the file a second time."""
     copies: tuple[str, ...] = ()
-    """Of `tied`, those that the files hold all the same."""
+    """The names in `tied` that the files hold nevertheless."""
 
     @property
     def home(self) -> Path | None:
-        """What it is called relative to where it is several files that were named as one; None where it is one file."""
+        """The folder to which paths in it are relative, if it is several files named as one.
+
+        None if it is a single file.
+        """
         return self.files[0].parent if self.folder is None and self.contents is not None else self.folder
 
     @property
     def own_files(self) -> tuple[Path, ...]:
-        """All files that make it what it is, tensors first; what else lies in a folder is no part of the model."""
+        """All files that define the model, tensors first. Other files in its folder are not part of it."""
         return tuple(dict.fromkeys((*self.files, *self.documents, *self.beside)))
 
     @property
     def watched(self) -> tuple[Path, ...]:
-        """All that was looked at; what it offers changes only when one of these does."""
+        """Everything that was looked at: the model changes only if one of these does."""
         found = self.own_files
         if self.folder is None:
             return found
@@ -89,12 +93,12 @@ class Model:
 
     @property
     def size(self) -> int:
-        """The size of all files in bytes."""
+        """The size of all files with tensors, in bytes."""
         return sum(self.sizes)
 
 
 def read_safetensors(path: Path, shown: str) -> Model:
-    """Return the model that one safetensors file is.
+    """Return the model in one safetensors file.
 
     Raises:
         SourceError: it breaks a rule of the format.

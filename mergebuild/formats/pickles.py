@@ -1,19 +1,18 @@
-"""Checkpoints that PyTorch saved (`.ckpt`, `.pt`, `.pth`, `.bin`), read in place and without torch.
+"""Checkpoints saved by PyTorch (`.ckpt`, `.pt`, `.pth`, `.bin`), read in place and without torch.
 
-Both layouts keep numbers apart from the pickle that describes them, as they are in memory: since torch 1.6 a zip
-archive with `data.pkl` and uncompressed `data/<key>`, before it pickles in a row with the storages behind them. So a
-tensor is a range of the file, or a view with strides of one, as in a safetensors file; the pickle is taken apart by
-`unpickling`, which runs nothing.
+Both layouts store numbers as they are in memory, apart from the pickle that describes them: since torch 1.6 a zip
+archive with `data.pkl` and uncompressed `data/<key>`, before that several pickles followed by the storages. So a tensor
+is a range of the file, or a view with strides, as in a safetensors file. `unpickling` interprets the pickle without
+running any code.
 
-Which dict is the model's:
+Which dict has the model's tensors:
 
-1. `state_dict` is followed, twice if need be.
-2. A dict that holds tensors itself is it.
-3. Else `module`, `model`, `model_state_dict`, `params_ema` or `params` is, the first that holds tensors itself.
+1. `state_dict` is followed, twice if necessary. 2. A dict that holds tensors itself is the one. 3. Otherwise the first
+of `module`, `model`, `model_state_dict`, `params_ema`, `params` that holds tensors itself.
 
-Its tensors are the model's, in its order; the last of equal names counts, as in any dict. Dicts within it are not
-joined to it: torch gives each weight one flat name, and what lies deeper is some layer's bookkeeping. All else is left
-out with a notice.
+Its tensors are the model's, in its order; of equal names the last counts, as in any dict. Dicts inside it are not
+merged into it: torch gives each weight one flat name, and anything deeper is bookkeeping of some layer. Everything else
+is left out with a notice.
 """
 
 from __future__ import annotations
@@ -61,9 +60,9 @@ _WRAPPERS: Final = ("module", "model", "model_state_dict", "params_ema", "params
 _MOST_WRAPPED: Final = 2
 _MOST_REACH: Final = 1 << 60
 _MOST_REPEATED: Final = 1 << 24
-"""Bytes of the largest tensor that repeats elements of its storage: a few numbers could stand for any size."""
+"""Bytes of the largest tensor that repeats elements of its storage: otherwise a small file could claim any size."""
 _FIRST_LOOK: Final = 1 << 20
-"""Bytes read at first of a file whose pickles may be of any length."""
+"""Bytes first read of a file whose pickles may be of any length."""
 _RETRY: Final = "load it with the program that made it, and save its `state_dict()` as safetensors"
 
 _Places = Callable[[Storage], tuple[int, int]]
@@ -72,7 +71,7 @@ _Places = Callable[[Storage], tuple[int, int]]
 def is_pickle(head: bytes) -> bool:
     """Return whether a file that begins with `head` (`LOOKED_AT` bytes) is one for `read_pickle`.
 
-    A safetensors file may begin like a zip archive by chance (its length): ask for a `{` at byte 8 first.
+    A safetensors file may by chance begin like a zip archive (with its length): check for a `{` at byte 8 first.
     """
     if head.startswith((b"PK\3\4", b"PK\5\6")) or head[257:262] == b"ustar":
         return True
@@ -80,15 +79,16 @@ def is_pickle(head: bytes) -> bool:
 
 
 def read_pickle(path: Path, *, shown: str | None = None) -> Model:
-    """Read what a checkpoint of PyTorch consists of, and nothing of its tensors.
+    """Read the description of a checkpoint's tensors; the tensors themselves are not read.
 
     Args:
-        path: the file.
-        shown: what to call it in errors; the path itself by default.
+        path: The file.
+        shown: What to call it in errors; by default the path.
 
     Raises:
-        SourceError: there is no such file, it can't be read, is no checkpoint, breaks a rule of its format, or asks
-            for code that no state dict needs (`unsafe-pickle`); none is run.
+        SourceError: the file does not exist, can't be read, is no checkpoint, breaks a rule of its format, or asks for
+            code
+            that no state dict needs (`unsafe-pickle`). No code is run.
     """
     name = str(path) if shown is None else shown
     with opened(path, name) as fd:
@@ -96,7 +96,7 @@ def read_pickle(path: Path, *, shown: str | None = None) -> Model:
 
 
 def read_pickle_fd(fd: int, path: Path, shown: str) -> Model:
-    """Read an open checkpoint, whatever its path leads to by now; its position may change.
+    """Read an open checkpoint, even if its path now leads to another file. Its position may change.
 
     Raises:
         SourceError: as `read_pickle`, or it is being written to.
@@ -144,10 +144,10 @@ def _from_zip(fd: int, file_size: int) -> tuple[object, _Places]:
 
 
 def _prefix(archive: Archive) -> str:
-    """Return what the names of a checkpoint's entries begin with.
+    """Return the prefix of the names of a checkpoint's entries.
 
     Raises:
-        BrokenRuleError: it is no checkpoint, or none that can be read.
+        BrokenRuleError: it is no checkpoint, or one that can't be read.
     """
     found = [name for name in archive.entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(found) != 1:
@@ -172,7 +172,7 @@ def _contents(archive: Archive, name: str, most: int) -> bytes:
 
 
 def _end(storage: Storage, begin: int, size: int) -> int:
-    """Return where a storage ends, of which so many bytes are there."""
+    """Return where a storage ends, which has `size` bytes at most."""
     needed = storage.count * SIZES[storage.dtype]
     if needed > size:
         found = f"{in_bytes(size)} for the storage {quoted(storage.key)}"
@@ -190,7 +190,7 @@ def _big_endian() -> BrokenRuleError:
 
 
 def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
-    """Read the pickles at the beginning of a file: magic number, version, machine, the object, keys of storages."""
+    """Read the pickles at a file's beginning: magic number, version, machine, the object, and the keys of storages."""
     values, end = _row(fd, file_size)
     machine, top, keys = values[2:]
     if isinstance(machine, Dict) and machine.named.get("little_endian") is False:
@@ -221,7 +221,10 @@ def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
 def _storages_in_row(
     fd: int, file_size: int, end: int, keys: Sequence[object], roots: Mapping[str, Storage]
 ) -> dict[str, tuple[int, int]]:
-    """Return where the storages lie that follow the pickles, which end at `end`: each behind its number of elements."""
+    """Return the ranges of the storages, which follow the pickles; each comes after its number of elements.
+
+    `end`: where the pickles end.
+    """
     known: dict[str, tuple[int, int]] = {}
     for key in keys:
         if not isinstance(key, str) or key in known or key not in roots:
@@ -237,7 +240,7 @@ def _storages_in_row(
 
 
 def _row(fd: int, file_size: int) -> tuple[list[object], int]:
-    """Return the five pickles and where they end, with no more of the file read than they take (twice that)."""
+    """Return the five pickles and where they end, reading at most twice as much of the file as they take."""
     size = min(file_size, _FIRST_LOOK)
     while True:
         data = bytes(bytes_at(fd, 0, size))
@@ -264,7 +267,7 @@ def _row(fd: int, file_size: int) -> tuple[list[object], int]:
 
 
 def _reachable(top: object, seen: set[int]) -> Iterator[object]:
-    """Yield every tensor and storage that a value consists of, each once; `seen` are ids of values done with."""
+    """Yield every tensor and storage inside a value, each once. `seen`: the ids of values already visited."""
     waiting = [top]
     while waiting:
         value = waiting.pop()
@@ -285,7 +288,7 @@ def _holds_tensors(value: object) -> bool:
 
 
 def _wrapper(found: Dict) -> str | None:
-    """Return the key under which the state dict is, None if this is it."""
+    """Return the key that holds the state dict; None if this is the state dict itself."""
     if isinstance(found.named.get("state_dict"), Dict):
         return "state_dict"
     if _holds_tensors(found):
@@ -294,7 +297,7 @@ def _wrapper(found: Dict) -> str | None:
 
 
 def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the tensors of the model by name, and what was left out, in sentences."""
+    """Return the model's tensors by name, and notices about what was left out."""
     if isinstance(top, Tensor | Odd | Storage):
         raise BrokenRuleError("lone-tensor", "is a single tensor without a name, not a model", _RETRY)
     if not isinstance(top, Dict):
@@ -312,7 +315,7 @@ def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def _unwrapped(found: Dict) -> tuple[Dict, dict[str, object]]:
-    """Return the dict in the wrappers around it, and what stands beside it in these."""
+    """Return the dict inside of its wrappers, and the other items of these."""
     left: dict[str, object] = {}
     for _ in range(_MOST_WRAPPED):
         key = _wrapper(found)
@@ -320,13 +323,13 @@ def _unwrapped(found: Dict) -> tuple[Dict, dict[str, object]]:
             break
         left |= {name: value for name, value in found.named.items() if name != key}
         inner = found.named[key]
-        assert isinstance(inner, Dict)  # what a wrapper is
+        assert isinstance(inner, Dict)  # `_wrapper` only returns keys of dicts
         found = inner
     return found, left
 
 
 def _sorted_out(found: Dict) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Return the tensors of a dict, and what else is in it."""
+    """Return the tensors of a dict, and its other items."""
     tensors: dict[str, Tensor] = {}
     inside: dict[str, object] = {}
     for name, value in found.named.items():
@@ -344,7 +347,7 @@ def _sorted_out(found: Dict) -> tuple[dict[str, Tensor], dict[str, object]]:
 
 def _listed(left: Mapping[str, object], most: int = 8) -> str:
     """Return names with their numbers of tensors, for a sentence."""
-    seen: set[int] = set()  # what is shared counts once, and is walked through once
+    seen: set[int] = set()  # a shared value counts once, and is visited once
     counts = [
         (name, sum(isinstance(each, Tensor | Odd) for each in _reachable(value, seen))) for name, value in left.items()
     ]
@@ -368,7 +371,7 @@ def _no_tensors(found: Dict) -> BrokenRuleError:
 
 
 def _tensor(name: str, found: Tensor, places: _Places) -> TensorInfo:
-    """Return where a tensor lies; everything that the pickle says of it is checked against the file."""
+    """Return where a tensor is, after checking everything that the pickle says of it against the file."""
     _check_sayings(name, found)
     shape, strides = found.shape, found.strides
     begin, end = places(found.storage)
@@ -390,7 +393,7 @@ def _tensor(name: str, found: Tensor, places: _Places) -> TensorInfo:
 
 
 def _check_sayings(name: str, found: Tensor) -> None:
-    """Refuse what no tensor is, whatever the file holds."""
+    """Refuse a tensor with an invalid name, dtype, shape or strides, whatever the file's data are."""
     if UNFIT.search(name) or name == METADATA:
         sentence = f"has a control character or half a character in the name {quoted(name)}, or it is reserved"
         raise BrokenRuleError("bad-tensor-name", sentence)
@@ -408,7 +411,7 @@ def _check_sayings(name: str, found: Tensor) -> None:
 
 
 def _is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Return whether elements lie one behind the other, in their order."""
+    """Return whether elements are consecutive, in their order."""
     step = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1 and stride != step:

@@ -1,14 +1,14 @@
-"""Weights of few bits: known by what lies beside them, read as products where that is their meaning, else refused.
+"""Quantized weights: recognized by the tensors beside them; read as products if that is their meaning, else refused.
 
-A quantized weight is a tensor of integers or 8-bit floats that means nothing by itself: scales, zero points, codebooks
-or packing tell what it stands for, and lie beside it in its module. One form is read: 8-bit floats with one scale for
-all of a tensor, for each row, or for each block, whose product is the weight (`TensorInfo.scale`). The web UIs, the
-folders of transformers, compressed-tensors and DeepSeek write it, under a few names. Every other form is refused, by
-what it looks like and not by the name of its program: merged as it lies it would be noise.
+A quantized weight is a tensor of integers or 8-bit floats that means nothing alone: scales, zero points, codebooks or
+packing, which are beside it in its module, say what it stands for. One form is read: 8-bit floats with one scale for
+the whole tensor, for each row, or for each block, whose product is the weight (`TensorInfo.scale`). Web UIs, folders of
+transformers, compressed-tensors and DeepSeek write it, under a few names. All other forms are refused, by their looks
+and not by the name of a program: merged as stored, they would be noise.
 
 8-bit floats with nothing beside them are a plain dtype. Integers that are no weights (positions, masks, counters) have
-no scales, or a weight beside them, and stay. All is told from names, dtypes and shapes; of values only the marks are
-read in which ComfyUI says how a layer is stored, some bytes each.
+no scales, or have a weight beside them, and stay. Everything is decided from names, dtypes and shapes; of values, only
+the marks are read with which ComfyUI says how a layer is stored, a few bytes each.
 """
 
 from __future__ import annotations
@@ -34,37 +34,36 @@ __all__ = ["listed", "quantization_claimed", "with_scales"]
 _FLOATS: Final = frozenset({"float8_e4m3fn", "float8_e5m2"})
 _INTEGERS: Final = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32"})
 _LARGE_INTEGERS: Final = frozenset({"int64", "uint64"})
-"""Those that positions and counters have; a few programs pack into them as well."""
+"""Dtypes of positions and counters; a few programs also pack weights into them."""
 _FEW: Final = _FLOATS | _INTEGERS | _LARGE_INTEGERS
 _SCALES: Final = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 _BLOCK: Final = 128
-"""Rows and columns of a block, where nothing else is said or fits."""
+"""Rows and columns of a block, unless something else is given or fits."""
 
 _WORDS: Final = re.compile(r"[._:]+")
 _CORE: Final = re.compile(r"[wq]?(?:scales?|zeros?|zps?|absmax|codebooks?|codes?|centroids|luts?|scb|quant\w*)")
-"""A word of a name that says: this is how numbers of few bits are read."""
+"""A word in names of tensors that say how quantized numbers are read."""
 _BESIDE: Final = re.compile(
     rf"{_CORE.pattern}|weights?|w|q|inv|point|points|global|group|block|pre|post|input|act|activation|output|k|v|kv|"
     r"prob|max|min|ub|id|map|state|nested|shape|bits|g|idx|perm|invperm|smooth|factor|shift|packed|data|qdata|\d+"
 )
-"""A word of such a name."""
+"""Any word in such names."""
 _PLACES: Final = frozenset({"mask", "masks", "index", "ids", "position", "positions"})
-"""Words of the names of integers that say where something is."""
+"""Words in names of integers that are positions."""
 _ACTIVATIONS: Final = re.compile(
     r"(?:\w+_)?(?:input_scale(?:_ub)?|scale_input|act_scale|activation_scale|output_scale|prob_scale)|(?:k|v|q|kv)_scale"
 )
-"""Scales of what goes into a layer, or comes out of it: no part of a weight, and without use once it is none of few
-bits."""
+"""Scales of a layer's inputs or outputs: not part of a weight, and useless once the weight is not quantized."""
 _MARKS: Final = frozenset({"scaled_fp8", "comfy_quant"})
-"""Tensors by which ComfyUI knows its scaled files, and its scaled layers."""
+"""Tensors by which ComfyUI recognizes its scaled files and layers."""
 _STATE: Final = "quant_state.bitsandbytes__"
 _PART: Final = re.compile(
     r"(?:.*\.)?(?:qweight|qzeros|weight_packed|(?:\w+_)?weight_scale(?:_inv|_2)?|scale_weight|\w+_scale_inv|absmax|"
     rf"quant_map|nested_absmax|SCB|quant_state\.bitsandbytes__\w+|{'|'.join(_MARKS)})",
     re.DOTALL,
 )
-"""Names that nothing but a quantized weight has beside it, or is."""
+"""Names that only quantized weights have, or tensors beside them."""
 _ENDS: Final = (
     "qweight",
     "scale_weight",
@@ -78,29 +77,29 @@ _ENDS: Final = (
     "SCB",
     *_MARKS,
 )
-"""What these end in, but for those with `_STATE`: most names are not looked at any closer."""
+"""The ends of these names, except those with `_STATE`: a quick check that is enough for most names."""
 _PLAIN_MARK: Final = re.compile(r"float8_e(?:4m3fn|5m2)(?:_\w+)?")
-"""The formats of a marked layer that are 8-bit floats with scales."""
+"""The formats of marked layers that are 8-bit floats with scales."""
 _TURNED: Final = re.compile(r"rot|hadamard|transform", re.IGNORECASE)
-"""What is said where a weight was turned before it was quantized, so that the product is not the weight."""
+"""Words for a weight that was transformed before it was quantized, so that the product is not the weight."""
 
 _METADATA: Final = "_quantization_metadata"
-"""Where ComfyUI says in a file's header which layers are stored how."""
+"""The metadata in which ComfyUI says how layers are stored."""
 _MOST_MARKED: Final = 100_000
 _LONGEST_MARK: Final = 10_000
-"""Bytes of a layer's mark; fifty are many."""
+"""The most bytes of a layer's mark; real ones have fifty."""
 
 
 def with_scales(model: Model, shown: str, config: Mapping[str, object] | None = None) -> Model:
-    """Return a model whose scaled weights are the products that they mean; scales and marks are none of its tensors.
+    """Return a model with its scaled weights as products; scales and marks are not among its tensors.
 
     Args:
-        model: as its files say.
-        shown: what to call it in errors.
-        config: its `config.json`, if it has one.
+        model: As its files describe it.
+        shown: What to call it in errors.
+        config: Its `config.json`, if it has one.
 
     Raises:
-        SourceError: it has weights of few bits that are anything else (`quantized-weights`).
+        SourceError: it has quantized weights in any other form (`quantized-weights`).
     """
     claims = list(_claims(config or {}))
     if not claims and not _is_suspect(model):
@@ -131,7 +130,7 @@ def _rows(rows: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_suspect(model: Model) -> bool:
-    """Whether anything of a model may be of few bits: of most models nothing is, and no more is asked of them."""
+    """Whether something in a model may be quantized. A quick check, which is negative for most models."""
     return (
         _METADATA in model.metadata
         or any(info.dtype in _FEW and _may_be_weight(name, info) for name, info in model.tensors.items())
@@ -140,7 +139,7 @@ def _is_suspect(model: Model) -> bool:
 
 
 def _claims(config: Mapping[str, object]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield what of a configuration says that weights are quantized: its place, and what it says."""
+    """Yield the members of a configuration that say that weights are quantized: path and content."""
     parts = {"": config} | {f"{key}.": part for key, part in config.items() if key.endswith("_config")}
     for prefix, part in parts.items():
         for key in QUANTIZATIONS:
@@ -150,27 +149,27 @@ def _claims(config: Mapping[str, object]) -> Iterator[tuple[str, Mapping[str, ob
 
 
 def _told(place: str, facts: Mapping[str, object]) -> str:
-    """Return a place in a configuration for a sentence, with the program's name that it has."""
+    """Return such a member for a sentence, with the program's name if it has one."""
     method = facts.get("quant_method")
     is_word = isinstance(method, str) and re.fullmatch(r"[\w-]{1,40}", method)
     return f"`{place}`" + (f" ({method})" if is_word else "")
 
 
 def quantization_claimed(config: Mapping[str, object]) -> str | None:
-    """Return what of a configuration says that weights are quantized, for a sentence; None where nothing does.
+    """Return the member of a configuration that says that weights are quantized, for a sentence; None if there is none.
 
-    It may say so of the model itself, or of a part of it (`text_config`). Whether they are, their tensors tell: what
-    was trained on a quantized model and saved in floats often keeps the sentence.
+    It may concern the whole model or a part of it (`text_config`). Whether it is true, only the tensors tell: a model
+    trained on a quantized one and saved in floats often keeps that member.
     """
     return next((_told(*each) for each in _claims(config)), None)
 
 
 _Module = dict[str, TensorInfo]
-"""The tensors of a module itself, by the last part of their names."""
+"""The tensors directly in a module, by the last part of their names."""
 
 
 def _modules_of(tensors: Mapping[str, TensorInfo]) -> dict[str, _Module]:
-    """Return the modules that hold tensors, by name."""
+    """Return the modules that have tensors, by name."""
     found: dict[str, _Module] = {}
     for name, info in tensors.items():
         prefix, _, leaf = name.rpartition(".")
@@ -182,20 +181,20 @@ def _modules_of(tensors: Mapping[str, TensorInfo]) -> dict[str, _Module]:
 
 
 class _WeightsOfFewBits:
-    """What a model's weights of few bits are."""
+    """Decides what a model's quantized weights are."""
 
     def __init__(self, model: Model, claims: Sequence[tuple[str, Mapping[str, object]]]) -> None:
         self._model = model
         self._claims = claims
         self._block = next((block for _, each in claims if (block := _block_of(each))), None)
         self.scales: dict[str, Scale] = {}
-        """By weight."""
+        """By name of the weight."""
         self.beside: set[str] = set()
         """Scales and marks."""
         self.refused: dict[str, str] = {}
-        """By tensor: why its model is refused."""
+        """By tensor, why the model is refused."""
         self._low: dict[str, TensorInfo] = {}
-        """The weights of few bits, or that may be some, that no scales were found for."""
+        """Tensors that are, or may be, quantized weights, for which no scales were found."""
         self._modules = _modules_of(model.tensors)
         for prefix, module in self._modules.items():
             self._look(f"{prefix}." if prefix else "", module)
@@ -220,9 +219,9 @@ class _WeightsOfFewBits:
                 continue
             is_float = info.dtype in _FLOATS
             told = sorted(each for each in others if each != leaf and _tells_of(each, leaf, is_float=is_float))
-            if is_float and leaf == "weight":  # a single number beside 8-bit floats is a scale, whatever it is called
+            if is_float and leaf == "weight":  # a single number beside 8-bit floats is a scale, whatever its name
                 told += [each for each in others if each not in few and each not in told and module[each].count == 1]
-            if name in self._modules:  # some lay what tells of a tensor below its own name
+            if name in self._modules:  # some programs put scales into a module with the tensor's own name
                 told += filter(_is_told, self._modules[name])
             if told:
                 kind = f"{info.dtype} {list(info.shape)}"
@@ -233,7 +232,7 @@ class _WeightsOfFewBits:
                 self._low[name] = info
 
     def _scaled(self, prefix: str, module: _Module, few: _Module) -> set[str]:
-        """Find the scales of a module's weights; return what they are called."""
+        """Find the scales of a module's weights; return their names."""
         found: set[str] = set()
         for leaf, info in few.items():
             names = [each for each in _scale_names(leaf) if each in module] if info.dtype in _FLOATS else []
@@ -250,7 +249,7 @@ class _WeightsOfFewBits:
         return found
 
     def _strays(self) -> None:
-        """Refuse what only lies beside quantized weights, where none was found; leave what is of activations alone."""
+        """Refuse parts of quantized weights without such weights; leave out scales of activations."""
         for name, info in self._model.tensors.items():
             if name in self.beside or name in self.refused:
                 continue
@@ -260,7 +259,7 @@ class _WeightsOfFewBits:
                 self.refused[name] = "is a part of a quantized weight"
 
     def _marked(self) -> None:
-        """Refuse layers that are marked as stored otherwise than they are."""
+        """Refuse layers that are not stored as their marks say."""
         said = dict(_said_in(self._model.metadata))
         marks = {name: info for name, info in self._model.tensors.items() if name.rpartition(".")[2] == "comfy_quant"}
         for name, text in zip(marks, _texts(self._model, marks.values()), strict=True):
@@ -278,7 +277,7 @@ class _WeightsOfFewBits:
                 self.refused[name] = "is marked as quantized, and has no scales"
 
     def _claimed(self) -> None:
-        """Refuse weights that a configuration says are quantized, and that have nothing beside them to tell how."""
+        """Refuse weights that are quantized by the configuration but have nothing beside them that says how."""
         for place, facts in self._claims:
             for name, info in self._low.items():
                 if len(info.shape) > 1 and info.shape[0] > 1:
@@ -287,7 +286,7 @@ class _WeightsOfFewBits:
                 self.refused |= dict.fromkeys(self.scales, f"was turned, as `{place}` says")
 
     def notices(self, shown: str) -> Iterator[str]:
-        """Yield what should be known of a model that is not refused."""
+        """Yield notices about a model that is not refused."""
         if self.scales:
             dtypes = " and ".join(sorted({self._model.tensors[name].dtype for name in self.scales}))
             yield (
@@ -306,27 +305,28 @@ class _WeightsOfFewBits:
 
 
 def _scale_names(leaf: str) -> tuple[str, ...]:
-    """Return what the scales of a weight may be called, behind the name of its module."""
+    """Return the possible names of a weight's scales, inside its module."""
     return (f"scale_{leaf}", f"{leaf}_scale", f"{leaf}_scale_inv")
 
 
 @lru_cache(maxsize=4096)
 def _is_of_activations(leaf: str) -> bool:
-    """Whether a name is of scales of what goes into a layer, or comes out of it."""
+    """Whether a name is that of scales of a layer's inputs or outputs."""
     return _ACTIVATIONS.fullmatch(leaf) is not None
 
 
 def _is_part(name: str) -> bool:
-    """Whether a name is of what only a quantized weight consists of, or has beside it."""
+    """Whether a name is that of a part of a quantized weight, or of a tensor that only such weights come with."""
     return (name.endswith(_ENDS) or _STATE in name) and _PART.fullmatch(name) is not None
 
 
 @lru_cache(maxsize=4096)
 def _tells_of(leaf: str, weight: str, *, is_float: bool) -> bool:
-    """Whether one name of a module says that it tells how the weight of another is to be read.
+    """Whether the tensor `leaf` of a module says how the tensor `weight` of the same module is read, by its name.
 
-    Its words, but for those that both begin with, are words of quantizations: `weight_zero_point` of `weight_packed`.
-    `logit_scale` and `layer_scale` are not, nor is a bare `scale` beside floats that are called otherwise than weights.
+    After the words that both names begin with, its words must be those of quantizations: `weight_zero_point` of
+    `weight_packed`. `logit_scale` and `layer_scale` are not, nor is a plain `scale` beside floats whose name is not a
+    weight's.
     """
     own, others = _words(leaf), _words(weight)
     while own and others and own[0] == others[0]:
@@ -337,7 +337,7 @@ def _tells_of(leaf: str, weight: str, *, is_float: bool) -> bool:
 
 
 def _is_told(leaf: str) -> bool:
-    """Whether a name is of quantizations alone."""
+    """Whether a name consists of words of quantizations only."""
     words = _words(leaf)
     return any(map(_CORE.fullmatch, words)) and all(map(_BESIDE.fullmatch, words))
 
@@ -347,7 +347,9 @@ def _words(leaf: str) -> list[str]:
 
 
 def _may_be_weight(name: str, info: TensorInfo) -> bool:
-    """Whether what is of few bits may be a weight: integers only if they have its name, or are a matrix of some rows.
+    """Whether a tensor of few bits may be a weight.
+
+    Integers are if they have that name, or are a matrix of several rows.
 
     Positions and causal masks have one row, [1, 77].
     """
@@ -360,7 +362,7 @@ def _may_be_weight(name: str, info: TensorInfo) -> bool:
 
 
 def _is_packed(leaf: str, info: TensorInfo, others: Iterable[TensorInfo]) -> bool:
-    """Whether integers stand where a weight should: they have its name, or numbers for each of their groups beside.
+    """Whether integers are in place of a weight: they have its name, or floats for each of their groups beside them.
 
     A mask or a table of indices has a weight beside it that is as large as itself.
     """
@@ -373,7 +375,7 @@ def _is_packed(leaf: str, info: TensorInfo, others: Iterable[TensorInfo]) -> boo
 
 
 def _is_of_groups(shape: Sequence[int], packed: Sequence[int]) -> bool:
-    """Whether there may be a number for each group of what is packed."""
+    """Whether there may be one number for each group of packed integers."""
     pairs = zip(shape, packed, strict=True) if len(shape) == len(packed) else ((shape[0], each) for each in packed)
     fits = [min(one, other) > 0 and max(one, other) % min(one, other) == 0 for one, other in pairs]
     return all(fits) if len(shape) == len(packed) else len(shape) == 1 and any(fits)
@@ -383,9 +385,9 @@ def _is_of_groups(shape: Sequence[int], packed: Sequence[int]) -> bool:
 
 
 def _scale(info: TensorInfo, scales: TensorInfo, block: tuple[int, int] | None) -> Scale | None:
-    """Return what a tensor of 8-bit floats is multiplied by; None where its scales are of no known form.
+    """Return the scales of a tensor of 8-bit floats; None if they are of no known form.
 
-    `block`: the rows and columns of a block, as far as a configuration says so.
+    `block`: the rows and columns of a block, if the configuration says them.
     """
     if scales.dtype not in _SCALES or scales.pieces or not scales.count or not info.count:
         return None
@@ -398,7 +400,7 @@ def _scale(info: TensorInfo, scales: TensorInfo, block: tuple[int, int] | None) 
 
 @lru_cache(maxsize=1024)
 def _scaling(shape: tuple[int, ...], scales: tuple[int, ...], block: tuple[int, int] | None) -> Scaling | None:
-    """Return how scales of one shape lie over a tensor of another."""
+    """Return which elements of a tensor share a scale, given both shapes; None if unclear."""
     count, rows = math.prod(shape), shape[0]
     if math.prod(scales) == 1:
         return Scaling(count, 1, count)
@@ -413,13 +415,13 @@ def _scaling(shape: tuple[int, ...], scales: tuple[int, ...], block: tuple[int, 
     *firsts, block_rows, block_columns = blocks
     if any(each != 1 for each, size in zip(firsts, outer, strict=True) if size != 1):
         return None
-    if math.prod(outer) > 1 and tall % block_rows:  # a block would reach into the next matrix
+    if math.prod(outer) > 1 and tall % block_rows:  # a block would extend into the next matrix
         return None
     return Scaling(wide, block_rows, block_columns)
 
 
 def _blocks(shape: Sequence[int], scales: Sequence[int], block: Sequence[int] | None) -> list[int] | None:
-    """Return how many elements share a scale, by dimension; None where that is not clear."""
+    """Return the size of a block by dimension; None if that is not clear."""
     given = [*[1] * (len(shape) - 2), *(block or (_BLOCK, _BLOCK))]
     if all(each in (1, math.ceil(size / of)) for each, size, of in zip(scales, shape, given, strict=True)):
         return [size if each == 1 else of for each, size, of in zip(scales, shape, given, strict=True)]
@@ -429,7 +431,7 @@ def _blocks(shape: Sequence[int], scales: Sequence[int], block: Sequence[int] | 
 
 
 def _block_of(facts: Mapping[str, object]) -> tuple[int, int] | None:
-    """Return the rows and columns of a block that a configuration names."""
+    """Return the rows and columns of a block, if the configuration says them."""
     found = facts.get("weight_block_size")
     if isinstance(found, list) and len(found) == 2 and all(type(each) is int and each > 0 for each in found):
         return found[0], found[1]
@@ -440,7 +442,7 @@ def _block_of(facts: Mapping[str, object]) -> tuple[int, int] | None:
 
 
 def _said_in(metadata: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the layers that a file's header names as quantized, and what it says of each."""
+    """Yield the layers that a file's metadata describe as quantized, each with its description."""
     layers = _parsed(metadata.get(_METADATA, "").encode()).get("layers")
     if isinstance(layers, Mapping):
         for name, facts in list(layers.items())[:_MOST_MARKED]:
@@ -456,7 +458,7 @@ def _parsed(text: bytes) -> Mapping[str, object]:
 
 
 def _below(layer: str) -> Iterator[str]:
-    """Yield what is left of a layer's name without the first parts of it."""
+    """Yield a layer's name without its first part, without its first two parts, and so on."""
     while layer:
         layer = layer.partition(".")[2]
         yield layer
@@ -467,7 +469,7 @@ def _is_turned(facts: Mapping[str, object]) -> bool:
 
 
 def _texts(model: Model, infos: Iterable[TensorInfo]) -> Iterator[bytes]:
-    """Yield the bytes of small tensors; nothing of what does not lie in one run, or is no text."""
+    """Yield the bytes of small tensors; empty for tensors that are not contiguous or not text."""
     opened: dict[int, int] = {}
     try:
         for info in infos:

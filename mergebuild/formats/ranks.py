@@ -1,8 +1,8 @@
-"""Checkpoints that were written by several devices: each file holds a part of the tensors, or of every tensor.
+"""Recognizes files of checkpoints written by several devices, each with a part of the tensors or of every tensor.
 
-Tensor parallelism cuts each matrix, a sharded optimizer the flat list of all parameters. One such file looks like a
-model of other shapes, and a merge of it is one of a part. The programs that write them have one that puts them
-together. They are known by their names, as these are part of each program's format.
+Tensor parallelism cuts each matrix, and a sharded optimizer cuts the flat list of all parameters. One such file looks
+like a model with other shapes, and merging it would merge a part. The programs that write such files also have one that
+combines them. The files are recognized by their names, which are part of each program's format.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OF_ALL: Final = "of which each holds a part of the tensors, as several devices 
 
 
 class Ranks(NamedTuple):
-    """Files of one checkpoint, what they are, and what to do."""
+    """Files of one checkpoint: a clause about them, and what to do."""
 
     names: tuple[str, ...]
     sentence: str
@@ -57,15 +57,15 @@ _KINDS: Final = (
 
 
 def may_be_one(name: str) -> bool:
-    """Return whether a file is called as such a part is."""
+    """Return whether a file has the name of such a part."""
     return any(pattern.fullmatch(name) for pattern, _, _ in _KINDS)
 
 
 def ranks(names: Collection[str]) -> Ranks | None:
-    """Return the files among these that are parts of one checkpoint, if there are several."""
+    """Return the files among these that are parts of one checkpoint; None if there are not several."""
     for pattern, sentence, help_ in _KINDS:
         matches = [found for name in names if (found := pattern.fullmatch(name))]
         numbers = {int(found["rank"]) for found in matches if "rank" in pattern.groupindex}
-        if len(matches) > 1 and numbers == set(range(len(numbers))):  # a LoRA of rank 32 is one of rank 32
+        if len(matches) > 1 and numbers == set(range(len(numbers))):  # else it is a rank of a LoRA: `rank32`
             return Ranks(tuple(sorted(found[0] for found in matches)), sentence, help_)
     return None

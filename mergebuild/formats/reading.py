@@ -1,6 +1,6 @@
-"""What the readers of all formats do: open a file, look whether it changes meanwhile, and say which rule it breaks.
+"""What readers of all formats share: opening a file, noticing that it changes meanwhile, and naming the rule it breaks.
 
-Files come from strangers and from downloads that broke. Each rule that a file can break has an error code of its own.
+Files may be untrusted or broken downloads. Each rule that a file can break has its own error code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no name may hold: control characters, and halves of surrogate pairs, which have no bytes in UTF-8."""
+"""Characters that no name may have: control characters, and halves of surrogate pairs, which UTF-8 can't encode."""
 
 AGAIN: Final = "the file is damaged, or whatever wrote it is wrong: download or export it again"
 
@@ -48,7 +48,10 @@ _WRITTEN_TO: Final = "wait until whatever writes it is done, and try again"
 
 
 class BrokenRuleError(Exception):
-    """A rule that the file breaks: code, the sentence after the file's name, help. Turned into a `SourceError`."""
+    """A rule that a file breaks: code, the message after the file's name, help.
+
+    Callers turn it into a `SourceError`.
+    """
 
     def __init__(self, code: str, sentence: str, help: str = AGAIN, rows: tuple[str, ...] = ()) -> None:
         super().__init__(code)
@@ -58,17 +61,17 @@ class BrokenRuleError(Exception):
         self.rows = rows
 
     def named(self, shown: str) -> SourceError:
-        """Return the error that names the file."""
+        """Return the error with the file's name."""
         message = f"`{clipped(shown)}` {self.sentence}"
         return SourceError.one(self.code, message, where=Place(shown), help=self.help, rows=self.rows)
 
 
 @contextmanager
 def opened(path: Path, shown: str) -> Iterator[int]:
-    """Open a file to read it; give its descriptor.
+    """Open a file for reading; yield its descriptor.
 
     Raises:
-        SourceError: there is no such file, or it can't be opened.
+        SourceError: the file does not exist, or can't be opened.
     """
     try:
         fd = open_to_read(path)
@@ -82,10 +85,10 @@ def opened(path: Path, shown: str) -> Iterator[int]:
 
 @contextmanager
 def checked(fd: int, shown: str) -> Iterator[int]:
-    """Give the size of an open file while it is read, and turn what is found wrong into an error that names it.
+    """Yield the size of an open file; turn broken rules that are found meanwhile into errors with its name.
 
     Raises:
-        SourceError: it is no regular file, is empty, can't be read, is being written to, or breaks a rule.
+        SourceError: it is no regular file, empty, unreadable, being written to, or breaks a rule.
     """
     try:
         before = os.fstat(fd)
@@ -99,9 +102,10 @@ def checked(fd: int, shown: str) -> Iterator[int]:
 
 
 def beginning(path: Path, most: int) -> bytes:
-    """Return the first bytes of a file; nothing of what is none, or can't be read, for its reader says why.
+    """Return the first bytes of a file; empty if it is no regular file or can't be read: its reader reports that.
 
-    A pipe, a device and a file of the system's that claims to be empty may make whoever reads them wait for ever.
+    Reading a pipe, a device or a file of the system that claims to be empty could block forever, so only regular files
+    are read.
     """
     try:
         fd = open_to_read(path)
@@ -118,7 +122,11 @@ def beginning(path: Path, most: int) -> bytes:
 
 
 def bytes_at(fd: int, offset: int, length: int) -> bytearray:
-    """Return the bytes that `fstat` promised."""
+    """Return `length` bytes, which the file had when its size was read.
+
+    Raises:
+        BrokenRuleError: the file has become shorter.
+    """
     found = bytearray(length)
     if pread_into(fd, found, offset) < length:
         raise BrokenRuleError("file-changed", "became shorter while it was read", _WRITTEN_TO)
@@ -156,7 +164,7 @@ def _folder() -> BrokenRuleError:
 
 
 def _check_kind(found: os.stat_result) -> None:
-    """Refuse what is not a regular file with at least a length in it."""
+    """Raise if it is not a regular file with at least one byte."""
     if stat.S_ISDIR(found.st_mode):
         raise _folder()
     if not stat.S_ISREG(found.st_mode):
@@ -166,7 +174,10 @@ def _check_kind(found: os.stat_result) -> None:
 
 
 def _check_unchanged(before: os.stat_result, after: os.stat_result) -> None:
-    """Refuse a file that is being written; a new name or new permissions (its ctime) do no harm."""
+    """Raise if a file was written to meanwhile.
+
+    A new name or new permissions, which change its ctime, are no problem.
+    """
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise BrokenRuleError("file-changed", "changed while it was read", _WRITTEN_TO)
 
@@ -180,18 +191,18 @@ def in_bytes(count: int) -> str:
 
 
 def kind_in_json(value: object) -> str:
-    """Return what kind of JSON value one is."""
+    """Return the JSON type of a value, for a message."""
     kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return kinds.get(type(value), "a number")
 
 
 def quoted(text: str) -> str:
-    """Return a name for a message: in backticks, short, and with nothing that could act on a terminal."""
+    """Return a name for a message: in backticks, shortened, and without characters that could affect a terminal."""
     return f"`{clipped(text)}`"
 
 
 def shown_json(value: object) -> str:
-    """Return a JSON value for a message, short however large or deep it is."""
+    """Return a JSON value for a message, shortened however large or deep it is."""
     if isinstance(value, list):
         shown = ", ".join(kind_in_json(each) if isinstance(each, list) else shown_json(each) for each in value[:8])
         return f"[{shown}]" if len(value) <= 8 else f"[{shown}, … {len(value)} in all]"
@@ -203,6 +214,6 @@ def shown_json(value: object) -> str:
 
 
 def clipped(text: str, most: int = 100) -> str:
-    """Return a text for a message: short, and with nothing that could act on a terminal."""
+    """Return a text for a message: shortened, and without characters that could affect a terminal."""
     short = text if len(text) <= most else f"{text[: most - 20]}…{text[-19:]}"
     return UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", short)

@@ -1,10 +1,10 @@
-"""The formats of models, a row each: how files of it are named, known by their content, read, laid out and written.
+"""The formats of models, one row each: how its files are named, recognized by content, read, laid out and written.
 
-To add one, write a module in this room with its `Packing` and its reader, and put a row into `FILES`. Everything else
-asks here: which paths an output may have, what a source is, how an output is packed, what of it can be made again from
-an artifact. `mergebuild.testing.formats` has the laws that a row is held to.
+To add a format, write a module in this room with its `Packing` and its reader, and add a row to `FILES`. All other code
+asks here: which paths an output may have, what a source is, how an output is laid out, what of it can be made again
+from an artifact. `mergebuild.testing.formats` has the laws for rows.
 
-A row names functions that import what they need: most runs meet one format.
+The functions in a row import what they need, as most runs use only one format.
 """
 
 from __future__ import annotations
@@ -46,32 +46,32 @@ class FileFormat:
     """A format of single files."""
 
     name: str
-    """What a model that is read from such a file has as `Model.format`."""
+    """`Model.format` of a model that is read from such a file."""
     suffixes: tuple[str, ...]
-    """What the paths of outputs in it end in, each with its one dot."""
+    """The ends of paths of outputs in this format, each with its only dot."""
     packing: Callable[[Tensors, Written], Packing]
-    """How tensors, given in any order, are laid out in one file, and what that calls them."""
+    """Returns the layout of a file with tensors, given in any order. `Written` says how the file writes them."""
     recognizes: Callable[[bytes], bool]
-    """Whether a file that begins so (`foreign.LOOKED_AT` bytes of it) is one."""
+    """Whether a file with these first bytes (`foreign.LOOKED_AT` of them) has this format."""
     read: Callable[[Path, str], Model]
-    """Read what a file says of its tensors. The text is what to call it in errors.
+    """Reads what a file says of its tensors. The text is its name in errors.
 
-    Raises: `SourceError`, where it breaks a rule of the format.
+    Raises `SourceError` if the file breaks a rule of the format.
     """
     has_metadata: bool
-    """Whether it has room for metadata."""
+    """Whether its files can have metadata."""
     is_foreseen: bool
-    """Whether all of a file but the tensors follows from names, dtypes, shapes and metadata. So its header can be laid
-    out before sources are hashed, and they are hashed in the pass that writes it."""
+    """Whether all of a file but the tensors follows from names, dtypes, shapes and metadata. Then its header can be
+    laid out before sources are hashed, and they are hashed in the pass that writes it."""
     begins_with_length: bool
-    """Whether a file begins with the length of its header, 8 bytes, little-endian, and the data follow: a file is known
-    again by its header then, and has an `autov3`."""
+    """Whether a file begins with the length of its header (8 bytes, little-endian), followed by header and data. Such a
+    file is recognized by its header, and has an `autov3`."""
     foreign_suffixes: tuple[str, ...] = ()
-    """What else files of it that others wrote end in."""
+    """Other ends of names of such files by other programs."""
 
     @property
     def read_suffixes(self) -> tuple[str, ...]:
-        """What files of it end in."""
+        """All ends of names of such files."""
         return self.suffixes + self.foreign_suffixes
 
 
@@ -128,7 +128,7 @@ SAFETENSORS: Final = FileFormat(
     is_foreseen=True,
     begins_with_length=True,
 )
-"""What the store keeps too, and what reports what is wrong with a file of no format."""
+"""The format of files that the store keeps. Its reader also reports what is wrong with a file of no known format."""
 
 CHECKPOINT: Final = FileFormat(
     name="pickle",
@@ -143,26 +143,26 @@ CHECKPOINT: Final = FileFormat(
 )
 
 FILES: Final = (SAFETENSORS, CHECKPOINT)
-"""In the order in which a file is asked whether it is one, and in which a folder's weights are looked for."""
+"""In the order in which files are recognized, and in which a folder's weights are looked for."""
 
 FOLDER: Final = FolderFormat("folder")
 
 _BY_SUFFIX: Final = {suffix: each for each in FILES for suffix in each.suffixes}
 
 SUFFIXES: Final = tuple(_BY_SUFFIX)
-"""What the path of an output that is one file ends in."""
+"""The ends of paths of outputs that are one file."""
 
 READ_SUFFIXES: Final = tuple(suffix for each in FILES for suffix in each.read_suffixes)
-"""What files end in that are read, though any may have any name."""
+"""The usual ends of names of files that are read; any other name is allowed too."""
 
 
 def is_folder_text(text: str) -> bool:
-    """Whether the text of an output's path is that of a folder: it ends in a slash of any system."""
+    """Whether the text of an output's path means a folder: it ends in a slash of any system."""
     return text.endswith(("/", "\\"))
 
 
 def of_text(text: str) -> FileFormat | FolderFormat | None:
-    """Return the format of an output by the text of its path; None where that is no output's."""
+    """Return the format of an output, by the text of its path; None if no output can have it."""
     name = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
     found = next((each for each in FILES if name.endswith(each.suffixes)), None)
     if is_folder_text(text):
@@ -171,7 +171,7 @@ def of_text(text: str) -> FileFormat | FolderFormat | None:
 
 
 def of_output(path: Path | None) -> FileFormat | FolderFormat:
-    """Return the format of an output whose text is known to have one; None: the store keeps it."""
+    """Return the format of an output whose path is known to be valid. `path` None: the store keeps it."""
     if path is None:
         return SAFETENSORS
     return _BY_SUFFIX.get(path.suffix, FOLDER)
@@ -188,11 +188,14 @@ def begins_with_length(model: Model) -> bool:
 
 
 def recognized(head: bytes) -> FileFormat:
-    """Return the format of a file by its beginning; `SAFETENSORS`, whose reader refuses it, where it has none."""
+    """Return the format of a file by its beginning.
+
+    If none fits it is `SAFETENSORS`, whose reader will refuse the file.
+    """
     return next((each for each in FILES if each.recognizes(head)), SAFETENSORS)
 
 
 def shown_suffixes(last: str) -> str:
-    """Return the suffixes of outputs for a sentence, with what is put before the last one: ` or `, `, `."""
+    """Return the suffixes of outputs for a sentence. `last`: the text before the last one, ` or ` or `, `."""
     *others, final = (f"`{suffix}`" for suffix in SUFFIXES)
     return last.join((", ".join(others), final)) if others else final

@@ -1,8 +1,8 @@
-"""The scales of a tensor that is put together of others: ranges of rows and columns, transposes, several in a row.
+"""The scales of a tensor that is made of other tensors: of ranges of rows and columns, transposes, or several in a row.
 
-Each part brings its own scales, over its own blocks. Below each other they lie over blocks of so many rows as divide
-the blocks of all parts; a part with larger ones has each of its scales several times. No number is read: the scales are
-a tensor in pieces, as the weight is.
+Each part has its own scales, for its own blocks. When parts are put below each other, the new blocks have as many rows
+as divide those of all parts, and a part with larger blocks repeats each of its scales. No number is read: like the
+weight, the scales are a tensor made of pieces.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ __all__ = ["ScaledPart", "put_together", "scales_of_rows"]
 
 @dataclass(frozen=True, slots=True)
 class ScaledPart:
-    """A scaled tensor of which a part is wanted: what is said of the part is done in this order."""
+    """A scaled tensor of which a part is wanted; the fields that select the part apply in this order."""
 
     info: TensorInfo
     first_file: int = 0
-    """Which of the files of what is put together is the first of its model."""
+    """The index, among the files of the new tensor, of the first file of its model."""
     at: int | None = None
-    """Which tensor of a stack; None: it is no stack."""
+    """The index of the tensor in a stack; None: it is no stack."""
     rows: tuple[int, int] | None = None
     """The range of its first dimension; None: all of it."""
     columns: tuple[int, int, int] | None = None
     """The `range` of its last dimension; None: all of it."""
     transposed: bool = False
-    """Whether the stored matrix is the transpose of what is wanted."""
+    """Whether the stored matrix is the transpose of the wanted one."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of the tensor as it is."""
+        """Whether it is the whole tensor, unchanged."""
         return self.at is None and self.rows is None and self.columns is None and not self.transposed
 
     @property
     def span(self) -> tuple[int, int]:
-        """The elements of the tensor that its rows are, first and past the last."""
+        """The range of elements that its rows are, as first and past the last."""
         begin, past, shape = 0, self.info.count, self.info.shape
         if self.at is not None:
             size, shape = past // shape[0], shape[1:]
@@ -54,7 +54,7 @@ class ScaledPart:
 
 
 class _RowScales(NamedTuple):
-    """Scales, of which those of some rows are meant: the first, and past the last."""
+    """The scales of a range of rows, given as first and past the last."""
 
     scale: Scale
     first: int
@@ -62,17 +62,17 @@ class _RowScales(NamedTuple):
 
 
 class _RowsOfBlocks(NamedTuple):
-    """Scales one below the other: so many rows of blocks, from the first on."""
+    """Consecutive rows of blocks in a tensor of scales: `blocks` of them, from the row `first` on."""
 
     info: TensorInfo
     first: int
     blocks: int
     rows: int
-    """How many rows of the tensor each is for."""
+    """How many rows of the scaled tensor each of them covers."""
 
 
 def put_together(parts: Sequence[ScaledPart]) -> Scale | None:
-    """Return the scales of parts one behind the other; None where one has none, or their blocks do not fit."""
+    """Return the scales of parts one after another; None if a part has none, or if their blocks don't fit together."""
     cut = [_part(part) for part in parts]
     found = [each for each in cut if each is not None]
     if not found or len(found) < len(cut):
@@ -88,12 +88,12 @@ def put_together(parts: Sequence[ScaledPart]) -> Scale | None:
 
 
 def scales_of_rows(info: TensorInfo, columns: int, *, first_file: int = 0) -> Scale | None:
-    """Return the scales of a tensor whose rows have so many elements now; None where a row has several, or none.
+    """Return the scales of a tensor whose rows now have `columns` elements; None unless each row has one scale.
 
     Args:
-        info: the tensor.
-        columns: how many elements stand behind each index of its first dimension now.
-        first_file: which of the files of what is put together is the first of its model.
+        info: The tensor.
+        columns: How many elements each index of its first dimension now has.
+        first_file: The index, among the files of the new tensor, of the first file of its model.
     """
     over = _over(info.scale, math.prod(info.shape[1:])) if info.scale else None
     if over is None or over.info.shape[1] > 1:
@@ -102,7 +102,7 @@ def scales_of_rows(info: TensorInfo, columns: int, *, first_file: int = 0) -> Sc
 
 
 def _part(part: ScaledPart) -> tuple[Scale, int] | None:
-    """Return the scales of a part, and its number of elements; None where they can't be told."""
+    """Return the scales of a part, and its number of elements; None if they can't be determined."""
     scale = part.info.scale
     if scale is None or not part.info.count:
         return None
@@ -126,7 +126,7 @@ def _part(part: ScaledPart) -> tuple[Scale, int] | None:
 
 
 def _over(scale: Scale, columns: int) -> Scale | None:
-    """Return scales over rows of so many columns; None where blocks would not be rectangles there."""
+    """Return scales for rows of `columns` elements; None if blocks would not be rectangles then."""
     own = scale.scaling
     if scale.info.shape[1] > 1:
         return scale if own.columns == columns else None
@@ -136,7 +136,10 @@ def _over(scale: Scale, columns: int) -> Scale | None:
 
 
 def _below(parts: Sequence[_RowScales]) -> Scale | None:
-    """Return the scales of rows below each other, over as many columns each; None where their blocks do not fit."""
+    """Return the scales of ranges of rows one below the other, all equally wide.
+
+    None if their blocks don't fit together.
+    """
     alike = {(each.scale.info.shape[1], each.scale.scaling.block_columns, each.scale.info.dtype) for each in parts}
     runs = [run for each in parts for run in _runs(*each)]
     if len(alike) > 1 or not runs or len({each.scale.scaling.columns for each in parts}) > 1:
@@ -144,7 +147,7 @@ def _below(parts: Sequence[_RowScales]) -> Scale | None:
     ((wide, block_columns, dtype),) = alike
     *others, last = (run.rows for run in runs)
     block_rows = math.gcd(*others) if others else last
-    if last > block_rows or runs[-1].blocks > 1:  # only what stands alone at the end may be cut short
+    if last > block_rows or runs[-1].blocks > 1:  # only a single last block may be incomplete
         block_rows = math.gcd(block_rows, last)
     pieces = [piece for run in runs for piece in _pieces(run, math.ceil(run.rows / block_rows))]
     tall = sum(run.blocks * math.ceil(run.rows / block_rows) for run in runs)
@@ -154,7 +157,7 @@ def _below(parts: Sequence[_RowScales]) -> Scale | None:
 
 
 def _runs(scale: Scale, first: int, past: int) -> Iterator[_RowsOfBlocks]:
-    """Yield the scales of some rows."""
+    """Yield the scales of a range of rows."""
     block = scale.scaling.block_rows
     while first < past:
         rows = min(block - first % block, past - first)
@@ -164,7 +167,7 @@ def _runs(scale: Scale, first: int, past: int) -> Iterator[_RowsOfBlocks]:
 
 
 def _pieces(run: _RowsOfBlocks, times: int) -> Iterator[Piece]:
-    """Yield where the scales of a run lie, each row of them so many times."""
+    """Yield where the scales of a run are, each row of them `times` times."""
     width, begin, past = DTYPES_BY_WORD[run.info.dtype].size, 0, run.first + run.blocks
     for piece in _lying(run.info):
         *outer, wide = piece.shape
@@ -177,7 +180,7 @@ def _pieces(run: _RowsOfBlocks, times: int) -> Iterator[Piece]:
                 yield Piece(piece.file, at, (high - low, wide), (steps[0], step))
             else:
                 yield Piece(piece.file, at, (high - low, times, wide), (steps[0], 0, step))
-        elif low < high:  # rows that stand there several times already
+        elif low < high:  # these rows are repeated already
             for row in range(low - begin, high - begin):
                 at = piece.begin + row // outer[1] * steps[0] * width
                 yield Piece(piece.file, at, (times, wide), (0, step))
@@ -210,7 +213,7 @@ def _across(scale: Scale, columns: tuple[int, int, int]) -> Scale | None:
 
 
 def _turned(scale: Scale, count: int) -> Scale | None:
-    """Return the scales of the transpose of a matrix of so many elements."""
+    """Return the scales of the transpose of a matrix with `count` elements."""
     own, lying = scale.scaling, _lying(scale.info)
     if len(lying) > 1 or len(lying[0].shape) > 2:
         return None
@@ -231,6 +234,6 @@ def _tensor(dtype: str, shape: tuple[int, ...], pieces: Sequence[Piece]) -> Tens
 
 
 def _moved(info: TensorInfo, by: int) -> TensorInfo:
-    """Return where a tensor is when so many files come before its own."""
+    """Return a tensor's place if this many files come before its own."""
     pieces = tuple(piece._replace(file=piece.file + by) for piece in info.pieces)
     return replace(info, file=info.file + by, pieces=pieces)

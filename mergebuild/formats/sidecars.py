@@ -1,13 +1,13 @@
-"""What stands beside the weights of a folder: the donor's small files, shards and index.
+"""What is beside the weights of a folder: the donor's small files, shards and their index.
 
-A client loads a folder by names: `config.json` says what to build, the tokenizer's files how to feed it, an index which
-shard holds a tensor. Small files are copied from one donor as they are; its configuration alone is changed, in the text
-itself, and only where it would contradict the tensors (the room `configuration`). Shards are a function of names and
-sizes alone: the same tensors lie in the same files whatever their values, a layer's side by side, so that a changed
-layer touches few files.
+Clients load a folder by names of files: `config.json` says what to build, the tokenizer's files how to feed it, an
+index which shard holds a tensor. Small files are copied from one donor unchanged; only its configuration is changed, in
+the text itself and only where it would contradict the tensors (room `configuration`). Shards follow from names and
+sizes alone: the same tensors are always in the same files, with the tensors of a layer together, so a changed layer
+touches few files.
 
-Code of its own decides as much what a model is as its configuration does: where `auto_map` names some, the Python files
-of the folder are small files as all others. They are copied and hashed, and never run.
+A model's own code decides as much about it as its configuration: if `auto_map` names code, the Python files of the
+folder are small files like all others. They are copied and hashed, and never run.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ __all__ = [
 MAX_SIDECAR: Final = 64 << 20
 """The longest file that is copied (bytes); large tokenizers have half of it."""
 _POINTERS: Final = 2048
-"""Pointers to files that another program keeps have fewer bytes."""
+"""Files with fewer bytes may be pointers to files that another program keeps elsewhere."""
 _FOREIGN: Final = "is a link to a file outside of its folder"
 INDEX: Final = ".safetensors.index.json"
-"""What follows `model` in the name of an index of shards."""
+"""The end of the name of an index of shards, after `model`."""
 
 _KEPT: Final = re.compile(
     r"""(?ix) .* \. (?: json | txt | model (?: \.v\d+ (?: m\d+ )? )? | jinja2? | j2 | tiktoken | vocab | bpe | spm )
@@ -69,7 +69,7 @@ _TEMPLATES: Final = "additional_chat_templates"
 
 
 class Sidecars(NamedTuple):
-    """Small files that belong to a folder, and what was left out that its owner may miss, a sentence each."""
+    """The small files of a folder, and notices about files left out that its owner may miss."""
 
     names: tuple[str, ...]
     """Relative paths with `/`, sorted."""
@@ -79,7 +79,8 @@ class Sidecars(NamedTuple):
 def has_own_code(config: Mapping[str, object], names: Collection[str]) -> bool:
     """Return whether a configuration names classes in a folder's own Python files, given the names in the folder.
 
-    In `auto_map`, as `modeling_odd.OddModel`, or a pair of such; `someone/model--modeling_odd.OddModel` is elsewhere.
+    They are in `auto_map`, as `modeling_odd.OddModel` or a list of such. `someone/model--modeling_odd.OddModel` is
+    elsewhere.
     """
     auto_map = config.get("auto_map")
     values = list(auto_map.values()) if isinstance(auto_map, Mapping) else []
@@ -95,16 +96,16 @@ def sidecars_of(
     with_code: bool = False,
     within: Sequence[Path] = (),
 ) -> Sidecars:
-    """Return the small non-weight files of a folder that a copy of it needs: tokenizer, templates, licence, ...
+    """Return the small files of a folder that a copy of it needs: tokenizer, templates, licence, ...
 
-    READMEs, what a training left behind, and links out of the folder are left out.
+    READMEs, leftovers of training, and links out of the folder are left out.
 
     Args:
-        folder: the folder.
-        subfolders: folders in it to look into as well.
-        modules: folders in it whose weights belong to the small files too, such as `2_Dense` of a sentence encoder.
-        with_code: whether the folder's own Python files are needed; one imports another, so it is all or none.
-        within: folders that a link may end in too.
+        folder: The folder.
+        subfolders: Folders inside it that are searched too.
+        modules: Folders inside it whose weights count as small files too, such as `2_Dense` of a sentence encoder.
+        with_code: Whether the folder's own Python files are needed: all or none, as one may import another.
+        within: Folders in which a link may also end.
 
     Raises:
         OSError: a folder can't be read.
@@ -129,7 +130,7 @@ def sidecars_of(
 
 
 def _judged(path: Path, home: Path, within: Sequence[Path], *, with_weights: bool, with_code: bool) -> tuple[bool, str]:
-    """Return whether a file belongs to a folder's small files, or why it does not where that should be known."""
+    """Return whether a file is a small file of the folder; if not, also a reason that users should know, or ""."""
     name = path.name
     if name.startswith(".") or not is_plain(name) or _LEFT.fullmatch(name):
         return False, ""
@@ -142,10 +143,10 @@ def _judged(path: Path, home: Path, within: Sequence[Path], *, with_weights: boo
 
 
 def _unfit(path: Path, home: Path, within: Sequence[Path], *, is_code: bool) -> str | None:
-    """Return why a file is not copied, or nothing where there is nothing to say; None: it can be.
+    """Return why a file is not copied (empty: for no reason that users need); None if it can be copied.
 
     Raises:
-        OSError: it can't be known. A model must not lose its configuration to a disk that fails.
+        OSError: it can't be determined. A failing disk must not make a model lose its configuration.
     """
     try:
         found = path.stat()
@@ -171,14 +172,14 @@ def _unfit(path: Path, home: Path, within: Sequence[Path], *, is_code: bool) -> 
 
 
 def shards(tensors: Iterable[tuple[str, int]], most: int) -> list[list[str]]:
-    """Return the names of tensors, given with their bytes in any order, by shard.
+    """Return the names of tensors by shard. The tensors are given with their sizes, in any order.
 
-    The tensors of a layer (all with equal names up to their first number) share a shard as long as they fit into one;
-    layers follow in the order of their numbers. A function of names and sizes alone.
+    The tensors of a layer (those with equal names up to their first number) are in one shard if they fit into one.
+    Layers are in the order of their numbers. The result follows from names and sizes alone.
 
     Args:
-        tensors: names and sizes in bytes.
-        most: the bytes of tensors that a shard holds; a larger tensor has a shard of its own.
+        tensors: Names and sizes in bytes.
+        most: The bytes of tensors that a shard may have; a larger tensor has a shard of its own.
     """
     ordered = sorted(tensors, key=lambda tensor: _natural(tensor[0]))
     found: list[list[str]] = []
@@ -197,9 +198,9 @@ def shards(tensors: Iterable[tuple[str, int]], most: int) -> list[list[str]]:
 
 
 def shard_names(count: int, base: str) -> list[str]:
-    """Return the files' names of so many shards: `model-00001-of-00003.safetensors`, one alone `model.safetensors`.
+    """Return the names of `count` shards: `model-00001-of-00003.safetensors`; a single one is `model.safetensors`.
 
-    `base` is `model`, or `diffusion_pytorch_model` for the components of diffusers that are its own.
+    `base` is `model`, or `diffusion_pytorch_model` for the components that are diffusers' own.
     """
     if count == 1:
         return [f"{base}.safetensors"]
@@ -207,27 +208,27 @@ def shard_names(count: int, base: str) -> list[str]:
 
 
 def index_json(weight_map: Mapping[str, str], total_size: int) -> bytes:
-    """Return the text of the index of shards: the file of each tensor by name, and the bytes of all tensors."""
+    """Return the text of an index of shards, given each tensor's file and the number of bytes of all tensors."""
     document = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
     return f"{json.dumps(document, indent=2, sort_keys=True)}\n".encode()
 
 
 def stale(present: Iterable[str], wanted: Collection[str]) -> tuple[str, ...]:
-    """Return which of the names in a folder are weights in another layout than the wanted, for clients may load them.
+    """Return the names in a folder that are weights in another layout than the wanted one, which clients might load.
 
-    Only names that an output of ours can have: the single file, shards, and their index.
+    Only names that our outputs can have: the single file, shards, and their index.
     """
     return tuple(sorted(name for name in present if name not in wanted and _OURS.fullmatch(name)))
 
 
 def _layer(name: str) -> str:
-    """Return what the tensors of one layer share: the name up to its first number, else to its last dot."""
+    """Return what the names of a layer's tensors have in common: up to the first number, else up to the last dot."""
     found = re.match(r".*?(?:^|\.)[0-9]+(?=\.|$)", name)
     return found[0] if found else name.rpartition(".")[0]
 
 
 def _natural(name: str) -> tuple[Sequence[tuple[int, str]], str]:
-    """Return a key that sorts numbers in names by value, however long they are."""
+    """Return a sort key that orders numbers in names by value, however long they are."""
     parts = re.split(r"([0-9]+)", name)
     parts[1::2] = [number.lstrip("0") for number in parts[1::2]]
     return [(len(part) if number % 2 else 0, part) for number, part in enumerate(parts)], name

@@ -1,10 +1,10 @@
-"""Pickles taken apart without being obeyed: a little machine that knows the opcodes and runs nothing.
+"""Interprets pickles without running code: a small machine that knows the opcodes.
 
-A pickle is a program, and the usual reader imports and calls what it names. Here a name is looked up in a table of
-what state dicts consist of, and becomes a value that says what it is called; calling one gives a description of a
-tensor, a dict, or an inert leftover. Nothing is imported and no code of a stranger's choosing runs. A name outside
-the table is refused. Depth costs nothing, since nothing here recurses; opcodes are counted, so that neither time nor
-memory can grow beyond what the pickle's own bytes bear out.
+A pickle is a program, and the usual reader imports and calls whatever it names. Here a name is looked up in a table of
+what state dicts consist of, and stands for a value that records it. Calling such a value gives the description of a
+tensor, a dict, or an inert object. Nothing is imported, so no code of the pickle's author can run, and names outside
+the table are refused. Nothing here recurses, so depth costs nothing; opcodes are counted, so time and memory are
+bounded by the pickle's size.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ __all__ = [
 ]
 
 MOST_BYTES: Final = 1 << 26
-"""The longest pickle that is looked at; one for a hundred thousand tensors takes a fourth of it."""
+"""The longest pickle that is read; one for a hundred thousand tensors takes a quarter of it."""
 
 MOST_STEPS: Final = 5_000_000
-"""The most opcodes, in which what takes more memory counts as several; a tensor takes fifty to seventy."""
+"""The most opcodes; those that need more memory count as several. A tensor takes fifty to seventy."""
 
 _LIST: Final = 2
 _DICT: Final = 7
 
 _MOST_DIGITS: Final = 128
-"""Bytes of the longest whole number; states of random generators hold long ones."""
+"""Bytes of the longest integer; states of random generators have long ones."""
 _MOST_NAME: Final = 1000
 _MOST_DIMENSIONS: Final = 64
 
@@ -51,7 +51,7 @@ _MOST_DIMENSIONS: Final = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Global:
-    """A function or class that a pickle may name; `what` it stands for, and the dtype if it stands for one."""
+    """A function or class that a pickle may name: `what` it stands for, and the dtype if it stands for one."""
 
     path: str
     what: Literal["storage", "dtype", "maker", "inert"]
@@ -60,13 +60,13 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Dict:
-    """A dict: what has a name in it, and the values whose keys are no strings."""
+    """A dict: the entries whose keys are strings, and the values of all others."""
 
     named: dict[str, object] = field(default_factory=dict)
     others: list[object] = field(default_factory=list)
 
     def put(self, key: object, value: object) -> None:
-        """Set an entry. Only strings are hashed: other keys could be made to collide, or be deep."""
+        """Set an entry. Only strings are hashed: other keys could be made to collide, or be deeply nested."""
         if isinstance(key, str):
             self.named[key] = value
         else:
@@ -75,7 +75,7 @@ class Dict:
 
 @dataclass(slots=True, eq=False)
 class Opaque:
-    """Anything else that training leaves behind, with the values that it was made of."""
+    """Any other object that training leaves in a checkpoint, with the values that it was made of."""
 
     parts: list[object] = field(default_factory=list)
 
@@ -88,12 +88,12 @@ class Storage:
     dtype: str
     count: int
     view: tuple[str, int, int] | None
-    """A name for the part, its first element, and the number of elements."""
+    """A name for the part, its first element, and its number of elements."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """A view of a storage, in elements; nothing in it is checked but the types."""
+    """A view of a storage, in elements. Only the types of its fields are checked."""
 
     storage: Storage
     offset: int
@@ -130,7 +130,7 @@ STORAGES: Final[Mapping[str, tuple[str, int]]] = {
     "UntypedStorage": ("uint8", 1),
     "_UntypedStorage": ("uint8", 1),
 }
-"""Classes of storages: the dtype, and bytes of an element."""
+"""Classes of storages: dtype, and bytes of an element."""
 
 SIZES: Final[Mapping[str, int]] = {word: row.size for word, row in DTYPES_BY_WORD.items()} | dict(STORAGES.values())
 """Bytes of an element, by dtype."""
@@ -140,7 +140,7 @@ _STRANGE_DTYPES: Final = (
     "float4_e2m1fn_x2 bits1x8 bits2x4 bits4x2 bits8 bits16 int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 "
     "uint5 uint6 uint7"
 ).split()
-"""What torch has and this version can neither merge nor copy."""
+"""Dtypes that torch has and this version can neither merge nor copy."""
 
 _DICTS: Final = "OrderedDict defaultdict Counter".split()
 
@@ -171,10 +171,10 @@ _INERT: Final = {
     "torch.serialization": "_get_layout",
     "typing": "Any",
 }
-"""What checkpoints of training hold beside tensors, and nobody needs for merging."""
+"""Objects in checkpoints of training that merging does not need."""
 
 _INERT_PACKAGES: Final = "pytorch_lightning lightning lightning_fabric lightning_utilities omegaconf".split()
-"""Classes in these are inert too: callbacks and configurations that trainers save along."""
+"""Classes in these packages are inert too: callbacks and configurations that trainers save."""
 
 _CLASS: Final = re.compile(r"_?[A-Z][A-Za-z0-9]*")
 
@@ -197,8 +197,8 @@ def _table() -> Mapping[tuple[str, str], Global]:
 # The machine
 
 
-class ShortPickle(Exception):  # noqa: N818 -- more bytes may mend it
-    """The pickle goes on behind the bytes that were given: `needed` of them at least."""
+class ShortPickle(Exception):  # noqa: N818 -- no error if more bytes follow
+    """The pickle continues after the bytes that were given; at least `needed` bytes are required."""
 
     def __init__(self, needed: int) -> None:
         super().__init__(needed)
@@ -206,17 +206,17 @@ class ShortPickle(Exception):  # noqa: N818 -- more bytes may mend it
 
 
 class _ArgumentsError(Exception):
-    """A maker was called with what it can't be."""
+    """A maker was called with arguments that don't fit it."""
 
 
 def unpickle(data: bytes, begin: int = 0) -> tuple[object, int]:
-    """Return the value of the pickle that begins there, and where it ends.
+    """Return the value of the pickle that begins at `begin`, and where it ends.
 
-    Values are None, bool, int, float, str, bytes, tuple and list of values, and the classes of this module.
+    Values are None, bool, int, float, str, bytes, tuples and lists of values, and the classes of this module.
 
     Raises:
-        ShortPickle: it goes on behind the end of `data`.
-        BrokenRuleError: it is damaged, asks for what is not allowed, or for too much.
+        ShortPickle: it continues after the end of `data`.
+        BrokenRuleError: it is damaged, asks for something forbidden, or for too much.
     """
     machine = _Machine(data, begin)
     try:
@@ -228,7 +228,7 @@ def unpickle(data: bytes, begin: int = 0) -> tuple[object, int]:
 
 
 class _Machine:
-    """The stack, the memo and the place in one pickle. Opcodes are methods, in the table at the end."""
+    """The stack, the memo and the position in one pickle. Opcodes are methods, in the table at the end."""
 
     __slots__ = ("at", "begin", "data", "marks", "memo", "stack", "steps")
 
@@ -242,7 +242,7 @@ class _Machine:
         self.steps = 0
 
     def run(self) -> object:
-        """Return what is on the stack when the pickle stops."""
+        """Return the value on top of the stack when the pickle stops."""
         opcodes, data, length = _OPCODES, self.data, len(self.data)
         while True:
             at = self.at
@@ -265,12 +265,12 @@ class _Machine:
             raise BrokenRuleError("pickle-too-large", sentence, "it is damaged, or made to do harm: do not use it")
 
     def broken(self, sentence: str) -> BrokenRuleError:
-        """Return the error that the pickle breaks a rule of pickles."""
+        """Return the error for a pickle that breaks a rule of pickles."""
         where = (f"at byte {self.at - self.begin:,} of the pickle",)
         return BrokenRuleError("bad-pickle", f"has a pickle that {sentence}", AGAIN, where)
 
     def refused(self, code: int) -> BrokenRuleError:
-        """Return the error for an opcode that has no step."""
+        """Return the error for an opcode that is not in the table."""
         name = _REFUSED.get(code)
         if name is None:
             return self.broken(f"has 0x{code:02x} where an opcode is expected")
@@ -359,7 +359,7 @@ class _Machine:
         self.stack.append(self.take(self.number(size)).decode("utf-8", "surrogatepass"))
 
     def push_old_text(self, size: int) -> None:
-        """Push a string of Python 2, which may be one of bytes."""
+        """Push a string of Python 2, which may be bytes."""
         length = self.number(size, signed=size == 4)
         if length < 0:
             raise self.broken("has a string of negative length")
@@ -461,7 +461,7 @@ class _Machine:
         self.stack.append(found)
 
     def old_instance(self) -> None:
-        """Refuse `INST`, by the class that it names if that is what is wrong."""
+        """Refuse `INST`; if its class is forbidden, because of that."""
         self.named()
         raise self.refused(_INST)
 
@@ -493,15 +493,15 @@ class _Machine:
         return _MAKERS[name](arguments)
 
     def of_type(self, arguments: tuple[object, ...]) -> object:
-        """Return the tensor behind a call of `_rebuild_from_type_v2(function, class, arguments, state)`."""
+        """Return the tensor that a call of `_rebuild_from_type_v2(function, class, arguments, state)` makes."""
         if len(arguments) != 4 or not isinstance(arguments[0], Global) or not isinstance(arguments[2], tuple):
             raise _ArgumentsError
-        if arguments[0].path.endswith("._rebuild_from_type_v2"):  # it never calls itself, and could without end
+        if arguments[0].path.endswith("._rebuild_from_type_v2"):  # never nested in real files; nesting could be endless
             raise _ArgumentsError
         return self.made(arguments[0], arguments[2])
 
     def dict_of(self, arguments: tuple[object, ...]) -> Dict:
-        """Return a dict of pairs, as Python 2 saved them, or a copy of one."""
+        """Return a dict made of pairs, as Python 2 saved them, or a copy of a dict."""
         self.spend(_DICT)
         found = Dict()
         for each in arguments:
@@ -520,7 +520,7 @@ class _Machine:
         return found
 
     def build(self) -> None:
-        """Give an object its state, which for tensors and dicts is nothing that matters."""
+        """Give an object its state; for tensors and dicts it has no meaning here."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Opaque):
             target.parts.append(state)
@@ -528,7 +528,7 @@ class _Machine:
             raise self.broken(f"gives a state to {_kind(target)}")
 
     def stored(self) -> None:
-        """Push the storage that a persistent id means."""
+        """Push the storage that a persistent id refers to."""
         found = self.stack.pop()
         if not isinstance(found, tuple) or len(found) not in (5, 6) or found[0] != "storage":
             raise self.broken("refers to something outside it that is no storage")
@@ -541,7 +541,7 @@ class _Machine:
         self.stack.append(Storage(key, kind.dtype, count, None if view is None else self.part(view)))
 
     def part(self, view: object) -> tuple[str, int, int]:
-        """Return the part of a storage that a persistent id of old files means."""
+        """Return the part of a storage that a persistent id of old files refers to."""
         if isinstance(view, tuple | list) and len(view) == 3:
             name, offset, count = view
             if isinstance(name, str) and _is_count(offset) and _is_count(count):
@@ -614,7 +614,7 @@ def _size(arguments: tuple[object, ...]) -> tuple[int, ...]:
 
 
 def _from_cpu(arguments: tuple[object, ...]) -> Tensor | Odd:
-    """Return what `(tensor, dtype, device, requires_grad)` puts on a device: the tensor, if no number changes."""
+    """Return the tensor of `(tensor, dtype, device, requires_grad)` on a device, if its numbers stay the same."""
     if len(arguments) != 4 or not isinstance(arguments[0], Tensor) or not isinstance(arguments[1], Global):
         raise _ArgumentsError
     return arguments[0] if arguments[0].dtype == arguments[1].dtype else Odd("saved in another dtype than its own")
@@ -711,7 +711,7 @@ _REFUSED: Final[Mapping[int, str]] = {
     0x97: "NEXT_BUFFER",
     0x98: "READONLY_BUFFER",
 }
-"""Opcodes that torch never writes: texts of protocol 0, instances of old classes, numbers of a registry, buffers."""
+"""Opcodes that torch never writes: texts of protocol 0, instances of old classes, numbers in a registry, buffers."""
 
 
 def length_error(length: int) -> BrokenRuleError:

@@ -1,8 +1,8 @@
-"""Zip archives as torch writes them: entries that lie in the file as they are, found without reading them.
+"""Zip archives as torch writes them: uncompressed entries, found without reading them.
 
-Only the directory at the end is read, and of an entry its local header. Nothing is ever unpacked: a compressed entry
-is refused when it is asked for, so that none can blow up. Names are only compared; still, what would leave a folder
-or overwrite another entry is refused, since no honest program writes it.
+Only the directory at the end is read, and the local header of an entry. Nothing is unpacked: a compressed entry is
+refused when it is needed, so a zip bomb can do no harm. Names are only compared; names that would lead out of a folder
+or overwrite another entry are refused nevertheless, as no honest program writes them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENTRY: Final = struct.Struct("<4s6H3L5H2L")
 END: Final = struct.Struct("<4s4H2LH")
 """The end of the directory: signature, disks, numbers of entries, its size and offset, length of the comment."""
 END64: Final = struct.Struct("<4sQ2H2L4Q")
-"""The same for large files; behind it follows its `LOCATOR`."""
+"""The same for large files; it is followed by its `LOCATOR`."""
 LOCATOR: Final = struct.Struct("<4sLQL")
 
 MOST_ENTRIES: Final = 1 << 18
@@ -42,7 +42,7 @@ _NOT_TORCH: Final = "PyTorch never writes such archives: do not use it, unless y
 
 @dataclass(frozen=True, slots=True)
 class ZipEntry:
-    """An entry of the directory: where its local header begins, and what must lie behind its end."""
+    """An entry of the directory."""
 
     name: str
     raw: bytes
@@ -61,13 +61,13 @@ class Archive:
     fd: int
     entries: Mapping[str, ZipEntry]
     limits: Mapping[str, int]
-    """Where the next entry or the directory begins, by name."""
+    """By name, where the next entry or the directory begins."""
 
     def place(self, name: str) -> tuple[int, int]:
         """Return where an entry's bytes begin and end in the file.
 
         Raises:
-            BrokenRuleError: it is compressed or encrypted, or its own header says otherwise than the directory.
+            BrokenRuleError: it is compressed or encrypted, or its local header contradicts the directory.
         """
         entry = self.entries[name]
         if entry.flags & _ENCRYPTED:
@@ -92,10 +92,10 @@ class Archive:
 
 
 def read_archive(fd: int, file_size: int) -> Archive:
-    """Read the directory of the zip archive that a file is.
+    """Read the directory of a zip archive.
 
     Raises:
-        BrokenRuleError: it has none, or one that can't be true.
+        BrokenRuleError: it has none, or an impossible one.
     """
     begin, size, count = _directory(fd, file_size)
     if count > MOST_ENTRIES or size > _MOST_DIRECTORY or count * ENTRY.size > size:
@@ -167,7 +167,7 @@ def _entries(raw: bytes, count: int) -> list[ZipEntry]:
 
 
 def _widened(extra: bytes, size: int, stored: int, header: int) -> tuple[int, int, int]:
-    """Return sizes and offset, with those that take more than 32 bits from the extra field."""
+    """Return sizes and offset; those that take more than 32 bits come from the extra field."""
     wide = [value == FULL32 for value in (size, stored, header)]
     at = 0
     while at + 4 <= len(extra) and any(wide):
@@ -183,7 +183,7 @@ def _widened(extra: bytes, size: int, stored: int, header: int) -> tuple[int, in
 
 
 def _named(raw: bytes, flags: int) -> str:
-    """Return the name of an entry, which could be a file's."""
+    """Return the name of an entry, after checking that it could be a file's."""
     try:
         name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
     except UnicodeDecodeError:
