@@ -22,7 +22,8 @@ from mergebuild.build.pass_work import Wave, Whereabouts
 from mergebuild.build.places import Places
 from mergebuild.build.temporaries import NO_SPACE, room
 from mergebuild.build.written import WrittenFile, entries, made_before, nonfinite, undefined, written_files
-from mergebuild.engine.run import PassResult, check_program, needs_memory, run_pass
+from mergebuild.engine.requirements import check_program, needs_memory
+from mergebuild.engine.run import PassResult, run_pass
 from mergebuild.engine.work import Pass
 from mergebuild.errors import SourceError
 from mergebuild.methods.method import ProgramError

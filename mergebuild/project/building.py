@@ -145,7 +145,8 @@ def with_torch_ahead(emit: Emit, recipe: Recipe, names: Sequence[str], device: s
     """
 
     def watched(event: Event) -> None:
-        from mergebuild.engine.run import may_need_torch, warm_up
+        from mergebuild.engine.requirements import may_need_torch
+        from mergebuild.engine.torch_import import warm_up
 
         is_large = isinstance(event, Hashing) and event.size > _LARGE
         if is_large and may_need_torch(_methods_below(recipe, names), device):

@@ -185,7 +185,7 @@ class Project:
     def _build(self, targets: tuple[str, ...], options: BuildOptions, emit: Emit) -> BuildResult:
         began = time.perf_counter()
         if device_class(options.device) != "cpu":
-            from mergebuild.engine.run import check_device
+            from mergebuild.engine.requirements import check_device
 
             check_device(options.device)
         names = self.recipe.resolve(targets)

@@ -203,7 +203,7 @@ def test_a_device_is_kept_busy_by_a_few_threads(
     tmp_path: Path, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others end, as each would take pinned memory of its own."""
-    monkeypatch.setattr("mergebuild.engine.run.PER_DEVICE", 2)
+    monkeypatch.setattr("mergebuild.engine.crew.PER_DEVICE", 2)
     made: list[int] = []
     pinned = device.pinned
 

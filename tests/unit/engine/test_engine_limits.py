@@ -10,7 +10,7 @@ import pytest
 
 from mergebuild.cli import process
 from mergebuild.cli.settings import Settings
-from mergebuild.engine import limits, run
+from mergebuild.engine import limits, torch_import
 from mergebuild.errors import TargetError
 
 
@@ -35,7 +35,7 @@ def test_however_the_trial_ends_it_says_that_torch_does_not_fit(monkeypatch: pyt
     monkeypatch.setattr(limits, "_TRIAL", f"import os\n{end}\n")
     assert not limits.fits()
     with pytest.raises(TargetError, match="torch does not fit into the memory that this process may have") as caught:
-        run._compute()
+        torch_import.compute_module()
     assert caught.value.problems[0].code == "no-memory"
 
 
@@ -67,10 +67,10 @@ def test_whatever_an_import_comes_to_under_a_limit_is_want_of_memory(
     monkeypatch.delitem(sys.modules, "mergebuild.engine.compute", raising=False)
     monkeypatch.delattr("mergebuild.engine.compute", raising=False)
     with pytest.raises(type(error)):
-        run._compute()
+        torch_import.compute_module()
     monkeypatch.setattr(limits, "memory_limit", lambda: 1 << 30)
     with pytest.raises(TargetError) as caught:
-        run._compute()
+        torch_import.compute_module()
     assert caught.value.problems[0].code == "no-memory"
 
 

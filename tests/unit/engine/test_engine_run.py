@@ -19,7 +19,8 @@ from model_files import as_bytes
 from mergebuild.digest import source_tensor_digest
 from mergebuild.engine.first_sight import SeenWork, seen
 from mergebuild.engine.mappings import Mappings
-from mergebuild.engine.run import _Torch, run_pass
+from mergebuild.engine.run import run_pass
+from mergebuild.engine.torch_import import TorchImport
 from mergebuild.engine.work import (
     Copy,
     Leaf,
@@ -131,10 +132,10 @@ def noted(monkeypatch: pytest.MonkeyPatch, note: Callable[[UnseenGroup, Sequence
         note(group, checksums)
         return seen(group, checksums)
 
-    monkeypatch.setattr("mergebuild.engine.run.seen", resolved)
+    monkeypatch.setattr("mergebuild.engine.unseen.seen", resolved)
 
 
-class Late(_Torch):
+class Late(TorchImport):
     """An import of torch that is under way: it ends when it was waited for so many times, or never."""
 
     def __init__(self, waits: int) -> None:
@@ -157,8 +158,9 @@ def test_unseen_tensors_are_resolved_by_the_checksum_of_their_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, piece: int, is_there: bool
 ) -> None:
     """However these are read, mapped or not while torch is awaited; copies and steps of it are done."""
-    monkeypatch.setattr("mergebuild.engine.run._PIECE", piece)
-    monkeypatch.setattr("mergebuild.engine.run._torch", late := Late(waits=3))
+    for module in ("copying", "unseen"):
+        monkeypatch.setattr(f"mergebuild.engine.{module}._PIECE", piece)
+    monkeypatch.setattr("mergebuild.engine.torch_import.TORCH", late := Late(waits=3))
     if is_there:
         late.is_there.set()
     source, out = tmp_path / "in", tmp_path / "out"
@@ -189,8 +191,8 @@ def test_one_of_several_workers_leaves_its_processor_to_the_import(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until torch is there; or until the pass ends. One that is alone has nobody to leave the work to."""
-    monkeypatch.setattr("mergebuild.engine.run._LOOK", 0.001)
-    monkeypatch.setattr("mergebuild.engine.run._torch", late := Late(waits=5))
+    monkeypatch.setattr("mergebuild.engine.crew._LOOK", 0.001)
+    monkeypatch.setattr("mergebuild.engine.torch_import.TORCH", late := Late(waits=5))
     hashed: list[str] = []
 
     def note(_group: UnseenGroup, _checksums: Sequence[bytes]) -> None:
@@ -212,7 +214,7 @@ def test_one_of_several_workers_leaves_its_processor_to_the_import(
     assert len(late.waited) == 5
     assert len(set(late.waited)) == 1
 
-    monkeypatch.setattr("mergebuild.engine.run._torch", Late(waits=1 << 30))
+    monkeypatch.setattr("mergebuild.engine.torch_import.TORCH", Late(waits=1 << 30))
     noted(monkeypatch, failing)
     with pytest.raises(LookupError):
         made(1, 2, threads=2)

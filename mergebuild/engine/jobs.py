@@ -1,0 +1,81 @@
+"""What is asked of the jobs of a pass: what each reads, whether torch has to do it, and which is next."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from mergebuild.engine import compiled, torch_import
+from mergebuild.engine.requirements import PROCESSORS
+from mergebuild.engine.schedule import Cluster, Job, Look
+from mergebuild.engine.work import Copy, Leaf, UnseenGroup
+from mergebuild.system import platform
+
+__all__ = ["JobQueue", "bytes_copied", "is_compiled", "reads_of"]
+
+_AHEAD_SHARE = 4
+"""While torch is not there, tensors are hashed up to one part in so many of the machine's memory: they are read again
+to compute with, and should still be in the page cache."""
+
+
+def reads_of(job: Job) -> Sequence[Leaf]:
+    """Return all leaves that a job reads."""
+    match job:
+        case Copy():
+            return ()
+        case Cluster():
+            return job.reads
+        case UnseenGroup():
+            return job.unhashed
+        case Look():
+            return job.part.leaves
+
+
+def is_compiled(job: Job, device: str) -> bool:
+    """Whether a job is done without torch, where things are to be computed on this device."""
+    match job:
+        case Copy():
+            return True
+        case Look():
+            return False
+        case Cluster():
+            return device in PROCESSORS and compiled.can(job)
+        case UnseenGroup():
+            return device in PROCESSORS and compiled.can_group(job)
+
+
+def bytes_copied(jobs: Iterable[Job]) -> int:
+    """Return how many bytes are copied by jobs."""
+    return sum(job.location.size for job in jobs if isinstance(job, Copy))
+
+
+class JobQueue:
+    """Jobs in order, for several threads; and clusters that are put off until torch is there."""
+
+    def __init__(self, jobs: Iterable[Job], stop: threading.Event) -> None:
+        self._jobs = iter(jobs)
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._put_off: deque[Cluster] = deque()
+        """What was hashed while torch was not there, `_ahead` bytes in all."""
+        self._ahead = 0
+        self._most_ahead = platform.memory_bytes() // _AHEAD_SHARE
+
+    def put_off(self, cluster: Cluster, size: int) -> None:
+        """Have a cluster of so many bytes computed when torch is there, or too much waits for it."""
+        with self._lock:
+            self._put_off.append(cluster)
+            self._ahead += size
+
+    def take(self) -> tuple[Job | None, bool]:
+        """Return the next job, None when there is none; and whether it is new, so that its leaves were not read."""
+        with self._lock:
+            if self._stop.is_set():
+                return None, False
+            if self._put_off and (torch_import.TORCH.is_there.is_set() or self._ahead > self._most_ahead):
+                return self._put_off.popleft(), False
+            job = next(self._jobs, None)
+            if job is None and self._put_off:
+                return self._put_off.popleft(), False
+        return job, job is not None

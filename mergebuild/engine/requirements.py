@@ -1,0 +1,53 @@
+"""What a pass would need, asked before it runs: torch, a device, memory for whole tensors, a user's own program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from mergebuild.engine import compiled
+from mergebuild.engine.torch_import import compute_module
+from mergebuild.engine.work import Pass
+from mergebuild.methods.method import Method
+
+__all__ = ["PROCESSORS", "check_device", "check_program", "may_need_torch", "needs_memory"]
+
+PROCESSORS = ("auto", "cpu")
+"""Devices to choose with which the compiled kernels do what they can."""
+
+
+def may_need_torch(methods: Iterable[Method], device: str) -> bool:
+    """Whether tensors of some methods may have to be made by torch."""
+    return device not in PROCESSORS or not all(map(compiled.can_often, methods))
+
+
+def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
+    """Yield the digests of the steps that need a tensor whole, and how many bytes of memory each needs.
+
+    Raises:
+        ProgramError: a user's own program fails to say so.
+    """
+    operations = [step for step in work.steps.values() if step.operation is not None and not compiled.can_make(step)]
+    if operations:
+        compute = compute_module()
+        for step in operations:
+            assert step.operation is not None
+            if needed := compute.memory_for(step.operation):
+                yield step.digest, needed
+
+
+def check_device(name: str) -> None:
+    """Look for a device, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: it is not there (`no-such-device`).
+    """
+    compute_module().device_named(name)
+
+
+def check_program(method: Method) -> None:
+    """Load the program of a user's own method.
+
+    Raises:
+        ProgramError: it fails, or defines no kernel of that name.
+    """
+    compute_module().kernel_of(method)
