@@ -21,7 +21,7 @@ from mergebuild.build.failures import Refusal
 from mergebuild.build.folders import Folders
 from mergebuild.build.options import BuilderOptions
 from mergebuild.build.passes import Passes
-from mergebuild.build.places import Places
+from mergebuild.build.places import OutputPlaces
 from mergebuild.build.restoring import Restoring
 from mergebuild.build.waves import most_files, waves
 from mergebuild.build.written import WrittenFile, made_before
@@ -51,7 +51,7 @@ class Builder:
         context = self._context = BuildContext.over(sources, store, options, emit, fingerprint_of)
         self._outcomes = context.outcomes
         self._temporaries = context.temporaries
-        self._places = Places(context)
+        self._places = OutputPlaces(context)
         self._folders = Folders(context, self._places)
         self._restoring = Restoring(context, self._places, self._folders)
         self._passes = Passes(context, self._places, self._folders)

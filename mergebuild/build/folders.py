@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mergebuild.build import failures
 from mergebuild.build.context import BuildContext
-from mergebuild.build.places import Places
+from mergebuild.build.places import OutputPlaces
 from mergebuild.events import Notice
 from mergebuild.formats.sidecars import stale
 from mergebuild.plan.actions import FileAction, FolderAction, Outcome
@@ -22,7 +22,7 @@ __all__ = ["Folders"]
 class Folders:
     """The folders of the plan that is done now."""
 
-    def __init__(self, context: BuildContext, places: Places) -> None:
+    def __init__(self, context: BuildContext, places: OutputPlaces) -> None:
         self._context = context
         self._places = places
         self._of: dict[Judgement, FolderAction] = {}

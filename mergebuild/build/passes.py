@@ -19,7 +19,7 @@ from mergebuild.build.failures import Refusal
 from mergebuild.build.first_sight import FirstSight
 from mergebuild.build.folders import Folders
 from mergebuild.build.pass_work import Wave, Whereabouts
-from mergebuild.build.places import Places
+from mergebuild.build.places import OutputPlaces
 from mergebuild.build.temporaries import NO_SPACE, room
 from mergebuild.build.written import WrittenFile, entries, made_before, nonfinite, undefined, written_files
 from mergebuild.engine.requirements import check_program, needs_memory
@@ -42,7 +42,7 @@ __all__ = ["Passes"]
 class Passes:
     """The passes of one build."""
 
-    def __init__(self, context: BuildContext, places: Places, folders: Folders) -> None:
+    def __init__(self, context: BuildContext, places: OutputPlaces, folders: Folders) -> None:
         self._context = context
         self._places = places
         self._folders = folders

@@ -20,10 +20,10 @@ from mergebuild.system.filestate import is_gone
 from mergebuild.system.publishing import fitting
 from mergebuild.system.spans import span
 
-__all__ = ["Places"]
+__all__ = ["OutputPlaces"]
 
 
-class Places:
+class OutputPlaces:
     """The places that one build's files go to."""
 
     def __init__(self, context: BuildContext) -> None:

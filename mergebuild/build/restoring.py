@@ -10,7 +10,7 @@ from pathlib import Path
 from mergebuild.build import failures
 from mergebuild.build.context import BuildContext
 from mergebuild.build.folders import Folders
-from mergebuild.build.places import Places
+from mergebuild.build.places import OutputPlaces
 from mergebuild.build.temporaries import room
 from mergebuild.engine.run import run_pass
 from mergebuild.engine.work import Copy, Location, OutputFile, OutputRange, Pass
@@ -27,7 +27,7 @@ __all__ = ["Restoring"]
 class Restoring:
     """Restores the files of one build."""
 
-    def __init__(self, context: BuildContext, places: Places, folders: Folders) -> None:
+    def __init__(self, context: BuildContext, places: OutputPlaces, folders: Folders) -> None:
         self._context = context
         self._places = places
         self._folders = folders
