@@ -1,8 +1,8 @@
-"""The laws of a format of single files, for any row of `formats/registry.py`.
+"""The laws of a file format, for any row of `formats/registry.py`.
 
-A subclass gives the row. Files are written as a build writes them: what comes before the first tensor, the tensors'
-bytes where the header says, what is known beforehand, and then what follows from these. Each law is what planner,
-builder or sources rely on.
+A subclass provides the row. Files are written as a build writes them: the bytes before the first tensor, the tensors'
+bytes at the offsets of the header, other bytes that are known beforehand (`fixed`), and last those that follow from all
+these (`finish`). The planner, the builder and sources rely on each of the laws.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mergebuild.system.platform import PAGE
 __all__ = ["FormatTests", "Tensors", "written"]
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
-"""By name: a dtype's word, and a shape."""
+"""By name, a tensor's dtype and shape."""
 
 ONE: Tensors = {"w": ("float32", (2, 3))}
 SHAPES: Tensors = {
@@ -48,7 +48,7 @@ def _given(tensors: Tensors) -> list[tuple[str, str, tuple[int, ...]]]:
 
 
 def _values(tensors: Tensors) -> dict[str, bytes]:
-    """Return bytes that every dtype can be made of, the same each time."""
+    """Return bytes for tensors, valid in their dtypes, and the same in every call."""
     found: dict[str, bytes] = {}
     for name, (dtype, shape) in tensors.items():
         some = shake_128(name.encode()).digest(math.prod(shape) * DTYPES_BY_WORD[dtype].size)
@@ -59,13 +59,16 @@ def _values(tensors: Tensors) -> dict[str, bytes]:
 def written(
     path: Path, packing: Packing, values: Mapping[str, bytes], metadata: Mapping[str, str]
 ) -> tuple[Header, Sequence[tuple[int, bytes]]]:
-    """Write a file as a build does; return its header, and what lies between tensors and behind them.
+    """Write a file as a build does.
 
     Args:
-        path: where.
-        packing: how it is laid out.
-        values: the bytes of each tensor.
-        metadata: what its header says.
+        path: The file.
+        packing: Its layout.
+        values: The bytes of each tensor.
+        metadata: The metadata of its header.
+
+    Returns:
+        The header; and the bytes between tensors and after the last one, with their offsets.
     """
     header = packing.header(metadata)
     with path.open("wb+", buffering=0) as file:
@@ -84,23 +87,23 @@ class FormatTests:
     format: ClassVar[FileFormat]
 
     def pack(self, tensors: Tensors) -> Packing:
-        """Return how tensors are laid out."""
+        """Return the layout of a file with these tensors."""
         return self.format.packing(_given(tensors), PLAIN)
 
     def file(self, folder: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> Path:
-        """Return a file of tensors."""
+        """Write a file with these tensors into a folder, and return its path."""
         path = folder / f"model{self.format.suffixes[0]}"
         written(path, self.pack(tensors), _values(tensors), metadata or {})
         return path
 
     def read(self, path: Path) -> Model:
-        """Return the model that is read from a file, whose format is recognized by its beginning."""
+        """Return the model in a file, whose format must be recognized by its beginning."""
         found = registry.recognized(path.read_bytes()[:LOOKED_AT])
         assert found is self.format
         return found.read(path, path.name)
 
     def test_a_path_names_the_format(self) -> None:
-        """By each suffix; what is a folder's, or has nothing before the suffix, is no output of it."""
+        """By each suffix. The path of a folder, or one with nothing before the suffix, does not name the format."""
         assert self.format in registry.FILES
         for suffix in self.format.suffixes:
             assert registry.of_text(f"out/name{suffix}") is self.format
@@ -110,14 +113,14 @@ class FormatTests:
             assert not registry.is_folder(Path(f"name{suffix}"))
 
     def test_no_other_format_has_its_names(self) -> None:
-        """Else the order of the rows would decide what a path means."""
+        """Otherwise the order of the rows would decide what a path means."""
         others = [each for each in registry.FILES if each is not self.format]
         assert not set(self.format.read_suffixes) & {suffix for each in others for suffix in each.read_suffixes}
         assert self.format.name not in {each.name for each in others} | {registry.FOLDER.name}
 
     @CASES
     def test_what_is_written_is_read_back(self, tmp_path: Path, tensors: Tensors) -> None:
-        """Equal names, dtypes, shapes and bytes, each tensor in one run of the file."""
+        """Names, dtypes, shapes and bytes are equal, and each tensor is one range of the file."""
         path = self.file(tmp_path, tensors)
         model = self.read(path)
         assert (model.format, model.files, model.sizes) == (self.format.name, (path,), (path.stat().st_size,))
@@ -129,7 +132,7 @@ class FormatTests:
 
     @CASES
     def test_the_header_says_where_the_tensors_lie(self, tmp_path: Path, tensors: Tensors) -> None:
-        """A build writes, and the store remembers, what a reader finds."""
+        """A reader finds tensors where a build writes them, and where the store remembers them."""
         header = self.pack(tensors).header({})
         model = self.read(self.file(tmp_path, tensors))
         sized = {name: info for name, info in model.tensors.items() if info.nbytes}
@@ -139,7 +142,7 @@ class FormatTests:
 
     @CASES
     def test_every_byte_is_accounted_for(self, tmp_path: Path, tensors: Tensors) -> None:
-        """The header, tensors and what lies between them cover the file, and overlap nowhere: `verify` sees it all."""
+        """Header, tensors and the bytes between them cover the file without overlap, so `verify` checks all of it."""
         path = tmp_path / "model"
         values = _values(tensors)
         header, between = written(path, self.pack(tensors), values, {})
@@ -154,14 +157,14 @@ class FormatTests:
 
     @CASES
     def test_tensors_are_aligned_to_their_elements(self, tensors: Tensors) -> None:
-        """Readers look at the bytes in place; tensors of whole pages can be shared with another file."""
+        """So readers can use the bytes in place, and tensors of whole pages can be shared with another file."""
         for info in self.pack(tensors).header({}).tensors.values():
             assert not info.nbytes or info.begin % DTYPES_BY_WORD[info.dtype].size == 0
             assert not info.nbytes or info.nbytes % PAGE or info.begin % PAGE == 0
 
     @CASES
     def test_names_dtypes_and_shapes_alone_decide_where_tensors_lie(self, tensors: Tensors) -> None:
-        """Not the order in which they are given, and, behind a header of the same length, not metadata."""
+        """The order in which they are given does not; metadata only shift all tensors by the header's length."""
         packing, other = self.pack(tensors), self.format.packing(_given(tensors)[::-1], PLAIN)
         header, again = packing.header(FACTS), other.header(FACTS)
         assert packing.encoded(header) == other.encoded(again)
@@ -172,7 +175,7 @@ class FormatTests:
 
     @CASES
     def test_specs_stand_in_the_order_of_the_bytes(self, tensors: Tensors) -> None:
-        """So a pass writes a file from its beginning to its end."""
+        """So a pass can write a file from its beginning to its end."""
         packing = self.pack(tensors)
         header = packing.header({})
         assert sorted(spec.name for spec in packing.specs) == sorted(tensors)
@@ -180,7 +183,7 @@ class FormatTests:
         assert all(one.end <= other.begin for one, other in pairwise(places))
 
     def test_names_in_the_file_may_be_others(self, tmp_path: Path) -> None:
-        """A tensor of another name and shape, one that is two in the file, and two that are one in it."""
+        """A tensor may have another name and shape in the file, be two tensors there, or share one with another."""
         tensors = {
             "a": ("float32", (2, 2)),
             "b": ("float32", (4, 2)),
@@ -204,12 +207,12 @@ class FormatTests:
         assert packing.layout != self.format.packing(_given(tensors), Written(renamed)).layout
 
     def test_metadata_are_read_back_where_there_is_room_for_them(self, tmp_path: Path) -> None:
-        """Where there is none, nothing takes their place."""
+        """In a format without room for metadata, a reader finds none."""
         model = self.read(self.file(tmp_path, ONE, FACTS))
         assert dict(model.metadata) == (FACTS if self.format.has_metadata else {})
 
     def test_what_is_foreseen_is_as_long_as_what_is_written(self) -> None:
-        """Before sources are hashed their digests are stood in for by others: nothing moves, and nothing comes late."""
+        """Before sources are hashed, headers have other digests in their place: offsets must not depend on digests."""
         if not self.format.is_foreseen:
             return
         packing = self.pack(SHAPES)
@@ -218,7 +221,7 @@ class FormatTests:
         assert not packing.fixed
 
     def test_a_file_that_begins_with_its_length_begins_with_its_header(self, tmp_path: Path) -> None:
-        """So it is known again by that alone."""
+        """So such a file is recognized by its header alone."""
         packing = self.pack(ONE)
         header = packing.header(FACTS)
         raw = packing.encoded(header)
@@ -229,7 +232,7 @@ class FormatTests:
             assert 8 + int.from_bytes(raw[:8], "little") == len(raw) == header.data_start
 
     def test_to_finish_twice_is_to_finish_once(self, tmp_path: Path) -> None:
-        """It follows from the tensors' bytes alone."""
+        """`finish` depends on the tensors' bytes alone."""
         packing = self.pack(SHAPES)
         path = tmp_path / "model"
         _, between = written(path, packing, _values(SHAPES), {})
@@ -240,13 +243,13 @@ class FormatTests:
         assert path.read_bytes() == before
 
     def test_what_can_not_be_said_in_a_file_is_refused(self) -> None:
-        """Two tensors of one name, and a dtype that is none, are the caller's mistakes."""
+        """Two tensors with one name, or an unknown dtype, are mistakes of the caller."""
         for wrong in ([("w", "float32", (1,)), ("w", "float16", (1,))], [("w", "float31", (1,))]):
             with pytest.raises(ValueError, match=r"w|float31"):
                 self.format.packing(wrong, PLAIN)
 
     def test_a_file_that_is_cut_short_is_refused(self, tmp_path: Path) -> None:
-        """A download that broke off is told, wherever it did."""
+        """A download that broke off is an error, wherever it was cut."""
         path = self.file(tmp_path, SHAPES)
         whole = path.read_bytes()
         for length in (LOOKED_AT, len(whole) // 2, len(whole) - 1):

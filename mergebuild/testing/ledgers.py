@@ -15,7 +15,7 @@ _SOURCE = SourceRow(_IDENTITY, b"c" * 32, b"d" * 16, None)
 
 
 class LedgerTests(StoreTests):
-    """The laws of a `Ledger`; a subclass gives `open_store`."""
+    """The laws of a `Ledger`; a subclass provides `open_store`."""
 
     def test_a_record_is_what_was_put(self, store: Store, path: Path) -> None:
         ledger = store.ledger
@@ -28,7 +28,7 @@ class LedgerTests(StoreTests):
         assert ledger.record("another") is None
 
     def test_keys_come_and_go_with_their_record(self, store: Store) -> None:
-        """Inputs may be shared; who forgets one target, or builds it of others, takes none from another."""
+        """Targets may share inputs: forgetting or rebuilding one target takes no keys from another."""
         ledger = store.ledger
         shared = [PackedKeys(b"lines of a", b"inputs"), PackedKeys(b"lines of b", b"inputs")]
         for name, keys in zip("ab", shared, strict=True):

@@ -1,11 +1,12 @@
-"""A store whose rows and records lie in memory, and are gone with it.
+"""A store that keeps its rows and records in memory.
 
-Files still come to the paths that they are for, as outputs are artifacts: only what is known of them has no place on
-disk. Where a test plans and builds nothing, no file need be there either: `look` says what state a path is in, and
-`offer` puts on record what would lie there.
+Files are still published at their paths, since outputs are artifacts; only the records about them are not on disk. A
+test that plans and does not build needs no files either: `look` says which state a path is in, and `offer` records an
+artifact there.
 
-It fulfils the protocols of a store and no more. So it has one part for all three, takes no lock, knows no damage
-(what is not as it was written counts as changed by hand), and puts the files of a folder at their places one by one.
+It does what the protocols of a store ask, and no more. One object is all three parts, takes no lock, and publishes the
+files of a folder one by one. It does not recognize damage: a file that differs from what was written counts as changed
+by hand.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["MemoryStore", "seen"]
 
 
 def seen(path: Path) -> Identity | None:
-    """Return the state of what is at a path on disk; None where nothing is."""
+    """Return the state of the file at a path on disk; None if there is none."""
     try:
         return identity(path)
     except OSError:
@@ -39,10 +40,13 @@ def seen(path: Path) -> Identity | None:
 
 
 class MemoryStore:
-    """Shelf, ledger and publisher at once.
+    """A store that is its own shelf, ledger and publisher.
 
-    `root`: a folder for what has no other place: kept artifacts, the history. `history_bytes`: how much of that may
-    stay. `look`: what state a path is in, None where nothing is.
+    Args:
+        root: A folder for files that are not outputs: kept artifacts, the history, the quarantine.
+        project: The name under which outputs are published.
+        history_bytes: How many bytes the history may have after `trim_history`; None: any number.
+        look: Returns the state of the file at a path; None if there is none.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class MemoryStore:
     # Shelf
 
     def offer(self, path: Path, fresh: Fresh, *, kind: str = "output", project: str | None = None) -> ArtifactRow:
-        """Put on record that an artifact is at a path, whatever was there before forgotten."""
+        """Record that an artifact is at a path, and forget any that was recorded there before."""
         for row in self.rows(path=path):
             del self._rows[row.id]
         number = next(self._numbers)
@@ -93,11 +97,11 @@ class MemoryStore:
         return self._rows[number]
 
     def kept_path(self, digest: bytes, header: bytes = b"") -> Path:
-        """Return where the store keeps an artifact of its own."""
+        """Return the path at which the store keeps its own copy of an artifact."""
         return self._root / "kept" / f"{digest.hex()}-{header.hex()[:8]}"
 
     def at(self, path: Path) -> tuple[Presence, ArtifactRow | None]:
-        """Say what stands at a path; what has the bytes of an artifact is taken into the rows."""
+        """Return what is at a path, and its row if it is ours. A file with the bytes of an artifact gets a row."""
         if self._look(path) is None:
             return Presence.ABSENT, None
         for row in self.rows(path=path):
@@ -110,16 +114,16 @@ class MemoryStore:
         return Presence.FOREIGN, None
 
     def look_again(self, path: Path) -> Presence:
-        """Say what stands at a path now: nothing is remembered of an earlier look."""
+        """Return what is at a path now: no earlier look is remembered."""
         return self.at(path)[0]
 
     def intact(self, digest: bytes, *, header: bytes) -> Iterator[ArtifactRow]:
-        """Yield the whole artifacts with this digest that are there: those with this header, then the newest first."""
+        """Yield the intact artifacts with this digest, the newest first, but those with this header before others."""
         found = [row for row in self._newest_first() if row.digest == digest]
         yield from filter(self.is_intact, sorted(found, key=lambda row: row.header != header))
 
     def is_intact(self, row: ArtifactRow) -> bool:
-        """Say whether an artifact's file is still what was written."""
+        """Return whether an artifact's file still has the bytes that were written."""
         state = self._look(row.path)
         if state is None:
             return False
@@ -134,7 +138,13 @@ class MemoryStore:
     def find(
         self, digests: Iterable[bytes], *, allow_nonfinite: bool = False, besides: Collection[int] = ()
     ) -> dict[bytes, Held]:
-        """Return where tensors lie, for those that an intact artifact holds; `besides`: rows that are left out."""
+        """Return where tensors are, for those that are in an intact artifact.
+
+        Args:
+            digests: The tensors.
+            allow_nonfinite: Return tensors with NaN or Inf too.
+            besides: Numbers of artifacts that are left out.
+        """
         wanted = set(digests)
         found: dict[bytes, Held] = {}
         for row in self._newest_first():
@@ -149,7 +159,7 @@ class MemoryStore:
         return unpack(self._rows[row.id].packed)
 
     def row(self, number: int) -> ArtifactRow | None:
-        """Return the artifact with this row number as it is on record now."""
+        """Return the artifact with this row number, as it is on record now; None if it is not."""
         return self._rows.get(number)
 
     def rows(self, *, path: Path) -> list[ArtifactRow]:
@@ -157,7 +167,7 @@ class MemoryStore:
         return [row for row in self._rows.values() if row.path == path]
 
     def outputs(self, project: str | None, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
-        """Return the outputs of a project (None: of all) but those at some paths."""
+        """Return the outputs of a project (None: of all), except those at the paths in `besides`."""
         return [
             row
             for row in self._rows.values()
@@ -165,21 +175,21 @@ class MemoryStore:
         ]
 
     def damaged_inside(self) -> list[ArtifactRow]:
-        """Return nothing: no damage is known here."""
+        """Return no artifacts: this store does not recognize damage."""
         return []
 
     def may_be(self, path: Path, beginning: bytes, size: int) -> bool:
-        """Whether a file that is not on record may be one that begins so and has this size, or what is left of it."""
+        """Return whether a file may be one with this beginning and size; without a row, also the remains of one."""
         return may_be(path, beginning, size) or (not self.rows(path=path) and may_be_left_of(path, beginning, size))
 
     def is_unfinished(self, path: Path, whole: Path) -> bool:
-        """Whether a file is what a crash left of another: some pages are zeros, or its end is missing."""
+        """Return whether a file without a row is what a crash left of `whole`: with pages of zeros, or no end."""
         return not self.rows(path=path) and is_left_of(path, whole)
 
     # Ledger
 
     def record(self, target: str) -> Record | None:
-        """Return the last build of a target."""
+        """Return the last build of a target; None if it was never built."""
         return self._records.get(target)
 
     def records(self) -> list[Record]:
@@ -187,7 +197,10 @@ class MemoryStore:
         return [self._records[name]._replace(manifest="") for name in sorted(self._records)]
 
     def published(self, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
-        """Return the last builds of these targets that have a fingerprint, each with the row of its very output."""
+        """Return the last builds of these targets, with the rows of their outputs.
+
+        Left out are builds without a fingerprint, and those whose output is not on record as they made it.
+        """
         return [
             (record, row)
             for record in self.records()
@@ -202,7 +215,7 @@ class MemoryStore:
         self._keys[record.target] = keys
 
     def keys(self, target: str) -> PackedKeys | None:
-        """Return what the tensors of a target's last build followed from; None where that is not on record."""
+        """Return the packed keys of the tensors of a target's last build; None if they are not on record."""
         return self._keys.get(target)
 
     def forget_record(self, target: str) -> None:
@@ -211,12 +224,12 @@ class MemoryStore:
         self._keys.pop(target, None)
 
     def source(self, identity: Identity, epoch: str) -> SourceRow | None:
-        """Return what is known of exactly this state of a file, and to be believed in an epoch."""
+        """Return what is known of a file in exactly this state, if it is valid in an epoch; else None."""
         found = self._sources.get(identity)
         return found if found is not None and found.epoch in ("", epoch) else None
 
     def remember_source(self, row: SourceRow) -> None:
-        """Remember a source; what is None in `row`, and known and believed as much for the same state, stays."""
+        """Remember a source. Fields that are None in `row` keep their values, if the same state is known and valid."""
         known = self.source(row.identity, row.epoch)
         if known is not None:
             mine = {name: value for name, value in row._asdict().items() if value is not None}
@@ -224,7 +237,7 @@ class MemoryStore:
         self._sources[row.identity] = row
 
     def findings(self) -> dict[bytes, str]:
-        """Return what was found out about whole tensors, by what it follows from."""
+        """Return the results of statistics and surveys, by their keys."""
         return dict(self._findings)
 
     def keep_findings(self, findings: Mapping[bytes, str]) -> None:
@@ -234,7 +247,7 @@ class MemoryStore:
     # Publisher
 
     def scratch_path(self, name: str) -> Path:
-        """Return where a file lies, in a folder that is there, that is wanted for the time of a pass alone."""
+        """Return the path of a new file that is needed only while a pass runs; its folder exists."""
         return publishing.temporary_path(_made(self._root / "between" / name))
 
     def publish(
@@ -247,7 +260,7 @@ class MemoryStore:
         project: str = "",
         keeps_former: bool = True,
     ) -> ArtifactRow:
-        """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
+        """Move a finished file to its path; a former artifact there goes into the history."""
         self._supersede(path, keeps_former=keeps_former)
         temporary.replace(_made(path))
         return self.offer(path, fresh, kind=kind, project=project)
@@ -263,10 +276,10 @@ class MemoryStore:
         project: str = "",
         keeps_former: bool = True,
     ) -> PublishedFolder:
-        """Put the files of a stage at their places, one by one; what stood there goes into the history, if ours.
+        """Move the files of a stage to their paths, one by one; former artifacts there go into the history.
 
         Raises:
-            OSError: some of the files are new, and others what they were.
+            OSError: Only some of the files were moved.
         """
         aside = []
         for number, path in enumerate(foreign):
@@ -284,33 +297,33 @@ class MemoryStore:
         return PublishedFolder(rows, aside, None)
 
     def move(self, row: ArtifactRow, path: Path, *, project: str = "", keeps_former: bool = True) -> ArtifactRow:
-        """Put an artifact of the history at an output's path again, superseding what stands there."""
+        """Move an artifact of the history to an output's path; a former artifact there goes into the history."""
         self._supersede(path, keeps_former=keeps_former)
         return self._moved(row, path, "output", project)
 
     def keep(self, row: ArtifactRow, link: str) -> None:
-        """Give an output a copy in the store, but for `auto`: a copy costs something."""
+        """Copy an output into the store, unless `link` is `auto`, which asks for a copy only if it costs nothing."""
         path = self.kept_path(row.digest, row.header)
         if link != "auto" and not self.rows(path=path):
             shutil.copyfile(row.path, _made(path))
             self.offer(path, _fresh(row), kind="kept")
 
     def remove(self, row: ArtifactRow) -> int:
-        """Remove an artifact's file and forget it; return the bytes that this freed."""
+        """Remove an artifact's file and its row; return the bytes freed."""
         state = self._look(row.path)
         row.path.unlink(missing_ok=True)
         self._rows.pop(row.id, None)
         return state.size if state else 0
 
     def quarantine(self, row: ArtifactRow) -> Path:
-        """Take a damaged file out of the way, and forget it; return where it lies now."""
+        """Move a damaged file into the quarantine, and forget its row; return its new path."""
         place = _made(self._root / "quarantine" / f"{row.digest.hex()}-{row.id}")
         row.path.replace(place)
         self._rows.pop(row.id, None)
         return place
 
     def trim_history(self) -> None:
-        """Remove the oldest of the history until the rest fits the budget."""
+        """Remove the oldest files of the history until the rest fits into `history_bytes`."""
         if self._history_bytes is None:
             return
         room = self._history_bytes
@@ -321,7 +334,7 @@ class MemoryStore:
                     self.remove(row)
 
     def _supersede(self, path: Path, *, keeps_former: bool) -> None:
-        """Move what stands at a path into the history, if it is ours and that may hold it; else forget it."""
+        """Move an intact artifact at a path into the history, if it is to be kept; otherwise forget its row."""
         for row in self.rows(path=path):
             if keeps_former and self._history_bytes != 0 and self.is_intact(row):
                 self._moved(row, self._root / "history" / f"{row.digest.hex()}-{row.id}", "history", row.project)
@@ -343,7 +356,7 @@ def _fresh(row: ArtifactRow) -> Fresh:
 
 
 def _made(path: Path) -> Path:
-    """Return a path, its folder made."""
+    """Make the folder of a path, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -1,7 +1,8 @@
-"""The laws of what a method's `makes` answers, for any row of the catalog and any class of `methods/making.py`.
+"""The laws of a method's `makes`, for any row of the catalog and any class of `methods/making.py`.
 
-A subclass gives the fixture `method`. `MethodTests` are for every row; `OperationTests` for those that name a maker of
-the engine: what decides of a tensor is in its digest, and nothing else is. No law computes values.
+A subclass provides the fixture `method`. `MethodTests` are for every row; `OperationTests` for rows that name a maker
+of the engine. These check that everything which decides about a tensor is in its digest, and nothing else. No law
+computes values.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SHAPES: Shapes = {
     f"{_LAYER}mlp.fc1.weight": (3072, 768), f"{_LAYER}mlp.fc1.bias": (3072,), f"{_LAYER}mlp.fc2.weight": (768, 3072),
     "first_stage_model.decoder.conv_out.weight": (3, 128, 3, 3), "odd": (), "empty": (0, 5),
 }  # fmt: skip
-"""Some tensors of a checkpoint, so that each method finds some that it takes up."""
+"""Some tensors of a checkpoint, chosen so that each method changes some of them."""
 
 _MODELS = 2
 
@@ -41,7 +42,7 @@ class _Text(NamedTuple):
 
 
 def _argument(parameter: Parameter) -> Argument:
-    """Return an argument for a parameter: its default, or what is in its bounds."""
+    """Return an argument for a parameter: its default, or a value within its bounds."""
     value = parameter.default
     if parameter.kind == "word":
         return str(value or parameter.choices[0])
@@ -89,13 +90,13 @@ class MethodTests:
     """The laws of every row."""
 
     def test_its_tensors_come_about_in_one_way(self, method: Method) -> None:
-        """By shares of the inputs, by a maker of the engine, or as a LoRA, whose tensors have other methods."""
+        """As a combination of the inputs, by a maker of the engine, or as a LoRA, whose tensors have other methods."""
         ways = [self._shares(method, "w") is not None, bool(method.makes.maker), method.makes.makes_lora]
         assert sum(ways) == 1
         assert method.makes.passes > 0
 
     def test_a_share_an_input(self, method: Method) -> None:
-        """Exact ones; and the tensor's name decides nothing unless it is said to."""
+        """Shares are exact, and depend on the tensor's name only if `shares_by_name` says so."""
         found = [self._shares(method, name) for name in (*SHAPES, "block.to_out.weight")]
         exact = [share for shares in found if shares is not None for share in shares]
         assert all(isinstance(share, Fraction) for share in exact)
@@ -103,7 +104,7 @@ class MethodTests:
         assert (len(set(found)) > 1) == method.makes.shares_by_name
 
     def test_it_takes_up_some_of_the_tensors_in_their_order(self, method: Method) -> None:
-        """Whatever the order that they are given in."""
+        """In any order in which tensors are given."""
         found = list(method.makes.taken_up(SHAPES, _words(method)))
         assert found == [name for name in SHAPES if name in set(found)]
         assert found
@@ -112,13 +113,13 @@ class MethodTests:
         assert not list(method.makes.taken_up({}, _words(method)))
 
     def test_scopes_are_of_what_it_takes_up(self, method: Method) -> None:
-        """Each tensor is in one, where it surveys; else there are none."""
+        """If the method surveys, each tensor that it changes is in one scope; otherwise there are no scopes."""
         members = [name for scope in method.makes.scopes(SHAPES, _words(method)) for name in scope]
         taken = method.makes.taken_up(SHAPES, _words(method)) if method.makes.surveys else []
         assert sorted(members) == sorted(taken)
 
     def test_a_survey_depends_on_some_of_the_arguments(self, method: Method) -> None:
-        """All that `scopes` may look at among them."""
+        """With all arguments that `scopes` depends on among them."""
         given = tuple(sorted((each.name, _argument(each)) for each in method.parameters))
         found = method.makes.survey_arguments(given)
         assert set(found) <= set(given)
@@ -140,7 +141,7 @@ class OperationTests:
     """The laws of rows that name a maker."""
 
     def operation(self, method: Method) -> Operation:
-        """Return an operation of the method; a subclass may, where arguments are no parameters of the row."""
+        """Return an operation of the method. A subclass overrides it if the row's parameters are not all arguments."""
         given: dict[str, Argument] = {each.name: _argument(each) for each in method.parameters}
         given |= {f"has_{role}": True for role in method.optional}
         given |= method.makes.layout_arguments("sd15")
@@ -149,14 +150,22 @@ class OperationTests:
     def made(
         self, operation: Operation, name: str, *, device: str = "cpu", is_made: bool = False, owners: str = "abcdefgh"
     ) -> Made:
-        """Return the tensor of a name that it makes."""
+        """Return the tensor that an operation makes under a name; see `tensors` for the arguments."""
         (found,) = self.tensors(operation, name, device=device, is_made=is_made, owners=owners).made
         return found
 
     def tensors(
         self, operation: Operation, name: str, *, device: str = "cpu", is_made: bool = False, owners: str = "abcdefgh"
     ) -> Tensors:
-        """Return the same as all tensors of a target. `owners`: what their letters are called by content."""
+        """Return the tensors of a target that has one tensor, made by an operation.
+
+        Args:
+            operation: Its input i is a tensor of the owner named i.
+            name: The name of the tensor.
+            device: The device that makes it.
+            is_made: Whether the inputs are tensors that a target makes, not a source's.
+            owners: A letter for each owner: the content of its tensor.
+        """
         specs = {name: Spec("float16", (6, 4), is_float=True)}
         form = Form((), operation)
 
@@ -172,7 +181,7 @@ class OperationTests:
         assert method.makes.maker in MAKERS
 
     def test_a_name_is_in_the_key_where_it_matters_alone(self, method: Method) -> None:
-        """Else equal tensors of two names are one."""
+        """For other methods, equal tensors with two names have one digest."""
         one, other = (self.made(self.operation(method), name).digest for name in ("one.weight", "other.weight"))
         assert (one != other) == method.name_in_key
 
@@ -213,7 +222,7 @@ class OperationTests:
         assert bool(self.tensors(self.operation(method), "w").largest_whole) == method.makes.whole_tensors
 
     def test_the_tensors_of_a_module_are_one_computation(self, method: Method) -> None:
-        """What they do not have in common, they may have different; else each is by itself."""
+        """Those with equal `module_arguments` are made together, if these are not None; other arguments may differ."""
         operation = self.operation(method)
         common = method.makes.module_arguments(operation.arguments)
         together = self.made(operation, "w").together
@@ -231,5 +240,5 @@ class OperationTests:
 
 
 def _inputs(count: int) -> tuple[Form, ...]:
-    """Return so many inputs, each another owner's tensor."""
+    """Return `count` inputs, each the tensor of another owner, named by its number."""
     return tuple(Form(((Slot(str(number)), Fraction(1)),)) for number in range(count))

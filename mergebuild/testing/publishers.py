@@ -1,4 +1,4 @@
-"""The laws of a store's publisher: how files and folders come to their places, and what becomes of former ones."""
+"""The laws of a store's publisher: how files and folders get to their paths, and what happens to former ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["PublisherTests"]
 
 
 class PublisherTests(StoreTests):
-    """The laws of a `Publisher`; a subclass gives `open_store`."""
+    """The laws of a `Publisher`; a subclass provides `open_store`."""
 
     def test_a_file_comes_to_its_place(self, store: Store, path: Path) -> None:
         row = self.put(store, path)
@@ -31,7 +31,7 @@ class PublisherTests(StoreTests):
         assert old.path.read_bytes() == ONE.data
 
     def test_what_is_not_ours_is_no_part_of_the_history(self, store: Store, path: Path) -> None:
-        """Whoever publishes has asked before whether it may be replaced."""
+        """The builder has checked before it publishes that the file may be replaced."""
         self.put(store, path)
         path.write_bytes(FOREIGN)
         self.put(store, path, OTHER)
@@ -50,7 +50,7 @@ class PublisherTests(StoreTests):
         assert [each.kind for each in offered(store, OTHER)] == ["history"]
 
     def test_a_former_file_that_is_not_to_be_kept_is_gone(self, store: Store, path: Path) -> None:
-        """What is in the history already stays there."""
+        """Files that are in the history already stay there."""
         self.put(store, path)
         self.put(store, path, OTHER)
         self.put(store, path, NOT_FINITE, keeps_former=False)
@@ -137,7 +137,7 @@ class PublisherTests(StoreTests):
     def test_a_folder_keeps_what_is_not_ours_and_what_it_loses_is_in_the_history(
         self, store: Store, path: Path
     ) -> None:
-        """A superfluous file may stay where files take their places one by one; whoever asked removes it then."""
+        """A store that publishes files one by one may leave a superfluous file; the caller removes it then."""
         folder = path.parent
         before = self._publish(store, folder, {"a.safetensors": ONE, "b.safetensors": OTHER})
         (folder / "notes.txt").write_bytes(FOREIGN)
@@ -152,7 +152,7 @@ class PublisherTests(StoreTests):
         assert (folder / "b.safetensors").exists() == (left.kind == "output")
 
     def test_a_former_folder_that_is_not_to_be_kept_is_gone(self, store: Store, path: Path) -> None:
-        """What is not ours stays; a superfluous file may, until whoever asked removes it."""
+        """Files that are not ours stay; a superfluous file may stay too, until the caller removes it."""
         folder = path.parent
         before = self._publish(store, folder, {"a.safetensors": ONE, "b.safetensors": OTHER})
         (folder / "notes.txt").write_bytes(FOREIGN)

@@ -14,7 +14,7 @@ __all__ = ["ShelfTests"]
 
 
 class ShelfTests(StoreTests):
-    """The laws of a `Shelf`; a subclass gives `open_store`."""
+    """The laws of a `Shelf`; a subclass provides `open_store`."""
 
     # What is at a path
 
@@ -55,7 +55,7 @@ class ShelfTests(StoreTests):
         assert store.shelf.look_again(path) is Presence.ABSENT
 
     def test_what_was_only_touched_is_ours(self, store: Store, path: Path) -> None:
-        """Where stat data differ the bytes decide."""
+        """If stat data differ, the bytes decide."""
         row = self.put(store, path)
         os.utime(path, ns=(0, 0))
         assert store.shelf.is_intact(row)
@@ -188,7 +188,7 @@ class ShelfTests(StoreTests):
         assert not store.shelf.is_unfinished(path, whole)
 
     def test_what_was_seen_whole_and_is_shorter_now_is_no_unfinished_work(self, store: Store, path: Path) -> None:
-        """Somebody cut it short, and may want it so."""
+        """A user has cut it, perhaps on purpose."""
         self.put(store, path)
         whole = path.with_name("whole")
         whole.write_bytes(ONE.data)

@@ -1,7 +1,7 @@
-"""Sources that are declarations: tensors with a dtype, a shape and a word for their content. No file is behind them.
+"""Sources without files: their tensors are declared, with a dtype, a shape and a word for their content.
 
-Planning reads headers, and needs to know of values only which are equal. So a source whose tensors are declared plans
-as one on disk with such tensors does, in microseconds.
+Planning needs the headers of sources and, about values, only which are equal. So a recipe with such sources is planned
+as if they were on disk, in microseconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Declared", "DeclaredSources"]
 
 
 class Declared(NamedTuple):
-    """A tensor that a source is declared to have. Two with equal dtype, shape and content have equal bytes."""
+    """A tensor of a declared source. Two with equal dtype, shape and content have equal bytes."""
 
     content: str
     shape: tuple[int, ...] = (4,)
@@ -32,7 +32,7 @@ class Declared(NamedTuple):
 
 
 class DeclaredSources(Sources):
-    """The sources of a recipe, of which these are there, as declared; the others are missing."""
+    """The sources of a recipe: some are declared here, the others are missing."""
 
     def __init__(
         self,
@@ -43,12 +43,15 @@ class DeclaredSources(Sources):
         folder: Path,
         never_read: Collection[str] = (),
     ) -> None:
-        """Declare tensors by source and name. `never_read`: the sources whose content is not known until it is read."""
+        """Declare the tensors of sources, by source and name.
+
+        `never_read`: names of sources that the store does not know yet, so that they must be hashed first.
+        """
         super().__init__(recipe_sources, memory, folder=folder)
         self._tensors = tensors
         self._never_read = frozenset(never_read)
         self.read: list[str] = []
-        """The sources that were read, in that order."""
+        """Names of the sources that were hashed, in that order."""
 
     def _open(self, source: Source) -> SourceFile:
         declared = self._tensors.get(source.name)

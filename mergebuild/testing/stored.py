@@ -1,4 +1,4 @@
-"""What the laws of a store's three parts have in common: small files, and a way of putting them into a store."""
+"""Helpers for the laws of a store's three parts: small files, and a method that publishes them in a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FOREIGN", "NOT_FINITE", "ONE", "OTHER", "StoreTests", "Written", "di
 
 
 class Written(NamedTuple):
-    """A file as a build would have written it, and what it would say of it."""
+    """The bytes of a file as a build would have written it, and what the build would record about it."""
 
     data: bytes
     fresh: Fresh
@@ -27,12 +27,12 @@ class Written(NamedTuple):
 def written(
     tensors: Mapping[str, bytes], *, metadata: Mapping[str, str] | None = None, nonfinite: Collection[str] = ()
 ) -> Written:
-    """Return a safetensors file of one-byte tensors; a tensor's digest is the checksum of its bytes.
+    """Return a safetensors file of `uint8` tensors; a tensor's digest is the checksum of its bytes.
 
     Args:
-        tensors: their bytes by name.
-        metadata: of the header; the artifact is the same with any.
-        nonfinite: names of those that count as having a NaN or Inf.
+        tensors: The tensors' bytes, by name.
+        metadata: The header's metadata, which the artifact's digest does not depend on.
+        nonfinite: Names of the tensors that count as having a NaN or Inf.
     """
     raw, header = encode_header(((name, "uint8", (len(data),)) for name, data in tensors.items()), metadata or {})
     contents = [
@@ -51,23 +51,23 @@ FOREIGN = b"what somebody else wrote"
 
 
 class StoreTests:
-    """What the three have in common: a store, and a way of putting something into it."""
+    """Shared by the three classes of laws: a store, and a helper that publishes files in it."""
 
     def open_store(self, root: Path, *, history_bytes: int | None = None) -> Store:
-        """Return an empty store, ready to be built into, that may use the folder `root`.
+        """Return an empty store, ready for a build, that may use the folder `root`.
 
-        `history_bytes`: how much of what was superseded it may keep; None: more than a test makes.
+        `history_bytes`: how many bytes its history may have; None: more than a test makes.
         """
         raise NotImplementedError
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
-        """The store that is tested."""
+        """The store under test."""
         return self.open_store(tmp_path / "store")
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
-        """Where an output goes."""
+        """The path of an output."""
         return tmp_path / "out" / "mix.safetensors"
 
     def put(
@@ -80,7 +80,7 @@ class StoreTests:
         project: str | None = None,
         keeps_former: bool = True,
     ) -> ArtifactRow:
-        """Publish a file; `project`: whose it is, None: the store's own."""
+        """Publish a file. `project`: the project that it belongs to; None: the store's own."""
         temporary = publishing.temporary_path(path)
         temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(what.data)

@@ -1,7 +1,7 @@
 """The laws of a store's three parts, for any implementation of `store/protocols.py`.
 
-A subclass gives `open_store`. The laws work on real files in a folder of their own: small ones, of a few tensors whose
-bytes are given. Each states what planner and builder rely on, and nothing of how it comes about.
+A subclass provides `open_store`. The laws work on small real files in a temporary folder. Each law states something
+that the planner or the builder relies on, and nothing about how a store does it.
 """
 
 from __future__ import annotations
