@@ -1,17 +1,17 @@
 """What a LoRA adds to a tensor of a model, row by row: from the factors of its family to a float32 delta.
 
-Every family comes down to few forms once its small factors are put together: a product `L R` (LoRA, convolutions with
-their kernels laid flat, a Tucker core contracted with one side), the elementwise product of two of them (LoHa), a
-Kronecker product (LoKr), a vector that scales rows or columns of the weight (IA3), a whole matrix. All of it is done in
-float64 and rounded to float32 once. The terms of a product are added up one after another, in the order of the rank,
-each operation rounded by itself, and what comes of it is multiplied by the scale: so neither rows, columns, processors
-nor devices matter, which they would to a library's product. The terms themselves are exact, where factors are no more
-than float32.
+When its small factors have been combined, every family has one of a few forms: a product `L R` (LoRA, convolutions with
+flattened kernels, a Tucker core contracted with one side), the elementwise product of two of them (LoHa), a Kronecker
+product (LoKr), a vector that scales rows or columns of the weight (IA3), a whole matrix. Everything is computed in
+float64 and rounded to float32 once. The terms of a product are added one after another, in the order of the rank, each
+operation rounded by itself, and the sum is multiplied by the scale. So the result does not depend on rows, columns,
+processors or devices, as that of a library's product would. The terms themselves are exact if the factors have no more
+precision than float32.
 
-With V = W + dW, a decomposed weight (DoRA, Liu et al. 2024) is `V * m / |V|`, the norm taken of rows or of columns; the
-delta is that less W. Where a norm is 0 so is V, and its quotient is taken as 0.
+With V = W + dW, a decomposed weight (DoRA, Liu et al. 2024) is `V * m / |V|`, with the norm over rows or over columns;
+the delta is that minus W. If a norm is 0, so is V, and the quotient counts as 0.
 
-The work is done in blocks of rows whose number follows from the shape alone.
+The work is done in blocks of rows, whose size depends only on the shape.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _BLOCK: Final = 1 << 18
 """Elements of a block: in float64 they fit into a processor's second cache."""
 
 _TERMS: Final = 1 << 16
-"""Elements to which the terms of a product are added at a time: all ranks, while they are in the cache."""
+"""Elements to which the terms of a product are added at a time: all ranks, while these elements are in the cache."""
 
 
 def blocks(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the rows, first and past the last, that are made at a time of a tensor of this shape."""
+    """Yield the ranges of rows (first, last + 1) of a tensor of this shape that are computed at a time."""
     rows, columns = matrix_of(shape)
     step = max(1, _BLOCK // max(1, columns))
     return ((first, min(rows, first + step)) for first in range(0, rows, step))
@@ -54,7 +54,7 @@ def delta(
     shape: Sequence[int],
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Return all of what a LoRA adds at strength 1 (float32, of `shape`). See `Made` for the arguments."""
+    """Return what a LoRA adds at strength 1 (float32, of `shape`). See `FactorSource` for the arguments."""
     made = FactorSource(family, factors, facts, shape, weight)
     matrix = weight.reshape(matrix_of(shape)) if weight is not None else None
     result = torch.empty(matrix_of(shape), dtype=torch.float32, device=next(iter(factors.values())).device)
@@ -64,10 +64,11 @@ def delta(
 
 
 def factored(family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> tuple[Tensor, Tensor, float]:
-    """Return two matrices and a scale whose product is what a LoRA of the families `PRODUCTS` adds at strength 1.
+    """Return two matrices and a scale, whose product a LoRA of the families `PRODUCTS` adds at strength 1.
 
     Returns:
-        float64 [rows, r] and [r, columns] as the LoRA has them, not transposed, and the scale. See `Made` for the rest.
+        float64 [rows, r] and [r, columns] as the LoRA has them, not transposed, and the scale. See `FactorSource` for
+            the rest.
     """
     form = _FORMS[family](factors)
     assert isinstance(form, _MatrixProduct)
@@ -75,7 +76,10 @@ def factored(family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fac
 
 
 class FactorSource:
-    """What a LoRA adds to a tensor, or to some rows of one; they are all that is spoken of here."""
+    """What a LoRA adds to a tensor, or to some rows of one.
+
+    If it is added to some rows only, `shape`, `weight` and all numbers of rows are those of these rows.
+    """
 
     def __init__(
         self,
@@ -85,17 +89,17 @@ class FactorSource:
         shape: Sequence[int],
         weight: Tensor | None = None,
     ) -> None:
-        """Put the factors together.
+        """Combine the factors.
 
         Args:
             family: The family of a `mergebuild.lora.Delta`.
             factors: Its tensors by role, whole and in any dtype.
             facts: Its facts.
-            shape: The shape of what is made, as the model has it.
-            weight: All of the weight (float32, of that shape), where `needs` says so.
+            shape: The shape of the delta, as the model has it.
+            weight: The whole weight (float32, of that shape), if `needs` asks for it.
 
         Raises:
-            SourceError: numbers contradict shapes, which a header can't tell (`lora-shape`).
+            SourceError: numbers contradict shapes, which a header can't show (`lora-shape`).
         """
         self._shape = matrix_of(shape)
         self._offset = int(facts.get("offset", 0))
@@ -103,7 +107,8 @@ class FactorSource:
         self._form = _form(family, factors, facts, shape)
         self._scale = 1.0 if family in OF_THE_WEIGHT else _scale(factors, facts)
         self._magnitude: Tensor | None = None
-        """By what rows of V are multiplied once they are divided by their norms; columns already are."""
+        """The factors for rows of V after division by their norms; for columns, factors already divided by the
+        norms."""
         self._by_columns = by_columns(facts)
         if "dora" in facts:
             self._magnitude = factors["dora_scale"].reshape(-1).to(torch.float64)
@@ -115,19 +120,19 @@ class FactorSource:
 
     @property
     def columns(self) -> int:
-        """How many columns what is made has."""
+        """The number of columns of the delta."""
         return self._shape[1]
 
     def rows(self, first: int, last: int, weight: Tensor | None = None) -> Tensor:
-        """Return the rows from `first` to before `last` of what is added at strength 1 (float32 [rows, columns], new).
+        """Return the rows from `first` to before `last` of the delta at strength 1 (float32 [rows, columns], new).
 
-        `weight` are the same rows of the model's weight (float32), flat behind the first dimension, where `needs` asks
-        for any of it.
+        `weight`: the same rows of the model's weight (float32), with all but the first dimension flattened, if `needs`
+        asks for any of it.
         """
         return self.exact_rows(first, last, weight).to(torch.float32)
 
     def exact_rows(self, first: int, last: int, weight: Tensor | None, room: Tensor | None = None) -> Tensor:
-        """Return the same before it is rounded (float64), in `room` (as many rows and columns) or new."""
+        """Return the same before rounding (float64), in `room` (as many rows and columns) or new."""
         if self._family in OF_THE_WEIGHT:
             assert weight is not None
             return self._of_weight(first, last, weight)
@@ -156,7 +161,7 @@ class FactorSource:
         return made if self._scale == 1 else made.mul_(self._scale)
 
     def _of_weight(self, first: int, last: int, weight: Tensor) -> Tensor:
-        """Return rows of what is a function of the weight (float64)."""
+        """Return rows of a delta that is a function of the weight (float64)."""
         wide = weight.reshape(last - first, -1).to(torch.float64)
         if isinstance(self._form, _ReplacedRows):
             made = torch.zeros_like(wide)
@@ -172,7 +177,7 @@ class FactorSource:
         return wide.mul_(self._form.gains[first + self._offset : last + self._offset, None])
 
     def _column_norms(self, weight: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return the norms of V over all but the second dimension (float64 [channels])."""
+        """Return the norms of V over all dimensions but the second (float64 [channels])."""
         sums = ColumnSums(self._shape[1])
         for first, last in blocks(shape):
             direction = self._plain(first, last).add_(weight[first:last])
@@ -181,10 +186,10 @@ class FactorSource:
 
 
 class LoraDeltas:
-    """What one or several LoRAs' modules add to a tensor, in blocks of rows that follow from its shape."""
+    """What the modules of one or several LoRAs add to a tensor, in blocks of rows whose size depends on its shape."""
 
     def __init__(self, added: DeltaSum, shape: Sequence[int]) -> None:
-        """Take what is added to a tensor of the model of this shape."""
+        """Take what is added to a tensor of the model with this shape."""
         self._deltas = added.deltas
         self._shape = tuple(shape)
         self._columns = max(1, matrix_of(shape)[1])
@@ -196,7 +201,7 @@ class LoraDeltas:
         """Elements of a block."""
 
     def take(self, factors: Sequence[Tensor]) -> None:
-        """Take the factors of all deltas, in their order, flat."""
+        """Take the flattened factors of all deltas, in order."""
         left = iter(factors)
         self._factors = [{role: next(left).view(shape) for role, shape in delta.factors} for delta in self._deltas]
         self._made = []
@@ -204,7 +209,10 @@ class LoraDeltas:
         self._room = torch.empty(self.unit // self._columns, self._columns, dtype=torch.float64, device=place)
 
     def fill(self, out: Tensor, start: int, weight: Tensor | None) -> Tensor:
-        """Fill a chunk (float32 [n]) that begins at a block with what is added; `weight` is the model's chunk."""
+        """Fill a chunk (float32 [n]), which begins with a block, with the delta.
+
+        `weight` is the same chunk of the model.
+        """
         if not self._made:
             self._made = [
                 self._one(delta, factors, weight) for delta, factors in zip(self._deltas, self._factors, strict=True)
@@ -226,7 +234,7 @@ class LoraDeltas:
                     place = matrix[begin - above : end - above]
                     if is_whole:
                         place.copy_(made.exact_rows(begin, end, rows, self._room))
-                    elif made.columns != self._columns:  # of another width: what both have comes first
+                    elif made.columns != self._columns:  # another width: both have the first columns
                         both = min(made.columns, self._columns)
                         place[:, :both] += made.rows(begin - low, end - low)[:, :both]
                     else:
@@ -248,7 +256,7 @@ class LoraDeltas:
 
 @dataclass(frozen=True, slots=True)
 class _MatrixProduct:
-    """`left @ right`: float64 [m, r] and [r, n]. Its terms are added up in the order of the rank."""
+    """`left @ right`: float64 [m, r] and [r, n]. Its terms are added in the order of the rank."""
 
     left: Tensor
     right: Tensor
@@ -264,7 +272,7 @@ class _MatrixProduct:
         return self.left.device
 
     def rows(self, first: int, last: int, room: Tensor | None = None) -> Tensor:
-        """Return some rows, in `room` or new. Terms are added to as many at a time as stay in the cache."""
+        """Return some rows, in `room` or new. Terms are added to as many rows at a time as fit into the cache."""
         left, columns = self.left[first:last], self.right.shape[1]
         out = left.new_empty(len(left), columns) if room is None else room[: len(left)]
         step = max(1, _TERMS // max(1, columns))
@@ -276,7 +284,7 @@ class _MatrixProduct:
         """Add the products of columns of `left` with the rows of the right side, one after another."""
         term = made if self.is_exact else torch.empty_like(made)
         for column, row in zip(left.unbind(1), self.right.unbind(), strict=True):
-            if self.is_exact:  # then it does not matter whether the product is rounded before it is added
+            if self.is_exact:  # whether `addcmul_` rounds the product before it adds makes no difference
                 made.addcmul_(column[:, None], row)
             else:
                 made.add_(torch.mul(column[:, None], row, out=term))
@@ -303,7 +311,7 @@ class _Hadamard(NamedTuple):
 
 
 class _Kronecker(NamedTuple):
-    """`kron(outer, inner)`: float64 [a, c] and [b, d], kernels laid flat behind d."""
+    """`kron(outer, inner)`: float64 [a, c] and [b, d]; kernels are flattened into d."""
 
     outer: Tensor
     inner: Tensor
@@ -338,15 +346,15 @@ class _Whole(NamedTuple):
 
 
 class _ReplacedRows(NamedTuple):
-    """Rows [n, columns] that take the place of some of the weight's."""
+    """Rows [n, columns] that replace some of the weight's."""
 
     matrix: Tensor
     places: tuple[int, ...]
-    """Which of the weight's, each."""
+    """The index of the replaced row for each."""
 
 
 class _Gains(NamedTuple):
-    """What rows or columns of the weight are multiplied by to give what is added (float64)."""
+    """The factors by which rows or columns of the weight are multiplied to give the delta (float64)."""
 
     gains: Tensor
     on_columns: bool
@@ -358,7 +366,7 @@ _Form = _MatrixProduct | _Hadamard | _Kronecker | _Whole
 def _form(
     family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]
 ) -> _Form | _Gains | _ReplacedRows:
-    """Return the form of a family's delta, laid out as the model has it."""
+    """Return the form of a family's delta, transposed if the model's tensor is."""
     if family == "ia3":
         return _gains(factors, facts, shape)
     if family == "tokens":
@@ -412,7 +420,7 @@ _FORMS: Final[Mapping[str, Callable[[Mapping[str, Tensor]], _Form]]] = {
 
 
 def _gains(factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequence[int]) -> _Gains:
-    """Return IA3's gains: PEFT multiplies the weight by them, kohya's trainers add what they are multiplied by."""
+    """Return IA3's factors: PEFT multiplies the weight by them, kohya's trainers add the weight times them."""
     if facts.get("peft"):
         gains, on_columns = factors["ia3"].to(torch.float64) - 1, bool(facts["on_input"])
     else:
@@ -432,7 +440,7 @@ def _gains(factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequ
 
 
 def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:
-    """Return what dW is multiplied by."""
+    """Return the number by which dW is multiplied."""
     return scale_of(factors, lambda role: float(factors[role].item()), facts)
 
 
@@ -442,7 +450,7 @@ def _quotient(magnitude: Tensor, norms: Tensor) -> Tensor:
 
 
 def _contracted(core: Tensor, right: Tensor) -> Tensor:
-    """Return a Tucker core [r, s, kernel...] times `right` [s, channels] on its second side: [r, channels * kernel]."""
+    """Return a Tucker core [r, s, kernel...], contracted over s with `right` [s, channels]: [r, channels * kernel]."""
     outer, inner = core.shape[:2]
     points = core.reshape(outer, inner, -1).to(torch.float64).transpose(1, 2)
     made = _multiplied(points.reshape(-1, inner), _flat(right))
@@ -455,10 +463,10 @@ def _multiplied(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _is_float32(values: Tensor) -> bool:
-    """Return whether float64 values are such as float32 has, so that products of two are exact."""
+    """Return whether float64 values can be float32 without rounding, so that products of two are exact."""
     return bool((values.to(torch.float32).to(torch.float64) == values).all())
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """Return a factor as a matrix (float64), kernels laid flat."""
+    """Return a factor as a matrix (float64), with flattened kernels."""
     return tensor.reshape(matrix_of(tensor.shape)).to(torch.float64)
