@@ -135,7 +135,7 @@ def _missing(config: Config, written: WrittenTensors) -> tuple[str, list[str]]:
 
 
 def _lost(written: WrittenTensors) -> list[str]:
-    """Return the tensors of the donor that are not written, though no count of layers says that they are not there."""
+    """Return the donor's tensors that are not written, except those that are missing because layers were left out."""
     kept, head = stacks(written.shapes), head_of(written.donor)
     return [
         name

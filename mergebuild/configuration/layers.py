@@ -158,7 +158,7 @@ def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: d
 
 
 def _inside(config: Config, keys: Iterable[str]) -> Config:
-    """Return the object that keys lead to."""
+    """Return the object at a path of keys."""
     for each in keys:
         below = config[each]
         assert isinstance(below, Mapping)
@@ -183,7 +183,7 @@ def _numbers(part: Config, count: int) -> dict[str, list[object]]:
 
 
 def _numbers_below(part: Config, count: int, now: int) -> dict[str, list[int]]:
-    """Return those lists of numbers of layers, of so many, that name some that are no more, without these."""
+    """Return the lists of layers' numbers, for `count` layers, that have numbers from `now` on; without these."""
     kept = {
         key: [number for number in value if isinstance(number, int) and number < now]
         for key, value in _numbers(part, count).items()

@@ -99,7 +99,7 @@ def _patched(
 def _patched_value(
     text: str, member: _JsonMember, everywhere: Mapping[str, object], given: Mapping[Path, object], levels: int
 ) -> str:
-    """Return the value of a member with the changes to it, or in it."""
+    """Return the text of a member's value, with the changes to it or inside it."""
     key, value = member.key, text[member.value : member.end]
     inner = {path[1:]: each for path, each in given.items() if len(path) > 1 and path[0] == key}
     if (key,) in given:

@@ -78,7 +78,10 @@ def agreed(config: Config, heads: Heads) -> Agreed:
 
 
 def _without_head(heads: Heads, had: str | None, tied: bool | None) -> Agreed:
-    """Return what becomes of a model without a head that is not tied. `had`: the donor's head, or the first input's."""
+    """Return a contradiction or notice for a model whose head is neither written nor tied.
+
+    `had`: the name of the head in the donor, or else in the first input.
+    """
     if had is not None:
         sentence = f"the head `{had}` is not written, and `{TIE}` does not say that it is the embedding"
         return Agreed({}, contradiction=f"{sentence}: clients would draw a random one")

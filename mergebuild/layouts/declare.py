@@ -165,7 +165,10 @@ class _LayoutTable:
         return behind is not None
 
     def _note(self, before: str, behind: str | None) -> None:
-        """Take note of a block that a row makes; `behind` the number, None where there is no number."""
+        """Record a block that a row makes.
+
+        `behind`: what follows the number in its name, None if there is no number.
+        """
         number = "" if behind is None else r"\d+"
         self._made.append(re.compile(re.escape(before) + number + re.escape(behind or "")))
         if behind is None:

@@ -161,7 +161,7 @@ def _curves() -> dict[str, Curve]:
 
 
 def _more_smoothsteps(smoothstep: Curve) -> dict[str, Curve]:
-    """Return the curve reversed, several times in a row, and a part of it, by all of their names."""
+    """Return variants of a curve, by all of their names: reversed, repeated 2, 3 or 4 times, or only a part of it."""
     curves = dict.fromkeys(("REVERSE_SMOOTHSTEP", "REVERSE-SMOOTHSTEP", "R_SMOOTHSTEP"), _reverse(smoothstep))
     for m, part in ((2, "HALF"), (3, "ONE_THIRD"), (4, "ONE_FOURTH")):
         times, over = _smoothstep_times(m), _smoothstep_over(m)

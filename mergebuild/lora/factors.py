@@ -1,4 +1,4 @@
-"""What every kernel knows of a module's factors beside their values: which matrix each is, and their common scale."""
+"""What kernels need to know of a module's factors besides their values: their shapes as matrices, and their scale."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["matrix_of", "scale_of"]
 
 
 def matrix_of(shape: Sequence[int]) -> tuple[int, int]:
-    """Return a shape as that of a matrix: its first dimension, and all behind it."""
+    """Return a tensor's shape as a matrix: the first dimension, and the product of the others."""
     return (shape[0], prod(shape[1:])) if shape else (1, 1)
 
 
 def scale_of(roles: Container[str], number: Callable[[str], float], facts: Mapping[str, Fact]) -> float:
-    """Return what the product of a module's factors is multiplied by.
+    """Return the number by which the product of a module's factors is multiplied.
 
     Args:
-        roles: Which tensors the module has.
-        number: Reads the one of a role that is a single number.
-        facts: Its facts.
+        roles: The roles of the module's tensors.
+        number: Returns the value of the tensor with this role, which is a single number.
+        facts: The module's facts.
     """
     if "scale" in roles:
         return number("scale")

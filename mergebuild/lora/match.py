@@ -262,14 +262,14 @@ class _Matching:
         self._deltas.setdefault(place.tensor, []).append((module, delta))
 
     def _norms(self, module: str, found: _Found, shape: tuple[int, ...], target: FitTarget, place: Site) -> str:
-        """Return of what a DoRA's norms are, which have this shape."""
+        """Return what a DoRA's norms, a tensor of this shape, are the norms of: `rows` or `columns`."""
         of = _dora(shape, target, is_peft=("peft_dora", "dora_scale") in found.roles)
         if of == "columns" and place.total:
             raise self._unsupported_split(module, place)
         return of
 
     def _rows_of_words(self, module: str, name: str, target: FitTarget, place: Site) -> Sequence[int]:
-        """Return which rows of a vocabulary a tensor is; none where it does not fit, which is noted."""
+        """Return the rows of a vocabulary that a tensor replaces; empty if it doesn't fit, which is recorded."""
         shape = tuple(self._lora[name].shape)
         rows = self._adapter.tokens(module) if self._adapter is not None else ()
         if rows and len(rows) == shape[0] and max(rows) < target.rows and place.rows is None:

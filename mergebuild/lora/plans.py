@@ -152,7 +152,7 @@ def merged(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules:
 
 
 def _sums(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules: frozenset[str]) -> Iterator[MadeFactor]:
-    """Yield the tensors of some modules that are added to a model's as they are."""
+    """Yield the tensors that are themselves added to the model's, for some modules."""
     sums = {tensor: module for each in loras for tensor, module in each.products.sums.items() if module in modules}
     for tensor, module in sums.items():
         strengths = amounts_of(module).strengths
@@ -163,7 +163,7 @@ def _sums(loras: Sequence[Lora], amounts_of: Callable[[str], Amounts], modules: 
 
 
 def _copies(loras: Sequence[Lora]) -> Iterator[MadeFactor]:
-    """Yield the tensors that are no part of a module, from the first LoRA that has each."""
+    """Yield the tensors that belong to no module, each from the first LoRA that has it."""
     copies: dict[str, int] = {}
     for index, each in enumerate(loras):
         for tensor in (*each.products.replaced, *each.products.words):

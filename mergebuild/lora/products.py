@@ -102,7 +102,7 @@ def products_of(
 
 
 def _sorted_out(found: Match, lora: Mapping[str, LoraTensor], where: Place | None) -> Products:
-    """Return what the deltas of a LoRA are."""
+    """Return a LoRA's deltas, sorted by kind."""
     modules: dict[str, LoraProduct] = {}
     sums: dict[str, str] = {}
     replaced: list[str] = []

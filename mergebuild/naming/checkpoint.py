@@ -80,7 +80,7 @@ def to_ldm(components: Mapping[str, Shapes], kind: Kind | None = None) -> tuple[
 
 
 def _left(components: Mapping[str, Shapes], made: Mapping[str, Renamed]) -> Iterator[str]:
-    """Yield the tensors of a pipeline that nothing is made of, but for those that say nothing."""
+    """Yield the tensors of a pipeline from which nothing is made, except those without information."""
     used = {(cut.component, cut.tensor) for result in made.values() for cut in result.cuts}
     for component, tensors in components.items():
         for name in tensors:

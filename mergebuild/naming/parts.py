@@ -181,9 +181,10 @@ def place(own: Shapes, of: str, wanted: Iterable[Part], there: Shapes) -> Placed
 def _take_held(
     held: Iterable[_HeldPart], rest: list[Part], of: str, there: Shapes, made: dict[str, Renamed]
 ) -> tuple[str, ...]:
-    """Take the parts that a file holds for those of `rest` that they are; return which one may be that can't be told.
+    """Move the parts that a file holds from `rest` to `made`.
 
-    What is taken goes from `rest` into `made`.
+    Returns:
+        The name of another part that the file may hold as well, if there is one.
     """
     doubtful: tuple[str, ...] = ()
     for each in held:
