@@ -100,7 +100,8 @@ class Mappings:
         """Files that may be open at once."""
         self._looked = 0.0
         self._lock = threading.Lock()
-        self._done: list[tuple[Path, int, int]] = []
+        self._done: dict[Path, list[tuple[int, int]]] = {}
+        """By file, the ranges that were read since pages were let go of last; `_done_bytes` in all."""
         self._done_bytes = 0
 
     def opened(self, path: Path) -> OpenFile:
@@ -173,15 +174,16 @@ class Mappings:
     def release(self, path: Path, offset: int, size: int) -> None:
         """Say that a range was read and is not needed again."""
         with self._lock:
-            self._done.append((path, offset, offset + size))
+            self._done.setdefault(path, []).append((offset, offset + size))
             self._done_bytes += size
             if self._done_bytes < RESIDENT:
                 return
-            done, self._done, self._done_bytes = self._done, [], 0
-        for file, begin, end in _joined(done):
+            done, self._done, self._done_bytes = self._done, {}, 0
+        for file, ranges in done.items():
             found = self._files.get(file)
             if found is not None and found.mapping is not None:
-                platform.advise(found.mapping, "dontneed", begin, end - begin)
+                for begin, end in _joined(ranges):
+                    platform.advise(found.mapping, "dontneed", begin, end - begin)
 
     def __enter__(self) -> Mappings:
         return self
@@ -206,13 +208,13 @@ class _Slices:
         return self._mappings.view(self._path, span.start, span.stop - span.start)
 
 
-def _joined(ranges: Sequence[tuple[Path, int, int]]) -> Iterator[tuple[Path, int, int]]:
-    """Yield ranges (file, begin, end) with near neighbours joined."""
-    first, *rest = sorted(ranges)
+def _joined(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield ranges (begin, end) of a file in order, with near neighbours joined."""
+    (begin, end), *rest = sorted(ranges)
     for each in rest:
-        if each[0] == first[0] and each[1] - first[2] <= _GAP:
-            first = (first[0], first[1], max(first[2], each[2]))
+        if each[0] - end <= _GAP:
+            end = max(end, each[1])
         else:
-            yield first
-            first = each
-    yield first
+            yield begin, end
+            begin, end = each
+    yield begin, end

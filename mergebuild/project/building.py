@@ -145,12 +145,12 @@ def with_torch_ahead(emit: Emit, recipe: Recipe, names: Sequence[str], device: s
     """
 
     def watched(event: Event) -> None:
-        from mergebuild.engine.requirements import may_need_torch
-        from mergebuild.engine.torch_import import warm_up
+        if isinstance(event, Hashing) and event.size > _LARGE:
+            from mergebuild.engine.requirements import may_need_torch
+            from mergebuild.engine.torch_import import warm_up
 
-        is_large = isinstance(event, Hashing) and event.size > _LARGE
-        if is_large and may_need_torch(_methods_below(recipe, names), device):
-            warm_up()
+            if may_need_torch(_methods_below(recipe, names), device):
+                warm_up()
         emit(event)
 
     return watched
