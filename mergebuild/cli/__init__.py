@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "run"]
 
-_OBJECTS_BEFORE_COLLECTING = 50_000
+_OBJECTS_BEFORE_COLLECTING = 200_000
 """New objects before Python's garbage collector runs. A recipe of ten thousand targets is a million objects that stay
 in use, and so do most that imports create: with Python's own threshold, collecting takes a sixth of the time of a plan,
-and a twentieth of a start."""
+and a twentieth of a start. A build of one target creates fewer than this many."""
 _YOUNG_BEFORE_OLDER = 50
 """Collections of a young generation before the next older one is collected: old objects are many, and nearly all stay
 in use."""

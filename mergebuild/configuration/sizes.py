@@ -8,7 +8,6 @@ configuration is another model's.
 from __future__ import annotations
 
 import pathlib
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -175,6 +174,8 @@ def _shown(expected: list[int | None]) -> str:
 def _forms() -> Mapping[str, SizeForm]:
     """Return the rows of each architecture."""
     text = (pathlib.Path(__file__).with_name("data") / "sizes.toml").read_text("utf-8")
+    import tomllib  # most builds have no use for it
+
     return dict(_read(tomllib.loads(text)))
 
 

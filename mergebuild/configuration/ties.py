@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Final, NamedTuple
@@ -114,5 +113,7 @@ def _has_a_head(config: Config, *, otherwise: bool) -> bool:
 @cache
 def _usual() -> Mapping[str, bool]:
     """Return the default of each architecture: whether the head is tied if a configuration does not say it."""
+    import tomllib  # most builds have no use for it
+
     found = tomllib.loads((pathlib.Path(__file__).with_name("data") / "ties.toml").read_text("utf-8"))
     return dict.fromkeys(found["tied"].split(), True) | dict.fromkeys(found["untied"].split(), False)

@@ -9,7 +9,6 @@ imports torch first, beside as much as this one has already. Without a limit not
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 
@@ -60,6 +59,8 @@ def fits() -> bool:
 
 
 def _tried() -> bool:
+    import subprocess  # only where there is a limit
+
     given = json.dumps([limits.address_space(), sys.path])
     try:  # isolated: nothing that a stranger put into the current folder is imported
         done = subprocess.run(

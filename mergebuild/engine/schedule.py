@@ -73,7 +73,7 @@ def looks(work: Pass) -> list[Look]:
         if survey.key in work.known:
             continue
         alone = survey.method.makes.looks_at_each
-        parts = [replace(survey, tensors=(each,)) for each in survey.tensors] if alone else [survey]
+        parts = [survey._replace(tensors=(each,)) for each in survey.tensors] if alone else [survey]
         found += [Look(survey.key, part) for part in parts]
     return found
 

@@ -60,8 +60,7 @@ class OutputRange(NamedTuple):
     width: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFile:
+class OutputFile(NamedTuple):
     """A file to be written: its (temporary) path, what stands before the data, and its whole size in bytes.
 
     `fixed`: what stands between tensors, with its offsets.
@@ -108,8 +107,7 @@ class Location:
         return replace(self, pieces=(other,), files=self.files if self.pieces else (self.path,))
 
 
-@dataclass(frozen=True, slots=True)
-class LeafScale:
+class LeafScale(NamedTuple):
     """What the elements of a leaf are multiplied by."""
 
     leaf: Leaf
@@ -161,8 +159,7 @@ class Leaf:
         return Copy(self.location.turned(*place.turned), place._replace(turned=None))
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(NamedTuple):
     """Bytes that go from where they lie to a place in an output as they are."""
 
     location: Location
@@ -173,8 +170,7 @@ Combination = tuple[tuple[Leaf, Fraction], ...]
 """Leaves of one shape, and what each is multiplied by before they are added up."""
 
 
-@dataclass(frozen=True, slots=True)
-class KernelCall:
+class KernelCall(NamedTuple):
     """A method, what its kernel is called with besides the values, and the digests of its inputs in order."""
 
     method: Method
@@ -198,8 +194,7 @@ class SurveyedLeaves(NamedTuple):
     inputs: tuple[Combination, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SurveyJob:
+class SurveyJob(NamedTuple):
     """What a kernel must know of several tensors together before it makes any of them."""
 
     key: bytes
@@ -237,7 +232,7 @@ class Step:
 
     def with_parts(self, parts: tuple[Combination, ...]) -> Step:
         """Return the step with what its operation takes whole."""
-        return self if self.operation is None else replace(self, operation=replace(self.operation, parts=parts))
+        return self if self.operation is None else replace(self, operation=self.operation._replace(parts=parts))
 
     @property
     def lone(self) -> bytes | None:
@@ -292,8 +287,7 @@ class UnseenTensor(NamedTuple):
     """What people call it."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnseenGroup:
+class UnseenGroup(NamedTuple):
     """Tensors that hang together, and of which none is known by digest before the bytes of some inputs are hashed."""
 
     inputs: tuple[UnseenInput, ...]

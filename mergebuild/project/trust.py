@@ -21,8 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import platformdirs
-
 from mergebuild.errors import Place, TrustError
 from mergebuild.methods.making import Program
 from mergebuild.methods.method import Method
@@ -181,6 +179,8 @@ def _seal(program: Program) -> str:
 
 
 def _file() -> Path:
+    import platformdirs  # a project that writes nowhere else has no use for it
+
     return Path(platformdirs.user_config_dir("mergebuild", appauthor=False)) / "trust.json"
 
 

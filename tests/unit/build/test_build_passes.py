@@ -32,7 +32,7 @@ run_pass(work, threads=2, emit=silent, targets=())
 def moved(work: Pass, folder: Path) -> Pass:
     """Return a pass that writes into another folder."""
     outputs = enumerate(work.outputs)
-    return replace(work, outputs=tuple(replace(each, path=folder / str(number)) for number, each in outputs))
+    return replace(work, outputs=tuple(each._replace(path=folder / str(number)) for number, each in outputs))
 
 
 def contents(work: Pass) -> list[bytes]:
