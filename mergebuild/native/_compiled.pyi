@@ -1,15 +1,15 @@
 from typing_extensions import Buffer
 
 SOURCES: int
-"""What says of which sources it was compiled; 0: nobody said."""
+"""A checksum of the C sources that it was compiled from; 0: unknown."""
 
 def variants() -> list[str]: ...
 def choose(name: str, /) -> None: ...
 
 Work = tuple[str, int, Buffer, int, tuple[tuple[Buffer, int, bytearray | None], ...], int]
-"""The kernel's name, its option and its numbers, the index of the first element, inputs, and how many elements.
+"""The kernel's name, option and numbers, the index of the first element, the inputs, and the number of elements.
 
-Of an input its bytes, its dtype, and the state of a hash that these bytes are added to.
+An input is its bytes, its dtype's number, and perhaps the state of a hash that these bytes are added to.
 """
 
 def apply(work: Work, dtype: int, out: Buffer, hash: bytearray | None, odd: bool, /) -> tuple[int, int]: ...

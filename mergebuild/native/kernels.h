@@ -1,10 +1,11 @@
-/* What every variant of the kernels offers, and the values that go in and come out.
+/* The functions that every variant of the kernels has, and the types of their arguments and results.
  *
- * A kernel is written once (`*.inc`) and compiled once for each instruction set (`variant_*.c`), which decides how many
- * values one instruction takes and nothing else: no product and sum are fused, no order of additions depends on width,
- * and subnormal numbers are kept. So all variants give the same bits, which are those of the torch kernels.
+ * A kernel is written once (`*.inc`) and compiled once for each instruction set (`variant_*.c`). The instruction set only
+ * decides how many values one instruction takes: products and sums are never fused, the order of additions never
+ * depends on the width of registers, and subnormal numbers are kept. So all variants give the same bits, those of the
+ * torch kernels.
  *
- * Nothing here allocates, raises, or knows Python; `module.c` checks sizes before it calls.
+ * Kernels allocate nothing, raise nothing and know nothing of Python; `module.c` checks all sizes before it calls them.
  */
 #ifndef MERGEBUILD_KERNELS_H
 #define MERGEBUILD_KERNELS_H
@@ -24,19 +25,19 @@ enum dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2, DT
 /* Float32 values that are computed together: three such tiles stay in the first level of the cache. */
 #define TILE 2048
 
-/* Inputs at most that one call takes. */
+/* The most inputs that one call takes. */
 #define MOST_INPUTS 64
 
 struct xxh3_state; /* xxh3.h */
 
-/* A tensor's elements as they lie in a file. No alignment is assumed. */
+/* A tensor's elements as they are stored in a file. No alignment is assumed. */
 struct source {
     const unsigned char *bytes;
     enum dtype dtype;
-    struct xxh3_state *hash; /* what the bytes are added to as they are read; NULL: nothing */
+    struct xxh3_state *hash; /* the hash that the bytes are added to as they are read, or NULL */
 };
 
-/* What a kernel is called with besides values: the numbers that its Python caller packs for it. */
+/* The arguments of a kernel besides its inputs: an option, and the numbers that its Python caller packs for it. */
 struct call {
     const float *numbers;
     size_t number_count;
@@ -44,11 +45,12 @@ struct call {
     uint64_t start; /* the index in the tensor of the first element of the call */
 };
 
-/* Makes `count` (at most TILE) values of `out` from as many of each input; `at` is the index in the call of the first. */
+/* Makes `count` values of `out`, at most TILE, from as many values of each input. `at` is the index of the first of them
+ * among the elements of the call. */
 typedef void (*element_kernel)(const struct call *call, const float *const *inputs, size_t input_count, float *out,
                                size_t count, size_t at);
 
-/* Whether a kernel can be called with so many inputs and these numbers; asked before it is. */
+/* Returns whether a kernel takes this number of inputs and these numbers; checked before the kernel is called. */
 typedef int (*kernel_check)(const struct call *call, size_t input_count);
 
 struct named_kernel {
@@ -57,7 +59,7 @@ struct named_kernel {
     kernel_check takes;
 };
 
-/* A kernel, and all that it is called with. */
+/* A kernel with all its arguments. */
 struct work {
     element_kernel kernel;
     struct call call;
@@ -66,32 +68,34 @@ struct work {
     int odd; /* whether inputs of float64 are rounded to odd */
 };
 
-/* Counts of half a key's digits; `upper`: of those keys whose upper half it is, or of the upper halves themselves. */
+/* How often each digit (half of a key) occurs: lower halves of the keys with the upper half `upper`, or, if that is
+ * UPPER_HALVES (selection.inc), upper halves of all keys. */
 struct histogram {
     int32_t upper;
     uint32_t *counts;
 };
 
-/* With which probability an element is kept: `rank * step + least`, by the rank of its magnitude in its row. A row's
- * `length` elements have `behind - 1` others between them, of as many other rows; less than 2**31 elements. */
+/* The probability with which an element is kept: `rank * step + least`, where rank is that of its magnitude in its row. A
+ * row has `length` elements, and `behind` rows are interleaved: the next element of a row is `behind` elements further
+ * on. `length * behind` is less than 2**31. */
 struct ranking {
     size_t length, behind;
     uint64_t stream; /* the key of the random numbers */
     double least, step;
 };
 
-/* A sum in the making: `sums.inc`. */
+/* A sum to which values can be added: `sums.inc`. */
 #define SUM_BLOCK 65536
 struct running_sum {
     double total;
-    uint64_t fill; /* values of the block that came */
+    uint64_t fill; /* how many values of the current block have been added */
     double room[SUM_BLOCK / 2];
 };
 
-/* What was seen of the values that were rounded. */
+/* Counts of values that were rounded to a dtype. */
 struct seen {
-    uint64_t nonfinite;
-    uint64_t overflowed; /* finite, and beyond the dtype's largest */
+    uint64_t nonfinite;  /* NaN or infinite before rounding */
+    uint64_t overflowed; /* finite before rounding, but larger than the dtype's largest value */
 };
 
 struct gram_state; /* gram.h */
@@ -100,13 +104,13 @@ struct product;    /* products.h */
 struct variant {
     const char *name;
 
-    /* Widen `count` elements, from element `first` on, to float32: those of float64 to the nearest, or to odd. */
+    /* Convert `count` elements, from element `first` on, to float32. Float64 is rounded to the nearest, or to odd. */
     void (*load)(const struct source *source, size_t first, size_t count, float *out, int odd);
 
-    /* Round float32 values to a dtype, to nearest even, any NaN to the one that `convert.inc` says; add up what is seen. */
+    /* Round float32 values to a dtype, to nearest even, and any NaN to the dtype's one in `convert.inc`; add to `seen`. */
     void (*store)(const float *values, size_t count, enum dtype dtype, unsigned char *out, struct seen *seen);
 
-    /* Make `count` elements, tile by tile, and hash what is written, unless `hash` is NULL. */
+    /* Make `count` elements, tile by tile; add the bytes written to `hash`, unless it is NULL. */
     struct seen (*apply)(const struct work *work, size_t count, enum dtype dtype, unsigned char *out,
                          struct xxh3_state *hash);
 
@@ -117,7 +121,7 @@ struct variant {
     void (*xxh3_update)(struct xxh3_state *state, const unsigned char *data, size_t size);
     void (*xxh3_digest)(const struct xxh3_state *state, unsigned char out[16]);
 
-    /* What is counted and added up of all that a kernel makes: `selection.inc`, `sums.inc`. */
+    /* Counts and sums of the values that a kernel makes: `selection.inc`, `sums.inc`. */
     void (*tally)(const struct work *work, size_t count, const struct histogram *histograms, size_t histogram_count);
     void (*digit_of)(const uint32_t *counts, uint64_t wanted, uint64_t found[3]);
     uint64_t (*find)(const struct work *work, size_t count, uint32_t key, uint64_t nth, uint64_t *index);
@@ -126,23 +130,26 @@ struct variant {
                         struct running_sum *sum);
     double (*total_of)(struct running_sum *sum);
 
-    /* Say of `count` elements, whole rows, which are kept (1, else 0) and, unless `chances` is NULL, their probabilities.
-     * `room`: for two numbers an element of a row, and one of 32 bits for each element of the rows between each other. */
+    /* For `count` elements (whole rows), write to `kept` 1 for each that is kept and 0 for each other, and to `chances`,
+     * unless it is NULL, their probabilities. `room`: scratch memory for 2 * length numbers of 64 bits, and
+     * length * behind numbers of 32 bits. */
     void (*keep_by_rank)(const struct work *work, size_t count, const struct ranking *ranking, uint64_t *room,
                          float *kept, float *chances);
 
-    /* Add the next `count` elements of each input to the sums; `totals` gets those so far, one a pair of vectors. */
+    /* Add the next `count` elements of each input to the sums. gram_value writes the sums so far, one per pair of
+     * vectors. */
     void (*gram_add)(struct gram_state *state, const struct source *inputs, size_t count);
     void (*gram_value)(struct gram_state *state, double *totals);
 
-    /* Add to `totals`, of each input but the first: at how many places only it differs from the first by more than
-     * epsilon, and at how many others do too. */
+    /* Add two counts to `totals` for each input but the first: the elements at which only this input differs from the
+     * first one by more than epsilon, and those at which others do too. */
     void (*count_active)(const struct work *work, size_t count, float epsilon, uint64_t *totals);
 
-    /* Take both sides of a product, which has its sizes; `turned`: each side lies transposed. */
+    /* Copy both sides of a product, whose sizes are set already; `turned`: the sides are stored transposed. */
     void (*product_begin)(struct product *product, const struct source *left, const struct source *right, int turned);
 
-    /* Make rows of a product, or of two of them multiplied element by element, times `scale`: put into `out`, or added. */
+    /* Make rows of a product, or of two products multiplied element by element, times `scale`; write them to `out`, or
+     * add them to it if `adds`. */
     void (*product_rows)(const struct product *const *products, size_t product_count, double scale, size_t first,
                          size_t rows, float *out, int adds);
 

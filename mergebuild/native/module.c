@@ -1,4 +1,4 @@
-/* The kernels for Python: checks of sizes, and nothing else. The interpreter's lock is let go of while values are made. */
+/* The kernels as a Python extension: it checks arguments and calls kernels, without the interpreter's lock. */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000 /* Python 3.11 */
 #include <Python.h>
@@ -18,8 +18,8 @@ static const struct variant *chosen = &variant_plain;
 static const size_t SIZES[DTYPE_COUNT] = {8, 4, 2, 2, 1, 1};
 
 #if defined(__x86_64__) && defined(__GNUC__)
-/* Whether the processor has AVX2 and F16C (1), AVX-512 F, BW, DQ and VL too (2), and the system keeps their registers.
- * Asked of the processor itself, as not every compiler's library can be. */
+/* Return 1 if the processor has AVX2 and F16C, 2 if also AVX-512 F, BW, DQ and VL, and the system saves their registers.
+ * This asks the processor itself, as not every compiler has a function for it. */
 static int widest(void) {
     unsigned int a, b, c, d, kept, unused;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
@@ -87,7 +87,7 @@ static void let_go(struct held *held) {
     while (held->count > 0) PyBuffer_Release(&held->buffers[--held->count]);
 }
 
-/* Take the state of a hash that `xxh3_begin` has made: NULL where it can't be one. */
+/* Return the state of a hash that `xxh3_begin` has made; NULL, with an exception, if it can't be one. */
 static struct xxh3_state *take_hash(struct held *held, PyObject *object, int flags) {
     const Py_buffer *buffer = hold(held, object, flags);
     if (buffer == NULL) return NULL;
@@ -100,7 +100,7 @@ static struct xxh3_state *take_hash(struct held *held, PyObject *object, int fla
     return NULL;
 }
 
-/* Take inputs: a buffer of at least `count` elements, a dtype's number, and perhaps the state of a hash, for each. */
+/* Read inputs from a tuple of tuples: a buffer of at least `count` elements, a dtype's number, and perhaps a hash's state. */
 static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, struct source *sources, size_t *taken) {
     const Py_ssize_t length = PyTuple_Check(pairs) ? PyTuple_Size(pairs) : -1;
     if (length < 0 || length > MOST_INPUTS) {
@@ -133,7 +133,7 @@ static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, str
     return 0;
 }
 
-/* Take what comes first among the arguments of all that runs a kernel: (kernel, option, numbers, start, inputs, count). */
+/* Read the first argument of all functions that run a kernel: (kernel, option, numbers, start, inputs, count). */
 static int take_work(struct held *held, PyObject *given, struct work *work, size_t *count) {
     const char *name;
     long long option;
@@ -162,7 +162,7 @@ static int take_work(struct held *held, PyObject *given, struct work *work, size
     return -1;
 }
 
-/* Take room for something of C, of at least `size` bytes. */
+/* Return the memory of a writable buffer of at least `size` bytes; NULL, with an exception, if it is too small. */
 static void *take_room(struct held *held, PyObject *object, size_t size, size_t alignment) {
     const Py_buffer *room = hold(held, object, PyBUF_WRITABLE);
     if (room == NULL) return NULL;
@@ -204,7 +204,7 @@ end:
     return result;
 }
 
-/* Histograms of one call at most. */
+/* The most histograms of one call. */
 #define MOST_HISTOGRAMS 3
 #define COUNTS (2 * 65536 * sizeof(uint32_t)) /* bytes of a histogram */
 
@@ -276,7 +276,7 @@ static PyObject *find(PyObject *Py_UNUSED(module), PyObject *arguments) {
     return Py_BuildValue("KK", (unsigned long long)found, (unsigned long long)index);
 }
 
-/* keep_by_rank(work, length, behind, stream, least, step, room, kept, chances): say which elements are kept */
+/* keep_by_rank(work, length, behind, stream, least, step, room, kept, chances): write which elements are kept */
 static PyObject *keep_by_rank(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *given, *room, *kept, *chances;
     Py_ssize_t length, behind;
@@ -319,14 +319,14 @@ static PyObject *keep_by_rank(PyObject *Py_UNUSED(module), PyObject *arguments) 
     Py_RETURN_NONE;
 }
 
-/* sum_begin() -> room for a sum, which is 0 */
+/* sum_begin() -> the state of a sum, which is 0 */
 static PyObject *sum_begin(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
     PyObject *room = PyByteArray_FromStringAndSize(NULL, sizeof(struct running_sum));
     if (room != NULL) memset(PyByteArray_AsString(room), 0, sizeof(struct running_sum));
     return room;
 }
 
-/* sum_magnitudes(work, sum): add the magnitudes of all that is made */
+/* sum_magnitudes(work, sum): add the magnitudes of the values that a kernel makes */
 static PyObject *sum_magnitudes(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *given, *sum;
     if (!PyArg_ParseTuple(arguments, "OO", &given, &sum)) return NULL;
@@ -350,7 +350,7 @@ static PyObject *sum_magnitudes(PyObject *Py_UNUSED(module), PyObject *arguments
     Py_RETURN_NONE;
 }
 
-/* sum_squares(work, (first, second), sum): add the squares of differences, each times what is made */
+/* sum_squares(work, (first, second), sum): add the squares of differences, each times a value that a kernel makes */
 static PyObject *sum_squares(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *given, *pair, *sum;
     if (!PyArg_ParseTuple(arguments, "OOO", &given, &pair, &sum)) return NULL;
@@ -377,7 +377,7 @@ static PyObject *sum_squares(PyObject *Py_UNUSED(module), PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
-/* sum_end(sum) -> its value; nothing can be added any more */
+/* sum_end(sum) -> its value; nothing can be added afterwards */
 static PyObject *sum_end(PyObject *Py_UNUSED(module), PyObject *sum) {
     struct held held = {.count = 0};
     struct running_sum *room = take_room(&held, sum, sizeof(struct running_sum), sizeof(double));
@@ -408,7 +408,7 @@ static PyObject *count_nonfinite(PyObject *Py_UNUSED(module), PyObject *argument
     return result;
 }
 
-/* count_active(inputs, count, epsilon) -> of each input but the first, two counts */
+/* count_active(inputs, count, epsilon) -> two counts for each input but the first */
 static PyObject *count_active(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *pairs;
     Py_ssize_t count;
@@ -475,7 +475,7 @@ static PyObject *xxh3_digest(PyObject *Py_UNUSED(module), PyObject *arguments) {
     return result;
 }
 
-/* Take a state of sums that `gram_begin` has made: NULL where it can't be one. */
+/* Return the state of a Gram matrix that `gram_begin` has made; NULL, with an exception, if it can't be one. */
 static struct gram_state *take_gram(struct held *held, PyObject *object) {
     const Py_buffer *buffer = hold(held, object, PyBUF_WRITABLE);
     if (buffer == NULL) return NULL;
@@ -549,13 +549,13 @@ static PyObject *gram_value(PyObject *Py_UNUSED(module), PyObject *arguments) {
     return result;
 }
 
-/* Whether the sides of a product can have these sizes, so that all that is computed of them is a size too. */
+/* Return whether the sides of a product can have these sizes, without an overflow in any size computed from them. */
 static int product_fits(uint64_t rows, uint64_t rank, uint64_t columns) {
     const uint64_t most = PY_SSIZE_T_MAX / (4 * sizeof(double));
     return rows < most && columns < most && rank <= most / (rows + STRIP) && rank <= most / (columns + PANEL);
 }
 
-/* Take a product that `product_begin` has made: NULL where it can't be one. */
+/* Return a product that `product_begin` has made; NULL, with an exception, if it can't be one. */
 static const struct product *take_product(struct held *held, PyObject *object) {
     const Py_buffer *buffer = hold(held, object, PyBUF_SIMPLE);
     if (buffer == NULL) return NULL;
@@ -597,7 +597,7 @@ end:
     return made;
 }
 
-/* product_rows(products, scale, first, rows, out, adds): make rows */
+/* product_rows(products, scale, first, rows, out, adds): write rows to `out`, or add them */
 static PyObject *product_rows(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *given, *output;
     double scale;
@@ -667,7 +667,7 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "_compiled", .m_size = 0, .m_methods = methods,
 };
 
-/* What says of which sources this was compiled (setup.py); 0: nobody said. */
+/* A checksum of the C sources that this is compiled from, set by setup.py; 0: unknown. */
 #if !defined(MERGEBUILD_SOURCES)
 #define MERGEBUILD_SOURCES 0
 #endif

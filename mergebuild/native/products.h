@@ -1,4 +1,5 @@
-/* Matrix products in the making: both sides as the kernels want them, plain values in one piece of memory (8-byte aligned). */
+/* A matrix product whose rows can be made: both sides in the layout of the kernels, in one piece of memory (8-byte
+ * aligned). */
 #ifndef MERGEBUILD_PRODUCTS_H
 #define MERGEBUILD_PRODUCTS_H
 
@@ -8,13 +9,13 @@
 #define STRIP 8  /* rows that are made together */
 #define PANEL 16 /* columns that are made together */
 
-/* Products of one call at most. */
+/* The most products of one call. */
 #define MOST_PRODUCTS 2
 
 struct product {
     uint64_t rows, rank, columns;
     double left[]; /* row by row (double [rows + STRIP, rank]) */
-    /* Behind it: the right side in panels (float [panels, rank, PANEL]). Zeros fill up both. */
+    /* After it: the right side in panels (float [panels, rank, PANEL]). Both sides are filled up with zeros. */
 };
 
 static inline size_t product_panels(size_t columns) { return columns / PANEL + (columns % PANEL != 0); }

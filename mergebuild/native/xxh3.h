@@ -5,13 +5,13 @@
 #include <stdint.h>
 
 #define XXH3_STRIPE 64   /* bytes that are mixed in together, 8 in each lane */
-#define XXH3_WAITING 256 /* bytes that may wait; at least the 240 for which there are short forms */
+#define XXH3_WAITING 256 /* the most bytes that may wait; at least 240, up to which inputs have short forms */
 
 struct xxh3_state {
-    uint64_t lanes[8]; /* the sums over the bytes that wait no longer */
-    uint64_t size;     /* bytes seen */
-    uint64_t waiting;  /* those of them that wait in `recent`; with any seen, at least one waits */
-    /* The 64 bytes before those that wait, then those. So the last 64 seen lie together, wherever the input was cut. */
+    uint64_t lanes[8]; /* the sums over the bytes that were mixed in */
+    uint64_t size;     /* how many bytes were added */
+    uint64_t waiting;  /* how many of them wait in `recent` to be mixed in; at least one, if any were added */
+    /* The 64 bytes before the waiting ones, then these. So the last 64 bytes are together, however the input was cut. */
     unsigned char recent[XXH3_STRIPE + XXH3_WAITING];
 };
 
