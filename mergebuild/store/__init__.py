@@ -1,9 +1,16 @@
-"""Where artifacts live, what is known of them, and how they are published.
+"""The store: which artifacts there are, what is remembered of builds and sources, and how files are published.
 
-`protocols.py` says what others ask of a store, in the words of `values.py`: of a shelf, a ledger and a publisher. The
-modules of these names are the three of a store on disk, which `store.py` opens over one database: `state.py` has its
-tables, `database.py` guards it, and `recovery.py` keeps what can be read of a damaged one. `stages.py` puts folders at
-their places, `comparing.py` knows an artifact by its bytes, and `contents.py` packs the table of one.
+Begin with `protocols.py`: it says what others ask of a shelf, a ledger and a publisher; `values.py` has what they
+return. `shelf.py`, `ledger.py` and `publisher.py` are the three of a store on disk; `store.py` opens them over one
+database:
+
+- `state.py` has its tables, `database.py` opens it and detects damage, `recovery.py` saves what can be read of a
+  damaged one.
+- `contents.py` packs the table of an artifact; `comparing.py` checks whether a file has the bytes of an artifact.
+- `stages.py` puts a whole folder at its place; `locking.py` has the locks, `names.py` the names of the store's own
+  files.
+
+May import formats and the system; never a recipe, a source or a plan.
 """
 
 from mergebuild.store.comparing import has_bytes

@@ -1,7 +1,8 @@
-"""Whether a file is an artifact, or what a crash left of one, by its bytes alone.
+"""Whether a file is a certain artifact, or what a crash left of it, by its bytes alone.
 
-An artifact's table has the checksum of each of its tensors, and its row that of what stands before them. So a file is
-read once to know whether it is the artifact, and which tensors are hurt if it is not.
+An artifact's table has the checksum of each of its tensors, and its row has the checksum of the header, which is all
+that comes before them. So one reading of a file tells whether it is the artifact, and if not, which tensors are
+damaged.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _SPAN = 1 << 20
 
 
 def damage(path: Path, header: bytes, contents: Contents) -> list[str]:
-    """Return what of a file is not what was written: tensor names, `header`. Of one that can't be read, why."""
+    """Return the damaged parts of a file: names of tensors, or `header`.
+
+    If it can't be read, the only item says why.
+    """
     try:
         with _opened(path) as (fd, size):
             return _damage(fd, size, header, contents)
@@ -43,12 +47,12 @@ def has_bytes(path: Path, fresh: Fresh) -> bool:
 
 
 def may_be(path: Path, beginning: bytes, size: int) -> bool:
-    """Whether a file begins so and has this size."""
+    """Whether a file begins with these bytes and has this size."""
     return _beginning(path, len(beginning)) == (beginning, size)
 
 
 def may_be_left_of(path: Path, beginning: bytes, size: int) -> bool:
-    """Whether a file may be what a crash left of one that begins so and has this size. Only its beginning is read."""
+    """Whether a file may be what a crash left of one with this beginning and size. Only its beginning is read."""
     found = _beginning(path, len(beginning))
     return found is not None and found[1] <= size and _is_left_of(found[0], beginning)
 
@@ -69,7 +73,7 @@ def is_left_of(path: Path, whole: Path) -> bool:
 
 
 def header_checksum(path: Path) -> bytes:
-    """Return the checksum of what stands before a file's data; nothing's where there is no such thing."""
+    """Return the checksum of all that comes before a file's data; `b""` if it can't be read or has no such header."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -81,8 +85,8 @@ def header_checksum(path: Path) -> bytes:
 
 
 def _beginning(path: Path, length: int) -> tuple[bytes, int] | None:
-    """Return so many bytes of a file, and its size; None where there is none that can be read."""
-    if not path.is_file():  # a pipe would be waited for
+    """Return the first `length` bytes of a file, and its size; None if it can't be read."""
+    if not path.is_file():  # opening a pipe would wait
         return None
     try:
         with path.open("rb") as file:
@@ -96,7 +100,7 @@ def _opened(path: Path) -> Iterator[tuple[int, int]]:
     """Open a regular file to read; give its descriptor and size.
 
     Raises:
-        OSError: it can't be opened, or is something else. A pipe would be waited for.
+        OSError: it can't be opened, or is no regular file (opening a pipe would wait).
     """
     fd = platform.open_to_read(path)
     try:
@@ -109,7 +113,7 @@ def _opened(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _is_left_of(found: bytes, whole: bytes) -> bool:
-    """Whether bytes are these, but for pages of zeros."""
+    """Whether bytes are equal to others, apart from pages that are all zeros."""
     return found == whole or all(
         page == whole[start : start + len(page)] or not any(page)
         for start in range(0, len(found), platform.PAGE)
@@ -118,7 +122,7 @@ def _is_left_of(found: bytes, whole: bytes) -> bool:
 
 
 def _damage(fd: int, size: int, header: bytes, entries: Sequence[Entry], *, first: bool = False) -> list[str]:
-    """Return what of a file differs from its table; with `first`, at most one name."""
+    """Return the parts of a file that differ from its table; with `first`, at most one."""
     data_start = min((entry.begin for entry in entries), default=size)
     end = max((entry.end for entry in entries), default=data_start)
     if size != end:

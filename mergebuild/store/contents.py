@@ -1,12 +1,13 @@
-"""The table of an artifact: for each tensor its name, place, digest and checksum, packed for the database.
+"""The table of an artifact: for each tensor its name, offsets, digest and checksum, packed for the database.
 
 The *digest* says what the tensor is (see `digest.py`), the *checksum* what its bytes are, so that `verify` can tell
-which tensor of a file was hurt. `nonfinite` counts values that are NaN or Inf: such a tensor may only serve a target
-that allows them.
+which tensor of a file is damaged. `nonfinite` counts values that are NaN or Inf: such a tensor may only be used for a
+target that allows them.
 
-The packed table begins with its own checksum, for a place read from a damaged one would be another tensor's; then comes
-the number of its format, then numbers of 8 bytes each, the lowest byte first. Tables without a number, which are older,
-are known by their checksum, which was taken otherwise.
+The packed table begins with its own checksum, since a damaged offset would be that of another tensor. Then come the
+version of the format (a byte), the length of the names, the names as compressed JSON, three numbers for each entry, and
+the hashes; numbers have 8 bytes, little-endian. Older tables have no version: they are recognized by their checksum,
+which was made differently.
 """
 
 from __future__ import annotations
@@ -24,22 +25,25 @@ __all__ = ["FRAME", "Contents", "Entry", "ScatteredEntry", "is_whole", "pack", "
 
 _SEAL = 16
 _VERSION = b"\1"
-"""The format of a packed table; others are no tables."""
+"""The version of the format of a packed table. Bytes with another one are not read."""
 
 FRAME = "(between tensors)"
-"""The name of entries for what lies between tensors and behind them, in files where something does."""
+"""The name of entries for the bytes between tensors and after the last one, in files that have such bytes."""
 
 
 class ScatteredEntry(NamedTuple):
-    """Where the elements of a tensor lie that is no run of its file, and their checksum in the tensor's own order."""
+    """Where the elements of a tensor are that isn't contiguous in its file, and their checksum in its own order."""
 
     pieces: tuple[Piece, ...]
-    """One behind the other; in bytes from the beginning of the entry, from which they may go back."""
+    """In order; offsets in bytes from the beginning of the entry, which may be negative."""
     checksum: bytes
 
 
 class Entry(NamedTuple):
-    """One tensor of an artifact, `begin` and `end` in bytes from the start of the file; the checksum is of these."""
+    """One tensor of an artifact.
+
+    `begin` and `end` are bytes from the start of the file; the checksum is of these bytes.
+    """
 
     name: str
     begin: int
@@ -48,7 +52,7 @@ class Entry(NamedTuple):
     checksum: bytes
     nonfinite: int
     scattered: ScatteredEntry | None = None
-    """Of a tensor whose elements do not lie one behind the other: what lies in its place then is not it."""
+    """Set if the tensor isn't contiguous in the file: the bytes from `begin` to `end` are not its elements then."""
 
 
 Contents = Sequence[Entry]
@@ -64,12 +68,12 @@ def pack(contents: Contents) -> bytes:
 
 
 def sealed_table(table: bytes) -> bytes:
-    """Return a table of the format without a number, packed with its checksum before it."""
+    """Return a table of the format without a version, packed: its checksum first."""
     return checksum(table) + table
 
 
 def is_whole(packed: bytes) -> bool:
-    """Whether a packed table is what was packed, now or by an earlier version."""
+    """Whether a packed table is undamaged, in this format or the older one."""
     return _is_numbered(packed) or packed == sealed_table(packed[_SEAL:])
 
 
@@ -80,7 +84,7 @@ def unpack(packed: bytes) -> list[Entry]:
 
 
 def _named(entry: Entry) -> object:
-    """Return the name of an entry, with where it lies if that is no run."""
+    """Return the name of an entry, together with its pieces if it is scattered."""
     if entry.scattered is None:
         return entry.name
     return [entry.name, entry.scattered.pieces, entry.scattered.checksum.hex()]

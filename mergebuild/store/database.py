@@ -1,10 +1,10 @@
-"""The database file of a store: opened, of the right version, and honest about damage.
+"""The database file of a store: opens it, brings it to this version, and detects damage.
 
-SQLite guards its log by checksums and its pages not at all, so a flipped bit may come back as another number. Rows
-that others rely on therefore carry a *seal*, a checksum of their fields: a row whose seal is broken counts as unknown,
-which costs work and never gives a wrong answer. What SQLite itself cannot read is `DatabaseDamagedError`. As one read
-that fails looks like damage too, the caller looks again (`is_sound`), and only what fails twice is put aside. Want of
-space, of permission or of a lock is no damage, and comes as SQLite says it.
+SQLite has checksums in its log but not in its pages, so a flipped bit may come back as another number. Rows that others
+rely on therefore carry a *seal*, a checksum of their fields: a row whose seal doesn't fit counts as missing, which
+costs work and never gives a wrong answer. If SQLite itself can't read something, `DatabaseDamagedError` is raised. As
+one failed read may only look like damage, the caller reads again (`is_sound`), and puts the file aside only if that
+fails too. A full disk, a missing permission or a lock is no damage, and is raised as SQLite reports it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 UNREADABLE: Final = ".unreadable"
-"""What the name of a damaged database is given when it is put aside."""
+"""Appended to the name of a damaged database that is put aside."""
 
 _PAGES_BEFORE_CHECKPOINT: Final = 8192
 """32 MiB. A checkpoint waits for the disk: a build of ten thousand targets should do so a few times, not a hundred."""
@@ -46,30 +46,30 @@ _PAGES_BEFORE_CHECKPOINT: Final = 8192
 _CIRCUMSTANCES: Final = frozenset(
     "ABORT AUTH BUSY CANTOPEN FULL INTERRUPT IOERR LOCKED NOLFS NOMEM PERM PROTOCOL READONLY".split()
 )
-"""What SQLite answers when the machine or another process is in the way, and the file may be as sound as ever."""
+"""SQLite's error codes for a hindrance by the machine or another process: the file may be undamaged."""
 
 _PERHAPS_FULL: Final = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
-"""What SQLite answers to a quota and to a limit on files, and to a disk that fails. (A full disk is FULL.)"""
+"""SQLite's error codes for a quota or a limit on file sizes, and also for a failing disk. (A full disk is FULL.)"""
 
 _CUT_SHORT: Final = "SQLITE_IOERR_SHORT_READ"
-"""The one failure of reading that is damage."""
+"""The only error of reading that is damage."""
 
 _SEAL: Final = 16
-"""Characters of a seal in a text."""
+"""Length of a seal in a text, in characters."""
 
 
 class DatabaseDamagedError(Exception):
-    """The file is not what SQLite, or this program, wrote. Never shown: who meets it begins afresh."""
+    """The file is not what SQLite, or this program, wrote. Users never see it: the caller makes a new database."""
 
 
 class Database:
-    """A connection. Rows come all at once, so that whatever is wrong with the file shows in the call that asks."""
+    """A connection. All rows of a statement are read at once, so that damage shows in the call that asks for them."""
 
     def __init__(self, path: Path | None, *, patience: float | None = None) -> None:
-        """Open a database file, made when there is none; None: one in memory.
+        """Open a database file, which is made if it doesn't exist; None: a database in memory.
 
-        What lies in a folder that can't be written to is read into memory: what is learnt is lost then. `patience`:
-        seconds for which a lock of SQLite's own, which another process holds, is waited for; None: a minute.
+        A file in a folder that isn't writable is copied into memory; what is learnt then is lost. `patience`: for how
+        many seconds to wait for a lock of SQLite's own that another process holds; None: a minute.
 
         Raises:
             DatabaseDamagedError: it cannot be read.
@@ -78,7 +78,7 @@ class Database:
         is_fixed = path is not None and path.exists() and not os.access(path.parent, os.W_OK)
         self._path = None if is_fixed else path
         self.is_copy = is_fixed
-        """Whether it is what a file held when it was opened, and shows nothing that was written to that since."""
+        """Whether it has the file's content as it was when it was opened, without later changes."""
         with self._told():
             where = ":memory:" if path is None or is_fixed else path
             self._db = sqlite3.connect(where, timeout=_seconds(patience), isolation_level=None)
@@ -90,7 +90,7 @@ class Database:
             raise
 
     def make_ready(self, *, durable: bool) -> None:
-        """Have it written to as this program does; `durable`: each transaction is on the disk when it is over."""
+        """Set up the connection for writing; `durable`: each transaction is on the disk when it ends."""
         for setting in (
             "journal_mode = WAL",
             f"synchronous = {'FULL' if durable else 'NORMAL'}",
@@ -104,16 +104,16 @@ class Database:
         self._db.close()
 
     def wait_for(self, patience: float | None) -> None:
-        """Wait for a lock of SQLite's own for so many seconds from now on; see `__init__`."""
+        """Wait at most so many seconds for a lock of SQLite's own from now on; see `__init__`."""
         self.rows(f"PRAGMA busy_timeout = {round(1000 * _seconds(patience))}")
 
     def changes(self) -> tuple[int, int]:
-        """Return what is another after each change of another connection, and how many rows this one changed."""
+        """Return a number that changes when another connection writes, and how many rows this one has changed."""
         (others,) = self.row("PRAGMA data_version")
         return int(others), self._db.total_changes
 
     def version(self) -> int:
-        """Return the version of what is in it."""
+        """Return the version of its schema."""
         (version,) = self.row("PRAGMA user_version")
         return int(version)
 
@@ -127,11 +127,11 @@ class Database:
             return self._db.execute(statement, values).fetchall()
 
     def readable_rows(self, statement: str) -> list[Any]:
-        """Return the rows of a statement up to the first that can't be read."""
+        """Return the rows of a statement before the first that can't be read."""
         found: list[Any] = []
         with contextlib.suppress(sqlite3.Error):
-            self._db.text_factory = lambda raw: raw.decode(errors="replace")  # where that is needed a seal is broken
-            found.extend(self._db.execute(statement))  # keeps those before a failure
+            self._db.text_factory = lambda raw: raw.decode(errors="replace")  # the seal of such a row won't fit
+            found.extend(self._db.execute(statement))  # keeps the rows before a failure
         self._db.text_factory = str
         return found
 
@@ -152,14 +152,17 @@ class Database:
             self._db.executemany(statement, values)
 
     def _read(self, path: Path) -> None:
-        """Copy what a file that nobody can be writing holds."""
+        """Copy the rows of a file that no process can be writing."""
         name = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with self._told(), contextlib.closing(sqlite3.connect(name, uri=True)) as fixed:
             fixed.backup(self._db)
 
     @contextlib.contextmanager
     def _told(self, path: Path | None = None) -> Iterator[None]:
-        """Tell damage, and a full disk, from whatever else SQLite says of this file (None: the one that is open)."""
+        """Raise `DatabaseDamagedError` for damage, `OSError` for a full disk, and SQLite's other errors as they are.
+
+        `path`: the file that they are about; None: the one that is open.
+        """
         path = path or self._path
         try:
             yield
@@ -171,7 +174,7 @@ class Database:
             if path is not None and _is_for_want_of_space(path, name, kind):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             if path is not None:
-                error.filename = str(path)  # type: ignore[attr-defined]  # as an OSError's, for whoever tells people
+                error.filename = str(path)  # type: ignore[attr-defined]  # like an OSError's, for the message
             if isinstance(error, sqlite3.ProgrammingError) or (kind in _CIRCUMSTANCES and name != _CUT_SHORT):
                 raise
             raise DatabaseDamagedError(str(error)) from error
@@ -183,19 +186,19 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Do all or nothing of what happens inside; nobody else writes meanwhile."""
+        """Do all of what happens inside, or nothing; no other process writes meanwhile."""
         self.rows("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # which SQLite has done already after some failures
+            with contextlib.suppress(sqlite3.Error):  # after some failures SQLite has rolled back by itself
                 self._db.execute("ROLLBACK")
             raise
         self.rows("COMMIT")
 
 
 def _is_for_want_of_space(path: Path, name: str, kind: str) -> bool:
-    """Whether that is why SQLite failed at a file; `name` and `kind` are of its error."""
+    """Whether SQLite failed at a file because the disk is full or a limit is reached; `name`, `kind`: of its error."""
     if kind == "CANTOPEN" and platform.is_full(path.parent):
         return True
     return name in _PERHAPS_FULL and space.is_kept_from_growing(path)
@@ -210,9 +213,10 @@ def opened(
     grow: Callable[[Database, int], None],
     patience: float | None = None,
 ) -> Database:
-    """Open a database that has this schema and version; None: in memory.
+    """Open a database and bring it to this schema and version; `path` None: a database in memory.
 
-    `grow` is called, in a transaction, with an older one and its version, and brings its rows to this version.
+    `grow` brings the rows of an older database to this version: it is called, in a transaction, with it and its
+    version.
 
     Raises:
         DatabaseDamagedError: it cannot be read, or is not what this program makes.
@@ -220,7 +224,7 @@ def opened(
     """
     db = Database(path, patience=patience)
     try:
-        if (found := db.version()) > version:  # before anything else, for what it has may be of another kind
+        if (found := db.version()) > version:  # first: its tables may be others than ours
             raise _of_a_later_version(path, found, version)
         db.make_ready(durable=durable)
         if runs_statements(db):
@@ -229,7 +233,7 @@ def opened(
             with db.transaction():
                 _bring_to_version(db, schema, version, grow)
         for (name,) in db.rows("SELECT name FROM sqlite_schema WHERE type = 'table'"):
-            db.rows(f'SELECT 1 FROM "{name}" LIMIT 1')  # damage behind the first page shows now
+            db.rows(f'SELECT 1 FROM "{name}" LIMIT 1')  # shows damage after the first page now
     except BaseException:
         db.close()
         raise
@@ -237,14 +241,14 @@ def opened(
 
 
 def _bring_to_version(db: Database, schema: str, version: int, grow: Callable[[Database, int], None]) -> None:
-    """Make the tables of a new database, or have an older one grow, in a transaction of the caller's."""
+    """Make the tables of a new database, or update an older one; the caller has begun a transaction."""
     found = db.version()  # another process may have been quicker
     if not 0 <= found <= version:
         raise DatabaseDamagedError(f"the state is of version {found}")
     if 0 < found < version:
         try:
             grow(db, found)
-        except (TypeError, ValueError, AttributeError) as error:  # a field is of another kind than it was
+        except (TypeError, ValueError, AttributeError) as error:  # a field has another type than was written
             raise DatabaseDamagedError(str(error)) from error
     for statement in schema.split(";\n"):
         db.rows(statement)
@@ -252,26 +256,26 @@ def _bring_to_version(db: Database, schema: str, version: int, grow: Callable[[D
 
 
 def runs_statements(db: Database) -> bool:
-    """Whether a database has statements of its own that run when it is used; none of ours does."""
+    """Whether a database has statements that run when it is used (triggers, views, virtual tables); ours have none."""
     found = db.row("SELECT 1 FROM sqlite_schema WHERE type IN ('trigger', 'view') OR sql LIKE 'CREATE VIRTUAL%'")
     return found is not None
 
 
 def is_sound(open_: Callable[[], Database]) -> bool:
-    """Open a database again, read all of it, and return whether it is sound after all.
+    """Open a database again, read all of it, and return whether it is undamaged after all.
 
     Raises:
         sqlite3.Error: the system does not let it be read.
     """
     try:
         with contextlib.closing(open_()) as db:
-            return db.rows("PRAGMA integrity_check(1)") == [("ok",)]  # the quick one compares no index with its table
+            return db.rows("PRAGMA integrity_check(1)") == [("ok",)]  # `quick_check` compares no index with its table
     except DatabaseDamagedError:
         return False
 
 
 def put_aside(path: Path) -> Path:
-    """Take a database that is damaged out of the way; return its new name. Nobody may be writing to it."""
+    """Rename a damaged database; return its new name. No other process may be using it."""
     numbered = (f"{path.name}{UNREADABLE}-{number}" for number in itertools.count(2))
     names = itertools.chain([path.name + UNREADABLE], numbered)
     aside = next(place for name in names if is_gone(place := path.with_name(name)))
@@ -297,12 +301,12 @@ def seal(*fields: object) -> str:
 
 
 def sealed(text: str, key: bytes = b"") -> str:
-    """Return a text with a seal of its own before it, and of the key that it is found by; `text_of` takes it off."""
+    """Return a text with its seal before it; the seal is also of `key`, by which the row is found. See `text_of`."""
     return xxhash.xxh3_64_hexdigest(key + text.encode()) + text
 
 
 def text_of(found: object, key: bytes = b"") -> str | None:
-    """Return the text in what `sealed` made; None if it is no longer that."""
+    """Return the text that `sealed` was given; None if the seal does not fit."""
     if not isinstance(found, str) or sealed(found[_SEAL:], key) != found:
         return None
     return found[_SEAL:]

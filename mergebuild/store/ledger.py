@@ -1,7 +1,7 @@
-"""What a store on disk remembers, as one of the projects that build into it has it.
+"""What a store on disk remembers, as one of the projects that build into it sees it.
 
-What each target was last built from, what sources were found to be, and what was found out about whole tensors. Rows
-that others rely on carry a seal (`database.py`): one that is broken counts as no row.
+From what each target was last built, the hashes of source files, and the findings about tensors. Rows that others rely
+on carry a seal (`database.py`): a row whose seal doesn't fit counts as missing.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _PUBLISHED = (
     .replace("a.contents", "x''")
 )
 _FIELDS = len(RECORD.split(", ")) + 1
-"""Columns of a record in `_PUBLISHED`, its seal among them."""
+"""The number of columns of a record in `_PUBLISHED`, with its seal."""
 
 _CHECKSUM = 16
-"""Bytes of the checksum before packed keys."""
+"""Bytes of the checksum that is stored before packed keys."""
 
 _LINE = "\n"
-"""What stands between two notices, in which no line ends."""
+"""Separates notices, none of which has a line break."""
 
 _FINDINGS = 100_000
-"""How many findings are kept: each is some numbers about a tensor."""
+"""How many findings are kept: each is a few numbers about a tensor."""
 
 _MOST_ASKED = 500
-"""Names asked for in one statement; of more, all are read."""
+"""The most names to ask for in one statement; if there are more, all rows are read."""
 
 
 class DiskLedger:
-    """The memory of a store. It changes no row of another project, unless that one is named."""
+    """The memory of a store. It changes no row of another project, unless its argument names that project."""
 
     def __init__(self, state: State, project: str) -> None:
         self._state = state
@@ -51,7 +51,7 @@ class DiskLedger:
 
     @property
     def _db(self) -> Database:
-        return self._state.db  # another one, once it is written to disk
+        return self._state.db  # not kept: once it is written to disk, it is another one
 
     # Builds of targets
 
@@ -72,9 +72,10 @@ class DiskLedger:
         return [found for row in rows if (found := record_of(self._state, row, whose))]
 
     def published(self, targets: Sequence[str]) -> list[tuple[Record, ArtifactRow]]:
-        """Return the last builds of these targets that have a fingerprint, each with the row of its very output.
+        """Return the last builds of these targets that have a fingerprint, each with the row of its own output.
 
-        Builds whose output has no row, or one of another artifact, are left out, and so are manifests and tables.
+        Builds whose output has no row, or a row of another artifact, are left out. The manifests and the tables are
+        empty.
         """
         wanted = set(targets)
         some = f" AND r.target IN ({','.join('?' * len(wanted))})" if len(wanted) <= _MOST_ASKED else ""
@@ -87,7 +88,7 @@ class DiskLedger:
         return [pair for row in found if row[0] in wanted and (pair := self._pair(row))]
 
     def _pair(self, row: Sequence[Any]) -> tuple[Record, ArtifactRow] | None:
-        """Return a record and its artifact, from one row of both; None where a seal is broken."""
+        """Return a record and its artifact, from a row that has the columns of both; None if a seal doesn't fit."""
         record = record_of(self._state, row[:_FIELDS], self._project)
         artifact = self._state.artifact_of(row[_FIELDS:])
         return (record, artifact) if record and artifact else None
@@ -106,7 +107,7 @@ class DiskLedger:
             self._forget_inputs(before)
 
     def _insert_record(self, record: Record, lines: bytes | None, inputs: bytes | None) -> None:
-        """Write the row of a record; `lines`: the packed lines of its keys, `inputs`: the digest of their inputs."""
+        """Write the row of a record. `lines`: the packed lines of its keys; `inputs`: the checksum of their inputs."""
         output = self._state.text(record.output) if record.output else None
         facts = (record.target, record.artifact, output, record.fingerprint, record.header, record.tensors)
         self._db.rows(
@@ -120,7 +121,7 @@ class DiskLedger:
         )  # fmt: skip
 
     def keys(self, target: str) -> PackedKeys | None:
-        """Return what the tensors of a target's last build followed from; None where that is not on record."""
+        """Return what the tensors of a target's last build followed from; None if that isn't recorded."""
         row = self._db.row(
             "SELECT r.keys, i.digest, i.packed FROM record r JOIN inputs i ON i.digest = r.inputs"
             " WHERE r.project = ? AND r.target = ?",
@@ -137,7 +138,7 @@ class DiskLedger:
         return row[0] if row else None
 
     def _forget_inputs(self, digest: bytes | None) -> None:
-        """Forget inputs that no record names."""
+        """Forget these inputs unless a record still names them."""
         if digest is not None:
             self._db.rows(
                 "DELETE FROM inputs WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM record WHERE inputs = ?)",
@@ -151,12 +152,12 @@ class DiskLedger:
         self._forget_inputs(inputs)
 
     def wanted(self, *, besides: Collection[str] = ()) -> set[bytes]:
-        """Return the artifact of every record of every project but these."""
+        """Return the digest of each recorded artifact, over all projects but these."""
         rows = self._db.rows("SELECT DISTINCT project, artifact FROM record")
         return {artifact for project, artifact in rows if isinstance(artifact, bytes) and project not in besides}
 
     def projects(self) -> dict[str, float]:
-        """Return the projects that ever built into this store, and when each did last (seconds since 1970)."""
+        """Return the projects that built into this store, each with the time of its last build (seconds since 1970)."""
         rows = self._db.rows("SELECT project, MAX(built) FROM record GROUP BY project")
         return {project: built for project, built in rows if isinstance(project, str) and isinstance(built, float)}
 
@@ -168,7 +169,10 @@ class DiskLedger:
     # Sources
 
     def source(self, identity: Identity, epoch: str) -> SourceRow | None:
-        """Return what is known of exactly this state of a file, and to be believed in an epoch."""
+        """Return what is known of a file with exactly these stat data, if it may be believed in this epoch.
+
+        Else None.
+        """
         row = self._db.row(
             "SELECT checksums, content, sha256, autov3, boot, seal FROM source"
             " WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND boot IN ('', ?)",
@@ -178,7 +182,7 @@ class DiskLedger:
         return known if known and row[-1] == _seal_of_source(known) else None
 
     def remember_source(self, row: SourceRow) -> None:
-        """Remember a source; what is None in `row`, and known and believed as much for the same state, stays."""
+        """Remember a source. What is None in `row` is taken over from an existing row that may be believed as much."""
         known = self.source(row.identity, row.epoch)
         if known:
             row = row._replace(
@@ -195,15 +199,15 @@ class DiskLedger:
             ),
         )  # fmt: skip
 
-    # What was found out about whole tensors
+    # Findings
 
     def findings(self) -> dict[bytes, str]:
-        """Return all findings, by what they follow from."""
+        """Return all findings, by key."""
         rows = self._db.rows("SELECT key, text FROM finding")
         return {key: text for key, found in rows if (text := text_of(found, key)) is not None}
 
     def keep_findings(self, findings: Mapping[bytes, str]) -> None:
-        """Keep findings; of too many, the newest."""
+        """Keep findings; if there are too many, the newest."""
         now = time.time()
         rows = [(key, sealed(text, key), now) for key, text in findings.items()]
         self._db.many("INSERT OR REPLACE INTO finding VALUES (?, ?, ?)", rows)
@@ -214,7 +218,7 @@ class DiskLedger:
 
 
 def record_of(state: State, row: Sequence[Any], project: str) -> Record | None:
-    """Return the record of a row, its seal last; None if that is broken."""
+    """Return the record of a row, whose last column is the seal; None if that doesn't fit."""
     target, artifact, output, manifest, notices, fingerprint, header, tensors, kept = row
     if kept != seal(project, target, artifact, output, fingerprint, header, tensors):
         return None
@@ -224,7 +228,7 @@ def record_of(state: State, row: Sequence[Any], project: str) -> Record | None:
 
 
 def source_of(row: Sequence[Any]) -> SourceRow | None:
-    """Return the source of a row as `SOURCE` names its columns; None if its seal is broken."""
+    """Return the source of a row with the columns `SOURCE`; None if its seal doesn't fit."""
     *numbers, checksums, content, sha256, autov3, _, epoch, kept = row
     found = SourceRow(Identity(*numbers), checksums, content, sha256, autov3, epoch)
     return found if kept == _seal_of_source(found) else None

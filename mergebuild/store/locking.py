@@ -1,9 +1,9 @@
-"""The locks of a store: the kernel's where it has any, so that they are gone with their process, however that ended.
+"""The locks of a store: the kernel's if it has any, so that they end with their process, however that ends.
 
-`lock` is held by whoever changes the store; `verify.lock` by whoever builds in a scratch folder of the store to
-compare bytes; `lockfile.lock` by whoever writes a project's lock file. What only looks takes none, but to confirm that
-something is damaged. Beside a lock lies the name of who took it last, for people who wait: it is never believed by
-anything.
+A process holds `lock` while it changes the store, `verify.lock` while it builds in a scratch folder of the store to
+compare bytes, and `lockfile.lock` while it writes a project's lock file. Commands that only read take none, except to
+confirm damage. The file `NAME.holder` beside a lock names the last command that took it. It is for the message to
+people who wait, and nothing else relies on it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 __all__ = ["LOCK_FILES", "REBUILDS", "held_if_free", "locked"]
 
 REBUILDS = "verify.lock"
-"""The lock of whoever builds in a scratch folder."""
+"""The lock that is held while building in a scratch folder."""
 LOCK_FILES = "lockfile.lock"
-"""The lock of whoever writes the lock file of a project."""
+"""The lock that is held while writing the lock file of a project."""
 
 
 @contextmanager
 def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent, name: str = "lock") -> Iterator[None]:
-    """Hold a lock of the store in the folder `root`. `what` is the command, for those who wait meanwhile.
+    """Hold a lock of the store in the folder `root`. `what` is the command, to name to other processes that wait.
 
     Raises:
         LockTimeoutError: another process held it for `timeout` seconds.
         OSError: the store cannot be written to.
     """
-    import filelock  # what only looks takes no lock
+    import filelock  # here: commands that only read take no lock
 
     lock = locks.lock_at(root / name)
     holder = root / f"{name}.holder"
@@ -47,7 +47,7 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
     except filelock.Timeout:
         _wait(lock, holder, timeout, emit)
     try:
-        with suppress(OSError):  # a full disk keeps nobody from `gc`
+        with suppress(OSError):  # `gc` must run on a full disk too
             holder.write_text(f"`{what}` (process {os.getpid()})\n", encoding="utf-8", errors="replace")
         yield
     finally:
@@ -55,7 +55,7 @@ def locked(root: Path, *, timeout: float | None, what: str, emit: Emit = silent,
 
 
 def _wait(lock: BaseFileLock, holder: Path, timeout: float | None, emit: Emit) -> None:
-    """Wait for a lock that another process holds, and say for whom.
+    """Wait for a lock that another process holds, after a notice that says which.
 
     Raises:
         LockTimeoutError: it was held too long.
@@ -77,7 +77,7 @@ def _wait(lock: BaseFileLock, holder: Path, timeout: float | None, emit: Emit) -
 
 @contextmanager
 def held_if_free(root: Path, name: str) -> Iterator[bool]:
-    """Hold a lock of the store if nobody does, without waiting; say whether it is held.
+    """Hold a lock of the store if no process does, without waiting; give whether it is held.
 
     Raises:
         OSError: the store cannot be written to.

@@ -1,8 +1,8 @@
-"""What the store's own files are called.
+"""The names of the store's own files.
 
-A store may lie in a folder that somebody has for other things as well (`MERGEBUILD_STORE`, `[project] store`), with a
-`history` or a `kept` of its own. So a file in the store's folders is the store's by its name, which says what is
-in it: a digest, and a number or the begin of another. Nobody else calls files so.
+A store may be in a folder that has other things too (`MERGEBUILD_STORE`, `[project] store`), even a `history` or a
+`kept` that isn't ours. So a file in the store's folders counts as the store's by its name: a digest, and a number or
+the beginning of a checksum. Other programs hardly name files like that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mergebuild.store.database import UNREADABLE
 __all__ = ["SCRATCH", "is_own", "own_files", "scratch_folders"]
 
 SCRATCH: Final = ".verify-"
-"""What the name of a folder in the store begins with in which somebody builds to compare, as long as that one runs."""
+"""The prefix of the name of a scratch folder in the store, which exists while `verify` builds to compare."""
 
 _NUMBERED = re.compile(r"[0-9a-f]{32}-[0-9]+")
 _FORMS: Final = {
@@ -25,19 +25,19 @@ _FORMS: Final = {
     "history": _NUMBERED,
     "quarantine": _NUMBERED,
 }
-_SCRATCH = re.compile(re.escape(SCRATCH) + r"[a-z0-9_]{8}")  # as `tempfile` fills it up
+_SCRATCH = re.compile(re.escape(SCRATCH) + r"[a-z0-9_]{8}")  # `tempfile` adds eight characters
 
 
 def is_own(folder: str, name: str) -> bool:
-    """Return whether the store calls files so in this folder of its own."""
+    """Return whether the store gives its files such a name in this folder of its own."""
     form = _FORMS.get(folder)
     return form is not None and form.fullmatch(name) is not None
 
 
 def own_files(root: Path, state: str) -> Iterator[Path]:
-    """Yield the files in a store that have names of its own, those of databases put aside among them.
+    """Yield the files in a store that are its own by their names, with the databases that were put aside.
 
-    `state`: the database's name. No link is followed.
+    `state`: the database's name. Links are not followed.
     """
     for folder in _FORMS:
         if (root / folder).is_dir():
@@ -47,5 +47,5 @@ def own_files(root: Path, state: str) -> Iterator[Path]:
 
 
 def scratch_folders(root: Path) -> list[Path]:
-    """Return the folders in a store in which somebody builds to compare, or did until killed."""
+    """Return the scratch folders in a store, those of killed processes among them."""
     return [path for path in root.glob(f"{SCRATCH}*") if _SCRATCH.fullmatch(path.name) and path.is_dir()]

@@ -1,9 +1,9 @@
-"""How a new artifact comes to its place in a store on disk, and how an old one leaves it.
+"""How a new artifact is published in a store on disk, and how an old one is removed.
 
-The row of the new file is written first, at its temporary path (the intent); the old output gets a second name in the
-history; one rename puts the new file at the output's path (`system/publishing.py`); then the row follows. A crash
-anywhere leaves the old file or the new one, and a file whose row lags behind is known again by its bytes
-(`DiskShelf.at`). `stages.py` says how a folder of files comes to its place at once.
+First the row of the new file is written, with its temporary path (the *intent*); then the old output gets a second name
+in the history; one rename puts the new file at the output's path (`system/publishing.py`); then its row is updated. A
+crash at any moment leaves the old file or the new one, and a file whose row wasn't updated is recognized by its bytes
+(`DiskShelf.at`). `stages.py` says how a folder of files is published at once.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from mergebuild.system.filestate import Identity, is_gone
 __all__ = ["DiskPublisher"]
 
 _BETWEEN = "between"
-"""The folder of the store where what only stands between tensors lies for the time."""
+"""The folder of the store for files of intermediate tensors, which exist during one build only."""
 
 _DEFAULT_HISTORY = 10_000_000_000
 
 
 class _Intended(NamedTuple):
-    """A file that is written in full and on record, at its temporary path."""
+    """A finished file at its temporary path, with its row."""
 
     number: int
     path: Path
@@ -51,7 +51,7 @@ class _Intended(NamedTuple):
 
 
 class DiskPublisher:
-    """Puts files at their places, and what they supersede into the history. The caller holds the store's lock."""
+    """Puts files at their places, and those they supersede into the history. The caller holds the store's lock."""
 
     def __init__(
         self, state: State, shelf: DiskShelf, root: Path, project: str, *, history_bytes: int | None, durable: bool
@@ -63,19 +63,19 @@ class DiskPublisher:
         self._history_bytes = history_bytes
         self._durable = durable
         self._without_clones: set[int] = set()
-        """Devices from which a file could not be cloned into the store: it is tried once, not for each output."""
+        """Devices from which a file could not be cloned into the store: that is tried once, not for each output."""
 
     def scratch_path(self, name: str) -> Path:
-        """Return where a file lies, in a folder that is there, that is wanted for the time of a pass alone."""
+        """Return a path, in an existing folder, for a file that is needed during one build only."""
         path = publishing.temporary_path(self._root / _BETWEEN / name)
         path.parent.mkdir(exist_ok=True)
         return path
 
     def go_on(self, outputs: Iterable[Path], folders: Mapping[Path, bool]) -> list[Path]:
-        """Remove what killed processes left at these outputs and in the store, and go on where they had published.
+        """Remove what killed processes left at these outputs and in the store, and finish what they had published.
 
-        `folders`: those outputs that are folders, each with whether what it was goes into the history. Returns where
-        files lie now that stood in one and that nobody knows.
+        `folders`: those outputs that are folders, each with whether its former files go into the history. Returns where
+        files are now that were in one and aren't ours.
         """
         aside: list[Path] = []
         for folder, keeps_former in folders.items():
@@ -91,16 +91,16 @@ class DiskPublisher:
         return aside
 
     def _forget_intents(self, folders: Collection[Path]) -> None:
-        """Forget the intents of killed processes that nothing follows from; `folders`: outputs, without links."""
+        """Forget the intents of killed processes that are of no use. `folders`: outputs, with links resolved."""
         for row in self._state.artifacts(kind="intended"):
             top = next((each for each in row.path.parents if publishing.is_temporary(each.name)), None)
             if top is not None:
-                # What lies there may be a former folder's, with somebody's files. Where it was dealt with, the row has
-                # followed or is of no use; what another build left is for the next one that names that folder.
+                # The row is of a folder's file, perhaps of a former folder with a user's files. `go_on` has dealt with
+                # `folders`: their rows are updated or of no use. Other folders are left to the next build of them.
                 if any(top.parent in (each, each.parent) and publishing.is_for(top.name, each) for each in folders):
                     self._state.forget_artifact(row.id)
             elif not is_gone(row.path):
-                # Else the rename was done and the row did not follow, or nothing was: `at` asks this row for the bytes.
+                # If it is gone, it may have been renamed before its row was updated: `at` needs that row.
                 row.path.unlink(missing_ok=True)
                 self._state.forget_artifact(row.id)
 
@@ -114,11 +114,11 @@ class DiskPublisher:
         project: str = "",
         keeps_former: bool = True,
     ) -> ArtifactRow:
-        """Put a file that is written in full at its place; what stood there, if ours, goes into the history."""
+        """Put a finished file at its place; the file that was there, if ours, goes into the history."""
         return self._take_place(self._intended(temporary, fresh, project), path, kind, keeps_former=keeps_former)
 
     def _intended(self, temporary: Path, fresh: Fresh, project: str) -> _Intended:
-        """Date a file that is written in full, and write down what it is."""
+        """Set the times of a finished file, and write its intent."""
         publishing.finish(temporary, durable=self._durable)
         number = self._state.add_file(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
         return _Intended(number, temporary, filestate.identity(temporary))
@@ -140,19 +140,19 @@ class DiskPublisher:
         project: str = "",
         keeps_former: bool = True,
     ) -> PublishedFolder:
-        """Put all files of a stage at their places at once; what stood there goes into the history where it is ours.
+        """Put all files of a stage at their places at once; the files that were there, if ours, go into the history.
 
         Args:
-            stage: where the files are written in full.
-            files: what each is, by the path that it goes to.
-            reused: those of them that are second names of files in the history, which has them no more afterwards.
-            foreign: those paths at which something stands that is not ours; it is set aside.
-            superfluous: files of ours in the folder that the new one has no more.
-            project: whose output it is.
-            keeps_former: whether what stood there goes into the history; else it is removed.
+            stage: The stage, with finished files.
+            files: What each file is, by the path that it goes to.
+            reused: Those of them that are second names of files in the history; there they are removed afterwards.
+            foreign: Those paths at which there is something that is not ours; it is set aside.
+            superfluous: Files of ours in the folder that are not in the new one.
+            project: Whose output it is.
+            keeps_former: Whether the former files go into the history; else they are removed.
 
         Raises:
-            OSError: the folder is what it was, or, where it can't be replaced as a whole, some of its files are new.
+            OSError: the folder is what it was, or, if it can't be replaced as a whole, some of its files are new.
         """
         intended = {
             path: _Intended(reused[path].id, stage.place(path), filestate.identity(stage.place(path)))
@@ -176,9 +176,9 @@ class DiskPublisher:
     def _place_at_once(
         self, stage: Stage, leaving: Collection[Path], *, keeps_former: bool
     ) -> tuple[list[Path], Path | None] | None:
-        """Have a stage become its folder; None where that can't be done as a whole, and nothing was.
+        """Replace a folder by its stage; None if that can't be done as a whole, and nothing was changed.
 
-        `leaving`: what of the folder is not carried over. Returns what `_finish_exchange` does.
+        `leaving`: files of the folder that are not carried over. Returns what `_finish_exchange` does.
         """
         if not stage.is_beside or not stage.carry_over(without=leaving):
             return None
@@ -191,7 +191,7 @@ class DiskPublisher:
         try:
             self._exchange_rows(stage.path, stage.folder)
         except Exception:
-            with suppress(OSError):  # else the next build gives the rows to the folder as it is
+            with suppress(OSError):  # if this fails, the next build updates the rows
                 stage.step_back(former)
             raise
         return self._finish_exchange(stage.folder, [former] if former else [], keeps_former=keeps_former)
@@ -199,7 +199,7 @@ class DiskPublisher:
     def _place_one_by_one(
         self, stage: Stage, intended: Mapping[Path, _Intended], foreign: Collection[Path], *, keeps_former: bool
     ) -> list[Path]:
-        """Put the files of a stage at their places in the folder that there is; return where others' are now."""
+        """Put the files of a stage one by one into the existing folder; return where files that aren't ours are now."""
         aside = [self._set_aside(path, path.relative_to(stage.folder), stage.folder.name) for path in foreign]
         for path, each in intended.items():
             self._take_place(each, path, "output", keeps_former=keeps_former)
@@ -215,12 +215,12 @@ class DiskPublisher:
     def _finish_exchange(
         self, folder: Path, former: Sequence[Path], *, keeps_former: bool
     ) -> tuple[list[Path], Path | None]:
-        """Do what follows when a stage has taken the place of a folder, and its rows too: the mark, the former folder.
+        """Finish after a stage has replaced a folder and the rows are updated: remove the mark and the former folder.
 
         Returns:
-            Where files lie now that were set aside; and a former folder, if something had to be left in it.
+            Where files are now that were set aside; and a former folder, if something had to be left in it.
         """
-        with suppress(OSError):  # of a mark that stays, the next build knows that the rows have followed
+        with suppress(OSError):  # if the mark stays, the next build sees that the rows are updated
             unmark(Path(os.path.realpath(folder)))
         aside: list[Path] = []
         left = None
@@ -230,9 +230,9 @@ class DiskPublisher:
         return aside, left
 
     def _exchange_rows(self, stage: Path, folder: Path) -> None:
-        """Have the rows of a stage's files be for the folder, and the folder's for the former one, all at once.
+        """Change the paths in the rows after an exchange: the stage's to the folder, the folder's to the former one.
 
-        What a row says of a file of another epoch is believed when its bytes were read.
+        If a row was written in another epoch, the file's bytes are read before the row is believed.
         """
         if self._durable:
             platform.sync_folder(stage.parent)
@@ -248,7 +248,7 @@ class DiskPublisher:
                     self._row_follows(row, path)
 
     def _row_follows(self, row: ArtifactRow, path: Path) -> None:
-        """Have the row of a stage's file be for where the file is now, if that is what the row says."""
+        """Change the path of a stage's file to the file's new path, if the file is what its row says."""
         now = filestate.identity(path)
         epoch = filestate.epoch(now.device)
         if row.epoch == epoch or self._shelf.has_bytes(path, row):
@@ -256,11 +256,11 @@ class DiskPublisher:
             self._state.move_artifact(row.id, path, "output", now if is_same else row.identity, epoch)
 
     def _take_apart(self, former: Path, folder: Path, aside: list[Path], *, keeps_former: bool) -> bool:
-        """Remove what was an output until another folder took its place; return whether all of it is gone.
+        """Remove a former folder; return whether all of it is gone.
 
-        What is on record there goes into the history if that is to have it, while it is as written. What somebody put
-        there in the moment of the exchange is moved over, but never through a link; where the new folder has another
-        file under its name, it is set aside. One file that can't be dealt with keeps nobody from the others.
+        Recorded files that are as written go into the history if `keeps_former`. Files that a user put there at the
+        moment of the exchange are moved into the new folder, but never through a link; if the new folder has another
+        file of that name, they are set aside. If one file can't be dealt with, the others are all the same.
         """
         try:
             for old in list(files_below(former)):
@@ -273,7 +273,7 @@ class DiskPublisher:
     def _take_away(
         self, old: Path, name: Path, former: Path, folder: Path, aside: list[Path], *, keeps_former: bool
     ) -> None:
-        """Deal with one file of a former folder, called so there."""
+        """Deal with one file of a former folder; `name`: its path in there."""
         path = folder / name
         row = next(iter(self._state.artifacts(path=former_of(former) / name)), None)
         is_inside = Path(os.path.realpath(path.parent)) == Path(os.path.realpath(folder), name).parent
@@ -291,25 +291,25 @@ class DiskPublisher:
             old.rename(path)
 
     def _is_in_history(self, old: Path) -> bool:
-        """Whether a file has a name in the history already: who moved it there was killed."""
+        """Whether a file has a name in the history already: the process that gave it that name was killed."""
         if old.is_symlink() or old.stat().st_nlink == 1:
             return False
         rows = self._state.artifacts(size=old.stat().st_size, kind="history")
         return any(not is_gone(row.path) and is_same_file(old, row.path) for row in rows)
 
     def _is_no_loss(self, old: Path, path: Path) -> bool:
-        """Whether a file is the artifact that is at a path now, or what a crash left of it."""
+        """Whether a file has the bytes of the artifact that is at a path now, or is what a crash left of it."""
         return any(
             self._shelf.has_bytes(old, row) for row in self._state.artifacts(path=path)
         ) or self._shelf.is_unfinished(old, path)
 
     def _is_as_written(self, path: Path, row: ArtifactRow) -> bool:
-        """Whether a file that may have changed its name is what a row says."""
+        """Whether a file, which may have been renamed, is what a row says."""
         now = filestate.identity(path)
         return (now == row.identity and row.epoch == filestate.epoch(now.device)) or self._shelf.has_bytes(path, row)
 
     def _into_history(self, path: Path, row: ArtifactRow, *, is_wanted: bool) -> None:
-        """Move a file of ours that is superseded into the history, or remove it."""
+        """Move a superseded file of ours into the history, or remove it."""
         if is_wanted and self._history_bytes != 0 and not path.is_symlink():
             moved = self._named_in_history(path, row)
             if moved is not None:
@@ -320,9 +320,9 @@ class DiskPublisher:
         self._state.forget_artifact(row.id)
 
     def _named_in_history(self, path: Path, row: ArtifactRow) -> ArtifactRow | None:
-        """Give a file of ours a name in the history, its only one where there are no second names.
+        """Give a file of ours a name in the history; if there are no hard links it is moved there.
 
-        None: the history is on another file system, and can't hold it.
+        Returns its row; None if the history is on another file system.
         """
         kept = self._history_path(row)
         try:
@@ -333,7 +333,7 @@ class DiskPublisher:
         return self._moved(row.id, kept, "history", was=row.identity)
 
     def _set_aside(self, path: Path, name: Path, group: str) -> Path:
-        """Move a file that is not ours to where nothing of the store's own lies; return where it is."""
+        """Move a file that is not ours into the store's folder `by-hand`; return where it is."""
         places = (self._root / "by-hand" / publishing.fitting(group, f"-{number}") / name for number in count(1))
         place = next(each for each in places if is_gone(each))
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -341,14 +341,14 @@ class DiskPublisher:
         return place
 
     def move(self, row: ArtifactRow, path: Path, *, project: str = "", keeps_former: bool = True) -> ArtifactRow:
-        """Put an artifact of the history at an output's path again, superseding what stands there."""
+        """Put an artifact of the history back at an output's path, superseding the file that is there."""
         superseded = self._supersede(path, keeps_former=keeps_former)
         row.path.replace(path)
         self._settle(superseded)
         return self._moved(row.id, path, "output", project, was=row.identity)
 
     def keep(self, row: ArtifactRow, link: str) -> None:
-        """Give an output a second name or copy in the store: `auto` only where a clone costs nothing."""
+        """Give an output a second name or copy in the store: with `auto` only a clone, which costs nothing."""
         device = row.identity.device if row.identity else 0
         if link == "auto" and device in self._without_clones:
             return
@@ -358,7 +358,7 @@ class DiskPublisher:
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         if link == "hard" and platform.link_or_none(row.path, path):
-            # The new name changed the file's ctime: both rows must know.
+            # The new name changed the file's ctime: both rows must have the new one.
             self._moved(row.id, row.path, row.kind, was=row.identity)
         elif not self._copy(row.path, path, clones_only=link == "auto"):
             self._without_clones.add(device)
@@ -366,8 +366,8 @@ class DiskPublisher:
         self._state.add_file(path, "kept", row.digest, row.header, self._shelf.entries(row))
 
     def _copy(self, path: Path, kept: Path, *, clones_only: bool) -> bool:
-        """Make a copy of a file in the store; return whether there is one, which only clones may fail to be."""
-        # Under a name of its own: a target that is kept at this place may be in writing.
+        """Copy a file into the store; return whether there is a copy now: False only with `clones_only`."""
+        # With a name of its own: a target that is kept at this path may be written at the same time.
         with publishing.being_written(kept.with_name(f"{kept.name}-second")) as temporary:
             if not platform.clone_file(path, temporary):
                 temporary.unlink(missing_ok=True)
@@ -388,11 +388,11 @@ class DiskPublisher:
         return freed
 
     def forget(self, row: ArtifactRow) -> None:
-        """Forget an artifact; whatever is at its path stays."""
+        """Forget an artifact; a file at its path stays."""
         self._state.forget_artifact(row.id)
 
     def quarantine(self, row: ArtifactRow) -> Path:
-        """Take a damaged file out of the way, and forget it; return where it lies now."""
+        """Move a damaged file into the quarantine, and forget it; return where it is now."""
         self._shelf.found_damaged.pop(row.id, None)
         place = self._root / "quarantine" / f"{row.digest.hex()}-{row.id}"
         place.parent.mkdir(exist_ok=True)
@@ -408,7 +408,7 @@ class DiskPublisher:
         return min(_DEFAULT_HISTORY, platform.free_space(self._root) // 10)
 
     def trim_history(self) -> None:
-        """Remove the oldest of this project's history until the rest fits the budget."""
+        """Remove the oldest files of this project's history until the rest fits the budget."""
         budget = self.history_budget()
         for row in self._own_history():
             budget -= row.identity.size if row.identity else 0
@@ -416,13 +416,13 @@ class DiskPublisher:
                 self.remove(row)
 
     def _own_history(self) -> list[ArtifactRow]:
-        """Return what builds of this project superseded, the newest first: its budget is for that."""
+        """Return the files that builds of this project superseded, the newest first: the budget is for these."""
         return [row for row in self._state.artifacts(kind="history") if row.project in ("", self.project)]
 
     def _moved(
         self, number: int, path: Path, kind: str, project: str | None = None, *, was: Identity | None
     ) -> ArtifactRow:
-        """Say where a file is now. `was`: as for `State.add_file`; a new name changes a file's ctime alone."""
+        """Record where a file is now. `was`: as for `State.add_file`. A new name changes only a file's ctime."""
         with self._state.transaction():
             state = filestate.identity(path)
             if was is not None and state._replace(ctime_ns=was.ctime_ns) != was:
@@ -435,7 +435,7 @@ class DiskPublisher:
         return row
 
     def _supersede(self, path: Path, *, keeps_former: bool) -> ArtifactRow | None:
-        """Give what stands at `path` a name in the history, when it is ours and the history may hold it."""
+        """Give the file at `path` a name in the history, if it is ours and the history may hold it; return its row."""
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = self._state.artifacts(path=path) if keeps_former else []
         if not rows or self._history_bytes == 0 or not path.exists() or not self._shelf.is_intact(rows[0]):
@@ -450,19 +450,19 @@ class DiskPublisher:
         return self._moved(row.id, kept, "history", was=row.identity)
 
     def _history_path(self, row: ArtifactRow) -> Path:
-        """Return where the history holds an artifact, with nothing there."""
+        """Return the path of an artifact in the history, where there is no file now."""
         kept = self._root / "history" / f"{row.digest.hex()}-{row.id}"
         kept.parent.mkdir(exist_ok=True)
         kept.unlink(missing_ok=True)
         return kept
 
     def _settle(self, superseded: ArtifactRow | None) -> None:
-        """Look at a superseded file again: losing its name at the output's path changed its ctime."""
+        """Record a superseded file's stat data again: losing its name at the output's path changed its ctime."""
         if superseded:
             self._moved(superseded.id, superseded.path, "history", was=superseded.identity)
 
 
 def _is_inode_of(path: Path, row: ArtifactRow) -> bool:
-    """Whether a file is the one that a row was written for, whatever became of its content."""
+    """Whether a file is the one that a row was written for, even if its content changed."""
     now = filestate.identity(path)
     return row.identity is not None and (now.device, now.inode) == (row.identity.device, row.identity.inode)

@@ -1,7 +1,7 @@
-"""Put a database that is damaged aside, and make a new one of what can be read of it.
+"""Puts a damaged database aside, and makes a new one from the rows of it that can be read.
 
-What is lost costs work, never data: a file whose row is gone is known again by its bytes, and a target without a record
-is looked at once more.
+What is lost costs work, never data: a file without a row is recognized by its bytes, and a target without a record is
+planned again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["begin_afresh"]
 
 
 def begin_afresh(path: Path, *, look_again: bool = True) -> tuple[Path, int] | None:
-    """Put a damaged database aside, and make a new one of what can be read of it; None: it is sound after all.
+    """Put a damaged database aside, and make a new one from the rows that can be read; None if it is undamaged.
 
-    Nobody else may be using it. Returns where the old one is now, and how many of its rows were kept. `look_again`:
-    whether it may be sound.
+    No other process may be using it. Returns where the old one is now, and how many of its rows were kept.
+    `look_again`: check first whether it is undamaged after all.
 
     Raises:
         sqlite3.Error: the system does not let it be read.
@@ -41,7 +41,7 @@ def begin_afresh(path: Path, *, look_again: bool = True) -> tuple[Path, int] | N
 
 
 class _Readable(NamedTuple):
-    """The rows of a damaged database that can be read, as they are."""
+    """The readable rows of a damaged database, as they are."""
 
     artifacts: list[Any]
     records: list[Any]
@@ -50,7 +50,7 @@ class _Readable(NamedTuple):
 
 
 def _take_over(state: State, path: Path) -> int:
-    """Take over the rows of a damaged database that can be read and whose seals hold; return how many."""
+    """Copy the rows of a damaged database that can be read and whose seals fit; return how many."""
     found = _readable(path)
     if found is None:
         return 0
@@ -66,7 +66,7 @@ def _take_over(state: State, path: Path) -> int:
 
 
 def _readable(path: Path) -> _Readable | None:
-    """Return what can be read of a database; None where nothing is to be believed."""
+    """Return the rows of a database that can be read; None if none of it is to be believed."""
     try:
         damaged = Database(path)
     except (DatabaseDamagedError, sqlite3.Error):
@@ -109,7 +109,7 @@ def _take_sources(state: State, rows: Iterable[Any]) -> int:
 
 
 def _all_of(db: Database, columns: str, table: str, order: str) -> list[Any]:
-    """Return the rows of a table that can be read before what can't be, and behind it."""
+    """Return the rows of a table before the first unreadable one, and those after the last."""
     back = ", ".join(f"{column} DESC" for column in order.split(", "))
     first = db.readable_rows(f"SELECT {columns} FROM {table} ORDER BY {order}")
     last = db.readable_rows(f"SELECT {columns} FROM {table} ORDER BY {back}")

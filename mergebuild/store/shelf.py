@@ -1,8 +1,8 @@
-"""What a store on disk offers: whole artifacts, tensors in them, and whether their files are still what was written.
+"""The shelf of a store on disk: finds artifacts and tensors, and checks that their files are still what was written.
 
-A file is believed while its stat data are those on record, in the epoch on record (`filestate.epoch`); else its bytes
-are read. One that is not what was written though nobody wrote to it since is *damaged*: it goes into the quarantine
-and is made again. What shares tensors with it is believed no more before its bytes were read.
+A file is believed while its stat data are those recorded, in the recorded epoch (`filestate.epoch`); else its bytes are
+read. A file that isn't what was written, though nothing wrote to it since, is *damaged*: it goes into the quarantine
+and is made again. Artifacts that share tensors with it are believed only after their bytes were read.
 """
 
 from __future__ import annotations
@@ -22,45 +22,51 @@ __all__ = ["DiskShelf"]
 
 
 class DiskShelf:
-    """The artifacts on record in a store, each looked at once a verb. `project`: whose outputs are taken back."""
+    """The artifacts recorded in a store, each checked once in a verb (see `forget`).
+
+    `project`: the one that files are recorded for if only their bytes show that they are ours.
+    """
 
     def __init__(self, state: State, root: Path, project: str) -> None:
         self._state = state
         self._root = root
         self._project = project
         self.checked: dict[int, bool] = {}
-        """By row number, whether a file was what was written; whoever moves or doubts it takes that away."""
+        """By row number, whether a file is what was written. Code that moves or doubts the file removes the item."""
         self.found_damaged: dict[int, ArtifactRow] = {}
         self._unpacked: dict[int, list[Entry]] = {}
 
     def forget(self) -> None:
-        """Forget what was seen of files: each is looked at once more."""
+        """Forget all checks of files, so that each is checked again."""
         self.checked.clear()
         self.found_damaged.clear()
         self._unpacked.clear()
 
     def is_empty(self) -> bool:
-        """Whether nothing was ever built, or all of it is forgotten."""
+        """Whether no artifact is recorded."""
         return not self._state.has_artifacts()
 
     def kept_path(self, digest: bytes, header: bytes = b"") -> Path:
-        """Return where the store keeps an artifact of its own. Never a name that a WebUI would scan.
+        """Return where the store keeps an artifact of its own: a name with no ending that a WebUI would look for.
 
-        Without a header: where it is written, as long as nothing is known of it but a digest of its target's name.
+        Without a header: where it is written as long as only a digest is known, that of its target's name.
         """
         name = f"{digest.hex()}-{header.hex()[:8]}" if header else digest.hex()
         return self._root / "kept" / name
 
     def row(self, number: int) -> ArtifactRow | None:
-        """Return the artifact with this row number as it is on record now."""
+        """Return the artifact with this row number as it is recorded now."""
         return self._state.artifact(number)
 
     def rows(self, *, digest: bytes | None = None, path: Path | None = None, kind: str = "") -> list[ArtifactRow]:
-        """Return the artifacts with this digest, path and kind (of those given), the newest first, unlooked at."""
+        """Return the recorded artifacts with this digest, path and kind (if given), the newest first, not checked."""
         return self._state.artifacts(digest=digest, path=path, kind=kind)
 
     def outputs(self, project: str | None, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
-        """Return the outputs of a project (None: of all) but those at some paths, without tables: `packed` is empty."""
+        """Return the outputs of a project (None: of all) except those at these paths.
+
+        Their tables (`packed`) are empty.
+        """
         return self._state.outputs(project, besides=besides)
 
     def entries(self, row: ArtifactRow) -> list[Entry]:
@@ -72,12 +78,12 @@ class DiskShelf:
         return found
 
     def at(self, path: Path) -> tuple[Presence, ArtifactRow | None]:
-        """Say what stands at a path. A file that only its bytes show to be ours is taken back into the records."""
+        """Return what is at a path, with its row. A file that only its bytes show to be ours is recorded again."""
         try:
             path.lstat()
-        except (FileNotFoundError, NotADirectoryError, PermissionError):  # any other failure says nothing
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # another failure doesn't mean absence
             return Presence.ABSENT, None
-        if not path.is_file():  # a folder, a pipe, a link to nowhere
+        if not path.is_file():  # a folder, a pipe, a broken link
             return Presence.FOREIGN, None
         rows = [row for row in self._state.artifacts(path=path) if row.kind != "intended"]
         for row in rows:
@@ -87,7 +93,7 @@ class DiskShelf:
         for row in self._alike(path):
             if self.has_bytes(path, row):
                 of_folder = row.kind == "intended" and not publishing.is_temporary(row.path.name)
-                # Of a folder whose rows have not followed, who only looks leaves them to the next build.
+                # If the rows of a published folder were not updated, the next build does so: it holds the lock.
                 return Presence.OURS, row if of_folder else self._taken_back(row, path, before)
         for row in rows:
             if row.id in self.found_damaged:
@@ -95,7 +101,7 @@ class DiskShelf:
         return Presence.FOREIGN, None
 
     def _taken_back(self, row: ArtifactRow, path: Path, before: Identity) -> ArtifactRow | None:
-        """Take a file into the records that has the bytes of an artifact; its state before they were read is given."""
+        """Record a file that has the bytes of an artifact. `before`: its stat data before they were read."""
         kind = "kept" if path.parent == self._root / "kept" else "output"
         number = self._state.add_file(path, kind, row.digest, row.header, self.entries(row), self._project, was=before)
         if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
@@ -103,22 +109,22 @@ class DiskShelf:
         return self._state.artifact(number)
 
     def _alike(self, path: Path) -> list[ArtifactRow]:
-        """Return the artifacts that a file may be, as far as its beginning tells, or else its size."""
+        """Return the artifacts that a file may be by its header, or by its size if its format has no such header."""
         found = registry.of_output(None if path.parent == self._root / "kept" else path)
         if isinstance(found, registry.FileFormat) and found.begins_with_length:
             return self._state.artifacts(header=comparing.header_checksum(path))
         return self._state.artifacts(size=path.stat().st_size)
 
     def look_again(self, path: Path) -> Presence:
-        """Say what stands at a path now, whatever was found there before."""
+        """Return what is at a path now, without relying on an earlier check."""
         for row in self._state.artifacts(path=path):
             self.checked.pop(row.id, None)
         return self.at(path)[0]
 
     def is_intact(self, row: ArtifactRow) -> bool:
-        """Say whether an artifact's file is still what was written.
+        """Return whether an artifact's file is still what was written.
 
-        The stat data decide; where they differ, or stem from another epoch, the bytes do.
+        The stat data decide; if they differ, or were recorded in another epoch, the bytes do.
         """
         known = self.checked.get(row.id)
         if known is None:
@@ -126,9 +132,10 @@ class DiskShelf:
         return known
 
     def intact(self, digest: bytes, *, header: bytes) -> Iterator[ArtifactRow]:
-        """Yield the whole artifacts with this digest that are there: those with this header, then the newest first.
+        """Yield the undamaged artifacts with this digest: first those with this header, then the newest.
 
-        Thousands of targets may come to one artifact, and who asks needs one row: none is looked at before its turn.
+        Thousands of targets may be equal to one artifact, and the caller needs one row: each is checked only when its
+        turn comes.
         """
         for number in self._state.numbers(digest, header):
             row = self._state.artifact(number)
@@ -138,7 +145,7 @@ class DiskShelf:
     def find(
         self, digests: Iterable[bytes], *, allow_nonfinite: bool = False, besides: Collection[int] = ()
     ) -> dict[bytes, Held]:
-        """Return where tensors lie, for those that an intact artifact holds; `besides`: rows that are left out."""
+        """Return where tensors are, for those that an intact artifact holds. `besides`: row numbers to leave out."""
         found: dict[bytes, Held] = {}
         rows: dict[int, ArtifactRow | None] = {}
         for digest, holders in self._state.holders(digests).items():
@@ -154,7 +161,7 @@ class DiskShelf:
         return found
 
     def _held(self, row: ArtifactRow | None, ordinal: int, digest: bytes) -> Held | None:
-        """Return where a tensor lies in an artifact, if that is intact and has it in this place of its table."""
+        """Return where a tensor of an artifact is, if that is intact and has this digest at this index of its table."""
         if row is None or row.kind == "intended" or not self.is_intact(row):
             return None
         entries = self.entries(row)
@@ -176,7 +183,7 @@ class DiskShelf:
             return False
         with self._state.transaction():
             there = self._state.artifact(row.id)
-            # what only looks holds no lock: a build may have moved it, and put another one there
+            # a command that only reads holds no lock: a build may have moved the file, and put another one there
             if there is not None and there._replace(packed=row.packed, made=row.made) == row:
                 self._state.move_artifact(row.id, row.path, row.kind, now, epoch)
         return True
@@ -186,13 +193,13 @@ class DiskShelf:
         return comparing.has_bytes(path, Fresh(row.digest, row.header, self.entries(row)))
 
     def damage(self, row: ArtifactRow) -> list[str]:
-        """Read a file again and return what of it is not what was written: tensor names, `header`, or why it can't."""
+        """Read a file again; return its damaged parts: names of tensors, `header`, or why it can't be read."""
         return comparing.damage(row.path, row.header, self.entries(row))
 
     def may_be(self, path: Path, beginning: bytes, size: int) -> bool:
-        """Whether a file that is not on record may be one that begins so and has this size, or what is left of it.
+        """Whether a file that isn't recorded may be one with this beginning and size, or what a crash left of it.
 
-        Only its beginning is looked at: whether it is worth while to make the other and compare.
+        Only its beginning is read: enough to know whether it is worth while to make the other file and compare.
         """
         is_left = comparing.may_be_left_of(path, beginning, size)
         return comparing.may_be(path, beginning, size) or (is_left and not self._was_whole(path))
@@ -202,11 +209,11 @@ class DiskShelf:
         return path.is_file() and not self._was_whole(path) and comparing.is_left_of(path, whole)
 
     def _was_whole(self, path: Path) -> bool:
-        """Whether a file was seen whole in this epoch: what is there now is no crash's work."""
+        """Whether a file was found whole in this epoch: then no crash made it what it is now."""
         return any(row.epoch == filestate.epoch(path.stat().st_dev) for row in self._state.artifacts(path=path))
 
     def doubt(self, row: ArtifactRow, names: Collection[str]) -> None:
-        """Believe a damaged artifact no more, nor any that holds a tensor of these names: it may share their bytes."""
+        """Stop believing a damaged artifact, and all that have a tensor of these names: they may share its bytes."""
         hurt = [entry.digest for entry in self.entries(row) if entry.name in names]
         holders = {number for each in self._state.holders(hurt).values() for number, _ in each}
         with self._state.transaction():
@@ -215,15 +222,15 @@ class DiskShelf:
                 self._state.doubt_artifact(number)
 
     def damaged_inside(self) -> list[ArtifactRow]:
-        """Return what the store itself holds of the artifacts that were found to be damaged."""
+        """Return those of the artifacts found to be damaged that are in the store itself."""
         return [row for row in self.found_damaged.values() if row.kind != "output"]
 
 
 def _is_untouched(row: ArtifactRow, now: Identity, epoch: str) -> bool:
-    """Whether nobody wrote to a file since.
+    """Whether nothing wrote to a file since it was recorded.
 
-    Then its times are those on record. Or a crash kept some of it from the disk, and perhaps its size and times: then
-    it is of another epoch, and its change is dated before the one on record.
+    Then its times are those recorded. Or a crash kept some of it, and perhaps its size and times, from the disk: then
+    it was recorded in another epoch, and its change time is not after the recorded one.
     """
     was = row.identity
     if was is None or now.inode != was.inode:

@@ -1,19 +1,19 @@
-"""How a folder of files comes to its place: all of it, or nothing.
+"""How a folder of files is published: all of it at once, or nothing.
 
-The files of a folder are written in a *stage*: a hidden folder beside the output, with a mark in it that says so. When
-all of them are written, the stage gets a second name (hard link) of whatever else is to stay: unchanged shards, and
-what somebody else keeps in the folder. Then stage and output exchange their names in one step, the rows of the state
-follow (`DiskPublisher.publish_folder`), the mark goes, and what was the output until now, the *former* folder, is taken
-apart.
+The files of a folder are written in a *stage*: a hidden folder beside the output, marked by a file in it. When all of
+them are finished, whatever else is to stay (unchanged shards, and files that users keep in the folder) gets a second
+name (hard link) in the stage. Then stage and output exchange their names in one step, the rows of the state are updated
+(`DiskPublisher.publish_folder`), the mark is removed, and so is the *former* folder, which was the output until now.
 
-Who is killed before the exchange leaves the old folder and a stage, which the next build removes. Who is killed after
-it leaves the new folder, with the mark in it until the rows have followed, and a former one; the next build goes on
-from there. Where the system can't exchange names the old folder is renamed first, and renamed back by the next build if
-that was all that was done.
+If the process is killed before the exchange, the old folder is unchanged, and the next build removes the stage. If it
+is killed after it, the new folder has its mark until the rows are updated, and there is a former folder; the next build
+goes on from there. If the system can't exchange names the old folder is renamed first, and if nothing more was done,
+the next build renames it back.
 
-The files take their places one by one, once all are written, where the folder as a whole can't be replaced: it is a
-mount point, or what it lies in can't be written to; or something in it can't have a second name, or would not be the
-same there: a file where there are no hard links, a folder of another owner or disk, a link in our files' way.
+In some cases the folder can't be replaced as a whole: it is a mount point, or the folder above it isn't writable; or
+something in it can't have a second name, or would not be the same there (a file on a disk without hard links, a folder
+of another owner or disk, a link in the way of our files). Then the files are put at their places one by one, once all
+are finished.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class Stage:
     """The hidden folder in which the files of an output that is a folder are written."""
 
     def __init__(self, folder: Path) -> None:
-        """Make one for `folder`, which need not be there.
+        """Make one for `folder`, which need not exist.
 
         Raises:
-            OSError: neither beside the folder nor in it can be written; or there is something else than a folder.
+            OSError: neither the folder nor the one above it is writable; or there is something else than a folder.
         """
         self.folder = folder
-        self._real = Path(os.path.realpath(folder))  # through a link: what it leads to is exchanged
+        self._real = Path(os.path.realpath(folder))  # if it is a link, the folder that it leads to is exchanged
         if not is_gone(folder) and not is_folder(self._real):
             raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(folder))
         self._real.parent.mkdir(parents=True, exist_ok=True)
         self.is_beside = not os.path.ismount(self._real)
-        """Whether it lies beside the folder; else in it."""
+        """Whether the stage is beside the folder; else it is in it."""
         try:
             self.path = self._begun(self._real.parent if self.is_beside else self._real)
         except PermissionError:
@@ -63,19 +63,19 @@ class Stage:
 
     def _begun(self, home: Path) -> Path:
         path = publishing.temporary_path(home / self._real.name)
-        if path not in _own and _is_stage(path):  # of one who was killed and had the same number
+        if path not in _own and _is_stage(path):  # left by a killed process that had the same number
             _remove(path)
-        path.mkdir()  # which fails where two outputs are one folder
+        path.mkdir()  # fails if two outputs are one folder
         _own.add(path)
         (path / publishing.temporary_path(path / _MARK).name).write_text(path.name, encoding="utf-8")
         return path
 
     def place(self, path: Path) -> Path:
-        """Return where the file is written that will be at `path`, a path in the folder."""
+        """Return where to write the file for `path`, a path in the folder."""
         return self.path / path.relative_to(self.folder)
 
     def remove(self) -> None:
-        """Remove it with all that is in it; nothing happens where it has become the folder."""
+        """Remove it with all that is in it. Does nothing once it has replaced the folder."""
         if _is_stage(self.path):
             _remove(self.path)
         _own.discard(self.path)
@@ -86,10 +86,11 @@ class Stage:
             platform.sync_folder(folder)
 
     def carry_over(self, *, without: Collection[Path]) -> bool:
-        """Give whatever is in the folder, but for the files at these paths, a second name in the stage.
+        """Give whatever is in the folder, except the files at these paths, a second name in the stage.
 
         Returns:
-            Whether that is possible of all of it, and the folder would be the same; if not, nothing was changed.
+            Whether that was possible for all of it, so that the folder will have the same; if not, the folder is
+                unchanged.
         """
         if not is_folder(self._real):
             return True
@@ -110,7 +111,7 @@ class Stage:
         return _is_made_alike(there, state, here)
 
     def _carry_entry(self, entry: os.DirEntry[str], new: Path, without: Collection[Path]) -> bool:
-        """Carry over one thing of a folder; return whether that is possible."""
+        """Carry over one file or folder; return whether that is possible."""
         path = Path(entry.path)
         if path in without:
             return entry.is_file(follow_symlinks=False)
@@ -118,12 +119,12 @@ class Stage:
             return is_gone(new) and _second_name(path, new)
         new.mkdir(exist_ok=True)
         can_be = self._carry_over(path, new, without)
-        if not os.listdir(new) and os.listdir(path):  # noqa: PTH208 -- what was in it is not carried over
+        if not os.listdir(new) and os.listdir(path):  # noqa: PTH208 -- nothing in it is carried over
             new.rmdir()
         return can_be
 
     def take_place(self) -> Path | None:
-        """Become the folder, in one step; return where the former one is now, if there was one.
+        """Replace the folder, in one step if possible; return where the former one is now, if there was one.
 
         Raises:
             OSError: it can't be renamed; the folder is what it was.
@@ -133,14 +134,14 @@ class Stage:
             self.path.rename(self._real)
             return None
         if platform.exchange(self.path, self._real):
-            with suppress(OSError):  # the next build finds it under either name
+            with suppress(OSError):  # the next build finds it by either name
                 self.path.rename(former)
             return former if is_folder(former) else self.path
         self._rename_both(former)
         return former
 
     def _rename_both(self, former: Path) -> None:
-        """Take the place of the folder in two steps, where names can't be exchanged in one."""
+        """Replace the folder in two steps, on systems that can't exchange names."""
         self._real.rename(former)
         try:
             self.path.rename(self._real)
@@ -149,7 +150,7 @@ class Stage:
             raise
 
     def step_back(self, former: Path | None) -> None:
-        """Be a stage again, and let the former folder be the folder: what was to follow could not be done.
+        """Undo `take_place`, because what had to follow failed.
 
         `former`: as `take_place` returned it.
 
@@ -167,14 +168,14 @@ class Stage:
 
 
 def former_of(stage: Path) -> Path:
-    """Return where what a stage replaced lies until it is taken apart, and lies by the records."""
+    """Return the path of the former folder that a stage replaces; rows of its files have this path meanwhile."""
     return stage.with_name(stage.name.removesuffix(_FORMER) + _FORMER)
 
 
 def left_of(folder: Path) -> Iterator[Path]:
-    """Yield the former folders that a killed process left beside a folder, stages removed first.
+    """Yield the former folders that a killed process left beside a folder; stages are removed.
 
-    Where the folder itself was renamed and nothing put in its place, it is renamed back. Nobody else may write there.
+    If the folder itself was renamed and not replaced, it is renamed back. No other process may write there.
     """
     real = Path(os.path.realpath(folder))
     for path in list(publishing.left_over(real)):
@@ -189,7 +190,7 @@ def left_of(folder: Path) -> Iterator[Path]:
 
 
 def marked_stage(folder: Path) -> Path | None:
-    """Return what a folder was called as a stage, if it has its mark still: perhaps the rows did not follow."""
+    """Return the path that a folder had as a stage, if it still has its mark: the rows may not be updated."""
     real = Path(os.path.realpath(folder))
     for mark in _marks(real):
         name = mark.read_bytes()[:1000].decode(errors="replace")
@@ -199,13 +200,13 @@ def marked_stage(folder: Path) -> Path | None:
 
 
 def unmark(folder: Path) -> None:
-    """Have a folder be no stage any more."""
+    """Remove the mark of a stage."""
     for mark in _marks(folder):
         mark.unlink(missing_ok=True)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield all in a folder and its folders that is no folder, links among it."""
+    """Yield whatever is no folder in a folder and the folders below it; links are not followed."""
     with os.scandir(folder) as entries:
         found = list(entries)
     for entry in found:
@@ -216,7 +217,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def remove_empty(folder: Path) -> bool:
-    """Remove a folder with the folders in it; return whether there was nothing else in it."""
+    """Remove a folder with the folders in it if there is nothing else in them; return whether it is gone."""
     with os.scandir(folder) as entries:
         found = list(entries)
     is_empty = True
@@ -228,7 +229,7 @@ def remove_empty(folder: Path) -> bool:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths name one file, or are links that lead to the same."""
+    """Whether two paths name one file, or are links with the same target."""
     if one.is_symlink() and other.is_symlink():
         return one.readlink() == other.readlink()
     first, second = one.lstat(), other.lstat()
@@ -236,7 +237,7 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 
 def _second_name(path: Path, new: Path) -> bool:
-    """Give a file (or a pipe) a second name, and make a link again; return whether that is possible."""
+    """Give a file (or a pipe) a second name, or copy a link; return whether that is possible."""
     if path.is_symlink():
         new.symlink_to(path.readlink())
         return True
@@ -244,7 +245,7 @@ def _second_name(path: Path, new: Path) -> bool:
 
 
 def _is_made_alike(folder: Path, state: os.stat_result, model: Path) -> bool:
-    """Give a folder the owner, mode, times and attributes of another; return whether that is possible."""
+    """Give a folder the owner, mode, times and attributes of another; return True."""
     mine = folder.stat()
     if (mine.st_uid, mine.st_gid) != (state.st_uid, state.st_gid):
         os.chown(folder, state.st_uid, state.st_gid)
@@ -262,16 +263,16 @@ def _is_stage(path: Path) -> bool:
 
 
 def _marks(path: Path) -> list[Path]:
-    """Return the marks of a stage: none where there is no folder. What can't be looked at raises."""
+    """Return the marks in a folder; none if there is no folder. Raises OSError if it can't be read."""
     try:
-        names = os.listdir(path)  # noqa: PTH208 -- `glob` answers nothing where a folder can't be read
+        names = os.listdir(path)  # noqa: PTH208 -- `glob` finds nothing, without an error, if a folder can't be read
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [path / name for name in names if name.startswith(f".{_MARK}{publishing.MARK}")]
 
 
 def _remove(path: Path) -> None:
-    """Remove a stage, its mark last: what is left of one after a failure is still known as one."""
+    """Remove a stage, its mark last: if this fails midway, the rest is still known to be one."""
     marks = _marks(path)
     for entry in list(os.scandir(path)):
         if Path(entry.path) in marks:

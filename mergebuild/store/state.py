@@ -1,9 +1,9 @@
-"""The store's database: its tables, and the rows of artifacts and of the tensors in them.
+"""The store's database: its tables, and the rows of artifacts and of their tensors.
 
-`ledger.py` has what it remembers of builds and sources. Nothing in it is believed without a look at the file: rows have
-the file's stat identity, and the boot in which it was written, and the shelf compares. Rows that others rely on carry a
-seal (`database.py`): one that is broken counts as no row. Paths are kept relative to the store, so that a project can
-be moved as a whole. What the database knew costs work when it is lost, never data.
+`ledger.py` reads and writes the rows about builds and sources. No row is believed without a look at the file: rows have
+the file's stat data and the epoch in which these were recorded, and the shelf compares them. Rows that others rely on
+carry a seal (`database.py`): a row whose seal doesn't fit counts as missing. Paths are stored relative to the store, so
+that a project can be moved as a whole. If the database is lost, that costs work, never data.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, text TEXT NOT NULL, fo
 ARTIFACT = (
     "id, digest, header, path, kind, device, inode, size, mtime_ns, ctime_ns, boot, nonfinite, contents, made, project"
 )
-"""Columns of a row of an artifact, in the order in which `artifact_of` takes them; so the others."""
+"""The columns of an artifact's row, in the order that `artifact_of` takes; likewise `SOURCE` and `RECORD`."""
 
 _SEALED = ARTIFACT.removeprefix("id, ").replace("contents, ", "")
 
@@ -73,14 +73,14 @@ RECORD = "target, artifact, output, manifest, notices, fingerprint, header, tens
 
 
 def opened_state(path: Path | None, *, durable: bool = False, patience: float | None = None) -> Database:
-    """Open the file of a state, brought to this version; None: one in memory. See `database.opened`."""
+    """Open the database file of a store, brought to this version; None: one in memory. See `database.opened`."""
     return opened(path, durable=durable, schema=_SCHEMA, version=_VERSION, grow=_grow, patience=patience)
 
 
 class State:
     """The database of a store. Not to be shared between threads.
 
-    While there is no such file it is kept in memory, so that looking changes nothing.
+    While there is no such file it is kept in memory, so that commands that only read write nothing.
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class State:
         self._digests: set[bytes] | None = None
         self._digests_version = -1
         self._file: tuple[int, int] | None = None
-        """Which file is open; None: none is."""
+        """Device and inode of the open file; None: it is in memory."""
         self.is_on_disk = is_new or path.is_file()
         self.is_blank = not self.is_on_disk
-        """Whether nothing was ever built into it: it is in memory, and nobody else can. Nothing need be asked then."""
+        """Whether nothing was ever built into it, as it is in memory only. Then queries can be saved."""
         self.db = self._open(path if self.is_on_disk else None)
 
     def write_to_disk(self) -> None:
-        """Turn a database that so far was only in memory into the file; its folder is there now.
+        """Write a database that was only in memory to its file, whose folder exists by now.
 
-        The caller holds the store's lock. Where another process was quicker, what is known here is lost, and found out
-        again.
+        The caller holds the store's lock. If another process has made the file meanwhile, that one is used: what was
+        learnt here is lost, and learnt again.
         """
         if self.is_on_disk:
             return
@@ -125,22 +125,22 @@ class State:
         return opened_state(path, durable=self._durable, patience=self._patience)
 
     def is_current(self) -> bool:
-        """Whether what is open is what would be opened now, and shows what others write to it.
+        """Whether the open database is the one that would be opened now, and shows what other processes write to it.
 
-        Others may have made one, put it aside, or brought it to a later version.
+        They may have made one, put it aside, or brought it to a later version.
         """
         try:
             is_ours = not self.is_on_disk or (self.db.version() == _VERSION and not runs_statements(self.db))
             return is_ours and not self.db.is_copy and _file_at(self.path) == self._file
-        except (DatabaseDamagedError, sqlite3.Error):  # to open it says what is wrong
+        except (DatabaseDamagedError, sqlite3.Error):  # opening it again will raise the error
             return False
 
     def version(self) -> tuple[int, int]:
-        """Return what is another after each change, by others and by us."""
+        """Return a value that changes after each write, by other processes and by this one."""
         return self.db.changes()
 
     def wait_for(self, patience: float | None) -> None:
-        """Wait for other processes so long from now on; see `Database`."""
+        """Wait at most so many seconds for other processes from now on; see `Database`."""
         self._patience = patience
         self.db.wait_for(patience)
 
@@ -149,11 +149,11 @@ class State:
         self.db.close()
 
     def transaction(self) -> contextlib.AbstractContextManager[None]:
-        """Do all or nothing of what happens inside."""
+        """Do all of what happens inside, or nothing."""
         return self.db.transaction()
 
     def has_artifacts(self) -> bool:
-        """Whether anything was ever built and is not forgotten."""
+        """Whether any artifact is recorded."""
         return self.db.row("SELECT 1 FROM artifact LIMIT 1") is not None
 
     # Artifacts
@@ -190,7 +190,10 @@ class State:
         return [number for (number,) in found]
 
     def outputs(self, project: str | None, *, besides: Collection[str] = ()) -> list[ArtifactRow]:
-        """Return the outputs of a project (None: of all) but those at some paths, without tables: `packed` is empty."""
+        """Return the outputs of a project (None: of all) except those at these paths.
+
+        Their tables (`packed`) are empty.
+        """
         columns = ARTIFACT.replace("contents", "x''")
         whose, values = ("", ()) if project is None else (" AND project = ?", (project,))
         rows = self.db.rows(f"SELECT {columns}, seal FROM artifact WHERE kind = 'output'{whose}", values)
@@ -198,7 +201,7 @@ class State:
         return [row for row in found if row and str(row.path) not in besides]
 
     def below(self, folder: Path, *, kind: str) -> list[ArtifactRow]:
-        """Return the artifacts of a kind in a folder, whoever's they are, without their tables: `packed` is empty."""
+        """Return the artifacts of a kind in a folder, of all projects, without their tables: `packed` is empty."""
         columns = ARTIFACT.replace("contents", "x''")
         begin = self.text(folder) + os.sep
         past = begin[:-1] + chr(ord(os.sep) + 1)
@@ -213,7 +216,7 @@ class State:
         return self.artifact_of(row) if row else None
 
     def add_artifact(self, row: ArtifactRow, digests: Sequence[bytes]) -> int:
-        """Add an artifact (its `id` is ignored), whatever stood at its path forgotten; return its row number."""
+        """Add an artifact (its `id` is ignored) in place of any other at its path; return its row number."""
         self.is_blank = False
         self.db.rows("DELETE FROM artifact WHERE path = ?", (self.text(row.path),))
         number = self.db.insert(
@@ -242,9 +245,9 @@ class State:
         *,
         was: Identity | None = None,
     ) -> int:
-        """Add the row of a file that is there; return its number.
+        """Add the row of an existing file; return its number.
 
-        `was`: the state in which its bytes were seen, if that is a while ago: a change since shows.
+        `was`: the file's stat data when its bytes were seen, if that is a while ago, so that a later change shows.
         """
         with self.transaction():
             state = was or filestate.identity(path)
@@ -257,7 +260,7 @@ class State:
     def move_artifact(
         self, number: int, path: Path, kind: str, identity: Identity | None, epoch: str, project: str | None = None
     ) -> None:
-        """Say where an artifact lies now, and in what state its file is; it counts as the newest of its kind."""
+        """Record an artifact's new path and its file's stat data; it counts as the newest of its kind."""
         self.db.rows("DELETE FROM artifact WHERE path = ? AND id != ?", (self.text(path), number))
         row = self.artifact(number)
         if row is None:
@@ -274,7 +277,7 @@ class State:
         )  # fmt: skip
 
     def doubt_artifact(self, number: int) -> None:
-        """Have the bytes of an artifact read before it is believed again."""
+        """Mark an artifact so that its bytes are read before it is believed again."""
         row = self.artifact(number)
         if row is not None:
             kept = self._seal_of(row._replace(epoch=DOUBTED))
@@ -285,7 +288,7 @@ class State:
         self.db.rows("DELETE FROM artifact WHERE id = ?", (number,))
 
     def holders(self, digests: Iterable[bytes]) -> dict[bytes, list[tuple[int, int]]]:
-        """Return, for each tensor digest that any artifact holds, the artifacts and the ordinals in them."""
+        """Return the artifacts with tensors of these digests: by digest, pairs of row number and index in its table."""
         found: dict[bytes, list[tuple[int, int]]] = {}
         if self.is_blank:
             return found
@@ -300,15 +303,15 @@ class State:
         return found
 
     def _perhaps_held(self, digests: list[bytes]) -> list[bytes]:
-        """Return the digests without those that surely no artifact holds.
+        """Return the digests without those that certainly no artifact has.
 
-        Who asks for very many (a family of a thousand members) mostly asks for what nobody has: then all digests
-        that there are, unless they are too many, are read once and kept in memory.
+        A family of a thousand members asks for very many digests, most of which no artifact has. Then all digests of
+        the table are read once and kept in memory, unless there are too many.
         """
         self._asked += len(digests)
         if self._asked < _MANY or not digests:
             return digests
-        (version,) = self.db.row("PRAGMA data_version")  # another one's changes show in it
+        (version,) = self.db.row("PRAGMA data_version")  # changes when another connection writes
         if version != self._digests_version:
             rows = self.db.rows(f"SELECT DISTINCT digest FROM tensor LIMIT {_MOST_KEPT + 1}")
             self._digests = {digest for (digest,) in rows} if len(rows) <= _MOST_KEPT else None
@@ -319,21 +322,24 @@ class State:
     # Paths and rows
 
     def text(self, path: Path) -> str:
-        """Return a path as rows have it: relative to the store's folder, where it can be."""
+        """Return a path as it is stored in rows: relative to the store's folder, if possible."""
         try:
             return os.path.relpath(path, self._base)
         except ValueError:  # another drive
             return str(path)
 
     def path_of(self, text: str) -> Path:
-        """Return the path that a row has as this text."""
+        """Return the path that is stored as this text."""
         return Path(self._absolute(text))
 
     def _absolute(self, text: str) -> str:
-        return os.path.normpath(os.path.join(self._base, text))  # noqa: PTH118 -- `/` would not take `..` away
+        return os.path.normpath(os.path.join(self._base, text))  # noqa: PTH118 -- `/` would keep `..`
 
     def artifact_of(self, row: Sequence[Any]) -> ArtifactRow | None:
-        """Return the artifact of a row, its seal last; None if that is broken, or its table is, or it is misplaced."""
+        """Return the artifact of a row, whose last column is the seal.
+
+        None if that doesn't fit, if the table is damaged, or if there can be no row of this kind for this path.
+        """
         number, digest, header, path, kind, *five, boot, nonfinite, packed, made, project, kept = row
         if kept != seal(digest, header, path, kind, *five, boot, nonfinite, made, project):
             return None
@@ -354,12 +360,12 @@ class State:
 
 
 _MANY = 20_000
-"""Digests asked for after which it pays to know all that there are."""
+"""After so many digests were asked for, it pays to read all that there are."""
 _MOST_KEPT = 500_000
 
 
 def _grow(db: Database, version: int) -> None:
-    """Bring the rows of an older database to this version."""
+    """Update the rows of an older database to this version."""
     db.rows("ALTER TABLE record ADD COLUMN notices TEXT")
     if version < _SEALED_SINCE:
         _add_seals(db)
@@ -381,18 +387,18 @@ def _add_seals(db: Database) -> None:
     for project, target, artifact, output, manifest, _, *rest in db.rows(f"SELECT project, {RECORD} FROM record"):
         values = (seal(project, target, artifact, output, *rest), sealed(manifest), project, target)
         db.rows("UPDATE record SET seal = ?, manifest = ? WHERE project = ? AND target = ?", values)
-    for table in ("source", "finding"):  # made anew by the schema, and found out again
+    for table in ("source", "finding"):  # the schema makes them anew, and their rows are learnt again
         db.rows(f"DROP TABLE IF EXISTS {table}")
 
 
 def _is_placed(path: str, kind: str) -> bool:
-    """Return whether a row of this kind can be for this path, which is as the database has it.
+    """Return whether there can be a row of this kind for this path, given as the database has it.
 
-    What the store holds is moved and removed without a look at its bytes, and has names of its own. A database that
-    came with a stranger's files may name anybody's file as such, under a seal as good as ours.
+    Files in the store's own folders are moved and removed without reading their bytes; they have names of their own. A
+    database that came with an untrusted project may list any file as one of these, with a seal that fits.
     """
     if kind in ("kept", "history"):
-        folder, name = os.path.split(path)  # as the database has it
+        folder, name = os.path.split(path)  # relative to the store
         return folder == kind and is_own(kind, name)
     return kind != "intended" or any(map(publishing.is_temporary, Path(os.path.normpath(path)).parts))
 
@@ -407,7 +413,7 @@ def five_or_none(identity: Identity | None) -> tuple[int | None, ...]:
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Return which file is at a path; None: there is none that can be asked."""
+    """Return device and inode of the file at a path; None if there is none, or it can't be read."""
     try:
         found = path.stat()
     except OSError:

@@ -1,8 +1,8 @@
-"""A store on disk: its folder, its database, and the three that others work with: shelf, ledger and publisher.
+"""A store on disk: its folder, its database, and the three objects that others use: shelf, ledger and publisher.
 
-The output is the artifact: nothing is stored twice. The store itself holds only *kept* artifacts (virtual targets
-that were asked for, and second names of outputs where the project wants them) and the *history*: what a build
-superseded, newest first, up to a budget.
+Outputs are the artifacts: nothing is stored twice. The store itself has only *kept* artifacts (virtual targets that
+were asked for, and second names of outputs if the project wants them) and the *history*: superseded outputs, newest
+first, up to a budget.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class DiskStore:
         durable: bool = False,
         patience: float | None = None,
     ) -> None:
-        """Open a store, which need not be there yet. `patience`: see `Database`."""
+        """Open a store, whose folder need not exist yet. `patience`: see `Database`."""
         self.root = root
         self.project = project
         self.state = State(root / STATE, durable=durable, patience=patience)
-        """Of the store alone; others work with these three:"""
+        """Only used in the store; others use these three:"""
         self.shelf = DiskShelf(self.state, root, project)
         self.ledger = DiskLedger(self.state, project)
         self.publisher = DiskPublisher(
@@ -47,19 +47,19 @@ class DiskStore:
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether it was ever built into; else what is learnt is kept in memory until `begin`."""
+        """Whether it was ever built into; if not, what is learnt is kept in memory until `begin`."""
         return self.state.is_on_disk
 
     def is_current(self) -> bool:
-        """Whether what is open is what would be opened now."""
+        """Whether the open database is the one that would be opened now."""
         return self.state.is_current()
 
     def version(self) -> tuple[int, int]:
-        """Return what is another whenever anybody, we or others, wrote into the store since it was opened."""
+        """Return a value that changes when this process or another one writes to the store."""
         return self.state.version()
 
     def look_again(self, *, patience: float | None) -> None:
-        """Believe nothing that was seen of files so far: another verb begins. `patience`: see `Database`."""
+        """Forget all checks of files, as another verb begins. `patience`: see `Database`."""
         self.state.wait_for(patience)
         self.shelf.forget()
 
@@ -68,7 +68,7 @@ class DiskStore:
         self.state.close()
 
     def create(self) -> None:
-        """Make the store's folder, which git ignores by itself."""
+        """Make the store's folder, with a `.gitignore` that excludes it."""
         is_new = not self.root.exists()
         self.root.mkdir(parents=True, exist_ok=True)
         ignore = self.root / ".gitignore"
@@ -83,10 +83,10 @@ class DiskStore:
             raise
 
     def begin(self, outputs: Iterable[Path], folders: Mapping[Path, bool]) -> list[Path]:
-        """Write down what is known so far, and remove what killed processes left at these outputs and in the store.
+        """Write what is known so far to disk, and remove what killed processes left at these outputs and in the store.
 
-        `folders`: those outputs that are folders, each with whether what it was goes into the history. Returns where
-        files lie now that stood in one and that nobody knows. The caller holds the lock.
+        `folders`: those outputs that are folders, each with whether its former files go into the history. Returns where
+        files are now that were in one and aren't ours. The caller holds the lock.
         """
         self.state.write_to_disk()
         aside = self.publisher.go_on(outputs, folders)
@@ -94,7 +94,10 @@ class DiskStore:
         return aside
 
     def remove_scratch(self) -> None:
-        """Remove the scratch folders of killed processes, which are as large as all outputs; none while one is used."""
+        """Remove the scratch folders of killed processes, which are as large as all outputs.
+
+        None while one is in use.
+        """
         if left := scratch_folders(self.root):
             with suppress(OSError), held_if_free(self.root, REBUILDS) as is_free:
                 for each in left if is_free else ():

@@ -1,4 +1,4 @@
-"""What the store's protocols speak of: files that hold artifacts, tensors in them, and what is remembered of builds."""
+"""The values that the store's protocols use: files with artifacts, their tensors, and what is remembered of builds."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ __all__ = [
 ]
 
 DOUBTED = "?"
-"""The epoch of an artifact that is believed in none."""
+"""The epoch of an artifact that is not believed in any epoch."""
 
 
 class Presence(Enum):
-    """What stands at a path where an artifact is wanted."""
+    """What is at a path where an artifact is wanted."""
 
     ABSENT = auto()
     OURS = auto()
     FOREIGN = auto()
     """A file that we did not write, or that was changed since."""
     DAMAGED = auto()
-    """A file of ours that is not what was written, and that nobody wrote to since."""
+    """A file of ours that is not what was written, though nothing wrote to it since."""
 
 
 class ArtifactRow(NamedTuple):
-    """A file that holds an artifact. `kind`: `output`, `history`, `kept` (in the store), `intended` (not yet there)."""
+    """A file with an artifact. `kind`: `output`, `history`, `kept` (in the store), `intended` (not yet published)."""
 
     id: int
     digest: bytes
@@ -48,16 +48,16 @@ class ArtifactRow(NamedTuple):
     kind: str
     identity: Identity | None
     epoch: str
-    """In which `identity` was true, or `DOUBTED`. See `filestate.epoch`; the column is called `boot`."""
+    """The epoch in which `identity` was recorded (see `filestate.epoch`), or `DOUBTED`. The column is called `boot`."""
     nonfinite: int
     packed: bytes
     made: float
     project: str
-    """Whose output it is, as the project's folder relative to the store; empty for what `-o` wrote."""
+    """The project whose output it is, as its folder relative to the store; empty for outputs written with `-o`."""
 
 
 class Held(NamedTuple):
-    """A tensor that lies in a file: an artifact of ours."""
+    """A tensor in the file of an artifact."""
 
     path: Path
     entry: Entry
@@ -78,35 +78,35 @@ class Fresh:
 
 
 class PublishedFolder(NamedTuple):
-    """The rows of the files that were put at their places, and where files lie now that were there and are not ours."""
+    """The rows of files that were published, and where files are now that were in the folder and aren't ours."""
 
     rows: Mapping[Path, ArtifactRow]
     aside: Sequence[Path]
     left: Path | None
-    """The former folder, where it could not be removed: the next build does."""
+    """The former folder if it could not be removed: the next build removes it."""
 
 
 class Record(NamedTuple):
-    """The last build of a target: its artifact, where it was put, and the manifest to compare the next one with."""
+    """The last build of a target: its artifact, its output, and its manifest to compare the next build with."""
 
     target: str
     artifact: bytes
     output: Path | None
     manifest: str
-    """Empty where it was not asked for."""
+    """Empty if it was not asked for."""
     fingerprint: bytes | None = None
     """See `plan/freshness.py`."""
     header: bytes = b""
     """The checksum of everything before the data."""
     tensors: int = 0
     notices: tuple[str, ...] = ()
-    """What was to be known of it, a sentence each."""
+    """What users should know of it, a sentence each."""
 
 
 class PackedKeys(NamedTuple):
-    """What the tensors of a target followed from, as `plan/built_keys.py` packs it.
+    """What the tensors of a target followed from, packed by `plan/built_keys.py`.
 
-    `inputs` are equal for many targets, such as the members of a family, and kept once.
+    `inputs` are equal for many targets, such as the members of a family, and stored once.
     """
 
     lines: bytes
@@ -114,7 +114,7 @@ class PackedKeys(NamedTuple):
 
 
 class SourceRow(NamedTuple):
-    """What was learnt of a source: the checksum of each tensor in file order, and perhaps hashes of the whole."""
+    """What was learnt of a source: the checksum of each tensor in file order, and hashes of the whole file if known."""
 
     identity: Identity
     checksums: bytes | None
@@ -122,4 +122,4 @@ class SourceRow(NamedTuple):
     sha256: str | None
     autov3: str | None = None
     epoch: str = ""
-    """The only one in which it is to be believed; empty: in any. The column is called `boot`."""
+    """The only epoch in which it may be believed; empty: any. The column is called `boot`."""
