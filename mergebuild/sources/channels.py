@@ -1,7 +1,7 @@
-"""First layers with other numbers of input channels: fewer of them, or those of several models one behind the other.
+"""Makes tensors with other numbers of input channels: fewer of them, or those of several models joined.
 
-The channels of a layer `[out, channels, ...]` lie along its second dimension, so a tensor with other channels is put
-together of rows: no byte is read for it.
+The channels of a layer `[out, channels, ...]` are its second dimension, so a tensor with other channels is made of
+pieces of each row: nothing is read for it.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ class LyingChannels(NamedTuple):
 
     @property
     def info(self) -> TensorInfo:
-        """Where it lies."""
+        """Where its elements are."""
         return self.model.tensors[self.tensor]
 
 
 class Joint(NamedTuple):
-    """What channels are joined to."""
+    """The tensor that joined channels make."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     """`[out, channels, ...]`."""
     channels: int
-    """How many of them come from the first."""
+    """How many of them come from the first tensor."""
 
 
 def is_served(of: LyingChannels) -> bool:
-    """Whether a tensor can be put together anew: its pieces are whole rows, and so are the blocks of its scales."""
+    """Whether channels of a tensor can be cut out: its pieces are whole rows, and so are the blocks of its scales."""
     info = of.info
     has_rows = info.scale is None or scales_of_rows(info, prod(info.shape[1:])) is not None
     return has_rows and all(piece.shape[1:] == info.shape[1:] for piece in info.pieces)
@@ -64,10 +64,10 @@ def joined(first: LyingChannels | None, then: LyingChannels | None, zero: LyingC
     """Return a model of one tensor: some channels of one tensor, then those of another.
 
     Args:
-        first: has the first channels; None: they are zeros.
-        then: has the others, at their places; None: they are zeros. Of two neither has scales.
-        zero: begins with eight bytes of zeros.
-        made: the tensor.
+        first: Has the first channels; None: they are zeros.
+        then: Has the other channels, at the same indices; None: they are zeros. If both are given, neither has scales.
+        zero: A tensor that begins with eight bytes of zeros.
+        made: The new tensor.
     """
     channels, (rows, full, *kernel) = made.channels, made.shape
     low = _rows(first or zero, (channels, *kernel), 0 if first else None)
@@ -75,7 +75,7 @@ def joined(first: LyingChannels | None, then: LyingChannels | None, zero: LyingC
     models = [(first or zero).model, (then or zero).model]
     pieces = [
         piece
-        for _, one, other in zip(range(rows), low, high, strict=False)  # zeros have no end
+        for _, one, other in zip(range(rows), low, high, strict=False)  # zeros repeat without end
         for piece in (one, other._replace(file=len(models[0].files) + other.file))
     ]
     size = prod(made.shape) * DTYPES_BY_WORD[made.dtype].size
@@ -87,7 +87,7 @@ def joined(first: LyingChannels | None, then: LyingChannels | None, zero: LyingC
 
 
 def _rows(of: LyingChannels, shape: tuple[int, ...], begin: int | None) -> Iterator[Piece]:
-    """Yield some channels of each row of a tensor, from the channel `begin` on; None: its first number throughout."""
+    """Yield some channels of each row of a tensor, beginning with channel `begin`; None: repeat its first number."""
     info = of.info
     if begin is None:
         yield from repeat(Piece(info.file, info.begin, (prod(shape),), (0,)))

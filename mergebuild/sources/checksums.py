@@ -1,4 +1,4 @@
-"""The checksums of a source's tensors: one pass over its bytes, on as many processors as it is worth."""
+"""The checksums of a source's tensors: its bytes are read once, by several threads."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mergebuild.system.spans import span
 __all__ = ["checksums_of"]
 
 _GATHERED = 1 << 22
-"""Elements put together at a time, to be hashed."""
+"""Elements of a scattered tensor that are gathered at a time to be hashed."""
 
 
 def checksums_of(model: Model, tensors: Collection[TensorInfo], threads: int) -> list[bytes]:
-    """Return the checksums of tensors, taken by so many threads.
+    """Return the checksums of tensors, in order, computed by so many threads.
 
     Raises:
-        OSError: a file can't be read, or somebody is to write to it.
+        OSError: a file can't be read, or another process is about to write to it.
     """
     paths = model.files
     if threads == 1:
@@ -46,9 +46,9 @@ def _checksum_of(paths: Sequence[Path], info: TensorInfo) -> bytes:
 
 
 def _checksum_of_bytes(paths: Sequence[Path], info: TensorInfo) -> bytes:
-    """Return the checksum of what a tensor lies in.
+    """Return the checksum of a tensor's bytes, without its scales.
 
-    A folder may have more files than a process may have open: each is open while a tensor of it is read.
+    A folder may have more files than a process may have open: each is open only while a tensor of it is read.
     """
     with ExitStack() as files:
         needed = {piece.file for piece in info.pieces} or {info.file}
@@ -57,13 +57,13 @@ def _checksum_of_bytes(paths: Sequence[Path], info: TensorInfo) -> bytes:
 
 
 def _gathered(info: TensorInfo, fds: Mapping[int, int]) -> bytes:
-    """Return the checksum of a tensor that does not lie in one run."""
+    """Return the checksum of a tensor that isn't contiguous in its file."""
     running = xxhash.xxh3_128()
     width = DTYPES_BY_WORD[info.dtype].size
     with ExitStack() as mappings:
         maps = {file: mmap.mmap(fd, 0, access=mmap.ACCESS_READ) for file, fd in fds.items()}
         views = {file: mappings.enter_context(memoryview(each)) for file, each in maps.items()}
-        held = [fd for fd in fds.values() if platform.hold_still(fd)]  # what is mapped must not be cut short
+        held = [fd for fd in fds.values() if platform.hold_still(fd)]  # a mapped file must not be truncated
         try:
             for start in range(0, info.count, _GATHERED):
                 if any(map(platform.is_wanted, held)):

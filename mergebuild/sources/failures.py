@@ -1,4 +1,4 @@
-"""The errors of sources that are there, in words: not what is pinned, changed while they were read, unreadable."""
+"""The errors of sources that exist but differ from their pins, changed while they were read, or can't be read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["LACKING", "changed", "mismatch", "unreadable"]
 _CHECK = "check that it is there, and its permissions"
 
 LACKING = {"autov2": "a folder has only `sha256`", "autov3": "only a safetensors file has one"}
-"""Why what is pinned may lack such a hash."""
+"""Why a pinned source may lack such a hash."""
 
 
 def mismatch(declared: Source, source: SourceFile, differs: hashes.Difference) -> SourceError:
-    """Return the error of a source that is not what is pinned."""
+    """Return the error of a source that differs from its pin."""
     rows = [f"pinned  {differs.pinned}", f"found   {differs.found}  {source.shown}"]
     way_out = "get what is pinned, or change the pin (`mergebuild inspect` prints all hashes)"
     weights = [source.listing.get(path, "") for path in source.weights]
@@ -33,7 +33,7 @@ def mismatch(declared: Source, source: SourceFile, differs: hashes.Difference) -
 
 
 def changed(declared: Source, source: SourceFile) -> SourceError:
-    """Return the error of a source that is another file than was opened."""
+    """Return the error of a source whose file changed after it was opened."""
     return SourceError.one(
         "source-changed",
         f"source `{source.name}` changed while it was read",
@@ -44,7 +44,7 @@ def changed(declared: Source, source: SourceFile) -> SourceError:
 
 
 def unreadable(declared: Source, shown: str, error: OSError, command: str | None = None) -> SourceError:
-    """Return the error of a source that can't be read; `command`: what would bring back what its link leads to."""
+    """Return the error of a source that can't be read; `command` would bring back the file that its link leads to."""
     return SourceError.one(
         "source-unreadable",
         f"source `{declared.name}` cannot be read: {(error.strerror or str(error)).lower()}",

@@ -1,7 +1,7 @@
-"""The SHA-256 of single files of a folder, each remembered for as long as its stat data say that it is that file.
+"""The SHA-256 of single files of a folder, each remembered as long as its stat data are the same.
 
-A folder's own hash is of the listing of these, so a tokenizer that was edited costs reading a tokenizer, not the shards
-beside it. What changed so lately that its stat data may be those of two contents is read each time.
+A folder's own hash is of the list of these, so if a tokenizer was edited only the tokenizer is read, and not the
+shards. A file that changed so recently that its stat data may be those of two contents is read each time.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ __all__ = ["FileHashes"]
 
 
 class FileHashes:
-    """The SHA-256 of files, kept in a store's memory."""
+    """The SHA-256 of files, remembered by a store."""
 
     def __init__(self, memory: SourceMemory) -> None:
         self._memory = memory
 
     def known(self, path: Path) -> str | None:
-        """Return what is remembered of a file as it is now; None if nothing is.
+        """Return the remembered SHA-256 of a file as it is now; None if there is none.
 
         Raises:
-            OSError: there is no such file, or it can't be asked.
+            OSError: there is no such file, or its stat data can't be read.
         """
         found = self._row(identity(path))
         return found.sha256 if found else None

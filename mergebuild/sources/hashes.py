@@ -1,10 +1,10 @@
-"""The hashes by which model sites and web UIs name files, all from one reading; and whether a file is what a pin says.
+"""The hashes by which model sites and web UIs name files, all from one reading; and whether a file meets its pins.
 
-`sha256` is of the whole file. `autov2` is its first 10 digits, `autov1` is of 64 KiB at 1 MiB alone (merges of the same
-models often share it), `autov3` is of a safetensors file's data without its header, so that metadata can't change it.
-A folder has only `sha256`, of a line for each of its files, sorted: what `sha256sum FILES | LC_ALL=C sort | sha256sum`
-prints in that folder. `Model.own_files` says which these are: the weights, what says what they hold, and the small
-files without which a client makes another model of them.
+`sha256` is of the whole file. `autov2` is its first 10 digits. `autov1` is of 64 KiB at 1 MiB only (merges of the same
+models often share it). `autov3` is of a safetensors file's data without its header, so that metadata can't change it. A
+folder has only `sha256`, of a line for each of its files, sorted: what `sha256sum FILES | LC_ALL=C sort | sha256sum`
+prints in that folder. Which files these are, `Model.own_files` says: the weights, the files that say what these hold,
+and the small files without which a program makes another model of them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from mergebuild.system.spans import span
 __all__ = ["EVERY", "Difference", "differs", "of_file", "of_files", "of_listing", "path_in", "sha256"]
 
 EVERY: Final = ("sha256", "autov1", "autov2", "autov3")
-"""All hashes, in the order in which they are shown."""
+"""All hashes, in the order of display."""
 
 _CHUNK = 4 << 20
 _WINDOW = range(0x100000, 0x110000)
-"""The bytes that AutoV1 is of."""
+"""The bytes that AutoV1 is the hash of."""
 
 
 class Difference(NamedTuple):
-    """A pin that a file does not meet; `found` is None where the file has no such hash."""
+    """A pin that a file does not meet; `found` is None if the file has no such hash."""
 
     name: str
     pinned: str
@@ -36,11 +36,12 @@ class Difference(NamedTuple):
 
 
 def differs(pins: Mapping[str, str], found: Mapping[str, str | None]) -> Difference | None:
-    """Return the first pin that the hashes found do not meet, None if all are met.
+    """Return the first pin that the hashes found do not meet; None if all are met.
 
     Args:
-        pins: by name (`sha256`, `autov2`, `autov3`), in small hexadecimal digits; a shorter pin is a beginning.
-        found: the hashes of a file, as `of_file` returns them.
+        pins: By name (`sha256`, `autov2`, `autov3`), in lower-case hexadecimal digits; a shorter pin is the beginning
+            of a hash.
+        found: The hashes of a file, as `of_file` returns them.
     """
     for name, pinned in pins.items():
         hash_found = found.get(name)
@@ -53,10 +54,10 @@ def of_file(path: Path, *, has_length: bool, wanted: Collection[str] = EVERY) ->
     """Return hashes of a file by name, reading it once.
 
     Args:
-        path: the file.
-        has_length: whether it begins with the length of its header, as safetensors does, and so has an `autov3`; that
-            of another file is None.
-        wanted: which hashes; a digest that none of them needs is not computed.
+        path: The file.
+        has_length: Whether it begins with the length of its header, as safetensors does, and so has an `autov3`; else
+            that is None.
+        wanted: Which hashes; a hash that none of them needs is not computed.
 
     Raises:
         OSError: it can't be read.
@@ -84,11 +85,11 @@ def of_file(path: Path, *, has_length: bool, wanted: Collection[str] = EVERY) ->
 
 
 def of_files(folder: Path, files: Iterable[Path]) -> dict[str, str | None]:
-    """Return the hashes of a folder by its files: its `sha256`; it has no others.
+    """Return the hashes of a folder by its files: only `sha256`, the others are None.
 
     Args:
-        folder: what the paths in the lines are relative to.
-        files: the files below it that count.
+        folder: What the paths in the lines are relative to.
+        files: The files below it to hash.
 
     Raises:
         OSError: one can't be read.
@@ -103,7 +104,7 @@ def of_listing(listing: Mapping[str, str]) -> str:
 
 
 def path_in(folder: Path, path: Path) -> str:
-    """Return what a file in a folder is called there, with `/` between the parts on every system."""
+    """Return a file's path relative to a folder, with `/` between the parts on every system."""
     return path.relative_to(folder).as_posix()
 
 
@@ -117,20 +118,20 @@ def sha256(path: Path) -> str:
 
 
 class _HashedRange(NamedTuple):
-    """A digest, and the bytes of the file that it is of."""
+    """A hash, and the range of bytes of the file that it is of."""
 
     update: Callable[[memoryview], None]
     start: int = 0
     stop: int | None = None
 
     def take(self, chunk: memoryview, offset: int) -> None:
-        """Take what is its own of a chunk that begins at `offset` of the file."""
+        """Hash the bytes of its range in a chunk that begins at `offset` of the file."""
         stop = len(chunk) if self.stop is None else max(0, min(len(chunk), self.stop - offset))
         self.update(chunk[max(0, self.start - offset) : stop])
 
 
 def _read(readinto: Callable[[memoryview], int | None], parts: Iterable[_HashedRange]) -> None:
-    """Read a file from here to its end into all parts: each hashes in a thread of its own while the next is read."""
+    """Read a file from here to its end into all parts; each hashes in its own thread while the next chunk is read."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     parts = tuple(parts)

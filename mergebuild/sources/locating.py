@@ -1,4 +1,4 @@
-"""Where a source lies: as written, or in the folders of `MERGEBUILD_MODELS`."""
+"""Finds the file of a source: at the path as written, or in the folders of `MERGEBUILD_MODELS`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["folders_of_models", "locate", "shown_in"]
 
 
 def locate(source: Source, root: Path) -> Path:
-    """Return where a source lies; `root` is for messages.
+    """Return the path of a source; `root` is the folder that paths in messages are relative to.
 
     Raises:
-        SourceError: it is nowhere.
+        SourceError: it is in none of the folders.
     """
     written = Path(source.path)
     candidates = [source.folder / written]
@@ -45,13 +45,13 @@ def _missing(source: Source, root: Path, candidates: Sequence[Path]) -> SourceEr
 
 
 def folders_of_models() -> list[Path]:
-    """Return the folders that the user keeps models in."""
+    """Return the folders of `MERGEBUILD_MODELS`."""
     folders = os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep)
     return [Path(folder).expanduser() for folder in folders if folder]
 
 
 def shown_in(path: Path, folder: Path) -> str:
-    """Return a path as messages have it: relative to a folder, if it lies in it."""
+    """Return a path for messages: relative to a folder, if it is in it."""
     try:
         return path.relative_to(folder).as_posix()
     except ValueError:

@@ -1,7 +1,7 @@
-"""What a source was opened by: the states of all files and folders that what it is follows from.
+"""The files and folders that decided what a source is when it was opened, with their stat data.
 
-While every one of them is what it was, opening it again would come to the same, so what is open may be used on. Where
-one may have changed unseen since before it was opened, that can't be said, and the source is opened again.
+As long as all of these are the same, opening the source again would have the same result, so the open one can still be
+used. If one may have changed unnoticed since before it was opened, this is unknown, and the source is opened again.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ __all__ = ["LookedAt"]
 
 @dataclass(frozen=True)
 class LookedAt:
-    """What was there when a source was opened."""
+    """What a source was opened from."""
 
     states: Mapping[Path, Identity | None]
-    """None: nothing was there."""
+    """None: nothing was at that path."""
     epochs: Mapping[int, str]
-    """Of their devices: what is remembered of a file is believed in one epoch."""
+    """Of their devices, since what is remembered of a file may be believed in one epoch only."""
     is_sure: bool
-    """Whether these were the states when the source was read, and every later change shows in them."""
+    """Whether the stat data were the same when the source was read, and every later change shows in them."""
 
     @classmethod
     def of(cls, path: Path, model: Model, settled: Mapping[Path, Identity], since: Moment) -> Self:
-        """Look at what a model was read from. `settled`: the states of its files then; `since`: from before that."""
+        """Return the stat data of everything that a model was read from.
+
+        `settled`: those of its files when it was read; `since`: a moment before that.
+        """
         states = {each: _state(each) for each in _looked_at(path, model)}
         until = Moment.now()
         is_sure = all(states.get(each) == state for each, state in settled.items()) and not any(
@@ -40,7 +43,7 @@ class LookedAt:
         return cls(states, _epochs(states), is_sure)
 
     def holds(self) -> bool:
-        """Whether nothing of it changed."""
+        """Whether nothing of it has changed."""
         return (
             self.is_sure
             and all(_state(path) == state for path, state in self.states.items())
@@ -49,13 +52,13 @@ class LookedAt:
 
 
 def _looked_at(path: Path, model: Model) -> Iterator[Path]:
-    """Yield what decides what a model at a path is."""
+    """Yield the paths that decide what the model at a path is."""
     yield path
     yield from model.watched
     if model.folder is None:
-        yield path.with_name(ADAPTER_CONFIG)  # an adapter is another with one beside it
+        yield path.with_name(ADAPTER_CONFIG)  # if it exists, it is a part of an adapter
         if may_be_one(path.name):
-            yield path.parent  # of several files that are called so, none is a model
+            yield path.parent  # if it has several such files, none of them is a model by itself
 
 
 def _state(path: Path) -> Identity | None:

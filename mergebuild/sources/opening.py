@@ -1,10 +1,10 @@
-"""Open whatever a path leads to as a model: by what is in it, not by what it is called.
+"""Opens the file or folder at a path as a model. The format is told by the content, not by the name.
 
-A pipeline of diffusers is given the names of a single file, so that both merge with each other, and every block and
-group means the same in both: each tensor is said to be put together of what the pipeline stores.
+The tensors of a diffusers pipeline get the names of a single file, so that both merge with each other, and blocks and
+groups mean the same in both: each tensor is described as made of tensors that the pipeline stores.
 
-What reads other formats than safetensors, or knows other names, is imported when it is needed: most sources are single
-files with the names of single files.
+Code for formats other than safetensors, or for other names, is imported when needed: most sources are single files with
+the names of single files.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ _NAMED: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 KeepsNames = Callable[[Shapes, Shapes], bool]
-"""Whether a file's tensors, given by their stored names and by their canonical ones, are to keep the former."""
+"""Whether a file's tensors keep their stored names; called with their shapes by stored and by canonical names."""
 
 
 def never(_stored: Shapes, _canonical: Shapes) -> bool:
-    """Say that no file keeps its names."""
+    """Return False: no file keeps its stored names."""
     return False
 
 
 def read_model(
     path: Path, *, shown: str | None = None, within: Sequence[Path] = (), keeps_names: KeepsNames = never
 ) -> Model:
-    """Read what a model says of itself, and nothing of its tensors.
+    """Read the header of a model, and other files that describe it; no tensor is read.
 
     Args:
-        path: a file or a folder.
-        shown: what to call it in errors; the path itself by default.
-        within: folders that links of a folder's small files may end in too, such as the project's.
-        keeps_names: whether its tensors keep their names: those of a layout that the user declares.
+        path: A file or a folder.
+        shown: What to call it in errors; the path itself by default.
+        within: Further folders that links of a folder's small files may lead to, such as the project's.
+        keeps_names: Whether its tensors keep their names: those of a layout that the user declares.
 
     Raises:
         SourceError: it is missing, can't be read, or breaks a rule of its format.
@@ -93,7 +93,7 @@ def _read_folder(path: Path, name: str, within: Sequence[Path], keeps_names: Kee
 
 
 def _refuse_parts(path: Path, shown: str) -> None:
-    """Refuse one file of a checkpoint whose files each hold a part of the tensors.
+    """Refuse a file that is one of several, each of which holds a part of the tensors.
 
     Raises:
         SourceError: it is one.
@@ -112,10 +112,10 @@ def _refuse_parts(path: Path, shown: str) -> None:
 
 
 def _with_meaning(model: Model, path: Path, shown: str, within: Sequence[Path]) -> Model:
-    """Return an adapter of PEFT that was named as a file with what its configuration beside it says.
+    """Return a PEFT adapter that was named as a file, with the content of its configuration file.
 
     Raises:
-        SourceError: there is none, and the scale of its factors stands nowhere else.
+        SourceError: there is no such file, and the scale of its factors is not in the adapter itself.
     """
     said = adapter_config(model)
     if said is not None or (path.name not in ADAPTERS and not is_of_peft(model.tensors)):
@@ -173,7 +173,7 @@ def twice_named(shown: str, first: str, second: str) -> SourceError:
 
 
 def _same_place(model: Model) -> Mapping[str, str]:
-    """Return the tensors that lie where an earlier one does, and that: what a pickle stores once for two names."""
+    """Return the tensors that share an earlier one's bytes in the file, each with that one: pickles store ties so."""
     places: dict[tuple[object, ...], str] = {}
     found: dict[str, str] = {}
     for name, info in model.tensors.items():
@@ -185,14 +185,14 @@ def _same_place(model: Model) -> Mapping[str, str]:
 
 
 def _file(path: Path, shown: str) -> Model:
-    """Return one file of weights, whatever its suffix."""
+    """Read one file of weights of any format; its suffix doesn't matter."""
     return registry.recognized(beginning(path, LOOKED_AT)).read(path, shown)
 
 
 def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
-    """Return the components of a pipeline as one model in the naming of single files; what has no place there is left.
+    """Return the components of a pipeline as one model with the names of single files; other tensors are left out.
 
-    One that is no Stable Diffusion 1, 2 or XL is a file whose names have the component in front.
+    A pipeline that isn't Stable Diffusion 1, 2 or XL becomes a file whose names begin with the component.
     """
     from mergebuild.naming import to_ldm
 
@@ -211,7 +211,7 @@ def _pipeline(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
 
 
 def _side_by_side(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
-    """Return the components of a pipeline as one model, each with its name in front of those of its tensors."""
+    """Return the components of a pipeline as one model; each name begins with that of its component."""
     from mergebuild.naming import Renamed, RowsOf
 
     made = {
@@ -224,15 +224,15 @@ def _side_by_side(folder: Folder, shown: str, keeps_names: KeepsNames) -> Model:
 
 
 def standalone(model: Model, of: str, wanted: Sequence[Part], there: Shapes) -> tuple[Model, PlacedPart] | None:
-    """Return what of a file are some parts of a model, under the names that they have there, and what is told of it.
+    """Return the tensors of a file that are parts of a model, under that model's names, and how they were found.
 
-    None where the file needs no other names: it is a model of that kind itself, or has nothing of them.
+    None if the file needs no other names: it is a model of that kind itself, or has none of the parts.
 
     Args:
-        model: the file.
-        of: what the rules call the family of the model.
-        wanted: the parts.
-        there: the tensors of the model.
+        model: The file.
+        of: The name of the model's family in the naming rules.
+        wanted: The parts.
+        there: The tensors of the model.
     """
     from mergebuild.naming.parts import place
 
@@ -243,12 +243,12 @@ def standalone(model: Model, of: str, wanted: Sequence[Part], there: Shapes) -> 
 
 
 def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], format_: str) -> Model:
-    """Return models as one, its tensors put together of theirs.
+    """Return several models as one, with tensors that are made of theirs.
 
     Args:
-        components: the models by what `made` calls them.
-        made: the tensors, and what each is made of.
-        format_: what the result is called.
+        components: The models, by their names in `made`.
+        made: The tensors, and what each is made of.
+        format_: The format of the result.
     """
     models = list(components.values())
     first = dict(zip(components, accumulate((len(model.files) for model in models), initial=0), strict=False))
@@ -264,7 +264,7 @@ def renamed_model(components: Mapping[str, Model], made: Mapping[str, Renamed], 
 
 
 def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], first: Mapping[str, int]) -> TensorInfo:
-    """Return a tensor that is made of cuts: in one run where they lie so."""
+    """Return a tensor that is made of cuts; contiguous if it is in the file."""
     infos = [components[cut.component].tensors[cut.tensor] for cut in renamed.cuts]
     both = list(zip(renamed.cuts, infos, strict=True))
     dtype = infos[0].dtype
@@ -286,10 +286,10 @@ def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], 
 
 
 def _scale_of(name: str, cuts: Sequence[tuple[RowsOf, TensorInfo]], first: Mapping[str, int]) -> Scale | None:
-    """Return the scales of a tensor that is made of cuts, some of which have scales; None: these differ in kind.
+    """Return the scales of a tensor that is made of cuts, some of which have scales; None if these differ in kind.
 
     Raises:
-        SourceError: those of one kind can't be cut so.
+        SourceError: they are of one kind, and can't be cut so.
     """
     parts = [
         ScaledPart(info, first[cut.component], cut.at, cut.rows, cut.columns, cut.transposed) for cut, info in cuts
@@ -306,13 +306,13 @@ def _scale_of(name: str, cuts: Sequence[tuple[RowsOf, TensorInfo]], first: Mappi
 
 
 def _pieces(cut: RowsOf, info: TensorInfo, first: int) -> list[Piece]:
-    """Return where a cut lies."""
+    """Return where the elements of a cut are."""
     from mergebuild.naming import view_of
 
     lying = info.pieces or (Piece(info.file, info.begin, info.shape, run_of(info.shape)),)
     if (cut.rows, cut.at, cut.columns, cut.transposed) == (None, None, None, False):
         return [piece._replace(file=first + piece.file) for piece in lying]
-    (piece,) = lying  # a cut of what is put together itself does not occur: no naming does both
+    (piece,) = lying  # no naming cuts a tensor that is itself made of several pieces
     view = view_of(cut, piece.shape, piece.strides)
     begin = piece.begin + view.begin * DTYPES_BY_WORD[info.dtype].size
     return [Piece(first + piece.file, begin, view.shape, view.strides)]

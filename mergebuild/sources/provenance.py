@@ -1,7 +1,7 @@
-"""What model files say of how they were made, whichever tool wrote it: read without trust, told in a sentence each.
+"""What model files say of how they were made, in the metadata of any tool: one sentence for each tool.
 
-The texts in `__metadata__` are strangers': JSON of any kind, any depth and any length. What is not sound is passed over
-and never stops a build; what goes on into files of ours is bounded, has no absolute paths, and can be written as UTF-8.
+The texts in `__metadata__` are untrusted: JSON of any type, depth and length. An invalid one is left out and never
+stops a build. What is copied into our files is limited in size, has no absolute paths, and can be written as UTF-8.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["MOST_LINEAGE", "Entry", "MergeModels", "merge_models", "merge_recipe
 Entry = dict[str, object]
 """What `sd_merge_models` says of a model: `name`, `legacy_hash`, `sd_merge_recipe`."""
 MergeModels = dict[str, Entry]
-"""By SHA-256: 64 small hexadecimal digits."""
+"""By SHA-256, in 64 lower-case hexadecimal digits."""
 
 MOST_LINEAGE: Final = 1 << 20
-"""Bytes of JSON that are taken over from the inputs' metadata, in all."""
+"""The most bytes of JSON that are copied from the inputs' metadata, in total."""
 
 _MOST_JSON: Final = 2 << 20
 _MOST_RECIPE: Final = 1 << 16
@@ -34,13 +34,13 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LEGACY: Final = re.compile(r"[0-9a-f]{8}")
 
 
-# Taken over into files of ours
+# What is copied into our files
 
 
 def parsed(text: str | None) -> object:
-    """Return the value of a JSON text with nothing in it that can't be written again; None where it is not sound.
+    """Return the value of a JSON text, changed so that it can be written again; None if the text is invalid.
 
-    Halves of characters are replaced, and absolute paths cut down to their last part.
+    Single surrogates are replaced, and absolute paths are cut to their last part.
     """
     if text is None or len(text) > _MOST_JSON:
         return None
@@ -51,14 +51,14 @@ def parsed(text: str | None) -> object:
 
 
 def merge_recipe(metadata: Mapping[str, str]) -> Entry | None:
-    """Return the `sd_merge_recipe` of a file, None if there is none that is sound and of reasonable size."""
+    """Return the `sd_merge_recipe` of a file; None if there is none, or it is invalid or too long."""
     text = metadata.get("sd_merge_recipe", "")
     found = parsed(text) if len(text) <= _MOST_RECIPE else None
     return found if isinstance(found, dict) else None
 
 
 def merge_models(metadata: Mapping[str, str]) -> MergeModels:
-    """Return the sound entries of the `sd_merge_models` of a file, with nothing in them but what web UIs write."""
+    """Return the valid entries of the `sd_merge_models` of a file, with only the fields that web UIs write."""
     found = parsed(metadata.get("sd_merge_models"))
     if not isinstance(found, dict):
         return {}
@@ -105,11 +105,11 @@ def _clean_text(text: str) -> str:
     return re.split(r"[\\/]", whole.rstrip("\\/"))[-1] if _PATH.fullmatch(whole) else whole
 
 
-# Told
+# Sentences
 
 
 def told(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what a file's metadata say of how it was made, a sentence for each tool that left something."""
+    """Return how a file was made, according to its metadata: a sentence for each tool."""
     tellers: tuple[Callable[[Mapping[str, str]], Iterable[str]], ...] = (
         _by_recipe,
         _by_us,
@@ -331,7 +331,7 @@ def _ancestors(metadata: Mapping[str, str]) -> Iterator[str]:
         yield f"{count} behind it: {_listed(_model(sha256, models) for sha256 in models)}"
 
 
-# Words
+# Parts of sentences
 
 
 def _hashed(recipe: Mapping[str, object], models: MergeModels) -> str:
@@ -341,7 +341,7 @@ def _hashed(recipe: Mapping[str, object], models: MergeModels) -> str:
 
 
 def _model(sha256: object, models: MergeModels) -> str:
-    """Return a model by name, where it is known, and the first digits of its hash."""
+    """Return a model by its name, if known, and the first digits of its hash."""
     if not isinstance(sha256, str) or not sha256:
         return ""
     name = models.get(sha256, {}).get("name")
@@ -365,18 +365,18 @@ def _named(name: str, value: object) -> str:
 
 
 def _any(value: object) -> bool:
-    """Whether a switch, or one of several, is on."""
+    """Whether a switch, or one in a list of them, is on."""
     return any(value) if isinstance(value, list) else bool(value)
 
 
 def _file(text: str) -> str:
-    """Return the last part of a path of any system, without the suffix of model files."""
+    """Return the last part of a path of any system, without a model file's suffix."""
     name = re.split(r"[\\/]", text.rstrip("\\/"))[-1]
     return _show(re.sub(r"\.(?:safetensors|ckpt|pt)$", "", name))
 
 
 def _show(value: object, most: int = _SHOWN) -> str:
-    """Return a word or number in one line, short; nothing for what is neither."""
+    """Return a text or number as one short line; nothing for other types."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""
     text = " ".join(str(value)[: 4 * most].split())

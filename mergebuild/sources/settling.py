@@ -1,4 +1,4 @@
-"""Waiting for a source to settle: until its stat data tell every later change, and nobody has it open for writing."""
+"""Waits until a source has *settled*: no process writes to it, and any later change will show in its stat data."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mergebuild.system.filestate import Identity, Moment, grain_of, is_racy
 __all__ = ["settled"]
 
 _PATIENCE = 10.0
-"""Seconds that a source may go on changing before it is given up."""
+"""Seconds that a source may go on changing before this is an error."""
 
 
 def settled(
     source: Source, path: Path, shown: str, within: Sequence[Path], keeps_names: KeepsNames
 ) -> tuple[Model, Mapping[Path, Identity]]:
-    """Return what a source says of itself, and the states of its files, once these tell every later change.
+    """Return the header of a source and the stat data of its files, once any later change will show in these.
 
     Args:
-        source: what the recipe says of it.
-        path: where it lies.
-        shown: that, as messages have it.
-        within: the folders that links of its small files may end in.
-        keeps_names: whether tensors keep the names that the file has for them.
+        source: What the recipe says of it.
+        path: Its path.
+        shown: Its path for messages.
+        within: The folders that links of its small files may lead to.
+        keeps_names: Whether its tensors keep their stored names.
 
     Raises:
         SourceError: it goes on changing, or is no model.
@@ -61,18 +61,18 @@ def _being_written(source: Source, shown: str, *, has_writer: bool) -> SourceErr
 
 
 class _SourceLook(NamedTuple):
-    """What a look at a source found, and whether that may be of more than one content."""
+    """The result of one look at a source, and whether it may be a mixture of two contents."""
 
     found: Model | SourceError
-    """What it says of itself, or what is wrong with it: perhaps only as it is half written."""
+    """Its header, or what is wrong with it: perhaps only because it is half written."""
     states: Mapping[Path, Identity]
-    """Of its files, as far as these are known."""
+    """The stat data of its files, as far as these are known."""
     has_writer: bool
     is_racy: bool
 
 
 def _look(path: Path, shown: str, within: Sequence[Path], keeps_names: KeepsNames) -> _SourceLook:
-    """Read what a source says of itself, and after that the states of its files.
+    """Read the header of a source, and after that the stat data of its files.
 
     Raises:
         OSError: it can't be read.

@@ -1,4 +1,4 @@
-"""A source that is there, as a value: what it offers, the state of its files, and what is known of their bytes."""
+"""An opened source, as a value: its header, the state of its files, and what is known of their bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["SourceFile", "as_one", "decisive", "epoch_of", "is_still", "source_o
 
 @dataclass
 class SourceFile:
-    """A source that is there: its path, what it offers, and its state; what was hashed of it lies in `checksums`."""
+    """An opened source: its path, its header, and its state. `checksums` is None until it is hashed."""
 
     name: str
     path: Path
@@ -33,13 +33,13 @@ class SourceFile:
     sha256: str | None = None
     autov3: str | None = None
     listing: Mapping[str, str] = field(default_factory=dict)
-    """Of several files whose `sha256` is known, the SHA-256 of each by its path in their folder."""
+    """The SHA-256 of each file by its path in the folder, if the source is a folder whose `sha256` is known."""
     part: str = ""
-    """Which part of the source it is, under other names; empty: all of it."""
+    """The part of the source that it is, under other names (see `Sources.renamed`); empty: all of it."""
 
     @property
     def remembered_by(self) -> Identity:
-        """What it is remembered by: the state of its files, and what of them it is."""
+        """The stat data that the ledger finds it by: those of its files; for a part, changed so as to differ."""
         if not self.part:
             return self.identity
         mark = checksum(f"{self.identity.device} {self.identity.inode} {self.part}".encode())
@@ -66,7 +66,7 @@ class SourceFile:
 
     @cached_property
     def content(self) -> bytes:
-        """The digest of the whole set of tensors, and of what is said of those of an adapter; it must be hashed."""
+        """The digest of all its tensors, and of an adapter's configuration; the source must be hashed."""
         found = artifact_digest(
             (name, info.stored, info.shape, self.digests[name]) for name, info in self.tensors.items()
         )
@@ -78,7 +78,7 @@ class SourceFile:
 
     @cached_property
     def said(self) -> bytes:
-        """The digest of what its files say beside values: what they call tensors, which are tied, the configuration."""
+        """The digest of what its files say besides values: names of tensors, ties, and the configuration."""
         model, spelling = self.model, self.model.spelling
         made = {name: (each.shape, each.cuts) for name, each in spelling.made.items()}
         names = made, dict(spelling.shapes), dict(spelling.prefixes), dict(model.tied), model.copies
@@ -86,30 +86,33 @@ class SourceFile:
 
     @property
     def has_hashes(self) -> Collection[str]:
-        """The hashes that it has, of those that can be pinned."""
+        """The names of the hashes that it has, of those that can be pinned."""
         if self.model.home is not None:
             return ("sha256",)
         return ("sha256", "autov2", "autov3") if registry.begins_with_length(self.model) else ("sha256", "autov2")
 
     @property
     def hashes(self) -> Mapping[str, str | None]:
-        """These hashes by name, None where one is not known."""
+        """These hashes by name; None if one is not known."""
         found = {"sha256": self.sha256, "autov2": self.sha256 and self.sha256[:10], "autov3": self.autov3}
         return {name: found[name] for name in self.has_hashes}
 
     @property
     def small_files(self) -> Mapping[str, str]:
-        """Of a folder whose `sha256` is known, the SHA-256 of each file without tensors by path; else nothing."""
+        """The SHA-256 of each file without tensors, by path, if it is a folder whose `sha256` is known; else empty."""
         return {path: self.listing[path] for path in sorted(self.listing.keys() - self.weights)}
 
     @property
     def sha256_of_weights(self) -> str:
-        """Of a folder whose `sha256` is known, what that would be of its weights alone, as it once was; else empty."""
+        """The hash of a folder's weights only, which was its `sha256` once.
+
+        Empty if its files' hashes are not known.
+        """
         return hashes.of_listing({path: self.listing[path] for path in self.weights}) if self.listing else ""
 
     @property
     def weights(self) -> set[str]:
-        """Of several files, the paths of those that hold tensors; else nothing."""
+        """The paths of the files with tensors, if it is a folder; else empty."""
         folder = self.model.home
         return {hashes.path_in(folder, path) for path in self.model.files} if folder else set()
 
@@ -120,19 +123,19 @@ class SourceFile:
 
 
 def source_of_part(name: str) -> str:
-    """Return which source of the recipe a name means, that perhaps stands for a part of it; empty: for none."""
+    """Return the recipe's source of which `name` may be a part; empty for a source that is not the recipe's."""
     return name.partition("@")[0]
 
 
 def decisive(model: Model) -> tuple[Path, ...]:
-    """Return the files that what a model is follows from."""
+    """Return the files that decide what a model is."""
     return (*model.files, *model.documents)
 
 
 def as_one(model: Model, states: Sequence[Identity]) -> Identity:
-    """Return the states of a model's files as one; for those of a folder it differs whenever one of them does.
+    """Return the stat data of a model's files as one value; for a folder it differs whenever those of one file do.
 
-    Its inode stands for which files they are and its size for the states of all. The times are the newest.
+    Its inode then stands for which files they are, its size for the stat data of all. The times are the newest.
     """
     if len(states) == 1 and model.home is None:
         return states[0]
@@ -146,17 +149,17 @@ def as_one(model: Model, states: Sequence[Identity]) -> Identity:
 
 
 def _number(text: str) -> int:
-    """Return a number for a text, as large as SQLite holds."""
+    """Return a number made from a text, at most 7 bytes, which SQLite can hold."""
     return int.from_bytes(checksum(text.encode())[:7], "big")
 
 
 def epoch_of(source: SourceFile) -> str:
-    """Return the epoch that the states of a source's files are of."""
+    """Return the current epoch of the disk that a source is on (see `filestate.epoch`)."""
     return filestate.epoch(source.path.stat().st_dev)
 
 
 def is_still(source: SourceFile) -> bool:
-    """Whether a source is the file that was opened, by stat data."""
+    """Whether a source is still the file that was opened, by its stat data."""
     try:
         model = source.model
         return as_one(model, [filestate.identity(path) for path in decisive(model)]) == source.identity

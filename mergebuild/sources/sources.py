@@ -1,18 +1,18 @@
-"""What a source is, by its bytes: found, its header read, its tensors hashed once and remembered.
+"""The sources of a recipe: finds them, reads their headers, hashes their tensors once and remembers that.
 
-A file's digests are remembered by device, inode, size, mtime and ctime; a copy or a touched file is read again, and an
-edit that puts size and mtime back is seen by its ctime. The files of a folder are remembered as one, by the states of
-all of them and of what says which tensors they hold. Beside these stand files that change no tensor, and make another
-model of it all the same: configuration, tokenizer, templates. A pin or lock of a folder is of all its files; the small
-ones are looked at each time that somebody asks for the folder's hash (`file_hashes.py`).
+A file's digests are remembered by device, inode, size, mtime and ctime. A copy or a touched file is read again, and an
+edit that restores size and mtime shows in the ctime. The files of a folder are remembered as one, by the stat data of
+all of them and of the files that say which tensors they hold. A folder also has small files that change no tensor but
+make another model of it: configuration, tokenizer, templates. A pin or lock of a folder is of all its files; the small
+ones are checked whenever the folder's hash is asked for (`file_hashes.py`).
 
-A file that changed within the clock's grain could change once more without a trace (the "racily clean" problem). So a
-source is opened only when it has *settled*: nobody has it open for writing, header and stat data are those of one
-content, and every later change shows in the latter. Whatever is read after that, by whom ever, was read of this content
-if the stat data are the same in the end: after hashing, and after a pass, every source is looked at again (`changed`).
+A file that changed within the resolution of the clock could change once more without a trace (the "racily clean"
+problem). So a source is opened only after it has *settled*: no process has it open for writing, header and stat data
+belong to one content, and every later change shows in the stat data. If these are the same at the end, everything that
+was read meanwhile was read from this content. They are compared after hashing and after a pass (`changed`).
 
-What was hashed while the disk perhaps did not have it yet is believed in this epoch only: a power cut may leave other
-bytes behind the same stat data.
+If a file was hashed when its bytes were perhaps not on the disk yet, the digests are believed in this epoch only: after
+a power cut, other bytes may have the same stat data.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ from mergebuild.system.spans import span
 __all__ = ["POSITION_IDS", "SMALL", "Sources"]
 
 SMALL = 1 << 28
-"""Bytes that are read in a moment, and are in the page cache after that: it pays to know them before planning."""
+"""Sources of at most so many bytes are read in a moment, and then are in the page cache: they are hashed before
+planning."""
 
 POSITION_IDS = "@position_ids"
 """A source that no recipe names: 0, 1, ... 76 (int64 [1, 77]), under the name `position_ids`."""
 
 
 class Sources:
-    """The sources of a recipe, opened when they are asked for."""
+    """The sources of a recipe, opened when they are first asked for."""
 
     def __init__(
         self,
@@ -70,22 +71,22 @@ class Sources:
         self._files: dict[str, SourceFile] = {}
         self._hashes = FileHashes(memory)
         self._settled: dict[Path, Identity] = {}
-        """The states of all files opened, as they were found then."""
+        """The stat data of all opened files when they were opened."""
         self.bytes_read = 0
         """Bytes of sources read for hashing so far."""
         self.at_hand: set[Path] = set()
-        """Small files that were just read whole: to read them once more reads no disk."""
+        """Small files that were just read as a whole: reading them again needs no disk."""
         self._seen: dict[str, LookedAt] = {}
-        """By source, all that was looked at when it was opened."""
+        """By source, everything that it was opened from."""
 
     def begin(self, emit: Emit) -> None:
-        """Tell `emit` from now on, and count anew what is read: another verb begins."""
+        """Begin another verb: report to `emit` from now on, and count the bytes read from 0."""
         self._emit = emit
         self.bytes_read = 0
         self.at_hand = set()
 
     def are_unchanged(self) -> bool:
-        """Whether all that was opened is still what it was, and would be found at the same place."""
+        """Whether all opened sources are unchanged, and would be found at the same paths."""
         try:
             return all(
                 seen.holds() and locate(self._declared[name], self._folder) == self._files[name].path
@@ -98,7 +99,7 @@ class Sources:
         return name in self._declared
 
     def file(self, name: str) -> SourceFile:
-        """Return a source, its header read; what is remembered of it is there already.
+        """Return a source: its header, and what is remembered of it.
 
         Raises:
             SourceError: it is missing or not a file that can be read.
@@ -110,7 +111,7 @@ class Sources:
         return found
 
     def position_ids(self) -> str:
-        """Return the name of the source that holds what the position ids of CLIP's text encoder must be."""
+        """Return the name of the source that has the correct position ids of CLIP's text encoder."""
         if POSITION_IDS not in self._files:
             where = next(iter(self._declared.values())).where
             path = Path(__file__).parents[1] / "layouts" / "data" / f"{POSITION_IDS[1:]}.safetensors"
@@ -120,32 +121,32 @@ class Sources:
         return POSITION_IDS
 
     def renamed(self, name: str, part: str, model: Model) -> str:
-        """Return the name of a source of which only some tensors are used, under other names or put together anew.
+        """Return the name of a source that has some tensors of another, under other names or put together anew.
 
         Args:
-            name: the source.
-            part: what of it, as one word.
-            model: these tensors, of sources opened before.
+            name: The source.
+            part: A word for these tensors.
+            model: These tensors, of sources opened before.
         """
         known = f"{name}@{part}"
         if known not in self._files:
             source = self.file(name)
-            state = as_one(model, [self._settled[path] for path in decisive(model)])  # as it was when it was opened
+            state = as_one(model, [self._settled[path] for path in decisive(model)])  # when it was opened
             self._files[known] = self._remembered(SourceFile(known, source.path, source.shown, model, state, part=part))
             self._declared = {**self._declared, known: self._declared[name]}
         return known
 
     def look_again(self) -> None:
-        """Have the hashes of folders taken anew when they are asked for: no stat data of a source tell of small files.
+        """Forget the hashes of folders, so that they are computed anew: the stat data don't cover small files.
 
-        What reads these files once more, reads them after this.
+        Whoever reads a small file after this reads what the new hashes are of.
         """
         for source in self._files.values():
             if source.model.home is not None:
                 source.sha256, source.listing = None, {}
 
     def hashed(self, name: str, *, with_sha256: bool = False) -> SourceFile:
-        """Return a source whose digests (and SHA-256, when asked for or pinned) are known, reading it if need be.
+        """Return a source whose digests (and SHA-256, if asked for or pinned) are known; it is read if necessary.
 
         Raises:
             SourceError: it is missing, cannot be read, changes while it is read, or differs from its pin.
@@ -177,7 +178,7 @@ class Sources:
         return not pins or hashes.differs(pins, {**self.file(name).hashes, "sha256": self.known_sha256(name)}) is None
 
     def known_sha256(self, name: str) -> str | None:
-        """Return the SHA-256 of a source as far as that is known without reading it.
+        """Return the SHA-256 of a source if it is known without reading it; else None.
 
         Raises:
             SourceError: it is missing or not a file that can be read.
@@ -195,19 +196,19 @@ class Sources:
         return source.sha256
 
     def learn(self, source: SourceFile) -> None:
-        """Remember the checksums of a source; it must still be the file that was opened (`changed`)."""
+        """Remember the checksums of a source. The caller has checked that its file didn't change (`changed`)."""
         checksums = b"".join((source.checksums or {}).values())
         epoch = "" if is_rested(source.identity, Moment.now()) else epoch_of(source)
-        sha256 = source.sha256 if source.model.home is None else None  # of a folder, each file's is remembered
+        sha256 = source.sha256 if source.model.home is None else None  # for a folder, each file's is remembered
         row = SourceRow(source.remembered_by, checksums, source.content, sha256, source.autov3, epoch)
         self._memory.remember_source(row)
 
     def opened(self) -> list[str]:
-        """Return the sources opened so far."""
+        """Return the names of the sources opened so far."""
         return list(self._files)
 
     def changed(self, names: Sequence[str]) -> list[str]:
-        """Return which of these sources, all opened before, are no longer the files that were opened."""
+        """Return which of these sources, all opened before, have changed since."""
         return [name for name in names if not is_still(self._files[name])]
 
     def _open(self, source: Source) -> SourceFile:
@@ -217,12 +218,12 @@ class Sources:
             model, states = settled(source, path, shown, self._within(path), self._keeps_names)
         except OSError as error:
             raise unreadable(source, shown, error, brought_back_by(path)) from error
-        except SourceError as error:  # the reader knows the file; the place in the recipe is ours to add
+        except SourceError as error:  # the reader knows the file only; add the place in the recipe
             place = source.where.place()
             raise SourceError(
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
-        for each, found in states.items():  # of two sources that are one file, the first one's word counts
+        for each, found in states.items():  # if two sources are one file, the first one's stat data count
             self._settled.setdefault(each, found)
         known = {each: self._settled[each] for each in decisive(model)}
         self._seen[source.name] = LookedAt.of(path, model, known, since)
@@ -230,7 +231,7 @@ class Sources:
         return self._remembered(SourceFile(source.name, path, shown, model, state))
 
     def _within(self, path: Path) -> list[Path]:
-        """Return the folders that links of a source's small files may end in: the project's, the user's of models."""
+        """Return the folders that links of a source's small files may lead to: the project's, the user's of models."""
         return [self._folder, *(each for each in folders_of_models() if path.is_relative_to(each))]
 
     def _remembered(self, found: SourceFile) -> SourceFile:
@@ -241,19 +242,19 @@ class Sources:
             found.sha256 = known.sha256 if found.model.home is None else None
             if known.checksums is not None and len(known.checksums) == 16 * len(found.tensors):
                 remembered = replace(found, checksums=_by_name(found.model, known.checksums))
-                if remembered.content == known.content:  # else another version of us saw other tensors in it
+                if remembered.content == known.content:  # else another version of the program saw other tensors
                     return remembered
         return found
 
     def _hash(self, source: SourceFile, wanted: Collection[str]) -> None:
-        """Read a source for what is not known of it, hashes of the whole if wanted, and remember what was found."""
+        """Read a source for its checksums and the wanted hashes, as far as these are not known; remember them."""
         try:
             is_read = not source.is_hashed or not self._knows_weights(source)
             if is_read:
                 self._emit(Hashing(source.shown, source.size))
             checksums = source.checksums or self._checksums(source)
             found = self._hashes_of(source, wanted) if wanted else {}
-        except Exception as error:  # a file that is cut short fails in many ways
+        except Exception as error:  # reading a truncated file fails in many ways
             if not is_still(source):
                 raise changed(self._declared[source.name], source) from error
             if isinstance(error, OSError):
@@ -274,7 +275,7 @@ class Sources:
         """Return the checksum of every tensor by name.
 
         Raises:
-            SourceError: two that are one parameter are not the same bytes.
+            SourceError: a parameter is stored twice, with different bytes.
         """
         threads = platform.cpu_count() if source.size > SMALL else 1
         found = checksums_of(source.model, source.tensors.values(), threads)
@@ -286,11 +287,11 @@ class Sources:
         return by_name
 
     def _knows_weights(self, source: SourceFile) -> bool:
-        """Whether the hash of a folder follows without reading its weights."""
+        """Whether the hash of a folder can be computed without reading its weights."""
         return source.model.home is not None and all(map(self._hashes.known, source.model.files))
 
     def _hashes_of(self, source: SourceFile, wanted: Collection[str]) -> Mapping[str, str | None]:
-        """Return hashes of the whole of a source."""
+        """Return hashes of a whole source."""
         model = source.model
         if model.home is None:
             return hashes.of_file(model.files[0], has_length=registry.begins_with_length(model), wanted=wanted)

@@ -1,8 +1,8 @@
-"""What sets a model apart from others of its architecture: told by names, shapes, and the values of small tensors.
+"""What a model is, beyond its architecture, for `inspect`: told by names, shapes, and values of small tensors.
 
-Inpainting and instruct-pix2pix models have more input channels. Models that predict v have tensors without elements as
-marks. A LoRA has its families in the names and its ranks in the shapes. Position ids that were once averaged as floats
-are wrong in their values alone.
+Inpainting and instruct-pix2pix models have more input channels. Models with v-prediction are marked by tensors without
+elements. A LoRA's family shows in the names, its ranks in the shapes. Position ids that were once averaged as floats
+have wrong values.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CONV_IN = (
 _INPUTS = {5: "depth", 7: "upscaler", 8: "instruct-pix2pix", 9: "inpainting"}
 _MARKS = ("v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std")
 _VAE = re.compile(r"(?:encoder|decoder|quant_conv|post_quant_conv)\.|loss|model_ema\.(?:decay|num_updates)$")
-"""What a VAE's file holds; the last two are left over from its training."""
+"""The names in a VAE's file; the last two are left over from its training."""
 _POSITION_IDS = re.compile(r"(?:^|\.)embeddings\.position_ids$")
 
 _FAMILIES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
@@ -79,34 +79,37 @@ _RANK: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
 _MOST_ALPHAS: Final = 20_000
 _MOST_ENCODERS: Final = 16
 _LONGEST_NAME: Final = 1000
-"""Longer names are nobody's, and patterns would take their time."""
+"""Longer names are no real ones, and would take the patterns too long."""
 _MOST_BYTES: Final = 1 << 16
 
 _CODES: Final[Mapping[str, str]] = {
     "float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32": "i", "int16": "h", "int8": "b",
     "uint64": "Q", "uint32": "I", "uint16": "H", "uint8": "B", "bfloat16": "H",
 }  # fmt: skip
-"""How `struct` reads a dtype; bfloat16 is the first half of a float32."""
+"""The format character of `struct` for a dtype; bfloat16 is read as the upper half of a float32."""
 
 
 def input_channels(shapes: Shapes) -> int | None:
-    """Return how many channels a UNet takes, None where no first convolution of one is there."""
+    """Return the number of a UNet's input channels; None if there is no first convolution of one."""
     found = (shapes[name] for name in _CONV_IN if name in shapes)
     return next((shape[1] for shape in found if len(shape) == 4), None)
 
 
 def kind_of_inputs(channels: int | None) -> str | None:
-    """Return what a UNet of so many input channels is for (`inpainting`, ...); None for the usual 4, and for others."""
+    """Return what a UNet with so many input channels is for (`inpainting`, ...).
+
+    None for the usual 4, and for others.
+    """
     return _INPUTS.get(channels or 0)
 
 
 def marks(names: Container[str]) -> tuple[str, ...]:
-    """Return the tensors that only say something of a model: `v_pred`, `ztsnr`, ..., in a fixed order."""
+    """Return which tensors are there that only mark a property of a model: `v_pred`, `ztsnr`, ..., in a fixed order."""
     return tuple(mark for mark in _MARKS if mark in names)
 
 
 def vae_kind(shapes: Shapes) -> str | None:
-    """Return the naming (`ldm` or `diffusers`) of a VAE that is a file of its own, None if it is something else."""
+    """Return the naming (`ldm` or `diffusers`) of a file that is only a VAE; None if it is something else."""
     if "decoder.conv_in.weight" not in shapes:
         return None
     if not all(_VAE.match(name) for name in shapes):
@@ -115,18 +118,18 @@ def vae_kind(shapes: Shapes) -> str | None:
     return "diffusers" if is_diffusers else "ldm"
 
 
-# LoRA and its kin
+# LoRA and related adapters
 
 
 class AdapterTraits(NamedTuple):
-    """What a file of low-rank differences holds."""
+    """What a file of a LoRA or related adapter holds."""
 
     families: Mapping[str, int]
-    """Tensors by family: `LoRA`, `LoHa`, ..."""
+    """The number of tensors by family: `LoRA`, `LoHa`, ..."""
     ranks: Mapping[int, int]
-    """How many modules have a rank, by rank."""
+    """The number of modules by rank."""
     alphas: Mapping[float, int]
-    """How many modules have an alpha, by alpha."""
+    """The number of modules by alpha."""
     for_model: str | None
     """The model that it is for, if names or shapes tell: `SD1.x`, `SD2.x`, `SDXL`, `Flux`."""
     text_encoder: bool
@@ -165,18 +168,18 @@ def adapter(model: Model) -> AdapterTraits | None:
 
 
 class _AdapterTensors:
-    """Counts what the tensors of an adapter are, by their names and shapes."""
+    """Counts the tensors of an adapter by their kinds, which names and shapes tell."""
 
     def __init__(self) -> None:
         self.families: Counter[str] = Counter()
         self.ranks: Counter[int] = Counter()
         self.beside = 0
-        """What stands beside the factors of some family."""
+        """Tensors other than factors: alphas, scales, embeddings."""
         self.alphas: list[TensorInfo] = []
         self.is_conv = self.is_cp = False
 
     def count(self, name: str, info: TensorInfo) -> None:
-        """Count one more."""
+        """Count one more tensor."""
         family = next((family for family, pattern in _FAMILIES if pattern.search(name)), None)
         if family is not None:
             self._count_factor(family, name, info)
@@ -201,13 +204,13 @@ def _alphas(model: Model, infos: Sequence[TensorInfo]) -> Iterator[float]:
 
 
 def _configured(model: Model) -> dict[float, int]:
-    """Return the alpha of an adapter's configuration: of a folder of PEFT, or in a file's metadata."""
+    """Return the alpha in an adapter's configuration: of a PEFT folder, or in a file's metadata."""
     alpha = (adapter_config(model) or model.facts).get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         return {}
     try:
         return {float(alpha): 0}
-    except OverflowError:  # JSON has whole numbers of any length; who uses it as a LoRA is told
+    except OverflowError:  # JSON allows integers of any length; using it as a LoRA is an error elsewhere
         return {}
 
 
@@ -235,7 +238,7 @@ class PositionIds(NamedTuple):
     dtype: str
     length: int
     wrong: tuple[tuple[int, float], ...]
-    """(position, what stands there)."""
+    """Pairs of a position and the wrong value there."""
 
 
 def position_ids(model: Model) -> tuple[PositionIds, ...]:
@@ -264,7 +267,7 @@ def position_ids(model: Model) -> tuple[PositionIds, ...]:
 
 
 def _values(model: Model, infos: Iterable[TensorInfo]) -> Iterator[tuple[float, ...]]:
-    """Yield the elements of small tensors of known dtypes, in order; those of others are ()."""
+    """Yield the elements of small tensors, in order; `()` for one that is large or of an unknown dtype."""
     descriptors: dict[int, int] = {}
     try:
         for info in infos:
@@ -283,7 +286,7 @@ def _values(model: Model, infos: Iterable[TensorInfo]) -> Iterator[tuple[float, 
 
 
 def _runs(model: Model, info: TensorInfo, descriptors: dict[int, int]) -> Iterator[bytes]:
-    """Yield the bytes of a tensor, a run or an element at a time."""
+    """Yield the bytes of a tensor: all at once, or an element at a time if it is scattered."""
     size = struct.calcsize(_CODES[info.dtype])
     places = (
         [
