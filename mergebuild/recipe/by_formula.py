@@ -1,4 +1,4 @@
-"""A target that is made by a formula: its models are the names in the text, its numbers the keys that the text uses."""
+"""Reads a target with a formula: its inputs are the models in the formula, its numbers are keys of the target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMULA = 'a formula is text in quotes: `formula = "0.7*a + 0.3*b"`'
 
 
 def by_formula(table: TargetTable, node: Node) -> MadeBy | None:
-    """Read a target whose `formula` is `node`; None where that is no formula."""
+    """Read a target whose `formula` is `node`; None if that is no formula."""
     text = table.reader.text(node, table.what("formula"), expected="a formula such as `0.7*a + 0.3*b`", hint=_FORMULA)
     own = [key for key in table.values if key not in COMMON_KEYS]
     formula = _parsed(table, text, own, node) if text is not None else None

@@ -1,4 +1,4 @@
-"""What a method makes a target of: its inputs as the table lists them, and all of its parameters."""
+"""Reads a target with a method: the inputs as its table lists them, and all parameters."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mergebuild.recipe.vocabulary import FOREIGN, keys_of
 __all__ = ["METHOD", "by_method"]
 
 METHOD = 'such as `method = "weighted_sum"`; `mergebuild methods` shows all'
-"""How to mend the name of a method."""
+"""Help for a missing or mistyped `method`."""
 
 
 def by_method(table: TargetTable, node: Node) -> MadeBy | None:
-    """Read a target whose `method` is `node`; None without a known method."""
+    """Read a target whose `method` is `node`; None if there is no such method."""
     name = table.reader.text(node, table.what("method"), expected="the name of a method", hint=METHOD)
     method = table.context.methods.rows.get(name or "")
     if name is None or method is None:
@@ -39,7 +39,7 @@ def by_method(table: TargetTable, node: Node) -> MadeBy | None:
 
 
 def _inputs(table: TargetTable, method: Method) -> tuple[list[Input], list[ModelEntry]]:
-    """Return the inputs, and those of them that stand in a list, with what stands beside each."""
+    """Return all inputs, and the entries of those that are in a list."""
     inputs: list[Input | None] = []
     models: list[ModelEntry] = []
     for role in method.inputs:

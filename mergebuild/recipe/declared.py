@@ -1,4 +1,4 @@
-"""What a mergefile declares beside its targets: variables, sources, layouts, and the project's options."""
+"""Reads what a mergefile declares besides targets: variables, sources, layouts, and the project's options."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ __all__ = [
 
 _PROJECT = ("name", "default", "include", "link", "history", "store")
 _PINS = {"sha256": (64,), "autov2": (10,), "autov3": (64, 12)}
-"""How many digits a pin has; a site may show only the first 12 of an AutoV3."""
+"""The lengths that a pin may have, in digits; a site may show only the first 12 of an AutoV3."""
 _SOURCE = ("path", *_PINS, "url")
 _INPUTS = ("source", "target")
 _NO_DIGIT = re.compile(r"[^0-9a-fA-F]")
 
 
 class Declared:
-    """Names of one kind over all files, each once."""
+    """The names of one kind of declaration over all files; each may be declared once."""
 
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
@@ -66,7 +66,7 @@ class Declared:
         return self._places[name]
 
     def add(self, name: str, at: At, kind: str) -> bool:
-        """Take a name; a bad one, or one that is there already, is reported and refused."""
+        """Add a name and return True; if it is invalid or already declared, report that and return False."""
         reason = bad_name(name)
         if reason:
             self._problems.add("bad-name", f"`{name}` can't be the name of a {kind}: {reason}", at, key=True,
@@ -86,7 +86,7 @@ class Declared:
 
 
 class Entry(NamedTuple):
-    """What a file declares under a name of the user's choice."""
+    """A declaration with a name that the user chose."""
 
     name: str
     raw: object
@@ -97,7 +97,7 @@ class Entry(NamedTuple):
 def entries(
     files: Sequence[File], table: str, kind: str, scope: Scope, names: Declared, problems: Problems
 ) -> Iterator[Entry]:
-    """Yield what the files declare in a table, variables in its names filled in; a bad name is reported."""
+    """Yield the entries of a table in all files, with the variables in their names filled in; report invalid names."""
     for file in files:
         for raw_name, raw in file.table(table, problems).items():
             at = At(file.document, (table, raw_name))
@@ -107,9 +107,9 @@ def entries(
 
 
 def read_variables(files: Sequence[File], given: Mapping[str, tuple[object, str]], problems: Problems) -> Scope:
-    """Return the value of every variable, None for one that has none.
+    """Return the value of every variable; None if it has none, which is reported.
 
-    `given` are raw values of the command line, each with what said so.
+    `given`: raw values from the command line, each with the option that gave it.
     """
     raw: dict[str, tuple[object, At]] = {}
     names = Declared(problems)
@@ -158,11 +158,11 @@ class _Variables:
             self._reader.wrong(node, f"variable `{name}`", kinds, 'such as `0.3` or `"text"`', named=True)
 
     def _needed(self, raw: str, at: At) -> bool:
-        """Find the values of the variables that this one names; False where one of them has none."""
+        """Compute the variables that this one names; return False if one of them has no value."""
         try:
             wanted = variables_of(raw, self._raw)
         except VariableError:
-            return True  # reported when it is filled in
+            return True  # reported later, when the string is rendered
         for name in wanted:
             if name in self._raw:
                 if self._is_endless(name, at):
@@ -171,13 +171,13 @@ class _Variables:
         return all(self._values.get(name, True) is not None for name in wanted)
 
     def _is_endless(self, name: str, at: At) -> bool:
-        """Report a variable that needs itself, or one at the end of a chain that is too long."""
+        """Report a variable that needs itself, or that is at the end of too long a chain."""
         if name in self._open:
             circle = " -> ".join([*self._open[self._open.index(name) :], name])
             self._problems.add("variable-cycle", f"variables need each other: {circle}", at,
                                help="give one of them a value of its own")  # fmt: skip
             return True
-        if len(self._open) > 200:  # deeper than anyone writes, short of Python's own limit
+        if len(self._open) > 200:  # deeper than any real mergefile, and below Python's limit of recursion
             hint = "write the value itself instead of one of the variables"
             self._problems.add("too-deep", "variables need each other more than 200 deep", at, help=hint)
             return True
@@ -215,7 +215,10 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
 
 
 def _has_known_keys(reader: Reader, table: Mapping[str, Node], node: Node, what: str) -> bool:
-    """Report keys that a source has none of; return whether it is a table of keys, and not a name with a dot in it."""
+    """Report unknown keys of a source.
+
+    Return whether it may be read: not if a name with a dot was split into tables.
+    """
     for key, below in table.items():
         if key == "autov1":
             message = f"`autov1` can't pin {what}: it is of 64 KiB of a file, and many merges have the same"
@@ -231,7 +234,7 @@ def _has_known_keys(reader: Reader, table: Mapping[str, Node], node: Node, what:
 
 
 def _path_of(reader: Reader, node: Node, what: str) -> str | None:
-    """Return the path of a source, with the user's home in it."""
+    """Return the path of a source, with `~` replaced by the user's home."""
     text = _path(reader, node, f"the path of {what}", "models/x.safetensors")
     path = os.path.expanduser(text) if text is not None else None  # noqa: PTH111 -- never raises
     if path is not None and path.startswith("~"):
@@ -258,7 +261,7 @@ def _path(reader: Reader, node: Node, what: str, example: str) -> str | None:
 
 
 def _pin(reader: Reader, node: Node, key: str, what: str) -> str | None:
-    """Return the digits of a pin in small letters."""
+    """Return the digits of a pin in lower case."""
     lengths = _PINS[key]
     expected = f"{' or '.join(map(str, lengths))} hexadecimal digits"
     hint = f"`mergebuild inspect FILE` prints a file's {key}"
@@ -275,7 +278,7 @@ def _pin(reader: Reader, node: Node, key: str, what: str) -> str | None:
 
 
 def read_layouts(files: Sequence[File], scope: Scope, problems: Problems) -> dict[str, LayoutText]:
-    """Return the layouts that the user declares, as plain values."""
+    """Return the layouts that the user declares, as plain TOML values."""
     found: dict[str, LayoutText] = {}
     reader = Reader(problems)
     for name, raw, at, _ in entries(files, "layouts", "layout", scope, Declared(problems), problems):
@@ -286,7 +289,7 @@ def read_layouts(files: Sequence[File], scope: Scope, problems: Problems) -> dic
 
 
 def read_default_dtype(root: File, scope: Scope, problems: Problems) -> str:
-    """Return the dtype of targets with an output that name none."""
+    """Return the dtype for targets with an output and no `dtype`."""
     node = resolve(root.table("defaults", problems), At(root.document, ("defaults",)), scope, problems)
     assert isinstance(node.value, dict)  # `table` gives one
     reader = Reader(problems)
@@ -297,7 +300,7 @@ def read_default_dtype(root: File, scope: Scope, problems: Problems) -> str:
 
 
 def read_project(root: File, scope: Scope, problems: Problems) -> tuple[ProjectOptions, tuple[tuple[str, At], ...]]:
-    """Return the project's options, and the places of what `default` names."""
+    """Return the project's options, and the names in `default` with their places."""
     node = resolve(root.table("project", problems), At(root.document, ("project",)), scope, problems)
     table = node.value
     assert isinstance(table, dict)  # `table` gives one
@@ -324,7 +327,7 @@ def _options(reader: Reader, table: Mapping[str, Node], default: tuple[str, ...]
 
 
 def declarations(files: Sequence[File], scope: Scope, names: Declared, problems: Problems) -> dict[str, Declaration]:
-    """Return the targets as they stand in the files, by name."""
+    """Return the targets by name, as written."""
     found: dict[str, Declaration] = {}
     for name, raw, at, _ in entries(files, "targets", "target", scope, names, problems):
         if isinstance(raw, dict):

@@ -1,7 +1,7 @@
-"""The elemental grammar: `blocks:elements:number`, rules separated by commas or line breaks, the later winning.
+"""The elemental grammar: rules `blocks:elements:number`, separated by commas or line breaks; later ones win.
 
-Blocks are names and ranges with spaces between them, elements are parts of tensor names; `NOT` in front inverts a
-list, an empty list means all. What other tools ignore in silence, such as a rule with one colon, is an error here.
+Blocks are names and ranges separated by spaces, elements are parts of tensor names. `NOT` before a list inverts it; an
+empty list means all. Mistakes that other tools silently ignore, such as a rule with one colon, are errors here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"[A-Za-z]+[0-9]*(?:-[A-Za-z]+[0-9]*)?")
 
 
 class ElementalError(ValueError):
-    """A rule that is none. `start` and `end` are offsets in the text."""
+    """An invalid rule. `start` and `end` are offsets in the text."""
 
     def __init__(self, code: str, message: str, start: int, end: int, hint: str) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ def parse_elemental(text: str) -> tuple[Elemental, ...]:
     """Return the rules in order, at least one.
 
     Raises:
-        ElementalError: no rule, or one that does not follow the grammar.
+        ElementalError: there is no rule, or one doesn't follow the grammar.
     """
     found = [_rule(match[0], match.start()) for match in re.finditer(r"[^,\n]+", text) if match[0].strip()]
     if not found:

@@ -1,7 +1,7 @@
 """The arithmetic of `${...}` and of formulas: + - * / with parentheses and signs, over decimals and names.
 
-One small parser serves both. Sums and products are flat, so that a sum of a thousand terms is as shallow as one of
-two; only parentheses and signs nest, and their depth is bounded. Every node knows its place in the text.
+One small parser is used for both. Sums and products are flat, so that a sum of a thousand terms is as shallow as one of
+two; only parentheses and signs nest, and their depth is limited. Every node has its offsets in the text.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = [
 
 _DEEPEST = 50
 NOT_ZERO = "divide by a number other than 0"
-"""How to mend a division by 0."""
+"""Help for a division by 0."""
 UNWIELDY = "it comes to a number of more than 1000 digits"
 _ROUNDED = "write rounded numbers, or compute less"
 
 
 class ExpressionError(ValueError):
-    """A text that is no expression, or one without a value. `start` and `end` are offsets in the text."""
+    """A text that is no expression, or has no value. `start` and `end` are offsets in the text."""
 
     def __init__(self, message: str, start: int, end: int, hint: str) -> None:
         super().__init__(message)
@@ -119,7 +119,7 @@ def parse(text: str) -> Expression:
     """Return the tree of a text.
 
     Raises:
-        ExpressionError: it is none; with the place and what was expected.
+        ExpressionError: it is no expression; with the offsets and what was expected.
     """
     parser = _Parser(text)
     tree = parser.sum(0)

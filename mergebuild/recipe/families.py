@@ -1,8 +1,8 @@
-"""Families of targets: axes with exact values, and members named by them.
+"""Families of targets: axes with exact values, and members that are named by them.
 
-A range is `from + i * step` in fractions, so it never drifts and never passes its end; how many steps it has is known
-before any is made. Members have one canonical name (`grid@alpha=0.3,beta=0.5`: axes as declared, values in shortest
-form), and a family is open: a value that the list does not name makes a member too.
+The values of a range are `from + i * step` in fractions, so rounding never accumulates and the end is never passed; the
+number of steps is known before any value is made. Each member has one canonical name (`grid@alpha=0.3,beta=0.5`: axes
+in the order of declaration, values in shortest form). A family is open: a value that isn't listed makes a member too.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mergebuild.recipe.numbers import exact_decimal, shortest_text
 __all__ = ["MOST_MEMBERS", "Axis", "Family", "Member", "MemberError", "Values", "bad_axis_text", "read_axes"]
 
 MOST_MEMBERS = 100_000
-"""Of all families of a mergefile together."""
+"""The limit for all families of a mergefile together."""
 _MOST_AXES = 32
 """17 axes of two values are too many members already; further ones could only have a single value each."""
 _LONGEST = 100
-"""Signs of a value as text: it stands in the names of members, and in the names of their files."""
+"""The most characters of a value as text: it is part of the names of members, and of their files."""
 
 _AXIS_EXAMPLE = "such as `foreach.alpha = [0.1, 0.2]`"
 _RANGE_EXAMPLE = "such as `{ from = 0.1, to = 0.5, step = 0.1 }`"
@@ -55,7 +55,7 @@ class Member(NamedTuple):
 class Axis:
     """One axis: its listed values (numbers or strings) and their texts, all different.
 
-    Each member asks for its own value, so what is asked of an axis must not take longer the more values it has.
+    Each member looks up its own value, so that must not take longer if there are more values.
     """
 
     name: str
@@ -69,14 +69,14 @@ class Axis:
 
     @cached_property
     def _kinds(self) -> frozenset[type]:
-        """Which of `Fraction` and `str` its values are."""
+        """The types of its values, of `Fraction` and `str`."""
         return frozenset(map(type, self.values))
 
     def read(self, text: str) -> tuple[Fraction | str, str]:
         """Return the value that a text means on this axis, listed or not, and its canonical text.
 
         Raises:
-            MemberError: the axis has numbers only, and this is none; or it is longer than any value.
+            MemberError: it is no number, and the axis has only numbers; or it is too long.
         """
         if len(text) > _LONGEST:
             raise self._error(f"a value of `{self.name}` has {len(text)} signs, expected at most {_LONGEST}")
@@ -96,7 +96,7 @@ class Axis:
 
     def _short(self, number: Fraction) -> str:
         text = shortest_text(number)
-        if len(text) > _LONGEST:  # 1e900 is a short text of a long one
+        if len(text) > _LONGEST:  # `1e900` is short, but its canonical text is long
             raise self._error(f"a value of `{self.name}` has {len(text)} digits, expected at most {_LONGEST}")
         return text
 
@@ -113,7 +113,7 @@ class Family:
 
     @property
     def size(self) -> int:
-        """How many members the axes list."""
+        """The number of listed members."""
         size = 1
         for axis in self.axes:
             size *= len(axis.values)
@@ -125,7 +125,10 @@ class Family:
         return next(self.members())[0]
 
     def members(self, fixed: Mapping[str, tuple[Fraction | str, str]] | None = None) -> Iterator[tuple[str, Values]]:
-        """Yield names and values of the members, the last axis fastest; axes in `fixed` have that one value."""
+        """Yield names and values of the members, the last axis varying fastest.
+
+        Axes in `fixed` have only that value.
+        """
         held = fixed or {}
         choices = [
             [held[axis.name]] if axis.name in held else list(zip(axis.values, axis.texts, strict=True))
@@ -143,7 +146,7 @@ class Family:
         """Return the values that `alpha=0.3,beta=0.5` (without the name) gives to some of the axes.
 
         Raises:
-            MemberError: not of that form; an axis that is none, or twice; a value that can't be one.
+            MemberError: it has another form, an axis is unknown or repeated, or a value is invalid.
         """
         axes = {axis.name: axis for axis in self.axes}
         found: dict[str, tuple[Fraction | str, str]] = {}
@@ -173,7 +176,7 @@ def bad_axis_text(text: str) -> bool:
 
 
 def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
-    """Return the axes of a `foreach` table, in its order; None where something is wrong, which is reported."""
+    """Return the axes of a `foreach` table, in its order; None if something is wrong, which is reported."""
     table = reader.table(node, what, _AXIS_EXAMPLE)
     if table is None:
         return None
@@ -233,7 +236,7 @@ def _axis(reader: Reader, name: str, values: list[Fraction | str], node: Node, l
 
 
 def _axis_text(reader: Reader, value: Fraction | str, node: Node, label: str) -> str | None:
-    """Return a value as the names of members have it; one that no name can hold is reported."""
+    """Return a value as text for the names of members; report a value that can't be in a name."""
     if isinstance(value, str) and bad_axis_text(value):
         message = f"{label} has the value `{value}`; names of members can't hold `,`, `=`, `@` or blank ends"
         reader.problems.add("bad-axis", message, node.at, help="give it another value, such as `a-b`")
@@ -275,7 +278,7 @@ def _values(reader: Reader, node: Node, label: str) -> list[Fraction | str] | No
 
 
 def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> list[Fraction | str] | None:
-    """Return the values of a range, its bounds included."""
+    """Return the values of a range, including its ends."""
     numbers = _range_numbers(reader, node, table, label)
     if numbers is None:
         return None
@@ -301,7 +304,7 @@ def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> li
 def _range_numbers(
     reader: Reader, node: Node, table: dict[str, Node], label: str
 ) -> tuple[Fraction, Fraction, Fraction] | None:
-    """Return `from`, `to` and `step`; None where one is missing or no number, which is reported."""
+    """Return `from`, `to` and `step`; None if one is missing or isn't a number, which is reported."""
     before = len(reader.problems)
     wanted = ("from", "to", "step")
     reader.known_keys(table, label, wanted, f"a range has {among(wanted)}")
@@ -317,14 +320,14 @@ def _range_numbers(
 
 
 def _steps(first: Fraction, step: Fraction, count: int) -> Iterator[Fraction]:
-    """Yield so many values; with one denominator for all, so that none is reduced by itself."""
+    """Yield `count` values, computed with one common denominator."""
     whole = math.lcm(first.denominator, step.denominator)
     begin, stride = int(first * whole), int(step * whole)
     return (Fraction(begin + number * stride, whole) for number in range(count))
 
 
 def _is_long(number: Fraction) -> bool:
-    """Return whether a number has more digits than a value may have; one that is no decimal is reported elsewhere."""
+    """Return whether a number has too many digits; False if it is no decimal, which is reported elsewhere."""
     try:
         return len(shortest_text(number)) > _LONGEST
     except ValueError:

@@ -1,7 +1,7 @@
 """The files of a recipe: the mergefile and what it includes, each read once.
 
-Includes are relative to the file that names them and may nest; a circle is an error, and so is a depth or a number of
-files that no one writes by hand. What the command line says is here too, as edits of the raw tables.
+Includes are relative to the file that names them and may nest. A cycle is an error, and so are more levels or files
+than anybody writes by hand. Settings from the command line are added later, as edits of the raw tables.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["File", "given_files", "read_files"]
 _DEEPEST = 8
 _MOST_FILES = 256
 _MOST_VALUES = 400_000
-"""Of all files together: what a script writes for 50,000 targets has as many keys and tables."""
+"""In all files together: a script that writes 50,000 targets makes as many keys and tables."""
 _TABLES = ("project", "defaults", "vars", "sources", "targets", "layouts", "methods")
 _INCLUDED_TABLES = ("project", "vars", "sources", "targets", "layouts", "methods")
 _FOREIGN = frozenset("merge_method base_model models dtype parameters method formula output alpha".split())
@@ -40,7 +40,7 @@ class File:
     raw: dict[str, object]
 
     def table(self, name: str, problems: Problems) -> dict[str, object]:
-        """Return a top table, empty when it is missing; what is no table is reported."""
+        """Return a top-level table, empty if it is missing; if it is something else, report that."""
         found = self.raw.get(name, {})
         if isinstance(found, dict):
             return found
@@ -56,10 +56,11 @@ def read_files(path: Path, problems: Problems) -> list[File]:
     """Return the mergefile and everything that it includes, the mergefile first.
 
     Raises:
-        RecipeError: a file is missing, can't be read, or is no TOML. Without it names would seem unknown that are
-            not, so nothing else is looked at.
+        RecipeError: a file is missing, can't be read, or is no TOML. Nothing else is checked then, since names that the
+            file declares
+            would seem unknown.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 -- not resolved: the user's own name of it
+    path = Path(os.path.abspath(path))  # noqa: PTH100 -- links stay: the path that the user gave is shown
     try:
         text = read_text(path)
     except FileNotFoundError:
@@ -78,7 +79,7 @@ def given_files(contents: Mapping[str, object], root: Path, problems: Problems) 
     """Return a mergefile that a program gives as values, and everything that it includes; `root`: its folder.
 
     Raises:
-        RecipeError: as `read_files`; or a value is none that TOML has.
+        RecipeError: as `read_files`; or a value is of a type that TOML does not have.
     """
     document = GivenDocument(Path(os.path.abspath(root)))  # noqa: PTH100 -- as there
     files = _FileReading(document.path.parent, problems)
@@ -110,7 +111,7 @@ class _FileReading:
         self._values = 0
 
     def add(self, document: Document, above: Sequence[Document]) -> None:
-        """Read a file and what it includes; `above` are the files that led here."""
+        """Read a file and what it includes; `above` are the files by which it was included, the mergefile first."""
         self._problems.expect(document.name)
         self._seen.add(os.path.realpath(document.path))
         self._values += count_values(document.text)
@@ -125,7 +126,7 @@ class _FileReading:
         self.add_tables(document, raw, above)
 
     def add_tables(self, document: Document, raw: dict[str, object], above: Sequence[Document]) -> None:
-        """Take up what a file says, and read what it includes."""
+        """Add the tables of a file, and read what it includes."""
         self.found.append(File(document, raw))
         self._check_tables(document, raw, included=bool(above))
         project = raw.get("project")
@@ -182,7 +183,10 @@ class _FileReading:
         self.complete = False
 
     def _is_own(self, path: Path) -> bool:
-        """Whether a file is one of the project's. Of any other, named by a stranger perhaps, no text is shown."""
+        """Whether a file is one of the project's.
+
+        The text of other files is not shown: an untrusted project may include any.
+        """
         real = Path(os.path.realpath(path))
         return real.suffix == ".toml" and real.is_relative_to(os.path.realpath(self._root))
 

@@ -1,7 +1,7 @@
-"""A formula: a linear combination of models as people write it, `0.7*opk + x*(merong - base_mix) - 'odd-name'/4`.
+"""A formula: a linear combination of models, written as `0.7*opk + x*(merong - base_mix) - 'odd-name'/4`.
 
-It is checked when it is read, from its shape alone: every term holds exactly one model, models are neither multiplied
-nor divided by, no number stands alone. What is left gives one exact coefficient a model for any values of its numbers.
+It is checked when it is read, by its form alone: every term has exactly one model, no model is multiplied or divided by
+one, and no number is added to one. So, for any values of its numbers, it gives one exact coefficient for each model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mergebuild.recipe.numbers import is_unwieldy
 __all__ = ["LinearFormula", "parse_formula"]
 
 _Linear = Fraction | dict[int, Fraction]
-"""A number, or coefficients by the model's number."""
+"""A number, or coefficients by the model's index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class LinearFormula:
     numbers: tuple[str, ...]
     tree: Expression
     spellings: Mapping[str, int]
-    """From a name in the text to the model's number; two spellings of a member are one model."""
+    """From a name in the text to the model's index; two spellings of one member are one model."""
 
     def coefficients(self, numbers: Mapping[str, Fraction]) -> tuple[Fraction, ...]:
-        """Return one coefficient a model.
+        """Return one coefficient for each model.
 
         Raises:
-            ZeroDivisionError: a divisor that is 0 with these numbers.
-            OverflowError: a coefficient of more than 1000 digits.
+            ZeroDivisionError: a divisor is 0 with these numbers.
+            OverflowError: a coefficient has more than 1000 digits.
         """
         found = self._evaluate(self.tree, numbers)
         assert isinstance(found, dict)  # checked when it was read
@@ -81,10 +81,10 @@ class LinearFormula:
 
 
 def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], str]) -> LinearFormula:
-    """Return the formula of a text. `refer` gives the canonical name of a model; its errors pass through.
+    """Return the formula of a text. `refer` returns the canonical name of a model; its errors are not caught.
 
     Raises:
-        ExpressionError: it is no formula, or not linear in its models; with the place.
+        ExpressionError: it is no formula, or not linear in its models; with the offsets.
     """
     tree = parse(text)
     models: dict[str, int] = {}
@@ -101,13 +101,13 @@ def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], s
             message, tree.start, tree.end, "such as `0.7*a + 0.3*b`; `mergebuild list` shows the names"
         )
     formula = LinearFormula(text, tuple(models), tuple(used), tree, MappingProxyType(spellings))
-    if not used:  # with numbers only the plan can know
+    if not used:  # else it is checked when the numbers are known
         _check_value(formula)
     return formula
 
 
 def _check_value(formula: LinearFormula) -> None:
-    """Refuse a formula without named numbers that has no coefficients."""
+    """Refuse a formula without named numbers whose coefficients can't be computed."""
     tree = formula.tree
     try:
         formula.coefficients({})
@@ -120,7 +120,11 @@ def _check_value(formula: LinearFormula) -> None:
 
 
 def _holds_model(tree: Expression, models: Collection[str]) -> bool:
-    """Return whether a part is linear in the models; if not it is a number. Anything else is an error."""
+    """Return whether a part of the formula has a model in it (True) or is a number (False).
+
+    Raises:
+        ExpressionError: it is neither: not linear in the models.
+    """
     match tree:
         case Number():
             return False
@@ -176,7 +180,11 @@ def _sum(values: list[_Linear]) -> _Linear:
 
 
 def _check(number: Fraction) -> Fraction:
-    """Return the number, unless it has grown beyond all use."""
+    """Return the number.
+
+    Raises:
+        OverflowError: it has more than 1000 digits.
+    """
     if is_unwieldy(number):
         raise OverflowError(UNWIELDY)
     return number

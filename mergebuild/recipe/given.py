@@ -1,7 +1,7 @@
-"""A mergefile's contents that a program gives as values: what TOML would have given, each named by its keys.
+"""A mergefile that a program gives as Python values: converted to the values that TOML would give.
 
-Floats mean their shortest decimals, as those of variables do, and a `Decimal` means itself. A value has no line, so the
-place of what is wrong with it is its keys: `targets.mix.alpha`.
+A float means its shortest decimal, like those of variables, and a `Decimal` is exact. A value has no line in a file, so
+its place in a problem is its keys: `targets.mix.alpha`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = ["GivenDocument", "given_tables"]
 
 _NAME = "the mergefile"
 _DEEPEST = 50
-"""Deeper than any value may lie; a table that holds itself has no end."""
+"""Deeper than any real value; a table that contains itself would never end."""
 _MOST_VALUES = 400_000
-"""As of files."""
+"""As for files."""
 _BARE = re.compile(r"[\w-]+", re.ASCII)
 
 
 class GivenDocument(Document):
-    """What stands for the file. Paths in it are relative to `root`."""
+    """Replaces the file in places. Paths in the values are relative to `root`."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root / "mergefile of a program", _NAME, "")
 
-    def place(self, path: Keys, *, key: bool = False) -> Place:  # noqa: ARG002 -- one place stands for both
+    def place(self, path: Keys, *, key: bool = False) -> Place:  # noqa: ARG002 -- key and value have one place
         """Return the keys of a value as its place."""
         edits = (self.edits.get(path[:length]) for length in range(len(path), 0, -1))
         label = next((each for each in edits if each is not None), None)
@@ -46,7 +46,7 @@ class GivenDocument(Document):
 
 
 def given_tables(contents: Mapping[str, object], document: GivenDocument, problems: Problems) -> dict[str, object]:
-    """Return values as TOML gives them; what TOML has no word for is reported."""
+    """Return values as TOML would give them; values of other types are reported."""
     return _Converting(document, problems).table(contents, ())
 
 
@@ -57,7 +57,7 @@ class _Converting:
         self._values = 0
 
     def table(self, found: Mapping[Any, object], path: Keys) -> dict[str, object]:
-        """Return a table, without what is no key of one."""
+        """Return a table, without keys that are not strings, which are reported."""
         made = {}
         for key, value in found.items():
             if isinstance(key, str) and self._text(key, path) == key:
@@ -109,7 +109,7 @@ class _Converting:
 
 
 def _number(found: float | Decimal) -> Fraction | BadNumber:
-    """Return the number that a float's shortest decimal is; of a subclass, such as NumPy's, too."""
+    """Return the number that a float's shortest decimal means, also for a subclass such as NumPy's."""
     return toml_number(float.__repr__(found) if isinstance(found, float) else str(found))
 
 
@@ -118,7 +118,7 @@ def _told(found: object) -> str:
 
 
 def _dotted(path: Keys) -> str:
-    """Return keys as they would stand in TOML, items of lists by their number: `targets.mix.rules[0].alpha`."""
+    """Return keys as in TOML, with indices for items of lists: `targets.mix.rules[0].alpha`."""
     text = ""
     for key in path:
         if isinstance(key, int):

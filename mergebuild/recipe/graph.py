@@ -1,7 +1,7 @@
-"""The graph of a recipe: sources and targets are nodes, an input is an edge from what is read to what reads it.
+"""The graph of a recipe: sources and targets are nodes; an edge goes from an input to the target that reads it.
 
-From the text alone: no file is looked at. A family stands for its members, each a node of its own; members that no
-list names are there when a target reads them. networkx orders the graph, and is imported only then.
+It is made from the text alone: no source is opened. Each listed member of a family is a node of its own, and so is an
+unlisted one that a target reads. networkx orders the graph, and is imported only for that.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Graph:
 
     @cached_property
     def inputs(self) -> Mapping[str, Sequence[Edge]]:
-        """The edges into each target that has any, by its name."""
+        """The edges into each target that has inputs, by its name."""
         found: dict[str, list[Edge]] = defaultdict(list)
         for edge in self.edges:
             found[edge.target].append(edge)
@@ -81,17 +81,17 @@ class Graph:
 
 
 def from_recipe(recipe: Recipe, targets: Iterable[str] = ()) -> Graph:
-    """Return the graph of these targets and of what they are made of; of the whole recipe when none are named.
+    """Return the graph of these targets and of what they are made of; of the whole recipe if none are named.
 
     Raises:
         UsageError: a name is no target.
-        RecipeError: a member of a family that is asked for is not a sound target.
+        RecipeError: a member of a family that is asked for is invalid.
     """
     asked = list(targets)
     nodes = {name: GraphNode(name, "source") for name in recipe.sources if not asked}
     edges: list[Edge] = []
     waiting = list(recipe.resolve(asked) if asked else recipe.target_names())
-    # breadth first: those asked for in their order, then what only they lead to
+    # breadth first: those asked for in their order, then what these need
     for name in waiting:
         if name in nodes:
             continue
@@ -107,7 +107,7 @@ def from_recipe(recipe: Recipe, targets: Iterable[str] = ()) -> Graph:
 
 
 def ancestors(graph: Graph, names: Iterable[str]) -> frozenset[str]:
-    """Return everything that these nodes are made of, directly or not; not themselves."""
+    """Return everything that these nodes are made of, directly or indirectly, without the nodes themselves."""
     import networkx as nx
 
     directed = _directed(graph)
@@ -115,7 +115,7 @@ def ancestors(graph: Graph, names: Iterable[str]) -> frozenset[str]:
 
 
 def order(graph: Graph) -> tuple[str, ...]:
-    """Return the names so that everything stands behind what it is made of, and else in the order of the recipe."""
+    """Return the names, each after everything that it is made of, otherwise in the order of the recipe."""
     import networkx as nx
 
     place = {node.name: at for at, node in enumerate(graph.nodes)}
@@ -140,7 +140,7 @@ def to_json(graph: Graph) -> dict[str, object]:
 
 
 def to_dot(graph: Graph) -> list[str]:
-    """Return the graph in Graphviz' language: sources are boxes, virtual targets dashed, files filled."""
+    """Return the graph in Graphviz' language: sources are boxes, targets ellipses, filled if they have an output."""
     lines = ["digraph mergebuild {", "  rankdir=LR;", "  node [shape=ellipse];"]
     lines += (f"  {_dot_name(node.name)}{_dot_style(node)};" for node in graph.nodes)
     for edge in graph.edges:
@@ -177,9 +177,9 @@ def _mermaid_label(text: str) -> str:
 
 
 def to_text(graph: Graph) -> list[str]:
-    """Return an indented tree from the targets that nobody reads down to sources; what was shown is not repeated.
+    """Return an indented tree, from targets that no other target reads down to sources; nothing is shown twice.
 
-    Sources that nobody reads come last.
+    Sources that nothing reads come last.
     """
     read = {edge.source for edge in graph.edges}
     tops = [node for node in graph.nodes if node.name not in read]
@@ -190,7 +190,7 @@ def to_text(graph: Graph) -> list[str]:
 
 
 def _collapsed(nodes: Iterable[GraphNode]) -> Iterator[GraphNode | list[GraphNode]]:
-    """Yield the targets, a large family as one list at the place of its first member."""
+    """Yield the targets; a large family is one list, at the position of its first member."""
     families: dict[str, list[GraphNode]] = defaultdict(list)
     targets = [node for node in nodes if node.kind == "target"]
     for node in targets:
@@ -204,7 +204,7 @@ def _collapsed(nodes: Iterable[GraphNode]) -> Iterator[GraphNode | list[GraphNod
 
 
 def _tree(graph: Graph, top: GraphNode | list[GraphNode], shown: set[str]) -> Iterator[str]:
-    """Yield the lines of a tree. Chains of merges may be deeper than the stack, so no recursion."""
+    """Yield the lines of a tree. Not recursive, as chains of merges may be longer than the stack allows."""
     if isinstance(top, list):
         yield f"{top[0].family}  ({len(top)} members, {top[0].name} to {top[-1].name})"
         top = top[0]

@@ -1,4 +1,4 @@
-"""What the inputs of a target name, where no method says yet which of them there are; and the items of their lists."""
+"""Checks inputs of a target whose method is unknown, and reads the lists `models` and `loras`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_inputs", "listed"]
 
 
 def check_inputs(table: TargetTable) -> None:
-    """Check what the inputs name where no method says which of them there are."""
+    """Check what the inputs name, if it is not known which inputs the method has."""
     for role in INPUTS:
         node = table.values.get(role)
         if node is not None and role in LISTS:

@@ -1,4 +1,4 @@
-"""Tables and keys that later versions will have, each with what serves in this one."""
+"""Keys and tables that are planned for later versions, each with what to use in this one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LATER_KEYS: Mapping[str, str] = {
     "sweep": _FAMILY,
     "adjust": _ALPHA,
 }
-"""Keys of a target, and what to do now."""
+"""Keys of a target, each with what to do now."""
 
 LATER_TABLES: Mapping[str, str] = {
     "checks": _CHECKS,
@@ -50,4 +50,4 @@ LATER_TABLES: Mapping[str, str] = {
     "hooks": _COMMANDS,
     "loras": _LORAS,
 }
-"""Tables and keys at the top of a file, and what to do now."""
+"""Tables and keys at the top of a file, each with what to do now."""

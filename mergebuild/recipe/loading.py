@@ -32,16 +32,16 @@ from mergebuild.system.spans import span
 __all__ = ["load_methods", "load_names", "load_recipe", "recipe_of"]
 
 _MOST_VALUES = 3_000_000
-"""Of the members of all families: 100,000 with 30 numbers each, such as block weights."""
+"""For the members of all families: 100,000 with 30 numbers each, such as block weights."""
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), variables: Mapping[str, object] | None = None) -> Recipe:
-    """Read a mergefile with what it includes.
+    """Read a mergefile and what it includes.
 
     Args:
-        path: the mergefile.
-        overrides: edits as `--set` takes them: `m=0.4`, `orange.alpha=0.4`, `orange.alpha.IN04=0.4`.
-        variables: values for `[vars]`, as TOML or JSON give them; floats mean their shortest decimal.
+        path: The mergefile.
+        overrides: Edits as `--set` takes them: `m=0.4`, `orange.alpha=0.4`, `orange.alpha.IN04=0.4`.
+        variables: Values for `[vars]`, as TOML or JSON give them; floats mean their shortest decimal.
 
     Raises:
         RecipeError: everything that is wrong with the files, at once.
@@ -60,7 +60,7 @@ def recipe_of(
     overrides: Sequence[str] = (),
     variables: Mapping[str, object] | None = None,
 ) -> Recipe:
-    """Return the recipe of a mergefile whose contents a program gives as values; `root`: the folder that it is of.
+    """Return the recipe of a mergefile that a program gives as values; `root`: its folder.
 
     Raises:
         RecipeError, UsageError: as `load_recipe`.
@@ -74,9 +74,9 @@ def recipe_of(
 def load_names(
     path: Path, *, overrides: Sequence[str] = (), variables: Mapping[str, object] | None = None
 ) -> tuple[tuple[str, ...], Mapping[str, Family | None]]:
-    """Return the names of the sources, and those of the targets with what makes a target a family.
+    """Return the names of the sources, and the names of the targets, each with its family, or None if it is no family.
 
-    No target is read, so that ten thousand of them cost little; what is wrong with one does not matter.
+    Targets are not read, so ten thousand of them take little time, and mistakes in them don't matter.
 
     Raises:
         RecipeError, UsageError: a file or an override that cannot be read at all.
@@ -87,7 +87,7 @@ def load_names(
 
 
 def load_methods(path: Path) -> Mapping[str, Method]:
-    """Return the methods that a mergefile declares, as far as nothing is wrong with them; targets do not matter.
+    """Return the valid methods that a mergefile declares; mistakes in targets don't matter.
 
     Raises:
         RecipeError: a file that cannot be read at all.
@@ -100,7 +100,7 @@ def load_methods(path: Path) -> Mapping[str, Method]:
 def _read(
     files: Sequence[File], overrides: Sequence[str], variables: Mapping[str, object], problems: Problems
 ) -> tuple[Parts, Sequence[tuple[str, At]]]:
-    """Return what the files say, but for what only reading the targets tells; and what `default` names."""
+    """Return the parts of the recipe, before any target is read; and what `default` names."""
     edits = _parsed(overrides)
     scope, edits = _variables(files, edits, variables, problems)
     names = Declared(problems)
@@ -145,7 +145,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 def _variables(
     files: Sequence[File], edits: Sequence[Override], variables: Mapping[str, object], problems: Problems
 ) -> tuple[Scope, list[Override]]:
-    """Return the variables' values, and the overrides that are not of variables."""
+    """Return the values of the variables, and the overrides of other things."""
     known = {name: None for file in files for name in file.table("vars", problems)}
     given: dict[str, tuple[object, str]] = {}
     wrong: list[Problem] = []
@@ -167,10 +167,10 @@ def _variables(
 
 
 def _given_value(label: str, name: str, value: object, known: Mapping[str, None]) -> object:
-    """Return the raw value that the command line gives a variable.
+    """Return the raw value that the command line gives to a variable.
 
     Raises:
-        UsageError: there is no such variable, or it is no value of one.
+        UsageError: there is no such variable, or it can't have such a value.
     """
     if name not in known:
         hint = did_you_mean(name, known, otherwise="`[vars]` of the mergefile declares them")
@@ -199,7 +199,7 @@ def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Probl
     """Return the families by name.
 
     Raises:
-        RecipeError: they make too many members together; to check those would take long already.
+        RecipeError: they have too many members together; checking those would take long.
     """
     found: dict[str, Family] = {}
     reader = Reader(problems)
@@ -220,7 +220,7 @@ def _families(declared: Mapping[str, Declaration], scope: Scope, problems: Probl
 
 
 def _check_size(name: str, members: int, values: int, at: At, problems: Problems) -> None:
-    """Report families up to one that make too many members, and end there."""
+    """Report if the families up to this one have too many members, and raise all problems then."""
     if values > _MOST_VALUES:
         message = f"the members of the families up to `{name}` have more than {_MOST_VALUES:,} values"
         hint = "list fewer members, or give them fewer numbers"

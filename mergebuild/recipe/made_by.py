@@ -1,4 +1,4 @@
-"""What makes a target, or a rule of one: a method or a formula, with its inputs and numbers."""
+"""Reads what makes a target, or a rule of one: a method or a formula, with its inputs and numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["made_by"]
 
 
 def made_by(table: TargetTable) -> MadeBy | None:
-    """Read what makes a target; None where nothing sound does, which is reported."""
+    """Read what makes a target; None if that is invalid, which is reported."""
     values = table.values
     if "method" in values and "formula" in values:
         message = f"target `{table.name}` has a `method` and a `formula`"
@@ -29,7 +29,7 @@ def made_by(table: TargetTable) -> MadeBy | None:
 
 
 def _nothing(table: TargetTable) -> None:
-    """Report a target that names neither."""
+    """Report a target with neither a method nor a formula."""
     check_inputs(table)
     foreign = [key for key in table.values if any(means(key, made, ANY_KEYS) for made in ("method", "formula"))]
     for key in foreign:

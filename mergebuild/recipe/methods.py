@@ -1,7 +1,7 @@
 """The user's own methods: `[methods.NAME]`, each a row like those of the catalog, with a Python file as its kernel.
 
-All that a mergefile can be checked against stands in the table, so that no code runs to read a recipe. The file's text
-is read here, once: it is part of what the method is, and what is run later is this text.
+Everything that a mergefile is checked against is in the table, so that no code is run to read a recipe. The file's text
+is read here, once: it is part of the method's digest, and exactly this text is run later.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from mergebuild.system.bounded_text import read_text
 __all__ = ["OwnMethods", "read_methods"]
 
 _LONGEST_PROGRAM = 1 << 20
-"""Bytes of a file of methods."""
+"""The most bytes of a file with methods."""
 _MOST_PROGRAMS = 16 << 20
-"""Signs of all of them together."""
+"""The most characters of all of them together."""
 _MOST_METHODS = 1000
 _KEYS = ("file", "inputs", "optional", "parameters", "formula", "summary", "exact")
 _OF_A_PARAMETER = ("default", "low", "high", "kind", "per", "choices", "summary")
 _KINDS = ("number", "integer", "flag", "word")
 _ROLES = ("base", *(role for role in INPUTS if role not in ("base", "loras")))
-"""In the order in which a method has them. LoRAs are no models: what they add is made before a kernel sees it."""
+"""In the order that a method must list them. No `loras`: what LoRAs add is computed before a kernel runs."""
 _SHARED = {"seed": "integer", "compat": "word"}
-"""Keys of every target that a method may have as parameters, and of which kind they then are."""
+"""Keys of every target that a method may have as parameters, with the kind that they must have."""
 _FILE = 'such as `file = "methods/my_blend.py"`'
 _INPUTS_HINT = 'such as `inputs = ["a", "b"]` or `inputs = ["base", "models"]`'
 _PARAMETERS = "such as `alpha = {}` (it must be given) or `gamma = 0.5` (its default)"
@@ -47,7 +47,7 @@ _PARAMETER = 'such as `{}`, `0.5`, `true` or `{ default = "soft", choices = ["so
 _WORD = 'such as `{ kind = "word", choices = ["soft", "hard"] }`'
 _WHOLE = "a whole number from 0 on"
 _TAKEN = frozenset(word.casefold() for row in METHODS.values() for word in (row.name, *row.aliases))
-"""Names of the catalog, in small letters."""
+"""Names in the catalog, in lower case."""
 
 
 class OwnMethods(NamedTuple):
@@ -57,7 +57,7 @@ class OwnMethods(NamedTuple):
     paths: tuple[Path, ...]
     """The files that define them."""
     broken: frozenset[str]
-    """Names of those that are wrong, which is reported."""
+    """Names of invalid ones, which are reported."""
 
     @property
     def known(self) -> Methods:
@@ -86,7 +86,7 @@ def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> Own
 
 
 def _is_taken(each: Entry, problems: Problems) -> bool:
-    """Report a name that a method of the catalog has."""
+    """Whether a method of the catalog has this name, which is reported then."""
     is_taken = each.name.casefold() in _TAKEN or each.name == "formula"
     if is_taken:
         message = f"`{each.name}` can't be the name of a method of your own: it means another one"
@@ -118,7 +118,7 @@ class _Programs:
 
 
 class _MethodReading:
-    """Reads one table. `root` is the project's folder, which paths are shown from."""
+    """Reads one table. Paths are shown relative to `root`, the project's folder."""
 
     def __init__(self, name: str, node: Node, root: str, programs: _Programs, problems: Problems) -> None:
         self._name = name
@@ -130,7 +130,7 @@ class _MethodReading:
         self.paths: list[Path] = []
 
     def read(self) -> Method | None:
-        """Return the row; None when something is wrong with it, which is then reported."""
+        """Return the row; None if something is wrong with it, which is reported."""
         before = len(self._problems)
         table = self._reader.table(
             self._node, f"method `{self._name}`", f"it is written `[methods.{self._name}]`, with a `file` and `inputs`"
@@ -174,7 +174,7 @@ class _MethodReading:
     # -- its file
 
     def _text(self, node: Node) -> tuple[str, str]:
-        """Return the file's path as it is shown, and its text."""
+        """Return the file's path for messages, and its text."""
         what = self._what("file")
         named = self._reader.text(node, what, expected="the path of a Python file", hint=_FILE)
         if named is None:
@@ -218,7 +218,7 @@ class _MethodReading:
         return found
 
     def _words(self, node: Node, what: str, allowed: Sequence[str], hint: str) -> tuple[str, ...]:
-        """Return a list of words, each allowed and each once."""
+        """Return a list of words; report those that are not allowed or repeated."""
         found = self._reader.texts(node, what, hint)
         if found == []:
             self._problems.add("bad-value", f"{what} is empty", node.at, help=hint)
@@ -273,7 +273,7 @@ class _MethodReading:
         return Parameter(name, summary or "", kind, per or "target", value, low, high, choices)
 
     def _per(self, node: Node, what: str, kind: str, inputs: Sequence[str]) -> str | None:
-        """Return whether there is one for each model, or one for the target."""
+        """Return whether there is one value for each model, or one for the target."""
         per = self._reader.choice(node, f"`per` of {what}", ("target", "model"))
         if per == "model" and (kind != "number" or "models" not in inputs):
             message = f"{what} is one for each model, expected a `number` of a method with `models`"
@@ -283,7 +283,7 @@ class _MethodReading:
     def _check_bounds(
         self, value: Fraction, low: Fraction | None, high: Fraction | None, what: str, default: Node
     ) -> None:
-        """Report a default that no target could give."""
+        """Report a default outside of the parameter's own bounds."""
         if (low is not None and value < low) or (high is not None and value > high):
             message = f"`default` of {what} is outside of what it may be"
             self._problems.add("bad-value", message, default.at, help="change it, or `low` and `high`")
@@ -291,7 +291,7 @@ class _MethodReading:
     def _kind(
         self, table: Mapping[str, Node], what: str, choices: Sequence[str], default: Node | None, node: Node
     ) -> str:
-        """Return what may be given: as said, or as the default and the choices are."""
+        """Return the kind of a parameter: as declared, or as its default and choices show."""
         if "kind" in table:
             kind = self._reader.choice(table["kind"], f"`kind` of {what}", _KINDS) or "number"
         elif choices:
@@ -311,7 +311,7 @@ class _MethodReading:
         return kind
 
     def _no_default(self, default: Node, what: str, node: Node) -> None:
-        """Report a default that is neither number nor flag, where nothing says that it is a word."""
+        """Report a default that is neither a number nor a flag, if no choices show that it is a word."""
         if isinstance(default.value, str):
             message = f"{what} is a word without `choices`"
             help_ = f'such as `{{ default = "{default.value}", choices = ["{default.value}", "other"] }}`'
@@ -349,7 +349,7 @@ class _MethodReading:
 
 
 def _unreadable(error: OSError | UnicodeDecodeError) -> tuple[str, str]:
-    """Return what is wrong with a file of methods, as the end of a sentence, and how to mend it."""
+    """Return what is wrong with a file of methods, as the end of a sentence, and help."""
     if isinstance(error, FileNotFoundError):
         return "and there is no such file", "paths are relative to the file that names them"
     if isinstance(error, UnicodeDecodeError):

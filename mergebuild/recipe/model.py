@@ -1,7 +1,7 @@
-"""What a mergefile says, as frozen values. No I/O but reading the text, no layouts, no headers.
+"""What a mergefile says, as frozen values. No I/O, no layouts, no headers of sources.
 
-Every value knows its place (`Where`), found again in the text only when an error has to show it. Numbers are exact
-fractions from decimals. A *family* (a target with `foreach`) is a template: its members are made on demand, so a
+Every value has its place (`Where`); the text is searched for it only if an error shows it. Numbers are exact fractions
+of the written decimals. A *family* (a target with `foreach`) is a template: its members are made on demand, so a
 thousand of them cost nothing until they are asked for.
 """
 
@@ -41,22 +41,22 @@ __all__ = [
 
 
 class Where(Protocol):
-    """Where a value stands: a file of the recipe and a path of keys in it."""
+    """Where a value is in the recipe: a file, and a path of keys in it."""
 
     def place(self, *path: str | int, key: bool = False) -> Place:
-        """Return the place of the value at `path` below this one (or of its key), as near as it can be found."""
+        """Return the place of the value (or key) at `path` below this one, or of the nearest value around it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One number for whatever the key selects."""
+    """One number for all tensors that the key selects."""
 
     number: Fraction
 
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """Anchors spread evenly over the layers of the model, first to last; linear between them."""
+    """Anchors spread evenly over the model's layers, from first to last, with linear interpolation between them."""
 
     anchors: tuple[Fraction, ...]
 
@@ -102,13 +102,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class NumberPerTensor:
-    """Rules in order, the later winning. A plain number is the single rule `default`."""
+    """Rules in order; later ones win. A plain number is the single rule `default`."""
 
     rules: tuple[Rule, ...]
 
     @property
     def constant(self) -> Fraction | None:
-        """The number, when it is the same for every tensor from the text alone."""
+        """The number, if the text alone shows that it is the same for every tensor; else None."""
         if len(self.rules) == 1 and self.rules[0].key == "default" and isinstance(self.rules[0].value, Constant):
             return self.rules[0].value.number
         return None
@@ -124,7 +124,7 @@ class SelectorText:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input of a target: its role (`a`, `base`, `models[0]`; in a formula the name itself) and what it names."""
+    """One input of a target: its role (`a`, `base`, `models[0]`; in a formula its name there) and what it names."""
 
     role: str
     ref: str
@@ -148,17 +148,20 @@ class Formula(Protocol):
         """The named numbers."""
 
     def coefficients(self, numbers: Mapping[str, Fraction]) -> tuple[Fraction, ...]:
-        """Return one coefficient a model.
+        """Return one coefficient for each model.
 
         Raises:
-            ZeroDivisionError: a divisor that is 0 with these numbers.
-            OverflowError: a coefficient of more than 1000 digits.
+            ZeroDivisionError: a divisor is 0 with these numbers.
+            OverflowError: a coefficient has more than 1000 digits.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A declared source. `path` is as written, `~` and variables resolved; `folder` is its file's folder."""
+    """A declared source.
+
+    `path` is as written, with `~` and variables replaced; `folder` is the folder of its mergefile.
+    """
 
     name: str
     path: str
@@ -167,20 +170,20 @@ class Source:
     url: str | None
     where: Where = field(compare=False)
     autov2: str | None = None
-    """As `sha256`, a pin: 10 hexadecimal digits."""
+    """A pin like `sha256`: 10 hexadecimal digits."""
     autov3: str | None = None
-    """As `sha256`, a pin: 64 hexadecimal digits, or the first 12."""
+    """A pin like `sha256`: 64 hexadecimal digits, or the first 12."""
 
     @property
     def pins(self) -> Mapping[str, str]:
-        """The hashes that the file must have, by name, in small digits; several may stand together."""
+        """The hashes that the file must have, by name, in lower-case digits; there may be several."""
         found = {"sha256": self.sha256, "autov2": self.autov2, "autov3": self.autov3}
         return {name: digits for name, digits in found.items() if digits is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutText:
-    """A layout that the user declares in `[layouts.NAME]`, as plain TOML values; `layouts` makes sense of it."""
+    """A layout that the user declares in `[layouts.NAME]`, as plain TOML values, which `layouts` interprets."""
 
     name: str
     table: Mapping[str, object]
@@ -189,18 +192,18 @@ class LayoutText:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A part of a model that comes from elsewhere as it is, or has a dtype of its own."""
+    """A part of a model that is copied from another one, or has a dtype of its own."""
 
     name: str
-    """`vae`, `text_encoder`, `unet`, ...: as layouts call them."""
+    """`vae`, `text_encoder`, `unet`, ...: a name of a part in layouts."""
     input: Input | None
-    """None: it is made as the rest is."""
+    """None: it is made like the rest of the model."""
     dtype: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One target, or one member of a family, with every variable filled in."""
+    """One target, or one member of a family, with all variables filled in."""
 
     name: str
     method: str
@@ -208,18 +211,18 @@ class Target:
     inputs: tuple[Input, ...]
     """In the method's order: `base` first, then `models`. In a formula: in order of first appearance."""
     numbers: Mapping[str, NumberPerTensor | tuple[NumberPerTensor, ...]]
-    """Numbers per tensor by parameter; a tuple, one a model, for parameters that the catalog gives each model."""
+    """Numbers per tensor by parameter; a tuple, with one for each model, if the parameter has one for each."""
     flags: Mapping[str, bool]
     """Boolean parameters of the method, such as `normalize`; only those given."""
     words: Mapping[str, str | int]
-    """Parameters of the method that are words or whole numbers, one for all tensors, such as `vote` or `rank`."""
+    """Parameters of the method that are words or integers, one for all tensors, such as `vote` or `rank`."""
     formula: Formula | None
     output: str | None
     """As written, variables filled in."""
     output_path: Path | None
     """Absolute, not resolved through links."""
     dtype: str | None
-    """`float32`, ..., `source`; None for a virtual target. `[defaults]` is already applied."""
+    """`float32`, ..., `source`; None for a virtual target. The default of `[defaults]` is already filled in."""
     merge: tuple[SelectorText, ...] | None
     drop: tuple[SelectorText, ...]
     missing: Literal["keep", "error"]
@@ -229,31 +232,31 @@ class Target:
     cache: bool
     where: Where = field(compare=False)
     config: Input | None = None
-    """Whose configuration and tokenizer go beside the weights of a folder; None: the first input's that has some."""
+    """The donor of small files for an output that is a folder; None: the first input that has such files."""
     max_shard_size: int | None = None
-    """Bytes of tensors in one file of a folder; None: the default."""
+    """The most bytes of tensors in one file of a folder; None: the default."""
     components: tuple[Component, ...] = ()
-    """What of the model comes from elsewhere, or has a dtype of its own; the later wins."""
+    """Parts of the model that come from another one, or have a dtype of their own; later ones win."""
     on_channels: Literal["error", "common"] = "error"
-    """Whether inputs with fewer input channels than the first may take part, in the channels that they have."""
+    """Whether inputs with fewer input channels than the first may take part, with the channels that they have."""
     architectures: Literal["error", "allow"] = "error"
     """Whether the inputs' configurations may name different architectures."""
     rules: tuple[TensorRule, ...] = ()
-    """For some tensors another method, or other numbers; the later wins."""
+    """Another method, or other numbers, for some tensors; later ones win."""
     row: Method | None = field(default=None, compare=False)
-    """What `method` names; None for a formula."""
+    """The row of `method` in the catalog; None for a formula."""
     kin: object = field(default=None, compare=False, repr=False)
-    """The same object for members of a family that differ in names, outputs and numbers alone; None: not known."""
+    """The same object for all members of a family that differ only in names, outputs and numbers; None: not known."""
 
     @property
     def programs(self) -> tuple[Method, ...]:
-        """The user's own methods among its own and those of its rules, each once."""
+        """The user's own methods that it and its rules use, each once."""
         rows = (self.row, *(rule.target.row for rule in self.rules))
         return tuple(dict.fromkeys(row for row in rows if row is not None and row.makes.program is not None))
 
     @property
     def reads(self) -> tuple[Input, ...]:
-        """The inputs, and behind them those that only its rules have."""
+        """The inputs, followed by those that only its rules, components and `config` name."""
         if not self.rules and not self.components and self.config is None:
             return self.inputs
         more = (
@@ -267,7 +270,7 @@ class Target:
 
     @property
     def making(self) -> Making:
-        """How its tensors are made: as its method says, or combined as its formula says."""
+        """How its tensors are made: by its method, or as a combination by its formula."""
         if self.row is not None:
             return self.row.makes
         assert self.formula is not None  # a target has one or the other
@@ -275,17 +278,17 @@ class Target:
 
     @property
     def is_virtual(self) -> bool:
-        """Whether it has no output, and so is exact and folds."""
+        """Whether it has no output. It is not rounded then, and can be folded into what reads it."""
         return self.output is None
 
     @property
     def has_only_its_output(self) -> bool:
-        """Whether the store is to hold nothing of it: `cache = false`. What has no output has no other place."""
+        """Whether the store keeps no copy of it: `cache = false`. A virtual target is only in the store."""
         return not self.cache and self.output is not None
 
 
 def _as_linear(formula: Formula) -> Linear:
-    """Return the making of a formula, all of whose numbers are one for all inputs."""
+    """Return the making of a formula, whose numbers are not one for each input."""
 
     def coefficients(_count: int, numbers: Numbers, _flags: Flags, _name: str) -> tuple[Fraction, ...]:
         return formula.coefficients({name: each for name, each in numbers.items() if isinstance(each, Fraction)})
@@ -295,11 +298,11 @@ def _as_linear(formula: Formula) -> Linear:
 
 @dataclass(frozen=True, slots=True)
 class TensorRule:
-    """How a target makes the tensors that some selectors select: as another target, of the same first input, would."""
+    """How a target makes the selected tensors: like another target with the same first input."""
 
     tensors: tuple[SelectorText, ...]
     target: Target
-    """Without rules of its own; what it does not say, it has from the target."""
+    """Has no rules of its own; whatever the rule leaves out is taken from its target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What names mean: sources, targets, families and their members.
 
-Names that name one thing are canonical afterwards, so that a member has one name however it was spelled. A name that
-means several targets is welcome on the command line, and an error as an input.
+A name is made canonical when it is read, so that a member has one name, however it was written. A name that means
+several targets is allowed on the command line, and an error as an input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MOST_SUGGESTIONS = 40
 
 
 class NoSuchNameError(ValueError):
-    """A text that names nothing, or too much."""
+    """A text that names nothing, or more than one thing."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class NoSuchNameError(ValueError):
 
 
 def bad_name(name: str) -> str:
-    """Return why a name can't be one of a source or target; empty if it can."""
+    """Return why a source or target can't have this name; empty if it can."""
     if not name.strip() or name != name.strip():
         return "it is empty or has blanks at its ends"
     odd = [sign for sign in name if sign in "@,=" or not sign.isprintable()]
@@ -37,7 +37,7 @@ def bad_name(name: str) -> str:
 
 
 class Namespace:
-    """All names of a recipe. `broken` names are declared, but what they are could not be read, which is reported."""
+    """All names of a recipe. `broken` names are declared, but invalid, which is reported elsewhere."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Namespace:
         return (name for name, _ in family.members(fixed))
 
     def member(self, name: str) -> Member:
-        """Return the member of a family that a name means.
+        """Return the member of a family that has this name.
 
         Raises:
             NoSuchNameError: it is no member.
@@ -92,12 +92,12 @@ class Namespace:
         return family.member(fixed)
 
     def continued(self, start: str) -> str | None:
-        """Return a name that begins so and goes on with a sign that formulas need quotes for."""
+        """Return a name that begins like this and needs quotes in a formula; None if there is none."""
         known = (*self._sources, *self._targets, *self._families)
         return min((name for name in known if name.startswith(start) and not name.isidentifier()), default=None)
 
     def unknown(self, text: str, *, sources: bool) -> NoSuchNameError:
-        """Return the error of a name that is none."""
+        """Return the error of an unknown name."""
         if text in self._sources:
             hint = 'a source is not built; name a target, or write one with `method = "copy"`'
             return NoSuchNameError("unknown-target", f"`{text}` is a source, expected a target", hint)

@@ -1,8 +1,8 @@
-"""Raw TOML values with their variables filled in, each knowing its place; and how the rest of the room reads them.
+"""Raw TOML values with their variables filled in, each with its place; and a reader that checks their types.
 
-A `Node` is a value and where it stands. Numbers are fractions, keys have their variables filled in too, and what
-could not be made sense of is `INVALID`: reported once, then passed over in silence. A `Reader` asks a node for what is
-expected of it, and reports what was found instead.
+A `Node` is a value and its place. Numbers are fractions; variables in keys are filled in too. An invalid value is
+`INVALID`: it is reported once, and ignored afterwards. A `Reader` returns a node's value if it has the expected type,
+and else reports what was found instead.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ __all__ = [
 
 _DEEPEST = 40
 _MOST_ITEMS = 10_000
-"""Of a list or a table below a target, a method or a layout: a number for each tensor of a large model has 5,000."""
+"""In a list or a table within a target, a method or a layout: a number for each tensor of a large model has 5,000."""
 _LONGEST = 100_000
-"""Signs of a string: a formula over a thousand models has 30,000."""
+"""The most characters of a string: a formula over a thousand models has 30,000."""
 
 
 @final
@@ -53,7 +53,7 @@ INVALID: Final = Invalid()
 
 @dataclass(frozen=True, slots=True)
 class BadNumber:
-    """A TOML float that is no number for us."""
+    """A TOML float that isn't allowed as a number."""
 
     text: str
     reason: str
@@ -80,7 +80,7 @@ def resolve(raw: object, at: At, scope: Scope, problems: Problems) -> Node:
         return Node(_number(raw, at, problems), at)
     if isinstance(raw, (dict, list)):
         return Node(_inside(raw, at, scope, problems), at)
-    assert isinstance(raw, (dt.date, dt.time))  # nothing else comes out of TOML
+    assert isinstance(raw, (dt.date, dt.time))  # TOML has no other types
     return Node(raw, at)
 
 
@@ -99,7 +99,7 @@ def _inside(
         problems.add("too-deep", f"values nest more than {_DEEPEST} deep", at,
                      help="nothing of a mergefile lies so deep; a name with dots in it stands in quotes")  # fmt: skip
         return INVALID
-    if len(raw) > _MOST_ITEMS and at.path[2:3] != ("foreach",):  # which has a bound of its own
+    if len(raw) > _MOST_ITEMS and at.path[2:3] != ("foreach",):  # `foreach` has a limit of its own
         message = f"a list or table has {len(raw):,} items, and at most {_MOST_ITEMS:,} are read"
         problems.add("too-much-text", message, at,
                      help="write fewer; a glob or a block stands for many tensors")  # fmt: skip
@@ -110,7 +110,7 @@ def _inside(
 
 
 def resolve_key(raw: str, at: At, scope: Scope, problems: Problems) -> str | None:
-    """Return a key with its variables filled in; None where that fails, which is reported."""
+    """Return a key with its variables filled in; None if that fails, which is reported."""
     if "${" not in raw:
         return raw
     try:
@@ -146,7 +146,7 @@ def _filled(raw: str, at: At, scope: Scope, problems: Problems) -> Scalar | Inva
 
 
 def count_nested(raw: object) -> int:
-    """Return how many values a raw TOML value holds, itself and tables among them; long strings count as several."""
+    """Return the number of values in a raw TOML value, including itself and tables; a long string counts as several."""
     if isinstance(raw, dict):
         return 1 + sum(map(count_nested, raw.values()))
     if isinstance(raw, list):
@@ -155,7 +155,7 @@ def count_nested(raw: object) -> int:
 
 
 def plain(node: Node) -> object:
-    """Return a node as plain values: whole numbers as int, others as Fraction."""
+    """Return a node as plain values: integers as int, other numbers as Fraction."""
     value = node.value
     if isinstance(value, dict):
         return {key: plain(below) for key, below in value.items()}
@@ -167,7 +167,7 @@ def plain(node: Node) -> object:
 
 
 def misspelt(wanted: str, found: Iterable[str], allowed: Collection[str]) -> bool:
-    """Return whether a missing key stands there misspelt: as an unknown key whose suggestion is just that one."""
+    """Return whether a missing key was misspelt: whether an unknown key is there that it is the suggestion for."""
     suggestion = did_you_mean(wanted, [wanted])
     return any(did_you_mean(key, allowed) == suggestion for key in found if key not in allowed)
 
@@ -178,10 +178,10 @@ def among(allowed: Iterable[str]) -> str:
 
 
 class Reader:
-    """Takes values out of nodes, and reports those that are not what is expected.
+    """Returns values of nodes, and reports those of another type than expected.
 
-    Every method that finds something else returns None, having reported it. `what` names the value in the message,
-    such as "`alpha` of target `orange`".
+    Each method returns None after reporting a wrong value. `what` names the value in the message, such as "`alpha` of
+    target `orange`".
     """
 
     def __init__(self, problems: Problems) -> None:
@@ -211,7 +211,7 @@ class Reader:
         return None
 
     def integer(self, node: Node, what: str, below: int) -> int | None:
-        """Return an integer from 0 up to below a bound."""
+        """Return an integer from 0 to `below` - 1."""
         value = node.value
         if isinstance(value, Fraction) and value.denominator == 1 and 0 <= value < below:
             return int(value)
@@ -249,7 +249,7 @@ class Reader:
         return None
 
     def texts(self, node: Node, what: str, hint: str) -> list[tuple[str, At]] | None:
-        """Return a list of strings with their places; a string alone is a list of one."""
+        """Return a list of strings with their places; a single string counts as a list of one."""
         if isinstance(node.value, str):
             return [(node.value, node.at)]
         items = self.items(node, what, "a list of strings", hint)
@@ -274,7 +274,7 @@ class Reader:
     def choice(
         self, node: Node, what: str, allowed: Collection[str], hints: Mapping[str, str] | None = None
     ) -> str | None:
-        """Return one of the allowed words; `hints` say what other words mean here."""
+        """Return one of the allowed words; `hints`: what other words mean here."""
         if isinstance(node.value, str) and node.value in allowed:
             return node.value
         if not isinstance(node.value, str):
@@ -290,7 +290,7 @@ class Reader:
         return None
 
     def known_keys(self, table: Mapping[str, Node], what: str, allowed: Collection[str], otherwise: str = "") -> None:
-        """Report the keys of a table that are none of these; `otherwise`: the help where none is alike."""
+        """Report the unknown keys of a table; `otherwise`: the help if no allowed key is similar."""
         otherwise = otherwise or f"allowed: {among(allowed)}"
         for key, below in table.items():
             if key not in allowed:
@@ -298,9 +298,9 @@ class Reader:
                 self.problems.add("unknown-key", f"{what} has unknown key `{key}`", below.at, key=True, help=hint)
 
     def wrong(self, node: Node, what: str, expected: str, hint: str, *, named: bool = False) -> None:
-        """Report that something else was expected (once: an invalid node is reported already).
+        """Report that something else was expected; nothing for an invalid node, which is reported already.
 
-        `named`: the key is a name of the user's choice, so a dot in it may be meant as part of the name.
+        `named`: the user chose the key, so a dot in it may be meant as part of a name.
         """
         if isinstance(node.value, Invalid):
             return
@@ -311,7 +311,7 @@ class Reader:
 
 
 def described(node: Node) -> str:
-    """Return what a node is, in words."""
+    """Return a node's type or value in words."""
     value = node.value
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -326,7 +326,7 @@ def described(node: Node) -> str:
 
 
 def dotted_help(node: Node) -> str:
-    """Return help for a table that TOML made of a key with a dot in it, such as `v4.5`; empty for another value."""
+    """Return help for a table that TOML made from a key with a dot, such as `v4.5`; empty for other values."""
     parts = [str(node.at.path[-1])] if node.at.path else []
     while isinstance(node.value, dict) and node.value and node.at.is_implied():
         name, node = next(iter(node.value.items()))

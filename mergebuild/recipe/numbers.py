@@ -1,8 +1,8 @@
-"""Exact decimals: what a number of the mergefile is, and how it is written again.
+"""Exact decimals: which numbers a mergefile may have, and how they are written as text again.
 
 A decimal is a fraction whose denominator has no prime factors but 2 and 5, so its shortest plain form is unique:
-`0.30`, `0.3` and `3e-1` are one number, `1.0` is `1`. What is irrational is computed with 50 digits and more, and
-rounded to 30 significant ones, so that it is the same number on every machine.
+`0.30`, `0.3` and `3e-1` are one number, and `1.0` is `1`. Irrational numbers are computed with at least 50 digits and
+rounded to 30, so that they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from functools import lru_cache
 __all__ = ["exact_decimal", "inverse_sigmoid", "is_unwieldy", "rounded", "shortest_text", "sigmoid"]
 
 _MOST_DIGITS = 1000
-"""Numbers reach from 1e-1000 to 1e1000: far past any float, and short of what would fill the memory."""
+"""Numbers from 1e-1000 to 1e1000 are allowed: far beyond any float, and small enough for memory."""
 
 _MOST_BITS = 3400
-"""Of a numerator and a denominator: 1000 digits and a few."""
+"""The most bits of a numerator or denominator: 1000 digits and a few more."""
 
 _WORK = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _ROUND = Context(prec=30, rounding=ROUND_HALF_EVEN)
@@ -27,8 +27,9 @@ def exact_decimal(text: str) -> Fraction:
     """Return the number that a decimal text means, exactly.
 
     Raises:
-        ValueError: no decimal number; NaN or infinite; with more than 1000 digits or an exponent beyond 1000. The
-            message says which.
+        ValueError: it is no decimal number; NaN or infinite; has more than 1000 digits or an exponent beyond 1000. The
+            message says
+            which.
     """
     beyond = "beyond 1e-1000 to 1e1000"
     if len(text) > _MOST_DIGITS:
@@ -47,7 +48,7 @@ def exact_decimal(text: str) -> Fraction:
 
 
 def is_unwieldy(number: Fraction) -> bool:
-    """Return whether a number has more digits than any that stands in a mergefile: what computes with such never ends.
+    """Return whether a number has more than about 1000 digits, with which computing would take too long.
 
     A product of products doubles its digits with each step, and a sum of fractions multiplies their denominators.
     """
@@ -84,14 +85,15 @@ def rounded(number: Decimal) -> Fraction:
 
 
 def sigmoid(amount: Fraction) -> Fraction:
-    """Return a^2 * (3 - 2a), the smooth step; exact."""
+    """Return a^2 * (3 - 2a), the smoothstep function; exact."""
     return amount * amount * (3 - 2 * amount)
 
 
 def inverse_sigmoid(amount: Fraction) -> Fraction:
     """Return 1/2 - sin(asin(1 - 2a) / 3), the inverse of `sigmoid` on 0..1, to 30 significant digits.
 
-    Found as the root of 3t^2 - 2t^3 = a by Newton's iteration, which needs no trigonometry; the upper half by symmetry.
+    It is the root of 3t^2 - 2t^3 = a, found by Newton's iteration, which needs no trigonometry; the upper half by
+    symmetry.
 
     Raises:
         ValueError: an amount outside 0..1.
@@ -106,11 +108,11 @@ def inverse_sigmoid(amount: Fraction) -> Fraction:
 
 
 def _lower_root(amount: Fraction) -> Decimal:
-    """Return the root in 0..1/2 for an amount in 0..1/2, with nearly all of the working digits."""
+    """Return the root in 0..1/2 for an amount in 0..1/2, accurate to nearly all digits of the working precision."""
     work = _WORK
     value = work.divide(Decimal(amount.numerator), Decimal(amount.denominator))
     root = work.sqrt(work.divide(value, Decimal(3)))
-    for _ in range(12):  # quadratic from less than half a digit off: 60 digits are there after 7
+    for _ in range(12):  # each step doubles the correct digits: 7 are enough for 60 digits
         square = work.multiply(root, root)
         excess = work.subtract(work.multiply(square, work.subtract(Decimal(3), work.add(root, root))), value)
         slope = work.multiply(work.multiply(Decimal(6), root), work.subtract(Decimal(1), root))

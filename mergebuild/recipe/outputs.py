@@ -1,10 +1,11 @@
-"""Which path is whose: no two targets write one file, and none writes a source.
+"""Checks the paths of outputs: no two targets write one file, and none overwrites a source.
 
-The folder of a target is its own as well: what a build finds there and did not put there is of an older one, so no
-other target and no source may lie in it; and a source's folder is no place for an output, nor are the store, the folder
-of git, the files of the recipe, its lock file, and the folders that hold one of these. Paths are compared as the file
-system's rules of case compare them, as written and resolved through links. A disk may compare them otherwise, which no
-path tells; so of two outputs that differ in the case of letters alone there is a word.
+A folder that is an output belongs to its target alone: files that a build finds there and does not write are taken for
+those of an older build. So no other output and no source may be in it. An output may not be in a source's folder,
+either, nor in the store or git's folder; and it may not be one of the recipe's files, its lock file, or a folder that
+contains one of these. Paths are compared as written and with links resolved, by the system's rules for upper and lower
+case. A single disk may have other rules, which can't be told from a path; so if two outputs differ only in case, there
+is a notice.
 """
 
 from __future__ import annotations
@@ -24,48 +25,48 @@ from mergebuild.system.filestate import is_gone
 __all__ = ["OutputPaths"]
 
 _LONGEST_NAME = 255
-"""Bytes of the name of a file or folder that file systems take."""
+"""The most bytes that file systems allow in the name of a file or folder."""
 _LONGEST_PATH = 4096 - 256
-"""Bytes of a whole path that systems take, less those of one more name: of a temporary file, or of a shard."""
+"""The most bytes that systems allow in a path, less room for one more name: of a temporary file, or of a shard."""
 _FEW_OUTPUTS = 100
-"""Of one folder: so many are looked at one by one before the folder is read."""
+"""In one folder: for so many outputs, links are checked one by one, before the whole folder is read."""
 
 
 class OutputPaths:
     """The outputs of the targets read so far."""
 
     def __init__(self, sources: Iterable[Source], root: str, store: str, files: Iterable[str] = ()) -> None:
-        """`files`: those that the recipe is read from; in `root` is its lock file."""
+        """`files`: those that the recipe is read from. `root`: the project's folder, where the lock file is."""
         self._root = os.path.normcase(root)
         self._store = os.path.normcase(store)
         self._files: dict[str, str] = {}
-        """From the paths of the recipe's files and its lock, without their case, to their names."""
+        """From the case-folded paths of the recipe's files and its lock file to their names."""
         self._above_files: dict[str, str] = {}
-        """From every folder above one of these to its name."""
+        """From every folder that contains one of these, directly or not, to its name."""
         for path in (f"{root}{os.sep}mergefile.lock", *files):
             name = os.path.basename(path)  # noqa: PTH119 -- strings throughout
             self._files[path.casefold()] = name
             self._above_files.update(dict.fromkeys(_above(os.path.normcase(path)), name))
         self._blocked: dict[str, str] = {}
-        """From a folder to the file that stands where it or one above it is; empty where none does."""
+        """From a folder to the file that is at its path or at that of a folder above it; empty if there is none."""
         self._folded: dict[str, tuple[str, str]] = {}
-        """From a path without its case to the first output, and its target."""
+        """From a folded path to the first output with it, and that one's target."""
         self._alike: dict[str, list[str]] = {}
         self.listed: dict[str, str] = {}
-        """From an absolute path to its target, members that are listed."""
+        """From an absolute path to its target; of families, listed members only."""
         self._owners: dict[str, tuple[str, At]] = {}
         self._above: dict[str, tuple[str, At]] = {}
-        """From every folder above an output to the first target that is below it."""
+        """From every folder above an output to the first target with an output below it."""
         self._whole: dict[str, tuple[str, At]] = {}
         """From every folder that is an output to its target."""
         self._folders: dict[str, str] = {}
         self._looked: dict[str, int] = {}
         self._links: dict[str, set[str]] = {}
-        """By folder, once many outputs go there: the names of links in it."""
+        """By folder, if many outputs are in it: the names of links in it."""
         self._sources: dict[str, str] = {}
         self._above_sources: dict[str, str] = {}
         self._alike_sources: dict[str, tuple[str, str]] = {}
-        """From a path without its case to the first source there, its path and name."""
+        """From a folded path to the first source there: its path and name."""
         for source in sources:
             for written in _source_paths(source):
                 self._note_source(os.path.normcase(written), source.name)
@@ -77,9 +78,9 @@ class OutputPaths:
         self._above_sources.update(dict.fromkeys(_above(path), name))
 
     def claim(self, path: str, name: str, at: At, problems: Problems, *, listed: bool) -> None:
-        """Note a target's output; report one that another target has, or that is a source."""
+        """Record a target's output; report one that another target has, or that is a source."""
         if self.listed.get(path) == name:
-            return  # with all members of its family, before it was read by itself
+            return  # recorded with all members of its family before
         compared = os.path.normcase(path)
         owner, first = self._owners.setdefault(compared, (name, at))
         if owner != name:
@@ -99,11 +100,11 @@ class OutputPaths:
             self.listed[path] = name
 
     def notices(self, name: str) -> tuple[str, ...]:
-        """Return what should be known of the output of a target, a sentence each."""
+        """Return notices about the output of a target, a sentence each."""
         return tuple(self._alike.get(name, ()))
 
     def _note_case(self, path: str, name: str) -> None:
-        """Have a word where an output is another's, or a source, on a disk that compares names loosely."""
+        """Add a notice if an output equals another one, or a source, on a disk that compares names loosely."""
         folded = _folded(path)
         first, other = self._folded.setdefault(folded, (path, name))
         if first != path and other != name:
@@ -119,7 +120,7 @@ class OutputPaths:
         self._alike.setdefault(name, []).append(f"on a disk that ignores {ignored} its output is {what} `{shown}`")
 
     def reserved(self, path: str) -> str:
-        """Return what is wrong with where an output lies, or nothing. `path`: absolute, its case normal."""
+        """Return why nothing may be written to a path, or ""; `path` is absolute, after `os.path.normcase`."""
         return _too_long(path) or self._taken(path)
 
     def _taken(self, path: str) -> str:
@@ -141,7 +142,7 @@ class OutputPaths:
         return ""
 
     def _file_above(self, folder: str) -> str:
-        """Return the file of the recipe that stands where a folder, or one above it, would be."""
+        """Return the recipe's file that is at the path of a folder, or of one above it; "" if there is none."""
         found = self._blocked.get(folder)
         if found is None:
             paths = (folder, *_above(folder))
@@ -150,9 +151,9 @@ class OutputPaths:
         return found
 
     def _is_nested(self, path: str, name: str, at: At, problems: Problems) -> bool:
-        """Report an output in another target's or a source's folder, or with another's output or a source in its own.
+        """Report an output that is inside another output or a source's folder, or contains one.
 
-        Files come in their thousands, and mostly into one folder: what lies above that is looked at once.
+        There may be thousands of files, mostly in one folder: the folders above it are checked once.
         """
         parent = path.rpartition(os.sep)[0]
         if (parent not in self._above or self._whole) and self._is_inside(path, name, at, problems):
@@ -160,7 +161,7 @@ class OutputPaths:
         return not path.endswith(SUFFIXES) and self._is_around(path, name, at, problems)
 
     def _is_inside(self, path: str, name: str, at: At, problems: Problems) -> bool:
-        """Report an output in another target's or a source's folder."""
+        """Report an output that is inside another target's folder or a source's."""
         for folder in _above(path):
             self._above.setdefault(folder, (name, at))
             if folder in self._whole and self._whole[folder][0] != name:
@@ -174,7 +175,7 @@ class OutputPaths:
         return False
 
     def _is_around(self, path: str, name: str, at: At, problems: Problems) -> bool:
-        """Report a folder with another's output or a source in it."""
+        """Report a folder that contains another output or a source."""
         self._whole[path] = (name, at)
         if path in self._above and self._above[path][0] != name:
             _report_nested((name, at), self._above[path], at, problems)
@@ -186,7 +187,7 @@ class OutputPaths:
         return source is not None
 
     def owner(self, text: str, root: Path) -> str | None:
-        """Return the target of an output as a user types it: relative to where he is, or to the project."""
+        """Return the target of an output; `text` is relative to the current folder, or else to the project."""
         for folder in (Path.cwd(), root):
             found = self._owners.get(os.path.normcase(absolute(text, str(folder))))
             if found is not None:
@@ -204,7 +205,10 @@ class OutputPaths:
         return found
 
     def _is_link(self, folder: str, name: str) -> bool:
-        """Whether there is a link. The first of a folder are looked at one by one, then all that are there at once."""
+        """Whether there is a link of this name.
+
+        In a folder, the first are checked one by one, later ones all at once.
+        """
         known = self._links.get(folder)
         if known is None:
             self._looked[folder] = self._looked.get(folder, 0) + 1
@@ -215,22 +219,22 @@ class OutputPaths:
                     known = {os.path.normcase(each.name) for each in entries if each.is_symlink()}
             except (FileNotFoundError, NotADirectoryError):
                 known = set()
-            except OSError:  # it may be closed to looking around, and what is in it open
+            except OSError:  # a folder that can't be listed may have files that can be read
                 return os.path.islink(f"{folder}{os.sep}{name}")  # noqa: PTH114
             self._links[folder] = known
         return name in known
 
 
 def _folded(path: str) -> str:
-    """Return a path as the disk would have it that compares names most loosely."""
+    """Return a path folded as on a disk that compares names most loosely."""
     if path.isascii():
         return path.casefold()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 
 def _too_long(path: str) -> str:
-    """Return what is too long in a path, as the end of a sentence about it; empty where nothing is."""
-    if len(path) * 4 <= _LONGEST_NAME:  # no sign has more bytes
+    """Return what is too long in a path, as the end of a sentence about it; empty if nothing is."""
+    if len(path) * 4 <= _LONGEST_NAME:  # no character has more than 4 bytes
         return ""
     raw = path.encode(errors="surrogatepass")
     longest = max(map(len, raw.split(os.sep.encode())))
@@ -242,14 +246,14 @@ def _too_long(path: str) -> str:
 
 
 def _above(path: str) -> Iterator[str]:
-    """Yield the folders that a path lies in, the innermost first."""
+    """Yield the folders above a path, the innermost first."""
     while (parent := path.rpartition(os.sep)[0]) and parent != path:
         yield parent
         path = parent
 
 
 def _report_same(first: tuple[str, At], second: tuple[str, At], problems: Problems) -> None:
-    """Report two targets, each with its place, that have one output."""
+    """Report two targets, each with its place, that have the same output."""
     (owner, there), (name, at) = first, second
     same_family = there.path == at.path and there.document is at.document
     rows = () if same_family else (f"`{owner}` has it at {there.place()}",)
@@ -272,7 +276,7 @@ def _report_nested(outer: tuple[str, At], inner: tuple[str, At], at: At, problem
 
 
 def _source_paths(source: Source) -> list[str]:
-    """Return where a source may lie: as written, then in the folders of MERGEBUILD_MODELS if it is there."""
+    """Return the paths that a source may have: as written, and in the folders of `MERGEBUILD_MODELS` that have it."""
     found = [absolute(source.path, str(source.folder))]
     for folder in os.environ.get("MERGEBUILD_MODELS", "").split(os.pathsep):
         path = absolute(source.path, folder) if folder else ""

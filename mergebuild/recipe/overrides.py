@@ -1,7 +1,7 @@
-"""`--set m=0.4`, `--set orange.alpha=0.4`, `--set orange.alpha.IN04=0.4`: edits of the values before they are read.
+"""`--set m=0.4`, `--set orange.alpha=0.4`, `--set orange.alpha.IN04=0.4`: edits of the raw values.
 
-An edit does what the same edit of the file would: a key that is there gets the new value in its place, another one
-comes last. A number that gets a key becomes the table `{ default = the number, key = ... }`.
+An edit has the same effect as editing the file: an existing key keeps its position and gets the new value; a new key
+comes last. A number that gets a key becomes the table `{ default = NUMBER, KEY = ... }`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Override", "apply_to_target", "parse_override", "raw_variable", "tar
 _PIECE = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^."']+))\s*(\.|$)""")
 _BLOCK = re.compile(r"([A-Z]+)0*([0-9]+)")
 _MOST_DIGITS = 9
-"""Of the place of an item in a list."""
+"""Of an index in a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Override:
 
 
 def parse_override(text: str) -> Override:
-    """Return what a `--set` says. The key ends at the first `=` outside quotes.
+    """Return a parsed `--set`. The key ends at the first `=` outside quotes.
 
     Raises:
         UsageError: it has no `=`, or no key before it.
@@ -55,7 +55,7 @@ def raw_variable(value: object) -> object:
     """Return a variable's raw value from TOML or JSON: a number, a string or a boolean.
 
     Raises:
-        ValueError: anything else, in words.
+        ValueError: it is anything else; the message is part of a sentence.
     """
     if isinstance(value, (float, Decimal)):
         return exact_decimal(str(value))
@@ -63,16 +63,16 @@ def raw_variable(value: object) -> object:
         return value
     if isinstance(value, BadNumber):
         message = f"`{value.text}`, which is {value.reason}"
-        raise ValueError(message)  # noqa: TRY004 -- a number that is none is no matter of types
+        raise ValueError(message)  # noqa: TRY004 -- its type is right, its value is not allowed
     message = "nothing" if value is None else "a table" if isinstance(value, Mapping) else "a list or a date"
     raise ValueError(message)
 
 
 def target_of(override: Override, targets: Collection[str], variables: Collection[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the target that an override names, and the keys below it.
+    """Return the target that an override names, and the keys after it.
 
     Raises:
-        UsageError: no such target, or no key behind it.
+        UsageError: no such target, or no key after it.
     """
     for length in range(len(override.pieces), 0, -1):
         name = ".".join(override.pieces[:length])
@@ -93,10 +93,10 @@ def target_of(override: Override, targets: Collection[str], variables: Collectio
 
 
 def apply_to_target(override: Override, keys: tuple[str, ...], table: dict[str, object], at: At) -> None:
-    """Change the raw table of a target, and note in the document who said so.
+    """Change the raw table of a target, and record the override as the place of the new value.
 
     Raises:
-        UsageError: a key that is no item of a list.
+        UsageError: a key that is no index of a list.
     """
     here: dict[str, object] | list[object] = table
     path = at.path
@@ -127,7 +127,7 @@ def _below(here: dict[str, object] | list[object], name: str | int) -> object:
 
 
 def _same_key(table: Mapping[str, object], key: str) -> str:
-    """Return the key as the table spells it: `IN4` is `IN04`."""
+    """Return the key as the table has it: for `IN4`, `IN04`."""
     block = _BLOCK.fullmatch(key)
     if key in table or block is None:
         return key

@@ -1,4 +1,4 @@
-"""The parameters of a method as a target gives them: numbers per tensor, one for each model, flags, words."""
+"""Reads a method's parameters from a target: numbers per tensor, one for each model, flags, words."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["ModelEntry", "Parameters"]
 
 
 class ModelEntry(NamedTuple):
-    """One of the models or LoRAs of a list, and what stands beside it, by key."""
+    """One item of a list of models or LoRAs, and the keys of its table."""
 
     given: Input | None
     beside: dict[str, Node]
 
 
 class Parameters:
-    """What was read of the parameters of a method, by their names."""
+    """The parameters of a method that were read so far, by name."""
 
     def __init__(self, table: TargetTable, method: Method) -> None:
         self._table = table
@@ -33,7 +33,7 @@ class Parameters:
         self.words: dict[str, str | int] = {}
 
     def read(self, parameter: Parameter, models: list[ModelEntry]) -> None:
-        """Read a parameter, or take its default; `models`: those of the method's list."""
+        """Read a parameter, or take its default; `models`: the items of the method's list."""
         node = self._table.values.get(parameter.name)
         if parameter.kind == "flag":
             self._flag(parameter, node)
@@ -56,7 +56,7 @@ class Parameters:
         self.flags[parameter.name] = default if found is None else found
 
     def _word(self, parameter: Parameter, node: Node | None) -> None:
-        """Read a parameter that is one word or whole number for all tensors."""
+        """Read a parameter that is one word or integer for all tensors."""
         found: str | int | None
         if node is None:
             default = parameter.default
@@ -79,7 +79,7 @@ class Parameters:
         return found
 
     def _per_model(self, parameter: Parameter, node: Node | None, models: list[ModelEntry]) -> None:
-        """Read a number for each model: beside it, from a list, or one for all."""
+        """Read a number for each model: from its item, from a list of numbers, or one for all."""
         name, listed = parameter.name, self._method.listed
         if node is not None and isinstance(node.value, list) and models and len(node.value) != len(models):
             message = f"{self._table.what(name)} lists {len(node.value)} numbers for {len(models)} {listed}"
@@ -100,7 +100,7 @@ class Parameters:
         self.numbers[name] = tuple(given)
 
     def _shared(self, parameter: Parameter, node: Node | None, count: int) -> list[NumberPerTensor | None]:
-        """Return the number for each model that has none beside it."""
+        """Return, for each model, the number that it has unless its own item gives one."""
         if node is None:
             return [self._constant(parameter) if parameter.default is not None else None] * count
         what = self._table.what(parameter.name)

@@ -1,4 +1,4 @@
-"""Paths as a mergefile has them: where they lead, and which an output may have."""
+"""Paths in a mergefile: made absolute, and which of them an output may have."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mergebuild.recipe.nodes import Node
 __all__ = ["FOLDER", "SAFETENSORS", "OutputError", "absolute", "check_output", "is_folder"]
 
 FOLDER = 'such as `output = "out/name/"`, with a `/` at its end'
-"""How to mend the output of a folder."""
+"""Help for the output of a folder."""
 SAFETENSORS = 'such as `output = "out/name.safetensors"`'
-"""How to mend an output."""
+"""Help for an output."""
 
 
 class OutputError(ValueError):
-    """An output that can't be one here."""
+    """A path that can't be an output."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ def check_output(text: str) -> None:
     """Check the text of an output's path.
 
     Raises:
-        OutputError: neither a file of a format that is written, nor a folder.
+        OutputError: it is neither a folder nor a file of a format that can be written.
     """
     shown = text.encode("unicode_escape").decode() if not text.isprintable() else text
     if min(text, default=" ") < " ":
@@ -51,7 +51,7 @@ def is_folder(node: Node | None) -> bool:
 
 
 def absolute(text: str, folder: str) -> str:
-    """Return a path as written in a file of that folder, absolute and normal, not resolved through links."""
+    """Return a path in a file of that folder, absolute and normalized; links are not resolved."""
     return os.path.normpath(f"{folder}/{text}" if text[:1] not in "~/\\" else _from_elsewhere(text, folder))
 
 

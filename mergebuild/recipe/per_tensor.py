@@ -1,8 +1,8 @@
-"""A number per tensor: a plain number, or rules from selectors to values in order, the later winning.
+"""A number per tensor: a plain number, or rules from selectors to values; later rules win.
 
-Selectors stay as written, for only a layout can say what they reach; `re:` patterns are compiled here for their
-mistakes. Curves of a number are computed here and become constants; gradients, presets, block-weight lists and
-elemental rules stay values.
+Selectors stay as written, since only a layout can tell what they select; `re:` patterns are compiled here to find
+mistakes. Curves of a single number are computed here and become constants; gradients, presets, lists of block weights
+and elemental rules stay values.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FORMS = "a number, or a table such as `{ default = 0.3, IN00-IN05 = 0.5 }`"
 
 
 def number_per_tensor(reader: Reader, node: Node, what: str) -> NumberPerTensor | None:
-    """Return the rules of a number per tensor; None where something is wrong with it, which is reported."""
+    """Return the rules of a number per tensor; None if something is wrong with it, which is reported."""
     if isinstance(node.value, list):
         hint = "block weights are `{ mbw = [...] }`, a curve over the layers is `{ gradient = [...] }`"
         reader.wrong(node, what, _FORMS, hint)
@@ -75,7 +75,7 @@ def selectors(reader: Reader, node: Node, what: str) -> tuple[SelectorText, ...]
 
 
 def check_selector(reader: Reader, text: str, at: At, what: str, *, key: bool = False) -> None:
-    """Report a selector that is empty, or a pattern that is none."""
+    """Report a selector that is empty, or an invalid pattern."""
     if not text.strip():
         reader.problems.add("bad-selector", f"{what} has an empty selector", at, key=key, help=_SELECTORS)
     elif text.startswith("re:"):

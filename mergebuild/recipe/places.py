@@ -1,7 +1,7 @@
-"""Where things stand in the text of a mergefile.
+"""Where keys and values are in the text of a mergefile.
 
-The TOML reader gives values without positions. So the text is kept, and only when an error has to show a place is it
-scanned once more, by a small scanner that trusts it to be valid TOML and notes where each key and each value begins.
+The TOML reader returns values without positions. So the text is kept, and only if an error shows a place is it scanned
+again, by a small scanner that trusts it to be valid TOML and records where each key and each value begins.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Offsets of a key and of its value; a table that has a header instead of a value names it in `header`."""
+    """Offsets of a key and of its value. A table with a header has no value; `header` is the text of the header."""
 
     key: tuple[int, int]
     value: tuple[int, int] | None
@@ -32,9 +32,9 @@ class _Span:
 
 
 class Document:
-    """One file of the recipe: its text, and the place of everything in it.
+    """One file of the recipe: its text, and the places in it.
 
-    `is_shown` False: whoever included it may have no right to its text, which is in no problem then.
+    If `is_shown` is False, problems don't show its text: an untrusted mergefile may include any file.
     """
 
     def __init__(self, path: Path, name: str, text: str, *, is_shown: bool = True) -> None:
@@ -43,17 +43,17 @@ class Document:
         self.name = name
         self.text = text
         self.edits: dict[Keys, str] = {}
-        """What the command line set, and how it said so."""
+        """Values that the command line set, and the options that did."""
         self._spans: dict[Keys, _Span] | None = None
         self._starts: list[int] = []
         self.folder = str(path.parent)
-        """The absolute folder that relative paths of this file start from."""
+        """The absolute folder that relative paths in this file start from."""
 
     def __repr__(self) -> str:
         return f"Document({self.name!r})"
 
     def place(self, path: Keys, *, key: bool = False) -> Place:
-        """Return the place of a value or a key, or of the nearest thing around it."""
+        """Return the place of a value or a key, or of the nearest value around it."""
         for length in range(len(path), 0, -1):
             label = self.edits.get(path[:length])
             if label is not None:
@@ -64,7 +64,7 @@ class Document:
         return Place(self.name, is_closed=not self.is_shown)
 
     def inside_string(self, path: Keys, text: str, start: int, end: int) -> Place:
-        """Return the place of a part of a string value; of all of it where its text is not written as it is."""
+        """Return the place of a part of a string value; of all of it if it is written with escapes."""
         whole = self.place(path)
         span = self._found().get(path)
         if path in self.edits or span is None or span.value is None:
@@ -80,7 +80,7 @@ class Document:
         return span is not None and span.value is None and not span.header and path not in self.edits
 
     def at_offset(self, offset: int, length: int) -> Place:
-        """Return the place of so many characters, cut at the end of the line."""
+        """Return the place of `length` characters, at most to the end of the line."""
         line, column, text = self._position(offset)
         if len(text) > _LONGEST_LINE or not self.is_shown:
             return Place(self.name, line, column, is_closed=not self.is_shown)
@@ -122,11 +122,11 @@ class At(NamedTuple):
     path: Keys = ()
 
     def place(self, *path: str | int, key: bool = False) -> Place:
-        """Return the place of the value at `path` below this one (or of its key), as near as it can be found."""
+        """Return the place of the value (or key) at `path` below this one, or of the nearest value around it."""
         return self.document.place((*self.path, *path), key=key)
 
     def child(self, *path: str | int) -> At:
-        """Return the path further down."""
+        """Return the place of a key below this one."""
         return At(self.document, (*self.path, *path))
 
     def is_implied(self) -> bool:
@@ -139,7 +139,7 @@ class At(NamedTuple):
 
 
 _LONGEST_LINE = 10_000
-"""Signs of a line that is shown: each problem keeps the line that it is in."""
+"""The most characters of a line that is shown: each problem keeps its line in memory."""
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _BARE_KEY = re.compile(r"[^\s.=\]}\"'#,]+")
@@ -163,7 +163,7 @@ class _Scanner:
         self._items: dict[Keys, int] = {}
 
     def scan(self) -> dict[Keys, _Span]:
-        """Return a span for every key of a valid TOML text; of an invalid one, for what comes before the mistake."""
+        """Return a span for every key of a valid TOML text; if it is invalid, for the keys before the mistake."""
         table: Keys = ()
         while True:
             self._skip()
@@ -281,6 +281,6 @@ def _unquoted(key: str) -> str:
     if key[0] == '"':
         try:
             return str(tomli.loads(f"x = {key}")["x"])
-        except tomli.TOMLDecodeError:  # the text is no TOML, and that is told elsewhere
+        except tomli.TOMLDecodeError:  # the text is no TOML, which is reported elsewhere
             return key[1:-1]
     return key

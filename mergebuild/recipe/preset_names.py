@@ -1,4 +1,4 @@
-"""The names of the presets, so that a misspelt one is known before any layout is. The curves are in `layouts`."""
+"""The names of the presets, so that a misspelt one is found before a layout is loaded. `layouts` has the curves."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ PRESET_NAMES: frozenset[str] = frozenset(
         ),
     ]
 )
-"""Supermerger's names and sd-meh's."""
+"""Names of supermerger and of sd-meh."""

@@ -1,4 +1,4 @@
-"""Collects what is wrong, so that one run reports all of it, in the order of the text."""
+"""Collects all mistakes, so that one run reports all of them, in the order of the text."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Problems:
         return bool(self._found)
 
     def __len__(self) -> int:
-        """Return how often a problem was noted, so that a growing length means that something just went wrong."""
+        """Return how often a problem was added: if this grows while something is read, that had a mistake."""
         return self._count
 
     def expect(self, file: str) -> None:
-        """Problems of this file come after those of the files expected before."""
+        """Sort the problems of this file after those of the files expected before."""
         self._files.setdefault(file, len(self._files))
 
     def add(
@@ -39,10 +39,10 @@ class Problems:
         key: bool = False,
         rows: tuple[str, ...] = (),
     ) -> None:
-        """Note a problem, with how to mend it; the same one twice is noted once.
+        """Add a problem, with help; the same problem is kept once.
 
         Raises:
-            RecipeError, UsageError: there are so many that what follows is not worth the wait.
+            RecipeError, UsageError: there are so many that reading on is not worth while.
         """
         place = where.place(key=key) if isinstance(where, At) else where
         if place is not None:
@@ -55,7 +55,7 @@ class Problems:
             self.fail()
 
     def fail(self) -> NoReturn:
-        """Raise all problems: a UsageError when only the command line is to blame, else a RecipeError."""
+        """Raise all problems: a UsageError if all of them are about the command line, else a RecipeError."""
         found = sorted(self._found, key=self._order)
         from_command_line = all(one.where is None or one.where.file.startswith("--") for one in found)
         kind: type[MergeBuildError] = UsageError if from_command_line else RecipeError

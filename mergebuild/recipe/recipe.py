@@ -1,7 +1,7 @@
-"""A whole mergefile, read and checked: what every other room asks for targets, sources and outputs.
+"""A whole mergefile, read and checked: other rooms ask it for targets, sources and outputs.
 
-Loading checks every target, the first member of every family, and the output of every listed member. Other members
-are made when someone asks, and checked then with all that they need.
+Loading checks every target, the first member of every family, and the output of every listed member. Other members are
+made, and checked with all that they need, when they are asked for.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = ["Parts", "Recipe"]
 
 _SHORT_CHAIN = 100
 _FEW_VARIABLES = 30
-"""To copy these is quicker than to look each name up in two places."""
+"""So few are copied for a member: that is faster than looking up each name in two mappings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What loading found, before the targets are read."""
+    """What loading found, before targets are read."""
 
     files: Sequence[File]
     project: ProjectOptions
@@ -58,22 +58,22 @@ class Parts:
 
 
 class _Listed(NamedTuple):
-    """A listed member of a family, as far as its name and its output say: nothing is wrong with these."""
+    """A listed member of a family whose name and output were checked."""
 
     values: Values
     output: str
     path: str
-    """Where the output lies, absolute."""
+    """The output's absolute path."""
 
 
 class Recipe:
-    """A checked mergefile. Made by `load_recipe`, which also says what its making raises."""
+    """A checked mergefile. Made by `load_recipe`, whose docstring says which errors are raised."""
 
     def __init__(self, parts: Parts, default: Iterable[tuple[str, At]], problems: Problems) -> None:
         self.path = parts.files[0].document.path
         self.root = self.path.parent
         self.files = (*(file.document.path for file in parts.files), *parts.methods.paths)
-        """The mergefile, what it includes, and the files of its own methods."""
+        """The mergefile, the files that it includes, and those of the user's own methods."""
         self.own_methods = parts.methods.rows
         """The methods of `[methods]`, by name."""
         self.default_dtype = parts.default_dtype
@@ -90,23 +90,23 @@ class Recipe:
         self._targets: dict[str, Reading] = {}
         self._listed: dict[str, _Listed] = {}
         self._members_of: dict[str, list[str]] = {}
-        """By family: its listed members, once their outputs are known."""
+        """By family: its listed members, after their outputs were checked."""
         self._templates: dict[str, Template | None] = {}
-        """By family: how its members are made, once two of them are asked for."""
+        """By family: how its members are made, once a second one is asked for; None: each is read by itself."""
         self._below: dict[str, tuple[str, ...]] = {}
         self._on_sources: set[object] = set()
-        """The kin of targets that read sources alone."""
+        """The `kin` of targets that read only sources."""
         root = str(self.root)
         store = absolute(parts.project.store or ".mergebuild", root)
         self._outputs = OutputPaths(parts.sources.values(), root, store, map(os.path.abspath, self.files))
         self._check_all(default, problems)
 
     def target(self, name: str) -> Target:
-        """Return a target or a member of a family, listed or not, however it is spelled.
+        """Return a target or a member of a family, listed or not, by any spelling of its name.
 
         Raises:
             UsageError: no such target, or several.
-            RecipeError: a member that only now turns out to be wrong, or something that it needs.
+            RecipeError: a member is invalid, or something that it needs, which was not read before.
         """
         known = self._targets.get(name)
         if known is not None and known.target is not None:
@@ -123,7 +123,7 @@ class Recipe:
         return self._checked(canonical)
 
     def _checked(self, name: str) -> Target:
-        """Read a target with all that it needs; what is wrong is raised, and forgotten."""
+        """Read a target with all that it needs; if something is wrong, raise that and forget what was read."""
         problems = Problems()
         before = len(self._targets)
         self._check([name], problems)
@@ -135,7 +135,7 @@ class Recipe:
         return found
 
     def _made_alike(self, name: str) -> Target | None:
-        """Return a member as others of its family were read; None where it must be read by itself, or is not listed."""
+        """Return a member, made by its family's template; None if it must be read by itself, or is not listed."""
         listed = self._listed.get(name)
         if listed is None:
             return None
@@ -151,7 +151,7 @@ class Recipe:
         return reading.target
 
     def _template(self, family: str) -> Template | None:
-        """Return how the members of a family are made alike, if they are."""
+        """Return the template of a family; None if its members differ in more than a template can."""
         if family not in self._templates:
             first = self._families[family].first
             scope = _within(self._parts.scope, self._listed[first].values)
@@ -161,7 +161,7 @@ class Recipe:
         return self._templates[family]
 
     def beginning(self, ref: str) -> str:
-        """Return the source that an input is, or that begins the chain of first inputs of which it is made.
+        """Return the source at the end of the chain of first inputs that begins with this input.
 
         Raises:
             UsageError, RecipeError: as `target`.
@@ -171,7 +171,7 @@ class Recipe:
         return ref
 
     def below(self, name: str) -> tuple[str, ...]:
-        """Return a target and all targets that it needs, each once and behind what it needs itself.
+        """Return a target and all targets that it needs, each once and after those that it needs itself.
 
         Raises:
             UsageError, RecipeError: as `target`.
@@ -183,12 +183,12 @@ class Recipe:
         if self._is_on_sources(whole):
             return (whole.name,)
         found = self._below_anew(whole)
-        if len(found) <= _SHORT_CHAIN:  # of a long chain, what is below each would be its length squared
+        if len(found) <= _SHORT_CHAIN:  # keeping it for each target of a long chain would take quadratic memory
             self._below[name] = found
         return found
 
     def _is_on_sources(self, target: Target) -> bool:
-        """Whether a target reads sources alone; its kin do as it does."""
+        """Whether a target reads only sources; if so, all of its kin do."""
         if target.kin in self._on_sources:
             return True
         found = all(each.ref in self.sources for each in target.reads)
@@ -197,7 +197,7 @@ class Recipe:
         return found
 
     def _below_anew(self, top: Target) -> tuple[str, ...]:
-        """Return `below` of a target; chains may be longer than the stack is deep."""
+        """Return `below` of a target. Not recursive, as chains may be longer than the stack allows."""
         done: dict[str, None] = {}
         stack = [(top, iter(top.reads))]
         while stack:
@@ -211,7 +211,7 @@ class Recipe:
         return tuple(done)
 
     def programs(self, name: str) -> tuple[Method, ...]:
-        """Return the user's own methods that making a target runs: its own, and those of virtual targets below it.
+        """Return the user's own methods that run when a target is made: its own, and those of virtual targets below it.
 
         Raises:
             UsageError, RecipeError: as `target`.
@@ -228,9 +228,9 @@ class Recipe:
         return tuple(found)
 
     def resolve(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """Return the canonical names of what a user asks for: names, families, members, slices, paths of outputs.
+        """Return the canonical names of the targets that a user asks for: by name, family, member, slice, or output.
 
-        Nothing asked is `[project] default`, or else every target with an output.
+        If nothing is asked for, these are `[project] default`, or else all targets with an output.
 
         Raises:
             UsageError: one of them is no target and no output.
@@ -255,23 +255,23 @@ class Recipe:
         return tuple(found)
 
     def target_names(self) -> list[str]:
-        """Return every target in the order of the files, families as their listed members."""
+        """Return the names of all targets in the order of the files; for a family, its listed members."""
         return [name for declared in self._declared for name in self._members(declared)]
 
     def outputs(self) -> Mapping[Path, str]:
-        """Return the target of every output, members listed; paths absolute and normal, links as they are."""
+        """Return the target of every output, for listed members too; paths are absolute, links not resolved."""
         return {Path(path): name for name, path in self._paths.items()}
 
     def reserved(self, path: Path) -> str:
-        """Return why nothing may be written to a path, as the end of a sentence about it; empty where it may."""
+        """Return why nothing may be written to a path, as the end of a sentence about it; empty if it may."""
         return self._outputs.reserved(os.path.normcase(os.path.normpath(path)))
 
     def notices(self, name: str) -> tuple[str, ...]:
-        """Return what should be known of a target by its text and that of the others, a sentence each."""
+        """Return notices about a target that follow from the mergefile alone, a sentence each."""
         return self._outputs.notices(name)
 
     def where(self, name: str) -> Where:
-        """Return where a source or a target is declared; for a member, its family.
+        """Return where a source or a target is declared; for a member, where its family is.
 
         Raises:
             KeyError: it is not declared.
@@ -311,13 +311,13 @@ class Recipe:
         return iter(known) if known is not None else (name for name, _ in family.members())
 
     def _check(self, names: Iterable[str], problems: Problems) -> None:
-        """Read these targets and all that they need, depth first, and report what is wrong."""
+        """Read these targets and all that they need, depth first, and report mistakes."""
         for name in names:
             if name not in self._targets:
                 Walk(self._read, problems).from_(name)
 
     def _read(self, name: str, problems: Problems) -> tuple[tuple[str, At], ...] | None:
-        """Return what a target needs beside sources; None when it has been read before, or is a source."""
+        """Read a target and return what it needs besides sources; None if it was read before, or is a source."""
         if name in self._targets or name in self.sources:
             return None
         declared = name.partition("@")[0]
@@ -342,7 +342,7 @@ class Recipe:
         return reading.refs
 
     def _check_outputs(self, family: Family, problems: Problems) -> None:
-        """Check the output of every listed member, up to the first that is wrong."""
+        """Check the output of every listed member, up to the first mistake."""
         declaration = self._declared[family.name]
         raw = declaration.table.get("output")
         first = self._targets.get(family.first)
@@ -386,10 +386,10 @@ class Recipe:
 
 
 def _within(scope: Scope, values: Values) -> Scope:
-    """Return the scope of a member: its axes before the variables, of which many are not copied for each of 100,000."""
+    """Return the scope of a member: its axes, then the variables. Many variables are not copied for each of 100,000."""
     if len(scope) <= _FEW_VARIABLES:
         return {**scope, **values}
-    maps = cast("list[MutableMapping[str, Scalar | None]]", [values, scope])  # which are only read
+    maps = cast("list[MutableMapping[str, Scalar | None]]", [values, scope])  # they are only read
     return ChainMap(*maps)
 
 

@@ -1,4 +1,4 @@
-"""The `rules` of a target: for some tensors another method, or other parameters of the target's own."""
+"""Reads the `rules` of a target: another method, or other parameters, for some tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RULES = 'such as `[[targets.NAME.rules]]` with `tensors = ["attn"]` and a `meth
 
 
 def read_rules(table: TargetTable, target: Target) -> tuple[TensorRule, ...]:
-    """Read the rules of a target that is sound but for them."""
+    """Read the rules of a target; everything else in it is valid."""
     node = table.values.get("rules")
     if node is None:
         return ()
@@ -45,7 +45,7 @@ def _rule(table: TargetTable, number: int, node: Node, target: Target) -> Tensor
 
 
 def _tensors(table: TargetTable, own: dict[str, Node], node: Node, name: str) -> tuple[SelectorText, ...]:
-    """Take the selectors of a rule out of its table."""
+    """Remove the selectors from a rule's table, and return them."""
     given = own.pop("tensors", None)
     found = selectors(table.reader, given, f"`tensors` of `{name}`") if given is not None else None
     if not given or found == ():
@@ -55,7 +55,7 @@ def _tensors(table: TargetTable, own: dict[str, Node], node: Node, name: str) ->
 
 
 def _inherited(table: TargetTable, own: dict[str, Node]) -> dict[str, Node]:
-    """Return what a rule has of its target: all that makes it, or the inputs that a method of its own takes."""
+    """Return what a rule has from its target: its own method's inputs, or without one all that makes the target."""
     if "method" in own or "formula" in own:
         method = table.method(own)
         inputs = method.inputs if method else ()
@@ -64,7 +64,7 @@ def _inherited(table: TargetTable, own: dict[str, Node]) -> dict[str, Node]:
 
 
 def _made(rule: TargetTable, target: Target) -> Target | None:
-    """Return the target that is made as a rule says."""
+    """Return the target that a rule stands for; None if it is invalid, which is reported."""
     before = len(rule.problems)
     made = made_by(rule)
     if made is None or len(rule.problems) > before:

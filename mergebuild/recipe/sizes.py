@@ -1,7 +1,7 @@
-"""Amounts of bytes and of time as people write them: `20GB`, `512MiB`, `30d`.
+"""Sizes and times as people write them: `20GB`, `512MiB`, `30d`.
 
-A size has a unit, and so has a time. Whoever writes `20` means gigabytes, or days, and 20 bytes or seconds of history
-are none: what was kept would go.
+Both need a unit. A user who writes `20` means gigabytes, or days: a history limited to 20 bytes or seconds would be
+emptied.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 _GIGABYTES_BELOW = 10_000
-"""A bare number below means gigabytes; one above is more likely bytes, counted out."""
+"""For a smaller number without a unit, the help suggests gigabytes; a larger one is more likely meant as bytes."""
 
 
 class AmountError(ValueError):
-    """A text that is no amount; `hint` says what to write."""
+    """A text that is no size or time; `hint` says what to write."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ def parse_size(text: str) -> int:
     """Return a number of bytes: `0`, `1500B`, `20GB`, `1.5 G` (powers of 1000), `512MiB` (powers of 1024).
 
     Raises:
-        AmountError: anything else, such as a number without a unit that is not 0.
+        AmountError: it is anything else, such as a number other than 0 without a unit.
     """
     found = _AMOUNT.fullmatch(text)
     unit = found[2].lower() if found else "?"
@@ -51,7 +51,7 @@ def parse_duration(text: str) -> float:
     """Return a number of seconds: `0`, `45s`, `90m`, `12h`, `30d`, `2w`.
 
     Raises:
-        AmountError: anything else, such as a number without a unit that is not 0.
+        AmountError: it is anything else, such as a number other than 0 without a unit.
     """
     found = _AMOUNT.fullmatch(text)
     if found and not found[2]:

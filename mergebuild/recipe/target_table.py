@@ -1,4 +1,4 @@
-"""The table of a target, or of a rule: its values by key, what names mean in it, and how mistakes in it are told."""
+"""The table of a target, or of a rule: its values by key, what names in it mean, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGEST_SEED = 2**64
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A target as it stands in a file."""
+    """A target as it is written in a file."""
 
     name: str
     table: dict[str, object]
@@ -32,14 +32,14 @@ class Declaration:
 
 
 class Methods(NamedTuple):
-    """The methods that a target may name; and names of some of the user's own that are wrong, which is reported."""
+    """The methods that a target may name; and names of the user's own that are invalid, which is reported elsewhere."""
 
     rows: Mapping[str, Method]
     broken: frozenset[str] = frozenset()
 
 
 class Context(NamedTuple):
-    """What names mean where a target stands."""
+    """What names in a target mean."""
 
     scope: Scope
     namespace: Namespace
@@ -47,7 +47,7 @@ class Context(NamedTuple):
 
 
 class MadeBy(NamedTuple):
-    """The method of a target and what goes into it. A formula is a method of the name `formula`."""
+    """The method of a target, its inputs and its parameters. For a formula the method is `formula`."""
 
     method: str
     inputs: tuple[Input, ...]
@@ -58,7 +58,7 @@ class MadeBy(NamedTuple):
 
 
 class TargetTable:
-    """The values of a target or a rule, by key. What is wrong is reported to `problems`."""
+    """The values of a target or a rule, by key. Mistakes are reported to `problems`."""
 
     def __init__(self, node: Node, values: dict[str, Node], name: str, context: Context, problems: Problems) -> None:
         self.node = node
@@ -68,23 +68,23 @@ class TargetTable:
         self.problems = problems
         self.reader = Reader(problems)
         self.refs: list[tuple[str, At]] = []
-        """What it refers to, as far as it was read."""
+        """The sources and targets that it names, as far as it was read."""
 
     def beside(self, node: Node, values: dict[str, Node], name: str) -> TargetTable:
-        """Return another table in the same place, such as that of a rule."""
+        """Return another table of the same target, such as that of a rule."""
         return TargetTable(node, values, name, self.context, self.problems)
 
     def what(self, key: str) -> str:
-        """Return what a key is called in messages."""
+        """Return how a message names a key."""
         return f"`{key}` of target `{self.name}`"
 
     def method(self, values: Mapping[str, Node] | None = None) -> Method | None:
-        """Return the method that is named here, or in `values`; None without a known one."""
+        """Return the method that the table (or `values`) names; None if there is none or it is unknown."""
         node = (self.values if values is None else values).get("method")
         return self.context.methods.rows.get(node.value) if node and isinstance(node.value, str) else None
 
     def input(self, role: str, node: Node) -> Input | None:
-        """Return the source or target that a value names; None where it names none, which is reported."""
+        """Return the source or target that a value names; None if it names none, which is reported."""
         hint = "write one name in quotes; `mergebuild list` shows all"
         text = self.reader.text(node, self.what(role), expected="the name of a source or target", hint=hint)
         if text is None:
@@ -98,18 +98,18 @@ class TargetTable:
         return Input(role, ref, node.at)
 
     def seed(self) -> None:
-        """Report a `seed` that is none, whether or not the method draws numbers: one that does has it in its words."""
+        """Report an invalid `seed`, even if the method draws no numbers (one that does has it in its words)."""
         if (node := self.values.get("seed")) is not None:
             self.reader.integer(node, self.what("seed"), LARGEST_SEED)
 
     def missing(self, key: str, method: Method, hint: str) -> None:
-        """Report a key that is not there, unless it is under another name, and reported so."""
+        """Report a missing key, unless it is there under another name, which is reported by itself."""
         allowed = keys_of(method)
         if not any(means(found, key, allowed) for found in self.values):
             self.problems.add("missing-key", f"target `{self.name}` has no `{key}`", self.node.at, help=hint)
 
     def unknown(self, key: str, allowed: tuple[str, ...], method: Method | None = None) -> None:
-        """Report a key that is none here."""
+        """Report an unknown key."""
         at = self.values[key].at
         if key in LATER_KEYS:
             message = f"`{key}` in target `{self.name}` is not in this version"

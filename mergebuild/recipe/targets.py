@@ -1,7 +1,7 @@
-"""From the table of a target to a `Target`: what makes it, and what every target has.
+"""From the table of a target to a `Target`: what makes it, and the keys that every target may have.
 
-Everything is checked against the catalog of methods and the names of the recipe, and every mistake is reported before
-the target is given up. What other tools call a thing gets its name here as help.
+Everything is checked against the catalog of methods and the names of the recipe, and all mistakes are reported before
+the target counts as invalid. For words of other tools, the help has ours.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "on_channels": ("error", "common"),
     "architectures": ("error", "allow"),
 }
-"""The first is the default."""
+"""The allowed values by key; the first is the default."""
 _OF_A_COMPONENT = ("model", "dtype")
 
 
 class Reading(NamedTuple):
-    """What came of a target: itself, if nothing is wrong with it, and what it refers to in any case."""
+    """The result of reading a target: the target, or None if it is invalid; and in any case what it refers to."""
 
     target: Target | None
     refs: tuple[tuple[str, At], ...]
 
 
 class _Written(NamedTuple):
-    """Where and as what a target is written, if it is."""
+    """The output of a target and its dtype, if it has one."""
 
     output: str | None
     path: Path | None
@@ -67,7 +67,7 @@ def read_target(
     default_dtype: str,
     problems: Problems,
 ) -> Reading:
-    """Read one target, or one member of a family (`scope` then holds its axes)."""
+    """Read one target, or one member of a family (then `scope` has its axes)."""
     raw = {key: value for key, value in declaration.table.items() if key != "foreach"}
     node = resolve(raw, declaration.at, scope, problems)
     assert isinstance(node.value, dict)  # raw is a table
@@ -97,7 +97,7 @@ class _TargetReading:
         return replace(target, rules=rules) if rules else target
 
     def _target(self, made: MadeBy | None, written: _Written) -> Target | None:
-        """Read the rest; None where nothing makes it."""
+        """Read the keys that every target may have; None if nothing makes it."""
         merge, options, drop, cache = self._merge(), self._options(), self._selectors("drop") or (), self._cache()
         self._table.seed()
         config, most, components = self._config(), self._max_shard_size(), self._components(written.output is not None)
@@ -162,7 +162,7 @@ class _TargetReading:
         return read_dtype(self._reader, node, self._what("dtype"))
 
     def _dtype_of_nothing(self, what: str, node: Node) -> None:
-        """Report a dtype of what is not written."""
+        """Report a dtype although the target has no output."""
         message = f"target `{self._name}` has a {what} and no `output`"
         hint = "a target without an output is exact; give the `dtype` where it is written"
         self._problems.add("dtype-on-virtual", message, node.at, key=True, help=hint)
@@ -199,10 +199,10 @@ class _TargetReading:
         found = self._reader.flag(node, self._what("cache")) if node is not None else None
         return found is not False
 
-    # -- what comes from elsewhere
+    # -- components, configuration, shards
 
     def _components(self, has_output: bool) -> tuple[Component, ...]:
-        """Read which parts of the model come from elsewhere."""
+        """Read which parts of the model come from another one."""
         node = self._values.get("components")
         hint = 'such as `components.vae = "kl_f8_anime2"`, or `{ model = "kl_f8_anime2", dtype = "float32" }`'
         table = self._reader.table(node, self._what("components"), hint) if node is not None else None
@@ -226,7 +226,7 @@ class _TargetReading:
         return Component(name, given, rounded)
 
     def _config(self) -> Input | None:
-        """Read whose configuration goes beside the weights."""
+        """Read the donor of the small files."""
         node = self._values.get("config")
         found = self._table.input("config", node) if node is not None else None
         if node is not None and found is not None:
@@ -243,7 +243,7 @@ class _TargetReading:
         return found
 
     def _check_folder(self, key: str, node: Node, does: str) -> None:
-        """Report a key of folders in a target whose output is none."""
+        """Report a key that is only for folders, if the output is none."""
         if not is_folder(self._values.get("output")):
             message = f"{self._what(key)} {does}, and there is none"
             self._problems.add("no-folder", message, node.at, key=True, help=FOLDER)

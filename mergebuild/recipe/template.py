@@ -1,4 +1,4 @@
-"""The other members of a family, from one that was read: but for their names, outputs and numbers they are the same."""
+"""Makes the other members of a family from one that was read: they differ only in names, outputs and numbers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Template"]
 
 
 class Template:
-    """A member of a family that was read: others are the same but for their names, outputs and numbers.
+    """A member of a family that was read, from which others are made: they differ only in names, outputs and numbers.
 
-    A family may have ten thousand members, and what names no axis is equal for all of them.
+    A family may have ten thousand members, and values that name no axis are equal for all of them.
     """
 
     def __init__(self, declaration: Declaration, target: Target, refs: tuple[tuple[str, At], ...]) -> None:
-        """Take what a member came to, in whose table nothing but its output and numbers names a variable."""
+        """Take a member that was read. In its table only the output and numbers may name a variable."""
         self._declaration = declaration
         self._refs = refs
         self._fields: dict[str, Any] = {each.name: getattr(target, each.name) for each in fields(target)}
@@ -37,17 +37,17 @@ class Template:
     def of(
         declaration: Declaration, name: str, scope: Scope, namespace: Namespace, methods: Methods, default_dtype: str
     ) -> Template | None:
-        """Return the template that a member makes; None where something is wrong with it, or where more varies."""
+        """Return the template that a member makes; None if it is invalid, or if members differ in more."""
         problems = Problems()
         reading = read_target(declaration, name, scope, namespace, methods, default_dtype, problems)
         target = reading.target
         if target is None or problems or target.rules or target.config or target.max_shard_size:
-            return None  # rules repeat the target's numbers; the others are for outputs of one kind
+            return None  # rules have the target's numbers too; the other keys depend on the kind of output
         plain = {key for key, number in target.numbers.items() if isinstance(number, NumberPerTensor)}
         return Template(declaration, target, reading.refs) if _varying(declaration) <= {*plain, "output"} else None
 
     def member(self, name: str, scope: Scope, output: str, output_path: str, problems: Problems) -> Reading:
-        """Return another member, whose output is known and sound; what is wrong with a number is reported."""
+        """Return another member, whose output was checked; mistakes in a number are reported."""
         numbers = dict(self._fields["numbers"])
         reader = Reader(problems)
         for key in self._numbers:
@@ -61,5 +61,5 @@ class Template:
 
 
 def _varying(declaration: Declaration) -> frozenset[str]:
-    """Return the keys of a family's table whose values name a variable anywhere."""
+    """Return the keys of a family's table whose values contain a variable."""
     return frozenset(key for key, raw in declaration.table.items() if key != "foreach" and "${" in repr((key, raw)))

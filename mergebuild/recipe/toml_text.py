@@ -1,7 +1,7 @@
-"""Reads TOML with exact decimals, and explains the traps that people fall into.
+"""Reads TOML with exact decimals, and explains common mistakes.
 
-A mistake of syntax is one problem with its place; help is added for Windows paths in double quotes, names beyond
-ASCII without quotes, decimal commas, numbers that begin or end in a point, text without quotes, and typographic quotes.
+A mistake of syntax is one problem with its place. There is help for Windows paths in double quotes, names beyond ASCII
+without quotes, decimal commas, numbers that begin or end in a point, text without quotes, and typographic quotes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DEEPEST = 80
 _MOST_DEEP = 5_000
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DEEP_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{8,}}+")
-"""A dotted key of so many parts; or a text that looks like one."""
+"""A dotted key with more than eight parts, or a text that looks like one."""
 _QUOTED = r"'([^']*)'"
 _TUPLE = re.compile(r"\((?:'[^']*',? ?)+\)")
 _TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
@@ -31,7 +31,7 @@ _COMMA = re.compile(r"[0-9]\s?,\s?[0-9]+\s*(?:[}\]#]|$)")
 
 
 def read_toml(document: Document, problems: Problems) -> dict[str, object] | None:
-    """Return a file's raw values, floats as fractions; None where it is no TOML, which is reported."""
+    """Return a file's raw values, with floats as fractions; None if it is no TOML, which is reported."""
     too_much = excess(document.text)
     if too_much:
         problems.add("too-much-text", f"`{document.name}` has {too_much}", document.place(()),
@@ -58,12 +58,12 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
 
 
 def count_values(text: str) -> int:
-    """Return how many values a TOML text has, or more: each stands behind a `=`, a `,` or a `[`."""
+    """Return an upper bound for the number of values in a TOML text: each comes after a `=`, a `,` or a `[`."""
     return sum(map(text.count, "=,["))
 
 
 def toml_value(text: str) -> object:
-    """Return the value of a text as TOML would read it behind `=`; what is not TOML is a string."""
+    """Return the value of a text as TOML would read it after `=`; a text that is not TOML is a string."""
     try:
         found = tomli.loads(f"value = {text}", parse_float=toml_number)
     except (ValueError, RecursionError):
@@ -72,7 +72,7 @@ def toml_value(text: str) -> object:
 
 
 def excess(text: str) -> str:
-    """Return of what a text has too much to be read at all: a key of many parts costs their number squared."""
+    """Return why a text is too much to be read, as part of a sentence, or "". A key of n parts takes n squared time."""
     for number, found in enumerate(_DEEP_KEY.finditer(text)):
         if found[0].count(".") > _DEEPEST or number == _MOST_DEEP:
             return f"keys of more than {_DEEPEST} parts, or more than {_MOST_DEEP:,} of more than 8"
@@ -80,7 +80,7 @@ def excess(text: str) -> str:
 
 
 def toml_number(text: str) -> Fraction | BadNumber:
-    """Return the number that a float of TOML or JSON is; what is none for us, as what it is."""
+    """Return the number that a float of TOML or JSON means; a `BadNumber` if it isn't allowed."""
     try:
         return exact_decimal(text)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""`${...}` in strings: one variable or an exact computation; alone it keeps its type, in a longer string it is text.
+"""`${...}` in strings: a variable or an exact computation. As a whole string it keeps its type, else it is text.
 
-The scope of a target is the file's `[vars]`, and for a member of a family its axes on top. Variables may refer to
-each other; they are resolved depth first, and a circle among them is an error.
+A target's scope is the file's `[vars]`; for a member of a family, its axes come first. Variables may refer to each
+other; they are resolved depth first, and a cycle among them is an error.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mergebuild.recipe.numbers import shortest_text
 __all__ = ["Scalar", "Scope", "VariableError", "as_text", "render", "variables_of"]
 
 _LONGEST = 10_000
-"""Signs of a string with variables, before and after they are filled in: strings that name each other grow fast."""
+"""The most characters of a string with variables, before and after they are filled in: nested ones grow quickly."""
 
 Scalar = Fraction | str | bool
 Scope = Mapping[str, Scalar | None]
-"""Variables by name; None: declared, but without a value, which is reported already."""
+"""Variables by name; None: declared, but invalid, which is reported elsewhere."""
 
 
 class VariableError(ValueError):
     """A `${...}` that has no value here. `start` and `end` are offsets in the string.
 
-    The code is empty where the reason is reported already: the variable itself could not be read.
+    The code is empty if the reason is reported already: the variable itself is invalid.
     """
 
     def __init__(self, code: str, message: str, start: int, end: int, hint: str) -> None:
@@ -41,7 +41,7 @@ class VariableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Hole:
-    """One `${...}`. `tree` is None when the inside is no expression; it may still be the name of a variable."""
+    """One `${...}`. `tree` is None if its text is no expression; it may still be the name of a variable."""
 
     source: str
     tree: Expression | None
@@ -50,7 +50,7 @@ class _Hole:
 
 
 def as_text(value: Scalar) -> str:
-    """Return a value as it stands in a longer string.
+    """Return a value as it is written in a longer string.
 
     Raises:
         ValueError: a number without a finite decimal form.
@@ -65,7 +65,8 @@ def render(text: str, scope: Scope) -> Scalar:
 
     Raises:
         VariableError: an unknown variable, a text where a number is needed, a division by 0, a number that has no
-            decimal form in a longer string, a `${` that is not closed, a string of more than 10,000 signs.
+            decimal form in a
+            longer string, a `${` that is not closed, a string of more than 10,000 characters.
     """
     parts = _parts(text)
     if len(parts) == 1 and isinstance(parts[0], _Hole):
@@ -150,7 +151,7 @@ def _value(hole: _Hole, scope: Scope) -> Scalar:
         return _known(hole.source, scope, hole)
     if hole.tree is None:
         failure = hole.failure
-        assert failure is not None  # no tree, so there is the reason
+        assert failure is not None  # set if there is no tree
         message = f"`${{{hole.source}}}` is no variable and no computation: {failure}"
         raise _failure("bad-variable", message, hole, failure.hint)
     if isinstance(hole.tree, Name):

@@ -1,4 +1,4 @@
-"""What the keys of a target are called: here, and in other tools, whose words are answered with ours."""
+"""The names of a target's keys: ours, and those of other tools, for which the help has ours."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ COMMON_KEYS = (
 )  # fmt: skip
 """Keys that every target may have."""
 OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
-"""What a rule may have beside the inputs and parameters of its method."""
+"""Keys that a rule may have besides the inputs and parameters of its method."""
 INPUTS = ("a", "b", "c", "base", "models", "loras")
 """Keys that name inputs."""
 ANY_KEYS = (*COMMON_KEYS, *INPUTS)
-"""What a target may have whatever makes it."""
+"""Keys that a target may have, whatever its method."""
 FOREIGN = {
     "M": "alpha", "m": "alpha", "multiplier": "alpha", "ratio": "alpha", "amount": "alpha", "base_alpha": "alpha",
     "\N{GREEK SMALL LETTER ALPHA}": "alpha", "β": "beta", "λ": "lambda", "lambda_": "lambda",
@@ -63,18 +63,18 @@ FOREIGN_SAYINGS = {
 
 
 def keys_of(method: Method) -> tuple[str, ...]:
-    """Return the keys that a target of a method may have."""
+    """Return the keys that a target with this method may have."""
     return tuple(dict.fromkeys((*method.inputs, *(parameter.name for parameter in method.parameters), *COMMON_KEYS)))
 
 
 def foreign(key: str, allowed: Collection[str]) -> str | None:
-    """Return what another tool's name is called here."""
+    """Return our name for another tool's key, of those allowed here; None if there is none."""
     meant = FOREIGN.get(key, "")
     return next((word for word in (meant, _FIRST_INPUTS.get(meant)) if word in allowed), None)
 
 
 def means(key: str, wanted: str, allowed: Collection[str]) -> bool:
-    """Return whether a key is unknown, and the help for it is just this one."""
+    """Return whether a key is unknown, and the help for it names `wanted`."""
     if key in allowed or key in LATER_KEYS:
         return False
     meant = foreign(key, allowed)

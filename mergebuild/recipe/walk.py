@@ -1,7 +1,7 @@
-"""A walk over what targets need, depth first and without recursion: chains may be thousands long.
+"""A walk over what targets need, depth first and without recursion: chains may be thousands of targets long.
 
-It finds circles, and chains without end: families are open, so a member that needs another member of its family
-would need one more each time.
+It finds cycles, and endless chains: families are open, so a member that needs another member of its family may need one
+more each time.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ __all__ = ["Read", "Walk"]
 
 Needs = tuple[tuple[str, At], ...]
 Read = Callable[[str, Problems], Needs | None]
-"""Reads a target and returns what it needs; None for a source, or when it has been read before."""
+"""Reads a target and returns what it needs; None for a source, or if it was read before."""
 
 _LONGEST_CHAIN = 1000
-"""So many members of one family that need each other are an endless chain."""
+"""So many members of one family that need each other count as an endless chain."""
 _DEEPEST = 10_000
-"""So many targets above each other are more than anyone has, and what is below each is asked for often."""
+"""The longest chain of targets: longer than any real one. What is below each target is asked for often."""
 _LONGEST_SHOWN = 24
 
 
 class Walk:
-    """One walk; `read` is asked once for every target that it meets."""
+    """One walk; calls `read` once for every target that it meets."""
 
     def __init__(self, read: Read, problems: Problems) -> None:
         self._read = read
