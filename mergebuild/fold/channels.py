@@ -1,6 +1,6 @@
-"""First layers of as many channels as the first input's: of an inpainting model, of a depth model.
+"""Fits the first layers of inputs, such as inpainting models, to the number of channels of the first input.
 
-What is put together lies in sources: of a combination, each term by itself.
+A new tensor is made of pieces of source tensors; for a combination, each term is fitted separately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["FittedChannels", "differ_in_channels"]
 
 
 class _ViewTerm(NamedTuple):
-    """A term of a combination, and where it lies."""
+    """A term of a combination, and where its tensor is."""
 
     slot: Slot
     share: Fraction
@@ -32,7 +32,7 @@ class _ViewTerm(NamedTuple):
 
 
 class FittedChannels:
-    """Gives inputs the channels of the first."""
+    """Gives inputs as many channels as the first input has."""
 
     def __init__(self, recipe: Recipe, sources: Sources, intern: Interner) -> None:
         self._recipe = recipe
@@ -42,14 +42,15 @@ class FittedChannels:
     def fitted(self, view: View, first: View, *, adds_up: bool) -> View:
         """Return an input whose first layers have as many channels as the first input's.
 
-        Of more, the first ones take part. Of fewer, these, and behind them stand the first input's own: so every method
-        finds nothing to merge in channels that the input lacks. What can't be put together stays, and its shape is
-        refused.
+        If it has more, only the first ones take part. If it has fewer, the first input's own channels follow them, so
+        no method finds anything to merge in channels that the input lacks. A layer that can't be fitted stays, and its
+        shape is refused later.
 
         Args:
-            view: the input.
-            first: the first input.
-            adds_up: whether it enters a combination: then what the first input has is left as it is, to the last bit.
+            view: The input.
+            first: The first input.
+            adds_up: Whether it enters a combination: then the additional channels of the first input stay unchanged,
+                bit for bit.
         """
         forms: dict[str, Form] = {}
         for name, spec in view.specs.items():
@@ -66,7 +67,7 @@ class FittedChannels:
         return replace(view, specs=specs, palette=(*view.palette, *forms.values()), kinds=Kinds(of, specs))
 
     def _fitted_form(self, view: View, first: View, name: str, *, adds_up: bool) -> Form | None:
-        """Return a first layer with the channels that the first input has; None where it can't be put together."""
+        """Return a first layer with as many channels as the first input has; None if it can't be made."""
         own, wanted = view.specs[name].shape[1], first.specs[name].shape
         lying = self._lying(view.palette[view.kind(name)], name)
         if lying is None:
@@ -79,7 +80,7 @@ class FittedChannels:
         mine, other = lying[0], rest[0]
         dtype = mine.of.info.dtype
         is_one = len(lying) == len(rest) == mine.share == other.share == 1
-        if is_one and mine.of.info.stored == other.of.info.stored == dtype:  # scales of both have no place in one
+        if is_one and mine.of.info.stored == other.of.info.stored == dtype:  # scales of both can't be put together
             made = joined(mine.of, other.of, mine.of, Joint(name, dtype, wanted, own))
             return self._sum([(mine.share, self._part(mine.slot, f"on {other.slot.owner}", made))])
         parts = [(each.share, self._padded(each, name, wanted, own)) for each in lying]
@@ -91,7 +92,10 @@ class FittedChannels:
         return self._sum(parts)
 
     def _beginning(self, first: View, name: str, shape: tuple[int, ...]) -> list[_ViewTerm] | None:
-        """Return the source that the first input began with, where it is a file that is still to be made."""
+        """Return the source that the first input is based on, if that is a file target.
+
+        None if it does not have the tensor.
+        """
         ref = self._recipe.beginning(first.input.ref)
         model = self._sources.file(ref).model
         if name not in model.tensors or model.tensors[name].shape != shape:
@@ -106,7 +110,7 @@ class FittedChannels:
     def _padded(
         self, each: _ViewTerm, name: str, shape: tuple[int, ...], channels: int, *, behind: bool = False
     ) -> Slot:
-        """Return the slot of the first channels of a tensor with zeros behind them, or of those `behind` them."""
+        """Return the slot of a tensor's first channels followed by zeros; or of the rest (`behind`) after zeros."""
         zero = LyingChannels(self._sources.file(self._sources.position_ids()).model, "position_ids")
         joint = Joint(name, each.of.info.dtype, shape, channels)
         if behind:
@@ -114,7 +118,7 @@ class FittedChannels:
         return self._part(each.slot, f"channels to {channels} of {shape[1]}", joined(each.of, None, zero, joint))
 
     def _lying(self, form: Form, name: str) -> list[_ViewTerm] | None:
-        """Return where the terms of a combination lie; None where some of them can't be put together anew."""
+        """Return where the terms of a combination are; None if one of them can't be put together anew."""
         found = [
             _ViewTerm(slot, share, LyingChannels(self._sources.file(slot.owner).model, slot.tensor(name)))
             for slot, share in form.terms
@@ -127,7 +131,7 @@ class FittedChannels:
         )
 
     def _part(self, slot: Slot, what: str, made: Model) -> Slot:
-        """Return the slot of a tensor that is put together of another's."""
+        """Return the slot of a tensor that is made of pieces of another one."""
         (name,) = made.tensors
         return Slot(self._sources.renamed(slot.owner, f"{what}, {slot.tensor(name)}", made))
 
@@ -139,7 +143,7 @@ class FittedChannels:
 
 
 def differ_in_channels(one: Spec, other: Spec) -> bool:
-    """Whether two layers `[out, channels, ...]` are alike but for their channels."""
+    """Whether two layers `[out, channels, ...]` differ only in their channels."""
     return (
         len(one.shape) == len(other.shape) >= 2
         and one.shape[1] != other.shape[1]

@@ -1,7 +1,7 @@
-"""Do the inputs of a target fit together? Decided from headers, before any tensor is read.
+"""Checks whether the inputs of a target fit together, from headers, before any tensor is read.
 
-What is merged must be of one shape everywhere; checkpoints of different architectures, or that share less than half of
-the smaller one's tensors, are refused.
+Tensors that are merged must have one shape in all inputs. Checkpoints of different architectures are refused, and those
+that share less than half of the smaller one's tensors.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _NUMBER = re.compile(r"\.\d+\.")
 _LISTED = 8
 _WRITTEN_OUT = 3
 _AMOUNTS = ("alpha", "t", "weight")
-"""What methods call the number by which an input takes part."""
+"""The names that methods give to the number by which an input takes part."""
 GENERAL = frozenset({"transformer"})
-"""Layouts of whatever has layers: a model of one may be of any architecture."""
+"""Layouts of anything with layers: models with one of these may have different architectures."""
 _LISTED_OF_A_LORA = 40
 
 
 class Offer(NamedTuple):
-    """An input as a target sees it: its name, what people know it by, and its tensors."""
+    """An input as a target sees it: its name, its name for people, and its tensors."""
 
     ref: str
     shown: str
@@ -57,17 +57,17 @@ class Offer(NamedTuple):
     specs: Mapping[str, Spec]
 
     def row(self, width: int = 0) -> str:
-        """Return a line about it for an error, its name filled up to a width."""
+        """Return a line about it for an error, its name padded to a width."""
         return f"{self.ref:{width}}  {self.shown}"
 
 
 def check_shapes(target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collection[int]]) -> None:
-    """Refuse inputs that have tensors in several shapes.
+    """Check that tensors have one shape in all inputs.
 
     Args:
-        target: what is made of them.
-        offers: the inputs.
-        unequal: such tensors, and which inputs have them so and are to be merged, by place.
+        target: The target.
+        offers: The inputs.
+        unequal: Tensors with several shapes, and the indexes of the inputs that have them and are to be merged.
 
     Raises:
         MismatchError: there are such tensors.
@@ -77,10 +77,10 @@ def check_shapes(target: Target, offers: Sequence[Offer], unequal: Mapping[str, 
 
 
 def check_layouts(target: Target, offers: Sequence[Offer]) -> None:
-    """Refuse inputs of different layouts, unless the target says that this is meant.
+    """Check that all inputs have one layout, unless the target allows different architectures.
 
     Raises:
-        MismatchError: there are such.
+        MismatchError: they have not.
     """
     first, differ = offers[0], _of_another_layout(offers)
     if differ is None or target.architectures == "allow":
@@ -102,15 +102,15 @@ def _of_another_layout(offers: Sequence[Offer]) -> Offer | None:
 
 
 def _are_different(one: Layout | None, other: Layout | None) -> bool:
-    """Whether two layouts are of different architectures. One that is known by its layers alone may be anything."""
+    """Whether two layouts mean different architectures. A layout that only knows layers may be any architecture."""
     return one is not None and other is not None and one.name != other.name and not {one.name, other.name} & GENERAL
 
 
 def check_accounts(target: Target, accounts: Sequence[Accounting]) -> None:
-    """Refuse inputs most of which would take no part, as nothing stands opposite; any, where the target says so.
+    """Check that most of each input takes part; all of it, if the target says `missing = "error"`.
 
     Raises:
-        MismatchError: so it is.
+        MismatchError: too little of an input has a counterpart.
     """
     if target.missing == "error":
         _refuse_missing(target, [sentence for account in accounts for sentence in account.sentences])
@@ -134,10 +134,12 @@ def _too_little(target: Target, account: Accounting) -> MismatchError:
 
 
 def check_modules(target: Target, others: Sequence[str], lacking: Sequence[Sequence[str]]) -> None:
-    """Refuse LoRAs with different modules, where the target says so; by LoRA behind the first, those that it lacks.
+    """Check that LoRAs have the same modules, if the target requires it.
+
+    `others`: the LoRAs after the first; `lacking`: for each of these, the first one's modules that it lacks.
 
     Raises:
-        MismatchError: it says `missing = "error"`, and some do.
+        MismatchError: the target says `missing = "error"`, and a LoRA lacks modules.
     """
     if target.missing == "error":
         _refuse_missing(
@@ -179,7 +181,10 @@ def _shape_mismatch(
 
 
 def _what_differs(target: Target, name: str, specs: Sequence[Spec]) -> str:
-    """Return what is said of a tensor of several shapes; of one that has a row a token, that vocabularies differ."""
+    """Return a sentence about a tensor with several shapes.
+
+    If it has a row for each token, that vocabularies differ.
+    """
     counts = [spec.shape[0] for spec in specs if spec.shape]
     if is_of_tokens(name) and len({spec.shape[1:] for spec in specs}) == 1 and len(counts) == len(specs):
         vocabularies = " and ".join(str(count) for count in dict.fromkeys(counts))
@@ -188,7 +193,7 @@ def _what_differs(target: Target, name: str, specs: Sequence[Spec]) -> str:
 
 
 def _rows_of(used: Sequence[Offer], names: Sequence[str]) -> list[str]:
-    """Return the shapes that the first of some tensors has in some inputs, a line each, and what others there are."""
+    """Return lines with the first tensor's dtype and shape in each input, and one with the names of other tensors."""
     longest = max(len(offer.ref) for offer in used)
     cells = [(offer.row(longest), offer.specs[names[0]]) for offer in used]
     width = max(len(row) for row, _ in cells)
@@ -200,7 +205,7 @@ def _rows_of(used: Sequence[Offer], names: Sequence[str]) -> list[str]:
 
 
 def _by_channels(target: Target, offers: Sequence[Offer], unequal: Mapping[str, Collection[int]]) -> str:
-    """Return how to merge first layers of inputs that have other numbers of channels; empty where that is not all."""
+    """Return how to merge first layers with different numbers of channels; empty if other tensors differ too."""
     for name, used in unequal.items():
         specs = [offers[at].specs[name] for at in used]
         if not is_first_layer(name) or any(_but_channels(each) != _but_channels(specs[0]) for each in specs):
@@ -224,7 +229,7 @@ def _but_channels(spec: Spec) -> tuple[int, ...]:
 
 
 def _from_one_alone(target: Target, names: Sequence[str]) -> str:
-    """Return how to take some tensors from one input only, written out."""
+    """Return how to take some tensors from one input only, as an example to paste."""
     amount = next((each for each in _AMOUNTS if each in target.numbers), None)
     if amount is None:
         return "take such tensors from one input only: with `merge`, or by a rule whose method is `copy`"
@@ -239,10 +244,12 @@ def _from_one_alone(target: Target, names: Sequence[str]) -> str:
 
 
 def check_latents(target: Target, ours: frozenset[str], theirs: frozenset[str], ref: str, *where: str) -> None:
-    """Refuse an autoencoder whose latents are those of other models. `ours`: whose the target's are.
+    """Check that an autoencoder's latents are those of the target's model.
+
+    `ours`: the models with the target's latents.
 
     Raises:
-        MismatchError: so it is, and the target does not say that this is meant.
+        MismatchError: they are other models' latents, and the target does not allow different architectures.
     """
     if not ours or not theirs or ours & theirs or target.architectures == "allow":
         return
@@ -260,10 +267,10 @@ def _one_of(titles: Collection[str]) -> str:
 
 
 def check_component(target: Target, component: Component, specs: Mapping[str, Spec], taken: Mapping[str, Spec]) -> None:
-    """Refuse a component that is not one for the model: it has no tensors of it, or some of another shape.
+    """Check that a component belongs to the kind of model: it has tensors of it, and in the right shapes.
 
     Raises:
-        MismatchError: so it is.
+        MismatchError: it does not.
     """
     where = target.where.place("components", component.name)
     ref = component.input.ref if component.input else ""
@@ -286,7 +293,7 @@ def check_component(target: Target, component: Component, specs: Mapping[str, Sp
 
 
 def unknown_in_component(target: Target, component: Component, names: Sequence[str]) -> MismatchError:
-    """Return the error of a standalone component with tensors that no checkpoint has."""
+    """Return the error for a standalone component with tensors that no checkpoint has."""
     ref = component.input.ref if component.input else ""
     return MismatchError.one(
         "component-unknown",
@@ -298,7 +305,7 @@ def unknown_in_component(target: Target, component: Component, names: Sequence[s
 
 
 def refusal(problems: Sequence[Problem]) -> MergeBuildError:
-    """Return the error of LoRAs that can't be added to some tensors; it tells of the first."""
+    """Return the error for LoRAs that can't be added to some tensors; it describes the first of these."""
     first = problems[0]
     if len(problems) > 1:
         first = first._replace(rows=(*first.rows, f"and {len(problems) - 1} more tensors like it"))
@@ -306,7 +313,7 @@ def refusal(problems: Sequence[Problem]) -> MergeBuildError:
 
 
 def misfits(matched: Match) -> Mapping[str, Problem]:
-    """Return the tensors of a model that a LoRA does not fit, and what is wrong there."""
+    """Return the tensors of a model that a LoRA does not fit, each with the problem."""
     many = 2 * len(matched.misfits) > len(matched.misfits) + len(matched.deltas)
     found: dict[str, Problem] = {}
     for each in matched.misfits:
@@ -320,7 +327,7 @@ def misfits(matched: Match) -> Mapping[str, Problem]:
 
 
 def other_rows(ref: str, tensor: str, model: tuple[int, ...], lora: tuple[int, ...]) -> Problem:
-    """Return what is wrong where a tensor with other rows than the model's is not taken whole."""
+    """Return the problem of a tensor with other rows than the model's that is not taken whole."""
     return Problem(
         "lora-rows",
         f"LoRA `{ref}` has {lora[0]} rows of `{tensor}`, and the model {model[0]}: its vocabulary is another",
@@ -331,7 +338,7 @@ def other_rows(ref: str, tensor: str, model: tuple[int, ...], lora: tuple[int, .
 
 
 def doubtful_component(target: Target, component: Component, names: Sequence[str]) -> MismatchError:
-    """Return the error of a standalone component that may be one part of a model or another."""
+    """Return the error for a standalone component that may be one part of a model or another."""
     ref = component.input.ref if component.input else ""
     either = " or ".join(f"`{name}`" for name in names)
     return MismatchError.one(
@@ -345,14 +352,14 @@ def doubtful_component(target: Target, component: Component, names: Sequence[str
 def unmatched(
     target: Target, lora: Input, names: Sequence[str], model: Collection[str], *, found: int
 ) -> MismatchError:
-    """Return the error of a LoRA some of whose tensors find no place in the model.
+    """Return the error for a LoRA with tensors that belong to no tensor of the model.
 
     Args:
-        target: what it is added to.
-        lora: the LoRA.
-        names: its tensors that find none.
-        model: the names of the model's tensors.
-        found: how many tensors of the model the others change.
+        target: The target that it is added to.
+        lora: The LoRA.
+        names: These tensors.
+        model: The names of the model's tensors.
+        found: How many tensors of the model its other tensors change.
     """
     most = _LISTED_OF_A_LORA
     listed = [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
@@ -368,7 +375,7 @@ def unmatched(
 
 
 def _why_unmatched(names: Sequence[str], model: Collection[str], *, is_rest: bool) -> str:
-    """Return what a LoRA's tensors without a place have in common, as far as names tell."""
+    """Return what a LoRA's tensors without a counterpart have in common, as far as their names tell."""
     weights = {weight_of(name) for name in names}
     first = {_NUMBER.sub(".0.", weight, count=1) for weight in weights}
     if first <= set(model) and not weights & first:

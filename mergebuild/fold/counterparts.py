@@ -1,8 +1,9 @@
-"""What of an input takes part in a target, and what does not because nothing stands opposite it.
+"""Which tensors of an input take part in a target, and which don't because the other input has no counterpart.
 
-Inputs meet by the names of their tensors. What one has and another lacks stays as it is, or is left out: that may be
-meant, as for a UNet without text encoders, or two names for one thing. So it is named by component and block, with its
-share of the bytes, and a merge in which most of an input takes no part is refused (`compatible.check_accounts`).
+Tensors of different inputs are matched by name. One that another input lacks stays unchanged, or is left out. That may
+be intended, as for a UNet without text encoders, or it may be a case of two names for one thing. So such tensors are
+reported by component and block, with their share of the bytes, and a merge in which most of an input takes no part is
+refused (`compatible.check_accounts`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from mergebuild.results.quantities import count_text, size_text
 __all__ = ["Accounting", "Side", "Spec", "bytes_of", "percent", "together"]
 
 _LISTED = 3
-"""Tensors that are named one by one."""
+"""How many tensors are named one by one."""
 
 
 class Spec(NamedTuple):
-    """What a tensor is from outside."""
+    """A tensor's dtype and shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -33,40 +34,40 @@ class Spec(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One of two inputs that meet."""
+    """One of two inputs that are compared."""
 
     ref: str
     layout: Layout | None
     specs: Mapping[str, Spec]
     asked: int = 0
-    """Bytes of the floating-point tensors that the recipe asks of it."""
+    """Bytes of its floating-point tensors that the recipe asks for."""
     taken: int = 0
-    """Bytes of those of them that take part."""
+    """Bytes of those that take part."""
     apart: tuple[str, ...] = ()
-    """The tensors asked of it that nothing stands opposite, by name."""
+    """The tensors asked for without a counterpart, by name."""
 
 
 @dataclass(frozen=True)
 class Accounting:
-    """How an input meets the first one."""
+    """How an input compares with the first one."""
 
     first: Side
     other: Side
     is_copied: bool = True
-    """Whether tensors that the other lacks are the first one's in the result; else they are left out."""
+    """Whether tensors that the other input lacks are taken from the first; else they are left out."""
 
     @property
     def is_even(self) -> bool:
-        """Whether all that is asked of both takes part."""
+        """Whether everything that is asked for takes part."""
         return all(side.taken == side.asked and not side.apart for side in (self.first, self.other))
 
     @property
     def smaller(self) -> Side:
-        """The one of which less is asked."""
+        """The side of which fewer bytes are asked for."""
         return min(self.first, self.other, key=lambda side: side.asked)
 
     def of(self, first: str, other: str) -> Accounting:
-        """Return the same of inputs with other names."""
+        """Return the same comparison for inputs with other names."""
         if (first, other) == (self.first.ref, self.other.ref):
             return self
         return Accounting(self.first._replace(ref=first), self.other._replace(ref=other), is_copied=self.is_copied)
@@ -78,7 +79,7 @@ class Accounting:
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
-        """What takes no part, a sentence each."""
+        """What takes no part, one sentence each."""
         ref = self.other.ref
         found = [
             f"{group.counted} that `{ref}` lacks {self._fate(group)}: {group.told}" for group in _groups(self.first)
@@ -96,7 +97,7 @@ class Accounting:
         return tuple(found)
 
     def _fate(self, group: _Group) -> str:
-        """Return what becomes of tensors that the other lacks."""
+        """Return what happens to tensors that the other input lacks."""
         return (
             f"{group.verb('stays', 'stay')} the first input's"
             if self.is_copied
@@ -104,9 +105,11 @@ class Accounting:
         )
 
     def _two_names_for_one(self) -> tuple[str, str] | None:
-        """Return a tensor that the other lacks and one that only it has, where there are as many of these as of those.
+        """Return a tensor that only the first input has and one that only the other has.
 
-        Those of one shape are the likeliest.
+        None unless both lack equally many.
+
+        A pair with equal shapes is preferred.
         """
         mine, theirs = self.first.apart, [name for name in self.other.apart if self.other.specs[name].is_float]
         if not mine or len(mine) != len(theirs):
@@ -117,7 +120,7 @@ class Accounting:
 
 
 def together(accounts: Iterable[Accounting]) -> tuple[Accounting, ...]:
-    """Return one account of each input, from those of the parts of a target that rules make in other ways."""
+    """Return one comparison for each input, given those of the parts of a target that has rules."""
     found: dict[str, Accounting] = {}
     for each in accounts:
         known = found.get(each.other.ref)
@@ -136,7 +139,7 @@ def _sum(one: Side, other: Side) -> Side:
 
 
 def bytes_of(specs: Mapping[str, Spec], names: Iterable[str]) -> int:
-    """Return the size of those of some tensors that are of floating-point numbers."""
+    """Return the size in bytes of the floating-point tensors among some."""
     return sum(_size(spec) for name in names if (spec := specs[name]).is_float)
 
 
@@ -148,34 +151,34 @@ def _size(spec: Spec) -> int:
 
 
 class _Group(NamedTuple):
-    """Tensors of one component that nothing stands opposite."""
+    """Tensors of one component without a counterpart."""
 
     what: str
-    """Which they are: all of a component, some blocks; empty where no layout tells."""
+    """A description: all of a component, or some blocks; empty without a layout."""
     names: Sequence[str]
     nbytes: int
     of: str
-    """The share of what is asked of the input, and the input."""
+    """The share of what is asked of the input, and the input's name."""
 
     @property
     def counted(self) -> str:
-        """Their number."""
+        """Their number, as text."""
         return count_text(len(self.names), "tensor")
 
     @property
     def told(self) -> str:
-        """Which they are, how large, and some names."""
+        """Their description, size, and some names."""
         few = len(self.names) <= _LISTED
         listed = ", ".join(f"`{name}`" for name in self.names) if few else f"such as `{self.names[0]}`"
         return ", ".join(part for part in (self.what, f"{size_text(self.nbytes)}{self.of}", listed) if part)
 
     def verb(self, one: str, many: str) -> str:
-        """Return the form that goes with their number."""
+        """Return the singular or plural form, by their number."""
         return one if len(self.names) == 1 else many
 
 
 def _groups(side: Side) -> Iterator[_Group]:
-    """Yield what of an input takes no part, by component: all of it, whole blocks of it, then the rest."""
+    """Yield an input's tensors that take no part, by component: all of it, or whole blocks of it, then the rest."""
     apart = set(side.apart)
     layout = side.layout
     components: dict[str | None, list[str]] = {}
@@ -209,7 +212,7 @@ def _groups_of_blocks(side: Side, layout: Layout, names: Sequence[str], others: 
 
 
 def _beginning(names: Sequence[str]) -> str:
-    """Return what several names begin with, up to a dot; empty where that is nothing."""
+    """Return the common beginning of several names, up to a dot; empty if there is none."""
     low, high = min(names), max(names)
     alike = next((at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
     head, dot, _ = low[:alike].rpartition(".")
@@ -227,7 +230,7 @@ def _group(side: Side, what: str, names: Sequence[str]) -> _Group:
 
 
 def percent(part: int, whole: int) -> str:
-    """Return a share as people read it: `12 %`, `0.3 %`, `under 0.1 %`."""
+    """Return a share for people: `12 %`, `0.3 %`, `under 0.1 %`."""
     share = 100 * part / whole
     if 0 < share < 0.1:
         return "under 0.1 %"

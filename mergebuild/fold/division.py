@@ -1,6 +1,7 @@
-"""Targets of several parts: what rules and components make otherwise than the target itself makes its tensors.
+"""Targets whose tensors are made in several ways, because they have rules or components.
 
-Each part is made as a target by itself, of the tensors in its scope; here their blueprints are put together.
+Each part is made like a target of its own, of the tensors in its scope; here the blueprints of the parts are put
+together.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from mergebuild.recipe.model import Component, Target, TensorRule
 __all__ = ["RULE_LIKENESS", "Division", "Divisions"]
 
 RULE_LIKENESS = Likeness(TensorRule, left_out={"target": "its frame is in the key, by its kinds"})
-"""What of a rule decides which tensors it makes."""
+"""What decides which tensors a rule makes."""
 
 
 class Division(NamedTuple):
-    """Which part of a target makes which of its tensors: itself, its rules, its components."""
+    """Which part of a target makes which of its tensors: the target itself, its rules, its components."""
 
     part_of: Mapping[str, int]
-    """By tensor, the rule that makes it, from 1; others the target makes itself."""
+    """By tensor, the number of the rule that makes it, from 1; tensors that the target itself makes are absent."""
     scopes: tuple[Scope, ...]
-    """Of the target itself, and of each rule."""
+    """The scope of the target itself, then of each rule."""
     first: View
     """The first input."""
     baked: Mapping[str, View]
-    """By component that comes from elsewhere, where from."""
+    """By component that is taken from another input, the view of that input."""
     known: Mapping[str, re.Pattern[str]]
-    """The names of the first input's components, by what they are called."""
+    """The components of the first input by their names, each as the pattern of its tensors' names."""
 
 
 class _Ruled(NamedTuple):
@@ -52,13 +53,13 @@ class _Ruled(NamedTuple):
     """As `Blueprint.source_specs`."""
     kinds: Kinds
     of: tuple[tuple[int, int], ...]
-    """By kind: the part (0: the target itself, else the rule's number) that makes it, and the kind there."""
+    """For each kind: (part, kind inside that part); part 0 is the target itself, part n its n-th rule."""
     parts: tuple[Blueprint, ...]
-    """Kept alive, as it is found by the identities of their kinds and tensors."""
+    """Kept alive, because the cache finds this by the identities of their kinds and specs."""
 
 
 class Divisions:
-    """Divides targets among their rules and components, and puts together what these make."""
+    """Divides targets among their rules and components, and puts the parts' blueprints together."""
 
     def __init__(self, intern: Interner, views: Views, frames: Frames, selection: TensorSelection) -> None:
         self._intern = intern
@@ -68,11 +69,11 @@ class Divisions:
         self._ruled: dict[tuple[object, ...], _Ruled] = {}
 
     def of(self, target: Target, views: tuple[View, ...]) -> Division:
-        """Return which part of a target makes which of its tensors; `views`: its inputs as it sees them.
+        """Return which part of a target makes which of its tensors. `views`: its inputs.
 
         Raises:
-            RecipeError: a component is none of the first input's, or a rule decides nothing.
-            MismatchError: a component is of another kind of models.
+            RecipeError: the first input has no such component, or a rule selects nothing that later rules don't.
+            MismatchError: a component is of another kind of model.
         """
         first, specs = views[0], self._frames.specs(target, views)
         known = self._views.components(first)
@@ -94,13 +95,16 @@ class Divisions:
     def _check_autoencoder(
         self, target: Target, each: Component, first: View, view: View, pattern: re.Pattern[str]
     ) -> None:
-        """Refuse a component that is the autoencoder of other models."""
+        """Check that a component is not an autoencoder for other models."""
         if each.input is not None and any(name.startswith(AUTOENCODER) and pattern.search(name) for name in view.specs):
             ours, theirs = (self._views.latents(one) for one in (first, view))
             compatible.check_latents(target, ours, theirs, each.input.ref, "components", each.name)
 
     def _ruled_names(self, target: Target, views: tuple[View, ...], floats: tuple[str, ...]) -> Mapping[str, int]:
-        """Return which rule makes a tensor, by number from 1; the others are the target's."""
+        """Return the number of the rule that makes a tensor, from 1.
+
+        Tensors that the target itself makes are absent.
+        """
         selector = self._selection.selector(self._selection.vocabulary(views), floats)
         part_of: dict[str, int] = {}
         for number, rule in enumerate(target.rules, 1):
@@ -111,7 +115,10 @@ class Divisions:
         return part_of
 
     def with_rules(self, whole: Blueprint, division: Division, others: Sequence[Blueprint]) -> Blueprint:
-        """Return a blueprint in which the tensors of each rule are made as the rule says; `others`: those of rules."""
+        """Return a blueprint in which each rule's tensors are made as the rule says.
+
+        `others`: the blueprints of the rules.
+        """
         parts = (whole, *others)
         likenesses = map(RULE_LIKENESS, whole.target.rules)
         key = (*likenesses, *((id(part.forms.kinds), id(part.source_specs)) for part in parts))
@@ -128,10 +135,10 @@ class Divisions:
         )
 
     def with_components(self, whole: Blueprint, division: Division) -> Blueprint:
-        """Return a blueprint in which some components are another input's, or have a dtype of their own.
+        """Return a blueprint in which components are taken from other inputs, or have their own dtypes.
 
         Raises:
-            MismatchError: another input's does not fit.
+            MismatchError: a component of another input does not fit.
         """
         made = _Replaced(whole, self._intern)
         for each in whole.target.components:
@@ -145,7 +152,7 @@ class Divisions:
 
 
 class _Replaced:
-    """A blueprint whose components are replaced one by one."""
+    """A blueprint whose components are replaced one after another."""
 
     def __init__(self, whole: Blueprint, intern: Interner) -> None:
         self._whole = whole
@@ -155,7 +162,7 @@ class _Replaced:
         self._of = dict(whole.forms.kinds.of)
 
     def take(self, each: Component, view: View, pattern: re.Pattern[str]) -> None:
-        """Take a component of another input."""
+        """Take a component from another input."""
         target = self._whole.target
         taken = {name: spec for name, spec in view.specs.items() if pattern.search(name)}
         compatible.check_component(target, each, self._source_specs, taken)
@@ -171,13 +178,13 @@ class _Replaced:
         self.specs |= rounded(taken, target.dtype)
 
     def round(self, pattern: re.Pattern[str], dtype: str) -> None:
-        """Give a component a dtype of its own."""
+        """Give a component its own dtype."""
         mine = {name: spec for name, spec in self._source_specs.items() if pattern.search(name)}
         self.specs |= rounded(mine, dtype)
         self._source_specs |= rounded(mine, dtype)
 
     def blueprint(self) -> Blueprint:
-        """Return what came of it; kinds that are used no more are left out."""
+        """Return the new blueprint, without kinds that are no longer used."""
         used = {kind: number for number, kind in enumerate(dict.fromkeys(self._of[name] for name in self.specs))}
         kinds = Kinds({name: used[self._of[name]] for name in self.specs}, self.specs)
         forms = Forms(kinds, tuple(self._palette[kind] for kind in used))
@@ -187,7 +194,7 @@ class _Replaced:
 def _scopes(
     target: Target, own: Sequence[str], part_of: Mapping[str, int], patterns: tuple[re.Pattern[str], ...]
 ) -> tuple[Scope, ...]:
-    """Return the scopes of a target itself and of its rules; `patterns`: what others make."""
+    """Return the scope of the target itself and of each rule. `patterns`: names of components that others make."""
     names: list[set[str]] = [set() for _ in range(1 + len(target.rules))]
     for name in own:
         names[part_of.get(name, 0)].add(name)
@@ -213,14 +220,14 @@ def _overridden(rule: TensorRule) -> RecipeError:
 
 
 def _ruled_by(part_of: Mapping[str, int], parts: tuple[Blueprint, ...]) -> _Ruled:
-    """Return how the tensors of a target are made, whose parts make them as `part_of` says."""
+    """Return how the tensors of a target are made whose parts make them as `part_of` says."""
     specs, copies = dict(parts[0].source_specs), parts[0].copies
     of: dict[str, int] = {}
     numbers: dict[tuple[int, int], int] = {}
     for name in specs:
         part = part_of.get(copies.get(name, name), 0)
         kinds = parts[part].forms.kinds
-        if name not in kinds.of:  # the rule's method has nothing to begin with: its first input lacks it
+        if name not in kinds.of:  # the rule's first input lacks it, so its method can't make it
             part, kinds = 0, parts[0].forms.kinds
         specs[name] = parts[part].source_specs[name]
         of[name] = numbers.setdefault((part, kinds.of[name]), len(numbers))

@@ -1,6 +1,6 @@
-"""What targets have in common that are made alike, as values: a draft, a frame for each pattern of inputs used.
+"""The values that targets made alike share: a draft, and a frame for each pattern of inputs used.
 
-See `frames`, which makes them.
+`frames.py` makes them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Pattern = tuple[Usage, ...]
 
 
 class Scope(NamedTuple):
-    """Which tensors a target makes itself, where rules and components make others."""
+    """Which tensors a target makes itself, if its rules and components make others."""
 
     names: frozenset[str] | None = None
-    """Of the tensors that there are; None: all of them."""
+    """The tensors that it makes; None: all."""
     within: tuple[SelectorText, ...] = ()
-    """Of a rule: what it selects."""
+    """For a rule: the selectors of its tensors."""
     without: tuple[SelectorText, ...] = ()
-    """What rules that come over it select."""
+    """The selectors of later rules, which take precedence."""
     components: tuple[re.Pattern[str], ...] = ()
-    """What components that come from elsewhere are called."""
+    """Patterns of components that are taken from elsewhere."""
 
 
 ALL = Scope()
@@ -49,19 +49,21 @@ class KindPlan(NamedTuple):
     """How the tensors of one kind are made."""
 
     inputs: tuple[int, ...]
-    """The kind of each input's tensor; of one input's alone, where it is just that."""
+    """The kind of the tensor of each input; or of a single input, if the result is just its tensor."""
     values: tuple[int | None, ...] | None
-    """Which value of each number reaches it (None: none does); None where the tensor is just an input's."""
+    """The index of the value of each number that reaches it (None: none does). None: the result is just an input's
+    tensor."""
     name: str
-    """The first tensor of the kind; the only one, where the method's numbers depend on the name."""
+    """The first tensor of the kind; its only one, if the method's coefficients depend on the name."""
     owner: int = 0
-    """Which input's it is, where it is just that."""
+    """The index of the input whose tensor it is, if it is just that."""
     read: tuple[int, ...] = ()
-    """By input, whose tensor is read: another's stands in for one that does not matter. Empty: each its own."""
+    """For each input, the index of the input whose tensor is read instead: one that is not used may lack the tensor.
+    Empty: each its own."""
 
 
 class Frame(NamedTuple):
-    """What targets that are made alike have in common: everything but the values of their numbers."""
+    """All that targets made alike have in common: everything but the values of their numbers."""
 
     specs: Mapping[str, Spec]
     kinds: Kinds
@@ -71,9 +73,10 @@ class Frame(NamedTuple):
     places: tuple[Places, ...]
     """By number, those of a list one by one."""
     accounts: tuple[tuple[int, Accounting], ...]
-    """By place, the inputs of which something takes no part, as of the target that it was made for."""
+    """Comparisons with the inputs of which something takes no part, by index, for the target that the frame was made
+    for."""
     forms: dict[tuple[object, ...], Form]
-    """What was combined so far, by the numbers, the name where it matters, and the inputs' forms by id."""
+    """Forms made so far, by the numbers, the name if it matters, and the ids of the inputs' forms."""
 
 
 class Reach(NamedTuple):
@@ -84,20 +87,21 @@ class Reach(NamedTuple):
     places: tuple[Places, ...]
 
     def values(self, name: str) -> tuple[int | None, ...]:
-        """Return which value of each number reaches a tensor."""
+        """Return the index of the value of each number that reaches a tensor."""
         return tuple(each.of.get(name) for each in self.places)
 
 
 _Situation = tuple[int, tuple[int | None, ...], str]
-"""A reach of a draft, the values that reach a tensor there, and its name where the method's numbers depend on it."""
+"""The index of a reach, the values that reach a tensor there, and its name if the method's coefficients depend on
+it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """What targets have in common that are made alike, before any value of a number is looked at."""
+    """All that targets made alike have in common before any value of their numbers is used."""
 
     views: tuple[View, ...]
-    """Of the target that it was made for: they keep alive what it is found by."""
+    """The inputs of the target that it was made for; they keep alive the objects by whose ids it is found."""
     specs: Mapping[str, Spec]
     floats: tuple[str, ...]
     selector: Selector
@@ -105,19 +109,20 @@ class Draft:
     reached: frozenset[str]
     """The tensors that are to be merged."""
     alike: frozenset[str]
-    """Those of them that all inputs have in one shape."""
+    """Those of them that all inputs have, in one shape."""
     outside: frozenset[str] = frozenset()
-    """The tensors that it would merge like them and that others make, as rules say: a method of several tensors
-    together is refused a part of them, and not silently without them."""
+    """Tensors that it would merge too, but that rules make in other ways. A method that needs several tensors together
+    is refused a part of them, instead of silently making the others without it."""
     reaches: tuple[Reach, ...] = ()
-    """Where something is not alike: what the first input is asked for, and what only each other input has."""
+    """If inputs differ: the tensors asked of the first input, then for each other input those that only it has."""
     situations: tuple[_Situation, ...] = ()
-    """Each once. None where all inputs have the same tensors in the same shapes."""
+    """The distinct situations of its tensors. Empty: all inputs have the same tensors in the same shapes."""
     frames: dict[Pattern, Frame] = field(default_factory=dict)
     makings: dict[tuple[tuple[str, Usage], ...], Frame] = field(default_factory=dict)
-    """Frames without accounts, by what becomes of tensors that are not alike: patterns may come to the same."""
+    """Frames without accounts, by how tensors that differ between inputs are made: several patterns may give one
+    frame."""
     usages: dict[tuple[object, ...], Usage] = field(default_factory=dict)
-    """What was found out by numbers that reach a tensor."""
+    """What is known of which inputs are used, by the numbers that reach a tensor."""
 
     def pattern(self, target: Target) -> Pattern:
         """Return which inputs a target uses in each situation.
@@ -142,7 +147,7 @@ class Draft:
         return tuple(found)
 
     def _usage(self, target: Target, values: Sequence[Fraction], name: str, *, needed: bool) -> Usage:
-        """Return which inputs a tensor is made of; `needed`: whether it is, or there is no such tensor."""
+        """Return which inputs a tensor is made of. `needed`: the target has the tensor, so an error counts."""
         key = (not needed, name, *[each.as_integer_ratio() for each in values])  # a fraction is slow to hash
         found = self.usages.get(key)
         if found is None:
@@ -184,4 +189,4 @@ LIKENESS = Likeness(
         "formula": lambda formula: formula.text if formula else "",
     },
 )
-"""What of a target, beside its inputs and the values of its numbers, decides how tensors are made."""
+"""What decides how a target's tensors are made, besides its inputs and the values of its numbers."""

@@ -1,11 +1,11 @@
-"""From targets to forms over source tensors, exactly, from headers alone.
+"""`Folding`: from targets to exact forms over source tensors, from headers alone.
 
-A chain of linear targets is one combination again: virtual targets fold away, sources and file targets stay as slots.
-What a virtual target makes by an operation stays a slot to whoever reads it, unrounded; so does what a LoRA adds to a
-model, which is such a target that no recipe names.
+A chain of linear targets becomes one combination: virtual targets fold away, while sources and file targets stay slots.
+The result of an operation of a virtual target is a slot for whoever reads it, not rounded. So is a LoRA's delta, which
+counts as the result of a virtual target that no recipe names.
 
-`Folder.blueprint` says of a target which tensors it has, with dtypes, shapes and forms, and refuses inputs that do not
-fit together before any tensor is read.
+`Folding.blueprint` returns a target's tensors with dtypes, shapes and forms, and refuses inputs that don't fit together
+before any tensor is read.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ __all__ = ["Folding"]
 
 _ZERO = Fraction(0)
 _DEEPEST = 100
-"""Operations in memory above each other: each waits for what is below it."""
+"""The most operations on top of each other that are computed in memory: each waits for those below it."""
 
 
 class _Alike(NamedTuple):
-    """What targets have in common that differ in their names, outputs and the values of their numbers alone."""
+    """All that targets have in common that differ only in names, outputs and the values of their numbers."""
 
     views: tuple[View, ...]
     frame: Frame
@@ -65,28 +65,28 @@ class _Alike(NamedTuple):
     accounts: tuple[Accounting, ...]
     ema_dropped: Mapping[str, int]
     warnings: tuple[str, ...]
-    """As in a blueprint, these four."""
+    """These four are as in a blueprint."""
     defaults: Sequence[Fraction]
-    """The method's, of each number, those of a list one by one; 0 where it has none."""
+    """The method's default of each number, those of a list one by one; 0 if it has none."""
     inputs: tuple[tuple[Form, ...], ...]
-    """By kind, what the method makes its tensors of; none where they are just an input's."""
+    """By kind, the inputs' forms of which the method makes its tensors; empty if they are just an input's."""
     autoencoder: tuple[int, ...]
-    """The kinds of the tensors of an autoencoder."""
+    """The kinds of an autoencoder's tensors."""
     latents: tuple[frozenset[str], ...]
-    """Whose latents each input's makes, where it is known."""
+    """By input, the models whose latents its autoencoder makes, if known."""
     kin: dict[tuple[tuple[Slot, ...], ...], Kin]
-    """`Blueprint.kin`, by the slots of each kind: a coefficient that is 0 takes one out."""
+    """`Blueprint.kin` by the slots of each kind: a coefficient of 0 removes a slot."""
 
 
 class _Kindred(NamedTuple):
-    """What is known of targets that differ in their names, outputs and the values of their numbers alone."""
+    """A cache entry for targets that differ only in names, outputs and the values of their numbers."""
 
     of: object
-    """`Target.kin` of these, kept alive, as it is found by its identity; None where there is one target alone."""
+    """Their `Target.kin`, kept alive because the cache finds this by its identity; None for a single target."""
     views: tuple[View, ...]
     draft: Draft
     alike: dict[Pattern, _Alike]
-    """By which inputs they use where."""
+    """By which inputs they use in which situation."""
 
 
 class Folding:
@@ -107,19 +107,19 @@ class Folding:
         self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
         self._units = Units(sources, self._intern)
         self._depths: dict[str, int] = {}
-        """How many operations stand above each other in a virtual target that has any."""
+        """By virtual target with operations: how many operations are on top of each other in it."""
         self._kindred: dict[tuple[object, ...], _Kindred] = {}
 
     def blueprint(self, name: str) -> Blueprint:
-        """Return what a target is made of.
+        """Return the blueprint of a target.
 
         Raises:
             SourceError: a source is missing or unreadable.
             RecipeError: a selector selects nothing, or the method has no value for the numbers given.
-            MismatchError: the inputs do not fit together.
+            MismatchError: the inputs don't fit together.
         """
         if name not in self._blueprints:
-            for each in self._recipe.below(name):  # the deepest first, so that no chain is too long for the stack
+            for each in self._recipe.below(name):  # the deepest first, so that long chains don't overflow the stack
                 if each not in self._blueprints:
                     target = self._recipe.target(each)
                     made = self._made(target)
@@ -129,29 +129,29 @@ class Folding:
         return self._blueprints[name]
 
     def is_virtual(self, ref: str) -> bool:
-        """Whether an input is a target without an output: it folds away, but for what it makes by operations."""
+        """Whether an input is a target without an output, or a LoRA's delta."""
         return self.is_delta(ref) or (ref not in self._sources and self._recipe.target(ref).is_virtual)
 
     def is_delta(self, owner: str) -> bool:
-        """Whether an owner of slots is what LoRAs add to a model: a virtual target that no recipe names."""
+        """Whether an owner of slots is a LoRA's delta, the result of a virtual target that no recipe names."""
         return owner in self._added
 
     def is_leaf(self, owner: str) -> bool:
-        """Return whether an owner of slots is a source, a part of one, or what a LoRA adds."""
+        """Return whether an owner of slots is a source, a part of a source, or a LoRA's delta."""
         return owner in self._sources or self.is_delta(owner)
 
     def known_as(self, owner: str) -> str:
-        """Return what the recipe calls an owner: what a LoRA adds goes by the LoRA's name."""
+        """Return the name of an owner in the recipe; a LoRA's delta has the LoRA's name."""
         if self.is_delta(owner):
             return owner.rpartition("@")[0]
         return source_of_part(owner) if owner in self._sources else owner
 
     def programs(self, name: str) -> tuple[Method, ...]:
-        """Return the user's own methods that making a target runs."""
+        """Return the user's own methods that run when a target is made."""
         return self._recipe.programs(name)
 
     def _made(self, target: Target) -> Blueprint:
-        """Return what a target is, with what its rules and components make otherwise."""
+        """Return the blueprint of a target, including the parts that its rules and components make."""
         kept = self._kept_loras.blueprint(target)
         if kept is not None:
             return kept
@@ -198,7 +198,7 @@ class Folding:
         return kin
 
     def _alike_of(self, target: Target, scope: Scope) -> _Alike:
-        """Return what a target has in common with its kin that use the same inputs, found out once."""
+        """Return what a target has in common with its kin that use the same inputs; computed once."""
         key = (id(target.kin), structures(target.numbers), scope)
         kindred = self._kindred.get(key) if target.kin is not None else None
         if kindred is None:
@@ -213,7 +213,7 @@ class Folding:
         return alike
 
     def _views_of(self, target: Target) -> tuple[View, ...]:
-        """Return the inputs of a target as it sees them."""
+        """Return views of the inputs of a target."""
         found: list[View] = []
         for each in target.inputs:
             if target.making.adds_lora(each.role):
@@ -229,7 +229,7 @@ class Folding:
         return self._frames.untied(target, tuple(found))
 
     def _with_own_heads(self, target: Target, base: View) -> View:
-        """Return a model with those of its ties as tensors of their own that LoRAs change by themselves: a head."""
+        """Return a model in which ties that LoRAs change separately are tensors of their own, such as a tied head."""
         loras = [each for each in target.inputs if target.making.adds_lora(each.role)]
         names = dict.fromkeys(name for each in loras for name in self._added.untied(each, target, base))
         return self._frames.with_ties(target, base, tuple(names)) if names else base
@@ -291,10 +291,10 @@ class Folding:
         return tuple(palette)
 
     def _check_depth(self, target: Target, made: Blueprint) -> None:
-        """Note how deep the operations of a target go.
+        """Remember how many operations of a target are on top of each other.
 
         Raises:
-            RecipeError: too deep to be computed in one pass.
+            RecipeError: too many to be computed in one pass.
         """
         operations = [form for form in made.forms.palette if form.operation is not None]
         if not operations:
@@ -318,7 +318,7 @@ class Folding:
         inputs: Sequence[Form],
         layout: Layout | None,
     ) -> Form:
-        """Return the form of what a target's method makes of its inputs with one set of numbers."""
+        """Return the form that a target's method makes of the inputs' forms, with one set of numbers."""
         given = given_of(target, values)
         shares = shares_of(target, given, name)
         if shares is not None:
@@ -335,10 +335,10 @@ class Folding:
 
 
 def _check_latents(target: Target, alike: _Alike, forms: Forms) -> None:
-    """Refuse a merge with an autoencoder of other models; one of which nothing is taken is not compared.
+    """Check that all autoencoders of which something is taken make latents of the same models.
 
     Raises:
-        MismatchError: so it is.
+        MismatchError: they don't.
     """
     for view, theirs in zip(alike.views[1:], alike.latents[1:], strict=False):
         if not alike.latents[0].isdisjoint(theirs) or not theirs:
@@ -349,13 +349,13 @@ def _check_latents(target: Target, alike: _Alike, forms: Forms) -> None:
 
 
 def _looks_at_whole(target: Target) -> bool:
-    """Whether a target's method finds out something of each tensor as a whole."""
+    """Whether a target's method needs each tensor whole, or statistics of it."""
     making = target.making
     return (making.takes_statistics or making.whole_tensors) and not making.surveys
 
 
 def _tied(alike: _Alike) -> Mapping[str, str]:
-    """Return the ties that a target keeps: the first input's, but where a name has become a parameter of its own."""
+    """Return the ties of a target: the first input's, except names that have become tensors of their own."""
     first, specs = alike.views[0], alike.frame.specs
     if all(other in specs and name not in first.specs for name, other in first.tied.items()):
         return first.tied

@@ -1,13 +1,13 @@
-"""What the tensors of a target are, as exact values: combinations of slots, and operations on combinations.
+"""The tensors of a target as exact values: combinations of slots, and operations on combinations.
 
-A tensor of a target is an expression over tensors of its inputs. For the linear family that is a combination with
-exact rational coefficients of *slots*: sources, and file targets, which round. Every other method is an `Operation` on
-such combinations. A `Form` does not name a tensor; most tensors of a target share a handful of forms, so the algebra is
-done once a form and not once a tensor. Which tensors share one follows from how a target is made, not from its numbers:
-a thousand members of a family have their `Kinds` in common, and a palette of forms each.
+A tensor of a target is an expression over tensors of its inputs. For linear methods it is a combination of *slots* with
+exact rational coefficients; a slot is a tensor of a source or of a file target, which is rounded. Any other method is
+an `Operation` on such combinations. A `Form` does not name a tensor: most tensors of a target share a handful of forms,
+so the algebra is done once per form. Which tensors share one depends on how a target is made, not on its numbers, so a
+thousand members of a family have their `Kinds` in common, and each has its own palette of forms.
 
-From slots to digests, once these are known, goes `key.resolve`: equal tensors are one term, and terms stand in the
-order of their digests, so that neither the order of merging nor names matter.
+When digests are known, `key.resolve` turns slots into digests: equal tensors become one term, and terms are in the
+order of their digests, so neither the order of merging nor names matter.
 """
 
 from __future__ import annotations
@@ -41,36 +41,36 @@ __all__ = [
 
 
 class Slot(NamedTuple):
-    """Where a term's tensor comes from: an owner, and which of its tensors stands for a name of the target.
+    """Where the tensor of a term comes from: an owner, and which of its tensors is read for a tensor of the target.
 
-    The owner is a source, a file target, or what a virtual target makes by an operation.
+    The owner is a source, a file target, or the result of an operation of a virtual target.
     """
 
     owner: str
     naming: Naming = SAME
 
     def tensor(self, name: str) -> str:
-        """Return the name in the owner of what the target calls `name`."""
+        """Return the owner's name of the tensor that is read for the target's tensor `name`."""
         return self.naming(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A method that is not linear, with the numbers, flags and words that reach a tensor, on combinations of slots."""
+    """A method that is not linear, applied to combinations, with the arguments that reach a tensor."""
 
     method: Method
     arguments: Arguments
     inputs: tuple[Form, ...]
     """In the method's order; none of them is an operation itself."""
     shapes: tuple[tuple[int, ...], ...] = ()
-    """Of the last inputs, which have shapes of their own and are read whole."""
+    """Shapes of the last inputs, if these have other shapes than the result and are read whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A linear combination of slots: exact coefficients, none of them 0, in the order of the slots' names.
+    """A linear combination of slots: exact coefficients, none of them 0, in the order of the slots.
 
-    Or an operation; it has no terms then.
+    Or an operation; then it has no terms.
     """
 
     terms: tuple[tuple[Slot, Fraction], ...]
@@ -78,39 +78,42 @@ class Form:
 
     @property
     def lone(self) -> Slot | None:
-        """The slot, when the form is just its tensor."""
+        """The slot, if the form is exactly its tensor."""
         return self.terms[0][0] if len(self.terms) == 1 and self.terms[0][1] == 1 else None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """All that it is made of, each once."""
+        """All slots in it, each once."""
         if self.operation is None:
             return tuple([slot for slot, _ in self.terms])
         return tuple(dict.fromkeys(slot for each in self.operation.inputs for slot, _ in each.terms))
 
 
 class Kinds:
-    """Which tensors of a target are made alike: a number from 0 for each. Shared by targets that are made alike."""
+    """The kind of each tensor of a target, a number from 0: tensors made alike have one kind.
+
+    Shared by targets made alike.
+    """
 
     def __init__(self, of: Mapping[str, int], specs: Mapping[str, Spec]) -> None:
         self.of = of
         """The kind of each tensor, by name."""
         self.floats = tuple(name for name in of if specs[name].is_float)
-        """The tensors of floating-point numbers."""
+        """The names of the floating-point tensors."""
         self.float_counts = [0] * (max(of.values(), default=-1) + 1)
-        """By kind: how many tensors of floating-point numbers are of it."""
+        """By kind, how many floating-point tensors it has."""
         for name in self.floats:
             self.float_counts[of[name]] += 1
 
 
 class Forms(Mapping[str, Form]):
-    """The form of each tensor of a target: the kinds that it shares with others, and a form for each kind."""
+    """The form of each tensor of a target: kinds that it shares with other targets, and its own form for each kind."""
 
     def __init__(self, kinds: Kinds, palette: tuple[Form, ...]) -> None:
         self.kinds = kinds
         self.palette = palette
         self.slots = tuple([form.slots for form in palette])
-        """The slots of the form of each kind."""
+        """The slots in the form of each kind."""
 
     def __getitem__(self, name: str) -> Form:
         return self.palette[self.kinds.of[name]]
@@ -130,101 +133,101 @@ class Forms(Mapping[str, Form]):
 
     @cached_property
     def owners(self) -> frozenset[str]:
-        """The sources and file targets whose tensors they are made of."""
+        """The owners of all slots."""
         return frozenset(slot.owner for slots in self.slots for slot in slots)
 
     @property
     def operates(self) -> bool:
-        """Whether some of them are operations."""
+        """Whether some forms are operations."""
         return any(form.operation for form in self.palette)
 
     @property
     def takes_parts(self) -> bool:
-        """Whether some of them are made of whole tensors of other shapes."""
+        """Whether some forms read whole tensors of other shapes."""
         return any(form.operation and form.operation.shapes for form in self.palette)
 
     @property
     def surveys(self) -> bool:
-        """Whether some of them are made by methods that must know several tensors first."""
+        """Whether some forms need a survey."""
         return any(form.operation and form.operation.method.makes.surveys for form in self.palette)
 
     @property
     def combined(self) -> int:
-        """The number of tensors that are more than the tensor of a slot, rounded or not."""
+        """How many floating-point tensors are more than a slot's tensor, rounded or not."""
         counts = zip(self.kinds.float_counts, self.palette, strict=True)
         return sum(count for count, form in counts if form.lone is None)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Kin:
-    """What blueprints are that differ in coefficients alone, and have the same slots: each is found by its identity."""
+    """Shared by blueprints that have the same slots and differ in coefficients alone; compared by identity."""
 
     owners: frozenset[str]
-    """The sources and file targets whose tensors they are made of."""
+    """The owners of all slots."""
 
 
 class Behind(NamedTuple):
-    """What of the difference between two models a LoRA does not hold, as no module is for it."""
+    """The part of the difference between two models that an extracted LoRA does not contain."""
 
     base: str
     tuned: str
     inside: tuple[str, ...]
-    """The tensors that modules are for."""
+    """The tensors that are in modules."""
     left: tuple[str, ...]
-    """The tensors that both models have, and that were asked for, and none is for."""
+    """The tensors that both models have and that were asked for, but that are in no module."""
     stacked: frozenset[str]
-    """Those of them that lie in stacks, as no module of any client does."""
+    """Those of them that are in stacks, which no client treats as modules."""
     specs: Mapping[str, Spec]
-    """Of the base."""
+    """The base's tensors."""
     spelling: FileSpelling
-    """What the base calls its tensors."""
+    """The base's spelling."""
 
 
 class Blueprint(NamedTuple):
-    """What a target will be: its tensors and how each is made; and what was noticed on the way."""
+    """What a target will be: its tensors, how each is made, and notices."""
 
     target: Target
     layout: Layout | None
     source_specs: Mapping[str, Spec]
-    """The tensors in the dtypes of the first input, which `dtype = "source"` means."""
+    """The tensors in the first input's dtypes, which `dtype = "source"` means."""
     specs: Mapping[str, Spec]
-    """The tensors as whoever reads the target sees them: floats in its dtype, if it has one of its own."""
+    """The tensors as targets that read this one see them: in the target's dtype, if it has one."""
     forms: Forms
     accounts: tuple[Accounting, ...] = ()
-    """Of the inputs of which something takes no part, as it has no counterpart."""
+    """Comparisons with the inputs of which some tensors take no part, as they have no counterpart."""
     ema_dropped: Mapping[str, int] = MappingProxyType({})
-    """By input: EMA copies left behind."""
+    """By input, how many EMA copies are left out."""
     warnings: tuple[str, ...] = ()
-    """What else the user should know, a sentence each."""
+    """Other notices, one sentence each."""
     spelling: FileSpelling = AS_IS
-    """What the first input calls the tensors, and so the files of the target."""
+    """The first input's spelling, in which the target's files are written."""
     tied: Mapping[str, str] = MappingProxyType({})
-    """By name, the tensor whose values it has: the head of a model whose head is its embedding."""
+    """Names without a tensor of their own -> the tensor whose values they have: a head that is the embedding."""
     behind: Behind | None = None
-    """Of a LoRA that is extracted: what it leaves behind."""
+    """For an extracted LoRA: what it does not contain."""
     is_lora: bool = False
-    """Whether it is a LoRA, and no model."""
+    """Whether it is a LoRA, not a model."""
     adapter: Mapping[str, object] | None = None
-    """Of a LoRA whose tensors alone don't say what they mean: its configuration."""
+    """For a LoRA whose tensors alone don't define their meaning: its configuration."""
     kin: Kin | None = None
-    """The same object for blueprints that differ in their targets' names and outputs and in coefficients alone."""
+    """The same object for blueprints that differ only in names, outputs and coefficients."""
 
     @property
     def copies(self) -> Mapping[str, str]:
-        """Of `tied`, those that the target's files hold all the same: layout, and no parameters."""
+        """The names in `tied` that the target's files hold nevertheless, as second copies."""
         return {name: other for name, other in self.tied.items() if name in self.specs}
 
     def specs_in(self, dtype: str | None) -> Mapping[str, Spec]:
-        """Return the tensors with floats rounded to `dtype`; None and `source` leave the first input's."""
+        """Return the tensors with floats rounded to `dtype`; for None and `source`, in the first input's dtypes."""
         return self.specs if dtype == self.target.dtype else rounded(self.source_specs, dtype)
 
     @property
     def owners(self) -> frozenset[str]:
-        """The sources and file targets whose tensors it is made of."""
+        """The owners of all slots."""
         return self.kin.owners if self.kin is not None else self.forms.owners
 
     def notes(self) -> list[str]:
-        """Return what the user should know, a sentence each."""
+        """Return notices for the user, one sentence each."""
         found = [sentence for account in self.accounts for sentence in account.sentences]
         found += [
             f'{count} EMA tensors of `{name}` are left out (`ema = "keep"` or `"use"`)'
@@ -234,7 +237,7 @@ class Blueprint(NamedTuple):
 
 
 def rounded(specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:
-    """Return tensors with floats in a dtype; None and `source` leave them."""
+    """Return tensors with their floats in another dtype; unchanged for None and `source`."""
     if dtype is None or dtype == "source":
         return specs
     return {name: spec._replace(dtype=dtype) if spec.is_float else spec for name, spec in specs.items()}

@@ -1,12 +1,12 @@
-"""Frames: what targets have in common that are made alike, whatever the values of their numbers.
+"""Frames: all that targets made alike have in common, whatever the values of their numbers.
 
-A frame says which tensors there are, which of them are merged and which are one input's, and which value of each number
-reaches which tensor. Members of a family share one; the values are put in afterwards.
+A frame says which tensors a target has, which of them are merged and which are one input's, and which value of each
+number reaches which tensor. Members of a family share a frame; their values are inserted afterwards.
 
-Where all inputs have the same tensors in the same shapes, that is all. Where one lacks a tensor, or has it in another
-shape, it matters which inputs the tensor is made of: one whose number is 0 there need not have it. So a frame is made
-in two steps. A `Draft` is everything that no value decides; a frame is that, for one pattern of which inputs are used
-where. Members whose numbers are 0 in the same places share it.
+If all inputs have the same tensors with the same shapes, that is all. If one input lacks a tensor, or has it in another
+shape, it matters which inputs the tensor is made of: an input whose number is 0 there may lack it. So frames are made
+in two steps. A `Draft` is everything that does not depend on values; a frame is a draft for one pattern of which inputs
+are used where. Members whose numbers are 0 in the same places share it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Frames:
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
 
     def draft(self, target: Target, views: tuple[View, ...], scope: Scope = ALL) -> Draft:
-        """Return what a target has in common with all that are made like it, whatever its numbers are.
+        """Return the draft of a target, which it shares with all targets made alike, whatever their numbers.
 
         Raises:
             RecipeError: a selector selects nothing.
@@ -56,10 +56,10 @@ class Frames:
         return found
 
     def frame(self, target: Target, views: tuple[View, ...], draft: Draft, pattern: Pattern) -> Frame:
-        """Return what a target has in common with all that are made like it and use the same inputs.
+        """Return the frame of a target, which it shares with all targets made alike that use the same inputs.
 
         Raises:
-            MismatchError: the inputs do not fit together.
+            MismatchError: the inputs don't fit together.
         """
         found = draft.frames.get(pattern)
         if found is None:
@@ -83,7 +83,7 @@ class Frames:
         return self._with_situations(target, draft, scope)
 
     def _with_situations(self, target: Target, draft: Draft, scope: Scope) -> Draft:
-        """Return a draft with the situations in which an input may be used, where not all is alike."""
+        """Return a draft with the situations in which an input may be used; the same draft if all tensors are alike."""
         views, reached = draft.views, draft.reached
         left: Sequence[Reach] = ()
         if not target.making.union_of_tensors:
@@ -101,7 +101,7 @@ class Frames:
         return replace(draft, reaches=reaches, situations=tuple(dict.fromkeys(situations)))
 
     def specs(self, target: Target, views: Sequence[View]) -> Mapping[str, Spec]:
-        """Return the tensors that a target has, as its first input has them."""
+        """Return the tensors of a target, with dtypes and shapes of its first input."""
         first = views[0]
         specs = first.specs
         if target.making.union_of_tensors:
@@ -112,7 +112,7 @@ class Frames:
         return specs
 
     def _left(self, target: Target, views: Sequence[View], at: int, scope: Scope) -> Reach:
-        """Return what of an input has no counterpart in the first, of what the target asks for."""
+        """Return the tensors that only one other input has and that the target asks for."""
         first, view = views[0], views[at]
         words = self._selection.vocabulary(views)
         names = tuple(
@@ -132,7 +132,7 @@ class Frames:
         return Reach(tuple(kept), selector, places)
 
     def _framed(self, target: Target, views: tuple[View, ...], draft: Draft, pattern: Pattern) -> Frame:
-        """Return what a target has in common with others; refuse inputs that do not fit."""
+        """Return a new frame; raises if the inputs don't fit together."""
         meeting = Meeting(target, views, draft, pattern)
         shapes = {
             name: meeting.shapes.get(name, draft.specs[name].shape)
@@ -152,10 +152,10 @@ class Frames:
         return found._replace(accounts=meeting.accounts())
 
     def untied(self, target: Target, views: tuple[View, ...]) -> tuple[View, ...]:
-        """Return the inputs of a target, those that are tied with the tie's values under a name that others hold.
+        """Return the inputs of a target, with tied names as tensors of their own where another input has such a tensor.
 
-        A head of its own that takes part makes an untied model of all; where it takes none, the tie of the first input
-        holds.
+        If a head of its own takes part, all inputs are treated as untied models; if it takes no part, the first input's
+        tie stays.
         """
         tied = dict.fromkeys(name for view in views for name in view.tied if name not in view.specs)
         names = [name for name in tied if any(name in view.specs for view in views)]
@@ -169,14 +169,14 @@ class Frames:
         return views
 
     def with_ties(self, target: Target, view: View, names: Collection[str]) -> View:
-        """Return the first input of a target with some of its ties as tensors of their own, where these take part."""
+        """Return the first input of a target, with some of its tied names as tensors of their own if they take part."""
         for name in names:
             if self._takes_part(target, (view,), name):
                 view = self._views.untied(view, name)
         return view
 
     def _takes_part(self, target: Target, views: tuple[View, ...], name: str) -> bool:
-        """Whether a tensor that an input has as a tie is merged with one that another input has itself."""
+        """Whether a name that is tied in an input is merged with another input's own tensor."""
         words = self._selection.vocabulary(views)
         spec = next(view.specs[view.tied[name]] for view in views if name in view.tied)
         floats = (
@@ -187,7 +187,7 @@ class Frames:
         return name in self._selection.reached(target, words, floats, places)
 
     def in_dtype(self, specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:
-        """Return `rounded`, the same object for the same specs, which a frame keeps alive."""
+        """Return `rounded`, as the same object for the same `specs`, which a frame keeps alive."""
         found = self._rounded.get((id(specs), dtype))
         if found is None:
             found = self._rounded[id(specs), dtype] = rounded(specs, dtype)
@@ -216,14 +216,14 @@ def _made(target: Target, draft: Draft, taken: Container[str], meeting: Meeting)
 def _sorted_into_kinds(
     target: Target, specs: Mapping[str, Spec], draft: Draft, taken: Container[str], made: Mapping[str, Usage]
 ) -> tuple[Kinds, tuple[KindPlan, ...]]:
-    """Return the kinds of a target's tensors, in the order of the first tensor of each, and how each is made.
+    """Return the kinds of a target's tensors, in the order of each kind's first tensor, and how each kind is made.
 
     Args:
-        target: the target, or one that is made like it.
-        specs: its tensors.
-        draft: what it has in common with those.
-        taken: the tensors that its method changes.
-        made: of those that not all inputs have alike, what each is made of.
+        target: The target, or one that is made alike.
+        specs: Its tensors.
+        draft: Its draft.
+        taken: The tensors that its method changes.
+        made: For tensors that differ between inputs, which inputs each is made of.
     """
     by_name = target.making.shares_by_name
     of: dict[str, int] = {}
@@ -238,7 +238,7 @@ def _sorted_into_kinds(
 
 
 def _planned(name: str, draft: Draft, use: Usage | None, *, is_taken: bool) -> KindPlan:
-    """Return how a tensor is made; `use`: what of, where not all inputs have it alike."""
+    """Return how a tensor is made. `use`: the inputs that it is made of, unless all inputs have it alike."""
     views = draft.views
     owner: int | None = None
     if not is_taken or (use is None and name not in draft.alike):
@@ -253,5 +253,5 @@ def _planned(name: str, draft: Draft, use: Usage | None, *, is_taken: bool) -> K
 
 
 def _read(used: frozenset[int], count: int) -> tuple[int, ...]:
-    """Return whose tensor is read for each of `count` inputs; that of one that is used stands in for the others."""
+    """Return the index of the input that is read for each of `count` inputs; a used one for those that are not used."""
     return tuple(at if at in used else min(used, default=0) for at in range(count))

@@ -1,4 +1,4 @@
-"""One object for equal forms, so that they can be compared and remembered by identity."""
+"""Makes equal forms the same object, so that they can be compared and cached by identity."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Interner"]
 
 @dataclass
 class Interner:
-    """Gives equal forms one object, so that they can be compared and remembered by identity."""
+    """Returns the same object for equal forms."""
 
     forms: dict[tuple[tuple[Slot, int, int], ...], Form] = field(default_factory=dict)
-    """By slots, and numerators and denominators of their coefficients, as a fraction is slow to hash."""
+    """By slots with the numerators and denominators of their coefficients, as hashing a fraction is slow."""
 
     def __call__(self, terms: Mapping[Slot, Fraction]) -> Form:
-        """Return the combination of slots with these coefficients; those that are 0 are left out."""
+        """Return the combination of slots with these coefficients; those of 0 are left out."""
         kept = sorted([(slot, coefficient) for slot, coefficient in terms.items() if coefficient])
         key = tuple([(slot, coefficient.numerator, coefficient.denominator) for slot, coefficient in kept])
         form = self.forms.get(key)
@@ -29,7 +29,7 @@ class Interner:
         return form
 
     def combined(self, factors: Sequence[Fraction], inputs: Sequence[Form]) -> Form:
-        """Return the sum of forms, each times a factor; none of them is an operation."""
+        """Return the sum of forms, each times a factor. None of them is an operation."""
         terms: dict[Slot, Fraction] = {}
         for factor, each in zip(factors, inputs, strict=True):
             for slot, coefficient in each.terms:
@@ -39,5 +39,5 @@ class Interner:
         return self(terms)
 
     def under(self, form: Form, tensor: str) -> Form:
-        """Return a form with its slots naming what it reads for a tensor; whoever reads it has another name."""
+        """Return a form whose slots read what it reads for `tensor`, whatever the reader's own name is."""
         return self({Slot(slot.owner, own(slot.tensor(tensor))): share for slot, share in form.terms})

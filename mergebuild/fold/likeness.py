@@ -1,6 +1,7 @@
-"""By what a cache finds what was made of a value that is like another: every field that is not left out for a reason.
+"""Cache keys of dataclasses: all fields except those that are left out, for a stated reason each.
 
-A key that is written by hand forgets a field that is added later, and then gives one target what is another's.
+If a key were written by hand, a field that is added later could be forgotten, and one target would get another's
+result.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ Kind = TypeVar("Kind")
 
 
 class Likeness(Generic[Kind]):
-    """What of a dataclass decides, as a tuple by which a cache finds what was made of one that is like it.
+    """Returns the cache key of a dataclass: a tuple of its fields, except those that are left out.
 
-    That is all of its fields but those that are left out, for a reason each. So a field that is added later decides:
-    to forget one may cost sharing, and never gives the answer of another.
+    So a field that is added later is in the key. Forgetting about it may reduce sharing, but never gives a wrong
+    result.
     """
 
     def __init__(
@@ -29,18 +30,21 @@ class Likeness(Generic[Kind]):
         left_out: Mapping[str, str],
         seen_as: Mapping[str, Callable[[Any], Hashable]] = MappingProxyType({}),
     ) -> None:
-        """`left_out`: fields that do not decide, and why; `seen_as`: what of a field decides, where not all of it."""
+        """`left_out`: fields that don't matter, and why.
+
+        `seen_as`: functions for fields of which only a part matters.
+        """
         self.left_out = left_out
         names = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]  # no bound says "dataclass"
         if unknown := {*left_out, *seen_as} - set(names):
             message = f"{kind.__name__} has no fields {sorted(unknown)}"
             raise TypeError(message)
         self.names = tuple(name for name in names if name not in left_out)
-        """The fields that decide."""
+        """The fields in the key."""
         self._seen = [(index, seen_as[name]) for index, name in enumerate(self.names) if name in seen_as]
 
     def __call__(self, value: Kind) -> tuple[Hashable, ...]:
-        """Return what decides of a value."""
+        """Return the key of a value."""
         found = [getattr(value, name) for name in self.names]
         for index, seen in self._seen:
             found[index] = seen(found[index])

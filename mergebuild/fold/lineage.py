@@ -1,8 +1,8 @@
-"""What went into a target, as exact proportions: of sources for `lineage`, of content for a file's metadata.
+"""What a target is made of, as exact proportions: of sources for `lineage`, of contents for a file's metadata.
 
-Most targets have the same proportions in every tensor; others have them per block. Where the tensors of one block
-differ, the block shows what most of them have; the others stand as a group of it (`IN04 attn`) or under their own
-names.
+Most targets have the same proportions in every tensor; others have them by block. If tensors of one block differ, the
+block shows the proportions that most of them have, and the others are shown as a group of it (`IN04 attn`) or by their
+own names.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mergebuild.results.looks import Lineage
 __all__ = ["Shares", "lineage", "proportions", "summarize"]
 
 Shares = tuple[tuple[str, Fraction], ...]
-"""What a tensor is made of: (source, share), sorted by source."""
+"""The proportions of a tensor: (source, share), sorted by source."""
 
 
 def summarize(
     shares: Mapping[str, Shares], layout: Layout | None
 ) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
-    """Return the proportions of a set of tensors, and those by block; one of the two is empty."""
+    """Return the proportions of all tensors together, and those by block; one of the two is empty."""
     whole, by_block = _summary(shares, layout)
     if not by_block:
         return ({} if whole is None else _shown(whole)), {}
@@ -41,7 +41,7 @@ Value = TypeVar("Value", Shares, int)
 
 
 def _summary(values: Mapping[str, Value], layout: Layout | None) -> tuple[Value | None, dict[str, Value]]:
-    """Return the value that all tensors have (None where there are none), or else those by block."""
+    """Return the value that all tensors have (None if there are no tensors), or else the values by block."""
     distinct = set(values.values())
     if len(distinct) <= 1:
         return next(iter(distinct), None), {}
@@ -72,10 +72,9 @@ def _of_block(block: str, members: Mapping[str, Value], layout: Layout | None) -
 def proportions(
     blueprint: Blueprint, names: Mapping[str, str]
 ) -> tuple[dict[str, str] | None, dict[str, dict[str, str]]]:
-    """Return what `summarize` says of a target's own slots, owners by their `names`; nothing where it operates.
+    """Return `summarize` for a target's own slots, with owners by `names`; nothing if some forms are operations.
 
-    Which tensors have equal shares is the same for all members of a family, or nearly so: what follows from that is
-    found out once.
+    Which tensors have equal shares is the same for nearly all members of a family, so it is computed once.
     """
     if blueprint.forms.operates:
         return None, {}
@@ -96,7 +95,7 @@ def proportions(
 
 
 _summaries: WeakKeyDictionary[Kinds, dict[tuple[int, ...], tuple[int | None, dict[str, int]]]] = WeakKeyDictionary()
-"""By the kinds of a target's tensors, and the first kind that has the shares of each: the kinds to be shown."""
+"""By kinds, and by the first kind that has each kind's shares: which kinds are shown."""
 
 
 def _of_kinds(blueprint: Blueprint, names: Mapping[str, str]) -> list[Shares]:
@@ -104,7 +103,7 @@ def _of_kinds(blueprint: Blueprint, names: Mapping[str, str]) -> list[Shares]:
 
 
 def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
-    """Return the proportions of sources in a target, through virtual targets and files alike."""
+    """Return the proportions of sources in a target, through virtual targets and files."""
     expanded: dict[str, dict[str, Shares]] = {}
     rounded = _rounded_below(folder, target)
     order = [name for name in recipe.below(target) if name in rounded or name == target]
@@ -126,7 +125,7 @@ def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
 
 
 def _rounded_below(folder: Folding, target: str) -> set[str]:
-    """Return the targets whose own tensors, rounded or made by operations, go into a target."""
+    """Return the targets that a target reads, directly or not, and whose tensors are rounded or made by operations."""
     found: set[str] = set()
     waiting = [target]
     while waiting:
@@ -138,13 +137,13 @@ def _rounded_below(folder: Folding, target: str) -> set[str]:
 
 
 def _expand(folder: Folding, name: str, below: Mapping[str, Mapping[str, Shares]]) -> dict[str, Shares]:
-    """Return a target's shares of sources, those of the files that it reads being known."""
+    """Return a target's shares of sources, given those of the file targets that it reads."""
     forms = folder.blueprint(name).forms
     known: dict[tuple[int, tuple[Shares, ...]], Shares] = {}
     found: dict[str, Shares] = {}
     specs = folder.blueprint(name).specs
     for tensor in forms.kinds.floats:
-        if is_constant(tensor, specs[tensor].shape):  # the first input's, whatever is merged
+        if is_constant(tensor, specs[tensor].shape):  # always taken from the first input
             continue
         kind = forms.kinds.of[tensor]
         terms = forms.palette[kind].terms
@@ -158,14 +157,14 @@ def _expand(folder: Folding, name: str, below: Mapping[str, Mapping[str, Shares]
 
 
 def _shares_of(folder: Folding, slot: Slot, tensor: str, below: Mapping[str, Mapping[str, Shares]]) -> Shares:
-    """Return the shares of sources in what a slot is of a tensor."""
+    """Return the shares of sources in the tensor that a slot reads for `tensor`."""
     if slot.owner in below:
         return below[slot.owner].get(slot.tensor(tensor), ())
     return ((folder.known_as(slot.owner), Fraction(1)),)
 
 
 def _tree(recipe: Recipe, target: str) -> Iterator[str]:
-    """Yield a line for a target and everything below it, indented; what was shown before is not opened again."""
+    """Yield a line for a target and each target and source below it, indented; each target is expanded once."""
     shown: set[str] = set()
     stack = [(target, 0)]
     while stack:
@@ -189,7 +188,7 @@ def _method(target: Target) -> str:
 
 
 def _group(names: Sequence[str], block: Iterable[str], layout: Layout | None) -> str | None:
-    """Return the group of the layout that is just these tensors of a block."""
+    """Return the group of the layout that is exactly these tensors of a block; None if there is none."""
     for group, pattern in layout.groups if layout else ():
         if names == sorted(name for name in block if pattern.search(name)):
             return group

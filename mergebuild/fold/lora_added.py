@@ -1,4 +1,4 @@
-"""What LoRAs add to models: virtual targets that no recipe names, one for each LoRA and model."""
+"""Deltas that LoRAs add to models: results of virtual targets that no recipe names, one for each LoRA and model."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ __all__ = ["AddedLoras"]
 
 
 class _Added(NamedTuple):
-    """A LoRA on a model."""
+    """A LoRA added to a model."""
 
     view: View
     base: View
-    """The model's, which is found by its identity and so must live."""
+    """The model's view, kept alive because it is found by its identity."""
     unmatched: tuple[str, ...]
-    """The LoRA's tensors that found no place."""
+    """The LoRA's tensors that belong to no tensor of the model."""
     changed: tuple[str, ...]
-    """The model's tensors that the LoRA changes, those that are tied among them."""
+    """The model's tensors that the LoRA changes, including tied ones."""
 
 
 class AddedLoras:
-    """Makes views of LoRAs: what each adds to a model, with the model's own tensors."""
+    """Makes views of LoRAs: their deltas, under the names of the model's tensors."""
 
     def __init__(
         self,
@@ -56,30 +56,30 @@ class AddedLoras:
         blueprints: dict[str, Blueprint],
         blueprint: Callable[[str], Blueprint],
     ) -> None:
-        """`blueprints`: where those of what LoRAs add are put; `blueprint`: gives that of a target."""
+        """`blueprints`: the dict to which those of deltas are added. `blueprint`: returns that of a target."""
         self._sources = sources
         self._intern = intern
         self._blueprints = blueprints
         self._blueprint = blueprint
         self._lost: dict[str, tuple[str, ...]] = {}
-        """By the name of what a LoRA adds to a model: those of its tensors that are left out."""
+        """By the name of a delta: the LoRA's tensors that are left out."""
         self._are_loras: dict[str, bool] = {}
         """By source."""
         self._added: dict[tuple[object, ...], _Added] = {}
 
     def __contains__(self, owner: str) -> bool:
-        """Whether an owner of slots is what a LoRA adds."""
+        """Whether an owner of slots is a delta."""
         return owner in self._lost
 
     def view(self, each: Input, target: Target, base: View) -> View:
-        """Return what a LoRA adds to a model, as an input with the model's own tensors: 0 where it adds nothing.
+        """Return a LoRA's deltas to a model, as an input with the model's tensors; 0 for those that it does not change.
 
-        A tensor whose place it takes with other rows has its own shape there. What does not fit is `refused`, unless
-        the target lets it go.
+        A tensor that it replaces by one with other rows has the new shape. Tensors that don't fit are `refused`, unless
+        the target allows unmatched tensors.
 
         Raises:
-            SourceError: its family is not known.
-            MismatchError: some of its tensors find no place in the model.
+            SourceError: the LoRA's family is unknown.
+            MismatchError: some of its tensors belong to no tensor of the model.
         """
         found = self._on(each, target, base)
         if found.unmatched and not target.flags["allow_unmatched"]:
@@ -87,11 +87,11 @@ class AddedLoras:
         return replace(found.view, input=each)
 
     def untied(self, each: Input, target: Target, base: View) -> tuple[str, ...]:
-        """Return the names that a model has as ties, and that a LoRA makes tensors of their own: a head for itself."""
+        """Return the names that are tied in a model and that a LoRA makes tensors of their own, such as a head."""
         return tuple(name for name in self._on(each, target, base).changed if name not in base.specs)
 
     def lost(self, views: Iterable[View]) -> list[str]:
-        """Return what of LoRAs the user lets go."""
+        """Return notices about LoRAs' tensors that are left out."""
         found = ((view.input.ref, self._lost.get(view.delta)) for view in views)
         return [
             f"{len(names)} tensors of LoRA `{ref}` have no place in the model and are left out, such as `{names[0]}`"
@@ -136,9 +136,11 @@ class AddedLoras:
     def _placed(
         self, ref: str, name: str, tensors: Mapping[str, Spec], matched: Match, base: View
     ) -> tuple[dict[str, Form], tuple[Form, ...], dict[str, int]]:
-        """Return what a LoRA computes by tensor of a model, and a palette with the kind of each of these tensors.
+        """Return the operations that compute what a LoRA adds, by tensor of the model.
 
-        Kind 0 adds nothing and kind 1 what is computed. Where it takes the place of a weight it has one of its own.
+        And a palette with the tensors' kinds.
+
+        Kind 0 adds nothing, kind 1 adds the computed tensor. A tensor that replaces a weight has a kind of its own.
         """
         palette = [self._intern({}), self._intern({Slot(name): Fraction(1)})]
         of = dict.fromkeys(base.specs, 0)
@@ -165,14 +167,14 @@ class AddedLoras:
     def _declare(
         self, name: str, target: Target, base: View, specs: Mapping[str, Spec], made: Mapping[str, Form]
     ) -> None:
-        """Put the blueprint of what a LoRA computes where those of targets are, under a name of its own."""
+        """Add a blueprint, with a name of its own, for the tensors that a LoRA adds."""
         added = {tensor: specs[tensor] for tensor in made}
         kinds = Kinds({tensor: kind for kind, tensor in enumerate(added)}, added)
         own = replace(target, output=None, output_path=None, dtype=None, rules=())
         self._blueprints[name] = Blueprint(own, base.layout, added, added, Forms(kinds, tuple(made.values())))
 
     def tensors(self, ref: str) -> tuple[Mapping[str, Spec], Mapping[str, object] | None, str]:
-        """Return a LoRA's tensors, its configuration, and what to call it."""
+        """Return a LoRA's tensors, its configuration, and its name in messages."""
         if ref in self._sources:
             source = self._sources.file(ref)
             tensors = {name: Spec(each.offered, each.shape, each.is_float) for name, each in source.tensors.items()}
@@ -181,7 +183,7 @@ class AddedLoras:
         return made.specs, made.adapter, f"target `{ref}`"
 
     def form(self, ref: str, tensor: str) -> Form:
-        """Return what a LoRA's tensor is made of, for whoever calls what is made of it otherwise."""
+        """Return the form of a LoRA's tensor, for readers that use another name for what they make of it."""
         if ref not in self._sources:
             made = self._blueprint(ref)
             if made.target.is_virtual and made.forms[tensor].operation is None:
@@ -189,7 +191,7 @@ class AddedLoras:
         return self._intern({Slot(ref, own(tensor)): Fraction(1)})
 
     def is_lora(self, ref: str) -> bool:
-        """Whether an input is a LoRA: a source or a target, by what it has."""
+        """Whether an input, a source or a target, is a LoRA, by its tensors."""
         if ref not in self._sources:
             return self._blueprint(ref).is_lora
         found = self._are_loras.get(ref)
@@ -199,7 +201,7 @@ class AddedLoras:
         return found
 
     def _made(self, ref: str, deltas: Sequence[Delta], tensors: Mapping[str, Spec], weight: Form) -> Form:
-        """Return the form of what a LoRA adds to one tensor."""
+        """Return the form of a LoRA's delta for one tensor."""
         weighed = any(needs(each.family, dict(each.facts)) != "nothing" for each in deltas)
         factors = [factor.tensor for each in deltas for factor in each.factors]
         inputs = [self.form(ref, name) for name in factors]
@@ -211,9 +213,10 @@ class AddedLoras:
 def _heads_left(
     tied: Mapping[str, Spec], base: View, matched: Match, config: Mapping[str, object] | None
 ) -> tuple[str, ...]:
-    """Return the heads that a LoRA leaves as they were: PEFT trains a copy of an embedding whole, not the tied head.
+    """Return the heads that a LoRA does not change: PEFT trains a whole copy of the embedding, not of the tied head.
 
-    Of other rows than before there is no head, so that is tied still; and so is what low ranks are added to.
+    If the embedding has other rows than before, the head stays tied, as no other head has these rows; it also stays
+    tied if the delta has low rank.
     """
     if config is not None and config.get("ensure_weight_tying"):
         return ()
@@ -233,5 +236,5 @@ def _is_trained_whole(delta: Delta) -> bool:
 
 
 def _takes_place(delta: Delta) -> bool:
-    """Whether a delta is a whole tensor for the model's: one that was trained as it is."""
+    """Whether a delta replaces the model's tensor by one that was trained whole."""
     return delta.family == "replace" and delta.rows is None and not delta.facts

@@ -1,7 +1,7 @@
-"""LoRAs among inputs that are models elsewhere: copied and scaled as what they are, and refused by all other methods.
+"""LoRAs as inputs of methods for models: `copy` and `scale` keep them LoRAs, all other methods refuse them.
 
-The tensors of a LoRA are parts of products, and of some the scale stands in a configuration beside them. A sum of two
-LoRAs' tensors is none of what they do, so methods on models refuse them; `copy` and `scale` know what they mean.
+The tensors of a LoRA are factors of products, and the scale may be in a configuration beside them. A sum of two LoRAs'
+tensors does not do what both LoRAs do, so methods for models refuse LoRAs; `copy` and `scale` handle them correctly.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class KeptLoras:
         self._selection = selection
 
     def blueprint(self, target: Target) -> Blueprint | None:
-        """Return what a target is that copies or scales a LoRA; None where its inputs are models.
+        """Return the blueprint of a target that copies or scales a LoRA; None if its inputs are models.
 
         Raises:
             RecipeError: its method is for models, and an input is a LoRA (`lora-as-model`).
-            MismatchError: no tensors of the LoRA add so many times what it adds (`lora-not-scalable`).
+            MismatchError: scaling the LoRA's tensors can't scale its delta (`lora-not-scalable`).
         """
         loras = [each for each in target.inputs if self._is_misplaced(each, target)]
         if not loras:
@@ -63,10 +63,10 @@ class KeptLoras:
         return self._kept(target, loras[0])
 
     def refuse(self, target: Target) -> None:
-        """Refuse LoRAs where a model's tensors are made: in a rule, and as components.
+        """Check that a rule's inputs and components are no LoRAs.
 
         Raises:
-            RecipeError: one is there.
+            RecipeError: one is.
         """
         components = (each.input for each in target.components if each.input is not None)
         for each in (*(each for each in target.inputs if self._is_misplaced(each, target)), *components):
@@ -74,7 +74,7 @@ class KeptLoras:
                 raise _as_model(target, each)
 
     def _is_misplaced(self, each: Input, target: Target) -> bool:
-        """Whether an input is a LoRA, and the method does not take it for one."""
+        """Whether an input is a LoRA that the method would treat as a model."""
         making = target.making
         return not making.adds_lora(each.role) and not making.reads_loras and self._added.is_lora(each.ref)
 
@@ -99,7 +99,7 @@ class KeptLoras:
         return Blueprint(target, None, specs, own, Forms(kinds, tuple(numbers)), is_lora=True, adapter=config)
 
     def _module(self, target: Target, view: View, module: KeptModule, factor: Fraction) -> dict[str, tuple[Spec, Form]]:
-        """Return the tensors of a module that adds so many times what it added."""
+        """Return the tensors of a module, scaled so that it adds `factor` times as much as before."""
         made: dict[str, tuple[Spec, Form]] = {}
         for name, share in _scaled(target, module, factor).items():
             spec = view.specs[name]
@@ -108,7 +108,7 @@ class KeptLoras:
         return made
 
     def _shares(self, target: Target, words: Vocabulary, names: tuple[str, ...]) -> Mapping[str, Fraction]:
-        """Return by what modules are multiplied, by the names of their weights; those that are not there by 1."""
+        """Return the factors of modules, by the names of their weights; absent ones have the factor 1."""
         selector = self._selection.selector(words, names)
         places = places_of(target, selector)
         numbers = (number for each in target.numbers.values() for number in listed(each))
@@ -123,10 +123,10 @@ class KeptLoras:
 
 
 def _scaled(target: Target, module: KeptModule, share: Fraction) -> Mapping[str, Fraction]:
-    """Return by what the tensors of a module are multiplied.
+    """Return the factors of the tensors of a module.
 
     Raises:
-        MismatchError: nothing does what is asked.
+        MismatchError: it can't be scaled.
     """
     try:
         return scaled(module, share)
@@ -140,7 +140,7 @@ def _scaled(target: Target, module: KeptModule, share: Fraction) -> Mapping[str,
 
 
 def _as_model(target: Target, lora: Input) -> RecipeError:
-    """Return the error of a LoRA where models are meant."""
+    """Return the error for a LoRA in place of a model."""
     method = "the formula" if target.formula else f"`{target.method}`"
     return RecipeError.one(
         "lora-as-model",

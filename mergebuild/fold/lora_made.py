@@ -1,4 +1,4 @@
-"""LoRAs that are made: extracted from two models, merged, or resized. Their tensors have names of their own."""
+"""LoRAs that are made: extracted from two models, merged, or resized. Their tensors have names that no input has."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ __all__ = ["MadeLoras", "check_lora", "no_rule"]
 
 
 class _LoraTensors(NamedTuple):
-    """The tensors of a LoRA that is made."""
+    """The tensors of a new LoRA."""
 
     made: Sequence[tuple[str, Spec, Form]]
-    """How each is made."""
+    """For each its name, its dtype and shape, and its form."""
     accounts: tuple[Accounting, ...] = ()
-    """What of the inputs takes no part."""
+    """Comparisons with the inputs of which something takes no part."""
     turned_by: Mapping[str, object] | None = None
-    """The model's configuration, where some of its matrices are the transposes of what the LoRA makes."""
+    """The model's configuration, if some of its matrices are the transposes of the LoRA's modules."""
     behind: Behind | None = None
-    """What of the difference between the models it leaves behind."""
+    """The part of the difference between the models that the LoRA does not contain."""
 
 
 _TEXT, _OLD_TEXT, _TURNED = "model.", "language_model.model.", "transposed."
 
 
 class _LoraParts(NamedTuple):
-    """What LoRAs are extracted of."""
+    """The tensors from which LoRAs are extracted."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    """By name: parameters, and tensors that are several of them."""
+    """By name: parameters, and stored tensors that are several parameters."""
     called: Mapping[str, str]
-    """What clients call them in memory, where that is another name."""
+    """Their names in clients' memory, if these differ."""
     units: Mapping[str, Unit]
     """Those that are several parameters."""
     stacked: frozenset[str]
-    """The parameters that lie in stacks, which are no modules."""
+    """The parameters in stacks, which are no modules."""
     forms: tuple[Mapping[str, Form], ...] = ()
-    """For each model: what the units are made of."""
+    """For each model: the forms of the units."""
 
     def parameters(self, module: Module) -> tuple[str, ...]:
-        """Return the parameters that a module is."""
+        """Return the parameters in a module."""
         return self.units[module.tensor].members if module.tensor in self.units else (module.tensor,)
 
     def first(self, module: Module) -> str:
@@ -95,10 +95,10 @@ class MadeLoras:
             ExtractedLora: self._extracted,
             MergedLoras: self._merged,
         }
-        """By how a LoRA is made: what says which tensors it has."""
+        """By how the LoRA is made: a function that returns its tensors."""
 
     def blueprint(self, target: Target) -> Blueprint:
-        """Return what a target is that makes a LoRA: tensors with names and shapes of their own, each of a kind."""
+        """Return the blueprint of a target that makes a LoRA; each of its tensors is a kind of its own."""
         if target.rules or target.components:
             raise no_rule(target)
         made, accounts, turned_by, behind = self._makers[type(target.making)](target)
@@ -114,7 +114,7 @@ class MadeLoras:
         return Blueprint(target, None, specs, own, forms, accounts, behind=behind, is_lora=True, adapter=adapter)
 
     def _extracted(self, target: Target) -> _LoraTensors:
-        """Return the tensors of a LoRA that is extracted."""
+        """Return the tensors of an extracted LoRA."""
         base, tuned = (self._views.view(each, target) for each in target.inputs)
         tuned = self._views.beside(tuned, base)
         views = [base, tuned]
@@ -164,7 +164,7 @@ class MadeLoras:
         cut: plans.RankCut,
         clamp: Fraction,
     ) -> Iterator[tuple[str, Spec, Form]]:
-        """Yield the tensors that a LoRA has for a module, extracted of what the models differ in there."""
+        """Yield the tensors that a LoRA has for a module, extracted from the difference of the models there."""
         base_form, tuned_form = self._sides(views, parts, module)
         difference = self._intern.combined([Fraction(1), Fraction(-1)], [tuned_form, base_form])
         dtype = views[0].specs[parts.first(module)].dtype
@@ -174,7 +174,10 @@ class MadeLoras:
             yield each.name, _spec_in_lora(each, dtype), _factor(each, [difference], [parts.shapes[module.tensor]])
 
     def _parts(self, views: Sequence[View], shapes: Mapping[str, tuple[int, ...]]) -> _LoraParts:
-        """Return what LoRAs are extracted of: of a language model its modules in memory, and not its parameters."""
+        """Return the tensors from which LoRAs are extracted.
+
+        For a language model they are its modules in memory, not its parameters.
+        """
         base = views[0]
         if any(each.style != "peft" for each in extractable(shapes)):
             return _LoraParts(shapes, {}, {}, frozenset())
@@ -188,7 +191,7 @@ class MadeLoras:
             for each in [Unit(f"{_TURNED}{name}", shape[::-1], ((name, 0, shape[0]),), shape[1:], turned=True)]
         }
         forms = tuple(self._units.forms(view, list(units.values())) for view in views)
-        # Of what a model has in several dtypes, or lacks a piece of, no module is made: it is left out, and told of.
+        # A unit whose pieces have several dtypes, or are incomplete, is no module: it is left out, and reported.
         inside = stacked.union(*(unit.members for unit in units.values()))
         units = {name: unit for name, unit in units.items() if all(name in some for some in forms)}
         left = {name: shape for name, shape in shapes.items() if name not in inside}
@@ -202,18 +205,18 @@ class MadeLoras:
         return _LoraParts({**left, **whole}, called, units, stacked, forms)
 
     def _sides(self, views: Sequence[View], parts: _LoraParts, module: Module) -> list[Form]:
-        """Return what a module is made of in each of the models."""
+        """Return the form of a module in each of the models."""
         if module.tensor in parts.units:
             return [forms[module.tensor] for forms in parts.forms]
         return [self._intern.under(view.palette[view.kind(module.tensor)], module.tensor) for view in views]
 
     def _facts(self, ref: str) -> Mapping[str, object] | None:
-        """Return the configuration of a model, or of the one that a target begins with."""
+        """Return the configuration of a model, or of the source that a target is based on."""
         contents = self._sources.file(self._recipe.beginning(ref)).model.contents
         return contents.config if contents is not None else None
 
     def _merged(self, target: Target) -> _LoraTensors:
-        """Return the tensors of LoRAs put together, or of one that is resized."""
+        """Return the tensors of merged LoRAs, or of a resized one."""
         loras = self._loras(target)
         weights = plans.weights_of(loras)
         words = Vocabulary(detect(dict(weights.values()), self._recipe.layouts))
@@ -260,7 +263,7 @@ def _has_float(view: View, name: str) -> bool:
 
 
 def _only_tuned(base: View, tuned: View) -> tuple[str, ...]:
-    """Return the matrices that only the tuned model has: nothing of them can be in a LoRA for the other."""
+    """Return the matrices that only the tuned model has: a LoRA for the other model can't contain them."""
     return tuple(
         name
         for name, spec in tuned.specs.items()
@@ -269,14 +272,14 @@ def _only_tuned(base: View, tuned: View) -> tuple[str, ...]:
 
 
 def _account(base: View, tuned: View, asked: Sequence[str], both: Sequence[str], left: tuple[str, ...]) -> Accounting:
-    """Return what takes part in an extraction.
+    """Return how much takes part in an extraction.
 
     Args:
-        base: the model that the LoRA is for.
-        tuned: the other model.
-        asked: the weights asked for.
-        both: those of them that both models have.
-        left: those that only the tuned model has.
+        base: The model that the LoRA is for.
+        tuned: The other model.
+        asked: The weights asked for.
+        both: Those that both models have.
+        left: Weights that only the tuned model has.
     """
     there = set(both)
     apart = tuple(name for name in asked if name not in there)
@@ -296,7 +299,7 @@ def _account(base: View, tuned: View, asked: Sequence[str], both: Sequence[str],
 
 
 def no_rule(target: Target) -> RecipeError:
-    """Return the error of rules of what makes a LoRA, and of rules that would make one."""
+    """Return the error for rules and components of a target that makes a LoRA, and for rules that would make one."""
     return RecipeError.one(
         "bad-rule",
         f"`{target.name}` makes a LoRA, and rules and components are for the tensors of a model",
@@ -306,12 +309,12 @@ def no_rule(target: Target) -> RecipeError:
 
 
 def check_lora(target: Target, specs: Mapping[str, Spec], config: Mapping[str, object] | None = None) -> None:
-    """Refuse a LoRA without modules, and one that would be a folder and is no adapter of PEFT.
+    """Check that a LoRA has modules, and that one written as a folder is an adapter of PEFT.
 
-    `config`: its configuration, where it has one of its own.
+    `config`: its own configuration, if it has one.
 
     Raises:
-        RecipeError: it is one of these.
+        RecipeError: it has none, or is not.
     """
     if not specs:
         raise RecipeError.one(
@@ -334,7 +337,7 @@ def _cut(target: Target, numbers: Mapping[str, Argument], rank: str, name: str) 
     """Return how much of a module is kept.
 
     Raises:
-        RecipeError: the rank is no whole number.
+        RecipeError: the rank is not a whole number.
     """
     found = _one(numbers[rank])
     if found.denominator != 1:
@@ -353,14 +356,17 @@ def _one(number: Argument) -> Fraction:
 
 
 def _spec_in_lora(made: plans.MadeFactor, dtype: str) -> Spec:
-    """Return what a tensor of a LoRA is. The number that scales a module is no weight, and never rounded."""
+    """Return the dtype and shape of a LoRA's tensor.
+
+    The number that scales a module is not a weight, and is never rounded.
+    """
     return (
         Spec("float32", made.shape, is_float=False) if made.role == "alpha" else Spec(dtype, made.shape, is_float=True)
     )
 
 
 def _factor(made: plans.MadeFactor, inputs: Sequence[Form], shapes: Sequence[tuple[int, ...]]) -> Form:
-    """Return the form of a tensor that is made together with the others of its module."""
+    """Return the form of a tensor that is made together with the other tensors of its module."""
     assert made.making is not None
     assert made.role is not None
     arguments: Arguments = (("making", made.making), ("role", made.role))

@@ -1,4 +1,4 @@
-"""What becomes of tensors that not all inputs have alike, once it is known which inputs are used where."""
+"""How tensors are made that differ between inputs, once it is known which inputs are used where."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ _FIRST = frozenset({0})
 
 
 class Meeting:
-    """What becomes of tensors that not all inputs have alike, once it is known which inputs are used where."""
+    """How tensors are made that differ between inputs, once it is known which inputs are used where."""
 
     def __init__(self, target: Target, views: tuple[View, ...], draft: Draft, pattern: Pattern) -> None:
         self._views = views
         self._draft = draft
         self._counts = not target.making.union_of_tensors
-        """Whether what takes no part is of interest: not where what the first lacks is another's."""
+        """Whether tensors that take no part are reported: not for methods that take missing ones from other inputs."""
         self._used = dict(zip(draft.situations, pattern, strict=True))
         self._by_name = target.making.shares_by_name
         self.made: dict[str, Usage] = {}
-        """What tensors are made of, where it is more than the first input's: these have them in one shape."""
+        """Which inputs tensors are made of, unless that is the first alone; these inputs have the tensor in one
+        shape."""
         self.unequal: dict[str, frozenset[int]] = {}
-        """By tensor, the inputs that it would be made of, and have it in several shapes."""
+        """By tensor: inputs that it would be made of but that have it in several shapes."""
         self.refused: dict[str, Problem] = {}
-        """By tensor, why an input that it would be made of can't take part."""
+        """By tensor: why an input that it would be made of can't take part."""
         self.shapes: dict[str, tuple[int, ...]] = {}
-        """Of the tensors that are made, and of those that would be if the inputs agreed."""
+        """Shapes of tensors that are made, and of those that would be if the inputs agreed."""
         self._lacking: dict[int, list[str]] = {at: [] for at in range(len(self._views))}
-        """By input, the tensors that it lacks, and that would be made of it."""
+        """By input: the tensors that would be made of it and that it lacks."""
         for name in draft.reaches[0].names if draft.reaches else ():
             if name not in draft.alike:
                 self._meet(name)
@@ -65,7 +66,10 @@ class Meeting:
             self.shapes[name] = self._draft.specs[name].shape
 
     def _taken_whole(self, name: str, use: Usage, barred: Sequence[int]) -> Usage | None:
-        """Return that a tensor is a LoRA's, where one has it whole and is the only one there, with the factor 1."""
+        """Return the usage of a tensor that is just a LoRA's.
+
+        None unless that has it whole, is the only LoRA there, and has factor 1.
+        """
         loras = [at for at in sorted(use.inputs) if self._views[at].delta]
         if loras == list(barred) and len(loras) == 1 and loras[0] in use.ones and name in self._views[loras[0]].whole:
             return Usage(frozenset(loras), is_itself=True)
@@ -77,7 +81,7 @@ class Meeting:
         return self._used[reach, values, name if self._by_name else ""]
 
     def accounts(self) -> tuple[tuple[int, Accounting], ...]:
-        """Return what of each input takes part, by the place of those of which some does not."""
+        """Return comparisons with the inputs of which something takes no part, by index."""
         if not self._draft.situations or not self._counts:
             return ()
         used = {name: self.use(0, name).inputs for name in self._draft.reaches[0].names}
@@ -106,7 +110,7 @@ class Meeting:
 
 
 def have(views: Sequence[View], name: str, shape: tuple[int, ...] | None = None) -> bool:
-    """Whether all of some inputs have a tensor, of floating-point numbers, and of a shape where one is given."""
+    """Whether all of some inputs have a floating-point tensor with this name, and this shape if it is given."""
     for view in views:
         spec = view.specs.get(name)
         if spec is None or not spec.is_float or (shape is not None and spec.shape != shape):

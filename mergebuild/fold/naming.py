@@ -1,12 +1,12 @@
-"""Namings: which of an owner's tensors stands for a name of the target.
+"""Namings: functions that say which of an owner's tensors is read for a tensor of the target.
 
-A slot is an owner and a naming. `SAME` reads the tensor of the same name, `EMA` its EMA copy, `own(name)` one tensor
-whatever the target calls it, and `table(mapping)` the tensors that a mapping names: weights under another prefix, or
-layers in another order. A naming is a function of names and not a part of each tensor's form, so tensors that are made
-alike stay of one kind however they are renamed, and members of a family share their kinds.
+A slot is an owner and a naming. `SAME` reads the tensor with the same name, `EMA` its EMA copy, `own(name)` always the
+same tensor, and `table(mapping)` follows a mapping of names: for weights under another prefix, or layers in another
+order. As a naming is a function of names and not part of each tensor's form, tensors that are made alike have one kind
+however they are renamed, and members of a family share their kinds.
 
-Namings are interned: equal ones are one object, so slots are compared and hashed by identity. They have an order, as
-slots are sorted: for one owner `SAME`, then `own` by name, `EMA`, and tables.
+Equal namings are the same object, so slots are compared and hashed by identity. Slots are sorted, so namings have an
+order: for one owner `SAME`, then `own` by name, `EMA`, and tables.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from weakref import WeakValueDictionary
 __all__ = ["EMA", "EMA_PREFIX", "SAME", "Naming", "own", "table"]
 
 EMA_PREFIX: Final = "model_ema."
-"""What the names of EMA copies begin with."""
+"""The prefix of the names of EMA copies."""
 
 _Key = tuple[int, tuple[tuple[str, str], ...]]
-"""The place of the kind of naming among the others, and the names that it holds."""
+"""The index of the type of naming in `_KINDS`, and the names that it contains."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Naming:
-    """A function from what a target calls a tensor to what the owner calls it. Made by this module alone."""
+    """A function from the target's name of a tensor to the owner's. Only this module makes them."""
 
     key: _Key
 
     def __call__(self, name: str, /) -> str:
-        """Return the name in the owner of what the target calls `name`."""
+        """Return the owner's name of the tensor that is read for the target's tensor `name`."""
         return name
 
     def __lt__(self, other: Naming) -> bool:
         return self.key < other.key
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _interned, (self.key,)  # what is unpickled or copied is the same object
+        return _interned, (self.key,)  # copies and unpickled namings are the same object
 
 
 class _Own(Naming):
@@ -50,7 +50,7 @@ class _Own(Naming):
 
 
 class _Averaged(Naming):
-    """The name without its dots behind `model_ema.`. The way back is ambiguous and never taken."""
+    """The name without its dots, after `model_ema.`. The reverse is ambiguous, and not needed."""
 
     __slots__ = ()
 
@@ -70,7 +70,7 @@ class _NamingTable(Naming):
 
 
 _KINDS: Final = (Naming, _Own, _Averaged, _NamingTable)
-"""By the first number of a key."""
+"""Types of namings, by the first number of a key."""
 
 _namings: WeakValueDictionary[_Key, Naming] = WeakValueDictionary()
 
@@ -81,23 +81,24 @@ def _interned(key: _Key) -> Naming:
 
 
 SAME: Final = _interned((0, ()))
-"""The same name."""
+"""Reads the tensor with the same name."""
 
 EMA: Final = _interned((2, ()))
-"""The name of the EMA copy of a tensor of a UNet."""
+"""Reads the EMA copy of a UNet's tensor."""
 
 
 def own(name: str) -> Naming:
-    """Return the naming that reads one tensor, whatever it is called in the target."""
+    """Return the naming that always reads one tensor, whatever its name in the target."""
     return _interned((1, (("", name),)))
 
 
 def table(names: Mapping[str, str]) -> Naming:
-    """Return the naming that reads tensors under other names.
+    """Return the naming that reads tensors with other names.
 
     Args:
-        names: by what the target calls a tensor, what the owner calls it. Several may be one: a layer used twice. A
-            name that is not in it is the same in both.
+        names: The target's name of a tensor -> the owner's. Several may read the same one, such as a layer used twice.
+            Names that
+            are not in it are the same in both.
     """
     renamed = tuple(sorted((mine, theirs) for mine, theirs in names.items() if mine != theirs))
     return _interned((3, renamed)) if renamed else SAME

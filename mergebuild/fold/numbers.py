@@ -1,4 +1,4 @@
-"""The numbers of a target, put in the order of its method's parameters, and what a method makes of them."""
+"""The numbers of a target in the order of its method's parameters, and the coefficients that follow from them."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ __all__ = [
 ]
 
 _MOST_BITS = 10_000
-"""Of a coefficient's numerator and denominator: a chain of 1000 targets that weigh with two digits comes to 7000."""
+"""The most bits of a coefficient's numerator or denominator: a chain of 1000 targets with two-digit weights has
+7000."""
 _ZERO = Fraction(0)
 
 
 def listed(number: NumberPerTensor | tuple[NumberPerTensor, ...]) -> tuple[NumberPerTensor, ...]:
-    """Return the numbers that a parameter is given, one by one."""
+    """Return the numbers given for a parameter, one by one."""
     return number if isinstance(number, tuple) else (number,)
 
 
 def structures(numbers: Mapping[str, NumberPerTensor | tuple[NumberPerTensor, ...]]) -> Hashable:
-    """Return what of a target's numbers decides which of their values reach which tensors."""
+    """Return what decides which values of a target's numbers reach which tensors."""
     return tuple((name, isinstance(number, tuple), *map(structure, listed(number))) for name, number in numbers.items())
 
 
 def items(found: Mapping[str, object]) -> Hashable:
-    """Return flags or words as something that a key may hold."""
+    """Return flags or words as a hashable value, for keys."""
     return tuple(sorted(found.items()))
 
 
@@ -54,7 +55,7 @@ def places_of(target: Target, selector: Selector) -> tuple[Places, ...]:
     """Return which value of each number reaches each tensor.
 
     Raises:
-        RecipeError: with what is wrong with any of the numbers.
+        RecipeError: with the problems of all numbers.
     """
     found: list[Places] = []
     problems: list[Problem] = []
@@ -70,12 +71,12 @@ def places_of(target: Target, selector: Selector) -> tuple[Places, ...]:
 
 
 def words_of(target: Target) -> Mapping[str, Fraction | str]:
-    """Return a target's words and whole numbers, these as fractions."""
+    """Return a target's words and integers, the latter as fractions."""
     return {key: Fraction(word) if isinstance(word, int) else word for key, word in target.words.items()}
 
 
 def defaults_of(target: Target) -> list[Fraction | None]:
-    """Return the method's default of each number, those of a list one by one; None where it has none."""
+    """Return the method's default of each number, those of a list one by one; None if it has none."""
     method = target.row
     found: list[Fraction | None] = []
     for name, number in target.numbers.items():
@@ -86,9 +87,9 @@ def defaults_of(target: Target) -> list[Fraction | None]:
 
 
 def reached_by_amounts(target: Target, names: Iterable[str], places: Sequence[Places]) -> frozenset[str]:
-    """Return which of some tensors the target's amounts reach; all of them where it has none.
+    """Return the tensors that the target's amounts reach; all of `names` if it has no amounts.
 
-    Amounts are the numbers that must be given. `places`: of the target's numbers over these tensors.
+    Amounts are numbers without a default. `places`: those of the target's numbers over these tensors.
     """
     amounts = [each for each, default in zip(places, defaults_of(target), strict=True) if default is None]
     return frozenset().union(*(each.of for each in amounts)) if amounts else frozenset(names)
@@ -98,15 +99,15 @@ class Usage(NamedTuple):
     """Which inputs a tensor depends on."""
 
     inputs: frozenset[int]
-    """By place."""
+    """Their indexes."""
     is_itself: bool = False
-    """Whether the tensor is that of its only input."""
+    """Whether the tensor is exactly that of its only input."""
     ones: frozenset[int] = frozenset()
-    """Of a model to which LoRAs are added, the inputs that enter with the factor 1."""
+    """If LoRAs are added to a model: the indexes of inputs with the factor 1."""
 
 
 def used_of(target: Target, values: Sequence[Fraction], name: str) -> Usage:
-    """Return which inputs a tensor depends on with one set of the target's numbers.
+    """Return which inputs a tensor depends on, with one set of the target's numbers.
 
     Raises:
         RecipeError: the method has no value for these numbers.
@@ -125,7 +126,7 @@ def used_of(target: Target, values: Sequence[Fraction], name: str) -> Usage:
 
 
 def given_of(target: Target, values: Sequence[Fraction]) -> dict[str, Fraction | tuple[Fraction, ...]]:
-    """Return one set of a target's numbers by parameter; they stand in the order of the target's."""
+    """Return one set of a target's numbers by parameter, given as a list in the target's order."""
     given: dict[str, Fraction | tuple[Fraction, ...]] = {}
     at = 0
     for parameter, number in target.numbers.items():
@@ -136,10 +137,10 @@ def given_of(target: Target, values: Sequence[Fraction]) -> dict[str, Fraction |
 
 
 def check_range(target: Target, method: Method, given: Mapping[str, Argument], name: str) -> None:
-    """Refuse numbers that the method is not defined for.
+    """Check that numbers are in the ranges that the catalog allows.
 
     Raises:
-        RecipeError: one is below or above what the catalog allows.
+        RecipeError: one is below or above.
     """
     for parameter in method.parameters:
         value = given.get(parameter.name)
@@ -157,17 +158,17 @@ def check_range(target: Target, method: Method, given: Mapping[str, Argument], n
 
 
 def _bounds(low: Fraction | None, high: Fraction | None) -> str:
-    """Return what numbers are allowed, in words; one of the two is given."""
+    """Return in words which numbers are allowed; at least one of the bounds is given."""
     if low is not None and high is not None:
         return f"from {shown(low)} to {shown(high)}"
     return f"at least {shown(low)}" if low is not None else f"at most {shown(high or _ZERO)}"
 
 
 def shares_of(target: Target, given: Numbers, name: str) -> tuple[Fraction, ...] | None:
-    """Return the coefficients of the inputs whose sum a tensor is; None where it is no combination of them.
+    """Return the coefficients of the inputs in a tensor; None if it is no combination of them.
 
     Raises:
-        RecipeError: there are none for these numbers.
+        RecipeError: these numbers give no coefficients.
     """
     try:
         return target.making.shares(len(target.inputs), given, target.flags, name)
@@ -183,7 +184,7 @@ def shares_of(target: Target, given: Numbers, name: str) -> tuple[Fraction, ...]
 
 
 def check_digits(target: Target, form: Form) -> None:
-    """Refuse proportions that a long chain has made unwieldy: each target of it adds digits to all that follow.
+    """Check that proportions don't have too many digits: each target of a long chain adds some.
 
     Raises:
         RecipeError: one has more than 3000 digits.
@@ -199,5 +200,5 @@ def check_digits(target: Target, form: Form) -> None:
 
 
 def shown(value: Fraction | tuple[Fraction, ...]) -> str:
-    """Return a number, or one of each model, for people."""
+    """Return a number, or one number per model, for people."""
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -22,22 +22,22 @@ NO_SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 
 class Vocabulary(NamedTuple):
-    """What keys may name, beside the names of tensors."""
+    """The names that keys may use, besides the names of tensors."""
 
     layout: Layout | None
     spellings: Mapping[str, tuple[str, ...]] = NO_SPELLINGS
-    """What inputs call tensors, where that is another name; the same object for the same inputs."""
+    """Other names of tensors in the inputs' files; the same object for the same inputs."""
     parts: Parts = no_parts
-    """Gives the parts of the first input that the rules of names know."""
+    """Returns the parts of the first input by the rules of names."""
     shared: Mapping[str, frozenset[str]] = MappingProxyType({})
-    """By tensor that is several in an input, what that calls these."""
+    """By tensor that is several stored tensors in an input, their names."""
 
 
 class TensorSelection:
-    """Resolves selectors over the tensors of targets; what was resolved once is kept."""
+    """Resolves selectors over the tensors of targets, and caches the results."""
 
     def __init__(self, parts_of: Callable[[View], Mapping[str, re.Pattern[str]]]) -> None:
-        """`parts_of`: gives the parts of an input that the rules of names know, by what they are called."""
+        """`parts_of`: returns the parts of an input by the rules of names, by what people call them."""
         self._parts_of = parts_of
         self._selectors: dict[tuple[str | None, tuple[str, ...], int], tuple[Selector, Vocabulary]] = {}
         self._spellings: dict[object, tuple[Mapping[str, tuple[str, ...]], Sequence[View]]] = {}
@@ -45,9 +45,9 @@ class TensorSelection:
         self._patience = Patience()
 
     def vocabulary(self, views: Sequence[View], *, with_ties: bool = True) -> Vocabulary:
-        """Return what keys of a target with these inputs may name; where they differ, the first input's word counts.
+        """Return the names that keys of a target with these inputs may use; the first input's take precedence.
 
-        `with_ties`: whether the name of a tie is another one of the tensor whose values it has.
+        `with_ties`: whether a tied name may be used for the tensor whose values it has.
         """
         parts = partial(self._parts_of, views[0])
         spelled = [view for view in views if view.spelling is not AS_IS or view.tied]
@@ -67,7 +67,7 @@ class TensorSelection:
         return Vocabulary(views[0].layout, self._spellings[key][0], parts, shared)
 
     def selector(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
-        """Return what resolves numbers per tensor over these names, made once."""
+        """Return the selector of numbers over these tensors; made once."""
         layout = words.layout
         key = (layout.name if layout else None, names, id(words.spellings))
         found = self._selectors.get(key)
@@ -79,13 +79,13 @@ class TensorSelection:
         return found[0]
 
     def forgiving(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
-        """Return what resolves numbers over tensors that a recipe may well say nothing of."""
+        """Return a selector over tensors that the recipe's keys need not be meant for."""
         return Selector(words.layout, names, self._patience, words.spellings, words.parts, words.shared, forgiving=True)
 
     def dropped(self, target: Target, views: Sequence[View], names: Iterable[str]) -> frozenset[str]:
-        """Return which of some tensors, and of the names of ties, the target's `drop` selects.
+        """Return which of some tensors, and of tied names, the target's `drop` selects.
 
-        Who drops the head of a tied model drops the name, not the embedding that it is.
+        Dropping the head of a tied model drops the name, not the embedding.
         """
         every = dict.fromkeys((*names, *(name for view in views for name in view.tied)))
         return self.selector(self.vocabulary(views, with_ties=False), tuple(every)).select(target.drop)
@@ -98,22 +98,25 @@ class TensorSelection:
     def reached(
         self, target: Target, words: Vocabulary, floats: tuple[str, ...], places: Sequence[Places]
     ) -> frozenset[str]:
-        """Return the tensors that the target's amounts reach; all of them where it has none."""
+        """Return the tensors that the target's amounts reach and its `merge` selects; all tensors if it has neither."""
         found = reached_by_amounts(target, floats, places)
         return found if target.merge is None else found & self.select(target, "merge", words, floats)
 
     def chosen(self, target: Target, words: Vocabulary, names: tuple[str, ...]) -> frozenset[str]:
-        """Return which weights a LoRA is made for, of those that it could be."""
+        """Return the weights for which a LoRA is made, of those that it could be made for."""
         chosen = frozenset(names) if target.merge is None else self.select(target, "merge", words, names)
         return chosen - self.select(target, "drop", words, names) if target.drop else chosen
 
     def numbers(
         self, target: Target, words: Vocabulary, names: tuple[str, ...]
     ) -> Callable[[str], Mapping[str, Fraction | tuple[Fraction, ...]]]:
-        """Return what gives the numbers that reach a weight, by parameter; 0 where none does and there is no default.
+        """Return a function from a weight to the numbers that reach it, by parameter.
+
+        Without a default they are 0 elsewhere.
 
         Raises:
-            RecipeError: a selector selects nothing; and the function: a number is out of the method's range.
+            RecipeError: a selector selects nothing. The function raises it too, if a number is out of the method's
+                range.
         """
         selector = self.selector(words, names)
         places = places_of(target, selector)

@@ -1,7 +1,7 @@
-"""Several parameters as the one tensor that a file has of them, for what is made of that tensor as a whole.
+"""Several parameters as the one stored tensor that they are in a file, for methods that need that tensor whole.
 
-A model is opened into its parameters. A module of a client is what the file has: a LoRA for Phi-3 is one for its
-`qkv_proj`, which is three parameters; and a module of GPT-2 is the transpose of what the file has.
+A model is opened as its parameters. A module of a client is what the file has: a LoRA for Phi-3 is for its `qkv_proj`,
+which is three parameters; a module of GPT-2 is the transpose of what the file has.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = ["Unit", "Units", "stacked_in", "units_in"]
 
 
 class Unit(NamedTuple):
-    """A tensor of a file that is several parameters, which lie in it by whole rows."""
+    """A stored tensor that is several parameters, each as whole rows of it."""
 
     name: str
-    """What the file calls it."""
+    """Its stored name."""
     shape: tuple[int, ...]
     rows: tuple[tuple[str, int, int], ...]
-    """A parameter and from which to which of its rows, one after another."""
+    """A parameter and a range of its rows (begin, end), one after another."""
     row: tuple[int, ...]
     """The shape of a row."""
     turned: bool = False
-    """Whether it is the transpose of the one parameter that it is."""
+    """Whether it is the transpose of a single parameter."""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class Unit(NamedTuple):
 
 
 def units_in(spelling: FileSpelling, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Unit]:
-    """Yield the tensors of a file that several of these parameters lie in by whole rows, also of each in a stack."""
+    """Yield the stored tensors of a file that are several of these parameters, as whole rows; also those in stacks."""
     for stored, members in spelling.fused(shapes).items():
         row = shapes[members[0]][1:]
         if spelling.views.keys().isdisjoint(members):
@@ -66,12 +66,12 @@ def units_in(spelling: FileSpelling, shapes: Mapping[str, tuple[int, ...]]) -> I
 
 
 def stacked_in(spelling: FileSpelling) -> frozenset[str]:
-    """Return the parameters that a file has in stacks, as no module of any client is."""
+    """Return the parameters that a file has in stacks, which no client has as modules."""
     return frozenset(name for name, renamed in spelling.made.items() if any(cut.at is not None for cut in renamed.cuts))
 
 
 def _has(view: View, unit: Unit) -> bool:
-    """Whether an input has all parameters of a unit, of the rows that it is made of, in one dtype."""
+    """Whether an input has all parameters of a unit, with the right rows, in one dtype."""
     specs = [view.specs[name] for name in unit.members if name in view.specs]
     if len(specs) < len(unit.members) or any(spec.dtype != specs[0].dtype for spec in specs):
         return False
@@ -82,7 +82,7 @@ def _has(view: View, unit: Unit) -> bool:
 
 
 def _rows_in(renamed: Renamed) -> Iterator[tuple[int, int, int]]:
-    """Yield where in the file's tensor some rows of a parameter begin, and which they are."""
+    """Yield the ranges of rows of a parameter: first row in the stored tensor, begin and end in the parameter."""
     at = 0
     for cut in renamed.cuts:
         if cut.rows is None or cut.at is not None or cut.columns is not None or cut.transposed:
@@ -93,7 +93,7 @@ def _rows_in(renamed: Renamed) -> Iterator[tuple[int, int, int]]:
 
 
 class Units:
-    """Gives inputs the tensors that a file has of several of their parameters."""
+    """Gives inputs units, in place of the parameters in them."""
 
     def __init__(self, sources: Sources, intern: Interner) -> None:
         self._sources = sources
@@ -101,15 +101,16 @@ class Units:
         self._of: dict[int, tuple[tuple[Unit, ...], FileSpelling]] = {}
         """By the identity of a spelling, which is kept alive."""
         self._known: dict[tuple[object, ...], tuple[View, View]] = {}
-        """By what a view is found by; with that, which is kept alive."""
+        """By a view's likeness and units; the view is kept alive."""
 
     def together(self, views: tuple[View, ...], *, whole: bool) -> tuple[View, ...]:
-        """Return inputs that have the first's tensors of several parameters where all of them can have them.
+        """Return inputs that have the first one's units, if all of them can have these.
 
         Args:
-            views: the inputs.
-            whole: whether something is found out of whole tensors, whose unit is what the first input stores. Else
-                only what an input has so already is taken together in the others: a target that was made so.
+            views: The inputs.
+            whole: Whether the method needs whole tensors: then the first input's stored tensors are the units. Else
+                only units that
+                some input already has (a target that was made this way) are used in the others.
         """
         wanted = {
             unit.name: unit
@@ -135,7 +136,7 @@ class Units:
         return known[0]
 
     def _with(self, view: View, units: tuple[Unit, ...]) -> View:
-        """Return a view that has units in place of their parameters."""
+        """Return a view with units in place of their parameters."""
         units = tuple(unit for unit in units if unit.name not in view.specs and _has(view, unit))
         if not units:
             return view
@@ -160,7 +161,7 @@ class Units:
         return replace(view, specs=specs, palette=tuple(palette), kinds=Kinds(of, specs))
 
     def forms(self, view: View, units: Sequence[Unit]) -> Mapping[str, Form]:
-        """Return what the units are made of that an input has, by name.
+        """Return the forms of the units that an input has, by name.
 
         It has those whose parameters are all made alike, of sources that have them in one dtype.
         """
@@ -177,7 +178,7 @@ class Units:
         return found
 
     def _owner(self, ref: str, unit: Unit) -> str:
-        """Return the source that has a unit, made of a source's parameters; empty where it can't be made."""
+        """Return the source with a unit, made of another source's parameters; empty if it can't be made."""
         if ref not in self._sources:
             return ""
         model = self._sources.file(ref).model
@@ -200,7 +201,7 @@ class Units:
 
 
 def _rows_of(info: TensorInfo, begin: int, end: int) -> Iterator[Piece]:
-    """Yield where some rows of a tensor lie."""
+    """Yield where some rows of a tensor are."""
     size, at = DTYPES_BY_WORD[info.dtype].size, 0
     for piece in info.pieces or (Piece(info.file, info.begin, info.shape, run_of(info.shape)),):
         low, high = max(begin, at), min(end, at + piece.shape[0])

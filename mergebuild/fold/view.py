@@ -1,4 +1,4 @@
-"""An input as a target sees it, as a value; and what of it decides what is made of it."""
+"""`View`: an input as a target sees it; and the cache keys of views."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_REFUSALS: Mapping[str, Problem] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class View:
-    """An input as a target sees it."""
+    """An input as a target sees it: its tensors under the target's names, and their forms."""
 
     input: Input
     layout: Layout | None
@@ -34,17 +34,17 @@ class View:
     """None: all tensors are of kind 0."""
     ema_dropped: int = 0
     delta: str = ""
-    """Of a LoRA: the virtual target that is what it adds."""
+    """For a LoRA: the name of the virtual target whose result its deltas are."""
     spelling: FileSpelling = AS_IS
-    """What it calls its tensors."""
+    """Its spelling."""
     tied: Mapping[str, str] = field(default_factory=lambda: NO_TIES)
-    """By name, the tensor whose values it has; unless `specs` have it, it is no tensor of its own."""
+    """Tied names -> the tensor whose values they have. A name that is not in `specs` is no tensor of its own."""
     copies: tuple[str, ...] = ()
-    """Of `tied`, those that its files hold all the same."""
+    """The names in `tied` that its files hold nevertheless."""
     refused: Mapping[str, Problem] = field(default_factory=lambda: NO_REFUSALS)
-    """Of a LoRA: the tensors that it can't be added to, and why. Where its number is 0, nobody asks."""
+    """For a LoRA: tensors that it can't be added to, and why. Where its number is 0 this does not matter."""
     whole: frozenset[str] = frozenset()
-    """Of these, those whose place it may take: alone, with the factor 1."""
+    """For a LoRA: those of them that it may replace, if it is the only LoRA there and has the factor 1."""
 
     def kind(self, name: str) -> int:
         """Return the kind of a tensor."""
@@ -52,7 +52,8 @@ class View:
 
 
 _BY_IDENTITY: Final = {"layout": id, "specs": id, "kinds": id, "spelling": id, "tied": id}
-"""Fields of a view that are told apart by which object they are: it lives as long as what is found by it."""
+"""Fields of a view that are compared by identity; the view is kept alive as long as cache entries that use their
+ids."""
 
 VIEW_LIKENESS = Likeness(
     View,
@@ -65,7 +66,7 @@ VIEW_LIKENESS = Likeness(
     },
     seen_as=_BY_IDENTITY,
 )
-"""What of an input decides how a target's tensors are made."""
+"""What decides about an input how a target's tensors are made."""
 
 MODEL_LIKENESS = Likeness(
     View,
@@ -76,11 +77,11 @@ MODEL_LIKENESS = Likeness(
     },
     seen_as={**_BY_IDENTITY, "palette": lambda palette: tuple(map(id, palette))},
 )
-"""What of a model decides what a LoRA adds to it."""
+"""What decides about a model what a LoRA's deltas to it are."""
 
 
 def disagreements(views: Sequence[View]) -> list[str]:
-    """Return what marks say of some inputs and not of others: a model that predicts v and one that predicts noise."""
+    """Return a notice if some inputs are marked for another prediction than others, such as v instead of noise."""
     found = [(view.input.ref, marks(view.specs)) for view in views if not view.delta]
     if len({each for _, each in found}) < 2:
         return []

@@ -1,8 +1,8 @@
-"""Inputs as a target sees them: which tensors each offers, and what each of these is made of.
+"""Makes views of inputs: which tensors each offers to a target, and their forms.
 
-A view has the names of the target's parameters. EMA copies stand in for weights or are left out, position ids that
-would drop tokens are put right, a component that is a file of its own gets the names of a checkpoint: all of it by
-names and headers alone.
+A view has the names of the target's parameters. EMA copies replace weights or are left out, position ids that would
+drop tokens are repaired, and a component that is a file of its own gets the names of a checkpoint: all from names and
+headers alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Views"]
 
 _EMA_OF = "model.diffusion_model."
 _CLIP_LENGTH = 77
-"""Tokens that CLIP's text encoder takes."""
+"""The number of tokens that CLIP's text encoder takes."""
 
 
 class Views:
@@ -43,7 +43,7 @@ class Views:
     def __init__(
         self, recipe: Recipe, sources: Sources, intern: Interner, blueprint: Callable[[str], Blueprint]
     ) -> None:
-        """`blueprint`: gives that of a target."""
+        """`blueprint`: returns that of a target."""
         self._recipe = recipe
         self._sources = sources
         self._intern = intern
@@ -54,14 +54,14 @@ class Views:
         self._ids: dict[str, Mapping[str, bool]] = {}
         self._copied: dict[str, Mapping[str, str]] = {}
         self._families: dict[int, tuple[Mapping[str, Spec], str]] = {}
-        """By the id of tensors, which are kept alive, what the rules call their family."""
+        """By the id of specs, which are kept alive: the family in the rules."""
         self._beside: dict[tuple[int, ...], tuple[View, View, View]] = {}
-        """By the ids of what decides it, which are kept alive, an input as part of another, or beside a part."""
+        """By the ids of what decides it, which are kept alive: an input under the names of another."""
         self._untied: dict[tuple[int, int, str], tuple[View, Mapping[str, Spec], Kinds | None]] = {}
         """By the ids of a view's specs and kinds, which the view keeps alive."""
 
     def view(self, each: Input, target: Target) -> View:
-        """Return an input of a target."""
+        """Return the view of an input of a target."""
         specs, ema_dropped = self._input_specs(each.ref, target.ema)
         layout = self.layout(each.ref)
         made = None if each.ref in self._sources else self._blueprint(each.ref)
@@ -83,7 +83,7 @@ class Views:
         return replace(bare, palette=(plain, averaged, counting), kinds=self._source_kinds(each.ref, target.ema, specs))
 
     def untied(self, view: View, name: str) -> View:
-        """Return a view in which a name that is tied is a tensor of its own, with the tie's values."""
+        """Return a view in which a tied name is a tensor of its own, with the tie's values."""
         other = view.tied.get(name)
         if other is None or name in view.specs or other not in view.specs:
             return view
@@ -96,7 +96,7 @@ class Views:
         return replace(view, specs=found[1], kinds=found[2])
 
     def _input_specs(self, ref: str, ema: str) -> tuple[Mapping[str, Spec], int]:
-        """Return the tensors that an input offers, and how many EMA copies are left behind."""
+        """Return the tensors that an input offers, and how many EMA copies are left out."""
         made = None if ref in self._sources else self._blueprint(ref).specs
         key = (ref if made is None else id(made), ema)
         found = self._offered.get(key)
@@ -106,7 +106,7 @@ class Views:
         return found
 
     def _own_specs(self, ref: str) -> Mapping[str, Spec]:
-        """Return the parameters of a target, without those that its file holds a second time."""
+        """Return the tensors of a target, without the second copies in its file."""
         made = self._blueprint(ref)
         copies = made.copies
         return {name: spec for name, spec in made.specs.items() if name not in copies} if copies else made.specs
@@ -122,7 +122,7 @@ class Views:
         return specs
 
     def _source_kinds(self, ref: str, ema: str, specs: Mapping[str, Spec]) -> Kinds:
-        """Return the kinds of a source's tensors: 1 where an EMA copy is used, 2 for position ids to be repaired.
+        """Return the kinds of a source's tensors: 1 if an EMA copy is used, 2 for repaired position ids, else 0.
 
         `specs`: what the source offers with this setting of `ema`.
         """
@@ -135,7 +135,10 @@ class Views:
         return found
 
     def _averaged(self, ref: str) -> Mapping[str, str]:
-        """Return the EMA copy of each tensor of a source that has one; copies are named after the file's own names."""
+        """Return the EMA copy of each tensor of a source that has one.
+
+        Copies have names made from the file's own names.
+        """
         if ref not in self._copied:
             model = self._sources.file(ref).model
             stored = {name: model.spelling.stored(name) for name in model.tensors}
@@ -150,9 +153,9 @@ class Views:
         return EMA if is_plain else table(self._averaged(ref))
 
     def _broken_ids(self, ref: str) -> Mapping[str, bool]:
-        """Return a source's position ids of CLIP that are not 0 to 76 as integers, and whether it is by their values.
+        """Return a source's position ids of CLIP that are not the integers 0 to 76, and whether their values are wrong.
 
-        Wrong ones drop tokens; in some clients floats do too.
+        Wrong values drop tokens; in some clients a float dtype does so too.
         """
         if ref not in self._sources:
             return {}
@@ -165,7 +168,7 @@ class Views:
         return found
 
     def repaired(self, target: Target) -> list[str]:
-        """Return what of the first input is written otherwise than it is, a sentence each."""
+        """Return notices about tensors of the first input that are repaired, one sentence each."""
         ref = target.inputs[0].ref
         found: list[str] = []
         for name, is_wrong in self._broken_ids(ref).items():
@@ -178,19 +181,19 @@ class Views:
         return found
 
     def components(self, view: View) -> Mapping[str, re.Pattern[str]]:
-        """Return what names the parts of an input have, by what they are called: as its layout or the rules say.
+        """Return the parts of an input by name, each as the pattern of its tensors, from its layout and the rules.
 
-        A layout that is known by its layers alone knows no parts.
+        A layout that only knows layers has no parts.
         """
         own, known = dict(view.layout.components) if view.layout else {}, self.parts(view)
         return {**own, **known} if view.layout is None or view.layout.name in compatible.GENERAL else {**known, **own}
 
     def parts(self, view: View) -> Mapping[str, re.Pattern[str]]:
-        """Return what names the parts of an input have that the rules know, by what they are called."""
+        """Return the parts of an input that the rules know, by name, each as the pattern of its tensors' names."""
         return components(self._family(view.specs))
 
     def _family(self, specs: Mapping[str, Spec]) -> str:
-        """Return what the rules call the family of tensors; empty where they are of none."""
+        """Return the family of some tensors in the rules; empty if there is none."""
         found = self._families.get(id(specs))
         if found is None:
             found = specs, family_in({name: spec.shape for name, spec in specs.items()})
@@ -198,7 +201,7 @@ class Views:
         return found[1]
 
     def latents(self, view: View) -> frozenset[str]:
-        """Return whose latents the autoencoder of an input makes, or may make; empty where nothing is known."""
+        """Return the models whose latents the autoencoder of an input may make; empty if nothing is known."""
         shapes = {name: spec.shape for name, spec in view.specs.items() if name.startswith(AUTOENCODER)}
         ref = view.input.ref
         model = self._sources.file(ref).model if ref in self._sources else None
@@ -206,12 +209,12 @@ class Views:
         return latents_of(self._family(self.whole(view)), shapes, facts, metadata)
 
     def whole(self, view: View) -> Mapping[str, Spec]:
-        """Return all tensors of an input of which a view may show a part."""
+        """Return all tensors of an input, of which a view may show only some."""
         ref = view.input.ref
         return self._input_specs(ref, "drop")[0] if ref in self._sources else view.specs
 
     def component(self, each: Component, target: Target, first: View) -> View:
-        """Return an input as a checkpoint with the names of the target's first input: a part alone gets them."""
+        """Return an input under the names of a checkpoint, if it is a part alone."""
         assert each.input is not None
         ref = each.input.ref
         if ref not in self._sources:
@@ -230,9 +233,9 @@ class Views:
         return replace(self.view(replace(each.input, ref=name), target), input=each.input, layout=first.layout)
 
     def beside(self, view: View, first: View) -> View:
-        """Return an input under the names of the first, where either of them is a part of models that the other has.
+        """Return an input under the names of the first, if one of both is a part alone that the other contains.
 
-        A text encoder by itself meets the one of a checkpoint so, in either order.
+        So a text encoder file can be merged with the text encoder in a checkpoint, in either order.
         """
         if view.specs.keys() == first.specs.keys():
             return view
@@ -249,9 +252,9 @@ class Views:
         return replace(found[2], input=view.input)
 
     def _renamed(self, view: View, of: str, made: Mapping[str, Renamed]) -> View:
-        """Return an input with other names for some of its tensors, each made of its own; all others stay.
+        """Return an input with other names for some of its tensors; the others stay.
 
-        One whose tensors would have to be cut must be a source: others stay as they are.
+        If tensors would have to be cut it must be a source; otherwise it is returned unchanged.
         """
         names = {name: each.cuts[0].tensor for name, each in made.items() if each.is_whole}
         if len(names) < len(made):
@@ -267,7 +270,7 @@ class Views:
         return replace(view, specs=specs, palette=palette, kinds=kinds, spelling=spelling, tied=tied, copies=())
 
     def _cut_up(self, view: View, of: str, made: Mapping[str, Renamed]) -> View:
-        """Return a source some of whose tensors are several of those with other names."""
+        """Return a view with other tensors, some of which are parts of the source's tensors."""
         ref = view.input.ref
         model = self._sources.file(ref).model
         part = self._sources.renamed(ref, f"parts of {of}", renamed_model({"": model}, made, model.format))
@@ -275,7 +278,7 @@ class Views:
         return replace(view, specs=specs, palette=(self._intern({Slot(part): Fraction(1)}),), kinds=None, tied={})
 
     def prefixes_of_new(self, first: View, new: Iterable[str]) -> Mapping[str, str]:
-        """Return what an input would put in front of the names of parts that it gets and does not have."""
+        """Return the prefixes that an input's file would use for parts that it gets and does not have."""
         stored = {name: first.spelling.stored(name) for name in first.specs}
         return prefixes_of_new(self._family(first.specs), new, stored)
 
@@ -290,7 +293,7 @@ class Views:
         return self._layouts[ref]
 
     def offer(self, view: View) -> compatible.Offer:
-        """Return an input as `compatible` sees it."""
+        """Return an input in the form that `compatible` takes."""
         ref = view.input.ref
         shown = self._sources.file(ref).shown if ref in self._sources else "(a target)"
         return compatible.Offer(ref, shown, view.layout, view.specs)
@@ -303,9 +306,9 @@ def _renamed_terms(form: Form, names: Mapping[str, str]) -> Iterator[tuple[Slot,
 
 
 def _renamed_ties(tied: Mapping[str, str], back: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield ties under other names: what stands in front of the tensor that has the values, stands in front of both.
+    """Yield ties under other names: the prefix of the tensor with the values is used for both.
 
-    `back`: by name as it was, the name as it is.
+    `back`: the former name of a tensor -> its present name.
     """
     for name, other in tied.items():
         now = back.get(other, other)
@@ -320,7 +323,7 @@ def _spec(info: TensorInfo) -> Spec:
 
 
 def _without_averages(specs: Mapping[str, Spec], ema: str) -> tuple[Mapping[str, Spec], int]:
-    """Return what of some tensors a target sees, and how many EMA copies it leaves behind without using them."""
+    """Return the tensors that a target sees, without EMA copies unless it keeps them, and how many are unused."""
     if ema == "keep":
         return specs, 0
     kept = {name: spec for name, spec in specs.items() if not name.startswith(EMA_PREFIX)}
