@@ -1,7 +1,7 @@
-"""What only Linux can: blocks that files share, leases, files past the page cache, the disk asked for single ranges.
+"""What only Linux can do: blocks shared by files, leases, writes past the page cache, syncing of ranges.
 
-Calls that Python does not have are looked up in the C library; one that it lacks is a thing that can't be done. What
-the methods promise is said once, in `platform`.
+Functions that Python lacks are looked up in the C library; if one is missing there, the system can't do it. `platform`
+documents the methods.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _SYNC_FILE_RANGE_WAIT: Final = 1 | 2 | 4
-"""Wait for what is on its way, write the rest, and wait for that."""
+"""Wait for writes that have begun, write the rest, and wait for that."""
 _PER_SYNC: Final = 16 << 20
-"""Bytes waited for at once: half a second of a slow disk."""
+"""Bytes to wait for at a time: half a second of a slow disk."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT: Final = 128 << 20
@@ -37,11 +37,11 @@ _KEPT_PIECE: Final = 32 << 20
 _COUNT_WRITERS: Final = frozenset(
     {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630}  # ext, XFS, Btrfs, F2FS, tmpfs, overlayfs
 )
-"""File systems that refuse a lease only for a writer; those of a network refuse it whenever they have no promise."""
+"""File systems that refuse a lease only because of a writer; network file systems also refuse it for other reasons."""
 
 
 class Linux(Posix):
-    """Linux, whatever its file systems can."""
+    """Linux, with any file system."""
 
     # Sharing
 
@@ -106,7 +106,7 @@ class Linux(Posix):
         try:
             fd = open_to_read(path)
         except OSError:
-            return False  # who reads it says why
+            return False  # reading it will raise the same error
         try:
             failed = _lease(fd)
             if failed == 0:
@@ -130,7 +130,7 @@ class Linux(Posix):
             _sync_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
 
     def sync(self, fd: int) -> None:
-        """Wait for a piece at a time, each on its way while the one before is waited for; then for the file."""
+        """Wait for a piece at a time, while the next one is being written; then for the whole file."""
         size = os.fstat(fd).st_size
         for offset in range(0, size, _PER_SYNC) if size > _PER_SYNC else ():
             self.start_writeback(fd, offset + _PER_SYNC, _PER_SYNC)
@@ -173,7 +173,11 @@ def _clone_whole(src_fd: int, dst: Path) -> bool:
 
 
 def _ioctl(fd: int, request: int, argument: bytes | int) -> bool:
-    """Return whether the kernel did it; raise what is a failure and no inability."""
+    """Return whether the kernel did it; False if it can't.
+
+    Raises:
+        OSError: it can, and it failed.
+    """
     import fcntl
 
     try:
@@ -190,7 +194,7 @@ def _lease(fd: int) -> int:
     import fcntl
 
     try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # nobody is disturbed by it, unlike by the usual SIGIO
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # ignored by default, unlike the usual SIGIO
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return error.errno or errno.EIO
@@ -210,16 +214,19 @@ def _renamed_at_once(one: Path, other: Path) -> int:
 
 
 def _file_system(fd: int) -> int:
-    """Return the number that Linux has for the kind of file system that a file is on; 0 where that is not known."""
+    """Return Linux' number for the kind of a file's file system; 0 if unknown."""
     import ctypes
 
     call = _system_call("fstatfs64", "fstatfs", (ctypes.c_int, ctypes.c_void_p))
-    found = (ctypes.c_long * 32)()  # a `struct statfs`, which begins with it, and more
+    found = (ctypes.c_long * 32)()  # larger than `struct statfs`, which begins with the number
     return found[0] & 0xFFFFFFFF if call is not None and call(fd, found) == 0 else 0
 
 
 def _fallocate(fd: int, size: int) -> int:
-    """Return 0 or an error number. `os.posix_fallocate` would write zeros itself where the file system can't."""
+    """Allocate blocks; return 0 or an error number.
+
+    (`os.posix_fallocate` would write zeros if the file system can't.)
+    """
     import ctypes
 
     call = _system_call("fallocate64", "fallocate", (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong))
@@ -229,7 +236,7 @@ def _fallocate(fd: int, size: int) -> int:
 
 
 def _sync_range(fd: int, offset: int, length: int, flags: int) -> int:
-    """Return 0 or an error number."""
+    """Sync a range of a file; return 0 or an error number."""
     import ctypes
 
     kinds = (ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint)
@@ -241,7 +248,7 @@ def _sync_range(fd: int, offset: int, length: int, flags: int) -> int:
 
 @cache
 def _system_call(wide: str, plain: str, kinds: tuple[type, ...]) -> Callable[..., int] | None:
-    """Return a function of the C library by its name with 64-bit offsets or its plain one; None if it has neither."""
+    """Return a function of the C library, by its name with 64-bit offsets or its plain one; None if it has neither."""
     import ctypes
 
     library = ctypes.CDLL(None, use_errno=True)

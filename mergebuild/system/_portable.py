@@ -1,6 +1,6 @@
-"""What every Python can do on every system: the base of `_posix`, and all there is with `MERGEBUILD_PORTABLE`.
+"""What Python can do on every system: the base of `_posix`, and everything that is used with `MERGEBUILD_PORTABLE`.
 
-What the methods promise is said once, in `platform`.
+`platform` documents the methods.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 __all__ = ["BUFFER", "NOT_POSSIBLE", "PAGE", "PER_CALL", "Portable", "open_to_read"]
 
 PAGE: Final = 4096
-"""What offsets and lengths of clones and of direct writes are multiples of (bytes)."""
+"""Offsets and lengths of clones and of direct writes are multiples of it (bytes)."""
 
 PER_CALL: Final = 64 << 20
-"""Bytes asked of one system call, so that an interrupt never waits for gigabytes."""
+"""The most bytes of one system call, so that an interrupt never waits for gigabytes."""
 
 BUFFER: Final = 1 << 20
-"""Bytes that a copy by hand has in memory."""
+"""Bytes of the buffer for copies."""
 
 NOT_POSSIBLE: Final = frozenset(
     getattr(errno, name)
     for name in "EINVAL ENOSYS ENOTSUP EOPNOTSUPP ENOTTY EPERM ETXTBSY EXDEV".split()
     if hasattr(errno, name)
 )
-"""What a kernel answers when it, or the file system, can't; anything else is a real failure."""
+"""Errors of a kernel or a file system that can't do something; all others are real failures."""
 
 _LITTLE: Final = 1 << 20
-"""Bytes; a file system with fewer is full."""
+"""A file system with fewer free bytes counts as full."""
 
 _FLAGS: Final = ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NOINHERIT", "O_NONBLOCK")
 
@@ -42,7 +42,7 @@ _position_locks: dict[int, threading.Lock] = {}
 
 
 def open_to_read(path: Path) -> int:
-    """Open a file to read bytes and return its descriptor; a pipe or a device never makes this wait.
+    """Open a file to read bytes and return its descriptor; if it is a pipe or a device, this does not wait.
 
     Raises:
         OSError: it can't be opened.
@@ -51,7 +51,7 @@ def open_to_read(path: Path) -> int:
 
 
 class Portable:
-    """A system that can read and write at the position of a descriptor, and not much more."""
+    """A system that can only read and write at the position of a descriptor."""
 
     # Sharing and copying
 
@@ -62,7 +62,7 @@ class Portable:
         return False
 
     def copy_range(self, src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> None:
-        """Copy by way of this thread's buffer."""
+        """Copy through this thread's buffer."""
         done = 0
         while done < length:
             part = _buffer()[: min(length - done, BUFFER)]
@@ -192,5 +192,5 @@ def _buffer() -> memoryview:
 
 
 def _position_lock(fd: int) -> threading.Lock:
-    """Return the lock of a descriptor's position; there are as many as descriptors were ever open at once."""
+    """Return the lock for a descriptor's position; there is one for each descriptor that was ever open."""
     return _position_locks.setdefault(fd, threading.Lock())

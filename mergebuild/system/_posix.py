@@ -1,7 +1,6 @@
-"""What POSIX systems can: second names, reading and writing at an offset, folders on the disk, advice on mappings.
+"""What POSIX systems can do: hard links, reading and writing at an offset, syncing of folders, advice on mappings.
 
-A system that lacks one of them, as far as Python shows, is asked in the way of `_portable`. What the methods promise
-is said once, in `platform`.
+If a system lacks one of these, as far as Python shows, `_portable` does it. `platform` documents the methods.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ __all__ = ["Posix"]
 _NO_LINK: Final = NOT_POSSIBLE | {errno.EMLINK, errno.EACCES}
 _ADVICE: Final = {"sequential": "MADV_SEQUENTIAL", "willneed": "MADV_WILLNEED", "dontneed": "MADV_DONTNEED"}
 _FEW_NUMBERS: Final = 4
-"""Numbers for files; a file system with fewer is full."""
+"""A file system with fewer free inodes counts as full."""
 
 
 class Posix(Portable):
-    """Any POSIX system; `_linux` has more."""
+    """Any POSIX system; `_linux` can do more."""
 
     def copy_range(self, src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> None:
-        """Copy in the kernel as far as it can, and the rest by hand."""
+        """Copy in the kernel as far as it can, and the rest through a buffer."""
         done = 0
         if hasattr(os, "copy_file_range"):
             done = _copy_in_kernel(src_fd, src_offset, dst_fd, dst_offset, length)
@@ -105,7 +104,7 @@ class Posix(Portable):
 
 
 def _copy_in_kernel(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> int:
-    """Return how many bytes the kernel copied; fewer than `length` means that the rest is to be copied by hand."""
+    """Return how many bytes the kernel copied; if fewer than `length`, the rest must be copied through a buffer."""
     done = 0
     while done < length:
         size = min(length - done, PER_CALL)
@@ -115,14 +114,14 @@ def _copy_in_kernel(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, 
             if error.errno in NOT_POSSIBLE:
                 return done
             raise
-        if count == 0:  # the end of the source, or one of the file systems that wrongly say so
+        if count == 0:  # the end of the source, or a file system that wrongly reports it
             return done
         done += count
     return done
 
 
 def _pages(begin: int, end: int, size: int, *, is_inner: bool) -> tuple[int, int]:
-    """Return a range of a mapping of `size` bytes in whole pages: those that lie in it, or all that it touches."""
+    """Return a range of a mapping of `size` bytes in whole pages: those it touches, or those inside (`is_inner`)."""
     import mmap
 
     page = mmap.PAGESIZE

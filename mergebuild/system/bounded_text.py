@@ -1,11 +1,11 @@
-"""Text files of a project, read with a bound: they come from strangers as models do.
+"""Reads text files of a project, with a limit: they are as untrusted as models.
 
-A path may lead to a pipe, to a device without end or to a file of a terabyte. Only a regular file is read, and no more
-of it than it said it has. What the command line names may be a pipe as well, as `<(command)` is, if somebody writes to
-it: of that no more is read than shows that it is too long.
+A path may lead to a pipe, an endless device or a file of a terabyte. Only a regular file is read, and no more of it
+than its size says. A file that the command line names may be a pipe too, such as `<(command)`, if a process writes to
+it; it is read only until it is too long.
 
-What stands in a text may be of any length as well. Python refuses whole numbers of more than 4,300 digits, in words
-about itself; here they are one more thing that is wrong with the text.
+Numbers in a text may have any length, too. Python refuses integers of more than 4,300 digits with a message about
+itself; here that is one more mistake in the text.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from mergebuild.system.platform import open_to_read, pread_into
 __all__ = ["MAX_TEXT", "MAX_VARIABLES", "compiled", "read_stream", "read_text", "read_text_or_pipe", "what_is_wrong"]
 
 MAX_TEXT: Final = 8 << 20
-"""The longest text (bytes) of a mergefile and of what it includes. One that a script wrote for 50,000 targets has 5
+"""The most bytes of a mergefile or of a file that it includes. One that a script wrote for 50,000 targets has 5
 million."""
 
 MAX_VARIABLES: Final = 1 << 20
-"""The longest text (bytes) of variables: tens of thousands of them."""
+"""The most bytes of a file of variables: tens of thousands of them."""
 
 
 def read_text(path: Path, *, most: int = MAX_TEXT) -> str:
-    """Return the text of a file, its line ends as on one system, so that it is the same on every system.
+    r"""Return the text of a file, with `\n` as line ends, so that it is the same on every system.
 
     Args:
-        path: the file.
-        most: the bytes that it may have.
+        path: The file.
+        most: The most bytes that it may have.
 
     Raises:
         OSError: it can't be read, is no regular file, or is too long; `strerror` says which.
@@ -52,7 +52,7 @@ def read_text_or_pipe(path: Path, *, most: int = MAX_TEXT) -> str:
     """Return the text of a file as `read_text` does, or what is written to a pipe until all its writers close it.
 
     Raises:
-        OSError, UnicodeDecodeError: as `read_text`; or nobody writes to the pipe.
+        OSError, UnicodeDecodeError: as `read_text`; or no process writes to the pipe.
     """
     fd = _opened(path)
     try:
@@ -84,10 +84,10 @@ def _content(fd: int, most: int) -> bytearray:
 
 
 def _piped(fd: int, most: int) -> bytes:
-    """Return the bytes of a pipe that was opened without waiting. Such a one is at its end at once if nobody writes."""
+    """Return the bytes of a pipe that was opened without waiting. Without a writer, it is at its end at once."""
     try:
         first = os.read(fd, most + 1)
-    except BlockingIOError:  # somebody will
+    except BlockingIOError:  # it has a writer, which has written nothing yet
         first = None
     if first == b"":
         raise OSError(errno.EPIPE, "it is a pipe that nobody writes to")
@@ -98,7 +98,7 @@ def _piped(fd: int, most: int) -> bytes:
 
 
 def read_stream(stream: BinaryIO, *, most: int = MAX_TEXT) -> str:
-    """Return the text that comes from a stream, as `read_text` would: of one without end, no more than shows that.
+    """Return the text of a stream, as `read_text` would; an endless one is read only until it is too long.
 
     Raises:
         OSError: it can't be read, or is too long; `strerror` says which.
@@ -108,7 +108,11 @@ def read_stream(stream: BinaryIO, *, most: int = MAX_TEXT) -> str:
 
 
 def _within(raw: bytes, most: int) -> bytes:
-    """Return what came from a stream, if it is not too long."""
+    """Return the bytes of a stream.
+
+    Raises:
+        OSError: they are too many.
+    """
     if len(raw) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
     return raw
@@ -119,20 +123,20 @@ def _decoded(raw: bytes | bytearray) -> str:
 
 
 def what_is_wrong(error: ValueError) -> str:
-    """Return what a parser says of a text that it refused."""
+    """Return a parser's message about a text that it refused."""
     said = str(error)
     return "it has a number of thousands of digits" if "int_max_str_digits" in said else said
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """Return the regular expression that a text means.
+    """Return the compiled regular expression.
 
     Raises:
-        re.error: it means none.
+        re.error: it is invalid.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what may mean something else in a later Python: `[[a]b&&c`
+            warnings.simplefilter("ignore")  # for patterns that may change their meaning later: `[[a]b&&c`
             return re.compile(pattern)
     except ValueError as error:  # a count of thousands of digits
         raise re.error(what_is_wrong(error)) from error

@@ -1,12 +1,11 @@
-"""Whether a file is still what it was: its stat data, what these can miss, and the boot that they were taken in.
+"""Whether a file is still what it was: by its stat data, and by the boot in which they were read.
 
-That a file did not change is only ever told by *equal* stat data; which time is later says nothing, for clocks are set
-back and forward. A change sets the file's ctime to what the clock says then. So it can hide only where the time on
-record is one that the clock shows once more: within the grain that times are kept in. Of a file whose times lie more
-than a grain from what the clock shows now, before it or behind, every later change shows. A time a year ahead is as
-good as one of last year.
+Only *equal* stat data show that a file did not change. Which of two times is later shows nothing, as clocks may be set
+back or forward. A change sets the file's ctime to the current time of the clock. So a change can go unnoticed only if
+the clock shows the recorded time again: within the resolution of times. If a file's times differ from the current time
+by more than that, earlier or later, every later change shows. A time a year ahead is as good as one of last year.
 
-A build with nothing to do is little else, so this module imports next to nothing.
+A build with nothing to do is little else than this, so this module imports next to nothing.
 """
 
 from __future__ import annotations
@@ -43,30 +42,30 @@ __all__ = [
 _NOWHERE = frozenset(
     getattr(errno, name) for name in "ENOENT ENOTDIR ELOOP ENAMETOOLONG EINVAL".split() if hasattr(errno, name)
 )
-"""What a system answers of a path at which nothing can be. `EINVAL` is Windows' word for an impossible name."""
+"""Errors for a path at which nothing can be. `EINVAL` is Windows' error for an impossible name."""
 
 _FINE_GRAIN_NS = 20_000_000
 _COARSE_GRAIN_NS = 2_000_000_000
 
 _REST_NS = 300_000_000_000
-"""Kernels write back what is older than half a minute; where the disk is slow, that takes its time."""
+"""Kernels write data to disk that is older than half a minute; on a slow disk, this takes longer."""
 
 
 def is_hidden() -> bool:
-    """Return whether `MERGEBUILD_PORTABLE` hides what only some systems have."""
+    """Return whether `MERGEBUILD_PORTABLE` is set, which hides what only some systems can do."""
     return os.environ.get("MERGEBUILD_PORTABLE", "") not in ("", "0")
 
 
 def leads_nowhere(error: OSError) -> bool:
-    """Whether this is what a system says of a path at which there is nothing, and not of one that it can't look at."""
+    """Whether this error means that nothing is at a path, and not that the path can't be read."""
     return error.errno in _NOWHERE
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path leads to a file. Python's own answer is no, too, where a disk fails.
+    """Return whether a path leads to a file. Python's own function returns False for a failing disk, too.
 
     Raises:
-        OSError: it can't be known.
+        OSError: this can't be found out.
     """
     return stat.S_ISREG(_mode(path))
 
@@ -92,7 +91,7 @@ def _mode(path: str | os.PathLike[str]) -> int:
 
 
 def is_gone(path: str | os.PathLike[str]) -> bool:
-    """Return whether there surely is nothing at a path. What can't be looked at (a failing disk) may be there."""
+    """Return whether there is certainly nothing at a path. If it can't be read (a failing disk), return False."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -103,7 +102,7 @@ def is_gone(path: str | os.PathLike[str]) -> bool:
 
 
 class Identity(NamedTuple):
-    """What a file's `stat` says of which file it is and whether it was touched. Times in nanoseconds."""
+    """The stat data that tell which file it is and whether it was changed. Times in nanoseconds."""
 
     device: int
     inode: int
@@ -118,16 +117,16 @@ def identity_of(found: os.stat_result) -> Identity:
 
 
 def identity(path: Path) -> Identity:
-    """Return a file's identity, through links.
+    """Return a file's identity; links are followed.
 
     Raises:
-        OSError: there is no such file, or it can't be asked.
+        OSError: there is no such file, or its stat data can't be read.
     """
     return identity_of(os.stat(path))
 
 
 class Moment(NamedTuple):
-    """A reading of the clock that files are dated by, and of one that nobody sets. In nanoseconds."""
+    """The time by the clock that files get their times from, and by one that is never set. In nanoseconds."""
 
     wall: int
     steady: int
@@ -139,37 +138,37 @@ class Moment(NamedTuple):
 
 
 def grain_of(state: Identity) -> int:
-    """Return how far apart two changes of a file must be for their times to differ for sure, in nanoseconds.
+    """Return the resolution of a file's times, in nanoseconds: changes further apart certainly have different times.
 
-    Clocks of file systems tick in milliseconds, on some in whole seconds: there no time has a fraction.
+    Clocks of file systems tick every few milliseconds, on some every second: there all times are whole seconds.
     """
     is_coarse = state.mtime_ns % 1_000_000 == 0 == state.ctime_ns % 1_000_000
     return _COARSE_GRAIN_NS if is_coarse else _FINE_GRAIN_NS
 
 
 def has_fine_times(state: Identity) -> bool:
-    """Whether a file's times are kept finer than clocks of file systems tick.
+    """Whether a file's times are stored with a finer resolution than file systems' clocks tick.
 
-    Of one that was given a time of its own (`date`) every change shows then, in the same tick too.
+    If it was given a time of its own (`date`), every change shows, even one in the same tick.
     """
     return grain_of(state) == _FINE_GRAIN_NS
 
 
 def date(path: str | os.PathLike[str]) -> None:
-    """Give a file or folder a time of its own: now, and finer than the tick by which a file system dates changes.
+    """Set the times of a file or folder to the current time, with a finer resolution than file systems' clocks tick.
 
     Raises:
-        OSError: some file systems let nobody set times, and none lets everybody.
+        OSError: times can't be set on this file system, or not by this user.
     """
     now = time.time_ns()
     os.utime(path, ns=(now, now))
 
 
 def is_racy(state: Identity, since: Moment, until: Moment) -> bool:
-    """Whether stat data taken between two moments may be those of more than one content of the file.
+    """Whether stat data that were read between two moments may belong to more than one content of the file.
 
-    If not, the file did not change between `since` and the moment when they were taken, and every later change shows
-    in them. When the clock was set in between, no time says anything, and the answer is yes.
+    If not, the file did not change between `since` and the moment when they were read, and every later change shows in
+    them. If the clock was set in between, times show nothing, and the answer is True.
     """
     set_by = (until.wall - since.wall) - (until.steady - since.steady)
     if abs(set_by) > _FINE_GRAIN_NS:
@@ -179,17 +178,17 @@ def is_racy(state: Identity, since: Moment, until: Moment) -> bool:
 
 
 def is_rested(state: Identity, now: Moment) -> bool:
-    """Whether a file has not changed for so long that its content is on the disk, and would outlive a power cut.
+    """Whether a file has not changed for so long that its content is on the disk, and would survive a power cut.
 
-    Of a time in the future that is not known.
+    False if its time is in the future.
     """
     return max(state.mtime_ns, state.ctime_ns) <= now.wall - _REST_NS
 
 
 def boot_id() -> str:
-    """Return what changes when the machine starts anew, `""` where it is not known (then trust nothing across it).
+    """Return an id that changes when the machine is started; `""` if unknown (then nothing is believed across a start).
 
-    `MERGEBUILD_BOOT_ID` in the environment stands in for it.
+    `MERGEBUILD_BOOT_ID` in the environment replaces it.
     """
     given = os.environ.get("MERGEBUILD_BOOT_ID")
     if given is not None:
@@ -198,10 +197,10 @@ def boot_id() -> str:
 
 
 def epoch(device: int) -> str:
-    """Return what changes when a file system may have lost what was written to it last.
+    """Return an id that changes when a file system may have lost recent writes.
 
-    That is the boot, and the number of the file system's disk, which is another each time that a disk is plugged in.
-    `device`: as a file's `stat` gives it.
+    It consists of the boot id and the number of the file system's disk, which changes each time that a disk is
+    attached. `device`: as in a file's stat data.
     """
     return f"{boot_id()} {'' if is_hidden() else _disk(device)}".rstrip()
 
@@ -217,12 +216,12 @@ def _boot() -> str:
 
 @cache
 def _disk(device: int) -> str:
-    """Return the number that the kernel gave a disk when it appeared; `""` where that is not known."""
+    """Return the number that the kernel gave to a disk when it appeared; `""` if unknown."""
     if not hasattr(os, "major"):
         return ""
     for number in (device, _backing(device)):
         folder = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
-        for each in ("diskseq", "../diskseq"):  # of a partition, its disk's
+        for each in ("diskseq", "../diskseq"):  # a partition has its disk's
             try:
                 with open(f"{folder}/{each}", encoding="ascii") as file:
                     return file.read().strip()
@@ -232,7 +231,7 @@ def _disk(device: int) -> str:
 
 
 def _backing(device: int) -> int:
-    """Return the disk of a file system that has a device number of its own, as Btrfs does; 0 if there is none."""
+    """Return the disk of a file system that has a device number of its own, such as Btrfs; 0 if there is none."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:

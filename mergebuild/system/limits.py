@@ -1,4 +1,4 @@
-"""What the system lets this process have: open files, memory."""
+"""Limits of the system for this process: open files, memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["address_space", "files_at_once", "memory_limit"]
 
 _MOST_FILES: Final = 200
 _OTHER_FILES: Final = 16
-"""Descriptors for all else: the three streams, the database, the lock, what is looked at in passing."""
+"""Descriptors for everything else: the three streams, the database, the lock, files that are opened briefly."""
 
 
 def files_at_once() -> int:
-    """Return how many files a pass may write at once, and how many it may hold open to read; at least 1, at most 200.
+    """Return how many files a pass may write at once, and how many it may keep open to read; 1 to 200.
 
-    Each takes two descriptors: a mapping has one of its own, and so has what is written past the page cache. The
-    process is allowed as many first as it may allow itself.
+    Each needs two descriptors: a mapping has one of its own, and so has writing past the page cache. First, the
+    process's own limit is raised as far as the system allows.
     """
     try:
         import resource
-    except ImportError:  # thousands are allowed
+    except ImportError:  # such systems allow thousands
         return _MOST_FILES
     wanted = _OTHER_FILES + 4 * _MOST_FILES
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -35,7 +35,7 @@ def files_at_once() -> int:
 
 
 def memory_limit() -> int | None:
-    """Return how many bytes of address space or of data this process may have; None where there is no limit."""
+    """Return how many bytes of address space or of data this process may have; None if there is no limit."""
     try:
         import resource
     except ImportError:
@@ -45,7 +45,7 @@ def memory_limit() -> int | None:
 
 
 def address_space() -> int:
-    """Return how many bytes of address space this process has taken; 0 where that is not known."""
+    """Return how many bytes of address space this process uses; 0 if unknown."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
     except OSError:

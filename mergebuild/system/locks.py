@@ -1,6 +1,6 @@
 """Locks between processes.
 
-The package `filelock` has the system's own of each system. What it does not know is whether a file system keeps them.
+The package `filelock` uses each system's own locks. It does not know whether a file system supports them.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ __all__ = ["lock_at"]
 
 _NO_FLOCK: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK})
 _PAUSES: Final = (0.05, 0.1, 0.2, None)
-"""Seconds before asking a kernel again that may be short of locks for a moment."""
+"""Seconds before asking a kernel again, which may lack resources for a lock for a moment."""
 
 
 def lock_at(path: Path) -> BaseFileLock:
-    """Return a lock between processes that is called by this path: the kernel's, gone with its process.
+    """Return a lock between processes with this path: the kernel's, which ends with its process.
 
     Some file systems have none (network and FUSE mounts without a lock service). There it is a file beside `path` that
-    is there while the lock is held and names its process; who was killed is found out from that, on one machine.
+    exists while the lock is held and names its process. On one machine, this shows that the process was killed.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    import filelock  # what only looks takes no lock
+    import filelock  # here: commands that only read take no lock
 
     return filelock.FileLock(path) if _has_flock(path.parent) else filelock.SoftFileLock(f"{path}.held")
 
 
 def _has_flock(folder: Path) -> bool:
-    """Whether the kernel locks files in a folder. Asked of a file without a name, which nobody else can have locked."""
+    """Whether the kernel locks files in a folder: tried with a file without a name, which no other process can lock."""
     try:
         import fcntl
-    except ImportError:  # the lock is another one
+    except ImportError:  # such systems have another kind of lock
         return True
     import tempfile
 

@@ -1,8 +1,8 @@
-"""What to say of a path at which there is nothing: what is there under almost the same name, and where its link leads.
+"""Help for a path at which there is nothing: a file with almost the same name, and where a link leads.
 
-Names that look alike may differ in letter case, which some systems don't tell apart, and in their Unicode form: `é` is
-one character to most programs (NFC) and a letter with an accent behind it to older ones of macOS (NFD). Programs that
-keep large files elsewhere leave a link or a note in their place; each has a command that brings the file back.
+Names that look alike may differ in letter case, which some systems ignore, and in their Unicode form: `é` is one
+character in most programs (NFC), and a letter followed by an accent in older ones of macOS (NFD). Programs that keep
+large files elsewhere leave a link or a note in their place; each has a command that brings the file back.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from mergebuild.system.filestate import is_gone
 __all__ = ["Near", "brought_back_by", "near"]
 
 _MOST_LOOKED_AT: Final = 20_000
-"""Entries of a folder that are compared with a name."""
+"""The most entries of a folder that are compared with a name."""
 
 
 class Near(NamedTuple):
-    """What is there under almost the same name."""
+    """A file or folder with almost the same name."""
 
     path: Path
     why: str
-    """In what its name differs."""
+    """How its name differs."""
     help: str
 
 
 def near(path: Path) -> Near | None:
-    """Return what is there in place of a missing path whose name only looks alike, if something is."""
+    """Return the existing path that looks like a missing one; None if there is none."""
     found, names = Path(path.anchor), path.parts[1:] if path.anchor else path.parts
     differing: list[tuple[str, str]] = []
     for name in names:
@@ -46,7 +46,7 @@ def near(path: Path) -> Near | None:
 
 
 def brought_back_by(path: Path) -> str | None:
-    """Return the command that brings a missing file back, where a link or a note says which program keeps it."""
+    """Return the command that brings a missing file back, if a link or a note shows which program keeps it."""
     for each in (path, *path.parents):
         if os.path.islink(each) and is_gone(os.path.realpath(each)):  # noqa: PTH114 -- these never raise
             return _of_a_link(each, PurePath(os.path.realpath(each)))
@@ -58,7 +58,7 @@ def brought_back_by(path: Path) -> str | None:
 
 
 def _of_a_link(path: Path, end: PurePath) -> str | None:
-    """Return the command that brings back what a link leads to."""
+    """Return the command that brings back the file that a link leads to."""
     parts = end.parts
     if ".dvc" in parts or (len(parts) > 3 and parts[-3] == "md5"):
         return "`dvc pull` in its repository"
@@ -79,12 +79,12 @@ def _names(folder: Path) -> list[str]:
 
 
 def _folded(name: str) -> str:
-    """Return what names that look alike have in common."""
+    """Return a form that is equal for names that look alike."""
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
 
 
 def _difference(names: list[tuple[str, str]]) -> tuple[str, str]:
-    """Return in what names differ from those that are there, and what to do."""
+    """Return how names differ from the existing ones, and what to do."""
     if all(unicodedata.normalize("NFC", wanted) == unicodedata.normalize("NFC", there) for wanted, there in names):
         wanted, there = names[0]
         forms = f"it is in the Unicode form {_form(there)} there, and in {_form(wanted)} as it is written here"
@@ -95,7 +95,7 @@ def _difference(names: list[tuple[str, str]]) -> tuple[str, str]:
 
 
 def _form(name: str) -> str:
-    """Return the Unicode form of a name, with its first letter that other forms have otherwise."""
+    """Return the Unicode form of a name, with its first letter that is written differently in other forms."""
     form = next((each for each in ("NFC", "NFD") if unicodedata.is_normalized(each, name)), "")
     composed = next((each for each in unicodedata.normalize("NFC", name) if not each.isascii()), "")
     written = composed if form == "NFC" else unicodedata.normalize("NFD", composed)

@@ -1,25 +1,25 @@
-"""What is asked of the operating system, and what may be relied on: the one place to look at before a port.
+"""What is asked of the operating system, and how systems differ: the module to read before porting to another system.
 
-There are three implementations, each on top of the one before: `_portable` (what every Python can, everywhere),
-`_posix` and `_linux`. All give the same bytes; only time and space differ. `MERGEBUILD_PORTABLE=1` in the environment,
-read at each call, hides all but the first, so that one machine tests both ways.
+There are three implementations, each based on the one before: `_portable` (whatever Python can do everywhere), `_posix`
+and `_linux`. All write the same bytes; only time and disk space differ. `MERGEBUILD_PORTABLE=1` in the environment,
+which is read at each call, hides all but the first, so that one machine can test both.
 
-A function raises `OSError` for what fails. What a system or a file system merely can't do is an answer (False, None, 0)
-or no effect, as each function says.
+A function raises `OSError` if something fails. If a system or a file system only can't do it, that is an answer (False,
+None, 0) or has no effect, as each function says.
 
-Some of what systems differ in has no function here, as Python has one name for it:
+Some differences have no function here, as Python has the same name for all systems:
 
-- *Renaming to where a file is* is done at once on POSIX, and who has that file open or mapped keeps it as it was.
-  Elsewhere it may be refused while anybody has it open: then the output stays what it was, and its target fails.
-- *Unlinking an open file* takes its name away on POSIX, and its bytes are there until it is closed. Elsewhere it may be
-  refused. So files are closed first; at the end of a process (`scratch`) what can't be unlinked is left to the next
+- *Renaming to an existing file's path* replaces it at once on POSIX, and processes that have the old file open or
+  mapped keep it. Other systems may refuse this while a process has the file open: then the output stays what it was,
+  and its target fails.
+- *Unlinking an open file* removes its name on POSIX; its bytes exist until it is closed. Other systems may refuse this.
+  So files are closed first; at the end of a process (`scratch`), a file that can't be unlinked is left to the next
   build (`publishing.remove_left_over`).
-- *Renaming a folder with open files in it* is as renaming a file.
-- *Cutting short a mapped file* kills the process that looks at it there, on POSIX (`SIGBUS`); hence `hold_still`.
-- *A mapping* outlives the descriptor that it was made of, everywhere.
-- *The time of change* (`st_ctime`) is that of birth on Windows, so that size and time of writing tell all there:
-  `filestate`.
-- *Locks between processes* are gone with their process, everywhere that a file system has them: `locks`.
+- *Renaming a folder with open files in it* is like renaming a file.
+- *Truncating a mapped file* kills a process that reads it there, on POSIX (`SIGBUS`); therefore there is `hold_still`.
+- *A mapping* stays valid after its descriptor is closed, on all systems.
+- *The ctime* (`st_ctime`) is the time of creation on Windows, so only size and mtime show changes there: `filestate`.
+- *Locks between processes* end with their process, on all file systems that have them: `locks`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _PORTABLE: Final = Portable()
 
 
 def _here() -> Portable:
-    """Return what this system can, or the part of it that is not hidden."""
+    """Return what this system can do, or only the portable part if the rest is hidden."""
     return _PORTABLE if is_hidden() else _native(sys.platform)
 
 
@@ -118,7 +118,7 @@ def clone_file(src: Path, dst: Path) -> bool:
 
 
 def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> None:
-    """Copy `length` bytes between two files (or two ranges of one that do not overlap), in the kernel where it can.
+    """Copy `length` bytes between two files (or two ranges of one that do not overlap), in the kernel if it can.
 
     Raises:
         OSError: the source ends early (`EIO`), or reading or writing fails.
@@ -139,7 +139,7 @@ def link_or_none(src: Path, dst: Path) -> bool:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Have two files or folders of one file system change their names, at once: whoever looks sees one or the other.
+    """Exchange the names of two files or folders of one file system, in one step.
 
     Returns:
         Whether the system can do that.
@@ -154,7 +154,9 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def pread_into(fd: int, view: memoryview | bytearray, offset: int) -> int:
-    """Fill `view` with the bytes from `offset` on, from any thread; the descriptor's position means nothing afterwards.
+    """Fill `view` with the bytes from `offset` on; any thread may do this.
+
+    The descriptor's position is undefined afterwards.
 
     Returns:
         How many bytes were read; fewer than asked for only at the end of the file.
@@ -166,28 +168,28 @@ def pread_into(fd: int, view: memoryview | bytearray, offset: int) -> int:
 
 
 def pwrite_all(fd: int, view: memoryview | bytes | bytearray, offset: int) -> None:
-    """Write all of `view` at `offset`, from any thread; the descriptor's position means nothing afterwards.
+    """Write all of `view` at `offset`; any thread may do this. The descriptor's position is undefined afterwards.
 
     Raises:
-        OSError: writing fails, for want of space among other things.
+        OSError: writing fails, because the disk is full or for another reason.
     """
     _here().pwrite_all(fd, view, offset)
 
 
 def pwrite(fd: int, view: memoryview, offset: int) -> int:
-    """Write at `offset` in one call, as `pwrite_all` does in many; return how many bytes the system took.
+    """Write at `offset` with one call, which may write only a part; return how many bytes were written.
 
     Raises:
-        OSError: writing fails; `EINVAL` where a file open for direct writes takes none.
+        OSError: writing fails; `EINVAL` if a file open for direct writes doesn't support them.
     """
     return _here().pwrite(fd, view, offset)
 
 
 def open_direct(path: Path) -> int | None:
-    """Open an existing file to write past the page cache, and return its descriptor; None where that can't be done.
+    """Open an existing file to write past the page cache, and return its descriptor; None if that isn't possible.
 
-    Offsets, sizes and addresses of what is written must be multiples of `PAGE`, and even then a file system may
-    refuse a write (`EINVAL`): the same bytes are then written the ordinary way.
+    Offsets, sizes and addresses of the written bytes must be multiples of `PAGE`, and even then a file system may
+    refuse a write (`EINVAL`): the caller then writes these bytes the ordinary way.
 
     Raises:
         OSError: the file can't be opened at all.
@@ -196,16 +198,16 @@ def open_direct(path: Path) -> int | None:
 
 
 def is_cached(fd: int, offset: int) -> bool:
-    """Whether the byte at `offset` is in the page cache; False where that can't be known, or there is no such byte."""
+    """Whether the byte at `offset` is in the page cache; False if this can't be known, or if there is no such byte."""
     return _here().is_cached(fd, offset)
 
 
 def advise(mapping: mmap.mmap, what: Literal["sequential", "willneed", "dontneed"], offset: int, length: int) -> None:
-    """Tell the system how a range of a file's mapping will be used; nothing happens where it takes no advice.
+    """Tell the system how a range of a file's mapping will be used; no effect if it takes no advice.
 
-    `sequential` and `willneed` reach every page that the range touches; `dontneed` only pages that lie wholly in it
-    (and the last of the file), since neighbours may be in use. Never for private mappings that were written to:
-    `dontneed` would forget what was written.
+    `sequential` and `willneed` apply to every page that the range touches; `dontneed` only to pages that are wholly in
+    it (and the last of the file), since neighbours may be in use. Never use it for private mappings that were written
+    to: `dontneed` would discard what was written.
     """
     _here().advise(mapping, what, offset, length)
 
@@ -214,19 +216,20 @@ def advise(mapping: mmap.mmap, what: Literal["sequential", "willneed", "dontneed
 
 
 def hold_still(fd: int) -> bool:
-    """Hold up whoever opens a file for writing or cuts it short, until it is let go of: a lease of the kernel's.
+    """Make processes wait that open a file for writing or truncate it, until `let_go`: a lease of the kernel's.
 
-    They wait, for as long as `fs.lease-break-time` says at most (45 s); `is_wanted` tells that somebody does. Any
-    number of processes may hold one file. To close the descriptor is not enough where it was mapped: `let_go` of it.
+    They wait at most as long as `fs.lease-break-time` says (45 s); `is_wanted` tells that one does. Several processes
+    may hold one file. If the file was mapped, closing the descriptor is not enough: call `let_go`.
 
     Returns:
-        Whether it is held: not where the system can't, the file is another user's, or somebody can write to it already.
+        Whether it is held: not if the system can't, the file is another user's, or a process has it open for writing
+            already.
     """
     return _here().hold_still(fd)
 
 
 def is_wanted(fd: int) -> bool:
-    """Whether somebody waits to write to a file that is held, or waited too long and is held up no more."""
+    """Whether a process waits to write to a file that is held, or has waited too long and is no longer held up."""
     return _here().is_wanted(fd)
 
 
@@ -236,10 +239,10 @@ def let_go(fd: int) -> None:
 
 
 def has_writer(path: Path) -> bool:
-    """Whether a process has a file open for writing, or mapped so; False where the system does not tell.
+    """Whether a process has a file open for writing, or mapped so; False if the system doesn't tell.
 
-    What it writes may not show in the file's times yet: they change when a call begins to write, however long it takes,
-    and with the first store to a page of a mapping, not with those that follow.
+    What it writes may not show in the file's times yet: these change when a call begins to write, however long it
+    takes, and with the first store to a page of a mapping, but not with later ones.
     """
     return _here().has_writer(path)
 
@@ -248,10 +251,10 @@ def has_writer(path: Path) -> bool:
 
 
 def preallocate(fd: int, size: int) -> None:
-    """Give a file its final size, and where the file system can, the blocks for it, so that want of space shows now.
+    """Give a file its final size and, if the file system can, the blocks for it, so that a full disk shows now.
 
-    Ranges that are cloned already stay shared: clone first where most of a file is cloned, and only the rest takes
-    space. Never writes zeros in place of what the file system can't do.
+    Ranges that are cloned already stay shared: if most of a file is cloned, clone first, and only the rest takes space.
+    Zeros are never written instead if the file system can't allocate.
 
     Raises:
         OSError: there is no space (`ENOSPC`), or the file can't have that size.
@@ -260,9 +263,9 @@ def preallocate(fd: int, size: int) -> None:
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
-    """Ask the system to begin writing a range to the disk, without waiting; nothing happens where it can't.
+    """Ask the system to begin writing a range to the disk, without waiting; no effect if it can't.
 
-    Failures show in a later `sync`.
+    Errors show in a later `sync`.
     """
     _here().start_writeback(fd, offset, length)
 
@@ -270,37 +273,37 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
 def sync(fd: int) -> None:
     """Wait until a file's bytes and size are on the disk.
 
-    Nothing ends a process that waits for the disk, not even a kill: so it waits for a piece at a time where it can.
+    A process can't even be killed while it waits for the disk, so it waits for one piece at a time if the system can.
 
     Raises:
-        OSError: they are not.
+        OSError: they could not be written.
     """
     _here().sync(fd)
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until a folder's names are on the disk; nothing happens where folders can't be synced.
+    """Wait until a folder's names are on the disk; no effect if folders can't be synced.
 
     Raises:
-        OSError: they are not.
+        OSError: they could not be written.
     """
     _here().sync_folder(path)
 
 
 def free_space(path: Path) -> int:
-    """Return the bytes that a file at `path` may take, asking its nearest existing ancestor.
+    """Return how many bytes a file at `path` may take, by its nearest existing parent folder.
 
     Raises:
-        OSError: not even the root can be asked.
+        OSError: not even the root folder can tell.
     """
     return _here().free_space(path)
 
 
 def is_full(path: Path) -> bool:
-    """Whether a file system has no room for one more small file: hardly any bytes, or no number for it.
+    """Whether a file system has no room for one more small file: hardly any bytes, or no inode for it.
 
     Raises:
-        OSError: it can't be asked.
+        OSError: this can't be found out.
     """
     return _here().is_full(path)
 
@@ -309,7 +312,7 @@ def is_full(path: Path) -> bool:
 
 
 def memory_bytes() -> int:
-    """Return how much memory the machine has, in bytes; 0 where that is not known."""
+    """Return how much memory the machine has, in bytes; 0 if unknown."""
     return _here().memory_bytes()
 
 
@@ -319,18 +322,18 @@ def cpu_count() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have this process use freed memory again, where the C library has settings for that.
+    """Make this process keep freed memory to use it again, if the C library has settings for that.
 
-    Without them glibc gives what is freed back to the system when it is a few megabytes, and every page of the next
-    tensor is fetched anew: of some methods that was a fifth of the time. Pieces of up to 32 MiB are kept, 128 MiB a
-    thread at most; larger ones are given back at once.
+    Without them glibc returns freed memory to the system at once if it is a few megabytes, and gets every page of the
+    next tensor anew: a fifth of the time of some methods. Pieces of up to 32 MiB are kept, 128 MiB per thread at most;
+    larger ones are returned at once.
     """
     _here().keep_freed_memory()
 
 
 def load_library(path: Path) -> None:
-    """Load a shared library, if it is there, ahead of who imports it; only on Linux.
+    """Load a shared library, if it exists, before it is imported; only on Linux.
 
-    Python keeps the interpreter to itself while it loads one, this leaves it to other threads.
+    While Python itself loads a library it holds the interpreter's lock; this does not.
     """
     _here().load_library(path)

@@ -1,7 +1,7 @@
-"""Where the time of a command went: spans added up.
+"""Where the time of a command went: spans, added up.
 
-A phase gets what it took without the phases inside it, so that phases add up to what the command took. What threads did
-is added up over all of them, and each second counts once: for the innermost span.
+A phase counts its own time without that of the phases inside it, so that phases add up to the time of the command. The
+time of all threads is added up, each second once: for the innermost span.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _OF_THREADS = (Kind.COMPUTING, Kind.READING, Kind.WRITING, Kind.WAITING)
 
 
 class Seconds(NamedTuple):
-    """What a profile comes to."""
+    """The result of a profile, in seconds."""
 
     total: float
-    """From its beginning to its end."""
+    """From the profile's beginning to its end."""
     phases: dict[str, float]
-    """By name, in the order of `KINDS`; those that there were. The rest of the total is `other`."""
+    """By name, in the order of `KINDS`; only phases that occurred. The rest of the total is `other`."""
     threads: dict[str, float]
-    """What threads did, by kind, of all threads together."""
+    """What threads did, by kind, added up over all threads."""
 
     def to_json(self) -> dict[str, object]:
         """Return the contract's object `profile`."""
@@ -40,7 +40,7 @@ class Seconds(NamedTuple):
 
 
 class Profile:
-    """Adds up the spans that end while it is entered: phases of the thread that enters it, and what all threads do."""
+    """Adds up the spans that end inside its block: phases of the thread that enters it, and what all threads do."""
 
     def __init__(self) -> None:
         self._phases: Counter[str] = Counter()
@@ -63,7 +63,7 @@ class Profile:
         self._took = time.perf_counter_ns() - self._began
 
     def ended(self, track: Track, ended: TimeSpan) -> None:
-        """Take a span that ended in a thread."""
+        """Add a span that ended in a thread."""
         with self._lock:
             if ended.kind is not Kind.PHASE:
                 self._threads[ended.kind] += ended.took - ended.inside
@@ -71,10 +71,10 @@ class Profile:
                 self._phases[ended.name] += ended.took - ended.phases
 
     def process_ends(self) -> None:
-        """Nobody will ask."""
+        """Do nothing: the result is not needed any more."""
 
     def seconds(self) -> Seconds:
-        """Return what it came to."""
+        """Return the result."""
         phases = {name: self._phases[name] / 1e9 for name in KINDS if name in self._phases}
         rest = self._took / 1e9 - sum(phases.values())
         return Seconds(

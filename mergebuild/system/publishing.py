@@ -1,12 +1,13 @@
-"""How anything new comes to its place: the one protocol of all that writes.
+"""How a new file is published: the one protocol for everything that writes.
 
-A new file is written in full beside its place, under a hidden name that says for what and by whom, and takes its place
-by a rename. Whoever looks sees the old file or the new one; who is killed, whenever that is, leaves at most a hidden
-file, which the next one to write there removes. With `durable` the file's bytes are on the disk before the rename, and
-the name after it; without, nobody waits, and who comes after a power cut looks at the bytes again (`Shelf.is_intact`).
+A new file is written completely beside its place, with a hidden name that says for which file and by which process, and
+is then renamed to its place. So other processes see the old file or the new one. A process that is killed leaves at
+most a hidden file, which the next one that writes there removes. With `durable` the file's bytes are on the disk before
+the rename, and its name after it; without, no time is spent waiting, and after a power cut the bytes are read again
+(`Shelf.is_intact`).
 
-A file gets a time of its own before it is renamed, finer than the tick by which a file system dates changes: an edit
-in the same tick shows then, too.
+Before it is renamed, a file gets a time of its own, with a finer resolution than file systems' clocks tick: then an
+edit in the same tick shows, too.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ __all__ = [
 ]
 
 MARK = ".mergebuild-"
-"""What every temporary name has in it."""
+"""A part of every temporary name."""
 _LONGEST = 255
-"""Bytes of a name that file systems take."""
+"""The most bytes that file systems allow in a name."""
 _LONGEST_WHOLE = _LONGEST - len(f".{MARK}{1 << 32}-journal")
-"""Bytes of a name that fits whole into that of a temporary file, and of the log that SQLite has beside one."""
+"""The most bytes of a name that fits into the name of a temporary file, and of SQLite's log beside that."""
 
 
 def temporary_path(path: Path) -> Path:
@@ -52,7 +53,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def _called(path: Path) -> str:
-    """Return what a temporary file has of the name that it is for: all of it, or the begin and a hash."""
+    """Return the name of a file as it is in that of its temporary file: all of it, or its beginning and a hash."""
     raw = os.fsencode(path.name)
     if len(raw) <= _LONGEST_WHOLE:
         return path.name
@@ -61,7 +62,7 @@ def _called(path: Path) -> str:
 
 
 def fitting(begin: str, end: str, most: int = _LONGEST) -> str:
-    """Return a name with this end, and as much of its begin as fits into so many bytes."""
+    """Return a name with this end, and as much of its beginning as fits into so many bytes."""
     room = most - len(os.fsencode(end))
     while len(os.fsencode(begin)) > room:
         begin = begin[:-1]
@@ -69,7 +70,7 @@ def fitting(begin: str, end: str, most: int = _LONGEST) -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether a name is one that `temporary_path` gives."""
+    """Return whether a name was made by `temporary_path`."""
     return name.startswith(".") and MARK in name
 
 
@@ -79,20 +80,20 @@ def is_for(name: str, path: Path) -> bool:
 
 
 def put(temporary: Path, path: Path, *, durable: bool = False) -> None:
-    """Have a file that is written in full take the place of whatever is at `path`.
+    """Give a finished file the place of whatever is at `path`.
 
     Raises:
-        OSError: it cannot; `path` is what it was.
+        OSError: this fails; `path` is what it was.
     """
     finish(temporary, durable=durable)
     place(temporary, path, durable=durable)
 
 
 def finish(temporary: Path, *, durable: bool = False) -> None:
-    """Date a file that is written in full; with `durable`, wait until it is on the disk.
+    """Set the times of a finished file; with `durable`, wait until it is on the disk.
 
     Raises:
-        OSError: it does not come there.
+        OSError: it can't be written to the disk.
     """
     with suppress(OSError):
         date(temporary)
@@ -105,7 +106,7 @@ def place(temporary: Path, path: Path, *, durable: bool = False) -> None:
     """Rename a finished file to its place.
 
     Raises:
-        OSError: it cannot be; `path` is what it was.
+        OSError: this fails; `path` is what it was.
     """
     temporary.replace(path)
     if durable:
@@ -113,10 +114,10 @@ def place(temporary: Path, path: Path, *, durable: bool = False) -> None:
 
 
 def put_first(temporary: Path, path: Path) -> None:
-    """Have a file that is written in full be at `path`, unless there is one already, which somebody may have open.
+    """Put a finished file at `path`, unless a file is there already, which another process may have open.
 
     Raises:
-        OSError: it cannot; `path` is what it was.
+        OSError: this fails; `path` is what it was.
     """
     with suppress(FileExistsError):
         if not platform.link_or_none(temporary, path) and not path.exists():
@@ -125,9 +126,12 @@ def put_first(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def being_written(path: Path) -> Iterator[Path]:
-    """Give the path where the new file for `path` is written. Whatever ends this block, nothing is left there."""
+    """Give the path at which to write the new file for `path`.
+
+    When the block ends, whatever is left there is removed.
+    """
     temporary = temporary_path(path)
-    temporary.unlink(missing_ok=True)  # of one who was killed; or a link that came with a stranger's files
+    temporary.unlink(missing_ok=True)  # left by a killed process, or a link in an untrusted project
     with scratch.noted([temporary]):
         try:
             yield temporary
@@ -136,10 +140,10 @@ def being_written(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file (UTF-8); no link is followed, neither at `path` nor beside it.
+    """Write a small file (UTF-8). Links are not followed, neither at `path` nor beside it.
 
     Raises:
-        OSError: it cannot be written; `path` is what it was.
+        OSError: it can't be written; `path` is what it was.
     """
     with being_written(path) as temporary:
         with temporary.open("x", encoding="utf-8", newline="\n") as file:
@@ -148,9 +152,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_left_over(paths: Iterable[Path], folders: Iterable[Path] = ()) -> None:
-    """Remove the files that killed processes left beside these places, and whatever is left anywhere in these folders.
+    """Remove the files that killed processes left beside these paths, or anywhere in these folders.
 
-    Nobody else may be writing to them.
+    No other process may be writing to them.
     """
     for folder in folders:
         for left in list(folder.rglob(f".*{MARK}*")):
@@ -159,12 +163,12 @@ def remove_left_over(paths: Iterable[Path], folders: Iterable[Path] = ()) -> Non
             else:
                 left.unlink(missing_ok=True)
     for left in left_over(*paths):
-        if not left.is_dir() or left.is_symlink():  # else it may be what a folder was: see `store/stages.py`
+        if not left.is_dir() or left.is_symlink():  # a folder may be a former output: see `store/stages.py`
             left.unlink(missing_ok=True)
 
 
 def left_over(*paths: Path) -> Iterator[Path]:
-    """Yield what killed processes left beside these places, files and folders."""
+    """Yield files and folders that killed processes left beside these paths."""
     by_folder: dict[Path, set[str]] = {}
     for path in paths:
         by_folder.setdefault(path.parent, set()).add(_called(path))

@@ -1,9 +1,9 @@
-"""Files and folders that are not whole: what must be taken away if the process has to end at once.
+"""Unfinished files and folders, to be removed if the process must end at once.
 
-Whoever writes one takes it away itself when it fails. But a thread may be in one call for a minute, and whoever waits
-for it can't: then who ends the process removes what is noted here first. What other threads still write goes to open
-descriptors, and so to files that have no name any more. From then on nothing new can be noted: who wants to write
-another file waits for the end.
+Code that writes one removes it when it fails. But a thread may be in one call for a minute, which can't be waited for.
+Then the code that ends the process first removes everything noted here. Other threads go on writing to open descriptors
+of files that have no name any more. From then on nothing can be noted: a thread that begins another file waits until
+the process ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _paths: set[str] = set()
 
 @contextmanager
 def noted(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
-    """Have files and folders removed if the process ends in this block; they need not be there yet, nor any more."""
+    """Have files and folders removed if the process ends inside this block; they need not exist all the time."""
     names = {os.fspath(path) for path in paths}
     with _lock:
         _paths.update(names)
@@ -33,11 +33,11 @@ def noted(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
 
 
 def remove_all() -> None:
-    """Remove all that is noted, right before the end of the process: nothing can be noted after this."""
-    _lock.acquire()  # and it is never given back
+    """Remove everything that is noted, right before the process ends: after this, noting waits forever."""
+    _lock.acquire()  # never released
     for path in _paths:
-        if os.path.isdir(path):  # noqa: PTH112 -- pathlib may not be there yet
-            import shutil  # which whoever made a folder has imported
+        if os.path.isdir(path):  # noqa: PTH112 -- pathlib may not be imported yet
+            import shutil  # imported already by the code that made the folder
 
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -1,4 +1,4 @@
-"""Want of space: how systems say it, and whether it is why a file did not get longer."""
+"""A full disk: the errors for it, and whether it is why a file could not grow."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from mergebuild.system import platform
 __all__ = ["NO_SPACE", "is_kept_from_growing"]
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-"""What systems answer when a file may not get longer: a full disk, a limit on files, a quota."""
+"""Errors for a file that can't grow: a full disk, a limit on file sizes, a quota."""
 
 _PROBE: Final = 1 << 16
-"""Bytes written to find out."""
+"""Bytes that are written to find out."""
 
 
 def is_kept_from_growing(path: Path) -> bool:
-    """Whether want of space, a quota or a limit on files is why a file did not get longer: found out by trying.
+    """Whether a full disk, a quota or a limit on file sizes keeps a file from growing: found out by trying.
 
-    What is tried is a nameless file beside it, where the end of `path` and of what SQLite has beside it would be.
+    A nameless file beside it is written to, at the offset where `path` ends, or the longest of SQLite's files beside
+    it.
     """
     try:
         if platform.is_full(path.parent):
@@ -34,6 +35,6 @@ def is_kept_from_growing(path: Path) -> bool:
 
 
 def _end(path: Path) -> int:
-    """Return the size of a file, or of what SQLite has beside it, whichever is largest."""
+    """Return the size of the largest of a file and SQLite's files beside it."""
     files = (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm")))
     return max((each.stat().st_size for each in files if each.exists()), default=0)

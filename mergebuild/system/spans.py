@@ -1,12 +1,12 @@
-"""Spans: what a process is busy with, from when to when, told to whoever listens.
+"""Spans: what a process does, from when to when. Listeners are told of them.
 
     with span("hash", source="opk", bytes=4_000_000_000):
         ...
 
-A span has a name of the table below, whose kind says what it counts as, and facts for people. Spans of one thread lie
-inside each other, so what a span takes is its own time and that of those inside it. Listeners (`profile.py` and
-`trace.py`) are told of each span when it ends, with both. While nobody listens, `span` returns a context that does
-nothing: that is all that is on the way of a build, some hundred nanoseconds a tensor.
+A span has a name from the table below, whose kind says what its time counts as, and facts for people. Spans of one
+thread nest, so the time of a span includes that of the spans inside it. Listeners (`profile.py` and `trace.py`) are
+told of each span when it ends, with its own time and theirs. Without a listener, `span` returns a context that does
+nothing: this costs a build only a few hundred nanoseconds for each tensor.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Kind(StrEnum):
     READING = "reading"
     WRITING = "writing"
     WAITING = "waiting"
-    """For another thread, another process, or torch, with work to do."""
+    """Waiting for another thread, another process, or torch, with work to do."""
     IDLE = "idle"
-    """Without work: the main thread while others work, a thread that has read far enough ahead."""
+    """Waiting without work: the main thread while others work, a thread that has read far enough ahead."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -68,17 +68,17 @@ KINDS: Mapping[str, Kind] = {
     "wait for the store": Kind.WAITING,
     "wait for workers": Kind.IDLE,
 }
-"""Every span that there is, by name."""
+"""All names of spans, with their kinds."""
 
 
 class Listener(Protocol):
-    """Who is told of spans, from any thread; one call at a time for each thread."""
+    """Is told of spans by any thread; one call at a time for each thread."""
 
     def ended(self, track: Track, ended: TimeSpan) -> None:
-        """Take a span that ended in a thread."""
+        """Receive a span that ended in a thread."""
 
     def process_ends(self) -> None:
-        """Do what must be done before the process ends at once, from a thread that must not wait."""
+        """Do what must be done before the process ends at once. The calling thread must not wait."""
 
 
 class Track:
@@ -92,7 +92,7 @@ class Track:
 
 
 class _Tracks(threading.local):
-    """The track of each thread; a thread that ended leaves its track to the next of its name."""
+    """The track of each thread; when a thread has ended, the next one of the same name uses its track."""
 
     track: Track | None = None
 
@@ -104,7 +104,7 @@ _own = _Tracks()
 
 
 def tracks() -> list[Track]:
-    """Return the tracks of all threads that had a span while somebody listened."""
+    """Return the tracks of all threads that had a span while there was a listener."""
     with _lock:
         return list(_every)
 
@@ -134,9 +134,9 @@ class TimeSpan:
         self.began = 0
         self.took = 0
         self.inside = 0
-        """Of that, what the spans right inside it took."""
+        """The part of `took` that the spans directly inside it took."""
         self.phases = 0
-        """Of that, what the phases inside it took."""
+        """The part of `took` that the phases inside it took."""
 
     def __enter__(self) -> Self:
         _track().open.append(self)
@@ -151,7 +151,7 @@ class TimeSpan:
             self.facts["error"] = kind.__name__
         track = _track()
         while track.open and track.open.pop() is not self:
-            pass  # an interrupt came between the beginning of one inside and its block
+            pass  # a span inside it was interrupted after it began and before its block
         if track.open:
             track.open[-1].inside += self.took
         if self.kind is Kind.PHASE:
@@ -163,7 +163,7 @@ class TimeSpan:
 
 
 class _NoSpan:
-    """What a span is while nobody listens."""
+    """The span that is used while there is no listener."""
 
     __slots__ = ()
 
@@ -178,17 +178,17 @@ _NO_SPAN = _NoSpan()
 
 
 def span(name: str, **facts: object) -> TimeSpan | _NoSpan:
-    """Return a context: what the process does in it is called so. `name`: one of `KINDS`.
+    """Return a context: its block is a span with this name, one of `KINDS`.
 
-    Facts are texts, numbers, or sequences of what has a `name`; they are only looked at when somebody listens.
+    Facts are texts, numbers, or sequences of values with a `name`; they are only read if there is a listener.
     """
     return TimeSpan(name, facts) if _listeners else _NO_SPAN
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Have somebody told of the spans of all threads in this block."""
-    global _listeners  # noqa: PLW0603 -- one process, one answer to what it does
+    """Tell a listener of the spans of all threads that end during this block."""
+    global _listeners  # noqa: PLW0603 -- spans are of the whole process
     with _lock:
         _listeners = (*_listeners, listener)
     try:
@@ -199,6 +199,6 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def tell_of_the_end() -> None:
-    """Tell whoever listens that the process ends now, whatever its threads are at."""
+    """Tell all listeners that the process ends now, whatever its threads do."""
     for listener in _listeners:
         listener.process_ends()

@@ -1,7 +1,7 @@
-"""A limit on the processor time of what happens inside a block.
+"""A limit on the processor time of a block.
 
-Only the main thread of a system with alarms can be interrupted, and none whose program has set its own alarm;
-elsewhere there is no limit.
+Only the main thread can be interrupted, on a system with alarms, and if the program has set no alarm of its own;
+otherwise there is no limit.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from mergebuild.system.filestate import is_hidden
 __all__ = ["time_limit"]
 
 _SHORTEST_ALARM: Final = 0.001
-"""Seconds; an alarm that is set to none never rings."""
+"""Seconds; an alarm set to 0 would never ring."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt what happens inside after so many seconds: a regular expression may take longer than the sun shines.
+    """Interrupt a block after so many seconds: a regular expression may take practically forever.
 
-    Seconds of processor time, and of this thread's own. Nothing is used up while the process is suspended, or waits for
-    a processor that others have, so what is in time does not depend on what else the machine does; nor on what the
-    process does beside it, such as an import in the background. A system has alarms for the time of all threads
-    together only. That one rings at the latest when this thread's own time is over; if it rings before, because others
-    worked, it is set again for what is left. (It is `ITIMER_VIRTUAL`, which leaves out the system's work for the
-    process: what is limited asks for none, and `ITIMER_PROF` is left to profilers.)
+    The seconds are this thread's processor time. The time doesn't run while the process is suspended, or waits for a
+    busy processor, so whether a block is in time depends neither on the rest of the machine nor on other threads of the
+    process, such as an import in the background. But systems have alarms only for the time of all threads together.
+    Such an alarm rings at the latest when this thread's time is over; if it rings earlier, because other threads
+    worked, it is set again for the rest. (It is `ITIMER_VIRTUAL`, which leaves out the system's work for the process:
+    blocks with a limit need none, and `ITIMER_PROF` is left to profilers.)
 
-    Only the main thread of a system with alarms can be interrupted, and none whose program has set its own alarm;
-    elsewhere there is no limit.
+    Only the main thread can be interrupted, on a system with alarms, and if the program has set no alarm of its own;
+    otherwise there is no limit.
 
     Raises:
         TimeoutError: the time is over.
@@ -60,6 +60,6 @@ def time_limit(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        is_inside = False  # it may have rung already, and only be heard now
+        is_inside = False  # the alarm may have rung already, with its handler still to be called
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(alarm, before)

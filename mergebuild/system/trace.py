@@ -1,8 +1,8 @@
-"""A trace of what a process did, as a file that Perfetto and chrome://tracing show: a row a thread, a bar a span.
+"""A trace of what a process did, as a file for Perfetto and chrome://tracing: threads are rows, spans are bars.
 
-The file is whole at any moment: what is added is written over the end of what was there, with a new end behind it. So
-it can be read after a failure, an interrupt or a kill, which costs it a fraction of a second at most. It never replaces
-a file that is no trace of ours: who mistypes the name of one must not lose a model.
+The file is valid JSON at any moment: new events overwrite its end, and are followed by a new end. So it can be read
+after a failure, an interrupt or a kill, and lacks a fraction of a second at most. It never replaces a file that is no
+trace of ours, so that a mistyped name can't destroy a model.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _PAUSE = 100_000_000
 """Nanoseconds between two writes to the file."""
 
 _MOST_PARTS = 64
-"""Names that are shown of a fact that is a sequence."""
+"""The most items that are shown of a fact that is a sequence."""
 
 _PATIENCE = 0.2
-"""Seconds that the end of the process waits for a thread that is just writing."""
+"""Seconds for which the end of the process waits for a thread that is writing."""
 
 
 class NoTraceFileError(Exception):
-    """A trace can't be written where it is asked for; the text says why."""
+    """A trace can't be written to the file that was asked for; the text says why."""
 
 
 class TraceFile:
-    """A trace being written. A context: the spans that end in its block are in it, and those that don't, as begun."""
+    """A trace being written. As a context: it has the spans that end in its block, and those begun but not ended."""
 
     def __init__(self, path: str, command: str) -> None:
-        """Create the file. `command`: what the process is called in it.
+        """Create the file. `command`: part of the process's name in it.
 
         Raises:
             NoTraceFileError: it can't be written, or something else is there.
@@ -58,7 +58,7 @@ class TraceFile:
         self._waiting: list[str] = []
         """Events that are not in the file yet."""
         self._named: set[int] = set()
-        """The threads whose names are told."""
+        """The threads whose names are in the file."""
         self._has_any = False
         self._is_closed = False
         try:
@@ -80,7 +80,7 @@ class TraceFile:
         self.close()
 
     def ended(self, track: Track, ended: TimeSpan) -> None:
-        """Take a span that ended in a thread."""
+        """Add a span that ended in a thread."""
         with self._lock:
             if self._is_closed:
                 return
@@ -89,13 +89,13 @@ class TraceFile:
                 self._try_to_flush()
 
     def process_ends(self) -> None:
-        """Write down what is known: nothing follows."""
+        """Write what is known, as nothing will follow."""
         self.close()
 
     def close(self) -> None:
-        """Write down what is known, with the spans that have not ended."""
+        """Write what is known, including the spans that have not ended."""
         if not self._lock.acquire(timeout=_PATIENCE):
-            return  # whoever has it is writing, and leaves the file whole
+            return  # the thread that holds it is writing, and leaves the file valid
         try:
             if not self._is_closed:
                 for track in tracks():
@@ -118,18 +118,18 @@ class TraceFile:
         self._waiting.append(json.dumps({"pid": self._process, **event}, separators=(",", ":")))
 
     def _try_to_flush(self) -> None:
-        """Write what waits; a disk that is full ends the trace, and not the build."""
+        """Write the waiting events; a full disk ends the trace, but not the build."""
         try:
             self._flush()
         except OSError as error:
             self.lost = _reason(error)
             with suppress(OSError):
                 self._file.truncate(self._end)
-                self._write(_TAIL.encode())  # in room that it had before
+                self._write(_TAIL.encode())  # into space that the file had before
             self._end_it()
 
     def _flush(self) -> None:
-        """Write what waits over the end of the file, and a new end behind it."""
+        """Write the waiting events over the end of the file, followed by a new end."""
         if self._waiting:
             self._put((",\n" if self._has_any else "") + ",\n".join(self._waiting))
             self._has_any = True
@@ -153,11 +153,11 @@ class TraceFile:
 
 
 def _created(path: Path) -> FileIO:
-    """Return a new file, in place of a trace that was there.
+    """Return a new file, which replaces an earlier trace.
 
     Raises:
         NoTraceFileError: something else is there.
-        OSError: there can be none.
+        OSError: it can't be created.
     """
     with suppress(FileNotFoundError):
         _check(path)
@@ -166,7 +166,7 @@ def _created(path: Path) -> FileIO:
 
 
 def _check(path: Path) -> None:
-    """Refuse what is there, unless it is empty or a trace of ours."""
+    """Refuse an existing file, unless it is empty or a trace of ours."""
     if path.exists() and not path.is_file():
         raise NoTraceFileError("is there, and is no file")
     with path.open("rb") as file:
@@ -179,7 +179,7 @@ def _reason(error: OSError) -> str:
 
 
 def _shown(value: object) -> object:
-    """Return a fact as JSON has it: of what has a name that, of a sequence its parts."""
+    """Return a fact for JSON: the name of a value that has one, the items of a sequence."""
     match value:
         case None | bool() | int() | float() | str():
             return value
