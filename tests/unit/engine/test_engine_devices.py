@@ -18,7 +18,7 @@ from kernel_cases import tensors
 from model_files import as_bytes
 
 from mergebuild.engine import choice as choosing
-from mergebuild.engine import compute, devices
+from mergebuild.engine import compute, devices, hands, looking
 from mergebuild.engine import transfers as ways
 from mergebuild.engine.bounds import DEVICE_MEMORY
 from mergebuild.engine.choice import Choice, Rates, measured
@@ -53,7 +53,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     monkeypatch.setattr(choosing, "devices", lambda: [found])
     monkeypatch.setattr(choosing, "device_named", lambda _: [found])
     monkeypatch.setattr(ways, "STAGED", 512)
-    monkeypatch.setattr(compute, "DEVICE_CHUNK", 384)
+    monkeypatch.setattr(hands, "DEVICE_CHUNK", 384)
     return found
 
 
@@ -181,7 +181,7 @@ def test_no_buffer_is_used_before_its_time(
 ) -> None:
     """However often the rings come round: the device copies as late as it may."""
     monkeypatch.setattr(ways, "STAGED", staged)
-    monkeypatch.setattr(compute, "DEVICE_CHUNK", chunk)
+    monkeypatch.setattr(hands, "DEVICE_CHUNK", chunk)
     count = min(count, 50 * chunk)
     bench = Bench(tmp_path, dtype=dtype, count=count)
     steps = [mean(b"x", "float32", count, b"0", b"1", b"2"), mean(b"y", "float16", count, b"0", b"2")]
@@ -245,7 +245,7 @@ def test_short_of_memory_chunks_are_smaller(
     tmp_path: Path, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one line that says so, however many threads find it."""
-    monkeypatch.setattr(compute, "LEAST_DEVICE_CHUNK", 96)
+    monkeypatch.setattr(hands, "LEAST_DEVICE_CHUNK", 96)
     floats = ways.Staged.floats
 
     def little(self: ways.Staged, count: int) -> torch.Tensor:
@@ -266,7 +266,7 @@ def test_short_of_memory_chunks_are_smaller(
 def test_what_does_not_fit_is_the_processors(
     tmp_path: Path, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compute, "LEAST_DEVICE_CHUNK", 384)
+    monkeypatch.setattr(hands, "LEAST_DEVICE_CHUNK", 384)
     full = Full()
     monkeypatch.setattr(choosing, "device_named", lambda _: [full])
     bench = Bench(tmp_path)
@@ -280,7 +280,7 @@ def test_what_does_not_fit_is_the_processors(
 def test_one_tensor_that_does_not_fit_leaves_the_others_their_chunks(
     tmp_path: Path, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compute, "LEAST_DEVICE_CHUNK", 96)
+    monkeypatch.setattr(hands, "LEAST_DEVICE_CHUNK", 96)
     run = compute.Worker.run
     sizes: list[int] = []
 
@@ -434,8 +434,8 @@ def test_a_device_that_is_not_there_says_what_is(monkeypatch: pytest.MonkeyPatch
 def test_states_are_moved_with_their_tensors_only() -> None:
     place = torch.device("meta")
     plain = (1.0, {"a": [2, (3,)]}, Mean(4, None))
-    assert compute._on(place, plain) is plain
-    moved = compute._on(place, {"a": (1, torch.ones(2)), "b": Mean(3, torch.ones(1))})
+    assert looking.moved_to(place, plain) is plain
+    moved = looking.moved_to(place, {"a": (1, torch.ones(2)), "b": Mean(3, torch.ones(1))})
     assert moved["a"][1].device == moved["b"].values.device == place
     assert (moved["a"][0], moved["b"].count) == (1, 3)
 

@@ -19,7 +19,7 @@ from lab import Lab
 from model_files import TORCH
 
 from mergebuild.engine import choice as choosing
-from mergebuild.engine import compute
+from mergebuild.engine import hands
 from mergebuild.engine import transfers as ways
 from mergebuild.engine.rounding import to_odd
 from mergebuild.engine.run import run_pass
@@ -119,7 +119,7 @@ def test_chunks_and_devices_round_it_to_the_same(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(choosing, "devices", lambda: [found])
     monkeypatch.setattr(choosing, "device_named", lambda _: [found])
     monkeypatch.setattr(ways, "STAGED", 512)
-    monkeypatch.setattr(compute, "DEVICE_CHUNK", 384)
+    monkeypatch.setattr(hands, "DEVICE_CHUNK", 384)
     values = [each * (1 + 2**-11 + index * 2.0**-40) for index, each in enumerate(SURE * 60)] + [1e300, 463.9]
     here = copied(tmp_path, values, dtype)
     assert here[0][-1] == nearest(463.9, dtype)

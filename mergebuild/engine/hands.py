@@ -1,0 +1,101 @@
+"""What one thread of a pass computes with: the processor, and perhaps a device beside it.
+
+Whatever a device can't do is done by the processor, which gives the same: a build does not fail for a device.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import torch
+
+from mergebuild.engine.choice import Choice
+from mergebuild.engine.devices import Device
+from mergebuild.engine.findings import Findings
+from mergebuild.engine.mappings import Mappings
+from mergebuild.engine.outputs import Outputs
+from mergebuild.engine.schedule import Cluster
+from mergebuild.engine.transfers import Direct, Staged
+from mergebuild.engine.work import StepResult, SurveyJob
+from mergebuild.engine.worker import Worker
+
+__all__ = ["DEVICE_CHUNK", "LEAST_DEVICE_CHUNK", "Hands"]
+
+DEVICE_CHUNK = 1 << 21
+"""Elements that a device computes at a time: enough to keep it and the bus busy while the next ones are asked for."""
+
+LEAST_DEVICE_CHUNK = 1 << 16
+
+_Result = TypeVar("_Result")
+
+
+class Hands:
+    """One thread's."""
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        mappings: Mappings,
+        stop: threading.Event,
+        findings: Findings,
+        *,
+        chunk: int,
+        choice: Choice,
+        device: Device | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Begin with nothing in hand: buffers are made when they are first needed. `tell` tells people, once."""
+        self._outputs = outputs
+        self._worker = partial(Worker, mappings=mappings, stop=stop, findings=findings)
+        self._usual = chunk
+        self._choice = choice
+        self._tell = tell
+        self._device = device
+        self._chunk = DEVICE_CHUNK
+        self._there: Worker | None = None
+
+    @cached_property
+    def here(self) -> Worker:
+        """The processor."""
+        return self._worker(Direct(self._outputs), chunk=self._usual)
+
+    def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
+        """Compute and write a cluster with its siblings; return what came of each step."""
+        return self._done(cluster, lambda worker: worker.run(cluster))
+
+    def look(self, survey: SurveyJob) -> Any:
+        """Return what a look at a part of a survey came to."""
+        return self._done(survey, lambda worker: worker.look(survey))
+
+    def _done(self, job: Cluster | SurveyJob, work: Callable[[Worker], _Result]) -> _Result:
+        usual = self._chunk
+        while self._device is not None and self._choice.is_for_device(job):
+            try:
+                if self._there is None:
+                    self._there = self._worker(Staged(self._outputs, self._device), chunk=self._chunk)
+                return work(self._there)
+            except torch.OutOfMemoryError:
+                self._let_go()
+                self._device.free_unused()
+                if self._chunk == LEAST_DEVICE_CHUNK:
+                    self._tell(f"{self._device.name} has too little free memory; the processor computes what it can't")
+                    self._chunk = usual  # it was not the chunks
+                    break
+                self._tell(f"{self._device.name} is short of memory: smaller chunks")
+                self._chunk //= 2
+            except RuntimeError as error:
+                reason, _, _ = str(error).partition("\n")
+                self._tell(f"{self._device.name} failed, the processor goes on: {reason}")
+                self._let_go()
+                self._device = None
+        return work(self.here)
+
+    def _let_go(self) -> None:
+        if self._there is not None:
+            with suppress(RuntimeError):  # a device that fails has nothing under way
+                self._there.close()
+        self._there = None

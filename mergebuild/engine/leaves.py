@@ -1,0 +1,152 @@
+"""Leaves where they are computed with: chunks of them as float32, or whole ones as they lie; and combinations of these.
+
+A leaf is mapped, and a view of the file where that is possible. All else is written into buffers that are used again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from mergebuild.engine.makers import DTYPES, makers_of
+from mergebuild.engine.mappings import Mappings
+from mergebuild.engine.scaling import Factors, factors_of, multiply
+from mergebuild.engine.schedule import Cluster
+from mergebuild.engine.transfers import Transfers
+from mergebuild.engine.work import Combination, Leaf, LeafScale, Step
+
+__all__ = ["LeafReader", "Room"]
+
+_MOST_SCALES = 16
+"""Leaves whose scales are kept for their next chunks."""
+
+
+class Room:
+    """The buffers that a cluster is computed in, each of one chunk."""
+
+    def __init__(self, chunk: int, transfers: Transfers) -> None:
+        self._transfers = transfers
+        self.chunk = chunk
+        self.out = transfers.floats(chunk)
+        self.spare = transfers.floats(chunk)
+        self.slots: list[torch.Tensor] = []
+
+    def grow(self, slots: int) -> None:
+        """Have as many buffers for inputs."""
+        while len(self.slots) < slots:
+            self.slots.append(self._transfers.floats(self.chunk))
+
+
+class LeafReader:
+    """Reads leaves for one worker. `room`: the worker's buffers, in use for one thing at a time."""
+
+    def __init__(self, transfers: Transfers, mappings: Mappings, room: Room) -> None:
+        self._transfers = transfers
+        self._mappings = mappings
+        self._room = room
+        self._scales_of: dict[bytes, Factors] = {}
+        """The scales of leaves last read, by digest."""
+
+    # Chunks
+
+    def load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor, *, to_odd: bool = False) -> torch.Tensor:
+        """Return a chunk of a leaf as float32: a view of the file where that is possible."""
+        if not count:
+            return room[:0]
+        dtype, lying = DTYPES[leaf.dtype], leaf.location
+        data: memoryview | bytearray
+        if lying.pieces:
+            data = self._mappings.gathered(lying, start, count)
+        else:
+            data = self._mappings.view(lying.path, lying.offset + start * dtype.itemsize, count * dtype.itemsize)
+        if leaf.scale is None:
+            return self._transfers.bring(data, dtype, room[:count], to_odd=to_odd)
+        values = self._transfers.bring(data, dtype, room[:count])
+        return multiply(values, start, self._scales(leaf.digest, leaf.scale), leaf.scale.scaling, odd=to_odd)
+
+    def _scales(self, digest: bytes, scale: LeafScale) -> Factors:
+        """Return the scales of the leaf of a digest."""
+        found = self._scales_of.get(digest)
+        if found is None:
+            if len(self._scales_of) == _MOST_SCALES:
+                self._scales_of.clear()
+            across = math.ceil(scale.scaling.columns / scale.scaling.block_columns)
+            scales = self.whole(scale.leaf).view(-1, across)
+            found = self._scales_of[digest] = factors_of(scales, self._transfers.whole)
+        return found
+
+    def load_to_odd(self, leaf: Leaf, start: int, out: torch.Tensor) -> torch.Tensor:
+        """Write values of a leaf, float64 or scaled, rounded to odd, into a buffer; return it."""
+        return self.load(leaf, start, len(out), out, to_odd=True)
+
+    # Whole ones
+
+    def part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
+        """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
+        if len(part) == 1 and part[0][1] == 1 and part[0][0].scale is None:
+            whole = self.whole(part[0][0])
+            return self._transfers.whole(whole if span is None else whole[span[0] : span[1]])
+        return self.combined(part, span)
+
+    def whole(self, leaf: Leaf) -> torch.Tensor:
+        """Return a leaf as it lies, not scaled, flat: a view of the file where that is possible."""
+        dtype = getattr(torch, leaf.dtype)
+        lying = leaf.location
+        if lying.pieces:
+            return torch.frombuffer(self._mappings.gathered(lying, 0, leaf.count), dtype=dtype)
+        if not leaf.count:
+            return torch.empty(0, dtype=dtype)
+        data: memoryview | bytearray = self._mappings.view(lying.path, lying.offset, lying.size)
+        if lying.offset % dtype.itemsize:
+            data = bytearray(data)
+        found: torch.Tensor = torch.frombuffer(data, dtype=dtype)
+        return found
+
+    def combined(self, terms: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
+        """Return a linear combination of whole leaves, or the elements of it in a span (float32, flat).
+
+        One without terms, of which only a span tells how long it is, is 0.
+        """
+        first, past = span or (0, terms[0][0].count)
+        found = torch.empty(past - first, device=self._transfers.place)
+        if not terms or first == past:
+            return found.zero_()
+        if len(terms) == 1 and terms[0][1] == 1:
+            return self.load(terms[0][0], first, past - first, found)
+        parts = [(leaf.digest, share) for leaf, share in terms]
+        (maker,), slots = makers_of(Cluster([leaf for leaf, _ in terms], [Step(b"", "float32", len(found), parts)]))
+        room, chunk = self._room, self._room.chunk
+        room.grow(slots)
+        for start in range(0, len(found), chunk):
+            count = min(chunk, len(found) - start)
+            chunks = [self.load(leaf, first + start, count, room.slots[slot]) for slot, (leaf, _) in enumerate(terms)]
+            found[start : start + count] = maker.make(chunks, start, room.out[:count], room.spare[:count])
+        return found
+
+    # Done with
+
+    def release(self, leaves: Iterable[Leaf]) -> None:
+        """Say that whole leaves are done with."""
+        for leaf in leaves:
+            self._mappings.release_all(leaf)
+
+    def release_chunk(self, leaf: Leaf, start: int, count: int) -> None:
+        """Say that a chunk of a leaf is done with; of one in pieces, with its last chunk all of it."""
+        lying = leaf.location
+        if not lying.pieces:
+            width = DTYPES[leaf.dtype].itemsize
+            self._mappings.release(lying.path, lying.offset + start * width, count * width)
+        elif start + count == leaf.count:
+            self._mappings.release_all(lying)
+
+    def count_bad(self, leaf: Leaf) -> int:
+        """Return how many values of a leaf are NaN or Inf; of a LoRA, some may be integers."""
+        if leaf.dtype not in DTYPES:
+            return 0
+        out, chunk = self._room.out, self._room.chunk
+        return sum(
+            int((~torch.isfinite(self.load(leaf, start, min(chunk, leaf.count - start), out))).sum())
+            for start in range(0, leaf.count, chunk)
+        )

@@ -1,0 +1,180 @@
+"""Compute clusters: map, widen to float32, make, round once, hash, hand to the outputs; chunk by chunk.
+
+A worker belongs to one thread and computes with one thread, so no reduction depends on how many there are. Fresh
+memory costs more than the arithmetic, so all of it is used again. Memory is one chunk an input of the largest
+cluster, whatever the size of the model; only a method that needs a tensor whole gets it whole, one at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from mergebuild.engine.cluster_work import ClusterWork, chunk_for
+from mergebuild.engine.findings import Findings
+from mergebuild.engine.leaves import LeafReader, Room
+from mergebuild.engine.looking import Looking
+from mergebuild.engine.makers import Found, Maker, Operating, makers_of
+from mergebuild.engine.mappings import Mappings
+from mergebuild.engine.schedule import Cluster
+from mergebuild.engine.transfers import Sending, Transfers
+from mergebuild.engine.work import Combination, OutputRange, StepResult, SurveyJob
+from mergebuild.methods.method import ProgramError
+
+__all__ = ["Worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class _ClusterBench:
+    """A worker at a cluster, as its makers see it."""
+
+    worker: Worker
+    work: ClusterWork
+    known: dict[bytes, Any]
+    """What was computed for the makers of this cluster and of its siblings together, by key."""
+
+    @property
+    def place(self) -> torch.device:
+        """Where tensors are computed."""
+        return self.worker.place
+
+    def part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
+        """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
+        return self.work.reader.part(part, span)
+
+    def release(self, parts: Iterable[Combination]) -> None:
+        """Say that what was taken whole is done with."""
+        self.work.reader.release(leaf for part in parts for leaf, _ in part)
+
+    def once(self, key: bytes, compute: Callable[[], Found], *, alone: bool) -> Found:
+        """Return what all makers of a computation get of it, which the first of them has done."""
+        if key not in self.known:
+            with self.worker.alone() if alone else nullcontext():
+                self.known[key] = compute()
+        found: Found = self.known[key]
+        return found
+
+    def reader_to_odd(self, index: int) -> Callable[[int, torch.Tensor], torch.Tensor]:
+        """Return what writes the values of an input (float64) from an element on, rounded to odd, into a buffer."""
+        return partial(self.work.reader.load_to_odd, self.work.cluster.leaves[index])
+
+    def find_out(self, maker: Operating) -> None:
+        """Give a maker the state of its statistic or of its survey, or say why there is none."""
+        self.worker.looking.find_out(maker, self.work)
+
+
+class Worker:
+    """Computes clusters, one after another, in its own buffers."""
+
+    def __init__(
+        self, transfers: Transfers, mappings: Mappings, chunk: int, stop: threading.Event, findings: Findings
+    ) -> None:
+        self._transfers = transfers
+        self._chunk = chunk
+        self._stop = stop
+        self._findings = findings
+        with transfers.entered():
+            self._room = Room(chunk, transfers)
+        self._reader = LeafReader(transfers, mappings, self._room)
+        self.looking = Looking(self._reader, transfers, findings, stop)
+        """Finds out what must be known first."""
+
+    @property
+    def place(self) -> torch.device:
+        """Where it computes."""
+        return self._transfers.place
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Return what is held by whoever has a large tensor whole in memory."""
+        return self._findings.whole
+
+    def close(self) -> None:
+        """Wait until its buffers are not in use any more."""
+        self._transfers.close()
+
+    def look(self, survey: SurveyJob) -> Any:
+        """Return what a look at a part of a survey came to."""
+        return self.looking.look(survey)
+
+    def settle(self, survey: SurveyJob, looks: Sequence[Any]) -> None:
+        """Keep what all looks of a survey came to together."""
+        self.looking.settle(survey, looks)
+
+    def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
+        """Compute and write all steps of a cluster and of its siblings; return what came of each."""
+        modules: dict[bytes, Any] = {}
+        found: dict[bytes, StepResult] = {}
+        with self._transfers.entered():
+            for each in (cluster, *cluster.siblings):
+                found |= self._run_alone(each, modules)
+        return found
+
+    def _run_alone(self, cluster: Cluster, modules: dict[bytes, Any]) -> dict[bytes, StepResult]:
+        """Compute a cluster. `modules`: what is computed together with its siblings' steps, by its key."""
+        makers, slots = makers_of(cluster)
+        size = chunk_for(makers, cluster.count, self._chunk)
+        is_whole = size > self._chunk
+        with self.alone() if is_whole else nullcontext():
+            room = Room(size, self._transfers) if is_whole else self._room
+            room.grow(slots)
+            return self._run(ClusterWork(cluster, makers, self._reader, room, size), modules)
+
+    def _run(self, work: ClusterWork, modules: dict[bytes, Any]) -> dict[bytes, StepResult]:
+        bench = _ClusterBench(self, work, modules)
+        with self._transfers.cluster(work.makers):
+            for maker in work.makers:
+                if self._stop.is_set():
+                    return {}
+                maker.prepare(bench)
+            for extent in work.extents():
+                if self._stop.is_set():
+                    return {}
+                chunks = work.chunks(extent)
+                for maker in work.makers:
+                    value = work.made(maker, chunks, extent)
+                    if value is not None and maker.step.places:
+                        self._write(maker, value, chunks, extent[0])
+                for leaf in work.cluster.leaves:
+                    self._reader.release_chunk(leaf, *extent)
+        return {maker.step.digest: self._result(maker, work) for maker in work.makers}
+
+    def _write(self, maker: Maker, value: torch.Tensor, chunks: list[torch.Tensor], start: int) -> None:
+        """Round a chunk, have it hashed, and written to all its places."""
+        may_have_nan = self._transfers.check(maker, value)
+        straight = [place for place in maker.step.places if place.turned is None]
+        for begin, part in self._parts(value, maker.dtype):
+            places = _moved(straight, start + begin, maker.dtype)
+            kept = None if maker.kept is None else chunks[maker.kept][begin : begin + len(part)]
+            self._transfers.send(part, Sending(maker.dtype, places, maker.running, kept, may_have_nan))
+        for place in maker.step.places:
+            if place.turned is not None:  # never a part of a tensor
+                for begin, part in self._parts(value.view(place.turned).t().reshape(-1), maker.dtype):
+                    places = _moved([place], begin, maker.dtype)
+                    self._transfers.send(part, Sending(maker.dtype, places, may_have_nan=may_have_nan))
+
+    def _parts(self, value: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield parts that can be sent at once, each with its first element: a tensor that is whole is larger."""
+        size = self._transfers.most // dtype.itemsize
+        return ((begin, value[begin : begin + size]) for begin in range(0, len(value), size))
+
+    def _result(self, maker: Maker, work: ClusterWork) -> StepResult:
+        bad = maker.nonfinite + maker.overflowed
+        involved = [*work.below(maker), maker] if bad else []  # what a LoRA adds is a step of its own
+        slots = [slot for each in involved for slot in each.inputs if slot < len(work.cluster.leaves)]
+        leaves = [work.cluster.leaves[slot] for slot in slots]
+        leaves += [leaf for each in involved for part in each.parts for leaf, _ in part]
+        blamed = {leaf.digest: count for leaf in leaves if (count := self._reader.count_bad(leaf))}
+        failed_at = maker.problem.where if isinstance(maker.problem, ProgramError) else None
+        problem = str(maker.problem) if maker.problem else ""
+        return StepResult(maker.running.digest(), bad, maker.overflowed, blamed, problem, failed_at)
+
+
+def _moved(places: Sequence[OutputRange], elements: int, dtype: torch.dtype) -> Sequence[OutputRange]:
+    """Return places so many elements further on."""
+    return [place._replace(offset=place.offset + elements * dtype.itemsize) for place in places] if elements else places
