@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import isfinite, prod
 from typing import Generic, Protocol, TypeVar
 
 from mergebuild.methods.call import Call
@@ -212,7 +212,11 @@ def input_alone(rule: Election, call: Call) -> int | None:
 
 
 def shares_of(rule: Election, call: Call, state: Sparsity | None) -> Mapping[int, float]:
-    """Return, by the index of each model that takes part, the float32 factor of its kept elements."""
+    """Return, by the index of each model that takes part, the float32 factor of its kept elements.
+
+    Raises:
+        UndefinedError: a model's difference from the base overflows float32, so that its factor is not known.
+    """
     weights = call.numbers("weight")
     whole = Fraction(1)
     if not rule.votes:
@@ -235,4 +239,7 @@ def _factor(rule: Election, call: Call, position: int, state: Sparsity | None) -
         return Fraction(1) if rule.keeps == "ranked" else 1 / call.numbers("density")[position]
     assert state is not None
     before, after = state[position][:2]
+    if not (isfinite(before) and isfinite(after)):
+        message = f"the difference of model {position + 1} from the base overflows float32, so that it has no scale"
+        raise UndefinedError(message)
     return Fraction(before) / Fraction(after) if min(before, after) >= _LEAST_L1 else Fraction(1)

@@ -306,6 +306,23 @@ def test_a_method_without_a_value_is_told_by_tensor(space: Space) -> None:
     assert not (space / "mix.safetensors").exists()
 
 
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs"])
+def test_a_difference_too_large_for_its_scale_is_told_by_tensor(space: Space, method: str) -> None:
+    """Exit 1, and which model's, as for values that are not finite."""
+    values = torch.linspace(-1, 1, 64).view(8, 8)
+    far = values.clone()
+    far[2, 2] = 3e38
+    space.model("one.safetensors", {"w": -far, "v": values})
+    space.model("two.safetensors", {"w": far, "v": 2 * values})
+    table = target_table("mix", method=method, base="one", models=["two"], weight=1, density=0.5, rescale="l1")
+    write(space, table)
+    outcome = space.run("build", "--json", code=1)
+    (found,) = outcome.json["targets"]
+    assert (found["verdict"], found["error"]["code"]) == ("failed", "undefined")
+    assert "w: the difference of model 1 from the base overflows float32, so that it has no scale" in outcome.err
+    assert not (space / "mix.safetensors").exists()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["slerp", "ties", "sce", "arcee_fusion", "top_k_tensor_sum", "smooth_add", "rotate"])
 def test_what_must_know_a_tensor_whole_knows_nothing_of_one_that_is_not_finite(

@@ -310,6 +310,17 @@ def test_della_needs_probabilities_between_0_and_1(given: Given) -> None:
         run(KERNELS["della"], call, tensors("random", (16, 24), 2), None)
 
 
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "breadcrumbs", "della_linear"])
+def test_a_difference_beyond_float32_has_no_sum_to_be_scaled_by(name: str) -> None:
+    """Whether its largest elements are kept or dropped: an infinity times 0 is none."""
+    base, model = tensors("random", (16, 24), 2)
+    base[3, 5], model[3, 5] = -3e38, 3e38
+    seed = {"seed": 0} if any(each.name == "seed" for each in METHODS[name].parameters) else {}
+    call = _call(name, 2, {"weight": 1, "density": 0.5, "rescale": "l1", **seed}, (16, 24))
+    with pytest.raises(UndefinedError, match=r"model 1 .* overflows float32"):
+        run(KERNELS[name], call, [base, model], None)
+
+
 def test_sce_weighs_light_fine_tunes_by_their_energy_and_mergekits_way_does_not() -> None:
     base, first, second = tensors("random", (64, 64), 3)
     x = [base * 0, first * 5e-4, first.sign() * second.abs() * 1e-4]
