@@ -179,7 +179,7 @@ def _compiled(row: Method, call: Call, views: Sequence[memoryview], out: memoryv
                 chunks = [(each[2 * start : 2 * (start + count)], "float16") for each in views]
                 if passes == 1 and statistic.is_finite is None:  # else what is not finite shows in the state
                     for chunk in chunks:
-                        native.count_nonfinite(*chunk, count)
+                        native.count_nonfinite(chunk, count)
                 statistic.look(call, account, chunks, (start, count))
             passes += 1
             more = statistic.turn(call, account)

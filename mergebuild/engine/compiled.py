@@ -33,11 +33,14 @@ from mergebuild.lora import DeltaSum
 from mergebuild.methods.call import Call, State, unit_of
 from mergebuild.methods.compiled import lora
 from mergebuild.methods.compiled.catalog import FAMILIES, compiled_method
-from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
+from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic, Plain
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.shares import shares_of
 
-__all__ = ["CompiledWorker", "can", "can_group", "can_make", "can_often", "read_by"]
+__all__ = ["CompiledWorker", "can", "can_group", "can_make", "can_often", "memory_for", "read_by"]
+
+_WIDEST = 8
+"""Bytes of an element in the widest dtype: there is room for that where a chunk is kept."""
 
 
 def can(cluster: Cluster) -> bool:
@@ -59,6 +62,14 @@ def can_make(step: Step) -> bool:
         and not any(place.turned for place in step.places)
         and (step.operation is None or _can_add(step.operation) or _form_of(step.operation) is not None)
     )
+
+
+def memory_for(operation: KernelCall) -> int:
+    """Return how many bytes an operation that can be made needs beside chunks: 0 unless it needs the tensor whole."""
+    method, call = _form_of(operation), _call_of(operation)
+    if method is None or method.working_set is None:
+        return 0
+    return method.working_set(call) + _WIDEST * call.count
 
 
 def can_often(method: Method) -> bool:
@@ -87,7 +98,7 @@ def _dtype_of(part: Combination) -> str:
 
 
 def _is_lying(part: Combination) -> bool:
-    return len(part) == 1 and part[0][1] == 1
+    return len(part) == 1 and part[0][1] == 1 and part[0][0].scale is None
 
 
 def _call_of(operation: KernelCall) -> Call:
@@ -114,7 +125,7 @@ def _is_lone(tensor: UnseenTensor) -> bool:
 
 
 def _can_read(leaf: Leaf) -> bool:
-    return leaf.scale is None and leaf.dtype in native.DTYPES
+    return leaf.dtype in native.DTYPES and (leaf.scale is None or leaf.scale.leaf.dtype in native.DTYPES)
 
 
 @dataclass(slots=True)
@@ -158,6 +169,8 @@ class CompiledWorker:
         """Room for what steps keep for each other, a chunk each."""
         self._reads = False
         """Whether chunks are read, not mapped: a cluster's are at hand together, and mappings keep files open."""
+        self._known_scales: dict[Leaf, bytes] = {}
+        """The scales of the cluster at hand."""
         self._unhashed: dict[int, native.Hash] = {}
         """The chunks at hand, by index, whose bytes are still to be hashed: by whoever reads them first."""
 
@@ -170,11 +183,12 @@ class CompiledWorker:
         hashed = {index: wanted[leaf.digest] for index, leaf in enumerate(cluster.leaves) if leaf.digest in wanted}
         files = {leaf.location.path for leaf in cluster.leaves}
         self._reads = 2 * len(files) > self._mappings.most
+        self._known_scales.clear()
         makers = self._makers(cluster)
         size = _chunk_for(makers, self._chunk)
         for number, maker in enumerate(makers):
             if maker.slot is not None or size > self._chunk:
-                maker.room = self._room(number, 8 * size)
+                maker.room = self._room(number, _WIDEST * size)
         for maker in makers:
             self._prepare(maker, makers, cluster, size)
         for span in _spans(cluster.count, size):
@@ -210,7 +224,7 @@ class CompiledWorker:
 
     def _chunks(self, cluster: Cluster, span: tuple[int, int]) -> dict[int, Chunk]:
         """Return the chunks of all leaves, by index."""
-        return {index: (self._bytes(leaf, *span), leaf.dtype) for index, leaf in enumerate(cluster.leaves)}
+        return {index: self._part(leaf, *span) for index, leaf in enumerate(cluster.leaves)}
 
     # What must be known of whole tensors
 
@@ -244,12 +258,13 @@ class CompiledWorker:
                 self._mappings.release_all(leaf)
         return found
 
-    def _whole(self, part: Combination) -> Chunk:
+    def _whole(self, part: Combination) -> Plain:
         """Return what an operation takes whole: a lone tensor as it lies."""
-        chunks = [(self._bytes(leaf, 0, leaf.count), leaf.dtype) for leaf, _ in part]
+        first = part[0][0]
         if _is_lying(part):
-            return chunks[0]
-        count = part[0][0].count
+            return self._bytes(first, 0, first.count), first.dtype
+        chunks = [self._part(leaf, 0, leaf.count) for leaf, _ in part]
+        count = first.count
         room = bytearray(4 * count)
         native.apply(_combined([share for _, share in part]), chunks, room, "float32", (0, count))
         return room, "float32"
@@ -278,7 +293,7 @@ class CompiledWorker:
         below = [each for step in cluster.below(maker.step) for each in makers if each.step is step]
         account = statistic.begin(call, len(maker.inputs))
         first = more = account is not None  # None: nothing needs to be known with these arguments
-        is_finite = statistic.is_finite if len(maker.inputs) > 1 else None
+        is_finite = statistic.is_finite if statistic.tells(call, len(maker.inputs)) else None
         while more:
             for span in _spans(cluster.count, size):
                 if self._stop.is_set():
@@ -287,7 +302,7 @@ class CompiledWorker:
                 for each in below:
                     self._make(each, chunks, span, looks=True)
                 inputs = [chunks[slot] for slot in maker.inputs]
-                if first and is_finite is None and any(native.count_nonfinite(*chunk, span[1]) for chunk in inputs):
+                if first and is_finite is None and any(native.count_nonfinite(chunk, span[1]) for chunk in inputs):
                     maker.unknowable = True
                     return None
                 statistic.look(call, account, inputs, span)
@@ -359,6 +374,24 @@ class CompiledWorker:
             block.memory[: len(part)] = part
             self._outputs.put(block, len(part), _moved(places, offset + begin))
 
+    def _part(self, leaf: Leaf, start: int, count: int) -> Chunk:
+        """Return a chunk of a leaf, with what it is multiplied by."""
+        data = self._bytes(leaf, start, count)
+        if leaf.scale is None:
+            return data, leaf.dtype
+        scales, scaling = self._scales(leaf.scale.leaf), leaf.scale.scaling
+        if leaf.scale.leaf.count == 1:  # one row, of one block
+            size = max(1, leaf.count)
+            return data, leaf.dtype, native.Scales(scales, leaf.scale.leaf.dtype, size, 1, size, start)
+        return data, leaf.dtype, native.Scales(scales, leaf.scale.leaf.dtype, *scaling, start)
+
+    def _scales(self, leaf: Leaf) -> bytes:
+        """Return all of a leaf, kept as long as its cluster is computed."""
+        found = self._known_scales.get(leaf)
+        if found is None:
+            found = self._known_scales[leaf] = bytes(self._bytes(leaf, 0, leaf.count))
+        return found
+
     def _bytes(self, leaf: Leaf, start: int, count: int) -> memoryview | bytearray:
         """Return a chunk of a leaf as it lies, or put together of its pieces."""
         lying, width = leaf.location, native.DTYPES[leaf.dtype][1]
@@ -389,7 +422,7 @@ class CompiledWorker:
     def _count_bad(self, leaf: Leaf) -> int:
         """Return how many values of a leaf are NaN or Inf."""
         spans = _spans(leaf.count, self._chunk)
-        return sum(native.count_nonfinite(self._bytes(leaf, *span), leaf.dtype, span[1]) for span in spans)
+        return sum(native.count_nonfinite(self._part(leaf, *span), span[1]) for span in spans)
 
 
 _UNKNOWN = Applied(native.Prepared("constant", 0, native.packed([math.nan])), ())

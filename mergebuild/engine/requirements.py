@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mergebuild.engine import compiled
 from mergebuild.engine.torch_import import compute_module
-from mergebuild.engine.work import Pass
+from mergebuild.engine.work import KernelCall, Pass
 from mergebuild.methods.method import Method
 
 __all__ = ["PROCESSORS", "check_device", "check_program", "may_need_torch", "needs_memory"]
@@ -26,13 +26,17 @@ def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
     Raises:
         ProgramError: a user's own program fails to say so.
     """
-    operations = [step for step in work.steps.values() if step.operation is not None and not compiled.can_make(step)]
-    if operations:
-        compute = compute_module()
-        for step in operations:
-            assert step.operation is not None
-            if needed := compute.memory_for(step.operation):
-                yield step.digest, needed
+    memory_for: Callable[[KernelCall], int] | None = None
+    for step in work.steps.values():
+        if step.operation is None:
+            continue
+        if compiled.can_make(step):
+            needed = compiled.memory_for(step.operation)
+        else:
+            memory_for = memory_for or compute_module().memory_for
+            needed = memory_for(step.operation)
+        if needed:
+            yield step.digest, needed
 
 
 def check_device(name: str) -> None:

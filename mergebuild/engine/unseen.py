@@ -101,7 +101,8 @@ class UnseenWorker:
         stand_ins = [leaf.digest for leaf, each in zip(guess.leaves, group.inputs, strict=True) if not each.checksum]
         hashes = {digest: native.Hash() for digest in stand_ins}
         made = worker.run(guess, hashes)
-        return made, [each.digest() for each in hashes.values()]
+        found = zip(group.unhashed, (each.digest() for each in hashes.values()), strict=True)
+        return made, [self._with_scales(leaf, checksum) for leaf, checksum in found]
 
     def _has_twins(self, leaves: Sequence[Leaf]) -> bool:
         """Whether two leaves begin alike: two models share a tensor more often than its first bytes."""
@@ -120,8 +121,11 @@ class UnseenWorker:
                 if self._stop.is_set():
                     break
                 running.update(piece)
-        own = running.digest()
-        return scaled_checksum(own, self._checksum(leaf.scale.leaf)) if leaf.scale else own
+        return self._with_scales(leaf, running.digest())
+
+    def _with_scales(self, leaf: Leaf, checksum: bytes) -> bytes:
+        """Return the checksum of a tensor from that of its bytes without its scales."""
+        return scaled_checksum(checksum, self._checksum(leaf.scale.leaf)) if leaf.scale else checksum
 
     def _pieces(self, leaf: Leaf) -> Iterator[memoryview | bytearray]:
         """Yield the bytes of a tensor, each piece to be used before the next is asked for.

@@ -49,16 +49,24 @@ if not _UNUSABLE and _is_outdated():
 
 __all__ = [
     "DTYPES",
+    "Chunk",
+    "ColumnProducts",
     "GramMatrix",
     "Hash",
     "Histogram",
     "MagnitudeSum",
     "MatrixProduct",
+    "Plain",
     "Prepared",
     "Ranking",
+    "Region",
+    "Scales",
     "Seen",
     "apply",
+    "arcs_of_columns",
+    "arranged",
     "choose",
+    "cosines_of_columns",
     "count_active",
     "count_nonfinite",
     "find",
@@ -85,6 +93,12 @@ DTYPES: Mapping[str, tuple[int, int]] = {
 MOST_INPUTS = 64
 """The most inputs that one call takes."""
 
+_TILE = 2048
+"""Elements that are computed together."""
+
+_COLUMN_BLOCK = 65_536
+"""About so many values are a block of sums of columns."""
+
 
 class Seen(NamedTuple):
     """Counts of values that a call rounded to a dtype."""
@@ -93,6 +107,37 @@ class Seen(NamedTuple):
     """NaN or infinite before rounding."""
     overflowed: int
     """Finite before rounding, but larger than the dtype's largest value."""
+
+
+class Scales(NamedTuple):
+    """What the elements of a tensor of 8-bit floats are multiplied by, before anything else is done with them.
+
+    They stand in rows of `columns`, with a scale for each block of these, row by row; blocks at the ends may be cut.
+    """
+
+    data: Buffer
+    dtype: str
+    columns: int
+    block_rows: int
+    block_columns: int
+    first: int = 0
+    """The index in the tensor of the chunk's first element."""
+
+
+Plain = tuple["Buffer", str]
+"""The bytes of some elements of a tensor as they lie in a file, and their dtype."""
+
+Chunk = Plain | tuple["Buffer", str, Scales]
+"""The same, and perhaps what the elements are multiplied by."""
+
+
+def _input(chunk: Chunk, state: bytearray | None = None) -> _compiled.Input:
+    """Return a chunk as the kernels take it; `state`: of a hash that its bytes are added to."""
+    if len(chunk) == 2:
+        return chunk[0], DTYPES[chunk[1]][0], state, None
+    data, dtype, columns, block_rows, block_columns, first = chunk[2]
+    scales = (data, DTYPES[dtype][0], columns, block_rows, block_columns, first)
+    return chunk[0], DTYPES[chunk[1]][0], state, scales
 
 
 class Hash:
@@ -131,13 +176,13 @@ class GramMatrix:
         self.state = _compiled.gram_begin(inputs, -1 if origin is None else origin)
         self._vectors = inputs - (origin is not None)
 
-    def add(self, chunks: Sequence[tuple[Buffer, str]], count: int) -> None:
-        """Add the next `count` elements of each input, given as its bytes and its dtype. The bytes may change then.
+    def add(self, chunks: Sequence[Chunk], count: int) -> None:
+        """Add the next `count` elements of each input. The bytes may change afterwards.
 
         Raises:
             ValueError: The number of inputs is another one, or an input is too small.
         """
-        _compiled.gram_add(self.state, tuple((buffer, DTYPES[each][0]) for buffer, each in chunks), count)
+        _compiled.gram_add(self.state, tuple(map(_input, chunks)), count)
 
     def value(self) -> tuple[tuple[float, ...], ...]:
         """Return the symmetric matrix over the elements so far, as rows."""
@@ -153,8 +198,8 @@ class MatrixProduct:
 
     def __init__(
         self,
-        left: tuple[Buffer, str],
-        right: tuple[Buffer, str],
+        left: Plain,
+        right: Plain,
         sizes: tuple[int, int, int],
         *,
         turned: bool = False,
@@ -171,8 +216,7 @@ class MatrixProduct:
             ValueError: A side is too small, or float64.
         """
         self.rows, _, self.columns = sizes
-        one, other = ((buffer, DTYPES[dtype][0]) for buffer, dtype in (left, right))
-        self.state = _compiled.product_begin((one,), (other,), *sizes, turned)
+        self.state = _compiled.product_begin((_input(left),), (_input(right),), *sizes, turned)
 
 
 def make_rows(
@@ -193,6 +237,65 @@ def make_rows(
     _compiled.product_rows(tuple(each.state for each in products), scale, *span, out, add)
 
 
+class ColumnProducts:
+    """Sums over the first dimension, for each place behind it: <x, x>, <x, y> and <y, y> of two vectors each.
+
+    In float64, in the order of `ColumnSums` of `methods/kernels/reduction.py`.
+    """
+
+    __slots__ = ("_sums",)
+
+    def __init__(self, columns: int) -> None:
+        """Begin with so many columns, at least one, and no rows."""
+        rows = 1 << max(0, (_COLUMN_BLOCK // columns).bit_length() - 1)
+        self._sums = _compiled.columns_begin(columns, rows * columns)
+
+    def add(self, chunks: Sequence[Chunk], count: int) -> None:
+        """Add the next `count` elements of two inputs; of three, the differences in float32 from the first of them."""
+        _compiled.columns_add(self._sums, tuple(map(_input, chunks)), count)
+
+    def totals(self) -> bytearray:
+        """Return the sums, float64: <x, x> of each column, then <x, y>, then <y, y>. Nothing can be added then."""
+        return _compiled.columns_end(self._sums)
+
+
+def cosines_of_columns(products: ColumnProducts) -> tuple[bytearray, float]:
+    """Return the cosine of each column (float64), and that of all of them together; the products are used up."""
+    return _compiled.columns_cosines(products.totals())
+
+
+def arcs_of_columns(totals: bytearray, rest_of_t: float, t: float) -> bytearray:
+    """Return how nuslerp goes to the share `t` of each column's angle: the rests, then the shares, float32.
+
+    Args:
+        totals: of `ColumnProducts`.
+        rest_of_t: 1 - t.
+        t: the share.
+    """
+    return _compiled.columns_arcs(totals, rest_of_t, t)
+
+
+class Region(NamedTuple):
+    """Of a tensor's magnitudes, from the smallest up, those from one place to before another; or all others."""
+
+    begin: int
+    end: int
+    is_outside: bool
+    is_strict: bool
+    """Whether those as large as the last before it are left out."""
+
+
+def arranged(pair: Sequence[Chunk], count: int, region: Region) -> Chunk:
+    """Return all `count` values of the first of two tensors, those of a region in the order of the second's values.
+
+    Neither has a NaN. Less than 2**32 values.
+    """
+    room, out = bytearray(20 * count), bytearray(4 * count)
+    begin, end, is_outside, is_strict = region
+    _compiled.arrange(tuple(map(_input, pair)), count, begin, end, is_strict, is_outside, room, out)
+    return out, "float32"
+
+
 class Prepared(NamedTuple):
     """A kernel, with the option and the numbers that it is called with."""
 
@@ -201,6 +304,14 @@ class Prepared(NamedTuple):
     """Chooses among forms of the kernel; its C file says what it means."""
     numbers: bytes = b""
     """The numbers that it computes with: most kernels take float32 values (`packed`)."""
+    row: int = 0
+    """For a kernel that makes whole rows: the number of elements in a row. Only `apply` takes such a kernel."""
+
+    def room(self, inputs: int) -> bytearray | None:
+        """Return the working memory of a kernel that makes whole rows, of the size that `take_rows` of `module.c` asks."""
+        if not self.row:
+            return None
+        return bytearray(8 * (inputs + 3) * self.row + 4 * (inputs + 1) * max(self.row, _TILE))
 
 
 def packed(numbers: Sequence[float]) -> bytes:
@@ -215,7 +326,7 @@ def packed_doubles(numbers: Sequence[float]) -> bytes:
 
 def apply(
     kernel: Prepared,
-    inputs: Sequence[tuple[Buffer, str]],
+    inputs: Sequence[Chunk],
     out: Buffer,
     dtype: str,
     span: tuple[int, int],
@@ -243,26 +354,28 @@ def apply(
         ValueError: A buffer is too small, or the kernel does not take these inputs and numbers.
     """
     state = None if hash is None else hash.state
-    return Seen(*_compiled.apply(_work(kernel, inputs, span, hashes or {}), DTYPES[dtype][0], out, state, odd))
+    work, room = _work(kernel, inputs, span, hashes or {}), kernel.room(len(inputs))
+    return Seen(*_compiled.apply(work, DTYPES[dtype][0], out, state, odd, kernel.row, room))
 
 
 def _work(
     kernel: Prepared,
-    inputs: Sequence[tuple[Buffer, str]],
+    inputs: Sequence[Chunk],
     span: tuple[int, int],
     hashes: Mapping[int, Hash] = MappingProxyType({}),
-) -> tuple[str, int, bytes, int, tuple[tuple[Buffer, int, bytearray | None], ...], int]:
+) -> _compiled.Work:
     """Return the arguments that every function of the extension takes which runs a kernel; see `apply`."""
     start, count = span
     states = [hashes[index].state if index in hashes else None for index in range(len(inputs))]
-    taken = tuple((buffer, DTYPES[each][0], state) for (buffer, each), state in zip(inputs, states, strict=True))
-    return (*kernel, start, taken, count)
+    taken = tuple(map(_input, inputs, states))
+    return (kernel.name, kernel.option, kernel.numbers, start, taken, count)
 
 
 class Histogram:
     """How often each digit occurs: the upper halves of all keys, or the lower halves of keys with one upper half.
 
-    A key is the 32 bits of a float32's magnitude, as a number. A digit is a half of it.
+    A key is the 32 bits of a float32's magnitude, as a number; a signed key is a number in the order of the values
+    themselves. A digit is a half of it.
     """
 
     __slots__ = ("counts", "upper")
@@ -283,26 +396,34 @@ class Histogram:
 
 def tally(
     kernel: Prepared,
-    inputs: Sequence[tuple[Buffer, str]],
+    inputs: Sequence[Chunk],
     span: tuple[int, int],
     histograms: Sequence[Histogram],
+    *,
+    signed: bool = False,
 ) -> None:
     """Add the keys of the values that a kernel makes to histograms; see `apply` for the other arguments.
 
     A histogram counts at most 2**32 - 1 keys in all calls together.
     """
     pairs = tuple((-(1 << 31) if each.upper is None else each.upper, each.counts) for each in histograms)
-    _compiled.tally(_work(kernel, inputs, span), pairs)
+    _compiled.tally(_work(kernel, inputs, span), pairs, signed)
 
 
 def find(
-    kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int], key: int, nth: int
+    kernel: Prepared,
+    inputs: Sequence[Chunk],
+    span: tuple[int, int],
+    key: int,
+    nth: int,
+    *,
+    signed: bool = False,
 ) -> tuple[int, int]:
     """Return how many of the values that a kernel makes have a key, and the index in the span of the `nth` of them.
 
     `nth` counts from 1. If fewer have the key, the index is the number of elements. See `apply` for other arguments.
     """
-    return _compiled.find(_work(kernel, inputs, span), key, nth)
+    return _compiled.find(_work(kernel, inputs, span), key, nth, signed)
 
 
 class Ranking(NamedTuple):
@@ -323,7 +444,7 @@ class Ranking(NamedTuple):
 
 def keep_by_rank(
     kernel: Prepared,
-    inputs: Sequence[tuple[Buffer, str]],
+    inputs: Sequence[Chunk],
     span: tuple[int, int],
     ranking: Ranking,
     *,
@@ -350,7 +471,7 @@ class MagnitudeSum:
         """Begin at 0."""
         self._room: bytearray | None = None
 
-    def add(self, kernel: Prepared, inputs: Sequence[tuple[Buffer, str]], span: tuple[int, int]) -> None:
+    def add(self, kernel: Prepared, inputs: Sequence[Chunk], span: tuple[int, int]) -> None:
         """Add the magnitudes of the values that a kernel makes; see `apply` for the arguments."""
         if self._room is None:
             self._room = _compiled.sum_begin()
@@ -358,34 +479,33 @@ class MagnitudeSum:
 
     def add_squares(
         self,
-        pair: Sequence[tuple[Buffer, str]],
+        pair: Sequence[Chunk],
         kernel: Prepared,
-        inputs: Sequence[tuple[Buffer, str]],
+        inputs: Sequence[Chunk],
         span: tuple[int, int],
     ) -> None:
         """Add the squares of `(second - first) * value`, for the two inputs of `pair` and the values of a kernel."""
         if self._room is None:
             self._room = _compiled.sum_begin()
-        taken = tuple((buffer, DTYPES[each][0], None) for buffer, each in pair)
-        _compiled.sum_squares(_work(kernel, inputs, span), taken, self._room)
+        _compiled.sum_squares(_work(kernel, inputs, span), tuple(map(_input, pair)), self._room)
 
     def value(self) -> float:
         """Return the sum. Nothing can be added afterwards."""
         return 0.0 if self._room is None else _compiled.sum_end(self._room)
 
 
-def count_nonfinite(data: Buffer, dtype: str, count: int) -> int:
+def count_nonfinite(chunk: Chunk, count: int) -> int:
     """Return how many of `count` elements are NaN or infinite as float32."""
-    return _compiled.count_nonfinite(((data, DTYPES[dtype][0]),), count)
+    return _compiled.count_nonfinite((_input(chunk),), count)
 
 
-def count_active(inputs: Sequence[tuple[Buffer, str]], count: int, epsilon: float) -> tuple[int, ...]:
+def count_active(inputs: Sequence[Chunk], count: int, epsilon: float) -> tuple[int, ...]:
     """Return two counts for each input but the first, in order, over the first `count` elements.
 
     The first counts elements at which only this input differs from the first one by more than `epsilon` (rounded to
     float32); the second counts those at which others do too.
     """
-    return _compiled.count_active(tuple((data, DTYPES[each][0]) for data, each in inputs), count, epsilon)
+    return _compiled.count_active(tuple(map(_input, inputs)), count, epsilon)
 
 
 def variants() -> list[str]:

@@ -30,11 +30,20 @@ enum dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2, DT
 
 struct xxh3_state; /* xxh3.h */
 
+/* What a tensor's elements are multiplied by: in rows of `columns`, one scale for each block of them, row by row. */
+struct scales {
+    const unsigned char *bytes; /* NULL: there are none */
+    enum dtype dtype;
+    uint64_t columns, block_rows, block_columns;
+    uint64_t first; /* the index in the tensor of the source's first element */
+};
+
 /* A tensor's elements as they are stored in a file. No alignment is assumed. */
 struct source {
     const unsigned char *bytes;
     enum dtype dtype;
     struct xxh3_state *hash; /* the hash that the bytes are added to as they are read, or NULL */
+    struct scales scales;
 };
 
 /* The arguments of a kernel besides its inputs: an option, and the numbers that its Python caller packs for it. */
@@ -43,10 +52,15 @@ struct call {
     size_t number_count;
     int64_t option;
     uint64_t start; /* the index in the tensor of the first element of the call */
+    size_t row;     /* of a kernel of rows: elements of a row; else 0 */
+    double *room;   /* of a kernel of rows: room for its work, `ROW_ROOM` */
 };
 
+/* Float64 values of room that a kernel of rows gets, for so many inputs. */
+#define ROW_ROOM(inputs, row) (((inputs) + 3) * (row))
+
 /* Makes `count` values of `out`, at most TILE, from as many values of each input. `at` is the index of the first of them
- * among the elements of the call. */
+ * among the elements of the call. A kernel of rows makes whole rows, which may be longer than a tile. */
 typedef void (*element_kernel)(const struct call *call, const float *const *inputs, size_t input_count, float *out,
                                size_t count, size_t at);
 
@@ -65,11 +79,13 @@ struct work {
     struct call call;
     struct source inputs[MOST_INPUTS];
     size_t input_count;
-    int odd; /* whether inputs of float64 are rounded to odd */
+    int odd;     /* whether inputs of float64 are rounded to odd */
+    float *rows; /* of a kernel of rows: room for a tile of each input and of the result */
 };
 
 /* How often each digit (half of a key) occurs: lower halves of the keys with the upper half `upper`, or, if that is
- * UPPER_HALVES (selection.inc), upper halves of all keys. */
+ * UPPER_HALVES (selection.inc), upper halves of all keys. A key has a sign where values are ordered, not their
+ * magnitudes. */
 struct histogram {
     int32_t upper;
     uint32_t *counts;
@@ -90,6 +106,21 @@ struct running_sum {
     double total;
     uint64_t fill; /* how many values of the current block have been added */
     double room[SUM_BLOCK / 2];
+};
+
+/* Of a tensor's magnitudes, from the smallest up, those from one place to before another; or all others. */
+struct region {
+    uint64_t begin, end;
+    int is_strict; /* whether those as large as the last before it are left out */
+    int is_outside;
+};
+
+/* Sums of products over the first dimension: `columns.inc`. Behind the totals, room for a block of each product. */
+struct column_sums {
+    uint64_t columns;
+    uint64_t block; /* values of a block */
+    uint64_t fill;  /* values of the block that came */
+    double totals[]; /* <x, x> of each column, <x, y>, <y, y> */
 };
 
 /* Counts of values that were rounded to a dtype. */
@@ -122,9 +153,10 @@ struct variant {
     void (*xxh3_digest)(const struct xxh3_state *state, unsigned char out[16]);
 
     /* Counts and sums of the values that a kernel makes: `selection.inc`, `sums.inc`. */
-    void (*tally)(const struct work *work, size_t count, const struct histogram *histograms, size_t histogram_count);
+    void (*tally)(const struct work *work, size_t count, int is_signed, const struct histogram *histograms,
+                  size_t histogram_count);
     void (*digit_of)(const uint32_t *counts, uint64_t wanted, uint64_t found[3]);
-    uint64_t (*find)(const struct work *work, size_t count, uint32_t key, uint64_t nth, uint64_t *index);
+    uint64_t (*find)(const struct work *work, size_t count, int is_signed, int32_t key, uint64_t nth, uint64_t *index);
     void (*sum_magnitudes)(const struct work *work, size_t count, struct running_sum *sum);
     void (*sum_squares)(const struct work *work, size_t count, const struct source *first, const struct source *second,
                         struct running_sum *sum);
@@ -153,7 +185,16 @@ struct variant {
     void (*product_rows)(const struct product *const *products, size_t product_count, double scale, size_t first,
                          size_t rows, float *out, int adds);
 
-    const struct named_kernel *kernels; /* ends with a row without a name */
+    void (*add_columns)(struct column_sums *sums, const struct source *inputs, size_t input_count, size_t count);
+    void (*end_columns)(struct column_sums *sums);
+    double (*cosines_of)(double *sums, size_t columns, double *cosines);
+    void (*arcs_of)(const double *sums, size_t columns, double rest_of_t, double t, float *rests, float *shares);
+
+    void (*arrange)(const struct source *sources, size_t count, const struct region *region, uint64_t *room,
+                    float *ascending, float *out);
+
+    const struct named_kernel *kernels; /* ends with a row without a name, as the next does */
+    const struct named_kernel *kernels_of_rows;
 };
 
 extern const struct variant variant_plain, variant_avx2, variant_avx512, variant_neon;

@@ -72,7 +72,7 @@ static PyObject *choose(PyObject *Py_UNUSED(module), PyObject *arguments) {
 
 /* Buffers held for the time of a call. */
 struct held {
-    Py_buffer buffers[2 * MOST_INPUTS + 4];
+    Py_buffer buffers[3 * MOST_INPUTS + 4];
     size_t count;
 };
 
@@ -100,7 +100,35 @@ static struct xxh3_state *take_hash(struct held *held, PyObject *object, int fla
     return NULL;
 }
 
-/* Read inputs from a tuple of tuples: a buffer of at least `count` elements, a dtype's number, and perhaps a hash's state. */
+/* Read what `count` elements are multiplied by: (buffer, dtype, columns, rows of a block, columns of a block, the index of
+ * the first element). */
+static int take_scales(struct held *held, PyObject *given, Py_ssize_t count, struct scales *scales) {
+    PyObject *object;
+    int dtype;
+    unsigned long long columns, block_rows, block_columns, first;
+    if (given == Py_None) return 0;
+    if (!PyTuple_Check(given)) {
+        PyErr_SetString(PyExc_ValueError, "scales must be a tuple");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(given, "OiKKKK", &object, &dtype, &columns, &block_rows, &block_columns, &first)) return -1;
+    const Py_buffer *buffer = hold(held, object, PyBUF_SIMPLE);
+    if (buffer == NULL) return -1;
+    if (dtype < FLOAT64 || dtype > BFLOAT16 || columns == 0 || block_rows == 0 || block_columns == 0 ||
+        block_columns > UINT64_MAX / 2 || columns > UINT64_MAX / 2 || first > UINT64_MAX / 2) {
+        PyErr_SetString(PyExc_ValueError, "scales have another dtype, or no blocks");
+        return -1;
+    }
+    *scales = (struct scales){buffer->buf, (enum dtype)dtype, columns, block_rows, block_columns, first};
+    const uint64_t past = first + (uint64_t)count, rows = count == 0 ? 0 : (past - 1) / columns / block_rows + 1;
+    const uint64_t across = (columns - 1) / block_columns + 1, there = (uint64_t)buffer->len / SIZES[dtype];
+    if (rows == 0 || rows <= there / across) return 0;
+    PyErr_SetString(PyExc_ValueError, "there are too few scales");
+    return -1;
+}
+
+/* Read inputs from a tuple of tuples: a buffer of at least `count` elements, a dtype's number, and perhaps a hash's state,
+ * and what the elements are multiplied by. */
 static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, struct source *sources, size_t *taken) {
     const Py_ssize_t length = PyTuple_Check(pairs) ? PyTuple_Size(pairs) : -1;
     if (length < 0 || length > MOST_INPUTS) {
@@ -112,13 +140,13 @@ static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, str
         return -1;
     }
     for (Py_ssize_t index = 0; index < length; index++) {
-        PyObject *object, *state = Py_None;
+        PyObject *object, *state = Py_None, *scales = Py_None;
         int dtype;
         if (!PyTuple_Check(PyTuple_GetItem(pairs, index))) {
             PyErr_SetString(PyExc_ValueError, "an input must be a tuple");
             return -1;
         }
-        if (!PyArg_ParseTuple(PyTuple_GetItem(pairs, index), "Oi|O", &object, &dtype, &state)) return -1;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(pairs, index), "Oi|OO", &object, &dtype, &state, &scales)) return -1;
         const Py_buffer *buffer = hold(held, object, PyBUF_SIMPLE);
         if (buffer == NULL) return -1;
         struct xxh3_state *hash = state == Py_None ? NULL : take_hash(held, state, PyBUF_WRITABLE);
@@ -127,14 +155,16 @@ static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, str
             PyErr_SetString(PyExc_ValueError, "an input has another dtype, or fewer elements");
             return -1;
         }
-        sources[index] = (struct source){buffer->buf, (enum dtype)dtype, hash};
+        sources[index] = (struct source){.bytes = buffer->buf, .dtype = (enum dtype)dtype, .hash = hash};
+        if (take_scales(held, scales, count, &sources[index].scales) < 0) return -1;
     }
     *taken = (size_t)length;
     return 0;
 }
 
-/* Read the first argument of all functions that run a kernel: (kernel, option, numbers, start, inputs, count). */
-static int take_work(struct held *held, PyObject *given, struct work *work, size_t *count) {
+/* Read the first argument of all functions that run a kernel: (kernel, option, numbers, start, inputs, count). `row` is the
+ * number of elements in a row for a kernel of rows, else 0. */
+static int take_work_by(size_t row, struct held *held, PyObject *given, struct work *work, size_t *count) {
     const char *name;
     long long option;
     unsigned long long start;
@@ -145,7 +175,7 @@ static int take_work(struct held *held, PyObject *given, struct work *work, size
         return -1;
     }
     if (!PyArg_ParseTuple(given, "sLOKOn", &name, &option, &numbers, &start, &pairs, &length)) return -1;
-    const struct named_kernel *kernel = chosen->kernels;
+    const struct named_kernel *kernel = row > 0 ? chosen->kernels_of_rows : chosen->kernels;
     while (kernel->name != NULL && strcmp(kernel->name, name) != 0) kernel++;
     if (kernel->name == NULL) {
         PyErr_Format(PyExc_ValueError, "there is no kernel '%s'", name);
@@ -154,12 +184,17 @@ static int take_work(struct held *held, PyObject *given, struct work *work, size
     const Py_buffer *packed = hold(held, numbers, PyBUF_SIMPLE);
     if (packed == NULL || take_inputs(held, pairs, length, work->inputs, &work->input_count) < 0) return -1;
     work->kernel = kernel->apply;
-    work->call = (struct call){packed->buf, (size_t)packed->len / sizeof(float), option, start};
+    work->call = (struct call){packed->buf, (size_t)packed->len / sizeof(float), option, start, row, NULL};
     work->odd = 0;
+    work->rows = NULL;
     *count = (size_t)length;
     if (kernel->takes(&work->call, work->input_count)) return 0;
     PyErr_Format(PyExc_ValueError, "'%s' does not take these inputs and numbers", name);
     return -1;
+}
+
+static int take_work(struct held *held, PyObject *given, struct work *work, size_t *count) {
+    return take_work_by(0, held, given, work, count);
 }
 
 /* Return the memory of a writable buffer of at least `size` bytes; NULL, with an exception, if it is too small. */
@@ -171,20 +206,36 @@ static void *take_room(struct held *held, PyObject *object, size_t size, size_t 
     return NULL;
 }
 
-/* apply(work, dtype, out, hash, odd) -> (nonfinite, overflowed) */
+/* Take room for a kernel of rows: float64 values for its work, then a tile of each input and of the result. */
+static int take_rows(struct held *held, PyObject *object, struct work *work, size_t count) {
+    const size_t row = work->call.row, tile = row > TILE ? row : TILE;
+    if (row > SIZE_MAX / (16 * (MOST_INPUTS + 3)) || count % row != 0) {
+        PyErr_SetString(PyExc_ValueError, "rows must be whole, and not too long");
+        return -1;
+    }
+    const size_t own = ROW_ROOM(work->input_count, row), tiles = (work->input_count + 1) * tile;
+    work->call.room = take_room(held, object, own * sizeof(double) + tiles * sizeof(float), sizeof(double));
+    if (work->call.room == NULL) return -1;
+    work->rows = (float *)(work->call.room + own);
+    return 0;
+}
+
+/* apply(work, dtype, out, hash, odd, row, room) -> (nonfinite, overflowed) */
 static PyObject *apply(PyObject *Py_UNUSED(module), PyObject *arguments) {
-    PyObject *given, *output, *state;
+    PyObject *given, *output, *state, *room;
     int dtype, odd;
-    if (!PyArg_ParseTuple(arguments, "OiOOp", &given, &dtype, &output, &state, &odd)) return NULL;
-    if (dtype < 0 || dtype >= DTYPE_COUNT) {
-        PyErr_SetString(PyExc_ValueError, "no dtype of an output has that number");
+    Py_ssize_t row;
+    if (!PyArg_ParseTuple(arguments, "OiOOpnO", &given, &dtype, &output, &state, &odd, &row, &room)) return NULL;
+    if (dtype < 0 || dtype >= DTYPE_COUNT || row < 0) {
+        PyErr_SetString(PyExc_ValueError, "no dtype of an output has that number, or a row that length");
         return NULL;
     }
     struct held held = {.count = 0};
     struct work work;
     size_t count;
     PyObject *result = NULL;
-    if (take_work(&held, given, &work, &count) < 0) goto end;
+    if (take_work_by((size_t)row, &held, given, &work, &count) < 0) goto end;
+    if (row > 0 && take_rows(&held, room, &work, count) < 0) goto end;
     work.odd = odd;
     const Py_buffer *out = hold(&held, output, PyBUF_WRITABLE);
     if (out == NULL) goto end;
@@ -208,10 +259,11 @@ end:
 #define MOST_HISTOGRAMS 3
 #define COUNTS (2 * 65536 * sizeof(uint32_t)) /* bytes of a histogram */
 
-/* tally(work, ((upper, counts), ...)): count digits of keys */
+/* tally(work, ((upper, counts), ...), signed): count digits of keys */
 static PyObject *tally(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *given, *pairs;
-    if (!PyArg_ParseTuple(arguments, "OO!", &given, &PyTuple_Type, &pairs)) return NULL;
+    int is_signed;
+    if (!PyArg_ParseTuple(arguments, "OO!p", &given, &PyTuple_Type, &pairs, &is_signed)) return NULL;
     const Py_ssize_t histogram_count = PyTuple_Size(pairs);
     if (histogram_count > MOST_HISTOGRAMS) {
         PyErr_Format(PyExc_ValueError, "there must be at most %d histograms", MOST_HISTOGRAMS);
@@ -232,7 +284,7 @@ static PyObject *tally(PyObject *Py_UNUSED(module), PyObject *arguments) {
     }
     if (is_right) {
         Py_BEGIN_ALLOW_THREADS
-        chosen->tally(&work, count, histograms, (size_t)histogram_count);
+        chosen->tally(&work, count, is_signed, histograms, (size_t)histogram_count);
         Py_END_ALLOW_THREADS
     }
     let_go(&held);
@@ -255,12 +307,12 @@ static PyObject *digit_of(PyObject *Py_UNUSED(module), PyObject *arguments) {
                          (unsigned long long)found[2]);
 }
 
-/* find(work, key, nth) -> (how many elements have the key, the index in the call of the nth) */
+/* find(work, key, nth, signed) -> (how many elements have the key, the index in the call of the nth) */
 static PyObject *find(PyObject *Py_UNUSED(module), PyObject *arguments) {
     PyObject *given;
-    unsigned int key;
+    int key, is_signed;
     unsigned long long nth;
-    if (!PyArg_ParseTuple(arguments, "OIK", &given, &key, &nth)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "OiKp", &given, &key, &nth, &is_signed)) return NULL;
     struct held held = {.count = 0};
     struct work work;
     size_t count;
@@ -268,7 +320,7 @@ static PyObject *find(PyObject *Py_UNUSED(module), PyObject *arguments) {
     const int is_right = take_work(&held, given, &work, &count) == 0;
     if (is_right) {
         Py_BEGIN_ALLOW_THREADS
-        found = chosen->find(&work, count, key, nth, &index);
+        found = chosen->find(&work, count, is_signed, key, nth, &index);
         Py_END_ALLOW_THREADS
     }
     let_go(&held);
@@ -638,6 +690,147 @@ static PyObject *product_rows(PyObject *Py_UNUSED(module), PyObject *arguments) 
     Py_RETURN_NONE;
 }
 
+/* Take sums of columns that `columns_begin` has made: NULL where it can't be such. */
+static struct column_sums *take_columns(struct held *held, PyObject *object) {
+    struct column_sums *sums = take_room(held, object, sizeof *sums, sizeof(double));
+    if (sums == NULL) return NULL;
+    const Py_buffer *room = &held->buffers[held->count - 1];
+    const uint64_t most = ((uint64_t)room->len - sizeof *sums) / sizeof(double) / 3;
+    if (sums->columns > 0 && sums->columns <= most && sums->block <= most - sums->columns &&
+        sums->block % sums->columns == 0 && sums->block > 0 && sums->fill < sums->block)
+        return sums;
+    PyErr_SetString(PyExc_ValueError, "these are no sums of columns");
+    return NULL;
+}
+
+/* columns_begin(columns, block) -> sums over no rows; a block is a power of two of rows */
+static PyObject *columns_begin(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    Py_ssize_t columns, block;
+    if (!PyArg_ParseTuple(arguments, "nn", &columns, &block)) return NULL;
+    const Py_ssize_t rows = columns > 0 ? block / columns : 0;
+    if (rows < 1 || rows * columns != block || (rows & (rows - 1)) || block > PY_SSIZE_T_MAX / 64) {
+        PyErr_SetString(PyExc_ValueError, "a block must be a power of two of rows");
+        return NULL;
+    }
+    const size_t size = sizeof(struct column_sums) + 3 * (size_t)(columns + block) * sizeof(double);
+    PyObject *made = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (made == NULL) return NULL;
+    struct column_sums *sums = (struct column_sums *)PyByteArray_AsString(made);
+    *sums = (struct column_sums){.columns = (uint64_t)columns, .block = (uint64_t)block};
+    memset(sums->totals, 0, 3 * (size_t)columns * sizeof(double));
+    return made;
+}
+
+/* columns_add(sums, inputs, count): add products of the last two of two or three inputs */
+static PyObject *columns_add(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *object, *pairs;
+    Py_ssize_t count;
+    if (!PyArg_ParseTuple(arguments, "OOn", &object, &pairs, &count)) return NULL;
+    struct held held = {.count = 0};
+    struct source inputs[MOST_INPUTS];
+    size_t taken = 0;
+    struct column_sums *sums = take_columns(&held, object);
+    int is_right = sums != NULL && take_inputs(&held, pairs, count, inputs, &taken) == 0;
+    if (is_right && taken != 2 && taken != 3) {
+        PyErr_SetString(PyExc_ValueError, "there must be two inputs, or three");
+        is_right = 0;
+    }
+    if (is_right) {
+        Py_BEGIN_ALLOW_THREADS
+        chosen->add_columns(sums, inputs, taken, (size_t)count);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    if (!is_right) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* columns_end(sums) -> float64: <x, x> of each column, <x, y>, <y, y>; nothing can be added any more */
+static PyObject *columns_end(PyObject *Py_UNUSED(module), PyObject *object) {
+    struct held held = {.count = 0};
+    PyObject *result = NULL;
+    struct column_sums *sums = take_columns(&held, object);
+    if (sums != NULL) {
+        chosen->end_columns(sums);
+        const size_t size = 3 * (size_t)sums->columns * sizeof(double);
+        result = PyByteArray_FromStringAndSize((const char *)sums->totals, (Py_ssize_t)size);
+    }
+    let_go(&held);
+    return result;
+}
+
+/* Take what `columns_end` has made; how many columns there are. */
+static double *take_totals(struct held *held, PyObject *object, size_t *columns) {
+    double *totals = take_room(held, object, 3 * sizeof(double), sizeof(double));
+    if (totals == NULL) return NULL;
+    *columns = (size_t)held->buffers[held->count - 1].len / (3 * sizeof(double));
+    return totals;
+}
+
+/* columns_cosines(totals) -> (the cosine of each column in float64, that of all); the totals are used up */
+static PyObject *columns_cosines(PyObject *Py_UNUSED(module), PyObject *object) {
+    struct held held = {.count = 0};
+    size_t columns = 0;
+    double *totals = take_totals(&held, object, &columns);
+    PyObject *made = NULL, *result = NULL;
+    if (totals != NULL) made = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(columns * sizeof(double)));
+    if (made != NULL) {
+        const double whole = chosen->cosines_of(totals, columns, (double *)PyByteArray_AsString(made));
+        result = Py_BuildValue("Od", made, whole);
+    }
+    Py_XDECREF(made);
+    let_go(&held);
+    return result;
+}
+
+/* columns_arcs(totals, 1 - t, t) -> float32: the rest of each column, the share of each */
+static PyObject *columns_arcs(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *object, *result = NULL;
+    double rest_of_t, t;
+    if (!PyArg_ParseTuple(arguments, "Odd", &object, &rest_of_t, &t)) return NULL;
+    struct held held = {.count = 0};
+    size_t columns = 0;
+    const double *totals = take_totals(&held, object, &columns);
+    if (totals != NULL) result = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(2 * columns * sizeof(float)));
+    if (result != NULL) {
+        float *const rests = (float *)PyByteArray_AsString(result);
+        chosen->arcs_of(totals, columns, rest_of_t, t, rests, rests + columns);
+    }
+    let_go(&held);
+    return result;
+}
+
+/* arrange((first, second), count, begin, end, strict, outside, room, out): the first's values in the order of the second's */
+static PyObject *arrange(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *pairs, *room, *output;
+    Py_ssize_t count;
+    unsigned long long begin, end;
+    int is_strict, is_outside;
+    if (!PyArg_ParseTuple(arguments, "OnKKppOO", &pairs, &count, &begin, &end, &is_strict, &is_outside, &room, &output))
+        return NULL;
+    struct held held = {.count = 0};
+    struct source sources[MOST_INPUTS];
+    size_t taken = 0;
+    int is_right = take_inputs(&held, pairs, count, sources, &taken) == 0;
+    if (is_right && (taken != 2 || (uint64_t)count > UINT32_MAX || begin > (uint64_t)count || end > (uint64_t)count)) {
+        PyErr_SetString(PyExc_ValueError, "there are not two inputs, or too many values, or a place beyond them");
+        is_right = 0;
+    }
+    const struct region region = {begin, end, is_strict, is_outside};
+    uint64_t *words = NULL;
+    float *out = NULL;
+    if (is_right) words = take_room(&held, room, (size_t)count * 20, sizeof(uint64_t));
+    if (words != NULL) out = take_room(&held, output, (size_t)count * sizeof(float), sizeof(float));
+    if (out != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        chosen->arrange(sources, (size_t)count, &region, words, (float *)(words + 2 * (size_t)count), out);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    if (out == NULL) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"variants", variants, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
@@ -660,6 +853,12 @@ static PyMethodDef methods[] = {
     {"gram_value", gram_value, METH_VARARGS, NULL},
     {"product_begin", product_begin, METH_VARARGS, NULL},
     {"product_rows", product_rows, METH_VARARGS, NULL},
+    {"arrange", arrange, METH_VARARGS, NULL},
+    {"columns_begin", columns_begin, METH_VARARGS, NULL},
+    {"columns_add", columns_add, METH_VARARGS, NULL},
+    {"columns_end", columns_end, METH_O, NULL},
+    {"columns_cosines", columns_cosines, METH_O, NULL},
+    {"columns_arcs", columns_arcs, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

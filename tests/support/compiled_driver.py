@@ -68,14 +68,14 @@ def run_compiled(
     Asserts that no byte beyond the result is written, and that the hash is that of the result.
     """
     state: State = None
-    is_known = method.statistic is None or not any(
-        native.count_nonfinite(each.bytes, each.dtype, call.count) for each in inputs
-    )
-    if method.statistic is not None and method.statistic.is_finite is not None and len(inputs) > 1:
-        state = compiled_state_of(method.statistic, method, call, inputs, cuts)
-        assert method.statistic.is_finite(state) == is_known
-    elif method.statistic is not None and is_known:
-        state = compiled_state_of(method.statistic, method, call, inputs, cuts)
+    statistic = method.statistic
+    looks = statistic is not None and statistic.begin(call, len(inputs)) is not None
+    is_known = not looks or not any(native.count_nonfinite((each.bytes, each.dtype), call.count) for each in inputs)
+    if statistic is not None and looks and statistic.is_finite is not None and statistic.tells(call, len(inputs)):
+        state = compiled_state_of(statistic, method, call, inputs, cuts)
+        assert statistic.is_finite(state) == is_known
+    elif statistic is not None and is_known:
+        state = compiled_state_of(statistic, method, call, inputs, cuts)
     nothing = Applied(native.Prepared("constant", 0, native.packed([math.nan])), ())
     applied = method.apply(call, len(inputs), state) if is_known else nothing
     width = native.DTYPES[dtype][1]

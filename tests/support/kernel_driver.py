@@ -49,8 +49,8 @@ def run(
     """
     flat = [each.contiguous().reshape(-1) for each in inputs]
     kept = [each.clone() for each in flat]
-    whole = kernel.statistic is not None or kernel.grain is Grain.TENSOR
-    if whole and not all_finite(flat):
+    looks = kernel.statistic is not None and kernel.statistic.begin(call, len(inputs)) is not None
+    if (looks or kernel.grain is Grain.TENSOR) and not all_finite(flat):
         return torch.full(call.shape, math.nan)
     if kernel.statistic is not None:
         state = state_of(kernel.statistic, kernel.grain, call, flat, cuts)

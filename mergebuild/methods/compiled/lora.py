@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from mergebuild.lora import DeltaSum, ShapedDelta
 from mergebuild.lora.factors import matrix_of, scale_of
-from mergebuild.methods.compiled.method import Applied, Chunk
+from mergebuild.methods.compiled.method import Applied, Chunk, Plain
 from mergebuild.native import DTYPES, MatrixProduct, Prepared, apply, make_rows, packed
 
 __all__ = ["applied", "takes", "unit_of"]
@@ -74,7 +74,7 @@ def _fit(left: Sequence[int], right: Sequence[int], delta: ShapedDelta, shape: S
     return rank == other and (rows if dict(delta.facts).get("transposed") else columns) == matrix_of(shape)[1]
 
 
-def applied(added: DeltaSum, shape: Sequence[int], factors: Sequence[Chunk]) -> Applied:
+def applied(added: DeltaSum, shape: Sequence[int], factors: Sequence[Plain]) -> Applied:
     """Return what makes what is added to a tensor of a shape, as `takes` says, of all factors in their order."""
     left = iter(factors)
     modules = [_module(delta, list(islice(left, len(delta.factors))), matrix_of(shape)[0]) for delta in added.deltas]
@@ -93,7 +93,7 @@ class _Module(NamedTuple):
     products: Sequence[MatrixProduct]
     """Whose rows it is, multiplied element by element; none: of what lies there."""
     scale: float
-    lying: Chunk
+    lying: Plain
 
     def put(self, first: int, last: int, out: memoryview, *, add: bool) -> None:
         """Put what it adds to some of its rows there, or add it to what is there."""
@@ -110,7 +110,7 @@ class _Module(NamedTuple):
             apply(_SUM if add else _COPY, (*before, there), out, "float32", (0, count))
 
 
-def _module(delta: ShapedDelta, factors: Sequence[Chunk], rows: int) -> _Module:
+def _module(delta: ShapedDelta, factors: Sequence[Plain], rows: int) -> _Module:
     shapes, facts = dict(delta.factors), dict(delta.facts)
     lying = dict(zip(shapes, factors, strict=True))
     turned = bool(facts.get("transposed"))
@@ -123,7 +123,7 @@ def _module(delta: ShapedDelta, factors: Sequence[Chunk], rows: int) -> _Module:
     return _Module(place, delta.rows is None, int(facts.get("offset", 0)), products, scale, factors[0])
 
 
-def _product(sides: tuple[Chunk, Chunk], shapes: tuple[Sequence[int], Sequence[int]], *, turned: bool) -> MatrixProduct:
+def _product(sides: tuple[Plain, Plain], shapes: tuple[Sequence[int], Sequence[int]], *, turned: bool) -> MatrixProduct:
     """Return the product of two sides, or its transpose."""
     (rows, rank), (_, columns) = map(matrix_of, shapes)
     if turned:
@@ -131,7 +131,7 @@ def _product(sides: tuple[Chunk, Chunk], shapes: tuple[Sequence[int], Sequence[i
     return MatrixProduct(*sides, (rows, rank, columns))
 
 
-def _number(lying: Chunk) -> float:
+def _number(lying: Plain) -> float:
     """Return a single number."""
     data, dtype = lying
     (found,) = struct.unpack(_NUMBERS[dtype], bytes(2) + data if dtype == "bfloat16" else data)

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mergebuild.methods.call import Call, Grain, State
-from mergebuild.native import Prepared
+from mergebuild.native import Chunk, Plain, Prepared
 
-__all__ = ["Applied", "Chunk", "CompiledMethod", "CompiledStatistic"]
-
-Chunk = tuple[memoryview | bytearray, str]
-"""The bytes of some elements of a tensor, as they are in a file, and their dtype."""
+__all__ = ["Applied", "Chunk", "CompiledMethod", "CompiledStatistic", "Plain"]
 
 
 class Applied(NamedTuple):
@@ -57,6 +54,12 @@ class CompiledStatistic:
     version: int = 1
     is_finite: Callable[[State], bool] | None = None
     """Returns, by the state, whether no value of several inputs was NaN or infinite. None: the engine looks first."""
+    tells_of: Callable[[Call], bool] = lambda _call: True
+    """Returns whether `is_finite` can say that with these arguments."""
+
+    def tells(self, call: Call, inputs: int) -> bool:
+        """Return whether the state for this number of inputs says whether a value was NaN or infinite."""
+        return self.is_finite is not None and inputs > 1 and self.tells_of(call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +75,5 @@ class CompiledMethod:
     grain: Grain = Grain.ELEMENT
     takes: Callable[[Call, int], bool] = lambda _call, _count: True
     """Returns whether it can make a tensor, by its call and the number of inputs; if not, torch makes it."""
+    working_set: Callable[[Call], int] | None = None
+    """Of grain TENSOR: returns the bytes of memory needed besides the inputs and the result."""

@@ -1,8 +1,8 @@
-"""Which elements are the `r` largest in magnitude of what a kernel makes; see `methods/cuts.py`."""
+"""Which elements are the `r` largest, in magnitude or as they are, of what a kernel makes; see `methods/cuts.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mergebuild.methods.compiled.method import Chunk
 from mergebuild.methods.cuts import Cuts
@@ -15,7 +15,12 @@ MOST_KEYS = (1 << 32) - 1
 
 
 class CountedSelection(Cuts[Histogram]):
-    """The cuts of one stream of magnitudes. Show it all chunks, in order, as often as `turn` asks for another look."""
+    """The cuts of one stream of values. Show it all chunks, in order, as often as `turn` asks for another look."""
+
+    def __init__(self, takes: Sequence[int] | Callable[[int], Sequence[int]], *, signed: bool = False) -> None:
+        """Begin with the numbers of elements to take; `signed`: by value, else by magnitude."""
+        super().__init__(takes)
+        self._signed = signed
 
     def look(self, kernel: Prepared, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
         """Look at the values that a kernel makes of chunks.
@@ -27,11 +32,11 @@ class CountedSelection(Cuts[Histogram]):
             self._count += count
             self._histograms.setdefault(0, Histogram())
         if self._looks < 2:
-            tally(kernel, chunks, span, list(self._histograms.values()))
+            tally(kernel, chunks, span, list(self._histograms.values()), signed=self._signed)
             return
         for search in self._open():
             assert search.cut is not None
-            found, place = find(kernel, chunks, span, search.cut[0], search.missing())
+            found, place = find(kernel, chunks, span, search.cut[0], search.missing(), signed=self._signed)
             if found >= search.missing():
                 search.cut = (search.cut[0], start + place)
             search.seen += found

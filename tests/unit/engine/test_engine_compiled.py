@@ -198,6 +198,65 @@ def test_what_was_made_for_nothing_is_never_what_is_left(tmp_path: Path, monkeyp
     assert torch.equal(lab.read("two.safetensors")["w"], lab.read("y.safetensors")["w"] * torch.tensor(0.7))
 
 
+def _scaled(lab: Lab, patch: pytest.MonkeyPatch) -> None:
+    """8-bit floats with scales of a tensor, of rows and of blocks, and a plain input; some made as they are hashed."""
+    generator = torch.Generator().manual_seed(5)
+    patch.setattr("mergebuild.plan.describe.SMALL", -1)
+    for name in ("x", "y"):
+        tensors: dict[str, torch.Tensor] = {"shared.weight": torch.arange(24.0).view(4, 6).to(torch.float8_e4m3fn)}
+        tensors["shared.weight_scale"] = torch.tensor(0.25)
+        for module, scale in (
+            ("one", torch.rand(1, generator=generator)),
+            ("rows", torch.rand(256, 1, generator=generator).to(torch.bfloat16)),
+            ("blocks", torch.rand(2, 3, generator=generator)),
+        ):
+            tensors[f"{module}.weight"] = torch.randn(256, 384, generator=generator).to(torch.float8_e4m3fn)
+            tensors[f"{module}.weight_scale"] = scale * 0.1
+        lab.model(name, **tensors)
+    plain = {f"{module}.weight": torch.randn(256, 384, generator=generator) for module in ("one", "rows", "blocks")}
+    lab.model("z", **{"shared.weight": torch.ones(4, 6)}, **plain)
+    lines = (
+        ("c", 'method = "copy"\na = "x"\ndtype = "float16"'),
+        ("e", 'method = "copy"\na = "x"\ndtype = "float8_e4m3fn"'),
+        ("m", 'formula = "0.3*x + 0.7*y"\ndtype = "bfloat16"'),
+        ("o", 'formula = "z + 0.5*(x - y)"'),
+        ("s", 'method = "slerp"\na = "x"\nb = "z"\nt = 0.3'),
+        ("t", 'method = "ties"\nbase = "z"\nmodels = ["x", "y"]\nweight = 0.5\ndensity = 0.3'),
+        ("r", 'method = "extract"\na = "x"\nb = "m"\nalpha = 0.4\nbeta = 0.3'),
+        ("g", 'method = "cosine_gate"\na = "x"\nb = "y"\nalpha = 0.1'),
+    )
+    lab.write("".join(f'[targets.{name}]\n{text}\noutput = "{name}.safetensors"\n' for name, text in lines))
+
+
+@pytest.mark.parametrize("variant", native.variants())
+@pytest.mark.parametrize("chunk", [1000, 1 << 19])
+def test_scaled_floats_of_8_bits_come_out_the_same(
+    variant: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As products, rounded once, whatever is made of them."""
+    monkeypatch.setattr(options, "BuilderOptions", partial(options.BuilderOptions, chunk=chunk))
+    made, told = both_ways(tmp_path, monkeypatch, _scaled, variant)
+    assert len(made) == 8
+    assert {each[3] for each in told.values()} == {"None"}
+
+
+@pytest.mark.processes
+def test_a_build_of_scaled_floats_imports_neither_torch_nor_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path)
+    _scaled(lab, monkeypatch)
+    program = (
+        "import sys, mergebuild\n"
+        "result = mergebuild.load(sys.argv[1]).build()\n"
+        "print({str(each.verdict) for each in result.targets}, sorted({'torch', 'numpy'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(lab / "mergefile.toml")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "{'built'} []\n"
+
+
 @pytest.mark.processes
 def test_a_build_of_combinations_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
     lab = Lab(tmp_path)

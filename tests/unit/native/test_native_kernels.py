@@ -124,8 +124,8 @@ def test_what_does_not_fit_is_refused(
 
 def test_values_not_finite_are_counted() -> None:
     values = torch.tensor([1.0, float("nan"), float("inf"), -float("inf"), 1e30])
-    assert native.count_nonfinite(raw(values), "float32", 5) == 3
-    assert native.count_nonfinite(raw(values.double() * 1e300), "float64", 5) == 5  # as float32
+    assert native.count_nonfinite((raw(values), "float32"), 5) == 3
+    assert native.count_nonfinite((raw(values.double() * 1e300), "float64"), 5) == 5  # as float32
 
 
 def test_differences_that_count_are_counted() -> None:
@@ -142,7 +142,7 @@ def test_differences_that_count_are_counted() -> None:
 def test_counts_and_states_that_cannot_be_are_refused() -> None:
     """A negative count is no large one, and a hash's state is one that was begun."""
     with pytest.raises(ValueError, match="negative"):
-        native.count_nonfinite(b"", "float32", -1)
+        native.count_nonfinite((b"", "float32"), -1)
     with pytest.raises(ValueError, match="negative"):
         native.count_active([(b"", "float32")] * 2, -1, 0.5)
     with pytest.raises(ValueError, match="negative"):

@@ -9,6 +9,7 @@ from model_files import as_bytes
 from mergebuild import native
 from mergebuild.methods.kernels.randomness import bits
 from mergebuild.methods.kernels.reduction import RunningSum
+from mergebuild.methods.kernels.selection import ordered_keys
 from mergebuild.methods.streams import key_of
 
 pytestmark = pytest.mark.usefixtures("variant")
@@ -47,6 +48,26 @@ def test_the_place_of_one_among_equal_keys_is_found() -> None:
     for nth, place in enumerate(places, 1):
         assert native.find(DIFFERENCE, changes(values), (0, 5000), key, nth) == (5, place)
     assert native.find(DIFFERENCE, changes(values), (0, 5000), key, 6) == (5, 5000)
+
+
+@pytest.mark.parametrize("count", [1, 2049, 70_001])
+def test_values_are_in_the_order_of_signed_keys(count: int) -> None:
+    """Zeros of both signs are equal."""
+    values = torch.randn(count, generator=torch.Generator().manual_seed(count)).mul(4).round().mul(0.37)
+    keys = ordered_keys(values)
+    upper = int(keys.min()) >> 16
+    histograms = [native.Histogram(), native.Histogram(upper)]
+    native.tally(DIFFERENCE, changes(values), (0, count), histograms, signed=True)
+    for histogram, digits in zip(histograms, ((keys >> 16) + 32_768, keys[keys >> 16 == upper] & 65_535), strict=True):
+        largest = sorted(digits.tolist(), reverse=True)
+        for place in {1, len(largest) // 2 + 1, len(largest)}:
+            digit = largest[place - 1]
+            above = sum(each > digit for each in largest)
+            assert histogram.digit_of(place) == (digit, place - above, largest.count(digit))
+    places = (keys == keys[-1]).nonzero().view(-1).tolist()
+    for nth in (1, len(places)):
+        found = native.find(DIFFERENCE, changes(values), (0, count), int(keys[-1]), nth, signed=True)
+        assert found == (len(places), places[nth - 1])
 
 
 @pytest.mark.parametrize("parts", [[1], [3], [40_000, 1], [65_536], [65_535, 2, 70_000], [32_768, 32_768, 5]])
