@@ -308,7 +308,7 @@ class Prepared(NamedTuple):
     """For a kernel that makes whole rows: the number of elements in a row. Only `apply` takes such a kernel."""
 
     def room(self, inputs: int) -> bytearray | None:
-        """Return the working memory of a kernel that makes whole rows, of the size that `take_rows` of `module.c` asks."""
+        """Return the working memory of a kernel that makes whole rows, of the size that `take_rows` in C asks for."""
         if not self.row:
             return None
         return bytearray(8 * (inputs + 3) * self.row + 4 * (inputs + 1) * max(self.row, _TILE))

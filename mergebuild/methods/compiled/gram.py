@@ -1,20 +1,27 @@
 """Merges on spheres and in spans: their numbers follow from a Gram matrix; see `methods/kernels/gram.py`.
 
-All but `euclidean_add_difference` are linear combinations. Of nuslerp and model_stock, only the forms for whole tensors
-(`per = "tensor"`) are compiled.
+Most are linear combinations; nuslerp and model_stock can have numbers of their own for each row or column.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import isfinite
+from math import isfinite, prod
 
 from mergebuild.methods.call import Call, Grain, State
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
 from mergebuild.methods.shares import float32_of, pivot_of
-from mergebuild.methods.spheres import COEFFICIENTS, REMEMBERED, Coefficients, Matrix, euclidean_factors
-from mergebuild.native import GramMatrix, Prepared, packed
+from mergebuild.methods.spheres import (
+    COEFFICIENTS,
+    REMEMBERED,
+    Coefficients,
+    Matrix,
+    euclidean_factors,
+    nuslerp_share,
+)
+from mergebuild.native import ColumnProducts, GramMatrix, Prepared, arcs_of_columns, packed, packed_doubles
 
 __all__ = ["COMPILED"]
 
@@ -59,12 +66,6 @@ _FROM_LAST = CompiledStatistic("gram of differences from the last", _begin_from_
 _FROM_BASE = CompiledStatistic(
     "gram of differences from a base", _begin_from_base, _look, _end, is_finite=_is_finite, arguments=("has_base",)
 )
-_GRAM_OR_COLUMNS = CompiledStatistic(
-    "gram or columns", _begin_from_base, _look, _end, is_finite=_is_finite, arguments=("has_base", "per")
-)
-_OF_OFFSETS = CompiledStatistic(
-    "gram of offsets", _begin_from_first, _look, _end, is_finite=_is_finite, arguments=("per",)
-)
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -87,11 +88,78 @@ def _method(name: str, statistic: CompiledStatistic, grain: Grain = Grain.ELEMEN
     def apply(call: Call, count: int, state: State) -> Applied:
         return _combined(coefficients(call, state, count))
 
-    return CompiledMethod(apply, statistic, grain, takes=_is_of_whole_tensors)
+    return CompiledMethod(apply, statistic, grain)
 
 
-def _is_of_whole_tensors(call: Call, _count: int) -> bool:
-    return call.arguments.get("per", "tensor") == "tensor"
+# ---- per row, and per column ----
+
+
+def _is_of_whole_tensors(call: Call) -> bool:
+    """Whether there is a Gram matrix: differences of columns may overflow though no value is infinite."""
+    return call.word("per") == "tensor"
+
+
+def _row_of(call: Call) -> int:
+    """Return the length of the vectors along the last dimension."""
+    return call.shape[-1] if call.shape else 1
+
+
+class _Columns:
+    """The products of the columns of two models, less those of a base if there is one, in float32."""
+
+    def __init__(self, columns: int) -> None:
+        self._products = ColumnProducts(columns)
+
+    def add(self, chunks: Sequence[Chunk], count: int) -> None:
+        """Add the next elements of each input."""
+        self._products.add(chunks, count)
+
+    def value(self) -> tuple[array[float], ...]:
+        """Return them, one array a product."""
+        totals = array("d", self._products.totals())
+        columns = len(totals) // 3
+        return tuple(totals[at : at + columns] for at in range(0, len(totals), columns))
+
+
+def _begin_nuslerp(call: Call, inputs: int) -> GramMatrix | _Columns | None:
+    if call.word("per") == "tensor":
+        return _begin_from_base(call, inputs)
+    return _Columns(max(1, prod(call.shape[1:]))) if call.word("per") == "column" else None
+
+
+def _begin_stock(call: Call, inputs: int) -> GramMatrix | None:
+    return _begin_from_first(call, inputs) if call.word("per") == "tensor" else None
+
+
+def _apply_nuslerp(call: Call, count: int, state: State) -> Applied:
+    t, first = nuslerp_share(call), int(call.flag("has_base"))
+    if t in (0, 1) or not call.count:
+        return Applied.copy_of(first + int(t == 1))
+    if call.word("per") == "tensor":
+        return _combined(COEFFICIENTS["nuslerp"](call, state, count))
+    shares = float(1 - t), float(t)
+    if call.word("per") == "row":
+        return Applied(Prepared("nuslerp_rows", 0, packed_doubles(shares), _row_of(call)), range(count))
+    totals = bytearray(b"".join(each.tobytes() for each in state))
+    return Applied(Prepared("nuslerp_columns", 0, bytes(arcs_of_columns(totals, *shares))), range(count))
+
+
+_ADJACENT, _CLAMPED, _PLAIN = 1, 2, 4
+"""The bits of the option of `stock_ratio` in `native/rows.inc`."""
+
+
+def _apply_stock(call: Call, count: int, state: State) -> Applied:
+    if call.word("per") == "tensor":
+        return _combined(COEFFICIENTS["model_stock"](call, state, count))
+    if not call.count:
+        return Applied.copy_of(0)
+    plain = call.word("compat") == "mergekit"
+    option = (
+        (_ADJACENT if call.word("pairs") == "adjacent" else 0)
+        | (_CLAMPED if call.flag("clamp") and not plain else 0)
+        | (_PLAIN if plain else 0)
+    )
+    return Applied(Prepared("stock_rows", option, b"", _row_of(call)), range(count))
 
 
 def _euclidean(call: Call, _count: int, state: State) -> Applied:
@@ -104,10 +172,26 @@ def _euclidean(call: Call, _count: int, state: State) -> Applied:
 
 COMPILED: Mapping[str, CompiledMethod] = {
     "slerp": _method("slerp", _GRAM),
-    "nuslerp": _method("nuslerp", _GRAM_OR_COLUMNS, Grain.VECTOR),
+    "nuslerp": CompiledMethod(
+        _apply_nuslerp,
+        CompiledStatistic(
+            "gram or columns",
+            _begin_nuslerp,
+            _look,
+            _end,
+            arguments=("has_base", "per"),
+            is_finite=_is_finite,
+            tells_of=_is_of_whole_tensors,
+        ),
+        Grain.VECTOR,
+    ),
     "multislerp": _method("multislerp", _FROM_BASE),
     "karcher": _method("karcher", _GRAM),
-    "model_stock": _method("model_stock", _OF_OFFSETS, Grain.VECTOR),
+    "model_stock": CompiledMethod(
+        _apply_stock,
+        CompiledStatistic("gram of offsets", _begin_stock, _look, _end, arguments=("per",), is_finite=_is_finite),
+        Grain.VECTOR,
+    ),
     "add_perpendicular": _method("add_perpendicular", _FROM_LAST),
     "norm_direction": _method("norm_direction", _GRAM),
     "geometric_median": _method("geometric_median", _FROM_FIRST),

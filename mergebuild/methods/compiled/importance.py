@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mergebuild.methods.call import Call, State
+from mergebuild.methods.call import Call, Grain, State
 from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
 from mergebuild.methods.compiled.selection import MOST_KEYS, CountedSelection
 from mergebuild.methods.cuts import Cut, value_of
 from mergebuild.methods.energies import weights_of
+from mergebuild.methods.fences import quartiles_of, threshold_of, width_of
 from mergebuild.methods.shares import float32_of
-from mergebuild.native import MagnitudeSum, Prepared, find, packed
+from mergebuild.native import MagnitudeSum, Prepared, apply, find, packed
 
 __all__ = ["COMPILED"]
 
@@ -131,10 +133,64 @@ def _apply_topk(call: Call, _inputs: int, state: State) -> Applied:
     return Applied(Prepared("topk_mask", share == 1, _largest(state) + packed([float32_of(share)])), (0, 1))
 
 
+# ---- arcee_fusion ----
+
+
+@dataclass(slots=True)
+class _CountedQuartiles:
+    """The divergences of the rows, found in the first look, and the selection of the quartiles of importance."""
+
+    selection: CountedSelection
+    divergences: array[float]
+    found: bool = False
+
+
+def _begin_arcee(call: Call, _inputs: int) -> _CountedQuartiles:
+    return _CountedQuartiles(CountedSelection(quartiles_of(call), signed=True), array("f"))
+
+
+def _look_arcee(call: Call, account: _CountedQuartiles, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+    width, (start, count) = width_of(call), span
+    first, past = start // width, (start + count) // width
+    if not account.found:
+        each = bytearray(4 * count)
+        apply(Prepared("divergence", row=width), chunks, each, "float32", span)
+        account.divergences.frombytes(memoryview(each).cast("f")[::width].tobytes())
+    numbers = _divergences(width, first, account.divergences[first:past])
+    account.selection.look(Prepared("importance", 0, numbers), chunks, span)
+
+
+def _divergences(width: int, first: int, divergences: array[float], threshold: float = 0.0) -> bytes:
+    """Return the divergences of rows from the first on, as `struct divergences` and what stands behind it."""
+    return struct.pack("=qqf", width, first, threshold) + divergences.tobytes()
+
+
+def _turn_arcee(_call: Call, account: _CountedQuartiles) -> bool:
+    account.found = True
+    return account.selection.turn()
+
+
+def _end_arcee(call: Call, account: _CountedQuartiles) -> tuple[float, array[float]]:
+    return (threshold_of(account.selection.found()) if call.count else 0.0), account.divergences
+
+
+def _apply_arcee(call: Call, _inputs: int, state: tuple[float, array[float]]) -> Applied:
+    if not call.count:
+        return Applied.copy_of(0)
+    threshold, divergences = state
+    return Applied(Prepared("arcee_fusion", 0, _divergences(width_of(call), 0, divergences, threshold)), (0, 1))
+
+
 COMPILED: Mapping[str, CompiledMethod] = {
     "sce": CompiledMethod(
         _apply_sce,
         CompiledStatistic("energies", _begin_sce, _look_sce, _end_sce, _turn_sce, arguments=("select_topk",)),
+        takes=_takes,
+    ),
+    "arcee_fusion": CompiledMethod(
+        _apply_arcee,
+        CompiledStatistic("importance quartiles", _begin_arcee, _look_arcee, _end_arcee, _turn_arcee),
+        Grain.VECTOR,
         takes=_takes,
     ),
     "topk_mask": CompiledMethod(

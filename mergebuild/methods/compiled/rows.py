@@ -1,14 +1,18 @@
-"""Methods that see a tensor as rows; see `methods/kernels/rows.py`."""
+"""Methods that see a tensor as rows, or as columns; see `methods/kernels/rows.py`."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from math import prod
 
 from mergebuild.methods.bands import band_along, longer_dimension
-from mergebuild.methods.call import Call
-from mergebuild.methods.compiled.method import Applied, CompiledMethod
-from mergebuild.native import Prepared
+from mergebuild.methods.call import Call, Grain
+from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic
+from mergebuild.methods.shares import float32_of
+from mergebuild.native import ColumnProducts, Prepared, cosines_of_columns, packed_doubles
 
 __all__ = ["COMPILED"]
 
@@ -26,7 +30,44 @@ def _with_band(dimension: Callable[[Call], int]) -> CompiledMethod:
     return CompiledMethod(apply)
 
 
+def _extract(call: Call, count: int, _state: object) -> Applied:
+    if not call.count:
+        return Applied.copy_of(count - 2)
+    alpha, beta, gamma = (call.number(name) for name in ("alpha", "beta", "gamma"))
+    simpler = [number == bound for number in (alpha, beta, gamma) for bound in (Fraction(0), Fraction(1))]
+    option = sum(1 << bit for bit, is_so in enumerate(simpler) if is_so)
+    numbers = packed_doubles([float32_of(alpha), float(beta), float(gamma)])
+    return Applied(Prepared("extract", option, numbers, call.shape[-1] if call.shape else 1), range(count))
+
+
+def _begin_columns(call: Call, _inputs: int) -> ColumnProducts:
+    return ColumnProducts(max(1, prod(call.shape[1:])))
+
+
+def _look_at_columns(_call: Call, account: ColumnProducts, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+    account.add(chunks, span[1])
+
+
+def _end_columns(_call: Call, account: ColumnProducts) -> tuple[array[float], float]:
+    cosines, whole = cosines_of_columns(account)
+    return array("d", cosines), whole
+
+
+def _cosine_gate(call: Call, _count: int, state: tuple[array[float], float]) -> Applied:
+    alpha = call.number("alpha")
+    if alpha >= 1 or alpha <= -2 or not call.count:
+        return Applied.copy_of(int(alpha >= 1))
+    cosines, whole = state
+    numbers = packed_doubles([float(alpha), whole]) + cosines.tobytes()
+    return Applied(Prepared("cosine_gate", call.word("form") == "b", numbers), (0, 1))
+
+
 COMPILED: Mapping[str, CompiledMethod] = {
     "tensor_sum": _with_band(lambda _call: 0),
     "tensor_sum2": _with_band(longer_dimension),
+    "extract": CompiledMethod(_extract, grain=Grain.VECTOR),
+    "cosine_gate": CompiledMethod(
+        _cosine_gate,
+        CompiledStatistic("cosines of columns", _begin_columns, _look_at_columns, _end_columns, version=2),
+    ),
 }

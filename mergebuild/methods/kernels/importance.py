@@ -14,16 +14,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 
 import torch
 from torch import Tensor
 
 from mergebuild.methods.energies import weights_of
+from mergebuild.methods.fences import quartiles_of, threshold_of, width_of
 from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.elementary import exp2, log2
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State, Statistic
 from mergebuild.methods.kernels.reduction import BLOCK, RunningSum, vector_sums
-from mergebuild.methods.kernels.selection import LargestCut, Selection, magnitude_keys, ordered_keys, value_of
+from mergebuild.methods.kernels.selection import LargestCut, Selection, magnitude_keys, ordered_keys
 from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS"]
@@ -147,18 +149,12 @@ class _Quartiles:
     found: bool = False
 
 
-def _width(call: Call) -> int:
-    """Return the length of the vectors along the last dimension."""
-    return max(1, call.shape[-1]) if call.shape else 1
-
-
 def _begin_arcee(call: Call, _inputs: int) -> _Quartiles:
-    last = call.count - 1
-    return _Quartiles(Selection([call.count - place for place in (last // 4, last // 2, 3 * last // 4)]))
+    return _Quartiles(Selection(quartiles_of(call)))
 
 
 def _look_arcee(call: Call, account: _Quartiles, chunks: Sequence[Tensor], start: int) -> None:
-    width = _width(call)
+    width = width_of(call)
     step = max(1, BLOCK // width) * width
     if account.divergences is None:
         account.divergences = torch.empty(call.count // width, device=chunks[0].device)
@@ -181,8 +177,7 @@ def _end_arcee(call: Call, account: _Quartiles) -> tuple[float, Tensor]:
     if not call.count:
         return 0.0, torch.empty(0)
     assert account.divergences is not None
-    low, middle, high = (Fraction(value_of(cut.key)) for cut in account.selection.cuts)
-    return float32_of(middle + Fraction(3, 2) * (high - low)), account.divergences
+    return threshold_of(account.selection.cuts), account.divergences
 
 
 def _divergences(model: Tensor, base: Tensor) -> Tensor:
@@ -201,16 +196,16 @@ def _softmax(rows: Tensor) -> Tensor:
 
 
 def _importance(model: Tensor, base: Tensor, divergences: Tensor) -> Tensor:
-    """Return the magnitude of each change times its row's divergence (float32 [n])."""
+    """Return the magnitude of each change times its row's divergence (float32 [n]); 0 where that is 0."""
     change = (model - base).abs_()
     change.view(len(divergences), -1).mul_(divergences[:, None])
-    return change
+    return change.nan_to_num_(nan=0.0, posinf=inf, neginf=-inf)  # an infinity, of a change that overflows, times 0
 
 
 def _apply_arcee(call: Call, chunks: Sequence[Tensor], start: int, state: State) -> Tensor:
     base, model = chunks
     threshold, divergences = state
-    first, width = start // _width(call), _width(call)
+    first, width = start // width_of(call), width_of(call)
     importance = _importance(model, base, divergences[first : first + len(base) // width])
     return torch.where(importance >= threshold, model, base)
 

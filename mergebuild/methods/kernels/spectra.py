@@ -18,17 +18,18 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from functools import cache
 from itertools import product
-from math import floor, prod
+from math import prod
 
 import torch
 from torch import Tensor
 
 from mergebuild.methods.kernels.blend import lerp
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State
+from mergebuild.methods.regions import region
 from mergebuild.methods.scalars import cos_pi_of
 from mergebuild.methods.shares import float32_of
 
-__all__ = ["KERNELS", "region", "smoothed", "tilted_filter"]
+__all__ = ["KERNELS", "smoothed", "tilted_filter"]
 
 _SLAB = 1 << 21
 """Elements that filters process at a time."""
@@ -260,23 +261,6 @@ def _top_k_tensor_sum(call: Call, chunks: Sequence[Tensor], _start: int, _state:
     order = torch.argsort(b, stable=True)
     result[order[taken]] = ascending[taken]
     return result
-
-
-def region(width: Fraction, offset: Fraction, size: int) -> tuple[int, int, bool]:
-    """Return the begin and end of a region of `size` things, and whether the things outside it are meant instead.
-
-    A region with a negative width ends at the offset; one that reaches beyond the end goes on at the start. Bounds are
-    rounded to the nearest integer, halves to even.
-    """
-    if width < 0:
-        offset, width = offset + width, -width
-    width = min(width, Fraction(1))
-    if offset < 0:
-        offset = 1 + offset - int(offset)
-    offset -= floor(offset)
-    if width + offset <= 1:
-        return round(offset * size), round((width + offset) * size), False
-    return round((width + offset - 1) * size), round(offset * size), True
 
 
 def _memory(per_element: int) -> Callable[[Call, int], int]:

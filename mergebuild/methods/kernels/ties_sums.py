@@ -14,14 +14,14 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from mergebuild.methods.agreement import median_shares, scale_of, takes
 from mergebuild.methods.kernels.gram import stock_ratio
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, State
 from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.kernels.randomness import bits
 from mergebuild.methods.kernels.reduction import Gram, vector_sums
 from mergebuild.methods.kernels.selection import Selection, magnitude_keys
-from mergebuild.methods.shares import float32_of, pivot_of
-from mergebuild.methods.spheres import median_of
+from mergebuild.methods.shares import float32_of
 
 __all__ = ["KERNELS"]
 
@@ -29,7 +29,7 @@ __all__ = ["KERNELS"]
 def _extended(call: Call, chunks: Sequence[Tensor], _start: int, _state: State) -> Tensor:
     base, *models = chunks
     deltas = [torch.sub(model, base) for model in models]
-    return _ended(call, deltas, call.number("lambda")).add_(base)
+    return _ended(call, deltas, scale_of(call)).add_(base)
 
 
 def _with_dropout(call: Call, chunks: Sequence[Tensor], _start: int, _state: State) -> Tensor:
@@ -40,8 +40,7 @@ def _with_dropout(call: Call, chunks: Sequence[Tensor], _start: int, _state: Sta
     deltas = [torch.sub(model, base) for model in models]
     for position, delta in enumerate(deltas, 1):
         delta.mul_(_drawn(call, delta, position))
-    scale = call.number("lambda") / (keep if call.flag("rescale") and keep < 1 else 1)
-    return _ended(call, deltas, scale).add_(base)
+    return _ended(call, deltas, scale_of(call)).add_(base)
 
 
 def _drawn(call: Call, delta: Tensor, position: int) -> Tensor:
@@ -62,7 +61,7 @@ def _drawn(call: Call, delta: Tensor, position: int) -> Tensor:
 def _ended(call: Call, deltas: Sequence[Tensor], scale: Fraction) -> Tensor:
     """Return the merged deltas (float32 [n] each, overwritten), times `scale`."""
     for delta in deltas:
-        delta.mul_(_largest(delta, call.number("density")))
+        delta.mul_(_largest(call, delta))
     votes = [delta.sign() if call.word("vote") == "count" else delta for delta in deltas]
     elected = votes[0].clone()
     for vote in votes[1:]:
@@ -83,16 +82,15 @@ def _ended(call: Call, deltas: Sequence[Tensor], scale: Fraction) -> Tensor:
     return mean.mul_(float32_of(scale))
 
 
-def _largest(delta: Tensor, density: Fraction) -> Tensor | float:
+def _largest(call: Call, delta: Tensor) -> Tensor | float:
     """Return 1 for each of the largest magnitudes, as many as the density says, else 0.
 
     A number if that is the same for all.
     """
-    if density >= 1:
-        return 1.0
-    if density <= 0:
-        return 0.0
-    selection = Selection((max(1, int(density * len(delta))),))
+    taken = takes(call)
+    if taken is None:
+        return 1.0 if call.number("density") > 0 else 0.0
+    selection = Selection((taken,))
     keys = magnitude_keys(delta)
     more = bool(len(delta))
     while more:
@@ -106,10 +104,7 @@ def _median(call: Call, deltas: Sequence[Tensor]) -> Tensor:
         return deltas[0]
     gram = Gram(len(deltas) - 1)
     gram.add([delta.to(torch.float64).sub_(deltas[0]) for delta in deltas[1:]])
-    eps, ftol = float(call.number("eps")), float(call.number("ftol"))
-    shares = median_of(gram.value(), eps, int(call.number("maxiter")), ftol)
-    pivot = pivot_of(shares)
-    assert pivot is not None  # the coefficients of a mean add up to 1
+    pivot, shares = median_shares(call, gram.value())
     rest = [index for index in range(len(deltas)) if index != pivot]
     out, spare = torch.empty_like(deltas[0]), torch.empty_like(deltas[0])
     others, factors = [deltas[index] for index in rest], [float32_of(shares[index]) for index in rest]

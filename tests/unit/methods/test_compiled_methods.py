@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -258,9 +259,14 @@ def test_a_compiled_form_serves_the_settings_that_people_use(name: str) -> None:
 
 
 def test_a_compiled_form_stands_for_a_kernel_as_it_is_in_the_catalog() -> None:
-    """Its chunks are cut alike; a statistic is known by the same name, arguments and version."""
+    """Its chunks are cut alike; a statistic is known by the same name, arguments and version.
+
+    Of a kernel that sees tensors whole, the compiled form may see them in pieces, and look at them first.
+    """
     for name, method in COMPILED.items():
         kernel = KERNELS[name]
+        if kernel.grain is Grain.TENSOR:
+            continue
         assert method.grain is kernel.grain, name
         assert (method.statistic is None) == (kernel.statistic is None), name
         if method.statistic is not None and kernel.statistic is not None:
@@ -289,12 +295,19 @@ def test_a_statistic_has_the_value_of_the_torch_kernel_s(name: str, data: st.Dat
             assert _state_compiled(statistic, COMPILED[name], call, inputs, cuts) == wanted, variant
 
 
+def _plain(state: object) -> object:
+    """Return a state with lists in place of tensors and arrays."""
+    if isinstance(state, tuple):
+        return tuple(map(_plain, state))
+    return state.tolist() if isinstance(state, Tensor | array) else state
+
+
 def _state_by_torch(statistic: Statistic, grain: Grain, call: Call, inputs: Sequence[Tensor]) -> str:
     """Return the state as text, or why there is none."""
     try:
         if statistic.begin(call, len(inputs)) is None:
             return repr(None)
-        return repr(state_of(statistic, grain, call, inputs, None))
+        return repr(_plain(state_of(statistic, grain, call, inputs, None)))
     except UndefinedError as error:
         return str(error)
 
@@ -303,7 +316,7 @@ def _state_compiled(
     statistic: CompiledStatistic, method: CompiledMethod, call: Call, inputs: Sequence[Stored], cuts: random.Random
 ) -> str:
     try:
-        return repr(compiled_state_of(statistic, method, call, inputs, cuts))
+        return repr(_plain(compiled_state_of(statistic, method, call, inputs, cuts)))
     except UndefinedError as error:
         return str(error)
 

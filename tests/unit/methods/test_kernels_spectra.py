@@ -18,7 +18,8 @@ from kernel_driver import run
 from torch import Tensor
 
 from mergebuild.methods.kernels import spectra
-from mergebuild.methods.kernels.spectra import KERNELS, region, smoothed, tilted_filter
+from mergebuild.methods.kernels.spectra import KERNELS, smoothed, tilted_filter
+from mergebuild.methods.regions import region
 from mergebuild.methods.tables.spectra import ROWS
 
 METHODS = {row.name: row for row in ROWS}

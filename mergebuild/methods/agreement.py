@@ -1,0 +1,47 @@
+"""sd-mecha's longer forms of TIES, but for arithmetic of tensors: how much is kept, and by what it is multiplied.
+
+`kernels/ties_sums.py` says what the methods compute; it and the compiled form take their numbers from here. No torch.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import isfinite
+
+from mergebuild.methods.call import Call
+from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.shares import pivot_of
+from mergebuild.methods.spheres import Coefficients, Matrix, median_of
+
+__all__ = ["median_shares", "scale_of", "takes"]
+
+
+def takes(call: Call) -> int | None:
+    """Return how many of a delta's largest magnitudes are kept, if not all or none of them are."""
+    density = call.number("density")
+    return max(1, int(density * call.count)) if 0 < density < 1 else None
+
+
+def scale_of(call: Call) -> Fraction:
+    """Return by what all that is added to the base is multiplied."""
+    scale = call.number("lambda")
+    keep = call.number("keep") if "keep" in call.arguments else Fraction(1)
+    return scale / (keep if keep < 1 and call.flag("rescale") else 1)
+
+
+def median_shares(call: Call, gram: Matrix) -> tuple[int, Coefficients]:
+    """Return the pivot and the coefficients of the deltas' geometric median.
+
+    `gram`: of their differences from the first.
+
+    Raises:
+        UndefinedError: a delta is beyond float32.
+    """
+    if not all(isfinite(row[index]) for index, row in enumerate(gram)):
+        message = "a difference from the base overflows float32, so that there is no median"
+        raise UndefinedError(message)
+    eps, ftol = float(call.number("eps")), float(call.number("ftol"))
+    shares = median_of(gram, eps, int(call.number("maxiter")), ftol)
+    pivot = pivot_of(shares)
+    assert pivot is not None  # a mean
+    return pivot, shares

@@ -1,0 +1,39 @@
+"""What stands out among the importances of a tensor's elements (arcee_fusion): by their quartiles. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import isfinite
+
+from mergebuild.methods.call import Call
+from mergebuild.methods.cuts import Cut, value_of
+from mergebuild.methods.method import UndefinedError
+from mergebuild.methods.shares import float32_of
+
+__all__ = ["quartiles_of", "threshold_of", "width_of"]
+
+
+def width_of(call: Call) -> int:
+    """Return the length of the vectors along the last dimension."""
+    return max(1, call.shape[-1]) if call.shape else 1
+
+
+def quartiles_of(call: Call) -> Sequence[int]:
+    """Return how many of the largest elements end at each quartile: the third last."""
+    last = call.count - 1
+    return [call.count - place for place in (last // 4, last // 2, 3 * last // 4)]
+
+
+def threshold_of(cuts: Sequence[Cut]) -> float:
+    """Return from which importance on an element stands out, float32; `cuts` are those of the quartiles.
+
+    Raises:
+        UndefinedError: a quartile is beyond float32.
+    """
+    quartiles = [value_of(key) for key, _ in cuts]
+    if not all(map(isfinite, quartiles)):
+        message = "a quarter of the differences overflow float32, so that nothing stands out among them"
+        raise UndefinedError(message)
+    low, middle, high = map(Fraction, quartiles)
+    return float32_of(middle + Fraction(3, 2) * (high - low))
