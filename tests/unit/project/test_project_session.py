@@ -21,7 +21,7 @@ from mergebuild.project import session as session_module
 from mergebuild.project.project import Project, load
 from mergebuild.project.stamp import Stamp
 from mergebuild.results.build import BuildResult
-from mergebuild.sources import sources
+from mergebuild.sources import settling
 from mergebuild.store import locked
 
 MIX = """
@@ -63,7 +63,7 @@ def two(lab: Lab) -> Lab:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sources and stores that are opened, in order."""
     found: list[str] = []
-    read, store = sources.read_model, session_module.DiskStore
+    read, store = settling.read_model, session_module.DiskStore
 
     def read_model(path: Path, **words: object) -> object:
         found.append(path.name)
@@ -73,7 +73,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append("store")
         return store(*args, **words)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sources, "read_model", read_model)
+    monkeypatch.setattr(settling, "read_model", read_model)
     monkeypatch.setattr(session_module, "DiskStore", open_store)
     return found
 
