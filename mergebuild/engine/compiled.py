@@ -382,8 +382,8 @@ class CompiledWorker:
         scales, scaling = self._scales(leaf.scale.leaf), leaf.scale.scaling
         if leaf.scale.leaf.count == 1:  # one row, of one block
             size = max(1, leaf.count)
-            return data, leaf.dtype, native.Scales(scales, leaf.scale.leaf.dtype, size, 1, size, start)
-        return data, leaf.dtype, native.Scales(scales, leaf.scale.leaf.dtype, *scaling, start)
+            return data, leaf.dtype, native.BlockScales(scales, leaf.scale.leaf.dtype, size, 1, size, start)
+        return data, leaf.dtype, native.BlockScales(scales, leaf.scale.leaf.dtype, *scaling, start)
 
     def _scales(self, leaf: Leaf) -> bytes:
         """Return all of a leaf, kept as long as its cluster is computed."""

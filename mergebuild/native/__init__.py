@@ -49,6 +49,7 @@ if not _UNUSABLE and _is_outdated():
 
 __all__ = [
     "DTYPES",
+    "BlockScales",
     "Chunk",
     "ColumnProducts",
     "GramMatrix",
@@ -60,7 +61,6 @@ __all__ = [
     "Prepared",
     "Ranking",
     "Region",
-    "Scales",
     "Seen",
     "apply",
     "arcs_of_columns",
@@ -109,7 +109,7 @@ class Seen(NamedTuple):
     """Finite before rounding, but larger than the dtype's largest value."""
 
 
-class Scales(NamedTuple):
+class BlockScales(NamedTuple):
     """What the elements of a tensor of 8-bit floats are multiplied by, before anything else is done with them.
 
     They stand in rows of `columns`, with a scale for each block of these, row by row; blocks at the ends may be cut.
@@ -127,7 +127,7 @@ class Scales(NamedTuple):
 Plain = tuple["Buffer", str]
 """The bytes of some elements of a tensor as they lie in a file, and their dtype."""
 
-Chunk = Plain | tuple["Buffer", str, Scales]
+Chunk = Plain | tuple["Buffer", str, BlockScales]
 """The same, and perhaps what the elements are multiplied by."""
 
 

@@ -104,7 +104,7 @@ def _row_of(call: Call) -> int:
     return call.shape[-1] if call.shape else 1
 
 
-class _Columns:
+class _ProductsOfColumns:
     """The products of the columns of two models, less those of a base if there is one, in float32."""
 
     def __init__(self, columns: int) -> None:
@@ -121,10 +121,10 @@ class _Columns:
         return tuple(totals[at : at + columns] for at in range(0, len(totals), columns))
 
 
-def _begin_nuslerp(call: Call, inputs: int) -> GramMatrix | _Columns | None:
+def _begin_nuslerp(call: Call, inputs: int) -> GramMatrix | _ProductsOfColumns | None:
     if call.word("per") == "tensor":
         return _begin_from_base(call, inputs)
-    return _Columns(max(1, prod(call.shape[1:]))) if call.word("per") == "column" else None
+    return _ProductsOfColumns(max(1, prod(call.shape[1:]))) if call.word("per") == "column" else None
 
 
 def _begin_stock(call: Call, inputs: int) -> GramMatrix | None:

@@ -34,7 +34,7 @@ _State = tuple[tuple[Cut, ...], Matrix | None]
 
 
 @dataclass(slots=True)
-class _Account:
+class _CountedAgreement:
     """Looks for the cuts of each delta first, then at what agrees."""
 
     selections: Sequence[CountedSelection]
@@ -46,14 +46,14 @@ class _Account:
         return tuple(each.found()[0] for each in self.selections)
 
 
-def _begin(call: Call, inputs: int) -> _Account:
+def _begin(call: Call, inputs: int) -> _CountedAgreement:
     taken, models = takes(call), inputs - 1
     selections = [] if taken is None else [CountedSelection([taken]) for _ in range(models)]
     gram = GramMatrix(models, 0) if call.word("end") == "median" and models > 1 else None
-    return _Account(selections, gram, selecting=bool(selections))
+    return _CountedAgreement(selections, gram, selecting=bool(selections))
 
 
-def _look(call: Call, account: _Account, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+def _look(call: Call, account: _CountedAgreement, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
     base, *models = chunks
     if account.selecting:
         for position, (model, selection) in enumerate(zip(models, account.selections, strict=True)):
@@ -72,7 +72,7 @@ def _agreed(call: Call, cuts: Sequence[Cut], chunks: Sequence[Chunk], span: tupl
     return room, "float32"
 
 
-def _turn(_call: Call, account: _Account) -> bool:
+def _turn(_call: Call, account: _CountedAgreement) -> bool:
     if not account.selecting:
         return False
     open_still = [each.turn() for each in account.selections]
@@ -80,7 +80,7 @@ def _turn(_call: Call, account: _Account) -> bool:
     return account.selecting or account.gram is not None
 
 
-def _end(_call: Call, account: _Account) -> _State:
+def _end(_call: Call, account: _CountedAgreement) -> _State:
     return account.cuts(), None if account.gram is None else account.gram.value()
 
 

@@ -69,7 +69,7 @@ def test_each_element_is_multiplied_by_its_own_scale(
     for size in (*cuts, len(values)):
         part = values[start : start + size]
         room = bytearray(4 * len(part))
-        chunk = as_bytes(part), dtypes[0], native.Scales(as_bytes(scales), dtypes[1], *scaling, start)
+        chunk = as_bytes(part), dtypes[0], native.BlockScales(as_bytes(scales), dtypes[1], *scaling, start)
         native.apply(ITSELF, [chunk], room, "float32", (start, len(part)), odd=odd)
         assert native.count_nonfinite(chunk, len(part)) == int(
             (~products(values, scales, scaling).isfinite())[start : start + size].sum()
@@ -97,7 +97,7 @@ def test_dot_products_are_those_of_the_products(parts: list[int], origin: int | 
                 (
                     as_bytes(each[start : start + size]),
                     "float8_e4m3fn",
-                    native.Scales(as_bytes(scale), "float32", *scaling, start),
+                    native.BlockScales(as_bytes(scale), "float32", *scaling, start),
                 )
                 for each, scale in zip(values, scales, strict=True)
             ],
@@ -114,16 +114,16 @@ def test_dot_products_are_those_of_the_products(parts: list[int], origin: int | 
 @pytest.mark.parametrize(
     ("scales", "message"),
     [
-        (native.Scales(bytes(4), "float32", 3, 1, 3, 0), "too few scales"),
-        (native.Scales(bytes(8), "float32", 3, 1, 2, 0), "too few scales"),
-        (native.Scales(bytes(8), "float32", 3, 1, 3, 3), "too few scales"),
-        (native.Scales(bytes(8), "float8_e5m2", 3, 1, 3, 0), "another dtype"),
-        (native.Scales(bytes(8), "float32", 0, 1, 3, 0), "no blocks"),
-        (native.Scales(bytes(8), "float32", 3, 0, 3, 0), "no blocks"),
-        (native.Scales(bytes(8), "float32", 3, 1, 0, 0), "no blocks"),
-        (native.Scales(bytes(8), "float32", 3, 1, 3, (1 << 64) - 1), "no blocks"),
+        (native.BlockScales(bytes(4), "float32", 3, 1, 3, 0), "too few scales"),
+        (native.BlockScales(bytes(8), "float32", 3, 1, 2, 0), "too few scales"),
+        (native.BlockScales(bytes(8), "float32", 3, 1, 3, 3), "too few scales"),
+        (native.BlockScales(bytes(8), "float8_e5m2", 3, 1, 3, 0), "another dtype"),
+        (native.BlockScales(bytes(8), "float32", 0, 1, 3, 0), "no blocks"),
+        (native.BlockScales(bytes(8), "float32", 3, 0, 3, 0), "no blocks"),
+        (native.BlockScales(bytes(8), "float32", 3, 1, 0, 0), "no blocks"),
+        (native.BlockScales(bytes(8), "float32", 3, 1, 3, (1 << 64) - 1), "no blocks"),
     ],
 )
-def test_scales_that_are_too_few_or_none_are_refused(scales: native.Scales, message: str) -> None:
+def test_scales_that_are_too_few_or_none_are_refused(scales: native.BlockScales, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         native.apply(ITSELF, [(bytes(6), "float8_e4m3fn", scales)], bytearray(24), "float32", (0, 6))
