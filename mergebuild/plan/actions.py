@@ -1,16 +1,17 @@
-"""The values of a plan, in the order in which they come to be: a goal is described, judged, and becomes an action.
+"""The values of a plan, in the order in which they are made: a goal is described, judged, and becomes an action.
 
-- A `Goal` is a target and the place where it goes (`description`).
-- A `Description` says what it will be: its tensors, digests, files and their layout. It follows from the recipe and the
-  sources alone (`description`).
-- A `Judgement` compares that with what stands at its place, with the artifacts on offer and with the last build
+- A `Goal` is a target and its output (`description`).
+- A `Description` says what it will be: its tensors, digests, files and their layout. It depends only on the recipe and
+  the sources (`description`).
+- A `Judgement` compares that with the output that is there, with artifacts in the store and with the last build
   (`judgement`).
-- An `Action` is what to do about it in one build, beside the actions before it: a `FileAction` for one file, a
-  `FolderAction` for files that are published together. `offers` says where a whole file can come from without
-  arithmetic, `work` what must be computed, copied and read otherwise.
+- An `Action` is what to do in one build, given the actions before it: a `FileAction` for one file, a `FolderAction` for
+  files that are published together. `offers` says where a whole file can be had without arithmetic; if nowhere, `work`
+  says what must be computed, copied and read.
 
-All of them are frozen: whoever learns more makes a new value. Descriptions, judgements and actions are compared by
-identity. The rest are named tuples: a frozen dataclass takes three times as long to make, and a plan has thousands.
+All of them are frozen: code that learns more makes a new value. Descriptions, judgements and actions are compared by
+identity. The rest are named tuples: making a frozen dataclass takes three times as long, and a plan has thousands of
+these.
 """
 
 from __future__ import annotations
@@ -32,30 +33,31 @@ __all__ = ["NO_WORK", "Action", "FileAction", "FolderAction", "Offer", "Outcome"
 
 
 class Stored(NamedTuple):
-    """An artifact of the store that is what is wanted."""
+    """An artifact in the store that is what is wanted."""
 
     row: ArtifactRow
     may_move: bool = False
-    """Whether it may be renamed to its place: it is in the history, as wanted, and no earlier action takes it."""
+    """Whether it may be renamed to the output: it is in the history, is exactly what is wanted, and no earlier action
+    takes it."""
 
 
 class Twin(NamedTuple):
-    """An earlier action of the same plan makes the same artifact: look it up when that is done."""
+    """An earlier action of the same plan that makes the same artifact, which will be in the store when that is done."""
 
     action: FileAction
 
 
 Offer = Stored | Twin
-"""Where a whole file can come from without arithmetic. Later also another machine's store."""
+"""Where a whole file can be had without arithmetic."""
 
 
 class Work(NamedTuple):
-    """What one build does for the tensors of a file, beside the actions before it."""
+    """What one build does for the tensors of a file, given the actions before it."""
 
     compute: frozenset[bytes] = frozenset()
-    """Digests that must be computed, and are needed by this file first."""
+    """Digests of the tensors that must be computed, and that no earlier file needs."""
     held: Mapping[bytes, Held] = MappingProxyType({})
-    """Tensors that are in artifacts and are copied from there."""
+    """Tensors that are in artifacts, and are copied from there."""
     seen: frozenset[bytes] = frozenset()
     """Digests that an earlier action computes."""
     bytes_read: int = 0
@@ -65,7 +67,7 @@ NO_WORK = Work()
 
 
 class Outcome(NamedTuple):
-    """What became of an action."""
+    """The result of an action."""
 
     verdict: Verdict
     computed: int = 0
@@ -77,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 class Action(Protocol):
-    """One thing to do, or to leave as it is. A check, a download or an upload would be another kind."""
+    """Something to do for a target, or to leave as it is."""
 
     @property
     def name(self) -> str:
@@ -85,11 +87,11 @@ class Action(Protocol):
 
     @property
     def judgement(self) -> Judgement:
-        """What led to it."""
+        """The judgement that it was made from."""
 
     @property
     def key(self) -> bytes | None:
-        """The digest of what it makes; None while that is not known."""
+        """The digest of what it makes; None while that is unknown."""
 
     @property
     def verdict(self) -> Verdict:
@@ -97,11 +99,11 @@ class Action(Protocol):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it gets its verdict, beside the other actions of the plan."""
+        """Why it has its verdict, given the other actions of the plan."""
 
     @property
     def offers(self) -> tuple[Offer, ...]:
-        """Where what it makes can come from whole."""
+        """Where what it makes can be had as a whole."""
 
     @property
     def refused(self) -> Refused | None:
@@ -109,19 +111,19 @@ class Action(Protocol):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The targets whose files must be there first."""
+        """The targets whose files must be published first."""
 
     @property
     def files(self) -> tuple[FileAction, ...]:
-        """The files that are written by it."""
+        """The files that it writes."""
 
     def result(self, outcome: Outcome | None = None) -> TargetResult:
-        """Return the target as `build` shows it when it is done, and as `plan` does before."""
+        """Return the target for the answer of `build` (with an outcome) or of `plan` (without)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FileAction:
-    """What is to be done about one file: alone, or one of a folder's."""
+    """What is to be done for one file: a single one, or one of a folder's."""
 
     judgement: Judgement
     content: FileContent
@@ -131,7 +133,7 @@ class FileAction:
     work: Work = NO_WORK
     refused: Refused | None = None
     same_place: FileAction | None = None
-    """The earlier action whose file the store keeps at the very same place: then nothing is written for this one."""
+    """The earlier action whose file has the very same path in the store: then nothing is written for this one."""
 
     @property
     def description(self) -> Description:
@@ -140,7 +142,7 @@ class FileAction:
 
     @property
     def goal(self) -> Goal:
-        """The target, and where it goes."""
+        """The target and its output."""
         return self.judgement.description.goal
 
     @property
@@ -150,7 +152,7 @@ class FileAction:
 
     @property
     def key(self) -> bytes | None:
-        """The digest of what the file holds; None while its sources are not hashed."""
+        """The digest of the file's tensors; None while its sources are not hashed."""
         return self.content.digest
 
     @property
@@ -160,7 +162,7 @@ class FileAction:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it gets its verdict, beside the other actions of the plan."""
+        """Why it has its verdict, given the other actions of the plan."""
         return _reasons(self)
 
     @property
@@ -175,7 +177,7 @@ class FileAction:
 
     @property
     def stored(self) -> Stored | None:
-        """The artifact on offer, when there is one already."""
+        """The artifact on offer, if it exists already."""
         return next((each for each in self.offers if isinstance(each, Stored)), None)
 
     @property
@@ -205,22 +207,22 @@ class FileAction:
         return 0 if moves else self.content.size
 
     def place(self, shelf: Shelf) -> Path:
-        """Return where its file goes: to the output's path, or into the store."""
+        """Return where its file is published: at the output's path, or in the store."""
         content = self.content
         if content.path is not None:
             return content.path
-        if content.digest is None:  # not known before its sources are hashed
+        if content.digest is None:  # unknown until its sources are hashed
             return shelf.kept_path(checksum(self.name.encode()))
         return shelf.kept_path(content.digest, content.header_checksum)
 
     def result(self, outcome: Outcome | None = None) -> TargetResult:
-        """Return the target as `build` shows it when it is done, and as `plan` does before."""
+        """Return the target for the answer of `build` (with an outcome) or of `plan` (without)."""
         return _result(self, outcome)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FolderAction:
-    """What is to be done about a folder: its files, published together."""
+    """What is to be done for a folder: its files are published together."""
 
     judgement: Judgement
     files: tuple[FileAction, ...]
@@ -238,12 +240,12 @@ class FolderAction:
 
     @property
     def offers(self) -> tuple[Offer, ...]:
-        """Where each of its files can come from whole."""
+        """Where each of its files can be had as a whole."""
         return tuple(offer for file in self.files for offer in file.offers)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it gets its verdict, beside the other actions of the plan."""
+        """Why it has its verdict, given the other actions of the plan."""
         return _reasons(self)
 
     @property
@@ -257,7 +259,7 @@ class FolderAction:
         return self.judgement.description.needs
 
     def result(self, outcome: Outcome | None = None) -> TargetResult:
-        """Return the target as `build` shows it when it is done, and as `plan` does before."""
+        """Return the target for the answer of `build` (with an outcome) or of `plan` (without)."""
         return _result(self, outcome)
 
 

@@ -1,8 +1,7 @@
-"""Are the inputs of a target models of one architecture? Told by their configurations, for the parts that it merges.
+"""Whether the inputs of a target are models of one architecture, by their configurations, for the parts that it merges.
 
-Weights of equal names and shapes mean other things in another architecture, or with other heads and other positions.
-Only what a target takes is looked at: an input whose share is 0, or a part that it has no tensors of, is not held
-against it.
+Weights with equal names and shapes mean something else in another architecture, or with other heads or positions. Only
+what a target takes is compared: an input with share 0, or a part from which it takes no tensors, does not count.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ __all__ = ["Architectures"]
 
 
 _OF_OTHER_ARCHITECTURES: Final = frozenset({"shape-mismatch", "too-little-in-common", "missing-tensors"})
-"""What is wrong with inputs of different architectures too, as it shows in their tensors."""
+"""Codes of errors about tensors that inputs of different architectures have, too."""
 
 
 class _DescribedInput(NamedTuple):
-    """An input that has a configuration, and the parts that a target takes tensors of."""
+    """An input with a configuration, and the parts from which a target takes tensors."""
 
     ref: str
     config: Config
     shown: str
     parts: frozenset[str]
     source: str
-    """Whose configuration and small files it has."""
+    """The source that has its configuration and small files."""
     has_rows: bool = False
-    """Whether rows of tokens are taken from it that are merged with others'."""
+    """Whether rows of tokens are taken from it and merged with others'."""
 
 
 class Architectures:
@@ -54,10 +53,10 @@ class Architectures:
         self._tokenizers = Tokenizers(sources)
 
     def compare(self, target: str) -> tuple[str, ...]:
-        """Return in what the inputs of a target differ that changes what their weights mean, a sentence each.
+        """Return the differences between a target's inputs that change the meaning of their weights, a sentence each.
 
         Raises:
-            MismatchError: they are of different architectures, and the target does not say that this is meant.
+            MismatchError: they are of different architectures, and the target does not allow that.
         """
         blueprint = self._folding.blueprint(target)
         inputs = self._inputs(blueprint)
@@ -69,7 +68,7 @@ class Architectures:
         return (*self._compared(blueprint, inputs), *self._compared_tokens(blueprint, inputs, said))
 
     def _compared(self, blueprint: Blueprint, inputs: Sequence[_DescribedInput]) -> list[str]:
-        """Return in what the first of some inputs differs from each of the others, a sentence each."""
+        """Return how the first of some inputs differs from each other one, a sentence each."""
         agreed = self._agreed(blueprint.target.name)
         told: list[str] = []
         for one, other in combinations(inputs, 2):
@@ -85,7 +84,7 @@ class Architectures:
     def _compared_tokens(
         self, blueprint: Blueprint, inputs: Sequence[_DescribedInput], said: _DescribedInput | None
     ) -> Iterator[str]:
-        """Yield in what the tokenizers differ of inputs whose rows are merged, and of the one that is written."""
+        """Yield differences between tokenizers: of the inputs whose rows are merged, and of the one that is written."""
         with_rows = [(each.ref, each.source) for each in inputs if each.has_rows]
         if len(with_rows) > 1:
             yield from self._tokenizers.compare(with_rows)
@@ -94,7 +93,7 @@ class Architectures:
             yield from self._tokenizers.written((first.ref, first.source), (said.ref, said.source))
 
     def explained(self, target: str, error: MismatchError) -> MismatchError:
-        """Return why inputs do not fit: that they are of different architectures, where they are."""
+        """Return the error for inputs that do not fit; if they are of different architectures, it says so."""
         made = self._recipe.target(target)
         if made.architectures == "allow" or error.problems[0].code not in _OF_OTHER_ARCHITECTURES:
             return error
@@ -106,14 +105,14 @@ class Architectures:
         return error
 
     def _configuration(self, blueprint: Blueprint) -> _DescribedInput | None:
-        """Return the input whose configuration is written, where the target names one."""
+        """Return the input whose configuration is written, if the target names one."""
         config = blueprint.target.config
         if config is None:
             return None
         return self._described(config.ref, {part_of(name) for name in blueprint.specs})
 
     def _inputs(self, blueprint: Blueprint) -> list[_DescribedInput]:
-        """Return the inputs that a target takes tensors of, those that it names first before others."""
+        """Return the inputs from which a target takes tensors, in the order in which the text names them."""
         parts: dict[str, set[str]] = {}
         owners = [{slot.owner for slot in slots} for slots in blueprint.forms.slots]
         with_rows: set[str] = set()
@@ -134,7 +133,7 @@ class Architectures:
         return [made for ref in found if (made := self._described(ref, by_ref[ref], has_rows=ref in refs_with_rows))]
 
     def _order(self, target: str) -> Mapping[str, int]:
-        """Return the places of sources and file targets below a target, as the text names them."""
+        """Return an index for each source and file target below a target, in the order in which the text names them."""
         names: dict[str, int] = {}
         for name in reversed(self._recipe.below(target)):
             for each in self._recipe.target(name).reads:
@@ -152,7 +151,7 @@ class Architectures:
         return _DescribedInput(ref, model.facts, shown, frozenset(parts), owner, has_rows)
 
     def _agreed(self, target: str) -> list[frozenset[str]]:
-        """Return what is merged with different architectures because a target below this one says so."""
+        """Return sets of inputs that a target below this one merges although their architectures differ."""
         return [
             self._folding.blueprint(name).owners
             for name in self._recipe.below(target)[:-1]

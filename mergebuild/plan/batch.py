@@ -1,4 +1,4 @@
-"""Tensors that are made alike, and what one form makes of all of them: a row of digests."""
+"""Tensors that are made alike, and the row of digests that one form gives for all of them."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ from mergebuild.plan.made import Operand, SurveyKey
 __all__ = ["STATISTICS_OF_MADE", "Batch", "Operated", "TensorRow"]
 
 STATISTICS_OF_MADE = "2"
-"""Part of the digest of what follows from a statistic of a tensor that a target makes. Version 1 could take it, in the
-pass that made that tensor, from memory that nothing had filled: what was built so is built again."""
+"""Part of the digest of a tensor that needs a statistic of a tensor made by a target. In version 1 the statistic could
+be computed, in the pass that made that tensor, from memory that had not been filled: such tensors are built again."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Tensors of one kind and dtype, the digests of whose inputs stand in one order."""
+    """Tensors of one kind and dtype whose inputs' digests, sorted, have the same order."""
 
     kind: int
     keys: tuple[int, ...]
-    """By slot of the kind's form: the place of its tensor in the order of digests; equal tensors have one place."""
+    """For each slot of the kind's form: the index of its tensor in the sorted digests; equal tensors have one index."""
     dtypes: Mapping[int, str]
-    """By place: the dtype in which the tensor lies."""
+    """By index: the dtype in which the tensor is stored."""
     are_made: tuple[bool, ...]
-    """By place: whether a target makes the tensor; else it lies in a source."""
+    """By index: whether a target makes the tensor; else it is a source's."""
     dtype: str
     digests: LinearDigests
     device: str
-    """The class of devices that makes what is not the same on all of them."""
+    """The class of devices, for results that differ between classes."""
     places: list[int] = field(default_factory=list)
-    """Of the tensors, in the order of the file."""
+    """The indices of the tensors in the order of the file."""
     named: list[tuple[str, Spec]] = field(default_factory=list)
-    """The tensors' names, and what they are."""
+    """The tensors' names and specs."""
     origins: list[dict[bytes, int]] = field(default_factory=list)
-    """By tensor: the digests of the inputs, in order, and their sizes."""
+    """For each tensor: the sizes of its inputs by their digests, in sorted order."""
     reads: dict[tuple[int, ...], dict[bytes, int]] = field(default_factory=dict)
-    """By places in the order: all inputs at these places, and their sizes."""
+    """By indices of inputs: the sizes of all tensors' inputs with these indices, by digest."""
 
     made: tuple[Form, TensorRow] | None = None
-    """The last form asked for: members of a family often differ in some of their forms alone."""
+    """The last form and its row: members of a family often differ in only some of their forms."""
 
     def add(self, place: int, name: str, spec: Spec, digests: tuple[bytes, ...], sizes: dict[bytes, int]) -> None:
-        """Add a tensor; `sizes`: of its inputs, by their digests in order."""
+        """Add a tensor; `sizes`: of its inputs, by their digests in sorted order."""
         self.places.append(place)
         self.named.append((name, spec))
         self.origins.append(sizes)
         self.digests.add(spec.dtype, spec.shape, digests)
 
     def row(self, form: Form) -> TensorRow:
-        """Return the tensors made by a form; forms that are equal are one object."""
+        """Return the tensors made by a form; equal forms are one object."""
         if self.made is None or self.made[0] is not form:
             self.made = (form, self._row(form))
         return self.made[1]
@@ -91,7 +91,7 @@ class Batch:
         )
 
     def _operated(self, operation: Operation, slots: Sequence[Slot]) -> TensorRow:
-        """Return the tensors that an operation makes; there is less in common to them than to combinations."""
+        """Return the tensors that an operation makes; they share less than combinations do."""
         key = dict(zip(slots, self.keys, strict=True))
         inputs = [gather((key[slot], share) for slot, share in each.terms) for each in operation.inputs]
         method = operation.method
@@ -121,7 +121,7 @@ class Batch:
         )
 
     def _facts(self, operation: Operation, *, looks_at_made: bool) -> list[Line]:
-        """Return what decides of what an operation makes besides what it reads."""
+        """Return the lines of a key that an operation adds besides its inputs."""
         method = operation.method
         facts = [Line("method", f"{method.name}@{method.version}"), *lines_of(operation.arguments)]
         if not method.exact:
@@ -131,7 +131,7 @@ class Batch:
         return [*facts, *method.makes.key_lines]
 
     def inputs(self, slots: Sequence[Slot]) -> InputsOfRow:
-        """Return what its rows are made of, and whose that is, for the store. `slots`: of the kind's form."""
+        """Return the inputs of its tensors and their owners, for the store. `slots`: of the kind's form."""
         names = [name for name, _ in self.named]
         owners: list[list[Owner]] = [[] for _ in self.dtypes]
         for slot, key in zip(slots, self.keys, strict=True):
@@ -141,7 +141,7 @@ class Batch:
         return InputsOfRow(self.dtype, names, shapes, [tuple(each) for each in self.origins], owners)
 
     def _read(self, places: tuple[int, ...]) -> Mapping[bytes, int]:
-        """Return the inputs at some places of the order with their sizes."""
+        """Return the sizes of all tensors' inputs with these indices, by digest."""
         if places not in self.reads:
             found = [list(inputs.items()) for inputs in self.origins]
             self.reads[places] = {digest: size for each in found for digest, size in [each[at] for at in places]}
@@ -153,47 +153,47 @@ class Operated(NamedTuple):
 
     operation: Operation
     operands: Sequence[tuple[Operand, ...]]
-    """What it reads for each."""
+    """For each tensor, what the operation reads."""
     facts: tuple[Line, ...]
-    """What decides besides that, for all of them."""
+    """The lines of the key besides the inputs, the same for all tensors."""
     name_in_key: bool
-    """Whether each one's name does, too."""
+    """Whether the key also has each tensor's name."""
 
     def among(self, kept: Sequence[int]) -> Operated:
-        """Return those of some tensors, given by their places in the row."""
+        """Return the same for some tensors, given by their indices in the row."""
         return self._replace(operands=[self.operands[index] for index in kept])
 
     def facts_of(self, name: str) -> tuple[Line, ...]:
-        """Return what decides of one of them besides what it reads."""
+        """Return the lines of one tensor's key besides its inputs."""
         return (*self.facts, tensor_line(name)) if self.name_in_key else self.facts
 
 
 class TensorRow(NamedTuple):
-    """What became of one batch in one target: its tensors have the same terms, but for the digests."""
+    """The tensors that one batch has in one target: their terms differ only in digests."""
 
     places: Sequence[int]
-    """Of the tensors, in the order of the file."""
+    """The indices of the tensors in the order of the file."""
     digests: Sequence[bytes]
-    """Of the tensors, in the order of `places`."""
+    """The digests of the tensors, in the order of `places`."""
     origins: Sequence[Mapping[bytes, int]]
-    """Of each tensor: the digests of the inputs, in order, and their sizes."""
+    """For each tensor: the sizes of its inputs by their digests, in sorted order."""
     terms: Sequence[tuple[int, Fraction]]
-    """Which of the origins are combined, by their places in the order, and their coefficients; those that an operation
-    reads, with 1 for each."""
+    """The inputs that are combined, by index in sorted order, with their coefficients; for an operation, all that it
+    reads, with 1."""
     is_copy: bool
     read: Mapping[bytes, int]
-    """What is read for all tensors of the row together: sizes by digest."""
+    """The sizes, by digest, of all tensors that are read for the row."""
     operated: Operated | None = None
-    """How an operation makes them instead."""
+    """How an operation makes them, if one does."""
     surveys: Sequence[SurveyKey | None] = ()
-    """What the operation must know first, for each; empty when it need not."""
+    """For each tensor, the survey that the operation needs first; empty if it needs none."""
     looks_at_made: bool = False
-    """Whether statistics are taken of what a target makes: `STATISTICS_OF_MADE` is part of the digests then."""
+    """Whether statistics of tensors made by a target are needed: then `STATISTICS_OF_MADE` is part of the digests."""
     narrowed: bool = False
-    """Whether they are lone float64 tensors, rounded at once; see `narrows`."""
+    """Whether they are single float64 tensors that are only rounded; see `narrows`."""
 
     def among(self, places: Collection[int]) -> TensorRow:
-        """Return those at some places."""
+        """Return the row of those tensors that have these indices in the file."""
         kept = [index for index, place in enumerate(self.places) if place in places]
         origins = [self.origins[index] for index in kept]
         lying = [list(inputs.items()) for inputs in origins]
@@ -220,7 +220,7 @@ def _operands(
 
 
 def _operand(shape: tuple[int, ...], terms: Sequence[Term]) -> Operand:
-    """Return an input of an operation: equal tensors in it are added up, and just one, once, is the tensor itself."""
+    """Return an input of an operation: equal tensors are added up; a single tensor with share 1 is itself the input."""
     if len(terms) == 1 and terms[0].coefficient == 1:
         return Operand(terms[0].digest, None)
     return Operand(combination_key(shape, terms).digest, tuple(terms))

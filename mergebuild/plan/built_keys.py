@@ -1,11 +1,11 @@
-"""The keys of a target's tensors, packed for the store: what each followed from when it was built.
+"""The keys of a target's tensors, packed for the store, to be compared with later ones.
 
-`why --tensor` holds them against the keys that the mergefile gives now. There may be thousands of targets of a thousand
-tensors each, so nothing is packed twice: tensors that are made alike have their lines once, and what stands in these by
-digest is packed apart, once for all members of a family (`Store` keeps it once as well). What a virtual target makes by
-operations is intermediate; its keys are packed with what the target reads.
+`why --tensor` compares them with the keys that follow from the mergefile now. There may be thousands of targets with a
+thousand tensors each, so nothing is packed twice: the lines of tensors that are made alike are packed once, and the
+digests in them are packed separately, once for all members of a family (the store keeps them once, too). Tensors that a
+virtual target makes by operations are intermediate; their keys are packed with the digests.
 
-Packed is: the number of the format, then parts, each behind its length in 8 bytes, the lowest byte first.
+The packed form is the version of the format, then parts, each after its length (8 bytes, little-endian).
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ __all__ = ["BuiltKeys", "InputsOfRow", "Owner", "pack_inputs", "packed_keys"]
 _VERSION = b"\1"
 _DIGEST = 16
 _MOST = 1 << 28
-"""Bytes of text: the keys of a hundred thousand tensors are a tenth of that."""
+"""The most bytes of text: the keys of a hundred thousand tensors have a tenth of that."""
 _LONGEST = 10_000
-"""Signs of a number: the longest proportions that a mergefile comes to are two of 3,000 digits."""
+"""The most characters of a number: the longest possible coefficients have two numbers of 3,000 digits."""
 _OF_FRACTIONS = frozenset("-/0123456789")
 
 _FAILURES = (
     ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error, zlib.error
 )  # fmt: skip
-"""What reading another's text for ours fails with."""
+"""The errors of reading a text that is not what we packed."""
 
 
 class InputsOfRow(NamedTuple):
-    """What a row's tensors are, and the digests of what each may be made of, in order."""
+    """The tensors of a row, and for each the digests of what it may be made of, in sorted order."""
 
     dtype: str
     names: Sequence[str]
     shapes: Sequence[tuple[int, ...]]
     inputs: Sequence[Sequence[bytes]]
     owners: Sequence[Sequence[Owner]]
-    """Of each input: those whose tensors it is."""
+    """For each input: the owners of such tensors."""
 
 
 class Owner(NamedTuple):
-    """A source or target whose tensor an input is, and what it calls it for each tensor of the row; None: the same."""
+    """A source or target that an input's tensors belong to, with its names for them; None: the names are the same."""
 
     name: str
     tensors: Sequence[str] | None
@@ -65,21 +65,21 @@ class Owner(NamedTuple):
 def packed_keys(tensors: Tensors, intermediates: Iterable[Tensors] = ()) -> PackedKeys:
     """Return the keys of a target's tensors for the store.
 
-    `intermediates`: what virtual targets below it make by operations.
+    `intermediates`: the tensors that virtual targets below it make by operations.
     """
     below = [part for each in intermediates for part in (each.packed_inputs, _lines(each))]
     return PackedKeys(_framed([_lines(tensors)]), _framed([tensors.packed_inputs, *below]))
 
 
 def pack_inputs(rows: Sequence[InputsOfRow]) -> bytes:
-    """Return what rows of tensors are made of: names and shapes as text, then all digests."""
+    """Return the packed inputs of rows of tensors: names and shapes as text, then all digests."""
     facts = [(row.dtype, row.names, row.shapes, row.owners) for row in rows]
     digests = b"".join(digest for row in rows for inputs in row.inputs for digest in inputs)
     return _framed([_text(facts), digests])
 
 
 def _lines(tensors: Tensors) -> bytes:
-    """Return what the keys of tensors have besides what stands in them by digest, row by row."""
+    """Return the packed lines of all keys without the digests in them, row by row."""
     surveys = {survey.key: survey for row in tensors.rows for survey in row.surveys if survey is not None}
     numbers = {key: number for number, key in enumerate(surveys)}
     places = _places(tensors) if surveys else {}
@@ -88,13 +88,13 @@ def _lines(tensors: Tensors) -> bytes:
 
 
 def _places(tensors: Tensors) -> dict[str, tuple[int, int]]:
-    """Return the row of each tensor by name, and its place in that."""
+    """Return, for each tensor's name, its row and its index in that."""
     rows = enumerate(map(tensors.names_of, tensors.rows))
     return {name: (number, index) for number, names in rows for index, name in enumerate(names)}
 
 
 def _survey(survey: SurveyKey, places: Mapping[str, tuple[int, int]]) -> dict[str, object]:
-    own = survey.facts[: len(survey.facts) - len(survey.tensors)]  # behind these is a line a tensor
+    own = survey.facts[: len(survey.facts) - len(survey.tensors)]  # then comes one line for each tensor
     return {"facts": [_fact(line) for line in own], "tensors": [places[each.name] for each in survey.tensors]}
 
 
@@ -115,7 +115,7 @@ def _row(row: TensorRow, surveys: Mapping[bytes, int]) -> dict[str, object]:
 
 
 def _operand(operand: Operand, places: Mapping[bytes, int]) -> object:
-    """Return an input of an operation: a tensor's place, or places with shares."""
+    """Return an input of an operation: the index of a tensor, or indices with shares."""
     if operand.terms is None:
         return places[operand.digest]
     return [(places[digest], str(share)) for digest, share in operand.terms]
@@ -126,7 +126,7 @@ def _fact(line: Line) -> tuple[object, object]:
 
 
 def _plain(value: Value) -> object:
-    """Return a value of a line as JSON has it: a number as a list of its text, a list of numbers as one of these."""
+    """Return a value of a line for JSON: a number as a list with its text, a tuple as a list of values."""
     if isinstance(value, Fraction):
         return [str(value)]
     if isinstance(value, tuple):
@@ -166,9 +166,9 @@ class BuiltKeys:
 
     @staticmethod
     def of(packed: PackedKeys, artifact: bytes) -> BuiltKeys | None:
-        """Return the keys of an artifact's tensors; None: packed in a format that is not known, or another's.
+        """Return the keys of an artifact's tensors; None if the format is unknown, or if they are not this artifact's.
 
-        All of it is read: what the lines come to is the artifact, so nobody else can have written them.
+        All of it is read: the artifact's digest follows from the lines, so they can't have been changed.
         """
         if not packed.lines.startswith(_VERSION) or not packed.inputs.startswith(_VERSION):
             return None
@@ -186,17 +186,17 @@ class BuiltKeys:
         return BuiltKeys(every[0], every[1:])
 
     def key(self, name: str) -> Key | None:
-        """Return the key of a tensor; None: there was none of this name."""
+        """Return the key of a tensor; None if there is none of this name."""
         return self._tensors.key(name)
 
     def intermediate(self, digest: bytes) -> Key | None:
-        """Return the key of an intermediate tensor, as it was then."""
+        """Return the key that an intermediate tensor had at that time; None if there was none."""
         return self._by_digest.get(digest)
 
     def owners(self, name: str | None = None) -> Iterator[tuple[bytes, str, str]]:
-        """Yield the digest of each input with an owner of it, and what that calls it.
+        """Yield the digest of each input with an owner and that one's name for it.
 
-        `name`: of the inputs of this tensor, and of the intermediate tensors of this name, alone.
+        `name`: only for the inputs of this tensor, and of the intermediate tensors of this name.
         """
         return (owned for each in (self._tensors, *self._intermediates) for owned in each.owners(name))
 
@@ -226,7 +226,7 @@ class _KeyTable:
             self._places |= {name: (number, index) for index, name in enumerate(names)}
 
     def owners(self, name: str | None) -> Iterator[tuple[bytes, str, str]]:
-        """Yield the digest of each input, of one tensor or of all, with an owner of it, and what that calls it."""
+        """Yield the digest of each input, of one tensor or of all, with an owner and that one's name for it."""
         places = self._places.items() if name is None else [(name, self._places[name])] if name in self._places else ()
         for tensor, (number, index) in places:
             row = self._inputs[number]
@@ -234,7 +234,7 @@ class _KeyTable:
                 yield from ((digest, each.name, each.tensors[index] if each.tensors else tensor) for each in owners)
 
     def artifact(self) -> bytes:
-        """Return the digest of all tensors together."""
+        """Return the artifact's digest."""
         return artifact_digest(
             (row.names[index], row.dtype, row.shapes[index], self._key(number, index).digest)
             for number, row in enumerate(self._inputs)
@@ -246,7 +246,7 @@ class _KeyTable:
         return (self._key(*place) for place in self._places.values())
 
     def key(self, name: str) -> Key | None:
-        """Return the key of a tensor; None: there is none of this name."""
+        """Return the key of a tensor; None if there is none of this name."""
         return self._key(*self._places[name]) if name in self._places else None
 
     def _key(self, number: int, index: int) -> Key:
@@ -263,7 +263,7 @@ class _KeyTable:
         return own if survey is None else operation_key(facts.dtype, shape, (), [own, self._survey(survey)])
 
     def _operands(self, number: int, index: int) -> Iterator[bytes | Key]:
-        """Yield what the operation that makes a tensor reads."""
+        """Yield what the operation reads for a tensor."""
         row, facts = self._rows[number], self._inputs[number]
         inputs, own = facts.inputs[index], row["shapes"]
         shapes = [facts.shapes[index]] * (len(row["inputs"]) - len(own)) + own
@@ -283,7 +283,10 @@ def _terms(terms: Sequence[tuple[int, str]], inputs: Sequence[bytes]) -> list[tu
 
 
 def _fraction(text: str) -> Fraction:
-    """Return a number from the text that `str` gives. An exponent of ten digits would take all memory."""
+    """Return the number that `str` gave as text.
+
+    An exponent of ten digits would take all memory, so none is allowed.
+    """
     if len(text) > _LONGEST or not set(text) <= _OF_FRACTIONS:
         message = f"not a fraction: {text[:40]!r}"
         raise ValueError(message)
@@ -295,7 +298,7 @@ def _unpacked(packed: bytes) -> bytes:
 
     Raises:
         ValueError: it is longer than that of any target.
-        zlib.error: it is none.
+        zlib.error: it is something else.
     """
     machine = zlib.decompressobj()
     found = machine.decompress(packed, _MOST)

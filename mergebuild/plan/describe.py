@@ -1,7 +1,7 @@
-"""Say what a goal will be: fold the target, hash the sources that must be known, and lay out its files.
+"""Makes the description of a goal: folds the target, hashes the sources that must be known, and lays out its files.
 
-Sources of a target that was never built, and that nothing pins, need not be hashed first: nothing could be reused, so
-the pass that merges them may hash them (`build/first_sight.py`). Its description then has a layout and no digests.
+If a target was never built, and nothing pins its sources, they need not be hashed first: no tensor could be reused, so
+the pass that merges them may hash them (`build/first_sight.py`). The description then has a layout and no digests.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class Describer:
         self._folding = folding
         self._origins = origins
         self._inside = f"{recipe.root}{os.sep}"
-        """What the paths in the project's folder begin with."""
+        """The prefix of paths in the project's folder."""
         self._leaves: dict[str, frozenset[str]] = {}
         self._architectures = Architectures(recipe, sources, folding)
         self._grounds: dict[object, Ground] = {}
-        """By the kin of a blueprint, or the name of a target that has none."""
+        """By the kin of a blueprint, or by the name of a target without kin."""
         self._hashed: set[Ground] = set()
-        """Those of whose sources all are hashed, and are what their pins say."""
+        """Those whose sources are all hashed, and meet their pins."""
         self._contents: dict[Kin | None, Mapping[str, str]] = {}
         self._opened: set[object] = set()
-        """The kin of targets whose sources are open."""
+        """The `kin` of targets whose sources are open."""
         self._read: dict[tuple[object, ...], int] = {}
 
     def sources_of(self, target: str) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class Describer:
         return tuple(dict.fromkeys(ref for ref in refs if ref in self._sources))
 
     def open_sources(self, target: str) -> None:
-        """Open every source below a target, and report all that cannot be opened at once.
+        """Open every source below a target; report all that can't be opened together.
 
         Raises:
             SourceError: one is missing or unreadable.
@@ -93,10 +93,10 @@ class Describer:
         return [] if ground in self._hashed else self._unhashed(ground)
 
     def hash_sources(self, goal: Goal, *, hash_all: bool) -> None:
-        """Hash the sources that are to be known before a goal is described.
+        """Hash the sources that must be known before a goal is described.
 
         Raises:
-            MergeBuildError: the target can't be folded, or a source is not what it should be.
+            MergeBuildError: the target can't be folded, or a source differs from its pin.
         """
         ground = self._ground(goal.target)
         if ground in self._hashed:
@@ -108,7 +108,7 @@ class Describer:
             self._hashed.add(ground)
 
     def to_hash(self, goal: Goal, *, hash_all: bool) -> list[str]:
-        """Return the sources that are to be hashed for a goal before it is described; they may be hashed already.
+        """Return the sources that must be hashed before a goal is described; they may be hashed already.
 
         Raises:
             MergeBuildError: the target can't be folded.
@@ -117,11 +117,11 @@ class Describer:
         hash_first = hash_all or self._is_hashed_first(goal, ground)
         owners = [owner for owner in sorted(ground.bottom) if hash_first or self._sources.is_pinned(owner)]
         others = [owner for owner in ground.sources if owner not in ground.bottom]
-        owners += [owner for owner in others if self._sources.is_pinned(owner)]  # whose small files are read, perhaps
+        owners += [owner for owner in others if self._sources.is_pinned(owner)]  # their small files may be read
         return owners
 
     def _is_hashed_first(self, goal: Goal, ground: Ground) -> bool:
-        """Whether the sources of a goal must be known before it is planned, or are in a moment."""
+        """Whether the sources of a goal must be known before it is planned, or take only a moment to hash."""
         return (
             self._ledger.record(goal.target) is not None
             or sum(self._sources.file(owner).size for owner in self._unhashed(ground)) <= SMALL
@@ -132,7 +132,7 @@ class Describer:
         )
 
     def describe(self, goal: Goal) -> Description:
-        """Say what a goal will be, as far as the sources are known: those of `to_hash` are hashed.
+        """Return the description of a goal; the sources of `to_hash` are hashed.
 
         Raises:
             MergeBuildError: it cannot be made as it is written, or a source can't be read.
@@ -156,17 +156,17 @@ class Describer:
             return None
         end = "/" if found is registry.FOLDER else ""
         written = str(path)
-        if os.sep == "/" and written.startswith(self._inside):  # what `relative_to` comes to, for thousands of them
+        if os.sep == "/" and written.startswith(self._inside):  # faster than `relative_to`, for thousands of outputs
             return written[len(self._inside) :] + end
         try:
             return path.relative_to(self._recipe.root).as_posix() + end
         except ValueError:
             return path.as_posix() + end
 
-    # What is below a target
+    # Sources and targets below a target
 
     def _ground(self, target: str) -> Ground:
-        """Return what follows from what a target reads."""
+        """Return what follows from a target's inputs alone."""
         try:
             blueprint = self._folding.blueprint(target)
         except MismatchError as error:
@@ -196,7 +196,7 @@ class Describer:
         return [owner for owner in ground.bottom if not self._sources.file(owner).is_hashed]
 
     def _bottom(self, target: str) -> frozenset[str]:
-        """Return the sources at the bottom of a target, also parts of sources and what no recipe names."""
+        """Return the sources at the bottom of a target, including parts of sources and sources that no recipe names."""
         if target not in self._leaves:
             for name in self._recipe.below(target):
                 self._leaves[name] = self._leaves_of(self._folding.blueprint(name).owners)
@@ -215,11 +215,11 @@ class Describer:
         return tuple(self._sources.file(owner).model.notices)
 
     def _operates(self, blueprint: Blueprint) -> bool:
-        """Whether some tensors of a target are not linear in those of sources, or are made of others' parts."""
+        """Whether some tensors are not linear in those of sources, or are made of parts of other tensors."""
         return blueprint.forms.operates or any(self._folding.is_delta(owner) for owner in blueprint.owners)
 
     def _files_below(self, blueprint: Blueprint) -> set[str]:
-        """Return the file targets that a target reads, itself or by way of virtual ones that operate."""
+        """Return the file targets that a target reads, directly or through virtual ones with operations."""
         found: set[str] = set()
         for owner in blueprint.owners:
             if owner not in self._sources:
@@ -228,7 +228,7 @@ class Describer:
         return found
 
     def _waits_for_files(self, blueprint: Blueprint) -> bool:
-        """Whether a target, itself or by way of virtual ones, must know several tensors first, or takes some whole."""
+        """Whether a target, or a virtual one below it, needs surveys, or takes tensors of file targets whole."""
         waiting = [blueprint]
         while waiting:
             each = waiting.pop()
@@ -239,23 +239,23 @@ class Describer:
         return False
 
     def _takes_files_whole(self, blueprint: Blueprint) -> bool:
-        """Whether it takes tensors of a file target whole, which must be written then."""
+        """Whether it takes tensors of a file target whole, so that this must be written first."""
         return blueprint.forms.takes_parts and any(
             owner not in self._sources and not self._folding.is_virtual(owner) for owner in blueprint.owners
         )
 
-    # What is in its files
+    # The contents of its files
 
     def _foreseen(
         self, goal: Goal, blueprint: Blueprint, ground: Ground, specs: Mapping[str, Spec], notices: tuple[str, ...]
     ) -> Description:
-        """Return a description of unknown sources with a header as long as its own will be."""
+        """Return a description for sources that are not hashed; its header is as long as the real one will be."""
         facts = metadata.none()
         if blueprint.target.metadata != "none":
             stand_in = {owner: tagged(checksum(owner.encode())) for owner in blueprint.owners}
             facts = metadata.minimal(blueprint, bytes(16), stand_in)
         found = registry.of_output(goal.path)
-        assert isinstance(found, FileFormat)  # the sources of a folder are hashed before
+        assert isinstance(found, FileFormat)  # the sources of a folder are hashed first
         facts = {**facts, **self._meaning(goal, blueprint, found)}
         shown = self._shown(goal.path, found)
         content = _file(goal.path, shown, self._origins.packing(found, blueprint, specs), facts)
@@ -263,7 +263,7 @@ class Describer:
         return Description(goal, blueprint, ground, shown, (content,), notices=notices, foreseen_bytes=foreseen)
 
     def _bytes_of_sources(self, blueprint: Blueprint) -> int:
-        """Return how many bytes of sources a target reads when all of it is computed, each once."""
+        """Return how many bytes of sources are read if all tensors of a target are computed, each counted once."""
         forms = blueprint.forms
         slots = forms.slots
         key = (forms.kinds, slots)
@@ -280,7 +280,7 @@ class Describer:
     def _identified(
         self, goal: Goal, blueprint: Blueprint, ground: Ground, specs: Mapping[str, Spec], notices: tuple[str, ...]
     ) -> Description:
-        """Return a description with all that follows from the digests of the sources, which are hashed."""
+        """Return a description with everything that follows from the digests of the sources, which are hashed."""
         tensors = self._origins.tensors(blueprint, specs)
         below = tuple(self._origins.intermediates(blueprint))
         contents = self._contents_of(blueprint)
@@ -308,7 +308,7 @@ class Describer:
         return self._folder(made, specs, facts) if made.is_folder else made
 
     def _left_behind(self, blueprint: Blueprint) -> Iterator[str]:
-        """Yield what a LoRA that is extracted does not hold of the difference between its models, a sentence."""
+        """Yield a sentence about the part of the models' difference that an extracted LoRA leaves out."""
         behind = blueprint.behind
         if behind is None:
             return
@@ -331,7 +331,7 @@ class Describer:
             )
 
     def _contents_of(self, blueprint: Blueprint) -> Mapping[str, str]:
-        """Return the content digest of each input, as text; they are known by now."""
+        """Return the content digest of each input, as text; the inputs are hashed or described by now."""
         found = self._contents.get(blueprint.kin)
         if found is None:
             found = {owner: self._origins.content(owner) for owner in blueprint.owners}
@@ -342,7 +342,7 @@ class Describer:
     def _lines(
         self, goal: Goal, blueprint: Blueprint, contents: Mapping[str, str], made: Sequence[Tensors]
     ) -> dict[str, str]:
-        """Return the manifest of a target, but for what its folder takes over."""
+        """Return the manifest of a target, without the small files of its folder."""
         lines = manifest.manifest(self._folding, goal.target, contents, dtype=goal.dtype or blueprint.target.dtype)
         looks_at_made = any(each.looks_at_made for each in made)
         return {**lines, manifest.STATISTICS: STATISTICS_OF_MADE} if looks_at_made else lines
@@ -369,9 +369,9 @@ class Describer:
     def _agreement(
         self, whole: Description, owner: str, specs: Mapping[str, Spec]
     ) -> tuple[Mapping[Keys, object], tuple[str, ...]]:
-        """Return what the configuration of a folder must say, where it has one that says what its tensors are.
+        """Return changes to the configuration of a folder so that it agrees with the tensors, and notices about them.
 
-        Changes to it, and what should be known of them.
+        Nothing, if the folder has no configuration that describes its tensors.
 
         Raises:
             MismatchError: it can't be made to agree with the tensors.
@@ -393,7 +393,7 @@ class Describer:
         for file in files:
             tensors = whole.among(file.tensors) if file.tensors else None
             digest = tensors.artifact if tensors else checksum(file.content)
-            if file.packing.turned or file.packing.scattered:  # the same tensors, and not the same bytes
+            if file.packing.turned or file.packing.scattered:  # the same tensors, but other bytes
                 mark = repr(sorted(file.packing.scattered.items())) if file.packing.scattered else "turned"
                 digest = checksum(mark.encode() + digest)
             facts = metadata.of_a_part(digest) if with_metadata else metadata.none()
@@ -401,9 +401,9 @@ class Describer:
             yield part._replace(digest=digest, origin=file.origin)
 
     def _donor(self, made: Blueprint) -> tuple[str, Donor | None, Path | None]:
-        """Return whose small files go beside the weights: its name, what its folder holds, and that folder.
+        """Return the donor of the small files: its name, the content of its folder, and the folder.
 
-        An adapter has a configuration for adapters alone.
+        An adapter's configuration counts only for a LoRA.
         """
         target = made.target
         found = donor(self._recipe, self._sources, target.name, of_adapters=made.is_lora)
@@ -417,10 +417,10 @@ class Describer:
         return "", None, None
 
     def _meaning(self, goal: Goal, blueprint: Blueprint, found: FileFormat) -> Mapping[str, str]:
-        """Return what one file must say of a LoRA whose tensors alone don't say what they mean.
+        """Return the metadata that a LoRA needs if its tensors alone don't show their meaning.
 
         Raises:
-            RecipeError: the file has no room for it.
+            RecipeError: the format has no room for them.
         """
         if not blueprint.is_lora:
             return {}
@@ -461,7 +461,7 @@ class Describer:
 def _file(
     path: Path | None, shown: str | None, packing: Packing, facts: Mapping[str, str], tensors: Tensors | None = None
 ) -> FileContent:
-    """Return what a file will be, with its header."""
+    """Return the content of a file, with its header."""
     header = packing.header(facts)
     beginning = checksum(packing.encoded(header))
     return FileContent(path, shown, packing, header, beginning, tensors.artifact if tensors else None, tensors)

@@ -1,4 +1,4 @@
-"""What a target will be: a goal, and all that follows of it from the recipe and the sources alone."""
+"""What a target will be: a goal, and everything that follows for it from the recipe and the sources alone."""
 
 from __future__ import annotations
 
@@ -21,64 +21,64 @@ __all__ = ["Description", "FileContent", "Goal", "Ground"]
 
 
 class Goal(NamedTuple):
-    """What is to be made: a target, where it goes (None: into the store) and the dtype it is rounded to there."""
+    """What is to be made: a target, its output (None: in the store), and the dtype to which it is rounded there."""
 
     target: str
     path: Path | None
     dtype: str | None = None
     """Overrides the target's own; None keeps it."""
     is_extra: bool = False
-    """Written by `-o`: no record of the target, nothing else changes."""
+    """Made by `-o`: the target's record and everything else stay unchanged."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ground:
-    """What follows from what a target reads, whatever its coefficients are: kin have it in common."""
+    """What follows from a target's inputs, whatever its coefficients are; shared by kin."""
 
     sources: tuple[str, ...]
     """Every source that it, or a target below it, names: for tensors, or for small files."""
     bottom: frozenset[str]
-    """The sources at its bottom, also parts of sources and what no recipe names."""
+    """The sources at its bottom, including parts of sources and sources that no recipe names."""
     leaves: frozenset[str]
     """The sources that these are, or are parts of."""
     needs: tuple[str, ...]
     """The file targets whose tensors it reads."""
     notices: tuple[str, ...]
-    """What should be known of its sources, a sentence each."""
+    """Notices about its sources, a sentence each."""
     programs: tuple[Method, ...]
-    """The user's own methods that making it runs."""
+    """The user's own methods that run when it is made."""
     waits_for_files: bool
-    """Whether it can only be made once the files that it reads are published: some of their tensors are read whole."""
+    """Whether it can only be made after the files that it reads are published: some of their tensors are read whole."""
     operates: bool
-    """Whether something below it is not linear in tensors of sources, or is made of others' parts."""
+    """Whether something below it is not linear in tensors of sources, or is made of parts of other tensors."""
 
 
 class FileContent(NamedTuple):
-    """What one file will be. While its sources are not hashed, its size and layout are known, and nothing else."""
+    """What one file will be. Until its sources are hashed, only its size and layout are known."""
 
     path: Path | None
-    """None: it goes into the store."""
+    """None: it will be in the store."""
     shown: str | None
     """Its path for people."""
     packing: Packing
-    """How it is laid out; with the header it is all but the tensors' bytes."""
+    """How it is laid out; together with the header, everything but the tensors' bytes."""
     header: Header
     header_checksum: bytes
     """The checksum of everything before the data."""
     digest: bytes | None = None
-    """None: not known before its sources are hashed."""
+    """None: unknown until its sources are hashed."""
     tensors: Tensors | None = None
-    """None: not known, or a small file of a folder."""
+    """None: unknown, or a small file of a folder."""
     origin: SmallFile | None = None
-    """The source's small file that it is, or is made of."""
+    """The donor's small file that it is, or is made of."""
 
     @property
     def data(self) -> tuple[bytes | None, str]:
-        """Its digest, and how its tensors are laid out: of two files with equal ones each is made of the other."""
+        """Its digest and its layout. If two files have the same, either can be made from the other."""
         return self.digest, self.packing.layout
 
     def pieces(self, name: str) -> tuple[Piece, ...]:
-        """Return where a tensor lies that is no run of the file, in bytes from where it is said to; none for a run."""
+        """Return the pieces of a tensor that isn't contiguous in the file, in bytes from its offset; else ()."""
         tensors = self.header.tensors
         info = tensors[name]
         if name in self.packing.turned:
@@ -92,7 +92,7 @@ class FileContent(NamedTuple):
 
     @property
     def made(self) -> tuple[Made, ...]:
-        """Its tensors one by one, in the order of the file; none while they are not known."""
+        """Its tensors one by one, in the order of the file; empty while they are unknown."""
         return self.tensors.made if self.tensors else ()
 
     @property
@@ -102,7 +102,7 @@ class FileContent(NamedTuple):
 
     @property
     def header_bytes(self) -> bytes:
-        """Everything before the data; made anew each time, for it is long, and only whoever writes it needs it."""
+        """Everything before the data. Not kept, as it is long and only needed when it is written."""
         return self.packing.encoded(self.header)
 
 
@@ -114,21 +114,21 @@ class Description:
     blueprint: Blueprint
     ground: Ground
     shown: str | None
-    """Where it goes, for people."""
+    """The path of its output, for people."""
     files: tuple[FileContent, ...]
     """The files of a folder, or the one file that it is."""
     is_folder: bool = False
     digest: bytes | None = None
-    """The digest of all its tensors; None: not known before its sources are hashed."""
+    """The digest of all its tensors; None: unknown until its sources are hashed."""
     tensors: Tensors | None = None
     intermediates: tuple[Tensors, ...] = ()
-    """The tensors in float32 of the virtual targets below it that make them by operations."""
+    """The float32 tensors of virtual targets below it that are made by operations."""
     manifest: Callable[[], Mapping[str, str]] = dict
-    """Returns its lines: they are written when somebody asks."""
+    """Returns the lines of its manifest, which are made only if they are asked for."""
     notices: tuple[str, ...] = ()
-    """What should be known of its sources and its output, a sentence each."""
+    """Notices about its sources and its output, a sentence each."""
     foreseen_bytes: int = 0
-    """While it is not known: bytes of sources that are read when all of it is computed."""
+    """While its digest is unknown: the bytes of sources that are read if all of it is computed."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -137,17 +137,17 @@ class Description:
 
     @property
     def sources(self) -> frozenset[str]:
-        """The sources whose tensors it comes from, through files as well."""
+        """The sources from which its tensors come, also through file targets."""
         return self.ground.leaves
 
     @property
     def programs(self) -> tuple[Method, ...]:
-        """The user's own methods that making it runs."""
+        """The user's own methods that run when it is made."""
         return self.ground.programs
 
     @property
     def waits_for_files(self) -> bool:
-        """Whether it can only be made once the files that it reads are published."""
+        """Whether it can only be made after the files that it reads are published."""
         return self.ground.waits_for_files
 
     @cached_property
@@ -162,17 +162,17 @@ class Description:
 
     @property
     def is_known(self) -> bool:
-        """Whether the digests of its sources are known, and so what it will be."""
+        """Whether the digests of its sources are known, and so its own."""
         return self.digest is not None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, a sentence each."""
+        """All notices for the user, a sentence each."""
         return (*self.notices, *self.blueprint.notes())
 
     @property
     def has_only_its_output(self) -> bool:
-        """Whether the store gets no second name of it, neither now nor when it is replaced; `-o` asks for none."""
+        """Whether the store never has another copy of it, even when it is replaced; False for `-o`."""
         return self.blueprint.target.has_only_its_output and not self.goal.is_extra
 
     @property

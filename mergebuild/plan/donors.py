@@ -1,4 +1,4 @@
-"""Whose small files, and so whose configuration, a target has."""
+"""The donor of a target: the source that its small files, and so its configuration, come from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["donor"]
 
 
 def donor(recipe: Recipe, sources: Sources, ref: str, *, of_adapters: bool = False) -> str | None:
-    """Return the source whose small files are those of a source or target; None where none has any.
+    """Return the source that the small files of a source or target come from; None if there is none.
 
-    Of a target that is what its `config` names, else the first source below it, in the order of the text, that is a
-    folder with a configuration. `of_adapters`: whether that of an adapter counts.
+    For a target that is what its `config` names; else, in the order of the text, the first source below it that is a
+    folder with a configuration. `of_adapters`: whether an adapter's counts.
     """
     below: tuple[str, ...] = ()
     if ref not in sources:

@@ -1,7 +1,7 @@
-"""What one tensor follows from, as lines for people: those of its key, those of what it was built from beside them.
+"""What one tensor follows from, for people: the lines of its key now, beside those of its key at the last build.
 
-The lines are the key's own, in its order; only what stands in them by digest gets a name, and what is a key itself, or
-is intermediate, is followed by its own lines, indented.
+They are the lines of the key, in its order. Digests in them are shown as names of tensors; a key inside a key, or that
+of an intermediate tensor, follows with its own lines, indented.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from mergebuild.results.looks import KeyLine, TensorWhy, WhatItIs
 __all__ = ["ExplainedTensor", "explained", "labelled"]
 
 Intermediates = Callable[[bytes], Key | None]
-"""Gives the key of an intermediate tensor: one that a virtual target makes by an operation, in float32."""
+"""Returns the key of an intermediate tensor: one that a virtual target makes by an operation, in float32."""
 
 
 class ExplainedTensor(NamedTuple):
-    """A tensor's key, and what is known of what stands in it by digest."""
+    """A tensor's key, and what the digests in it are."""
 
     key: Key
     intermediate: Intermediates
     labels: Mapping[bytes, str]
-    """What people call the tensors that have these digests."""
+    """The names, for people, of the tensors with these digests."""
 
     def called(self, digest: bytes) -> str:
-        """Return what people call a tensor, or else its digest."""
+        """Return the name of a tensor for people, or else its digest."""
         return self.labels.get(digest) or tagged(digest)
 
 
 class _Shown(NamedTuple):
     path: tuple[str, ...]
-    """The names of the lines that it stands below, and its own."""
+    """The names of the lines above it, and its own."""
     value: str
     digest: bytes | None
-    """Of the tensor that the line names."""
+    """The digest of the tensor that the line names."""
 
 
 def explained(name: str, before: ExplainedTensor | None, after: ExplainedTensor | None, note: str = "") -> TensorWhy:
-    """Return what a tensor follows from by the mergefile (`after`), beside what it followed from when it was built."""
+    """Return the key of a tensor by the mergefile (`after`), beside that at the last build (`before`)."""
 
     def what(found: ExplainedTensor | None) -> WhatItIs | None:
         if found is None:
@@ -55,10 +55,10 @@ def explained(name: str, before: ExplainedTensor | None, after: ExplainedTensor 
 
 
 def labelled(own: Iterable[tuple[bytes, str]], others: Iterable[tuple[bytes, str]]) -> dict[bytes, str]:
-    """Return the label of each digest, given one at a time.
+    """Return the label of each digest, from pairs of these.
 
-    Equal inputs of the tensor itself (`own`) are all named. Elsewhere hundreds may be equal, such as biases that are 0:
-    of these the first is.
+    If inputs of the tensor itself (`own`) are equal, all of them are named. Elsewhere hundreds may be equal, such as
+    biases that are 0: there only the first is named.
     """
     found: dict[bytes, dict[str, None]] = {}
     for digest, label in own:
@@ -88,7 +88,7 @@ def _lines(described: ExplainedTensor) -> Iterator[_Shown]:
 
 
 def _own(described: ExplainedTensor, key: Key, above: tuple[str, ...]) -> Iterator[tuple[_Shown, Key | None]]:
-    """Yield the lines of a key alone, each with the key that it has as its value."""
+    """Yield the lines of a key without nested ones, each with the key that is its value, if it is one."""
     for name, value in key.lines:
         digest = next((each for each in (name, value) if isinstance(each, bytes)), None)
         path = (*above, described.called(name) if isinstance(name, bytes) else name)
@@ -112,7 +112,7 @@ def _text(value: Value, described: ExplainedTensor) -> str:
 
 
 def _number(number: Fraction) -> str:
-    """Return a number exactly and, unless it is whole, as a decimal of six digits."""
+    """Return a number exactly and, unless it is an integer, as a decimal with six digits."""
     if number.denominator == 1:
         return str(number)
     try:
@@ -122,7 +122,7 @@ def _number(number: Fraction) -> str:
 
 
 def _paired(before: Sequence[_Shown], after: Sequence[_Shown]) -> Iterator[KeyLine]:
-    """Yield lines of two columns: those of one name, below lines of the same names, stand beside each other."""
+    """Yield lines in two columns: lines with the same name, below lines with the same names, are paired."""
     places: dict[tuple[str, ...], list[int]] = {}
     for index, shown in enumerate(before):
         places.setdefault(shown.path, []).append(index)
@@ -139,9 +139,9 @@ def _paired(before: Sequence[_Shown], after: Sequence[_Shown]) -> Iterator[KeyLi
 
 
 def _line(before: _Shown | None, after: _Shown | None) -> KeyLine:
-    """Return one line. Tensors that have one name and are not the same are told by their digests."""
+    """Return one line. Different tensors with one name are shown with their digests."""
     shown = after or before
-    assert shown is not None  # there is no line without a column
+    assert shown is not None  # at least one column is there
     differ = before is not None and after is not None and before.digest != after.digest
     values = [
         each and (f"{each.value} [{tagged(each.digest)}]" if differ and each.digest is not None else each.value)

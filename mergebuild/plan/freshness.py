@@ -1,13 +1,12 @@
-"""See quickly that a target is up to date, without folding it.
+"""Tells quickly that a target is up to date, without folding it.
 
-A *fingerprint* covers everything that a target's artifact, names and metadata follow from: its recipe fields, the
-content of its sources and what they call their tensors (and their SHA-256, where its metadata name that), and the
-fingerprints of the targets that it reads. A record of the last build keeps it. If it is the same, and the output is
-still the file that was published, the target is up to date; nothing else need be known. If it is not, nothing follows:
-the planner decides.
+A *fingerprint* covers everything that affects a target's artifact, names and metadata: its recipe fields, the content
+of its sources and their names for tensors (and their SHA-256, if its metadata name that), and the fingerprints of the
+targets that it reads. It is part of the record of the last build. If it is the same, and the output is still the file
+that was published, the target is up to date, and nothing else need be known. If it differs, the planner decides.
 
-What goes into a fingerprint is every field that takes part in comparing recipe values, names included, so it changes
-more often than the digests do. That only costs a closer look.
+It includes every field that takes part in comparing recipe values, even names, so it changes more often than digests
+do. That only costs the time for planning.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Freshness:
         )
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
-        """Return the targets of these that are surely up to date, with what is known of them."""
+        """Return those of these targets that are certainly up to date, each with its record and its output's row."""
         with span("fresh", targets=len(names)):
             return {
                 record.target: (record, row)
@@ -58,19 +57,19 @@ class Freshness:
             }
 
     def fingerprint(self, name: str) -> bytes | None:
-        """Return the fingerprint of a target or source; None while a source's content is not known."""
+        """Return the fingerprint of a target or source; None while a source's content is unknown."""
         found = self._fingerprints.get(name)
         if found is None:
             for each in self._unknown_below(name):
                 if (below := self._compute(each)) is not None:
                     self._fingerprints[each] = below
             found = self._compute(name)
-            if found is not None:  # what is not known now may be known later
+            if found is not None:  # what is unknown now may be known later
                 self._fingerprints[name] = found
         return found
 
     def _unknown_below(self, name: str) -> Iterator[str]:
-        """Yield what a target needs and what is not known yet, the deepest first, so that no fingerprint recurses."""
+        """Yield the targets below one whose fingerprints are unknown, the deepest first, so that nothing recurses."""
         if name in self._sources or all(each.ref in self._fingerprints for each in self._recipe.target(name).reads):
             return
         for each in self._recipe.below(name)[:-1]:
@@ -95,9 +94,9 @@ class Freshness:
         return Key((*self._common, Line("target", target), *inputs)).digest
 
     def _named_by_metadata(self, name: str) -> Iterator[bytes | None]:
-        """Yield the SHA-256 of the sources below a target, None for what is not known.
+        """Yield the SHA-256 of the sources below a target, None for one that is unknown.
 
-        It covers what the content of a source does not, such as a file's own metadata.
+        It covers what the digest of a source's content does not, such as the file's metadata.
         """
         refs = (each.ref for below in self._recipe.below(name) for each in self._recipe.target(below).reads)
         for ref in dict.fromkeys(ref for ref in refs if ref in self._sources):

@@ -1,4 +1,4 @@
-"""Compare what a target will be with what stands at its place, what the store offers, and what was built last."""
+"""Compares what a target will be with its output, with what the store offers, and with the last build."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Judge:
         self._ledger = ledger
 
     def judge(self, made: Description) -> Judgement:
-        """Return how a target stands, looked at by itself."""
+        """Return the judgement of a target, without regard to other targets."""
         record = None if made.goal.is_extra else self._ledger.record(made.name)
         built_before = record is not None
         changes: tuple[Change, ...] = ()
@@ -38,7 +38,7 @@ class Judge:
     def _standing(
         self, made: Description, file: FileContent, changes: tuple[Change, ...], *, built_before: bool
     ) -> Standing:
-        """Compare what a file is to be with what is there."""
+        """Compare a file as it will be with the one that is there."""
         presence, row = self._there(file)
         causes: tuple[str, ...] = ()
         if presence is Presence.FOREIGN:
@@ -57,7 +57,7 @@ class Judge:
         return Standing(presence, row, verdict, whole, causes)
 
     def _there(self, file: FileContent) -> tuple[Presence, ArtifactRow | None]:
-        """Return what stands where a file is to be, and the artifact if it is ours."""
+        """Return what is at a file's path, and the artifact if it is ours."""
         path = file.path
         if path is None and file.digest is not None:
             path = self._shelf.kept_path(file.digest, file.header_checksum)
@@ -65,14 +65,14 @@ class Judge:
             return Presence.ABSENT, None
         presence, there = self._shelf.at(path)
         if file.path is None and presence is Presence.FOREIGN:
-            presence = Presence.ABSENT  # a damaged file of the store's own is nobody's work
+            presence = Presence.ABSENT  # a damaged file in the store is not a user's file
         return presence, there if presence is Presence.OURS else None
 
 
 def _causes(
     file: FileContent, presence: Presence, changes: tuple[Change, ...], *, built_before: bool
 ) -> tuple[str, ...]:
-    """Return why a file is not up to date at whose place nothing is wrong."""
+    """Return why a file is not up to date although its place is in order."""
     reasons = [change.text for change in changes]
     if not built_before:
         reasons.append("never built")
@@ -82,14 +82,17 @@ def _causes(
 
 
 def whole_artifact(made: Description, file: FileContent, shelf: Shelf) -> ArtifactRow | None:
-    """Return a whole artifact that is what a file is to be, one with the same metadata before others."""
+    """Return an artifact that a file can be restored from, preferably one with the same metadata.
+
+    None if there is none.
+    """
     assert file.digest is not None
     found = shelf.intact(file.digest, header=file.header_checksum)
     return next((each for each in found if _is_acceptable(made, file, each, shelf)), None)
 
 
 def _is_acceptable(made: Description, file: FileContent, row: ArtifactRow, shelf: Shelf) -> bool:
-    """Whether an artifact can become a file, and has no NaN or Inf but what is allowed, or copied."""
+    """Whether a file can be restored from an artifact, and any NaN or Inf in that is allowed or copied."""
     if row.header != file.header_checksum and not _is_so_with_its_header(file, shelf.entries(row)):
         return False
     if made.allows_nonfinite or not row.nonfinite:
@@ -100,7 +103,7 @@ def _is_acceptable(made: Description, file: FileContent, row: ArtifactRow, shelf
 
 
 def _is_so_with_its_header(file: FileContent, entries: Sequence[Entry]) -> bool:
-    """Whether an artifact of a file's tensors, which lie at these places, is the file once it has its header."""
+    """Whether an artifact becomes the file if only its header is replaced."""
     if file.packing.fixed:
         return False
     tensors, digests = file.header.tensors, file.tensors.by_name if file.tensors else {}

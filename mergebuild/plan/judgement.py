@@ -1,4 +1,4 @@
-"""A description compared with what is there: with its place, the store, and the last build; why a build refuses it."""
+"""A description compared with its output, the store and the last build; and why a build refuses it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ __all__ = ["Judgement", "Refused", "Standing", "joint_verdict"]
 
 
 class Standing(NamedTuple):
-    """How one file stands, looked at by itself."""
+    """The state of one file, without regard to other targets."""
 
     presence: Presence = Presence.ABSENT
     row: ArtifactRow | None = None
-    """The artifact at its path, when that is ours."""
+    """The artifact at its path, if that is ours."""
     verdict: Verdict = Verdict.BUILD
     whole: ArtifactRow | None = None
-    """An artifact that is what is wanted, all of it."""
+    """An artifact that all of it can be restored from."""
     causes: tuple[str, ...] = ()
     """Why it is not up to date."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Judgement:
-    """A description compared with what is there, and with the last build."""
+    """A description compared with its output, the store and the last build."""
 
     description: Description
     standings: tuple[Standing, ...]
-    """Of its files, in their order."""
+    """Of its files, in order."""
     changes: tuple[Change, ...] = ()
-    """What differs from the last build."""
+    """The differences from the last build."""
     causes: tuple[str, ...] = ()
     """Why it is not up to date."""
 
@@ -51,18 +51,18 @@ class Judgement:
 
     @property
     def presence(self) -> Presence:
-        """What stands at its place: of a folder's files the most notable."""
+        """What is at its output; for a folder, the most serious state of its files."""
         there = {each.presence for each in self.standings}
         order = (Presence.FOREIGN, Presence.DAMAGED, Presence.OURS, Presence.ABSENT)
         return next(each for each in order if each in there)
 
 
 class Refused(NamedTuple):
-    """Why a build would not do it, known before any work (`project/gate.py`)."""
+    """Why a build refuses it, known before any work (`project/gate.py`)."""
 
     error: MergeBuildError
     target: str
-    """The target that it is refused for: itself, or one that it reads."""
+    """The target that is the reason: itself, or one that it reads."""
 
 
 def joint_verdict(verdicts: set[Verdict]) -> Verdict:

@@ -1,4 +1,4 @@
-"""A tensor of a target by itself: what it is, what it is made of, and the key of that."""
+"""One tensor of a target: what it is made of, and its key."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["Made", "Operand", "Origin", "SurveyKey", "SurveyedTensor"]
 
 
 class Origin(NamedTuple):
-    """An input's tensor: its digest, the dtype in which it lies in its file, and its size there in bytes."""
+    """An input's tensor: its digest, the dtype in which it is stored, and its size in bytes."""
 
     digest: bytes
     dtype: str
     size: int | None
-    """None: as large as what is made of it."""
+    """None: the same as that of the tensor that is made of it."""
     is_made: bool = False
-    """Whether a target makes it; else it lies in a source."""
+    """Whether a target makes it; else it is a source's."""
 
 
 class Operand(NamedTuple):
@@ -40,7 +40,7 @@ class Operand(NamedTuple):
 
     digest: bytes
     terms: tuple[Term, ...] | None
-    """None: the tensor that has this digest."""
+    """None: the tensor with this digest."""
 
     @property
     def reads(self) -> tuple[bytes, ...]:
@@ -48,12 +48,12 @@ class Operand(NamedTuple):
         return (self.digest,) if self.terms is None else tuple(term.digest for term in self.terms)
 
     def value(self, shape: Sequence[int]) -> bytes | Key:
-        """Return what stands for it in a key: the tensor that it is, or what the combination follows from."""
+        """Return its value in a key: a digest, or the key of a combination."""
         return self.digest if self.terms is None else combination_key(shape, self.terms)
 
 
 class SurveyedTensor(NamedTuple):
-    """A tensor that a method looks at before it makes others: its name, shape, and the method's inputs."""
+    """A tensor that a survey looks at: its name, shape, and the method's inputs for it."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,26 +62,26 @@ class SurveyedTensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SurveyKey:
-    """What a method must know of several tensors together: those of one of its scopes."""
+    """A survey: what a method must know of several tensors together, which form one of its scopes."""
 
     key: bytes
-    """What it follows from, hashed."""
+    """Its digest."""
     facts: tuple[Line, ...]
-    """What it follows from besides the tensors' inputs: the method, its parameters that matter here, the tensors."""
+    """The lines of its key besides the inputs: the method, the parameters that matter for it, the tensors."""
     method: Method
     arguments: Arguments
     tensors: tuple[SurveyedTensor, ...]
 
     @property
     def lines(self) -> Key:
-        """What it follows from."""
+        """Its key."""
         inputs = [operand.value(each.shape) for each in self.tensors for operand in each.operands]
         return operation_key("", (), self.facts, inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One tensor of an artifact: what it is, and the combination (a copy when `is_copy`) or operation that makes it."""
+    """One tensor of an artifact, and the combination (a copy if `is_copy`) or operation that makes it."""
 
     name: str
     spec: Spec
@@ -91,17 +91,17 @@ class Made:
     operation: Operation | None = None
     operands: tuple[Operand, ...] = ()
     survey: SurveyKey | None = None
-    """What the operation must know first."""
+    """The survey that the operation needs first."""
     facts: tuple[Line, ...] = ()
-    """What decides of the operation besides what it reads."""
+    """The lines of the operation's key besides its inputs."""
     narrowed: bool = False
-    """Whether it is a lone float64 tensor, rounded at once; see `narrows`."""
+    """Whether it is a single float64 tensor that is only rounded; see `narrows`."""
     parameter: str = ""
-    """What an operation knows it by: of a tensor that is written a second time, the name of the first."""
+    """The name by which an operation knows it: for a tensor that is written a second time, the first one's name."""
 
     @property
     def key(self) -> Key:
-        """What it follows from: hashed, its digest."""
+        """Its key: the lines that its digest is the hash of."""
         dtype, shape, _ = self.spec
         if self.is_copy:
             return copy_key(self.digest)
@@ -129,7 +129,7 @@ class Made:
 
     @property
     def together(self) -> bytes:
-        """The key of the computation that it is a part of; empty unless others may be parts of the same."""
+        """The key of a computation that makes several tensors, this among them; empty if it is made by itself."""
         operation = self.operation
         arguments = operation.method.makes.module_arguments(operation.arguments) if operation else None
         if operation is None or arguments is None:

@@ -1,9 +1,9 @@
-"""What a target was built from, as lines for people: the difference of two manifests is what `why` prints.
+"""What a target was made from, as lines for people: `why` prints the difference of two manifests.
 
-The lines of a target are its method, its numbers rule by rule, its options, and what its inputs are by content; those
-of the virtual targets below it follow under their names, and the small files that a folder takes over come last. Every
-field of a target is either here or listed as left out (`tests/unit/plan/test_plan_manifest.py`): a field that changes
-bytes and is missing here would be a change without a reason.
+The lines of a target are its method, its numbers rule by rule, its options, and the content of its inputs; then come
+those of the virtual targets below it, with their names as prefixes, and last the small files of a folder. Every field
+of a target is either here or listed as left out (`tests/unit/plan/test_plan_manifest.py`): a field that changes bytes
+and is missing here would be a change without a reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mergebuild.results.looks import Change
 __all__ = ["STATISTICS", "changes", "decode", "encode", "lines_of", "manifest"]
 
 STATISTICS = "statistics of made tensors"
-"""The line of a target into which statistics of another target's tensors go: the version of how they are taken."""
+"""The line of a target that needs statistics of another target's tensors: the version of how these are computed."""
 
 Manifest = Mapping[str, str]
 
@@ -39,7 +39,7 @@ Manifest = Mapping[str, str]
 def manifest(folder: Folding, name: str, contents: Mapping[str, str], *, dtype: str | None) -> dict[str, str]:
     """Return the lines of a target.
 
-    `contents`: the content digest of each source or file target whose tensors are used, as text. Of another the content
+    `contents`: the content digest of each source or file target whose tensors are used, as text. The content of others
     does not matter.
     """
     blueprint = folder.blueprint(name)
@@ -91,7 +91,10 @@ def decode(text: str) -> dict[str, str]:
 
 
 def lines_of(target: Target, layout: Layout | None, dtype: str | None) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a target that follow from its text. `dtype`: what it is rounded to, if to another."""
+    """Yield the lines of a target that follow from its text.
+
+    `dtype`: the dtype to which it is rounded, if to another one.
+    """
     yield from _made(target, layout)
     for index, rule in enumerate(target.rules):
         yield f"rules[{index}].tensors", _selectors(rule.tensors)
@@ -178,7 +181,7 @@ def _selectors(selectors: tuple[SelectorText, ...]) -> str:
 
 
 def _text(number: Fraction) -> str:
-    """Return a number as its shortest decimal, or as a fraction where it has none."""
+    """Return a number as its shortest decimal, or as a fraction if it has none."""
     try:
         return shortest_text(number)
     except ValueError:

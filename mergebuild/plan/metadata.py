@@ -1,8 +1,8 @@
-"""What a file says of itself, in `__metadata__`: never a time, a host or an absolute path.
+"""The metadata of an output, in `__metadata__`: never a time, a host or an absolute path.
 
-`minimal` is what the artifact is: the version of the layout, its digest, and the proportions of its inputs by their
-content. `full` adds names, the recipe, and the fields that WebUIs read; what only these need is imported for them.
-`none` is only what readers insist on.
+`minimal` says what the artifact is: the version of the layout, its digest, and the proportions of its inputs by their
+content. `full` adds names, the recipe, and the fields that WebUIs read; modules for these are imported only then.
+`none` has only what readers require.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ LAYOUT_VERSION = 1
 
 
 def none() -> dict[str, str]:
-    """Return the least that readers need."""
+    """Return the least that readers require."""
     return {"format": "pt"}
 
 
 def minimal(blueprint: Blueprint, digest: bytes, contents: Mapping[str, str]) -> dict[str, str]:
-    """Return what the artifact alone determines. `contents`: the content digest of each input, as text."""
+    """Return the metadata that depend on the artifact alone. `contents`: the content digest of each input, as text."""
     whole, by_block = proportions(blueprint, contents)
     if whole is not None:
         shown = _sorted(whole)
@@ -49,7 +49,7 @@ def minimal(blueprint: Blueprint, digest: bytes, contents: Mapping[str, str]) ->
 
 
 def of_a_part(digest: bytes) -> dict[str, str]:
-    """Return what one file of a folder says: nothing that a change in another would touch."""
+    """Return the metadata of one file of a folder: nothing that a change in another file would change."""
     return {"format": "pt", "mergebuild": _json({"artifact": tagged(digest), "layout": LAYOUT_VERSION})}
 
 
@@ -63,16 +63,16 @@ def full(
     metadata_of: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     dtype: str | None = None,
 ) -> dict[str, str]:
-    """Return the minimal metadata, the recipe of the target and all below it, and the fields that others read.
+    """Return the minimal metadata, the recipe of the target and all below it, and the fields that other programs read.
 
     Args:
-        blueprint: the target.
-        digest: of the artifact.
-        contents: the content digest of each input, as text.
-        recipe: where everything below the target stands.
-        sha256_of: the SHA-256 of every source at the bottom of the target, by name.
-        metadata_of: what each of these sources says of itself, trusted in nothing.
-        dtype: what the file is written in, if not the target's own.
+        blueprint: The target.
+        digest: Of the artifact.
+        contents: The content digest of each input, as text.
+        recipe: The recipe with everything below the target.
+        sha256_of: The SHA-256 of every source at the bottom of the target, by name.
+        metadata_of: The metadata of each of these sources, which are untrusted.
+        dtype: The dtype in which the file is written, if not the target's own.
     """
     specs = blueprint.specs_in(dtype or blueprint.target.dtype)
     nodes = _recipe_nodes(recipe, blueprint.target.name)
@@ -88,7 +88,7 @@ def full(
     )
 
 
-# Fields of others
+# Fields that other programs read
 
 
 _RESOLUTIONS = {"stable-diffusion-v1": 512, "stable-diffusion-v2-512": 512, "stable-diffusion-v2-768-v": 768}
@@ -106,7 +106,7 @@ def _modelspec(
 ) -> dict[str, str]:
     """Return the `modelspec.` fields of an image model whose architecture has a name there; else nothing.
 
-    Its hash of the data is not known before the file is built, and dates change bytes: neither is written.
+    Its hash of the data is unknown before the file is built, and a date would change the bytes: neither is written.
     """
     from mergebuild.sources import traits
 
@@ -140,20 +140,20 @@ def _said(metadata: Mapping[str, str], *keys: str) -> str | None:
 def _architecture(
     blueprint: Blueprint, shapes: Mapping[str, tuple[int, ...]], prediction: str | None
 ) -> tuple[str, str] | None:
-    """Return modelspec's names of the architecture and of the code whose tensor names it has."""
+    """Return modelspec's names for the architecture and for the code whose tensor names it has."""
     layout = blueprint.layout.name if blueprint.layout else ""
     if layout == "flux":
         parts = {part for name in shapes for part in name.split(".")}
         guided = "flux-1-dev" if "guidance_in" in parts else "flux-1-schnell"
         return "chroma" if "distilled_guidance_layer" in parts else guided, _FLUX
-    if layout == "sd2":  # which of the two it is, no tensor tells, and what loads it as the other draws noise
+    if layout == "sd2":  # no tensor shows which of the two it is, and a program that takes the other draws noise
         kinds = {"v": "stable-diffusion-v2-768-v", "epsilon": "stable-diffusion-v2-512"}
         return (kinds[prediction], "sgm") if prediction in kinds else None
     return _ARCHITECTURES.get(layout)
 
 
 def _as_kohya(blueprint: Blueprint) -> dict[str, str]:
-    """Return what kohya's trainers say of a LoRA that has their names; of one made of others no alpha is known."""
+    """Return the fields of kohya's trainers for a LoRA with their names; the alpha only if it is known."""
     ranks = {spec.shape[0] for name, spec in blueprint.specs.items() if name.endswith(".lora_down.weight")}
     making = blueprint.target.making
     if not making.makes_lora or not ranks:
@@ -166,14 +166,17 @@ def _as_kohya(blueprint: Blueprint) -> dict[str, str]:
 def _as_webui(
     blueprint: Blueprint, specs: Mapping[str, Spec], sha256_of: Mapping[str, str | None]
 ) -> dict[str, object]:
-    """Return the recipe in AUTOMATIC1111's keys, if its merger could have made it of the same files; else nothing."""
+    """Return the recipe in AUTOMATIC1111's keys, if its merger could have made the target from the same files.
+
+    Else nothing.
+    """
     from mergebuild.sources import traits
 
     merged = _weighted_sum_or_difference(blueprint)
     if merged is None:
         return {}
     method, models, multiplier = merged
-    if abs(multiplier) > sys.float_info.max:  # that tool's numbers end there
+    if abs(multiplier) > sys.float_info.max:  # the largest number of that tool
         return {}
     hashes = [sha256_of.get(name) for name in models]
     inputs = traits.kind_of_inputs(traits.input_channels({name: spec.shape for name, spec in specs.items()}))
@@ -196,8 +199,8 @@ def _as_webui(
 def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, ...], Fraction] | None:
     """Return method, models and multiplier of a target that is `A (1 - m) + B m` or `A + m (B - C)` of sources.
 
-    That is so however the recipe says it, but for all tensors alike: those that are just the first input's, as an
-    input lacks them or as they are constants, are so in that tool too.
+    However the recipe writes it, all tensors must be made alike. Tensors that are just the first input's, because an
+    input lacks them or because they are constants, don't count: that tool makes them so, too.
     """
     combined = _one_for_all(blueprint)
     if combined is None:
@@ -215,7 +218,10 @@ def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, .
 
 
 def _one_for_all(blueprint: Blueprint) -> Form | None:
-    """Return the one combination by which all tensors of a target are made that are not just its first input's."""
+    """Return the one combination that makes all tensors of a target that are not just its first input's.
+
+    None if several do.
+    """
     target = blueprint.target
     kinds, palette = blueprint.forms.kinds, blueprint.forms.palette
     sums = [form for form, count in zip(palette, kinds.float_counts, strict=True) if count and form.lone is None]
@@ -229,7 +235,7 @@ def _one_for_all(blueprint: Blueprint) -> Form | None:
 
 
 def _merge_models(sha256_of: Mapping[str, str | None], metadata_of: Mapping[str, Mapping[str, str]]) -> MergeModels:
-    """Return the sources by their SHA-256, and behind them what they say of theirs, as far as there is room for it."""
+    """Return the sources by their SHA-256, and the models that their metadata name, as far as there is room."""
     from mergebuild.sources import provenance
 
     ancestors = _ancestors([metadata_of.get(name, {}) for name in sorted(sha256_of)])
@@ -246,7 +252,7 @@ def _merge_models(sha256_of: Mapping[str, str | None], metadata_of: Mapping[str,
 
 
 def _ancestors(said: Sequence[Mapping[str, str]]) -> MergeModels:
-    """Return the models behind sources, by what these say of themselves, as far as there is room for it."""
+    """Return the models that the metadata of sources name, as far as there is room."""
     from mergebuild.sources import provenance
 
     found: MergeModels = {}

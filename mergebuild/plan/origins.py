@@ -1,8 +1,8 @@
-"""Which digest a tensor has, whose tensor a digest is, and where it can be read.
+"""Which digest a tensor has, which tensors have a digest, and how an intermediate tensor is made.
 
-A target's tensors are made of tensors of sources, of file targets, and of what virtual targets make by operations.
-`Origins` answers for all three. The planner fills it while it describes targets, the deepest first; the judge, the
-build and the texts of errors read it.
+A target's tensors are made of tensors of sources, of file targets, and of tensors that virtual targets make by
+operations. `Origins` answers for all three. The planner fills it while it describes targets, the deepest first; the
+judge, the build and the texts of errors read it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Origins"]
 class Origins:
     """The tensors of sources and targets, by name and by digest.
 
-    `device` is the class of devices (`cpu`, `cuda`) that makes what is not the same on all of them.
+    `device` is the class of devices (`cpu`, `cuda`), for results that differ between classes.
     """
 
     def __init__(self, sources: Sources, folding: Folding, device: str = "cpu") -> None:
@@ -39,17 +39,18 @@ class Origins:
         self._dtypes: dict[bytes, str] = {}
         self._unrounded: dict[str, Tensors] = {}
         self._made_unrounded: dict[bytes, tuple[Made, ...]] = {}
-        """All ways to make each: what one target combines, another may read from a file that holds just that."""
+        """All ways to make each: what one target combines from tensors, another may read from a file that has just
+        that."""
         self._packings: dict[tuple[str, int, int], tuple[Mapping[str, Spec], FileSpelling, Packing]] = {}
-        """By format and the ids of specs and spelling, which are kept alive; so the grids, over sources alone."""
+        """By format and the ids of specs and spelling, which are kept alive."""
         self._grids: dict[tuple[object, ...], Grid] = {}
 
     def add(self, description: Description) -> None:
-        """Have those that read a file target find its tensors. It is known by its digests."""
+        """Add a described target, so that targets that read it find its tensors. Its digests are known."""
         self._targets[description.name] = description
 
     def source_of(self, digest: bytes) -> tuple[str, str] | None:
-        """Return a source and the name in it of a tensor with this digest, if a target described reads one."""
+        """Return a source and its name for a tensor with this digest, if a described target reads one; else None."""
         return self._sources_by_digest.get(digest)
 
     def digest(self, owner: str, tensor: str) -> bytes:
@@ -57,23 +58,23 @@ class Origins:
         return self._origin(owner, tensor).digest
 
     def dtype(self, digest: bytes) -> str | None:
-        """Return the dtype in which a tensor that some target reads is stored; None where none reads it."""
+        """Return the dtype in which a tensor that some target reads is stored; None if no target reads it."""
         return self._dtypes.get(digest)
 
     def unrounded(self, digest: bytes) -> Made | None:
-        """Return how an intermediate tensor is made: one of a virtual target, in float32. Of sources, where it can."""
+        """Return how an intermediate tensor (of a virtual target, in float32) is made; if it can be, from sources."""
         ways = self._made_unrounded.get(digest, ())
         return min(ways, key=self._not_of_sources) if len(ways) > 1 else next(iter(ways), None)
 
     def ways(self, digest: bytes) -> tuple[Made, ...]:
-        """Return all ways to make an intermediate tensor, those of sources first."""
+        """Return all ways to make an intermediate tensor, those from sources first."""
         return tuple(sorted(self._made_unrounded.get(digest, ()), key=self._not_of_sources))
 
     def _not_of_sources(self, made: Made) -> int:
         return sum(digest not in self._sources_by_digest for digest in made.reads)
 
     def label(self, owner: str, tensor: str) -> str:
-        """Return what people call a tensor of an owner, which may be one that the recipe had before."""
+        """Return the name, for people, of an owner's tensor; the owner may be one of an earlier recipe."""
         name = self._folding.known_as(owner)
         if self._folding.is_delta(owner):
             return f"what {name} adds: {tensor}"
@@ -84,7 +85,7 @@ class Origins:
         return not self._made_unrounded.keys().isdisjoint(digests)
 
     def content(self, owner: str) -> str:
-        """Return the digest of all that a source or target holds, as text."""
+        """Return the digest of all tensors of a source or target, as text."""
         if owner in self._sources:
             return tagged(self._sources.file(owner).content)
         if self._folding.is_virtual(owner):
@@ -92,10 +93,10 @@ class Origins:
         return tagged(self._targets[owner].digest or b"")
 
     def differ(self, one: str, other: str, names: Iterable[str]) -> list[str] | None:
-        """Return which tensors are not the same in two owners that both have them; None where their digests don't say.
+        """Return which tensors differ between two owners that both have them; None if their digests don't show it.
 
-        What a virtual target makes has other digests than tensors of files, whatever its values; and a source of which
-        only parts under other names are read may not be hashed by itself.
+        Tensors that a virtual target makes have other digests than tensors of files, whatever their values are; and a
+        source of which only parts are read, under other names, may not be hashed itself.
         """
         for owner in (one, other):
             if not self._sources.file(owner).is_hashed if owner in self._sources else self._folding.is_virtual(owner):
@@ -103,7 +104,7 @@ class Origins:
         return [name for name in names if self._origin(one, name).digest != self._origin(other, name).digest]
 
     def intermediates(self, blueprint: Blueprint) -> Iterator[Tensors]:
-        """Yield what the virtual targets below a target are in float32, where they make it by operations."""
+        """Yield the float32 tensors of each virtual target below a target that makes them by operations."""
         waiting, seen = sorted(blueprint.owners) if self._unrounded else [], set[str]()
         while waiting:
             owner = waiting.pop()
@@ -113,7 +114,7 @@ class Origins:
                 waiting += sorted(self._folding.blueprint(owner).owners)
 
     def tensors(self, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Tensors:
-        """Return the tensors of a target whose sources are hashed; what is common to targets made alike is kept."""
+        """Return the tensors of a target whose sources are hashed; what targets made alike have in common is kept."""
         forms = blueprint.forms
         slots = forms.slots
         key = (blueprint.kin, id(specs)) if blueprint.kin is not None else (forms.kinds, id(specs), slots)
@@ -121,12 +122,12 @@ class Origins:
         if grid is None:
             names = [spec.name for spec in self.packing(SAFETENSORS, blueprint, specs).specs]
             grid = Grid(names, specs, forms.kinds, slots, self._origin, self._device, blueprint.copies)
-            if all(owner in self._sources for owner in blueprint.owners):  # what a file is made of differs by target
+            if all(owner in self._sources for owner in blueprint.owners):  # the tensors of file targets may change
                 self._grids[key] = grid
         return grid.tensors(forms.palette)
 
     def packing(self, into: FileFormat, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Packing:
-        """Return how a file of a format is laid out that has the tensors of a target, with these dtypes."""
+        """Return how a file of a format with the tensors of a target, in these dtypes, is laid out."""
         key = (into.name, id(specs), id(blueprint.spelling))
         known = self._packings.get(key)
         if known is None:
@@ -136,7 +137,7 @@ class Origins:
         return known[2]
 
     def _origin(self, owner: str, tensor: str) -> Origin:
-        """Return what an input's tensor is."""
+        """Return the origin of an input's tensor."""
         if owner in self._sources:
             source = self._sources.file(owner)
             digest = source.digests[tensor]
@@ -151,12 +152,12 @@ class Origins:
         return self._made(target.tensors.by_name[tensor], target.blueprint.specs[tensor].dtype)
 
     def _made(self, digest: bytes, dtype: str) -> Origin:
-        """Return what a target's tensor is; it may be a source's, copied."""
+        """Return the origin of a target's tensor, which may be a source's that is copied."""
         is_made = digest not in self._sources_by_digest
         return Origin(digest, self._dtypes.setdefault(digest, dtype), self._size_in_source(digest), is_made)
 
     def _unrounded_of(self, name: str) -> Tensors:
-        """Return what a virtual target is in float32; whoever reads what it makes by operations makes it anew."""
+        """Return the float32 tensors of a virtual target, and record how those made by operations are made."""
         if name not in self._unrounded:
             blueprint = self._folding.blueprint(name)
             found = self._unrounded[name] = self.tensors(blueprint, blueprint.specs_in("float32"))

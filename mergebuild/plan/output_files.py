@@ -1,9 +1,9 @@
-"""Which files an output is: one, or a folder that clients load by name, and which tensors lie in which.
+"""Which files an output has: one, or those of a folder that programs load by name; and which tensors are in which file.
 
-A folder of transformers has shards and an index, a pipeline of diffusers a folder for each component, with the names
-that diffusers gives to tensors, or that the donor's own have where their architecture is not known. Beside them stand
-the small files of a donor, its configuration patched where it would contradict the tensors. All of it follows from
-names, shapes, dtypes and the donor, never from values. What only folders need is imported when there is one.
+A folder of transformers has shards and an index. A pipeline of diffusers has a folder for each component, with the
+names that diffusers gives to tensors, or with the donor's names if their architecture is unknown. Both have the small
+files of a donor, with its configuration changed where it would contradict the tensors. All of it depends on names,
+shapes, dtypes and the donor, never on values. Code that only folders need is imported when there is one.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ if TYPE_CHECKING:
 __all__ = ["PlannedFile", "PlannedFiles", "SmallFile", "files_of", "written"]
 
 _MOST: Final = 5_000_000_000
-"""Bytes of tensors a shard, where a target does not say."""
+"""Bytes of tensors in a shard, if the target does not say."""
 _MOST_OF_A_COMPONENT: Final = 10_000_000_000
-"""The same in a pipeline, so that the UNet of SDXL is one file, as its clients expect."""
+"""The same in a pipeline, so that SDXL's UNet is one file, as programs expect."""
 
 _RECIPE: Final = "mergebuild.json"
-"""What the metadata of a single file say, as a file of a folder: every shard has only its own."""
+"""The name of a folder's file with the metadata that a single file would have. Every shard has only its own."""
 _CONFIG: Final = "config.json"
 _CONFIGS: Final = {"sharded": _CONFIG, "diffusers": "model_index.json", "peft": "adapter_config.json"}
-"""What clients look for first in a folder, by its kind."""
+"""The file that programs look for first in a folder, by its kind."""
 _UNET: Final = "unet"
 _ADAPTER: Final = "adapter_model.safetensors"
 
 
 class PlannedFile(NamedTuple):
-    """One file of an output: its path in the folder, the tensors that it holds, and how it is laid out."""
+    """One file of an output: its path in the folder, its tensors, and how it is laid out."""
 
     path: str
     tensors: Sequence[str]
     packing: Packing
     content: bytes = b""
-    """All of it, where it holds no tensors."""
+    """All of it, if it has no tensors."""
     origin: SmallFile | None = None
-    """What it was made of, where that is one of the donor's small files."""
+    """The donor's small file that it was made from, if there is one."""
 
 
 class SmallFile(NamedTuple):
@@ -61,15 +61,15 @@ class SmallFile(NamedTuple):
 
 
 class PlannedFiles(NamedTuple):
-    """All files of a folder: weights first, then what stands beside them, what clients look for first last."""
+    """All files of a folder: weights first, then small files; the file that programs look for first comes last."""
 
     files: list[PlannedFile]
     notices: tuple[str, ...] = ()
-    """What has no place in it, a sentence."""
+    """A sentence about tensors that have no place in it."""
 
 
 def written(blueprint: Blueprint, specs: Mapping[str, Spec]) -> Written:
-    """Return how a target's files write its tensors: as its first input does."""
+    """Return how a target's files write its tensors: with the names that its first input's files have."""
     spelling, copies = blueprint.spelling, blueprint.copies
     if spelling is AS_IS and not copies:
         return PLAIN
@@ -77,7 +77,7 @@ def written(blueprint: Blueprint, specs: Mapping[str, Spec]) -> Written:
 
 
 def _as_spelled(spelling: FileSpelling, specs: Mapping[str, Spec]) -> Written:
-    """Return how files are written that spell tensors so."""
+    """Return how files with this spelling write tensors."""
     shapes = {name: spec.shape for name, spec in specs.items()}
     one_dtype = (
         (stored, members)
@@ -105,14 +105,14 @@ def files_of(
     """Return the files of a folder.
 
     Args:
-        specs: the tensors, in the dtypes in which they are written.
-        changes: new values of members of the donor's configuration, by the keys that lead to them.
-        facts: the metadata of the whole.
-        donor: where configuration and tokenizer come from, if there is one.
-        home: the donor's folder.
-        most: how many bytes of tensors a shard holds, unless one tensor is larger; None: the usual.
-        written: how a folder of transformers writes the tensors.
-        adapter: of an adapter whose factors we did not make, what says what they mean.
+        specs: The tensors, in the dtypes in which they are written.
+        changes: New values of members of the donor's configuration, by the path of keys to each.
+        facts: The metadata of the whole.
+        donor: The donor's folder as it was read, if there is a donor.
+        home: The path of that folder.
+        most: The most bytes of tensors in a shard, unless one tensor is larger; None: the default.
+        written: How a folder of transformers writes the tensors.
+        adapter: For an adapter whose factors we did not make, the configuration that gives their meaning.
 
     Raises:
         MismatchError: the donor is a pipeline, and none of the tensors has a place in it.
@@ -161,9 +161,9 @@ def _adapter(
     home: Path | None,
     adapter: Mapping[str, object] | None,
 ) -> Iterator[PlannedFile]:
-    """Yield the files of an adapter of PEFT; what stands beside the weights of its model is not part of it.
+    """Yield the files of a PEFT adapter; small files of its model are not part of it.
 
-    One that is copied keeps what stands beside its own: a tokenizer with the words that it was trained for.
+    An adapter that is copied keeps its own small files, such as a tokenizer with the words that it was trained for.
     """
     from mergebuild.lora import adapter_json
 
@@ -180,7 +180,7 @@ def _adapter(
 
 
 def _recipe(facts: Mapping[str, str]) -> Iterator[PlannedFile]:
-    """Yield what the metadata of a single file say, where they say anything."""
+    """Yield the file with the metadata that a single file would have, if there are any."""
     if len(facts) > 1:
         yield _text(_RECIPE, (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
@@ -195,7 +195,7 @@ def _is_of_weights(name: str, donor: Folder) -> bool:
 
 
 def _common_dtype(specs: Mapping[str, Spec]) -> str | None:
-    """Return the dtype of the most elements."""
+    """Return the dtype of the largest number of elements."""
     counts: dict[str, int] = {}
     for spec in specs.values():
         if spec.is_float:
@@ -204,15 +204,15 @@ def _common_dtype(specs: Mapping[str, Spec]) -> str | None:
 
 
 class _Pipeline:
-    """Where tensors go in a pipeline of diffusers."""
+    """Where tensors are written in a pipeline of diffusers."""
 
     def __init__(self, specs: Mapping[str, Spec], donor: Folder) -> None:
         self._specs = specs
         self._donor = donor
         self._places: dict[str, dict[str, Sequence[StoredName]]] = {}
-        """By component: what each of its tensors is called there; a tensor that several are is called so by all."""
+        """By component: the stored names of each of its tensors. Tensors that are fused have one stored name."""
         self._fused: dict[str, dict[StoredName, Sequence[str]]] = {}
-        """By component: its tensors that are several of ours."""
+        """By component: its stored tensors that fuse several of ours."""
         self._written = self._of_stable_diffusion() if _UNET in donor.components else self._of_others()
         if not self._places:
             raise MismatchError.one(
@@ -233,7 +233,7 @@ class _Pipeline:
             )
 
     def _of_stable_diffusion(self) -> Written:
-        """Find the places of what has the names of a checkpoint, and return how it is written."""
+        """Find the places of tensors with the names of a checkpoint, and return how they are written."""
         from mergebuild.naming import parts_of, to_diffusers
 
         shapes = {name: spec.shape for name, spec in self._specs.items()}
@@ -246,7 +246,7 @@ class _Pipeline:
         return Written(turned=frozenset(name for name, some in parts.items() if any(part.transposed for part in some)))
 
     def _of_others(self) -> Written:
-        """Find the places of all else: what the donor calls it, with the component in front, as `opening` does."""
+        """Find the places of other tensors by the donor's names, with the component as a prefix, as `opening` does."""
         from mergebuild.naming.canonical import canonical
         from mergebuild.naming.spelling import spelling_of
 
@@ -280,7 +280,7 @@ class _Pipeline:
         return (json.dumps(index, indent=2) + "\n").encode()
 
     def notices(self) -> tuple[str, ...]:
-        """Return what has no place in a pipeline, but for position ids, which its clients make themselves."""
+        """Return a notice about tensors without a place in a pipeline, except position ids (programs make these)."""
         placed = {name for stored in self._places.values() for name in stored}
         left = [name for name in self._specs if name not in placed and not name.endswith("position_ids")]
         if not left:
@@ -288,7 +288,7 @@ class _Pipeline:
         return (f"{len(left)} tensors have no place in a pipeline of diffusers, such as `{left[0]}`",)
 
     def _base(self, component: str) -> str:
-        """Return what the files of a component are called: as the donor's, for its class looks for just these."""
+        """Return the base name of a component's files: the donor's, as the component's class looks for these."""
         known = self._donor.components.get(component)
         if known is None:
             return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
@@ -296,7 +296,7 @@ class _Pipeline:
 
 
 def _shards(specs: Mapping[str, Spec], folder: str, base: str, most: int, written: Written) -> Iterator[PlannedFile]:
-    """Yield the weights of one model, and the index of the shards where there are several."""
+    """Yield the weights of one model, and the index if there are several shards."""
     from mergebuild.formats.sidecars import INDEX, index_json, shard_names, shards
 
     runs = {run.whole.name: run for run in runs_of(((name, *spec[:2]) for name, spec in specs.items()), written)}

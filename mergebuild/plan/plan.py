@@ -1,7 +1,7 @@
-"""What must be done to each target, and why: a plan, as a value.
+"""A plan, as a value: what must be done for each target, and why.
 
-`planner.py` makes it of judgements, in the order of work: a file target is before those that read it. `build/` does
-what it says and asks nobody again; `report/` shows it. A plan that leaves out what is refused is another plan.
+`planner.py` makes it from judgements, in the order of work: a file target comes before those that read it. `build/`
+does what it says without further decisions; `report/` shows it. Leaving out what is refused gives another plan.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Plan:
     blocked: tuple[TargetResult, ...]
     """Targets that cannot be planned, with the problem that blocks each."""
     errors: tuple[MergeBuildError, ...]
-    """Of each blocked target, in their order."""
+    """Of each blocked target, in order."""
     origins: Origins
     """Which digest a tensor has, and where it can be read."""
     refused: Mapping[Judgement, Refused] = field(default_factory=dict)
-    """What a build would not do, with those that read it."""
+    """What a build refuses to do, including targets that read something refused."""
     bytes_to_hash: int = 0
     fresh: Mapping[str, TargetResult] = field(default_factory=dict)
-    """Targets that were seen to be up to date without being planned."""
+    """Targets that were found to be up to date without being planned."""
 
     @property
     def judged(self) -> Iterator[Judgement]:
-        """What the actions follow from, in their order."""
+        """The judgements that the actions were made from, in order."""
         return (action.judgement for action in self.actions)
 
     @property
@@ -55,10 +55,12 @@ class Plan:
 
     @property
     def first_sight(self) -> Iterator[FileAction]:
-        """Files of sources never hashed that are merged while these are: one action, then all is planned anew.
+        """Files from sources that were never hashed, to be merged in the pass that hashes these.
 
-        Each is made of other forms than those before it, nothing stands at its place, and all that it reads is among
-        those before it.
+        Then everything else is planned anew.
+
+        Each has other forms than those before it, nothing is at its output, and all file targets that it reads are
+        among those before it.
         """
         found: list[FileAction] = []
         names: set[str] = set()
@@ -80,23 +82,26 @@ class Plan:
 
     @property
     def largest_whole(self) -> int:
-        """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
+        """Bytes of the largest tensors that a method needs whole: all of its inputs and its result, as float32."""
         found = (file.content.tensors.largest_whole for file in self.files if file.computed and file.content.tensors)
         return max(found, default=0)
 
     @property
     def refusals(self) -> Mapping[str, MergeBuildError]:
-        """Why targets can't be built, as far as it shows before any work, in the order of the results."""
+        """Why targets can't be built, as far as this is known before any work, in the order of the results."""
         found = dict(zip((each.target for each in self.blocked), self.errors, strict=True))
         found |= {judgement.name: each.error for judgement, each in self.refused.items()}
         return {each.target: found[each.target] for each in self.results() if each.target in found} if found else {}
 
     def results(self) -> tuple[TargetResult, ...]:
-        """Return the targets asked for, then the file targets built for them."""
+        """Return the targets asked for, then file targets that are built for them."""
         return self.in_order({action.name: action.result() for action in self.actions})
 
     def in_order(self, found: Mapping[str, TargetResult]) -> tuple[TargetResult, ...]:
-        """Put results in the contract's order: asked for, then what was built for them; blocked ones added."""
+        """Return results in the contract's order: targets asked for, then others built for them.
+
+        Blocked ones are added.
+        """
         every = dict(found) | {each.target: each for each in self.blocked} | dict(self.fresh)
         asked = dict.fromkeys(self.asked)
         rest = [each for name, each in every.items() if name not in asked and each.verdict is not Verdict.UP_TO_DATE]

@@ -1,8 +1,8 @@
-"""Decide, for every target, what must be done to it, and say why.
+"""Decides what must be done for every target, and why.
 
-A goal is described (`describe.py`), judged (`judge.py`), and weighed beside the others (`weigh.py`). Here is the order:
-what is below a target before it, and only what is needed for those that must be built. Planning reads headers, stat
-data and the store; it reads tensors only to learn what a source is, and writes nothing but what it learnt. No torch.
+A goal is described (`describe.py`), judged (`judge.py`), and weighed against the others (`weigh.py`). Here the order is
+decided: targets below another come before it, and only those that a target to be built needs. Planning reads headers,
+stat data and the store; it reads tensors only to hash sources, and writes nothing but these hashes. No torch.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["Elsewhere", "Planner"]
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A folder that outputs go to in place of the project's own."""
+    """A folder for outputs, in place of the project's own paths."""
 
     folder: Path
     root: Path
     """The project's folder."""
 
     def of(self, output: Path) -> Path:
-        """Return where an output goes; one outside the project too is inside the folder."""
+        """Return where an output goes; even one outside of the project is inside the folder."""
         try:
             return self.folder / "inside" / output.relative_to(self.root)
         except ValueError:
@@ -48,7 +48,7 @@ class Elsewhere:
 
 
 class Planner:
-    """Plans goals over one recipe, one set of sources, what a store offers and what it remembers."""
+    """Plans goals for one recipe, its sources, and one store."""
 
     def __init__(
         self,
@@ -63,8 +63,9 @@ class Planner:
     ) -> None:
         """Plan for a recipe.
 
-        `elsewhere` says where outputs go instead; `device` is the class of devices (`cpu`, `cuda`) that makes what is
-        not the same on all of them; `folding` is one of the same recipe and sources, which may have folded before.
+        `elsewhere`: where outputs go instead of their own paths. `device`: the class of devices (`cpu`, `cuda`), for
+        results that differ between classes. `folding`: one of the same recipe and sources, which may have folded
+        targets before.
         """
         self._recipe = recipe
         self._sources = sources
@@ -75,24 +76,24 @@ class Planner:
         self._describer = Describer(recipe, sources, ledger, self.folding, self._origins)
         self._judge = Judge(shelf, ledger)
         self._judged: dict[str, Judgement] = {}
-        """By target, as whoever reads it finds it: its own output, not that of `-o`."""
+        """By target, with its own output, as targets that read it need it; not with that of `-o`."""
         self._order: dict[Goal | str, Judgement] = {}
-        """What is in the work, in the order of work: by target, and what `-o` makes by its goal."""
+        """The judgements to be acted on, in the order of work: by target, or for `-o` by goal."""
 
     def goal_of(self, target: str) -> Goal:
-        """Return the goal of a target asked for by name: its output, or the store in float32 when it is virtual."""
+        """Return the goal of a target asked for by name: its output; for a virtual one, the store, in float32."""
         made = self._recipe.target(target)
         if made.output_path is None:
             return Goal(target, None, "float32")
         return Goal(target, self._place(made.output_path))
 
     def plan(self, goals: Sequence[Goal | str], *, hash_all: bool = False) -> Plan:
-        """Plan goals; a target's name is the goal of whoever asks for it by name.
+        """Plan goals; a target's name means its own goal.
 
-        With `hash_all` every source needed is hashed. Else large ones are not, of targets that were never built and
-        that nothing pins; the digest of what is made of them is None.
+        With `hash_all` every needed source is hashed. Otherwise large sources are not, if the target was never built
+        and nothing pins them; then the digest of what is made of them is None.
 
-        Every problem that keeps a target from being planned is collected; the target is then blocked.
+        Problems that keep a target from being planned are collected; the target is then blocked.
         """
         with span("plan", targets=len(goals)):
             return self._planned(goals, hash_all=hash_all)
@@ -119,13 +120,13 @@ class Planner:
         )
 
     def _bytes_to_hash(self) -> int:
-        """Return the size of the sources of what is in the work that are not hashed."""
+        """Return the size of the sources that are not hashed, for all targets to be worked on."""
         unknown = (each.name for each in self._order.values() if not each.description.is_known)
         unhashed = {owner for name in unknown for owner in self._describer.unhashed(name)}
         return sum(self._sources.file(owner).size for owner in unhashed)
 
     def without(self, plan: Plan, refused: Mapping[Judgement, Refused]) -> Plan:
-        """Return a plan that leaves out what is refused, and what would have been shared with that."""
+        """Return the plan without what is refused, weighed anew, as nothing can be shared with that."""
         return replace(plan, actions=self._weighed(plan.judged, refused), refused=refused)
 
     def _weighed(self, judged: Iterable[Judgement], refused: Mapping[Judgement, Refused]) -> tuple[Action, ...]:
@@ -133,7 +134,7 @@ class Planner:
             return weigh(judged, refused, self._shelf, self._origins)
 
     def as_declared(self, target: str) -> Description:
-        """Return what a build of a target by name would make; it is not taken into the work.
+        """Return what a build of a target by name would make; the target is not added to the work.
 
         Raises:
             MergeBuildError: it cannot be made as it is written.
@@ -141,7 +142,7 @@ class Planner:
         return self._judgement(self.goal_of(target), hash_all=True).description
 
     def open_sources(self, target: str) -> None:
-        """Open every source below a target, and report all that cannot be opened at once.
+        """Open every source below a target; report all that can't be opened together.
 
         Raises:
             SourceError: one is missing or unreadable.
@@ -155,7 +156,7 @@ class Planner:
     # Order
 
     def _claim(self, judgement: Judgement) -> None:
-        """Take a target into the order of work, behind what it reads, if it must be built."""
+        """Add a target to the work, after the targets that it reads, as far as these must be built."""
         goal = judgement.description.goal
         key = goal if goal.is_extra else goal.target
         if not judgement.description.needs:
@@ -174,7 +175,7 @@ class Planner:
         self._order.setdefault(key, judgement)
 
     def _judgement(self, goal: Goal, *, hash_all: bool) -> Judgement:
-        """Return a goal described and judged, once; a goal of `-o` always anew."""
+        """Return the judgement of a goal, made once; a goal of `-o` is judged anew each time."""
         known = self._judged.get(goal.target)
         if known is not None and known.description.goal == goal:
             return known
@@ -191,20 +192,23 @@ class Planner:
                 if name in self._judged:
                     self._caught_up(self._judged[name])
         found = self._judged_now(goal)
-        if not goal.is_extra:  # only now: of one that can't be described, nobody who reads it may find a half
+        if not goal.is_extra:  # only now: targets that read it must not find one that can't be described
             self._judged[goal.target] = found
             self._origins.add(found.description)
         return found
 
     def _judged_now(self, goal: Goal) -> Judgement:
-        """Return a goal described and judged, by what is known now."""
+        """Return the judgement of a goal by what is known now."""
         with span("describe", target=goal.target):
             made = self._describer.describe(goal)
         with span("judge", target=goal.target):
             return self._judge.judge(made)
 
     def _caught_up(self, judgement: Judgement) -> Judgement:
-        """Return a judgement, made anew if its sources were not known then and another target has made them known."""
+        """Return a judgement.
+
+        It is made anew if its sources were unknown and have become known through another target.
+        """
         if judgement.description.is_known or self._describer.unhashed(judgement.name):
             return judgement
         known = self._judged.get(judgement.name)
@@ -227,5 +231,5 @@ class Planner:
 
     @cached_property
     def _listed(self) -> Mapping[str, Path]:
-        """The outputs that the recipe lists, by target: also of members that can't be made."""
+        """The outputs that the recipe lists, by target, including those of members that can't be made."""
         return {name: self._place(path) for path, name in self._recipe.outputs().items()}

@@ -1,8 +1,8 @@
-"""Say of single tensors what a build does for them: computed, copied, held by an artifact or shared, and from where.
+"""What a build does for single tensors: whether they are computed, copied, held by an artifact or shared.
 
-It follows from an action's `work` and `offers`, which decide of tensors by digest; here they have names again. Where
-sources were never hashed, nothing is known by digest, and a tensor is what its form says. Of targets that are up to
-date or blocked there is nothing to say.
+It follows from an action's `work` and `offers`, which refer to tensors by digest; here they have names again. If
+sources were never hashed, no digests are known, and the forms say what is done. There is nothing to say for targets
+that are up to date or blocked.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["tensor_work"]
 
 
 def tensor_work(plan: Plan, root: Path, most: int | None = None) -> dict[str, tuple[TensorWork, ...]]:
-    """Return what becomes of the tensors of each target of a plan, by its name, in the order of its files.
+    """Return what is done for the tensors of each target of a plan, by its name, in the order of its files.
 
     Args:
-        plan: its actions.
-        root: the folder that paths are shown relative to.
-        most: how many tensors of each target; None: all.
+        plan: The plan.
+        root: The folder that paths are shown relative to.
+        most: The most tensors of each target; None: all.
     """
     telling = _Telling(plan, root)
     return {action.name: tuple(islice(telling.of(action), most)) for action in plan.actions}
 
 
 class _Telling:
-    """Tells of the tensors of one plan."""
+    """Says what is done for the tensors of one plan."""
 
     def __init__(self, plan: Plan, root: Path) -> None:
         self._origins = plan.origins
@@ -42,7 +42,7 @@ class _Telling:
         self._makers: dict[bytes, str] | None = None
 
     def of(self, action: Action) -> Iterator[TensorWork]:
-        """Yield what becomes of the tensors of a target."""
+        """Yield what is done for the tensors of a target."""
         if action.refused is None and action.verdict is not Verdict.UP_TO_DATE:
             for file in action.files:
                 yield from self._of_file(file)
@@ -57,7 +57,7 @@ class _Telling:
             yield from (TensorWork(each.name, How.HELD, (where,), each.nbytes) for each in file.content.made)
 
     def _whole(self, file: FileAction) -> str:
-        """Return where all of a file comes from."""
+        """Return where a whole file comes from."""
         if file.twin is not None:
             return f"target {file.twin.name}"
         row = file.standing.row if file.stored is None else file.stored.row
@@ -80,7 +80,7 @@ class _Telling:
         return How.COPIED, self._inputs(file, made)
 
     def _inputs(self, file: FileAction, made: Made) -> tuple[str, ...]:
-        """Return what a tensor is made of; of what is equal the first, as only that is read."""
+        """Return what a tensor is made of; of equal tensors only the first, as only that is read."""
         wanted = set(made.reads)
         found: dict[bytes, str] = {}
         for slot in file.description.blueprint.forms[made.parameter].slots:
@@ -91,7 +91,7 @@ class _Telling:
         return tuple(dict.fromkeys(found.values()))
 
     def _foreseen(self, file: FileAction) -> Iterator[TensorWork]:
-        """Yield what the forms of a target say, while its sources are not hashed."""
+        """Yield what the forms of a target say, as long as its sources are not hashed."""
         blueprint, tensors = file.description.blueprint, file.content.header.tensors
         for name, info in tensors.items():
             parameter = blueprint.copies.get(name, name)
@@ -103,7 +103,7 @@ class _Telling:
                 yield TensorWork(name, how, tuple(dict.fromkeys(labels)), info.nbytes)
 
     def _label(self, owner: str, tensor: str, name: str) -> str:
-        """Return what people call an owner's tensor; where it has the same `name`, the owner alone."""
+        """Return the name, for people, of an owner's tensor; only the owner's if the tensor's name is `name`."""
         return self._origins.label(owner, tensor).removesuffix(f": {name}")
 
     def _maker(self, digest: bytes, file: FileAction) -> str:

@@ -1,9 +1,9 @@
-"""What the tensors of a target are, all of them at once.
+"""The digests of all tensors of a target, computed together.
 
 Most tensors of a target are combined alike, and so are those of all members of a family: the same inputs in the same
-order, with other coefficients. A `Grid` holds what they have in common, down to the text that is hashed; a target is
-then a few coefficients put into it. A thousand members over a thousand tensors are a million digests, and each costs
-one hash.
+order, with other coefficients. A `Grid` holds what they have in common, even the text that is hashed; for a target,
+only a few coefficients are put into it. A thousand members with a thousand tensors have a million digests, and each
+takes one hash.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Grid", "Tensors"]
 
 
 class Grid:
-    """What is common to the tensors of targets that have kinds, specs and inputs in common."""
+    """What the tensors of targets with the same kinds, specs and inputs have in common."""
 
     def __init__(
         self,
@@ -47,9 +47,15 @@ class Grid:
     ) -> None:
         """Gather the tensors.
 
-        `names` in the order of the file; `slots` by kind; `origin_of` says what an owner's tensor is; `device` is the
-        class of devices (`cpu`, `cuda`) that makes what is not the same on all of them; `copies` are names of tensors
-        that are written a second time, and whose: they are no part of the artifact.
+        Args:
+            names: Of the tensors, in the order of the file.
+            specs: By name.
+            kinds: The kind of each tensor.
+            slots: By kind.
+            origin_of: Returns the origin of an owner's tensor.
+            device: The class of devices (`cpu`, `cuda`), for results that differ between classes.
+            copies: From the names of tensors that are written a second time to the first ones'; they don't count in the
+                artifact's digest.
         """
         self._copies = copies
         self._device = device
@@ -63,7 +69,7 @@ class Grid:
         )
         batches: dict[tuple[object, ...], Batch] = {}
         for place, name in enumerate(names):
-            own = copies.get(name, name)  # an input may know the parameter alone
+            own = copies.get(name, name)  # an input may have only the first one's name
             origins = [origin_of(slot.owner, slot.tensor(own)) for slot in slots[kinds.of[name]]]
             self._add(batches, place, own, kinds.of[name], origins)
         self._batches = list(batches.values())
@@ -71,12 +77,12 @@ class Grid:
     def _add(
         self, batches: dict[tuple[object, ...], Batch], place: int, name: str, kind: int, origins: Sequence[Origin]
     ) -> None:
-        """Put the tensor at a place of the file, a parameter of this name, into the batch of those that are alike."""
+        """Add the tensor with index `place` in the file, the parameter `name`, to the batch of tensors made alike."""
         spec = self.specs[place]
         inputs = {origin.digest: origin for origin in sorted(origins, key=_digest)}
         digests = tuple(inputs)
         keys = tuple(digests.index(origin.digest) for origin in origins)
-        alike = [origin._replace(digest=b"", size=None) for origin in inputs.values()]  # which each has of its own
+        alike = [origin._replace(digest=b"", size=None) for origin in inputs.values()]  # these may differ
         likeness = (kind, keys, spec._replace(shape=()), *alike)
         batch = batches.get(likeness)
         if batch is None:
@@ -89,11 +95,11 @@ class Grid:
 
     @cached_property
     def packed_inputs(self) -> bytes:
-        """What its rows are made of, for the store; equal for all targets of it."""
+        """The inputs of its rows, packed for the store; the same for all of its targets."""
         return pack_inputs([batch.inputs(self._slots[batch.kind]) for batch in self._batches])
 
     def tensors(self, palette: Sequence[Form]) -> Tensors:
-        """Return the tensors of a target with these forms, by kind."""
+        """Return the tensors of a target with these forms, which are by kind."""
         rows = self._with_surveys([batch.row(palette[batch.kind]) for batch in self._batches])
         digests = [b""] * len(self.names)
         for row in rows:
@@ -102,11 +108,11 @@ class Grid:
         return Tensors(self, rows, digests, self._artifacts.of([digests[place] for place in self._parameters]))
 
     def parameter(self, place: int) -> str:
-        """Return what parameter the tensor at a place of the file is."""
+        """Return the parameter's name of the tensor with this index in the file."""
         return self._copies.get(self.names[place], self.names[place])
 
     def _with_surveys(self, rows: list[TensorRow]) -> list[TensorRow]:
-        """Return the rows; what a method must know of several tensors is part of what each of them is."""
+        """Return the rows; a survey that a method needs becomes part of the digest of each of its tensors."""
         scoped: dict[tuple[object, ...], list[int]] = {}
         for index, row in enumerate(rows):
             if row.operated and row.operated.operation.method.makes.surveys:
@@ -119,7 +125,7 @@ class Grid:
         return rows
 
     def _surveys(self, rows: Sequence[TensorRow]) -> dict[str, SurveyKey]:
-        """Return the survey of each tensor of rows with one method, by name."""
+        """Return the survey for each tensor of rows with one method, by name."""
         operation = next(row.operated.operation for row in rows if row.operated)
         method, arguments = operation.method, _survey_arguments(operation)
         tensors: dict[str, SurveyedTensor] = {}
@@ -150,7 +156,7 @@ class Grid:
 
 
 def _survey_arguments(operation: Operation) -> Arguments:
-    """Return the arguments that what must be known first depends on."""
+    """Return the arguments that the survey of a method depends on."""
     return operation.method.makes.survey_arguments(operation.arguments)
 
 
@@ -169,10 +175,10 @@ class Tensors:
         self.artifact = artifact
         """The digest of them all."""
         self.sizes = grid.sizes
-        """Of the tensors, in bytes, in the order of the file."""
+        """In bytes, in the order of the file."""
 
     def among(self, names: Collection[str]) -> Tensors:
-        """Return those of these names: what one of several files holds."""
+        """Return the tensors with these names, such as those of one of several files."""
         grid, wanted = self._grid, set(names)
         places = [place for place, name in enumerate(grid.names) if name in wanted]
         facts = [(grid.names[place], *grid.specs[place][:2], self.digests[place]) for place in places]
@@ -181,7 +187,7 @@ class Tensors:
 
     @property
     def packed_inputs(self) -> bytes:
-        """What they are made of, for the store: equal for targets that are made alike. Of all tensors of a target."""
+        """The inputs of all tensors of the target, packed for the store; the same for targets that are made alike."""
         return self._grid.packed_inputs
 
     def names_of(self, row: TensorRow) -> list[str]:
@@ -195,18 +201,18 @@ class Tensors:
 
     @property
     def has_float32_combinations(self) -> bool:
-        """Whether some of them are combinations in float32: an operation may read the very same."""
+        """Whether some of them are combinations in float32, which an operation may read, too."""
         combined = (row for row in self.rows if row.operated is None and not row.is_copy)
         return any(self._grid.specs[row.places[0]].dtype == "float32" for row in combined)
 
     @property
     def looks_at_made(self) -> bool:
-        """Whether statistics are taken for some of them of what a target makes."""
+        """Whether some of them need statistics of tensors made by a target."""
         return any(row.looks_at_made for row in self.rows)
 
     @property
     def largest_whole(self) -> int:
-        """Bytes of the largest tensors that a method must have whole, all of its inputs and its result as float32."""
+        """Bytes of the largest tensors that a method needs whole: all of its inputs and its result, as float32."""
         found = 0
         for row in self.rows:
             if row.operated and row.operated.operation.method.makes.whole_tensors:

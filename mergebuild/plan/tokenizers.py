@@ -1,4 +1,4 @@
-"""Do the inputs whose embeddings are merged give the same numbers to their tokens? Told by their tokenizers' files."""
+"""Whether inputs whose embeddings are merged number their tokens alike, by their tokenizers' files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Tokenizers:
         self._vocabularies: dict[tuple[str, str], Mapping[int, str] | None] = {}
 
     def compare(self, inputs: Sequence[tuple[str, str]]) -> list[str]:
-        """Return in what the tokenizers of inputs differ from the first's, a sentence for each.
+        """Return how the tokenizers of inputs differ from the first one's, a sentence for each.
 
-        `inputs`: their names, and of each the source whose small files it has.
+        `inputs`: their names, each with the source that has its small files.
         """
         told: list[str] = []
         (one, mine), *others = inputs
@@ -35,7 +35,7 @@ class Tokenizers:
         return told
 
     def written(self, first: tuple[str, str], config: tuple[str, str]) -> list[str]:
-        """Return in what the tokenizer that is written differs from that of the model whose rows are."""
+        """Return how the tokenizer that is written differs from that of the model whose rows are written."""
         found = self._difference(first[1], config[1])
         if found is None or found.example is None:
             return []
@@ -61,7 +61,7 @@ class Tokenizers:
         return self._vocabularies[ref, kind]
 
     def _read(self, ref: str, name: str) -> bytes | None:
-        """Return what is in a small file of a source, None where it has no such file, or one that can't be read."""
+        """Return the content of a small file of a source; None if it has no such file, or it can't be read."""
         model = self._sources.file(ref).model
         if model.contents is None or model.folder is None or name not in model.contents.sidecars:
             return None

@@ -1,8 +1,8 @@
-"""Turn judgements, in the order of work, into actions: what each file needs beside those before it.
+"""Turns judgements, in the order of work, into actions: what each file needs, given those before it.
 
-Of several files that will be equal the first is made, and the others are restored from it; a tensor is computed for the
-first file that needs it; an artifact of the history is moved to the first place that wants it. A refused target makes
-nothing, so it is left out of all this, and whoever counted on it is weighed without it.
+If several files will be equal, the first is made, and the others are restored from it. A tensor is computed for the
+first file that needs it. An artifact of the history is moved to the first output that wants it. A refused target makes
+nothing, so it is left out here, and targets that would have shared with it are weighed without it.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ __all__ = ["weigh"]
 def weigh(
     judged: Iterable[Judgement], refused: Mapping[Judgement, Refused], shelf: Shelf, origins: Origins
 ) -> tuple[Action, ...]:
-    """Return an action for each judgement, in their order."""
+    """Return an action for each judgement, in order."""
     judged = list(judged)
     weighing = _Weighing(shelf, origins, _lost([each for each in judged if each not in refused]))
     return tuple(weighing.action(each, refused.get(each)) for each in judged)
 
 
 class _Weighing:
-    """What the actions so far come to."""
+    """What the actions so far make and take."""
 
     def __init__(self, shelf: Shelf, origins: Origins, lost: frozenset[int]) -> None:
         self._shelf = shelf
         self._origins = origins
         self._lost = lost
         self._making: dict[tuple[bytes | None, str], FileAction] = {}
-        """What will be made, by its data: the first action of each."""
+        """What will be made, by its data: the first action for each."""
         self._kept: dict[Path, FileAction] = {}
-        """What is made or restored for the store, by its place there: the first action of each."""
+        """What is made or restored in the store, by its path there: the first action for each."""
         self._leaving: set[int] = set()
         """Artifacts that actions take out of the history."""
         self._claimed: set[bytes] = set()
         """Tensors that are computed for some action."""
         self._computing: list[FileAction] = []
-        """Actions with operations in or below them, of whose intermediate tensors none is in `_claimed` yet."""
+        """Actions with operations in or below them whose intermediate tensors are not in `_claimed` yet."""
 
     def action(self, judgement: Judgement, refused: Refused | None) -> Action:
-        """Return what is to be done about a target."""
+        """Return what is to be done for a target."""
         made = judgement.description
         files = tuple(
             self._file(judgement, file, standing, refused)
@@ -76,14 +76,14 @@ class _Weighing:
         return action
 
     def _offers(self, file: FileContent, standing: Standing) -> Iterator[Offer]:
-        """Yield the artifact that a file can be restored from; it is moved for one action alone."""
+        """Yield the artifact that a file can be restored from; it may be moved for one action only."""
         row = standing.whole
         if row is not None:
             is_spare = row.kind == "history" and row.id not in self._leaving
             yield Stored(row, may_move=is_spare and row.header == file.header_checksum)
 
     def _note(self, action: FileAction) -> None:
-        """Note what the actions after this one need not do."""
+        """Record what actions after this one need not do."""
         file = action.content
         if action.verdict is Verdict.RESTORE and action.stored is not None and action.stored.row.kind == "history":
             self._leaving.add(action.stored.row.id)
@@ -97,7 +97,7 @@ class _Weighing:
             self._kept.setdefault(self._shelf.kept_path(file.digest, file.header_checksum), action)
 
     def _work(self, judgement: Judgement, file: FileContent) -> Work:
-        """Say of each tensor of a file that must be built whether it is somewhere or must be computed."""
+        """Decide for each tensor of a file that must be built: whether an artifact has it, or it must be computed."""
         assert file.tensors is not None
         copies: set[bytes] = set()
         made: set[bytes] = set()
@@ -122,13 +122,13 @@ class _Weighing:
         return Work(compute, held, seen, sum(read.values()))
 
     def _find(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Held]:
-        """Return where tensors lie that will still be there when something is computed."""
+        """Return where tensors are, in artifacts that will still exist when tensors are computed."""
         return self._shelf.find(digests, allow_nonfinite=allow_nonfinite, besides=self._lost)
 
     def _claim_intermediates(self) -> None:
-        """Count among what is computed the intermediate tensors of earlier actions that are in no file.
+        """Add the intermediate tensors of earlier actions, which are in no file, to those that are computed.
 
-        Few plans need to know: those that make what a virtual target is, too, or a combination in float32 that an
+        Only few plans need this: those that also write a virtual target's tensors, or a float32 combination that an
         operation reads.
         """
         computed = [made for action in self._computing for made in _computed_by(action)]
@@ -148,8 +148,8 @@ class _Weighing:
 def _lost(judged: Sequence[Judgement]) -> frozenset[int]:
     """Return the row numbers of outputs that are gone before anything is computed.
 
-    Whole artifacts come to their places first. Where one replaces the output of a target that has only its output, the
-    old one is nowhere then, but where it has gone to a place of its own.
+    Whole artifacts are restored first. If one replaces the output of a target that is kept nowhere else, the old output
+    is gone, unless it was itself restored to another place.
     """
     restored = [each for each in judged if each.verdict is Verdict.RESTORE]
     replaced = {
@@ -166,7 +166,7 @@ def _lost(judged: Sequence[Judgement]) -> frozenset[int]:
 def _bytes_read(
     row: TensorRow, sizes: Sequence[int], compute: frozenset[bytes], seen: frozenset[bytes], *, is_partly_there: bool
 ) -> Mapping[bytes, int]:
-    """Return what must be read for a row of a file: the size of each tensor by its digest."""
+    """Return what must be read for a row of a file: sizes by digest."""
     if not is_partly_there or compute.issuperset(row.digests):
         return row.read
     read: dict[bytes, int] = {}
@@ -186,12 +186,12 @@ def _computed_by(action: FileAction) -> Iterator[Made]:
 
 
 def _combined_for(made: Made) -> Iterator[bytes]:
-    """Yield the digests of the combinations, not rounded further, that the operation which makes a tensor reads."""
+    """Yield the digests of the float32 combinations that the operation which makes a tensor reads."""
     return (operand.digest for operand in made.inputs if operand.terms is not None)
 
 
 def _reads(made: Made) -> Iterator[bytes]:
-    """Yield the digests of what a tensor is made of, and of what must be known of first."""
+    """Yield the digests of the tensors that a tensor, or its survey, is made of."""
     yield from made.reads
     for each in made.survey.tensors if made.survey else ():
         yield from (digest for operand in each.operands for digest in operand.reads)
