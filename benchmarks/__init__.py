@@ -1,12 +1,13 @@
-"""How fast mergebuild is, beside `cp`, `dd`, ninja, sd-mecha and mergekit on the same machine in the same minutes.
+"""How fast mergebuild is, compared with `cp`, `dd`, ninja, sd-mecha and mergekit on the same machine at the same time.
 
     python -m benchmarks --list
     python -m benchmarks --case sd15_weighted_sum --runs 3 --work ~/bench
 
-`process` measures one process, `lab` has what stands ready before the clock starts, `arms` are the programs that are
-compared, `cases` the table of what is measured and what must come out, `results` the figures, and their comparison
-over time. What the figures mean is told in `docs/measuring.md`. Linux and the standard library are enough; the
-peers are installed where they are asked for.
+Begin with `cases.py`, the table of what is measured, with bounds for the results. `arms.py` has the programs that are
+compared, `lab.py` prepares models, environments and the page cache before the clock starts, `process.py` measures one
+process, and `results.py` computes figures and compares them with an earlier run. `kernels.py` and `gpu.py` are programs
+of their own. `docs/measuring.md` says what the figures mean. Needs Linux; the compared programs are installed when a
+case needs them.
 """
 
 __all__: list[str] = []

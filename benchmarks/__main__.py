@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run cases, show what came out, or compare two results."""
+"""`python -m benchmarks`: run cases, show results, or compare two of them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit code.
+    """Run the command line and return the exit code.
 
-    It is 1 for a case that failed, for a regression, and with `--check` for a missed bound.
+    The code is 1 for a case that failed, for a regression, and with `--check` for a missed bound.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verbs: Mapping[str, Callable[[Sequence[str]], int]] = {"compare": _compare, "show": _show}
@@ -81,13 +81,13 @@ def _measure(options: argparse.Namespace, lab: Lab) -> dict[str, Any]:
             except ProcessFailedError as error:
                 document["failed"][name] = str(error)
                 _say(f"{name}: failed\n{error}")
-            # After every case, so that a run of hours that is cut short leaves what it has.
+            # Written after every case, so that a run of hours that is interrupted leaves its results so far.
             options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return document
 
 
 def _rounds(case: Case, lab: Lab, runs: int, peer_runs: int) -> list[Round]:
-    """Run a case's arms in turn; nothing where this machine can't run it."""
+    """Run a case's arms in turn, and return a result per round; none if this machine can't run the case."""
     folder = lab.work / "cases" / case.name
     remove([folder])
     folder.mkdir(parents=True)
@@ -108,7 +108,7 @@ def _rounds(case: Case, lab: Lab, runs: int, peer_runs: int) -> list[Round]:
 
 
 def _machine(lab: Lab) -> dict[str, object]:
-    """What the numbers depend on; nothing that names the machine."""
+    """Return facts about the machine that results depend on; none of them identifies it."""
     processors = [
         line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line
     ]
@@ -124,7 +124,7 @@ def _machine(lab: Lab) -> dict[str, object]:
 
 
 def _file_system(path: Path) -> str:
-    """Return the type of the file system that a path lies on."""
+    """Return the type of the file system that a path is on."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     return max((len(at), kind) for _, at, kind, *_ in mounts if path.is_relative_to(at))[1]
 

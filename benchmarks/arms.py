@@ -1,8 +1,8 @@
-"""The programs that stand against each other in a case: an arm is one of them with all it needs to run once.
+"""The programs that a case compares: an arm is one of them, with everything that it needs for one run.
 
-Arms of a case run in turn, A B C A B C, so that whatever else the machine does meets all of them alike. What an arm
-prepares and cleans up is not timed. Unless it is about another state, inputs are in the page cache and outputs do not
-exist when the clock starts, and a project has no store: sources are seen for the first time.
+Arms of a case run in turn, A B C A B C, so that other work of the machine affects all of them alike. Preparing and
+cleaning up are not timed. Unless an arm is about another state, inputs are in the page cache and outputs do not exist
+when the clock starts, and the project has no store, so sources are read for the first time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SOURCES = "abcdefghij"
-"""What a project's models are called in its mergefile, in order."""
+"""The names of a project's models in its mergefile, in order."""
 _PEERS = Path(__file__).parent / "peers"
 
 
@@ -45,25 +45,28 @@ def _no_extra(_: str) -> Mapping[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A command to time. `prepare` gets the round's number; `finish` what the command said, and gives extra numbers."""
+    """A command to time.
+
+    `prepare` is called with the round's number; `finish` with the command's output, and returns extra numbers.
+    """
 
     name: str
     command: Sequence[str]
     prepare: Callable[[int], None] = _nothing
     finish: Callable[[str], Mapping[str, float]] = _no_extra
     outputs: tuple[Path, ...] = ()
-    """What must exist afterwards, and is removed before and after."""
+    """Paths that must exist afterwards; they are removed before and after each run."""
     is_peer: bool = False
 
     def run(self, number: int, log: Path) -> Sample:
-        """Run once.
+        """Run once, and return the measurements.
 
         Raises:
-            ProcessFailedError: it ended with an error, or its outputs are not there.
+            ProcessFailedError: It ended with an error, or did not make its outputs.
         """
         remove(self.outputs)
         self.prepare(number)
-        os.sync()  # what others wrote is not this one's to wait for
+        os.sync()  # so that this run doesn't wait for writes of earlier ones
         even_out()
         sample, said = measure(self.command, folder=REPOSITORY, log=log)
         missing = [str(path) for path in self.outputs if not path.exists()]
@@ -75,7 +78,7 @@ class Arm:
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Remove files and folders that may be there."""
+    """Remove files and folders, if they exist."""
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path)
@@ -93,7 +96,7 @@ class Project:
     text: str
     """The mergefile's targets. Sources are `a`, `b`, `c`, ..., the models in order."""
     keys: Mapping[str, object] = field(default_factory=dict)
-    """More of `[project]`."""
+    """Keys of `[project]`."""
 
     def write(self, text: str = "") -> None:
         """Write the mergefile, with these targets or the project's own."""
@@ -114,7 +117,7 @@ class Project:
         measure(self.command("build"), folder=REPOSITORY, log=self.folder / "build.log")
 
     def fresh(self, name: str, outputs: Sequence[str], *arguments: str, cold: bool = False) -> Arm:
-        """Return an arm that builds everything from nothing."""
+        """Return an arm that builds everything without a store; `cold`: with an empty page cache."""
 
         def prepare(_: int) -> None:
             remove([self.folder / ".mergebuild"])
@@ -125,7 +128,7 @@ class Project:
         return Arm(name, self.command("build", *arguments), prepare, answer_numbers, made)
 
     def first(self, name: str, verb: str) -> Arm:
-        """Return an arm that only looks, where nothing was ever built."""
+        """Return an arm that runs a verb which builds nothing, in a project that was never built."""
 
         def prepare(_: int) -> None:
             remove([self.folder / ".mergebuild"])
@@ -135,7 +138,10 @@ class Project:
         return Arm(name, self.command(verb), prepare)
 
     def again(self, name: str, verb: str, edited: Callable[[int], str] | None = None) -> Arm:
-        """Return an arm that runs where everything was built, after an edit that depends on the round's number."""
+        """Return an arm that runs a verb after everything was built once.
+
+        Before each run, `edited` makes new targets from the round's number; None changes nothing.
+        """
         self.write()
         self.build()
 
@@ -148,7 +154,7 @@ class Project:
 
 
 def answer_numbers(said: str) -> dict[str, float]:
-    """Return what the program's own `--json` answer tells of time and bytes."""
+    """Return the times and bytes of the program's own `--json` answer."""
     answer = json.loads(said)
     targets = [each for each in answer.get("targets", []) if each.get("verdict") == "built"]
     numbers = {f"own_{key}": answer[key] for key in ("seconds", "bytes_read", "bytes_written") if key in answer}
@@ -156,17 +162,17 @@ def answer_numbers(said: str) -> dict[str, float]:
 
 
 def bare_python(lab: Lab) -> Arm:
-    """Python's start and end."""
+    """Return the arm that only starts and ends Python."""
     return Arm("python -c pass", [lab.python, "-c", "pass"])
 
 
 def import_torch(lab: Lab) -> Arm:
-    """What every process that computes with torch spends on it."""
+    """Return the arm that only imports torch: every process that computes with torch takes this time."""
     return Arm("import torch", [lab.python, "-c", "import torch"])
 
 
 def copies(lab: Lab, folder: Path, model: Path, count: int = 1) -> Arm:
-    """`cp` of one input, so many times by one process after another. Never a clone, on any file system."""
+    """Return the arm that copies one input `count` times with `cp`, one copy after another, never as a clone."""
     made = tuple(folder / f"copy{number}.safetensors" for number in range(count))
     script = 'model=$1; shift; for copy; do cp --reflink=never "$model" "$copy" || exit; done'
     command = ["sh", "-c", script, "cp", str(model), *map(str, made)]
@@ -174,7 +180,10 @@ def copies(lab: Lab, folder: Path, model: Path, count: int = 1) -> Arm:
 
 
 def dd(lab: Lab, folder: Path, models: Sequence[Path]) -> Arm:
-    """Read the inputs from the disk, and write as much as one of them: the floor of a merge of files never seen."""
+    """Return the arm that reads the inputs from disk, and writes as many bytes as one of them has, with `dd`.
+
+    No merge of files that are not in the page cache can be faster.
+    """
     output = folder / "dd.bin"
     script = (
         'output=$1; size=$2; shift 2; for input; do dd if="$input" of=/dev/null bs=4M status=none || exit; done; '
@@ -187,7 +196,7 @@ def dd(lab: Lab, folder: Path, models: Sequence[Path]) -> Arm:
 def sd_mecha(
     lab: Lab, folder: Path, settings: str, method: str, models: Sequence[Path], alphas: Sequence[float] = (0.3,)
 ) -> Arm:
-    """sd-mecha, with its best settings or its defaults; several alphas are a sweep."""
+    """Return the arm of sd-mecha, with its best settings or its defaults; several alphas are a sweep."""
     outputs = [folder / f"sd-mecha{number or ''}.safetensors" for number in range(len(alphas))]
     command = [str(lab.peer("sd-mecha") / "python"), str(_PEERS / "merge_with_sd_mecha.py"), settings, method]
     command += [str(outputs[0]), *map(str, models), *(f"--alpha={alpha}" for alpha in alphas)]
@@ -205,9 +214,9 @@ def mergekit(
     weights: Sequence[float] = (),
     on_llama: bool,
 ) -> Arm:
-    """Run mergekit over Llama directories, or over checkpoints that it knows no architecture of, as files.
+    """Return the arm of mergekit, over folders of Llama, or over checkpoints of an architecture that it doesn't know.
 
-    `numbers` are the method's parameters. The first model is the base, but with `weights`, one a model.
+    `numbers` are the method's parameters. The first model is the base; with `weights`, one per model, there is no base.
     """
     output, recipe = folder / "mergekit", folder / "mergekit.json"  # JSON is YAML
     paths = [str(path) for path in (lab.directories(models) if on_llama else models)]

@@ -1,7 +1,7 @@
-"""The table of what is measured, and what must come out.
+"""The table of cases: what is measured, and the bounds that results must keep.
 
-A case names its arms and its figures. A figure is computed from the runs of one round, so that a ratio compares what
-ran side by side, and its median over the rounds is held against its bound. Bounds are the project's own promises.
+A case has arms and figures. A figure is computed from the runs of one round, so that a ratio compares runs that
+followed each other closely; its median over the rounds is compared with its bound. Bounds are the project's promises.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NotRunError(Exception):
 
 
 class Round(dict[str, Sample]):
-    """What the arms gave in one round, by name."""
+    """The measurements of one round, by arm."""
 
     def __missing__(self, arm: str) -> Sample:
         raise NotRunError(arm)
@@ -49,7 +49,7 @@ _THREADS = sorted({1, 2, os.cpu_count() or 1})
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number of a round, and its bound: at most, at least, or none."""
+    """A number computed from a round, and its bounds: at most, at least, or none."""
 
     label: str
     of: Callable[[Round], float]
@@ -57,13 +57,13 @@ class Figure:
     at_least: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether a value keeps the bound."""
+        """Return whether a value keeps the bounds."""
         return (self.at_most is None or value <= self.at_most) and (self.at_least is None or value >= self.at_least)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A row of the table. `arms` makes what they need, in the lab and the folder, before any of them runs."""
+    """A row of the table. `arms` prepares what arms need, in the lab and a folder, and returns them."""
 
     name: str
     title: str
@@ -72,17 +72,17 @@ class Case:
 
 
 def seconds(over: str, under: str, **bound: float) -> Figure:
-    """Return the ratio of two arms' times."""
+    """Return the figure that is the ratio of two arms' times."""
     return Figure(f"{over} / {under}", lambda each: each[over].seconds / each[under].seconds, **bound)
 
 
 def limit(label: str, measure: str, at_most: float, arm: str = OURS) -> Figure:
-    """Return a bound on one of our own measures."""
+    """Return the figure that is one measure of an arm, with a bound."""
     return Figure(label, lambda each: getattr(each[arm], measure), at_most=at_most)
 
 
 def extra(label: str, name: str, **bound: float) -> Figure:
-    """Return a number that our arm learnt besides."""
+    """Return the figure that is an extra number of our arm."""
     return Figure(label, lambda each: each[OURS].extra[name], **bound)
 
 
@@ -97,16 +97,19 @@ COMPARED: Mapping[str, Mapping[str, float]] = {
     "della": {"weight": 0.5, "density": 0.5, "epsilon": 0.1},
     "model_stock": {},
 }
-"""Methods that mergekit has too, with their parameters."""
+"""Methods that mergekit has too, with arguments."""
 _TIMES_CP = {"slerp": 4, "ties": 8, "dare_ties": 6, "della": 25, "model_stock": 5}
-"""How many times as long as a copy of one input each may take."""
+"""By method, how many times as long as a copy of one input a merge may take."""
 KNOWN = "mergebuild, again"
 BEST, DEFAULT = "sd-mecha, best", "sd-mecha, default"
 
 
 def target(name: str, method: str, *, folder: str | None = "", suffix: str = ".safetensors", **keys: object) -> str:
-    """Return a target's table: its output goes to a folder, None makes it virtual; with `/` it is one."""
-    lines = [f'method = "{method}"', *(f"{key} = {value!r}" for key, value in keys.items())]  # a repr is TOML here
+    """Return a target's table as TOML.
+
+    Its output is in `folder`; None makes the target virtual. The suffix `/` makes the output a folder.
+    """
+    lines = [f'method = "{method}"', *(f"{key} = {value!r}" for key, value in keys.items())]  # these reprs are TOML
     lines += [f'output = "{folder}{name}{suffix}"'] if folder is not None else []
     return f"[targets.{name}]\n" + "\n".join(lines) + "\n"
 
@@ -125,7 +128,7 @@ BLOCKS = target("blocks", "weighted_sum", a="a", b="b") + (
 
 
 def weighted_sum(layout: str, *settings: str) -> Callable[[Lab, Path], list[Arm]]:
-    """Return the arms of the everyday merge."""
+    """Return the case's arms: a weighted sum of two models, also of known sources, a copy, and sd-mecha."""
 
     def arms(lab: Lab, folder: Path) -> list[Arm]:
         models = lab.models(layout, 2)
@@ -137,14 +140,14 @@ def weighted_sum(layout: str, *settings: str) -> Callable[[Lab, Path], list[Arm]
 
 
 def _blend_of_known(lab: Lab, folder: Path, models: Sequence[Path]) -> Arm:
-    """Return the arm of the same merge with another number each time, of sources that were hashed before."""
+    """Return the arm of a weighted sum with another number each time, of sources that were hashed before."""
     project = Project(lab, folder, models, BLEND)
     again = project.again(
         KNOWN, "build", lambda number: target("blend", "weighted_sum", a="a", b="b", alpha=0.31 + number / 100)
     )
 
     def prepare(number: int) -> None:
-        remove([folder / "blend.safetensors"])  # else what was there would become history first
+        remove([folder / "blend.safetensors"])  # otherwise the former file would be moved into the history first
         again.prepare(number)
 
     return replace(again, prepare=prepare)
@@ -177,21 +180,21 @@ def blocks(lab: Lab, folder: Path) -> list[Arm]:
 
 
 def ckpt(lab: Lab, folder: Path) -> list[Arm]:
-    """Return the arms of a merge of which one input is a pickle."""
+    """Return the arms of a merge with a `.ckpt` as one input."""
     first, second = lab.models("sd15", 2)
     ours = Project(lab, folder / "ours", [first, lab.checkpoint(second)], BLEND)
     return [ours.fresh(OURS, ["blend.safetensors"]), _blend(lab, folder)]
 
 
 def lora(lab: Lab, folder: Path) -> list[Arm]:
-    """Return the arms of a LoRA of everything, baked into a model."""
+    """Return the arms of a model into which a LoRA for all its layers is baked."""
     model = lab.models("sd15", 2)[0]
     ours = Project(lab, folder / "ours", [model, lab.lora(model)], BAKED)
     return [ours.fresh(OURS, ["baked.safetensors"]), _blend(lab, folder)]
 
 
 def folders(layout: str, made: Callable[[Lab, Path], Path], **keys: object) -> Callable[[Lab, Path], list[Arm]]:
-    """Return the arms of a merge of two folders into a third; `made` makes a folder of a model."""
+    """Return the arms of a merge of two folders into a third; `made` makes a folder from a model."""
     text = target("blend", "weighted_sum", suffix="/", a="a", b="b", alpha=0.3, **keys)
 
     def arms(lab: Lab, folder: Path) -> list[Arm]:
@@ -208,7 +211,7 @@ def _blend(lab: Lab, folder: Path, *arguments: str, name: str = "weighted_sum", 
 
 
 def sweep(count: int) -> Callable[[Lab, Path], list[Arm]]:
-    """Return the arms of a family: so many members that share their inputs."""
+    """Return the arms of a family with `count` members that share their inputs."""
     alphas = [number / 100 for number in range(10, 10 + count)]
     text = (
         f'[targets.mix]\nforeach.alpha = {alphas}\nmethod = "weighted_sum"\na = "a"\nb = "b"\n'
@@ -244,10 +247,10 @@ def cold(lab: Lab, folder: Path) -> list[Arm]:
 
 
 def tweak(lab: Lab, folder: Path) -> list[Arm]:
-    """Return the arms of one block's weight changed, again and again, on the file system of the folder."""
+    """Return the arms of builds after one block's weight has changed, on the file system of the folder."""
     models = lab.models("sd15", 2)
     size, share = block_share(models[0], _IN04)
-    keys = {"history": "100GB"}  # what is superseded stays, so that new space is what the tweak took
+    keys = {"history": "100GB"}  # former files stay, so that the free space lost is what the tweak took
     project = Project(lab, folder, models, _tweaked(0), keys)
     ours = project.again(OURS, "build", _tweaked)
     free = 0
@@ -288,11 +291,11 @@ def _with_extra(arm: Arm, more: Callable[[Mapping[str, float]], Mapping[str, flo
     return replace(arm, finish=finish)
 
 
-# Many targets over tiny models: groups of ten, each a chain of files over the next source
+# Many targets over tiny models: chains of ten, each target made of the one before it and of another source
 
 
 def _graph(count: int, weight: float = 0.3) -> Iterator[tuple[str, str, str, float]]:
-    """Give name, inputs and weight of every target; `weight` is the first one's."""
+    """Yield name, inputs and weight of every target; `weight` is that of the first one."""
     for number in range(count):
         first = number % 10 == 0
         source = SOURCES[number * 7 % 10]
@@ -313,7 +316,7 @@ def _many(lab: Lab, folder: Path, count: int) -> Project:
 
 
 def ninja(lab: Lab, folder: Path, project: Project, count: int) -> Arm:
-    """Return ninja's no-op over the same graph: the same inputs, as many outputs, each from the same two files."""
+    """Return the arm of ninja with nothing to do, over the same graph: each output made of the same two files."""
     sources = dict(zip(SOURCES, project.models, strict=True))
     (folder / "ninja").mkdir(exist_ok=True)
     lines = ["rule make", "  command = : > $out"]
@@ -325,7 +328,7 @@ def ninja(lab: Lab, folder: Path, project: Project, count: int) -> Arm:
 
 
 def nothing_to_do(count: int) -> Callable[[Lab, Path], list[Arm]]:
-    """Return the arms of a build of so many targets in which nothing changed."""
+    """Return the arms of a build of `count` targets in which nothing changed."""
 
     def arms(lab: Lab, folder: Path) -> list[Arm]:
         project = _many(lab, folder, count)
@@ -335,7 +338,7 @@ def nothing_to_do(count: int) -> Callable[[Lab, Path], list[Arm]]:
 
 
 def second_build(lab: Lab, folder: Path) -> list[Arm]:
-    """Return the arm of the build after the first one, which leaves the stamp by which later ones are over at once."""
+    """Return the arms of the build right after the first one, in which nothing changed."""
     models = lab.models("sd15", 2)
     project = Project(lab, folder, models, BLEND)
 
@@ -353,7 +356,7 @@ def plan_after_change(lab: Lab, folder: Path) -> list[Arm]:
 
 
 def first_plan(counts: Sequence[int]) -> Callable[[Lab, Path], list[Arm]]:
-    """Return the arms of plans of a family that was never built, one of each size, the largest ours."""
+    """Return the arms of plans of a family that was never built, one per size; the largest is our arm."""
 
     def arms(lab: Lab, folder: Path) -> list[Arm]:
         models = [write_tiny(folder / f"{name}.safetensors", seed) for seed, name in enumerate("ab")]
@@ -371,7 +374,7 @@ def first_plan(counts: Sequence[int]) -> Callable[[Lab, Path], list[Arm]]:
 
 
 def globs(lab: Lab, folder: Path) -> list[Arm]:
-    """Return the arms of plans over as many tensors as a target has globs, and of one with a single number."""
+    """Return the arms of two plans: of a target with a glob for each of 6,000 tensors, and of one with one number."""
     names = [f"model.layers.{number // 8}.p{number % 8}.weight" for number in range(6000)]
     models = [write_tiny(folder / f"{name}.safetensors", seed, names) for seed, name in enumerate("ab")]
     head = target("blend", "weighted_sum", a="a", b="b")
@@ -391,7 +394,7 @@ def llama(lab: Lab, folder: Path) -> list[Arm]:
 
 
 def method_text(method: str, numbers: Mapping[str, float]) -> str:
-    """Return a target of a method with a base and other models, or of slerp between two; its chance has a seed."""
+    """Return a target of a method, with a base and two models, or of slerp of two; random methods get a seed."""
     keys: dict[str, object] = {"a": "a", "b": "b"} if method == "slerp" else {"base": "a", "models": ["b", "c"]}
     keys |= numbers
     keys |= {"seed": 7} if method in ("dare_ties", "della") else {}
@@ -399,7 +402,7 @@ def method_text(method: str, numbers: Mapping[str, float]) -> str:
 
 
 def merged(layout: str, method: str, numbers: Mapping[str, float]) -> Callable[[Lab, Path], list[Arm]]:
-    """Return the arms of a method that both we and mergekit have."""
+    """Return the arms of a method that both mergebuild and mergekit have."""
 
     def arms(lab: Lab, folder: Path) -> list[Arm]:
         models = lab.models(layout, 2 if method == "slerp" else 3)
@@ -411,7 +414,7 @@ def merged(layout: str, method: str, numbers: Mapping[str, float]) -> Callable[[
 
 
 def methods() -> Iterator[Case]:
-    """Yield the cases of methods that look at a tensor before they make it, or draw random numbers."""
+    """Yield the cases of methods that need statistics or random numbers."""
     for layout, shown in (("sd15", "SD1.5"), ("llama", "Llama 1.1B")):
         for method, numbers in COMPARED.items():
             figures = (
@@ -424,13 +427,13 @@ def methods() -> Iterator[Case]:
 
 
 def slerp_sweep(lab: Lab, folder: Path) -> list[Arm]:
-    """Return the arms of a family of slerps: from nothing, again with other numbers, and of as many weighted sums."""
+    """Return the arms of a family of slerps, built first and with other numbers, and of one of weighted sums."""
     models = lab.models("sd15", 2)
 
     def family(method: str, number: str, shift: int) -> str:
         values = [round(0.1 * each + 0.001 * shift, 3) for each in range(1, 6)]
         keys = f'method = "{method}"\na = "a"\nb = "b"\n{number} = "${{t}}"\n'
-        outputs = f'output = "mix-{shift}-${{t}}.safetensors"\n'  # new ones, as copies of history are none of this
+        outputs = f'output = "mix-{shift}-${{t}}.safetensors"\n'  # new paths, so that nothing goes into the history
         return f"[targets.mix]\nforeach.t = {values}\n{keys}{outputs}"
 
     known = Project(lab, folder / "known", models, family("slerp", "t", 0))

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.gpu`: the same bytes from GPU and processor, how fast each is, and how busy the bus.
+"""`python -m benchmarks.gpu`: do GPU and processor write the same bytes, how fast is each, and how busy is the bus?
 
-For a bare checkout and the machine's own Python: it needs torch and the packages of `pyproject.toml`, ours as it lies.
-Outputs go to `--work`, best a folder in memory: what is measured is the way to the device and back, not a disk.
+It runs from a checkout that is not installed, with any Python that has torch and the packages of `pyproject.toml`.
+Outputs go to `--work`, best a folder in memory: it measures the transfer to the device and back, not a disk.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ CASES: Mapping[str, tuple[int, str]] = {
     "slerp": (2, target("slerp", "slerp", a="a", b="b", t=0.3)),
     "extract_lora": (2, target("lora", "extract_lora", base="a", tuned="b", rank=32)),
 }
-"""By name: how many models, and the targets."""
+"""By name, the number of models, and the targets."""
 
 _INTERVAL = 0.05
-"""Seconds between two looks at how much memory a process has."""
+"""Seconds between two samples of a process's memory."""
 
 APPROXIMATE = frozenset({"extract_lora"})
 """Cases whose bytes may differ between devices."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and compare; return 1 when bytes differ that must not, 2 without a GPU."""
+    """Measure and compare; return 1 if bytes differ that must be equal, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda:0", metavar="DEVICE", help="what is compared with the processor")
     parser.add_argument("--work", type=Path, help="folder to work in, kept; else a temporary one. 60 GB")
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _machine(name: str) -> dict[str, Any] | None:
-    """Return the machine and its rates (a second); None, with a message, where there is no such device."""
+    """Return facts about the machine, with its rates per second; None, with a message, if there is no such device."""
     import torch
 
     from mergebuild.engine.choice import measured
@@ -101,7 +101,10 @@ def _machine(name: str) -> dict[str, Any] | None:
 
 
 def _case(lab: Lab, name: str, device: str, bus: float) -> dict[str, object]:
-    """Build a case on the processor and on the device. `bus`: bytes a second that it takes from pinned memory."""
+    """Build a case on the processor and on the device, and return the comparison.
+
+    `bus`: the bytes per second that the device takes from pinned memory.
+    """
     count, text = CASES[name]
     models = lab.models("sdxl", count)
     folders = [lab.work / f"{name.replace(' ', '-')}-{each.replace(':', '')}" for each in ("cpu", device)]
@@ -125,12 +128,12 @@ def _case(lab: Lab, name: str, device: str, bus: float) -> dict[str, object]:
 
 
 def _built(project: Project, device: str) -> tuple[float, int]:
-    """Build a project's targets from nothing, its inputs in the page cache.
+    """Build a project's targets without a store, with its inputs in the page cache.
 
-    With less of the system than `process.measure` asks for: GPUs are lent in sandboxes that lack some of that.
+    It needs less of the operating system than `process.measure`, as sandboxes with a GPU often lack some of that.
 
     Returns:
-        The seconds of the merge itself, and the peak of memory that no file backs (0 where the system does not tell).
+        The seconds of the merge itself, and the peak of memory that no file backs (0 if the system does not report it).
     """
     remove([project.folder])
     project.write()
@@ -156,7 +159,7 @@ def _built(project: Project, device: str) -> tuple[float, int]:
 
 
 def every_exact_method() -> Iterator[tuple[str, str]]:
-    """Yield the exact methods of the catalog, each with a target that tries it on three models."""
+    """Yield the name of each exact method of the catalog with a target that uses it; LoRA methods are left out."""
     from mergebuild.methods.catalog import METHODS
 
     for name, method in METHODS.items():
@@ -179,7 +182,7 @@ def _equality(lab: Lab, device: str) -> dict[str, bool]:
     """Return for each exact method whether processor and device write the same bytes."""
     targets = dict(every_exact_method())
     if lab.shrink > 1:
-        del targets["adjust"]  # which knows the colors of real models alone
+        del targets["adjust"]  # it refuses shrunk models, whose latent colors are unknown
     models = lab.models("sd15", 4)
     folders = [lab.work / f"equality-{each.replace(':', '')}" for each in ("cpu", device)]
     for folder, each in zip(folders, ("cpu", device), strict=True):
@@ -190,7 +193,7 @@ def _equality(lab: Lab, device: str) -> dict[str, bool]:
 
 
 def equal_files(one: Path, other: Path) -> dict[str, bool]:
-    """Return for each file of models in either of two folders whether both have the same bytes."""
+    """Return, for each safetensors file in either of two folders, whether it has the same bytes in both."""
     names = {path.name for folder in (one, other) for path in folder.glob("*.safetensors")}
     return {name: _equal(one / name, other / name) for name in sorted(names)}
 

@@ -1,13 +1,13 @@
-"""`python -m benchmarks.kernels`: how near each compiled kernel comes to the speed of memory, beside torch.
+"""`python -m benchmarks.kernels`: how near each compiled kernel comes to the speed of memory, compared with torch.
 
-Inputs are float16 values in memory, by default as many as Stable Diffusion 1.5 has, cut into a tensor a thread and
-taken in chunks, as builds take them; no file is read or written. The bytes that a kernel moves are those of its inputs,
-as often as it looks at them, and of its result. Beside each round, `memmove` copies as many bytes on as many threads:
-the speed of memory that the kernel's is a share of. torch makes fewer values, in the same chunks, widened from float16
-and rounded to it: what a build takes where there is no compiled form.
+Inputs are float16 values in memory, by default as many as Stable Diffusion 1.5 has. Each thread makes one tensor of
+them, in chunks as in builds; no file is read or written. A kernel moves the bytes of its inputs, once for each look at
+them, and of its result. After each round, `memmove` copies as many bytes on as many threads: that is the speed of
+memory, and the kernel's speed is given as a share of it. torch makes fewer values, in the same chunks, converted from
+float16 and rounded to it, as in a build without compiled kernels.
 
-Times are processor times, of the thread that took longest: what a clock shows where nothing else runs, and hardly more
-where the machine is shared.
+Times are processor times of the thread that took longest. They equal elapsed time on an idle machine, and are hardly
+affected by other work.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ from mergebuild.methods.shares import shares_of
 __all__ = ["NAMES", "Row", "main", "measure"]
 
 NAMES = ("weighted_sum", "add_difference", *FAMILIES)
-"""The methods that are measured: two combinations, and all that have a compiled form of their own."""
+"""The methods that are measured: two linear ones, and all that have a compiled form of their own."""
 
 SD15 = 1_066_235_307
-"""Elements of Stable Diffusion 1.5."""
+"""The number of elements of Stable Diffusion 1.5."""
 CHUNK = 1 << 19
 MODELS = 2
-"""How many `models` there are, where a method takes any number."""
+"""The number of `models` for methods that take any number."""
 
 USUAL = {"alpha": "0.3", "beta": "0.6", "t": "0.3", "weight": "0.5", "density": "0.5", "gamma": "0.1", "seed": "5"}
-"""Arguments that have no default, or one that leaves out the work."""
+"""Arguments for parameters without a default, or with a default that means no work."""
 TENSORS = {"adjust": "model.diffusion_model.out.0.weight"}
-"""The tensors of methods that know them by name."""
+"""Names of tensors for methods that change only tensors with certain names."""
 WIDTH = 1280
-"""Elements of a row."""
+"""The number of elements of a row."""
 
 Making = Callable[[Call, Sequence[memoryview], memoryview], int]
-"""(call, inputs, output) -> how often all inputs were looked through; the output is made."""
+"""(call, inputs, output) -> how often all inputs were read; it writes the output."""
 
 
 class Row(NamedTuple):
-    """What came out for a method."""
+    """The results for a method."""
 
     name: str
     inputs: int
     passes: int
-    """How often its inputs are looked through: once to make the result, before that for what must be known of them."""
+    """How often its inputs are read: once to make the result, and before that for its statistic."""
     seconds: float
-    """Of an element, by all threads together."""
+    """Per element: the time of the slowest thread, divided by the number of elements of all threads."""
     bytes_per_second: float
     share: float
-    """Of the speed of memory, the median over rounds."""
+    """Its speed as a share of the speed of memory, the median over rounds."""
     torch_seconds: float
 
 
@@ -83,13 +83,13 @@ class Room:
     threads: int
 
     def parts(self, elements: int) -> Iterator[tuple[int, int]]:
-        """Yield the first byte and the elements of each thread's part of so many elements: whole rows."""
+        """Yield the offset (in bytes) and the number of elements of each thread's part, which is whole rows."""
         each = max(WIDTH, elements // self.threads // WIDTH * WIDTH)
         return ((2 * each * index, each) for index in range(self.threads))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what the command line says, and print a table; return the exit code."""
+    """Measure the methods of the command line and print a table; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.partition("\n")[0])
     parser.add_argument("--elements", type=int, default=SD15, metavar="N", help="of each input (default: SD1.5's)")
     parser.add_argument("--torch-elements", type=int, default=1 << 24, metavar="N", help="so many for torch")
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(name: str, room: Room, runs: int, torch_elements: int, *, hashed: bool = False) -> Row:
-    """Return how fast a method's compiled kernel is, and torch's."""
+    """Measure a method's compiled kernel, and its torch kernel."""
     row, inputs = METHODS[name], room.inputs[: _input_count(name)]
 
     def compiled(call: Call, views: Sequence[memoryview], out: memoryview) -> int:
@@ -133,7 +133,7 @@ def measure(name: str, room: Room, runs: int, torch_elements: int, *, hashed: bo
 
 
 def _timed(row: Method, room: Room, inputs: Sequence[mmap.mmap], elements: int, make: Making) -> tuple[float, int]:
-    """Have each thread make its part; return the seconds that the slowest took, and the passes."""
+    """Let each thread make its part; return the processor seconds of the slowest, and the number of passes."""
 
     def part(place: tuple[int, int]) -> tuple[float, int]:
         first, count = place
@@ -149,7 +149,7 @@ def _timed(row: Method, room: Room, inputs: Sequence[mmap.mmap], elements: int, 
 
 
 def _copy_speed(room: Room, moved: int) -> float:
-    """Return the bytes a second that `memmove` reads and writes, where it moves about so many."""
+    """Return the bytes per second that `memmove` reads and writes, when it moves about `moved` bytes."""
     size = len(room.output) // room.threads
     times = max(1, round(moved / 2 / (size * room.threads)))
 
@@ -165,7 +165,7 @@ def _copy_speed(room: Room, moved: int) -> float:
 
 
 def _compiled(row: Method, call: Call, views: Sequence[memoryview], out: memoryview, *, hashed: bool) -> int:
-    """Make a tensor with the compiled kernel."""
+    """Make a tensor with the compiled kernel, and return the number of passes."""
     method = compiled_method(row.name)
     grain = method.grain if method is not None else Grain.ELEMENT
     state: Any = None
@@ -177,7 +177,7 @@ def _compiled(row: Method, call: Call, views: Sequence[memoryview], out: memoryv
         while more:
             for start, count in _spans(grain, call):
                 chunks = [(each[2 * start : 2 * (start + count)], "float16") for each in views]
-                if passes == 1 and statistic.is_finite is None:  # else what is not finite shows in the state
+                if passes == 1 and statistic.is_finite is None:  # otherwise the state tells whether all were finite
                     for chunk in chunks:
                         native.count_nonfinite(chunk, count)
                 statistic.look(call, account, chunks, (start, count))
@@ -194,7 +194,7 @@ def _compiled(row: Method, call: Call, views: Sequence[memoryview], out: memoryv
 
 
 def _torch_making(row: Method) -> Making:
-    """Return what makes a tensor with the torch kernel."""
+    """Return the function that makes a tensor with the torch kernel."""
     import torch
 
     from mergebuild.methods.kernels.linear import combine
@@ -234,7 +234,7 @@ def _torch_making(row: Method) -> Making:
 
 
 def _linear(row: Method, call: Call, inputs: int) -> Applied:
-    """Return what makes a combination, as the engine does it."""
+    """Return how to make a linear combination, as the engine does."""
     shares = shares_of(_coefficients(row, call, inputs))
     pivot = -1 if shares.pivot is None else shares.pivot
     return Applied(native.Prepared("linear", pivot, native.packed(shares.others)), range(inputs))
@@ -248,14 +248,14 @@ def _coefficients(row: Method, call: Call, inputs: int) -> tuple[Fraction, ...]:
 
 
 def _spans(grain: Grain, call: Call) -> Iterator[tuple[int, int]]:
-    """Yield the chunks of a tensor: the index of the first element, and how many."""
+    """Yield the chunks of a tensor: the index of the first element, and the number of elements."""
     unit = unit_of(grain, call)
     size = max(unit, CHUNK // unit * unit)
     return ((start, min(size, call.count - start)) for start in range(0, call.count, size))
 
 
 def _call(row: Method, count: int) -> Call:
-    """Return a call for so many elements, with the row's defaults and usual numbers."""
+    """Return a call for a tensor of `count` elements, with the row's defaults, or the arguments of `USUAL`."""
     arguments: dict[str, Any] = {"has_base": True} if row.optional else {}
     for parameter in row.parameters:
         usual = USUAL.get(parameter.name)
@@ -271,7 +271,7 @@ def _input_count(name: str) -> int:
 
 
 def _room(elements: int, threads: int, inputs: int) -> Room:
-    """Return inputs of seeded random values, each a fine-tune of the first."""
+    """Return inputs of seeded random values, each a small change of the first, and an output."""
     import torch
 
     generator = torch.Generator().manual_seed(7)
@@ -288,7 +288,7 @@ def _room(elements: int, threads: int, inputs: int) -> Room:
             lying[begin : begin + 2 * block] = data[: size - begin]
         found.append(lying)
     output = mmap.mmap(-1, size)
-    ctypes.memset(_address(output), 1, size)  # pages are there before the clock runs
+    ctypes.memset(_address(output), 1, size)  # so that its pages are allocated before the clock starts
     return Room(found, output, size // 2, threads)
 
 

@@ -1,7 +1,7 @@
-"""What stands ready before the clock starts: models, the peers' environments, the page cache, a file system.
+"""Everything that is prepared before the clock starts: models, the peers' environments, the page cache, a file system.
 
-All of it lies in one work folder, and is made when first asked for and kept: a second run in the same folder starts
-at once.
+All of it is in one work folder. It is made when first needed, and kept, so a second run in the same folder starts at
+once. A *peer* is a program that mergebuild is compared with.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["PEERS", "REPOSITORY", "Lab", "block_share", "write_tiny"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 PEERS = {"sd-mecha": "sd-mecha==1.1.8", "mergekit": "mergekit==0.1.5", "ninja": "ninja"}
 _TORCH = "torch==2.13.0"
-"""The peers' torch is ours, so that engines are compared and not builds of torch. It pulls in no CUDA."""
+"""The peers have the same torch as mergebuild, so that programs are compared, not versions of torch. It has no CUDA."""
 _PIECE = 1 << 24
 _BTRFS = REPOSITORY / "tests" / "unit" / "data" / "btrfs-16mib.img.xz"
 _BTRFS_RESIZE = 0x50009403
@@ -51,17 +51,17 @@ _PIPELINE: Mapping[str, tuple[str, str, str, str]] = {
     "unet": ("diffusers", "UNet2DConditionModel", "diffusion_pytorch_model", "conv_in.bias"),
     "vae": ("diffusers", "AutoencoderKL", "diffusion_pytorch_model", "encoder.conv_in.bias"),
 }
-"""The library, the class, the name of the weights' file and one of its tensors, by component."""
+"""By component of a pipeline: the library, the class, the name of the weights' file, and one of its tensors."""
 _TRAINED = ("model.diffusion_model.", "cond_stage_model.")
 _KOHYA = ("lora_unet_", "lora_te_")
 _RANK = 32
 _SMALL = b"\xff\x9f"
-"""The bits of a float16 (little endian) that leave it below 1/64 in size."""
+"""A mask for the bits of a float16 (little endian), after which its magnitude is below 1/64."""
 
 
 @dataclass
 class Lab:
-    """A work folder, the Python that has the program under test, and how much smaller than life models are."""
+    """A work folder, the Python that has the program under test, and the divisor of the models' dimensions."""
 
     work: Path
     python: str = sys.executable
@@ -69,7 +69,7 @@ class Lab:
     closing: ExitStack = field(default_factory=ExitStack)
 
     def models(self, layout: str, count: int) -> list[Path]:
-        """Return so many checkpoints of `sd15`, `sdxl` or `llama`."""
+        """Return the paths of `count` checkpoints of `sd15`, `sdxl` or `llama`."""
         folder = self.work / f"models-{self.shrink}"
         names = ["base", *(f"tune{number}" for number in range(1, count))]
         paths = [folder / f"{layout}-{name}.safetensors" for name in names]
@@ -80,7 +80,7 @@ class Lab:
         return paths
 
     def directories(self, models: Iterable[Path]) -> list[Path]:
-        """Return Llama checkpoints as directories with a `config.json`, the same bytes on disk."""
+        """Return Llama checkpoints as folders with a `config.json`; the weights are hard links."""
         made = []
         for model in models:
             folder = model.with_suffix("")
@@ -92,11 +92,11 @@ class Lab:
         return made
 
     def checkpoint(self, model: Path) -> Path:
-        """Return a model as a `.ckpt`."""
+        """Return the path of a model as a `.ckpt`."""
         return self._built(model.with_suffix(".ckpt"), {"a": model}, 'formula = "a"')
 
     def pipeline(self, model: Path) -> Path:
-        """Return a checkpoint of Stable Diffusion as a folder of diffusers."""
+        """Return a checkpoint of Stable Diffusion as a folder in the format of diffusers."""
         donor = model.parent / "donor"
         if not donor.exists():
             _write_donor(donor)
@@ -104,21 +104,21 @@ class Lab:
         return self._built(model.with_name(f"{model.stem}-diffusers"), {"a": model, "donor": donor}, target)
 
     def shards(self, model: Path) -> Path:
-        """Return a Llama as a folder of five shards or so and their index."""
+        """Return a Llama checkpoint as a folder of about five shards and their index."""
         (whole,) = self.directories([model])
         size = math.ceil(model.stat().st_size / 5)
         target = f'formula = "a"\nmax_shard_size = "{size} B"'
         return self._built(model.with_name(f"{model.stem}-shards"), {"a": whole}, target)
 
     def lora(self, model: Path) -> Path:
-        """Return a LoRA of rank 32 over every linear layer and convolution of UNet and text encoder."""
+        """Return a LoRA of rank 32 for every linear layer and convolution of a model's UNet and text encoder."""
         path = model.with_name(f"{model.stem}-lora.safetensors")
         if not path.exists():
             _write_lora(path, model)
         return path
 
     def _built(self, made: Path, sources: Mapping[str, Path], target: str) -> Path:
-        """Return a file or folder that the program under test makes by itself; `target` says of what."""
+        """Return a file or folder that mergebuild makes, if it doesn't exist, by a target with these lines."""
         if not made.exists():
             project = made.with_name(f"{made.name}.project")
             shutil.rmtree(project, ignore_errors=True)
@@ -133,7 +133,7 @@ class Lab:
         return made
 
     def peer(self, name: str) -> Path:
-        """Return the folder of programs of an environment that has this peer."""
+        """Return the `bin` folder of an environment in which a peer is installed."""
         folder = self.work / "environments" / name
         done = folder / "installed"
         if not done.exists():
@@ -145,7 +145,7 @@ class Lab:
         return folder / "bin"
 
     def warm(self, paths: Iterable[Path]) -> None:
-        """Read files, or all files of folders, so that the page cache holds them."""
+        """Read files, or all files of folders, so that they are in the page cache."""
         buffer = bytearray(_PIECE)
         for path in _files(paths):
             with path.open("rb", buffering=0) as file:
@@ -153,7 +153,7 @@ class Lab:
                     pass
 
     def cool(self, paths: Iterable[Path]) -> None:
-        """Empty the page cache where that is allowed, else of these files; then load the program under test again."""
+        """Empty the page cache; without permission, only of these files. Then load the program under test again."""
         os.sync()
         try:
             _DROP_CACHES.write_text("1", encoding="ascii")
@@ -165,7 +165,7 @@ class Lab:
         _quietly([self.python, "-m", "mergebuild", "methods"])
 
     def btrfs(self) -> Path | None:
-        """Return a folder on an empty Btrfs of 1 TB, a sparse file in the work folder; None where nobody may mount."""
+        """Mount an empty Btrfs of 1 TB, a sparse file in the work folder; return None if mounting is not permitted."""
         image, folder = self.work / "btrfs.img", self.work / "btrfs"
         image.write_bytes(lzma.decompress(_BTRFS.read_bytes()))
         os.truncate(image, 1 << 40)
@@ -186,7 +186,7 @@ class Lab:
 
 
 def block_share(model: Path, prefix: str) -> tuple[int, float]:
-    """Return the bytes of a safetensors file's tensors under a name prefix, and their share of all."""
+    """Return the bytes of those tensors of a safetensors file whose names begin with `prefix`, and their share."""
     with model.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -196,7 +196,7 @@ def block_share(model: Path, prefix: str) -> tuple[int, float]:
 
 
 def write_tiny(path: Path, seed: int, names: Sequence[str] = ("one.weight", "two.weight")) -> Path:
-    """Write a model of tensors of sixteen numbers."""
+    """Write a model whose tensors have sixteen numbers each, and return its path."""
     header = {
         name: {"dtype": "F32", "shape": [16], "data_offsets": [64 * place, 64 * place + 64]}
         for place, name in enumerate(names)
@@ -215,7 +215,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _write_donor(folder: Path) -> None:
-    """Write the small files of a pipeline of Stable Diffusion 1.5, and as much of weights as makes it one."""
+    """Write a pipeline of Stable Diffusion 1.5 with only its small files, and one tensor per component."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for component, (_, kind, name, tensor) in _PIPELINE.items():
@@ -230,7 +230,7 @@ def _write_donor(folder: Path) -> None:
 
 
 def _write_lora(path: Path, model: Path) -> None:
-    """Write what kohya's trainers write, with all modules chosen: float16, small random values, alpha half the rank."""
+    """Write a LoRA as kohya's trainers do for all modules: float16, small random values, alpha half the rank."""
     tensors: list[tuple[str, str, tuple[int, ...]]] = []
     for name, (rows, *columns) in _trained(model).items():
         tensors += [
@@ -253,7 +253,7 @@ def _write_lora(path: Path, model: Path) -> None:
 def _trained(model: Path) -> dict[str, tuple[int, ...]]:
     """Return kohya's names of the linear layers and convolutions, and the shapes of their weights."""
     shapes = {info.name: info.shape for info in read_header(model).tensors.values()}
-    found: dict[str, str] = {}  # by tensor: the first of its names, which is that of diffusers
+    found: dict[str, str] = {}  # by tensor, the first of its names, which is that of diffusers
     for name, parts in module_names(shapes, ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")).modules.items():
         if name.startswith(_KOHYA) and "weight" in parts and parts["weight"][0].tensor.endswith(".weight"):
             found.setdefault(parts["weight"][0].tensor, name)
@@ -265,10 +265,10 @@ def _trained(model: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _quietly(command: Sequence[str]) -> None:
-    """Run a command whose words nobody needs unless it fails.
+    """Run a command without showing its output.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: It failed; the message has its output on stderr.
     """
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
     if done.returncode:

@@ -1,9 +1,9 @@
-"""One process from start to end: how long it took, how much memory it held, what it read and wrote.
+"""Measures one process from start to end: its time, its peak memory, and the bytes that it read and wrote.
 
-Time ends when the kernel says that the process has ended (a pidfd becomes readable). Memory that is the process's own
-(`RssAnon`) is not kept as a high-water mark by the kernel, so that it is looked at every few milliseconds; the whole
-resident size is. Bytes are the kernel's count at the block layer, read from the process after its end and before it is
-reaped, children that it waited for included.
+Time ends when the kernel reports the end of the process (a pidfd becomes readable). The kernel keeps a high-water mark
+of the resident size, but not of anonymous memory (`RssAnon`), which is sampled every few milliseconds. Bytes are the
+kernel's counts at the block layer, read after the end of the process and before it is reaped; they include children
+that it waited for.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _KIB = 1024
 
 
 class ProcessFailedError(Exception):
-    """A measured process ended with an error: there is nothing to measure."""
+    """A measured process ended with an error, so there are no measurements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run of one process. Seconds, and bytes.
+    """The measurements of one run of one process, in seconds and bytes.
 
-    `anonymous` is the peak of memory that no file backs, `resident` of all pages in memory, mapped files included.
-    `read` was fetched from storage and not found in the page cache, `written` was sent towards storage. `extra` is what
-    the arm learnt besides, such as the program's own timing.
+    `anonymous` is the peak of memory that no file backs, `resident` that of all pages in memory, with mapped files.
+    `read` counts bytes fetched from storage (not from the page cache), `written` bytes sent to storage. `extra` has
+    further numbers of the arm, such as the program's own timing.
     """
 
     seconds: float
@@ -50,7 +50,7 @@ class Sample:
 
 
 def parse_counters(text: str) -> dict[str, int]:
-    """Return the numbers of `NAME: NUMBER [kB]` lines, as /proc has them, in bytes; other lines are passed over."""
+    """Return the numbers of `NAME: NUMBER [kB]` lines, as in /proc, in bytes; other lines are ignored."""
     counters = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
@@ -65,22 +65,22 @@ def parse_counters(text: str) -> dict[str, int]:
 
 
 def even_out() -> None:
-    """Touch free memory and give it back, 4 GB or half of what there is.
+    """Touch free memory, 4 GB or half of it if that is less, and release it.
 
-    On a virtual machine, pages that the host has taken back cost several times more to touch first. Without this the
-    arm that runs behind a process of many gigabytes would pay for it, and the next one would not.
+    On a virtual machine, the first touch of pages that the host has taken back takes several times longer. Without
+    this, the arm that runs after a process of many gigabytes would pay for that, and the next one would not.
     """
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     subprocess.run([sys.executable, "-c", _TOUCH, str(max(1 << 16, min(_TOUCHED, free // 2)))], check=True)
 
 
 def measure(command: Sequence[str], *, folder: Path, log: Path) -> tuple[Sample, str]:
-    """Run a command in a folder to its end; return what was measured, and what it said on stdout.
+    """Run a command in a folder to its end; return its measurements and its output on stdout.
 
-    What it says on stderr goes to `log`.
+    Its output on stderr is written to `log`.
 
     Raises:
-        ProcessFailedError: its exit code is not 0.
+        ProcessFailedError: Its exit code is not 0.
     """
     with log.open("wb") as errors, log.with_suffix(".out").open("w+b") as output:
         began = time.perf_counter()
@@ -107,13 +107,16 @@ def measure(command: Sequence[str], *, folder: Path, log: Path) -> tuple[Sample,
 
 
 def _own_peak(usage: resource.struct_rusage) -> int:
-    """Return the peak that the kernel kept, or 0 where it is this process's: a child starts in its parent's memory."""
+    """Return the peak resident size that the kernel kept for a child, in bytes.
+
+    0 if it is not larger than this process's: a child starts with its parent's memory, so the peak may be the parent's.
+    """
     inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage.ru_maxrss * _KIB if usage.ru_maxrss > inherited else 0
 
 
 def _watch(pid: int) -> tuple[int, int]:
-    """Wait for the end of a process, unreaped; return its peaks of anonymous and of all resident memory in bytes."""
+    """Wait for the end of a process without reaping it; return its peaks of anonymous and resident memory in bytes."""
     anonymous = resident = 0
     handle = os.pidfd_open(pid)
     try:

@@ -1,4 +1,4 @@
-"""What came out: medians and figures of a run, as JSON and as tables, and what got worse since another run.
+"""Results of a run: medians and figures, as JSON and as tables, and what got worse since another run.
 
 The JSON document:
 
@@ -8,8 +8,9 @@ The JSON document:
                       "figures": [{"label", "median", "rounds": [float], "at_most", "at_least", "holds"}]}},
      "failed": {CASE: str}}
 
-MEASURES are `seconds`, `cpu_seconds`, and in bytes `anonymous`, `resident`, `read` and `written`, as `process.Sample`
-has them; `failed` has the last words of the cases that failed. A bound that is not there is null, and `holds` with it.
+MEASURES are `seconds`, `cpu_seconds`, and in bytes `anonymous`, `resident`, `read` and `written`, as in
+`process.Sample`; `failed` has the error texts of the cases that failed. A missing bound is null; if a figure has none,
+`holds` is null too.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ __all__ = ["Change", "compare", "markdown", "missed", "summary", "table"]
 MEASURES = ("seconds", "cpu_seconds", "anonymous", "resident", "read", "written")
 _COMPARED = ("seconds", "anonymous", "read", "written")
 _SLACK = {"seconds": 0.02, "anonymous": 8 << 20, "read": 1 << 20, "written": 1 << 20}
-"""Differences too small to mean anything, whatever their share."""
+"""Differences up to these are ignored, even if they are a large share."""
 
 Change = tuple[str, str, float, float, bool]
-"""Case, what is measured, its median before and after, and whether that is a regression."""
+"""Case, measure or figure, its median before and after, and whether that is a regression."""
 
 
 def summary(case: Case, rounds: Sequence[Round]) -> dict[str, Any]:
@@ -63,9 +64,9 @@ def _figure(figure: Figure, rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float = 0.1) -> list[Change]:
-    """Return what changed between two documents, for the cases and arms that both have.
+    """Return the changes between two documents, for the cases and arms that both have.
 
-    Worse is a regression when it is worse by more than the tolerance, and worse than the worst run before. Times and
+    A change is a regression if it is worse by more than the tolerance, and worse than the worst run before. Times and
     bytes are compared for our own arms, where less is better; figures are compared in the direction of their bound.
     """
     changes: list[Change] = []
@@ -87,13 +88,13 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: floa
 
 
 def _is_worse(was: Sequence[float], now: float, tolerance: float, slack: float) -> bool:
-    """Whether more than what was, by more than tolerance and slack, and more than ever."""
+    """Return whether a value exceeds the median of earlier ones by more than tolerance and slack, and all of them."""
     usual = median(was)
     return now > usual + max(tolerance * abs(usual), slack) and now > max(was)
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """Return what a person reads: every arm's medians, and under them the figures."""
+    """Return the results as text for people: every arm's medians, and below them the figures."""
     lines: list[str] = []
     for name, case in document["cases"].items():
         lines += ["", f"{name}: {case['title']}"]
@@ -111,7 +112,7 @@ def table(document: Mapping[str, Any]) -> str:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """Return the same as the tables of `docs/figures`: a row a figure, and a row an arm."""
+    """Return the results as tables for `docs/figures`: one with a row per figure, one with a row per arm."""
     lines = ["| case | figure | median | bound | |", "|---|---|---|---|---|"]
     for case in document["cases"].values():
         title = case["title"]
@@ -135,7 +136,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def missed(document: Mapping[str, Any]) -> bool:
-    """Whether a figure does not keep its bound."""
+    """Return whether any figure misses its bound."""
     return any(figure["holds"] is False for case in document["cases"].values() for figure in case["figures"])
 
 

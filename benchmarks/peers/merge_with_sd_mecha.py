@@ -1,4 +1,4 @@
-"""What a user of sd-mecha writes. It runs in sd-mecha's own environment, as a whole process.
+"""A merge as a user of sd-mecha would write it. It runs in sd-mecha's own environment, as a process of its own.
 
     python merge_with_sd_mecha.py best weighted_sum OUT MODEL MODEL --alpha 0.3
 
@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def recipe(method: str, models: list[Any], alpha: float) -> Any:
-    """Return sd-mecha's recipe of a case."""
+    """Return the recipe of sd-mecha for a method."""
     match method, models:
         case "weighted_sum", [a, b]:
             return sd_mecha.weighted_sum(a, b, alpha=alpha)
@@ -47,7 +47,7 @@ def recipe(method: str, models: list[Any], alpha: float) -> Any:
 
 
 def main() -> None:
-    """Merge as the command line says."""
+    """Run the merges of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("settings", choices=SETTINGS)
     parser.add_argument("method")
