@@ -1,4 +1,4 @@
-"""Build a project by torch and by compiled kernels, which must make the same files and say the same."""
+"""Build a project with torch and with compiled kernels, which must write the same files and give the same answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mergebuild import native
 __all__ = ["Answer", "both_ways", "built"]
 
 Answer = tuple[Mapping[str, bytes], Mapping[str, tuple[object, ...]]]
-"""The bytes of all outputs, and what is said of each target."""
+"""The bytes of all outputs; and for each target its verdict, artifact, number of tensors computed, and error."""
 
 
 def built(lab: Lab) -> Answer:
-    """Build all that a project has, and return what came of it."""
+    """Build all targets of a project, and return the new files and the answer."""
     files = lab.root.rglob("*")
     before = {path for path in files if path.is_file()}
     result = lab.build(keep_going=True)
@@ -32,7 +32,10 @@ def built(lab: Lab) -> Answer:
 def both_ways(
     root: Path, monkeypatch: pytest.MonkeyPatch, fill: Callable[[Lab, pytest.MonkeyPatch], None], variant: str = ""
 ) -> Answer:
-    """Build a project in two folders, by torch and by compiled kernels; they must agree. Return what came of it."""
+    """Build a project in two folders, with torch and with compiled kernels; assert that both give the same, return it.
+
+    `fill` writes the project. `variant`: the instruction set of the compiled kernels; empty: the best.
+    """
     answers = []
     for name, chosen in (("torch", ""), ("compiled", variant or native.variant)):
         lab = Lab(root / name)

@@ -1,4 +1,4 @@
-"""Run a method's compiled form as the engine does, over chunks as they lie in files, cut within its grain."""
+"""Run a method's compiled form as the engine does, on chunks as they are in files, cut as its grain allows."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Stored(NamedTuple):
-    """A tensor as it lies in a file."""
+    """A tensor as it is stored in a file."""
 
     bytes: bytes
     dtype: str
     values: Tensor
-    """What torch computes with: float32."""
+    """The same values as float32, which torch computes with."""
 
 
 def stored(values: Tensor, dtype: str) -> Stored:
-    """Return values as they would lie in a file, rounded to its dtype."""
+    """Return values as they would be stored in a file, rounded to its dtype."""
     lying = values.reshape(-1).to(DTYPES[dtype])
     return Stored(as_bytes(lying), dtype, lying.to(torch.float32).reshape(values.shape))
 
 
 def rounded(values: Tensor, dtype: str) -> bytes:
-    """Return the bytes that float32 values are written as; any NaN is the one of its dtype."""
+    """Return the bytes that float32 values are written as; any NaN becomes the dtype's one NaN."""
     found = values.reshape(-1).to(DTYPES[dtype])
     words = found.view(_WORDS[found.dtype.itemsize]).clone()
     nan = 0x7FC0 if dtype == "bfloat16" else _NANS[found.dtype.itemsize]
@@ -51,7 +51,7 @@ def rounded(values: Tensor, dtype: str) -> bytes:
 
 @contextmanager
 def running_with(variant: str) -> Iterator[None]:
-    """Have kernels run with an instruction set."""
+    """Run kernels with an instruction set within the context."""
     before = native.variant
     native.choose(variant)
     try:
@@ -63,7 +63,7 @@ def running_with(variant: str) -> Iterator[None]:
 def run_compiled(
     method: CompiledMethod, call: Call, inputs: Sequence[Stored], dtype: str, cuts: random.Random | None
 ) -> tuple[bytes, native.Seen]:
-    """Return the bytes of the result, and what was seen of its values; each pass is cut anew.
+    """Return the bytes of the result, and the counts of its values. Each pass is cut into other chunks.
 
     Asserts that no byte beyond the result is written, and that the hash is that of the result.
     """
@@ -101,7 +101,7 @@ def compiled_state_of(
     inputs: Sequence[Stored],
     cuts: random.Random | None,
 ) -> State:
-    """Return what a statistic finds."""
+    """Return the state of a statistic, for whole inputs."""
     account = statistic.begin(call, len(inputs))
     more = account is not None  # None: nothing needs to be known with these arguments
     while more:

@@ -1,4 +1,4 @@
-"""A file system that shares blocks, for whoever may mount one; else the folder that there is."""
+"""A file system that shares blocks, if the tests may mount one; otherwise an ordinary folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Disk:
 
 @contextmanager
 def small_disk(space: Path) -> Iterator[Disk]:
-    """Give a mounted Btrfs, its image and mount point in `space`."""
+    """Mount an empty Btrfs within the context, with image and mount point in `space`; if not allowed, give a folder."""
     image, folder = space / "image", space / "mounted"
     folder.mkdir()
     image.write_bytes(lzma.decompress(BTRFS.read_bytes()))

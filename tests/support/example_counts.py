@@ -1,4 +1,4 @@
-"""How many examples hypothesis draws for a test: so many as it says, and a fifth of them in the fast lane."""
+"""How many examples hypothesis draws for a test: the number that the test names, or a fifth of it in the fast lane."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["examples"]
 
 
 def examples(count: int, *, suppress_health_check: Iterable[HealthCheck] = ()) -> settings:
-    """Return settings with so many examples, or fewer, as the loaded profile has fewer than hypothesis's 100.
+    """Return settings with `count` examples, scaled by the loaded profile's number relative to hypothesis's 100.
 
-    Health checks are suppressed beside those that the profile suppresses.
+    The given health checks are suppressed, and those that the profile suppresses.
     """
     profile = settings()
     return settings(

@@ -1,13 +1,13 @@
-"""A device that is none: its tensors say that they lie on `maia:0`, and whoever mixes them with the host's is told off.
+"""A pretended device: its tensors say that they are on `maia:0`, and mixing them with the host's tensors is an error.
 
-Copies are as late as they may be: not done before somebody waits for them. So whoever forgets to wait finds old values,
-and whoever fills a buffer again too early finds new ones. Kernels are done at once, as a device that is never behind.
+Copies are done as late as allowed, namely when something waits for them. So code that forgets to wait finds old values,
+and code that fills a buffer again too early finds new ones. Kernels are done at once.
 
-That one happens before the other is also kept account of, for all memory that streams copy to or from: every stream and
-every thread has a clock that says how far it knows the others to be. What may happen at the same time as something that
-it must not meet is an error, whether they met this time or not.
+The order of accesses is checked too, for all memory that streams copy to or from: every stream and every thread has a
+vector clock, which says how far it knows the others to be. Two conflicting accesses that may happen at the same time
+are an error, even if they did not in this run.
 
-Last, it knows which operations have the same bits on every device (`remotely(exact=True)` takes no others).
+It also knows which operations give the same bits on every device; `remotely(exact=True)` allows no others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mergebuild.engine.devices import Device, Event, Stream
 __all__ = ["FakeDevice", "Remote", "remotely"]
 
 PLACE = torch.device("maia", 0)
-"""A kind of device that torch knows the name of, and nothing else."""
+"""A kind of device of which torch knows only the name."""
 _MOVES = frozenset({"copy_", "_to_copy"})
 """Operations between the host and a device."""
 
@@ -38,7 +38,7 @@ _ROUNDED_ONCE = """
     abs add amax amin bitwise_and ceil clamp copysign div floor maximum minimum mul nan_to_num neg remainder round rsub
     sign sqrt sub where
 """
-"""What IEEE 754 rounds in one way, or not at all, element by element."""
+"""Elementwise operations that IEEE 754 rounds in one way, or that don't round."""
 
 _MOVED = """
     _local_scalar_dense _to_copy _unsafe_view alias as_strided cat clone copy detach empty empty_like equal expand fill
@@ -46,26 +46,26 @@ _MOVED = """
     permute repeat reshape scatter select slice split squeeze stack t transpose unbind unfold unsqueeze view zero
     zeros_like
 """
-"""What moves values, or picks some, and rounds none."""
+"""Operations that move or choose values and round none."""
 
 _TOLD = """
     all any argmax argmin argsort bincount count_nonzero eq ge gt isfinite isinf isnan le logical_and logical_not
     logical_or lt ne nonzero searchsorted sort topk
 """
-"""What looks at values and makes none."""
+"""Operations that compare values and compute no new ones."""
 
 _ALIKE = frozenset((_ROUNDED_ONCE + _MOVED + _TOLD).split())
 
 
 class Remote(Tensor):
-    """A tensor that says it lies on a device. Its values are a tensor of the host's."""
+    """A tensor that says it is on the device. Its values are in a tensor of the host."""
 
     values: Tensor
-    device = PLACE  # type: ignore[assignment]  # torch itself takes it for one of `meta`, and leaves it alone
+    device = PLACE  # type: ignore[assignment]  # for torch itself it is a tensor on `meta`, so torch computes nothing
 
     @staticmethod
     def __new__(cls: type[Remote], values: Tensor) -> Remote:
-        """Wrap a tensor of the host's."""
+        """Wrap a tensor of the host."""
         made: Remote = Tensor._make_wrapper_subclass(
             cls,
             values.size(),
@@ -78,7 +78,7 @@ class Remote(Tensor):
         return made
 
     def tolist(self) -> Any:
-        """Return the values; torch refuses that to subclasses."""
+        """Return the values; torch's own method refuses subclasses."""
         return self.values.tolist()
 
     def __repr__(self, **_: object) -> str:
@@ -118,32 +118,32 @@ class remotely(TorchDispatchMode):  # noqa: N801 -- a context, as torch has them
 
 
 class _Line:
-    """What is done in order: a stream, or a thread of the host."""
+    """A sequence of actions: a stream, or a thread of the host. `clock`: how far it knows other lines to be."""
 
     def __init__(self) -> None:
         self.tick = 0
         self.clock: dict[_Line, int] = {}
 
     def learn(self, clock: Mapping[_Line, int]) -> None:
-        """Know others to be that far."""
+        """Take over from another clock how far other lines are."""
         for line, tick in clock.items():
             self.clock[line] = max(tick, self.clock.get(line, 0))
 
     def known(self) -> dict[_Line, int]:
-        """Return how far this and the others are known to be."""
+        """Return how far this line is, and how far it knows the others to be."""
         return {**self.clock, self: self.tick}
 
 
 @dataclass
 class _Memory:
-    """Who wrote to it last, and who read it since. It is kept, so that no other comes to lie there."""
+    """The last write to some memory, and the reads since then. `values` keeps it allocated, so its address stays."""
 
     values: Tensor
     written: tuple[_Line, int] | None = None
     read: dict[_Line, int] = field(default_factory=dict)
 
     def used(self, line: _Line, *, writes: bool) -> None:
-        """Take account of a use, the next of its line."""
+        """Record a use, at the current tick of its line; assert that it comes after all uses that it conflicts with."""
         others = [*([self.written] if self.written else []), *(self.read.items() if writes else ())]
         for other, tick in others:
             assert other is line or line.clock.get(other, 0) >= tick, "two may use the same memory at the same time"
@@ -166,7 +166,7 @@ def _host() -> _Line:
 
 
 def _launched(line: _Line) -> _Line:
-    """Return a line with one more thing to do, which this thread asked for."""
+    """Add an action to a stream's line, requested by this thread; return the line."""
     host = _host()
     host.tick += 1
     line.tick += 1
@@ -184,9 +184,9 @@ def _track(tensor: Tensor) -> _Memory:
 
 
 def _account(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Take account of an operation that was asked for: by the thread itself, or on the stream that it has entered."""
+    """Record the uses of memory by an operation of the thread itself, or of the stream that it has entered."""
     if any(each.alias_info is not None and not each.alias_info.is_write for each in call._schema.returns):
-        return  # a view, which looks at nothing
+        return  # a view: it reads no values
     written = {each.name for each in call._schema.arguments if each.alias_info is not None and each.alias_info.is_write}
     named = [*zip((each.name for each in call._schema.arguments), args, strict=False), *kwargs.items()]
     found = [(name, part) for name, given in named for part in (given if isinstance(given, list | tuple) else [given])]
@@ -204,7 +204,7 @@ def _refuse_inexact(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     plain = name.removesuffix("_")
     other = args[1] if len(args) > 1 else None
     if plain == "sum" and any(frame.name == "all_finite" for frame in traceback.extract_stack(limit=16)):
-        return  # whether it is finite does not depend on the order
+        return  # whether a sum is finite does not depend on the order
     assert plain in _ALIKE, f"devices may differ in `{name}`"
     assert kwargs.get("alpha", 1) == 1, f"devices may fuse `{name}` with alpha"
     is_plain = not isinstance(other, Remote)
@@ -233,7 +233,7 @@ def _done(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if asked is not None:
         own_kwargs["device"] = torch.device("cpu")
     own_kwargs.pop("pin_memory", None)
-    # torch puts the bits of lazy conjugates and negatives to use before it comes here, on the outer tensor alone
+    # torch handles lazy conjugates and negatives before this, but only for the wrapper: do it for the values
     found = _AT_ONCE.get(name, call)(*own, **own_kwargs)
     if name == "_local_scalar_dense" or not is_remote:
         return found.clone() if asked is not None and isinstance(found, Tensor) and there else found
@@ -252,12 +252,12 @@ class _Event(Event):
         self.clock = clock
 
     def wait(self) -> None:
-        """Wait on the host."""
+        """Let the host's thread wait."""
         _host().learn(self.clock)
         self.done()
 
     def done(self) -> None:
-        """Do what the stream owes up to here."""
+        """Do all pending copies of the stream up to this event."""
         while self._count:
             self._count -= 1
             self._owed[self._count], now = _nothing, self._owed[: self._count + 1]
@@ -272,7 +272,7 @@ def _nothing() -> None:
 
 
 class _Stream(Stream):
-    """Copies that are owed, in order."""
+    """A stream: pending copies, in order."""
 
     def __init__(self, notes: list[str]) -> None:
         self._owed: list[Callable[[], None]] = []
@@ -312,13 +312,13 @@ class _Stream(Stream):
 
 
 class FakeDevice(Device):
-    """The device."""
+    """The pretended device, as the engine sees it."""
 
     def __init__(self, name: str = "cuda:0") -> None:
-        """Have one of that name."""
+        """Make a device with this name, and forget all memory tracked before."""
         self.name, self.place, self.memory = name, PLACE, 1 << 30
         self.notes: list[str] = []
-        """What was copied: `in` and `out`."""
+        """The copies so far, `in` or `out`, and `freed` for each call of `free_unused`."""
         self.limited: list[int] = []
         _tracked.clear()
 

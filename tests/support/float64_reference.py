@@ -1,9 +1,9 @@
-"""Linear combinations rounded once to float16: what the program's values are held against.
+"""Linear combinations rounded once to float16, to compare the program's values with.
 
 The reference is the exact value in float64. Float16 inputs are whole multiples of 2^-24 and coefficients are rational,
 so it is a quotient of two whole numbers, which Python rounds correctly. A plain float64 sum would not do: with
-coefficients such as 0.3 one value in 200 lies halfway between two float16 numbers, and the sum's own error would then
-decide which one is called right.
+coefficients such as 0.3 one value in 200 is halfway between two float16 numbers, and the sum's own error would then
+decide which one counts as right.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _steps(raw: bytes) -> list[int]:
 
 @dataclass
 class Closeness:
-    """How near values came to the reference: elements, those equal, and the largest distance (units in last place)."""
+    """How near values are to the reference: the number of elements, of equal ones, and the largest distance in ulps."""
 
     elements: int = 0
     exact: int = 0
@@ -55,7 +55,7 @@ class Closeness:
 
 
 def closeness(pairs: Sequence[tuple[bytes, Sequence[float]]]) -> Closeness:
-    """Compare many tensors."""
+    """Compare several tensors, each as float16 bytes and float64 values."""
     found = Closeness()
     for raw, wanted in pairs:
         found.add(raw, wanted)

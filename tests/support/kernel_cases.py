@@ -1,4 +1,4 @@
-"""Inputs that kernels are tried with, and calls made from the rows of the catalog."""
+"""Inputs for tests of kernels, and calls made from the rows of the catalog."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["KINDS", "SHAPES", "call_of", "tensors"]
 SHAPES: Sequence[tuple[int, ...]] = ((), (1,), (7,), (1, 8), (8, 1), (16, 24), (4, 3, 3, 3), (0, 5))
 
 KINDS: Sequence[str] = ("random", "fine-tunes", "identical", "one delta zero", "one zero", "all zero", "antipodal")
-"""What the inputs are to each other; the first is the base where there is one."""
+"""How the inputs are related to each other. If a method has a base, it is the first input."""
 
 
 def tensors(kind: str, shape: tuple[int, ...], count: int, seed: int = 0) -> list[Tensor]:
@@ -48,7 +48,7 @@ def tensors(kind: str, shape: tuple[int, ...], count: int, seed: int = 0) -> lis
 def call_of(
     row: Method, shape: tuple[int, ...], models: int, given: Mapping[str, object], *, has_base: bool = True
 ) -> Call:
-    """Return a call with what is given, as plain numbers, and the row's defaults for the rest."""
+    """Return a call with the arguments in `given`, as plain numbers, and the row's defaults for all others."""
     arguments: dict[str, Argument] = {"has_base": has_base} if row.optional else {}
     for parameter in row.parameters:
         value = given.get(parameter.name, parameter.default)

@@ -1,4 +1,4 @@
-"""Run a method as the engine does: look as long as its statistic asks, then apply, over chunks cut within its grain."""
+"""Run a method as the engine does: look as often as its statistic asks, then apply, on chunks that its grain allows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kernel_of(row: Method) -> Kernel:
 
 
 def _combined(row: Method, call: Call, chunks: Sequence[Tensor], _start: int, _state: object) -> Tensor:
-    """Return a linear method's chunk. What has the coefficient 0 is no input: folding has dropped it."""
+    """Return a linear method's chunk. Inputs with the coefficient 0 are left out, as by folding."""
     numbers = {name: each for name, each in call.arguments.items() if isinstance(each, Fraction | tuple)}
     flags = {name: each for name, each in call.arguments.items() if isinstance(each, bool)}
     shares = row.makes.shares(len(chunks), numbers, flags, call.tensor)
@@ -42,10 +42,17 @@ def _combined(row: Method, call: Call, chunks: Sequence[Tensor], _start: int, _s
 def run(
     kernel: Kernel, call: Call, inputs: Sequence[Tensor], cuts: random.Random | None, state: State = None
 ) -> Tensor:
-    """Return the result, of the call's shape; `cuts` None takes the tensor as one chunk, else each pass cuts anew.
+    """Return the result, in the call's shape.
 
-    `state`: what the kernel's survey came to, where it has one.
-    Asserts what holds for every kernel: float32 comes out, as many elements as went in, and the inputs are unharmed.
+    Asserts what holds for every kernel: the result is float32 with as many elements as the input, and the inputs are
+    unchanged.
+
+    Args:
+        kernel: The kernel.
+        call: The call.
+        inputs: The inputs, float32, in any shape.
+        cuts: Chooses chunks, other ones in each pass; None takes the tensor as one chunk.
+        state: The result of the kernel's survey, if it has one.
     """
     flat = [each.contiguous().reshape(-1) for each in inputs]
     kept = [each.clone() for each in flat]
@@ -68,7 +75,7 @@ def run(
 def state_of(
     statistic: Statistic, grain: Grain, call: Call, inputs: Sequence[Tensor], cuts: random.Random | None
 ) -> State:
-    """Return what a statistic finds in inputs float32 [n]."""
+    """Return the state of a statistic for inputs float32 [n]."""
     account = statistic.begin(call, len(inputs))
     more = account is not None  # None: nothing needs to be known with these arguments
     while more:
@@ -79,7 +86,7 @@ def state_of(
 
 
 def cut(grain: Grain, call: Call, cuts: random.Random | None) -> Iterator[tuple[int, int]]:
-    """Yield the chunks of a tensor, first and last index: at random places within the grain, never an empty one."""
+    """Yield the chunks of a tensor (start, stop): cut at random where the grain allows it, and never empty."""
     unit = _unit(grain, call.shape)
     start = 0
     while start < call.count:
@@ -90,7 +97,7 @@ def cut(grain: Grain, call: Call, cuts: random.Random | None) -> Iterator[tuple[
 
 
 def _unit(grain: Grain, shape: tuple[int, ...]) -> int:
-    """Return how many elements must stay together."""
+    """Return how many elements a chunk may not divide."""
     if grain is Grain.ELEMENT or not prod(shape):
         return 1
     if grain is Grain.TENSOR or len(shape) <= 1:

@@ -1,4 +1,4 @@
-"""A small project for the tests of the core: model files of a few numbers, a mergefile, and its verbs."""
+"""A small project for unit tests: model files of a few numbers, a mergefile, and the project's verbs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Lab:
         return self.root / name
 
     def model(self, name: str, *, odd: bool = False, file: str = "", **tensors: Sequence[float] | Tensor) -> Path:
-        """Write a source; lists of numbers are float32. Underscores in names stay."""
+        """Write a source's file; lists of numbers become float32 tensors. Underscores in names stay."""
         made = {
             key: value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
             for key, value in tensors.items()
@@ -39,7 +39,7 @@ class Lab:
         return write_model(self.root / self.sources[name], made, odd=odd)
 
     def write(self, text: str) -> None:
-        """Write the mergefile; the sources are declared for it."""
+        """Write the mergefile, with a `[sources]` table for the models written so far."""
         declared = "\n".join(f'{name} = "{file}"' for name, file in self.sources.items())
         head, mark, rest = text.partition("#sources")
         text = head + "[sources]\n" + declared + "\n" + rest if mark else "[sources]\n" + declared + "\n" + text
@@ -47,7 +47,7 @@ class Lab:
 
     @property
     def project(self) -> Project:
-        """The project, read anew."""
+        """The project, loaded again."""
         return load(self.root / "mergefile.toml")
 
     def build(self, *targets: str, **options: object) -> BuildResult:
@@ -59,7 +59,7 @@ class Lab:
         return {each.target: str(each.verdict) for each in self.build(*targets, **options).targets}
 
     def states(self) -> dict[str, str]:
-        """Return what `status` says."""
+        """Return the state of each target, as `status` shows it."""
         return {each.target: str(each.state) for each in self.project.status().targets}
 
     def read(self, output: str) -> dict[str, Tensor]:
@@ -72,11 +72,11 @@ class Lab:
         return found
 
     def settle(self) -> None:
-        """Let the clock move on, so that stat data tell a later change."""
+        """Wait until the file system's clock has moved on, so that stat data show a later change."""
         time.sleep(0.025)
 
     def edit_in_place(self, name: str, offset: int = -1) -> None:
-        """Flip a byte of a file; size and mtime stay."""
+        """Flip a byte of a file and keep its size and mtime."""
         path = self.root / name
         found = path.stat()
         self.settle()

@@ -11,9 +11,9 @@ def target_table(name: str, *lines: str, output: str | None = "{}.safetensors", 
     """Return the table of a target: its keys, then `lines` as they are.
 
     Args:
-        name: the target's, and what `{}` in its output stands for.
-        lines: more of the table, and tables below it.
-        output: a path; None makes the target virtual.
+        name: The target's name; it replaces `{}` in the output.
+        lines: Further lines of the table, and tables below it.
+        output: A path; None makes the target virtual.
         keys: `method`, `a`, `alpha` and so on, with strings, numbers, booleans, lists or mappings.
     """
     text = [f"[targets.{name}]", *(f"{key} = {as_toml(value)}" for key, value in keys.items())]
@@ -22,7 +22,7 @@ def target_table(name: str, *lines: str, output: str | None = "{}.safetensors", 
 
 
 def as_toml(value: object) -> str:
-    """Return a value as TOML writes it, a mapping on one line. Strings have no quotes in them."""
+    """Return a value as TOML, mappings on one line. Strings must not contain quotes."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {as_toml(each)}" for key, each in value.items()) + " }"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""How every method of the catalog is tried: parameters worth it, and which laws are not its own. A line a method."""
+"""How each method of the catalog is tested: arguments, and which laws of all methods don't hold for it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Given = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How a method is tried."""
+    """How one method is tested."""
 
     settings: Sequence[Given] = ({},)
-    """Its parameters, where they must be given or are worth it; `has_base` False leaves an optional base out."""
+    """Arguments, a mapping per test; others are the row's defaults. `has_base` False leaves out an optional base."""
     models: int = 3
     not_idempotent: str = ""
-    """Why equal inputs do not give themselves back."""
+    """Why equal inputs do not give the same tensor; empty if they do."""
     rounds: str = ""
-    """Why they do so only to a rounding."""
+    """Why they give it only up to rounding; empty if exactly."""
     symmetric: tuple[str, ...] = ()
-    """Inputs that may change places."""
+    """Inputs that can be exchanged without changing the result."""
     evenly: Given = field(default_factory=dict)
-    """The parameters with which they may."""
+    """The arguments with which they can be exchanged."""
     line: str = ""
-    """Why a number is another thing to it than a tensor of one element."""
+    """Why it treats a tensor without dimensions differently from one with one element; empty if it doesn't."""
     tensor: str = "block.0.weight"
-    """What it is tried on, if it knows tensors by their names."""
+    """The name of the tensor, for methods that depend on names."""
 
 
 W = [1.0, 0.5, 0.75]
@@ -190,7 +190,7 @@ def count_for(name: str, chosen: Given) -> int:
 
 
 def call_for(name: str, shape: tuple[int, ...], chosen: Given) -> Call:
-    """Return a call with a setting of a trial."""
+    """Return a call with the arguments of a trial's setting."""
     numbers = {key: each for key, each in chosen.items() if key != "has_base"}
     call = call_of(METHODS[name], shape, TRIALS[name].models, numbers, has_base=chosen.get("has_base", True))
     return replace(call, tensor=TRIALS[name].tensor)

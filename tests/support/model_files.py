@@ -1,4 +1,4 @@
-"""Model files of torch tensors, written and read by our own headers alone; and tensors compared to the bit."""
+"""Writes and reads safetensors files of torch tensors, with mergebuild's own headers; compares tensors bit by bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TORCH", "Tensors", "as_bytes", "read_model", "same_bits", "tensor_of
 Tensors = Mapping[str, Tensor]
 
 TORCH: Mapping[str, torch.dtype] = {word: getattr(torch, word) for word in DTYPES_BY_WORD}
-"""The dtypes of torch by our words for them."""
+"""The dtypes of torch, by their names in mergebuild."""
 _WORDS = {dtype: word for word, dtype in TORCH.items()}
 
 
@@ -38,12 +38,12 @@ def tensor_of(data: bytes, dtype: str, shape: Sequence[int]) -> Tensor:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal to the bit, dtype and shape included."""
+    """Return whether two tensors have the same dtype, shape and bits."""
     return one.dtype == other.dtype and one.shape == other.shape and as_bytes(one) == as_bytes(other)
 
 
 def write_model(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None, *, odd: bool = False) -> Path:
-    """Write a safetensors file; `odd`: its data start at an odd offset, as some writers leave it."""
+    """Write a safetensors file; `odd`: its data begin at an odd offset, as in files of some other programs."""
     specs = [(name, _WORDS[each.dtype], tuple(each.shape)) for name, each in tensors.items()]
     raw, header = encode_header(specs, metadata or {"format": "pt"})
     if odd:
@@ -63,7 +63,7 @@ def read_model(path: Path) -> dict[str, Tensor]:
 
 
 def values(model: Model) -> dict[str, Tensor]:
-    """Return all tensors of a model, read as a leaf would be."""
+    """Return all tensors of a model, read like the leaves of a pass."""
     files = [path.read_bytes() for path in model.files]
     found = {}
     for name, info in model.tensors.items():

@@ -1,4 +1,4 @@
-"""Folders of weights as clients write them, from tensors; and checkpoints as PyTorch writes them."""
+"""Writes tensors as folders in the formats of transformers and diffusers, and as checkpoints of PyTorch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SIDECARS: Mapping[str, object] = {
 
 
 def document(path: Path, value: object) -> Path:
-    """Write JSON, in a folder that is made."""
+    """Write a JSON file, and its folder if that does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     return path
@@ -51,7 +51,10 @@ def document(path: Path, value: object) -> Path:
 def sharded(
     folder: Path, tensors: Tensors, *, count: int = 2, beside: Mapping[str, object] = SIDECARS
 ) -> Sequence[str]:
-    """Write a folder of transformers; return the names of its shards (of `count` 1: the one file, and no index)."""
+    """Write a folder in the format of transformers, and return the names of its shards.
+
+    With `count` 1 it has a single file, and no index.
+    """
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
     most = sum(sizes.values())
     found = shards(sizes.items(), most)
@@ -70,7 +73,7 @@ def sharded(
 
 
 def llama_pair(space: Space, mergefile: str) -> Space:
-    """Make a project of two folders of two shards, `one` and `two`."""
+    """Write a project with two sources, `one` and `two`, folders of two shards each."""
     sharded(space / "one", llama(1))
     sharded(space / "two", llama(2))
     space.write(mergefile)
@@ -79,7 +82,7 @@ def llama_pair(space: Space, mergefile: str) -> Space:
 
 
 def checkpoint(path: Path, tensors: Tensors, *, legacy: bool = False) -> Path:
-    """Save tensors as training programs do: under `state_dict`, with what they leave behind."""
+    """Save tensors as training programs do: under `state_dict`, beside other things that they save."""
     path.parent.mkdir(parents=True, exist_ok=True)
     saved = {"state_dict": dict(tensors), "global_step": 5, "epoch": 1}
     torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
@@ -87,7 +90,7 @@ def checkpoint(path: Path, tensors: Tensors, *, legacy: bool = False) -> Path:
 
 
 def pipeline(folder: Path, components: Mapping[str, Tensors]) -> Path:
-    """Write a pipeline of diffusers."""
+    """Write a pipeline in the format of diffusers."""
     classes = {
         name: ["transformers", "CLIPTextModel"] if name.startswith("text_encoder") else ["diffusers", "Model"]
         for name in components
@@ -103,7 +106,7 @@ def pipeline(folder: Path, components: Mapping[str, Tensors]) -> Path:
 
 
 def as_pipeline(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return a checkpoint's tensors by component, as diffusers has them."""
+    """Return a checkpoint's tensors by component, as diffusers stores them."""
     made, _ = to_diffusers({name: tuple(each.shape) for name, each in tensors.items()})
     found: dict[str, dict[str, Tensor]] = {}
     for component, some in made.items():
@@ -117,6 +120,6 @@ def as_pipeline(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def stored_in_pipeline(tensors: Mapping[str, Tensor]) -> set[str]:
-    """Return the tensors of a checkpoint that a pipeline of diffusers has a place for."""
+    """Return the names of those tensors of a checkpoint that a pipeline of diffusers has too."""
     _, left = to_diffusers({name: tuple(each.shape) for name, each in tensors.items()})
     return set(tensors) - set(left)

@@ -1,4 +1,4 @@
-"""Shapes of small parts of image models, under their names in a file of each alone, and of whole models of them."""
+"""Names and shapes of small parts of image models, as in a file of the part alone, and of whole models of these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFIXES: Mapping[str, str] = {
     "clip_g": "text_encoders.clip_g.transformer.",
     "t5": "text_encoders.t5xxl.transformer.",
 }
-"""What stands in front of text encoders in one file of Flux or Stable Diffusion 3."""
+"""The prefixes of text encoders in a file with a whole Flux or Stable Diffusion 3 model."""
 
 Made = dict[str, tuple[int, ...]]
 
@@ -107,17 +107,17 @@ def sd3(width: int = 8) -> Made:
 
 
 def under(prefix: str, shapes: Shapes) -> Made:
-    """Return tensors with something in front of their names."""
+    """Return names and shapes with a prefix."""
     return {prefix + name: shape for name, shape in shapes.items()}
 
 
 def renamed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights with something in front of their names."""
+    """Return tensors with a prefix before their names."""
     return {prefix + name: each for name, each in tensors.items()}
 
 
 def whole(family: str, *, without: str = "") -> Made:
-    """Return all parts of a model in one file, as ComfyUI has them, but one that is left out."""
+    """Return a model with all parts in one file, named as in ComfyUI; `without`: a part that is left out."""
     found = under("model.diffusion_model.", flux() if family == "flux" else sd3())
     if without != "vae":
         found |= under("vae." if family == "flux" else "first_stage_model.", vae())
@@ -130,7 +130,7 @@ def whole(family: str, *, without: str = "") -> Made:
 
 
 def weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:
-    """Return whole numbers, so that halves and quarters of them are exact."""
+    """Return tensors of random whole numbers, so that halves and quarters of them are exact."""
     made: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         noise = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))

@@ -1,6 +1,6 @@
-"""Plan a recipe's text over declared sources and a store in memory: no model file, no torch, milliseconds.
+"""Plans recipes over declared sources and a store in memory, in milliseconds: without model files, without torch.
 
-Tests of the planner say what they expect by `planned`, in words and numbers, and know nothing of how a plan is built.
+Tests of the planner compare the result of `planned`, plain names and numbers, and don't depend on how a plan is built.
 """
 
 from __future__ import annotations
@@ -24,52 +24,53 @@ __all__ = ["Bench", "Declared", "Planned"]
 
 
 class Planned(NamedTuple):
-    """What a plan says of one file."""
+    """What a plan says about one file."""
 
     verdict: str
     reasons: tuple[str, ...]
     digest: bytes | None
     header: bytes
-    """The checksum of what will stand before the data."""
+    """The checksum of the bytes that will be before the data."""
     tensors: Mapping[str, bytes]
-    """Their digests by name; none while they are not known."""
+    """The tensors' digests by name; empty while they are not known."""
     computed: frozenset[str]
-    """Names of tensors that it is the first to compute."""
+    """Names of tensors that this file is the first to compute."""
     held: frozenset[str]
-    """Names of those that are copied from an artifact."""
+    """Names of tensors that are copied from an artifact."""
     seen: frozenset[str]
-    """Names of those that an earlier target of the plan computes."""
+    """Names of tensors that an earlier target of the plan computes."""
     bytes_read: int
     bytes_written: int
     notes: tuple[str, ...]
 
 
 class Bench:
-    """A folder with a mergefile and nothing else, a store in memory, and files that are there only by declaration."""
+    """A folder with only a mergefile, a store in memory, and a table of files that are pretended to exist."""
 
     def __init__(self, folder: Path, sources: Mapping[str, Mapping[str, Declared]]) -> None:
         self.root = folder
         self.sources = sources
         self.never_read: tuple[str, ...] = ()
         self.missing: tuple[str, ...] = ()
-        """Sources that the mergefile names and that are not there."""
+        """Names of sources that the mergefile declares, but whose files are missing."""
         self.nonfinite: frozenset[str] = frozenset()
-        """Names of tensors in which builds are to find a NaN or Inf."""
+        """Names of tensors in which `build` pretends to find a NaN or Inf."""
         self.files: dict[Path, Identity] = {}
-        """What is at which path."""
+        """The pretended files: the state of each, by path."""
         self.store = MemoryStore(folder / "store", look=self.files.get)
         self._edits = 0
         self.order: list[str] = []
-        """Of the last plan, the targets in the order of work."""
+        """Names of the last plan's targets, in the order of work."""
         self.plan: Plan | None = None
         """The last plan."""
         self.read: list[str] = []
-        """The sources that it read."""
+        """Names of the sources that the last plan read."""
 
     def planned(self, text: str, *targets: str, hash_all: bool = False) -> dict[str, Planned]:
-        """Return what a plan says of its files: by target, and of a folder's files by target and path.
+        """Plan `targets` (none: all of the text), and return what the plan says about each file.
 
-        Of the targets that are named, and of those that are built for them; none named: of all in the text.
+        The keys are names of targets, for a folder's files the target and the path. Targets that are built because
+        others need them are there too.
         """
         planner, recipe = self._planner(text)
         self.plan = planner.plan(list(targets or recipe.target_names()), hash_all=hash_all)
@@ -83,26 +84,26 @@ class Bench:
         }
 
     def build(self, text: str, *targets: str) -> None:
-        """Put into the store what a build would have left."""
+        """Record in the store what a build of these targets would have recorded."""
         self.planned(text, *targets, hash_all=True)
         assert self.plan is not None
         for action in self.plan.actions:
             self._publish(action)
 
     def path(self, output: str) -> Path:
-        """Return where an output lies."""
+        """Return the path of an output."""
         return self.root / output
 
     def edit(self, output: str) -> None:
-        """Have somebody write to a file."""
+        """Change an output's file, as a user might."""
         self.files[self.path(output)] = self._new_state()
 
     def remove(self, output: str) -> None:
-        """Have a file be gone."""
+        """Remove an output's file."""
         del self.files[self.path(output)]
 
     def supersede(self, output: str) -> None:
-        """Have what is at an output's path be in the history, as when another file took its place."""
+        """Move an output's file into the history, as when another file replaces it."""
         (row,) = self.store.rows(path=self.path(output))
         place = self.store.kept_path(b"history of " + row.digest)
         self.files[place] = self.files.pop(row.path)

@@ -1,7 +1,7 @@
-"""A folder with a project in it, and the program run on it: in this process for speed, or in one of its own.
+"""A folder with a project, in which tests run the program: in this process for speed, or in one of its own.
 
-`Space` writes mergefiles and models, runs command lines and reads what came of them. Models are a few kilobytes with
-real tensor names, so that layouts are detected and blocks have names.
+`Space` writes mergefiles and models, runs command lines and reads their results. Models have a few kilobytes and real
+tensor names, so that layouts are detected and blocks have names.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ b = "two"
 alpha = 0.3
 output = "out/mix.safetensors"
 """
-"""Two fine-tunes of one model, and their mix."""
+"""A mergefile with two fine-tunes of one model, and a mix of them."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of the program came to."""
+    """The result of a run of the program."""
 
     code: int
     out: str
@@ -51,7 +51,7 @@ class Outcome:
 
     @property
     def json(self) -> Any:
-        """The one document on stdout."""
+        """The only JSON document on stdout."""
         return json.loads(self.out)
 
     @property
@@ -77,12 +77,12 @@ class Built:
 
     @property
     def computed(self) -> int:
-        """Tensors computed, in all."""
+        """The number of tensors computed, for all targets."""
         return sum(each["tensors_computed"] for each in self.document["targets"])
 
     @property
     def bytes_read(self) -> int:
-        """Source bytes that were read."""
+        """The number of bytes read from sources."""
         found: int = self.document["bytes_read"]
         return found
 
@@ -102,14 +102,14 @@ class Space:
     # Files
 
     def write(self, text: str, name: str = "mergefile.toml") -> Path:
-        """Write a text file, indented or not."""
+        """Write a text file; common indentation is removed."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text).lstrip("\n"), encoding="utf-8")
         return path
 
     def edit(self, before: str, after: str, name: str = "mergefile.toml") -> None:
-        """Replace the one occurrence of a text in a file."""
+        """Replace a text in a file, which must occur exactly once."""
         path = self.root / name
         text = path.read_text(encoding="utf-8")
         assert text.count(before) == 1, f"{before!r} stands {text.count(before)} times in {name}"
@@ -128,7 +128,7 @@ class Space:
         return (self.root / name).read_bytes()
 
     def tree(self) -> dict[str, bytes | None]:
-        """Return every file below the folder with its bytes, folders with None; of the store only that it is there."""
+        """Return every file below the folder with its bytes, folders with None. Files inside the store are left out."""
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes() if path.is_file() else None
             for path in sorted(self.root.rglob("*"))
@@ -136,7 +136,7 @@ class Space:
         }
 
     def settle(self) -> None:
-        """Let the files grow older than the grain of the file system's clock, so that their stat data are trusted."""
+        """Wait until the files are old enough that their stat data are trusted: the file system's clock is coarse."""
         time.sleep(0.03)
 
     # Runs
@@ -172,12 +172,12 @@ class Space:
         return {each["target"]: each["state"] for each in self.json("status", *arguments)["targets"]}
 
     def reasons(self, target: str) -> list[str]:
-        """Return what `why --json` gives as reasons."""
+        """Return the reasons of `why --json`."""
         found: list[str] = self.json("why", target)["reasons"]
         return found
 
     def refused(self, *arguments: str | Path, code: int) -> Outcome:
-        """Run with `--json` what must fail with this exit code, and check that it wrote nothing at all."""
+        """Run a command with `--json` that must fail with this exit code, and check that it writes no file."""
         before = self.tree()
         outcome = self.run(*arguments, "--json", code=code)
         document = outcome.json
@@ -236,4 +236,4 @@ class Space:
 
 
 NewSpace = Callable[[str], Space]
-"""Makes another space, beside the first."""
+"""Makes another space beside the first, by its name."""

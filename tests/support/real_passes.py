@@ -1,4 +1,4 @@
-"""Small projects whose builds need every kind of pass, for tests of what a pass is given."""
+"""Small projects whose builds together have every kind of pass, for tests of passes as values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mergebuild.engine.work import Pass
 __all__ = ["PROJECTS", "passed_through"]
 
 Run = Callable[..., PassResult]
-"""As `run_pass`."""
+"""A function like `run_pass`."""
 
 
 def _target(name: str, text: str, output: str = "") -> str:
@@ -88,7 +88,7 @@ def _operations(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
 
 
 def _surveys(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
-    """Of single tensors and of layers; what they look at is virtual, and laid out for the time."""
+    """Surveys of single tensors and of layers, over virtual tensors that must be written to temporary files."""
     layer = "cond_stage_model.transformer.text_model.encoder.layers.0."
     for number, name in enumerate(("x", "y")):
         more = {f"{layer}mlp.fc1.bias": torch.arange(48.0) - number, f"{layer}mlp.fc2.weight": torch.ones(24, 48)}
@@ -101,7 +101,7 @@ def _surveys(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
 
 
 def _loras(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
-    """One made of a virtual difference, and baked in."""
+    """A LoRA made of a virtual difference, then baked in."""
     for number, name in enumerate(("base", "tuned")):
         lab.model(name, **llama(number, dtype=torch.float32, layers=1))
     lab.write(
@@ -112,7 +112,7 @@ def _loras(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
 
 
 def _folders(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
-    """Shards of transformers; and a pipeline of diffusers, whose matrices lie the other way round."""
+    """Shards of transformers; and a pipeline of diffusers, in which matrices are stored transposed."""
     for number, name in enumerate(("one", "two")):
         sharded(lab / name, llama(number, layers=1))
         pipeline(lab / f"p{name}", as_pipeline(sd15(number)))
@@ -121,7 +121,7 @@ def _folders(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
 
 
 def _checkpoints(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
-    """Tensors in pieces, and a file with what stands between tensors."""
+    """Tensors in several pieces, and an output with other bytes between tensors."""
     for number, name in enumerate(("one", "two")):
         tensors = {"w": torch.arange(12.0).view(3, 4).t() + number, "v": torch.arange(5.0)[::1], "i": torch.tensor(1)}
         checkpoint(lab / f"{name}.ckpt", tensors)
@@ -138,12 +138,12 @@ PROJECTS: Mapping[str, Callable[[Lab, pytest.MonkeyPatch], None]] = {
     "folders": _folders,
     "checkpoints": _checkpoints,
 }
-"""By kind: what writes the project."""
+"""By kind of pass, the function that writes the project."""
 
 
 @contextmanager
 def passed_through(patch: pytest.MonkeyPatch, run: Callable[[Run, Pass, dict[str, Any]], PassResult]) -> Iterator[None]:
-    """Have builds give each pass to `run(real, work, options)`, with the function that runs it."""
+    """Let builds call `run(real, work, options)` for each pass within the context; `real` is the true `run_pass`."""
     real = passes.run_pass
     with patch.context() as patched:
         patched.setattr(passes, "run_pass", lambda work, **options: run(real, work, options))

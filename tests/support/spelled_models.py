@@ -1,4 +1,4 @@
-"""Small models in every spelling of the rules, made from the rules' own rows."""
+"""Small models in every spelling that mergebuild knows, made from the rows of `naming/data`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEEDED: Mapping[str, Mapping[str, Shape]] = {
     "sd2": {"model.diffusion_model.input_blocks.1.1.proj_in.weight": (4, 4)},
     "sdxl": {"model.diffusion_model.label_emb.0.0.weight": (4, 4)},
 }
-"""What must stand beside a text encoder so that the family is known."""
+"""By family, tensors that must be in a file besides a text encoder, so that the family is recognized."""
 
 
 class Spelled(NamedTuple):
@@ -27,7 +27,7 @@ class Spelled(NamedTuple):
 
     @property
     def rows(self) -> Iterator[Row]:
-        """The rows of it, each canonical module once."""
+        """The rows of the spelling, each canonical module once."""
         seen: set[tuple[str, ...]] = set()
         for row in self.spelling.rows:
             if row.how not in HOWS and row.ours not in seen and all(row.theirs):
@@ -39,7 +39,7 @@ class Spelled(NamedTuple):
 
 
 def spelled(*, lora: bool = False) -> list[Spelled]:
-    """Return every spelling of every part of every family that is known by signs."""
+    """Return every spelling of every part of all families; those of LoRAs only with `lora`."""
     return [
         Spelled(family.name, part, spelling)
         for family in families()
@@ -67,7 +67,7 @@ def ours(part: Part, row: Row, number: int, width: int) -> dict[str, Shape]:
 
 
 def theirs(part: Part, row: Row, number: int, width: int, prefix: str) -> dict[str, Shape]:
-    """Return the tensors of a row in its spelling."""
+    """Return the tensors of a row as its spelling names and shapes them."""
     made = list(ours(part, row, number, width).values())
     if len(row.theirs) > 1:
         shares = _shares(row, len(row.theirs))

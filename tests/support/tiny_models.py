@@ -1,8 +1,8 @@
-"""Models of a few kilobytes with the tensor names of Stable Diffusion, and made-up weights that scatter as real ones.
+"""Models of a few kilobytes with the tensor names of Stable Diffusion, and random weights distributed like real ones.
 
-Every block of the layout has tensors, among them attention, norms and integers; some are whole pages of a file, most
-are not. A model is a function of its seed; with a `base` it is a fine-tune of it. `full_checkpoint` has every tensor of
-a real one, all dimensions divided: a few megabytes.
+Every block of the layout has tensors, such as attention, norms and integers; some are whole pages of a file, most are
+not. A model is a function of its seed; with a `base` it is a fine-tune of that. `full_checkpoint` has every tensor of a
+real one, with all dimensions divided: a few megabytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["INTEGERS", "NAMES", "block_names", "full_checkpoint", "llama", "sd15
 _LAYOUTS = Path(__file__).parents[2] / "examples" / "sd15" / "layouts"
 _DIVISOR = 40
 _LARGEST_KEPT = 16
-"""Kernels and channels of images and latents stay."""
+"""Dimensions up to this are not divided, such as sizes of kernels, and channels of images and latents."""
 
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.transformer.text_model."
@@ -58,17 +58,17 @@ def _shapes() -> dict[str, tuple[int, ...]]:
 
 _SHAPES = _shapes()
 NAMES: Sequence[str] = tuple(_SHAPES)
-"""The floating-point tensors."""
+"""Names of the floating-point tensors."""
 
 
 def block_names(block: str) -> list[str]:
-    """Return the tensors of `INnn` or `OUTnn`, and of IN00 and OUT11 only those with a number."""
+    """Return the names of the tensors of a block `INnn` or `OUTnn`; for IN00 and OUT11 only those with a number."""
     side, number = ("input", block[2:]) if block.startswith("IN") else ("output", block[3:])
     return [name for name in NAMES if name.startswith(f"{UNET}{side}_blocks.{int(number)}.")]
 
 
 def values(name: str, shape: Sequence[int], seed: int) -> Tensor:
-    """Return made-up weights in float32, a function of name and seed alone."""
+    """Return random weights in float32, a function of name, shape and seed."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=6).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
     return torch.randn(tuple(shape), generator=generator) * 0.02
@@ -106,7 +106,7 @@ def sdxl(seed: int) -> dict[str, Tensor]:
 
 
 def llama(seed: int, *, base: int = 0, dtype: torch.dtype = torch.float16, layers: int = 4) -> dict[str, Tensor]:
-    """Return a small model in the layout of llama, its head apart from its embedding: a fine-tune of `base`."""
+    """Return a small model in the layout of llama, a fine-tune of `base`; its head is not tied to its embedding."""
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (64, 16)}
     for layer in range(layers):
         inner = f"model.layers.{layer}."
@@ -120,7 +120,7 @@ def llama(seed: int, *, base: int = 0, dtype: torch.dtype = torch.float16, layer
 
 
 def with_ema(tensors: Mapping[str, Tensor], seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Return a model with EMA copies of its UNet, as training saves them, and their bookkeeping."""
+    """Return a model with EMA copies of its UNet and their counters, as training programs save them."""
     found = dict(tensors)
     for name, tensor in tensors.items():
         if name.startswith(UNET):
@@ -132,7 +132,7 @@ def with_ema(tensors: Mapping[str, Tensor], seed: int, dtype: torch.dtype = torc
 
 
 def full_checkpoint(layout: str, seed: int, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """Return a checkpoint of `sd15` or `sdxl`: seeded random weights, of the schedule and position ids nothing."""
+    """Return a checkpoint of `sd15` or `sdxl` with seeded random weights, without noise schedule and position ids."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     for name, (kind, shape) in json.loads((_LAYOUTS / f"{layout}.json").read_text())["tensors"].items():
