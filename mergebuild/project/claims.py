@@ -25,6 +25,8 @@ class Claims:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        self._inside = f"{recipe.root.as_posix()}/"
+        """What the paths in the project's folder begin with."""
 
     # Places
 
@@ -61,10 +63,13 @@ class Claims:
 
     def shown(self, path: Path) -> str:
         """Return a path as the user would write it."""
+        written = path.as_posix()
+        if written.startswith(self._inside):  # what `relative_to` comes to, for thousands of them
+            return written[len(self._inside) :]
         try:
             return path.relative_to(self._recipe.root).as_posix()
         except ValueError:
-            return path.as_posix()
+            return written
 
     # Targets
 

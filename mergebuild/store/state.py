@@ -13,6 +13,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +331,7 @@ class State:
 
     def path_of(self, text: str) -> Path:
         """Return the path that is stored as this text."""
-        return Path(self._absolute(text))
+        return _path(self._absolute(text))
 
     def _absolute(self, text: str) -> str:
         return os.path.normpath(os.path.join(self._base, text))  # noqa: PTH118 -- `/` would keep `..`
@@ -357,6 +358,12 @@ class State:
             row.digest, row.header, self.text(row.path), row.kind, *five_or_none(row.identity), row.epoch,
             row.nonfinite, row.made, row.project,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=1 << 14)
+def _path(text: str) -> Path:
+    """Return a path, one object for all rows that have it: a record and its artifact, of each of thousands."""
+    return Path(text)
 
 
 _MANY = 20_000
