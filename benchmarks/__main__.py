@@ -73,6 +73,7 @@ def _measure(options: argparse.Namespace, lab: Lab) -> dict[str, Any]:
         "cases": {},
         "failed": {},
     }
+    lab.compile()
     with lab.closing:
         for name in options.case or CASES:
             try:

@@ -132,6 +132,13 @@ class Lab:
             shutil.rmtree(project)
         return made
 
+    def compile(self) -> None:
+        """Compile the modules of the program under test, as installing does: a checkout's may be newer than that.
+
+        Where nothing may write them (PYTHONDONTWRITEBYTECODE), each run would compile them anew.
+        """
+        _quietly([self.python, "-m", "compileall", "-q", str(REPOSITORY / "mergebuild")])
+
     def peer(self, name: str) -> Path:
         """Return the `bin` folder of an environment in which a peer is installed."""
         folder = self.work / "environments" / name
