@@ -3,6 +3,9 @@
 A file is believed while its stat data are those recorded, in the recorded epoch (`filestate.epoch`); else its bytes are
 read. A file that isn't what was written, though nothing wrote to it since, is *damaged*: it goes into the quarantine
 and is made again. Artifacts that share tensors with it are believed only after their bytes were read.
+
+Stat data are recorded if every later change shows in them. Those of a file that another program wrote a moment ago may
+stay the same if it writes again in the same tick of the clock: then the bytes are read again next time.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from mergebuild.store.contents import Entry, unpack
 from mergebuild.store.state import State
 from mergebuild.store.values import ArtifactRow, Fresh, Held, Presence
 from mergebuild.system import filestate, publishing
-from mergebuild.system.filestate import Identity
+from mergebuild.system.filestate import Identity, Moment, is_racy
 
 __all__ = ["DiskShelf"]
 
@@ -89,21 +92,27 @@ class DiskShelf:
         for row in rows:
             if self.is_intact(row):
                 return Presence.OURS, self._state.artifact(row.id)
-        before = filestate.identity(path)
+        since, before = Moment.now(), filestate.identity(path)
+        is_sure = not is_racy(before, since, Moment.now())
         for row in self._alike(path):
             if self.has_bytes(path, row):
                 of_folder = row.kind == "intended" and not publishing.is_temporary(row.path.name)
                 # If the rows of a published folder were not updated, the next build does so: it holds the lock.
-                return Presence.OURS, row if of_folder else self._taken_back(row, path, before)
+                return Presence.OURS, row if of_folder else self._taken_back(row, path, before, is_sure=is_sure)
         for row in rows:
             if row.id in self.found_damaged:
                 return Presence.DAMAGED, row
         return Presence.FOREIGN, None
 
-    def _taken_back(self, row: ArtifactRow, path: Path, before: Identity) -> ArtifactRow | None:
-        """Record a file that has the bytes of an artifact. `before`: its stat data before they were read."""
+    def _taken_back(self, row: ArtifactRow, path: Path, before: Identity, *, is_sure: bool) -> ArtifactRow | None:
+        """Record a file that has the bytes of an artifact. `before`: its stat data before they were read.
+
+        `is_sure`: whether every later change shows in these.
+        """
         kind = "kept" if path.parent == self._root / "kept" else "output"
         number = self._state.add_file(path, kind, row.digest, row.header, self.entries(row), self._project, was=before)
+        if not is_sure:
+            self._state.doubt_artifact(number)
         if row.kind == "intended" and not row.path.exists():  # the crash came between rename and record
             self._state.forget_artifact(row.id)
         return self._state.artifact(number)
@@ -169,10 +178,12 @@ class DiskShelf:
         return Held(row.path, entry) if entry and entry.digest == digest else None
 
     def _look(self, row: ArtifactRow) -> bool:
+        since = Moment.now()
         try:
             now = filestate.identity(row.path)
         except OSError:
             return False
+        is_sure = now == row.identity or not is_racy(now, since, Moment.now())
         epoch = filestate.epoch(now.device)
         if now == row.identity and row.epoch == epoch:
             return True
@@ -181,6 +192,8 @@ class DiskShelf:
                 self.found_damaged[row.id] = row
                 self.doubt(row, self.damage(row))
             return False
+        if not is_sure:
+            return True
         with self._state.transaction():
             there = self._state.artifact(row.id)
             # a command that only reads holds no lock: a build may have moved the file, and put another one there

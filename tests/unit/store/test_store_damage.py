@@ -11,8 +11,9 @@ from lab import Lab
 
 from mergebuild.errors import LockTimeoutError
 from mergebuild.events import Notice
-from mergebuild.store import ArtifactRow, DiskStore, locked
+from mergebuild.store import ArtifactRow, DiskStore, Presence, locked
 from mergebuild.store.shelf import DiskShelf
+from mergebuild.store.values import DOUBTED
 from mergebuild.system import filestate, publishing
 from mergebuild.system.platform import PAGE
 
@@ -318,3 +319,30 @@ def test_who_waits_is_not_stopped_by_a_name_that_is_no_text(pair: Lab) -> None:
         (pair / ".mergebuild/lock.holder").write_bytes(b"\xff\xfe")
         with pytest.raises(LockTimeoutError), locked(pair / ".mergebuild", timeout=0, what="two"):
             pass
+
+
+def test_a_state_in_which_a_later_change_may_not_show_is_not_put_on_record(pair: Lab) -> None:
+    """An output that was copied a moment ago is what it was by its bytes, and may change in the same tick."""
+    path = pair / FILE
+    for settles in (False, True):
+        shutil.copyfile(path, pair / "copy")
+        (pair / "copy").replace(path)
+        if settles:
+            pair.settle()
+        store = DiskStore(pair / ".mergebuild", project="../mergefile.toml")
+        (row,) = store.state.artifacts(path=path)
+        assert store.shelf.is_intact(row)
+        (then,) = store.state.artifacts(path=path)
+        assert (then.identity == filestate.identity(path)) == settles
+        store.close()
+
+
+def test_an_output_without_records_that_was_copied_a_moment_ago_is_read_again(pair: Lab) -> None:
+    path = pair / FILE
+    shutil.copyfile(path, pair / "out/copy.safetensors")
+    store = DiskStore(pair / ".mergebuild", project="../mergefile.toml")
+    presence, row = store.shelf.at(pair / "out/copy.safetensors")
+    assert presence is Presence.OURS
+    assert row is not None
+    assert row.epoch == DOUBTED
+    store.close()
