@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, closing
@@ -15,7 +19,7 @@ from lab import Lab
 from model_files import write_model
 from torch import tensor
 
-from mergebuild.errors import CorruptionError, RecipeError, SourceError, UsageError
+from mergebuild.errors import CorruptionError, LockTimeoutError, RecipeError, SourceError, UsageError
 from mergebuild.events import Event, Hashing, Notice
 from mergebuild.project import session as session_module
 from mergebuild.project.project import Project, load
@@ -421,6 +425,23 @@ def test_a_state_that_is_damaged_is_begun_afresh(two: Lab) -> None:
     assert two.verdicts("mix") == {"mix": "up-to-date"}
 
 
+def test_a_state_that_another_began_afresh_is_taken_up(two: Lab) -> None:
+    """The connection to the old one, closed only now, does no harm to the files that are at its place."""
+    with two.project as project, two.project as other:
+        project.build(["mix"])
+        state = two / ".mergebuild/state.sqlite3"
+        with closing(sqlite3.connect(state)) as db:
+            db.execute("CREATE VIEW stranger AS SELECT 1")
+        assert verdicts(other.build(["mix", "twice"])) == {"mix": "built", "twice": "built"}
+        assert verdicts(project.build(["twice"])) == {"twice": "up-to-date"}
+        two.model("x", w=[5.0, 6.0])
+        assert verdicts(other.build(["mix"])) == {"mix": "built"}
+        assert verdicts(project.build(["mix", "twice"])) == {"mix": "up-to-date", "twice": "built"}
+    with closing(sqlite3.connect(state)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert two.verdicts("mix", "twice") == {"mix": "up-to-date", "twice": "up-to-date"}
+
+
 def test_damage_that_one_verb_meets_is_mended_for_it(two: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verb begins again with a session that was opened after that."""
     with two.project as project:
@@ -445,6 +466,42 @@ def test_damage_that_stays_is_an_error(two: Lab, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("mergebuild.store.ledger.DiskLedger.published", damaged)
         with pytest.raises(CorruptionError):
             project.plan(["mix"])
+
+
+_KILLED = """
+import os, signal, sys
+import mergebuild
+from mergebuild.events import TargetDone
+
+def stop(event):
+    if isinstance(event, TargetDone) and event.target == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+mergebuild.load(sys.argv[1], overrides=["mix.alpha=0.25"]).build(["mix", "twice"], emit=stop)
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+@pytest.mark.parametrize("at", ["mix", "twice"])
+def test_what_a_process_left_that_was_killed_meanwhile_is_dealt_with(two: Lab, at: str) -> None:
+    with two.project as project:
+        project.build(["mix", "twice"])
+        done = subprocess.run([sys.executable, "-c", _KILLED, str(two / "mergefile.toml"), at], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert {str(each.verdict) for each in project.build(["mix", "twice"]).targets} <= {"restored", "up-to-date"}
+        assert values(two, "mix", "twice") == [[2.0, 3.0], [2.5, 3.5]]
+    assert two.verdicts("mix", "twice") == {"mix": "up-to-date", "twice": "up-to-date"}
+
+
+def test_a_lock_that_is_not_got_in_time_ends_a_verb_and_no_more(two: Lab) -> None:
+    with two.project as project:
+        project.build(["mix"])
+        two.model("x", w=[5.0, 6.0])
+        with locked(two / ".mergebuild", timeout=0, what="another"), pytest.raises(LockTimeoutError):
+            project.build(["mix"], lock_timeout=0.05)
+        assert verdicts(project.build(["mix"])) == {"mix": "built"}
+        assert values(two, "mix") == [[4.0, 5.0]]
 
 
 # That there is nothing to do
